@@ -1,0 +1,184 @@
+"""AggregateActor: one aggregate in an actor of its own, its own process, resources and crash domain.
+
+Step [4] for aggregates placed as `OwnActor`. Before it: the router ([2]) sends the aggregate's commands here once its
+partition has said so. After it: the partition appends ([5]) for it, in one call per batch.
+
+It runs the same write loop as a partition does, over a log that is reached through Ray (`PartitionLog`). One call per
+batch is enough because duplicates are found while appending: the call carries the ids of the whole batch, the
+partition appends only if none of them is stored, and else answers with those that are; the loop then decides again.
+
+Rules kept here: the partition is the only way to append; when it says that this actor is no longer the one at home, or
+does not answer in time, the actor sends its callers back there and ends itself: what was decided is forgotten.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+import ray
+from ray import ObjectRef
+from ray.actor import ActorProxy
+
+from ..runtime.aggregate import OwnActor
+from ..runtime.envelope import unpack_batch
+from ..runtime.errors import CommandIdReused, Conflict, Fenced, RayfoldError, StoreError, from_wire, to_wire
+from ..runtime.log.contract import Append, Appended, CommandEntry, Log, Snapshot
+from ..runtime.outcome import Answered, Moved, encode_outcomes
+from ..runtime.partition import AlreadyStored, WriteLoop
+from ..runtime.stream import StreamId
+from .attempts import Attempts
+from .cluster import OWN_ACTOR_SLOT
+from .settings import Settings
+from .shipping import unship
+
+if TYPE_CHECKING:
+    from .partition import PartitionActor
+
+__all__ = ["AggregateActor", "AppendAnswer", "OwnActorPlan", "PartitionLog", "append_for", "start_own_actor"]
+
+T = TypeVar("T")
+
+_READ_ATTEMPTS: Final = 3
+"""Loading an aggregate is only reading: it may be tried again while the partition restarts."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnActorPlan:
+    """All that an own actor needs."""
+
+    partition: int
+    stream: StreamId
+    name: str
+    home: ActorProxy[PartitionActor]
+    catalogue: bytes
+    """The application's classes; see `shipping.py`."""
+    settings: Settings
+
+
+class AppendAnswer(NamedTuple):
+    """What a partition answers to an own actor: one of the three is filled."""
+
+    appended: list[Appended]
+    """Where the events are now, without their records, which the partition broadcasts."""
+    stored: dict[bytes, CommandEntry]
+    """Nothing was appended, because these command ids are stored already."""
+    error: list[Any]
+    """Nothing was appended, because of this error (as `to_wire` packs it)."""
+
+
+class AggregateActor:
+    """One aggregate, deciding in a process of its own."""
+
+    def __init__(self, plan: OwnActorPlan) -> None:
+        self._plan = plan
+        self._log = PartitionLog(plan)
+        self._attempts = Attempts()
+
+    @ray.method
+    def start(self) -> int:
+        """The process id: the partition hands the aggregate over once it has this answer."""
+        self._loop = WriteLoop(self._plan.partition, self._log, unship(self._plan.catalogue), residents_max=1)
+        return os.getpid()
+
+    @ray.method
+    def execute(self, client: bytes, attempt: int, blob: bytes) -> bytes:
+        """A batch of packed commands in, one outcome for each out; empty for a stale attempt."""
+        if self._attempts.is_stale(client, attempt):
+            return b""
+        commands = list(unpack_batch(blob))
+        if not self._log.given_up:
+            outcomes: list[Answered] = [*self._loop.execute(commands).outcomes]
+            if not self._log.given_up:
+                return encode_outcomes(outcomes)
+        return encode_outcomes([Moved("")] * len(commands))
+
+
+class PartitionLog:
+    """The log as an own actor sees it: its partition, over Ray."""
+
+    def __init__(self, plan: OwnActorPlan) -> None:
+        self.given_up = False
+        """The partition said no or nothing: this actor is not the one at home, and nothing it decides counts."""
+        self._plan = plan
+        self._ids: list[bytes] = []
+
+    def activate(self) -> int:
+        """The epoch is the partition's; an own actor is fenced by its name."""
+        return 0
+
+    def find_command(self, command_id: bytes) -> None:
+        """Not known here: the id is asked about with the next append."""
+        self._ids.append(command_id)
+
+    def append(self, epoch: int, appends: Sequence[Append]) -> list[Appended]:
+        """One call to the partition. Raises `AlreadyStored`, and what `Log.append` raises."""
+        ids, self._ids = self._ids, []
+        plan = self._plan
+        asked = plan.home.append.remote(plan.name, plan.stream, list(appends), ids)
+        try:
+            answer = ray.get(asked, timeout=plan.settings.attempt_timeout_s)
+        except (ray.exceptions.RayError, TimeoutError) as error:
+            self.given_up = True
+            raise Fenced(plan.name, epoch, epoch) from error
+        if answer.error:
+            self.given_up = answer.error[0] == Fenced.__name__
+            raise from_wire(answer.error)
+        if answer.stored:
+            raise AlreadyStored(answer.stored)
+        return answer.appended
+
+    def read_stream(
+        self, stream: StreamId, from_version: int = 1, to_version: int | None = None, limit: int | None = None
+    ) -> list[bytes]:
+        """The records of the aggregate, read by its partition."""
+        return self._read(lambda home: home.read_stream.remote(stream, from_version, to_version, limit))
+
+    def find_snapshot(self, stream: StreamId, schema: bytes, at_or_before: int | None = None) -> Snapshot | None:
+        """The latest usable snapshot of the aggregate, found by its partition."""
+        return self._read(lambda home: home.find_snapshot.remote(stream, schema, at_or_before))
+
+    def _read(self, call: Callable[[ActorProxy[PartitionActor]], ObjectRef[T]]) -> T:
+        for _ in range(_READ_ATTEMPTS):
+            try:
+                return ray.get(call(self._plan.home), timeout=self._plan.settings.attempt_timeout_s)
+            except (ray.exceptions.ActorUnavailableError, TimeoutError) as error:
+                lost = error
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause if isinstance(error.cause, RayfoldError) else error from None
+        self.given_up = True
+        raise Fenced(self._plan.name, 0, 0) from lost
+
+
+def append_for(writer: Log, epoch: int, appends: Sequence[Append], ids: Sequence[bytes]) -> AppendAnswer:
+    """The partition's half of `PartitionLog.append`. The records of what was appended are still in the answer."""
+    stored = {command_id: entry for command_id in ids if (entry := writer.find_command(command_id)) is not None}
+    if stored:
+        return AppendAnswer([], stored, [])
+    try:
+        return AppendAnswer(writer.append(epoch, appends), {}, [])
+    except (StoreError, Conflict, CommandIdReused) as error:
+        return AppendAnswer([], {}, to_wire(error))
+
+
+def start_own_actor(plan: OwnActorPlan, placement: OwnActor, namespace: str, *, counts_slot: bool) -> tuple[Any, Future[int]]:
+    """A named actor for the aggregate, starting in the background, and its process id once it is up.
+
+    It is never restarted: when it is lost, its partition takes the aggregate back at once and starts a new one.
+    It ends with its partition's process, as Ray ends every actor whose owner is gone.
+    """
+    options = ray.remote(AggregateActor).options(
+        name=plan.name,
+        namespace=namespace,
+        num_cpus=placement.num_cpus,
+        num_gpus=placement.num_gpus,
+        resources={OWN_ACTOR_SLOT: 1} if counts_slot else None,
+        max_restarts=0,
+        max_task_retries=0,
+        enable_task_events=False,
+    )
+    actor = options.remote(plan)
+    return actor, actor.start.remote().future()

@@ -1,0 +1,147 @@
+"""Client: what a program holds to send commands and ask queries.
+
+Step [1] of the write path. Before it: the caller's `execute`. After it: the router ([2]). And the entrance of the read
+path: `ask` hands a query to the replicas of its projection ([8]).
+
+Rule kept here: a caller's mistake is found here, before anything is sent: an unknown aggregate or command, an id that
+cannot be one, a payload that is too large.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from ..runtime.catalogue import Catalogue
+from ..runtime.codec import encode_message
+from ..runtime.envelope import Envelope, pack
+from ..runtime.errors import CallerError, InvalidMessage, RayfoldError, UnknownName
+from ..runtime.messages import Query
+from ..runtime.outcome import Outcome
+from ..runtime.projection import Projection
+from ..runtime.read_model import PackedQuery
+from ..runtime.receipt import Receipt
+from .queries import Replicas
+from .router import Router
+from .settings import Settings
+
+__all__ = ["Client"]
+
+Answer = TypeVar("Answer")
+
+
+class Client:
+    """Commands and queries of one program. Lives on one event loop."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        partitions: Sequence[Any],
+        projectors: Mapping[type[Projection], Sequence[Any]],
+        actor_named: Callable[[str], Any],
+        settings: Settings,
+    ) -> None:
+        self._catalogue = catalogue
+        self._settings = settings
+        self._partitions = len(partitions)
+        self._router = Router(partitions, actor_named, settings)
+        self._replicas = {
+            projection: Replicas(projection.projection_name, actors, settings)
+            for projection, actors in projectors.items()
+        }
+
+    def send(self, envelope: Envelope, timeout_s: float | None = None) -> asyncio.Future[Outcome]:
+        """Pack and send a command; the future gets its outcome as a value. Raises `CallerError`s and `Overloaded`."""
+        self._check_known(envelope)
+        packed, blob = pack(envelope)
+        return self._router.submit(packed, blob, self._timeout_s(timeout_s))
+
+    async def send_all(
+        self, envelopes: Iterable[Envelope] | AsyncIterable[Envelope], in_flight: int, timeout_s: float | None
+    ) -> AsyncIterator[tuple[Envelope, Outcome]]:
+        """Send many, `in_flight` at a time; yields each with its outcome, in the order they came."""
+        if isinstance(in_flight, bool) or not isinstance(in_flight, int) or in_flight < 1:
+            raise InvalidMessage("in_flight", f"is {in_flight!r}", "give a number from 1")
+        window: deque[tuple[Envelope, asyncio.Future[Outcome]]] = deque()
+        async for envelope in _each(envelopes):
+            while len(window) >= in_flight:
+                sent, future = window.popleft()
+                yield sent, await future
+            window.append((envelope, self._sent(envelope, timeout_s)))
+        for sent, future in window:
+            yield sent, await future
+
+    async def ask(
+        self,
+        projection: type[Projection],
+        query: Query[Answer],
+        after: Receipt | Mapping[int, int] | None,
+        timeout_s: float | None,
+    ) -> Answer:
+        """Ask the replicas of a projection. Raises what they answer, if it is an error."""
+        replicas = self._replicas.get(projection)
+        if replicas is None:
+            raise UnknownName("projection", _name(projection), [known.projection_name for known in self._replicas])
+        if not isinstance(query, Query):
+            raise InvalidMessage(type(query).__name__, "is not a Query", "declare it as class X(Query[Answer])")
+        if type(query) not in projection.answers:
+            known = [asked.message_name for asked in projection.answers]
+            raise UnknownName(f"query of {projection.projection_name}", query.message_name, known)
+        packed = PackedQuery(
+            query.message_name, encode_message(query), self._positions(after), self._timeout_s(timeout_s)
+        )
+        answer: Answer = await replicas.ask(packed)
+        return answer
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no more commands, and wait for those on their way."""
+        await self._router.drain(timeout_s)
+
+    def _sent(self, envelope: Envelope, timeout_s: float | None) -> asyncio.Future[Outcome]:
+        """Like `send`, but the caller's mistakes are outcomes too, so that one does not end a long run."""
+        try:
+            return self.send(envelope, timeout_s)
+        except RayfoldError as error:
+            future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+            future.set_result(error)
+            return future
+
+    def _check_known(self, envelope: Envelope) -> None:
+        aggregate = envelope.aggregate
+        if self._catalogue.aggregates.get(getattr(aggregate, "aggregate_type", "")) is not aggregate:
+            raise UnknownName("aggregate", _name(aggregate), list(self._catalogue.aggregates))
+        if type(envelope.command) not in aggregate.deciders:
+            names = [command.message_name for command in aggregate.deciders]
+            raise UnknownName(f"command of {aggregate.aggregate_type}", type(envelope.command).__name__, names)
+
+    def _positions(self, after: Receipt | Mapping[int, int] | None) -> dict[int, int]:
+        if after is None:
+            return {}
+        positions = {after.partition: after.position} if isinstance(after, Receipt) else dict(after)
+        for partition, position in positions.items():
+            if partition not in range(self._partitions) or not isinstance(position, int) or position < 0:
+                what = f"{partition!r}: {position!r} is no position in this store"
+                raise InvalidMessage("after", what, f"its partitions are 0 to {self._partitions - 1}")
+        return positions
+
+    def _timeout_s(self, timeout_s: float | None) -> float:
+        if timeout_s is None:
+            return self._settings.timeout_s
+        if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0:
+            raise CallerError(f"timeout_s is {timeout_s!r}; give a positive number of seconds")
+        return timeout_s
+
+
+async def _each(envelopes: Iterable[Envelope] | AsyncIterable[Envelope]) -> AsyncIterator[Envelope]:
+    if isinstance(envelopes, AsyncIterable):
+        async for envelope in envelopes:
+            yield envelope
+    else:
+        for envelope in envelopes:
+            yield envelope
+
+
+def _name(cls: object) -> str:
+    return getattr(cls, "__name__", str(cls))

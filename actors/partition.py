@@ -1,0 +1,219 @@
+"""PartitionActor: one Ray actor per partition, the only writer of its log.
+
+Step [3] of the write path. Before it: the router ([2]) sends a batch. After it: the write loop ([4], [5]) in
+`runtime/partition.py`, whose records go out through the broadcast ([6]).
+
+What is here and not there: which aggregates live in an actor of their own now (`homes.py`), and what is stale
+(`attempts.py`).
+
+Rules kept here: no work in `__init__` that can fail, since such an actor is dead for ever; one thread for everything
+that writes, another for reads, which never wait for each other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.actor import ActorProxy
+
+from ..runtime.aggregate import OwnActor
+from ..runtime.envelope import PackedCommand, unpack_batch
+from ..runtime.errors import Fenced, RayfoldError, UnknownName, to_wire
+from ..runtime.log.contract import Append, Snapshot
+from ..runtime.log.store import Store
+from ..runtime.log.writer import LmdbLog
+from ..runtime.outcome import Answered, Moved, encode_outcomes
+from ..runtime.partition import WriteLoop
+from ..runtime.receipt import Receipt
+from ..runtime.stream import StreamId
+from .aggregate import AppendAnswer, OwnActorPlan, append_for, start_own_actor
+from .attempts import Attempts
+from .broadcast import Broadcast
+from .homes import Homes
+from .settings import Settings
+from .shipping import unship
+
+__all__ = ["PartitionActor", "PartitionPlan", "start_partition"]
+
+@dataclass(frozen=True, slots=True)
+class PartitionPlan:
+    """All that a partition needs to start, and to start again after a crash."""
+
+    number: int
+    store: Store
+    catalogue: bytes
+    """The application's classes; see `shipping.py`."""
+    projectors: tuple[str, ...]
+    """Names of the actors to broadcast to; not their handles, which Ray would keep in its object store."""
+    name: str
+    namespace: str
+    settings: Settings
+    counts_slots: bool
+
+
+class PartitionActor:
+    """One log, one writer, thousands of aggregates."""
+
+    def __init__(self, plan: PartitionPlan) -> None:
+        self._plan = plan
+        self._log: LmdbLog | None = None
+        self._attempts = Attempts()
+
+    @ray.method
+    def open(self) -> list[Any]:
+        """Open the log and take it over. Returns an error as `to_wire` packs it, or nothing. Safe to repeat."""
+        try:
+            self._opened()
+        except RayfoldError as error:
+            return to_wire(error)
+        return []
+
+    @ray.method
+    def execute(self, client: bytes, attempt: int, blob: bytes) -> bytes:
+        """Step [3]: a batch of packed commands in, one outcome for each out; empty for a stale attempt."""
+        if self._attempts.is_stale(client, attempt):
+            return b""
+        commands = list(unpack_batch(blob))
+        try:
+            self._opened()
+        except RayfoldError as error:
+            return encode_outcomes([error] * len(commands))
+        for stream in self._homes.take_over():
+            self._loop.residents.forget(stream)
+        return encode_outcomes(self._answer(commands))
+
+    def _answer(self, commands: Sequence[PackedCommand]) -> list[Answered]:
+        """Decide what lives here, and say of the rest where it lives."""
+        homes = self._homes.by_stream
+        here = [command for command in commands if command.stream not in homes] if homes else commands
+        batch = self._loop.execute(here)
+        self._broadcast.send(batch.records)
+        for outcome in batch.outcomes:
+            if isinstance(outcome, Receipt):
+                self._consider_own_actor(outcome.stream)
+        if len(here) == len(commands):
+            return [*batch.outcomes]
+        outcomes = iter(batch.outcomes)
+        return [
+            Moved(homes[command.stream].name) if command.stream in homes else next(outcomes) for command in commands
+        ]
+
+    @ray.method
+    def append(self, actor: str, stream: StreamId, appends: Sequence[Append], ids: Sequence[bytes]) -> AppendAnswer:
+        """Append what an own actor has decided, if that actor is the one at home (see `aggregate.py`)."""
+        self._opened()
+        if not self._homes.may_append(stream, actor):
+            return AppendAnswer([], {}, to_wire(Fenced(actor, 0, self._loop.epoch)))
+        answer = append_for(self._writer, self._loop.epoch, appends, ids)
+        self._broadcast.send([record for done in answer.appended for record in done.records])
+        return answer._replace(appended=[done._replace(records=()) for done in answer.appended])
+
+    @ray.method
+    def lost(self, stream: StreamId, actor: str) -> None:
+        """A client says that this own actor does not answer. From now on the aggregate lives here again."""
+        self._opened()
+        self._homes.lost(stream, actor)
+
+    @ray.method
+    def tick(self) -> None:
+        """What has to happen now and then: hand over to actors that came up, end idle ones."""
+        self._opened()
+        for stream in self._homes.take_over():
+            self._loop.residents.forget(stream)
+        self._homes.passivate_idle()
+
+    @ray.method
+    def status(self) -> tuple[int, int, int, list[tuple[StreamId, str, int]]]:
+        """Process id, epoch, head of the log, and the own actors: stream, name, process id."""
+        self.tick()
+        own = [(home.stream, home.name, home.started.result()) for home in self._homes.by_stream.values()]
+        return os.getpid(), self._loop.epoch, self._writer.head(), own
+
+    @ray.method
+    def close(self) -> None:
+        """End the own actors and close the log. The actor is of no further use."""
+        if self._log is not None:
+            self._homes.end_all()
+            self._log.close()
+
+    @ray.method(concurrency_group="reads")
+    def read_stream(self, stream: StreamId, from_version: int, to_version: int | None, limit: int | None) -> list[bytes]:
+        """Records of a stream, for an own actor that loads its aggregate; never waits for a batch."""
+        return self._reader().read_stream(stream, from_version, to_version, limit)
+
+    @ray.method(concurrency_group="reads")
+    def find_snapshot(self, stream: StreamId, schema: bytes, at_or_before: int | None) -> Snapshot | None:
+        """The latest usable snapshot of a stream, for an own actor that loads its aggregate."""
+        return self._reader().find_snapshot(stream, schema, at_or_before)
+
+    @ray.method(concurrency_group="reads")
+    def head(self) -> int:
+        """The position of the last committed event."""
+        return self._reader().head()
+
+    @property
+    def _writer(self) -> LmdbLog:
+        assert self._log is not None
+        return self._log
+
+    def _reader(self) -> LmdbLog:
+        if self._log is None:
+            ray.get(ray.get_runtime_context().current_actor.open.remote())
+        return self._writer
+
+    def _opened(self) -> None:
+        if self._log is not None:
+            return
+        plan = self._plan
+        self._catalogue = unship(plan.catalogue)
+        log = plan.store.open_log(plan.number)
+        try:
+            self._loop = WriteLoop(plan.number, log, self._catalogue, residents_max=plan.settings.residents_max)
+            epoch = self._loop.activate()
+        except BaseException:
+            log.close()
+            raise
+        self._broadcast = Broadcast(plan.number, [ray.get_actor(name, plan.namespace) for name in plan.projectors])
+        self._homes = Homes(
+            self._start_own_actor,
+            ray.kill,
+            name_prefix=f"{plan.name}:",
+            name_suffix=f"@{plan.number}.{epoch}",
+            own_actors_max=plan.settings.own_actors_max,
+            idle_s=plan.settings.own_actor_idle_s,
+        )
+        self._log = log
+
+    def _consider_own_actor(self, stream: StreamId) -> None:
+        if stream in self._homes.by_stream:
+            return
+        try:
+            placement = self._catalogue.aggregate(stream.type).placement
+        except UnknownName:
+            return
+        if isinstance(placement, OwnActor):
+            self._homes.consider(stream, placement)
+
+    def _start_own_actor(self, name: str, stream: StreamId, placement: OwnActor) -> tuple[Any, Future[int]]:
+        itself = ray.get_runtime_context().current_actor
+        plan = OwnActorPlan(self._plan.number, stream, name, itself, self._plan.catalogue, self._plan.settings)
+        return start_own_actor(plan, placement, self._plan.namespace, counts_slot=self._plan.counts_slots)
+
+
+def start_partition(plan: PartitionPlan) -> ActorProxy[PartitionActor]:
+    """A partition that Ray restarts for ever. Ray never retries its calls: the router does, with the same ids."""
+    actor = ray.remote(concurrency_groups={"reads": 2})(PartitionActor)
+    options = actor.options(
+        name=f"{plan.name}/partition-{plan.number}",
+        namespace=plan.namespace,
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=0,
+        enable_task_events=False,
+    )
+    return options.remote(plan)

@@ -1,0 +1,254 @@
+"""Router: from a packed command to the actor that decides it, and back with the outcome.
+
+Step [2] of the write path. Before it: the client packs ([1]). After it: the actor of the partition, or of the
+aggregate itself ([3]).
+
+One lane (`runtime/batching.py`) leads to each partition, and one to each own actor that is known. A lane has one batch
+in flight; when it is lost or gets no answer, the same commands are sent again under the next attempt number, with
+backoff and jitter, until their deadlines. So the order of one caller's commands to one aggregate is kept through
+losses and moves, and the same ids make sure that nothing takes effect twice.
+
+Rules kept here: every command has a deadline, after which its caller is told `Unavailable`; what waits is bounded;
+retries are made here and nowhere else (Ray's own would run a command again without anybody knowing).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future as ThreadFuture
+from functools import partial
+from typing import Any, Final, Protocol
+
+from ..runtime.batching import Lane
+from ..runtime.envelope import PackedCommand, join
+from ..runtime.errors import Fenced, Overloaded, Unavailable
+from ..runtime.outcome import Moved, Outcome, decode_outcomes
+from ..runtime.stream import StreamId, partition_of
+from .settings import Settings
+
+__all__ = ["Router"]
+
+_BACKOFF_FIRST_S: Final = 0.02
+_BACKOFF_MAX_S: Final = 1.0
+_SWEEP_S: Final = 0.1
+"""How precise deadlines are."""
+
+
+class _Executor(Protocol):
+    """A handle of a partition's actor or of an own actor."""
+
+    execute: Any
+
+
+class _Pending:
+    """A command on its way, until its future has an outcome."""
+
+    __slots__ = ("blob", "deadline_s", "future", "packed")
+
+    def __init__(self, packed: PackedCommand, blob: bytes, future: asyncio.Future[Outcome], deadline_s: float) -> None:
+        self.packed, self.blob, self.future, self.deadline_s = packed, blob, future, deadline_s
+
+    @property
+    def command_id(self) -> bytes:
+        return self.packed.command_id
+
+    @property
+    def stream(self) -> StreamId:
+        return self.packed.stream
+
+
+class _Destination:
+    """An actor that executes commands, the lane to it, and the batch in flight."""
+
+    def __init__(self, actor: _Executor, partition: int, name: str, lane: Callable[[_Destination], Lane[_Pending]]) -> None:
+        self.actor = actor
+        self.partition = partition
+        self.name = name
+        """Of an own actor; empty for a partition."""
+        self.failures = 0
+        """In a row; sets the backoff."""
+        self.attempt = 0
+        """The number of the attempt in flight; an answer to any other comes too late."""
+        self.timer: asyncio.TimerHandle | None = None
+        self.lane = lane(self)
+
+
+class Router:
+    """Sends commands and resolves their futures. Lives on one event loop."""
+
+    def __init__(self, partitions: Sequence[Any], actor_named: Callable[[str], Any], settings: Settings) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._actor_named = actor_named
+        self._settings = settings
+        self._client = os.urandom(16)
+        self._attempts = 0
+        self._partitions = [
+            _Destination(actor, number, "", self._lane) for number, actor in enumerate(partitions)
+        ]
+        self._routes: dict[StreamId, _Destination] = {}
+        """Aggregates that are known to live in an own actor; bounded by how many such actors there are."""
+        self._pending: set[_Pending] = set()
+        self._sweeping = False
+        self._closed = False
+
+    def submit(self, packed: PackedCommand, blob: bytes, timeout_s: float) -> asyncio.Future[Outcome]:
+        """Send a command; the future gets its outcome, errors too as values. Raises `Overloaded` at once."""
+        if len(self._pending) >= self._settings.in_flight_max:
+            raise Overloaded("the client", self._settings.in_flight_max, "commands in flight")
+        if self._closed:
+            raise Unavailable(str(packed.stream), "the runtime is stopped")
+        future: asyncio.Future[Outcome] = self._loop.create_future()
+        pending = _Pending(packed, blob, future, time.monotonic() + timeout_s)
+        self._destination(packed.stream).lane.put(pending, len(blob))
+        self._pending.add(pending)
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(_SWEEP_S, self._sweep)
+        return future
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until nothing is in flight any more, at most `timeout_s`; what is left is `Unavailable` then."""
+        waiting = [pending.future for pending in self._pending if not pending.future.done()]
+        if waiting:
+            await asyncio.wait(waiting, timeout=timeout_s)
+        self._closed = True
+        for pending in list(self._pending):
+            self._resolve(pending, Unavailable(str(pending.stream), "the runtime was stopped before it was answered"))
+
+    def _destination(self, stream: StreamId) -> _Destination:
+        return self._routes.get(stream) or self._partitions[partition_of(stream, len(self._partitions))]
+
+    def _lane(self, destination: _Destination) -> Lane[_Pending]:
+        name = f"the lane to {destination.name or f'partition {destination.partition}'}"
+        return Lane(name, partial(self._send, destination), defer=self._loop.call_soon)
+
+    def _send(self, destination: _Destination, batch: Sequence[_Pending]) -> None:
+        """Start one attempt. What has been given up since is left out."""
+        batch = [pending for pending in batch if not pending.future.done()]
+        if not batch or self._closed:
+            destination.lane.came_back()
+            return
+        self._attempts += 1
+        attempt = destination.attempt = self._attempts
+        blob = join(pending.blob for pending in batch)
+        destination.timer = self._loop.call_later(
+            self._settings.attempt_timeout_s, self._lost, destination, attempt, batch, None
+        )
+        try:
+            sent = destination.actor.execute.remote(self._client, attempt, blob)
+            sent.future().add_done_callback(partial(self._wake, destination, attempt, batch))
+        except Exception as error:  # the actor is gone for good, or Ray is
+            self._lost(destination, attempt, batch, error)
+
+    def _wake(
+        self, destination: _Destination, attempt: int, batch: Sequence[_Pending], answer: ThreadFuture[bytes]
+    ) -> None:
+        """On a thread of Ray's: continue on the event loop, if there still is one."""
+        try:
+            self._loop.call_soon_threadsafe(self._came_back, destination, attempt, batch, answer)
+        except RuntimeError:
+            answer.exception()
+
+    def _came_back(
+        self, destination: _Destination, attempt: int, batch: Sequence[_Pending], answer: ThreadFuture[bytes]
+    ) -> None:
+        error = answer.exception()
+        if attempt != destination.attempt:
+            return
+        blob = b"" if error is not None else answer.result()
+        if not blob:
+            self._lost(destination, attempt, batch, error)
+            return
+        self._attempt_over(destination)
+        destination.failures = 0
+        moved: list[tuple[_Pending, str]] = []
+        for pending, answered in zip(batch, decode_outcomes(blob, batch), strict=True):
+            if isinstance(answered, Moved):
+                moved.append((pending, answered.actor))
+            elif isinstance(answered, Fenced):
+                moved.append((pending, ""))
+            else:
+                self._resolve(pending, answered)
+        if moved:
+            self._move(destination, moved)
+        else:
+            destination.lane.came_back()
+
+    def _move(self, destination: _Destination, moved: Sequence[tuple[_Pending, str]]) -> None:
+        """Send commands on to where their aggregate lives now, and what waits for the same aggregates after them."""
+        if destination.name or any(not actor for _, actor in moved):
+            self._lost(destination, destination.attempt, [pending for pending, _ in moved], None)
+            return
+        for pending, actor in moved:
+            if pending.stream not in self._routes:
+                self._open_route(pending.stream, actor, destination.partition)
+        streams = {pending.stream for pending, _ in moved}
+        waiting = destination.lane.take_waiting(lambda pending: pending.stream in streams)
+        for pending in [*(pending for pending, _ in moved), *(pending for pending, _ in waiting)]:
+            self._put(pending)
+        destination.lane.came_back()
+
+    def _open_route(self, stream: StreamId, actor: str, partition: int) -> None:
+        try:
+            handle = self._actor_named(actor)
+        except ValueError:  # it has ended since; its partition will find out from us
+            self._partitions[partition].actor.lost.remote(stream, actor)
+            return
+        self._routes[stream] = _Destination(handle, partition, actor, self._lane)
+
+    def _lost(
+        self, destination: _Destination, attempt: int, batch: Sequence[_Pending], error: BaseException | None
+    ) -> None:
+        """An attempt failed, or got no answer in time: again with what is still wanted, after a while."""
+        if attempt != destination.attempt:
+            return
+        self._attempt_over(destination)
+        if destination.name:
+            self._take_back(destination, batch)
+            return
+        destination.failures += 1
+        backoff_s = min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2 ** min(destination.failures, 10))
+        self._loop.call_later(backoff_s * random.uniform(0.5, 1.0), self._send, destination, batch)
+
+    def _take_back(self, destination: _Destination, batch: Sequence[_Pending]) -> None:
+        """An own actor does not answer: its partition takes the aggregate back, and everything goes there."""
+        stream = next((stream for stream, route in self._routes.items() if route is destination), None)
+        if stream is not None:
+            del self._routes[stream]
+            self._partitions[destination.partition].actor.lost.remote(stream, destination.name)
+        waiting = destination.lane.take_waiting(lambda _: True)
+        for pending in [*batch, *(pending for pending, _ in waiting)]:
+            self._put(pending)
+
+    def _put(self, pending: _Pending) -> None:
+        if pending.future.done():
+            return
+        try:
+            self._destination(pending.stream).lane.put(pending, len(pending.blob))
+        except Overloaded as error:
+            self._resolve(pending, error)
+
+    def _attempt_over(self, destination: _Destination) -> None:
+        destination.attempt = 0
+        if destination.timer is not None:
+            destination.timer.cancel()
+            destination.timer = None
+
+    def _resolve(self, pending: _Pending, outcome: Outcome) -> None:
+        self._pending.discard(pending)
+        if not pending.future.done():
+            pending.future.set_result(outcome)
+
+    def _sweep(self) -> None:
+        """Tell those whose deadline has passed, and drop those whose caller has gone."""
+        now = time.monotonic()
+        for pending in [p for p in self._pending if p.deadline_s <= now or p.future.done()]:
+            what = "no answer in time; whether it happened is unknown, the same command id may be sent again"
+            self._resolve(pending, Unavailable(str(pending.stream), what))
+        self._sweeping = bool(self._pending)
+        if self._sweeping:
+            self._loop.call_later(_SWEEP_S, self._sweep)

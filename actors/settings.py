@@ -1,0 +1,42 @@
+"""Settings: the bounds and deadlines of a runtime, each with the reason for its size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from ..runtime.errors import InvalidMessage
+from ..runtime.residents import RESIDENTS_MAX
+
+__all__ = ["Settings"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Travels with every actor. All numbers are positive; a wrong one is an `InvalidMessage` that names it."""
+
+    timeout_s: float = 10.0
+    """How long a command or query may take, all attempts together, unless the call says otherwise."""
+
+    attempt_timeout_s: float = 5.0
+    """When an attempt without an answer is sent again. A killed actor answers again after 1-2 s; a request that
+    the network lost would otherwise stall its line for 30 s."""
+
+    own_actors_max: int = 16
+    """Own actors alive per node: each costs about 45 MiB and half a CPU-second to start."""
+
+    own_actor_idle_s: float = 300.0
+    """An own actor that has appended nothing for this long gives its place back."""
+
+    residents_max: int = RESIDENTS_MAX
+    """Aggregates in memory per partition."""
+
+    in_flight_max: int = 10_000
+    """Commands of one client that may wait for an answer: beyond that, `Overloaded` at once."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise InvalidMessage("Settings", f"{field.name} is {value!r}", "give a number")
+            if value < 0 or (value == 0 and field.name != "own_actors_max"):
+                raise InvalidMessage("Settings", f"{field.name} is {value!r}", "give a positive number")

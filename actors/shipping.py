@@ -1,0 +1,41 @@
+"""Shipping: the application's classes on their way to an actor.
+
+Ray ships classes of `__main__` and of notebooks by value, and pydantic classes are large that way: over 100 KB Ray puts
+constructor arguments into its object store, and an actor whose arguments are lost there cannot be restarted. So the
+catalogue is packed once, compressed (to about a tenth), and unpacked by the actor at its first call, where an error can
+be told, and not in its `__init__`, where it would kill the actor for ever.
+
+This is code on its way between our own processes, as Ray ships any code. Nothing stored is ever read like this.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import ray.cloudpickle
+
+from ..runtime.catalogue import Catalogue
+from ..runtime.errors import DefinitionError
+
+__all__ = ["ship", "unship"]
+
+
+def ship(catalogue: Catalogue) -> bytes:
+    """The catalogue with its classes, as bytes."""
+    try:
+        return zlib.compress(ray.cloudpickle.dumps(catalogue))
+    except Exception as error:
+        remedy = "move the classes into a module that holds nothing else"
+        raise DefinitionError("the application's classes", f"cannot be sent to an actor: {error}", remedy) from error
+
+
+def unship(data: bytes) -> Catalogue:
+    """The catalogue that `ship` packed. Raises `DefinitionError` if a module of it cannot be imported here."""
+    try:
+        catalogue = ray.cloudpickle.loads(zlib.decompress(data))
+    except Exception as error:
+        remedy = "the modules that define them must be importable in Ray's workers"
+        what = f"cannot be loaded in an actor: {type(error).__name__}: {error}"
+        raise DefinitionError("the application's classes", what, remedy) from error
+    assert isinstance(catalogue, Catalogue)
+    return catalogue

@@ -1,0 +1,1 @@
+"""What proves it: the demo on real flights, and the benchmark suites."""

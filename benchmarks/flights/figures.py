@@ -1,0 +1,293 @@
+"""The figures: four read models of the flights, each with its queries.
+
+Rule kept here: minutes and miles are added up as whole numbers, so that two ways of counting are equal or one of
+them is wrong. Averages are made where they are shown.
+
+A row is a mutable value that a projector adds to in place. An answer leaves the projector encoded, so nobody else
+ever holds a row that changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from rayfold import Projection, Query, Recorded, answer, project
+
+from .domain import Cancelled, Departed, Landed, LandedAfterDiversion
+
+__all__ = [
+    "AircraftFigures",
+    "AirportHours",
+    "CarrierFigures",
+    "Distances",
+    "EveryAircraft",
+    "EveryCarrier",
+    "EveryHour",
+    "EveryRoute",
+    "FarthestAircraft",
+    "HourFigures",
+    "HoursOf",
+    "MilesOf",
+    "Punctuality",
+    "PunctualityOf",
+    "RouteFigures",
+    "Routes",
+    "RoutesFrom",
+]
+
+LATE_MIN: Final = 15
+"""From this many minutes on a flight counts as late: the definition of the bureau that keeps the table."""
+
+
+@dataclass(slots=True)
+class CarrierFigures:
+    """How punctual a carrier is."""
+
+    carrier: str
+    departed: int = 0
+    departed_late: int = 0
+    departure_late_min: int = 0
+    """Summed over its departures; early ones count negative."""
+    cancelled: int = 0
+    landed: int = 0
+    landed_late: int = 0
+    arrival_late_min: int = 0
+    diverted: int = 0
+    """Arrived after landing elsewhere; not among `landed`."""
+
+
+class PunctualityOf(Query[CarrierFigures]):
+    """How punctual is this carrier?"""
+
+    carrier: str
+
+
+class EveryCarrier(Query[tuple[CarrierFigures, ...]]):
+    """How punctual is each carrier? In the order of their letters."""
+
+
+class Punctuality(Projection):
+    """Departures and arrivals by carrier."""
+
+    carriers: dict[str, CarrierFigures] = {}
+
+    @project
+    def departed(self, event: Departed) -> None:
+        """Count a departure."""
+        row = self._row(event.carrier)
+        row.departed += 1
+        row.departed_late += event.late_min >= LATE_MIN
+        row.departure_late_min += event.late_min
+
+    @project
+    def cancelled(self, event: Cancelled) -> None:
+        """Count a cancellation."""
+        self._row(event.carrier).cancelled += 1
+
+    @project
+    def landed(self, event: Landed) -> None:
+        """Count an arrival."""
+        row = self._row(event.carrier)
+        row.landed += 1
+        row.landed_late += event.late_min >= LATE_MIN
+        row.arrival_late_min += event.late_min
+
+    @project
+    def diverted(self, event: LandedAfterDiversion) -> None:
+        """Count an arrival by a detour."""
+        self._row(event.carrier).diverted += 1
+
+    @answer
+    def of_one(self, query: PunctualityOf) -> CarrierFigures:
+        """Zeros for a carrier that never flew."""
+        return self.carriers.get(query.carrier) or CarrierFigures(query.carrier)
+
+    @answer
+    def of_all(self, query: EveryCarrier) -> tuple[CarrierFigures, ...]:
+        """All that flew."""
+        return tuple(row for _, row in sorted(self.carriers.items()))
+
+    def _row(self, carrier: str) -> CarrierFigures:
+        row = self.carriers.get(carrier)
+        if row is None:
+            row = self.carriers[carrier] = CarrierFigures(carrier)
+        return row
+
+
+@dataclass(slots=True)
+class RouteFigures:
+    """How a route is flown."""
+
+    origin: str
+    destination: str
+    distance_miles: int
+    landed: int = 0
+    airborne_min: int = 0
+    fastest_min: int = 0
+    slowest_min: int = 0
+    diverted: int = 0
+
+
+class EveryRoute(Query[tuple[RouteFigures, ...]]):
+    """How is each route flown? In the order of origin and destination."""
+
+
+class RoutesFrom(Query[tuple[RouteFigures, ...]]):
+    """How are the routes out of this airport flown? The busiest first."""
+
+    origin: str
+
+
+class Routes(Projection):
+    """Flights by origin and destination."""
+
+    routes: dict[tuple[str, str], RouteFigures] = {}
+
+    @project
+    def landed(self, event: Landed) -> None:
+        """Count a flight that arrived."""
+        row = self._row(event.origin, event.destination)
+        row.distance_miles = max(row.distance_miles, event.distance_miles)
+        row.fastest_min = min(row.fastest_min, event.airborne_min) if row.landed else event.airborne_min
+        row.slowest_min = max(row.slowest_min, event.airborne_min)
+        row.airborne_min += event.airborne_min
+        row.landed += 1
+
+    @project
+    def diverted(self, event: LandedAfterDiversion) -> None:
+        """Count a flight that arrived by a detour."""
+        self._row(event.origin, event.destination).diverted += 1
+
+    @answer
+    def of_all(self, query: EveryRoute) -> tuple[RouteFigures, ...]:
+        """All that were flown."""
+        return tuple(row for _, row in sorted(self.routes.items()))
+
+    @answer
+    def of_one(self, query: RoutesFrom) -> tuple[RouteFigures, ...]:
+        """Those of one airport."""
+        rows = [row for row in self.routes.values() if row.origin == query.origin]
+        return tuple(sorted(rows, key=lambda row: (-row.landed, row.destination)))
+
+    def _row(self, origin: str, destination: str) -> RouteFigures:
+        row = self.routes.get((origin, destination))
+        if row is None:
+            row = self.routes[origin, destination] = RouteFigures(origin, destination, 0)
+        return row
+
+
+@dataclass(slots=True)
+class HourFigures:
+    """One hour of an airport's schedule, over all days."""
+
+    airport: str
+    hour: int
+    departed: int = 0
+    departed_late: int = 0
+    departure_late_min: int = 0
+    cancelled: int = 0
+
+
+class HoursOf(Query[tuple[HourFigures, ...]]):
+    """How does this airport's day go? In the order of the hours that have flights."""
+
+    airport: str
+
+
+class EveryHour(Query[tuple[HourFigures, ...]]):
+    """How does each airport's day go?"""
+
+
+class AirportHours(Projection):
+    """Departures by airport and by the hour they were scheduled for, local time."""
+
+    hours: dict[tuple[str, int], HourFigures] = {}
+
+    @project
+    def departed(self, event: Departed, recorded: Recorded) -> None:
+        """Count a departure. The airport is the aggregate that told of it."""
+        row = self._row(recorded.aggregate_id, event.hour)
+        row.departed += 1
+        row.departed_late += event.late_min >= LATE_MIN
+        row.departure_late_min += event.late_min
+
+    @project
+    def cancelled(self, event: Cancelled, recorded: Recorded) -> None:
+        """Count a cancellation."""
+        self._row(recorded.aggregate_id, event.hour).cancelled += 1
+
+    @answer
+    def of_one(self, query: HoursOf) -> tuple[HourFigures, ...]:
+        """Those of one airport."""
+        return tuple(row for (airport, _), row in sorted(self.hours.items()) if airport == query.airport)
+
+    @answer
+    def of_all(self, query: EveryHour) -> tuple[HourFigures, ...]:
+        """Those of all."""
+        return tuple(row for _, row in sorted(self.hours.items()))
+
+    def _row(self, airport: str, hour: int) -> HourFigures:
+        row = self.hours.get((airport, hour))
+        if row is None:
+            row = self.hours[airport, hour] = HourFigures(airport, hour)
+        return row
+
+
+@dataclass(slots=True)
+class AircraftFigures:
+    """How far an aircraft has come."""
+
+    aircraft: str
+    flights: int = 0
+    distance_miles: int = 0
+    airborne_min: int = 0
+
+
+class MilesOf(Query[AircraftFigures]):
+    """How far has this aircraft come?"""
+
+    aircraft: str
+
+
+class FarthestAircraft(Query[tuple[AircraftFigures, ...]]):
+    """Which aircraft have come farthest? The farthest first."""
+
+    limit: int = 10
+
+
+class EveryAircraft(Query[tuple[AircraftFigures, ...]]):
+    """How far has each aircraft come? In the order of their tail numbers."""
+
+
+class Distances(Projection):
+    """Distance by aircraft, of flights that arrived where they were going."""
+
+    aircraft: dict[str, AircraftFigures] = {}
+
+    @project
+    def landed(self, event: Landed, recorded: Recorded) -> None:
+        """Add a flight. The aircraft is the aggregate that told of it."""
+        tail = recorded.aggregate_id
+        row = self.aircraft.get(tail)
+        if row is None:
+            row = self.aircraft[tail] = AircraftFigures(tail)
+        row.flights += 1
+        row.distance_miles += event.distance_miles
+        row.airborne_min += event.airborne_min
+
+    @answer
+    def of_one(self, query: MilesOf) -> AircraftFigures:
+        """Zeros for an aircraft that never landed."""
+        return self.aircraft.get(query.aircraft) or AircraftFigures(query.aircraft)
+
+    @answer
+    def farthest(self, query: FarthestAircraft) -> tuple[AircraftFigures, ...]:
+        """The first few."""
+        rows = sorted(self.aircraft.values(), key=lambda row: (-row.distance_miles, row.aircraft))
+        return tuple(rows[: query.limit])
+
+    @answer
+    def of_all(self, query: EveryAircraft) -> tuple[AircraftFigures, ...]:
+        """All that landed."""
+        return tuple(row for _, row in sorted(self.aircraft.items()))

@@ -1,0 +1,95 @@
+"""The outages: a process killed with signal 9 in the middle of the run, and how long it was missed.
+
+Rule kept here: an outage ends when a command that was sent after the kill, to what was killed, is acknowledged.
+Answers that were under way before the kill do not count, and neither does a refusal.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from rayfold import Receipt, Runtime
+from rayfold.actors.status import Status
+
+from .domain import Airport
+
+__all__ = ["Killer", "Outage"]
+
+_LATEST: Final = 0.9
+"""After this part of the run nothing is killed: there would be no commands left to come back for."""
+
+_RETRY: Final = 0.02
+"""If there is no process to kill yet, try again after this part of the run."""
+
+
+@dataclass(slots=True)
+class Outage:
+    """One killed process."""
+
+    what: str
+    """`airport` or `partition`."""
+    name: str
+    """`Airport/JFK`, `partition 0`."""
+    pid: int
+    after_commands: int
+    """Commands sent before the kill."""
+    killed_at_s: float
+    """By the monotonic clock."""
+    recovered_s: float | None = None
+    """From the kill to the first acknowledgement of a command sent after it."""
+
+    def watch(self, number: int, receipt: Receipt) -> bool:
+        """Look at an acknowledgement; true if it ends the outage."""
+        if self.recovered_s is not None or number < self.after_commands:
+            return False
+        if self.name not in (str(receipt.stream), f"partition {receipt.partition}"):
+            return False
+        self.recovered_s = time.monotonic() - self.killed_at_s
+        return True
+
+
+class Killer:
+    """Kills an airport's actor after a third of the commands, and a partition's after two thirds."""
+
+    def __init__(self, commands: int, *, armed: bool) -> None:
+        self.outages: list[Outage] = []
+        self._commands = commands
+        self._due = [("airport", commands // 3), ("partition", 2 * commands // 3)] if armed else []
+
+    def is_due(self, sent: int) -> bool:
+        """Whether something is to be killed now."""
+        return bool(self._due) and sent >= self._due[0][1]
+
+    async def kill(self, bank: Runtime, sent: Callable[[], int]) -> Outage | None:
+        """Kill what is due. `sent` tells how many commands are sent by now; it is asked at the moment of the kill.
+
+        None if there is no such process yet, in which case it is due again a little later; or if the run is nearly over.
+        """
+        what, due = self._due.pop(0)
+        name, pid = _target(what, await bank.status())
+        if sent() > _LATEST * self._commands:
+            return None
+        if not pid:
+            self._due.insert(0, (what, max(due, sent()) + int(_RETRY * self._commands) + 1))
+            return None
+        outage = Outage(what, name, pid, sent(), time.monotonic())
+        os.kill(pid, signal.SIGKILL)
+        self.outages.append(outage)
+        return outage
+
+    def watch(self, number: int, receipt: Receipt) -> Iterator[Outage]:
+        """The outages that this acknowledgement ends."""
+        return (outage for outage in self.outages if outage.watch(number, receipt))
+
+
+def _target(what: str, status: Status) -> tuple[str, int]:
+    """Whom to kill: the name and the process. No process if there is none to kill."""
+    if what == "partition":
+        return next(((f"partition {one.index}", one.pid) for one in status.partitions), ("", 0))
+    airports = (one for one in status.own_actors if one.stream.type == Airport.aggregate_type)
+    return next(((str(one.stream), one.pid) for one in airports), ("", 0))

@@ -1,0 +1,216 @@
+"""The verification: is what came out what should have come out?
+
+Rule kept here: nothing is taken on trust from the runtime that ran. The read models are held against the oracle, what
+callers were told against the oracle and against the log, and the log is read from its files after everything that
+wrote them has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from rayfold.runtime.log.check import verify_store
+from rayfold.runtime.log.contract import Reader, StoredEvent
+from rayfold.runtime.log.format import decode_record
+from rayfold.runtime.log.store import open_store
+
+from .feed import Feed
+from .ledger import Ledger
+from .oracle import Expected, Table
+
+__all__ = ["Check", "LogCheck", "LogFacts", "check_answers", "check_figures", "check_log", "check_store"]
+
+_SHOWN_MAX: Final = 5
+"""Differences that are put into words; of the others only the number is told."""
+
+_PAGE: Final = 4096
+"""Records read at a time: about 1 MiB."""
+
+_KEY_FIELDS: Final = {"Punctuality": 1, "Routes": 2, "AirportHours": 2, "Distances": 1}
+"""How many of the first fields of a row are its key."""
+
+LATER_REASON: Final = "time_ran_backwards"
+"""What a refused command may be told instead of its first reason when it is decided a second time, after later
+commands to the same aggregate: in a second run, or when the first answer was lost with a killed process."""
+
+
+@dataclass(slots=True)
+class Check:
+    """One thing that was looked at: what, how much of it, and what is wrong with it."""
+
+    name: str
+    compared: str = ""
+    problems: list[str] = field(default_factory=list)
+    found: int = 0
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.found
+
+    def complain(self, problem: str) -> None:
+        """Count a problem; the first few are kept in words."""
+        self.found += 1
+        if len(self.problems) < _SHOWN_MAX:
+            self.problems.append(problem)
+
+
+@dataclass(slots=True)
+class LogFacts:
+    """What the log holds."""
+
+    events: int = 0
+    duplicates: int = 0
+    """Events of a command id that the log had already."""
+    streams: int = 0
+
+
+def check_figures(name: str, expected: Table, rows: Iterable[Any]) -> Check:
+    """Each row of a read model against the oracle's, figure by figure."""
+    check = Check(f"read model {name}")
+    got = {tuple(row.values())[: _KEY_FIELDS[name]]: row for row in map(asdict, rows)}
+    for key in sorted(expected.keys() | got.keys()):
+        label = " ".join(map(str, key))
+        if key not in got:
+            check.complain(f"{label} is missing")
+        elif key not in expected:
+            check.complain(f"{label} should not be there")
+        else:
+            for figure, value in expected[key].items():
+                if got[key][figure] != value:
+                    check.complain(f"{label}: {figure} is {got[key][figure]:,}, the table says {value:,}")
+    figures = sum(len(row) for row in expected.values())
+    check.compared = f"{len(expected):,} rows, {figures:,} figures"
+    return check
+
+
+def check_answers(expected: Expected, feed: Feed, ledger: Ledger) -> Iterator[Check]:
+    """What callers were told: one answer for each command, and exactly the refusals that the oracle knows."""
+    answered = Check("every command has its answer", f"{len(feed):,} commands")
+    for failure in ledger.failures:
+        answered.complain(failure)
+    for number in ledger.unanswered:
+        answered.complain(f"{_named(feed, number)} was never answered")
+    if ledger.told != len(feed) or len(feed) != expected.commands:
+        answered.complain(f"{ledger.told:,} answers, {len(feed):,} commands, the table says {expected.commands:,}")
+    yield answered
+    refusals = Check("refused is what had to be", f"{len(expected.refused):,} refusals, one by one")
+    told = {feed.step(number): (number, reason) for number, reason in ledger.rejected.items()}
+    for key in sorted(told.keys() - expected.refused.keys()):
+        number, reason = told[key]
+        refusals.complain(f"{_named(feed, number)} was refused as {reason}, the table has nothing against it")
+    for key, reason in sorted(expected.refused.items()):
+        if key not in told:
+            refusals.complain(f"flight {key[0]} {key[1]} was not refused, the table says {reason}")
+        elif told[key][1] not in (reason, LATER_REASON):
+            refusals.complain(f"{_named(feed, told[key][0])} was refused as {told[key][1]}, not as {reason}")
+    yield refusals
+
+
+def check_log(path: Path, feed: Feed, ledger: Ledger, on_event: Callable[[], None] = lambda: None) -> LogCheck:
+    """Walk every event of every partition, and hold it against the receipts."""
+    store = open_store(path)
+    walk = LogCheck(feed, ledger)
+    for partition in range(store.partitions):
+        reader = store.open_reader(partition)
+        try:
+            walk.partition(partition, reader, on_event)
+        finally:
+            reader.close()
+    walk.finish()
+    return walk
+
+
+def check_store(path: Path) -> Check:
+    """`rayfold verify`: structure, checksums, hash chain, indexes."""
+    report = verify_store(path)
+    check = Check("checksums, hash chain and indexes", f"{sum(one.events for one in report.partitions):,} events")
+    for partition in report.partitions:
+        for problem in partition.problems:
+            check.complain(str(problem))
+    return check
+
+
+class LogCheck:
+    """The walk through the log, and what it found."""
+
+    def __init__(self, feed: Feed, ledger: Ledger) -> None:
+        self.facts = LogFacts()
+        self.contiguous = Check("positions and versions have no gaps")
+        self.lost = Check("nothing lost")
+        self.extra = Check("nothing twice")
+        self._feed = feed
+        self._ledger = ledger
+        self._versions: dict[str, int] = {}
+        self._acknowledged: Mapping[tuple[int, int], int] = {
+            (ledger.partition[number], position): number for number, position in enumerate(ledger.position) if position
+        }
+        self._seen = 0
+
+    @property
+    def checks(self) -> list[Check]:
+        """The three things that the walk looks at."""
+        return [self.lost, self.extra, self.contiguous]
+
+    def partition(self, partition: int, reader: Reader, on_event: Callable[[], None] = lambda: None) -> None:
+        """Walk one partition."""
+        ids: set[bytes] = set()
+        position = 0
+        while records := reader.read(position, _PAGE):
+            for record in records:
+                stored = decode_record(record)
+                self._contiguous(partition, position + 1, stored)
+                position = stored.position
+                self._acknowledged_once(partition, stored, ids)
+                on_event()
+        if position != reader.head():
+            self.contiguous.complain(f"partition {partition} reads to {position}, but its head is {reader.head()}")
+
+    def finish(self) -> None:
+        """Sum up, once all partitions are walked."""
+        missing = self._ledger.accepted - self._seen
+        if missing:
+            self.lost.complain(f"{missing:,} acknowledged events are not where their receipts say")
+        self.facts.streams = len(self._versions)
+        self.lost.compared = f"{self._ledger.accepted:,} receipts, each against its event"
+        self.extra.compared = f"{self.facts.events:,} events, {self.facts.duplicates:,} duplicates"
+        self.contiguous.compared = f"{self.facts.events:,} events in {self.facts.streams:,} streams"
+
+    def _contiguous(self, partition: int, expected: int, stored: StoredEvent) -> None:
+        if stored.position != expected:
+            self.contiguous.complain(f"partition {partition}: position {stored.position} follows {expected - 1}")
+        stream = str(stored.stream)
+        last = self._versions.get(stream, 0)
+        if stored.version != last + 1:
+            self.contiguous.complain(f"{stream}: version {stored.version} follows {last}")
+        self._versions[stream] = stored.version
+
+    def _acknowledged_once(self, partition: int, stored: StoredEvent, ids: set[bytes]) -> None:
+        self.facts.events += 1
+        if stored.command_id in ids:
+            self.facts.duplicates += 1
+            self.extra.complain(f"{stored.stream} version {stored.version} repeats a command that is stored already")
+        ids.add(stored.command_id)
+        number = self._acknowledged.get((partition, stored.position))
+        if number is None:
+            where = f"partition {partition} position {stored.position}"
+            self.extra.complain(f"{where} ({stored.stream} version {stored.version}) was acknowledged to nobody")
+        elif self._is_receipt_of(number, stored):
+            self._seen += 1
+        else:
+            self.lost.complain(f"{_named(self._feed, number)} was acknowledged, but another event is in its place")
+
+    def _is_receipt_of(self, number: int, stored: StoredEvent) -> bool:
+        return (
+            stored.command_id == self._feed.command_id(number).bytes
+            and stored.version == self._ledger.version[number]
+            and str(stored.stream) == self._ledger.streams[number]
+        )
+
+
+def _named(feed: Feed, number: int) -> str:
+    envelope = feed.envelope(number)
+    return f"{envelope.command.message_name} to {envelope.aggregate.aggregate_type}/{envelope.id}"

@@ -1,0 +1,137 @@
+"""Rayfold: event-sourced aggregates that live as Ray actors, over an LMDB log.
+
+The public names, each with its home in `runtime/` (what runs inside an actor) or `actors/` (where it runs).
+
+Rule kept here: importing this package imports nothing else of it, and neither ray (which costs about a second)
+nor lmdb. A name is looked up in its home when it is first used (PEP 562); type checkers read the same names from
+the imports below, and `tests/test_tidy.py` holds the two to each other.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from .actors.blocking import BlockingRuntime
+    from .actors.system import Runtime
+    from .runtime.aggregate import Aggregate, OwnActor, Shared, decide, evolve
+    from .runtime.envelope import Envelope, derived_id
+    from .runtime.errors import (
+        CallerError,
+        CommandIdReused,
+        Conflict,
+        Damaged,
+        DefinitionError,
+        Fenced,
+        HandlerFailed,
+        InvalidId,
+        InvalidMessage,
+        NotYetVisible,
+        Overloaded,
+        RayfoldError,
+        Refusal,
+        Rejected,
+        StorageFailed,
+        StoreError,
+        StoreInUse,
+        StoreMismatch,
+        StoreMissing,
+        Unavailable,
+        UnknownEvent,
+        UnknownName,
+    )
+    from .runtime.messages import Command, Event, Query, upcast
+    from .runtime.projection import Projection, answer, project
+    from .runtime.receipt import Receipt
+    from .runtime.recorded import Recorded
+    from .runtime.specification import given, on
+    from .runtime.stream import ANY, NO_STREAM, StreamId
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ANY",
+    "NO_STREAM",
+    "Aggregate",
+    "BlockingRuntime",
+    "CallerError",
+    "Command",
+    "CommandIdReused",
+    "Conflict",
+    "Damaged",
+    "DefinitionError",
+    "Envelope",
+    "Event",
+    "Fenced",
+    "HandlerFailed",
+    "InvalidId",
+    "InvalidMessage",
+    "NotYetVisible",
+    "Overloaded",
+    "OwnActor",
+    "Projection",
+    "Query",
+    "RayfoldError",
+    "Receipt",
+    "Recorded",
+    "Refusal",
+    "Rejected",
+    "Runtime",
+    "Shared",
+    "StorageFailed",
+    "StoreError",
+    "StoreInUse",
+    "StoreMismatch",
+    "StoreMissing",
+    "StreamId",
+    "Unavailable",
+    "UnknownEvent",
+    "UnknownName",
+    "answer",
+    "decide",
+    "derived_id",
+    "evolve",
+    "given",
+    "on",
+    "project",
+    "upcast",
+]
+
+_NAMES_BY_HOME: Final = {
+    ".actors.blocking": ("BlockingRuntime",),
+    ".actors.system": ("Runtime",),
+    ".runtime.aggregate": ("Aggregate", "OwnActor", "Shared", "decide", "evolve"),
+    ".runtime.envelope": ("Envelope", "derived_id"),
+    ".runtime.messages": ("Command", "Event", "Query", "upcast"),
+    ".runtime.projection": ("Projection", "answer", "project"),
+    ".runtime.receipt": ("Receipt",),
+    ".runtime.recorded": ("Recorded",),
+    ".runtime.specification": ("given", "on"),
+    ".runtime.stream": ("ANY", "NO_STREAM", "StreamId"),
+}
+_HOME: Final = {name: home for home, names in _NAMES_BY_HOME.items() for name in names}
+_HOME_OF_ERRORS: Final = ".runtime.errors"
+
+
+if not TYPE_CHECKING:  # a checker that saw it would take every misspelt name for one that it cannot know
+
+    def __getattr__(name: str) -> Any:
+        """The public `name`, from its home, which is imported now. A misspelt one hears what it may have meant."""
+        if name not in __all__:
+            raise AttributeError(_no_such_name(name))
+        value = getattr(import_module(_HOME.get(name, _HOME_OF_ERRORS), __name__), name)
+        globals()[name] = value  # the next use does not come here
+        return value
+
+
+def __dir__() -> list[str]:
+    """The public names, for completion in a shell."""
+    return sorted({*globals(), *__all__})
+
+
+def _no_such_name(name: str) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, __all__, n=1)
+    return f"module {__name__!r} has no attribute {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")

@@ -1,0 +1,339 @@
+"""Every error of Rayfold: a value with facts, one derived sentence, and a remedy where one exists.
+
+Grouped by the moment at which it can happen and by whose fault it is::
+
+    RayfoldError
+    ├── DefinitionError        at import: a message, aggregate or projection is declared wrongly
+    ├── CallerError            the caller's mistake; nothing was sent, nothing was stored
+    │   ├── InvalidMessage     a command or query that breaks its declaration or a size limit
+    │   ├── InvalidId          a stream id, name or command id that cannot be one
+    │   ├── UnknownName        an aggregate, command, projection or query nobody registered
+    │   └── CommandIdReused    the id of a stored command with different content
+    ├── Refusal                the command arrived, was looked at, and nothing was stored
+    │   ├── Rejected           the aggregate's own rule says no
+    │   └── Conflict           `expected_version` is not the version of the stream
+    ├── HandlerFailed          a handler raised or returned nonsense; nothing of it was stored
+    ├── Unavailable            unknown whether it happened; sending the same command again is safe
+    │   └── NotYetVisible      a query's `after=` was not reached in time; the write itself stands
+    ├── Overloaded             a bounded queue is full; it was not sent
+    └── StoreError             the directory or a log in it
+        ├── StoreMissing       there is no store in this directory
+        ├── StoreMismatch      the store is of another format, shape or identity
+        ├── StoreInUse         another runtime holds the directory
+        ├── StorageFailed      the disk or LMDB refused; what was being written was rolled back
+        ├── Fenced             a later activation has taken the log over
+        ├── Damaged            stored bytes do not carry the checksum they were written with
+        └── UnknownEvent       a stored event that no registered class can read
+
+Errors take positional arguments only and hand them to `super().__init__`, which is what lets pickle (and so
+Ray) carry them typed; `to_wire` and `from_wire` carry them in msgpack, where nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+__all__ = [
+    "CallerError",
+    "CommandIdReused",
+    "Conflict",
+    "Damaged",
+    "DefinitionError",
+    "Fenced",
+    "HandlerFailed",
+    "InvalidId",
+    "InvalidMessage",
+    "NotYetVisible",
+    "Overloaded",
+    "RayfoldError",
+    "Refusal",
+    "Rejected",
+    "StorageFailed",
+    "StoreError",
+    "StoreInUse",
+    "StoreMismatch",
+    "StoreMissing",
+    "Unavailable",
+    "UnknownEvent",
+    "UnknownName",
+    "from_wire",
+    "to_wire",
+]
+
+
+class RayfoldError(Exception):
+    """The root: catch it to catch everything Rayfold raises on purpose."""
+
+    by_name: ClassVar[dict[str, type[RayfoldError]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        RayfoldError.by_name.setdefault(cls.__name__, cls)
+
+    def __str__(self) -> str:
+        return self.sentence()
+
+    def sentence(self) -> str:
+        """The facts as one line of English, without a full stop."""
+        return " ".join(str(arg) for arg in self.args)
+
+
+class DefinitionError(RayfoldError, TypeError):
+    """A class is declared in a way that cannot work. Raised while the class is being defined."""
+
+    def __init__(self, where: str, what: str, remedy: str = "") -> None:
+        super().__init__(where, what, remedy)
+        self.where, self.what, self.remedy = where, what, remedy
+
+    def sentence(self) -> str:
+        return f"{self.where}: {self.what}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+class CallerError(RayfoldError, ValueError):
+    """The caller's mistake. Nothing was sent, nothing was stored."""
+
+
+class InvalidMessage(CallerError):
+    """A message that breaks its declaration or a limit: which message, what is wrong, what would be right."""
+
+    def __init__(self, message: str, what: str, remedy: str = "") -> None:
+        super().__init__(message, what, remedy)
+        self.message, self.what, self.remedy = message, what, remedy
+
+    def sentence(self) -> str:
+        return f"{self.message}: {self.what}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+class InvalidId(CallerError):
+    """A stream id, type name or command id that cannot be one: the kind of id, the value, what is wrong."""
+
+    def __init__(self, kind: str, value: str, what: str) -> None:
+        super().__init__(kind, value, what)
+        self.kind, self.value, self.what = kind, value, what
+
+    def sentence(self) -> str:
+        shown = self.value if len(self.value) <= 60 else f"{self.value[:57]}..."
+        return f"{self.kind} {shown!r} {self.what}"
+
+
+class UnknownName(CallerError):
+    """Nothing of this name is registered: the kind, the name, and the names that are."""
+
+    def __init__(self, kind: str, name: str, known: list[str] | tuple[str, ...] = ()) -> None:
+        super().__init__(kind, name, list(known))
+        self.kind, self.name, self.known = kind, name, list(known)
+
+    def sentence(self) -> str:
+        known = ", ".join(sorted(self.known)) or "none"
+        return f"no {self.kind} is named {self.name!r}; known: {known}"
+
+
+class CommandIdReused(CallerError):
+    """A command id that is already stored came back with different content; the first one stands."""
+
+    def __init__(self, command_id: str, stream: str) -> None:
+        super().__init__(command_id, stream)
+        self.command_id, self.stream = command_id, stream
+
+    def sentence(self) -> str:
+        return (
+            f"command id {self.command_id} was already used for a different command than this one to"
+            f" {self.stream}; give each new command an id of its own"
+        )
+
+
+class Refusal(RayfoldError):
+    """The command arrived and was looked at, and nothing was stored."""
+
+
+class Rejected(Refusal):
+    """The aggregate's own rule says no. Return it or raise it in a `@decide` method.
+
+    `reason` is a short stable code (`"insufficient_funds"`), `facts` are what the rule knew. The runtime adds
+    the `stream` and the `command` that were refused.
+    """
+
+    def __init__(self, reason: str, /, **facts: Any) -> None:
+        super().__init__(reason)
+        self.reason: str = reason
+        self.facts: dict[str, Any] = facts
+        self.stream: str = ""
+        self.command: str = ""
+
+    @classmethod
+    def told(cls, reason: str, facts: dict[str, Any], stream: str, command: str) -> Self:
+        """The rejection as the caller is told it: with the stream and the command it is about."""
+        rejected = cls(reason, **facts)
+        rejected.stream, rejected.command = stream, command
+        return rejected
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return (type(self).told, (self.reason, self.facts, self.stream, self.command))
+
+    def sentence(self) -> str:
+        facts = ", ".join(f"{name}={value!r}" for name, value in self.facts.items())
+        who = f"{self.stream} refused {self.command}: " if self.stream else ""
+        return f"{who}{self.reason}" + (f" ({facts})" if facts else "")
+
+
+class Conflict(Refusal):
+    """`expected_version` was not the version of the stream."""
+
+    def __init__(self, stream: str, expected_version: int, version: int) -> None:
+        super().__init__(stream, expected_version, version)
+        self.stream, self.expected_version, self.version = stream, expected_version, version
+
+    def sentence(self) -> str:
+        expected = f"version {self.expected_version}" if self.expected_version else "no stream"
+        return f"expected {expected} of {self.stream}, but the stream is at {self.version}"
+
+
+class HandlerFailed(RayfoldError):
+    """A handler raised, or returned what it must not. Nothing of it was stored; neighbours are unaffected."""
+
+    def __init__(self, handler: str, subject: str, what: str) -> None:
+        super().__init__(handler, subject, what)
+        self.handler, self.subject, self.what = handler, subject, what
+
+    @classmethod
+    def caused_by(cls, handler: str, subject: str, error: BaseException) -> Self:
+        """An exception of a user's handler as one bounded line, for a caller in another process."""
+        text = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+        return cls(handler, subject, text if len(text) <= 500 else f"{text[:497]}...")
+
+    def sentence(self) -> str:
+        return f"{self.handler} failed on {self.subject}: {self.what}"
+
+
+class Unavailable(RayfoldError, TimeoutError):
+    """Nobody answered in time. It is unknown whether it happened; the same command id may be sent again."""
+
+    def __init__(self, subject: str, what: str) -> None:
+        super().__init__(subject, what)
+        self.subject, self.what = subject, what
+
+    def sentence(self) -> str:
+        return f"{self.subject}: {self.what}"
+
+
+class NotYetVisible(Unavailable):
+    """A query's `after=` was not reached in time. The write stands; only this replica had not seen it yet."""
+
+    def __init__(self, subject: str, partition: int, asked: int, reached: int) -> None:
+        super().__init__(subject, "not yet visible")
+        self.args = (subject, partition, asked, reached)
+        self.partition, self.asked, self.reached = partition, asked, reached
+
+    def sentence(self) -> str:
+        return (
+            f"{self.subject}: position {self.asked} of partition {self.partition} is not visible yet,"
+            f" the replica is at {self.reached}"
+        )
+
+
+class Overloaded(RayfoldError):
+    """A bounded queue is full. The message was not sent; slow down or try again later."""
+
+    def __init__(self, queue: str, limit: int, unit: str) -> None:
+        super().__init__(queue, limit, unit)
+        self.queue, self.limit, self.unit = queue, limit, unit
+
+    def sentence(self) -> str:
+        return f"{self.queue} is full at {self.limit:,} {self.unit}; it was not sent, try again later"
+
+
+class StoreError(RayfoldError):
+    """The directory of a store, or a log in it."""
+
+
+class StoreMissing(StoreError):
+    """There is no store in this directory."""
+
+    def __init__(self, path: str, what: str) -> None:
+        super().__init__(path, what)
+        self.path, self.what = path, what
+
+    def sentence(self) -> str:
+        return f"{self.path}: {self.what}"
+
+
+class StoreMismatch(StoreError):
+    """The store is of another format, shape or identity than was asked for."""
+
+    def __init__(self, path: str, what: str, remedy: str = "") -> None:
+        super().__init__(path, what, remedy)
+        self.path, self.what, self.remedy = path, what, remedy
+
+    def sentence(self) -> str:
+        return f"{self.path}: {self.what}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+class StoreInUse(StoreError):
+    """Another runtime holds the directory: which one, where, since when."""
+
+    def __init__(self, path: str, holder: str) -> None:
+        super().__init__(path, holder)
+        self.path, self.holder = path, holder
+
+    def sentence(self) -> str:
+        return f"{self.path} is in use by {self.holder}; stop that runtime first, or use another directory"
+
+
+class StorageFailed(StoreError):
+    """The disk or LMDB refused a write; it was rolled back and everything stored before is intact."""
+
+    def __init__(self, path: str, what: str) -> None:
+        super().__init__(path, what)
+        self.path, self.what = path, what
+
+    def sentence(self) -> str:
+        return f"{self.path}: {self.what}"
+
+
+class Fenced(StoreError):
+    """An append of an older epoch: a later activation has taken the log over, and this one must stop."""
+
+    def __init__(self, log: str, epoch: int, current_epoch: int) -> None:
+        super().__init__(log, epoch, current_epoch)
+        self.log, self.epoch, self.current_epoch = log, epoch, current_epoch
+
+    def sentence(self) -> str:
+        return f"{self.log}: epoch {self.epoch} may not append, epoch {self.current_epoch} has taken over"
+
+
+class Damaged(StoreError):
+    """Stored bytes do not carry the checksum they were written with: where, and what is wrong."""
+
+    def __init__(self, where: str, what: str) -> None:
+        super().__init__(where, what)
+        self.where, self.what = where, what
+
+    def sentence(self) -> str:
+        return f"{self.where} is damaged: {self.what}"
+
+
+class UnknownEvent(StoreError):
+    """A stored event that no registered class can read: its name, its schema version, and what is known."""
+
+    def __init__(self, name: str, schema_version: int, what: str) -> None:
+        super().__init__(name, schema_version, what)
+        self.name, self.schema_version, self.what = name, schema_version, what
+
+    def sentence(self) -> str:
+        return f"stored event {self.name!r} version {self.schema_version} cannot be read: {self.what}"
+
+
+def to_wire(error: RayfoldError) -> list[Any]:
+    """The error as `[class name, argument, ...]`, of plain values that msgpack can carry."""
+    arguments: tuple[Any, ...]
+    if isinstance(error, Rejected):
+        arguments = (error.reason, error.facts, error.stream, error.command)
+    else:
+        arguments = error.args
+    return [type(error).__name__, *arguments]
+
+
+def from_wire(wire: list[Any] | tuple[Any, ...]) -> RayfoldError:
+    """The error that `to_wire` packed, of its own type."""
+    name, *arguments = wire
+    cls = RayfoldError.by_name[name]
+    return cls.told(*arguments) if issubclass(cls, Rejected) else cls(*arguments)

@@ -1,0 +1,78 @@
+"""Stored forms: what stands for a date, a decimal or a set in msgpack, which knows none of them.
+
+Used by the codec for messages and by saved state, steps [1], [4] and [7].
+
+Rule kept here: a form is a plain value that pydantic's validation turns back into an equal one, and it is the same in
+every process. Text is used wherever there is a standard one, so that a stored event can be read without Python.
+
+What text cannot keep: the name of a time zone (its offset is kept) and the `fold` of an ambiguous local time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from pathlib import PurePath
+from typing import Any
+from uuid import UUID
+
+import msgpack
+
+__all__ = ["FORMS", "PACKER_BYTES", "stored_form"]
+
+PACKER_BYTES = 1024
+"""The first buffer of a packer that lives for one message; it grows. with msgpack's default of 256 KiB making and
+using one took 0.50 us, with this 0.32 us."""
+
+
+def stored_form(value: Any) -> Any:
+    """A value that msgpack does not know, as one that it does and that validation turns back. Raises `TypeError`."""
+    make = FORMS.get(type(value))
+    if make is not None:
+        return make(value)
+    for kind, form in _FORMS_OF_SUBCLASSES:
+        if isinstance(value, kind):
+            return form(value)
+    raise TypeError(f"{type(value).__name__} cannot be stored")
+
+
+def _duration(value: timedelta) -> str:
+    """As ISO 8601, exact to the microsecond, which a float of seconds is not."""
+    sign, size = ("-", -value) if value < timedelta(0) else ("", value)
+    return f"{sign}P{size.days}DT{size.seconds}.{size.microseconds:06d}S"
+
+
+def _sorted_items(value: AbstractSet[Any]) -> list[Any]:
+    """The items of a set in the order of their packed bytes: the same in every process, whatever its hash seed."""
+    if all(type(item) is str for item in value):  # most sets, and ten times as fast
+        return sorted(value)
+    return sorted(value, key=msgpack.Packer(default=stored_form, buf_size=PACKER_BYTES).pack)
+
+
+def _enum_value(value: Enum) -> Any:
+    return value.value
+
+
+FORMS: dict[type, Callable[[Any], Any]] = {
+    datetime: datetime.isoformat,
+    date: date.isoformat,
+    time: time.isoformat,
+    timedelta: _duration,
+    Decimal: str,
+    UUID: str,
+    set: _sorted_items,
+    frozenset: _sorted_items,
+    **dict.fromkeys((IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network), str),
+}
+
+_FORMS_OF_SUBCLASSES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+    (Enum, _enum_value),
+    (PurePath, str),
+    (datetime, datetime.isoformat),
+    (date, date.isoformat),
+    (AbstractSet, _sorted_items),
+)

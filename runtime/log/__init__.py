@@ -1,0 +1,1 @@
+"""The log of a partition: the only folder that imports lmdb. Start with `contract.py`."""

@@ -1,0 +1,419 @@
+"""Walks a whole store and says what is wrong where: what `rayfold verify` runs.
+
+Beside the write path: it only reads, also while the store is in use.
+
+Rules kept here:
+- memory stays bounded however large the store is: every walk goes in chunks, each in a read transaction of its own,
+  so that no page is pinned either. What is at or before the head at the start of a walk never changes any more
+- everything is looked at from both sides: events know their place in the stream index and in the command index, and
+  both indexes know their events
+- nothing is repaired, and nothing is trusted that was not checked: a file whose B-tree is broken is not opened at
+  all, because LMDB may crash the process on it
+
+The structure of the file (pages, B-trees, free list) is checked by LMDB's own offline verifier. It reads the file
+beside LMDB, so what it finds counts only if nobody committed meanwhile; a log that is written to all the time is
+reported as `structure_checked=False`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import lmdb
+from lmdb import verify as lmdb_verify
+
+from ..errors import Damaged, StoreError
+from ..stream import StreamId, partition_of
+from .contract import CommandEntry, StoredEvent
+from .format import (
+    BODY_AT,
+    CHAIN_START,
+    COMMANDS,
+    EVENTS,
+    SNAPSHOTS,
+    STREAMS,
+    body_start,
+    chain_of,
+    check_record,
+    decode_command,
+    decode_record,
+    decode_snapshot,
+    decode_stream_entry,
+    next_chain,
+    pack_position,
+    split_versioned_key,
+    versioned_key,
+)
+from .reader import LmdbReader, find_version
+from .store import Store, open_store
+
+__all__ = ["PartitionReport", "Problem", "Report", "verify_store"]
+
+CHUNK_PAIRS: Final = 1024
+"""Looked at in one read transaction: about 10 ms, in which a writer frees no page."""
+
+PROBLEMS_MAX: Final = 1000
+"""Listed for one partition; the rest is counted. A store with more needs a backup, not a longer list."""
+
+STRUCTURE_ATTEMPTS_MAX: Final = 3
+"""Of the check of a file's structure, when it finds something while somebody writes to the file."""
+
+Look = Callable[["lmdb.Transaction[bytes]", bytes, bytes], bool]
+"""Looks at one pair in a transaction; False ends the walk."""
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong, and where."""
+
+    partition: int
+    database: str
+    """`events`, `streams`, `commands`, `snapshots`, `meta`; or `file` for what is below them."""
+    key: str
+    """Of the pair, as people read it: a position, a stream and version, a command id."""
+    kind: str
+    """`structure`, `open`, `key`, `checksum`, `position`, `chain`, `index`, `command`, `placement`, `snapshot`."""
+    what: str
+
+
+@dataclass(slots=True)
+class PartitionReport:
+    """What was looked at in one partition, and what is wrong with it."""
+
+    partition: int
+    head: int = 0
+    """The position up to which it was checked: the last one when the check began."""
+    epoch: int = 0
+    events: int = 0
+    streams: int = 0
+    commands: int = 0
+    snapshots: int = 0
+    structure_checked: bool = False
+    """False when the log was written to all the time, so that its file could not be checked as it stood."""
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+    """What costs time or is odd, but loses nothing: damaged snapshots, a stream in a partition not its own."""
+    unlisted: int = 0
+    """Problems and warnings beyond the 1,000 that are listed."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What `verify_store` found."""
+
+    path: str
+    store_id: str
+    partitions: list[PartitionReport]
+
+    @property
+    def ok(self) -> bool:
+        """True when nothing is wrong; warnings do not count."""
+        return not any(one.problems for one in self.partitions)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """The problems of all partitions."""
+        return [problem for one in self.partitions for problem in one.problems]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain values for JSON."""
+        plain = asdict(self)
+        for one in plain["partitions"]:
+            for kind in ("problems", "warnings"):
+                one[kind] = [problem._asdict() for problem in one[kind]]
+        return {"ok": self.ok, **plain}
+
+
+def verify_store(path: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None) -> Report:
+    """Check every byte that the store at `path` holds, or a copy of it; it may be in use by other processes.
+
+    `progress` is told how many pairs are done and how many there were at the start. What is wrong inside the logs is
+    in the report; a store that cannot be opened as one raises `StoreMissing`, `StoreMismatch` or `StorageFailed`.
+    """
+    store = open_store(path)
+    reports = [PartitionReport(partition) for partition in range(store.partitions)]
+    readers = {}
+    try:
+        for report in reports:
+            reader = _open_checked(store, report)
+            if reader is not None:
+                readers[report.partition] = reader
+        total = sum(_pairs_of(reader) for reader in readers.values())
+        done = 0
+
+        def advance(pairs: int) -> None:
+            nonlocal done
+            done = min(done + pairs, total)
+            if progress is not None:
+                progress(done, total)
+
+        advance(0)
+        for partition, reader in readers.items():
+            _PartitionCheck(store, reader, reports[partition], advance).run()
+        advance(total)
+    finally:
+        for reader in readers.values():
+            reader.close()
+    return Report(str(store.path), store.store_id, reports)
+
+
+def _open_checked(store: Store, report: PartitionReport) -> LmdbReader | None:
+    """A reader of a partition whose file is sound; none, and a problem in the report, otherwise."""
+    findings = _check_structure(store.partition_path(report.partition))
+    report.structure_checked = findings is not None
+    for finding in findings or []:
+        _note(report, report.problems, "file", "data.mdb", "structure", finding)
+    if report.problems:
+        return None
+    try:
+        reader = store.open_reader(report.partition)
+    except StoreError as error:
+        _note(report, report.problems, "file", "data.mdb", "open", str(error))
+        return None
+    try:
+        report.head, report.epoch = reader.head(), reader.epoch()
+    except StoreError as error:
+        _note(report, report.problems, "meta", "epoch", "checksum", str(error))
+        reader.close()
+        return None
+    return reader
+
+
+def _check_structure(folder: Path) -> list[str] | None:
+    """What LMDB's verifier finds in the file; None if it was written to during every attempt."""
+    for _ in range(STRUCTURE_ATTEMPTS_MAX):
+        before = (folder / "data.mdb").stat()
+        try:
+            findings = list(lmdb_verify.verify(str(folder)))  # type: ignore[no-untyped-call]
+        except (lmdb_verify.VerifyError, OSError) as error:
+            findings = [str(error)]
+        after = (folder / "data.mdb").stat()
+        if not findings or (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size):
+            return findings
+    return None
+
+
+def _pairs_of(reader: LmdbReader) -> int:
+    return sum(reader.environment.entries(name) for name in (EVENTS, STREAMS, COMMANDS, SNAPSHOTS))
+
+
+def _note(report: PartitionReport, kept: list[Problem], database: str, key: str, kind: str, what: str) -> None:
+    if len(kept) < PROBLEMS_MAX:
+        kept.append(Problem(report.partition, database, key, kind, what))
+    else:
+        report.unlisted += 1
+
+
+class _PartitionCheck:
+    """The four walks over one partition's log, each in the order of its keys."""
+
+    def __init__(
+        self, store: Store, reader: LmdbReader, report: PartitionReport, advance: Callable[[int], None]
+    ) -> None:
+        self._store, self._reader, self._report, self._advance = store, reader, report, advance
+        self._environment = reader.environment
+        self._next_position = 1
+        self._chain: bytes | None = CHAIN_START
+        self._command: tuple[bytes, CommandEntry | None] = (b"", None)
+        self._last_entry = (b"", 0, 0)
+
+    def run(self) -> None:
+        """All walks. One that LMDB cannot finish is a problem, and the others go on."""
+        self._walk(EVENTS, self._event)
+        if self._next_position <= self._report.head:
+            self._problem("events", str(self._next_position), "position", "it and all after it are missing")
+        self._walk(STREAMS, self._stream_entry)
+        self._walk(COMMANDS, self._command_entry)
+        self._walk(SNAPSHOTS, self._snapshot)
+
+    def _walk(self, database: bytes, look: Look) -> None:
+        key: bytes | None = b""
+        while key is not None:
+            start = key
+            try:
+                key = self._environment.read(partial(self._chunk, database=database, start=start, look=look))
+            except StoreError as error:
+                self._problem(database.decode(), f"after {start.hex()}", "structure", str(error))
+                return
+
+    def _chunk(self, transaction: lmdb.Transaction[bytes], database: bytes, start: bytes, look: Look) -> bytes | None:
+        """Look at the pairs after `start`; returns where to go on, or None at the end."""
+        cursor = transaction.cursor(self._environment.database(database))
+        if not (cursor.set_range(start) if start else cursor.first()):
+            return None
+        if start and cursor.key() == start and not cursor.next():
+            return None
+        seen, resume_at = 0, None
+        for key, value in cursor.iternext():
+            if not look(transaction, key, value):
+                break
+            seen += 1
+            if seen == CHUNK_PAIRS:
+                resume_at = key
+                break
+        self._advance(seen)
+        return resume_at
+
+    def _problem(self, database: str, key: str, kind: str, what: str) -> None:
+        _note(self._report, self._report.problems, database, key, kind, what)
+
+    def _warning(self, database: str, key: str, kind: str, what: str) -> None:
+        _note(self._report, self._report.warnings, database, key, kind, what)
+
+    # --- events: checksum, position, chain, and both indexes ---
+
+    def _event(self, transaction: lmdb.Transaction[bytes], key: bytes, record: bytes) -> bool:
+        position = int.from_bytes(key, "big")
+        if len(key) != 8:
+            self._problem("events", key.hex(), "key", f"a key of {len(key)} bytes is not a position")
+            return True
+        if position > self._report.head:
+            return False
+        if position != self._next_position:
+            self._problem("events", str(self._next_position), "position", f"missing: the next is {position}")
+            self._chain = None
+        self._next_position = position + 1
+        self._report.events += 1
+        try:
+            check_record(record, key, self._reader.name)
+            event = decode_record(record, f"event {position}")
+        except Damaged as error:
+            self._problem("events", str(position), "checksum", error.what)
+            self._chain = None
+            return True
+        if self._chain is not None and next_chain(self._chain, record) != chain_of(record):
+            self._problem("events", str(position), "chain", "its hash does not follow from the records before it")
+        self._chain = chain_of(record)
+        self._indexed_by_stream(transaction, event)
+        self._indexed_by_command(transaction, event)
+        return True
+
+    def _indexed_by_stream(self, transaction: lmdb.Transaction[bytes], event: StoredEvent) -> None:
+        """The stream index must lead from the event's stream and version to its position."""
+        cursor = transaction.cursor(self._environment.database(STREAMS))
+        stream_key = event.stream.key
+        what = f"it is {event.stream} version {event.version}, but the stream index does not lead to it"
+        found = cursor.set_range(versioned_key(stream_key, event.version))
+        key = cursor.key() if found else b""
+        if len(key) == len(stream_key) + 8 and key.startswith(stream_key):
+            try:
+                position, count = decode_stream_entry(key, cursor.value(), self._reader.name)
+            except Damaged:
+                return  # the walk over the stream index reports it
+            behind = int.from_bytes(key[-8:], "big") - event.version
+            if behind < count and position - behind == event.position:
+                return
+        self._problem("events", str(event.position), "index", what)
+
+    def _indexed_by_command(self, transaction: lmdb.Transaction[bytes], event: StoredEvent) -> None:
+        """The command index must hold the event's command, which ends at this event or at one adjoining it."""
+        if self._command[0] != event.command_id:
+            stored = transaction.get(event.command_id, db=self._environment.database(COMMANDS))
+            try:
+                entry = None if stored is None else decode_command(event.command_id, stored, self._reader.name)
+            except Damaged:
+                entry = None  # the walk over the command index reports it
+                if stored is not None:
+                    return
+            self._command = (event.command_id, entry)
+        entry = self._command[1]
+        place, command = str(event.position), event.command_id.hex()
+        if entry is None:
+            self._problem("events", place, "command", f"its command {command} is not in the command index")
+        elif entry.position < event.position or entry.position - event.position != entry.version - event.version:
+            what = f"its command {command} is said to end at position {entry.position}, version {entry.version}"
+            self._problem("events", place, "command", what)
+
+    # --- stream index: checksum, versions 1..n, and every event it points at ---
+
+    def _stream_entry(self, transaction: lmdb.Transaction[bytes], key: bytes, value: bytes) -> bool:
+        try:
+            stream, last = split_versioned_key(key)
+        except (ValueError, IndexError) as error:
+            self._problem("streams", key.hex(), "key", str(error))
+            return True
+        shown, same = f"{stream} version {last}", self._last_entry[0] == key[:-8]
+        before_version, before_position = self._last_entry[1:] if same else (0, 0)
+        try:
+            position, count = decode_stream_entry(key, value, self._reader.name)
+        except Damaged as error:
+            self._problem("streams", shown, "checksum", error.what)
+            self._last_entry = (key[:-8], last, before_position)
+            return True
+        if position > self._report.head and self._is_there(transaction, position):
+            return True  # appended after this check began
+        if not same:
+            self._report.streams += 1
+            self._warn_if_misplaced(stream)
+        self._last_entry = (key[:-8], last, position)
+        if last - count != before_version:
+            what = f"it covers versions {last - count + 1}..{last}, but the entry before it ends at {before_version}"
+            self._problem("streams", shown, "index", what)
+        if position - count < before_position:
+            self._problem("streams", shown, "index", f"its events are before those of version {before_version}")
+        for version in range(last - count + 1, last + 1):
+            self._points_at(transaction, stream, version, position - (last - version))
+        return True
+
+    def _points_at(self, transaction: lmdb.Transaction[bytes], stream: StreamId, version: int, position: int) -> None:
+        record = transaction.get(pack_position(position), db=self._environment.database(EVENTS))
+        if record is None:
+            self._problem("streams", f"{stream} version {version}", "index", f"its event {position} is missing")
+        elif not record.startswith(body_start(stream, version), BODY_AT):
+            self._problem("streams", f"{stream} version {version}", "index", f"event {position} is another")
+
+    def _is_there(self, transaction: lmdb.Transaction[bytes], position: int) -> bool:
+        return transaction.get(pack_position(position), db=self._environment.database(EVENTS)) is not None
+
+    def _warn_if_misplaced(self, stream: StreamId) -> None:
+        belongs = partition_of(stream, self._store.partitions)
+        if belongs != self._report.partition:
+            self._warning("streams", str(stream), "placement", f"commands to it go to partition {belongs}")
+
+    # --- command index: checksum, and the event that each command ends with ---
+
+    def _command_entry(self, transaction: lmdb.Transaction[bytes], key: bytes, value: bytes) -> bool:
+        try:
+            entry = decode_command(key, value, self._reader.name)
+        except Damaged as error:
+            self._problem("commands", key.hex(), "checksum", error.what)
+            return True
+        if entry.position > self._report.head and self._is_there(transaction, entry.position):
+            return True  # appended after this check began
+        self._report.commands += 1
+        record = transaction.get(pack_position(entry.position), db=self._environment.database(EVENTS))
+        if record is None:
+            self._problem("commands", key.hex(), "command", f"its last event {entry.position} is missing")
+            return True
+        try:
+            event = decode_record(record)
+        except Damaged:
+            return True  # the walk over the events reports it
+        if event.command_id != key or event.version != entry.version:
+            what = f"event {entry.position} is version {event.version} of {event.stream} by another command or version"
+            self._problem("commands", key.hex(), "command", what)
+        return True
+
+    # --- snapshots: hints, so that whatever is wrong with them is a warning ---
+
+    def _snapshot(self, transaction: lmdb.Transaction[bytes], key: bytes, value: bytes) -> bool:
+        self._report.snapshots += 1
+        try:
+            stream, version = split_versioned_key(key)
+            decode_snapshot(key, value, self._reader.name)
+            cursor = transaction.cursor(self._environment.database(STREAMS))
+            current = find_version(cursor, key[:-8], self._reader.name)
+        except Damaged as error:
+            self._warning("snapshots", str(error.where), "checksum", f"{error.what}; it is passed over")
+            return True
+        except (ValueError, IndexError) as error:
+            self._warning("snapshots", key.hex(), "key", str(error))
+            return True
+        if version > current:
+            what = f"it is ahead of its stream, which is at {current}"
+            self._warning("snapshots", f"{stream} version {version}", "snapshot", what)
+        return True

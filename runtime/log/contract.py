@@ -1,0 +1,158 @@
+"""What a log is: the values that go in and come out, and the one contract that every log keeps.
+
+Step [5] of the write path. Before it: `runtime/partition.py` has decided a batch. After it: the broadcast.
+
+Two logs keep the contract: `LmdbLog` (`environment.py`, `writer.py`, `reader.py`) on disk and `MemoryLog`
+(`memory.py`), and one test suite runs on both (`tests/runtime/log/test_contract.py`).
+
+Rules kept here:
+- one `append` is one transaction: all of its entries or none, fsynced before it returns
+- positions are 1..n in commit order, without gaps; a reader sees a prefix
+- an append carries the epoch of its writer and is refused, inside the transaction, after a later `activate`
+- a command id is stored in the same transaction as its events
+- a *record* is the stored bytes of one event, checksummed and self-contained: it is what is broadcast, and
+  `format.decode_record` reads it anywhere
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from ..stream import StreamId
+
+__all__ = ["Append", "Appended", "CommandEntry", "Log", "NewEvent", "Reader", "Snapshot", "StoredEvent"]
+
+
+class NewEvent(NamedTuple):
+    """An event that is to be appended."""
+
+    name: str
+    """The stable name of its class; never changes once stored."""
+    schema_version: int
+    """The version of its schema, from 1; older ones are upcast on read."""
+    payload: bytes
+    """Its fields, a msgpack map."""
+
+
+class Append(NamedTuple):
+    """What one command does to one stream: its events become versions v+1, v+2, … at adjoining positions."""
+
+    stream: StreamId
+    expected_version: int
+    """`ANY`, `NO_STREAM`, or the exact version of the stream before this append."""
+    events: tuple[NewEvent, ...]
+    """May be empty: then nothing is written, the command id neither."""
+    command_id: bytes
+    """16 bytes; takes effect at most once in a log."""
+    command_digest: bytes
+    """16 bytes over the content of the command: the same id with another digest is `CommandIdReused`."""
+    correlation_id: bytes = b""
+    """16 bytes or none: the id that a whole conversation of commands and events shares."""
+    causation_id: bytes = b""
+    """16 bytes or none: the id of the command or event that led to this command."""
+    snapshot: bytes = b""
+    """The encoded state after the events, to be saved as a snapshot at the resulting version; or none."""
+    snapshot_schema: bytes = b""
+    """A fingerprint of the code that wrote `snapshot`; a snapshot of another fingerprint is outdated."""
+
+
+class Appended(NamedTuple):
+    """Where the events of one `Append` are: the facts of a receipt."""
+
+    position: int
+    """Of its last event; for an append without events the last position of the log, which sees all before it."""
+    version: int
+    """Of the stream after its last event."""
+    records: tuple[bytes, ...]
+    """The stored records, in order, at positions `position - len(records) + 1 .. position`; none for a repeat."""
+    repeated: bool = False
+    """True when this command id was stored before with the same digest: position and version are the first's."""
+
+
+class StoredEvent(NamedTuple):
+    """One decoded record: an event as it is in the log. `stream` + `version` and `position` both identify it."""
+
+    position: int
+    """In the partition's log, from 1, gap-free, in commit order."""
+    stream: StreamId
+    version: int
+    """In its stream, from 1, gap-free."""
+    name: str
+    schema_version: int
+    payload: bytes
+    recorded_at_us: int
+    """Microseconds since 1970 UTC by the writer's clock. For people: order is by position, never by this."""
+    command_id: bytes
+    correlation_id: bytes
+    causation_id: bytes
+
+
+class CommandEntry(NamedTuple):
+    """What is stored about a command id."""
+
+    digest: bytes
+    position: int
+    """Of the command's last event."""
+    version: int
+    """Of its stream after that event."""
+
+
+class Snapshot(NamedTuple):
+    """The state of an aggregate after `version`. A hint that saves time: never the truth, never fatal."""
+
+    version: int
+    state: bytes
+
+
+class Reader(Protocol):
+    """Reading a log. Safe from any thread, also while a writer in another process appends."""
+
+    def head(self) -> int:
+        """The position of the last event; 0 for an empty log."""
+        ...
+
+    def read(self, after: int, limit: int, bytes_max: int = 1 << 62) -> list[bytes]:
+        """The records at positions `after + 1, after + 2, …`: at most `limit`, and no further one once
+        `bytes_max` is reached (but at least one, if there is one)."""
+        ...
+
+    def version(self, stream: StreamId) -> int:
+        """The version of the stream; 0 if it has no events."""
+        ...
+
+    def read_stream(
+        self, stream: StreamId, from_version: int = 1, to_version: int | None = None, limit: int | None = None
+    ) -> list[bytes]:
+        """The records of versions `from_version..to_version` (both included), at most `limit`."""
+        ...
+
+    def find_command(self, command_id: bytes) -> CommandEntry | None:
+        """What is stored about this command id."""
+        ...
+
+    def find_snapshot(self, stream: StreamId, schema: bytes, at_or_before: int | None = None) -> Snapshot | None:
+        """The latest snapshot of the stream (at or before a version) that `schema` wrote and whose checksum is
+        good. Damaged and outdated ones are passed over."""
+        ...
+
+    def close(self) -> None:
+        """Let go of every resource. Closing twice is fine."""
+        ...
+
+
+class Log(Reader, Protocol):
+    """Reading and writing a log. One writer at a time, from one thread: the fence refuses any other."""
+
+    def activate(self) -> int:
+        """Take the log over: durably raise the epoch, and return it. Appends of older epochs are refused."""
+        ...
+
+    def append(self, epoch: int, appends: Sequence[Append]) -> list[Appended]:
+        """All of `appends` in one transaction, fsynced when this returns. One `Appended` for each, in order;
+        a later one sees the effects of an earlier one on the same stream.
+
+        Raises `Fenced`, `Conflict` (with both versions), `CommandIdReused`, `InvalidMessage` (an event that
+        cannot be encoded) or `StorageFailed`; then nothing of the whole batch is stored.
+        """
+        ...

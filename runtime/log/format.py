@@ -1,0 +1,378 @@
+"""The one home of the log's bytes: every constant, every layout, every checksum of what is stored.
+
+Step [5] of the write path. Before it: a decided batch of `Append`s. After it: the records that are broadcast.
+
+Rules kept here:
+- nothing is read that was not checked: a flipped byte, a value under another key or in another database is
+  `Damaged`, never data (of 60 bit flips in LMDB files, 49 came back silently as wrong values)
+- sizes are capped before decoding, and nothing stored is ever unpickled
+- numbers in keys are big-endian, so that LMDB's order of bytes is the order of numbers
+
+`docs/log-format.md` gives the same layouts as a grammar with a worked example, and a test compares the two.
+
+Why SHA-256 for the chain: 0.5 us for a 330-byte record on a CPU with SHA instructions, BLAKE2b 0.7 us. Why CRC-32
+beside it: 0.2 us, and a reader that starts in the middle can check it without the record before.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Any, Final, NamedTuple
+
+import msgpack
+
+from ..errors import Damaged, InvalidId, InvalidMessage
+from ..stream import StreamId, stream_id
+from .contract import CommandEntry, NewEvent, StoredEvent
+
+__all__ = [
+    "CHAIN_START",
+    "COMMANDS",
+    "DATABASES",
+    "EVENTS",
+    "FORMAT_VERSION",
+    "META",
+    "RECORD_BYTES_MAX",
+    "SNAPSHOTS",
+    "SNAPSHOT_BYTES_MAX",
+    "STREAMS",
+    "NextRecord",
+    "StreamEntry",
+    "body_start",
+    "chain_of",
+    "check_ids",
+    "check_record",
+    "checked_stream",
+    "decode_command",
+    "decode_meta",
+    "decode_record",
+    "decode_snapshot",
+    "decode_stream_entry",
+    "encode_command",
+    "encode_meta",
+    "encode_record",
+    "encode_snapshot",
+    "encode_stream_entry",
+    "next_chain",
+    "record_position",
+    "split_versioned_key",
+    "versioned_key",
+]
+
+FORMAT_VERSION: Final = 1
+"""Of everything in this file. A log of another version is refused, never guessed at."""
+
+EVENTS: Final = b"events"
+STREAMS: Final = b"streams"
+COMMANDS: Final = b"commands"
+SNAPSHOTS: Final = b"snapshots"
+META: Final = b"meta"
+DATABASES: Final = (EVENTS, STREAMS, COMMANDS, SNAPSHOTS, META)
+"""The named LMDB databases of one partition's log."""
+
+RECORD_BYTES_MAX: Final = 2 << 20
+"""Of one stored record: a message may have 1 MiB, and what surrounds it is under 1 KiB."""
+
+SNAPSHOT_BYTES_MAX: Final = 64 << 20
+"""Of one snapshot's state. A larger one is not saved: loading it would save no time."""
+
+ID_BYTES: Final = 16
+"""Of a command id, digest, correlation id and causation id."""
+
+NAME_CHARS_MAX: Final = 64
+"""Of an event's name, like every name (`stream.TYPE_NAME_PATTERN`)."""
+
+SCHEMA_BYTES_MAX: Final = 255
+"""Of a snapshot's schema fingerprint: its length is one byte."""
+
+CHAIN_START: Final = bytes(32)
+"""What stands for the chain before the first record."""
+
+VERSION_END: Final = b"\xff" * 8
+"""Sorts after every version of a stream."""
+
+_U64: Final = struct.Struct(">Q")
+_CRC: Final = struct.Struct(">I")
+_HEADER: Final = struct.Struct(">IQ")
+_STREAM_ENTRY: Final = struct.Struct(">QI")
+_COMMAND: Final = struct.Struct(">16sQQ")
+
+pack_position: Final = _U64.pack
+_pack_crc: Final = _CRC.pack
+_unpack_header: Final = _HEADER.unpack_from
+_crc32: Final = zlib.crc32
+
+CHAIN_AT: Final = 12
+BODY_AT: Final = 44
+"""A record is crc (4) | position (8) | chain (32) | body."""
+
+BODY_FIELDS: Final = 10
+
+
+# --- events: position -> record ---------------------------------------------------------------------------------
+
+
+class NextRecord(NamedTuple):
+    """What surrounds an event in its record, besides the event itself."""
+
+    position: int
+    previous_chain: bytes
+    stream: StreamId
+    version: int
+    recorded_at_us: int
+    command_id: bytes
+    correlation_id: bytes
+    causation_id: bytes
+
+
+def encode_record(at: NextRecord, event: NewEvent, pack: Callable[[Any], bytes] = msgpack.packb) -> bytes:
+    """The stored bytes of one event. Raises `InvalidMessage` for an event that cannot be stored.
+
+    `pack` is msgpack's: a batch brings a prebound `Packer.pack` (0.4 instead of 0.6 us).
+    """
+    position, previous_chain, stream, version, recorded_at_us, command_id, correlation_id, causation_id = at
+    name, schema_version, payload = event
+    if not (type(payload) is bytes and type(name) is str and type(schema_version) is int):
+        raise _unfit(event)
+    try:
+        body = pack(
+            (
+                stream[0],
+                stream[1],
+                version,
+                recorded_at_us,
+                name,
+                schema_version,
+                payload,
+                command_id,
+                correlation_id,
+                causation_id,
+            )
+        )
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidMessage(f"event {name}", f"cannot be encoded: {error}") from error
+    if len(body) > RECORD_BYTES_MAX - BODY_AT or not 0 < len(name) <= NAME_CHARS_MAX or schema_version < 1:
+        raise _unfit(event)
+    number = pack_position(position)
+    checked = b"%b%b%b" % (number, sha256(b"%b%b%b" % (previous_chain, number, body)).digest(), body)
+    return _pack_crc(_crc32(checked)) + checked
+
+
+def _unfit(event: tuple[object, object, object]) -> InvalidMessage:
+    """The error for an event whose parts are not what a record can hold."""
+    name, schema_version, payload = event
+    if not isinstance(name, str) or not 0 < len(name) <= NAME_CHARS_MAX:
+        return InvalidMessage(f"event {str(name)[:80]!r}", f"its name must be text of 1 to {NAME_CHARS_MAX} characters")
+    if type(schema_version) is not int or schema_version < 1:
+        return InvalidMessage(f"event {name}", f"its schema version is {schema_version!r}, not an int from 1")
+    if type(payload) is not bytes:
+        return InvalidMessage(f"event {name}", f"its payload is {type(payload).__name__}, not bytes")
+    return InvalidMessage(
+        f"event {name}", f"its payload has {len(payload):,} bytes, over the {RECORD_BYTES_MAX:,} of a record"
+    )
+
+
+def decode_record(record: bytes, where: str = "record") -> StoredEvent:
+    """The event in a stored record. Raises `Damaged` when its checksum or its shape is wrong.
+
+    `where` is what the error calls the place that the record came from.
+    """
+    if len(record) < BODY_AT:
+        raise Damaged(where, f"it has {len(record)} bytes, fewer than the {BODY_AT} of a record's header")
+    crc, position = _unpack_header(record)
+    if _crc32(record[4:]) != crc:
+        raise Damaged(where, "its checksum is wrong")
+    try:
+        fields = msgpack.unpackb(
+            record[BODY_AT:],
+            use_list=False,
+            max_str_len=1024,
+            max_bin_len=RECORD_BYTES_MAX,
+            max_array_len=BODY_FIELDS,
+            max_map_len=0,
+            max_ext_len=0,
+        )
+        (kind, ident, version, recorded_at_us, name, schema, payload, command, correlation, causation) = fields
+    except (ValueError, TypeError) as error:
+        raise Damaged(where, f"its body is not that of an event: {error}") from error
+    return StoredEvent(
+        position,
+        StreamId(kind, ident),
+        version,
+        name,
+        schema,
+        payload,
+        recorded_at_us,
+        command,
+        correlation,
+        causation,
+    )
+
+
+def record_position(record: bytes) -> int:
+    """The position that a record says it has. Cheap: checks nothing (`decode_record` does)."""
+    return int.from_bytes(record[4:12], "big")
+
+
+def chain_of(record: bytes) -> bytes:
+    """The link that a record carries: the hash over all records up to and including it."""
+    return record[CHAIN_AT:BODY_AT]
+
+
+def next_chain(previous_chain: bytes, record: bytes) -> bytes:
+    """The link that a record must carry if `previous_chain` is that of the record before it."""
+    return sha256(previous_chain + record[4:12] + record[BODY_AT:]).digest()
+
+
+def check_record(record: bytes, key: bytes, log: str) -> None:
+    """Raises `Damaged` unless the record is intact and stands under the key of its position."""
+    if len(record) < BODY_AT:
+        raise Damaged(f"{log}, event {int.from_bytes(key, 'big')}", f"it has only {len(record)} bytes")
+    if _crc32(record[4:]) != int.from_bytes(record[:4], "big"):
+        raise Damaged(f"{log}, event {int.from_bytes(key, 'big')}", "its checksum is wrong")
+    if record[4:12] != key:
+        place = int.from_bytes(key, "big")
+        raise Damaged(f"{log}, event {place}", f"the record stored here is that of position {record_position(record)}")
+
+
+def body_start(stream: StreamId, version: int) -> bytes:
+    """How the body of the record of this stream and version begins: tells cheaply whose record one is."""
+    pack = msgpack.packb
+    return b"%c%b%b%b" % (0x90 | BODY_FIELDS, pack(stream[0]), pack(stream[1]), pack(version))
+
+
+# --- keys of streams and versions ---------------------------------------------------------------------------------
+
+
+def checked_stream(stream: StreamId) -> bytes:
+    """The key of a stream whose name is one. Raises `InvalidId` for one that no log may hold."""
+    return stream_id(stream[0], stream[1]).key
+
+
+def versioned_key(stream_key: bytes, version: int) -> bytes:
+    """The key of a version of a stream, in `streams` and `snapshots`: sorts by stream, then by version."""
+    return stream_key + pack_position(version)
+
+
+def split_versioned_key(key: bytes) -> tuple[StreamId, int]:
+    """The stream and the version in a key of `streams` or `snapshots`. Raises `ValueError` if it is no such key."""
+    name_end = 1 + key[0] if key else 1
+    ident_end = name_end + 2 + int.from_bytes(key[name_end : name_end + 2], "big")
+    if len(key) != ident_end + 8:
+        raise ValueError(f"a key of {len(key)} bytes is not a stream and a version")
+    return StreamId(key[1:name_end].decode(), key[name_end + 2 : ident_end].decode()), int.from_bytes(key[-8:], "big")
+
+
+def check_command_id(command_id: bytes) -> None:
+    """Raises `InvalidId` for a command id that is not 16 bytes."""
+    if len(command_id) != ID_BYTES:
+        raise InvalidId("command id", command_id.hex(), f"has {len(command_id)} bytes, not {ID_BYTES}")
+
+
+def check_ids(command_id: bytes, digest: bytes, correlation_id: bytes, causation_id: bytes) -> None:
+    """Raises `InvalidId` for an id that is not 16 bytes (the last two may also be none)."""
+    check_command_id(command_id)
+    if len(digest) != ID_BYTES:
+        raise InvalidId("command digest", digest.hex(), f"has {len(digest)} bytes, not {ID_BYTES}")
+    if len(correlation_id) not in (0, ID_BYTES):
+        raise InvalidId("correlation id", correlation_id.hex(), f"has {len(correlation_id)} bytes, not {ID_BYTES}")
+    if len(causation_id) not in (0, ID_BYTES):
+        raise InvalidId("causation id", causation_id.hex(), f"has {len(causation_id)} bytes, not {ID_BYTES}")
+
+
+# --- values beside the events: crc (4) | content, the crc over database name | key | content ------------------------
+
+
+_SEED_STREAMS: Final = _crc32(STREAMS)
+_SEED_COMMANDS: Final = _crc32(COMMANDS)
+_SEED_SNAPSHOTS: Final = _crc32(SNAPSHOTS)
+_SEED_META: Final = _crc32(META)
+
+
+class StreamEntry(NamedTuple):
+    """One append to a stream: its key holds the last version, this where the events are."""
+
+    position: int
+    """Of the append's last event; its events stand at `position - events + 1 .. position`."""
+    events: int
+
+
+def encode_stream_entry(key: bytes, position: int, count: int) -> bytes:
+    """The value in `streams` for an append of `count` events that ends at `position`."""
+    content = _STREAM_ENTRY.pack(position, count)
+    return _pack_crc(_crc32(content, _crc32(key, _SEED_STREAMS))) + content
+
+
+def decode_stream_entry(key: bytes, value: bytes, log: str) -> StreamEntry:
+    """The append that a value in `streams` tells of. Raises `Damaged`."""
+    if len(value) != 4 + _STREAM_ENTRY.size or not _intact(key, value, _SEED_STREAMS):
+        raise Damaged(f"{log}, stream index of {_shown(key)}", "its checksum is wrong")
+    entry = StreamEntry(*_STREAM_ENTRY.unpack_from(value, 4))
+    if not 1 <= entry.events <= min(entry.position, int.from_bytes(key[-8:], "big")):
+        raise Damaged(f"{log}, stream index of {_shown(key)}", f"it tells of {entry.events} events")
+    return entry
+
+
+def encode_command(command_id: bytes, digest: bytes, position: int, version: int) -> bytes:
+    """The value in `commands` for a command whose last event is at `position`."""
+    content = _COMMAND.pack(digest, position, version)
+    return _pack_crc(_crc32(content, _crc32(command_id, _SEED_COMMANDS))) + content
+
+
+def decode_command(command_id: bytes, value: bytes, log: str) -> CommandEntry:
+    """What a value in `commands` tells. Raises `Damaged`."""
+    if len(value) != 4 + _COMMAND.size or not _intact(command_id, value, _SEED_COMMANDS):
+        raise Damaged(f"{log}, command {command_id.hex()}", "its checksum is wrong")
+    return CommandEntry(*_COMMAND.unpack_from(value, 4))
+
+
+def encode_snapshot(key: bytes, schema: bytes, state: bytes) -> bytes:
+    """The value in `snapshots`: crc | length of the schema's fingerprint (1) | fingerprint | state."""
+    content = b"%c%b%b" % (len(schema), schema, state)
+    return _pack_crc(_crc32(content, _crc32(key, _SEED_SNAPSHOTS))) + content
+
+
+def decode_snapshot(key: bytes, value: bytes, log: str) -> tuple[bytes, bytes]:
+    """The schema's fingerprint and the state in a value of `snapshots`. Raises `Damaged`."""
+    if len(value) < 5 or len(value) < 5 + value[4] or not _intact(key, value, _SEED_SNAPSHOTS):
+        raise Damaged(f"{log}, snapshot of {_shown(key)}", "its checksum is wrong")
+    state_at = 5 + value[4]
+    return value[5:state_at], value[state_at:]
+
+
+def encode_meta(key: bytes, content: bytes) -> bytes:
+    """The value in `meta`: crc | content."""
+    return _pack_crc(_crc32(content, _crc32(key, _SEED_META))) + content
+
+
+def decode_meta(key: bytes, value: bytes, log: str) -> bytes:
+    """The content of a value in `meta`. Raises `Damaged`."""
+    if len(value) < 4 or not _intact(key, value, _SEED_META):
+        raise Damaged(f"{log}, meta {key.decode(errors='replace')!r}", "its checksum is wrong")
+    return value[4:]
+
+
+META_FORMAT: Final = b"format"
+"""The format version, 8 bytes big-endian: the first thing read."""
+
+META_EPOCH: Final = b"epoch"
+"""The epoch of the latest activation, 8 bytes big-endian."""
+
+META_IDENTITY: Final = b"identity"
+"""Whose log this is: store id, `/`, partition number, as UTF-8; empty for a log outside a store."""
+
+
+def _intact(key: bytes, value: bytes, seed: int) -> bool:
+    return _crc32(value[4:], _crc32(key, seed)) == int.from_bytes(value[:4], "big")
+
+
+def _shown(key: bytes) -> str:
+    """A key of `streams` or `snapshots` as people read it."""
+    try:
+        stream, version = split_versioned_key(key)
+    except (ValueError, IndexError):
+        return key.hex()
+    return f"{stream} version {version}"

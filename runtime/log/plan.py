@@ -1,0 +1,174 @@
+"""What a batch will write, worked out completely before anything is written.
+
+Step [5] of the write path. Before it: a batch of `Append`s. After it: the log puts the plan's pairs and commits.
+
+Rules kept here:
+- every check and every encoding of a whole batch comes before its first put, so that what can be refused is
+  refused while there is nothing to undo
+- the command id is looked at before the expected version: a repeat stays a repeat when the stream has moved on
+- a later append of the batch sees the effects of the earlier ones
+
+Both logs use this one function, which is why they cannot differ in what they accept. It is the hot loop of a
+partition: plain tuples and prebound functions, no value objects (`docs/log-format.md` has the figures).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+import msgpack
+
+from ..errors import CommandIdReused, Conflict, InvalidMessage
+from ..stream import ANY, StreamId
+from .contract import Append, Appended, CommandEntry
+from .format import (
+    SCHEMA_BYTES_MAX,
+    SNAPSHOT_BYTES_MAX,
+    NextRecord,
+    chain_of,
+    check_ids,
+    checked_stream,
+    encode_command,
+    encode_record,
+    encode_snapshot,
+    encode_stream_entry,
+    pack_position,
+)
+
+__all__ = ["STREAMS_KNOWN_MAX", "Pair", "Plan", "Tail", "plan"]
+
+logger = logging.getLogger("rayfold.log")
+
+STREAMS_KNOWN_MAX: Final = 32_768
+"""Streams whose version a writer remembers: about 10 MiB. Beyond it all are forgotten and looked up again (2 us)."""
+
+BATCH_BYTES_MAX: Final = 256 << 20
+"""Of all records of one batch: twice that is held in memory, and one transaction must fit a fraction of the map."""
+
+Pair = tuple[bytes, bytes]
+"""A key and its value."""
+
+
+class Tail:
+    """The end of a log as its writer knows it. Planning moves it on; whoever fails to commit throws it away."""
+
+    __slots__ = ("chain", "head", "streams", "transaction")
+
+    def __init__(self, head: int, chain: bytes, transaction: int = 0) -> None:
+        self.head = head
+        self.chain = chain
+        self.streams: dict[StreamId, tuple[bytes, int]] = {}
+        """The key and the version of streams lately written to."""
+        self.transaction = transaction
+        """The LMDB transaction that wrote this end: if the next one is not its successor, somebody else wrote."""
+
+
+class Plan(NamedTuple):
+    """The pairs that a batch puts into each database, and what its callers are told once they are committed."""
+
+    events: list[Pair]
+    streams: list[Pair]
+    commands: list[Pair]
+    snapshots: list[Pair]
+    outcomes: list[Appended]
+
+
+def plan(
+    tail: Tail,
+    appends: Sequence[Append],
+    recorded_at_us: int,
+    find_version: Callable[[StreamId, bytes], int],
+    find_command: Callable[[bytes], CommandEntry | None],
+) -> Plan:
+    """Work out what `appends` write after `tail`, and move `tail` to the end of it.
+
+    `find_version` (of a stream, with its key) and `find_command` look into what is already stored. Raises
+    `Conflict`, `CommandIdReused`, `InvalidId` or `InvalidMessage`; `tail` is spoilt then.
+    """
+    planned = Plan([], [], [], [], [])
+    outcomes = planned.outcomes
+    new_commands: dict[bytes, CommandEntry] = {}
+    pack = msgpack.Packer(autoreset=True).pack
+    known = tail.streams
+    room_bytes = BATCH_BYTES_MAX
+    for append in appends:
+        stream, expected_version, events, command_id, digest, correlation_id, causation_id = append[:7]
+        check_ids(command_id, digest, correlation_id, causation_id)
+        stored = new_commands.get(command_id) or find_command(command_id)
+        if stored is not None:
+            outcomes.append(_repeat(append, stored))
+            continue
+        if stream in known:
+            stream_key, version = known[stream]
+        else:
+            stream_key = checked_stream(stream)
+            version = find_version(stream, stream_key)
+            if len(known) >= STREAMS_KNOWN_MAX:
+                known.clear()
+        if expected_version not in (ANY, version):
+            raise Conflict(str(stream), expected_version, version)
+        if not events:
+            outcomes.append(Appended(tail.head, version, ()))
+            continue
+        records = _encode(append, tail, version, recorded_at_us, pack)
+        room_bytes -= sum(map(len, records))
+        if room_bytes < 0:
+            raise InvalidMessage("batch", f"it has over {BATCH_BYTES_MAX:,} bytes of records", "append fewer at once")
+        head, version = tail.head, version + len(records)
+        known[stream] = stream_key, version
+        new_commands[command_id] = CommandEntry(digest, head, version)
+        _put_in(planned, append, stream_key, records, head, version)
+        outcomes.append(Appended(head, version, records))
+    return planned
+
+
+def _encode(
+    append: Append, tail: Tail, version: int, recorded_at_us: int, pack: Callable[[object], bytes]
+) -> tuple[bytes, ...]:
+    """The records of one append, which follow `tail` and move it on."""
+    stream, _, events, command_id, _, correlation_id, causation_id = append[:7]
+    head, chain = tail.head, tail.chain
+    records = []
+    for event in events:
+        head += 1
+        version += 1
+        record = encode_record(
+            NextRecord(head, chain, stream, version, recorded_at_us, command_id, correlation_id, causation_id),
+            event,
+            pack,
+        )
+        chain = chain_of(record)
+        records.append(record)
+    tail.head, tail.chain = head, chain
+    return tuple(records)
+
+
+def _put_in(
+    planned: Plan, append: Append, stream_key: bytes, records: tuple[bytes, ...], head: int, version: int
+) -> None:
+    """Add the pairs of one append whose last event is at `head` and makes its stream's `version`."""
+    planned.events.extend([(record[4:12], record) for record in records])
+    key = stream_key + pack_position(version)
+    planned.streams.append((key, encode_stream_entry(key, head, len(records))))
+    command_id = append.command_id
+    planned.commands.append((command_id, encode_command(command_id, append.command_digest, head, version)))
+    if append.snapshot:
+        if len(append.snapshot) > SNAPSHOT_BYTES_MAX or len(append.snapshot_schema) > SCHEMA_BYTES_MAX:
+            logger.warning(
+                "snapshot of %s version %d not saved: it has %d bytes, over %d; the events are stored",
+                append.stream,
+                version,
+                len(append.snapshot),
+                SNAPSHOT_BYTES_MAX,
+            )
+            return
+        planned.snapshots.append((key, encode_snapshot(key, append.snapshot_schema, append.snapshot)))
+
+
+def _repeat(append: Append, stored: CommandEntry) -> Appended:
+    """The first receipt of a command that is already stored. Raises `CommandIdReused` if it is another command."""
+    if stored.digest != append.command_digest:
+        raise CommandIdReused(append.command_id.hex(), str(append.stream))
+    return Appended(stored.position, stored.version, (), repeated=True)

@@ -1,0 +1,222 @@
+"""Reading a log that LMDB holds, from any thread and from any process.
+
+Beside the write path: catch-up of projectors, replay of aggregates, `rayfold verify`.
+
+Rules kept here:
+- every call is one short read transaction: it sees exactly one commit, takes no lock that the writer needs, and
+  pins no page once it returns
+- every record and every index entry is checked before it is handed out; a hole where an event must be is `Damaged`,
+  never a shorter answer
+- a snapshot is a hint: a damaged or outdated one is passed over
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import lmdb
+
+from ..errors import Damaged
+from ..stream import StreamId
+from .contract import CommandEntry, Snapshot
+from .format import (
+    BODY_AT,
+    COMMANDS,
+    EVENTS,
+    META,
+    META_EPOCH,
+    SNAPSHOTS,
+    STREAMS,
+    VERSION_END,
+    body_start,
+    check_command_id,
+    check_record,
+    checked_stream,
+    decode_command,
+    decode_meta,
+    decode_snapshot,
+    decode_stream_entry,
+    pack_position,
+    versioned_key,
+)
+
+if TYPE_CHECKING:
+    from .environment import Environment
+
+__all__ = ["LmdbReader", "find_version"]
+
+SNAPSHOTS_TRIED_MAX: Final = 16
+"""How many outdated or damaged snapshots are passed over before the events are read instead."""
+
+
+class LmdbReader:
+    """The `Reader` of `contract.py` over LMDB. Made by `open_reader`, and what `LmdbLog` is besides a writer."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+
+    @property
+    def name(self) -> str:
+        """What errors call this log."""
+        return self.environment.name
+
+    def head(self) -> int:
+        """The position of the last event; 0 for an empty log."""
+        return self.environment.read(self._head)
+
+    def _head(self, transaction: lmdb.Transaction[bytes]) -> int:
+        cursor = transaction.cursor(self.environment.database(EVENTS))
+        return int.from_bytes(cursor.key(), "big") if cursor.last() else 0
+
+    def epoch(self) -> int:
+        """The epoch of the latest activation; 0 before the first."""
+        return self.environment.read(self._epoch)
+
+    def _epoch(self, transaction: lmdb.Transaction[bytes]) -> int:
+        stored = transaction.get(META_EPOCH, db=self.environment.database(META))
+        return 0 if stored is None else int.from_bytes(decode_meta(META_EPOCH, stored, self.name), "big")
+
+    def read(self, after: int, limit: int, bytes_max: int = 1 << 62) -> list[bytes]:
+        """The records at `after + 1, after + 2, …`: at most `limit`, none further once `bytes_max` is reached."""
+        if limit < 1:
+            return []
+        first = max(after, 0) + 1
+        return self.environment.read(lambda transaction: self._read(transaction, first, limit, bytes_max))
+
+    def _read(self, transaction: lmdb.Transaction[bytes], first: int, limit: int, bytes_max: int) -> list[bytes]:
+        records: list[bytes] = []
+        cursor = transaction.cursor(self.environment.database(EVENTS))
+        if not cursor.set_range(pack_position(first)):
+            return records
+        size_bytes, position, name = 0, first, self.name
+        for key, record in cursor.iternext():
+            if key != pack_position(position):
+                raise Damaged(f"{name}, event {position}", "it is missing")
+            check_record(record, key, name)
+            records.append(record)
+            size_bytes += len(record)
+            position += 1
+            if len(records) == limit or size_bytes >= bytes_max:
+                break
+        return records
+
+    def version(self, stream: StreamId) -> int:
+        """The version of the stream; 0 if it has no events."""
+        key = checked_stream(stream)
+        return self.environment.read(lambda transaction: self._version(transaction, key))
+
+    def _version(self, transaction: lmdb.Transaction[bytes], stream_key: bytes) -> int:
+        return find_version(transaction.cursor(self.environment.database(STREAMS)), stream_key, self.name)
+
+    def read_stream(
+        self, stream: StreamId, from_version: int = 1, to_version: int | None = None, limit: int | None = None
+    ) -> list[bytes]:
+        """The records of versions `from_version..to_version` (both included), at most `limit`."""
+        first = max(from_version, 1)
+        last = (1 << 63) if to_version is None else to_version
+        if limit is not None:
+            last = min(last, first + limit - 1)
+        key = checked_stream(stream)
+        if last < first:
+            return []
+        return self.environment.read(lambda transaction: self._read_stream(transaction, stream, key, first, last))
+
+    def _read_stream(
+        self, transaction: lmdb.Transaction[bytes], stream: StreamId, stream_key: bytes, first: int, last: int
+    ) -> list[bytes]:
+        """Walk the index entries from the one that covers `first`: each tells where one append's events are."""
+        records: list[bytes] = []
+        cursor = transaction.cursor(self.environment.database(STREAMS))
+        if not cursor.set_range(versioned_key(stream_key, first)):
+            return records
+        wanted, key_length = first, len(stream_key) + 8
+        for key, value in cursor.iternext():
+            if len(key) != key_length or not key.startswith(stream_key):
+                break
+            entry_last = int.from_bytes(key[-8:], "big")
+            position, count = decode_stream_entry(key, value, self.name)
+            entry_first = entry_last - count + 1
+            if entry_first > wanted or (records and entry_first != wanted):
+                raise Damaged(f"{self.name}, stream index of {stream}", f"version {wanted} is missing or there twice")
+            for version in range(wanted, min(entry_last, last) + 1):
+                records.append(self._event_of(transaction, stream, version, position - (entry_last - version)))
+            wanted = entry_last + 1
+            if wanted > last:
+                break
+        return records
+
+    def _event_of(self, transaction: lmdb.Transaction[bytes], stream: StreamId, version: int, position: int) -> bytes:
+        """The record that the stream index points at, which must be the one of this stream and version."""
+        key = pack_position(position)
+        record = transaction.get(key, db=self.environment.database(EVENTS))
+        if record is None:
+            raise Damaged(f"{self.name}, event {position}", f"it is missing, though it is {stream} version {version}")
+        check_record(record, key, self.name)
+        if not record.startswith(body_start(stream, version), BODY_AT):
+            raise Damaged(f"{self.name}, stream index of {stream} version {version}", f"event {position} is another")
+        return record
+
+    def find_command(self, command_id: bytes) -> CommandEntry | None:
+        """What is stored about this command id. Raises `InvalidId` if it is not 16 bytes."""
+        check_command_id(command_id)
+        return self.environment.read(lambda transaction: self._find_command(transaction, command_id))
+
+    def _find_command(self, transaction: lmdb.Transaction[bytes], command_id: bytes) -> CommandEntry | None:
+        stored = transaction.get(command_id, db=self.environment.database(COMMANDS))
+        return None if stored is None else decode_command(command_id, stored, self.name)
+
+    def find_snapshot(self, stream: StreamId, schema: bytes, at_or_before: int | None = None) -> Snapshot | None:
+        """The latest good snapshot of the stream (at or before a version) that `schema` wrote, if there is one."""
+        key = checked_stream(stream)
+        if at_or_before is not None and at_or_before < 1:
+            return None
+        bound = VERSION_END if at_or_before is None else pack_position(at_or_before)
+        return self.environment.read(lambda transaction: self._find_snapshot(transaction, key, schema, bound))
+
+    def _find_snapshot(
+        self, transaction: lmdb.Transaction[bytes], stream_key: bytes, schema: bytes, bound: bytes
+    ) -> Snapshot | None:
+        try:
+            cursor = transaction.cursor(self.environment.database(SNAPSHOTS))
+            found = _at_or_before(cursor, stream_key + bound)
+            for _ in range(SNAPSHOTS_TRIED_MAX):
+                key = cursor.key() if found else b""
+                if len(key) != len(stream_key) + 8 or not key.startswith(stream_key):
+                    return None
+                snapshot = self._usable(key, cursor.value(), schema)
+                if snapshot is not None:
+                    return snapshot
+                found = cursor.prev()
+        except (lmdb.CorruptedError, lmdb.PageNotFoundError):
+            return None
+        return None
+
+    def _usable(self, key: bytes, value: bytes, schema: bytes) -> Snapshot | None:
+        """The snapshot in a stored pair; none if it is damaged or of another schema."""
+        try:
+            written_by, state = decode_snapshot(key, value, self.name)
+        except Damaged:
+            return None
+        return Snapshot(int.from_bytes(key[-8:], "big"), state) if written_by == schema else None
+
+    def close(self) -> None:
+        """Let go of every resource. Closing twice is fine."""
+        self.environment.close()
+
+
+def find_version(cursor: lmdb.Cursor[bytes], stream_key: bytes, log: str) -> int:
+    """The last version of a stream in the index under `cursor`; 0 if it has none."""
+    if not _at_or_before(cursor, stream_key + VERSION_END):
+        return 0
+    key = cursor.key()
+    if len(key) != len(stream_key) + 8 or not key.startswith(stream_key):
+        return 0
+    decode_stream_entry(key, cursor.value(), log)
+    return int.from_bytes(key[-8:], "big")
+
+
+def _at_or_before(cursor: lmdb.Cursor[bytes], key: bytes) -> bool:
+    """Put the cursor on the last key that is not after `key`; False if there is none."""
+    if not cursor.set_range(key):
+        return cursor.last()
+    return cursor.key() == key or cursor.prev()

@@ -1,0 +1,132 @@
+"""The one writer of a log: takes it over, and appends whole batches durably.
+
+Step [5] of the write path. Before it: `runtime/partition.py` has decided a batch. After it: the batch is on the disk,
+and its records go to the broadcast.
+
+Rules kept here:
+- one `append` is one LMDB transaction; it is planned in full, put, and fsynced, or nothing of it is stored
+- the epoch is compared inside that transaction: a writer that was taken over stores nothing any more
+- what the writer remembers (head, chain, versions of streams) counts only if the transaction before this one was its
+  own, which LMDB's transaction number tells; it is forgotten on any error
+- every result of a put is looked at: LMDB answers an append out of order with False and raises nothing
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import lmdb
+
+from ..errors import Damaged, Fenced
+from .contract import Append, Appended
+from .format import (
+    CHAIN_START,
+    COMMANDS,
+    EVENTS,
+    META,
+    META_EPOCH,
+    SNAPSHOTS,
+    STREAMS,
+    chain_of,
+    check_record,
+    encode_meta,
+    record_position,
+)
+from .plan import Pair, Plan, Tail, plan
+from .reader import LmdbReader, find_version
+
+if TYPE_CHECKING:
+    from .environment import Environment
+
+__all__ = ["LmdbLog"]
+
+
+class LmdbLog(LmdbReader):
+    """The `Log` of `contract.py` over LMDB. Made by `open_log`."""
+
+    def __init__(self, environment: Environment, now_us: Callable[[], int]) -> None:
+        super().__init__(environment)
+        self._now_us = now_us
+        self._tail: Tail | None = None
+        self._writing = threading.Lock()
+
+    def activate(self) -> int:
+        """Take the log over: durably raise the epoch, and return it. Appends of older epochs are refused."""
+        with self._writing:
+            self._tail = None
+            return self.environment.write(self._activate)
+
+    def _activate(self, transaction: lmdb.Transaction[bytes]) -> int:
+        epoch = self._epoch(transaction) + 1
+        value = encode_meta(META_EPOCH, epoch.to_bytes(8, "big"))
+        transaction.put(META_EPOCH, value, db=self.environment.database(META))
+        return epoch
+
+    def append(self, epoch: int, appends: Sequence[Append]) -> list[Appended]:
+        """All of `appends` in one transaction, fsynced when this returns; one `Appended` for each, in order.
+
+        Raises `Fenced`, `Conflict`, `CommandIdReused`, `InvalidId`, `InvalidMessage`, `Damaged` or
+        `StorageFailed`; then nothing of the whole batch is stored.
+        """
+        with self._writing:
+            remembered, self._tail = self._tail, None
+            recorded_at_us = self._now_us()
+            planned, tail = self.environment.write(
+                lambda transaction: self._append(transaction, epoch, appends, recorded_at_us, remembered)
+            )
+            self._tail = tail
+            return planned.outcomes
+
+    def _append(
+        self,
+        transaction: lmdb.Transaction[bytes],
+        epoch: int,
+        appends: Sequence[Append],
+        recorded_at_us: int,
+        remembered: Tail | None,
+    ) -> tuple[Plan, Tail]:
+        """Plan and put a batch. May run again with a grown map, so `remembered` is checked, not believed."""
+        current = self._epoch(transaction)
+        if epoch != current:
+            raise Fenced(self.name, epoch, current)
+        number = transaction.id()
+        usable = remembered is not None and remembered.transaction == number - 1
+        tail = remembered if remembered is not None and usable else self._find_tail(transaction)
+        tail.transaction = -1
+        streams, name = transaction.cursor(self.environment.database(STREAMS)), self.name
+        planned = plan(
+            tail,
+            appends,
+            recorded_at_us,
+            lambda stream, key: find_version(streams, key, name),
+            lambda command_id: self._find_command(transaction, command_id),
+        )
+        self._put(transaction, EVENTS, planned.events, in_order=True)
+        self._put(transaction, STREAMS, sorted(planned.streams))
+        self._put(transaction, COMMANDS, sorted(planned.commands))
+        self._put(transaction, SNAPSHOTS, planned.snapshots)
+        tail.transaction = number if planned.events else number - 1
+        return planned, tail
+
+    def _put(
+        self, transaction: lmdb.Transaction[bytes], database: bytes, pairs: list[Pair], in_order: bool = False
+    ) -> None:
+        """Put new pairs. Sorted keys cost less: neighbours land on the same page."""
+        if not pairs:
+            return
+        cursor = transaction.cursor(self.environment.database(database))
+        _, added = cursor.putmulti(pairs, overwrite=False, append=in_order)
+        if added != len(pairs):
+            what = f"{len(pairs) - added} of {len(pairs)} new keys were there already or out of order"
+            raise Damaged(f"{self.name}, database {database.decode()}", what)
+
+    def _find_tail(self, transaction: lmdb.Transaction[bytes]) -> Tail:
+        """The end of the log as it is stored."""
+        cursor = transaction.cursor(self.environment.database(EVENTS))
+        if not cursor.last():
+            return Tail(0, CHAIN_START)
+        key, record = cursor.item()
+        check_record(record, key, self.name)
+        return Tail(record_position(record), chain_of(record))

@@ -1,0 +1,240 @@
+"""WriteLoop: a batch of commands in, one outcome for each out, with everything acknowledged on disk.
+
+Step [4] of the write path. Before it: `actors/partition.py` (or `actors/aggregate.py`) hands over a batch that came
+through Ray. After it: `runtime/log/writer.py` appends, and the broadcast sends out what was stored.
+
+The whole loop on one screen, `execute`: dedupe, decide, append, adopt. It is plain Python over a `Log`, so it runs
+the same in a partition's actor, in the own actor of one aggregate (whose log is its partition, over Ray), and in a
+test over memory.
+
+Rules kept here:
+- append, then adopt: an aggregate is checked out while the batch works on it and put back after the commit; if
+  the append fails, what was decided is forgotten and reloaded from the log
+- a command id takes effect at most once: a repeat gets the first receipt, whatever its expected version says now
+- outcomes are values, item by item: a rejected or failing command never fails its neighbours, and commands to one
+  aggregate in one batch see each other's effects
+- a handler that raises is an error to that caller only, and nothing of it is stored
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from .aggregate import Aggregate, outcome_of
+from .catalogue import Catalogue
+from .codec import decode_message, encode_message
+from .envelope import PackedCommand
+from .errors import CommandIdReused, Conflict, HandlerFailed, InvalidMessage, RayfoldError, Rejected, StoreError
+from .log.contract import Append, Appended, CommandEntry, Log, NewEvent
+from .messages import Command, Event
+from .outcome import Outcome
+from .receipt import Receipt
+from .residents import RESIDENTS_MAX, Residents, evolve_with
+from .saved_state import encode_state, state_fingerprint
+from .stream import ANY, StreamId
+
+__all__ = ["AlreadyStored", "Batch", "WriteLoop"]
+
+log = logging.getLogger(__name__)
+
+
+class AlreadyStored(Exception):  # noqa: N818 - a signal between a remote log and the loop, not an error
+    """Raised by a log that can tell only while appending that some command ids are stored. Nothing was appended."""
+
+    def __init__(self, entries: dict[bytes, CommandEntry]) -> None:
+        super().__init__(entries)
+        self.entries = entries
+
+
+class Batch(NamedTuple):
+    """What became of a batch."""
+
+    outcomes: list[Outcome]
+    """One for each command, in order."""
+    records: list[bytes]
+    """The records that were stored, in position order and without gaps: what is broadcast."""
+
+
+class _Decided:
+    """A batch while it is being decided: who is checked out, what is to be appended, what is known so far."""
+
+    def __init__(self, size: int) -> None:
+        self.outcomes: list[Outcome | None] = [None] * size
+        self.appends: list[Append] = []
+        self.indexes: list[int] = []
+        """Which command each append belongs to."""
+        self.working: dict[StreamId, Aggregate] = {}
+        self.pending: dict[StreamId, list[Event]] = {}
+        """Events decided in this batch and not in the log yet, by stream."""
+        self.first_use: dict[bytes, tuple[int, bytes]] = {}
+        """Command ids that this batch will append: index and digest, for a repeat inside the batch."""
+        self.repeats: list[tuple[int, int]] = []
+        """Commands that repeat an earlier one of this batch, with the index of that one."""
+
+
+class WriteLoop:
+    """Decides commands over a log. Used from one thread."""
+
+    def __init__(
+        self, partition: int, log: Log, catalogue: Catalogue, *, residents_max: int = RESIDENTS_MAX
+    ) -> None:
+        self.partition = partition
+        self.epoch = 0
+        self.residents = Residents(catalogue, log, residents_max)
+        self._log = log
+        self._catalogue = catalogue
+
+    def activate(self) -> int:
+        """Take the log over; until then every append would be refused. Returns the epoch."""
+        self.residents.forget_all()
+        self.epoch = self._log.activate()
+        return self.epoch
+
+    def execute(self, commands: Sequence[PackedCommand]) -> Batch:
+        """One batch, in order. Whatever goes wrong is an outcome, never an exception."""
+        stored = self._find_stored(commands)
+        while True:
+            decided = self._decide_all(commands, stored)
+            try:
+                appended = self._log.append(self.epoch, decided.appends)
+            except AlreadyStored as found:
+                if stored.keys() >= found.entries.keys():
+                    raise AssertionError("the log reported the same repeats twice") from found
+                stored |= found.entries
+            except (StoreError, Conflict, CommandIdReused) as error:
+                return self._give_up(commands, decided, error)
+            else:
+                return self._adopt(commands, decided, appended)
+
+    def _find_stored(self, commands: Sequence[PackedCommand]) -> dict[bytes, CommandEntry]:
+        found = ((command.command_id, self._log.find_command(command.command_id)) for command in commands)
+        return {command_id: entry for command_id, entry in found if entry is not None}
+
+    def _decide_all(self, commands: Sequence[PackedCommand], stored: dict[bytes, CommandEntry]) -> _Decided:
+        decided = _Decided(len(commands))
+        for index, command in enumerate(commands):
+            try:
+                decided.outcomes[index] = self._decide(index, command, stored.get(command.command_id), decided)
+            except RayfoldError as error:
+                decided.outcomes[index] = error
+        return decided
+
+    def _decide(
+        self, index: int, command: PackedCommand, entry: CommandEntry | None, decided: _Decided
+    ) -> Outcome | None:
+        """The outcome of one command, or None if the append will tell. What it raises is its outcome too."""
+        stream, digest = command.stream, command.digest
+        if entry is not None:
+            if entry.digest != digest:
+                raise CommandIdReused(_shown(command.command_id), str(stream))
+            return Receipt(stream, self.partition, entry.position, entry.version, command.command_id, True)
+        if (first := decided.first_use.get(command.command_id)) is not None:
+            if first[1] != digest:
+                raise CommandIdReused(_shown(command.command_id), str(stream))
+            decided.repeats.append((index, first[0]))
+            return None
+        aggregate = decided.working.get(stream)
+        if aggregate is None:
+            aggregate = decided.working[stream] = self.residents.check_out(stream)
+        if command.expected_version not in (ANY, aggregate.version):
+            raise Conflict(str(stream), command.expected_version, aggregate.version)
+        events = self._ask_aggregate(command, aggregate, decided)
+        if isinstance(events, Rejected):
+            return Rejected.told(events.reason, events.facts, str(stream), command.name)
+        decided.appends.append(self._evolved(command, digest, aggregate, events, decided))
+        decided.indexes.append(index)
+        decided.first_use[command.command_id] = (index, digest)
+        return None
+
+    def _ask_aggregate(self, command: PackedCommand, aggregate: Aggregate, decided: _Decided) -> list[Event] | Rejected:
+        """Validate the payload and run the decide handler, whose exceptions cost nobody else anything."""
+        message_class = self._catalogue.command(type(aggregate), command.name)
+        message: Command = decode_message(message_class, command.payload)
+        try:
+            return outcome_of(aggregate, message)
+        except (Exception, SystemExit) as error:
+            self._restore(command.stream, decided)
+            if isinstance(error, HandlerFailed):
+                raise
+            handler = f"{type(aggregate).__name__}.{aggregate.deciders[message_class].name}"
+            raise HandlerFailed.caused_by(handler, str(command.stream), error) from error
+
+    def _evolved(
+        self, command: PackedCommand, digest: bytes, aggregate: Aggregate, events: list[Event], decided: _Decided
+    ) -> Append:
+        """What to append for these events, with the aggregate advanced by them."""
+        stream, version = command.stream, aggregate.version
+        encoded = tuple(NewEvent(event.message_name, event.schema_version, encode_message(event)) for event in events)
+        try:
+            for event in events:
+                evolve_with(aggregate, event)
+        except RayfoldError:
+            self._restore(stream, decided)
+            raise
+        decided.pending.setdefault(stream, []).extend(events)
+        return Append(
+            stream,
+            version,
+            encoded,
+            command.command_id,
+            digest,
+            command.correlation_id,
+            command.causation_id,
+            *_snapshot(aggregate, version),
+        )
+
+    def _restore(self, stream: StreamId, decided: _Decided) -> None:
+        """A handler raised and may have left the state half-changed: fold it anew, log first, then this batch."""
+        del decided.working[stream]
+        aggregate = self.residents.load(stream)
+        for event in decided.pending.get(stream, ()):
+            evolve_with(aggregate, event)
+        decided.working[stream] = aggregate
+
+    def _adopt(self, commands: Sequence[PackedCommand], decided: _Decided, appended: Iterable[Appended]) -> Batch:
+        """The log has committed: receipts for the callers, and the new states become the residents."""
+        records: list[bytes] = []
+        for index, done in zip(decided.indexes, appended, strict=True):
+            command = commands[index]
+            decided.outcomes[index] = Receipt(
+                command.stream, self.partition, done.position, done.version, command.command_id, done.repeated
+            )
+            records.extend(done.records)
+        for index, first in decided.repeats:
+            outcome = decided.outcomes[first]
+            decided.outcomes[index] = outcome._replace(repeated=True) if isinstance(outcome, Receipt) else outcome
+        for stream, aggregate in decided.working.items():
+            self.residents.put_back(aggregate, stream)
+        return Batch([_told(outcome) for outcome in decided.outcomes], records)
+
+    def _give_up(self, commands: Sequence[PackedCommand], decided: _Decided, error: RayfoldError) -> Batch:
+        """Nothing was appended: forget what was decided. Whatever was decided on top of it is void as well."""
+        for index, command in enumerate(commands):
+            outcome = decided.outcomes[index]
+            if outcome is None or (command.stream in decided.pending and not isinstance(outcome, Receipt)):
+                decided.outcomes[index] = error
+        return Batch([_told(outcome) for outcome in decided.outcomes], [])
+
+
+def _snapshot(aggregate: Aggregate, version_before: int) -> tuple[bytes, bytes]:
+    """The encoded state and its fingerprint, if one is due at this version. A hint: a state that cannot be encoded
+    only makes the next activation slower, so it is logged and never fails the command."""
+    every = aggregate.snapshot_every
+    if not every or aggregate.version // every == version_before // every:
+        return b"", b""
+    try:
+        return encode_state(aggregate), state_fingerprint(type(aggregate))
+    except InvalidMessage as error:
+        log.warning("no snapshot of %s/%s: %s", aggregate.aggregate_type, aggregate.id, error)
+        return b"", b""
+
+
+def _told(outcome: Outcome | None) -> Outcome:
+    assert outcome is not None, "a command without an outcome"
+    return outcome
+
+
+def _shown(command_id: bytes) -> str:
+    return command_id.hex()

@@ -1,0 +1,190 @@
+"""ReadModel: one replica of a projection. Applies each partition's events in order, exactly once, and answers.
+
+Steps [7] and [8]. Before it: the broadcast ([6]), through `actors/projector.py`. After it: the caller's `ask`.
+
+The loop trusts nothing about how events arrive: a batch that was seen before is passed over, one that overlaps is
+cut, and one that leaves a gap first fills the gap from the log. So the broadcast may drop, repeat and reorder, and
+a reader still sees a prefix of each partition's log, and nothing else.
+
+Rules kept here: the read model and its positions change together, under one lock, which a query takes as well; the
+log is only read, never the write side; a handler that raises stops this projection visibly (every query says so)
+rather than skipping an event.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+from .catalogue import Catalogue
+from .codec import decode_message
+from .errors import HandlerFailed, NotYetVisible, RayfoldError
+from .log.contract import Reader, StoredEvent
+from .log.format import decode_record
+from .projection import Projection
+from .recorded import Recorded
+
+__all__ = ["PackedQuery", "ReadModel"]
+
+log = logging.getLogger(__name__)
+
+_PAGE: Final = 512
+"""Events applied per hold of the lock: about 2-5 ms, which is what a query may have to wait."""
+
+_PAGE_BYTES: Final = 4 * 1024 * 1024
+"""Bounds memory of one page when events are large."""
+
+T = TypeVar("T")
+
+
+class PackedQuery(NamedTuple):
+    """A query as it arrives: its payload not yet decoded, and what it must see."""
+
+    name: str
+    payload: bytes
+    after: dict[int, int]
+    """Partition -> position: answer only once the read model has come this far."""
+    timeout_s: float
+    """How long to wait for that."""
+
+
+class ReadModel:
+    """The state of one projection, and the position it has reached in each partition. Safe from any thread."""
+
+    def __init__(self, projection: type[Projection], catalogue: Catalogue, readers: Mapping[int, Reader]) -> None:
+        self.positions: dict[int, int] = dict.fromkeys(readers, 0)
+        self.failed: RayfoldError | None = None
+        """Why this projection has stopped, if it has."""
+        self._model = projection()
+        self._projection = projection
+        self._catalogue = catalogue
+        self._readers = readers
+        self._handlers = {event.message_name: handler for event, handler in projection.projectors.items()}
+        self._feeding = threading.RLock()
+        """Held by whoever feeds events in: one at a time, so that positions only move by the holder."""
+        self._changed = threading.Condition()
+        """Held while the model changes or is asked; notified when it has changed."""
+
+    def apply(self, partition: int, first: int, records: Sequence[bytes], head: int = 0) -> None:
+        """Take in `records`, at positions `first, first + 1, …`, and everything before them that is missing.
+
+        `head` tells of a later position whose records were not sent: they are read from the log.
+        """
+        with self._feeding:
+            if first > self.positions[partition] + 1:
+                self.catch_up(partition, first - 1)
+            reached = self.positions[partition]
+            fresh = records[reached + 1 - first :] if first <= reached + 1 else ()
+            for start in range(0, len(fresh), _PAGE):
+                self._apply_page(partition, fresh[start : start + _PAGE])
+            self.catch_up(partition, head)
+
+    def catch_up(self, partition: int, up_to: int | None = None) -> None:
+        """Read the log from where this replica is, up to a position or to its end."""
+        reader = self._readers[partition]
+        with self._feeding:
+            while self.failed is None and (up_to is None or self.positions[partition] < up_to):
+                reached = self.positions[partition]
+                limit = _PAGE if up_to is None else min(_PAGE, up_to - reached)
+                records = reader.read(reached, limit, _PAGE_BYTES)
+                if not records:
+                    return
+                self._apply_page(partition, records)
+
+    def answer(self, queries: Sequence[PackedQuery], encode: Callable[[list[Any]], T]) -> T:
+        """Answer queries one by one, and `encode` the answers before anything can change again.
+
+        An answer may be the read model itself, so it has to be encoded under the lock. Errors are answers: one
+        failing query does not fail its neighbours.
+        """
+        with self._changed:
+            return encode([self._answer(query) for query in queries])
+
+    def wait_for(self, after: Mapping[int, int], timeout_s: float) -> None:
+        """Return once `after` is visible here. Raises `NotYetVisible` after `timeout_s`, with the place reached."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._behind(after) is None or self.failed is not None, timeout_s)
+            missing = self._behind(after)
+        if missing is not None and self.failed is None:
+            partition, asked = missing
+            raise NotYetVisible(self._projection.projection_name, partition, asked, self.positions.get(partition, 0))
+
+    def fold(self, up_to: Mapping[int, int]) -> None:
+        """Catch up with every partition, to the positions given: a fold of the log from memory's start."""
+        for partition, position in up_to.items():
+            self.catch_up(partition, position)
+
+    def _behind(self, after: Mapping[int, int]) -> tuple[int, int] | None:
+        for partition, position in after.items():
+            if self.positions.get(partition, 0) < position:
+                return partition, position
+        return None
+
+    def _apply_page(self, partition: int, records: Sequence[bytes]) -> None:
+        with self._changed:
+            for record in records:
+                if self.failed is not None:
+                    return
+                position = self.positions[partition] + 1
+                try:
+                    stored = decode_record(record)
+                    assert stored.position == position, f"event {stored.position} after {position - 1}"
+                    self._project(partition, stored)
+                except RayfoldError as error:
+                    self._stop(partition, position, error)
+                else:
+                    self.positions[partition] = position
+            self._changed.notify_all()
+
+    def _project(self, partition: int, stored: StoredEvent) -> None:
+        handler = self._handlers.get(stored.name)
+        if handler is None:
+            return
+        event = self._catalogue.decode_event(stored)
+        try:
+            if handler.takes_recorded:
+                handler.function(self._model, event, _recorded(partition, stored))
+            else:
+                handler.function(self._model, event)
+        except Exception as error:
+            subject = f"event {stored.position} of partition {partition} ({stored.stream} {stored.version})"
+            name = f"{self._projection.__name__}.{handler.name}"
+            raise HandlerFailed.caused_by(name, subject, error) from error
+
+    def _stop(self, partition: int, position: int, error: RayfoldError) -> None:
+        self.failed = error
+        log.error(
+            "projection %s stopped before event %d of partition %d: %s; mend the handler and start again, the read"
+            " model is rebuilt from the log",
+            self._projection.projection_name,
+            position,
+            partition,
+            error,
+        )
+
+    def _answer(self, query: PackedQuery) -> Any:
+        try:
+            if self.failed is not None:
+                return self.failed
+            message_class = self._catalogue.query(self._projection, query.name)
+            message = decode_message(message_class, query.payload)
+            return self._projection.answers[message_class](self._model, message)
+        except RayfoldError as error:
+            return error
+        except Exception as error:
+            return HandlerFailed.caused_by(f"{self._projection.__name__} @answer", query.name, error)
+
+
+def _recorded(partition: int, stored: StoredEvent) -> Recorded:
+    return Recorded(
+        stored.stream,
+        stored.version,
+        partition,
+        stored.position,
+        stored.recorded_at_us,
+        stored.command_id,
+        stored.correlation_id,
+        stored.causation_id,
+    )

@@ -1,0 +1,35 @@
+"""Receipt: what an acknowledged command is told, and the token that makes a later query see it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from uuid import UUID
+
+from .stream import StreamId
+
+__all__ = ["Receipt"]
+
+
+class Receipt(NamedTuple):
+    """The events of a command are fsynced. Pass it as `after=` to a query to read your own write.
+
+    A tuple, because one is made for each command.
+    """
+
+    stream: StreamId
+    """The aggregate that took the command."""
+    partition: int
+    """The partition whose log holds the events."""
+    position: int
+    """In that log: the position of the command's last event. A read model that has come this far has it."""
+    version: int
+    """Of the stream, after the command's last event."""
+    command_bytes: bytes
+    """The command's id, as its 16 bytes."""
+    repeated: bool = False
+    """True when this command id had been stored before: the facts are those of the first time."""
+
+    @property
+    def command_id(self) -> UUID:
+        """The id the command was sent with: the key of its at-most-once effect."""
+        return UUID(bytes=self.command_bytes)

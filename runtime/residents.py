@@ -1,0 +1,106 @@
+"""Residents: the aggregates in memory, a bounded cache over the log.
+
+Step [4] of the write path, first half: where the write loop gets the state that a command is decided on.
+
+Rule kept here: only the log is the truth. A resident is *checked out* while a batch works on it and put back only
+after the log has committed; whatever happens in between, the cache never holds a state that is not in the log.
+Loading an aggregate that has no events costs one look-up and leaves no trace.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+from .aggregate import Aggregate
+from .catalogue import Catalogue
+from .errors import HandlerFailed, InvalidMessage, RayfoldError
+from .log.contract import Reader
+from .log.format import decode_record
+from .messages import Event
+from .saved_state import decode_state, state_fingerprint
+from .stream import StreamId
+
+__all__ = ["RESIDENTS_MAX", "Residents", "evolve_with"]
+
+RESIDENTS_MAX: Final = 10_000
+"""How many aggregates stay in memory: at about 1 KB each some 10 MB in a process that takes 80 MB by itself."""
+
+_PAGE: Final = 1000
+"""Records read at a time while an aggregate is folded: bounds memory for long streams."""
+
+
+class Residents:
+    """Aggregates by stream, least recently used first out."""
+
+    def __init__(self, catalogue: Catalogue, log: Reader, residents_max: int = RESIDENTS_MAX) -> None:
+        self._catalogue = catalogue
+        self._log = log
+        self._residents_max = residents_max
+        self._cache: OrderedDict[StreamId, Aggregate] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._cache)
+
+    def check_out(self, stream: StreamId) -> Aggregate:
+        """The aggregate, out of the cache or folded from the log. The caller puts it back or lets it go.
+
+        Raises `UnknownName`, `Damaged`, `UnknownEvent` or `HandlerFailed` (a raising evolve handler).
+        """
+        return self._cache.pop(stream, None) or self.load(stream)
+
+    def put_back(self, aggregate: Aggregate, stream: StreamId) -> None:
+        """Keep an aggregate whose state is exactly what the log holds."""
+        if not aggregate.version:
+            return
+        self._cache[stream] = aggregate
+        if len(self._cache) > self._residents_max:
+            self._cache.popitem(last=False)
+
+    def forget(self, stream: StreamId) -> None:
+        """Drop it from memory; the next check-out reads the log."""
+        self._cache.pop(stream, None)
+
+    def forget_all(self) -> None:
+        """Drop everything from memory."""
+        self._cache.clear()
+
+    def load(self, stream: StreamId, at_or_before: int | None = None) -> Aggregate:
+        """The aggregate as the log has it: its latest usable snapshot, then the events after that."""
+        cls = self._catalogue.aggregate(stream.type)
+        aggregate = self._from_snapshot(cls, stream, at_or_before) or cls(stream.id)
+        while True:
+            records = self._log.read_stream(stream, aggregate.version + 1, at_or_before, _PAGE)
+            for record in records:
+                stored = decode_record(record)
+                evolve_with(aggregate, self._catalogue.decode_event(stored))
+            if len(records) < _PAGE:
+                return aggregate
+
+    def _from_snapshot(self, cls: type[Aggregate], stream: StreamId, at_or_before: int | None) -> Aggregate | None:
+        """A snapshot saves time and is never the truth: one that cannot be used is passed over."""
+        if not cls.snapshot_every:
+            return None
+        snapshot = self._log.find_snapshot(stream, state_fingerprint(cls), at_or_before)
+        if snapshot is None:
+            return None
+        try:
+            return decode_state(cls, snapshot.state, stream.id, snapshot.version)
+        except InvalidMessage:
+            return None
+
+
+def evolve_with(aggregate: Aggregate, event: Event) -> None:
+    """Advance the aggregate by one event. A handler that raises is a `HandlerFailed`; the state is then unusable."""
+    handler = aggregate.evolvers.get(type(event))
+    if handler is None:
+        what = f"{type(aggregate).__name__} has no @evolve handler for it"
+        raise HandlerFailed("evolve", f"{type(event).__name__} of {aggregate.id}", what)
+    try:
+        handler(aggregate, event)
+    except RayfoldError:
+        raise
+    except Exception as error:
+        subject = f"{aggregate.aggregate_type}/{aggregate.id}"
+        raise HandlerFailed.caused_by(f"{type(aggregate).__name__}.{handler.__name__}", subject, error) from error
+    aggregate.version += 1

@@ -1,0 +1,337 @@
+"""Specifications: given / when / then for aggregates and projections, without Ray, disk or runtime.
+
+    given(Account, Opened(owner="Ada")).when(Deposit(amount=5)).then(Deposited(amount=5)).then_state(balance=5)
+    given(Balances, on("alice", Deposited(amount=5))).ask(BalanceOf(account="alice")).answers(5)
+
+Rule kept here: a specification sees what production would. Every message and every state goes through the codec and
+must come back equal, `@decide` and `@answer` are caught if they change the state, and the creation rule holds.
+
+Each failure is an `AssertionError` that shows what was expected, what came, and the difference, so it reads well in
+pytest and in anything else.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any, Generic, NamedTuple, NoReturn, TypeVar, overload
+
+from .aggregate import Aggregate, outcome_of
+from .codec import decode_message, encode_message
+from .errors import DefinitionError, Rejected
+from .messages import Command, Event, Message, Query
+from .projection import Projection
+from .recorded import Recorded
+from .saved_state import decode_state, encode_state
+from .state import Stateful
+from .stream import StreamId, stream_id
+
+__all__ = ["AggregateCase", "Answered", "Outcome", "Placed", "ProjectionCase", "given", "on"]
+
+A = TypeVar("A", bound=Aggregate)
+P = TypeVar("P", bound=Projection)
+Answer = TypeVar("Answer")
+MessageType = TypeVar("MessageType", bound=Message)
+
+EXAMPLE_TYPE = "Example"
+"""The aggregate type of an event that is placed by its id alone."""
+
+FIRST_RECORDED_AT_US = 1_704_067_200_000_000
+"""2024-01-01 00:00 UTC: given events are a second apart from here, so a specification gives the same every day."""
+
+
+class Placed(NamedTuple):
+    """An event and the stream that it is in."""
+
+    stream: str | StreamId
+    event: Event
+
+
+def on(stream: str | StreamId, event: Event, *, aggregate: type[Aggregate] | None = None) -> Placed:
+    """For a projection's history: `event` is in this stream, or in the stream of this aggregate id."""
+    if aggregate is not None and isinstance(stream, str):
+        return Placed(StreamId(aggregate.aggregate_type, stream), event)
+    return Placed(stream, event)
+
+
+@overload
+def given(subject: type[A], /, *history: Event, id: str = ...) -> AggregateCase[A]: ...
+@overload
+def given(subject: type[P], /, *history: Event | tuple[str | StreamId, Event]) -> ProjectionCase[P]: ...
+def given(subject: type[Any], /, *history: Any, id: str = "example") -> AggregateCase[Any] | ProjectionCase[Any]:
+    """A specification that starts from these events: of one aggregate, or of what a projection has seen so far.
+
+    The events of a projection are in one stream unless `on("alice", event)` or `("alice", event)` says which.
+    """
+    __tracebackhide__ = True
+    if issubclass(subject, Aggregate):
+        return AggregateCase(subject(id, 0)).given(*history)
+    if issubclass(subject, Projection):
+        return ProjectionCase(subject(), []).given(*history)
+    raise TypeError(f"given() takes an Aggregate or a Projection class, not {subject.__name__}")
+
+
+class AggregateCase(Generic[A]):
+    """An aggregate with a history. Go on with `when`."""
+
+    def __init__(self, aggregate: A) -> None:
+        """Use `given` to make one."""
+        self.aggregate = aggregate
+
+    def given(self, *history: Event) -> AggregateCase[A]:
+        """Let more events happen."""
+        __tracebackhide__ = True
+        for event in history:
+            _evolve(self.aggregate, event)
+        _check_state_survives(self.aggregate)
+        return self
+
+    def when(self, command: Command) -> Outcome[A]:
+        """Send a command. What its `@decide` raises, `Rejected` apart, comes out here."""
+        __tracebackhide__ = True
+        sent = _through_codec(command)
+        before = _state_of(self.aggregate)
+        decided = outcome_of(self.aggregate, sent)
+        method = f"{type(self.aggregate).__name__}.{self.aggregate.deciders[type(sent)].name}"
+        _check_unchanged(self.aggregate, before, method, "only @evolve may; return an event instead")
+        if not isinstance(decided, Rejected):
+            decided = [_through_codec(event) for event in decided]
+        return Outcome(self.aggregate, command, decided)
+
+    def then_state(self, **expected: Any) -> AggregateCase[A]:
+        """These fields (or `id` and `version`) now have these values; the others may have any."""
+        __tracebackhide__ = True
+        _check_fields(self.aggregate, expected, ("id", "version"))
+        return self
+
+
+class Outcome(Generic[A]):
+    """What became of a command. Each check gives the case back, with the events taken in, for a further `when`."""
+
+    def __init__(self, aggregate: A, command: Command, decided: list[Event] | Rejected) -> None:
+        """Use `AggregateCase.when` to make one."""
+        self.aggregate, self.command, self.decided = aggregate, command, decided
+
+    def then(self, *expected: Event) -> AggregateCase[A]:
+        """Exactly these events came of it, in this order."""
+        __tracebackhide__ = True
+        if isinstance(self.decided, Rejected) or self.decided != list(expected):
+            self._fail(_lines(expected) or ["no event"])
+        return self._adopted()
+
+    def then_nothing(self) -> AggregateCase[A]:
+        """It was accepted, and nothing came of it."""
+        __tracebackhide__ = True
+        return self.then()
+
+    def rejected(self, reason: str, /, **facts: Any) -> AggregateCase[A]:
+        """It was rejected for this reason; the facts that are named here have these values."""
+        __tracebackhide__ = True
+        expected = Rejected(reason, **facts)
+        if not isinstance(self.decided, Rejected):
+            self._fail([_rejection(expected)])
+        known = {name: value for name, value in self.decided.facts.items() if name in facts}
+        if self.decided.reason != reason or known != facts:
+            self._fail([_rejection(expected)])
+        return AggregateCase(self.aggregate)
+
+    def then_state(self, **expected: Any) -> AggregateCase[A]:
+        """It was accepted, and these fields now have these values."""
+        __tracebackhide__ = True
+        if isinstance(self.decided, Rejected):
+            self._fail(["events that lead to " + ", ".join(f"{name}={value!r}" for name, value in expected.items())])
+        return self._adopted().then_state(**expected)
+
+    def _adopted(self) -> AggregateCase[A]:
+        __tracebackhide__ = True
+        assert not isinstance(self.decided, Rejected)
+        return AggregateCase(self.aggregate).given(*self.decided)
+
+    def _fail(self, expected: list[str]) -> NoReturn:
+        __tracebackhide__ = True
+        got = [_rejection(self.decided)] if isinstance(self.decided, Rejected) else _lines(self.decided) or ["no event"]
+        who = f"{self.aggregate.aggregate_type}/{self.aggregate.id}"
+        raise AssertionError(f"{who}, when {_shown(self.command)}\n{_difference(expected, got)}")
+
+
+class ProjectionCase(Generic[P]):
+    """A projection that has seen a history. Go on with `ask`."""
+
+    def __init__(self, projection: P, versions: list[StreamId]) -> None:
+        """Use `given` to make one."""
+        self.projection = projection
+        self._seen = versions  # the stream of each event so far
+
+    def given(self, *history: Event | tuple[str | StreamId, Event]) -> ProjectionCase[P]:
+        """Let more events be seen. Those that nothing projects are passed over, as the runtime does."""
+        __tracebackhide__ = True
+        for item in history:
+            stream, event = ("example", item) if isinstance(item, Event) else item
+            self._project(stream if isinstance(stream, StreamId) else stream_id(EXAMPLE_TYPE, stream), event)
+        _check_state_survives(self.projection)
+        return self
+
+    def ask(self, query: Query[Answer]) -> Answered[P, Answer]:
+        """Ask a query. What its `@answer` raises comes out here."""
+        __tracebackhide__ = True
+        answer = self.projection.answers.get(type(query))
+        name = type(self.projection).__name__
+        if answer is None:
+            known = ", ".join(cls.__name__ for cls in self.projection.answers) or "none"
+            raise AssertionError(f"{name} has no @answer for {type(query).__name__}; it answers {known}")
+        before = _state_of(self.projection)
+        got = answer(self.projection, _through_codec(query))
+        _check_unchanged(self.projection, before, f"{name}.{answer.__name__}", "only @project may")
+        return Answered(self, query, got)
+
+    def then_state(self, **expected: Any) -> ProjectionCase[P]:
+        """These fields now have these values; the others may have any."""
+        __tracebackhide__ = True
+        _check_fields(self.projection, expected)
+        return self
+
+    def _project(self, stream: StreamId, event: Event) -> None:
+        self._seen.append(stream)
+        handler = self.projection.projectors.get(type(event))
+        seen = _through_codec(event)
+        if handler is None:
+            return
+        if handler.takes_recorded:
+            handler.function(self.projection, seen, self._recorded(stream))
+        else:
+            handler.function(self.projection, seen)
+
+    def _recorded(self, stream: StreamId) -> Recorded:
+        position = len(self._seen)
+        return Recorded(
+            stream=stream,
+            version=self._seen.count(stream),
+            partition=0,
+            position=position,
+            recorded_at_us=FIRST_RECORDED_AT_US + (position - 1) * 1_000_000,
+            command_id=position.to_bytes(16, "big"),
+            correlation_id=b"",
+            causation_id=b"",
+        )
+
+
+class Answered(Generic[P, Answer]):
+    """What a query was answered with."""
+
+    def __init__(self, case: ProjectionCase[P], query: Query[Answer], answer: Answer) -> None:
+        """Use `ProjectionCase.ask` to make one."""
+        self.case, self.query, self.answer = case, query, answer
+
+    def answers(self, expected: Answer) -> ProjectionCase[P]:
+        """The answer equals this."""
+        __tracebackhide__ = True
+        if self.answer != expected:
+            who = type(self.case.projection).__name__
+            difference = _difference([_shown(expected)], [_shown(self.answer)])
+            raise AssertionError(f"{who}, asked {_shown(self.query)}\n{difference}")
+        return self.case
+
+
+def _evolve(aggregate: Aggregate, event: Event) -> None:
+    __tracebackhide__ = True
+    evolver = aggregate.evolvers.get(type(event))
+    if evolver is None:
+        raise AssertionError(f"no @evolve of {type(aggregate).__name__} takes {_shown(event)}")
+    evolver(aggregate, _through_codec(event))
+    aggregate.version += 1
+
+
+def _through_codec(message: MessageType) -> MessageType:
+    """The message as the other side of the wire, or a later reader of the log, will see it."""
+    __tracebackhide__ = True
+    back = decode_message(type(message), encode_message(message))
+    if back != message:
+        difference = _difference([_shown(message)], [_shown(back)])
+        raise AssertionError(f"{type(message).__name__} does not come back equal from the codec\n{difference}")
+    return back
+
+
+def _state_of(instance: Stateful) -> object:
+    """Something to compare states by: their bytes, or for a state that has none a deep copy."""
+    try:
+        return encode_state(instance)
+    except DefinitionError:
+        return copy.deepcopy(_fields(instance))
+
+
+def _fields(instance: Stateful) -> dict[str, Any]:
+    return {name: getattr(instance, name) for name in instance.state_fields}
+
+
+def _check_unchanged(instance: Stateful, before: object, method: str, remedy: str) -> None:
+    __tracebackhide__ = True
+    if _state_of(instance) == before:
+        return
+    old = _fields(decode_state(type(instance), before)) if isinstance(before, bytes) else before
+    assert isinstance(old, dict)
+    new = _fields(instance)
+    changed = [name for name in new if new[name] != old[name]] or list(new)
+    difference = _difference(
+        [f"{name}={old[name]!r}" for name in changed], [f"{name}={new[name]!r}" for name in changed]
+    )
+    raise AssertionError(f"{method} changed the state; {remedy}\n{difference}")
+
+
+def _check_state_survives(instance: Stateful) -> None:
+    """A snapshot of the state would restore it."""
+    __tracebackhide__ = True
+    try:
+        restored = decode_state(type(instance), encode_state(instance))
+    except DefinitionError:  # the annotations rule snapshots out; the runtime says so where they are wanted
+        return
+    for name, value in _fields(instance).items():
+        back = getattr(restored, name)
+        if back != value:
+            difference = _difference([f"{name}={value!r}"], [f"{name}={back!r}"])
+            who = f"{type(instance).__name__}.{name}"
+            raise AssertionError(f"{who} does not come back equal from a snapshot\n{difference}")
+
+
+def _check_fields(instance: Stateful, expected: dict[str, Any], also: Sequence[str] = ()) -> None:
+    __tracebackhide__ = True
+    for name in expected:
+        if name not in instance.state_fields and name not in also:
+            known = ", ".join(instance.state_fields) or "none"
+            raise AssertionError(f"{type(instance).__name__} has no field {name!r}; its fields are {known}")
+    got = {name: getattr(instance, name) for name in expected}
+    if got != expected:
+        wanted = [f"{name}={value!r}" for name, value in expected.items()]
+        difference = _difference(wanted, [f"{name}={value!r}" for name, value in got.items()])
+        raise AssertionError(f"the state of {type(instance).__name__}\n{difference}")
+
+
+def _lines(messages: Iterable[Message]) -> list[str]:
+    return [_shown(message) for message in messages]
+
+
+def _rejection(rejected: Rejected) -> str:
+    facts = "".join(f", {name}={value!r}" for name, value in rejected.facts.items())
+    return f"Rejected({rejected.reason!r}{facts})"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Message):
+        fields = ", ".join(f"{name}={getattr(value, name)!r}" for name in type(value).model_fields)
+        return f"{type(value).__name__}({fields})"
+    return repr(value)
+
+
+def _difference(expected: list[str], got: list[str]) -> str:
+    """Both sides in full, then line by line what differs, with the places marked."""
+    marked = [line.rstrip("\n") for line in difflib.ndiff(expected, got)]
+    return "\n".join(
+        [
+            "  expected:",
+            *(f"    {line}" for line in expected),
+            "  got:",
+            *(f"    {line}" for line in got),
+            "  difference (- expected, + got):",
+            *(f"    {line}" for line in marked),
+        ]
+    )

@@ -1,0 +1,88 @@
+"""Streams: the names of histories, the numbers in them, and which partition a stream belongs to.
+
+A stream is the history of one aggregate, named by its type and its id: `Account/alice`. It has *versions*
+1, 2, 3, …; version 0 means that it does not exist. The log of a partition has *positions* 1, 2, 3, … over all
+its streams. Both are plain `int`s behind distinct types, so that a checker tells them apart.
+
+Rule kept here: ids from outside never become file paths and never exceed what an LMDB key can hold. Ids are
+compared as the exact bytes of their UTF-8: case, Unicode normalisation, `/`, NUL and `..` all keep two ids apart.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from typing import Final, NamedTuple, NewType
+
+from .errors import InvalidId
+
+__all__ = [
+    "ANY",
+    "ID_BYTES_MAX",
+    "NO_STREAM",
+    "TYPE_NAME_PATTERN",
+    "Position",
+    "StreamId",
+    "Version",
+    "partition_of",
+    "stream_id",
+]
+
+Version = NewType("Version", int)
+"""The number of an event in its stream, from 1; 0 is the version of a stream without events."""
+
+Position = NewType("Position", int)
+"""The number of an event in its partition's log, from 1, without gaps; 0 is the position before the first."""
+
+ANY: Final = Version(-1)
+"""As `expected_version`: append whatever the version of the stream is."""
+
+NO_STREAM: Final = Version(0)
+"""As `expected_version`: the stream must not exist yet."""
+
+ID_BYTES_MAX: Final = 400
+"""An LMDB key holds 511 bytes: 1 + 64 of type name, 2 + 400 of id and 8 of version make 475."""
+
+TYPE_NAME_PATTERN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+"""What names of aggregate types, commands, events and queries look like: ASCII, 64 characters at most."""
+
+
+class StreamId(NamedTuple):
+    """The name of one aggregate's history. Make one from outside data with `stream_id`, which checks it."""
+
+    type: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.type}/{self.id}"
+
+    @property
+    def key(self) -> bytes:
+        """The stream as the prefix of an LMDB key: both parts preceded by their length, so that no stream's
+        key is a prefix of another's."""
+        name, ident = self.type.encode(), self.id.encode()
+        return b"%c%b%b%b" % (len(name), name, len(ident).to_bytes(2, "big"), ident)
+
+
+def stream_id(type_name: str, ident: str) -> StreamId:
+    """A checked `StreamId`. Raises `InvalidId` for an id that is empty, no text, or over 400 bytes of UTF-8."""
+    if not TYPE_NAME_PATTERN.fullmatch(type_name):
+        raise InvalidId("aggregate type", type_name, "is not an ASCII name of at most 64 characters")
+    if not isinstance(ident, str):
+        raise InvalidId("aggregate id", repr(ident), f"is {type(ident).__name__}, not str")
+    if not ident:
+        raise InvalidId("aggregate id", ident, "is empty")
+    if len(ident) > ID_BYTES_MAX:
+        raise InvalidId("aggregate id", ident, f"has {len(ident):,} characters, over {ID_BYTES_MAX} bytes of UTF-8")
+    try:
+        size_bytes = len(ident.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidId("aggregate id", ascii(ident), "is not well-formed Unicode") from error
+    if size_bytes > ID_BYTES_MAX:
+        raise InvalidId("aggregate id", ident, f"has {size_bytes} bytes of UTF-8, over {ID_BYTES_MAX}")
+    return StreamId(type_name, ident)
+
+
+def partition_of(stream: StreamId, partitions: int) -> int:
+    """The partition of a stream: CRC-32 of its key, modulo. Stable for the life of a store (see its manifest)."""
+    return zlib.crc32(stream.key) % partitions

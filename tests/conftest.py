@@ -1,0 +1,20 @@
+"""What every test runs under: the budget of Hypothesis, and no settings of the machine's own for Ray or Rayfold.
+
+Fixtures of one folder's tests live in the `conftest.py` of that folder.
+"""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+# No deadline for a single example: on a shared machine it would time the neighbours. Each test has pytest's timeout.
+settings.register_profile("thorough", deadline=None, print_blob=True)
+# In continuous integration the same examples every time: a red run is about the change that is being tried.
+settings.register_profile("repeatable", parent=settings.get_profile("thorough"), derandomize=True)
+settings.load_profile("repeatable" if os.environ.get("CI") else "thorough")
+
+# A cluster whose address stands in somebody's profile must never be joined by a test.
+for name in ("RAY_ADDRESS", "RAY_NAMESPACE"):
+    os.environ.pop(name, None)

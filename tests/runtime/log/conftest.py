@@ -1,0 +1,29 @@
+"""The logs that the tests of `runtime/log` run on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rayfold.runtime.log.contract import Log
+from rayfold.runtime.log.environment import open_log
+from rayfold.runtime.log.memory import MemoryLog
+from rayfold.runtime.log.writer import LmdbLog
+
+
+@pytest.fixture(params=["lmdb", "memory"])
+def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Log]:
+    """An empty log of each kind."""
+    opened: Log = MemoryLog() if request.param == "memory" else open_log(tmp_path / "log", "partition 3")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def lmdb_log(tmp_path: Path) -> Iterator[LmdbLog]:
+    """An empty log on disk, in the folder `log`."""
+    opened = open_log(tmp_path / "log", "partition 3")
+    yield opened
+    opened.close()

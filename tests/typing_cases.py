@@ -1,0 +1,75 @@
+"""What a user's type checker must know. Nothing runs here: `mypy --strict` over the tests checks every `assert_type`.
+
+Rule kept here: a decorator never loses the type of a method, a query knows its answer, and a specification only has the
+steps that its subject has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar, assert_type
+
+from rayfold.runtime.aggregate import Aggregate, events_of, outcome_of
+from rayfold.runtime.catalogue import Catalogue
+from rayfold.runtime.codec import decode_message, decode_state
+from rayfold.runtime.errors import Rejected
+from rayfold.runtime.messages import Event, Query
+from rayfold.runtime.specification import AggregateCase, Answered, Outcome, ProjectionCase, given, on
+from tests.bank import (
+    Account,
+    BalanceOf,
+    Balances,
+    Deposit,
+    Deposited,
+    FeeCharged,
+    Open,
+    Opened,
+    Paid,
+    Pay,
+    Richest,
+)
+
+Answer = TypeVar("Answer")
+
+
+def _ask(query: Query[Answer]) -> Answer:
+    """The shape of the call that the runtime has."""
+    raise NotImplementedError(query)
+
+
+if TYPE_CHECKING:
+    account = Account("alice")
+
+    # A decorated method keeps its type, whichever way it is decorated.
+    assert_type(account.open(Open(owner="Ada")), Opened | Rejected)
+    assert_type(account.deposit(Deposit(amount=1)), Deposited | Rejected)
+    assert_type(account.pay(Pay(to="bob", amount=1)), Iterator[Paid | FeeCharged])
+    _folds: Callable[[Deposited], None] = account.deposited
+    _folds_not: Callable[[Opened], None] = account.deposited  # type: ignore[assignment]
+    assert_type(Balances().balance(BalanceOf(account="alice")), int)
+    assert_type(account.balance, int)
+    assert_type(account.id, str)
+    account.deposit(Open(owner="Ada"))  # type: ignore[arg-type]
+    Deposit(amount="much")  # type: ignore[arg-type]
+
+    # A query is typed by its answer.
+    assert_type(_ask(BalanceOf(account="alice")), int)
+    assert_type(_ask(Richest()), list[str])
+
+    # A specification has the steps of its subject, and no others.
+    assert_type(given(Account, Opened(owner="Ada"), id="alice"), AggregateCase[Account])
+    assert_type(given(Account).when(Open(owner="Ada")), Outcome[Account])
+    assert_type(given(Account).when(Open(owner="Ada")).then(Opened(owner="Ada")), AggregateCase[Account])
+    assert_type(given(Balances, on("alice", Deposited(amount=1))), ProjectionCase[Balances])
+    assert_type(given(Balances, ("alice", Deposited(amount=1)), Deposited(amount=2)), ProjectionCase[Balances])
+    assert_type(given(Balances).ask(BalanceOf(account="alice")), Answered[Balances, int])
+    given(Account).ask(BalanceOf(account="alice"))  # type: ignore[attr-defined]
+    given(Balances).when(Open(owner="Ada"))  # type: ignore[attr-defined]
+    given(Account, on("alice", Deposited(amount=1)))  # type: ignore[type-var]
+
+    # What the runtime uses.
+    assert_type(outcome_of(account, Deposit(amount=1)), list[Event] | Rejected)
+    assert_type(events_of(None, account), list[Event] | Rejected)
+    assert_type(decode_message(Deposit, b""), Deposit)
+    assert_type(decode_state(Account, b""), Account)
+    assert_type(Catalogue([Account], [Balances]).aggregate("Account"), type[Aggregate])
