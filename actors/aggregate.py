@@ -142,6 +142,7 @@ class PartitionLog:
         return self._read(lambda home: home.find_snapshot.remote(stream, schema, at_or_before))
 
     def _read(self, call: Callable[[ActorProxy[PartitionActor]], ObjectRef[T]]) -> T:
+        lost: BaseException | None = None
         for _ in range(_READ_ATTEMPTS):
             try:
                 return ray.get(call(self._plan.home), timeout=self._plan.settings.attempt_timeout_s)
@@ -164,7 +165,9 @@ def append_for(writer: Log, epoch: int, appends: Sequence[Append], ids: Sequence
         return AppendAnswer([], {}, to_wire(error))
 
 
-def start_own_actor(plan: OwnActorPlan, placement: OwnActor, namespace: str, *, counts_slot: bool) -> tuple[Any, Future[int]]:
+def start_own_actor(
+    plan: OwnActorPlan, placement: OwnActor, namespace: str, *, counts_slot: bool
+) -> tuple[Any, Future[int]]:
     """A named actor for the aggregate, starting in the background, and its process id once it is up.
 
     It is never restarted: when it is lost, its partition takes the aggregate back at once and starts a new one.

@@ -37,9 +37,7 @@ class Assembly:
     store: Store
     client: Client
 
-    def __init__(
-        self, catalogue: Catalogue, replicas: Mapping[type[Projection], int], settings: Settings
-    ) -> None:
+    def __init__(self, catalogue: Catalogue, replicas: Mapping[type[Projection], int], settings: Settings) -> None:
         self._catalogue = catalogue
         self._replicas = replicas
         self._settings = settings
@@ -79,7 +77,9 @@ class Assembly:
                 pid, epoch, head, actors = answer
                 partitions.append(PartitionStatus(number, pid, epoch, head))
                 own += [OwnActorStatus(stream, name, own_pid, number) for stream, name, own_pid in actors]
-        asked = [(cls, number, actor) for cls, actors in self._projectors.items() for number, actor in enumerate(actors)]
+        asked = [
+            (cls, number, actor) for cls, actors in self._projectors.items() for number, actor in enumerate(actors)
+        ]
         answers = await _all_in_time([actor.status.remote() for _, _, actor in asked])
         projectors = [
             ProjectorStatus(cls.projection_name, number, *answer)
@@ -105,7 +105,14 @@ class Assembly:
                 actors.append(start_projector(plan, projectors[-1], cluster.namespace))
         for number in range(store.partitions):
             partition = PartitionPlan(
-                number, store, catalogue, tuple(projectors), name, cluster.namespace, self._settings, cluster.counts_slots
+                number,
+                store,
+                catalogue,
+                tuple(projectors),
+                name,
+                cluster.namespace,
+                self._settings,
+                cluster.counts_slots,
             )
             self._partitions.append(start_partition(partition))
         for wire in await asyncio.gather(*(_answer(actor.open.remote(), _OPEN_TIMEOUT_S) for actor in self._actors())):

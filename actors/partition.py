@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.actor import ActorProxy
 
 from ..runtime.aggregate import OwnActor
 from ..runtime.envelope import PackedCommand, unpack_batch
@@ -39,6 +38,7 @@ from .settings import Settings
 from .shipping import unship
 
 __all__ = ["PartitionActor", "PartitionPlan", "start_partition"]
+
 
 @dataclass(frozen=True, slots=True)
 class PartitionPlan:
@@ -83,8 +83,7 @@ class PartitionActor:
             self._opened()
         except RayfoldError as error:
             return encode_outcomes([error] * len(commands))
-        for stream in self._homes.take_over():
-            self._loop.residents.forget(stream)
+        self._take_over()
         return encode_outcomes(self._answer(commands))
 
     def _answer(self, commands: Sequence[PackedCommand]) -> list[Answered]:
@@ -122,15 +121,12 @@ class PartitionActor:
     @ray.method
     def tick(self) -> None:
         """What has to happen now and then: hand over to actors that came up, end idle ones."""
-        self._opened()
-        for stream in self._homes.take_over():
-            self._loop.residents.forget(stream)
-        self._homes.passivate_idle()
+        self._tick()
 
     @ray.method
     def status(self) -> tuple[int, int, int, list[tuple[StreamId, str, int]]]:
         """Process id, epoch, head of the log, and the own actors: stream, name, process id."""
-        self.tick()
+        self._tick()
         own = [(home.stream, home.name, home.started.result()) for home in self._homes.by_stream.values()]
         return os.getpid(), self._loop.epoch, self._writer.head(), own
 
@@ -142,7 +138,9 @@ class PartitionActor:
             self._log.close()
 
     @ray.method(concurrency_group="reads")
-    def read_stream(self, stream: StreamId, from_version: int, to_version: int | None, limit: int | None) -> list[bytes]:
+    def read_stream(
+        self, stream: StreamId, from_version: int, to_version: int | None, limit: int | None
+    ) -> list[bytes]:
         """Records of a stream, for an own actor that loads its aggregate; never waits for a batch."""
         return self._reader().read_stream(stream, from_version, to_version, limit)
 
@@ -189,6 +187,16 @@ class PartitionActor:
         )
         self._log = log
 
+    def _tick(self) -> None:
+        self._opened()
+        self._take_over()
+        self._homes.passivate_idle()
+
+    def _take_over(self) -> None:
+        """Let go of aggregates whose own actor has come up: from now on it decides, and not we."""
+        for stream in self._homes.take_over():
+            self._loop.residents.forget(stream)
+
     def _consider_own_actor(self, stream: StreamId) -> None:
         if stream in self._homes.by_stream:
             return
@@ -205,9 +213,10 @@ class PartitionActor:
         return start_own_actor(plan, placement, self._plan.namespace, counts_slot=self._plan.counts_slots)
 
 
-def start_partition(plan: PartitionPlan) -> ActorProxy[PartitionActor]:
+def start_partition(plan: PartitionPlan) -> Any:
     """A partition that Ray restarts for ever. Ray never retries its calls: the router does, with the same ids."""
-    actor = ray.remote(concurrency_groups={"reads": 2})(PartitionActor)
+    remote: Any = ray.remote  # its types do not know concurrency groups
+    actor = remote(concurrency_groups={"reads": 2})(PartitionActor)
     options = actor.options(
         name=f"{plan.name}/partition-{plan.number}",
         namespace=plan.namespace,

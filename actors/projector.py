@@ -113,10 +113,12 @@ class ProjectorActor:
 def _pickled(answers: list[Any]) -> bytes:
     """Answers are the user's own objects and go back to the user's own process, inside the cluster: Ray pickles
     them in any case. Here it happens early, under the read model's lock. Nothing of it is ever stored."""
+    pickled: bytes
     try:
-        return ray.cloudpickle.dumps(answers)
+        pickled = ray.cloudpickle.dumps(answers)
     except Exception:
-        return ray.cloudpickle.dumps([_picklable(answer) for answer in answers])
+        pickled = ray.cloudpickle.dumps([_picklable(answer) for answer in answers])
+    return pickled
 
 
 def _picklable(answer: Any) -> Any:
@@ -129,8 +131,8 @@ def _picklable(answer: Any) -> Any:
 
 def start_projector(plan: ProjectorPlan, name: str, namespace: str) -> Any:
     """A projector that Ray restarts for ever."""
-    groups = {"ask": 1, "ask_after": ASKING_AFTER_MAX, "status": 1}
-    actor = ray.remote(concurrency_groups=groups)(ProjectorActor)
+    remote: Any = ray.remote  # its types do not know concurrency groups
+    actor = remote(concurrency_groups={"ask": 1, "ask_after": ASKING_AFTER_MAX, "status": 1})(ProjectorActor)
     options = actor.options(
         name=name,
         namespace=namespace,

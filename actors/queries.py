@@ -83,7 +83,7 @@ class Replicas:
         self._route(asked)
         try:
             answer = await asyncio.wait_for(asked.future, query.timeout_s + (_GRACE_S if query.after else 0))
-        except asyncio.TimeoutError as error:
+        except TimeoutError as error:
             raise Unavailable(f"{self._name} {query.name}", f"no replica answered in {query.timeout_s} s") from error
         if isinstance(answer, RayfoldError):
             raise answer

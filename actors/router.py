@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future as ThreadFuture
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from ..runtime.batching import Lane
 from ..runtime.envelope import PackedCommand, join
@@ -36,12 +36,6 @@ _BACKOFF_FIRST_S: Final = 0.02
 _BACKOFF_MAX_S: Final = 1.0
 _SWEEP_S: Final = 0.1
 """How precise deadlines are."""
-
-
-class _Executor(Protocol):
-    """A handle of a partition's actor or of an own actor."""
-
-    execute: Any
 
 
 class _Pending:
@@ -64,7 +58,7 @@ class _Pending:
 class _Destination:
     """An actor that executes commands, the lane to it, and the batch in flight."""
 
-    def __init__(self, actor: _Executor, partition: int, name: str, lane: Callable[[_Destination], Lane[_Pending]]) -> None:
+    def __init__(self, actor: Any, partition: int, name: str, lane: Callable[[_Destination], Lane[_Pending]]) -> None:
         self.actor = actor
         self.partition = partition
         self.name = name
@@ -86,9 +80,7 @@ class Router:
         self._settings = settings
         self._client = os.urandom(16)
         self._attempts = 0
-        self._partitions = [
-            _Destination(actor, number, "", self._lane) for number, actor in enumerate(partitions)
-        ]
+        self._partitions = [_Destination(actor, number, "", self._lane) for number, actor in enumerate(partitions)]
         self._routes: dict[StreamId, _Destination] = {}
         """Aggregates that are known to live in an own actor; bounded by how many such actors there are."""
         self._pending: set[_Pending] = set()

@@ -12,7 +12,7 @@ __all__ = ["OwnActorStatus", "PartitionStatus", "ProjectorStatus", "Status"]
 class PartitionStatus(NamedTuple):
     """One partition's actor and log."""
 
-    index: int
+    partition: int
     pid: int
     epoch: int
     """Of its activation; grows by one whenever the actor starts."""

@@ -195,9 +195,10 @@ def _open_store(path: Path, partitions: int | None) -> Store:
 
 
 def _settings(settings: Settings | None, own_actors_max: int | None, timeout_s: float | None) -> Settings:
-    changes = {"own_actors_max": own_actors_max, "timeout_s": timeout_s}
-    given = {name: value for name, value in changes.items() if value is not None}
-    return replace(settings or Settings(), **given)
+    chosen = settings or Settings()
+    if own_actors_max is not None:
+        chosen = replace(chosen, own_actors_max=own_actors_max)
+    return chosen if timeout_s is None else replace(chosen, timeout_s=timeout_s)
 
 
 def _checked_replicas(

@@ -41,8 +41,10 @@ class Lane(Generic[Item]):
     """A queue that sends what has gathered as one batch whenever the last batch has come back.
 
     `send(batch)` starts a batch on its way and returns at once; whoever learns that it has come back calls
-    `came_back()`. Both may happen on any thread. `defer(function)` postpones the start of a batch from idle, so that
-    what is put in the same moment leaves together: an event loop's `call_soon`.
+    `came_back()`, once. Both may happen on any thread, the second also before the first returns. A batch whose `send`
+    raises is gone: the exception goes to whoever caused the sending, and the lane is ready for more. `defer(function)`
+    postpones the start of a batch from idle, so that what is put in the same moment leaves together: an event loop's
+    `call_soon`.
     """
 
     def __init__(
@@ -66,6 +68,9 @@ class Lane(Generic[Item]):
         self._waiting: deque[tuple[Item, int]] = deque()
         self._waiting_bytes = 0
         self._busy = False
+        self._sending = False
+        self._back_early = False
+        """The batch that is being sent has come back already."""
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -87,6 +92,10 @@ class Lane(Generic[Item]):
 
     def came_back(self) -> None:
         """The batch in flight has come back, one way or the other: send what has gathered, if anything has."""
+        with self._lock:
+            if self._sending:
+                self._back_early = True
+                return
         self._leave()
 
     def take_waiting(self, wanted: Callable[[Item], bool]) -> list[tuple[Item, int]]:
@@ -105,11 +114,25 @@ class Lane(Generic[Item]):
             self._defer(self._leave)
 
     def _leave(self) -> None:
-        with self._lock:
-            batch = self._next_batch()
-            self._busy = bool(batch)
-        if batch:
-            self._send(batch)
+        """Send batches until one is still on its way: in a loop, as a thousand that come back at once, each from
+        within its own `send`, would be too deep a recursion."""
+        while True:
+            with self._lock:
+                batch = self._next_batch()
+                self._busy = self._sending = bool(batch)
+                self._back_early = False
+            if not batch:
+                return
+            try:
+                self._send(batch)
+            except BaseException:
+                with self._lock:
+                    self._busy = self._sending = False
+                raise
+            with self._lock:
+                self._sending = False
+                if not self._back_early:
+                    return
 
     def _next_batch(self) -> list[Item]:
         batch: list[Item] = []

@@ -8,8 +8,11 @@ equal; equal messages pack to equal bytes, in any process (they are hashed), a d
 items in the same order.
 
 Why three ways of packing: a class whose fields are all plain scalars is packed straight from its `__dict__` by one
-packer kept for it, which is most events and half the time; one that also has dates, decimals, enums or containers needs
+packer kept for it; one that also has dates, decimals, enums or containers needs
 a hook for them; only one with nested models or serializers of its own goes through pydantic's `model_dump`.
+
+What cannot come back as it was: a list in a field annotated `Sequence` or `Any` comes back as a tuple, because there
+the annotation does not say which, and a message holds nothing that can change if that can be helped.
 """
 
 from __future__ import annotations
@@ -21,13 +24,13 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from enum import Enum
 from functools import cached_property
+from itertools import chain
 from typing import Any, Final, TypeVar
 
 import annotated_types
 import msgpack
-from pydantic import AfterValidator, BaseModel, BeforeValidator, StringConstraints, ValidationError
+from pydantic import AfterValidator, AllowInfNan, BaseModel, BeforeValidator, Strict, StringConstraints, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic.types import Strict
 from pydantic_core import PydanticSerializationError
 
 from .declaration import arguments_of_union
@@ -104,7 +107,7 @@ def decode_payload(data: bytes, name: str = "message") -> Payload:
         raise InvalidMessage(name, f"its bytes are no message: {error or type(error).__name__}") from error
     if type(payload) is not dict:
         raise InvalidMessage(name, f"its bytes hold a {type(payload).__name__}, not a map of fields")
-    if len(data) > DEPTH_MAX and _deeper_than(payload, DEPTH_MAX):
+    if _may_be_deep(data) and _deeper_than(payload, DEPTH_MAX):
         raise InvalidMessage(name, f"it is nested over {DEPTH_MAX} levels deep")
     return payload
 
@@ -150,12 +153,16 @@ def _pack_other(cls: type[Message], message: Message) -> bytes:
     if cls.packing == 0:
         cls.packing = _packing_of(cls)
         return encode_message(message)
-    fields = message.__dict__ if cls.packing == _PLAIN else message.model_dump(round_trip=True, warnings="error")
+    fields = message.__dict__ if cls.packing == _PLAIN else _dumped(message)
     # A packer of its own: the hook runs Python, so another thread may pack in between.
     packed: bytes = msgpack.Packer(default=stored_form, buf_size=PACKER_BYTES).pack(fields)
-    if len(packed) > DEPTH_MAX and _deeper_than(fields, DEPTH_MAX):
+    if _may_be_deep(packed) and _deeper_than(fields, DEPTH_MAX):
         raise ValueError(f"it is nested over {DEPTH_MAX} levels deep")
     return packed
+
+
+def _dumped(message: Message, only: set[str] | None = None) -> dict[str, Any]:
+    return message.model_dump(include=only, round_trip=True, warnings="error")
 
 
 def _packing_of(cls: type[Message]) -> int:
@@ -169,21 +176,16 @@ def _packing_of(cls: type[Message]) -> int:
     return max(ways, default=_SCALARS)
 
 
-_VALIDATING_ONLY = (annotated_types.BaseMetadata, annotated_types.GroupedMetadata, AfterValidator, BeforeValidator) + (
-    Strict,
-    StringConstraints,
-)
+_VALIDATING_ONLY = (AfterValidator, AllowInfNan, BeforeValidator, Strict, StringConstraints)
+_LIMITS = (annotated_types.BaseMetadata, annotated_types.GroupedMetadata)
 
 
 def _way_of_field(field: FieldInfo) -> int:
-    if not all(
-        isinstance(item, _VALIDATING_ONLY) or type(item).__module__ == _PYDANTIC_LIMITS for item in field.metadata
-    ):
-        return _DUMPED
+    for item in field.metadata:
+        limits_only = isinstance(item, _LIMITS) and not hasattr(item, "__get_pydantic_core_schema__")
+        if not limits_only and not isinstance(item, _VALIDATING_ONLY):
+            return _DUMPED  # it may carry a serializer
     return _way_of(field.annotation)
-
-
-_PYDANTIC_LIMITS = "pydantic._internal._fields"
 
 
 def _way_of(annotation: Any) -> int:
@@ -215,7 +217,7 @@ def _unencodable(message: Message, error: Exception) -> InvalidMessage:
         value = message.__dict__.get(name)
         try:
             msgpack.Packer(default=stored_form, buf_size=PACKER_BYTES).pack(
-                value if cls.packing != _DUMPED else message.model_dump(include={name})
+                value if cls.packing != _DUMPED else _dumped(message, {name})
             )
         except (TypeError, ValueError, OverflowError, PydanticSerializationError) as cause:
             return InvalidMessage(
@@ -244,14 +246,22 @@ def _too_big(name: str, size_bytes: int) -> InvalidMessage:
     )
 
 
+def _may_be_deep(data: bytes) -> bool:
+    """False for nearly every message, at once: each level takes a byte that opens a map or list, and ASCII has none."""
+    return len(data) > DEPTH_MAX and len(data.translate(None, _OPENS_NOTHING)) > DEPTH_MAX
+
+
+_OPENS_NOTHING = bytes(byte for byte in range(256) if not (0x80 <= byte <= 0x9F or 0xDC <= byte <= 0xDF))
+
+
 def _deeper_than(value: object, levels: int) -> bool:
     """True when containers are nested deeper than `levels`; looks level by level, never recursing."""
     layer: list[Any] = [value]
-    for _ in range(levels + 1):
+    for _ in range(levels):
         layer = [
             item
             for container in layer
-            for item in (container.values() if isinstance(container, dict) else container)
+            for item in (chain(container, container.values()) if isinstance(container, dict) else container)
             if isinstance(item, dict | tuple | list)
         ]
         if not layer:

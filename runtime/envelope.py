@@ -26,12 +26,12 @@ from .aggregate import Aggregate
 from .codec import MESSAGE_BYTES_MAX, encode_message
 from .errors import InvalidId, InvalidMessage
 from .messages import Command
-from .stream import ANY, StreamId, stream_id
+from .stream import ANY, ID_BYTES_MAX, StreamId, stream_id
 
 __all__ = ["Envelope", "PackedCommand", "derived_id", "new_command_id", "pack", "unpack_batch"]
 
-_ENVELOPE_BYTES_MAX: Final = MESSAGE_BYTES_MAX + 4096
-"""A payload plus everything around it: ids of 400 and names of 64 bytes, five small fields."""
+_NAME_CHARS_MAX: Final = 64
+"""Of an aggregate type, as `TYPE_NAME_PATTERN` has it: longer ones have no key, so not even a digest."""
 
 _VERSION_MAX: Final = (1 << 63) - 1
 
@@ -94,9 +94,11 @@ def derived_id(*parts: str | int | bytes | UUID) -> UUID:
     hashed = hashlib.blake2b(digest_size=16, person=b"rayfold id")
     for part in parts:
         if isinstance(part, bool) or not isinstance(part, str | int | bytes | UUID):
-            raise InvalidId("part of a derived id", repr(part), f"is {type(part).__name__}, not str, int, bytes or UUID")
-        data = part if isinstance(part, bytes) else str(part).encode()
-        hashed.update(b"%b:%d:%b" % (type(part).__name__.encode(), len(data), data))
+            raise InvalidId(
+                "part of a derived id", repr(part), f"is {type(part).__name__}, not str, int, bytes or UUID"
+            )
+        kind, data = _part_bytes(part)
+        hashed.update(b"%b:%d:%b" % (kind, len(data), data))
     number = int.from_bytes(hashed.digest(), "big")
     number = number & ~(0xF << 76) | (8 << 76)
     number = number & ~(0x3 << 62) | (2 << 62)
@@ -105,12 +107,14 @@ def derived_id(*parts: str | int | bytes | UUID) -> UUID:
 
 def pack(envelope: Envelope) -> tuple[PackedCommand, bytes]:
     """Check an envelope and pack it. Raises `InvalidId` or `InvalidMessage`; nothing has been sent then."""
-    command = envelope.command
+    aggregate, command = envelope.aggregate, envelope.command
+    if not (isinstance(aggregate, type) and issubclass(aggregate, Aggregate)):
+        raise InvalidMessage(type(aggregate).__name__, "is not an Aggregate class", "give the class itself")
     if not isinstance(command, Command):
         raise InvalidMessage(type(command).__name__, "is not a Command", "declare it as class X(Command)")
     packed = PackedCommand(
         _id_bytes("command id", envelope.command_id) or new_command_id(),
-        stream_id(envelope.aggregate.aggregate_type, envelope.id),
+        stream_id(aggregate.aggregate_type, envelope.id),
         command.message_name,
         encode_message(command),
         _checked_version(envelope.expected_version),
@@ -121,18 +125,35 @@ def pack(envelope: Envelope) -> tuple[PackedCommand, bytes]:
 
 
 def unpack_batch(blob: bytes) -> Iterator[PackedCommand]:
-    """The commands that were packed one by one and joined into `blob`, in order."""
+    """The commands that were packed one by one and joined into `blob`, in order.
+
+    Raises `InvalidMessage` where the bytes stop being that. Only the frame is looked at: whether names, ids and
+    payloads are any good is found out for each command by itself, later.
+    """
     unpacker = msgpack.Unpacker(
         use_list=False,
         max_buffer_size=len(blob),
-        max_bin_len=_ENVELOPE_BYTES_MAX,
-        max_str_len=_ENVELOPE_BYTES_MAX,
+        max_bin_len=MESSAGE_BYTES_MAX,
+        max_str_len=ID_BYTES_MAX,
         max_array_len=len(PackedCommand._fields),
         max_map_len=0,
+        max_ext_len=0,
     )
     unpacker.feed(blob)
-    for command_id, (type_name, ident), name, payload, expected, correlation, causation in unpacker:
-        yield PackedCommand(command_id, StreamId(type_name, ident), name, payload, expected, correlation, causation)
+    read_bytes = 0
+    try:
+        for command_id, (type_name, ident), *rest in unpacker:
+            command = PackedCommand(command_id, StreamId(type_name, ident), *rest)
+            if not (_FRAME == tuple(map(type, command)) and type(type_name) is type(ident) is str):
+                raise TypeError("a field is of the wrong type")
+            if len(type_name) > _NAME_CHARS_MAX:
+                raise ValueError(f"an aggregate type has {len(type_name)} characters, over {_NAME_CHARS_MAX}")
+            yield command
+            read_bytes = unpacker.tell()
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise _no_batch(read_bytes, str(error) or type(error).__name__) from error
+    if read_bytes != len(blob):
+        raise _no_batch(read_bytes, f"the last of {len(blob)} is missing something")
 
 
 def join(packed: Iterable[bytes]) -> bytes:
@@ -140,15 +161,41 @@ def join(packed: Iterable[bytes]) -> bytes:
     return b"".join(packed)
 
 
+_FRAME: Final = (bytes, StreamId, str, bytes, int, bytes, bytes)
+"""The types of a packed command's fields."""
+
+
+def _no_batch(at_byte: int, what: str) -> InvalidMessage:
+    return InvalidMessage("batch of commands", f"from byte {at_byte} on it holds no packed command: {what}")
+
+
+def _part_bytes(part: str | int | bytes | UUID) -> tuple[bytes, bytes]:
+    """Kind and content of a part. A subclass, an enum say, counts as the plain value it is: its name may change."""
+    try:
+        if isinstance(part, bytes):
+            return b"bytes", bytes(part)
+        if isinstance(part, str):
+            return b"str", str.encode(part)
+        if isinstance(part, int):
+            return b"int", b"%d" % int(part)
+    except ValueError as error:  # a lone surrogate, or over 4,300 digits
+        raise InvalidId("part of a derived id", ascii(type(part).__name__), f"cannot be hashed: {error}") from error
+    return b"UUID", str(part).encode()
+
+
 def _id_bytes(kind: str, value: UUID | None) -> bytes:
     if value is None:
         return b""
     if not isinstance(value, UUID):
-        raise InvalidId(kind, str(value), f"is {type(value).__name__}, not uuid.UUID; derived_id() makes one from a key")
+        raise InvalidId(
+            kind, str(value), f"is {type(value).__name__}, not uuid.UUID; derived_id() makes one from a key"
+        )
     return value.bytes
 
 
 def _checked_version(version: int) -> int:
     if isinstance(version, bool) or not isinstance(version, int) or not ANY <= version <= _VERSION_MAX:
-        raise InvalidMessage("expected_version", f"{version!r} is not a version", "give ANY, NO_STREAM or a number from 1")
+        raise InvalidMessage(
+            "expected_version", f"{version!r} is not a version", "give ANY, NO_STREAM or a number from 1"
+        )
     return version

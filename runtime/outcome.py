@@ -59,15 +59,17 @@ def decode_outcomes(blob: bytes, commands: Sequence[Any]) -> list[Answered]:
 
 
 def _pack(outcome: Answered) -> bytes:
+    packed: bytes
     if isinstance(outcome, Receipt):
-        fields = (_RECEIPT, outcome.partition, outcome.position, outcome.version, outcome.repeated)
-        return msgpack.packb(fields)
-    if isinstance(outcome, Moved):
-        return msgpack.packb((_MOVED, outcome.actor))
-    try:
-        return msgpack.packb((_ERROR, *to_wire(outcome)), default=str)
-    except (ValueError, OverflowError, TypeError, RecursionError):
-        return msgpack.packb((_ERROR, *to_wire(_as_text(outcome))))
+        packed = msgpack.packb((_RECEIPT, outcome.partition, outcome.position, outcome.version, outcome.repeated))
+    elif isinstance(outcome, Moved):
+        packed = msgpack.packb((_MOVED, outcome.actor))
+    else:
+        try:
+            packed = msgpack.packb((_ERROR, *to_wire(outcome)), default=str)
+        except (ValueError, OverflowError, TypeError, RecursionError):
+            packed = msgpack.packb((_ERROR, *to_wire(_as_text(outcome))))
+    return packed
 
 
 def _as_text(error: RayfoldError) -> RayfoldError:

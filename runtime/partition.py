@@ -14,10 +14,13 @@ Rules kept here:
 - outcomes are values, item by item: a rejected or failing command never fails its neighbours, and commands to one
   aggregate in one batch see each other's effects
 - a handler that raises is an error to that caller only, and nothing of it is stored
+- what the log refuses for one command's sake is decided again in halves, until that command stands alone
+- a loop that was fenced off says nothing but that: its residents may be old, so its refusals are worth nothing
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -26,8 +29,18 @@ from .aggregate import Aggregate, outcome_of
 from .catalogue import Catalogue
 from .codec import decode_message, encode_message
 from .envelope import PackedCommand
-from .errors import CommandIdReused, Conflict, HandlerFailed, InvalidMessage, RayfoldError, Rejected, StoreError
-from .log.contract import Append, Appended, CommandEntry, Log, NewEvent
+from .errors import (
+    CallerError,
+    CommandIdReused,
+    Conflict,
+    Fenced,
+    HandlerFailed,
+    RayfoldError,
+    Refusal,
+    Rejected,
+    StoreError,
+)
+from .log.contract import Append, Appended, CommandEntry, NewEvent, WriteLog
 from .messages import Command, Event
 from .outcome import Outcome
 from .receipt import Receipt
@@ -69,7 +82,7 @@ class _Decided:
         self.pending: dict[StreamId, list[Event]] = {}
         """Events decided in this batch and not in the log yet, by stream."""
         self.first_use: dict[bytes, tuple[int, bytes]] = {}
-        """Command ids that this batch will append: index and digest, for a repeat inside the batch."""
+        """Command ids that this batch will store: index and digest, for a repeat inside the batch."""
         self.repeats: list[tuple[int, int]] = []
         """Commands that repeat an earlier one of this batch, with the index of that one."""
 
@@ -78,7 +91,7 @@ class WriteLoop:
     """Decides commands over a log. Used from one thread."""
 
     def __init__(
-        self, partition: int, log: Log, catalogue: Catalogue, *, residents_max: int = RESIDENTS_MAX
+        self, partition: int, log: WriteLog, catalogue: Catalogue, *, residents_max: int = RESIDENTS_MAX
     ) -> None:
         self.partition = partition
         self.epoch = 0
@@ -93,7 +106,7 @@ class WriteLoop:
         return self.epoch
 
     def execute(self, commands: Sequence[PackedCommand]) -> Batch:
-        """One batch, in order. Whatever goes wrong is an outcome, never an exception."""
+        """One batch, in order. Whatever goes wrong with a command is its outcome, never an exception."""
         stored = self._find_stored(commands)
         while True:
             decided = self._decide_all(commands, stored)
@@ -103,29 +116,46 @@ class WriteLoop:
                 if stored.keys() >= found.entries.keys():
                     raise AssertionError("the log reported the same repeats twice") from found
                 stored |= found.entries
-            except (StoreError, Conflict, CommandIdReused) as error:
+            except StoreError as error:
                 return self._give_up(commands, decided, error)
+            except RayfoldError as error:
+                return self._apart(commands, decided, error)
             else:
                 return self._adopt(commands, decided, appended)
 
-    def _find_stored(self, commands: Sequence[PackedCommand]) -> dict[bytes, CommandEntry]:
-        found = ((command.command_id, self._log.find_command(command.command_id)) for command in commands)
-        return {command_id: entry for command_id, entry in found if entry is not None}
+    def _find_stored(self, commands: Sequence[PackedCommand]) -> dict[bytes, CommandEntry | RayfoldError]:
+        """What the log knows of each id. An id that is none, or whose entry is damaged, is its own command's error."""
+        found: dict[bytes, CommandEntry | RayfoldError] = {}
+        for command in commands:
+            entry: CommandEntry | RayfoldError | None
+            try:
+                entry = self._log.find_command(command.command_id)
+            except RayfoldError as error:
+                entry = error
+            if entry is not None:
+                found[command.command_id] = entry
+        return found
 
-    def _decide_all(self, commands: Sequence[PackedCommand], stored: dict[bytes, CommandEntry]) -> _Decided:
+    def _decide_all(
+        self, commands: Sequence[PackedCommand], stored: dict[bytes, CommandEntry | RayfoldError]
+    ) -> _Decided:
         decided = _Decided(len(commands))
         for index, command in enumerate(commands):
             try:
                 decided.outcomes[index] = self._decide(index, command, stored.get(command.command_id), decided)
-            except RayfoldError as error:
+            except (CallerError, Refusal, StoreError) as error:
                 decided.outcomes[index] = error
+            except (Exception, SystemExit) as error:
+                decided.outcomes[index] = self._handler_failed(command, decided, error)
         return decided
 
     def _decide(
-        self, index: int, command: PackedCommand, entry: CommandEntry | None, decided: _Decided
+        self, index: int, command: PackedCommand, entry: CommandEntry | RayfoldError | None, decided: _Decided
     ) -> Outcome | None:
         """The outcome of one command, or None if the append will tell. What it raises is its outcome too."""
         stream, digest = command.stream, command.digest
+        if isinstance(entry, RayfoldError):
+            raise entry
         if entry is not None:
             if entry.digest != digest:
                 raise CommandIdReused(_shown(command.command_id), str(stream))
@@ -135,29 +165,48 @@ class WriteLoop:
                 raise CommandIdReused(_shown(command.command_id), str(stream))
             decided.repeats.append((index, first[0]))
             return None
-        aggregate = decided.working.get(stream)
-        if aggregate is None:
-            aggregate = decided.working[stream] = self.residents.check_out(stream)
+        aggregate = self._check_out(stream, decided)
         if command.expected_version not in (ANY, aggregate.version):
             raise Conflict(str(stream), command.expected_version, aggregate.version)
-        events = self._ask_aggregate(command, aggregate, decided)
+        events = self._ask_aggregate(command, aggregate)
         if isinstance(events, Rejected):
-            return Rejected.told(events.reason, events.facts, str(stream), command.name)
+            # Facts may be parts of the state, which the next command of the batch changes.
+            return Rejected.told(events.reason, copy.deepcopy(events.facts), str(stream), command.name)
         decided.appends.append(self._evolved(command, digest, aggregate, events, decided))
         decided.indexes.append(index)
-        decided.first_use[command.command_id] = (index, digest)
+        if events:  # what leaves no event leaves no id either, in one batch as in two
+            decided.first_use[command.command_id] = (index, digest)
         return None
 
-    def _ask_aggregate(self, command: PackedCommand, aggregate: Aggregate, decided: _Decided) -> list[Event] | Rejected:
+    def _check_out(self, stream: StreamId, decided: _Decided) -> Aggregate:
+        """The aggregate as this batch has made it so far: the log first, then what was decided on top of it."""
+        aggregate = decided.working.get(stream)
+        if aggregate is None:
+            aggregate = self.residents.check_out(stream)
+            for event in decided.pending.get(stream, ()):
+                evolve_with(aggregate, event)
+            decided.working[stream] = aggregate
+        return aggregate
+
+    def _handler_failed(self, command: PackedCommand, decided: _Decided, error: BaseException) -> RayfoldError:
+        """Code of the user's raised and may have left the state half-changed: let it go, the next use folds it anew.
+
+        Besides handlers, that is whatever a message class brings along: validators, serializers, default factories.
+        """
+        decided.working.pop(command.stream, None)
+        if isinstance(error, HandlerFailed):
+            return error
+        return HandlerFailed.caused_by(f"the code of {command.name}", str(command.stream), error)
+
+    def _ask_aggregate(self, command: PackedCommand, aggregate: Aggregate) -> list[Event] | Rejected:
         """Validate the payload and run the decide handler, whose exceptions cost nobody else anything."""
         message_class = self._catalogue.command(type(aggregate), command.name)
         message: Command = decode_message(message_class, command.payload)
         try:
             return outcome_of(aggregate, message)
+        except HandlerFailed:
+            raise
         except (Exception, SystemExit) as error:
-            self._restore(command.stream, decided)
-            if isinstance(error, HandlerFailed):
-                raise
             handler = f"{type(aggregate).__name__}.{aggregate.deciders[message_class].name}"
             raise HandlerFailed.caused_by(handler, str(command.stream), error) from error
 
@@ -167,12 +216,8 @@ class WriteLoop:
         """What to append for these events, with the aggregate advanced by them."""
         stream, version = command.stream, aggregate.version
         encoded = tuple(NewEvent(event.message_name, event.schema_version, encode_message(event)) for event in events)
-        try:
-            for event in events:
-                evolve_with(aggregate, event)
-        except RayfoldError:
-            self._restore(stream, decided)
-            raise
+        for event in events:
+            evolve_with(aggregate, event)
         decided.pending.setdefault(stream, []).extend(events)
         return Append(
             stream,
@@ -185,14 +230,6 @@ class WriteLoop:
             *_snapshot(aggregate, version),
         )
 
-    def _restore(self, stream: StreamId, decided: _Decided) -> None:
-        """A handler raised and may have left the state half-changed: fold it anew, log first, then this batch."""
-        del decided.working[stream]
-        aggregate = self.residents.load(stream)
-        for event in decided.pending.get(stream, ()):
-            evolve_with(aggregate, event)
-        decided.working[stream] = aggregate
-
     def _adopt(self, commands: Sequence[PackedCommand], decided: _Decided, appended: Iterable[Appended]) -> Batch:
         """The log has committed: receipts for the callers, and the new states become the residents."""
         records: list[bytes] = []
@@ -202,6 +239,8 @@ class WriteLoop:
                 command.stream, self.partition, done.position, done.version, command.command_id, done.repeated
             )
             records.extend(done.records)
+            if done.repeated:  # known to the log alone: its events were decided here, and not appended
+                decided.working.pop(command.stream, None)
         for index, first in decided.repeats:
             outcome = decided.outcomes[first]
             decided.outcomes[index] = outcome._replace(repeated=True) if isinstance(outcome, Receipt) else outcome
@@ -210,24 +249,40 @@ class WriteLoop:
         return Batch([_told(outcome) for outcome in decided.outcomes], records)
 
     def _give_up(self, commands: Sequence[PackedCommand], decided: _Decided, error: RayfoldError) -> Batch:
-        """Nothing was appended: forget what was decided. Whatever was decided on top of it is void as well."""
+        """Nothing was appended: forget what was decided. What was refused because of it is void as well, and if
+        somebody else writes this log now, so is whatever else was decided on these residents."""
+        fenced = isinstance(error, Fenced)
+        if fenced:
+            self.residents.forget_all()
+        lost: set[StreamId | bytes] = set()
         for index, command in enumerate(commands):
             outcome = decided.outcomes[index]
-            if outcome is None or (command.stream in decided.pending and not isinstance(outcome, Receipt)):
-                decided.outcomes[index] = error
+            if outcome is None:
+                lost |= {command.stream, command.command_id}
+            elif isinstance(outcome, Receipt) or not (fenced or command.stream in lost or command.command_id in lost):
+                continue
+            decided.outcomes[index] = error
         return Batch([_told(outcome) for outcome in decided.outcomes], [])
+
+    def _apart(self, commands: Sequence[PackedCommand], decided: _Decided, error: RayfoldError) -> Batch:
+        """The log refuses the whole batch for something in it: in halves then, so that it costs no neighbour."""
+        if len(decided.appends) < 2:
+            return self._give_up(commands, decided, error)
+        middle = decided.indexes[len(decided.indexes) // 2]
+        first, second = self.execute(commands[:middle]), self.execute(commands[middle:])
+        return Batch(first.outcomes + second.outcomes, first.records + second.records)
 
 
 def _snapshot(aggregate: Aggregate, version_before: int) -> tuple[bytes, bytes]:
-    """The encoded state and its fingerprint, if one is due at this version. A hint: a state that cannot be encoded
-    only makes the next activation slower, so it is logged and never fails the command."""
+    """The encoded state and its fingerprint, if one is due at this version. A hint: a state that cannot be encoded,
+    for whatever reason, only makes the next activation slower, so it is logged and never fails the command."""
     every = aggregate.snapshot_every
     if not every or aggregate.version // every == version_before // every:
         return b"", b""
     try:
         return encode_state(aggregate), state_fingerprint(type(aggregate))
-    except InvalidMessage as error:
-        log.warning("no snapshot of %s/%s: %s", aggregate.aggregate_type, aggregate.id, error)
+    except Exception as error:
+        log.warning("no snapshot of %s/%s: %s", aggregate.aggregate_type, aggregate.id, error or type(error).__name__)
         return b"", b""
 
 

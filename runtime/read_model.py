@@ -3,12 +3,13 @@
 Steps [7] and [8]. Before it: the broadcast ([6]), through `actors/projector.py`. After it: the caller's `ask`.
 
 The loop trusts nothing about how events arrive: a batch that was seen before is passed over, one that overlaps is
-cut, and one that leaves a gap first fills the gap from the log. So the broadcast may drop, repeat and reorder, and
-a reader still sees a prefix of each partition's log, and nothing else.
+cut, one that leaves a gap first fills the gap from the log, and a record that is damaged or out of place is read from
+the log instead. So the broadcast may drop, repeat and reorder, and a reader still sees a prefix of each partition's
+log, and nothing else.
 
 Rules kept here: the read model and its positions change together, under one lock, which a query takes as well; the
-log is only read, never the write side; a handler that raises stops this projection visibly (every query says so)
-rather than skipping an event.
+log is only read, never the write side; a handler that raises, and an event that the log cannot give back, stop this
+projection visibly (every query says so) rather than skipping an event.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from .catalogue import Catalogue
 from .codec import decode_message
-from .errors import HandlerFailed, NotYetVisible, RayfoldError
+from .errors import Damaged, HandlerFailed, NotYetVisible, RayfoldError, UnknownEvent
 from .log.contract import Reader, StoredEvent
 from .log.format import decode_record
 from .projection import Projection
@@ -73,22 +74,25 @@ class ReadModel:
         `head` tells of a later position whose records were not sent: they are read from the log.
         """
         with self._feeding:
-            if first > self.positions[partition] + 1:
-                self.catch_up(partition, first - 1)
+            self.catch_up(partition, first - 1)
             reached = self.positions[partition]
             fresh = records[reached + 1 - first :] if first <= reached + 1 else ()
             for start in range(0, len(fresh), _PAGE):
-                self._apply_page(partition, fresh[start : start + _PAGE])
-            self.catch_up(partition, head)
+                self._apply_page(partition, fresh[start : start + _PAGE], from_log=False)
+            self.catch_up(partition, max(head, first + len(records) - 1))
 
     def catch_up(self, partition: int, up_to: int | None = None) -> None:
-        """Read the log from where this replica is, up to a position or to its end."""
+        """Read the log from where this replica is, up to a position or to its end. Raises `StorageFailed`."""
         reader = self._readers[partition]
         with self._feeding:
             while self.failed is None and (up_to is None or self.positions[partition] < up_to):
                 reached = self.positions[partition]
                 limit = _PAGE if up_to is None else min(_PAGE, up_to - reached)
-                records = reader.read(reached, limit, _PAGE_BYTES)
+                try:
+                    records = reader.read(reached, limit, _PAGE_BYTES)
+                except Damaged as error:
+                    self._stop(partition, reached + 1, error)
+                    return
                 if not records:
                     return
                 self._apply_page(partition, records)
@@ -122,39 +126,41 @@ class ReadModel:
                 return partition, position
         return None
 
-    def _apply_page(self, partition: int, records: Sequence[bytes]) -> None:
+    def _apply_page(self, partition: int, records: Sequence[bytes], *, from_log: bool = True) -> None:
+        """Apply records in order, up to the first that cannot be. What was only sent may still be right in the log."""
         with self._changed:
             for record in records:
-                if self.failed is not None:
-                    return
                 position = self.positions[partition] + 1
                 try:
-                    stored = decode_record(record)
-                    assert stored.position == position, f"event {stored.position} after {position - 1}"
-                    self._project(partition, stored)
+                    self._project(partition, _decoded(record, partition, position))
                 except RayfoldError as error:
-                    self._stop(partition, position, error)
-                else:
-                    self.positions[partition] = position
+                    if from_log or not isinstance(error, Damaged):
+                        self._stop(partition, position, error)
+                    break
+                self.positions[partition] = position
             self._changed.notify_all()
 
     def _project(self, partition: int, stored: StoredEvent) -> None:
         handler = self._handlers.get(stored.name)
         if handler is None:
             return
-        event = self._catalogue.decode_event(stored)
         try:
+            event = self._catalogue.decode_event(stored)
             if handler.takes_recorded:
                 handler.function(self._model, event, _recorded(partition, stored))
             else:
                 handler.function(self._model, event)
-        except Exception as error:
+        except UnknownEvent:
+            raise
+        except (Exception, SystemExit) as error:
             subject = f"event {stored.position} of partition {partition} ({stored.stream} {stored.version})"
             name = f"{self._projection.__name__}.{handler.name}"
             raise HandlerFailed.caused_by(name, subject, error) from error
 
     def _stop(self, partition: int, position: int, error: RayfoldError) -> None:
-        self.failed = error
+        with self._changed:
+            self.failed = error
+            self._changed.notify_all()
         log.error(
             "projection %s stopped before event %d of partition %d: %s; mend the handler and start again, the read"
             " model is rebuilt from the log",
@@ -173,8 +179,17 @@ class ReadModel:
             return self._projection.answers[message_class](self._model, message)
         except RayfoldError as error:
             return error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return HandlerFailed.caused_by(f"{self._projection.__name__} @answer", query.name, error)
+
+
+def _decoded(record: bytes, partition: int, position: int) -> StoredEvent:
+    """The record that must be the event at `position`. Raises `Damaged` if it is not."""
+    where = f"event {position} of partition {partition}"
+    stored = decode_record(record, where)
+    if stored.position != position:
+        raise Damaged(where, f"the record that stands for it is that of event {stored.position}")
+    return stored
 
 
 def _recorded(partition: int, stored: StoredEvent) -> Recorded:

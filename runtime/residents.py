@@ -14,8 +14,8 @@ from typing import Final
 
 from .aggregate import Aggregate
 from .catalogue import Catalogue
-from .errors import HandlerFailed, InvalidMessage, RayfoldError
-from .log.contract import Reader
+from .errors import HandlerFailed
+from .log.contract import WriteLog
 from .log.format import decode_record
 from .messages import Event
 from .saved_state import decode_state, state_fingerprint
@@ -33,7 +33,7 @@ _PAGE: Final = 1000
 class Residents:
     """Aggregates by stream, least recently used first out."""
 
-    def __init__(self, catalogue: Catalogue, log: Reader, residents_max: int = RESIDENTS_MAX) -> None:
+    def __init__(self, catalogue: Catalogue, log: WriteLog, residents_max: int = RESIDENTS_MAX) -> None:
         self._catalogue = catalogue
         self._log = log
         self._residents_max = residents_max
@@ -47,7 +47,8 @@ class Residents:
 
         Raises `UnknownName`, `Damaged`, `UnknownEvent` or `HandlerFailed` (a raising evolve handler).
         """
-        return self._cache.pop(stream, None) or self.load(stream)
+        resident = self._cache.pop(stream, None)
+        return self.load(stream) if resident is None else resident
 
     def put_back(self, aggregate: Aggregate, stream: StreamId) -> None:
         """Keep an aggregate whose state is exactly what the log holds."""
@@ -68,7 +69,9 @@ class Residents:
     def load(self, stream: StreamId, at_or_before: int | None = None) -> Aggregate:
         """The aggregate as the log has it: its latest usable snapshot, then the events after that."""
         cls = self._catalogue.aggregate(stream.type)
-        aggregate = self._from_snapshot(cls, stream, at_or_before) or cls(stream.id)
+        aggregate = self._from_snapshot(cls, stream, at_or_before)
+        if aggregate is None:
+            aggregate = cls(stream.id)
         while True:
             records = self._log.read_stream(stream, aggregate.version + 1, at_or_before, _PAGE)
             for record in records:
@@ -78,7 +81,7 @@ class Residents:
                 return aggregate
 
     def _from_snapshot(self, cls: type[Aggregate], stream: StreamId, at_or_before: int | None) -> Aggregate | None:
-        """A snapshot saves time and is never the truth: one that cannot be used is passed over."""
+        """A snapshot saves time and is never the truth: one that cannot be used, for whatever reason, is passed over."""
         if not cls.snapshot_every:
             return None
         snapshot = self._log.find_snapshot(stream, state_fingerprint(cls), at_or_before)
@@ -86,7 +89,7 @@ class Residents:
             return None
         try:
             return decode_state(cls, snapshot.state, stream.id, snapshot.version)
-        except InvalidMessage:
+        except Exception:  # validators are the user's code and may raise anything
             return None
 
 
@@ -98,9 +101,7 @@ def evolve_with(aggregate: Aggregate, event: Event) -> None:
         raise HandlerFailed("evolve", f"{type(event).__name__} of {aggregate.id}", what)
     try:
         handler(aggregate, event)
-    except RayfoldError:
-        raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         subject = f"{aggregate.aggregate_type}/{aggregate.id}"
         raise HandlerFailed.caused_by(f"{type(aggregate).__name__}.{handler.__name__}", subject, error) from error
     aggregate.version += 1

@@ -13,9 +13,11 @@ says what it was. Pydantic then restores what only the annotation knows: models,
 from __future__ import annotations
 
 import dataclasses
+import dis
 import hashlib
 import types
 import typing
+from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -89,11 +91,14 @@ def state_fingerprint(cls: type[Stateful]) -> bytes:
     docstrings and line numbers do not count. Another Python version gives another fingerprint. What is outside the
     class (a function of a module) is not seen: raise the `version=` of a projection when such a function changes.
     """
-    digest = hashlib.blake2b(digest_size=16)
-    for part in _parts(cls):
-        text = part.encode()
-        digest.update(len(text).to_bytes(4, "big") + text)
-    return digest.digest()
+    known = _FINGERPRINTS.get(cls)
+    if known is None:
+        digest = hashlib.blake2b(digest_size=16)
+        for part in _parts(cls):
+            text = part.encode()
+            digest.update(len(text).to_bytes(4, "big") + text)
+        known = _FINGERPRINTS[cls] = digest.digest()
+    return known
 
 
 def check_state_fields(cls: type[Stateful]) -> None:
@@ -134,12 +139,15 @@ _TAGS: tuple[tuple[int, type, Callable[[Any], Any], Callable[[Any], Any]], ...] 
     (10, bytearray, bytes, bytearray),
     (11, int, str, int),  # one beyond 64 bits: within them msgpack packs it itself
     (12, complex, lambda value: [value.real, value.imag], lambda parts: complex(*parts)),
+    (13, deque, lambda value: [value.maxlen, list(value)], lambda parts: deque(parts[1], parts[0])),
 )
 """Number, type, what is packed under the number, and how that turns back. The numbers are stored: never reuse one."""
 
 _FORM_BY_TYPE = {kind: (code, to_form) for code, kind, to_form, _ in _TAGS}
 _FROM_FORM = {code: from_form for code, _, _, from_form in _TAGS}
 _ADAPTERS: WeakKeyDictionary[type, dict[str, TypeAdapter[Any]]] = WeakKeyDictionary()
+_FINGERPRINTS: WeakKeyDictionary[type, bytes] = WeakKeyDictionary()
+"""Kept beside the classes and not on them: Ray ships what is on a class, and an adapter does not travel."""
 
 
 def _tagged(value: Any) -> Any:
@@ -174,7 +182,8 @@ def _first_line(error: BaseException) -> str:
 
 def _parts(cls: type[Stateful]) -> Iterator[str]:
     """Everything that the fingerprint covers, as text that is the same in every process."""
-    yield f"{cls.__module__}.{cls.__qualname__}"
+    # By stored names: code may move, and cloudpickle does not keep the place of a class that is inside a function.
+    yield f"{getattr(cls, 'aggregate_type', '')} {getattr(cls, 'projection_name', '')}"
     yield str(getattr(cls, "projection_version", ""))
     for name, annotation in cls.state_fields.items():
         yield f"field {name}: {_type_text(annotation, set())}"
@@ -205,9 +214,9 @@ def _plain_methods(cls: type) -> dict[str, types.FunctionType]:
 
 
 def _code_text(code: types.CodeType) -> str:
-    docstring = code.co_consts[0] if code.co_consts and isinstance(code.co_consts[0], str) else None
-    constants = [_constant_text(value) for value in code.co_consts if value is not docstring]
-    return f"{code.co_code.hex()} {constants} {code.co_names} {code.co_varnames} {code.co_freevars}"
+    """What the code does, without docstrings, lines and the numbering of its constants."""
+    steps = (f"{step.opname} {_constant_text(step.argval)}" for step in dis.get_instructions(code))
+    return f"{code.co_argcount} {'; '.join(steps)}"
 
 
 def _constant_text(value: Any) -> str:
@@ -228,7 +237,7 @@ def _type_text(annotation: Any, seen: set[Any]) -> str:
         return f"{typing.get_origin(annotation)}[{inner}]"
     if not isinstance(annotation, type):
         return repr(annotation)
-    text = f"{annotation.__module__}.{annotation.__qualname__}"
+    text = annotation.__name__
     if annotation in seen:
         return text
     seen.add(annotation)

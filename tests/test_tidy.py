@@ -278,9 +278,10 @@ def public_definitions(path: Path) -> Iterator[tuple[str, ast.ClassDef | None, a
     for node in tree(path).body:
         if isinstance(node, ast.ClassDef | Function) and not node.name.startswith("_"):
             yield node.name, None, node
-            for part in node.body if isinstance(node, ast.ClassDef) else ():
-                if isinstance(part, Function) and not part.name.startswith("_"):
-                    yield f"{node.name}.{part.name}", node, part
+            if isinstance(node, ast.ClassDef):
+                for part in node.body:
+                    if isinstance(part, Function) and not part.name.startswith("_"):
+                        yield f"{node.name}.{part.name}", node, part
 
 
 def named(expression: ast.expr) -> str:

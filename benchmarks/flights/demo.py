@@ -12,24 +12,24 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.markup import escape
 
 from rayfold import RayfoldError
+from rayfold.runtime.log.store import create_or_open_store, open_store
 
 from .feed import Feed
 from .oracle import expect
 from .replay import Replay, replay
-from .report import Report
+from .report import Report, filesystem_of
 from .screen import Screen
 from .table import YEAR_FLIGHTS, TableMissing, carrier_names, read_flights
 from .tables import as_tables, day_of, verdict
-from .verification import Check, check_answers, check_figures, check_log, check_store
+from .verification import check_answers, check_figures, check_log, check_store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,30 +94,111 @@ def _run(options: DemoOptions, screen: Screen) -> int:
     directory = options.directory or Path(tempfile.mkdtemp(prefix="rayfold-demo-"))
     keep = options.directory is not None
     try:
-        _announce(flights, len(feed), directory, screen, keep=keep)
-        run = asyncio.run(_replayed(directory, feed, options, screen, count))
+        _prepare(directory, count, options.partitions)
+        _announce(flights, len(feed), directory, screen)
+        run = asyncio.run(replay(directory, feed, screen, kill=options.kill))
         report = _verified(directory, flights, feed, run, screen)
         _show(report, screen)
-        keep = keep or not report.verified
         if options.json:
             options.json.write_text(json.dumps(report.as_json(), indent=2) + "\n")
-        if keep:
-            screen.console.print(f"kept in {escape(str(directory))}; rayfold verify {escape(str(directory))} looks again")
+        if keep := keep or not report.verified:
+            screen.console.print(f"The store is kept; look again with: rayfold verify {escape(str(directory))}")
         return VERIFIED if report.verified else NOT_VERIFIED
     finally:
+        screen.rest()
         if not keep:
             shutil.rmtree(directory, ignore_errors=True)
 
 
-async def _replayed(directory: Path, feed: Feed, options: DemoOptions, screen: Screen, count: int) -> Replay:
-    partitions = options.partitions or (None if _is_store(directory) else PARTITIONS)
-    run = await replay(
-        directory,
-        feed,
-        screen,
-        partitions=partitions,
-        kill=options.kill,
-        opened=lambda: _mark(directory, count),
-    )
+def _checked(options: DemoOptions) -> int:
+    """How many flights to take. Raises `DemoRefused` for what cannot be."""
+    if options.all and options.flights is not None:
+        raise DemoRefused("--all and --flights exclude each other")
+    if options.flights is not None and not 1 <= options.flights <= YEAR_FLIGHTS:
+        raise DemoRefused(f"--flights {options.flights}: the table has 1 to {YEAR_FLIGHTS:,} flights")
+    if options.partitions is not None and options.partitions < 1:
+        raise DemoRefused(f"--partitions {options.partitions}: at least one is needed")
+    if options.json is not None and (options.json.is_dir() or not options.json.absolute().parent.is_dir()):
+        raise DemoRefused(f"--json {options.json}: cannot write a file there")
+    return YEAR_FLIGHTS if options.all else options.flights or DEFAULT_FLIGHTS
+
+
+def _prepare(directory: Path, count: int, partitions: int | None) -> None:
+    """Make the store, or see that it is one of the demo's and holds no other flights than this run is about."""
+    mark = directory / MARK
+    exists = (directory / "store.json").exists()
+    if exists:
+        before = _flights_in(mark)
+        if before > count:
+            what = f"holds the first {before:,} flights, more than the {count:,} asked for"
+            raise DemoRefused(f"{directory} {what}; say --flights {before}, or choose another directory")
+    create_or_open_store(directory, partitions or (None if exists else PARTITIONS))
+    fresh = mark.with_suffix(".new")
+    fresh.write_text(json.dumps({"flights": count}) + "\n")
+    fresh.rename(mark)
+
+
+def _flights_in(mark: Path) -> int:
+    try:
+        return int(json.loads(mark.read_text())["flights"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DemoRefused(f"{mark.parent} holds a store that is not of this demo; choose another directory") from None
+
+
+def _announce(flights: pd.DataFrame, commands: int, directory: Path, screen: Screen) -> None:
+    first, last = _instants(flights)
     screen.rest()
-    return run
+    screen.console.print(
+        f"[bold]{len(flights):,} flights[/] left New York from {day_of(first)} to {day_of(last)} 2013:"
+        f" {commands:,} commands to 3 airports and {flights['tailnum'].nunique():,} aircraft,"
+        f" stored in {escape(str(directory))} ({filesystem_of(directory)})"
+    )
+
+
+def _verified(directory: Path, flights: pd.DataFrame, feed: Feed, run: Replay, screen: Screen) -> Report:
+    """Hold everything against the table and the log, and sum up."""
+    begun_s = time.monotonic()
+    screen.waiting_for("counting again from the table")
+    expected = expect(flights)
+    checks = [check_figures(name, table, run.rows[name]) for name, table in expected.tables.items()]
+    asked_again = bool(run.stored_before or run.ledger.repeated or run.killer.outages)
+    checks += check_answers(expected, feed, run.ledger, asked_again=asked_again)
+    screen.measuring("reading every event back", expected.accepted)
+    walk = check_log(directory, feed, run.ledger, screen.done)
+    screen.measuring("verifying the store", 4 * expected.accepted)
+    checks += [*walk.checks, check_store(directory, screen.done)]
+    screen.rest()
+    first, last = _instants(flights)
+    return Report(
+        flights=len(flights),
+        partitions=open_store(directory).partitions,
+        stored_before=run.stored_before,
+        ledger=run.ledger,
+        outages=run.killer.outages,
+        facts=walk.facts,
+        checks=checks,
+        rows=run.rows,
+        start_s=run.start_s,
+        seconds=run.seconds,
+        visible_s=run.visible_s,
+        verify_s=time.monotonic() - begun_s,
+        size_bytes=sum(one.stat().st_blocks * 512 for one in directory.rglob("data.mdb")),
+        filesystem=filesystem_of(directory),
+    )
+
+
+def _show(report: Report, screen: Screen) -> None:
+    for table in as_tables(report, carrier_names()):
+        screen.console.print()
+        screen.console.print(table)
+    screen.console.print()
+    screen.console.print(verdict(report))
+
+
+def _instants(flights: pd.DataFrame) -> tuple[int, int]:
+    """The first and the last instant of the schedule."""
+    return int(flights["scheduled_min"].min()), int(flights["scheduled_min"].max())
+
+
+def _complain(line: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(line)

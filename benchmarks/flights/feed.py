@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from rayfold import Envelope, derived_id
@@ -138,7 +138,7 @@ def _in_order(flights: list[_Flight]) -> list[tuple[int, Step, int]]:
     return steps
 
 
-def _columns(flights: pd.DataFrame) -> Iterator[tuple[object, ...]]:
+def _columns(flights: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
     """The fields of `_Flight`, flight by flight, as plain values."""
     days = zip(flights["year"], flights["month"], flights["day"], strict=True)
     names = zip(days, flights["carrier"], flights["flight"], strict=True)

@@ -61,21 +61,22 @@ class Killer:
         self._commands = commands
         self._due = [("airport", commands // 3), ("partition", 2 * commands // 3)] if armed else []
 
-    def is_due(self, sent: int) -> bool:
-        """Whether something is to be killed now."""
-        return bool(self._due) and sent >= self._due[0][1]
+    def take_due(self, sent: int) -> str | None:
+        """What is to be killed now that so many commands are sent, `airport` or `partition`; it is told once."""
+        if not self._due or sent < self._due[0][1]:
+            return None
+        return self._due.pop(0)[0]
 
-    async def kill(self, bank: Runtime, sent: Callable[[], int]) -> Outage | None:
-        """Kill what is due. `sent` tells how many commands are sent by now; it is asked at the moment of the kill.
+    async def kill(self, what: str, bank: Runtime, sent: Callable[[], int]) -> Outage | None:
+        """Kill it. `sent` tells how many commands are sent by now; it is asked at the moment of the kill.
 
-        None if there is no such process yet, in which case it is due again a little later; or if the run is nearly over.
+        None if there is no such process yet, then it is due again a little later; or if the run is nearly over.
         """
-        what, due = self._due.pop(0)
         name, pid = _target(what, await bank.status())
         if sent() > _LATEST * self._commands:
             return None
         if not pid:
-            self._due.insert(0, (what, max(due, sent()) + int(_RETRY * self._commands) + 1))
+            self._due.insert(0, (what, sent() + int(_RETRY * self._commands) + 1))
             return None
         outage = Outage(what, name, pid, sent(), time.monotonic())
         os.kill(pid, signal.SIGKILL)
@@ -90,6 +91,6 @@ class Killer:
 def _target(what: str, status: Status) -> tuple[str, int]:
     """Whom to kill: the name and the process. No process if there is none to kill."""
     if what == "partition":
-        return next(((f"partition {one.index}", one.pid) for one in status.partitions), ("", 0))
+        return next(((f"partition {one.partition}", one.pid) for one in status.partitions), ("", 0))
     airports = (one for one in status.own_actors if one.stream.type == Airport.aggregate_type)
     return next(((str(one.stream), one.pid) for one in airports), ("", 0))

@@ -19,6 +19,7 @@ from .domain import Aircraft, Airport
 from .feed import Feed
 from .figures import AirportHours, Distances, EveryAircraft, EveryCarrier, EveryHour, EveryRoute, Punctuality, Routes
 from .ledger import Ledger
+from .obituaries import without_obituaries
 from .outage import Killer, Outage
 
 __all__ = ["Replay", "Watcher", "ask_all", "replay"]
@@ -72,8 +73,8 @@ class Replay:
     sent: int = 0
 
 
-async def replay(directory: Path, feed: Feed, watcher: Watcher, *, partitions: int | None, kill: bool) -> Replay:
-    """Start the runtime, send everything, ask the read models once they have seen it, and stop."""
+async def replay(directory: Path, feed: Feed, watcher: Watcher, *, kill: bool) -> Replay:
+    """Start the runtime on an existing store, send everything, ask the read models once they have seen it, and stop."""
     run = Replay(Ledger(len(feed)), Killer(len(feed), armed=kill))
     watcher.waiting_for("starting Ray, the partitions and the read models")
     begun_s = time.monotonic()
@@ -81,19 +82,21 @@ async def replay(directory: Path, feed: Feed, watcher: Watcher, *, partitions: i
         directory,
         aggregates=[Airport, Aircraft],
         projections=[Punctuality, Routes, AirportHours, Distances],
-        partitions=partitions,
         timeout_s=TIMEOUT_S,
     )
     async with runtime as bank:
-        run.stored_before = sum((await bank.heads()).values())
-        sending_s = time.monotonic()
-        watcher.sending(len(feed))
-        await _send_until_answered(bank, feed, run, watcher)
-        answered_s = time.monotonic()
-        watcher.waiting_for("waiting until the read models have seen everything")
-        run.rows = await ask_all(bank)
-        visible_s = time.monotonic()
-        watcher.waiting_for("stopping")
+        try:
+            run.stored_before = sum((await bank.heads()).values())
+            sending_s = time.monotonic()
+            watcher.sending(len(feed))
+            with without_obituaries():
+                await _send_until_answered(bank, feed, run, watcher)
+            answered_s = time.monotonic()
+            watcher.waiting_for("waiting until the read models have seen everything")
+            run.rows = await ask_all(bank)
+            visible_s = time.monotonic()
+        finally:
+            watcher.waiting_for("stopping")
     run.start_s, run.seconds, run.visible_s = sending_s - begun_s, answered_s - sending_s, visible_s - answered_s
     return run
 
@@ -115,25 +118,24 @@ async def _send_until_answered(bank: Runtime, feed: Feed, run: Replay, watcher: 
     for sending in range(SENDINGS_MAX):
         if sending:
             numbers = run.ledger.take_unanswered()
-        async with asyncio.TaskGroup() as killing:
-            await _send(bank, feed, numbers, run, watcher, killing)
+        await _send(bank, feed, numbers, run, watcher)
         if not run.ledger.unanswered:
             return
 
 
-async def _send(
-    bank: Runtime, feed: Feed, numbers: Sequence[int], run: Replay, watcher: Watcher, killing: asyncio.TaskGroup
-) -> None:
-    answered = iter(numbers)
+async def _send(bank: Runtime, feed: Feed, numbers: Sequence[int], run: Replay, watcher: Watcher) -> None:
+    in_order = iter(numbers)
+    kills: list[asyncio.Task[None]] = []
     async for _, outcome in bank.execute_all(_envelopes(feed, numbers, run), in_flight=IN_FLIGHT):
-        number = next(answered)
+        number = next(in_order)
         run.ledger.note(number, outcome)
         watcher.answered(run.ledger.told)
         if isinstance(outcome, Receipt):
             for outage in run.killer.watch(number, outcome):
                 watcher.recovered(outage)
-        if run.killer.is_due(run.sent):
-            killing.create_task(_kill(bank, run, watcher))
+        if what := run.killer.take_due(run.sent):
+            kills.append(asyncio.create_task(_kill(what, bank, run, watcher)))
+    await asyncio.gather(*kills)
 
 
 def _envelopes(feed: Feed, numbers: Sequence[int], run: Replay) -> Iterator[Envelope]:
@@ -143,7 +145,7 @@ def _envelopes(feed: Feed, numbers: Sequence[int], run: Replay) -> Iterator[Enve
         yield feed.envelope(number)
 
 
-async def _kill(bank: Runtime, run: Replay, watcher: Watcher) -> None:
-    outage = await run.killer.kill(bank, lambda: run.sent)
+async def _kill(what: str, bank: Runtime, run: Replay, watcher: Watcher) -> None:
+    outage = await run.killer.kill(what, bank, lambda: run.sent)
     if outage is not None:
         watcher.killed(outage)

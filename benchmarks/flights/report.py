@@ -23,11 +23,7 @@ _FSYNC: Final = "LMDB sync=True metasync=True writemap=False: every batch is fsy
 class Report:
     """One run."""
 
-    directory: Path
     flights: int
-    first_min: int
-    last_min: int
-    """From the first to the last thing that happened, in minutes since 1970 UTC."""
     partitions: int
     stored_before: int
     """Events that the store held before this run."""
@@ -46,6 +42,8 @@ class Report:
     verify_s: float
     size_bytes: int
     """Of the logs on disk."""
+    filesystem: str
+    """The kind of file system that holds them."""
 
     @property
     def verified(self) -> bool:
@@ -88,7 +86,7 @@ class Report:
             "verified": self.verified,
             "checks": [{"name": one.name, "passed": one.passed, "problems": one.problems} for one in self.checks],
             "partitions": self.partitions,
-            "machine": _machine(self.directory),
+            "machine": _machine(self.filesystem),
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
 
@@ -107,7 +105,7 @@ def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 3)
 
 
-def _machine(directory: Path) -> dict[str, Any]:
+def _machine(filesystem: str) -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "cores": cores,
@@ -115,7 +113,7 @@ def _machine(directory: Path) -> dict[str, Any]:
         "platform": platform.platform(),
         "ray": version("ray"),
         "lmdb": version("lmdb"),
-        "filesystem": filesystem_of(directory),
+        "filesystem": filesystem,
         "fsync": _FSYNC,
     }
 

@@ -43,7 +43,14 @@ class Screen:
         self.rest()
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=32))
         counts = (TextColumn("{task.completed:,.0f} of {task.total:,.0f}"), _Rate(), TimeRemainingColumn())
-        progress = Progress(*columns, *counts, console=self.console, transient=True, speed_estimate_period=10)
+        progress = Progress(
+            *columns,
+            *counts,
+            console=self.console,
+            transient=True,
+            speed_estimate_period=10,
+            disable=not self.console.is_terminal,
+        )
         self._task = progress.add_task(what, total=total)
         self._moving = progress
         self._begin(what)

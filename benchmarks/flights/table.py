@@ -60,9 +60,10 @@ def read_flights(first: int | None = None) -> pd.DataFrame:
 
 
 def carrier_names() -> dict[str, str]:
-    """What the carriers' two letters stand for."""
+    """What the carriers' two letters stand for, as short as people say it."""
     airlines = _read_csv("airlines.csv")
-    return dict(zip(airlines["carrier"], airlines["name"].str.removesuffix(" Inc."), strict=True))
+    short = airlines["name"].str.replace(r" (Air Lines|Airlines|Corporation|Co\.|Inc\.)", "", regex=True)
+    return dict(zip(airlines["carrier"], short, strict=True))
 
 
 def _add_instants(flights: pd.DataFrame) -> None:

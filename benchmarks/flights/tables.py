@@ -51,7 +51,7 @@ def as_tables(report: Report, carriers: Mapping[str, str]) -> Iterator[Renderabl
 def verdict(report: Report) -> str:
     """The last line."""
     if report.verified:
-        return "[bold green]verified[/]: every figure is what the table says, nothing was lost and nothing is there twice"
+        return "[bold green]verified[/]: every figure is what the table says, nothing is lost, nothing is there twice"
     wrong = sum(not check.passed for check in report.checks)
     return f"[bold red]not verified[/]: {wrong} of {len(report.checks)} checks failed"
 
@@ -64,27 +64,26 @@ def day_of(instant_min: int) -> str:
 
 def _table(title: str, *columns: str) -> Table:
     """A table whose first column is text and whose others are figures."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left", title_style="bold"
+    )
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left", no_wrap=True)
     return table
 
 
 def _punctuality(rows: Sequence[CarrierFigures], carriers: Mapping[str, str]) -> Table:
-    headings = ("left", "cancelled", "left late", "mean delay", "landed", "on time", "mean", "diverted")
-    table = _table("Punctuality by carrier (late is 15 minutes and more)", "carrier", *headings)
+    title = "Punctuality by carrier, delays in minutes (15 and more is late)"
+    table = _table(title, "carrier", "left", "cancelled", "left late", "delay", "on time", "delay")
     for row in sorted(rows, key=lambda row: _share(row.landed_late, row.landed)):
-        on_time = 1 - _share(row.landed_late, row.landed)
         table.add_row(
             escape(carriers.get(row.carrier, row.carrier)),
             f"{row.departed:,}",
             f"{_share(row.cancelled, row.departed + row.cancelled):.1%}",
             f"{_share(row.departed_late, row.departed):.0%}",
-            f"{_share(row.departure_late_min, row.departed):+.1f} min",
-            f"{row.landed:,}",
-            _bar(on_time),
-            f"{_share(row.arrival_late_min, row.landed):+.1f} min",
-            f"{row.diverted:,}",
+            f"{_share(row.departure_late_min, row.departed):+.1f}",
+            _bar(1 - _share(row.landed_late, row.landed)),
+            f"{_share(row.arrival_late_min, row.landed):+.1f}",
         )
     return table
 
@@ -107,7 +106,7 @@ def _hours(rows: Sequence[HourFigures]) -> Table:
     by_place = {(row.airport, row.hour): row for row in rows}
     for airport in sorted({row.airport for row in rows}):
         cells = (_heat(by_place.get((airport, hour))) for hour in hours)
-        table.add_row(f"{airport}  ", *cells)
+        table.add_row(f"{airport} ", *cells)
     return table
 
 
@@ -123,8 +122,8 @@ def _routes(rows: Sequence[RouteFigures]) -> Table:
     table = _table("Busiest routes", "route", "landed", "mean", "fastest", "mph")
     for row in sorted(rows, key=lambda row: -row.landed)[:_TOP]:
         mph = _share(row.distance_miles * row.landed * 60, row.airborne_min)
-        mean = f"{_share(row.airborne_min, row.landed):.0f} min"
-        table.add_row(f"{row.origin} - {row.destination}", f"{row.landed:,}", mean, f"{row.fastest_min} min", f"{mph:.0f}")
+        times = (f"{_share(row.airborne_min, row.landed):.0f} min", f"{row.fastest_min} min")
+        table.add_row(f"{row.origin} - {row.destination}", f"{row.landed:,}", *times, f"{mph:.0f}")
     return table
 
 
@@ -149,12 +148,13 @@ def _run(report: Report) -> Table:
     table = Table.grid(padding=(0, 2))
     table.title, table.title_style, table.title_justify = "The run", "bold", "left"
     accepted = f"{ledger.accepted:,} stored as {report.facts.events:,} events in {report.facts.streams:,} streams"
-    if ledger.repeated:
-        accepted += f", {ledger.repeated:,} of them stored before"
     table.add_row("accepted", accepted)
+    if ledger.repeated:
+        why = "by an earlier run" if report.stored_before else "when a killed process took the first answer with it"
+        table.add_row("repeats", f"{ledger.repeated:,} of them were stored already, {why}")
     table.add_row("log", f"{report.size_bytes / 1e6:,.0f} MB in {report.partitions} partitions, every batch fsynced")
-    speed = f"{ledger.told:,} in {report.seconds:.1f} s = [bold]{report.commands_per_s:,.0f} a second[/], outages included"
-    table.add_row("commands", speed)
+    speed = f"[bold]{report.commands_per_s:,.0f} a second[/], outages included"
+    table.add_row("commands", f"{ledger.told:,} in {report.seconds:.1f} s = {speed}")
     rest = f"read models up to date {report.visible_s:.1f} s later, verified in {report.verify_s:.1f} s"
     table.add_row("besides", f"start {report.start_s:.1f} s, {rest}")
     for outage in report.outages:

@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 
 from ..stream import StreamId
 
-__all__ = ["Append", "Appended", "CommandEntry", "Log", "NewEvent", "Reader", "Snapshot", "StoredEvent"]
+__all__ = ["Append", "Appended", "CommandEntry", "Log", "NewEvent", "Reader", "Snapshot", "StoredEvent", "WriteLog"]
 
 
 class NewEvent(NamedTuple):
@@ -138,6 +138,33 @@ class Reader(Protocol):
 
     def close(self) -> None:
         """Let go of every resource. Closing twice is fine."""
+        ...
+
+
+class WriteLog(Protocol):
+    """As much of a log as the write loop needs. Besides `Log` it has one more form: a partition seen through Ray by
+    an aggregate in an actor of its own (`actors/aggregate.py`)."""
+
+    def activate(self) -> int:
+        """See `Log`."""
+        ...
+
+    def find_command(self, command_id: bytes) -> CommandEntry | None:
+        """See `Reader`."""
+        ...
+
+    def append(self, epoch: int, appends: Sequence[Append]) -> list[Appended]:
+        """See `Log`."""
+        ...
+
+    def read_stream(
+        self, stream: StreamId, from_version: int = 1, to_version: int | None = None, limit: int | None = None
+    ) -> list[bytes]:
+        """See `Reader`."""
+        ...
+
+    def find_snapshot(self, stream: StreamId, schema: bytes, at_or_before: int | None = None) -> Snapshot | None:
+        """See `Reader`."""
         ...
 
 

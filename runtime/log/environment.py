@@ -8,8 +8,8 @@ Rules kept here:
   of 618 did, and with writemap a full disk is a SIGBUS instead of an error
 - the engine is named (`lib_version`): the package bundles two with incompatible files
 - no transaction outlives the call it serves: a reader that stays open pins pages and makes the file grow
-- a transaction of this process and a change of its map never meet: reads, growing and closing share one lock.
-  Commits do not take it, so a reader never waits for an fsync
+- a transaction of this process and a change of its map never meet: reads, growing and closing share one lock. A write
+  takes it only to grow, so that no read waits for an fsync and no append for a long read
 - an environment whose meta page failed to be written answers nothing but `PanicError` for ever: it is closed and
   opened again, and what the writer believed about it is read anew
 """
@@ -130,8 +130,6 @@ class Environment:
                         return use(transaction)
                 except lmdb.MapResizedError:
                     environment.set_mapsize(0)
-                except lmdb.PanicError:
-                    self._shut()
                 except lmdb.Error as error:
                     raise self.failure(error) from error
         raise StorageFailed(str(self.path), "its map is being resized without end")
@@ -140,12 +138,11 @@ class Environment:
         """What `use` makes of a write transaction, which is committed and fsynced when this returns.
 
         `use` runs again when the map had to grow. Whatever is raised: nothing of the transaction is stored. Calls
-        must not overlap.
+        must not overlap, nor with `close`.
         """
         self._check_process()
         for _ in range(ATTEMPTS_MAX):
-            with self._lock:
-                environment = self._open()
+            environment = self._lmdb or self._opened()
             try:
                 with environment.begin(write=True) as transaction:
                     return use(transaction)
@@ -159,6 +156,10 @@ class Environment:
                     self._shut()
                 raise self.failure(error) from error
         raise StorageFailed(str(self.path), "its map is being resized without end")
+
+    def _opened(self) -> lmdb.Environment:
+        with self._lock:
+            return self._open()
 
     def database(self, name: bytes) -> lmdb._Database:
         """The handle of one of the log's databases, good until the environment is opened again."""

@@ -141,7 +141,7 @@ def _read_manifest(folder: Path) -> Store:
     try:
         facts = json.loads(content)
         checksum = facts.pop("checksum")
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise StoreMismatch(str(path), "the manifest is damaged: it is not what was written", remedy) from error
     if checksum != _manifest_checksum(facts):
         raise StoreMismatch(str(path), "the manifest is damaged: its checksum is wrong", remedy)

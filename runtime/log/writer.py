@@ -110,6 +110,11 @@ class LmdbLog(LmdbReader):
         tail.transaction = number if planned.events else number - 1
         return planned, tail
 
+    def close(self) -> None:
+        """Let go of every resource, after an append that is under way. Closing twice is fine."""
+        with self._writing:
+            super().close()
+
     def _put(
         self, transaction: lmdb.Transaction[bytes], database: bytes, pairs: list[Pair], in_order: bool = False
     ) -> None:

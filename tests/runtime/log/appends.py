@@ -20,6 +20,9 @@ ALICE = StreamId("Account", "alice")
 BOB = StreamId("Account", "bob")
 DIGEST = b"digest of 16 b.."
 
+children: list[subprocess.Popen[str]] = []
+"""The processes that the present test has started."""
+
 _numbers = itertools.count(1)
 
 
@@ -51,8 +54,11 @@ def versions_of(records: Sequence[bytes]) -> list[int]:
 
 
 def python(code: str, *arguments: object) -> subprocess.Popen[str]:
-    """A child process that runs `code` with the checkout importable; its lines come through a pipe."""
-    return subprocess.Popen(
+    """A child process that runs `code` with the checkout importable; its lines come through a pipe.
+
+    It lives no longer than the test that started it (`conftest.py` sees to that).
+    """
+    child = subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -60,3 +66,5 @@ def python(code: str, *arguments: object) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
     )
+    children.append(child)
+    return child

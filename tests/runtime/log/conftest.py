@@ -11,6 +11,7 @@ from rayfold.runtime.log.contract import Log
 from rayfold.runtime.log.environment import open_log
 from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.log.writer import LmdbLog
+from tests.runtime.log.appends import children
 
 
 @pytest.fixture(params=["lmdb", "memory"])
@@ -27,3 +28,16 @@ def lmdb_log(tmp_path: Path) -> Iterator[LmdbLog]:
     opened = open_log(tmp_path / "log", "partition 3")
     yield opened
     opened.close()
+
+
+@pytest.fixture(autouse=True)
+def no_child_outlives_its_test() -> Iterator[None]:
+    """End and reap what a test started, also when it failed."""
+    yield
+    while children:
+        child = children.pop()
+        child.kill()
+        child.wait(60)
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                pipe.close()

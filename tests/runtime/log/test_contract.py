@@ -17,7 +17,6 @@ from tests.runtime.log.appends import (
     DIGEST,
     amounts_of,
     command_id,
-    deposited,
     deposits,
     positions_of,
     versions_of,
@@ -120,9 +119,7 @@ def test_an_empty_log_has_head_0_and_nothing_to_read(log: Log) -> None:
     ("after", "limit", "expected"),
     [(0, 3, [1, 2, 3]), (6, 10, [7, 8]), (8, 10, []), (99, 10, []), (3, 0, []), (3, -1, []), (-5, 2, [1, 2])],
 )
-def test_a_read_starts_after_a_position_and_has_a_limit(
-    five: Log, after: int, limit: int, expected: list[int]
-) -> None:
+def test_a_read_starts_after_a_position_and_has_a_limit(five: Log, after: int, limit: int, expected: list[int]) -> None:
     assert [record_position(record) for record in five.read(after, limit)] == expected
 
 
@@ -437,9 +434,7 @@ def test_an_outdated_snapshot_is_passed_over(snapped: Log) -> None:
         (-1, None),
     ],
 )
-def test_a_snapshot_at_or_before_a_version_is_found(
-    snapped: Log, at_or_before: int, expected: Snapshot | None
-) -> None:
+def test_a_snapshot_at_or_before_a_version_is_found(snapped: Log, at_or_before: int, expected: Snapshot | None) -> None:
     assert snapped.find_snapshot(ALICE, b"schema 1", at_or_before) == expected
 
 

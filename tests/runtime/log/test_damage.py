@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import lmdb
@@ -71,9 +72,9 @@ def refused(log: LmdbLog, database: bytes, key: bytes, value: bytes, uses: list[
 def test_a_flipped_byte_of_an_event_is_an_error(filled: LmdbLog) -> None:
     for position, (key, value) in enumerate(pairs(filled, EVENTS)[:2], 1):
         uses: list[Callable[[], object]] = [
-            lambda after=position - 1: filled.read(after, 1),
+            partial(filled.read, position - 1, 1),
             lambda: filled.read(0, 10),
-            lambda version=position: filled.read_stream(ALICE, version, version),
+            partial(filled.read_stream, ALICE, position, position),
         ]
         refused(filled, EVENTS, key, value, uses)
 
@@ -163,7 +164,7 @@ def test_a_value_under_the_key_of_another_is_an_error(filled: LmdbLog, database:
         put(filled, database, key, value)
     uses: dict[bytes, list[Callable[[], object]]] = {
         STREAMS: [lambda: filled.version(ALICE), lambda: filled.version(BOB), lambda: filled.read_stream(ALICE)],
-        COMMANDS: [lambda key=key: filled.find_command(key) for key, _ in stored],
+        COMMANDS: [partial(filled.find_command, key) for key, _ in stored],
     }
     for use in uses[database]:
         with pytest.raises(Damaged):

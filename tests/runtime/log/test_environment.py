@@ -10,6 +10,7 @@ import lmdb
 import pytest
 
 from rayfold.runtime.errors import Damaged, StorageFailed, StoreMismatch, StoreMissing
+from rayfold.runtime.log import environment as environment_module
 from rayfold.runtime.log.contract import Append
 from rayfold.runtime.log.environment import open_log, open_reader
 from rayfold.runtime.log.format import META, META_FORMAT, decode_record, encode_meta
@@ -152,9 +153,7 @@ print(parent, log.activate(), flush=True)
 """
     said, ends = (python(code, tmp_path).communicate(timeout=60)[0]).splitlines()
     parent = ends.split()[0]
-    assert said == (
-        f"StorageFailed {tmp_path}: partition 3 was opened by process {parent}; open it again after a fork"
-    )
+    assert said == (f"StorageFailed {tmp_path}: partition 3 was opened by process {parent}; open it again after a fork")
     assert ends == f"{parent} 1"
 
 
@@ -231,6 +230,45 @@ def test_threads_read_while_the_writer_appends_and_grows(tmp_path: Path) -> None
     assert failures == []
     assert log.environment.map_bytes() > 1 << 20
     log.close()
+
+
+READS_ONCE = """
+import sys
+from rayfold.runtime.errors import StorageFailed
+from rayfold.runtime.log.environment import open_reader
+try:
+    print(open_reader(sys.argv[1], "partition 0").head(), flush=True)
+    sys.stdin.read()
+except StorageFailed as error:
+    print(error, flush=True)
+"""
+
+
+def test_reader_slots_that_are_all_taken_are_an_error_until_one_of_their_processes_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment_module, "READERS_MAX", 2)  # one is this process's own
+    log = open_log(tmp_path, "partition 0")
+    first = python(READS_ONCE, tmp_path)
+    assert first.stdout is not None
+    assert first.stdout.readline() == "0\n"
+    refused = python(READS_ONCE, tmp_path).communicate(timeout=60)[0]
+    assert refused.startswith(f"{tmp_path}: all ")
+    assert refused.endswith(" reader slots are taken; fewer processes may read one partition at once\n")
+    first.kill()
+    first.communicate(timeout=60)
+    assert python(READS_ONCE, tmp_path).communicate(timeout=60)[0] == "0\n"
+    log.close()
+
+
+def test_a_long_read_does_not_hold_up_an_append(lmdb_log: LmdbLog) -> None:
+    epoch = lmdb_log.activate()
+    with lmdb_log.environment._lock:  # as a read in another thread holds it
+        append = threading.Thread(target=lambda: lmdb_log.append(epoch, [deposits(ALICE, 1)]))
+        append.start()
+        append.join(30)
+        assert not append.is_alive()
+    assert lmdb_log.head() == 1
 
 
 # --- growing ------------------------------------------------------------------------------------------------------

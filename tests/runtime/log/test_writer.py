@@ -93,9 +93,7 @@ def test_batches_that_store_nothing_do_not_confuse_what_the_writer_remembers(lmd
     assert lmdb_log.append(epoch, [deposits(ALICE, 2, expected=1)])[0].position == 2
 
 
-def test_a_writer_remembers_a_bounded_number_of_streams(
-    lmdb_log: LmdbLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_writer_remembers_a_bounded_number_of_streams(lmdb_log: LmdbLog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "STREAMS_KNOWN_MAX", 10)
     epoch = lmdb_log.activate()
     streams = [StreamId("Account", f"account-{number}") for number in range(25)]

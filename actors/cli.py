@@ -1,0 +1,147 @@
+"""The command line: `rayfold demo`, `rayfold verify`.
+
+Rules kept here: a user's mistake is one clear line and exit code 2, never a stack trace; a command that reports
+figures writes them with `--json FILE` too; long work shows its progress; Ctrl-C ends with 130.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ..runtime.errors import RayfoldError
+
+if TYPE_CHECKING:
+    from ..runtime.log.check import PartitionReport, Report
+
+__all__ = ["app", "main"]
+
+OK, DAMAGED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+PROBLEMS_SHOWN: Final = 50
+"""Of one partition on the screen; `--json` has all that were listed."""
+
+app = typer.Typer(
+    name="rayfold",
+    help="Event-sourced aggregates as Ray actors over an LMDB log that every acknowledged event was fsynced to.",
+    invoke_without_command=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+console = Console(highlight=False)
+complaints = Console(stderr=True, highlight=False)
+
+JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there as well.")]
+
+
+@app.command()
+def demo(
+    directory: Annotated[
+        Path | None,
+        typer.Option(help="Keep the store there; a second run on it adds nothing. Default: a temporary one."),
+    ] = None,
+    flights: Annotated[int | None, typer.Option(help="How many flights, from the first of January on.")] = None,
+    all_flights: Annotated[bool, typer.Option("--all", help="The whole year: 336,776 flights.")] = False,
+    partitions: Annotated[int | None, typer.Option(help="Of a new store; 2 if not said.")] = None,
+    kill: Annotated[bool, typer.Option(help="Kill the processes of an airport and of a partition on the way.")] = True,
+    json_file: JsonOption = None,
+) -> None:
+    """Replay real flights of 2013 from New York, kill two processes on the way, and verify every figure."""
+    from ..benchmarks.flights.demo import DemoOptions, run_demo
+
+    options = DemoOptions(directory, flights, all_flights, json_file, partitions, kill)
+    raise typer.Exit(run_demo(options))
+
+
+@app.command()
+def verify(
+    directory: Annotated[Path, typer.Argument(help="The directory of a store, in use or not, or a copy of one.")],
+    json_file: JsonOption = None,
+) -> None:
+    """Check a store: structure, every checksum, hash chain, indexes, contiguity. Exit code 1 if anything is wrong."""
+    from ..runtime.log.check import verify_store
+
+    columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=complaints, transient=True) as progress:
+        task = progress.add_task("verifying", total=None)
+        report = verify_store(directory, lambda done, total: progress.update(task, completed=done, total=total))
+    _show(report)
+    if json_file is not None:
+        json_file.write_text(json.dumps(report.as_dict(), indent=2) + "\n")
+    raise typer.Exit(OK if report.ok else DAMAGED)
+
+
+def main() -> None:
+    """The entry point: every error that is meant for a user becomes one line."""
+    try:
+        sys.exit(app(standalone_mode=False) or OK)
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("stopped")
+        sys.exit(INTERRUPTED)
+    except (RayfoldError, OSError) as error:
+        _complain(f"[bold red]error:[/] {escape(str(error))}")
+        sys.exit(REFUSED)
+    except Exception as error:
+        shown = getattr(error, "format_message", None)
+        if shown is None:  # a bug of ours: whoever reports it needs the trace
+            raise
+        _complain(f"[bold red]error:[/] {escape(shown())}")
+        sys.exit(REFUSED)
+
+
+def _complain(line: str) -> None:
+    complaints.print(line, soft_wrap=True)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from .. import __version__
+
+        console.print(f"rayfold {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and end.")
+    ] = False,
+) -> None:
+    """Options of the whole command line."""
+    if context.invoked_subcommand is None:
+        console.print(escape(context.get_help()))
+
+
+def _show(report: Report) -> None:
+    table = Table(title=f"store {report.store_id}", title_justify="left")
+    for column in ("partition", "events", "streams", "commands", "snapshots", "epoch", "verdict"):
+        table.add_column(column, justify="left" if column == "verdict" else "right")
+    for one in report.partitions:
+        counts = (one.events, one.streams, one.commands, one.snapshots, one.epoch)
+        table.add_row(str(one.partition), *(f"{count:,}" for count in counts), _verdict(one))
+    console.print(table)
+    for one in report.partitions:
+        for problem in [*one.problems, *one.warnings][:PROBLEMS_SHOWN]:
+            what = f"partition {problem.partition}, {problem.database} {problem.key}: {problem.kind}: {problem.what}"
+            console.print(escape(what), soft_wrap=True)
+        unseen = len(one.problems) + len(one.warnings) - PROBLEMS_SHOWN + one.unlisted
+        if unseen > 0:
+            console.print(f"partition {one.partition}: {unseen:,} more")
+
+
+def _verdict(report: PartitionReport) -> str:
+    if report.problems:
+        return f"[bold red]{len(report.problems) + report.unlisted:,} wrong[/]"
+    unchecked = "" if report.structure_checked else ", structure not checked: it is being written to"
+    warned = f", {len(report.warnings)} warnings" if report.warnings else ""
+    return f"[green]good[/]{warned}{unchecked}"

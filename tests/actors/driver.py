@@ -1,0 +1,66 @@
+"""A program of a user's, run as a process of its own, and every process that it brings with it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+RAYS_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+"""Ray's own two helpers end up to a minute after a raylet that was killed; nothing of a store is in them."""
+
+
+def start_driver(*arguments: str) -> subprocess.Popen[str]:
+    """Run `python arguments` beside the checkout, with nothing of this process's Ray in its environment."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def processes_below(driver: int) -> set[int]:
+    """The process and every one below it: Ray's daemons, and the workers that its raylet started."""
+    found: set[int] = set()
+    fresh = {driver}
+    while fresh:
+        found |= fresh
+        fresh = {child for parent in fresh for child in _children_of(parent)} - found
+    return found
+
+
+def wait_until_gone(pids: set[int], timeout_s: float = 30) -> None:
+    """Return once none of them runs, Ray's two agents aside. Raises `AssertionError` with those that still do."""
+    waiting = threading.Event()
+    left = pids
+    for _ in range(int(timeout_s * 10)):
+        left = {pid for pid in left if _name_if_alive(pid) not in ("", *RAYS_AGENTS)}
+        if not left:
+            return
+        waiting.wait(0.1)
+    raise AssertionError(f"still running: {[(pid, _name_if_alive(pid)) for pid in left]}")
+
+
+def _children_of(pid: int) -> set[int]:
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        return {int(child) for task in tasks for child in (task / "children").read_text().split()}
+    except OSError:
+        return set()
+
+
+def _name_if_alive(pid: int) -> str:
+    try:
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            return ""
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode().strip() or "?"
+    except OSError:
+        return ""

@@ -1,0 +1,143 @@
+"""Aggregates with an actor of their own: an instant first answer, the take-over, the limit, and losing one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+
+import ray.util
+
+from rayfold import Envelope, Receipt, Rejected, Runtime, derived_id
+from rayfold.actors.settings import Settings
+from rayfold.actors.status import OwnActorStatus
+from tests.actors.conftest import OWN_ACTORS, Bank
+from tests.actors.log_walk import check_nothing_lost_nothing_twice
+from tests.bank import Account, Open, Retrieve, Store, Vault
+
+
+async def own_actors(running: Runtime, enough: Callable[[list[OwnActorStatus]], bool]) -> list[OwnActorStatus]:
+    """The own actors, once there are enough of them; each look also lets the partitions hand over."""
+    async with asyncio.timeout(30):
+        while not enough(own := (await running.status()).own_actors):
+            await asyncio.sleep(0.05)
+    return own
+
+
+async def things(count: int, vault: str = "v") -> AsyncIterator[Envelope]:
+    for number in range(count):
+        yield Envelope(Vault, vault, Store(thing=f"thing {number}"))
+
+
+async def test_the_first_answer_comes_at_once_and_the_own_actor_takes_over_later(bank: Bank) -> None:
+    async with bank(projections=[]) as running:
+        first = await running.execute(Vault, "v", Store(thing="ring"))
+        assert (await running.status()).own_actors == []
+        [own] = await own_actors(running, bool)
+        assert own.stream == first.stream
+        assert own.pid not in {one.pid for one in (await running.status()).partitions}
+        named = [name for name in ray.util.list_named_actors() if "Vault/v" in name]
+        assert named == [own.name]
+        second = await running.execute(Vault, "v", Store(thing="crown"))
+        assert (second.version, second.position) == (2, first.position + 1)
+    assert [name for name in ray.util.list_named_actors() if "Vault/v" in name] == []
+
+
+async def test_the_rules_and_the_repeats_are_the_same_in_an_own_actor(bank: Bank) -> None:
+    async with bank(projections=[]) as running:
+        before = await running.execute(Vault, "v", Store(thing="ring"), command_id=derived_id(1))
+        await own_actors(running, bool)
+        later = await running.execute(Vault, "v", Store(thing="crown"), command_id=derived_id(2))
+        ring = running.execute(Vault, "v", Store(thing="ring"), command_id=derived_id(1))
+        crown = running.execute(Vault, "v", Store(thing="crown"), command_id=derived_id(2))
+        assert list(await asyncio.gather(ring, crown)) == [
+            before._replace(repeated=True),
+            later._replace(repeated=True),
+        ]
+        sent = [
+            Envelope(Vault, "v", Store(thing="ring"), derived_id(1)),
+            Envelope(Vault, "v", Store(thing="ring")),
+            Envelope(Vault, "v", Retrieve(thing="ring")),
+            Envelope(Vault, "v", Store(thing="ring"), derived_id(3)),
+            Envelope(Vault, "v", Store(thing="ring"), derived_id(3)),
+        ]
+        outcomes = [outcome async for _, outcome in running.execute_all(sent)]
+        told = [
+            outcome.reason if isinstance(outcome, Rejected) else getattr(outcome, "version", outcome)
+            for outcome in outcomes
+        ]
+        assert told == [1, "already_there", 3, 4, 4]
+        assert isinstance(outcomes[4], Receipt)
+        assert outcomes[4].repeated
+
+
+async def test_the_order_of_one_callers_commands_is_kept_across_the_move(bank: Bank) -> None:
+    async with bank(projections=[]) as running:
+        outcomes = [outcome async for _, outcome in running.execute_all(things(6000), in_flight=64)]
+        receipts = [outcome for outcome in outcomes if isinstance(outcome, Receipt)]
+        assert [receipt.version for receipt in receipts] == list(range(1, 6001))
+        assert len((await running.status()).own_actors) == 1, "it never moved, so this test showed nothing"
+        check_nothing_lost_nothing_twice(running.store.path, receipts)
+
+
+async def test_an_own_actor_that_is_killed_loses_nothing_and_is_replaced(bank: Bank) -> None:
+    async with bank(projections=[]) as running:
+        await running.execute(Vault, "v", Store(thing="first"))
+        [own] = await own_actors(running, bool)
+        receipts: list[Receipt] = []
+        async for _, outcome in running.execute_all(things(3000), in_flight=64):
+            assert isinstance(outcome, Receipt), outcome
+            receipts.append(outcome)
+            if len(receipts) == 1000:
+                os.kill(own.pid, signal.SIGKILL)
+        assert [receipt.version for receipt in receipts] == list(range(2, 3002))
+        check_nothing_lost_nothing_twice(running.store.path, receipts)
+        await running.execute(Vault, "v", Store(thing="last"))
+        [new] = await own_actors(running, lambda own_now: bool(own_now) and own_now[0].pid != own.pid)
+        assert new.name != own.name
+
+
+async def test_a_flood_of_aggregates_gets_no_more_own_actors_than_allowed(bank: Bank) -> None:
+    async with bank(projections=[]) as running:
+        sent = (Envelope(Vault, f"v{number}", Store(thing="ring")) for number in range(5000))
+        outcomes = [outcome async for _, outcome in running.execute_all(sent)]
+        assert all(isinstance(outcome, Receipt) for outcome in outcomes)
+        await own_actors(running, lambda own: len(own) >= OWN_ACTORS - 1)
+        for _ in range(20):
+            assert len((await running.status()).own_actors) <= OWN_ACTORS
+        again = (Envelope(Vault, f"v{number}", Retrieve(thing="ring")) for number in range(5000))
+        assert all([isinstance(outcome, Receipt) async for _, outcome in running.execute_all(again)])
+
+
+async def test_unknown_ids_start_no_actor_and_leave_no_trace(bank: Bank) -> None:
+    async with bank(projections=[]) as running:
+        sent = (Envelope(Vault, f"v{number}", Retrieve(thing="ring")) for number in range(2000))
+        outcomes = [outcome async for _, outcome in running.execute_all(sent)]
+        assert {outcome.reason for outcome in outcomes if isinstance(outcome, Rejected)} == {"not_there"}
+        assert len(outcomes) == 2000
+        status = await running.status()
+        assert (status.own_actors, sum(one.head for one in status.partitions)) == ([], 0)
+
+
+async def test_an_idle_own_actor_gives_its_place_back_and_its_aggregate_goes_on(bank: Bank) -> None:
+    async with bank(projections=[], settings=Settings(own_actor_idle_s=0.2)) as running:
+        await running.execute(Vault, "v", Store(thing="ring"))
+        await own_actors(running, bool)
+        await own_actors(running, lambda own: not own)
+        assert (await running.execute(Vault, "v", Retrieve(thing="ring"))).version == 2
+
+
+async def test_without_room_for_own_actors_everything_stays_shared(bank: Bank) -> None:
+    async with bank(projections=[], own_actors_max=0) as running:
+        for number in range(3):
+            assert (await running.execute(Vault, "v", Store(thing=str(number)))).version == number + 1
+        assert (await running.status()).own_actors == []
+
+
+async def test_shared_aggregates_never_get_an_actor(bank: Bank) -> None:
+    async with bank(projections=[]) as running:
+        for number in range(50):
+            await running.execute(Account, f"a{number}", Open(owner="x"))
+        assert (await running.status()).own_actors == []
+        assert [name for name in ray.util.list_named_actors() if "Account/" in name] == []
