@@ -41,7 +41,7 @@ if TYPE_CHECKING:
         UnknownEvent,
         UnknownName,
     )
-    from .runtime.messages import Command, Event, Query, upcast
+    from .runtime.messages import Command, Event, Payload, Query, upcast
     from .runtime.projection import Projection, answer, project
     from .runtime.receipt import Receipt
     from .runtime.recorded import Recorded
@@ -70,6 +70,7 @@ __all__ = [
     "NotYetVisible",
     "Overloaded",
     "OwnActor",
+    "Payload",
     "Projection",
     "Query",
     "RayfoldError",
@@ -103,7 +104,7 @@ _NAMES_BY_HOME: Final = {
     ".actors.system": ("Runtime",),
     ".runtime.aggregate": ("Aggregate", "OwnActor", "Shared", "decide", "evolve"),
     ".runtime.envelope": ("Envelope", "derived_id"),
-    ".runtime.messages": ("Command", "Event", "Query", "upcast"),
+    ".runtime.messages": ("Command", "Event", "Payload", "Query", "upcast"),
     ".runtime.projection": ("Projection", "answer", "project"),
     ".runtime.receipt": ("Receipt",),
     ".runtime.recorded": ("Recorded",),

@@ -162,7 +162,7 @@ def _pack_other(cls: type[Message], message: Message) -> bytes:
 
 
 def _dumped(message: Message, only: set[str] | None = None) -> dict[str, Any]:
-    return message.model_dump(include=only, round_trip=True, warnings="error")
+    return message.model_dump(include=only, by_alias=False, round_trip=True, warnings="error")
 
 
 def _packing_of(cls: type[Message]) -> int:

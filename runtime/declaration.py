@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from .errors import DefinitionError
+from .recorded import Recorded
 from .stream import TYPE_NAME_PATTERN
 
 __all__ = [
@@ -119,7 +120,7 @@ def scope_of(cls: type) -> Scope:
     layers: list[Mapping[str, Any]] = [nested, {cls.__name__: cls}]
     frame: types.FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_globals.get("__name__") == cls.__module__:
+        if frame.f_globals.get("__name__", "builtins") == cls.__module__:
             module_globals = frame.f_globals
             if frame.f_locals is not frame.f_globals:
                 layers.append(frame.f_locals)
@@ -245,8 +246,6 @@ def _message(here: str, parameter: str, hints: Mapping[str, Any], message_type: 
 
 
 def _check_recorded(here: str, parameter: str, hints: Mapping[str, Any]) -> None:
-    from .recorded import Recorded  # here, because most classes never need it
-
     if hints.get(parameter) is not Recorded:
         told = f"annotated with {described(hints[parameter])}" if parameter in hints else "without an annotation"
         raise DefinitionError(here, f"its second parameter {parameter!r} is {told}", "annotate it with Recorded")

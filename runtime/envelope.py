@@ -144,7 +144,7 @@ def unpack_batch(blob: bytes) -> Iterator[PackedCommand]:
     try:
         for command_id, (type_name, ident), *rest in unpacker:
             command = PackedCommand(command_id, StreamId(type_name, ident), *rest)
-            if not (_FRAME == tuple(map(type, command)) and type(type_name) is type(ident) is str):
+            if not (tuple(map(type, command)) == _FRAME and type(type_name) is type(ident) is str):
                 raise TypeError("a field is of the wrong type")
             if len(type_name) > _NAME_CHARS_MAX:
                 raise ValueError(f"an aggregate type has {len(type_name)} characters, over {_NAME_CHARS_MAX}")

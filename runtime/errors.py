@@ -322,14 +322,21 @@ class UnknownEvent(StoreError):
         return f"stored event {self.name!r} version {self.schema_version} cannot be read: {self.what}"
 
 
+RayfoldError.by_name[RayfoldError.__name__] = RayfoldError
+
+
 def to_wire(error: RayfoldError) -> list[Any]:
-    """The error as `[class name, argument, ...]`, of plain values that msgpack can carry."""
+    """The error as `[class name, argument, ...]`, of plain values that msgpack can carry.
+
+    A class that is derived outside this file goes as the one it derives from: the reader may not know it.
+    """
+    cls = next(base for base in type(error).__mro__ if base.__module__ == __name__)
     arguments: tuple[Any, ...]
     if isinstance(error, Rejected):
         arguments = (error.reason, error.facts, error.stream, error.command)
     else:
         arguments = error.args
-    return [type(error).__name__, *arguments]
+    return [cls.__name__, *arguments]
 
 
 def from_wire(wire: list[Any] | tuple[Any, ...]) -> RayfoldError:

@@ -9,11 +9,12 @@ travel in msgpack: nothing an actor answers to a command is ever unpickled.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from .errors import RayfoldError, Rejected, from_wire, to_wire
+from .errors import RayfoldError, from_wire, to_wire
 from .receipt import Receipt
 
 __all__ = ["Answered", "Moved", "Outcome", "decode_outcomes", "encode_outcomes"]
@@ -35,6 +36,16 @@ Answered = Receipt | RayfoldError | Moved
 _RECEIPT: Final = 0
 _ERROR: Final = 1
 _MOVED: Final = 2
+
+
+_ERROR_BYTES_MAX: Final = 64 * 1024
+"""Of one error: its facts are for people, and outcomes travel best under Ray's 100 KB inline."""
+
+_TEXT_CHARS_MAX: Final = 500
+"""Of a fact that has to become text."""
+
+_FACTS_MAX: Final = 100
+"""In one dict or list of an error that does not fit as it is; more of them become one text."""
 
 
 def encode_outcomes(outcomes: Sequence[Answered]) -> bytes:
@@ -65,20 +76,35 @@ def _pack(outcome: Answered) -> bytes:
     elif isinstance(outcome, Moved):
         packed = msgpack.packb((_MOVED, outcome.actor))
     else:
-        try:
-            packed = msgpack.packb((_ERROR, *to_wire(outcome)), default=str)
-        except (ValueError, OverflowError, TypeError, RecursionError):
-            packed = msgpack.packb((_ERROR, *to_wire(_as_text(outcome))))
+        packed = _pack_error(to_wire(outcome))
     return packed
 
 
-def _as_text(error: RayfoldError) -> RayfoldError:
-    """The same error with facts that any codec can carry: an integer beyond 64 bits, say, becomes text."""
-    if isinstance(error, Rejected):
-        facts = {_text(str(name)): _text(repr(value)) for name, value in error.facts.items()}
-        return Rejected.told(_text(str(error.reason)), facts, error.stream, error.command)
-    return type(error)(*(arg if isinstance(arg, int) and abs(arg) < 1 << 63 else _text(str(arg)) for arg in error.args))
+def _pack_error(wire: list[Any]) -> bytes:
+    packed = b""
+    with suppress(Exception):  # `str` of a fact is the user's code and may raise anything
+        packed = msgpack.packb((_ERROR, *wire), default=str)
+    if not 0 < len(packed) <= _ERROR_BYTES_MAX:
+        packed = msgpack.packb((_ERROR, *map(_as_text, wire)))
+    return packed
 
 
-def _text(text: str) -> str:
-    return text[:500].encode("utf-8", "backslashreplace").decode()
+def _as_text(fact: Any) -> Any:
+    """A fact that any codec can carry: what is beyond msgpack, an integer over 64 bits say, becomes bounded text."""
+    if fact is None or isinstance(fact, bool | float):
+        return fact
+    if isinstance(fact, int) and -(1 << 63) <= fact < 1 << 63:
+        return int(fact)
+    if isinstance(fact, dict) and len(fact) <= _FACTS_MAX:
+        return {_text(name): _as_text(value) for name, value in fact.items()}
+    if isinstance(fact, list) and len(fact) <= _FACTS_MAX:
+        return [_text(item) for item in fact]
+    return _text(fact)
+
+
+def _text(fact: Any) -> str:
+    try:
+        text = fact if isinstance(fact, str) else repr(fact)
+    except Exception as error:
+        text = f"a {type(fact).__name__} whose repr raises {type(error).__name__}"
+    return text[:_TEXT_CHARS_MAX].encode("utf-8", "backslashreplace").decode()

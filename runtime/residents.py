@@ -81,7 +81,7 @@ class Residents:
                 return aggregate
 
     def _from_snapshot(self, cls: type[Aggregate], stream: StreamId, at_or_before: int | None) -> Aggregate | None:
-        """A snapshot saves time and is never the truth: one that cannot be used, for whatever reason, is passed over."""
+        """A snapshot saves time and is never the truth: one that cannot be used, why ever, is passed over."""
         if not cls.snapshot_every:
             return None
         snapshot = self._log.find_snapshot(stream, state_fingerprint(cls), at_or_before)

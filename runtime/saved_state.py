@@ -50,7 +50,8 @@ def encode_state(instance: Stateful) -> bytes:
     parts = [pack(len(instance.state_fields))]
     for name, adapter in _adapters(type(instance)).items():
         try:
-            parts.append(pack(adapter.dump_python(getattr(instance, name), round_trip=True, warnings="error")))
+            value = adapter.dump_python(getattr(instance, name), by_alias=False, round_trip=True, warnings="error")
+            parts.append(pack(value))
         except (PydanticSerializationError, TypeError, ValueError, OverflowError, RecursionError) as error:
             what = f"its field {name} cannot be saved: {_first_line(error)}"
             annotation = described(instance.state_fields[name])
@@ -74,7 +75,10 @@ def decode_state(cls: type[S], data: bytes, id: str = "", version: int = 0) -> S
         unpacker.feed(data)
         if unpacker.unpack() != len(adapters):
             raise ValueError("another number of fields")
-        values = {name: adapter.validate_python(unpacker.unpack()) for name, adapter in adapters.items()}
+        values = {
+            name: adapter.validate_python(unpacker.unpack(), by_alias=False, by_name=True)
+            for name, adapter in adapters.items()
+        }
     except (ValidationError, ValueError, TypeError, ArithmeticError, RecursionError, msgpack.UnpackException) as error:
         raise InvalidMessage(where(cls), f"these bytes are no state of it: {_first_line(error)}") from error
     instance = cls()

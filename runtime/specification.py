@@ -66,7 +66,7 @@ def given(subject: type[Any], /, *history: Any, id: str = "example") -> Aggregat
     """
     __tracebackhide__ = True
     if issubclass(subject, Aggregate):
-        return AggregateCase(subject(id, 0)).given(*history)
+        return AggregateCase(subject(stream_id(subject.aggregate_type, id).id, 0)).given(*history)
     if issubclass(subject, Projection):
         return ProjectionCase(subject(), []).given(*history)
     raise TypeError(f"given() takes an Aggregate or a Projection class, not {subject.__name__}")

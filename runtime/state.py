@@ -73,7 +73,9 @@ def _collect(
     fresh: dict[str, Callable[[], Any]],
     reserved: frozenset[str],
 ) -> None:
-    annotations = _annotations(base, scope_of(cls) if base is cls else (vars(sys.modules[base.__module__]), {}))
+    # A mixin of another module is read in that module alone.
+    scope = scope_of(cls) if base.__module__ == cls.__module__ else (_module_globals(base), {})
+    annotations = _annotations(base, scope)
     for name in [*annotations, *(name for name in vars(base) if name in fields and name not in annotations)]:
         annotation = annotations.get(name, fields.get(name))
         if _is_constant_declaration(annotation):
@@ -95,6 +97,11 @@ def _collect(
             fresh[name] = make
             if isinstance(value, dataclasses.Field):
                 delattr(base, name)  # the instance has the value; a Field on the class would be nonsense
+
+
+def _module_globals(base: type) -> dict[str, Any]:
+    module = sys.modules.get(base.__module__)
+    return vars(module) if module is not None else {}
 
 
 def _annotations(base: type, scope: Scope) -> dict[str, Any]:

@@ -165,7 +165,7 @@ def _verified(directory: Path, flights: pd.DataFrame, feed: Feed, run: Replay, s
     checks += check_answers(expected, feed, run.ledger, asked_again=asked_again)
     screen.measuring("reading every event back", expected.accepted)
     walk = check_log(directory, feed, run.ledger, screen.done)
-    screen.measuring("verifying the store", 4 * expected.accepted)
+    screen.measuring("verifying the store", walk.facts.events)
     checks += [*walk.checks, check_store(directory, screen.done)]
     screen.rest()
     first, last = _instants(flights)

@@ -31,6 +31,7 @@ class Screen:
         self.console = console
         self._moving: Status | Progress | None = None
         self._task: TaskID | None = None
+        self._shown = 0
 
     def waiting_for(self, what: str) -> None:
         """Something without a measure has begun."""
@@ -51,14 +52,17 @@ class Screen:
             speed_estimate_period=10,
             disable=not self.console.is_terminal,
         )
-        self._task = progress.add_task(what, total=total)
+        self._task, self._shown = progress.add_task(what, total=total), 0
         self._moving = progress
         self._begin(what)
 
-    def done(self, completed: int) -> None:
-        """So much of it is done."""
-        if completed % _STRIDE == 0 and isinstance(self._moving, Progress) and self._task is not None:
-            self._moving.update(self._task, completed=completed)
+    def done(self, completed: int, total: int | None = None) -> None:
+        """So much of it is done; and, if that was not known before, of so much."""
+        if completed < self._shown + _STRIDE and completed != total:
+            return
+        self._shown = completed
+        if isinstance(self._moving, Progress) and self._task is not None:
+            self._moving.update(self._task, completed=completed, total=total)
 
     def rest(self) -> None:
         """Nothing moves any more."""

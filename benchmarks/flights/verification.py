@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from rayfold.runtime.log.check import verify_store
-from rayfold.runtime.log.contract import Reader, StoredEvent
+from rayfold.runtime.log.contract import StoredEvent
 from rayfold.runtime.log.format import decode_record
 from rayfold.runtime.log.store import open_store
 
@@ -21,7 +21,7 @@ from .feed import Feed
 from .ledger import Ledger
 from .oracle import Expected, Table
 
-__all__ = ["Check", "LogCheck", "LogFacts", "check_answers", "check_figures", "check_log", "check_store"]
+__all__ = ["Check", "LogCheck", "LogFacts", "Records", "check_answers", "check_figures", "check_log", "check_store"]
 
 _SHOWN_MAX: Final = 5
 """Differences that are put into words; of the others only the number is told."""
@@ -131,15 +131,27 @@ def check_log(path: Path, feed: Feed, ledger: Ledger, on_event: Callable[[int], 
     return walk
 
 
-def check_store(path: Path, on_pair: Callable[[int], None] = _nobody) -> Check:
+def check_store(path: Path, progress: Callable[[int, int], None] | None = None) -> Check:
     """What `rayfold verify` does: structure, checksums, hash chain, indexes."""
-    report = verify_store(path, lambda done, _: on_pair(done))
+    report = verify_store(path, progress)
     events = sum(partition.events for partition in report.partitions)
     check = Check("structure, checksums, hash chain, indexes", f"{events:,} events")
     for partition in report.partitions:
         for problem in partition.problems:
             check.complain(f"partition {problem.partition} {problem.database} {problem.key}: {problem.what}")
     return check
+
+
+class Records(Protocol):
+    """As much of a log as the walk needs."""
+
+    def head(self) -> int:
+        """The position of the last event."""
+        ...
+
+    def read(self, after: int, limit: int) -> list[bytes]:
+        """The records after a position, at most `limit`."""
+        ...
 
 
 class LogCheck:
@@ -163,19 +175,19 @@ class LogCheck:
         """The three things that the walk looks at."""
         return [self.lost, self.extra, self.contiguous]
 
-    def partition(self, partition: int, reader: Reader, on_event: Callable[[int], None] = _nobody) -> None:
+    def partition(self, partition: int, log: Records, on_event: Callable[[int], None] = _nobody) -> None:
         """Walk one partition."""
         ids: set[bytes] = set()
         position = 0
-        while records := reader.read(position, _PAGE):
+        while records := log.read(position, _PAGE):
             for record in records:
                 stored = decode_record(record)
                 self._contiguous(partition, position + 1, stored)
                 position = stored.position
                 self._acknowledged_once(partition, stored, ids)
                 on_event(self.facts.events)
-        if position != reader.head():
-            self.contiguous.complain(f"partition {partition} reads to {position}, but its head is {reader.head()}")
+        if position != log.head():
+            self.contiguous.complain(f"partition {partition} reads to {position}, but its head is {log.head()}")
 
     def finish(self) -> None:
         """Sum up, once all partitions are walked."""

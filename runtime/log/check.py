@@ -19,10 +19,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 import lmdb
 from lmdb import verify as lmdb_verify
@@ -50,6 +49,7 @@ from .format import (
     versioned_key,
 )
 from .reader import LmdbReader, find_version
+from .report import PartitionReport, Problem, Report
 from .store import Store, open_store
 
 __all__ = ["PartitionReport", "Problem", "Report", "verify_store"]
@@ -57,75 +57,11 @@ __all__ = ["PartitionReport", "Problem", "Report", "verify_store"]
 CHUNK_PAIRS: Final = 1024
 """Looked at in one read transaction: about 10 ms, in which a writer frees no page."""
 
-PROBLEMS_MAX: Final = 1000
-"""Listed for one partition; the rest is counted. A store with more needs a backup, not a longer list."""
-
-STRUCTURE_ATTEMPTS_MAX: Final = 3
+STRUCTURE_ATTEMPTS_MAX: Final = 6
 """Of the check of a file's structure, when it finds something while somebody writes to the file."""
 
 Look = Callable[["lmdb.Transaction[bytes]", bytes, bytes], bool]
 """Looks at one pair in a transaction; False ends the walk."""
-
-
-class Problem(NamedTuple):
-    """One thing that is wrong, and where."""
-
-    partition: int
-    database: str
-    """`events`, `streams`, `commands`, `snapshots`, `meta`; or `file` for what is below them."""
-    key: str
-    """Of the pair, as people read it: a position, a stream and version, a command id."""
-    kind: str
-    """`structure`, `open`, `key`, `checksum`, `position`, `chain`, `index`, `command`, `placement`, `snapshot`."""
-    what: str
-
-
-@dataclass(slots=True)
-class PartitionReport:
-    """What was looked at in one partition, and what is wrong with it."""
-
-    partition: int
-    head: int = 0
-    """The position up to which it was checked: the last one when the check began."""
-    epoch: int = 0
-    events: int = 0
-    streams: int = 0
-    commands: int = 0
-    snapshots: int = 0
-    structure_checked: bool = False
-    """False when the log was written to all the time, so that its file could not be checked as it stood."""
-    problems: list[Problem] = field(default_factory=list)
-    warnings: list[Problem] = field(default_factory=list)
-    """What costs time or is odd, but loses nothing: damaged snapshots, a stream in a partition not its own."""
-    unlisted: int = 0
-    """Problems and warnings beyond the 1,000 that are listed."""
-
-
-@dataclass(slots=True)
-class Report:
-    """What `verify_store` found."""
-
-    path: str
-    store_id: str
-    partitions: list[PartitionReport]
-
-    @property
-    def ok(self) -> bool:
-        """True when nothing is wrong; warnings do not count."""
-        return not any(one.problems for one in self.partitions)
-
-    @property
-    def problems(self) -> list[Problem]:
-        """The problems of all partitions."""
-        return [problem for one in self.partitions for problem in one.problems]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The report as plain values for JSON."""
-        plain = asdict(self)
-        for one in plain["partitions"]:
-            for kind in ("problems", "warnings"):
-                one[kind] = [problem._asdict() for problem in one[kind]]
-        return {"ok": self.ok, **plain}
 
 
 def verify_store(path: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None) -> Report:
@@ -166,25 +102,29 @@ def _open_checked(store: Store, report: PartitionReport) -> LmdbReader | None:
     findings = _check_structure(store.partition_path(report.partition))
     report.structure_checked = findings is not None
     for finding in findings or []:
-        _note(report, report.problems, "file", "data.mdb", "structure", finding)
+        report.add_problem("file", "data.mdb", "structure", finding)
     if report.problems:
         return None
     try:
         reader = store.open_reader(report.partition)
     except StoreError as error:
-        _note(report, report.problems, "file", "data.mdb", "open", str(error))
+        report.add_problem("file", "data.mdb", "open", str(error))
         return None
     try:
         report.head, report.epoch = reader.head(), reader.epoch()
     except StoreError as error:
-        _note(report, report.problems, "meta", "epoch", "checksum", str(error))
+        report.add_problem("meta", "epoch", "checksum", str(error))
         reader.close()
         return None
     return reader
 
 
 def _check_structure(folder: Path) -> list[str] | None:
-    """What LMDB's verifier finds in the file; None if it was written to during every attempt."""
+    """What LMDB's verifier finds in the file; None if it was written to during every attempt.
+
+    A finding counts when it is found twice in a file that stayed as it was: a file's time has ticks of milliseconds.
+    """
+    previous = None
     for _ in range(STRUCTURE_ATTEMPTS_MAX):
         before = (folder / "data.mdb").stat()
         try:
@@ -192,20 +132,15 @@ def _check_structure(folder: Path) -> list[str] | None:
         except (lmdb_verify.VerifyError, OSError) as error:
             findings = [str(error)]
         after = (folder / "data.mdb").stat()
-        if not findings or (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size):
+        untouched = (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
+        if not findings or (untouched and findings == previous):
             return findings
+        previous = findings if untouched else None
     return None
 
 
 def _pairs_of(reader: LmdbReader) -> int:
     return sum(reader.environment.entries(name) for name in (EVENTS, STREAMS, COMMANDS, SNAPSHOTS))
-
-
-def _note(report: PartitionReport, kept: list[Problem], database: str, key: str, kind: str, what: str) -> None:
-    if len(kept) < PROBLEMS_MAX:
-        kept.append(Problem(report.partition, database, key, kind, what))
-    else:
-        report.unlisted += 1
 
 
 class _PartitionCheck:
@@ -259,10 +194,10 @@ class _PartitionCheck:
         return resume_at
 
     def _problem(self, database: str, key: str, kind: str, what: str) -> None:
-        _note(self._report, self._report.problems, database, key, kind, what)
+        self._report.add_problem(database, key, kind, what)
 
     def _warning(self, database: str, key: str, kind: str, what: str) -> None:
-        _note(self._report, self._report.warnings, database, key, kind, what)
+        self._report.add_warning(database, key, kind, what)
 
     # --- events: checksum, position, chain, and both indexes ---
 

@@ -52,6 +52,10 @@ DATABASES_MAX: Final = 16
 ATTEMPTS_MAX: Final = 64
 """Of one transaction while maps grow: 1 GiB to 4 TiB is 12 doublings, the rest is another process growing it."""
 
+READER_CHECK_EVERY: Final = 256
+"""Writes, after which the slots of readers that died are freed. Such a reader else pins its pages for ever, and the
+file grows; the check takes some 10 us."""
+
 Result = TypeVar("Result")
 Use = Callable[["lmdb.Transaction[bytes]"], Result]
 
@@ -115,6 +119,7 @@ class Environment:
         self._lock = threading.Lock()
         self._process = os.getpid()
         self._closed = False
+        self._writes = 0
         self._lmdb: lmdb.Environment | None = None
         with self._lock:
             self._open()
@@ -144,6 +149,9 @@ class Environment:
         for _ in range(ATTEMPTS_MAX):
             environment = self._lmdb or self._opened()
             try:
+                self._writes += 1
+                if self._writes % READER_CHECK_EVERY == 0:
+                    environment.reader_check()
                 with environment.begin(write=True) as transaction:
                     return use(transaction)
             except lmdb.MapFullError as error:

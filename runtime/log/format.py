@@ -274,6 +274,8 @@ def check_command_id(command_id: bytes) -> None:
 
 def check_ids(command_id: bytes, digest: bytes, correlation_id: bytes, causation_id: bytes) -> None:
     """Raises `InvalidId` for an id that is not 16 bytes (the last two may also be none)."""
+    if len(command_id) == len(digest) == len(correlation_id) == len(causation_id) == ID_BYTES:
+        return
     check_command_id(command_id)
     if len(digest) != ID_BYTES:
         raise InvalidId("command digest", digest.hex(), f"has {len(digest)} bytes, not {ID_BYTES}")

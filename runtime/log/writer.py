@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import lmdb
 
 from ..errors import Damaged, Fenced
-from .contract import Append, Appended
+from .contract import Append, Appended, CommandEntry
 from .format import (
     CHAIN_START,
     COMMANDS,
@@ -31,6 +31,7 @@ from .format import (
     STREAMS,
     chain_of,
     check_record,
+    decode_command,
     encode_meta,
     record_position,
 )
@@ -95,13 +96,15 @@ class LmdbLog(LmdbReader):
         usable = remembered is not None and remembered.transaction == number - 1
         tail = remembered if remembered is not None and usable else self._find_tail(transaction)
         tail.transaction = -1
-        streams, name = transaction.cursor(self.environment.database(STREAMS)), self.name
+        streams, commands = transaction.cursor(self.environment.database(STREAMS)), self.environment.database(COMMANDS)
+        look_up, name = transaction.get, self.name
+
+        def find_command(command_id: bytes) -> CommandEntry | None:
+            stored = look_up(command_id, None, commands)
+            return None if stored is None else decode_command(command_id, stored, name)
+
         planned = plan(
-            tail,
-            appends,
-            recorded_at_us,
-            lambda stream, key: find_version(streams, key, name),
-            lambda command_id: self._find_command(transaction, command_id),
+            tail, appends, recorded_at_us, lambda stream, key: find_version(streams, key, name), find_command
         )
         self._put(transaction, EVENTS, planned.events, in_order=True)
         self._put(transaction, STREAMS, sorted(planned.streams))

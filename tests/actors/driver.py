@@ -14,7 +14,7 @@ RAYS_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 """Ray's own two helpers end up to a minute after a raylet that was killed; nothing of a store is in them."""
 
 
-def start_driver(*arguments: str) -> subprocess.Popen[str]:
+def start_driver(*arguments: str, folder: Path = ROOT) -> subprocess.Popen[str]:
     """Run `python arguments` beside the checkout, with nothing of this process's Ray in its environment."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return subprocess.Popen(
@@ -22,7 +22,7 @@ def start_driver(*arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=ROOT,
+        cwd=folder,
         env={**environment, "PYTHONPATH": str(ROOT)},
     )
 

@@ -24,7 +24,6 @@ from rayfold.runtime.projection import project
 from tests.bank import (
     Account,
     Close,
-    Closed,
     Deposit,
     Deposited,
     FeeCharged,
@@ -149,6 +148,35 @@ def test_handlers_of_a_plain_mixin_count() -> None:
     assert list(Car.deciders) == [Go]
     assert Car.state_fields == {"trips": int}
     assert Car("x").trips == 0
+
+
+def test_a_mixin_of_another_function_and_text_annotations_is_read() -> None:
+    class Local:
+        pass
+
+    class Counting:
+        kind: type[Local] = Local
+
+    class Car(Counting, Aggregate):
+        pass
+
+    assert Car("x").kind is Local
+
+
+def test_a_class_made_by_exec_is_read() -> None:
+    source = """
+from __future__ import annotations
+class Fact(Event):
+    pass
+class Car(Aggregate):
+    facts: list[Fact] = []
+    @evolve
+    def fact(self, event: Fact) -> None: ...
+"""
+    for names in ({}, {"__name__": "a.module.that.is.not.there"}):
+        scope: dict[str, Any] = {"Aggregate": Aggregate, "Event": Event, "evolve": evolve, **names}
+        exec(source, scope)
+        assert list(scope["Car"].evolvers) == [scope["Fact"]]
 
 
 def test_a_helper_that_looks_like_a_handler_is_none() -> None:

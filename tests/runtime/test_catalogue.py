@@ -161,7 +161,8 @@ def test_two_classes_of_one_stored_name_are_refused() -> None:
     with pytest.raises(DefinitionError) as caught:
         Catalogue([Account], [Spy])
     assert str(caught.value).endswith(
-        "Other: the event name 'Deposited' is already that of tests.bank.Deposited; give one of them another name=\"...\""
+        "Other: the event name 'Deposited' is already that of tests.bank.Deposited; "
+        'give one of them another name="..."'
     )
     with pytest.raises(DefinitionError, match="Ledger: the aggregate name 'Account' is already that of tests.bank.Acc"):
         Catalogue([Account, Ledger])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -53,8 +54,8 @@ class Shape(enum.StrEnum):
 
 
 class Point(BaseModel):
-    model_config = ConfigDict(frozen=True)
-    x: int
+    model_config = ConfigDict(frozen=True, serialize_by_alias=True)
+    x: int = Field(alias="X")
     when: datetime | None = None
 
 
@@ -136,7 +137,7 @@ plains = st.builds(
     by_pair=st.dictionaries(st.tuples(st.text(), st.integers(0, 9)), st.uuids()),
     sequence=st.lists(st.integers(0, 9)).map(tuple),
 )
-points = st.builds(Point, x=st.integers(0, 9), when=st.none() | st.datetimes())
+points = st.builds(Point, X=st.integers(0, 9), when=st.none() | st.datetimes())
 nesteds = st.builds(
     Nested,
     point=points,
@@ -170,6 +171,13 @@ def test_a_message_is_a_msgpack_map_of_its_fields() -> None:
     assert encode_message(Deposited(amount=5)) == b"\x82\xa6amount\x05\xa8currency\xa3EUR"
     assert encode_message(Close()) == b"\x80"
     assert decode_message(Close, b"\x80") == Close()
+
+
+def test_the_bytes_are_the_same_in_whatever_order_the_fields_are_given() -> None:
+    packed = encode_message(Deposited(amount=5, currency="EUR"))
+    assert encode_message(Deposited(currency="EUR", amount=5)) == packed
+    assert encode_message(Deposited(amount=5)) == packed
+    assert encode_message(Deposited(amount=4).model_copy(update={"amount": 5})) == packed
 
 
 def test_the_bytes_are_the_same_whatever_the_hash_seed() -> None:
@@ -399,6 +407,29 @@ def test_a_message_nested_too_deep_is_refused_in_both_directions() -> None:
     with pytest.raises(InvalidMessage, match="Anything: it is nested over 64 levels deep"):
         encode_message(Anything(thing=deep))
     assert encode_message(Anything(thing=deep[0]))
+
+
+def test_messages_packed_by_several_threads_at_once_are_packed_right() -> None:
+    class Dated(Event):
+        number: int
+        days: tuple[date, ...]
+
+    def wrong(start: int) -> list[int]:
+        days = (date(2024, 1, 1), date(2024, 1, 2))
+        return [
+            number
+            for number in range(start, start + 2_000)
+            if decode_message(Deposit, encode_message(Deposit(amount=number))).amount != number
+            or decode_message(Dated, encode_message(Dated(number=number, days=days))).number != number
+        ]
+
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(wrong, (1, 10_001, 20_001, 30_001))) == [[], [], [], []]
+    finally:
+        sys.setswitchinterval(interval_s)
 
 
 def test_positive_int_and_friends_are_packed_as_plain_scalars() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import types
 from typing import Any
 
 import pytest
@@ -76,7 +77,7 @@ def test_a_subclass_does_not_inherit_the_stored_name_or_version() -> None:
 @pytest.mark.parametrize("name", ["two words", "ümlaut", "x" * 65, "1st", "a/b"])
 def test_a_name_that_cannot_be_stored_is_refused(name: str) -> None:
     with pytest.raises(DefinitionError) as caught:
-        type(Command)("Wish", (Command,), {"__module__": __name__}, name=name)
+        types.new_class("Wish", (Command,), {"name": name})
     assert str(caught.value) == (
         f'Wish: {name!r} cannot be a stored name; say name="..." in the class line: ASCII letters, digits, '
         '"_", "." and "-", 64 characters at most'
@@ -128,7 +129,7 @@ def test_a_default_factory_is_what_replaces_a_mutable_default() -> None:
 @pytest.mark.filterwarnings("ignore:Field name:UserWarning")
 def test_a_reserved_field_name_is_refused(name: str) -> None:
     with pytest.raises(DefinitionError) as caught:
-        type(Event)("Fact", (Event,), {"__module__": __name__, "__annotations__": {name: str}})
+        types.new_class("Fact", (Event,), {}, lambda body: body.update(__annotations__={name: str}))
     assert str(caught.value) == f"Fact.{name}: the name is reserved by Rayfold; give the field another name"
 
 

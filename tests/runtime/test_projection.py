@@ -73,7 +73,7 @@ def test_a_subclass_inherits_and_overrides_handlers() -> None:
     ],
 )
 def test_an_answer_of_the_promised_type_is_accepted_however_it_is_spelled(promised: Any, returned: Any) -> None:
-    class Ask(Query[promised]):  # type: ignore[valid-type]
+    class Ask(Query[promised]):
         pass
 
     def reply(self: Any, query: Ask) -> Any: ...
@@ -87,7 +87,7 @@ def test_an_answer_of_the_promised_type_is_accepted_however_it_is_spelled(promis
     ("promised", "returned"), [(int, str), (list[int], list[str]), (int | None, int), (dict[str, int], list[int])]
 )
 def test_an_answer_of_another_type_is_refused(promised: Any, returned: Any) -> None:
-    class Ask(Query[promised]):  # type: ignore[valid-type]
+    class Ask(Query[promised]):
         pass
 
     def reply(self: Any, query: Ask) -> Any: ...

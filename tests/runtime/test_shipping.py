@@ -98,7 +98,8 @@ sys.stdout.buffer.write(data)
 RECEIVER = """
 import sys
 import ray.cloudpickle as cloudpickle
-catalogue, Deposit, Deposited, Account, Savings, BalanceOf, Balances, prints = cloudpickle.loads(sys.stdin.buffer.read())
+arrived = cloudpickle.loads(sys.stdin.buffer.read())
+catalogue, Deposit, Deposited, Account, Savings, BalanceOf, Balances, prints = arrived
 from datetime import datetime
 from rayfold.runtime.aggregate import Shared, outcome_of
 from rayfold.runtime.codec import decode_message, decode_state, encode_message, encode_state, state_fingerprint

@@ -103,8 +103,8 @@ def test_a_missing_and_a_further_event_are_shown() -> None:
     outcome = given(Account, Opened(owner="Ada"), Deposited(amount=9)).when(Pay(to="bob", amount=5))
     told = failure_of(lambda: outcome.then(Paid(to="bob", amount=5)))
     assert told.endswith("      Paid(to='bob', amount=5)\n    + FeeCharged(amount=1)")
-    outcome = given(Vault).when(Store(thing="ring"))
-    told = failure_of(lambda: outcome.then(Stored(thing="ring"), Stored(thing="ring")))
+    stored = given(Vault).when(Store(thing="ring"))
+    told = failure_of(lambda: stored.then(Stored(thing="ring"), Stored(thing="ring")))
     assert told.endswith("      Stored(thing='ring')\n    - Stored(thing='ring')")
 
 
@@ -169,6 +169,11 @@ def test_another_state_than_expected_is_shown() -> None:
     assert failure_of(lambda: case.then_state(blance=6)) == (
         "Account has no field 'blance'; its fields are owner, balance, closed"
     )
+
+
+def test_an_aggregate_id_that_no_stream_can_have_is_refused() -> None:
+    with pytest.raises(InvalidId, match="is empty"):
+        given(Account, id="")
 
 
 def test_an_event_of_another_aggregate_is_no_history() -> None:

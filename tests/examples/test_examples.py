@@ -1,0 +1,73 @@
+"""What the README and the examples show is what a user gets: run as programs of their own, and type-checked."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from examples import parcels
+from tests.actors.driver import ROOT, start_driver
+
+BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+
+
+def output_of(program: Path, folder: Path) -> list[str]:
+    with start_driver(str(program), folder=folder) as driver:
+        output, errors = driver.communicate(timeout=100)
+    assert driver.returncode == 0, errors
+    assert "Traceback" not in errors
+    return output.splitlines()
+
+
+def test_the_first_example_of_the_readme_runs_in_an_empty_folder_and_type_checks(tmp_path: Path) -> None:
+    program = tmp_path / "bank.py"
+    program.write_text(BLOCKS[0] + '\nreveal_type(bank.ask(Balances, BalanceOf(account="alice")))\n')
+    told = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--config-file=", "bank.py"],
+        cwd=tmp_path,
+        env={"MYPYPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert 'Revealed type is "int"' in told.stdout
+    assert "Success: no issues found in 1 source file" in told.stdout, told.stdout
+    program.write_text(BLOCKS[0])
+    assert output_of(program, tmp_path) == ["100"]
+    assert (tmp_path / "bank-data" / "store.json").is_file()
+    assert output_of(program, tmp_path) == ["200"]
+
+
+def test_the_first_example_of_the_readme_is_the_first_of_the_examples() -> None:
+    shown = BLOCKS[0].replace(" ", "").replace("\n", "")
+    kept = (ROOT / "examples" / "bank.py").read_text().replace(" ", "").replace("\n", "")
+    kept = kept.replace('if__name__=="__main__":', "")
+    assert kept.endswith(shown)
+
+
+def test_the_rules_of_the_readme_hold_as_they_are_shown() -> None:
+    import rayfold
+
+    names = {name: getattr(rayfold, name) for name in rayfold.__all__}
+    application = BLOCKS[0].split("with BlockingRuntime")[0]
+    exec(application + BLOCKS[1], names)
+    wrong = BLOCKS[1].replace("balance=8", "balance=9")
+    with pytest.raises(AssertionError, match="balance"):
+        exec(application + wrong, names)
+
+
+def test_the_parcels_find_their_way(tmp_path: Path) -> None:
+    assert output_of(ROOT / "examples" / "parcels.py", tmp_path) == [
+        "1000 registered",
+        "Parcel/p7 refused Scan: already_delivered (depot='Basel')",
+        "expected version 2 of Parcel/p8, but the stream is at 3",
+        "repeated: True same position: True",
+        "['p9']",
+    ]
+
+
+def test_the_rules_of_the_parcels_hold() -> None:
+    parcels.test_a_parcel_is_delivered_once()
