@@ -79,14 +79,17 @@ class Decider(NamedTuple):
 class Aggregate(Stateful):
     """The base of your aggregates: its annotated attributes are the state.
 
-    `class Account(Aggregate, name="Account", placement=Shared(), snapshot_every=1000)`; all three are optional. The
-    name is stored with every event and so never changes; without one it is the name of the class.
+    `class Account(Aggregate, name="Account", placement=Shared(), snapshot_every=1000, state_version=1)`; all of them
+    are optional. The name is stored with every event and so never changes; without one it is the name of the class.
     """
 
     aggregate_type: ClassVar[str] = "Aggregate"
     placement: ClassVar[OwnActor | Shared] = OwnActor()
     snapshot_every: ClassVar[int] = SNAPSHOT_EVERY_DEFAULT
     """Events between two snapshots of one aggregate; 0 means none."""
+    state_version: ClassVar[int] = 1
+    """Raise it when what `@evolve` methods do changes in a place outside the class, which snapshots cannot see: a
+    function of a module that they call. Then older snapshots are passed over. What changes inside is seen by itself."""
     deciders: ClassVar[dict[type[Command], Decider]] = {}
     evolvers: ClassVar[dict[type[Event], Callable[[Any, Any], None]]] = {}
     creation_restricted: ClassVar[bool] = False
@@ -105,13 +108,18 @@ class Aggregate(Stateful):
         self.version = version
 
     def __init_subclass__(
-        cls, *, name: str = "", placement: OwnActor | Shared | None = None, snapshot_every: int | None = None
+        cls,
+        *,
+        name: str = "",
+        placement: OwnActor | Shared | None = None,
+        snapshot_every: int | None = None,
+        state_version: int | None = None,
     ) -> None:
         """Find and check the fields and handlers. Raises `DefinitionError`."""
         super().__init_subclass__()
         collect_state(cls, RESERVED)
         cls.aggregate_type = checked_name(cls, name)
-        _set_options(cls, placement, snapshot_every)
+        _set_options(cls, placement, snapshot_every, state_version)
         cls.evolvers = {handler.message: handler.function for handler in handlers_of(cls, "evolve", Event)}
         cls.deciders = {handler.message: _decider(cls, handler) for handler in handlers_of(cls, "decide", Command)}
         cls.creation_restricted = any(decider.creates for decider in cls.deciders.values())
@@ -123,6 +131,7 @@ class Aggregate(Stateful):
 
 
 RESERVED = frozenset({"id", "version", "aggregate_type", "placement", "snapshot_every", "deciders", "evolvers"}) | {
+    "state_version",
     "state_fields",
     "creation_restricted",
 }
@@ -217,7 +226,7 @@ def _shown(value: object) -> str:
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 
-def _set_options(cls: type[Aggregate], placement: object, snapshot_every: object) -> None:
+def _set_options(cls: type[Aggregate], placement: object, snapshot_every: object, state_version: object) -> None:
     if placement is not None:
         if not isinstance(placement, OwnActor | Shared):
             told = f"{placement.__name__}" if isinstance(placement, type) else repr(placement)
@@ -229,6 +238,10 @@ def _set_options(cls: type[Aggregate], placement: object, snapshot_every: object
                 where(cls), f"snapshot_every={snapshot_every!r} is no number of events", "use 0 for none, or more"
             )
         cls.snapshot_every = snapshot_every
+    if state_version is not None:
+        if isinstance(state_version, bool) or not isinstance(state_version, int) or state_version < 1:
+            raise DefinitionError(where(cls), f"state_version={state_version!r} is no version", "count from 1")
+        cls.state_version = state_version
 
 
 _EVENT_SEQUENCES = (list, tuple, Iterable, Iterator, typing.get_origin(typing.Sequence[int]))

@@ -188,7 +188,7 @@ def _parts(cls: type[Stateful]) -> Iterator[str]:
     """Everything that the fingerprint covers, as text that is the same in every process."""
     # By stored names: code may move, and cloudpickle does not keep the place of a class that is inside a function.
     yield f"{getattr(cls, 'aggregate_type', '')} {getattr(cls, 'projection_name', '')}"
-    yield str(getattr(cls, "projection_version", ""))
+    yield f"{getattr(cls, 'state_version', '')} {getattr(cls, 'projection_version', '')}"
     for name, annotation in cls.state_fields.items():
         yield f"field {name}: {_type_text(annotation, set())}"
     try:

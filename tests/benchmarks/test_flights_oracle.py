@@ -102,30 +102,51 @@ def test_more_flights_into_the_same_store_come_to_what_all_at_once_come_to() -> 
 # --- random tables, where the real one has few oddities ----------------------------------------------------------
 
 
+NEARLY = st.integers(-1, 1)
+"""Around a limit: a minute before it, on it, and after it."""
+
+
+@st.composite
+def instants(draw: st.DrawFn, last: tuple[int, int, int] | None) -> int:
+    """When an aircraft leaves, as often as not about when it just can, given its last departure, landing and miles."""
+    if last is None or draw(st.booleans()):
+        return draw(st.integers(30, 4_000))
+    departed_min, landed_min, miles = last
+    back_min = landed_min + 20 + -(-miles * 60 // 640)
+    return draw(st.sampled_from([departed_min + 1_440, landed_min, back_min])) + draw(NEARLY)
+
+
+@st.composite
+def usual_flights(draw: st.DrawFn, number: int, last: dict[str, tuple[int, int, int]]) -> dict[str, Any]:
+    tail, miles = draw(st.sampled_from(["N1", "N2"])), draw(st.integers(1, 3_000))
+    delay_min = draw(st.one_of(st.integers(-30, 200), st.integers(-21, -19), st.integers(14, 16)))
+    elapsed_min, due_after_min = draw(st.integers(30, 1_439)), draw(st.integers(30, 700))
+    departed_min = draw(instants(last.get(tail)))
+    scheduled_min, landed_min = departed_min - delay_min, departed_min + elapsed_min
+    last[tail] = (departed_min, landed_min, miles)
+    quickest_min = max(1, miles * 60 // 640 + draw(NEARLY))
+    return {
+        "flight": number,
+        "carrier": draw(st.sampled_from(["UA", "B6"])),
+        "tailnum": tail,
+        "origin": draw(st.sampled_from(["EWR", "JFK"])),
+        "distance": miles,
+        "scheduled_min": scheduled_min,
+        "departed_min": departed_min,
+        "dep_delay": float(delay_min),
+        "due_min": scheduled_min + due_after_min,
+        "landed_min": landed_min,
+        "arr_delay": float(landed_min - scheduled_min - due_after_min),
+        "air_time": float(min(elapsed_min, draw(st.sampled_from([quickest_min, elapsed_min, 30])))),
+    }
+
+
 @st.composite
 def tables(draw: st.DrawFn) -> pd.DataFrame:
-    flights = []
+    flights, last, nothing = [], dict[str, tuple[int, int, int]](), float("nan")
     for number in range(draw(st.integers(1, 14))):
-        scheduled_min, delay_min = draw(st.integers(30, 4_000)), draw(st.integers(-30, 200))
-        elapsed_min, due_after_min = draw(st.integers(30, 1_439)), draw(st.integers(30, 700))
-        departed_min = scheduled_min + delay_min
-        landed_min = departed_min + elapsed_min
-        flight: dict[str, Any] = {
-            "flight": number,
-            "carrier": draw(st.sampled_from(["UA", "B6"])),
-            "tailnum": draw(st.sampled_from(["N1", "N2"])),
-            "origin": draw(st.sampled_from(["EWR", "JFK"])),
-            "distance": draw(st.integers(1, 3_000)),
-            "scheduled_min": scheduled_min,
-            "departed_min": departed_min,
-            "dep_delay": float(delay_min),
-            "due_min": scheduled_min + due_after_min,
-            "landed_min": landed_min,
-            "arr_delay": float(landed_min - scheduled_min - due_after_min),
-            "air_time": float(draw(st.integers(1, elapsed_min))),
-        }
-        nothing = float("nan")
-        kind = draw(st.sampled_from(["usual", "usual", "diverted", "unseen", "cancelled"]))
+        flight = draw(usual_flights(number, last))
+        kind = draw(st.sampled_from(["usual", "usual", "usual", "diverted", "unseen", "cancelled"]))
         if kind != "usual":
             flight |= {"air_time": nothing, "arr_delay": nothing}
         if kind in ("unseen", "cancelled"):

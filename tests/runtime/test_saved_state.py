@@ -281,6 +281,18 @@ def test_the_fingerprint_passes_over_docstrings_deciders_and_where_the_code_is()
     assert state_fingerprint(Quiet) == first
 
 
+def test_the_fingerprint_of_an_aggregate_changes_with_its_state_version() -> None:
+    def fingerprint(state_version: int) -> bytes:
+        class Quiet(Aggregate, state_version=state_version):
+            total: int = 0
+
+        return state_fingerprint(Quiet)
+
+    assert fingerprint(1) == fingerprint(1) != fingerprint(2)
+    with pytest.raises(DefinitionError, match=r"Quiet: state_version=0 is no version; count from 1"):
+        fingerprint(0)
+
+
 def test_the_fingerprint_of_a_projection_changes_with_its_version() -> None:
     def sums(version: int) -> bytes:
         class Sums(Projection, version=version):
