@@ -18,7 +18,7 @@ from uuid import UUID
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from rayfold.runtime.aggregate import Shared, decide, evolve
 from rayfold.runtime.catalogue import Catalogue
@@ -469,6 +469,13 @@ class Histories(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory() if self.on_disk else None
         self.history = History(Path(self.folder.name) if self.folder else None, self.loop_class)
         self.sent: list[Sent] = []
+
+    @initialize()
+    def open_some(self) -> None:
+        """Else most commands would be to accounts that do not exist."""
+        for account in ACCOUNTS[:3]:
+            self.sent.append(Sent(len(self.sent) + 1, account, Open(owner="x")))
+        self.history.send([*self.sent, Sent(1 << 99, "alice", Deposit(amount=100))])
 
     @rule(drawn=BATCHES)
     def send(self, drawn: list[Drawn]) -> None:

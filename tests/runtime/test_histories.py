@@ -13,7 +13,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from rayfold.runtime.aggregate import Aggregate
 from rayfold.runtime.envelope import PackedCommand
-from rayfold.runtime.errors import RayfoldError
+from rayfold.runtime.errors import Fenced, RayfoldError
 from rayfold.runtime.log.contract import Append, Appended, CommandEntry
 from rayfold.runtime.messages import Event
 from rayfold.runtime.partition import Batch, WriteLoop, _Decided
@@ -23,9 +23,9 @@ from rayfold.runtime.stream import ANY, StreamId
 from tests.runtime.histories import machine
 
 IN_MEMORY = settings(
-    max_examples=60, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=200, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
-ON_DISK = settings(IN_MEMORY, max_examples=15)
+ON_DISK = settings(IN_MEMORY, max_examples=60)
 HUNTING = settings(IN_MEMORY, max_examples=300, derandomize=True, database=None, phases=[Phase.generate])
 """Stops at the first history that shows the bug; a shorter one would be of no use here."""
 
@@ -64,6 +64,8 @@ class AcknowledgesWhatWasNotAppended(WriteLoop):
 
 class StandsByRefusalsOfALostBatch(WriteLoop):
     def _give_up(self, commands: Sequence[PackedCommand], decided: _Decided, error: RayfoldError) -> Batch:
+        if isinstance(error, Fenced):
+            return super()._give_up(commands, decided, error)
         return Batch([outcome if outcome is not None else error for outcome in decided.outcomes], [])
 
 
