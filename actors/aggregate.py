@@ -25,13 +25,14 @@ from ray.actor import ActorProxy
 
 from ..runtime.aggregate import OwnActor
 from ..runtime.envelope import unpack_batch
-from ..runtime.errors import CommandIdReused, Conflict, Fenced, RayfoldError, StoreError, from_wire, to_wire
+from ..runtime.errors import Fenced, RayfoldError, from_wire, to_wire
 from ..runtime.log.contract import Append, Appended, CommandEntry, Log, Snapshot
 from ..runtime.outcome import Answered, Moved, encode_outcomes
 from ..runtime.partition import AlreadyStored, WriteLoop
 from ..runtime.stream import StreamId
 from .attempts import Attempts
 from .cluster import OWN_ACTOR_SLOT
+from .garbage import look_less_often
 from .settings import Settings
 from .shipping import unship
 
@@ -82,12 +83,13 @@ class AggregateActor:
     def start(self) -> int:
         """The process id: the partition hands the aggregate over once it has this answer."""
         self._loop = WriteLoop(self._plan.partition, self._log, unship(self._plan.catalogue), residents_max=1)
+        look_less_often()
         return os.getpid()
 
     @ray.method
-    def execute(self, client: bytes, attempt: int, blob: bytes) -> bytes:
-        """A batch of packed commands in, one outcome for each out; empty for a stale attempt."""
-        if self._attempts.is_stale(client, attempt):
+    def execute(self, client: bytes, attempt: int, predecessor: int, blob: bytes) -> bytes:
+        """A batch of packed commands in, one outcome for each out; empty if it is not this batch's turn."""
+        if not self._attempts.admit(client, attempt, predecessor):
             return b""
         commands = list(unpack_batch(blob))
         if not self._log.given_up:
@@ -161,7 +163,7 @@ def append_for(writer: Log, epoch: int, appends: Sequence[Append], ids: Sequence
         return AppendAnswer([], stored, [])
     try:
         return AppendAnswer(writer.append(epoch, appends), {}, [])
-    except (StoreError, Conflict, CommandIdReused) as error:
+    except RayfoldError as error:
         return AppendAnswer([], {}, to_wire(error))
 
 

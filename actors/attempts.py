@@ -1,8 +1,13 @@
-"""Attempts: which of a client's batches is the latest, so that a late duplicate is not executed.
+"""Attempts: which of a client's batches may be executed now, so that order is kept and nothing late is executed.
 
-Beside step [3]. A router numbers its attempts and has at most one in flight to an actor; when one gets no answer, it
-sends the same commands again under the next number. Should the first one arrive after all, after the second, it is
-stale: the client has been told an outcome since, and a command that was rejected then might be accepted now.
+Beside step [3]. A router numbers its attempts at each actor and has at most two in flight. Each says which attempt must
+have been executed just before it, if that one is still on its way. Refused are:
+
+- a late one: when an attempt gets no answer, the same commands are sent again under a later number. Should the first
+  arrive after all, the client has been told an outcome since, and a command that was rejected then might be accepted
+- one whose predecessor was lost, or sent some commands elsewhere: commands to one aggregate would overtake each other
+
+The router answers a refusal by waiting until nothing is in flight and sending everything again in order.
 """
 
 from __future__ import annotations
@@ -15,20 +20,30 @@ __all__ = ["Attempts"]
 _CLIENTS_MAX: Final = 1024
 """Clients whose last attempt is remembered; a forgotten one only loses protection from its own late duplicates."""
 
+_BARRED: Final = -1
+"""Equals no predecessor."""
+
 
 class Attempts:
-    """The last attempt of each client: an earlier one that comes late is stale."""
+    """The last attempt of each client."""
 
     def __init__(self, clients_max: int = _CLIENTS_MAX) -> None:
-        self._last: OrderedDict[bytes, int] = OrderedDict()
+        self._last: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
+        """Client -> the last attempt, and which predecessor may be named: the same, unless barred."""
         self._clients_max = clients_max
 
-    def is_stale(self, client: bytes, attempt: int) -> bool:
-        """Whether a later attempt of this client has been seen; if not, this one is the latest now."""
-        if attempt <= self._last.get(client, 0):
-            return True
-        self._last[client] = attempt
+    def admit(self, client: bytes, attempt: int, predecessor: int) -> bool:
+        """Whether this attempt may be executed, `predecessor` being the one just before it (0: whichever it was)."""
+        last, expected = self._last.get(client, (0, _BARRED))
+        if attempt <= last or (predecessor and predecessor != expected):
+            return False
+        self._last[client] = attempt, attempt
         self._last.move_to_end(client)
         if len(self._last) > self._clients_max:
             self._last.popitem(last=False)
-        return False
+        return True
+
+    def bar(self, client: bytes) -> None:
+        """Refuse what is in flight behind the last attempt: some of its commands have been sent elsewhere."""
+        last, _ = self._last.get(client, (0, _BARRED))
+        self._last[client] = last, _BARRED

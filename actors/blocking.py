@@ -14,7 +14,7 @@ from uuid import UUID
 
 from ..runtime.aggregate import Aggregate
 from ..runtime.envelope import Envelope
-from ..runtime.errors import CallerError
+from ..runtime.errors import CallerError, RayfoldError
 from ..runtime.log.store import Store
 from ..runtime.messages import Command, Query
 from ..runtime.outcome import Outcome
@@ -30,7 +30,7 @@ Answer = TypeVar("Answer")
 T = TypeVar("T")
 
 _PAGE: Final = 256
-"""Outcomes handed over from the loop's thread at a time: a hand-over for each would cost more than the outcome."""
+"""Outcomes or answers handed over from the loop's thread at a time: one for each would cost more than they do."""
 
 
 class BlockingRuntime:
@@ -122,6 +122,20 @@ class BlockingRuntime:
         """Ask a read model; see `Runtime.ask`."""
         return self._wait(self._runtime.ask(projection, query, after=after, timeout_s=timeout_s))
 
+    def ask_all(
+        self,
+        projection: type[Projection],
+        queries: Iterable[Query[Answer]],
+        *,
+        after: Receipt | Mapping[int, int] | None = None,
+        in_flight: int = 4096,
+        timeout_s: float | None = None,
+    ) -> Iterator[tuple[Query[Answer], Answer | RayfoldError]]:
+        """Ask many queries, `in_flight` at a time; see `Runtime.ask_all`."""
+        answers = self._runtime.ask_all(projection, queries, after=after, in_flight=in_flight, timeout_s=timeout_s)
+        while page := self._wait(_next_page(answers)):
+            yield from page
+
     def heads(self) -> dict[int, int]:
         """Partition -> position of its last committed event."""
         return self._wait(self._runtime.heads())
@@ -147,10 +161,10 @@ class BlockingRuntime:
             raise
 
 
-async def _next_page(outcomes: AsyncIterator[tuple[Envelope, Outcome]]) -> list[tuple[Envelope, Outcome]]:
-    page: list[tuple[Envelope, Outcome]] = []
-    async for outcome in outcomes:
-        page.append(outcome)
+async def _next_page(items: AsyncIterator[T]) -> list[T]:
+    page: list[T] = []
+    async for item in items:
+        page.append(item)
         if len(page) == _PAGE:
             break
     return page

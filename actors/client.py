@@ -62,25 +62,32 @@ class Client:
         self, envelopes: Iterable[Envelope] | AsyncIterable[Envelope], in_flight: int, timeout_s: float | None
     ) -> AsyncIterator[tuple[Envelope, Outcome]]:
         """Send many, `in_flight` at a time; yields each with its outcome, in the order they came."""
-        if isinstance(in_flight, bool) or not isinstance(in_flight, int) or in_flight < 1:
-            raise InvalidMessage("in_flight", f"is {in_flight!r}", "give a number from 1")
+        _check_in_flight(in_flight)
         window: deque[tuple[Envelope, asyncio.Future[Outcome]]] = deque()
-        async for envelope in _each(envelopes):
-            while len(window) >= in_flight:
-                sent, future = window.popleft()
-                yield sent, await future
-            window.append((envelope, self._sent(envelope, timeout_s)))
+        if isinstance(envelopes, AsyncIterable):
+            async for envelope in envelopes:
+                if len(window) >= in_flight:
+                    sent, future = window.popleft()
+                    yield sent, await future
+                window.append((envelope, self._sent(envelope, timeout_s)))
+        else:
+            for envelope in envelopes:
+                if len(window) >= in_flight:
+                    sent, future = window.popleft()
+                    yield sent, await future
+                window.append((envelope, self._sent(envelope, timeout_s)))
         for sent, future in window:
             yield sent, await future
 
-    async def ask(
+    def ask(
         self,
         projection: type[Projection],
-        query: Query[Answer],
+        query: Query[Any],
         after: Receipt | Mapping[int, int] | None,
         timeout_s: float | None,
-    ) -> Answer:
-        """Ask the replicas of a projection. Raises what they answer, if it is an error."""
+    ) -> asyncio.Future[Any]:
+        """Pack a query and ask the replicas; the future gets the answer, errors too as values. Raises `CallerError`s
+        and `Overloaded`."""
         replicas = self._replicas.get(projection)
         if replicas is None:
             raise UnknownName("projection", _name(projection), [known.projection_name for known in self._replicas])
@@ -89,11 +96,30 @@ class Client:
         if type(query) not in projection.answers:
             known = [asked.message_name for asked in projection.answers]
             raise UnknownName(f"query of {projection.projection_name}", query.message_name, known)
-        packed = PackedQuery(
-            query.message_name, encode_message(query), self._positions(after), self._timeout_s(timeout_s)
-        )
-        answer: Answer = await replicas.ask(packed)
-        return answer
+        packed = PackedQuery(query.message_name, encode_message(query))
+        return replicas.ask(packed, self._positions(after), self._timeout_s(timeout_s))
+
+    async def ask_all(
+        self,
+        projection: type[Projection],
+        queries: Iterable[Query[Answer]],
+        after: Receipt | Mapping[int, int] | None,
+        in_flight: int,
+        timeout_s: float | None,
+    ) -> AsyncIterator[tuple[Query[Answer], Answer | RayfoldError]]:
+        """Ask many, `in_flight` at a time; yields each with its answer, in the order they came."""
+        _check_in_flight(in_flight)
+        window: deque[tuple[Query[Answer], asyncio.Future[Any]]] = deque()
+        for query in queries:
+            if len(window) >= in_flight:
+                asked, future = window.popleft()
+                yield asked, await future
+            try:
+                window.append((query, self.ask(projection, query, after, timeout_s)))
+            except RayfoldError as error:
+                window.append((query, _resolved(error)))
+        for asked, future in window:
+            yield asked, await future
 
     async def drain(self, timeout_s: float) -> None:
         """Take no more commands, and wait for those on their way."""
@@ -104,9 +130,7 @@ class Client:
         try:
             return self.send(envelope, timeout_s)
         except RayfoldError as error:
-            future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-            future.set_result(error)
-            return future
+            return _resolved(error)
 
     def _check_known(self, envelope: Envelope) -> None:
         aggregate = envelope.aggregate
@@ -134,13 +158,15 @@ class Client:
         return timeout_s
 
 
-async def _each(envelopes: Iterable[Envelope] | AsyncIterable[Envelope]) -> AsyncIterator[Envelope]:
-    if isinstance(envelopes, AsyncIterable):
-        async for envelope in envelopes:
-            yield envelope
-    else:
-        for envelope in envelopes:
-            yield envelope
+def _check_in_flight(in_flight: object) -> None:
+    if isinstance(in_flight, bool) or not isinstance(in_flight, int) or in_flight < 1:
+        raise InvalidMessage("in_flight", f"is {in_flight!r}", "give a number from 1")
+
+
+def _resolved(error: RayfoldError) -> asyncio.Future[Any]:
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    future.set_result(error)
+    return future
 
 
 def _name(cls: object) -> str:

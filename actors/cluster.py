@@ -30,7 +30,6 @@ _ENVIRONMENT: Final = {
     # Under `uv run` Ray would start workers in a copy of the project with a fresh environment.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DEDUP_LOGS": "0",
 }
 
 _READ_AT_IMPORT: Final = {"RAY_AUTH_MODE", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_ENABLE_UV_RUN_RUNTIME_ENV"}

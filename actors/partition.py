@@ -12,6 +12,7 @@ that writes, another for reads, which never wait for each other.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -33,11 +34,14 @@ from ..runtime.stream import StreamId
 from .aggregate import AppendAnswer, OwnActorPlan, append_for, start_own_actor
 from .attempts import Attempts
 from .broadcast import Broadcast
+from .garbage import look_less_often
 from .homes import Homes
 from .settings import Settings
 from .shipping import unship
 
 __all__ = ["PartitionActor", "PartitionPlan", "start_partition"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +78,9 @@ class PartitionActor:
         return []
 
     @ray.method
-    def execute(self, client: bytes, attempt: int, blob: bytes) -> bytes:
-        """Step [3]: a batch of packed commands in, one outcome for each out; empty for a stale attempt."""
-        if self._attempts.is_stale(client, attempt):
+    def execute(self, client: bytes, attempt: int, predecessor: int, blob: bytes) -> bytes:
+        """Step [3]: a batch of packed commands in, one outcome for each out; empty if it is not this batch's turn."""
+        if not self._attempts.admit(client, attempt, predecessor):
             return b""
         commands = list(unpack_batch(blob))
         try:
@@ -84,7 +88,12 @@ class PartitionActor:
         except RayfoldError as error:
             return encode_outcomes([error] * len(commands))
         self._take_over()
-        return encode_outcomes(self._answer(commands))
+        answers = self._answer(commands)
+        if any(isinstance(answer, Fenced) for answer in answers):
+            self._end_fenced()
+        if any(isinstance(answer, Moved) for answer in answers):
+            self._attempts.bar(client)
+        return encode_outcomes(answers)
 
     def _answer(self, commands: Sequence[PackedCommand]) -> list[Answered]:
         """Decide what lives here, and say of the rest where it lives."""
@@ -109,6 +118,8 @@ class PartitionActor:
         if not self._homes.may_append(stream, actor):
             return AppendAnswer([], {}, to_wire(Fenced(actor, 0, self._loop.epoch)))
         answer = append_for(self._writer, self._loop.epoch, appends, ids)
+        if answer.error and answer.error[0] == Fenced.__name__:
+            self._end_fenced()
         self._broadcast.send([record for done in answer.appended for record in done.records])
         return answer._replace(appended=[done._replace(records=()) for done in answer.appended])
 
@@ -154,6 +165,12 @@ class PartitionActor:
         """The position of the last committed event."""
         return self._reader().head()
 
+    def _end_fenced(self) -> None:
+        """Another activation has taken the log over. If it is Ray's opinion that this process is the partition, Ray
+        starts it again, with a new epoch; if it is a leftover, that was the end of it."""
+        log.error("%s partition %d: a later activation has taken the log over", self._plan.name, self._plan.number)
+        os._exit(1)
+
     @property
     def _writer(self) -> LmdbLog:
         assert self._log is not None
@@ -165,16 +182,17 @@ class PartitionActor:
         return self._writer
 
     def _opened(self) -> None:
+        """Open the log and take it over, at the first call."""
         if self._log is not None:
             return
         plan = self._plan
         self._catalogue = unship(plan.catalogue)
-        log = plan.store.open_log(plan.number)
+        opened = plan.store.open_log(plan.number)
         try:
-            self._loop = WriteLoop(plan.number, log, self._catalogue, residents_max=plan.settings.residents_max)
+            self._loop = WriteLoop(plan.number, opened, self._catalogue, residents_max=plan.settings.residents_max)
             epoch = self._loop.activate()
         except BaseException:
-            log.close()
+            opened.close()
             raise
         self._broadcast = Broadcast(plan.number, [ray.get_actor(name, plan.namespace) for name in plan.projectors])
         self._homes = Homes(
@@ -185,7 +203,8 @@ class PartitionActor:
             own_actors_max=plan.settings.own_actors_max,
             idle_s=plan.settings.own_actor_idle_s,
         )
-        self._log = log
+        self._log = opened
+        look_less_often()
 
     def _tick(self) -> None:
         self._opened()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ import ray.cloudpickle
 from ..runtime.errors import HandlerFailed, RayfoldError, to_wire
 from ..runtime.log.store import Store
 from ..runtime.read_model import PackedQuery, ReadModel
+from .garbage import look_less_often
 from .shipping import unship
 
 __all__ = ["ASKING_AFTER_MAX", "ProjectorActor", "ProjectorPlan", "start_projector"]
@@ -68,16 +69,16 @@ class ProjectorActor:
         self._opened().apply(partition, first, records, head)
 
     @ray.method(concurrency_group="ask")
-    def ask(self, queries: Sequence[PackedQuery]) -> tuple[bytes, dict[int, int]]:
-        """Step [8]: answers, pickled one by one into a list, and the positions they were read at."""
+    def ask(self, queries: Sequence[tuple[str, bytes]]) -> tuple[bytes, dict[int, int]]:
+        """Step [8]: answers to packed queries, pickled as one list, and the positions they were read at."""
         return self._answered(self._opened(), queries)
 
     @ray.method(concurrency_group="ask_after")
-    def ask_after(self, query: PackedQuery) -> tuple[bytes, dict[int, int]]:
-        """The same for one query that must see `query.after`, and waits for it."""
+    def ask_after(self, query: PackedQuery, after: Mapping[int, int], timeout_s: float) -> tuple[bytes, dict[int, int]]:
+        """The same for one query that must see `after` (partition -> position), and waits for it."""
         read_model = self._opened()
         try:
-            read_model.wait_for(query.after, query.timeout_s)
+            read_model.wait_for(after, timeout_s)
         except RayfoldError as error:
             return ray.cloudpickle.dumps([error]), dict(read_model.positions)
         return self._answered(read_model, [query])
@@ -90,7 +91,7 @@ class ProjectorActor:
             return os.getpid(), {}, ""
         return os.getpid(), dict(read_model.positions), str(read_model.failed or "")
 
-    def _answered(self, read_model: ReadModel, queries: Sequence[PackedQuery]) -> tuple[bytes, dict[int, int]]:
+    def _answered(self, read_model: ReadModel, queries: Sequence[tuple[str, bytes]]) -> tuple[bytes, dict[int, int]]:
         def encode(answers: list[Any]) -> tuple[bytes, dict[int, int]]:
             return _pickled(answers), dict(read_model.positions)
 
@@ -104,6 +105,7 @@ class ProjectorActor:
                     readers = {number: store.open_reader(number) for number in range(store.partitions)}
                     catalogue = unship(self._plan.catalogue)
                     read_model = ReadModel(catalogue.projection(self._plan.projection), catalogue, readers)
+                    look_less_often()
                     for partition in readers:
                         read_model.catch_up(partition)
                     self._read_model = read_model

@@ -5,6 +5,8 @@ Step [8] of the read path, the caller's half. The other half is `actors/projecto
 One lane leads to each replica; queries go to the shortest. A query with `after=` goes the same way if the replica is
 known to have come that far (each answer says how far it is), and else by a road of its own on which it may wait. A
 replica that does not answer is left out for a moment and the query goes to another: reading twice harms nobody.
+
+Rules kept here: every query has a deadline; every call has one, after which it counts as lost; what waits is bounded.
 """
 
 from __future__ import annotations
@@ -18,31 +20,40 @@ from functools import partial
 from typing import Any, Final
 
 from ..runtime.batching import Lane
-from ..runtime.errors import NotYetVisible, Overloaded, RayfoldError, Unavailable
+from ..runtime.errors import Overloaded, Unavailable
 from ..runtime.read_model import PackedQuery
 from .settings import Settings
 
 __all__ = ["Replicas"]
 
-_RETRY_S: Final = 0.2
+_IN_FLIGHT_MAX: Final = 2
+"""Batches on their way to one replica: one that it answers, and one that is made and carried meanwhile."""
+
+_BATCH_QUERIES_MAX: Final = 1024
+"""Answered under one hold of the read model's lock: about 3 ms during which it takes in no event."""
+
+_LEFT_OUT_S: Final = 0.2
 """How long a replica that did not answer is left out, if there is another."""
 
 _WAITING_MAX: Final = 1024
 """Queries of one client that wait for a position; each is a call of its own."""
 
 _GRACE_S: Final = 1.0
-"""For the replica to say `NotYetVisible` itself, which tells more than our own deadline can."""
+"""For a replica to say `NotYetVisible` itself, which tells more than our own deadline can."""
+
+_SWEEP_S: Final = 0.1
+"""How precise deadlines are."""
 
 
 class _Asked:
     """A query on its way, until its future has an answer."""
 
-    __slots__ = ("deadline_s", "future", "query", "tries")
+    __slots__ = ("after", "deadline_s", "future", "packed")
 
-    def __init__(self, query: PackedQuery, future: asyncio.Future[Any]) -> None:
-        self.query, self.future = query, future
-        self.deadline_s = time.monotonic() + query.timeout_s
-        self.tries = 0
+    def __init__(
+        self, packed: PackedQuery, after: Mapping[int, int], deadline_s: float, future: asyncio.Future[Any]
+    ) -> None:
+        self.packed, self.after, self.deadline_s, self.future = packed, after, deadline_s, future
 
 
 class _Replica:
@@ -57,7 +68,23 @@ class _Replica:
 
     def has(self, after: Mapping[int, int]) -> bool:
         """Whether it is known to have come as far as `after`."""
-        return all(self.positions.get(partition, 0) >= position for partition, position in after.items())
+        return not after or all(self.positions.get(partition, 0) >= after[partition] for partition in after)
+
+    def saw(self, positions: Mapping[int, int]) -> None:
+        """It has answered at these positions."""
+        for partition, position in positions.items():
+            self.positions[partition] = max(position, self.positions.get(partition, 0))
+
+
+class _Call:
+    """One call to a replica. Its answer, its failure or its deadline ends it, whichever comes first."""
+
+    __slots__ = ("batch", "ended", "replica", "timer", "waits")
+
+    def __init__(self, replica: _Replica, batch: Sequence[_Asked], *, waits: bool) -> None:
+        self.replica, self.batch, self.waits = replica, batch, waits
+        self.ended = False
+        self.timer: asyncio.TimerHandle | None = None
 
 
 class Replicas:
@@ -67,43 +94,50 @@ class Replicas:
         self._loop = asyncio.get_running_loop()
         self._name = name
         self._settings = settings
-        self._waiting = 0
         self._turn = 0
+        self._pending: set[_Asked] = set()
+        self._waiting = 0
+        self._sweeping = False
         self._replicas = [_Replica(number, actor) for number, actor in enumerate(actors)]
         for replica in self._replicas:
             replica.lane = Lane(
                 f"the lane to {name} replica {replica.number}",
                 partial(self._send, replica),
                 defer=self._loop.call_soon,
+                in_flight_max=_IN_FLIGHT_MAX,
+                batch_items_max=_BATCH_QUERIES_MAX,
             )
 
-    async def ask(self, query: PackedQuery) -> Any:
-        """The answer. Raises what the answer handler or the read model raised, `Unavailable` after the timeout."""
-        asked = _Asked(query, self._loop.create_future())
+    def ask(self, packed: PackedQuery, after: Mapping[int, int], timeout_s: float) -> asyncio.Future[Any]:
+        """The future gets the answer, errors too as values. Raises `Overloaded` at once."""
+        if len(self._pending) >= self._settings.in_flight_max:
+            raise Overloaded(f"the client's road to {self._name}", self._settings.in_flight_max, "queries in flight")
+        asked = _Asked(packed, after, time.monotonic() + timeout_s, self._loop.create_future())
         self._route(asked)
-        try:
-            answer = await asyncio.wait_for(asked.future, query.timeout_s + (_GRACE_S if query.after else 0))
-        except TimeoutError as error:
-            raise Unavailable(f"{self._name} {query.name}", f"no replica answered in {query.timeout_s} s") from error
-        if isinstance(answer, RayfoldError):
-            raise answer
-        return answer
+        self._pending.add(asked)
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(_SWEEP_S, self._sweep)
+        return asked.future
 
     def _route(self, asked: _Asked) -> None:
-        replica = self._next_replica(asked.query.after)
-        if replica.has(asked.query.after):
+        replica = self._next_replica(asked.after)
+        if replica.has(asked.after):
+            replica.lane.put(asked, len(asked.packed.payload) + 64)
             replica.in_flight += 1
-            replica.lane.put(asked, len(asked.query.payload) + 64)
             return
         if self._waiting >= _WAITING_MAX:
             raise Overloaded(f"{self._name}, queries with after=", _WAITING_MAX, "queries")
         self._waiting += 1
         replica.in_flight += 1
         left_s = max(0.0, asked.deadline_s - time.monotonic())
-        self._call(replica, [asked], "ask_after", asked.query._replace(timeout_s=left_s))
+        call = _Call(replica, [asked], waits=True)
+        self._start(call, left_s + _GRACE_S, "ask_after", asked.packed, dict(asked.after), left_s)
 
     def _next_replica(self, after: Mapping[int, int]) -> _Replica:
         """The least busy one of those that answer, one that has come far enough first; in turn where equal."""
+        if len(self._replicas) == 1:
+            return self._replicas[0]
         now = time.monotonic()
         self._turn += 1
         turn, count = self._turn, len(self._replicas)
@@ -113,47 +147,66 @@ class Replicas:
         )
 
     def _send(self, replica: _Replica, batch: Sequence[_Asked]) -> None:
-        self._call(replica, batch, "ask", [asked.query for asked in batch])
+        call = _Call(replica, batch, waits=False)
+        self._start(call, self._settings.attempt_timeout_s, "ask", [tuple(asked.packed) for asked in batch])
 
-    def _call(self, replica: _Replica, batch: Sequence[_Asked], road: str, argument: Any) -> None:
+    def _start(self, call: _Call, timeout_s: float, road: str, *arguments: Any) -> None:
+        call.timer = self._loop.call_later(timeout_s, self._came_back, call, None)
         try:
-            sent = getattr(replica.actor, road).remote(argument)
-            sent.future().add_done_callback(partial(self._wake, replica, batch, road))
-        except Exception as error:  # the actor is gone for good, or Ray is
-            failed: ThreadFuture[Any] = ThreadFuture()
-            failed.set_exception(error)
-            self._loop.call_soon(self._came_back, replica, batch, road, failed)
+            sent = getattr(call.replica.actor, road).remote(*arguments)
+            sent.future().add_done_callback(partial(self._wake, call))
+        except Exception:  # the actor is gone for good, or Ray is
+            self._loop.call_soon(self._came_back, call, None)
 
-    def _wake(self, replica: _Replica, batch: Sequence[_Asked], road: str, answer: ThreadFuture[Any]) -> None:
+    def _wake(self, call: _Call, answer: ThreadFuture[Any]) -> None:
         """On a thread of Ray's: continue on the event loop, if there still is one."""
         try:
-            self._loop.call_soon_threadsafe(self._came_back, replica, batch, road, answer)
+            self._loop.call_soon_threadsafe(self._came_back, call, answer)
         except RuntimeError:
             answer.exception()
 
-    def _came_back(self, replica: _Replica, batch: Sequence[_Asked], road: str, answer: ThreadFuture[Any]) -> None:
-        replica.in_flight -= len(batch)
-        error = answer.exception()
-        if error is not None:
-            replica.left_out_until_s = time.monotonic() + _RETRY_S
+    def _came_back(self, call: _Call, answer: ThreadFuture[Any] | None) -> None:
+        failed = answer is None or answer.exception() is not None
+        if call.ended:
+            return
+        call.ended = True
+        if call.timer is not None:
+            call.timer.cancel()
+        replica = call.replica
+        replica.in_flight -= len(call.batch)
+        if answer is None or failed:
+            replica.left_out_until_s = time.monotonic() + _LEFT_OUT_S
             replica.positions.clear()
-            self._loop.call_later(_RETRY_S / 2, self._again, batch)
+            self._loop.call_later(_LEFT_OUT_S / 2, self._again, call.batch)
         else:
             blob, positions = answer.result()
-            replica.positions = positions
-            for asked, value in zip(batch, pickle.loads(blob), strict=True):
-                if not asked.future.done():
-                    asked.future.set_result(value)
-        if road == "ask":
-            replica.lane.came_back()
-        else:
+            replica.saw(positions)
+            for asked, value in zip(call.batch, pickle.loads(blob), strict=True):
+                self._resolve(asked, value)
+        if call.waits:
             self._waiting -= 1
+        else:
+            replica.lane.came_back()
 
     def _again(self, batch: Sequence[_Asked]) -> None:
         for asked in batch:
-            if asked.future.done() or time.monotonic() >= asked.deadline_s:
+            if asked.future.done():
                 continue
             try:
                 self._route(asked)
-            except (Overloaded, NotYetVisible) as error:
-                asked.future.set_result(error)
+            except Overloaded as error:
+                self._resolve(asked, error)
+
+    def _resolve(self, asked: _Asked, answer: Any) -> None:
+        self._pending.discard(asked)
+        if not asked.future.done():
+            asked.future.set_result(answer)
+
+    def _sweep(self) -> None:
+        """Tell those whose deadline has passed, and drop those whose caller has gone."""
+        now = time.monotonic()
+        for asked in [a for a in self._pending if a.future.done() or now > a.deadline_s + bool(a.after) * _GRACE_S]:
+            self._resolve(asked, Unavailable(f"{self._name} {asked.packed.name}", "no replica answered in time"))
+        self._sweeping = bool(self._pending)
+        if self._sweeping:
+            self._loop.call_later(_SWEEP_S, self._sweep)

@@ -3,10 +3,12 @@
 Step [2] of the write path. Before it: the client packs ([1]). After it: the actor of the partition, or of the
 aggregate itself ([3]).
 
-One lane (`runtime/batching.py`) leads to each partition, and one to each own actor that is known. A lane has one batch
-in flight; when it is lost or gets no answer, the same commands are sent again under the next attempt number, with
-backoff and jitter, until their deadlines. So the order of one caller's commands to one aggregate is kept through
-losses and moves, and the same ids make sure that nothing takes effect twice.
+One lane (`runtime/batching.py`) leads to each partition, and one to each own actor that is known. A lane has two
+batches in flight, so that the actor decides one while we make the next. When one is lost, gets no answer, or sends
+commands elsewhere, the actor refuses the one behind it (`attempts.py`), we wait until nothing is in flight, and send
+everything that was not answered again in order, with backoff and jitter, until its deadline. So the order of one
+caller's commands to one aggregate is kept through losses and moves, and the same ids make sure that nothing takes
+effect twice.
 
 Rules kept here: every command has a deadline, after which its caller is told `Unavailable`; what waits is bounded;
 retries are made here and nowhere else (Ray's own would run a command again without anybody knowing).
@@ -21,7 +23,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future as ThreadFuture
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ..runtime.batching import Lane
 from ..runtime.envelope import PackedCommand, join
@@ -32,10 +34,20 @@ from .settings import Settings
 
 __all__ = ["Router"]
 
+_IN_FLIGHT_MAX: Final = 2
+"""Batches on their way to one actor: one that it works on, and one that is made and carried meanwhile."""
+
 _BACKOFF_FIRST_S: Final = 0.02
 _BACKOFF_MAX_S: Final = 1.0
 _SWEEP_S: Final = 0.1
 """How precise deadlines are."""
+
+
+def _backoff_s(failures: int) -> float:
+    """How long to wait after so many failures in a row: doubling, with jitter, so that clients spread out."""
+    if not failures:
+        return 0.0
+    return min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2.0 ** min(failures, 10)) * random.uniform(0.5, 1.0)
 
 
 class _Pending:
@@ -56,19 +68,29 @@ class _Pending:
 
 
 class _Destination:
-    """An actor that executes commands, the lane to it, and the batch in flight."""
+    """An actor that executes commands, the lane to it, and the batches in flight."""
 
     def __init__(self, actor: Any, partition: int, name: str, lane: Callable[[_Destination], Lane[_Pending]]) -> None:
         self.actor = actor
         self.partition = partition
         self.name = name
         """Of an own actor; empty for a partition."""
+        self.flights: dict[int, _Flight] = {}
+        """By attempt, in the order they left."""
+        self.held: dict[int, list[_Pending]] = {}
+        """What came back unanswered, by attempt. While there is any, nothing leaves: order would be lost."""
+        self.moved: dict[StreamId, str] = {}
+        """Where the actor says that some aggregates live now."""
         self.failures = 0
         """In a row; sets the backoff."""
-        self.attempt = 0
-        """The number of the attempt in flight; an answer to any other comes too late."""
-        self.timer: asyncio.TimerHandle | None = None
         self.lane = lane(self)
+
+
+class _Flight(NamedTuple):
+    """One batch on its way."""
+
+    batch: list[_Pending]
+    timer: asyncio.TimerHandle
 
 
 class Router:
@@ -116,73 +138,91 @@ class Router:
 
     def _lane(self, destination: _Destination) -> Lane[_Pending]:
         name = f"the lane to {destination.name or f'partition {destination.partition}'}"
-        return Lane(name, partial(self._send, destination), defer=self._loop.call_soon)
+        return Lane(name, partial(self._send, destination), defer=self._loop.call_soon, in_flight_max=_IN_FLIGHT_MAX)
 
-    def _send(self, destination: _Destination, batch: Sequence[_Pending]) -> None:
+    def _send(self, destination: _Destination, batch: list[_Pending]) -> None:
         """Start one attempt. What has been given up since is left out."""
+        if destination.held:
+            self._hold(destination, batch)
+            return
         batch = [pending for pending in batch if not pending.future.done()]
         if not batch or self._closed:
             destination.lane.came_back()
             return
         self._attempts += 1
-        attempt = destination.attempt = self._attempts
-        blob = join(pending.blob for pending in batch)
-        destination.timer = self._loop.call_later(
-            self._settings.attempt_timeout_s, self._lost, destination, attempt, batch, None
-        )
+        attempt = self._attempts
+        predecessor = next(reversed(destination.flights), 0)
+        timer = self._loop.call_later(self._settings.attempt_timeout_s, self._came_back, destination, attempt, None)
+        destination.flights[attempt] = _Flight(batch, timer)
         try:
-            sent = destination.actor.execute.remote(self._client, attempt, blob)
-            sent.future().add_done_callback(partial(self._wake, destination, attempt, batch))
-        except Exception as error:  # the actor is gone for good, or Ray is
-            self._lost(destination, attempt, batch, error)
+            sent = destination.actor.execute.remote(
+                self._client, attempt, predecessor, join(pending.blob for pending in batch)
+            )
+            sent.future().add_done_callback(partial(self._wake, destination, attempt))
+        except Exception:  # the actor is gone for good, or Ray is
+            self._loop.call_soon(self._came_back, destination, attempt, None)
 
-    def _wake(
-        self, destination: _Destination, attempt: int, batch: Sequence[_Pending], answer: ThreadFuture[bytes]
-    ) -> None:
+    def _wake(self, destination: _Destination, attempt: int, answer: ThreadFuture[bytes]) -> None:
         """On a thread of Ray's: continue on the event loop, if there still is one."""
         try:
-            self._loop.call_soon_threadsafe(self._came_back, destination, attempt, batch, answer)
+            self._loop.call_soon_threadsafe(self._came_back, destination, attempt, answer)
         except RuntimeError:
             answer.exception()
 
-    def _came_back(
-        self, destination: _Destination, attempt: int, batch: Sequence[_Pending], answer: ThreadFuture[bytes]
-    ) -> None:
-        error = answer.exception()
-        if attempt != destination.attempt:
+    def _came_back(self, destination: _Destination, attempt: int, answer: ThreadFuture[bytes] | None) -> None:
+        """An attempt has been answered, has failed, or (without an answer) has taken too long."""
+        failed = answer is None or answer.exception() is not None
+        flight = destination.flights.pop(attempt, None)
+        if flight is None:  # it was given up: its commands are on their way again
             return
-        blob = b"" if error is not None else answer.result()
-        if not blob:
-            self._lost(destination, attempt, batch, error)
-            return
-        self._attempt_over(destination)
-        destination.failures = 0
-        moved: list[tuple[_Pending, str]] = []
-        for pending, answered in zip(batch, decode_outcomes(blob, batch), strict=True):
+        flight.timer.cancel()
+        blob = b"" if answer is None or failed else answer.result()
+        destination.failures = destination.failures + 1 if failed else 0
+        unanswered = self._resolve_all(destination, flight.batch, blob) if blob else flight.batch
+        if unanswered:
+            destination.held[attempt] = unanswered
+        if not destination.held:
+            destination.lane.came_back()
+        elif not destination.flights:
+            self._loop.call_later(_backoff_s(destination.failures), self._send_again, destination)
+
+    def _resolve_all(self, destination: _Destination, batch: Sequence[_Pending], blob: bytes) -> list[_Pending]:
+        """Tell the callers. Returns the commands that must be sent again, here or elsewhere."""
+        unanswered: list[_Pending] = []
+        for pending, answered in zip(batch, decode_outcomes(blob, batch), strict=True):  # both are ours
             if isinstance(answered, Moved):
-                moved.append((pending, answered.actor))
+                unanswered.append(pending)
+                destination.moved[pending.stream] = answered.actor
             elif isinstance(answered, Fenced):
-                moved.append((pending, ""))
+                unanswered.append(pending)
+                destination.failures += 1
             else:
                 self._resolve(pending, answered)
-        if moved:
-            self._move(destination, moved)
-        else:
-            destination.lane.came_back()
+        return unanswered
 
-    def _move(self, destination: _Destination, moved: Sequence[tuple[_Pending, str]]) -> None:
-        """Send commands on to where their aggregate lives now, and what waits for the same aggregates after them."""
-        if destination.name or any(not actor for _, actor in moved):
-            self._lost(destination, destination.attempt, [pending for pending, _ in moved], None)
+    def _hold(self, destination: _Destination, batch: list[_Pending]) -> None:
+        """A batch that was about to leave while the lane is being emptied."""
+        self._attempts += 1
+        destination.held[self._attempts] = batch
+
+    def _send_again(self, destination: _Destination) -> None:
+        """Nothing is in flight, and some commands were not answered: send them on in the order in which they came,
+        before everything that waits, to where their aggregates live now."""
+        again = [pending for _, batch in sorted(destination.held.items()) for pending in batch]
+        destination.held.clear()
+        moved = {stream: actor for stream, actor in destination.moved.items() if actor}
+        destination.moved.clear()
+        if destination.name:
+            self._take_back(destination, again)
             return
-        for pending, actor in moved:
-            if pending.stream not in self._routes:
-                self._open_route(pending.stream, actor, destination.partition)
-        streams = {pending.stream for pending, _ in moved}
-        waiting = destination.lane.take_waiting(lambda pending: pending.stream in streams)
-        for pending in [*(pending for pending, _ in moved), *(pending for pending, _ in waiting)]:
+        for stream, actor in moved.items():
+            self._open_route(stream, actor, destination.partition)
+        elsewhere = [pending for pending in again if pending.stream in self._routes]
+        waiting = destination.lane.take_waiting(lambda pending: pending.stream in self._routes)
+        for pending in [*elsewhere, *(pending for pending, _ in waiting)]:
             self._put(pending)
-        destination.lane.came_back()
+        here = [(pending, len(pending.blob)) for pending in again if pending.stream not in self._routes]
+        destination.lane.restart(here)
 
     def _open_route(self, stream: StreamId, actor: str, partition: int) -> None:
         try:
@@ -192,28 +232,14 @@ class Router:
             return
         self._routes[stream] = _Destination(handle, partition, actor, self._lane)
 
-    def _lost(
-        self, destination: _Destination, attempt: int, batch: Sequence[_Pending], error: BaseException | None
-    ) -> None:
-        """An attempt failed, or got no answer in time: again with what is still wanted, after a while."""
-        if attempt != destination.attempt:
-            return
-        self._attempt_over(destination)
-        if destination.name:
-            self._take_back(destination, batch)
-            return
-        destination.failures += 1
-        backoff_s = min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2 ** min(destination.failures, 10))
-        self._loop.call_later(backoff_s * random.uniform(0.5, 1.0), self._send, destination, batch)
-
-    def _take_back(self, destination: _Destination, batch: Sequence[_Pending]) -> None:
+    def _take_back(self, destination: _Destination, again: Sequence[_Pending]) -> None:
         """An own actor does not answer: its partition takes the aggregate back, and everything goes there."""
         stream = next((stream for stream, route in self._routes.items() if route is destination), None)
         if stream is not None:
             del self._routes[stream]
             self._partitions[destination.partition].actor.lost.remote(stream, destination.name)
         waiting = destination.lane.take_waiting(lambda _: True)
-        for pending in [*batch, *(pending for pending, _ in waiting)]:
+        for pending in [*again, *(pending for pending, _ in waiting)]:
             self._put(pending)
 
     def _put(self, pending: _Pending) -> None:
@@ -223,12 +249,6 @@ class Router:
             self._destination(pending.stream).lane.put(pending, len(pending.blob))
         except Overloaded as error:
             self._resolve(pending, error)
-
-    def _attempt_over(self, destination: _Destination) -> None:
-        destination.attempt = 0
-        if destination.timer is not None:
-            destination.timer.cancel()
-            destination.timer = None
 
     def _resolve(self, pending: _Pending, outcome: Outcome) -> None:
         self._pending.discard(pending)

@@ -158,7 +158,25 @@ class Runtime:
         Raises `NotYetVisible` if no replica has come that far in time (the write stands), `Unavailable` if none
         answers, and `HandlerFailed` if a handler of the projection raised.
         """
-        return await self._client.ask(projection, query, after, timeout_s)
+        answer: Answer | RayfoldError = await self._client.ask(projection, query, after, timeout_s)
+        if isinstance(answer, RayfoldError):
+            raise answer
+        return answer
+
+    def ask_all(
+        self,
+        projection: type[Projection],
+        queries: Iterable[Query[Answer]],
+        *,
+        after: Receipt | Mapping[int, int] | None = None,
+        in_flight: int = 4096,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[tuple[Query[Answer], Answer | RayfoldError]]:
+        """Ask many queries, `in_flight` at a time; yields each with its answer, in the order they came.
+
+        Answers are values: what `ask` would have returned, or the error that it would have raised.
+        """
+        return self._client.ask_all(projection, queries, after, in_flight, timeout_s)
 
     async def heads(self) -> dict[int, int]:
         """Partition -> position of its last committed event: pass it as `after=` to see everything up to now."""

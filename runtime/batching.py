@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar
 
 from .errors import Overloaded
 
 __all__ = ["BATCH_BYTES_MAX", "BATCH_ITEMS_MAX", "WAITING_BYTES_MAX", "WAITING_ITEMS_MAX", "Lane"]
 
-BATCH_ITEMS_MAX: Final = 1024
-"""Beyond 1,000 commands the cost of an fsync per command no longer shows."""
+BATCH_ITEMS_MAX: Final = 512
+"""Beyond some hundred commands the cost of an fsync per command no longer shows; and the smaller a batch, the sooner
+the other end has something to do while this end makes the next."""
 
 BATCH_BYTES_MAX: Final = 96 * 1024
 """Ray carries arguments inline up to 100 KiB; one larger item travels alone, through the object store."""
@@ -38,13 +39,13 @@ Item = TypeVar("Item")
 
 
 class Lane(Generic[Item]):
-    """A queue that sends what has gathered as one batch whenever the last batch has come back.
+    """A queue that sends what has gathered as one batch whenever there is room for one more in flight.
 
     `send(batch)` starts a batch on its way and returns at once; whoever learns that it has come back calls
     `came_back()`, once. Both may happen on any thread, the second also before the first returns. A batch whose `send`
     raises is gone: the exception goes to whoever caused the sending, and the lane is ready for more. `defer(function)`
-    postpones the start of a batch from idle, so that what is put in the same moment leaves together: an event loop's
-    `call_soon`.
+    postpones the start of a batch, so that what is put in the same moment leaves together: an event loop's
+    `call_soon`. With `in_flight_max` 2 the other end works on one batch while this end makes the next.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Lane(Generic[Item]):
         send: Callable[[list[Item]], None],
         *,
         defer: Callable[[Callable[[], None]], object] | None = None,
+        in_flight_max: int = 1,
         batch_items_max: int = BATCH_ITEMS_MAX,
         batch_bytes_max: int = BATCH_BYTES_MAX,
         waiting_items_max: int = WAITING_ITEMS_MAX,
@@ -61,16 +63,16 @@ class Lane(Generic[Item]):
         self.name = name
         self._send = send
         self._defer = defer
+        self._in_flight_max = in_flight_max
         self._batch_items_max = batch_items_max
         self._batch_bytes_max = batch_bytes_max
         self._waiting_items_max = waiting_items_max
         self._waiting_bytes_max = waiting_bytes_max
         self._waiting: deque[tuple[Item, int]] = deque()
         self._waiting_bytes = 0
-        self._busy = False
-        self._sending = False
-        self._back_early = False
-        """The batch that is being sent has come back already."""
+        self._in_flight = 0
+        self._starting = False
+        """Somebody sends, or will in a moment: nobody else need, and nobody else may, or order would be lost."""
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -85,17 +87,32 @@ class Lane(Generic[Item]):
                 raise Overloaded(self.name, self._waiting_bytes_max, "bytes")
             self._waiting.append((item, size_bytes))
             self._waiting_bytes += size_bytes
-            if self._busy:
+            if self._starting or self._in_flight >= self._in_flight_max:
                 return
-            self._busy = True
-        self._start()
+            self._starting = True
+        if self._defer is None:
+            self._leave()
+        else:
+            self._defer(self._leave)
 
     def came_back(self) -> None:
-        """The batch in flight has come back, one way or the other: send what has gathered, if anything has."""
+        """A batch in flight has come back, one way or the other: send what has gathered, if anything has."""
         with self._lock:
-            if self._sending:
-                self._back_early = True
+            self._in_flight -= 1
+            if self._starting:
                 return
+            self._starting = True
+        self._leave()
+
+    def restart(self, items: Sequence[tuple[Item, int]]) -> None:
+        """Begin anew with nothing in flight, and with `items` (and their sizes) before all that waits."""
+        with self._lock:
+            self._waiting.extendleft(reversed(items))
+            self._waiting_bytes += sum(size for _, size in items)
+            self._in_flight = 0
+            if self._starting:
+                return
+            self._starting = True
         self._leave()
 
     def take_waiting(self, wanted: Callable[[Item], bool]) -> list[tuple[Item, int]]:
@@ -107,32 +124,23 @@ class Lane(Generic[Item]):
                 self._waiting_bytes -= sum(size for _, size in taken)
             return taken
 
-    def _start(self) -> None:
-        if self._defer is None:
-            self._leave()
-        else:
-            self._defer(self._leave)
-
     def _leave(self) -> None:
-        """Send batches until one is still on its way: in a loop, as a thousand that come back at once, each from
+        """Send batches while there is room in flight: in a loop, as a thousand that come back at once, each from
         within its own `send`, would be too deep a recursion."""
         while True:
             with self._lock:
-                batch = self._next_batch()
-                self._busy = self._sending = bool(batch)
-                self._back_early = False
-            if not batch:
-                return
+                batch = self._next_batch() if self._in_flight < self._in_flight_max else []
+                self._starting = bool(batch)
+                if not batch:
+                    return
+                self._in_flight += 1
             try:
                 self._send(batch)
             except BaseException:
                 with self._lock:
-                    self._busy = self._sending = False
+                    self._in_flight -= 1
+                    self._starting = False
                 raise
-            with self._lock:
-                self._sending = False
-                if not self._back_early:
-                    return
 
     def _next_batch(self) -> list[Item]:
         batch: list[Item] = []

@@ -104,7 +104,7 @@ def decode_payload(data: bytes, name: str = "message") -> Payload:
             max_ext_len=0,
         )
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
-        raise InvalidMessage(name, f"its bytes are no message: {error or type(error).__name__}") from error
+        raise InvalidMessage(name, f"its bytes are no message: {str(error) or type(error).__name__}") from error
     if type(payload) is not dict:
         raise InvalidMessage(name, f"its bytes hold a {type(payload).__name__}, not a map of fields")
     if _may_be_deep(data) and _deeper_than(payload, DEPTH_MAX):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -34,6 +35,11 @@ _NAME_CHARS_MAX: Final = 64
 """Of an aggregate type, as `TYPE_NAME_PATTERN` has it: longer ones have no key, so not even a digest."""
 
 _VERSION_MAX: Final = (1 << 63) - 1
+
+
+_random = random.Random()
+"""Ours alone, so that a program that seeds `random` does not repeat its ids; 0.4 us less than the kernel's."""
+os.register_at_fork(after_in_child=_random.seed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=False)
@@ -79,8 +85,8 @@ def new_command_id() -> bytes:
     """The 16 bytes of a fresh UUIDv7: time first, so that ids sort as they were made."""
     milliseconds, rest_ns = divmod(time.time_ns(), 1_000_000)
     fraction = (rest_ns << 12) // 1_000_000
-    random = int.from_bytes(os.urandom(8), "big") & 0x3FFF_FFFF_FFFF_FFFF
-    return ((milliseconds << 80) | (0x7000 | fraction) << 64 | (1 << 63) | random).to_bytes(16, "big")
+    random_bits = _random.getrandbits(62)
+    return ((milliseconds << 80) | (0x7000 | fraction) << 64 | (1 << 63) | random_bits).to_bytes(16, "big")
 
 
 def derived_id(*parts: str | int | bytes | UUID) -> UUID:
@@ -142,13 +148,14 @@ def unpack_batch(blob: bytes) -> Iterator[PackedCommand]:
     unpacker.feed(blob)
     read_bytes = 0
     try:
-        for command_id, (type_name, ident), *rest in unpacker:
-            command = PackedCommand(command_id, StreamId(type_name, ident), *rest)
-            if not (tuple(map(type, command)) == _FRAME and type(type_name) is type(ident) is str):
+        for command_id, (type_name, ident), name, payload, expected, correlation, causation in unpacker:
+            in_bytes = type(command_id) is type(payload) is type(correlation) is type(causation) is bytes
+            in_text = type(type_name) is type(ident) is type(name) is str
+            if not (in_bytes and in_text and type(expected) is int):
                 raise TypeError("a field is of the wrong type")
             if len(type_name) > _NAME_CHARS_MAX:
                 raise ValueError(f"an aggregate type has {len(type_name)} characters, over {_NAME_CHARS_MAX}")
-            yield command
+            yield PackedCommand(command_id, StreamId(type_name, ident), name, payload, expected, correlation, causation)
             read_bytes = unpacker.tell()
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise _no_batch(read_bytes, str(error) or type(error).__name__) from error
@@ -159,10 +166,6 @@ def unpack_batch(blob: bytes) -> Iterator[PackedCommand]:
 def join(packed: Iterable[bytes]) -> bytes:
     """Packed commands as one batch."""
     return b"".join(packed)
-
-
-_FRAME: Final = (bytes, StreamId, str, bytes, int, bytes, bytes)
-"""The types of a packed command's fields."""
 
 
 def _no_batch(at_byte: int, what: str) -> InvalidMessage:
@@ -178,8 +181,9 @@ def _part_bytes(part: str | int | bytes | UUID) -> tuple[bytes, bytes]:
             return b"str", str.encode(part)
         if isinstance(part, int):
             return b"int", b"%d" % int(part)
-    except ValueError as error:  # a lone surrogate, or over 4,300 digits
-        raise InvalidId("part of a derived id", ascii(type(part).__name__), f"cannot be hashed: {error}") from error
+    except ValueError as error:
+        what = "has over 4,300 digits" if isinstance(part, int) else "is not well-formed Unicode"
+        raise InvalidId("part of a derived id", type(part).__name__, what) from error
     return b"UUID", str(part).encode()
 
 

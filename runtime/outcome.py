@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 import msgpack
@@ -45,7 +46,7 @@ _TEXT_CHARS_MAX: Final = 500
 """Of a fact that has to become text."""
 
 _FACTS_MAX: Final = 100
-"""In one dict or list of an error that does not fit as it is; more of them become one text."""
+"""Facts that are shown of an error that does not fit as it is."""
 
 
 def encode_outcomes(outcomes: Sequence[Answered]) -> bytes:
@@ -89,16 +90,24 @@ def _pack_error(wire: list[Any]) -> bytes:
     return packed
 
 
-def _as_text(fact: Any) -> Any:
-    """A fact that any codec can carry: what is beyond msgpack, an integer over 64 bits say, becomes bounded text."""
+def _as_text(argument: Any) -> Any:
+    """An argument that any codec can carry, bounded, with each fact by itself: one that is odd spoils no other."""
+    if isinstance(argument, dict):
+        facts = {_text(name): _plain(value) for name, value in islice(argument.items(), _FACTS_MAX)}
+        if len(argument) > _FACTS_MAX:
+            facts["shown"] = f"{_FACTS_MAX} of {len(argument):,} facts"
+        return facts
+    if isinstance(argument, list):
+        return [_text(item) for item in argument[:_FACTS_MAX]]
+    return _plain(argument)
+
+
+def _plain(fact: Any) -> Any:
+    """A fact as it is if any codec can carry it; an integer over 64 bits, or a container, as text."""
     if fact is None or isinstance(fact, bool | float):
         return fact
     if isinstance(fact, int) and -(1 << 63) <= fact < 1 << 63:
         return int(fact)
-    if isinstance(fact, dict) and len(fact) <= _FACTS_MAX:
-        return {_text(name): _as_text(value) for name, value in fact.items()}
-    if isinstance(fact, list) and len(fact) <= _FACTS_MAX:
-        return [_text(item) for item in fact]
     return _text(fact)
 
 

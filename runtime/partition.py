@@ -23,7 +23,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from .aggregate import Aggregate, outcome_of
 from .catalogue import Catalogue
@@ -51,6 +51,9 @@ from .stream import ANY, StreamId
 __all__ = ["AlreadyStored", "Batch", "WriteLoop"]
 
 log = logging.getLogger(__name__)
+
+_LOGGED_MAX: Final = 100
+"""Kinds of handler failures that are logged with their trace: a flood of them must not become a flood of logs."""
 
 
 class AlreadyStored(Exception):  # noqa: N818 - a signal between a remote log and the loop, not an error
@@ -98,6 +101,7 @@ class WriteLoop:
         self.residents = Residents(catalogue, log, residents_max)
         self._log = log
         self._catalogue = catalogue
+        self._logged: set[str] = set()
 
     def activate(self) -> int:
         """Take the log over; until then every append would be refused. Returns the epoch."""
@@ -194,9 +198,18 @@ class WriteLoop:
         Besides handlers, that is whatever a message class brings along: validators, serializers, default factories.
         """
         decided.working.pop(command.stream, None)
-        if isinstance(error, HandlerFailed):
-            return error
-        return HandlerFailed.caused_by(f"the code of {command.name}", str(command.stream), error)
+        failed = error
+        if not isinstance(failed, HandlerFailed):
+            failed = HandlerFailed.caused_by(f"the code of {command.name}", str(command.stream), error)
+        self._log_once(failed, error.__cause__ or error)
+        return failed
+
+    def _log_once(self, failed: HandlerFailed, cause: BaseException) -> None:
+        """The caller gets one line; whoever mends the handler needs the trace, once for each kind of failure."""
+        kind = f"{failed.handler} {type(cause).__name__}"
+        if kind not in self._logged and len(self._logged) < _LOGGED_MAX:
+            self._logged.add(kind)
+            log.warning("%s (further ones of this kind are not logged)", failed, exc_info=cause)
 
     def _ask_aggregate(self, command: PackedCommand, aggregate: Aggregate) -> list[Event] | Rejected:
         """Validate the payload and run the decide handler, whose exceptions cost nobody else anything."""
@@ -259,7 +272,7 @@ class WriteLoop:
             outcome = decided.outcomes[index]
             if outcome is None:
                 lost |= {command.stream, command.command_id}
-            elif isinstance(outcome, Receipt) or not (fenced or command.stream in lost or command.command_id in lost):
+            elif isinstance(outcome, Receipt) or not (fenced or _rests_on(lost, outcome, command)):
                 continue
             decided.outcomes[index] = error
         return Batch([_told(outcome) for outcome in decided.outcomes], [])
@@ -273,6 +286,13 @@ class WriteLoop:
         return Batch(first.outcomes + second.outcomes, first.records + second.records)
 
 
+def _rests_on(lost: set[StreamId | bytes], outcome: Outcome, command: PackedCommand) -> bool:
+    """Whether what a command was refused for is something that this batch has decided and lost."""
+    if isinstance(outcome, CommandIdReused):
+        return command.command_id in lost
+    return isinstance(outcome, Refusal | HandlerFailed) and command.stream in lost
+
+
 def _snapshot(aggregate: Aggregate, version_before: int) -> tuple[bytes, bytes]:
     """The encoded state and its fingerprint, if one is due at this version. A hint: a state that cannot be encoded,
     for whatever reason, only makes the next activation slower, so it is logged and never fails the command."""
@@ -282,7 +302,7 @@ def _snapshot(aggregate: Aggregate, version_before: int) -> tuple[bytes, bytes]:
     try:
         return encode_state(aggregate), state_fingerprint(type(aggregate))
     except Exception as error:
-        log.warning("no snapshot of %s/%s: %s", aggregate.aggregate_type, aggregate.id, error or type(error).__name__)
+        log.warning("no snapshot of %s/%s: %r", aggregate.aggregate_type, aggregate.id, error)
         return b"", b""
 
 

@@ -41,14 +41,10 @@ T = TypeVar("T")
 
 
 class PackedQuery(NamedTuple):
-    """A query as it arrives: its payload not yet decoded, and what it must see."""
+    """A query as it arrives, its payload not yet decoded."""
 
     name: str
     payload: bytes
-    after: dict[int, int]
-    """Partition -> position: answer only once the read model has come this far."""
-    timeout_s: float
-    """How long to wait for that."""
 
 
 class ReadModel:
@@ -97,7 +93,7 @@ class ReadModel:
                     return
                 self._apply_page(partition, records)
 
-    def answer(self, queries: Sequence[PackedQuery], encode: Callable[[list[Any]], T]) -> T:
+    def answer(self, queries: Sequence[tuple[str, bytes]], encode: Callable[[list[Any]], T]) -> T:
         """Answer queries one by one, and `encode` the answers before anything can change again.
 
         An answer may be the read model itself, so it has to be encoded under the lock. Errors are answers: one
@@ -129,7 +125,7 @@ class ReadModel:
     def _apply_page(self, partition: int, records: Sequence[bytes], *, from_log: bool = True) -> None:
         """Apply records in order, up to the first that cannot be. What was only sent may still be right in the log."""
         with self._changed:
-            for record in records:
+            for record in records if self.failed is None else ():
                 position = self.positions[partition] + 1
                 try:
                     self._project(partition, _decoded(record, partition, position))
@@ -168,19 +164,21 @@ class ReadModel:
             position,
             partition,
             error,
+            exc_info=error.__cause__,
         )
 
-    def _answer(self, query: PackedQuery) -> Any:
+    def _answer(self, query: tuple[str, bytes]) -> Any:
+        name, payload = query
         try:
             if self.failed is not None:
                 return self.failed
-            message_class = self._catalogue.query(self._projection, query.name)
-            message = decode_message(message_class, query.payload)
+            message_class = self._catalogue.query(self._projection, name)
+            message = decode_message(message_class, payload)
             return self._projection.answers[message_class](self._model, message)
         except RayfoldError as error:
             return error
         except (Exception, SystemExit) as error:
-            return HandlerFailed.caused_by(f"{self._projection.__name__} @answer", query.name, error)
+            return HandlerFailed.caused_by(f"{self._projection.__name__} @answer", name, error)
 
 
 def _decoded(record: bytes, partition: int, position: int) -> StoredEvent:

@@ -98,7 +98,7 @@ def evolve_with(aggregate: Aggregate, event: Event) -> None:
     handler = aggregate.evolvers.get(type(event))
     if handler is None:
         what = f"{type(aggregate).__name__} has no @evolve handler for it"
-        raise HandlerFailed("evolve", f"{type(event).__name__} of {aggregate.id}", what)
+        raise HandlerFailed("evolve", f"{type(event).__name__} of {aggregate.aggregate_type}/{aggregate.id}", what)
     try:
         handler(aggregate, event)
     except (Exception, SystemExit) as error:

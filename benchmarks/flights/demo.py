@@ -28,7 +28,7 @@ from .replay import Replay, replay
 from .report import Report, filesystem_of
 from .screen import Screen
 from .table import YEAR_FLIGHTS, TableMissing, carrier_names, read_flights
-from .tables import as_tables, day_of, verdict
+from .tables import as_tables, day_in_words, verdict
 from .verification import check_answers, check_figures, check_log, check_store
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def run_demo(options: DemoOptions) -> int:
         again = f"; the same command goes on where this one stopped: {options.directory}" if options.directory else ""
         _complain(f"stopped{again}")
         return INTERRUPTED
-    except (DemoRefused, TableMissing, RayfoldError) as error:
+    except (DemoRefused, TableMissing, RayfoldError, OSError) as error:
         screen.rest()
         _complain(f"[bold red]error:[/] {escape(str(error))}")
         return REFUSED
@@ -146,10 +146,10 @@ def _flights_in(mark: Path) -> int:
 
 
 def _announce(flights: pd.DataFrame, commands: int, directory: Path, screen: Screen) -> None:
-    first, last = _instants(flights)
+    first, last = (day_in_words(*flights.loc[row, ["month", "day"]]) for row in (0, len(flights) - 1))
     screen.rest()
     screen.console.print(
-        f"[bold]{len(flights):,} flights[/] left New York from {day_of(first)} to {day_of(last)} 2013:"
+        f"[bold]{len(flights):,} flights[/] left New York from {first} to {last} 2013:"
         f" {commands:,} commands to 3 airports and {flights['tailnum'].nunique():,} aircraft,"
         f" stored in {escape(str(directory))} ({filesystem_of(directory)})"
     )
@@ -168,7 +168,6 @@ def _verified(directory: Path, flights: pd.DataFrame, feed: Feed, run: Replay, s
     screen.measuring("verifying the store", walk.facts.events)
     checks += [*walk.checks, check_store(directory, screen.done)]
     screen.rest()
-    first, last = _instants(flights)
     return Report(
         flights=len(flights),
         partitions=open_store(directory).partitions,
@@ -193,11 +192,6 @@ def _show(report: Report, screen: Screen) -> None:
         screen.console.print(table)
     screen.console.print()
     screen.console.print(verdict(report))
-
-
-def _instants(flights: pd.DataFrame) -> tuple[int, int]:
-    """The first and the last instant of the schedule."""
-    return int(flights["scheduled_min"].min()), int(flights["scheduled_min"].max())
 
 
 def _complain(line: str) -> None:

@@ -58,6 +58,8 @@ class Killer:
 
     def __init__(self, commands: int, *, armed: bool) -> None:
         self.outages: list[Outage] = []
+        self.last_call = int(_LATEST * commands)
+        """The number of commands by which a kill must have happened; until then the sending waits for it."""
         self._commands = commands
         self._due = [("airport", commands // 3), ("partition", 2 * commands // 3)] if armed else []
 
@@ -73,19 +75,30 @@ class Killer:
         None if there is no such process yet, then it is due again a little later; or if the run is nearly over.
         """
         name, pid = _target(what, await bank.status())
-        if sent() > _LATEST * self._commands:
-            return None
-        if not pid:
-            self._due.insert(0, (what, sent() + int(_RETRY * self._commands) + 1))
+        if sent() > self.last_call:
             return None
         outage = Outage(what, name, pid, sent(), time.monotonic())
-        os.kill(pid, signal.SIGKILL)
+        if not _killed(pid):
+            self._due.append((what, sent() + int(_RETRY * self._commands) + 1))
+            self._due.sort(key=lambda one: one[1])
+            return None
         self.outages.append(outage)
         return outage
 
     def watch(self, number: int, receipt: Receipt) -> Iterator[Outage]:
         """The outages that this acknowledgement ends."""
         return (outage for outage in self.outages if outage.watch(number, receipt))
+
+
+def _killed(pid: int) -> bool:
+    """Whether there was such a process; there is none any more."""
+    if not pid:
+        return False
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _target(what: str, status: Status) -> tuple[str, int]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from rayfold import Envelope, Receipt, Runtime
+from rayfold import Envelope, Receipt, Runtime, Unavailable
 
 from .domain import Aircraft, Airport
 from .feed import Feed
@@ -130,11 +130,15 @@ async def _send(bank: Runtime, feed: Feed, numbers: Sequence[int], run: Replay, 
         number = next(in_order)
         run.ledger.note(number, outcome)
         watcher.answered(run.ledger.told)
+        if len(run.ledger.unanswered) > IN_FLIGHT:
+            raise Unavailable("the demo", f"more than {IN_FLIGHT:,} commands had no answer within {TIMEOUT_S:.0f} s")
         if isinstance(outcome, Receipt):
             for outage in run.killer.watch(number, outcome):
                 watcher.recovered(outage)
         if what := run.killer.take_due(run.sent):
             kills.append(asyncio.create_task(_kill(what, bank, run, watcher)))
+        if kills and run.sent >= run.killer.last_call:
+            await kills.pop()
     await asyncio.gather(*kills)
 
 

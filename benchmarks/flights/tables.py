@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from calendar import month_name
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Final
 
 from rich import box
@@ -16,7 +16,7 @@ from rich.text import Text
 from .figures import AircraftFigures, CarrierFigures, HourFigures, RouteFigures
 from .report import Report
 
-__all__ = ["as_tables", "day_of", "verdict"]
+__all__ = ["as_tables", "day_in_words", "verdict"]
 
 _TOP: Final = 8
 """Rows of the tables that could have thousands."""
@@ -26,11 +26,11 @@ _EARTH_MILES: Final = 24_901
 
 _MEANING: Final = {
     "still_in_the_air": "took off again, though nobody saw it land",
-    "not_back_yet": "landed far away, cannot be back in New York so soon",
+    "not_back_yet": "landed far away, cannot be back so soon",
     "did_not_take_off": "landed from a flight it never took off with",
-    "left_too_early": "left over 20 minutes before its time, without its passengers",
+    "left_too_early": "left over 20 minutes early, without its passengers",
     "faster_than_airliners": "was faster than 640 mph",
-    "time_ran_backwards": "refused before and asked again, when later things were known",
+    "time_ran_backwards": "refused before, asked again when more was known",
 }
 
 _HEAT: Final = ((4, "on #1b5e20"), (9, "on #33691e"), (14, "on #827717"), (20, "on #e65100"))
@@ -56,10 +56,9 @@ def verdict(report: Report) -> str:
     return f"[bold red]not verified[/]: {wrong} of {len(report.checks)} checks failed"
 
 
-def day_of(instant_min: int) -> str:
-    """The day of an instant, as in `1 January`."""
-    moment = datetime.fromtimestamp(instant_min * 60, UTC)
-    return f"{moment.day} {moment:%B}"
+def day_in_words(month: int, day: int) -> str:
+    """As in `1 January`."""
+    return f"{day} {month_name[month]}"
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -128,10 +128,15 @@ class NextRecord(NamedTuple):
     causation_id: bytes
 
 
-def encode_record(at: NextRecord, event: NewEvent, pack: Callable[[Any], bytes] = msgpack.packb) -> bytes:
+def encode_record(
+    at: NextRecord | tuple[int, bytes, StreamId, int, int, bytes, bytes, bytes],
+    event: NewEvent,
+    pack: Callable[[Any], bytes] = msgpack.packb,
+) -> bytes:
     """The stored bytes of one event. Raises `InvalidMessage` for an event that cannot be stored.
 
-    `pack` is msgpack's: a batch brings a prebound `Packer.pack` (0.4 instead of 0.6 us).
+    `at` has the fields of a `NextRecord`; a batch gives them as a plain tuple (0.3 us less), and as `pack` a
+    prebound `Packer.pack` of msgpack's (0.4 instead of 0.6 us).
     """
     position, previous_chain, stream, version, recorded_at_us, command_id, correlation_id, causation_id = at
     name, schema_version, payload = event
@@ -157,7 +162,7 @@ def encode_record(at: NextRecord, event: NewEvent, pack: Callable[[Any], bytes] 
     if len(body) > RECORD_BYTES_MAX - BODY_AT or not 0 < len(name) <= NAME_CHARS_MAX or schema_version < 1:
         raise _unfit(event)
     number = pack_position(position)
-    checked = b"%b%b%b" % (number, sha256(b"%b%b%b" % (previous_chain, number, body)).digest(), body)
+    checked = number + sha256(previous_chain + number + body).digest() + body
     return _pack_crc(_crc32(checked)) + checked
 
 

@@ -24,10 +24,10 @@ from ..errors import CommandIdReused, Conflict, InvalidMessage
 from ..stream import ANY, StreamId
 from .contract import Append, Appended, CommandEntry
 from .format import (
+    BODY_AT,
+    CHAIN_AT,
     SCHEMA_BYTES_MAX,
     SNAPSHOT_BYTES_MAX,
-    NextRecord,
-    chain_of,
     check_ids,
     checked_stream,
     encode_command,
@@ -134,12 +134,9 @@ def _encode(
     for event in events:
         head += 1
         version += 1
-        record = encode_record(
-            NextRecord(head, chain, stream, version, recorded_at_us, command_id, correlation_id, causation_id),
-            event,
-            pack,
-        )
-        chain = chain_of(record)
+        at = (head, chain, stream, version, recorded_at_us, command_id, correlation_id, causation_id)
+        record = encode_record(at, event, pack)
+        chain = record[CHAIN_AT:BODY_AT]
         records.append(record)
     tail.head, tail.chain = head, chain
     return tuple(records)

@@ -102,3 +102,17 @@ async def test_a_command_to_a_partition_that_stays_away_is_unavailable_and_may_b
         with pytest.raises(Rejected):
             await running.execute(Account, "a", Open(owner="x"))
         assert len(stored_events(running.store.path)[0]) == 2
+
+
+async def test_a_partition_whose_log_was_taken_over_ends_and_comes_back_with_a_later_epoch(bank: Bank) -> None:
+    async with bank(projections=[], partitions=1, timeout_s=30) as running:
+        await running.execute(Account, "a", Open(owner="x"))
+        [before] = (await running.status()).partitions
+        taker = running.store.open_log(0)
+        assert taker.activate() == before.epoch + 1
+        taker.close()
+        receipt = await running.execute(Account, "a", Deposit(amount=1))
+        [after] = (await running.status()).partitions
+        assert (receipt.version, after.epoch) == (2, before.epoch + 2)
+        assert after.pid != before.pid
+        check_nothing_lost_nothing_twice(running.store.path, [receipt])

@@ -75,7 +75,7 @@ class PlainRun:
         model = ReadModel(projection, Catalogue([Airport, Aircraft], [projection]), dict(enumerate(self.logs)))
         for partition in range(PARTITIONS):
             model.catch_up(partition)
-        asked = [PackedQuery(question.message_name, encode_message(question), {}, 0)]
+        asked = [PackedQuery(question.message_name, encode_message(question))]
         (answer,) = model.answer(asked, lambda answers: answers)
         assert isinstance(answer, tuple), answer
         return answer

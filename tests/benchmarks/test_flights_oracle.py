@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -110,7 +111,7 @@ NEARLY = st.integers(-1, 1)
 def instants(draw: st.DrawFn, last: tuple[int, int, int] | None) -> int:
     """When an aircraft leaves, as often as not about when it just can, given its last departure, landing and miles."""
     if last is None or draw(st.booleans()):
-        return draw(st.integers(30, 4_000))
+        return draw(st.integers(10_000, 14_000))
     departed_min, landed_min, miles = last
     back_min = landed_min + 20 + -(-miles * 60 // 640)
     return draw(st.sampled_from([departed_min + 1_440, landed_min, back_min])) + draw(NEARLY)
@@ -351,3 +352,11 @@ def test_time_that_ran_backwards_is_a_reason_only_for_what_was_asked_again(sent:
 
 def _refusing(expected: Expected, refused: dict[tuple[int, str], str]) -> Expected:
     return Expected(expected.flights, expected.commands, refused, expected.tables)
+
+
+def test_the_year_has_the_figures_that_the_documentation_states() -> None:
+    expected = expect(read_flights())
+    documentation = (Path(__file__).parents[2] / "docs" / "demo.md").read_text()
+    assert f"{expected.flights:,} flights, {expected.commands:,} commands" in documentation
+    for reason, times in Counter(expected.refused.values()).items():
+        assert f"| `{reason}` | {times:,} |" in documentation

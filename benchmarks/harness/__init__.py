@@ -1,0 +1,1 @@
+"""How things are measured: cases, repetitions, statistics, the machine, the results. Start with `contract.py`."""

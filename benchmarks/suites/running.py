@@ -1,0 +1,159 @@
+"""A bank that runs: one Ray for all cases of a run, a fresh store for each, and the invariants at the end.
+
+Rules kept here: Ray is started once, because its start takes seconds and is not what is measured; everything else is
+fresh, so that no case inherits a log, a cache or a busy process from the one before; the folder of a case is gone when
+the case is over, whatever happened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from rayfold import Aggregate, Projection, Receipt, Runtime
+from rayfold.actors.cluster import Cluster
+from rayfold.actors.settings import Settings
+from rayfold.runtime.log.store import Store
+
+from ..harness.contract import Options
+from ..workloads.bank import Account, AllBalances, Balances, OwnAccount
+from .invariants import balances_in, fsync_violations, log_violations, read_model_violations
+from .measuring import CpuMeter
+
+__all__ = ["OWN_ACTORS_MAX", "Running", "fresh_folder", "running_bank", "shared_ray", "stop_shared_ray"]
+
+OWN_ACTORS_MAX: Final = 16
+"""The slots that the shared Ray has for own actors: the runtime's default."""
+
+VISIBLE_TIMEOUT_S: Final = 60.0
+"""For the read models to have seen everything, after the timed part."""
+
+_shared: list[Cluster] = []
+
+
+def shared_ray() -> None:
+    """Start the Ray of this run, unless this process is connected to one already."""
+    if not _shared:
+        _shared.append(Cluster.start_or_join(num_cpus=None, own_actors_max=OWN_ACTORS_MAX))
+
+
+def stop_shared_ray() -> None:
+    """End the Ray that `shared_ray` started; one that was joined stays."""
+    while _shared:
+        _shared.pop().stop()
+
+
+@contextlib.contextmanager
+def fresh_folder(options: Options) -> Iterator[Path]:
+    """A new folder in the run's directory, removed at the end."""
+    options.directory.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="case-", dir=options.directory))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(slots=True)
+class Running:
+    """A runtime under measurement, with its processes by role."""
+
+    bank: Runtime
+    pids: dict[str, list[int]]
+    """Role -> processes: `driver`, `partitions`, `projectors`, `own_actors`."""
+    started_at: dict[int, int] = field(default_factory=dict)
+    """Partition -> position of the log's end before anything was sent."""
+    notes: dict[str, str | int | float | bool] = field(default_factory=dict)
+
+    @property
+    def store(self) -> Store:
+        """Where the logs are."""
+        return self.bank.store
+
+    def cpu(self) -> CpuMeter:
+        """CPU by role from now on. Roles without a process are left out."""
+        return CpuMeter({role: pids for role, pids in self.pids.items() if pids})
+
+    async def learn_processes(self) -> None:
+        """Find out which process does what; again once own actors have come up."""
+        status = await self.bank.status()
+        self.pids = {
+            "driver": [os.getpid()],
+            "partitions": [partition.pid for partition in status.partitions],
+            "projectors": [projector.pid for projector in status.projectors],
+            "own_actors": [actor.pid for actor in status.own_actors],
+        }
+
+    async def violations(self, receipts: Sequence[Receipt]) -> list[str]:
+        """The invariants of the bank. Call it right after the last acknowledgement, while the runtime is still up."""
+        told = self.fsync_violations()
+        if not receipts:
+            told.append("nothing was acknowledged")
+        readers = {number: self.store.open_reader(number) for number in range(self.store.partitions)}
+        try:
+            told += log_violations(readers, receipts, self.started_at)
+            if self.pids["projectors"] and not any(self.started_at.values()):
+                expected = balances_in(readers.values())
+                told += await self._read_models(expected)
+        finally:
+            for reader in readers.values():
+                reader.close()
+        return told
+
+    def fsync_violations(self) -> list[str]:
+        """Whether what was acknowledged is on the disk."""
+        files = [self.store.partition_path(number) / "data.mdb" for number in range(self.store.partitions)]
+        return fsync_violations(files)
+
+    async def _read_models(self, expected: dict[str, int]) -> list[str]:
+        """The read model of every replica: they are asked in turn, so each is asked once or more."""
+        now = await self.bank.heads()
+        told: list[str] = []
+        for _ in self.pids["projectors"]:
+            answered = await self.bank.ask(Balances, AllBalances(), after=now, timeout_s=VISIBLE_TIMEOUT_S)
+            told += read_model_violations("read model", expected, answered)
+        return told
+
+
+@contextlib.asynccontextmanager
+async def running_bank(
+    options: Options,
+    *,
+    partitions: int = 1,
+    replicas: int = 0,
+    aggregates: Sequence[type[Aggregate]] = (Account, OwnAccount),
+    projections: Sequence[type[Projection]] = (Balances,),
+    store: Path | None = None,
+) -> AsyncIterator[Running]:
+    """A runtime over a fresh store, or over an existing one. Without replicas it has no projection at all."""
+    shared_ray()
+    with fresh_folder(options) as folder:
+        arguments: dict[str, Any] = {
+            "aggregates": list(aggregates),
+            "projections": list(projections) if replicas else [],
+            "replicas": max(1, replicas),
+            "settings": Settings(timeout_s=60.0, own_actors_max=OWN_ACTORS_MAX),
+        }
+        path = store or folder / "store"
+        async with Runtime(path, partitions=None if store else partitions, **arguments) as bank:
+            running = Running(bank, {})
+            await running.learn_processes()
+            running.started_at = await bank.heads()
+            if options.pin:
+                _pin(running)
+            yield running
+
+
+def _pin(running: Running) -> None:
+    """Give writers, projectors and this process cores of their own, and note what came of it."""
+    from ..harness.pinning import pin_processes
+
+    note = pin_processes(writers=running.pids["partitions"], projectors=running.pids["projectors"])
+    if note:
+        running.notes["pinning"] = note

@@ -1,0 +1,99 @@
+"""One error of every class, with the sentence it says: for the tests of the errors and of how they travel."""
+
+from __future__ import annotations
+
+from rayfold.runtime.errors import (
+    CallerError,
+    CommandIdReused,
+    Conflict,
+    Damaged,
+    DefinitionError,
+    Fenced,
+    HandlerFailed,
+    InvalidId,
+    InvalidMessage,
+    NotYetVisible,
+    Overloaded,
+    RayfoldError,
+    Refusal,
+    Rejected,
+    StorageFailed,
+    StoreError,
+    StoreInUse,
+    StoreMismatch,
+    StoreMissing,
+    Unavailable,
+    UnknownEvent,
+    UnknownName,
+)
+
+SENTENCES: list[tuple[RayfoldError, str]] = [
+    (RayfoldError("something", 5), "something 5"),
+    (
+        DefinitionError("Account.deposit", "it has no annotation", "annotate it"),
+        "Account.deposit: it has no annotation; annotate it",
+    ),
+    (DefinitionError("Account.deposit", "it has no annotation"), "Account.deposit: it has no annotation"),
+    (CallerError("not like this"), "not like this"),
+    (InvalidMessage("Deposit", "amount is missing"), "Deposit: amount is missing"),
+    (
+        InvalidMessage("Deposit", "amuont is no field of it", "its fields are amount"),
+        "Deposit: amuont is no field of it; its fields are amount",
+    ),
+    (InvalidId("aggregate id", "", "is empty"), "aggregate id '' is empty"),
+    (
+        UnknownName("command of Account", "Depose", ["Withdraw", "Deposit"]),
+        "no command of Account is named 'Depose'; known: Deposit, Withdraw",
+    ),
+    (UnknownName("aggregate", "Account", ()), "no aggregate is named 'Account'; known: none"),
+    (
+        CommandIdReused("0a" * 16, "Account/alice"),
+        "command id 0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a was already used for a different command than this one to"
+        " Account/alice; give each new command an id of its own",
+    ),
+    (Refusal("no"), "no"),
+    (Rejected("closed"), "closed"),
+    (Rejected("insufficient_funds", balance=5, needed=7), "insufficient_funds (balance=5, needed=7)"),
+    (
+        Rejected.told("insufficient_funds", {"balance": 5, "needed": 7}, "Account/alice", "Withdraw"),
+        "Account/alice refused Withdraw: insufficient_funds (balance=5, needed=7)",
+    ),
+    (Rejected.told("closed", {}, "Account/alice", "Withdraw"), "Account/alice refused Withdraw: closed"),
+    (Conflict("Account/alice", 4, 6), "expected version 4 of Account/alice, but the stream is at 6"),
+    (Conflict("Account/alice", 0, 6), "expected no stream of Account/alice, but the stream is at 6"),
+    (
+        HandlerFailed("Account.deposit", "Account/alice", "ValueError: no"),
+        "Account.deposit failed on Account/alice: ValueError: no",
+    ),
+    (Unavailable("Account/alice", "no answer in time"), "Account/alice: no answer in time"),
+    (
+        NotYetVisible("Balances", 3, 20, 17),
+        "Balances: position 20 of partition 3 is not visible yet, the replica is at 17",
+    ),
+    (
+        Overloaded("the lane to partition 3", 32_768, "items"),
+        "the lane to partition 3 is full at 32,768 items; it was not sent, try again later",
+    ),
+    (StoreError("broken"), "broken"),
+    (StoreMissing("/data", "there is no store here"), "/data: there is no store here"),
+    (StoreMismatch("/data", "it has 4 partitions, not 2"), "/data: it has 4 partitions, not 2"),
+    (
+        StoreMismatch("/data", "it has 4 partitions, not 2", "say partitions=4"),
+        "/data: it has 4 partitions, not 2; say partitions=4",
+    ),
+    (
+        StoreInUse("/data", "bank (pid 5)"),
+        "/data is in use by bank (pid 5); stop that runtime first, or use another directory",
+    ),
+    (StorageFailed("/data/partition-00003", "no space left"), "/data/partition-00003: no space left"),
+    (Fenced("partition 3", 4, 5), "partition 3: epoch 4 may not append, epoch 5 has taken over"),
+    (
+        Damaged("event 7", "its checksum is wrong"),
+        "event 7 is damaged: its checksum is wrong",
+    ),
+    (
+        UnknownEvent("Deposited", 3, "Deposited is only at version 2"),
+        "stored event 'Deposited' version 3 cannot be read: Deposited is only at version 2",
+    ),
+]
+"""Some classes twice, where the sentence has two forms."""

@@ -1,0 +1,324 @@
+"""Lanes: what arrives while a batch is in flight leaves as the next batch, in order, within bounds."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rayfold.runtime.batching import (
+    BATCH_BYTES_MAX,
+    BATCH_ITEMS_MAX,
+    WAITING_BYTES_MAX,
+    WAITING_ITEMS_MAX,
+    Lane,
+)
+from rayfold.runtime.errors import Overloaded
+
+
+def lane_and_sent(**bounds: Any) -> tuple[Lane[str], list[list[str]]]:
+    sent: list[list[str]] = []
+    return Lane("the lane", sent.append, **bounds), sent
+
+
+# Order and company ---------------------------------------------------------------------------------------------
+
+
+def test_a_lone_item_leaves_at_once_and_alone() -> None:
+    lane, sent = lane_and_sent()
+    lane.put("a", 1)
+    assert sent == [["a"]]
+    assert len(lane) == 0
+
+
+def test_what_arrives_while_a_batch_is_in_flight_leaves_as_the_next_one() -> None:
+    lane, sent = lane_and_sent()
+    for item in "abcd":
+        lane.put(item, 1)
+    assert sent == [["a"]]
+    assert len(lane) == 3
+    lane.came_back()
+    assert sent == [["a"], ["b", "c", "d"]]
+    lane.came_back()
+    assert len(sent) == 2
+    lane.put("e", 1)
+    assert sent[2:] == [["e"]]
+
+
+def test_a_batch_is_bounded_in_items() -> None:
+    lane, sent = lane_and_sent(batch_items_max=3)
+    for item in "abcdefgh":
+        lane.put(item, 1)
+    for _ in range(3):
+        lane.came_back()
+    assert sent == [["a"], ["b", "c", "d"], ["e", "f", "g"], ["h"]]
+
+
+def test_a_batch_is_bounded_in_bytes() -> None:
+    lane, sent = lane_and_sent(batch_bytes_max=10)
+    for item, size_bytes in [("a", 1), ("b", 5), ("c", 5), ("d", 1), ("e", 10)]:
+        lane.put(item, size_bytes)
+    for _ in range(3):
+        lane.came_back()
+    assert sent == [["a"], ["b", "c"], ["d"], ["e"]]
+
+
+def test_one_item_larger_than_a_batch_travels_alone() -> None:
+    lane, sent = lane_and_sent(batch_bytes_max=10)
+    for item, size_bytes in [("a", 1), ("b", 1), ("large", 99), ("c", 1), ("d", 1)]:
+        lane.put(item, size_bytes)
+    for _ in range(3):
+        lane.came_back()
+    assert sent == [["a"], ["b"], ["large"], ["c", "d"]]
+
+
+@given(sizes=st.lists(st.integers(0, 30), max_size=40), batch_items=st.integers(1, 5), batch_bytes=st.integers(1, 20))
+def test_nothing_is_lost_repeated_or_overtaken(sizes: list[int], batch_items: int, batch_bytes: int) -> None:
+    sent: list[list[tuple[int, int]]] = []
+    lane = Lane[tuple[int, int]]("the lane", sent.append, batch_items_max=batch_items, batch_bytes_max=batch_bytes)
+    for item in enumerate(sizes):
+        lane.put(item, item[1])
+    for _ in sizes:
+        lane.came_back()
+    assert [item for batch in sent for item in batch] == list(enumerate(sizes))
+    for batch in sent:
+        assert 1 <= len(batch) <= batch_items
+        assert len(batch) == 1 or sum(size for _, size in batch) <= batch_bytes
+    assert len(lane) == 0
+
+
+# Bounds of what waits ------------------------------------------------------------------------------------------
+
+
+def test_too_many_waiting_items_are_refused_and_not_kept() -> None:
+    lane, sent = lane_and_sent(waiting_items_max=2)
+    for item in "abc":
+        lane.put(item, 1)
+    with pytest.raises(Overloaded) as raised:
+        lane.put("d", 1)
+    assert str(raised.value) == "the lane is full at 2 items; it was not sent, try again later"
+    lane.came_back()
+    lane.put("e", 1)
+    lane.came_back()
+    assert sent == [["a"], ["b", "c"], ["e"]]
+
+
+def test_too_many_waiting_bytes_are_refused_and_not_kept() -> None:
+    lane, sent = lane_and_sent(waiting_bytes_max=1_000)
+    lane.put("a", 5_000)
+    lane.put("b", 600)
+    lane.put("c", 400)
+    with pytest.raises(Overloaded) as raised:
+        lane.put("d", 1)
+    assert str(raised.value) == "the lane is full at 1,000 bytes; it was not sent, try again later"
+    lane.came_back()
+    lane.put("e", 1_000)
+    lane.came_back()
+    assert sent == [["a"], ["b", "c"], ["e"]]
+
+
+def test_one_item_larger_than_the_bound_may_wait_alone() -> None:
+    lane, sent = lane_and_sent(waiting_bytes_max=1_000)
+    lane.put("a", 1)
+    lane.put("large", 5_000)
+    with pytest.raises(Overloaded):
+        lane.put("b", 1)
+    lane.came_back()
+    assert sent == [["a"], ["large"]]
+
+
+def test_the_bounds_fit_one_another() -> None:
+    assert BATCH_ITEMS_MAX <= WAITING_ITEMS_MAX
+    assert BATCH_BYTES_MAX < 100 * 1024 <= WAITING_BYTES_MAX
+
+
+# Taking out ----------------------------------------------------------------------------------------------------
+
+
+def test_waiting_items_can_be_taken_out_in_order_and_make_room() -> None:
+    lane, sent = lane_and_sent(waiting_bytes_max=10)
+    for item, size_bytes in [("a1", 1), ("b1", 2), ("a2", 3), ("b2", 5)]:
+        lane.put(item, size_bytes)
+    assert lane.take_waiting(lambda item: item.startswith("b")) == [("b1", 2), ("b2", 5)]
+    assert lane.take_waiting(lambda item: item.startswith("b")) == []
+    lane.put("c", 7)
+    with pytest.raises(Overloaded):
+        lane.put("d", 1)
+    lane.came_back()
+    assert sent == [["a1"], ["a2", "c"]]
+
+
+# Coming back early, late, deferred, or not at all -------------------------------------------------------------
+
+
+def test_items_of_one_moment_leave_together_when_the_start_is_deferred() -> None:
+    sent: list[list[str]] = []
+    deferred: list[Callable[[], None]] = []
+    lane = Lane[str]("the lane", sent.append, defer=deferred.append)
+    for item in "abc":
+        lane.put(item, 1)
+    assert sent == []
+    (start,) = deferred
+    start()
+    assert sent == [["a", "b", "c"]]
+    lane.put("d", 1)
+    assert len(deferred) == 1, "only a start from idle is deferred"
+    lane.came_back()
+    assert sent == [["a", "b", "c"], ["d"]]
+
+
+def test_what_was_taken_out_before_a_deferred_start_leaves_the_lane_idle() -> None:
+    sent: list[list[str]] = []
+    deferred: deque[Callable[[], None]] = deque()
+    lane = Lane[str]("the lane", sent.append, defer=deferred.append)
+    lane.put("a", 1)
+    lane.take_waiting(lambda _: True)
+    deferred.popleft()()
+    lane.put("b", 1)
+    deferred.popleft()()
+    assert sent == [["b"]]
+
+
+def test_a_thousand_batches_that_come_back_while_they_are_sent_are_no_recursion() -> None:
+    sent: list[int] = []
+    in_flight = [0]
+
+    def send(batch: list[int]) -> None:
+        assert in_flight == [0]
+        in_flight[0] += 1
+        sent.extend(batch)
+        if sent[0] == 0 and len(sent) == 1:
+            for number in range(1, 3_000):
+                lane.put(number, 1)
+        in_flight[0] -= 1
+        lane.came_back()
+
+    lane = Lane[int]("the lane", send, batch_items_max=1)
+    lane.put(0, 1)
+    assert sent == list(range(3_000))
+
+
+def test_a_send_that_raises_loses_its_batch_and_not_the_lane() -> None:
+    sent: list[list[str]] = []
+
+    def send(batch: list[str]) -> None:
+        if batch == ["bad"]:
+            raise OSError("the road is closed")
+        sent.append(batch)
+
+    lane = Lane[str]("the lane", send)
+    with pytest.raises(OSError, match="the road is closed"):
+        lane.put("bad", 1)
+    lane.put("a", 1)
+    lane.put("bad", 1)
+    with pytest.raises(OSError, match="the road is closed"):
+        lane.came_back()
+    lane.put("b", 1)
+    assert sent == [["a"], ["b"]]
+
+
+# More than one in flight, and beginning anew ---------------------------------------------------------------------
+
+
+def test_as_many_batches_as_allowed_are_in_flight() -> None:
+    lane, sent = lane_and_sent(in_flight_max=2, batch_items_max=2)
+    for item in "abcdefg":
+        lane.put(item, 1)
+    assert sent == [["a"], ["b"]]
+    lane.came_back()
+    assert sent == [["a"], ["b"], ["c", "d"]]
+    lane.came_back()
+    lane.came_back()
+    assert sent == [["a"], ["b"], ["c", "d"], ["e", "f"], ["g"]]
+    lane.came_back()
+    lane.came_back()
+    lane.put("h", 1)
+    lane.put("i", 1)
+    lane.put("j", 1)
+    assert sent[5:] == [["h"], ["i"]]
+
+
+def test_what_was_lost_leaves_again_before_what_waits() -> None:
+    lane, sent = lane_and_sent(in_flight_max=2, waiting_bytes_max=100)
+    for item in "abcd":
+        lane.put(item, 20)
+    lane.restart([("a", 20), ("b", 20)])
+    assert sent == [["a"], ["b"], ["a", "b", "c", "d"]]
+    lane.put("e", 100)
+    assert sent[3:] == [["e"]], "one is in flight, not three"
+    lane.put("f", 100)
+    with pytest.raises(Overloaded):
+        lane.put("g", 1)
+    lane.came_back()
+    assert sent[4:] == [["f"]]
+
+
+def test_a_lane_that_begins_anew_with_nothing_is_ready() -> None:
+    lane, sent = lane_and_sent()
+    lane.put("a", 1)
+    lane.restart([])
+    lane.put("b", 1)
+    assert sent == [["a"], ["b"]]
+
+
+# Threads -------------------------------------------------------------------------------------------------------
+
+
+def test_an_idle_lane_needs_no_thread() -> None:
+    before = threading.active_count()
+    lanes = [lane_and_sent()[0] for _ in range(100)]
+    for lane in lanes:
+        lane.put("a", 1)
+        lane.came_back()
+    assert threading.active_count() == before
+
+
+def test_from_many_threads_each_ones_order_is_kept_and_one_batch_is_in_flight() -> None:
+    arrived: list[tuple[int, int]] = []
+    in_flight, most_in_flight = [0], [0]
+    roads: deque[list[tuple[int, int]]] = deque()
+    work = threading.Semaphore(0)
+    ended = threading.Event()
+
+    def send(batch: list[tuple[int, int]]) -> None:
+        in_flight[0] += 1
+        most_in_flight[0] = max(most_in_flight[0], in_flight[0])
+        roads.append(batch)
+        work.release()
+
+    def carry() -> None:
+        while True:
+            work.acquire()
+            if not roads:
+                return
+            arrived.extend(roads.popleft())
+            if len(arrived) == 4 * 2_000:
+                ended.set()
+            in_flight[0] -= 1
+            lane.came_back()
+
+    def put(sender: int) -> None:
+        for number in range(2_000):
+            lane.put((sender, number), random.randrange(200))
+
+    lane = Lane[tuple[int, int]]("the lane", send, batch_items_max=50, batch_bytes_max=4_000)
+    carriers = [threading.Thread(target=carry) for _ in range(3)]
+    senders = [threading.Thread(target=put, args=(sender,)) for sender in range(4)]
+    for thread in carriers + senders:
+        thread.start()
+    assert ended.wait(60)
+    for _ in carriers:
+        work.release()
+    for thread in carriers + senders:
+        thread.join(60)
+    for sender in range(4):
+        assert [number for who, number in arrived if who == sender] == list(range(2_000))
+    assert len(arrived) == 4 * 2_000
+    assert most_in_flight == [1]
+    assert len(lane) == 0
