@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import ray
 from ray import ObjectRef
@@ -39,7 +39,15 @@ from .shipping import unship
 if TYPE_CHECKING:
     from .partition import PartitionActor
 
-__all__ = ["AggregateActor", "AppendAnswer", "OwnActorPlan", "PartitionLog", "append_for", "start_own_actor"]
+__all__ = [
+    "AggregateActor",
+    "AppendAnswer",
+    "AppendRequest",
+    "OwnActorPlan",
+    "PartitionLog",
+    "append_for",
+    "start_own_actor",
+]
 
 T = TypeVar("T")
 
@@ -60,7 +68,19 @@ class OwnActorPlan:
     settings: Settings
 
 
-class AppendAnswer(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class AppendRequest:
+    """What an own actor asks of its partition. One object, because Ray pickles each tuple of a list by itself."""
+
+    actor: str
+    stream: StreamId
+    appends: Sequence[Append]
+    ids: Sequence[bytes]
+    """Of the whole batch, those of refused commands too: nothing is appended if one of them is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class AppendAnswer:
     """What a partition answers to an own actor: one of the three is filled."""
 
     appended: list[Appended]
@@ -120,7 +140,7 @@ class PartitionLog:
         """One call to the partition. Raises `AlreadyStored`, and what `Log.append` raises."""
         ids, self._ids = self._ids, []
         plan = self._plan
-        asked = plan.home.append.remote(plan.name, plan.stream, list(appends), ids)
+        asked = plan.home.append.remote(AppendRequest(plan.name, plan.stream, appends, ids))
         try:
             answer = ray.get(asked, timeout=plan.settings.attempt_timeout_s)
         except (ray.exceptions.RayError, TimeoutError) as error:
@@ -156,13 +176,13 @@ class PartitionLog:
         raise Fenced(self._plan.name, 0, 0) from lost
 
 
-def append_for(writer: Log, epoch: int, appends: Sequence[Append], ids: Sequence[bytes]) -> AppendAnswer:
+def append_for(writer: Log, epoch: int, request: AppendRequest) -> AppendAnswer:
     """The partition's half of `PartitionLog.append`. The records of what was appended are still in the answer."""
-    stored = {command_id: entry for command_id in ids if (entry := writer.find_command(command_id)) is not None}
-    if stored:
-        return AppendAnswer([], stored, [])
     try:
-        return AppendAnswer(writer.append(epoch, appends), {}, [])
+        stored = {one: entry for one in request.ids if (entry := writer.find_command(one)) is not None}
+        if stored:
+            return AppendAnswer([], stored, [])
+        return AppendAnswer(writer.append(epoch, request.appends), {}, [])
     except RayfoldError as error:
         return AppendAnswer([], {}, to_wire(error))
 

@@ -61,23 +61,27 @@ class Client:
     async def send_all(
         self, envelopes: Iterable[Envelope] | AsyncIterable[Envelope], in_flight: int, timeout_s: float | None
     ) -> AsyncIterator[tuple[Envelope, Outcome]]:
-        """Send many, `in_flight` at a time; yields each with its outcome, in the order they came."""
+        """Send many, `in_flight` at a time; yields each with its outcome, in the order they came.
+
+        The futures are shielded: a consumer that is cancelled must not take back the one command that it waits for,
+        while the commands behind it are on their way.
+        """
         _check_in_flight(in_flight)
         window: deque[tuple[Envelope, asyncio.Future[Outcome]]] = deque()
         if isinstance(envelopes, AsyncIterable):
             async for envelope in envelopes:
                 if len(window) >= in_flight:
                     sent, future = window.popleft()
-                    yield sent, await future
+                    yield sent, await asyncio.shield(future)
                 window.append((envelope, self._sent(envelope, timeout_s)))
         else:
             for envelope in envelopes:
                 if len(window) >= in_flight:
                     sent, future = window.popleft()
-                    yield sent, await future
+                    yield sent, await asyncio.shield(future)
                 window.append((envelope, self._sent(envelope, timeout_s)))
         for sent, future in window:
-            yield sent, await future
+            yield sent, await asyncio.shield(future)
 
     def ask(
         self,

@@ -16,7 +16,7 @@ import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -24,14 +24,14 @@ import ray
 from ..runtime.aggregate import OwnActor
 from ..runtime.envelope import PackedCommand, unpack_batch
 from ..runtime.errors import Fenced, RayfoldError, UnknownName, to_wire
-from ..runtime.log.contract import Append, Snapshot
+from ..runtime.log.contract import Snapshot
 from ..runtime.log.store import Store
 from ..runtime.log.writer import LmdbLog
 from ..runtime.outcome import Answered, Moved, encode_outcomes
 from ..runtime.partition import WriteLoop
 from ..runtime.receipt import Receipt
 from ..runtime.stream import StreamId
-from .aggregate import AppendAnswer, OwnActorPlan, append_for, start_own_actor
+from .aggregate import AppendAnswer, AppendRequest, OwnActorPlan, append_for, start_own_actor
 from .attempts import Attempts
 from .broadcast import Broadcast
 from .garbage import look_less_often
@@ -112,16 +112,16 @@ class PartitionActor:
         ]
 
     @ray.method
-    def append(self, actor: str, stream: StreamId, appends: Sequence[Append], ids: Sequence[bytes]) -> AppendAnswer:
+    def append(self, request: AppendRequest) -> AppendAnswer:
         """Append what an own actor has decided, if that actor is the one at home (see `aggregate.py`)."""
         self._opened()
-        if not self._homes.may_append(stream, actor):
-            return AppendAnswer([], {}, to_wire(Fenced(actor, 0, self._loop.epoch)))
-        answer = append_for(self._writer, self._loop.epoch, appends, ids)
+        if not self._homes.may_append(request.stream, request.actor):
+            return AppendAnswer([], {}, to_wire(Fenced(request.actor, 0, self._loop.epoch)))
+        answer = append_for(self._writer, self._loop.epoch, request)
         if answer.error and answer.error[0] == Fenced.__name__:
             self._end_fenced()
         self._broadcast.send([record for done in answer.appended for record in done.records])
-        return answer._replace(appended=[done._replace(records=()) for done in answer.appended])
+        return replace(answer, appended=[done._replace(records=()) for done in answer.appended])
 
     @ray.method
     def lost(self, stream: StreamId, actor: str) -> None:

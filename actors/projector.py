@@ -24,7 +24,7 @@ import ray.cloudpickle
 
 from ..runtime.errors import HandlerFailed, RayfoldError, to_wire
 from ..runtime.log.store import Store
-from ..runtime.read_model import PackedQuery, ReadModel
+from ..runtime.read_model import PackedQuery, ReadModel, split_queries
 from .garbage import look_less_often
 from .shipping import unship
 
@@ -69,9 +69,9 @@ class ProjectorActor:
         self._opened().apply(partition, first, records, head)
 
     @ray.method(concurrency_group="ask")
-    def ask(self, queries: Sequence[tuple[str, bytes]]) -> tuple[bytes, dict[int, int]]:
-        """Step [8]: answers to packed queries, pickled as one list, and the positions they were read at."""
-        return self._answered(self._opened(), queries)
+    def ask(self, batch: bytes) -> tuple[bytes, dict[int, int]]:
+        """Step [8]: answers to a batch of queries, pickled as one list, and the positions they were read at."""
+        return self._answered(self._opened(), split_queries(batch))
 
     @ray.method(concurrency_group="ask_after")
     def ask_after(self, query: PackedQuery, after: Mapping[int, int], timeout_s: float) -> tuple[bytes, dict[int, int]]:

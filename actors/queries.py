@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from ..runtime.batching import Lane
 from ..runtime.errors import Overloaded, Unavailable
-from ..runtime.read_model import PackedQuery
+from ..runtime.read_model import PackedQuery, join_queries
 from .settings import Settings
 
 __all__ = ["Replicas"]
@@ -148,7 +148,7 @@ class Replicas:
 
     def _send(self, replica: _Replica, batch: Sequence[_Asked]) -> None:
         call = _Call(replica, batch, waits=False)
-        self._start(call, self._settings.attempt_timeout_s, "ask", [tuple(asked.packed) for asked in batch])
+        self._start(call, self._settings.attempt_timeout_s, "ask", join_queries([asked.packed for asked in batch]))
 
     def _start(self, call: _Call, timeout_s: float, road: str, *arguments: Any) -> None:
         call.timer = self._loop.call_later(timeout_s, self._came_back, call, None)

@@ -38,7 +38,7 @@ _IN_FLIGHT_MAX: Final = 2
 """Batches on their way to one actor: one that it works on, and one that is made and carried meanwhile."""
 
 _BACKOFF_FIRST_S: Final = 0.02
-_BACKOFF_MAX_S: Final = 1.0
+_BACKOFF_MAX_S: Final = 0.5
 _SWEEP_S: Final = 0.1
 """How precise deadlines are."""
 

@@ -30,8 +30,9 @@ class Settings:
     residents_max: int = RESIDENTS_MAX
     """Aggregates in memory per partition."""
 
-    in_flight_max: int = 10_000
-    """Commands of one client that may wait for an answer: beyond that, `Overloaded` at once."""
+    in_flight_max: int = 32_768
+    """Commands of one client, and queries to one projection, that may wait for an answer: about a second of work and
+    30 MB. Beyond that, `Overloaded` at once."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -19,6 +19,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
+import msgpack
+
 from .catalogue import Catalogue
 from .codec import decode_message
 from .errors import Damaged, HandlerFailed, NotYetVisible, RayfoldError, UnknownEvent
@@ -27,7 +29,7 @@ from .log.format import decode_record
 from .projection import Projection
 from .recorded import Recorded
 
-__all__ = ["PackedQuery", "ReadModel"]
+__all__ = ["PackedQuery", "ReadModel", "join_queries", "split_queries"]
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,18 @@ class PackedQuery(NamedTuple):
 
     name: str
     payload: bytes
+
+
+def join_queries(queries: Sequence[PackedQuery]) -> bytes:
+    """Packed queries as one batch of bytes: Ray would pickle each of a list of tuples by itself."""
+    batch: bytes = msgpack.packb(queries)
+    return batch
+
+
+def split_queries(batch: bytes) -> list[tuple[str, bytes]]:
+    """The names and payloads in a batch."""
+    queries: list[tuple[str, bytes]] = msgpack.unpackb(batch, use_list=False)
+    return queries
 
 
 class ReadModel:
@@ -128,7 +142,7 @@ class ReadModel:
             for record in records if self.failed is None else ():
                 position = self.positions[partition] + 1
                 try:
-                    self._project(partition, _decoded(record, partition, position))
+                    self._project(partition, _decoded(record, partition, position, checked=from_log))
                 except RayfoldError as error:
                     if from_log or not isinstance(error, Damaged):
                         self._stop(partition, position, error)
@@ -181,23 +195,18 @@ class ReadModel:
             return HandlerFailed.caused_by(f"{self._projection.__name__} @answer", name, error)
 
 
-def _decoded(record: bytes, partition: int, position: int) -> StoredEvent:
+def _decoded(record: bytes, partition: int, position: int, *, checked: bool) -> StoredEvent:
     """The record that must be the event at `position`. Raises `Damaged` if it is not."""
-    where = f"event {position} of partition {partition}"
-    stored = decode_record(record, where)
+    try:
+        stored = decode_record(record, checked=checked)
+    except Damaged as error:
+        raise Damaged(f"event {position} of partition {partition}", error.what) from error
     if stored.position != position:
-        raise Damaged(where, f"the record that stands for it is that of event {stored.position}")
+        what = f"the record that stands for it is that of event {stored.position}"
+        raise Damaged(f"event {position} of partition {partition}", what)
     return stored
 
 
 def _recorded(partition: int, stored: StoredEvent) -> Recorded:
-    return Recorded(
-        stored.stream,
-        stored.version,
-        partition,
-        stored.position,
-        stored.recorded_at_us,
-        stored.command_id,
-        stored.correlation_id,
-        stored.causation_id,
-    )
+    position, stream, version, _, _, _, recorded_at_us, command_id, correlation_id, causation_id = stored
+    return Recorded(stream, version, partition, position, recorded_at_us, command_id, correlation_id, causation_id)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -84,19 +85,20 @@ async def replay(directory: Path, feed: Feed, watcher: Watcher, *, kill: bool) -
         projections=[Punctuality, Routes, AirportHours, Distances],
         timeout_s=TIMEOUT_S,
     )
-    async with runtime as bank:
-        try:
-            run.stored_before = sum((await bank.heads()).values())
-            sending_s = time.monotonic()
-            watcher.sending(len(feed))
-            with without_obituaries():
+    with ExitStack() as to_the_end:
+        async with runtime as bank:
+            to_the_end.enter_context(without_obituaries())
+            try:
+                run.stored_before = sum((await bank.heads()).values())
+                sending_s = time.monotonic()
+                watcher.sending(len(feed))
                 await _send_until_answered(bank, feed, run, watcher)
-            answered_s = time.monotonic()
-            watcher.waiting_for("waiting until the read models have seen everything")
-            run.rows = await ask_all(bank)
-            visible_s = time.monotonic()
-        finally:
-            watcher.waiting_for("stopping")
+                answered_s = time.monotonic()
+                watcher.waiting_for("waiting until the read models have seen everything")
+                run.rows = await ask_all(bank)
+                visible_s = time.monotonic()
+            finally:
+                watcher.waiting_for("stopping")
     run.start_s, run.seconds, run.visible_s = sending_s - begun_s, answered_s - sending_s, visible_s - answered_s
     return run
 

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from rayfold import Runtime
-from rayfold.actors.cluster import Cluster
+from rayfold.actors.cluster import Cluster, prepare_environment
 from tests.bank import Account, Balances, Turnover, Vault
 
 OWN_ACTORS = 4
+
+prepare_environment()  # before any test of this folder imports ray
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import os
 import signal
 
 import pytest
+from msgpack import unpackb
 
 from rayfold import Envelope, Receipt, Rejected, Runtime, Unavailable, derived_id
 from tests.actors.conftest import Bank
@@ -116,3 +117,28 @@ async def test_a_partition_whose_log_was_taken_over_ends_and_comes_back_with_a_l
         assert (receipt.version, after.epoch) == (2, before.epoch + 2)
         assert after.pid != before.pid
         check_nothing_lost_nothing_twice(running.store.path, [receipt])
+
+
+async def test_a_consumer_that_is_cancelled_in_an_outage_leaves_no_hole_behind(bank: Bank) -> None:
+    async with bank(projections=[], partitions=1, timeout_s=30) as running:
+        await running.execute(Account, "a", Open(owner="x"))
+        killed = asyncio.Event()
+
+        async def consume() -> None:
+            sent = (Envelope(Account, "a", Deposit(amount=number)) for number in range(1, 20_001))
+            async for envelope, outcome in running.execute_all(sent, in_flight=1000):
+                assert isinstance(outcome, Receipt), outcome
+                if isinstance(envelope.command, Deposit) and envelope.command.amount == 2000:
+                    os.kill((await running.status()).partitions[0].pid, signal.SIGKILL)
+                    killed.set()
+
+        consuming = asyncio.ensure_future(consume())
+        await killed.wait()
+        await asyncio.sleep(0.2)
+        consuming.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await consuming
+        path = running.store.path
+    amounts = [unpackb(stored.payload)["amount"] for stored in stored_events(path)[0][1:]]
+    assert len(amounts) >= 2000
+    assert amounts == list(range(1, len(amounts) + 1))
