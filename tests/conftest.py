@@ -6,6 +6,7 @@ Fixtures of one folder's tests live in the `conftest.py` of that folder.
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import settings
 
@@ -14,6 +15,11 @@ settings.register_profile("thorough", deadline=None, print_blob=True)
 # In continuous integration the same examples every time: a red run is about the change that is being tried.
 settings.register_profile("repeatable", parent=settings.get_profile("thorough"), derandomize=True)
 settings.load_profile("repeatable" if os.environ.get("CI") else "thorough")
+
+# A shell without job control starts what it sends to the background with Ctrl-C switched off, and that is inherited:
+# the programs that tests interrupt would never hear of it.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A cluster whose address stands in somebody's profile must never be joined by a test.
 for name in ("RAY_ADDRESS", "RAY_NAMESPACE"):

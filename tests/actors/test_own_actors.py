@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from uuid import uuid4
 
 import ray.util
@@ -14,8 +17,9 @@ from rayfold import Envelope, Receipt, Rejected, Runtime, derived_id
 from rayfold.actors.settings import Settings
 from rayfold.actors.status import OwnActorStatus
 from tests.actors.conftest import OWN_ACTORS, Bank
+from tests.actors.driver import processes_below
 from tests.actors.log_walk import check_nothing_lost_nothing_twice
-from tests.bank import Account, Open, Retrieve, Store, Vault
+from tests.bank import Account, BalanceOf, Balances, Deposit, Open, Retrieve, Store, Vault
 
 
 async def own_actors(running: Runtime, enough: Callable[[list[OwnActorStatus]], bool]) -> list[OwnActorStatus]:
@@ -128,6 +132,36 @@ async def test_unknown_ids_start_no_actor_and_leave_no_trace(bank: Bank) -> None
         assert len(outcomes) == 2000
         status = await running.status()
         assert (status.own_actors, sum(one.head for one in status.partitions)) == ([], 0)
+
+
+async def test_a_flood_of_100_000_unknown_ids_costs_no_process_no_memory_and_no_trace(bank: Bank) -> None:
+    async with bank(projections=[Balances]) as running:
+        await running.execute(Account, "known", Open(owner="x"))
+        status = await running.status()
+        pids = [one.pid for one in status.partitions] + [one.pid for one in status.projectors]
+        before, resident_kib = processes_below(os.getpid()), max(map(resident_kib_of, pids))
+        commands = (
+            Envelope(Vault, f"v{number}", Retrieve(thing="ring"))
+            if number % 2
+            else Envelope(Account, f"a{number}", Deposit(amount=1))
+            for number in range(100_000)
+        )
+        told = Counter([getattr(outcome, "reason", "") async for _, outcome in running.execute_all(commands)])
+        assert told == {"not_there": 50_000, "does_not_exist": 50_000}
+        heads = await running.heads()
+        for after in (None, heads):
+            queries = (BalanceOf(account=f"a{number}") for number in range(100_000))
+            answers = Counter([answer async for _, answer in running.ask_all(Balances, queries, after=after)])
+            assert answers == {0: 100_000}
+        assert sum(heads.values()) == 1
+        assert len(processes_below(os.getpid()) - before) <= 2, "a worker that Ray starts ahead of need, or two"
+        assert max(map(resident_kib_of, pids)) < resident_kib + 50_000
+
+
+def resident_kib_of(pid: int) -> int:
+    found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    assert found is not None
+    return int(found[1])
 
 
 async def test_an_idle_own_actor_gives_its_place_back_and_its_aggregate_goes_on(bank: Bank) -> None:
