@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ..runtime.catalogue import Catalogue
-from ..runtime.errors import from_wire
+from ..runtime.errors import Unavailable, from_wire
 from ..runtime.log.store import Store
 from ..runtime.projection import Projection
 from .client import Client
@@ -27,6 +28,7 @@ _OPEN_TIMEOUT_S: Final = 300.0
 """Opening replays the log into the read models, and a long log takes long."""
 
 _ANSWER_TIMEOUT_S: Final = 5.0
+_RETRY_S: Final = 0.1
 _TICK_S: Final = 2.0
 """How often partitions look for own actors that came up or fell idle while no command arrived."""
 
@@ -64,12 +66,24 @@ class Assembly:
         await self._undo.aclose()
 
     async def heads(self) -> dict[int, int]:
-        """The head of every partition's log."""
-        heads = await asyncio.gather(*(_answer(partition.head.remote()) for partition in self._partitions))
+        """The head of every partition's log. Raises `Unavailable` if a partition does not answer in time."""
+        heads = await asyncio.gather(*(self._head(number) for number in range(len(self._partitions))))
         return dict(enumerate(heads))
 
+    async def _head(self, partition: int) -> int:
+        """Asks until it is answered: a partition that was killed is there again in a second or two."""
+        deadline_s = time.monotonic() + self._settings.timeout_s
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            try:
+                head: int = await _answer(self._partitions[partition].head.remote(), left_s)
+            except Exception:
+                await asyncio.sleep(min(_RETRY_S, left_s))
+            else:
+                return head
+        raise Unavailable(f"partition {partition}", f"no answer in {self._settings.timeout_s} s")
+
     async def status(self) -> Status:
-        """Asks every actor; one that does not answer within a second is left out."""
+        """Asks every actor; one that does not answer within five seconds is left out."""
         partitions: list[PartitionStatus] = []
         own: list[OwnActorStatus] = []
         for number, answer in enumerate(await _all_in_time([actor.status.remote() for actor in self._partitions])):
@@ -115,9 +129,12 @@ class Assembly:
                 cluster.counts_slots,
             )
             self._partitions.append(start_partition(partition))
-        for wire in await asyncio.gather(*(_answer(actor.open.remote(), _OPEN_TIMEOUT_S) for actor in self._actors())):
-            if wire:
-                raise from_wire(wire)
+        opening = (_answer(actor.open.remote(), _OPEN_TIMEOUT_S) for actor in self._actors())
+        for answer in await asyncio.gather(*opening, return_exceptions=True):
+            if isinstance(answer, BaseException):
+                raise Unavailable(str(store.path), f"an actor did not open: {answer}") from answer
+            if answer:
+                raise from_wire(answer)
 
     def _actors(self) -> list[Any]:
         return [*self._partitions, *(actor for actors in self._projectors.values() for actor in actors)]

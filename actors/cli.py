@@ -1,4 +1,4 @@
-"""The command line: `rayfold demo`, `rayfold verify`.
+"""The command line: `rayfold demo`, `rayfold bench`, `rayfold verify`.
 
 Rules kept here: a user's mistake is one clear line and exit code 2, never a stack trace; a command that reports
 figures writes them with `--json FILE` too; long work shows its progress; Ctrl-C ends with 130.
@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ..benchmarks.harness.commands import bench
 from ..runtime.errors import RayfoldError
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ app = typer.Typer(
 )
 console = Console(highlight=False)
 complaints = Console(stderr=True, highlight=False)
+
+app.add_typer(bench)
 
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there as well.")]
 

@@ -97,10 +97,15 @@ class Homes:
         for stream, home in list(self._starting.items()):
             if home.started.done():
                 del self._starting[stream]
-                if home.started.exception() is None:
+                failure = home.started.exception()
+                if failure is None:
                     self.by_stream[stream] = home
                     self._last_used_s[stream] = now
                     moved.append(stream)
+                else:
+                    self._end(home.actor)
+                    self._full_until_s = now + _FULL_PAUSE_S
+                    log.warning("own actor %s did not start, %s stays shared: %s", home.name, stream, failure)
             elif now - home.since_s > _STARTING_MAX_S:
                 del self._starting[stream]
                 self._end(home.actor)

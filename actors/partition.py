@@ -23,7 +23,7 @@ import ray
 
 from ..runtime.aggregate import OwnActor
 from ..runtime.envelope import PackedCommand, unpack_batch
-from ..runtime.errors import Fenced, RayfoldError, UnknownName, to_wire
+from ..runtime.errors import Fenced, RayfoldError, to_wire
 from ..runtime.log.contract import Snapshot
 from ..runtime.log.store import Store
 from ..runtime.log.writer import LmdbLog
@@ -101,9 +101,9 @@ class PartitionActor:
         here = [command for command in commands if command.stream not in homes] if homes else commands
         batch = self._loop.execute(here)
         self._broadcast.send(batch.records)
-        for outcome in batch.outcomes:
-            if isinstance(outcome, Receipt):
-                self._consider_own_actor(outcome.stream)
+        for outcome in batch.outcomes if self._own_placements else ():
+            if isinstance(outcome, Receipt) and outcome.stream.type in self._own_placements:
+                self._homes.consider(outcome.stream, self._own_placements[outcome.stream.type])
         if len(here) == len(commands):
             return [*batch.outcomes]
         outcomes = iter(batch.outcomes)
@@ -186,15 +186,18 @@ class PartitionActor:
         if self._log is not None:
             return
         plan = self._plan
-        self._catalogue = unship(plan.catalogue)
+        catalogue = unship(plan.catalogue)
+        self._own_placements = {
+            name: cls.placement for name, cls in catalogue.aggregates.items() if isinstance(cls.placement, OwnActor)
+        }
+        self._broadcast = Broadcast(plan.number, [ray.get_actor(name, plan.namespace) for name in plan.projectors])
         opened = plan.store.open_log(plan.number)
         try:
-            self._loop = WriteLoop(plan.number, opened, self._catalogue, residents_max=plan.settings.residents_max)
+            self._loop = WriteLoop(plan.number, opened, catalogue, residents_max=plan.settings.residents_max)
             epoch = self._loop.activate()
         except BaseException:
             opened.close()
             raise
-        self._broadcast = Broadcast(plan.number, [ray.get_actor(name, plan.namespace) for name in plan.projectors])
         self._homes = Homes(
             self._start_own_actor,
             ray.kill,
@@ -215,16 +218,6 @@ class PartitionActor:
         """Let go of aggregates whose own actor has come up: from now on it decides, and not we."""
         for stream in self._homes.take_over():
             self._loop.residents.forget(stream)
-
-    def _consider_own_actor(self, stream: StreamId) -> None:
-        if stream in self._homes.by_stream:
-            return
-        try:
-            placement = self._catalogue.aggregate(stream.type).placement
-        except UnknownName:
-            return
-        if isinstance(placement, OwnActor):
-            self._homes.consider(stream, placement)
 
     def _start_own_actor(self, name: str, stream: StreamId, placement: OwnActor) -> tuple[Any, Future[int]]:
         itself = ray.get_runtime_context().current_actor

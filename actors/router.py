@@ -37,6 +37,9 @@ __all__ = ["Router"]
 _IN_FLIGHT_MAX: Final = 2
 """Batches on their way to one actor: one that it works on, and one that is made and carried meanwhile."""
 
+_ROUTES_MAX: Final = 1024
+"""Own actors remembered: some times as many as live at once. A forgotten one is asked for at its partition again."""
+
 _BACKOFF_FIRST_S: Final = 0.02
 _BACKOFF_MAX_S: Final = 0.5
 _SWEEP_S: Final = 0.1
@@ -104,7 +107,7 @@ class Router:
         self._attempts = 0
         self._partitions = [_Destination(actor, number, "", self._lane) for number, actor in enumerate(partitions)]
         self._routes: dict[StreamId, _Destination] = {}
-        """Aggregates that are known to live in an own actor; bounded by how many such actors there are."""
+        """Aggregates that are known to live in an own actor, or did when last heard of."""
         self._pending: set[_Pending] = set()
         self._sweeping = False
         self._closed = False
@@ -230,6 +233,11 @@ class Router:
         except ValueError:  # it has ended since; its partition will find out from us
             self._partitions[partition].actor.lost.remote(stream, actor)
             return
+        if len(self._routes) >= _ROUTES_MAX:
+            for known, route in self._routes.items():
+                if not route.flights and not route.held and not len(route.lane):
+                    del self._routes[known]
+                    break
         self._routes[stream] = _Destination(handle, partition, actor, self._lane)
 
     def _take_back(self, destination: _Destination, again: Sequence[_Pending]) -> None:
