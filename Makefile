@@ -5,7 +5,7 @@
 #   make demo ARGS="--flights 20000"          hand arguments on
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check pytest format coverage venv clean
+.PHONY: help demo bench test check pytest format coverage venv clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -34,6 +34,9 @@ help: ## this list
 
 demo: $(READY) ## replay a year of real flights, kill actors on the way, verify the result (ARGS="--all --json FILE")
 	@$(BIN)/rayfold demo $(ARGS)
+
+bench: $(READY) ## measure, and write a page with plots (ARGS="all --quick --json FILE --report DIR")
+	@$(BIN)/rayfold bench $(if $(ARGS),$(ARGS),all --quick --report bench-report)
 
 test: check pytest ## everything that must pass: make check, then all tests (ARGS="-k name" goes to pytest)
 
@@ -79,7 +82,7 @@ $(READY):
 	rm -f $(VENV)/ready-*
 	@echo "installing the pinned packages into $(VENV) (the first time this takes a minute or more)"
 	@$(PIP) hatchling
-	@$(PIP) --no-build-isolation --editable '.[demo,dev]'
+	@$(PIP) --no-build-isolation --editable '.[demo,dev,bench]'
 	@touch $@
 
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt

@@ -148,3 +148,7 @@ def _verdict(report: PartitionReport) -> str:
     unchecked = "" if report.structure_checked else ", structure not checked: it is being written to"
     warned = f", {len(report.warnings)} warnings" if report.warnings else ""
     return f"[green]good[/]{warned}{unchecked}"
+
+
+if __name__ == "__main__":
+    main()

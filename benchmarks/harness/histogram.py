@@ -1,7 +1,8 @@
 """Latencies: an HDR histogram in microseconds, kept whole, from which every percentile can be read later.
 
 Rule kept here: what is stored is the histogram, never percentiles alone: those of several repetitions cannot be put
-together, histograms can. The encoding is the library's own (HdrHistogram V2, compressed, base64), which other tools read.
+together, histograms can. The encoding is the library's own (HdrHistogram V2, compressed, base64), known to other
+tools.
 
 Three significant digits from one microsecond to one hour: an error of at most 0.1 %.
 """

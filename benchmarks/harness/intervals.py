@@ -79,5 +79,5 @@ def _rank(count: int) -> tuple[int, float]:
 
 def _coverage(count: int, from_end: int) -> float:
     """That the true median lies between the ends when so many values are left out at each: 1 - 2 P(B <= from_end)."""
-    outside = sum(math.comb(count, k) for k in range(from_end + 1)) / 2**count
+    outside: float = sum(math.comb(count, k) for k in range(from_end + 1)) / 2**count
     return max(0.0, 1.0 - 2.0 * outside)

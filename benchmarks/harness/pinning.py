@@ -48,7 +48,9 @@ def place(cores: Iterable[int], writers: int, projectors: int) -> Placement | No
     generator, free = free[:width], free[width:]
     share = len(free) * writers / (writers + projectors) if writers + projectors else len(free)
     cut = len(free) if not projectors else 0 if not writers else min(max(round(share), 1), len(free) - 1)
-    return Placement(frozenset(daemons), frozenset(generator), _dealt(free[:cut], writers), _dealt(free[cut:], projectors))
+    return Placement(
+        frozenset(daemons), frozenset(generator), _dealt(free[:cut], writers), _dealt(free[cut:], projectors)
+    )
 
 
 def pin_processes(*, writers: Sequence[int], projectors: Sequence[int]) -> str | None:

@@ -2,8 +2,8 @@
 
     X(n) = lambda n / (1 + sigma (n - 1) + kappa n (n - 1))
 
-`lambda` is the throughput of one worker, `sigma` the share that is serial (contention: Amdahl's law), `kappa` the cost of
-keeping every pair of workers in agreement (coherency: beyond sqrt((1 - sigma) / kappa) workers it gets slower again).
+`lambda` is the throughput of one worker, `sigma` the share that is serial (contention: Amdahl's law), `kappa` the cost
+of keeping every pair of workers in agreement (coherency: beyond sqrt((1 - sigma) / kappa) workers it slows down again).
 N. J. Gunther, Guerrilla Capacity Planning, 2007; fitted by non-linear least squares with all three at least 0.
 
 Rule kept here: a fit says how well it is known. With as many points as parameters there is no standard error, and what
@@ -13,12 +13,15 @@ lies beyond the largest measured n is called an extrapolation, never a figure.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from scipy.optimize import curve_fit
+from scipy.optimize import OptimizeWarning, curve_fit
+
+from .numbers import shown
 
 __all__ = ["ScalingFit", "fit_scaling", "throughput"]
 
@@ -72,7 +75,7 @@ class ScalingFit:
         if not self.known:
             fit += f" (three parameters through {self.points} points: no standard errors)"
         return (
-            f"{fit}. Extrapolated, not measured: {self.at(beyond):,.0f}/s at {beyond},"
+            f"{fit}. Extrapolated, not measured: {shown(self.at(beyond))}/s at {beyond},"
             f" if nothing but these two limits it"
         )
 
@@ -89,10 +92,11 @@ def fit_scaling(workers: Sequence[float], rates: Sequence[float]) -> ScalingFit 
         return None
     guess = (float((measured / counts).max()), 0.1, 0.001)
     exact = len(counts) == POINTS_MIN
+    bounds = ([0, 0, 0], [np.inf, 1, np.inf])
     try:
-        found, covariance = curve_fit(
-            throughput, counts, measured, p0=guess, bounds=([0, 0, 0], [np.inf, 1, np.inf]), x_scale=guess
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", OptimizeWarning)  # no covariance: told as an error that is not known
+            found, covariance = curve_fit(throughput, counts, measured, p0=guess, bounds=bounds, x_scale=guess)
     except (RuntimeError, ValueError):  # did not converge
         return None
     errors = np.full(3, np.nan) if exact else np.sqrt(np.diag(covariance))

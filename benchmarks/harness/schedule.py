@@ -1,8 +1,8 @@
 """The schedule of an open loop: when each request is meant to be sent, whatever became of the ones before it.
 
-Rule kept here: the schedule is a pure function of rate and time. It never looks at answers, so a slow system cannot slow
-down the load that it is measured with, and a latency counted from the intended time holds the wait of everything that
-queued behind a stall (coordinated omission).
+Rule kept here: the schedule is a pure function of rate and time. It never looks at answers, so a slow system cannot
+slow down the load that it is measured with, and a latency counted from the intended time holds the wait of
+everything that queued behind a stall (coordinated omission).
 
 After the pacer of vegeta (lib/pacer.go): asked with the time elapsed and the number sent, it says how long to wait.
 """

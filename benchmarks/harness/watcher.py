@@ -1,12 +1,13 @@
-"""The watcher: a small process that sees how busy the machine is while a case is measured, and how much of that is ours.
+"""The watcher: a small process that sees how busy the machine is meanwhile, and how much of that is ours.
 
 A process of its own because a look through /proc takes milliseconds: in the load generator's own process each would be
 a stall in the latencies that it measures. It reads one word a line, `begin` or `end`, answers an `end` with one line of
 JSON, and ends with its input, so it never outlives the run. Run as a file, with nothing but the standard library.
 
 Ours is the process that started it and all its descendants; on a cluster that somebody else started, Ray's processes
-too. A process that ends takes its CPU time with it (Ray's daemon leaves its children unreaped), so the tree is looked at
-twice a second and what each process was last seen to have used is kept.
+too. The time of a process that ended is kept in two ways, of which each misses some: by what it was last seen to have
+used, twice a second (misses the short-lived), and by what its parent has collected (Ray's daemon collects nothing).
+Neither counts anything twice, so the larger one is taken.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ Counters = tuple[int, int, int]
 Key = tuple[int, int]
 """A pid and when it started: pids are given again."""
 
+Ticks = tuple[int, int]
+"""What a process used: itself, and together with the children that it has collected."""
+
 
 def shares(before: Counters, after: Counters, ours: int) -> dict[str, float]:
     """Shares of the machine's CPU time between two looks: ours, of other processes, stolen."""
@@ -46,8 +50,8 @@ class Watch:
 
     def __init__(self, root: int, ray_is_ours: bool) -> None:
         self._root, self._ray_is_ours = root, ray_is_ours
-        self._first: dict[Key, int] = {}
-        self._last: dict[Key, int] = {}
+        self._first: dict[Key, Ticks] = {}
+        self._last: dict[Key, Ticks] = {}
         self._before: Counters = (0, 0, 0)
         self._load_before = 0.0
 
@@ -63,15 +67,18 @@ class Watch:
 
     def end(self) -> dict[str, float]:
         """What was since `begin`."""
-        self.look()
-        used = sum(ticks - self._first.get(key, 0) for key, ticks in self._last.items())
+        now = self._ours()
+        self._last.update(now)
+        seen = sum(own - self._first.get(key, (0, 0))[0] for key, (own, _) in self._last.items())
+        collected = sum(both for _, both in now.values()) - sum(both for _, both in self._first.values())
+        used = max(seen, collected)
         loads = {"load_before": round(self._load_before, 2), "load_after": round(os.getloadavg()[0], 2)}
         return {**loads, **shares(self._before, _machine(), used)}
 
-    def _ours(self) -> dict[Key, int]:
-        """Ticks used by each process of ours, its own alone."""
+    def _ours(self) -> dict[Key, Ticks]:
+        """What each process of ours has used."""
         parents: dict[int, int] = {}
-        used: dict[int, tuple[Key, int]] = {}
+        used: dict[int, tuple[Key, Ticks]] = {}
         roots = {self._root}
         for name in os.listdir("/proc"):
             if not name.isdigit():
@@ -83,7 +90,8 @@ class Watch:
                 continue
             pid, fields = int(name), tail.split()
             parents[pid] = int(fields[1])
-            used[pid] = ((pid, int(fields[19])), int(fields[11]) + int(fields[12]))
+            own, children = int(fields[11]) + int(fields[12]), int(fields[13]) + int(fields[14])
+            used[pid] = ((pid, int(fields[19])), (own, own + children))
             if self._ray_is_ours and head.partition("(")[2].startswith(RAY_NAMES):
                 roots.add(pid)
         return dict(used[pid] for pid in used if _descends(pid, parents, roots))

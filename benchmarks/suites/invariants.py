@@ -178,7 +178,8 @@ def dirty_pages(file: Path) -> int | None:
 
 def _shortened(lines: Iterable[str]) -> list[str]:
     """The first few lines, and how many more there are."""
-    told, more = [], 0
+    told: list[str] = []
+    more = 0
     for line in lines:
         if len(told) < TOLD_MAX:
             told.append(line)

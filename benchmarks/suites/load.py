@@ -11,18 +11,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
-from rayfold import Envelope, Projection, Query, RayfoldError, Receipt
+from rayfold import Envelope, Projection, Query, RayfoldError, Receipt, StreamId
 
-from .measuring import CpuMeter, new_histogram
+from ..harness.histogram import Latencies
+from ..harness.schedule import ConstantPace
+from .measuring import CpuMeter
 
-if TYPE_CHECKING:
-    from hdrh.histogram import HdrHistogram
-
-__all__ = ["Bank", "Load", "NullBank", "OpenLoad", "ask_in_loops", "execute_all", "in_loops", "open_loop"]
+__all__ = ["Bank", "Load", "NullBank", "OpenLoad", "ask_all", "execute_all", "in_loops", "open_loop"]
 
 FAILURES_KEPT_MAX: Final = 5
 """One line each; the rest is counted."""
@@ -33,7 +31,8 @@ OPEN_IN_FLIGHT_MAX: Final = 8_000
 SLEEP_MIN_S: Final = 0.001
 """The event loop cannot sleep for less: what is due within it is sent now or a millisecond late, and late counts."""
 
-Answer = TypeVar("Answer")
+YIELD_EVERY: Final = 64
+"""Operations that are sent in one go when the generator is behind, before answers get their turn."""
 
 
 class Bank(Protocol):
@@ -45,7 +44,9 @@ class Bank(Protocol):
         """See `Runtime`."""
         ...
 
-    async def ask(self, projection: type[Projection], query: Query[Answer]) -> Answer:
+    def ask_all(
+        self, projection: type[Projection], queries: Iterable[Query[Any]], *, in_flight: int = 1024
+    ) -> AsyncIterator[tuple[Query[Any], Any]]:
         """See `Runtime`."""
         ...
 
@@ -73,43 +74,41 @@ class Load:
 
 
 class _Window:
-    """The timed part: opens when the warm-up is over, closes when its seconds are."""
+    """The timed part: from the end of the warm-up, for so many seconds.
+
+    Both ends are fixed beforehand. Answers come in bursts of a batch, and a part that began with a burst would count
+    one burst too many.
+    """
 
     def __init__(self, warm_up_s: float, seconds: float, cpu: CpuMeter | None) -> None:
         self.opens_s = time.perf_counter() + warm_up_s
         self.closes_s = self.opens_s + seconds
-        self.opened_s = 0.0
-        self.last_s = 0.0
-        self.cpu = cpu
-        self.cpu_s: dict[str, float] = {}
         self.counted = 0
+        self._cpu = cpu
+        self._cpu_s: dict[str, float] | None = None
 
     def tick(self) -> bool:
         """One operation has ended. Returns whether more shall be sent."""
         now_s = time.perf_counter()
         if now_s < self.opens_s:
             return True
-        if not self.opened_s:  # the first one opens it and is not counted: its time was before
-            self.opened_s = self.last_s = now_s
-            if self.cpu:
-                self.cpu.reset()
-            return True
         if now_s < self.closes_s:
+            if not self.counted and self._cpu:
+                self._cpu.reset()
             self.counted += 1
-            self.last_s = now_s
             return True
-        self.close()
+        self._close()
         return False
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """Read the CPU meter, once."""
-        if self.cpu and not self.cpu_s:
-            self.cpu_s = self.cpu.used_s()
+        if self._cpu_s is None:
+            self._cpu_s = self._cpu.used_s() if self._cpu else {}
 
     def fill(self, load: Load) -> None:
-        """Hand over what was counted. The time is that from the first to the last of what was counted."""
-        self.close()
-        load.counted, load.seconds, load.cpu_s = self.counted, self.last_s - self.opened_s, self.cpu_s
+        """Hand over what was counted."""
+        self._close()
+        load.counted, load.seconds, load.cpu_s = self.counted, self.closes_s - self.opens_s, self._cpu_s or {}
 
 
 async def execute_all(
@@ -140,7 +139,7 @@ async def in_loops(
     warm_up_s: float,
     seconds: float,
     cpu: CpuMeter | None = None,
-    histogram: HdrHistogram | None = None,
+    histogram: Latencies | None = None,
 ) -> Load:
     """`depth` loops that each do one operation after the other. Receipts that operations return are kept."""
     load, window = Load(), _Window(warm_up_s, seconds, cpu)
@@ -159,14 +158,14 @@ async def in_loops(
                 load.receipts.append(result)
             going = window.tick()
             if histogram is not None and going and window.counted:
-                histogram.record_value(max(1, (time.perf_counter_ns() - begun_ns) // 1000))
+                histogram.record_us((time.perf_counter_ns() - begun_ns) // 1000)
 
     await asyncio.gather(*(one() for _ in range(depth)))
     window.fill(load)
     return load
 
 
-async def ask_in_loops(
+async def ask_all(
     bank: Bank,
     projection: type[Projection],
     queries: Iterator[Query[Any]],
@@ -175,19 +174,33 @@ async def ask_in_loops(
     seconds: float,
     cpu: CpuMeter | None = None,
 ) -> Load:
-    """Queries through `Runtime.ask`, `depth` of them in flight."""
-    ask = bank.ask
-    return await in_loops(lambda: ask(projection, next(queries)), depth, warm_up_s, seconds, cpu)
+    """Queries through `Runtime.ask_all`, `depth` in flight, until the time is over."""
+    load, window, going = Load(), _Window(warm_up_s, seconds, cpu), True
+
+    def source() -> Iterator[Query[Any]]:
+        while going:
+            yield next(queries)
+
+    async for _, answer in bank.ask_all(projection, source(), in_flight=depth):
+        if isinstance(answer, RayfoldError):
+            load.note_failure(answer)
+            going = going and time.perf_counter() < window.closes_s
+        else:
+            going = window.tick() and going
+    window.fill(load)
+    return load
 
 
 @dataclass(slots=True)
 class OpenLoad:
     """What an open loop did."""
 
-    histogram: HdrHistogram
+    histogram: Latencies
     """Latencies from the intended moment of sending, in microseconds, warm-up left out."""
-    late: HdrHistogram
+    late: Latencies
     """How long after its intended moment each operation was really sent: the generator's own part in it."""
+    offered_per_s: float
+    """The rate at which operations were meant to be sent."""
     sent: int = 0
     """Within the timed part."""
     seconds: float = 0.0
@@ -200,9 +213,9 @@ async def open_loop(
     operation: Callable[[], Awaitable[object]], per_second: float, warm_up_s: float, seconds: float
 ) -> OpenLoad:
     """Start operations at a constant rate whatever becomes of them, and wait for the last."""
-    load = OpenLoad(new_histogram(), new_histogram())
-    interval_ns = 1e9 / per_second
-    warm_up, count = int(warm_up_s * per_second), int((warm_up_s + seconds) * per_second)
+    load = OpenLoad(Latencies(), Latencies(), per_second)
+    pace = ConstantPace(per_second, warm_up_s + seconds)
+    warm_up = int(warm_up_s * per_second)
     room = asyncio.Semaphore(OPEN_IN_FLIGHT_MAX)
     tasks: set[asyncio.Task[None]] = set()
     start_ns = time.perf_counter_ns()
@@ -216,29 +229,30 @@ async def open_loop(
             if type(result) is Receipt:
                 load.receipts.append(result)
             if counts:
-                load.histogram.record_value(max(1, int(time.perf_counter_ns() - intended_ns) // 1000))
+                load.histogram.record_us(int(time.perf_counter_ns() - intended_ns) // 1000)
         finally:
             room.release()
 
-    for number in range(count):
-        intended_ns = start_ns + number * interval_ns
+    for number in range(pace.total):
+        intended_ns = start_ns + pace.intended_s(number) * 1e9
         await _until(intended_ns)
+        if number % YIELD_EVERY == 0:
+            await asyncio.sleep(0)
         await room.acquire()
         if number >= warm_up:
-            load.late.record_value(max(1, int(time.perf_counter_ns() - intended_ns) // 1000))
+            load.late.record_us(int(time.perf_counter_ns() - intended_ns) // 1000)
         task = asyncio.create_task(one(intended_ns, number >= warm_up))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
     while tasks:
         await asyncio.wait(tasks)
-    load.sent = count - warm_up
-    load.seconds = (time.perf_counter_ns() - start_ns) / 1e9 - warm_up / per_second
+    load.sent = pace.total - warm_up
+    load.seconds = (time.perf_counter_ns() - start_ns) / 1e9 - pace.intended_s(warm_up)
     return load
 
 
 async def _until(moment_ns: float) -> None:
-    """Sleep until a moment, or not at all if it has come. What is due within a millisecond is waited for by yielding
-    only when something else is ready to run; sleeping less is not possible."""
+    """Sleep until a moment, or not at all if it has come."""
     while (ahead_s := (moment_ns - time.perf_counter_ns()) / 1e9) > 0:
         await asyncio.sleep(max(SLEEP_MIN_S, ahead_s))
 
@@ -257,15 +271,16 @@ class NullBank:
             self._position += 1
             yield envelope, _made_up(self._position)
 
-    async def ask(self, projection: type[Projection], query: Query[Answer]) -> Answer:
-        """No answer at all, after giving the others their turn."""
-        with suppress(RayfoldError):
-            await asyncio.sleep(0)
-        nothing: Any = None
-        return nothing  # type: ignore[no-any-return]
+    async def ask_all(
+        self, projection: type[Projection], queries: Iterable[Query[Any]], *, in_flight: int = 1024
+    ) -> AsyncIterator[tuple[Query[Any], Any]]:
+        """Each query with an answer that is made up."""
+        for query in queries:
+            yield query, 0
+
+
+_NOBODY: Final = StreamId("Account", "nobody")
 
 
 def _made_up(position: int) -> Receipt:
-    from rayfold.runtime.stream import StreamId
-
-    return Receipt(StreamId("Account", "nobody"), 0, position, 1, b"\0" * 16)
+    return Receipt(_NOBODY, 0, position, 1, b"\0" * 16)

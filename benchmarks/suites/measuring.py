@@ -1,7 +1,7 @@
-"""How things are measured: latencies in HDR histograms, CPU by process, figures with their units last.
+"""How things are measured: repeated calls, CPU by process, and figures with their units.
 
-Rules kept here: latencies are recorded in whole microseconds into one kind of histogram, so that any two can be added;
-CPU comes from `/proc/<pid>/stat`, all threads of a process together.
+Rule kept here: CPU comes from `/proc/<pid>/stat`, all threads of a process together, so that what a role takes does not
+depend on what the process says about itself.
 """
 
 from __future__ import annotations
@@ -11,56 +11,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final, NamedTuple
 
 from ..harness.contract import Figure
+from ..harness.histogram import Latencies
 
-if TYPE_CHECKING:
-    from hdrh.histogram import HdrHistogram
-
-__all__ = [
-    "CpuMeter",
-    "cpu_figures",
-    "encoded",
-    "latency_figures",
-    "new_histogram",
-    "rate",
-    "seconds_of",
-    "timed_us",
-]
-
-LATENCY_US_MAX: Final = 600_000_000
-"""Ten minutes: nothing in a benchmark may take longer."""
-
-DIGITS: Final = 3
-"""Significant digits that a histogram keeps."""
-
-PERCENTILES: Final = (("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p999", 99.9))
-"""`p999` is the 99.9th: a name has no full stop."""
+__all__ = ["CpuMeter", "Timed", "cpu_figures", "rate", "seconds_of", "timed"]
 
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
-
-
-def new_histogram() -> HdrHistogram:
-    """An empty histogram of microseconds."""
-    from hdrh.histogram import HdrHistogram  # of the extra `bench`
-
-    return HdrHistogram(1, LATENCY_US_MAX, DIGITS)
-
-
-def encoded(histogram: HdrHistogram) -> str:
-    """The whole histogram as text, in HdrHistogram's own compressed form."""
-    text: str = histogram.encode().decode("ascii")
-    return text
-
-
-def latency_figures(histogram: HdrHistogram, name: str = "latency") -> dict[str, Figure]:
-    """`latency_ms_p50`, `_p90`, `_p99`, `_p999` and `_max`. Nothing for an empty histogram: it has no percentiles."""
-    if not histogram.get_total_count():
-        return {}
-    values_us = {label: histogram.get_value_at_percentile(percentile) for label, percentile in PERCENTILES}
-    values_us["max"] = histogram.get_max_value()
-    return {f"{name}_ms_{label}": Figure(value / 1e3, "ms", "lower") for label, value in values_us.items()}
 
 
 def rate(count: float, seconds: float, unit: str) -> Figure:
@@ -73,16 +31,32 @@ def seconds_of(value: float) -> Figure:
     return Figure(value, "s", "lower")
 
 
-def timed_us(call: Callable[[], object], seconds: float, warm_up: int = 20) -> HdrHistogram:
+class Timed(NamedTuple):
+    """One call again and again."""
+
+    latencies: Latencies
+    seconds: float
+    """All of it together, the clock's own time included."""
+
+    @property
+    def each_s(self) -> float:
+        """Mean seconds of a call."""
+        return self.seconds / self.latencies.count
+
+
+def timed(call: Callable[[], object], seconds: float, warm_up: int = 20) -> Timed:
     """Call again and again for so long, and record each call's duration."""
     for _ in range(warm_up):
         call()
-    histogram = new_histogram()
-    end_ns = time.perf_counter_ns() + int(seconds * 1e9)
-    while (begun_ns := time.perf_counter_ns()) < end_ns:
+    latencies = Latencies()
+    start_ns = before_ns = time.perf_counter_ns()
+    end_ns = start_ns + int(seconds * 1e9)
+    while before_ns < end_ns:
         call()
-        histogram.record_value(max(1, (time.perf_counter_ns() - begun_ns) // 1000))
-    return histogram
+        now_ns = time.perf_counter_ns()
+        latencies.record_us((now_ns - before_ns) // 1000)
+        before_ns = now_ns
+    return Timed(latencies, (before_ns - start_ns) / 1e9)
 
 
 class CpuMeter:

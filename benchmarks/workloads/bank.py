@@ -13,8 +13,21 @@ from typing import Final
 
 from pydantic import PositiveInt
 
-from rayfold import Aggregate, Command, Envelope, Event, OwnActor, Projection, Query, Recorded, Shared
-from rayfold import answer, decide, evolve, project
+from rayfold import (
+    Aggregate,
+    Command,
+    Envelope,
+    Event,
+    OwnActor,
+    Projection,
+    Query,
+    Recorded,
+    Shared,
+    answer,
+    decide,
+    evolve,
+    project,
+)
 
 __all__ = [
     "Account",

@@ -5,8 +5,8 @@ needs until it beats a good program on one. This is that program. Per command: v
 encode the event, checksum and chain it, put it, its stream entry and its command entry. Per batch: one LMDB transaction
 with the log's own durability (`sync`, `metasync`, no `writemap`).
 
-Rule kept here: it is no straw man. It shares with the runtime what every program of this kind needs, the messages and the
-bytes on the disk (so the same invariants check what it wrote), and nothing of what the runtime adds: no wire, no
+Rule kept here: it is no straw man. It shares with the runtime what every program of this kind needs, the messages and
+the bytes on the disk (so the same invariants check what it wrote), and nothing of what the runtime adds: no wire, no
 envelopes, no catalogue, no residents, no plan. It keeps all accounts in memory and starts with an empty log.
 """
 

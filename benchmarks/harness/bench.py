@@ -1,0 +1,308 @@
+"""A run: what `rayfold bench SUITE` does. The straight line is `_run`: plan, measure, sum up, write, show.
+
+Rules kept here: what was asked for is checked before anything starts; whatever ends the run, Ray is stopped, the stores
+are removed, and what was measured is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.markup import escape
+
+from rayfold import RayfoldError
+
+from .compare import compare
+from .conditions import Watcher
+from .contract import Options
+from .machine import describe_machine, filesystem_of, machine_name
+from .marks import IN_MEMORY
+from .pinning import release_pins
+from .registry import ALL, SUITES, BenchRefused, cases_of, missing_extra
+from .results import ResultsInvalid, Run, load_run, save_run
+from .rounds import Plan, Record, measure_all
+from .screen import Screen
+from .summary import GENERATOR, summarize
+
+__all__ = ["Request", "run_bench", "run_compare", "run_report"]
+
+MEASURED, BROKEN, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+SECONDS: Final = 2.5
+QUICK_SECONDS: Final = 1.0
+ROUNDS: Final = 5
+QUICK_ROUNDS: Final = 3
+QUICK_BUDGET_S: Final = 560.0
+"""Of the measuring, so that all of it, the page included, ends within 10 minutes."""
+QUICK_CASE_TIMEOUT_S: Final = 120.0
+CASE_TIMEOUT_S: Final = 900.0
+"""Logs of 10 million events are filled within a case."""
+
+ANSWER_S: Final = 5.0
+"""For a cluster to take a connection."""
+
+PLACES: Final = ("/var/tmp", ".")
+"""Where stores are made if the directory for temporary files is in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the command line said; None where it said nothing."""
+
+    suite: str
+    seconds: float | None = None
+    repeat: int | None = None
+    partitions: tuple[int, ...] | None = None
+    replicas: tuple[int, ...] | None = None
+    pin: bool = False
+    quick: bool = False
+    seed: int = 1
+    directory: Path | None = None
+    address: str | None = None
+    json_file: Path | None = None
+    report: Path | None = None
+
+
+def run_bench(request: Request) -> int:
+    """Run it. Returns the exit code: 0 measured, 1 an invariant broken or a case failed, 2 refused, 130 interrupted."""
+
+    def run() -> int:
+        _check(request)
+        return _run(request)
+
+    return _in_words(run)
+
+
+def run_compare(first: Path, second: Path, json_file: Path | None) -> int:
+    """Show what moved between two runs. Returns 0, or 2 if either file holds no results."""
+
+    def run() -> int:
+        comparison = compare(load_run(first), load_run(second))
+        Screen(Console(highlight=False)).comparison(comparison, (first.name, second.name))
+        if json_file is not None:
+            json_file.write_text(json.dumps(comparison.as_dict(), indent=1) + "\n", encoding="utf-8")
+        return MEASURED
+
+    return _in_words(run)
+
+
+def run_report(results: Path, directory: Path) -> int:
+    """Make the page of results. Returns 0, or 2 if the file holds none."""
+
+    def run() -> int:
+        _check_extra()
+        return _reported(load_run(results), directory)
+
+    return _in_words(run)
+
+
+def _run(request: Request) -> int:
+    with _workplace(request.directory) as place:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        options = Options(
+            directory=place,
+            seconds=request.seconds or (QUICK_SECONDS if request.quick else SECONDS),
+            quick=request.quick,
+            seed=request.seed,
+            partitions=request.partitions or ((1, 2) if request.quick else _doubling(cores)),
+            replicas=request.replicas or ((0, 1) if request.quick else (0, *_doubling(cores))),
+            pin=request.pin,
+        )
+        run, interrupted = _measured(request, options)
+    if request.json_file is not None:
+        save_run(run, _json_file(request.json_file, run.machine, request))
+    Screen(Console(highlight=False)).results(run)
+    if request.report is not None:
+        _reported(run, request.report)
+    if interrupted:
+        _complain("stopped; what was measured until then is above" + (" and written" if request.json_file else ""))
+        return INTERRUPTED
+    return BROKEN if run.broken else MEASURED
+
+
+def _measured(request: Request, options: Options) -> tuple[Run, bool]:
+    """The results, and whether Ctrl-C ended the run."""
+    suites = list(SUITES) if request.suite == ALL else [request.suite]
+    plan = _plan(request, options, suites)
+    record, started_at = Record(), _now()
+    machine = describe_machine(options.directory)
+    screen = Screen(Console(highlight=False), plan)
+    try:
+        _join(request.address)
+        with screen, Watcher(ray_is_ours=request.address is not None) as watcher:
+            asyncio.run(measure_all(plan, options, record, watcher, screen, _between))
+    except KeyboardInterrupt:  # the second Ctrl-C, which does not wait for the case to put its things away
+        record.interrupted = True
+    finally:
+        _stop_ray()
+    results = summarize(
+        plan,
+        record,
+        suites=suites,
+        options=_as_said(request, options),
+        machine=machine,
+        started_at=started_at,
+        finished_at=_now(),
+    )
+    return results, record.interrupted
+
+
+def _plan(request: Request, options: Options, suites: list[str]) -> Plan:
+    """What to measure; with the load generator's ceiling first if anything depends on it."""
+    cases = cases_of(suites, options)
+    limited = any(case.throughput for case in cases)
+    first = [case for case in cases_of(["ceiling"], options) if limited and case.name == GENERATOR]
+    keys = {case.key for case in first}
+    rest = [case for case in cases if case.key not in keys]
+    quick = request.quick
+    return Plan(
+        first=first,
+        cases=rest,
+        rounds=request.repeat or (QUICK_ROUNDS if quick else ROUNDS),
+        budget_s=QUICK_BUDGET_S if quick else None,
+        case_timeout_s=(QUICK_CASE_TIMEOUT_S if quick else CASE_TIMEOUT_S) + 40 * options.seconds,
+    )
+
+
+def _between() -> None:
+    """Before each case: all cores again, and no garbage of the case before it."""
+    release_pins()
+    gc.collect()
+
+
+def _check(request: Request) -> None:
+    """Raise `BenchRefused` for what cannot be."""
+    _check_extra()
+    if request.suite not in {*SUITES, ALL}:
+        raise BenchRefused(f"there is no suite {request.suite!r}; there are {', '.join(SUITES)} and {ALL}")
+    if request.seconds is not None and not 0.05 <= request.seconds <= 3600:
+        raise BenchRefused(f"--seconds {request.seconds:g}: choose 0.05 to 3600")
+    if request.repeat is not None and request.repeat < 1:
+        raise BenchRefused(f"--repeat {request.repeat}: at least one round is needed")
+    if request.directory is not None and not request.directory.is_dir():
+        raise BenchRefused(f"--directory {request.directory}: there is no such directory")
+    if request.json_file is not None and not request.json_file.absolute().parent.is_dir():
+        raise BenchRefused(f"--json {request.json_file}: cannot write a file there")
+    if request.report is not None and request.report.exists() and not request.report.is_dir():
+        raise BenchRefused(f"--report {request.report}: that is a file, and the report is a directory")
+    if request.address is not None:
+        _check_address(request.address)
+
+
+def _check_address(address: str) -> None:
+    """Whether something answers there: Ray itself would try for minutes. Forms without a port are left to Ray."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit() and "/" not in address:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+        except (OSError, OverflowError) as error:
+            raise BenchRefused(f"--address {address}: no cluster answers there: {error}") from None
+
+
+def _check_extra() -> None:
+    if missing := missing_extra():
+        raise BenchRefused(f"not installed: {', '.join(missing)}; the benchmarks need pip install rayfold[bench]")
+
+
+def _in_words(act: Callable[[], int]) -> int:
+    """The exit code of what is to be done; what is the user's to know becomes one line."""
+    try:
+        return act()
+    except KeyboardInterrupt:
+        _complain("stopped")
+        return INTERRUPTED
+    except (BenchRefused, ResultsInvalid, RayfoldError, OSError) as error:
+        _complain(f"[bold red]error:[/] {escape(str(error))}")
+        return REFUSED
+
+
+def _reported(run: Run, directory: Path) -> int:
+    """Make the page; matplotlib is imported only now."""
+    from ..report.page import write_report
+
+    page = write_report(run, directory)
+    Console(highlight=False).print(f"report: {escape(str(page))}", soft_wrap=True)
+    return MEASURED
+
+
+@contextlib.contextmanager
+def _workplace(directory: Path | None) -> Iterator[Path]:
+    """A new directory for the stores, removed at the end; not in memory if that can be."""
+    above = directory
+    if above is None:
+        places = [Path(tempfile.gettempdir()), *map(Path, PLACES)]
+        usable = [place for place in places if os.access(place, os.W_OK) and filesystem_of(place) not in IN_MEMORY]
+        above = usable[0] if usable else places[0]
+    place = Path(tempfile.mkdtemp(prefix="rayfold-bench-", dir=above))
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _join(address: str | None) -> None:
+    """Connect to the cluster that was named; the suites then use it. Raises `BenchRefused` if there is none."""
+    if address is not None:
+        from rayfold.actors.cluster import prepare_environment
+
+        prepare_environment()
+        import ray
+
+        try:
+            ray.init(address=address, namespace="rayfold", logging_level=logging.ERROR)
+        except (RuntimeError, ValueError, ConnectionError) as error:
+            raise BenchRefused(f"--address {address}: {str(error).strip().partition(chr(10))[0]}") from None
+
+
+def _stop_ray() -> None:
+    """End the Ray of this run, or leave the cluster that was joined, which goes on."""
+    from ..suites.running import stop_shared_ray
+
+    stop_shared_ray()
+    if "ray" in sys.modules:
+        import ray
+
+        if ray.is_initialized():
+            ray.shutdown()
+
+
+def _json_file(said: Path, machine: dict[str, Any], request: Request) -> Path:
+    if not said.is_dir():
+        return said
+    return said / f"{machine_name(machine)}-{request.suite}{'-quick' if request.quick else ''}.json"
+
+
+def _as_said(request: Request, options: Options) -> dict[str, Any]:
+    """The options of a run as they go into the results: no place on this machine among them."""
+    kept = {name: value for name, value in asdict(options).items() if name != "directory"}
+    lists = {"partitions": list(options.partitions), "replicas": list(options.replicas)}
+    return {**kept, **lists, "joined": request.address is not None}
+
+
+def _doubling(cores: int) -> tuple[int, ...]:
+    """1, 2, 4 … up to the number of cores, which is the last; at least 1, 2, 4."""
+    powers = [2**power for power in range(cores.bit_length()) if 2**power <= cores]
+    return tuple(sorted({*powers, cores, 1, 2, 4}))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _complain(line: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(line)

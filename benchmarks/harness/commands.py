@@ -1,0 +1,105 @@
+"""The commands `rayfold bench …`: what can be said on the command line. Nothing heavy is imported until one runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .registry import ALL, SUITES
+
+__all__ = ["bench"]
+
+bench = typer.Typer(
+    name="bench",
+    help="Measure: how writes and reads scale, against the machine's limits and against others.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+JsonOption = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="Write the results there; into a directory: named by machine."),
+]
+
+
+def _numbers(said: str, what: str, least: int) -> tuple[int, ...]:
+    """`1,2,4` as numbers. Raises `BadParameter`, which is told in one line."""
+    try:
+        numbers = tuple(dict.fromkeys(int(part) for part in said.split(",")))
+    except ValueError:
+        raise typer.BadParameter(f"{said!r} is not a list of numbers, such as 1,2,4", param_hint=what) from None
+    if any(number < least for number in numbers):
+        raise typer.BadParameter(f"{said!r}: each has to be at least {least}", param_hint=what)
+    return numbers
+
+
+def _run(
+    context: typer.Context,
+    seconds: Annotated[float | None, typer.Option(help="Of each timed part. Default: 2.5; 1 with --quick.")] = None,
+    repeat: Annotated[int | None, typer.Option(min=1, help="Rounds. Default: 5; 3 with --quick.")] = None,
+    partitions: Annotated[
+        str | None, typer.Option(metavar="1,2,4", help="Default: powers of two up to the cores; 1,2 with --quick.")
+    ] = None,
+    replicas: Annotated[
+        str | None,
+        typer.Option(metavar="0,1,2", help="Default: 0 and powers of two up to the cores; 0,1 with --quick."),
+    ] = None,
+    pin: Annotated[bool, typer.Option(help="Writers, projectors, load generator and Ray on disjoint cores.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller sizes; all of it within 10 minutes.")] = False,
+    seed: Annotated[int, typer.Option(help="Of keys, mixes and the order of the cases.")] = 1,
+    directory: Annotated[Path | None, typer.Option(help="Where stores are made. Default: a temporary one.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster to measure on. Default: one of its own.")
+    ] = None,
+    json_file: JsonOption = None,
+    report: Annotated[Path | None, typer.Option(metavar="DIR", help="Write a page with plots there.")] = None,
+) -> None:
+    from .bench import Request, run_bench
+
+    request = Request(
+        suite=context.info_name or ALL,
+        seconds=seconds,
+        repeat=repeat,
+        partitions=None if partitions is None else _numbers(partitions, "--partitions", 1),
+        replicas=None if replicas is None else _numbers(replicas, "--replicas", 0),
+        pin=pin,
+        quick=quick,
+        seed=seed,
+        directory=directory,
+        address=address,
+        json_file=json_file,
+        report=report,
+    )
+    raise typer.Exit(run_bench(request))
+
+
+for _suite, _measures in {**SUITES, ALL: "every suite"}.items():
+    bench.command(_suite, help=f"Measure {_measures}." if _suite == ALL else f"{_measures[0].upper()}{_measures[1:]}.")(
+        _run
+    )
+
+
+@bench.command("compare")
+def _compare(
+    first: Annotated[Path, typer.Argument(metavar="A.json", help="Results of a run.")],
+    second: Annotated[Path, typer.Argument(metavar="B.json", help="Results of another, set against it.")],
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write it there as well.")] = None,
+) -> None:
+    """Which figures have moved beyond their intervals, and which way."""
+    from .bench import run_compare
+
+    raise typer.Exit(run_compare(first, second, json_file))
+
+
+@bench.command("report")
+def _report(
+    results: Annotated[Path, typer.Argument(metavar="RUN.json", help="Results of a run.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the page goes, its JSON beside it.")],
+) -> None:
+    """Make the page with plots of results that are there already."""
+    from .bench import run_report
+
+    raise typer.Exit(run_report(results, directory))

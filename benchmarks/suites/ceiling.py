@@ -1,0 +1,235 @@
+"""Ceiling: what this machine and Ray allow, and what a plain program makes of it: the card that all else is read by.
+
+Rule kept here: each ceiling does as little as can be done, with the durability of the log.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+from typing import Any, Final
+
+import lmdb
+
+from rayfold.runtime.log.environment import LMDB_ENGINE, open_reader
+
+from ..harness.contract import Case, Options, Sample
+from ..workloads.bank import Balances, deposits, questions
+from ..workloads.keys import draw
+from ..workloads.plain import PlainBank
+from .invariants import balances_in, fsync_violations, log_violations, read_model_violations
+from .load import NullBank, ask_all, execute_all
+from .measuring import CpuMeter, cpu_figures, rate, seconds_of, timed
+from .running import fresh_folder, shared_ray
+
+__all__ = ["SyncedFile", "cases", "started_actor"]
+
+EVENT_BYTES: Final = 300
+"""Of what is committed where no event is: about a record of the bank."""
+
+IN_FLIGHT: Final = 256
+"""Null calls on their way at once."""
+
+
+def cases(options: Options) -> list[Case]:
+    """The load generators first: every throughput is set against them."""
+    sizes = (100,) if options.quick else (0, 100, 10_000, 100_000)
+    batches = (1, 1_024) if options.quick else (1, 16, 128, 1_024)
+    nobody = {"commands": _commands_to_nobody, "queries": _queries_to_nobody}
+    found = [Case("ceiling", "load generator", {"load": load}, measure) for load, measure in nobody.items()]
+    found.append(Case("ceiling", "fdatasync", {}, _fdatasync))
+    found += [Case("ceiling", "synced commits", {"batch": batch}, partial(_commits, batch)) for batch in batches]
+    found += [Case("ceiling", "plain program", {"batch": batch}, partial(_plain, batch)) for batch in batches]
+    found += [
+        Case("ceiling", "null call", {"actor": actor, "size_bytes": size}, partial(_null_call, actor, size))
+        for actor in ("sync", "async")
+        for size in sizes
+    ]
+    found.append(Case("ceiling", "null call and synced commit", {}, _null_call_and_commit))
+    found.append(Case("ceiling", "actor start", {}, _actor_start))
+    return found
+
+
+async def _commands_to_nobody(options: Options) -> Sample:
+    envelopes = deposits(draw("uniform", options.seed), options.seed)
+    done = await execute_all(NullBank(), envelopes, 1_024, options.seconds / 4, options.seconds)
+    return Sample({"commands_per_s": rate(done.counted, done.seconds, "commands/s")})
+
+
+async def _queries_to_nobody(options: Options) -> Sample:
+    queries = questions(draw("uniform", options.seed))
+    done = await ask_all(NullBank(), Balances, queries, 4_096, options.seconds / 4, options.seconds)
+    return Sample({"queries_per_s": rate(done.counted, done.seconds, "queries/s")})
+
+
+async def _fdatasync(options: Options) -> Sample:
+    """Overwrite one page of a file and wait until the disk has it."""
+    with fresh_folder(options) as folder, (folder / "page").open("wb", buffering=0) as file:
+        file.write(bytes(1 << 20))
+        os.fsync(file.fileno())
+        page = os.urandom(4_096)
+
+        def write() -> None:
+            os.pwrite(file.fileno(), page, 0)
+            os.fdatasync(file.fileno())
+
+        latencies = timed(write, options.seconds).latencies
+    return Sample(latencies.figures("latency_ms"), {"latency_us": latencies.encoded()})
+
+
+class SyncedFile:
+    """An LMDB file with the durability of the log, and nothing of the log. Used by the raw peers as well."""
+
+    def __init__(self, folder: Path) -> None:
+        self._lmdb = lmdb.open(
+            str(folder), map_size=1 << 36, sync=True, metasync=True, writemap=False, lib_version=LMDB_ENGINE
+        )
+        self._value = os.urandom(EVENT_BYTES)
+        self.entries = 0
+
+    def commit(self, events: int) -> None:
+        """One transaction with so many entries, fsynced when this returns."""
+        with self._lmdb.begin(write=True) as transaction:
+            for _ in range(events):
+                self.entries += 1
+                transaction.put(self.entries.to_bytes(8, "big"), self._value, append=True)
+
+    def violations(self, folder: Path) -> list[str]:
+        """Whether all entries are there and on the disk."""
+        told = fsync_violations([folder / "data.mdb"])
+        stored = self._lmdb.stat()["entries"]
+        return told if stored == self.entries else [*told, f"{stored} entries are stored of {self.entries}"]
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._lmdb.close()
+
+
+async def _commits(batch: int, options: Options) -> Sample:
+    with fresh_folder(options) as folder:
+        file = SyncedFile(folder)
+        done = timed(partial(file.commit, batch), options.seconds)
+        violations = file.violations(folder)
+        file.close()
+    if violations:
+        return Sample(violations=violations)
+    commits = done.latencies.count
+    figures = {
+        "commits_per_s": rate(commits, done.seconds, "commits/s"),
+        "events_per_s": rate(commits * batch, done.seconds, "events/s"),
+    }
+    return Sample(figures | done.latencies.figures("latency_ms"), {"latency_us": done.latencies.encoded()})
+
+
+async def _plain(batch: int, options: Options) -> Sample:
+    with fresh_folder(options) as folder:
+        bank, source = PlainBank(folder), _amounts(options)
+        receipts = bank.run(source, batch, options.seconds / 4)
+        cpu, begun_s = CpuMeter({"driver": [os.getpid()]}), time.perf_counter()
+        timed = bank.run(source, batch, options.seconds)
+        seconds, used_s = time.perf_counter() - begun_s, cpu.used_s()
+        violations = fsync_violations([folder / "data.mdb"])
+        bank.close()
+        reader = open_reader(folder, "plain")
+        violations += log_violations({0: reader}, receipts + timed)
+        balances = {account: balance for account, (_, _, _, balance) in bank.accounts.items()}
+        violations += read_model_violations("the plain program", balances_in([reader]), balances)
+        reader.close()
+    if violations:
+        return Sample(violations=violations)
+    figures = {"commands_per_s": rate(len(timed), seconds, "commands/s")}
+    return Sample(figures | cpu_figures(used_s, len(timed), "commands"))
+
+
+def _amounts(options: Options) -> Iterator[tuple[str, int]]:
+    """The same keys and amounts as the runtime is sent."""
+    keys = draw("uniform", options.seed)
+    drawn = deposits(keys, options.seed)
+    pairs = [(envelope.id, envelope.command.amount) for envelope, _ in zip(drawn, keys, strict=False)]  # type: ignore[attr-defined]
+    return cycle(pairs)
+
+
+class _Echo:
+    """An actor that does nothing."""
+
+    def call(self, payload: bytes) -> bytes:
+        return payload
+
+
+class _AsyncEcho:
+    """The same on an event loop."""
+
+    async def call(self, payload: bytes) -> bytes:
+        return payload
+
+
+class _Committer:
+    """An actor that commits one entry per call."""
+
+    def __init__(self, folder: str) -> None:
+        self._file = SyncedFile(Path(folder))
+
+    def call(self, payload: bytes) -> bytes:
+        self._file.commit(1)
+        return payload
+
+
+def started_actor(actor_class: type, *arguments: Any) -> Any:
+    """A Ray actor with the options that the runtime uses, up and answering."""
+    shared_ray()
+    import ray
+
+    remote: Any = ray.remote
+    actor = remote(actor_class).options(num_cpus=0, enable_task_events=False).remote(*arguments)
+    ray.get(actor.call.remote(b""))
+    return actor
+
+
+async def _null_call(kind: str, size_bytes: int, options: Options) -> Sample:
+    """Alone, for the latency; then with many in flight, for the throughput."""
+    import ray
+
+    actor, payload = started_actor(_Echo if kind == "sync" else _AsyncEcho), os.urandom(size_bytes)
+    try:
+        latencies = timed(lambda: ray.get(actor.call.remote(payload)), options.seconds / 2).latencies
+        calls, begun_s = 0, time.perf_counter()
+        while (passed_s := time.perf_counter() - begun_s) < options.seconds / 2:
+            ray.get([actor.call.remote(payload) for _ in range(IN_FLIGHT)])
+            calls += IN_FLIGHT
+    finally:
+        ray.kill(actor)
+    figures = latencies.figures("latency_ms") | {"calls_per_s": rate(calls, passed_s, "calls/s")}
+    return Sample(figures, {"latency_us": latencies.encoded()})
+
+
+async def _null_call_and_commit(options: Options) -> Sample:
+    """What one durable command has to cost at least: a call to a sync actor, and one synced commit in it."""
+    import ray
+
+    with fresh_folder(options) as folder:
+        actor = started_actor(_Committer, str(folder))
+        try:
+            latencies = timed(lambda: ray.get(actor.call.remote(b"x" * 100)), options.seconds).latencies
+            violations = fsync_violations([folder / "data.mdb"])
+        finally:
+            ray.kill(actor)
+    if violations:
+        return Sample(violations=violations)
+    return Sample(latencies.figures("latency_ms"), {"latency_us": latencies.encoded()})
+
+
+async def _actor_start(options: Options) -> Sample:
+    """From asking for an actor to its first answer, one after the other."""
+    import ray
+
+    shared_ray()
+    done = timed(lambda: ray.kill(started_actor(_Echo)), options.seconds, warm_up=0)
+    figures = {
+        "start_s": seconds_of(done.latencies.percentile_ms(50.0) / 1e3),
+        "starts_per_s": rate(done.latencies.count, done.seconds, "actors/s"),
+    }
+    return Sample(figures, {"start_us": done.latencies.encoded()}, notes={"actors": done.latencies.count})

@@ -1,0 +1,262 @@
+"""The bank in the library `eventsourcing`, at its best settings: what a user of Python would take instead.
+
+Rule kept here: nothing that would slow it down. Aggregates are held (not loaded for each command), one event is saved
+at a time as its users do, SQLite is in WAL mode with `synchronous=FULL`, its default, which is what an fsync before
+each acknowledgement needs; where several processes are faster, several are used. `cached` goes through its repository
+with the cache on, without copying and without looking for others' writes.
+
+SQLite recorders of this library cannot be subscribed to, so its projections, and waiting for them, are measured in
+memory, which is their fastest form.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+from eventsourcing.application import Application
+from eventsourcing.domain import Aggregate, event
+from eventsourcing.persistence import Tracking
+from eventsourcing.popo import POPOTrackingRecorder
+from eventsourcing.projection import Projection, ProjectionRunner
+
+from ..harness.histogram import Latencies
+
+__all__ = ["HeldBank", "catch_up", "save_cached", "save_held", "save_in_processes", "save_then_wait"]
+
+HELD: Final = 100
+"""Accounts that are held."""
+
+PROCESS_TIMEOUT_S: Final = 60.0
+
+
+class HeldAccount(Aggregate):
+    """An account in that library's own style."""
+
+    balance: int
+
+    def __init__(self) -> None:
+        self.balance = 0
+
+    @event("Deposited")
+    def deposit(self, amount: int) -> None:
+        """More money."""
+        self.balance += amount
+
+
+class HeldBank(Application[UUID]):
+    """The application that saves them."""
+
+
+class _Balances(POPOTrackingRecorder):
+    """The read model: the balance of every account, kept as a materialised view in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.balances: dict[UUID, int] = {}
+        self.target = 0
+        self.reached = threading.Event()
+
+    def add(self, account: UUID, amount: int, tracking: Tracking) -> None:
+        """One deposit and its place, together."""
+        with self._database_lock:
+            self._assert_tracking_uniqueness(tracking)
+            self._insert_tracking(tracking)
+            self.balances[account] = self.balances.get(account, 0) + amount
+        if tracking.notification_id == self.target:
+            self.reached.set()
+
+
+class _BalancesProjection(Projection[_Balances]):
+    """Feeds the view."""
+
+    name = "balances"
+
+    def process_event(self, domain_event: Any, tracking: Tracking) -> None:
+        """A deposit counts; that an account came into being is only a place to have reached."""
+        self.view.add(domain_event.originator_id, getattr(domain_event, "amount", 0), tracking)
+
+
+def _environment(store: str, folder: Path) -> dict[str, str]:
+    """How the library is told where to keep events."""
+    if store == "memory":
+        return {"PERSISTENCE_MODULE": "eventsourcing.popo"}
+    path = str(folder / "bank.sqlite")
+    return {"PERSISTENCE_MODULE": "eventsourcing.sqlite", "SQLITE_DBNAME": path, "SQLITE_LOCK_TIMEOUT": "60"}
+
+
+@contextmanager
+def _bank(store: str, folder: Path, **settings: str) -> Iterator[HeldBank]:
+    bank = HeldBank(_environment(store, folder) | settings)
+    try:
+        yield bank
+    finally:
+        bank.close()
+
+
+def _opened(bank: HeldBank) -> list[HeldAccount]:
+    accounts = [HeldAccount() for _ in range(HELD)]
+    bank.save(*accounts)
+    return accounts
+
+
+def _repeat(step: Callable[[int], object], seconds: float) -> tuple[int, float]:
+    """How often a step went through in so many seconds, after a fifth of that as warm-up."""
+    number, begun_s = 0, time.perf_counter()
+    while time.perf_counter() - begun_s < seconds / 5:
+        step(number)
+        number += 1
+    first, begun_s = number, time.perf_counter()
+    while (passed_s := time.perf_counter() - begun_s) < seconds:
+        step(number)
+        number += 1
+    return number - first, passed_s
+
+
+def _missing(bank: HeldBank, accounts: list[HeldAccount]) -> list[str]:
+    """Whether every save is in the store, once."""
+    expected, stored = sum(account.version for account in accounts), bank.recorder.max_notification_id()
+    return [] if stored == expected else [f"eventsourcing stored {stored} events of {expected}"]
+
+
+def save_held(store: str, folder: Path, seconds: float) -> tuple[float, list[str]]:
+    """Saves per second of held accounts, one event each, in one process; and what is missing."""
+    with _bank(store, folder) as bank:
+        accounts = _opened(bank)
+
+        def step(number: int) -> None:
+            account = accounts[number % HELD]
+            account.deposit(1)
+            bank.save(account)
+
+        count, passed_s = _repeat(step, seconds)
+        return count / passed_s, _missing(bank, accounts)
+
+
+def save_cached(store: str, folder: Path, seconds: float) -> tuple[float, list[str]]:
+    """Load from the cache, deposit, save."""
+    settings = {
+        "AGGREGATE_CACHE_MAXSIZE": "1000",
+        "AGGREGATE_CACHE_FASTFORWARD": "n",
+        "DEEPCOPY_FROM_AGGREGATE_CACHE": "n",
+    }
+    with _bank(store, folder, **settings) as bank:
+        ids = [account.id for account in _opened(bank)]
+
+        def step(number: int) -> None:
+            account: HeldAccount = bank.repository.get(ids[number % HELD])
+            account.deposit(1)
+            bank.save(account)
+
+        count, passed_s = _repeat(step, seconds)
+        return count / passed_s, _missing(bank, [bank.repository.get(one) for one in ids])
+
+
+def save_in_processes(folder: Path, processes: int, seconds: float) -> tuple[float, list[str]]:
+    """Saves per second of so many processes together on one SQLite file, each with accounts of its own."""
+    with _bank("sqlite", folder):  # makes the tables before they meet there
+        pass
+    context = multiprocessing.get_context("spawn")
+    barrier, told = context.Barrier(processes), context.SimpleQueue()
+    workers = [context.Process(target=_save, args=(folder, seconds, barrier, told)) for _ in range(processes)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(PROCESS_TIMEOUT_S + seconds)
+        if worker.exitcode is None:
+            worker.kill()
+    rates = []
+    while not told.empty():
+        rates.append(told.get())
+    if len(rates) != processes:
+        return 0.0, [f"{processes - len(rates)} of {processes} processes of eventsourcing failed"]
+    return sum(rates), []
+
+
+def _save(folder: Path, seconds: float, barrier: Any, told: Any) -> None:
+    """What each of the processes does."""
+    with _bank("sqlite", folder) as bank:
+        accounts = _opened(bank)
+        barrier.wait(PROCESS_TIMEOUT_S)
+
+        def step(number: int) -> None:
+            account = accounts[number % HELD]
+            account.deposit(1)
+            bank.save(account)
+
+        count, passed_s = _repeat(step, seconds)
+        told.put(count / passed_s)
+        barrier.wait(PROCESS_TIMEOUT_S)
+
+
+@contextmanager
+def _projected() -> Iterator[ProjectionRunner[HeldBank, _Balances]]:
+    with ProjectionRunner(
+        application_class=HeldBank,
+        projection_class=_BalancesProjection,
+        view_class=_Balances,
+        env={"PERSISTENCE_MODULE": "eventsourcing.popo"},
+    ) as runner:
+        yield runner
+
+
+def save_then_wait(seconds: float) -> tuple[Latencies, list[str]]:
+    """Save, then `runner.wait()` until the read model has it: reading one's own write."""
+    latencies = Latencies()
+    with _projected() as runner:
+        account = HeldAccount()
+
+        def step() -> None:
+            account.deposit(1)
+            recordings = runner.app.save(account)
+            runner.wait(recordings[-1].notification.id, timeout=10.0)
+
+        step()
+        end_s = time.perf_counter() + seconds
+        while time.perf_counter() < end_s:
+            begun_s = time.perf_counter()
+            step()
+            latencies.record_s(time.perf_counter() - begun_s)
+        seen, expected = runner.view.balances[account.id], account.balance
+    return latencies, [] if seen == expected else [f"eventsourcing's read model has {seen}, the account {expected}"]
+
+
+def catch_up(events: int) -> tuple[float, list[str]]:
+    """Seconds in which a projection goes through so many events that are there already, in memory."""
+    bank = HeldBank({"PERSISTENCE_MODULE": "eventsourcing.popo"})
+    accounts = _opened(bank)
+    for number in range(events // HELD):
+        account = accounts[number % HELD]
+        for _ in range(HELD):
+            account.deposit(1)
+        bank.save(account)
+    view = _Balances()
+    view.target = bank.recorder.max_notification_id() or 0
+    projection = _BalancesProjection(view)
+    begun_s = time.perf_counter()
+    processed = _process_all(bank, projection, view)
+    seconds = time.perf_counter() - begun_s
+    expected = {account.id: account.balance for account in accounts}
+    bank.close()
+    violations = [] if view.balances == expected else ["eventsourcing's read model is not the fold of its events"]
+    return (seconds if processed else 0.0), violations
+
+
+def _process_all(bank: HeldBank, projection: _BalancesProjection, view: _Balances) -> int:
+    """What its runner does on a thread of its own, here on this one: nothing else competes for the interpreter."""
+    from eventsourcing.projection import ApplicationSubscription
+
+    processed = 0
+    with ApplicationSubscription(app=bank, gt=None) as subscription:
+        for domain_event, tracking in subscription:
+            projection.process_event(domain_event, tracking)
+            processed += 1
+            if view.reached.is_set():
+                break
+    return processed

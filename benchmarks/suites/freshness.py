@@ -1,0 +1,110 @@
+"""Freshness: how long after its acknowledgement a write is visible, against the rate of writing.
+
+Rule kept here: visible means seen by a query. Of the writes of an open loop some are probed: from the moment at which
+the receipt arrived until a query with `after=receipt` was answered. That includes the query's own round trip, so it is
+an upper bound of the lag, and it is what a user waits for. What a query costs without `after=` is measured beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final
+
+from rayfold import RayfoldError, Receipt
+
+from ..harness.contract import Case, Options, Sample
+from ..harness.histogram import Latencies
+from ..workloads.bank import BalanceOf, Balances
+from .latency import open_figures, open_notes
+from .load import Load, in_loops, open_loop
+from .read import fill
+from .running import Running, running_bank
+from .saturation import OPERATIONS, Operation, saturation_per_s
+
+__all__ = ["cases"]
+
+PROBES_PER_S: Final = 200
+"""Of writes that are looked for: enough for a 99th percentile, too few to be a load."""
+
+
+def cases(options: Options) -> list[Case]:
+    """Rates of writing, and one write after the other with its query."""
+    loads = (0.5, 0.9) if options.quick else (0.1, 0.3, 0.5, 0.7, 0.9)
+    found = [Case("freshness", "visible", {"load": load}, partial(_measure_visible, load)) for load in loads]
+    return [Case("freshness", "execute then ask after", {}, _measure_after), *found]
+
+
+async def _measure_visible(load: float, options: Options) -> Sample:
+    saturation = await saturation_per_s("execute", options)
+    rate_per_s = saturation * load
+    async with running_bank(options, replicas=1) as running:
+        filled = await fill(running, options)
+        probes = _Probes(running, every=max(1, round(rate_per_s / PROBES_PER_S)))
+        operation = probes.watching(OPERATIONS["execute"](running.bank, options))
+        done = await open_loop(operation, rate_per_s, options.seconds * 0.4, options.seconds)
+        await probes.finished()
+        violations = done.failures.failures + probes.failures.failures
+        violations += await running.violations(filled.receipts + done.receipts)
+    if violations:
+        return Sample(violations=violations)
+    figures = probes.visible.figures("visible_ms") | probes.plain.figures("ask_ms") | open_figures(done)
+    histograms = {"visible_us": probes.visible.encoded(), "ask_us": probes.plain.encoded()}
+    notes = running.notes | open_notes(done, saturation) | {"probes": probes.visible.count}
+    return Sample(figures, histograms, notes=notes)
+
+
+class _Probes:
+    """Looks for every n-th write, and asks a query without `after=` in between."""
+
+    def __init__(self, running: Running, every: int) -> None:
+        self.visible: Latencies = Latencies()
+        self.plain: Latencies = Latencies()
+        self.failures = Load()
+        self._bank = running.bank
+        self._every = every
+        self._seen = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def watching(self, operation: Operation) -> Callable[[], Awaitable[object]]:
+        """The operation, with a probe started after some of its receipts."""
+
+        async def watched() -> object:
+            receipt = await operation()
+            self._seen += 1
+            if isinstance(receipt, Receipt) and not self._seen % self._every:
+                after = receipt if self._seen % (2 * self._every) else None
+                task = asyncio.create_task(self._probe(receipt, after, time.perf_counter_ns()))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            return receipt
+
+        return watched
+
+    async def _probe(self, receipt: Receipt, after: Receipt | None, begun_ns: int) -> None:
+        histogram = self.visible if after else self.plain
+        try:
+            await self._bank.ask(Balances, BalanceOf(account=receipt.stream.id), after=after)
+        except RayfoldError as error:
+            self.failures.note_failure(error)
+        else:
+            histogram.record_us((time.perf_counter_ns() - begun_ns) // 1000)
+
+    async def finished(self) -> None:
+        """Wait for the probes that are under way."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+async def _measure_after(options: Options) -> Sample:
+    """Write, then read the own write; the next one after that."""
+    histogram = Latencies()
+    async with running_bank(options, replicas=1) as running:
+        operation = OPERATIONS["execute then ask"](running.bank, options)
+        load = await in_loops(operation, 1, options.seconds * 0.4, options.seconds, histogram=histogram)
+        violations = load.failures + await running.violations(load.receipts)
+    if violations:
+        return Sample(violations=violations)
+    return Sample(histogram.figures("latency_ms"), {"latency_us": histogram.encoded()}, notes=running.notes)

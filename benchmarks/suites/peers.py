@@ -1,0 +1,204 @@
+"""Peers: the same job with what a user would take instead, side by side in one run.
+
+Rule kept here: a peer is measured at its best settings, and one that is not installed is said to be so. Every durable
+one syncs before it acknowledges. What each of them leaves out, its own file says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import shutil
+import time
+from collections import deque
+from functools import partial
+from typing import Any, Final
+
+from ..harness.contract import Case, Options, Sample
+from . import umadb_peer
+from .ceiling import SyncedFile, started_actor
+from .measuring import rate, timed
+from .running import fresh_folder, running_bank
+from .write import command_figures, saturate
+
+__all__ = ["cases"]
+
+CATCH_UP_EVENTS: Final = 50_000
+
+
+def cases(options: Options) -> list[Case]:
+    """Ours first, then each peer."""
+    return [*_ours(options), *_umadb(options), *_eventsourcing(options), *_raw(options)]
+
+
+def _ours(options: Options) -> list[Case]:
+    depths = (64, 1_024) if options.quick else (1, 4, 16, 64, 256, 1_024)
+    partitions = max(options.partitions[:2])
+    return [
+        Case("peers", "rayfold", {"depth": depth}, partial(_rayfold, depth, partitions), throughput=True)
+        for depth in depths
+    ]
+
+
+async def _rayfold(depth: int, partitions: int, options: Options) -> Sample:
+    """As many partitions as the defaults have, each command one event."""
+    async with running_bank(options, partitions=partitions) as running:
+        load = await saturate(running, depth, "uniform", options)
+        violations = load.failures + await running.violations(load.receipts)
+    if violations:
+        return Sample(violations=violations)
+    return Sample(command_figures(load), notes=running.notes | {"partitions": partitions})
+
+
+def _umadb(options: Options) -> list[Case]:
+    skip = "" if umadb_peer.installed() else "not installed: umadb"
+    depths = (64, 1_024) if options.quick else (1, 4, 16, 64, 256, 1_024)
+    return [Case("peers", "umadb", {"depth": depth}, partial(_measure_umadb, depth), skip) for depth in depths]
+
+
+async def _measure_umadb(depth: int, options: Options) -> Sample:
+    with fresh_folder(options) as folder:
+        per_second, violations = await asyncio.to_thread(umadb_peer.measure, folder, depth, options.seconds)
+    if violations:
+        return Sample(violations=violations)
+    return Sample({"commands_per_s": rate(per_second, 1.0, "commands/s")})
+
+
+def _eventsourcing(options: Options) -> list[Case]:
+    skip = "" if importlib.util.find_spec("eventsourcing") else "not installed: eventsourcing"
+    missing = [what for what, there in _postgres_parts().items() if not there]
+    no_server = f"not installed: {', '.join(missing)}" if missing else "not measured: this suite starts no server yet"
+    return [
+        Case("peers", "eventsourcing save", {"store": "sqlite"}, _save_sqlite, skip),
+        Case("peers", "eventsourcing save", {"store": "memory"}, _save_memory, skip),
+        Case("peers", "eventsourcing save", {"store": "postgres"}, _save_memory, skip or no_server),
+        Case("peers", "eventsourcing cached", {"store": "sqlite"}, _save_cached, skip),
+        Case("peers", "eventsourcing save then wait", {"store": "memory"}, _save_then_wait, skip),
+        Case("peers", "eventsourcing catch-up", {"store": "memory"}, _catch_up, skip),
+    ]
+
+
+def _postgres_parts() -> dict[str, bool]:
+    return {
+        "a PostgreSQL server": shutil.which("postgres") is not None,
+        "psycopg": importlib.util.find_spec("psycopg") is not None,
+    }
+
+
+async def _save_sqlite(options: Options) -> Sample:
+    """One process, then one on each core: the better of the two is the figure."""
+    from . import eventsourcing_peer as peer
+
+    cores = len(os.sched_getaffinity(0))
+    with fresh_folder(options) as folder:
+        alone, violations = peer.save_held("sqlite", folder, options.seconds)
+    with fresh_folder(options) as folder:
+        together, broken = await asyncio.to_thread(peer.save_in_processes, folder, cores, options.seconds)
+    if violations or broken:
+        return Sample(violations=violations + broken)
+    figures = {"commands_per_s": rate(max(alone, together), 1.0, "commands/s")}
+    return Sample(figures, notes={"one_process_per_s": round(alone), f"{cores}_processes_per_s": round(together)})
+
+
+async def _save_memory(options: Options) -> Sample:
+    from . import eventsourcing_peer as peer
+
+    with fresh_folder(options) as folder:
+        per_second, violations = peer.save_held("memory", folder, options.seconds)
+    return _commands(per_second, violations)
+
+
+async def _save_cached(options: Options) -> Sample:
+    from . import eventsourcing_peer as peer
+
+    with fresh_folder(options) as folder:
+        per_second, violations = peer.save_cached("sqlite", folder, options.seconds)
+    return _commands(per_second, violations)
+
+
+def _commands(per_second: float, violations: list[str]) -> Sample:
+    if violations:
+        return Sample(violations=violations)
+    return Sample({"commands_per_s": rate(per_second, 1.0, "commands/s")})
+
+
+async def _save_then_wait(options: Options) -> Sample:
+    from . import eventsourcing_peer as peer
+
+    latencies, violations = await asyncio.to_thread(peer.save_then_wait, options.seconds)
+    if violations:
+        return Sample(violations=violations)
+    return Sample(latencies.figures("latency_ms"), {"latency_us": latencies.encoded()})
+
+
+async def _catch_up(options: Options) -> Sample:
+    from . import eventsourcing_peer as peer
+
+    seconds, violations = await asyncio.to_thread(peer.catch_up, CATCH_UP_EVENTS)
+    if violations:
+        return Sample(violations=violations)
+    return Sample({"events_per_s": rate(CATCH_UP_EVENTS, seconds, "events/s")}, notes={"events": CATCH_UP_EVENTS})
+
+
+def _raw(options: Options) -> list[Case]:
+    depths = (1_024,) if options.quick else (1, 64, 1_024)
+    batches = (1, 1_024) if options.quick else (1, 64, 1_024)
+    actors = [
+        Case("peers", "raw ray actor", {"depth": depth}, partial(_raw_actor, depth), throughput=True)
+        for depth in depths
+    ]
+    return actors + [Case("peers", "raw lmdb", {"batch": batch}, partial(_raw_lmdb, batch)) for batch in batches]
+
+
+class _Accounts:
+    """An actor that keeps balances in memory and nothing on a disk: what is lost when it ends is lost."""
+
+    def __init__(self) -> None:
+        self._balances: dict[str, int] = {}
+
+    def call(self, _: bytes) -> int:
+        """How much there is in all."""
+        return sum(self._balances.values())
+
+    def deposit(self, account: str, amount: int) -> int:
+        """More."""
+        self._balances[account] = balance = self._balances.get(account, 0) + amount
+        return balance
+
+
+async def _raw_actor(depth: int, options: Options) -> Sample:
+    """One call per command, `depth` of them in flight, the oldest half fetched at once: bulk `get` is the fast way."""
+    import ray
+
+    actor = started_actor(_Accounts)
+    window: deque[Any] = deque()
+    try:
+        sent, counted, seconds = 0, 0, 0.0
+        begun_s = time.perf_counter()
+        while (seconds := time.perf_counter() - begun_s) < options.seconds:
+            while len(window) < depth:
+                window.append(actor.deposit.remote(f"account-{sent % 1000:06d}", 1))
+                sent += 1
+            oldest = [window.popleft() for _ in range(max(1, depth // 2))]
+            ray.get(oldest)
+            counted += len(oldest)
+        ray.get(list(window))
+        total = ray.get(actor.call.remote(b""))
+    finally:
+        ray.kill(actor)
+    if total != sent:
+        return Sample(violations=[f"the actor has {total} of {sent} deposits"])
+    return Sample({"commands_per_s": rate(counted, seconds, "commands/s")})
+
+
+async def _raw_lmdb(batch: int, options: Options) -> Sample:
+    """Entries of an event's size in synced transactions, without a domain, an index or a checksum."""
+    with fresh_folder(options) as folder:
+        file = SyncedFile(folder)
+        done = timed(partial(file.commit, batch), options.seconds)
+        violations = file.violations(folder)
+        file.close()
+    if violations:
+        return Sample(violations=violations)
+    return Sample({"commands_per_s": rate(done.latencies.count * batch, done.seconds, "commands/s")})

@@ -1,0 +1,228 @@
+"""Replay: what the length of a log costs: rebuilding a read model, starting cold, waking an aggregate, writing on.
+
+Rule kept here: logs are made once per run and size and only read afterwards. Writing on needs a log that changes: up to
+a million events it gets a copy each time; the largest is written on in place, where a repetition adds under 1 %.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from rayfold import Aggregate, Shared, StreamId, decide, evolve
+from rayfold.runtime.catalogue import Catalogue
+from rayfold.runtime.codec import encode_message, encode_state, state_fingerprint
+from rayfold.runtime.envelope import new_command_id
+from rayfold.runtime.log.contract import Append, NewEvent
+from rayfold.runtime.log.store import Store
+from rayfold.runtime.log.writer import LmdbLog
+from rayfold.runtime.read_model import PackedQuery, ReadModel
+from rayfold.runtime.residents import Residents
+
+from ..harness.contract import Case, Options, Sample
+from ..workloads.bank import Account, AllBalances, Balances, Deposit, Deposited, deposits
+from ..workloads.grown_log import EVENTS_EACH, account_name, grow, grow_streams
+from ..workloads.keys import ACCOUNTS, draw, names
+from .invariants import balances_in, read_model_violations
+from .load import execute_all
+from .measuring import rate, seconds_of, timed
+from .running import fresh_folder, running_bank
+from .write import WARM_UP_SHARE, command_figures
+
+__all__ = ["cases"]
+
+COPIED_EVENTS_MAX: Final = 1_000_000
+"""A copy of more takes longer than what is measured."""
+
+SNAPSHOT_EVERY: Final = 1_000
+"""Events between two snapshots, where there are any: the runtime's own default."""
+
+DEPTH: Final = 1_024
+
+
+class Snapshotted(Aggregate, placement=Shared(), snapshot_every=SNAPSHOT_EVERY):
+    """The account with snapshots."""
+
+    balance: int = 0
+
+    @decide
+    def deposit(self, command: Deposit) -> Deposited:
+        """Always fine."""
+        return Deposited(amount=command.amount)
+
+    @evolve
+    def deposited(self, event: Deposited) -> None:
+        """More money."""
+        self.balance += event.amount
+
+
+class Unsnapshotted(Aggregate, placement=Shared(), snapshot_every=0):
+    """The account without."""
+
+    balance: int = 0
+
+    @decide
+    def deposit(self, command: Deposit) -> Deposited:
+        """Always fine."""
+        return Deposited(amount=command.amount)
+
+    @evolve
+    def deposited(self, event: Deposited) -> None:
+        """More money."""
+        self.balance += event.amount
+
+
+def sizes_of(options: Options) -> tuple[int, ...]:
+    """Events in the logs, the smallest first."""
+    return (100_000, 300_000) if options.quick else (100_000, 1_000_000, 10_000_000)
+
+
+def cases(options: Options) -> list[Case]:
+    """Each question at each size of the log."""
+    sizes = sizes_of(options)
+    lengths = (100, 10_000) if options.quick else (10, 100, 1_000, 10_000, 100_000)
+    found = [Case("replay", "projection rebuild", {"events": events}, partial(_rebuild, events)) for events in sizes]
+    found += [Case("replay", "cold start", {"events": events}, partial(_cold_start, events)) for events in sizes]
+    found += [
+        Case(
+            "replay", "activation", {"length": length, "snapshots": snapshots}, partial(_activation, length, snapshots)
+        )
+        for length in lengths
+        for snapshots in (False, True)[: 1 + (length >= SNAPSHOT_EVERY)]
+    ]
+    labels: list[tuple[str | int, int]] = [(size, size) for size in sizes[:-1]] + [("largest", sizes[-1])]
+    found += [
+        Case("replay", "commands after", {"size": label}, partial(_commands_after, size), throughput=True)
+        for label, size in labels
+    ]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Grown:
+    """A log that was made for this run, and what that took."""
+
+    store: Store
+    seconds: float
+    bytes: int
+
+
+_grown: dict[tuple[Path, int], _Grown] = {}
+
+
+def _log_of(options: Options, events: int) -> _Grown:
+    """The log of so many events, made if this run has none yet. It is gone with the run's directory."""
+    key = (options.directory, events)
+    if key not in _grown or not _grown[key].store.path.exists():
+        options.directory.mkdir(parents=True, exist_ok=True)
+        begun_s = time.perf_counter()
+        store = grow(options.directory / f"log-{events}", events)
+        size_bytes = (store.partition_path(0) / "data.mdb").stat().st_blocks * 512
+        _grown[key] = _Grown(store, time.perf_counter() - begun_s, size_bytes)
+    return _grown[key]
+
+
+def _notes(grown: _Grown) -> dict[str, str | int | float | bool]:
+    return {"log_bytes": grown.bytes, "log_made_in_s": round(grown.seconds, 1)}
+
+
+async def _rebuild(events: int, options: Options) -> Sample:
+    """A read model from nothing, in this process: one core, and nothing else going on."""
+    grown = _log_of(options, events)
+    reader = grown.store.open_reader(0)
+    try:
+        up_to = reader.head()
+        read_model = ReadModel(Balances, Catalogue([Account], [Balances]), {0: reader})
+        begun_s = time.perf_counter()
+        read_model.catch_up(0, up_to)
+        seconds = time.perf_counter() - begun_s
+        balances = _balances_of(read_model)
+        violations = [] if read_model.positions == {0: up_to} else [f"it stopped at {read_model.positions}"]
+        if up_to <= COPIED_EVENTS_MAX:  # comparing with another fold takes as long again
+            violations += read_model_violations("the rebuilt read model", balances_in([reader]), balances)
+        elif sum(balances.values()) < events:
+            violations.append(f"{sum(balances.values()):,} were deposited in the read model, {events:,} in the log")
+    finally:
+        reader.close()
+    if violations:
+        return Sample(violations=violations)
+    return Sample({"events_per_s": rate(up_to, seconds, "events/s")}, notes=_notes(grown))
+
+
+def _balances_of(read_model: ReadModel) -> dict[str, int]:
+    """What the read model would answer."""
+    query = PackedQuery(AllBalances.message_name, encode_message(AllBalances()))
+    answered: dict[str, int] = read_model.answer([query], lambda answers: answers[0])
+    return answered
+
+
+async def _cold_start(events: int, options: Options) -> Sample:
+    """From asking for a runtime until it answers, Ray running: processes, logs, and the read model's catching up."""
+    grown = _log_of(options, events)
+    begun_s = time.perf_counter()
+    async with running_bank(options, replicas=1, aggregates=[Account], store=grown.store.path) as running:
+        seconds = time.perf_counter() - begun_s
+        reached = (await running.bank.status()).projectors[0].positions
+        head = await running.bank.heads()
+    if reached != head:
+        return Sample(violations=[f"the read model answered at {reached} and the log was at {head}"])
+    return Sample({"start_s": seconds_of(seconds)}, notes=_notes(grown))
+
+
+async def _activation(length: int, snapshots: bool, options: Options) -> Sample:
+    """An aggregate that is in nobody's memory, made from the log; in this process."""
+    aggregate: type[Aggregate] = Snapshotted if snapshots else Unsnapshotted
+    stream = StreamId(aggregate.aggregate_type, "one")
+    with fresh_folder(options) as folder:
+        store = grow_streams(folder / "store", {"one": length}, aggregate.aggregate_type)
+        log = store.open_log(0)
+        if snapshots:
+            _save_snapshot(log, stream, length)
+        residents = Residents(Catalogue([aggregate]), log)
+        loaded = residents.load(stream)
+        expected = length + snapshots
+        done = timed(lambda: residents.load(stream), options.seconds / 4, warm_up=2)
+        log.close()
+    if (loaded.version, loaded.balance) != (expected, expected):  # type: ignore[attr-defined]
+        return Sample(violations=[f"{loaded!r} was made from {expected} events"])
+    return Sample(done.latencies.figures("latency_ms"), {"latency_us": done.latencies.encoded()})
+
+
+def _save_snapshot(log: LmdbLog, stream: StreamId, length: int) -> None:
+    """One further event, with the snapshot that the runtime would have left there."""
+    state = Snapshotted("one")
+    state.balance = state.version = length + 1
+    event = NewEvent(Deposited.message_name, 1, encode_message(Deposited(amount=1)))
+    saved = encode_state(state), state_fingerprint(Snapshotted)
+    log.append(log.activate(), [Append(stream, length, (event,), new_command_id(), bytes(16), b"", b"", *saved)])
+
+
+async def _commands_after(events: int, options: Options) -> Sample:
+    """Saturated writes to a thousand accounts spread over a log of that many events."""
+    grown = _log_of(options, events)
+    with fresh_folder(options) as folder:
+        path = grown.store.path
+        if events <= COPIED_EVENTS_MAX:
+            path = Path(shutil.copytree(path, folder / "copy"))
+        async with running_bank(options, aggregates=[Account], store=path) as running:
+            keys = _spread(draw("uniform", options.seed), events)
+            envelopes = deposits(keys, options.seed)
+            load = await execute_all(
+                running.bank, envelopes, DEPTH, options.seconds * WARM_UP_SHARE, options.seconds, running.cpu()
+            )
+            violations = load.failures + await running.violations(load.receipts)
+    if violations:
+        return Sample(violations=violations)
+    notes = running.notes | _notes(grown) | {"events_before": sum(running.started_at.values())}
+    return Sample(command_figures(load), notes=notes)
+
+
+def _spread(keys: list[str], events: int) -> list[str]:
+    """The same draw over accounts that lie evenly in the log."""
+    accounts = events // EVENTS_EACH
+    place = {key: account_name(number * accounts // ACCOUNTS) for number, key in enumerate(names())}
+    return [place[key] for key in keys]

@@ -1,0 +1,136 @@
+"""UmaDB: an event store server in Rust with group commit, asked from Python, one event a request.
+
+Rule kept here: it is asked in the way that is fastest from Python: threads that each wait for one request, in a process
+of their own, over a few connections. A request appends one event with the same payload as ours and the account as its
+tag, without any condition: so it checks neither versions nor repeats, which ours does.
+
+Run as a program (`python -m rayfold.benchmarks.suites.umadb_peer URL DEPTH SECONDS`) this is the load generator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+__all__ = ["installed", "measure"]
+
+CLIENTS_MAX: Final = 4
+"""Connections, which the threads share: its best of 1, 4, 16 and 64, at 64 requests in flight as at 1,024. Its
+pipelined writer and its page cache made no difference that showed."""
+
+START_TIMEOUT_S: Final = 20.0
+STACK_BYTES: Final = 512 * 1024
+"""Of a thread: a thousand of them, each with one request."""
+
+SERVER: Final = "import sys; from umadb.umadb_server_cli import main; sys.argv[0] = 'umadb'; main()"
+
+
+def installed() -> bool:
+    """Whether client and server are there; both come in one package."""
+    return importlib.util.find_spec("umadb") is not None
+
+
+def measure(folder: Path, depth: int, seconds: float) -> tuple[float, list[str]]:
+    """Events appended per second with `depth` requests in flight, and what is missing afterwards."""
+    with _server(folder) as url:
+        command = [sys.executable, "-m", __spec__.name if __spec__ else __name__, url, str(depth), str(seconds)]
+        limit_s = START_TIMEOUT_S * 2 + seconds * 3
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
+    if done.returncode:
+        return 0.0, [f"UmaDB's load generator failed: {done.stderr.strip().splitlines()[-1:]}"]
+    told = json.loads(done.stdout)
+    stored, acknowledged = told["head"], told["acknowledged"]
+    violations = [] if stored == acknowledged else [f"UmaDB has {stored} events, {acknowledged} were acknowledged"]
+    return told["events_per_s"], violations
+
+
+@contextlib.contextmanager
+def _server(folder: Path) -> Iterator[str]:
+    """UmaDB's server over a fresh file, answering."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-c", SERVER, "--listen", address, "--db-path", str(folder / "uma.db")]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield f"http://{address}"
+    finally:
+        server.terminate()
+        try:
+            server.wait(START_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def _connected(url: str) -> Any:
+    """A client, once the server answers."""
+    import umadb
+
+    end_s = time.monotonic() + START_TIMEOUT_S
+    while True:
+        try:
+            client = umadb.Client(url)
+            client.head()
+        except (umadb.TransportError, OSError, RuntimeError):
+            if time.monotonic() > end_s:
+                raise
+            time.sleep(0.05)
+        else:
+            return client
+
+
+class _Requests:
+    """Threads that each send one request after the other."""
+
+    def __init__(self, url: str, depth: int, seconds: float) -> None:
+        self.first = _connected(url)
+        clients = [self.first, *(_connected(url) for _ in range(min(depth, CLIENTS_MAX) - 1))]
+        self.begins_s = time.perf_counter() + seconds * 0.4
+        self.ends_s = self.begins_s + seconds
+        self.counted, self.acknowledged = [0] * depth, [0] * depth
+        self.threads = [
+            threading.Thread(target=self._run, args=(number, clients[number % len(clients)])) for number in range(depth)
+        ]
+
+    def _run(self, number: int, client: Any) -> None:
+        import umadb
+
+        from rayfold.runtime.codec import encode_message
+
+        from ..workloads.bank import Deposited
+
+        payload, tags = encode_message(Deposited(amount=1 + number % 1000)), [f"account-{number:06d}"]
+        while (now_s := time.perf_counter()) < self.ends_s:
+            client.append([umadb.Event("Deposited", payload, tags)])
+            self.acknowledged[number] += 1
+            self.counted[number] += now_s >= self.begins_s
+
+
+def _main() -> None:
+    url, depth, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+    threading.stack_size(STACK_BYTES)
+    requests = _Requests(url, depth, seconds)
+    for thread in requests.threads:
+        thread.start()
+    for thread in requests.threads:
+        thread.join()
+    told = {
+        "events_per_s": sum(requests.counted) / seconds,
+        "acknowledged": sum(requests.acknowledged),
+        "head": requests.first.head() or 0,
+    }
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    _main()
