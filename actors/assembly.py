@@ -19,6 +19,7 @@ from ..runtime.log.store import Store
 from ..runtime.projection import Projection
 from .client import Client
 from .cluster import Cluster
+from .garbage import look_less_often
 from .settings import Settings
 from .status import OwnActorStatus, PartitionStatus, ProjectorStatus, Status
 
@@ -58,6 +59,8 @@ class Assembly:
         await self._start_actors(cluster)
         self.client = Client(self._catalogue, self._partitions, self._projectors, cluster.actor_named, self._settings)
         self._undo.push_async_callback(self.client.drain, _ANSWER_TIMEOUT_S)
+        if self._settings.tune_garbage_collector:
+            self._undo.callback(look_less_often())
         ticking = asyncio.create_task(self._tick())
         self._undo.callback(ticking.cancel)
 

@@ -92,16 +92,8 @@ class Client:
     ) -> asyncio.Future[Any]:
         """Pack a query and ask the replicas; the future gets the answer, errors too as values. Raises `CallerError`s
         and `Overloaded`."""
-        replicas = self._replicas.get(projection)
-        if replicas is None:
-            raise UnknownName("projection", _name(projection), [known.projection_name for known in self._replicas])
-        if not isinstance(query, Query):
-            raise InvalidMessage(type(query).__name__, "is not a Query", "declare it as class X(Query[Answer])")
-        if type(query) not in projection.answers:
-            known = [asked.message_name for asked in projection.answers]
-            raise UnknownName(f"query of {projection.projection_name}", query.message_name, known)
-        packed = PackedQuery(query.message_name, encode_message(query))
-        return replicas.ask(packed, self._positions(after), self._timeout_s(timeout_s))
+        replicas = self._replicas_of(projection)
+        return replicas.ask(_packed(projection, query), self._positions(after), self._timeout_s(timeout_s))
 
     async def ask_all(
         self,
@@ -113,13 +105,16 @@ class Client:
     ) -> AsyncIterator[tuple[Query[Answer], Answer | RayfoldError]]:
         """Ask many, `in_flight` at a time; yields each with its answer, in the order they came."""
         _check_in_flight(in_flight)
+        positions, timeout_s = self._positions(after), self._timeout_s(timeout_s)
+        replicas = self._replicas_of(projection)
         window: deque[tuple[Query[Answer], asyncio.Future[Any]]] = deque()
         for query in queries:
             if len(window) >= in_flight:
                 asked, future = window.popleft()
                 yield asked, await future
             try:
-                window.append((query, self.ask(projection, query, after, timeout_s)))
+                packed = _packed(projection, query)
+                window.append((query, replicas.ask(packed, positions, timeout_s)))
             except RayfoldError as error:
                 window.append((query, _resolved(error)))
         for asked, future in window:
@@ -135,6 +130,12 @@ class Client:
             return self.send(envelope, timeout_s)
         except RayfoldError as error:
             return _resolved(error)
+
+    def _replicas_of(self, projection: type[Projection]) -> Replicas:
+        replicas = self._replicas.get(projection)
+        if replicas is None:
+            raise UnknownName("projection", _name(projection), [known.projection_name for known in self._replicas])
+        return replicas
 
     def _check_known(self, envelope: Envelope) -> None:
         aggregate = envelope.aggregate
@@ -160,6 +161,16 @@ class Client:
         if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0:
             raise CallerError(f"timeout_s is {timeout_s!r}; give a positive number of seconds")
         return timeout_s
+
+
+def _packed(projection: type[Projection], query: Query[Any]) -> PackedQuery:
+    """The query as it travels. Raises `InvalidMessage`, or `UnknownName` if the projection does not answer it."""
+    if type(query) not in projection.answers:
+        if not isinstance(query, Query):
+            raise InvalidMessage(type(query).__name__, "is not a Query", "declare it as class X(Query[Answer])")
+        known = [asked.message_name for asked in projection.answers]
+        raise UnknownName(f"query of {projection.projection_name}", query.message_name, known)
+    return PackedQuery(query.message_name, encode_message(query))
 
 
 def _check_in_flight(in_flight: object) -> None:

@@ -1,23 +1,38 @@
-"""Garbage: how often an actor's process looks for cycles.
+"""Garbage: how often a process of ours looks for cycles.
 
-Python's default looks after every 700 new objects, and now and then through everything that is alive: through thousands
-of resident aggregates or a whole read model, for the sake of batches of tuples that hold no cycles. In the write loop
-that was 10 % of all CPU (29 against 26 us per command, batches of 1,024).
+Python's default looks after every 700 new objects, and now and then through everything that is alive: through
+thousands of resident aggregates, a whole read model, or Ray and all else that a program has imported, for the sake of
+batches of tuples that hold no cycles. It cost a fifth of the reads, and pauses of 104 ms in a driver
+(docs/decisions/0007-fewer-looks-for-garbage.md).
+
+So what is alive when a runtime starts is left out of every look, and looks are fewer. Cycles are still found.
 """
 
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from typing import Final
 
 __all__ = ["look_less_often"]
 
-_YOUNG_MAX: Final = 50_000
-"""New objects between two looks at the youngest: some batches. Bounds what a user's cycles may take to some MB."""
+_THRESHOLDS: Final = (50_000, 20, 100)
+"""New objects between two looks at the youngest: some batches. Bounds what a program's cycles may take to some MB."""
 
 
-def look_less_often() -> None:
-    """Leave what is loaded by now out of every look, and look at the rest less often. Cycles are still found."""
+def look_less_often() -> Callable[[], None]:
+    """Look less often, unless this program has chosen for itself (frozen objects, its own or no thresholds). Returns
+    what puts everything back as it was."""
+    thresholds = gc.get_threshold()
+    if gc.get_freeze_count() or not gc.isenabled() or thresholds[1:] != (10, 10):
+        return lambda: None
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_YOUNG_MAX, 20, 100)
+    gc.set_threshold(*_THRESHOLDS)
+
+    def put_back() -> None:
+        if gc.get_threshold() == _THRESHOLDS:
+            gc.set_threshold(*thresholds)
+            gc.unfreeze()
+
+    return put_back

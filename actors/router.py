@@ -32,9 +32,9 @@ from ..runtime.outcome import Moved, Outcome, decode_outcomes
 from ..runtime.stream import StreamId, partition_of
 from .settings import Settings
 
-__all__ = ["Router"]
+__all__ = ["IN_FLIGHT_MAX", "Router"]
 
-_IN_FLIGHT_MAX: Final = 2
+IN_FLIGHT_MAX = 2
 """Batches on their way to one actor: one that it works on, and one that is made and carried meanwhile."""
 
 _ROUTES_MAX: Final = 1024
@@ -141,7 +141,7 @@ class Router:
 
     def _lane(self, destination: _Destination) -> Lane[_Pending]:
         name = f"the lane to {destination.name or f'partition {destination.partition}'}"
-        return Lane(name, partial(self._send, destination), defer=self._loop.call_soon, in_flight_max=_IN_FLIGHT_MAX)
+        return Lane(name, partial(self._send, destination), defer=self._loop.call_soon, in_flight_max=IN_FLIGHT_MAX)
 
     def _send(self, destination: _Destination, batch: list[_Pending]) -> None:
         """Start one attempt. What has been given up since is left out."""

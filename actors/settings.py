@@ -34,9 +34,15 @@ class Settings:
     """Commands of one client, and queries to one projection, that may wait for an answer: about a second of work and
     30 MB. Beyond that, `Overloaded` at once."""
 
+    tune_garbage_collector: bool = True
+    """Have this process look for cyclic garbage less often while the runtime runs (see `garbage.py`). Settings of the
+    program's own are left alone, and everything is put back at the end."""
+
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
+            if field.name == "tune_garbage_collector":
+                continue
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise InvalidMessage("Settings", f"{field.name} is {value!r}", "give a number")
             if value < 0 or (value == 0 and field.name != "own_actors_max"):

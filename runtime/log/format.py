@@ -56,6 +56,7 @@ __all__ = [
     "encode_record",
     "encode_snapshot",
     "encode_stream_entry",
+    "is_intact",
     "next_chain",
     "record_position",
     "split_versioned_key",
@@ -231,6 +232,11 @@ def chain_of(record: bytes) -> bytes:
 def next_chain(previous_chain: bytes, record: bytes) -> bytes:
     """The link that a record must carry if `previous_chain` is that of the record before it."""
     return sha256(previous_chain + record[4:12] + record[BODY_AT:]).digest()
+
+
+def is_intact(record: bytes, key: bytes) -> bool:
+    """Whether the record is intact and stands under the key of its position. `check_record` says what is wrong."""
+    return record[4:12] == key and len(record) >= BODY_AT and _pack_crc(_crc32(record[4:])) == record[:4]
 
 
 def check_record(record: bytes, key: bytes, log: str) -> None:
