@@ -68,18 +68,11 @@ class Client:
         """
         _check_in_flight(in_flight)
         window: deque[tuple[Envelope, asyncio.Future[Outcome]]] = deque()
-        if isinstance(envelopes, AsyncIterable):
-            async for envelope in envelopes:
-                if len(window) >= in_flight:
-                    sent, future = window.popleft()
-                    yield sent, await asyncio.shield(future)
-                window.append((envelope, self._sent(envelope, timeout_s)))
-        else:
-            for envelope in envelopes:
-                if len(window) >= in_flight:
-                    sent, future = window.popleft()
-                    yield sent, await asyncio.shield(future)
-                window.append((envelope, self._sent(envelope, timeout_s)))
+        async for envelope in _each(envelopes):
+            if len(window) >= in_flight:
+                sent, future = window.popleft()
+                yield sent, await asyncio.shield(future)
+            window.append((envelope, self._sent(envelope, timeout_s)))
         for sent, future in window:
             yield sent, await asyncio.shield(future)
 
@@ -161,6 +154,15 @@ class Client:
         if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0:
             raise CallerError(f"timeout_s is {timeout_s!r}; give a positive number of seconds")
         return timeout_s
+
+
+async def _each(envelopes: Iterable[Envelope] | AsyncIterable[Envelope]) -> AsyncIterator[Envelope]:
+    if isinstance(envelopes, AsyncIterable):
+        async for envelope in envelopes:
+            yield envelope
+    else:
+        for envelope in envelopes:
+            yield envelope
 
 
 def _packed(projection: type[Projection], query: Query[Any]) -> PackedQuery:

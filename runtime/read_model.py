@@ -125,11 +125,6 @@ class ReadModel:
             partition, asked = missing
             raise NotYetVisible(self._projection.projection_name, partition, asked, self.positions.get(partition, 0))
 
-    def fold(self, up_to: Mapping[int, int]) -> None:
-        """Catch up with every partition, to the positions given: a fold of the log from memory's start."""
-        for partition, position in up_to.items():
-            self.catch_up(partition, position)
-
     def _behind(self, after: Mapping[int, int]) -> tuple[int, int] | None:
         for partition, position in after.items():
             if self.positions.get(partition, 0) < position:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from rayfold import Aggregate, Shared, StreamId, decide, evolve
+from rayfold import Aggregate, Shared, StreamId
 from rayfold.runtime.catalogue import Catalogue
 from rayfold.runtime.codec import encode_message, encode_state, state_fingerprint
 from rayfold.runtime.envelope import new_command_id
@@ -24,7 +24,7 @@ from rayfold.runtime.read_model import PackedQuery, ReadModel
 from rayfold.runtime.residents import Residents
 
 from ..harness.contract import Case, Options, Sample
-from ..workloads.bank import Account, AllBalances, Balances, Deposit, Deposited, deposits
+from ..workloads.bank import Account, AllBalances, Balances, Deposited, deposits
 from ..workloads.grown_log import EVENTS_EACH, account_name, grow, grow_streams
 from ..workloads.keys import ACCOUNTS, draw, names
 from .invariants import balances_in, read_model_violations
@@ -44,36 +44,12 @@ SNAPSHOT_EVERY: Final = 1_000
 DEPTH: Final = 1_024
 
 
-class Snapshotted(Aggregate, placement=Shared(), snapshot_every=SNAPSHOT_EVERY):
+class Snapshotted(Account, placement=Shared(), snapshot_every=SNAPSHOT_EVERY):
     """The account with snapshots."""
 
-    balance: int = 0
 
-    @decide
-    def deposit(self, command: Deposit) -> Deposited:
-        """Always fine."""
-        return Deposited(amount=command.amount)
-
-    @evolve
-    def deposited(self, event: Deposited) -> None:
-        """More money."""
-        self.balance += event.amount
-
-
-class Unsnapshotted(Aggregate, placement=Shared(), snapshot_every=0):
+class Unsnapshotted(Account, placement=Shared(), snapshot_every=0):
     """The account without."""
-
-    balance: int = 0
-
-    @decide
-    def deposit(self, command: Deposit) -> Deposited:
-        """Always fine."""
-        return Deposited(amount=command.amount)
-
-    @evolve
-    def deposited(self, event: Deposited) -> None:
-        """More money."""
-        self.balance += event.amount
 
 
 def sizes_of(options: Options) -> tuple[int, ...]:

@@ -73,20 +73,8 @@ class Account(Aggregate, placement=Shared()):
         self.balance += event.amount
 
 
-class OwnAccount(Aggregate, placement=OwnActor()):
+class OwnAccount(Account, placement=OwnActor()):
     """The same account in a Ray actor of its own."""
-
-    balance: int = 0
-
-    @decide
-    def deposit(self, command: Deposit) -> Deposited:
-        """Always fine."""
-        return Deposited(amount=command.amount)
-
-    @evolve
-    def deposited(self, event: Deposited) -> None:
-        """More money."""
-        self.balance += event.amount
 
 
 class BalanceOf(Query[int]):

@@ -175,7 +175,7 @@ def test_catching_up_reads_to_a_position_or_to_the_end(log: FaultyLog) -> None:
     read_model = model_of(log)
     read_model.catch_up(PARTITION, 3)
     assert seen(read_model) == [1, 2, 3]
-    read_model.fold({PARTITION: 5})
+    read_model.catch_up(PARTITION, 5)
     assert seen(read_model) == [1, 2, 3, 4, 5]
     read_model.catch_up(PARTITION)
     assert seen(read_model) == list(range(1, 11))
@@ -222,7 +222,8 @@ def test_partitions_do_not_wait_for_one_another() -> None:
     fill(first, 2)
     fill(second, 4, "bob")
     read_model = ReadModel(Balances, CATALOGUE, {0: first, 1: second})
-    read_model.fold({0: 2, 1: 5})
+    read_model.catch_up(0, 2)
+    read_model.catch_up(1, 5)
     assert read_model.positions == {0: 2, 1: 5}
     assert ask(read_model, BalanceOf(account="alice")) == 10
     assert ask(read_model, BalanceOf(account="bob")) == 40
