@@ -81,7 +81,7 @@ $(READY):
 	fi; \
 	rm -f $(VENV)/ready-*
 	@echo "installing the pinned packages into $(VENV) (the first time this takes a minute or more)"
-	@$(PIP) hatchling
+	@$(PIP) hatchling setuptools
 	@$(PIP) --no-build-isolation --editable '.[demo,dev,bench]'
 	@touch $@
 
