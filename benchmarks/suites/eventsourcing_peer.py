@@ -28,7 +28,16 @@ from eventsourcing.projection import Projection, ProjectionRunner
 
 from ..harness.histogram import Latencies
 
-__all__ = ["HeldBank", "catch_up", "save_cached", "save_held", "save_in_processes", "save_then_wait"]
+__all__ = [
+    "IN_MEMORY",
+    "HeldBank",
+    "catch_up",
+    "on_sqlite",
+    "save_cached",
+    "save_held",
+    "save_in_processes",
+    "save_then_wait",
+]
 
 HELD: Final = 100
 """Accounts that are held."""
@@ -83,17 +92,19 @@ class _BalancesProjection(Projection[_Balances]):
         self.view.add(domain_event.originator_id, getattr(domain_event, "amount", 0), tracking)
 
 
-def _environment(store: str, folder: Path) -> dict[str, str]:
-    """How the library is told where to keep events."""
-    if store == "memory":
-        return {"PERSISTENCE_MODULE": "eventsourcing.popo"}
+IN_MEMORY: Final = {"PERSISTENCE_MODULE": "eventsourcing.popo"}
+"""How the library is told to keep events in memory."""
+
+
+def on_sqlite(folder: Path) -> dict[str, str]:
+    """How the library is told to keep events in a SQLite file."""
     path = str(folder / "bank.sqlite")
     return {"PERSISTENCE_MODULE": "eventsourcing.sqlite", "SQLITE_DBNAME": path, "SQLITE_LOCK_TIMEOUT": "60"}
 
 
 @contextmanager
-def _bank(store: str, folder: Path, **settings: str) -> Iterator[HeldBank]:
-    bank = HeldBank(_environment(store, folder) | settings)
+def _bank(environment: dict[str, str], **settings: str) -> Iterator[HeldBank]:
+    bank = HeldBank(environment | settings)
     try:
         yield bank
     finally:
@@ -125,9 +136,9 @@ def _missing(bank: HeldBank, accounts: list[HeldAccount]) -> list[str]:
     return [] if stored == expected else [f"eventsourcing stored {stored} events of {expected}"]
 
 
-def save_held(store: str, folder: Path, seconds: float) -> tuple[float, list[str]]:
+def save_held(environment: dict[str, str], seconds: float) -> tuple[float, list[str]]:
     """Saves per second of held accounts, one event each, in one process; and what is missing."""
-    with _bank(store, folder) as bank:
+    with _bank(environment) as bank:
         accounts = _opened(bank)
 
         def step(number: int) -> None:
@@ -139,14 +150,14 @@ def save_held(store: str, folder: Path, seconds: float) -> tuple[float, list[str
         return count / passed_s, _missing(bank, accounts)
 
 
-def save_cached(store: str, folder: Path, seconds: float) -> tuple[float, list[str]]:
+def save_cached(environment: dict[str, str], seconds: float) -> tuple[float, list[str]]:
     """Load from the cache, deposit, save."""
     settings = {
         "AGGREGATE_CACHE_MAXSIZE": "1000",
         "AGGREGATE_CACHE_FASTFORWARD": "n",
         "DEEPCOPY_FROM_AGGREGATE_CACHE": "n",
     }
-    with _bank(store, folder, **settings) as bank:
+    with _bank(environment, **settings) as bank:
         ids = [account.id for account in _opened(bank)]
 
         def step(number: int) -> None:
@@ -158,13 +169,13 @@ def save_cached(store: str, folder: Path, seconds: float) -> tuple[float, list[s
         return count / passed_s, _missing(bank, [bank.repository.get(one) for one in ids])
 
 
-def save_in_processes(folder: Path, processes: int, seconds: float) -> tuple[float, list[str]]:
-    """Saves per second of so many processes together on one SQLite file, each with accounts of its own."""
-    with _bank("sqlite", folder):  # makes the tables before they meet there
+def save_in_processes(environment: dict[str, str], processes: int, seconds: float) -> tuple[float, list[str]]:
+    """Saves per second of so many processes together on one database, each with accounts of its own."""
+    with _bank(environment):  # makes the tables before they meet there
         pass
     context = multiprocessing.get_context("spawn")
     barrier, told = context.Barrier(processes), context.SimpleQueue()
-    workers = [context.Process(target=_save, args=(folder, seconds, barrier, told)) for _ in range(processes)]
+    workers = [context.Process(target=_save, args=(environment, seconds, barrier, told)) for _ in range(processes)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -179,9 +190,9 @@ def save_in_processes(folder: Path, processes: int, seconds: float) -> tuple[flo
     return sum(rates), []
 
 
-def _save(folder: Path, seconds: float, barrier: Any, told: Any) -> None:
+def _save(environment: dict[str, str], seconds: float, barrier: Any, told: Any) -> None:
     """What each of the processes does."""
-    with _bank("sqlite", folder) as bank:
+    with _bank(environment) as bank:
         accounts = _opened(bank)
         barrier.wait(PROCESS_TIMEOUT_S)
 
@@ -201,7 +212,7 @@ def _projected() -> Iterator[ProjectionRunner[HeldBank, _Balances]]:
         application_class=HeldBank,
         projection_class=_BalancesProjection,
         view_class=_Balances,
-        env={"PERSISTENCE_MODULE": "eventsourcing.popo"},
+        env=IN_MEMORY,
     ) as runner:
         yield runner
 
@@ -229,7 +240,7 @@ def save_then_wait(seconds: float) -> tuple[Latencies, list[str]]:
 
 def catch_up(events: int) -> tuple[float, list[str]]:
     """Seconds in which a projection goes through so many events that are there already, in memory."""
-    bank = HeldBank({"PERSISTENCE_MODULE": "eventsourcing.popo"})
+    bank = HeldBank(IN_MEMORY)
     accounts = _opened(bank)
     for number in range(events // HELD):
         account = accounts[number % HELD]

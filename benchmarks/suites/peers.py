@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
-import shutil
 import time
 from collections import deque
 from functools import partial
 from typing import Any, Final
 
 from ..harness.contract import Case, Options, Sample
-from . import umadb_peer
+from . import postgres_server, umadb_peer
 from .ceiling import SyncedFile, started_actor
 from .measuring import rate, timed
 from .running import fresh_folder, running_bank
@@ -67,54 +66,56 @@ async def _measure_umadb(depth: int, options: Options) -> Sample:
 
 def _eventsourcing(options: Options) -> list[Case]:
     skip = "" if importlib.util.find_spec("eventsourcing") else "not installed: eventsourcing"
-    missing = [what for what, there in _postgres_parts().items() if not there]
-    no_server = f"not installed: {', '.join(missing)}" if missing else "not measured: this suite starts no server yet"
+    missing = postgres_server.missing()
+    no_server = f"not installed: {', '.join(missing)}" if missing else ""
     return [
         Case("peers", "eventsourcing save", {"store": "sqlite"}, _save_sqlite, skip),
         Case("peers", "eventsourcing save", {"store": "memory"}, _save_memory, skip),
-        Case("peers", "eventsourcing save", {"store": "postgres"}, _save_memory, skip or no_server),
+        Case("peers", "eventsourcing save", {"store": "postgres"}, _save_postgres, skip or no_server),
         Case("peers", "eventsourcing cached", {"store": "sqlite"}, _save_cached, skip),
         Case("peers", "eventsourcing save then wait", {"store": "memory"}, _save_then_wait, skip),
         Case("peers", "eventsourcing catch-up", {"store": "memory"}, _catch_up, skip),
     ]
 
 
-def _postgres_parts() -> dict[str, bool]:
-    return {
-        "a PostgreSQL server": shutil.which("postgres") is not None,
-        "psycopg": importlib.util.find_spec("psycopg") is not None,
-    }
-
-
 async def _save_sqlite(options: Options) -> Sample:
+    """On one file; each of the two measurements has one of its own."""
+    from . import eventsourcing_peer as peer
+
+    with fresh_folder(options) as one, fresh_folder(options) as other:
+        return await _save_alone_and_together(peer.on_sqlite(one), peer.on_sqlite(other), options)
+
+
+async def _save_postgres(options: Options) -> Sample:
+    """Over a server with its default durability."""
+    with fresh_folder(options) as folder, postgres_server.running_server(folder) as environment:
+        return await _save_alone_and_together(environment, environment, options)
+
+
+async def _save_alone_and_together(alone: dict[str, str], together: dict[str, str], options: Options) -> Sample:
     """One process, then one on each core: the better of the two is the figure."""
     from . import eventsourcing_peer as peer
 
     cores = len(os.sched_getaffinity(0))
-    with fresh_folder(options) as folder:
-        alone, violations = peer.save_held("sqlite", folder, options.seconds)
-    with fresh_folder(options) as folder:
-        together, broken = await asyncio.to_thread(peer.save_in_processes, folder, cores, options.seconds)
+    one_per_s, violations = await asyncio.to_thread(peer.save_held, alone, options.seconds)
+    all_per_s, broken = await asyncio.to_thread(peer.save_in_processes, together, cores, options.seconds)
     if violations or broken:
         return Sample(violations=violations + broken)
-    figures = {"commands_per_s": rate(max(alone, together), 1.0, "commands/s")}
-    return Sample(figures, notes={"one_process_per_s": round(alone), f"{cores}_processes_per_s": round(together)})
+    figures = {"commands_per_s": rate(max(one_per_s, all_per_s), 1.0, "commands/s")}
+    return Sample(figures, notes={"one_process_per_s": round(one_per_s), f"{cores}_processes_per_s": round(all_per_s)})
 
 
 async def _save_memory(options: Options) -> Sample:
     from . import eventsourcing_peer as peer
 
-    with fresh_folder(options) as folder:
-        per_second, violations = peer.save_held("memory", folder, options.seconds)
-    return _commands(per_second, violations)
+    return _commands(*peer.save_held(peer.IN_MEMORY, options.seconds))
 
 
 async def _save_cached(options: Options) -> Sample:
     from . import eventsourcing_peer as peer
 
     with fresh_folder(options) as folder:
-        per_second, violations = peer.save_cached("sqlite", folder, options.seconds)
-    return _commands(per_second, violations)
+        return _commands(*peer.save_cached(peer.on_sqlite(folder), options.seconds))
 
 
 def _commands(per_second: float, violations: list[str]) -> Sample:
