@@ -24,6 +24,7 @@ SUITES: Final = {
     "replay": "cold start, activation, rebuild, against the size of the log",
     "jobs": "SmallBank, YCSB and the flights of the demo, each with its oracle",
     "peers": "the same job with other libraries, side by side",
+    "profile": "where the CPU time of a command, a query and a replayed event goes",
 }
 """Suite -> what it measures, in the order in which `all` lists them."""
 

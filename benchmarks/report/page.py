@@ -19,6 +19,7 @@ from ..harness.results import CaseResult, FigureResult, GoalResult, Run, save_ru
 from .drawing import Plot
 from .job_plots import job_plots
 from .mixed_plots import mixed_plots
+from .profile_plots import profile_plots
 from .scaling_plots import scaling_plots
 from .style import CSS
 from .time_plots import time_plots
@@ -32,6 +33,7 @@ SECTIONS: Final = (
     ("Reads and writes together", mixed_plots),
     ("Time", time_plots),
     ("Whole jobs and peers", job_plots),
+    ("Where the CPU time goes", profile_plots),
 )
 VIOLATIONS_SHOWN: Final = 20
 """Of one case; the JSON beside the page has all."""
@@ -53,7 +55,7 @@ def render(run: Run) -> str:
         _top(run),
         _card(run.machine, run),
         _warnings(run),
-        _goals(run.goals),
+        _goals(run.goals, profiled=any(case.suite == "profile" and case.figures for case in run.cases)),
         *(_plots(title, plots) for title, plots in sections if plots),
         _figures(run),
         _foot(run),
@@ -130,13 +132,14 @@ def _warnings(run: Run) -> str:
     return f"<h2>Read this first</h2>{'<br>'.join(parts)}" if parts else ""
 
 
-def _goals(goals: Sequence[GoalResult]) -> str:
+def _goals(goals: Sequence[GoalResult], *, profiled: bool) -> str:
     if all(goal.verdict == "not measured" for goal in goals):
         return ""
     rows = "".join(_goal(goal) for goal in goals)
     return (
         '<h2>Goals</h2><div class="scroll"><table><tr><th>goal</th><th class="n">bound</th><th class="n">measured</th>'
         f'<th class="n">interval</th><th>verdict</th><th>what bounds it</th></tr>{rows}</table></div>'
+        + ("<p>Function by function: <b>Where the CPU time goes</b>, below.</p>" if profiled else "")
     )
 
 

@@ -16,7 +16,7 @@ from rayfold.benchmarks.suites.running import running_bank
 from rayfold.benchmarks.workloads.bank import Account, Deposit
 from tests.benchmarks.suites.broken_builds import BalancesTwice
 
-SUITES = ("ceiling", "write", "read", "scale", "latency", "freshness", "replay", "jobs", "peers")
+SUITES = ("ceiling", "write", "read", "scale", "latency", "freshness", "replay", "jobs", "peers", "profile")
 MakeOptions = Callable[..., Options]
 
 
