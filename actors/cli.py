@@ -19,6 +19,7 @@ from rich.table import Table
 
 from ..benchmarks.harness.commands import bench
 from ..runtime.errors import RayfoldError
+from .backup_commands import backup, restore
 
 if TYPE_CHECKING:
     from ..runtime.log.check import PartitionReport, Report
@@ -42,6 +43,8 @@ console = Console(highlight=False)
 complaints = Console(stderr=True, highlight=False)
 
 app.add_typer(bench)
+app.command()(backup)
+app.command()(restore)
 
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there as well.")]
 
@@ -74,7 +77,7 @@ def verify(
     from ..runtime.log.check import verify_store
 
     columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=complaints, transient=True) as progress:
+    with Progress(*columns, console=complaints, transient=True, disable=not complaints.is_terminal) as progress:
         task = progress.add_task("verifying", total=None)
         report = verify_store(directory, lambda done, total: progress.update(task, completed=done, total=total))
     _show(report)

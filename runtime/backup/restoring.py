@@ -1,0 +1,153 @@
+"""Restoring a backup: a new store with the same events, whole or up to a position.
+
+The restored store has an id of its own, which every partition's log carries: it cannot be taken for the original, its
+partitions cannot be mixed with the original's, and the original's backup refuses to go on from it. `restored.json`
+beside the manifest says where it came from.
+
+Rules kept here: every event is checked on its way, against the inventory, its checksum and the hash chain; the store is
+made beside its place and moved there when it is whole, so that an interrupted restore leaves no store.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from ..errors import StorageFailed, StoreMismatch, StoreMissing
+from ..log.environment import fsync_folder
+from ..log.format import record_position
+from ..log.store import Store, create_or_open_store
+from ..log.stretch import Stretch, commands_of, write_stretch
+from .inventory import Inventory, Segment, read_inventory, unpack_segment
+from .target import Target, target_at
+
+__all__ = ["Restored", "restore_store"]
+
+ORIGIN: Final = "restored.json"
+UNFINISHED: Final = ".restoring"
+"""What the name of a store ends with until it is whole."""
+
+Advance = Callable[[int, int], None]
+
+
+class Restored(NamedTuple):
+    """The store that was made of a backup."""
+
+    path: Path
+    store_id: str
+    """Its own."""
+    restored_from: str
+    """The id of the store that the backup was taken of."""
+    heads: dict[int, int]
+    """Partition -> position of its last event."""
+
+
+def restore_store(
+    target: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    positions: Mapping[int, int] | None = None,
+    advance: Advance = lambda done, total: None,
+) -> Restored:
+    """Make a store in a directory that is missing or empty from the backup at a folder or an fsspec address.
+
+    `positions` (partition -> position) restores those partitions only up to there, which must be the end of a command.
+    Raises `StoreMissing` (no backup there), `StoreMismatch` (the directory is taken, or a position is not in the
+    backup or lies within a command), `Damaged` or `StorageFailed`; then there is no store.
+    """
+    place, folder = target_at(target), Path(path).absolute()
+    inventory = read_inventory(place)
+    if inventory is None:
+        raise StoreMissing(place.address, "there is no backup here")
+    heads = _wanted(inventory, positions or {}, place)
+    _check_free(folder)
+    unfinished = folder.with_name(folder.name + UNFINISHED)
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        store = create_or_open_store(unfinished, inventory.partitions)
+        _fill(store, inventory, heads, place, advance)
+        _write_origin(store, inventory, heads)
+        if folder.exists():
+            folder.rmdir()
+        unfinished.rename(folder)
+        fsync_folder(folder.parent)
+    except OSError as error:
+        raise StorageFailed(str(folder), f"cannot make the store: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return Restored(folder, store.store_id, inventory.store_id, heads)
+
+
+def _wanted(inventory: Inventory, positions: Mapping[int, int], place: Target) -> dict[int, int]:
+    heads = inventory.heads
+    for partition, position in positions.items():
+        if partition not in heads:
+            what = f"it has {inventory.partitions} partitions, and none with number {partition}"
+            raise StoreMismatch(place.address, what)
+        if not 0 <= position <= heads[partition]:
+            what = f"it has the events up to {heads[partition]:,} of partition {partition}, not up to {position:,}"
+            raise StoreMismatch(place.address, what)
+    return heads | dict(positions)
+
+
+def _check_free(folder: Path) -> None:
+    try:
+        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as error:
+        raise StorageFailed(str(folder), error.strerror or str(error)) from error
+    if taken:
+        raise StoreMismatch(str(folder), "there is something here already", "restore into an empty or a new directory")
+
+
+def _fill(store: Store, inventory: Inventory, heads: Mapping[int, int], place: Target, advance: Advance) -> None:
+    done, total = 0, sum(heads.values())
+    with store.hold("a restore"):
+        for partition, up_to in heads.items():
+            log = store.open_log(partition)
+            try:
+                for segment in inventory.segments.get(partition, ()):
+                    if segment.first > up_to:
+                        break
+                    stretch = unpack_segment(segment, place.read(segment.name), place.address)
+                    stretch = _cut(stretch, up_to, partition, segment, place)
+                    write_stretch(log, stretch)
+                    done += len(stretch.records)
+                    advance(done, total)
+            finally:
+                log.close()
+
+
+def _cut(stretch: Stretch, up_to: int, partition: int, segment: Segment, place: Target) -> Stretch:
+    """The stretch up to a position, which has to be where a command ends."""
+    if segment.last <= up_to:
+        return stretch
+    records: list[bytes] = []
+    for number, group in enumerate(commands_of(stretch.records)):
+        first, last = record_position(group[0]), record_position(group[-1])
+        if last > up_to:
+            if first <= up_to:
+                what = f"position {up_to:,} of partition {partition} lies within a command, {first:,} to {last:,}"
+                raise StoreMismatch(place.address, what, f"choose {first - 1:,} or {last:,}")
+            return Stretch(records, stretch.digests[:number])
+        records += group
+    return stretch
+
+
+def _write_origin(store: Store, inventory: Inventory, heads: Mapping[int, int]) -> None:
+    facts = {
+        "restored_from": inventory.store_id,
+        "taken_at": inventory.taken_at,
+        "restored_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "heads": {str(partition): head for partition, head in heads.items()},
+    }
+    with (store.path / ORIGIN).open("w") as file:
+        json.dump(facts, file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fsync_folder(store.path)

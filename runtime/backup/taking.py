@@ -1,0 +1,96 @@
+"""Taking a backup: what a store has gained since the last one, read while the store is written to.
+
+What is in it: every event and every command id of each partition, up to the moment at which the backup began. Snapshots
+and read models are left out: they are made again from the events.
+
+Rules kept here: the store is only read, in short transactions; a backup goes on only from the same history (store id,
+hash chain), so that a store which was restored or replaced never ends up in the backup of another; segments are written
+before the inventory that lists them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+from ..errors import StoreMismatch
+from ..log.format import chain_of
+from ..log.reader import LmdbReader
+from ..log.store import Store, open_store
+from ..log.stretch import read_stretch
+from .inventory import Inventory, pack_segment, read_inventory, write_inventory
+from .target import Target, target_at
+
+__all__ = ["Backup", "backup_store"]
+
+LISTED_EVERY: Final = 16
+"""Segments after which the inventory is written: about 128 MiB that an interrupted backup has to write again."""
+
+Advance = Callable[[int, int], None]
+
+
+class Backup(NamedTuple):
+    """What taking a backup did."""
+
+    store_id: str
+    heads: dict[int, int]
+    """Partition -> position up to which the backup goes now."""
+    events: int
+    """Added by this run."""
+    size_bytes: int
+    """Written by this run."""
+
+
+def backup_store(
+    path: str | os.PathLike[str], target: str | os.PathLike[str], *, advance: Advance = lambda done, total: None
+) -> Backup:
+    """Back up the store in a directory, in use or not, to a folder or an fsspec address.
+
+    A target that holds a backup of this store already gets what is new. `advance(done, total)` is told of events.
+    Raises `StoreMismatch` if the target holds another store or another history, `StorageFailed`, and what opening and
+    reading a store raises. Interrupted at any moment, the target holds a sound backup, if not
+    all of the new one.
+    """
+    store, place = open_store(path), target_at(target)
+    readers = {number: store.open_reader(number) for number in range(store.partitions)}
+    try:
+        heads = {number: reader.head() for number, reader in readers.items()}
+        inventory = read_inventory(place) or Inventory(store.store_id, store.partitions, "")
+        for number, reader in readers.items():
+            _check_same_history(store, inventory, number, reader, place)
+        total, done, size_bytes = sum(heads.values()) - sum(inventory.heads.values()), 0, 0
+        for number, reader in readers.items():
+            reached = inventory.head(number)
+            while (stretch := read_stretch(reader, reached, heads[number])) is not None:
+                segment, content = pack_segment(number, stretch)
+                place.write(segment.name, content)
+                inventory.segments.setdefault(number, []).append(segment)
+                reached, done, size_bytes = segment.last, done + len(stretch.records), size_bytes + len(content)
+                if len(inventory.segments[number]) % LISTED_EVERY == 0:
+                    write_inventory(place, inventory)
+                advance(done, total)
+        inventory.taken_at = datetime.now(UTC).isoformat(timespec="seconds")
+        write_inventory(place, inventory)
+        return Backup(store.store_id, inventory.heads, done, size_bytes)
+    finally:
+        for reader in readers.values():
+            reader.close()
+
+
+def _check_same_history(store: Store, inventory: Inventory, partition: int, reader: LmdbReader, place: Target) -> None:
+    """The backup must be a beginning of what the store holds."""
+    if inventory.store_id != store.store_id:
+        what = f"it holds store {inventory.store_id}, and {store.path} is store {store.store_id}"
+        raise StoreMismatch(place.address, what, "choose another target; a restored store is a store of its own")
+    head = inventory.head(partition)
+    if not head:
+        return
+    records = reader.read(head - 1, 1)
+    if not records:
+        what = f"it has {head:,} events of partition {partition}, and the store only {reader.head():,}"
+        raise StoreMismatch(place.address, what, "the store has lost events: verify it, or restore this backup")
+    if chain_of(records[0]).hex() != inventory.segments[partition][-1].chain:
+        what = f"event {head:,} of partition {partition} follows from other events there than in the store"
+        raise StoreMismatch(place.address, what, "choose another target, and verify the store")

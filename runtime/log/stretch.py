@@ -1,0 +1,151 @@
+"""Stretch: whole commands of a log as they are stored, on their way into another log.
+
+Beside the write path: what a backup keeps and a restored store is made of. The bytes of the events stay what they are,
+so that checksums and hash chain still hold at the other end; the indexes are made anew from them.
+
+Rules kept here: a stretch begins and ends between two commands, since the events of one command are stored together or
+not at all; nothing is written that does not follow, by position and by hash, from what is there already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ..errors import Damaged
+from .contract import Reader
+from .format import (
+    CHAIN_START,
+    COMMANDS,
+    EVENTS,
+    STREAMS,
+    chain_of,
+    check_record,
+    decode_record,
+    encode_command,
+    encode_stream_entry,
+    next_chain,
+    record_position,
+    versioned_key,
+)
+
+if TYPE_CHECKING:
+    import lmdb
+
+    from .writer import LmdbLog
+
+__all__ = ["STRETCH_BYTES", "Stretch", "last_boundary", "read_stretch", "write_stretch"]
+
+STRETCH_BYTES: Final = 8 << 20
+"""Of records: about 25,000 of them, in memory twice and in one transaction."""
+
+STRETCH_EVENTS_MAX: Final = 100_000
+"""Records of one stretch, however small they are."""
+
+
+class Stretch(NamedTuple):
+    """Adjoining records, and the digest of each command that they came from, in order."""
+
+    records: list[bytes]
+    digests: list[bytes]
+    """16 bytes each: what tells a repeat of a command from another command under the same id."""
+
+    @property
+    def first(self) -> int:
+        """The position of its first event."""
+        return record_position(self.records[0])
+
+    @property
+    def last(self) -> int:
+        """The position of its last event."""
+        return record_position(self.records[-1])
+
+
+def read_stretch(reader: Reader, after: int, up_to: int, bytes_max: int = STRETCH_BYTES) -> Stretch | None:
+    """The next whole commands after a position, up to another; None if there are none. Raises `Damaged`."""
+    records = reader.read(after, min(up_to - after, STRETCH_EVENTS_MAX), bytes_max) if up_to > after else []
+    if not records:
+        return None
+    last = record_position(records[-1])
+    if (boundary := last_boundary(reader, last)) != last:  # the last command goes on: without it, or with all of it
+        whole = records[: max(boundary - after, 0)] or reader.read(after, _end_of(reader, last) - after)
+        records = whole[: up_to - after]
+    digests = []
+    for group in commands_of(records):
+        command_id = decode_record(group[0]).command_id
+        entry = reader.find_command(command_id)
+        if entry is None or entry.position != record_position(group[-1]):
+            what = f"the command index does not lead from its command {command_id.hex()} to it"
+            raise Damaged(f"event {record_position(group[-1])}", what)
+        digests.append(entry.digest)
+    return Stretch(records, digests)
+
+
+def last_boundary(reader: Reader, position: int) -> int:
+    """The last position at or before this one at which a command ends."""
+    if position < 1 or _end_of(reader, position) == position:
+        return position
+    command_id = decode_record(reader.read(position - 1, 1)[0]).command_id
+    while position and decode_record(reader.read(position - 1, 1)[0]).command_id == command_id:
+        position -= 1
+    return position
+
+
+def _end_of(reader: Reader, position: int) -> int:
+    """Where the command ends that the event at this position came from."""
+    event = decode_record(reader.read(position - 1, 1)[0])
+    entry = reader.find_command(event.command_id)
+    if entry is None or entry.position < position:
+        raise Damaged(f"event {position}", f"the command index does not hold its command {event.command_id.hex()}")
+    return entry.position
+
+
+def commands_of(records: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """The records of each command, in order: they stand next to one another."""
+    group: list[bytes] = []
+    previous = b""
+    for record in records:
+        command_id = decode_record(record).command_id
+        if group and command_id != previous:
+            yield group
+            group = []
+        group.append(record)
+        previous = command_id
+    if group:
+        yield group
+
+
+def write_stretch(log: LmdbLog, stretch: Stretch) -> None:
+    """Add a stretch to the end of a log that nobody else writes, in one transaction, fsynced when this returns.
+
+    Raises `Damaged`, and adds nothing, unless it follows from what the log holds.
+    """
+    log.environment.write(lambda transaction: _write(log, transaction, stretch))
+
+
+def _write(log: LmdbLog, transaction: lmdb.Transaction[bytes], stretch: Stretch) -> None:
+    database = log.environment.database
+    cursor = transaction.cursor(database(EVENTS))
+    head, chain = 0, CHAIN_START
+    if cursor.last():
+        head, chain = int.from_bytes(cursor.key(), "big"), chain_of(cursor.value())
+    events, streams, commands = [], [], []
+    for group, digest in zip(commands_of(stretch.records), stretch.digests, strict=True):
+        for record in group:
+            head += 1
+            key = head.to_bytes(8, "big")
+            check_record(record, key, log.name)
+            if next_chain(chain, record) != chain_of(record):
+                raise Damaged(f"{log.name}, event {head}", "its hash does not follow from the events before it")
+            chain = chain_of(record)
+            events.append((key, record))
+        last = decode_record(group[-1])
+        key = versioned_key(last.stream.key, last.version)
+        streams.append((key, encode_stream_entry(key, head, len(group))))
+        commands.append((last.command_id, encode_command(last.command_id, digest, head, last.version)))
+    for name, pairs in ((EVENTS, events), (STREAMS, sorted(streams)), (COMMANDS, sorted(commands))):
+        _, added = transaction.cursor(database(name)).putmulti(pairs, overwrite=False, append=name == EVENTS)
+        if added != len(pairs):
+            raise Damaged(
+                f"{log.name}, database {name.decode()}", f"{len(pairs) - added} of its keys are there already"
+            )
