@@ -132,9 +132,10 @@ class PartitionLog:
         """The epoch is the partition's; an own actor is fenced by its name."""
         return 0
 
-    def find_command(self, command_id: bytes) -> None:
-        """Not known here: the id is asked about with the next append."""
-        self._ids.append(command_id)
+    def find_commands(self, command_ids: Sequence[bytes]) -> dict[bytes, CommandEntry | RayfoldError]:
+        """Not known here: the ids are asked about with the next append."""
+        self._ids.extend(command_ids)
+        return {}
 
     def append(self, epoch: int, appends: Sequence[Append]) -> list[Appended]:
         """One call to the partition. Raises `AlreadyStored`, and what `Log.append` raises."""
@@ -179,7 +180,11 @@ class PartitionLog:
 def append_for(writer: Log, epoch: int, request: AppendRequest) -> AppendAnswer:
     """The partition's half of `PartitionLog.append`. The records of what was appended are still in the answer."""
     try:
-        stored = {one: entry for one in request.ids if (entry := writer.find_command(one)) is not None}
+        stored: dict[bytes, CommandEntry] = {}
+        for command_id, entry in writer.find_commands(request.ids).items():
+            if isinstance(entry, RayfoldError):
+                raise entry
+            stored[command_id] = entry
         if stored:
             return AppendAnswer([], stored, [])
         return AppendAnswer(writer.append(epoch, request.appends), {}, [])

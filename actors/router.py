@@ -19,9 +19,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future as ThreadFuture
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -31,6 +29,7 @@ from ..runtime.errors import Fenced, Overloaded, Unavailable
 from ..runtime.outcome import Moved, Outcome, decode_outcomes
 from ..runtime.stream import StreamId, partition_of
 from .settings import Settings
+from .way import Way
 
 __all__ = ["IN_FLIGHT_MAX", "Router"]
 
@@ -56,25 +55,23 @@ def _backoff_s(failures: int) -> float:
 class _Pending:
     """A command on its way, until its future has an outcome."""
 
-    __slots__ = ("blob", "deadline_s", "future", "packed")
+    __slots__ = ("blob", "command_id", "deadline_s", "future", "stream")
 
     def __init__(self, packed: PackedCommand, blob: bytes, future: asyncio.Future[Outcome], deadline_s: float) -> None:
-        self.packed, self.blob, self.future, self.deadline_s = packed, blob, future, deadline_s
-
-    @property
-    def command_id(self) -> bytes:
-        return self.packed.command_id
-
-    @property
-    def stream(self) -> StreamId:
-        return self.packed.stream
+        self.command_id, self.stream = packed[:2]
+        self.blob, self.future, self.deadline_s = blob, future, deadline_s
 
 
 class _Destination:
-    """An actor that executes commands, the lane to it, and the batches in flight."""
+    """An actor that executes commands, the lane and the way to it, and the batches in flight."""
 
-    def __init__(self, actor: Any, partition: int, name: str, lane: Callable[[_Destination], Lane[_Pending]]) -> None:
-        self.actor = actor
+    def __init__(
+        self,
+        partition: int,
+        name: str,
+        way: Callable[[_Destination], Way],
+        lane: Callable[[_Destination], Lane[_Pending]],
+    ) -> None:
         self.partition = partition
         self.name = name
         """Of an own actor; empty for a partition."""
@@ -86,6 +83,7 @@ class _Destination:
         """Where the actor says that some aggregates live now."""
         self.failures = 0
         """In a row; sets the backoff."""
+        self.way = way(self)
         self.lane = lane(self)
 
 
@@ -105,7 +103,7 @@ class Router:
         self._settings = settings
         self._client = os.urandom(16)
         self._attempts = 0
-        self._partitions = [_Destination(actor, number, "", self._lane) for number, actor in enumerate(partitions)]
+        self._partitions = [self._destination_of(actor, number, "") for number, actor in enumerate(partitions)]
         self._routes: dict[StreamId, _Destination] = {}
         """Aggregates that are known to live in an own actor, or did when last heard of."""
         self._pending: set[_Pending] = set()
@@ -119,7 +117,7 @@ class Router:
         if self._closed:
             raise Unavailable(str(packed.stream), "the runtime is stopped")
         future: asyncio.Future[Outcome] = self._loop.create_future()
-        pending = _Pending(packed, blob, future, time.monotonic() + timeout_s)
+        pending = _Pending(packed, blob, future, self._loop.time() + timeout_s)
         self._destination(packed.stream).lane.put(pending, len(blob))
         self._pending.add(pending)
         if not self._sweeping:
@@ -135,9 +133,20 @@ class Router:
         self._closed = True
         for pending in list(self._pending):
             self._resolve(pending, Unavailable(str(pending.stream), "the runtime was stopped before it was answered"))
+        for destination in self._partitions:
+            destination.way.close()
 
     def _destination(self, stream: StreamId) -> _Destination:
         return self._routes.get(stream) or self._partitions[partition_of(stream, len(self._partitions))]
+
+    def _destination_of(self, actor: Any, partition: int, name: str) -> _Destination:
+        """Only partitions have roads: an own actor waits for its partition, through Ray, anyway."""
+        by_road = self._settings.local_sockets and not name
+
+        def way(destination: _Destination) -> Way:
+            return Way(actor, self._client, partial(self._came_back, destination), by_road=by_road)
+
+        return _Destination(partition, name, way, self._lane)
 
     def _lane(self, destination: _Destination) -> Lane[_Pending]:
         name = f"the lane to {destination.name or f'partition {destination.partition}'}"
@@ -157,31 +166,16 @@ class Router:
         predecessor = next(reversed(destination.flights), 0)
         timer = self._loop.call_later(self._settings.attempt_timeout_s, self._came_back, destination, attempt, None)
         destination.flights[attempt] = _Flight(batch, timer)
-        try:
-            sent = destination.actor.execute.remote(
-                self._client, attempt, predecessor, join(pending.blob for pending in batch)
-            )
-            sent.future().add_done_callback(partial(self._wake, destination, attempt))
-        except Exception:  # the actor is gone for good, or Ray is
-            self._loop.call_soon(self._came_back, destination, attempt, None)
+        destination.way.execute(attempt, predecessor, join(pending.blob for pending in batch))
 
-    def _wake(self, destination: _Destination, attempt: int, answer: ThreadFuture[bytes]) -> None:
-        """On a thread of Ray's: continue on the event loop, if there still is one."""
-        try:
-            self._loop.call_soon_threadsafe(self._came_back, destination, attempt, answer)
-        except RuntimeError:
-            answer.exception()
-
-    def _came_back(self, destination: _Destination, attempt: int, answer: ThreadFuture[bytes] | None) -> None:
-        """An attempt has been answered, has failed, or (without an answer) has taken too long."""
-        failed = answer is None or answer.exception() is not None
+    def _came_back(self, destination: _Destination, attempt: int, answer: bytes | None) -> None:
+        """An attempt has been answered, or (without an answer) has failed or taken too long."""
         flight = destination.flights.pop(attempt, None)
         if flight is None:  # it was given up: its commands are on their way again
             return
         flight.timer.cancel()
-        blob = b"" if answer is None or failed else answer.result()
-        destination.failures = destination.failures + 1 if failed else 0
-        unanswered = self._resolve_all(destination, flight.batch, blob) if blob else flight.batch
+        destination.failures = destination.failures + 1 if answer is None else 0
+        unanswered = self._resolve_all(destination, flight.batch, answer) if answer else flight.batch
         if unanswered:
             destination.held[attempt] = unanswered
         if not destination.held:
@@ -231,21 +225,21 @@ class Router:
         try:
             handle = self._actor_named(actor)
         except ValueError:  # it has ended since; its partition will find out from us
-            self._partitions[partition].actor.lost.remote(stream, actor)
+            self._partitions[partition].way.actor.lost.remote(stream, actor)
             return
         if len(self._routes) >= _ROUTES_MAX:
             for known, route in self._routes.items():
                 if not route.flights and not route.held and not len(route.lane):
                     del self._routes[known]
                     break
-        self._routes[stream] = _Destination(handle, partition, actor, self._lane)
+        self._routes[stream] = self._destination_of(handle, partition, actor)
 
     def _take_back(self, destination: _Destination, again: Sequence[_Pending]) -> None:
         """An own actor does not answer: its partition takes the aggregate back, and everything goes there."""
         stream = next((stream for stream, route in self._routes.items() if route is destination), None)
         if stream is not None:
             del self._routes[stream]
-            self._partitions[destination.partition].actor.lost.remote(stream, destination.name)
+            self._partitions[destination.partition].way.actor.lost.remote(stream, destination.name)
         waiting = destination.lane.take_waiting(lambda _: True)
         for pending in [*again, *(pending for pending, _ in waiting)]:
             self._put(pending)
@@ -265,7 +259,7 @@ class Router:
 
     def _sweep(self) -> None:
         """Tell those whose deadline has passed, and drop those whose caller has gone."""
-        now = time.monotonic()
+        now = self._loop.time()
         for pending in [p for p in self._pending if p.deadline_s <= now or p.future.done()]:
             what = "no answer in time; whether it happened is unknown, the same command id may be sent again"
             self._resolve(pending, Unavailable(str(pending.stream), what))

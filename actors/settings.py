@@ -34,6 +34,10 @@ class Settings:
     """Commands of one client, and queries to one projection, that may wait for an answer: about a second of work and
     30 MB. Beyond that, `Overloaded` at once."""
 
+    local_sockets: bool = True
+    """Have commands reach a partition on the same machine over a Unix socket that only this user can open (`gate.py`).
+    Without, and on other nodes, they travel through Ray, which takes some 0.6 ms more for each batch."""
+
     tune_garbage_collector: bool = True
     """Have this process look for cyclic garbage less often while the runtime runs (see `garbage.py`). Settings of the
     program's own are left alone, and everything is put back at the end."""
@@ -41,7 +45,7 @@ class Settings:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name == "tune_garbage_collector":
+            if field.type == "bool":
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise InvalidMessage("Settings", f"{field.name} is {value!r}", "give a number")

@@ -18,7 +18,7 @@ import msgpack
 from .errors import RayfoldError, from_wire, to_wire
 from .receipt import Receipt
 
-__all__ = ["Answered", "Moved", "Outcome", "decode_outcomes", "encode_outcomes"]
+__all__ = ["ERROR_BYTES_MAX", "Answered", "Moved", "Outcome", "decode_outcomes", "encode_outcomes"]
 
 Outcome = Receipt | RayfoldError
 """A receipt, or the error that says why there is none."""
@@ -34,12 +34,18 @@ class Moved(NamedTuple):
 Answered = Receipt | RayfoldError | Moved
 """What an actor answers for one command; the router resolves `Moved` by itself."""
 
+_pack_facts: Final = msgpack.Packer(autoreset=True).pack
+"""Safe to share between threads: it runs no Python while it packs numbers. Half the time of `packb`."""
+
+_new: Final = tuple.__new__
+"""Makes a named tuple in half the time (0.2 us): the class's own `__new__` is a function in Python."""
+
 _RECEIPT: Final = 0
 _ERROR: Final = 1
 _MOVED: Final = 2
 
 
-_ERROR_BYTES_MAX: Final = 64 * 1024
+ERROR_BYTES_MAX: Final = 64 * 1024
 """Of one error: its facts are for people, and outcomes travel best under Ray's 100 KB inline."""
 
 _TEXT_CHARS_MAX: Final = 500
@@ -59,21 +65,23 @@ def decode_outcomes(blob: bytes, commands: Sequence[Any]) -> list[Answered]:
     unpacker = msgpack.Unpacker(use_list=False, strict_map_key=False, max_buffer_size=max(len(blob), 1))
     unpacker.feed(blob)
     answered: list[Answered] = []
-    for command, (kind, *facts) in zip(commands, unpacker, strict=True):
-        if kind == _RECEIPT:
-            partition, position, version, repeated = facts
-            answered.append(Receipt(command.stream, partition, position, version, command.command_id, repeated))
-        elif kind == _ERROR:
-            answered.append(from_wire(facts))
+    for command, packed in zip(commands, unpacker, strict=True):
+        if packed[0] == _RECEIPT:
+            _, partition, position, version, repeated = packed
+            facts = (command.stream, partition, position, version, command.command_id, repeated)
+            answered.append(_new(Receipt, facts))
+        elif packed[0] == _ERROR:
+            answered.append(from_wire([*packed[1:]]))
         else:
-            answered.append(Moved(*facts))
+            answered.append(Moved(*packed[1:]))
     return answered
 
 
 def _pack(outcome: Answered) -> bytes:
     packed: bytes
     if isinstance(outcome, Receipt):
-        packed = msgpack.packb((_RECEIPT, outcome.partition, outcome.position, outcome.version, outcome.repeated))
+        _, partition, position, version, _, repeated = outcome
+        packed = _pack_facts((_RECEIPT, partition, position, version, repeated))
     elif isinstance(outcome, Moved):
         packed = msgpack.packb((_MOVED, outcome.actor))
     else:
@@ -85,7 +93,7 @@ def _pack_error(wire: list[Any]) -> bytes:
     packed = b""
     with suppress(Exception):  # `str` of a fact is the user's code and may raise anything
         packed = msgpack.packb((_ERROR, *wire), default=str)
-    if not 0 < len(packed) <= _ERROR_BYTES_MAX:
+    if not 0 < len(packed) <= ERROR_BYTES_MAX:
         packed = msgpack.packb((_ERROR, *map(_as_text, wire)))
     return packed
 

@@ -111,7 +111,7 @@ def _open_checked(store: Store, report: PartitionReport) -> LmdbReader | None:
         report.add_problem("file", "data.mdb", "open", str(error))
         return None
     try:
-        report.head, report.epoch = reader.head(), reader.epoch()
+        report.head, report.epoch = reader.environment.read(reader.last_position), reader.epoch()
     except StoreError as error:
         report.add_problem("meta", "epoch", "checksum", str(error))
         reader.close()

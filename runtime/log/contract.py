@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from ..errors import RayfoldError
 from ..stream import StreamId
 
 __all__ = ["Append", "Appended", "CommandEntry", "Log", "NewEvent", "Reader", "Snapshot", "StoredEvent", "WriteLog"]
@@ -131,6 +132,11 @@ class Reader(Protocol):
         """What is stored about this command id."""
         ...
 
+    def find_commands(self, command_ids: Sequence[bytes]) -> dict[bytes, CommandEntry | RayfoldError]:
+        """What is stored about each of these ids, as one commit has it. An id that is none, or whose entry is damaged,
+        has the error in place of an entry; one that is not stored has nothing."""
+        ...
+
     def find_snapshot(self, stream: StreamId, schema: bytes, at_or_before: int | None = None) -> Snapshot | None:
         """The latest snapshot of the stream (at or before a version) that `schema` wrote and whose checksum is
         good. Damaged and outdated ones are passed over."""
@@ -149,7 +155,7 @@ class WriteLog(Protocol):
         """See `Log`."""
         ...
 
-    def find_command(self, command_id: bytes) -> CommandEntry | None:
+    def find_commands(self, command_ids: Sequence[bytes]) -> dict[bytes, CommandEntry | RayfoldError]:
         """See `Reader`."""
         ...
 

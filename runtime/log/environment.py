@@ -32,7 +32,15 @@ from .format import DATABASES, FORMAT_VERSION, META, META_FORMAT, META_IDENTITY,
 from .reader import LmdbReader
 from .writer import LmdbLog
 
-__all__ = ["MAP_BYTES_MAX", "MAP_BYTES_START", "READERS_MAX", "Environment", "open_log", "open_reader"]
+__all__ = [
+    "MAP_BYTES_MAX",
+    "MAP_BYTES_START",
+    "READERS_MAX",
+    "Environment",
+    "check_identity",
+    "open_log",
+    "open_reader",
+]
 
 LMDB_ENGINE: Final = 0
 """`lib_version`: the 0.9 engine. Its files and those of 1.0 are incompatible."""
@@ -84,7 +92,7 @@ def open_log(
     try:
         if create and _is_new(environment):
             _write_meta(environment, identity)
-        _check_meta(environment, identity)
+        check_identity(environment, identity)
     except BaseException:
         environment.close()
         raise
@@ -101,7 +109,7 @@ def open_reader(path: str | os.PathLike[str], name: str, *, identity: str = "") 
         raise StoreMissing(str(folder), f"the log of {name} is not here")
     environment = Environment(folder, name, readonly=True, map_bytes=0)
     try:
-        _check_meta(environment, identity)
+        check_identity(environment, identity)
     except BaseException:
         environment.close()
         raise
@@ -134,7 +142,7 @@ class Environment:
                     with environment.begin() as transaction:
                         return use(transaction)
                 except lmdb.MapResizedError:
-                    environment.set_mapsize(0)
+                    self._resize(environment, 0)
                 except lmdb.Error as error:
                     raise self.failure(error) from error
         raise StorageFailed(str(self.path), "its map is being resized without end")
@@ -158,7 +166,7 @@ class Environment:
                 self._grow(error)
             except lmdb.MapResizedError:
                 with self._lock:
-                    environment.set_mapsize(0)
+                    self._resize(environment, 0)
             except lmdb.Error as error:
                 with self._lock:
                     self._shut()
@@ -196,7 +204,7 @@ class Environment:
 
     def failure(self, error: lmdb.Error) -> StoreError:
         """Our error for one of LMDB's, with what to do where something can be done."""
-        what = str(error)
+        what = str(error).removeprefix(f"{self.path}: ")
         if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError):
             return Damaged(f"{self.name} ({self.path})", f"LMDB says: {what}")
         if isinstance(error, lmdb.VersionMismatchError):
@@ -222,39 +230,40 @@ class Environment:
         if self._closed:
             raise StorageFailed(str(self.path), f"{self.name} was closed")
         try:
-            environment = lmdb.open(
-                str(self.path),
-                subdir=True,
-                map_size=self._map_bytes_at_open(),
-                readonly=self.readonly,
-                create=not self.readonly,
-                sync=True,
-                metasync=True,
-                writemap=False,
-                max_readers=READERS_MAX,
-                max_dbs=DATABASES_MAX,
-                max_spare_txns=1,
-                lib_version=LMDB_ENGINE,
-            )
+            try:
+                environment = self._mapped(self._map_bytes_at_open())
+            except lmdb.MemoryError:  # no address space for a map with room to grow: one as large as the log is by now
+                environment = self._mapped(max(self._file_bytes(), 1))
+            try:
+                self._check_length(environment)
+                environment.reader_check()
+                self._databases = self._open_databases(environment)
+            except BaseException:
+                environment.close()
+                raise
+        except lmdb.NotFoundError as error:
+            raise StoreMismatch(str(self.path), "this LMDB environment is not a log of Rayfold") from error
         except lmdb.Error as error:
             raise self.failure(error) from error
         except OSError as error:
             raise StorageFailed(str(self.path), str(error)) from error
-        try:
-            self._check_length(environment)
-            environment.reader_check()
-            self._databases = self._open_databases(environment)
-        except lmdb.NotFoundError as error:
-            environment.close()
-            raise StoreMismatch(str(self.path), "this LMDB environment is not a log of Rayfold") from error
-        except lmdb.Error as error:
-            environment.close()
-            raise self.failure(error) from error
-        except BaseException:
-            environment.close()
-            raise
         self._lmdb = environment
         return environment
+
+    def _mapped(self, map_bytes: int) -> lmdb.Environment:
+        return lmdb.open(
+            str(self.path),
+            map_size=map_bytes,
+            readonly=self.readonly,
+            create=not self.readonly,
+            sync=True,
+            metasync=True,
+            writemap=False,
+            max_readers=READERS_MAX,
+            max_dbs=DATABASES_MAX,
+            max_spare_txns=1,
+            lib_version=LMDB_ENGINE,
+        )
 
     def _open_databases(self, environment: lmdb.Environment) -> dict[bytes, lmdb._Database]:
         """The handles of the databases; all are made in one transaction if the environment is new, else none."""
@@ -267,12 +276,15 @@ class Environment:
         """Twice the file, at least the start: an open for writing leaves room, so that growing stays rare."""
         if self.readonly:
             return 0
-        size_bytes, wanted = 0, self._map_bytes
-        with suppress(OSError):
-            size_bytes = (self.path / "data.mdb").stat().st_size
+        size_bytes, wanted = self._file_bytes(), self._map_bytes
         while wanted < 2 * size_bytes and wanted < MAP_BYTES_MAX:
             wanted *= 2
         return wanted
+
+    def _file_bytes(self) -> int:
+        with suppress(FileNotFoundError):
+            return (self.path / "data.mdb").stat().st_size
+        return 0
 
     def _check_length(self, environment: lmdb.Environment) -> None:
         """Refuse a file that was cut off: touching its missing pages would kill the process with SIGBUS.
@@ -281,7 +293,7 @@ class Environment:
         LMDB's verifier, which reads the file without mapping it, has the last word. Rare, hence not at every open.
         """
         needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-        present = (self.path / "data.mdb").stat().st_size
+        present = self._file_bytes()
         if present < needed and lmdb_verify.verify(str(self.path)):  # type: ignore[no-untyped-call]
             raise Damaged(f"{self.name} ({self.path})", f"data.mdb has {present:,} bytes of {needed:,}: it was cut off")
 
@@ -299,14 +311,22 @@ class Environment:
             if wanted > MAP_BYTES_MAX:
                 raise self.failure(error) from error
             environment.reader_check()
-            try:
-                environment.set_mapsize(wanted)
-            except lmdb.Error as failed:
-                raise self.failure(failed) from failed
+            self._resize(environment, wanted)
+
+    def _resize(self, environment: lmdb.Environment, map_bytes: int) -> None:
+        """Change the map; 0 takes the size that another process gave it. The caller holds the lock.
+
+        LMDB gives the old map back before it asks for the new one: what fails here has no map any more.
+        """
+        try:
+            environment.set_mapsize(map_bytes)
+        except lmdb.Error as error:
+            self._shut()
+            raise self.failure(error) from error
 
 
-def _check_meta(environment: Environment, identity: str) -> None:
-    """Check that this is our format and the log that it should be."""
+def check_identity(environment: Environment, identity: str) -> None:
+    """Check that this is our format and the log that it should be. Raises `StoreMismatch`, `Damaged`."""
     stored = environment.read(lambda txn: txn.get(META_FORMAT, db=environment.database(META)))
     where = str(environment.path)
     if stored is None:

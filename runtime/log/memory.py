@@ -12,7 +12,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
-from ..errors import Fenced
+from ..errors import Fenced, InvalidId, RayfoldError
 from ..stream import StreamId
 from .contract import Append, Appended, CommandEntry, Snapshot
 from .format import (
@@ -117,6 +117,19 @@ class MemoryLog:
         """What is stored about this command id. Raises `InvalidId` if it is not 16 bytes."""
         check_command_id(command_id)
         return self._commands.get(command_id)
+
+    def find_commands(self, command_ids: Sequence[bytes]) -> dict[bytes, CommandEntry | RayfoldError]:
+        """What is stored about each of these ids; an id that is none has its error instead."""
+        found: dict[bytes, CommandEntry | RayfoldError] = {}
+        for command_id in command_ids:
+            try:
+                entry = self.find_command(command_id)
+            except InvalidId as error:
+                found[command_id] = error
+            else:
+                if entry is not None:
+                    found[command_id] = entry
+        return found
 
     def find_snapshot(self, stream: StreamId, schema: bytes, at_or_before: int | None = None) -> Snapshot | None:
         """The latest snapshot of the stream (at or before a version) that `schema` wrote, if there is one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from rayfold.runtime.errors import Damaged, RayfoldError
 from rayfold.runtime.log.contract import Append, Appended, CommandEntry, Log, Snapshot
 from rayfold.runtime.stream import StreamId
 
@@ -23,6 +24,8 @@ class FaultyLog:
 
     def __init__(self, log: Log) -> None:
         self.behind = log
+        self.damaged: dict[bytes, Damaged] = {}
+        """Command ids whose entries cannot be read."""
         self._faults: dict[Stage, BaseException] = {}
 
     def fail_once(self, stage: Stage, error: BaseException) -> None:
@@ -57,8 +60,12 @@ class FaultyLog:
         return self.behind.read_stream(stream, from_version, to_version, limit)
 
     def find_command(self, command_id: bytes) -> CommandEntry | None:
-        self._pass("before deciding")
         return self.behind.find_command(command_id)
+
+    def find_commands(self, command_ids: Sequence[bytes]) -> dict[bytes, CommandEntry | RayfoldError]:
+        self._pass("before deciding")
+        damaged = {each: self.damaged[each] for each in command_ids if each in self.damaged}
+        return self.behind.find_commands(command_ids) | damaged
 
     def find_snapshot(self, stream: StreamId, schema: bytes, at_or_before: int | None = None) -> Snapshot | None:
         return self.behind.find_snapshot(stream, schema, at_or_before)

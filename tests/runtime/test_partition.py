@@ -355,10 +355,18 @@ def test_a_batch_too_large_for_one_append_is_appended_in_parts(
 
 def test_a_damaged_entry_of_one_command_id_costs_no_neighbour(loop: WriteLoop, log: FaultyLog) -> None:
     loop.execute([alice(OPEN)])
-    log.fail_once("before deciding", Damaged("command 2", "its checksum is wrong"))
+    log.damaged[bytes(15) + b"\2"] = Damaged("command 2", "its checksum is wrong")
     done = loop.execute([alice(TEN, 2), alice(TEN, 3)])
     assert error(done.outcomes[0], Damaged) == "command 2 is damaged: its checksum is wrong"
     assert facts(done.outcomes[1]) == (2, 2, False)
+
+
+def test_a_log_that_cannot_be_read_is_the_outcome_of_every_command(loop: WriteLoop, log: FaultyLog) -> None:
+    loop.execute([alice(OPEN)])
+    log.fail_once("before deciding", StorageFailed("disk", "it is gone"))
+    done = loop.execute([alice(TEN, 2), alice(TEN, 3)])
+    assert [error(outcome, StorageFailed) for outcome in done.outcomes] == ["disk: it is gone"] * 2
+    assert facts(loop.execute([alice(TEN, 2)]).outcomes[0]) == (2, 2, False)
 
 
 # When the append fails ------------------------------------------------------------------------------------------
@@ -430,9 +438,9 @@ class RemoteLog(FaultyLog):
         super().__init__(log)
         self.asked: list[bytes] = []
 
-    def find_command(self, command_id: bytes) -> CommandEntry | None:
-        self.asked.append(command_id)
-        return None
+    def find_commands(self, command_ids: Sequence[bytes]) -> dict[bytes, CommandEntry | RayfoldError]:
+        self.asked.extend(command_ids)
+        return {}
 
     def append(self, epoch: int, appends: Sequence[Append]) -> list[Appended]:
         asked, self.asked = self.asked, []

@@ -274,6 +274,25 @@ def test_a_repeat_is_a_repeat_also_when_its_expected_version_is_off_by_now(five:
     assert five.append(epoch, [command]) == [Appended(9, 6, (), repeated=True)]
 
 
+def test_a_repeat_is_a_repeat_also_when_its_events_cannot_be_encoded(five: Log, epoch: int) -> None:
+    command = deposits(ALICE, 6)
+    five.append(epoch, [command])
+    assert five.append(epoch, [command._replace(events=(UNENCODABLE,))]) == [Appended(9, 6, (), repeated=True)]
+
+
+def test_a_repeat_among_new_commands_stops_none_of_them(five: Log, epoch: int) -> None:
+    repeated, new = deposits(BOB, 1), [deposits(ALICE, amount) for amount in (1, 2)]
+    first, *_ = five.append(epoch, [repeated])
+    before, again, after = five.append(epoch, [new[0], repeated, new[1]])
+    assert again == Appended(first.position, first.version, (), repeated=True)
+    assert [(done.position, done.version, done.repeated) for done in (before, after)] == [
+        (10, 6, False),
+        (11, 7, False),
+    ]
+    assert five.head() == 11
+    assert five.version(BOB) == first.version
+
+
 def test_a_command_repeated_inside_one_batch_takes_effect_once(log: Log, epoch: int) -> None:
     command = deposits(ALICE, 1, expected=NO_STREAM)
     outcomes = log.append(epoch, [command, deposits(BOB, 1), command])
@@ -308,6 +327,19 @@ def test_what_is_stored_about_a_command_can_be_found(five: Log, epoch: int) -> N
     five.append(epoch, [command])
     assert five.find_command(command.command_id) == CommandEntry(DIGEST, 10, 7)
     assert five.find_command(command_id()) is None
+
+
+def test_many_commands_are_found_at_once_each_with_its_entry_or_its_error(five: Log, epoch: int) -> None:
+    stored = [deposits(ALICE, amount) for amount in (1, 2)]
+    five.append(epoch, stored)
+    found = five.find_commands([stored[0].command_id, command_id(), b"short", stored[1].command_id])
+    assert found.keys() == {stored[0].command_id, b"short", stored[1].command_id}
+    assert [found[command.command_id] for command in stored] == [
+        CommandEntry(DIGEST, 9, 6),
+        CommandEntry(DIGEST, 10, 7),
+    ]
+    assert isinstance(found[b"short"], InvalidId)
+    assert five.find_commands([]) == {}
 
 
 @pytest.mark.parametrize("ident", [b"", b"short", b"x" * 17])

@@ -10,7 +10,7 @@ import lmdb
 import pytest
 
 from rayfold.runtime.errors import Damaged
-from rayfold.runtime.log.contract import Snapshot
+from rayfold.runtime.log.contract import CommandEntry, Snapshot
 from rayfold.runtime.log.environment import open_log, open_reader
 from rayfold.runtime.log.format import (
     COMMANDS,
@@ -115,6 +115,15 @@ def test_a_flipped_byte_of_a_command_entry_is_an_error(filled: LmdbLog) -> None:
     refused(
         filled, COMMANDS, COMMAND, value, [lambda: filled.find_command(COMMAND), lambda: filled.append(1, [repeat])]
     )
+
+
+def test_a_damaged_command_entry_is_found_as_an_error_beside_the_others(filled: LmdbLog) -> None:
+    (first, value), *others = pairs(filled, COMMANDS)
+    put(filled, COMMANDS, first, bytes([value[0] ^ 1]) + value[1:])
+    found = filled.find_commands([first, *(key for key, _ in others)])
+    assert isinstance(found.pop(first), Damaged)
+    assert len(found) == len(others) > 0
+    assert all(isinstance(entry, CommandEntry) for entry in found.values())
 
 
 def test_a_flipped_byte_of_the_epoch_is_an_error(filled: LmdbLog) -> None:

@@ -160,7 +160,7 @@ from rayfold.runtime.log.environment import open_log
 from tests.runtime.log.appends import ALICE, deposits
 log = open_log(sys.argv[1], "partition 3")
 def stay(transaction):
-    log._append(transaction, log.epoch(), [deposits(ALICE, 1)], 0, None)
+    log._append(transaction, log.epoch(), [deposits(ALICE, 1)], 0, None, True)
     print("inside", flush=True)
     sys.stdin.read()
 log.activate()

@@ -1,0 +1,120 @@
+"""Way: how a router reaches one actor: over a road where there is one, else through Ray.
+
+Step [2] of the write path, second half. Before it: the router has made an attempt. After it: the actor ([3]).
+
+A partition tells, through Ray, at which socket it listens (`gate.py`). If this process can open that, attempts take the
+road; if not, since it is on another node, say, they go on through Ray. A road that is lost, with its partition, fails
+the attempts on it at once; the next ones go through Ray until a new road is found.
+
+Rule kept here: whichever way an attempt takes, it is told what became of it exactly once, and an attempt that overtakes
+another on a change of ways is refused by the actor (`attempts.py`) like any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future as ThreadFuture
+from functools import partial
+from typing import Any, Final
+
+from .road import Road
+
+__all__ = ["Way"]
+
+_LOOK_AGAIN_FIRST_S: Final = 0.5
+_LOOK_AGAIN_MAX_S: Final = 60.0
+"""How long to leave it at Ray after no road was found: doubling, since on another node there never is one."""
+
+_LOOK_TIMEOUT_S: Final = 10.0
+"""For asking a partition and connecting: longer than a killed one takes to come back."""
+
+
+class Way:
+    """Delivers attempts to one actor. Lives on the router's event loop."""
+
+    def __init__(
+        self, actor: Any, client: bytes, came_back: Callable[[int, bytes | None], None], *, by_road: bool
+    ) -> None:
+        """`came_back(attempt, answer)` is called once for each attempt, later; the answer is None if it failed.
+        `by_road`: the actor has a method `road` that tells its socket."""
+        self.actor = actor
+        self._client = client
+        self._came_back = came_back
+        self._by_road = by_road
+        self._loop = asyncio.get_running_loop()
+        self._road: Road | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._look_again_s = _LOOK_AGAIN_FIRST_S
+        self._look_at_s = 0.0
+        self._look()
+
+    def has_road(self) -> bool:
+        """Whether attempts take a road now."""
+        return self._road is not None
+
+    def execute(self, attempt: int, predecessor: int, blob: bytes) -> None:
+        """Start an attempt on its way. Returns at once and never raises."""
+        if self._road is not None:
+            self._road.send(attempt, predecessor, blob)
+            return
+        try:
+            sent = self.actor.execute.remote(self._client, attempt, predecessor, blob)
+            sent.future().add_done_callback(partial(self._wake, attempt))
+        except Exception:  # the actor is gone for good, or Ray is
+            self._loop.call_soon(self._came_back, attempt, None)
+
+    def close(self) -> None:
+        """Let go of the connection; attempts on it fail."""
+        self._by_road = False
+        if self._looking is not None:
+            self._looking.cancel()
+        if self._road is not None:
+            self._road.close()
+
+    def _wake(self, attempt: int, answer: ThreadFuture[bytes]) -> None:
+        """On a thread of Ray's: continue on the event loop, if there still is one."""
+        try:
+            self._loop.call_soon_threadsafe(self._answered, attempt, answer)
+        except RuntimeError:
+            answer.exception()
+
+    def _answered(self, attempt: int, answer: ThreadFuture[bytes]) -> None:
+        failed = answer.exception() is not None
+        self._came_back(attempt, None if failed else answer.result())
+        if not failed:
+            self._look()
+
+    def _look(self) -> None:
+        """Look for a road in the background, if it is time to."""
+        if self._by_road and self._road is None and self._looking is None and self._loop.time() >= self._look_at_s:
+            self._looking = self._loop.create_task(self._find_road())
+
+    async def _find_road(self) -> None:
+        """Ask the actor where its socket is, and open it. Whatever fails, Ray is there."""
+        try:
+            async with asyncio.timeout(_LOOK_TIMEOUT_S):
+                path = await asyncio.wrap_future(self.actor.road.remote().future())
+                if path:
+                    road = Road(self._client, self._came_back, self._lost)
+                    await self._loop.create_unix_connection(lambda: road, path)
+                    self._road = None if road.lost else road
+        except Exception:  # of Ray's there are many, and of sockets
+            self._road = None
+        finally:
+            self._looking = None
+        if self._road is None:
+            self._leave_it()
+
+    def _lost(self, road: Road) -> None:
+        """The partition has ended, or its gate is full. One that worked is looked for as soon as Ray answers again."""
+        if self._road is road:
+            self._road = None
+        if road.answered:
+            self._look_again_s, self._look_at_s = _LOOK_AGAIN_FIRST_S, 0.0
+        else:
+            self._leave_it()
+
+    def _leave_it(self) -> None:
+        self._look_at_s = self._loop.time() + self._look_again_s
+        self._look_again_s = min(_LOOK_AGAIN_MAX_S, self._look_again_s * 2)

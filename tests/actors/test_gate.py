@@ -1,0 +1,278 @@
+"""The gate and the road, without Ray: frames, bounds, who may come in, and what dead activations leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import stat
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rayfold.actors.gate import CONNECTIONS_MAX, Gate, open_gate
+from rayfold.actors.road import ANSWER, REQUEST, REQUEST_BYTES_MAX, Road
+
+CLIENT = b"c" * 16
+
+
+class Partition:
+    """Stands where a partition's `execute` does: remembers what it is given, and answers with it."""
+
+    def __init__(self) -> None:
+        self.executed: list[tuple[bytes, int, int, bytes]] = []
+        self.busy = threading.Lock()
+
+    def execute(self, client: bytes, attempt: int, predecessor: int, blob: bytes) -> bytes:
+        with self.busy:
+            if blob == b"fail":
+                raise ValueError("no batch")
+            self.executed.append((client, attempt, predecessor, blob))
+            return b"answer to " + blob
+
+
+@pytest.fixture
+def partition() -> Partition:
+    return Partition()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where gates are opened in this test."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path / f"rayfold-{os.getuid()}"
+
+
+@pytest.fixture
+def gate(partition: Partition, folder: Path) -> Iterator[Gate]:
+    opened = open_gate("store-0", partition.execute)
+    assert opened is not None
+    yield opened
+    opened.close()
+
+
+def connected(gate: Gate) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    client.settimeout(20)
+    client.connect(str(gate.path))
+    return client
+
+
+def send(client: socket.socket, attempt: int, blob: bytes, predecessor: int = 0) -> None:
+    client.sendall(REQUEST.pack(len(blob), CLIENT, attempt, predecessor) + blob)
+
+
+def answer(client: socket.socket) -> tuple[int, bytes]:
+    size_bytes, attempt = ANSWER.unpack(received(client, ANSWER.size))
+    return attempt, received(client, size_bytes)
+
+
+def received(client: socket.socket, size_bytes: int) -> bytes:
+    """A socket with a timeout does not wait for all by itself."""
+    found = b""
+    while len(found) < size_bytes:
+        found += client.recv(size_bytes - len(found))
+    return found
+
+
+def test_attempts_of_one_connection_are_executed_and_answered_in_order(gate: Gate, partition: Partition) -> None:
+    with connected(gate) as client:
+        send(client, 1, b"one")
+        send(client, 2, b"", predecessor=1)
+        assert [answer(client), answer(client)] == [(1, b"answer to one"), (2, b"answer to ")]
+    assert partition.executed == [(CLIENT, 1, 0, b"one"), (CLIENT, 2, 1, b"")]
+
+
+def test_only_the_user_of_the_process_can_open_the_socket(gate: Gate, folder: Path) -> None:
+    assert gate.path.parent == folder
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(gate.path.stat().st_mode) == 0o600
+
+
+def test_a_batch_over_the_bound_ends_its_connection_before_it_is_read(gate: Gate, partition: Partition) -> None:
+    with connected(gate) as client:
+        client.sendall(REQUEST.pack(REQUEST_BYTES_MAX + 1, CLIENT, 1, 0))
+        assert client.recv(1) == b""
+    with connected(gate) as client:
+        send(client, 1, bytes(REQUEST_BYTES_MAX))
+        assert len(answer(client)[1]) > REQUEST_BYTES_MAX
+    assert len(partition.executed) == 1
+
+
+def test_a_client_that_dies_within_a_frame_executes_nothing(gate: Gate, partition: Partition) -> None:
+    for part in (REQUEST.pack(5, CLIENT, 1, 0)[:10], REQUEST.pack(5, CLIENT, 1, 0) + b"ab"):
+        with connected(gate) as client:
+            client.sendall(part)
+            client.shutdown(socket.SHUT_WR)
+            assert client.recv(1) == b""
+    assert partition.executed == []
+
+
+def test_a_batch_that_cannot_be_executed_ends_its_connection_and_no_other(
+    gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connected(gate) as other, connected(gate) as client:
+        send(client, 1, b"fail")
+        assert client.recv(1) == b""
+        send(other, 1, b"one")
+        assert answer(other) == (1, b"answer to one")
+    assert "a batch could not be executed; its client will send it again" in caplog.text
+
+
+def test_connections_beyond_the_bound_are_ended_at_once_until_another_leaves(gate: Gate) -> None:
+    with contextlib.ExitStack() as inside:
+        clients = [inside.enter_context(connected(gate)) for _ in range(CONNECTIONS_MAX)]
+        for client in clients:  # answered, so let in
+            send(client, 1, b"x")
+            answer(client)
+        with connected(gate) as refused:
+            assert refused.recv(1) == b""
+        clients[0].shutdown(socket.SHUT_WR)
+        assert clients[0].recv(1) == b""  # its thread has ended, or is about to: the place is free soon
+        assert let_in_some_time(gate)
+
+
+def let_in_some_time(gate: Gate) -> bool:
+    for _ in range(100):
+        with connected(gate) as client, contextlib.suppress(OSError):
+            send(client, 1, b"x")
+            if client.recv(1):
+                return True
+    return False
+
+
+def test_a_client_that_does_not_read_stops_nobody_else(gate: Gate) -> None:
+    with connected(gate) as deaf, connected(gate) as client:
+        deaf.settimeout(0.2)
+        with contextlib.suppress(TimeoutError):
+            for attempt in range(1, 100):  # until its answers fill the socket
+                send(deaf, attempt, bytes(100_000))
+        send(client, 1, b"one")
+        assert answer(client) == (1, b"answer to one")
+
+
+def test_what_dead_activations_left_is_removed_and_what_lives_is_left(
+    gate: Gate, folder: Path, partition: Partition
+) -> None:
+    for name in ("store-0.dead", "store-1.dead", "store-01.dead", "store-1.long-dead"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
+            dead.bind(str(folder / name))
+    os.utime(folder / "store-1.long-dead", (0, 0))
+    os.utime(gate.path, (0, 0))
+    later = open_gate("store-0", partition.execute)
+    assert later is not None
+    assert {path.name for path in folder.iterdir()} == {
+        gate.path.name,
+        later.path.name,
+        "store-1.dead",
+        "store-01.dead",
+    }
+    later.close()
+    assert not later.path.exists()
+
+
+def test_a_closed_gate_ends_its_connections_and_leaves_no_file(gate: Gate) -> None:
+    with connected(gate) as client:
+        send(client, 1, b"one")
+        answer(client)
+        gate.close()
+        gate.close()
+        assert client.recv(1) == b""
+    assert not gate.path.exists()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as late, pytest.raises(FileNotFoundError):
+        late.connect(str(gate.path))
+
+
+@pytest.mark.parametrize("how", ["open to others", "a link", "a file"])
+def test_without_a_private_folder_there_is_no_gate_and_the_log_says_why(
+    how: str, folder: Path, partition: Partition, caplog: pytest.LogCaptureFixture
+) -> None:
+    if how == "open to others":
+        folder.mkdir(mode=0o755)
+    elif how == "a link":
+        elsewhere = folder.parent / "elsewhere"
+        elsewhere.mkdir(mode=0o700)
+        folder.symlink_to(elsewhere)
+    else:
+        folder.touch(mode=0o600)
+    assert open_gate("store-0", partition.execute) is None
+    told = f"no socket for store-0, so its clients come through Ray: {folder} is not a folder of mode 0700"
+    assert told in caplog.text
+
+
+def test_a_path_too_long_for_a_socket_is_named_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, partition: Partition, caplog: pytest.LogCaptureFixture
+) -> None:
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    assert open_gate("store-0", partition.execute) is None
+    assert "is too long for a socket, over 107 bytes; set TMPDIR to a shorter one" in caplog.text
+
+
+class Answers:
+    """What a road tells its owner."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[int, bytes | None]] = []
+        self.lost: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.enough = asyncio.Event()
+        self.road = Road(CLIENT, self.came_back, lambda road: self.lost.set_result(road.answered))
+
+    def came_back(self, attempt: int, blob: bytes | None) -> None:
+        self.told.append((attempt, blob))
+        self.enough.set()
+
+    async def next(self) -> tuple[int, bytes | None]:
+        await asyncio.wait_for(self.enough.wait(), 20)
+        self.enough.clear()
+        return self.told[-1]
+
+
+async def test_a_road_brings_each_answer_to_its_attempt_also_when_it_comes_in_many_pieces(gate: Gate) -> None:
+    answers = Answers()
+    await asyncio.get_running_loop().create_unix_connection(lambda: answers.road, str(gate.path))
+    answers.road.send(7, 0, bytes(1_000_000))
+    assert await answers.next() == (7, b"answer to " + bytes(1_000_000))
+    answers.road.send(8, 7, b"x")
+    assert await answers.next() == (8, b"answer to x")
+    answers.road.close()
+    assert await answers.lost is True
+
+
+async def test_a_lost_connection_fails_what_is_in_flight_at_once(gate: Gate, partition: Partition) -> None:
+    answers = Answers()
+    await asyncio.get_running_loop().create_unix_connection(lambda: answers.road, str(gate.path))
+    with partition.busy:
+        answers.road.send(1, 0, b"one")
+        answers.road.send(2, 1, b"two")
+        gate.close()
+        assert await asyncio.wait_for(answers.lost, 20) is False
+        assert answers.told == [(1, None), (2, None)]
+
+
+@pytest.mark.parametrize(
+    "reply", [ANSWER.pack(0xFFFFFFFF, 1), ANSWER.pack(0, 9)], ids=["over the bound", "of no attempt"]
+)
+async def test_an_answer_that_cannot_be_one_ends_the_connection(
+    reply: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR)
+
+    async def reply_wrongly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(REQUEST.size)
+        writer.write(reply)
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_unix_server(reply_wrongly, str(tmp_path / "socket")):
+        answers = Answers()
+        await asyncio.get_running_loop().create_unix_connection(lambda: answers.road, str(tmp_path / "socket"))
+        answers.road.send(1, 0, b"")
+        assert await asyncio.wait_for(answers.lost, 20) is False
+    assert answers.told == [(1, None)]
