@@ -19,14 +19,21 @@ from ..runtime.log.store import Store
 from ..runtime.projection import Projection
 from .client import Client
 from .cluster import Cluster
+from .connection import connection_facts
 from .garbage import look_less_often
+from .metrics import Metrics
+from .projections import Projections
+from .rebuild import Rebuild
 from .settings import Settings
-from .status import OwnActorStatus, PartitionStatus, ProjectorStatus, Status
+from .status import Observer, Status, seat_named
 
 __all__ = ["Assembly"]
 
 _OPEN_TIMEOUT_S: Final = 300.0
 """Opening replays the log into the read models, and a long log takes long."""
+
+_OPEN_ATTEMPTS_MAX: Final = 5
+"""A network that loses one answer in three lets one of 250 starts fail then; more means that something is broken."""
 
 _ANSWER_TIMEOUT_S: Final = 5.0
 _RETRY_S: Final = 0.1
@@ -38,6 +45,7 @@ class Assembly:
     """What a started runtime consists of. Every part may be missing, so that `stop` works at any moment."""
 
     store: Store
+    projections: Projections
     client: Client
 
     def __init__(self, catalogue: Catalogue, replicas: Mapping[type[Projection], int], settings: Settings) -> None:
@@ -46,7 +54,7 @@ class Assembly:
         self._settings = settings
         self._undo = contextlib.AsyncExitStack()
         self._partitions: list[Any] = []
-        self._projectors: dict[type[Projection], list[Any]] = {}
+        self._rebuilds: list[Rebuild] = []
 
     async def start(self, store: Store, num_cpus: int | None) -> None:
         """Hold, cluster, projectors, partitions, client: each needs the ones before it."""
@@ -57,12 +65,17 @@ class Assembly:
         self._undo.callback(cluster.stop)
         self._undo.push_async_callback(self._end_actors)
         await self._start_actors(cluster)
-        self.client = Client(self._catalogue, self._partitions, self._projectors, cluster.actor_named, self._settings)
+        self.client = Client(self._catalogue, self._partitions, cluster.actor_named, self._settings)
+        self.projections.attach(self._partitions, self.client.serve)
         self._undo.push_async_callback(self.client.drain, _ANSWER_TIMEOUT_S)
         if self._settings.tune_garbage_collector:
             self._undo.callback(look_less_often())
-        ticking = asyncio.create_task(self._tick())
-        self._undo.callback(ticking.cancel)
+        self._observer = Observer(store)
+        for going_on in (self._tick(), self._measure()):
+            self._undo.callback(asyncio.create_task(going_on).cancel)
+        hold.publish(connection_facts(cluster, _name(store)))
+        self._undo.callback(hold.publish, {})  # first of all when it stops: who looks on must not reach for what ends
+        self._undo.push_async_callback(self._interrupt_rebuilds)
 
     async def stop(self) -> None:
         """Undo `start`, in reverse order; each step also when an earlier one failed."""
@@ -86,53 +99,33 @@ class Assembly:
         raise Unavailable(f"partition {partition}", f"no answer in {self._settings.timeout_s} s")
 
     async def status(self) -> Status:
-        """Asks every actor; one that does not answer within five seconds is left out."""
-        partitions: list[PartitionStatus] = []
-        own: list[OwnActorStatus] = []
-        for number, answer in enumerate(await _all_in_time([actor.status.remote() for actor in self._partitions])):
-            if answer is not None:
-                pid, epoch, head, actors = answer
-                partitions.append(PartitionStatus(number, pid, epoch, head))
-                own += [OwnActorStatus(stream, name, own_pid, number) for stream, name, own_pid in actors]
-        asked = [
-            (cls, number, actor) for cls, actors in self._projectors.items() for number, actor in enumerate(actors)
-        ]
-        answers = await _all_in_time([actor.status.remote() for _, _, actor in asked])
-        projectors = [
-            ProjectorStatus(cls.projection_name, number, *answer)
-            for (cls, number, _), answer in zip(asked, answers, strict=True)
-            if answer is not None
-        ]
-        return Status(partitions, own, projectors)
+        """Asks every actor; one that does not answer within five seconds is told to be silent."""
+        seats = [seat_named(one.name, one.actor) for one in self.projections.projectors()]
+        return await self._observer.observe(dict(enumerate(self._partitions)), [seat for seat in seats if seat])
 
     async def _start_actors(self, cluster: Cluster) -> None:
         """Projectors first: a partition needs them to broadcast to, also when Ray restarts it."""
         from .partition import PartitionPlan, start_partition  # these import ray, which `Cluster` prepares
-        from .projector import ProjectorPlan, start_projector
         from .shipping import ship
 
         store, catalogue = self.store, ship(self._catalogue)
-        name = f"{store.path.name}-{store.store_id[:8]}"
-        projectors: list[str] = []
+        name = _name(store)
+        self.projections = Projections(store, self._catalogue, name, cluster.namespace)
         for projection, count in self._replicas.items():
-            actors = self._projectors[projection] = []
-            for replica in range(count):
-                plan = ProjectorPlan(projection.projection_name, replica, catalogue, store)
-                projectors.append(f"{name}/{plan.projection}-{replica}")
-                actors.append(start_projector(plan, projectors[-1], cluster.namespace))
+            self.projections.start(projection, count, catalogue)
         for number in range(store.partitions):
             partition = PartitionPlan(
                 number,
                 store,
                 catalogue,
-                tuple(projectors),
+                self.projections.names(),
                 name,
                 cluster.namespace,
                 self._settings,
                 cluster.counts_slots,
             )
             self._partitions.append(start_partition(partition))
-        opening = (_answer(actor.open.remote(), _OPEN_TIMEOUT_S) for actor in self._actors())
+        opening = map(_open, self._actors())
         for answer in await asyncio.gather(*opening, return_exceptions=True):
             if isinstance(answer, BaseException):
                 raise Unavailable(str(store.path), f"an actor did not open: {answer}") from answer
@@ -140,13 +133,26 @@ class Assembly:
                 raise from_wire(answer)
 
     def _actors(self) -> list[Any]:
-        return [*self._partitions, *(actor for actors in self._projectors.values() for actor in actors)]
+        return [*self._partitions, *(projector.actor for projector in self.projections.projectors())]
+
+    def rebuild(self, projection: type[Projection]) -> Rebuild:
+        """Have a read model built anew from the log, beside the one that serves."""
+        from .shipping import ship
+
+        catalogue = Catalogue(list(self._catalogue.aggregates.values()), [projection])
+        rebuild = Rebuild(self.projections, projection, ship(catalogue))
+        self._rebuilds = [one for one in self._rebuilds if not one.done()] + [rebuild]
+        return rebuild
+
+    async def _interrupt_rebuilds(self) -> None:
+        await asyncio.gather(*(rebuild.interrupt() for rebuild in self._rebuilds))
 
     async def _end_actors(self) -> None:
         import ray
 
-        await _all_in_time([actor.close.remote() for actor in self._partitions])
-        for actor in self._actors():
+        closing = [actor.close.remote() for actor in self._partitions]
+        await asyncio.gather(_all_in_time(closing), self.projections.close())
+        for actor in self._partitions:
             with contextlib.suppress(Exception):
                 ray.kill(actor)
 
@@ -156,6 +162,32 @@ class Assembly:
             for partition in self._partitions:
                 with contextlib.suppress(Exception):
                     partition.tick.remote()
+            self.projections.tick()
+
+    async def _measure(self) -> None:
+        """Record how everybody does. Apart from the ticks, since it waits for those who do not answer."""
+        metrics = Metrics(_name(self.store))
+        while True:
+            await asyncio.sleep(_TICK_S)
+            with contextlib.suppress(Exception):
+                metrics.record(await self.status())
+
+
+def _name(store: Store) -> str:
+    """What the names of a store's actors begin with, and what its metrics call it."""
+    return f"{store.path.name}-{store.store_id[:8]}"
+
+
+async def _open(actor: Any) -> list[Any]:
+    """What `open` answers. It is safe to repeat, so an answer that was lost, or a process that died, is no failure."""
+    from ray.exceptions import ActorUnavailableError
+
+    for _ in range(_OPEN_ATTEMPTS_MAX - 1):
+        with contextlib.suppress(ActorUnavailableError):
+            opened: list[Any] = await _answer(actor.open.remote(), _OPEN_TIMEOUT_S)
+            return opened
+        await asyncio.sleep(_RETRY_S)
+    return list(await _answer(actor.open.remote(), _OPEN_TIMEOUT_S))
 
 
 async def _answer(ref: Any, timeout_s: float = _ANSWER_TIMEOUT_S) -> Any:

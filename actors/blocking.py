@@ -8,24 +8,33 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from datetime import datetime
 from typing import Any, Final, Self, TypeVar
 from uuid import UUID
 
 from ..runtime.aggregate import Aggregate
+from ..runtime.chosen import Key, Streams, Types
 from ..runtime.envelope import Envelope
 from ..runtime.errors import CallerError, RayfoldError
 from ..runtime.log.store import Store
-from ..runtime.messages import Command, Query
+from ..runtime.messages import Command, Event, Query
 from ..runtime.outcome import Outcome
 from ..runtime.projection import Projection
+from ..runtime.read_store.checkpoint import Quarantined
 from ..runtime.receipt import Receipt
+from ..runtime.recorded import Recorded
 from ..runtime.stream import ANY
+from ..runtime.subscription import Acknowledging, BlockingSubscription, From, Wanted
+from .rebuild import BlockingRebuild
+from .replica import Replica
 from .status import Status
 from .system import Runtime
 
 __all__ = ["BlockingRuntime"]
 
+A = TypeVar("A", bound=Aggregate)
+P = TypeVar("P", bound=Projection)
 Answer = TypeVar("Answer")
 T = TypeVar("T")
 
@@ -136,13 +145,75 @@ class BlockingRuntime:
         while page := self._wait(_next_page(answers)):
             yield from page
 
+    def replica(self, projection: type[P]) -> Replica[P]:
+        """A read model of your own in this process; see `Runtime.replica`. Use it in a `with`."""
+        return self._wait(self._runtime.replica(projection))
+
+    def scale(self, projection: type[Projection], *, replicas: int) -> None:
+        """Have this many replicas of a projection; see `Runtime.scale`."""
+        self._wait(self._runtime.scale(projection, replicas=replicas))
+
+    def rebuild(self, projection: type[Projection]) -> BlockingRebuild:
+        """Build a read model anew beside the one that serves; see `Runtime.rebuild`. `wait()` for its end."""
+
+        async def begun() -> BlockingRebuild:
+            return BlockingRebuild(self._runtime.rebuild(projection), self._wait)
+
+        return self._wait(begun())
+
+    def rebuild_stream(self, projection: type[Projection], aggregate: type[Aggregate], id: str) -> None:
+        """Rebuild what one aggregate has contributed; see `Runtime.rebuild_stream`."""
+        self._wait(self._runtime.rebuild_stream(projection, aggregate, id))
+
+    def retry_quarantined(self, projection: type[Projection]) -> tuple[Quarantined, ...]:
+        """Apply the events in quarantine again; see `Runtime.retry_quarantined`."""
+        return self._wait(self._runtime.retry_quarantined(projection))
+
     def heads(self) -> dict[int, int]:
         """Partition -> position of its last committed event."""
         return self._wait(self._runtime.heads())
 
     def status(self) -> Status:
-        """What runs where: processes, epochs, positions."""
+        """What runs where, whether it answers, and how far it is behind; see `Runtime.status`."""
         return self._wait(self._runtime.status())
+
+    def history(
+        self, aggregate: type[Aggregate], id: str, *, from_version: int = 1, to_version: int | None = None
+    ) -> list[tuple[Event, Recorded]]:
+        """The events of an aggregate; see `Runtime.history`."""
+        return self._wait(self._runtime.history(aggregate, id, from_version=from_version, to_version=to_version))
+
+    def state_at(self, aggregate: type[A], id: str, *, version: int | None = None, at: datetime | None = None) -> A:
+        """An aggregate as it was; see `Runtime.state_at`."""
+        return self._wait(self._runtime.state_at(aggregate, id, version=version, at=at))
+
+    def as_of(
+        self,
+        projection: type[Projection],
+        place: Receipt | datetime | Mapping[int, int],
+        query: Query[Answer],
+        *,
+        timeout_s: float | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Answer:
+        """Ask a projection as of a place in the past; see `Runtime.as_of`. `progress` is called on another thread."""
+        return self._wait(self._runtime.as_of(projection, place, query, timeout_s=timeout_s, progress=progress))
+
+    def subscribe(
+        self,
+        name: str | None = None,
+        *,
+        from_: From = "beginning",
+        types: Types | None = None,
+        streams: Streams | None = None,
+        member: int = 0,
+        of: int = 1,
+        key: Key | None = None,
+        acknowledge: Acknowledging = "on next",
+    ) -> BlockingSubscription:
+        """The events from a place on, as a plain iterator that waits for the next one; see `Runtime.subscribe`."""
+        wanted = Wanted(name, from_, types, streams, member, of, key, acknowledge)
+        return self._runtime._subscriptions.subscribe_blocking(self._runtime.store, wanted)
 
     @property
     def store(self) -> Store:

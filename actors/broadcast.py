@@ -6,14 +6,19 @@ applies ([7]).
 Rules kept here: only committed records are sent; a slow or dead projector never slows a partition: what does not
 fit into its lane is not sent at all, and the projector reads it from the log, which is faster anyway. Every message
 carries the head of the log, so that nothing left out stays unnoticed.
+
+Projectors come and go while the partition runs (replicas are scaled, read models rebuilt). They are told by name, and
+told again with every tick, because a partition that Ray restarts knows only the names of its plan. So a set may be
+outdated for a moment, on either side, and that costs nothing but time: a name that is no more is passed over, and a
+projector that nobody broadcasts to looks into the log by itself.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from functools import partial
 from typing import Final, NamedTuple
 
 from ray.actor import ActorProxy
@@ -24,6 +29,8 @@ from ..runtime.log.format import record_position
 from .projector import ProjectorActor
 
 __all__ = ["Broadcast"]
+
+log = logging.getLogger(__name__)
 
 _WAITING_BATCHES_MAX: Final = 256
 _WAITING_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -41,12 +48,29 @@ class _Committed(NamedTuple):
 
 
 class Broadcast:
-    """Sends a partition's committed records to all projectors, each through a lane of its own."""
+    """Sends a partition's committed records to all projectors, each through a lane of its own.
 
-    def __init__(self, partition: int, projectors: Sequence[ActorProxy[ProjectorActor]]) -> None:
+    `actor_named` finds a projector; it raises `ValueError` for one that has ended. `send` and `set_projectors` may be
+    called from different threads.
+    """
+
+    def __init__(self, partition: int, actor_named: Callable[[str], ActorProxy[ProjectorActor]]) -> None:
         self.head = 0
         self._partition = partition
-        self._lanes = [self._lane(projector) for projector in projectors]
+        self._actor_named = actor_named
+        self._roads: dict[str, _Road] = {}
+        """By the projector's name. Replaced as a whole, never changed, since `send` may be walking over it."""
+
+    def set_projectors(self, names: Iterable[str]) -> None:
+        """Send to these from now on, and to no others. What is on its way to one that stays is not disturbed."""
+        before, roads = self._roads, {}
+        for name in names:
+            road = before.get(name) or self._road_to(name)
+            if road is not None:
+                roads[name] = road
+        self._roads = roads
+        for name in before.keys() - roads.keys():
+            before[name].ended = True
 
     def send(self, records: Sequence[bytes]) -> None:
         """Send committed records, in position order and without gaps, to everybody. Returns at once."""
@@ -55,42 +79,55 @@ class Broadcast:
         first = record_position(records[0])
         self.head = first + len(records) - 1
         committed, size_bytes = _Committed(first, records), sum(map(len, records))
-        for lane in self._lanes:
+        for road in self._roads.values():
             try:
-                lane.put(committed, size_bytes)
+                road.lane.put(committed, size_bytes)
             except Overloaded:
                 continue  # what follows carries the head, and the projector reads the log up to there
 
-    def _lane(self, projector: ActorProxy[ProjectorActor]) -> Lane[_Committed]:
-        lane: Lane[_Committed] = Lane(
-            f"broadcast of partition {self._partition}",
-            lambda batch: self._leave(projector, lane.came_back, batch),
+    def _road_to(self, name: str) -> _Road | None:
+        try:
+            return _Road(self, self._partition, self._actor_named(name))
+        except ValueError:
+            log.info("partition %d: projector %s is not there; nothing is broadcast to it", self._partition, name)
+            return None
+
+
+class _Road:
+    """The way to one projector: one batch in flight, what is committed meanwhile waits and leaves as the next."""
+
+    def __init__(self, broadcast: Broadcast, partition: int, projector: ActorProxy[ProjectorActor]) -> None:
+        self.ended = False
+        """Nothing is sent any more, and nothing tried again."""
+        self._broadcast = broadcast
+        self._partition = partition
+        self._projector = projector
+        self.lane: Lane[_Committed] = Lane(
+            f"broadcast of partition {partition}",
+            self._leave,
             waiting_items_max=_WAITING_BATCHES_MAX,
             waiting_bytes_max=_WAITING_BYTES_MAX,
         )
-        return lane
 
-    def _leave(
-        self, projector: ActorProxy[ProjectorActor], came_back: Callable[[], None], batch: Sequence[_Committed]
-    ) -> None:
+    def _leave(self, batch: Sequence[_Committed]) -> None:
+        if self.ended:
+            return
         first, records = _joined(batch)
         try:
-            sent = projector.apply.remote(self._partition, first, records, self.head)
-            sent.future().add_done_callback(partial(self._arrived, projector, came_back))
+            sent = self._projector.apply.remote(self._partition, first, records, self._broadcast.head)
+            sent.future().add_done_callback(self._arrived)
         except Exception:  # the actor is gone or Ray is shutting down
-            self._retry_later(projector, came_back)
+            self._retry_later()
 
-    def _arrived(
-        self, projector: ActorProxy[ProjectorActor], came_back: Callable[[], None], sent: Future[None]
-    ) -> None:
+    def _arrived(self, sent: Future[None]) -> None:
         if sent.exception() is None:
-            came_back()
+            self.lane.came_back()
         else:
-            self._retry_later(projector, came_back)
+            self._retry_later()
 
-    def _retry_later(self, projector: ActorProxy[ProjectorActor], came_back: Callable[[], None]) -> None:
+    def _retry_later(self) -> None:
         """Tell the projector where the head is, until it listens; it fetches the rest itself."""
-        timer = threading.Timer(_RETRY_S, self._leave, (projector, came_back, ()))
+        timer = threading.Timer(_RETRY_S, self._leave, ((),))
         timer.daemon = True
         timer.start()
 

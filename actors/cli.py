@@ -18,8 +18,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ..benchmarks.harness.commands import bench
+from ..benchmarks.torture.commands import torture
 from ..runtime.errors import RayfoldError
 from .backup_commands import backup, restore
+from .cluster_commands import down, node, up
+from .observing_commands import history, status
 
 if TYPE_CHECKING:
     from ..runtime.log.check import PartitionReport, Report
@@ -45,6 +48,12 @@ complaints = Console(stderr=True, highlight=False)
 app.add_typer(bench)
 app.command()(backup)
 app.command()(restore)
+app.command()(status)
+app.command()(history)
+app.command()(torture)
+app.command()(up)
+app.command()(down)
+app.command()(node)
 
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there as well.")]
 
@@ -59,12 +68,13 @@ def demo(
     all_flights: Annotated[bool, typer.Option("--all", help="The whole year: 336,776 flights.")] = False,
     partitions: Annotated[int | None, typer.Option(help="Of a new store; 2 if not said.")] = None,
     kill: Annotated[bool, typer.Option(help="Kill the processes of an airport and of a partition on the way.")] = True,
+    replicas: Annotated[int, typer.Option(help="Of each read model.")] = 1,
     json_file: JsonOption = None,
 ) -> None:
     """Replay real flights of 2013 from New York, kill two processes on the way, and verify every figure."""
     from ..benchmarks.flights.demo import DemoOptions, run_demo
 
-    options = DemoOptions(directory, flights, all_flights, json_file, partitions, kill)
+    options = DemoOptions(directory, flights, all_flights, json_file, partitions, kill, replicas)
     raise typer.Exit(run_demo(options))
 
 

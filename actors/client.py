@@ -23,8 +23,8 @@ from ..runtime.outcome import Outcome
 from ..runtime.projection import Projection
 from ..runtime.read_model import PackedQuery
 from ..runtime.receipt import Receipt
-from .queries import Replicas
 from .router import Router
+from .serving import Serving
 from .settings import Settings
 
 __all__ = ["Client"]
@@ -39,7 +39,6 @@ class Client:
         self,
         catalogue: Catalogue,
         partitions: Sequence[Any],
-        projectors: Mapping[type[Projection], Sequence[Any]],
         actor_named: Callable[[str], Any],
         settings: Settings,
     ) -> None:
@@ -47,10 +46,17 @@ class Client:
         self._settings = settings
         self._partitions = len(partitions)
         self._router = Router(partitions, actor_named, settings)
-        self._replicas = {
-            projection: Replicas(projection.projection_name, actors, settings)
-            for projection, actors in projectors.items()
-        }
+        self._serving: dict[str, Serving] = {}
+        """By the name of the projection."""
+
+    def serve(self, projection: type[Projection], parts: Sequence[Sequence[Any]]) -> None:
+        """From now on queries to the projection of this name go to these actors: for each part its replicas. Queries
+        on their way to others are answered by those, or sent again to these."""
+        serving = self._serving.get(projection.projection_name)
+        if serving is None:
+            self._serving[projection.projection_name] = Serving(projection, parts, self._settings)
+        else:
+            serving.replace(projection, parts)
 
     def send(self, envelope: Envelope, timeout_s: float | None = None) -> asyncio.Future[Outcome]:
         """Pack and send a command; the future gets its outcome as a value. Raises `CallerError`s and `Overloaded`."""
@@ -71,10 +77,10 @@ class Client:
         async for envelope in _each(envelopes):
             if len(window) >= in_flight:
                 sent, future = window.popleft()
-                yield sent, await asyncio.shield(future)
+                yield sent, future.result() if future.done() else await asyncio.shield(future)
             window.append((envelope, self._sent(envelope, timeout_s)))
         for sent, future in window:
-            yield sent, await asyncio.shield(future)
+            yield sent, future.result() if future.done() else await asyncio.shield(future)
 
     def ask(
         self,
@@ -85,8 +91,8 @@ class Client:
     ) -> asyncio.Future[Any]:
         """Pack a query and ask the replicas; the future gets the answer, errors too as values. Raises `CallerError`s
         and `Overloaded`."""
-        replicas = self._replicas_of(projection)
-        return replicas.ask(_packed(projection, query), self._positions(after), self._timeout_s(timeout_s))
+        serving = self._serving_of(projection)
+        return serving.ask(query, _packed(projection, query), self._positions(after), self._timeout_s(timeout_s))
 
     async def ask_all(
         self,
@@ -99,7 +105,7 @@ class Client:
         """Ask many, `in_flight` at a time; yields each with its answer, in the order they came."""
         _check_in_flight(in_flight)
         positions, timeout_s = self._positions(after), self._timeout_s(timeout_s)
-        replicas = self._replicas_of(projection)
+        serving = self._serving_of(projection)
         window: deque[tuple[Query[Answer], asyncio.Future[Any]]] = deque()
         for query in queries:
             if len(window) >= in_flight:
@@ -107,7 +113,7 @@ class Client:
                 yield asked, await future
             try:
                 packed = _packed(projection, query)
-                window.append((query, replicas.ask(packed, positions, timeout_s)))
+                window.append((query, serving.ask(query, packed, positions, timeout_s)))
             except RayfoldError as error:
                 window.append((query, _resolved(error)))
         for asked, future in window:
@@ -124,11 +130,11 @@ class Client:
         except RayfoldError as error:
             return _resolved(error)
 
-    def _replicas_of(self, projection: type[Projection]) -> Replicas:
-        replicas = self._replicas.get(projection)
-        if replicas is None:
-            raise UnknownName("projection", _name(projection), [known.projection_name for known in self._replicas])
-        return replicas
+    def _serving_of(self, projection: type[Projection]) -> Serving:
+        serving = self._serving.get(getattr(projection, "projection_name", ""))
+        if serving is None:
+            raise UnknownName("projection", _name(projection), list(self._serving))
+        return serving
 
     def _check_known(self, envelope: Envelope) -> None:
         aggregate = envelope.aggregate

@@ -69,6 +69,14 @@ class Cluster:
         namespace = ray.get_runtime_context().namespace
         return cls(namespace, owned, OWN_ACTOR_SLOT in ray.cluster_resources())
 
+    @property
+    def address(self) -> str:
+        """Where another process reaches this cluster."""
+        import ray
+
+        address: str = ray.get_runtime_context().gcs_address
+        return address
+
     def actor_named(self, name: str) -> Any:
         """The handle of a named actor. Raises `ValueError` if it has ended."""
         import ray

@@ -1,13 +1,15 @@
 """PartitionActor: one Ray actor per partition, the only writer of its log.
 
-Step [3] of the write path. Before it: the router ([2]) sends a batch. After it: the write loop ([4], [5]) in
-`runtime/partition.py`, whose records go out through the broadcast ([6]).
+Step [3] of the write path. Before it: the router ([2]) sends a batch, through Ray or, on the same machine, over a
+socket (`gate.py`). After it: the write loop ([4], [5]) in `runtime/partition.py`, whose records go out through the
+broadcast ([6]).
 
 What is here and not there: which aggregates live in an actor of their own now (`homes.py`), and what is stale
 (`attempts.py`).
 
-Rules kept here: no work in `__init__` that can fail, since such an actor is dead for ever; one thread for everything
-that writes, another for reads, which never wait for each other.
+Rules kept here: no work in `__init__` that can fail, since such an actor is dead for ever; whatever changes something
+waits for its turn, whichever thread it came on, so it happens one at a time (`turns.py`); reads have threads of their
+own and never wait for it.
 """
 
 from __future__ import annotations
@@ -35,9 +37,12 @@ from .aggregate import AppendAnswer, AppendRequest, OwnActorPlan, append_for, st
 from .attempts import Attempts
 from .broadcast import Broadcast
 from .garbage import look_less_often
+from .gate import Gate, open_gate
 from .homes import Homes
 from .settings import Settings
 from .shipping import unship
+from .status import PartitionAnswer
+from .turns import Turns
 
 __all__ = ["PartitionActor", "PartitionPlan", "start_partition"]
 
@@ -53,7 +58,7 @@ class PartitionPlan:
     catalogue: bytes
     """The application's classes; see `shipping.py`."""
     projectors: tuple[str, ...]
-    """Names of the actors to broadcast to; not their handles, which Ray would keep in its object store."""
+    """Names of the actors to broadcast to at first; not their handles, which Ray would keep in its object store."""
     name: str
     namespace: str
     settings: Settings
@@ -66,20 +71,40 @@ class PartitionActor:
     def __init__(self, plan: PartitionPlan) -> None:
         self._plan = plan
         self._log: LmdbLog | None = None
+        self._gate: Gate | None = None
         self._attempts = Attempts()
+        self._commands = self._batches = 0
+        self._writing = Turns()
+        """Taken by everything but reads: Ray's own thread for calls, and one for each connection of the gate."""
 
     @ray.method
     def open(self) -> list[Any]:
         """Open the log and take it over. Returns an error as `to_wire` packs it, or nothing. Safe to repeat."""
-        try:
-            self._opened()
-        except RayfoldError as error:
-            return to_wire(error)
+        with self._writing:
+            try:
+                self._opened()
+            except RayfoldError as error:
+                return to_wire(error)
         return []
+
+    @ray.method
+    def road(self) -> str:
+        """The path of the socket at which this activation takes commands too (see `gate.py`); empty if it has none."""
+        with self._writing:
+            self._opened()
+        return "" if self._gate is None else str(self._gate.path)
 
     @ray.method
     def execute(self, client: bytes, attempt: int, predecessor: int, blob: bytes) -> bytes:
         """Step [3]: a batch of packed commands in, one outcome for each out; empty if it is not this batch's turn."""
+        return self._execute_in_turn(client, attempt, predecessor, blob)
+
+    def _execute_in_turn(self, client: bytes, attempt: int, predecessor: int, blob: bytes) -> bytes:
+        """Whichever way the batch came, through Ray or over a road."""
+        with self._writing:
+            return self._execute(client, attempt, predecessor, blob)
+
+    def _execute(self, client: bytes, attempt: int, predecessor: int, blob: bytes) -> bytes:
         if not self._attempts.admit(client, attempt, predecessor):
             return b""
         commands = list(unpack_batch(blob))
@@ -88,10 +113,12 @@ class PartitionActor:
         except RayfoldError as error:
             return encode_outcomes([error] * len(commands))
         self._take_over()
+        self._count(len(commands))
         answers = self._answer(commands)
-        if any(isinstance(answer, Fenced) for answer in answers):
+        kinds = set(map(type, answers))
+        if Fenced in kinds:
             self._end_fenced()
-        if any(isinstance(answer, Moved) for answer in answers):
+        if Moved in kinds:
             self._attempts.bar(client)
         return encode_outcomes(answers)
 
@@ -114,39 +141,63 @@ class PartitionActor:
     @ray.method
     def append(self, request: AppendRequest) -> AppendAnswer:
         """Append what an own actor has decided, if that actor is the one at home (see `aggregate.py`)."""
+        with self._writing:
+            return self._append(request)
+
+    def _append(self, request: AppendRequest) -> AppendAnswer:
         self._opened()
         if not self._homes.may_append(request.stream, request.actor):
             return AppendAnswer([], {}, to_wire(Fenced(request.actor, 0, self._loop.epoch)))
+        self._count(len(request.appends))
         answer = append_for(self._writer, self._loop.epoch, request)
         if answer.error and answer.error[0] == Fenced.__name__:
             self._end_fenced()
         self._broadcast.send([record for done in answer.appended for record in done.records])
         return replace(answer, appended=[done._replace(records=()) for done in answer.appended])
 
+    def _count(self, commands: int) -> None:
+        """One more batch, for the status."""
+        self._commands += commands
+        self._batches += 1
+
     @ray.method
     def lost(self, stream: StreamId, actor: str) -> None:
         """A client says that this own actor does not answer. From now on the aggregate lives here again."""
-        self._opened()
-        self._homes.lost(stream, actor)
+        with self._writing:
+            self._opened()
+            self._homes.lost(stream, actor)
 
     @ray.method
     def tick(self) -> None:
         """What has to happen now and then: hand over to actors that came up, end idle ones."""
-        self._tick()
+        with self._writing:
+            self._tick()
 
     @ray.method
-    def status(self) -> tuple[int, int, int, list[tuple[StreamId, str, int]]]:
-        """Process id, epoch, head of the log, and the own actors: stream, name, process id."""
-        self._tick()
-        own = [(home.stream, home.name, home.started.result()) for home in self._homes.by_stream.values()]
-        return os.getpid(), self._loop.epoch, self._writer.head(), own
+    def set_projectors(self, names: tuple[str, ...]) -> None:
+        """Broadcast to these from now on. Told at every change, and with every tick, since a restart forgets it."""
+        with self._writing:
+            self._opened()
+            self._broadcast.set_projectors(names)
+
+    @ray.method
+    def status(self) -> PartitionAnswer:
+        """Who this activation is, how far its log is, which own actors there are, and what it was given to do."""
+        with self._writing:
+            self._tick()
+            own = [(home.stream, home.name, home.started.result()) for home in self._homes.by_stream.values()]
+            given = self._commands, self._batches
+            return PartitionAnswer(os.getpid(), self._loop.epoch, self._writer.head(), own, *given)
 
     @ray.method
     def close(self) -> None:
         """End the own actors and close the log. The actor is of no further use."""
-        if self._log is not None:
-            self._homes.end_all()
-            self._log.close()
+        if self._gate is not None:
+            self._gate.close()
+        with self._writing:
+            if self._log is not None:
+                self._homes.end_all()
+                self._log.close()
 
     @ray.method(concurrency_group="reads")
     def read_stream(
@@ -190,7 +241,8 @@ class PartitionActor:
         self._own_placements = {
             name: cls.placement for name, cls in catalogue.aggregates.items() if isinstance(cls.placement, OwnActor)
         }
-        self._broadcast = Broadcast(plan.number, [ray.get_actor(name, plan.namespace) for name in plan.projectors])
+        self._broadcast = Broadcast(plan.number, lambda name: ray.get_actor(name, plan.namespace))
+        self._broadcast.set_projectors(plan.projectors)
         opened = plan.store.open_log(plan.number)
         try:
             self._loop = WriteLoop(plan.number, opened, catalogue, residents_max=plan.settings.residents_max)
@@ -207,6 +259,8 @@ class PartitionActor:
             idle_s=plan.settings.own_actor_idle_s,
         )
         self._log = opened
+        if plan.settings.local_sockets:
+            self._gate = open_gate(f"{plan.store.store_id[:12]}-{plan.number}", self._execute_in_turn)
         look_less_often()
 
     def _tick(self) -> None:

@@ -1,37 +1,59 @@
-"""ProjectorActor: one replica of a projection, as a Ray actor.
+"""ProjectorActor: one projector, which is one part and one replica of a projection, as a Ray actor.
 
 Steps [7] and [8]. Before it: the broadcast ([6]) of every partition. After it: the answer to a query. Everything that
 matters happens in `runtime/read_model.py`; here are only the roads into it.
 
-Three roads, each a concurrency group with threads of its own, because a plain Ray actor keeps the order of calls
-within a group and one group does not wait for another: `apply` (default, one thread), `ask` (one thread), and
-`ask_after` (some threads, since such a query may wait for events still on their way).
+The roads are concurrency groups with threads of their own, because a plain Ray actor keeps the order of calls within a
+group and one group does not wait for another: `apply` (default, one thread), `ask` (one thread), `ask_after` (some
+threads, since such a query may wait for events still on their way), `keep` (one thread, for checkpoints) and `status`.
 
-Rule kept here: no work in `__init__`, since an actor whose `__init__` raises is dead for ever. The first call opens
-the logs and catches up, also after a crash and restart, and whoever asks meanwhile waits for it.
+Rules kept here: no work in `__init__`, since an actor whose `__init__` raises is dead for ever. The first call restores
+the checkpoint and catches up from the log, also after a crash and restart, and whoever asks meanwhile waits for it. A
+projector never depends on being broadcast to: at every tick, and for a query that waits, it looks into the log itself.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 import ray
 import ray.cloudpickle
 
-from ..runtime.errors import HandlerFailed, RayfoldError, to_wire
+from ..runtime.errors import HandlerFailed, NotYetVisible, RayfoldError, StoreInUse, Unavailable, to_wire
+from ..runtime.log.reader import LmdbReader
 from ..runtime.log.store import Store
-from ..runtime.read_model import PackedQuery, ReadModel, split_queries
+from ..runtime.read_model import PackedQuery, Quarantined, ReadModel, split_queries
+from ..runtime.stream import StreamId
 from .garbage import look_less_often
 from .shipping import unship
+from .status import ProjectorAnswer
 
-__all__ = ["ASKING_AFTER_MAX", "ProjectorActor", "ProjectorPlan", "start_projector"]
+__all__ = ["ASKING_AFTER_MAX", "Place", "ProjectorActor", "ProjectorPlan", "start_projector"]
+
+log = logging.getLogger(__name__)
 
 ASKING_AFTER_MAX: Final = 16
 """Threads for queries that wait for a position; further ones queue in Ray."""
+
+_BROADCAST_S: Final = 0.25
+"""How long a query waits for events to be broadcast before they are read from the log: some hundred times what a
+broadcast takes, so it happens where one was lost or its partition is being restarted."""
+
+_LEFTOVER_S: Final = 20.0
+"""How long to wait for the projector of a program that was killed to let go of the database: Ray ends such processes
+within seconds."""
+
+_RETRY_S: Final = 0.1
+
+_SLICE: Final = 512
+"""Events between two looks at whether to end or to make a checkpoint, while catching up: a page of the read model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +62,23 @@ class ProjectorPlan:
 
     projection: str
     """Its name."""
+    part: int
     replica: int
+    folder: Path
+    """Where it keeps its checkpoint, or its database."""
     catalogue: bytes
     """The application's classes; see `shipping.py`."""
     store: Store
+
+
+class Place(NamedTuple):
+    """How far a projector has come, of how much there is."""
+
+    pid: int
+    positions: dict[int, int]
+    heads: dict[int, int]
+    failed: list[Any]
+    """Why it has stopped, as `to_wire` packs it; empty while it works."""
 
 
 class ProjectorActor:
@@ -53,43 +88,91 @@ class ProjectorActor:
         self._plan = plan
         self._opening = threading.Lock()
         self._read_model: ReadModel | None = None
+        """Restored, and perhaps still catching up."""
+        self._readers: dict[int, LmdbReader] = {}
+        self._up_to_date = False
+        """It has caught up once since this process began: it may answer."""
+        self._ending = False
 
     @ray.method
     def open(self) -> list[Any]:
-        """Open the logs and catch up with them. Returns an error as `to_wire` packs it, or nothing."""
-        try:
-            self._opened()
-        except RayfoldError as error:
-            return to_wire(error)
-        return []
+        """Catch up with the log as it is now. Returns an error as `to_wire` packs it, or nothing. Safe to repeat."""
+        return _told(lambda: self._catch_up(self._caught_up()))
 
     @ray.method
     def apply(self, partition: int, first: int, records: Sequence[bytes], head: int) -> None:
         """Step [7]: take in committed records at `first, first + 1, …`, and whatever is missing up to `head`."""
-        self._opened().apply(partition, first, records, head)
+        self._caught_up().apply(partition, first, records, head)
 
     @ray.method(concurrency_group="ask")
     def ask(self, batch: bytes) -> tuple[bytes, dict[int, int]]:
         """Step [8]: answers to a batch of queries, pickled as one list, and the positions they were read at."""
-        return self._answered(self._opened(), split_queries(batch))
+        answered = self._answered(self._caught_up(), split_queries(batch))
+        self._check_going_on()
+        return answered
 
     @ray.method(concurrency_group="ask_after")
     def ask_after(self, query: PackedQuery, after: Mapping[int, int], timeout_s: float) -> tuple[bytes, dict[int, int]]:
         """The same for one query that must see `after` (partition -> position), and waits for it."""
-        read_model = self._opened()
+        read_model = self._caught_up()
         try:
-            read_model.wait_for(after, timeout_s)
+            self._wait_for(read_model, after, timeout_s)
         except RayfoldError as error:
+            self._check_going_on()
             return ray.cloudpickle.dumps([error]), dict(read_model.positions)
-        return self._answered(read_model, [query])
+        answered = self._answered(read_model, [query])
+        self._check_going_on()
+        return answered
 
     @ray.method(concurrency_group="status")
-    def status(self) -> tuple[int, dict[int, int], str]:
-        """Process id, positions, and why the projection has stopped, if it has."""
+    def status(self) -> ProjectorAnswer:
+        """How far the read model is, and what is wrong with it. Takes no lock: it is answered while events arrive."""
         read_model = self._read_model
-        if read_model is None:
-            return os.getpid(), {}, ""
-        return os.getpid(), dict(read_model.positions), str(read_model.failed or "")
+        return ProjectorAnswer(os.getpid(), {}) if read_model is None else _told_of(read_model, self._up_to_date)
+
+    @ray.method(concurrency_group="status")
+    def place(self) -> Place:
+        """How far it has come, also while it is catching up."""
+        read_model = self._read_model
+        if read_model is None:  # nobody knows yet what it has saved
+            return Place(os.getpid(), {}, {}, [])
+        heads = {partition: reader.head() for partition, reader in self._readers.items()}
+        failed = to_wire(read_model.failed) if read_model.failed else []
+        return Place(os.getpid(), dict(read_model.positions), heads, failed)
+
+    @ray.method(concurrency_group="keep")
+    def tick(self) -> None:
+        """What has to happen now and then: read what no broadcast has brought, make a checkpoint when one is due."""
+        read_model = self._caught_up()
+        self._catch_up(read_model)
+        self._keep(read_model)
+
+    @ray.method
+    def rebuild_stream(self, stream: StreamId) -> list[Any]:
+        """Forget what one aggregate has contributed and apply its events again. An error as `to_wire` packs it."""
+        return _told(lambda: self._mend(lambda read_model: read_model.rebuild_stream(stream)))
+
+    @ray.method
+    def retry_quarantined(self) -> tuple[list[Any], tuple[Quarantined, ...]]:
+        """Apply the events in quarantine again. An error as `to_wire` packs it, or nothing; and what is in it still."""
+        error = _told(lambda: self._mend(ReadModel.retry_quarantined))
+        return error, self._read_model.quarantined if self._read_model else ()
+
+    @ray.method(concurrency_group="ask")
+    def close(self, save: bool) -> None:
+        """Stop, once all queries that came before are answered, and `save` where it is. The actor is of no further
+        use."""
+        self._ending = True
+        with self._opening:
+            if self._read_model is not None:
+                if save:
+                    self._checkpoint(self._read_model)
+                self._read_model.close()
+
+    def _check_going_on(self) -> None:
+        """Raises when this projector ends: then the call has failed, and whoever asked asks those who serve now."""
+        if self._ending:
+            raise Unavailable(f"{self._plan.projection} {self._plan.part}-{self._plan.replica}", "it has ended")
 
     def _answered(self, read_model: ReadModel, queries: Sequence[tuple[str, bytes]]) -> tuple[bytes, dict[int, int]]:
         def encode(answers: list[Any]) -> tuple[bytes, dict[int, int]]:
@@ -97,19 +180,100 @@ class ProjectorActor:
 
         return read_model.answer(queries, encode)
 
+    def _wait_for(self, read_model: ReadModel, after: Mapping[int, int], timeout_s: float) -> None:
+        deadline_s = time.monotonic() + timeout_s
+        try:
+            return read_model.wait_for(after, min(timeout_s, _BROADCAST_S))
+        except NotYetVisible:
+            for partition, position in after.items():
+                while time.monotonic() < deadline_s and self._read_on(read_model, partition, position):
+                    pass
+        return read_model.wait_for(after, max(deadline_s - time.monotonic(), 0.0))
+
+    def _caught_up(self) -> ReadModel:
+        """The read model, once it has restored its checkpoint and caught up with the log."""
+        if self._up_to_date:
+            assert self._read_model is not None
+            return self._read_model
+        with self._opening:
+            read_model = self._read_model or self._opened()
+            if not self._up_to_date:
+                self._catch_up(read_model)
+                self._up_to_date = True
+        return read_model
+
     def _opened(self) -> ReadModel:
-        if self._read_model is None:
-            with self._opening:
-                if self._read_model is None:
-                    store = self._plan.store
-                    readers = {number: store.open_reader(number) for number in range(store.partitions)}
-                    catalogue = unship(self._plan.catalogue)
-                    read_model = ReadModel(catalogue.projection(self._plan.projection), catalogue, readers)
-                    look_less_often()
-                    for partition in readers:
-                        read_model.catch_up(partition)
-                    self._read_model = read_model
-        return self._read_model
+        plan = self._plan
+        catalogue = unship(plan.catalogue)
+        readers = self._readers or {number: plan.store.open_reader(number) for number in range(plan.store.partitions)}
+        self._readers = readers
+        projection = catalogue.projection(plan.projection)
+        read_model = _restored(lambda: ReadModel(projection, catalogue, readers, directory=plan.folder, part=plan.part))
+        look_less_often()
+        self._read_model = read_model
+        return read_model
+
+    def _catch_up(self, read_model: ReadModel) -> None:
+        """Read the logs to where they end now, which the end of a log that is being written never is. In slices, so
+        that it can be ended, and goes on from a checkpoint when it is killed."""
+        for partition, head in [(partition, reader.head()) for partition, reader in self._readers.items()]:
+            while self._read_on(read_model, partition, head):
+                self._keep(read_model)
+
+    def _read_on(self, read_model: ReadModel, partition: int, up_to: int) -> bool:
+        """Take in one slice of what a log has up to this position. False if there is nothing more, or it is to end."""
+        reached = read_model.positions[partition]
+        if reached >= up_to or self._ending or read_model.failed is not None:
+            return False
+        read_model.catch_up(partition, min(reached + _SLICE, up_to))
+        return read_model.positions[partition] > reached
+
+    def _mend(self, mending: Callable[[ReadModel], object]) -> None:
+        """Change what no event in the log will change again: a start from an older checkpoint would undo it."""
+        read_model = self._caught_up()
+        mending(read_model)
+        self._checkpoint(read_model)
+
+    def _keep(self, read_model: ReadModel) -> None:
+        if read_model.checkpoint_due() and not self._ending:
+            self._checkpoint(read_model)
+
+    def _checkpoint(self, read_model: ReadModel) -> None:
+        """A checkpoint that cannot be written costs time at the next start, and nothing now."""
+        try:
+            read_model.checkpoint()
+        except RayfoldError as error:
+            log.error("projection %s goes on without a checkpoint: %s", self._plan.projection, error)
+
+
+def _told_of(read_model: ReadModel, up_to_date: bool) -> ProjectorAnswer:
+    progress, quarantined = read_model.progress(), tuple(read_model.quarantined)
+    failed, replaying = str(progress.failed or ""), progress.replaying or not up_to_date
+    return ProjectorAnswer(os.getpid(), progress.positions, failed, progress.events_applied, quarantined, replaying)
+
+
+def _restored(make: Callable[[], ReadModel]) -> ReadModel:
+    """A read model with what its folder holds. Raises `StoreInUse` if another process keeps the folder too long."""
+    deadline_s = time.monotonic() + _LEFTOVER_S
+    while True:
+        read_model = make()
+        try:
+            read_model.open()
+        except StoreInUse:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(_RETRY_S)
+        else:
+            return read_model
+
+
+def _told(doing: Callable[[], object]) -> list[Any]:
+    """Errors that are meant for the caller travel as values."""
+    try:
+        doing()
+    except RayfoldError as error:
+        return to_wire(error)
+    return []
 
 
 def _pickled(answers: list[Any]) -> bytes:
@@ -134,7 +298,8 @@ def _picklable(answer: Any) -> Any:
 def start_projector(plan: ProjectorPlan, name: str, namespace: str) -> Any:
     """A projector that Ray restarts for ever."""
     remote: Any = ray.remote  # its types do not know concurrency groups
-    actor = remote(concurrency_groups={"ask": 1, "ask_after": ASKING_AFTER_MAX, "status": 1})(ProjectorActor)
+    threads = {"ask": 1, "ask_after": ASKING_AFTER_MAX, "keep": 1, "status": 1}
+    actor = remote(concurrency_groups=threads)(ProjectorActor)
     options = actor.options(
         name=name,
         namespace=namespace,

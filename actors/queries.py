@@ -98,15 +98,33 @@ class Replicas:
         self._pending: set[_Asked] = set()
         self._waiting = 0
         self._sweeping = False
-        self._replicas = [_Replica(number, actor) for number, actor in enumerate(actors)]
-        for replica in self._replicas:
-            replica.lane = Lane(
-                f"the lane to {name} replica {replica.number}",
-                partial(self._send, replica),
-                defer=self._loop.call_soon,
-                in_flight_max=_IN_FLIGHT_MAX,
-                batch_items_max=_BATCH_QUERIES_MAX,
-            )
+        self._retired = False
+        self._replicas = [self._replica(number, actor) for number, actor in enumerate(actors)]
+
+    def replace(self, actors: Sequence[Any]) -> None:
+        """Ask these from now on. What was sent to others is answered by them, or sent again to these."""
+        before = {id(replica.actor): replica for replica in self._replicas}
+        self._replicas = [before.get(id(actor)) or self._replica(0, actor) for actor in actors]
+        for number, replica in enumerate(self._replicas):
+            replica.number = number
+        for replica in before.values():
+            if replica not in self._replicas:
+                self._again([asked for asked, _ in replica.lane.take_waiting(lambda _: True)])
+
+    def retire(self) -> None:
+        """Send nothing again: these actors are about to end, and no others can answer for them."""
+        self._retired = True
+
+    def _replica(self, number: int, actor: Any) -> _Replica:
+        replica = _Replica(number, actor)
+        replica.lane = Lane(
+            f"the lane to a replica of {self._name}",
+            partial(self._send, replica),
+            defer=self._loop.call_soon,
+            in_flight_max=_IN_FLIGHT_MAX,
+            batch_items_max=_BATCH_QUERIES_MAX,
+        )
+        return replica
 
     def ask(self, packed: PackedQuery, after: Mapping[int, int], timeout_s: float) -> asyncio.Future[Any]:
         """The future gets the answer, errors too as values. Raises `Overloaded` at once."""
@@ -191,6 +209,10 @@ class Replicas:
     def _again(self, batch: Sequence[_Asked]) -> None:
         for asked in batch:
             if asked.future.done():
+                continue
+            if self._retired:
+                what = "it was divided into another number of parts meanwhile; ask again"
+                self._resolve(asked, Unavailable(f"{self._name} {asked.packed.name}", what))
                 continue
             try:
                 self._route(asked)

@@ -11,35 +11,44 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Final, Self, TypeVar
 from uuid import UUID
 
 from ..runtime.aggregate import Aggregate
 from ..runtime.catalogue import Catalogue
+from ..runtime.chosen import Key, Streams, Types
 from ..runtime.envelope import Envelope
-from ..runtime.errors import CallerError, InvalidMessage, RayfoldError, StoreMissing, UnknownName
+from ..runtime.errors import CallerError, RayfoldError, StoreMissing, UnknownName
 from ..runtime.log.store import Store, create_or_open_store
-from ..runtime.messages import Command, Query
+from ..runtime.messages import Command, Event, Query
 from ..runtime.outcome import Outcome
 from ..runtime.projection import Projection
+from ..runtime.read_store.checkpoint import Quarantined
 from ..runtime.receipt import Receipt
+from ..runtime.recorded import Recorded
 from ..runtime.stream import ANY
+from ..runtime.subscription import Acknowledging, From, Wanted
 from .assembly import Assembly
 from .client import Client
+from .history import TimeTravel
+from .projections import check_replicas
+from .rebuild import Rebuild
+from .replica import Replica
 from .settings import Settings
 from .status import Status
+from .subscriptions import Subscription, Subscriptions
 
 __all__ = ["PARTITIONS_DEFAULT", "Runtime"]
 
 PARTITIONS_DEFAULT: Final = 2
 """Of a new store. The number is fixed for its life; two use two cores, and cost one process more than one does."""
 
-REPLICAS_MAX: Final = 64
-"""Of one projection: each is a process with the whole read model in memory."""
-
+A = TypeVar("A", bound=Aggregate)
+P = TypeVar("P", bound=Projection)
 Answer = TypeVar("Answer")
 
 
@@ -76,6 +85,7 @@ class Runtime:
         self._settings = _settings(settings, own_actors_max, timeout_s)
         self._num_cpus = num_cpus
         self._assembly: Assembly | None = None
+        self._subscriptions = Subscriptions(self._catalogue)
 
     async def start(self) -> Self:
         """Start everything, and return once commands and queries are answered.
@@ -98,6 +108,7 @@ class Runtime:
     async def stop(self) -> None:
         """Stop everything that `start` started. What was acknowledged is on disk. Stopping twice is fine."""
         assembly, self._assembly = self._assembly, None
+        self._subscriptions.close()
         if assembly is not None:
             await asyncio.shield(assembly.stop())
 
@@ -178,18 +189,130 @@ class Runtime:
         """
         return self._client.ask_all(projection, queries, after, in_flight, timeout_s)
 
+    async def replica(self, projection: type[P]) -> Replica[P]:
+        """A read model of your own in this process, asked without Ray; see `docs/consistency.md`.
+
+        Returns once it has read the logs up to now. Yours to close: it only reads, and outlives `stop`. Raises
+        `CallerError` for a projection with parts or with a store other than memory, what stops the projection, and
+        `StoreError`.
+        """
+        return await asyncio.to_thread(Replica, self._active.store, projection, self._catalogue)
+
+    async def scale(self, projection: type[Projection], *, replicas: int) -> None:
+        """Have this many replicas of a projection (of each of its parts). Returns once the new ones serve, which is
+        when they have caught up, or once those that are too many have ended; queries are answered meanwhile.
+
+        Raises `InvalidMessage` for a number that cannot be, `CallerError` while another change of it is under way.
+        """
+        await self._active.projections.scale(projection, replicas)
+
+    def rebuild(self, projection: type[Projection]) -> Rebuild:
+        """Build a read model anew from the log, beside the one that serves and goes on serving until the new one has
+        caught up and takes over. For a class of a higher version, or the same one.
+
+        What comes back can be awaited, asked for its progress, and cancelled. Raises `CallerError` for an older
+        version, and while another change of the projection is under way.
+        """
+        return self._active.rebuild(projection)
+
+    async def rebuild_stream(self, projection: type[Projection], aggregate: type[Aggregate], id: str) -> None:
+        """Have a read model forget what one aggregate has contributed to it, and apply the events of that aggregate
+        again. Needs a `@forget` method; raises `DefinitionError` if there is none."""
+        await self._active.projections.rebuild_stream(projection, aggregate, id)
+
+    async def retry_quarantined(self, projection: type[Projection]) -> tuple[Quarantined, ...]:
+        """Apply the events again that are in quarantine because a handler failed on them. Returns those that failed
+        again, which stay there; `status` lists them too."""
+        return await self._active.projections.retry_quarantined(projection)
+
     async def heads(self) -> dict[int, int]:
         """Partition -> position of its last committed event: pass it as `after=` to see everything up to now."""
         return await self._active.heads()
 
     async def status(self) -> Status:
-        """What runs where: processes, epochs, positions."""
+        """What runs where, whether it answers, and how far it is behind: processes, epochs, positions, lag.
+
+        What does not answer within five seconds is told with `alive=False` and an unknown lag, never with a lag of 0.
+        """
         return await self._active.status()
+
+    async def history(
+        self, aggregate: type[Aggregate], id: str, *, from_version: int = 1, to_version: int | None = None
+    ) -> list[tuple[Event, Recorded]]:
+        """The events of an aggregate, in order, each with its place; both versions are included, and the last one is
+        the default end. Read from the log; nobody is woken or slowed.
+
+        Raises `NotInHistory` for an aggregate without events and for versions beyond its last (only the one after it
+        is an empty list), `InvalidMessage` for over 100,000 events at once, `UnknownEvent`, `Damaged`.
+        """
+        return await self._past.history(aggregate, id, from_version, to_version)
+
+    async def state_at(
+        self, aggregate: type[A], id: str, *, version: int | None = None, at: datetime | None = None
+    ) -> A:
+        """An aggregate as it was after `version`, or at a time (aware), or as it is. A copy, to be read.
+
+        The state at a time is the one after the last event that was recorded at or before it, by the writer's clock;
+        if that clock went back, the later event decides. Raises `NotInHistory`, `InvalidMessage`, `UnknownEvent`,
+        `Damaged`, and `HandlerFailed` if an `@evolve` raises.
+        """
+        return await self._past.state_at(aggregate, id, version, at)
+
+    async def as_of(
+        self,
+        projection: type[Projection],
+        place: Receipt | datetime | Mapping[int, int],
+        query: Query[Answer],
+        *,
+        timeout_s: float | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Answer:
+        """Ask a projection as of a place in the past, whether this runtime runs that projection or not.
+
+        place: partition -> position (a partition that is not named has contributed nothing yet); or an aware time, up
+        to which each partition's events count; or a receipt, which is its own position and, in other partitions, the
+        time at which it was recorded. The log is folded into a throw-away model in a Ray task, one for each part that
+        has to be asked. progress: called with events done and events in all.
+
+        Raises `NotInHistory` for a position that a log has not got, `Unavailable` after `timeout_s` (default 600), and
+        what `ask` raises.
+        """
+        return await self._past.as_of(projection, place, query, timeout_s, progress)
+
+    def subscribe(
+        self,
+        name: str | None = None,
+        *,
+        from_: From = "beginning",
+        types: Types | None = None,
+        streams: Streams | None = None,
+        member: int = 0,
+        of: int = 1,
+        key: Key | None = None,
+        acknowledge: Acknowledging = "on next",
+    ) -> Subscription:
+        """The events from a place on, and then each as it comes: `async for event, recorded in bank.subscribe():`.
+
+        from_: "beginning", "end", positions by partition, or a receipt (and what came with or before it in time is left
+        out). types: event classes or names. streams: an aggregate class, a list of classes, `StreamId`s and texts like
+        "Account/alice", or a function of a `StreamId`. name: where it was acknowledged is kept under this name, and the
+        next one of this name goes on there; `from_` counts for the first only. member, of: this one of so many shares
+        the work by stream, or by what `key` makes of event and place. acknowledge: "on next", an event is when the next
+        is asked for, and after a crash those of the last 0.1 s come again; or "by hand", with `acknowledge()`.
+
+        Raises `UnknownName`, `InvalidId`, `InvalidMessage`, `NotInHistory`, `SubscriptionInUse`, `StoreError`.
+        """
+        wanted = Wanted(name, from_, types, streams, member, of, key, acknowledge)
+        return self._subscriptions.subscribe(self._active.store, wanted)
 
     @property
     def store(self) -> Store:
         """The store this runtime holds."""
         return self._active.store
+
+    @property
+    def _past(self) -> TimeTravel:
+        return TimeTravel(self._active.store, self._catalogue)
 
     @property
     def _client(self) -> Client:
@@ -233,7 +356,5 @@ def _checked_replicas(
     else:
         counts = dict.fromkeys(projections, replicas)
     for projection, count in counts.items():
-        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= REPLICAS_MAX:
-            what = f"{count!r} replicas of {projection.projection_name}"
-            raise InvalidMessage("replicas", what, f"choose 1 to {REPLICAS_MAX}")
+        check_replicas(projection, count)
     return counts

@@ -14,6 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from .actors.blocking import BlockingRuntime
+    from .actors.rebuild import BlockingRebuild, Rebuild, RebuildProgress
+    from .actors.replica import Replica
+    from .actors.status import Status
+    from .actors.subscriptions import Subscription
     from .actors.system import Runtime
     from .runtime.aggregate import Aggregate, OwnActor, Shared, decide, evolve
     from .runtime.envelope import Envelope, derived_id
@@ -27,9 +31,11 @@ if TYPE_CHECKING:
         HandlerFailed,
         InvalidId,
         InvalidMessage,
+        NotInHistory,
         NotYetVisible,
         Overloaded,
         RayfoldError,
+        RebuildCancelled,
         Refusal,
         Rejected,
         StorageFailed,
@@ -37,16 +43,22 @@ if TYPE_CHECKING:
         StoreInUse,
         StoreMismatch,
         StoreMissing,
+        SubscriptionInUse,
         Unavailable,
         UnknownEvent,
         UnknownName,
     )
     from .runtime.messages import Command, Event, Payload, Query, upcast
-    from .runtime.projection import Projection, answer, project
+    from .runtime.projection import Projection, answer, forget, project
+    from .runtime.read_store.checkpoint import Quarantined
+    from .runtime.read_store.contract import ReadStore, StoreKind
+    from .runtime.read_store.kinds import DuckDb, InMemory, Lmdb
+    from .runtime.read_store.lmdb import Rows
     from .runtime.receipt import Receipt
     from .runtime.recorded import Recorded
     from .runtime.specification import given, on
     from .runtime.stream import ANY, NO_STREAM, StreamId
+    from .runtime.subscription import BlockingSubscription, subscribe
 
 __version__ = "0.1.0"
 
@@ -54,38 +66,55 @@ __all__ = [
     "ANY",
     "NO_STREAM",
     "Aggregate",
+    "BlockingRebuild",
     "BlockingRuntime",
+    "BlockingSubscription",
     "CallerError",
     "Command",
     "CommandIdReused",
     "Conflict",
     "Damaged",
     "DefinitionError",
+    "DuckDb",
     "Envelope",
     "Event",
     "Fenced",
     "HandlerFailed",
+    "InMemory",
     "InvalidId",
     "InvalidMessage",
+    "Lmdb",
+    "NotInHistory",
     "NotYetVisible",
     "Overloaded",
     "OwnActor",
     "Payload",
     "Projection",
+    "Quarantined",
     "Query",
     "RayfoldError",
+    "ReadStore",
+    "Rebuild",
+    "RebuildCancelled",
+    "RebuildProgress",
     "Receipt",
     "Recorded",
     "Refusal",
     "Rejected",
+    "Replica",
+    "Rows",
     "Runtime",
     "Shared",
+    "Status",
     "StorageFailed",
     "StoreError",
     "StoreInUse",
+    "StoreKind",
     "StoreMismatch",
     "StoreMissing",
     "StreamId",
+    "Subscription",
+    "SubscriptionInUse",
     "Unavailable",
     "UnknownEvent",
     "UnknownName",
@@ -93,23 +122,34 @@ __all__ = [
     "decide",
     "derived_id",
     "evolve",
+    "forget",
     "given",
     "on",
     "project",
+    "subscribe",
     "upcast",
 ]
 
 _NAMES_BY_HOME: Final = {
     ".actors.blocking": ("BlockingRuntime",),
+    ".actors.rebuild": ("BlockingRebuild", "Rebuild", "RebuildProgress"),
+    ".actors.replica": ("Replica",),
+    ".actors.status": ("Status",),
+    ".actors.subscriptions": ("Subscription",),
     ".actors.system": ("Runtime",),
     ".runtime.aggregate": ("Aggregate", "OwnActor", "Shared", "decide", "evolve"),
     ".runtime.envelope": ("Envelope", "derived_id"),
     ".runtime.messages": ("Command", "Event", "Payload", "Query", "upcast"),
-    ".runtime.projection": ("Projection", "answer", "project"),
+    ".runtime.projection": ("Projection", "answer", "forget", "project"),
+    ".runtime.read_store.checkpoint": ("Quarantined",),
+    ".runtime.read_store.contract": ("ReadStore", "StoreKind"),
+    ".runtime.read_store.kinds": ("DuckDb", "InMemory", "Lmdb"),
+    ".runtime.read_store.lmdb": ("Rows",),
     ".runtime.receipt": ("Receipt",),
     ".runtime.recorded": ("Recorded",),
     ".runtime.specification": ("given", "on"),
     ".runtime.stream": ("ANY", "NO_STREAM", "StreamId"),
+    ".runtime.subscription": ("BlockingSubscription", "subscribe"),
 }
 _HOME: Final = {name: home for home, names in _NAMES_BY_HOME.items() for name in names}
 _HOME_OF_ERRORS: Final = ".runtime.errors"

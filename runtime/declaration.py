@@ -47,8 +47,14 @@ FunctionType = TypeVar("FunctionType", bound=Callable[..., Any])
 Scope = tuple[dict[str, Any], Mapping[str, Any]]
 """The globals and locals in which the annotations of a class are read."""
 
-VERBS = {"decide": "Aggregate", "evolve": "Aggregate", "project": "Projection", "answer": "Projection"}
-"""The four marks, and where each belongs."""
+VERBS = {
+    "decide": "Aggregate",
+    "evolve": "Aggregate",
+    "project": "Projection",
+    "answer": "Projection",
+    "forget": "Projection",
+}
+"""The marks, and where each belongs."""
 
 
 class Mark(NamedTuple):
@@ -56,6 +62,8 @@ class Mark(NamedTuple):
 
     verb: str
     creates: bool = False
+    route: Any = None
+    """Of an `@answer`: which parts of a partitioned projection are asked."""
 
 
 class Handler(NamedTuple):
@@ -76,14 +84,14 @@ def where(cls: type, member: str = "") -> str:
     return f"{cls.__name__}.{member}" if member else cls.__name__
 
 
-def mark(function: FunctionType, verb: str, *, creates: bool = False) -> FunctionType:
-    """Leave the mark of `@decide`, `@evolve`, `@project` or `@answer` on a method."""
+def mark(function: FunctionType, verb: str, *, creates: bool = False, route: Any = None) -> FunctionType:
+    """Leave the mark of `@decide`, `@evolve`, `@project`, `@answer` or `@forget` on a method."""
     if not inspect.isfunction(function):
         raise DefinitionError(f"@{verb}", f"it marks a method, not a {type(function).__name__}", "put it on a def")
     earlier = getattr(function, "__rayfold__", None)
     if earlier is not None:
         raise DefinitionError(function.__qualname__, f"it is both @{earlier.verb} and @{verb}", "keep one of them")
-    function.__rayfold__ = Mark(verb, creates)  # type: ignore[attr-defined]
+    function.__rayfold__ = Mark(verb, creates, route)  # type: ignore[attr-defined]
     return function
 
 

@@ -8,6 +8,7 @@ Grouped by the moment at which it can happen and by whose fault it is::
     │   ├── InvalidMessage     a command or query that breaks its declaration or a size limit
     │   ├── InvalidId          a stream id, name or command id that cannot be one
     │   ├── UnknownName        an aggregate, command, projection or query nobody registered
+    │   ├── NotInHistory       a version, position or time that a history has not got
     │   └── CommandIdReused    the id of a stored command with different content
     ├── Refusal                the command arrived, was looked at, and nothing was stored
     │   ├── Rejected           the aggregate's own rule says no
@@ -16,10 +17,12 @@ Grouped by the moment at which it can happen and by whose fault it is::
     ├── Unavailable            unknown whether it happened; sending the same command again is safe
     │   └── NotYetVisible      a query's `after=` was not reached in time; the write itself stands
     ├── Overloaded             a bounded queue is full; it was not sent
+    ├── RebuildCancelled       a read model was not rebuilt after all; what served before goes on
     └── StoreError             the directory or a log in it
         ├── StoreMissing       there is no store in this directory
         ├── StoreMismatch      the store is of another format, shape or identity
         ├── StoreInUse         another runtime holds the directory
+        ├── SubscriptionInUse  the named subscription, or this member of it, is open elsewhere
         ├── StorageFailed      the disk or LMDB refused; what was being written was rolled back
         ├── Fenced             a later activation has taken the log over
         ├── Damaged            stored bytes do not carry the checksum they were written with
@@ -43,9 +46,11 @@ __all__ = [
     "HandlerFailed",
     "InvalidId",
     "InvalidMessage",
+    "NotInHistory",
     "NotYetVisible",
     "Overloaded",
     "RayfoldError",
+    "RebuildCancelled",
     "Refusal",
     "Rejected",
     "StorageFailed",
@@ -53,6 +58,7 @@ __all__ = [
     "StoreInUse",
     "StoreMismatch",
     "StoreMissing",
+    "SubscriptionInUse",
     "Unavailable",
     "UnknownEvent",
     "UnknownName",
@@ -125,6 +131,17 @@ class UnknownName(CallerError):
     def sentence(self) -> str:
         known = ", ".join(sorted(self.known)) or "none"
         return f"no {self.kind} is named {self.name!r}; known: {known}"
+
+
+class NotInHistory(CallerError):
+    """A version, position or time that a stream or log has not got: whose history, what was asked for, its last."""
+
+    def __init__(self, subject: str, asked: str, last: int) -> None:
+        super().__init__(subject, asked, last)
+        self.subject, self.asked, self.last = subject, asked, last
+
+    def sentence(self) -> str:
+        return f"{self.subject} has no {self.asked}; " + (f"it is at {self.last}" if self.last else "it has no events")
 
 
 class CommandIdReused(CallerError):
@@ -241,6 +258,17 @@ class Overloaded(RayfoldError):
         return f"{self.queue} is full at {self.limit:,} {self.unit}; it was not sent, try again later"
 
 
+class RebuildCancelled(RayfoldError):
+    """A rebuild ended before it took over, because somebody wanted it to. What served before goes on serving."""
+
+    def __init__(self, projection: str, version: int, what: str) -> None:
+        super().__init__(projection, version, what)
+        self.projection, self.version, self.what = projection, version, what
+
+    def sentence(self) -> str:
+        return f"the rebuild of {self.projection} version {self.version} {self.what}; what served before goes on"
+
+
 class StoreError(RayfoldError):
     """The directory of a store, or a log in it."""
 
@@ -276,6 +304,20 @@ class StoreInUse(StoreError):
 
     def sentence(self) -> str:
         return f"{self.path} is in use by {self.holder}; stop that runtime first, or use another directory"
+
+
+class SubscriptionInUse(StoreError):
+    """A durable subscription is open already: its name, which member of how many, and who has it."""
+
+    def __init__(self, name: str, member: str, holder: str) -> None:
+        super().__init__(name, member, holder)
+        self.name, self.member, self.holder = name, member, holder
+
+    def sentence(self) -> str:
+        return (
+            f"subscription {self.name!r}: member {self.member} is in use by {self.holder}; close it there first,"
+            " or use another name or member"
+        )
 
 
 class StorageFailed(StoreError):

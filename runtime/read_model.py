@@ -7,37 +7,48 @@ cut, one that leaves a gap first fills the gap from the log, and a record that i
 the log instead. So the broadcast may drop, repeat and reorder, and a reader still sees a prefix of each partition's
 log, and nothing else.
 
+What a page of events does to the read model, and what becomes of it when a handler raises, is next door in
+`kept_model.py`; where the read model lives, in `read_store/`.
+
 Rules kept here: the read model and its positions change together, under one lock, which a query takes as well; the
-log is only read, never the write side; a handler that raises, and an event that the log cannot give back, stop this
-projection visibly (every query says so) rather than skipping an event.
+log is only read, never the write side; an event that cannot be taken in stops this projection visibly (every query and
+everybody who waits is told), or is set aside visibly where the projection declares so; none is skipped in silence.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgpack
 
 from .catalogue import Catalogue
 from .codec import decode_message
-from .errors import Damaged, HandlerFailed, NotYetVisible, RayfoldError, UnknownEvent
-from .log.contract import Reader, StoredEvent
-from .log.format import decode_record
+from .errors import Damaged, DefinitionError, HandlerFailed, InvalidMessage, NotYetVisible, RayfoldError, Unavailable
+from .kept_model import PAGE_BYTES_MAX, PAGE_EVENTS, KeptModel
+from .log.contract import Reader
 from .projection import Projection
-from .recorded import Recorded
+from .read_store.checkpoint import Quarantined
+from .read_store.memory import MemoryStore
+from .stream import StreamId
 
-__all__ = ["PackedQuery", "ReadModel", "join_queries", "split_queries"]
+__all__ = ["PackedQuery", "Progress", "Quarantined", "ReadModel", "join_queries", "split_queries"]
 
 log = logging.getLogger(__name__)
 
-_PAGE: Final = 512
-"""Events applied per hold of the lock: about 2-5 ms, which is what a query may have to wait."""
+CHECKPOINT_EVENTS: Final = 100_000
+"""A checkpoint is due after so many events: reading them again takes about half a second."""
 
-_PAGE_BYTES: Final = 4 * 1024 * 1024
-"""Bounds memory of one page when events are large."""
+CHECKPOINT_S: Final = 60.0
+"""... or, if there was any event, after so many seconds: what a restart of a busy projection reads at most."""
+
+CHECKPOINT_SHARE: Final = 50
+"""... but not before so many times the seconds that the last one held the lock: at most 2 % of the time."""
 
 T = TypeVar("T")
 
@@ -61,22 +72,104 @@ def split_queries(batch: bytes) -> list[tuple[str, bytes]]:
     return queries
 
 
-class ReadModel:
-    """The state of one projection, and the position it has reached in each partition. Safe from any thread."""
+class Progress(NamedTuple):
+    """How far a read model is. Everything is of one moment."""
 
-    def __init__(self, projection: type[Projection], catalogue: Catalogue, readers: Mapping[int, Reader]) -> None:
-        self.positions: dict[int, int] = dict.fromkeys(readers, 0)
-        self.failed: RayfoldError | None = None
-        """Why this projection has stopped, if it has."""
-        self._model = projection()
+    positions: dict[int, int]
+    """By partition: of the last event taken in, or set aside."""
+    events_applied: int
+    """Events taken in since this read model was opened, those that no handler is for included. For a rate."""
+    last_recorded_at_us: dict[int, int]
+    """By partition: when the last event taken in was recorded, microseconds since 1970 by its writer's clock; 0 before
+    the first."""
+    failed: RayfoldError | None
+    """Why the projection has stopped, if it has."""
+    quarantined: int
+    """Events that are set aside."""
+    replaying: bool
+    """True until everything is taken in that was in the logs when this read model was opened."""
+
+
+class ReadModel:
+    """One part of one projection, and the position it has reached in each partition. Safe from any thread.
+
+    `part` is which of the projection's `parts` it is. With a `directory` of its own it survives a restart: rows or
+    tables at every page, a state in memory at each `checkpoint()`.
+    """
+
+    def __init__(
+        self,
+        projection: type[Projection],
+        catalogue: Catalogue,
+        readers: Mapping[int, Reader],
+        *,
+        directory: Path | None = None,
+        part: int = 0,
+    ) -> None:
         self._projection = projection
         self._catalogue = catalogue
         self._readers = readers
-        self._handlers = {event.message_name: handler for event, handler in projection.projectors.items()}
+        self._directory = directory
+        self._kept = KeptModel(projection, catalogue, readers, part)
+        self._in_memory = isinstance(self._kept.store, MemoryStore)
         self._feeding = threading.RLock()
         """Held by whoever feeds events in: one at a time, so that positions only move by the holder."""
         self._changed = threading.Condition()
         """Held while the model changes or is asked; notified when it has changed."""
+        self._checkpointing = threading.Lock()
+        self._opened = self._closed = False
+        self._opened_at = 0
+        """Events that the store held when it was opened."""
+        self._checkpoint_at = (0, time.monotonic(), 0.0)
+        """Of the last checkpoint: the events in it, when it was, and how long it held the lock."""
+
+    @property
+    def positions(self) -> dict[int, int]:
+        """Of the last event taken in, by partition. Never goes back while this read model is open."""
+        return self._kept.positions
+
+    @property
+    def failed(self) -> RayfoldError | None:
+        """Why this projection has stopped, if it has."""
+        return self._kept.failed
+
+    @property
+    def quarantined(self) -> tuple[Quarantined, ...]:
+        """The events that are set aside, at most 100, in the order in which they failed."""
+        return self._kept.quarantined
+
+    @property
+    def _model(self) -> Projection:
+        return self._kept.model
+
+    # --- its life ------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Restore what the directory holds, if the same code wrote it (name, version, fields, handlers, store, parts)
+        and the logs still hold what it is made from; else start empty. Then `catch_up` each partition.
+
+        The first event, query or wait opens it too. Raises `StoreError`, and `DefinitionError` for a store that cannot
+        be made.
+        """
+        with self._feeding, self._changed:
+            if self._closed:
+                raise Unavailable(self._projection.projection_name, "this read model was closed")
+            if not self._opened:
+                self._kept.open(self._directory)
+                self._opened = True
+                self._opened_at = sum(self.positions.values())
+                self._checkpoint_at = (self._opened_at, time.monotonic(), 0.0)
+
+    def close(self) -> None:
+        """Let go of the store and tell everybody who waits. The readers stay open: they are the caller's. A state in
+        memory that is to be found again needs a `checkpoint()` before. Closing twice is fine."""
+        with self._feeding, self._checkpointing, self._changed:
+            if not self._closed:
+                self._closed = True
+                self._kept.close()
+                self._changed.notify_all()
+
+    # --- step [7] ------------------------------------------------------------------------------------------------
 
     def apply(self, partition: int, first: int, records: Sequence[bytes], head: int = 0) -> None:
         """Take in `records`, at positions `first, first + 1, …`, and everything before them that is missing.
@@ -87,25 +180,46 @@ class ReadModel:
             self.catch_up(partition, first - 1)
             reached = self.positions[partition]
             fresh = records[reached + 1 - first :] if first <= reached + 1 else ()
-            for start in range(0, len(fresh), _PAGE):
-                self._apply_page(partition, fresh[start : start + _PAGE], from_log=False)
+            for start in range(0, len(fresh), PAGE_EVENTS):
+                if self.positions[partition] == first - 1 + len(records) - len(fresh) + start:
+                    self._take_in(partition, fresh[start : start + PAGE_EVENTS], checked=False)
             self.catch_up(partition, max(head, first + len(records) - 1))
 
     def catch_up(self, partition: int, up_to: int | None = None) -> None:
         """Read the log from where this replica is, up to a position or to its end. Raises `StorageFailed`."""
         reader = self._readers[partition]
         with self._feeding:
+            if self._closed or not self._opened:
+                self.open()
             while self.failed is None and (up_to is None or self.positions[partition] < up_to):
                 reached = self.positions[partition]
-                limit = _PAGE if up_to is None else min(_PAGE, up_to - reached)
+                limit = PAGE_EVENTS if up_to is None else min(PAGE_EVENTS, up_to - reached)
                 try:
-                    records = reader.read(reached, limit, _PAGE_BYTES)
+                    records = reader.read(reached, limit, PAGE_BYTES_MAX)
                 except Damaged as error:
                     self._stop(partition, reached + 1, error)
                     return
                 if not records:
                     return
-                self._apply_page(partition, records)
+                self._take_in(partition, records, checked=True)
+
+    def _take_in(self, partition: int, records: Sequence[bytes], *, checked: bool) -> None:
+        with self._changed:
+            if self._closed:
+                raise Unavailable(self._projection.projection_name, "this read model was closed")
+            try:
+                self._kept.take_in(partition, records, checked=checked)
+            except Damaged as error:
+                self._stop(partition, self.positions[partition] + 1, error)
+            finally:
+                self._changed.notify_all()
+
+    def _stop(self, partition: int, position: int, error: RayfoldError) -> None:
+        with self._changed:
+            self._kept.stop(partition, position, error)
+            self._changed.notify_all()
+
+    # --- step [8] ------------------------------------------------------------------------------------------------
 
     def answer(self, queries: Sequence[tuple[str, bytes]], encode: Callable[[list[Any]], T]) -> T:
         """Answer queries one by one, and `encode` the answers before anything can change again.
@@ -113,17 +227,41 @@ class ReadModel:
         An answer may be the read model itself, so it has to be encoded under the lock. Errors are answers: one
         failing query does not fail its neighbours.
         """
+        if not self._opened:
+            self.open()
         with self._changed:
-            return encode([self._answer(query) for query in queries])
+            plain = self._in_memory and not self._closed and not self._kept.restoring()
+            return encode([self._answer(query, plain) for query in queries])
+
+    @contextmanager
+    def reading(self) -> Iterator[Projection]:
+        """The read model itself, which does not change while the block runs. For reading only, and for a short time:
+        no event is taken in meanwhile. Raises what stopped the projection, and `Unavailable` once it is closed."""
+        if not self._opened:
+            self.open()
+        with self._changed:
+            if self.failed is not None:
+                raise self.failed.with_traceback(None)
+            with self._transaction():
+                yield self._kept.model
 
     def wait_for(self, after: Mapping[int, int], timeout_s: float) -> None:
-        """Return once `after` is visible here. Raises `NotYetVisible` after `timeout_s`, with the place reached."""
+        """Return once `after` is visible here. Raises `NotYetVisible` after `timeout_s`, with the place reached; at
+        once what has stopped the projection short of it, and `Unavailable` when the read model was closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._behind(after) is None or self.failed is not None, timeout_s)
+            self._changed.wait_for(
+                lambda: self._behind(after) is None or self.failed is not None or self._closed, timeout_s
+            )
             missing = self._behind(after)
-        if missing is not None and self.failed is None:
+            if missing is None:
+                return
+            if self.failed is not None:
+                raise self.failed.with_traceback(None)
+            name = self._projection.projection_name
+            if self._closed:
+                raise Unavailable(name, "this read model was closed")
             partition, asked = missing
-            raise NotYetVisible(self._projection.projection_name, partition, asked, self.positions.get(partition, 0))
+            raise NotYetVisible(name, partition, asked, self.positions.get(partition, 0))
 
     def _behind(self, after: Mapping[int, int]) -> tuple[int, int] | None:
         for partition, position in after.items():
@@ -131,77 +269,113 @@ class ReadModel:
                 return partition, position
         return None
 
-    def _apply_page(self, partition: int, records: Sequence[bytes], *, from_log: bool = True) -> None:
-        """Apply records in order, up to the first that cannot be. What was only sent may still be right in the log."""
-        with self._changed:
-            for record in records if self.failed is None else ():
-                position = self.positions[partition] + 1
-                try:
-                    self._project(partition, _decoded(record, partition, position, checked=from_log))
-                except RayfoldError as error:
-                    if from_log or not isinstance(error, Damaged):
-                        self._stop(partition, position, error)
-                    break
-                self.positions[partition] = position
-            self._changed.notify_all()
-
-    def _project(self, partition: int, stored: StoredEvent) -> None:
-        handler = self._handlers.get(stored.name)
-        if handler is None:
-            return
-        try:
-            event = self._catalogue.decode_event(stored)
-            if handler.takes_recorded:
-                handler.function(self._model, event, _recorded(partition, stored))
-            else:
-                handler.function(self._model, event)
-        except UnknownEvent:
-            raise
-        except (Exception, SystemExit) as error:
-            subject = f"event {stored.position} of partition {partition} ({stored.stream} {stored.version})"
-            name = f"{self._projection.__name__}.{handler.name}"
-            raise HandlerFailed.caused_by(name, subject, error) from error
-
-    def _stop(self, partition: int, position: int, error: RayfoldError) -> None:
-        with self._changed:
-            self.failed = error
-            self._changed.notify_all()
-        log.error(
-            "projection %s stopped before event %d of partition %d: %s; mend the handler and start again, the read"
-            " model is rebuilt from the log",
-            self._projection.projection_name,
-            position,
-            partition,
-            error,
-            exc_info=error.__cause__,
-        )
-
-    def _answer(self, query: tuple[str, bytes]) -> Any:
+    def _answer(self, query: tuple[str, bytes], plain: bool) -> Any:
+        """One answer. `plain`: there is no store to read from, and nothing in the way."""
         name, payload = query
         try:
             if self.failed is not None:
                 return self.failed
             message_class = self._catalogue.query(self._projection, name)
             message = decode_message(message_class, payload)
-            return self._projection.answers[message_class](self._model, message)
+            if plain:
+                return self._projection.answers[message_class](self._kept.model, message)
+            with self._transaction():
+                return self._projection.answers[message_class](self._kept.model, message)
         except RayfoldError as error:
             return error
         except (Exception, SystemExit) as error:
             return HandlerFailed.caused_by(f"{self._projection.__name__} @answer", name, error)
 
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """A read transaction of the store, from which nothing stays. The caller holds the lock."""
+        if self._closed:
+            raise Unavailable(self._projection.projection_name, "this read model was closed")
+        if self._kept.restoring():
+            what = "its state is being restored, and the log cannot be read at the moment"
+            raise Unavailable(self._projection.projection_name, what)
+        if self._in_memory:
+            yield
+            return
+        self._kept.store.begin(reading=True)
+        try:
+            yield
+        finally:
+            self._kept.store.roll_back()
 
-def _decoded(record: bytes, partition: int, position: int, *, checked: bool) -> StoredEvent:
-    """The record that must be the event at `position`. Raises `Damaged` if it is not."""
-    try:
-        stored = decode_record(record, checked=checked)
-    except Damaged as error:
-        raise Damaged(f"event {position} of partition {partition}", error.what) from error
-    if stored.position != position:
-        what = f"the record that stands for it is that of event {stored.position}"
-        raise Damaged(f"event {position} of partition {partition}", what)
-    return stored
+    # --- beside the path -----------------------------------------------------------------------------------------
 
+    def progress(self) -> Progress:
+        """How far this read model is. Does not wait for a page that is being taken in."""
+        positions, kept = dict(self.positions), self._kept
+        replaying = any(positions[partition] < head for partition, head in kept.replayed_up_to.items())
+        events_applied = sum(positions.values()) - self._opened_at
+        recorded_at_us = kept.recorded_at_us()
+        return Progress(positions, events_applied, recorded_at_us, kept.failed, len(kept.quarantined), replaying)
 
-def _recorded(partition: int, stored: StoredEvent) -> Recorded:
-    position, stream, version, _, _, _, recorded_at_us, command_id, correlation_id, causation_id = stored
-    return Recorded(stream, version, partition, position, recorded_at_us, command_id, correlation_id, causation_id)
+    def checkpoint(self) -> int:
+        """Write the state in memory and its positions to the directory; returns the bytes written.
+
+        0 where there is nothing to write: no directory, rows or tables (which are written with every page), a state
+        that cannot be saved (said once in the log; the log is read at the next start). The read model is locked while
+        the state is encoded, not while it is written. Raises `StorageFailed`.
+        """
+        store = self._kept.store
+        if self._directory is None or not isinstance(store, MemoryStore):
+            return 0
+        with self._checkpointing:
+            with self._changed:
+                if self._closed or not self._opened:
+                    return 0
+                began_s, events = time.monotonic(), sum(self.positions.values())
+                try:
+                    copy = self._kept.copy()
+                except (DefinitionError, InvalidMessage) as error:
+                    name = self._projection.projection_name
+                    log.warning("projection %s has no checkpoint, each start reads the whole log: %s", name, error)
+                    self._directory = None
+                    return 0
+                now_s = time.monotonic()
+                self._checkpoint_at = (events, now_s, now_s - began_s)
+            return store.write(copy)
+
+    def checkpoint_due(self) -> bool:
+        """True after 100,000 events, or after 60 s with any, and 50 times as long as the last one held the lock."""
+        if self._directory is None or not self._in_memory or not self._opened or self._closed:
+            return False
+        events, at_s, held_s = self._checkpoint_at
+        fresh, since_s = sum(self.positions.values()) - events, time.monotonic() - at_s
+        wanted = fresh >= CHECKPOINT_EVENTS or (fresh > 0 and since_s >= CHECKPOINT_S)
+        return wanted and since_s >= CHECKPOINT_SHARE * held_s
+
+    def retry_quarantined(self) -> tuple[Quarantined, ...]:
+        """Take the events in quarantine in, each once, marked as replayed and out of order: after all that has been
+        taken in since. Returns those that still cannot be.
+
+        For what a handler found outside and is mended now. A mended handler is other code, with which the read model is
+        rebuilt from the log, in order.
+        """
+        with self._feeding, self._changed:
+            self._check_running()
+            try:
+                return self._kept.retry_quarantined()
+            finally:
+                self._changed.notify_all()
+
+    def rebuild_stream(self, stream: StreamId) -> None:
+        """Forget one aggregate's part (`@forget`) and take its events in anew, marked as replayed, while queries wait.
+
+        Its events leave quarantine, if they can. Raises `DefinitionError` without a `@forget` method, what stopped the
+        projection, and `HandlerFailed` when a handler raises: then nothing has changed.
+        """
+        with self._feeding, self._changed:
+            self._check_running()
+            try:
+                self._kept.rebuild_stream(stream)
+            finally:
+                self._changed.notify_all()
+
+    def _check_running(self) -> None:
+        self.open()
+        if self.failed is not None:
+            raise self.failed.with_traceback(None)

@@ -40,6 +40,12 @@ class Recorded(NamedTuple):
     """16 bytes or none: the id that a whole conversation shares."""
     causation_id: bytes
     """16 bytes or none: the id of what led to the command."""
+    replayed: bool = False
+    """True when the event was already in the log when the read model that it is given to was opened (so while that is
+    built, rebuilt or catching up after a restart), and when it is taken in once more: after it or a neighbour has
+    failed, while one stream is rebuilt, or out of quarantine. False when it arrived afterwards. A handler with an
+    effect outside its read model can leave that out when it is set: a first sight may be marked, but what is not
+    marked is a first sight, unless the process was killed in the middle of it."""
 
     @property
     def aggregate_type(self) -> str:

@@ -35,7 +35,15 @@ from .errors import DefinitionError, InvalidMessage
 from .forms import PACKER_BYTES, stored_form
 from .state import Stateful
 
-__all__ = ["STATE_BYTES_MAX", "check_state_fields", "decode_state", "encode_state", "state_fingerprint"]
+__all__ = [
+    "STATE_BYTES_MAX",
+    "check_state_fields",
+    "decode_state",
+    "encode_state",
+    "pack_value",
+    "state_fingerprint",
+    "unpack_value",
+]
 
 STATE_BYTES_MAX: Final = 1 << 30
 """One saved state: it is held in memory whole, twice while it is packed."""
@@ -86,6 +94,18 @@ def decode_state(cls: type[S], data: bytes, id: str = "", version: int = 0) -> S
         instance.__dict__.update(id=id, version=version)
     instance.__dict__.update(values)
     return instance
+
+
+def pack_value(value: Any) -> bytes:
+    """A plain value as bytes that `unpack_value` turns into an equal one, in type too. Raises `TypeError`, `ValueError`
+    or `OverflowError` for what no tag stands for."""
+    packed: bytes = msgpack.Packer(default=_tagged, strict_types=True, buf_size=PACKER_BYTES).pack(value)
+    return packed
+
+
+def unpack_value(data: bytes) -> Any:
+    """The value that `pack_value` packed. Raises `ValueError` or `TypeError` for other bytes."""
+    return msgpack.unpackb(data, ext_hook=_untagged, strict_map_key=False)
 
 
 def state_fingerprint(cls: type[Stateful]) -> bytes:
@@ -202,6 +222,10 @@ def _parts(cls: type[Stateful]) -> Iterator[str]:
         yield _code_text(getattr(handler, "function", handler).__code__)
     for name, function in _plain_methods(cls).items():
         yield f"method {name} {_code_text(function.__code__)}"
+    store, key = getattr(cls, "read_store", None), getattr(cls, "part_key", None)
+    if store is not None:
+        yield f"kept in {store!r}, {getattr(cls, 'parts', 1)} parts"
+        yield f"parted by {_code_text(key.__code__) if key else 'stream'}"
 
 
 def _plain_methods(cls: type) -> dict[str, types.FunctionType]:

@@ -22,6 +22,7 @@ from .codec import decode_message, encode_message
 from .errors import DefinitionError, Rejected
 from .messages import Command, Event, Message, Query
 from .projection import Projection
+from .read_store.memory import MemoryStore
 from .recorded import Recorded
 from .saved_state import decode_state, encode_state
 from .state import Stateful
@@ -156,12 +157,18 @@ class Outcome(Generic[A]):
 
 
 class ProjectionCase(Generic[P]):
-    """A projection that has seen a history. Go on with `ask`."""
+    """A projection that has seen a history. Go on with `ask`.
+
+    Its store is the one that it declares, a temporary one, with a transaction for each event and each query. A
+    projection of several parts is here one part that has all events.
+    """
 
     def __init__(self, projection: P, versions: list[StreamId]) -> None:
         """Use `given` to make one."""
         self.projection = projection
         self._seen = versions  # the stream of each event so far
+        self._store = projection.read_store.make()
+        self._store.open(projection, None)
 
     def given(self, *history: Event | tuple[str | StreamId, Event]) -> ProjectionCase[P]:
         """Let more events be seen. Those that nothing projects are passed over, as the runtime does."""
@@ -180,10 +187,18 @@ class ProjectionCase(Generic[P]):
         if answer is None:
             known = ", ".join(cls.__name__ for cls in self.projection.answers) or "none"
             raise AssertionError(f"{name} has no @answer for {type(query).__name__}; it answers {known}")
-        before = _state_of(self.projection)
-        got = answer(self.projection, _through_codec(query))
+        before, asked = _state_of(self.projection), _through_codec(query)
+        if isinstance(self._store, MemoryStore):
+            got = answer(self.projection, asked)
+        else:
+            self._store.begin(reading=True)
+            try:
+                got = answer(self.projection, asked)
+            finally:
+                self._store.roll_back()
         _check_unchanged(self.projection, before, f"{name}.{answer.__name__}", "only @project may")
-        return Answered(self, query, got)
+        merge = self.projection.answer_routes[type(query)].merge
+        return Answered(self, query, got if merge is None else merge([got]))
 
     def then_state(self, **expected: Any) -> ProjectionCase[P]:
         """These fields now have these values; the others may have any."""
@@ -197,10 +212,16 @@ class ProjectionCase(Generic[P]):
         seen = _through_codec(event)
         if handler is None:
             return
-        if handler.takes_recorded:
-            handler.function(self.projection, seen, self._recorded(stream))
-        else:
-            handler.function(self.projection, seen)
+        self._store.begin()
+        try:
+            if handler.takes_recorded:
+                handler.function(self.projection, seen, self._recorded(stream))
+            else:
+                handler.function(self.projection, seen)
+            self._store.commit(b"")
+        except BaseException:
+            self._store.roll_back()
+            raise
 
     def _recorded(self, stream: StreamId) -> Recorded:
         position = len(self._seen)

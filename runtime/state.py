@@ -78,7 +78,7 @@ def _collect(
     annotations = _annotations(base, scope)
     for name in [*annotations, *(name for name in vars(base) if name in fields and name not in annotations)]:
         annotation = annotations.get(name, fields.get(name))
-        if _is_constant_declaration(annotation):
+        if _is_constant_declaration(annotation) or _is_given_by_a_store(annotation):
             continue
         here, value = where(cls, name), vars(base).get(name, _MISSING)
         if name in reserved:
@@ -122,6 +122,11 @@ def _annotations(base: type, scope: Scope) -> dict[str, Any]:
 
 def _is_constant_declaration(annotation: Any) -> bool:
     return annotation in (ClassVar, typing.Final) or typing.get_origin(annotation) in (ClassVar, typing.Final)
+
+
+def _is_given_by_a_store(annotation: Any) -> bool:
+    """`rows: Rows`: no field, but what the read store gives to a projection; annotated for the user's type checker."""
+    return bool(getattr(annotation, "given_by_a_store", False))
 
 
 def _factory(here: str, value: Any) -> Callable[[], Any] | None:

@@ -122,10 +122,20 @@ def test_only_actors_imports_ray() -> None:
     assert not guilty
 
 
-def test_only_the_log_imports_lmdb() -> None:
-    others = [path for path in under("actors", "runtime", "rayfold") if path not in under("runtime/log")]
+def test_only_the_log_and_the_read_store_in_lmdb_import_lmdb() -> None:
+    """The read store: docs/decisions/0009-read-stores.md."""
+    allowed = [*under("runtime/log"), ROOT / "runtime/read_store/lmdb.py"]
+    others = [path for path in under("actors", "runtime", "rayfold") if path not in allowed]
     guilty = [f"{name_of(p)}:{i.line}" for p in others for i in imports(p) if i.top == "lmdb"]
     assert not guilty
+
+
+def test_only_the_read_store_in_duckdb_imports_duckdb_and_only_once_it_is_opened() -> None:
+    guilty = [f"{name_of(p)}:{i.line}" for p in under("actors", "runtime") for i in imports(p) if i.top == "duckdb"]
+    assert [line.partition(":")[0] for line in guilty] == ["runtime/read_store/duckdb.py"]
+    statements = [node for node in tree(ROOT / "runtime/read_store/duckdb.py").body if isinstance(node, ast.Import)]
+    at_the_top = [alias.name for statement in statements for alias in statement.names]
+    assert "duckdb" not in at_the_top, "it is optional: an import at the top would be an error without it"
 
 
 def test_runtime_never_imports_what_stands_above_it() -> None:
@@ -167,14 +177,14 @@ def in_a_fresh_interpreter(program: str) -> list[str]:
     return run.stdout.split()
 
 
-WHICH_HEAVY_ONES = "import sys; print(*sorted({'ray', 'lmdb'} & set(sys.modules)))"
+WHICH_HEAVY_ONES = "import sys; print(*sorted({'ray', 'lmdb', 'duckdb'} & set(sys.modules)))"
 
 
 @pytest.mark.parametrize(
     "statement",
     [
         "import rayfold",
-        "from rayfold import Aggregate, Command, Event, Query, Projection, Rejected, Conflict, given",
+        "from rayfold import Aggregate, Command, Event, Query, Projection, Rejected, Conflict, given, DuckDb, Lmdb",
         "import " + ", ".join(f"rayfold.runtime.{module}" for module in KERNEL),
     ],
 )
@@ -187,7 +197,7 @@ def test_importing_rayfold_alone_imports_no_module_of_it() -> None:
     assert in_a_fresh_interpreter(program) == []
 
 
-@pytest.mark.parametrize("package", ["actors", "runtime", "runtime/log", "benchmarks"])
+@pytest.mark.parametrize("package", ["actors", "runtime", "runtime/log", "runtime/read_store", "benchmarks"])
 def test_the_init_files_import_nothing(package: str) -> None:
     assert list(imports(ROOT / package / "__init__.py")) == [], "an import cycle there kills only Ray's workers"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar, assert_type
 
+from rayfold import BlockingRuntime, Recorded, Runtime, Status
 from rayfold.runtime.aggregate import Aggregate, events_of, outcome_of
 from rayfold.runtime.catalogue import Catalogue
 from rayfold.runtime.codec import decode_message, decode_state
@@ -66,6 +67,15 @@ if TYPE_CHECKING:
     given(Account).ask(BalanceOf(account="alice"))  # type: ignore[attr-defined]
     given(Balances).when(Open(owner="Ada"))  # type: ignore[attr-defined]
     given(Account, on("alice", Deposited(amount=1)))  # type: ignore[type-var]
+
+    # The past is typed by the aggregate, and a look back by the query.
+    async def _looks_back(bank: Runtime, blocking: BlockingRuntime) -> None:
+        assert_type(await bank.state_at(Account, "alice", version=7), Account)
+        assert_type(blocking.state_at(Account, "alice"), Account)
+        assert_type(await bank.history(Account, "alice"), list[tuple[Event, Recorded]])
+        assert_type(await bank.as_of(Balances, {0: 5}, BalanceOf(account="alice")), int)
+        assert_type(blocking.as_of(Balances, {}, Richest()), list[str])
+        assert_type(await bank.status(), Status)
 
     # What the runtime uses.
     assert_type(outcome_of(account, Deposit(amount=1)), list[Event] | Rejected)

@@ -16,6 +16,8 @@ Layout::
     store.lock              flocked by the runtime that holds the store; one line of JSON says who
     partition-00000/        an LMDB environment: data.mdb, lock.mdb
     partition-00001/
+    projections/            read models and their checkpoints, and
+    subscriptions/          how far each has acknowledged: both made when needed, no part of the log, not looked at here
 """
 
 from __future__ import annotations
@@ -28,30 +30,38 @@ import socket
 import uuid
 import weakref
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from ..errors import StorageFailed, StoreInUse, StoreMismatch, StoreMissing
-from .environment import fsync_folder, open_log, open_reader
+from .environment import fsync_folder, open_log
 from .format import FORMAT_VERSION
 from .reader import LmdbReader
+from .shared import open_shared_reader
 from .writer import LmdbLog
 
-__all__ = ["PARTITIONS_MAX", "Hold", "Store", "create_or_open_store", "open_store"]
+__all__ = ["PARTITIONS_MAX", "Hold", "Holder", "Store", "create_or_open_store", "holder_of", "open_store"]
 
 MANIFEST: Final = "store.json"
 LOCK: Final = "store.lock"
 HASH: Final = "crc32"
 """How streams are spread over partitions: `stream.partition_of`."""
 
+PROJECTIONS: Final = "projections"
+SUBSCRIPTIONS: Final = "subscriptions"
+
 PARTITIONS_MAX: Final = 1024
 """Each is an actor with a process of its own: far more than one machine runs, and a bound for a typing error."""
 
 MANIFEST_BYTES_MAX: Final = 65_536
 """A manifest has under 300."""
+
+HOLDER_BYTES_MAX: Final = 65_536
+"""The line of a holder has under 1,000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +88,9 @@ class Store:
         return open_log(path, name, identity=self.identity(partition), create=False)
 
     def open_reader(self, partition: int) -> LmdbReader:
-        """A reader of a partition's log for a process that is not its writer."""
+        """A reader of a partition's log for a process that is not its writer; as many at once as one likes."""
         path, name = self.partition_path(partition), f"partition {partition}"
-        return open_reader(path, name, identity=self.identity(partition))
+        return open_shared_reader(path, name, identity=self.identity(partition))
 
     def hold(self, holder: str) -> Hold:
         """Hold the store for this process, as `holder`, until the hold is released or the process ends.
@@ -204,7 +214,7 @@ def _create(folder: Path, partitions: int) -> None:
 
 def _foreign_files(folder: Path) -> list[str]:
     """What is in the folder and cannot be from creating a store."""
-    ours = {LOCK, f"{MANIFEST}.new"}
+    ours = {LOCK, f"{MANIFEST}.new", PROJECTIONS, SUBSCRIPTIONS}
     return sorted(
         one.name for one in folder.iterdir() if one.name not in ours and not (_is_partition(one) and one.is_dir())
     )
@@ -217,6 +227,10 @@ def _is_partition(path: Path) -> bool:
 def _remove_leftovers(folder: Path) -> None:
     """Remove partitions of an interrupted creation. Any that was ever used stops everything instead."""
     partitions = sorted(one for one in folder.iterdir() if _is_partition(one))
+    for beside in (PROJECTIONS, SUBSCRIPTIONS):
+        if _exists(folder / beside):
+            what = f"{beside} of a store is here, but {MANIFEST} is gone"
+            raise StoreMismatch(str(folder), what, f"restore {MANIFEST} from a backup, or choose an empty directory")
     for path in partitions:
         if not _exists(path / "data.mdb"):
             continue
@@ -246,6 +260,45 @@ def _exists(path: Path) -> bool:
 # --- holding ------------------------------------------------------------------------------------------------------
 
 
+class Holder(NamedTuple):
+    """Who holds a store: one line of JSON in its lock."""
+
+    holder: str
+    pid: int
+    host: str
+    since: str
+    """When it began, in ISO 8601 and UTC."""
+    connection: dict[str, str] = {}
+    """How to reach it; empty until it is up. See `actors/connection.py`."""
+
+    def __str__(self) -> str:
+        return f"{self.holder} (process {self.pid} on {self.host}, since {self.since})"
+
+
+def holder_of(folder: Path) -> Holder | None:
+    """Who holds the store in this directory now; None if nobody does. Raises `StoreMissing`, `StorageFailed`."""
+    path = folder / LOCK
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        if not _exists(folder / MANIFEST):
+            raise StoreMissing(str(folder), "there is no store here") from None
+        return None
+    except OSError as error:
+        raise StorageFailed(str(path), f"cannot open the lock: {error.strerror or error}") from error
+    try:
+        holder = _holder_named_in(descriptor)
+        if holder is None or (holder.host == socket.gethostname() and not Path(f"/proc/{holder.pid}").exists()):
+            return None  # it let go, or was killed: then its line is still there
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # for a process that was given the id of a dead one
+        except BlockingIOError:
+            return holder
+        return None
+    finally:
+        os.close(descriptor)
+
+
 class Hold:
     """A store held by this process. A context manager; `release` ends it, and so does the end of the process."""
 
@@ -262,26 +315,28 @@ class Hold:
         except BlockingIOError:
             present = _holder_named_in(descriptor)
             os.close(descriptor)
-            raise StoreInUse(str(folder), present) from None
+            raise StoreInUse(str(folder), str(present or "a runtime that has not written its name yet")) from None
         except OSError as error:
             os.close(descriptor)
             raise StorageFailed(str(path), f"cannot lock: {error.strerror or error}") from error
         self._descriptor: int | None = descriptor
         _holds.add(self)
-        self._write(holder)
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        self._holder = Holder(holder, os.getpid(), socket.gethostname(), since)
+        self._write()
 
-    def _write(self, holder: str) -> None:
+    def publish(self, connection: Mapping[str, str]) -> None:
+        """Say how another process of this user reaches the runtime that holds the store (`holder_of`)."""
+        self._holder = self._holder._replace(connection=dict(connection))
+        self._write()
+
+    def _write(self) -> None:
         """Say who holds it, for the one who is refused."""
         assert self._descriptor is not None
-        facts = {
-            "holder": holder,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "since": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
+        line = (json.dumps(self._holder._asdict()) + "\n").encode()
         try:
-            os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, (json.dumps(facts) + "\n").encode(), 0)
+            os.pwrite(self._descriptor, line, 0)
+            os.ftruncate(self._descriptor, len(line))
         except OSError as error:
             self.release()
             raise StorageFailed(LOCK, f"cannot name the holder: {error.strerror or error}") from error
@@ -319,10 +374,16 @@ def _forget_in_child() -> None:
 os.register_at_fork(after_in_child=_forget_in_child)
 
 
-def _holder_named_in(descriptor: int) -> str:
-    """The holder that the lock file names, as people read it."""
+def _holder_named_in(descriptor: int) -> Holder | None:
+    """The holder that the lock file names; none if it names nobody, or not yet."""
     try:
-        facts = json.loads(os.pread(descriptor, 4096, 0))
-        return f"{facts['holder']} (process {facts['pid']} on {facts['host']}, since {facts['since']})"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "a runtime that has not written its name yet"
+        facts = json.loads(os.pread(descriptor, HOLDER_BYTES_MAX, 0).partition(b"\n")[0])
+        return Holder(
+            str(facts["holder"]),
+            int(facts["pid"]),
+            str(facts["host"]),
+            str(facts["since"]),
+            {str(name): str(value) for name, value in dict(facts.get("connection") or {}).items()},
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None

@@ -12,9 +12,11 @@ from rayfold.runtime.errors import (
     HandlerFailed,
     InvalidId,
     InvalidMessage,
+    NotInHistory,
     NotYetVisible,
     Overloaded,
     RayfoldError,
+    RebuildCancelled,
     Refusal,
     Rejected,
     StorageFailed,
@@ -22,6 +24,7 @@ from rayfold.runtime.errors import (
     StoreInUse,
     StoreMismatch,
     StoreMissing,
+    SubscriptionInUse,
     Unavailable,
     UnknownEvent,
     UnknownName,
@@ -46,6 +49,8 @@ SENTENCES: list[tuple[RayfoldError, str]] = [
         "no command of Account is named 'Depose'; known: Deposit, Withdraw",
     ),
     (UnknownName("aggregate", "Account", ()), "no aggregate is named 'Account'; known: none"),
+    (NotInHistory("Account/alice", "version 9", 6), "Account/alice has no version 9; it is at 6"),
+    (NotInHistory("Account/bob", "version 1", 0), "Account/bob has no version 1; it has no events"),
     (
         CommandIdReused("0a" * 16, "Account/alice"),
         "command id 0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a was already used for a different command than this one to"
@@ -74,12 +79,21 @@ SENTENCES: list[tuple[RayfoldError, str]] = [
         Overloaded("the lane to partition 3", 32_768, "items"),
         "the lane to partition 3 is full at 32,768 items; it was not sent, try again later",
     ),
+    (
+        RebuildCancelled("Balances", 2, "was cancelled"),
+        "the rebuild of Balances version 2 was cancelled; what served before goes on",
+    ),
     (StoreError("broken"), "broken"),
     (StoreMissing("/data", "there is no store here"), "/data: there is no store here"),
     (StoreMismatch("/data", "it has 4 partitions, not 2"), "/data: it has 4 partitions, not 2"),
     (
         StoreMismatch("/data", "it has 4 partitions, not 2", "say partitions=4"),
         "/data: it has 4 partitions, not 2; say partitions=4",
+    ),
+    (
+        SubscriptionInUse("mailer", "0 of 3", "this one (process 5 on here)"),
+        "subscription 'mailer': member 0 of 3 is in use by this one (process 5 on here); close it there first, or use"
+        " another name or member",
     ),
     (
         StoreInUse("/data", "bank (pid 5)"),

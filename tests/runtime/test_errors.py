@@ -18,9 +18,11 @@ from rayfold.runtime.errors import (
     HandlerFailed,
     InvalidId,
     InvalidMessage,
+    NotInHistory,
     NotYetVisible,
     Overloaded,
     RayfoldError,
+    RebuildCancelled,
     Refusal,
     Rejected,
     StorageFailed,
@@ -28,6 +30,7 @@ from rayfold.runtime.errors import (
     StoreInUse,
     StoreMismatch,
     StoreMissing,
+    SubscriptionInUse,
     Unavailable,
     UnknownEvent,
     UnknownName,
@@ -74,11 +77,29 @@ def test_errors_are_grouped_by_whose_fault_they_are() -> None:
     children = {cls: set(cls.__subclasses__()) & set(OF_OURS.values()) for cls in OF_OURS.values()}
     groups = {cls: below for cls, below in children.items() if below}
     assert groups == {
-        RayfoldError: {DefinitionError, CallerError, Refusal, HandlerFailed, Unavailable, Overloaded, StoreError},
-        CallerError: {InvalidMessage, InvalidId, UnknownName, CommandIdReused},
+        RayfoldError: {
+            DefinitionError,
+            CallerError,
+            Refusal,
+            HandlerFailed,
+            Unavailable,
+            Overloaded,
+            RebuildCancelled,
+            StoreError,
+        },
+        CallerError: {InvalidMessage, InvalidId, UnknownName, NotInHistory, CommandIdReused},
         Refusal: {Rejected, Conflict},
         Unavailable: {NotYetVisible},
-        StoreError: {StoreMissing, StoreMismatch, StoreInUse, StorageFailed, Fenced, Damaged, UnknownEvent},
+        StoreError: {
+            StoreMissing,
+            StoreMismatch,
+            StoreInUse,
+            SubscriptionInUse,
+            StorageFailed,
+            Fenced,
+            Damaged,
+            UnknownEvent,
+        },
     }
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from rayfold.runtime.errors import StorageFailed, StoreInUse, StoreMismatch, StoreMissing
 from rayfold.runtime.log import store as store_module
-from rayfold.runtime.log.store import Hold, Store, create_or_open_store, open_store
+from rayfold.runtime.log.store import Hold, Store, create_or_open_store, holder_of, open_store
 from tests.runtime.log.appends import ALICE, amounts_of, deposits, python
 
 # --- making and opening -------------------------------------------------------------------------------------------
@@ -32,6 +32,21 @@ def test_a_new_store_has_a_manifest_and_a_log_for_each_partition(tmp_path: Path)
     manifest = json.loads((store.path / "store.json").read_text())
     assert manifest.pop("checksum")
     assert manifest == {"format": 1, "store_id": store.store_id, "partitions": 3, "hash": "crc32"}
+
+
+def test_read_models_and_subscriptions_inside_a_store_are_none_of_its_business(tmp_path: Path) -> None:
+    store = create_or_open_store(tmp_path, 1)
+    for beside in ("projections", "subscriptions"):
+        (tmp_path / beside).mkdir()
+        (tmp_path / beside / "anything").write_text("not looked at")
+    assert create_or_open_store(tmp_path) == store
+    (tmp_path / "store.json").unlink()
+    with pytest.raises(StoreMismatch) as told:
+        create_or_open_store(tmp_path, 1)
+    assert str(told.value) == (
+        f"{tmp_path}: projections of a store is here, but store.json is gone;"
+        " restore store.json from a backup, or choose an empty directory"
+    )
 
 
 def test_a_store_is_made_in_an_empty_directory(tmp_path: Path) -> None:
@@ -351,3 +366,52 @@ def test_a_directory_that_is_gone_cannot_be_held(store: Store) -> None:
     shutil.rmtree(store.path)
     with pytest.raises(StoreMissing, match="there is no store here"):
         store.hold("me")
+
+
+def test_the_holder_of_a_store_is_told_with_how_it_is_reached(store: Store) -> None:
+    assert holder_of(store.path) is None
+    with store.hold("a runtime") as hold:
+        found = holder_of(store.path)
+        assert found is not None
+        assert (found.holder, found.pid, found.host, found.connection) == (
+            *("a runtime", os.getpid(), socket.gethostname(), {}),
+        )
+        hold.publish({"name": "x" * 300})
+        hold.publish({"name": "bank"})
+        assert holder_of(store.path) == found._replace(connection={"name": "bank"})
+        with pytest.raises(StoreInUse, match=rf"in use by a runtime \(process {os.getpid()} on "):
+            store.hold("second")
+    assert holder_of(store.path) is None
+
+
+def test_a_holder_that_was_killed_holds_nothing_and_asking_takes_nothing(store: Store) -> None:
+    code = """
+import os, signal, sys
+from rayfold.runtime.log.store import open_store
+hold = open_store(sys.argv[1]).hold("the killed")
+print("held", flush=True)
+sys.stdin.read()
+"""
+    holder = python(code, store.path)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    found = holder_of(store.path)
+    assert found is not None
+    assert found.pid == holder.pid
+    holder.kill()
+    holder.wait(60)
+    assert json.loads((store.path / "store.lock").read_text())["pid"] == holder.pid
+    assert holder_of(store.path) is None
+    # The line of a dead process whose id another one has been given since.
+    facts = {"holder": "x", "pid": os.getpid(), "host": socket.gethostname(), "since": "now"}
+    (store.path / "store.lock").write_text(json.dumps(facts))
+    assert holder_of(store.path) is None
+    store.hold("the next").release()
+
+
+def test_a_lock_that_says_nothing_readable_has_no_holder_and_no_store_no_lock(store: Store, tmp_path: Path) -> None:
+    for line in ("", "no json", "[]", '{"holder": "x"}'):
+        (store.path / "store.lock").write_text(line)
+        assert holder_of(store.path) is None
+    with pytest.raises(StoreMissing, match="there is no store here"):
+        holder_of(tmp_path / "nothing")

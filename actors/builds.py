@@ -1,0 +1,141 @@
+"""Builds: one building of a read model from the log, and the folder that it keeps its place in.
+
+Beside steps [7] and [8]. A read model is built when the version of its projection is new, and again when somebody asks
+for it (`rebuild.py`). Each build has a folder of its own in the store, so that one can be made while another serves::
+
+    projections/Balances-v1/            the first build of version 1
+        serves                          it has served: what a start goes on with
+        0-0/  0-1/                      part 0, replicas 0 and 1: a checkpoint, or a database
+    projections/Balances-v1.2/          the second build of version 1, when somebody had it built anew
+    projections/Balances-v2/            the first of version 2: perhaps unfinished, to be resumed
+
+Rules kept here: a build is chosen by its folder's name and mark alone, so that a crash between any two steps leaves
+either the old one or the new one in charge; only what is older than the build that serves is ever removed, and only
+once that one serves. Nothing here is the truth: whoever deletes the whole folder has it rebuilt from the log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from ..runtime.errors import StorageFailed
+from ..runtime.projection import Projection
+from ..runtime.read_store.memory import FILE
+
+__all__ = [
+    "Build",
+    "build_to_make",
+    "build_to_serve",
+    "builds_of",
+    "lend_checkpoint",
+    "mark_serving",
+    "remove_build",
+    "remove_older",
+]
+
+FOLDER: Final = "projections"
+MARK: Final = "serves"
+_NAME: Final = re.compile(r"(?P<projection>.+)-v(?P<version>[1-9]\d*)(?:\.(?P<number>[1-9]\d*))?", re.ASCII)
+
+
+class Build(NamedTuple):
+    """One build of a projection's read model. Those of one projection are ordered: the later is the greater."""
+
+    version: int
+    """Of the projection's class."""
+    number: int
+    """Which build of that version, from 1."""
+    path: Path
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """What a later build has more of."""
+        return self.version, self.number
+
+    @property
+    def has_served(self) -> bool:
+        """Whether it was complete and in charge once."""
+        return (self.path / MARK).exists()
+
+    def folder_of(self, part: int, replica: int) -> Path:
+        """Where one projector of this build keeps its place."""
+        return self.path / f"{part}-{replica}"
+
+
+def builds_of(store: Path, projection: str) -> list[Build]:
+    """The builds of a projection that the store has folders of, the earliest first."""
+    found = []
+    for path in (store / FOLDER).glob("*"):
+        told = _NAME.fullmatch(path.name)
+        if told is not None and told["projection"] == projection and path.is_dir():
+            found.append(Build(int(told["version"]), int(told["number"] or 1), path))
+    return sorted(found, key=lambda build: build.order)
+
+
+def build_to_serve(store: Path, projection: type[Projection]) -> Build:
+    """The build that a start goes on with: the latest of the class's version that has served, or else the first."""
+    version = projection.projection_version
+    numbers = [build.number for build in builds_of(store, projection.projection_name) if build.version == version]
+    served = [number for number in numbers if _build(store, projection, number).has_served]
+    return _build(store, projection, max(served) if served else min(numbers, default=1))
+
+
+def build_to_make(store: Path, projection: type[Projection], serving: Build) -> Build:
+    """The build that a rebuild makes beside the one that serves: one that was interrupted, or else a new one."""
+    version = projection.projection_version
+    later = [
+        build.number
+        for build in builds_of(store, projection.projection_name)
+        if build.version == version and build.order > serving.order
+    ]
+    after = serving.number + 1 if version == serving.version else 1
+    return _build(store, projection, max(later, default=after))
+
+
+def lend_checkpoint(build: Build, part: int, replica: int) -> None:
+    """Have a new replica in memory begin with the checkpoint of the first one, if there is any. Linking does for
+    copying: a checkpoint is never changed, but replaced by the next."""
+    for checkpoint in build.folder_of(part, 0).glob(f"*/{FILE}"):
+        folder = build.folder_of(part, replica) / checkpoint.parent.name
+        with contextlib.suppress(OSError):  # it may just be replaced, and without one the log is read
+            folder.mkdir(parents=True, exist_ok=True)
+            os.link(checkpoint, folder / FILE)
+
+
+def mark_serving(build: Build) -> None:
+    """Write down that this build is complete and in charge. Raises `StorageFailed`."""
+    try:
+        build.path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(build.path / MARK, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+        os.fsync(descriptor)
+        os.close(descriptor)
+        for folder in (build.path, build.path.parent):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            os.fsync(descriptor)
+            os.close(descriptor)
+    except OSError as error:
+        raise StorageFailed(str(build.path), error.strerror or str(error)) from error
+
+
+def remove_older(store: Path, projection: str, serving: Build) -> None:
+    """Remove the builds before the one that serves. What cannot be removed is left for the next time."""
+    for build in builds_of(store, projection):
+        if build.order < serving.order:
+            remove_build(build)
+
+
+def remove_build(build: Build) -> None:
+    """Remove a build: its mark first, so that half a build is never taken for a whole one."""
+    (build.path / MARK).unlink(missing_ok=True)
+    shutil.rmtree(build.path, ignore_errors=True)
+
+
+def _build(store: Path, projection: type[Projection], number: int) -> Build:
+    version = projection.projection_version
+    name = f"{projection.projection_name}-v{version}" + (f".{number}" if number > 1 else "")
+    return Build(version, number, store / FOLDER / name)

@@ -1,0 +1,183 @@
+"""`rayfold status` and `rayfold history`: looking at a store from a second terminal, while it is in use or not.
+
+Rules kept here: those of `cli.py`. Looking changes nothing: `history` reads the log alone and needs no classes;
+`status` asks the actors, and tells what the log says where nothing runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
+from uuid import UUID
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+
+from ..runtime.codec import decode_payload
+from ..runtime.errors import InvalidId, Unavailable
+from ..runtime.history import stored_history
+from ..runtime.log.contract import StoredEvent
+from ..runtime.log.store import Holder, Store, holder_of, open_store
+from ..runtime.stream import partition_of, stream_id
+from .status import PartitionStatus, Status
+
+if TYPE_CHECKING:
+    from .connection import RunningSystem
+
+__all__ = ["history", "status"]
+
+NOT_RUNNING: Final = 2
+
+_LOOK_S: Final = 1.0
+"""Between two looks: what a rate is told from. The observer takes a thousandth of that."""
+
+JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there as well.")]
+console = Console(highlight=False)
+complaints = Console(stderr=True, highlight=False)
+
+
+def status(
+    directory: Annotated[Path, typer.Argument(help="The directory of a store.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every second, until Ctrl-C.")] = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Show what runs on a store and how it does. Exit code 2 if nothing runs; then with what the log says."""
+    from .connection import RunningSystem
+
+    store = open_store(directory)
+    try:
+        system = RunningSystem(store)
+    except Unavailable as error:
+        _show_heads(store, str(error), json_file)
+        raise typer.Exit(NOT_RUNNING) from None
+    try:
+        asyncio.run(_look(system, watch, json_file))
+    except KeyboardInterrupt:
+        if not watch:
+            raise
+    except Unavailable as error:
+        stopped = holder_of(store.path) != system.holder
+        _end_at_once(f"{store.path}: the runtime has stopped" if stopped else str(error))
+    if holder_of(store.path) != system.holder:
+        _end_at_once(f"{store.path}: the runtime has stopped")
+    system.close()
+
+
+def history(
+    directory: Annotated[Path, typer.Argument(help="The directory of a store, in use or not.")],
+    aggregate: Annotated[str, typer.Argument(metavar="TYPE/ID", help="Which aggregate: Account/alice.")],
+    from_version: Annotated[int, typer.Option("--from", help="The first version.")] = 1,
+    to_version: Annotated[int | None, typer.Option("--to", help="The last version; default: all.")] = None,
+) -> None:
+    """Print the events of one aggregate as they are stored, one line of JSON each."""
+    name, slash, ident = aggregate.partition("/")
+    if not slash:
+        raise InvalidId("aggregate", aggregate, "has no slash; write its type and its id, such as Account/alice")
+    store, stream = open_store(directory), stream_id(name, ident)
+    partition = partition_of(stream, store.partitions)
+    reader = store.open_reader(partition)
+    try:
+        for stored in stored_history(reader, stream, from_version, to_version):
+            print(json.dumps(_as_values(stored, partition), ensure_ascii=False))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    finally:
+        reader.close()
+
+
+def _end_at_once(told: str) -> NoReturn:
+    """The Ray that was joined is gone, and what is left of it in this process would wait for it for a minute."""
+    complaints.print(escape(told), soft_wrap=True)
+    sys.stdout.flush()
+    os._exit(NOT_RUNNING)
+
+
+async def _look(system: RunningSystem, watch: bool, json_file: Path | None) -> None:
+    """Look twice, for the rates; or again and again, until the system stops."""
+    from .status_screen import as_values, drawn
+
+    def screen(seen: Status) -> Any:
+        return drawn(seen, system.store, system.holder)
+
+    def keep(seen: Status) -> None:
+        _write(json_file, as_values(seen, system.store, system.holder))
+
+    seen = await system.status()
+    if all(
+        [*(one.alive for one in seen.partitions), *(one.alive for one in seen.projectors)]
+    ):  # else it took five seconds already
+        await asyncio.sleep(_LOOK_S)
+        seen = await system.status()
+    if not watch:
+        console.print(screen(seen))
+        return keep(seen)
+    with Live(screen(seen), console=console, auto_refresh=False) as live:
+        while holder_of(system.store.path) == system.holder:
+            keep(seen)
+            live.update(screen(seen), refresh=True)
+            await asyncio.sleep(_LOOK_S)
+            seen = await system.status()
+    return None
+
+
+def _show_heads(store: Store, why: str, json_file: Path | None) -> None:
+    """Nothing runs, or it cannot be reached: what the logs say about themselves."""
+    from .status_screen import as_values
+
+    complaints.print(escape(why), soft_wrap=True)
+    partitions = []
+    for number in range(store.partitions):
+        reader = store.open_reader(number)
+        try:
+            partitions.append(PartitionStatus(number, 0, reader.epoch(), reader.head(), False, None))
+        finally:
+            reader.close()
+    told = ", ".join(f"{one.partition}: {one.head:,}" for one in partitions)
+    console.print(f"the log has events up to, by partition, {told}", soft_wrap=True)
+    holder: Holder | None = holder_of(store.path)
+    _write(json_file, as_values(Status(partitions, [], []), store, holder))
+
+
+def _write(json_file: Path | None, values: dict[str, Any]) -> None:
+    """Beside its place and then there: whoever reads it while we watch finds it whole."""
+    if json_file is not None:
+        temporary = json_file.with_name(f"{json_file.name}.new")
+        temporary.write_text(json.dumps(values, indent=2) + "\n")
+        temporary.replace(json_file)
+
+
+def _as_values(stored: StoredEvent, partition: int) -> dict[str, Any]:
+    recorded_at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=stored.recorded_at_us)
+    return {
+        "version": stored.version,
+        "event": stored.name,
+        "schema_version": stored.schema_version,
+        "payload": _plain(decode_payload(stored.payload, stored.name)),
+        "recorded_at": recorded_at.isoformat(timespec="microseconds"),
+        "partition": partition,
+        "position": stored.position,
+        "command_id": str(UUID(bytes=stored.command_id)),
+        "correlation_id": _id(stored.correlation_id),
+        "causation_id": _id(stored.causation_id),
+    }
+
+
+def _id(stored: bytes) -> str | None:
+    return str(UUID(bytes=stored)) if stored else None
+
+
+def _plain(value: Any) -> Any:
+    """A stored value as JSON can say it: bytes in hexadecimal, keys as text."""
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else str(_plain(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value.hex() if isinstance(value, bytes) else value

@@ -1,0 +1,348 @@
+"""Projections: the projectors of a running system, parts x replicas of each projection, and who broadcasts to them.
+
+Beside steps [6] to [8]. Before it: the assembly, which starts the projectors first and the partitions after. After it:
+the client, which is told where the queries to a projection go from now on.
+
+Rules kept here: a projector joins in this order: it starts and catches up with the log; the partitions broadcast to it;
+it catches up with what was committed in between; only then is it asked. It leaves in the opposite order, and ends when
+the queries sent to it are answered. Whatever fails on the way ends what was started and leaves what serves as it was.
+One change of a projection at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count, product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from ..runtime.aggregate import Aggregate
+from ..runtime.catalogue import Catalogue
+from ..runtime.errors import CallerError, InvalidMessage, Unavailable, UnknownName, from_wire
+from ..runtime.log.store import Store
+from ..runtime.projection import Projection
+from ..runtime.read_store.kinds import InMemory
+from ..runtime.stream import stream_id
+from .builds import (
+    Build,
+    build_to_make,
+    build_to_serve,
+    lend_checkpoint,
+    mark_serving,
+    remove_build,
+    remove_older,
+)
+
+if TYPE_CHECKING:
+    from ..runtime.read_model import Quarantined
+    from .projector import Place  # it imports ray, which `Cluster` prepares
+
+__all__ = ["REPLICAS_MAX", "Projections", "Projector", "ServedBuild", "catch_up", "check_replicas", "end"]
+
+REPLICAS_MAX: Final = 64
+"""Of one projection: each is a process with the whole read model in memory."""
+
+_ANSWER_TIMEOUT_S: Final = 5.0
+
+_FAILURES_MAX: Final = 8
+"""Calls that a projector may fail while it catches up: each stands for a process that was killed, or that Ray could not
+start; after so many it is a rule and no accident."""
+
+_RETRY_S: Final = 0.25
+
+
+class Projector(NamedTuple):
+    """One projector: which part and replica it is, and how to reach it."""
+
+    part: int
+    replica: int
+    name: str
+    """In Ray; never used twice."""
+    folder: Path
+    actor: Any
+
+
+@dataclass(slots=True)
+class ServedBuild:
+    """A build of a read model and the projectors that hold it."""
+
+    projection: type[Projection]
+    build: Build
+    catalogue: bytes
+    """What its projectors are started with; see `shipping.py`."""
+    projectors: list[Projector] = field(default_factory=list)
+
+    @property
+    def replicas(self) -> int:
+        """How many there are of each part."""
+        return 1 + max((projector.replica for projector in self.projectors), default=-1)
+
+    def parts(self) -> list[list[Any]]:
+        """The actors: for each part its replicas."""
+        return [
+            [projector.actor for projector in self.projectors if projector.part == part]
+            for part in range(self.projection.parts)
+        ]
+
+
+class Projections:
+    """The projections of one runtime. Lives on its event loop."""
+
+    def __init__(self, store: Store, catalogue: Catalogue, name: str, namespace: str) -> None:
+        self.serving: dict[str, ServedBuild] = {}
+        """By the projection's name: what queries go to."""
+        self.joining: list[ServedBuild] = []
+        """What is being built beside it."""
+        self._store = store
+        self._catalogue = catalogue
+        self._name = name
+        self._namespace = namespace
+        self._partitions: Sequence[Any] = ()
+        self._serve: Callable[[type[Projection], Sequence[Sequence[Any]]], None]
+        self._changing: set[str] = set()
+        self._started = count(1)
+        self._ticks: dict[str, Any] = {}
+
+    # --- starting and ending -------------------------------------------------------------------------------------
+
+    def start(self, projection: type[Projection], replicas: int, catalogue: bytes) -> None:
+        """Start the projectors of a projection, with the build that served last."""
+        served = ServedBuild(projection, build_to_serve(self._store.path, projection), catalogue)
+        served.projectors = self._start(served, range(replicas))
+        self.serving[projection.projection_name] = served
+
+    def attach(
+        self, partitions: Sequence[Any], serve: Callable[[type[Projection], Sequence[Sequence[Any]]], None]
+    ) -> None:
+        """All are up: from now on queries go where `serve` is told, and `partitions` hear of every change."""
+        self._partitions, self._serve = partitions, serve
+        for served in list(self.serving.values()):
+            self.put_in_charge(served)
+            remove_older(self._store.path, served.projection.projection_name, served.build)
+
+    def names(self) -> tuple[str, ...]:
+        """The names in Ray of all projectors that are to be broadcast to."""
+        return tuple(projector.name for projector in self.projectors())
+
+    def projectors(self) -> list[Projector]:
+        """Those that serve, and those that are about to."""
+        return [projector for served in (*self.serving.values(), *self.joining) for projector in served.projectors]
+
+    def tick(self) -> None:
+        """Tell partitions whom to broadcast to, which a restarted one has forgotten, and let projectors look into the
+        log and save their place. At most one tick of each is on its way."""
+        names = self.names()
+        for partition in self._partitions:
+            with contextlib.suppress(Exception):
+                partition.set_projectors.remote(names)
+        ticks = {}
+        for projector in self.projectors():
+            tick = self._ticks.get(projector.name)
+            with contextlib.suppress(Exception):
+                ticks[projector.name] = projector.actor.tick.remote().future() if not tick or tick.done() else tick
+        self._ticks = ticks
+
+    async def close(self) -> None:
+        """End every projector; each saves its place first, as far as it gets in five seconds."""
+        await end(self.projectors(), save=True)
+
+    # --- changing ------------------------------------------------------------------------------------------------
+
+    async def scale(self, projection: type[Projection], replicas: int) -> None:
+        """Have this many replicas of each part. Returns once they serve."""
+        check_replicas(projection, replicas)
+        served = self.serving_build(projection)
+        with self.change(projection.projection_name, "scaled"):
+            if replicas > served.replicas:
+                await self._add(served, range(served.replicas, replicas))
+            elif replicas < served.replicas:
+                await self._remove(served, replicas)
+
+    async def _add(self, served: ServedBuild, replicas: range) -> None:
+        before = list(served.projectors)
+        if isinstance(served.projection.read_store, InMemory):
+            for part, replica in product(range(served.projection.parts), replicas):
+                lend_checkpoint(served.build, part, replica)
+        added = self._start(served, replicas)
+        try:
+            await catch_up(added)
+            served.projectors = before + added
+            await self.announce()
+            await catch_up(added)
+            self.put_in_charge(served)
+        except BaseException:
+            served.projectors = before
+            await asyncio.shield(self._retire(added))
+            raise
+
+    async def _remove(self, served: ServedBuild, replicas: int) -> None:
+        ended = [projector for projector in served.projectors if projector.replica >= replicas]
+        served.projectors = [projector for projector in served.projectors if projector.replica < replicas]
+        self.put_in_charge(served)
+        await asyncio.shield(self._retire(ended))
+
+    async def rebuild_stream(self, projection: type[Projection], aggregate: type[Aggregate], id: str) -> None:
+        """Have every projector forget what one aggregate has contributed, and apply its events again."""
+        known = self._catalogue.aggregates
+        if aggregate is not known.get(getattr(aggregate, "aggregate_type", "")):
+            raise UnknownName("aggregate", getattr(aggregate, "__name__", str(aggregate)), list(known))
+        served, stream = self.serving_build(projection), stream_id(aggregate.aggregate_type, id)
+        with self.change(projection.projection_name, "mended"):
+            answers = await _every(served.projectors, "rebuild_stream", stream)
+        for error in filter(None, answers):
+            raise from_wire(error)
+
+    async def retry_quarantined(self, projection: type[Projection]) -> tuple[Quarantined, ...]:
+        """Have every projector apply the events again that its handlers failed on. Returns those that fail still."""
+        served = self.serving_build(projection)
+        with self.change(projection.projection_name, "mended"):
+            answers = await _every(served.projectors, "retry_quarantined")
+        for error, _ in answers:
+            if error:
+                raise from_wire(error)
+        return tuple(dict.fromkeys(entry for _, entries in answers for entry in entries))
+
+    # --- what rebuild.py is made of ------------------------------------------------------------------------------
+
+    def serving_build(self, projection: type[Projection]) -> ServedBuild:
+        """The build that answers the queries to a projection. Raises `UnknownName`."""
+        served = self.serving.get(getattr(projection, "projection_name", ""))
+        if served is None:
+            raise UnknownName("projection", getattr(projection, "__name__", str(projection)), list(self.serving))
+        return served
+
+    @contextlib.contextmanager
+    def change(self, projection: str, what: str) -> Iterator[None]:
+        """Hold a projection for one change. Raises `CallerError` if there is one under way."""
+        if projection in self._changing:
+            raise CallerError(f"{projection} cannot be {what} now: another change of it is under way; await that first")
+        self._changing.add(projection)
+        try:
+            yield
+        finally:
+            self._changing.discard(projection)
+
+    def join(self, projection: type[Projection], build: Build, replicas: int, catalogue: bytes) -> ServedBuild:
+        """Start the projectors of a build that is to serve once it is complete."""
+        served = ServedBuild(projection, build, catalogue)
+        served.projectors = self._start(served, range(replicas))
+        self.joining.append(served)
+        return served
+
+    def build_beside(self, projection: type[Projection]) -> Build:
+        """The build that a rebuild of this class makes: a later one than the one that serves. Raises `CallerError`."""
+        serving = self.serving_build(projection)
+        if projection.projection_version < serving.projection.projection_version:
+            told = f"{projection.projection_name} version {projection.projection_version}"
+            what = f"{told} is older than version {serving.projection.projection_version}, which serves"
+            raise CallerError(f"{what}; raise the version of the class")
+        return build_to_make(self._store.path, projection, serving.build)
+
+    async def places(self, projectors: Sequence[Projector]) -> list[Place]:
+        """How far they have come; without those that do not answer in time."""
+        asked = (_call(projector.actor.place) for projector in projectors)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
+
+    async def announce(self) -> None:
+        """Have all partitions broadcast to what serves and what joins. One that is being restarted hears of it with
+        the next tick; until then the projectors look into the log."""
+        names = self.names()
+        told = (_call(partition.set_projectors, names) for partition in self._partitions)
+        await asyncio.gather(*told, return_exceptions=True)
+
+    def put_in_charge(self, served: ServedBuild) -> None:
+        """From now on queries go to the projectors of this build."""
+        if not served.build.has_served:
+            mark_serving(served.build)
+        self.serving[served.projection.projection_name] = served
+        self.joining = [joining for joining in self.joining if joining is not served]
+        self._serve(served.projection, served.parts())
+
+    async def dismiss(self, served: ServedBuild, *, remove: bool) -> None:
+        """End the projectors of a build that serves no more, or never will, and perhaps remove what they have saved."""
+        self.joining = [joining for joining in self.joining if joining is not served]
+        await self.announce()
+        await end(served.projectors, save=not remove)
+        if remove:
+            await asyncio.to_thread(remove_build, served.build)
+
+    # -------------------------------------------------------------------------------------------------------------
+
+    def _start(self, served: ServedBuild, replicas: Iterable[int]) -> list[Projector]:
+        from .projector import ProjectorPlan, start_projector  # these import ray, which `Cluster` prepares
+
+        projection, projectors = served.projection, []
+        for part, replica in product(range(projection.parts), replicas):
+            folder = served.build.folder_of(part, replica)
+            plan = ProjectorPlan(projection.projection_name, part, replica, folder, served.catalogue, self._store)
+            name = f"{self._name}/{served.build.path.name}/{part}-{replica}#{next(self._started)}"
+            actor = start_projector(plan, name, self._namespace)
+            projectors.append(Projector(part, replica, name, folder, actor))
+        return projectors
+
+    async def _retire(self, projectors: Sequence[Projector]) -> None:
+        await self.announce()
+        await end(projectors, save=False)
+        for projector in projectors:
+            await asyncio.to_thread(shutil.rmtree, projector.folder, ignore_errors=True)
+
+
+def check_replicas(projection: type[Projection], replicas: object) -> None:
+    """Raises `InvalidMessage` for a number of replicas that cannot be."""
+    if isinstance(replicas, bool) or not isinstance(replicas, int) or not 1 <= replicas <= REPLICAS_MAX:
+        what = f"{replicas!r} replicas of {projection.projection_name}"
+        raise InvalidMessage("replicas", what, f"choose 1 to {REPLICAS_MAX}")
+
+
+async def catch_up(projectors: Sequence[Projector]) -> None:
+    """Return once all have come to where the log ends now. Raises what keeps one from opening, and `Unavailable`."""
+    await asyncio.gather(*map(_caught_up, projectors))
+
+
+async def _caught_up(projector: Projector) -> None:
+    """However often it is killed meanwhile: it goes on from its checkpoint."""
+    failures: list[Exception] = []
+    while len(failures) < _FAILURES_MAX:
+        try:
+            answer = await _call(projector.actor.open, timeout_s=None)
+        except Exception as error:
+            failures.append(error)
+            await asyncio.sleep(_RETRY_S)
+        else:
+            if answer:
+                raise from_wire(answer)
+            return
+    told = " ".join(str(failures[-1]).split())
+    raise Unavailable(f"projector {projector.name}", f"it failed {_FAILURES_MAX} times while catching up: {told:.300}")
+
+
+async def end(projectors: Sequence[Projector], *, save: bool) -> None:
+    """End projectors, once they have answered what they were asked, and have them `save` where they are; in five
+    seconds at most."""
+    import ray
+
+    closing = (_call(projector.actor.close, save) for projector in projectors)
+    await asyncio.gather(*closing, return_exceptions=True)
+    for projector in projectors:
+        with contextlib.suppress(Exception):
+            ray.kill(projector.actor)
+
+
+async def _every(projectors: Sequence[Projector], method: str, *arguments: Any) -> list[Any]:
+    """Have all projectors do something that may take long, and what each answers. Raises `Unavailable`."""
+    asked = (_call(getattr(projector.actor, method), *arguments, timeout_s=None) for projector in projectors)
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    for projector, answer in zip(projectors, answers, strict=True):
+        if isinstance(answer, BaseException):
+            raise Unavailable(f"projector {projector.name}", "it ended before it was done; try again") from answer
+    return answers
+
+
+async def _call(method: Any, *arguments: Any, timeout_s: float | None = _ANSWER_TIMEOUT_S) -> Any:
+    """Call a method of an actor. Raises what it raises, `TimeoutError`, and Ray's errors if the actor has ended."""
+    return await asyncio.wait_for(asyncio.wrap_future(method.remote(*arguments).future()), timeout_s)

@@ -1,0 +1,155 @@
+"""Replica: a read model in the caller's own process, which follows the logs of the store and is asked without Ray.
+
+Steps [7] and [8] of the read path in one process. Before it: the logs, as they are committed. After it: the caller. No
+broadcast reaches it; a thread of its own looks at the heads of the logs (`Pace`) and reads what is new.
+
+Rules kept here: the logs are only read, and no transaction is open while the thread waits; a reader sees a prefix of
+each partition's log, as anywhere else; a projection that has stopped is told to whoever
+asks, never hidden by old answers; a log that cannot be read is tried again, and said in the program's log.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, Final, Generic, Self, TypeVar, cast
+
+from ..runtime.catalogue import Catalogue
+from ..runtime.errors import CallerError, HandlerFailed, InvalidMessage, RayfoldError, UnknownName
+from ..runtime.follow import Pace
+from ..runtime.log.store import Store
+from ..runtime.messages import Query
+from ..runtime.projection import Projection
+from ..runtime.read_model import ReadModel
+from ..runtime.read_store.kinds import InMemory
+from ..runtime.receipt import Receipt
+
+__all__ = ["Replica"]
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_S: Final = 10.0
+"""For `after=`, unless the call says otherwise: over a hundred times what following takes."""
+
+_TROUBLE_S: Final = 1.0
+"""Before a log that could not be read is tried again: one line in the program's log each time."""
+
+P = TypeVar("P", bound=Projection)
+Answer = TypeVar("Answer")
+
+
+class Replica(Generic[P]):
+    """A read model of your own; made by `Runtime.replica`, ended by `close` or by leaving `with` or `async with`.
+
+    Safe from any thread. An answer is the object that the `@answer` method returned: copy what is a part of the read
+    model and changes, or look at it in `reading()`.
+    """
+
+    def __init__(self, store: Store, projection: type[P], catalogue: Catalogue) -> None:
+        """Reads the logs up to where they end now, which takes as long as a rebuild; then a thread follows them.
+
+        Raises `CallerError` for a projection with parts or with a store other than memory, what stopped the projection,
+        and `StoreError`.
+        """
+        name = projection.projection_name
+        if projection.parts > 1 or not isinstance(projection.read_store, InMemory):
+            kept = f"{projection.parts} parts" if projection.parts > 1 else f"{projection.read_store!r}"
+            raise CallerError(f"{name} cannot be embedded: it is kept in {kept}; ask it through the runtime")
+        self._projection = projection
+        self._ending = threading.Event()
+        with ExitStack() as undo:
+            self._readers = {number: store.open_reader(number) for number in range(store.partitions)}
+            for reader in self._readers.values():
+                undo.callback(reader.close)
+            self._read_model = ReadModel(projection, catalogue, self._readers)
+            undo.callback(self._read_model.close)
+            self._read_new()
+            if self._read_model.failed is not None:
+                raise self._read_model.failed.with_traceback(None)
+            self._undo = undo.pop_all()
+        self._thread = threading.Thread(target=self._follow, name=f"rayfold replica of {name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def positions(self) -> dict[int, int]:
+        """Partition -> position of the last event taken in. A copy."""
+        return dict(self._read_model.positions)
+
+    def ask(
+        self, query: Query[Answer], *, after: Receipt | Mapping[int, int] | None = None, timeout_s: float = TIMEOUT_S
+    ) -> Answer:
+        """The answer, at once, or with `after` once this replica has come so far.
+
+        Raises `NotYetVisible` after `timeout_s`, `UnknownName`, `HandlerFailed`, what stopped the projection, and
+        `Unavailable` once the replica is closed.
+        """
+        answering = self._projection.answers.get(type(query))
+        if answering is None:
+            known = [asked.message_name for asked in self._projection.answers]
+            raise UnknownName(f"query of {self._projection.projection_name}", type(query).__name__, known)
+        if after is not None:
+            self.wait_for(after, timeout_s)
+        with self._read_model.reading() as model:
+            try:
+                return cast(Answer, answering(model, query))
+            except RayfoldError:
+                raise
+            except Exception as error:
+                name = f"{self._projection.__name__} @answer"
+                raise HandlerFailed.caused_by(name, type(query).__name__, error) from error
+
+    def reading(self) -> AbstractContextManager[P]:
+        """The read model itself, which does not change while the `with` block runs: for many look-ups at once. No event
+        is taken in meanwhile, so keep it short; and only read."""
+        return cast("AbstractContextManager[P]", self._read_model.reading())
+
+    def wait_for(self, after: Receipt | Mapping[int, int], timeout_s: float = TIMEOUT_S) -> None:
+        """Return once this replica has come so far. Raises `NotYetVisible`, and at once what stopped it."""
+        asked = {after.partition: after.position} if isinstance(after, Receipt) else dict(after)
+        for partition, position in asked.items():
+            if partition not in self._readers or not isinstance(position, int) or position < 0:
+                what = f"{partition!r}: {position!r} is no position in this store"
+                raise InvalidMessage("after", what, f"its partitions are 0 to {len(self._readers) - 1}")
+        self._read_model.wait_for(asked, timeout_s)
+
+    def close(self) -> None:
+        """End the thread and let go of the logs. Closing twice is fine; whoever waits is told."""
+        self._ending.set()
+        self._thread.join()
+        self._undo.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _follow(self) -> None:
+        """Until it is closed, or the projection has stopped."""
+        pace = Pace()
+        while not self._ending.is_set() and self._read_model.failed is None:
+            try:
+                found, pause_s = self._read_new(), pace.next_pause_s()
+            except RayfoldError as error:
+                log.error("the replica of %s tries again: %s", self._projection.projection_name, error)
+                found, pause_s = False, _TROUBLE_S
+            if found:
+                pace.news()
+            else:
+                self._ending.wait(pause_s)
+
+    def _read_new(self) -> bool:
+        """Take in what is new up to the heads of now. Whether there was any."""
+        heads: dict[int, Any] = {partition: reader.head() for partition, reader in self._readers.items()}
+        behind = [partition for partition, head in heads.items() if head > self._read_model.positions[partition]]
+        for partition in behind:
+            self._read_model.catch_up(partition, heads[partition])
+        return bool(behind)

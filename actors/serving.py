@@ -1,0 +1,70 @@
+"""Serving: the parts of one projection, as one client sees them, and which of them a query is for.
+
+Step [8] of the read path, the caller's half, between `client.py` and the replicas of each part (`queries.py`).
+
+Rule kept here: which actors serve may change at any moment (replicas are scaled, a rebuild takes over), in one step on
+the client's event loop. A query is routed by the class that serves then; one that is on its way is answered by those it
+was sent to, or sent again to those that serve now. Where a rebuild has changed the number of parts it is not sent again
+but `Unavailable`, since a part of the one would be asked for a part of the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..runtime.errors import HandlerFailed, RayfoldError
+from ..runtime.messages import Query
+from ..runtime.projection import Projection, Route, part_of
+from ..runtime.read_model import PackedQuery
+from .queries import Replicas
+from .settings import Settings
+
+__all__ = ["Serving"]
+
+
+class Serving:
+    """The actors that answer the queries to the projection of one name."""
+
+    def __init__(self, projection: type[Projection], parts: Sequence[Sequence[Any]], settings: Settings) -> None:
+        self._settings = settings
+        self._projection = projection
+        self._parts = [Replicas(projection.projection_name, actors, settings) for actors in parts]
+
+    def replace(self, projection: type[Projection], parts: Sequence[Sequence[Any]]) -> None:
+        """From now on ask these: for each part its replicas."""
+        before, self._projection = self._parts, projection
+        if len(before) == len(parts):
+            for replicas, actors in zip(before, parts, strict=True):
+                replicas.replace(actors)
+        else:
+            self._parts = [Replicas(projection.projection_name, actors, self._settings) for actors in parts]
+            for replicas in before:
+                replicas.retire()
+
+    def ask(
+        self, query: Query[Any], packed: PackedQuery, after: Mapping[int, int], timeout_s: float
+    ) -> asyncio.Future[Any]:
+        """Ask the part that the query is for, or all of them; the future gets the answer, errors too as values.
+        Raises `Overloaded`."""
+        if len(self._parts) == 1:
+            return self._parts[0].ask(packed, after, timeout_s)
+        route = self._projection.answer_routes.get(type(query), Route())
+        if route.merge is not None:
+            asked = [part.ask(packed, after, timeout_s) for part in self._parts]
+            return asyncio.ensure_future(_merged(asked, route.merge, f"{self._projection.__name__} @answer(merge=...)"))
+        part = part_of(route.key(query), len(self._parts)) if route.key else 0  # one that it does not know says so
+        return self._parts[part].ask(packed, after, timeout_s)
+
+
+async def _merged(asked: Sequence[asyncio.Future[Any]], merge: Callable[[list[Any]], Any], name: str) -> Any:
+    """The answers of all parts as one; the first error, if there is one."""
+    answers = await asyncio.gather(*asked)
+    for answer in answers:
+        if isinstance(answer, RayfoldError):
+            return answer
+    try:
+        return merge(answers)
+    except Exception as error:
+        return HandlerFailed.caused_by(name, f"{len(answers)} answers", error)

@@ -1,0 +1,206 @@
+"""A page: some adjoining records of one partition, given to the handlers of a projection as fast as Python can.
+
+Step [7] of the read path. Before it: `read_model.py` has put the records in order and closed the gaps. After it:
+`kept_model.py` commits what the handlers did, or undoes it.
+
+Rules kept here: records are applied in order and the first that cannot be ends the page, with its reason;
+what has no handler, or belongs to another part, is passed over without decoding its payload; sizes are bounded before
+anything is decoded.
+
+Why one loop over local names: it is what a rebuild spends its time in. No `StoredEvent` and no call of the codec for
+each event, a `Recorded` only for a handler that takes one, and what is made is made by `tuple.__new__`. What goes
+wrong on the fast road is decoded once more on the slow one, which knows the words for it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import zlib
+from collections.abc import Callable, Container, Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgpack
+
+from .catalogue import Catalogue
+from .codec import decode_payload
+from .errors import Damaged, HandlerFailed, RayfoldError, UnknownEvent
+from .log.format import BODY_AT, decode_record, is_intact, pack_position
+from .projection import Projection, part_of
+from .recorded import Recorded
+from .stream import StreamId
+
+__all__ = ["Failure", "PageLoop", "recorded_at_us_of"]
+
+_SHALLOW_BYTES: Final = 64
+"""A payload of so few bytes cannot be nested deeper than the codec allows; longer ones are looked at by the codec."""
+
+_new_tuple: Final = tuple.__new__
+_crc32: Final = zlib.crc32
+
+
+class Failure(NamedTuple):
+    """Why a page ended before its end."""
+
+    applied: int
+    """Records of the page that were applied before it: its index."""
+    error: RayfoldError
+    half_applied: bool
+    """True when a handler was called, so that the read model may hold half of what it does."""
+    stream: str = ""
+    version: int = 0
+    event: str = ""
+
+
+class _Target(NamedTuple):
+    """Where an event of one name goes."""
+
+    schema_version: int
+    validate: Callable[..., Any]
+    function: Callable[..., None]
+    takes_recorded: bool
+    name: str
+    """Of the handler, for errors."""
+
+
+class PageLoop:
+    """The handlers of one part of a projection."""
+
+    def __init__(self, projection: type[Projection], catalogue: Catalogue, part: int) -> None:
+        self._projection = projection
+        self._catalogue = catalogue
+        self._part = part
+        self._targets: dict[str, _Target] = {}
+        for event, handler in projection.projectors.items():
+            cls = catalogue.events.get(event.message_name, event)
+            validate = cls.__pydantic_validator__.validate_python
+            target = _Target(cls.schema_version, validate, handler.function, handler.takes_recorded, handler.name)
+            self._targets[event.message_name] = target
+        self._key = projection.part_key
+        self._key_takes_recorded = self._key is not None and len(inspect.signature(self._key).parameters) > 1
+        self._unreadable: Failure | None = None
+
+    def run(
+        self,
+        model: Projection,
+        partition: int,
+        first: int,
+        records: Sequence[bytes],
+        *,
+        checked: bool,
+        replayed_up_to: int,
+        set_aside: Container[int] = (),
+    ) -> Failure | None:
+        """Apply records at `first, first + 1, …`, save those at the positions in `set_aside`. None when all were.
+
+        `checked` says that they come from a reader of this process, which has checked them.
+        """
+        self._unreadable = None
+        by_key = self._key is not None and self._projection.parts > 1
+        for position, target, event, fields in self._events(partition, first, records, checked, set_aside):
+            _, _, function, takes_recorded, _ = target
+            called = False
+            try:
+                if takes_recorded or by_key:
+                    kind, ident, version, at_us, _, _, _, command, correlation, causation = fields
+                    stream = _new_tuple(StreamId, (kind, ident))
+                    replayed = position <= replayed_up_to
+                    recorded: Any = _new_tuple(
+                        Recorded,
+                        (stream, version, partition, position, at_us, command, correlation, causation, replayed),
+                    )
+                    if by_key and self._part_by_key(event, recorded) != self._part:
+                        continue
+                    called = True
+                    if takes_recorded:
+                        function(model, event, recorded)
+                        continue
+                called = True
+                function(model, event)
+            except (Exception, SystemExit) as error:
+                return self._raised(position - first, partition, position, target.name if called else "", fields, error)
+        return self._unreadable
+
+    def _events(
+        self, partition: int, first: int, records: Sequence[bytes], checked: bool, set_aside: Container[int]
+    ) -> Iterator[tuple[int, _Target, Any, Any]]:
+        """Position, target, event and fields of each record that a handler is for; ends early at one that cannot be
+        read, and says so in `_unreadable`."""
+        targets, part, parts = self._targets, self._part, self._projection.parts
+        by_stream = parts > 1 and self._key is None
+        unpack, is_set_aside, position = msgpack.unpackb, bool(set_aside), first - 1
+        for record in records:
+            position += 1
+            try:
+                if not checked:
+                    _check(record, position)
+                fields = unpack(record[BODY_AT:], use_list=False, max_array_len=10, max_map_len=0, max_ext_len=0)
+                _, ident, _, _, name, schema, payload, _, _, _ = fields
+            except (Damaged, ValueError, TypeError) as error:
+                self._unreadable = Failure(position - first, _damage(partition, position, error), half_applied=False)
+                return
+            target = targets.get(name)
+            if target is None or (is_set_aside and position in set_aside):
+                continue
+            if by_stream and _crc32(ident.encode()) % parts != part:
+                continue
+            try:
+                if schema != target.schema_version:
+                    event = self._catalogue.decode_event(decode_record(record, checked=True))
+                elif len(payload) > _SHALLOW_BYTES:
+                    event = target.validate(decode_payload(payload, name), by_alias=False, by_name=True)
+                else:
+                    event = target.validate(unpack(payload, use_list=False), by_alias=False, by_name=True)
+            except Exception:
+                self._unreadable = self._undecodable(position - first, record)
+                return
+            yield position, target, event, fields
+
+    def _part_by_key(self, event: Any, recorded: Recorded) -> int:
+        assert self._key is not None
+        key = self._key(event, recorded) if self._key_takes_recorded else self._key(event)
+        return part_of(key, self._projection.parts)
+
+    def _undecodable(self, index: int, record: bytes) -> Failure:
+        """Decode it once more by the codec, which says what is wrong with it."""
+        stored = decode_record(record, checked=True)
+        error: RayfoldError
+        try:
+            self._catalogue.decode_event(stored)
+        except RayfoldError as told:
+            error = told
+        else:
+            error = UnknownEvent(stored.name, stored.schema_version, "it could be decoded only at the second try")
+        return Failure(index, error, False, str(stored.stream), stored.version, stored.name)
+
+    def _raised(
+        self, index: int, partition: int, position: int, handler: str, fields: Any, error: BaseException
+    ) -> Failure:
+        """The failure for what a handler, or without its name the `key=`, raised."""
+        kind, ident, version, _, event, *_ = fields
+        if isinstance(error, Damaged):  # the read store's own bytes: no fault of the handler
+            return Failure(index, error, True, f"{kind}/{ident}", version, event)
+        subject = f"event {position} of partition {partition} ({kind}/{ident} {version})"
+        name = f"{self._projection.__name__}.{handler}" if handler else f"key= of {self._projection.__name__}"
+        failed = HandlerFailed.caused_by(name, subject, error)
+        failed.__cause__ = error
+        return Failure(index, failed, True, f"{kind}/{ident}", version, event)
+
+
+def recorded_at_us_of(record: bytes) -> int:
+    """When the event in a record was recorded. The record was read before, so it is one."""
+    fields = msgpack.unpackb(record[BODY_AT:], use_list=False)
+    return int(fields[3])
+
+
+def _check(record: bytes, position: int) -> None:
+    """Raises `Damaged` unless this is the intact record of the event at this position."""
+    if is_intact(record, pack_position(position)):
+        return
+    stored = decode_record(record)
+    if stored.position != position:
+        raise Damaged("", f"the record that stands for it is that of event {stored.position}")
+
+
+def _damage(partition: int, position: int, error: Exception) -> Damaged:
+    what = error.what if isinstance(error, Damaged) else f"its body is not that of an event: {error}"
+    return Damaged(f"event {position} of partition {partition}", what)
