@@ -106,7 +106,15 @@ def test_the_sdist_holds_the_folders_once_and_no_links(sdist: Path) -> None:
         members = archive.getmembers()
     top = f"rayfold-{VERSION}/"
     names = [member.name.removeprefix(top) for member in members]
-    single = {"rayfold/__init__.py", "rayfold/py.typed", "README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml"}
+    single = {
+        "rayfold/__init__.py",
+        "rayfold/py.typed",
+        "README.md",
+        "CHANGELOG.md",
+        "SECURITY.md",
+        "LICENSE",
+        "pyproject.toml",
+    }
     written_by_the_builder = {"PKG-INFO", ".gitignore"}
     assert all(member.isfile() for member in members)
     assert len(names) == len(set(names))
@@ -135,7 +143,7 @@ def test_the_metadata_says_what_is_needed_to_run_and_leaves_the_rest_to_extras(w
         "rich",
         "typer",
     }
-    assert metadata.get_all("Provides-Extra") == ["bench", "demo", "dev"]
+    assert metadata.get_all("Provides-Extra") == ["backup", "bench", "demo", "dev", "duckdb"]
     assert metadata["Requires-Python"] == "<3.14,>=3.11"
     assert metadata["License-Expression"] == "Apache-2.0"
 
@@ -143,7 +151,7 @@ def test_the_metadata_says_what_is_needed_to_run_and_leaves_the_rest_to_extras(w
 def test_every_package_that_is_named_in_pyproject_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     named = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
-    names = {line.partition("=")[0].partition(">")[0] for line in named}
+    names = {line.partition("=")[0].partition(">")[0].partition("[")[0] for line in named}
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     assert names <= {pin.partition("==")[0] for pin in pins}
 

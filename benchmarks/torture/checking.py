@@ -1,0 +1,188 @@
+"""The checks after a scenario: a walk over the logs, record by record, against the history and the read models.
+
+Rules kept here: the log is read past all actors, and each record is decoded; nothing that wrote it is asked what it
+wrote. Each look is counted, so that a check over nothing is seen.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import msgpack
+
+from rayfold.runtime.errors import RayfoldError
+from rayfold.runtime.log.check import verify_store
+from rayfold.runtime.log.contract import StoredEvent
+from rayfold.runtime.log.format import decode_record
+from rayfold.runtime.log.store import Store
+from rayfold.runtime.receipt import Receipt
+
+from .contract import Findings
+from .history import Entry, History, is_refused
+
+__all__ = ["Watcher", "check_log", "fold_of", "stored_events"]
+
+_PAGE: Final = 4_096
+"""Records read at a time."""
+
+_LOOK_S: Final = 0.02
+"""How often the watcher reads."""
+
+
+def stored_records(store: Store, partition: int) -> Iterator[bytes]:
+    """Every record of a partition, in order."""
+    reader = store.open_reader(partition)
+    try:
+        after = 0
+        while records := reader.read(after, _PAGE):
+            yield from records
+            after += len(records)
+    finally:
+        reader.close()
+
+
+def stored_events(store: Store) -> dict[int, list[StoredEvent]]:
+    """Partition -> its events. Raises `Damaged` for a record whose checksum is wrong."""
+    return {number: [decode_record(one) for one in stored_records(store, number)] for number in range(store.partitions)}
+
+
+def fold_of(events: Mapping[int, list[StoredEvent]]) -> dict[str, list[int]]:
+    """Stream -> coins and number of events: what `Totals` must be, without any code of it."""
+    totals: dict[str, list[int]] = {}
+    for stored in (one for log in events.values() for one in log):
+        total = totals.setdefault(str(stored.stream), [0, 0])
+        amount = msgpack.unpackb(stored.payload)["amount"]
+        total[0] += amount if stored.name == "PutIn" else -amount
+        total[1] += 1
+    return totals
+
+
+def check_log(store: Store, history: History, findings: Findings, *, others: int = 0) -> dict[int, list[StoredEvent]]:
+    """I1 to I4, I7 and I8 over the whole store; returns its events. `others`: events that somebody else may have
+    added beside the history."""
+    for name in ("commands", "acknowledged", "repeated", "unknown", "refused", "lost", "twice"):
+        findings.count(name, 0)
+    report = verify_store(store.path)
+    problems = [problem for one in report.partitions for problem in one.problems]
+    findings.check("I1", report.ok, lambda: f"verify: {problems[:3]}")
+    try:
+        events = stored_events(store)
+    except RayfoldError as error:
+        findings.violate("I10", f"the log cannot be read: {error}")
+        return {}
+    for partition, log in events.items():
+        _check_order(partition, log, findings)
+    _check_effects(events, history, findings, others)
+    _check_real_time(history, findings)
+    return events
+
+
+def _check_order(partition: int, log: list[StoredEvent], findings: Findings) -> None:
+    """Positions 1..n, and the versions of each stream 1..n."""
+    versions: dict[Any, int] = {}
+    for position, stored in enumerate(log, 1):
+        where = f"partition {partition}, position {position}"
+        findings.check("I4", stored.position == position, f"{where} says {stored.position}")
+        version = versions.get(stored.stream, 0) + 1
+        versions[stored.stream] = stored.version
+        findings.check("I3", stored.version == version, f"{where}: {stored.stream} {stored.version}, not {version}")
+
+
+def _check_effects(events: Mapping[int, list[StoredEvent]], history: History, findings: Findings, others: int) -> None:
+    """What was acknowledged is where the receipt says; nothing took effect twice, or after it was refused."""
+    effects = Counter(stored.command_id for log in events.values() for stored in log)
+    for entry in history.entries:
+        findings.count("commands")
+        times = effects.pop(entry.packed.command_id, 0)
+        name = f"{entry.packed.stream} command {entry.packed.command_id.hex()}"
+        if not findings.check("I2", times <= 1, f"{name} took effect {times} times"):
+            findings.count("twice")
+        if isinstance(entry.outcome, Receipt):
+            findings.count("acknowledged")
+            findings.count("repeated", entry.outcome.repeated)
+            _check_receipt(events, entry, entry.outcome, findings, name)
+        elif is_refused(entry):
+            findings.count("refused")
+            findings.check("I7", not times, f"{name} was refused and is in the log")
+        else:
+            findings.count("unknown")
+    strangers = sum(effects.values())
+    findings.check("I7", strangers <= others, f"{strangers} events in the log that nobody sent, {others} expected")
+
+
+def _check_receipt(
+    events: Mapping[int, list[StoredEvent]], entry: Entry, receipt: Receipt, findings: Findings, name: str
+) -> None:
+    log = events[receipt.partition]
+    stored = log[receipt.position - 1] if receipt.position <= len(log) else None
+    sent = msgpack.unpackb(entry.packed.payload)
+    there = stored is not None and (stored.stream, stored.version, stored.command_id) == (
+        receipt.stream,
+        receipt.version,
+        entry.packed.command_id,
+    )
+    if stored is not None and there and "amount" in sent:
+        kept = msgpack.unpackb(stored.payload)
+        there = (kept["amount"], kept["note"]) == (sent["amount"], sent.get("note", ""))
+    if not findings.check("I1", there, f"{name} was acknowledged at {receipt.partition}:{receipt.position}, not there"):
+        findings.count("lost")
+    for again in entry.repeats:
+        same = (again.partition, again.position, again.version) == receipt[1:4] and again.repeated
+        findings.check("I2", same, f"{name} was told {receipt} and, when it was sent again, {again}")
+
+
+def _check_real_time(history: History, findings: Findings) -> None:
+    """I8: what was acknowledged before another command of the stream was sent has the lower version."""
+    streams: dict[Any, list[tuple[Entry, int]]] = defaultdict(list)
+    for entry, receipt in history.acknowledged():
+        streams[receipt.stream].append((entry, receipt.version))
+    for stream, known in streams.items():
+        told = sorted(known, key=lambda one: one[0].told_s)
+        highest = index = 0
+        for entry, version in sorted(known, key=lambda one: one[0].sent_s):
+            while told[index][0].told_s < entry.sent_s:
+                highest = max(highest, told[index][1])
+                index += 1
+            findings.check("I8", version > highest, f"{stream}: {highest} was acknowledged before {version} was sent")
+
+
+class Watcher(threading.Thread):
+    """A reader beside everything that happens: what it has seen has to be the beginning of the log at the end."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(name="torture-watcher", daemon=True)
+        self._store = store
+        self._seen: list[list[int]] = [[] for _ in range(store.partitions)]
+        """Of each partition: a checksum of each record. Bounded by the history."""
+        self._ended = threading.Event()
+        self._failed = ""
+        self.start()
+
+    def run(self) -> None:
+        """Read what is new, again and again."""
+        readers = [self._store.open_reader(number) for number in range(self._store.partitions)]
+        try:
+            while not self._ended.wait(_LOOK_S):
+                for reader, seen in zip(readers, self._seen, strict=True):
+                    seen += map(zlib.crc32, reader.read(len(seen), _PAGE))
+        except RayfoldError as error:
+            self._failed = str(error)
+        finally:
+            for reader in readers:
+                reader.close()
+
+    def end(self, findings: Findings) -> None:
+        """I4: what was read is a prefix of what is there now."""
+        self._ended.set()
+        self.join()
+        findings.check("I4", not self._failed, f"a reader beside the writers failed: {self._failed}")
+        for partition, seen in enumerate(self._seen):
+            for position, (read, record) in enumerate(
+                zip(seen, stored_records(self._store, partition), strict=False), 1
+            ):
+                if not findings.check("I4", read == zlib.crc32(record), f"{partition}:{position} was read otherwise"):
+                    break

@@ -1,0 +1,169 @@
+"""Programs of their own: what has to be killed as a whole, or to have another environment or another Ray.
+
+Rules kept here: a child is `MODULE:FUNCTION` of this folder with arguments in JSON; what it prints is for its parent;
+whoever starts one ends it, and everything below it, also after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import rayfold
+
+from .contract import Findings, Violation
+
+__all__ = ["Child", "findings_of_child", "print_findings", "processes_below"]
+
+ERRORS_BYTES_MAX: Final = 20_000
+"""Of a child's standard error, the end."""
+
+_RAYS_AGENTS: Final = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+"""Ray's own two, which end up to a minute after a raylet that was killed; nothing of a store is in them."""
+
+_END_TIMEOUT_S: Final = 20.0
+_LOOK_S: Final = 0.05
+
+
+class Child:
+    """A Python process that runs one function of this folder."""
+
+    def __init__(self, job: str, environment: Mapping[str, str] | None = None, **arguments: Any) -> None:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        place = str(Path(rayfold.__file__).parents[1])
+        inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [place, os.environ.get("PYTHONPATH")]))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", f"{__package__}.child", job, json.dumps(arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**inherited, **(environment or {})},
+        )
+
+    @property
+    def pid(self) -> int:
+        """Of the process itself."""
+        return self._process.pid
+
+    def lines(self) -> Iterator[str]:
+        """What it prints, until it ends."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.endswith("\n"):  # one that was killed may not have come to the end of its line
+                yield line
+
+    def errors(self) -> str:
+        """The end of what it complained, once it has ended."""
+        assert self._process.stderr is not None
+        return self._process.stderr.read()[-ERRORS_BYTES_MAX:]
+
+    def wait(self) -> int:
+        """Its exit status."""
+        return self._process.wait()
+
+    def kill(self) -> None:
+        """SIGKILL, to it alone."""
+        self._process.kill()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Any other signal, to it alone."""
+        self._process.send_signal(number)
+
+    def processes(self) -> set[int]:
+        """It, and every process below it now."""
+        return processes_below(self.pid)
+
+    def wait_until_gone(self, pids: set[int], timeout_s: float) -> dict[int, str]:
+        """Those that still run after so long: process -> name."""
+        self._process.wait()
+        end_s = time.monotonic() + timeout_s
+        while (left := _alive(pids)) and time.monotonic() < end_s:
+            time.sleep(_LOOK_S)
+        return left
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGCONT)
+                self._process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_END_TIMEOUT_S)
+            self._process.kill()
+            self._process.wait()
+        for stream in (self._process.stdout, self._process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def _alive(pids: set[int]) -> dict[int, str]:
+    names = {pid: _name_if_alive(pid) for pid in pids}
+    return {pid: name for pid, name in names.items() if name and not name.startswith(_RAYS_AGENTS)}
+
+
+def _name_if_alive(pid: int) -> str:
+    try:
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            return ""
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode().strip() or "?"
+    except OSError:
+        return ""
+
+
+def processes_below(pid: int) -> set[int]:
+    """A process and every one below it."""
+    found: set[int] = set()
+    fresh = {pid}
+    while fresh:
+        found |= fresh
+        fresh = {child for parent in fresh for child in _children(parent)} - found
+    return found
+
+
+def _children(pid: int) -> set[int]:
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        return {int(child) for task in tasks for child in (task / "children").read_text().split()}
+    except OSError:
+        return set()
+
+
+def print_findings(findings: Findings) -> None:
+    """On the way from a child to its parent."""
+    parts = {
+        "figures": findings.figures,
+        "violations": findings.violations,
+        "unlisted": findings.unlisted,
+        "checks": findings.checks,
+        "skipped": findings.skipped,
+    }
+    print("findings " + json.dumps(parts), flush=True)
+
+
+def findings_of_child(job: str, environment: Mapping[str, str] | None = None, **arguments: Any) -> Findings:
+    """Run a child that ends by itself after `print_findings`. Raises `RuntimeError` if it did not get that far."""
+    with Child(job, environment, **arguments) as child:
+        told = [line for line in child.lines() if line.startswith("findings ")]
+        if child.wait() or not told:
+            raise RuntimeError(f"{job} failed:\n{child.errors()}")
+    parts = json.loads(told[-1].removeprefix("findings "))
+    parts["violations"] = [Violation(*one) for one in parts["violations"]]
+    return Findings(**parts)
+
+
+if __name__ == "__main__":
+    module, _, function = sys.argv[1].partition(":")
+    getattr(import_module(f"{__package__}.{module}"), function)(**json.loads(sys.argv[2]))

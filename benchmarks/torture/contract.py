@@ -1,0 +1,269 @@
+"""What a torture scenario is: the twelve invariants, what a scenario is given, and what it finds.
+
+A scenario injects one kind of fault into the real thing, lets a seeded workload run over it, and looks afterwards
+whether the invariants hold. It is an ordinary function `run(context) -> Findings`. The short form takes seconds and
+runs with the tests, the long form takes as long as it is given and is what `rayfold torture` runs.
+
+Rules kept here:
+- an invariant that was looked at and held is a number too: `Findings.check` counts both, so that a scenario that
+  looked at nothing cannot pass for one that found nothing
+- what a scenario needs of the machine is declared, and where it is missing the scenario is skipped with the reason
+- the same seed gives the same faults; only what the machine's timing decides differs
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from subprocess import DEVNULL, run
+from typing import Final, Literal, NamedTuple
+
+__all__ = [
+    "INVARIANTS",
+    "MODULES",
+    "OWN_MOUNTS",
+    "VIOLATIONS_MAX",
+    "Context",
+    "Figure",
+    "Findings",
+    "Invariant",
+    "Need",
+    "Scale",
+    "Scenario",
+    "Violation",
+    "faketime_library",
+    "missing",
+    "perform",
+    "scenario_named",
+    "scenarios",
+]
+
+Invariant = Literal["I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9", "I10", "I11", "I12"]
+Scale = Literal["short", "long"]
+Need = Literal["strace", "mount", "faketime"]
+Figure = int | float | str
+
+INVARIANTS: Final[dict[Invariant, str]] = {
+    "I1": "what was acknowledged is present, byte for byte, with a good checksum",
+    "I2": "one command id has at most one effect",
+    "I3": "the versions of a stream are 1..n",
+    "I4": "positions have no gaps, and every reader sees a prefix",
+    "I5": "a read model is the fold of the log up to its position",
+    "I6": "an older epoch appends nothing after a newer one",
+    "I7": "what was rejected never appears in the log, and unknown is an outcome of its own",
+    "I8": "what was acknowledged before another command began has the lower version",
+    "I9": "the reads of a session never go back, and see its own writes when asked to",
+    "I10": "damage is an error, never data",
+    "I11": "processes, memory, queues and files stay bounded",
+    "I12": "recovery takes a bounded time, which is reported",
+}
+"""What is looked at after a scenario, each as a number."""
+
+VIOLATIONS_MAX: Final = 100
+"""Listed by one scenario; the rest is counted. The first few say what is wrong."""
+
+OWN_MOUNTS: Final = ("unshare", "-m") if os.geteuid() == 0 else ("unshare", "-rm")
+"""Runs a command whose mounts nobody else sees and that end with it; without root in a user namespace of its own."""
+
+_YAMA: Final = Path("/proc/sys/kernel/yama/ptrace_scope")
+"""Who may trace whom: from 2 on only root may. Under 1 only ancestors, or whom a process names: our children do."""
+
+_FAKETIME: Final = "faketime/libfaketime.so.1"
+
+MODULES: Final[tuple[str, ...]] = (
+    "simulation.running",
+    "storage_kill",
+    "storage_power_cut",
+    "storage_errors",
+    "storage_full",
+    "storage_readers",
+    "storage_damage",
+    "storage_swap",
+    "storage_hostile",
+    "storage_pickle",
+    "storage_clock",
+    "storage_upgrade",
+    "process_kill",
+    "process_stop",
+    "process_rogue",
+    "network_road",
+    "network_rpc",
+    "network_broadcast",
+    "network_doors",
+    "load_overload",
+)
+"""The modules of this folder that hold scenarios, each in a tuple `SCENARIOS`, in the order in which all are run."""
+
+
+class Violation(NamedTuple):
+    """An invariant that did not hold."""
+
+    invariant: Invariant
+    what: str
+    """One line of facts: where, what was expected, what was found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a scenario is given."""
+
+    seed: int
+    rng: random.Random
+    """Seeded with `seed`; where a scenario starts processes, it hands on numbers drawn from it."""
+    folder: Path
+    """An empty folder of the scenario's own, removed by whoever made it."""
+    scale: Scale
+    deadline: float
+    """By `time.monotonic()`. A long form repeats itself until then; a short form ends by itself much earlier."""
+
+    @property
+    def short(self) -> bool:
+        """Whether this is the form of seconds."""
+        return self.scale == "short"
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the deadline; negative after it."""
+        return self.deadline - time.monotonic()
+
+
+@dataclass(slots=True)
+class Findings:
+    """What came of a scenario. No violations and a check of each invariant that it is about: it has passed."""
+
+    figures: dict[str, Figure] = field(default_factory=dict)
+    """By name, units last: `states_tried`, `losses`, `recovery_ms_p50`."""
+    violations: list[Violation] = field(default_factory=list)
+    unlisted: int = 0
+    """Violations beyond the listed ones."""
+    checks: dict[Invariant, int] = field(default_factory=dict)
+    """How many times each invariant was looked at."""
+    skipped: str = ""
+    """Why the scenario cannot run here; empty if it ran. What is left out of it stands in the figure `without`."""
+
+    def check(self, invariant: Invariant, holds: bool, what: str | Callable[[], str]) -> bool:
+        """Look at an invariant once: count it, note a violation if it does not hold, and say whether it held."""
+        self.checks[invariant] = self.checks.get(invariant, 0) + 1
+        if not holds:
+            self.violate(invariant, what if isinstance(what, str) else what())
+        return holds
+
+    def violate(self, invariant: Invariant, what: str) -> None:
+        """Note that an invariant does not hold."""
+        if len(self.violations) < VIOLATIONS_MAX:
+            self.violations.append(Violation(invariant, what))
+        else:
+            self.unlisted += 1
+
+    def count(self, figure: str, more: int = 1) -> None:
+        """Add to a figure that is a count."""
+        present = self.figures.get(figure, 0)
+        assert isinstance(present, int)
+        self.figures[figure] = present + more
+
+    def include(self, part: Findings) -> None:
+        """Take over what a part of the scenario found: counts of the same name add up, other figures are replaced."""
+        for name, value in part.figures.items():
+            present = self.figures.get(name, 0)
+            both = isinstance(value, int) and isinstance(present, int)
+            self.figures[name] = present + value if both else value  # type: ignore[operator]
+        for violation in part.violations:
+            self.violate(*violation)
+        self.unlisted += part.unlisted
+        for invariant, times in part.checks.items():
+            self.checks[invariant] = self.checks.get(invariant, 0) + times
+        self.skipped = self.skipped or part.skipped
+
+    @property
+    def broken(self) -> dict[Invariant, int]:
+        """Listed violations by invariant, 0 for one that was looked at and held."""
+        numbers = dict.fromkeys(self.checks, 0)
+        for violation in self.violations:
+            numbers[violation.invariant] = numbers.get(violation.invariant, 0) + 1
+        return numbers
+
+    @property
+    def passed(self) -> bool:
+        """Whether it looked at something and found nothing wrong. A skipped scenario has not passed."""
+        return bool(self.checks) and not self.violations
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One kind of fault."""
+
+    name: str
+    """For `--scenario`: lower case, with hyphens, `power-cut`."""
+    title: str
+    """One line: which fault, into what."""
+    run: Callable[[Context], Findings]
+    """Does all of it, leaves no process behind, and raises only for its own bugs."""
+    needs: tuple[Need, ...] = ()
+    invariants: tuple[Invariant, ...] = ()
+    """Those it looks at: after a run that was not skipped each has been checked at least once."""
+    short_s: float = 5.0
+    """About how long the short form takes on two busy cores: for progress and for sharing out the time."""
+    long_s: float = 60.0
+    """How long the long form needs at least to be worth its while."""
+    weight: float = 1.0
+    """Its share of the time that a long run has."""
+
+
+@cache
+def scenarios() -> tuple[Scenario, ...]:
+    """All scenarios, in the order in which they are run. Imports their modules."""
+    found: list[Scenario] = []
+    for module in MODULES:
+        found += import_module(f"{__package__}.{module}").SCENARIOS
+    assert len({one.name for one in found}) == len(found), "two scenarios have one name"
+    return tuple(found)
+
+
+def scenario_named(name: str) -> Scenario | None:
+    """The scenario of that name, if there is one."""
+    return next((one for one in scenarios() if one.name == name), None)
+
+
+@cache
+def missing(need: Need) -> str:
+    """Why this machine does not have what a scenario needs; empty if it does."""
+    if need == "faketime":
+        return "" if faketime_library() else "needs libfaketime, which is not installed"
+    if need == "mount":
+        mounted = _works([*OWN_MOUNTS, "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", "/mnt"])
+        return "" if mounted else "needs to mount a small file system, which is not allowed here"
+    if shutil.which("strace") is None:
+        return "needs strace, which is not installed"
+    allowed = os.geteuid() == 0 or not _YAMA.exists() or int(_YAMA.read_text()) < 2
+    traces = allowed and _works(["strace", "-qq", "-e", "trace=none", "true"])
+    return "" if traces else "needs strace, which may not trace processes here (ptrace is not allowed)"
+
+
+def _works(command: list[str]) -> bool:
+    """Whether a command that changes nothing is there and may be run."""
+    return shutil.which(command[0]) is not None and run(command, stdout=DEVNULL, stderr=DEVNULL).returncode == 0
+
+
+def faketime_library() -> Path | None:
+    """libfaketime, where Linux distributions put it."""
+    places = (found for folder in ("lib", "lib64", "local/lib") for found in Path("/usr", folder).glob(_FAKETIME))
+    return next(places, None) or next(Path("/usr/lib").glob(f"*/{_FAKETIME}"), None)
+
+
+def perform(scenario: Scenario, context: Context) -> Findings:
+    """Run a scenario, or say why it cannot be run here. Raises what its own bugs raise."""
+    reason = next(filter(None, map(missing, scenario.needs)), "")
+    if reason:
+        return Findings(skipped=reason)
+    findings = scenario.run(context)
+    if not findings.skipped:
+        for invariant in scenario.invariants:
+            assert findings.checks.get(invariant), f"{scenario.name} has not looked at {invariant}"
+    return findings

@@ -1,0 +1,193 @@
+"""More than it can do: twice the capacity in an open loop, then half of it; and one jar with half of all the load.
+
+Rules of the thing that are looked at: what waits is bounded, and who does not fit in is told so by name, and fast; what
+was acknowledged is there; afterwards everything is as before within seconds. And what is slow or hot is alone in it.
+
+An open loop sends by the clock and waits for nobody. Deciding takes a fixed time of CPU here, so that the capacity is
+that of the partition and not of whoever sends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+from pathlib import Path
+from typing import Final
+
+from rayfold import Envelope, Overloaded
+from rayfold.actors.settings import Settings
+
+from .contract import Context, Findings, Scenario
+from .history import Entry, Sender
+from .living import OWN_ACTORS_MAX, Living, living, quantile
+from .workload import Jar, Put, SlowTotals, Totals
+
+__all__ = ["SCENARIOS"]
+
+_SPIN_US: Final = 500
+_IN_FLIGHT_MAX: Final = 1_000
+"""Of each client: low, so that it is reached within a second here."""
+
+_STEP_S: Final = 0.02
+_CAPACITY_S: Final = 1.0
+_FAST_REFUSAL_MS: Final = 50.0
+_NORMAL_AFTER_S: Final = 10.0
+_NORMAL_MS: Final = 1_000.0
+"""A command that takes longer is still behind a queue."""
+
+_RSS_GROWTH_MAX_MIB: Final = 300
+"""Of a partition or projector: the log's own pages are counted in it."""
+
+
+def overload(context: Context) -> Findings:
+    """Twice the capacity for 3 s, or a minute in the long form, then half of it."""
+    findings = Findings()
+    asyncio.run(_overload(context, findings))
+    return findings
+
+
+async def _overload(context: Context, findings: Findings) -> None:
+    settings = Settings(timeout_s=30.0, in_flight_max=_IN_FLIGHT_MAX, own_actors_max=OWN_ACTORS_MAX)
+    async with living(context, findings, partitions=1, settings=settings) as bank:
+        sender = bank.client(settings, timeout_s=30.0)
+        await bank.probe(0)
+        per_s = await _capacity(bank, sender)
+        pids = await _pids(bank)
+        before = {pid: _rss_mib(pid) for pid in pids}
+        seconds = 2.0 if context.short else min(60.0, max(10.0, context.left_s - 20))
+        above = await _open_loop(sender, 2 * per_s, seconds)
+        ended_s = time.monotonic()
+        while await bank.probe(0) > _NORMAL_MS and time.monotonic() - ended_s < _NORMAL_AFTER_S:
+            pass
+        normal_s = time.monotonic() - ended_s
+        below = await _open_loop(sender, per_s / 2, seconds / 2)
+        await asyncio.gather(*above, *below)
+        grown = max(_rss_mib(pid) - before[pid] for pid in pids)
+    _look_at_refusals(findings, [one.result() for one in above], [one.result() for one in below])
+    findings.figures |= {
+        "capacity_per_s": round(per_s),
+        "offered_per_s": round(len(above) / seconds),
+        "back_to_normal_s": round(normal_s, 2),
+        "rss_growth_mib_max": grown,
+    }
+    findings.check("I12", normal_s < _NORMAL_AFTER_S, f"{normal_s:.1f} s after the overload it is not as before")
+    findings.check("I11", grown < _RSS_GROWTH_MAX_MIB, f"a process grew by {grown} MiB")
+
+
+def _look_at_refusals(findings: Findings, above: list[Entry], below: list[Entry]) -> None:
+    refused = [entry for entry in above if isinstance(entry.outcome, Overloaded)]
+    took_ms = sorted((entry.told_s - entry.sent_s) * 1e3 for entry in refused)
+    findings.figures["refused_above"] = len(refused)
+    findings.figures["refused_below"] = sum(isinstance(entry.outcome, Overloaded) for entry in below)
+    findings.figures["refusal_ms_p99"] = quantile(took_ms, 0.99)
+    findings.check("I11", bool(refused), "nobody was refused: the queue has no bound, or was not filled")
+    findings.check("I11", quantile(took_ms, 0.5) < _FAST_REFUSAL_MS, f"a refusal took {quantile(took_ms, 0.5)} ms")
+    findings.check("I11", not findings.figures["refused_below"], "commands were refused at half of the capacity")
+
+
+async def _capacity(bank: Living, sender: Sender) -> float:
+    """Commands a second in a closed loop: as many as the partition takes."""
+    stop, before = asyncio.Event(), len(bank.history.entries)
+    driving = asyncio.create_task(sender.drive((_command(n) for n in itertools.count()), stop, 200))
+    began_s = time.monotonic()
+    await asyncio.sleep(_CAPACITY_S)
+    stop.set()
+    await driving
+    return (len(bank.history.entries) - before) / (time.monotonic() - began_s)
+
+
+async def _open_loop(sender: Sender, per_s: float, seconds: float) -> list[asyncio.Task[Entry]]:
+    """Send by the clock, whatever becomes of it."""
+    sent: list[asyncio.Task[Entry]] = []
+    began_s = time.monotonic()
+    while (passed_s := time.monotonic() - began_s) < seconds:
+        for number in range(len(sent), int(passed_s * per_s)):
+            sent.append(asyncio.create_task(sender.send(_command(number))))
+        await asyncio.sleep(_STEP_S)
+    return sent
+
+
+def _command(number: int) -> Envelope:
+    return Envelope(Jar, f"jar-{number % 40}", Put(amount=1, note=str(number), spin_us=_SPIN_US))
+
+
+async def _pids(bank: Living) -> list[int]:
+    status = await bank.runtime.status()
+    return [one.pid for one in status.partitions] + [one.pid for one in status.projectors]
+
+
+def _rss_mib(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") >> 20
+
+
+def hot_and_slow(context: Context) -> Findings:
+    """Half of the load goes to one jar; and a projector beside the good one is a hundred times too slow."""
+    findings = Findings()
+    asyncio.run(_hot_and_slow(context, findings))
+    return findings
+
+
+async def _hot_and_slow(context: Context, findings: Findings) -> None:
+    async with living(context, findings, projections=(Totals, SlowTotals)) as bank:
+        bank.begin_load()
+        await bank.probe(0)
+        pids = await _pids(bank)
+        before = {pid: _rss_mib(pid) for pid in pids}
+        quiet_s = time.monotonic()
+        seconds = 1.0 if context.short else max(5.0, context.left_s / 4)
+        await asyncio.sleep(seconds)
+        hot_s = time.monotonic()
+        sender, stop = bank.client(), asyncio.Event()
+        hot = (Envelope(Jar, "hot", Put(amount=1, note=f"hot {number}")) for number in itertools.count())
+        driving = asyncio.create_task(sender.drive(hot, stop, 24))
+        await asyncio.sleep(seconds)
+        lag = await _lag(bank)
+        stop.set()
+        await driving
+        ended_s = time.monotonic()
+        grown = max(_rss_mib(pid) - before[pid] for pid in pids)
+        await bank.end_load()
+    others = [e for e in bank.history.entries if e.packed.stream.id != "hot" and e.outcome is not None]
+    alone = sorted((e.told_s - e.sent_s) * 1e3 for e in others if quiet_s <= e.sent_s < hot_s)
+    beside = sorted((e.told_s - e.sent_s) * 1e3 for e in others if hot_s <= e.sent_s < ended_s)
+    findings.figures |= {
+        "others_ms_p99": quantile(alone, 0.99),
+        "others_ms_p99 beside the hot one": quantile(beside, 0.99),
+        "slow_projector_lag_events": lag["SlowTotals"],
+        "other_projector_lag_events": lag["Totals"],
+        "rss_growth_mib_max": grown,
+    }
+    findings.check("I11", bool(beside), "beside the hot jar nobody else was served")
+    findings.check("I11", grown < _RSS_GROWTH_MAX_MIB, f"a process grew by {grown} MiB")
+
+
+async def _lag(bank: Living) -> dict[str, int]:
+    """Projection -> events that it is behind."""
+    heads = await bank.runtime.heads()
+    every = (await bank.runtime.status()).projectors
+    return {one.projection: sum(heads[p] - min(heads[p], at) for p, at in one.positions.items()) for one in every}
+
+
+SCENARIOS: Final = (
+    Scenario(
+        "overload",
+        "twice the capacity in an open loop, then half of it",
+        overload,
+        invariants=("I1", "I2", "I3", "I4", "I5", "I7", "I8", "I11", "I12"),
+        short_s=14,
+        long_s=90,
+        weight=0.3,
+    ),
+    Scenario(
+        "hot-and-slow",
+        "one aggregate with half of the load, and a projector a hundred times too slow",
+        hot_and_slow,
+        invariants=("I1", "I2", "I3", "I4", "I5", "I7", "I8", "I9", "I11"),
+        short_s=12,
+        long_s=30,
+        weight=0.5,
+    ),
+)

@@ -1,0 +1,228 @@
+"""Faults on the socket between a client and a partition: cut, half a frame, late, twice, garbage, and peers that hang.
+
+A proxy that breaks things stands between three clients and each partition; beside it, strangers of the same user knock
+at the partition's own socket with whatever they have. Ray's calls are the way out that the clients have to find.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import random
+import socket
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Final
+
+from rayfold.actors.road import REQUEST, REQUEST_BYTES_MAX
+
+from .contract import Context, Findings, Scenario
+from .living import Living, living
+
+__all__ = ["SCENARIOS"]
+
+_ENOUGH_S: Final = 20.0
+"""By then each kind of fault has happened, on however busy a machine."""
+
+_LOOK_S: Final = 0.1
+_FAULTS: Final = ("cut_in_frame", "cut_before_answer", "late", "repeated")
+_FAULTY: Final = 0.03
+"""The share of frames that something happens to; most of it costs the connection."""
+
+_LATE_S: Final = 0.3
+_HANGING: Final = 80
+"""Peers that send half a header and no more: over the 64 that a gate lets in."""
+
+_RSS_GROWTH_MAX_MIB: Final = 200
+"""Of a partition: 64 connections with a frame of 1 MiB each, and the load's own records."""
+
+
+class Detour:
+    """Stands where a partition's handle does, and says that the partition's socket is elsewhere."""
+
+    def __init__(self, actor: Any, path: Path) -> None:
+        self.execute, self.lost = actor.execute, actor.lost
+        self.road = self
+        self._path = str(path)
+
+    def remote(self) -> Detour:
+        """As a method of an actor."""
+        return self
+
+    def future(self) -> Future[str]:
+        """As the reference that such a call returns."""
+        told: Future[str] = Future()
+        told.set_result(self._path)
+        return told
+
+
+class Proxy:
+    """Carries frames to a partition and its answers back, and breaks some."""
+
+    def __init__(self, actor: Any, path: Path, rng: random.Random, happened: Counter[str]) -> None:
+        self.path, self._actor, self._rng, self._happened = path, actor, rng, happened
+        self._serving: set[asyncio.Task[None]] = set()
+
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncIterator[Detour]:
+        """Until the end of the block."""
+        server = await asyncio.start_unix_server(self._accept, self.path)
+        try:
+            yield Detour(self._actor, self.path)
+        finally:
+            server.close()
+            for serving in list(self._serving):
+                serving.cancel()
+            await asyncio.gather(*self._serving, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving = asyncio.create_task(self._serve(reader, writer))
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
+
+    async def _serve(self, client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        """One connection, until something cuts it. The partition may be away: then there is no connection."""
+        self._happened["connections"] += 1
+        answering: asyncio.Task[None] | None = None
+        onward: asyncio.StreamWriter | None = None
+        with contextlib.suppress(Exception):  # of Ray's there are many, and of sockets
+            path = await asyncio.wrap_future(self._actor.road.remote().future())
+            partition, onward = await asyncio.open_unix_connection(path)
+            answering = asyncio.create_task(_carry(partition, back))
+            await self._carry_frames(client, onward, answering)
+        if answering is not None:
+            answering.cancel()
+        for writer in filter(None, (back, onward)):
+            writer.transport.abort()
+
+    async def _carry_frames(
+        self, client: asyncio.StreamReader, onward: asyncio.StreamWriter, answering: asyncio.Task[None]
+    ) -> None:
+        while True:
+            header = await client.readexactly(REQUEST.size)
+            frame = header + await client.readexactly(REQUEST.unpack(header)[0])
+            self._happened["frames"] += 1
+            fault = self._rng.choice(_FAULTS) if self._rng.random() < _FAULTY else ""
+            if fault:
+                self._happened[fault] += 1
+            if fault == "late":
+                await asyncio.sleep(self._rng.random() * _LATE_S)
+            onward.write(frame[: self._rng.randrange(len(frame))] if fault == "cut_in_frame" else frame)
+            if fault == "repeated":
+                onward.write(frame)
+            elif fault == "cut_before_answer":
+                answering.cancel()
+                await onward.drain()
+            if fault.startswith("cut"):
+                return
+
+
+async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+    writer.transport.abort()
+
+
+def hostile_road(context: Context) -> Findings:
+    """A load through the proxies, and strangers at the gates."""
+    findings = Findings()
+    asyncio.run(_hostile_road(context, findings))
+    return findings
+
+
+async def _hostile_road(context: Context, findings: Findings) -> None:
+    happened: Counter[str] = Counter(dict.fromkeys(_FAULTS, 0))
+    async with contextlib.AsyncExitStack() as proxies, living(context, findings) as bank:
+        folder = Path(proxies.enter_context(tempfile.TemporaryDirectory(prefix="rayfold-")))  # paths have to be short
+        pids = [one.pid for one in (await bank.runtime.status()).partitions]
+        before = [_rss_mib(pid) for pid in pids]
+        detours = []
+        for number in range(2):
+            proxy = Proxy(bank.actor(number), folder / str(number), context.rng, happened)
+            detours.append(await proxies.enter_async_context(proxy.listening()))
+        bank.begin_load(actors=detours)
+        for _ in itertools.count():
+            await _strangers(bank, context.rng, happened)
+            if context.left_s < 0 or context.short:
+                break
+        end_s = time.monotonic() + _ENOUGH_S
+        while min(happened[fault] for fault in _FAULTS) < 1 and time.monotonic() < end_s:
+            await asyncio.sleep(_LOOK_S)
+        await bank.probe(0)
+        await bank.probe(1)
+        grown = max(_rss_mib(pid) - rss for pid, rss in zip(pids, before, strict=True))
+        await bank.end_load()
+        findings.check("I11", [one.pid for one in (await bank.runtime.status()).partitions] == pids, "one has died")
+    findings.figures["rss_growth_mib_max"] = grown
+    findings.check("I11", grown < _RSS_GROWTH_MAX_MIB, f"a partition grew by {grown} MiB")
+    findings.figures.update(happened)
+    for fault in ("frames", *_FAULTS):
+        findings.check("I12", happened[fault] > 0, f"no fault of the kind {fault} happened")
+
+
+async def _strangers(bank: Living, rng: random.Random, happened: Counter[str]) -> None:
+    """Garbage, a length beyond the limit, a batch that is none, and more hanging peers than a gate lets in."""
+    for number in range(2):
+        path = await asyncio.wrap_future(bank.actor(number).road.remote().future())
+        client = os.urandom(16)
+        knocks = {
+            "garbage": rng.randbytes(4_096),
+            "too_long": REQUEST.pack(REQUEST_BYTES_MAX + 1, client, 1, 0),
+            "no_batch": REQUEST.pack(100, client, 1, 0) + rng.randbytes(100),
+        }
+        for kind, data in knocks.items():
+            happened[kind] += 1
+            ended = await asyncio.to_thread(_ended_after, path, data)
+            bank.findings.check("I10", ended, f"partition {number} answered a stranger that sent {kind}")
+        hanging = [await asyncio.to_thread(_hang, path) for _ in range(_HANGING)]
+        happened["hanging"] += len(hanging)
+        await bank.probe(number)
+        for one in filter(None, hanging):
+            one.close()
+
+
+def _ended_after(path: str, data: bytes) -> bool:
+    """Whether the connection is ended without an answer."""
+    with socket.socket(socket.AF_UNIX) as stranger, contextlib.suppress(OSError):
+        stranger.settimeout(10)
+        stranger.connect(path)
+        stranger.sendall(data)
+        return stranger.recv(1) == b""
+    return True
+
+
+def _hang(path: str) -> socket.socket | None:
+    stranger = socket.socket(socket.AF_UNIX)
+    stranger.settimeout(1)
+    try:
+        stranger.connect(path)
+        stranger.send(b"half")
+    except OSError:
+        stranger.close()
+        return None
+    return stranger
+
+
+def _rss_mib(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") >> 20
+
+
+SCENARIOS: Final = (
+    Scenario(
+        "hostile-road",
+        "the socket to a partition: connections cut, frames cut, late and twice, garbage, peers that hang",
+        hostile_road,
+        invariants=("I1", "I2", "I3", "I4", "I5", "I7", "I8", "I9", "I10", "I11", "I12"),
+        short_s=12,
+        long_s=30,
+    ),
+)

@@ -1,0 +1,320 @@
+"""World: partitions, projectors and clients of one simulation: the real loops, with nothing real around them.
+
+Real are the router with its attempts, the write loop with its residents, the plan of an append, the codec, the read
+model. Simulated are the clock, the network, the disk's failures, and the ends and beginnings of processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from rayfold.actors.attempts import Attempts
+from rayfold.actors.router import Router
+from rayfold.actors.settings import Settings
+from rayfold.runtime.codec import encode_message
+from rayfold.runtime.envelope import Envelope, pack, unpack_batch
+from rayfold.runtime.errors import Fenced, RayfoldError, StorageFailed, Unavailable
+from rayfold.runtime.log.contract import Append, Appended, CommandEntry, Snapshot
+from rayfold.runtime.log.format import record_position
+from rayfold.runtime.log.memory import MemoryLog
+from rayfold.runtime.messages import Command
+from rayfold.runtime.outcome import Outcome, encode_outcomes
+from rayfold.runtime.partition import WriteLoop
+from rayfold.runtime.read_model import ReadModel
+from rayfold.runtime.receipt import Receipt
+from rayfold.runtime.stream import ANY, StreamId, partition_of
+
+from .network import ActorHandle, Network, Process, ProcessEnded
+from .purses import CATALOGUE, Contents, InPurse, Purse, Put, Take
+from .story import CLIENTS, PARTITIONS, Act, Story
+
+__all__ = ["Build", "Committed", "Disk", "Read", "Told", "World"]
+
+SETTINGS: Final = Settings(timeout_s=2.0, attempt_timeout_s=0.4, local_sockets=False)
+TRIES_MAX: Final = 4
+"""Of a command whose outcome is unknown, each with the same id."""
+
+RESTART_S: Final = 0.3
+PROJECTOR_LOOKS_S: Final = 0.25
+"""How often a projector looks into the log by itself."""
+
+ASK_TIMEOUT_S: Final = 2.0
+SETTLED_S: Final = 3.0
+"""After the last act: time for whatever is late to arrive."""
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """The parts that are under test. A planted bug replaces one of them."""
+
+    log: type[MemoryLog] = MemoryLog
+    write_loop: type[WriteLoop] = WriteLoop
+    attempts: type[Attempts] = Attempts
+    read_model: type[ReadModel] = ReadModel
+    router: type[Router] = Router
+
+
+class Committed(NamedTuple):
+    """One append that took place."""
+
+    at_s: float
+    epoch: int
+    first: int
+    last: int
+
+
+class Told(NamedTuple):
+    """What a client was told of a command."""
+
+    act: Act
+    began_s: float
+    ended_s: float
+    outcome: Outcome
+    tries: int
+    expected_version: int
+
+
+class Read(NamedTuple):
+    """What a client was answered."""
+
+    act: Act
+    positions: dict[int, int]
+    """How far the reader had come."""
+    after: dict[int, int]
+    """What it had to have seen."""
+    movements: list[int]
+
+
+class Disk:
+    """The log of a partition, which outlives its processes; it fails when the story says so, and keeps book."""
+
+    def __init__(self, world: World, partition: int) -> None:
+        self.log = world.build.log(now_us=lambda: int(world.loop.time() * 1e6))
+        self.committed: list[Committed] = []
+        self.kill_at: str = ""
+        """`before` or `after` the next commit: the writing process ends there."""
+        self._world, self._partition = world, partition
+
+    def activate(self) -> int:
+        """See `Log`."""
+        return self.log.activate()
+
+    def append(self, epoch: int, appends: Sequence[Append]) -> list[Appended]:
+        """See `Log`."""
+        if appends and self.kill_at == "before":
+            self.kill_at = ""
+            raise Killed
+        if self._world.network.trouble("full disk", self._partition):
+            raise StorageFailed(f"partition {self._partition}", "no space left on device")
+        head = self.log.head()
+        done = self.log.append(epoch, appends)
+        if self.log.head() > head:
+            self.committed.append(Committed(self._world.loop.time(), epoch, head + 1, self.log.head()))
+            if self.kill_at == "after":
+                self.kill_at = ""
+                raise Killed
+        return done
+
+    def find_commands(self, command_ids: Sequence[bytes]) -> dict[bytes, CommandEntry | RayfoldError]:
+        """See `Reader`."""
+        return self.log.find_commands(command_ids)
+
+    def read_stream(
+        self, stream: StreamId, from_version: int = 1, to_version: int | None = None, limit: int | None = None
+    ) -> list[bytes]:
+        """See `Reader`."""
+        return self.log.read_stream(stream, from_version, to_version, limit)
+
+    def find_snapshot(self, stream: StreamId, schema: bytes, at_or_before: int | None = None) -> Snapshot | None:
+        """See `Reader`."""
+        return self.log.find_snapshot(stream, schema, at_or_before)
+
+
+class PartitionProcess:
+    """What `actors/partition.py` is: attempts, write loop, broadcast. It ends with everything that it remembers."""
+
+    def __init__(self, world: World, partition: int) -> None:
+        self.ended = False
+        self._world, self._partition = world, partition
+        self._attempts = world.build.attempts()
+        self._loop = world.build.write_loop(partition, world.disks[partition], CATALOGUE, residents_max=3)
+        self._loop.activate()
+
+    def handle(self, method: str, *arguments: Any) -> bytes:
+        """`execute`, the only call there is."""
+        assert method == "execute", method
+        if self.ended:
+            raise ProcessEnded
+        client, attempt, predecessor, blob = arguments
+        if not self._attempts.admit(client, attempt, predecessor):
+            return b""
+        try:
+            batch = self._loop.execute(list(unpack_batch(blob)))
+        except Killed:
+            self.ended = True
+            raise ProcessEnded from None
+        if any(isinstance(outcome, Fenced) for outcome in batch.outcomes):
+            self.ended = True
+            raise ProcessEnded
+        if batch.records:
+            self._world.broadcast(self._partition, batch.records)
+        return encode_outcomes(batch.outcomes)
+
+
+class ProjectorProcess:
+    """What `actors/projector.py` is, for all partitions."""
+
+    def __init__(self, world: World) -> None:
+        self.ended = False
+        self.model = world.build.read_model(
+            Contents, CATALOGUE, {number: disk.log for number, disk in enumerate(world.disks)}
+        )
+        self.model.open()
+        for partition in range(PARTITIONS):
+            self.model.catch_up(partition)
+
+    def handle(self, method: str, *arguments: Any) -> Any:
+        """`apply` and `ask`."""
+        if self.ended:
+            raise ProcessEnded
+        if method == "apply":
+            return self.model.apply(*arguments)
+        query, after = arguments
+        if any(self.model.positions.get(partition, 0) < position for partition, position in after.items()):
+            return None
+        payload = encode_message(query)
+
+        def encode(answers: list[Any]) -> tuple[list[int], dict[int, int]]:
+            return list(answers[0]), dict(self.model.positions)
+
+        return self.model.answer([(type(query).message_name, payload)], encode)
+
+
+@dataclass
+class World:
+    """Everything, and what everybody was told."""
+
+    story: Story
+    build: Build
+    told: list[Told] = field(default_factory=list)
+    reads: list[Read] = field(default_factory=list)
+
+    async def run(self) -> None:
+        """The whole story, until everything has come to rest."""
+        random.seed(self.story.seed)  # the router's jitter
+        self.loop = asyncio.get_running_loop()
+        self.network = Network(self.story, self.loop)
+        self.disks = [Disk(self, number) for number in range(PARTITIONS)]
+        self.partitions: list[Process] = [PartitionProcess(self, number) for number in range(PARTITIONS)]
+        self.projector = ProjectorProcess(self)
+        self._copies: dict[int, Process] = {}
+        """By partition, the process that was taken for dead and is not."""
+        handles = [ActorHandle(self.network, number, partial(self._current, number)) for number in range(PARTITIONS)]
+        self.routers = [self.build.router(handles, _nobody, SETTINGS) for _ in range(CLIENTS)]
+        self._versions: list[dict[int, int]] = [{} for _ in range(CLIENTS)]
+        self._seen: list[dict[int, int]] = [{} for _ in range(CLIENTS)]
+        for fault in self.story.faults:
+            self.loop.call_at(fault.at_ms / 1000, self._begin, fault.trouble, fault.partition)
+        looking = asyncio.create_task(self._look())
+        acts = []
+        for act in self.story.acts:
+            await asyncio.sleep(act.at_ms / 1000 - self.loop.time())
+            acts.append(asyncio.create_task(self._ask(act) if act.kind == "ask" else self._send(act)))
+            await asyncio.sleep(0)
+        await asyncio.gather(*acts)
+        await asyncio.sleep(SETTLED_S)
+        looking.cancel()
+
+    def broadcast(self, partition: int, records: list[bytes]) -> None:
+        """To the projector, by a network that may do with it what it likes."""
+        if self.network.trouble("broadcast lost", partition) and self.network.chance("lost broadcast") < 0.5:
+            return
+        times = 1 + (self.network.trouble("broadcast repeated", partition) is not None)
+        for _ in range(times):
+            head = record_position(records[-1])
+            self.network.call(self.projector, partition, "apply", partition, record_position(records[0]), records, head)
+
+    def _begin(self, trouble: str, partition: int) -> None:
+        """The troubles that are a moment and not a while."""
+        process = self.partitions[partition]
+        if trouble == "kill partition":
+            process.ended = True
+        elif trouble == "kill before commit":
+            self.disks[partition].kill_at = "before"
+        elif trouble == "kill after commit":
+            self.disks[partition].kill_at = "after"
+        elif trouble == "two copies":
+            self._copies[partition] = process
+            self.partitions[partition] = PartitionProcess(self, partition)
+        elif trouble == "kill projector":
+            self.projector.ended = True
+
+    def _current(self, partition: int) -> Process:
+        """Who is the actor, in the opinion of whoever asks now: while there are two copies, either."""
+        copy = self._copies.get(partition)
+        outdated = self.network.trouble("two copies", partition) and self.network.chance("outdated handle") < 0.5
+        return copy if copy is not None and outdated and not copy.ended else self.partitions[partition]
+
+    async def _look(self) -> None:
+        """What Ray and the projector do from time to time: start again what has ended, look into the log."""
+        while True:
+            await asyncio.sleep(PROJECTOR_LOOKS_S)
+            for partition, process in enumerate(self.partitions):
+                if process.ended:
+                    self.loop.call_later(RESTART_S * self.network.chance("restart"), self._restart, partition)
+                if not self.projector.ended:
+                    self.projector.model.catch_up(partition)
+            if self.projector.ended:
+                self.projector = ProjectorProcess(self)
+
+    def _restart(self, partition: int) -> None:
+        if self.partitions[partition].ended:
+            self.partitions[partition] = PartitionProcess(self, partition)
+
+    async def _send(self, act: Act) -> None:
+        """One command, until its client knows what became of it or gives up."""
+        command: Command = Put(amount=act.amount) if act.kind == "put" else Take(amount=act.amount)
+        expected = self._versions[act.client].get(act.purse, ANY) if act.careful else ANY
+        envelope = Envelope(Purse, f"purse-{act.purse}", command, UUID(int=act.number), expected)
+        began_s, tries = self.loop.time(), 1
+        packed, blob = pack(envelope)
+        outcome = await self.routers[act.client].submit(packed, blob, SETTINGS.timeout_s)
+        while isinstance(outcome, Unavailable) and tries < TRIES_MAX:
+            tries += 1
+            outcome = await self.routers[act.client].submit(packed, blob, SETTINGS.timeout_s)
+        if isinstance(outcome, Receipt):
+            seen, versions = self._seen[act.client], self._versions[act.client]
+            seen[outcome.partition] = max(outcome.position, seen.get(outcome.partition, 0))
+            versions[act.purse] = max(outcome.version, versions.get(act.purse, 0))
+        self.told.append(Told(act, began_s, self.loop.time(), outcome, tries, expected))
+
+    async def _ask(self, act: Act) -> None:
+        """One query, again until it is answered or its time is over."""
+        after = dict(self._seen[act.client]) if act.careful else {}
+        query = InPurse(purse=f"purse-{act.purse}")
+        partition = partition_of(StreamId("Purse", query.purse), PARTITIONS)
+        deadline_s = self.loop.time() + ASK_TIMEOUT_S
+        while self.loop.time() < deadline_s:
+            answer = self.network.call(self.projector, partition, "ask", query, after)
+            try:
+                found = await asyncio.wait_for(asyncio.wrap_future(answer), 0.3)
+            except Exception:
+                found = None
+            if found is not None:
+                self.reads.append(Read(act, found[1], after, found[0]))
+                return
+            await asyncio.sleep(0.05)
+
+
+def _nobody(name: str) -> Any:
+    raise ValueError(f"no actor is named {name}")

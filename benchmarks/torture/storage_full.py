@@ -1,0 +1,336 @@
+"""A disk that is full, a map that is full, and a directory that may not be written: refused by name, and then resumed.
+
+- *full file system*: a tmpfs of a few MiB, mounted where only the child sees it, filled to the brim and then freed; and
+  a limit on the size of files (`RLIMIT_FSIZE`), which needs no mount
+- *full map*: a map of 1 MiB that grows by itself, that has reached its bound, and that cannot grow for want of address
+  space (`RLIMIT_AS`)
+- *no permission*: a read-only mount, which readers may still use, and a store of another user
+
+Rule kept here: each refusal is an error with a name while the store serves reads; the same commands, sent again as soon
+as there is room, take effect once.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+from rayfold.runtime.errors import RayfoldError, StorageFailed
+from rayfold.runtime.log import environment as log_environment
+from rayfold.runtime.log.contract import Append, NewEvent
+from rayfold.runtime.log.environment import open_log
+from rayfold.runtime.log.store import Store, open_store
+from rayfold.runtime.log.writer import LmdbLog
+from rayfold.runtime.stream import ANY, StreamId
+
+from .contract import OWN_MOUNTS, Context, Findings, Scenario, missing
+from .storage_child import Child, Nursery
+from .storage_workload import clock, expected, write_loop
+from .storage_writing import acknowledged, everything, judge, make_store, open_clocked, plain, write
+
+__all__ = ["SCENARIOS"]
+
+FIRST: Final = 12
+LAST: Final = 30
+FILE_SYSTEM_MIB: Final = 3
+ROOM_BYTES: Final = 40_960
+"""What is left of the disk when it is as good as full: a batch or two."""
+
+REFUSALS: Final = 2
+"""Before the disk is freed: a batch is refused, and refused again."""
+
+MAP_BYTES: Final = 1 << 18
+"""Full after some batches."""
+
+ADDRESS_SPACE_BYTES: Final = 30 << 20
+"""What a process has left: enough to work and to double such a map a few times, and then no more."""
+
+HEAVY_BYTES: Final = 200_000
+HEAVY_MAX: Final = 200
+"""Appends of that size: 40 MB, far more than either bound allows."""
+
+ANOTHER_USER: Final = 65_534
+"""`nobody`, on every Linux."""
+
+
+def full_disk(context: Context) -> Findings:
+    """Fill it while writing, read, free it, go on."""
+    findings = Findings({"refused": 0, "losses": 0, "twice": 0})
+    wanted = expected(context.seed, LAST + 2)
+    kinds = ["limit"] if missing("mount") else ["limit", "tmpfs"]
+    with Nursery(OWN_MOUNTS if len(kinds) > 1 else ()) as nursery:
+        for kind in kinds:
+            folder = context.folder / kind
+            folder.mkdir()
+            child = nursery.run(f"storage_full:full_{kind}", folder=str(folder), seed=context.seed)
+            refused = [line for line in child.lines if "failed" in line]
+            findings.count("refused", len(refused))
+            findings.check("I10", child.status == 0, f"{kind}: the process ended with status {child.status}")
+            findings.check(
+                "I10", len(refused) >= REFUSALS, f"{kind}: refused {len(refused)} times, so nothing was tried"
+            )
+            for line in refused:
+                head, right = line["head"], wanted.ends[line["failed"]]
+                findings.check("I10", line["error"][0] == "StorageFailed", f"{kind}: {line['error']}")
+                findings.check("I11", line["served"], f"{kind}: no reads while the disk is full")
+                findings.check(
+                    "I7", head == right, f"{kind}: rolled back, they say, but the head is {head}, not {right}"
+                )
+            done = acknowledged(child.lines, context.seed, LAST + 2, findings)
+            findings.check("I1", done == LAST, f"{kind}: writes have not resumed after batch {done}")
+            _take_over(child, findings)
+    return findings
+
+
+def full_limit(report: Any, *, folder: str, seed: int) -> None:
+    """A job: files may not grow beyond a limit, which is then lifted."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    store = make_store(Path(folder, "store"), seed, FIRST)
+    size_bytes = (store.partition_path(0) / "data.mdb").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes + ROOM_BYTES, hard))
+    _write_until_freed(report, store, seed, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard)))
+
+
+def full_tmpfs(report: Any, *, folder: str, seed: int) -> None:
+    """A job, in a process with mounts of its own: a small file system, filled by a file that is then removed."""
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={FILE_SYSTEM_MIB}m", "tmpfs", folder]
+    subprocess.run(mount, check=True, stdout=sys.stderr)
+    store = make_store(Path(folder, "store"), seed, FIRST)
+    filler = Path(folder, "filler")
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4_096))
+    os.truncate(filler, filler.stat().st_size - ROOM_BYTES)
+    _write_until_freed(report, store, seed, filler.unlink)
+
+
+class _Freeing:
+    """A report that frees the disk once enough was refused."""
+
+    def __init__(self, report: Any, free: Callable[[], object]) -> None:
+        self._report, self._free, self._refused = report, free, 0
+
+    def say(self, **facts: Any) -> None:
+        self._report.say(**facts)
+        if "failed" in facts:
+            self._refused += 1
+            if self._refused == REFUSALS:
+                self._free()
+
+
+def _write_until_freed(report: Any, store: Store, seed: int, free: Callable[[], object]) -> None:
+    write(_Freeing(report, free), path=str(store.path), seed=seed, first=FIRST, last=LAST)
+    findings = Findings()
+    judge(store, expected(seed, LAST + 2), LAST, findings, "afterwards")
+    report.say(checks=findings.checks, violations=[(one.invariant, one.what[:300]) for one in findings.violations[:5]])
+
+
+def _take_over(child: Child, findings: Findings) -> None:
+    """What a job has found by itself, in a mount that only it sees."""
+    for line in child.lines:
+        if "violations" in line:
+            part = Findings(checks=line["checks"])
+            for invariant, what in line["violations"]:
+                part.violate(invariant, what)
+            findings.include(part)
+
+
+# --- a full map -----------------------------------------------------------------------------------------------------
+
+
+def full_map(context: Context) -> Findings:
+    """A map that grows, one that may not, one that cannot."""
+    findings = Findings({"maps_grown": 0, "refused": 0, "losses": 0, "twice": 0})
+    with Nursery() as nursery:
+        for job in ("growing_map", "bounded_map", "no_address_space"):
+            child = nursery.run(f"storage_full:{job}", folder=str(context.folder / job), seed=context.seed)
+            findings.check(
+                "I10", child.status == 0, f"{job}: the process ended with status {child.status}: {child.lines}"
+            )
+            refused = [line for line in child.lines if "refused" in line]
+            findings.count("refused", len(refused))
+            for line in refused:
+                findings.check("I10", line["refused"][0] == "StorageFailed", f"{job}: {line['refused']}")
+                findings.check("I11", line["served"], f"{job}: no reads after {line['refused']}")
+            findings.count("maps_grown", sum(line.get("grown", 0) for line in child.lines))
+            ended = [line["ended"] for line in child.lines if "ended" in line]
+            findings.check("I1", ended == ["as expected"], f"{job}: {ended}")
+            findings.check("I10", bool(refused) != (job == "growing_map"), f"{job}: refused {len(refused)} times")
+    return findings
+
+
+def _small_map(store: Store) -> LmdbLog:
+    """The log with a map that is full after some batches."""
+    path, identity = store.partition_path(0), store.identity(0)
+    return open_log(path, "partition 0", identity=identity, create=False, now_us=clock(), map_bytes=MAP_BYTES)
+
+
+def growing_map(report: Any, *, folder: str, seed: int) -> None:
+    """A job: a map far too small for what comes."""
+    store = make_store(Path(folder), seed, 0)
+    log = _small_map(store)
+    before = log.environment.map_bytes()
+    loop = write_loop(log)
+    wanted = expected(seed, 300)
+    for batch in wanted.batches:
+        loop.execute(batch)
+    report.say(grown=(log.environment.map_bytes() // before).bit_length() - 1)
+    report.say(ended="as expected" if everything(log) == wanted.records else f"head {log.head()}")
+    log.close()
+
+
+def bounded_map(report: Any, *, folder: str, seed: int) -> None:
+    """A job: the map has reached its bound, which is then raised."""
+    bound = log_environment.MAP_BYTES_MAX
+
+    def set_bound(size_bytes: int) -> None:
+        log_environment.MAP_BYTES_MAX = size_bytes  # type: ignore[misc]
+
+    _until_refused(report, folder, seed, lambda: set_bound(MAP_BYTES), lambda: set_bound(bound))
+
+
+def no_address_space(report: Any, *, folder: str, seed: int) -> None:
+    """A job: the process may not have a larger map, then it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+
+    def set_limit() -> None:
+        used_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used_bytes + ADDRESS_SPACE_BYTES, hard))
+
+    _until_refused(report, folder, seed, set_limit, lambda: resource.setrlimit(resource.RLIMIT_AS, (soft, hard)))
+
+
+def _until_refused(
+    report: Any, folder: str, seed: int, squeeze: Callable[[], object], free: Callable[[], object]
+) -> None:
+    """Append until it is refused, look whether reads are served, make room, and go on with what was refused."""
+    store = make_store(Path(folder), seed, 0)
+    log = _small_map(store)
+    epoch = log.activate()
+    squeeze()
+    stored: list[bytes] = []
+    refused = False
+
+    def append_once() -> None:
+        stored.append(sha256(log.append(epoch, [append])[0].records[0]).digest())
+
+    for number in range(1, HEAVY_MAX):
+        heavy = NewEvent("PaidIn", 1, bytes([number]) * HEAVY_BYTES)
+        append = Append(StreamId("Till", "heavy"), ANY, (heavy,), number.to_bytes(16, "big"), bytes(16))
+        try:
+            append_once()
+        except StorageFailed as error:
+            report.say(refused=plain(error), served=_digests(log) == stored)
+            if refused:
+                break
+            refused = True
+            free()
+            append_once()
+        if refused and number % 8 == 0:
+            break
+    right = _digests(log) == stored and log.head() == number
+    report.say(ended="as expected" if right else f"{len(stored)} stored, the head is {log.head()}")
+    log.close()
+
+
+def _digests(log: LmdbLog) -> list[bytes]:
+    """Of all records, read a few at a time: the process has no room for all of them."""
+    digests: list[bytes] = []
+    while more := log.read(len(digests), 4):
+        digests += [sha256(record).digest() for record in more]
+    return digests
+
+
+# --- no permission --------------------------------------------------------------------------------------------------
+
+
+def no_permission(context: Context) -> Findings:
+    """A read-only mount, and a store of another user."""
+    findings = Findings({"refused": 0, "losses": 0, "twice": 0})
+    wanted = expected(context.seed, LAST)
+    make_store(context.folder / "store", context.seed, FIRST)
+    jobs: dict[str, tuple[str, ...]] = {"of_another_user": (), "read_only_mount": OWN_MOUNTS}
+    if missing("mount"):
+        del jobs["read_only_mount"]
+        findings.figures["without"] = missing("mount")
+    for job, under in jobs.items():
+        with Nursery(under) as nursery:
+            child = nursery.run(f"storage_full:{job}", path=str(context.folder / "store"), seed=context.seed)
+        findings.check("I10", child.status == 0, f"{job}: the process ended with status {child.status}")
+        for line in child.lines:
+            findings.count("refused", "refused" in line)
+            if "refused" in line:
+                findings.check("I10", line["refused"][0] == "StorageFailed", f"{job}: {line['refused']}")
+            if "read" in line:
+                findings.check("I11", line["read"] == wanted.ends[FIRST], f"{job}: read {line['read']}")
+        findings.check("I10", any("refused" in line for line in child.lines), f"{job}: nothing was refused")
+    judge(open_store(context.folder / "store"), wanted, FIRST, findings, "afterwards")
+    return findings
+
+
+def _said(report: Any, what: Callable[[], object]) -> None:
+    try:
+        report.say(accepted=repr(what()))
+    except RayfoldError as error:
+        report.say(refused=plain(error))
+
+
+def read_only_mount(report: Any, *, path: str, seed: int) -> None:
+    """A job: nobody may write here, everybody may read."""
+    subprocess.run(["mount", "--bind", path, path], check=True)
+    subprocess.run(["mount", "-o", "remount,ro,bind", path], check=True)
+    store = open_store(path)
+    _said(report, lambda: open_clocked(store))
+    _said(report, lambda: store.hold("a runtime"))
+    reader = store.open_reader(0)
+    report.say(read=len(everything(reader)))
+    reader.close()
+
+
+def of_another_user(report: Any, *, path: str, seed: int) -> None:
+    """A job: the process may not even look into the directory. Without root its own user shuts itself out."""
+    Path(path).chmod(0o700 if os.geteuid() == 0 else 0)
+    if os.geteuid() == 0:
+        os.setuid(ANOTHER_USER)
+    _said(report, lambda: open_store(path))
+    _said(report, lambda: open_log(Path(path, "partition-00000"), "partition 0"))
+    with suppress(PermissionError):  # of root's store, which it may not touch any more
+        Path(path).chmod(0o700)
+
+
+SCENARIOS: Final = (
+    Scenario(
+        "disk-full",
+        "a full disk while writing, then freed",
+        full_disk,
+        invariants=("I1", "I2", "I3", "I4", "I7", "I10", "I11"),
+        short_s=3,
+        long_s=10,
+        weight=0.3,
+    ),
+    Scenario(
+        "map-full",
+        "a full map that grows, that may not, that cannot",
+        full_map,
+        invariants=("I1", "I10", "I11"),
+        short_s=3,
+        long_s=10,
+        weight=0.3,
+    ),
+    Scenario(
+        "no-permission",
+        "a read-only mount, and a store of another user",
+        no_permission,
+        invariants=("I1", "I10"),
+        short_s=2,
+        long_s=10,
+        weight=0.2,
+    ),
+)

@@ -1,0 +1,18 @@
+"""One Ray for the scenarios that share one; whoever has started one already keeps it."""
+
+from __future__ import annotations
+
+import pytest
+
+from rayfold.actors.cluster import prepare_environment
+
+prepare_environment()  # before any test of this folder imports ray
+
+
+@pytest.fixture(scope="session")
+def shared_ray() -> object:
+    """The Ray of this process, ended with the session."""
+    from rayfold.benchmarks.torture.living import ray_of_this_process, stop_ray
+
+    yield ray_of_this_process()
+    stop_ray()

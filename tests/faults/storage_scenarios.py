@@ -1,0 +1,37 @@
+"""How the tests run a storage scenario: its short form, with a fixed seed, and a look at what it counted."""
+
+from __future__ import annotations
+
+import random
+import time
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from rayfold.benchmarks.torture.contract import MODULES, Context, Findings, perform
+
+SEED = 4
+STORAGE = [f"rayfold.benchmarks.torture.{module}" for module in MODULES if module.startswith("storage_")]
+"""Without the scenarios that need Ray, whose import costs a second."""
+
+
+def context_in(folder: Path, seed: int = SEED) -> Context:
+    return Context(seed, random.Random(seed), folder, "short", time.monotonic() + 90)
+
+
+def short_form(name: str, folder: Path) -> Findings:
+    """What the scenario finds. Nothing, or the test fails with the first of it; skipped where the machine cannot."""
+    scenario = next(one for module in STORAGE for one in import_module(module).SCENARIOS if one.name == name)
+    findings = perform(scenario, context_in(folder))
+    if findings.skipped:
+        pytest.skip(findings.skipped)
+    assert findings.violations == [], f"{len(findings.violations)} violations"
+    assert all(findings.checks.get(invariant) for invariant in scenario.invariants)
+    return findings
+
+
+def figure(findings: Findings, name: str) -> int:
+    value = findings.figures[name]
+    assert isinstance(value, int)
+    return value

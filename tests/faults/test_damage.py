@@ -1,0 +1,103 @@
+"""Damage in a copy of a store: every answer is the truth or an error, and `verify` says where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from rayfold.benchmarks.torture.storage_damage import make_two, questions, verdict
+from rayfold.runtime.errors import Damaged
+from rayfold.runtime.log.environment import open_reader
+from rayfold.runtime.log.format import COMMANDS, EVENTS, STREAMS
+from rayfold.runtime.log.reader import LmdbReader
+from rayfold.runtime.log.store import Store
+from rayfold.runtime.stream import StreamId
+from tests.faults.storage_scenarios import SEED, figure, short_form
+
+
+def test_flipped_bits_and_cut_files_never_give_a_wrong_answer(tmp_path: Path) -> None:
+    findings = short_form("bit-flips", tmp_path)
+    assert figure(findings, "damages") > 200
+    assert figure(findings, "error") > 50
+    assert figure(findings, "wrong") == figure(findings, "denied") == 0
+
+
+def test_swapped_files_are_refused_by_name(tmp_path: Path) -> None:
+    findings = short_form("swapped-files", tmp_path)
+    assert figure(findings, "refused") > 20
+    assert figure(findings, "wrong") == figure(findings, "died") == 0
+
+
+def test_an_answer_that_is_not_the_truth_is_told_apart() -> None:
+    head, version, stream, *_ = questions(SEED)
+    assert [verdict(head, answer, 7, []) for answer in (7, 6, 8)] == ["right", "denied", "wrong"]
+    told = [verdict(stream, answer, [b"a", b"b"], []) for answer in ([b"a"], [], [b"b"])]
+    assert told == ["denied", "denied", "wrong"]
+    snapshot = next(one for one in questions(SEED) if one.hint)
+    told = [verdict(snapshot, answer, "s2", ["s1", "s2"]) for answer in (None, "s1", "s3")]
+    assert told == ["right", "right", "wrong"]
+
+
+# --- keys that decayed: LMDB finds a key by comparing keys, so what is looked for is not where it was ----------------
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return make_two(tmp_path / "store", SEED)
+
+
+def decayed(
+    store: Store, database: bytes, choose: Callable[[list[bytes]], bytes], new: Callable[[bytes], bytes]
+) -> tuple[LmdbReader, bytes]:
+    """A reader of partition 0 after a key there has become another, as a flipped bit makes it; and what it was."""
+    folder = store.partition_path(0)
+    with lmdb.open(str(folder), max_dbs=16, lib_version=0) as environment:
+        handle = environment.open_db(database, create=False)
+        with environment.begin(db=handle) as transaction:
+            old = choose([one for one, _ in transaction.cursor()])
+    data = (folder / "data.mdb").read_bytes()
+    assert old in data
+    (folder / "data.mdb").write_bytes(data.replace(old, new(old)))
+    return open_reader(folder, "partition 0"), old
+
+
+def flipped(key: bytes) -> bytes:
+    return key[:-1] + bytes([key[-1] ^ 2])
+
+
+def test_a_command_whose_key_decayed_is_damaged_and_not_new(store: Store) -> None:
+    reader, command_id = decayed(store, COMMANDS, lambda keys: keys[40], flipped)
+    with pytest.raises(Damaged, match="its checksum is wrong"):
+        reader.find_command(command_id)
+    assert isinstance(reader.find_commands([command_id])[command_id], Damaged)
+    reader.close()
+
+
+def test_the_last_command_whose_key_decayed_is_damaged_too(store: Store) -> None:
+    reader, command_id = decayed(store, COMMANDS, lambda keys: keys[-1], lambda key: b"\0" + key[1:])
+    with pytest.raises(Damaged):
+        reader.find_command(command_id)
+    assert isinstance(reader.find_commands([command_id])[command_id], Damaged)
+    reader.close()
+
+
+def test_a_stream_whose_last_key_decayed_is_damaged_and_not_shorter(store: Store) -> None:
+    stream = StreamId("Till", "till-2")
+    reader, _ = decayed(store, STREAMS, lambda keys: [one for one in keys if one.startswith(stream.key)][-1], flipped)
+    with pytest.raises(Damaged):
+        reader.version(stream)
+    with pytest.raises(Damaged):
+        reader.read_stream(stream)
+    reader.close()
+
+
+def test_a_log_whose_last_position_decayed_has_no_head(store: Store) -> None:
+    reader, _ = decayed(store, EVENTS, lambda keys: keys[-1], lambda key: key[:-3] + b"\1" + key[-2:])
+    with pytest.raises(Damaged, match="it seems to be the last of the"):
+        reader.head()
+    with pytest.raises(Damaged):
+        reader.read(0, 10_000)
+    reader.close()
