@@ -39,6 +39,9 @@ __all__ = ["DEFAULT_FLIGHTS", "DemoOptions", "DemoRefused", "run_demo"]
 DEFAULT_FLIGHTS: Final = 100_000
 """What fits into about a minute on two cores, the start of Ray included."""
 
+REPLICAS_MAX: Final = 4
+"""Of the demo: with five read models that is twenty processes."""
+
 PARTITIONS: Final = 2
 """Of a new store."""
 
@@ -68,6 +71,8 @@ class DemoOptions:
     """Of a new store; 2 if not chosen."""
     kill: bool = True
     """Whether to kill the process of an airport and that of a partition on the way."""
+    replicas: int = 1
+    """Of each read model."""
 
 
 def run_demo(options: DemoOptions) -> int:
@@ -96,7 +101,7 @@ def _run(options: DemoOptions, screen: Screen) -> int:
     try:
         _prepare(directory, count, options.partitions)
         _announce(flights, len(feed), directory, screen)
-        run = asyncio.run(replay(directory, feed, screen, kill=options.kill))
+        run = asyncio.run(replay(directory, feed, screen, kill=options.kill, replicas=options.replicas))
         report = _verified(directory, flights, feed, run, screen)
         _show(report, screen)
         if options.json:
@@ -118,6 +123,8 @@ def _checked(options: DemoOptions) -> int:
         raise DemoRefused(f"--flights {options.flights}: the table has 1 to {YEAR_FLIGHTS:,} flights")
     if options.partitions is not None and options.partitions < 1:
         raise DemoRefused(f"--partitions {options.partitions}: at least one is needed")
+    if not 1 <= options.replicas <= REPLICAS_MAX:
+        raise DemoRefused(f"--replicas {options.replicas}: 1 to {REPLICAS_MAX} of each read model")
     if options.json is not None and (options.json.is_dir() or not options.json.absolute().parent.is_dir()):
         raise DemoRefused(f"--json {options.json}: cannot write a file there")
     return YEAR_FLIGHTS if options.all else options.flights or DEFAULT_FLIGHTS

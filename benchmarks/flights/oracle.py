@@ -90,10 +90,10 @@ def _cannot_leave(departed_min: int, last_departed_min: int, last_landed_min: in
 
 
 def _tables(flights: pd.DataFrame) -> dict[str, Table]:
-    """The four read models as sums of columns."""
+    """The read models as sums of columns."""
     left, off, diverted = (flights[flights[name]] for name in ("is_departed", "is_cancelled", "is_diverted"))
     landed = flights[flights["is_landed"]]
-    route, hour = ["origin", "dest"], ["origin", "hour"]
+    route, hour, delay = ["origin", "dest"], ["origin", "hour"], ["origin", "carrier", "hour"]
     return {
         "Punctuality": _joined(
             departed=_count(left, ["carrier"]),
@@ -123,6 +123,11 @@ def _tables(flights: pd.DataFrame) -> dict[str, Table]:
             flights=_count(landed, ["tailnum"]),
             distance_miles=_sum(landed, ["tailnum"], "distance"),
             airborne_min=_sum(landed, ["tailnum"], "air_time"),
+        ),
+        "Delays": _joined(
+            departed=_count(left, delay),
+            late_min=_sum(left, delay, "dep_delay"),
+            long=_count(left[left["dep_delay"] >= 60], delay),
         ),
     }
 

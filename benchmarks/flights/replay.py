@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 from rayfold import Envelope, Receipt, Runtime, Unavailable
 
+from .delays import WORST, Delays, EveryDelay, WorstDelays
 from .domain import Aircraft, Airport
 from .feed import Feed
 from .figures import AirportHours, Distances, EveryAircraft, EveryCarrier, EveryHour, EveryRoute, Punctuality, Routes
@@ -74,7 +75,7 @@ class Replay:
     sent: int = 0
 
 
-async def replay(directory: Path, feed: Feed, watcher: Watcher, *, kill: bool) -> Replay:
+async def replay(directory: Path, feed: Feed, watcher: Watcher, *, kill: bool, replicas: int = 1) -> Replay:
     """Start the runtime on an existing store, send everything, ask the read models once they have seen it, and stop."""
     run = Replay(Ledger(len(feed)), Killer(len(feed), armed=kill))
     watcher.waiting_for("starting Ray, the partitions and the read models")
@@ -82,7 +83,8 @@ async def replay(directory: Path, feed: Feed, watcher: Watcher, *, kill: bool) -
     runtime = Runtime(
         directory,
         aggregates=[Airport, Aircraft],
-        projections=[Punctuality, Routes, AirportHours, Distances],
+        projections=[Punctuality, Routes, AirportHours, Distances, Delays],
+        replicas=replicas,
         timeout_s=TIMEOUT_S,
     )
     with ExitStack() as to_the_end:
@@ -111,6 +113,8 @@ async def ask_all(bank: Runtime) -> dict[str, tuple[Any, ...]]:
         "Routes": await bank.ask(Routes, EveryRoute(), after=now, timeout_s=VISIBLE_TIMEOUT_S),
         "AirportHours": await bank.ask(AirportHours, EveryHour(), after=now, timeout_s=VISIBLE_TIMEOUT_S),
         "Distances": await bank.ask(Distances, EveryAircraft(), after=now, timeout_s=VISIBLE_TIMEOUT_S),
+        "Delays": await bank.ask(Delays, EveryDelay(), after=now, timeout_s=VISIBLE_TIMEOUT_S),
+        WORST: await bank.ask(Delays, WorstDelays(), after=now, timeout_s=VISIBLE_TIMEOUT_S),
     }
 
 

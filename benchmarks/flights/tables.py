@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from .delays import WORST, DelayFigures
 from .figures import AircraftFigures, CarrierFigures, HourFigures, RouteFigures
 from .report import Report
 
@@ -43,6 +44,7 @@ def as_tables(report: Report, carriers: Mapping[str, str]) -> Iterator[Renderabl
     yield _punctuality(report.rows["Punctuality"], carriers)
     yield _hours(report.rows["AirportHours"])
     yield Columns([_routes(report.rows["Routes"]), _aircraft(report.rows["Distances"])], padding=(0, 3))
+    yield _worst(report.rows[WORST], carriers)
     yield _refusals(report.ledger.rejected_by_reason, report.ledger.told)
     yield _run(report)
     yield _checks(report)
@@ -115,6 +117,22 @@ def _heat(row: HourFigures | None) -> Text:
     late_min = row.departure_late_min / row.departed
     style = next((style for limit, style in _HEAT if late_min <= limit), _HOTTEST)
     return Text(f"{late_min:>3.0f} ", style=f"white {style}")
+
+
+def _worst(rows: Sequence[DelayFigures], carriers: Mapping[str, str]) -> Table:
+    """What SQL over all departures says."""
+    title = "Better not booked: most often over an hour late (SQL, in DuckDB)"
+    table = _table(title, "flights of", "from", "at", "left", "over an hour late", "mean delay")
+    for row in rows:
+        table.add_row(
+            escape(carriers.get(row.carrier, row.carrier)),
+            row.airport,
+            f"{row.hour}:00",
+            f"{row.departed:,}",
+            f"{_share(row.long, row.departed):.0%}",
+            f"{_share(row.late_min, row.departed):+.0f} min",
+        )
+    return table
 
 
 def _routes(rows: Sequence[RouteFigures]) -> Table:

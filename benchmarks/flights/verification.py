@@ -29,7 +29,7 @@ _SHOWN_MAX: Final = 5
 _PAGE: Final = 4096
 """Records read at a time: about 1 MiB."""
 
-_KEY_FIELDS: Final = {"Punctuality": 1, "Routes": 2, "AirportHours": 2, "Distances": 1}
+_KEY_FIELDS: Final = {"Punctuality": 1, "Routes": 2, "AirportHours": 2, "Distances": 1, "Delays": 3}
 """How many of the first fields of a row are its key."""
 
 LATER_REASON: Final = "time_ran_backwards"

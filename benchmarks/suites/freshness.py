@@ -13,11 +13,12 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
-from rayfold import RayfoldError, Receipt
+from rayfold import Projection, RayfoldError, Receipt
 
 from ..harness.contract import Case, Options, Sample
 from ..harness.histogram import Latencies
 from ..workloads.bank import BalanceOf, Balances
+from ..workloads.stored_balances import by_store
 from .latency import open_figures, open_notes
 from .load import Load, in_loops, open_loop
 from .read import fill
@@ -26,21 +27,31 @@ from .saturation import OPERATIONS, Operation, saturation_per_s
 
 __all__ = ["cases"]
 
+STORES_LOAD: Final = 0.5
+"""At which the stores are compared: half of saturation."""
+
 PROBES_PER_S: Final = 200
 """Of writes that are looked for: enough for a 99th percentile, too few to be a load."""
 
 
 def cases(options: Options) -> list[Case]:
-    """Rates of writing, and one write after the other with its query."""
+    """Rates of writing, the stores of read models, and one write after the other with its query."""
     loads = (0.5, 0.9) if options.quick else (0.1, 0.3, 0.5, 0.7, 0.9)
-    found = [Case("freshness", "visible", {"load": load}, partial(_measure_visible, load)) for load in loads]
+    found = [Case("freshness", "visible", {"load": load}, partial(_measure_visible, load, Balances)) for load in loads]
+    found += [
+        Case(
+            "freshness", "visible by store", {"store": store}, partial(_measure_visible, STORES_LOAD, projection), skip
+        )
+        for store, projection, skip in by_store()
+        if store != "memory"  # that is the case above
+    ]
     return [Case("freshness", "execute then ask after", {}, _measure_after), *found]
 
 
-async def _measure_visible(load: float, options: Options) -> Sample:
+async def _measure_visible(load: float, projection: type[Projection], options: Options) -> Sample:
     saturation = await saturation_per_s("execute", options)
     rate_per_s = saturation * load
-    async with running_bank(options, replicas=1) as running:
+    async with running_bank(options, replicas=1, projections=[projection]) as running:
         filled = await fill(running, options)
         probes = _Probes(running, every=max(1, round(rate_per_s / PROBES_PER_S)))
         operation = probes.watching(OPERATIONS["execute"](running.bank, options))
@@ -63,7 +74,7 @@ class _Probes:
         self.visible: Latencies = Latencies()
         self.plain: Latencies = Latencies()
         self.failures = Load()
-        self._bank = running.bank
+        self._bank, self._projection = running.bank, running.projection
         self._every = every
         self._seen = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -86,7 +97,7 @@ class _Probes:
     async def _probe(self, receipt: Receipt, after: Receipt | None, begun_ns: int) -> None:
         histogram = self.visible if after else self.plain
         try:
-            await self._bank.ask(Balances, BalanceOf(account=receipt.stream.id), after=after)
+            await self._bank.ask(self._projection, BalanceOf(account=receipt.stream.id), after=after)
         except RayfoldError as error:
             self.failures.note_failure(error)
         else:

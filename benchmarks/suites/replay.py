@@ -7,13 +7,14 @@ a million events it gets a copy each time; the largest is written on in place, w
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from rayfold import Aggregate, Shared, StreamId
+from rayfold import Aggregate, Projection, Shared, StreamId
 from rayfold.runtime.catalogue import Catalogue
 from rayfold.runtime.codec import encode_message, encode_state, state_fingerprint
 from rayfold.runtime.envelope import new_command_id
@@ -27,9 +28,11 @@ from ..harness.contract import Case, Options, Sample
 from ..workloads.bank import Account, AllBalances, Balances, Deposited, deposits
 from ..workloads.grown_log import EVENTS_EACH, account_name, grow, grow_streams
 from ..workloads.keys import ACCOUNTS, draw, names
+from ..workloads.stored_balances import by_store
 from .invariants import balances_in, read_model_violations
 from .load import execute_all
 from .measuring import rate, seconds_of, timed
+from .rebuilding import rebuild_cases
 from .running import fresh_folder, running_bank
 from .write import WARM_UP_SHARE, command_figures
 
@@ -61,7 +64,16 @@ def cases(options: Options) -> list[Case]:
     """Each question at each size of the log."""
     sizes = sizes_of(options)
     lengths = (100, 10_000) if options.quick else (10, 100, 1_000, 10_000, 100_000)
-    found = [Case("replay", "projection rebuild", {"events": events}, partial(_rebuild, events)) for events in sizes]
+    found = [
+        Case("replay", "projection rebuild", {"events": events}, partial(_rebuild, events, Balances))
+        for events in sizes
+    ]
+    found += [
+        Case("replay", "rebuild by store", {"store": store}, partial(_rebuild, sizes[0], projection), skip)
+        for store, projection, skip in by_store()
+        if store != "memory"  # that is the first of the cases above
+    ]
+    found += rebuild_cases()
     found += [Case("replay", "cold start", {"events": events}, partial(_cold_start, events)) for events in sizes]
     found += [
         Case(
@@ -106,13 +118,15 @@ def _notes(grown: _Grown) -> dict[str, str | int | float | bool]:
     return {"log_bytes": grown.bytes, "log_made_in_s": round(grown.seconds, 1)}
 
 
-async def _rebuild(events: int, options: Options) -> Sample:
+async def _rebuild(events: int, projection: type[Projection], options: Options) -> Sample:
     """A read model from nothing, in this process: one core, and nothing else going on."""
     grown = _log_of(options, events)
     reader = grown.store.open_reader(0)
+    folder = Path(tempfile.mkdtemp(prefix="read-model-", dir=options.directory))
     try:
         up_to = reader.head()
-        read_model = ReadModel(Balances, Catalogue([Account], [Balances]), {0: reader})
+        read_model = ReadModel(projection, Catalogue([Account], [projection]), {0: reader}, directory=folder)
+        read_model.open()
         begun_s = time.perf_counter()
         read_model.catch_up(0, up_to)
         seconds = time.perf_counter() - begun_s
@@ -122,8 +136,10 @@ async def _rebuild(events: int, options: Options) -> Sample:
             violations += read_model_violations("the rebuilt read model", balances_in([reader]), balances)
         elif sum(balances.values()) < events:
             violations.append(f"{sum(balances.values()):,} were deposited in the read model, {events:,} in the log")
+        read_model.close()
     finally:
         reader.close()
+        shutil.rmtree(folder, ignore_errors=True)
     if violations:
         return Sample(violations=violations)
     return Sample({"events_per_s": rate(up_to, seconds, "events/s")}, notes=_notes(grown))

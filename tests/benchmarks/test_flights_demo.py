@@ -18,6 +18,7 @@ from rich.console import Console
 from rayfold import RayfoldError, Receipt, Rejected, StreamId, Unavailable
 from rayfold.actors.status import OwnActorStatus, PartitionStatus, Status
 from rayfold.benchmarks.flights import demo
+from rayfold.benchmarks.flights.delays import WORST
 from rayfold.benchmarks.flights.demo import DemoOptions, run_demo
 from rayfold.benchmarks.flights.ledger import Ledger
 from rayfold.benchmarks.flights.outage import Killer, Outage
@@ -267,7 +268,7 @@ def _report(*checks: Check) -> Report:
         outages=[],
         facts=LogFacts(),
         checks=list(checks),
-        rows={"Punctuality": (), "Routes": (), "AirportHours": (), "Distances": ()},
+        rows={"Punctuality": (), "Routes": (), "AirportHours": (), "Distances": (), "Delays": (), WORST: ()},
         start_s=1,
         seconds=0,
         visible_s=0,
