@@ -49,6 +49,9 @@ def _run(
     ] = None,
     pin: Annotated[bool, typer.Option(help="Writers, projectors, load generator and Ray on disjoint cores.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Smaller sizes; all of it within 10 minutes.")] = False,
+    only: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Only the cases with this in their name, say 'commands after'.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of keys, mixes and the order of the cases.")] = 1,
     directory: Annotated[Path | None, typer.Option(help="Where stores are made. Default: a temporary one.")] = None,
     address: Annotated[
@@ -67,6 +70,7 @@ def _run(
         replicas=None if replicas is None else _numbers(replicas, "--replicas", 0),
         pin=pin,
         quick=quick,
+        only=only,
         seed=seed,
         directory=directory,
         address=address,

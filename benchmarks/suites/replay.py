@@ -73,7 +73,7 @@ def cases(options: Options) -> list[Case]:
         for store, projection, skip in by_store()
         if store != "memory"  # that is the first of the cases above
     ]
-    found += rebuild_cases()
+    found += rebuild_cases(options)
     found += [Case("replay", "cold start", {"events": events}, partial(_cold_start, events)) for events in sizes]
     found += [
         Case(
