@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -106,6 +107,8 @@ class Router:
         self._partitions = [self._destination_of(actor, number, "") for number, actor in enumerate(partitions)]
         self._routes: dict[StreamId, _Destination] = {}
         """Aggregates that are known to live in an own actor, or did when last heard of."""
+        self._lost: OrderedDict[str, None] = OrderedDict()
+        """Own actors that we gave up. A partition that has not heard of it yet still sends us there."""
         self._pending: set[_Pending] = set()
         self._sweeping = False
         self._closed = False
@@ -164,9 +167,17 @@ class Router:
         self._attempts += 1
         attempt = self._attempts
         predecessor = next(reversed(destination.flights), 0)
-        timer = self._loop.call_later(self._settings.attempt_timeout_s, self._came_back, destination, attempt, None)
+        timer = self._loop.call_later(self._patience_s(destination, batch), self._came_back, destination, attempt, None)
         destination.flights[attempt] = _Flight(batch, timer)
         destination.way.execute(attempt, predecessor, join(pending.blob for pending in batch))
+
+    def _patience_s(self, destination: _Destination, batch: Sequence[_Pending]) -> float:
+        """How long an attempt may take. A partition has many aggregates, which a lost request must not hold up. An own
+        actor has one, and one that decides for long is waited for: that its process has ended, Ray tells by itself."""
+        attempt_s = self._settings.attempt_timeout_s
+        if not destination.name:
+            return attempt_s
+        return max(attempt_s, max(pending.deadline_s for pending in batch) - self._loop.time())
 
     def _came_back(self, destination: _Destination, attempt: int, answer: bytes | None) -> None:
         """An attempt has been answered, or (without an answer) has failed or taken too long."""
@@ -223,8 +234,10 @@ class Router:
 
     def _open_route(self, stream: StreamId, actor: str, partition: int) -> None:
         try:
+            if actor in self._lost:
+                raise ValueError
             handle = self._actor_named(actor)
-        except ValueError:  # it has ended since; its partition will find out from us
+        except ValueError:  # it has ended since, or is as good as that; its partition finds out from us
             self._partitions[partition].way.actor.lost.remote(stream, actor)
             return
         if len(self._routes) >= _ROUTES_MAX:
@@ -240,12 +253,15 @@ class Router:
         if stream is not None:
             del self._routes[stream]
             self._partitions[destination.partition].way.actor.lost.remote(stream, destination.name)
+            self._lost[destination.name] = None
+            if len(self._lost) > _ROUTES_MAX:
+                self._lost.popitem(last=False)
         waiting = destination.lane.take_waiting(lambda _: True)
         for pending in [*again, *(pending for pending, _ in waiting)]:
             self._put(pending)
 
     def _put(self, pending: _Pending) -> None:
-        if pending.future.done():
+        if pending.future.done() or pending.deadline_s <= self._loop.time():  # its caller is told with the next sweep
             return
         try:
             self._destination(pending.stream).lane.put(pending, len(pending.blob))

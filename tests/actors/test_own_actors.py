@@ -6,14 +6,29 @@ import asyncio
 import os
 import re
 import signal
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from uuid import uuid4
 
+import pytest
 import ray.util
 
-from rayfold import Envelope, Receipt, Rejected, Runtime, derived_id
+from rayfold import (
+    Aggregate,
+    Command,
+    Envelope,
+    Event,
+    OwnActor,
+    Receipt,
+    Rejected,
+    Runtime,
+    Unavailable,
+    decide,
+    derived_id,
+    evolve,
+)
 from rayfold.actors.settings import Settings
 from rayfold.actors.status import OwnActorStatus
 from tests.actors.conftest import OWN_ACTORS, Bank
@@ -47,6 +62,45 @@ async def test_the_first_answer_comes_at_once_and_the_own_actor_takes_over_later
         second = await running.execute(Vault, "v", Store(thing="crown"))
         assert (second.version, second.position) == (2, first.position + 1)
     assert [name for name in ray.util.list_named_actors() if "Vault/v" in name] == []
+
+
+class Ponder(Command):
+    """Take your time."""
+
+    seconds: float
+
+
+class Pondered(Event):
+    """It did."""
+
+
+class Ponderer(Aggregate, placement=OwnActor()):
+    """Decides slowly."""
+
+    @decide
+    def ponder(self, command: Ponder) -> Pondered:
+        time.sleep(command.seconds)
+        return Pondered()
+
+    @evolve
+    def pondered(self, event: Pondered) -> None:
+        pass
+
+
+async def test_an_own_actor_may_take_as_long_as_its_caller_waits_and_is_ended_after_that(tmp_path: Path) -> None:
+    settings = Settings(attempt_timeout_s=0.3, timeout_s=10.0)
+    async with Runtime(tmp_path / "store", aggregates=[Ponderer, Account], settings=settings, partitions=1) as running:
+        await running.execute(Ponderer, "p", Ponder(seconds=0))
+        [own] = await own_actors(running, bool)
+        slow = asyncio.create_task(running.execute(Ponderer, "p", Ponder(seconds=1.5)))
+        await running.execute(Account, "alice", Open(owner="alice"))
+        assert not slow.done()
+        receipt = await slow
+        assert (receipt.version, receipt.repeated) == (2, False)
+        assert [one.name for one in (await running.status()).own_actors] == [own.name]
+        with pytest.raises(Unavailable):
+            await running.execute(Ponderer, "p", Ponder(seconds=60), timeout_s=0.5)
+        assert (await running.execute(Ponderer, "p", Ponder(seconds=0))).version == 3
 
 
 async def test_the_rules_and_the_repeats_are_the_same_in_an_own_actor(bank: Bank) -> None:
