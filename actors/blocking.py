@@ -20,14 +20,17 @@ from ..runtime.errors import CallerError, RayfoldError
 from ..runtime.log.store import Store
 from ..runtime.messages import Command, Event, Query
 from ..runtime.outcome import Outcome
+from ..runtime.place import After
 from ..runtime.projection import Projection
 from ..runtime.read_store.checkpoint import Quarantined
 from ..runtime.receipt import Receipt
 from ..runtime.recorded import Recorded
 from ..runtime.stream import ANY
 from ..runtime.subscription import Acknowledging, BlockingSubscription, From, Wanted
+from .client import Until
 from .rebuild import BlockingRebuild
 from .replica import Replica
+from .session import BlockingSession
 from .status import Status
 from .system import Runtime
 
@@ -96,6 +99,7 @@ class BlockingRuntime:
         expected_version: int = ANY,
         correlation_id: UUID | None = None,
         causation_id: UUID | None = None,
+        until: Until | None = None,
         timeout_s: float | None = None,
     ) -> Receipt:
         """Have the aggregate decide a command; see `Runtime.execute`."""
@@ -108,6 +112,7 @@ class BlockingRuntime:
                 expected_version=expected_version,
                 correlation_id=correlation_id,
                 causation_id=causation_id,
+                until=until,
                 timeout_s=timeout_s,
             )
         )
@@ -125,7 +130,7 @@ class BlockingRuntime:
         projection: type[Projection],
         query: Query[Answer],
         *,
-        after: Receipt | Mapping[int, int] | None = None,
+        after: After | None = None,
         timeout_s: float | None = None,
     ) -> Answer:
         """Ask a read model; see `Runtime.ask`."""
@@ -136,7 +141,7 @@ class BlockingRuntime:
         projection: type[Projection],
         queries: Iterable[Query[Answer]],
         *,
-        after: Receipt | Mapping[int, int] | None = None,
+        after: After | None = None,
         in_flight: int = 4096,
         timeout_s: float | None = None,
     ) -> Iterator[tuple[Query[Answer], Answer | RayfoldError]]:
@@ -144,6 +149,14 @@ class BlockingRuntime:
         answers = self._runtime.ask_all(projection, queries, after=after, in_flight=in_flight, timeout_s=timeout_s)
         while page := self._wait(_next_page(answers)):
             yield from page
+
+    def caught_up(self, *projections: type[Projection], timeout_s: float | None = None) -> None:
+        """Return once everything committed up to now is visible everywhere; see `Runtime.caught_up`."""
+        self._wait(self._runtime.caught_up(*projections, timeout_s=timeout_s))
+
+    def session(self, token: str | None = None) -> BlockingSession:
+        """Read your own writes, and never read backwards; see `Session`."""
+        return BlockingSession(self._runtime.session(token), self._wait)
 
     def replica(self, projection: type[P]) -> Replica[P]:
         """A read model of your own in this process; see `Runtime.replica`. Use it in a `with`."""

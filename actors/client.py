@@ -10,26 +10,32 @@ cannot be one, a payload that is too large.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from ..runtime.catalogue import Catalogue
 from ..runtime.codec import encode_message
 from ..runtime.envelope import Envelope, pack
-from ..runtime.errors import CallerError, InvalidMessage, RayfoldError, UnknownName
+from ..runtime.errors import CallerError, InvalidMessage, NotYetVisible, RayfoldError, UnknownName
 from ..runtime.messages import Query
 from ..runtime.outcome import Outcome
+from ..runtime.place import After, place_asked
 from ..runtime.projection import Projection
 from ..runtime.read_model import PackedQuery
 from ..runtime.receipt import Receipt
+from .queries import Saw, all_of
 from .router import Router
 from .serving import Serving
 from .settings import Settings
 
-__all__ = ["Client"]
+__all__ = ["Client", "Until"]
 
 Answer = TypeVar("Answer")
+
+Until = type[Projection] | Iterable[type[Projection]]
+"""The projections that `execute(..., until=)` waits for."""
 
 
 class Client:
@@ -62,7 +68,29 @@ class Client:
         """Pack and send a command; the future gets its outcome as a value. Raises `CallerError`s and `Overloaded`."""
         self._check_known(envelope)
         packed, blob = pack(envelope)
-        return self._router.submit(packed, blob, self._timeout_s(timeout_s))
+        return self._router.submit(packed, blob, self.timeout_s(timeout_s))
+
+    async def send_until(self, envelope: Envelope, until: Until, timeout_s: float | None) -> Outcome:
+        """`send`, and then wait until the events are visible in every replica of these projections. What keeps them
+        from that is a `NotYetVisible` with the receipt, as a value. Raises what `send` does."""
+        named = [until] if isinstance(until, type) else list(until)
+        serving = [self._serving_of(projection) for projection in named]
+        deadline_s = time.monotonic() + self.timeout_s(timeout_s)
+        outcome = await self.send(envelope, timeout_s)
+        if isinstance(outcome, Receipt):
+            try:
+                await all_of(_visible(one, outcome, deadline_s) for one in serving)
+            except NotYetVisible as error:
+                return error
+        return outcome
+
+    async def everywhere(self, projections: Sequence[type[Projection]], after: After, timeout_s: float | None) -> None:
+        """Return once every replica of these projections, or of all, has come to `after`. Raises `NotYetVisible`,
+        `Unavailable`, and what has stopped a projection."""
+        serving = [self._serving_of(projection) for projection in projections] or list(self._serving.values())
+        deadline_s = time.monotonic() + self.timeout_s(timeout_s)
+        positions = self._place(after)
+        await all_of(one.everywhere(positions, deadline_s) for one in serving)
 
     async def send_all(
         self, envelopes: Iterable[Envelope] | AsyncIterable[Envelope], in_flight: int, timeout_s: float | None
@@ -86,25 +114,26 @@ class Client:
         self,
         projection: type[Projection],
         query: Query[Any],
-        after: Receipt | Mapping[int, int] | None,
+        after: After | None,
         timeout_s: float | None,
+        saw: Saw | None = None,
     ) -> asyncio.Future[Any]:
-        """Pack a query and ask the replicas; the future gets the answer, errors too as values. Raises `CallerError`s
-        and `Overloaded`."""
+        """Pack a query and ask the replicas; the future gets the answer, errors too as values; `saw` is told where it
+        was read. Raises `CallerError`s and `Overloaded`."""
         serving = self._serving_of(projection)
-        return serving.ask(query, _packed(projection, query), self._positions(after), self._timeout_s(timeout_s))
+        return serving.ask(query, _packed(projection, query), self._place(after), self.timeout_s(timeout_s), saw)
 
     async def ask_all(
         self,
         projection: type[Projection],
         queries: Iterable[Query[Answer]],
-        after: Receipt | Mapping[int, int] | None,
+        after: After | None,
         in_flight: int,
         timeout_s: float | None,
     ) -> AsyncIterator[tuple[Query[Answer], Answer | RayfoldError]]:
         """Ask many, `in_flight` at a time; yields each with its answer, in the order they came."""
         _check_in_flight(in_flight)
-        positions, timeout_s = self._positions(after), self._timeout_s(timeout_s)
+        positions, timeout_s = self._place(after), self.timeout_s(timeout_s)
         serving = self._serving_of(projection)
         window: deque[tuple[Query[Answer], asyncio.Future[Any]]] = deque()
         for query in queries:
@@ -144,22 +173,28 @@ class Client:
             names = [command.message_name for command in aggregate.deciders]
             raise UnknownName(f"command of {aggregate.aggregate_type}", type(envelope.command).__name__, names)
 
-    def _positions(self, after: Receipt | Mapping[int, int] | None) -> dict[int, int]:
-        if after is None:
-            return {}
-        positions = {after.partition: after.position} if isinstance(after, Receipt) else dict(after)
-        for partition, position in positions.items():
-            if partition not in range(self._partitions) or not isinstance(position, int) or position < 0:
-                what = f"{partition!r}: {position!r} is no position in this store"
-                raise InvalidMessage("after", what, f"its partitions are 0 to {self._partitions - 1}")
-        return positions
+    def _place(self, after: After | None) -> dict[int, int]:
+        return place_asked(after, self._partitions)
 
-    def _timeout_s(self, timeout_s: float | None) -> float:
+    def timeout_s(self, timeout_s: float | None) -> float:
+        """What the call says, or the runtime's. Raises `CallerError`."""
         if timeout_s is None:
             return self._settings.timeout_s
         if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0:
             raise CallerError(f"timeout_s is {timeout_s!r}; give a positive number of seconds")
         return timeout_s
+
+
+async def _visible(serving: Serving, receipt: Receipt, deadline_s: float) -> None:
+    """Raises `NotYetVisible` with the receipt, whatever the reason."""
+    partition, position = receipt.partition, receipt.position
+    try:
+        await serving.everywhere({partition: position}, deadline_s)
+    except RayfoldError as error:
+        why = str(error) if isinstance(error, NotYetVisible) else f"{serving.name} cannot show them: {error}"
+        told = NotYetVisible(serving.name, partition, position, serving.reached(partition), why)
+        told.receipt = receipt
+        raise told from error
 
 
 async def _each(envelopes: Iterable[Envelope] | AsyncIterable[Envelope]) -> AsyncIterator[Envelope]:

@@ -124,6 +124,14 @@ class ProjectorActor:
         self._check_going_on()
         return answered
 
+    @ray.method(concurrency_group="ask_after")
+    def come_to(self, after: Mapping[int, int], timeout_s: float) -> tuple[list[Any], dict[int, int]]:
+        """Wait until `after` is visible here. An error as `to_wire` packs it, or nothing; and the place reached."""
+        read_model = self._caught_up()
+        error = _told(lambda: self._wait_for(read_model, after, timeout_s))
+        self._check_going_on()
+        return error, dict(read_model.positions)
+
     @ray.method(concurrency_group="status")
     def status(self) -> ProjectorAnswer:
         """How far the read model is, and what is wrong with it. Takes no lock: it is answered while events arrive."""

@@ -3,8 +3,9 @@
 Step [8] of the read path, the caller's half. The other half is `actors/projector.py`.
 
 One lane leads to each replica; queries go to the shortest. A query with `after=` goes the same way if the replica is
-known to have come that far (each answer says how far it is), and else by a road of its own on which it may wait. A
-replica that does not answer is left out for a moment and the query goes to another: reading twice harms nobody.
+known to have come that far (each answer says how far it is), and else by a road of its own on which it may wait, for an
+attempt's time at a time. A replica that does not answer, or does not get there, is left out for a moment and the query
+goes to another: reading twice harms nobody. `everywhere` waits for all of them, which is another question.
 
 Rules kept here: every query has a deadline; every call has one, after which it counts as lost; what waits is bounded.
 """
@@ -14,17 +15,17 @@ from __future__ import annotations
 import asyncio
 import pickle
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future as ThreadFuture
 from functools import partial
 from typing import Any, Final
 
 from ..runtime.batching import Lane
-from ..runtime.errors import Overloaded, Unavailable
+from ..runtime.errors import NotYetVisible, Overloaded, RayfoldError, Unavailable, from_wire
 from ..runtime.read_model import PackedQuery, join_queries
 from .settings import Settings
 
-__all__ = ["Replicas"]
+__all__ = ["Replicas", "Saw", "all_of"]
 
 _IN_FLIGHT_MAX: Final = 2
 """Batches on their way to one replica: one that it answers, and one that is made and carried meanwhile."""
@@ -33,7 +34,8 @@ _BATCH_QUERIES_MAX: Final = 1024
 """Answered under one hold of the read model's lock: about 3 ms during which it takes in no event."""
 
 _LEFT_OUT_S: Final = 0.2
-"""How long a replica that did not answer is left out, if there is another."""
+"""How long a replica whose call failed is left out, if there is another. One that was silent for a whole attempt is
+left out for as long again: each query that is tried there waits so long for nothing."""
 
 _WAITING_MAX: Final = 1024
 """Queries of one client that wait for a position; each is a call of its own."""
@@ -44,16 +46,24 @@ _GRACE_S: Final = 1.0
 _SWEEP_S: Final = 0.1
 """How precise deadlines are."""
 
+Saw = Callable[[dict[int, int]], None]
+"""Is told the positions that an answer was read at."""
+
 
 class _Asked:
     """A query on its way, until its future has an answer."""
 
-    __slots__ = ("after", "deadline_s", "future", "packed")
+    __slots__ = ("after", "deadline_s", "future", "packed", "saw")
 
     def __init__(
-        self, packed: PackedQuery, after: Mapping[int, int], deadline_s: float, future: asyncio.Future[Any]
+        self,
+        packed: PackedQuery,
+        after: Mapping[int, int],
+        deadline_s: float,
+        future: asyncio.Future[Any],
+        saw: Saw | None,
     ) -> None:
-        self.packed, self.after, self.deadline_s, self.future = packed, after, deadline_s, future
+        self.packed, self.after, self.deadline_s, self.future, self.saw = packed, after, deadline_s, future, saw
 
 
 class _Replica:
@@ -126,17 +136,69 @@ class Replicas:
         )
         return replica
 
-    def ask(self, packed: PackedQuery, after: Mapping[int, int], timeout_s: float) -> asyncio.Future[Any]:
-        """The future gets the answer, errors too as values. Raises `Overloaded` at once."""
+    def ask(
+        self, packed: PackedQuery, after: Mapping[int, int], timeout_s: float, saw: Saw | None = None
+    ) -> asyncio.Future[Any]:
+        """The future gets the answer, errors too as values; `saw` is told before where the answer was read. Raises
+        `Overloaded` at once."""
         if len(self._pending) >= self._settings.in_flight_max:
             raise Overloaded(f"the client's road to {self._name}", self._settings.in_flight_max, "queries in flight")
-        asked = _Asked(packed, after, time.monotonic() + timeout_s, self._loop.create_future())
+        asked = _Asked(packed, after, time.monotonic() + timeout_s, self._loop.create_future(), saw)
         self._route(asked)
         self._pending.add(asked)
         if not self._sweeping:
             self._sweeping = True
             self._loop.call_later(_SWEEP_S, self._sweep)
         return asked.future
+
+    async def everywhere(self, after: Mapping[int, int], deadline_s: float) -> None:
+        """Return once every replica has come to `after`, those that join meanwhile too. One that was killed has it as
+        soon as it answers again; one that is gone for good does not count, unless all are.
+
+        Raises `NotYetVisible` at the deadline, what stopped the projection at once, `Unavailable` and `Overloaded`.
+        """
+        waited_for: list[_Replica] = []
+        while fresh := [replica for replica in self._replicas if replica not in waited_for]:
+            lives = await all_of(self._come_to(replica, after, deadline_s) for replica in fresh)
+            if not any(lives):
+                raise Unavailable(self._name, "none of its projectors is alive any more")
+            waited_for += fresh
+
+    async def _come_to(self, replica: _Replica, after: Mapping[int, int], deadline_s: float) -> bool:
+        """False if it is gone for good."""
+        if self._waiting >= _WAITING_MAX:
+            raise Overloaded(f"{self._name}, waits for a position", _WAITING_MAX, "waits")
+        self._waiting += 1
+        try:
+            lives = True
+            while lives and not replica.has(after) and replica in self._replicas and not self._retired:
+                if (left_s := deadline_s - time.monotonic()) <= 0:
+                    raise _not_yet(self._name, after, replica.positions)
+                lives = await self._look(replica, after, min(left_s, self._settings.attempt_timeout_s))
+            return lives
+        finally:
+            self._waiting -= 1
+
+    async def _look(self, replica: _Replica, after: Mapping[int, int], attempt_s: float) -> bool:
+        """Have it wait for so long, and note where it is then. False if it is gone for good."""
+        from ray.exceptions import ActorDiedError  # imported by whoever has started it by now
+
+        try:
+            coming = replica.actor.come_to.remote(dict(after), attempt_s).future()
+            error, positions = await asyncio.wait_for(asyncio.wrap_future(coming), attempt_s + _GRACE_S)
+        except ActorDiedError:
+            return False
+        except Exception:  # it is being started again, or ends, or is silent
+            await asyncio.sleep(min(_LEFT_OUT_S / 2, attempt_s))
+            return True
+        replica.saw(positions)
+        if error and not isinstance(told := from_wire(error), NotYetVisible):
+            raise told
+        return True
+
+    def reached(self, partition: int) -> int:
+        """How far the last of the replicas is known to have come."""
+        return min((replica.positions.get(partition, 0) for replica in self._replicas), default=0)
 
     def _route(self, asked: _Asked) -> None:
         replica = self._next_replica(asked.after)
@@ -148,7 +210,7 @@ class Replicas:
             raise Overloaded(f"{self._name}, queries with after=", _WAITING_MAX, "queries")
         self._waiting += 1
         replica.in_flight += 1
-        left_s = max(0.0, asked.deadline_s - time.monotonic())
+        left_s = min(max(0.0, asked.deadline_s - time.monotonic()), self._settings.attempt_timeout_s)
         call = _Call(replica, [asked], waits=True)
         self._start(call, left_s + _GRACE_S, "ask_after", asked.packed, dict(asked.after), left_s)
 
@@ -193,14 +255,22 @@ class Replicas:
         replica = call.replica
         replica.in_flight -= len(call.batch)
         if answer is None or failed:
-            replica.left_out_until_s = time.monotonic() + _LEFT_OUT_S
+            left_out_s = self._settings.attempt_timeout_s if answer is None else _LEFT_OUT_S
+            replica.left_out_until_s = time.monotonic() + left_out_s
             replica.positions.clear()
             self._loop.call_later(_LEFT_OUT_S / 2, self._again, call.batch)
         else:
             blob, positions = answer.result()
             replica.saw(positions)
-            for asked, value in zip(call.batch, pickle.loads(blob), strict=True):
-                self._resolve(asked, value)
+            answers = pickle.loads(blob)
+            if call.waits and type(answers[0]) is NotYetVisible and time.monotonic() < call.batch[0].deadline_s:
+                replica.left_out_until_s = time.monotonic() + _LEFT_OUT_S
+                self._loop.call_soon(self._again, call.batch)
+            else:
+                for asked, value in zip(call.batch, answers, strict=True):
+                    if asked.saw is not None and not isinstance(value, RayfoldError):
+                        asked.saw(positions)
+                    self._resolve(asked, value)
         if call.waits:
             self._waiting -= 1
         else:
@@ -232,3 +302,18 @@ class Replicas:
         self._sweeping = bool(self._pending)
         if self._sweeping:
             self._loop.call_later(_SWEEP_S, self._sweep)
+
+
+def _not_yet(name: str, after: Mapping[int, int], positions: Mapping[int, int]) -> NotYetVisible:
+    missing = ((p, position, positions.get(p, 0)) for p, position in after.items() if positions.get(p, 0) < position)
+    return NotYetVisible(name, *next(missing))
+
+
+async def all_of(waits: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """What all come to; the first that raises ends the others."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()

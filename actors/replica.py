@@ -4,8 +4,8 @@ Steps [7] and [8] of the read path in one process. Before it: the logs, as they 
 broadcast reaches it; a thread of its own looks at the heads of the logs (`Pace`) and reads what is new.
 
 Rules kept here: the logs are only read, and no transaction is open while the thread waits; a reader sees a prefix of
-each partition's log, as anywhere else; a projection that has stopped is told to whoever
-asks, never hidden by old answers; a log that cannot be read is tried again, and said in the program's log.
+each partition's log, as anywhere else; a projection that has stopped, and a thread that has, is told to whoever asks,
+never hidden by old answers; a log that cannot be read is tried again, and said in the program's log.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Final, Generic, Self, TypeVar, cast
 
 from ..runtime.catalogue import Catalogue
-from ..runtime.errors import CallerError, HandlerFailed, InvalidMessage, RayfoldError, UnknownName
+from ..runtime.errors import CallerError, HandlerFailed, RayfoldError, UnknownName
 from ..runtime.follow import Pace
 from ..runtime.log.store import Store
 from ..runtime.messages import Query
+from ..runtime.place import After, place_asked
 from ..runtime.projection import Projection
 from ..runtime.read_model import ReadModel
 from ..runtime.read_store.kinds import InMemory
-from ..runtime.receipt import Receipt
 
 __all__ = ["Replica"]
 
@@ -69,6 +69,8 @@ class Replica(Generic[P]):
             if self._read_model.failed is not None:
                 raise self._read_model.failed.with_traceback(None)
             self._undo = undo.pop_all()
+        self._answers: Mapping[type[Any], Any] = projection.answers
+        self._answer_here = self._read_model.answer_here
         self._thread = threading.Thread(target=self._follow, name=f"rayfold replica of {name}", daemon=True)
         self._thread.start()
 
@@ -77,42 +79,44 @@ class Replica(Generic[P]):
         """Partition -> position of the last event taken in. A copy."""
         return dict(self._read_model.positions)
 
-    def ask(
-        self, query: Query[Answer], *, after: Receipt | Mapping[int, int] | None = None, timeout_s: float = TIMEOUT_S
-    ) -> Answer:
+    def ask(self, query: Query[Answer], *, after: After | None = None, timeout_s: float = TIMEOUT_S) -> Answer:
         """The answer, at once, or with `after` once this replica has come so far.
 
         Raises `NotYetVisible` after `timeout_s`, `UnknownName`, `HandlerFailed`, what stopped the projection, and
         `Unavailable` once the replica is closed.
         """
-        answering = self._projection.answers.get(type(query))
+        answering = self._answers.get(type(query))
         if answering is None:
-            known = [asked.message_name for asked in self._projection.answers]
-            raise UnknownName(f"query of {self._projection.projection_name}", type(query).__name__, known)
+            raise self._unknown(query)
         if after is not None:
             self.wait_for(after, timeout_s)
-        with self._read_model.reading() as model:
-            try:
-                return cast(Answer, answering(model, query))
-            except RayfoldError:
-                raise
-            except Exception as error:
-                name = f"{self._projection.__name__} @answer"
-                raise HandlerFailed.caused_by(name, type(query).__name__, error) from error
+        try:  # not packed, and not checked again: the query was when it was made
+            answer: Answer = self._answer_here(answering, query)
+            return answer
+        except RayfoldError:
+            raise
+        except (Exception, SystemExit) as error:
+            name = f"{self._projection.__name__} @answer"
+            raise HandlerFailed.caused_by(name, type(query).__name__, error) from error
+
+    def ask_at(self, query: Query[Answer]) -> tuple[Answer, dict[int, int]]:
+        """The answer at once, and the positions at which it was read. Raises what `ask` does."""
+        with self.reading():
+            return self.ask(query), self.positions
 
     def reading(self) -> AbstractContextManager[P]:
         """The read model itself, which does not change while the `with` block runs: for many look-ups at once. No event
         is taken in meanwhile, so keep it short; and only read."""
         return cast("AbstractContextManager[P]", self._read_model.reading())
 
-    def wait_for(self, after: Receipt | Mapping[int, int], timeout_s: float = TIMEOUT_S) -> None:
+    def wait_for(self, after: After, timeout_s: float = TIMEOUT_S) -> None:
         """Return once this replica has come so far. Raises `NotYetVisible`, and at once what stopped it."""
-        asked = {after.partition: after.position} if isinstance(after, Receipt) else dict(after)
-        for partition, position in asked.items():
-            if partition not in self._readers or not isinstance(position, int) or position < 0:
-                what = f"{partition!r}: {position!r} is no position in this store"
-                raise InvalidMessage("after", what, f"its partitions are 0 to {len(self._readers) - 1}")
-        self._read_model.wait_for(asked, timeout_s)
+        self._read_model.wait_for(place_asked(after, len(self._readers)), timeout_s)
+
+    def has(self, positions: Mapping[int, int]) -> bool:
+        """Whether it has come so far."""
+        reached = self._read_model.positions
+        return all(reached.get(partition, 0) >= positions[partition] for partition in positions)
 
     def close(self) -> None:
         """End the thread and let go of the logs. Closing twice is fine; whoever waits is told."""
@@ -132,15 +136,23 @@ class Replica(Generic[P]):
     async def __aexit__(self, *exc_info: object) -> None:
         self.close()
 
+    def _unknown(self, query: object) -> UnknownName:
+        known = [asked.message_name for asked in self._answers]
+        return UnknownName(f"query of {self._projection.projection_name}", type(query).__name__, known)
+
     def _follow(self) -> None:
         """Until it is closed, or the projection has stopped."""
-        pace = Pace()
+        pace, name = Pace(), self._projection.projection_name
         while not self._ending.is_set() and self._read_model.failed is None:
             try:
                 found, pause_s = self._read_new(), pace.next_pause_s()
             except RayfoldError as error:
-                log.error("the replica of %s tries again: %s", self._projection.projection_name, error)
+                log.error("the replica of %s tries again: %s", name, error)
                 found, pause_s = False, _TROUBLE_S
+            except Exception as error:  # a mistake of ours, or no memory: nobody may wait for a thread that has ended
+                log.exception("the replica of %s follows no more", name)
+                self._read_model.fail(HandlerFailed.caused_by(f"the replica of {name}", "the logs it follows", error))
+                return
             if found:
                 pace.news()
             else:

@@ -18,7 +18,7 @@ from ..runtime.errors import HandlerFailed, RayfoldError
 from ..runtime.messages import Query
 from ..runtime.projection import Projection, Route, part_of
 from ..runtime.read_model import PackedQuery
-from .queries import Replicas
+from .queries import Replicas, Saw, all_of
 from .settings import Settings
 
 __all__ = ["Serving"]
@@ -30,6 +30,7 @@ class Serving:
     def __init__(self, projection: type[Projection], parts: Sequence[Sequence[Any]], settings: Settings) -> None:
         self._settings = settings
         self._projection = projection
+        self.name = projection.projection_name
         self._parts = [Replicas(projection.projection_name, actors, settings) for actors in parts]
 
     def replace(self, projection: type[Projection], parts: Sequence[Sequence[Any]]) -> None:
@@ -44,18 +45,35 @@ class Serving:
                 replicas.retire()
 
     def ask(
-        self, query: Query[Any], packed: PackedQuery, after: Mapping[int, int], timeout_s: float
+        self,
+        query: Query[Any],
+        packed: PackedQuery,
+        after: Mapping[int, int],
+        timeout_s: float,
+        saw: Saw | None = None,
     ) -> asyncio.Future[Any]:
-        """Ask the part that the query is for, or all of them; the future gets the answer, errors too as values.
-        Raises `Overloaded`."""
+        """Ask the part that the query is for, or all of them; the future gets the answer, errors too as values. `saw`
+        is told where each part was read. Raises `Overloaded`."""
         if len(self._parts) == 1:
-            return self._parts[0].ask(packed, after, timeout_s)
+            return self._parts[0].ask(packed, after, timeout_s, saw)
         route = self._projection.answer_routes.get(type(query), Route())
         if route.merge is not None:
-            asked = [part.ask(packed, after, timeout_s) for part in self._parts]
+            asked = [part.ask(packed, after, timeout_s, saw) for part in self._parts]
             return asyncio.ensure_future(_merged(asked, route.merge, f"{self._projection.__name__} @answer(merge=...)"))
         part = part_of(route.key(query), len(self._parts)) if route.key else 0  # one that it does not know says so
-        return self._parts[part].ask(packed, after, timeout_s)
+        return self._parts[part].ask(packed, after, timeout_s, saw)
+
+    async def everywhere(self, after: Mapping[int, int], deadline_s: float) -> None:
+        """Return once every replica of every part has come to `after`, of those that serve by then. Raises what
+        `Replicas.everywhere` does."""
+        waited_for: list[Replicas] = []
+        while waited_for is not self._parts:
+            waited_for = self._parts
+            await all_of(part.everywhere(after, deadline_s) for part in waited_for)
+
+    def reached(self, partition: int) -> int:
+        """How far the last of its projectors is known to have come."""
+        return min(part.reached(partition) for part in self._parts)
 
 
 async def _merged(asked: Sequence[asyncio.Future[Any]], merge: Callable[[list[Any]], Any], name: str) -> Any:

@@ -26,6 +26,7 @@ from ..runtime.errors import CallerError, RayfoldError, StoreMissing, UnknownNam
 from ..runtime.log.store import Store, create_or_open_store
 from ..runtime.messages import Command, Event, Query
 from ..runtime.outcome import Outcome
+from ..runtime.place import After
 from ..runtime.projection import Projection
 from ..runtime.read_store.checkpoint import Quarantined
 from ..runtime.receipt import Receipt
@@ -33,11 +34,12 @@ from ..runtime.recorded import Recorded
 from ..runtime.stream import ANY
 from ..runtime.subscription import Acknowledging, From, Wanted
 from .assembly import Assembly
-from .client import Client
+from .client import Client, Until
 from .history import TimeTravel
 from .projections import check_replicas
 from .rebuild import Rebuild
 from .replica import Replica
+from .session import Session
 from .settings import Settings
 from .status import Status
 from .subscriptions import Subscription, Subscriptions
@@ -128,16 +130,19 @@ class Runtime:
         expected_version: int = ANY,
         correlation_id: UUID | None = None,
         causation_id: UUID | None = None,
+        until: Until | None = None,
         timeout_s: float | None = None,
     ) -> Receipt:
         """Have the aggregate decide a command. Returns once its events are fsynced.
 
         Raises `Rejected`, `Conflict`, `HandlerFailed`, `InvalidMessage` and the other `CallerError`s: nothing was
         stored. Raises `Unavailable` after `timeout_s` (seconds): unknown whether it happened, and the same
-        `command_id` may be sent again, for it takes effect at most once.
+        `command_id` may be sent again, for it takes effect at most once. until: wait too until every replica of these
+        projections shows it; else `NotYetVisible`, which has the `receipt`: the command succeeded.
         """
         envelope = Envelope(aggregate, id, command, command_id, expected_version, correlation_id, causation_id)
-        outcome = await self._client.send(envelope, timeout_s)
+        client = self._client
+        outcome = await (client.send_until(envelope, until, timeout_s) if until else client.send(envelope, timeout_s))
         if isinstance(outcome, RayfoldError):
             raise outcome
         return outcome
@@ -161,10 +166,10 @@ class Runtime:
         projection: type[Projection],
         query: Query[Answer],
         *,
-        after: Receipt | Mapping[int, int] | None = None,
+        after: After | None = None,
         timeout_s: float | None = None,
     ) -> Answer:
-        """Ask a read model. With `after=receipt` (or positions, see `heads`) the answer includes that write.
+        """Ask a read model. With `after=receipt` (or several, positions, a session) the answer includes that.
 
         Raises `NotYetVisible` if no replica has come that far in time (the write stands), `Unavailable` if none
         answers, and `HandlerFailed` if a handler of the projection raised.
@@ -179,7 +184,7 @@ class Runtime:
         projection: type[Projection],
         queries: Iterable[Query[Answer]],
         *,
-        after: Receipt | Mapping[int, int] | None = None,
+        after: After | None = None,
         in_flight: int = 4096,
         timeout_s: float | None = None,
     ) -> AsyncIterator[tuple[Query[Answer], Answer | RayfoldError]]:
@@ -188,6 +193,18 @@ class Runtime:
         Answers are values: what `ask` would have returned, or the error that it would have raised.
         """
         return self._client.ask_all(projection, queries, after, in_flight, timeout_s)
+
+    async def caught_up(self, *projections: type[Projection], timeout_s: float | None = None) -> None:
+        """Return once everything committed up to now is visible in every replica of these projections, or of all.
+
+        Raises `NotYetVisible` at the deadline, and at once what has stopped a projection, as `ask` would tell it.
+        """
+        await self._client.everywhere(projections, await self.heads(), timeout_s)
+
+    def session(self, token: str | None = None) -> Session:
+        """Read your own writes, and never read backwards: see `Session`. With the `token` of another session, of this
+        store, what that one has written and seen is seen too. Raises `InvalidMessage` for a token that is not."""
+        return Session(self, token)
 
     async def replica(self, projection: type[P]) -> Replica[P]:
         """A read model of your own in this process, asked without Ray; see `docs/consistency.md`.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .actors.blocking import BlockingRuntime
     from .actors.rebuild import BlockingRebuild, Rebuild, RebuildProgress
     from .actors.replica import Replica
+    from .actors.session import BlockingSession, Session
     from .actors.status import Status
     from .actors.subscriptions import Subscription
     from .actors.system import Runtime
@@ -68,6 +69,7 @@ __all__ = [
     "Aggregate",
     "BlockingRebuild",
     "BlockingRuntime",
+    "BlockingSession",
     "BlockingSubscription",
     "CallerError",
     "Command",
@@ -104,6 +106,7 @@ __all__ = [
     "Replica",
     "Rows",
     "Runtime",
+    "Session",
     "Shared",
     "Status",
     "StorageFailed",
@@ -134,6 +137,7 @@ _NAMES_BY_HOME: Final = {
     ".actors.blocking": ("BlockingRuntime",),
     ".actors.rebuild": ("BlockingRebuild", "Rebuild", "RebuildProgress"),
     ".actors.replica": ("Replica",),
+    ".actors.session": ("BlockingSession", "Session"),
     ".actors.status": ("Status",),
     ".actors.subscriptions": ("Subscription",),
     ".actors.system": ("Runtime",),

@@ -34,7 +34,10 @@ Ray) carry them typed; `to_wire` and `from_wire` carry them in msgpack, where no
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+if TYPE_CHECKING:
+    from .receipt import Receipt
 
 __all__ = [
     "CallerError",
@@ -233,14 +236,21 @@ class Unavailable(RayfoldError, TimeoutError):
 
 
 class NotYetVisible(Unavailable):
-    """A query's `after=` was not reached in time. The write stands; only this replica had not seen it yet."""
+    """A query's `after=` was not reached in time. The write stands; only this replica had not seen it yet.
 
-    def __init__(self, subject: str, partition: int, asked: int, reached: int) -> None:
+    Of `execute(..., until=)`: the command succeeded, with this `receipt`, and `why` it is not visible everywhere.
+    """
+
+    receipt: Receipt | None = None
+
+    def __init__(self, subject: str, partition: int, asked: int, reached: int, why: str = "") -> None:
         super().__init__(subject, "not yet visible")
-        self.args = (subject, partition, asked, reached)
-        self.partition, self.asked, self.reached = partition, asked, reached
+        self.args = (subject, partition, asked, reached, why)
+        self.partition, self.asked, self.reached, self.why = partition, asked, reached, why
 
     def sentence(self) -> str:
+        if self.why:
+            return f"the command succeeded and its events are stored, but {self.why}"
         return (
             f"{self.subject}: position {self.asked} of partition {self.partition} is not visible yet,"
             f" the replica is at {self.reached}"

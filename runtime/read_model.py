@@ -114,7 +114,8 @@ class ReadModel:
         self._in_memory = isinstance(self._kept.store, MemoryStore)
         self._feeding = threading.RLock()
         """Held by whoever feeds events in: one at a time, so that positions only move by the holder."""
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         """Held while the model changes or is asked; notified when it has changed."""
         self._checkpointing = threading.Lock()
         self._opened = self._closed = False
@@ -244,6 +245,22 @@ class ReadModel:
                 raise self.failed.with_traceback(None)
             with self._transaction():
                 yield self._kept.model
+
+    def answer_here(self, answering: Callable[[Any, Any], T], query: object) -> T:
+        """What a method of the projection answers to a query that was never packed, for a caller in this process.
+        Raises what `reading` does, and what the method raises."""
+        kept = self._kept
+        with self._lock:
+            if self._in_memory and kept.failed is None and not self._closed and not kept.restoring():
+                return answering(kept.model, query)
+        with self.reading() as model:
+            return answering(model, query)
+
+    def fail(self, error: RayfoldError) -> None:
+        """Take in nothing more, and tell this to everybody who asks or waits."""
+        with self._changed:
+            self._kept.failed = error
+            self._changed.notify_all()
 
     def wait_for(self, after: Mapping[int, int], timeout_s: float) -> None:
         """Return once `after` is visible here. Raises `NotYetVisible` after `timeout_s`, with the place reached; at

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar, assert_type
 
-from rayfold import BlockingRuntime, Recorded, Runtime, Status
+from rayfold import BlockingRuntime, BlockingSession, Receipt, Recorded, Replica, Runtime, Session, Status
 from rayfold.runtime.aggregate import Aggregate, events_of, outcome_of
 from rayfold.runtime.catalogue import Catalogue
 from rayfold.runtime.codec import decode_message, decode_state
@@ -76,6 +76,21 @@ if TYPE_CHECKING:
         assert_type(await bank.as_of(Balances, {0: 5}, BalanceOf(account="alice")), int)
         assert_type(blocking.as_of(Balances, {}, Richest()), list[str])
         assert_type(await bank.status(), Status)
+
+    # A session and an embedded replica answer as the runtime does.
+    async def _reads_its_writes(bank: Runtime, blocking: BlockingRuntime) -> None:
+        me, replica = bank.session(), await bank.replica(Balances)
+        assert_type(me, Session)
+        assert_type(replica, Replica[Balances])
+        receipt = await me.execute(Account, "alice", Open(owner="Ada"), until=[Balances])
+        assert_type(receipt, Receipt)
+        assert_type(await me.ask(Balances, BalanceOf(account="alice")), int)
+        assert_type(await me.ask_replica(replica, Richest()), list[str])
+        assert_type(await bank.ask(Balances, Richest(), after=[receipt]), list[str])
+        assert_type(replica.ask(BalanceOf(account="alice"), after=me), int)
+        assert_type(blocking.session(me.token()), BlockingSession)
+        assert_type(blocking.session().ask(Balances, Richest()), list[str])
+        await bank.ask(Balances, Richest(), after=7)  # type: ignore[arg-type]
 
     # What the runtime uses.
     assert_type(outcome_of(account, Deposit(amount=1)), list[Event] | Rejected)

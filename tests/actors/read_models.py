@@ -148,3 +148,34 @@ class Poisoned(Projection, on_failure="quarantine"):
 
 class Stopping(Poisoned, on_failure="stop"):
     """The same, but it stops."""
+
+
+class LastSeen(Query[list[tuple[int, int, str]]]):
+    """The last entries of the trail of each partition: partition, position, account."""
+
+    of_each: int = 20
+
+
+class Trail(Projection):
+    """Where every deposit is in the log."""
+
+    trail: dict[int, list[tuple[int, int, str]]] = {}
+
+    @project
+    def opened(self, event: Opened, recorded: Recorded) -> None:
+        """An entry too, so that there are no gaps."""
+        self._add(recorded)
+
+    @project
+    def deposited(self, event: Deposited, recorded: Recorded) -> None:
+        """At its position."""
+        self._add(recorded)
+
+    def _add(self, recorded: Recorded) -> None:
+        entry = (recorded.partition, recorded.position, recorded.aggregate_id)
+        self.trail.setdefault(recorded.partition, []).append(entry)
+
+    @answer
+    def last(self, query: LastSeen) -> list[tuple[int, int, str]]:
+        """The newest of each partition, in order."""
+        return [entry for partition in sorted(self.trail) for entry in self.trail[partition][-query.of_each :]]

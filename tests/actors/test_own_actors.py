@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import signal
-import time
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -79,7 +79,7 @@ class Ponderer(Aggregate, placement=OwnActor()):
 
     @decide
     def ponder(self, command: Ponder) -> Pondered:
-        time.sleep(command.seconds)
+        threading.Event().wait(command.seconds)
         return Pondered()
 
     @evolve

@@ -76,6 +76,10 @@ SENTENCES: list[tuple[RayfoldError, str]] = [
         "Balances: position 20 of partition 3 is not visible yet, the replica is at 17",
     ),
     (
+        NotYetVisible("Balances", 3, 20, 17, "Balances cannot show them: no memory"),
+        "the command succeeded and its events are stored, but Balances cannot show them: no memory",
+    ),
+    (
         Overloaded("the lane to partition 3", 32_768, "items"),
         "the lane to partition 3 is full at 32,768 items; it was not sent, try again later",
     ),
