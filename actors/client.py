@@ -139,14 +139,14 @@ class Client:
         for query in queries:
             if len(window) >= in_flight:
                 asked, future = window.popleft()
-                yield asked, await future
+                yield asked, future.result() if future.done() else await future
             try:
                 packed = _packed(projection, query)
                 window.append((query, serving.ask(query, packed, positions, timeout_s)))
             except RayfoldError as error:
                 window.append((query, _resolved(error)))
         for asked, future in window:
-            yield asked, await future
+            yield asked, future.result() if future.done() else await future
 
     async def drain(self, timeout_s: float) -> None:
         """Take no more commands, and wait for those on their way."""

@@ -144,7 +144,12 @@ class Replicas:
         if len(self._pending) >= self._settings.in_flight_max:
             raise Overloaded(f"the client's road to {self._name}", self._settings.in_flight_max, "queries in flight")
         asked = _Asked(packed, after, time.monotonic() + timeout_s, self._loop.create_future(), saw)
-        self._route(asked)
+        if after or len(self._replicas) > 1:
+            self._route(asked)
+        else:  # what `_route` comes to, without its three calls: 0.3 of 6 us a query
+            replica = self._replicas[0]
+            replica.lane.put(asked, len(packed.payload) + 64)
+            replica.in_flight += 1
         self._pending.add(asked)
         if not self._sweeping:
             self._sweeping = True
@@ -267,10 +272,13 @@ class Replicas:
                 replica.left_out_until_s = time.monotonic() + _LEFT_OUT_S
                 self._loop.call_soon(self._again, call.batch)
             else:
+                pending = self._pending
                 for asked, value in zip(call.batch, answers, strict=True):
                     if asked.saw is not None and not isinstance(value, RayfoldError):
                         asked.saw(positions)
-                    self._resolve(asked, value)
+                    pending.discard(asked)
+                    if not asked.future.done():
+                        asked.future.set_result(value)
         if call.waits:
             self._waiting -= 1
         else:
