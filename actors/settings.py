@@ -19,8 +19,8 @@ class Settings:
 
     attempt_timeout_s: float = 5.0
     """When an attempt without an answer is sent again. A killed actor answers again after 1-2 s; a request that
-    the network lost would otherwise stall its line for 30 s. An aggregate in an actor of its own may take as long as its
-    callers wait."""
+    the network lost would otherwise stall its line for 30 s. An aggregate in an actor of its own may take as long as
+    its callers wait."""
 
     own_actors_max: int = 16
     """Own actors alive per node: each costs about 45 MiB and half a CPU-second to start."""
