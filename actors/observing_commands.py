@@ -20,16 +20,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 
-from ..runtime.codec import decode_payload
 from ..runtime.errors import InvalidId, Unavailable
-from ..runtime.history import stored_history
-from ..runtime.log.contract import StoredEvent
-from ..runtime.log.store import Holder, Store, holder_of, open_store
-from ..runtime.stream import partition_of, stream_id
-from .status import PartitionStatus, Status
 
 if TYPE_CHECKING:
+    from ..runtime.log.contract import StoredEvent
+    from ..runtime.log.store import Store
     from .connection import RunningSystem
+    from .status import Status
 
 __all__ = ["history", "status"]
 
@@ -49,6 +46,7 @@ def status(
     json_file: JsonOption = None,
 ) -> None:
     """Show what runs on a store and how it does. Exit code 2 if nothing runs; then with what the log says."""
+    from ..runtime.log.store import holder_of, open_store
     from .connection import RunningSystem
 
     store = open_store(directory)
@@ -77,6 +75,10 @@ def history(
     to_version: Annotated[int | None, typer.Option("--to", help="The last version; default: all.")] = None,
 ) -> None:
     """Print the events of one aggregate as they are stored, one line of JSON each."""
+    from ..runtime.history import stored_history
+    from ..runtime.log.store import open_store
+    from ..runtime.stream import partition_of, stream_id
+
     name, slash, ident = aggregate.partition("/")
     if not slash:
         raise InvalidId("aggregate", aggregate, "has no slash; write its type and its id, such as Account/alice")
@@ -102,6 +104,7 @@ def _end_at_once(told: str) -> NoReturn:
 
 async def _look(system: RunningSystem, watch: bool, json_file: Path | None) -> None:
     """Look twice, for the rates; or again and again, until the system stops."""
+    from ..runtime.log.store import holder_of
     from .status_screen import as_values, drawn
 
     def screen(seen: Status) -> Any:
@@ -130,6 +133,8 @@ async def _look(system: RunningSystem, watch: bool, json_file: Path | None) -> N
 
 def _show_heads(store: Store, why: str, json_file: Path | None) -> None:
     """Nothing runs, or it cannot be reached: what the logs say about themselves."""
+    from ..runtime.log.store import holder_of
+    from .status import PartitionStatus, Status
     from .status_screen import as_values
 
     complaints.print(escape(why), soft_wrap=True)
@@ -142,8 +147,7 @@ def _show_heads(store: Store, why: str, json_file: Path | None) -> None:
             reader.close()
     told = ", ".join(f"{one.partition}: {one.head:,}" for one in partitions)
     console.print(f"the log has events up to, by partition, {told}", soft_wrap=True)
-    holder: Holder | None = holder_of(store.path)
-    _write(json_file, as_values(Status(partitions, [], []), store, holder))
+    _write(json_file, as_values(Status(partitions, [], []), store, holder_of(store.path)))
 
 
 def _write(json_file: Path | None, values: dict[str, Any]) -> None:
@@ -155,6 +159,8 @@ def _write(json_file: Path | None, values: dict[str, Any]) -> None:
 
 
 def _as_values(stored: StoredEvent, partition: int) -> dict[str, Any]:
+    from ..runtime.codec import decode_payload
+
     recorded_at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=stored.recorded_at_us)
     return {
         "version": stored.version,
