@@ -32,8 +32,9 @@ __all__ = ["Assembly"]
 _OPEN_TIMEOUT_S: Final = 300.0
 """Opening replays the log into the read models, and a long log takes long."""
 
-_OPEN_ATTEMPTS_MAX: Final = 5
-"""A network that loses one answer in three lets one of 250 starts fail then; more means that something is broken."""
+_OPEN_ATTEMPTS_MAX: Final = 20
+"""A network that loses one call in three lets one start in a hundred million fail then; more means that something is
+broken."""
 
 _ANSWER_TIMEOUT_S: Final = 5.0
 _RETRY_S: Final = 0.1
