@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from ..runtime.errors import StorageFailed
+from ..runtime.log.durable import fsync_folder
 from ..runtime.projection import Projection
 from ..runtime.read_store.memory import FILE
 
@@ -115,9 +116,7 @@ def mark_serving(build: Build) -> None:
         os.fsync(descriptor)
         os.close(descriptor)
         for folder in (build.path, build.path.parent):
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            os.fsync(descriptor)
-            os.close(descriptor)
+            fsync_folder(folder)
     except OSError as error:
         raise StorageFailed(str(build.path), error.strerror or str(error)) from error
 

@@ -26,14 +26,13 @@ import json
 import os
 import re
 import threading
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from .errors import Damaged, InvalidId, InvalidMessage, StorageFailed, StoreInUse, StoreMismatch, SubscriptionInUse
-from .log.environment import fsync_folder
+from .log.durable import checksum_of, fsync_folder, write_durably
 from .log.store import Hold, Store
 
 __all__ = ["MEMBERS_MAX", "Acknowledged", "check_member"]
@@ -167,15 +166,9 @@ class Acknowledged:
 
     def _write(self, path: Path, facts: dict[str, Any]) -> None:
         facts = {"format": 1, "store_id": self._store.store_id, **facts}
-        content = json.dumps({**facts, "checksum": _checksum(facts)}) + "\n"
-        temporary = path.with_suffix(".new")
+        content = json.dumps({**facts, "checksum": checksum_of(facts)}) + "\n"
         try:
-            with temporary.open("w") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(path)
-            fsync_folder(path.parent)
+            write_durably(path, content.encode())
         except OSError as error:
             raise StorageFailed(str(path), f"cannot save it: {error.strerror or error}") from error
 
@@ -193,7 +186,7 @@ class Acknowledged:
             raise Damaged(
                 str(path), "it is not what was written; remove the subscription's folder to begin anew"
             ) from error
-        if checksum != _checksum(facts):
+        if checksum != checksum_of(facts):
             raise Damaged(str(path), "its checksum is wrong; remove the subscription's folder to begin anew")
         if facts["store_id"] != self._store.store_id:
             what = f"this is a subscription to the store {facts['store_id']}, not to {self._store.store_id}"
@@ -203,8 +196,3 @@ class Acknowledged:
 
 def _member_folder(folder: Path, member: int) -> Path:
     return folder / f"member-{member:05d}"
-
-
-def _checksum(facts: dict[str, Any]) -> str:
-    """CRC-32 over the facts as sorted compact JSON, in hexadecimal."""
-    return f"{zlib.crc32(json.dumps(facts, sort_keys=True, separators=(',', ':')).encode()):08x}"

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zlib
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import msgpack
 
 from ..errors import Damaged, StoreMismatch
+from ..log.durable import checksum_of
 from ..log.format import FORMAT_VERSION, RECORD_BYTES_MAX, chain_of
 from ..log.stretch import Stretch
 from .target import Target
@@ -100,7 +100,7 @@ def read_inventory(target: Target) -> Inventory | None:
         checksum = facts.pop("checksum")
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise Damaged(where, "it is not what was written") from error
-    if checksum != _checksum(facts):
+    if checksum != checksum_of(facts):
         raise Damaged(where, "its checksum is wrong")
     if facts["format"] != BACKUP_FORMAT or facts["log_format"] != FORMAT_VERSION:
         what = f"it has format {facts['format']} with logs of format {facts['log_format']}"
@@ -119,10 +119,5 @@ def write_inventory(target: Target, inventory: Inventory) -> None:
         "taken_at": inventory.taken_at,
         "segments": {str(number): [asdict(one) for one in listed] for number, listed in inventory.segments.items()},
     }
-    facts["checksum"] = _checksum(facts)
+    facts["checksum"] = checksum_of(facts)
     target.write(INVENTORY, (json.dumps(facts, indent=1) + "\n").encode())
-
-
-def _checksum(facts: dict[str, Any]) -> str:
-    """CRC-32 over the facts as sorted compact JSON, in hexadecimal."""
-    return f"{zlib.crc32(json.dumps(facts, sort_keys=True, separators=(',', ':')).encode()):08x}"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from ..errors import StorageFailed, StoreMismatch, StoreMissing
-from ..log.environment import fsync_folder
+from ..log.durable import fsync_folder, write_durably
 from ..log.format import record_position
 from ..log.store import Store, create_or_open_store
 from ..log.stretch import Stretch, commands_of, write_stretch
@@ -145,9 +145,4 @@ def _write_origin(store: Store, inventory: Inventory, heads: Mapping[int, int]) 
         "restored_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "heads": {str(partition): head for partition, head in heads.items()},
     }
-    with (store.path / ORIGIN).open("w") as file:
-        json.dump(facts, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    fsync_folder(store.path)
+    write_durably(store.path / ORIGIN, (json.dumps(facts, indent=2) + "\n").encode())

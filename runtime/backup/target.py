@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import StorageFailed
-from ..log.environment import fsync_folder
+from ..log.durable import write_durably
 
 __all__ = ["Target", "target_at"]
 
@@ -67,15 +67,9 @@ class _Folder:
 
     def write(self, name: str, content: bytes) -> None:
         path = self._folder / name
-        temporary = path.with_name(f"{path.name}.new")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(path)
-            fsync_folder(path.parent)
+            write_durably(path, content)
         except OSError as error:
             raise StorageFailed(str(path), f"cannot write: {error.strerror or error}") from error
 

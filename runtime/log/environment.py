@@ -28,6 +28,7 @@ import lmdb
 from lmdb import verify as lmdb_verify
 
 from ..errors import Damaged, StorageFailed, StoreError, StoreMismatch, StoreMissing
+from .durable import fsync_folder
 from .format import DATABASES, FORMAT_VERSION, META, META_FORMAT, META_IDENTITY, decode_meta, encode_meta
 from .reader import LmdbReader
 from .writer import LmdbLog
@@ -386,12 +387,3 @@ def _make_folder(folder: Path) -> None:
         fsync_folder(folder.parent)
     except OSError as error:
         raise StorageFailed(str(folder), f"cannot make the folder: {error.strerror or error}") from error
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make the names in a folder durable. Raises `OSError`."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

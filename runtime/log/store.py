@@ -29,7 +29,6 @@ import shutil
 import socket
 import uuid
 import weakref
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,7 +37,8 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 from ..errors import StorageFailed, StoreInUse, StoreMismatch, StoreMissing
-from .environment import fsync_folder, open_log
+from .durable import checksum_of, fsync_folder, write_durably
+from .environment import open_log
 from .format import FORMAT_VERSION
 from .reader import LmdbReader
 from .shared import open_shared_reader
@@ -153,7 +153,7 @@ def _read_manifest(folder: Path) -> Store:
         checksum = facts.pop("checksum")
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise StoreMismatch(str(path), "the manifest is damaged: it is not what was written", remedy) from error
-    if checksum != _manifest_checksum(facts):
+    if checksum != checksum_of(facts):
         raise StoreMismatch(str(path), "the manifest is damaged: its checksum is wrong", remedy)
     if facts.get("format") != FORMAT_VERSION or facts.get("hash") != HASH:
         what = f"the store has format {facts.get('format')} with hash {facts.get('hash')}"
@@ -170,20 +170,8 @@ def _write_manifest(store: Store) -> None:
         "partitions": store.partitions,
         "hash": HASH,
     }
-    facts["checksum"] = _manifest_checksum(facts)
-    temporary = store.path / f"{MANIFEST}.new"
-    with temporary.open("w") as file:
-        json.dump(facts, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(store.path / MANIFEST)
-    fsync_folder(store.path)
-
-
-def _manifest_checksum(facts: dict[str, Any]) -> str:
-    """CRC-32 over the facts as sorted compact JSON, in hexadecimal."""
-    return f"{zlib.crc32(json.dumps(facts, sort_keys=True, separators=(',', ':')).encode()):08x}"
+    facts["checksum"] = checksum_of(facts)
+    write_durably(store.path / MANIFEST, (json.dumps(facts, indent=2) + "\n").encode())
 
 
 # --- creating -----------------------------------------------------------------------------------------------------

@@ -20,12 +20,12 @@ encoded in about 0.6 s, and so much longer a query may wait while a checkpoint o
 from __future__ import annotations
 
 import logging
-import os
 import zlib
 from pathlib import Path
 from typing import Any, Final
 
 from ..errors import DefinitionError, InvalidMessage, StorageFailed
+from ..log.durable import write_durably
 from ..saved_state import STATE_BYTES_MAX, decode_state, encode_state
 
 __all__ = ["MemoryStore"]
@@ -87,15 +87,8 @@ class MemoryStore:
         Raises `StorageFailed`."""
         assert self._path is not None
         number, content = copy
-        temporary = self._path.with_name(f"{FILE}.new")
         try:
-            with temporary.open("wb") as file:
-                file.write(_MAGIC + zlib.crc32(content).to_bytes(4, "big"))
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(self._path)
-            _fsync_folder(self._path.parent)
+            write_durably(self._path, _MAGIC + zlib.crc32(content).to_bytes(4, "big"), content)
         except OSError as error:
             raise StorageFailed(str(self._path), f"cannot write a checkpoint: {error.strerror or error}") from error
         self._in_file = number
@@ -146,12 +139,3 @@ def _split(content: bytes) -> tuple[bytes, bytes]:
     """The checkpoint and the state in the content of a copy."""
     end = 4 + int.from_bytes(content[:4], "big")
     return content[4:end], content[end:]
-
-
-def _fsync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,6 +14,7 @@ from rayfold.runtime.backup.taking import backup_store
 from rayfold.runtime.errors import CommandIdReused, Damaged, StorageFailed, StoreMismatch, StoreMissing
 from rayfold.runtime.log import stretch
 from rayfold.runtime.log.check import verify_store
+from rayfold.runtime.log.durable import checksum_of
 from rayfold.runtime.log.store import Store, create_or_open_store
 from tests.runtime.log.appends import ALICE, BOB, command_id, deposits
 
@@ -176,11 +177,9 @@ def test_a_store_that_lost_events_is_not_backed_up_over_its_backup(store: Store,
     shorter = restore_store(tmp_path / "backup", tmp_path / "shorter", positions={0: 4})
     forged = tmp_path / "forged.json"
     inventory = json.loads((tmp_path / "backup" / INVENTORY).read_text())
-    from rayfold.runtime.backup.inventory import _checksum
-
     inventory["store_id"] = shorter.store_id
     del inventory["checksum"]
-    inventory["checksum"] = _checksum(inventory)
+    inventory["checksum"] = checksum_of(inventory)
     forged.write_text(json.dumps(inventory))
     forged.rename(tmp_path / "backup" / INVENTORY)
     with pytest.raises(StoreMismatch, match="it has 6 events of partition 0, and the store only 4"):

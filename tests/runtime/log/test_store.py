@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rayfold.runtime.errors import StorageFailed, StoreInUse, StoreMismatch, StoreMissing
-from rayfold.runtime.log import store as store_module
+from rayfold.runtime.log.durable import checksum_of
 from rayfold.runtime.log.store import Hold, Store, create_or_open_store, holder_of, open_store
 from tests.runtime.log.appends import ALICE, amounts_of, deposits, python
 
@@ -208,7 +208,7 @@ def test_a_manifest_that_is_none_is_refused(tmp_path: Path, content: bytes) -> N
 def test_a_store_of_a_later_format_is_refused_by_its_number(tmp_path: Path) -> None:
     create_or_open_store(tmp_path, 1)
     facts = {"format": 2, "store_id": "x", "partitions": 1, "hash": "crc32"}
-    facts["checksum"] = store_module._manifest_checksum(facts)
+    facts["checksum"] = checksum_of(facts)
     (tmp_path / "store.json").write_text(json.dumps(facts))
     with pytest.raises(StoreMismatch) as caught:
         open_store(tmp_path)
@@ -223,19 +223,21 @@ def test_a_store_of_a_later_format_is_refused_by_its_number(tmp_path: Path) -> N
 def test_a_creation_killed_at_any_step_leaves_no_store_and_can_be_done_again(tmp_path: Path) -> None:
     code = """
 import os, sys
+import rayfold.runtime.log.durable as durable
 import rayfold.runtime.log.store as store
 left = int(sys.argv[2])
-def dying(name):
-    real = getattr(store, name)
+def dying(home, name):
+    real = getattr(home, name)
     def step(*arguments, **named):
         global left
         left -= 1
         if left < 0:
             os._exit(9)
         return real(*arguments, **named)
-    setattr(store, name, step)
+    setattr(home, name, step)
 for name in ("open_log", "fsync_folder", "_write_manifest"):
-    dying(name)
+    dying(store, name)
+dying(durable, "fsync_folder")
 store.create_or_open_store(sys.argv[1], 2)
 print("done")
 """

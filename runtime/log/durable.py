@@ -1,0 +1,43 @@
+"""Durable: small files that are there whole or not at all, and the checksum of the facts in them.
+
+Beside the write path: the manifest of a store, checkpoints in memory, what subscriptions have acknowledged, backups.
+
+Rule kept here: a file is written beside its place, fsynced, moved there, and then its folder is fsynced, in this order.
+Whatever is cut short leaves the file that was there before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+__all__ = ["checksum_of", "fsync_folder", "write_durably"]
+
+
+def write_durably(path: Path, *content: bytes) -> None:
+    """Make `content` the file at `path`, in place of any that is there. Raises `OSError`."""
+    temporary = path.with_name(f"{path.name}.new")
+    with temporary.open("wb") as file:
+        for piece in content:
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    fsync_folder(path.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder durable. Raises `OSError`."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def checksum_of(facts: dict[str, Any]) -> str:
+    """CRC-32 over the facts as sorted compact JSON, in hexadecimal."""
+    return f"{zlib.crc32(json.dumps(facts, sort_keys=True, separators=(',', ':')).encode()):08x}"
