@@ -21,6 +21,7 @@ from ..benchmarks.harness.commands import bench
 from ..benchmarks.torture.commands import torture
 from ..runtime.errors import RayfoldError
 from .backup_commands import backup, restore
+from .cluster_commands import down, node, nodes, up
 from .observing_commands import history, status
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ app.command()(restore)
 app.command()(status)
 app.command()(history)
 app.command()(torture)
+app.command()(up)
+app.command()(down)
+app.command()(node)
+app.command()(nodes)
 
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there as well.")]
 

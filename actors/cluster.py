@@ -1,7 +1,7 @@
 """Cluster: the Ray that the actors run on, started here or joined, with the settings that measurements call for.
 
-Rules kept here: a runtime never joins a Ray that merely happens to run on the machine (`address="local"`); if the
-caller has initialised Ray in this process, that one is used and left running. What this process started, it stops.
+Rules kept here: a runtime never joins a Ray that merely happens to run on the machine, unless told to (`cluster=`); if
+the caller has initialised Ray in this process, that one is used and left running. What this process started, it stops.
 """
 
 from __future__ import annotations
@@ -9,13 +9,32 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
+import socket
 import stat
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-__all__ = ["OWN_ACTOR_SLOT", "Cluster", "prepare_environment"]
+from ..runtime.errors import CallerError, StorageFailed, Unavailable
+from .node import DATA_VARIABLE, NAME_LABEL, NODE_LABEL
+
+if TYPE_CHECKING:
+    from .local_cluster import LocalCluster, LocalNodes
+
+__all__ = [
+    "GCS_FOLDER",
+    "OBJECT_STORE_BYTES",
+    "OWN_ACTOR_SLOT",
+    "Cluster",
+    "NodeFacts",
+    "ensure_token",
+    "has_token",
+    "node_environment",
+    "prepare_environment",
+]
 
 OWN_ACTOR_SLOT: Final = "rayfold_own_actor"
 """The Ray resource of which each own actor takes one: `num_cpus=0` alone would admit any number of them."""
@@ -25,17 +44,52 @@ _ENVIRONMENT: Final = {
     "RAY_worker_niceness": "0",
     # Whoever reaches a Ray cluster runs code in it: only with the token.
     "RAY_AUTH_MODE": "token",
-    # A local cluster otherwise listens on all interfaces; this makes it loopback only.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # Under `uv run` Ray would start workers in a copy of the project with a fresh environment.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
-_READ_AT_IMPORT: Final = {"RAY_AUTH_MODE", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_ENABLE_UV_RUN_RUNTIME_ENV"}
+_LOOPBACK: Final = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""A local cluster otherwise listens on all interfaces; `0` makes it loopback only, and no other machine can join."""
 
-_OBJECT_STORE_BYTES: Final = 128 * 1024 * 1024
+_READ_AT_IMPORT: Final = {"RAY_AUTH_MODE", _LOOPBACK, "RAY_ENABLE_UV_RUN_RUNTIME_ENV"}
+
+_DETECTION: Final = {
+    # A lost node is noticed after some 5 s, where Ray's defaults take up to 65 s. Only where there are several nodes:
+    # a machine that is alone has nobody to be missed by, and much to lose from a false alarm when it is busy.
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_grpc_client_keepalive_time_ms": "3000",
+    "RAY_grpc_client_keepalive_timeout_ms": "3000",
+    # Not `RAY_gcs_rpc_server_reconnect_timeout_s`, which would have the processes of a cut-off node end sooner than
+    # after Ray's 60 s: the nodes of a head that restarts would end as well. That a lost node's actors go on is harmless
+    # here: the log refuses what they append once another has taken over.
+}
+
+GCS_FOLDER: Final = "gcs"
+"""In the head's data folder: Ray's own directory of nodes, actors and names, so that a restarted head knows them."""
+
+OBJECT_STORE_BYTES: Final = 128 * 1024 * 1024
 """Nothing large goes through the object store; Ray's default of 30 % of memory would be reserved for nothing."""
+
+_NAMESPACE: Final = "rayfold"
+
+_REACH_TIMEOUT_S: Final = 5.0
+"""For a connection to the head of a cluster that is to be joined."""
+
+
+class NodeFacts(NamedTuple):
+    """One node of a cluster, as Ray knows it now."""
+
+    node_id: str
+    """Of its data folder: the same after every restart."""
+    name: str
+    ray_node_id: str
+    """Ray's own id, which is another one after each start."""
+    address: str
+    alive: bool
 
 
 @dataclass(slots=True)
@@ -44,13 +98,47 @@ class Cluster:
 
     namespace: str
     owned: bool
-    """Started by us, to be stopped by us."""
+    """Connected to by us, to be left by us."""
     counts_slots: bool
     """Whether the cluster has `OWN_ACTOR_SLOT`s; one that somebody else started may not."""
+    local_nodes: LocalNodes | None = None
+    """The nodes that were started for it, to be stopped with it."""
 
     @classmethod
-    def start_or_join(cls, *, num_cpus: int | None, own_actors_max: int) -> Cluster:
-        """The Ray of this process: the one the caller has initialised, or else a new local one."""
+    def start_or_join(
+        cls,
+        *,
+        num_cpus: int | None,
+        own_actors_max: int,
+        cluster: LocalCluster | str | None = None,
+        folder: str | os.PathLike[str] | None = None,
+    ) -> Cluster:
+        """The Ray of this process: the one the caller has initialised, or else a new local one.
+
+        `cluster`: a `LocalCluster`, whose nodes are started with data folders in `folder`; `"auto"`, the cluster that
+        `RAY_ADDRESS` names or that runs on this machine; or `"HOST:PORT"`. Raises `Unavailable` if it cannot be reached
+        or started, and `CallerError` if this process is connected to another Ray.
+        """
+        if cluster is None:
+            return cls._start_alone(num_cpus, own_actors_max)
+        if isinstance(cluster, str):
+            return cls._join(cluster)
+        from .local_cluster import LocalNodes
+
+        if folder is None:
+            raise CallerError("a local cluster needs a folder for the data folders of its nodes")
+        nodes = LocalNodes(cluster, folder, own_actors_max=own_actors_max)
+        nodes.start()
+        try:
+            joined = cls._join(nodes.address)
+        except BaseException:
+            nodes.stop(grace_s=0)
+            raise
+        joined.local_nodes = nodes
+        return joined
+
+    @classmethod
+    def _start_alone(cls, num_cpus: int | None, own_actors_max: int) -> Cluster:
         prepare_environment()
         import ray  # a second of CPU: paid when a runtime starts, not when rayfold is imported
 
@@ -59,15 +147,40 @@ class Cluster:
             ray.init(
                 address="local",
                 num_cpus=num_cpus,
-                namespace="rayfold",
+                namespace=_NAMESPACE,
                 resources={OWN_ACTOR_SLOT: own_actors_max} if own_actors_max else None,
-                object_store_memory=_OBJECT_STORE_BYTES,
+                object_store_memory=OBJECT_STORE_BYTES,
                 include_dashboard=False,
                 logging_level=logging.ERROR,
             )
-            _protect_token()
-        namespace = ray.get_runtime_context().namespace
-        return cls(namespace, owned, OWN_ACTOR_SLOT in ray.cluster_resources())
+            _protect_token(os.environ)
+        return cls._connected(owned)
+
+    @classmethod
+    def _join(cls, wanted: str) -> Cluster:
+        address = os.environ.get("RAY_ADDRESS", wanted) if wanted == "auto" else wanted
+        _reach(address)
+        prepare_environment(loopback=_is_loopback(address))
+        import ray
+
+        if ray.is_initialized():
+            present = ray.get_runtime_context().gcs_address
+            if address not in ("auto", present):
+                raise CallerError(f"this process is connected to the Ray at {present} and cannot join {address} too")
+            return cls._connected(owned=False)
+        try:
+            ray.init(address=address, namespace=_NAMESPACE, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            told = " ".join(str(error).split())
+            remedy = "see whether it runs and whether this user has its token; `rayfold up` starts one here"
+            raise Unavailable(f"the Ray cluster {address!r}", f"cannot be joined: {told:.300}; {remedy}") from error
+        return cls._connected(owned=True)
+
+    @classmethod
+    def _connected(cls, owned: bool) -> Cluster:
+        import ray
+
+        return cls(ray.get_runtime_context().namespace, owned, OWN_ACTOR_SLOT in ray.cluster_resources())
 
     @property
     def address(self) -> str:
@@ -77,6 +190,23 @@ class Cluster:
         address: str = ray.get_runtime_context().gcs_address
         return address
 
+    def nodes(self) -> list[NodeFacts]:
+        """The nodes that have data folders, by name; also those that are gone, as long as Ray remembers them.
+
+        Empty for a Ray that was started for one machine alone. A call to Ray's directory, of a few milliseconds.
+        """
+        import ray
+
+        found: dict[str, NodeFacts] = {}
+        for one in ray.nodes():
+            labels = one.get("Labels") or {}
+            if node_id := labels.get(NODE_LABEL):
+                name = labels.get(NAME_LABEL, "") or node_id
+                facts = NodeFacts(node_id, name, one["NodeID"], one["NodeManagerAddress"], bool(one["Alive"]))
+                if facts.alive or node_id not in found:  # a node that was restarted is there twice
+                    found[node_id] = facts
+        return sorted(found.values(), key=lambda node: (node.name, node.node_id))
+
     def actor_named(self, name: str) -> Any:
         """The handle of a named actor. Raises `ValueError` if it has ended."""
         import ray
@@ -85,28 +215,105 @@ class Cluster:
 
     def stop(self) -> None:
         """End every process of a cluster that was started here; leave any other alone."""
-        if self.owned:
-            import ray
+        nodes, self.local_nodes = self.local_nodes, None
+        try:
+            if self.owned:
+                import ray
 
-            self.owned = False
-            ray.shutdown()
+                self.owned = False
+                ray.shutdown()
+        finally:
+            if nodes is not None:
+                nodes.stop()
 
 
-def prepare_environment() -> None:
+def prepare_environment(*, loopback: bool = True) -> None:
     """Set what Ray reads from the environment, except what the caller has set.
 
     Whether Ray uses tokens is read when it is imported: once it is, changing that would set this process and the
-    cluster it starts at odds with one another.
+    cluster it starts at odds with one another. `loopback`: whether the cluster keeps to this machine.
     """
     imported = "ray" in sys.modules
-    for name, value in _ENVIRONMENT.items():
+    for name, value in {**_ENVIRONMENT, **({_LOOPBACK: "0"} if loopback else {})}.items():
         if not (imported and name in _READ_AT_IMPORT):
             os.environ.setdefault(name, value)
 
 
-def _protect_token() -> None:
+def node_environment(base: Mapping[str, str], data: Path, *, head: bool, loopback: bool) -> dict[str, str]:
+    """The environment of the processes of a node: `base`, the data folder, and settings that `base` does not have.
+
+    head: also keep Ray's directory in the data folder. loopback: whether all nodes are on this machine.
+    """
+    environment = {**_ENVIRONMENT, **_DETECTION, **base, DATA_VARIABLE: str(data)}
+    environment.pop("RAY_ADDRESS", None)  # of another cluster: this node's workers would inherit it
+    if loopback:
+        environment[_LOOPBACK] = "0"
+    else:
+        environment.pop(_LOOPBACK, None)
+    if head:
+        environment.setdefault("RAY_gcs_storage", "rocksdb")
+        environment.setdefault("RAY_gcs_storage_path", str(data / GCS_FOLDER))
+    return environment
+
+
+def ensure_token(environment: Mapping[str, str]) -> None:
+    """Make the token of this user's clusters if there is none; nothing if the environment gives one or wants none.
+
+    Raises `StorageFailed` if it cannot be written.
+    """
+    if environment.get("RAY_AUTH_MODE", "token") != "token" or environment.get("RAY_AUTH_TOKEN"):
+        return
+    path = _token_path(environment)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_hex(32))
+    except OSError as error:
+        raise StorageFailed(str(path), f"cannot write the token: {error.strerror or error}") from error
+    _protect_token(environment)
+
+
+def has_token(environment: Mapping[str, str]) -> bool:
+    """Whether this user has a token, or none is wanted."""
+    if environment.get("RAY_AUTH_MODE", "token") != "token" or environment.get("RAY_AUTH_TOKEN"):
+        return True
+    return _token_path(environment).exists()
+
+
+def _token_path(environment: Mapping[str, str]) -> Path:
+    given = environment.get("RAY_AUTH_TOKEN_PATH")
+    return Path(given) if given else Path.home() / ".ray" / "auth_token"
+
+
+def _protect_token(environment: Mapping[str, str]) -> None:
     """Ray writes its token readable by everybody on the machine."""
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
+    path = _token_path(environment)
     with contextlib.suppress(OSError):
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
             path.chmod(0o600)
+
+
+def _is_loopback(address: str) -> bool:
+    """Whether the cluster at this address keeps to this machine. Where `auto` leads, Ray has noted down."""
+    if address == "auto":
+        try:
+            address = (Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster").read_text()
+        except OSError:
+            return True
+    return address.strip().rpartition(":")[0] in ("127.0.0.1", "localhost", "[::1]")
+
+
+def _reach(address: str) -> None:
+    """Raise `Unavailable` at once where nobody listens: Ray itself tries for two minutes."""
+    if address == "auto":
+        return  # it looks for processes of this machine, and says at once that there are none
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise CallerError(f"the address of a Ray cluster is HOST:PORT or 'auto', not {address!r}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        what = f"nobody listens there: {error}; see whether its head runs; `rayfold up` starts a cluster here"
+        raise Unavailable(f"the Ray cluster {address!r}", what) from error
