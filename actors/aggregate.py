@@ -25,11 +25,12 @@ from ray.actor import ActorProxy
 
 from ..runtime.aggregate import OwnActor
 from ..runtime.envelope import unpack_batch
-from ..runtime.errors import Fenced, RayfoldError, from_wire, to_wire
+from ..runtime.errors import Fenced, RayfoldError
 from ..runtime.log.contract import Append, Appended, CommandEntry, Log, Snapshot
 from ..runtime.outcome import Answered, Moved, encode_outcomes
 from ..runtime.partition import AlreadyStored, WriteLoop
 from ..runtime.stream import StreamId
+from ..runtime.wire import from_wire, to_wire
 from .attempts import Attempts
 from .cluster import OWN_ACTOR_SLOT
 from .garbage import look_less_often

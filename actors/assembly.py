@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ..runtime.catalogue import Catalogue
-from ..runtime.errors import Unavailable, from_wire
+from ..runtime.errors import Unavailable
 from ..runtime.log.store import Store
 from ..runtime.projection import Projection
+from ..runtime.wire import from_wire
 from .client import Client
 from .cluster import Cluster
 from .connection import connection_facts

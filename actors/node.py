@@ -12,17 +12,16 @@ folder belongs to one running node at a time. Nothing here imports ray.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from ..runtime.errors import InvalidId, StorageFailed, StoreInUse, StoreMismatch, StoreMissing
-from ..runtime.log.durable import checksum_of, fsync_folder
+from ..runtime.log.durable import decode_facts, encode_facts, fsync_folder
 
 __all__ = [
     "DATA_VARIABLE",
@@ -106,15 +105,8 @@ def read_node(folder: str | os.PathLike[str]) -> NodeIdentity:
         raise StoreMissing(str(path.parent), what) from None
     except OSError as error:
         raise StorageFailed(str(path), error.strerror or str(error)) from error
-    damaged = "the identity of the node is damaged"
     remedy = f"restore {NODE_FILE} from a copy; the stores beside it are not touched"
-    try:
-        facts = json.loads(content)
-        checksum = facts.pop("checksum")
-    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
-        raise StoreMismatch(str(path), f"{damaged}: it is not what was written", remedy) from error
-    if checksum != checksum_of(facts):
-        raise StoreMismatch(str(path), f"{damaged}: its checksum is wrong", remedy)
+    facts = decode_facts(content, path, "the identity of the node", remedy)
     if facts.get("format") != FORMAT:
         what = f"the data folder has format {facts.get('format')}"
         raise StoreMismatch(str(path), what, f"this version of Rayfold reads format {FORMAT}")
@@ -169,12 +161,10 @@ def hold_node(folder: str | os.PathLike[str]) -> int:
 
 def _write(folder: Path, identity: NodeIdentity) -> None:
     """Beside its place, fsynced, then linked there: whole or not at all, and the first of two makers wins."""
-    facts: dict[str, Any] = {"format": FORMAT, "node_id": identity.node_id, "name": identity.name}
-    facts["checksum"] = checksum_of(facts)
+    facts = {"format": FORMAT, "node_id": identity.node_id, "name": identity.name}
     temporary = folder / f"{NODE_FILE}.{os.getpid()}.new"
-    with temporary.open("w") as file:
-        json.dump(facts, file, indent=2)
-        file.write("\n")
+    with temporary.open("wb") as file:
+        file.write(encode_facts(facts))
         file.flush()
         os.fsync(file.fileno())
     try:

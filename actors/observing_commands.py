@@ -46,7 +46,8 @@ def status(
     json_file: JsonOption = None,
 ) -> None:
     """Show what runs on a store and how it does. Exit code 2 if nothing runs; then with what the log says."""
-    from ..runtime.log.store import holder_of, open_store
+    from ..runtime.log.hold import holder_of
+    from ..runtime.log.store import open_store
     from .connection import RunningSystem
 
     store = open_store(directory)
@@ -104,7 +105,7 @@ def _end_at_once(told: str) -> NoReturn:
 
 async def _look(system: RunningSystem, watch: bool, json_file: Path | None) -> None:
     """Look twice, for the rates; or again and again, until the system stops."""
-    from ..runtime.log.store import holder_of
+    from ..runtime.log.hold import holder_of
     from .status_screen import as_values, drawn
 
     def screen(seen: Status) -> Any:
@@ -133,7 +134,7 @@ async def _look(system: RunningSystem, watch: bool, json_file: Path | None) -> N
 
 def _show_heads(store: Store, why: str, json_file: Path | None) -> None:
     """Nothing runs, or it cannot be reached: what the logs say about themselves."""
-    from ..runtime.log.store import holder_of
+    from ..runtime.log.hold import holder_of
     from .status import PartitionStatus, Status
     from .status_screen import as_values
 

@@ -25,7 +25,7 @@ import ray
 
 from ..runtime.aggregate import OwnActor
 from ..runtime.envelope import PackedCommand, unpack_batch
-from ..runtime.errors import Fenced, RayfoldError, to_wire
+from ..runtime.errors import Fenced, RayfoldError
 from ..runtime.log.contract import Snapshot
 from ..runtime.log.store import Store
 from ..runtime.log.writer import LmdbLog
@@ -33,6 +33,7 @@ from ..runtime.outcome import Answered, Moved, encode_outcomes
 from ..runtime.partition import WriteLoop
 from ..runtime.receipt import Receipt
 from ..runtime.stream import StreamId
+from ..runtime.wire import to_wire
 from .aggregate import AppendAnswer, AppendRequest, OwnActorPlan, append_for, start_own_actor
 from .attempts import Attempts
 from .broadcast import Broadcast

@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..runtime.aggregate import Aggregate
 from ..runtime.catalogue import Catalogue
-from ..runtime.errors import CallerError, InvalidMessage, Unavailable, UnknownName, from_wire
+from ..runtime.errors import CallerError, InvalidMessage, Unavailable, UnknownName
 from ..runtime.log.store import Store
 from ..runtime.projection import Projection
 from ..runtime.read_store.kinds import InMemory
 from ..runtime.stream import stream_id
+from ..runtime.wire import from_wire
 from .builds import (
     Build,
     build_to_make,

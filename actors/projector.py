@@ -26,11 +26,12 @@ from typing import Any, Final, NamedTuple
 import ray
 import ray.cloudpickle
 
-from ..runtime.errors import HandlerFailed, NotYetVisible, RayfoldError, StoreInUse, Unavailable, to_wire
+from ..runtime.errors import HandlerFailed, NotYetVisible, RayfoldError, StoreInUse, Unavailable
 from ..runtime.log.reader import LmdbReader
 from ..runtime.log.store import Store
 from ..runtime.read_model import PackedQuery, Quarantined, ReadModel, split_queries
 from ..runtime.stream import StreamId
+from ..runtime.wire import to_wire
 from .garbage import look_less_often
 from .shipping import unship
 from .status import ProjectorAnswer

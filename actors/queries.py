@@ -21,8 +21,9 @@ from functools import partial
 from typing import Any, Final
 
 from ..runtime.batching import Lane
-from ..runtime.errors import NotYetVisible, Overloaded, RayfoldError, Unavailable, from_wire
+from ..runtime.errors import NotYetVisible, Overloaded, RayfoldError, Unavailable
 from ..runtime.read_model import PackedQuery, join_queries
+from ..runtime.wire import from_wire
 from .settings import Settings
 
 __all__ = ["Replicas", "Saw", "all_of"]

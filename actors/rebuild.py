@@ -24,8 +24,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Itera
 from contextlib import ExitStack
 from typing import Any, Final, NamedTuple
 
-from ..runtime.errors import RebuildCancelled, from_wire
+from ..runtime.errors import RebuildCancelled
 from ..runtime.projection import Projection
+from ..runtime.wire import from_wire
 from .projections import Projections, ServedBuild, catch_up
 
 __all__ = ["BlockingRebuild", "Rebuild", "RebuildProgress"]

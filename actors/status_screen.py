@@ -12,7 +12,8 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from ..runtime.log.store import Holder, Store
+from ..runtime.log.hold import Holder
+from ..runtime.log.store import Store
 from .status import PartitionStatus, ProjectorStatus, Status
 
 __all__ = ["as_values", "drawn"]

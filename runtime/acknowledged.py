@@ -33,7 +33,8 @@ from typing import Any, Final
 
 from .errors import Damaged, InvalidId, InvalidMessage, StorageFailed, StoreInUse, StoreMismatch, SubscriptionInUse
 from .log.durable import checksum_of, fsync_folder, write_durably
-from .log.store import Hold, Store
+from .log.hold import Hold
+from .log.store import Store
 
 __all__ = ["MEMBERS_MAX", "Acknowledged", "check_member"]
 

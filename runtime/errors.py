@@ -25,11 +25,12 @@ Grouped by the moment at which it can happen and by whose fault it is::
         ├── SubscriptionInUse  the named subscription, or this member of it, is open elsewhere
         ├── StorageFailed      the disk or LMDB refused; what was being written was rolled back
         ├── Fenced             a later activation has taken the log over
+        ├── Sealed             the log was handed over to another node and takes no event here
         ├── Damaged            stored bytes do not carry the checksum they were written with
         └── UnknownEvent       a stored event that no registered class can read
 
 Errors take positional arguments only and hand them to `super().__init__`, which is what lets pickle (and so
-Ray) carry them typed; `to_wire` and `from_wire` carry them in msgpack, where nothing is ever unpickled.
+Ray) carry them typed; `wire.py` carries them in msgpack, where nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ __all__ = [
     "RebuildCancelled",
     "Refusal",
     "Rejected",
+    "Sealed",
     "StorageFailed",
     "StoreError",
     "StoreInUse",
@@ -65,8 +67,6 @@ __all__ = [
     "Unavailable",
     "UnknownEvent",
     "UnknownName",
-    "from_wire",
-    "to_wire",
 ]
 
 
@@ -352,6 +352,17 @@ class Fenced(StoreError):
         return f"{self.log}: epoch {self.epoch} may not append, epoch {self.current_epoch} has taken over"
 
 
+class Sealed(StoreError):
+    """A log that was handed over: which one, and who goes on with it."""
+
+    def __init__(self, log: str, heir: str) -> None:
+        super().__init__(log, heir)
+        self.log, self.heir = log, heir
+
+    def sentence(self) -> str:
+        return f"{self.log}: it was handed over to {self.heir}, where it goes on; nothing is appended to it here"
+
+
 class Damaged(StoreError):
     """Stored bytes do not carry the checksum they were written with: where, and what is wrong."""
 
@@ -375,24 +386,3 @@ class UnknownEvent(StoreError):
 
 
 RayfoldError.by_name[RayfoldError.__name__] = RayfoldError
-
-
-def to_wire(error: RayfoldError) -> list[Any]:
-    """The error as `[class name, argument, ...]`, of plain values that msgpack can carry.
-
-    A class that is derived outside this file goes as the one it derives from: the reader may not know it.
-    """
-    cls = next(base for base in type(error).__mro__ if base.__module__ == __name__)
-    arguments: tuple[Any, ...]
-    if isinstance(error, Rejected):
-        arguments = (error.reason, error.facts, error.stream, error.command)
-    else:
-        arguments = error.args
-    return [cls.__name__, *arguments]
-
-
-def from_wire(wire: list[Any] | tuple[Any, ...]) -> RayfoldError:
-    """The error that `to_wire` packed, of its own type."""
-    name, *arguments = wire
-    cls = RayfoldError.by_name[name]
-    return cls.told(*arguments) if issubclass(cls, Rejected) else cls(*arguments)

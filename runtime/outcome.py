@@ -15,8 +15,9 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from .errors import RayfoldError, from_wire, to_wire
+from .errors import RayfoldError
 from .receipt import Receipt
+from .wire import from_wire, to_wire
 
 __all__ = ["ERROR_BYTES_MAX", "Answered", "Moved", "Outcome", "decode_outcomes", "encode_outcomes"]
 

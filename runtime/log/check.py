@@ -68,13 +68,14 @@ def verify_store(path: str | os.PathLike[str], progress: Callable[[int, int], No
     """Check every byte that the store at `path` holds, or a copy of it; it may be in use by other processes.
 
     `progress` is told how many pairs are done and how many there were at the start. What is wrong inside the logs is
-    in the report; a store that cannot be opened as one raises `StoreMissing`, `StoreMismatch` or `StorageFailed`.
+    in the report; of one node's share, what is at home there is looked at. A store that cannot be opened raises
+    `StoreMissing`, `StoreMismatch` or `StorageFailed`.
     """
     store = open_store(path)
-    reports = [PartitionReport(partition) for partition in range(store.partitions)]
+    reports = {partition: PartitionReport(partition) for partition in store.here}
     readers = {}
     try:
-        for report in reports:
+        for report in reports.values():
             reader = _open_checked(store, report)
             if reader is not None:
                 readers[report.partition] = reader
@@ -94,7 +95,7 @@ def verify_store(path: str | os.PathLike[str], progress: Callable[[int, int], No
     finally:
         for reader in readers.values():
             reader.close()
-    return Report(str(store.path), store.store_id, reports)
+    return Report(str(store.path), store.store_id, list(reports.values()))
 
 
 def _open_checked(store: Store, report: PartitionReport) -> LmdbReader | None:

@@ -378,6 +378,9 @@ META_EPOCH: Final = b"epoch"
 META_IDENTITY: Final = b"identity"
 """Whose log this is: store id, `/`, partition number, as UTF-8; empty for a log outside a store."""
 
+META_SEAL: Final = b"seal"
+"""Who goes on with this log elsewhere (`sealing.py`), as UTF-8. Missing as long as it is written here."""
+
 
 def _intact(key: bytes, value: bytes, seed: int) -> bool:
     return _crc32(value[4:], _crc32(key, seed)) == int.from_bytes(value[:4], "big")

@@ -28,6 +28,7 @@ from .format import (
     EVENTS,
     META,
     META_EPOCH,
+    META_SEAL,
     SNAPSHOTS,
     STREAMS,
     VERSION_END,
@@ -88,11 +89,21 @@ class LmdbReader:
 
     def epoch(self) -> int:
         """The epoch of the latest activation; 0 before the first."""
-        return self.environment.read(self._epoch)
+        return self.environment.read(self.epoch_in)
 
-    def _epoch(self, transaction: lmdb.Transaction[bytes]) -> int:
+    def epoch_in(self, transaction: lmdb.Transaction[bytes]) -> int:
+        """`epoch`, as this transaction sees it."""
         stored = transaction.get(META_EPOCH, db=self.environment.database(META))
         return 0 if stored is None else int.from_bytes(decode_meta(META_EPOCH, stored, self.name), "big")
+
+    def heir(self) -> str:
+        """For whom the log is sealed (`sealing.py`); empty if it is not."""
+        return self.environment.read(self.heir_in)
+
+    def heir_in(self, transaction: lmdb.Transaction[bytes]) -> str:
+        """`heir`, as this transaction sees it."""
+        stored = transaction.get(META_SEAL, db=self.environment.database(META))
+        return "" if stored is None else decode_meta(META_SEAL, stored, self.name).decode(errors="replace")
 
     def read(self, after: int, limit: int, bytes_max: int = 1 << 62) -> list[bytes]:
         """The records at `after + 1, after + 2, …`: at most `limit`, none further once `bytes_max` is reached."""

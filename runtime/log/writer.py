@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import lmdb
 
-from ..errors import CallerError, Damaged, Fenced, Refusal
+from ..errors import CallerError, Damaged, Fenced, Refusal, Sealed
 from .contract import Append, Appended, CommandEntry
 from .format import (
     CHAIN_START,
@@ -60,13 +60,18 @@ class LmdbLog(LmdbReader):
         self._writing = threading.Lock()
 
     def activate(self) -> int:
-        """Take the log over: durably raise the epoch, and return it. Appends of older epochs are refused."""
+        """Take the log over: durably raise the epoch, and return it. Appends of older epochs are refused.
+
+        Raises `Sealed` if the log was handed over to another node.
+        """
         with self._writing:
             self._tail = None
             return self.environment.write(self._activate)
 
     def _activate(self, transaction: lmdb.Transaction[bytes]) -> int:
-        epoch = self._epoch(transaction) + 1
+        if heir := self.heir_in(transaction):
+            raise Sealed(self.name, heir)
+        epoch = self.epoch_in(transaction) + 1
         value = encode_meta(META_EPOCH, epoch.to_bytes(8, "big"))
         transaction.put(META_EPOCH, value, db=self.environment.database(META))
         return epoch
@@ -101,7 +106,7 @@ class LmdbLog(LmdbReader):
         look_up_ids: bool,
     ) -> tuple[Plan, Tail]:
         """Plan and put a batch. May run again with a grown map, so `remembered` is checked, not believed."""
-        current = self._epoch(transaction)
+        current = self.epoch_in(transaction)
         if epoch != current:
             raise Fenced(self.name, epoch, current)
         number = transaction.id()

@@ -19,6 +19,7 @@ from rayfold.runtime.errors import (
     RebuildCancelled,
     Refusal,
     Rejected,
+    Sealed,
     StorageFailed,
     StoreError,
     StoreInUse,
@@ -105,6 +106,10 @@ SENTENCES: list[tuple[RayfoldError, str]] = [
     ),
     (StorageFailed("/data/partition-00003", "no space left"), "/data/partition-00003: no space left"),
     (Fenced("partition 3", 4, 5), "partition 3: epoch 4 may not append, epoch 5 has taken over"),
+    (
+        Sealed("partition 3", "node node-1 (0d8f)"),
+        "partition 3: it was handed over to node node-1 (0d8f), where it goes on; nothing is appended to it here",
+    ),
     (
         Damaged("event 7", "its checksum is wrong"),
         "event 7 is damaged: its checksum is wrong",

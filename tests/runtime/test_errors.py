@@ -25,6 +25,7 @@ from rayfold.runtime.errors import (
     RebuildCancelled,
     Refusal,
     Rejected,
+    Sealed,
     StorageFailed,
     StoreError,
     StoreInUse,
@@ -34,9 +35,8 @@ from rayfold.runtime.errors import (
     Unavailable,
     UnknownEvent,
     UnknownName,
-    from_wire,
-    to_wire,
 )
+from rayfold.runtime.wire import from_wire, to_wire
 from tests.runtime.sentences import SENTENCES
 
 OF_OURS = {name: cls for name, cls in RayfoldError.by_name.items() if cls.__module__ == errors.__name__}
@@ -97,6 +97,7 @@ def test_errors_are_grouped_by_whose_fault_they_are() -> None:
             SubscriptionInUse,
             StorageFailed,
             Fenced,
+            Sealed,
             Damaged,
             UnknownEvent,
         },

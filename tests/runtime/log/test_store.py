@@ -13,7 +13,8 @@ import pytest
 
 from rayfold.runtime.errors import StorageFailed, StoreInUse, StoreMismatch, StoreMissing
 from rayfold.runtime.log.durable import checksum_of
-from rayfold.runtime.log.store import Hold, Store, create_or_open_store, holder_of, open_store
+from rayfold.runtime.log.hold import Hold, holder_of
+from rayfold.runtime.log.store import Store, create_or_open_store, open_store
 from tests.runtime.log.appends import ALICE, amounts_of, deposits, python
 
 # --- making and opening -------------------------------------------------------------------------------------------
@@ -235,7 +236,7 @@ def dying(home, name):
             os._exit(9)
         return real(*arguments, **named)
     setattr(home, name, step)
-for name in ("open_log", "fsync_folder", "_write_manifest"):
+for name in ("open_log", "fsync_folder", "write_manifest"):
     dying(store, name)
 dying(durable, "fsync_folder")
 store.create_or_open_store(sys.argv[1], 2)

@@ -1,0 +1,72 @@
+"""A log that is handed over: nothing comes into it any more, and only whoever knows for whom it is can undo that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rayfold.runtime.errors import Fenced, Sealed
+from rayfold.runtime.log.environment import open_log, open_reader
+from rayfold.runtime.log.sealing import Seal, break_seal, continue_epochs, seal
+from rayfold.runtime.log.writer import LmdbLog
+from tests.runtime.log.appends import ALICE, amounts_of, deposits
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[LmdbLog]:
+    opened = open_log(tmp_path / "log", "partition 3", identity="s/00003")
+    yield opened
+    opened.close()
+
+
+def test_a_sealed_log_fences_its_writer_off_and_refuses_every_later_one(log: LmdbLog) -> None:
+    epoch = log.activate()
+    log.append(epoch, [deposits(ALICE, 5)])
+    assert seal(log, "node-1") == Seal(epoch + 1, 1)
+    with pytest.raises(Fenced):
+        log.append(epoch, [deposits(ALICE, 6)])
+    with pytest.raises(Sealed) as told:
+        log.activate()
+    assert str(told.value) == (
+        "partition 3: it was handed over to node-1, where it goes on; nothing is appended to it here"
+    )
+    assert (log.head(), log.epoch(), amounts_of(log.read(0, 9))) == (1, epoch + 1, [5])
+
+
+def test_a_seal_is_on_the_disk_and_every_reader_sees_it(log: LmdbLog, tmp_path: Path) -> None:
+    seal(log, "node-1")
+    log.close()
+    reader = open_reader(tmp_path / "log", "partition 3", identity="s/00003")
+    assert reader.heir() == "node-1"
+    reader.close()
+    again = open_log(tmp_path / "log", "partition 3", identity="s/00003", create=False)
+    with pytest.raises(Sealed):
+        again.activate()
+    again.close()
+
+
+def test_sealing_again_for_the_same_changes_nothing_and_for_another_is_refused(log: LmdbLog) -> None:
+    log.activate()
+    assert seal(log, "node-1") == seal(log, "node-1") == Seal(2, 0)
+    for breaking in (seal, break_seal):
+        with pytest.raises(Sealed, match="handed over to node-1"):
+            breaking(log, "node-2")
+    assert log.heir() == "node-1"
+
+
+def test_a_broken_seal_lets_the_log_go_on_under_a_later_epoch(log: LmdbLog) -> None:
+    first = log.activate()
+    sealed = seal(log, "node-1")
+    break_seal(log, "node-1")
+    break_seal(log, "node-1")
+    assert log.activate() == sealed.epoch + 1
+    with pytest.raises(Fenced):
+        log.append(first, [deposits(ALICE, 5)])
+
+
+def test_a_copy_counts_its_epochs_on_and_never_back(log: LmdbLog) -> None:
+    continue_epochs(log, 7)
+    continue_epochs(log, 3)
+    assert log.activate() == 8
