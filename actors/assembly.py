@@ -18,6 +18,7 @@ from ..runtime.errors import Unavailable
 from ..runtime.log.store import Store
 from ..runtime.projection import Projection
 from ..runtime.wire import from_wire
+from .builds import Builds
 from .client import Client
 from .cluster import Cluster
 from .connection import connection_facts
@@ -25,6 +26,7 @@ from .garbage import look_less_often
 from .metrics import Metrics
 from .projections import Projections
 from .rebuild import Rebuild
+from .scheduling import Scheduling
 from .settings import Settings
 from .status import Observer, Status, seat_named
 
@@ -68,7 +70,7 @@ class Assembly:
         self._undo.push_async_callback(self._end_actors)
         await self._start_actors(cluster)
         self.client = Client(self._catalogue, self._partitions, cluster.actor_named, self._settings)
-        self.projections.attach(self._partitions, self.client.serve)
+        await self.projections.attach(self._partitions, self.client.serve)
         self._undo.push_async_callback(self.client.drain, _ANSWER_TIMEOUT_S)
         if self._settings.tune_garbage_collector:
             self._undo.callback(look_less_often())
@@ -112,9 +114,10 @@ class Assembly:
 
         store, catalogue = self.store, ship(self._catalogue)
         name = _name(store)
-        self.projections = Projections(store, self._catalogue, name, cluster.namespace)
+        builds, scheduling = Builds(store.path), Scheduling()
+        self.projections = Projections(store, self._catalogue, name, cluster.namespace, builds, scheduling)
         for projection, count in self._replicas.items():
-            self.projections.start(projection, count, catalogue)
+            await self.projections.start(projection, count, catalogue)
         for number in range(store.partitions):
             partition = PartitionPlan(
                 number,
@@ -126,7 +129,7 @@ class Assembly:
                 self._settings,
                 cluster.counts_slots,
             )
-            self._partitions.append(start_partition(partition))
+            self._partitions.append(start_partition(partition, f"{name}/partition-{number}"))
         opening = map(_open, self._actors())
         for answer in await asyncio.gather(*opening, return_exceptions=True):
             if isinstance(answer, BaseException):

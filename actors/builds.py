@@ -9,6 +9,9 @@ for it (`rebuild.py`). Each build has a folder of its own in the store, so that 
     projections/Balances-v1.2/          the second build of version 1, when somebody had it built anew
     projections/Balances-v2/            the first of version 2: perhaps unfinished, to be resumed
 
+Where a store is spread over nodes, each projector has its folder in the share of the node that it runs on, and every
+share has the marks (`spread_builds.py`).
+
 Rules kept here: a build is chosen by its folder's name and mark alone, so that a crash between any two steps leaves
 either the old one or the new one in charge; only what is older than the build that serves is ever removed, and only
 once that one serves. Nothing here is the truth: whoever deletes the whole folder has it rebuilt from the log.
@@ -16,10 +19,12 @@ once that one serves. Nothing here is the truth: whoever deletes the whole folde
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -30,11 +35,15 @@ from ..runtime.read_store.memory import FILE
 
 __all__ = [
     "Build",
+    "Builds",
+    "build_numbered",
     "build_to_make",
     "build_to_serve",
     "builds_of",
     "lend_checkpoint",
     "mark_serving",
+    "number_to_make",
+    "number_to_serve",
     "remove_build",
     "remove_older",
 ]
@@ -80,22 +89,29 @@ def builds_of(store: Path, projection: str) -> list[Build]:
 
 def build_to_serve(store: Path, projection: type[Projection]) -> Build:
     """The build that a start goes on with: the latest of the class's version that has served, or else the first."""
-    version = projection.projection_version
-    numbers = [build.number for build in builds_of(store, projection.projection_name) if build.version == version]
-    served = [number for number in numbers if _build(store, projection, number).has_served]
-    return _build(store, projection, max(served) if served else min(numbers, default=1))
+    return build_numbered(store, projection, number_to_serve(projection, _served(store, projection)))
 
 
 def build_to_make(store: Path, projection: type[Projection], serving: Build) -> Build:
     """The build that a rebuild makes beside the one that serves: one that was interrupted, or else a new one."""
+    return build_numbered(store, projection, number_to_make(projection, _served(store, projection), serving))
+
+
+def _served(store: Path, projection: type[Projection]) -> dict[tuple[int, int], bool]:
+    return {build.order: build.has_served for build in builds_of(store, projection.projection_name)}
+
+
+def number_to_serve(projection: type[Projection], served: Mapping[tuple[int, int], bool]) -> int:
+    """Which number of the class's version serves, of those that there are, and whether they have served."""
+    numbers = {number: has for (version, number), has in served.items() if version == projection.projection_version}
+    return max((number for number, has in numbers.items() if has), default=min(numbers, default=1))
+
+
+def number_to_make(projection: type[Projection], served: Mapping[tuple[int, int], bool], serving: Build) -> int:
+    """Which number of the class's version a rebuild makes."""
     version = projection.projection_version
-    later = [
-        build.number
-        for build in builds_of(store, projection.projection_name)
-        if build.version == version and build.order > serving.order
-    ]
-    after = serving.number + 1 if version == serving.version else 1
-    return _build(store, projection, max(later, default=after))
+    later = [order[1] for order in served if order[0] == version and order > serving.order]
+    return max(later, default=serving.number + 1 if version == serving.version else 1)
 
 
 def lend_checkpoint(build: Build, part: int, replica: int) -> None:
@@ -134,7 +150,44 @@ def remove_build(build: Build) -> None:
     shutil.rmtree(build.path, ignore_errors=True)
 
 
-def _build(store: Path, projection: type[Projection], number: int) -> Build:
+def build_numbered(store: Path, projection: type[Projection], number: int) -> Build:
+    """The build of the class's version that has this number."""
     version = projection.projection_version
     name = f"{projection.projection_name}-v{version}" + (f".{number}" if number > 1 else "")
     return Build(version, number, store / FOLDER / name)
+
+
+class Builds:
+    """The builds in the directory of a store on this machine. `SpreadBuilds` are those in the shares of its nodes."""
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+
+    async def to_serve(self, projection: type[Projection]) -> Build:
+        """See `build_to_serve`."""
+        return build_to_serve(self._store, projection)
+
+    async def to_make(self, projection: type[Projection], serving: Build) -> Build:
+        """See `build_to_make`."""
+        return build_to_make(self._store, projection, serving)
+
+    async def lend_checkpoint(self, build: Build, part: int, replica: int) -> None:
+        """See `lend_checkpoint`."""
+        lend_checkpoint(build, part, replica)
+
+    async def mark_serving(self, build: Build) -> None:
+        """See `mark_serving`."""
+        if not build.has_served:
+            mark_serving(build)
+
+    async def remove_older(self, projection: str, serving: Build) -> None:
+        """See `remove_older`."""
+        await asyncio.to_thread(remove_older, self._store, projection, serving)
+
+    async def remove(self, build: Build) -> None:
+        """See `remove_build`."""
+        await asyncio.to_thread(remove_build, build)
+
+    async def remove_folder(self, build: Build, part: int, replica: int) -> None:
+        """Remove what one projector has saved."""
+        await asyncio.to_thread(shutil.rmtree, build.folder_of(part, replica), ignore_errors=True)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,9 +25,9 @@ import ray
 
 from ..runtime.aggregate import OwnActor
 from ..runtime.envelope import PackedCommand, unpack_batch
-from ..runtime.errors import Fenced, RayfoldError
+from ..runtime.errors import Fenced, RayfoldError, Sealed
 from ..runtime.log.contract import Snapshot
-from ..runtime.log.store import Store
+from ..runtime.log.sealing import Seal, break_seal, seal
 from ..runtime.log.writer import LmdbLog
 from ..runtime.outcome import Answered, Moved, encode_outcomes
 from ..runtime.partition import WriteLoop
@@ -40,8 +40,10 @@ from .broadcast import Broadcast
 from .garbage import look_less_often
 from .gate import Gate, open_gate
 from .homes import Homes
+from .node import verify_node
 from .settings import Settings
 from .shipping import unship
+from .spread_store import AnyStore
 from .status import PartitionAnswer
 from .turns import Turns
 
@@ -55,15 +57,18 @@ class PartitionPlan:
     """All that a partition needs to start, and to start again after a crash."""
 
     number: int
-    store: Store
+    store: AnyStore
     catalogue: bytes
     """The application's classes; see `shipping.py`."""
     projectors: tuple[str, ...]
     """Names of the actors to broadcast to at first; not their handles, which Ray would keep in its object store."""
     name: str
+    """Of the system: what the names of its actors begin with."""
     namespace: str
     settings: Settings
     counts_slots: bool
+    node_id: str = ""
+    """Where its log is, if the store is spread over nodes; it is opened there and nowhere else."""
 
 
 class PartitionActor:
@@ -75,6 +80,8 @@ class PartitionActor:
         self._gate: Gate | None = None
         self._attempts = Attempts()
         self._commands = self._batches = 0
+        self._handed_over = False
+        """The log is sealed: whoever asks here asks again, and hears elsewhere."""
         self._writing = Turns()
         """Taken by everything but reads: Ray's own thread for calls, and one for each connection of the gate."""
 
@@ -111,8 +118,12 @@ class PartitionActor:
         commands = list(unpack_batch(blob))
         try:
             self._opened()
+        except Sealed:
+            self._handed_over = True
         except RayfoldError as error:
             return encode_outcomes([error] * len(commands))
+        if self._handed_over:
+            return encode_outcomes([Fenced(f"partition {self._plan.number}", 0, 0)] * len(commands))
         self._take_over()
         self._count(len(commands))
         answers = self._answer(commands)
@@ -147,7 +158,7 @@ class PartitionActor:
 
     def _append(self, request: AppendRequest) -> AppendAnswer:
         self._opened()
-        if not self._homes.may_append(request.stream, request.actor):
+        if self._handed_over or not self._homes.may_append(request.stream, request.actor):
             return AppendAnswer([], {}, to_wire(Fenced(request.actor, 0, self._loop.epoch)))
         self._count(len(request.appends))
         answer = append_for(self._writer, self._loop.epoch, request)
@@ -191,14 +202,55 @@ class PartitionActor:
             return PartitionAnswer(os.getpid(), self._loop.epoch, self._writer.head(), own, *given)
 
     @ray.method
+    def seal(self, heir: str) -> tuple[list[Any], Seal | None]:
+        """Take no command any more: the partition goes on at `heir` (see `moving.py`). An error as `to_wire` packs it,
+        or nothing; and what the log ends with. Safe to repeat."""
+        with self._writing:
+            try:
+                return [], self._with_log(lambda opened: seal(opened, heir))
+            except RayfoldError as error:
+                return to_wire(error), None
+
+    @ray.method
+    def unseal(self, heir: str) -> list[Any]:
+        """The move did not come about: take commands again. An error as `to_wire` packs it, or nothing."""
+        with self._writing:
+            try:
+                self._with_log(lambda opened: break_seal(opened, heir))
+                self._handed_over = False
+                self._opened()
+            except RayfoldError as error:
+                return to_wire(error)
+        return []
+
+    def _with_log(self, doing: Callable[[LmdbLog], Any]) -> Any:
+        """Do something to the log that is not opened as a writer's, or not any more."""
+        self._handed_over = True
+        self._let_go()
+        opened = self._plan.store.open_log(self._plan.number)
+        try:
+            return doing(opened)
+        finally:
+            opened.close()
+
+    def _let_go(self) -> None:
+        """End the own actors and close the log, if it is open."""
+        opened, self._log = self._log, None
+        gate, self._gate = self._gate, None
+        if gate is not None:
+            gate.close()
+        if opened is not None:
+            self._homes.end_all()
+            opened.close()
+
+    @ray.method
     def close(self) -> None:
         """End the own actors and close the log. The actor is of no further use."""
-        if self._gate is not None:
-            self._gate.close()
+        if (gate := self._gate) is not None:
+            gate.close()
         with self._writing:
-            if self._log is not None:
-                self._homes.end_all()
-                self._log.close()
+            self._handed_over = True
+            self._let_go()
 
     @ray.method(concurrency_group="reads")
     def read_stream(
@@ -238,6 +290,10 @@ class PartitionActor:
         if self._log is not None:
             return
         plan = self._plan
+        if self._handed_over:
+            raise Sealed(f"partition {plan.number}", "another node")
+        if plan.node_id:
+            verify_node(plan.store.folder_here().parent, plan.node_id)
         catalogue = unship(plan.catalogue)
         self._own_placements = {
             name: cls.placement for name, cls in catalogue.aggregates.items() if isinstance(cls.placement, OwnActor)
@@ -280,16 +336,20 @@ class PartitionActor:
         return start_own_actor(plan, placement, self._plan.namespace, counts_slot=self._plan.counts_slots)
 
 
-def start_partition(plan: PartitionPlan) -> Any:
-    """A partition that Ray restarts for ever. Ray never retries its calls: the router does, with the same ids."""
+def start_partition(plan: PartitionPlan, name: str, scheduling: Mapping[str, Any] | None = None) -> Any:
+    """A partition that Ray restarts for ever. Ray never retries its calls: the router does, with the same ids.
+
+    `name`: of the actor in Ray. `scheduling`: options that say where (`scheduling.py`).
+    """
     remote: Any = ray.remote  # its types do not know concurrency groups
     actor = remote(concurrency_groups={"reads": 2})(PartitionActor)
     options = actor.options(
-        name=f"{plan.name}/partition-{plan.number}",
+        name=name,
         namespace=plan.namespace,
         num_cpus=0,
         max_restarts=-1,
         max_task_retries=0,
         enable_task_events=False,
+        **(scheduling or {}),
     )
     return options.remote(plan)

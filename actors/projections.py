@@ -13,30 +13,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count, product
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..runtime.aggregate import Aggregate
 from ..runtime.catalogue import Catalogue
 from ..runtime.errors import CallerError, InvalidMessage, Unavailable, UnknownName
-from ..runtime.log.store import Store
 from ..runtime.projection import Projection
 from ..runtime.read_store.kinds import InMemory
 from ..runtime.stream import stream_id
 from ..runtime.wire import from_wire
-from .builds import (
-    Build,
-    build_to_make,
-    build_to_serve,
-    lend_checkpoint,
-    mark_serving,
-    remove_build,
-    remove_older,
-)
+from .builds import Build, Builds
+from .scheduling import Scheduling
+from .spread_store import AnyStore
 
 if TYPE_CHECKING:
     from ..runtime.read_model import Quarantined
@@ -93,7 +85,9 @@ class ServedBuild:
 class Projections:
     """The projections of one runtime. Lives on its event loop."""
 
-    def __init__(self, store: Store, catalogue: Catalogue, name: str, namespace: str) -> None:
+    def __init__(
+        self, store: AnyStore, catalogue: Catalogue, name: str, namespace: str, builds: Builds, scheduling: Scheduling
+    ) -> None:
         self.serving: dict[str, ServedBuild] = {}
         """By the projection's name: what queries go to."""
         self.joining: list[ServedBuild] = []
@@ -102,28 +96,29 @@ class Projections:
         self._catalogue = catalogue
         self._name = name
         self._namespace = namespace
+        self._builds = builds
+        self._scheduling = scheduling
         self._partitions: Sequence[Any] = ()
         self._serve: Callable[[type[Projection], Sequence[Sequence[Any]]], None]
         self._changing: set[str] = set()
-        self._started = count(1)
         self._ticks: dict[str, Any] = {}
 
     # --- starting and ending -------------------------------------------------------------------------------------
 
-    def start(self, projection: type[Projection], replicas: int, catalogue: bytes) -> None:
+    async def start(self, projection: type[Projection], replicas: int, catalogue: bytes) -> None:
         """Start the projectors of a projection, with the build that served last."""
-        served = ServedBuild(projection, build_to_serve(self._store.path, projection), catalogue)
+        served = ServedBuild(projection, await self._builds.to_serve(projection), catalogue)
         served.projectors = self._start(served, range(replicas))
         self.serving[projection.projection_name] = served
 
-    def attach(
+    async def attach(
         self, partitions: Sequence[Any], serve: Callable[[type[Projection], Sequence[Sequence[Any]]], None]
     ) -> None:
         """All are up: from now on queries go where `serve` is told, and `partitions` hear of every change."""
         self._partitions, self._serve = partitions, serve
         for served in list(self.serving.values()):
-            self.put_in_charge(served)
-            remove_older(self._store.path, served.projection.projection_name, served.build)
+            await self.put_in_charge(served)
+            await self._builds.remove_older(served.projection.projection_name, served.build)
 
     def names(self) -> tuple[str, ...]:
         """The names in Ray of all projectors that are to be broadcast to."""
@@ -167,24 +162,24 @@ class Projections:
         before = list(served.projectors)
         if isinstance(served.projection.read_store, InMemory):
             for part, replica in product(range(served.projection.parts), replicas):
-                lend_checkpoint(served.build, part, replica)
+                await self._builds.lend_checkpoint(served.build, part, replica)
         added = self._start(served, replicas)
         try:
             await catch_up(added)
             served.projectors = before + added
             await self.announce()
             await catch_up(added)
-            self.put_in_charge(served)
+            await self.put_in_charge(served)
         except BaseException:
             served.projectors = before
-            await asyncio.shield(self._retire(added))
+            await asyncio.shield(self._retire(served.build, added))
             raise
 
     async def _remove(self, served: ServedBuild, replicas: int) -> None:
         ended = [projector for projector in served.projectors if projector.replica >= replicas]
         served.projectors = [projector for projector in served.projectors if projector.replica < replicas]
-        self.put_in_charge(served)
-        await asyncio.shield(self._retire(ended))
+        await self.put_in_charge(served)
+        await asyncio.shield(self._retire(served.build, ended))
 
     async def rebuild_stream(self, projection: type[Projection], aggregate: type[Aggregate], id: str) -> None:
         """Have every projector forget what one aggregate has contributed, and apply its events again."""
@@ -234,14 +229,17 @@ class Projections:
         self.joining.append(served)
         return served
 
-    def build_beside(self, projection: type[Projection]) -> Build:
-        """The build that a rebuild of this class makes: a later one than the one that serves. Raises `CallerError`."""
+    def check_version(self, projection: type[Projection]) -> None:
+        """Raises `CallerError` for a class that is older than the one that serves, and `UnknownName`."""
         serving = self.serving_build(projection)
         if projection.projection_version < serving.projection.projection_version:
             told = f"{projection.projection_name} version {projection.projection_version}"
             what = f"{told} is older than version {serving.projection.projection_version}, which serves"
             raise CallerError(f"{what}; raise the version of the class")
-        return build_to_make(self._store.path, projection, serving.build)
+
+    async def build_beside(self, projection: type[Projection]) -> Build:
+        """The build that a rebuild of this class makes: a later one than the one that serves."""
+        return await self._builds.to_make(projection, self.serving_build(projection).build)
 
     async def places(self, projectors: Sequence[Projector]) -> list[Place]:
         """How far they have come; without those that do not answer in time."""
@@ -256,10 +254,10 @@ class Projections:
         told = (_call(partition.set_projectors, names) for partition in self._partitions)
         await asyncio.gather(*told, return_exceptions=True)
 
-    def put_in_charge(self, served: ServedBuild) -> None:
-        """From now on queries go to the projectors of this build."""
-        if not served.build.has_served:
-            mark_serving(served.build)
+    async def put_in_charge(self, served: ServedBuild) -> None:
+        """From now on queries go to the projectors of this build. It is written down first: if everything ends in
+        between, the next start goes on with it, for it is complete."""
+        await self._builds.mark_serving(served.build)
         self.serving[served.projection.projection_name] = served
         self.joining = [joining for joining in self.joining if joining is not served]
         self._serve(served.projection, served.parts())
@@ -270,7 +268,7 @@ class Projections:
         await self.announce()
         await end(served.projectors, save=not remove)
         if remove:
-            await asyncio.to_thread(remove_build, served.build)
+            await self._builds.remove(served.build)
 
     # -------------------------------------------------------------------------------------------------------------
 
@@ -281,16 +279,16 @@ class Projections:
         for part, replica in product(range(projection.parts), replicas):
             folder = served.build.folder_of(part, replica)
             plan = ProjectorPlan(projection.projection_name, part, replica, folder, served.catalogue, self._store)
-            name = f"{self._name}/{served.build.path.name}/{part}-{replica}#{next(self._started)}"
-            actor = start_projector(plan, name, self._namespace)
+            name = f"{self._name}/{served.build.path.name}/{part}-{replica}#{self._scheduling.unused()}"
+            actor = start_projector(plan, name, self._namespace, self._scheduling.projector(name))
             projectors.append(Projector(part, replica, name, folder, actor))
         return projectors
 
-    async def _retire(self, projectors: Sequence[Projector]) -> None:
+    async def _retire(self, build: Build, projectors: Sequence[Projector]) -> None:
         await self.announce()
         await end(projectors, save=False)
         for projector in projectors:
-            await asyncio.to_thread(shutil.rmtree, projector.folder, ignore_errors=True)
+            await self._builds.remove_folder(build, projector.part, projector.replica)
 
 
 def check_replicas(projection: type[Projection], replicas: object) -> None:

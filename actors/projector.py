@@ -27,13 +27,13 @@ import ray
 import ray.cloudpickle
 
 from ..runtime.errors import HandlerFailed, NotYetVisible, RayfoldError, StoreInUse, Unavailable
-from ..runtime.log.reader import LmdbReader
-from ..runtime.log.store import Store
+from ..runtime.log.contract import Reader
 from ..runtime.read_model import PackedQuery, Quarantined, ReadModel, split_queries
 from ..runtime.stream import StreamId
 from ..runtime.wire import to_wire
 from .garbage import look_less_often
 from .shipping import unship
+from .spread_store import AnyStore, SpreadStore
 from .status import ProjectorAnswer
 
 __all__ = ["ASKING_AFTER_MAX", "Place", "ProjectorActor", "ProjectorPlan", "start_projector"]
@@ -66,10 +66,10 @@ class ProjectorPlan:
     part: int
     replica: int
     folder: Path
-    """Where it keeps its checkpoint, or its database."""
+    """Where it keeps its checkpoint, or its database; relative to the share of its node where the store is spread."""
     catalogue: bytes
     """The application's classes; see `shipping.py`."""
-    store: Store
+    store: AnyStore
 
 
 class Place(NamedTuple):
@@ -90,7 +90,7 @@ class ProjectorActor:
         self._opening = threading.Lock()
         self._read_model: ReadModel | None = None
         """Restored, and perhaps still catching up."""
-        self._readers: dict[int, LmdbReader] = {}
+        self._readers: dict[int, Reader] = {}
         self._up_to_date = False
         """It has caught up once since this process began: it may answer."""
         self._ending = False
@@ -145,7 +145,7 @@ class ProjectorActor:
         read_model = self._read_model
         if read_model is None:  # nobody knows yet what it has saved
             return Place(os.getpid(), {}, {}, [])
-        heads = {partition: reader.head() for partition, reader in self._readers.items()}
+        heads = self._heads()
         failed = to_wire(read_model.failed) if read_model.failed else []
         return Place(os.getpid(), dict(read_model.positions), heads, failed)
 
@@ -214,10 +214,10 @@ class ProjectorActor:
     def _opened(self) -> ReadModel:
         plan = self._plan
         catalogue = unship(plan.catalogue)
-        readers = self._readers or {number: plan.store.open_reader(number) for number in range(plan.store.partitions)}
+        readers = self._readers or _readers(plan.store)
         self._readers = readers
-        projection = catalogue.projection(plan.projection)
-        read_model = _restored(lambda: ReadModel(projection, catalogue, readers, directory=plan.folder, part=plan.part))
+        projection, folder = catalogue.projection(plan.projection), plan.store.folder_here() / plan.folder
+        read_model = _restored(lambda: ReadModel(projection, catalogue, readers, directory=folder, part=plan.part))
         look_less_often()
         self._read_model = read_model
         return read_model
@@ -225,16 +225,29 @@ class ProjectorActor:
     def _catch_up(self, read_model: ReadModel) -> None:
         """Read the logs to where they end now, which the end of a log that is being written never is. In slices, so
         that it can be ended, and goes on from a checkpoint when it is killed."""
-        for partition, head in [(partition, reader.head()) for partition, reader in self._readers.items()]:
+        for partition, head in self._heads().items():
             while self._read_on(read_model, partition, head):
                 self._keep(read_model)
+
+    def _heads(self) -> dict[int, int]:
+        """Where the logs end now; without those that are on a node which does not answer: the others go on."""
+        heads = {}
+        for partition, reader in self._readers.items():
+            try:
+                heads[partition] = reader.head()
+            except Unavailable as error:
+                log.warning("projection %s goes on without partition %d: %s", self._plan.projection, partition, error)
+        return heads
 
     def _read_on(self, read_model: ReadModel, partition: int, up_to: int) -> bool:
         """Take in one slice of what a log has up to this position. False if there is nothing more, or it is to end."""
         reached = read_model.positions[partition]
         if reached >= up_to or self._ending or read_model.failed is not None:
             return False
-        read_model.catch_up(partition, min(reached + _SLICE, up_to))
+        try:
+            read_model.catch_up(partition, min(reached + _SLICE, up_to))
+        except Unavailable:  # its home has gone in the middle of it
+            return False
         return read_model.positions[partition] > reached
 
     def _mend(self, mending: Callable[[ReadModel], object]) -> None:
@@ -253,6 +266,14 @@ class ProjectorActor:
             read_model.checkpoint()
         except RayfoldError as error:
             log.error("projection %s goes on without a checkpoint: %s", self._plan.projection, error)
+
+
+def _readers(store: AnyStore) -> dict[int, Reader]:
+    """Of every partition. None waits for a home that is gone: the events of the others are taken in meanwhile."""
+    numbers = range(store.partitions)
+    if isinstance(store, SpreadStore):
+        return {number: store.open_reader(number, patience_s=0.0) for number in numbers}
+    return {number: store.open_reader(number) for number in numbers}
 
 
 def _told_of(read_model: ReadModel, up_to_date: bool) -> ProjectorAnswer:
@@ -304,8 +325,8 @@ def _picklable(answer: Any) -> Any:
     return answer
 
 
-def start_projector(plan: ProjectorPlan, name: str, namespace: str) -> Any:
-    """A projector that Ray restarts for ever."""
+def start_projector(plan: ProjectorPlan, name: str, namespace: str, scheduling: Mapping[str, Any] | None = None) -> Any:
+    """A projector that Ray restarts for ever. `scheduling`: options that say where (`scheduling.py`)."""
     remote: Any = ray.remote  # its types do not know concurrency groups
     threads = {"ask": 1, "ask_after": ASKING_AFTER_MAX, "keep": 1, "status": 1}
     actor = remote(concurrency_groups=threads)(ProjectorActor)
@@ -316,5 +337,6 @@ def start_projector(plan: ProjectorPlan, name: str, namespace: str) -> Any:
         max_restarts=-1,
         max_task_retries=0,
         enable_task_events=False,
+        **(scheduling or {}),
     )
     return options.remote(plan)

@@ -65,7 +65,7 @@ class Rebuild:
         self._projections = projections
         self._projection = projection
         self._catalogue = catalogue
-        self._build = projections.build_beside(projection)
+        projections.check_version(projection)
         self._samples: deque[tuple[float, int]] = deque(maxlen=_SAMPLES_MAX)
         self._total = 0
         self._serving = False
@@ -121,17 +121,19 @@ class Rebuild:
         await asyncio.wait({self._task})
 
     async def _run(self) -> RebuildProgress:
-        projections = self._projections
+        projections, served = self._projections, None
         before = projections.serving_build(self._projection)
-        served = projections.join(self._projection, self._build, before.replicas, self._catalogue)
         try:
+            build = await projections.build_beside(self._projection)
+            served = projections.join(self._projection, build, before.replicas, self._catalogue)
             await self._watched(served, catch_up(served.projectors))
             await projections.announce()
             await catch_up(served.projectors)
             await self._sample(served)
-            projections.put_in_charge(served)
+            await projections.put_in_charge(served)
         except BaseException:
-            await asyncio.shield(projections.dismiss(served, remove=self._unwanted))
+            if served is not None:
+                await asyncio.shield(projections.dismiss(served, remove=self._unwanted))
             if self._cancelled:
                 name, version = self._projection.projection_name, self._projection.projection_version
                 raise RebuildCancelled(name, version, self._cancelled) from None
@@ -167,7 +169,9 @@ class Rebuild:
     def _log_failure(self, task: asyncio.Task[RebuildProgress]) -> None:
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, RebuildCancelled):
-            log.error("the rebuild of %s has ended: %s; what served before goes on", self._build.path.name, error)
+            log.error(
+                "the rebuild of %s has ended: %s; what served before goes on", self._projection.projection_name, error
+            )
 
 
 class BlockingRebuild:

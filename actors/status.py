@@ -20,11 +20,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-from ..runtime.errors import StoreError
+from ..runtime.errors import RayfoldError, StoreError, Unavailable
 from ..runtime.log.format import decode_record
-from ..runtime.log.store import Store
 from ..runtime.read_store.checkpoint import Quarantined
 from ..runtime.stream import StreamId
+from .spread_store import AnyStore
 
 __all__ = [
     "Observer",
@@ -216,7 +216,7 @@ class _Seen:
 class Observer:
     """Asks the actors of one store how they do, and remembers what they said. Lives on one event loop."""
 
-    def __init__(self, store: Store, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+    def __init__(self, store: AnyStore, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> None:
         self._store = store
         self._answer_timeout_s = answer_timeout_s
         self._seen: dict[str, _Seen] = {}
@@ -276,7 +276,7 @@ def _taken(asked: asyncio.Future[Any]) -> None:
         asked.exception()
 
 
-def _partition(number: int, seen: _Seen, alive: bool, head: int | StoreError) -> PartitionStatus:
+def _partition(number: int, seen: _Seen, alive: bool, head: int | RayfoldError) -> PartitionStatus:
     answer: PartitionAnswer = seen.answer or PartitionAnswer(0, 0, 0, [], 0, 0)
     return PartitionStatus(
         number,
@@ -293,7 +293,7 @@ def _partition(number: int, seen: _Seen, alive: bool, head: int | StoreError) ->
 
 
 def _projector(
-    seat: ProjectorSeat, seen: _Seen, alive: bool, heads: Mapping[int, int | StoreError], store: Store
+    seat: ProjectorSeat, seen: _Seen, alive: bool, heads: Mapping[int, int | RayfoldError], store: AnyStore
 ) -> ProjectorStatus:
     answer: ProjectorAnswer = seen.answer or ProjectorAnswer(0, {})
     behind = _behind(store, answer.positions, heads) if alive and answer.positions else (None, None)
@@ -315,7 +315,7 @@ def _projector(
     )
 
 
-def _head(store: Store, partition: int) -> int | StoreError:
+def _head(store: AnyStore, partition: int) -> int | RayfoldError:
     """Where the log ends, from the log. It is opened for this only, which takes 0.2 ms: within one process LMDB lets
     nobody open for writing what somebody reads, and looking at the status must be in nobody's way."""
     try:
@@ -324,12 +324,12 @@ def _head(store: Store, partition: int) -> int | StoreError:
             return reader.head()
         finally:
             reader.close()
-    except StoreError as error:
+    except (StoreError, Unavailable) as error:
         return error
 
 
 def _behind(
-    store: Store, positions: Mapping[int, int], heads: Mapping[int, int | StoreError]
+    store: AnyStore, positions: Mapping[int, int], heads: Mapping[int, int | RayfoldError]
 ) -> tuple[int | None, float | None]:
     """How many of the events that were there are missing, and the age of the oldest; unknown without the logs."""
     now_us = time.time_ns() // 1000
@@ -347,6 +347,6 @@ def _behind(
                 finally:
                     reader.close()
                 oldest_us = min(oldest_us, decode_record(record).recorded_at_us)
-            except StoreError:
+            except (StoreError, Unavailable):
                 return events, None
     return events, (now_us - oldest_us) / 1_000_000

@@ -27,6 +27,7 @@ from .log.contract import Reader
 from .log.format import chain_of, decode_record, record_position
 from .page import Failure, PageLoop, recorded_at_us_of
 from .projection import Projection
+from .reach import Reach
 from .read_store.checkpoint import ERROR_CHARS_MAX, QUARANTINED_MAX, Checkpoint, Quarantined
 from .read_store.contract import ReadStore
 from .read_store.folder import discard_at_next_opening, empty_folder, folder_of_code
@@ -61,8 +62,7 @@ class KeptModel:
         self.failed: RayfoldError | None = None
         """Why this projection has stopped, if it has."""
         self.quarantined: tuple[Quarantined, ...] = ()
-        self.replayed_up_to: dict[int, int] = {}
-        """The heads of the logs when this was opened."""
+        self.reach = Reach(readers)
         self.store: ReadStore = projection.read_store.make()
         self._projection = projection
         self._readers = readers
@@ -83,13 +83,15 @@ class KeptModel:
         Each version of the code has a folder of its own in `directory`; those of others are removed. Raises
         `StoreError`, and `DefinitionError` for a store that cannot be made.
         """
-        self.replayed_up_to = {partition: reader.head() for partition, reader in self._readers.items()}
+        self.reach.look()
         if directory is not None:
             self._folder = folder_of_code(directory, state_fingerprint(self._projection))
         try:
             stored = self.store.open(self.model, self._folder)
             found = None if stored is None else Checkpoint.unpacked(stored)
-            wrong = "" if stored is None else found.objection(self._readers) if found else "its checkpoint is damaged"
+            wrong = "" if stored is None else "its checkpoint is damaged"
+            if found is not None:
+                wrong = found.objection(self._readers, self._readers.keys() - self.reach.unseen)
         except (Damaged, StorageFailed) as error:
             if self._folder is None:
                 raise
@@ -100,6 +102,13 @@ class KeptModel:
             self._at = found
             self.quarantined = found.quarantined
             self.positions.update(found.positions)
+
+    def _look_again(self, partition: int) -> None:
+        """At a log that was out of reach: what is in it is replayed, and it must be the one that was followed."""
+        if self.reach.look_at(partition) and (why := self._at.objection(self._readers, [partition])):
+            if self._folder is not None:
+                discard_at_next_opening(self._folder)
+            self.stop(partition, self.positions[partition] + 1, Damaged(f"partition {partition}", why))
 
     def _start_over(self, why: str) -> None:
         """Empty the store: the read model is made from the log."""
@@ -125,6 +134,8 @@ class KeptModel:
         A record that was only sent (not `checked`) and is damaged ends it too; it may be right in the log. Raises
         `StorageFailed` when the store's disk refused: then nothing of the last page was taken in.
         """
+        if partition in self.reach.unseen:
+            self._look_again(partition)
         self._replay()
         done = 1
         while records and done and self.failed is None:
@@ -163,7 +174,7 @@ class KeptModel:
         return 1
 
     def _marked_up_to(self, partition: int) -> int:
-        return max(self.replayed_up_to[partition], self._called_up_to[partition])
+        return max(self.reach.heads[partition], self._called_up_to[partition])
 
     def _attempt(self, partition: int, records: Sequence[bytes], checked: bool, replayed_up_to: int) -> Failure | None:
         """Apply records and commit them with their checkpoint.

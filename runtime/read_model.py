@@ -325,7 +325,7 @@ class ReadModel:
     def progress(self) -> Progress:
         """How far this read model is. Does not wait for a page that is being taken in."""
         positions, kept = dict(self.positions), self._kept
-        replaying = any(positions[partition] < head for partition, head in kept.replayed_up_to.items())
+        replaying = any(positions[partition] < head for partition, head in kept.reach.heads.items())
         events_applied = sum(positions.values()) - self._opened_at
         recorded_at_us = kept.recorded_at_us()
         return Progress(positions, events_applied, recorded_at_us, kept.failed, len(kept.quarantined), replaying)

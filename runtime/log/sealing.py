@@ -15,11 +15,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import Sealed
-from .format import META, META_EPOCH, META_SEAL, encode_meta
+from .format import CHAIN_START, META, META_EPOCH, META_SEAL, chain_of, encode_meta
 
 if TYPE_CHECKING:
     import lmdb
 
+    from .reader import LmdbReader
     from .writer import LmdbLog
 
 __all__ = ["Seal", "break_seal", "continue_epochs", "seal"]
@@ -32,6 +33,12 @@ class Seal(NamedTuple):
     """No event of this log or of an earlier epoch comes after it."""
     head: int
     """Position of its last event."""
+    chain: bytes
+    """Of that event: it stands for all events before it."""
+
+    def is_end_of(self, log: LmdbReader) -> bool:
+        """Whether this log, a copy, ends with the same event after the same history."""
+        return log.head() == self.head and self.chain == _chain_at(log, self.head)
 
 
 def seal(log: LmdbLog, heir: str) -> Seal:
@@ -49,9 +56,10 @@ def seal(log: LmdbLog, heir: str) -> Seal:
             _put_epoch(log, transaction, epoch)
             content = encode_meta(META_SEAL, heir.encode())
             transaction.put(META_SEAL, content, db=log.environment.database(META))
-        return Seal(epoch, log.last_position(transaction))
+        return Seal(epoch, log.last_position(transaction), b"")
 
-    return log.environment.write(put)
+    sealed = log.environment.write(put)
+    return sealed._replace(chain=_chain_at(log, sealed.head))
 
 
 def break_seal(log: LmdbLog, heir: str) -> None:
@@ -77,6 +85,10 @@ def continue_epochs(log: LmdbLog, epoch: int) -> None:
             _put_epoch(log, transaction, epoch)
 
     log.environment.write(put)
+
+
+def _chain_at(log: LmdbReader, position: int) -> bytes:
+    return chain_of(log.read(position - 1, 1)[0]) if position else CHAIN_START
 
 
 def _put_epoch(log: LmdbLog, transaction: lmdb.Transaction[bytes], epoch: int) -> None:

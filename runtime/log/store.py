@@ -87,6 +87,10 @@ class Store:
         """The folder of one partition's log."""
         return self.path / f"partition-{partition:05d}"
 
+    def folder_here(self) -> Path:
+        """Where read models and subscriptions of this store keep their place on this machine."""
+        return self.path
+
     def identity(self, partition: int) -> str:
         """What the log of this partition carries to say whose it is."""
         return f"{self.store_id}/{partition:05d}"

@@ -10,7 +10,7 @@ rebuilt instead of being wrong for ever.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 import msgpack
@@ -68,11 +68,12 @@ class Checkpoint(NamedTuple):
         )
         return zlib.crc32(content).to_bytes(4, "big") + content
 
-    def objection(self, readers: Mapping[int, Reader]) -> str:
-        """Why it may not be used with the logs that are there; nothing if it may."""
+    def objection(self, readers: Mapping[int, Reader], looked_at: Iterable[int]) -> str:
+        """Why it may not be used with the logs that are there, of which those `looked_at` are; nothing if it may."""
         if self.positions.keys() != readers.keys():
             return f"it follows {len(self.positions)} partitions, the store has {len(readers)}"
-        for partition, position in self.positions.items():
+        for partition in looked_at:
+            position = self.positions[partition]
             records = readers[partition].read(position - 1, 1) if position else []
             if position and (not records or chain_of(records[0]) != self.chains.get(partition)):
                 return f"the log of partition {partition} is not the one that it followed up to {position}"

@@ -9,6 +9,7 @@ import pytest
 
 from rayfold.runtime.errors import Fenced, Sealed
 from rayfold.runtime.log.environment import open_log, open_reader
+from rayfold.runtime.log.format import CHAIN_START
 from rayfold.runtime.log.sealing import Seal, break_seal, continue_epochs, seal
 from rayfold.runtime.log.writer import LmdbLog
 from tests.runtime.log.appends import ALICE, amounts_of, deposits
@@ -24,7 +25,8 @@ def log(tmp_path: Path) -> Iterator[LmdbLog]:
 def test_a_sealed_log_fences_its_writer_off_and_refuses_every_later_one(log: LmdbLog) -> None:
     epoch = log.activate()
     log.append(epoch, [deposits(ALICE, 5)])
-    assert seal(log, "node-1") == Seal(epoch + 1, 1)
+    sealed = seal(log, "node-1")
+    assert (sealed.epoch, sealed.head, sealed.is_end_of(log)) == (epoch + 1, 1, True)
     with pytest.raises(Fenced):
         log.append(epoch, [deposits(ALICE, 6)])
     with pytest.raises(Sealed) as told:
@@ -49,7 +51,7 @@ def test_a_seal_is_on_the_disk_and_every_reader_sees_it(log: LmdbLog, tmp_path: 
 
 def test_sealing_again_for_the_same_changes_nothing_and_for_another_is_refused(log: LmdbLog) -> None:
     log.activate()
-    assert seal(log, "node-1") == seal(log, "node-1") == Seal(2, 0)
+    assert seal(log, "node-1") == seal(log, "node-1") == Seal(2, 0, CHAIN_START)
     for breaking in (seal, break_seal):
         with pytest.raises(Sealed, match="handed over to node-1"):
             breaking(log, "node-2")
@@ -70,3 +72,13 @@ def test_a_copy_counts_its_epochs_on_and_never_back(log: LmdbLog) -> None:
     continue_epochs(log, 7)
     continue_epochs(log, 3)
     assert log.activate() == 8
+
+
+def test_a_copy_that_is_shorter_or_of_another_history_is_no_copy(log: LmdbLog, tmp_path: Path) -> None:
+    log.append(log.activate(), [deposits(ALICE, 5)])
+    sealed = seal(log, "node-1")
+    other = open_log(tmp_path / "other", "partition 3", identity="s/00003")
+    assert not sealed.is_end_of(other)
+    other.append(other.activate(), [deposits(ALICE, 6)])
+    assert not sealed.is_end_of(other)
+    other.close()

@@ -1,0 +1,289 @@
+"""KeeperActor: one for each node that has a share of a store; it keeps the share, and reads its logs for other nodes.
+
+Beside all steps. It is bound hard to its node, so where it runs, the share is. It holds the share, so that a second
+system is refused with the name of the first; it makes what a new store or a node that joins needs there; projectors and
+programs on other nodes read the logs through it, and not through the partition, whose interpreter is for commands.
+
+Rules kept here: a keeper answers for its own node only, and looks who that is (`node.py`) before it does. What changes
+something runs on one thread, in the order in which it was asked for; reads have threads of their own. Errors travel as
+values. It can be killed at any moment: whatever it was doing is done again by whoever asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import ray
+
+from ..runtime.errors import Damaged, RayfoldError, Sealed, StoreMismatch, StoreMissing, Unavailable
+from ..runtime.log.environment import open_log
+from ..runtime.log.hold import Hold
+from ..runtime.log.reader import LmdbReader
+from ..runtime.log.sealing import Seal, continue_epochs
+from ..runtime.log.share import Share, arriving_path, create_share, open_share, place_share, remove_log
+from ..runtime.log.store import Store
+from ..runtime.log.store_map import StoreMap
+from ..runtime.log.stretch import Stretch, read_stretch, write_stretch
+from ..runtime.wire import from_wire, to_wire
+from .builds import Build, builds_of, mark_serving, remove_build, remove_older
+from .node import NODE_LABEL, data_folder_here, verify_node
+from .spread_store import keeper_name
+
+__all__ = ["READS", "KeeperActor", "KeeperPlan", "ShareFacts", "start_keeper"]
+
+READS: Final = frozenset(
+    {"head", "read", "version", "read_stream", "find_command", "find_commands", "find_snapshot", "epoch", "heir"}
+)
+"""What others may have read for them."""
+
+_READERS: Final = 4
+"""Threads that read for others. A page of 512 events takes one of them about a millisecond."""
+
+_PULL_TIMEOUT_S: Final = 30.0
+"""For one stretch of a log from its present home: 8 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperPlan:
+    """All that a keeper needs to start, and to start again after a crash."""
+
+    name: str
+    """Of the store, and of the folder of its shares."""
+    node_id: str
+    namespace: str
+
+
+class ShareFacts(NamedTuple):
+    """What a node has of a store."""
+
+    store_id: str
+    """Empty if it has nothing."""
+    partitions: int
+    map: StoreMap | None
+    whole: bool
+    """The logs of all partitions are here."""
+    used: bool
+    """Some log here has been written to, or at least been taken over once."""
+
+
+class KeeperActor:
+    """The share of one node."""
+
+    def __init__(self, plan: KeeperPlan) -> None:
+        self._plan = plan
+        self._hold: Hold | None = None
+        self._share: Share | None = None
+        self._readers: dict[int, LmdbReader] = {}
+
+    # --- the share -----------------------------------------------------------------------------------------------
+
+    @ray.method
+    def open(self) -> tuple[list[Any], ShareFacts | None]:
+        """What is here. An error as `to_wire` packs it, or nothing; and the facts. Safe to repeat."""
+        return _told(self._facts)
+
+    @ray.method
+    def create(self, store_map: StoreMap) -> tuple[list[Any], None]:
+        """Make this node's share of a new store, all but the map."""
+        return _told(lambda: create_share(self._folder(), self._plan.node_id, store_map))
+
+    @ray.method
+    def place(self, store_map: StoreMap) -> tuple[list[Any], ShareFacts | None]:
+        """Keep this map from now on, unless a later one is here."""
+
+        def place() -> ShareFacts:
+            place_share(self._folder(), self._plan.node_id, store_map)
+            self._reopen()
+            return self._facts()
+
+        return _told(place)
+
+    @ray.method(concurrency_group="reads")
+    def map(self) -> StoreMap | None:
+        """The map that this node has."""
+        share = self._share
+        return None if share is None else share.map
+
+    # --- reading for others --------------------------------------------------------------------------------------
+
+    @ray.method(concurrency_group="reads")
+    def read(self, partition: int, what: str, arguments: Sequence[Any]) -> tuple[list[Any], Any]:
+        """What a reader of this partition's log answers. An error as `to_wire` packs it, or nothing; and the answer."""
+        assert what in READS
+        return _told(lambda: getattr(self._reader(partition), what)(*arguments))
+
+    @ray.method(concurrency_group="reads")
+    def stretch(self, partition: int, after: int, up_to: int) -> tuple[list[Any], Stretch | None]:
+        """The next whole commands after a position, with what is stored about them."""
+        return _told(lambda: read_stretch(self._reader(partition), after, up_to))
+
+    def _reader(self, partition: int) -> LmdbReader:
+        """Raises `Sealed` for a partition that is at home elsewhere."""
+        share = self._share
+        if share is None or share.map is None:
+            raise Unavailable(f"partition {partition}", "its home has not been opened")
+        home = share.map.homes[partition]
+        if home != self._plan.node_id:
+            raise Sealed(f"partition {partition}", f"node {share.map.name_of(home)}")
+        reader = self._readers.get(partition)
+        if reader is None:  # two threads may come here at once, and then one of the two readers goes unused
+            reader = self._readers.setdefault(partition, share.store.open_reader(partition))
+        return reader
+
+    # --- moving (see `moving.py`) --------------------------------------------------------------------------------
+
+    @ray.method(concurrency_group="moves")
+    def pull(self, partition: int, source: str, up_to: int) -> tuple[list[Any], int]:
+        """Copy what the keeper of this name has of a partition's log up to a position. How far the copy is now."""
+        return _told(lambda: self._pull(partition, source, up_to))
+
+    @ray.method(concurrency_group="moves")
+    def finish(self, partition: int, sealed: Seal) -> tuple[list[Any], None]:
+        """The copy is to go on from this seal: it must have come to its head, and takes over its count of epochs."""
+        return _told(lambda: self._finish(partition, sealed))
+
+    @ray.method(concurrency_group="moves")
+    def remove(self, partition: int) -> tuple[list[Any], None]:
+        """Remove the log of a partition that has moved away, or what an unfinished move to here has left."""
+        return _told(lambda: remove_log(self._opened().store, partition))
+
+    def _pull(self, partition: int, source: str, up_to: int) -> int:
+        store = self._opened().store
+        if partition not in store.away:
+            raise StoreMismatch(str(store.path), f"partition {partition} is at home here already")
+        keeper: Any = ray.get_actor(source, self._plan.namespace)
+        path = arriving_path(store, partition)
+        if not path.exists():
+            remove_log(store, partition)  # what it was when it was at home here before
+        log = open_log(path, f"the copy of partition {partition}", identity=store.identity(partition))
+        try:
+            reached = log.head()
+            while reached < up_to:
+                asked = keeper.stretch.remote(partition, reached, up_to)
+                error, stretch = ray.get(asked, timeout=_PULL_TIMEOUT_S)
+                if error:
+                    raise from_wire(error)
+                if stretch is None:
+                    break
+                try:
+                    write_stretch(log, stretch)
+                except Damaged:  # it is a copy of another history: begin again
+                    if reached == 0:
+                        raise
+                    log.close()
+                    remove_log(store, partition)
+                    return self._pull(partition, source, up_to)
+                reached = stretch.last
+            return reached
+        finally:
+            log.close()
+
+    def _finish(self, partition: int, sealed: Seal) -> None:
+        store = self._opened().store
+        path, name = arriving_path(store, partition), f"the copy of partition {partition}"
+        log = open_log(path, name, identity=store.identity(partition), create=sealed.head == 0)
+        try:
+            if not sealed.is_end_of(log):
+                what = f"it ends at position {log.head():,} and not as the original does, at {sealed.head:,}"
+                raise Damaged(name, what)
+            continue_epochs(log, sealed.epoch)
+        finally:
+            log.close()
+
+    # --- builds of read models (see `builds.py`) -----------------------------------------------------------------
+
+    @ray.method(concurrency_group="reads")
+    def builds(self, projection: str) -> list[tuple[int, int, str, bool]]:
+        """The builds of a projection that have folders here: version, number, name, and whether it has served."""
+        found = builds_of(self._folder(), projection)
+        return [(one.version, one.number, one.path.name, one.has_served) for one in found]
+
+    @ray.method
+    def mark_serving(self, build: Build) -> tuple[list[Any], None]:
+        """Write down that a build is complete and in charge."""
+        return _told(lambda: mark_serving(self._local(build)))
+
+    @ray.method
+    def remove_older(self, projection: str, serving: Build) -> None:
+        """Remove the builds before the one that serves."""
+        remove_older(self._folder(), projection, serving)
+
+    @ray.method
+    def remove_build(self, build: Build) -> None:
+        """Remove a build."""
+        remove_build(self._local(build))
+
+    def _local(self, build: Build) -> Build:
+        return build._replace(path=self._folder() / build.path)
+
+    # -------------------------------------------------------------------------------------------------------------
+
+    def _folder(self) -> Path:
+        """Where the share is. Raises `StoreMissing` or `StoreMismatch` if this is not the node that it should be."""
+        data = data_folder_here()
+        if data is None:
+            what = f"the node {self._plan.node_id} was started without a data folder; start it with `rayfold node`"
+            raise StoreMissing("RAYFOLD_DATA", what)
+        verify_node(data, self._plan.node_id)
+        return data / self._plan.name
+
+    def _facts(self) -> ShareFacts:
+        share = self._reopen()
+        if share is None:
+            return ShareFacts("", 0, None, False, False)
+        store = share.store
+        used = share.map is None and share.whole and any(_used(store, number) for number in range(store.partitions))
+        return ShareFacts(store.store_id, store.partitions, share.map, share.whole, used)
+
+    def _reopen(self) -> Share | None:
+        folder = self._folder()
+        share = open_share(folder, self._plan.node_id)
+        if share is not None and self._hold is None:
+            self._hold = Hold(folder, f"the keeper of {self._plan.name}")
+        self._share = share
+        for partition in [one for one in self._readers if share is None or one in share.store.away]:
+            self._readers.pop(partition).close()
+        return share
+
+    def _opened(self) -> Share:
+        share = self._share or self._reopen()
+        if share is None:
+            raise StoreMissing(str(self._folder()), f"there is no share of {self._plan.name} here")
+        return share
+
+
+def start_keeper(plan: KeeperPlan, *, detached: bool) -> Any:
+    """A keeper that Ray restarts for ever, on its node and nowhere else. One that is there already is that one."""
+    remote: Any = ray.remote  # its types do not know concurrency groups
+    actor = remote(concurrency_groups={"reads": _READERS, "moves": 1})(KeeperActor)
+    options = actor.options(
+        name=keeper_name(plan.name, plan.node_id),
+        namespace=plan.namespace,
+        get_if_exists=True,
+        lifetime="detached" if detached else None,
+        label_selector={NODE_LABEL: plan.node_id},
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=0,
+        enable_task_events=False,
+    )
+    return options.remote(plan)
+
+
+def _used(store: Store, partition: int) -> bool:
+    reader = store.open_reader(partition)
+    try:
+        return bool(reader.head() or reader.epoch())
+    finally:
+        reader.close()
+
+
+def _told(doing: Callable[[], Any]) -> tuple[list[Any], Any]:
+    """What it comes to, or an error that is meant for the caller as a value."""
+    try:
+        return [], doing()
+    except RayfoldError as error:
+        return to_wire(error), None
