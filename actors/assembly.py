@@ -10,15 +10,17 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from ..runtime.aggregate import Aggregate
 from ..runtime.catalogue import Catalogue
 from ..runtime.errors import Unavailable
 from ..runtime.log.store import Store
 from ..runtime.projection import Projection
-from ..runtime.wire import from_wire
+from ..runtime.read_store.checkpoint import Quarantined
 from .builds import Builds
+from .calls import ANSWER_TIMEOUT_S, call, kill, open_actor
 from .client import Client
 from .cluster import Cluster
 from .connection import connection_facts
@@ -35,11 +37,6 @@ __all__ = ["Assembly"]
 _OPEN_TIMEOUT_S: Final = 300.0
 """Opening replays the log into the read models, and a long log takes long."""
 
-_OPEN_ATTEMPTS_MAX: Final = 20
-"""A network that loses one call in three lets one start in a hundred million fail then; more means that something is
-broken."""
-
-_ANSWER_TIMEOUT_S: Final = 5.0
 _RETRY_S: Final = 0.1
 _TICK_S: Final = 2.0
 """How often partitions look for own actors that came up or fell idle while no command arrived."""
@@ -52,7 +49,15 @@ class Assembly:
     projections: Projections
     client: Client
 
-    def __init__(self, catalogue: Catalogue, replicas: Mapping[type[Projection], int], settings: Settings) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        replicas: Mapping[type[Projection], int],
+        settings: Settings,
+        open_store: Callable[[], Store],
+        num_cpus: int | None,
+    ) -> None:
+        self._open_store, self._num_cpus = open_store, num_cpus
         self._catalogue = catalogue
         self._replicas = replicas
         self._settings = settings
@@ -60,18 +65,18 @@ class Assembly:
         self._partitions: list[Any] = []
         self._rebuilds: list[Rebuild] = []
 
-    async def start(self, store: Store, num_cpus: int | None) -> None:
-        """Hold, cluster, projectors, partitions, client: each needs the ones before it."""
-        self.store = store
+    async def start(self) -> None:
+        """Store, hold, cluster, projectors, partitions, client: each needs the ones before it."""
+        self.store = store = self._open_store()
         hold = store.hold(f"the runtime of process {os.getpid()}")
         self._undo.callback(hold.release)
-        cluster = Cluster.start_or_join(num_cpus=num_cpus, own_actors_max=self._settings.own_actors_max)
+        cluster = Cluster.start_or_join(num_cpus=self._num_cpus, own_actors_max=self._settings.own_actors_max)
         self._undo.callback(cluster.stop)
         self._undo.push_async_callback(self._end_actors)
         await self._start_actors(cluster)
         self.client = Client(self._catalogue, self._partitions, cluster.actor_named, self._settings)
         await self.projections.attach(self._partitions, self.client.serve)
-        self._undo.push_async_callback(self.client.drain, _ANSWER_TIMEOUT_S)
+        self._undo.push_async_callback(self.client.drain, ANSWER_TIMEOUT_S)
         if self._settings.tune_garbage_collector:
             self._undo.callback(look_less_often())
         self._observer = Observer(store)
@@ -95,7 +100,7 @@ class Assembly:
         deadline_s = time.monotonic() + self._settings.timeout_s
         while (left_s := deadline_s - time.monotonic()) > 0:
             try:
-                head: int = await _answer(self._partitions[partition].head.remote(), left_s)
+                head: int = await call(self._partitions[partition].head, timeout_s=left_s)
             except Exception:
                 await asyncio.sleep(min(_RETRY_S, left_s))
             else:
@@ -106,6 +111,18 @@ class Assembly:
         """Asks every actor; one that does not answer within five seconds is told to be silent."""
         seats = [seat_named(one.name, one.actor) for one in self.projections.projectors()]
         return await self._observer.observe(dict(enumerate(self._partitions)), [seat for seat in seats if seat])
+
+    async def scale(self, projection: type[Projection], replicas: int) -> None:
+        """See `Runtime.scale`."""
+        await self.projections.scale(projection, replicas)
+
+    async def rebuild_stream(self, projection: type[Projection], aggregate: type[Aggregate], id: str) -> None:
+        """See `Runtime.rebuild_stream`."""
+        await self.projections.rebuild_stream(projection, aggregate, id)
+
+    async def retry_quarantined(self, projection: type[Projection]) -> tuple[Quarantined, ...]:
+        """See `Runtime.retry_quarantined`."""
+        return await self.projections.retry_quarantined(projection)
 
     async def _start_actors(self, cluster: Cluster) -> None:
         """Projectors first: a partition needs them to broadcast to, also when Ray restarts it."""
@@ -130,12 +147,10 @@ class Assembly:
                 cluster.counts_slots,
             )
             self._partitions.append(start_partition(partition, f"{name}/partition-{number}"))
-        opening = map(_open, self._actors())
-        for answer in await asyncio.gather(*opening, return_exceptions=True):
-            if isinstance(answer, BaseException):
-                raise Unavailable(str(store.path), f"an actor did not open: {answer}") from answer
-            if answer:
-                raise from_wire(answer)
+        opening = (open_actor(actor, str(store.path), _OPEN_TIMEOUT_S) for actor in self._actors())
+        for opened in await asyncio.gather(*opening, return_exceptions=True):
+            if opened is not None:
+                raise opened
 
     def _actors(self) -> list[Any]:
         return [*self._partitions, *(projector.actor for projector in self.projections.projectors())]
@@ -153,13 +168,10 @@ class Assembly:
         await asyncio.gather(*(rebuild.interrupt() for rebuild in self._rebuilds))
 
     async def _end_actors(self) -> None:
-        import ray
-
-        closing = [actor.close.remote() for actor in self._partitions]
-        await asyncio.gather(_all_in_time(closing), self.projections.close())
+        closing = (call(actor.close) for actor in self._partitions)
+        await asyncio.gather(*closing, self.projections.close(), return_exceptions=True)
         for actor in self._partitions:
-            with contextlib.suppress(Exception):
-                ray.kill(actor)
+            kill(actor)
 
     async def _tick(self) -> None:
         while True:
@@ -181,25 +193,3 @@ class Assembly:
 def _name(store: Store) -> str:
     """What the names of a store's actors begin with, and what its metrics call it."""
     return f"{store.path.name}-{store.store_id[:8]}"
-
-
-async def _open(actor: Any) -> list[Any]:
-    """What `open` answers. It is safe to repeat, so an answer that was lost, or a process that died, is no failure."""
-    from ray.exceptions import ActorUnavailableError
-
-    for _ in range(_OPEN_ATTEMPTS_MAX - 1):
-        with contextlib.suppress(ActorUnavailableError):
-            opened: list[Any] = await _answer(actor.open.remote(), _OPEN_TIMEOUT_S)
-            return opened
-        await asyncio.sleep(_RETRY_S)
-    return list(await _answer(actor.open.remote(), _OPEN_TIMEOUT_S))
-
-
-async def _answer(ref: Any, timeout_s: float = _ANSWER_TIMEOUT_S) -> Any:
-    return await asyncio.wait_for(asyncio.wrap_future(ref.future()), timeout_s)
-
-
-async def _all_in_time(refs: Sequence[Any]) -> list[Any]:
-    """The answers, with None for those that failed or took over five seconds."""
-    answers = await asyncio.gather(*map(_answer, refs), return_exceptions=True)
-    return [None if isinstance(answer, BaseException) else answer for answer in answers]

@@ -226,7 +226,7 @@ class BlockingRuntime:
     ) -> BlockingSubscription:
         """The events from a place on, as a plain iterator that waits for the next one; see `Runtime.subscribe`."""
         wanted = Wanted(name, from_, types, streams, member, of, key, acknowledge)
-        return self._runtime._subscriptions.subscribe_blocking(self._runtime.store, wanted)
+        return self._runtime._subscriptions.subscribe_blocking(self._runtime._store, wanted)
 
     @property
     def store(self) -> Store:

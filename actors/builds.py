@@ -37,8 +37,6 @@ __all__ = [
     "Build",
     "Builds",
     "build_numbered",
-    "build_to_make",
-    "build_to_serve",
     "builds_of",
     "lend_checkpoint",
     "mark_serving",
@@ -85,20 +83,6 @@ def builds_of(store: Path, projection: str) -> list[Build]:
         if told is not None and told["projection"] == projection and path.is_dir():
             found.append(Build(int(told["version"]), int(told["number"] or 1), path))
     return sorted(found, key=lambda build: build.order)
-
-
-def build_to_serve(store: Path, projection: type[Projection]) -> Build:
-    """The build that a start goes on with: the latest of the class's version that has served, or else the first."""
-    return build_numbered(store, projection, number_to_serve(projection, _served(store, projection)))
-
-
-def build_to_make(store: Path, projection: type[Projection], serving: Build) -> Build:
-    """The build that a rebuild makes beside the one that serves: one that was interrupted, or else a new one."""
-    return build_numbered(store, projection, number_to_make(projection, _served(store, projection), serving))
-
-
-def _served(store: Path, projection: type[Projection]) -> dict[tuple[int, int], bool]:
-    return {build.order: build.has_served for build in builds_of(store, projection.projection_name)}
 
 
 def number_to_serve(projection: type[Projection], served: Mapping[tuple[int, int], bool]) -> int:
@@ -163,13 +147,18 @@ class Builds:
     def __init__(self, store: Path) -> None:
         self._store = store
 
+    async def served(self, projection: type[Projection]) -> dict[tuple[int, int], bool]:
+        """The builds of a projection that there are, by version and number, and whether they have served."""
+        return {build.order: build.has_served for build in builds_of(self._store, projection.projection_name)}
+
     async def to_serve(self, projection: type[Projection]) -> Build:
-        """See `build_to_serve`."""
-        return build_to_serve(self._store, projection)
+        """The build that a start goes on with: the latest of the class's version that has served, or else the first."""
+        return build_numbered(self._store, projection, number_to_serve(projection, await self.served(projection)))
 
     async def to_make(self, projection: type[Projection], serving: Build) -> Build:
-        """See `build_to_make`."""
-        return build_to_make(self._store, projection, serving)
+        """The build that a rebuild makes beside the one that serves: one that was interrupted, or else a new one."""
+        number = number_to_make(projection, await self.served(projection), serving)
+        return build_numbered(self._store, projection, number)
 
     async def lend_checkpoint(self, build: Build, part: int, replica: int) -> None:
         """See `lend_checkpoint`."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ..runtime.catalogue import Catalogue
@@ -47,8 +47,13 @@ class Client:
         partitions: Sequence[Any],
         actor_named: Callable[[str], Any],
         settings: Settings,
+        *,
+        classes_of_others: bool = False,
     ) -> None:
+        """`classes_of_others`: the system was started by another program, whose classes have the same names as those
+        that are used here, and are others."""
         self._catalogue = catalogue
+        self._classes_of_others = classes_of_others
         self._settings = settings
         self._partitions = len(partitions)
         self._router = Router(partitions, actor_named, settings)
@@ -63,6 +68,14 @@ class Client:
             self._serving[projection.projection_name] = Serving(projection, parts, self._settings)
         else:
             serving.replace(projection, parts)
+
+    def replace_partition(self, partition: int, actor: Any) -> None:
+        """Commands to this partition go to another actor from now on."""
+        self._router.replace(partition, actor)
+
+    def tell_unavailable(self, unavailable: Mapping[int, str]) -> None:
+        """Commands to these partitions are refused at once, and to no others: nothing reaches them, and why."""
+        self._router.tell_unavailable(unavailable)
 
     def send(self, envelope: Envelope, timeout_s: float | None = None) -> asyncio.Future[Outcome]:
         """Pack and send a command; the future gets its outcome as a value. Raises `CallerError`s and `Overloaded`."""
@@ -167,7 +180,8 @@ class Client:
 
     def _check_known(self, envelope: Envelope) -> None:
         aggregate = envelope.aggregate
-        if self._catalogue.aggregates.get(getattr(aggregate, "aggregate_type", "")) is not aggregate:
+        known = self._catalogue.aggregates.get(getattr(aggregate, "aggregate_type", ""))
+        if known is not aggregate and not (known is not None and self._classes_of_others):
             raise UnknownName("aggregate", _name(aggregate), list(self._catalogue.aggregates))
         if type(envelope.command) not in aggregate.deciders:
             names = [command.message_name for command in aggregate.deciders]

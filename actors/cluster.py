@@ -61,8 +61,8 @@ _DETECTION: Final = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "3",
-    "RAY_grpc_client_keepalive_time_ms": "3000",
-    "RAY_grpc_client_keepalive_timeout_ms": "3000",
+    # Not `RAY_grpc_client_keepalive_*`: at 3 s Ray's own servers answer with "too many pings" and close the connection,
+    # and a killed or frozen node was noticed no sooner with it (at once, and after 8.6 s).
     # Not `RAY_gcs_rpc_server_reconnect_timeout_s`, which would have the processes of a cut-off node end sooner than
     # after Ray's 60 s: the nodes of a head that restarts would end as well. That a lost node's actors go on is harmless
     # here: the log refuses what they append once another has taken over.
@@ -175,6 +175,11 @@ class Cluster:
             remedy = "see whether it runs and whether this user has its token; `rayfold up` starts one here"
             raise Unavailable(f"the Ray cluster {address!r}", f"cannot be joined: {told:.300}; {remedy}") from error
         return cls._connected(owned=True)
+
+    @classmethod
+    def inside(cls) -> Cluster:
+        """The cluster of the actor that asks."""
+        return cls._connected(owned=False)
 
     @classmethod
     def _connected(cls, owned: bool) -> Cluster:

@@ -22,14 +22,14 @@ from ..runtime.catalogue import Catalogue
 from ..runtime.codec import encode_message
 from ..runtime.errors import CallerError, HandlerFailed, InvalidMessage, RayfoldError, Unavailable, UnknownName
 from ..runtime.history import checked_place, fold_up_to, history, microseconds, place_at, place_of, state_at
-from ..runtime.log.reader import LmdbReader
-from ..runtime.log.store import Store
+from ..runtime.log.contract import Reader
 from ..runtime.messages import Event, Query
 from ..runtime.projection import Projection, part_of
 from ..runtime.read_model import PackedQuery, ReadModel
 from ..runtime.receipt import Receipt
 from ..runtime.recorded import Recorded
 from ..runtime.stream import StreamId, partition_of, stream_id
+from .spread_store import AnyStore, open_patient_reader
 
 __all__ = ["AS_OF_TIMEOUT_S", "TimeTravel"]
 
@@ -46,7 +46,7 @@ Answer = TypeVar("Answer")
 class TimeTravel:
     """Questions about the past of one store."""
 
-    def __init__(self, store: Store, catalogue: Catalogue) -> None:
+    def __init__(self, store: AnyStore, catalogue: Catalogue) -> None:
         self._store = store
         self._catalogue = catalogue
 
@@ -56,7 +56,7 @@ class TimeTravel:
         """See `Runtime.history`."""
         stream = self._stream(aggregate, id)
 
-        def read(partition: int, reader: LmdbReader) -> list[tuple[Event, Recorded]]:
+        def read(partition: int, reader: Reader) -> list[tuple[Event, Recorded]]:
             return history(self._catalogue, reader, partition, stream, from_version, to_version)
 
         return await asyncio.to_thread(self._read, stream, read)
@@ -65,7 +65,7 @@ class TimeTravel:
         """See `Runtime.state_at`."""
         stream = self._stream(aggregate, id)
 
-        def read(partition: int, reader: LmdbReader) -> A:
+        def read(partition: int, reader: Reader) -> A:
             return state_at(self._catalogue, reader, aggregate, stream, version, at)
 
         return await asyncio.to_thread(self._read, stream, read)
@@ -148,10 +148,10 @@ class TimeTravel:
             raise UnknownName("aggregate", getattr(aggregate, "__name__", str(aggregate)), list(known))
         return stream_id(name, id)
 
-    def _read(self, stream: StreamId, read: Callable[[int, LmdbReader], Any]) -> Any:
+    def _read(self, stream: StreamId, read: Callable[[int, Reader], Any]) -> Any:
         """What `read` makes of the log that has the stream."""
         partition = partition_of(stream, self._store.partitions)
-        reader = self._store.open_reader(partition)
+        reader = open_patient_reader(self._store, partition)
         try:
             return read(partition, reader)
         finally:
@@ -210,7 +210,7 @@ async def _results(function: Callable[..., Iterator[Any]], *arguments: Any) -> A
         raise Unavailable("time travel", f"the task that reads the log failed: {told:.300}") from error
 
 
-def _search(store: Store, place: Receipt | datetime) -> Iterator[dict[int, int]]:
+def _search(store: AnyStore, place: Receipt | datetime) -> Iterator[dict[int, int]]:
     with _readers(store) as readers:
         if isinstance(place, Receipt):
             yield place_of(readers, place.partition, place.position)
@@ -219,7 +219,7 @@ def _search(store: Store, place: Receipt | datetime) -> Iterator[dict[int, int]]
 
 
 def _fold(
-    store: Store, catalogue: bytes, name: str, part: int, query: PackedQuery, place: Mapping[int, int]
+    store: AnyStore, catalogue: bytes, name: str, part: int, query: PackedQuery, place: Mapping[int, int]
 ) -> Iterator[tuple[int, list[Any]]]:
     """How many events further, again and again, and at the end the answer in a list of one."""
     from .shipping import unship
@@ -237,10 +237,10 @@ def _fold(
 
 
 @contextmanager
-def _readers(store: Store) -> Iterator[dict[int, LmdbReader]]:
+def _readers(store: AnyStore) -> Iterator[dict[int, Reader]]:
     with contextlib.ExitStack() as opened:
-        readers = {}
+        readers: dict[int, Reader] = {}
         for number in range(store.partitions):
-            readers[number] = store.open_reader(number)
+            readers[number] = open_patient_reader(store, number)
             opened.callback(readers[number].close)
         yield readers

@@ -11,6 +11,7 @@ values. It can be killed at any moment: whatever it was doing is done again by w
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from ..runtime.log.store import Store
 from ..runtime.log.store_map import StoreMap
 from ..runtime.log.stretch import Stretch, read_stretch, write_stretch
 from ..runtime.wire import from_wire, to_wire
-from .builds import Build, builds_of, mark_serving, remove_build, remove_older
+from .builds import Build, builds_of, lend_checkpoint, mark_serving, remove_build, remove_older
 from .node import NODE_LABEL, data_folder_here, verify_node
 from .spread_store import keeper_name
 
@@ -146,6 +147,16 @@ class KeeperActor:
         return _told(lambda: self._finish(partition, sealed))
 
     @ray.method(concurrency_group="moves")
+    def commit(self, partition: int, store_map: StoreMap, heir: str, epoch: int) -> tuple[list[Any], None]:
+        """The partition, whose log here is sealed for its heir with this epoch, is at home there from now on."""
+        return _told(lambda: self._commit(partition, store_map, heir, epoch))
+
+    @ray.method(concurrency_group="moves")
+    def tidy(self) -> tuple[list[Any], None]:
+        """Remove the logs that have moved away, and copies that came to nothing."""
+        return _told(self._tidy)
+
+    @ray.method(concurrency_group="moves")
     def remove(self, partition: int) -> tuple[list[Any], None]:
         """Remove the log of a partition that has moved away, or what an unfinished move to here has left."""
         return _told(lambda: remove_log(self._opened().store, partition))
@@ -193,13 +204,39 @@ class KeeperActor:
         finally:
             log.close()
 
-    # --- builds of read models (see `builds.py`) -----------------------------------------------------------------
+    def _commit(self, partition: int, store_map: StoreMap, heir: str, epoch: int) -> None:
+        """Write the map and look at the seal again. Whoever breaks a seal looks at the map again after that
+        (`partition.py`): so if both should happen at once, at least one of them is taken back."""
+        store = self._opened().store
+        reader = store.open_reader(partition)
+        try:
+            if (reader.heir(), reader.epoch()) == (heir, epoch):
+                place_share(store.path, self._plan.node_id, store_map)
+                if (reader.heir(), reader.epoch()) == (heir, epoch):
+                    self._reopen()
+                    return
+                place_share(store.path, self._plan.node_id, store_map.with_home(partition, self._plan.node_id))
+        finally:
+            reader.close()
+        raise StoreMismatch(str(store.partition_path(partition)), "its move was called off: it is not sealed any more")
+
+    def _tidy(self) -> None:
+        store = self._opened().store
+        for partition in store.away:
+            if store.partition_path(partition).exists() or arriving_path(store, partition).exists():
+                remove_log(store, partition)
+
+    # --- builds of read models (see `spread_builds.py`) ----------------------------------------------------------
 
     @ray.method(concurrency_group="reads")
-    def builds(self, projection: str) -> list[tuple[int, int, str, bool]]:
-        """The builds of a projection that have folders here: version, number, name, and whether it has served."""
-        found = builds_of(self._folder(), projection)
-        return [(one.version, one.number, one.path.name, one.has_served) for one in found]
+    def builds(self, projection: str) -> dict[tuple[int, int], bool]:
+        """The builds of a projection that have folders here, by version and number, and whether they have served."""
+        return {build.order: build.has_served for build in builds_of(self._folder(), projection)}
+
+    @ray.method
+    def lend_checkpoint(self, build: Build, part: int, replica: int) -> None:
+        """Have a new replica begin with the checkpoint of the first one, if that is here."""
+        lend_checkpoint(self._local(build), part, replica)
 
     @ray.method
     def mark_serving(self, build: Build) -> tuple[list[Any], None]:
@@ -215,6 +252,11 @@ class KeeperActor:
     def remove_build(self, build: Build) -> None:
         """Remove a build."""
         remove_build(self._local(build))
+
+    @ray.method
+    def remove_folder(self, folder: Path) -> None:
+        """Remove what one projector has saved."""
+        shutil.rmtree(self._folder() / folder, ignore_errors=True)
 
     def _local(self, build: Build) -> Build:
         return build._replace(path=self._folder() / build.path)

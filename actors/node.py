@@ -31,6 +31,7 @@ __all__ = [
     "create_or_read_node",
     "data_folder_here",
     "hold_node",
+    "node_id_here",
     "read_node",
     "verify_node",
 ]
@@ -133,6 +134,12 @@ def data_folder_here(environment: Mapping[str, str] = os.environ) -> Path | None
     """The data folder of the node that this process runs on; none where the node has none."""
     folder = environment.get(DATA_VARIABLE)
     return Path(folder) if folder else None
+
+
+def node_id_here() -> str:
+    """The id of the node that this process runs on; empty where the node has no data folder."""
+    folder = data_folder_here()
+    return read_node(folder).node_id if folder is not None else ""
 
 
 def hold_node(folder: str | os.PathLike[str]) -> int:

@@ -18,14 +18,16 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 
 from ..runtime.aggregate import OwnActor
+from ..runtime.catalogue import Catalogue
 from ..runtime.envelope import PackedCommand, unpack_batch
-from ..runtime.errors import Fenced, RayfoldError, Sealed
+from ..runtime.errors import Fenced, RayfoldError, Sealed, StoreError
 from ..runtime.log.contract import Snapshot
 from ..runtime.log.sealing import Seal, break_seal, seal
 from ..runtime.log.writer import LmdbLog
@@ -33,7 +35,7 @@ from ..runtime.outcome import Answered, Moved, encode_outcomes
 from ..runtime.partition import WriteLoop
 from ..runtime.receipt import Receipt
 from ..runtime.stream import StreamId
-from ..runtime.wire import to_wire
+from ..runtime.wire import from_wire, to_wire
 from .aggregate import AppendAnswer, AppendRequest, OwnActorPlan, append_for, start_own_actor
 from .attempts import Attempts
 from .broadcast import Broadcast
@@ -43,7 +45,7 @@ from .homes import Homes
 from .node import verify_node
 from .settings import Settings
 from .shipping import unship
-from .spread_store import AnyStore
+from .spread_store import AnyStore, SpreadStore
 from .status import PartitionAnswer
 from .turns import Turns
 
@@ -78,6 +80,7 @@ class PartitionActor:
         self._plan = plan
         self._log: LmdbLog | None = None
         self._gate: Gate | None = None
+        self._catalogue: Catalogue | None = None
         self._attempts = Attempts()
         self._commands = self._batches = 0
         self._handed_over = False
@@ -94,6 +97,21 @@ class PartitionActor:
             except RayfoldError as error:
                 return to_wire(error)
         return []
+
+    @ray.method
+    def prepare(self) -> list[Any]:
+        """Load the application's code, which takes longest, before it is this actor's turn. An error as `to_wire` packs
+        it, or nothing."""
+        try:
+            self._application()
+        except RayfoldError as error:
+            return to_wire(error)
+        return []
+
+    def _application(self) -> Catalogue:
+        if self._catalogue is None:
+            self._catalogue = unship(self._plan.catalogue)
+        return self._catalogue
 
     @ray.method
     def road(self) -> str:
@@ -182,13 +200,13 @@ class PartitionActor:
     @ray.method
     def tick(self) -> None:
         """What has to happen now and then: hand over to actors that came up, end idle ones."""
-        with self._writing:
+        with self._writing, suppress(StoreError):  # whoever sends a command, or asks for the head, is told
             self._tick()
 
     @ray.method
     def set_projectors(self, names: tuple[str, ...]) -> None:
         """Broadcast to these from now on. Told at every change, and with every tick, since a restart forgets it."""
-        with self._writing:
+        with self._writing, suppress(StoreError):
             self._opened()
             self._broadcast.set_projectors(names)
 
@@ -222,6 +240,14 @@ class PartitionActor:
             except RayfoldError as error:
                 return to_wire(error)
         return []
+
+    def _check_still_at_home(self, opened: LmdbLog) -> None:
+        """After taking the log over, look once more whether it was to be: somebody may have written down meanwhile that
+        it is at home elsewhere (`keeper.py`, `commit`). Raises `Sealed`."""
+        store = self._plan.store
+        if isinstance(store, SpreadStore) and self._plan.number in store.share_here().away:
+            seal(opened, "another node")
+            raise Sealed(f"partition {self._plan.number}", "another node")
 
     def _with_log(self, doing: Callable[[LmdbLog], Any]) -> Any:
         """Do something to the log that is not opened as a writer's, or not any more."""
@@ -282,7 +308,9 @@ class PartitionActor:
 
     def _reader(self) -> LmdbLog:
         if self._log is None:
-            ray.get(ray.get_runtime_context().current_actor.open.remote())
+            told = ray.get(ray.get_runtime_context().current_actor.open.remote())
+            if told:
+                raise from_wire(told)
         return self._writer
 
     def _opened(self) -> None:
@@ -294,7 +322,7 @@ class PartitionActor:
             raise Sealed(f"partition {plan.number}", "another node")
         if plan.node_id:
             verify_node(plan.store.folder_here().parent, plan.node_id)
-        catalogue = unship(plan.catalogue)
+        catalogue = self._application()
         self._own_placements = {
             name: cls.placement for name, cls in catalogue.aggregates.items() if isinstance(cls.placement, OwnActor)
         }
@@ -304,6 +332,7 @@ class PartitionActor:
         try:
             self._loop = WriteLoop(plan.number, opened, catalogue, residents_max=plan.settings.residents_max)
             epoch = self._loop.activate()
+            self._check_still_at_home(opened)
         except BaseException:
             opened.close()
             raise

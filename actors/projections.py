@@ -27,6 +27,7 @@ from ..runtime.read_store.kinds import InMemory
 from ..runtime.stream import stream_id
 from ..runtime.wire import from_wire
 from .builds import Build, Builds
+from .calls import call, kill, one_line
 from .scheduling import Scheduling
 from .spread_store import AnyStore
 
@@ -38,8 +39,6 @@ __all__ = ["REPLICAS_MAX", "Projections", "Projector", "ServedBuild", "catch_up"
 
 REPLICAS_MAX: Final = 64
 """Of one projection: each is a process with the whole read model in memory."""
-
-_ANSWER_TIMEOUT_S: Final = 5.0
 
 _FAILURES_MAX: Final = 8
 """Calls that a projector may fail while it catches up: each stands for a process that was killed, or that Ray could not
@@ -74,12 +73,14 @@ class ServedBuild:
         """How many there are of each part."""
         return 1 + max((projector.replica for projector in self.projectors), default=-1)
 
+    def by_part(self) -> list[list[Projector]]:
+        """For each part its replicas."""
+        parts = 1 + max((projector.part for projector in self.projectors), default=-1)
+        return [[projector for projector in self.projectors if projector.part == part] for part in range(parts)]
+
     def parts(self) -> list[list[Any]]:
         """The actors: for each part its replicas."""
-        return [
-            [projector.actor for projector in self.projectors if projector.part == part]
-            for part in range(self.projection.parts)
-        ]
+        return [[projector.actor for projector in part] for part in self.by_part()]
 
 
 class Projections:
@@ -115,10 +116,15 @@ class Projections:
         self, partitions: Sequence[Any], serve: Callable[[type[Projection], Sequence[Sequence[Any]]], None]
     ) -> None:
         """All are up: from now on queries go where `serve` is told, and `partitions` hear of every change."""
-        self._partitions, self._serve = partitions, serve
+        self.use_partitions(partitions)
+        self._serve = serve
         for served in list(self.serving.values()):
             await self.put_in_charge(served)
             await self._builds.remove_older(served.projection.projection_name, served.build)
+
+    def use_partitions(self, partitions: Sequence[Any]) -> None:
+        """These are told from now on whom to broadcast to."""
+        self._partitions = partitions
 
     def names(self) -> tuple[str, ...]:
         """The names in Ray of all projectors that are to be broadcast to."""
@@ -232,9 +238,9 @@ class Projections:
     def check_version(self, projection: type[Projection]) -> None:
         """Raises `CallerError` for a class that is older than the one that serves, and `UnknownName`."""
         serving = self.serving_build(projection)
-        if projection.projection_version < serving.projection.projection_version:
+        if projection.projection_version < serving.build.version:
             told = f"{projection.projection_name} version {projection.projection_version}"
-            what = f"{told} is older than version {serving.projection.projection_version}, which serves"
+            what = f"{told} is older than version {serving.build.version}, which serves"
             raise CallerError(f"{what}; raise the version of the class")
 
     async def build_beside(self, projection: type[Projection]) -> Build:
@@ -243,7 +249,7 @@ class Projections:
 
     async def places(self, projectors: Sequence[Projector]) -> list[Place]:
         """How far they have come; without those that do not answer in time."""
-        asked = (_call(projector.actor.place) for projector in projectors)
+        asked = (call(projector.actor.place) for projector in projectors)
         answers = await asyncio.gather(*asked, return_exceptions=True)
         return [answer for answer in answers if not isinstance(answer, BaseException)]
 
@@ -251,7 +257,7 @@ class Projections:
         """Have all partitions broadcast to what serves and what joins. One that is being restarted hears of it with
         the next tick; until then the projectors look into the log."""
         names = self.names()
-        told = (_call(partition.set_projectors, names) for partition in self._partitions)
+        told = (call(partition.set_projectors, names) for partition in self._partitions)
         await asyncio.gather(*told, return_exceptions=True)
 
     async def put_in_charge(self, served: ServedBuild) -> None:
@@ -272,15 +278,18 @@ class Projections:
 
     # -------------------------------------------------------------------------------------------------------------
 
-    def _start(self, served: ServedBuild, replicas: Iterable[int]) -> list[Projector]:
+    def _start(
+        self, served: ServedBuild, replicas: Iterable[int], parts: Iterable[int] | None = None
+    ) -> list[Projector]:
         from .projector import ProjectorPlan, start_projector  # these import ray, which `Cluster` prepares
 
-        projection, projectors = served.projection, []
-        for part, replica in product(range(projection.parts), replicas):
+        projection, projectors = served.projection, list[Projector]()
+        for part, replica in product(range(projection.parts) if parts is None else parts, replicas):
             folder = served.build.folder_of(part, replica)
             plan = ProjectorPlan(projection.projection_name, part, replica, folder, served.catalogue, self._store)
             name = f"{self._name}/{served.build.path.name}/{part}-{replica}#{self._scheduling.unused()}"
-            actor = start_projector(plan, name, self._namespace, self._scheduling.projector(name))
+            where = self._scheduling.projector(name, [*self.names(), *(one.name for one in projectors)])
+            actor = start_projector(plan, name, self._namespace, where)
             projectors.append(Projector(part, replica, name, folder, actor))
         return projectors
 
@@ -308,7 +317,7 @@ async def _caught_up(projector: Projector) -> None:
     failures: list[Exception] = []
     while len(failures) < _FAILURES_MAX:
         try:
-            answer = await _call(projector.actor.open, timeout_s=None)
+            answer = await call(projector.actor.open, timeout_s=None)
         except Exception as error:
             failures.append(error)
             await asyncio.sleep(_RETRY_S)
@@ -316,32 +325,24 @@ async def _caught_up(projector: Projector) -> None:
             if answer:
                 raise from_wire(answer)
             return
-    told = " ".join(str(failures[-1]).split())
-    raise Unavailable(f"projector {projector.name}", f"it failed {_FAILURES_MAX} times while catching up: {told:.300}")
+    what = f"it failed {_FAILURES_MAX} times while catching up: {one_line(failures[-1])}"
+    raise Unavailable(f"projector {projector.name}", what)
 
 
 async def end(projectors: Sequence[Projector], *, save: bool) -> None:
     """End projectors, once they have answered what they were asked, and have them `save` where they are; in five
     seconds at most."""
-    import ray
-
-    closing = (_call(projector.actor.close, save) for projector in projectors)
+    closing = (call(projector.actor.close, save) for projector in projectors)
     await asyncio.gather(*closing, return_exceptions=True)
     for projector in projectors:
-        with contextlib.suppress(Exception):
-            ray.kill(projector.actor)
+        kill(projector.actor)
 
 
 async def _every(projectors: Sequence[Projector], method: str, *arguments: Any) -> list[Any]:
     """Have all projectors do something that may take long, and what each answers. Raises `Unavailable`."""
-    asked = (_call(getattr(projector.actor, method), *arguments, timeout_s=None) for projector in projectors)
+    asked = (call(getattr(projector.actor, method), *arguments, timeout_s=None) for projector in projectors)
     answers = await asyncio.gather(*asked, return_exceptions=True)
     for projector, answer in zip(projectors, answers, strict=True):
         if isinstance(answer, BaseException):
             raise Unavailable(f"projector {projector.name}", "it ended before it was done; try again") from answer
     return answers
-
-
-async def _call(method: Any, *arguments: Any, timeout_s: float | None = _ANSWER_TIMEOUT_S) -> Any:
-    """Call a method of an actor. Raises what it raises, `TimeoutError`, and Ray's errors if the actor has ended."""
-    return await asyncio.wait_for(asyncio.wrap_future(method.remote(*arguments).future()), timeout_s)

@@ -32,8 +32,9 @@ from ..runtime.read_model import PackedQuery, Quarantined, ReadModel, split_quer
 from ..runtime.stream import StreamId
 from ..runtime.wire import to_wire
 from .garbage import look_less_often
+from .node import node_id_here
 from .shipping import unship
-from .spread_store import AnyStore, SpreadStore
+from .spread_store import AnyStore
 from .status import ProjectorAnswer
 
 __all__ = ["ASKING_AFTER_MAX", "Place", "ProjectorActor", "ProjectorPlan", "start_projector"]
@@ -50,6 +51,9 @@ broadcast takes, so it happens where one was lost or its partition is being rest
 _LEFTOVER_S: Final = 20.0
 """How long to wait for the projector of a program that was killed to let go of the database: Ray ends such processes
 within seconds."""
+
+_OPENING_S: Final = 1.0
+"""How long a query waits for a projector that has just been started: longer than a checkpoint of some MB takes."""
 
 _RETRY_S: Final = 0.1
 
@@ -88,9 +92,14 @@ class ProjectorActor:
     def __init__(self, plan: ProjectorPlan) -> None:
         self._plan = plan
         self._opening = threading.Lock()
+        self._beginning = threading.Lock()
+        self._reading: threading.Thread | None = None
+        """Opens it for somebody who asks."""
         self._read_model: ReadModel | None = None
         """Restored, and perhaps still catching up."""
-        self._readers: dict[int, Reader] = {}
+        self._readers: Mapping[int, Reader] = {}
+        self._without: set[int] = set()
+        """Partitions whose logs nobody could reach at the last look."""
         self._up_to_date = False
         """It has caught up once since this process began: it may answer."""
         self._ending = False
@@ -106,9 +115,11 @@ class ProjectorActor:
         self._caught_up().apply(partition, first, records, head)
 
     @ray.method(concurrency_group="ask")
-    def ask(self, batch: bytes) -> tuple[bytes, dict[int, int]]:
-        """Step [8]: answers to a batch of queries, pickled as one list, and the positions they were read at."""
-        answered = self._answered(self._caught_up(), split_queries(batch))
+    def ask(self, batch: bytes, alone: bool = True) -> tuple[bytes, dict[int, int]]:
+        """Step [8]: answers to a batch of queries, pickled as one list, and the positions they were read at.
+
+        `alone`: there is no other replica, so whoever asks waits until this one has caught up."""
+        answered = self._answered(self._caught_up() if alone else self._answering(), split_queries(batch))
         self._check_going_on()
         return answered
 
@@ -137,7 +148,8 @@ class ProjectorActor:
     def status(self) -> ProjectorAnswer:
         """How far the read model is, and what is wrong with it. Takes no lock: it is answered while events arrive."""
         read_model = self._read_model
-        return ProjectorAnswer(os.getpid(), {}) if read_model is None else _told_of(read_model, self._up_to_date)
+        told = ProjectorAnswer(os.getpid(), {}) if read_model is None else _told_of(read_model, self._up_to_date)
+        return told._replace(node_id=node_id_here())
 
     @ray.method(concurrency_group="status")
     def place(self) -> Place:
@@ -199,6 +211,22 @@ class ProjectorActor:
                     pass
         return read_model.wait_for(after, max(deadline_s - time.monotonic(), 0.0))
 
+    def _answering(self) -> ReadModel:
+        """The read model, if it has caught up within a second. Raises `Unavailable` if it still has to read: another
+        replica answers meanwhile."""
+        if not self._up_to_date:
+            with self._beginning:
+                if self._reading is None or not self._reading.is_alive():
+                    self._reading = threading.Thread(target=self._caught_up, name="rayfold-opening", daemon=True)
+                    self._reading.start()
+            self._reading.join(_OPENING_S)
+            if not self._up_to_date:
+                raise Unavailable(
+                    f"{self._plan.projection} {self._plan.part}-{self._plan.replica}", "it is still reading"
+                )
+        assert self._read_model is not None
+        return self._read_model
+
     def _caught_up(self) -> ReadModel:
         """The read model, once it has restored its checkpoint and caught up with the log."""
         if self._up_to_date:
@@ -214,7 +242,7 @@ class ProjectorActor:
     def _opened(self) -> ReadModel:
         plan = self._plan
         catalogue = unship(plan.catalogue)
-        readers = self._readers or _readers(plan.store)
+        readers = self._readers or {number: plan.store.open_reader(number) for number in range(plan.store.partitions)}
         self._readers = readers
         projection, folder = catalogue.projection(plan.projection), plan.store.folder_here() / plan.folder
         read_model = _restored(lambda: ReadModel(projection, catalogue, readers, directory=folder, part=plan.part))
@@ -236,7 +264,10 @@ class ProjectorActor:
             try:
                 heads[partition] = reader.head()
             except Unavailable as error:
-                log.warning("projection %s goes on without partition %d: %s", self._plan.projection, partition, error)
+                if partition not in self._without:
+                    log.warning("%s goes on without partition %d: %s", self._plan.projection, partition, error)
+                self._without.add(partition)
+        self._without -= heads.keys()
         return heads
 
     def _read_on(self, read_model: ReadModel, partition: int, up_to: int) -> bool:
@@ -266,14 +297,6 @@ class ProjectorActor:
             read_model.checkpoint()
         except RayfoldError as error:
             log.error("projection %s goes on without a checkpoint: %s", self._plan.projection, error)
-
-
-def _readers(store: AnyStore) -> dict[int, Reader]:
-    """Of every partition. None waits for a home that is gone: the events of the others are taken in meanwhile."""
-    numbers = range(store.partitions)
-    if isinstance(store, SpreadStore):
-        return {number: store.open_reader(number, patience_s=0.0) for number in numbers}
-    return {number: store.open_reader(number) for number in numbers}
 
 
 def _told_of(read_model: ReadModel, up_to_date: bool) -> ProjectorAnswer:

@@ -234,7 +234,8 @@ class Replicas:
 
     def _send(self, replica: _Replica, batch: Sequence[_Asked]) -> None:
         call = _Call(replica, batch, waits=False)
-        self._start(call, self._settings.attempt_timeout_s, "ask", join_queries([asked.packed for asked in batch]))
+        queries, alone = join_queries([asked.packed for asked in batch]), len(self._replicas) == 1
+        self._start(call, self._settings.attempt_timeout_s, "ask", queries, alone)
 
     def _start(self, call: _Call, timeout_s: float, road: str, *arguments: Any) -> None:
         call.timer = self._loop.call_later(timeout_s, self._came_back, call, None)

@@ -22,12 +22,15 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from contextlib import ExitStack
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..runtime.errors import RebuildCancelled
 from ..runtime.projection import Projection
 from ..runtime.wire import from_wire
 from .projections import Projections, ServedBuild, catch_up
+
+if TYPE_CHECKING:
+    from .remote_rebuild import RemoteRebuild
 
 __all__ = ["BlockingRebuild", "Rebuild", "RebuildProgress"]
 
@@ -177,7 +180,7 @@ class Rebuild:
 class BlockingRebuild:
     """A rebuild of a `BlockingRuntime`. Iterate over it for its progress; `wait()` for its end."""
 
-    def __init__(self, rebuild: Rebuild, wait: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+    def __init__(self, rebuild: Rebuild | RemoteRebuild, wait: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
         self._rebuild = rebuild
         self._wait = wait
 

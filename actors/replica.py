@@ -10,6 +10,7 @@ never hidden by old answers; a log that cannot be read is tried again, and said 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Mapping
@@ -17,14 +18,14 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Final, Generic, Self, TypeVar, cast
 
 from ..runtime.catalogue import Catalogue
-from ..runtime.errors import CallerError, HandlerFailed, RayfoldError, UnknownName
-from ..runtime.follow import Pace
-from ..runtime.log.store import Store
+from ..runtime.errors import CallerError, HandlerFailed, RayfoldError, Unavailable, UnknownName
+from ..runtime.follow import Pace, any_away
 from ..runtime.messages import Query
 from ..runtime.place import After, place_asked
 from ..runtime.projection import Projection
 from ..runtime.read_model import ReadModel
 from ..runtime.read_store.kinds import InMemory
+from .spread_store import AnyStore
 
 __all__ = ["Replica"]
 
@@ -47,7 +48,7 @@ class Replica(Generic[P]):
     model and changes, or look at it in `reading()`.
     """
 
-    def __init__(self, store: Store, projection: type[P], catalogue: Catalogue) -> None:
+    def __init__(self, store: AnyStore, projection: type[P], catalogue: Catalogue) -> None:
         """Reads the logs up to where they end now, which takes as long as a rebuild; then a thread follows them.
 
         Raises `CallerError` for a projection with parts or with a store other than memory, what stopped the projection,
@@ -142,7 +143,7 @@ class Replica(Generic[P]):
 
     def _follow(self) -> None:
         """Until it is closed, or the projection has stopped."""
-        pace, name = Pace(), self._projection.projection_name
+        pace, name = Pace(away=any_away(self._readers.values())), self._projection.projection_name
         while not self._ending.is_set() and self._read_model.failed is None:
             try:
                 found, pause_s = self._read_new(), pace.next_pause_s()
@@ -160,7 +161,10 @@ class Replica(Generic[P]):
 
     def _read_new(self) -> bool:
         """Take in what is new up to the heads of now. Whether there was any."""
-        heads: dict[int, Any] = {partition: reader.head() for partition, reader in self._readers.items()}
+        heads: dict[int, int] = {}
+        for partition, reader in self._readers.items():
+            with contextlib.suppress(Unavailable):  # its node is gone: the others go on
+                heads[partition] = reader.head()
         behind = [partition for partition, head in heads.items() if head > self._read_model.positions[partition]]
         for partition in behind:
             self._read_model.catch_up(partition, heads[partition])

@@ -20,7 +20,7 @@ import asyncio
 import os
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -84,6 +84,8 @@ class _Destination:
         """Where the actor says that some aggregates live now."""
         self.failures = 0
         """In a row; sets the backoff."""
+        self.again: asyncio.TimerHandle | None = None
+        """What will send on what is held, when it has waited for long enough."""
         self.way = way(self)
         self.lane = lane(self)
 
@@ -110,8 +112,25 @@ class Router:
         self._lost: OrderedDict[str, None] = OrderedDict()
         """Own actors that we gave up. A partition that has not heard of it yet still sends us there."""
         self._pending: set[_Pending] = set()
+        self._unavailable: dict[int, str] = {}
+        """Partition -> why nothing reaches it: what is sent to it is refused at once, so that it takes no place from
+        commands to others."""
         self._sweeping = False
         self._closed = False
+
+    def replace(self, partition: int, actor: Any) -> None:
+        """The partition is this actor from now on. What is on its way to the other one is sent again if it fails."""
+        destination = self._partitions[partition]
+        before, destination.way = destination.way, self._way(destination, actor, by_road=True)
+        before.retire()
+        destination.failures = 0
+        if destination.again is not None:  # it was the other one that had to be waited for
+            destination.again.cancel()
+            destination.again = self._loop.call_later(0, self._send_again, destination)
+
+    def tell_unavailable(self, unavailable: Mapping[int, str]) -> None:
+        """These partitions, and no others, cannot be reached now: why."""
+        self._unavailable = dict(unavailable)
 
     def submit(self, packed: PackedCommand, blob: bytes, timeout_s: float) -> asyncio.Future[Outcome]:
         """Send a command; the future gets its outcome, errors too as values. Raises `Overloaded` at once."""
@@ -119,6 +138,8 @@ class Router:
             raise Overloaded("the client", self._settings.in_flight_max, "commands in flight")
         if self._closed:
             raise Unavailable(str(packed.stream), "the runtime is stopped")
+        if self._unavailable and (why := self._why_not(packed.stream)):
+            raise Unavailable(str(packed.stream), f"it was not sent: {why}")
         future: asyncio.Future[Outcome] = self._loop.create_future()
         pending = _Pending(packed, blob, future, self._loop.time() + timeout_s)
         self._destination(packed.stream).lane.put(pending, len(blob))
@@ -144,12 +165,18 @@ class Router:
 
     def _destination_of(self, actor: Any, partition: int, name: str) -> _Destination:
         """Only partitions have roads: an own actor waits for its partition, through Ray, anyway."""
-        by_road = self._settings.local_sockets and not name
+        by_road = not name
+        return _Destination(partition, name, lambda one: self._way(one, actor, by_road=by_road), self._lane)
 
-        def way(destination: _Destination) -> Way:
-            return Way(actor, self._client, partial(self._came_back, destination), by_road=by_road)
+    def _way(self, destination: _Destination, actor: Any, *, by_road: bool) -> Way:
+        by_road = by_road and self._settings.local_sockets
+        return Way(actor, self._client, partial(self._came_back, destination), by_road=by_road)
 
-        return _Destination(partition, name, way, self._lane)
+    def _why_not(self, stream: StreamId) -> str:
+        """Why nothing reaches the partition of a stream; empty if something does, as far as is known."""
+        partition = partition_of(stream, len(self._partitions))
+        why = self._unavailable.get(partition)
+        return f"partition {partition}: {why}" if why else ""
 
     def _lane(self, destination: _Destination) -> Lane[_Pending]:
         name = f"the lane to {destination.name or f'partition {destination.partition}'}"
@@ -192,7 +219,7 @@ class Router:
         if not destination.held:
             destination.lane.came_back()
         elif not destination.flights:
-            self._loop.call_later(_backoff_s(destination.failures), self._send_again, destination)
+            destination.again = self._loop.call_later(_backoff_s(destination.failures), self._send_again, destination)
 
     def _resolve_all(self, destination: _Destination, batch: Sequence[_Pending], blob: bytes) -> list[_Pending]:
         """Tell the callers. Returns the commands that must be sent again, here or elsewhere."""
@@ -216,6 +243,7 @@ class Router:
     def _send_again(self, destination: _Destination) -> None:
         """Nothing is in flight, and some commands were not answered: send them on in the order in which they came,
         before everything that waits, to where their aggregates live now."""
+        destination.again = None
         again = [pending for _, batch in sorted(destination.held.items()) for pending in batch]
         destination.held.clear()
         moved = {stream: actor for stream, actor in destination.moved.items() if actor}
@@ -278,7 +306,8 @@ class Router:
         now = self._loop.time()
         for pending in [p for p in self._pending if p.deadline_s <= now or p.future.done()]:
             what = "no answer in time; whether it happened is unknown, the same command id may be sent again"
-            self._resolve(pending, Unavailable(str(pending.stream), what))
+            why = self._why_not(pending.stream)
+            self._resolve(pending, Unavailable(str(pending.stream), f"{what}; {why}" if why else what))
         self._sweeping = bool(self._pending)
         if self._sweeping:
             self._loop.call_later(_SWEEP_S, self._sweep)

@@ -8,20 +8,21 @@ started it. On several nodes:
   on any other that has a data folder
 - own actors need a free slot, of which each node has as many as it was started with (`OWN_ACTOR_SLOT`)
 
-Rule kept here: a name is never given twice, so that no two incarnations are ever mistaken.
+Rule kept here: a name is never given twice, so that no two incarnations are ever mistaken. Where a system outlives the
+programs that deployed it, the name begins with the generation of the code that its actor runs.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import count
 from typing import Any
 
 from .node import NODE_LABEL
 
-__all__ = ["Scheduling", "SpreadScheduling"]
+__all__ = ["Scheduling", "SpreadScheduling", "generation_in"]
 
 
 class Scheduling:
@@ -38,39 +39,61 @@ class Scheduling:
         """Options for the actor of a partition that is at home there."""
         return {}
 
-    def projector(self, name: str) -> dict[str, Any]:
-        """Options for the projector of this name."""
+    def projector(self, name: str, among: Iterable[str]) -> dict[str, Any]:
+        """Options for the projector of this name, which will be one of those."""
         return {}
 
 
 class SpreadScheduling(Scheduling):
     """Of a system on several nodes. `nodes` is what may be used now, id -> name; whoever watches them keeps it so."""
 
-    def __init__(self, *, detached: bool) -> None:
+    def __init__(self, *, detached: bool, generation: int) -> None:
+        """`generation`: of the code that is run."""
         super().__init__()
         self.nodes: Mapping[str, str] = {}
         self._lifetime = {"lifetime": "detached"} if detached else {}
-        self._incarnation = secrets.token_hex(3)
-        """Of this object: a supervisor that is started again counts from 1 again."""
-        self._dealt: Counter[str] = Counter()
-        """Projectors by node, as they were dealt out."""
+        self._prefix = f"{generation}.{secrets.token_hex(3)}"
+        """A supervisor that is started again counts from 1 again."""
+        self._dealt: dict[str, str] = {}
+        """By a projector's name, without what makes it one that was never given: the node."""
 
     def unused(self) -> str:
         """See `Scheduling`."""
-        return f"{self._incarnation}.{super().unused()}"
+        return f"{self._prefix}.{super().unused()}"
 
     def partition(self, node_id: str) -> dict[str, Any]:
         """See `Scheduling`."""
         return {"label_selector": {NODE_LABEL: node_id}, **self._lifetime}
 
-    def projector(self, name: str) -> dict[str, Any]:
-        """See `Scheduling`."""
+    def sits(self, name: str, node_id: str) -> None:
+        """An earlier supervisor has dealt this projector to that node."""
+        self._dealt[_seat_in(name)] = node_id
+
+    def node_of(self, name: str) -> str:
+        """The node that this projector was dealt to; empty if that is not known."""
+        return self._dealt.get(_seat_in(name), "")
+
+    def projector(self, name: str, among: Iterable[str]) -> dict[str, Any]:
+        """See `Scheduling`. One that takes the seat of another comes to its node, where its checkpoint is."""
         if not self.nodes:
             return dict(self._lifetime)
-        chosen = min(self.nodes, key=lambda node_id: (self._dealt[node_id], self.nodes[node_id]))
-        self._dealt[chosen] += 1
+        seat, present = _seat_in(name), {_seat_in(one) for one in among}
+        counts = Counter(node_id for other, node_id in self._dealt.items() if other in present)
+        chosen = self._dealt.get(seat, "")
+        if chosen not in self.nodes:
+            chosen = min(self.nodes, key=lambda node_id: (counts[node_id], self.nodes[node_id]))
+        self._dealt = {one: node_id for one, node_id in self._dealt.items() if one in present} | {seat: chosen}
         return {
             "label_selector": {NODE_LABEL: chosen},
             "fallback_strategy": [{"label_selector": {NODE_LABEL: f"in({','.join(self.nodes)})"}}],
             **self._lifetime,
         }
+
+
+def _seat_in(name: str) -> str:
+    return name.partition("#")[0]
+
+
+def generation_in(mark: str) -> int:
+    """The generation of the code, of what `SpreadScheduling.unused` has added to a name."""
+    return int(mark.partition(".")[0])

@@ -40,7 +40,7 @@ class Session:
 
     def __init__(self, runtime: Runtime, token: str | None) -> None:
         self._runtime = runtime
-        self._positions = {} if token is None else place_of_token(token, runtime.store)
+        self._positions = {} if token is None else place_of_token(token, runtime._store)
 
     @property
     def positions(self) -> dict[int, int]:
@@ -50,11 +50,11 @@ class Session:
     def token(self) -> str:
         """The positions as text, safe in URLs and headers, for `Runtime.session` of any runtime on this store: hand it
         to an HTTP client, and the next request sees what this one did. It is checked, not secret, and not signed."""
-        return token_of_place(self._positions, self._runtime.store)
+        return token_of_place(self._positions, self._runtime._store)
 
     def join(self, after: After) -> None:
         """From now on see this too: a receipt, several, positions, or another session. Raises `InvalidMessage`."""
-        join_place(self._positions, place_asked(after, self._runtime.store.partitions))
+        join_place(self._positions, place_asked(after, self._runtime._store.partitions))
 
     async def execute(
         self,

@@ -28,9 +28,9 @@ from ..runtime.log.store_map import MAP, StoreMap, read_map
 from ..runtime.log.writer import LmdbLog
 from ..runtime.stream import StreamId
 from ..runtime.wire import from_wire
-from .node import data_folder_here, read_node
+from .node import data_folder_here, node_id_here
 
-__all__ = ["AnyStore", "SpreadReader", "SpreadStore", "Whereabouts", "keeper_name"]
+__all__ = ["AnyStore", "SpreadReader", "SpreadStore", "Whereabouts", "keeper_name", "open_patient_reader"]
 
 PATIENCE_S: Final = 5.0
 """How long a reader of one question waits for a home that does not answer: a killed keeper is there again in 2 s."""
@@ -73,8 +73,10 @@ class SpreadStore:
         """What errors call it. A relative path: it is in the data folders of its nodes."""
         return Path(self.name)
 
-    def open_reader(self, partition: int, *, patience_s: float = PATIENCE_S) -> SpreadReader:
-        """A reader of a partition's log, wherever that is; as many at once as one likes. Nothing is opened yet."""
+    def open_reader(self, partition: int, *, patience_s: float = 0.0) -> SpreadReader:
+        """A reader of a partition's log, wherever that is; as many at once as one likes. Nothing is opened yet.
+
+        `patience_s`: how long it waits for a home that does not answer, before it says so."""
         return SpreadReader(self, Whereabouts.of(self), partition, patience_s)
 
     def open_log(self, partition: int) -> LmdbLog:
@@ -97,7 +99,7 @@ class SpreadStore:
     def share_here(self) -> Store:
         """The share of this node, with what is at home elsewhere as `away`. Raises `StoreMissing`, `StoreMismatch`."""
         folder = self.folder_here()
-        share = open_share(folder, read_node(folder.parent).node_id)
+        share = open_share(folder, node_id_here())
         if share is None or share.map is None or share.store.store_id != self.store_id:
             raise StoreMissing(str(folder), f"this node's share of store {self.store_id} is not here")
         return share.store
@@ -121,7 +123,7 @@ class Whereabouts:
         self._silent_until_s: dict[str, float] = {}
         self._stamp: tuple[int, int] | None = None
         data = data_folder_here()
-        self.here = read_node(data).node_id if data is not None else ""
+        self.here = node_id_here()
         """The node of this process; empty if it has no data folder."""
         self._map_file = data / store.name / MAP if data is not None else None
 
@@ -167,7 +169,8 @@ class Whereabouts:
             if keeper is None:
                 keeper = ray.get_actor(keeper_name(self._store.name, node_id), self._store.namespace)
                 self._keepers[node_id] = keeper
-            answer = ray.get(getattr(keeper, method).remote(*arguments), timeout=_READ_TIMEOUT_S)
+            asked = getattr(keeper, method).remote(*arguments)
+            answer = asked.future().result(_READ_TIMEOUT_S)  # not `ray.get`, of which Ray warns in a supervisor
         except (ValueError, TimeoutError, ray.exceptions.RayError) as error:
             self._keepers.pop(node_id, None)
             self._silent_until_s[node_id] = time.monotonic() + _SILENT_S
@@ -208,6 +211,11 @@ class SpreadReader:
         """The epoch of the latest activation; 0 before the first."""
         epoch: int = self._read("epoch")
         return epoch
+
+    def heir(self) -> str:
+        """For whom the log is sealed; empty if it is not."""
+        heir: str = self._read("heir")
+        return heir
 
     def read(self, after: int, limit: int, bytes_max: int = 1 << 62) -> list[bytes]:
         """See `Reader`."""
@@ -290,6 +298,13 @@ class SpreadReader:
         if error:
             raise from_wire(error)
         return answer
+
+
+def open_patient_reader(store: AnyStore, partition: int) -> LmdbReader | SpreadReader:
+    """A reader for one question, which may wait until a keeper that was killed is there again."""
+    if isinstance(store, SpreadStore):
+        return store.open_reader(partition, patience_s=PATIENCE_S)
+    return store.open_reader(partition)
 
 
 def keeper_name(name: str, node_id: str) -> str:

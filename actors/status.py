@@ -24,9 +24,10 @@ from ..runtime.errors import RayfoldError, StoreError, Unavailable
 from ..runtime.log.format import decode_record
 from ..runtime.read_store.checkpoint import Quarantined
 from ..runtime.stream import StreamId
-from .spread_store import AnyStore
+from .spread_store import AnyStore, SpreadStore
 
 __all__ = [
+    "NodeStatus",
     "Observer",
     "OwnActorStatus",
     "PartitionAnswer",
@@ -48,7 +49,7 @@ _RATE_SHORTEST_S: Final = 0.5
 """Between two samples: answers closer together say nothing about a rate."""
 
 _SEAT: Final = re.compile(
-    r"[^/]+/(?P<projection>[^/]+)-(?P<build>v\d+(?:\.\d+)?)/(?P<part>\d+)-(?P<replica>\d+)#\d+", re.ASCII
+    r"[^/]+/(?P<projection>[^/]+)-(?P<build>v\d+(?:\.\d+)?)/(?P<part>\d+)-(?P<replica>\d+)#(?P<mark>\S+)", re.ASCII
 )
 
 
@@ -74,6 +75,8 @@ class PartitionStatus(NamedTuple):
     """Over the last ten seconds or so; None while there is nothing to tell it from."""
     log_error: str = ""
     """Why the log could not be read here, if it could not; then `head` is what the partition said."""
+    node: str = ""
+    """The node that it is at home on, if the store is spread over nodes."""
 
 
 class OwnActorStatus(NamedTuple):
@@ -117,6 +120,8 @@ class ProjectorStatus(NamedTuple):
     """Whether it still takes in events that were there when it was opened."""
     build: str = ""
     """Which building of the read model this is: `v2`. There are two of them while a projection is rebuilt."""
+    node: str = ""
+    """The node that it runs on, if the store is spread over nodes."""
 
     @property
     def state(self) -> str:
@@ -130,12 +135,33 @@ class ProjectorStatus(NamedTuple):
         return "live" if self.behind_s is not None and self.behind_s < 1 else "behind"
 
 
+class NodeStatus(NamedTuple):
+    """One node of a cluster."""
+
+    name: str
+    node_id: str
+    """Of its data folder."""
+    address: str
+    """Where Ray has seen it last; empty if it never has."""
+    up: bool
+    gone_since: str
+    """ISO 8601, UTC; empty while it is up, and where nobody has seen it go."""
+    partitions: tuple[int, ...]
+    """That are at home there."""
+    drained: bool
+    """It is to have none."""
+    trouble: str
+    """Why its share of the store cannot be used, though it is up."""
+
+
 class Status(NamedTuple):
     """A runtime at one moment. Own actors of a partition that does not answer are missing."""
 
     partitions: list[PartitionStatus]
     own_actors: list[OwnActorStatus]
     projectors: list[ProjectorStatus]
+    nodes: list[NodeStatus] = []
+    """Of a store that is spread over nodes."""
 
 
 class PartitionAnswer(NamedTuple):
@@ -159,6 +185,8 @@ class ProjectorAnswer(NamedTuple):
     events_applied: int = 0
     quarantined: tuple[Quarantined, ...] = ()
     replaying: bool = True
+    node_id: str = ""
+    """Of the node that it runs on, if that has a data folder."""
 
 
 class ProjectorSeat(NamedTuple):
@@ -172,6 +200,8 @@ class ProjectorSeat(NamedTuple):
     name: str
     """Its name in Ray."""
     actor: Any
+    mark: str = ""
+    """What makes its name one that was never given before (`scheduling.py`)."""
 
 
 def seat_named(name: str, actor: Any) -> ProjectorSeat | None:
@@ -179,7 +209,9 @@ def seat_named(name: str, actor: Any) -> ProjectorSeat | None:
     told = _SEAT.fullmatch(name)
     if told is None:
         return None
-    return ProjectorSeat(told["projection"], int(told["part"]), int(told["replica"]), told["build"], name, actor)
+    return ProjectorSeat(
+        told["projection"], int(told["part"]), int(told["replica"]), told["build"], name, actor, told["mark"]
+    )
 
 
 class _Seen:
@@ -225,7 +257,7 @@ class Observer:
 
     async def observe(self, partitions: Mapping[int, Any], projectors: Sequence[ProjectorSeat]) -> Status:
         """Everything at one moment. Takes as long as the slowest answer, five seconds if one is silent."""
-        heads = {number: _head(self._store, number) for number in range(self._store.partitions)}
+        heads = await self._heads()
         actors = {f"partition {number}": actor for number, actor in partitions.items()}
         actors |= {seat.name: seat.actor for seat in projectors}
         seen = self._seen = {name: self._seen.get(name) or _Seen() for name in actors}
@@ -240,8 +272,17 @@ class Observer:
             if alive[name]:
                 answer: PartitionAnswer = seen[name].answer
                 own += [OwnActorStatus(stream, actor, pid, number) for stream, actor, pid in answer.own_actors]
-        seats = [_projector(seat, seen[seat.name], alive[seat.name], heads, self._store) for seat in projectors]
+        asked = [(seat, seen[seat.name], alive[seat.name], heads, self._store) for seat in projectors]
+        seats = [await asyncio.to_thread(_projector, *one) for one in asked]
         return Status(told, own, seats)
+
+    async def _heads(self) -> dict[int, int | RayfoldError]:
+        """Where the logs end. On this machine that takes microseconds each, elsewhere calls."""
+        numbers = range(self._store.partitions)
+        if isinstance(self._store, SpreadStore):
+            heads = await asyncio.gather(*(asyncio.to_thread(_head, self._store, number) for number in numbers))
+            return dict(zip(numbers, heads, strict=True))
+        return {number: _head(self._store, number) for number in numbers}
 
     async def _ask(self, name: str, seen: _Seen, call: Callable[[], Any]) -> bool:
         """Whether it answers in time; the answer is noted down. An earlier call that still waits is waited for first:
@@ -312,6 +353,7 @@ def _projector(
         answer.quarantined,
         answer.replaying,
         seat.build,
+        answer.node_id,
     )
 
 

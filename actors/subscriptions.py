@@ -18,7 +18,7 @@ from typing import Self
 
 from ..runtime.catalogue import Catalogue
 from ..runtime.chosen import Happened
-from ..runtime.errors import RayfoldError, StorageFailed
+from ..runtime.errors import CallerError, RayfoldError, StorageFailed
 from ..runtime.log.store import Store
 from ..runtime.recorded import Recorded
 from ..runtime.subscription import (
@@ -30,6 +30,7 @@ from ..runtime.subscription import (
     close_forgotten,
     open_feed,
 )
+from .spread_store import AnyStore
 
 __all__ = ["Subscription", "Subscriptions"]
 
@@ -105,7 +106,7 @@ class Subscription:
             while not follower.closed:
                 if feed.asked():
                     await asyncio.to_thread(feed.save)
-                if self._filling is not None or (not feed.buffered and follower.has_news()):
+                if self._filling is not None or (not feed.buffered and await self._has_news()):
                     await self._fill()
                     follower.pace.news()
                 if feed.buffered:
@@ -114,6 +115,11 @@ class Subscription:
         except StorageFailed:
             if not follower.closed:  # else it was closed meanwhile, which is an end and no failure
                 raise
+
+    async def _has_news(self) -> bool:
+        """On the loop itself, unless it takes calls to other nodes."""
+        follower = self._feed.follower
+        return await asyncio.to_thread(follower.has_news) if follower.away else follower.has_news()
 
     async def _fill(self) -> None:
         """Read a page in a thread, or wait for the one that is being read for somebody who was cancelled."""
@@ -139,17 +145,23 @@ class Subscriptions:
         self._catalogue = catalogue
         self._open: weakref.WeakSet[Subscription | BlockingSubscription] = weakref.WeakSet()
 
-    def subscribe(self, store: Store, wanted: Wanted) -> Subscription:
+    def subscribe(self, store: AnyStore, wanted: Wanted) -> Subscription:
         """See `Runtime.subscribe`."""
-        subscription = Subscription(open_feed(store, self._catalogue, wanted))
+        subscription = Subscription(self._feed(store, wanted))
         self._open.add(subscription)
         return subscription
 
-    def subscribe_blocking(self, store: Store, wanted: Wanted) -> BlockingSubscription:
+    def subscribe_blocking(self, store: AnyStore, wanted: Wanted) -> BlockingSubscription:
         """See `BlockingRuntime.subscribe`."""
-        subscription = BlockingSubscription(open_feed(store, self._catalogue, wanted))
+        subscription = BlockingSubscription(self._feed(store, wanted))
         self._open.add(subscription)
         return subscription
+
+    def _feed(self, store: AnyStore, wanted: Wanted) -> Feed:
+        if wanted.name is not None and not isinstance(store, Store):
+            what = "a subscription with a name keeps its place beside the logs of one machine, and these are on several"
+            raise CallerError(f"{what}; leave the name out, and say from_= where you are")
+        return open_feed(store, self._catalogue, wanted)
 
     def close(self) -> None:
         """End all that are still open."""

@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Final, Self, TypeVar
 from uuid import UUID
@@ -22,7 +22,7 @@ from ..runtime.aggregate import Aggregate
 from ..runtime.catalogue import Catalogue
 from ..runtime.chosen import Key, Streams, Types
 from ..runtime.envelope import Envelope
-from ..runtime.errors import CallerError, RayfoldError, StoreMissing, UnknownName
+from ..runtime.errors import CallerError, RayfoldError, StoreMissing
 from ..runtime.log.store import Store, create_or_open_store
 from ..runtime.messages import Command, Event, Query
 from ..runtime.outcome import Outcome
@@ -33,14 +33,18 @@ from ..runtime.receipt import Receipt
 from ..runtime.recorded import Recorded
 from ..runtime.stream import ANY
 from ..runtime.subscription import Acknowledging, From, Wanted
+from .application import checked_replicas, checked_settings
 from .assembly import Assembly
 from .client import Client, Until
 from .history import TimeTravel
-from .projections import check_replicas
+from .local_cluster import LocalCluster
 from .rebuild import Rebuild
+from .remote_rebuild import RemoteRebuild
 from .replica import Replica
 from .session import Session
 from .settings import Settings
+from .spread_store import AnyStore
+from .spread_system import SpreadSystem
 from .status import Status
 from .subscriptions import Subscription, Subscriptions
 
@@ -57,10 +61,13 @@ Answer = TypeVar("Answer")
 class Runtime:
     """An event-sourced application over a directory. `async with Runtime(...) as bank:` starts and stops it.
 
-    path: the store's directory; made if it is missing or empty. aggregates, projections: the classes. partitions: of
-    a new store (default 2); for an existing one it may be left out. replicas: of each projection, or a mapping from
+    path: the store's directory; made if it is missing or empty. aggregates, projections: the classes. partitions: of a
+    new store (default 2); for an existing one it may be left out. replicas: of each projection, or a mapping from
     projection to number. settings: bounds and deadlines; `own_actors_max` and `timeout_s` may also be given directly.
-    num_cpus: what Ray is told this machine has, if this runtime starts Ray.
+    num_cpus: what Ray is told this machine has, if this runtime starts Ray. cluster: spread the store over several
+    nodes: a `LocalCluster` that is started for it, with the nodes' data folders in the directory; "auto" or
+    "HOST:PORT", a cluster that runs, whose nodes have data folders. Its name is then the last part of the path, by
+    which other programs `connect` to it while this runtime runs.
 
     In a notebook or a script that has no `async with`: `bank = await Runtime(...).start()` and `await bank.stop()`, or
     `BlockingRuntime`, which is the same without `await`.
@@ -78,15 +85,17 @@ class Runtime:
         timeout_s: float | None = None,
         settings: Settings | None = None,
         num_cpus: int | None = None,
+        cluster: LocalCluster | str | None = None,
     ) -> None:
         self._path = Path(path).absolute()
         self._catalogue = Catalogue(aggregates, projections)
         self._projections = tuple(projections)
         self._partitions = partitions
-        self._replicas = _checked_replicas(replicas, self._projections)
-        self._settings = _settings(settings, own_actors_max, timeout_s)
+        self._replicas = checked_replicas(replicas, self._projections)
+        self._settings = checked_settings(settings, own_actors_max, timeout_s)
         self._num_cpus = num_cpus
-        self._assembly: Assembly | None = None
+        self._cluster = cluster
+        self._assembly: Assembly | SpreadSystem | None = None
         self._subscriptions = Subscriptions(self._catalogue)
 
     async def start(self) -> Self:
@@ -97,15 +106,21 @@ class Runtime:
         """
         if self._assembly is not None:
             raise CallerError(f"the runtime on {self._path} is started already")
-        assembly = Assembly(self._catalogue, self._replicas, self._settings)
+        assembly = self._made()
         try:
-            store = _open_store(self._path, self._partitions)
-            await assembly.start(store, self._num_cpus)
+            await assembly.start()
         except BaseException:
             await asyncio.shield(assembly.stop())
             raise
         self._assembly = assembly
         return self
+
+    def _made(self) -> Assembly | SpreadSystem:
+        if self._cluster is None:
+            opened = partial(_open_store, self._path, self._partitions)
+            return Assembly(self._catalogue, self._replicas, self._settings, opened, self._num_cpus)
+        replicas = {projection.projection_name: count for projection, count in self._replicas.items()}
+        return SpreadSystem(self._path, self._cluster, self._catalogue, self._partitions, replicas, self._settings)
 
     async def stop(self) -> None:
         """Stop everything that `start` started. What was acknowledged is on disk. Stopping twice is fine."""
@@ -221,9 +236,9 @@ class Runtime:
 
         Raises `InvalidMessage` for a number that cannot be, `CallerError` while another change of it is under way.
         """
-        await self._active.projections.scale(projection, replicas)
+        await self._active.scale(projection, replicas)
 
-    def rebuild(self, projection: type[Projection]) -> Rebuild:
+    def rebuild(self, projection: type[Projection]) -> Rebuild | RemoteRebuild:
         """Build a read model anew from the log, beside the one that serves and goes on serving until the new one has
         caught up and takes over. For a class of a higher version, or the same one.
 
@@ -235,12 +250,12 @@ class Runtime:
     async def rebuild_stream(self, projection: type[Projection], aggregate: type[Aggregate], id: str) -> None:
         """Have a read model forget what one aggregate has contributed to it, and apply the events of that aggregate
         again. Needs a `@forget` method; raises `DefinitionError` if there is none."""
-        await self._active.projections.rebuild_stream(projection, aggregate, id)
+        await self._active.rebuild_stream(projection, aggregate, id)
 
     async def retry_quarantined(self, projection: type[Projection]) -> tuple[Quarantined, ...]:
         """Apply the events again that are in quarantine because a handler failed on them. Returns those that failed
         again, which stay there; `status` lists them too."""
-        return await self._active.projections.retry_quarantined(projection)
+        return await self._active.retry_quarantined(projection)
 
     async def heads(self) -> dict[int, int]:
         """Partition -> position of its last committed event: pass it as `after=` to see everything up to now."""
@@ -324,7 +339,14 @@ class Runtime:
 
     @property
     def store(self) -> Store:
-        """The store this runtime holds."""
+        """The store this runtime holds. Raises `CallerError` where it is spread over nodes: no process has all of
+        it."""
+        if not isinstance(store := self._store, Store):
+            raise CallerError(f"the store {store.name} is spread over {len(store.map.names)} nodes; status() says how")
+        return store
+
+    @property
+    def _store(self) -> AnyStore:
         return self._active.store
 
     @property
@@ -336,7 +358,7 @@ class Runtime:
         return self._active.client
 
     @property
-    def _active(self) -> Assembly:
+    def _active(self) -> Assembly | SpreadSystem:
         if self._assembly is None:
             raise CallerError(f"the runtime on {self._path} is not running; use `async with`, or start() it")
         return self._assembly
@@ -350,28 +372,3 @@ def _open_store(path: Path, partitions: int | None) -> Store:
         if partitions is not None or (path / "store.json").exists():
             raise
         return create_or_open_store(path, PARTITIONS_DEFAULT)
-
-
-def _settings(settings: Settings | None, own_actors_max: int | None, timeout_s: float | None) -> Settings:
-    chosen = settings or Settings()
-    if own_actors_max is not None:
-        chosen = replace(chosen, own_actors_max=own_actors_max)
-    return chosen if timeout_s is None else replace(chosen, timeout_s=timeout_s)
-
-
-def _checked_replicas(
-    replicas: int | Mapping[type[Projection], int], projections: Sequence[type[Projection]]
-) -> dict[type[Projection], int]:
-    """How many replicas each projection has. Raises `InvalidMessage`, `UnknownName`."""
-    counts = dict.fromkeys(projections, 1)
-    if isinstance(replicas, Mapping):
-        for projection, count in replicas.items():
-            if projection not in counts:
-                known = [known.projection_name for known in projections]
-                raise UnknownName("projection", getattr(projection, "__name__", str(projection)), known)
-            counts[projection] = count
-    else:
-        counts = dict.fromkeys(projections, replicas)
-    for projection, count in counts.items():
-        check_replicas(projection, count)
-    return counts

@@ -64,6 +64,11 @@ class Way:
         except Exception:  # the actor is gone for good, or Ray is
             self._loop.call_soon(self._came_back, attempt, None)
 
+    def retire(self) -> None:
+        """Another way has taken its place: attempts on this one still come back, and its road ends with its
+        partition."""
+        self._by_road = False
+
     def close(self) -> None:
         """Let go of the connection; attempts on it fail."""
         self._by_road = False

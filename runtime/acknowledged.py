@@ -32,9 +32,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from .errors import Damaged, InvalidId, InvalidMessage, StorageFailed, StoreInUse, StoreMismatch, SubscriptionInUse
+from .log.contract import ReadableStore
 from .log.durable import checksum_of, fsync_folder, write_durably
 from .log.hold import Hold
-from .log.store import Store
 
 __all__ = ["MEMBERS_MAX", "Acknowledged", "check_member"]
 
@@ -65,14 +65,14 @@ def check_member(name: str, member: int, of: int) -> None:
 class Acknowledged:
     """The positions of one member, which this process holds until `close`. `save` may be called from any thread."""
 
-    def __init__(self, store: Store, name: str, member: int, of: int, start: Mapping[int, int]) -> None:
+    def __init__(self, store: ReadableStore, name: str, member: int, of: int, start: Mapping[int, int]) -> None:
         """Open it, or make it: a new subscription begins at `start`, and keeps that as its beginning.
 
         Raises `InvalidId`, `InvalidMessage`, `SubscriptionInUse`, `Damaged`, `StoreMismatch` or `StorageFailed`.
         """
         check_member(name, member, of)
         self._store = store
-        self._folder = store.path / "subscriptions" / name
+        self._folder = store.folder_here() / "subscriptions" / name
         self._name, self._member, self._of = name, member, of
         self._lock = threading.Lock()
         try:

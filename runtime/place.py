@@ -18,7 +18,8 @@ from typing import Final, Protocol
 from uuid import UUID
 
 from .errors import InvalidMessage
-from .log.store import PARTITIONS_MAX, Store
+from .log.contract import ReadableStore
+from .log.store import PARTITIONS_MAX
 from .receipt import Receipt
 
 __all__ = ["After", "HasPositions", "join_place", "place_asked", "place_of_token", "token_of_place"]
@@ -82,7 +83,7 @@ def join_place(positions: dict[int, int], seen: Mapping[int, int]) -> None:
             positions[partition] = position
 
 
-def token_of_place(positions: Mapping[int, int], store: Store) -> str:
+def token_of_place(positions: Mapping[int, int], store: ReadableStore) -> str:
     """The place as text for URLs, cookies and headers: 28 characters, and 14 for each partition that has events."""
     head = _TOKEN_HEAD.pack(_TOKEN_VERSION, UUID(store.store_id).bytes)
     entries = (_TOKEN_ENTRY.pack(*entry) for entry in sorted(positions.items()) if entry[1])
@@ -90,7 +91,7 @@ def token_of_place(positions: Mapping[int, int], store: Store) -> str:
     return _as_text(content + _CHECKSUM.pack(zlib.crc32(content)))
 
 
-def place_of_token(token: str, store: Store) -> dict[int, int]:
+def place_of_token(token: str, store: ReadableStore) -> dict[int, int]:
     """The place that a token stands for. Raises `InvalidMessage` for one that is damaged, or of another store."""
     content = _checked(token)
     version, store_id = _TOKEN_HEAD.unpack_from(content)

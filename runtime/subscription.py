@@ -30,9 +30,9 @@ from .chosen import Chosen, Happened, Key, Streams, Types
 from .errors import CallerError, Damaged, InvalidMessage, RayfoldError, StorageFailed
 from .follow import PAGE_RECORDS, Follower
 from .history import checked_place, place_of
+from .log.contract import ReadableStore, Reader
 from .log.format import decode_record
-from .log.reader import LmdbReader
-from .log.store import Store, open_store
+from .log.store import open_store
 from .projection import Projection
 from .receipt import Receipt
 from .recorded import Recorded
@@ -329,12 +329,12 @@ def close_forgotten(feed: Feed) -> None:
             closing.join(CLOSE_WAIT_S)
 
 
-def open_feed(store: Store, catalogue: Catalogue, wanted: Wanted) -> Feed:
+def open_feed(store: ReadableStore, catalogue: Catalogue, wanted: Wanted) -> Feed:
     """Open the logs, find where to begin, and take the name if there is one. Raises as `Runtime.subscribe` says."""
     chosen = Chosen(catalogue, wanted.types, wanted.streams, wanted.member, wanted.of, wanted.key)
     _check(wanted)
     with ExitStack() as on_failure:
-        readers: dict[int, LmdbReader] = {}
+        readers: dict[int, Reader] = {}
         for partition in range(store.partitions):
             readers[partition] = store.open_reader(partition)
             on_failure.callback(readers[partition].close)
@@ -366,7 +366,7 @@ def _check(wanted: Wanted) -> None:
         raise InvalidMessage("subscription", what, "choose 'on next' or 'by hand'")
 
 
-def _start(readers: Mapping[int, LmdbReader], from_: From) -> dict[int, int]:
+def _start(readers: Mapping[int, Reader], from_: From) -> dict[int, int]:
     """Partition -> the position after which to begin. Raises `InvalidMessage`, `NotInHistory`."""
     if isinstance(from_, Receipt):
         return place_of(readers, from_.partition, from_.position)

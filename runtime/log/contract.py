@@ -17,12 +17,24 @@ Rules kept here:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from ..errors import RayfoldError
 from ..stream import StreamId
 
-__all__ = ["Append", "Appended", "CommandEntry", "Log", "NewEvent", "Reader", "Snapshot", "StoredEvent", "WriteLog"]
+__all__ = [
+    "Append",
+    "Appended",
+    "CommandEntry",
+    "Log",
+    "NewEvent",
+    "ReadableStore",
+    "Reader",
+    "Snapshot",
+    "StoredEvent",
+    "WriteLog",
+]
 
 
 class NewEvent(NamedTuple):
@@ -144,6 +156,29 @@ class Reader(Protocol):
 
     def close(self) -> None:
         """Let go of every resource. Closing twice is fine."""
+        ...
+
+
+class ReadableStore(Protocol):
+    """A store as those who read know it: on this machine (`store.py`), or spread over nodes
+    (`actors/spread_store.py`)."""
+
+    @property
+    def store_id(self) -> str:
+        """A UUID, made with the store."""
+        ...
+
+    @property
+    def partitions(self) -> int:
+        """How many logs it has."""
+        ...
+
+    def open_reader(self, partition: int) -> Reader:
+        """A reader of one of them; as many at once as one likes."""
+        ...
+
+    def folder_here(self) -> Path:
+        """Where read models and subscriptions keep their place on this machine."""
         ...
 
 

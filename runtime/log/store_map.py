@@ -6,6 +6,10 @@ keeps a copy of the map, `map.json` in the folder of the share, and the highest 
 Rules kept here: a map is a value, and every change of it is a new version. It is written whole or not at all, carries a
 checksum, and says for which node this copy was written, so that a share that ended up in another node's data folder is
 refused. Nothing here knows what a node is, but for its id.
+
+Two maps of one version can differ, if a network was cut while somebody changed them on either side. Where a partition
+is at home is nevertheless never in doubt: it moves only once its last home has sealed its log and written the new map
+down, so of two homes the one of the later move counts (`merged`).
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from typing import Any, Final, NamedTuple, Self
 from ..errors import StorageFailed, StoreMismatch
 from .durable import decode_facts, encode_facts, write_durably
 
-__all__ = ["MAP", "Move", "StoreMap", "moves_to_balance", "read_map", "write_map"]
+__all__ = ["MAP", "Move", "StoreMap", "merged", "moves_to_balance", "read_map", "write_map"]
 
 MAP: Final = "map.json"
 FORMAT: Final = 1
@@ -36,6 +40,8 @@ class StoreMap:
     """From 1; the highest counts."""
     homes: tuple[str, ...]
     """Partition -> the id of the node that its log lies on."""
+    since: tuple[int, ...]
+    """Partition -> the version in which it came there."""
     names: Mapping[str, str]
     """Node id -> what people call the node. Of every node that has a share."""
     drained: frozenset[str] = frozenset()
@@ -45,7 +51,8 @@ class StoreMap:
     def spread(cls, store_id: str, partitions: int, names: Mapping[str, str]) -> Self:
         """The first map of a store, over these nodes in turn."""
         nodes = list(names)
-        return cls(store_id, 1, tuple(nodes[number % len(nodes)] for number in range(partitions)), dict(names))
+        homes = tuple(nodes[number % len(nodes)] for number in range(partitions))
+        return cls(store_id, 1, homes, (1,) * partitions, dict(names))
 
     def at_home_on(self, node_id: str) -> list[int]:
         """The partitions of a node."""
@@ -57,8 +64,10 @@ class StoreMap:
 
     def with_home(self, partition: int, node_id: str) -> StoreMap:
         """The next version, in which this partition is at home there."""
+        version = self.version + 1
         homes = (*self.homes[:partition], node_id, *self.homes[partition + 1 :])
-        return replace(self, version=self.version + 1, homes=homes)
+        since = (*self.since[:partition], version, *self.since[partition + 1 :])
+        return replace(self, version=version, homes=homes, since=since)
 
     def with_nodes(self, names: Mapping[str, str]) -> StoreMap:
         """The next version, which knows these nodes too; the same one if it knows them already."""
@@ -69,6 +78,23 @@ class StoreMap:
         """The next version, in which just these nodes are to have no partition; the same one if they were it."""
         drained = frozenset(nodes)
         return self if drained == self.drained else replace(self, version=self.version + 1, drained=drained)
+
+
+def merged(maps: Iterable[StoreMap]) -> StoreMap:
+    """What the maps of several nodes say together: of each partition's homes the latest, all else from the newest map.
+
+    It is one of them, unless they contradict one another: then it is a later version than all of them.
+    """
+    newest, *older = sorted(maps, key=lambda one: one.version, reverse=True)
+    homes, since = list(newest.homes), list(newest.since)
+    for one in older:
+        for partition, (home, began) in enumerate(zip(one.homes, one.since, strict=True)):
+            if began > since[partition]:
+                homes[partition], since[partition] = home, began
+    if tuple(homes) == newest.homes and all(one == newest for one in older if one.version == newest.version):
+        return newest
+    names = {node: name for one in (*older, newest) for node, name in one.names.items()}
+    return replace(newest, version=newest.version + 1, homes=tuple(homes), since=tuple(since), names=names)
 
 
 class Move(NamedTuple):
@@ -105,6 +131,7 @@ def write_map(folder: Path, store_map: StoreMap, here: str) -> None:
         "store_id": store_map.store_id,
         "version": store_map.version,
         "homes": list(store_map.homes),
+        "since": list(store_map.since),
         "names": dict(store_map.names),
         "drained": sorted(store_map.drained),
     }
@@ -136,6 +163,7 @@ def read_map(folder: Path) -> tuple[StoreMap, str] | None:
         str(facts["store_id"]),
         int(facts["version"]),
         tuple(map(str, facts["homes"])),
+        tuple(map(int, facts["since"])),
         {str(node): str(name) for node, name in dict(facts["names"]).items()},
         frozenset(map(str, facts["drained"])),
     )

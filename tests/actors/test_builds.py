@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,7 @@ import pytest
 from rayfold import Projection
 from rayfold.actors.builds import (
     Build,
-    build_to_make,
-    build_to_serve,
+    Builds,
     builds_of,
     mark_serving,
     remove_build,
@@ -22,6 +22,14 @@ from tests.bank import Balances
 
 class Dotted(Projection, name="Balances-v2.3"):
     """A projection whose name looks like a build of another one."""
+
+
+def build_to_serve(store: Path, projection: type[Projection]) -> Build:
+    return asyncio.run(Builds(store).to_serve(projection))
+
+
+def build_to_make(store: Path, projection: type[Projection], serving: Build) -> Build:
+    return asyncio.run(Builds(store).to_make(projection, serving))
 
 
 def made(build: Build) -> Build:

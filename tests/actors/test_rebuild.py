@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from rayfold import CallerError, Envelope, HandlerFailed, RebuildCancelled, RebuildProgress, Receipt, Runtime
+from rayfold.actors.assembly import Assembly
 from rayfold.actors.cluster import Cluster
 from tests.actors.read_models import BalancesInMills, BrokenBalances, DividedBalances, SlowBalances
 from tests.bank import Account, BalanceOf, Balances, Deposit, EventsSeen, Open
@@ -88,6 +89,7 @@ async def test_a_rebuild_tells_its_progress_and_survives_the_death_of_its_projec
         seen.append(progress)
         if progress.events and not killed:
             killed = True
+            assert isinstance(bank._active, Assembly)
             [building] = bank._active.projections.joining[0].projectors
             [place] = await bank._active.projections.places([building])
             os.kill(place.pid, signal.SIGKILL)

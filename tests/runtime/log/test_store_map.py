@@ -12,7 +12,7 @@ from hypothesis import strategies as some
 
 from rayfold.runtime.errors import StoreMismatch
 from rayfold.runtime.log.durable import checksum_of
-from rayfold.runtime.log.store_map import MAP, StoreMap, moves_to_balance, read_map, write_map
+from rayfold.runtime.log.store_map import MAP, StoreMap, merged, moves_to_balance, read_map, write_map
 
 NAMES = {"a": "node-0", "b": "node-1", "c": "node-2"}
 
@@ -36,7 +36,7 @@ def test_every_change_is_a_later_version_and_no_change_is_none() -> None:
 
 @given(some.lists(some.sampled_from("abcde"), min_size=1, max_size=40), some.sets(some.sampled_from("abcdef")))
 def test_what_is_balanced_is_even_and_was_moved_as_little_as_can_be(homes: list[str], nodes: set[str]) -> None:
-    present, order = StoreMap("s", 1, tuple(homes), {}), sorted(nodes)
+    present, order = StoreMap("s", 1, tuple(homes), (1,) * len(homes), {}), sorted(nodes)
     moves = moves_to_balance(present, order)
     after = present
     for move in moves:
@@ -52,6 +52,30 @@ def test_what_is_balanced_is_even_and_was_moved_as_little_as_can_be(homes: list[
     stayed = sum(min(count, least + (number < over)) for number, count in enumerate(keepable))
     assert len(moves) == len(homes) - stayed
     assert len({move.partition for move in moves}) == len(moves)
+
+
+def test_the_newest_of_several_maps_counts() -> None:
+    first = StoreMap.spread("s", 3, NAMES)
+    second = first.with_home(0, "b")
+    third = second.with_drained(["a"])
+    assert merged([first]) is first
+    assert merged([second, first, third, second]) == third
+
+
+def test_of_two_maps_that_contradict_one_another_each_partition_is_where_it_came_last() -> None:
+    base = StoreMap.spread("s", 3, NAMES).with_nodes({"d": "node-3"})
+    here, there = base.with_home(0, "b"), base.with_home(1, "c").with_nodes({"e": "node-4"})
+    for maps in ([here, there, base], [there, here]):
+        both = merged(maps)
+        assert (both.homes, both.version) == (("b", "c", "c"), max(here.version, there.version) + 1)
+        assert both.names == {**NAMES, "d": "node-3", "e": "node-4"}
+        assert merged([both, *maps]) == both
+
+
+def test_two_maps_of_one_version_become_a_later_one_that_all_can_be_given() -> None:
+    base = StoreMap.spread("s", 1, NAMES)
+    one, other = base.with_drained(["a"]), base.with_drained(["b"])
+    assert merged([one, other]).version == 3
 
 
 def test_a_map_is_read_as_it_was_written_with_the_node_it_was_written_for(tmp_path: Path) -> None:

@@ -1,0 +1,179 @@
+"""Connected: a program's end of a spread system: a client that is told where everything is, and asks the supervisor.
+
+Steps [1], [2] and [8], for a system that is supervised in an actor of its own (`supervision.py`). It has what an
+`Assembly` has for a runtime. It waits at the board (`board.py`) all the time, so that a partition that has moved,
+replicas that have joined and nodes that are gone are known here as soon as they are there.
+
+Rule kept here: commands and queries go straight to the actors that execute and answer them, and go on when the
+supervisor is away; only what changes the system needs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Any, Final
+
+from ..runtime.catalogue import Catalogue
+from ..runtime.errors import RayfoldError, Unavailable, UnknownName
+from ..runtime.projection import Projection
+from ..runtime.wire import from_wire
+from .board import Notice, supervisor_name
+from .calls import call, one_line
+from .client import Client
+from .cluster import Cluster
+from .garbage import look_less_often
+from .remote_rebuild import RemoteRebuild
+from .spread_store import SpreadStore
+from .status import Status
+
+__all__ = ["Connected"]
+
+log = logging.getLogger(__name__)
+
+_READ_TIMEOUT_S: Final = 20.0
+"""For one wait at the board, which is answered at the latest then: an answer that was lost is asked for again."""
+
+_SLOW_S: Final = 5.0
+_RETRY_S: Final = 0.25
+_ASK_TIMEOUT_S: Final = 60.0
+"""For what the supervisor is asked to do; it may just be starting."""
+
+_LONG_S: Final = 24 * 3600.0
+"""For what moves or rebuilds something."""
+
+
+class Connected:
+    """A program's connection to one spread system. Lives on its event loop."""
+
+    def __init__(self, name: str, catalogue: Catalogue | None) -> None:
+        """`catalogue`: the classes of this program, if it has started the system; else those that were deployed."""
+        self.store: SpreadStore
+        self.client: Client
+        self.catalogue: Catalogue
+        self._name = name
+        self._cluster: Cluster
+        self._own = catalogue
+        self._notice: Notice
+        self._partitions: list[str] = []
+        self._undo = contextlib.AsyncExitStack()
+
+    async def attach(self, cluster: Cluster) -> None:
+        """Return once commands and queries can be sent. Raises `Unavailable` if nothing of that name runs there."""
+        self._cluster = cluster
+        from .shipping import unship  # it imports ray, which `Cluster` prepares
+
+        notice = await self._read("")
+        assert notice is not None
+        self.catalogue = self._own or unship(notice.catalogue)
+        handles = [self._cluster.actor_named(name) for name in notice.partitions]
+        others = self._own is None
+        self.client = Client(
+            self.catalogue, handles, self._cluster.actor_named, notice.settings, classes_of_others=others
+        )
+        self._undo.push_async_callback(self.client.drain, _SLOW_S)
+        self._partitions = list(notice.partitions)
+        self._take(notice)
+        if notice.settings.tune_garbage_collector:
+            self._undo.callback(look_less_often())
+        watching = asyncio.create_task(self._watch())
+        self._undo.callback(watching.cancel)
+
+    async def stop(self) -> None:
+        """Let go; the system goes on."""
+        await self._undo.aclose()
+
+    async def heads(self) -> dict[int, int]:
+        """The head of every partition's log. Raises `Unavailable` for one that cannot be reached, by name."""
+        heads: dict[int, int] = await self.ask("heads")
+        return heads
+
+    async def status(self) -> Status:
+        """See `Runtime.status`."""
+        status: Status = await self.ask("status")
+        return status
+
+    async def scale(self, projection: type[Projection], replicas: int) -> None:
+        """See `Runtime.scale`."""
+        await self.ask("scale", self._named(projection), replicas, timeout_s=_LONG_S)
+
+    async def rebuild_stream(self, projection: type[Projection], aggregate: Any, id: str) -> None:
+        """See `Runtime.rebuild_stream`."""
+        kind = getattr(aggregate, "aggregate_type", str(aggregate))
+        await self.ask("rebuild_stream", self._named(projection), kind, id, timeout_s=_LONG_S)
+
+    async def retry_quarantined(self, projection: type[Projection]) -> Any:
+        """See `Runtime.retry_quarantined`."""
+        return await self.ask("retry_quarantined", self._named(projection), timeout_s=_LONG_S)
+
+    def rebuild(self, projection: type[Projection]) -> RemoteRebuild:
+        """See `Runtime.rebuild`."""
+        from .shipping import ship
+
+        self._named(projection)
+        classes = ship(Catalogue(list(self.catalogue.aggregates.values()), [projection]))
+        return RemoteRebuild(self, projection, classes)
+
+    async def ask(self, what: str, *arguments: Any, timeout_s: float = _ASK_TIMEOUT_S) -> Any:
+        """Have the supervisor do something. Raises what it tells, and `Unavailable` if it does not answer."""
+        try:
+            error, answer = await call(self._supervisor().ask, what, *arguments, timeout_s=timeout_s)
+        except RayfoldError:
+            raise
+        except Exception as failure:
+            raise Unavailable(self._name, f"its supervisor does not answer: {one_line(failure)}") from failure
+        if error:
+            raise from_wire(error)
+        return answer
+
+    # -------------------------------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        """Wait at the board, for ever."""
+        while True:
+            try:
+                notice = await self._read(self._notice.edition)
+                if notice is not None:
+                    self._take(notice)
+            except Exception as error:  # the supervisor is away: what is known here still holds
+                log.info("%s tells no news: %s", self._name, one_line(error))
+                await asyncio.sleep(_RETRY_S)
+
+    async def _read(self, edition: str) -> Notice | None:
+        reading = self._supervisor().read
+        notice: Notice | None = await call(reading, edition, _READ_TIMEOUT_S, timeout_s=_READ_TIMEOUT_S + _SLOW_S)
+        return notice
+
+    def _take(self, notice: Notice) -> None:
+        """This is how things are now."""
+        self._notice, self.store = notice, notice.store
+        for number, name in enumerate(notice.partitions):
+            if self._partitions[number] != name:
+                with contextlib.suppress(ValueError):  # it has been replaced again since
+                    self.client.replace_partition(number, self._cluster.actor_named(name))
+                    self._partitions[number] = name
+        self.client.tell_unavailable(notice.unavailable)
+        for name, served in notice.projections.items():
+            projection = self.catalogue.projections.get(name)
+            if projection is None:
+                continue
+            try:
+                parts = [[self._cluster.actor_named(replica) for replica in part] for part in served.parts]
+            except ValueError:  # some have ended since, and another notice says so
+                continue
+            self.client.serve(projection, parts)
+
+    def _supervisor(self) -> Any:
+        try:
+            return self._cluster.actor_named(supervisor_name(self._name))
+        except ValueError:
+            what = "nothing of that name runs on this cluster; `rayfold deploy` starts it"
+            raise Unavailable(self._name, what) from None
+
+    def _named(self, projection: type[Projection]) -> str:
+        name = getattr(projection, "projection_name", "")
+        if name not in self.catalogue.projections:
+            known = list(self.catalogue.projections)
+            raise UnknownName("projection", getattr(projection, "__name__", str(projection)), known)
+        return str(name)

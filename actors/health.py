@@ -1,0 +1,93 @@
+"""Health: who of a spread system answers, who says that something is wrong, and who is replaced.
+
+Beside all steps, on the event loop of whoever supervises. Ray starts again what was killed. What it does not do is for
+this file: a frozen process, and an actor that Ray has forgotten (version 2.60 forgets the actors of a node when its
+directory ends between noting that the node died and noting what that means for its actors; one restart of a head in ten
+did it).
+
+Rule kept here: nothing is replaced while its node is down, for that one's actors are started again with it; and whoever
+says what is wrong with it is alive: it is told of, not replaced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from ..runtime.errors import RayfoldError, Sealed, StoreError
+from .pulse import Pulse
+
+if TYPE_CHECKING:
+    from .supervision import Supervision
+
+__all__ = ["Health"]
+
+log = logging.getLogger(__name__)
+
+_REPLACE_S: Final = 15.0
+"""How long an actor may be silent, while its node is up, before it is replaced: Ray starts a killed one again within 2
+s, and a machine that is short of CPU may take ten."""
+
+
+class Health:
+    """Of one system."""
+
+    def __init__(self, supervision: Supervision) -> None:
+        self.troubles: dict[int, RayfoldError] = {}
+        """Partition -> why it answers but cannot open its log."""
+        self._supervision = supervision
+        self._pulse = Pulse(_REPLACE_S)
+
+    def note(self, partition: int, trouble: RayfoldError | None) -> None:
+        """A partition has said what is wrong with it, or that nothing is."""
+        if trouble is None:
+            self.troubles.pop(partition, None)
+            return
+        if str(self.troubles.get(partition)) != str(trouble):
+            log.error("partition %d of %s: %s", partition, self._supervision.plan.name, trouble)
+        self.troubles[partition] = trouble
+
+    def take_pulses(self) -> None:
+        """Ask everybody whose node is up for a sign of life; nobody is waited for."""
+        supervision, shares = self._supervision, self._supervision.shares
+        seated = {
+            f"partition {number}": number for number in supervision.partitions.seated if supervision.is_up(number)
+        }
+        projectors = supervision.projections.projectors()
+        self._pulse.keep({*seated, *shares.up, *(one.name for one in projectors)})
+        for who, number in seated.items():
+            self._pulse.take(who, supervision.partitions.seated[number].actor.head, partial(self._heard, number))
+        for node_id in shares.up:
+            self._pulse.take(node_id, shares.keeper(node_id).map)
+        for projector in projectors:
+            self._pulse.take(projector.name, projector.actor.place)
+
+    def _heard(self, partition: int, trouble: RayfoldError | None) -> None:
+        if trouble is None or (isinstance(trouble, StoreError) and not isinstance(trouble, Sealed)):
+            self.note(partition, trouble)  # sealed is no trouble: a move is under way
+
+    async def replace_silent(self) -> None:
+        """What has not answered for long, although its node is up, is replaced."""
+        silent, supervision = self._pulse.silent(), self._supervision
+        if not silent or supervision.changing.locked():
+            return
+        async with supervision.changing:
+            for who in silent:
+                self._pulse.forget(who)
+                log.error("%s of %s has not answered for %g s and is replaced", who, supervision.plan.name, _REPLACE_S)
+                with contextlib.suppress(RayfoldError):
+                    await self._replace(who)
+
+    async def _replace(self, who: str) -> None:
+        supervision, shares = self._supervision, self._supervision.shares
+        if who in shares.up:
+            shares.replace(who)
+            await shares.add(supervision.nodes[who])
+        elif who.startswith("partition "):
+            number = int(who.removeprefix("partition "))
+            await supervision.partitions.replace(number, shares.map.homes[number])
+            supervision.projections.use_partitions(supervision.partitions.handles())
+        else:
+            await supervision.projections.replace(who)

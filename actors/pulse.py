@@ -1,0 +1,70 @@
+"""Pulse: when each actor of a system last gave a sign of life.
+
+Beside all steps. Each is asked again as soon as it has answered, and not before: a frozen process is not buried in
+questions. Being told an error of ours is a sign of life too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ..runtime.errors import RayfoldError
+
+__all__ = ["Pulse"]
+
+Note = Callable[[RayfoldError | None], None]
+"""Is told what the actor has said that was wrong with it, or that nothing is."""
+
+
+class Pulse:
+    """Signs of life, by whoever gives them. Lives on one event loop."""
+
+    def __init__(self, silent_s: float) -> None:
+        """`silent_s`: how long somebody may be silent."""
+        self._silent_s = silent_s
+        self._heard_s: dict[str, float] = {}
+        """When it last answered, or when it was first asked."""
+        self._asked: dict[str, asyncio.Future[Any]] = {}
+
+    def take(self, who: str, method: Any, note: Note | None = None) -> None:
+        """Ask for a sign of life, unless the last question is open. Returns at once."""
+        self._heard_s.setdefault(who, time.monotonic())
+        if who in self._asked:
+            return
+        try:
+            asked = asyncio.wrap_future(method.remote().future())
+        except Exception:  # it has ended for good
+            return
+        self._asked[who] = asked
+        asked.add_done_callback(lambda answered: self._answered(who, answered, note))
+
+    def silent(self) -> list[str]:
+        """Those that were asked and have not answered for too long."""
+        before_s = time.monotonic() - self._silent_s
+        return [who for who, heard_s in self._heard_s.items() if heard_s < before_s]
+
+    def forget(self, who: str) -> None:
+        """It is another one from now on, or is no more."""
+        self._heard_s.pop(who, None)
+        self._asked.pop(who, None)
+
+    def keep(self, those: set[str]) -> None:
+        """Forget all but those."""
+        for who in self._heard_s.keys() - those:
+            self.forget(who)
+
+    def _answered(self, who: str, answered: asyncio.Future[Any], note: Note | None) -> None:
+        if self._asked.get(who) is not answered:  # it has been replaced
+            if not answered.cancelled():
+                answered.exception()
+            return
+        del self._asked[who]
+        failure = None if answered.cancelled() else answered.exception()
+        trouble: Any = getattr(failure, "cause", failure)  # of Ray's wrapping, which has the trace in its text
+        if failure is None or isinstance(trouble, RayfoldError):
+            self._heard_s[who] = time.monotonic()
+            if note is not None:
+                note(trouble)

@@ -1,0 +1,226 @@
+"""Shares: the keepers of all nodes, and the map on which they agree.
+
+Beside all steps, on the event loop of whoever supervises a spread system. What is here decides whether there is a
+store, which one, and where its partitions are; nothing of that is remembered anywhere but in the shares themselves.
+
+Rules kept here: a new store is made only where no node has anything of one; a map is first written where it takes
+something away (the last home of a partition that moves), then where it gives something, then everywhere. A node that is
+gone is not waited for: it is given the map when it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from ..runtime.errors import RayfoldError, StoreInUse, StoreMismatch, Unavailable
+from ..runtime.log.store_map import StoreMap, merged
+from ..runtime.wire import from_wire
+from .cluster import NodeFacts
+from .keeper import KeeperPlan, ShareFacts, start_keeper
+from .spread_store import SpreadStore, keeper_name
+
+__all__ = ["Shares"]
+
+log = logging.getLogger(__name__)
+
+_ANSWER_TIMEOUT_S: Final = 30.0
+"""For a keeper: making the logs of a new store takes some 10 ms each, its process a second."""
+
+_LEFTOVER_S: Final = 20.0
+"""How long to wait for the keeper of a system that was killed to let go of its share."""
+
+_RETRY_S: Final = 0.25
+
+
+class Shares:
+    """The shares of one store, each through its keeper."""
+
+    def __init__(self, name: str, namespace: str, *, detached: bool) -> None:
+        self.map: StoreMap
+        """Once they are open."""
+        self.troubles: dict[str, RayfoldError] = {}
+        """Node id -> why its share cannot be used, though the node is up."""
+        self.up: set[str] = set()
+        """The nodes that are up, as far as is known; whoever watches them keeps it so."""
+        self._name = name
+        self._namespace = namespace
+        self._detached = detached
+        self._keepers: dict[str, Any] = {}
+
+    @property
+    def store(self) -> SpreadStore:
+        """The store, as its map is now."""
+        return SpreadStore(self._name, self._namespace, self.map)
+
+    def keeper(self, node_id: str) -> Any:
+        """The keeper of a node, started if there is none."""
+        keeper = self._keepers.get(node_id)
+        if keeper is None:
+            plan = KeeperPlan(self._name, node_id, self._namespace)
+            keeper = self._keepers[node_id] = start_keeper(plan, detached=self._detached)
+        return keeper
+
+    async def open(self, nodes: Iterable[NodeFacts], partitions: int | None, partitions_default: int) -> None:
+        """Find the store on these nodes, or make it there.
+
+        Raises `StoreMismatch` where nodes have shares of different stores, or another number of partitions,
+        `StoreInUse`, and `Unavailable` if there is no node or none of them answers.
+        """
+        names = {node.node_id: node.name for node in nodes if node.alive}
+        self.up = set(names)
+        if not names:
+            what = "no node of this cluster has a data folder; start its nodes with `rayfold up` or `rayfold node`"
+            raise Unavailable(f"the store {self._name}", what)
+        found = await self._facts(names)
+        if not found:
+            raise next(iter(self.troubles.values()))
+        _check_one_store(self._name, found, names)
+        maps = [facts.map for facts in found.values() if facts.map is not None]
+        if maps:
+            self.map = merged(maps).with_nodes(names)
+        else:
+            self.map = await self._adopted_or_made(found, names, partitions or partitions_default)
+        if partitions not in (None, len(self.map.homes)):
+            what = f"the store has {len(self.map.homes)} partitions, not {partitions}"
+            remedy = f"open it with {len(self.map.homes)}: the number is fixed when a store is created"
+            raise StoreMismatch(self._name, what, remedy)
+        await self.publish(self.map)
+
+    async def add(self, node: NodeFacts) -> None:
+        """A node has joined, or is there again. What it knows and the others do not is learnt, and the reverse."""
+        try:
+            facts = await self._open(node.node_id)
+            if facts.store_id and facts.map is not None and facts.store_id == self.map.store_id:
+                self.map = merged([self.map, facts.map])
+            self.map = self.map.with_nodes({node.node_id: node.name})
+        except RayfoldError as error:
+            self._in_trouble(node.node_id, error)
+        else:
+            await self.publish(self.map)
+
+    async def publish(self, store_map: StoreMap) -> None:
+        """Have all nodes that are up keep this map. Those that cannot are in trouble, and the others go on."""
+        await self.learn(store_map, self.up)
+
+    async def learn(self, store_map: StoreMap, nodes: Iterable[str]) -> None:
+        """This is the map now; these nodes are given it at once, the others when it is published."""
+        self.map = store_map
+        await asyncio.gather(*(self._publish_to(node_id, store_map) for node_id in nodes))
+
+    async def call(self, node_id: str, method: str, *arguments: Any, timeout_s: float = _ANSWER_TIMEOUT_S) -> Any:
+        """What the keeper of a node answers. Raises what it tells, and `Unavailable` if it does not answer."""
+        try:
+            asked = getattr(self.keeper(node_id), method).remote(*arguments)
+            answer = await asyncio.wait_for(asyncio.wrap_future(asked.future()), timeout_s)
+        except RayfoldError:
+            raise
+        except Exception as error:
+            told = " ".join(str(error).split())
+            what = f"the keeper of {self._name} does not answer there: {told:.200}"
+            raise Unavailable(f"node {self._node_name(node_id)}", what) from error
+        if isinstance(answer, tuple) and answer and isinstance(answer[0], list):
+            failed, answer = answer
+            if failed:
+                raise from_wire(failed)
+        return answer
+
+    def replace(self, node_id: str) -> None:
+        """End a keeper that does not answer, though its node is up, and start another."""
+        import ray
+
+        keeper = self._keepers.pop(node_id, None)
+        if keeper is not None:
+            ray.kill(keeper)
+        self.keeper(node_id)
+
+    async def end(self) -> None:
+        """End all keepers; the shares are free."""
+        import ray
+
+        for keeper in self._keepers.values():
+            ray.kill(keeper)
+        self._keepers.clear()
+
+    # -------------------------------------------------------------------------------------------------------------
+
+    async def _facts(self, names: Mapping[str, str]) -> dict[str, ShareFacts]:
+        """What each node has. A share that must not be used is an error; a keeper that does not answer is left out."""
+        answers = await asyncio.gather(*(self._open(node_id) for node_id in names), return_exceptions=True)
+        found = {}
+        for node_id, answer in zip(names, answers, strict=True):
+            if isinstance(answer, Unavailable):
+                self._in_trouble(node_id, answer)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                found[node_id] = answer
+        return found
+
+    async def _open(self, node_id: str) -> ShareFacts:
+        """Waits for what was killed to let go, and for a keeper that is just being started."""
+        deadline_s = time.monotonic() + _LEFTOVER_S
+        while True:
+            try:
+                facts: ShareFacts = await self.call(node_id, "open")
+            except (StoreInUse, Unavailable):
+                if time.monotonic() > deadline_s:
+                    raise
+                await asyncio.sleep(_RETRY_S)
+            else:
+                self.troubles.pop(node_id, None)
+                return facts
+
+    async def _adopted_or_made(
+        self, found: Mapping[str, ShareFacts], names: Mapping[str, str], partitions: int
+    ) -> StoreMap:
+        """Nobody has a map: either one node has a whole store, which is spread from there, or there is none yet."""
+        for node_id, facts in found.items():
+            if facts.whole and facts.used:
+                log.info("store %s of node %s becomes one of the cluster", facts.store_id, names[node_id])
+                return StoreMap.spread(facts.store_id, facts.partitions, {node_id: names[node_id]}).with_nodes(names)
+        new = StoreMap.spread(str(uuid.uuid4()), partitions, {node_id: names[node_id] for node_id in found})
+        await asyncio.gather(*(self.call(node_id, "create", new) for node_id in found))
+        return new
+
+    async def _publish_to(self, node_id: str, store_map: StoreMap) -> None:
+        try:
+            await self.call(node_id, "place", store_map)
+        except RayfoldError as error:
+            self._in_trouble(node_id, error)
+        else:
+            self.troubles.pop(node_id, None)
+
+    def _in_trouble(self, node_id: str, error: RayfoldError) -> None:
+        if str(self.troubles.get(node_id)) != str(error):
+            log.error("the share of %s on node %s: %s", self._name, self._node_name(node_id), error)
+        self.troubles[node_id] = error
+
+    def _node_name(self, node_id: str) -> str:
+        return self.map.name_of(node_id) if hasattr(self, "map") else node_id
+
+    def keeper_names(self) -> list[str]:
+        """The names in Ray of all keepers that were started or found."""
+        return [keeper_name(self._name, node_id) for node_id in self._keepers]
+
+
+def _check_one_store(name: str, found: Mapping[str, ShareFacts], names: Mapping[str, str]) -> None:
+    """Nodes must not have different stores of one name. The beginnings of a store that was never finished do not count.
+
+    Raises `StoreMismatch`.
+    """
+    stores: dict[str, str] = {}
+    for node_id, facts in found.items():
+        if facts.map is not None or (facts.whole and facts.used):
+            stores.setdefault(facts.store_id, node_id)
+    if len(stores) > 1:
+        told = ", ".join(f"{names[node_id]} has {store_id}" for store_id, node_id in stores.items())
+        raise StoreMismatch(name, f"the nodes have shares of different stores: {told}", "move all but one away")
+    loose = [node_id for node_id, facts in found.items() if facts.map is None and facts.whole and facts.used]
+    if len(loose) > 1:
+        told = ", ".join(names[node_id] for node_id in loose)
+        raise StoreMismatch(name, f"several nodes have a copy of the whole store: {told}", "keep one of them")

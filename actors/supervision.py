@@ -1,0 +1,345 @@
+"""Supervision: a system over the nodes of a cluster, put together, watched, and put right.
+
+Where to look to see what a spread system consists of; its twin on one machine is `assembly.py`. It runs in an actor of
+its own (`supervisor.py`), and every program that uses the system, the one that has started it included, is a client of
+it.
+
+What it does, again and again: look which nodes are up; give a node that joins or returns its keeper and the map; say on
+the board which partitions are unavailable, and why; and replace what does not answer although its node is up. Ray
+starts killed processes again by itself, and faster; that is left to it.
+
+Rules kept here: what is lost with a node is lost alone: everything else goes on, and nothing waits for it. Whatever is
+done here may be interrupted at any point and done again: the shares hold what is true, the names in Ray who is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Coroutine, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from ..runtime.errors import StoreError, Unavailable
+from ..runtime.projection import Projection
+from .application import ApplicationPlan
+from .board import Board, Notice, ServedParts
+from .calls import call, kill, one_line
+from .cluster import Cluster, NodeFacts
+from .health import Health
+from .metrics import Metrics
+from .moving import Moving
+from .partition import PartitionPlan
+from .partition_actors import PartitionActors, partition_named
+from .rebuild import Rebuild
+from .scheduling import SpreadScheduling
+from .shares import Shares
+from .shipping import unship
+from .spread_builds import SpreadBuilds
+from .spread_projections import SpreadProjections
+from .status import NodeStatus, Observer, Status, seat_named
+
+__all__ = ["Supervision"]
+
+log = logging.getLogger(__name__)
+
+_WATCH_S: Final = 0.5
+"""Between two looks at the nodes, a call of some milliseconds each: how much later than Ray the board knows of a
+loss."""
+
+_TICK_S: Final = 2.0
+"""As on one machine (`assembly.py`)."""
+
+
+class Supervision:
+    """One system. Lives on one event loop."""
+
+    def __init__(self, plan: ApplicationPlan, cluster: Cluster, *, detached: bool) -> None:
+        self.plan = plan
+        self.board = Board()
+        self.shares = Shares(plan.name, cluster.namespace, detached=detached)
+        self.scheduling = SpreadScheduling(detached=detached, generation=plan.generation)
+        self.partitions = PartitionActors(self._plan_of, self.scheduling, plan.generation)
+        self.projections: SpreadProjections
+        self.nodes: dict[str, NodeFacts] = {}
+        """By the id of their data folders: those that Ray knows of, up or not."""
+        self.changing = asyncio.Lock()
+        """Held by whoever moves partitions, deploys, or replaces what is lost: one at a time."""
+        self._cluster = cluster
+        self.catalogue = unship(plan.catalogue)
+        self._gone_since: dict[str, datetime] = {}
+        self.health = Health(self)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.rebuilds: dict[int, Rebuild] = {}
+        """Those that were begun here, by number; some bytes each."""
+
+    # --- starting and ending -------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Find or make the store, go on with the actors that an earlier supervisor has left, start those that are
+        missing, and return once all partitions whose homes are up take commands.
+
+        Raises `StoreMismatch`, `StoreInUse`, `Unavailable`, `DefinitionError`, and what keeps a projector from opening.
+        """
+        await self._see_nodes()
+        nodes = list(self.nodes.values())
+        await self.shares.open(nodes, self.plan.partitions, max(2, sum(node.alive for node in nodes)))
+        self._use_nodes()
+        self.projections = self._projections()
+        self._observer = Observer(self.shares.store)
+        names = await self._named()
+        for projection, count in self._wanted().items():
+            taking = (projection, count, self.plan.catalogue, names, self._cluster.actor_named)
+            await self.projections.take_in_or_start(*taking)
+        homes = self.shares.map.homes
+        self.partitions.take_in(names, self._cluster.actor_named, homes)
+        for number, node_id in enumerate(homes):
+            if number not in self.partitions.seated:
+                self.partitions.seated[number] = self.partitions.start(number, node_id)
+        for name in names - self._in_use():
+            with contextlib.suppress(ValueError):
+                kill(self._cluster.actor_named(name))
+        await Moving(self).settle()
+        await self._open()
+        await self.projections.attach(self.partitions.handles(), self._serve)
+        self.put_up()
+        for loop in (self._watch, self._tick, self._measure):
+            self._go_on(loop())
+
+    async def stop(self) -> None:
+        """End every actor of the system, each when it has closed its log or saved its place; the shares are free."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*(rebuild.interrupt() for rebuild in self.rebuilds.values()))
+        closing = [self.partitions.end()]
+        if hasattr(self, "projections"):
+            closing.append(self.projections.close())
+        await asyncio.gather(*closing, return_exceptions=True)
+        await self.shares.end()
+
+    def _go_on(self, doing: Coroutine[Any, Any, None]) -> None:
+        """In the background, until this ends."""
+        task = asyncio.create_task(doing)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _open(self) -> None:
+        """Partitions and projectors, at the same time. What concerns one partition alone becomes its trouble."""
+        opening: list[Coroutine[Any, Any, None]] = [self.projections.open()]
+        opening += [self.open_partition(number) for number in self.partitions.seated if self.is_up(number)]
+        for failure in await asyncio.gather(*opening, return_exceptions=True):
+            if isinstance(failure, BaseException):
+                raise failure
+
+    async def open_partition(self, number: int) -> None:
+        """Have a partition take commands, or note down why it cannot."""
+        try:
+            await self.partitions.open(number)
+        except (StoreError, Unavailable) as error:
+            self.health.note(number, error)
+        else:
+            self.health.note(number, None)
+
+    # --- what clients ask for ------------------------------------------------------------------------------------
+
+    async def heads(self) -> dict[int, int]:
+        """The head of every partition's log. Raises `Unavailable` for one that cannot be reached, by name."""
+        heads = await asyncio.gather(*(self._head(number) for number in self.partitions.seated))
+        return dict(zip(self.partitions.seated, heads, strict=True))
+
+    async def _head(self, number: int) -> int:
+        deadline_s = time.monotonic() + self.plan.settings.timeout_s
+        while (left_s := deadline_s - time.monotonic()) > 0 and number not in self.unavailable():
+            try:
+                head: int = await call(self.partitions.seated[number].actor.head, timeout_s=left_s)
+            except Exception:
+                await asyncio.sleep(min(0.1, left_s))
+            else:
+                return head
+        why = self.unavailable().get(number, f"no answer in {self.plan.settings.timeout_s} s")
+        raise Unavailable(f"partition {number} of {self.plan.name}", why)
+
+    async def status(self) -> Status:
+        """Nodes, partitions, own actors and projectors; see `Runtime.status`."""
+        seats = [seat_named(one.name, one.actor) for one in self.projections.projectors()]
+        actors = {number: one.actor for number, one in self.partitions.seated.items()}
+        seen = await self._observer.observe(actors, [seat for seat in seats if seat])
+        names = {number: self.shares.map.name_of(one.node_id) for number, one in self.partitions.seated.items()}
+        partitions = [one._replace(node=names[one.partition]) for one in seen.partitions]
+        projectors = [one._replace(node=self.shares.map.names.get(one.node, one.node)) for one in seen.projectors]
+        return seen._replace(partitions=partitions, projectors=projectors, nodes=self._node_statuses())
+
+    def begin_rebuild(self, projection: type[Projection], classes: bytes) -> int:
+        """Have a read model built anew from the log, beside the one that serves. The number of the rebuild."""
+        number = len(self.rebuilds) + 1
+        self.rebuilds[number] = Rebuild(self.projections, projection, classes)
+        return number
+
+    def unavailable(self) -> dict[int, str]:
+        """Partition -> why nobody reaches it now."""
+        told = {}
+        for number, node_id in enumerate(self.shares.map.homes):
+            if node_id not in self.shares.up:
+                told[number] = self._gone(node_id)
+            elif node_id in self.shares.troubles:
+                told[number] = str(self.shares.troubles[node_id])
+            elif number in self.health.troubles:
+                told[number] = str(self.health.troubles[number])
+        return told
+
+    def _gone(self, node_id: str) -> str:
+        name, since = self.shares.map.name_of(node_id), self._gone_since.get(node_id)
+        address = self.nodes[node_id].address if node_id in self.nodes else ""
+        where = f" at {address}" if address else ""
+        when = f" since {since:%Y-%m-%d %H:%M:%S} UTC" if since else ""
+        remedy = "start that node again on its data folder, and the partition goes on by itself"
+        return f"its home, node {name}{where}, is gone{when}; {remedy}"
+
+    async def leave_drained(self) -> None:
+        """Projectors leave the nodes that are to be drained."""
+        self._use_nodes()
+        for projector in self.projections.projectors():
+            if self.scheduling.node_of(projector.name) in self.shares.map.drained:
+                await self.projections.replace(projector.name)
+
+    # --- nodes ---------------------------------------------------------------------------------------------------
+
+    async def _see_nodes(self) -> set[str]:
+        """Look at the nodes as Ray knows them. Returns those that were not up at the last look and are now."""
+        self.nodes = {node.node_id: node for node in await asyncio.to_thread(self._cluster.nodes)}
+        before, up = self.shares.up, {node_id for node_id, node in self.nodes.items() if node.alive}
+        for node_id in before - up:
+            self._gone_since[node_id] = datetime.now(UTC)
+            log.error("node %s is gone; it has partitions %s", *self._called(node_id))
+        self.shares.up = up
+        return up - before
+
+    def _called(self, node_id: str) -> tuple[str, list[int]]:
+        return self.shares.map.name_of(node_id), self.shares.map.at_home_on(node_id)
+
+    def _use_nodes(self) -> None:
+        """Where projectors may be started from now on."""
+        drained = self.shares.map.drained
+        up = {node_id: self.nodes[node_id].name for node_id in self.shares.up}
+        self.scheduling.nodes = {node_id: name for node_id, name in up.items() if node_id not in drained} or up
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            try:
+                for node_id in await self._see_nodes():
+                    self._go_on(self._welcome(self.nodes[node_id]))
+                self._use_nodes()
+                self.health.take_pulses()
+                await self.health.replace_silent()
+                self.put_up()
+            except Exception:  # the next look may go better: nobody else is there to look
+                log.exception("looking after %s", self.plan.name)
+
+    async def _welcome(self, node: NodeFacts) -> None:
+        """A node has joined, or is back: it gets its keeper and the map."""
+        log.warning("node %s is up; it has partitions %s", *self._called(node.node_id))
+        self._gone_since.pop(node.node_id, None)
+        await self.shares.add(node)
+        self.put_up()
+
+    def is_up(self, number: int) -> bool:
+        """Whether the home of a partition's actor is up."""
+        return self.partitions.seated[number].node_id in self.shares.up
+
+    # -------------------------------------------------------------------------------------------------------------
+
+    def put_up(self) -> None:
+        """Tell everybody how things are."""
+        seated, plan = self.partitions.seated, self.plan
+        served = {
+            name: ServedParts(
+                one.build.version, tuple(tuple(replica.name for replica in part) for part in one.by_part())
+            )
+            for name, one in self.projections.serving.items()
+        }
+        notice = Notice(
+            self.shares.store,
+            tuple(seated[number].name for number in sorted(seated)),
+            self.unavailable(),
+            served,
+            plan.settings,
+            plan.generation,
+            plan.catalogue,
+        )
+        self.board.put_up(notice)
+
+    def _serve(self, _projection: type[Projection], _parts: Sequence[Sequence[Any]]) -> None:
+        self.put_up()
+
+    def _projections(self) -> SpreadProjections:
+        name, namespace = self.plan.name, self._cluster.namespace
+        builds = SpreadBuilds(self.shares)
+        return SpreadProjections(self.shares.store, self.catalogue, name, namespace, builds, self.scheduling)
+
+    def _wanted(self) -> dict[type[Projection], int]:
+        """How many replicas of each projection the plan asks for."""
+        classes = self.catalogue.projections
+        return {classes[name]: count for name, count in self.plan.replicas.items()}
+
+    def _plan_of(self, number: int, node_id: str) -> PartitionPlan:
+        return PartitionPlan(
+            number,
+            self.shares.store,
+            self.plan.catalogue,
+            self.projections.names(),
+            self.plan.name,
+            self._cluster.namespace,
+            self.plan.settings,
+            self.plan.counts_slots,
+            node_id,
+        )
+
+    async def _named(self) -> set[str]:
+        """The names of the partitions' actors and projectors of this system that Ray knows."""
+        from ray.util import list_named_actors
+
+        names: list[str] = await asyncio.to_thread(list_named_actors)
+        ours = [name for name in names if name.startswith(f"{self.plan.name}/")]
+        return {name for name in ours if partition_named(name) or seat_named(name, None)}
+
+    def _in_use(self) -> set[str]:
+        return {one.name for one in self.partitions.seated.values()} | set(self.projections.names())
+
+    def _node_statuses(self) -> list[NodeStatus]:
+        told = []
+        for node_id, name in sorted(self.shares.map.names.items(), key=lambda item: item[1]):
+            facts, since = self.nodes.get(node_id), self._gone_since.get(node_id)
+            trouble = self.shares.troubles.get(node_id)
+            told.append(
+                NodeStatus(
+                    name,
+                    node_id,
+                    facts.address if facts else "",
+                    node_id in self.shares.up,
+                    since.isoformat(timespec="seconds") if since and node_id not in self.shares.up else "",
+                    tuple(self.shares.map.at_home_on(node_id)),
+                    node_id in self.shares.map.drained,
+                    str(trouble) if trouble else "",
+                )
+            )
+        return told
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_S)
+            for one in self.partitions.seated.values():
+                with contextlib.suppress(Exception):
+                    one.actor.tick.remote()
+            self.projections.tick()
+
+    async def _measure(self) -> None:
+        metrics = Metrics(self.plan.name)
+        while True:
+            await asyncio.sleep(_TICK_S)
+            try:
+                metrics.record(await self.status())
+            except Exception as error:
+                log.info("no metrics: %s", one_line(error))

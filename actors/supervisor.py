@@ -1,0 +1,152 @@
+"""SupervisorActor: the actor in which a spread system is supervised, and which programs find by the system's name.
+
+Beside all steps. The system of a `Runtime(..., cluster=...)` has one that ends with that program; one that was deployed
+has one that outlives it, and takes what it is to run from Ray's own directory (`deployment.py`), so that it is started
+again with the latest code wherever Ray starts it.
+
+Rule kept here: nothing is decided here. `supervision.py` does the work; this is the door to it, and errors leave
+through it as values.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import ray
+
+from ..runtime.errors import RayfoldError
+from ..runtime.wire import to_wire
+from .application import ApplicationPlan
+from .board import Notice, supervisor_name
+from .cluster import Cluster
+from .garbage import look_less_often
+from .moving import Moving
+from .rebuild import RebuildProgress
+from .shipping import unship
+from .supervision import Supervision
+
+__all__ = ["SupervisorActor", "start_supervisor"]
+
+_CALLS_MAX: Final = 1000
+"""At the same time: programs that wait at the board, one call each, and a few that change something."""
+
+
+class SupervisorActor:
+    """The door to one system's supervision. Its methods run on one event loop."""
+
+    def __init__(self, plan: ApplicationPlan, detached: bool) -> None:
+        self._plan, self._detached = plan, detached
+        self._starting = asyncio.Lock()
+        self._supervision: Supervision | None = None
+
+    async def open(self) -> list[Any]:
+        """Start everything, or go on with what is there. An error as `to_wire` packs it, or nothing. Safe to repeat."""
+        error, _ = await self._told(self._started)
+        return error
+
+    async def read(self, edition: str, timeout_s: float) -> Notice | None:
+        """What is on the board, once it is another notice than that; None if it is not in time."""
+        return await (await self._started()).board.read(edition, timeout_s)
+
+    async def ask(self, what: str, *arguments: Any) -> tuple[list[Any], Any]:
+        """Have `heads`, `status` or another of `_DOORS` done. An error as `to_wire` packs it, or nothing; the
+        answer."""
+        door = _DOORS[what]
+
+        async def through() -> Any:
+            return await door(await self._started(), *arguments)
+
+        return await self._told(through)
+
+    async def stop(self) -> None:
+        """End the system. The actor is of no further use."""
+        async with self._starting:
+            supervision, self._supervision = self._supervision, None
+        if supervision is not None:
+            await supervision.stop()
+
+    async def pid(self) -> int:
+        """A sign of life."""
+        return os.getpid()
+
+    async def _started(self) -> Supervision:
+        async with self._starting:
+            if self._supervision is None:
+                supervision = Supervision(self._plan, Cluster.inside(), detached=self._detached)
+                try:
+                    await supervision.start()
+                except BaseException:
+                    if not self._detached:
+                        await supervision.stop()
+                    raise
+                look_less_often()
+                self._supervision = supervision
+            return self._supervision
+
+    async def _told(self, doing: Callable[[], Awaitable[Any]]) -> tuple[list[Any], Any]:
+        try:
+            return [], await doing()
+        except RayfoldError as error:
+            return to_wire(error), None
+
+
+async def _scale(supervision: Supervision, projection: str, replicas: int) -> None:
+    await supervision.projections.scale(supervision.catalogue.projection(projection), replicas)
+
+
+async def _rebuild_stream(supervision: Supervision, projection: str, aggregate: str, id: str) -> None:
+    cls = supervision.catalogue.aggregate(aggregate)
+    await supervision.projections.rebuild_stream(supervision.catalogue.projection(projection), cls, id)
+
+
+async def _retry_quarantined(supervision: Supervision, projection: str) -> Any:
+    return await supervision.projections.retry_quarantined(supervision.catalogue.projection(projection))
+
+
+async def _begin_rebuild(supervision: Supervision, projection: str, classes: bytes) -> int:
+    catalogue = unship(classes)
+    return supervision.begin_rebuild(catalogue.projection(projection), classes)
+
+
+async def _await_rebuild(supervision: Supervision, number: int) -> RebuildProgress:
+    return await supervision.rebuilds[number]
+
+
+async def _watch_rebuild(supervision: Supervision, number: int) -> RebuildProgress:
+    return supervision.rebuilds[number].progress()
+
+
+_DOORS: Final[dict[str, Callable[..., Awaitable[Any]]]] = {
+    "heads": lambda supervision: supervision.heads(),
+    "status": lambda supervision: supervision.status(),
+    "move": lambda supervision, partition, node: Moving(supervision).move(partition, node),
+    "rebalance": lambda supervision: Moving(supervision).rebalance(),
+    "drain": lambda supervision, node, drained: Moving(supervision).drain(node, drained=drained),
+    "scale": _scale,
+    "rebuild_stream": _rebuild_stream,
+    "retry_quarantined": _retry_quarantined,
+    "begin_rebuild": _begin_rebuild,
+    "await_rebuild": _await_rebuild,
+    "watch_rebuild": _watch_rebuild,
+    "cancel_rebuild": lambda supervision, number: supervision.rebuilds[number].cancel(),
+}
+"""What programs may have done."""
+
+
+def start_supervisor(plan: ApplicationPlan, namespace: str, *, detached: bool) -> Any:
+    """A supervisor. Raises `ValueError` if the cluster has a system of that name already."""
+    remote: Any = ray.remote
+    options = remote(SupervisorActor).options(
+        name=supervisor_name(plan.name),
+        namespace=namespace,
+        lifetime="detached" if detached else None,
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=0,
+        max_concurrency=_CALLS_MAX,
+        enable_task_events=False,
+    )
+    return options.remote(plan, detached)
