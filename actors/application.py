@@ -70,6 +70,8 @@ class ApplicationPlan:
     """Of the code: one more with each deployment."""
     counts_slots: bool = True
     """Whether the nodes have slots for own actors."""
+    digest: str = ""
+    """Of the deployed code (`code.py`); empty if all of it is installed on the nodes."""
 
 
 def check_name(name: object) -> str:

@@ -58,7 +58,7 @@ class Assembly:
         num_cpus: int | None,
     ) -> None:
         self._open_store, self._num_cpus = open_store, num_cpus
-        self._catalogue = catalogue
+        self.catalogue = catalogue
         self._replicas = replicas
         self._settings = settings
         self._undo = contextlib.AsyncExitStack()
@@ -74,7 +74,7 @@ class Assembly:
         self._undo.callback(cluster.stop)
         self._undo.push_async_callback(self._end_actors)
         await self._start_actors(cluster)
-        self.client = Client(self._catalogue, self._partitions, cluster.actor_named, self._settings)
+        self.client = Client(self.catalogue, self._partitions, cluster.actor_named, self._settings)
         await self.projections.attach(self._partitions, self.client.serve)
         self._undo.push_async_callback(self.client.drain, ANSWER_TIMEOUT_S)
         if self._settings.tune_garbage_collector:
@@ -129,10 +129,10 @@ class Assembly:
         from .partition import PartitionPlan, start_partition  # these import ray, which `Cluster` prepares
         from .shipping import ship
 
-        store, catalogue = self.store, ship(self._catalogue)
+        store, catalogue = self.store, ship(self.catalogue)
         name = _name(store)
         builds, scheduling = Builds(store.path), Scheduling()
-        self.projections = Projections(store, self._catalogue, name, cluster.namespace, builds, scheduling)
+        self.projections = Projections(store, self.catalogue, name, cluster.namespace, builds, scheduling)
         for projection, count in self._replicas.items():
             await self.projections.start(projection, count, catalogue)
         for number in range(store.partitions):
@@ -159,7 +159,7 @@ class Assembly:
         """Have a read model built anew from the log, beside the one that serves."""
         from .shipping import ship
 
-        catalogue = Catalogue(list(self._catalogue.aggregates.values()), [projection])
+        catalogue = Catalogue(list(self.catalogue.aggregates.values()), [projection])
         rebuild = Rebuild(self.projections, projection, ship(catalogue))
         self._rebuilds = [one for one in self._rebuilds if not one.done()] + [rebuild]
         return rebuild

@@ -7,15 +7,19 @@ the figures.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..runtime.errors import InvalidMessage
+from ..runtime.errors import InvalidId, InvalidMessage
+
+if TYPE_CHECKING:
+    from ..runtime.log.contract import ReadableStore
 
 __all__ = ["backup", "restore"]
 
@@ -25,15 +29,19 @@ complaints = Console(stderr=True, highlight=False)
 
 
 def backup(
-    directory: Annotated[Path, typer.Argument(help="The directory of a store, in use or not.")],
+    directory: Annotated[
+        str, typer.Argument(help="The directory of a store, in use or not; or an application's name.")
+    ],
     target: Annotated[str, typer.Argument(help="A folder, or an address that fsspec knows: s3://bucket/name.")],
     json_file: JsonOption = None,
+    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="Of the cluster, for an application.")] = "auto",
 ) -> None:
     """Back up a store while it is in use. A target that has a backup of it gets what is new."""
     from ..runtime.backup.taking import backup_store
 
-    with _progress("backing up") as advance:
-        done = backup_store(directory, target, advance=advance)
+    with ExitStack() as connection, _progress("backing up") as advance:
+        source = directory if Path(directory).exists() else connection.enter_context(_spread(directory, address))
+        done = backup_store(source, target, advance=advance)
     heads = ", ".join(f"{partition}: {head:,}" for partition, head in done.heads.items())
     console.print(f"{done.events:,} events added, {done.size_bytes:,} bytes; the backup has {heads}", soft_wrap=True)
     _write(json_file, done._asdict())
@@ -64,6 +72,23 @@ def restore(
     )
     _write(json_file, done._asdict() | {"path": str(done.path), "verified": report.ok})
     raise typer.Exit(0 if report.ok else 1)
+
+
+@contextmanager
+def _spread(name: str, address: str) -> Iterator[ReadableStore]:
+    """The store of an application, read from its nodes."""
+    from ..runtime.errors import StoreMissing, Unavailable
+    from .connecting import connect_blocking
+
+    try:
+        connection = connect_blocking(name, address=address).start()
+    except (InvalidId, Unavailable) as error:
+        what = f"there is no such directory, nor an application of that name: {error}"
+        raise StoreMissing(name, what) from None
+    try:
+        yield connection.spread_store
+    finally:
+        connection.stop()
 
 
 def _positions(at: list[str]) -> dict[int, int]:

@@ -1,4 +1,4 @@
-"""BlockingRuntime: the same runtime for scripts and notebooks, without `await`.
+"""BlockingRuntime: the same runtime for scripts and notebooks, without `await`; and the same for a connection.
 
 It runs a `Runtime` on an event loop of its own, in a thread; every call waits there for its result. Ctrl-C while
 waiting is an ordinary `KeyboardInterrupt`, and leaving the `with` stops everything.
@@ -28,13 +28,16 @@ from ..runtime.recorded import Recorded
 from ..runtime.stream import ANY
 from ..runtime.subscription import Acknowledging, BlockingSubscription, From, Wanted
 from .client import Until
+from .moved import Moved
 from .rebuild import BlockingRebuild
 from .replica import Replica
 from .session import BlockingSession
+from .spread_store import AnyStore
 from .status import Status
 from .system import Runtime
+from .verbs import Verbs
 
-__all__ = ["BlockingRuntime"]
+__all__ = ["BlockingRuntime", "BlockingVerbs"]
 
 A = TypeVar("A", bound=Aggregate)
 P = TypeVar("P", bound=Projection)
@@ -45,14 +48,11 @@ _PAGE: Final = 256
 """Outcomes or answers handed over from the loop's thread at a time: one for each would cost more than they do."""
 
 
-class BlockingRuntime:
-    """`with BlockingRuntime("bank-data", aggregates=[...], projections=[...]) as bank:`; arguments as for `Runtime`.
+class BlockingVerbs:
+    """What `Verbs` is, without `await`. Safe from several threads."""
 
-    In a notebook: `bank = BlockingRuntime(...).start()`, and `bank.stop()` at the end. Safe from several threads.
-    """
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        self._runtime = Runtime(*arguments, **options)
+    def __init__(self, runtime: Verbs) -> None:
+        self._runtime = runtime
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
@@ -212,6 +212,18 @@ class BlockingRuntime:
         """Ask a projection as of a place in the past; see `Runtime.as_of`. `progress` is called on another thread."""
         return self._wait(self._runtime.as_of(projection, place, query, timeout_s=timeout_s, progress=progress))
 
+    def move(self, partition: int, node: str) -> Moved:
+        """Have a partition at home on another node; see `Runtime.move`."""
+        return self._wait(self._runtime.move(partition, node))
+
+    def rebalance(self) -> list[Moved]:
+        """Spread the partitions evenly over the nodes; see `Runtime.rebalance`."""
+        return self._wait(self._runtime.rebalance())
+
+    def drain(self, node: str, *, drained: bool = True) -> list[Moved]:
+        """Have a node be home to nothing; see `Runtime.drain`."""
+        return self._wait(self._runtime.drain(node, drained=drained))
+
     def subscribe(
         self,
         name: str | None = None,
@@ -233,6 +245,11 @@ class BlockingRuntime:
         """The store this runtime holds."""
         return self._runtime.store
 
+    @property
+    def spread_store(self) -> AnyStore:
+        """The store, wherever it is: for those who only read it, such as backups."""
+        return self._runtime._store
+
     def _wait(self, doing: Coroutine[Any, Any, T]) -> T:
         if self._loop is None:
             doing.close()
@@ -243,6 +260,16 @@ class BlockingRuntime:
         except KeyboardInterrupt:
             future.cancel()
             raise
+
+
+class BlockingRuntime(BlockingVerbs):
+    """`with BlockingRuntime("bank-data", aggregates=[...], projections=[...]) as bank:`; arguments as for `Runtime`.
+
+    In a notebook: `bank = BlockingRuntime(...).start()`, and `bank.stop()` at the end. Safe from several threads.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(Runtime(*arguments, **options))
 
 
 async def _next_page(items: AsyncIterator[T]) -> list[T]:

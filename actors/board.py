@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from .cluster import SUPERVISOR
 from .settings import Settings
 from .spread_store import SpreadStore
 
@@ -79,4 +80,4 @@ class Board:
 
 def supervisor_name(name: str) -> str:
     """The name in Ray of the supervisor of the system of this name."""
-    return f"{name}/supervisor"
+    return f"{name}{SUPERVISOR}"

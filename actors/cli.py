@@ -20,6 +20,7 @@ from rich.table import Table
 from ..benchmarks.harness.commands import bench
 from ..benchmarks.torture.commands import torture
 from ..runtime.errors import RayfoldError
+from .application_commands import deploy, drain, move, rebalance
 from .backup_commands import backup, restore
 from .cluster_commands import down, node, nodes, up
 from .observing_commands import history, status
@@ -55,6 +56,10 @@ app.command()(up)
 app.command()(down)
 app.command()(node)
 app.command()(nodes)
+app.command()(deploy)
+app.command()(move)
+app.command()(rebalance)
+app.command()(drain)
 
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there as well.")]
 

@@ -28,6 +28,7 @@ __all__ = [
     "GCS_FOLDER",
     "OBJECT_STORE_BYTES",
     "OWN_ACTOR_SLOT",
+    "SUPERVISOR",
     "Cluster",
     "NodeFacts",
     "ensure_token",
@@ -73,6 +74,9 @@ GCS_FOLDER: Final = "gcs"
 
 OBJECT_STORE_BYTES: Final = 128 * 1024 * 1024
 """Nothing large goes through the object store; Ray's default of 30 % of memory would be reserved for nothing."""
+
+SUPERVISOR: Final = "/supervisor"
+"""What the name of a spread system's supervisor in Ray ends with."""
 
 _NAMESPACE: Final = "rayfold"
 
@@ -211,6 +215,13 @@ class Cluster:
                 if facts.alive or node_id not in found:  # a node that was restarted is there twice
                     found[node_id] = facts
         return sorted(found.values(), key=lambda node: (node.name, node.node_id))
+
+    def systems(self) -> list[str]:
+        """The names of the spread systems that run here, deployed or not."""
+        from ray.util import list_named_actors
+
+        names: list[str] = list_named_actors()
+        return sorted(name.removesuffix(SUPERVISOR) for name in names if name.endswith(SUPERVISOR))
 
     def actor_named(self, name: str) -> Any:
         """The handle of a named actor. Raises `ValueError` if it has ended."""

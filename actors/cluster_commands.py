@@ -26,6 +26,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..runtime.errors import CallerError, InvalidMessage
+from .application_commands import take_down_application
 from .cluster import OBJECT_STORE_BYTES, OWN_ACTOR_SLOT, Cluster, ensure_token, has_token, node_environment
 from .cluster_file import read_cluster, remove_cluster, write_cluster
 from .local_cluster import LocalCluster, LocalNodes
@@ -69,8 +70,17 @@ def up(
     _show(cluster, missing, data)
 
 
-def down(data: DataOption = FOLDER) -> None:
-    """Stop the cluster that `rayfold up` started there: exactly its processes. The data stays."""
+def down(
+    app: Annotated[
+        str | None, typer.Argument(help="Take down this application, and leave the cluster running.")
+    ] = None,
+    data: DataOption = FOLDER,
+    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="Of the cluster, for an application.")] = "auto",
+) -> None:
+    """Stop the cluster that `rayfold up` started there: exactly its processes. Or one application. The data stays."""
+    if app is not None:
+        take_down_application(app, address)
+        return
     folder = data.absolute()
     cluster = read_cluster(folder)
     if cluster is None:

@@ -19,7 +19,7 @@ from ..runtime.catalogue import Catalogue
 from ..runtime.errors import RayfoldError, Unavailable, UnknownName
 from ..runtime.projection import Projection
 from ..runtime.wire import from_wire
-from .board import Notice, supervisor_name
+from .board import Notice, ServedParts, supervisor_name
 from .calls import call, one_line
 from .client import Client
 from .cluster import Cluster
@@ -28,7 +28,7 @@ from .remote_rebuild import RemoteRebuild
 from .spread_store import SpreadStore
 from .status import Status
 
-__all__ = ["Connected"]
+__all__ = ["LONG_S", "Connected"]
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ _RETRY_S: Final = 0.25
 _ASK_TIMEOUT_S: Final = 60.0
 """For what the supervisor is asked to do; it may just be starting."""
 
-_LONG_S: Final = 24 * 3600.0
+LONG_S: Final = 24 * 3600.0
 """For what moves or rebuilds something."""
 
 
@@ -57,7 +57,13 @@ class Connected:
         self._own = catalogue
         self._notice: Notice
         self._partitions: list[str] = []
+        self._told_of: dict[str, int] = {}
+        """Projections of which another version serves than this program has."""
         self._undo = contextlib.AsyncExitStack()
+
+    async def start(self) -> None:
+        """Find the system, and `attach` to it."""
+        raise NotImplementedError
 
     async def attach(self, cluster: Cluster) -> None:
         """Return once commands and queries can be sent. Raises `Unavailable` if nothing of that name runs there."""
@@ -66,7 +72,7 @@ class Connected:
 
         notice = await self._read("")
         assert notice is not None
-        self.catalogue = self._own or unship(notice.catalogue)
+        self.catalogue = self._own or unship(notice.catalogue, code_first=False)
         handles = [self._cluster.actor_named(name) for name in notice.partitions]
         others = self._own is None
         self.client = Client(
@@ -79,6 +85,11 @@ class Connected:
             self._undo.callback(look_less_often())
         watching = asyncio.create_task(self._watch())
         self._undo.callback(watching.cancel)
+
+    @property
+    def address(self) -> str:
+        """Of the cluster."""
+        return self._cluster.address
 
     async def stop(self) -> None:
         """Let go; the system goes on."""
@@ -96,16 +107,16 @@ class Connected:
 
     async def scale(self, projection: type[Projection], replicas: int) -> None:
         """See `Runtime.scale`."""
-        await self.ask("scale", self._named(projection), replicas, timeout_s=_LONG_S)
+        await self.ask("scale", self._named(projection), replicas, timeout_s=LONG_S)
 
     async def rebuild_stream(self, projection: type[Projection], aggregate: Any, id: str) -> None:
         """See `Runtime.rebuild_stream`."""
         kind = getattr(aggregate, "aggregate_type", str(aggregate))
-        await self.ask("rebuild_stream", self._named(projection), kind, id, timeout_s=_LONG_S)
+        await self.ask("rebuild_stream", self._named(projection), kind, id, timeout_s=LONG_S)
 
     async def retry_quarantined(self, projection: type[Projection]) -> Any:
         """See `Runtime.retry_quarantined`."""
-        return await self.ask("retry_quarantined", self._named(projection), timeout_s=_LONG_S)
+        return await self.ask("retry_quarantined", self._named(projection), timeout_s=LONG_S)
 
     def rebuild(self, projection: type[Projection]) -> RemoteRebuild:
         """See `Runtime.rebuild`."""
@@ -156,13 +167,21 @@ class Connected:
         self.client.tell_unavailable(notice.unavailable)
         for name, served in notice.projections.items():
             projection = self.catalogue.projections.get(name)
-            if projection is None:
+            if projection is None or not self._may_serve(projection, served):
                 continue
             try:
                 parts = [[self._cluster.actor_named(replica) for replica in part] for part in served.parts]
             except ValueError:  # some have ended since, and another notice says so
                 continue
             self.client.serve(projection, parts)
+
+    def _may_serve(self, projection: type[Projection], served: ServedParts) -> bool:
+        """Whether queries as this program's class makes them find their way to what serves."""
+        name, version = projection.projection_name, projection.projection_version
+        if version != served.version and self._told_of.get(name) != served.version:
+            self._told_of[name] = served.version
+            log.warning("%s version %d serves, and this program has version %d", name, served.version, version)
+        return projection.parts == len(served.parts)
 
     def _supervisor(self) -> Any:
         try:

@@ -11,7 +11,11 @@ values. It can be killed at any moment: whatever it was doing is done again by w
 
 from __future__ import annotations
 
+import logging
+import random
 import shutil
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,21 +31,39 @@ from ..runtime.log.sealing import Seal, continue_epochs
 from ..runtime.log.share import Share, arriving_path, create_share, open_share, place_share, remove_log
 from ..runtime.log.store import Store
 from ..runtime.log.store_map import StoreMap
-from ..runtime.log.stretch import Stretch, read_stretch, write_stretch
+from ..runtime.log.stretch import write_stretch
 from ..runtime.wire import from_wire, to_wire
 from .builds import Build, builds_of, lend_checkpoint, mark_serving, remove_build, remove_older
+from .calls import one_line
+from .deployment import revive
 from .node import NODE_LABEL, data_folder_here, verify_node
 from .spread_store import keeper_name
 
 __all__ = ["READS", "KeeperActor", "KeeperPlan", "ShareFacts", "start_keeper"]
 
+log = logging.getLogger(__name__)
+
 READS: Final = frozenset(
-    {"head", "read", "version", "read_stream", "find_command", "find_commands", "find_snapshot", "epoch", "heir"}
+    {
+        "head",
+        "read",
+        "stretch",
+        "version",
+        "read_stream",
+        "find_command",
+        "find_commands",
+        "find_snapshot",
+        "epoch",
+        "heir",
+    }
 )
 """What others may have read for them."""
 
 _READERS: Final = 4
 """Threads that read for others. A page of 512 events takes one of them about a millisecond."""
+
+_WATCH_S: Final = 10.0
+"""Between two looks at the supervisor of a deployed system: one short call."""
 
 _PULL_TIMEOUT_S: Final = 30.0
 """For one stretch of a log from its present home: 8 MB."""
@@ -55,6 +77,8 @@ class KeeperPlan:
     """Of the store, and of the folder of its shares."""
     node_id: str
     namespace: str
+    deployed: bool = False
+    """Whether the system outlives the program that has started it; then its supervisor is looked after from here."""
 
 
 class ShareFacts(NamedTuple):
@@ -78,12 +102,16 @@ class KeeperActor:
         self._hold: Hold | None = None
         self._share: Share | None = None
         self._readers: dict[int, LmdbReader] = {}
+        self._watching: threading.Thread | None = None
 
     # --- the share -----------------------------------------------------------------------------------------------
 
     @ray.method
     def open(self) -> tuple[list[Any], ShareFacts | None]:
         """What is here. An error as `to_wire` packs it, or nothing; and the facts. Safe to repeat."""
+        if self._plan.deployed and self._watching is None:
+            self._watching = threading.Thread(target=self._watch, name="rayfold-watch", daemon=True)
+            self._watching.start()
         return _told(self._facts)
 
     @ray.method
@@ -115,11 +143,6 @@ class KeeperActor:
         """What a reader of this partition's log answers. An error as `to_wire` packs it, or nothing; and the answer."""
         assert what in READS
         return _told(lambda: getattr(self._reader(partition), what)(*arguments))
-
-    @ray.method(concurrency_group="reads")
-    def stretch(self, partition: int, after: int, up_to: int) -> tuple[list[Any], Stretch | None]:
-        """The next whole commands after a position, with what is stored about them."""
-        return _told(lambda: read_stretch(self._reader(partition), after, up_to))
 
     def _reader(self, partition: int) -> LmdbReader:
         """Raises `Sealed` for a partition that is at home elsewhere."""
@@ -173,7 +196,7 @@ class KeeperActor:
         try:
             reached = log.head()
             while reached < up_to:
-                asked = keeper.stretch.remote(partition, reached, up_to)
+                asked = keeper.read.remote(partition, "stretch", (reached, up_to))
                 error, stretch = ray.get(asked, timeout=_PULL_TIMEOUT_S)
                 if error:
                     raise from_wire(error)
@@ -263,6 +286,15 @@ class KeeperActor:
 
     # -------------------------------------------------------------------------------------------------------------
 
+    def _watch(self) -> None:
+        """See that there is a supervisor. All keepers do; whoever comes first starts it."""
+        while True:
+            time.sleep(_WATCH_S * random.uniform(0.8, 1.2))
+            try:
+                revive(self._plan.name, self._plan.namespace)
+            except Exception as error:
+                log.info("%s: %s", self._plan.name, one_line(error))
+
     def _folder(self) -> Path:
         """Where the share is. Raises `StoreMissing` or `StoreMismatch` if this is not the node that it should be."""
         data = data_folder_here()
@@ -297,7 +329,7 @@ class KeeperActor:
         return share
 
 
-def start_keeper(plan: KeeperPlan, *, detached: bool) -> Any:
+def start_keeper(plan: KeeperPlan) -> Any:
     """A keeper that Ray restarts for ever, on its node and nowhere else. One that is there already is that one."""
     remote: Any = ray.remote  # its types do not know concurrency groups
     actor = remote(concurrency_groups={"reads": _READERS, "moves": 1})(KeeperActor)
@@ -305,7 +337,7 @@ def start_keeper(plan: KeeperPlan, *, detached: bool) -> Any:
         name=keeper_name(plan.name, plan.node_id),
         namespace=plan.namespace,
         get_if_exists=True,
-        lifetime="detached" if detached else None,
+        lifetime="detached" if plan.deployed else None,
         label_selector={NODE_LABEL: plan.node_id},
         num_cpus=0,
         max_restarts=-1,

@@ -22,20 +22,21 @@ import asyncio
 import contextlib
 import logging
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from ..runtime.errors import CallerError, RayfoldError, Unavailable, UnknownName
 from ..runtime.log.sealing import Seal
 from ..runtime.log.store_map import StoreMap, moves_to_balance
 from ..runtime.wire import from_wire
 from .calls import call, kill, one_line
+from .moved import Moved
 from .partition_actors import Seated
 from .spread_store import keeper_name
 
 if TYPE_CHECKING:
     from .supervision import Supervision
 
-__all__ = ["Moved", "Moving"]
+__all__ = ["Moving"]
 
 log = logging.getLogger(__name__)
 
@@ -50,22 +51,6 @@ _PULL_TIMEOUT_S: Final = 3600.0
 
 _SEAL_TIMEOUT_S: Final = 15.0
 """For the batch that is under way, and the seal."""
-
-
-class Moved(NamedTuple):
-    """What a move was."""
-
-    partition: int
-    source: str
-    """The name of the node that it has left."""
-    to: str
-    """The name of the node that it is at home on now."""
-    events: int
-    """In its log."""
-    seconds: float
-    """All of it."""
-    waited_ms: float
-    """How long no command was taken."""
 
 
 class Moving:

@@ -41,15 +41,18 @@ complaints = Console(stderr=True, highlight=False)
 
 
 def status(
-    directory: Annotated[Path, typer.Argument(help="The directory of a store.")],
+    directory: Annotated[Path, typer.Argument(help="The directory of a store, or the name of an application.")],
     watch: Annotated[bool, typer.Option("--watch", help="Look again every second, until Ctrl-C.")] = False,
     json_file: JsonOption = None,
+    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="Of the cluster, for an application.")] = "auto",
 ) -> None:
     """Show what runs on a store and how it does. Exit code 2 if nothing runs; then with what the log says."""
     from ..runtime.log.hold import holder_of
     from ..runtime.log.store import open_store
     from .connection import RunningSystem
 
+    if not directory.exists() and len(directory.parts) == 1:
+        return _of_application(str(directory), address, watch, json_file)
     store = open_store(directory)
     try:
         system = RunningSystem(store)
@@ -67,6 +70,40 @@ def status(
     if holder_of(store.path) != system.holder:
         _end_at_once(f"{store.path}: the runtime has stopped")
     system.close()
+    return None
+
+
+def _of_application(name: str, address: str, watch: bool, json_file: Path | None) -> None:
+    """The same for an application on a cluster."""
+    from ..runtime.errors import StoreMissing
+    from .connecting import connect
+    from .status_screen import as_values, drawn
+
+    async def look() -> None:
+        try:
+            connection = await connect(name, address=address).start()
+        except (InvalidId, Unavailable) as error:
+            what = f"there is no such directory, nor an application of that name: {error}"
+            raise StoreMissing(name, what) from None
+        try:
+            where = f"on the cluster {connection.address}"
+            with Live(console=console, auto_refresh=False, transient=not watch) as live:
+                while True:
+                    seen = await connection.status()
+                    _write(json_file, as_values(seen, connection._store, None))
+                    live.update(drawn(seen, connection._store, where), refresh=watch)
+                    if not watch:
+                        break
+                    await asyncio.sleep(_LOOK_S)
+            console.print(drawn(seen, connection._store, where))
+        finally:
+            await connection.stop()
+
+    try:
+        asyncio.run(look())
+    except KeyboardInterrupt:
+        if not watch:
+            raise
 
 
 def history(

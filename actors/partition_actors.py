@@ -99,6 +99,12 @@ class PartitionActors:
             raise
         await self.hand_over(number, following)
 
+    def start_over(self, number: int) -> None:
+        """Another actor for a partition whose node is down; it starts when that is up."""
+        present = self.seated[number]
+        kill(present.actor)
+        self.seated[number] = self.start(number, present.node_id)
+
     async def prepare(self, number: int, seated: Seated) -> None:
         """Return once an actor is up and has loaded the application's code. Raises `Unavailable`, `DefinitionError`."""
         try:

@@ -25,7 +25,7 @@ from .client import Until
 from .replica import Replica
 
 if TYPE_CHECKING:
-    from .system import Runtime
+    from .verbs import Verbs
 
 __all__ = ["BlockingSession", "Session"]
 
@@ -38,7 +38,7 @@ class Session:
     Calls that overlap do not wait for one another: each sees what had been written and seen when it began.
     """
 
-    def __init__(self, runtime: Runtime, token: str | None) -> None:
+    def __init__(self, runtime: Verbs, token: str | None) -> None:
         self._runtime = runtime
         self._positions = {} if token is None else place_of_token(token, runtime._store)
 

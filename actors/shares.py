@@ -61,8 +61,8 @@ class Shares:
         """The keeper of a node, started if there is none."""
         keeper = self._keepers.get(node_id)
         if keeper is None:
-            plan = KeeperPlan(self._name, node_id, self._namespace)
-            keeper = self._keepers[node_id] = start_keeper(plan, detached=self._detached)
+            plan = KeeperPlan(self._name, node_id, self._namespace, self._detached)
+            keeper = self._keepers[node_id] = start_keeper(plan)
         return keeper
 
     async def open(self, nodes: Iterable[NodeFacts], partitions: int | None, partitions_default: int) -> None:

@@ -5,6 +5,9 @@ constructor arguments into its object store, and an actor whose arguments are lo
 catalogue is packed once, compressed (to about a tenth), and unpacked by the actor at its first call, where an error can
 be told, and not in its `__init__`, where it would kill the actor for ever.
 
+The classes of an application that was deployed travel by name, together with the digest of the code that they are in
+(`code.py`), which is made importable before they are loaded.
+
 This is code on its way between our own processes, as Ray ships any code. Nothing stored is ever read like this.
 """
 
@@ -12,27 +15,38 @@ from __future__ import annotations
 
 import zlib
 
+import msgpack
 import ray.cloudpickle
 
 from ..runtime.catalogue import Catalogue
-from ..runtime.errors import DefinitionError
+from ..runtime.errors import DefinitionError, StorageFailed, Unavailable
+from .code import make_importable
+from .directory import code_of
 
 __all__ = ["ship", "unship"]
 
 
-def ship(catalogue: Catalogue) -> bytes:
-    """The catalogue with its classes, as bytes."""
+def ship(catalogue: Catalogue, digest: str = "") -> bytes:
+    """The catalogue with its classes, as bytes. `digest`: of the deployed code that they are in."""
     try:
-        return zlib.compress(ray.cloudpickle.dumps(catalogue))
+        shipped: bytes = msgpack.packb([digest, zlib.compress(ray.cloudpickle.dumps(catalogue))])
+        return shipped
     except Exception as error:
         remedy = "move the classes into a module that holds nothing else"
         raise DefinitionError("the application's classes", f"cannot be sent to an actor: {error}", remedy) from error
 
 
-def unship(data: bytes) -> Catalogue:
-    """The catalogue that `ship` packed. Raises `DefinitionError` if a module of it cannot be imported here."""
+def unship(data: bytes, *, code_first: bool = True) -> Catalogue:
+    """The catalogue that `ship` packed. Raises `DefinitionError` if a module of it cannot be imported here.
+
+    `code_first`: take deployed modules rather than those of the same name that this program has itself."""
     try:
-        catalogue = ray.cloudpickle.loads(zlib.decompress(data))
+        digest, packed = msgpack.unpackb(data)
+        if digest:
+            make_importable(digest, code_of, first=code_first)
+        catalogue = ray.cloudpickle.loads(zlib.decompress(packed))
+    except (StorageFailed, Unavailable):
+        raise
     except Exception as error:
         remedy = "the modules that define them must be importable in Ray's workers"
         what = f"cannot be loaded in an actor: {type(error).__name__}: {error}"

@@ -98,7 +98,7 @@ class SpreadProjections(Projections):
         served = self.serving_build(projection)
         served.projection, served.catalogue = projection, catalogue
         replicas = served.replicas
-        if all(_generation_of(one) >= generation for one in served.projectors):
+        if self.is_of(projection, generation):
             return
         with self.change(projection.projection_name, "renewed"):
             if replicas == 1:
@@ -107,6 +107,31 @@ class SpreadProjections(Projections):
                 await self._renew_replica(served, replica, generation)
             if replicas == 1:
                 await self._remove(served, 1)
+
+    async def put_in(self, projection: type[Projection], replicas: int, catalogue: bytes) -> None:
+        """A projection that the system has not had: built from the log before it is asked."""
+        served = self.join(projection, await self._builds.to_serve(projection), replicas, catalogue)
+        try:
+            await catch_up(served.projectors)
+            await self.announce()
+            await catch_up(served.projectors)
+        except BaseException:
+            await self.dismiss(served, remove=False)
+            raise
+        await self.put_in_charge(served)
+
+    async def take_out(self, name: str) -> None:
+        """A projection that the system has no more. What it has saved stays, should it come back."""
+        served = self.serving.pop(name)
+        await self.announce()
+        await end(served.projectors, save=True)
+
+    def is_of(self, projection: type[Projection], generation: int) -> bool:
+        """Whether a projection serves, and all its projectors run this generation of the code."""
+        served = self.serving.get(projection.projection_name)
+        if served is None or served.build.version != projection.projection_version:
+            return False
+        return all(_generation_of(one) >= generation for one in served.projectors)
 
     async def _renew_replica(self, served: ServedBuild, replica: int, generation: int) -> None:
         old = [one for one in served.projectors if one.replica == replica and _generation_of(one) < generation]

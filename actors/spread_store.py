@@ -25,6 +25,7 @@ from ..runtime.log.reader import LmdbReader
 from ..runtime.log.share import open_share
 from ..runtime.log.store import Store
 from ..runtime.log.store_map import MAP, StoreMap, read_map
+from ..runtime.log.stretch import Stretch
 from ..runtime.log.writer import LmdbLog
 from ..runtime.stream import StreamId
 from ..runtime.wire import from_wire
@@ -221,6 +222,11 @@ class SpreadReader:
         """See `Reader`."""
         records: list[bytes] = self._read("read", after, limit, bytes_max)
         return records
+
+    def stretch(self, after: int, up_to: int) -> Stretch | None:
+        """The next whole commands after a position, up to another (`stretch.py`): made where the log is."""
+        stretch: Stretch | None = self._read("stretch", after, up_to)
+        return stretch
 
     def version(self, stream: StreamId) -> int:
         """See `Reader`."""

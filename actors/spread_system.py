@@ -81,7 +81,7 @@ class SpreadSystem(Connected):
         from .supervisor import start_supervisor
 
         try:
-            return start_supervisor(plan, cluster.namespace, detached=False)
+            return start_supervisor(plan.name, cluster.namespace, plan)
         except ValueError:
             what = f"a system of that name on the cluster {cluster.address} ({supervisor_name(plan.name)})"
             raise StoreInUse(plan.name, what) from None

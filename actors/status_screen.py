@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..runtime.log.hold import Holder
-from ..runtime.log.store import Store
+from .spread_store import AnyStore
 from .status import PartitionStatus, ProjectorStatus, Status
 
 __all__ = ["as_values", "drawn"]
@@ -25,10 +25,14 @@ QUARANTINED_SHOWN: Final = 10
 _STYLES: Final = {"live": "green", "behind": "yellow", "replaying": "cyan", "stopped": "bold red", "silent": "bold red"}
 
 
-def drawn(status: Status, store: Store, holder: Holder) -> RenderableType:
-    """The status as tables, with what is wrong in words below. `Balances v1 0-1` is part 0, replica 1."""
-    head = f"{escape(str(store.path))}\n{escape(str(holder))}\n"
-    parts: list[RenderableType] = [head, _partitions(status)]
+def drawn(status: Status, store: AnyStore, who: object) -> RenderableType:
+    """The status as tables, with what is wrong in words below. `Balances v1 0-1` is part 0, replica 1. `who`: holds the
+    store, or where it runs."""
+    head = f"{escape(str(store.path))}\n{escape(str(who))}\n"
+    parts: list[RenderableType] = [head]
+    if status.nodes:
+        parts.append(_nodes(status))
+    parts.append(_partitions(status))
     if status.own_actors:
         parts.append(_own_actors(status))
     if status.projectors:
@@ -36,13 +40,14 @@ def drawn(status: Status, store: Store, holder: Holder) -> RenderableType:
     return Group(*parts, *_troubles(status))
 
 
-def as_values(status: Status, store: Store, holder: Holder | None) -> dict[str, Any]:
+def as_values(status: Status, store: AnyStore, holder: Holder | None) -> dict[str, Any]:
     """The status as plain values, every figure of it."""
     return {
         "directory": str(store.path),
         "store_id": store.store_id,
-        "running": holder is not None,
+        "running": holder is not None or bool(status.nodes),
         "holder": {} if holder is None else {**holder._asdict(), "connection": None},
+        "nodes": [one._asdict() for one in status.nodes],
         "partitions": [one._asdict() for one in status.partitions],
         "own_actors": [{**one._asdict(), "stream": str(one.stream)} for one in status.own_actors],
         "projectors": [_projector_values(one) for one in status.projectors],
@@ -54,12 +59,25 @@ def _projector_values(projector: ProjectorStatus) -> dict[str, Any]:
     return {**projector._asdict(), "state": projector.state, "quarantined": quarantined}
 
 
+def _nodes(status: Status) -> Table:
+    table = _table("node", "partitions", "address", "state", left=3)
+    for one in status.nodes:
+        since = f" since {one.gone_since}" if one.gone_since else ""
+        state = "[green]up[/]" if one.up else f"[bold red]gone[/]{since}"
+        if one.drained:
+            state += ", drained"
+        table.add_row(escape(one.name), ", ".join(map(str, one.partitions)) or "none", one.address, state)
+    return table
+
+
 def _partitions(status: Status) -> Table:
-    table = _table("partition", "pid", "epoch", "head", "commands", "commands/s", "state")
+    spread = ("node",) if status.nodes else ()
+    table = _table(*spread, "partition", "pid", "epoch", "head", "commands", "commands/s", "state", left=len(spread))
     for one in status.partitions:
         state = "[green]live[/]" if one.alive else f"[bold red]silent[/]{_since(one)}"
         figures = one.partition, one.pid or "?", one.epoch or "?", f"{one.head:,}", f"{one.commands:,}"
-        table.add_row(*map(str, figures), _rate(one.commands_per_s), state)
+        home = (escape(one.node),) if spread else ()
+        table.add_row(*home, *map(str, figures), _rate(one.commands_per_s), state)
     return table
 
 
@@ -74,9 +92,11 @@ def _own_actors(status: Status) -> Table:
 
 def _projectors(status: Status) -> Table:
     columns = "pid", "position", "behind", "s behind", "events/s", "aside", "state"
-    table = _table("projector", *columns, left=1)
+    spread = ("node",) if status.nodes else ()
+    table = _table(*spread, "projector", *columns, left=1 + len(spread))
     for one in status.projectors:
         table.add_row(
+            *((escape(one.node),) if spread else ()),
             escape(f"{one.projection} {one.build} {one.part}-{one.replica}"),
             str(one.pid or "?"),
             f"{sum(one.positions.values()):,}" if one.positions else "?",
@@ -91,7 +111,8 @@ def _projectors(status: Status) -> Table:
 
 def _troubles(status: Status) -> list[str]:
     """What is wrong, one line each."""
-    told = [f"partition {one.partition}: {one.log_error}" for one in status.partitions if one.log_error]
+    told = [f"node {one.name}: {one.trouble}" for one in status.nodes if one.trouble]
+    told += [f"partition {one.partition}: {one.log_error}" for one in status.partitions if one.log_error]
     for projector in status.projectors:
         who = f"{projector.projection} part {projector.part} replica {projector.replica}"
         if projector.failed:

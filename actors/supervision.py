@@ -34,6 +34,7 @@ from .moving import Moving
 from .partition import PartitionPlan
 from .partition_actors import PartitionActors, partition_named
 from .rebuild import Rebuild
+from .rolling import Rolling
 from .scheduling import SpreadScheduling
 from .shares import Shares
 from .shipping import unship
@@ -71,6 +72,7 @@ class Supervision:
         self.catalogue = unship(plan.catalogue)
         self._gone_since: dict[str, datetime] = {}
         self.health = Health(self)
+        self.rolling = Rolling(self)
         self._tasks: set[asyncio.Task[None]] = set()
         self.rebuilds: dict[int, Rebuild] = {}
         """Those that were begun here, by number; some bytes each."""
@@ -90,7 +92,7 @@ class Supervision:
         self.projections = self._projections()
         self._observer = Observer(self.shares.store)
         names = await self._named()
-        for projection, count in self._wanted().items():
+        for projection, count in self._wanted(names).items():
             taking = (projection, count, self.plan.catalogue, names, self._cluster.actor_named)
             await self.projections.take_in_or_start(*taking)
         homes = self.shares.map.homes
@@ -105,8 +107,8 @@ class Supervision:
         await self._open()
         await self.projections.attach(self.partitions.handles(), self._serve)
         self.put_up()
-        for loop in (self._watch, self._tick, self._measure):
-            self._go_on(loop())
+        for doing in (self._watch, self._tick, self._measure, self.rolling.run):
+            self._go_on(doing())
 
     async def stop(self) -> None:
         """End every actor of the system, each when it has closed its log or saved its place; the shares are free."""
@@ -279,10 +281,15 @@ class Supervision:
         builds = SpreadBuilds(self.shares)
         return SpreadProjections(self.shares.store, self.catalogue, name, namespace, builds, self.scheduling)
 
-    def _wanted(self) -> dict[type[Projection], int]:
-        """How many replicas of each projection the plan asks for."""
-        classes = self.catalogue.projections
-        return {classes[name]: count for name, count in self.plan.replicas.items()}
+    def _wanted(self, names: set[str]) -> dict[type[Projection], int]:
+        """How many replicas of each projection the plan asks for. Of a system that runs: those that there are already;
+        `rolling.py` adds the others, so that nobody waits for them to be built."""
+        classes, running = (
+            self.catalogue.projections,
+            {seat.projection for name in names if (seat := seat_named(name, None))},
+        )
+        wanted = self.plan.replicas.items()
+        return {classes[name]: count for name, count in wanted if not running or name in running}
 
     def _plan_of(self, number: int, node_id: str) -> PartitionPlan:
         return PartitionPlan(

@@ -11,17 +11,19 @@ through it as values.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import ray
 
-from ..runtime.errors import RayfoldError
+from ..runtime.errors import RayfoldError, Unavailable
 from ..runtime.wire import to_wire
 from .application import ApplicationPlan
 from .board import Notice, supervisor_name
 from .cluster import Cluster
+from .directory import plan_of
 from .garbage import look_less_often
 from .moving import Moving
 from .rebuild import RebuildProgress
@@ -37,8 +39,13 @@ _CALLS_MAX: Final = 1000
 class SupervisorActor:
     """The door to one system's supervision. Its methods run on one event loop."""
 
-    def __init__(self, plan: ApplicationPlan, detached: bool) -> None:
-        self._plan, self._detached = plan, detached
+    def __init__(self, name: str, plan: ApplicationPlan | None) -> None:
+        """`plan`: of a system that ends with the program that has started it. A deployed one has its plan in Ray's
+        directory."""
+        self._name, self._plan = name, plan
+        if plan is None:
+            with contextlib.suppress(Exception):  # nobody else may ask for it after a restart
+                self._opening = ray.get_runtime_context().current_actor.open.remote()
         self._starting = asyncio.Lock()
         self._supervision: Supervision | None = None
 
@@ -68,18 +75,22 @@ class SupervisorActor:
         if supervision is not None:
             await supervision.stop()
 
-    async def pid(self) -> int:
-        """A sign of life."""
+    async def alive(self) -> int:
+        """A sign of life: the process id."""
         return os.getpid()
 
     async def _started(self) -> Supervision:
         async with self._starting:
             if self._supervision is None:
-                supervision = Supervision(self._plan, Cluster.inside(), detached=self._detached)
+                detached = self._plan is None
+                plan = self._plan or await asyncio.to_thread(plan_of, self._name)
+                if plan is None:
+                    raise Unavailable(self._name, "it was taken down")
+                supervision = Supervision(plan, Cluster.inside(), detached=detached)
                 try:
                     await supervision.start()
                 except BaseException:
-                    if not self._detached:
+                    if not detached:
                         await supervision.stop()
                     raise
                 look_less_often()
@@ -104,6 +115,11 @@ async def _rebuild_stream(supervision: Supervision, projection: str, aggregate: 
 
 async def _retry_quarantined(supervision: Supervision, projection: str) -> Any:
     return await supervision.projections.retry_quarantined(supervision.catalogue.projection(projection))
+
+
+async def _versions(supervision: Supervision) -> tuple[int, dict[str, int]]:
+    serving = supervision.projections.serving.items()
+    return len(supervision.shares.map.homes), {name: served.build.version for name, served in serving}
 
 
 async def _begin_rebuild(supervision: Supervision, projection: str, classes: bytes) -> int:
@@ -131,22 +147,28 @@ _DOORS: Final[dict[str, Callable[..., Awaitable[Any]]]] = {
     "begin_rebuild": _begin_rebuild,
     "await_rebuild": _await_rebuild,
     "watch_rebuild": _watch_rebuild,
+    "versions": _versions,
+    "deployed": lambda supervision: supervision.rolling.ended(),
+    "deploying": lambda supervision: supervision.rolling.progress(),
     "cancel_rebuild": lambda supervision, number: supervision.rebuilds[number].cancel(),
 }
 """What programs may have done."""
 
 
-def start_supervisor(plan: ApplicationPlan, namespace: str, *, detached: bool) -> Any:
-    """A supervisor. Raises `ValueError` if the cluster has a system of that name already."""
+def start_supervisor(name: str, namespace: str, plan: ApplicationPlan | None = None) -> Any:
+    """A supervisor. Raises `ValueError` if the cluster has a system of that name already.
+
+    `plan`: of a system that is to end with this program; without, of one that was deployed, and outlives it.
+    """
     remote: Any = ray.remote
     options = remote(SupervisorActor).options(
-        name=supervisor_name(plan.name),
+        name=supervisor_name(name),
         namespace=namespace,
-        lifetime="detached" if detached else None,
+        lifetime="detached" if plan is None else None,
         num_cpus=0,
         max_restarts=-1,
         max_task_retries=0,
         max_concurrency=_CALLS_MAX,
         enable_task_events=False,
     )
-    return options.remote(plan, detached)
+    return options.remote(name, plan)

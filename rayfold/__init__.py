@@ -13,7 +13,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from .actors.application import Application
     from .actors.blocking import BlockingRuntime
+    from .actors.connecting import BlockingConnection, Connection, connect, connect_blocking
+    from .actors.local_cluster import LocalCluster
+    from .actors.moved import Moved
     from .actors.rebuild import BlockingRebuild, Rebuild, RebuildProgress
     from .actors.replica import Replica
     from .actors.session import BlockingSession, Session
@@ -68,6 +72,8 @@ __all__ = [
     "ANY",
     "NO_STREAM",
     "Aggregate",
+    "Application",
+    "BlockingConnection",
     "BlockingRebuild",
     "BlockingRuntime",
     "BlockingSession",
@@ -76,6 +82,7 @@ __all__ = [
     "Command",
     "CommandIdReused",
     "Conflict",
+    "Connection",
     "Damaged",
     "DefinitionError",
     "DuckDb",
@@ -87,6 +94,8 @@ __all__ = [
     "InvalidId",
     "InvalidMessage",
     "Lmdb",
+    "LocalCluster",
+    "Moved",
     "NotInHistory",
     "NotYetVisible",
     "Overloaded",
@@ -124,6 +133,8 @@ __all__ = [
     "UnknownEvent",
     "UnknownName",
     "answer",
+    "connect",
+    "connect_blocking",
     "decide",
     "derived_id",
     "evolve",
@@ -136,7 +147,11 @@ __all__ = [
 ]
 
 _NAMES_BY_HOME: Final = {
+    ".actors.application": ("Application",),
     ".actors.blocking": ("BlockingRuntime",),
+    ".actors.connecting": ("BlockingConnection", "Connection", "connect", "connect_blocking"),
+    ".actors.local_cluster": ("LocalCluster",),
+    ".actors.moved": ("Moved",),
     ".actors.rebuild": ("BlockingRebuild", "Rebuild", "RebuildProgress"),
     ".actors.replica": ("Replica",),
     ".actors.session": ("BlockingSession", "Session"),

@@ -16,10 +16,9 @@ from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from ..errors import StoreMismatch
+from ..log.contract import ReadableStore, Reader
 from ..log.format import chain_of
-from ..log.reader import LmdbReader
-from ..log.store import Store, open_store
-from ..log.stretch import read_stretch
+from ..log.store import open_store
 from .inventory import Inventory, pack_segment, read_inventory, write_inventory
 from .target import Target, target_at
 
@@ -44,16 +43,20 @@ class Backup(NamedTuple):
 
 
 def backup_store(
-    path: str | os.PathLike[str], target: str | os.PathLike[str], *, advance: Advance = lambda done, total: None
+    source: str | os.PathLike[str] | ReadableStore,
+    target: str | os.PathLike[str],
+    *,
+    advance: Advance = lambda done, total: None,
 ) -> Backup:
-    """Back up the store in a directory, in use or not, to a folder or an fsspec address.
+    """Back up a store to a folder or an fsspec address: the one in a directory, in use or not, or one that is spread
+    over the nodes of a cluster.
 
     A target that holds a backup of this store already gets what is new. `advance(done, total)` is told of events.
     Raises `StoreMismatch` if the target holds another store or another history, `StorageFailed`, and what opening and
     reading a store raises. Interrupted at any moment, the target holds a sound backup, if not
     all of the new one.
     """
-    store, place = open_store(path), target_at(target)
+    store, place = _whole(source), target_at(target)
     readers = {number: store.open_reader(number) for number in range(store.partitions)}
     try:
         heads = {number: reader.head() for number, reader in readers.items()}
@@ -63,7 +66,7 @@ def backup_store(
         total, done, size_bytes = sum(heads.values()) - sum(inventory.heads.values()), 0, 0
         for number, reader in readers.items():
             reached = inventory.head(number)
-            while (stretch := read_stretch(reader, reached, heads[number])) is not None:
+            while (stretch := reader.stretch(reached, heads[number])) is not None:
                 segment, content = pack_segment(number, stretch)
                 place.write(segment.name, content)
                 inventory.segments.setdefault(number, []).append(segment)
@@ -79,10 +82,23 @@ def backup_store(
             reader.close()
 
 
-def _check_same_history(store: Store, inventory: Inventory, partition: int, reader: LmdbReader, place: Target) -> None:
+def _whole(source: str | os.PathLike[str] | ReadableStore) -> ReadableStore:
+    """The store, which must not be one node's share of one. Raises what `open_store` does, and `StoreMismatch`."""
+    if not isinstance(source, str | os.PathLike):
+        return source
+    store = open_store(source)
+    if store.away:
+        what = "this is one node's share of a store, and a backup needs all of it"
+        raise StoreMismatch(str(store.path), what, "name the application instead of the directory, while it runs")
+    return store
+
+
+def _check_same_history(
+    store: ReadableStore, inventory: Inventory, partition: int, reader: Reader, place: Target
+) -> None:
     """The backup must be a beginning of what the store holds."""
     if inventory.store_id != store.store_id:
-        what = f"it holds store {inventory.store_id}, and {store.path} is store {store.store_id}"
+        what = f"it holds store {inventory.store_id}, and this is store {store.store_id}"
         raise StoreMismatch(place.address, what, "choose another target; a restored store is a store of its own")
     head = inventory.head(partition)
     if not head:

@@ -18,10 +18,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..errors import RayfoldError
 from ..stream import StreamId
+
+if TYPE_CHECKING:
+    from .stretch import Stretch
+
+if TYPE_CHECKING:
+    pass
 
 __all__ = [
     "Append",
@@ -33,6 +39,7 @@ __all__ = [
     "Reader",
     "Snapshot",
     "StoredEvent",
+    "StretchReader",
     "WriteLog",
 ]
 
@@ -159,6 +166,14 @@ class Reader(Protocol):
         ...
 
 
+class StretchReader(Reader, Protocol):
+    """A reader of a log that is kept: of LMDB's, here or on another node."""
+
+    def stretch(self, after: int, up_to: int) -> Stretch | None:
+        """The next whole commands after a position, up to another, as another log takes them in (`stretch.py`)."""
+        ...
+
+
 class ReadableStore(Protocol):
     """A store as those who read know it: on this machine (`store.py`), or spread over nodes
     (`actors/spread_store.py`)."""
@@ -173,7 +188,7 @@ class ReadableStore(Protocol):
         """How many logs it has."""
         ...
 
-    def open_reader(self, partition: int) -> Reader:
+    def open_reader(self, partition: int) -> StretchReader:
         """A reader of one of them; as many at once as one likes."""
         ...
 

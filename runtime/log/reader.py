@@ -44,6 +44,7 @@ from .format import (
     pack_position,
     versioned_key,
 )
+from .stretch import Stretch, read_stretch
 
 if TYPE_CHECKING:
     from .environment import Environment
@@ -131,6 +132,10 @@ class LmdbReader:
                 return records
         self._check_end(transaction, position - 1)
         return records
+
+    def stretch(self, after: int, up_to: int) -> Stretch | None:
+        """The next whole commands after a position, up to another, as another log takes them in (`stretch.py`)."""
+        return read_stretch(self, after, up_to)
 
     def version(self, stream: StreamId) -> int:
         """The version of the stream; 0 if it has no events."""

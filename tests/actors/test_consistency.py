@@ -223,7 +223,7 @@ class KeptBalances(PartedBalances, name="Kept", parts=1):
 
 
 def test_an_embedded_replica_tells_a_failing_answer_and_serves_a_session(running: BlockingRuntime) -> None:
-    with running.session() as me, Replica(running.store, Fragile, running._runtime._catalogue) as replica:
+    with running.session() as me, Replica(running.store, Fragile, running._runtime._active.catalogue) as replica:
         receipt = me.execute(Account, "embedded", Open(owner="x"))
         assert "embedded" in {account for _, _, account in me.ask_replica(replica, LastSeen())}
         assert me.positions[receipt.partition] >= receipt.position

@@ -1,0 +1,89 @@
+"""Connecting: a program's use of an application that was deployed on a cluster, or of a runtime that another one has
+started there.
+
+The entrance of the write path ([1]) and the read path ([8]). `async with connect("bank") as bank:` finds the
+application by its name and does with it what a `Runtime` does; the application goes on when the program ends, however
+it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from ..runtime.catalogue import Catalogue
+from ..runtime.errors import CallerError
+from .application import Application, check_name
+from .blocking import BlockingVerbs
+from .cluster import Cluster
+from .connected import Connected
+from .verbs import Verbs
+
+__all__ = ["BlockingConnection", "Connection", "connect", "connect_blocking"]
+
+
+class Connection(Verbs):
+    """A connection to an application. Made by `connect`; has the verbs of `Runtime`."""
+
+    def __init__(self, name: str, catalogue: Catalogue | None, address: str) -> None:
+        super().__init__(f"the connection to {name} is not open; use `async with connect(...)`, or start() it")
+        self.name = name
+        self._catalogue = catalogue
+        self._address = address
+
+    def __repr__(self) -> str:
+        return f"connect({self.name!r})"
+
+    @property
+    def address(self) -> str:
+        """Of the cluster, while the connection is open."""
+        return self._spread.address
+
+    def _made(self) -> Connected:
+        if self._running is not None:
+            raise CallerError(f"the connection to {self.name} is open already")
+        return _Found(self.name, self._catalogue, self._address)
+
+
+class BlockingConnection(BlockingVerbs):
+    """A connection without `await`. Made by `connect_blocking`."""
+
+
+def connect(application: str | Application, *, address: str = "auto") -> Connection:
+    """Find an application that runs on a cluster; the connection is opened by `async with`, or by `start`.
+
+    application: its name, or the `Application` itself. address: of the cluster, `"HOST:PORT"`; `"auto"` is the one that
+    `RAY_ADDRESS` names or that runs on this machine. Opening it raises `Unavailable` if the cluster cannot be reached
+    or nothing of that name runs there.
+
+    With a name alone the classes are those that were deployed; commands and queries of classes of the same names are
+    taken for them. Where this program has not got their modules, it can import them once the connection is open.
+    """
+    if isinstance(application, Application):
+        return Connection(application.name, application.catalogue, address)
+    return Connection(check_name(application), None, address)
+
+
+def connect_blocking(application: str | Application, *, address: str = "auto") -> BlockingConnection:
+    """The same without `await`: the connection is opened by `with`, or by `start`."""
+    return BlockingConnection(connect(application, address=address))
+
+
+class _Found(Connected):
+    """The application, found by its name."""
+
+    def __init__(self, name: str, catalogue: Catalogue | None, address: str) -> None:
+        super().__init__(name, catalogue)
+        self._address = address
+
+    async def start(self) -> None:
+        """Join the cluster, see that the supervisor lives, and attach."""
+        cluster = await asyncio.to_thread(self._joined)
+        self._undo.push_async_callback(asyncio.to_thread, cluster.stop)
+        from .deployment import revive
+
+        await asyncio.to_thread(revive, self._name, cluster.namespace)
+        await self.attach(cluster)
+
+    def _joined(self) -> Any:
+        return Cluster.start_or_join(num_cpus=None, own_actors_max=0, cluster=self._address)

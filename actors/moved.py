@@ -1,0 +1,23 @@
+"""Moved: what a move of a partition from one node to another was, as its caller is told."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["Moved"]
+
+
+class Moved(NamedTuple):
+    """What a move was."""
+
+    partition: int
+    source: str
+    """The name of the node that it has left."""
+    to: str
+    """The name of the node that it is at home on now."""
+    events: int
+    """In its log."""
+    seconds: float
+    """All of it."""
+    waited_ms: float
+    """How long no command was taken."""

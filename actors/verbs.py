@@ -1,0 +1,339 @@
+"""Verbs: what a program does with a running system, the same whether it has started it or is connected to it.
+
+The entrance of the write path ([1]) and of the read path ([8]). A `Runtime` (`system.py`) is a system that this program
+starts and stops, on one machine or on a cluster; a `Connection` (`connecting.py`) is to one that was deployed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Self, TypeVar
+from uuid import UUID
+
+from ..runtime.aggregate import Aggregate
+from ..runtime.chosen import Key, Streams, Types
+from ..runtime.envelope import Envelope
+from ..runtime.errors import CallerError, RayfoldError
+from ..runtime.log.store import Store
+from ..runtime.messages import Command, Event, Query
+from ..runtime.outcome import Outcome
+from ..runtime.place import After
+from ..runtime.projection import Projection
+from ..runtime.read_store.checkpoint import Quarantined
+from ..runtime.receipt import Receipt
+from ..runtime.recorded import Recorded
+from ..runtime.stream import ANY
+from ..runtime.subscription import Acknowledging, From, Wanted
+from .assembly import Assembly
+from .client import Client, Until
+from .connected import LONG_S, Connected
+from .history import TimeTravel
+from .moved import Moved
+from .rebuild import Rebuild
+from .remote_rebuild import RemoteRebuild
+from .replica import Replica
+from .session import Session
+from .spread_store import AnyStore
+from .status import Status
+from .subscriptions import Subscription, Subscriptions
+
+__all__ = ["Verbs"]
+
+A = TypeVar("A", bound=Aggregate)
+P = TypeVar("P", bound=Projection)
+Answer = TypeVar("Answer")
+
+
+class Verbs:
+    """A running system, as a program uses it. `async with` starts and stops it, or the connection to it."""
+
+    def __init__(self, told_not_running: str) -> None:
+        self._told_not_running = told_not_running
+        self._running: Assembly | Connected | None = None
+        self._subscriptions: Subscriptions
+
+    async def start(self) -> Self:
+        """Return once commands and queries are answered."""
+        running = self._made()
+        try:
+            await running.start()
+        except BaseException:
+            await asyncio.shield(running.stop())
+            raise
+        self._running = running
+        self._subscriptions = Subscriptions(running.catalogue)
+        return self
+
+    async def stop(self) -> None:
+        """Stop what `start` has started. Stopping twice is fine."""
+        running, self._running = self._running, None
+        if running is not None:
+            self._subscriptions.close()
+            await asyncio.shield(running.stop())
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.stop()
+
+    def _made(self) -> Assembly | Connected:
+        """What `start` is to start. Raises `CallerError` if that is done already."""
+        raise NotImplementedError
+
+    async def execute(
+        self,
+        aggregate: type[Aggregate],
+        id: str,
+        command: Command,
+        *,
+        command_id: UUID | None = None,
+        expected_version: int = ANY,
+        correlation_id: UUID | None = None,
+        causation_id: UUID | None = None,
+        until: Until | None = None,
+        timeout_s: float | None = None,
+    ) -> Receipt:
+        """Have the aggregate decide a command. Returns once its events are fsynced.
+
+        Raises `Rejected`, `Conflict`, `HandlerFailed`, `InvalidMessage` and the other `CallerError`s: nothing was
+        stored. Raises `Unavailable` after `timeout_s` (seconds): unknown whether it happened, and the same
+        `command_id` may be sent again, for it takes effect at most once. until: wait too until every replica of these
+        projections shows it; else `NotYetVisible`, which has the `receipt`: the command succeeded.
+        """
+        envelope = Envelope(aggregate, id, command, command_id, expected_version, correlation_id, causation_id)
+        client = self._client
+        outcome = await (client.send_until(envelope, until, timeout_s) if until else client.send(envelope, timeout_s))
+        if isinstance(outcome, RayfoldError):
+            raise outcome
+        return outcome
+
+    def execute_all(
+        self,
+        envelopes: Iterable[Envelope] | AsyncIterable[Envelope],
+        *,
+        in_flight: int = 1024,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[tuple[Envelope, Outcome]]:
+        """Execute many commands, `in_flight` at a time; yields each with its outcome, in the order they came.
+
+        Outcomes are values: a `Receipt`, or the error that `execute` would have raised. The order of the commands to
+        one aggregate is kept. This is the fast road: batches form by themselves.
+        """
+        return self._client.send_all(envelopes, in_flight, timeout_s)
+
+    async def ask(
+        self,
+        projection: type[Projection],
+        query: Query[Answer],
+        *,
+        after: After | None = None,
+        timeout_s: float | None = None,
+    ) -> Answer:
+        """Ask a read model. With `after=receipt` (or several, positions, a session) the answer includes that.
+
+        Raises `NotYetVisible` if no replica has come that far in time (the write stands), `Unavailable` if none
+        answers, and `HandlerFailed` if a handler of the projection raised.
+        """
+        answer: Answer | RayfoldError = await self._client.ask(projection, query, after, timeout_s)
+        if isinstance(answer, RayfoldError):
+            raise answer
+        return answer
+
+    def ask_all(
+        self,
+        projection: type[Projection],
+        queries: Iterable[Query[Answer]],
+        *,
+        after: After | None = None,
+        in_flight: int = 4096,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[tuple[Query[Answer], Answer | RayfoldError]]:
+        """Ask many queries, `in_flight` at a time; yields each with its answer, in the order they came.
+
+        Answers are values: what `ask` would have returned, or the error that it would have raised.
+        """
+        return self._client.ask_all(projection, queries, after, in_flight, timeout_s)
+
+    async def caught_up(self, *projections: type[Projection], timeout_s: float | None = None) -> None:
+        """Return once everything committed up to now is visible in every replica of these projections, or of all.
+
+        Raises `NotYetVisible` at the deadline, and at once what has stopped a projection, as `ask` would tell it.
+        """
+        await self._client.everywhere(projections, await self.heads(), timeout_s)
+
+    def session(self, token: str | None = None) -> Session:
+        """Read your own writes, and never read backwards: see `Session`. With the `token` of another session, of this
+        store, what that one has written and seen is seen too. Raises `InvalidMessage` for a token that is not."""
+        return Session(self, token)
+
+    async def replica(self, projection: type[P]) -> Replica[P]:
+        """A read model of your own in this process, asked without Ray; see `docs/consistency.md`.
+
+        Returns once it has read the logs up to now. Yours to close: it only reads, and outlives `stop`. Raises
+        `CallerError` for a projection with parts or with a store other than memory, what stops the projection, and
+        `StoreError`.
+        """
+        return await asyncio.to_thread(Replica, self._store, projection, self._active.catalogue)
+
+    async def scale(self, projection: type[Projection], *, replicas: int) -> None:
+        """Have this many replicas of a projection (of each of its parts). Returns once the new ones serve, which is
+        when they have caught up, or once those that are too many have ended; queries are answered meanwhile.
+
+        Raises `InvalidMessage` for a number that cannot be, `CallerError` while another change of it is under way.
+        """
+        await self._active.scale(projection, replicas)
+
+    def rebuild(self, projection: type[Projection]) -> Rebuild | RemoteRebuild:
+        """Build a read model anew from the log, beside the one that serves and goes on serving until the new one has
+        caught up and takes over. For a class of a higher version, or the same one.
+
+        What comes back can be awaited, asked for its progress, and cancelled. Raises `CallerError` for an older
+        version, and while another change of the projection is under way.
+        """
+        return self._active.rebuild(projection)
+
+    async def rebuild_stream(self, projection: type[Projection], aggregate: type[Aggregate], id: str) -> None:
+        """Have a read model forget what one aggregate has contributed to it, and apply the events of that aggregate
+        again. Needs a `@forget` method; raises `DefinitionError` if there is none."""
+        await self._active.rebuild_stream(projection, aggregate, id)
+
+    async def retry_quarantined(self, projection: type[Projection]) -> tuple[Quarantined, ...]:
+        """Apply the events again that are in quarantine because a handler failed on them. Returns those that failed
+        again, which stay there; `status` lists them too."""
+        return await self._active.retry_quarantined(projection)
+
+    async def heads(self) -> dict[int, int]:
+        """Partition -> position of its last committed event: pass it as `after=` to see everything up to now."""
+        return await self._active.heads()
+
+    async def status(self) -> Status:
+        """What runs where, whether it answers, and how far it is behind: processes, epochs, positions, lag.
+
+        What does not answer within five seconds is told with `alive=False` and an unknown lag, never with a lag of 0.
+        """
+        return await self._active.status()
+
+    async def history(
+        self, aggregate: type[Aggregate], id: str, *, from_version: int = 1, to_version: int | None = None
+    ) -> list[tuple[Event, Recorded]]:
+        """The events of an aggregate, in order, each with its place; both versions are included, and the last one is
+        the default end. Read from the log; nobody is woken or slowed.
+
+        Raises `NotInHistory` for an aggregate without events and for versions beyond its last (only the one after it
+        is an empty list), `InvalidMessage` for over 100,000 events at once, `UnknownEvent`, `Damaged`.
+        """
+        return await self._past.history(aggregate, id, from_version, to_version)
+
+    async def state_at(
+        self, aggregate: type[A], id: str, *, version: int | None = None, at: datetime | None = None
+    ) -> A:
+        """An aggregate as it was after `version`, or at a time (aware), or as it is. A copy, to be read.
+
+        The state at a time is the one after the last event that was recorded at or before it, by the writer's clock;
+        if that clock went back, the later event decides. Raises `NotInHistory`, `InvalidMessage`, `UnknownEvent`,
+        `Damaged`, and `HandlerFailed` if an `@evolve` raises.
+        """
+        return await self._past.state_at(aggregate, id, version, at)
+
+    async def as_of(
+        self,
+        projection: type[Projection],
+        place: Receipt | datetime | Mapping[int, int],
+        query: Query[Answer],
+        *,
+        timeout_s: float | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Answer:
+        """Ask a projection as of a place in the past, whether this runtime runs that projection or not.
+
+        place: partition -> position (a partition that is not named has contributed nothing yet); or an aware time, up
+        to which each partition's events count; or a receipt, which is its own position and, in other partitions, the
+        time at which it was recorded. The log is folded into a throw-away model in a Ray task, one for each part that
+        has to be asked. progress: called with events done and events in all.
+
+        Raises `NotInHistory` for a position that a log has not got, `Unavailable` after `timeout_s` (default 600), and
+        what `ask` raises.
+        """
+        return await self._past.as_of(projection, place, query, timeout_s, progress)
+
+    async def move(self, partition: int, node: str) -> Moved:
+        """Have a partition of a system on several nodes at home on this node (a name or an id); commands wait for some
+        tenths of a second, once most of its log is copied.
+
+        Raises `UnknownName`, `CallerError` for a node that is down or drained and for a system on one machine,
+        `Unavailable` if a node is lost on the way: then the partition is where it was, or where it was to be.
+        """
+        moved: Moved = await self._spread.ask("move", partition, node, timeout_s=LONG_S)
+        return moved
+
+    async def rebalance(self) -> list[Moved]:
+        """Move as few partitions as it takes for every node that is up to have equally many, give or take one."""
+        moved: list[Moved] = await self._spread.ask("rebalance", timeout_s=LONG_S)
+        return moved
+
+    async def drain(self, node: str, *, drained: bool = True) -> list[Moved]:
+        """Have a node be home to nothing, so that it may leave; with `drained=False` it may be used again, which the
+        next `rebalance` does. Raises what `move` does, and `CallerError` for the last node that may be used."""
+        moved: list[Moved] = await self._spread.ask("drain", node, drained, timeout_s=LONG_S)
+        return moved
+
+    def subscribe(
+        self,
+        name: str | None = None,
+        *,
+        from_: From = "beginning",
+        types: Types | None = None,
+        streams: Streams | None = None,
+        member: int = 0,
+        of: int = 1,
+        key: Key | None = None,
+        acknowledge: Acknowledging = "on next",
+    ) -> Subscription:
+        """The events from a place on, and then each as it comes: `async for event, recorded in bank.subscribe():`.
+
+        from_: "beginning", "end", positions by partition, or a receipt (and what came with or before it in time is left
+        out). types: event classes or names. streams: an aggregate class, a list of classes, `StreamId`s and texts like
+        "Account/alice", or a function of a `StreamId`. name: where it was acknowledged is kept under this name, and the
+        next one of this name goes on there; `from_` counts for the first only. member, of: this one of so many shares
+        the work by stream, or by what `key` makes of event and place. acknowledge: "on next", an event is when the next
+        is asked for, and after a crash those of the last 0.1 s come again; or "by hand", with `acknowledge()`.
+
+        Raises `UnknownName`, `InvalidId`, `InvalidMessage`, `NotInHistory`, `SubscriptionInUse`, `StoreError`.
+        """
+        wanted = Wanted(name, from_, types, streams, member, of, key, acknowledge)
+        return self._subscriptions.subscribe(self._active.store, wanted)
+
+    @property
+    def store(self) -> Store:
+        """The store of the system. Raises `CallerError` where it is spread over nodes: no process has all of it."""
+        if not isinstance(store := self._store, Store):
+            raise CallerError(f"the store {store.name} is spread over {len(store.map.names)} nodes; status() says how")
+        return store
+
+    @property
+    def _store(self) -> AnyStore:
+        return self._active.store
+
+    @property
+    def _spread(self) -> Connected:
+        active = self._active
+        if not isinstance(active, Connected):
+            raise CallerError("this system runs on one machine; give it several nodes with cluster=")
+        return active
+
+    @property
+    def _past(self) -> TimeTravel:
+        return TimeTravel(self._store, self._active.catalogue)
+
+    @property
+    def _client(self) -> Client:
+        return self._active.client
+
+    @property
+    def _active(self) -> Assembly | Connected:
+        if self._running is None:
+            raise CallerError(self._told_not_running)
+        return self._running
