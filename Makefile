@@ -45,8 +45,9 @@ check: $(READY) ## lint, format and types, over sources and tests
 	@echo "ruff format"; $(BIN)/ruff format --check --quiet .
 	@echo "mypy --strict"; $(BIN)/mypy --no-error-summary
 
+# Two files at a time: most of the tests wait for processes to start or end. ARGS="-n 0" has one after the other.
 pytest: $(READY)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 # After the check, also under `make -j`.
 ifneq ($(filter test,$(MAKECMDGOALS)),)

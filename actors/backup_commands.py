@@ -40,7 +40,8 @@ def backup(
     from ..runtime.backup.taking import backup_store
 
     with ExitStack() as connection, _progress("backing up") as advance:
-        source = directory if Path(directory).exists() else connection.enter_context(_spread(directory, address))
+        is_path = Path(directory).exists() or len(Path(directory).parts) > 1
+        source = directory if is_path else connection.enter_context(_spread(directory, address))
         done = backup_store(source, target, advance=advance)
     heads = ", ".join(f"{partition}: {head:,}" for partition, head in done.heads.items())
     console.print(f"{done.events:,} events added, {done.size_bytes:,} bytes; the backup has {heads}", soft_wrap=True)

@@ -151,7 +151,6 @@ class Homes:
         if not self._said_full:
             self._said_full = True
             log.warning(
-                "no room for another own actor (own_actors_max is %d a node): further aggregates stay shared in"
-                " their partition; raise own_actors_max, or declare placement=Shared() for aggregates that are many",
-                self._own_actors_max,
+                "no room for another own actor (own_actors_max are alive on each node): further aggregates stay shared"
+                " in their partition; raise own_actors_max, or declare placement=Shared() for aggregates that are many"
             )

@@ -71,6 +71,8 @@ class PartitionPlan:
     counts_slots: bool
     node_id: str = ""
     """Where its log is, if the store is spread over nodes; it is opened there and nowhere else."""
+    nodes: int = 1
+    """That the system is spread over: own actors run on any of them."""
 
 
 class PartitionActor:
@@ -341,7 +343,7 @@ class PartitionActor:
             ray.kill,
             name_prefix=f"{plan.name}:",
             name_suffix=f"@{plan.number}.{epoch}",
-            own_actors_max=plan.settings.own_actors_max,
+            own_actors_max=plan.settings.own_actors_max * plan.nodes,
             idle_s=plan.settings.own_actor_idle_s,
         )
         self._log = opened

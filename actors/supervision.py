@@ -302,6 +302,7 @@ class Supervision:
             self.plan.settings,
             self.plan.counts_slots,
             node_id,
+            len(self.shares.map.names),
         )
 
     async def _named(self) -> set[str]:
