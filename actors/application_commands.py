@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import importlib
 import sys
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -19,17 +20,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from ..runtime.errors import CallerError, UnknownName
+from ..runtime.errors import CallerError, InvalidId, StoreMissing, Unavailable, UnknownName
 
 if TYPE_CHECKING:
     from .application import Application
     from .cluster import Cluster
-    from .connecting import Connection
+    from .connecting import BlockingConnection
     from .moved import Moved
 
-__all__ = ["connected_to", "deploy", "drain", "joined", "move", "rebalance", "take_down_application"]
-
-T = TypeVar("T")
+__all__ = ["connected_to", "deploy", "drain", "is_application", "joined", "move", "rebalance", "take_down_application"]
 
 console = Console(highlight=False)
 complaints = Console(stderr=True, highlight=False)
@@ -76,12 +75,12 @@ def move(
     address: AddressOption = "auto",
 ) -> None:
     """Have a partition at home on another node, while commands arrive."""
-    _show([_connected(app, address, lambda bank: bank.move(partition, node))])
+    _show(_moving(app, address, lambda bank: [bank.move(partition, node)]))
 
 
 def rebalance(app: AppOption = None, address: AddressOption = "auto") -> None:
     """Spread the partitions evenly over the nodes that are up, with as few moves as that takes."""
-    _show(_connected(app, address, lambda bank: bank.rebalance()))
+    _show(_moving(app, address, lambda bank: bank.rebalance()))
 
 
 def drain(
@@ -91,7 +90,7 @@ def drain(
     address: AddressOption = "auto",
 ) -> None:
     """Move everything off a node, so that it may leave the cluster."""
-    _show(_connected(app, address, lambda bank: bank.drain(node, drained=not undo)))
+    _show(_moving(app, address, lambda bank: bank.drain(node, drained=not undo)))
 
 
 def take_down_application(name: str, address: str) -> None:
@@ -115,31 +114,49 @@ def joined(address: str) -> Iterator[Cluster]:
         cluster.stop()
 
 
-def connected_to(app: str | None, address: str) -> Connection:
-    """A connection to an application, or to the only one that there is. Raises `UnknownName`, `CallerError`."""
-    from .connecting import connect
-
-    if app is None:
-        with joined(address) as cluster:
-            running = cluster.systems()
-        if len(running) != 1:
-            what = (
-                f"several applications run there: {', '.join(running)}; say --app NAME"
-                if running
-                else "nothing runs there"
-            )
-            raise CallerError(what)
-        app = running[0]
-    return connect(app, address=address)
+def is_application(told: Path) -> bool:
+    """Whether what stands where a directory may stand is no directory, and may be the name of an application."""
+    return len(told.parts) == 1 and not told.exists()
 
 
-def _connected(app: str | None, address: str, do: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
-    async def doing() -> T:
-        async with connected_to(app, address) as bank:
-            return await do(bank)
+@contextmanager
+def connected_to(name: str, address: str) -> Iterator[BlockingConnection]:
+    """A connection to an application. Raises `StoreMissing` where there is none, for it might be meant as a
+    directory."""
+    from .connecting import connect_blocking
 
-    with complaints.status("moving partitions" if complaints.is_terminal else ""):
-        return asyncio.run(doing())
+    try:
+        connection = connect_blocking(name, address=address).start()
+    except (InvalidId, Unavailable) as error:
+        what = f"there is no such directory, nor an application of that name: {error}"
+        raise StoreMissing(name, what) from None
+    try:
+        yield connection
+    finally:
+        connection.stop()
+
+
+def _only_one(app: str | None, address: str) -> str:
+    """The application that is meant, if it is the only one. Raises `CallerError`."""
+    if app is not None:
+        return app
+    with joined(address) as cluster:
+        running = cluster.systems()
+    if not running:
+        raise CallerError("no application runs on that cluster")
+    if len(running) > 1:
+        raise CallerError(f"several applications run there: {', '.join(running)}; say --app NAME")
+    return running[0]
+
+
+def _moving(app: str | None, address: str, do: Callable[[BlockingConnection], list[Moved]]) -> list[Moved]:
+    """Moves, with a sign that they go on."""
+    from .connecting import connect_blocking
+
+    name = _only_one(app, address)
+    waiting = complaints.status("moving") if complaints.is_terminal else nullcontext()
+    with connect_blocking(name, address=address) as bank, waiting:
+        return do(bank)
 
 
 def _application(told: str) -> Application:

@@ -7,8 +7,8 @@ the figures.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..runtime.errors import InvalidId, InvalidMessage
+from ..runtime.errors import InvalidMessage
+from .application_commands import connected_to, is_application
 
 if TYPE_CHECKING:
     from ..runtime.log.contract import ReadableStore
@@ -30,7 +31,7 @@ complaints = Console(stderr=True, highlight=False)
 
 def backup(
     directory: Annotated[
-        str, typer.Argument(help="The directory of a store, in use or not; or an application's name.")
+        Path, typer.Argument(help="The directory of a store, in use or not; or an application's name.")
     ],
     target: Annotated[str, typer.Argument(help="A folder, or an address that fsspec knows: s3://bucket/name.")],
     json_file: JsonOption = None,
@@ -40,8 +41,9 @@ def backup(
     from ..runtime.backup.taking import backup_store
 
     with ExitStack() as connection, _progress("backing up") as advance:
-        is_path = Path(directory).exists() or len(Path(directory).parts) > 1
-        source = directory if is_path else connection.enter_context(_spread(directory, address))
+        source: Path | ReadableStore = directory
+        if is_application(directory):
+            source = connection.enter_context(connected_to(str(directory), address)).spread_store
         done = backup_store(source, target, advance=advance)
     heads = ", ".join(f"{partition}: {head:,}" for partition, head in done.heads.items())
     console.print(f"{done.events:,} events added, {done.size_bytes:,} bytes; the backup has {heads}", soft_wrap=True)
@@ -73,23 +75,6 @@ def restore(
     )
     _write(json_file, done._asdict() | {"path": str(done.path), "verified": report.ok})
     raise typer.Exit(0 if report.ok else 1)
-
-
-@contextmanager
-def _spread(name: str, address: str) -> Iterator[ReadableStore]:
-    """The store of an application, read from its nodes."""
-    from ..runtime.errors import StoreMissing, Unavailable
-    from .connecting import connect_blocking
-
-    try:
-        connection = connect_blocking(name, address=address).start()
-    except (InvalidId, Unavailable) as error:
-        what = f"there is no such directory, nor an application of that name: {error}"
-        raise StoreMissing(name, what) from None
-    try:
-        yield connection.spread_store
-    finally:
-        connection.stop()
 
 
 def _positions(at: list[str]) -> dict[int, int]:

@@ -17,6 +17,7 @@ from ..runtime.aggregate import Aggregate
 from ..runtime.chosen import Key, Streams, Types
 from ..runtime.envelope import Envelope
 from ..runtime.errors import CallerError, RayfoldError
+from ..runtime.log.report import Report
 from ..runtime.log.store import Store
 from ..runtime.messages import Command, Event, Query
 from ..runtime.outcome import Outcome
@@ -211,6 +212,10 @@ class BlockingVerbs:
     ) -> Answer:
         """Ask a projection as of a place in the past; see `Runtime.as_of`. `progress` is called on another thread."""
         return self._wait(self._runtime.as_of(projection, place, query, timeout_s=timeout_s, progress=progress))
+
+    def verify(self) -> Report:
+        """Check every byte of the logs; see `Runtime.verify`."""
+        return self._wait(self._runtime.verify())
 
     def move(self, partition: int, node: str) -> Moved:
         """Have a partition at home on another node; see `Runtime.move`."""

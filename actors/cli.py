@@ -20,7 +20,7 @@ from rich.table import Table
 from ..benchmarks.harness.commands import bench
 from ..benchmarks.torture.commands import torture
 from ..runtime.errors import RayfoldError
-from .application_commands import deploy, drain, move, rebalance
+from .application_commands import connected_to, deploy, drain, is_application, move, rebalance
 from .backup_commands import backup, restore
 from .cluster_commands import down, node, nodes, up
 from .observing_commands import history, status
@@ -86,8 +86,11 @@ def demo(
 
 @app.command()
 def verify(
-    directory: Annotated[Path, typer.Argument(help="The directory of a store, in use or not, or a copy of one.")],
+    directory: Annotated[
+        Path, typer.Argument(help="The directory of a store, in use or not, or a copy; or an application's name.")
+    ],
     json_file: JsonOption = None,
+    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="Of the cluster, for an application.")] = "auto",
 ) -> None:
     """Check a store: structure, every checksum, hash chain, indexes, contiguity. Exit code 1 if anything is wrong."""
     from ..runtime.log.check import verify_store
@@ -95,7 +98,11 @@ def verify(
     columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=complaints, transient=True, disable=not complaints.is_terminal) as progress:
         task = progress.add_task("verifying", total=None)
-        report = verify_store(directory, lambda done, total: progress.update(task, completed=done, total=total))
+        if is_application(directory):
+            with connected_to(str(directory), address) as application:
+                report = application.verify()
+        else:
+            report = verify_store(directory, lambda done, total: progress.update(task, completed=done, total=total))
     _show(report)
     if json_file is not None:
         json_file.write_text(json.dumps(report.as_dict(), indent=2) + "\n")

@@ -48,6 +48,15 @@ class Connection(Verbs):
 class BlockingConnection(BlockingVerbs):
     """A connection without `await`. Made by `connect_blocking`."""
 
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
+        self._connection = connection
+
+    @property
+    def address(self) -> str:
+        """Of the cluster, while the connection is open."""
+        return self._connection.address
+
 
 def connect(application: str | Application, *, address: str = "auto") -> Connection:
     """Find an application that runs on a cluster; the connection is opened by `async with`, or by `start`.

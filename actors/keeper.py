@@ -24,9 +24,11 @@ from typing import Any, Final, NamedTuple
 import ray
 
 from ..runtime.errors import Damaged, RayfoldError, Sealed, StoreMismatch, StoreMissing, Unavailable
+from ..runtime.log.check import verify_store
 from ..runtime.log.environment import open_log
 from ..runtime.log.hold import Hold
 from ..runtime.log.reader import LmdbReader
+from ..runtime.log.report import Report
 from ..runtime.log.sealing import Seal, continue_epochs
 from ..runtime.log.share import Share, arriving_path, create_share, open_share, place_share, remove_log
 from ..runtime.log.store import Store
@@ -156,6 +158,11 @@ class KeeperActor:
         if reader is None:  # two threads may come here at once, and then one of the two readers goes unused
             reader = self._readers.setdefault(partition, share.store.open_reader(partition))
         return reader
+
+    @ray.method(concurrency_group="moves")
+    def verify(self) -> tuple[list[Any], Report | None]:
+        """Check every byte of the logs that are at home here."""
+        return _told(lambda: verify_store(self._opened().store.path))
 
     # --- moving (see `moving.py`) --------------------------------------------------------------------------------
 

@@ -10,6 +10,8 @@ import asyncio
 import json
 import os
 import sys
+import time
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
@@ -21,6 +23,7 @@ from rich.live import Live
 from rich.markup import escape
 
 from ..runtime.errors import InvalidId, Unavailable
+from .application_commands import connected_to, is_application
 
 if TYPE_CHECKING:
     from ..runtime.log.contract import StoredEvent
@@ -51,7 +54,7 @@ def status(
     from ..runtime.log.store import open_store
     from .connection import RunningSystem
 
-    if not directory.exists() and len(directory.parts) == 1:
+    if is_application(directory):
         return _of_application(str(directory), address, watch, json_file)
     store = open_store(directory)
     try:
@@ -75,35 +78,20 @@ def status(
 
 def _of_application(name: str, address: str, watch: bool, json_file: Path | None) -> None:
     """The same for an application on a cluster."""
-    from ..runtime.errors import StoreMissing
-    from .connecting import connect
     from .status_screen import as_values, drawn
 
-    async def look() -> None:
-        try:
-            connection = await connect(name, address=address).start()
-        except (InvalidId, Unavailable) as error:
-            what = f"there is no such directory, nor an application of that name: {error}"
-            raise StoreMissing(name, what) from None
-        try:
-            where = f"on the cluster {connection.address}"
-            with Live(console=console, auto_refresh=False, transient=not watch) as live:
-                while True:
-                    seen = await connection.status()
-                    _write(json_file, as_values(seen, connection._store, None))
-                    live.update(drawn(seen, connection._store, where), refresh=watch)
-                    if not watch:
-                        break
-                    await asyncio.sleep(_LOOK_S)
-            console.print(drawn(seen, connection._store, where))
-        finally:
-            await connection.stop()
-
-    try:
-        asyncio.run(look())
-    except KeyboardInterrupt:
+    with connected_to(name, address) as application:
+        where = f"on the cluster {application.address}"
+        seen = application.status()
+        with Live(console=console, auto_refresh=False) if watch else nullcontext() as live, suppress(KeyboardInterrupt):
+            while live is not None:
+                _write(json_file, as_values(seen, application.spread_store, None))
+                live.update(drawn(seen, application.spread_store, where), refresh=True)
+                time.sleep(_LOOK_S)
+                seen = application.status()
         if not watch:
-            raise
+            console.print(drawn(seen, application.spread_store, where))
+        _write(json_file, as_values(seen, application.spread_store, None))
 
 
 def history(

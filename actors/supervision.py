@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from ..runtime.errors import StoreError, Unavailable
+from ..runtime.log.report import Report
 from ..runtime.projection import Projection
 from .application import ApplicationPlan
 from .board import Board, Notice, ServedParts
@@ -49,6 +50,9 @@ log = logging.getLogger(__name__)
 _WATCH_S: Final = 0.5
 """Between two looks at the nodes, a call of some milliseconds each: how much later than Ray the board knows of a
 loss."""
+
+_VERIFY_TIMEOUT_S: Final = 24 * 3600.0
+"""For the logs of one node: some 300,000 events a second."""
 
 _TICK_S: Final = 2.0
 """As on one machine (`assembly.py`)."""
@@ -172,6 +176,15 @@ class Supervision:
         partitions = [one._replace(node=names[one.partition]) for one in seen.partitions]
         projectors = [one._replace(node=self.shares.map.names.get(one.node, one.node)) for one in seen.projectors]
         return seen._replace(partitions=partitions, projectors=projectors, nodes=self._node_statuses())
+
+    async def verify(self) -> Report:
+        """Check every byte of every log, each on its node. Raises `Unavailable` for a home that is gone, by name."""
+        for number, why in self.unavailable().items():
+            raise Unavailable(f"partition {number} of {self.plan.name}", why)
+        shares, store_map = self.shares, self.shares.map
+        asked = (shares.call(node_id, "verify", timeout_s=_VERIFY_TIMEOUT_S) for node_id in set(store_map.homes))
+        found = [one for report in await asyncio.gather(*asked) for one in report.partitions]
+        return Report(self.plan.name, store_map.store_id, sorted(found, key=lambda one: one.partition))
 
     def begin_rebuild(self, projection: type[Projection], classes: bytes) -> int:
         """Have a read model built anew from the log, beside the one that serves. The number of the rebuild."""

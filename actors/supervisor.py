@@ -138,6 +138,7 @@ async def _watch_rebuild(supervision: Supervision, number: int) -> RebuildProgre
 _DOORS: Final[dict[str, Callable[..., Awaitable[Any]]]] = {
     "heads": lambda supervision: supervision.heads(),
     "status": lambda supervision: supervision.status(),
+    "verify": lambda supervision: supervision.verify(),
     "move": lambda supervision, partition, node: Moving(supervision).move(partition, node),
     "rebalance": lambda supervision: Moving(supervision).rebalance(),
     "drain": lambda supervision, node, drained: Moving(supervision).drain(node, drained=drained),

@@ -16,6 +16,8 @@ from ..runtime.aggregate import Aggregate
 from ..runtime.chosen import Key, Streams, Types
 from ..runtime.envelope import Envelope
 from ..runtime.errors import CallerError, RayfoldError
+from ..runtime.log.check import verify_store
+from ..runtime.log.report import Report
 from ..runtime.log.store import Store
 from ..runtime.messages import Command, Event, Query
 from ..runtime.outcome import Outcome
@@ -258,6 +260,15 @@ class Verbs:
         what `ask` raises.
         """
         return await self._past.as_of(projection, place, query, timeout_s, progress)
+
+    async def verify(self) -> Report:
+        """Check every byte of the logs: structure, checksums, hash chains, indexes; as `rayfold verify` does. Of a
+        system on several nodes each node checks its own. Raises `Unavailable` for a partition whose home is gone."""
+        active = self._active
+        if isinstance(active, Connected):
+            report: Report = await active.ask("verify", timeout_s=LONG_S)
+            return report
+        return await asyncio.to_thread(verify_store, active.store.path)
 
     async def move(self, partition: int, node: str) -> Moved:
         """Have a partition of a system on several nodes at home on this node (a name or an id); commands wait for some
