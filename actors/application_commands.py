@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from ..runtime.errors import CallerError, InvalidId, StoreMissing, Unavailable, UnknownName
+from ..runtime.log.hold import MANIFEST
 
 if TYPE_CHECKING:
     from .application import Application
@@ -115,8 +116,9 @@ def joined(address: str) -> Iterator[Cluster]:
 
 
 def is_application(told: Path) -> bool:
-    """Whether what stands where a directory may stand is no directory, and may be the name of an application."""
-    return len(told.parts) == 1 and not told.exists()
+    """Whether what stands where a directory may stand is not that of a store, and may be the name of an application:
+    the folder of the application's package often has the same name."""
+    return len(told.parts) == 1 and not (told / MANIFEST).exists()
 
 
 @contextmanager
@@ -128,7 +130,7 @@ def connected_to(name: str, address: str) -> Iterator[BlockingConnection]:
     try:
         connection = connect_blocking(name, address=address).start()
     except (InvalidId, Unavailable) as error:
-        what = f"there is no such directory, nor an application of that name: {error}"
+        what = f"there is no store here, nor an application of that name: {error}"
         raise StoreMissing(name, what) from None
     try:
         yield connection

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from typing import Any, Final
 
 from ..runtime.catalogue import Catalogue
@@ -39,6 +40,10 @@ _SLOW_S: Final = 5.0
 _RETRY_S: Final = 0.25
 _ASK_TIMEOUT_S: Final = 60.0
 """For what the supervisor is asked to do; it may just be starting."""
+
+_QUESTIONS: Final = frozenset({"heads", "status", "verify", "deployed", "deploying", "await_rebuild", "watch_rebuild"})
+_PATIENCE_S: Final = 15.0
+"""How long a question is asked again: a supervisor that was killed is there again in some 2 s."""
 
 LONG_S: Final = 24 * 3600.0
 """For what moves or rebuilds something."""
@@ -70,10 +75,8 @@ class Connected:
         self._cluster = cluster
         from .shipping import unship  # it imports ray, which `Cluster` prepares
 
-        notice = await self._read("")
-        assert notice is not None
+        notice, handles = await self._first_notice()
         self.catalogue = self._own or unship(notice.catalogue, code_first=False)
-        handles = [self._cluster.actor_named(name) for name in notice.partitions]
         others = self._own is None
         self.client = Client(
             self.catalogue, handles, self._cluster.actor_named, notice.settings, classes_of_others=others
@@ -127,16 +130,24 @@ class Connected:
         return RemoteRebuild(self, projection, classes)
 
     async def ask(self, what: str, *arguments: Any, timeout_s: float = _ASK_TIMEOUT_S) -> Any:
-        """Have the supervisor do something. Raises what it tells, and `Unavailable` if it does not answer."""
-        try:
-            error, answer = await call(self._supervisor().ask, what, *arguments, timeout_s=timeout_s)
-        except RayfoldError:
-            raise
-        except Exception as failure:
-            raise Unavailable(self._name, f"its supervisor does not answer: {one_line(failure)}") from failure
-        if error:
-            raise from_wire(error)
-        return answer
+        """Have the supervisor do something. Raises what it tells, and `Unavailable` if it does not answer.
+
+        A mere question is asked again while the supervisor is being started again; what changes something is not, for
+        nobody knows whether it was done."""
+        deadline_s = time.monotonic() + (_PATIENCE_S if what in _QUESTIONS else 0.0)
+        while True:
+            try:
+                error, answer = await call(self._supervisor().ask, what, *arguments, timeout_s=timeout_s)
+            except RayfoldError:
+                raise
+            except Exception as failure:
+                if time.monotonic() >= deadline_s:
+                    raise Unavailable(self._name, f"its supervisor does not answer: {one_line(failure)}") from failure
+                await asyncio.sleep(_RETRY_S)
+            else:
+                if error:
+                    raise from_wire(error)
+                return answer
 
     # -------------------------------------------------------------------------------------------------------------
 
@@ -149,6 +160,23 @@ class Connected:
                     self._take(notice)
             except Exception as error:  # the supervisor is away: what is known here still holds
                 log.info("%s tells no news: %s", self._name, one_line(error))
+                await asyncio.sleep(_RETRY_S)
+
+    async def _first_notice(self) -> tuple[Notice, list[Any]]:
+        """A notice, and the partitions' actors that it names, however often it has to be asked for: the system may just
+        be starting, or starting again, or replacing what is named."""
+        deadline_s = time.monotonic() + _ASK_TIMEOUT_S
+        while True:
+            try:
+                notice = await self._read("")
+                if notice is not None:
+                    return notice, [self._cluster.actor_named(name) for name in notice.partitions]
+            except RayfoldError:
+                raise
+            except Exception as error:
+                if time.monotonic() > deadline_s:
+                    what = f"it has not come up within {_ASK_TIMEOUT_S:g} s: {one_line(error) or 'no answer'}"
+                    raise Unavailable(self._name, what) from error
                 await asyncio.sleep(_RETRY_S)
 
     async def _read(self, edition: str) -> Notice | None:

@@ -9,7 +9,7 @@ it ends.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 from ..runtime.catalogue import Catalogue
 from ..runtime.errors import CallerError
@@ -20,6 +20,10 @@ from .connected import Connected
 from .verbs import Verbs
 
 __all__ = ["BlockingConnection", "Connection", "connect", "connect_blocking"]
+
+
+_PATIENCE_S: Final = 20.0
+"""How long a supervisor may be silent before a program that connects starts another one."""
 
 
 class Connection(Verbs):
@@ -91,7 +95,7 @@ class _Found(Connected):
         self._undo.push_async_callback(asyncio.to_thread, cluster.stop)
         from .deployment import revive
 
-        await asyncio.to_thread(revive, self._name, cluster.namespace)
+        await asyncio.to_thread(revive, self._name, cluster.namespace, _PATIENCE_S)
         await self.attach(cluster)
 
     def _joined(self) -> Any:

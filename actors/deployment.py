@@ -37,11 +37,12 @@ _CHECK_TIMEOUT_S: Final = 60.0
 _OPEN_TIMEOUT_S: Final = 3600.0
 """For a system to start: as long as its read models take to be built."""
 
+_RESTART_TIMEOUT_S: Final = 60.0
+"""For a supervisor to end and to be started again."""
+
 _STOP_TIMEOUT_S: Final = 60.0
 _LOOK_S: Final = 0.3
 _ASK_TIMEOUT_S: Final = 30.0
-_ANSWER_S: Final = 10.0
-"""How long a supervisor may be silent before somebody who needs it looks whether Ray has forgotten it."""
 
 
 async def begin_deployment(application: Application, cluster: Cluster) -> ApplicationPlan:
@@ -132,12 +133,12 @@ def running_applications() -> list[str]:
     return applications()
 
 
-def revive(name: str, namespace: str) -> None:
-    """Start the supervisor of a deployed application again, if it does not answer, or is not there.
+def revive(name: str, namespace: str, patience_s: float) -> None:
+    """Start the supervisor of a deployed application again, if it is silent for so long, or is not there.
 
     Ray 2.60 sometimes forgets an actor when its directory restarts (`health.py`). The supervisor looks after all
-    others; the keepers of the nodes, and programs that connect, look after it with this. Waits for up to ten seconds.
-    Raises `Unavailable` if nothing of that name runs.
+    others; the keepers of the nodes, and programs that connect, look after it with this. Raises `Unavailable` if
+    nothing of that name runs.
     """
     import ray
 
@@ -145,19 +146,26 @@ def revive(name: str, namespace: str) -> None:
     from .supervisor import start_supervisor
 
     supervisor: Any = None
-    with contextlib.suppress(ValueError):
-        supervisor = ray.get_actor(supervisor_name(name), namespace)
-    if supervisor is not None:
+    deadline_s = time.monotonic() + patience_s
+    while (left_s := deadline_s - time.monotonic()) > 0:
         try:
-            supervisor.alive.remote().future().result(_ANSWER_S)
+            supervisor = ray.get_actor(supervisor_name(name), namespace)
+            supervisor.alive.remote().future().result(left_s)
             return
-        except Exception as error:
+        except ValueError:
+            supervisor = None
+            if plan_of(name) is None:
+                raise Unavailable(
+                    name, "nothing of that name runs on this cluster; `rayfold deploy` starts it"
+                ) from None
+            break
+        except Exception as error:  # it is being started again, or is busy, or silent
             log.info("the supervisor of %s does not answer: %s", name, one_line(error))
-    if plan_of(name) is None:
-        if supervisor is None:
-            raise Unavailable(name, "nothing of that name runs on this cluster; `rayfold deploy` starts it")
-        return  # it is that of a runtime, which ends with its program
-    kill(supervisor)
+            time.sleep(_LOOK_S)
+    if plan_of(name) is None:  # it is that of a runtime, which ends with its program
+        return
+    if supervisor is not None:
+        kill(supervisor)
     log.error("the supervisor of %s is started again", name)
     with contextlib.suppress(ValueError):  # somebody else was faster
         start_supervisor(name, namespace)
@@ -171,10 +179,19 @@ async def _start(plan: ApplicationPlan, cluster: Cluster, *, anew: bool) -> None
 
     supervisor = _supervisor(cluster, plan.name)
     if supervisor is None:
-        supervisor = start_supervisor(plan.name, cluster.namespace)
+        with contextlib.suppress(ValueError):  # a keeper has just started it again
+            start_supervisor(plan.name, cluster.namespace)
     elif anew:
         ray.kill(supervisor, no_restart=False)
-    await open_actor(supervisor, plan.name, _OPEN_TIMEOUT_S)
+    deadline_s = time.monotonic() + _RESTART_TIMEOUT_S
+    while True:
+        await open_actor(cluster.actor_named(supervisor_name(plan.name)), plan.name, _OPEN_TIMEOUT_S)
+        rolled: Rolled = await _ask(cluster, plan.name, "deploying")
+        if rolled.generation >= plan.generation:
+            return
+        if time.monotonic() > deadline_s:  # it was that of before the kill which answered, so far
+            raise Unavailable(plan.name, f"its supervisor does not take up generation {plan.generation} of the code")
+        await asyncio.sleep(_LOOK_S)
 
 
 async def _check_loads(plan: ApplicationPlan, cluster: Cluster) -> None:

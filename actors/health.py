@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from ..runtime.errors import RayfoldError, Sealed, StoreError
 from .pulse import Pulse
@@ -26,10 +26,6 @@ __all__ = ["Health"]
 
 log = logging.getLogger(__name__)
 
-_REPLACE_S: Final = 15.0
-"""How long an actor may be silent, while its node is up, before it is replaced: Ray starts a killed one again within 2
-s, and a machine that is short of CPU may take ten."""
-
 
 class Health:
     """Of one system."""
@@ -38,7 +34,8 @@ class Health:
         self.troubles: dict[int, RayfoldError] = {}
         """Partition -> why it answers but cannot open its log."""
         self._supervision = supervision
-        self._pulse = Pulse(_REPLACE_S)
+        self._silent_s = supervision.plan.settings.silent_s
+        self._pulse = Pulse(self._silent_s)
 
     def note(self, partition: int, trouble: RayfoldError | None) -> None:
         """A partition has said what is wrong with it, or that nothing is."""
@@ -76,7 +73,9 @@ class Health:
         async with supervision.changing:
             for who in silent:
                 self._pulse.forget(who)
-                log.error("%s of %s has not answered for %g s and is replaced", who, supervision.plan.name, _REPLACE_S)
+                log.error(
+                    "%s of %s has not answered for %g s and is replaced", who, supervision.plan.name, self._silent_s
+                )
                 with contextlib.suppress(RayfoldError):
                     await self._replace(who)
 

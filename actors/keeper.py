@@ -67,6 +67,9 @@ _READERS: Final = 4
 _WATCH_S: Final = 10.0
 """Between two looks at the supervisor of a deployed system: one short call."""
 
+_PATIENCE_S: Final = 30.0
+"""How long a supervisor may be silent before a keeper starts another one."""
+
 _PULL_TIMEOUT_S: Final = 30.0
 """For one stretch of a log from its present home: 8 MB."""
 
@@ -298,7 +301,7 @@ class KeeperActor:
         while True:
             time.sleep(_WATCH_S * random.uniform(0.8, 1.2))
             try:
-                revive(self._plan.name, self._plan.namespace)
+                revive(self._plan.name, self._plan.namespace, _PATIENCE_S)
             except Exception as error:
                 log.info("%s: %s", self._plan.name, one_line(error))
 

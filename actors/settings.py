@@ -35,6 +35,10 @@ class Settings:
     """Commands of one client, and queries to one projection, that may wait for an answer: about a second of work and
     30 MB. Beyond that, `Overloaded` at once."""
 
+    silent_s: float = 15.0
+    """Of a system on several nodes: how long an actor may give no sign of life, while its node is up, before it is
+    replaced. Ray starts a killed one again within 2 s; a machine that is short of CPU may take ten."""
+
     local_sockets: bool = True
     """Have commands reach a partition on the same machine over a Unix socket that only this user can open (`gate.py`).
     Without, and on other nodes, they travel through Ray, which takes some 0.6 ms more for each batch."""

@@ -20,6 +20,7 @@ from typing import Any, Final
 from ..runtime.errors import RayfoldError, StoreInUse, StoreMismatch, Unavailable
 from ..runtime.log.store_map import StoreMap, merged
 from ..runtime.wire import from_wire
+from .calls import call, kill, one_line
 from .cluster import NodeFacts
 from .keeper import KeeperPlan, ShareFacts, start_keeper
 from .spread_store import SpreadStore, keeper_name
@@ -40,7 +41,8 @@ _RETRY_S: Final = 0.25
 class Shares:
     """The shares of one store, each through its keeper."""
 
-    def __init__(self, name: str, namespace: str, *, detached: bool) -> None:
+    def __init__(self, name: str, namespace: str, *, detached: bool, silent_s: float) -> None:
+        """`silent_s`: how long a keeper may be silent, while its node is up, before there is another one."""
         self.map: StoreMap
         """Once they are open."""
         self.troubles: dict[str, RayfoldError] = {}
@@ -50,6 +52,7 @@ class Shares:
         self._name = name
         self._namespace = namespace
         self._detached = detached
+        self._silent_s = silent_s
         self._keepers: dict[str, Any] = {}
 
     @property
@@ -115,13 +118,11 @@ class Shares:
     async def call(self, node_id: str, method: str, *arguments: Any, timeout_s: float = _ANSWER_TIMEOUT_S) -> Any:
         """What the keeper of a node answers. Raises what it tells, and `Unavailable` if it does not answer."""
         try:
-            asked = getattr(self.keeper(node_id), method).remote(*arguments)
-            answer = await asyncio.wait_for(asyncio.wrap_future(asked.future()), timeout_s)
+            answer = await call(getattr(self.keeper(node_id), method), *arguments, timeout_s=timeout_s)
         except RayfoldError:
             raise
         except Exception as error:
-            told = " ".join(str(error).split())
-            what = f"the keeper of {self._name} does not answer there: {told:.200}"
+            what = f"the keeper of {self._name} does not answer there: {one_line(error) or 'no answer in time'}"
             raise Unavailable(f"node {self._node_name(node_id)}", what) from error
         if isinstance(answer, tuple) and answer and isinstance(answer[0], list):
             failed, answer = answer
@@ -131,19 +132,14 @@ class Shares:
 
     def replace(self, node_id: str) -> None:
         """End a keeper that does not answer, though its node is up, and start another."""
-        import ray
-
-        keeper = self._keepers.pop(node_id, None)
-        if keeper is not None:
-            ray.kill(keeper)
+        kill(self.keeper(node_id))
+        del self._keepers[node_id]
         self.keeper(node_id)
 
     async def end(self) -> None:
         """End all keepers; the shares are free."""
-        import ray
-
         for keeper in self._keepers.values():
-            ray.kill(keeper)
+            kill(keeper)
         self._keepers.clear()
 
     # -------------------------------------------------------------------------------------------------------------
@@ -162,14 +158,19 @@ class Shares:
         return found
 
     async def _open(self, node_id: str) -> ShareFacts:
-        """Waits for what was killed to let go, and for a keeper that is just being started."""
-        deadline_s = time.monotonic() + _LEFTOVER_S
+        """Waits for what was killed to let go, and for a keeper that is just being started. One that stays silent is
+        replaced once: Ray may have forgotten it (`health.py`)."""
+        began_s, replaced = time.monotonic(), False
         while True:
             try:
-                facts: ShareFacts = await self.call(node_id, "open")
-            except (StoreInUse, Unavailable):
-                if time.monotonic() > deadline_s:
+                facts: ShareFacts = await self.call(node_id, "open", timeout_s=self._silent_s)
+            except (StoreInUse, Unavailable) as error:
+                waited_s = time.monotonic() - began_s
+                if waited_s > self._silent_s + _LEFTOVER_S:
                     raise
+                if waited_s > self._silent_s and isinstance(error, Unavailable) and not replaced:
+                    replaced = True
+                    self.replace(node_id)
                 await asyncio.sleep(_RETRY_S)
             else:
                 self.troubles.pop(node_id, None)

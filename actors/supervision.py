@@ -64,7 +64,7 @@ class Supervision:
     def __init__(self, plan: ApplicationPlan, cluster: Cluster, *, detached: bool) -> None:
         self.plan = plan
         self.board = Board()
-        self.shares = Shares(plan.name, cluster.namespace, detached=detached)
+        self.shares = Shares(plan.name, cluster.namespace, detached=detached, silent_s=plan.settings.silent_s)
         self.scheduling = SpreadScheduling(detached=detached, generation=plan.generation)
         self.partitions = PartitionActors(self._plan_of, self.scheduling, plan.generation)
         self.projections: SpreadProjections
@@ -84,8 +84,9 @@ class Supervision:
     # --- starting and ending -------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Find or make the store, go on with the actors that an earlier supervisor has left, start those that are
-        missing, and return once all partitions whose homes are up take commands.
+        """Find or make the store, go on with the actors that an earlier supervisor has left, and start those that are
+        missing. Returns once all partitions whose homes are up take commands and all projections answer; or at once
+        where there were actors already: what they still have to do, nobody who is served by the others waits for.
 
         Raises `StoreMismatch`, `StoreInUse`, `Unavailable`, `DefinitionError`, and what keeps a projector from opening.
         """
@@ -93,9 +94,23 @@ class Supervision:
         nodes = list(self.nodes.values())
         await self.shares.open(nodes, self.plan.partitions, max(2, sum(node.alive for node in nodes)))
         self._use_nodes()
+        for node_id in self.shares.map.names.keys() - self.shares.up:
+            self._gone_since[node_id] = datetime.now(UTC)  # or before: an earlier supervisor may have gone with it
         self.projections = self._projections()
         self._observer = Observer(self.shares.store)
         names = await self._named()
+        await self._seat(names)
+        if not names:
+            await self._open()
+        await self.projections.attach(self.partitions.handles(), self._serve)
+        self.put_up()
+        for doing in (self._watch, self._tick, self._measure, self.rolling.run):
+            self._go_on(doing())
+        if names:
+            self._go_on(self._resume())
+
+    async def _seat(self, names: set[str]) -> None:
+        """An actor for every seat: one of these, which are there, or a new one. Those that have no seat are ended."""
         for projection, count in self._wanted(names).items():
             taking = (projection, count, self.plan.catalogue, names, self._cluster.actor_named)
             await self.projections.take_in_or_start(*taking)
@@ -107,12 +122,15 @@ class Supervision:
         for name in names - self._in_use():
             with contextlib.suppress(ValueError):
                 kill(self._cluster.actor_named(name))
-        await Moving(self).settle()
-        await self._open()
-        await self.projections.attach(self.partitions.handles(), self._serve)
-        self.put_up()
-        for doing in (self._watch, self._tick, self._measure, self.rolling.run):
-            self._go_on(doing())
+
+    async def _resume(self) -> None:
+        """After an end of the supervisor, or of everything: moves that were interrupted are called off, and everybody
+        opens what it has. Who does not is replaced (`health.py`)."""
+        try:
+            await Moving(self).settle()
+            await self._open()
+        except Exception as error:
+            log.error("%s goes on, but: %s", self.plan.name, one_line(error))
 
     async def stop(self) -> None:
         """End every actor of the system, each when it has closed its log or saved its place; the shares are free."""
@@ -141,12 +159,13 @@ class Supervision:
 
     async def open_partition(self, number: int) -> None:
         """Have a partition take commands, or note down why it cannot."""
+        seated, trouble = self.partitions.seated[number], None
         try:
             await self.partitions.open(number)
         except (StoreError, Unavailable) as error:
-            self.health.note(number, error)
-        else:
-            self.health.note(number, None)
+            trouble = error
+        if self.partitions.seated[number] is seated:  # else it has been replaced meanwhile
+            self.health.note(number, trouble)
 
     # --- what clients ask for ------------------------------------------------------------------------------------
 

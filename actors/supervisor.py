@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..runtime.errors import RayfoldError, Unavailable
 from ..runtime.wire import to_wire
@@ -159,13 +160,17 @@ _DOORS: Final[dict[str, Callable[..., Awaitable[Any]]]] = {
 def start_supervisor(name: str, namespace: str, plan: ApplicationPlan | None = None) -> Any:
     """A supervisor. Raises `ValueError` if the cluster has a system of that name already.
 
-    `plan`: of a system that is to end with this program; without, of one that was deployed, and outlives it.
+    `plan`: of a system that is to end with this program; without, of one that was deployed, and outlives it. It is
+    started on this program's node: one that ends with the program is lost with no other node than that, on which the
+    program would be lost as well; one that outlives it is started elsewhere when that node is gone.
     """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=plan is None)
     remote: Any = ray.remote
     options = remote(SupervisorActor).options(
         name=supervisor_name(name),
         namespace=namespace,
         lifetime="detached" if plan is None else None,
+        scheduling_strategy=here,
         num_cpus=0,
         max_restarts=-1,
         max_task_retries=0,
