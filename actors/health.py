@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..runtime.errors import RayfoldError, Sealed, StoreError
 from .pulse import Pulse
@@ -55,11 +56,12 @@ class Health:
         projectors = supervision.projections.projectors()
         self._pulse.keep({*seated, *shares.up, *(one.name for one in projectors)})
         for who, number in seated.items():
-            self._pulse.take(who, supervision.partitions.seated[number].actor.head, partial(self._heard, number))
+            ask = partial(_asked, supervision.partitions.seated[number].actor.head)
+            self._pulse.take(who, ask, partial(self._heard, number))
         for node_id in shares.up:
-            self._pulse.take(node_id, shares.keeper(node_id).map)
+            self._pulse.take(node_id, partial(_asked, shares.keeper(node_id).map))
         for projector in projectors:
-            self._pulse.take(projector.name, projector.actor.place)
+            self._pulse.take(projector.name, partial(_asked, projector.actor.place))
 
     def _heard(self, partition: int, trouble: RayfoldError | None) -> None:
         if trouble is None or (isinstance(trouble, StoreError) and not isinstance(trouble, Sealed)):
@@ -90,3 +92,8 @@ class Health:
             supervision.projections.use_partitions(supervision.partitions.handles())
         else:
             await supervision.projections.replace(who)
+
+
+def _asked(method: Any) -> Future[Any]:
+    asked: Future[Any] = method.remote().future()
+    return asked

@@ -9,11 +9,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 from ..runtime.errors import RayfoldError
 
 __all__ = ["Pulse"]
+
+Ask = Callable[[], Future[Any]]
+"""Asks an actor something that it answers at once."""
 
 Note = Callable[[RayfoldError | None], None]
 """Is told what the actor has said that was wrong with it, or that nothing is."""
@@ -29,13 +33,13 @@ class Pulse:
         """When it last answered, or when it was first asked."""
         self._asked: dict[str, asyncio.Future[Any]] = {}
 
-    def take(self, who: str, method: Any, note: Note | None = None) -> None:
+    def take(self, who: str, ask: Ask, note: Note | None = None) -> None:
         """Ask for a sign of life, unless the last question is open. Returns at once."""
         self._heard_s.setdefault(who, time.monotonic())
         if who in self._asked:
             return
         try:
-            asked = asyncio.wrap_future(method.remote().future())
+            asked = asyncio.wrap_future(ask())
         except Exception:  # it has ended for good
             return
         self._asked[who] = asked

@@ -179,8 +179,8 @@ def test_a_head_that_was_killed_returns_to_its_address_and_knows_everybody(nodes
     assert [one.alive for one in nodes.nodes] == [True, True, True]
     with joined(nodes) as another:  # a driver hangs on the node that it runs on: the first one has lost its own
         assert all(one[4] for one in another("nodes"))
-        # The same process, found by its name. The own actor of the head is left out: in 2 of 26 restarts Ray 2.60 did not
-        # start it again, when its directory has noted that the node died and not yet what that means for actors.
+        # The same process, found by its name. The own actor of the head is left out: in 2 of 26 restarts Ray 2.60 did
+        # not start it again, when its directory had noted that the node died and not yet what that means for actors.
         assert another("ask node-2")[:2] == [calls + 1, pid]
 
 

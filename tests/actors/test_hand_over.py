@@ -1,0 +1,235 @@
+"""A partition that is handed over: what its actor and the keepers of two nodes do, one step after the other, without
+Ray.
+
+The actors are plain classes; each test calls them in the order in which a supervisor would, or would not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayfold.actors.keeper import KeeperActor, KeeperPlan
+from rayfold.actors.node import DATA_VARIABLE, NodeIdentity, create_or_read_node
+from rayfold.actors.partition import PartitionActor, PartitionPlan
+from rayfold.actors.settings import Settings
+from rayfold.actors.shipping import ship
+from rayfold.actors.spread_store import SpreadStore
+from rayfold.runtime.catalogue import Catalogue
+from rayfold.runtime.envelope import Envelope, join, pack
+from rayfold.runtime.errors import Fenced, RayfoldError, Sealed, StoreMismatch, StoreMissing
+from rayfold.runtime.log.sealing import Seal
+from rayfold.runtime.log.store_map import StoreMap
+from rayfold.runtime.outcome import decode_outcomes
+from rayfold.runtime.receipt import Receipt
+from rayfold.runtime.wire import from_wire
+from tests.bank import Account, Deposit, Open
+
+On = Callable[[str], None]
+
+
+class Bank:
+    """A store of one partition over two nodes, at home on node `a`."""
+
+    def __init__(self, folder: Path, on: On) -> None:
+        self.on = on
+        self.nodes: dict[str, NodeIdentity] = {}
+        self.keepers: dict[str, Any] = {}
+        for name in ("a", "b"):
+            self.nodes[name] = create_or_read_node(folder / name, name)
+            self.keepers[name] = KeeperActor(KeeperPlan("bank", self.nodes[name].node_id, "rayfold"))
+        ids = {node.node_id: name for name, node in self.nodes.items()}
+        self.map = StoreMap.spread("5f1d8f0c-6d0e-4a55-9f5e-1b7f0f3a1c11", 1, ids)
+        for name in ("a", "b"):
+            on(name)
+            told(self.keepers[name].open())
+            told(self.keepers[name].create(self.map))
+        for name in ("a", "b"):
+            on(name)
+            told(self.keepers[name].place(self.map))
+        self.attempts = 0
+
+    def id_of(self, node: str) -> str:
+        return self.nodes[node].node_id
+
+    def partition(self, node: str) -> Any:
+        """An actor for the partition on that node; nothing is opened yet."""
+        store, settings = SpreadStore("bank", "rayfold", self.map), Settings(local_sockets=False)
+        catalogue = ship(Catalogue([Account]))
+        plan = PartitionPlan(0, store, catalogue, (), "bank", "rayfold", settings, False, self.id_of(node))
+        return PartitionActor(plan)
+
+    def execute(self, partition: Any, *envelopes: Envelope) -> list[Any]:
+        """What a router would be told."""
+        self.attempts += 1
+        packed = [pack(one) for one in envelopes]
+        blob = partition.execute(b"c" * 16, self.attempts, 0, join(one for _, one in packed))
+        return decode_outcomes(blob, [one for one, _ in packed])
+
+    def open_account(self, partition: Any, name: str) -> Any:
+        return self.execute(partition, Envelope(Account, name, Open(owner="x")))[0]
+
+
+def told(answer: tuple[list[Any], Any] | list[Any]) -> Any:
+    """What an actor answers; an error that it tells is raised."""
+    error, value = answer if isinstance(answer, tuple) else (answer, None)
+    if error:
+        raise from_wire(error)
+    return value
+
+
+@pytest.fixture
+def bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bank:
+    def on(node: str) -> None:
+        """What is called from now on runs on this node."""
+        monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / node))
+
+    return Bank(tmp_path, on)
+
+
+def seal(bank: Bank, partition: Any) -> Seal:
+    bank.on("a")
+    sealed: Seal = told(partition.seal(bank.id_of("b")))
+    return sealed
+
+
+def commit(bank: Bank, sealed: Seal) -> None:
+    bank.on("a")
+    moved = bank.map.with_home(0, bank.id_of("b"))
+    told(bank.keepers["a"].commit(0, moved, bank.id_of("b"), sealed.epoch))
+
+
+def test_a_partition_takes_commands_at_its_home_and_nowhere_else(bank: Bank) -> None:
+    bank.on("a")
+    assert isinstance(bank.open_account(bank.partition("a"), "alice"), Receipt)
+    bank.on("b")
+    with pytest.raises(Sealed):
+        told(bank.partition("b").open())
+    bank.on("b")
+    with pytest.raises(StoreMismatch, match="this is the data folder of node b"):
+        told(bank.partition("a").open())  # Ray has started it on the wrong node
+
+
+def test_a_sealed_partition_sends_everybody_away_and_so_does_its_next_activation(bank: Bank) -> None:
+    bank.on("a")
+    partition = bank.partition("a")
+    bank.open_account(partition, "alice")
+    sealed = seal(bank, partition)
+    assert (sealed.head, sealed.epoch) == (1, 2)
+    assert seal(bank, partition) == sealed, "asked again, as after an answer that was lost"
+    assert isinstance(bank.open_account(partition, "bob"), Fenced)
+    again = bank.partition("a")
+    assert isinstance(bank.open_account(again, "bob"), Fenced), "sent again, and then elsewhere"
+    with pytest.raises(Sealed):
+        told(again.open())
+
+
+def test_a_broken_seal_lets_it_go_on_with_everything_that_it_had(bank: Bank) -> None:
+    bank.on("a")
+    partition = bank.partition("a")
+    bank.open_account(partition, "alice")
+    seal(bank, partition)
+    told(partition.unseal(bank.id_of("b")))
+    deposited = bank.execute(partition, Envelope(Account, "alice", Deposit(amount=5)))[0]
+    assert isinstance(deposited, Receipt)
+    assert (deposited.position, deposited.version) == (2, 2)
+
+
+def test_after_the_map_is_written_the_old_home_can_not_be_opened_and_the_seal_not_be_broken(bank: Bank) -> None:
+    bank.on("a")
+    partition = bank.partition("a")
+    bank.open_account(partition, "alice")
+    commit(bank, seal(bank, partition))
+    with pytest.raises(Sealed):
+        told(partition.unseal(bank.id_of("b")))
+    with pytest.raises(Sealed):
+        told(bank.partition("a").open())
+    with pytest.raises(Sealed):
+        told(bank.keepers["a"].read(0, "head", ()))
+
+
+def test_a_hand_over_whose_seal_was_broken_meanwhile_is_not_written_down(bank: Bank) -> None:
+    bank.on("a")
+    partition = bank.partition("a")
+    sealed = seal(bank, partition)
+    told(partition.unseal(bank.id_of("b")))
+    bank.open_account(partition, "alice")
+    partition.close()  # a process opens a log once, and this one is all processes
+    with pytest.raises(StoreMismatch, match="its move was called off: it is not sealed any more"):
+        commit(bank, sealed)
+    assert bank.keepers["a"].map() == bank.map
+    assert isinstance(bank.open_account(bank.partition("a"), "bob"), Receipt)
+
+
+def test_a_hand_over_of_an_earlier_seal_is_not_written_down(bank: Bank) -> None:
+    bank.on("a")
+    partition = bank.partition("a")
+    earlier = seal(bank, partition)
+    told(partition.unseal(bank.id_of("b")))
+    bank.open_account(partition, "alice")
+    assert seal(bank, partition).epoch > earlier.epoch
+    with pytest.raises(StoreMismatch, match="called off"):
+        commit(bank, earlier)
+
+
+def test_the_new_home_has_no_log_before_it_is_given_the_map_and_goes_on_under_a_later_epoch(bank: Bank) -> None:
+    bank.on("a")
+    partition = bank.partition("a")
+    sealed = seal(bank, partition)  # an empty log: there is nothing to copy
+    bank.on("b")
+    told(bank.keepers["b"].finish(0, sealed))
+    with pytest.raises(Sealed):
+        told(bank.partition("b").open())
+    commit(bank, sealed)
+    bank.on("b")
+    told(bank.keepers["b"].place(bank.map.with_home(0, bank.id_of("b"))))
+    arrived = bank.partition("b")
+    assert isinstance(bank.open_account(arrived, "alice"), Receipt)
+    assert arrived.status().epoch == sealed.epoch + 1
+
+
+def test_a_copy_that_does_not_end_as_the_original_does_is_not_taken_for_it(bank: Bank) -> None:
+    bank.on("a")
+    partition = bank.partition("a")
+    bank.open_account(partition, "alice")
+    sealed = seal(bank, partition)
+    bank.on("b")
+    with pytest.raises(RayfoldError, match="not here"):
+        told(bank.keepers["b"].finish(0, sealed))
+
+
+def test_what_is_left_of_a_partition_that_has_moved_is_tidied_away_and_nothing_else(bank: Bank, tmp_path: Path) -> None:
+    bank.on("a")
+    partition = bank.partition("a")
+    bank.open_account(partition, "alice")
+    told(bank.keepers["a"].tidy())
+    assert (tmp_path / "a" / "bank" / "partition-00000").exists()
+    commit(bank, seal(bank, partition))
+    told(bank.keepers["a"].tidy())
+    assert not (tmp_path / "a" / "bank" / "partition-00000").exists()
+
+
+def test_a_second_system_on_a_share_is_refused_with_the_name_of_the_first(bank: Bank) -> None:
+    bank.on("a")
+    second: Any = KeeperActor(KeeperPlan("bank", bank.id_of("a"), "rayfold"))
+    with pytest.raises(RayfoldError, match="is in use by the keeper of bank"):
+        told(second.open())
+
+
+def test_a_keeper_that_runs_on_another_node_touches_nothing(bank: Bank, tmp_path: Path) -> None:
+    bank.on("b")
+    astray: Any = KeeperActor(KeeperPlan("other", bank.id_of("a"), "rayfold"))
+    with pytest.raises(StoreMismatch, match="start each node with the data folder that is its own"):
+        told(astray.create(bank.map))
+    assert not (tmp_path / "b" / "other").exists()
+
+
+def test_a_log_that_is_gone_is_told_to_whoever_sends_a_command(bank: Bank, tmp_path: Path) -> None:
+    (tmp_path / "a" / "bank" / "partition-00000").rename(tmp_path / "away")
+    bank.on("a")
+    outcome = bank.open_account(bank.partition("a"), "alice")
+    assert isinstance(outcome, StoreMissing)
+    assert not (tmp_path / "a" / "bank" / "partition-00000").exists()

@@ -1,0 +1,88 @@
+"""Signs of life: who has given none for too long, and who said what is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from rayfold.actors.pulse import Pulse
+from rayfold.runtime.errors import RayfoldError, StoreMissing
+
+
+class Question:
+    """What is asked again and again: each time it is answered when the test says so."""
+
+    def __init__(self) -> None:
+        self.asked: list[Future[Any]] = []
+
+    def __call__(self) -> Future[Any]:
+        self.asked.append(Future())
+        return self.asked[-1]
+
+
+async def settled() -> None:
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+async def test_nobody_is_asked_again_before_the_last_question_is_answered() -> None:
+    pulse, question = Pulse(60.0), Question()
+    for _ in range(3):
+        pulse.take("partition 0", question)
+    assert len(question.asked) == 1
+    question.asked[0].set_result(7)
+    await settled()
+    pulse.take("partition 0", question)
+    assert len(question.asked) == 2
+
+
+async def test_whoever_does_not_answer_or_fails_is_silent_and_whoever_answers_is_not() -> None:
+    pulse, silent, lively, failing = Pulse(0.0), Question(), Question(), Question()
+    for who, question in (("silent", silent), ("lively", lively), ("failing", failing)):
+        pulse.take(who, question)
+    failing.asked[0].set_exception(ConnectionError("the actor is gone"))
+    await settled()
+    assert pulse.silent() == ["silent", "lively", "failing"]
+    patient = Pulse(60.0)
+    patient.take("lively", lively)
+    lively.asked[1].set_result(1)
+    await settled()
+    assert patient.silent() == []
+
+
+async def test_an_error_of_ours_is_a_sign_of_life_and_is_noted_until_it_is_over() -> None:
+    pulse, question = Pulse(60.0), Question()
+    noted: list[RayfoldError | None] = []
+    missing = StoreMissing("/data/bank", "the log of partition 0 is not here")
+    pulse.take("partition 0", question, noted.append)
+    question.asked[0].set_exception(missing)
+    await settled()
+    pulse.take("partition 0", question, noted.append)
+    question.asked[1].set_result(1)
+    await settled()
+    assert noted == [missing, None]
+
+
+async def test_the_answer_of_one_that_was_replaced_counts_for_nothing() -> None:
+    pulse, question = Pulse(60.0), Question()
+    noted: list[RayfoldError | None] = []
+    pulse.take("partition 0", question, noted.append)
+    pulse.forget("partition 0")
+    question.asked[0].set_result(1)
+    await settled()
+    assert noted == []
+    pulse.take("partition 0", question)
+    pulse.keep(set())
+    assert pulse.silent() == []
+
+
+@pytest.mark.parametrize("kept", [{"a"}, {"a", "b"}])
+async def test_those_that_are_not_asked_any_more_are_forgotten(kept: set[str]) -> None:
+    pulse = Pulse(0.0)
+    for who in ("a", "b"):
+        pulse.take(who, Question())
+    pulse.keep(kept)
+    assert set(pulse.silent()) == kept
