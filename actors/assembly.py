@@ -28,7 +28,7 @@ from .garbage import look_less_often
 from .metrics import Metrics
 from .projections import Projections
 from .rebuild import Rebuild
-from .scheduling import Scheduling
+from .scheduling import Scheduling, on_this_node
 from .settings import Settings
 from .status import Observer, Status, seat_named
 
@@ -131,7 +131,7 @@ class Assembly:
 
         store, catalogue = self.store, ship(self.catalogue)
         name = _name(store)
-        builds, scheduling = Builds(store.path), Scheduling()
+        builds, scheduling = Builds(store.path), Scheduling(on_this_node())
         self.projections = Projections(store, self.catalogue, name, cluster.namespace, builds, scheduling)
         for projection, count in self._replicas.items():
             await self.projections.start(projection, count, catalogue)
@@ -146,7 +146,7 @@ class Assembly:
                 self._settings,
                 cluster.counts_slots,
             )
-            self._partitions.append(start_partition(partition, f"{name}/partition-{number}"))
+            self._partitions.append(start_partition(partition, f"{name}/partition-{number}", scheduling.partition("")))
         opening = (open_actor(actor, str(store.path), _OPEN_TIMEOUT_S) for actor in self._actors())
         for opened in await asyncio.gather(*opening, return_exceptions=True):
             if opened is not None:

@@ -29,6 +29,7 @@ from ..runtime.read_model import PackedQuery, ReadModel
 from ..runtime.receipt import Receipt
 from ..runtime.recorded import Recorded
 from ..runtime.stream import StreamId, partition_of, stream_id
+from .scheduling import on_this_node
 from .spread_store import AnyStore, open_patient_reader
 
 __all__ = ["AS_OF_TIMEOUT_S", "TimeTravel"]
@@ -190,11 +191,9 @@ async def _results(function: Callable[..., Iterator[Any]], *arguments: Any) -> A
     """What a generator yields that runs in a Ray task on this machine, where the logs are. To be taken to its end, so
     that it can put away what it has used; whoever fails or is cancelled on the way cancels the task."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options: Any = ray.remote(function)
-    running = options.options(num_returns="streaming", scheduling_strategy=here, max_retries=1).remote(*arguments)
+    running = options.options(num_returns="streaming", max_retries=1, **on_this_node()).remote(*arguments)
     try:
         async for ref in running:
             yield await ref

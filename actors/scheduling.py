@@ -1,7 +1,7 @@
 """Scheduling: on which node Ray is to start the actors of a system, and for how long they live.
 
-Beside steps [3], [7] and [8]. On one machine there is nothing to decide, and everything ends with the program that has
-started it. On several nodes:
+Beside steps [3], [7] and [8]. A system on one machine is where its program is, and ends with it; the Ray that it uses
+may have other nodes, which do not have its store. Of a system on several nodes:
 
 - a partition is bound hard to the node where its log is: anywhere else it could do nothing
 - the projectors of a system are dealt out, each to the node that has the fewest; when that one is lost, Ray starts them
@@ -22,13 +22,22 @@ from typing import Any
 
 from .node import NODE_LABEL
 
-__all__ = ["Scheduling", "SpreadScheduling", "generation_in"]
+__all__ = ["Scheduling", "SpreadScheduling", "generation_in", "on_this_node"]
+
+
+def on_this_node(*, soft: bool = False) -> dict[str, Any]:
+    """Options for what is to run on the node of this process; `soft`: elsewhere, if that is gone."""
+    import ray  # by whoever is connected to it already
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=soft)}
 
 
 class Scheduling:
-    """Of a system on one machine."""
+    """Of a system on one machine. `here`: what binds its actors to it (`on_this_node`)."""
 
-    def __init__(self) -> None:
+    def __init__(self, here: Mapping[str, Any] | None = None) -> None:
+        self._here = dict(here or {})
         self._unused = count(1)
 
     def unused(self) -> str:
@@ -37,11 +46,11 @@ class Scheduling:
 
     def partition(self, node_id: str) -> dict[str, Any]:
         """Options for the actor of a partition that is at home there."""
-        return {}
+        return self._here
 
     def projector(self, name: str, among: Iterable[str]) -> dict[str, Any]:
         """Options for the projector of this name, which will be one of those."""
-        return {}
+        return self._here
 
 
 class SpreadScheduling(Scheduling):

@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..runtime.errors import RayfoldError, Unavailable
 from ..runtime.wire import to_wire
@@ -28,6 +27,7 @@ from .directory import plan_of
 from .garbage import look_less_often
 from .moving import Moving
 from .rebuild import RebuildProgress
+from .scheduling import on_this_node
 from .shipping import unship
 from .supervision import Supervision
 
@@ -164,17 +164,16 @@ def start_supervisor(name: str, namespace: str, plan: ApplicationPlan | None = N
     started on this program's node: one that ends with the program is lost with no other node than that, on which the
     program would be lost as well; one that outlives it is started elsewhere when that node is gone.
     """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=plan is None)
     remote: Any = ray.remote
     options = remote(SupervisorActor).options(
         name=supervisor_name(name),
         namespace=namespace,
         lifetime="detached" if plan is None else None,
-        scheduling_strategy=here,
         num_cpus=0,
         max_restarts=-1,
         max_task_retries=0,
         max_concurrency=_CALLS_MAX,
         enable_task_events=False,
+        **on_this_node(soft=plan is None),
     )
     return options.remote(name, plan)

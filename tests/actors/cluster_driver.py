@@ -2,7 +2,8 @@
 
 One line of JSON answers each line. `nodes`: what the cluster knows of its nodes. `await NAME up|gone`: the same, once
 the node is. `place NAME`: start the detached actor of that node. `ask NAME`: the actor's calls so far, its process and
-data folder, found by its name, as soon as it answers.
+data folder, found by its name, as soon as it answers. `alone FOLDER`: start a runtime that knows nothing of nodes in
+that folder, and stop it again: the processes that it had.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import threading
 import time
 from typing import Any, Final
 
+from rayfold import BlockingRuntime
 from rayfold.actors.cluster import Cluster, NodeFacts
 from rayfold.actors.node import DATA_VARIABLE, NODE_LABEL
+from tests.bank import Account, Balances
 
 PATIENCE_S: Final = 60.0
 WAITING: Final = threading.Event()
@@ -84,7 +87,15 @@ def ask(cluster: Cluster, name: str) -> list[Any]:
             WAITING.wait(0.1)
 
 
-OBEYS: Final[dict[str, Any]] = {"nodes": nodes, "await": await_node, "place": place, "ask": ask}
+def alone(cluster: Cluster, folder: str) -> list[int]:
+    """The processes of a runtime on one machine."""
+    with BlockingRuntime(folder, aggregates=[Account], projections=[Balances], partitions=4, replicas=3) as bank:
+        status: Any = bank.status()
+        assert all(one.alive for one in (*status.partitions, *status.projectors))
+        return [one.pid for one in (*status.partitions, *status.projectors)]
+
+
+OBEYS: Final[dict[str, Any]] = {"nodes": nodes, "await": await_node, "place": place, "ask": ask, "alone": alone}
 
 if __name__ == "__main__":
     main(sys.argv[1])
