@@ -7,6 +7,7 @@ Rules kept here:
 - `sync=True, metasync=True, writemap=False`: of 438 simulated power cuts none lost a commit; without metasync 220
   of 618 did, and with writemap a full disk is a SIGBUS instead of an error
 - the engine is named (`lib_version`): the package bundles two with incompatible files
+- a reader sees no commit before it is durable: LMDB alone does not keep that (`_is_overtaken`)
 - no transaction outlives the call it serves: a reader that stays open pins pages and makes the file grow
 - a transaction of this process and a change of its map never meet: reads, growing and closing share one lock. A write
   takes it only to grow, so that no read waits for an fsync and no append for a long read
@@ -141,12 +142,14 @@ class Environment:
                 environment = self._open()
                 try:
                     with environment.begin() as transaction:
+                        if _is_overtaken(environment, transaction):
+                            continue
                         return use(transaction)
                 except lmdb.MapResizedError:
                     self._resize(environment, 0)
                 except lmdb.Error as error:
                     raise self.failure(error) from error
-        raise StorageFailed(str(self.path), "its map is being resized without end")
+        raise StorageFailed(str(self.path), "its map is being resized, or it is written, faster than it can be read")
 
     def write(self, use: Use[Result]) -> Result:
         """What `use` makes of a write transaction, which is committed and fsynced when this returns.
@@ -324,6 +327,18 @@ class Environment:
         except lmdb.Error as error:
             self._shut()
             raise self.failure(error) from error
+
+
+def _is_overtaken(environment: lmdb.Environment, transaction: lmdb.Transaction[bytes]) -> bool:
+    """Whether commits passed a read transaction while it began, so that it may see what is not durable yet.
+
+    LMDB takes the number N of the last durable commit, and then copies the meta page with the parity of N. A reader
+    that is not run between the two, for as long as one whole commit takes, finds commit N + 2 there: its page is
+    written before it is synced, and only then it counts as the last one. The next transaction would see N + 1 again.
+    While the newest page is N or N + 1, the page of N has not been overwritten. One begin in some million is affected
+    on a machine with more to do than cores; to ask costs 0.7 us.
+    """
+    return int(environment.info()["last_txnid"]) - transaction.id() > 1
 
 
 def check_identity(environment: Environment, identity: str) -> None:

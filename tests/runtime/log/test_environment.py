@@ -187,6 +187,23 @@ def test_readers_in_other_processes_see_positions_1_to_n_and_nothing_late(lmdb_l
         assert reader.returncode == 0
 
 
+def test_a_read_transaction_that_two_commits_passed_is_taken_anew(
+    lmdb_log: LmdbLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where LMDB picked the meta page that the second of them overwrites, before it is synced, is not to be seen."""
+    epoch, is_overtaken, seen = lmdb_log.activate(), environment_module._is_overtaken, []
+
+    def begun_long_ago(environment: lmdb.Environment, transaction: lmdb.Transaction[bytes]) -> bool:
+        while len(seen) < 3:
+            lmdb_log.append(epoch, [deposits(ALICE, 1)])
+            seen.append(is_overtaken(environment, transaction))
+        return is_overtaken(environment, transaction)
+
+    monkeypatch.setattr(environment_module, "_is_overtaken", begun_long_ago)
+    assert lmdb_log.head() == 3
+    assert seen == [False, True, True]
+
+
 def test_a_reader_sees_a_commit_of_another_process_at_once(lmdb_log: LmdbLog, tmp_path: Path) -> None:
     code = """
 import sys
