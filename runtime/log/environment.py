@@ -30,7 +30,8 @@ from lmdb import verify as lmdb_verify
 
 from ..errors import Damaged, StorageFailed, StoreError, StoreMismatch, StoreMissing
 from .durable import fsync_folder
-from .format import DATABASES, FORMAT_VERSION, META, META_FORMAT, META_IDENTITY, decode_meta, encode_meta
+from .format import DATABASES
+from .identity import NOT_OURS, check_identity, is_new, write_identity
 from .reader import LmdbReader
 from .writer import LmdbLog
 
@@ -39,7 +40,6 @@ __all__ = [
     "MAP_BYTES_START",
     "READERS_MAX",
     "Environment",
-    "check_identity",
     "open_log",
     "open_reader",
 ]
@@ -92,8 +92,8 @@ def open_log(
         _make_folder(folder)
     environment = Environment(folder, name, readonly=False, map_bytes=map_bytes)
     try:
-        if create and _is_new(environment):
-            _write_meta(environment, identity)
+        if create and is_new(environment):
+            write_identity(environment, identity)
         check_identity(environment, identity)
     except BaseException:
         environment.close()
@@ -246,7 +246,7 @@ class Environment:
                 environment.close()
                 raise
         except lmdb.NotFoundError as error:
-            raise StoreMismatch(str(self.path), "this LMDB environment is not a log of Rayfold") from error
+            raise StoreMismatch(str(self.path), NOT_OURS) from error
         except lmdb.Error as error:
             raise self.failure(error) from error
         except OSError as error:
@@ -341,25 +341,6 @@ def _is_overtaken(environment: lmdb.Environment, transaction: lmdb.Transaction[b
     return int(environment.info()["last_txnid"]) - transaction.id() > 1
 
 
-def check_identity(environment: Environment, identity: str) -> None:
-    """Check that this is our format and the log that it should be. Raises `StoreMismatch`, `Damaged`."""
-    stored = environment.read(lambda txn: txn.get(META_FORMAT, db=environment.database(META)))
-    where = str(environment.path)
-    if stored is None:
-        raise StoreMismatch(where, "this LMDB environment is not a log of Rayfold")
-    version = int.from_bytes(decode_meta(META_FORMAT, stored, environment.name), "big")
-    if version != FORMAT_VERSION:
-        what = f"its log has format {version}, this version of Rayfold reads format {FORMAT_VERSION}"
-        raise StoreMismatch(where, what)
-    found = read_identity(environment)
-    if identity and found != identity:
-        raise StoreMismatch(
-            where,
-            f"this is the log {found or 'of no store'!r}, not {identity!r}",
-            "partition folders must not be moved between stores; put the right one back",
-        )
-
-
 def _is_there(folder: Path) -> bool:
     """Whether the folder holds an LMDB file. An empty one does not count: LMDB would make a new log of it."""
     try:
@@ -368,31 +349,6 @@ def _is_there(folder: Path) -> bool:
         return False
     except OSError as error:
         raise StorageFailed(str(folder), error.strerror or str(error)) from error
-
-
-def _is_new(environment: Environment) -> bool:
-    """Whether nothing was ever stored here: a log that was just made, or whose making was interrupted."""
-    return not any(environment.entries(name) for name in DATABASES)
-
-
-def _write_meta(environment: Environment, identity: str) -> None:
-    """Make an empty environment a log."""
-
-    def put(transaction: lmdb.Transaction[bytes]) -> None:
-        database = environment.database(META)
-        content = FORMAT_VERSION.to_bytes(8, "big")
-        transaction.put(META_FORMAT, encode_meta(META_FORMAT, content), db=database)
-        transaction.put(META_IDENTITY, encode_meta(META_IDENTITY, identity.encode()), db=database)
-
-    environment.write(put)
-
-
-def read_identity(environment: Environment) -> str:
-    """Whose log this is: what `open_log` was given when it was new."""
-    stored = environment.read(lambda txn: txn.get(META_IDENTITY, db=environment.database(META)))
-    if stored is None:
-        raise Damaged(f"{environment.name}, meta 'identity'", "it is missing")
-    return decode_meta(META_IDENTITY, stored, environment.name).decode(errors="replace")
 
 
 def _make_folder(folder: Path) -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import StorageFailed
-from .environment import check_identity, open_reader
+from .environment import open_reader
+from .identity import check_identity
 from .reader import LmdbReader
 
 if TYPE_CHECKING:

@@ -191,7 +191,8 @@ def test_a_read_transaction_that_two_commits_passed_is_taken_anew(
     lmdb_log: LmdbLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where LMDB picked the meta page that the second of them overwrites, before it is synced, is not to be seen."""
-    epoch, is_overtaken, seen = lmdb_log.activate(), environment_module._is_overtaken, []
+    epoch, is_overtaken = lmdb_log.activate(), environment_module._is_overtaken
+    seen: list[bool] = []
 
     def begun_long_ago(environment: lmdb.Environment, transaction: lmdb.Transaction[bytes]) -> bool:
         while len(seen) < 3:

@@ -1,0 +1,64 @@
+"""Whose log an LMDB environment is: written into a new one, checked at each opening.
+
+Beside the write path.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from ..errors import Damaged, StoreMismatch
+from .format import DATABASES, FORMAT_VERSION, META, META_FORMAT, META_IDENTITY, decode_meta, encode_meta
+
+if TYPE_CHECKING:
+    import lmdb
+
+    from .environment import Environment
+
+__all__ = ["NOT_OURS", "check_identity", "is_new", "read_identity", "write_identity"]
+
+NOT_OURS: Final = "this LMDB environment is not a log of Rayfold"
+
+
+def check_identity(environment: Environment, identity: str) -> None:
+    """Check that this is our format and the log that it should be. Raises `StoreMismatch`, `Damaged`."""
+    stored = environment.read(lambda txn: txn.get(META_FORMAT, db=environment.database(META)))
+    where = str(environment.path)
+    if stored is None:
+        raise StoreMismatch(where, NOT_OURS)
+    version = int.from_bytes(decode_meta(META_FORMAT, stored, environment.name), "big")
+    if version != FORMAT_VERSION:
+        what = f"its log has format {version}, this version of Rayfold reads format {FORMAT_VERSION}"
+        raise StoreMismatch(where, what)
+    found = read_identity(environment)
+    if identity and found != identity:
+        raise StoreMismatch(
+            where,
+            f"this is the log {found or 'of no store'!r}, not {identity!r}",
+            "partition folders must not be moved between stores; put the right one back",
+        )
+
+
+def is_new(environment: Environment) -> bool:
+    """Whether nothing was ever stored here: a log that was just made, or whose making was interrupted."""
+    return not any(environment.entries(name) for name in DATABASES)
+
+
+def write_identity(environment: Environment, identity: str) -> None:
+    """Make an empty environment a log."""
+
+    def put(transaction: lmdb.Transaction[bytes]) -> None:
+        database = environment.database(META)
+        content = FORMAT_VERSION.to_bytes(8, "big")
+        transaction.put(META_FORMAT, encode_meta(META_FORMAT, content), db=database)
+        transaction.put(META_IDENTITY, encode_meta(META_IDENTITY, identity.encode()), db=database)
+
+    environment.write(put)
+
+
+def read_identity(environment: Environment) -> str:
+    """Whose log this is: what `open_log` was given when it was new."""
+    stored = environment.read(lambda txn: txn.get(META_IDENTITY, db=environment.database(META)))
+    if stored is None:
+        raise Damaged(f"{environment.name}, meta 'identity'", "it is missing")
+    return decode_meta(META_IDENTITY, stored, environment.name).decode(errors="replace")
