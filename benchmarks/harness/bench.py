@@ -17,7 +17,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -33,7 +33,7 @@ from .contract import Options
 from .machine import describe_machine, filesystem_of, machine_name
 from .marks import IN_MEMORY
 from .pinning import release_pins
-from .registry import ALL, SUITES, BenchRefused, cases_of, missing_extra
+from .registry import ALL, LONG, OWN_CLUSTERS, SUITES, BenchRefused, cases_of, missing_extra
 from .results import ResultsInvalid, Run, load_run, save_run
 from .rounds import Plan, Record, measure_all
 from .screen import Screen
@@ -123,6 +123,7 @@ def _run(request: Request) -> int:
             partitions=request.partitions or ((1, 2) if request.quick else _doubling(cores)),
             replicas=request.replicas or ((0, 1) if request.quick else (0, *_doubling(cores))),
             pin=request.pin,
+            address=request.address,
         )
         run, interrupted = _measured(request, options)
     if request.json_file is not None:
@@ -138,13 +139,16 @@ def _run(request: Request) -> int:
 
 def _measured(request: Request, options: Options) -> tuple[Run, bool]:
     """The results, and whether Ctrl-C ended the run."""
-    suites = list(SUITES) if request.suite == ALL else [request.suite]
+    suites = [suite for suite in SUITES if request.suite in {suite, ALL}]
+    if request.suite == ALL:
+        left_out = (LONG if request.quick else frozenset()) | (OWN_CLUSTERS if request.address else frozenset())
+        suites = [suite for suite in suites if suite not in left_out]
     plan = _plan(request, options, suites)
     record, started_at = Record(), _now()
     machine = describe_machine(options.directory)
     screen = Screen(Console(highlight=False), plan)
     try:
-        _join(request.address)
+        options = _joined(options)
         with screen, Watcher(ray_is_ours=request.address is not None) as watcher:
             asyncio.run(measure_all(plan, options, record, watcher, screen, _between))
     except KeyboardInterrupt:  # the second Ctrl-C, which does not wait for the case to put its things away
@@ -204,6 +208,8 @@ def _check(request: Request) -> None:
     if request.report is not None and request.report.exists() and not request.report.is_dir():
         raise BenchRefused(f"--report {request.report}: that is a file, and the report is a directory")
     if request.address is not None:
+        if request.suite in OWN_CLUSTERS:
+            raise BenchRefused(f"--address: the suite {request.suite} starts clusters of its own; leave it out")
         _check_address(request.address)
 
 
@@ -258,18 +264,27 @@ def _workplace(directory: Path | None) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _join(address: str | None) -> None:
-    """Connect to the cluster that was named; the suites then use it. Raises `BenchRefused` if there is none."""
-    if address is not None:
-        from rayfold.actors.cluster import prepare_environment
+def _joined(options: Options) -> Options:
+    """Connect to the cluster that was named, if any. Raises `BenchRefused` if there is none.
 
-        prepare_environment()
-        import ray
+    Returns the options: without the address if no node has a data folder, because then every store is on this machine.
+    """
+    address = options.address
+    if address is None:
+        return options
+    from rayfold.actors.cluster import Cluster, prepare_environment
 
-        try:
-            ray.init(address=address, namespace="rayfold", logging_level=logging.ERROR)
-        except (RuntimeError, ValueError, ConnectionError) as error:
-            raise BenchRefused(f"--address {address}: {str(error).strip().partition(chr(10))[0]}") from None
+    prepare_environment()
+    import ray
+
+    try:
+        ray.init(address=address, namespace="rayfold", logging_level=logging.ERROR)
+    except (RuntimeError, ValueError, ConnectionError) as error:
+        raise BenchRefused(f"--address {address}: {str(error).strip().partition(chr(10))[0]}") from None
+    if Cluster.inside().nodes():
+        return options
+    _complain(f"no node of {address} was started with rayfold node, so none has a place for logs: all of them are here")
+    return replace(options, address=None)
 
 
 def _stop_ray() -> None:
@@ -292,7 +307,7 @@ def _json_file(said: Path, machine: dict[str, Any], request: Request) -> Path:
 
 def _as_said(request: Request, options: Options) -> dict[str, Any]:
     """The options of a run as they go into the results: no place on this machine among them."""
-    kept = {name: value for name, value in asdict(options).items() if name != "directory"}
+    kept = {name: value for name, value in asdict(options).items() if name not in {"directory", "address"}}
     lists = {"partitions": list(options.partitions), "replicas": list(options.replicas)}
     return {**kept, **lists, "joined": request.address is not None}
 

@@ -35,6 +35,8 @@ class Options:
     partitions: tuple[int, ...]
     replicas: tuple[int, ...]
     pin: bool = False
+    address: str | None = None
+    """Of a cluster, over whose nodes the stores are spread; None: everything is on this machine."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Final
 
 from .contract import Case, Options
 
-__all__ = ["ALL", "SUITES", "BenchRefused", "cases_of", "missing_extra"]
+__all__ = ["ALL", "LONG", "OWN_CLUSTERS", "SUITES", "BenchRefused", "cases_of", "missing_extra"]
 
 SUITES: Final = {
     "ceiling": "what the machine allows, and a plain program that does the same job",
@@ -23,12 +23,20 @@ SUITES: Final = {
     "freshness": "from acknowledged to visible, by write rate",
     "replay": "cold start, activation, rebuild, against the size of the log",
     "jobs": "SmallBank, YCSB and the flights of the demo, each with its oracle",
+    "clients": "several programs at once: writes, reads and both, by the size of the system",
+    "nodes": "1 to 3 nodes of this machine against none, moves under load, a node lost and back",
     "peers": "the same job with other libraries, side by side",
     "profile": "where the CPU time of a command, a query and a replayed event goes",
 }
 """Suite -> what it measures, in the order in which `all` lists them."""
 
 ALL: Final = "all"
+
+LONG: Final = frozenset({"clients", "nodes"})
+"""Suites that a quick run of all leaves out: starting the clusters alone takes minutes of its ten."""
+
+OWN_CLUSTERS: Final = frozenset({"nodes"})
+"""Suites that lose and start nodes, and so cannot be measured on a cluster that is only joined."""
 
 EXTRA: Final = {"hdrh": "hdrhistogram", "scipy": "scipy", "matplotlib": "matplotlib"}
 """Module -> package that the harness cannot do without. Peers may be missing: their cases are skipped."""

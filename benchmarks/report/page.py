@@ -19,6 +19,7 @@ from ..harness.results import CaseResult, FigureResult, GoalResult, Run, save_ru
 from .drawing import Plot
 from .job_plots import job_plots
 from .mixed_plots import mixed_plots
+from .node_plots import node_plots
 from .profile_plots import profile_plots
 from .scaling_plots import scaling_plots
 from .style import CSS
@@ -31,6 +32,7 @@ RAW: Final = "results.json"
 SECTIONS: Final = (
     ("Scaling", scaling_plots),
     ("Reads and writes together", mixed_plots),
+    ("Clients and nodes", node_plots),
     ("Time", time_plots),
     ("Whole jobs and peers", job_plots),
     ("Where the CPU time goes", profile_plots),

@@ -31,6 +31,15 @@ def scaling_plots(run: Run) -> list[Plot]:
         _mixes(writes),
         _workers(reads, "replicas", READ_FIGURE, "Reads against replicas"),
         _depth(reads, "replicas", READ_FIGURE, "Reads against queries in flight"),
+        _workers(
+            run.cases_of("clients", "writes"),
+            "partitions",
+            WRITE_FIGURE,
+            "Writes against partitions, a client for each",
+        ),
+        _workers(
+            run.cases_of("clients", "reads"), "replicas", READ_FIGURE, "Reads against replicas, a client for each"
+        ),
     ]
     return [plot for plot in plots if plot is not None]
 

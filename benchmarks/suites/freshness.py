@@ -25,7 +25,7 @@ from .read import fill
 from .running import Running, running_bank
 from .saturation import OPERATIONS, Operation, saturation_per_s
 
-__all__ = ["cases"]
+__all__ = ["PROBES_PER_S", "Probes", "cases"]
 
 STORES_LOAD: Final = 0.5
 """At which the stores are compared: half of saturation."""
@@ -53,7 +53,7 @@ async def _measure_visible(load: float, projection: type[Projection], options: O
     rate_per_s = saturation * load
     async with running_bank(options, replicas=1, projections=[projection]) as running:
         filled = await fill(running, options)
-        probes = _Probes(running, every=max(1, round(rate_per_s / PROBES_PER_S)))
+        probes = Probes(running, every=max(1, round(rate_per_s / PROBES_PER_S)))
         operation = probes.watching(OPERATIONS["execute"](running.bank, options))
         done = await open_loop(operation, rate_per_s, options.seconds * 0.4, options.seconds)
         await probes.finished()
@@ -67,7 +67,7 @@ async def _measure_visible(load: float, projection: type[Projection], options: O
     return Sample(figures, histograms, notes=notes)
 
 
-class _Probes:
+class Probes:
     """Looks for every n-th write, and asks a query without `after=` in between."""
 
     def __init__(self, running: Running, every: int) -> None:

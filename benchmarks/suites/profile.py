@@ -117,7 +117,7 @@ async def _looking_at(running: Running, seconds: float) -> AsyncIterator[dict[st
     """Look at the first process of each role meanwhile. What was seen is there when the block has ended."""
     seen: dict[str, Counter[str]] = {}
     pids = {role: of_role[0] for role, of_role in running.pids.items() if of_role}
-    folder = running.store.path.parent
+    folder = running.folder
     looking = asyncio.create_task(_spied(pids, folder, seconds))
     try:
         await asyncio.sleep(START_S)

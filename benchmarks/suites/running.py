@@ -2,7 +2,7 @@
 
 Rules kept here: Ray is started once, because its start takes seconds and is not what is measured; everything else is
 fresh, so that no case inherits a log, a cache or a busy process from the one before; the folder of a case is gone when
-the case is over, whatever happened.
+the case is over, whatever happened, and so are its shares on the nodes of a cluster.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -20,12 +21,13 @@ from typing import Any, Final
 from rayfold import Aggregate, Projection, Receipt, Runtime
 from rayfold.actors.cluster import Cluster
 from rayfold.actors.settings import Settings
-from rayfold.runtime.log.store import Store
+from rayfold.actors.spread_store import AnyStore, SpreadStore
 
 from ..harness.contract import Options
 from ..workloads.bank import Account, AllBalances, Balances, OwnAccount
 from .invariants import balances_in, dirty_pages, fsync_violations, log_violations, read_model_violations
 from .measuring import CpuMeter
+from .on_nodes import are_all_here, dirty_files, on_nodes, remove_share
 
 __all__ = ["OWN_ACTORS_MAX", "Running", "fresh_folder", "running_bank", "shared_ray", "stop_shared_ray"]
 
@@ -69,18 +71,24 @@ class Running:
     """A runtime under measurement, with its processes by role."""
 
     bank: Runtime
+    folder: Path
+    """Of the case."""
     pids: dict[str, list[int]]
-    """Role -> processes: `driver`, `partitions`, `projectors`, `own_actors`."""
+    """Role -> processes: `driver`, `partitions`, `projectors`, `own_actors`. Those of other machines have no place here
+    and are left out."""
     projection: type[Projection] = Balances
     """The read model that is compared with the log."""
     started_at: dict[int, int] = field(default_factory=dict)
     """Partition -> position of the log's end before anything was sent."""
     notes: dict[str, str | int | float | bool] = field(default_factory=dict)
 
+    replicas: int = 0
+    """Of that read model."""
+
     @property
-    def store(self) -> Store:
+    def store(self) -> AnyStore:
         """Where the logs are."""
-        return self.bank.store
+        return self.bank._store
 
     def cpu(self) -> CpuMeter:
         """CPU by role from now on. Roles without a process are left out."""
@@ -89,6 +97,9 @@ class Running:
     async def learn_processes(self) -> None:
         """Find out which process does what; again once own actors have come up."""
         status = await self.bank.status()
+        if not are_all_here([node.address for node in status.nodes]):
+            self.pids = {"driver": [os.getpid()], "partitions": [], "projectors": [], "own_actors": []}
+            return
         self.pids = {
             "driver": [os.getpid()],
             "partitions": [partition.pid for partition in status.partitions],
@@ -104,7 +115,7 @@ class Running:
         readers = {number: self.store.open_reader(number) for number in range(self.store.partitions)}
         try:
             told += log_violations(readers, receipts, self.started_at)
-            if self.pids["projectors"] and not any(self.started_at.values()):
+            if self.replicas and not any(self.started_at.values()):
                 expected = balances_in(readers.values())
                 told += await self._read_models(expected)
         finally:
@@ -114,10 +125,15 @@ class Running:
 
     def fsync_violations(self) -> list[str]:
         """Whether what was acknowledged is on the disk."""
-        files = [self.store.partition_path(number) / "data.mdb" for number in range(self.store.partitions)]
-        if dirty_pages(files[0]) is None:
+        store = self.store
+        if isinstance(store, SpreadStore):
+            told = on_nodes(store.map.names, dirty_files, store.name)
+        else:
+            files = [store.partition_path(number) / "data.mdb" for number in range(store.partitions)]
+            told = [None if dirty_pages(files[0]) is None else fsync_violations(files)]
+        if None in told:
             self.notes["fsync"] = "not checked: Linux before 6.5 does not tell which pages are on the disk"
-        return fsync_violations(files)
+        return [line for lines in told for line in lines or ()]
 
     async def caught_up(self) -> None:
         """Wait until every replica has seen everything. Raises `TimeoutError`."""
@@ -130,7 +146,7 @@ class Running:
         """The read model of every replica. Queries without `after=` go to idle replicas in turn, so each gets one."""
         await self.caught_up()
         told: list[str] = []
-        for _ in self.pids["projectors"]:
+        for _ in range(self.replicas):
             answered = await self.bank.ask(self.projection, AllBalances(), timeout_s=VISIBLE_TIMEOUT_S)
             told += read_model_violations("read model", expected, answered)
         return told
@@ -145,24 +161,36 @@ async def running_bank(
     aggregates: Sequence[type[Aggregate]] = (Account, OwnAccount),
     projections: Sequence[type[Projection]] = (Balances,),
     store: Path | None = None,
+    cluster: str | None = None,
 ) -> AsyncIterator[Running]:
-    """A runtime over a fresh store, or over an existing one. Without replicas it has no projection at all."""
-    shared_ray()
+    """A runtime over a fresh store, or over an existing one. Without replicas it has no projection at all.
+
+    `cluster`: the address of one over whose nodes the store is spread. If none is said, that of the options, unless the
+    store is an existing one: that is here.
+    """
+    joined = options.address if store is None else None
+    if cluster is None:
+        shared_ray()
     with fresh_folder(options) as folder:
         arguments: dict[str, Any] = {
             "aggregates": list(aggregates),
             "projections": list(projections) if replicas else [],
             "replicas": max(1, replicas),
             "settings": Settings(timeout_s=60.0, own_actors_max=OWN_ACTORS_MAX),
+            "cluster": cluster or joined,
         }
-        path = store or folder / "store"
-        async with Runtime(path, partitions=None if store else partitions, **arguments) as bank:
-            running = Running(bank, {}, projections[0])
-            await running.learn_processes()
-            running.started_at = await bank.heads()
-            if options.pin:
-                _pin(running)
-            yield running
+        path = store or folder / f"bench-{secrets.token_hex(4)}"
+        try:
+            async with Runtime(path, partitions=None if store else partitions, **arguments) as bank:
+                running = Running(bank, folder, {}, projections[0], replicas=replicas)
+                await running.learn_processes()
+                running.started_at = await bank.heads()
+                if options.pin:
+                    _pin(running)
+                yield running
+        finally:
+            if joined is not None:
+                remove_share(path.name)
 
 
 def _pin(running: Running) -> None:

@@ -23,7 +23,7 @@ from ..workloads.keys import draw
 from .load import in_loops
 from .running import Running, running_bank
 
-__all__ = ["OPERATIONS", "Operation", "saturation_per_s"]
+__all__ = ["OPERATIONS", "Operation", "measured_saturation_per_s", "saturation_per_s"]
 
 DEPTH: Final = 512
 """Operations in flight that saturate: more of them only wait longer."""
@@ -74,11 +74,12 @@ async def saturation_per_s(operation: str, options: Options, partitions: int = 1
     key = (options.directory, operation, partitions, replicas)
     if key not in _found:
         async with running_bank(options, partitions=partitions, replicas=replicas) as running:
-            _found[key] = await _measured(running, operation, options)
+            _found[key] = await measured_saturation_per_s(running, operation, options)
     return _found[key]
 
 
-async def _measured(running: Running, operation: str, options: Options) -> float:
+async def measured_saturation_per_s(running: Running, operation: str, options: Options) -> float:
+    """Operations per second of this bank while it never waits for work."""
     seconds = max(0.2, min(1.0, options.seconds))
     started = OPERATIONS[operation](running.bank, options)
     load = await in_loops(lambda: asyncio.ensure_future(started()), DEPTH, seconds / 2, seconds)

@@ -31,6 +31,10 @@ MACHINE: dict[str, Any] = {
 }
 
 
+PERCENTILES = {"p50": 1.0, "p99": 8.0, "max": 40.0}
+"""Of a latency, in ms."""
+
+
 async def never(options: Options) -> Sample:
     raise AssertionError("an invented case is not measured")
 
@@ -91,6 +95,7 @@ def whole_run() -> Run:
     made.add("ceiling", "load generator", {"load": "queries"}, {"queries_per_s": 900_000})
     _writes_and_reads(made)
     _mixed(made)
+    _clusters(made)
     _times(made)
     _jobs(made)
     return made.run()
@@ -134,6 +139,26 @@ def _mixed(made: Invention) -> None:
                 figures = {"commands_per_s": 30_000 * w * (1 - 0.3 * r), "execute_ms_p99": 4 * (1 + 2 * r)} if w else {}
                 figures |= {"queries_per_s": 150_000 * r * (1 - 0.2 * w), "ask_ms_p99": 3 * (1 + w)} if r else {}
                 made.add("scale", "interference", {"writes": writes, "reads": reads}, figures)
+
+
+def _clusters(made: Invention) -> None:
+    for number in (1, 2, 4):
+        sizes = {"partitions": number, "replicas": 0, "writers": number, "readers": 0}
+        made.add("clients", "writes", sizes, {"commands_per_s": 20_000 * number**0.9})
+        sizes = {"partitions": 1, "replicas": number, "writers": 0, "readers": number}
+        made.add("clients", "reads", sizes, {"queries_per_s": 200_000 * number**0.9})
+    for writers, readers in ((4, 0), (0, 2), (4, 2)):
+        figures = {"commands_per_s": 80_000 - 5_000.0 * readers} if writers else {}
+        figures |= {"queries_per_s": 400_000 - 20_000.0 * writers} if readers else {}
+        sizes = {"partitions": 4, "replicas": 2, "writers": writers, "readers": readers}
+        made.add("clients", "both", sizes, figures)
+    for nodes in (0, 1, 2, 3):
+        figures = {"commands_per_s": 60_000 - 4_000.0 * nodes, "visible_ms_p99": 10.0 + nodes}
+        made.add("nodes", "writes and freshness", {"nodes": nodes}, figures)
+    figures = {f"{kind}_ms_{p}": k * v for kind, k in (("quiet", 1), ("moving", 5)) for p, v in PERCENTILES.items()}
+    made.add("nodes", "move at half load", {"nodes": 3}, figures | {"move_s": 0.8, "waited_ms": 60})
+    figures = {"unavailable_s": 7.5, "back_to_writes_s": 2.5, "others_ms_max": 90}
+    made.add("nodes", "node lost and back", {"nodes": 3}, figures)
 
 
 def _times(made: Invention) -> None:

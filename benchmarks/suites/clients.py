@@ -1,0 +1,157 @@
+"""Clients: several programs at once against one application, each a process that has connected to it by its name.
+
+One client is one Python thread: at some tens of thousands of commands a second it is busy, whatever the application
+could still take. Here their number grows with the partitions and replicas, as in a system that has many users: writes
+alone, reads alone, and both at once, each side at the size at which it was measured alone. That is the claim of
+independent scaling, put to the test: what the one side keeps while the other is saturated.
+
+The application runs on one node of its own (`LocalCluster(nodes=1)`), or on those of `--address`.
+
+Rule kept here: throughputs are added up, so all clients begin at one word and are timed over the same seconds; what
+each was acknowledged is looked up in the logs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Final
+
+from rayfold.actors.spread_store import SpreadStore
+
+from ..harness.contract import Case, Figure, Options, Sample
+from .client_process import Did, Job, receipts_in
+from .measuring import cpu_figures, rate
+from .own_cluster import bank_on_own_cluster
+from .read import fill
+from .running import Running, running_bank
+
+__all__ = ["cases"]
+
+DEPTH: Final = 2_048
+"""In flight in each client."""
+
+WARM_UP_SHARE: Final = 0.4
+CLIENT_TIMEOUT_S: Final = 120.0
+"""For a client to connect, and again to do its work: seconds, unless the machine has other things to do."""
+
+
+def cases(options: Options) -> list[Case]:
+    """As many clients as partitions or replicas, and one alone for the largest number of partitions. Then systems with
+    both, used by writers, by readers, and by both at once; a quick run has one of those."""
+    partitions = options.partitions
+    replicas = tuple(number for number in options.replicas if number) or (1,)
+    sizes = list(zip(partitions, replicas, strict=False))
+    if options.quick:
+        sizes = [(partitions[len(partitions) // 2], replicas[len(replicas) // 2])]
+    found = [_case("writes", number, 0, number, 0) for number in partitions]
+    found += [_case("writes", partitions[-1], 0, 1, 0)]
+    found += [_case("reads", 1, number, 0, number) for number in replicas]
+    for size in sizes:
+        found += [_case("both", *size, *sides) for sides in ((size[0], 0), (0, size[1]), size)]
+    return list({case.key: case for case in found}.values())
+
+
+def _case(name: str, partitions: int, replicas: int, writers: int, readers: int) -> Case:
+    parameters = {"partitions": partitions, "replicas": replicas, "writers": writers, "readers": readers}
+    return Case("clients", name, parameters, partial(_measure, parameters))
+
+
+async def _measure(parameters: dict[str, int], options: Options) -> Sample:
+    kinds = ["writes"] * parameters["writers"] + ["reads"] * parameters["readers"]
+    async with contextlib.AsyncExitStack() as stack:
+        bank = _bank(parameters["partitions"], parameters["replicas"], options)
+        running = await stack.enter_async_context(bank)
+        filled = (await fill(running, options)).receipts if parameters["replicas"] else []
+        jobs = [_job(number, kind, running, options) for number, kind in enumerate(kinds)]
+        clients = [await stack.enter_async_context(_client(job)) for job in jobs]
+        await asyncio.gather(*(_said(client) for client in clients))
+        for client in clients:
+            client.stdin.write(b"go\n")  # type: ignore[union-attr]
+        done = [Did(**json.loads(line)) for line in await asyncio.gather(*(_said(client) for client in clients))]
+        violations = [line for did in done for line in did.failures]
+        receipts = filled + [receipt for job in jobs for receipt in receipts_in(job.receipts)]
+        violations += await running.violations(receipts)
+    if violations:
+        return Sample(violations=violations)
+    figures: dict[str, Figure] = {}
+    for kind, unit in (("writes", "commands"), ("reads", "queries")):
+        of_kind = [did for did, one in zip(done, kinds, strict=True) if one == kind]
+        if of_kind:
+            per_s = sum(did.counted / did.seconds for did in of_kind)
+            figures[f"{unit}_per_s"] = rate(per_s, 1.0, f"{unit}/s")
+            if of_kind == done:
+                figures |= cpu_figures(_cpu_s(done), sum(did.counted for did in done), unit)
+    return Sample(figures, notes=running.notes | {"receipts": len(receipts)})
+
+
+@contextlib.asynccontextmanager
+async def _bank(partitions: int, replicas: int, options: Options) -> AsyncIterator[Running]:
+    if options.address is not None:
+        async with running_bank(options, partitions=partitions, replicas=replicas) as running:
+            yield running
+        return
+    cpus = os.cpu_count() or 1
+    async with bank_on_own_cluster(options, nodes=1, cpus=cpus, partitions=partitions, replicas=replicas) as (bank, _):
+        yield bank
+
+
+def _job(number: int, kind: str, running: Running, options: Options) -> Job:
+    store = running.store
+    assert isinstance(store, SpreadStore)
+    return Job(
+        name=store.name,
+        address=running.bank._spread.address,
+        kind=kind,
+        depth=DEPTH,
+        seed=options.seed + number,
+        seconds=options.seconds,
+        warm_up_s=options.seconds * WARM_UP_SHARE,
+        receipts=str(running.folder / f"receipts-{number}"),
+        pids={} if number else {role: pids for role, pids in running.pids.items() if pids and role != "driver"},
+    )
+
+
+@contextlib.asynccontextmanager
+async def _client(job: Job) -> AsyncIterator[Process]:
+    """One client, started; ended at the latest with the case."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-P",
+        "-m",
+        "rayfold.benchmarks.suites.client_process",
+        json.dumps(asdict(job)),
+        stdin=PIPE,
+        stdout=PIPE,
+    )
+    try:
+        yield process
+        async with asyncio.timeout(CLIENT_TIMEOUT_S):
+            await process.wait()  # it has said all, and ends by itself
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            await process.wait()
+
+
+async def _said(client: Process) -> bytes:
+    """The next line that a client says. Raises `TimeoutError`, `RuntimeError` if it has ended instead."""
+    assert client.stdout is not None
+    async with asyncio.timeout(CLIENT_TIMEOUT_S):
+        line = await client.stdout.readline()
+    if not line:
+        raise RuntimeError(f"a client has ended with exit code {await client.wait()}")
+    return line
+
+
+def _cpu_s(done: Sequence[Did]) -> dict[str, float]:
+    """All clients together, and the application's roles as the first of them has measured them."""
+    return done[0].cpu_s | {"clients": sum(did.cpu_s.get("clients", 0.0) for did in done)}
