@@ -18,7 +18,15 @@ from typing import Any, TypeVar
 from ..runtime.catalogue import Catalogue
 from ..runtime.codec import encode_message
 from ..runtime.envelope import Envelope, pack
-from ..runtime.errors import CallerError, InvalidMessage, NotYetVisible, RayfoldError, UnknownName
+from ..runtime.errors import (
+    CallerError,
+    InvalidMessage,
+    NotYetVisible,
+    Overloaded,
+    RayfoldError,
+    Unavailable,
+    UnknownName,
+)
 from ..runtime.messages import Query
 from ..runtime.outcome import Outcome
 from ..runtime.place import After, place_asked
@@ -112,14 +120,25 @@ class Client:
 
         The futures are shielded: a consumer that is cancelled must not take back the one command that it waits for,
         while the commands behind it are on their way.
+
+        What was refused without being sent leaves a hole. Until the caller is told of it, and can stop, nothing to that
+        aggregate goes past it: its partition may be there again by now.
         """
         _check_in_flight(in_flight)
         window: deque[tuple[Envelope, asyncio.Future[Outcome]]] = deque()
+        holes: dict[str, Outcome] = {}
         async for envelope in _each(envelopes):
+            hole = holes.get(_address(envelope)) if holes else None
             if len(window) >= in_flight:
                 sent, future = window.popleft()
-                yield sent, future.result() if future.done() else await asyncio.shield(future)
-            window.append((envelope, self._sent(envelope, timeout_s)))
+                outcome = future.result() if future.done() else await asyncio.shield(future)
+                yield sent, outcome
+                if holes and holes.get(_address(sent)) is outcome:
+                    del holes[_address(sent)]
+            future = self._sent(envelope, timeout_s) if hole is None else _resolved(hole)
+            if hole is None and future.done() and isinstance(future.result(), Unavailable | Overloaded):
+                holes.setdefault(_address(envelope), future.result())
+            window.append((envelope, future))
         for sent, future in window:
             yield sent, future.result() if future.done() else await asyncio.shield(future)
 
@@ -235,10 +254,15 @@ def _check_in_flight(in_flight: object) -> None:
         raise InvalidMessage("in_flight", f"is {in_flight!r}", "give a number from 1")
 
 
-def _resolved(error: RayfoldError) -> asyncio.Future[Any]:
+def _resolved(outcome: Outcome) -> asyncio.Future[Any]:
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    future.set_result(error)
+    future.set_result(outcome)
     return future
+
+
+def _address(envelope: Envelope) -> str:
+    """Which aggregate it is for; of whatever the caller has put there."""
+    return f"{_name(envelope.aggregate)}/{envelope.id}"
 
 
 def _name(cls: object) -> str:

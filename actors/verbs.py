@@ -123,6 +123,10 @@ class Verbs:
 
         Outcomes are values: a `Receipt`, or the error that `execute` would have raised. The order of the commands to
         one aggregate is kept. This is the fast road: batches form by themselves.
+
+        A command that could not be sent (`Unavailable` at once, as when its partition's node is gone, or `Overloaded`)
+        takes those behind it to the same aggregate with it, until you have been told: end `envelopes` there, send again
+        what was `Unavailable` and go on, and the order is kept.
         """
         return self._client.send_all(envelopes, in_flight, timeout_s)
 

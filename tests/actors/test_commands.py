@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
@@ -20,13 +22,27 @@ from rayfold import (
     Receipt,
     Rejected,
     StreamId,
+    Unavailable,
     UnknownName,
     derived_id,
 )
 from rayfold.actors.settings import Settings
 from tests.actors.conftest import Bank
 from tests.actors.log_walk import check_nothing_lost_nothing_twice, stored_events
-from tests.bank import Account, BalanceOf, Balances, Close, Deposit, EventsSeen, Open, Pay, Richest, Turnover, Withdraw
+from tests.bank import (
+    Account,
+    BalanceOf,
+    Balances,
+    Close,
+    Deposit,
+    Deposited,
+    EventsSeen,
+    Open,
+    Pay,
+    Richest,
+    Turnover,
+    Withdraw,
+)
 
 
 async def test_a_command_is_acknowledged_and_the_next_query_after_its_receipt_sees_it(bank: Bank) -> None:
@@ -110,6 +126,32 @@ async def test_many_commands_come_back_in_order_each_with_its_own_outcome(bank: 
             assert versions == list(range(1, 42))
         assert await running.ask(Turnover, EventsSeen(), after=await running.heads()) == 2050
         check_nothing_lost_nothing_twice(running.store.path, receipts)
+
+
+async def test_what_could_not_be_sent_is_sent_again_in_order_because_nothing_has_gone_past_it(bank: Bank) -> None:
+    async with bank(partitions=1) as running:
+        await running.execute(Account, "alice", Open(owner="Alice"))
+        ahead, refused = deque(range(1, 31)), list[int]()
+        away = {0: "its node is gone"}
+
+        def deposits() -> Iterator[Envelope]:
+            while ahead and not refused:
+                amount = ahead.popleft()
+                running._client.tell_unavailable(away if amount == 3 and away else {})
+                yield Envelope(Account, "alice", Deposit(amount=amount))
+
+        while ahead:
+            async for envelope, outcome in running.execute_all(deposits(), in_flight=8):
+                assert isinstance(envelope.command, Deposit)
+                if isinstance(outcome, Unavailable):
+                    assert str(outcome) == "Account/alice: it was not sent: partition 0: its node is gone"
+                    refused.append(envelope.command.amount)
+            assert refused == ([*range(3, 12)] if away else []), "what was in flight behind it, and what came next"
+            ahead.extendleft(reversed(refused))
+            refused.clear()
+            away.clear()
+        history = await running.history(Account, "alice", from_version=2)
+        assert [event.amount for event, _ in history if isinstance(event, Deposited)] == [*range(1, 31)]
 
 
 async def test_one_command_with_two_events_stores_both_or_none(bank: Bank) -> None:
