@@ -48,6 +48,8 @@ _ENVIRONMENT: Final = {
     # Under `uv run` Ray would start workers in a copy of the project with a fresh environment.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Whatever calls Ray after a runtime has left it would otherwise join any Ray that it finds on this machine.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
 }
 
 _LOOPBACK: Final = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"

@@ -150,15 +150,19 @@ class Router:
         return future
 
     async def drain(self, timeout_s: float) -> None:
-        """Wait until nothing is in flight any more, at most `timeout_s`; what is left is `Unavailable` then."""
+        """Wait until nothing is in flight any more, at most `timeout_s`; what is left is `Unavailable` then. If that is
+        interrupted, nothing is sent any more all the same: Ray is about to go."""
         waiting = [pending.future for pending in self._pending if not pending.future.done()]
-        if waiting:
-            await asyncio.wait(waiting, timeout=timeout_s)
-        self._closed = True
-        for pending in list(self._pending):
-            self._resolve(pending, Unavailable(str(pending.stream), "the runtime was stopped before it was answered"))
-        for destination in self._partitions:
-            destination.way.close()
+        try:
+            if waiting:
+                await asyncio.wait(waiting, timeout=timeout_s)
+        finally:
+            self._closed = True
+            what = "the runtime was stopped before it was answered"
+            for pending in list(self._pending):
+                self._resolve(pending, Unavailable(str(pending.stream), what))
+            for destination in self._partitions:
+                destination.way.close()
 
     def _destination(self, stream: StreamId) -> _Destination:
         return self._routes.get(stream) or self._partitions[partition_of(stream, len(self._partitions))]
@@ -244,6 +248,8 @@ class Router:
         """Nothing is in flight, and some commands were not answered: send them on in the order in which they came,
         before everything that waits, to where their aggregates live now."""
         destination.again = None
+        if self._closed:
+            return
         again = [pending for _, batch in sorted(destination.held.items()) for pending in batch]
         destination.held.clear()
         moved = {stream: actor for stream, actor in destination.moved.items() if actor}

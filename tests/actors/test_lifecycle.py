@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -10,7 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from rayfold import BlockingRuntime, Envelope, InvalidMessage, Receipt, Rejected, StoreInUse, StoreMismatch, UnknownName
+from rayfold import (
+    BlockingRuntime,
+    Envelope,
+    InvalidMessage,
+    Receipt,
+    Rejected,
+    StoreInUse,
+    StoreMismatch,
+    Unavailable,
+    UnknownName,
+)
 from tests.actors.conftest import Bank
 from tests.actors.driver import processes_below, start_driver, wait_until_gone
 from tests.actors.log_walk import check_nothing_lost_nothing_twice, stored_events
@@ -138,6 +149,40 @@ async def test_a_second_runtime_in_the_same_process_is_refused_as_well(bank: Ban
         with pytest.raises(StoreInUse, match=rf"is in use by .*process {os.getpid()}"):
             await bank(projections=[]).start()
         assert (await first.execute(Account, "a", Open(owner="x"))).version == 1
+
+
+async def test_a_stop_that_is_interrupted_tells_who_waits_and_sends_nothing_any_more(bank: Bank) -> None:
+    async with bank(projections=[], partitions=1, timeout_s=60) as running:
+        await running.execute(Account, "a", Open(owner="x"))
+        [partition] = (await running.status()).partitions
+        os.kill(partition.pid, signal.SIGSTOP)
+        try:
+            sent = [running._client.send(Envelope(Account, "a", Deposit(amount=1))) for _ in range(3)]
+            stopping = asyncio.create_task(running._client.drain(60))
+            await asyncio.sleep(0)
+            stopping.cancel()
+            await asyncio.wait({stopping})
+            told = {str(outcome) for outcome in await asyncio.gather(*sent)}
+            assert told == {"Account/a: the runtime was stopped before it was answered"}
+            with pytest.raises(Unavailable, match="the runtime is stopped"):
+                await running.execute(Account, "a", Deposit(amount=1))
+        finally:
+            os.kill(partition.pid, signal.SIGCONT)
+
+
+def test_whatever_calls_ray_after_a_runtime_has_left_it_joins_no_other_ray(tmp_path: Path) -> None:
+    program = (
+        "import sys; from rayfold import BlockingRuntime; from tests.bank import Account\n"
+        "with BlockingRuntime(sys.argv[1], aggregates=[Account], num_cpus=1): import ray\n"
+        "ray.get_actor('anybody')"
+    )
+    with start_driver("-c", program, str(tmp_path / "data")) as driver:
+        try:
+            told = driver.communicate(timeout=60)[1]
+        finally:
+            driver.kill()
+    assert driver.returncode == 1
+    assert "ray.init" in told.splitlines()[-1], told
 
 
 async def test_a_start_that_fails_halfway_leaves_the_directory_free(bank: Bank) -> None:
