@@ -47,6 +47,13 @@ PORTS: Final = range(20_000, 32_000)
 """For the head: below those that Linux gives to outgoing connections, of which one would sit on the port of a head that
 is away; the nodes' own attempts to reach it, say."""
 
+_CLOSED_S: Final = 5.0
+"""For the port of a head that was killed to be free. A process that is being killed gives its memory back first, and
+with it the environment by which it is known as this node's; its sockets up to 0.3 s later, on a busy machine."""
+
+_LOOK_S: Final = 0.02
+"""Between two looks at it."""
+
 LOG: Final = "node.log"
 """In the data folder: what the node's own program and Ray's starting said, since the last start."""
 
@@ -214,9 +221,10 @@ class LocalNodes:
 
     def _port_of_head(self) -> int:
         """Where it was, because the other nodes look for it there; or anywhere, if it never was or nobody is left."""
-        if self.address and _is_free(port := int(self.address.rpartition(":")[2])):
+        alive = any(node.alive for node in self.nodes)
+        if self.address and _is_free(port := int(self.address.rpartition(":")[2]), _CLOSED_S if alive else 0.0):
             return port
-        if any(node.alive for node in self.nodes):
+        if alive:
             what = "the port of the head has been taken by another program; stop that, or stop all nodes first"
             raise Unavailable(self.address, what)
         return next(port for port in random.sample(PORTS, len(PORTS)) if _is_free(port))
@@ -253,14 +261,19 @@ class LocalNodes:
             raise Unavailable(str(self.folder), f"processes {', '.join(map(str, left))} do not end, not even killed")
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as one:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            one.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
+def _is_free(port: int, within_s: float = 0.0) -> bool:
+    deadline = time.monotonic() + within_s
+    while True:
+        with socket.socket() as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                one.bind(("127.0.0.1", port))
+            except OSError:
+                if time.monotonic() >= deadline:
+                    return False
+            else:
+                return True
+        time.sleep(_LOOK_S)
 
 
 def _line(descriptor: int, deadline: float) -> Mapping[str, Any]:

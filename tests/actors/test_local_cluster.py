@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ import pytest
 
 from rayfold import CallerError, InvalidMessage, StoreMismatch, StoreMissing, Unavailable
 from rayfold.actors.cluster import Cluster
-from rayfold.actors.local_cluster import NODES_MAX, LocalCluster, LocalNodes
+from rayfold.actors.local_cluster import NODES_MAX, PORTS, LocalCluster, LocalNodes
 from rayfold.actors.node import DATA_VARIABLE, hold_node
 from rayfold.actors.node_processes import Session
 from tests.actors import cluster_driver
@@ -190,6 +191,23 @@ def test_a_head_that_was_killed_returns_to_its_address_and_knows_everybody(nodes
         # The same process, found by its name. The own actor of the head is left out: in 2 of 26 restarts Ray 2.60 did
         # not start it again, when its directory had noted that the node died and not yet what that means for actors.
         assert another("ask node-2")[:2] == [calls + 1, pid]
+
+
+def test_the_port_of_a_head_is_waited_for_where_other_nodes_look_for_it_and_else_another_one_is_taken(
+    tmp_path: Path,
+) -> None:
+    alone = LocalNodes(LocalCluster(nodes=1), tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        alone.address = address
+        assert alone._port_of_head() in PORTS
+        alone.nodes[0].session = Session.led_by(os.getpid(), tmp_path)  # alive, as far as anybody can see
+        with pytest.raises(Unavailable, match=f"{address}: the port of the head has been taken by another program"):
+            alone._port_of_head()
+        letting_go = threading.Timer(0.2, listening.close)
+        letting_go.start()
+        assert alone._port_of_head() == int(address.rpartition(":")[2])
+        letting_go.join()
 
 
 # Ended
