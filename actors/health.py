@@ -75,8 +75,9 @@ class Health:
         async with supervision.changing:
             for who in silent:
                 self._pulse.forget(who)
+                called = f"the keeper of node {supervision.nodes[who].name}" if who in supervision.nodes else who
                 log.error(
-                    "%s of %s has not answered for %g s and is replaced", who, supervision.plan.name, self._silent_s
+                    "%s, of %s, has not answered for %g s: replaced", called, supervision.plan.name, self._silent_s
                 )
                 with contextlib.suppress(RayfoldError):
                     await self._replace(who)
