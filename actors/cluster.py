@@ -218,6 +218,14 @@ class Cluster:
                     found[node_id] = facts
         return sorted(found.values(), key=lambda node: (node.name, node.node_id))
 
+    def is_attached(self) -> bool:
+        """Whether the node that this program is attached to is still up. Once it is not, nothing reaches this program
+        any more, not even when a node has been started again in its place."""
+        import ray
+
+        here = ray.get_runtime_context().get_node_id()
+        return any(one["NodeID"] == here and one["Alive"] for one in ray.nodes())
+
     def systems(self) -> list[str]:
         """The names of the spread systems that run here, deployed or not."""
         from ray.util import list_named_actors

@@ -1,6 +1,7 @@
 """The demo: the flights of a year through the whole runtime, two processes killed on the way, everything counted again.
 
-What `rayfold demo` runs. The straight line is `_run`: read the table, replay it, verify it, show it.
+What `rayfold demo` runs. The straight line is `_run`: read the table, replay it, verify it, show it. `_run_on` is the
+same over the nodes of a cluster, which may be lost on the way as well.
 
 Rule kept here: the demo uses only what every program can use, and it fails if anything is off by one.
 """
@@ -19,12 +20,13 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 from rich.markup import escape
 
-from rayfold import RayfoldError
-from rayfold.runtime.log.store import create_or_open_store, open_store
+from rayfold import RayfoldError, Rejected
+from rayfold.runtime.log.check import verify_store
+from rayfold.runtime.log.store import create_or_open_store
 
 from .feed import Feed
 from .oracle import expect
-from .replay import Replay, replay
+from .replay import APPLICATION, OnCluster, Replay, replay
 from .report import Report, filesystem_of
 from .screen import Screen
 from .table import YEAR_FLIGHTS, TableMissing, carrier_names, read_flights
@@ -72,7 +74,9 @@ class DemoOptions:
     kill: bool = True
     """Whether to kill the process of an airport and that of a partition on the way."""
     replicas: int = 1
-    """Of each read model."""
+    """Of each read model that is about flights."""
+    cluster: str | None = None
+    """Where to run it, `auto` or `HOST:PORT`: the store is in the nodes' data folders then. None: on this machine."""
 
 
 def run_demo(options: DemoOptions) -> int:
@@ -82,8 +86,8 @@ def run_demo(options: DemoOptions) -> int:
         return _run(options, screen)
     except KeyboardInterrupt:
         screen.rest()
-        again = f"; the same command goes on where this one stopped: {options.directory}" if options.directory else ""
-        _complain(f"stopped{again}")
+        where = options.directory or options.cluster and "its data is in the data folders of the nodes"
+        _complain(f"stopped; the same command goes on where this one stopped: {where}" if where else "stopped")
         return INTERRUPTED
     except (DemoRefused, TableMissing, RayfoldError, OSError) as error:
         screen.rest()
@@ -96,16 +100,16 @@ def _run(options: DemoOptions, screen: Screen) -> int:
     screen.waiting_for("reading the table of flights")
     flights = read_flights(count)
     feed = Feed(flights)
+    if options.cluster is not None:
+        return _run_on(options.cluster, options, flights, feed, screen)
     directory = options.directory or Path(tempfile.mkdtemp(prefix="rayfold-demo-"))
     keep = options.directory is not None
     try:
         _prepare(directory, count, options.partitions)
-        _announce(flights, len(feed), directory, screen)
+        _announce(flights, len(feed), f"stored in {directory} ({filesystem_of(directory)})", screen)
         run = asyncio.run(replay(directory, feed, screen, kill=options.kill, replicas=options.replicas))
         report = _verified(directory, flights, feed, run, screen)
-        _show(report, screen)
-        if options.json:
-            options.json.write_text(json.dumps(report.as_json(), indent=2) + "\n")
+        _show(report, options, screen)
         if keep := keep or not report.verified:
             screen.console.print(f"The store is kept; look again with: rayfold verify {escape(str(directory))}")
         return VERIFIED if report.verified else NOT_VERIFIED
@@ -113,6 +117,22 @@ def _run(options: DemoOptions, screen: Screen) -> int:
         screen.rest()
         if not keep:
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def _run_on(address: str, options: DemoOptions, flights: pd.DataFrame, feed: Feed, screen: Screen) -> int:
+    """Run it over the nodes of a cluster."""
+    where = f"stored on the cluster {address}, as {APPLICATION} in the data folders of its nodes"
+    _announce(flights, len(feed), where, screen)
+    cluster = OnCluster(address, len(flights), options.partitions)
+    path = Path(APPLICATION)
+    try:
+        run = asyncio.run(replay(path, feed, screen, kill=options.kill, replicas=options.replicas, cluster=cluster))
+    except Rejected as refused:
+        raise DemoRefused(_holds_more(f"the store {APPLICATION}", refused.facts["flights"], len(flights))) from None
+    report = _verified(None, flights, feed, run, screen)
+    _show(report, options, screen)
+    screen.console.print("The store is kept in the data folders; the same command again adds nothing to it")
+    return VERIFIED if report.verified else NOT_VERIFIED
 
 
 def _checked(options: DemoOptions) -> int:
@@ -125,6 +145,9 @@ def _checked(options: DemoOptions) -> int:
         raise DemoRefused(f"--partitions {options.partitions}: at least one is needed")
     if not 1 <= options.replicas <= REPLICAS_MAX:
         raise DemoRefused(f"--replicas {options.replicas}: 1 to {REPLICAS_MAX} of each read model")
+    if options.cluster is not None and options.directory is not None:
+        what = "on a cluster the store is in the data folders of its nodes"
+        raise DemoRefused(f"--cluster and --directory exclude each other: {what}")
     if options.json is not None and (options.json.is_dir() or not options.json.absolute().parent.is_dir()):
         raise DemoRefused(f"--json {options.json}: cannot write a file there")
     return YEAR_FLIGHTS if options.all else options.flights or DEFAULT_FLIGHTS
@@ -137,12 +160,15 @@ def _prepare(directory: Path, count: int, partitions: int | None) -> None:
     if exists:
         before = _flights_in(mark)
         if before > count:
-            what = f"holds the first {before:,} flights, more than the {count:,} asked for"
-            raise DemoRefused(f"{directory} {what}; say --flights {before}, or choose another directory")
+            raise DemoRefused(f"{_holds_more(str(directory), before, count)}, or choose another directory")
     create_or_open_store(directory, partitions or (None if exists else PARTITIONS))
     fresh = mark.with_suffix(".new")
     fresh.write_text(json.dumps({"flights": count}) + "\n")
     fresh.rename(mark)
+
+
+def _holds_more(store: str, before: int, count: int) -> str:
+    return f"{store} holds the first {before:,} flights, more than the {count:,} asked for; say --flights {before}"
 
 
 def _flights_in(mark: Path) -> int:
@@ -152,53 +178,64 @@ def _flights_in(mark: Path) -> int:
         raise DemoRefused(f"{mark.parent} holds a store that is not of this demo; choose another directory") from None
 
 
-def _announce(flights: pd.DataFrame, commands: int, directory: Path, screen: Screen) -> None:
+def _announce(flights: pd.DataFrame, commands: int, where: str, screen: Screen) -> None:
     first, last = (day_in_words(*flights.loc[row, ["month", "day"]]) for row in (0, len(flights) - 1))
     screen.rest()
     screen.console.print(
         f"[bold]{len(flights):,} flights[/] left New York from {first} to {last} 2013:"
         f" {commands:,} commands to 3 airports and {flights['tailnum'].nunique():,} aircraft,"
-        f" stored in {escape(str(directory))} ({filesystem_of(directory)})"
+        f" {escape(where)}"
     )
 
 
-def _verified(directory: Path, flights: pd.DataFrame, feed: Feed, run: Replay, screen: Screen) -> Report:
-    """Hold everything against the table and the log, and sum up."""
+def _verified(directory: Path | None, flights: pd.DataFrame, feed: Feed, run: Replay, screen: Screen) -> Report:
+    """Hold everything against the table and the log, and sum up. `directory`: the store's, if it is on this machine."""
     begun_s = time.monotonic()
     screen.waiting_for("counting again from the table")
     expected = expect(flights)
     checks = [check_figures(name, table, run.rows[name]) for name, table in expected.tables.items()]
-    asked_again = bool(run.stored_before or run.ledger.repeated or run.killer.outages)
-    checks += check_answers(expected, feed, run.ledger, asked_again=asked_again)
-    screen.measuring("reading every event back", expected.accepted)
-    walk = check_log(directory, feed, run.ledger, screen.done)
-    screen.measuring("verifying the store", walk.facts.events)
-    checks += [*walk.checks, check_store(directory, screen.done)]
+    checks += check_answers(expected, feed, run.ledger, asked_again=run.asked_again)
+    if directory is not None:
+        screen.measuring("reading every event back", expected.accepted)
+        run.walk = check_log(directory, feed, run.ledger, screen.done)
+        screen.measuring("verifying the store", run.walk.walked)
+        run.integrity = verify_store(directory, screen.done)
+    assert run.walk is not None
+    assert run.integrity is not None
+    checks += [*run.walk.checks, check_store(run.integrity)]
     screen.rest()
     return Report(
         flights=len(flights),
-        partitions=open_store(directory).partitions,
+        partitions=len(run.integrity.partitions),
+        nodes=run.nodes,
         stored_before=run.stored_before,
         ledger=run.ledger,
         outages=run.killer.outages,
-        facts=walk.facts,
+        losses=run.losses,
+        facts=run.walk.facts,
         checks=checks,
         rows=run.rows,
         start_s=run.start_s,
         seconds=run.seconds,
         visible_s=run.visible_s,
-        verify_s=time.monotonic() - begun_s,
-        size_bytes=sum(one.stat().st_blocks * 512 for one in directory.rglob("data.mdb")),
-        filesystem=filesystem_of(directory),
+        verify_s=run.read_back_s + time.monotonic() - begun_s,
+        size_bytes=_size_bytes(directory) if directory else None,
+        filesystem=filesystem_of(directory) if directory else "that of each node",
     )
 
 
-def _show(report: Report, screen: Screen) -> None:
+def _size_bytes(directory: Path) -> int:
+    return sum(one.stat().st_blocks * 512 for one in directory.rglob("data.mdb"))
+
+
+def _show(report: Report, options: DemoOptions, screen: Screen) -> None:
     for table in as_tables(report, carrier_names()):
         screen.console.print()
         screen.console.print(table)
     screen.console.print()
     screen.console.print(verdict(report))
+    if options.json:
+        options.json.write_text(json.dumps(report.as_json(), indent=2) + "\n")
 
 
 def _complain(line: str) -> None:

@@ -1,7 +1,9 @@
-"""Obituaries: what Ray prints about a worker that was killed, kept off the screen of the demo that killed it.
+"""Obituaries: what is printed about a worker or a node that was killed, kept off the screen of the demo.
 
-Ray writes eight lines about it, with guesses at the cause, to the standard output of the driver, whatever the log
-level and `log_to_driver` say (Ray 2.60). Everything else that Ray prints still comes through.
+Ray writes eight lines about a worker, with guesses at the cause, and two about a node, to the standard output of the
+driver, whatever the log level and `log_to_driver` say (Ray 2.60). It also carries there what the actors, and Ray inside
+them, write to their own logs about a node that is gone, which the demo tells in one line. Everything else still comes
+through.
 """
 
 from __future__ import annotations
@@ -12,7 +14,15 @@ from typing import Any, Final
 
 __all__ = ["without_obituaries"]
 
-_BEGINNING: Final = "A worker died or was killed"
+_ABOUT_THE_LOST: Final = (
+    "A worker died or was killed",
+    "The node with node id: ",
+    "Attempting to recover ",
+    " goes on without partition ",
+    " is gone; it has partitions ",
+    " is up; it has partitions ",
+)
+"""What such a line contains."""
 
 
 @contextmanager
@@ -26,7 +36,7 @@ def without_obituaries() -> Iterator[None]:
         return
 
     def print_others(data: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-        lines = [line for line in data.get("lines", ()) if not line.startswith(_BEGINNING)]
+        lines = [line for line in data.get("lines", ()) if not any(part in line for part in _ABOUT_THE_LOST)]
         if lines:
             printer({**data, "lines": lines}, *args, **kwargs)
 

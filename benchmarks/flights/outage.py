@@ -1,19 +1,21 @@
 """The outages: a process killed with signal 9 in the middle of the run, and how long it was missed.
 
-Rule kept here: an outage ends when a command that was sent after the kill, to what was killed, is acknowledged.
-Answers that were under way before the kill do not count, and neither does a refusal.
+Rules kept here: an outage ends when a command that was sent after the kill, to what was killed, is acknowledged.
+Answers that were under way before the kill do not count, and neither does a refusal. A process is known by its number
+only on its own machine, so on a cluster nothing is killed that is not certain to be on this one.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from rayfold import Receipt, Runtime
+from rayfold import Receipt, Runtime, Unavailable
 from rayfold.actors.status import Status
 
 from .domain import Airport
@@ -60,6 +62,8 @@ class Killer:
         self.outages: list[Outage] = []
         self.last_call = int(_LATEST * commands)
         """The number of commands by which a kill must have happened; until then the sending waits for it."""
+        self.spared: list[str] = []
+        """What was not killed because it is on another machine, or may be."""
         self._commands = commands
         self._due = [("airport", commands // 3), ("partition", 2 * commands // 3)] if armed else []
 
@@ -72,11 +76,19 @@ class Killer:
     async def kill(self, what: str, bank: Runtime, sent: Callable[[], int]) -> Outage | None:
         """Kill it. `sent` tells how many commands are sent by now; it is asked at the moment of the kill.
 
-        None if there is no such process yet, then it is due again a little later; or if the run is nearly over.
+        None if there is no such process yet or a node is gone, then it is due again a little later; if the run is
+        nearly over; or if it is on another machine, then it is `spared`.
         """
-        name, pid = _target(what, await bank.status())
+        try:
+            status = await bank.status()
+        except Unavailable:  # whoever knows is away
+            status = Status([], [], [])
         if sent() > self.last_call:
             return None
+        if not _is_within_reach(what, status):
+            self.spared.append(what)
+            return None
+        name, pid = _target(what, status) if all(node.up for node in status.nodes) else ("", 0)
         outage = Outage(what, name, pid, sent(), time.monotonic())
         if not _killed(pid):
             self._due.append((what, sent() + int(_RETRY * self._commands) + 1))
@@ -101,9 +113,27 @@ def _killed(pid: int) -> bool:
     return True
 
 
+def _is_within_reach(what: str, status: Status) -> bool:
+    """Whether the process is on this machine: its node is, or of an airport's, which may be on any node, all are."""
+    here = [_is_here(node.address) for node in status.nodes if node.up]
+    return all(here) if what == "airport" else any(here) or not here
+
+
 def _target(what: str, status: Status) -> tuple[str, int]:
     """Whom to kill: the name and the process. No process if there is none to kill."""
     if what == "partition":
-        return next(((f"partition {one.partition}", one.pid) for one in status.partitions), ("", 0))
+        here = {node.name for node in status.nodes if _is_here(node.address)} or {""}
+        alive = (one for one in status.partitions if one.alive and one.node in here)
+        return next(((f"partition {one.partition}", one.pid) for one in alive), ("", 0))
     airports = (one for one in status.own_actors if one.stream.type == Airport.aggregate_type)
     return next(((str(one.stream), one.pid) for one in airports), ("", 0))
+
+
+def _is_here(address: str) -> bool:
+    """Whether an address is this machine's: only on its own addresses can it open a socket."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as one:
+            one.bind((address, 0))
+    except OSError:
+        return False
+    return True

@@ -1,43 +1,54 @@
 """The replay: every command of the feed through a running system, in order, with two outages on the way.
 
-Rule kept here: nothing here knows how the runtime does it. Commands go in and outcomes come out; a command whose
-answer never came is sent again under the same id, and that is all the care a caller has to take.
+Rule kept here: nothing here knows how the runtime does it. Commands go in and outcomes come out; a command that could
+not be sent is sent again under the same id (`sending.py`), and that is all the care a caller has to take. The same
+lines run over a directory of this machine and over the nodes of a cluster.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
-from rayfold import Envelope, Receipt, Runtime, Unavailable
+from rayfold import Projection, Query, Runtime, Subscription
+from rayfold.actors.cluster import Cluster
+from rayfold.runtime.log.report import Report
 
 from .delays import WORST, Delays, EveryDelay, WorstDelays
 from .domain import Aircraft, Airport
 from .feed import Feed
 from .figures import AirportHours, Distances, EveryAircraft, EveryCarrier, EveryHour, EveryRoute, Punctuality, Routes
+from .guests import GuestBook, Guests
 from .ledger import Ledger
+from .lookout import Lookout, Loss
 from .obituaries import without_obituaries
 from .outage import Killer, Outage
+from .sending import Sending
+from .timetable import YEAR, Publish, Timetable
+from .verification import LogCheck, walk
 
-__all__ = ["Replay", "Watcher", "ask_all", "replay"]
+__all__ = ["APPLICATION", "OnCluster", "Replay", "Watcher", "replay"]
 
-IN_FLIGHT: Final = 8_192
-"""Commands on their way at once. Enough that each of two partitions and three airports has a batch of many to
-take while the last one is on its way, and below the client's limit of 10,000."""
-
-TIMEOUT_S: Final = 60.0
-"""For one command, with all the attempts that the runtime makes: a killed process is back long before."""
+APPLICATION: Final = "flights"
+"""Its name on a cluster: what other programs connect to, and the folder of its store in the nodes' data folders."""
 
 VISIBLE_TIMEOUT_S: Final = 600.0
 """For the read models to have seen everything."""
 
-SENDINGS_MAX: Final = 3
-"""How often a command is sent whose answer never came; each sending has `TIMEOUT_S`."""
+
+class OnCluster(NamedTuple):
+    """Where the store of a run is, if it is spread over the nodes of a cluster."""
+
+    address: str
+    """`auto`, or `HOST:PORT`."""
+    flights: int
+    """That this run is about."""
+    partitions: int | None = None
+    """Of a new store; as many as nodes if not chosen."""
 
 
 class Watcher(Protocol):
@@ -55,8 +66,23 @@ class Watcher(Protocol):
     def killed(self, outage: Outage) -> None:
         """A process was killed."""
 
+    def spared(self, what: str) -> None:
+        """A process was not killed, because it is on another machine."""
+
     def recovered(self, outage: Outage) -> None:
         """Its work was acknowledged again."""
+
+    def lost(self, loss: Loss) -> None:
+        """A node is gone, and something waits for it."""
+
+    def back(self, loss: Loss) -> None:
+        """It is there again."""
+
+    def done(self, completed: int) -> None:
+        """So many of what was announced with `measuring`."""
+
+    def measuring(self, what: str, total: int) -> None:
+        """Something of a known size has begun."""
 
 
 @dataclass(slots=True)
@@ -73,89 +99,114 @@ class Replay:
     rows: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     """Every row of the read models, by name."""
     sent: int = 0
+    losses: list[Loss] = field(default_factory=list)
+    """Nodes that were gone on the way."""
+    nodes: int = 0
+    """That the store is spread over; 0 if it is on this machine."""
+    walk: LogCheck | None = None
+    """Every event against its receipt, if the store is spread over nodes: then it is read while the system runs."""
+    integrity: Report | None = None
+    """What the nodes say of their logs, likewise."""
+    read_back: int = 0
+    """Events."""
+    read_back_s: float = 0.0
+    """For reading and verifying the logs, likewise."""
+
+    @property
+    def asked_again(self) -> bool:
+        """Whether commands may have been decided a second time."""
+        return bool(self.stored_before or self.ledger.repeated or self.killer.outages or self.losses)
+
+    @property
+    def progress(self) -> tuple[int, ...]:
+        """Another one after each step forward."""
+        return self.ledger.told, len(self.rows), self.read_back
 
 
-async def replay(directory: Path, feed: Feed, watcher: Watcher, *, kill: bool, replicas: int = 1) -> Replay:
-    """Start the runtime on an existing store, send everything, ask the read models once they have seen it, and stop."""
+async def replay(
+    path: Path, feed: Feed, watcher: Watcher, *, kill: bool, replicas: int = 1, cluster: OnCluster | None = None
+) -> Replay:
+    """Start the runtime, send everything, ask the read models once they have seen it, and stop.
+
+    path: of an existing store, or with `cluster`, the name of the application. Raises `Rejected` for a store that is
+    about more flights.
+    """
     run = Replay(Ledger(len(feed)), Killer(len(feed), armed=kill))
     watcher.waiting_for("starting Ray, the partitions and the read models")
     begun_s = time.monotonic()
+    flown = [Punctuality, Routes, AirportHours, Distances, Delays]
     runtime = Runtime(
-        directory,
-        aggregates=[Airport, Aircraft],
-        projections=[Punctuality, Routes, AirportHours, Distances, Delays],
-        replicas=replicas,
-        timeout_s=TIMEOUT_S,
+        path,
+        aggregates=[Airport, Aircraft, GuestBook, Timetable],
+        projections=[*flown, Guests],
+        replicas=dict.fromkeys(flown, replicas),
+        partitions=cluster.partitions if cluster else None,
+        cluster=cluster.address if cluster else None,
     )
     with ExitStack() as to_the_end:
         async with runtime as bank:
             to_the_end.enter_context(without_obituaries())
+            ray = Cluster.inside()
+            lookout = Lookout(ray.nodes, ray.is_attached, lambda: run.progress, watcher.lost, watcher.back)
+            run.losses, run.start_s = lookout.losses, time.monotonic() - begun_s
             try:
-                run.stored_before = sum((await bank.heads()).values())
-                sending_s = time.monotonic()
-                watcher.sending(len(feed))
-                await _send_until_answered(bank, feed, run, watcher)
-                answered_s = time.monotonic()
-                watcher.waiting_for("waiting until the read models have seen everything")
-                run.rows = await ask_all(bank)
-                visible_s = time.monotonic()
+                await lookout.over(_flown(bank, feed, run, watcher, lookout, cluster))
             finally:
                 watcher.waiting_for("stopping")
-    run.start_s, run.seconds, run.visible_s = sending_s - begun_s, answered_s - sending_s, visible_s - answered_s
     return run
 
 
-async def ask_all(bank: Runtime) -> dict[str, tuple[Any, ...]]:
+async def _flown(
+    bank: Runtime, feed: Feed, run: Replay, watcher: Watcher, lookout: Lookout, cluster: OnCluster | None
+) -> None:
+    """Everything that a run does while the runtime runs."""
+    if cluster is not None:
+        nodes = (await lookout.patiently(bank.status)).nodes
+        lookout.homes, run.nodes = {node.name: node.partitions for node in nodes}, len(nodes)
+    run.stored_before = sum((await lookout.patiently(bank.heads)).values())
+    if cluster is not None:
+        await lookout.patiently(partial(bank.execute, Timetable, YEAR, Publish(flights=cluster.flights)))
+    sending_s = time.monotonic()
+    watcher.sending(len(feed))
+    await Sending(bank, feed, run, watcher).to_the_end()
+    answered_s = time.monotonic()
+    watcher.waiting_for("waiting until the read models have seen everything")
+    await _ask_all(bank, run, lookout)
+    run.seconds, run.visible_s = answered_s - sending_s, time.monotonic() - answered_s
+    if cluster is not None:
+        await _read_back(bank, feed, run, watcher, lookout)
+        watcher.waiting_for("verifying the store, each node its own logs")
+        run.integrity = await lookout.patiently(bank.verify)
+        run.read_back_s = time.monotonic() - answered_s - run.visible_s
+
+
+async def _ask_all(bank: Runtime, run: Replay, lookout: Lookout) -> None:
     """Every row of every read model, as of now."""
-    now = await bank.heads()
-    return {
-        "Punctuality": await bank.ask(Punctuality, EveryCarrier(), after=now, timeout_s=VISIBLE_TIMEOUT_S),
-        "Routes": await bank.ask(Routes, EveryRoute(), after=now, timeout_s=VISIBLE_TIMEOUT_S),
-        "AirportHours": await bank.ask(AirportHours, EveryHour(), after=now, timeout_s=VISIBLE_TIMEOUT_S),
-        "Distances": await bank.ask(Distances, EveryAircraft(), after=now, timeout_s=VISIBLE_TIMEOUT_S),
-        "Delays": await bank.ask(Delays, EveryDelay(), after=now, timeout_s=VISIBLE_TIMEOUT_S),
-        WORST: await bank.ask(Delays, WorstDelays(), after=now, timeout_s=VISIBLE_TIMEOUT_S),
-    }
+    now = await lookout.patiently(bank.heads)
+    asked: list[tuple[str, type[Projection], Query[tuple[Any, ...]]]] = [
+        ("Punctuality", Punctuality, EveryCarrier()),
+        ("Routes", Routes, EveryRoute()),
+        ("AirportHours", AirportHours, EveryHour()),
+        ("Distances", Distances, EveryAircraft()),
+        ("Delays", Delays, EveryDelay()),
+        (WORST, Delays, WorstDelays()),
+    ]
+    for name, projection, query in asked:
+        asking = partial(bank.ask, projection, query, after=now, timeout_s=VISIBLE_TIMEOUT_S)
+        run.rows[name] = await lookout.patiently(asking)
 
 
-async def _send_until_answered(bank: Runtime, feed: Feed, run: Replay, watcher: Watcher) -> None:
-    """Send all commands; then, if any, those whose answer never came."""
-    numbers: Sequence[int] = range(len(feed))
-    for sending in range(SENDINGS_MAX):
-        if sending:
-            numbers = run.ledger.take_unanswered()
-        await _send(bank, feed, numbers, run, watcher)
-        if not run.ledger.unanswered:
-            return
+async def _read_back(bank: Runtime, feed: Feed, run: Replay, watcher: Watcher, lookout: Lookout) -> None:
+    """Every event, as any program reads it, against what its sender was told."""
+    heads = await lookout.patiently(bank.heads)
+    watcher.measuring("reading every event back", sum(heads.values()))
 
+    async def subscribed() -> Subscription:
+        return bank.subscribe()
 
-async def _send(bank: Runtime, feed: Feed, numbers: Sequence[int], run: Replay, watcher: Watcher) -> None:
-    in_order = iter(numbers)
-    kills: list[asyncio.Task[None]] = []
-    async for _, outcome in bank.execute_all(_envelopes(feed, numbers, run), in_flight=IN_FLIGHT):
-        number = next(in_order)
-        run.ledger.note(number, outcome)
-        watcher.answered(run.ledger.told)
-        if len(run.ledger.unanswered) > IN_FLIGHT:
-            raise Unavailable("the demo", f"more than {IN_FLIGHT:,} commands had no answer within {TIMEOUT_S:.0f} s")
-        if isinstance(outcome, Receipt):
-            for outage in run.killer.watch(number, outcome):
-                watcher.recovered(outage)
-        if what := run.killer.take_due(run.sent):
-            kills.append(asyncio.create_task(_kill(what, bank, run, watcher)))
-        if kills and run.sent >= run.killer.last_call:
-            await kills.pop()
-    await asyncio.gather(*kills)
+    def read(events: int) -> None:
+        run.read_back = events
+        watcher.done(events)
 
-
-def _envelopes(feed: Feed, numbers: Sequence[int], run: Replay) -> Iterator[Envelope]:
-    """The commands as they are asked for, with count kept of how far the sending has come."""
-    for number in numbers:
-        run.sent = max(run.sent, number + 1)
-        yield feed.envelope(number)
-
-
-async def _kill(what: str, bank: Runtime, run: Replay, watcher: Watcher) -> None:
-    outage = await run.killer.kill(what, bank, lambda: run.sent)
-    if outage is not None:
-        watcher.killed(outage)
+    async with await lookout.patiently(subscribed) as events:
+        run.walk = await walk(events, heads, feed, run.ledger, read)

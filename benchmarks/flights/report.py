@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .ledger import Ledger
+from .lookout import Loss
 from .outage import Outage
 from .verification import Check, LogFacts
 
@@ -25,10 +26,13 @@ class Report:
 
     flights: int
     partitions: int
+    nodes: int
+    """That the store is spread over; 0 if it is on this machine."""
     stored_before: int
     """Events that the store held before this run."""
     ledger: Ledger
     outages: list[Outage]
+    losses: list[Loss]
     facts: LogFacts
     checks: list[Check]
     rows: dict[str, tuple[Any, ...]]
@@ -40,8 +44,8 @@ class Report:
     visible_s: float
     """From the last answer until all read models had seen everything."""
     verify_s: float
-    size_bytes: int
-    """Of the logs on disk."""
+    size_bytes: int | None
+    """Of the logs on disk, if that is this machine's."""
     filesystem: str
     """The kind of file system that holds them."""
 
@@ -75,6 +79,7 @@ class Report:
             "events_before": self.stored_before,
             "duplicates": self.facts.duplicates,
             "streams": self.facts.streams,
+            "signatures": self.facts.signatures,
             "log_bytes": self.size_bytes,
             "start_s": round(self.start_s, 3),
             "seconds": round(self.seconds, 3),
@@ -83,9 +88,11 @@ class Report:
             "commands_per_s": round(self.commands_per_s, 1),
             "killed": [_killed(outage) for outage in self.outages],
             "recovered_s": _rounded(self.recovered_s),
+            "lost": [_lost(loss) for loss in self.losses],
             "verified": self.verified,
             "checks": [{"name": one.name, "passed": one.passed, "problems": one.problems} for one in self.checks],
             "partitions": self.partitions,
+            "nodes": self.nodes,
             "machine": _machine(self.filesystem),
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -99,6 +106,10 @@ def _killed(outage: Outage) -> dict[str, Any]:
         "after_commands": outage.after_commands,
         "recovered_s": _rounded(outage.recovered_s),
     }
+
+
+def _lost(loss: Loss) -> dict[str, Any]:
+    return {"node": loss.node, "partitions": loss.partitions, "back_after_s": _rounded(loss.back_after_s)}
 
 
 def _rounded(seconds: float | None) -> float | None:

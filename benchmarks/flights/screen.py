@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Final
 
 from rich.console import Console
@@ -9,9 +10,12 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.status import Status
 from rich.text import Text
 
+from .lookout import Loss
 from .outage import Outage
 
 __all__ = ["Screen"]
+
+_WHOSE: Final = {"airport": "an airport", "partition": "a partition"}
 
 _STRIDE: Final = 256
 """Steps between two updates of the bar, each of which costs as much as packing a command."""
@@ -32,6 +36,7 @@ class Screen:
         self._moving: Status | Progress | None = None
         self._task: TaskID | None = None
         self._shown = 0
+        self._what = ""
 
     def waiting_for(self, what: str) -> None:
         """Something without a measure has begun."""
@@ -88,8 +93,35 @@ class Screen:
         seconds = f"{outage.recovered_s:.2f} s"
         self.console.print(f"[bold green]recovered[/]  {outage.name}: a new command acknowledged after {seconds}")
 
+    def spared(self, what: str) -> None:
+        """A process was not killed, because it is on another machine."""
+        self.console.print(f"[bold]not killed[/] the process of {_WHOSE[what]}: it is on another machine, or may be")
+
+    def lost(self, loss: Loss) -> None:
+        """A node is gone, and something waits for it."""
+        since = f"{datetime.now():%H:%M:%S}"
+        verb = "is" if len(loss.partitions) == 1 else "are"
+        what = f"node {loss.node} at {loss.address}, since {since}: {loss.home_of} {verb} unavailable, the others go on"
+        self.console.print(f"[bold red]gone[/]       {what}", soft_wrap=True)
+        self.console.print("           the flights wait for it, in their order: start it again", soft_wrap=True)
+        self._describe(f"waiting for node {loss.node} since {since}")
+
+    def back(self, loss: Loss) -> None:
+        """It is there again."""
+        when = f"{loss.back_after_s or 0:.1f} s after it was missed"
+        self.console.print(f"[bold green]back[/]       node {loss.node}, {when}")
+        self._describe(self._what)
+
+    def _describe(self, what: str) -> None:
+        """What the thing that moves is called."""
+        if isinstance(self._moving, Progress) and self._task is not None:
+            self._moving.update(self._task, description=what)
+        elif isinstance(self._moving, Status):
+            self._moving.update(what)
+
     def _begin(self, what: str) -> None:
         """Move on a terminal; in a file say once what is going on."""
+        self._what = what
         if not self.console.is_terminal:
             self.console.print(what)
         elif self._moving is not None:

@@ -169,7 +169,12 @@ def _run(report: Report) -> Table:
     if ledger.repeated:
         why = "by an earlier run" if report.stored_before else "when a killed process took the first answer with it"
         table.add_row("repeats", f"{ledger.repeated:,} of them were stored already, {why}")
-    table.add_row("log", f"{report.size_bytes / 1e6:,.0f} MB in {report.partitions} partitions, every batch fsynced")
+    if report.facts.signatures:
+        entries = "entry" if report.facts.signatures == 1 else "entries"
+        table.add_row("visitors", f"besides, {report.facts.signatures:,} {entries} in the guest books")
+    size = "" if report.size_bytes is None else f"{report.size_bytes / 1e6:,.0f} MB in "
+    over = f" on {report.nodes} nodes" if report.nodes else ""
+    table.add_row("log", f"{size}{report.partitions} partitions{over}, every batch fsynced")
     speed = f"[bold]{report.commands_per_s:,.0f} a second[/], outages included"
     table.add_row("commands", f"{ledger.told:,} in {report.seconds:.1f} s = {speed}")
     rest = f"read models up to date {report.visible_s:.1f} s later, verified in {report.verify_s:.1f} s"
@@ -177,6 +182,9 @@ def _run(report: Report) -> Table:
     for outage in report.outages:
         back = "not back before the end" if outage.recovered_s is None else f"back after {outage.recovered_s:.2f} s"
         table.add_row("killed", f"{outage.name}, process {outage.pid}: {back}")
+    for loss in report.losses:
+        back = "not back before the end" if loss.back_after_s is None else f"back after {loss.back_after_s:.1f} s"
+        table.add_row("gone", f"node {loss.node}, home of {loss.home_of}: {back}")
     return table
 
 

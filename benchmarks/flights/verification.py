@@ -1,8 +1,8 @@
 """The verification: is what came out what should have come out?
 
 Rule kept here: nothing is taken on trust from the runtime that ran. The read models are held against the oracle, what
-callers were told against the oracle and against the log, and the log is read from its files after everything that
-wrote them has ended.
+callers were told against the oracle and against the log. The log is read from its files after everything that wrote
+them has ended; on a cluster, where the files are on several machines, as any program of the cluster reads it.
 """
 
 from __future__ import annotations
@@ -12,16 +12,29 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from rayfold.runtime.log.check import verify_store
+from rayfold import Recorded, Subscription
 from rayfold.runtime.log.contract import StoredEvent
 from rayfold.runtime.log.format import decode_record
+from rayfold.runtime.log.report import Report
 from rayfold.runtime.log.store import open_store
 
 from .feed import Feed
+from .guests import GuestBook
 from .ledger import Ledger
 from .oracle import Expected, Table
+from .timetable import Timetable
 
-__all__ = ["Check", "LogCheck", "LogFacts", "Records", "check_answers", "check_figures", "check_log", "check_store"]
+__all__ = [
+    "Check",
+    "LogCheck",
+    "LogFacts",
+    "Records",
+    "check_answers",
+    "check_figures",
+    "check_log",
+    "check_store",
+    "walk",
+]
 
 _SHOWN_MAX: Final = 5
 """Differences that are put into words; of the others only the number is told."""
@@ -31,6 +44,9 @@ _PAGE: Final = 4096
 
 _KEY_FIELDS: Final = {"Punctuality": 1, "Routes": 2, "AirportHours": 2, "Distances": 1, "Delays": 3}
 """How many of the first fields of a row are its key."""
+
+_OF_NO_FLIGHT: Final = {GuestBook.aggregate_type, Timetable.aggregate_type}
+"""Whose events are in the log beside those of the flights."""
 
 LATER_REASON: Final = "time_ran_backwards"
 """What a refused command may be told instead of its first reason when it is decided a second time, after later
@@ -64,12 +80,16 @@ class Check:
 
 @dataclass(slots=True)
 class LogFacts:
-    """What the log holds."""
+    """What the log holds of the flights, and of whatever else."""
 
     events: int = 0
+    """Of flights."""
     duplicates: int = 0
     """Events of a command id that the log had already."""
     streams: int = 0
+    """Of airports and aircraft."""
+    signatures: int = 0
+    """Of visitors, in the guest books. Nobody was told of them here."""
 
 
 def check_figures(name: str, expected: Table, rows: Iterable[Any]) -> Check:
@@ -118,22 +138,39 @@ def check_answers(expected: Expected, feed: Feed, ledger: Ledger, *, asked_again
 
 
 def check_log(path: Path, feed: Feed, ledger: Ledger, on_event: Callable[[int], None] = _nobody) -> LogCheck:
-    """Walk every event of every partition, and hold it against the receipts."""
+    """Walk every event of every partition, in the files, and hold it against the receipts."""
     store = open_store(path)
-    walk = LogCheck(feed, ledger)
+    found = LogCheck(feed, ledger)
     for partition in range(store.partitions):
         reader = store.open_reader(partition)
         try:
-            walk.partition(partition, reader, on_event)
+            found.partition(partition, reader, on_event)
         finally:
             reader.close()
-    walk.finish()
-    return walk
+    found.finish()
+    return found
 
 
-def check_store(path: Path, progress: Callable[[int, int], None] | None = None) -> Check:
+async def walk(
+    events: Subscription,
+    heads: Mapping[int, int],
+    feed: Feed,
+    ledger: Ledger,
+    on_event: Callable[[int], None] = _nobody,
+) -> LogCheck:
+    """The same with what a subscription from the beginning tells, up to these positions."""
+    found = LogCheck(feed, ledger)
+    batches = events.batches()
+    while any(events.positions[partition] < head for partition, head in heads.items()):
+        for _, recorded in await anext(batches):
+            found.event(recorded.partition, recorded)
+        on_event(found.walked)
+    found.finish()
+    return found
+
+
+def check_store(report: Report) -> Check:
     """What `rayfold verify` does: structure, checksums, hash chain, indexes."""
-    report = verify_store(path, progress)
     events = sum(partition.events for partition in report.partitions)
     check = Check("structure, checksums, hash chain, indexes", f"{events:,} events")
     for partition in report.partitions:
@@ -162,9 +199,13 @@ class LogCheck:
         self.contiguous = Check("positions and versions have no gaps")
         self.lost = Check("nothing lost")
         self.extra = Check("nothing twice")
+        self.walked = 0
+        """Events so far."""
         self._feed = feed
         self._ledger = ledger
+        self._positions: dict[int, int] = {}
         self._versions: dict[str, int] = {}
+        self._ids: set[bytes] = set()
         self._acknowledged: Mapping[tuple[int, int], int] = {
             (ledger.partition[number], position): number for number, position in enumerate(ledger.position) if position
         }
@@ -177,43 +218,52 @@ class LogCheck:
 
     def partition(self, partition: int, log: Records, on_event: Callable[[int], None] = _nobody) -> None:
         """Walk one partition."""
-        ids: set[bytes] = set()
         position = 0
         while records := log.read(position, _PAGE):
             for record in records:
                 stored = decode_record(record)
-                self._contiguous(partition, position + 1, stored)
+                self.event(partition, stored)
                 position = stored.position
-                self._acknowledged_once(partition, stored, ids)
-                on_event(self.facts.events)
+                on_event(self.walked)
         if position != log.head():
             self.contiguous.complain(f"partition {partition} reads to {position}, but its head is {log.head()}")
+
+    def event(self, partition: int, stored: StoredEvent | Recorded) -> None:
+        """The next event of a partition: its place, and the command that it came from."""
+        self.walked += 1
+        self._contiguous(partition, stored)
+        self._acknowledged_once(partition, stored)
 
     def finish(self) -> None:
         """Sum up, once all partitions are walked."""
         missing = self._ledger.accepted - self._seen
         if missing:
             self.lost.complain(f"{missing:,} acknowledged events are not where their receipts say")
-        self.facts.streams = len(self._versions)
         self.lost.compared = f"{self._ledger.accepted:,} receipts, each against its event"
-        self.extra.compared = f"{self.facts.events:,} events, {self.facts.duplicates:,} duplicates"
-        self.contiguous.compared = f"{self.facts.events:,} events in {self.facts.streams:,} streams"
+        self.extra.compared = f"{self.walked:,} events, {self.facts.duplicates:,} duplicates"
+        self.contiguous.compared = f"{self.walked:,} events in {len(self._versions):,} streams"
 
-    def _contiguous(self, partition: int, expected: int, stored: StoredEvent) -> None:
-        if stored.position != expected:
-            self.contiguous.complain(f"partition {partition}: position {stored.position} follows {expected - 1}")
+    def _contiguous(self, partition: int, stored: StoredEvent | Recorded) -> None:
+        before = self._positions.get(partition, 0)
+        if stored.position != before + 1:
+            self.contiguous.complain(f"partition {partition}: position {stored.position} follows {before}")
+        self._positions[partition] = stored.position
         stream = str(stored.stream)
         last = self._versions.get(stream, 0)
         if stored.version != last + 1:
             self.contiguous.complain(f"{stream}: version {stored.version} follows {last}")
         self._versions[stream] = stored.version
+        self.facts.streams += not last and stored.stream.type not in _OF_NO_FLIGHT
 
-    def _acknowledged_once(self, partition: int, stored: StoredEvent, ids: set[bytes]) -> None:
-        self.facts.events += 1
-        if stored.command_id in ids:
+    def _acknowledged_once(self, partition: int, stored: StoredEvent | Recorded) -> None:
+        if stored.command_id in self._ids:
             self.facts.duplicates += 1
             self.extra.complain(f"{stored.stream} version {stored.version} repeats a command that is stored already")
-        ids.add(stored.command_id)
+        self._ids.add(stored.command_id)
+        if stored.stream.type in _OF_NO_FLIGHT:
+            self.facts.signatures += stored.stream.type == GuestBook.aggregate_type
+            return
+        self.facts.events += 1
         number = self._acknowledged.get((partition, stored.position))
         if number is None:
             where = f"partition {partition} position {stored.position}"
@@ -223,7 +273,7 @@ class LogCheck:
         else:
             self.lost.complain(f"{_named(self._feed, number)} was acknowledged, but another event is in its place")
 
-    def _is_receipt_of(self, number: int, stored: StoredEvent) -> bool:
+    def _is_receipt_of(self, number: int, stored: StoredEvent | Recorded) -> bool:
         return (
             stored.command_id == self._feed.command_id(number).bytes
             and stored.version == self._ledger.version[number]

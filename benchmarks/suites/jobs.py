@@ -266,6 +266,21 @@ class _Nobody:
     def recovered(self, outage: object) -> None:
         """Nothing."""
 
+    def spared(self, what: str) -> None:
+        """Nothing."""
+
+    def lost(self, loss: object) -> None:
+        """Nothing."""
+
+    def back(self, loss: object) -> None:
+        """Nothing."""
+
+    def measuring(self, what: str, total: int) -> None:
+        """Nothing."""
+
+    def done(self, completed: int) -> None:
+        """Nothing."""
+
 
 async def _flights(count: int, partitions: int, options: Options) -> Sample:
     """The demo without its kills: real flights, own actors and shared aggregates, every figure counted again."""

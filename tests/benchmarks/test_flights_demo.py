@@ -263,9 +263,11 @@ def _report(*checks: Check) -> Report:
     return Report(
         flights=1,
         partitions=2,
+        nodes=0,
         stored_before=0,
         ledger=Ledger(0),
         outages=[],
+        losses=[],
         facts=LogFacts(),
         checks=list(checks),
         rows={"Punctuality": (), "Routes": (), "AirportHours": (), "Distances": (), "Delays": (), WORST: ()},
