@@ -6,25 +6,27 @@ wrote. Each look is counted, so that a check over nothing is seen.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgpack
 
-from rayfold.runtime.errors import RayfoldError
+from rayfold.runtime.errors import RayfoldError, Unavailable
 from rayfold.runtime.log.check import verify_store
-from rayfold.runtime.log.contract import StoredEvent
+from rayfold.runtime.log.contract import ReadableStore, StoredEvent
 from rayfold.runtime.log.format import decode_record
+from rayfold.runtime.log.report import Report
 from rayfold.runtime.log.store import Store
 from rayfold.runtime.receipt import Receipt
 
 from .contract import Findings
 from .history import Entry, History, is_refused
 
-__all__ = ["Watcher", "check_log", "fold_of", "stored_events"]
+__all__ = ["Watcher", "check_log", "check_report", "check_seen", "fold_of", "stored_events", "stored_records"]
 
 _PAGE: Final = 4_096
 """Records read at a time."""
@@ -33,7 +35,7 @@ _LOOK_S: Final = 0.02
 """How often the watcher reads."""
 
 
-def stored_records(store: Store, partition: int) -> Iterator[bytes]:
+def stored_records(store: ReadableStore, partition: int) -> Iterator[bytes]:
     """Every record of a partition, in order."""
     reader = store.open_reader(partition)
     try:
@@ -45,7 +47,7 @@ def stored_records(store: Store, partition: int) -> Iterator[bytes]:
         reader.close()
 
 
-def stored_events(store: Store) -> dict[int, list[StoredEvent]]:
+def stored_events(store: ReadableStore) -> dict[int, list[StoredEvent]]:
     """Partition -> its events. Raises `Damaged` for a record whose checksum is wrong."""
     return {number: [decode_record(one) for one in stored_records(store, number)] for number in range(store.partitions)}
 
@@ -61,14 +63,16 @@ def fold_of(events: Mapping[int, list[StoredEvent]]) -> dict[str, list[int]]:
     return totals
 
 
-def check_log(store: Store, history: History, findings: Findings, *, others: int = 0) -> dict[int, list[StoredEvent]]:
+def check_log(
+    store: ReadableStore, history: History, findings: Findings, *, others: int = 0
+) -> dict[int, list[StoredEvent]]:
     """I1 to I4, I7 and I8 over the whole store; returns its events. `others`: events that somebody else may have
-    added beside the history."""
+    added beside the history. A store in one directory is verified too; of one that is spread, whoever has its shares
+    has to (`check_report`)."""
     for name in ("commands", "acknowledged", "repeated", "unknown", "refused", "lost", "twice"):
         findings.count(name, 0)
-    report = verify_store(store.path)
-    problems = [problem for one in report.partitions for problem in one.problems]
-    findings.check("I1", report.ok, lambda: f"verify: {problems[:3]}")
+    if isinstance(store, Store):
+        check_report(verify_store(store.path), findings)
     try:
         events = stored_events(store)
     except RayfoldError as error:
@@ -79,6 +83,11 @@ def check_log(store: Store, history: History, findings: Findings, *, others: int
     _check_effects(events, history, findings, others)
     _check_real_time(history, findings)
     return events
+
+
+def check_report(report: Report, findings: Findings) -> None:
+    """I1: what `verify` has found."""
+    findings.check("I1", report.ok, lambda: f"verify: {report.problems[:3]}")
 
 
 def _check_order(partition: int, log: list[StoredEvent], findings: Findings) -> None:
@@ -153,36 +162,49 @@ def _check_real_time(history: History, findings: Findings) -> None:
 class Watcher(threading.Thread):
     """A reader beside everything that happens: what it has seen has to be the beginning of the log at the end."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: ReadableStore, look_s: float = _LOOK_S) -> None:
         super().__init__(name="torture-watcher", daemon=True)
-        self._store = store
-        self._seen: list[list[int]] = [[] for _ in range(store.partitions)]
+        self.seen: list[list[int]] = [[] for _ in range(store.partitions)]
         """Of each partition: a checksum of each record. Bounded by the history."""
+        self.failed = ""
+        """Why it has stopped to look, if it has."""
+        self._store = store
+        self._look_s = look_s
         self._ended = threading.Event()
-        self._failed = ""
         self.start()
 
     def run(self) -> None:
         """Read what is new, again and again."""
         readers = [self._store.open_reader(number) for number in range(self._store.partitions)]
         try:
-            while not self._ended.wait(_LOOK_S):
-                for reader, seen in zip(readers, self._seen, strict=True):
-                    seen += map(zlib.crc32, reader.read(len(seen), _PAGE))
+            while not self._ended.wait(self._look_s):
+                for reader, seen in zip(readers, self.seen, strict=True):
+                    with contextlib.suppress(Unavailable):  # its home is on another node, and away; it will be back
+                        seen += map(zlib.crc32, reader.read(len(seen), _PAGE))
         except RayfoldError as error:
-            self._failed = str(error)
+            self.failed = str(error)
         finally:
             for reader in readers:
                 reader.close()
 
-    def end(self, findings: Findings) -> None:
-        """I4: what was read is a prefix of what is there now."""
+    def stop(self) -> None:
+        """Look no more."""
         self._ended.set()
         self.join()
-        findings.check("I4", not self._failed, f"a reader beside the writers failed: {self._failed}")
-        for partition, seen in enumerate(self._seen):
-            for position, (read, record) in enumerate(
-                zip(seen, stored_records(self._store, partition), strict=False), 1
-            ):
-                if not findings.check("I4", read == zlib.crc32(record), f"{partition}:{position} was read otherwise"):
-                    break
+
+    def end(self, findings: Findings) -> None:
+        """Stop, and check what was seen."""
+        self.stop()
+        check_seen(self.seen, self.failed, self._store, findings)
+
+
+def check_seen(seen: Sequence[Sequence[int]], failed: str, store: ReadableStore, findings: Findings) -> None:
+    """I4: what a reader has read beside the writers is a prefix of what is there now."""
+    findings.check("I4", not failed, f"a reader beside the writers failed: {failed}")
+    for partition, read in enumerate(seen):
+        longer = len(read)
+        for position, (one, record) in enumerate(zip(read, stored_records(store, partition), strict=False), 1):
+            longer -= 1
+            if not findings.check("I4", one == zlib.crc32(record), f"{partition}:{position} was read otherwise"):
+                return
+        findings.check("I4", not longer, f"partition {partition}: {longer} events were read that are not there")

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -38,18 +38,32 @@ _LOOK_S: Final = 0.05
 class Child:
     """A Python process that runs one function of this folder."""
 
-    def __init__(self, job: str, environment: Mapping[str, str] | None = None, **arguments: Any) -> None:
+    def __init__(
+        self,
+        job: str,
+        environment: Mapping[str, str] | None = None,
+        *,
+        within: Sequence[str] = (),
+        told: bool = False,
+        complaints: Path | None = None,
+        **arguments: Any,
+    ) -> None:
+        """`within`: the command that runs it, `ip netns exec NAME` say. `told`: whether it listens to its standard
+        input. `complaints`: the file for its standard error; without one nobody reads that before it has ended, which
+        is wrong for a child that says much."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         place = str(Path(rayfold.__file__).parents[1])
         inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [place, os.environ.get("PYTHONPATH")]))
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.child", job, json.dumps(arguments)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**inherited, **(environment or {})},
-        )
+        self._complaints = complaints
+        with complaints.open("wb") if complaints is not None else contextlib.nullcontext(subprocess.PIPE) as errors:
+            self._process = subprocess.Popen(
+                [*within, sys.executable, "-m", f"{__package__}.child", job, json.dumps(arguments)],
+                stdin=subprocess.PIPE if told else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env={**inherited, **(environment or {})},
+            )
 
     @property
     def pid(self) -> int:
@@ -65,6 +79,8 @@ class Child:
 
     def errors(self) -> str:
         """The end of what it complained, once it has ended."""
+        if self._complaints is not None:
+            return self._complaints.read_bytes()[-ERRORS_BYTES_MAX:].decode(errors="replace")
         assert self._process.stderr is not None
         return self._process.stderr.read()[-ERRORS_BYTES_MAX:]
 
@@ -104,9 +120,10 @@ class Child:
                 self._process.wait(_END_TIMEOUT_S)
             self._process.kill()
             self._process.wait()
-        for stream in (self._process.stdout, self._process.stderr):
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             if stream is not None:
-                stream.close()
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
 
 
 def _alive(pids: set[int]) -> dict[int, str]:

@@ -98,6 +98,7 @@ MODULES: Final[tuple[str, ...]] = (
     "network_broadcast",
     "network_doors",
     "load_overload",
+    "cluster_kill",
 )
 """The modules of this folder that hold scenarios, each in a tuple `SCENARIOS`, in the order in which all are run."""
 

@@ -67,6 +67,20 @@ class History:
         """No more may be sent."""
         return len(self.entries) >= ENTRIES_MAX
 
+    def begin(self, packed: PackedCommand, blob: bytes) -> Entry:
+        """A command that is about to be sent for the first time; `blob` is what travels."""
+        entry = Entry(packed)
+        self.entries.append(entry)
+        return entry
+
+    def tell(self, entry: Entry, outcome: Receipt | RayfoldError) -> None:
+        """Its sender has this outcome now."""
+        entry.outcome, entry.told_s = outcome, time.monotonic()
+
+    def tell_again(self, entry: Entry, receipt: Receipt) -> None:
+        """It had been acknowledged, was sent once more, and was told this."""
+        entry.repeats.append(receipt)
+
     def acknowledged(self) -> Iterator[tuple[Entry, Receipt]]:
         """Those that were told that they are on the disk."""
         for entry in self.entries:
@@ -91,25 +105,28 @@ class Sender:
     async def send(self, envelope: Envelope, timeout_s: float | None = None) -> Entry:
         """Send one command and note what it was told. Raises nothing that is an outcome."""
         packed, blob = pack(envelope)
-        entry = Entry(packed)
-        self.history.entries.append(entry)
+        entry = self.history.begin(packed, blob)
         await self._attempt(entry, blob, timeout_s or self._timeout_s)
         return entry
 
-    async def drive(self, commands: Iterator[Envelope], stop: asyncio.Event, depth: int) -> None:
-        """Send until `stop`, so many at a time. Unknown ones are sent again under the same id, most of them."""
+    async def drive(
+        self, commands: Iterator[Envelope], stop: asyncio.Event, depth: int, *, pause_s: float = 0.0
+    ) -> None:
+        """Send until `stop`, so many at a time, each after a pause. Unknown ones are sent again under the same id, most
+        of them."""
 
         async def work() -> None:
             while not stop.is_set() and not self.history.full:
                 await self.history.going.wait()
                 await self._see_through(next(commands), stop)
+                if pause_s:
+                    await asyncio.sleep(pause_s)
 
         await asyncio.gather(*(work() for _ in range(depth)))
 
     async def _see_through(self, envelope: Envelope, stop: asyncio.Event) -> None:
         packed, blob = pack(envelope)
-        entry = Entry(packed)
-        self.history.entries.append(entry)
+        entry = self.history.begin(packed, blob)
         await self._attempt(entry, blob, self._timeout_s)
         while isinstance(entry.outcome, Unavailable | Overloaded) and not stop.is_set() and self._rng.random() < 0.9:
             await asyncio.sleep(_PAUSE_S)
@@ -117,7 +134,7 @@ class Sender:
         if isinstance(entry.outcome, Receipt) and self._rng.random() < _SEND_AGAIN:
             again: Any = await self._router.submit(packed, blob, self._timeout_s)
             if isinstance(again, Receipt):
-                entry.repeats.append(again)
+                self.history.tell_again(entry, again)
 
     async def _attempt(self, entry: Entry, blob: bytes, timeout_s: float) -> None:
         deadline_s = time.monotonic() + timeout_s
@@ -133,7 +150,7 @@ class Sender:
             self.history.refused[type(outcome).__name__] += 1
         if isinstance(outcome, Overloaded) and isinstance(entry.outcome, Unavailable):
             return  # this attempt was not sent; the one before it is unknown still
-        entry.outcome, entry.told_s = outcome, time.monotonic()
+        self.history.tell(entry, outcome)
 
 
 def is_refused(entry: Entry) -> bool:

@@ -1,0 +1,332 @@
+"""A program of a cluster, in a process of its own: it joins, sends, reads, and does what its standard input says.
+
+A process can be connected to one Ray only, and one whose node is killed hangs or dies. So every client of a cluster
+under torture is a child, on a node of its own choice, and what it knew is in its journal (`journal.py`). The parent's
+end of it is `Program` in `cluster_programs.py`.
+
+Rules kept here: one line in, one line out, both JSON; an error of ours is an answer. The load goes to each partition by
+itself, so that one which is away takes no client from the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, cast
+
+import msgpack
+
+from rayfold import Aggregate, Envelope, RayfoldError, connect, derived_id
+from rayfold.actors.application import Application
+from rayfold.actors.board import supervisor_name
+from rayfold.actors.cluster import Cluster, prepare_environment
+from rayfold.actors.connected import Connected
+from rayfold.actors.connecting import Connection
+from rayfold.actors.settings import Settings
+from rayfold.runtime.receipt import Receipt
+from rayfold.runtime.stream import partition_of, stream_id
+
+from .checking import Watcher
+from .history import Sender
+from .journal import JournaledHistory
+from .workload import AllTotals, Jar, OwnJar, Put, Total, Totals, puts_and_takes
+
+__all__ = ["APP", "application", "jars_of", "serve"]
+
+APP: Final = "torture"
+"""The name of the application, and of the folder of its shares."""
+
+DEPTH: Final = 2
+"""Commands in flight of one program to one partition."""
+
+PAUSE_S: Final = 0.01
+"""Between two commands of one in flight: some hundred commands a second and partition, which leave the nodes the CPU
+that they need to come back, and show a gap of some hundredths of a second."""
+
+_JARS: Final = 8
+"""Of one partition."""
+
+_ATTEMPT_S: Final = 20.0
+"""For a command, before its sender is told that it is unknown and sends it again."""
+
+_LOOK_S: Final = 0.5
+"""Between two looks of the watcher, which reads through the keepers."""
+
+_PROBE_TIMEOUT_S: Final = 2.0
+_RETRY_S: Final = 0.05
+_JOIN_RETRY_S: Final = 0.25
+
+
+def application(
+    partitions: int = 3, replicas: int = 2, own_actors_max: int = 2, *, local_sockets: bool = False
+) -> Application:
+    """What is deployed. No sockets by default: between machines there are none."""
+    settings = Settings(timeout_s=30.0, own_actors_max=own_actors_max, local_sockets=local_sockets)
+    return Application(
+        APP,
+        aggregates=[Jar, OwnJar],
+        projections=[Totals],
+        partitions=partitions,
+        replicas=replicas,
+        settings=settings,
+    )
+
+
+def jars_of(aggregate: type[Aggregate], partition: int, partitions: int, count: int) -> list[str]:
+    """So many names of jars of a kind that live in a partition."""
+    names = (f"jar-{number}" for number in itertools.count())
+    kind = aggregate.aggregate_type
+    there = (name for name in names if partition_of(stream_id(kind, name), partitions) == partition)
+    return list(itertools.islice(there, count))
+
+
+class _Program:
+    """One program. Lives on its event loop."""
+
+    def __init__(self, address: str, number: int, seed: int, folder: Path) -> None:
+        self._address, self._number, self._seed, self._folder = address, number, seed, folder
+        self._history = JournaledHistory(folder / f"journal-{number}")
+        self._bank: Connection
+        self._sender: Sender
+        self._stop = asyncio.Event()
+        self._load: list[asyncio.Task[None]] = []
+        self._watcher: Watcher | None = None
+        self._probes = itertools.count()
+        self._told: dict[str, Any] = {"session_reads": 0, "unanswered_queries": 0, "backwards": []}
+
+    # --- the system ----------------------------------------------------------------------------------------------
+
+    async def join(self, timeout_s: float) -> float:
+        """Join the cluster; seconds that it took."""
+        began_s = time.monotonic()
+        await self._until(timeout_s, lambda: asyncio.to_thread(_joined, self._address))
+        return time.monotonic() - began_s
+
+    async def connect(self, timeout_s: float, revive: bool) -> float:
+        """Find the application, also if it is not to be found yet; seconds that it took. Without `revive` nothing is
+        done for it: it has to be there by itself."""
+        began_s = time.monotonic()
+
+        async def connected() -> Connection:
+            bank = connect(APP, address=self._address) if revive else _Untouched(APP, None, self._address)
+            return await bank.start()
+
+        self._bank = await self._until(timeout_s, connected)
+        client = cast(Connected, self._bank._running).client
+        self._sender = Sender(client._router, self._history, self._seed + self._number, _ATTEMPT_S)
+        return time.monotonic() - began_s
+
+    async def deploy(self, partitions: int, replicas: int, local_sockets: bool) -> int:
+        """Deploy the application, or deploy it again; its generation."""
+        from rayfold.actors.deployment import await_deployed, begin_deployment
+
+        cluster = _joined(self._address)
+        plan = await begin_deployment(application(partitions, replicas, local_sockets=local_sockets), cluster)
+        return (await await_deployed(plan, cluster)).generation
+
+    async def take_down(self) -> None:
+        """End the application."""
+        from rayfold.actors.deployment import take_down
+
+        await take_down(APP, _joined(self._address))
+
+    async def status(self) -> dict[str, Any]:
+        """How everything is, as the supervisor says, and what its board says of partitions that are unavailable."""
+        status = await self._bank.status()
+        notice = cast(Connected, self._bank._running)._notice
+        return {
+            "partitions": [one._asdict() for one in status.partitions],
+            "projectors": [one._replace(quarantined=())._asdict() for one in status.projectors],
+            "nodes": [one._asdict() for one in status.nodes],
+            "unavailable": dict(notice.unavailable),
+            "generation": notice.generation,
+        }
+
+    async def names(self) -> dict[str, str]:
+        """Every actor of the application, by its name, with Ray's id of it: another one is another actor."""
+        from ray.util import list_named_actors
+
+        names = await asyncio.to_thread(list_named_actors)
+        actors = {}
+        for name in names:
+            if name == supervisor_name(APP) or name.startswith(f"{APP}/"):
+                with contextlib.suppress(ValueError):
+                    actors[name] = self._cluster.actor_named(name)._actor_id.hex()
+        return actors
+
+    async def verify(self) -> list[Any]:
+        """Problems that the nodes find in their logs, at most a few; and how many events were looked at."""
+        report = await self._bank.verify()
+        return [[str(problem) for problem in report.problems[:3]], sum(one.events for one in report.partitions)]
+
+    async def move(self, partition: int, node: str) -> list[Any]:
+        """See `Connection.move`."""
+        return list(await self._bank.move(partition, node))
+
+    async def rebalance(self) -> int:
+        """See `Connection.rebalance`; how many moves it took."""
+        return len(await self._bank.rebalance())
+
+    async def drain(self, node: str, drained: bool) -> int:
+        """See `Connection.drain`; how many moves it took."""
+        return len(await self._bank.drain(node, drained=drained))
+
+    async def totals(self, times: int) -> list[dict[str, list[int]]]:
+        """The read model so many times, from one replica after the other, each at the end of all logs or beyond."""
+        heads = await self._bank.heads()
+        return [await self._bank.ask(Totals, AllTotals(), after=heads, timeout_s=60) for _ in range(times)]
+
+    async def leave(self) -> None:
+        """Let go of the application."""
+        await self._bank.stop()
+
+    # --- the load ------------------------------------------------------------------------------------------------
+
+    async def begin_load(self, own: bool) -> None:
+        """Send to every partition, and read in a session, until `end_load`. `own`: to aggregates in actors of their own
+        as well."""
+        partitions = self._bank._store.partitions
+        for partition in range(partitions):
+            client = self._number * 1000 + partition * 2
+            shared = jars_of(Jar, partition, partitions, _JARS)
+            self._begin(puts_and_takes(self._seed, client, shared), DEPTH)
+            if own:
+                one = jars_of(OwnJar, partition, partitions, 1)
+                self._begin(puts_and_takes(self._seed, client + 1, [], one, own_share=1.0), 1)
+        self._load.append(asyncio.create_task(self._session(f"session-{self._number}")))
+        self._watcher = Watcher(self._bank._store, _LOOK_S)
+
+    def _begin(self, commands: Iterator[Envelope], depth: int) -> None:
+        driving = self._sender.drive(commands, self._stop, depth, pause_s=PAUSE_S)
+        self._load.append(asyncio.create_task(driving))
+
+    async def end_load(self) -> dict[str, Any]:
+        """Send no more; how the reading went, once every command has its last outcome."""
+        self._stop.set()
+        await asyncio.gather(*self._load)
+        if self._watcher is not None:
+            await asyncio.to_thread(self._watcher.stop)
+            (self._folder / f"seen-{self._number}").write_bytes(msgpack.packb(self._watcher.seen))
+            self._told["watcher_failed"] = self._watcher.failed
+        return self._told
+
+    async def acknowledged(self, partitions: list[int], timeout_s: float) -> dict[int, float]:
+        """Seconds until a command to each of these partitions, sent now, is acknowledged."""
+        took = await asyncio.gather(*(self._probe(one, time.monotonic() + timeout_s) for one in partitions))
+        return dict(zip(partitions, took, strict=True))
+
+    async def _probe(self, partition: int, deadline_s: float) -> float:
+        began_s = time.monotonic()
+        [jar] = jars_of(Jar, partition, self._bank._store.partitions, 1)
+        while True:
+            identity = derived_id("probe", self._seed, self._number, next(self._probes))
+            envelope = Envelope(Jar, jar, Put(amount=1, note="probe"), identity)
+            entry = await self._sender.send(envelope, _PROBE_TIMEOUT_S)
+            if isinstance(entry.outcome, Receipt):
+                return time.monotonic() - began_s
+            if time.monotonic() > deadline_s:
+                raise entry.outcome or AssertionError("an attempt without an outcome")
+            await asyncio.sleep(_RETRY_S)
+
+    async def _session(self, jar: str) -> None:
+        """I9: a session writes to a jar of its own and reads it: its own writes are there, and nothing goes back."""
+        session, seen, told = self._bank.session(), 0, self._told
+        while not self._stop.is_set():
+            entry = await self._sender.send(Envelope(Jar, jar, Put(amount=1, note=jar)))
+            if isinstance(entry.outcome, Receipt):
+                session.join(entry.outcome)
+            else:
+                await asyncio.sleep(_RETRY_S)
+            try:
+                _, events = await session.ask(Totals, Total(jar=f"Jar/{jar}"), timeout_s=_ATTEMPT_S)
+            except RayfoldError:
+                told["unanswered_queries"] += 1
+                continue
+            told["session_reads"] += 1
+            written = entry.outcome.version if isinstance(entry.outcome, Receipt) else 0
+            if events < max(seen, written):
+                told["backwards"].append(f"{jar}: {events} events seen, {seen} before, {written} written")
+            seen = events
+
+    # -------------------------------------------------------------------------------------------------------------
+
+    @property
+    def _cluster(self) -> Cluster:
+        return cast(Connected, self._bank._running)._cluster
+
+    async def _until(self, timeout_s: float, trying: Any) -> Any:
+        """Try again until it succeeds. Raises the last failure."""
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            try:
+                return await trying()
+            except Exception:
+                if time.monotonic() > deadline_s:
+                    raise
+                await asyncio.sleep(_JOIN_RETRY_S)
+
+
+class _Untouched(Connection):
+    """A connection that looks at the application as it is, and does not start its supervisor."""
+
+    def _made(self) -> Connected:
+        return _Watched(self.name, None)
+
+
+class _Watched(Connected):
+    async def start(self) -> None:
+        """See `Connected`."""
+        await self.attach(Cluster.inside())
+
+
+def _joined(address: str) -> Cluster:
+    return Cluster.start_or_join(num_cpus=None, own_actors_max=0, cluster=address)
+
+
+def _attach_to(node: str) -> None:
+    """Have the Ray of this process hang on the node of this name. Of several on one machine it takes the head, and a
+    program of another machine would hang on that machine's."""
+    from ray._private import services
+
+    chosen: Any = partial(services.get_node_to_connect_for_driver)
+
+    def of_that_name(*arguments: Any, **options: Any) -> Any:
+        return chosen(*arguments, **{**options, "node_name": node})
+
+    services.get_node_to_connect_for_driver = of_that_name
+
+
+async def _obey(program: _Program, answers: Any) -> None:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while line := await reader.readline():
+        what, *arguments = json.loads(line)
+        try:
+            told = {"answer": await getattr(program, what)(*arguments)}
+        except Exception as error:
+            told = {"error": type(error).__name__, "text": " ".join(str(error).split())}
+        print(json.dumps(told), file=answers, flush=True)
+
+
+def serve(address: str, node: str, number: int, seed: int, folder: str) -> None:
+    """What the child runs, until its standard input ends. `node`: the name of the one that it is on; empty for any."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # Ray has its own say there, whenever a node is lost
+    prepare_environment(loopback=address.startswith("127."))
+    if node:
+        _attach_to(node)
+
+    async def living() -> None:
+        await _obey(_Program(address, number, seed, Path(folder)), answers)
+
+    asyncio.run(living())
+    os._exit(0)  # a Ray whose node is gone would have us wait
