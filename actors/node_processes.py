@@ -5,7 +5,8 @@ daemons and workers may get other parents and process groups, but none leaves th
 also after its leader has been killed. Linux gives the number of a session to nobody else while one member lives.
 
 Rules kept here: never a process by its name. A number alone is not trusted: the leader has the start time that was
-written down, or there is no leader and every member carries the data folder in its environment. A zombie has ended.
+written down, or there is no leader and every member carries the data folder in its environment. A zombie has ended,
+once its threads have: of a process that is killed the first thread may be a zombie while others still hold its sockets.
 """
 
 from __future__ import annotations
@@ -79,13 +80,17 @@ class Session:
         return len(members)
 
     def _carries(self, pid: int) -> bool:
-        """Whether the process was started for this data folder; one that cannot be looked at was not started by us."""
+        """Whether the process was started for this data folder; one that cannot be looked at was not started by us.
+
+        One that is just ending has no environment any more, nor a program, and still holds its files and sockets."""
+        wanted = f"{DATA_VARIABLE}={self.data_folder}".encode()
         try:
-            return f"{DATA_VARIABLE}={self.data_folder}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(
-                b"\0"
-            )
+            found = Path(f"/proc/{pid}/environ").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            found = b""
         except OSError:
             return False
+        return wanted in found.split(b"\0") if found else not _has_program(pid)
 
 
 def end_sessions(sessions: Iterable[Session], *, grace_s: float, kill_s: float = 10.0) -> list[int]:
@@ -114,6 +119,17 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+def _has_program(pid: int) -> bool:
+    """Whether it still has its memory, as far as can be seen."""
+    try:
+        os.readlink(f"/proc/{pid}/exe")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def _all() -> Iterator[_Process]:
     for entry in os.listdir("/proc"):
         if entry.isdecimal() and (process := _read(int(entry))) is not None:
@@ -121,11 +137,11 @@ def _all() -> Iterator[_Process]:
 
 
 def _read(pid: int) -> _Process | None:
-    """One process, from `/proc/PID/stat`; none if it has ended, a zombie included."""
+    """One process, from `/proc/PID/stat`; none if it has ended, a zombie without other threads included."""
     try:
         line = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
     fields = line.rpartition(b")")[2].split()  # the name before may hold blanks and brackets
-    state, session, started = fields[0], int(fields[3]), int(fields[19])
-    return None if state in (b"Z", b"X") else _Process(pid, session, started)
+    state, session, threads, started = fields[0], int(fields[3]), int(fields[17]), int(fields[19])
+    return None if state in (b"Z", b"X") and threads <= 1 else _Process(pid, session, started)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -55,6 +56,40 @@ def test_what_a_killed_leader_leaves_behind_is_found(leader: subprocess.Popen[by
     assert replace(session, data_folder="/elsewhere").members() == []
     assert end_sessions([session], grace_s=0) == []
     assert session.members() == []
+
+
+# A leader with a child whose first thread ends alone, by the system call: a zombie to look at, without an environment,
+# while its other thread holds what the process held.
+HALF_ENDED = """
+import ctypes, os, signal, threading
+if os.fork() == 0:
+    threading.Thread(target=threading.Event().wait).start()
+    print(os.getpid(), flush=True)
+    ctypes.CDLL(None).syscall(60, 0)  # exit, of this thread
+signal.pause()
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the number of the system call is that of x86-64")
+def test_a_process_that_is_ending_is_there_until_its_last_thread_has_ended(tmp_path: Path) -> None:
+    environment = {**os.environ, DATA_VARIABLE: str(tmp_path)}
+    command = [sys.executable, "-c", HALF_ENDED]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, start_new_session=True) as process:
+        assert process.stdout is not None
+        session = Session.led_by(process.pid, tmp_path)
+        child = int(process.stdout.readline())
+        try:
+            while Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                pass
+            assert session.members() == [process.pid, child]
+            process.kill()
+            process.wait()
+            assert session.members() == [child]
+            assert end_sessions([session], grace_s=0) == []
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        assert session.members() == []
 
 
 def test_a_number_that_now_belongs_to_another_process_is_left_alone(
