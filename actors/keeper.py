@@ -6,11 +6,13 @@ programs on other nodes read the logs through it, and not through the partition,
 
 Rules kept here: a keeper answers for its own node only, and looks who that is (`node.py`) before it does. What changes
 something runs on one thread, in the order in which it was asked for; reads have threads of their own. Errors travel as
-values. It can be killed at any moment: whatever it was doing is done again by whoever asked.
+values. It can be killed at any moment: whatever it was doing is done again by whoever asked, and when Ray has started
+it again it opens its share by itself, for nobody else would know that it has to be opened.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import shutil
@@ -108,6 +110,8 @@ class KeeperActor:
         self._share: Share | None = None
         self._readers: dict[int, LmdbReader] = {}
         self._watching: threading.Thread | None = None
+        with contextlib.suppress(Exception):  # whoever started it asks as well; after a restart nobody does
+            self._opening = ray.get_runtime_context().current_actor.open.remote()
 
     # --- the share -----------------------------------------------------------------------------------------------
 
