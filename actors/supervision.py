@@ -74,6 +74,8 @@ class Supervision:
         """Held by whoever moves partitions, deploys, or replaces what is lost: one at a time."""
         self._cluster = cluster
         self.catalogue = unship(plan.catalogue)
+        self._up_as: dict[str, str] = {}
+        """Of the nodes that are up: what Ray calls them since their last start."""
         self._gone_since: dict[str, datetime] = {}
         self.health = Health(self)
         self.rolling = Rolling(self)
@@ -241,14 +243,15 @@ class Supervision:
     # --- nodes ---------------------------------------------------------------------------------------------------
 
     async def _see_nodes(self) -> set[str]:
-        """Look at the nodes as Ray knows them. Returns those that were not up at the last look and are now."""
+        """Look at the nodes as Ray knows them. Returns those that are up now and were not at the last look, or were
+        another node of Ray's: between two looks one can go and be back."""
         self.nodes = {node.node_id: node for node in await asyncio.to_thread(self._cluster.nodes)}
-        before, up = self.shares.up, {node_id for node_id, node in self.nodes.items() if node.alive}
-        for node_id in before - up:
+        before, self._up_as = self._up_as, {one.node_id: one.ray_node_id for one in self.nodes.values() if one.alive}
+        for node_id in before.keys() - self._up_as.keys():
             self._gone_since[node_id] = datetime.now(UTC)
             log.error("node %s is gone; it has partitions %s", *self._called(node_id))
-        self.shares.up = up
-        return up - before
+        self.shares.up = set(self._up_as)
+        return {node_id for node_id, ray_node_id in self._up_as.items() if before.get(node_id) != ray_node_id}
 
     def _called(self, node_id: str) -> tuple[str, list[int]]:
         return self.shares.map.name_of(node_id), self.shares.map.at_home_on(node_id)
