@@ -73,7 +73,7 @@ def note_gaps(faults: Sequence[Fault], history: History, findings: Findings) -> 
     affected: list[float] = []
     others = [0.0]
     ends = [*(fault.began_s for fault in faults[1:]), float("inf")]
-    for fault, end_s in zip(faults, ends, strict=True):
+    for fault, end_s in zip(faults, ends, strict=False):
         for partition, times in told.items():
             gap_s = longest_gap_s(sorted(times), fault.began_s, end_s)
             (affected if partition in fault.affected else others).append(gap_s)
@@ -85,11 +85,10 @@ def note_gaps(faults: Sequence[Fault], history: History, findings: Findings) -> 
 
 
 def longest_gap_s(times: Sequence[float], began_s: float, end_s: float) -> float:
-    """Between two of these sorted times: from the last one before `began_s` to the first one after `end_s`."""
+    """Between two of these sorted times: from the last one before `began_s` up to `end_s`."""
     before = [one for one in times if one <= began_s][-1:] or [began_s]
     within = [one for one in times if began_s < one < end_s]
-    after = [one for one in times if one >= end_s][:1]
-    chosen = [*before, *within, *after]
+    chosen = [*before, *within, *([end_s] if end_s < float("inf") else [])]
     return max((later - earlier for earlier, later in itertools.pairwise(chosen)), default=0.0)
 
 

@@ -44,7 +44,7 @@ RECOVERED_MAX_S: Final = 90.0
 """From the end of a fault until all is as it was: a node starts in 5 s on two busy cores, Ray starts its actors again
 one after the other, a second each, and what Ray has forgotten is missed after 15 s."""
 
-_DEPLOY_TIMEOUT_S: Final = 120.0
+_DEPLOY_TIMEOUT_S: Final = 180.0
 _LOOK_S: Final = 0.1
 
 _EXPECTED: Final = {
@@ -200,8 +200,10 @@ class ClusterLiving:
         """What is not as it is to be; empty if all is well."""
         try:
             status = self.the_hand().ask("status")
+            for partition in range(PARTITIONS):
+                self.the_hand().ask("look", partition)
         except Told as error:
-            return f"the supervisor does not answer: {error}"
+            return str(error)
         for node in status["nodes"]:
             if not node["up"] or node["trouble"]:
                 return f"node {node['name']} is {'up' if node['up'] else 'gone'}: {node['trouble']}"

@@ -184,6 +184,14 @@ class _Program:
         heads = await self._bank.heads()
         return [await self._bank.ask(Totals, AllTotals(), after=heads, timeout_s=60) for _ in range(times)]
 
+    async def look(self, partition: int) -> int:
+        """How many events of a partition this program can read, through the keeper of its home."""
+        reader = self._bank._store.open_reader(partition)
+        try:
+            return await asyncio.to_thread(reader.head)
+        finally:
+            reader.close()
+
     async def leave(self) -> None:
         """Let go of the application."""
         await self._bank.stop()

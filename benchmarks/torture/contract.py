@@ -99,6 +99,8 @@ MODULES: Final[tuple[str, ...]] = (
     "network_doors",
     "load_overload",
     "cluster_kill",
+    "cluster_parts",
+    "cluster_shares",
 )
 """The modules of this folder that hold scenarios, each in a tuple `SCENARIOS`, in the order in which all are run."""
 

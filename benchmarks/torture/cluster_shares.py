@@ -1,0 +1,218 @@
+"""Data folders, shares and logs that are gone, changed places, or are another store's: named, and nothing made anew.
+
+Each damage is done to nodes that have stopped; they are started again, first beside nodes that run, then all together,
+as after a night. What concerns a partition is told to whoever sends to it; the other partitions go on. Then what was
+taken away is brought back, and everything is there.
+
+Rule kept here: damage is done by renaming, and is undone by renaming back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from rayfold.runtime.errors import RayfoldError
+from rayfold.runtime.log.share import create_share
+from rayfold.runtime.log.store_map import StoreMap, write_map
+
+from .cluster_living import INVARIANTS_OF_CLUSTERS, NODES, PARTITIONS, ClusterLiving, cluster_living, wait_until
+from .cluster_program import APP
+from .cluster_programs import Told
+from .contract import Context, Findings, Scenario
+
+__all__ = ["SCENARIOS"]
+
+_TOLD_TIMEOUT_S: Final = 60.0
+"""For a node to be welcomed, and its trouble to be known."""
+
+_ATTEMPT_S: Final = 3.0
+_ROUNDS_MAX: Final = 20
+
+
+class Damage(NamedTuple):
+    """Something that is wrong with the data folders of nodes."""
+
+    name: str
+    done: Callable[[ClusterLiving, Sequence[int]], AbstractContextManager[Sequence[Path]]]
+    """Does it to these nodes, and undoes it; gives the logs that must not come to be meanwhile."""
+    victims: int
+    """How many nodes it takes."""
+    says: str
+    """What whoever sends to the partitions of these nodes is told."""
+    starts: bool = True
+    """Whether the nodes start all the same."""
+
+
+def lost_shares(context: Context) -> Findings:
+    """The short form does each damage once, beside nodes that run; the long form also before all are started."""
+    findings = Findings({"damages": 0, "named": 0, "logs_made_anew": 0})
+    chosen = context.rng.sample(_DAMAGES, 2) if context.short else _DAMAGES
+    with cluster_living(context, findings) as bank:
+        for _ in range(1 if context.short else _ROUNDS_MAX):
+            for damage in chosen:
+                _try(bank, damage, all_stopped=False)
+                if not context.short:
+                    _try(bank, damage, all_stopped=True)
+            if context.left_s < 0:
+                break
+    return findings
+
+
+def _try(bank: ClusterLiving, damage: Damage, *, all_stopped: bool) -> None:
+    victims = [1, 2][: damage.victims]
+    stopped = list(range(NODES)) if all_stopped else victims
+    affected = [partition for victim in victims for partition in bank.at_home_on(victim)]
+    where = f"{damage.name}, {'all nodes' if all_stopped else 'its node'} stopped"
+    bank.findings.count("damages")
+    bank.note_fault(range(PARTITIONS) if all_stopped else affected)
+    bank.kill_nodes(stopped)
+    with damage.done(bank, victims) as forbidden:
+        _start(bank, damage, stopped, victims, where)
+        _look(bank, damage, affected, where)
+        made = [str(log) for log in forbidden if log.exists()]
+        bank.findings.count("logs_made_anew", len(made))
+        bank.findings.check("I10", not made, f"{where}: made anew: {made}")
+        bank.kill_nodes([victim for victim in victims if bank.nodes.nodes[victim].alive])
+    bank.start_nodes(victims)
+    bank.await_recovered()
+    bank.restart_programs()
+
+
+def _start(bank: ClusterLiving, damage: Damage, stopped: Sequence[int], victims: Sequence[int], where: str) -> None:
+    for number in stopped:
+        if damage.starts or number not in victims:
+            bank.start_nodes([number])
+            continue
+        try:
+            bank.start_nodes([number])
+            told = "it has started"
+        except RayfoldError as error:
+            told = str(error)
+        bank.findings.check("I10", damage.says in told, f"{where}: {told}")
+
+
+def _look(bank: ClusterLiving, damage: Damage, affected: Sequence[int], where: str) -> None:
+    """I10: the partitions concerned say what is wrong; all others take commands."""
+    findings, hand = bank.findings, bank.the_hand()
+    others = [partition for partition in range(PARTITIONS) if partition not in affected]
+    findings.check("I12", _acknowledged(bank, others, _TOLD_TIMEOUT_S), f"{where}: {others} do not go on")
+    expected = damage.says if damage.starts else "is gone"
+
+    def named() -> str:
+        told = []
+        for partition in affected:
+            try:
+                hand.ask("acknowledged", [partition], _ATTEMPT_S)
+                told.append(f"partition {partition} takes commands")
+            except Told as error:
+                told += [] if expected in error.text else [error.text]
+        return "; ".join(told)
+
+    trouble = wait_until(named, time.monotonic() + _TOLD_TIMEOUT_S)
+    findings.count("named", not trouble)
+    findings.check("I10", not trouble, f"{where}: {trouble}")
+
+
+def _acknowledged(bank: ClusterLiving, partitions: Sequence[int], timeout_s: float) -> bool:
+    try:
+        bank.the_hand().ask("acknowledged", partitions, timeout_s)
+    except Told:
+        return False
+    return True
+
+
+# --- what can be wrong --------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _away(path: Path) -> Iterator[None]:
+    """Somewhere else for a while. What has taken its place meanwhile gives way."""
+    aside = path.with_name(f"{path.name}.aside")
+    path.rename(aside)
+    try:
+        yield
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        aside.rename(path)
+
+
+def _logs(bank: ClusterLiving, number: int) -> list[Path]:
+    share = bank.nodes.nodes[number].data / APP
+    return [share / f"partition-{partition:05d}" / "data.mdb" for partition in range(PARTITIONS)]
+
+
+@contextlib.contextmanager
+def _data_folder_gone(bank: ClusterLiving, victims: Sequence[int]) -> Iterator[Sequence[Path]]:
+    with _away(bank.nodes.nodes[victims[0]].data):
+        yield _logs(bank, victims[0])
+
+
+@contextlib.contextmanager
+def _share_gone(bank: ClusterLiving, victims: Sequence[int]) -> Iterator[Sequence[Path]]:
+    with _away(bank.nodes.nodes[victims[0]].data / APP):
+        yield _logs(bank, victims[0])
+
+
+@contextlib.contextmanager
+def _log_gone(bank: ClusterLiving, victims: Sequence[int]) -> Iterator[Sequence[Path]]:
+    [lost, *_] = [log for log in _logs(bank, victims[0]) if log.exists()]
+    with _away(lost.parent):
+        yield [lost]
+
+
+@contextlib.contextmanager
+def _shares_swapped(bank: ClusterLiving, victims: Sequence[int]) -> Iterator[Sequence[Path]]:
+    one, other = (bank.nodes.nodes[victim].data / APP for victim in victims)
+    forbidden = [log for victim in victims for log in _logs(bank, victim) if not log.exists()]
+    _swap(one, other)
+    try:
+        forbidden = [log for victim in victims for log in _logs(bank, victim) if not log.exists()]
+        yield forbidden
+    finally:
+        _swap(one, other)
+
+
+def _swap(one: Path, other: Path) -> None:
+    aside = one.with_name("aside")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+
+
+@contextlib.contextmanager
+def _share_of_another(bank: ClusterLiving, victims: Sequence[int]) -> Iterator[Sequence[Path]]:
+    node = bank.nodes.nodes[victims[0]]
+    names = {one.identity.node_id: one.name for one in bank.nodes.nodes}
+    with _away(node.data / APP):
+        other = StoreMap.spread(str(uuid.uuid4()), PARTITIONS, names)
+        create_share(node.data / APP, node.identity.node_id, other)
+        write_map(node.data / APP, other, node.identity.node_id)
+        yield [log for log in _logs(bank, victims[0]) if not log.exists()]
+
+
+_DAMAGES: Final = (
+    Damage("a data folder gone", _data_folder_gone, 1, "no node.json here, where the data folder of node", False),
+    Damage("a share gone", _share_gone, 1, "is gone, with partitions"),
+    Damage("a partition's log gone", _log_gone, 1, "is not here"),
+    Damage("two nodes' shares swapped", _shares_swapped, 2, "shares must not change places"),
+    Damage("another store's share", _share_of_another, 1, "and the other nodes have store"),
+)
+
+
+SCENARIOS: Final = (
+    Scenario(
+        "lost-shares",
+        "data folders, shares and logs that are gone, swapped, or another store's",
+        lost_shares,
+        invariants=(*INVARIANTS_OF_CLUSTERS, "I10"),
+        short_s=40,
+        long_s=300,
+    ),
+)
