@@ -14,11 +14,11 @@ import itertools
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from rayfold.actors.local_cluster import LocalCluster, LocalNodes
+from rayfold.actors.local_cluster import LocalCluster, LocalNode, LocalNodes
 from rayfold.runtime.errors import RayfoldError
 from rayfold.runtime.log.store_map import read_map
 
@@ -109,6 +109,12 @@ class ClusterLiving:
             self.hand = self.connected(self.hand_on)
         return self.hand
 
+    def lose_hand(self) -> None:
+        """Kill the program that asks, in the middle of what it is asking."""
+        if self.hand is not None:
+            self.end_program(self.hand)
+            self.hand = None
+
     def end_program(self, program: Program) -> None:
         """Kill it, whatever it is doing."""
         program.kill()
@@ -152,13 +158,21 @@ class ClusterLiving:
         for number in numbers:
             self.nodes.kill_node(number)
 
+    def part_with(self, number: int) -> LocalNode:
+        """A node as it is, which is no concern of the others any more: they start another one in its place. Whoever has
+        it ends it."""
+        self._lose_programs([number])
+        node = self.nodes.nodes[number]
+        parted = replace(node)
+        node.session = node.process = None
+        return parted
+
     def _lose_programs(self, numbers: Sequence[int]) -> None:
         for number in numbers:
             if (program := self.programs.pop(number, None)) is not None:
                 self.end_program(program)
-        if self.hand is not None and self.hand_on in numbers:
-            self.end_program(self.hand)
-            self.hand = None
+        if self.hand_on in numbers:
+            self.lose_hand()
 
     def start_nodes(self, numbers: Sequence[int]) -> float:
         """Start these nodes again; seconds that it took. Their programs follow with `begin_load`."""
@@ -230,9 +244,7 @@ class ClusterLiving:
         for program in self.programs.values():
             self.end_program(program)
         self.programs.clear()
-        if self.hand is not None:
-            self.end_program(self.hand)
-            self.hand = None
+        self.lose_hand()
 
     def history(self) -> History:
         """What all programs knew, together."""
@@ -300,12 +312,12 @@ def _look_while_it_runs(bank: ClusterLiving) -> list[dict[str, list[int]]]:
     return totals
 
 
-def wait_until(trouble: Callable[[], str], deadline_s: float) -> str:
+def wait_until(trouble: Callable[[], str], deadline_s: float, look_s: float = _LOOK_S) -> str:
     """Look until there is no trouble any more; what there still is at the deadline."""
     while told := trouble():
         if time.monotonic() > deadline_s:
             return told
-        time.sleep(_LOOK_S)
+        time.sleep(look_s)
     return ""
 
 

@@ -100,6 +100,8 @@ MODULES: Final[tuple[str, ...]] = (
     "load_overload",
     "cluster_kill",
     "cluster_parts",
+    "cluster_raylets",
+    "cluster_moves",
     "cluster_shares",
 )
 """The modules of this folder that hold scenarios, each in a tuple `SCENARIOS`, in the order in which all are run."""

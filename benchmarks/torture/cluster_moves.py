@@ -1,0 +1,262 @@
+"""Moves and rebalancing that are interrupted at each step: by the end of the supervisor, of either node, of the caller.
+
+Where a move is shows on the disks: a copy arrives, the log is sealed, the map of the old home names the new one, then
+that of the new home does, and the old log is removed (`actors/moving.py` has the steps). The scenario looks at them all
+the time, and kills whoever it is the turn of as soon as a step is seen to have begun. What had come about by the time
+everything is as it was again is counted: the partition is where it was, or where it was to be, and nowhere else.
+
+Rule kept here: nobody asks the system where a move is, or holds it up; what is looked at are files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from rayfold.runtime.errors import RayfoldError
+from rayfold.runtime.log.share import arriving_path, open_share
+from rayfold.runtime.log.store import Store
+from rayfold.runtime.log.store_map import read_map
+
+from .cluster_living import INVARIANTS_OF_CLUSTERS, NODES, PARTITIONS, ClusterLiving, cluster_living, wait_until
+from .cluster_program import APP
+from .cluster_programs import ProgramEnded, Told
+from .contract import Context, Findings, Scenario
+
+__all__ = ["SCENARIOS"]
+
+STEPS: Final = ("asked", "copying", "sealed", "copied", "committed", "given", "left")
+"""Of a move, by what is seen: nothing yet; a copy on the new home; the seal; some milliseconds later; the new map on
+the old home; on the new home; the old log removed."""
+
+VICTIMS: Final = ("supervisor", "source", "target", "caller")
+
+_SHORT: Final = (
+    ("supervisor", "copying"),
+    ("supervisor", "sealed"),
+    ("supervisor", "committed"),
+    ("caller", "copying"),
+)
+"""What the short form does; a node that is killed takes longest to come back."""
+
+_ROUNDS_MAX: Final = 100
+_COPIED_S: Final = 0.01
+"""After the seal: copying the rest takes about as long."""
+
+_STEP_S: Final = 60.0
+"""For a step to begin; on a machine where everything else starts too."""
+
+_MOVED_S: Final = 180.0
+_SETTLED_S: Final = 60.0
+_LOOK_S: Final = 0.0005
+
+
+class _Move(NamedTuple):
+    """A move that is to be interrupted. The nodes by number."""
+
+    partition: int
+    source: int
+    target: int
+
+
+def interrupted_moves(context: Context) -> Findings:
+    """A few in the short form; in the long form each victim at each step, and rebalancing, in an order that is
+    drawn."""
+    findings = Findings({"interrupted": 0, "moved": 0, "stayed": 0, "too_late": 0})
+    every = [*itertools.product(VICTIMS, STEPS), *(("rebalance", step) for step in STEPS)]
+    context.rng.shuffle(every)
+    with cluster_living(context, findings) as bank:
+        for _ in range(1 if context.short else _ROUNDS_MAX):
+            for victim, step in _SHORT if context.short else every:
+                _interrupt(bank, victim, step)
+                if not context.short and context.left_s < 0:
+                    return findings
+    return findings
+
+
+def _interrupt(bank: ClusterLiving, victim: str, step: str) -> None:
+    findings, what = bank.findings, f"{victim} at {step}"
+    if victim == "rebalance":
+        _unbalance(bank)
+    move = _drawn(bank, victim)
+    caller = bank.the_hand()
+    if victim == "rebalance":
+        caller.tell("rebalance")
+    else:
+        caller.tell("move", move.partition, bank.nodes.nodes[move.target].name)
+    with _seen(bank, move) as reached:
+        trouble = wait_until(lambda: "" if reached(step) else "has not begun", time.monotonic() + _STEP_S, _LOOK_S)
+        findings.check("I12", not trouble, f"{what}: the step {trouble}")
+        if step == "copied":
+            time.sleep(_COPIED_S)
+        lost = _lost(victim, move)
+        bank.note_fault({move.partition, *(bank.at_home_on(lost) if lost else [])})
+        _kill(bank, victim, move)
+        at = next(one for one in reversed(STEPS) if one == "asked" or reached(one))
+    findings.count(f"at {at}")
+    findings.count("interrupted")
+    _heal(bank, victim, move)
+    home = bank.homes()[move.partition]
+    findings.check("I6", home in (move.source, move.target), f"{what}: partition {move.partition} is at home on {home}")
+    findings.count("moved" if home == move.target else "stayed")
+    trouble = wait_until(lambda: _two_homes(bank), time.monotonic() + _SETTLED_S)
+    findings.check("I6", not trouble, f"{what}: {trouble}")
+    _move_on(bank, victim, move, what)
+
+
+def _unbalance(bank: ClusterLiving) -> None:
+    """Everything on the head, from where rebalancing takes it in two moves."""
+    for partition in range(PARTITIONS):
+        bank.the_hand().ask("move", partition, bank.nodes.nodes[0].name, timeout_s=_MOVED_S)
+
+
+def _drawn(bank: ClusterLiving, victim: str) -> _Move:
+    """Whichever node is to be killed is not the head: that one's end is another scenario."""
+    homes, rng = bank.homes(), bank.context.rng
+    if victim == "rebalance":  # it takes the last ones from the fullest, in this order
+        return _Move(1, 0, 1)
+    moves = [
+        _Move(partition, homes[partition], target)
+        for partition in range(PARTITIONS)
+        for target in range(NODES)
+        if target != homes[partition]
+    ]
+    return rng.choice([one for one in moves if victim not in ("source", "target") or _lost(victim, one)])
+
+
+def _lost(victim: str, move: _Move) -> int:
+    """The node that is killed; 0 if none is, for it is never the head."""
+    return {"source": move.source, "target": move.target}.get(victim, 0)
+
+
+def _kill(bank: ClusterLiving, victim: str, move: _Move) -> None:
+    if victim == "caller":
+        bank.lose_hand()
+    elif number := _lost(victim, move):
+        bank.nodes.signal_node(number, signal.SIGKILL)
+        bank.kill_nodes([number])
+    else:
+        for pid in bank.processes("ray::SupervisorActor"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _heal(bank: ClusterLiving, victim: str, move: _Move) -> None:
+    """What was killed is started again, and everything comes to be as it was."""
+    if number := _lost(victim, move):
+        bank.start_nodes([number])
+    if victim != "caller":
+        with contextlib.suppress(Told, ProgramEnded):  # what it is told then is that it is not known, or that it moved
+            bank.the_hand().answer(_MOVED_S)
+            bank.findings.count("too_late")
+    else:  # the move goes on by itself; the next one would wait for its end
+        trouble = wait_until(lambda: _not_moved(bank, move), time.monotonic() + _SETTLED_S)
+        bank.findings.check("I12", not trouble, f"its caller was killed: {trouble}")
+    bank.await_recovered()
+    bank.restart_programs()
+
+
+def _not_moved(bank: ClusterLiving, move: _Move) -> str:
+    return "" if bank.homes()[move.partition] == move.target else f"partition {move.partition} has not moved"
+
+
+def _move_on(bank: ClusterLiving, victim: str, move: _Move, what: str) -> None:
+    """What was interrupted can be done."""
+    try:
+        if victim == "rebalance":
+            bank.the_hand().ask("rebalance", timeout_s=_MOVED_S)
+        else:
+            bank.the_hand().ask("move", move.partition, bank.nodes.nodes[move.target].name, timeout_s=_MOVED_S)
+        told = ""
+    except (Told, ProgramEnded) as error:
+        told = str(error)
+    bank.findings.check("I12", not told, f"{what}: afterwards it cannot be done: {told}")
+    homes = bank.homes()
+    if victim == "rebalance":
+        bank.findings.check("I12", len(set(homes)) == NODES, f"{what}: rebalanced, and the homes are {homes}")
+
+
+# --- what the disks show -----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _seen(bank: ClusterLiving, move: _Move) -> Iterator[Callable[[str], bool]]:
+    """Tells whether a step of a move has begun, by the files of both nodes."""
+    old, new = _store(bank, move.source), _store(bank, move.target)
+    target = bank.nodes.nodes[move.target].identity.node_id
+    log, partition = old.partition_path(move.partition), move.partition
+    reader = old.open_reader(partition)
+
+    def maps(store: Store) -> bool:
+        found = read_map(store.path)
+        return found is not None and found[0].homes[partition] == target
+
+    looks: dict[str, Callable[[], bool]] = {
+        "asked": lambda: True,
+        "copying": lambda: arriving_path(new, partition).exists() or maps(old),
+        "sealed": lambda: bool(reader.heir()),
+        "copied": lambda: bool(reader.heir()),
+        "committed": lambda: maps(old),
+        "given": lambda: maps(new),
+        "left": lambda: maps(old) and not log.exists(),
+    }
+    try:
+        yield lambda step: looks[step]()
+    finally:
+        reader.close()
+
+
+def _store(bank: ClusterLiving, number: int) -> Store:
+    node = bank.nodes.nodes[number]
+    share = open_share(node.data / APP, node.identity.node_id)
+    assert share is not None
+    return share.store
+
+
+def _two_homes(bank: ClusterLiving) -> str:
+    """I6: every node has the same map, and of each partition one log that is not sealed: that of its home."""
+    found = [read_map(node.data / APP) for node in bank.nodes.nodes]
+    versions = {one[0].version for one in found if one is not None}
+    if len(versions) != 1:
+        return f"the nodes have maps {sorted(versions)}"
+    homes = bank.homes()
+    for number, partition in itertools.product(range(NODES), range(PARTITIONS)):
+        open_here = _takes_events(bank, number, partition)
+        if open_here != (homes[partition] == number):
+            told = "takes events" if open_here else "takes no events"
+            return f"partition {partition} is at home on {homes[partition]}, and its log on {number} {told}"
+    return ""
+
+
+def _takes_events(bank: ClusterLiving, number: int, partition: int) -> bool:
+    """Whether there is a log of this partition on that node which is not sealed."""
+    store = _store(bank, number)
+    if not Path(store.partition_path(partition) / "data.mdb").exists():
+        return False
+    try:
+        reader = store.open_reader(partition)
+        try:
+            return not reader.heir()
+        finally:
+            reader.close()
+    except RayfoldError:  # it is being removed
+        return False
+
+
+SCENARIOS: Final = (
+    Scenario(
+        "interrupted-moves",
+        "moves and rebalancing, interrupted at each step by the end of the supervisor, of a node, of the caller",
+        interrupted_moves,
+        invariants=(*INVARIANTS_OF_CLUSTERS, "I6"),
+        short_s=60,
+        long_s=300,
+        weight=3.0,
+    ),
+)
