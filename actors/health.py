@@ -3,7 +3,7 @@
 Beside all steps, on the event loop of whoever supervises. Ray starts again what was killed. What it does not do is for
 this file: a frozen process, and an actor that Ray has forgotten (version 2.60 forgets the actors of a node when its
 directory ends between noting that the node died and noting what that means for its actors: in 2 of 26 restarts
-of a head).
+of a head), and a move that was interrupted by the loss of a node.
 
 Rule kept here: nothing is replaced while its node is down, for that one's actors are started again with it; and whoever
 says what is wrong with it is alive: it is told of, not replaced.
@@ -18,6 +18,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..runtime.errors import RayfoldError, Sealed, StoreError
+from .calls import one_line
+from .moving import Moving
 from .pulse import Pulse
 
 if TYPE_CHECKING:
@@ -34,12 +36,20 @@ class Health:
     def __init__(self, supervision: Supervision) -> None:
         self.troubles: dict[int, RayfoldError] = {}
         """Partition -> why it answers but cannot open its log."""
+        self._sealed: set[int] = set()
+        """Partitions that take no commands because they are to go on elsewhere; during a move that is as it should
+        be."""
         self._supervision = supervision
         self._silent_s = supervision.plan.settings.silent_s
         self._pulse = Pulse(self._silent_s)
 
     def note(self, partition: int, trouble: RayfoldError | None) -> None:
-        """A partition has said what is wrong with it, or that nothing is."""
+        """A partition has said what is wrong with it, or that nothing is. Sealed is no trouble: it is to move."""
+        if isinstance(trouble, Sealed):
+            self._sealed.add(partition)
+            trouble = None
+        else:
+            self._sealed.discard(partition)
         if trouble is None:
             self.troubles.pop(partition, None)
             return
@@ -64,8 +74,24 @@ class Health:
             self._pulse.take(projector.name, partial(_asked, projector.actor.place))
 
     def _heard(self, partition: int, trouble: RayfoldError | None) -> None:
-        if trouble is None or (isinstance(trouble, StoreError) and not isinstance(trouble, Sealed)):
-            self.note(partition, trouble)  # sealed is no trouble: a move is under way
+        if trouble is None or isinstance(trouble, StoreError):
+            self.note(partition, trouble)
+
+    async def settle_moves(self) -> None:
+        """Partitions that have let go of their logs though nobody moves them, and those whose actor is not at their
+        home, are put right: a node was lost in the middle of a move, and is back."""
+        supervision = self._supervision
+        homes, seated = supervision.shares.map.homes, supervision.partitions.seated
+        astray = self._sealed | {number for number, one in seated.items() if homes[number] != one.node_id}
+        if not astray or supervision.changing.locked():
+            return
+        async with supervision.changing:
+            for number in astray:
+                self._sealed.discard(number)
+                try:
+                    await Moving(supervision).set_right(number)
+                except Exception as error:  # the next look may find more of it up
+                    log.warning("partition %d of %s: %s", number, supervision.plan.name, one_line(error))
 
     async def replace_silent(self) -> None:
         """What has not answered for long, although its node is up, is replaced."""

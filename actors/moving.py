@@ -5,12 +5,17 @@ Beside step [3], on the event loop of whoever supervises. The steps, and what an
 1. the keeper of the new home copies the log, and copies what came meanwhile, until little is missing. Left: a copy that
    nobody uses, which the next move goes on with
 2. an actor for the partition starts there and loads the application's code. Left: an actor without a log, which is
-ended 3. the present actor *seals* the log: commands wait from here on. Left: a sealed log at its home; the seal is
-broken, and the partition goes on where it was 4. the keeper of the new home copies the rest, compares the ends, and
-takes over the count of epochs. Left: as after 3 5. the old home writes down the new map: this is the step that counts.
-Left: the partition is at home on the new node, whose copy is complete, and is opened there as soon as it has been given
-the map 6. the new home is given the map, its actor opens the log under the next epoch, and commands go there 7.
-everybody else is given the map; the old log is removed. Left: an old log, which is sealed, and removed later
+   ended
+3. the present actor *seals* the log: commands wait from here on. Left: a sealed log at its home; the seal is broken,
+   and the partition goes on where it was
+4. the keeper of the new home copies the rest, compares the ends, and takes over the count of epochs. Left: as after 3
+5. the old home writes down the new map: this is the step that counts. Left: the partition is at home on the new node,
+   whose copy is complete, and is opened there as soon as it has been given the map
+6. the new home is given the map, its actor opens the log under the next epoch, and commands go there
+7. everybody else is given the map; the old log is removed. Left: an old log, which is sealed, and removed later
+
+What an end of everything has left is put right when a supervisor starts (`settle`), and what the loss of a node has
+left when that is back (`set_right`).
 
 Rules kept here: before step 5 the old home alone can be opened, after it the new home alone. Whether the seal is broken
 or the map written down, if two should try both, is decided on the old home (`keeper.py`, `commit`).
@@ -24,7 +29,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final
 
-from ..runtime.errors import CallerError, RayfoldError, Unavailable, UnknownName
+from ..runtime.errors import CallerError, RayfoldError, Sealed, Unavailable, UnknownName
 from ..runtime.log.sealing import Seal
 from ..runtime.log.store_map import StoreMap, moves_to_balance
 from ..runtime.wire import from_wire
@@ -105,6 +110,29 @@ class Moving:
         for node_id in shares.up:
             with contextlib.suppress(RayfoldError):
                 await shares.call(node_id, "tidy")
+
+    async def set_right(self, partition: int) -> None:
+        """After the loss of a node in the middle of a move: have the partition go on where it is at home. Whoever calls
+        this sees to it that nobody moves it.
+
+        Raises what keeps it from that; then it can be done again.
+        """
+        supervision, shares = self._supervision, self._supervision.shares
+        seated, home = supervision.partitions.seated[partition], shares.map.homes[partition]
+        if home not in shares.up:
+            return
+        if seated.node_id != home:  # the old home had written it down, and was lost before anybody heard of it
+            log.warning("partition %d has moved to %s, and goes on there", partition, shares.map.name_of(home))
+            await supervision.partitions.replace(partition, home)
+            supervision.projections.use_partitions(supervision.partitions.handles())
+            supervision.put_up()
+        elif await _has_let_go(seated):
+            log.warning("partition %d was to move, and goes on where it was", partition)
+            try:
+                await self._unseal(partition, seated)
+            except Sealed:  # it was written down after all; its home tells
+                await shares.add(supervision.nodes[home])
+                raise
 
     async def _balance(self) -> list[Moved]:
         supervision = self._supervision
@@ -203,15 +231,23 @@ class Moving:
 
     async def _unseal_if_sealed(self, partition: int, seated: Seated) -> None:
         """The partition goes on where it was, unless it has moved."""
+        if heir := await self._heir(partition):
+            await self._unseal(partition, seated, heir)
+
+    async def _unseal(self, partition: int, seated: Seated, heir: str | None = None) -> None:
+        """Raises `Sealed` if it has moved."""
+        heir = await self._heir(partition) if heir is None else heir
+        told = await call(seated.actor.unseal, heir, timeout_s=_SEAL_TIMEOUT_S)
+        if told:
+            raise from_wire(told)
+
+    async def _heir(self, partition: int) -> str:
+        """For whom its log is sealed; empty if it is not."""
         reader = self._supervision.shares.store.open_reader(partition)
         try:
-            heir = await asyncio.to_thread(reader.heir)
+            return await asyncio.to_thread(reader.heir)
         finally:
             reader.close()
-        if heir:
-            told = await call(seated.actor.unseal, heir, timeout_s=_SEAL_TIMEOUT_S)
-            if told:
-                raise from_wire(told)
 
     async def _leave(self, partition: int, present: Seated, source: str) -> None:
         """Step 7. What cannot be done now is done by `settle`."""
@@ -222,6 +258,15 @@ class Moving:
         await shares.publish(shares.map)
         with contextlib.suppress(RayfoldError):
             await shares.call(source, "remove", partition)
+
+
+async def _has_let_go(seated: Seated) -> bool:
+    """Whether a partition's actor says that it has handed its log over."""
+    try:
+        await call(seated.actor.head)
+    except Exception as error:
+        return isinstance(getattr(error, "cause", error), Sealed)
+    return False
 
 
 def node_called(store_map: StoreMap, node: str) -> str:

@@ -45,7 +45,7 @@ _SILENT_S: Final = 1.0
 _RETRY_S: Final = 0.1
 
 _MOVES_MAX: Final = 8
-"""Homes that one question is sent on to. A partition that moves faster than that is no longer looked for."""
+"""Homes that one question is sent on to, before it waits. Of a partition that moves faster, somebody is behind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,15 +276,19 @@ class SpreadReader:
             except StorageFailed:  # another thread may just have closed it, since the partition has moved away
                 if self._closed or self._whereabouts.home_of(self._partition) == home:
                     raise
-            except Sealed:
+            except Sealed as error:
                 self._whereabouts.learn(self._whereabouts.ask(home, "map"))
                 moves += 1
-                if moves >= _MOVES_MAX:
-                    raise
+                if self._whereabouts.home_of(self._partition) == home or moves % _MOVES_MAX == 0:
+                    self._wait(deadline_s, error)  # it was to move here, and this node has not been given the map yet
             except Unavailable as error:
-                if time.monotonic() >= deadline_s:
-                    raise Unavailable(self.name, f"its log cannot be read: {error}") from error
-                time.sleep(_RETRY_S)
+                self._wait(deadline_s, error)
+
+    def _wait(self, deadline_s: float, error: RayfoldError) -> None:
+        """Before it is asked again. Raises `Unavailable` where it was asked for long enough."""
+        if time.monotonic() >= deadline_s:
+            raise Unavailable(self.name, f"its log cannot be read: {error}") from error
+        time.sleep(_RETRY_S)
 
     def _reader_at(self, home: str) -> LmdbReader | None:
         """The reader of the log on this node, if that is the home; one that is not any more is let go."""

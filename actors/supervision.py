@@ -271,6 +271,7 @@ class Supervision:
                 self._use_nodes()
                 self.health.take_pulses()
                 await self.health.replace_silent()
+                await self.health.settle_moves()
                 self.put_up()
             except Exception:  # the next look may go better: nobody else is there to look
                 log.exception("looking after %s", self.plan.name)

@@ -74,7 +74,11 @@ def interrupted_moves(context: Context) -> Findings:
     with cluster_living(context, findings) as bank:
         for _ in range(1 if context.short else _ROUNDS_MAX):
             for victim, step in _SHORT if context.short else every:
-                _interrupt(bank, victim, step)
+                try:
+                    _interrupt(bank, victim, step)
+                except Exception as error:
+                    error.add_note(f"a move interrupted by the end of its {victim}, when it was {step}")
+                    raise
                 if not context.short and context.left_s < 0:
                     return findings
     return findings
@@ -85,7 +89,7 @@ def _interrupt(bank: ClusterLiving, victim: str, step: str) -> None:
     if victim == "rebalance":
         _unbalance(bank)
     move = _drawn(bank, victim)
-    caller = bank.the_hand()
+    caller, doomed = bank.the_hand(), _doomed(bank, victim, move)
     if victim == "rebalance":
         caller.tell("rebalance")
     else:
@@ -95,10 +99,13 @@ def _interrupt(bank: ClusterLiving, victim: str, step: str) -> None:
         findings.check("I12", not trouble, f"{what}: the step {trouble}")
         if step == "copied":
             time.sleep(_COPIED_S)
+        for pid in doomed:  # first of all: in the time of a look at all processes a move comes to its end
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         lost = _lost(victim, move)
         bank.note_fault({move.partition, *(bank.at_home_on(lost) if lost else [])})
         _kill(bank, victim, move)
-        at = next(one for one in reversed(STEPS) if one == "asked" or reached(one))
+        at = next(one for one in reversed(STEPS) if one == "asked" or (one != "copied" and reached(one)))
     findings.count(f"at {at}")
     findings.count("interrupted")
     _heal(bank, victim, move)
@@ -135,16 +142,22 @@ def _lost(victim: str, move: _Move) -> int:
     return {"source": move.source, "target": move.target}.get(victim, 0)
 
 
+def _doomed(bank: ClusterLiving, victim: str, move: _Move) -> list[int]:
+    """The processes that do the work of a move, as far as they are the victim's."""
+    if victim == "caller":
+        return []
+    if number := _lost(victim, move):
+        return [*bank.processes("ray::KeeperActor", number), *bank.processes("ray::PartitionActor", number)]
+    return bank.processes("ray::SupervisorActor")
+
+
 def _kill(bank: ClusterLiving, victim: str, move: _Move) -> None:
+    """What is left of the victim."""
     if victim == "caller":
         bank.lose_hand()
     elif number := _lost(victim, move):
         bank.nodes.signal_node(number, signal.SIGKILL)
         bank.kill_nodes([number])
-    else:
-        for pid in bank.processes("ray::SupervisorActor"):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
 
 
 def _heal(bank: ClusterLiving, victim: str, move: _Move) -> None:

@@ -8,6 +8,7 @@ of one monotonic clock.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections import Counter
@@ -132,9 +133,10 @@ class Sender:
             await asyncio.sleep(_PAUSE_S)
             await self._attempt(entry, blob, self._timeout_s)
         if isinstance(entry.outcome, Receipt) and self._rng.random() < _SEND_AGAIN:
-            again: Any = await self._router.submit(packed, blob, self._timeout_s)
-            if isinstance(again, Receipt):
-                self.history.tell_again(entry, again)
+            with contextlib.suppress(Unavailable, Overloaded):  # what it was told before holds all the same
+                again: Any = await self._router.submit(packed, blob, self._timeout_s)
+                if isinstance(again, Receipt):
+                    self.history.tell_again(entry, again)
 
     async def _attempt(self, entry: Entry, blob: bytes, timeout_s: float) -> None:
         deadline_s = time.monotonic() + timeout_s

@@ -6,6 +6,7 @@ The actors are plain classes; each test calls them in the order in which a super
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from rayfold.actors.node import DATA_VARIABLE, NodeIdentity, create_or_read_node
 from rayfold.actors.partition import PartitionActor, PartitionPlan
 from rayfold.actors.settings import Settings
 from rayfold.actors.shipping import ship
-from rayfold.actors.spread_store import SpreadStore
+from rayfold.actors.spread_store import SpreadReader, SpreadStore, Whereabouts
 from rayfold.runtime.catalogue import Catalogue
 from rayfold.runtime.envelope import Envelope, join, pack
-from rayfold.runtime.errors import Fenced, RayfoldError, Sealed, StoreMismatch, StoreMissing
+from rayfold.runtime.errors import Fenced, RayfoldError, Sealed, StoreMismatch, StoreMissing, Unavailable
 from rayfold.runtime.log.sealing import Seal
 from rayfold.runtime.log.store_map import StoreMap
 from rayfold.runtime.outcome import decode_outcomes
@@ -36,6 +37,7 @@ class Bank:
 
     def __init__(self, folder: Path, on: On) -> None:
         self.on = on
+        self.folder = folder
         self.nodes: dict[str, NodeIdentity] = {}
         self.keepers: dict[str, Any] = {}
         for name in ("a", "b"):
@@ -71,6 +73,20 @@ class Bank:
 
     def open_account(self, partition: Any, name: str) -> Any:
         return self.execute(partition, Envelope(Account, name, Open(owner="x")))[0]
+
+
+class WithoutRay(Whereabouts):
+    """Of a process that is on neither node, and asks the keepers by calling them."""
+
+    def __init__(self, bank: Bank) -> None:
+        super().__init__(SpreadStore("bank", "rayfold", bank.map))
+        self.here, self._map_file, self._bank = "", None, bank
+
+    def ask(self, node_id: str, method: str, *arguments: Any) -> Any:
+        """See `Whereabouts`."""
+        [name] = [name for name, node in self._bank.nodes.items() if node.node_id == node_id]
+        self._bank.on(name)
+        return getattr(self._bank.keepers[name], method)(*arguments)
 
 
 def told(answer: tuple[list[Any], Any] | list[Any]) -> Any:
@@ -189,6 +205,43 @@ def test_the_new_home_has_no_log_before_it_is_given_the_map_and_goes_on_under_a_
     arrived = bank.partition("b")
     assert isinstance(bank.open_account(arrived, "alice"), Receipt)
     assert arrived.status().epoch == sealed.epoch + 1
+
+
+def test_who_was_asked_at_the_new_home_before_that_was_given_the_map_takes_commands_when_it_is_told_to(
+    bank: Bank,
+) -> None:
+    bank.on("a")
+    sealed = seal(bank, bank.partition("a"))
+    bank.on("b")
+    told(bank.keepers["b"].finish(0, sealed))
+    commit(bank, sealed)
+    bank.on("b")
+    arrived = bank.partition("b")
+    assert isinstance(bank.open_account(arrived, "alice"), Fenced)
+    with pytest.raises(Sealed):
+        told(arrived.unseal(""))
+    told(bank.keepers["b"].place(bank.map.with_home(0, bank.id_of("b"))))
+    told(arrived.unseal(""))
+    assert isinstance(bank.open_account(arrived, "alice"), Receipt)
+
+
+def test_a_reader_waits_for_the_new_home_to_be_given_the_map(bank: Bank) -> None:
+    bank.on("a")
+    partition = bank.partition("a")
+    bank.open_account(partition, "alice")
+    reader = SpreadReader(SpreadStore("bank", "rayfold", bank.map), WithoutRay(bank), 0, 0.0)
+    sealed = seal(bank, partition)
+    bank.on("b")
+    told(bank.keepers["b"].open())
+    arriving = bank.folder / "b" / "bank" / "partition-00000.arriving"
+    shutil.copytree(bank.folder / "a" / "bank" / "partition-00000", arriving)
+    (arriving / "lock.mdb").unlink()
+    commit(bank, sealed)
+    with pytest.raises(Unavailable, match="partition 0: its log cannot be read: partition 0: it was handed over"):
+        reader.head()
+    bank.on("b")
+    told(bank.keepers["b"].place(bank.map.with_home(0, bank.id_of("b"))))
+    assert reader.head() == 1
 
 
 def test_a_copy_that_does_not_end_as_the_original_does_is_not_taken_for_it(bank: Bank) -> None:
