@@ -13,10 +13,10 @@ import contextlib
 import itertools
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from rayfold.actors.local_cluster import LocalCluster, LocalNode, LocalNodes
 from rayfold.runtime.errors import RayfoldError
@@ -31,7 +31,7 @@ from .history import History
 from .journal import read_journals
 from .living import quantile
 
-__all__ = ["INVARIANTS_OF_CLUSTERS", "ClusterLiving", "cluster_living", "wait_until"]
+__all__ = ["INVARIANTS_OF_CLUSTERS", "ClusterLiving", "Surroundings", "cluster_living", "wait_until"]
 
 INVARIANTS_OF_CLUSTERS: Final = ("I1", "I2", "I3", "I4", "I5", "I7", "I8", "I9", "I11", "I12")
 """What every scenario with nodes looks at. I6 besides, where there is something left that might have written."""
@@ -56,6 +56,15 @@ _EXPECTED: Final = {
 """What runs, on all nodes together, when nothing is wrong: one more is somebody's second copy."""
 
 
+class Surroundings(NamedTuple):
+    """Where the programs of a node are, if that is not simply this machine."""
+
+    within: Sequence[str] = ()
+    """The command that runs another one there."""
+    environment: Mapping[str, str] | None = None
+    """What they have to have in theirs besides."""
+
+
 @dataclass(slots=True)
 class ClusterLiving:
     """A deployed application under torture."""
@@ -70,6 +79,8 @@ class ClusterLiving:
     hand_on: int = 0
     """The node of the program that asks how it is, and moves and deploys."""
     local_sockets: bool = False
+    surroundings: Callable[[int], Surroundings] = lambda _: Surroundings()
+    """Of the programs on a node."""
     programs: dict[int, Program] = field(default_factory=dict)
     """By the number of their node."""
     hand: Program | None = None
@@ -86,8 +97,9 @@ class ClusterLiving:
 
     def program_on(self, number: int) -> Program:
         """A further program, on a node."""
-        node = self.nodes.nodes[number].name
-        return Program(self.nodes.address, node, next(self._numbers), self.context.seed, self.context.folder)
+        node, which, where = self.nodes.nodes[number].name, next(self._numbers), self.surroundings(number)
+        address, seed, folder = self.nodes.address, self.context.seed, self.context.folder
+        return Program(address, node, which, seed, folder, within=where.within, environment=where.environment)
 
     def connected(self, number: int, *, timeout_s: float = RECOVERED_MAX_S) -> Program:
         """A further program on a node, connected to the application as it is there."""
@@ -264,11 +276,14 @@ def cluster_living(
     clients_on: tuple[int, ...] = (0, 1, 2),
     hand_on: int = 0,
     local_sockets: bool = False,
+    nodes: LocalNodes | None = None,
+    surroundings: Callable[[int], Surroundings] = lambda _: Surroundings(),
 ) -> Iterator[ClusterLiving]:
     """A fresh cluster with an application that was deployed and is under load. At the end everything is checked: read
     models and logs while it runs, then logs, history and leftovers when nothing runs any more."""
-    nodes = LocalNodes(LocalCluster(NODES, cpus=1), context.folder / "cluster", own_actors_max=2, remember=True)
-    bank = ClusterLiving(nodes, context, findings, own, clients_on, hand_on, local_sockets)
+    if nodes is None:
+        nodes = LocalNodes(LocalCluster(NODES, cpus=1), context.folder / "cluster", own_actors_max=2, remember=True)
+    bank = ClusterLiving(nodes, context, findings, own, clients_on, hand_on, local_sockets, surroundings)
     with nodes:
         try:
             _deploy(bank)

@@ -47,7 +47,7 @@ __all__ = [
 
 Invariant = Literal["I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9", "I10", "I11", "I12"]
 Scale = Literal["short", "long"]
-Need = Literal["strace", "mount", "faketime"]
+Need = Literal["strace", "mount", "faketime", "netns"]
 Figure = int | float | str
 
 INVARIANTS: Final[dict[Invariant, str]] = {
@@ -103,6 +103,7 @@ MODULES: Final[tuple[str, ...]] = (
     "cluster_raylets",
     "cluster_moves",
     "cluster_shares",
+    "cluster_network",
 )
 """The modules of this folder that hold scenarios, each in a tuple `SCENARIOS`, in the order in which all are run."""
 
@@ -244,11 +245,27 @@ def missing(need: Need) -> str:
     if need == "mount":
         mounted = _works([*OWN_MOUNTS, "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", "/mnt"])
         return "" if mounted else "needs to mount a small file system, which is not allowed here"
+    if need == "netns":
+        return _missing_netns()
     if shutil.which("strace") is None:
         return "needs strace, which is not installed"
     allowed = os.geteuid() == 0 or not _YAMA.exists() or int(_YAMA.read_text()) < 2
     traces = allowed and _works(["strace", "-qq", "-e", "trace=none", "true"])
     return "" if traces else "needs strace, which may not trace processes here (ptrace is not allowed)"
+
+
+def _missing_netns() -> str:
+    """Namespaces, cables and a switch, made once and removed."""
+    if shutil.which("ip") is None:
+        return "needs ip (iproute2), which is not installed"
+    name = f"rayfold-{os.getpid()}-try"
+    try:
+        made = _works(["ip", "netns", "add", name])
+        for link in (["switch", "type", "bridge"], ["port0", "type", "veth", "peer", "name", "port1"]):
+            made = made and _works(["ip", "-n", name, "link", "add", "name", *link])
+    finally:
+        _works(["ip", "netns", "del", name])
+    return "" if made else "needs network namespaces, which may not be made here"
 
 
 def _works(command: list[str]) -> bool:
