@@ -1,7 +1,9 @@
-"""kill -9 of single processes of a cluster: supervisors, keepers, partitions, projectors, own actors, one by one.
+"""kill -9 of single processes of a cluster: supervisors, keepers, partitions, projectors, own actors; and of whoever
+deploys.
 
 What holds for all: only who sends to the partition that was killed waits, and after a while everything is as it was:
-the keeper has its share, reads go through it, somebody supervises.
+the keeper has its share, reads go through it, somebody supervises. Whoever has deployed the application is killed in
+every scenario with nodes as soon as it has done so; here it is killed while it deploys new code, at three moments.
 """
 
 from __future__ import annotations
@@ -9,14 +11,31 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from typing import Final
 
-from .cluster_living import INVARIANTS_OF_CLUSTERS, NODES, ClusterLiving, cluster_living
+from .cluster_living import (
+    INVARIANTS_OF_CLUSTERS,
+    NODES,
+    PARTITIONS,
+    RECOVERED_MAX_S,
+    REPLICAS,
+    ClusterLiving,
+    cluster_living,
+    wait_until,
+)
 from .contract import Context, Findings, Scenario
 
 __all__ = ["SCENARIOS"]
 
 _KINDS: Final = ("SupervisorActor", "KeeperActor", "PartitionActor", "ProjectorActor", "AggregateActor")
+_MOMENTS: Final = ("asked", "taken up", "ended")
+"""Of a deployment: some time after it was asked for; the supervisor has the new plan, and replaces actors; at its
+end."""
+
+_DEPLOYING_S: Final = 3.0
+"""About how long it takes to ship the code, to try it, and to start the supervisor again."""
+
 _ROUNDS_MAX: Final = 100
 
 
@@ -44,6 +63,48 @@ def _kill_one(bank: ClusterLiving, kind: str) -> None:
     bank.await_recovered()
 
 
+def kill_deployer(context: Context) -> Findings:
+    """At each moment once; the long form again and again."""
+    findings = Findings({"deployers_killed": 0, "came_to_their_end": 0, "had_not_begun": 0})
+    with cluster_living(context, findings) as bank:
+        for _ in range(1 if context.short else _ROUNDS_MAX):
+            for moment in _MOMENTS:
+                _kill_deployer(bank, moment)
+            if context.left_s < 0:
+                break
+    return findings
+
+
+def _kill_deployer(bank: ClusterLiving, moment: str) -> None:
+    findings, before = bank.findings, bank.the_hand().ask("deployed")
+    deployer = bank.program_on(bank.context.rng.randrange(NODES))
+    try:
+        deployer.ask("join", RECOVERED_MAX_S)
+        bank.note_fault(range(PARTITIONS))  # each is handed over to an actor with the new code
+        deployer.tell("deploy", PARTITIONS, REPLICAS, bank.local_sockets)
+        if moment == "asked":
+            time.sleep(bank.context.rng.random() * _DEPLOYING_S)
+        elif moment == "taken up":
+            trouble = wait_until(lambda: _not_taken_up(bank, before), time.monotonic() + RECOVERED_MAX_S)
+            findings.check("I12", not trouble, trouble)
+        else:
+            deployer.answer(RECOVERED_MAX_S)
+    finally:
+        bank.end_program(deployer)
+    findings.count("deployers_killed")
+    bank.await_recovered()
+    after = bank.the_hand().ask("deployed")
+    expected = (before, before + 1) if moment == "asked" else (before + 1,)
+    told = f"its deployer was killed ({moment}): generation {before} was deployed before, and now {after}"
+    findings.check("I12", after in expected, told)
+    findings.count("came_to_their_end" if after > before else "had_not_begun")
+
+
+def _not_taken_up(bank: ClusterLiving, before: int) -> str:
+    generation = bank.the_hand().ask("status")["generation"]
+    return "" if generation > before else f"generation {generation} of the code is still the present one"
+
+
 SCENARIOS: Final = (
     Scenario(
         "kill-cluster-parts",
@@ -52,5 +113,13 @@ SCENARIOS: Final = (
         invariants=INVARIANTS_OF_CLUSTERS,
         short_s=30,
         long_s=120,
+    ),
+    Scenario(
+        "kill-deployer",
+        "kill -9 of whoever deploys new code, at three moments, while programs that are connected by name go on",
+        kill_deployer,
+        invariants=INVARIANTS_OF_CLUSTERS,
+        short_s=60,
+        long_s=180,
     ),
 )

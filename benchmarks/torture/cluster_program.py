@@ -132,6 +132,11 @@ class _Program:
         plan = await begin_deployment(application(partitions, replicas, local_sockets=local_sockets), cluster)
         return (await await_deployed(plan, cluster)).generation
 
+    async def deployed(self) -> int:
+        """The generation of the code, once nothing is being deployed."""
+        rolled = await cast(Connected, self._bank._running).ask("deployed")
+        return int(rolled.generation)
+
     async def take_down(self) -> None:
         """End the application."""
         from rayfold.actors.deployment import take_down
