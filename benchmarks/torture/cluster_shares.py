@@ -53,15 +53,14 @@ class Damage(NamedTuple):
 def lost_shares(context: Context) -> Findings:
     """The short form does each damage once, beside nodes that run; the long form also before all are started."""
     findings = Findings({"damages": 0, "named": 0, "logs_made_anew": 0})
-    chosen = context.rng.sample(_DAMAGES, 2) if context.short else _DAMAGES
+    every = [(damage, all_stopped) for all_stopped in (False, True) for damage in _DAMAGES]
+    chosen = context.rng.sample(every[: len(_DAMAGES)], 2) if context.short else every
     with cluster_living(context, findings) as bank:
         for _ in range(1 if context.short else _ROUNDS_MAX):
-            for damage in chosen:
-                _try(bank, damage, all_stopped=False)
-                if not context.short:
-                    _try(bank, damage, all_stopped=True)
-            if context.left_s < 0:
-                break
+            for damage, all_stopped in chosen:
+                _try(bank, damage, all_stopped=all_stopped)
+                if not context.short and context.left_s < 0:
+                    return findings
     return findings
 
 
