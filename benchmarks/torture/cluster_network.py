@@ -2,7 +2,8 @@
 
 The nodes are what `rayfold node` makes of a machine, `ray start` with our settings, and their programs run beside them
 in the same namespaces: nothing of them can reach another node but over its cable. Pulling a cable does to a cluster
-what nothing else here does: the node and all that runs on it live on, and nobody knows.
+what nothing else here does: the node lives on, and its partitions take the commands of the programs beside them, while
+all others are told that it is gone.
 
 Rule kept here: namespaces have names that nobody else uses, and are removed with all that is in them, whatever happens.
 """
@@ -48,7 +49,8 @@ _UP: Final = "Ray runtime started."
 
 _CUT_SHORT_S: Final = 20.0
 _CUT_LONG_S: Final = 200.0
-"""Longer than the minute after which the processes of a node without a head end themselves."""
+"""Longer than the minute after which a node ends that is told that its head is gone; one that is cut off is told
+nothing."""
 
 _GIVEN_UP_S: Final = 60.0
 _ENDED_S: Final = 90.0
@@ -163,7 +165,7 @@ def _ip(*arguments: str) -> None:
 
 
 def cut_off(context: Context) -> Findings:
-    """Once for some seconds; in the long form again and again, for longer than a node lives without its head."""
+    """Once for some seconds; in the long form again and again, for minutes."""
     findings = Findings({"cut_off": 0, "named": 0})
     given_up: list[float] = []
     nodes = NetworkNodes(LocalCluster(NODES, cpus=1), context.folder / "cluster")
@@ -221,7 +223,7 @@ def _not_told(bank: ClusterLiving, affected: Sequence[int]) -> str:
 SCENARIOS: Final = (
     Scenario(
         "cut-off",
-        "one node cut off from the network for longer than it lives without its head, and healed",
+        "one node cut off from the network for 20 s, in the long form for 200 s, and healed",
         cut_off,
         needs=("netns",),
         invariants=INVARIANTS_OF_CLUSTERS,
