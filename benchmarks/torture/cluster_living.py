@@ -321,10 +321,23 @@ def _deploy(bank: ClusterLiving) -> None:
 def _look_while_it_runs(bank: ClusterLiving) -> list[dict[str, list[int]]]:
     """Verified by the nodes themselves, and what the read models answer."""
     hand = bank.the_hand()
-    problems, events = hand.ask("verify")
+    problems, events = _verified(hand)
     bank.findings.check("I1", not problems and events > 0, f"verify, on the nodes, of {events} events: {problems}")
     totals: list[dict[str, list[int]]] = hand.ask("totals", REPLICAS + 1)
     return totals
+
+
+def _verified(hand: Program) -> tuple[list[str], int]:
+    """Problems, and how many events were looked at."""
+    end_s = time.monotonic() + RECOVERED_MAX_S
+    while True:
+        try:
+            problems, events = hand.ask("verify")
+        except Told as error:  # a keeper that was too slow for its supervisor is just being replaced
+            if error.kind != "Unavailable" or time.monotonic() > end_s:
+                raise
+        else:
+            return problems, events
 
 
 def wait_until(trouble: Callable[[], str], deadline_s: float, look_s: float = _LOOK_S) -> str:

@@ -78,6 +78,7 @@ def interrupted_moves(context: Context) -> Findings:
                     _interrupt(bank, victim, step)
                 except Exception as error:
                     error.add_note(f"a move interrupted by the end of its {victim}, when it was {step}")
+                    error.add_note(f"until then: {findings.figures}, {findings.violations}")
                     raise
                 if not context.short and context.left_s < 0:
                     return findings
@@ -88,6 +89,8 @@ def _interrupt(bank: ClusterLiving, victim: str, step: str) -> None:
     findings, what = bank.findings, f"{victim} at {step}"
     if victim == "rebalance":
         _unbalance(bank)
+    elif set(bank.homes()) == {0}:  # then there is no other node to be the victim
+        bank.the_hand().ask("rebalance", timeout_s=_MOVED_S)
     move = _drawn(bank, victim)
     caller, doomed = bank.the_hand(), _doomed(bank, victim, move)
     if victim == "rebalance":
