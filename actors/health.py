@@ -91,7 +91,7 @@ class Health:
                 try:
                     await Moving(supervision).set_right(number)
                 except Exception as error:  # the next look may find more of it up
-                    log.warning("partition %d of %s: %s", number, supervision.plan.name, one_line(error))
+                    log.info("partition %d of %s: %s", number, supervision.plan.name, one_line(error))
 
     async def replace_silent(self) -> None:
         """What has not answered for long, although its node is up, is replaced."""

@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple
 
 import ray
 
-from ..runtime.errors import Damaged, RayfoldError, Sealed, StoreMismatch, StoreMissing, Unavailable
+from ..runtime.errors import Damaged, RayfoldError, Sealed, StorageFailed, StoreMismatch, StoreMissing, Unavailable
 from ..runtime.log.check import verify_store
 from ..runtime.log.environment import open_log
 from ..runtime.log.hold import Hold
@@ -109,9 +109,13 @@ class KeeperActor:
         self._hold: Hold | None = None
         self._share: Share | None = None
         self._readers: dict[int, LmdbReader] = {}
+        self._reading = threading.Lock()
+        """Held while one is opened, and while they are let go of: one that nobody closes keeps its log from ever being
+        opened here to be written."""
         self._watching: threading.Thread | None = None
-        with contextlib.suppress(Exception):  # whoever started it asks as well; after a restart nobody does
-            self._opening = ray.get_runtime_context().current_actor.open.remote()
+        if ray.is_initialized():  # else the next line would join whatever Ray it finds
+            with contextlib.suppress(Exception):  # whoever started it asks as well; after a restart nobody does
+                self._opening = ray.get_runtime_context().current_actor.open.remote()
 
     # --- the share -----------------------------------------------------------------------------------------------
 
@@ -151,20 +155,29 @@ class KeeperActor:
     def read(self, partition: int, what: str, arguments: Sequence[Any]) -> tuple[list[Any], Any]:
         """What a reader of this partition's log answers. An error as `to_wire` packs it, or nothing; and the answer."""
         assert what in READS
-        return _told(lambda: getattr(self._reader(partition), what)(*arguments))
+        return _told(lambda: self._read(partition, what, arguments))
+
+    def _read(self, partition: int, what: str, arguments: Sequence[Any]) -> Any:
+        reader = self._reader(partition)
+        try:
+            return getattr(reader, what)(*arguments)
+        except StorageFailed:
+            if self._readers.get(partition) is reader:
+                raise
+        return getattr(self._reader(partition), what)(*arguments)  # it was closed: the partition has moved away
 
     def _reader(self, partition: int) -> LmdbReader:
         """Raises `Sealed` for a partition that is at home elsewhere."""
-        share = self._share
-        if share is None or share.map is None:
-            raise Unavailable(f"partition {partition}", "its home has not been opened")
-        home = share.map.homes[partition]
-        if home != self._plan.node_id:
-            raise Sealed(f"partition {partition}", f"node {share.map.name_of(home)}")
-        reader = self._readers.get(partition)
-        if reader is None:  # two threads may come here at once, and then one of the two readers goes unused
-            reader = self._readers.setdefault(partition, share.store.open_reader(partition))
-        return reader
+        with self._reading:
+            share = self._share
+            if share is None or share.map is None:
+                raise Unavailable(f"partition {partition}", "its home has not been opened")
+            home = share.map.homes[partition]
+            if home != self._plan.node_id:
+                raise Sealed(f"partition {partition}", f"node {share.map.name_of(home)}")
+            if partition not in self._readers:
+                self._readers[partition] = share.store.open_reader(partition)
+            return self._readers[partition]
 
     @ray.method(concurrency_group="moves")
     def verify(self) -> tuple[list[Any], Report | None]:
@@ -331,9 +344,10 @@ class KeeperActor:
         share = open_share(folder, self._plan.node_id)
         if share is not None and self._hold is None:
             self._hold = Hold(folder, f"the keeper of {self._plan.name}")
-        self._share = share
-        for partition in [one for one in self._readers if share is None or one in share.store.away]:
-            self._readers.pop(partition).close()
+        with self._reading:
+            self._share = share
+            for partition in [one for one in self._readers if share is None or one in share.store.away]:
+                self._readers.pop(partition).close()
         return share
 
     def _opened(self) -> Share:

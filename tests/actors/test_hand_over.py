@@ -7,7 +7,9 @@ The actors are plain classes; each test calls them in the order in which a super
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from rayfold.runtime.wire import from_wire
 from tests.bank import Account, Deposit, Open
 
 On = Callable[[str], None]
+READERS = 8
 
 
 class Bank:
@@ -263,6 +266,25 @@ def test_what_is_left_of_a_partition_that_has_moved_is_tidied_away_and_nothing_e
     commit(bank, seal(bank, partition))
     told(bank.keepers["a"].tidy())
     assert not (tmp_path / "a" / "bank" / "partition-00000").exists()
+
+
+def test_a_log_that_was_read_by_many_at_once_is_let_go_of_when_its_partition_moves_away(bank: Bank) -> None:
+    bank.on("a")
+    partition = bank.partition("a")
+    bank.open_account(partition, "alice")
+    sealed, keeper = seal(bank, partition), bank.keepers["a"]
+    together = threading.Barrier(READERS)
+
+    def read(_: int) -> int:
+        together.wait()
+        head: int = told(keeper.read(0, "head", ()))
+        return head
+
+    with ThreadPoolExecutor(READERS) as threads:
+        assert list(threads.map(read, range(READERS))) == [1] * READERS
+    commit(bank, sealed)
+    told(keeper.remove(0))
+    assert not (bank.folder / "a" / "bank" / "partition-00000").exists()
 
 
 def test_a_second_system_on_a_share_is_refused_with_the_name_of_the_first(bank: Bank) -> None:
