@@ -165,8 +165,8 @@ class Cluster:
     @classmethod
     def _join(cls, wanted: str) -> Cluster:
         address = os.environ.get("RAY_ADDRESS", wanted) if wanted == "auto" else wanted
-        _reach(address)
         prepare_environment(loopback=_is_loopback(address))
+        _reach(address)
         import ray
 
         if ray.is_initialized():
@@ -322,24 +322,49 @@ def _protect_token(environment: Mapping[str, str]) -> None:
 
 
 def _is_loopback(address: str) -> bool:
-    """Whether the cluster at this address keeps to this machine. Where `auto` leads, Ray has noted down."""
+    """Whether the cluster at this address keeps to this machine."""
     if address == "auto":
-        try:
-            address = (Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster").read_text()
-        except OSError:
-            return True
-    return address.strip().rpartition(":")[0] in ("127.0.0.1", "localhost", "[::1]")
+        address = _noted_address() or "127.0.0.1:0"
+    return address.rpartition(":")[0] in ("127.0.0.1", "localhost", "[::1]")
+
+
+def _noted_address() -> str:
+    """Of the last cluster of this machine, as Ray has noted it down, whether it still runs or not; empty if none is."""
+    try:
+        return (Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _reach(address: str) -> None:
-    """Raise `Unavailable` at once where nobody listens: Ray itself tries for two minutes."""
-    if address == "auto":
-        return  # it looks for processes of this machine, and says at once that there are none
+    """Raise `Unavailable` at once where nobody listens: Ray itself tries for minutes."""
+    if address != "auto":
+        if not _is_address(address):
+            raise CallerError(f"the address of a Ray cluster is HOST:PORT or 'auto', not {address!r}")
+        if why := _why_not(address):
+            what = f"nobody listens there: {why}; see whether its head runs; `rayfold up` starts a cluster here"
+            raise Unavailable(f"the Ray cluster {address!r}", what)
+        return
+    noted = _noted_address()
+    if not _is_address(noted) or not (why := _why_not(noted)):
+        return  # Ray goes there, or looks for the processes of a cluster, and says at once that there are none
+    from ray._private.services import find_gcs_addresses
+
+    if len(find_gcs_addresses()) != 1:  # else Ray goes to that one
+        what = f"none runs on this machine; the last one was at {noted}, and nobody listens there: {why}"
+        raise Unavailable("the Ray cluster 'auto'", f"{what}; `rayfold up` starts one, and HOST:PORT names another")
+
+
+def _is_address(address: str) -> bool:
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        raise CallerError(f"the address of a Ray cluster is HOST:PORT or 'auto', not {address!r}")
+    return bool(host) and port.isdecimal()
+
+
+def _why_not(address: str) -> str:
+    """Why nobody can be reached there; empty if somebody can."""
+    host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_TIMEOUT_S).close()
     except (OSError, OverflowError) as error:
-        what = f"nobody listens there: {error}; see whether its head runs; `rayfold up` starts a cluster here"
-        raise Unavailable(f"the Ray cluster {address!r}", what) from error
+        return str(error)
+    return ""

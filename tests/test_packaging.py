@@ -320,9 +320,9 @@ def test_the_installed_command_explains_the_demo(installed: Installed) -> None:
 
 
 def test_the_installed_command_says_in_one_sentence_that_there_is_no_store_to_verify(installed: Installed) -> None:
-    refused = installed.run("rayfold", "verify", "no-such-store", check=False)
+    refused = installed.run("rayfold", "verify", "nowhere/no-such-store", check=False)
     assert refused.returncode != 0
-    assert "no-such-store" in refused.stdout + refused.stderr
+    assert "nowhere/no-such-store" in refused.stdout + refused.stderr
     assert "Traceback" not in refused.stdout + refused.stderr
 
 

@@ -288,6 +288,20 @@ def test_joining_the_cluster_of_the_environment_takes_its_address(monkeypatch: p
         join("auto")
 
 
+def test_where_a_cluster_of_this_machine_was_and_no_other_is_nothing_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1\n")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", frozenset)  # of other tests
+    with pytest.raises(
+        Unavailable, match=r"'auto': none runs on this machine; the last one was at 127\.0\.0\.1:1, and"
+    ):
+        join("auto")
+
+
 def join(address: str) -> Cluster:
     return Cluster.start_or_join(num_cpus=None, own_actors_max=1, cluster=address)
 

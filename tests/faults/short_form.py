@@ -16,7 +16,7 @@ def held(name: str, folder: Path) -> Findings:
     assert scenario is not None
     with context_of(scenario, SEED, "short", scenario.short_s, folder) as context:
         findings = perform(scenario, context)
-    assert not findings.skipped
-    assert findings.violations == []
+    assert not findings.skipped, findings.skipped
+    assert findings.violations == [], "\n".join(map(str, findings.violations))
     assert set(scenario.invariants) <= findings.checks.keys()
     return findings
