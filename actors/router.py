@@ -216,7 +216,8 @@ class Router:
         if flight is None:  # it was given up: its commands are on their way again
             return
         flight.timer.cancel()
-        destination.failures = destination.failures + 1 if answer is None else 0
+        if not answer:
+            destination.failures = destination.failures + 1 if answer is None else 0
         unanswered = self._resolve_all(destination, flight.batch, answer) if answer else flight.batch
         if unanswered:
             destination.held[attempt] = unanswered
@@ -226,17 +227,20 @@ class Router:
             destination.again = self._loop.call_later(_backoff_s(destination.failures), self._send_again, destination)
 
     def _resolve_all(self, destination: _Destination, batch: Sequence[_Pending], blob: bytes) -> list[_Pending]:
-        """Tell the callers. Returns the commands that must be sent again, here or elsewhere."""
+        """Tell the callers. Returns the commands that must be sent again, here or elsewhere. A batch that is fenced off
+        is one failure, however many commands it has: during a move that is for a tenth of a second."""
         unanswered: list[_Pending] = []
+        fenced = False
         for pending, answered in zip(batch, decode_outcomes(blob, batch), strict=True):  # both are ours
             if isinstance(answered, Moved):
                 unanswered.append(pending)
                 destination.moved[pending.stream] = answered.actor
             elif isinstance(answered, Fenced):
                 unanswered.append(pending)
-                destination.failures += 1
+                fenced = True
             else:
                 self._resolve(pending, answered)
+        destination.failures = destination.failures + 1 if fenced else 0
         return unanswered
 
     def _hold(self, destination: _Destination, batch: list[_Pending]) -> None:
