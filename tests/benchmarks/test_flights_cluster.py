@@ -104,12 +104,6 @@ def test_a_node_is_killed_and_started_again_visitors_come_meanwhile_and_all_is_v
         with demo(nodes.address, "--flights", "500") as fewer:
             what = f"the store flights holds the first {FLIGHTS:,} flights, more than the 500 asked for"
             assert ended(fewer, 2).endswith(f"error: {what}; say --flights {FLIGHTS}")
-        with demo(nodes.address, "--flights", f"{FLIGHTS}") as attached:
-            line_with("sending commands", attached)
-            nodes.restart_node(0)
-            what = "the node that this program was attached to has ended; once it is up again, start this again"
-            assert f"error: the demo: {what}, which goes on where it stopped" in ended(attached, 2)
-        assert "nothing of that name runs on this cluster" in ended(visitor("Ada", "EWR", nodes.address), 2)
 
 
 def _visits_while_it_is_gone(address: str, gone: int) -> None:

@@ -32,11 +32,6 @@ def test_single_processes_killed_are_there_again_and_only_their_own_work_waited(
         assert figures[f"killed {kind}"] == 1
 
 
-def test_moves_that_are_interrupted_leave_every_partition_at_one_home(tmp_path: Path) -> None:
-    figures = figures_of("interrupted-moves", tmp_path)
-    assert figures["interrupted"] == 4
-
-
 # What the figures mean
 
 
