@@ -3,7 +3,7 @@
 One line of JSON answers each line. `nodes`: what the cluster knows of its nodes. `await NAME up|gone`: the same, once
 the node is. `place NAME`: start the detached actor of that node. `ask NAME`: the actor's calls so far, its process and
 data folder, found by its name, as soon as it answers. `alone FOLDER`: start a runtime that knows nothing of nodes in
-that folder, and stop it again: the processes that it had.
+that folder, and stop it again: the sessions that its processes had.
 """
 
 from __future__ import annotations
@@ -88,11 +88,11 @@ def ask(cluster: Cluster, name: str) -> list[Any]:
 
 
 def alone(cluster: Cluster, folder: str) -> list[int]:
-    """The processes of a runtime on one machine."""
+    """The sessions of the processes of a runtime on one machine, looked at while it runs."""
     with BlockingRuntime(folder, aggregates=[Account], projections=[Balances], partitions=4, replicas=3) as bank:
         status: Any = bank.status()
         assert all(one.alive for one in (*status.partitions, *status.projectors))
-        return [one.pid for one in (*status.partitions, *status.projectors)]
+        return [os.getsid(one.pid) for one in (*status.partitions, *status.projectors)]
 
 
 OBEYS: Final[dict[str, Any]] = {"nodes": nodes, "await": await_node, "place": place, "ask": ask, "alone": alone}
