@@ -32,7 +32,10 @@ _IN_FLIGHT_MAX: Final = 1_000
 
 _STEP_S: Final = 0.02
 _CAPACITY_S: Final = 1.0
-_FAST_REFUSAL_MS: Final = 50.0
+_FAST_REFUSAL_MS: Final = 1_000.0
+"""It is told without asking anybody, in microseconds; but a process may have to wait for a core. A refusal that came
+from beyond a queue would take the deadline of 30 s."""
+
 _NORMAL_AFTER_S: Final = 10.0
 _NORMAL_MS: Final = 1_000.0
 """A command that takes longer is still behind a queue."""
