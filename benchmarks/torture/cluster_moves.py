@@ -72,7 +72,7 @@ def interrupted_moves(context: Context) -> Findings:
     every = [*itertools.product(VICTIMS, STEPS), *(("rebalance", step) for step in STEPS)]
     context.rng.shuffle(every)
     with cluster_living(context, findings) as bank:
-        for _ in range(1 if context.short else _ROUNDS_MAX):
+        for _ in context.rounds(_ROUNDS_MAX):
             for victim, step in _SHORT if context.short else every:
                 try:
                     _interrupt(bank, victim, step)

@@ -170,10 +170,8 @@ def cut_off(context: Context) -> Findings:
     given_up: list[float] = []
     nodes = NetworkNodes(LocalCluster(NODES, cpus=1), context.folder / "cluster")
     with cluster_living(context, findings, nodes=nodes, surroundings=nodes.surroundings) as bank:
-        for _ in range(1 if context.short else _ROUNDS_MAX):
+        for _ in context.rounds(_ROUNDS_MAX):
             _cut_off(bank, nodes, context.rng.randrange(1, NODES), given_up)
-            if context.left_s < 0:
-                break
     given_up.sort()
     findings.figures["given_up_s_max"] = quantile(given_up, 1.0)
     return findings

@@ -43,11 +43,9 @@ def kill_cluster_parts(context: Context) -> Findings:
     """One of each kind, on a node that is drawn; the long form again and again."""
     findings = Findings()
     with cluster_living(context, findings) as bank:
-        for _ in range(1 if context.short else _ROUNDS_MAX):
+        for _ in context.rounds(_ROUNDS_MAX):
             for kind in _KINDS:
                 _kill_one(bank, kind)
-            if context.left_s < 0:
-                break
     return findings
 
 
@@ -67,11 +65,9 @@ def kill_deployer(context: Context) -> Findings:
     """At each moment once; the long form again and again."""
     findings = Findings({"deployers_killed": 0, "came_to_their_end": 0, "had_not_begun": 0})
     with cluster_living(context, findings) as bank:
-        for _ in range(1 if context.short else _ROUNDS_MAX):
+        for _ in context.rounds(_ROUNDS_MAX):
             for moment in _MOMENTS:
                 _kill_deployer(bank, moment)
-            if context.left_s < 0:
-                break
     return findings
 
 

@@ -65,11 +65,9 @@ def lose_raylets(context: Context) -> Findings:
     findings = Findings({"raylets_killed": 0, "raylets_frozen": 0, "old_copies": 0})
     given_up: list[float] = []
     with cluster_living(context, findings) as bank:
-        for _ in range(1 if context.short else _ROUNDS_MAX):
+        for _ in context.rounds(_ROUNDS_MAX):
             for freezes in (True, False):
                 _lose_raylet(bank, _victim(bank), given_up, freezes=freezes)
-            if context.left_s < 0:
-                break
     given_up.sort()
     findings.figures["given_up_s_max"] = quantile(given_up, 1.0)
     return findings
@@ -134,10 +132,8 @@ def two_of_one(context: Context) -> Findings:
     """A node is frozen and started a second time on its data folder, whose locks are gone; then the first wakes up."""
     findings = Findings({"copies": 0, "appended_by_the_old": 0, "refused_by_the_lock": 0, "frozen_in_a_transaction": 0})
     with cluster_living(context, findings) as bank:
-        for _ in range(1 if context.short else _ROUNDS_MAX):
+        for _ in context.rounds(_ROUNDS_MAX):
             _two_of_one(bank, _victim(bank))
-            if context.left_s < 0:
-                break
     return findings
 
 

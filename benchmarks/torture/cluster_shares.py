@@ -56,7 +56,7 @@ def lost_shares(context: Context) -> Findings:
     every = [(damage, all_stopped) for all_stopped in (False, True) for damage in _DAMAGES]
     chosen = context.rng.sample(every[: len(_DAMAGES)], 2) if context.short else every
     with cluster_living(context, findings) as bank:
-        for _ in range(1 if context.short else _ROUNDS_MAX):
+        for _ in context.rounds(_ROUNDS_MAX):
             for damage, all_stopped in chosen:
                 _try(bank, damage, all_stopped=all_stopped)
                 if not context.short and context.left_s < 0:

@@ -17,7 +17,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -138,6 +138,13 @@ class Context:
     def left_s(self) -> float:
         """Seconds until the deadline; negative after it."""
         return self.deadline - time.monotonic()
+
+    def rounds(self, most: int) -> Iterator[int]:
+        """One in the short form; in the long form again and again until the deadline, `most` at the most."""
+        for number in range(1 if self.short else most):
+            yield number
+            if self.left_s < 0:
+                return
 
 
 @dataclass(slots=True)
