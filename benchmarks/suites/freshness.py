@@ -20,12 +20,12 @@ from ..harness.histogram import Latencies
 from ..workloads.bank import BalanceOf, Balances
 from ..workloads.stored_balances import by_store
 from .latency import open_figures, open_notes
-from .load import Load, in_loops, open_loop
+from .load import Load, OpenLoad, in_loops, open_loop
 from .read import fill
 from .running import Running, running_bank
 from .saturation import OPERATIONS, Operation, saturation_per_s
 
-__all__ = ["PROBES_PER_S", "Probes", "cases"]
+__all__ = ["cases", "written_and_seen"]
 
 STORES_LOAD: Final = 0.5
 """At which the stores are compared: half of saturation."""
@@ -53,10 +53,7 @@ async def _measure_visible(load: float, projection: type[Projection], options: O
     rate_per_s = saturation * load
     async with running_bank(options, replicas=1, projections=[projection]) as running:
         filled = await fill(running, options)
-        probes = Probes(running, every=max(1, round(rate_per_s / PROBES_PER_S)))
-        operation = probes.watching(OPERATIONS["execute"](running.bank, options))
-        done = await open_loop(operation, rate_per_s, options.seconds * 0.4, options.seconds)
-        await probes.finished()
+        done, probes = await written_and_seen(running, rate_per_s, options)
         violations = done.failures.failures + probes.failures.failures
         violations += await running.violations(filled.receipts + done.receipts)
     if violations:
@@ -67,7 +64,16 @@ async def _measure_visible(load: float, projection: type[Projection], options: O
     return Sample(figures, histograms, notes=notes)
 
 
-class Probes:
+async def written_and_seen(running: Running, rate_per_s: float, options: Options) -> tuple[OpenLoad, _Probes]:
+    """An open loop of writes at this rate, some of which are looked for. Returns when all have been seen."""
+    probes = _Probes(running, every=max(1, round(rate_per_s / PROBES_PER_S)))
+    operation = probes.watching(OPERATIONS["execute"](running.bank, options))
+    done = await open_loop(operation, rate_per_s, options.seconds * 0.4, options.seconds)
+    await probes.finished()
+    return done, probes
+
+
+class _Probes:
     """Looks for every n-th write, and asks a query without `after=` in between."""
 
     def __init__(self, running: Running, every: int) -> None:

@@ -29,7 +29,7 @@ from ..harness.contract import Case, Figure, Options, Sample
 from ..harness.histogram import Latencies
 from ..workloads.bank import Account, Deposit
 from ..workloads.keys import names
-from .freshness import PROBES_PER_S, Probes
+from .freshness import written_and_seen
 from .latency import open_figures, open_notes
 from .load import open_loop
 from .measuring import seconds_of
@@ -78,22 +78,18 @@ def _spread(nodes: int, options: Options, replicas: int) -> AbstractAsyncContext
 async def _measure_spread(nodes: int, options: Options) -> Sample:
     if not nodes:
         async with running_bank(options, partitions=PARTITIONS, replicas=1) as running:
-            return await _written_and_seen(running, options)
+            return await _saturated_then_half(running, options)
     async with _spread(nodes, options, replicas=1) as (running, _):
-        return await _written_and_seen(running, options)
+        return await _saturated_then_half(running, options)
 
 
-async def _written_and_seen(running: Running, options: Options) -> Sample:
+async def _saturated_then_half(running: Running, options: Options) -> Sample:
     """Commands a second of a bank that never waits for work; then half of it, and when that is visible."""
     load = await saturate(running, DEPTH, "uniform", options)
     await running.caught_up()
     saturation_per_s = await measured_saturation_per_s(running, "execute", options)
     await running.caught_up()
-    rate_per_s = saturation_per_s * HALF
-    probes = Probes(running, every=max(1, round(rate_per_s / PROBES_PER_S)))
-    operation = probes.watching(OPERATIONS["execute"](running.bank, options))
-    done = await open_loop(operation, rate_per_s, options.seconds * 0.4, options.seconds)
-    await probes.finished()
+    done, probes = await written_and_seen(running, saturation_per_s * HALF, options)
     violations = load.failures + done.failures.failures + probes.failures.failures
     violations += await running.violations(load.receipts + done.receipts)
     if violations:
@@ -212,8 +208,9 @@ async def _measure_loss(options: Options) -> Sample:
     if violations:
         return Sample(violations=violations)
     waits = Latencies()
-    for wait_s in (wait_s for one in others for wait_s in one.waits_s()):
-        waits.record_s(wait_s)
+    for one in others:
+        for wait_s in one.waits_s():
+            waits.record_s(wait_s)
     figures = {
         "back_to_writes_s": seconds_of(max((one.first_after(up_s) or up_s) - up_s for one in lost)),
         "unavailable_s": seconds_of(max(max(one.waits_s()) for one in lost)),

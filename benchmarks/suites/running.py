@@ -81,7 +81,6 @@ class Running:
     started_at: dict[int, int] = field(default_factory=dict)
     """Partition -> position of the log's end before anything was sent."""
     notes: dict[str, str | int | float | bool] = field(default_factory=dict)
-
     replicas: int = 0
     """Of that read model."""
 
