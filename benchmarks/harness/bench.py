@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import gc
 import json
-import logging
 import os
 import shutil
 import socket
@@ -265,24 +264,20 @@ def _workplace(directory: Path | None) -> Iterator[Path]:
 
 
 def _joined(options: Options) -> Options:
-    """Connect to the cluster that was named, if any. Raises `BenchRefused` if there is none.
+    """Connect to the cluster that was named, if any. Raises `Unavailable` if there is none, `CallerError` if that is no
+    address.
 
-    Returns the options: without the address if no node has a data folder, because then every store is on this machine.
+    Returns the options: with the address at which the cluster knows itself, which all runtimes are compared with;
+    without the address if no node has a data folder, because then every store is on this machine.
     """
     address = options.address
     if address is None:
         return options
-    from rayfold.actors.cluster import Cluster, prepare_environment
+    from rayfold.actors.cluster import Cluster
 
-    prepare_environment()
-    import ray
-
-    try:
-        ray.init(address=address, namespace="rayfold", logging_level=logging.ERROR)
-    except (RuntimeError, ValueError, ConnectionError) as error:
-        raise BenchRefused(f"--address {address}: {str(error).strip().partition(chr(10))[0]}") from None
-    if Cluster.inside().nodes():
-        return options
+    cluster = Cluster.start_or_join(num_cpus=None, own_actors_max=0, cluster=address)
+    if cluster.nodes():
+        return replace(options, address=cluster.address)
     _complain(f"no node of {address} was started with rayfold node, so none has a place for logs: all of them are here")
     return replace(options, address=None)
 

@@ -178,6 +178,7 @@ def test_two_files_are_compared_on_the_screen(tmp_path: Path, capsys: pytest.Cap
             "--address: the suite nodes starts clusters of its own; leave it out",
         ),
         (Request("write", address="127.0.0.1:1"), "--address 127.0.0.1:1: no cluster answers there: "),
+        (Request("write", address="localhost"), "the address of a Ray cluster is HOST:PORT or 'auto', not 'localhost'"),
         (Request("write", json_file=Path("nowhere/x.json")), "--json nowhere/x.json: cannot write a file there"),
     ],
 )
