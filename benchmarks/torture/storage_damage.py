@@ -30,7 +30,7 @@ from rayfold.runtime.stream import StreamId
 from .contract import Context, Findings, Scenario
 from .storage_child import Child, Nursery
 from .storage_workload import TILLS, Till, expected, write_loop
-from .storage_writing import everything, open_clocked
+from .storage_writing import everything, open_clocked, short_turns
 
 __all__ = ["SCENARIOS", "Damage", "make_two", "tried"]
 
@@ -59,6 +59,7 @@ class Damage(NamedTuple):
     """None: the file is cut off at `offset`."""
 
 
+@short_turns()
 def make_two(path: Path, seed: int) -> Store:
     """A store with two partitions and a log of its own in each."""
     store = create_or_open_store(path, 2)

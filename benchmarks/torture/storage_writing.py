@@ -6,11 +6,14 @@ before the last acknowledged one; and if it then goes on as if nothing had happe
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 from rayfold.runtime.errors import RayfoldError, StoreError
+from rayfold.runtime.log import recent
 from rayfold.runtime.log.check import verify_store
 from rayfold.runtime.log.contract import Reader
 from rayfold.runtime.log.environment import open_log
@@ -24,12 +27,26 @@ from .contract import Findings
 from .storage_child import Line
 from .storage_workload import Expected, batches, clock, expected, write_loop
 
-__all__ = ["acknowledged", "everything", "judge", "make_store", "open_clocked", "plain", "write"]
+__all__ = ["acknowledged", "everything", "judge", "make_store", "open_clocked", "plain", "short_turns", "write"]
 
 ATTEMPTS_MAX: Final = 4
 """Of one batch whose append fails. A fault is injected once, so the second attempt succeeds."""
 
 PAGE_EVENTS: Final = 1_000
+
+EVENTS_A_TURN: Final = 2
+"""Instead of 256: the logs here are small, and the stream index is to be behind and to catch up in them all the
+same."""
+
+
+@contextlib.contextmanager
+def short_turns() -> Iterator[None]:
+    """The stream index catches up after a few events meanwhile (`runtime/log/recent.py`)."""
+    before, recent.EVENTS_A_TURN = recent.EVENTS_A_TURN, EVENTS_A_TURN
+    try:
+        yield
+    finally:
+        recent.EVENTS_A_TURN = before
 
 
 def open_clocked(store: Store, partition: int = 0) -> LmdbLog:
@@ -38,6 +55,7 @@ def open_clocked(store: Store, partition: int = 0) -> LmdbLog:
     return open_log(path, f"partition {partition}", identity=identity, create=False, now_us=clock())
 
 
+@short_turns()
 def make_store(path: Path, seed: int, count: int) -> Store:
     """A new store with the first `count` batches of the seed in it."""
     store = create_or_open_store(path, 1)
@@ -56,6 +74,7 @@ def plain(outcome: Outcome | RayfoldError) -> list[Any]:
     return [type(outcome).__name__, str(outcome)]
 
 
+@short_turns()
 def write(report: Any, *, path: str, seed: int, first: int, last: int, gate: str = "") -> None:
     """A job: write the batches `first..last - 1`, report each once it is acknowledged, and try again what failed.
 

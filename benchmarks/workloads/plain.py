@@ -3,7 +3,7 @@
 "Scalability! But at what COST?" (McSherry, Isard, Murray, 2015): a system that scales has to say how many cores it
 needs until it beats a good program on one. This is that program. Per command: validate it, look up its id, decide,
 encode the event, checksum and chain it, put it, its stream entry and its command entry. Per batch: one LMDB transaction
-with the log's own durability (`sync`, `metasync`, no `writemap`).
+with the log's own durability (`sync`, `metasync`, no `writemap`) and its own way of putting stream entries late.
 
 Rule kept here: it is no straw man. It shares with the runtime what every program of this kind needs, the messages and
 the bytes on the disk (so the same invariants check what it wrote), and nothing of what the runtime adds: no wire, no
@@ -29,6 +29,8 @@ from rayfold.runtime.log.format import (
     CHAIN_START,
     COMMANDS,
     EVENTS,
+    META,
+    META_INDEXED,
     STREAMS,
     NextRecord,
     chain_of,
@@ -37,6 +39,7 @@ from rayfold.runtime.log.format import (
     encode_stream_entry,
     pack_position,
 )
+from rayfold.runtime.log.recent import GROUPS, Recent, encode_indexed
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.stream import StreamId, stream_id
 
@@ -62,10 +65,12 @@ class PlainBank:
             lib_version=LMDB_ENGINE,
             **options,
         )
-        self._events, self._streams, self._commands = (
-            self._lmdb.open_db(name, create=False) for name in (EVENTS, STREAMS, COMMANDS)
+        self._events, self._streams, self._commands, self._meta = (
+            self._lmdb.open_db(name, create=False) for name in (EVENTS, STREAMS, COMMANDS, META)
         )
         self._head, self._chain = 0, CHAIN_START
+        self._recent = Recent()
+        self._recent.learn([0] * GROUPS, [], 0)
         self.accounts: dict[str, tuple[StreamId, bytes, int, int]] = {}
         """Account -> its stream, the stream's key, version and balance."""
         self._pack = msgpack.Packer(autoreset=True).pack
@@ -75,8 +80,12 @@ class PlainBank:
         with self._lmdb.begin(write=True) as transaction:
             receipts, events, streams, commands = self._decided(batch, transaction)
             transaction.cursor(self._events).putmulti(events, overwrite=False, append=True)
-            transaction.cursor(self._streams).putmulti(sorted(streams), overwrite=False)
+            due, indexed = self._recent.stage(streams, sum([len(record) for _, record in events]), self._head)
+            transaction.cursor(self._streams).putmulti(due, overwrite=False)
+            if indexed is not None:
+                transaction.put(META_INDEXED, encode_indexed(indexed), db=self._meta)
             transaction.cursor(self._commands).putmulti(sorted(commands), overwrite=False)
+        self._recent.commit()
         return receipts
 
     def _decided(

@@ -21,7 +21,7 @@ import msgpack
 
 from ..errors import Damaged, StoreMismatch
 from ..log.durable import checksum_of
-from ..log.format import FORMAT_VERSION, RECORD_BYTES_MAX, chain_of
+from ..log.format import FORMAT_VERSION, READABLE_FORMATS, RECORD_BYTES_MAX, chain_of
 from ..log.stretch import Stretch
 from .target import Target
 
@@ -102,9 +102,10 @@ def read_inventory(target: Target) -> Inventory | None:
         raise Damaged(where, "it is not what was written") from error
     if checksum != checksum_of(facts):
         raise Damaged(where, "its checksum is wrong")
-    if facts["format"] != BACKUP_FORMAT or facts["log_format"] != FORMAT_VERSION:
+    if facts["format"] != BACKUP_FORMAT or facts["log_format"] not in READABLE_FORMATS:
         what = f"it has format {facts['format']} with logs of format {facts['log_format']}"
-        raise StoreMismatch(where, what, f"this version reads format {BACKUP_FORMAT} with logs of {FORMAT_VERSION}")
+        known = f"this version reads format {BACKUP_FORMAT} with logs of {', '.join(map(str, READABLE_FORMATS))}"
+        raise StoreMismatch(where, what, known)
     segments = {int(number): [Segment(**one) for one in listed] for number, listed in facts["segments"].items()}
     return Inventory(facts["store_id"], facts["partitions"], facts["taken_at"], segments)
 

@@ -6,7 +6,7 @@ Rules kept here:
 - memory stays bounded however large the store is: every walk goes in chunks, each in a read transaction of its own,
   so that no page is pinned either. What is at or before the head at the start of a walk never changes any more
 - everything is looked at from both sides: events know their place in the stream index and in the command index, and
-  both indexes know their events
+  both indexes know their events; those that the stream index does not hold yet (`recent.py`) continue their streams
 - nothing is repaired, and nothing is trusted that was not checked: a file whose B-tree is broken is not opened at
   all, because LMDB may crash the process on it
 
@@ -48,7 +48,8 @@ from .format import (
     split_versioned_key,
     versioned_key,
 )
-from .reader import LmdbReader, find_version
+from .reader import LmdbReader
+from .recent import group_of, indexed_in
 from .report import PartitionReport, Problem, Report
 from .store import Store, open_store
 
@@ -156,6 +157,10 @@ class _PartitionCheck:
         self._chain: bytes | None = CHAIN_START
         self._command: tuple[bytes, CommandEntry | None] = (b"", None)
         self._last_entry = (b"", 0, 0)
+        self._unindexed: dict[bytes, int] = {}
+        """Stream key -> version of its last event that the stream index did not hold when we came by."""
+        self._new: dict[bytes, StreamId] = {}
+        """Streams of which it held nothing then."""
 
     def run(self) -> None:
         """All walks. One that LMDB cannot finish is a problem, and the others go on."""
@@ -163,6 +168,8 @@ class _PartitionCheck:
         if self._next_position <= self._report.head:
             self._problem("events", str(self._next_position), "position", "it and all after it are missing")
         self._walk(STREAMS, self._stream_entry)
+        for stream in self._new.values():
+            self._count_stream(stream)
         self._walk(COMMANDS, self._command_entry)
         self._walk(SNAPSHOTS, self._snapshot)
 
@@ -229,7 +236,7 @@ class _PartitionCheck:
         return True
 
     def _indexed_by_stream(self, transaction: lmdb.Transaction[bytes], event: StoredEvent) -> None:
-        """The stream index must lead from the event's stream and version to its position."""
+        """The stream index must lead from the event's stream and version to its position, once it holds it."""
         cursor = transaction.cursor(self._environment.database(STREAMS))
         stream_key = event.stream.key
         what = f"it is {event.stream} version {event.version}, but the stream index does not lead to it"
@@ -243,7 +250,23 @@ class _PartitionCheck:
             behind = int.from_bytes(key[-8:], "big") - event.version
             if behind < count and position - behind == event.position:
                 return
-        self._problem("events", str(event.position), "index", what)
+        indexed = indexed_in(transaction, self._environment)
+        if indexed is None or event.position <= indexed[group_of(stream_key)]:
+            self._problem("events", str(event.position), "index", what)
+        else:
+            self._continues(transaction, event, stream_key)
+
+    def _continues(self, transaction: lmdb.Transaction[bytes], event: StoredEvent, stream_key: bytes) -> None:
+        """An event that the stream index does not hold yet must have the next version of its stream."""
+        before = self._unindexed.get(stream_key)
+        if before is None:
+            before = self._reader.indexed_version(transaction, stream_key)
+            if not before:
+                self._new[stream_key] = event.stream
+        if event.version != before + 1:
+            what = f"it is {event.stream} version {event.version}, but the version before it in the log is {before}"
+            self._problem("events", str(event.position), "index", what)
+        self._unindexed[stream_key] = event.version
 
     def _indexed_by_command(self, transaction: lmdb.Transaction[bytes], event: StoredEvent) -> None:
         """The command index must hold the event's command, which ends at this event or at one adjoining it."""
@@ -283,8 +306,8 @@ class _PartitionCheck:
         if position > self._report.head and self._is_there(transaction, position):
             return True  # appended after this check began
         if not same:
-            self._report.streams += 1
-            self._warn_if_misplaced(stream)
+            self._new.pop(key[:-8], None)
+            self._count_stream(stream)
         self._last_entry = (key[:-8], last, position)
         if last - count != before_version:
             what = f"it covers versions {last - count + 1}..{last}, but the entry before it ends at {before_version}"
@@ -305,7 +328,8 @@ class _PartitionCheck:
     def _is_there(self, transaction: lmdb.Transaction[bytes], position: int) -> bool:
         return transaction.get(pack_position(position), db=self._environment.database(EVENTS)) is not None
 
-    def _warn_if_misplaced(self, stream: StreamId) -> None:
+    def _count_stream(self, stream: StreamId) -> None:
+        self._report.streams += 1
         belongs = partition_of(stream, self._store.partitions)
         if belongs != self._report.partition:
             self._warning("streams", str(stream), "placement", f"commands to it go to partition {belongs}")
@@ -341,8 +365,9 @@ class _PartitionCheck:
         try:
             stream, version = split_versioned_key(key)
             decode_snapshot(key, value, self._reader.name)
-            cursor = transaction.cursor(self._environment.database(STREAMS))
-            current = find_version(cursor, key[:-8], self._reader.name)
+            current = self._reader.indexed_version(transaction, key[:-8])
+            if version > current:
+                current = self._reader.version_in(transaction, stream)
         except Damaged as error:
             self._warning("snapshots", str(error.where), "checksum", f"{error.what}; it is passed over")
             return True

@@ -35,6 +35,7 @@ __all__ = [
     "EVENTS",
     "FORMAT_VERSION",
     "META",
+    "READABLE_FORMATS",
     "RECORD_BYTES_MAX",
     "SNAPSHOTS",
     "SNAPSHOT_BYTES_MAX",
@@ -63,8 +64,11 @@ __all__ = [
     "versioned_key",
 ]
 
-FORMAT_VERSION: Final = 1
-"""Of everything in this file. A log of another version is refused, never guessed at."""
+FORMAT_VERSION: Final = 2
+"""Of everything in this file. A log of a version that is not known is refused, never guessed at."""
+
+READABLE_FORMATS: Final = (1, FORMAT_VERSION)
+"""In format 1 the stream index never lags (`recent.py`). Whoever takes such a log over makes it one of format 2."""
 
 EVENTS: Final = b"events"
 STREAMS: Final = b"streams"
@@ -250,10 +254,10 @@ def check_record(record: bytes, key: bytes, log: str) -> None:
         raise Damaged(f"{log}, event {place}", f"the record stored here is that of position {record_position(record)}")
 
 
-def body_start(stream: StreamId, version: int) -> bytes:
-    """How the body of the record of this stream and version begins: tells cheaply whose record one is."""
-    pack = msgpack.packb
-    return b"%c%b%b%b" % (0x90 | BODY_FIELDS, pack(stream[0]), pack(stream[1]), pack(version))
+def body_start(stream: StreamId, version: int | None = None) -> bytes:
+    """How the body of the record of this stream (and version) begins: tells cheaply whose record one is."""
+    fields = stream if version is None else (*stream, version)
+    return b"%c%b" % (0x90 | BODY_FIELDS, b"".join(map(msgpack.packb, fields)))
 
 
 # --- keys of streams and versions ---------------------------------------------------------------------------------
@@ -353,8 +357,7 @@ def decode_snapshot(key: bytes, value: bytes, log: str) -> tuple[bytes, bytes]:
     """The schema's fingerprint and the state in a value of `snapshots`. Raises `Damaged`."""
     if len(value) < 5 or len(value) < 5 + value[4] or not _intact(key, value, _SEED_SNAPSHOTS):
         raise Damaged(f"{log}, snapshot of {_shown(key)}", "its checksum is wrong")
-    state_at = 5 + value[4]
-    return value[5:state_at], value[state_at:]
+    return value[5 : 5 + value[4]], value[5 + value[4] :]
 
 
 def encode_meta(key: bytes, content: bytes) -> bytes:
@@ -371,6 +374,9 @@ def decode_meta(key: bytes, value: bytes, log: str) -> bytes:
 
 META_FORMAT: Final = b"format"
 """The format version, 8 bytes big-endian: the first thing read."""
+
+META_INDEXED: Final = b"indexed"
+"""Up to where the stream index holds the appends of each group of streams (`recent.py`), 8 bytes big-endian each."""
 
 META_EPOCH: Final = b"epoch"
 """The epoch of the latest activation, 8 bytes big-endian."""
@@ -389,7 +395,6 @@ def _intact(key: bytes, value: bytes, seed: int) -> bool:
 def _shown(key: bytes) -> str:
     """A key of `streams` or `snapshots` as people read it."""
     try:
-        stream, version = split_versioned_key(key)
+        return "{} version {}".format(*split_versioned_key(key))
     except (ValueError, IndexError):
         return key.hex()
-    return f"{stream} version {version}"

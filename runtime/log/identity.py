@@ -5,17 +5,29 @@ Beside the write path.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from ..errors import Damaged, StoreMismatch
-from .format import DATABASES, FORMAT_VERSION, META, META_FORMAT, META_IDENTITY, decode_meta, encode_meta
+from .format import (
+    DATABASES,
+    FORMAT_VERSION,
+    META,
+    META_FORMAT,
+    META_IDENTITY,
+    META_INDEXED,
+    READABLE_FORMATS,
+    decode_meta,
+    encode_meta,
+)
+from .recent import GROUPS, encode_indexed
 
 if TYPE_CHECKING:
     import lmdb
 
     from .environment import Environment
 
-__all__ = ["NOT_OURS", "check_identity", "is_new", "read_identity", "write_identity"]
+__all__ = ["NOT_OURS", "check_identity", "is_new", "put_format", "read_identity", "write_identity"]
 
 NOT_OURS: Final = "this LMDB environment is not a log of Rayfold"
 
@@ -27,9 +39,9 @@ def check_identity(environment: Environment, identity: str) -> None:
     if stored is None:
         raise StoreMismatch(where, NOT_OURS)
     version = int.from_bytes(decode_meta(META_FORMAT, stored, environment.name), "big")
-    if version != FORMAT_VERSION:
-        what = f"its log has format {version}, this version of Rayfold reads format {FORMAT_VERSION}"
-        raise StoreMismatch(where, what)
+    if version not in READABLE_FORMATS:
+        known = ", ".join(map(str, READABLE_FORMATS))
+        raise StoreMismatch(where, f"its log has format {version}, this version of Rayfold reads formats {known}")
     found = read_identity(environment)
     if identity and found != identity:
         raise StoreMismatch(
@@ -49,11 +61,17 @@ def write_identity(environment: Environment, identity: str) -> None:
 
     def put(transaction: lmdb.Transaction[bytes]) -> None:
         database = environment.database(META)
-        content = FORMAT_VERSION.to_bytes(8, "big")
-        transaction.put(META_FORMAT, encode_meta(META_FORMAT, content), db=database)
+        put_format(transaction, environment, [0] * GROUPS)
         transaction.put(META_IDENTITY, encode_meta(META_IDENTITY, identity.encode()), db=database)
 
     environment.write(put)
+
+
+def put_format(transaction: lmdb.Transaction[bytes], environment: Environment, indexed: Sequence[int]) -> None:
+    """Say that the log has the present format, and up to where its stream index holds each group (`recent.py`)."""
+    meta, content = environment.database(META), FORMAT_VERSION.to_bytes(8, "big")
+    transaction.put(META_FORMAT, encode_meta(META_FORMAT, content), db=meta)
+    transaction.put(META_INDEXED, encode_indexed(indexed), db=meta)
 
 
 def read_identity(environment: Environment) -> str:

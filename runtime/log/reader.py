@@ -7,6 +7,7 @@ Rules kept here:
   pins no page once it returns
 - every record and every index entry is checked before it is handed out; a hole where an event must be is `Damaged`,
   never a shorter answer
+- the stream index lags behind (`recent.py`): the end of a stream is looked for among the latest events as well
 - where something ends, what stands there is checked as well: LMDB finds keys by comparing them, so a key that decayed
   looks like the end of a stream, and a page that decayed like the end of the log
 - a snapshot is a hint: a damaged or outdated one is passed over
@@ -38,18 +39,21 @@ from .format import (
     checked_stream,
     decode_command,
     decode_meta,
+    decode_record,
     decode_snapshot,
     decode_stream_entry,
     is_intact,
     pack_position,
+    record_position,
     versioned_key,
 )
+from .recent import group_of, indexed_in
 from .stretch import Stretch, read_stretch
 
 if TYPE_CHECKING:
     from .environment import Environment
 
-__all__ = ["LmdbReader", "find_version"]
+__all__ = ["LmdbReader"]
 
 Entry = TypeVar("Entry")
 
@@ -139,11 +143,32 @@ class LmdbReader:
 
     def version(self, stream: StreamId) -> int:
         """The version of the stream; 0 if it has no events."""
-        key = checked_stream(stream)
-        return self.environment.read(lambda transaction: self._version(transaction, key))
+        checked_stream(stream)
+        return self.environment.read(lambda transaction: self.version_in(transaction, stream))
 
-    def _version(self, transaction: lmdb.Transaction[bytes], stream_key: bytes) -> int:
-        return find_version(transaction.cursor(self.environment.database(STREAMS)), stream_key, self.name)
+    def version_in(self, transaction: lmdb.Transaction[bytes], stream: StreamId) -> int:
+        """`version`, as this transaction sees it."""
+        latest = self._unindexed(transaction, stream)
+        return latest[-1][0] if latest else self.indexed_version(transaction, stream.key)
+
+    def indexed_version(self, transaction: lmdb.Transaction[bytes], stream_key: bytes) -> int:
+        """The last version of a stream that the stream index holds; 0 if it holds none."""
+        sought, cursor = stream_key + VERSION_END, transaction.cursor(self.environment.database(STREAMS))
+        _, (key, entry) = _around(cursor, sought, decode_stream_entry, self.name)
+        of_the_stream = entry is not None and len(key) == len(sought) and key.startswith(stream_key)
+        return int.from_bytes(key[-8:], "big") if of_the_stream else 0
+
+    def _unindexed(self, transaction: lmdb.Transaction[bytes], stream: StreamId) -> list[tuple[int, int]]:
+        """Version and position of those events of a stream that the stream index does not hold yet, in order."""
+        indexed = indexed_in(transaction, self.environment)
+        if indexed is None:
+            return []
+        first, body = indexed[group_of(stream.key)] + 1, body_start(stream)
+        return [
+            (decode_record(record, self.name, checked=True).version, record_position(record))
+            for record in self._read(transaction, first, 1 << 62, 1 << 62)
+            if record.startswith(body, BODY_AT)
+        ]
 
     def read_stream(
         self, stream: StreamId, from_version: int = 1, to_version: int | None = None, limit: int | None = None
@@ -179,9 +204,16 @@ class LmdbReader:
                 records.append(self._event_of(transaction, stream, version, position - (entry_last - version)))
             wanted = entry_last + 1
             if wanted > last:
-                break
+                return records
         if not records:
             _around(cursor, sought, decode_stream_entry, self.name)
+        for version, position in self._unindexed(transaction, stream):
+            if not wanted <= version <= last:
+                continue
+            if version != wanted:
+                raise Damaged(f"{self.name}, stream index of {stream}", f"version {wanted} is missing or there twice")
+            records.append(self._event_of(transaction, stream, version, position))
+            wanted += 1
         return records
 
     def _event_of(self, transaction: lmdb.Transaction[bytes], stream: StreamId, version: int, position: int) -> bytes:
@@ -276,13 +308,6 @@ class LmdbReader:
     def close(self) -> None:
         """Let go of every resource. Closing twice is fine."""
         self.environment.close()
-
-
-def find_version(cursor: lmdb.Cursor[bytes], stream_key: bytes, log: str) -> int:
-    """The last version of a stream in the index under `cursor`; 0 if it has none."""
-    _, (key, entry) = _around(cursor, stream_key + VERSION_END, decode_stream_entry, log)
-    of_the_stream = entry is not None and len(key) == len(stream_key) + 8 and key.startswith(stream_key)
-    return int.from_bytes(key[-8:], "big") if of_the_stream else 0
 
 
 def _around(

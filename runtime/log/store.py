@@ -35,7 +35,6 @@ from typing import Any, Final
 from ..errors import StorageFailed, StoreMismatch, StoreMissing
 from .durable import decode_facts, encode_facts, fsync_folder, write_durably
 from .environment import open_log
-from .format import FORMAT_VERSION
 from .hold import LOCK, MANIFEST, Hold, exists
 from .reader import LmdbReader
 from .shared import open_shared_reader
@@ -52,6 +51,9 @@ __all__ = [
     "remove_leftovers",
     "write_manifest",
 ]
+
+STORE_FORMAT: Final = 1
+"""Of the manifest and the directory. The logs in it have a format of their own (`format.py`)."""
 
 HASH: Final = "crc32"
 """How streams are spread over partitions: `stream.partition_of`."""
@@ -172,9 +174,9 @@ def read_manifest(folder: Path) -> Store:
         raise StorageFailed(str(path), f"cannot read the manifest: {error.strerror or error}") from error
     remedy = f"restore {MANIFEST} from a backup; the logs beside it are not touched"
     facts = decode_facts(content, path, "the manifest", remedy)
-    if facts.get("format") != FORMAT_VERSION or facts.get("hash") != HASH:
+    if facts.get("format") != STORE_FORMAT or facts.get("hash") != HASH:
         what = f"the store has format {facts.get('format')} with hash {facts.get('hash')}"
-        known = f"this version of Rayfold reads format {FORMAT_VERSION} with hash {HASH}"
+        known = f"this version of Rayfold reads format {STORE_FORMAT} with hash {HASH}"
         raise StoreMismatch(str(folder), what, known)
     return Store(folder, str(facts["store_id"]), int(facts["partitions"]))
 
@@ -182,7 +184,7 @@ def read_manifest(folder: Path) -> Store:
 def write_manifest(store: Store) -> None:
     """Write it beside its place, fsync, move it there, fsync the folder: it is there whole or not at all."""
     facts: dict[str, Any] = {
-        "format": FORMAT_VERSION,
+        "format": STORE_FORMAT,
         "store_id": store.store_id,
         "partitions": store.partitions,
         "hash": HASH,

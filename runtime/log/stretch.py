@@ -28,6 +28,8 @@ from .format import (
     record_position,
     versioned_key,
 )
+from .identity import put_format
+from .recent import GROUPS
 
 if TYPE_CHECKING:
     import lmdb
@@ -129,7 +131,7 @@ def _write(log: LmdbLog, transaction: lmdb.Transaction[bytes], stretch: Stretch)
     head, chain = 0, CHAIN_START
     if cursor.last():
         head, chain = int.from_bytes(cursor.key(), "big"), chain_of(cursor.value())
-    events, streams, commands = [], [], []
+    events, streams, commands = [], log.unindexed_in(transaction), []
     for group, digest in zip(commands_of(stretch.records), stretch.digests, strict=True):
         for record in group:
             head += 1
@@ -149,3 +151,4 @@ def _write(log: LmdbLog, transaction: lmdb.Transaction[bytes], stretch: Stretch)
             raise Damaged(
                 f"{log.name}, database {name.decode()}", f"{len(pairs) - added} of its keys are there already"
             )
+    put_format(transaction, log.environment, [head] * GROUPS)

@@ -6,8 +6,8 @@ and its records go to the broadcast.
 Rules kept here:
 - one `append` is one LMDB transaction; it is planned in full, put, and fsynced, or nothing of it is stored
 - the epoch is compared inside that transaction: a writer that was taken over stores nothing any more
-- what the writer remembers (head, chain, versions of streams) counts only if the transaction before this one was its
-  own, which LMDB's transaction number tells; it is forgotten on any error
+- what the writer remembers (head, chain, versions of streams, appends not indexed yet) counts only if the transaction
+  before this one was its own, which LMDB's transaction number tells; it is forgotten on any error
 - every result of a put is looked at: LMDB answers an append out of order with False and raises nothing
 - whether a command id is stored is told by putting it, which LMDB refuses then; only such a batch is planned again
   with every id looked up (looking them up took 0.9 us each, after the write loop had just done so)
@@ -16,12 +16,13 @@ Rules kept here:
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import lmdb
 
 from ..errors import CallerError, Damaged, Fenced, Refusal, Sealed
+from ..stream import StreamId
 from .contract import Append, Appended, CommandEntry
 from .format import (
     CHAIN_START,
@@ -29,16 +30,20 @@ from .format import (
     EVENTS,
     META,
     META_EPOCH,
+    META_INDEXED,
     SNAPSHOTS,
     STREAMS,
     chain_of,
     check_record,
     decode_command,
+    decode_stream_entry,
     encode_meta,
     record_position,
 )
+from .identity import put_format
 from .plan import Pair, Plan, Tail, plan
-from .reader import LmdbReader, find_version
+from .reader import LmdbReader
+from .recent import GROUPS, Recent, encode_indexed, indexed_in, lacking
 
 if TYPE_CHECKING:
     from .environment import Environment
@@ -57,6 +62,7 @@ class LmdbLog(LmdbReader):
         super().__init__(environment)
         self._now_us = now_us
         self._tail: Tail | None = None
+        self._recent = Recent()
         self._writing = threading.Lock()
 
     def activate(self) -> int:
@@ -71,6 +77,8 @@ class LmdbLog(LmdbReader):
     def _activate(self, transaction: lmdb.Transaction[bytes]) -> int:
         if heir := self.heir_in(transaction):
             raise Sealed(self.name, heir)
+        if indexed_in(transaction, self.environment) is None:
+            put_format(transaction, self.environment, [self.last_position(transaction)] * GROUPS)
         epoch = self.epoch_in(transaction) + 1
         value = encode_meta(META_EPOCH, epoch.to_bytes(8, "big"))
         transaction.put(META_EPOCH, value, db=self.environment.database(META))
@@ -94,6 +102,7 @@ class LmdbLog(LmdbReader):
         planned, self._tail = self.environment.write(
             lambda transaction: self._append(transaction, epoch, appends, recorded_at_us, remembered, look_up)
         )
+        self._recent.commit()
         return planned.outcomes
 
     def _append(
@@ -113,7 +122,9 @@ class LmdbLog(LmdbReader):
         usable = remembered is not None and remembered.transaction == number - 1
         tail = remembered if remembered is not None and usable else self._find_tail(transaction)
         tail.transaction = -1
-        streams, commands = transaction.cursor(self.environment.database(STREAMS)), self.environment.database(COMMANDS)
+        if self._recent.head != tail.head:
+            self._learn(transaction, tail.head)
+        recent, commands = self._recent, self.environment.database(COMMANDS)
         look_up, name = transaction.get, self.name
 
         def find_command(command_id: bytes) -> CommandEntry | None:
@@ -124,11 +135,15 @@ class LmdbLog(LmdbReader):
             tail,
             appends,
             recorded_at_us,
-            lambda stream, key: find_version(streams, key, name),
+            lambda stream, key: recent.version(key) or self.indexed_version(transaction, key),
             find_command if look_up_ids else None,
         )
+        size_bytes = sum([len(record) for _, record in planned.events])
+        due, indexed = recent.stage(planned.streams, size_bytes, tail.head)
         self._put(transaction, EVENTS, planned.events, in_order=True)
-        self._put(transaction, STREAMS, sorted(planned.streams))
+        self._put(transaction, STREAMS, due)
+        if indexed is not None:
+            transaction.put(META_INDEXED, encode_indexed(indexed), db=self.environment.database(META))
         if self._put(transaction, COMMANDS, sorted(planned.commands), may_be_there=not look_up_ids):
             raise _Stored
         self._put(transaction, SNAPSHOTS, planned.snapshots)
@@ -159,6 +174,33 @@ class LmdbLog(LmdbReader):
             what = f"{len(pairs) - added} of {len(pairs)} new keys were there already or out of order"
             raise Damaged(f"{self.name}, database {database.decode()}", what)
         return len(pairs) - added
+
+    def unindexed_in(self, transaction: lmdb.Transaction[bytes]) -> list[Pair]:
+        """The entries that the stream index lacks, as this transaction sees it."""
+        indexed = indexed_in(transaction, self.environment)
+        if indexed is None:
+            return []
+        return list(lacking(indexed, self._read(transaction, min(indexed) + 1, 1 << 62, 1 << 62)))
+
+    def _learn(self, transaction: lmdb.Transaction[bytes], head: int) -> None:
+        """Learn by heart what the stream index lacks."""
+        indexed = indexed_in(transaction, self.environment)
+        assert indexed is not None, "a log of format 1 was taken over"
+        self._recent.learn(indexed, self.unindexed_in(transaction), head)
+
+    def _unindexed(self, transaction: lmdb.Transaction[bytes], stream: StreamId) -> list[tuple[int, int]]:
+        """By heart, unless the writer commits just now."""
+        head, recent = self.last_position(transaction), self._recent
+        if recent.head == head:
+            pairs = recent.entries(stream.key)
+            if recent.head == head:
+                return [place for pair in pairs for place in self._places(*pair)]
+        return super()._unindexed(transaction, stream)
+
+    def _places(self, key: bytes, value: bytes) -> Iterator[tuple[int, int]]:
+        """Version and position of each event of an append."""
+        last, (position, count) = int.from_bytes(key[-8:], "big"), decode_stream_entry(key, value, self.name)
+        return zip(range(last - count + 1, last + 1), range(position - count + 1, position + 1), strict=True)
 
     def _find_tail(self, transaction: lmdb.Transaction[bytes]) -> Tail:
         """The end of the log as it is stored."""

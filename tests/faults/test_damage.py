@@ -10,6 +10,7 @@ import pytest
 
 from rayfold.benchmarks.torture.storage_damage import make_two, questions, verdict
 from rayfold.runtime.errors import Damaged
+from rayfold.runtime.log import recent
 from rayfold.runtime.log.environment import open_reader
 from rayfold.runtime.log.format import COMMANDS, EVENTS, STREAMS
 from rayfold.runtime.log.reader import LmdbReader
@@ -84,8 +85,11 @@ def test_the_last_command_whose_key_decayed_is_damaged_too(store: Store) -> None
     reader.close()
 
 
-def test_a_stream_whose_last_key_decayed_is_damaged_and_not_shorter(store: Store) -> None:
-    stream = StreamId("Till", "till-2")
+def test_a_stream_whose_last_key_decayed_is_damaged_and_not_shorter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recent, "BYTES_A_TURN", 1)  # all of it is in the stream index
+    store, stream = make_two(tmp_path / "store", SEED), StreamId("Till", "till-2")
     reader, _ = decayed(store, STREAMS, lambda keys: [one for one in keys if one.startswith(stream.key)][-1], flipped)
     with pytest.raises(Damaged):
         reader.version(stream)

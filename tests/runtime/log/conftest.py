@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rayfold.runtime.log import recent
 from rayfold.runtime.log.contract import Log
 from rayfold.runtime.log.environment import open_log
 from rayfold.runtime.log.memory import MemoryLog
@@ -14,9 +15,17 @@ from rayfold.runtime.log.writer import LmdbLog
 from tests.runtime.log.appends import children
 
 
-@pytest.fixture(params=["lmdb", "memory"])
+@pytest.fixture
+def indexed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every append goes into the stream index with its own commit."""
+    monkeypatch.setattr(recent, "BYTES_A_TURN", 1)
+
+
+@pytest.fixture(params=["lmdb", "lmdb, indexed at once", "memory"])
 def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Log]:
     """An empty log of each kind."""
+    if request.param == "lmdb, indexed at once":
+        request.getfixturevalue("indexed_at_once")
     opened: Log = MemoryLog() if request.param == "memory" else open_log(tmp_path / "log", "partition 3")
     yield opened
     opened.close()

@@ -32,6 +32,8 @@ from rayfold.runtime.log.store import Store, create_or_open_store
 from rayfold.runtime.stream import StreamId, partition_of
 from tests.runtime.log.appends import command_id, deposited, deposits, python
 
+pytestmark = pytest.mark.usefixtures("indexed_at_once")
+
 IN_1 = [stream for n in range(40) if partition_of(stream := StreamId("Account", f"in 1, {n}"), 2) == 1]
 COMMAND = command_id(7)
 

@@ -21,8 +21,11 @@ from rayfold.runtime.log.format import (
     STREAMS,
     decode_record,
 )
+from rayfold.runtime.log.reader import LmdbReader
 from rayfold.runtime.log.writer import LmdbLog
 from tests.runtime.log.appends import ALICE, BOB, command_id, deposits
+
+pytestmark = pytest.mark.usefixtures("indexed_at_once")
 
 COMMAND = command_id(7)
 Pairs = list[tuple[bytes, bytes]]
@@ -132,6 +135,14 @@ def test_a_flipped_byte_of_the_epoch_is_an_error(filled: LmdbLog) -> None:
     put(filled, META, b"epoch", value[:-1] + b"\x05")
     with pytest.raises(Damaged, match="meta 'epoch' is damaged: its checksum is wrong"):
         filled.activate()
+
+
+def test_a_flipped_byte_of_how_far_the_stream_index_is_is_an_error(filled: LmdbLog) -> None:
+    value, reader = dict(pairs(filled, META))[b"indexed"], LmdbReader(filled.environment)
+    refused(filled, META, b"indexed", value, [partial(reader.version, ALICE), partial(reader.read_stream, ALICE)])
+    filled.environment.write(lambda txn: txn.delete(b"indexed", db=filled.environment.database(META)))
+    with pytest.raises(Damaged, match="meta 'indexed' is damaged: it is missing"):
+        reader.version(ALICE)
 
 
 @pytest.mark.parametrize("key", [b"format", b"identity"])

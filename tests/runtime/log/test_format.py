@@ -123,6 +123,11 @@ def test_a_record_shorter_than_its_header_is_damaged() -> None:
 # --- the page -----------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def _index_at_once(indexed_at_once: None) -> None:
+    """As the page says."""
+
+
 def example_of(path: Path) -> Iterator[tuple[bytes, bytes, bytes]]:
     """Database, key and value of every pair in the log of the page's worked example."""
     identity = "0b6c1bd2-6e0c-4d5c-9b0e-3f6f0d9a5a11/00000"
@@ -152,10 +157,13 @@ def example_of(path: Path) -> Iterator[tuple[bytes, bytes, bytes]]:
 
 
 def dump(data: bytes, indent: str) -> str:
-    """Hexadecimal and text, 16 bytes a line."""
-    lines = []
+    """Hexadecimal and text, 16 bytes a line; a star for lines that are as the one before."""
+    lines: list[str] = []
     for at in range(0, len(data), 16):
         part = data[at : at + 16]
+        if at and part == data[at - 16 : at]:
+            lines += [f"{indent}*"] if not lines[-1].endswith("*") else []
+            continue
         text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in part)
         lines.append(f"{indent}{at:3d}  {part.hex(' '):<47}  {text}")
     return "\n".join(lines)

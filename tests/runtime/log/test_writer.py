@@ -23,7 +23,7 @@ from rayfold.runtime.log.environment import open_log
 from tests.runtime.log.appends import ALICE, deposits
 log = open_log(sys.argv[1], "partition 3")
 epoch = log.activate()
-print(log.append(epoch, [deposits(ALICE, 1)])[0].position, flush=True)
+print(log.append(epoch, [deposits(ALICE, 1, by=b"of another proc.")])[0].position, flush=True)
 for _ in sys.stdin:
     try:
         print(log.append(epoch, [deposits(ALICE, 2)])[0].position, flush=True)

@@ -1,0 +1,172 @@
+"""Recent: the latest appends, which the stream index does not hold yet.
+
+Step [5] of the write path. Before it: a planned batch. After it: those of its stream entries that are due are put.
+
+An entry of the stream index lands on a page of its own for nearly every stream, and each page that is touched is
+copied, written and synced: put batch by batch, these entries cost as much as all the rest of a commit. So they are put
+later, those of one stream together. All streams are divided into `GROUPS` groups, and with every `EVENTS_A_TURN` events
+it is the turn of the group that waited for longest. What the index lacks meanwhile is in the events themselves.
+
+Rules kept here:
+- up to where the index holds the appends of each group stands in `meta`, and is put by the same transaction; what a
+  reader sees is therefore whole: the index up to there, and the events after it
+- the index lags behind by a bounded number of events and bytes, so that looking through them is bounded
+- a writer knows these appends by heart (`Recent`), and adds to them after a commit, never before
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import nsmallest
+from itertools import groupby
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ..errors import Damaged
+from .format import (
+    META,
+    META_FORMAT,
+    META_INDEXED,
+    decode_meta,
+    decode_record,
+    encode_meta,
+    encode_stream_entry,
+    record_position,
+    versioned_key,
+)
+from .plan import Pair
+
+if TYPE_CHECKING:
+    import lmdb
+
+    from .environment import Environment
+
+__all__ = ["GROUPS", "Recent", "encode_indexed", "group_of", "indexed_in", "lacking"]
+
+GROUPS: Final = 32
+"""Of streams. Part of the log's format."""
+
+EVENTS_A_TURN = 256
+BYTES_A_TURN = 128 * 1024
+"""Of records. The index lags by at most some 8,192 events or 4 MiB, and what the largest batch adds: who reads a stream
+looks through half of that on the average (2 ms), and a writer that takes the log over decodes it once (20 ms)."""
+
+_INDEXED: Final = struct.Struct(f">{GROUPS}Q")
+
+_crc32: Final = zlib.crc32
+
+
+def group_of(stream_key: bytes) -> int:
+    """To which group a stream belongs. From the upper bits: the lower ones have chosen the partition."""
+    return (_crc32(stream_key) * GROUPS) >> 32
+
+
+def indexed_in(transaction: lmdb.Transaction[bytes], environment: Environment) -> Sequence[int] | None:
+    """For each group the position up to which the stream index holds its appends, and no further; None in a log of
+    format 1, whose index holds all. Raises `Damaged`."""
+    meta, name = environment.database(META), environment.name
+    stored = transaction.get(META_INDEXED, db=meta)
+    if stored is None:
+        log_format = transaction.get(META_FORMAT, db=meta)
+        if log_format is not None and int.from_bytes(decode_meta(META_FORMAT, log_format, name), "big") == 1:
+            return None
+        raise Damaged(f"{name}, meta 'indexed'", "it is missing")
+    content = decode_meta(META_INDEXED, stored, name)
+    if len(content) != _INDEXED.size:
+        raise Damaged(f"{name}, meta 'indexed'", f"it has {len(content)} bytes, not {_INDEXED.size}")
+    return _INDEXED.unpack(content)
+
+
+def encode_indexed(positions: Sequence[int]) -> bytes:
+    """The value in `meta` that says up to where the stream index holds the appends of each group."""
+    return encode_meta(META_INDEXED, _INDEXED.pack(*positions))
+
+
+class Recent:
+    """What a writer knows by heart: index entries of appends that the index does not hold yet, up to `head`.
+
+    Changed by the writer alone. Others may look at the same time, at `head` before and after.
+    """
+
+    __slots__ = ("_groups", "_indexed", "_rest_bytes", "_staged", "head")
+
+    def __init__(self) -> None:
+        self.head = -1
+        """Of the log that this is the end of; -1 while that is not known."""
+        self._groups: list[dict[bytes, list[Pair]]] = []
+        """By group and stream key: entries in the order of their versions."""
+        self._indexed: Sequence[int] = ()
+        """By group: up to where the index holds its appends."""
+        self._rest_bytes = 0
+        """Of records since the last turn that came for the sake of bytes."""
+        self._staged: _Staged | None = None
+
+    def learn(self, indexed: Sequence[int], pairs: Iterable[Pair], head: int) -> None:
+        """Begin anew, with what a log says of its index, and the entries that this lacks."""
+        self.head = -1
+        self._groups, self._indexed, self._rest_bytes = [{} for _ in range(GROUPS)], indexed, 0
+        for pair in pairs:
+            stream_key = pair[0][:-8]
+            self._groups[group_of(stream_key)].setdefault(stream_key, []).append(pair)
+        self.head = head
+
+    def entries(self, stream_key: bytes) -> Sequence[Pair]:
+        """The entries of a stream, in the order of its versions."""
+        return tuple(self._groups[group_of(stream_key)].get(stream_key, ()))
+
+    def version(self, stream_key: bytes) -> int:
+        """The last version of a stream, if one of its appends is known here; else 0."""
+        pairs = self._groups[group_of(stream_key)].get(stream_key)
+        return int.from_bytes(pairs[-1][0][-8:], "big") if pairs else 0
+
+    def stage(self, pairs: Sequence[Pair], size_bytes: int, head: int) -> tuple[list[Pair], Sequence[int] | None]:
+        """What a batch with these entries puts into the index, sorted, and what it says of the index then, if that
+        changes. Nothing is known of it here until `commit`."""
+        turns = head // EVENTS_A_TURN - self.head // EVENTS_A_TURN
+        by_bytes, rest_bytes = divmod(self._rest_bytes + size_bytes, BYTES_A_TURN)
+        groups = [group_of(key[:-8]) for key, _ in pairs]
+        due = set(nsmallest(max(turns, by_bytes), range(GROUPS), self._indexed.__getitem__))
+        indexed = [head if group in due else known for group, known in enumerate(self._indexed)] if due else None
+        self._staged = _Staged(pairs, groups, due, indexed, rest_bytes, head)
+        to_put = [pair for group in due for of_stream in self._groups[group].values() for pair in of_stream]
+        to_put += [pair for pair, group in zip(pairs, groups, strict=True) if group in due] if due else ()
+        return sorted(to_put), indexed
+
+    def commit(self) -> None:
+        """What was staged last is in the log now."""
+        staged, self.head = self._staged, -1
+        assert staged is not None, "nothing was staged"
+        for group in staged.due:
+            self._groups[group] = {}
+        for pair, group in zip(staged.pairs, staged.groups, strict=True):
+            if group not in staged.due:
+                self._groups[group].setdefault(pair[0][:-8], []).append(pair)
+        self._indexed, self._rest_bytes = staged.indexed or self._indexed, staged.rest_bytes
+        self._staged, self.head = None, staged.head
+
+
+class _Staged(NamedTuple):
+    """A batch that is about to be committed."""
+
+    pairs: Sequence[Pair]
+    groups: Sequence[int]
+    """Of each pair."""
+    due: set[int]
+    indexed: Sequence[int] | None
+    rest_bytes: int
+    head: int
+
+
+def lacking(indexed: Sequence[int], records: Iterable[bytes]) -> Iterator[Pair]:
+    """The entries that the stream index lacks, in the order of the log, from all its records after `min(indexed)`.
+
+    The events of one append adjoin each other, and no two appends have a command id in common.
+    """
+    events = (decode_record(record, f"event {record_position(record)}", checked=True) for record in records)
+    for _, of_append in groupby(events, lambda event: event.command_id):
+        first, *rest = of_append
+        last = rest[-1] if rest else first
+        key = versioned_key(last.stream.key, last.version)
+        if first.position > indexed[group_of(key[:-8])]:
+            yield key, encode_stream_entry(key, last.position, 1 + len(rest))
