@@ -294,12 +294,18 @@ class Environment:
         """Refuse a file that was cut off: touching its missing pages would kill the process with SIGBUS.
 
         A shorter file than the last page asks for can be sound (free pages at its end that were never written), so
-        LMDB's verifier, which reads the file without mapping it, has the last word. Rare, hence not at every open.
+        LMDB's verifier, which reads the file without mapping it, has the last word. Rare, hence not at every open. It
+        does not look at the end of a large value: what is missing is filled up with zeros, so that such a value has a
+        wrong checksum instead.
         """
         needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
         present = self._file_bytes()
-        if present < needed and lmdb_verify.verify(str(self.path)):  # type: ignore[no-untyped-call]
+        if present >= needed:
+            return
+        if lmdb_verify.verify(str(self.path)):  # type: ignore[no-untyped-call]
             raise Damaged(f"{self.name} ({self.path})", f"data.mdb has {present:,} bytes of {needed:,}: it was cut off")
+        with (self.path / "data.mdb").open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, needed)  # never shortens it, whoever else writes
 
     def _shut(self) -> None:
         """Close LMDB's environment; the next use opens it again. The caller holds the lock."""

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import lmdb
 import pytest
+from lmdb import verify as lmdb_verify
 
 from rayfold.runtime.errors import Damaged, StorageFailed, StoreMismatch, StoreMissing
 from rayfold.runtime.log import environment as environment_module
 from rayfold.runtime.log.contract import Append
 from rayfold.runtime.log.environment import open_log, open_reader
 from rayfold.runtime.log.format import META, META_FORMAT, decode_record, encode_meta
+from rayfold.runtime.log.reader import LmdbReader
 from rayfold.runtime.log.writer import LmdbLog
 from tests.runtime.log.appends import ALICE, amounts_of, deposits, positions_of, python
 
@@ -126,6 +129,30 @@ def test_a_file_that_was_cut_off_is_damaged_and_does_not_kill_the_process(
     for opening in (open_log, open_reader):
         with pytest.raises(Damaged, match="partition 3"):
             opening(tmp_path / "log", "partition 3")
+
+
+@pytest.mark.parametrize("opening", [open_log, open_reader])
+def test_a_file_that_was_cut_off_within_a_large_value_does_not_kill_the_process(
+    lmdb_log: LmdbLog, tmp_path: Path, opening: Callable[[Path, str], LmdbReader]
+) -> None:
+    """LMDB's verifier looks only at where such a value begins. The small appends before it leave free pages, so that
+    nothing but the value has to go to the end of the file."""
+    epoch = lmdb_log.activate()
+    for amount in range(9):
+        lmdb_log.append(epoch, [deposits(ALICE, amount)])
+    large = deposits(ALICE, 1).events[0]._replace(payload=bytes(100_000))
+    lmdb_log.append(epoch, [deposits(ALICE, 1)._replace(events=(large,))])
+    lmdb_log.close()
+    path = tmp_path / "log" / "data.mdb"
+    os.truncate(path, path.stat().st_size - 8192)
+    found = list(lmdb_verify.verify(str(path.parent)))  # type: ignore[no-untyped-call]
+    assert not found, "the verifier finds it by now"
+    log = opening(tmp_path / "log", "partition 3")
+    for use in (lambda: log.read(0, 10), lambda: log.version(ALICE)):
+        with pytest.raises(Damaged, match="event 10 is damaged: its checksum is wrong"):
+            use()
+    assert len(log.read(0, 9)) == 9
+    log.close()
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_with_its_path(tmp_path: Path) -> None:
