@@ -24,6 +24,7 @@ from .write import command_figures, saturate
 __all__ = ["cases"]
 
 CATCH_UP_EVENTS: Final = 50_000
+RATE: Final = "commands_per_s"
 
 
 def cases(options: Options) -> list[Case]:
@@ -33,21 +34,24 @@ def cases(options: Options) -> list[Case]:
 
 def _ours(options: Options) -> list[Case]:
     depths = (64, 1_024) if options.quick else (1, 4, 16, 64, 256, 1_024)
-    partitions = max(options.partitions[:2])
-    return [
-        Case("peers", "rayfold", {"depth": depth}, partial(_rayfold, depth, partitions), throughput=True)
-        for depth in depths
-    ]
+    return [Case("peers", "rayfold", {"depth": depth}, partial(_rayfold, depth), throughput=True) for depth in depths]
 
 
-async def _rayfold(depth: int, partitions: int, options: Options) -> Sample:
-    """As many partitions as the defaults have, each command one event."""
-    async with running_bank(options, partitions=partitions) as running:
-        load = await saturate(running, depth, "uniform", options)
-        violations = load.failures + await running.violations(load.receipts)
-    if violations:
-        return Sample(violations=violations)
-    return Sample(command_figures(load), notes=running.notes | {"partitions": partitions})
+async def _rayfold(depth: int, options: Options) -> Sample:
+    """Each command one event; with one partition and with two, of which the better is the figure, as with the peers:
+    what is in flight is spread over partitions, and each of them commits by itself."""
+    best = Sample()
+    for partitions in sorted(set(options.partitions[:2])):
+        async with running_bank(options, partitions=partitions) as running:
+            load = await saturate(running, depth, "uniform", options)
+            violations = load.failures + await running.violations(load.receipts)
+        if violations:
+            return Sample(violations=violations)
+        figures = command_figures(load)
+        best.notes |= running.notes | {f"{partitions}_partitions_per_s": round(figures[RATE].value)}
+        if not best.figures or figures[RATE].value > best.figures[RATE].value:
+            best.figures = figures
+    return best
 
 
 def _umadb(options: Options) -> list[Case]:
