@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from rayfold import Aggregate, Projection, Shared, StreamId
+from rayfold import Aggregate, Envelope, Projection, Receipt, Shared, StreamId
 from rayfold.runtime.catalogue import Catalogue
 from rayfold.runtime.codec import encode_message, encode_state, state_fingerprint
 from rayfold.runtime.envelope import new_command_id
@@ -25,7 +25,7 @@ from rayfold.runtime.read_model import PackedQuery, ReadModel
 from rayfold.runtime.residents import Residents
 
 from ..harness.contract import Case, Options, Sample
-from ..workloads.bank import Account, AllBalances, Balances, Deposited, deposits
+from ..workloads.bank import Account, AllBalances, Balances, Deposit, Deposited, deposits
 from ..workloads.grown_log import EVENTS_EACH, account_name, grow, grow_streams
 from ..workloads.keys import ACCOUNTS, draw, names
 from ..workloads.stored_balances import by_store
@@ -205,7 +205,8 @@ def _save_snapshot(log: LmdbLog, stream: StreamId, length: int) -> None:
 
 
 async def _commands_after(events: int, options: Options) -> Sample:
-    """Saturated writes to a thousand accounts spread over a log of that many events."""
+    """Saturated writes to a thousand accounts spread over a log of that many events, each of which is in memory: the
+    largest log is not copied, so that the accounts have more events in it with every round."""
     grown = _log_of(options, events)
     with fresh_folder(options) as folder:
         path = grown.store.path
@@ -214,10 +215,13 @@ async def _commands_after(events: int, options: Options) -> Sample:
         async with running_bank(options, aggregates=[Account], store=path) as running:
             keys = _spread(draw("uniform", options.seed), events)
             envelopes = deposits(keys, options.seed)
+            loading = [Envelope(Account, account, Deposit(amount=1)) for account in sorted(set(keys))]
+            loaded = [outcome async for _, outcome in running.bank.execute_all(loading)]
             load = await execute_all(
                 running.bank, envelopes, DEPTH, options.seconds * WARM_UP_SHARE, options.seconds, running.cpu()
             )
-            violations = load.failures + await running.violations(load.receipts)
+            receipts = [outcome for outcome in loaded if isinstance(outcome, Receipt)] + load.receipts
+            violations = load.failures + await running.violations(receipts)
     if violations:
         return Sample(violations=violations)
     notes = running.notes | _notes(grown) | {"events_before": sum(running.started_at.values())}

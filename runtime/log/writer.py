@@ -77,8 +77,10 @@ class LmdbLog(LmdbReader):
     def _activate(self, transaction: lmdb.Transaction[bytes]) -> int:
         if heir := self.heir_in(transaction):
             raise Sealed(self.name, heir)
+        head = self._head(transaction)
         if indexed_in(transaction, self.environment) is None:
-            put_format(transaction, self.environment, [self.last_position(transaction)] * GROUPS)
+            put_format(transaction, self.environment, [head] * GROUPS)
+        self._learn(transaction, head)
         epoch = self.epoch_in(transaction) + 1
         value = encode_meta(META_EPOCH, epoch.to_bytes(8, "big"))
         transaction.put(META_EPOCH, value, db=self.environment.database(META))
@@ -183,7 +185,7 @@ class LmdbLog(LmdbReader):
         return list(lacking(indexed, self._read(transaction, min(indexed) + 1, 1 << 62, 1 << 62)))
 
     def _learn(self, transaction: lmdb.Transaction[bytes], head: int) -> None:
-        """Learn by heart what the stream index lacks."""
+        """Learn by heart what the stream index lacks: at the activation, since loading an aggregate asks for it."""
         indexed = indexed_in(transaction, self.environment)
         assert indexed is not None, "a log of format 1 was taken over"
         self._recent.learn(indexed, self.unindexed_in(transaction), head)

@@ -177,6 +177,23 @@ def test_a_reader_in_a_moment_that_the_writer_is_past_looks_into_the_log(lmdb_lo
     assert lmdb_log.version(ALICE) == 2
 
 
+def test_a_writer_that_takes_a_log_over_knows_its_end_by_heart(lmdb_log: LmdbLog, tmp_path: Path) -> None:
+    """Or each aggregate that it loads would cost a look through the latest events."""
+    fill(lmdb_log, 30)
+    lmdb_log.close()
+    log = open_log(tmp_path / "log", "partition 3")
+    epoch = log.activate()
+    assert log._recent.head == log.head() == 1200
+    held = indexed(log)
+    lacking = [
+        event for event in map(decode_record, log.read(0, 1200)) if event.position > held[group_of(event.stream.key)]
+    ]
+    assert sum(len(log._recent.entries(stream.key)) for stream in MANY) == len(lacking) > 0
+    log.append(epoch, [deposits(MANY[0], 1)])
+    assert log._recent.head == log.head() == 1201
+    log.close()
+
+
 def test_a_batch_that_is_refused_changes_nothing_of_what_the_writer_knows(lmdb_log: LmdbLog) -> None:
     epoch = fill(lmdb_log, 3)
     with pytest.raises(Conflict):
@@ -211,8 +228,8 @@ def test_a_writer_does_not_take_over_a_log_with_a_damaged_end(lmdb_log: LmdbLog,
     lmdb_log.close()
     log = open_log(tmp_path / "log", "partition 3")
     with pytest.raises(Damaged, match="event 5 is damaged: its checksum is wrong"):
-        log.append(log.activate(), [deposits(ALICE, 1)])
-    assert log.head() == 40
+        log.activate()
+    assert (log.epoch(), log.head()) == (1, 40)
     log.close()
 
 
