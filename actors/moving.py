@@ -4,8 +4,8 @@ Beside step [3], on the event loop of whoever supervises. The steps, and what an
 
 1. the keeper of the new home copies the log, and copies what came meanwhile, until little is missing. Left: a copy that
    nobody uses, which the next move goes on with
-2. an actor for the partition starts there and loads the application's code. Left: an actor without a log, which is
-   ended
+2. an actor for the partition starts there, loads the application's code, and is told what the present one has in
+   memory. Left: an actor without a log, which is ended
 3. the present actor *seals* the log: commands wait from here on. Left: a sealed log at its home; the seal is broken,
    and the partition goes on where it was
 4. the keeper of the new home copies the rest, compares the ends, and takes over the count of epochs. Left: as after 3
@@ -157,6 +157,7 @@ class Moving:
         present, following = supervision.partitions.seated[partition], supervision.partitions.start(partition, to)
         try:
             await supervision.partitions.prepare(partition, following)
+            await supervision.partitions.tell_residents(partition, following)
             sealing_s = time.monotonic()
             sealed = await self._seal(partition, present, to)
             try:

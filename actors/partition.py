@@ -34,6 +34,7 @@ from ..runtime.log.writer import LmdbLog
 from ..runtime.outcome import Answered, Moved, encode_outcomes
 from ..runtime.partition import WriteLoop
 from ..runtime.receipt import Receipt
+from ..runtime.residents import SavedResident
 from ..runtime.stream import StreamId
 from ..runtime.wire import from_wire, to_wire
 from .aggregate import AppendAnswer, AppendRequest, OwnActorPlan, append_for, start_own_actor
@@ -83,6 +84,7 @@ class PartitionActor:
         self._log: LmdbLog | None = None
         self._gate: Gate | None = None
         self._catalogue: Catalogue | None = None
+        self._saved: list[SavedResident] = []
         self._attempts = Attempts()
         self._commands = self._batches = 0
         self._handed_over = False
@@ -101,14 +103,22 @@ class PartitionActor:
         return []
 
     @ray.method
-    def prepare(self) -> list[Any]:
-        """Load the application's code, which takes longest, before it is this actor's turn. An error as `to_wire` packs
-        it, or nothing."""
+    def prepare(self, saved: Sequence[SavedResident] = ()) -> list[Any]:
+        """Load the application's code, which takes longest, before it is this actor's turn, and keep what the last
+        actor has in memory. An error as `to_wire` packs it, or nothing."""
+        self._saved += saved
         try:
             self._application()
         except RayfoldError as error:
             return to_wire(error)
         return []
+
+    @ray.method
+    def residents(self, first: int) -> list[SavedResident]:
+        """Some of what is in memory, for the next actor to `prepare` with (see `Residents.saved`)."""
+        with self._writing:
+            self._opened()
+            return self._loop.residents.saved(first)
 
     def _application(self) -> Catalogue:
         if self._catalogue is None:
@@ -333,6 +343,7 @@ class PartitionActor:
         opened = plan.store.open_log(plan.number)
         try:
             self._loop = WriteLoop(plan.number, opened, catalogue, residents_max=plan.settings.residents_max)
+            self._loop.residents.offer(self._saved)
             epoch = self._loop.activate()
             self._check_still_at_home(opened)
         except BaseException:

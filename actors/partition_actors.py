@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from ..runtime.errors import Unavailable
+from ..runtime.residents import RESIDENTS_MAX, SAVED_AT_ONCE
 from ..runtime.wire import from_wire
 from .calls import call, kill, one_line, open_actor
 from .partition import PartitionPlan, start_partition
@@ -94,6 +95,7 @@ class PartitionActors:
         following = self.start(number, node_id)
         try:
             await self.prepare(number, following)
+            await self.tell_residents(number, following)
         except BaseException:
             kill(following.actor)
             raise
@@ -113,6 +115,17 @@ class PartitionActors:
             raise Unavailable(f"partition {number}", f"its next actor did not start: {one_line(error)}") from error
         if told:
             raise from_wire(told)
+
+    async def tell_residents(self, number: int, following: Seated) -> None:
+        """Tell the next actor of a partition what the present one has in memory, so that commands to that do not wait
+        until it is loaded. If it cannot be told, they do."""
+        present = self.seated.get(number)
+        with contextlib.suppress(Exception):
+            for first in range(0, RESIDENTS_MAX, SAVED_AT_ONCE):
+                saved = await call(present.actor.residents, first) if present else ()
+                if not saved:
+                    return
+                await call(following.actor.prepare, saved)
 
     async def hand_over(self, number: int, following: Seated) -> None:
         """The present actor of a partition, if there is one, lets go of the log, and this one, which is up, opens

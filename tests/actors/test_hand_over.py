@@ -132,6 +132,19 @@ def test_a_partition_takes_commands_at_its_home_and_nowhere_else(bank: Bank) -> 
         told(bank.partition("a").open())  # Ray has started it on the wrong node
 
 
+def test_the_next_actor_is_prepared_with_what_this_one_has_in_memory(bank: Bank) -> None:
+    bank.on("a")
+    present, following = bank.partition("a"), bank.partition("a")
+    for name in ("alice", "bob"):
+        bank.open_account(present, name)
+    told(following.prepare())
+    told(following.prepare(present.residents(0)))
+    present.close()
+    (deposited,) = bank.execute(following, Envelope(Account, "alice", Deposit(amount=5)))
+    assert (deposited.position, deposited.version) == (3, 2)
+    assert [stream.id for stream in following._loop.residents._offered] == ["bob"], "alice's has been used"
+
+
 def test_a_sealed_partition_sends_everybody_away_and_so_does_its_next_activation(bank: Bank) -> None:
     bank.on("a")
     partition = bank.partition("a")

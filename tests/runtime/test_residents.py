@@ -15,7 +15,7 @@ from rayfold.runtime.partition import WriteLoop
 from rayfold.runtime.saved_state import state_fingerprint
 from rayfold.runtime.stream import StreamId
 from tests.bank import Account, Deposit, Deposited, Open, Pay, Store, Vault
-from tests.runtime.arrivals import Grow, Risky, activated, alice, balance, facts, risky, to
+from tests.runtime.arrivals import CATALOGUE, Grow, Risky, activated, alice, balance, facts, risky, to
 from tests.runtime.faulty_log import FaultyLog
 from tests.runtime.ledger import Till
 
@@ -83,6 +83,10 @@ def test_a_snapshot_is_taken_when_a_command_steps_over_its_version(loop: WriteLo
     snapshot = log.find_snapshot(StreamId("Risky", "r"), state_fingerprint(Risky))
     assert snapshot is not None
     assert snapshot.version == 3
+
+
+class Forgetful(Vault, name="Vault", snapshot_every=0):
+    """A vault that takes no snapshots."""
 
 
 class Doubling(Account, name="Account", snapshot_every=3):
@@ -226,3 +230,85 @@ def test_a_state_that_cannot_be_saved_costs_no_command(log: FaultyLog, caplog: p
     assert [facts(outcome) for outcome in done.outcomes] == [(1, 1, False), (2, 2, False)]
     assert "no snapshot of Unsavable/u: " in caplog.text
     assert "its field amount cannot be saved" in caplog.text
+
+
+# --- from one actor of a partition to the next --------------------------------------------------------------------
+
+
+def handed_over(
+    loop: WriteLoop, log: FaultyLog, catalogue: Catalogue = CATALOGUE, residents_max: int = 100
+) -> WriteLoop:
+    """The loop of the partition's next actor, which is told what the present one has in memory."""
+    saved = loop.residents.saved(0)
+    loop.execute([alice(TEN)])  # which still takes commands meanwhile
+    following = activated(log, residents_max, catalogue)
+    following.residents.offer(saved)
+    return following
+
+
+def asked_versions(log: FaultyLog, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """From which versions on streams are read from now on."""
+    asked: list[int] = []
+    read_stream = log.read_stream
+
+    def noted(stream: StreamId, from_version: int = 1, *rest: int | None) -> list[bytes]:
+        asked.append(from_version)
+        return read_stream(stream, from_version, *rest)
+
+    monkeypatch.setattr(log, "read_stream", noted)
+    return asked
+
+
+def test_the_next_actor_begins_with_what_this_one_has_in_memory(
+    loop: WriteLoop, log: FaultyLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop.execute([alice(OPEN), alice(TEN), to(Account, "bob", OPEN)])
+    assert [(one.stream.id, one.version) for one in loop.residents.saved(0)] == [("bob", 1), ("alice", 2)]
+    assert loop.residents.saved(1)[0].stream.id == "alice"
+    assert loop.residents.saved(2) == []
+    following = handed_over(loop, log)
+    asked = asked_versions(log, monkeypatch)
+    assert facts(following.execute([alice(TEN)]).outcomes[0])[1] == 4
+    assert asked == [4], "the account had one event more than what was handed over, and a snapshot of that"
+    assert balance(following) == 30
+
+
+def test_what_was_handed_over_is_used_once_and_never_for_an_earlier_version(
+    loop: WriteLoop, log: FaultyLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop.execute([alice(OPEN), alice(TEN)])
+    following = handed_over(loop, log)
+    asked = asked_versions(log, monkeypatch)
+    assert following.residents.load(ALICE, at_or_before=1).version == 1
+    assert following.residents.load(ALICE).version == 3
+    asked.clear()
+    following.residents.load(ALICE)
+    assert asked == [4], "from the snapshot of version 3"
+
+
+def test_what_other_code_has_handed_over_is_not_used(loop: WriteLoop, log: FaultyLog) -> None:
+    loop.execute([alice(OPEN), alice(TEN)])
+    assert balance(handed_over(loop, log, Catalogue([Doubling]))) == 40
+
+
+def test_a_later_snapshot_is_used_instead(loop: WriteLoop, log: FaultyLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop.execute([alice(OPEN), alice(TEN)])
+    saved = loop.residents.saved(0)
+    loop.execute([alice(TEN), alice(TEN)])
+    following = activated(log)
+    following.residents.offer(saved)
+    asked = asked_versions(log, monkeypatch)
+    assert following.residents.load(ALICE).version == 4
+    assert asked == [4], "there is a snapshot of version 3"
+
+
+def test_what_cannot_be_saved_or_is_too_much_is_left_out(log: FaultyLog) -> None:
+    loop = activated(log, catalogue=Catalogue([Till, Forgetful]))
+    loop.execute([alice(OPEN), to(Account, "bob", OPEN), to(Vault, "v", Store(thing="x"))])
+    assert [one.stream.id for one in loop.residents.saved(0)] == ["bob", "alice"], "a vault takes no snapshots"
+    account = loop.residents.check_out(ALICE)
+    account.balance = object()  # type: ignore[attr-defined]
+    loop.residents.put_back(account, ALICE)
+    assert [one.stream.id for one in loop.residents.saved(0)] == ["bob"]
+    following = handed_over(loop, log, residents_max=1)
+    assert len(following.residents._offered) == 1
