@@ -148,7 +148,7 @@ class LmdbReader:
 
     def version_in(self, transaction: lmdb.Transaction[bytes], stream: StreamId) -> int:
         """`version`, as this transaction sees it."""
-        latest = self._unindexed(transaction, stream)
+        latest = self._unindexed(transaction, stream, None)
         return latest[-1][0] if latest else self.indexed_version(transaction, stream.key)
 
     def indexed_version(self, transaction: lmdb.Transaction[bytes], stream_key: bytes) -> int:
@@ -158,17 +158,21 @@ class LmdbReader:
         of_the_stream = entry is not None and len(key) == len(sought) and key.startswith(stream_key)
         return int.from_bytes(key[-8:], "big") if of_the_stream else 0
 
-    def _unindexed(self, transaction: lmdb.Transaction[bytes], stream: StreamId) -> list[tuple[int, int]]:
-        """Version and position of those events of a stream that the stream index does not hold yet, in order."""
+    def _unindexed(
+        self, transaction: lmdb.Transaction[bytes], stream: StreamId, first: int | None
+    ) -> list[tuple[int, int]]:
+        """Version and position, in order, of those events of a stream from a version on (or of its last one) that the
+        stream index does not hold yet, and perhaps of some before that version."""
         indexed = indexed_in(transaction, self.environment)
         if indexed is None:
             return []
-        first, body = indexed[group_of(stream.key)] + 1, body_start(stream)
-        return [
-            (decode_record(record, self.name, checked=True).version, record_position(record))
-            for record in self._read(transaction, first, 1 << 62, 1 << 62)
-            if record.startswith(body, BODY_AT)
-        ]
+        body = body_start(stream)
+        latest = self._read(transaction, indexed[group_of(stream.key)] + 1, 1 << 62, 1 << 62)
+        found = [record for record in latest if record.startswith(body, BODY_AT)]
+        if not found:
+            return []
+        last = decode_record(found[-1], self.name, checked=True).version
+        return list(zip(range(last - len(found) + 1, last + 1), map(record_position, found), strict=True))
 
     def read_stream(
         self, stream: StreamId, from_version: int = 1, to_version: int | None = None, limit: int | None = None
@@ -207,7 +211,7 @@ class LmdbReader:
                 return records
         if not records:
             _around(cursor, sought, decode_stream_entry, self.name)
-        for version, position in self._unindexed(transaction, stream):
+        for version, position in self._unindexed(transaction, stream, wanted):
             if not wanted <= version <= last:
                 continue
             if version != wanted:

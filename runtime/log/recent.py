@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import nsmallest
 from itertools import groupby
@@ -111,9 +112,10 @@ class Recent:
             self._groups[group_of(stream_key)].setdefault(stream_key, []).append(pair)
         self.head = head
 
-    def entries(self, stream_key: bytes) -> Sequence[Pair]:
-        """The entries of a stream, in the order of its versions."""
-        return tuple(self._groups[group_of(stream_key)].get(stream_key, ()))
+    def entries(self, stream_key: bytes, first: int | None) -> Sequence[Pair]:
+        """The entries of a stream from the one on that covers the version `first`; without that, its last one alone."""
+        pairs = self._groups[group_of(stream_key)].get(stream_key, [])
+        return pairs[-1:] if first is None else pairs[bisect_left(pairs, (versioned_key(stream_key, first), b"")) :]
 
     def version(self, stream_key: bytes) -> int:
         """The last version of a stream, if one of its appends is known here; else 0."""

@@ -190,14 +190,16 @@ class LmdbLog(LmdbReader):
         assert indexed is not None, "a log of format 1 was taken over"
         self._recent.learn(indexed, self.unindexed_in(transaction), head)
 
-    def _unindexed(self, transaction: lmdb.Transaction[bytes], stream: StreamId) -> list[tuple[int, int]]:
+    def _unindexed(
+        self, transaction: lmdb.Transaction[bytes], stream: StreamId, first: int | None
+    ) -> list[tuple[int, int]]:
         """By heart, unless the writer commits just now."""
         head, recent = self.last_position(transaction), self._recent
         if recent.head == head:
-            pairs = recent.entries(stream.key)
+            pairs = recent.entries(stream.key, first)
             if recent.head == head:
                 return [place for pair in pairs for place in self._places(*pair)]
-        return super()._unindexed(transaction, stream)
+        return super()._unindexed(transaction, stream, first)
 
     def _places(self, key: bytes, value: bytes) -> Iterator[tuple[int, int]]:
         """Version and position of each event of an append."""

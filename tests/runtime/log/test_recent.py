@@ -188,10 +188,24 @@ def test_a_writer_that_takes_a_log_over_knows_its_end_by_heart(lmdb_log: LmdbLog
     lacking = [
         event for event in map(decode_record, log.read(0, 1200)) if event.position > held[group_of(event.stream.key)]
     ]
-    assert sum(len(log._recent.entries(stream.key)) for stream in MANY) == len(lacking) > 0
+    assert sum(len(log._recent.entries(stream.key, 1)) for stream in MANY) == len(lacking) > 0
     log.append(epoch, [deposits(MANY[0], 1)])
     assert log._recent.head == log.head() == 1201
     log.close()
+
+
+def test_what_is_known_of_one_busy_stream_is_not_gone_through_for_its_end(lmdb_log: LmdbLog) -> None:
+    epoch = lmdb_log.activate()
+    for amount in range(0, 900, 3):
+        lmdb_log.append(epoch, [deposits(ALICE, amount, amount + 1, amount + 2)])
+    known = lmdb_log._recent
+    assert [len(known.entries(ALICE.key, first)) for first in (None, 899, 900, 901)] == [1, 1, 1, 0]
+    assert [len(known.entries(ALICE.key, first)) for first in (897, 898)] == [2, 1], "one entry covers three versions"
+    for reader in (lmdb_log, cold(lmdb_log)):
+        assert reader.version(ALICE) == 900
+        assert amounts_of(reader.read_stream(ALICE, 899)) == [898, 899]
+        assert amounts_of(reader.read_stream(ALICE, 3, 5)) == [2, 3, 4]
+        assert reader.read_stream(ALICE, 901) == []
 
 
 def test_a_batch_that_is_refused_changes_nothing_of_what_the_writer_knows(lmdb_log: LmdbLog) -> None:
