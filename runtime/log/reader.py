@@ -202,7 +202,7 @@ class LmdbReader:
             entry_last = int.from_bytes(key[-8:], "big")
             position, count = decode_stream_entry(key, value, self.name)
             entry_first = entry_last - count + 1
-            if entry_first > wanted or (records and entry_first != wanted):
+            if not entry_first <= wanted <= entry_last or (records and entry_first != wanted):
                 raise Damaged(f"{self.name}, stream index of {stream}", f"version {wanted} is missing or there twice")
             for version in range(wanted, min(entry_last, last) + 1):
                 records.append(self._event_of(transaction, stream, version, position - (entry_last - version)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import pytest
 from rayfold.benchmarks.torture.storage_damage import make_two, questions, verdict
 from rayfold.runtime.errors import Damaged
 from rayfold.runtime.log import recent
-from rayfold.runtime.log.environment import open_reader
+from rayfold.runtime.log.environment import open_log, open_reader
 from rayfold.runtime.log.format import COMMANDS, EVENTS, STREAMS
 from rayfold.runtime.log.reader import LmdbReader
 from rayfold.runtime.log.store import Store
 from rayfold.runtime.stream import StreamId
 from tests.faults.storage_scenarios import SEED, figure, short_form
+from tests.runtime.log.appends import deposits, versions_of
 
 
 def test_flipped_bits_and_cut_files_never_give_a_wrong_answer(tmp_path: Path) -> None:
@@ -96,6 +98,33 @@ def test_a_stream_whose_last_key_decayed_is_damaged_and_not_shorter(
     with pytest.raises(Damaged):
         reader.read_stream(stream)
     reader.close()
+
+
+def test_a_key_that_decayed_above_the_leaves_of_the_stream_index_gives_no_other_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LMDB then comes to a page before or after the one where the version is."""
+    monkeypatch.setattr(recent, "BYTES_A_TURN", 1)
+    stream, number = StreamId("Account", "alice"), 400
+    log = open_log(tmp_path / "log", "partition 0")
+    epoch = log.activate()
+    for amount in range(number):
+        log.append(epoch, [deposits(stream, amount)])
+    log.close()
+    path = tmp_path / "log" / "data.mdb"
+    whole, damaged = path.read_bytes(), 0
+    branches = [at for at in range(0, len(whole), 4096) if whole[at + 10 : at + 12] == b"\x01\0"]
+    keys = [at + found.start() for at in branches for found in re.finditer(stream.key, whole[at : at + 4096])]
+    for last in (key + len(stream.key) + 7 for key in keys):  # bytes of a version
+        path.write_bytes(whole[:last] + bytes([whole[last] ^ 0x40]) + whole[last + 1 :])
+        reader = open_reader(tmp_path / "log", "partition 0")
+        for first in range(1, number, 33):
+            try:
+                assert versions_of(reader.read_stream(stream, first)) == list(range(first, number + 1))
+            except Damaged:
+                damaged += 1
+        reader.close()
+    assert damaged > 0
 
 
 def test_a_log_whose_last_position_decayed_has_no_head(store: Store) -> None:
