@@ -142,9 +142,9 @@ def _refuses(state: _State, told: Told) -> bool:
 def _check_order(world: World, findings: Findings) -> None:
     """What was acknowledged before another began has the lower version; and what one client sent first, too, as long
     as it did not have to send it again. A refusal whose answer is lost is decided again, after what was sent behind it:
-    where answers get lost, only the first holds."""
+    where answers get lost, on the way or with a process that is killed before it gives them, only the first holds."""
     done = [one for one in world.told if isinstance(one.outcome, Receipt)]
-    answered = not any(fault.trouble == "answers lost" for fault in world.story.faults)
+    answered = not any(fault.trouble in ("answers lost", "kill after commit") for fault in world.story.faults)
     for first in done:
         for second in done:
             if first.act.purse != second.act.purse or first is second:
