@@ -20,9 +20,9 @@ from typing import Final, NamedTuple
 
 from ..errors import StorageFailed, StoreMismatch, StoreMissing
 from ..log.durable import fsync_folder, write_durably
-from ..log.format import record_position
+from ..log.recent import appends_in
 from ..log.store import Store, create_or_open_store
-from ..log.stretch import Stretch, commands_of, write_stretch
+from ..log.stretch import Stretch, write_stretch
 from .inventory import Inventory, Segment, read_inventory, unpack_segment
 from .target import Target, target_at
 
@@ -126,15 +126,13 @@ def _cut(stretch: Stretch, up_to: int, partition: int, segment: Segment, place: 
     """The stretch up to a position, which has to be where a command ends."""
     if segment.last <= up_to:
         return stretch
-    records: list[bytes] = []
-    for number, group in enumerate(commands_of(stretch.records)):
-        first, last = record_position(group[0]), record_position(group[-1])
+    for number, events in enumerate(appends_in(stretch.records)):
+        first, last = events[0].position, events[-1].position
         if last > up_to:
             if first <= up_to:
                 what = f"position {up_to:,} of partition {partition} lies within a command, {first:,} to {last:,}"
                 raise StoreMismatch(place.address, what, f"choose {first - 1:,} or {last:,}")
-            return Stretch(records, stretch.digests[:number])
-        records += group
+            return Stretch(stretch.records[: first - stretch.first], stretch.digests[:number])
     return stretch
 
 

@@ -49,7 +49,7 @@ from .format import (
     versioned_key,
 )
 from .reader import LmdbReader
-from .recent import group_of, indexed_in
+from .recent import group_of
 from .report import PartitionReport, Problem, Report
 from .store import Store, open_store
 
@@ -250,8 +250,7 @@ class _PartitionCheck:
             behind = int.from_bytes(key[-8:], "big") - event.version
             if behind < count and position - behind == event.position:
                 return
-        indexed = indexed_in(transaction, self._environment)
-        if indexed is None or event.position <= indexed[group_of(stream_key)]:
+        if event.position <= self._reader.indexed_in(transaction)[group_of(stream_key)]:
             self._problem("events", str(event.position), "index", what)
         else:
             self._continues(transaction, event, stream_key)

@@ -29,6 +29,8 @@ from .format import (
     EVENTS,
     META,
     META_EPOCH,
+    META_FORMAT,
+    META_INDEXED,
     META_SEAL,
     SNAPSHOTS,
     STREAMS,
@@ -47,7 +49,7 @@ from .format import (
     record_position,
     versioned_key,
 )
-from .recent import group_of, indexed_in
+from .recent import GROUPS, decode_indexed, group_of
 from .stretch import Stretch, read_stretch
 
 if TYPE_CHECKING:
@@ -100,6 +102,17 @@ class LmdbReader:
         """`epoch`, as this transaction sees it."""
         stored = transaction.get(META_EPOCH, db=self.environment.database(META))
         return 0 if stored is None else int.from_bytes(decode_meta(META_EPOCH, stored, self.name), "big")
+
+    def indexed_in(self, transaction: lmdb.Transaction[bytes]) -> Sequence[int]:
+        """For each group of streams the position up to which the stream index holds its appends, and no further
+        (`recent.py`); in a log of format 1 it holds all of them."""
+        meta = self.environment.database(META)
+        if (stored := transaction.get(META_INDEXED, db=meta)) is not None:
+            return decode_indexed(stored, self.name)
+        log_format = transaction.get(META_FORMAT, db=meta)
+        if log_format is None or int.from_bytes(decode_meta(META_FORMAT, log_format, self.name), "big") != 1:
+            raise Damaged(f"{self.name}, meta 'indexed'", "it is missing")
+        return [self.last_position(transaction)] * GROUPS
 
     def heir(self) -> str:
         """For whom the log is sealed (`sealing.py`); empty if it is not."""
@@ -163,10 +176,7 @@ class LmdbReader:
     ) -> list[tuple[int, int]]:
         """Version and position, in order, of those events of a stream from a version on (or of its last one) that the
         stream index does not hold yet, and perhaps of some before that version."""
-        indexed = indexed_in(transaction, self.environment)
-        if indexed is None:
-            return []
-        body = body_start(stream)
+        body, indexed = body_start(stream), self.indexed_in(transaction)
         latest = self._read(transaction, indexed[group_of(stream.key)] + 1, 1 << 62, 1 << 62)
         found = [record for record in latest if record.startswith(body, BODY_AT)]
         if not found:

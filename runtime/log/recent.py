@@ -22,12 +22,11 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import nsmallest
 from itertools import groupby
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from ..errors import Damaged
+from .contract import StoredEvent
 from .format import (
-    META,
-    META_FORMAT,
     META_INDEXED,
     decode_meta,
     decode_record,
@@ -38,12 +37,16 @@ from .format import (
 )
 from .plan import Pair
 
-if TYPE_CHECKING:
-    import lmdb
-
-    from .environment import Environment
-
-__all__ = ["GROUPS", "Recent", "encode_indexed", "group_of", "indexed_in", "lacking"]
+__all__ = [
+    "GROUPS",
+    "Recent",
+    "appends_in",
+    "decode_indexed",
+    "encode_indexed",
+    "group_of",
+    "index_entry",
+    "lacking",
+]
 
 GROUPS: Final = 32
 """Of streams. Part of the log's format."""
@@ -63,25 +66,17 @@ def group_of(stream_key: bytes) -> int:
     return (_crc32(stream_key) * GROUPS) >> 32
 
 
-def indexed_in(transaction: lmdb.Transaction[bytes], environment: Environment) -> Sequence[int] | None:
-    """For each group the position up to which the stream index holds its appends, and no further; None in a log of
-    format 1, whose index holds all. Raises `Damaged`."""
-    meta, name = environment.database(META), environment.name
-    stored = transaction.get(META_INDEXED, db=meta)
-    if stored is None:
-        log_format = transaction.get(META_FORMAT, db=meta)
-        if log_format is not None and int.from_bytes(decode_meta(META_FORMAT, log_format, name), "big") == 1:
-            return None
-        raise Damaged(f"{name}, meta 'indexed'", "it is missing")
-    content = decode_meta(META_INDEXED, stored, name)
-    if len(content) != _INDEXED.size:
-        raise Damaged(f"{name}, meta 'indexed'", f"it has {len(content)} bytes, not {_INDEXED.size}")
-    return _INDEXED.unpack(content)
-
-
 def encode_indexed(positions: Sequence[int]) -> bytes:
     """The value in `meta` that says up to where the stream index holds the appends of each group."""
     return encode_meta(META_INDEXED, _INDEXED.pack(*positions))
+
+
+def decode_indexed(value: bytes, log: str) -> Sequence[int]:
+    """The positions, by group, in that value. Raises `Damaged`."""
+    content = decode_meta(META_INDEXED, value, log)
+    if len(content) != _INDEXED.size:
+        raise Damaged(f"{log}, meta 'indexed'", f"it has {len(content)} bytes, not {_INDEXED.size}")
+    return _INDEXED.unpack(content)
 
 
 class Recent:
@@ -160,15 +155,25 @@ class _Staged(NamedTuple):
     head: int
 
 
-def lacking(indexed: Sequence[int], records: Iterable[bytes]) -> Iterator[Pair]:
-    """The entries that the stream index lacks, in the order of the log, from all its records after `min(indexed)`.
+def appends_in(records: Iterable[bytes], *, checked: bool = False) -> Iterator[list[StoredEvent]]:
+    """The events of each append, in order: they adjoin each other, and no two appends have a command id in common.
 
-    The events of one append adjoin each other, and no two appends have a command id in common.
+    `checked` as in `decode_record`. Raises `Damaged`.
     """
-    events = (decode_record(record, f"event {record_position(record)}", checked=True) for record in records)
+    events = (decode_record(record, f"event {record_position(record)}", checked=checked) for record in records)
     for _, of_append in groupby(events, lambda event: event.command_id):
-        first, *rest = of_append
-        last = rest[-1] if rest else first
-        key = versioned_key(last.stream.key, last.version)
-        if first.position > indexed[group_of(key[:-8])]:
-            yield key, encode_stream_entry(key, last.position, 1 + len(rest))
+        yield list(of_append)
+
+
+def index_entry(events: Sequence[StoredEvent]) -> Pair:
+    """What the stream index holds of an append with these events."""
+    last = events[-1]
+    key = versioned_key(last.stream.key, last.version)
+    return key, encode_stream_entry(key, last.position, len(events))
+
+
+def lacking(indexed: Sequence[int], records: Iterable[bytes]) -> Iterator[Pair]:
+    """The entries that the stream index lacks, in the order of the log, from all its records after `min(indexed)`."""
+    for events in appends_in(records, checked=True):
+        if events[0].position > indexed[group_of(events[0].stream.key)]:
+            yield index_entry(events)

@@ -9,7 +9,6 @@ not at all; nothing is written that does not follow, by position and by hash, fr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import Damaged
@@ -23,13 +22,11 @@ from .format import (
     check_record,
     decode_record,
     encode_command,
-    encode_stream_entry,
     next_chain,
     record_position,
-    versioned_key,
 )
 from .identity import put_format
-from .recent import GROUPS
+from .recent import GROUPS, appends_in, index_entry
 
 if TYPE_CHECKING:
     import lmdb
@@ -73,12 +70,11 @@ def read_stretch(reader: Reader, after: int, up_to: int, bytes_max: int = STRETC
         whole = records[: max(boundary - after, 0)] or reader.read(after, _end_of(reader, last) - after)
         records = whole[: up_to - after]
     digests = []
-    for group in commands_of(records):
-        command_id = decode_record(group[0]).command_id
+    for events in appends_in(records):
+        command_id, end = events[0].command_id, events[-1].position
         entry = reader.find_command(command_id)
-        if entry is None or entry.position != record_position(group[-1]):
-            what = f"the command index does not lead from its command {command_id.hex()} to it"
-            raise Damaged(f"event {record_position(group[-1])}", what)
+        if entry is None or entry.position != end:
+            raise Damaged(f"event {end}", f"the command index does not lead from its command {command_id.hex()} to it")
         digests.append(entry.digest)
     return Stretch(records, digests)
 
@@ -102,21 +98,6 @@ def _end_of(reader: Reader, position: int) -> int:
     return entry.position
 
 
-def commands_of(records: Sequence[bytes]) -> Iterator[list[bytes]]:
-    """The records of each command, in order: they stand next to one another."""
-    group: list[bytes] = []
-    previous = b""
-    for record in records:
-        command_id = decode_record(record).command_id
-        if group and command_id != previous:
-            yield group
-            group = []
-        group.append(record)
-        previous = command_id
-    if group:
-        yield group
-
-
 def write_stretch(log: LmdbLog, stretch: Stretch) -> None:
     """Add a stretch to the end of a log that nobody else writes, in one transaction, fsynced when this returns.
 
@@ -131,20 +112,20 @@ def _write(log: LmdbLog, transaction: lmdb.Transaction[bytes], stretch: Stretch)
     head, chain = 0, CHAIN_START
     if cursor.last():
         head, chain = int.from_bytes(cursor.key(), "big"), chain_of(cursor.value())
-    events, streams, commands = [], log.unindexed_in(transaction), []
-    for group, digest in zip(commands_of(stretch.records), stretch.digests, strict=True):
-        for record in group:
-            head += 1
-            key = head.to_bytes(8, "big")
-            check_record(record, key, log.name)
-            if next_chain(chain, record) != chain_of(record):
-                raise Damaged(f"{log.name}, event {head}", "its hash does not follow from the events before it")
-            chain = chain_of(record)
-            events.append((key, record))
-        last = decode_record(group[-1])
-        key = versioned_key(last.stream.key, last.version)
-        streams.append((key, encode_stream_entry(key, head, len(group))))
-        commands.append((last.command_id, encode_command(last.command_id, digest, head, last.version)))
+    events, commands = [], []
+    for record in stretch.records:
+        head += 1
+        key = head.to_bytes(8, "big")
+        check_record(record, key, log.name)
+        if next_chain(chain, record) != chain_of(record):
+            raise Damaged(f"{log.name}, event {head}", "its hash does not follow from the events before it")
+        chain = chain_of(record)
+        events.append((key, record))
+    streams = log.unindexed_in(transaction, log.indexed_in(transaction))
+    for of_append, digest in zip(appends_in(stretch.records, checked=True), stretch.digests, strict=True):
+        last = of_append[-1]
+        streams.append(index_entry(of_append))
+        commands.append((last.command_id, encode_command(last.command_id, digest, last.position, last.version)))
     for name, pairs in ((EVENTS, events), (STREAMS, sorted(streams)), (COMMANDS, sorted(commands))):
         _, added = transaction.cursor(database(name)).putmulti(pairs, overwrite=False, append=name == EVENTS)
         if added != len(pairs):

@@ -43,7 +43,7 @@ from .format import (
 from .identity import put_format
 from .plan import Pair, Plan, Tail, plan
 from .reader import LmdbReader
-from .recent import GROUPS, Recent, encode_indexed, indexed_in, lacking
+from .recent import Recent, encode_indexed, lacking
 
 if TYPE_CHECKING:
     from .environment import Environment
@@ -77,10 +77,8 @@ class LmdbLog(LmdbReader):
     def _activate(self, transaction: lmdb.Transaction[bytes]) -> int:
         if heir := self.heir_in(transaction):
             raise Sealed(self.name, heir)
-        head = self._head(transaction)
-        if indexed_in(transaction, self.environment) is None:
-            put_format(transaction, self.environment, [head] * GROUPS)
-        self._learn(transaction, head)
+        put_format(transaction, self.environment, self.indexed_in(transaction))
+        self._learn(transaction, self._head(transaction))
         epoch = self.epoch_in(transaction) + 1
         value = encode_meta(META_EPOCH, epoch.to_bytes(8, "big"))
         transaction.put(META_EPOCH, value, db=self.environment.database(META))
@@ -177,18 +175,14 @@ class LmdbLog(LmdbReader):
             raise Damaged(f"{self.name}, database {database.decode()}", what)
         return len(pairs) - added
 
-    def unindexed_in(self, transaction: lmdb.Transaction[bytes]) -> list[Pair]:
-        """The entries that the stream index lacks, as this transaction sees it."""
-        indexed = indexed_in(transaction, self.environment)
-        if indexed is None:
-            return []
+    def unindexed_in(self, transaction: lmdb.Transaction[bytes], indexed: Sequence[int]) -> list[Pair]:
+        """The entries that the stream index lacks, as this transaction sees it; `indexed` is what it says itself."""
         return list(lacking(indexed, self._read(transaction, min(indexed) + 1, 1 << 62, 1 << 62)))
 
     def _learn(self, transaction: lmdb.Transaction[bytes], head: int) -> None:
         """Learn by heart what the stream index lacks: at the activation, since loading an aggregate asks for it."""
-        indexed = indexed_in(transaction, self.environment)
-        assert indexed is not None, "a log of format 1 was taken over"
-        self._recent.learn(indexed, self.unindexed_in(transaction), head)
+        indexed = self.indexed_in(transaction)
+        self._recent.learn(indexed, self.unindexed_in(transaction, indexed), head)
 
     def _unindexed(
         self, transaction: lmdb.Transaction[bytes], stream: StreamId, first: int | None

@@ -26,7 +26,7 @@ from rayfold.runtime.log.format import (
     pack_position,
 )
 from rayfold.runtime.log.reader import LmdbReader
-from rayfold.runtime.log.recent import GROUPS, group_of, indexed_in
+from rayfold.runtime.log.recent import GROUPS, group_of
 from rayfold.runtime.log.store import Store, create_or_open_store
 from rayfold.runtime.log.stretch import read_stretch, write_stretch
 from rayfold.runtime.log.writer import LmdbLog
@@ -46,9 +46,7 @@ def entries(log: LmdbLog) -> int:
 
 
 def indexed(log: LmdbLog) -> Sequence[int]:
-    found = log.environment.read(lambda txn: indexed_in(txn, log.environment))
-    assert found is not None
-    return found
+    return log.environment.read(log.indexed_in)
 
 
 def fill(log: LmdbLog, batches: int, size: int = 40) -> int:
