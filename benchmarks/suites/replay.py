@@ -216,12 +216,15 @@ async def _commands_after(events: int, options: Options) -> Sample:
             keys = _spread(draw("uniform", options.seed), events)
             envelopes = deposits(keys, options.seed)
             loading = [Envelope(Account, account, Deposit(amount=1)) for account in sorted(set(keys))]
-            loaded = [outcome async for _, outcome in running.bank.execute_all(loading)]
+            receipts: list[Receipt] = []
+            async for _, outcome in running.bank.execute_all(loading):
+                if not isinstance(outcome, Receipt):
+                    raise outcome
+                receipts.append(outcome)
             load = await execute_all(
                 running.bank, envelopes, DEPTH, options.seconds * WARM_UP_SHARE, options.seconds, running.cpu()
             )
-            receipts = [outcome for outcome in loaded if isinstance(outcome, Receipt)] + load.receipts
-            violations = load.failures + await running.violations(receipts)
+            violations = load.failures + await running.violations(receipts + load.receipts)
     if violations:
         return Sample(violations=violations)
     notes = running.notes | _notes(grown) | {"events_before": sum(running.started_at.values())}
