@@ -13,11 +13,11 @@ import argparse
 import random
 import resource
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Final
 
 from rayfold import Envelope
@@ -29,6 +29,7 @@ from rayfold.runtime.log.store import Store
 from rayfold.runtime.partition import WriteLoop
 from rayfold.runtime.stream import StreamId
 
+from .harness.intervals import ratio_interval
 from .workloads.bank import Account, Deposit
 from .workloads.grown_log import account_name, grow
 
@@ -79,16 +80,17 @@ def cold_read_ms(store: Store) -> float:
         reader.version(StreamId("Account", account_name(number)))
         took.append((time.perf_counter() - began_s) * 1e3)
     reader.close()
-    return statistics.median(took)
+    return median(took)
 
 
 def measure(events: int) -> None:
     """All variants over a log of so many events at first, and what came of it."""
     shuffled = [(variant, size) for variant in VARIANTS for size in BATCHES]
     samples: dict[tuple[str, int], list[tuple[float, float]]] = {one: [] for one in shuffled}
-    folder, cold_ms = Path(tempfile.mkdtemp(prefix="experiment-", dir=Path.cwd())), 0.0
-    try:
-        grown, seeded = grow(folder / "grown", events), random.Random(1)
+    cold_ms: list[float] = []
+    with tempfile.TemporaryDirectory(prefix="experiment-", dir=Path.cwd()) as name:
+        folder, seeded = Path(name), random.Random(1)
+        grown = grow(folder / "grown", events)
         for number in range(REPETITIONS):
             seeded.shuffle(shuffled)
             for variant, size in shuffled:
@@ -97,20 +99,19 @@ def measure(events: int) -> None:
                 store = Store(folder / "store", grown.store_id, 1)
                 samples[variant, size].append(measured(store, size, number))
                 if variant == "lagging":
-                    cold_ms = cold_read_ms(store)
+                    cold_ms.append(cold_read_ms(store))
                 shutil.rmtree(folder / "store")
-    finally:
-        shutil.rmtree(folder)
     for size in BATCHES:
-        lagging, at_once = (samples[variant, size] for variant in VARIANTS)
-        ratios = sorted(one[0] / other[0] for one, other in zip(lagging, at_once, strict=True))
-        rates, cpu = ([statistics.median(one[n] for one in of) for of in (lagging, at_once)] for n in (0, 1))
+        (rates, cpu), (rates_at_once, cpu_at_once) = (zip(*samples[variant, size], strict=True) for variant in VARIANTS)
+        ratio = ratio_interval(dict(enumerate(rates)), dict(enumerate(rates_at_once)))
+        assert ratio is not None, "every round has both"
         print(
-            f"{events:>9,} events, batches of {size:3}: lagging {rates[0]:,.0f} commands/s, {cpu[0]:.1f} us of CPU; "
-            f"with each append {rates[1]:,.0f}, {cpu[1]:.1f} us; "
-            f"ratio {statistics.median(ratios):.2f} (96 %: {ratios[1]:.2f} to {ratios[-2]:.2f})"
+            f"{events:>9,} events, batches of {size:3}: "
+            f"lagging {median(rates):,.0f} commands/s, {median(cpu):.1f} us of CPU; "
+            f"with each append {median(rates_at_once):,.0f}, {median(cpu_at_once):.1f} us; "
+            f"ratio {ratio.median:.2f} ({ratio.confidence:.0%}: {ratio.low:.2f} to {ratio.high:.2f})"
         )
-    print(f"{events:>9,} events: the version of a stream, read from another process: {cold_ms:.2f} ms")
+    print(f"{events:>9,} events: the version of a stream, read from another process: {median(cold_ms):.2f} ms")
 
 
 def main() -> None:
