@@ -357,7 +357,7 @@ class PartitionActor:
             own_actors_max=plan.settings.own_actors_max * plan.nodes,
             idle_s=plan.settings.own_actor_idle_s,
         )
-        self._log = opened
+        self._log, self._saved = opened, []
         if plan.settings.local_sockets:
             self._gate = open_gate(f"{plan.store.store_id[:12]}-{plan.number}", self._execute_in_turn)
         look_less_often()
