@@ -108,18 +108,19 @@ async def _measure_moves(options: Options) -> Sample:
         rate_per_s, warm_up_s = saturation_per_s * HALF, options.seconds * 0.4
         quiet = await open_loop(operation, rate_per_s, warm_up_s, options.seconds)
         moves: list[Moved] = []
-        moving = asyncio.create_task(_keep_moving(running, moves))
+        enough = asyncio.Event()
+        moving = asyncio.create_task(_keep_moving(running, moves, enough))
         loaded = await open_loop(operation, rate_per_s, warm_up_s, options.seconds)
         stretches = [loaded]
         while not moves and not moving.done():  # small and quick runs: a move takes as long as it takes
             stretches.append(await open_loop(operation, rate_per_s, 0.0, options.seconds))
             loaded.histogram.add(stretches[-1].histogram)
-        moving.cancel()
+        enough.set()
         await asyncio.wait([moving])
         loads = [quiet, *stretches]
         violations = filled.failures + [line for load in loads for line in load.failures.failures]
-        if not moving.cancelled():
-            violations.append(f"a move failed: {moving.exception()}")
+        if failure := moving.exception():
+            violations.append(f"a move failed: {failure}")
         receipts = filled.receipts + [receipt for load in loads for receipt in load.receipts]
         violations += await running.violations(receipts)
     if violations:
@@ -132,11 +133,11 @@ async def _measure_moves(options: Options) -> Sample:
     return Sample(figures, histograms, notes=notes)
 
 
-async def _keep_moving(running: Running, moves: list[Moved]) -> None:
-    """Until it is cancelled, which happens between two moves or while one is waited for: that one is still done."""
+async def _keep_moving(running: Running, moves: list[Moved], enough: asyncio.Event) -> None:
+    """Until it is enough. The move that is on its way then is waited for: what is checked next lies where it goes."""
     nodes = cycle((await running.bank.status()).nodes)
-    while True:
-        done = await asyncio.shield(asyncio.ensure_future(running.bank.move(0, next(nodes).name)))
+    while not enough.is_set():
+        done = await running.bank.move(0, next(nodes).name)
         if done.source != done.to:
             moves.append(done)
 

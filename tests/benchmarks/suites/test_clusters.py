@@ -1,81 +1,79 @@
-"""The suites that start clusters of their own, and a run on a cluster that is there: real nodes, tiny sizes."""
+"""The suites that start clusters of their own, and a run on a cluster that is there: real nodes, tiny sizes.
+
+Each runs as a program of its own, as it does for a user: this process may be connected to the Ray that tests share, and
+nothing is connected to two.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from rayfold.actors.local_cluster import LocalCluster, LocalNodes
-from rayfold.benchmarks.harness.contract import Case, Options, Sample
-from rayfold.benchmarks.harness.results import load_run
-from rayfold.benchmarks.suites import clients, nodes
-from rayfold.benchmarks.suites.running import stop_shared_ray
+from rayfold.benchmarks.harness.contract import Options
+from rayfold.benchmarks.harness.results import CaseResult, load_run
+from rayfold.benchmarks.suites import clients
 
 ROOT = Path(__file__).resolve().parents[3]
 BOTH = "clients/both?partitions=2&readers=1&replicas=1&writers=2"
 MakeOptions = Callable[..., Options]
 
 
-@pytest.fixture(autouse=True)
-def no_ray_is_left() -> Iterator[None]:
-    yield
-    stop_shared_ray()
-
-
-def case_of(cases: list[Case], name: str, **parameters: int) -> Case:
-    [found] = [case for case in cases if case.name == name and parameters.items() <= case.parameters.items()]
+def measured(case: str, folder: Path, *arguments: str) -> CaseResult:
+    """One round of one case of the command line, with its figures; nothing is left in its folder."""
+    results, run = folder / "results.json", folder / "run"
+    run.mkdir()
+    program = [sys.executable, "-c", "from rayfold.actors.cli import main; main()", "bench", case.partition("/")[0]]
+    sizes = ["--quick", "--repeat", "1", "--seconds", "0.2", "--only", case]
+    done = subprocess.run(
+        [*program, *sizes, *arguments, "--json", str(results), "--directory", str(run)],
+        cwd=ROOT,
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        timeout=140,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "never retrieved" not in done.stderr, done.stderr
+    assert list(run.iterdir()) == []
+    [found] = [one for one in load_run(results).cases if one.key == case]
+    assert (found.violations, found.error) == ([], "")
     return found
 
 
-async def measured(case: Case, options: Options) -> Sample:
-    sample = await case.measure(options)
-    assert sample.violations == []
-    assert not list(options.directory.glob("case-*")), "the case has left its folder behind"
-    return sample
+@pytest.mark.timeout(150)
+def test_a_plain_runtime_is_the_measure_for_those_on_nodes(tmp_path: Path) -> None:
+    case = measured("nodes/writes and freshness?nodes=0", tmp_path)
+    assert {"commands_per_s", "visible_ms_p99"} <= case.figures.keys()
 
 
-@pytest.mark.timeout(120)
-async def test_a_plain_runtime_is_the_measure_for_those_on_nodes(options: MakeOptions) -> None:
-    run = options()
-    sample = await measured(case_of(nodes.cases(run), "writes and freshness", nodes=0), run)
-    assert {"commands_per_s", "visible_ms_p99"} <= sample.figures.keys()
-
-
-@pytest.mark.timeout(120)
-async def test_partitions_move_while_commands_arrive_at_half_of_what_is_possible(options: MakeOptions) -> None:
-    run = options()
-    sample = await measured(case_of(nodes.cases(run), "move at half load"), run)
+@pytest.mark.timeout(150)
+def test_partitions_move_while_commands_arrive_at_half_of_what_is_possible(tmp_path: Path) -> None:
+    case = measured("nodes/move at half load?nodes=3", tmp_path)
+    [sample] = case.samples
     assert int(sample.notes["moves"]) > 0
-    assert {"quiet_ms_p99", "moving_ms_p99", "move_s", "waited_ms"} <= sample.figures.keys()
+    assert {"quiet_ms_p99", "moving_ms_p99", "move_s", "waited_ms"} <= case.figures.keys()
 
 
-@pytest.mark.timeout(120)
-async def test_a_node_is_killed_and_comes_back_and_nothing_is_lost(options: MakeOptions) -> None:
-    run = options()
-    sample = await measured(case_of(nodes.cases(run), "node lost and back"), run)
-    assert sample.figures["unavailable_s"].value >= sample.figures["back_to_writes_s"].value > 0
+@pytest.mark.timeout(150)
+def test_a_node_is_killed_and_comes_back_and_nothing_is_lost(tmp_path: Path) -> None:
+    figures = measured("nodes/node lost and back?nodes=3", tmp_path).figures
+    assert figures["unavailable_s"].value >= figures["back_to_writes_s"].value > 0
 
 
 @pytest.mark.timeout(150)
 def test_clients_of_their_own_write_and_read_on_a_cluster_that_was_joined(tmp_path: Path) -> None:
-    results = tmp_path / "results.json"
     with LocalNodes(LocalCluster(nodes=2), tmp_path / "nodes") as local:
-        program = [sys.executable, "-c", "from rayfold.actors.cli import main; main()", "bench", "clients", "--quick"]
-        sizes = ["--repeat", "1", "--seconds", "0.2", "--partitions", "2", "--replicas", "1", "--only", BOTH]
-        where = ["--address", local.address, "--json", str(results), "--directory", str(tmp_path)]
-        done = subprocess.run(
-            [*program, *sizes, *where], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, timeout=140
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        where = ["--partitions", "2", "--replicas", "1", "--address", local.address]
+        figures = measured(BOTH, tmp_path, *where).figures
         left = [path.name for node in local.nodes for path in node.data.iterdir() if path.name.startswith("bench-")]
     assert left == []
-    [case] = load_run(results).cases
-    assert {"commands_per_s", "queries_per_s"} <= case.figures.keys()
+    assert {"commands_per_s", "queries_per_s"} <= figures.keys()
 
 
 def test_a_run_has_one_client_alone_and_as_many_as_there_are_partitions(options: MakeOptions) -> None:
