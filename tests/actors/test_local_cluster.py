@@ -59,7 +59,10 @@ def joined(nodes: LocalNodes) -> Iterator[Driver]:
 
 @pytest.fixture(scope="module")
 def driver(nodes: LocalNodes) -> Iterator[Driver]:
+    """With an actor bound to each node."""
     with joined(nodes) as tell:
+        for name in NAMES:
+            tell(f"place {name}")
         yield tell
 
 
@@ -100,7 +103,7 @@ def test_every_node_is_up_under_the_identity_of_its_data_folder(nodes: LocalNode
 
 def test_an_actor_bound_to_a_node_runs_there_and_finds_its_data_folder(nodes: LocalNodes, driver: Driver) -> None:
     for number, name in enumerate(NAMES):
-        _calls, pid, data = driver(f"place {name}")
+        _calls, pid, data = driver(f"ask {name}")
         assert data == str(nodes.folder / name)
         assert pid in sessions(nodes)[number].members()
 
