@@ -146,6 +146,7 @@ def _measured(request: Request, options: Options) -> tuple[Run, bool]:
     record, started_at = Record(), _now()
     machine = describe_machine(options.directory)
     screen = Screen(Console(highlight=False), plan)
+    was_connected = _is_connected()
     try:
         options = _joined(options)
         with screen, Watcher(ray_is_ours=request.address is not None) as watcher:
@@ -153,7 +154,8 @@ def _measured(request: Request, options: Options) -> tuple[Run, bool]:
     except KeyboardInterrupt:  # the second Ctrl-C, which does not wait for the case to put its things away
         record.interrupted = True
     finally:
-        _stop_ray()
+        if not was_connected:  # else it is the program's that called us
+            _stop_ray()
     results = summarize(
         plan,
         record,
@@ -282,16 +284,25 @@ def _joined(options: Options) -> Options:
     return replace(options, address=None)
 
 
+def _is_connected() -> bool:
+    """Whether this process has a Ray."""
+    if "ray" not in sys.modules:
+        return False
+    import ray
+
+    connected: bool = ray.is_initialized()
+    return connected
+
+
 def _stop_ray() -> None:
     """End the Ray of this run, or leave the cluster that was joined, which goes on."""
     from ..suites.running import stop_shared_ray
 
     stop_shared_ray()
-    if "ray" in sys.modules:
+    if _is_connected():
         import ray
 
-        if ray.is_initialized():
-            ray.shutdown()
+        ray.shutdown()
 
 
 def _json_file(said: Path, machine: dict[str, Any], request: Request) -> Path:

@@ -9,6 +9,7 @@ from importlib import import_module
 
 import pytest
 
+from rayfold.benchmarks.harness.bench import Request, run_bench
 from rayfold.benchmarks.harness.contract import GOALS, Case, Options, Sample
 from rayfold.benchmarks.harness.histogram import decoded
 from rayfold.benchmarks.suites import peers, replay, umadb_peer
@@ -148,6 +149,13 @@ async def test_a_read_model_that_counts_twice_in_a_process_of_its_own_is_told(
     async with running_bank(options(), replicas=1, projections=[BalancesTwice]) as running:
         receipt = await running.bank.execute(Account, "alice", Deposit(amount=5))
         assert await running.violations([receipt]) == ["read model: alice is 10 and the log says 5"]
+
+
+def test_a_run_that_is_refused_leaves_the_ray_that_its_process_had(ray_of_the_run: None) -> None:
+    ray = import_module("ray")
+    present = ray.get_runtime_context().gcs_address
+    assert run_bench(Request("write", address="localhost")) == 2
+    assert ray.get_runtime_context().gcs_address == present
 
 
 def test_a_peer_that_is_not_installed_is_skipped_with_its_reason(
