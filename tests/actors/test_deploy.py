@@ -68,7 +68,8 @@ APP: Final = """
 from rayfold import Application
 from rayfold.actors.settings import Settings
 from .domain import Slips, Till
-shop = Application("shop", aggregates=[Till], projections=[Slips], partitions=2, settings=Settings(silent_s=8))
+settings = Settings(silent_s=8, timeout_s=60)
+shop = Application("shop", aggregates=[Till], projections=[Slips], partitions=2, settings=settings)
 """
 
 
