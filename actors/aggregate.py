@@ -14,6 +14,7 @@ does not answer in time, the actor sends its callers back there and ends itself:
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -24,10 +25,12 @@ from ray import ObjectRef
 from ray.actor import ActorProxy
 
 from ..runtime.aggregate import OwnActor
+from ..runtime.batching import BATCH_BY_RAY_S
 from ..runtime.envelope import unpack_batch
 from ..runtime.errors import Fenced, RayfoldError
 from ..runtime.log.contract import Append, Appended, CommandEntry, Log, Snapshot
-from ..runtime.outcome import Answered, Moved, encode_outcomes
+from ..runtime.log.environment import COMMIT_WEIGHT
+from ..runtime.outcome import Answered, Moved, encode_answer
 from ..runtime.partition import AlreadyStored, WriteLoop
 from ..runtime.stream import StreamId
 from ..runtime.wire import from_wire, to_wire
@@ -113,11 +116,12 @@ class AggregateActor:
         if not self._attempts.admit(client, attempt, predecessor):
             return b""
         commands = list(unpack_batch(blob))
+        outcomes: list[Answered] = [Moved("")] * len(commands)
         if not self._log.given_up:
-            outcomes: list[Answered] = [*self._loop.execute(commands).outcomes]
+            decided = self._loop.execute(commands).outcomes
             if not self._log.given_up:
-                return encode_outcomes(outcomes)
-        return encode_outcomes([Moved("")] * len(commands))
+                outcomes = [*decided]
+        return encode_answer(outcomes, BATCH_BY_RAY_S + self._log.commit_s)
 
 
 class PartitionLog:
@@ -126,6 +130,8 @@ class PartitionLog:
     def __init__(self, plan: OwnActorPlan) -> None:
         self.given_up = False
         """The partition said no or nothing: this actor is not the one at home, and nothing it decides counts."""
+        self.commit_s = 0.0
+        """What an append takes, there and back: a moving average."""
         self._plan = plan
         self._ids: list[bytes] = []
 
@@ -141,13 +147,14 @@ class PartitionLog:
     def append(self, epoch: int, appends: Sequence[Append]) -> list[Appended]:
         """One call to the partition. Raises `AlreadyStored`, and what `Log.append` raises."""
         ids, self._ids = self._ids, []
-        plan = self._plan
+        plan, asked_s = self._plan, time.perf_counter()
         asked = plan.home.append.remote(AppendRequest(plan.name, plan.stream, appends, ids))
         try:
             answer = ray.get(asked, timeout=plan.settings.attempt_timeout_s)
         except (ray.exceptions.RayError, TimeoutError) as error:
             self.given_up = True
             raise Fenced(plan.name, epoch, epoch) from error
+        self.commit_s += (time.perf_counter() - asked_s - self.commit_s) * COMMIT_WEIGHT
         if answer.error:
             self.given_up = answer.error[0] == Fenced.__name__
             raise from_wire(answer.error)

@@ -4,8 +4,7 @@ Step [3] of the write path. Before it: the router ([2]) sends a batch, through R
 socket (`gate.py`). After it: the write loop ([4], [5]) in `runtime/partition.py`, whose records go out through the
 broadcast ([6]).
 
-What is here and not there: which aggregates live in an actor of their own now (`homes.py`), and what is stale
-(`attempts.py`).
+What is here and not there: who lives in an actor of their own now (`homes.py`), and what is stale (`attempts.py`).
 
 Rules kept here: no work in `__init__` that can fail, since such an actor is dead for ever; whatever changes something
 waits for its turn, whichever thread it came on, so it happens one at a time (`turns.py`); reads have threads of their
@@ -25,13 +24,14 @@ from typing import Any
 import ray
 
 from ..runtime.aggregate import OwnActor
+from ..runtime.batching import BATCH_BY_RAY_S, BATCH_BY_ROAD_S
 from ..runtime.catalogue import Catalogue
 from ..runtime.envelope import PackedCommand, unpack_batch
 from ..runtime.errors import Fenced, RayfoldError, Sealed, StoreError
 from ..runtime.log.contract import Snapshot
 from ..runtime.log.sealing import Seal, break_seal, seal
 from ..runtime.log.writer import LmdbLog
-from ..runtime.outcome import Answered, Moved, encode_outcomes
+from ..runtime.outcome import Answered, Moved, encode_answer
 from ..runtime.partition import WriteLoop
 from ..runtime.receipt import Receipt
 from ..runtime.residents import SavedResident
@@ -135,25 +135,27 @@ class PartitionActor:
     @ray.method
     def execute(self, client: bytes, attempt: int, predecessor: int, blob: bytes) -> bytes:
         """Step [3]: a batch of packed commands in, one outcome for each out; empty if it is not this batch's turn."""
-        return self._execute_in_turn(client, attempt, predecessor, blob)
+        return self._execute_in_turn(BATCH_BY_RAY_S, client, attempt, predecessor, blob)
 
-    def _execute_in_turn(self, client: bytes, attempt: int, predecessor: int, blob: bytes) -> bytes:
-        """Whichever way the batch came, through Ray or over a road."""
+    def _execute_in_turn(self, way_s: float, client: bytes, attempt: int, predecessor: int, blob: bytes) -> bytes:
+        """Whichever way the batch came, through Ray or over a road, which takes that much of every batch."""
         with self._writing:
-            return self._execute(client, attempt, predecessor, blob)
+            answers = self._execute(client, attempt, predecessor, blob)
+            commit_s = 0.0 if self._log is None else self._log.environment.commit_s
+        return b"" if answers is None else encode_answer(answers, way_s + commit_s)
 
-    def _execute(self, client: bytes, attempt: int, predecessor: int, blob: bytes) -> bytes:
+    def _execute(self, client: bytes, attempt: int, predecessor: int, blob: bytes) -> Sequence[Answered] | None:
         if not self._attempts.admit(client, attempt, predecessor):
-            return b""
+            return None
         commands = list(unpack_batch(blob))
         try:
             self._opened()
         except Sealed:
             self._handed_over = True
         except RayfoldError as error:
-            return encode_outcomes([error] * len(commands))
+            return [error] * len(commands)
         if self._handed_over:
-            return encode_outcomes([Fenced(f"partition {self._plan.number}", 0, 0)] * len(commands))
+            return [Fenced(f"partition {self._plan.number}", 0, 0)] * len(commands)
         self._take_over()
         self._count(len(commands))
         answers = self._answer(commands)
@@ -162,7 +164,7 @@ class PartitionActor:
             self._end_fenced()
         if Moved in kinds:
             self._attempts.bar(client)
-        return encode_outcomes(answers)
+        return answers
 
     def _answer(self, commands: Sequence[PackedCommand]) -> list[Answered]:
         """Decide what lives here, and say of the rest where it lives."""
@@ -359,7 +361,8 @@ class PartitionActor:
         )
         self._log, self._saved = opened, []
         if plan.settings.local_sockets:
-            self._gate = open_gate(f"{plan.store.store_id[:12]}-{plan.number}", self._execute_in_turn)
+            name = f"{plan.store.store_id[:12]}-{plan.number}"
+            self._gate = open_gate(name, lambda *batch: self._execute_in_turn(BATCH_BY_ROAD_S, *batch))
         look_less_often()
 
     def _tick(self) -> None:

@@ -24,10 +24,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from ..runtime.batching import Lane
+from ..runtime.batching import Lane, commands_worth
 from ..runtime.envelope import PackedCommand, join
 from ..runtime.errors import Fenced, Overloaded, Unavailable
-from ..runtime.outcome import Moved, Outcome, decode_outcomes
+from ..runtime.outcome import Moved, Outcome, decode_answer
 from ..runtime.stream import StreamId, partition_of
 from .settings import Settings
 from .way import Way
@@ -231,7 +231,9 @@ class Router:
         is one failure, however many commands it has: during a move that is for a tenth of a second."""
         unanswered: list[_Pending] = []
         fenced = False
-        for pending, answered in zip(batch, decode_outcomes(blob, batch), strict=True):  # both are ours
+        answers, batch_cost_s = decode_answer(blob, batch)
+        destination.lane.worth_items = commands_worth(batch_cost_s)
+        for pending, answered in zip(batch, answers, strict=True):  # both are ours
             if isinstance(answered, Moved):
                 unanswered.append(pending)
                 destination.moved[pending.stream] = answered.actor

@@ -1,13 +1,15 @@
-"""The experiments behind three decisions: two batches in flight (ADR 5), fewer looks for garbage (ADR 7), and a socket
-beside Ray (ADR 8).
+"""The experiments behind four decisions: two batches in flight (ADR 5), fewer looks for garbage (ADR 7), a socket
+beside Ray (ADR 8), and batches in halves (ADR 13).
 
-`python -m rayfold.benchmarks.experiments` prints, for each variant, the medians of writes (1 partition; 1,024, 64 and 1
-in flight) and of saturated reads (1 replica, 4,096 in flight), and of their ratios to the first variant in the same
-round. Rounds are shuffled; the disk is that of the current folder, with an fsync before every acknowledgement.
+`python -m rayfold.benchmarks.experiments` prints, for each variant, the medians of writes (1 partition; 1,024, 256, 64
+and 1 in flight) and of reads (1 replica; 4,096 and 1,024 in flight), and of their ratios to the first variant in the
+same round. Rounds are shuffled; the disk is that of the current folder, with an fsync before every acknowledgement.
+`--partitions N` has more of them.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import random
 import shutil
@@ -15,27 +17,48 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from rayfold import Envelope, RayfoldError, Runtime
-from rayfold.actors import router
+from rayfold.actors import queries, router
 from rayfold.actors.cluster import Cluster
 from rayfold.actors.settings import Settings
+from rayfold.runtime.batching import Lane
 
 from .workloads.bank import Account, BalanceOf, Balances, Deposit
 
 __all__ = ["main"]
 
 REPETITIONS: Final = 9
-COMMANDS: Final = {1024: 30_000, 64: 6_000, 1: 300}
+COMMANDS: Final = {1024: 30_000, 256: 15_000, 64: 6_000, 1: 300}
 """By how many are in flight."""
-QUERIES, WARM_UP, ACCOUNTS = 60_000, 3_000, 1_000
+QUERIES: Final = {4096: 60_000, 1024: 40_000}
+"""By how many are in flight."""
+WARM_UP, ACCOUNTS = 3_000, 1_000
+
+
+class WholeLane(Lane[Any]):
+    """Whatever waits leaves as one batch, however little it is, as soon as there is room in flight."""
+
+    def _leaving(self) -> int:
+        return 1 if self._waiting and self._in_flight < self._in_flight_max else 0
+
+
+class Variant(NamedTuple):
+    """What differs."""
+
+    settings: Settings = Settings()
+    in_flight_max: int = 2
+    lane: type[Lane[Any]] = Lane
+
 
 VARIANTS: Final = {
-    "as it is": (2, Settings()),
-    "one batch in flight": (1, Settings()),
-    "garbage collector left alone": (2, Settings(tune_garbage_collector=False)),
-    "through Ray alone": (2, Settings(local_sockets=False)),
+    "as it is": Variant(),
+    "batches as they come": Variant(lane=WholeLane),
+    "one batch in flight": Variant(in_flight_max=1),
+    "garbage collector left alone": Variant(Settings(tune_garbage_collector=False)),
+    "through Ray alone": Variant(Settings(local_sockets=False)),
+    "through Ray, batches as they come": Variant(Settings(local_sockets=False), lane=WholeLane),
 }
 
 
@@ -49,35 +72,37 @@ async def writes_per_s(bank: Runtime, count: int, in_flight: int) -> float:
     return count / (time.perf_counter() - began_s)
 
 
-async def reads_per_s(bank: Runtime, count: int) -> float:
+async def reads_per_s(bank: Runtime, count: int, in_flight: int) -> float:
     """Queries answered per second, over `count` of them."""
     asked = [BalanceOf(account=f"a{number % ACCOUNTS}") for number in range(count)]
     began_s = time.perf_counter()
-    async for _, answer in bank.ask_all(Balances, asked):
+    async for _, answer in bank.ask_all(Balances, asked, in_flight=in_flight):
         if isinstance(answer, RayfoldError):
             raise answer
     return count / (time.perf_counter() - began_s)
 
 
-async def measured(folder: Path, settings: Settings) -> list[float]:
+async def measured(folder: Path, settings: Settings, partitions: int) -> list[float]:
     """One repetition of one variant, over a store of its own."""
-    async with Runtime(folder, aggregates=[Account], projections=[Balances], partitions=1, settings=settings) as bank:
+    classes: dict[str, Any] = {"aggregates": [Account], "projections": [Balances]}
+    async with Runtime(folder, **classes, partitions=partitions, settings=settings) as bank:
         await writes_per_s(bank, WARM_UP, 1024)
         writes = [await writes_per_s(bank, count, in_flight) for in_flight, count in COMMANDS.items()]
-        return [*writes, await reads_per_s(bank, QUERIES)]
+        return [*writes, *[await reads_per_s(bank, count, in_flight) for in_flight, count in QUERIES.items()]]
 
 
-async def run() -> dict[str, list[list[float]]]:
+async def run(partitions: int) -> dict[str, list[list[float]]]:
     """Every variant once per round."""
     samples: dict[str, list[list[float]]] = {name: [] for name in VARIANTS}
     shuffled, seeded = list(VARIANTS.items()), random.Random(1)
     for _ in range(REPETITIONS):
         seeded.shuffle(shuffled)
-        for name, (in_flight, settings) in shuffled:
-            router.IN_FLIGHT_MAX = in_flight
+        for name, (settings, in_flight_max, lane) in shuffled:
+            router.IN_FLIGHT_MAX = in_flight_max
+            vars(router)["Lane"] = vars(queries)["Lane"] = lane
             folder = Path(tempfile.mkdtemp(prefix="experiment-", dir=Path.cwd()))
             try:
-                samples[name].append(await measured(folder / "store", settings))
+                samples[name].append(await measured(folder / "store", settings, partitions))
             finally:
                 shutil.rmtree(folder)
     return samples
@@ -85,17 +110,22 @@ async def run() -> dict[str, list[list[float]]]:
 
 def main() -> None:
     """Run and print."""
+    parser = argparse.ArgumentParser(description="The experiments behind decisions 5, 7, 8 and 13.")
+    parser.add_argument("--partitions", type=int, default=1)
+    partitions: int = parser.parse_args().partitions
     cluster = Cluster.start_or_join(num_cpus=None, own_actors_max=1)
     try:
-        samples = asyncio.run(run())
+        samples = asyncio.run(run(partitions))
         first = next(iter(samples.values()))
-        figures = [*(f"commands/s at {in_flight:,}" for in_flight in COMMANDS), "queries/s"]
+        figures = [f"commands/s at {in_flight:,}" for in_flight in COMMANDS] + [
+            f"queries/s at {one:,}" for one in QUERIES
+        ]
         for name, rounds in samples.items():
             for which, what in enumerate(figures):
                 median = statistics.median(figure[which] for figure in rounds)
                 ratios = sorted(figure[which] / other[which] for figure, other in zip(rounds, first, strict=True))
                 low, ratio, high = ratios[1], statistics.median(ratios), ratios[-2]
-                print(f"{name:30} {median:>9,.0f} {what:19}  ratio {ratio:.2f}  (96 %: {low:.2f} to {high:.2f})")
+                print(f"{name:34} {median:>9,.0f} {what:19}  ratio {ratio:.2f}  (96 %: {low:.2f} to {high:.2f})")
     finally:
         cluster.stop()
 

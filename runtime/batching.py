@@ -4,6 +4,10 @@ The one piece on all three roads that cross Ray: commands to a partition ([2]), 
 to a projector ([8]). Ray moves some thousand calls a second where the log takes over 100,000 events, so nothing
 crosses one by one when there is more to send; and a lone item never waits for company.
 
+With two in flight, one end works on a batch while the other makes the next. That takes two of about the same size: if
+everything left at once, and all of it came back at once, each end would wait for the other. And it takes batches that
+are worth it, since each has a cost of its own, such as an fsync (docs/decisions/0013-batches-in-halves.md).
+
 Rules kept here: order is kept; what waits is bounded in items and bytes (`Overloaded` beyond that, at once); a batch
 is bounded too, since Ray sends arguments inline only up to about 100 KB and is 3-4 times slower above. Idle cost:
 none, there is no timer and no thread.
@@ -20,7 +24,17 @@ from typing import Final, Generic, TypeVar
 
 from .errors import Overloaded
 
-__all__ = ["BATCH_BYTES_MAX", "BATCH_ITEMS_MAX", "WAITING_BYTES_MAX", "WAITING_ITEMS_MAX", "Lane"]
+__all__ = [
+    "BATCH_BYTES_MAX",
+    "BATCH_ITEMS_MAX",
+    "BATCH_BY_RAY_S",
+    "BATCH_BY_ROAD_S",
+    "WAITING_BYTES_MAX",
+    "WAITING_ITEMS_MAX",
+    "WORTH_ITEMS",
+    "Lane",
+    "commands_worth",
+]
 
 BATCH_ITEMS_MAX: Final = 512
 """Beyond some hundred commands the cost of an fsync per command no longer shows; and the smaller a batch, the sooner
@@ -28,6 +42,17 @@ the other end has something to do while this end makes the next."""
 
 BATCH_BYTES_MAX: Final = 96 * 1024
 """Ray carries arguments inline up to 100 KiB; one larger item travels alone, through the object store."""
+
+WORTH_ITEMS: Final = 24
+"""Fewer are not worth a batch of their own while another is in flight: they wait for its return, and for company."""
+
+BATCH_BY_ROAD_S: Final = 0.0001
+BATCH_BY_RAY_S: Final = 0.0004
+"""What a batch of commands costs besides its commit: carrying it, waking up whoever takes it, what is done once for
+it."""
+
+_COMMAND_S: Final = 0.00001
+"""What a client takes to send a command and to tell its caller."""
 
 WAITING_ITEMS_MAX: Final = 32 * 1024
 """About a second of work for one partition: what waits longer had better be refused."""
@@ -38,6 +63,15 @@ WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
 Item = TypeVar("Item")
 
 
+def commands_worth(batch_cost_s: float) -> int:
+    """How many commands are worth a batch of their own, where a batch costs that much however few it has.
+
+    Commands that are divided between two batches take one such cost more; what is saved is that the client's time for
+    them is no longer waited for. So both halves together have to take the client longer than that.
+    """
+    return min(BATCH_ITEMS_MAX, max(1, round(batch_cost_s / _COMMAND_S / 2)))
+
+
 class Lane(Generic[Item]):
     """A queue that sends what has gathered as one batch whenever there is room for one more in flight.
 
@@ -45,7 +79,10 @@ class Lane(Generic[Item]):
     `came_back()`, once. Both may happen on any thread, the second also before the first returns. A batch whose `send`
     raises is gone: the exception goes to whoever caused the sending, and the lane is ready for more. `defer(function)`
     postpones the start of a batch, so that what is put in the same moment leaves together: an event loop's
-    `call_soon`. With `in_flight_max` 2 the other end works on one batch while this end makes the next.
+    `call_soon`.
+
+    With `in_flight_max` over 1, further batches leave beside one in flight if each has `worth_items` items, or is full;
+    what waits is divided evenly among those that may leave.
     """
 
     def __init__(
@@ -55,12 +92,15 @@ class Lane(Generic[Item]):
         *,
         defer: Callable[[Callable[[], None]], object] | None = None,
         in_flight_max: int = 1,
+        worth_items: int = WORTH_ITEMS,
         batch_items_max: int = BATCH_ITEMS_MAX,
         batch_bytes_max: int = BATCH_BYTES_MAX,
         waiting_items_max: int = WAITING_ITEMS_MAX,
         waiting_bytes_max: int = WAITING_BYTES_MAX,
     ) -> None:
         self.name = name
+        self.worth_items = worth_items
+        """At least 1. May be changed at any time, as it becomes known what a batch costs."""
         self._send = send
         self._defer = defer
         self._in_flight_max = in_flight_max
@@ -87,7 +127,7 @@ class Lane(Generic[Item]):
                 raise Overloaded(self.name, self._waiting_bytes_max, "bytes")
             self._waiting.append((item, size_bytes))
             self._waiting_bytes += size_bytes
-            if self._starting or self._in_flight >= self._in_flight_max:
+            if self._starting or not self._leaving():
                 return
             self._starting = True
         if self._defer is None:
@@ -129,7 +169,8 @@ class Lane(Generic[Item]):
         within its own `send`, would be too deep a recursion."""
         while True:
             with self._lock:
-                batch = self._next_batch() if self._in_flight < self._in_flight_max else []
+                leaving = self._leaving()
+                batch = self._next_batch(leaving) if leaving else []
                 self._starting = bool(batch)
                 if not batch:
                     return
@@ -142,10 +183,20 @@ class Lane(Generic[Item]):
                     self._starting = False
                 raise
 
-    def _next_batch(self) -> list[Item]:
+    def _leaving(self) -> int:
+        """How many batches may leave now: any at all if none is in flight; beside others, what is worth it."""
+        room = self._in_flight_max - self._in_flight
+        if room <= 0 or not self._waiting:
+            return 0
+        worth = max(len(self._waiting) // self.worth_items, self._waiting_bytes // self._batch_bytes_max)
+        return min(room, worth if self._in_flight else max(1, worth))
+
+    def _next_batch(self, leaving: int) -> list[Item]:
+        """The first of so many batches."""
         batch: list[Item] = []
         size_bytes = 0
-        while self._waiting and len(batch) < self._batch_items_max:
+        items_max = min(self._batch_items_max, -(-len(self._waiting) // leaving))
+        while self._waiting and len(batch) < items_max:
             item, item_bytes = self._waiting[0]
             if batch and size_bytes + item_bytes > self._batch_bytes_max:
                 break

@@ -8,6 +8,7 @@ travel in msgpack: nothing an actor answers to a command is ever unpickled.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
@@ -19,7 +20,16 @@ from .errors import RayfoldError
 from .receipt import Receipt
 from .wire import from_wire, to_wire
 
-__all__ = ["ERROR_BYTES_MAX", "Answered", "Moved", "Outcome", "decode_outcomes", "encode_outcomes"]
+__all__ = [
+    "ERROR_BYTES_MAX",
+    "Answered",
+    "Moved",
+    "Outcome",
+    "decode_answer",
+    "decode_outcomes",
+    "encode_answer",
+    "encode_outcomes",
+]
 
 Outcome = Receipt | RayfoldError
 """A receipt, or the error that says why there is none."""
@@ -45,6 +55,9 @@ _RECEIPT: Final = 0
 _ERROR: Final = 1
 _MOVED: Final = 2
 
+_BATCH_COST: Final = struct.Struct(">f")
+"""The beginning of an answer, in seconds."""
+
 
 ERROR_BYTES_MAX: Final = 64 * 1024
 """Of one error: its facts are for people, and outcomes travel best under Ray's 100 KB inline."""
@@ -54,6 +67,17 @@ _TEXT_CHARS_MAX: Final = 500
 
 _FACTS_MAX: Final = 100
 """Facts that are shown of an error that does not fit as it is."""
+
+
+def encode_answer(outcomes: Sequence[Answered], batch_cost_s: float) -> bytes:
+    """What an actor answers to a batch: the outcomes, and what a batch costs it however few commands it has."""
+    return _BATCH_COST.pack(batch_cost_s) + encode_outcomes(outcomes)
+
+
+def decode_answer(blob: bytes, commands: Sequence[Any]) -> tuple[list[Answered], float]:
+    """The outcomes for `commands`, as `decode_outcomes` has them, and what a batch costs, in seconds."""
+    [batch_cost_s] = _BATCH_COST.unpack_from(blob)
+    return decode_outcomes(blob[_BATCH_COST.size :], commands), batch_cost_s
 
 
 def encode_outcomes(outcomes: Sequence[Answered]) -> bytes:

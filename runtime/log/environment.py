@@ -66,6 +66,9 @@ READER_CHECK_EVERY: Final = 256
 """Writes, after which the slots of readers that died are freed. Such a reader else pins its pages for ever, and the
 file grows; the check takes some 10 us."""
 
+COMMIT_WEIGHT: Final = 0.1
+"""Of the last commit in the moving average of what commits take."""
+
 Result = TypeVar("Result")
 Use = Callable[["lmdb.Transaction[bytes]"], Result]
 
@@ -125,6 +128,8 @@ class Environment:
         self.path = path
         self.name = name
         self.readonly = readonly
+        self.commit_s = 0.0
+        """What a commit takes, with its fsyncs: a moving average."""
         self._map_bytes = map_bytes
         self._lock = threading.Lock()
         self._process = os.getpid()
@@ -165,7 +170,10 @@ class Environment:
                 if self._writes % READER_CHECK_EVERY == 0:
                     environment.reader_check()
                 with environment.begin(write=True) as transaction:
-                    return use(transaction)
+                    result = use(transaction)
+                    decided_s = time.perf_counter()
+                self.commit_s += (time.perf_counter() - decided_s - self.commit_s) * COMMIT_WEIGHT
+                return result
             except lmdb.MapFullError as error:
                 self._grow(error)
             except lmdb.MapResizedError:

@@ -26,7 +26,7 @@ from rayfold.runtime.envelope import Envelope, join, pack
 from rayfold.runtime.errors import Fenced, RayfoldError, Sealed, StoreMismatch, StoreMissing, Unavailable
 from rayfold.runtime.log.sealing import Seal
 from rayfold.runtime.log.store_map import StoreMap
-from rayfold.runtime.outcome import decode_outcomes
+from rayfold.runtime.outcome import decode_answer
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.wire import from_wire
 from tests.bank import Account, Deposit, Open
@@ -72,7 +72,7 @@ class Bank:
         self.attempts += 1
         packed = [pack(one) for one in envelopes]
         blob = partition.execute(b"c" * 16, self.attempts, 0, join(one for _, one in packed))
-        return decode_outcomes(blob, [one for one, _ in packed])
+        return decode_answer(blob, [one for one, _ in packed])[0]
 
     def open_account(self, partition: Any, name: str) -> Any:
         return self.execute(partition, Envelope(Account, name, Open(owner="x")))[0]

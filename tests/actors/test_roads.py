@@ -15,7 +15,9 @@ from rayfold.actors.cluster import Cluster
 from rayfold.actors.router import Router
 from rayfold.actors.settings import Settings
 from rayfold.actors.way import Way
+from rayfold.runtime.batching import BATCH_BY_RAY_S, BATCH_BY_ROAD_S, BATCH_ITEMS_MAX, commands_worth
 from rayfold.runtime.envelope import PackedCommand, pack
+from rayfold.runtime.outcome import decode_answer
 from tests.actors.conftest import Bank
 from tests.actors.log_walk import check_nothing_lost_nothing_twice
 from tests.bank import Account, Deposit, Open
@@ -62,6 +64,21 @@ async def router_to(partition: Any, settings: Settings) -> AsyncIterator[Router]
     router = Router([partition], nobody, settings)
     yield router
     await router.drain(5)
+
+
+async def test_a_client_learns_with_each_answer_how_many_commands_are_worth_a_batch(
+    bank: Bank, cluster: Cluster
+) -> None:
+    async with bank(**ONE_PARTITION) as running:
+        for settings in (Settings(local_sockets=False), Settings()):
+            async with router_to(partition_of(running, cluster), settings) as router:
+                [destination] = router._partitions
+                while destination.way.has_road() != settings.local_sockets:
+                    await asyncio.gather(*[router.submit(packed, blob, 30) for packed, blob in deposits(1)])
+                destination.lane.worth_items = BATCH_ITEMS_MAX + 1
+                await asyncio.gather(*[router.submit(packed, blob, 30) for packed, blob in deposits(1)])
+                least_s = BATCH_BY_ROAD_S if settings.local_sockets else BATCH_BY_RAY_S
+                assert commands_worth(least_s) <= destination.lane.worth_items <= BATCH_ITEMS_MAX
 
 
 async def test_commands_take_a_road_and_after_a_kill_the_road_to_the_next_activation(
@@ -132,7 +149,9 @@ async def test_a_way_goes_on_through_ray_when_its_road_is_lost_and_tells_of_the_
         while not way.has_road():
             attempt += 1
             way.execute(attempt, 0, b"")
-            assert await told.get() == (attempt, b"")
+            number, answer = await told.get()
+            assert answer is not None
+            assert (number, decode_answer(answer, [])[0]) == (attempt, [])
         [partition] = (await running.status()).partitions
         os.kill(partition.pid, signal.SIGSTOP)
         way.execute(attempt + 1, 0, b"")

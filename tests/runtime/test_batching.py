@@ -18,6 +18,7 @@ from rayfold.runtime.batching import (
     WAITING_BYTES_MAX,
     WAITING_ITEMS_MAX,
     Lane,
+    commands_worth,
 )
 from rayfold.runtime.errors import Overloaded
 
@@ -78,19 +79,125 @@ def test_one_item_larger_than_a_batch_travels_alone() -> None:
     assert sent == [["a"], ["b"], ["large"], ["c", "d"]]
 
 
-@given(sizes=st.lists(st.integers(0, 30), max_size=40), batch_items=st.integers(1, 5), batch_bytes=st.integers(1, 20))
-def test_nothing_is_lost_repeated_or_overtaken(sizes: list[int], batch_items: int, batch_bytes: int) -> None:
+@given(
+    sizes=st.lists(st.integers(0, 30), max_size=40),
+    batch_items=st.integers(1, 5),
+    batch_bytes=st.integers(1, 20),
+    in_flight=st.integers(1, 3),
+    worth=st.integers(1, 6),
+    back=st.lists(st.booleans(), max_size=40),
+)
+def test_nothing_is_lost_repeated_or_overtaken(
+    sizes: list[int], batch_items: int, batch_bytes: int, in_flight: int, worth: int, back: list[bool]
+) -> None:
     sent: list[list[tuple[int, int]]] = []
-    lane = Lane[tuple[int, int]]("the lane", sent.append, batch_items_max=batch_items, batch_bytes_max=batch_bytes)
+    lane = Lane[tuple[int, int]](
+        "the lane",
+        sent.append,
+        in_flight_max=in_flight,
+        worth_items=worth,
+        batch_items_max=batch_items,
+        batch_bytes_max=batch_bytes,
+    )
+    returned = 0
     for item in enumerate(sizes):
         lane.put(item, item[1])
-    for _ in sizes:
+        assert 0 < len(sent) - returned <= in_flight
+        if item[0] < len(back) and back[item[0]]:
+            lane.came_back()
+            returned += 1
+    while returned < len(sent):
         lane.came_back()
+        returned += 1
     assert [item for batch in sent for item in batch] == list(enumerate(sizes))
     for batch in sent:
         assert 1 <= len(batch) <= batch_items
         assert len(batch) == 1 or sum(size for _, size in batch) <= batch_bytes
     assert len(lane) == 0
+
+
+# Several in flight ---------------------------------------------------------------------------------------------
+
+
+def waiting_lane(in_flight: int, worth: int, **bounds: Any) -> tuple[Lane[str], list[int], Callable[[], None]]:
+    """A lane whose start is deferred, the sizes of the batches that it has sent, and what starts it."""
+    sizes: list[int] = []
+    started: list[Callable[[], None]] = []
+    lane = Lane[str](
+        "the lane",
+        lambda batch: sizes.append(len(batch)),
+        defer=started.append,
+        in_flight_max=in_flight,
+        worth_items=worth,
+        **bounds,
+    )
+    return lane, sizes, lambda: started.pop()()
+
+
+def put(lane: Lane[str], items: int, size_bytes: int = 1) -> None:
+    for _ in range(items):
+        lane.put("a", size_bytes)
+
+
+@pytest.mark.parametrize(
+    ("items", "sizes"), [(1, [1]), (47, [47]), (48, [24, 24]), (49, [25, 24]), (64, [32, 32]), (700, [350, 350])]
+)
+def test_what_is_worth_two_batches_leaves_in_halves(items: int, sizes: list[int]) -> None:
+    lane, sent, start = waiting_lane(2, 24)
+    put(lane, items)
+    start()
+    assert sent == sizes
+    assert len(lane) == 0
+
+
+def test_beside_a_batch_in_flight_leaves_only_what_is_worth_one() -> None:
+    lane, sent, start = waiting_lane(2, 24)
+    put(lane, 1)
+    start()
+    put(lane, 23)
+    assert sent == [1]
+    put(lane, 1)
+    start()
+    assert sent == [1, 24]
+    put(lane, 30)
+    lane.came_back()
+    assert sent == [1, 24, 30]
+    put(lane, 5)
+    lane.came_back()
+    assert sent == [1, 24, 30], "there is one in flight, and 5 are not worth another"
+    lane.came_back()
+    assert sent == [1, 24, 30, 5]
+
+
+def test_a_full_batch_is_worth_it_however_few_items_it_has() -> None:
+    lane, sent, start = waiting_lane(2, 24, batch_bytes_max=100)
+    put(lane, 3, size_bytes=90)
+    start()
+    assert sent == [1, 1]
+    assert len(lane) == 1
+
+
+def test_halves_that_do_not_fit_into_batches_leave_as_full_ones() -> None:
+    lane, sent, start = waiting_lane(2, 24, batch_items_max=100)
+    put(lane, 500)
+    start()
+    assert sent == [100, 100]
+    assert len(lane) == 300
+
+
+def test_what_is_worth_a_batch_can_change() -> None:
+    lane, sent, start = waiting_lane(2, 24)
+    put(lane, 1)
+    start()
+    lane.worth_items = 2
+    put(lane, 2)
+    start()
+    assert sent == [1, 2]
+
+
+@pytest.mark.parametrize(("batch_cost_s", "commands"), [(0.0, 1), (0.0005, 25), (0.0025, 125), (1.0, BATCH_ITEMS_MAX)])
+def test_the_more_a_batch_costs_the_more_commands_are_worth_one(batch_cost_s: float, commands: int) -> None:
+    assert commands_worth(batch_cost_s) == commands
 
 
 # Bounds of what waits ------------------------------------------------------------------------------------------
@@ -227,7 +334,7 @@ def test_a_send_that_raises_loses_its_batch_and_not_the_lane() -> None:
 
 
 def test_as_many_batches_as_allowed_are_in_flight() -> None:
-    lane, sent = lane_and_sent(in_flight_max=2, batch_items_max=2)
+    lane, sent = lane_and_sent(in_flight_max=2, worth_items=1, batch_items_max=2)
     for item in "abcdefg":
         lane.put(item, 1)
     assert sent == [["a"], ["b"]]
@@ -245,18 +352,21 @@ def test_as_many_batches_as_allowed_are_in_flight() -> None:
 
 
 def test_what_was_lost_leaves_again_before_what_waits() -> None:
-    lane, sent = lane_and_sent(in_flight_max=2, waiting_bytes_max=100)
+    lane, sent = lane_and_sent(in_flight_max=2, worth_items=2, waiting_bytes_max=100)
     for item in "abcd":
         lane.put(item, 20)
-    lane.restart([("a", 20), ("b", 20)])
-    assert sent == [["a"], ["b"], ["a", "b", "c", "d"]]
+    assert sent == [["a"], ["b", "c"]]
+    lane.restart([("a", 20), ("b", 20), ("c", 20)])
+    assert sent[2:] == [["a", "b"], ["c", "d"]]
+    lane.came_back()
     lane.put("e", 100)
-    assert sent[3:] == [["e"]], "one is in flight, not three"
+    lane.came_back()
+    assert sent[4:] == [["e"]], "two were in flight, not four"
     lane.put("f", 100)
     with pytest.raises(Overloaded):
         lane.put("g", 1)
     lane.came_back()
-    assert sent[4:] == [["f"]]
+    assert sent[5:] == [["f"]]
 
 
 def test_a_lane_that_begins_anew_with_nothing_is_ready() -> None:

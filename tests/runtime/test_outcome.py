@@ -24,7 +24,7 @@ from rayfold.runtime.errors import (
     Rejected,
     UnknownName,
 )
-from rayfold.runtime.outcome import Answered, Moved, decode_outcomes, encode_outcomes
+from rayfold.runtime.outcome import Answered, Moved, decode_answer, decode_outcomes, encode_answer, encode_outcomes
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.stream import StreamId
 from tests.runtime.sentences import SENTENCES
@@ -69,6 +69,14 @@ def test_a_receipt_shows_its_command_id_as_a_uuid() -> None:
 def test_no_outcomes_are_no_bytes() -> None:
     assert encode_outcomes([]) == b""
     assert decode_outcomes(b"", []) == []
+
+
+def test_an_answer_says_too_what_a_batch_costs() -> None:
+    receipt = Receipt(ALICE, 3, 7, 2, bytes(16), False)
+    answered, batch_cost_s = decode_answer(encode_answer([receipt], 0.00125), [Waiting(ALICE, bytes(16))])
+    assert answered == [receipt]
+    assert batch_cost_s == pytest.approx(0.00125)
+    assert decode_answer(encode_answer([], 0.0), []) == ([], 0.0)
 
 
 def test_that_an_aggregate_lives_elsewhere_arrives() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import lmdb
@@ -31,6 +32,19 @@ def test_what_was_appended_is_there_after_reopening(lmdb_log: LmdbLog, tmp_path:
     assert log.activate() == 2
     assert log.append(2, [deposits(ALICE, 3, expected=2)])[0].position == 3
     log.close()
+
+
+def test_what_a_commit_takes_is_an_average_of_the_last_ones(lmdb_log: LmdbLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that goes on by 2 s during each commit, and during nothing else."""
+    clock = count(0.0, 2.0)
+    monkeypatch.setattr("rayfold.runtime.log.environment.time.perf_counter", lambda: next(clock))
+    before_s = lmdb_log.environment.commit_s
+    epoch = lmdb_log.activate()
+    once_s = lmdb_log.environment.commit_s
+    assert once_s == pytest.approx(before_s + (2 - before_s) * 0.1)
+    for version in range(60):
+        lmdb_log.append(epoch, [deposits(ALICE, 1, expected=version)])
+    assert 1.99 < lmdb_log.environment.commit_s < 2
 
 
 def test_the_clock_is_read_once_for_a_batch(tmp_path: Path) -> None:
