@@ -56,6 +56,7 @@ VARIANTS: Final = {
     "as it is": Variant(),
     "batches as they come": Variant(lane=WholeLane),
     "one batch in flight": Variant(in_flight_max=1),
+    "three batches in flight": Variant(in_flight_max=3),
     "garbage collector left alone": Variant(Settings(tune_garbage_collector=False)),
     "through Ray alone": Variant(Settings(local_sockets=False)),
     "through Ray, batches as they come": Variant(Settings(local_sockets=False), lane=WholeLane),
