@@ -3,8 +3,9 @@
 Between steps [2] and [3] of the write path. Before it: a `Way` (`way.py`) has an attempt to deliver. After it: the
 partition's `Gate` (`gate.py`), which executes it and answers on the same connection.
 
-What travels is what a Ray call would carry: an attempt's numbers and a batch in msgpack, and its outcomes in msgpack
-back; nothing is unpickled. Each is one frame: a header of fixed size that says how long the rest is.
+What travels is what a Ray call would carry: an attempt's numbers and a batch in msgpack, and back what a batch costs
+and its outcomes in msgpack; nothing is unpickled. Each is one frame: a header of fixed size that says how long the rest
+is.
 
 Rules kept here: a length is checked before anything of that length is read; when the connection is lost, every attempt
 on it has failed, and its owner is told at once.
