@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rayfold import Receipt, Rejected
 from rayfold.benchmarks.torture import contract
 from rayfold.benchmarks.torture.contract import INVARIANTS, VIOLATIONS_MAX, Context, Findings, Scenario, perform
 from rayfold.benchmarks.torture.storage_workload import batches, expected, write_loop
@@ -58,6 +59,12 @@ def test_a_store_that_cannot_be_opened_is_a_loss(tmp_path: Path) -> None:
     findings = judged(store, DONE)
     assert figure(findings, "losses") == 1
     assert "the log cannot be opened" in findings.violations[0].what
+
+
+def test_some_commands_of_the_tests_are_refused_and_some_are_not() -> None:
+    """Not so for every seed: with the first ones paid in, balances may last for ever."""
+    outcomes = [outcome for batch in expected(SEED, WANTED).outcomes for outcome in batch]
+    assert {type(outcome) for outcome in outcomes} == {Receipt, Rejected}
 
 
 def test_the_same_seed_makes_the_same_store_byte_for_byte(tmp_path: Path) -> None:
