@@ -48,7 +48,6 @@ STEPS_OF_THE_WRITE_PATH = {
 NOUNS_FOR_NOTHING = {"util", "helper", "common", "misc", "base", "manager", "handler", "service"}
 BANNED_NOUNS = NOUNS_FOR_NOTHING | {f"{noun}s" for noun in NOUNS_FOR_NOTHING}
 UNPICKLERS = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "copyreg"}
-FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -253,11 +252,6 @@ def test_no_file_is_named_for_nothing_in_particular() -> None:
     guilty = [name_of(path) for path in sources() if BANNED_NOUNS & set(path.stem.split("_"))]
     guilty += [name_of(path) for path in all_python() if path.stem in BANNED_NOUNS]
     assert not guilty
-
-
-def test_no_file_is_longer_than_its_bound() -> None:
-    lengths = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in sources()}
-    assert not {name: lines for name, lines in lengths.items() if lines > FILE_LINES_MAX}
 
 
 def test_no_function_is_longer_than_its_bound() -> None:
