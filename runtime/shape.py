@@ -1,0 +1,227 @@
+"""Shapes: what an event class stores, as plain text that a log can keep and a later class can be compared with.
+
+Beside the write path. The log keeps the shape of every (event name, schema version) that it holds, written with the
+first event of it; `fit.py` compares the classes of today with them before anything runs.
+
+Rules kept here: a shape names fields and types and nothing else. Constraints, defaults, validators, descriptions, the
+names of classes and the modules that they are in change nothing that is stored, so they are not in it. A nested model,
+dataclass or TypedDict is expanded: its fields stand under paths (`lines.sku`), whatever containers are in between.
+
+A type that is not known is the empty text: of an old log only the names of fields are known.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
+from typing import Any, Final, Literal, NamedTuple
+
+import msgpack
+from pydantic import BaseModel
+
+from .declaration import arguments_of_union
+
+if typing.TYPE_CHECKING:
+    from .messages import Event
+
+__all__ = ["FieldDifference", "Shape", "differences", "event_shape", "pack_shape", "shape_of_names", "unpack_shape"]
+
+Shape = dict[str, str]
+"""Path of a field -> its type as text, sorted by path. `{"amount": "int", "lines": "list[{sku}]", "lines.sku":
+"str"}`."""
+
+TEXT_MAX: Final = 1_000
+"""Characters of one type. Of a longer one (an enum of hundreds of members) the rest is hashed."""
+
+PATHS_MAX: Final = 1_000
+"""Paths of one shape: a generated class with thousands of nested fields is compared by its first ones."""
+
+
+def event_shape(cls: type[Event]) -> Shape:
+    """What events of this class store: path of each field -> its type as text."""
+    shape: Shape = {}
+    for path, text in _paths("", _fields_of(cls) or {}, (cls,)):
+        earlier = shape.get(path)  # two models of a union may have a field of the same name
+        if earlier is not None and text not in earlier.split(" | "):
+            text = " | ".join(sorted({*earlier.split(" | "), text}))
+        elif earlier is not None:
+            text = earlier
+        if path in shape or len(shape) < PATHS_MAX:
+            shape[path] = _bounded(text)
+    return dict(sorted(shape.items()))
+
+
+def shape_of_names(names: Iterable[object]) -> Shape:
+    """The shape of a payload of which only the names of the fields are known."""
+    return {str(name): "" for name in sorted(map(str, names))}
+
+
+def pack_shape(shape: Shape) -> bytes:
+    """The shape as a log keeps it: a msgpack map of texts. Equal shapes pack to equal bytes."""
+    packed: bytes = msgpack.packb(dict(sorted(shape.items())))
+    return packed
+
+
+def unpack_shape(data: bytes) -> Shape:
+    """The shape that `pack_shape` packed. Raises `ValueError` for bytes that are none."""
+    try:
+        found = msgpack.unpackb(data, max_map_len=PATHS_MAX, max_str_len=4 * TEXT_MAX, max_array_len=0, max_ext_len=0)
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise ValueError(f"these bytes are no shape: {error}") from error
+    if not isinstance(found, dict) or not all(isinstance(one, str) for one in (*found, *found.values())):
+        raise ValueError("these bytes are no shape: they hold no map of texts")
+    return found
+
+
+class FieldDifference(NamedTuple):
+    """One difference between what is stored and what a class stores now."""
+
+    kind: Literal["gone", "new", "type"]
+    """`gone`: stored, and no field of the class. `new`: a field that is not stored. `type`: both, of other types."""
+    path: str
+    held: str
+    """The stored type; empty if it is not known, or for `new`."""
+    now: str
+    """The type of the class; empty for `gone`."""
+
+    def __str__(self) -> str:
+        if self.kind == "gone":
+            return f"{self.path} is stored, and is no field of the class"
+        if self.kind == "new":
+            return f"{self.path} is a field of the class, and is not stored"
+        return f"{self.path} is stored as {self.held}, and is {self.now} in the class"
+
+
+def differences(held: Shape, now: Shape) -> list[FieldDifference]:
+    """How a class (`now`) differs from what is stored (`held`), in the order of the paths."""
+    found = []
+    for path in sorted(held.keys() | now.keys()):
+        if path not in now:
+            found.append(FieldDifference("gone", path, held[path], ""))
+        elif path not in held:
+            if not _under_unknown(path, held):
+                found.append(FieldDifference("new", path, "", now[path]))
+        elif held[path] and held[path] != now[path]:
+            found.append(FieldDifference("type", path, held[path], now[path]))
+    return _without_nested(found)
+
+
+def _under_unknown(path: str, held: Shape) -> bool:
+    """Whether a field that holds this one is stored, with a type that is not known."""
+    parts = path.split(".")
+    return any(held.get(".".join(parts[:end])) == "" for end in range(1, len(parts)))
+
+
+def _without_nested(found: list[FieldDifference]) -> list[FieldDifference]:
+    """What is nested in a field that is new or gone as a whole is part of that difference."""
+    whole = {one.path for one in found if one.kind != "type"}
+
+    def is_part(path: str) -> bool:
+        parts = path.split(".")
+        return any(".".join(parts[:end]) in whole for end in range(1, len(parts)))
+
+    return [one for one in found if not is_part(one.path)]
+
+
+def _paths(above: str, fields: Mapping[str, Any], seen: tuple[type, ...]) -> Iterator[tuple[str, str]]:
+    """Path and type of every field, and of what is nested in it."""
+    for name, annotation in fields.items():
+        path = f"{above}{name}"
+        yield path, _text(annotation, seen)
+        for nested in _nested(annotation, seen):
+            yield from _paths(f"{path}.", _fields_of(nested) or {}, (*seen, nested))
+
+
+def _nested(annotation: Any, seen: tuple[type, ...]) -> Iterator[type]:
+    """The classes with fields of their own that an annotation names, at any depth of containers; each once."""
+    for part in arguments_of_union(annotation):
+        if isinstance(part, type) and not typing.get_args(part) and _fields_of(part) is not None:
+            if part not in seen:
+                yield part
+            continue
+        for argument in _arguments(part):
+            yield from _nested(argument, seen)
+
+
+def _text(annotation: Any, seen: tuple[type, ...]) -> str:
+    parts = [_text_of(part, seen) for part in arguments_of_union(annotation)]
+    return " | ".join(sorted(dict.fromkeys(parts)))
+
+
+def _text_of(part: Any, seen: tuple[type, ...]) -> str:
+    origin, arguments = typing.get_origin(part), _arguments(part)
+    if part is None or part is type(None):
+        return "None"
+    if origin is Literal:
+        return f"one of {', '.join(sorted(map(_value, typing.get_args(part))))}"
+    if origin is not None:
+        name = getattr(origin, "__name__", str(origin))
+        inside = ", ".join("..." if one is Ellipsis else _text(one, seen) for one in arguments)
+        return f"{name}[{inside}]" if inside else name
+    if isinstance(part, typing.TypeVar):
+        bounds = part.__constraints__ or ((part.__bound__,) if part.__bound__ is not None else ())
+        return " | ".join(sorted(_text(bound, seen) for bound in bounds)) or "Any"
+    if callable(getattr(part, "__supertype__", None)):  # typing.NewType
+        return _text(part.__supertype__, seen)
+    if not isinstance(part, type):
+        return str(getattr(part, "__name__", part)).removeprefix("typing.")
+    return _text_of_class(part, seen)
+
+
+def _text_of_class(cls: type, seen: tuple[type, ...]) -> str:
+    if issubclass(cls, Enum):
+        return f"one of {', '.join(sorted(_value(member.value) for member in cls))}"
+    if _is_named_tuple(cls):
+        hints = _hints(cls)
+        return f"tuple[{', '.join(_text(hint, seen) for hint in hints.values())}]"
+    fields = _fields_of(cls)
+    if fields is not None:
+        return "{...}" if cls in seen else "{" + ", ".join(sorted(fields)) + "}"
+    return cls.__name__
+
+
+def _value(value: object) -> str:
+    return repr(value.value) if isinstance(value, Enum) else repr(value)
+
+
+def _arguments(part: Any) -> tuple[Any, ...]:
+    if typing.get_origin(part) is Literal:
+        return ()
+    return tuple(one for one in typing.get_args(part) if one != ())
+
+
+def _is_named_tuple(cls: type) -> bool:
+    return issubclass(cls, tuple) and hasattr(cls, "_fields")
+
+
+def _fields_of(cls: Any) -> dict[str, Any] | None:
+    """Name -> annotation of the stored fields of a class that has such; None for one without."""
+    if not isinstance(cls, type):
+        return None
+    if issubclass(cls, BaseModel):
+        if not cls.__pydantic_complete__:
+            cls.model_rebuild(raise_errors=False)
+        return {name: field.annotation for name, field in cls.model_fields.items() if not field.exclude}
+    if dataclasses.is_dataclass(cls):
+        hints = _hints(cls)
+        return {field.name: hints.get(field.name, field.type) for field in dataclasses.fields(cls)}
+    if isinstance(getattr(cls, "__total__", None), bool) and hasattr(cls, "__required_keys__"):  # a TypedDict
+        return _hints(cls)
+    return None
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """The annotations of a class, resolved where that is possible."""
+    try:
+        return typing.get_type_hints(cls)
+    except (NameError, AttributeError, SyntaxError, TypeError):
+        return dict(getattr(cls, "__annotations__", {}))
+
+
+def _bounded(text: str) -> str:
+    if len(text) <= TEXT_MAX:
+        return text
+    return f"{text[:TEXT_MAX]}... {hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
