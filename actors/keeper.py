@@ -57,6 +57,7 @@ READS: Final = frozenset(
         "find_command",
         "find_commands",
         "find_snapshot",
+        "holdings",
         "epoch",
         "heir",
     }

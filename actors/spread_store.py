@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..runtime.errors import RayfoldError, Sealed, StorageFailed, StoreMissing, Unavailable
-from ..runtime.log.contract import CommandEntry, Snapshot
+from ..runtime.log.contract import CommandEntry, Holdings, Snapshot
 from ..runtime.log.reader import LmdbReader
 from ..runtime.log.share import open_share
 from ..runtime.log.store import Store
@@ -254,6 +254,11 @@ class SpreadReader:
         """See `Reader`."""
         found: Snapshot | None = self._read("find_snapshot", stream, schema, at_or_before)
         return found
+
+    def holdings(self) -> Holdings:
+        """See `Reader`."""
+        held: Holdings = self._read("holdings")
+        return held
 
     def close(self) -> None:
         """Let go of every resource. Closing twice is fine."""

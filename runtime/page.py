@@ -24,10 +24,10 @@ import msgpack
 from .catalogue import Catalogue
 from .codec import decode_payload
 from .errors import Damaged, HandlerFailed, RayfoldError, UnknownEvent
-from .log.format import BODY_AT, decode_record, is_intact, pack_position
+from .log.format import BODY_AT, HEADER_ITEMS_MAX, decode_record, is_intact, pack_position
 from .projection import Projection, part_of
 from .recorded import Recorded
-from .stream import StreamId
+from .stream import RESERVED_PREFIX, StreamId
 
 __all__ = ["Failure", "PageLoop", "recorded_at_us_of"]
 
@@ -101,7 +101,7 @@ class PageLoop:
             called = False
             try:
                 if takes_recorded or by_key:
-                    kind, ident, version, at_us, _, _, _, command, correlation, causation = fields
+                    kind, ident, version, at_us, _, _, _, command, correlation, causation = fields[:10]
                     stream = _new_tuple(StreamId, (kind, ident))
                     replayed = position <= replayed_up_to
                     recorded: Any = _new_tuple(
@@ -133,13 +133,23 @@ class PageLoop:
             try:
                 if not checked:
                     _check(record, position)
-                fields = unpack(record[BODY_AT:], use_list=False, max_array_len=10, max_map_len=0, max_ext_len=0)
-                _, ident, _, _, name, schema, payload, _, _, _ = fields
+                fields = unpack(
+                    record[BODY_AT:],
+                    use_list=False,
+                    strict_map_key=False,
+                    max_array_len=HEADER_ITEMS_MAX,
+                    max_map_len=HEADER_ITEMS_MAX,
+                    max_ext_len=0,
+                )
+                try:
+                    kind, ident, _, _, name, schema, payload, _, _, _, _ = fields
+                except ValueError:  # a record of format 1 or 2, without headers
+                    kind, ident, _, _, name, schema, payload, _, _, _ = fields
             except (Damaged, ValueError, TypeError) as error:
                 self._unreadable = Failure(position - first, _damage(partition, position, error), half_applied=False)
                 return
             target = targets.get(name)
-            if target is None or (is_set_aside and position in set_aside):
+            if target is None or (is_set_aside and position in set_aside) or kind.startswith(RESERVED_PREFIX):
                 continue
             if by_stream and _crc32(ident.encode()) % parts != part:
                 continue
@@ -188,7 +198,7 @@ class PageLoop:
 
 def recorded_at_us_of(record: bytes) -> int:
     """When the event in a record was recorded. The record was read before, so it is one."""
-    fields = msgpack.unpackb(record[BODY_AT:], use_list=False)
+    fields = msgpack.unpackb(record[BODY_AT:], use_list=False, strict_map_key=False)
     return int(fields[3])
 
 

@@ -41,6 +41,7 @@ from .errors import (
     StoreError,
 )
 from .log.contract import Append, Appended, CommandEntry, NewEvent, WriteLog
+from .log.format import NO_HEADERS
 from .messages import Command, Event
 from .outcome import Outcome
 from .receipt import Receipt
@@ -242,7 +243,7 @@ class WriteLoop:
         snapshot, schema = _snapshot(aggregate, version)
         return _new(
             Append,
-            (stream, version, encoded, command_id, digest, correlation_id, causation_id, snapshot, schema),
+            (stream, version, encoded, command_id, digest, correlation_id, causation_id, snapshot, schema, NO_HEADERS),
         )
 
     def _adopt(self, commands: Sequence[PackedCommand], decided: _Decided, appended: Iterable[Appended]) -> Batch:

@@ -21,10 +21,12 @@ __all__ = [
     "ANY",
     "ID_BYTES_MAX",
     "NO_STREAM",
+    "RESERVED_PREFIX",
     "TYPE_NAME_PATTERN",
     "Position",
     "StreamId",
     "Version",
+    "is_reserved",
     "partition_of",
     "stream_id",
 ]
@@ -48,6 +50,11 @@ TYPE_NAME_PATTERN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 """What names of aggregate types, commands, events and queries look like: ASCII, 64 characters at most."""
 
 
+RESERVED_PREFIX: Final = "rayfold."
+"""What names of Rayfold's own aggregate types, events and projections begin with; no class of an application may bear
+one. A stream of such a type holds what Rayfold itself stores, and readers that do not know it pass over its records."""
+
+
 _CACHED_MAX: Final = 16_384
 """Streams whose check and key are remembered: some 6 MiB at the worst, and most commands go to streams lately used."""
 
@@ -66,6 +73,11 @@ class StreamId(NamedTuple):
         """The stream as the prefix of an LMDB key: both parts preceded by their length, so that no stream's
         key is a prefix of another's."""
         return _key_of(self)
+
+
+def is_reserved(type_name: str) -> bool:
+    """Whether a name is one of Rayfold's own: of an aggregate type, an event or a projection."""
+    return type_name.startswith(RESERVED_PREFIX)
 
 
 def stream_id(type_name: str, ident: str) -> StreamId:

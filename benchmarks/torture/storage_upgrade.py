@@ -1,6 +1,7 @@
 """Another format, another engine, an interrupted creation: a store opens whole or is refused unchanged, never half.
 
-There is one format of stores so far, and the step from logs of format 1 to 2 is one transaction, that of an activation.
+There is one format of stores so far, and the step from logs of formats 1 and 2 to 3 is one transaction, that of an
+activation.
 What there is: stores and logs that say they are of an older or newer format, logs of LMDB's other engine, and the
 making of a store, which is killed, or told EIO, at every call it makes.
 """
@@ -43,7 +44,7 @@ def another_format(context: Context) -> Findings:
     kinds: dict[str, Callable[[Path], object]] = {
         f"a manifest of format {version}": partial(_write_manifest, format=version) for version in (0, 2, 99, "1", None)
     }
-    kinds |= {f"a log of format {version}": partial(_write_log_format, version=version) for version in (0, 3, 1 << 40)}
+    kinds |= {f"a log of format {version}": partial(_write_log_format, version=version) for version in (0, 4, 1 << 40)}
     kinds["a manifest with another hash"] = partial(_write_manifest, hash="xxh3")
     kinds["a log of the other engine"] = _write_other_engine
     kinds["a log that is another program's"] = _write_foreign

@@ -71,7 +71,8 @@ class Inventory:
 
 def pack_segment(partition: int, stretch: Stretch) -> tuple[Segment, bytes]:
     """A stretch as a file, and its line in the inventory."""
-    content: bytes = msgpack.packb([stretch.records, stretch.digests])
+    shapes = [[name, version, shape] for (name, version), shape in stretch.shapes.items()]
+    content: bytes = msgpack.packb([stretch.records, stretch.digests, shapes])
     name = f"partition-{partition:05d}/segment-{stretch.first:012d}-{stretch.last:012d}"
     digest = hashlib.sha256(content).hexdigest()
     chain = chain_of(stretch.records[-1]).hex()
@@ -85,8 +86,9 @@ def unpack_segment(segment: Segment, content: bytes | None, address: str) -> Str
         raise Damaged(where, "it is missing")
     if len(content) != segment.size_bytes or hashlib.sha256(content).hexdigest() != segment.sha256:
         raise Damaged(where, f"its {len(content):,} bytes are not those that were written")
-    records, digests = msgpack.unpackb(content, max_bin_len=RECORD_BYTES_MAX, max_map_len=0, max_ext_len=0)
-    return Stretch(records, digests)
+    records, digests, *rest = msgpack.unpackb(content, max_bin_len=RECORD_BYTES_MAX, max_map_len=0, max_ext_len=0)
+    shapes = rest[0] if rest else []  # a backup of a log of format 1 or 2 has none
+    return Stretch(records, digests, {(name, version): shape for name, version, shape in shapes})
 
 
 def read_inventory(target: Target) -> Inventory | None:

@@ -132,7 +132,7 @@ def _cut(stretch: Stretch, up_to: int, partition: int, segment: Segment, place: 
             if first <= up_to:
                 what = f"position {up_to:,} of partition {partition} lies within a command, {first:,} to {last:,}"
                 raise StoreMismatch(place.address, what, f"choose {first - 1:,} or {last:,}")
-            return Stretch(stretch.records[: first - stretch.first], stretch.digests[:number])
+            return stretch._replace(records=stretch.records[: first - stretch.first], digests=stretch.digests[:number])
     return stretch
 
 

@@ -16,9 +16,9 @@ Rules kept here:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from ..errors import RayfoldError
 from ..stream import StreamId
@@ -26,13 +26,11 @@ from ..stream import StreamId
 if TYPE_CHECKING:
     from .stretch import Stretch
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = [
     "Append",
     "Appended",
     "CommandEntry",
+    "Holdings",
     "Log",
     "NewEvent",
     "ReadableStore",
@@ -42,6 +40,9 @@ __all__ = [
     "StretchReader",
     "WriteLog",
 ]
+
+
+_NO_HEADERS: Final[Mapping[int, Any]] = {}
 
 
 class NewEvent(NamedTuple):
@@ -75,6 +76,8 @@ class Append(NamedTuple):
     """The encoded state after the events, to be saved as a snapshot at the resulting version; or none."""
     snapshot_schema: bytes = b""
     """A fingerprint of the code that wrote `snapshot`; a snapshot of another fingerprint is outdated."""
+    headers: Mapping[int, Any] = _NO_HEADERS
+    """What each of its records carries besides (`format.check_headers`)."""
 
 
 class Appended(NamedTuple):
@@ -106,6 +109,8 @@ class StoredEvent(NamedTuple):
     command_id: bytes
     correlation_id: bytes
     causation_id: bytes
+    headers: Mapping[int, Any] = _NO_HEADERS
+    """What else the record carries: small integers and their values. Unknown ones are kept and ignored."""
 
 
 class CommandEntry(NamedTuple):
@@ -123,6 +128,16 @@ class Snapshot(NamedTuple):
 
     version: int
     state: bytes
+
+
+class Holdings(NamedTuple):
+    """Of what kinds the events of a log are: what code that works with it has to know."""
+
+    events: dict[tuple[str, int], bytes]
+    """Event name and schema version -> the shape that the first one was appended with: a packed map of field names to
+    type texts (`shape.py`). A type text is empty where nobody declared the shape and it was taken from payloads."""
+    aggregates: frozenset[str]
+    """The types of the streams, without those that are Rayfold's own (`rayfold.…`)."""
 
 
 class Reader(Protocol):
@@ -159,6 +174,13 @@ class Reader(Protocol):
     def find_snapshot(self, stream: StreamId, schema: bytes, at_or_before: int | None = None) -> Snapshot | None:
         """The latest snapshot of the stream (at or before a version) that `schema` wrote and whose checksum is
         good. Damaged and outdated ones are passed over."""
+        ...
+
+    def holdings(self) -> Holdings:
+        """The event names, schema versions and aggregate types that the log holds, as of its last commit.
+
+        A log of format 1 or 2 that was not taken over yet is scanned for them: some seconds for a million events.
+        """
         ...
 
     def close(self) -> None:
@@ -229,6 +251,11 @@ class Log(Reader, Protocol):
 
     def activate(self) -> int:
         """Take the log over: durably raise the epoch, and return it. Appends of older epochs are refused."""
+        ...
+
+    def declare(self, shapes: Mapping[tuple[str, int], bytes]) -> None:
+        """The shapes of the events that will be appended, packed, by event name and schema version. What is declared
+        is stored with the first event of its kind, and never replaced. Raises `InvalidMessage` for one over 1 MiB."""
         ...
 
     def append(self, epoch: int, appends: Sequence[Append]) -> list[Appended]:

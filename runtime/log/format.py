@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
@@ -34,7 +34,9 @@ __all__ = [
     "DATABASES",
     "EVENTS",
     "FORMAT_VERSION",
+    "HEADER_ITEMS_MAX",
     "META",
+    "NO_HEADERS",
     "READABLE_FORMATS",
     "RECORD_BYTES_MAX",
     "SNAPSHOTS",
@@ -44,6 +46,7 @@ __all__ = [
     "StreamEntry",
     "body_start",
     "chain_of",
+    "check_headers",
     "check_ids",
     "check_record",
     "checked_stream",
@@ -64,11 +67,12 @@ __all__ = [
     "versioned_key",
 ]
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 """Of everything in this file. A log of a version that is not known is refused, never guessed at."""
 
-READABLE_FORMATS: Final = (1, FORMAT_VERSION)
-"""In format 1 the stream index never lags (`recent.py`). Whoever takes such a log over makes it one of format 2."""
+READABLE_FORMATS: Final = (1, 2, FORMAT_VERSION)
+"""In format 1 the stream index never lags (`recent.py`); in 1 and 2 a record has no headers, and `meta` no holdings and
+no secret. An activation makes such a log one of format 3 (`upgrade.py`); its records stay as they are."""
 
 EVENTS: Final = b"events"
 STREAMS: Final = b"streams"
@@ -89,6 +93,9 @@ ID_BYTES: Final = 16
 
 NAME_CHARS_MAX: Final = 64
 """Of an event's name, like every name (`stream.TYPE_NAME_PATTERN`)."""
+
+NAME_OR_ID_CHARS_MAX: Final = 1024
+"""Of a decoded name or id: more than any may have (`stream.ID_BYTES_MAX`)."""
 
 SCHEMA_BYTES_MAX: Final = 255
 """Of a snapshot's schema fingerprint: its length is one byte."""
@@ -114,7 +121,19 @@ CHAIN_AT: Final = 12
 BODY_AT: Final = 44
 """A record is crc (4) | position (8) | chain (32) | body."""
 
-BODY_FIELDS: Final = 10
+BODY_FIELDS: Final = 11
+"""The last one is the header map. In records of formats 1 and 2 it is missing."""
+
+OLD_BODY_FIELDS: Final = 10
+
+NO_HEADERS: Final[Mapping[int, Any]] = {}
+"""Of a record without headers, and of every record of formats 1 and 2."""
+
+HEADER_BYTES_MAX: Final = 64 * 1024
+"""Of a record's header map, packed. The record's own bound leaves that much beside the largest message."""
+
+HEADER_ITEMS_MAX: Final = 1024
+"""Items of the header map, and of each map or list in it: bounds what a record decodes to."""
 
 
 # --- events: position -> record ---------------------------------------------------------------------------------
@@ -137,11 +156,12 @@ def encode_record(
     at: NextRecord | tuple[int, bytes, StreamId, int, int, bytes, bytes, bytes],
     event: NewEvent,
     pack: Callable[[Any], bytes] = msgpack.packb,
+    headers: Mapping[int, Any] = NO_HEADERS,
 ) -> bytes:
     """The stored bytes of one event. Raises `InvalidMessage` for an event that cannot be stored.
 
-    `at` has the fields of a `NextRecord`; a batch gives them as a plain tuple (0.3 us less), and as `pack` a
-    prebound `Packer.pack` of msgpack's (0.4 instead of 0.6 us).
+    `headers` are checked by `check_headers`. `at` has the fields of a `NextRecord`; a batch gives them as a plain tuple
+    (0.3 us less), and as `pack` a prebound `Packer.pack` of msgpack's (0.4 instead of 0.6 us).
     """
     position, previous_chain, stream, version, recorded_at_us, command_id, correlation_id, causation_id = at
     name, schema_version, payload = event
@@ -160,6 +180,7 @@ def encode_record(
                 command_id,
                 correlation_id,
                 causation_id,
+                headers,
             )
         )
     except (TypeError, ValueError, OverflowError) as error:
@@ -200,13 +221,17 @@ def decode_record(record: bytes, where: str = "record", *, checked: bool = False
         fields = msgpack.unpackb(
             record[BODY_AT:],
             use_list=False,
-            max_str_len=1024,
+            strict_map_key=False,
+            max_str_len=HEADER_BYTES_MAX,
             max_bin_len=RECORD_BYTES_MAX,
-            max_array_len=BODY_FIELDS,
-            max_map_len=0,
+            max_array_len=HEADER_ITEMS_MAX,
+            max_map_len=HEADER_ITEMS_MAX,
             max_ext_len=0,
         )
-        (kind, ident, version, recorded_at_us, name, schema, payload, command, correlation, causation) = fields
+        kind, ident, version, recorded_at_us, name, schema, payload, command, correlation, causation = fields[:10]
+        headers = _headers_in(fields)
+        if type(payload) is not bytes or max(len(kind), len(ident), len(name)) > NAME_OR_ID_CHARS_MAX:
+            raise ValueError(f"its payload is {type(payload).__name__}, or a name in it is too long")
     except (ValueError, TypeError) as error:
         raise Damaged(where, f"its body is not that of an event: {error}") from error
     return StoredEvent(
@@ -220,7 +245,37 @@ def decode_record(record: bytes, where: str = "record", *, checked: bool = False
         command,
         correlation,
         causation,
+        headers,
     )
+
+
+def _headers_in(fields: tuple[Any, ...]) -> Mapping[int, Any]:
+    """The header map of a decoded body. Raises `ValueError` for a body of neither kind."""
+    if len(fields) == OLD_BODY_FIELDS:
+        return NO_HEADERS
+    if len(fields) != BODY_FIELDS or type(fields[10]) is not dict:
+        raise ValueError(f"it has {len(fields)} fields, or its last one is no map of headers")
+    return fields[10]
+
+
+def check_headers(headers: Mapping[int, Any]) -> None:
+    """Raises `InvalidMessage` for headers that no record may carry.
+
+    The keys are integers from 0; the values are what msgpack holds without extension types. A reader keeps the keys
+    that it does not know, and ignores them.
+    """
+    for key in headers:
+        if type(key) is not int or not 0 <= key < 1 << 16:
+            raise InvalidMessage("headers", f"{key!r} is no key of a header", "headers have integers from 0 to 65,535")
+    try:
+        packed = msgpack.packb(headers)
+        msgpack.unpackb(
+            packed, strict_map_key=False, max_array_len=HEADER_ITEMS_MAX, max_map_len=HEADER_ITEMS_MAX, max_ext_len=0
+        )
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidMessage("headers", f"they cannot be stored: {error}") from error
+    if len(packed) > HEADER_BYTES_MAX:
+        raise InvalidMessage("headers", f"they have {len(packed):,} bytes, over {HEADER_BYTES_MAX:,}")
 
 
 def record_position(record: bytes) -> int:
@@ -254,10 +309,12 @@ def check_record(record: bytes, key: bytes, log: str) -> None:
         raise Damaged(f"{log}, event {place}", f"the record stored here is that of position {record_position(record)}")
 
 
-def body_start(stream: StreamId, version: int | None = None) -> bytes:
-    """How the body of the record of this stream (and version) begins: tells cheaply whose record one is."""
+def body_start(stream: StreamId, version: int | None = None) -> tuple[bytes, bytes]:
+    """How the body of the record of this stream (and version) may begin, in the present format and in the older ones:
+    for `record.startswith(body_start(stream), BODY_AT)`, which tells cheaply whose record one is."""
     fields = stream if version is None else (*stream, version)
-    return b"%c%b" % (0x90 | BODY_FIELDS, b"".join(map(msgpack.packb, fields)))
+    rest = b"".join(map(msgpack.packb, fields))
+    return b"%c%b" % (0x90 | BODY_FIELDS, rest), b"%c%b" % (0x90 | OLD_BODY_FIELDS, rest)
 
 
 # --- keys of streams and versions ---------------------------------------------------------------------------------

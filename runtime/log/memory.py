@@ -10,11 +10,11 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ..errors import Fenced, InvalidId, RayfoldError
 from ..stream import StreamId
-from .contract import Append, Appended, CommandEntry, Snapshot
+from .contract import Append, Appended, CommandEntry, Holdings, Snapshot
 from .format import (
     CHAIN_START,
     chain_of,
@@ -24,6 +24,7 @@ from .format import (
     decode_snapshot,
     decode_stream_entry,
 )
+from .holdings import Kinds, as_holdings, checked_shapes
 from .plan import Plan, Tail, plan
 
 __all__ = ["MemoryLog"]
@@ -42,6 +43,8 @@ class MemoryLog:
         self._streams: dict[bytes, list[int]] = {}
         self._commands: dict[bytes, CommandEntry] = {}
         self._snapshots: dict[bytes, list[tuple[int, bytes, bytes]]] = {}
+        self._declared: dict[tuple[str, int], bytes] = {}
+        self._kinds: Kinds = {}
 
     def activate(self) -> int:
         """Take the log over: raise the epoch, and return it. Appends of older epochs are refused."""
@@ -49,18 +52,24 @@ class MemoryLog:
             self._epoch += 1
             return self._epoch
 
+    def declare(self, shapes: Mapping[tuple[str, int], bytes]) -> None:
+        """The shapes of the events that will be appended. Raises `InvalidMessage` for one that is too large."""
+        self._declared = self._declared | checked_shapes(shapes)
+
     def append(self, epoch: int, appends: Sequence[Append]) -> list[Appended]:
         """All of `appends` or none of them; one `Appended` for each, in order. Raises as `Log.append` says."""
         with self._lock:
             if epoch != self._epoch:
                 raise Fenced(self.name, epoch, self._epoch)
-            tail = Tail(len(self._records), chain_of(self._records[-1]) if self._records else CHAIN_START)
+            chain = chain_of(self._records[-1]) if self._records else CHAIN_START
+            tail = Tail(len(self._records), chain, dict(self._kinds))
             planned = plan(
                 tail,
                 appends,
                 self._now_us(),
                 lambda stream, key: len(self._streams.get(key, ())),
                 self._commands.get,
+                self._declared,
             )
             self._adopt(planned)
             return planned.outcomes
@@ -68,6 +77,7 @@ class MemoryLog:
     def _adopt(self, planned: Plan) -> None:
         """Store a plan. Nothing here can fail half-way."""
         self._records.extend(record for _, record in planned.events)
+        self._kinds |= planned.kinds
         for key, value in planned.streams:
             position, count = decode_stream_entry(key, value, self.name)
             self._streams.setdefault(key[:-8], []).extend(range(position - count + 1, position + 1))
@@ -139,6 +149,11 @@ class MemoryLog:
             if written_by == schema:
                 return Snapshot(version, state)
         return None
+
+    def holdings(self) -> Holdings:
+        """The event names, schema versions and aggregate types that the log holds."""
+        with self._lock:
+            return as_holdings(self._kinds)
 
     def close(self) -> None:
         """Nothing to let go of."""

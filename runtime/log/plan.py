@@ -15,20 +15,21 @@ partition: plain tuples and prebound functions, no value objects (`docs/log-form
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgpack
 
 from ..errors import CommandIdReused, Conflict, InvalidMessage
-from ..stream import ANY, StreamId
-from .contract import Append, Appended, CommandEntry
+from ..stream import ANY, StreamId, is_reserved
+from .contract import Append, Appended, CommandEntry, NewEvent
 from .format import (
     BODY_AT,
     CHAIN_AT,
     ID_BYTES,
     SCHEMA_BYTES_MAX,
     SNAPSHOT_BYTES_MAX,
+    check_headers,
     check_ids,
     checked_stream,
     encode_command,
@@ -37,6 +38,7 @@ from .format import (
     encode_stream_entry,
     pack_position,
 )
+from .holdings import Kinds, kind_of
 
 __all__ = ["STREAMS_KNOWN_MAX", "Pair", "Plan", "Tail", "plan"]
 
@@ -58,11 +60,15 @@ Pair = tuple[bytes, bytes]
 class Tail:
     """The end of a log as its writer knows it. Planning moves it on; whoever fails to commit throws it away."""
 
-    __slots__ = ("chain", "head", "streams", "transaction")
+    __slots__ = ("chain", "head", "kinds", "noted", "streams", "transaction")
 
-    def __init__(self, head: int, chain: bytes, transaction: int = 0) -> None:
+    def __init__(self, head: int, chain: bytes, kinds: Kinds, transaction: int = 0) -> None:
         self.head = head
         self.chain = chain
+        self.kinds = kinds
+        """What the log names as held (`holdings.py`)."""
+        self.noted: dict[str, int] = {}
+        """Event name -> the version of it that was last seen to be named: half the time of a look into `kinds`."""
         self.streams: dict[StreamId, tuple[bytes, int]] = {}
         """The key and the version of streams lately written to."""
         self.transaction = transaction
@@ -76,6 +82,8 @@ class Plan(NamedTuple):
     streams: list[Pair]
     commands: list[Pair]
     snapshots: list[Pair]
+    kinds: Kinds
+    """Of events and aggregates that the log has not held before."""
     outcomes: list[Appended]
 
 
@@ -85,22 +93,24 @@ def plan(
     recorded_at_us: int,
     find_version: Callable[[StreamId, bytes], int],
     find_command: Callable[[bytes], CommandEntry | None] | None,
+    declared: Mapping[tuple[str, int], bytes],
 ) -> Plan:
     """Work out what `appends` write after `tail`, and move `tail` to the end of it.
 
     `find_version` (of a stream, with its key) and `find_command` look into what is already stored. Without
     `find_command` it is for whoever puts the plan to notice that a command id is stored already; then, or when
     something is refused, the batch must be planned again with it: a repeat is a repeat whatever else is wrong with it.
+    `declared` has the shapes of events, for those that are the first of their kind.
     Raises `Conflict`, `CommandIdReused`, `InvalidId` or `InvalidMessage`; `tail` is spoilt then.
     """
-    planned = Plan([], [], [], [], [])
+    planned = Plan([], [], [], [], {}, [])
     outcomes = planned.outcomes
     new_commands: dict[bytes, CommandEntry] = {}
     pack = msgpack.Packer(autoreset=True).pack
-    known = tail.streams
+    known, noted = tail.streams, tail.noted
     room_bytes = BATCH_BYTES_MAX
     for append in appends:
-        stream, expected_version, events, command_id, digest, correlation_id, causation_id, snapshot, _ = append
+        stream, expected_version, events, command_id, digest, correlation_id, causation_id, snapshot, _, _ = append
         if correlation_id or causation_id or not len(command_id) == len(digest) == ID_BYTES:
             check_ids(command_id, digest, correlation_id, causation_id)
         stored = new_commands.get(command_id)
@@ -122,6 +132,11 @@ def plan(
             outcomes.append(Appended(tail.head, version, ()))
             continue
         records = _encode(append, tail, version, recorded_at_us, pack, planned.events)
+        if not version:
+            _note_type(stream, tail.kinds, planned.kinds)
+        for event in events:
+            if noted.get(event[0]) != event[1]:
+                _note_event(stream, event, tail, planned.kinds, declared)
         room_bytes -= sum(map(len, records))
         if room_bytes < 0:
             raise InvalidMessage("batch", f"it has over {BATCH_BYTES_MAX:,} bytes of records", "append fewer at once")
@@ -146,19 +161,39 @@ def _encode(
     pairs: list[Pair],
 ) -> tuple[bytes, ...]:
     """The records of one append, which follow `tail` and move it on; added to `pairs` under their positions."""
-    stream, _, events, command_id, _, correlation_id, causation_id, _, _ = append
+    stream, _, events, command_id, _, correlation_id, causation_id, _, _, headers = append
+    if headers:
+        check_headers(headers)
     head, chain = tail.head, tail.chain
     records = []
     for event in events:
         head += 1
         version += 1
         at = (head, chain, stream, version, recorded_at_us, command_id, correlation_id, causation_id)
-        record = encode_record(at, event, pack)
+        record = encode_record(at, event, pack, headers)
         chain = record[CHAIN_AT:BODY_AT]
         records.append(record)
         pairs.append((record[4:12], record))
     tail.head, tail.chain = head, chain
     return tuple(records)
+
+
+def _note_type(stream: StreamId, held: Kinds, new: Kinds) -> None:
+    """The first event of a stream: the log may not name its type yet."""
+    if stream[0] not in held and not is_reserved(stream[0]):
+        held[stream[0]] = new[stream[0]] = b""
+
+
+def _note_event(
+    stream: StreamId, event: NewEvent, tail: Tail, new: Kinds, declared: Mapping[tuple[str, int], bytes]
+) -> None:
+    """The log may not name events of this name and version yet."""
+    if is_reserved(stream[0]):
+        return
+    kind = (event[0], event[1])
+    if kind not in tail.kinds:
+        tail.kinds[kind] = new[kind] = kind_of(event, declared)
+    tail.noted[event[0]] = event[1]
 
 
 def _put_snapshot(planned: Plan, append: Append, key: bytes, version: int) -> None:

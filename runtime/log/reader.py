@@ -22,7 +22,7 @@ import lmdb
 
 from ..errors import Damaged, InvalidId, RayfoldError
 from ..stream import StreamId
-from .contract import CommandEntry, Snapshot
+from .contract import CommandEntry, Holdings, Snapshot
 from .format import (
     BODY_AT,
     COMMANDS,
@@ -49,6 +49,7 @@ from .format import (
     record_position,
     versioned_key,
 )
+from .holdings import Kinds, as_holdings, holdings_in, kinds_of
 from .recent import GROUPS, decode_indexed, group_of
 from .stretch import Stretch, read_stretch
 
@@ -58,6 +59,9 @@ if TYPE_CHECKING:
 __all__ = ["LmdbReader"]
 
 Entry = TypeVar("Entry")
+
+HOLDINGS_SINCE: Final = 3
+"""The format from which on `meta` says what the log holds."""
 
 SNAPSHOTS_TRIED_MAX: Final = 16
 """How many outdated or damaged snapshots are passed over before the events are read instead."""
@@ -109,10 +113,31 @@ class LmdbReader:
         meta = self.environment.database(META)
         if (stored := transaction.get(META_INDEXED, db=meta)) is not None:
             return decode_indexed(stored, self.name)
-        log_format = transaction.get(META_FORMAT, db=meta)
-        if log_format is None or int.from_bytes(decode_meta(META_FORMAT, log_format, self.name), "big") != 1:
+        if self.format_in(transaction) != 1:
             raise Damaged(f"{self.name}, meta 'indexed'", "it is missing")
         return [self.last_position(transaction)] * GROUPS
+
+    def format_in(self, transaction: lmdb.Transaction[bytes]) -> int:
+        """The format of the log, as this transaction sees it; 0 if it names none."""
+        stored = transaction.get(META_FORMAT, db=self.environment.database(META))
+        return 0 if stored is None else int.from_bytes(decode_meta(META_FORMAT, stored, self.name), "big")
+
+    def holdings(self) -> Holdings:
+        """The event names, schema versions and aggregate types that the log holds; an old log is scanned for them."""
+        return as_holdings(self.environment.read(self.kinds_in))
+
+    def shapes(self) -> dict[tuple[str, int], bytes]:
+        """The shapes that `meta` has; none in a log of format 1 or 2."""
+        return self.environment.read(lambda transaction: as_holdings(self._kinds_named(transaction)).events)
+
+    def _kinds_named(self, transaction: lmdb.Transaction[bytes]) -> Kinds:
+        return holdings_in(transaction, self.environment.database(META), self.name)
+
+    def kinds_in(self, transaction: lmdb.Transaction[bytes]) -> Kinds:
+        """What `holdings` says, as this transaction sees it."""
+        if self.format_in(transaction) >= HOLDINGS_SINCE:
+            return self._kinds_named(transaction)
+        return kinds_of(transaction.cursor(self.environment.database(EVENTS)).iternext())
 
     def heir(self) -> str:
         """For whom the log is sealed (`sealing.py`); empty if it is not."""

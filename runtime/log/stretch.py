@@ -12,11 +12,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import Damaged
-from .contract import Reader
 from .format import (
     CHAIN_START,
     COMMANDS,
     EVENTS,
+    META,
     STREAMS,
     chain_of,
     check_record,
@@ -25,12 +25,14 @@ from .format import (
     next_chain,
     record_position,
 )
+from .holdings import kinds_of, put_holdings
 from .identity import put_format
 from .recent import GROUPS, appends_in, index_entry
 
 if TYPE_CHECKING:
     import lmdb
 
+    from .reader import LmdbReader
     from .writer import LmdbLog
 
 __all__ = ["STRETCH_BYTES", "Stretch", "last_boundary", "read_stretch", "write_stretch"]
@@ -47,7 +49,9 @@ class Stretch(NamedTuple):
 
     records: list[bytes]
     digests: list[bytes]
-    """16 bytes each: what tells a repeat of a command from another command under the same id."""
+    """What tells a repeat of a command from another command under the same id."""
+    shapes: dict[tuple[str, int], bytes] = {}  # noqa: RUF012 - a tuple's default
+    """Of the events in the log that it was read from, by name and schema version (`holdings.py`)."""
 
     @property
     def first(self) -> int:
@@ -60,7 +64,7 @@ class Stretch(NamedTuple):
         return record_position(self.records[-1])
 
 
-def read_stretch(reader: Reader, after: int, up_to: int, bytes_max: int = STRETCH_BYTES) -> Stretch | None:
+def read_stretch(reader: LmdbReader, after: int, up_to: int, bytes_max: int = STRETCH_BYTES) -> Stretch | None:
     """The next whole commands after a position, up to another; None if there are none. Raises `Damaged`."""
     records = reader.read(after, min(up_to - after, STRETCH_EVENTS_MAX), bytes_max) if up_to > after else []
     if not records:
@@ -76,10 +80,10 @@ def read_stretch(reader: Reader, after: int, up_to: int, bytes_max: int = STRETC
         if entry is None or entry.position != end:
             raise Damaged(f"event {end}", f"the command index does not lead from its command {command_id.hex()} to it")
         digests.append(entry.digest)
-    return Stretch(records, digests)
+    return Stretch(records, digests, reader.shapes())
 
 
-def last_boundary(reader: Reader, position: int) -> int:
+def last_boundary(reader: LmdbReader, position: int) -> int:
     """The last position at or before this one at which a command ends."""
     if position < 1 or _end_of(reader, position) == position:
         return position
@@ -89,7 +93,7 @@ def last_boundary(reader: Reader, position: int) -> int:
     return position
 
 
-def _end_of(reader: Reader, position: int) -> int:
+def _end_of(reader: LmdbReader, position: int) -> int:
     """Where the command ends that the event at this position came from."""
     event = decode_record(reader.read(position - 1, 1)[0])
     entry = reader.find_command(event.command_id)
@@ -132,4 +136,7 @@ def _write(log: LmdbLog, transaction: lmdb.Transaction[bytes], stretch: Stretch)
             raise Damaged(
                 f"{log.name}, database {name.decode()}", f"{len(pairs) - added} of its keys are there already"
             )
+    shown = kinds_of(events)
+    shown |= {kind: stretch.shapes[kind] for kind in shown if isinstance(kind, tuple) and kind in stretch.shapes}
+    put_holdings(transaction, database(META), shown)
     put_format(transaction, log.environment, [head] * GROUPS)

@@ -16,7 +16,7 @@ Rules kept here:
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import lmdb
@@ -40,10 +40,11 @@ from .format import (
     encode_meta,
     record_position,
 )
-from .identity import put_format
+from .holdings import checked_shapes, holdings_in, put_holdings
 from .plan import Pair, Plan, Tail, plan
 from .reader import LmdbReader
 from .recent import Recent, encode_indexed, lacking
+from .upgrade import upgrade
 
 if TYPE_CHECKING:
     from .environment import Environment
@@ -63,6 +64,7 @@ class LmdbLog(LmdbReader):
         self._now_us = now_us
         self._tail: Tail | None = None
         self._recent = Recent()
+        self._declared: dict[tuple[str, int], bytes] = {}
         self._writing = threading.Lock()
 
     def activate(self) -> int:
@@ -77,12 +79,16 @@ class LmdbLog(LmdbReader):
     def _activate(self, transaction: lmdb.Transaction[bytes]) -> int:
         if heir := self.heir_in(transaction):
             raise Sealed(self.name, heir)
-        put_format(transaction, self.environment, self.indexed_in(transaction))
+        upgrade(transaction, self)
         self._learn(transaction, self._head(transaction))
         epoch = self.epoch_in(transaction) + 1
         value = encode_meta(META_EPOCH, epoch.to_bytes(8, "big"))
         transaction.put(META_EPOCH, value, db=self.environment.database(META))
         return epoch
+
+    def declare(self, shapes: Mapping[tuple[str, int], bytes]) -> None:
+        """The shapes of the events that will be appended. Raises `InvalidMessage` for one that is too large."""
+        self._declared = self._declared | checked_shapes(shapes)
 
     def append(self, epoch: int, appends: Sequence[Append]) -> list[Appended]:
         """All of `appends` in one transaction, fsynced when this returns; one `Appended` for each, in order.
@@ -137,6 +143,7 @@ class LmdbLog(LmdbReader):
             recorded_at_us,
             lambda stream, key: recent.version(key) or self.indexed_version(transaction, key),
             find_command if look_up_ids else None,
+            self._declared,
         )
         size_bytes = sum([len(record) for _, record in planned.events])
         due, indexed = recent.stage(planned.streams, size_bytes, tail.head)
@@ -147,6 +154,8 @@ class LmdbLog(LmdbReader):
         if self._put(transaction, COMMANDS, sorted(planned.commands), may_be_there=not look_up_ids):
             raise _Stored
         self._put(transaction, SNAPSHOTS, planned.snapshots)
+        if planned.kinds:
+            put_holdings(transaction, self.environment.database(META), planned.kinds)
         tail.transaction = number if planned.events else number - 1
         return planned, tail
 
@@ -202,9 +211,10 @@ class LmdbLog(LmdbReader):
 
     def _find_tail(self, transaction: lmdb.Transaction[bytes]) -> Tail:
         """The end of the log as it is stored."""
+        kinds = holdings_in(transaction, self.environment.database(META), self.name)
         cursor = transaction.cursor(self.environment.database(EVENTS))
         if not cursor.last():
-            return Tail(0, CHAIN_START)
+            return Tail(0, CHAIN_START, kinds)
         key, record = cursor.item()
         check_record(record, key, self.name)
-        return Tail(record_position(record), chain_of(record))
+        return Tail(record_position(record), chain_of(record), kinds)

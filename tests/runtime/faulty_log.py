@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from rayfold.runtime.errors import Damaged, RayfoldError
-from rayfold.runtime.log.contract import Append, Appended, CommandEntry, Log, Snapshot
+from rayfold.runtime.log.contract import Append, Appended, CommandEntry, Holdings, Log, Snapshot
 from rayfold.runtime.stream import StreamId
 
 Stage = Literal["before deciding", "while deciding", "before the append", "after the commit", "before the answer"]
@@ -69,6 +69,12 @@ class FaultyLog:
 
     def find_snapshot(self, stream: StreamId, schema: bytes, at_or_before: int | None = None) -> Snapshot | None:
         return self.behind.find_snapshot(stream, schema, at_or_before)
+
+    def declare(self, shapes: Mapping[tuple[str, int], bytes]) -> None:
+        self.behind.declare(shapes)
+
+    def holdings(self) -> Holdings:
+        return self.behind.holdings()
 
     def close(self) -> None:
         self.behind.close()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import unicodedata
 from typing import Any, cast
 
+import msgpack
 import pytest
 
 from rayfold.runtime.errors import CommandIdReused, Conflict, Fenced, InvalidId, InvalidMessage
-from rayfold.runtime.log.contract import Append, Appended, CommandEntry, Log, NewEvent, Snapshot
+from rayfold.runtime.log.contract import Append, Appended, CommandEntry, Holdings, Log, NewEvent, Snapshot
 from rayfold.runtime.log.format import RECORD_BYTES_MAX, decode_record, record_position
 from rayfold.runtime.stream import ANY, NO_STREAM, StreamId
 from tests.runtime.log.appends import (
@@ -22,6 +23,7 @@ from tests.runtime.log.appends import (
     versions_of,
 )
 
+CLOSED = NewEvent("Closed", 2, msgpack.packb({"at": 7, "by": "ada"}))
 UNENCODABLE = NewEvent("Deposited", 1, cast(bytes, object()))
 
 
@@ -98,7 +100,19 @@ def test_a_stored_event_carries_all_that_was_appended(log: Log, epoch: int) -> N
     log.append(epoch, [Append(ALICE, ANY, (event,), by, DIGEST, correlation, causation)])
     stored = decode_record(log.read(0, 1)[0])
     assert stored.recorded_at_us > 1_600_000_000_000_000
-    assert stored == (1, ALICE, 1, "Deposited", 7, event.payload, stored.recorded_at_us, by, correlation, causation)
+    assert stored[:-1] == (
+        1,
+        ALICE,
+        1,
+        "Deposited",
+        7,
+        event.payload,
+        stored.recorded_at_us,
+        by,
+        correlation,
+        causation,
+    )
+    assert stored.headers == {}
 
 
 # --- the whole log ------------------------------------------------------------------------------------------------
@@ -510,3 +524,72 @@ def test_a_repeat_by_an_older_epoch_is_refused_like_any_append(five: Log, epoch:
     five.activate()
     with pytest.raises(Fenced):
         five.append(epoch, [command])
+
+
+# --- headers ------------------------------------------------------------------------------------------------------
+
+
+def test_a_header_that_this_version_does_not_know_is_kept_and_ignored(log: Log, epoch: int) -> None:
+    headers = {40: "ada", 41: {"tags": ["vip", 7]}, 42: None, 300: b"trace"}
+    log.append(epoch, [deposits(ALICE, 1, 2)._replace(headers=headers), deposits(ALICE, 3)])
+    stored = [decode_record(record) for record in log.read(0, 9)]
+    kept = headers | {41: {"tags": ("vip", 7)}}
+    assert [one.headers for one in stored] == [kept, kept, {}]
+    assert amounts_of(log.read_stream(ALICE)) == [1, 2, 3]
+    assert versions_of(log.read_stream(ALICE, 2)) == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("headers", "told"),
+    [
+        ({"who": 1}, "'who' is no key of a header"),
+        ({-1: 1}, "-1 is no key of a header"),
+        ({True: 1}, "True is no key of a header"),
+        ({70_000: 1}, "70000 is no key of a header"),
+        ({1: object()}, "they cannot be stored"),
+        ({1: [None] * 2_000}, "they cannot be stored"),
+        ({1: "x" * 70_000}, "they have 70,00. bytes, over 65,536"),
+    ],
+)
+def test_headers_that_no_record_may_carry_are_refused(log: Log, epoch: int, headers: dict[Any, Any], told: str) -> None:
+    with pytest.raises(InvalidMessage, match=told):
+        log.append(epoch, [deposits(ALICE, 1)._replace(headers=headers)])
+    assert log.head() == 0
+
+
+# --- what the log holds -------------------------------------------------------------------------------------------
+
+
+def test_a_log_names_the_events_and_aggregates_that_it_holds_and_no_others(log: Log, epoch: int) -> None:
+    assert log.holdings() == Holdings({}, frozenset())
+    log.declare({("Deposited", 1): b"its shape", ("Withdrawn", 1): b"never appended"})
+    log.append(epoch, [deposits(ALICE, 1), Append(StreamId("Till", "1"), ANY, (CLOSED,), command_id(), DIGEST)])
+    shape = msgpack.packb({"at": "", "by": ""})
+    held = Holdings({("Deposited", 1): b"its shape", ("Closed", 2): shape}, frozenset({"Account", "Till"}))
+    assert log.holdings() == held
+    log.declare({("Deposited", 1): b"another shape", ("Deposited", 2): b"the next"})
+    log.append(epoch, [deposits(ALICE, 2)])
+    assert log.holdings() == held, "what was stored with the first event stays"
+    log.append(epoch, [deposits(ALICE, 3)._replace(events=(NewEvent("Deposited", 2, b"\x80"),))])
+    assert log.holdings().events[("Deposited", 2)] == b"the next"
+
+
+def test_an_append_that_is_refused_leaves_nothing_in_what_the_log_holds(log: Log, epoch: int) -> None:
+    refused = deposits(BOB, 1, expected=7)._replace(events=(CLOSED,))
+    with pytest.raises(Conflict):
+        log.append(epoch, [deposits(ALICE, 1), refused])
+    assert log.holdings() == Holdings({}, frozenset())
+    log.append(epoch, [refused._replace(expected_version=ANY)])
+    assert list(log.holdings().events) == [("Closed", 2)]
+
+
+def test_streams_of_rayfolds_own_are_not_among_what_the_log_holds(log: Log, epoch: int) -> None:
+    own = Append(StreamId("rayfold.Copies", "1"), ANY, (NewEvent("rayfold.Copied", 1, b"\x80"),), command_id(), DIGEST)
+    log.append(epoch, [own, deposits(ALICE, 1)])
+    assert log.holdings().aggregates == {"Account"}
+    assert list(log.holdings().events) == [("Deposited", 1)]
+
+
+def test_a_shape_that_is_too_large_is_refused_when_it_is_declared(log: Log) -> None:
+    with pytest.raises(InvalidMessage, match="the shape of its version 3 has 2,000,000 bytes, over 1,048,576"):
+        log.declare({("Deposited", 3): bytes(2_000_000)})

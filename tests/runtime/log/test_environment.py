@@ -117,11 +117,11 @@ def test_a_foreign_lmdb_environment_is_refused_and_left_alone(tmp_path: Path) ->
 
 
 def test_a_log_of_another_format_is_refused(lmdb_log: LmdbLog, tmp_path: Path) -> None:
-    value = encode_meta(META_FORMAT, (3).to_bytes(8, "big"))
+    value = encode_meta(META_FORMAT, (4).to_bytes(8, "big"))
     database = lmdb_log.environment.database(META)
     lmdb_log.environment.write(lambda txn: txn.put(META_FORMAT, value, db=database))
     lmdb_log.close()
-    with pytest.raises(StoreMismatch, match="its log has format 3, this version of Rayfold reads formats 1, 2"):
+    with pytest.raises(StoreMismatch, match="its log has format 4, this version of Rayfold reads formats 1, 2, 3"):
         open_log(tmp_path / "log", "partition 3")
 
 

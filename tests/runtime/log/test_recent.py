@@ -16,6 +16,7 @@ from rayfold.runtime.log.check import verify_store
 from rayfold.runtime.log.environment import open_log
 from rayfold.runtime.log.format import (
     EVENTS,
+    FORMAT_VERSION,
     META,
     META_FORMAT,
     META_INDEXED,
@@ -303,7 +304,7 @@ def as_format_1(log: LmdbLog) -> None:
     break_it(log, META, META_INDEXED, None)
 
 
-def test_a_log_of_format_1_is_read_as_it_is_and_becomes_one_of_format_2_when_it_is_taken_over(
+def test_a_log_of_format_1_is_read_as_it_is_and_becomes_one_of_the_present_format_when_it_is_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = create_or_open_store(tmp_path / "store", 1)
@@ -324,7 +325,7 @@ def test_a_log_of_format_1_is_read_as_it_is_and_becomes_one_of_format_2_when_it_
     assert entries(log) == 120, "the new one is not due"
     assert amounts_of(cold(log).read_stream(MANY[1])) == [1, 5]
     formats = log.environment.read(lambda txn: txn.get(META_FORMAT, db=log.environment.database(META)))
-    assert formats == encode_meta(META_FORMAT, pack_position(2))
+    assert formats == encode_meta(META_FORMAT, pack_position(FORMAT_VERSION))
     log.close()
     assert verify_store(store.path).ok
 
