@@ -72,7 +72,7 @@ class Inventory:
 def pack_segment(partition: int, stretch: Stretch) -> tuple[Segment, bytes]:
     """A stretch as a file, and its line in the inventory."""
     shapes = [[name, version, shape] for (name, version), shape in stretch.shapes.items()]
-    content: bytes = msgpack.packb([stretch.records, stretch.digests, shapes])
+    content: bytes = msgpack.packb([stretch.records, stretch.digests, shapes, stretch.secret])
     name = f"partition-{partition:05d}/segment-{stretch.first:012d}-{stretch.last:012d}"
     digest = hashlib.sha256(content).hexdigest()
     chain = chain_of(stretch.records[-1]).hex()
@@ -87,8 +87,8 @@ def unpack_segment(segment: Segment, content: bytes | None, address: str) -> Str
     if len(content) != segment.size_bytes or hashlib.sha256(content).hexdigest() != segment.sha256:
         raise Damaged(where, f"its {len(content):,} bytes are not those that were written")
     records, digests, *rest = msgpack.unpackb(content, max_bin_len=RECORD_BYTES_MAX, max_map_len=0, max_ext_len=0)
-    shapes = rest[0] if rest else []  # a backup of a log of format 1 or 2 has none
-    return Stretch(records, digests, {(name, version): shape for name, version, shape in shapes})
+    shapes, secret = rest or ([], b"")  # a backup of a log of format 1 or 2 has none
+    return Stretch(records, digests, {(name, version): shape for name, version, shape in shapes}, secret)
 
 
 def read_inventory(target: Target) -> Inventory | None:

@@ -34,8 +34,10 @@ from .format import (
     CHAIN_START,
     COMMANDS,
     EVENTS,
+    OLD_BODY,
     SNAPSHOTS,
     STREAMS,
+    belongs_to,
     body_start,
     chain_of,
     check_record,
@@ -45,6 +47,7 @@ from .format import (
     decode_stream_entry,
     next_chain,
     pack_position,
+    snapshot_link,
     split_versioned_key,
     versioned_key,
 )
@@ -159,6 +162,8 @@ class _PartitionCheck:
         self._last_entry = (b"", 0, 0)
         self._unindexed: dict[bytes, int] = {}
         """Stream key -> version of its last event that the stream index did not hold when we came by."""
+        self._unlinked = 0
+        """Snapshots that an older format wrote, without link and hash."""
         self._new: dict[bytes, StreamId] = {}
         """Streams of which it held nothing then."""
 
@@ -172,6 +177,9 @@ class _PartitionCheck:
             self._count_stream(stream)
         self._walk(COMMANDS, self._command_entry)
         self._walk(SNAPSHOTS, self._snapshot)
+        if self._unlinked:
+            what = f"{self._unlinked:,} of format 1 or 2, without a hash, are passed over; events are read instead"
+            self._warning("snapshots", "old ones", "snapshot", what)
 
     def _walk(self, database: bytes, look: Look) -> None:
         key: bytes | None = b""
@@ -357,23 +365,26 @@ class _PartitionCheck:
             self._problem("commands", key.hex(), "command", what)
         return True
 
-    # --- snapshots: hints, so that whatever is wrong with them is a warning ---
+    # --- snapshots: hints, so that one that decayed is a warning; but one that was exchanged is a problem ---
 
     def _snapshot(self, transaction: lmdb.Transaction[bytes], key: bytes, value: bytes) -> bool:
         self._report.snapshots += 1
         try:
             stream, version = split_versioned_key(key)
-            decode_snapshot(key, value, self._reader.name)
-            current = self._reader.indexed_version(transaction, key[:-8])
-            if version > current:
-                current = self._reader.version_in(transaction, stream)
+            schema, state = decode_snapshot(key, value, self._reader.name)
+            record = self._reader.record_of(transaction, stream, version)
         except Damaged as error:
             self._warning("snapshots", str(error.where), "checksum", f"{error.what}; it is passed over")
             return True
         except (ValueError, IndexError) as error:
             self._warning("snapshots", key.hex(), "key", str(error))
             return True
-        if version > current:
-            what = f"it is ahead of its stream, which is at {current}"
-            self._warning("snapshots", f"{stream} version {version}", "snapshot", what)
+        shown = f"{stream} version {version}"
+        if record is None:
+            self._problem("snapshots", shown, "snapshot", "there is no event of its version")
+        elif not snapshot_link(value) and record[BODY_AT] == OLD_BODY:
+            self._unlinked += 1
+        elif not belongs_to(value, schema, state, record):
+            what = "it is not the state that was saved with the event of its version; it is passed over"
+            self._problem("snapshots", shown, "snapshot", what)
         return True

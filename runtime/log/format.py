@@ -35,16 +35,20 @@ __all__ = [
     "EVENTS",
     "FORMAT_VERSION",
     "HEADER_ITEMS_MAX",
+    "HEADER_STATE",
     "META",
     "NO_HEADERS",
+    "OLD_BODY",
     "READABLE_FORMATS",
     "RECORD_BYTES_MAX",
+    "SECRET_BYTES",
     "SNAPSHOTS",
     "SNAPSHOT_BYTES_MAX",
     "STREAMS",
     "NextRecord",
     "StreamEntry",
     "body_start",
+    "belongs_to",
     "chain_of",
     "check_headers",
     "check_ids",
@@ -63,7 +67,9 @@ __all__ = [
     "is_intact",
     "next_chain",
     "record_position",
+    "snapshot_link",
     "split_versioned_key",
+    "state_hash",
     "versioned_key",
 ]
 
@@ -97,8 +103,14 @@ NAME_CHARS_MAX: Final = 64
 NAME_OR_ID_CHARS_MAX: Final = 1024
 """Of a decoded name or id: more than any may have (`stream.ID_BYTES_MAX`)."""
 
-SCHEMA_BYTES_MAX: Final = 255
-"""Of a snapshot's schema fingerprint: its length is one byte."""
+SCHEMA_BYTES_MAX: Final = 254
+"""Of a snapshot's schema fingerprint: its length is one byte, of which 255 means that a link comes first."""
+
+HEADER_STATE: Final = 1
+"""The key of a header: the hash of the snapshot that was saved at the version of this record. The chain covers it."""
+
+SECRET_BYTES: Final = 32
+"""Of a log's secret, with which the digests of its commands are keyed."""
 
 CHAIN_START: Final = bytes(32)
 """What stands for the chain before the first record."""
@@ -125,6 +137,9 @@ BODY_FIELDS: Final = 11
 """The last one is the header map. In records of formats 1 and 2 it is missing."""
 
 OLD_BODY_FIELDS: Final = 10
+
+OLD_BODY: Final = 0x90 | OLD_BODY_FIELDS
+"""The first byte of a body of formats 1 and 2."""
 
 NO_HEADERS: Final[Mapping[int, Any]] = {}
 """Of a record without headers, and of every record of formats 1 and 2."""
@@ -404,17 +419,39 @@ def decode_command(command_id: bytes, value: bytes, log: str) -> CommandEntry:
     return CommandEntry(*_COMMAND.unpack_from(value, 4))
 
 
-def encode_snapshot(key: bytes, schema: bytes, state: bytes) -> bytes:
-    """The value in `snapshots`: crc | length of the schema's fingerprint (1) | fingerprint | state."""
-    content = b"%c%b%b" % (len(schema), schema, state)
+def encode_snapshot(key: bytes, schema: bytes, state: bytes, link: bytes = b"") -> bytes:
+    """The value in `snapshots`: crc | 255 (1) | link (32) | length of the fingerprint (1) | fingerprint | state.
+
+    `link` is the chain's at the record of that version. Formats 1 and 2 had neither it nor the 255 before it.
+    """
+    content = b"%b%b%c%b%b" % (b"\xff" if link else b"", link, len(schema), schema, state)
     return _pack_crc(_crc32(content, _crc32(key, _SEED_SNAPSHOTS))) + content
 
 
 def decode_snapshot(key: bytes, value: bytes, log: str) -> tuple[bytes, bytes]:
     """The schema's fingerprint and the state in a value of `snapshots`. Raises `Damaged`."""
-    if len(value) < 5 or len(value) < 5 + value[4] or not _intact(key, value, _SEED_SNAPSHOTS):
+    at = 4 if snapshot_link(value) == b"" else 5 + len(CHAIN_START)
+    if len(value) < at + 1 or len(value) < at + 1 + value[at] or not _intact(key, value, _SEED_SNAPSHOTS):
         raise Damaged(f"{log}, snapshot of {_shown(key)}", "its checksum is wrong")
-    return value[5 : 5 + value[4]], value[5 + value[4] :]
+    return value[at + 1 : at + 1 + value[at]], value[at + 1 + value[at] :]
+
+
+def snapshot_link(value: bytes) -> bytes:
+    """The link in a value of `snapshots`; empty in one of format 1 or 2. Checks nothing."""
+    return value[5 : 5 + len(CHAIN_START)] if value[4:5] == b"\xff" else b""
+
+
+def state_hash(schema: bytes, state: bytes) -> bytes:
+    """What the record of a snapshot's version carries as `HEADER_STATE`: 32 bytes over fingerprint and state."""
+    return sha256(b"%c%b%b" % (len(schema), schema, state)).digest()
+
+
+def belongs_to(value: bytes, schema: bytes, state: bytes, record: bytes) -> bool:
+    """Whether the snapshot in this value is the one that was saved with the record of its version: it has the link that
+    stands there, and the record has its hash. Then it is as trustworthy as the chain."""
+    if snapshot_link(value) != chain_of(record):
+        return False
+    return decode_record(record, checked=True).headers.get(HEADER_STATE) == state_hash(schema, state)
 
 
 def encode_meta(key: bytes, content: bytes) -> bytes:
@@ -440,6 +477,9 @@ META_EPOCH: Final = b"epoch"
 
 META_IDENTITY: Final = b"identity"
 """Whose log this is: store id, `/`, partition number, as UTF-8; empty for a log outside a store."""
+
+META_SECRET: Final = b"secret"
+"""With which the digests of commands are keyed: random bytes, made with the log, and kept by its copies."""
 
 META_SEAL: Final = b"seal"
 """Who goes on with this log elsewhere (`sealing.py`), as UTF-8. Missing as long as it is written here."""

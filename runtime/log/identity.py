@@ -6,6 +6,7 @@ Beside the write path.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from secrets import token_bytes
 from typing import TYPE_CHECKING, Final
 
 from ..errors import Damaged, StoreMismatch
@@ -16,7 +17,9 @@ from .format import (
     META_FORMAT,
     META_IDENTITY,
     META_INDEXED,
+    META_SECRET,
     READABLE_FORMATS,
+    SECRET_BYTES,
     decode_meta,
     encode_meta,
 )
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
     from .environment import Environment
 
-__all__ = ["NOT_OURS", "check_identity", "is_new", "put_format", "read_identity", "write_identity"]
+__all__ = ["NOT_OURS", "check_identity", "is_new", "put_format", "put_secret", "read_identity", "write_identity"]
 
 NOT_OURS: Final = "this LMDB environment is not a log of Rayfold"
 
@@ -63,6 +66,7 @@ def write_identity(environment: Environment, identity: str) -> None:
         database = environment.database(META)
         put_format(transaction, environment, [0] * GROUPS)
         transaction.put(META_IDENTITY, encode_meta(META_IDENTITY, identity.encode()), db=database)
+        put_secret(transaction, environment, token_bytes(SECRET_BYTES))
 
     environment.write(put)
 
@@ -72,6 +76,11 @@ def put_format(transaction: lmdb.Transaction[bytes], environment: Environment, i
     meta, content = environment.database(META), FORMAT_VERSION.to_bytes(8, "big")
     transaction.put(META_FORMAT, encode_meta(META_FORMAT, content), db=meta)
     transaction.put(META_INDEXED, encode_indexed(indexed), db=meta)
+
+
+def put_secret(transaction: lmdb.Transaction[bytes], environment: Environment, secret: bytes) -> None:
+    """Give the log this secret, in place of any that it has."""
+    transaction.put(META_SECRET, encode_meta(META_SECRET, secret), db=environment.database(META))
 
 
 def read_identity(environment: Environment) -> str:

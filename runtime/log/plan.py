@@ -26,9 +26,11 @@ from .contract import Append, Appended, CommandEntry, NewEvent
 from .format import (
     BODY_AT,
     CHAIN_AT,
+    HEADER_STATE,
     ID_BYTES,
     SCHEMA_BYTES_MAX,
     SNAPSHOT_BYTES_MAX,
+    chain_of,
     check_headers,
     check_ids,
     checked_stream,
@@ -37,6 +39,7 @@ from .format import (
     encode_snapshot,
     encode_stream_entry,
     pack_position,
+    state_hash,
 )
 from .holdings import Kinds, kind_of
 
@@ -131,6 +134,8 @@ def plan(
         if not events:
             outcomes.append(Appended(tail.head, version, ()))
             continue
+        if snapshot:
+            append = _with_usable_snapshot(append, version + len(events))
         records = _encode(append, tail, version, recorded_at_us, pack, planned.events)
         if not version:
             _note_type(stream, tail.kinds, planned.kinds)
@@ -146,8 +151,9 @@ def plan(
         key = stream_key + pack_position(version)
         planned.streams.append((key, encode_stream_entry(key, head, len(records))))
         planned.commands.append((command_id, encode_command(command_id, digest, head, version)))
-        if snapshot:
-            _put_snapshot(planned, append, key, version)
+        if snapshot and append.snapshot:
+            link = chain_of(records[-1])
+            planned.snapshots.append((key, encode_snapshot(key, append.snapshot_schema, append.snapshot, link)))
         outcomes.append(_new(Appended, (head, version, records, False)))
     return planned
 
@@ -161,14 +167,16 @@ def _encode(
     pairs: list[Pair],
 ) -> tuple[bytes, ...]:
     """The records of one append, which follow `tail` and move it on; added to `pairs` under their positions."""
-    stream, _, events, command_id, _, correlation_id, causation_id, _, _, headers = append
+    stream, _, events, command_id, _, correlation_id, causation_id, snapshot, schema, headers = append
     if headers:
         check_headers(headers)
     head, chain = tail.head, tail.chain
-    records = []
+    records, last = [], version + len(events)
     for event in events:
         head += 1
         version += 1
+        if snapshot and version == last:
+            headers = {**headers, HEADER_STATE: state_hash(schema, snapshot)}
         at = (head, chain, stream, version, recorded_at_us, command_id, correlation_id, causation_id)
         record = encode_record(at, event, pack, headers)
         chain = record[CHAIN_AT:BODY_AT]
@@ -196,8 +204,8 @@ def _note_event(
     tail.noted[event[0]] = event[1]
 
 
-def _put_snapshot(planned: Plan, append: Append, key: bytes, version: int) -> None:
-    """Add the snapshot that comes with an append, unless it is too large to be of use."""
+def _with_usable_snapshot(append: Append, version: int) -> Append:
+    """The append, without its snapshot if that is too large to be of use."""
     if len(append.snapshot) > SNAPSHOT_BYTES_MAX or len(append.snapshot_schema) > SCHEMA_BYTES_MAX:
         logger.warning(
             "snapshot of %s version %d not saved: it has %d bytes, over %d; the events are stored",
@@ -206,8 +214,8 @@ def _put_snapshot(planned: Plan, append: Append, key: bytes, version: int) -> No
             len(append.snapshot),
             SNAPSHOT_BYTES_MAX,
         )
-        return
-    planned.snapshots.append((key, encode_snapshot(key, append.snapshot_schema, append.snapshot)))
+        return append._replace(snapshot=b"")
+    return append
 
 
 def _repeat(append: Append, stored: CommandEntry) -> Appended:

@@ -10,7 +10,8 @@ Rules kept here:
 - the stream index lags behind (`recent.py`): the end of a stream is looked for among the latest events as well
 - where something ends, what stands there is checked as well: LMDB finds keys by comparing them, so a key that decayed
   looks like the end of a stream, and a page that decayed like the end of the log
-- a snapshot is a hint: a damaged or outdated one is passed over
+- a snapshot is a hint: a damaged or outdated one is passed over, and so is one that is not what the record of its
+  version says that it is
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ from .format import (
     META_FORMAT,
     META_INDEXED,
     META_SEAL,
+    META_SECRET,
     SNAPSHOTS,
     STREAMS,
     VERSION_END,
+    belongs_to,
     body_start,
     check_command_id,
     check_record,
@@ -47,6 +50,7 @@ from .format import (
     is_intact,
     pack_position,
     record_position,
+    snapshot_link,
     versioned_key,
 )
 from .holdings import Kinds, as_holdings, holdings_in, kinds_of
@@ -125,6 +129,15 @@ class LmdbReader:
     def holdings(self) -> Holdings:
         """The event names, schema versions and aggregate types that the log holds; an old log is scanned for them."""
         return as_holdings(self.environment.read(self.kinds_in))
+
+    def secret(self) -> bytes:
+        """With which the digests of commands are keyed; empty in a log of format 1 or 2 that was not taken over yet."""
+        return self.environment.read(self.secret_in)
+
+    def secret_in(self, transaction: lmdb.Transaction[bytes]) -> bytes:
+        """`secret`, as this transaction sees it."""
+        stored = transaction.get(META_SECRET, db=self.environment.database(META))
+        return b"" if stored is None else decode_meta(META_SECRET, stored, self.name)
 
     def shapes(self) -> dict[tuple[str, int], bytes]:
         """The shapes that `meta` has; none in a log of format 1 or 2."""
@@ -316,10 +329,10 @@ class LmdbReader:
         if at_or_before is not None and at_or_before < 1:
             return None
         bound = VERSION_END if at_or_before is None else pack_position(at_or_before)
-        return self.environment.read(lambda transaction: self._find_snapshot(transaction, key, schema, bound))
+        return self.environment.read(lambda transaction: self._find_snapshot(transaction, stream, key, schema, bound))
 
     def _find_snapshot(
-        self, transaction: lmdb.Transaction[bytes], stream_key: bytes, schema: bytes, bound: bytes
+        self, transaction: lmdb.Transaction[bytes], stream: StreamId, stream_key: bytes, schema: bytes, bound: bytes
     ) -> Snapshot | None:
         try:
             cursor = transaction.cursor(self.environment.database(SNAPSHOTS))
@@ -328,7 +341,7 @@ class LmdbReader:
                 key = cursor.key() if found else b""
                 if len(key) != len(stream_key) + 8 or not key.startswith(stream_key):
                     return None
-                snapshot = self._usable(key, cursor.value(), schema)
+                snapshot = self._usable(transaction, stream, key, cursor.value(), schema)
                 if snapshot is not None:
                     return snapshot
                 found = cursor.prev()
@@ -336,13 +349,26 @@ class LmdbReader:
             return None
         return None
 
-    def _usable(self, key: bytes, value: bytes, schema: bytes) -> Snapshot | None:
-        """The snapshot in a stored pair; none if it is damaged or of another schema."""
+    def _usable(
+        self, transaction: lmdb.Transaction[bytes], stream: StreamId, key: bytes, value: bytes, schema: bytes
+    ) -> Snapshot | None:
+        """The snapshot in a stored pair; none if it is damaged, of another schema, or not the one that was saved with
+        the event of its version."""
+        version = int.from_bytes(key[-8:], "big")
         try:
             written_by, state = decode_snapshot(key, value, self.name)
+            if written_by != schema or not snapshot_link(value):
+                return None
+            record = self.record_of(transaction, stream, version)
         except Damaged:
             return None
-        return Snapshot(int.from_bytes(key[-8:], "big"), state) if written_by == schema else None
+        good = record is not None and belongs_to(value, schema, state, record)
+        return Snapshot(version, state) if good else None
+
+    def record_of(self, transaction: lmdb.Transaction[bytes], stream: StreamId, version: int) -> bytes | None:
+        """The record of one version of a stream, if there is one. Raises `Damaged`."""
+        records = self._read_stream(transaction, stream, stream.key, version, version)
+        return records[0] if records else None
 
     def close(self) -> None:
         """Let go of every resource. Closing twice is fine."""

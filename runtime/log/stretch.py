@@ -26,7 +26,7 @@ from .format import (
     record_position,
 )
 from .holdings import kinds_of, put_holdings
-from .identity import put_format
+from .identity import put_format, put_secret
 from .recent import GROUPS, appends_in, index_entry
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class Stretch(NamedTuple):
     """What tells a repeat of a command from another command under the same id."""
     shapes: dict[tuple[str, int], bytes] = {}  # noqa: RUF012 - a tuple's default
     """Of the events in the log that it was read from, by name and schema version (`holdings.py`)."""
+    secret: bytes = b""
+    """Of that log: the digests are keyed with it."""
 
     @property
     def first(self) -> int:
@@ -80,7 +82,7 @@ def read_stretch(reader: LmdbReader, after: int, up_to: int, bytes_max: int = ST
         if entry is None or entry.position != end:
             raise Damaged(f"event {end}", f"the command index does not lead from its command {command_id.hex()} to it")
         digests.append(entry.digest)
-    return Stretch(records, digests, reader.shapes())
+    return Stretch(records, digests, reader.shapes(), reader.secret())
 
 
 def last_boundary(reader: LmdbReader, position: int) -> int:
@@ -139,4 +141,6 @@ def _write(log: LmdbLog, transaction: lmdb.Transaction[bytes], stretch: Stretch)
     shown = kinds_of(events)
     shown |= {kind: stretch.shapes[kind] for kind in shown if isinstance(kind, tuple) and kind in stretch.shapes}
     put_holdings(transaction, database(META), shown)
+    if stretch.secret:
+        put_secret(transaction, log.environment, stretch.secret)
     put_format(transaction, log.environment, [head] * GROUPS)

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayfold.runtime.errors import Damaged
+from rayfold.runtime.log import identity
 from rayfold.runtime.log.contract import Append, NewEvent, StoredEvent
 from rayfold.runtime.log.environment import open_log
 from rayfold.runtime.log.format import (
@@ -124,14 +125,15 @@ def test_a_record_shorter_than_its_header_is_damaged() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _index_at_once(indexed_at_once: None) -> None:
-    """As the page says."""
+def _as_the_page_says(indexed_at_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Indexed at once, and with a secret that counts from 0."""
+    monkeypatch.setattr(identity, "token_bytes", lambda size: bytes(range(size)))
 
 
 def example_of(path: Path) -> Iterator[tuple[bytes, bytes, bytes]]:
     """Database, key and value of every pair in the log of the page's worked example."""
-    identity = "0b6c1bd2-6e0c-4d5c-9b0e-3f6f0d9a5a11/00000"
-    log = open_log(path, "partition 0", identity=identity, now_us=lambda: 1_700_000_000_000_000)
+    whose = "0b6c1bd2-6e0c-4d5c-9b0e-3f6f0d9a5a11/00000"
+    log = open_log(path, "partition 0", identity=whose, now_us=lambda: 1_700_000_000_000_000)
     epoch = log.activate()
     payload = msgpack.packb({"amount": 100})
     events = (NewEvent("Deposited", 1, payload), NewEvent("Thanked", 1, b"\x80"))
