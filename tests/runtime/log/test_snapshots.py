@@ -79,6 +79,7 @@ def test_the_snapshot_that_was_saved_is_used_and_verified(store: Store, log: Lmd
     assert log.find_snapshot(ALICE, SCHEMA, 3) == Snapshot(2, b"alice at 2")
     assert log.find_snapshot(BOB, SCHEMA) == Snapshot(1, b"bob at 1")
     assert snapshot_link(pairs(log)[versioned_key(ALICE.key, 4)]) == link_at(log, 4)
+    log.close()
     report = verify_store(store.path).partitions[0]
     assert (report.snapshots, report.problems, report.warnings) == (3, [], [])
 
@@ -101,6 +102,7 @@ def test_the_snapshot_of_another_stream_is_not_used(store: Store, log: LmdbLog) 
     of_bob = pairs(log)[versioned_key(BOB.key, 1)]
     put(log, 1, encode_snapshot(versioned_key(ALICE.key, 1), SCHEMA, b"bob at 1", snapshot_link(of_bob)))
     assert log.find_snapshot(ALICE, SCHEMA, 1) is None
+    log.close()
     assert len(verify_store(store.path).problems) == 1
 
 
