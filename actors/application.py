@@ -72,6 +72,8 @@ class ApplicationPlan:
     """Whether the nodes have slots for own actors."""
     digest: str = ""
     """Of the deployed code (`code.py`); empty if all of it is installed on the nodes."""
+    create: bool = False
+    """Whether a new store may be made, if this system never had one (`directory.py` keeps which one it had)."""
 
 
 def check_name(name: object) -> str:

@@ -15,24 +15,23 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
-from ..runtime.errors import CallerError, RayfoldError, StoreMismatch, Unavailable, UnknownName
-from ..runtime.wire import from_wire, to_wire
+from ..runtime.errors import CallerError, StoreMismatch, Unavailable, UnknownName
+from ..runtime.wire import from_wire
 from .application import Application, ApplicationPlan
 from .board import supervisor_name
 from .calls import call, kill, one_line, open_actor
 from .cluster import Cluster
-from .node import NODE_LABEL
 from .rolling import Rolled
+
+if TYPE_CHECKING:
+    from .trial import Found
 
 __all__ = ["await_deployed", "begin_deployment", "revive", "running_applications", "take_down"]
 
 log = logging.getLogger(__name__)
-
-_CHECK_TIMEOUT_S: Final = 60.0
-"""For a worker to start and load the application's classes."""
 
 _OPEN_TIMEOUT_S: Final = 3600.0
 """For a system to start: as long as its read models take to be built."""
@@ -54,8 +53,10 @@ async def begin_deployment(application: Application, cluster: Cluster) -> Applic
     on.
     """
     from .code import collect  # these import ray, which `Cluster` prepares
+    from .directory import begin_deployment as number_of_deployment
     from .directory import plan_of, put_code, put_plan
     from .shipping import ship
+    from .trial import try_on_nodes
 
     if not any(node.alive for node in cluster.nodes()):
         what = "no node of this cluster has a data folder; start its nodes with `rayfold up` or `rayfold node`"
@@ -64,19 +65,23 @@ async def begin_deployment(application: Application, cluster: Cluster) -> Applic
     if present is None and _supervisor(cluster, application.name) is not None:
         what = f"a runtime of the name {application.name!r} runs on this cluster, which ends with its program"
         raise CallerError(f"{what}; stop it first, or deploy under another name")
-    code = collect(application.catalogue)
+    code = await asyncio.to_thread(collect, application.catalogue)
+    classes = ship(application.catalogue, code.digest)
+    found = await try_on_nodes(application.name, classes, code.packed, cluster)
+    if present is None:
+        _check_store(application, found)
     plan = ApplicationPlan(
         application.name,
-        ship(application.catalogue, code.digest),
+        classes,
         application.partitions,
         {projection.projection_name: count for projection, count in application.replicas.items()},
         application.settings,
-        1 if present is None else present.generation + 1,
+        await asyncio.to_thread(number_of_deployment, application.name, code.digest),
         cluster.counts_slots,
         code.digest,
+        create=True,
     )
     put_code(code)
-    await _check_loads(plan, cluster)
     if present is not None:
         await _check_fits(plan, application, cluster)
     put_plan(plan)
@@ -194,28 +199,17 @@ async def _start(plan: ApplicationPlan, cluster: Cluster, *, anew: bool) -> None
         await asyncio.sleep(_LOOK_S)
 
 
-async def _check_loads(plan: ApplicationPlan, cluster: Cluster) -> None:
-    """Load the classes in a worker of the cluster, as actors will. Raises what keeps it from that."""
-    import ray
+def _check_store(application: Application, found: Sequence[Found]) -> None:
+    """The store that the application had before must be there, if it had one and no other was put in its place."""
+    from .directory import forget_store, store_of
+    from .trial import store_in
 
-    from .shipping import unship
-
-    def load(classes: bytes) -> list[Any]:
-        try:
-            unship(classes)
-        except RayfoldError as error:
-            return to_wire(error)
-        return []
-
-    up = ",".join(node.node_id for node in cluster.nodes() if node.alive)
-    remote: Any = ray.remote(load)
-    loading = remote.options(num_cpus=0, max_retries=1, label_selector={NODE_LABEL: f"in({up})"})
-    try:
-        told = await call(loading, plan.catalogue, timeout_s=_CHECK_TIMEOUT_S)
-    except Exception as error:
-        raise Unavailable(plan.name, f"its classes could not be tried on the cluster: {one_line(error)}") from error
-    if told:
-        raise from_wire(told)
+    store, known = store_in(application.name, found), store_of(application.name)
+    if store is not None and known not in ("", store.store_id):
+        forget_store(application.name)  # a restored one
+    if store is None and known:
+        what = f"no node that is up has store {known}, which it had before; start the nodes that have it"
+        raise Unavailable(application.name, what)
 
 
 async def _check_fits(plan: ApplicationPlan, application: Application, cluster: Cluster) -> None:

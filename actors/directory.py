@@ -4,14 +4,22 @@ Beside all steps. The directory survives a restart of the head where Ray keeps i
 the detached actors that are listed in it. A supervisor takes its plan from here whenever it starts, so that whoever
 starts it again, wherever, starts the latest.
 
-Rule kept here: nothing of the user's is loaded from here but code that is run as code: the plan is msgpack, the classes
-in it are bytes until an actor loads them. Whoever can write here can run code in the cluster anyway.
+    application/NAME          the plan that is in charge: what the system runs
+    deployment/NAME/NUMBER    one deployment: the code it needs, its plan while it is under way, why it was taken back
+    store/NAME                the id of the store that the application has or had
+    code/DIGEST               the modules of an application
+
+Rules kept here: nothing of the user's is loaded from here but code that is run as code: a plan is msgpack, the classes
+in it are bytes until an actor loads them. Whoever can write here can run code in the cluster anyway. A deployment's
+number is given once: the entry of the highest one stays, also when the application is taken down. Code is removed only
+if no plan and no entry of a deployment names it, and the entry is there before the code is.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
@@ -19,69 +27,202 @@ from .application import ApplicationPlan
 from .code import Code
 from .settings import Settings
 
-__all__ = ["applications", "code_of", "forget_plan", "plan_of", "put_code", "put_plan", "remove_unused_code"]
+__all__ = [
+    "Deployment",
+    "applications",
+    "begin_deployment",
+    "code_of",
+    "deployment_under_way",
+    "deployments_of",
+    "forget_deployments",
+    "forget_plan",
+    "forget_store",
+    "plan_of",
+    "put_code",
+    "put_deployment",
+    "put_plan",
+    "put_store",
+    "remove_unused_code",
+    "store_of",
+]
 
 _NAMESPACE: Final = b"rayfold"
 _PLANS: Final = b"application/"
+_DEPLOYMENTS: Final = b"deployment/"
 _CODE: Final = b"code/"
+_STORES: Final = b"store/"
+
+
+class Deployment(NamedTuple):
+    """One deployment of an application."""
+
+    number: int
+    """The generation of its code."""
+    digest: str
+    """Of that code; empty if all of it is installed."""
+    plan: ApplicationPlan | None = None
+    """While the system is to be given it; none before that, and none when it has ended."""
+    failed: Sequence[Any] = ()
+    """What has ended it early, as `to_wire` packs it."""
 
 
 def put_plan(plan: ApplicationPlan) -> None:
     """Have this plan count from the next start of its supervisor on."""
-    from ray.experimental import internal_kv
-
-    fields = {**asdict(plan), "settings": asdict(plan.settings)}
-    internal_kv._internal_kv_put(_PLANS + plan.name.encode(), msgpack.packb(fields), True, namespace=_NAMESPACE)
+    _put(_PLANS + plan.name.encode(), msgpack.packb(_plan_fields(plan)))
 
 
 def plan_of(name: str) -> ApplicationPlan | None:
     """The plan of the application of this name; None if none was deployed."""
-    from ray.experimental import internal_kv
-
-    stored: bytes | None = internal_kv._internal_kv_get(_PLANS + name.encode(), namespace=_NAMESPACE)
-    if stored is None:
-        return None
-    fields = msgpack.unpackb(stored)
-    return ApplicationPlan(**{**fields, "settings": Settings(**fields["settings"])})
+    stored = _get(_PLANS + name.encode())
+    return None if stored is None else _plan_from(msgpack.unpackb(stored))
 
 
 def forget_plan(name: str) -> None:
     """The application is taken down; the code of others may be the same and stays."""
-    from ray.experimental import internal_kv
-
-    internal_kv._internal_kv_del(_PLANS + name.encode(), namespace=_NAMESPACE)
+    _delete(_PLANS + name.encode())
 
 
 def applications() -> list[str]:
     """The names of all that were deployed."""
-    from ray.experimental import internal_kv
+    return sorted(key.removeprefix(_PLANS).decode() for key in _keys(_PLANS))
 
-    keys: list[bytes] = internal_kv._internal_kv_list(_PLANS, namespace=_NAMESPACE)
-    return sorted(key.removeprefix(_PLANS).decode() for key in keys)
+
+def begin_deployment(name: str, digest: str) -> int:
+    """Take a number that no deployment of this application had, and have the code of this digest kept for it."""
+    number = max((one.number for one in deployments_of(name)), default=0)
+    plan = plan_of(name)
+    number = max(number, 0 if plan is None else plan.generation) + 1
+    while not _put(_key(name, number), _packed(Deployment(number, digest)), replace=False):
+        number += 1  # another deployer was faster
+    return number
+
+
+def put_deployment(name: str, deployment: Deployment) -> None:
+    """Have the entry of a deployment say this."""
+    _put(_key(name, deployment.number), _packed(deployment))
+
+
+def deployments_of(name: str) -> list[Deployment]:
+    """The deployments of an application that there are entries of, by number."""
+    stored = (_get(key) for key in sorted(_keys(_DEPLOYMENTS + name.encode() + b"/")))
+    return [_deployment_from(one) for one in stored if one is not None]
+
+
+def deployment_under_way(name: str) -> Deployment | None:
+    """The deployment whose plan the system is to be given, if there is one."""
+    present = plan_of(name)
+    under_way = [one for one in deployments_of(name) if one.plan is not None]
+    latest = under_way[-1] if under_way else None
+    return latest if latest and present and latest.number > present.generation else None
+
+
+def forget_deployments(name: str, number: int) -> None:
+    """Forget the deployments before this one; the plan of this one, which has ended, is not needed any more."""
+    for one in deployments_of(name):
+        if one.number < number:
+            _delete(_key(name, one.number))
+        elif one.number == number:
+            put_deployment(name, one._replace(digest="", plan=None))
+
+
+def put_store(name: str, store_id: str) -> None:
+    """Remember which store the application of this name has, also when it is taken down: no other one is ever made in
+    its place while the nodes that have it are down."""
+    _put(_STORES + name.encode(), store_id.encode())
+
+
+def store_of(name: str) -> str:
+    """The id of the store that the application of this name has or had; empty if it never had one."""
+    return (_get(_STORES + name.encode()) or b"").decode()
+
+
+def forget_store(name: str) -> None:
+    """The nodes have another store of that name now: a restored one."""
+    _delete(_STORES + name.encode())
 
 
 def put_code(code: Code) -> None:
-    """Have this code found by its digest."""
-    from ray.experimental import internal_kv
-
-    key = _CODE + code.digest.encode()
-    if code.digest and not internal_kv._internal_kv_exists(key, namespace=_NAMESPACE):
-        internal_kv._internal_kv_put(key, code.packed, True, namespace=_NAMESPACE)
+    """Have this code found by its digest. The entry of the deployment that it is for has to be there."""
+    if code.digest:
+        _put(_CODE + code.digest.encode(), code.packed, replace=False)
 
 
 def code_of(digest: str) -> bytes | None:
     """The code of this digest, as `put_code` was given it."""
-    from ray.experimental import internal_kv
-
-    packed: bytes | None = internal_kv._internal_kv_get(_CODE + digest.encode(), namespace=_NAMESPACE)
-    return packed
+    return _get(_CODE + digest.encode())
 
 
 def remove_unused_code() -> None:
-    """Remove the code that no application's plan is about any more."""
+    """Remove the code that no plan and no deployment of any application names. What is named meanwhile is put back."""
+    for key in _keys(_CODE):
+        digest = key.removeprefix(_CODE).decode()
+        if digest in _digests_in_use():
+            continue
+        packed = _get(key)
+        _delete(key)
+        if packed is not None and digest in _digests_in_use():
+            _put(key, packed, replace=False)
+
+
+def _digests_in_use() -> set[str]:
+    plans = {plan.digest for name in applications() if (plan := plan_of(name)) is not None}
+    stored = (_get(key) for key in _keys(_DEPLOYMENTS))
+    return plans | {_deployment_from(one).digest for one in stored if one is not None}
+
+
+def _key(name: str, number: int) -> bytes:
+    return _DEPLOYMENTS + f"{name}/{number:09d}".encode()
+
+
+def _packed(deployment: Deployment) -> bytes:
+    plan = None if deployment.plan is None else _plan_fields(deployment.plan)
+    packed: bytes = msgpack.packb([deployment.number, deployment.digest, plan, list(deployment.failed)])
+    return packed
+
+
+def _deployment_from(stored: bytes) -> Deployment:
+    number, digest, plan, failed = msgpack.unpackb(stored)
+    return Deployment(number, digest, None if plan is None else _plan_from(plan), failed)
+
+
+def _plan_fields(plan: ApplicationPlan) -> dict[str, Any]:
+    return {**asdict(plan), "settings": asdict(plan.settings)}
+
+
+def _plan_from(stored: dict[str, Any]) -> ApplicationPlan:
+    """A plan that another version of Rayfold has put there may have fields that this one does not know."""
+    told = _known(ApplicationPlan, stored)
+    return ApplicationPlan(**{**told, "settings": Settings(**_known(Settings, told["settings"]))})
+
+
+def _known(cls: type[ApplicationPlan | Settings], stored: dict[str, Any]) -> dict[str, Any]:
+    names = {one.name for one in fields(cls)}
+    return {name: value for name, value in stored.items() if name in names}
+
+
+def _put(key: bytes, value: bytes, *, replace: bool = True) -> bool:
+    """False if there is a value already, and it is not to be replaced."""
     from ray.experimental import internal_kv
 
-    used = {plan.digest for name in applications() if (plan := plan_of(name)) is not None}
-    for key in internal_kv._internal_kv_list(_CODE, namespace=_NAMESPACE):
-        if key.removeprefix(_CODE).decode() not in used:
-            internal_kv._internal_kv_del(key, namespace=_NAMESPACE)
+    existed: bool = internal_kv._internal_kv_put(key, value, replace, namespace=_NAMESPACE)
+    return replace or not existed
+
+
+def _get(key: bytes) -> bytes | None:
+    from ray.experimental import internal_kv
+
+    value: bytes | None = internal_kv._internal_kv_get(key, namespace=_NAMESPACE)
+    return value
+
+
+def _delete(key: bytes) -> None:
+    from ray.experimental import internal_kv
+
+    internal_kv._internal_kv_del(key, namespace=_NAMESPACE)
+
+
+def _keys(prefix: bytes) -> list[bytes]:
+    from ray.experimental import internal_kv
+
+    keys: list[bytes] = internal_kv._internal_kv_list(prefix, namespace=_NAMESPACE)
+    return keys

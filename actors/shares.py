@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from ..runtime.errors import RayfoldError, StoreInUse, StoreMismatch, Unavailable
+from ..runtime.errors import RayfoldError, StoreInUse, StoreMismatch, StoreMissing, Unavailable
 from ..runtime.log.store_map import StoreMap, merged
 from ..runtime.wire import from_wire
 from .calls import call, kill, one_line
@@ -68,11 +68,23 @@ class Shares:
             keeper = self._keepers[node_id] = start_keeper(plan)
         return keeper
 
-    async def open(self, nodes: Iterable[NodeFacts], partitions: int | None, partitions_default: int) -> None:
+    async def open(
+        self,
+        nodes: Iterable[NodeFacts],
+        partitions: int | None,
+        partitions_default: int,
+        *,
+        create: bool = True,
+        store_id: str = "",
+    ) -> None:
         """Find the store on these nodes, or make it there.
 
-        Raises `StoreMismatch` where nodes have shares of different stores, or another number of partitions,
-        `StoreInUse`, and `Unavailable` if there is no node or none of them answers.
+        `create`: whether a new store may be made if no node that is up has one. `store_id`: the store that this system
+        had before; no other one is opened, and none is made in its place.
+
+        Raises `StoreMismatch` where nodes have shares of different stores, another store than `store_id`, or another
+        number of partitions, `StoreMissing` if there is no store and none may be made, `StoreInUse`, and `Unavailable`
+        if there is no node, none of them answers, or none of those that are up has the store `store_id`.
         """
         names = {node.node_id: node.name for node in nodes if node.alive}
         self.up = set(names)
@@ -84,6 +96,7 @@ class Shares:
             raise next(iter(self.troubles.values()))
         _check_one_store(self._name, found, names)
         maps = [facts.map for facts in found.values() if facts.map is not None]
+        self._check_expected(found, create=create, store_id=store_id)
         if maps:
             self.map = merged(maps).with_nodes(names)
         else:
@@ -175,6 +188,19 @@ class Shares:
             else:
                 self.troubles.pop(node_id, None)
                 return facts
+
+    def _check_expected(self, found: Mapping[str, ShareFacts], *, create: bool, store_id: str) -> None:
+        """A store that is not there is made on the caller's word only, and never in the place of one that was."""
+        present = {facts.store_id for facts in found.values() if facts.map is not None or (facts.whole and facts.used)}
+        if store_id and not present:
+            what = f"no node that is up has store {store_id}; start the nodes that have it, and it is opened by itself"
+            raise Unavailable(f"the store {self._name}", what)
+        if store_id and store_id not in present:
+            what = f"the nodes have store {', '.join(present)}, and this system had store {store_id}"
+            raise StoreMismatch(self._name, what, "bring that one back, or take the system down and deploy it again")
+        if not present and not create:
+            what = "no node that is up has a store of that name, and none was to be made"
+            raise StoreMissing(self._name, what)
 
     async def _adopted_or_made(
         self, found: Mapping[str, ShareFacts], names: Mapping[str, str], partitions: int

@@ -36,13 +36,14 @@ def ship(catalogue: Catalogue, digest: str = "") -> bytes:
         raise DefinitionError("the application's classes", f"cannot be sent to an actor: {error}", remedy) from error
 
 
-def unship(data: bytes, *, code_first: bool = True) -> Catalogue:
+def unship(data: bytes, *, code_first: bool = True, importable: str = "") -> Catalogue:
     """The catalogue that `ship` packed. Raises `DefinitionError` if a module of it cannot be imported here.
 
-    `code_first`: take deployed modules rather than those of the same name that this program has itself."""
+    `code_first`: take deployed modules rather than those of the same name that this program has itself. `importable`:
+    the digest of modules that this process finds already."""
     try:
         digest, packed = msgpack.unpackb(data)
-        if digest:
+        if digest and digest != importable:
             make_importable(digest, code_of, first=code_first)
         catalogue = ray.cloudpickle.loads(zlib.decompress(packed))
     except (StorageFailed, Unavailable):

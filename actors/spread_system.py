@@ -75,7 +75,9 @@ class SpreadSystem(Connected):
         assert self._own is not None
         classes = ship(self._own)
         settings, slots = self._settings, cluster.counts_slots
-        return ApplicationPlan(self._name, classes, self._of_new_store, self._replicas, settings, counts_slots=slots)
+        return ApplicationPlan(
+            self._name, classes, self._of_new_store, self._replicas, settings, counts_slots=slots, create=True
+        )
 
     def _supervised(self, plan: ApplicationPlan, cluster: Cluster) -> Any:
         from .supervisor import start_supervisor

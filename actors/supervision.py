@@ -29,6 +29,7 @@ from .application import ApplicationPlan
 from .board import Board, Notice, ServedParts
 from .calls import call, kill, one_line
 from .cluster import Cluster, NodeFacts
+from .directory import put_store, store_of
 from .health import Health
 from .metrics import Metrics
 from .moving import Moving
@@ -63,6 +64,8 @@ class Supervision:
 
     def __init__(self, plan: ApplicationPlan, cluster: Cluster, *, detached: bool) -> None:
         self.plan = plan
+        self._detached = detached
+        """Deployed: it outlives the program that has started it."""
         self.board = Board()
         self.shares = Shares(plan.name, cluster.namespace, detached=detached, silent_s=plan.settings.silent_s)
         self.scheduling = SpreadScheduling(detached=detached, generation=plan.generation)
@@ -93,8 +96,7 @@ class Supervision:
         Raises `StoreMismatch`, `StoreInUse`, `Unavailable`, `DefinitionError`, and what keeps a projector from opening.
         """
         await self._see_nodes()
-        nodes = list(self.nodes.values())
-        await self.shares.open(nodes, self.plan.partitions, max(2, sum(node.alive for node in nodes)))
+        await self._open_shares(list(self.nodes.values()))
         self._use_nodes()
         for node_id in self.shares.map.names.keys() - self.shares.up:
             self._gone_since[node_id] = datetime.now(UTC)  # or before: an earlier supervisor may have gone with it
@@ -110,6 +112,14 @@ class Supervision:
             self._go_on(doing())
         if names:
             self._go_on(self._resume())
+
+    async def _open_shares(self, nodes: Sequence[NodeFacts]) -> None:
+        """Of a deployed system: the store that it had before, and no other."""
+        plan, known = self.plan, await asyncio.to_thread(store_of, self.plan.name) if self._detached else ""
+        default = max(2, sum(node.alive for node in nodes))
+        await self.shares.open(nodes, plan.partitions, default, create=plan.create, store_id=known)
+        if self._detached and not known:
+            await asyncio.to_thread(put_store, plan.name, self.shares.map.store_id)
 
     async def _seat(self, names: set[str]) -> None:
         """An actor for every seat: one of these, which are there, or a new one. Those that have no seat are ended."""

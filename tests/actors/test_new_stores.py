@@ -1,0 +1,109 @@
+"""A store is made anew where that was asked for, and never in the place of one whose nodes are down.
+
+The shares of two nodes with their real keepers, in this process: no Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayfold.actors.cluster import NodeFacts
+from rayfold.actors.keeper import KeeperActor, KeeperPlan
+from rayfold.actors.node import DATA_VARIABLE, create_or_read_node
+from rayfold.actors.shares import Shares
+from rayfold.runtime.errors import StoreMismatch, StoreMissing, Unavailable
+from rayfold.runtime.wire import from_wire
+
+
+class Node:
+    """A data folder, and its keeper while it is up."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.data = folder / name
+        self.identity = create_or_read_node(self.data, name)
+        self.keeper: KeeperActor | None = None
+        self.start()
+
+    def start(self) -> None:
+        self.keeper = KeeperActor(KeeperPlan("bank", self.identity.node_id, "rayfold"))
+
+    def stop(self) -> None:
+        assert self.keeper is not None
+        if self.keeper._hold is not None:
+            self.keeper._hold.release()
+        self.keeper = None
+
+    @property
+    def facts(self) -> NodeFacts:
+        return NodeFacts(self.identity.node_id, self.identity.name, "", "127.0.0.1", self.keeper is not None)
+
+    @property
+    def has_store(self) -> bool:
+        return (self.data / "bank").exists()
+
+
+class SharesHere(Shares):
+    """Shares whose calls reach keepers of this process."""
+
+    def __init__(self, nodes: Sequence[Node], environment: pytest.MonkeyPatch) -> None:
+        super().__init__("bank", "rayfold", detached=True, silent_s=0.1)
+        self._nodes = {node.identity.node_id: node for node in nodes}
+        self._environment = environment
+
+    async def call(self, node_id: str, method: str, *arguments: Any, timeout_s: float = 30.0) -> Any:
+        node = self._nodes[node_id]
+        assert node.keeper is not None
+        self._environment.setenv(DATA_VARIABLE, str(node.data))
+        error, answer = getattr(node.keeper, method)(*arguments)
+        if error:
+            raise from_wire(error)
+        return answer
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> list[Node]:
+    return [Node(tmp_path, "node-a"), Node(tmp_path, "node-b")]
+
+
+def opened(nodes: Sequence[Node], environment: pytest.MonkeyPatch, **options: Any) -> str:
+    """The id of the store that a supervisor finds or makes with these nodes."""
+    shares = SharesHere(nodes, environment)
+    asyncio.run(shares.open([node.facts for node in nodes], None, 2, **options))
+    return shares.map.store_id
+
+
+def test_no_store_is_made_unless_that_was_asked_for(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StoreMissing, match="no node that is up has a store of that name, and none was to be made"):
+        opened(nodes, monkeypatch, create=False)
+    assert not any(node.has_store for node in nodes)
+    assert opened(nodes, monkeypatch, create=True)
+    assert all(node.has_store for node in nodes)
+
+
+@pytest.mark.parametrize("create", [False, True])
+def test_while_the_nodes_of_a_store_are_down_no_other_one_takes_its_place(
+    nodes: list[Node], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, create: bool
+) -> None:
+    store_id = opened(nodes, monkeypatch)
+    for node in nodes:
+        node.stop()
+    new = Node(tmp_path, "node-c")
+    with pytest.raises(Unavailable, match=f"no node that is up has store {store_id}; start the nodes that have it"):
+        opened([*nodes, new], monkeypatch, create=create, store_id=store_id)
+    assert not new.has_store
+    for node in nodes:
+        node.start()
+    assert opened([*nodes, new], monkeypatch, create=False, store_id=store_id) == store_id
+
+
+def test_another_store_of_the_same_name_is_not_taken_for_the_one_that_was(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(nodes, monkeypatch)
+    with pytest.raises(StoreMismatch, match=r"the nodes have store .*, and this system had store 1-2-3"):
+        opened(nodes, monkeypatch, create=True, store_id="1-2-3")
