@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from ..runtime.errors import CallerError, InvalidId, StoreMissing, Unavailable, UnknownName
 from ..runtime.log.hold import MANIFEST
+from .console import complaints, console
 
 if TYPE_CHECKING:
     from .application import Application
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["connected_to", "deploy", "drain", "is_application", "joined", "move", "rebalance", "take_down_application"]
 
-console = Console(highlight=False)
-complaints = Console(stderr=True, highlight=False)
 
 AddressOption = Annotated[
     str, typer.Option(metavar="HOST:PORT", help="Of the cluster's head; default: RAY_ADDRESS, or that of this machine.")

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..runtime.errors import InvalidMessage
 from .application_commands import connected_to, is_application
+from .console import complaints, console
 
 if TYPE_CHECKING:
     from ..runtime.log.contract import ReadableStore
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["backup", "restore"]
 
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there as well.")]
-console = Console(highlight=False)
-complaints = Console(stderr=True, highlight=False)
 
 
 def backup(

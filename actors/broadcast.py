@@ -15,7 +15,6 @@ projector that nobody broadcasts to looks into the log by itself.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -26,11 +25,12 @@ from ray.actor import ActorProxy
 from ..runtime.batching import Lane
 from ..runtime.errors import Overloaded
 from ..runtime.log.format import record_position
+from ..runtime.printable import printable_log
 from .projector import ProjectorActor
 
 __all__ = ["Broadcast"]
 
-log = logging.getLogger(__name__)
+log = printable_log(__name__)
 
 _WAITING_BATCHES_MAX: Final = 256
 _WAITING_BYTES_MAX: Final = 8 * 1024 * 1024

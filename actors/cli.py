@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -23,6 +22,7 @@ from ..runtime.errors import RayfoldError
 from .application_commands import connected_to, deploy, drain, is_application, move, rebalance
 from .backup_commands import backup, restore
 from .cluster_commands import down, node, nodes, up
+from .console import complaints, console
 from .observing_commands import history, status
 
 if TYPE_CHECKING:
@@ -43,8 +43,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-console = Console(highlight=False)
-complaints = Console(stderr=True, highlight=False)
 
 app.add_typer(bench)
 app.command()(backup)

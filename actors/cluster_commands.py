@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -29,6 +28,7 @@ from ..runtime.errors import CallerError, InvalidMessage
 from .application_commands import take_down_application
 from .cluster import OBJECT_STORE_BYTES, OWN_ACTOR_SLOT, Cluster, ensure_token, has_token, node_environment
 from .cluster_file import read_cluster, remove_cluster, write_cluster
+from .console import console
 from .local_cluster import LocalCluster, LocalNodes
 from .node import create_or_read_node, hold_node
 from .settings import Settings
@@ -39,7 +39,6 @@ FOLDER: Final = Path("rayfold-cluster")
 PORT: Final = 6379
 """Ray's own default for the head."""
 
-console = Console(highlight=False)
 
 DataOption = Annotated[Path, typer.Option("--data", help="The folder of the nodes' data folders.")]
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from typing import Any, Final
 
 from ..runtime.catalogue import Catalogue
 from ..runtime.errors import RayfoldError, Unavailable, UnknownName
+from ..runtime.printable import printable_log
 from ..runtime.projection import Projection
 from ..runtime.wire import from_wire
 from .board import Notice, ServedParts, supervisor_name
@@ -31,7 +31,7 @@ from .status import Status
 
 __all__ = ["LONG_S", "Connected"]
 
-log = logging.getLogger(__name__)
+log = printable_log(__name__)
 
 _READ_TIMEOUT_S: Final = 20.0
 """For one wait at the board, which is answered at the latest then: an answer that was lost is asked for again."""

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ..runtime.errors import CallerError, StoreMismatch, Unavailable, UnknownName
+from ..runtime.printable import printable_log
 from ..runtime.wire import from_wire
 from .application import Application, ApplicationPlan
 from .board import supervisor_name
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["await_deployed", "begin_deployment", "revive", "running_applications", "take_down"]
 
-log = logging.getLogger(__name__)
+log = printable_log(__name__)
 
 _OPEN_TIMEOUT_S: Final = 3600.0
 """For a system to start: as long as its read models take to be built."""

@@ -12,12 +12,12 @@ says what is wrong with it is alive: it is told of, not replaced.
 from __future__ import annotations
 
 import contextlib
-import logging
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..runtime.errors import RayfoldError, Sealed, StoreError
+from ..runtime.printable import printable_log
 from .calls import one_line
 from .moving import Moving
 from .pulse import Pulse
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Health"]
 
-log = logging.getLogger(__name__)
+log = printable_log(__name__)
 
 
 class Health:

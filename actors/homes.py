@@ -14,18 +14,18 @@ Rules kept here:
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Final, NamedTuple
 
 from ..runtime.aggregate import OwnActor
+from ..runtime.printable import printable_log
 from ..runtime.stream import StreamId
 
 __all__ = ["Home", "Homes"]
 
-log = logging.getLogger(__name__)
+log = printable_log(__name__)
 
 _STARTING_MAX: Final = 2
 """Starts under way per partition: each takes half a CPU-second, which is taken from the commands."""

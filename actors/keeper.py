@@ -13,7 +13,6 @@ it again it opens its share by itself, for nobody else would know that it has to
 from __future__ import annotations
 
 import contextlib
-import logging
 import random
 import shutil
 import threading
@@ -36,6 +35,7 @@ from ..runtime.log.share import Share, arriving_path, create_share, open_share, 
 from ..runtime.log.store import Store
 from ..runtime.log.store_map import StoreMap
 from ..runtime.log.stretch import write_stretch
+from ..runtime.printable import printable_log
 from ..runtime.wire import from_wire, to_wire
 from .builds import Build, builds_of, lend_checkpoint, mark_serving, remove_build, remove_older
 from .calls import one_line
@@ -45,7 +45,7 @@ from .spread_store import keeper_name
 
 __all__ = ["READS", "KeeperActor", "KeeperPlan", "ShareFacts", "start_keeper"]
 
-log = logging.getLogger(__name__)
+log = printable_log(__name__)
 
 READS: Final = frozenset(
     {

@@ -25,13 +25,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from typing import TYPE_CHECKING, Final
 
 from ..runtime.errors import CallerError, RayfoldError, Sealed, Unavailable, UnknownName
 from ..runtime.log.sealing import Seal
 from ..runtime.log.store_map import StoreMap, moves_to_balance
+from ..runtime.printable import printable_log
 from ..runtime.wire import from_wire
 from .calls import call, kill, one_line
 from .moved import Moved
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Moving"]
 
-log = logging.getLogger(__name__)
+log = printable_log(__name__)
 
 _NEARLY: Final = 2_000
 """Events that may be missing when the log is sealed: copied in some 20 ms."""

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 from uuid import UUID
 
 import typer
-from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 
 from ..runtime.errors import InvalidId, Unavailable
+from ..runtime.printable import printable_json
 from .application_commands import connected_to, is_application
+from .console import complaints, console
 
 if TYPE_CHECKING:
     from ..runtime.log.contract import StoredEvent
@@ -39,8 +40,6 @@ _LOOK_S: Final = 1.0
 """Between two looks: what a rate is told from. The observer takes a thousandth of that."""
 
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there as well.")]
-console = Console(highlight=False)
-complaints = Console(stderr=True, highlight=False)
 
 
 def status(
@@ -113,7 +112,7 @@ def history(
     reader = store.open_reader(partition)
     try:
         for stored in stored_history(reader, stream, from_version, to_version):
-            print(json.dumps(_as_values(stored, partition), ensure_ascii=False))
+            print(printable_json(_as_values(stored, partition)))
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read it has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

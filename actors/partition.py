@@ -13,7 +13,6 @@ own and never wait for it.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -33,6 +32,7 @@ from ..runtime.log.sealing import Seal, break_seal, seal
 from ..runtime.log.writer import LmdbLog
 from ..runtime.outcome import Answered, Moved, encode_answer
 from ..runtime.partition import WriteLoop
+from ..runtime.printable import printable_log
 from ..runtime.receipt import Receipt
 from ..runtime.residents import SavedResident
 from ..runtime.stream import StreamId
@@ -52,7 +52,7 @@ from .turns import Turns
 
 __all__ = ["PartitionActor", "PartitionPlan", "start_partition"]
 
-log = logging.getLogger(__name__)
+log = printable_log(__name__)
 
 
 @dataclass(frozen=True, slots=True)

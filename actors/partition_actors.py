@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from ..runtime.errors import Unavailable
+from ..runtime.printable import printable_log
 from ..runtime.residents import RESIDENTS_MAX, SAVED_AT_ONCE
 from ..runtime.wire import from_wire
 from .calls import call, kill, one_line, open_actor
@@ -28,7 +28,7 @@ from .scheduling import Scheduling, generation_in
 
 __all__ = ["PartitionActors", "Seated", "partition_named"]
 
-log = logging.getLogger(__name__)
+log = printable_log(__name__)
 
 _NAME: Final = re.compile(r"(?P<system>[^/]+)/partition-(?P<number>\d+)@(?P<node_id>[^#/]+)#(?P<mark>\S+)", re.ASCII)
 

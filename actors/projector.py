@@ -14,7 +14,6 @@ projector never depends on being broadcast to: at every tick, and for a query th
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -28,6 +27,7 @@ import ray.cloudpickle
 
 from ..runtime.errors import HandlerFailed, NotYetVisible, RayfoldError, StoreInUse, Unavailable
 from ..runtime.log.contract import Reader
+from ..runtime.printable import printable_log
 from ..runtime.read_model import PackedQuery, Quarantined, ReadModel, split_queries
 from ..runtime.stream import StreamId
 from ..runtime.wire import to_wire
@@ -39,7 +39,7 @@ from .status import ProjectorAnswer
 
 __all__ = ["ASKING_AFTER_MAX", "Place", "ProjectorActor", "ProjectorPlan", "start_projector"]
 
-log = logging.getLogger(__name__)
+log = printable_log(__name__)
 
 ASKING_AFTER_MAX: Final = 16
 """Threads for queries that wait for a position; further ones queue in Ray."""

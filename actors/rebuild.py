@@ -17,7 +17,6 @@ Rule kept here: until step 3 nothing that serves is touched; from then on nothin
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
@@ -25,6 +24,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..runtime.errors import RebuildCancelled
+from ..runtime.printable import printable_log
 from ..runtime.projection import Projection
 from ..runtime.wire import from_wire
 from .projections import Projections, ServedBuild, catch_up
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BlockingRebuild", "Rebuild", "RebuildProgress"]
 
-log = logging.getLogger(__name__)
+log = printable_log(__name__)
 
 _SAMPLE_S: Final = 0.2
 """How often progress is looked at: one short call to each projector."""

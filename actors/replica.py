@@ -11,7 +11,6 @@ never hidden by old answers; a log that cannot be read is tried again, and said 
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
@@ -22,6 +21,7 @@ from ..runtime.errors import CallerError, HandlerFailed, RayfoldError, Unavailab
 from ..runtime.follow import Pace, any_away
 from ..runtime.messages import Query
 from ..runtime.place import After, place_asked
+from ..runtime.printable import printable_log
 from ..runtime.projection import Projection
 from ..runtime.read_model import ReadModel
 from ..runtime.read_store.kinds import InMemory
@@ -29,7 +29,7 @@ from .spread_store import AnyStore
 
 __all__ = ["Replica"]
 
-log = logging.getLogger(__name__)
+log = printable_log(__name__)
 
 TIMEOUT_S: Final = 10.0
 """For `after=`, unless the call says otherwise: over a hundred times what following takes."""

@@ -13,10 +13,10 @@ it goes on from there.
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..runtime.errors import RayfoldError, Unavailable
+from ..runtime.printable import printable_log
 from ..runtime.projection import Projection
 from .directory import remove_unused_code
 from .rebuild import Rebuild
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Rolled", "Rolling"]
 
-log = logging.getLogger(__name__)
+log = printable_log(__name__)
 
 
 class Rolled(NamedTuple):

@@ -11,7 +11,6 @@ gone is not waited for: it is given the map when it is back.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 import uuid
 from collections.abc import Iterable, Mapping
@@ -19,6 +18,7 @@ from typing import Any, Final
 
 from ..runtime.errors import RayfoldError, StoreInUse, StoreMismatch, StoreMissing, Unavailable
 from ..runtime.log.store_map import StoreMap, merged
+from ..runtime.printable import printable_log
 from ..runtime.wire import from_wire
 from .calls import call, kill, one_line
 from .cluster import NodeFacts
@@ -27,7 +27,7 @@ from .spread_store import SpreadStore, keeper_name
 
 __all__ = ["Shares"]
 
-log = logging.getLogger(__name__)
+log = printable_log(__name__)
 
 _ANSWER_TIMEOUT_S: Final = 30.0
 """For a keeper: making the logs of a new store takes some 10 ms each, its process a second."""

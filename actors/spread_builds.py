@@ -11,18 +11,18 @@ What is lost with a node is rebuilt from the log; a projector that starts on ano
 from __future__ import annotations
 
 import asyncio
-import logging
 from pathlib import Path
 from typing import Any, Final
 
 from ..runtime.errors import RayfoldError
+from ..runtime.printable import printable_log
 from ..runtime.projection import Projection
 from .builds import Build, Builds
 from .shares import Shares
 
 __all__ = ["SpreadBuilds"]
 
-log = logging.getLogger(__name__)
+log = printable_log(__name__)
 
 _TIMEOUT_S: Final = 10.0
 """For a keeper. One whose node has just died is passed over after that."""

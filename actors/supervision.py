@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from typing import Any, Final
 
 from ..runtime.errors import StoreError, Unavailable
 from ..runtime.log.report import Report
+from ..runtime.printable import printable_log
 from ..runtime.projection import Projection
 from .application import ApplicationPlan
 from .board import Board, Notice, ServedParts
@@ -46,7 +46,7 @@ from .status import NodeStatus, Observer, Status, seat_named
 
 __all__ = ["Supervision"]
 
-log = logging.getLogger(__name__)
+log = printable_log(__name__)
 
 _WATCH_S: Final = 0.5
 """Between two looks at the nodes, a call of some milliseconds each: how much later than Ray the board knows of a

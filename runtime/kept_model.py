@@ -16,7 +16,6 @@ and the log is replayed from there, which takes as long as reading the events si
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -26,6 +25,7 @@ from .errors import Damaged, DefinitionError, HandlerFailed, RayfoldError, Stora
 from .log.contract import Reader
 from .log.format import chain_of, decode_record, record_position
 from .page import Failure, PageLoop, recorded_at_us_of
+from .printable import printable_log
 from .projection import Projection
 from .reach import Reach
 from .read_store.checkpoint import ERROR_CHARS_MAX, QUARANTINED_MAX, Checkpoint, Quarantined
@@ -37,7 +37,7 @@ from .stream import StreamId, partition_of
 
 __all__ = ["PAGE_BYTES_MAX", "PAGE_EVENTS", "TRIES", "KeptModel"]
 
-log = logging.getLogger(__name__)
+log = printable_log(__name__)
 
 PAGE_EVENTS: Final = 512
 """Events applied per hold of the lock: about 2-5 ms, which is what a query may have to wait."""

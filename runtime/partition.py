@@ -21,7 +21,6 @@ Rules kept here:
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
@@ -44,6 +43,7 @@ from .log.contract import Append, Appended, CommandEntry, NewEvent, WriteLog
 from .log.format import NO_HEADERS
 from .messages import Command, Event
 from .outcome import Outcome
+from .printable import printable_log
 from .receipt import Receipt
 from .residents import RESIDENTS_MAX, Residents, evolve_with
 from .saved_state import encode_state, state_fingerprint
@@ -51,7 +51,7 @@ from .stream import ANY, StreamId
 
 __all__ = ["AlreadyStored", "Batch", "WriteLoop"]
 
-log = logging.getLogger(__name__)
+log = printable_log(__name__)
 
 _new: Final = tuple.__new__
 """Makes a named tuple in half the time (0.2 us): the class's own `__new__` is a function in Python."""

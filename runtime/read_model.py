@@ -17,7 +17,6 @@ everybody who waits is told), or is set aside visibly where the projection decla
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +31,7 @@ from .codec import decode_message
 from .errors import Damaged, DefinitionError, HandlerFailed, InvalidMessage, NotYetVisible, RayfoldError, Unavailable
 from .kept_model import PAGE_BYTES_MAX, PAGE_EVENTS, KeptModel
 from .log.contract import Reader
+from .printable import printable_log
 from .projection import Projection
 from .read_store.checkpoint import Quarantined
 from .read_store.memory import MemoryStore
@@ -39,7 +39,7 @@ from .stream import StreamId
 
 __all__ = ["PackedQuery", "Progress", "Quarantined", "ReadModel", "join_queries", "split_queries"]
 
-log = logging.getLogger(__name__)
+log = printable_log(__name__)
 
 CHECKPOINT_EVENTS: Final = 100_000
 """A checkpoint is due after so many events: reading them again takes about half a second."""

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from rich.console import Console
 from rich.markup import escape
 
 from rayfold import RayfoldError, Rejected
+from rayfold.actors.console import PrintableConsole
 from rayfold.runtime.log.check import verify_store
 from rayfold.runtime.log.store import create_or_open_store
 
@@ -81,7 +81,7 @@ class DemoOptions:
 
 def run_demo(options: DemoOptions) -> int:
     """Run it. Returns the exit code: 0 verified, 1 not verified, 2 could not run, 130 interrupted."""
-    screen = Screen(Console(highlight=False))
+    screen = Screen(PrintableConsole(highlight=False))
     try:
         return _run(options, screen)
     except KeyboardInterrupt:
@@ -239,4 +239,4 @@ def _show(report: Report, options: DemoOptions, screen: Screen) -> None:
 
 
 def _complain(line: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(line)
+    PrintableConsole(stderr=True, highlight=False, soft_wrap=True).print(line)

@@ -21,10 +21,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from rich.console import Console
 from rich.markup import escape
 
 from rayfold import RayfoldError
+from rayfold.actors.console import PrintableConsole
 
 from .compare import compare
 from .conditions import Watcher
@@ -93,7 +93,7 @@ def run_compare(first: Path, second: Path, json_file: Path | None) -> int:
 
     def run() -> int:
         comparison = compare(load_run(first), load_run(second))
-        Screen(Console(highlight=False)).comparison(comparison, (first.name, second.name))
+        Screen(PrintableConsole(highlight=False)).comparison(comparison, (first.name, second.name))
         if json_file is not None:
             json_file.write_text(json.dumps(comparison.as_dict(), indent=1) + "\n", encoding="utf-8")
         return MEASURED
@@ -127,7 +127,7 @@ def _run(request: Request) -> int:
         run, interrupted = _measured(request, options)
     if request.json_file is not None:
         save_run(run, _json_file(request.json_file, run.machine, request))
-    Screen(Console(highlight=False)).results(run)
+    Screen(PrintableConsole(highlight=False)).results(run)
     if request.report is not None:
         _reported(run, request.report)
     if interrupted:
@@ -145,7 +145,7 @@ def _measured(request: Request, options: Options) -> tuple[Run, bool]:
     plan = _plan(request, options, suites)
     record, started_at = Record(), _now()
     machine = describe_machine(options.directory)
-    screen = Screen(Console(highlight=False), plan)
+    screen = Screen(PrintableConsole(highlight=False), plan)
     was_connected = _is_connected()
     try:
         options = _joined(options)
@@ -246,7 +246,7 @@ def _reported(run: Run, directory: Path) -> int:
     from ..report.page import write_report
 
     page = write_report(run, directory)
-    Console(highlight=False).print(f"report: {escape(str(page))}", soft_wrap=True)
+    PrintableConsole(highlight=False).print(f"report: {escape(str(page))}", soft_wrap=True)
     return MEASURED
 
 
@@ -329,4 +329,4 @@ def _now() -> str:
 
 
 def _complain(line: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(line)
+    PrintableConsole(stderr=True, highlight=False, soft_wrap=True).print(line)

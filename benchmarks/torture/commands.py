@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from rich.console import Console
+
+from rayfold.actors.console import PrintableConsole
 
 __all__ = ["torture"]
 
@@ -40,7 +41,7 @@ def torture(
     from .runner import perform_all, write_report
     from .screen import Screen, list_scenarios
 
-    console = Console(highlight=False)
+    console = PrintableConsole(highlight=False)
     if list_all:
         list_scenarios(console, scenarios())
         return

@@ -14,13 +14,13 @@ partition: plain tuples and prebound functions, no value objects (`docs/log-form
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgpack
 
 from ..errors import CommandIdReused, Conflict, InvalidMessage
+from ..printable import printable_log
 from ..stream import ANY, StreamId, is_reserved
 from .contract import Append, Appended, CommandEntry, NewEvent
 from .format import (
@@ -45,7 +45,7 @@ from .holdings import Kinds, kind_of
 
 __all__ = ["STREAMS_KNOWN_MAX", "Pair", "Plan", "Tail", "plan"]
 
-logger = logging.getLogger("rayfold.log")
+logger = printable_log("rayfold.log")
 
 STREAMS_KNOWN_MAX: Final = 32_768
 """Streams whose version a writer remembers: about 10 MiB. Beyond it all are forgotten and looked up again (2 us)."""

@@ -19,18 +19,18 @@ encoded in about 0.6 s, and so much longer a query may wait while a checkpoint o
 
 from __future__ import annotations
 
-import logging
 import zlib
 from pathlib import Path
 from typing import Any, Final
 
 from ..errors import DefinitionError, InvalidMessage, StorageFailed
 from ..log.durable import write_durably
+from ..printable import printable_log
 from ..saved_state import STATE_BYTES_MAX, decode_state, encode_state
 
 __all__ = ["MemoryStore"]
 
-log = logging.getLogger(__name__)
+log = printable_log(__name__)
 
 FILE: Final = "checkpoint"
 _MAGIC: Final = b"rayfold checkpoint 1\n"
