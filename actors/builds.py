@@ -30,6 +30,7 @@ from typing import Final, NamedTuple
 
 from ..runtime.errors import StorageFailed
 from ..runtime.log.durable import fsync_folder
+from ..runtime.private import make_private_folder, open_private
 from ..runtime.projection import Projection
 from ..runtime.read_store.memory import FILE
 
@@ -104,15 +105,15 @@ def lend_checkpoint(build: Build, part: int, replica: int) -> None:
     for checkpoint in build.folder_of(part, 0).glob(f"*/{FILE}"):
         folder = build.folder_of(part, replica) / checkpoint.parent.name
         with contextlib.suppress(OSError):  # it may just be replaced, and without one the log is read
-            folder.mkdir(parents=True, exist_ok=True)
+            make_private_folder(folder)
             os.link(checkpoint, folder / FILE)
 
 
 def mark_serving(build: Build) -> None:
     """Write down that this build is complete and in charge. Raises `StorageFailed`."""
     try:
-        build.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(build.path / MARK, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+        make_private_folder(build.path)
+        descriptor = open_private(build.path / MARK, os.O_CREAT | os.O_WRONLY)
         os.fsync(descriptor)
         os.close(descriptor)
         for folder in (build.path, build.path.parent):

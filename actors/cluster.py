@@ -19,7 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..runtime.errors import CallerError, StorageFailed, Unavailable
+from ..runtime.printable import printable_log
+from ..runtime.private import check_owner, make_private_folder, write_private
 from .node import DATA_VARIABLE, NAME_LABEL, NODE_LABEL
+
+log = printable_log(__name__)
 
 if TYPE_CHECKING:
     from .local_cluster import LocalCluster, LocalNodes
@@ -150,6 +154,8 @@ class Cluster:
 
         owned = not ray.is_initialized()
         if owned:
+            if os.environ.get("RAY_AUTH_MODE", "token") == "token":
+                ensure_token(os.environ)  # Ray itself would write it with mode 0644
             ray.init(
                 address="local",
                 num_cpus=num_cpus,
@@ -159,7 +165,6 @@ class Cluster:
                 include_dashboard=False,
                 logging_level=logging.ERROR,
             )
-            _protect_token(os.environ)
         return cls._connected(owned)
 
     @classmethod
@@ -291,14 +296,13 @@ def ensure_token(environment: Mapping[str, str]) -> None:
         return
     path = _token_path(environment)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(secrets.token_hex(32))
+        if not path.parent.exists():
+            make_private_folder(path.parent)
+        if not path.exists():
+            _make_token(path)
+        _protect_token(path)
     except OSError as error:
         raise StorageFailed(str(path), f"cannot write the token: {error.strerror or error}") from error
-    _protect_token(environment)
 
 
 def has_token(environment: Mapping[str, str]) -> bool:
@@ -313,12 +317,25 @@ def _token_path(environment: Mapping[str, str]) -> Path:
     return Path(given) if given else Path.home() / ".ray" / "auth_token"
 
 
-def _protect_token(environment: Mapping[str, str]) -> None:
-    """Ray writes its token readable by everybody on the machine."""
-    path = _token_path(environment)
-    with contextlib.suppress(OSError):
-        if stat.S_IMODE(path.stat().st_mode) & 0o077:
-            path.chmod(0o600)
+def _make_token(path: Path) -> None:
+    """Written beside its place and linked there: it is never there in part, nor open to others, and the first of two
+    makers wins."""
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
+    write_private(temporary, secrets.token_hex(32).encode())
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        temporary.unlink()
+
+
+def _protect_token(path: Path) -> None:
+    """Tighten a token that Ray itself has written: readable by every user of the machine. Raises `NotPrivate` for that
+    of another user."""
+    check_owner(path)
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        log.warning("%s could be read by other users of this machine; make another one if some are not trusted", path)
+        path.chmod(0o600)
 
 
 def _is_loopback(address: str) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..runtime.errors import StorageFailed, StoreMismatch
+from ..runtime.private import write_private
 from .local_cluster import LocalCluster, LocalNode, LocalNodes
 from .node import NodeIdentity
 from .node_processes import Session
@@ -49,7 +50,7 @@ def write_cluster(nodes: LocalNodes) -> None:
     path = nodes.folder / CLUSTER_FILE
     temporary = path.with_suffix(f".{os.getpid()}.new")
     try:
-        temporary.write_text(json.dumps(facts, indent=2) + "\n")
+        write_private(temporary, (json.dumps(facts, indent=2) + "\n").encode())
         temporary.rename(path)
     except OSError as error:
         raise StorageFailed(str(path), error.strerror or str(error)) from error

@@ -17,23 +17,23 @@ in the actor would be one more thing that needs the interpreter before a commit 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import secrets
 import socket
-import stat
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from ..runtime.errors import NotPrivate
+from ..runtime.printable import printable_log
+from ..runtime.private import private_temporary_folder
 from .road import ANSWER, REQUEST, REQUEST_BYTES_MAX
 
 __all__ = ["CONNECTIONS_MAX", "Gate", "open_gate"]
 
-log = logging.getLogger(__name__)
+log = printable_log(__name__)
 
 CONNECTIONS_MAX: Final = 64
 """Programs on one machine that write to one partition over a road: a thread and at most 1 MiB each. Others use Ray."""
@@ -125,32 +125,23 @@ def open_gate(name: str, execute: Callable[[bytes, int, int, bytes], bytes]) -> 
     `name` is that of the partition: what its dead activations have left is removed.
     """
     try:
-        folder = _private_folder()
+        folder = private_temporary_folder()
         _remove_dead(folder, name)
         path = folder / f"{name}.{secrets.token_hex(4)}"
         if len(os.fsencode(path)) > _PATH_BYTES_MAX:
             raise OSError(f"{path} is too long for a socket, over {_PATH_BYTES_MAX} bytes; set TMPDIR to a shorter one")
         return Gate(path, execute)
-    except OSError as error:
+    except (OSError, NotPrivate) as error:
         log.warning("no socket for %s, so its clients come through Ray: %s", name, error)
         return None
-
-
-def _private_folder() -> Path:
-    """A folder that only this user can look into. Raises `PermissionError` if somebody else has made it."""
-    folder = Path(tempfile.gettempdir()) / f"rayfold-{os.getuid()}"
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise PermissionError(f"{folder} is not a folder of mode 0700 that belongs to user {os.getuid()}; remove it")
-    return folder
 
 
 def _remove_dead(folder: Path, name: str) -> None:
     """Remove the sockets of this partition, and old ones of any, at which nobody listens any more."""
     for path in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):  # somebody else removes it too
+            if not path.is_socket():  # the folder of code, say
+                continue
             if not path.name.startswith(f"{name}.") and time.time() - path.lstat().st_mtime < _STARTING_MAX_S:
                 continue
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trying, contextlib.suppress(OSError):

@@ -27,6 +27,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from ..runtime.errors import CallerError, InvalidMessage, StorageFailed, Unavailable
+from ..runtime.private import open_private
 from .cluster import OBJECT_STORE_BYTES, OWN_ACTOR_SLOT, ensure_token, node_environment
 from .local_node import KEEP
 from .node import NodeIdentity, create_or_read_node, verify_node
@@ -293,7 +294,7 @@ def _line(descriptor: int, deadline: float) -> Mapping[str, Any]:
 
 def _opened(path: Path) -> Any:
     try:
-        return path.open("wb")
+        return os.fdopen(open_private(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb")
     except OSError as error:
         raise StorageFailed(str(path), error.strerror or str(error)) from error
 

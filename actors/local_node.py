@@ -31,6 +31,7 @@ from types import FrameType
 from typing import Any, Final
 
 from ..runtime.errors import RayfoldError
+from ..runtime.private import open_private
 from .cluster import GCS_FOLDER
 from .node import hold_node, read_node
 from .node_processes import Session
@@ -104,9 +105,12 @@ def _start(plan: dict[str, Any]) -> Any:
 def _alone(folder: Path) -> Iterator[None]:
     """One node of the cluster after the other: two that start at once choose the same name for their sockets, and Ray
     gives up on one of them. What takes longest, importing ray, all have done at the same time by then."""
-    with (folder / "starting.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    descriptor = open_private(folder / "starting.lock", os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(descriptor)
 
 
 def _watch(node: Any) -> None:

@@ -22,6 +22,7 @@ from typing import Final
 
 from ..runtime.errors import InvalidId, StorageFailed, StoreInUse, StoreMismatch, StoreMissing
 from ..runtime.log.durable import decode_facts, encode_facts, fsync_folder
+from ..runtime.private import make_private_folder, open_private, tighten
 
 __all__ = [
     "DATA_VARIABLE",
@@ -83,7 +84,7 @@ def create_or_read_node(folder: str | os.PathLike[str], name: str) -> NodeIdenti
     if not _NAME.fullmatch(name):
         raise InvalidId("node name", name, "must be 1 to 63 letters, digits, '-', '_' or '.', none of these at an end")
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        make_private_folder(path)
         fsync_folder(path.parent)
         if not (path / NODE_FILE).exists():
             _write(path, NodeIdentity(str(uuid.uuid4()), name))
@@ -150,7 +151,8 @@ def hold_node(folder: str | os.PathLike[str]) -> int:
     """
     path = Path(folder).absolute()
     try:
-        descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        tighten(path)
+        descriptor = open_private(path / LOCK, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise StorageFailed(str(path / LOCK), f"cannot open the lock: {error.strerror or error}") from error
     os.set_inheritable(descriptor, True)
@@ -170,7 +172,7 @@ def _write(folder: Path, identity: NodeIdentity) -> None:
     """Beside its place, fsynced, then linked there: whole or not at all, and the first of two makers wins."""
     facts = {"format": FORMAT, "node_id": identity.node_id, "name": identity.name}
     temporary = folder / f"{NODE_FILE}.{os.getpid()}.new"
-    with temporary.open("wb") as file:
+    with os.fdopen(open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
         file.write(encode_facts(facts))
         file.flush()
         os.fsync(file.fileno())

@@ -35,6 +35,7 @@ from .errors import Damaged, InvalidId, InvalidMessage, StorageFailed, StoreInUs
 from .log.contract import ReadableStore
 from .log.durable import checksum_of, fsync_folder, write_durably
 from .log.hold import Hold
+from .private import make_private_folder, open_private
 
 __all__ = ["MEMBERS_MAX", "Acknowledged", "check_member"]
 
@@ -151,7 +152,7 @@ class Acknowledged:
     @contextmanager
     def _group_locked(self) -> Iterator[None]:
         """One opens at a time. The others wait for as long as reading and writing a few small files takes."""
-        descriptor = os.open(self._folder / "group.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = open_private(self._folder / "group.lock", os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -162,7 +163,7 @@ class Acknowledged:
         """Durably: each folder's name is fsynced into the one above."""
         for one in (self._folder.parent, self._folder, folder):
             if not one.is_dir():
-                one.mkdir(exist_ok=True)
+                make_private_folder(one)
                 fsync_folder(one.parent)
 
     def _write(self, path: Path, facts: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ Grouped by the moment at which it can happen and by whose fault it is::
         ├── StoreInUse         another runtime holds the directory
         ├── SubscriptionInUse  the named subscription, or this member of it, is open elsewhere
         ├── StorageFailed      the disk or LMDB refused; what was being written was rolled back
+        ├── NotPrivate         another user of the machine owns, or can exchange, what this user would rely on
         ├── Fenced             a later activation has taken the log over
         ├── Sealed             the log was handed over to another node and takes no event here
         ├── Damaged            stored bytes do not carry the checksum they were written with
@@ -36,6 +37,8 @@ Ray) carry them typed; `wire.py` carries them in msgpack, where nothing is ever 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from .printable import printable
 
 if TYPE_CHECKING:
     from .receipt import Receipt
@@ -51,6 +54,7 @@ __all__ = [
     "InvalidId",
     "InvalidMessage",
     "NotInHistory",
+    "NotPrivate",
     "NotYetVisible",
     "Overloaded",
     "RayfoldError",
@@ -79,7 +83,7 @@ class RayfoldError(Exception):
         RayfoldError.by_name.setdefault(cls.__name__, cls)
 
     def __str__(self) -> str:
-        return self.sentence()
+        return printable(self.sentence())  # ids and texts in it come from outside
 
     def sentence(self) -> str:
         """The facts as one line of English, without a full stop."""
@@ -339,6 +343,20 @@ class StorageFailed(StoreError):
 
     def sentence(self) -> str:
         return f"{self.path}: {self.what}"
+
+
+class NotPrivate(StoreError):
+    """A folder, file or link that another user of the machine owns or can exchange: where, why, and what helps.
+
+    Nothing was read from it and nothing was written to it.
+    """
+
+    def __init__(self, path: str, what: str, remedy: str = "") -> None:
+        super().__init__(path, what, remedy)
+        self.path, self.what, self.remedy = path, what, remedy
+
+    def sentence(self) -> str:
+        return f"{self.path}: {self.what}" + (f"; {self.remedy}" if self.remedy else "")
 
 
 class Fenced(StoreError):

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from ..errors import StorageFailed
 from ..log.durable import write_durably
+from ..private import check_owner, make_private_folder
 
 __all__ = ["Target", "target_at"]
 
@@ -36,6 +37,8 @@ class Target(Protocol):
 def target_at(address: str | os.PathLike[str]) -> Target:
     """The target at an address. Raises `StorageFailed` for one that nothing here understands."""
     text = os.fspath(address)
+    for local in ("file://", "local://"):
+        text = text.removeprefix(local)
     if "://" not in text:
         return _Folder(Path(text).absolute())
     try:
@@ -68,7 +71,9 @@ class _Folder:
     def write(self, name: str, content: bytes) -> None:
         path = self._folder / name
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            check_owner(self._folder)
+            if path.parent != self._folder or not path.parent.exists():  # else it may hold other things of its user
+                make_private_folder(path.parent)
             write_durably(path, content)
         except OSError as error:
             raise StorageFailed(str(path), f"cannot write: {error.strerror or error}") from error

@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StoreMismatch
+from ..private import open_private
 
 __all__ = ["checksum_of", "decode_facts", "encode_facts", "fsync_folder", "write_durably"]
 
 
 def write_durably(path: Path, *content: bytes) -> None:
-    """Make `content` the file at `path`, in place of any that is there. Raises `OSError`."""
+    """Make `content` the file at `path`, mode 0600, in place of any that is there. Raises `OSError`, `NotPrivate`."""
     temporary = path.with_name(f"{path.name}.new")
-    with temporary.open("wb") as file:
+    with os.fdopen(open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
         for piece in content:
             file.write(piece)
         file.flush()

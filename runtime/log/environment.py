@@ -29,6 +29,7 @@ import lmdb
 from lmdb import verify as lmdb_verify
 
 from ..errors import Damaged, StorageFailed, StoreError, StoreMismatch, StoreMissing
+from ..private import FILE_MODE, make_private_folder, tighten
 from .durable import fsync_folder
 from .format import DATABASES
 from .identity import NOT_OURS, check_identity, is_new, write_identity
@@ -93,6 +94,8 @@ def open_log(
         if not create:
             raise StoreMissing(str(folder), f"the log of {name} is not here")
         _make_folder(folder)
+    else:
+        _tighten(folder)
     environment = Environment(folder, name, readonly=False, map_bytes=map_bytes)
     try:
         if create and is_new(environment):
@@ -274,6 +277,7 @@ class Environment:
             max_readers=READERS_MAX,
             max_dbs=DATABASES_MAX,
             max_spare_txns=1,
+            mode=FILE_MODE,
             lib_version=LMDB_ENGINE,
         )
 
@@ -368,7 +372,15 @@ def _is_there(folder: Path) -> bool:
 def _make_folder(folder: Path) -> None:
     """Make a folder for a new log, durably: LMDB fsyncs its files, not the folder that names them."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(folder)
         fsync_folder(folder.parent)
     except OSError as error:
         raise StorageFailed(str(folder), f"cannot make the folder: {error.strerror or error}") from error
+
+
+def _tighten(folder: Path) -> None:
+    """Take the rights of other users away from the folder of a log that this process writes to."""
+    try:
+        tighten(folder)
+    except OSError as error:
+        raise StorageFailed(str(folder), error.strerror or str(error)) from error

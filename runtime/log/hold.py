@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from ..errors import StorageFailed, StoreInUse, StoreMissing
+from ..private import open_private, tighten
 
 __all__ = ["LOCK", "MANIFEST", "Hold", "Holder", "exists", "holder_of"]
 
@@ -73,7 +74,8 @@ class Hold:
     def __init__(self, folder: Path, holder: str) -> None:
         path = folder / LOCK
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            tighten(folder)
+            descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
         except FileNotFoundError:
             raise StoreMissing(str(folder), "there is no store here") from None
         except OSError as error:

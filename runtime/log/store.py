@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..errors import StorageFailed, StoreMismatch, StoreMissing
+from ..private import make_private_folder
 from .durable import decode_facts, encode_facts, fsync_folder, write_durably
 from .environment import open_log
 from .hold import LOCK, MANIFEST, Hold, exists
@@ -208,7 +209,7 @@ def make_logs(store: Store) -> None:
     """
     folder = store.path
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(folder)
         if foreign := _foreign_files(folder):
             what = f"the directory is not empty and holds no store: {', '.join(foreign[:3])}"
             raise StoreMismatch(str(folder), what, "choose an empty directory")

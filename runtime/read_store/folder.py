@@ -7,11 +7,13 @@ the read model is made from the log.
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Final
 
 from ..errors import StorageFailed
+from ..private import make_private_folder, open_private, tighten
 
 __all__ = ["discard_at_next_opening", "empty_folder", "folder_of_code"]
 
@@ -24,12 +26,13 @@ def folder_of_code(directory: Path, fingerprint: bytes) -> Path:
     to be discarded is emptied. Raises `StorageFailed`."""
     mine = directory / fingerprint.hex()
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_private_folder(directory)
         for folder in directory.iterdir():
             of_code = len(folder.name) == len(mine.name) and folder.is_dir()
             if of_code and (folder != mine or (folder / DISCARD).exists()):
                 shutil.rmtree(folder)
-        mine.mkdir(exist_ok=True)
+        make_private_folder(mine)
+        tighten(mine)
     except OSError as error:
         raise StorageFailed(str(mine), f"cannot make the folder: {error.strerror or error}") from error
     return mine
@@ -39,11 +42,11 @@ def empty_folder(folder: Path) -> None:
     """Remove what is in it. Raises `StorageFailed`."""
     try:
         shutil.rmtree(folder)
-        folder.mkdir()
+        make_private_folder(folder)
     except OSError as error:
         raise StorageFailed(str(folder), f"cannot empty the folder: {error.strerror or error}") from error
 
 
 def discard_at_next_opening(folder: Path) -> None:
     """Remember that what is in the folder is damaged."""
-    (folder / DISCARD).touch()
+    os.close(open_private(folder / DISCARD, os.O_WRONLY | os.O_CREAT))

@@ -29,6 +29,7 @@ import lmdb
 import msgpack
 
 from ..errors import Damaged, InvalidMessage, StorageFailed, StoreInUse
+from ..private import FILE_MODE, open_private
 from ..saved_state import pack_value, unpack_value
 
 __all__ = ["KEY_BYTES_MAX", "LmdbStore", "Rows"]
@@ -148,6 +149,7 @@ class LmdbStore:
                 writemap=False,
                 max_dbs=4,
                 max_spare_txns=1,
+                mode=FILE_MODE,
                 lib_version=_LMDB_ENGINE,
             )
             self.rows_database = self._environment.open_db(_ROWS)
@@ -217,7 +219,7 @@ class LmdbStore:
 
     def _hold(self, directory: Path) -> None:
         """Hold the directory for this process, until `close` or its end."""
-        descriptor = os.open(directory / "in-use", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = open_private(directory / "in-use", os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

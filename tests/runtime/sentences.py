@@ -13,6 +13,7 @@ from rayfold.runtime.errors import (
     InvalidId,
     InvalidMessage,
     NotInHistory,
+    NotPrivate,
     NotYetVisible,
     Overloaded,
     RayfoldError,
@@ -105,6 +106,10 @@ SENTENCES: list[tuple[RayfoldError, str]] = [
         "/data is in use by bank (pid 5); stop that runtime first, or use another directory",
     ),
     (StorageFailed("/data/partition-00003", "no space left"), "/data/partition-00003: no space left"),
+    (
+        NotPrivate("/data", "this folder belongs to user 7, not to user 5", "choose another place"),
+        "/data: this folder belongs to user 7, not to user 5; choose another place",
+    ),
     (Fenced("partition 3", 4, 5), "partition 3: epoch 4 may not append, epoch 5 has taken over"),
     (
         Sealed("partition 3", "node node-1 (0d8f)"),

@@ -19,6 +19,7 @@ from rayfold.runtime.errors import (
     InvalidId,
     InvalidMessage,
     NotInHistory,
+    NotPrivate,
     NotYetVisible,
     Overloaded,
     RayfoldError,
@@ -96,6 +97,7 @@ def test_errors_are_grouped_by_whose_fault_they_are() -> None:
             StoreInUse,
             SubscriptionInUse,
             StorageFailed,
+            NotPrivate,
             Fenced,
             Sealed,
             Damaged,
@@ -154,3 +156,9 @@ def test_an_error_class_of_an_application_travels_as_the_one_it_derives_from() -
 def test_an_error_class_of_an_application_does_not_take_the_name_of_one_of_ours() -> None:
     type("Conflict", (Rejected,), {"__module__": __name__})
     assert type(from_wire(["Conflict", "A/1", 3, 4])) is Conflict
+
+
+def test_what_would_control_a_terminal_in_an_id_is_escaped_in_the_sentence_and_kept_in_the_error() -> None:
+    error = Damaged("Account/\x1b]0;owned\x07\u202e", "one line\nand a forged one\x9b2J")
+    assert str(error) == r"Account/\x1b]0;owned\x07\u202e is damaged: one line\nand a forged one\x9b2J"
+    assert error.where == "Account/\x1b]0;owned\x07\u202e"
