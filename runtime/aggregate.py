@@ -88,8 +88,9 @@ class Aggregate(Stateful):
     snapshot_every: ClassVar[int] = SNAPSHOT_EVERY_DEFAULT
     """Events between two snapshots of one aggregate; 0 means none."""
     state_version: ClassVar[int] = 1
-    """Raise it when what `@evolve` methods do changes in a place outside the class, which snapshots cannot see: a
-    function of a module that they call. Then older snapshots are passed over. What changes inside is seen by itself."""
+    """Raise it when what `@evolve` methods do changes in a way that the fingerprint cannot see: a name that is put
+    together at run time and looked up in a module, data that is read from elsewhere. Then older snapshots are passed
+    over. All other changes of code and constants are seen by themselves."""
     deciders: ClassVar[dict[type[Command], Decider]] = {}
     evolvers: ClassVar[dict[type[Event], Callable[[Any, Any], None]]] = {}
     creation_restricted: ClassVar[bool] = False

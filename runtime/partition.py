@@ -34,6 +34,7 @@ from .errors import (
     Conflict,
     Fenced,
     HandlerFailed,
+    InvalidMessage,
     RayfoldError,
     Refusal,
     Rejected,
@@ -46,7 +47,7 @@ from .outcome import Outcome
 from .printable import printable_log
 from .receipt import Receipt
 from .residents import RESIDENTS_MAX, Residents, evolve_with
-from .saved_state import encode_state, state_fingerprint
+from .saved_state import checked_state, state_fingerprint
 from .stream import ANY, StreamId
 
 __all__ = ["AlreadyStored", "Batch", "WriteLoop"]
@@ -240,11 +241,27 @@ class WriteLoop:
         else:
             decided.pending[stream] = events
         command_id, _, _, _, _, correlation_id, causation_id = command
-        snapshot, schema = _snapshot(aggregate, version)
+        snapshot, schema = self._snapshot(aggregate, version)
         return _new(
             Append,
             (stream, version, encoded, command_id, digest, correlation_id, causation_id, snapshot, schema, NO_HEADERS),
         )
+
+    def _snapshot(self, aggregate: Aggregate, version_before: int) -> tuple[bytes, bytes]:
+        """The saved state and its fingerprint, if one is due at this version. A hint: a state that would not come back
+        as it is only makes the next activation slower, so it is logged, once for each reason, and fails no command."""
+        every = aggregate.snapshot_every
+        if not every or aggregate.version // every == version_before // every:
+            return b"", b""
+        try:
+            return checked_state(aggregate), state_fingerprint(type(aggregate))
+        except Exception as error:
+            if str(error) not in self._logged and len(self._logged) < _LOGGED_MAX:
+                self._logged.add(str(error))
+                subject = f"{aggregate.aggregate_type}/{aggregate.id}"
+                what = str(error) if isinstance(error, InvalidMessage) else repr(error)
+                log.warning("no snapshot of %s: %s (said once for each reason)", subject, what)
+            return b"", b""
 
     def _adopt(self, commands: Sequence[PackedCommand], decided: _Decided, appended: Iterable[Appended]) -> Batch:
         """The log has committed: receipts for the callers, and the new states become the residents."""
@@ -294,19 +311,6 @@ def _rests_on(lost: set[StreamId | bytes], outcome: Outcome, command: PackedComm
     if isinstance(outcome, CommandIdReused):
         return command.command_id in lost
     return isinstance(outcome, Refusal | HandlerFailed) and command.stream in lost
-
-
-def _snapshot(aggregate: Aggregate, version_before: int) -> tuple[bytes, bytes]:
-    """The encoded state and its fingerprint, if one is due at this version. A hint: a state that cannot be encoded,
-    for whatever reason, only makes the next activation slower, so it is logged and never fails the command."""
-    every = aggregate.snapshot_every
-    if not every or aggregate.version // every == version_before // every:
-        return b"", b""
-    try:
-        return encode_state(aggregate), state_fingerprint(type(aggregate))
-    except Exception as error:
-        log.warning("no snapshot of %s/%s: %r", aggregate.aggregate_type, aggregate.id, error)
-        return b"", b""
 
 
 def _told(outcomes: list[Outcome | None]) -> list[Outcome]:

@@ -348,13 +348,19 @@ class ReadModel:
                 try:
                     copy = self._kept.copy()
                 except (DefinitionError, InvalidMessage) as error:
-                    name = self._projection.projection_name
-                    log.warning("projection %s has no checkpoint, each start reads the whole log: %s", name, error)
-                    self._directory = None
-                    return 0
+                    return self._never_checkpoint(error)
                 now_s = time.monotonic()
                 self._checkpoint_at = (events, now_s, now_s - began_s)
-            return store.write(copy)
+            try:
+                return store.write(copy)
+            except InvalidMessage as error:
+                return self._never_checkpoint(error)
+
+    def _never_checkpoint(self, error: Exception) -> int:
+        name = self._projection.projection_name
+        log.warning("projection %s has no checkpoint, each start reads the whole log: %s", name, error)
+        self._directory = None
+        return 0
 
     def checkpoint_due(self) -> bool:
         """True after 100,000 events, or after 60 s with any, and 50 times as long as the last one held the lock."""

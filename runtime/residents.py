@@ -17,11 +17,11 @@ from typing import Final, NamedTuple
 
 from .aggregate import Aggregate
 from .catalogue import Catalogue
-from .errors import HandlerFailed
+from .errors import HandlerFailed, InvalidMessage
 from .log.contract import Snapshot, WriteLog
 from .log.format import decode_record
 from .messages import Event
-from .saved_state import decode_state, encode_state, state_fingerprint
+from .saved_state import checked_state, decode_state, state_fingerprint
 from .stream import StreamId
 
 __all__ = ["RESIDENTS_MAX", "SAVED_AT_ONCE", "Residents", "SavedResident", "evolve_with"]
@@ -91,8 +91,8 @@ class Residents:
         for stream in islice(reversed(self._cache), first, first + SAVED_AT_ONCE):
             aggregate = self._cache[stream]
             if aggregate.snapshot_every:
-                with suppress(Exception):  # serializers are the user's code and may raise anything
-                    schema, state = state_fingerprint(type(aggregate)), encode_state(aggregate)
+                with suppress(Exception):  # of a state that would not come back as it is
+                    schema, state = state_fingerprint(type(aggregate)), checked_state(aggregate)
                     told.append(SavedResident(stream, aggregate.version, schema, state))
         return told
 
@@ -128,7 +128,7 @@ class Residents:
             return None
         try:
             return decode_state(cls, snapshot.state, stream.id, snapshot.version)
-        except Exception:  # validators are the user's code and may raise anything
+        except InvalidMessage:
             return None
 
 

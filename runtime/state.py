@@ -35,6 +35,10 @@ class Stateful:
 
     _shared_defaults: ClassVar[dict[str, Any]] = {}
     _fresh_defaults: ClassVar[dict[str, Callable[[], Any]]] = {}
+    _reached: ClassVar[Any] = None
+    """What can be reached from the handlers (`fingerprint.py`), found at the first use."""
+    _form: ClassVar[Any] = None
+    """How states of this class are packed (`saved_state.py`), found at the first use."""
 
     def __init__(self) -> None:
         """Set every declared field to its default, to a fresh copy where it can change."""

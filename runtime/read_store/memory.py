@@ -10,6 +10,7 @@ with the crc over all that follows it. Nothing of it is ever unpickled.
 Rules kept here:
 - a handler that fails half-way is undone by going back to the last copy of the state, never by looking at what it
   changed: so an event that succeeds costs nothing for it. The caller replays the log from there
+- a copy is restored and compared before it counts; one that differs is none
 - the copy is the newest of two: the checkpoint file, or the one that `keep` made when an event failed before
 - a file that is damaged is passed over, and said in the log: the read model is then made from the log
 
@@ -26,7 +27,7 @@ from typing import Any, Final
 from ..errors import DefinitionError, InvalidMessage, StorageFailed
 from ..log.durable import write_durably
 from ..printable import printable_log
-from ..saved_state import STATE_BYTES_MAX, decode_state, encode_state
+from ..saved_state import STATE_BYTES_MAX, check_restored, checked_state, decode_state
 
 __all__ = ["MemoryStore"]
 
@@ -35,6 +36,10 @@ log = printable_log(__name__)
 FILE: Final = "checkpoint"
 _MAGIC: Final = b"rayfold checkpoint 1\n"
 _CRC_AT: Final = len(_MAGIC)
+
+COMPARED_BYTES_MAX: Final = 256 * 1024
+"""A copy up to this size is compared with the state while the lock is held, in some milliseconds; a larger one is
+restored and encoded again afterwards, which needs no lock."""
 
 _FILE_BYTES_MAX: Final = STATE_BYTES_MAX + (1 << 20)
 """A checkpoint beside the state is under 200 KiB, with a hundred events in quarantine."""
@@ -78,15 +83,17 @@ class MemoryStore:
     def encode(self) -> tuple[int, bytes]:
         """The number and the bytes of a copy of the state as it is now. Raises `DefinitionError` or `InvalidMessage`
         for a state that cannot be saved."""
-        content = b"%b%b%b" % (len(self._latest).to_bytes(4, "big"), self._latest, encode_state(self._model))
+        state = checked_state(self._model, COMPARED_BYTES_MAX)
+        content = b"%b%b%b" % (len(self._latest).to_bytes(4, "big"), self._latest, state)
         self._copies += 1
         return self._copies, content
 
     def write(self, copy: tuple[int, bytes]) -> int:
         """Make a copy the checkpoint file; returns its size in bytes. May run while others use the store.
-        Raises `StorageFailed`."""
+        Raises `StorageFailed`, and `InvalidMessage` for a copy that would not be restored as the same."""
         assert self._path is not None
         number, content = copy
+        check_copy(type(self._model), content)
         try:
             write_durably(self._path, _MAGIC + zlib.crc32(content).to_bytes(4, "big"), content)
         except OSError as error:
@@ -98,6 +105,7 @@ class MemoryStore:
         """Keep a copy of the state as it is now, to go back to. A state that cannot be saved leaves none at all."""
         try:
             self._kept = self.encode()
+            check_copy(type(self._model), self._kept[1])
         except (DefinitionError, InvalidMessage):
             self._copies += 1
             self._kept = (self._copies, b"")
@@ -133,6 +141,13 @@ class MemoryStore:
             return content
         log.warning("the checkpoint %s is damaged and not used, the log is read instead", self._path)
         return b""
+
+
+def check_copy(cls: Any, content: bytes) -> None:
+    """Restore a copy that was not compared with the state itself, and compare. Raises `InvalidMessage`."""
+    state = _split(content)[1]
+    if len(state) > COMPARED_BYTES_MAX:
+        check_restored(cls, state)
 
 
 def _split(content: bytes) -> tuple[bytes, bytes]:
