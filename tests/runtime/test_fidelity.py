@@ -214,6 +214,7 @@ def with_attribute(value: Any, name: str = "note") -> Any:
     return value
 
 
+ANY_CLASS: Any = Point
 ZURICH = ZoneInfo("Europe/Zurich")
 PYDANTIC_TIME = TypeAdapter(datetime).validate_python("2024-01-01T00:00:00+05:30")
 
@@ -240,7 +241,7 @@ VALUES: list[Any] = [
     *(defaultdict(int, a=1), defaultdict(list, {"a": [1]}), defaultdict(None, a=1), defaultdict(zero, a=1)),
     *(
         defaultdict(functools.partial(defaultdict, int)),
-        defaultdict(Tags),
+        defaultdict(ANY_CLASS),
         defaultdict(Counter, {"a": Counter("aab")}),
     ),
     *(Counter("hello"), OrderedDict(b=1, a=2), deque([1, 2], maxlen=3), deque([[1]])),
