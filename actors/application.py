@@ -16,6 +16,7 @@ from ..runtime.aggregate import Aggregate
 from ..runtime.catalogue import Catalogue
 from ..runtime.errors import InvalidId, InvalidMessage, UnknownName
 from ..runtime.log.store import PARTITIONS_MAX
+from ..runtime.messages import Event
 from ..runtime.projection import Projection
 from .projections import check_replicas
 from .settings import Settings
@@ -31,7 +32,9 @@ class Application:
 
     name: of the application and its store, 1 to 63 letters, digits, '-', '_' or '.'. aggregates, projections: the
     classes. partitions: of a new store; as many as there are nodes, and at least 2, if not said. replicas: of each
-    projection, or a mapping from projection to number. settings: bounds and deadlines.
+    projection, or a mapping from projection to number. settings: bounds and deadlines. events: classes of events that
+    the store holds and no aggregate here evolves. retired: stored names of events and aggregate types that were given
+    up; their events are passed over (see docs/evolution.md).
     """
 
     def __init__(
@@ -43,9 +46,11 @@ class Application:
         partitions: int | None = None,
         replicas: int | Mapping[type[Projection], int] = 1,
         settings: Settings | None = None,
+        events: Sequence[type[Event]] = (),
+        retired: Sequence[str] = (),
     ) -> None:
         self.name = check_name(name)
-        self.catalogue = Catalogue(aggregates, projections)
+        self.catalogue = Catalogue(aggregates, projections, events=events, retired=retired)
         self.projections = tuple(projections)
         self.partitions = check_partitions(partitions)
         self.replicas = checked_replicas(replicas, self.projections)

@@ -159,8 +159,7 @@ class Assembly:
         """Have a read model built anew from the log, beside the one that serves."""
         from .shipping import ship
 
-        catalogue = Catalogue(list(self.catalogue.aggregates.values()), [projection])
-        rebuild = Rebuild(self.projections, projection, ship(catalogue))
+        rebuild = Rebuild(self.projections, projection, ship(self.catalogue.narrowed(projection)))
         self._rebuilds = [one for one in self._rebuilds if not one.done()] + [rebuild]
         return rebuild
 

@@ -28,6 +28,7 @@ from ..runtime.receipt import Receipt
 from ..runtime.recorded import Recorded
 from ..runtime.stream import ANY
 from ..runtime.subscription import Acknowledging, BlockingSubscription, From, Wanted
+from ..runtime.unreadable import Unreadable
 from .client import Until
 from .moved import Moved
 from .rebuild import BlockingRebuild
@@ -192,10 +193,19 @@ class BlockingVerbs:
         return self._wait(self._runtime.status())
 
     def history(
-        self, aggregate: type[Aggregate], id: str, *, from_version: int = 1, to_version: int | None = None
+        self,
+        aggregate: type[Aggregate],
+        id: str,
+        *,
+        from_version: int = 1,
+        to_version: int | None = None,
+        unreadable: Unreadable = "yield",
     ) -> list[tuple[Event, Recorded]]:
         """The events of an aggregate; see `Runtime.history`."""
-        return self._wait(self._runtime.history(aggregate, id, from_version=from_version, to_version=to_version))
+        asked = self._runtime.history(
+            aggregate, id, from_version=from_version, to_version=to_version, unreadable=unreadable
+        )
+        return self._wait(asked)
 
     def state_at(self, aggregate: type[A], id: str, *, version: int | None = None, at: datetime | None = None) -> A:
         """An aggregate as it was; see `Runtime.state_at`."""
@@ -240,9 +250,10 @@ class BlockingVerbs:
         of: int = 1,
         key: Key | None = None,
         acknowledge: Acknowledging = "on next",
+        unreadable: Unreadable = "raise",
     ) -> BlockingSubscription:
         """The events from a place on, as a plain iterator that waits for the next one; see `Runtime.subscribe`."""
-        wanted = Wanted(name, from_, types, streams, member, of, key, acknowledge)
+        wanted = Wanted(name, from_, types, streams, member, of, key, acknowledge, unreadable)
         return self._runtime._subscriptions.subscribe_blocking(self._runtime._store, wanted)
 
     @property

@@ -126,7 +126,7 @@ class Connected:
         from .shipping import ship
 
         self._named(projection)
-        classes = ship(Catalogue(list(self.catalogue.aggregates.values()), [projection]))
+        classes = ship(self.catalogue.narrowed(projection))
         return RemoteRebuild(self, projection, classes)
 
     async def ask(self, what: str, *arguments: Any, timeout_s: float = _ASK_TIMEOUT_S) -> Any:

@@ -20,7 +20,15 @@ from typing import Any, Final, TypeVar
 from ..runtime.aggregate import Aggregate
 from ..runtime.catalogue import Catalogue
 from ..runtime.codec import encode_message
-from ..runtime.errors import CallerError, HandlerFailed, InvalidMessage, RayfoldError, Unavailable, UnknownName
+from ..runtime.errors import (
+    CallerError,
+    HandlerFailed,
+    InvalidMessage,
+    RayfoldError,
+    Unavailable,
+    UnknownEvent,
+    UnknownName,
+)
 from ..runtime.history import checked_place, fold_up_to, history, microseconds, place_at, place_of, state_at
 from ..runtime.log.contract import Reader
 from ..runtime.messages import Event, Query
@@ -29,6 +37,7 @@ from ..runtime.read_model import PackedQuery, ReadModel
 from ..runtime.receipt import Receipt
 from ..runtime.recorded import Recorded
 from ..runtime.stream import StreamId, partition_of, stream_id
+from ..runtime.unreadable import Unreadable
 from .scheduling import on_this_node
 from .spread_store import AnyStore, open_patient_reader
 
@@ -52,13 +61,18 @@ class TimeTravel:
         self._catalogue = catalogue
 
     async def history(
-        self, aggregate: type[Aggregate], id: str, from_version: int, to_version: int | None
+        self,
+        aggregate: type[Aggregate],
+        id: str,
+        from_version: int,
+        to_version: int | None,
+        unreadable: Unreadable = "yield",
     ) -> list[tuple[Event, Recorded]]:
         """See `Runtime.history`."""
         stream = self._stream(aggregate, id)
 
         def read(partition: int, reader: Reader) -> list[tuple[Event, Recorded]]:
-            return history(self._catalogue, reader, partition, stream, from_version, to_version)
+            return history(self._catalogue, reader, partition, stream, from_version, to_version, unreadable=unreadable)
 
         return await asyncio.to_thread(self._read, stream, read)
 
@@ -67,7 +81,10 @@ class TimeTravel:
         stream = self._stream(aggregate, id)
 
         def read(partition: int, reader: Reader) -> A:
-            return state_at(self._catalogue, reader, aggregate, stream, version, at)
+            try:
+                return state_at(self._catalogue, reader, aggregate, stream, version, at)
+            except UnknownEvent as error:
+                raise error.in_partition(partition) from None
 
         return await asyncio.to_thread(self._read, stream, read)
 
@@ -123,7 +140,7 @@ class TimeTravel:
         """The answer of each part, each folded in a task of its own."""
         from .shipping import ship
 
-        catalogue = ship(Catalogue(list(self._catalogue.aggregates.values()), [projection]))
+        catalogue = ship(self._catalogue.narrowed(projection))
         packed = PackedQuery(query.message_name, encode_message(query))
         total, done = sum(place.values()) * len(parts), 0
 

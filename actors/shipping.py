@@ -13,7 +13,10 @@ This is code on its way between our own processes, as Ray ships any code. Nothin
 
 from __future__ import annotations
 
+import copyreg
+import dataclasses
 import zlib
+from typing import Any
 
 import msgpack
 import ray.cloudpickle
@@ -24,6 +27,21 @@ from .code import make_importable
 from .directory import code_of
 
 __all__ = ["ship", "unship"]
+
+
+def _register_marks_of_dataclasses() -> None:
+    """Have `dataclasses` recognise its own marks in classes that travel by value: it compares them with `is`, and they
+    are pickled as copies. For all of Ray's pickling in this process, answers included."""
+    marks: dict[str, Any] = {
+        name: getattr(dataclasses, name)
+        for name in ("MISSING", "KW_ONLY", "_FIELD", "_FIELD_CLASSVAR", "_FIELD_INITVAR", "_HAS_DEFAULT_FACTORY")
+        if hasattr(dataclasses, name)
+    }
+    for kind in {type(mark) for mark in marks.values()}:
+        copyreg.pickle(kind, lambda mark: next(name for name, known in marks.items() if known is mark))
+
+
+_register_marks_of_dataclasses()
 
 
 def ship(catalogue: Catalogue, digest: str = "") -> bytes:

@@ -19,6 +19,7 @@ from ..runtime.aggregate import Aggregate
 from ..runtime.catalogue import Catalogue
 from ..runtime.errors import CallerError, StoreMissing
 from ..runtime.log.store import Store, create_or_open_store
+from ..runtime.messages import Event
 from ..runtime.projection import Projection
 from .application import checked_replicas, checked_settings
 from .assembly import Assembly
@@ -46,7 +47,9 @@ class Runtime(Verbs):
     num_cpus: what Ray is told this machine has, if this runtime starts Ray. cluster: spread the store over several
     nodes: a `LocalCluster` that is started for it, with the nodes' data folders in the directory; "auto" or
     "HOST:PORT", a cluster that runs, whose nodes have data folders. Its name is then the last part of the path, by
-    which other programs `connect` to it while this runtime runs.
+    which other programs `connect` to it while this runtime runs. events: classes of events that the store holds and no
+    aggregate here evolves. retired: stored names of events and aggregate types that were given up; their events are
+    passed over (see docs/evolution.md).
 
     In a notebook or a script that has no `async with`: `bank = await Runtime(...).start()` and `await bank.stop()`, or
     `BlockingRuntime`, which is the same without `await`.
@@ -65,10 +68,12 @@ class Runtime(Verbs):
         settings: Settings | None = None,
         num_cpus: int | None = None,
         cluster: LocalCluster | str | None = None,
+        events: Sequence[type[Event]] = (),
+        retired: Sequence[str] = (),
     ) -> None:
         self._path = Path(path).absolute()
         super().__init__(f"the runtime on {self._path} is not running; use `async with`, or start() it")
-        self._catalogue = Catalogue(aggregates, projections)
+        self._catalogue = Catalogue(aggregates, projections, events=events, retired=retired)
         self._projections = tuple(projections)
         self._partitions = partitions
         self._replicas = checked_replicas(replicas, self._projections)
@@ -79,7 +84,8 @@ class Runtime(Verbs):
     async def start(self) -> Self:
         """Start everything, and return once commands and queries are answered.
 
-        Raises `StoreInUse` (naming who has it), `StoreMismatch`, `StoreMissing`, `Damaged`, `StorageFailed`, or, with
+        Raises `StoreInUse` (naming who has it), `StoreMismatch`, `CodeMismatch` (the classes do not fit what the store
+        holds: each difference with its remedy), `StoreMissing`, `Damaged`, `StorageFailed`, or, with
         `cluster=`, `Unavailable`; then nothing is left running.
         """
         return await super().start()

@@ -28,6 +28,7 @@ from ..runtime.receipt import Receipt
 from ..runtime.recorded import Recorded
 from ..runtime.stream import ANY
 from ..runtime.subscription import Acknowledging, From, Wanted
+from ..runtime.unreadable import Unreadable
 from .assembly import Assembly
 from .client import Client, Until
 from .connected import LONG_S, Connected
@@ -223,15 +224,24 @@ class Verbs:
         return await self._active.status()
 
     async def history(
-        self, aggregate: type[Aggregate], id: str, *, from_version: int = 1, to_version: int | None = None
+        self,
+        aggregate: type[Aggregate],
+        id: str,
+        *,
+        from_version: int = 1,
+        to_version: int | None = None,
+        unreadable: Unreadable = "yield",
     ) -> list[tuple[Event, Recorded]]:
         """The events of an aggregate, in order, each with its place; both versions are included, and the last one is
         the default end. Read from the log; nobody is woken or slowed.
 
+        An event that the classes of this program cannot read, because it is of a newer release, is an `UnreadableEvent`
+        at its place, with the stored fields; with `unreadable="raise"` it is an `UnknownEvent` that says where it is.
+
         Raises `NotInHistory` for an aggregate without events and for versions beyond its last (only the one after it
         is an empty list), `InvalidMessage` for over 100,000 events at once, `UnknownEvent`, `Damaged`.
         """
-        return await self._past.history(aggregate, id, from_version, to_version)
+        return await self._past.history(aggregate, id, from_version, to_version, unreadable)
 
     async def state_at(
         self, aggregate: type[A], id: str, *, version: int | None = None, at: datetime | None = None
@@ -306,6 +316,7 @@ class Verbs:
         of: int = 1,
         key: Key | None = None,
         acknowledge: Acknowledging = "on next",
+        unreadable: Unreadable = "raise",
     ) -> Subscription:
         """The events from a place on, and then each as it comes: `async for event, recorded in bank.subscribe():`.
 
@@ -315,10 +326,13 @@ class Verbs:
         next one of this name goes on there; `from_` counts for the first only. member, of: this one of so many shares
         the work by stream, or by what `key` makes of event and place. acknowledge: "on next", an event is when the next
         is asked for, and after a crash those of the last 0.1 s come again; or "by hand", with `acknowledge()`.
+        unreadable: what becomes of an event that the classes of this program cannot read, because it is of a newer
+        release: "raise" an `UnknownEvent` that says where it is, after everything before it and each time the same
+        subscription is asked, so that nothing is acknowledged unread; or "yield" an `UnreadableEvent` in its place.
 
         Raises `UnknownName`, `InvalidId`, `InvalidMessage`, `NotInHistory`, `SubscriptionInUse`, `StoreError`.
         """
-        wanted = Wanted(name, from_, types, streams, member, of, key, acknowledge)
+        wanted = Wanted(name, from_, types, streams, member, of, key, acknowledge, unreadable)
         return self._subscriptions.subscribe(self._active.store, wanted)
 
     @property

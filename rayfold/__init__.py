@@ -66,6 +66,8 @@ if TYPE_CHECKING:
     from .runtime.specification import given, on
     from .runtime.stream import ANY, NO_STREAM, StreamId
     from .runtime.subscription import BlockingSubscription, subscribe
+    from .runtime.unreadable import UnreadableEvent
+    from .runtime.upcast import stored
 
 __version__ = "0.1.0"
 
@@ -134,6 +136,7 @@ __all__ = [
     "Unavailable",
     "UnknownEvent",
     "UnknownName",
+    "UnreadableEvent",
     "answer",
     "connect",
     "connect_blocking",
@@ -144,6 +147,7 @@ __all__ = [
     "given",
     "on",
     "project",
+    "stored",
     "subscribe",
     "upcast",
 ]
@@ -173,6 +177,8 @@ _NAMES_BY_HOME: Final = {
     ".runtime.specification": ("given", "on"),
     ".runtime.stream": ("ANY", "NO_STREAM", "StreamId"),
     ".runtime.subscription": ("BlockingSubscription", "subscribe"),
+    ".runtime.unreadable": ("UnreadableEvent",),
+    ".runtime.upcast": ("stored",),
 }
 _HOME: Final = {name: home for home, names in _NAMES_BY_HOME.items() for name in names}
 _HOME_OF_ERRORS: Final = ".runtime.errors"

@@ -17,7 +17,17 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, NoReturn, TypeVar, overload
 
-from .declaration import Handler, arguments_of_union, checked_name, described, handlers_of, mark, where
+from .declaration import (
+    Handler,
+    arguments_of_union,
+    being_unpickled,
+    checked_name,
+    described,
+    handlers_of,
+    mark,
+    nearest,
+    where,
+)
 from .errors import DefinitionError, HandlerFailed, Rejected, UnknownName
 from .messages import Command, Event
 from .state import Stateful, collect_state
@@ -118,11 +128,15 @@ class Aggregate(Stateful):
     ) -> None:
         """Find and check the fields and handlers. Raises `DefinitionError`."""
         super().__init_subclass__()
+        if being_unpickled():
+            return
         collect_state(cls, RESERVED)
         cls.aggregate_type = checked_name(cls, name)
         _set_options(cls, placement, snapshot_every, state_version)
         cls.evolvers = {handler.message: handler.function for handler in handlers_of(cls, "evolve", Event)}
-        cls.deciders = {handler.message: _decider(cls, handler) for handler in handlers_of(cls, "decide", Command)}
+        deciding = list(handlers_of(cls, "decide", Command))
+        cls.evolvers |= _evolved_by_base(cls, deciding)
+        cls.deciders = {handler.message: _decider(cls, handler) for handler in deciding}
         cls.creation_restricted = any(decider.creates for decider in cls.deciders.values())
 
     def __repr__(self) -> str:
@@ -153,9 +167,17 @@ def decide(function: Any = None, /, *, creates: bool = False) -> Any:
     return mark(function, "decide", creates=creates)
 
 
-def evolve(function: FunctionType) -> FunctionType:
-    """Mark a method that changes the state by an event. It never refuses: what it is told has happened."""
-    return mark(function, "evolve")
+@overload
+def evolve(function: FunctionType, /) -> FunctionType: ...
+@overload
+def evolve() -> Callable[[FunctionType], FunctionType]: ...
+def evolve(function: Any = None, /) -> Any:
+    """Mark a method that changes the state by an event. It never refuses: what it is told has happened.
+
+    A method for a base of events is for each event class derived from it that a `@decide` names in its return
+    annotation and no other `@evolve` is nearer to.
+    """
+    return mark(function, "evolve") if function is not None else lambda marked: mark(marked, "evolve")
 
 
 def outcome_of(aggregate: Aggregate, command: Command) -> list[Event] | Rejected:
@@ -209,6 +231,9 @@ def _check_evolved(event: object, aggregate: Aggregate, handler: str) -> None:
     if type(event) in aggregate.evolvers:
         return
     if isinstance(event, Event):
+        if nearest(type(event), aggregate.evolvers) is not None:
+            what = f"it returned {type(event).__name__}, which no return annotation of a @decide names"
+            _fail(aggregate, handler, f"{what}; name it there, so that it can be read again")
         what = f"it returned {type(event).__name__}, which no @evolve of {type(aggregate).__name__} takes"
         _fail(aggregate, handler, f"{what}; add one")
     _fail(aggregate, handler, f"it returned {_shown(event)} among its events; return events, None or Rejected")
@@ -247,6 +272,19 @@ def _set_options(cls: type[Aggregate], placement: object, snapshot_every: object
 
 _EVENT_SEQUENCES = (list, tuple, Iterable, Iterator, typing.get_origin(typing.Sequence[int]))
 _GENERATOR = typing.get_origin(typing.Generator[int, None, None])
+
+
+def _evolved_by_base(
+    cls: type[Aggregate], deciding: Iterable[Handler]
+) -> dict[type[Event], Callable[[Any, Any], None]]:
+    """The events that a `@decide` may return and that only an `@evolve` of a base of theirs takes."""
+    found: dict[type[Event], Callable[[Any, Any], None]] = {}
+    for handler in deciding:
+        for event in _events_in(where(cls, handler.name), handler.returns):
+            evolver = nearest(event, cls.evolvers)
+            if event not in cls.evolvers and evolver is not None:
+                found[event] = evolver
+    return found
 
 
 def _decider(cls: type[Aggregate], handler: Handler) -> Decider:

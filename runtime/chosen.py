@@ -15,12 +15,13 @@ from typing import TypeAlias
 
 from .aggregate import Aggregate
 from .catalogue import Catalogue
-from .errors import HandlerFailed, InvalidId, UnknownName
+from .errors import HandlerFailed, InvalidId, UnknownEvent, UnknownName
 from .log.contract import StoredEvent
 from .messages import Event
 from .projection import part_of
 from .recorded import Recorded
 from .stream import StreamId, stream_id
+from .unreadable import Unreadable, UnreadableEvent, check_unreadable, unreadable_event
 
 __all__ = ["Chosen", "Happened", "Key", "Streams", "Types"]
 
@@ -43,6 +44,7 @@ class Chosen:
         member: int = 0,
         of: int = 1,
         key: Key | None = None,
+        unreadable: Unreadable = "raise",
     ) -> None:
         """Raises `UnknownName`, `InvalidId` or `InvalidMessage` for what no event could ever match."""
         self._catalogue = catalogue
@@ -58,19 +60,33 @@ class Chosen:
             self._kinds = frozenset(_aggregate_type(catalogue, one) for one in listed if isinstance(one, type))
             self._ids = frozenset(_checked_stream(catalogue, one) for one in listed if not isinstance(one, type))
         self._member, self._of, self._key = member, of, key
+        self._unreadable = check_unreadable(unreadable)
 
-    def event(self, stored: StoredEvent, recorded: Recorded) -> Event | None:
-        """The event if it is chosen. Raises `UnknownEvent`, `HandlerFailed`."""
-        if self._types is not None and stored.name not in self._types:
-            return None
+    def events(self, stored: StoredEvent, recorded: Recorded) -> Sequence[Event]:
+        """What is chosen of a stored event: one or none, or several if an upcast made several of it. Raises
+        `UnknownEvent`, `HandlerFailed`."""
+        if self._types is not None and stored.name not in self._types and not self._catalogue.may_become(stored.name):
+            return ()
         if not self._any_stream and not self._of_a_chosen_stream(stored.stream, recorded):
-            return None
+            return ()
         if self._of > 1 and self._key is None and part_of(str(stored.stream), self._of) != self._member:
-            return None
-        event = self._catalogue.decode_event(stored)
-        if self._of > 1 and self._key is not None and self._member_of(event, recorded) != self._member:
-            return None
-        return event
+            return ()
+        try:
+            events = self._catalogue.decode_events(stored)
+        except UnknownEvent as error:
+            if self._unreadable == "raise":
+                raise error.in_partition(recorded.partition) from None
+            events = (unreadable_event(stored, error),)
+        if len(events) == 1 and self._types is None and self._key is None:
+            return events
+        return [event for event in events if self._is_chosen(event, recorded)]
+
+    def _is_chosen(self, event: Event, recorded: Recorded) -> bool:
+        if isinstance(event, UnreadableEvent):  # by its key it may be any member's; each gets it
+            return True
+        if self._types is not None and event.message_name not in self._types:
+            return False
+        return self._of == 1 or self._key is None or self._member_of(event, recorded) == self._member
 
     def _of_a_chosen_stream(self, stream: StreamId, recorded: Recorded) -> bool:
         if self._matches is None:
@@ -90,11 +106,13 @@ class Chosen:
 
 def _event_names(catalogue: Catalogue, types: Types) -> Iterator[str]:
     for one in [types] if isinstance(types, type | str) else types:
-        name = one if isinstance(one, str) else str(getattr(one, "message_name", one))
-        known = catalogue.events.get(name)
-        if known is None or (isinstance(one, type) and one is not known):
-            raise UnknownName("event", getattr(one, "__name__", name), list(catalogue.events))
-        yield name
+        if isinstance(one, type):  # the class, and those that are derived from it
+            names = [name for name, cls in catalogue.events.items() if issubclass(cls, one)]
+        else:
+            names = [one] if one in catalogue.events else []
+        if not names:
+            raise UnknownName("event", getattr(one, "__name__", str(one)), list(catalogue.events))
+        yield from names
 
 
 def _aggregate_type(catalogue: Catalogue, aggregate: type[Aggregate]) -> str:

@@ -5,8 +5,9 @@ naming the class and the method and saying what would be right. Nothing is looke
 
 Why the results are plain tables on the class (`deciders`, `projectors`, ...): Ray ships the classes of a `__main__`
 script by value. cloudpickle first makes an empty class of that name, which runs `__init_subclass__` with no class
-arguments and an empty body, and then sets every attribute of the original. So an empty body must not raise, and what
-is computed here must be an attribute that can be set.
+arguments and an empty body, and then sets every attribute of the original that is not the very object that a base
+has. So for that class nothing is computed (`being_unpickled`), and what is computed here must be an attribute that can
+be set.
 
 Why the frames of the caller are read: with `from __future__ import annotations` an annotation is text, and a message
 class that is defined inside a function is known only to that function's frame.
@@ -31,17 +32,20 @@ __all__ = [
     "Mark",
     "Scope",
     "arguments_of_union",
+    "being_unpickled",
     "checked_name",
     "described",
     "handlers_of",
     "is_count_from_1",
     "is_mutable",
     "mark",
+    "nearest",
     "same_type",
     "scope_of",
     "where",
 ]
 
+Found = TypeVar("Found")
 FunctionType = TypeVar("FunctionType", bound=Callable[..., Any])
 
 Scope = tuple[dict[str, Any], Mapping[str, Any]]
@@ -98,7 +102,7 @@ def mark(function: FunctionType, verb: str, *, creates: bool = False, route: Any
 def checked_name(cls: type, name: str) -> str:
     """The stored name of a class: `name`, or else the name of the class. Raises `DefinitionError`."""
     chosen = name or cls.__name__
-    if not TYPE_NAME_PATTERN.fullmatch(str(chosen)) and not _being_unpickled():
+    if not TYPE_NAME_PATTERN.fullmatch(str(chosen)):
         raise DefinitionError(
             where(cls),
             f"{chosen!r} cannot be a stored name",
@@ -107,8 +111,9 @@ def checked_name(cls: type, name: str) -> str:
     return chosen
 
 
-def _being_unpickled() -> bool:
-    """True inside cloudpickle's making of an empty class, whose stored name is set a moment later."""
+def being_unpickled() -> bool:
+    """True inside cloudpickle's making of an empty class, whose attributes are set a moment later: those alone that
+    are not the very objects that its bases have. So nothing may be computed for it: it would hide what is inherited."""
     frame = sys._getframe(1)
     for _ in range(16):  # class creation is 4 to 8 frames deep
         if frame.f_code.co_name == "_make_skeleton_class":
@@ -290,6 +295,14 @@ def _check_unique(cls: type, handlers: list[Handler]) -> None:
                 'give one of the two classes another name="..."',
             )
         by_message[handler.message] = by_name[stored_name] = handler
+
+
+def nearest(message: type, handlers: Mapping[Any, Found]) -> Found | None:
+    """What handles this message class: its own handler, or else that of the nearest class it is derived from."""
+    for base in message.__mro__:
+        if base in handlers:
+            return handlers[base]
+    return None
 
 
 def is_count_from_1(value: object) -> bool:

@@ -393,14 +393,36 @@ class Damaged(StoreError):
 
 
 class UnknownEvent(StoreError):
-    """A stored event that no registered class can read: its name, its schema version, and what is known."""
+    """A stored event that no registered class can read: its name, its schema version, what is known, and where it is.
 
-    def __init__(self, name: str, schema_version: int, what: str) -> None:
-        super().__init__(name, schema_version, what)
+    `stream` and `version`, `partition` and `position` say which event it is; a partition of -1 is not known.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        schema_version: int,
+        what: str,
+        stream: str = "",
+        version: int = 0,
+        position: int = 0,
+        partition: int = -1,
+    ) -> None:
+        super().__init__(name, schema_version, what, stream, version, position, partition)
         self.name, self.schema_version, self.what = name, schema_version, what
+        self.stream, self.version, self.position, self.partition = stream, version, position, partition
+
+    def in_partition(self, partition: int) -> UnknownEvent:
+        """The same, of this partition."""
+        return UnknownEvent(
+            self.name, self.schema_version, self.what, self.stream, self.version, self.position, partition
+        )
 
     def sentence(self) -> str:
-        return f"stored event {self.name!r} version {self.schema_version} cannot be read: {self.what}"
+        place = ""
+        if self.partition >= 0:
+            place = f" (event {self.position} of partition {self.partition}, {self.stream} {self.version})"
+        return f"stored event {self.name!r} version {self.schema_version} cannot be read: {self.what}{place}"
 
 
 RayfoldError.by_name[RayfoldError.__name__] = RayfoldError

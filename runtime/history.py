@@ -21,7 +21,7 @@ from typing import Final, TypeVar, cast
 
 from .aggregate import Aggregate
 from .catalogue import Catalogue
-from .errors import InvalidMessage, NotInHistory
+from .errors import InvalidMessage, NotInHistory, UnknownEvent
 from .log.contract import Reader, StoredEvent, WriteLog
 from .log.format import decode_record
 from .messages import Event
@@ -29,6 +29,7 @@ from .read_model import ReadModel
 from .recorded import Recorded
 from .residents import Residents
 from .stream import StreamId
+from .unreadable import Unreadable, check_unreadable, unreadable_event
 
 __all__ = [
     "HISTORY_MAX",
@@ -64,19 +65,32 @@ def history(
     stream: StreamId,
     from_version: int = 1,
     to_version: int | None = None,
+    *,
+    unreadable: Unreadable = "raise",
 ) -> list[tuple[Event, Recorded]]:
     """The events of a stream, both ends included, as events of the classes that bear their names now.
+
+    One that they cannot read is an `UnknownEvent`, or with `unreadable="yield"` an `UnreadableEvent` at its place.
 
     `from_version` may be the one after the last, which gives an empty list: what a caller asks who has seen all so far.
     Raises `NotInHistory` for a stream without events and for versions beyond its last, `UnknownEvent`, `Damaged`, and
     `InvalidMessage` for a range that is none or has over `HISTORY_MAX` events.
     """
+    unreadable = check_unreadable(unreadable)
     first, last = _checked_range(reader, stream, from_version, to_version)
     if last - first + 1 > HISTORY_MAX:
         what = f"versions {first:,} to {last:,} of {stream} are over {HISTORY_MAX:,} events"
         raise InvalidMessage("history", what, "ask for one range after the other with from_version and to_version")
-    found = _stored(reader, stream, first, last)
-    return [(catalogue.decode_event(stored), _recorded(partition, stored)) for stored in found]
+    told: list[tuple[Event, Recorded]] = []
+    for stored in _stored(reader, stream, first, last):
+        recorded = _recorded(partition, stored)
+        try:
+            told += [(event, recorded) for event in catalogue.decode_events(stored)]
+        except UnknownEvent as error:
+            if unreadable == "raise":
+                raise error.in_partition(partition) from None
+            told.append((unreadable_event(stored, error), recorded))
+    return told
 
 
 def stored_history(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from .declaration import checked_name, is_count_from_1, where
+from .declaration import being_unpickled, checked_name, is_count_from_1, where
 from .errors import DefinitionError
 from .upcast import Payload, Upcaster, collected_upcasters, upcast
 
@@ -29,6 +29,8 @@ STRING_LENGTH_MAX = 65_536
 `model_config = ConfigDict(str_max_length=...)`; the whole message stays under `codec.MESSAGE_BYTES_MAX`."""
 
 Answer = TypeVar("Answer", covariant=True)
+
+_NOT_STATED: Any = object()
 
 RESERVED = frozenset({"message_name", "packing", "schema_version", "upcasters", "answer_type"})
 
@@ -78,6 +80,8 @@ class Message(BaseModel):
     @classmethod
     def __pydantic_init_subclass__(cls, *, name: str = "", **unknown: Any) -> None:
         """Name the class and check what it declares. Raises `DefinitionError`."""
+        if being_unpickled():  # what is set here would stay where it should be inherited
+            return
         if unknown:
             told = ", ".join(sorted(unknown))
             raise DefinitionError(where(cls), f"the class line says {told}, which no message has", "say name=...")
@@ -109,6 +113,8 @@ class Event(Message):
     def __pydantic_init_subclass__(cls, *, name: str = "", version: int = 1, **unknown: Any) -> None:
         """Name the class, number its schema and collect its upcasters. Raises `DefinitionError`."""
         super().__pydantic_init_subclass__(name=name, **unknown)
+        if being_unpickled():
+            return
         if not is_count_from_1(version):
             raise DefinitionError(where(cls), f"version={version!r} is no schema version", "count from 1")
         cls.schema_version = version
@@ -127,7 +133,7 @@ else:
     class Query(Message):
         """A question, typed by its answer: `class BalanceOf(Query[int])`."""
 
-        answer_type: ClassVar[Any] = Any
+        answer_type: ClassVar[Any] = _NOT_STATED
 
         def __class_getitem__(cls, answer: Any) -> GenericAlias:
             """`Query[int]`: remembered as an ordinary alias, so no class is made on the fly."""
@@ -144,3 +150,6 @@ else:
             for base in cls.__dict__.get("__orig_bases__", ()):
                 if isinstance(base, GenericAlias) and base.__origin__ is Query:
                     (cls.answer_type,) = base.__args__
+            if cls.answer_type is _NOT_STATED and not being_unpickled():
+                remedy = f"say what it is answered with: class {cls.__name__}(Query[int])"
+                raise DefinitionError(where(cls), "it has no answer type", remedy)

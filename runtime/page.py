@@ -34,6 +34,8 @@ __all__ = ["Failure", "PageLoop", "recorded_at_us_of"]
 _SHALLOW_BYTES: Final = 64
 """A payload of so few bytes cannot be nested deeper than the codec allows; longer ones are looked at by the codec."""
 
+_NO_EVENTS: Final[Sequence[Any]] = ()
+
 _new_tuple: Final = tuple.__new__
 _crc32: Final = zlib.crc32
 
@@ -70,11 +72,14 @@ class PageLoop:
         self._catalogue = catalogue
         self._part = part
         self._targets: dict[str, _Target] = {}
-        for event, handler in projection.projectors.items():
-            cls = catalogue.events.get(event.message_name, event)
+        for cls, handler in catalogue.projectors(projection).items():
             validate = cls.__pydantic_validator__.validate_python
             target = _Target(cls.schema_version, validate, handler.function, handler.takes_recorded, handler.name)
-            self._targets[event.message_name] = target
+            self._targets[cls.message_name] = target
+        self._splitting = {
+            name: cls.schema_version for name, cls in catalogue.events.items() if catalogue.may_become(name)
+        }
+        """Names of which old events may be upcast to others -> the version from which they are not."""
         self._key = projection.part_key
         self._key_takes_recorded = self._key is not None and len(inspect.signature(self._key).parameters) > 1
         self._unreadable: Failure | None = None
@@ -125,8 +130,8 @@ class PageLoop:
     ) -> Iterator[tuple[int, _Target, Any, Any]]:
         """Position, target, event and fields of each record that a handler is for; ends early at one that cannot be
         read, and says so in `_unreadable`."""
-        targets, part, parts = self._targets, self._part, self._projection.parts
-        by_stream = parts > 1 and self._key is None
+        targets, splitting, part, parts = self._targets, self._splitting, self._part, self._projection.parts
+        by_stream, older = parts > 1 and self._key is None, _NO_EVENTS
         unpack, is_set_aside, position = msgpack.unpackb, bool(set_aside), first - 1
         for record in records:
             position += 1
@@ -149,13 +154,15 @@ class PageLoop:
                 self._unreadable = Failure(position - first, _damage(partition, position, error), half_applied=False)
                 return
             target = targets.get(name)
-            if target is None or (is_set_aside and position in set_aside) or kind.startswith(RESERVED_PREFIX):
+            if target is None and schema >= splitting.get(name, 0):
+                continue
+            if (is_set_aside and position in set_aside) or kind.startswith(RESERVED_PREFIX):
                 continue
             if by_stream and _crc32(ident.encode()) % parts != part:
                 continue
             try:
-                if schema != target.schema_version:
-                    event = self._catalogue.decode_event(decode_record(record, checked=True))
+                if target is None or schema != target.schema_version:
+                    event, older = None, self._catalogue.decode_events(decode_record(record, checked=True))
                 elif len(payload) > _SHALLOW_BYTES:
                     event = target.validate(decode_payload(payload, name), by_alias=False, by_name=True)
                 else:
@@ -163,7 +170,13 @@ class PageLoop:
             except Exception:
                 self._unreadable = self._undecodable(position - first, record)
                 return
-            yield position, target, event, fields
+            if event is not None and target is not None:
+                yield position, target, event, fields
+                continue
+            for event in older:
+                target = targets.get(event.message_name)
+                if target is not None:
+                    yield position, target, event, fields
 
     def _part_by_key(self, event: Any, recorded: Recorded) -> int:
         assert self._key is not None
@@ -175,7 +188,7 @@ class PageLoop:
         stored = decode_record(record, checked=True)
         error: RayfoldError
         try:
-            self._catalogue.decode_event(stored)
+            self._catalogue.decode_events(stored)
         except RayfoldError as told:
             error = told
         else:

@@ -16,7 +16,17 @@ import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple, TypeVar, overload
 
-from .declaration import Handler, checked_name, described, handlers_of, is_count_from_1, mark, same_type, where
+from .declaration import (
+    Handler,
+    being_unpickled,
+    checked_name,
+    described,
+    handlers_of,
+    is_count_from_1,
+    mark,
+    same_type,
+    where,
+)
 from .errors import DefinitionError
 from .messages import Event, Query
 from .read_store.contract import StoreKind
@@ -111,6 +121,8 @@ class Projection(Stateful):
     ) -> None:
         """Find and check the fields and handlers. Raises `DefinitionError`."""
         super().__init_subclass__()
+        if being_unpickled():
+            return
         collect_state(cls, RESERVED)
         cls.projection_name = checked_name(cls, name)
         if not is_count_from_1(version):
@@ -151,9 +163,17 @@ def part_of(key: str, parts: int) -> int:
     return zlib.crc32(key.encode()) % parts
 
 
-def project(function: FunctionType) -> FunctionType:
-    """Mark a method that changes the read model by an event; it may also take the event's `Recorded`."""
-    return mark(function, "project")
+@overload
+def project(function: FunctionType, /) -> FunctionType: ...
+@overload
+def project() -> Callable[[FunctionType], FunctionType]: ...
+def project(function: Any = None, /) -> Any:
+    """Mark a method that changes the read model by an event; it may also take the event's `Recorded`.
+
+    A method for a base of events is for every event of the application that is derived from it and that no other
+    `@project` is nearer to: also for those whose classes are defined later.
+    """
+    return mark(function, "project") if function is not None else lambda marked: mark(marked, "project")
 
 
 @overload
@@ -182,13 +202,17 @@ def answer(
     return lambda marked: mark(marked, "answer", route=route)
 
 
-def forget(function: FunctionType) -> FunctionType:
+@overload
+def forget(function: FunctionType, /) -> FunctionType: ...
+@overload
+def forget() -> Callable[[FunctionType], FunctionType]: ...
+def forget(function: Any = None, /) -> Any:
     """Mark the method that takes what one aggregate has added out of the read model, so that it alone can be rebuilt.
 
     It takes `self` and a `StreamId`, and removes whatever the events of this stream have added; nothing, if there is
     nothing.
     """
-    return mark(function, "forget")
+    return mark(function, "forget") if function is not None else lambda marked: mark(marked, "forget")
 
 
 def _set_options(

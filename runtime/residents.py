@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 from .aggregate import Aggregate
 from .catalogue import Catalogue
+from .declaration import nearest
 from .errors import HandlerFailed, InvalidMessage
 from .log.contract import Snapshot, WriteLog
 from .log.format import decode_record
@@ -111,7 +112,10 @@ class Residents:
             records = self._log.read_stream(stream, aggregate.version + 1, at_or_before, _PAGE)
             for record in records:
                 stored = decode_record(record)
-                evolve_with(aggregate, self._catalogue.decode_event(stored))
+                for event in self._catalogue.decode_events(stored):
+                    evolve_with(aggregate, event)
+                    aggregate.version = stored.version - 1  # all events of one record have its place
+                aggregate.version = stored.version
             if len(records) < _PAGE:
                 return aggregate
 
@@ -134,7 +138,7 @@ class Residents:
 
 def evolve_with(aggregate: Aggregate, event: Event) -> None:
     """Advance the aggregate by one event. A handler that raises is a `HandlerFailed`; the state is then unusable."""
-    handler = aggregate.evolvers.get(type(event))
+    handler = aggregate.evolvers.get(type(event)) or nearest(type(event), aggregate.evolvers)
     if handler is None:
         what = f"{type(aggregate).__name__} has no @evolve handler for it"
         raise HandlerFailed("evolve", f"{type(event).__name__} of {aggregate.aggregate_type}/{aggregate.id}", what)

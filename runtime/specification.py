@@ -17,9 +17,15 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any, Generic, NamedTuple, NoReturn, TypeVar, overload
 
+import msgpack
+
 from .aggregate import Aggregate, outcome_of
+from .catalogue import Catalogue
 from .codec import decode_message, encode_message
+from .declaration import nearest
 from .errors import DefinitionError, InvalidMessage, Rejected
+from .forms import PACKER_BYTES, stored_form
+from .log.contract import StoredEvent
 from .messages import Command, Event, Message, Query
 from .projection import Projection
 from .read_store.memory import MemoryStore
@@ -27,6 +33,7 @@ from .recorded import Recorded
 from .saved_state import check_annotations, decode_state, encode_state
 from .state import Stateful
 from .stream import StreamId, stream_id
+from .upcast import Stored
 
 __all__ = ["AggregateCase", "Answered", "Outcome", "Placed", "ProjectionCase", "given", "on"]
 
@@ -46,10 +53,10 @@ class Placed(NamedTuple):
     """An event and the stream that it is in."""
 
     stream: str | StreamId
-    event: Event
+    event: Event | Stored
 
 
-def on(stream: str | StreamId, event: Event, *, aggregate: type[Aggregate] | None = None) -> Placed:
+def on(stream: str | StreamId, event: Event | Stored, *, aggregate: type[Aggregate] | None = None) -> Placed:
     """For a projection's history: `event` is in this stream, or in the stream of this aggregate id."""
     if aggregate is not None and isinstance(stream, str):
         return Placed(StreamId(aggregate.aggregate_type, stream), event)
@@ -57,13 +64,16 @@ def on(stream: str | StreamId, event: Event, *, aggregate: type[Aggregate] | Non
 
 
 @overload
-def given(subject: type[A], /, *history: Event, id: str = ...) -> AggregateCase[A]: ...
+def given(subject: type[A], /, *history: Event | Stored, id: str = ...) -> AggregateCase[A]: ...
 @overload
-def given(subject: type[P], /, *history: Event | tuple[str | StreamId, Event]) -> ProjectionCase[P]: ...
+def given(
+    subject: type[P], /, *history: Event | Stored | tuple[str | StreamId, Event | Stored]
+) -> ProjectionCase[P]: ...
 def given(subject: type[Any], /, *history: Any, id: str = "example") -> AggregateCase[Any] | ProjectionCase[Any]:
     """A specification that starts from these events: of one aggregate, or of what a projection has seen so far.
 
-    The events of a projection are in one stream unless `on("alice", event)` or `("alice", event)` says which.
+    The events of a projection are in one stream unless `on("alice", event)` or `("alice", event)` says which. Events
+    that an earlier release has stored are upcast: `given(Account, stored("Deposited", version=1, euros=5))`.
     """
     __tracebackhide__ = True
     if issubclass(subject, Aggregate):
@@ -80,11 +90,15 @@ class AggregateCase(Generic[A]):
         """Use `given` to make one."""
         self.aggregate = aggregate
 
-    def given(self, *history: Event) -> AggregateCase[A]:
+    def given(self, *history: Event | Stored) -> AggregateCase[A]:
         """Let more events happen."""
         __tracebackhide__ = True
         for event in history:
-            _evolve(self.aggregate, event)
+            before = self.aggregate.version
+            for one in _events_of(event, [type(self.aggregate)], []):
+                _evolve(self.aggregate, one)
+                self.aggregate.version = before
+            self.aggregate.version = before + 1
         _check_state_survives(self.aggregate)
         return self
 
@@ -170,11 +184,11 @@ class ProjectionCase(Generic[P]):
         self._store = projection.read_store.make()
         self._store.open(projection, None)
 
-    def given(self, *history: Event | tuple[str | StreamId, Event]) -> ProjectionCase[P]:
+    def given(self, *history: Event | Stored | tuple[str | StreamId, Event | Stored]) -> ProjectionCase[P]:
         """Let more events be seen. Those that nothing projects are passed over, as the runtime does."""
         __tracebackhide__ = True
         for item in history:
-            stream, event = ("example", item) if isinstance(item, Event) else item
+            stream, event = ("example", item) if isinstance(item, Event | Stored) else item
             self._project(stream if isinstance(stream, StreamId) else stream_id(EXAMPLE_TYPE, stream), event)
         _check_state_survives(self.projection)
         return self
@@ -206,9 +220,13 @@ class ProjectionCase(Generic[P]):
         _check_fields(self.projection, expected)
         return self
 
-    def _project(self, stream: StreamId, event: Event) -> None:
+    def _project(self, stream: StreamId, event: Event | Stored) -> None:
         self._seen.append(stream)
-        handler = self.projection.projectors.get(type(event))
+        for one in _events_of(event, [], [type(self.projection)]):
+            self._project_one(stream, one)
+
+    def _project_one(self, stream: StreamId, event: Event) -> None:
+        handler = nearest(type(event), self.projection.projectors)
         seen = _through_codec(event)
         if handler is None:
             return
@@ -254,9 +272,25 @@ class Answered(Generic[P, Answer]):
         return self.case
 
 
+def _events_of(
+    event: Event | Stored, aggregates: Sequence[type[Aggregate]], projections: Sequence[type[Projection]]
+) -> Sequence[Event]:
+    """The event itself, or what a stored one is now. Raises `UnknownEvent` as a reader of the log would."""
+    __tracebackhide__ = True
+    if not isinstance(event, Stored):
+        return (event,)
+    named = [] if event.cls is None else [event.cls]
+    catalogue = Catalogue(aggregates, projections, events=named)
+    data: bytes = msgpack.Packer(default=stored_form, buf_size=PACKER_BYTES).pack(event.payload)
+    place = StreamId(EXAMPLE_TYPE, "example")
+    return catalogue.decode_events(
+        StoredEvent(1, place, 1, event.name, event.schema_version, data, FIRST_RECORDED_AT_US, b"", b"", b"")
+    )
+
+
 def _evolve(aggregate: Aggregate, event: Event) -> None:
     __tracebackhide__ = True
-    evolver = aggregate.evolvers.get(type(event))
+    evolver = nearest(type(event), aggregate.evolvers)
     if evolver is None:
         raise AssertionError(f"no @evolve of {type(aggregate).__name__} takes {_shown(event)}")
     evolver(aggregate, _through_codec(event))

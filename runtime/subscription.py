@@ -33,9 +33,11 @@ from .history import checked_place, place_of
 from .log.contract import ReadableStore, Reader
 from .log.format import decode_record
 from .log.store import open_store
+from .messages import Event
 from .projection import Projection
 from .receipt import Receipt
 from .recorded import Recorded
+from .unreadable import Unreadable
 
 __all__ = ["BlockingSubscription", "Feed", "Wanted", "check_batch", "close_forgotten", "open_feed", "subscribe"]
 
@@ -115,7 +117,11 @@ class Feed:
         if not self._buffer:
             return None
         event, recorded = self._buffer.popleft()
-        self._yielded[recorded.partition] = self._passed[recorded.partition] = recorded.position
+        partition, position = recorded.partition, recorded.position
+        # Of one record there may be several events: it is passed with the last of them.
+        more = bool(self._buffer) and self._buffer[0][1][2:4] == recorded[2:4]
+        self._yielded[partition] = position
+        self._passed[partition] = position - more
         if not self._buffer:
             self._passed = dict(self._filled)
         return event, recorded
@@ -154,7 +160,7 @@ class Feed:
         if position > self._yielded.get(partition, 0):
             what = f"position {position} of partition {partition} has not been yielded, so it cannot be acknowledged"
             raise CallerError(what)
-        self._settled[partition] = max(self._settled[partition], position)
+        self._settled[partition] = max(self._settled[partition], min(position, self._passed[partition]))
         self._settle_filtered_out()
 
     def save(self) -> None:
@@ -196,8 +202,7 @@ class Feed:
                 self.follower.go_back(partition, position)
                 return error
             position += 1
-            if happened is not None:
-                chosen.append(happened)
+            chosen += happened
         return None
 
 
@@ -292,14 +297,18 @@ def subscribe(
     of: int = 1,
     key: Key | None = None,
     acknowledge: Acknowledging = "on next",
+    events: Sequence[type[Event]] = (),
+    retired: Sequence[str] = (),
+    unreadable: Unreadable = "raise",
 ) -> BlockingSubscription:
     """Subscribe to a store on this machine from a process of its own: no runtime and no Ray, the log is only read.
 
-    The writer may be running or not. `aggregates` and `projections` are the classes that know the events; the rest is
-    as for `Runtime.subscribe`. Raises `StoreMissing`, `StoreMismatch` and what that raises.
+    The writer may be running or not. `aggregates`, `projections` and `events` are the classes that know the events,
+    `retired` the names of events to pass over; the rest is as for `Runtime.subscribe`. Raises `StoreMissing`,
+    `StoreMismatch` and what that raises.
     """
-    catalogue = Catalogue(aggregates, projections)
-    wanted = Wanted(name, from_, types, streams, member, of, key, acknowledge)
+    catalogue = Catalogue(aggregates, projections, events=events, retired=retired)
+    wanted = Wanted(name, from_, types, streams, member, of, key, acknowledge, unreadable)
     return BlockingSubscription(open_feed(open_store(path), catalogue, wanted))
 
 
@@ -314,6 +323,7 @@ class Wanted(NamedTuple):
     of: int = 1
     key: Key | None = None
     acknowledge: Acknowledging = "on next"
+    unreadable: Unreadable = "raise"
 
 
 def close_forgotten(feed: Feed) -> None:
@@ -331,7 +341,7 @@ def close_forgotten(feed: Feed) -> None:
 
 def open_feed(store: ReadableStore, catalogue: Catalogue, wanted: Wanted) -> Feed:
     """Open the logs, find where to begin, and take the name if there is one. Raises as `Runtime.subscribe` says."""
-    chosen = Chosen(catalogue, wanted.types, wanted.streams, wanted.member, wanted.of, wanted.key)
+    chosen = Chosen(catalogue, wanted.types, wanted.streams, wanted.member, wanted.of, wanted.key, wanted.unreadable)
     _check(wanted)
     with ExitStack() as on_failure:
         readers: dict[int, Reader] = {}
@@ -378,8 +388,8 @@ def _start(readers: Mapping[int, Reader], from_: From) -> dict[int, int]:
     return {partition: reader.head() if from_ == "end" else 0 for partition, reader in readers.items()}
 
 
-def _happened(chosen: Chosen, partition: int, position: int, record: bytes, replayed: bool) -> Happened | None:
-    """The event in a record, if it is chosen. Raises `Damaged`, `UnknownEvent`, `HandlerFailed`."""
+def _happened(chosen: Chosen, partition: int, position: int, record: bytes, replayed: bool) -> list[Happened]:
+    """What is chosen of the event in a record. Raises `Damaged`, `UnknownEvent`, `HandlerFailed`."""
     where = f"event {position} of partition {partition}"
     stored = decode_record(record, where)
     if stored.position != position:
@@ -395,5 +405,4 @@ def _happened(chosen: Chosen, partition: int, position: int, record: bytes, repl
         stored.causation_id,
         replayed,
     )
-    event = chosen.event(stored, recorded)
-    return None if event is None else (event, recorded)
+    return [(event, recorded) for event in chosen.events(stored, recorded)]

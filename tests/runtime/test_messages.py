@@ -158,12 +158,32 @@ def test_a_query_knows_the_type_of_its_answer() -> None:
     class CountNamed(Query[dict[str, int] | None], name="count"):
         pass
 
-    class Anything(Query):  # type: ignore[type-arg]
+    class Anything(Query[Any]):
         pass
 
     assert Count.answer_type is int
     assert CountNamed.answer_type == dict[str, int] | None
     assert Anything.answer_type is Any
+
+
+def test_a_query_without_an_answer_type_is_refused() -> None:
+    with pytest.raises(DefinitionError) as caught:
+
+        class Count(Query):  # type: ignore[type-arg]
+            pass
+
+    assert str(caught.value) == "Count: it has no answer type; say what it is answered with: class Count(Query[int])"
+
+
+def test_a_query_may_be_derived_from_a_base_with_fields_and_state_its_own_answer_type() -> None:
+    class Paged(Query[Any]):
+        page: int = 0
+
+    class Orders(Paged, Query[list[str]]):
+        pass
+
+    assert Orders.answer_type == list[str]
+    assert Orders().page == 0
 
 
 def test_a_query_inherits_its_answer_type_and_cannot_state_a_second_one() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import typing
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 from rayfold.runtime.aggregate import Aggregate, decide, evolve
+from rayfold.runtime.catalogue import Catalogue
 from rayfold.runtime.codec import decode_state, encode_state, state_fingerprint
 from rayfold.runtime.errors import DefinitionError, InvalidMessage
 from rayfold.runtime.messages import Command, Event, Payload, upcast
@@ -308,3 +310,31 @@ def test_the_fingerprint_of_a_projection_changes_with_its_version() -> None:
 
     assert sums(1) == sums(1)
     assert sums(1) != sums(2)
+
+
+class Place(typing.TypedDict):
+    shelf: str
+    above: typing.NotRequired[Place]
+
+
+class Half(typing.TypedDict, total=False):
+    left: int
+
+
+class Shelves(Aggregate):
+    places: dict[str, Place] = {}
+    last: Place | None = None
+    halves: list[typing.Annotated[Half, "a half"]] = []
+    one_of: typing.Optional[typing.Union[Half, int]] = None  # noqa: UP007, UP045 - the old spelling
+
+
+def test_a_typed_dict_of_the_standard_library_is_saved_and_restored() -> None:
+    shelves = Shelves("a", 1)
+    shelves.places["x"] = {"shelf": "1", "above": {"shelf": "2"}}
+    shelves.last = {"shelf": "3"}
+    shelves.halves = [{}, {"left": 1}]
+    shelves.one_of = {"left": 2}
+    restored = decode_state(Shelves, encode_state(shelves), "a", 1)
+    assert restored.places == {"x": {"shelf": "1", "above": {"shelf": "2"}}}
+    assert (restored.last, restored.halves, restored.one_of) == ({"shelf": "3"}, [{}, {"left": 1}], {"left": 2})
+    Catalogue([Shelves])

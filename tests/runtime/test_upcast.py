@@ -29,9 +29,9 @@ class Measured(Event, version=3):
 
 
 def test_each_version_goes_through_every_later_upcaster() -> None:
-    assert upcasted(Measured, {"inches": 2.0}, 1) == {"size": 5.08, "unit": "cm"}
-    assert upcasted(Measured, {"size": 1.0}, 2) == {"size": 1.0, "unit": "cm"}
-    assert upcasted(Measured, {"size": 1.0, "unit": "m"}, 3) == {"size": 1.0, "unit": "m"}
+    assert upcasted(Measured, {"inches": 2.0}, 1) == [{"size": 5.08, "unit": "cm"}]
+    assert upcasted(Measured, {"size": 1.0}, 2) == [{"size": 1.0, "unit": "cm"}]
+    assert upcasted(Measured, {"size": 1.0, "unit": "m"}, 3) == [{"size": 1.0, "unit": "m"}]
 
 
 def test_an_upcaster_stays_an_ordinary_function() -> None:
