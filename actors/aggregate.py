@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -143,6 +143,17 @@ class PartitionLog:
         """Not known here: the ids are asked about with the next append."""
         self._ids.extend(command_ids)
         return {}
+
+    def declare(self, shapes: Mapping[tuple[str, int], bytes]) -> None:
+        """The partition has declared them."""
+
+    def secret(self) -> bytes:
+        """Of the partition's log."""
+        return self._read(lambda home: home.secret.remote())
+
+    def read(self, after: int, limit: int, bytes_max: int = 1 << 62) -> list[bytes]:
+        """Records of the partition's log, read by it."""
+        return self._read(lambda home: home.read.remote(after, limit, bytes_max))
 
     def append(self, epoch: int, appends: Sequence[Append]) -> list[Appended]:
         """One call to the partition. Raises `AlreadyStored`, and what `Log.append` raises."""

@@ -101,6 +101,7 @@ class BlockingVerbs:
         expected_version: int = ANY,
         correlation_id: UUID | None = None,
         causation_id: UUID | None = None,
+        decisive: bool = False,
         until: Until | None = None,
         timeout_s: float | None = None,
     ) -> Receipt:
@@ -114,6 +115,7 @@ class BlockingVerbs:
                 expected_version=expected_version,
                 correlation_id=correlation_id,
                 causation_id=causation_id,
+                decisive=decisive,
                 until=until,
                 timeout_s=timeout_s,
             )

@@ -58,6 +58,7 @@ READS: Final = frozenset(
         "find_commands",
         "find_snapshot",
         "holdings",
+        "secret",
         "epoch",
         "heir",
     }

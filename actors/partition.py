@@ -305,6 +305,16 @@ class PartitionActor:
         return self._reader().find_snapshot(stream, schema, at_or_before)
 
     @ray.method(concurrency_group="reads")
+    def read(self, after: int, limit: int, bytes_max: int) -> list[bytes]:
+        """Records of the log, for an own actor whose command was refused before."""
+        return self._reader().read(after, limit, bytes_max)
+
+    @ray.method(concurrency_group="reads")
+    def secret(self) -> bytes:
+        """With which an own actor keys the digests of its commands."""
+        return self._reader().secret()
+
+    @ray.method(concurrency_group="reads")
     def head(self) -> int:
         """The position of the last committed event."""
         return self._reader().head()

@@ -66,6 +66,7 @@ class Session:
         expected_version: int = ANY,
         correlation_id: UUID | None = None,
         causation_id: UUID | None = None,
+        decisive: bool = False,
         until: Until | None = None,
         timeout_s: float | None = None,
     ) -> Receipt:
@@ -79,6 +80,7 @@ class Session:
                 expected_version=expected_version,
                 correlation_id=correlation_id,
                 causation_id=causation_id,
+                decisive=decisive,
                 until=until,
                 timeout_s=timeout_s,
             )
@@ -155,6 +157,7 @@ class BlockingSession:
         expected_version: int = ANY,
         correlation_id: UUID | None = None,
         causation_id: UUID | None = None,
+        decisive: bool = False,
         until: Until | None = None,
         timeout_s: float | None = None,
     ) -> Receipt:
@@ -168,6 +171,7 @@ class BlockingSession:
                 expected_version=expected_version,
                 correlation_id=correlation_id,
                 causation_id=causation_id,
+                decisive=decisive,
                 until=until,
                 timeout_s=timeout_s,
             )

@@ -255,6 +255,11 @@ class SpreadReader:
         found: Snapshot | None = self._read("find_snapshot", stream, schema, at_or_before)
         return found
 
+    def secret(self) -> bytes:
+        """See `Reader`."""
+        secret: bytes = self._read("secret")
+        return secret
+
     def holdings(self) -> Holdings:
         """See `Reader`."""
         held: Holdings = self._read("holdings")

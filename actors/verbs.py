@@ -96,6 +96,7 @@ class Verbs:
         expected_version: int = ANY,
         correlation_id: UUID | None = None,
         causation_id: UUID | None = None,
+        decisive: bool = False,
         until: Until | None = None,
         timeout_s: float | None = None,
     ) -> Receipt:
@@ -104,9 +105,13 @@ class Verbs:
         Raises `Rejected`, `Conflict`, `HandlerFailed`, `InvalidMessage` and the other `CallerError`s: nothing was
         stored. Raises `Unavailable` after `timeout_s` (seconds): unknown whether it happened, and the same
         `command_id` may be sent again, for it takes effect at most once. until: wait too until every replica of these
-        projections shows it; else `NotYetVisible`, which has the `receipt`: the command succeeded.
+        projections shows it; else `NotYetVisible`, which has the `receipt`: the command succeeded. decisive: a
+        `Rejected` is stored under the `command_id` before it is raised, and every repeat of that id gets the same one,
+        whatever has changed since.
         """
-        envelope = Envelope(aggregate, id, command, command_id, expected_version, correlation_id, causation_id)
+        envelope = Envelope(
+            aggregate, id, command, command_id, expected_version, correlation_id, causation_id, decisive
+        )
         client = self._client
         outcome = await (client.send_until(envelope, until, timeout_s) if until else client.send(envelope, timeout_s))
         if isinstance(outcome, RayfoldError):

@@ -20,7 +20,7 @@ from .log.contract import StoredEvent
 from .messages import Event
 from .projection import part_of
 from .recorded import Recorded
-from .stream import StreamId, stream_id
+from .stream import StreamId, is_reserved, stream_id
 from .unreadable import Unreadable, UnreadableEvent, check_unreadable, unreadable_event
 
 __all__ = ["Chosen", "Happened", "Key", "Streams", "Types"]
@@ -64,7 +64,9 @@ class Chosen:
 
     def events(self, stored: StoredEvent, recorded: Recorded) -> Sequence[Event]:
         """What is chosen of a stored event: one or none, or several if an upcast made several of it. Raises
-        `UnknownEvent`, `HandlerFailed`."""
+        `UnknownEvent`, `HandlerFailed`. Nothing of a stream of Rayfold's own is chosen."""
+        if is_reserved(stored.stream.type):
+            return ()
         if self._types is not None and stored.name not in self._types and not self._catalogue.may_become(stored.name):
             return ()
         if not self._any_stream and not self._of_a_chosen_stream(stored.stream, recorded):

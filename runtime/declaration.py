@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from .errors import DefinitionError
 from .recorded import Recorded
-from .stream import TYPE_NAME_PATTERN
+from .stream import RESERVED_PREFIX, TYPE_NAME_PATTERN, is_reserved
 
 __all__ = [
     "Handler",
@@ -108,6 +108,9 @@ def checked_name(cls: type, name: str) -> str:
             f"{chosen!r} cannot be a stored name",
             'say name="..." in the class line: ASCII letters, digits, "_", "." and "-", 64 characters at most',
         )
+    if is_reserved(chosen):
+        what = f"{chosen!r} begins with {RESERVED_PREFIX!r}, which is for what Rayfold itself stores"
+        raise DefinitionError(where(cls), what, "choose another name")
     return chosen
 
 

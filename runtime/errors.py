@@ -152,11 +152,27 @@ class NotInHistory(CallerError):
 
 
 class CommandIdReused(CallerError):
-    """A command id that is already stored came back with different content; the first one stands."""
+    """A command id that is already stored came back with different content; the first one stands.
 
-    def __init__(self, command_id: str, stream: str) -> None:
-        super().__init__(command_id, stream)
-        self.command_id, self.stream = command_id, stream
+    `receipt` is that of the first one. It is None where the first one was refused for good (`decisive=True`), and
+    where both came at once and neither is stored.
+    """
+
+    def __init__(self, command_id: str, stream: str, first: tuple[str, str, int, int, int] | None = None) -> None:
+        super().__init__(command_id, stream, first)
+        self.command_id, self.stream, self.first = command_id, stream, first
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """What the command that has this id was answered; its `repeated` is True."""
+        from .receipt import Receipt
+        from .stream import StreamId
+
+        if self.first is None:
+            return None
+        type_name, ident, partition, position, version = self.first
+        stream = StreamId(type_name, ident)
+        return Receipt(stream, partition, position, version, bytes.fromhex(self.command_id), True)
 
     def sentence(self) -> str:
         return (

@@ -11,6 +11,7 @@ Rules kept here:
 - append, then adopt: an aggregate is checked out while the batch works on it and put back after the commit; if
   the append fails, what was decided is forgotten and reloaded from the log
 - a command id takes effect at most once: a repeat gets the first receipt, whatever its expected version says now
+- a refusal of a decisive command is stored under its id before the caller gets it, and every repeat gets the same
 - outcomes are values, item by item: a rejected or failing command never fails its neighbours, and commands to one
   aggregate in one batch see each other's effects
 - a handler that raises is an error to that caller only, and nothing of it is stored
@@ -22,16 +23,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from .aggregate import Aggregate, outcome_of
 from .catalogue import Catalogue
 from .codec import decode_message, encode_message
-from .envelope import PackedCommand
+from .content import old_payloads
+from .envelope import DIGEST_BYTES, PackedCommand
 from .errors import (
     CallerError,
     CommandIdReused,
     Conflict,
+    Damaged,
     Fenced,
     HandlerFailed,
     InvalidMessage,
@@ -41,14 +45,16 @@ from .errors import (
     StoreError,
 )
 from .log.contract import Append, Appended, CommandEntry, NewEvent, WriteLog
-from .log.format import NO_HEADERS
+from .log.format import NO_HEADERS, decode_record
 from .messages import Command, Event
 from .outcome import Outcome
 from .printable import printable_log
 from .receipt import Receipt
+from .refusals import REFUSED_VERSION, refused_event, rejected_in
 from .residents import RESIDENTS_MAX, Residents, evolve_with
 from .saved_state import checked_state, state_fingerprint
-from .stream import ANY, StreamId
+from .shape import event_shape, pack_shape
+from .stream import ANY, REFUSALS, StreamId
 
 __all__ = ["AlreadyStored", "Batch", "WriteLoop"]
 
@@ -86,6 +92,10 @@ class _Decided:
         self.appends: list[Append] = []
         self.indexes: list[int] = []
         """Which command each append belongs to."""
+        self.refused: dict[int, Rejected] = {}
+        """Commands whose refusal is appended, with it: they are answered with it once it is stored."""
+        self.reused: list[tuple[int, int]] = []
+        """Commands that have the id of an earlier, different one of this batch, with the index of that one."""
         self.working: dict[StreamId, Aggregate] = {}
         self.pending: dict[StreamId, list[Event]] = {}
         """Events decided in this batch and not in the log yet, by stream."""
@@ -106,11 +116,20 @@ class WriteLoop:
         self.residents = Residents(catalogue, log, residents_max)
         self._log = log
         self._catalogue = catalogue
+        self._secret = b""
+        """Of the log: what digests are keyed with; empty until the first command."""
         self._logged: set[str] = set()
 
     def activate(self) -> int:
         """Take the log over; until then every append would be refused. Returns the epoch."""
         self.residents.forget_all()
+        self._secret = b""
+        self._log.declare(
+            {
+                (event.message_name, event.schema_version): pack_shape(event_shape(event))
+                for event in self._catalogue.events.values()
+            }
+        )
         self.epoch = self._log.activate()
         return self.epoch
 
@@ -157,17 +176,14 @@ class WriteLoop:
         self, index: int, command: PackedCommand, entry: CommandEntry | RayfoldError | None, decided: _Decided
     ) -> Outcome | None:
         """The outcome of one command, or None if the append will tell. What it raises is its outcome too."""
-        stream, digest, expected_version = command.stream, command.digest, command.expected_version
+        stream, expected_version = command.stream, command.expected_version
+        digest = command.digest(self._secret or self._learn_secret())
         if entry is not None:
             if isinstance(entry, RayfoldError):
                 raise entry
-            if entry.digest != digest:
-                raise CommandIdReused(_shown(command.command_id), str(stream))
-            return Receipt(stream, self.partition, entry.position, entry.version, command.command_id, True)
+            return self._repeated(command, digest, entry)
         if (first := decided.first_use.get(command.command_id)) is not None:
-            if first[1] != digest:
-                raise CommandIdReused(_shown(command.command_id), str(stream))
-            decided.repeats.append((index, first[0]))
+            (decided.repeats if first[1] == digest else decided.reused).append((index, first[0]))
             return None
         aggregate = self._check_out(stream, decided)
         if expected_version != ANY and expected_version != aggregate.version:
@@ -175,12 +191,60 @@ class WriteLoop:
         events = self._ask_aggregate(command, aggregate)
         if isinstance(events, Rejected):
             # Facts may be parts of the state, which the next command of the batch changes.
-            return Rejected.told(events.reason, copy.deepcopy(events.facts), str(stream), command.name)
+            refused = Rejected.told(events.reason, copy.deepcopy(events.facts), str(stream), command.name)
+            return self._refuse(index, command, digest, refused, decided)
         decided.appends.append(self._evolved(command, digest, aggregate, events, decided))
         decided.indexes.append(index)
         if events:  # what leaves no event leaves no id either, in one batch as in two
             decided.first_use[command.command_id] = (index, digest)
         return None
+
+    def _refuse(
+        self, index: int, command: PackedCommand, digest: bytes, refused: Rejected, decided: _Decided
+    ) -> Outcome | None:
+        """The refusal, or None where it is to be stored first. Only what the aggregate itself has decided uses an id
+        up: a `Conflict` is about what the sender expected, and a failure about the code."""
+        if not command.decisive:
+            return refused
+        command_id, _, _, _, _, correlation_id, causation_id, _, _ = command
+        events = (refused_event(refused),)
+        decided.appends.append(Append(REFUSALS, ANY, events, command_id, digest, correlation_id, causation_id))
+        decided.indexes.append(index)
+        decided.refused[index] = refused
+        decided.first_use[command_id] = (index, digest)
+        return None
+
+    def _repeated(self, command: PackedCommand, digest: bytes, entry: CommandEntry) -> Outcome:
+        """What a command whose id is stored is answered: what the first one was. Raises `CommandIdReused`."""
+        refused, stream = entry.version == REFUSED_VERSION, command.stream
+        if entry.digest != digest and not self._is_old_repeat(command, entry.digest):
+            first = None
+            if not refused:
+                kept = decode_record(self._record_at(entry.position)).stream
+                first = (kept.type, kept.id, self.partition, entry.position, entry.version)
+            raise CommandIdReused(_shown(command.command_id), str(stream), first)
+        if refused:
+            return rejected_in(self._record_at(entry.position))
+        return Receipt(stream, self.partition, entry.position, entry.version, command.command_id, True)
+
+    def _record_at(self, position: int) -> bytes:
+        records = self._log.read(position - 1, 1)
+        if not records:
+            raise Damaged(f"event {position} of partition {self.partition}", "it is missing, but a command leads to it")
+        return records[0]
+
+    def _is_old_repeat(self, command: PackedCommand, digest: bytes) -> bool:
+        """Whether a digest of format 1 or 2, which covers all fields in the order of their class, is this command's."""
+        if len(digest) == DIGEST_BYTES:
+            return False
+        with suppress(RayfoldError):
+            known = self._catalogue.command(self._catalogue.aggregate(command.stream.type), command.name)
+            return any(command.old_digest(payload) == digest for payload in old_payloads(known, command))
+        return False
+
+    def _learn_secret(self) -> bytes:
+        self._secret = self._log.secret()
+        return self._secret
 
     def _check_out(self, stream: StreamId, decided: _Decided) -> Aggregate:
         """The aggregate as this batch has made it so far: the log first, then what was decided on top of it."""
@@ -240,7 +304,7 @@ class WriteLoop:
             decided.pending[stream] += events
         else:
             decided.pending[stream] = events
-        command_id, _, _, _, _, correlation_id, causation_id = command
+        command_id, _, _, _, _, correlation_id, causation_id, _, _ = command
         snapshot, schema = self._snapshot(aggregate, version)
         return _new(
             Append,
@@ -272,8 +336,14 @@ class WriteLoop:
             position, version, stored, repeated = done
             outcomes[index] = _new(Receipt, (stream, partition, position, version, command_id, repeated))
             records += stored
+            if repeated and version == REFUSED_VERSION:
+                outcomes[index] = rejected_in(self._record_at(position))
+            elif index in decided.refused and not repeated:
+                outcomes[index] = decided.refused[index]
             if repeated:  # known to the log alone: its events were decided here, and not appended
                 decided.working.pop(stream, None)
+        for index, first in decided.reused:
+            outcomes[index] = _reused(commands[index], outcomes[first])
         for index, first in decided.repeats:
             outcome = outcomes[first]
             outcomes[index] = outcome._replace(repeated=True) if isinstance(outcome, Receipt) else outcome
@@ -317,6 +387,14 @@ def _told(outcomes: list[Outcome | None]) -> list[Outcome]:
     told = [outcome for outcome in outcomes if outcome is not None]
     assert len(told) == len(outcomes), "a command without an outcome"
     return told
+
+
+def _reused(command: PackedCommand, first: Outcome | None) -> CommandIdReused:
+    """The error for a command with the id of another one of its batch, which was answered that."""
+    receipt = None
+    if isinstance(first, Receipt):
+        receipt = (first.stream.type, first.stream.id, first.partition, first.position, first.version)
+    return CommandIdReused(_shown(command.command_id), str(command.stream), receipt)
 
 
 def _shown(command_id: bytes) -> str:

@@ -21,6 +21,7 @@ __all__ = [
     "ANY",
     "ID_BYTES_MAX",
     "NO_STREAM",
+    "REFUSALS",
     "RESERVED_PREFIX",
     "TYPE_NAME_PATTERN",
     "Position",
@@ -73,6 +74,10 @@ class StreamId(NamedTuple):
         """The stream as the prefix of an LMDB key: both parts preceded by their length, so that no stream's
         key is a prefix of another's."""
         return _key_of(self)
+
+
+REFUSALS: Final = StreamId(f"{RESERVED_PREFIX}Refusals", "all")
+"""Of each log: the refusals that have used up their command ids (`refusals.py`)."""
 
 
 def is_reserved(type_name: str) -> bool:

@@ -67,7 +67,8 @@ class Append(NamedTuple):
     command_id: bytes
     """16 bytes; takes effect at most once in a log."""
     command_digest: bytes
-    """16 bytes over the content of the command: the same id with another digest is `CommandIdReused`."""
+    """20 bytes over the content of the command: the same id with another digest is `CommandIdReused`. 16 in what
+    formats 1 and 2 have stored."""
     correlation_id: bytes = b""
     """16 bytes or none: the id that a whole conversation of commands and events shares."""
     causation_id: bytes = b""
@@ -120,7 +121,7 @@ class CommandEntry(NamedTuple):
     position: int
     """Of the command's last event."""
     version: int
-    """Of its stream after that event."""
+    """Of its stream after that event; 0 where the event keeps a refusal (`refusals.py`)."""
 
 
 class Snapshot(NamedTuple):
@@ -174,6 +175,11 @@ class Reader(Protocol):
     def find_snapshot(self, stream: StreamId, schema: bytes, at_or_before: int | None = None) -> Snapshot | None:
         """The latest snapshot of the stream (at or before a version) that `schema` wrote and whose checksum is
         good. Damaged and outdated ones are passed over."""
+        ...
+
+    def secret(self) -> bytes:
+        """With which the digests of its commands are keyed, 32 bytes; empty in a log of format 1 or 2 that was not
+        taken over yet."""
         ...
 
     def holdings(self) -> Holdings:
@@ -231,8 +237,20 @@ class WriteLog(Protocol):
         """See `Reader`."""
         ...
 
+    def declare(self, shapes: Mapping[tuple[str, int], bytes]) -> None:
+        """See `Log`."""
+        ...
+
+    def secret(self) -> bytes:
+        """See `Reader`."""
+        ...
+
     def append(self, epoch: int, appends: Sequence[Append]) -> list[Appended]:
         """See `Log`."""
+        ...
+
+    def read(self, after: int, limit: int, bytes_max: int = 1 << 62) -> list[bytes]:
+        """See `Reader`."""
         ...
 
     def read_stream(

@@ -95,7 +95,12 @@ SNAPSHOT_BYTES_MAX: Final = 64 << 20
 """Of one snapshot's state. A larger one is not saved: loading it would save no time."""
 
 ID_BYTES: Final = 16
-"""Of a command id, digest, correlation id and causation id."""
+"""Of a command id, correlation id and causation id."""
+
+DIGEST_BYTES: Final = 20
+"""Of a command's digest. Those of formats 1 and 2, which have no key, are told by their length."""
+
+OLD_DIGEST_BYTES: Final = 16
 
 NAME_CHARS_MAX: Final = 64
 """Of an event's name, like every name (`stream.TYPE_NAME_PATTERN`)."""
@@ -122,7 +127,8 @@ _U64: Final = struct.Struct(">Q")
 _CRC: Final = struct.Struct(">I")
 _HEADER: Final = struct.Struct(">IQ")
 _STREAM_ENTRY: Final = struct.Struct(">QI")
-_COMMAND: Final = struct.Struct(">16sQQ")
+_COMMAND: Final = struct.Struct(">20sQQ")
+_OLD_COMMAND: Final = struct.Struct(">16sQQ")
 
 pack_position: Final = _U64.pack
 _pack_crc: Final = _CRC.pack
@@ -361,12 +367,10 @@ def check_command_id(command_id: bytes) -> None:
 
 
 def check_ids(command_id: bytes, digest: bytes, correlation_id: bytes, causation_id: bytes) -> None:
-    """Raises `InvalidId` for an id that is not 16 bytes (the last two may also be none)."""
-    if len(command_id) == len(digest) == len(correlation_id) == len(causation_id) == ID_BYTES:
-        return
+    """Raises `InvalidId` for an id that is not 16 bytes (the last two may also be none) and for what is no digest."""
     check_command_id(command_id)
-    if len(digest) != ID_BYTES:
-        raise InvalidId("command digest", digest.hex(), f"has {len(digest)} bytes, not {ID_BYTES}")
+    if len(digest) not in (DIGEST_BYTES, OLD_DIGEST_BYTES):
+        raise InvalidId("command digest", digest.hex(), f"has {len(digest)} bytes, not {DIGEST_BYTES}")
     if len(correlation_id) not in (0, ID_BYTES):
         raise InvalidId("correlation id", correlation_id.hex(), f"has {len(correlation_id)} bytes, not {ID_BYTES}")
     if len(causation_id) not in (0, ID_BYTES):
@@ -407,16 +411,18 @@ def decode_stream_entry(key: bytes, value: bytes, log: str) -> StreamEntry:
 
 
 def encode_command(command_id: bytes, digest: bytes, position: int, version: int) -> bytes:
-    """The value in `commands` for a command whose last event is at `position`."""
-    content = _COMMAND.pack(digest, position, version)
+    """The value in `commands` for a command whose last event is at `position`; version 0 is for a refusal."""
+    layout = _COMMAND if len(digest) == DIGEST_BYTES else _OLD_COMMAND
+    content = layout.pack(digest, position, version)
     return _pack_crc(_crc32(content, _crc32(command_id, _SEED_COMMANDS))) + content
 
 
 def decode_command(command_id: bytes, value: bytes, log: str) -> CommandEntry:
     """What a value in `commands` tells. Raises `Damaged`."""
-    if len(value) != 4 + _COMMAND.size or not _intact(command_id, value, _SEED_COMMANDS):
+    layout = _COMMAND if len(value) == 4 + _COMMAND.size else _OLD_COMMAND
+    if len(value) != 4 + layout.size or not _intact(command_id, value, _SEED_COMMANDS):
         raise Damaged(f"{log}, command {command_id.hex()}", "its checksum is wrong")
-    return CommandEntry(*_COMMAND.unpack_from(value, 4))
+    return CommandEntry(*layout.unpack_from(value, 4))
 
 
 def encode_snapshot(key: bytes, schema: bytes, state: bytes, link: bytes = b"") -> bytes:

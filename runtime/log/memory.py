@@ -11,12 +11,14 @@ import threading
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from secrets import token_bytes
 
 from ..errors import Fenced, InvalidId, RayfoldError
 from ..stream import StreamId
 from .contract import Append, Appended, CommandEntry, Holdings, Snapshot
 from .format import (
     CHAIN_START,
+    SECRET_BYTES,
     chain_of,
     check_command_id,
     checked_stream,
@@ -43,6 +45,7 @@ class MemoryLog:
         self._streams: dict[bytes, list[int]] = {}
         self._commands: dict[bytes, CommandEntry] = {}
         self._snapshots: dict[bytes, list[tuple[int, bytes, bytes]]] = {}
+        self._secret = token_bytes(SECRET_BYTES)
         self._declared: dict[tuple[str, int], bytes] = {}
         self._kinds: Kinds = {}
 
@@ -149,6 +152,10 @@ class MemoryLog:
             if written_by == schema:
                 return Snapshot(version, state)
         return None
+
+    def secret(self) -> bytes:
+        """With which the digests of its commands are keyed."""
+        return self._secret
 
     def holdings(self) -> Holdings:
         """The event names, schema versions and aggregate types that the log holds."""

@@ -21,11 +21,12 @@ import msgpack
 
 from ..errors import CommandIdReused, Conflict, InvalidMessage
 from ..printable import printable_log
-from ..stream import ANY, StreamId, is_reserved
+from ..stream import ANY, REFUSALS, StreamId, is_reserved
 from .contract import Append, Appended, CommandEntry, NewEvent
 from .format import (
     BODY_AT,
     CHAIN_AT,
+    DIGEST_BYTES,
     HEADER_STATE,
     ID_BYTES,
     SCHEMA_BYTES_MAX,
@@ -114,7 +115,7 @@ def plan(
     room_bytes = BATCH_BYTES_MAX
     for append in appends:
         stream, expected_version, events, command_id, digest, correlation_id, causation_id, snapshot, _, _ = append
-        if correlation_id or causation_id or not len(command_id) == len(digest) == ID_BYTES:
+        if correlation_id or causation_id or len(command_id) != ID_BYTES or len(digest) != DIGEST_BYTES:
             check_ids(command_id, digest, correlation_id, causation_id)
         stored = new_commands.get(command_id)
         if stored is None and find_command is not None:
@@ -147,10 +148,11 @@ def plan(
             raise InvalidMessage("batch", f"it has over {BATCH_BYTES_MAX:,} bytes of records", "append fewer at once")
         head, version = tail.head, version + len(records)
         known[stream] = stream_key, version
-        new_commands[command_id] = _new(CommandEntry, (digest, head, version))
+        told = 0 if stream == REFUSALS else version
+        new_commands[command_id] = _new(CommandEntry, (digest, head, told))
         key = stream_key + pack_position(version)
         planned.streams.append((key, encode_stream_entry(key, head, len(records))))
-        planned.commands.append((command_id, encode_command(command_id, digest, head, version)))
+        planned.commands.append((command_id, encode_command(command_id, digest, head, told)))
         if snapshot and append.snapshot:
             link = chain_of(records[-1])
             planned.snapshots.append((key, encode_snapshot(key, append.snapshot_schema, append.snapshot, link)))

@@ -25,6 +25,7 @@ from itertools import groupby
 from typing import Final, NamedTuple
 
 from ..errors import Damaged
+from ..stream import REFUSALS
 from .contract import StoredEvent
 from .format import (
     META_INDEXED,
@@ -46,6 +47,7 @@ __all__ = [
     "group_of",
     "index_entry",
     "lacking",
+    "version_told",
 ]
 
 GROUPS: Final = 32
@@ -170,6 +172,11 @@ def index_entry(events: Sequence[StoredEvent]) -> Pair:
     last = events[-1]
     key = versioned_key(last.stream.key, last.version)
     return key, encode_stream_entry(key, last.position, len(events))
+
+
+def version_told(event: StoredEvent) -> int:
+    """The version that the command index has for a command that ends with this event: 0 for a refusal."""
+    return 0 if event.stream == REFUSALS else event.version
 
 
 def lacking(indexed: Sequence[int], records: Iterable[bytes]) -> Iterator[Pair]:

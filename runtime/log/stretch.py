@@ -27,7 +27,7 @@ from .format import (
 )
 from .holdings import kinds_of, put_holdings
 from .identity import put_format, put_secret
-from .recent import GROUPS, appends_in, index_entry
+from .recent import GROUPS, appends_in, index_entry, version_told
 
 if TYPE_CHECKING:
     import lmdb
@@ -131,7 +131,7 @@ def _write(log: LmdbLog, transaction: lmdb.Transaction[bytes], stretch: Stretch)
     for of_append, digest in zip(appends_in(stretch.records, checked=True), stretch.digests, strict=True):
         last = of_append[-1]
         streams.append(index_entry(of_append))
-        commands.append((last.command_id, encode_command(last.command_id, digest, last.position, last.version)))
+        commands.append((last.command_id, encode_command(last.command_id, digest, last.position, version_told(last))))
     for name, pairs in ((EVENTS, events), (STREAMS, sorted(streams)), (COMMANDS, sorted(commands))):
         _, added = transaction.cursor(database(name)).putmulti(pairs, overwrite=False, append=name == EVENTS)
         if added != len(pairs):

@@ -73,6 +73,9 @@ class FaultyLog:
     def declare(self, shapes: Mapping[tuple[str, int], bytes]) -> None:
         self.behind.declare(shapes)
 
+    def secret(self) -> bytes:
+        return self.behind.secret()
+
     def holdings(self) -> Holdings:
         return self.behind.holdings()
 

@@ -617,3 +617,10 @@ def test_what_a_decider_raises_comes_out_as_it_is() -> None:
 
 def test_an_aggregate_shows_its_stream_version_and_state() -> None:
     assert repr(opened(7)) == "Account(id='alice', version=1, owner='Ada', balance=7, closed=False)"
+
+
+def test_an_aggregate_type_that_begins_with_rayfold_and_a_dot_is_refused() -> None:
+    with pytest.raises(DefinitionError, match="'rayfold.Refusals' begins with 'rayfold.'"):
+
+        class Refusals(Aggregate, name="rayfold.Refusals"):
+            pass

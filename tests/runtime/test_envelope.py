@@ -219,28 +219,37 @@ def test_an_envelope_that_cannot_be_sent_is_refused_before_it_is(
 
 # Digests -------------------------------------------------------------------------------------------------------
 
-BASE = pack(Envelope(Account, "alice", TEN, ID))[0]
+BASE = pack(Envelope(Account, "alice", TEN, ID))[0]._replace(content=b"")
 
 
-def test_a_digest_is_the_same_for_ever() -> None:
-    assert BASE.digest.hex() == "42340fac924a70d9ddf503d5d4201c5a"
+SECRET = bytes(range(32))
 
 
-def test_a_digest_is_over_stream_name_and_payload_and_nothing_else() -> None:
+def test_a_digest_is_the_same_permanently() -> None:
+    assert BASE.digest(SECRET).hex() == "bba7c49f684e1fc578c4e470682c8ae2ad2828c2"
+    assert BASE.old_digest(BASE.payload).hex() == "42340fac924a70d9ddf503d5d4201c5a", "as formats 1 and 2 stored it"
+
+
+def test_a_digest_cannot_be_found_out_without_the_secret_of_the_log() -> None:
+    assert len({BASE.digest(secret) for secret in (SECRET, bytes(32), b"")} | {BASE.old_digest(BASE.payload)}) == 4
+
+
+def test_a_digest_is_over_stream_name_and_content_and_nothing_else() -> None:
     other = BASE._replace(command_id=bytes(16), expected_version=9, correlation_id=b"c" * 16, causation_id=b"d" * 16)
-    assert other.digest == BASE.digest
+    assert other.digest(SECRET) == BASE.digest(SECRET)
+    assert BASE._replace(decisive=True).digest(SECRET) == BASE.digest(SECRET)
     different = [
         BASE._replace(stream=StreamId("Account", "Alice")),
         BASE._replace(stream=StreamId("Vault", "alice")),
         BASE._replace(name="deposit"),
         BASE._replace(payload=BASE.payload[:-1] + b"\x0b"),
     ]
-    assert len({command.digest for command in [BASE, *different]}) == 5
+    assert len({command.digest(SECRET) for command in [BASE, *different]}) == 5
 
 
 def test_a_digest_keeps_its_parts_apart() -> None:
     def digest(type_name: str, ident: str, name: str, payload: bytes) -> bytes:
-        return BASE._replace(stream=StreamId(type_name, ident), name=name, payload=payload).digest
+        return BASE._replace(stream=StreamId(type_name, ident), name=name, payload=payload).digest(SECRET)
 
     same_joined = [("AB", "c", "D", b"e"), ("A", "Bc", "D", b"e"), ("AB", "cD", "", b"e"), ("AB", "c", "De", b"")]
     assert len({digest(*parts) for parts in same_joined}) == 4
@@ -263,10 +272,10 @@ def packed_with(**changes: Any) -> bytes:
         (GOOD + b"\xc1", len(GOOD), "FormatError"),
         (b"\xc1", 0, "FormatError"),
         (b"\x05", 0, "cannot unpack non-iterable int object"),
-        (b"\x92\x01\x02", 0, "not enough values to unpack (expected 7, got 2)"),
-        (b"\x90", 0, "not enough values to unpack (expected 7, got 0)"),
-        (b"\x98" + b"\x01" * 8, 0, "8 exceeds max_array_len(7)"),
-        (b"\xdd\xff\xff\xff\xff", 0, "4294967295 exceeds max_array_len(7)"),
+        (b"\x92\x01\x02", 0, "not enough values to unpack (expected 9, got 2)"),
+        (b"\x90", 0, "not enough values to unpack (expected 9, got 0)"),
+        (b"\x9a" + b"\x01" * 10, 0, "10 exceeds max_array_len(9)"),
+        (b"\xdd\xff\xff\xff\xff", 0, "4294967295 exceeds max_array_len(9)"),
         (b"\xc6\x00\x10\x00\x01" + bytes(0x100001), 0, "1048577 exceeds max_bin_len(1048576)"),
         (b"\xda\x01\x91" + b"x" * 401, 0, "401 exceeds max_str_len(400)"),
         (b"\xdf\xff\xff\xff\xff", 0, "4294967295 exceeds max_map_len(0)"),
@@ -280,9 +289,11 @@ def packed_with(**changes: Any) -> bytes:
         (packed_with(expected_version=True), 0, "a field is of the wrong type"),
         (packed_with(expected_version=1.5), 0, "a field is of the wrong type"),
         (packed_with(correlation_id=None), 0, "a field is of the wrong type"),
+        (packed_with(content="text"), 0, "a field is of the wrong type"),
+        (packed_with(decisive=1), 0, "a field is of the wrong type"),
         (packed_with(stream=("T" * 65, "alice")), 0, "an aggregate type has 65 characters, over 64"),
     ],
-    ids=range(22),
+    ids=range(24),
 )
 def test_bytes_that_are_no_batch_are_refused_with_the_place(blob: bytes, at_byte: int, what: str) -> None:
     with pytest.raises(InvalidMessage) as raised:
@@ -291,11 +302,11 @@ def test_bytes_that_are_no_batch_are_refused_with_the_place(blob: bytes, at_byte
 
 
 @given(blob=st.binary(max_size=200) | st.binary(max_size=40).map(lambda tail: GOOD + tail))
-@example(blob=GOOD + b"\x97" + GOOD[1:])
+@example(blob=GOOD + b"\x99" + GOOD[1:])
 def test_any_bytes_are_a_batch_whose_digests_can_be_taken_or_refused(blob: bytes) -> None:
     try:
         commands = list(unpack_batch(blob))
     except InvalidMessage:
         return
-    assert all(len(command.digest) == 16 for command in commands)
+    assert all(len(command.digest(SECRET)) == 20 for command in commands)
     assert join(msgpack.packb(command) for command in commands) == blob or blob != join([GOOD] * len(commands))

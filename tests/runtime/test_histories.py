@@ -98,7 +98,7 @@ class ComparesNoContent(WriteLoop):
         self, index: int, command: PackedCommand, entry: CommandEntry | RayfoldError | None, decided: _Decided
     ) -> Receipt | RayfoldError | None:
         if isinstance(entry, CommandEntry):
-            entry = entry._replace(digest=command.digest)
+            entry = entry._replace(digest=command.digest(self._secret))
         return super()._decide(index, command, entry, decided)
 
 

@@ -201,3 +201,12 @@ def test_a_query_inherits_its_answer_type_and_cannot_state_a_second_one() -> Non
 def test_an_answer_type_as_text_is_refused() -> None:
     with pytest.raises(DefinitionError, match=r"Query\['int'\]: the answer type is text; write the type itself"):
         Query["int"]
+
+
+@pytest.mark.parametrize("base", [Command, Event, Query])
+def test_names_that_begin_with_rayfold_and_a_dot_are_refused(base: type[Any]) -> None:
+    with pytest.raises(DefinitionError) as raised:
+        types.new_class("Mine", (base,), {"name": "rayfold.Refused"})
+    told = "Mine: 'rayfold.Refused' begins with 'rayfold.', which is for what Rayfold itself stores; choose another name"
+    assert str(raised.value) == told
+    types.new_class("Mine", (base,), {"name": "rayfold_Refused"})

@@ -240,3 +240,10 @@ def test_a_version_counts_from_1(version: Any) -> None:
 
         class Sums(Projection, version=version):
             pass
+
+
+def test_a_projection_whose_name_begins_with_rayfold_and_a_dot_is_refused() -> None:
+    with pytest.raises(DefinitionError, match="'rayfold.Counts' begins with 'rayfold.'"):
+
+        class Counts(Projection, name="rayfold.Counts"):
+            pass

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -138,6 +138,18 @@ class Disk:
     def find_snapshot(self, stream: StreamId, schema: bytes, at_or_before: int | None = None) -> Snapshot | None:
         """See `Reader`."""
         return self.log.find_snapshot(stream, schema, at_or_before)
+
+    def read(self, after: int, limit: int, bytes_max: int = 1 << 62) -> list[bytes]:
+        """See `Reader`."""
+        return self.log.read(after, limit, bytes_max)
+
+    def secret(self) -> bytes:
+        """See `Reader`."""
+        return self.log.secret()
+
+    def declare(self, shapes: Mapping[tuple[str, int], bytes]) -> None:
+        """See `Log`."""
+        self.log.declare(shapes)
 
 
 class PartitionProcess:
