@@ -82,6 +82,7 @@ def command(**fields: Any) -> type[Command]:
     """A release of the command `Open`, with these fields: annotations, or pairs of annotation and default."""
     annotations = {name: kind[0] if isinstance(kind, tuple) else kind for name, kind in fields.items()}
     defaults = {name: kind[1] for name, kind in fields.items() if isinstance(kind, tuple)}
+    body = {"__annotations__": annotations, "__module__": __name__, **defaults}
     return types.new_class("Open", (Command,), exec_body=lambda space: space.update(body))
 
 
