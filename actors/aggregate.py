@@ -174,10 +174,15 @@ class PartitionLog:
         return answer.appended
 
     def read_stream(
-        self, stream: StreamId, from_version: int = 1, to_version: int | None = None, limit: int | None = None
+        self,
+        stream: StreamId,
+        from_version: int = 1,
+        to_version: int | None = None,
+        limit: int | None = None,
+        bytes_max: int = 1 << 62,
     ) -> list[bytes]:
         """The records of the aggregate, read by its partition."""
-        return self._read(lambda home: home.read_stream.remote(stream, from_version, to_version, limit))
+        return self._read(lambda home: home.read_stream.remote(stream, from_version, to_version, limit, bytes_max))
 
     def find_snapshot(self, stream: StreamId, schema: bytes, at_or_before: int | None = None) -> Snapshot | None:
         """The latest usable snapshot of the aggregate, found by its partition."""

@@ -79,6 +79,8 @@ class Broadcast:
         first = record_position(records[0])
         self.head = first + len(records) - 1
         committed, size_bytes = _Committed(first, records), sum(map(len, records))
+        if size_bytes > _WAITING_BYTES_MAX:  # one commit may have 256 MiB: projectors read it from the log, in pages
+            committed, size_bytes = _Committed(first, ()), 0
         for road in self._roads.values():
             try:
                 road.lane.put(committed, size_bytes)

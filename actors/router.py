@@ -10,6 +10,9 @@ everything that was not answered again in order, with backoff and jitter, until 
 caller's commands to one aggregate is kept through losses and moves, and the same ids make sure that nothing takes
 effect twice.
 
+An aggregate with a long history is loaded aside by its partition (`runtime/loading.py`), which answers `Later`
+meanwhile. Its commands are set aside here, in order, and sent again after a pause; those to other aggregates go on.
+
 Rules kept here: every command has a deadline, after which its caller is told `Unavailable`; what waits is bounded;
 retries are made here and nowhere else (Ray's own would run a command again without anybody knowing).
 """
@@ -27,7 +30,7 @@ from typing import Any, Final, NamedTuple
 from ..runtime.batching import Lane, commands_worth
 from ..runtime.envelope import PackedCommand, join
 from ..runtime.errors import Fenced, Overloaded, Unavailable
-from ..runtime.outcome import Moved, Outcome, decode_answer
+from ..runtime.outcome import Later, Moved, Outcome, decode_answer
 from ..runtime.stream import StreamId, partition_of
 from .settings import Settings
 from .way import Way
@@ -39,6 +42,9 @@ IN_FLIGHT_MAX = 2
 
 _ROUTES_MAX: Final = 1024
 """Own actors remembered: some times as many as live at once. A forgotten one is asked for at its partition again."""
+
+_ASIDE_BYTES_MAX: Final = 64 << 20
+"""Of all commands that are set aside for that; their number is bounded by `Settings.in_flight_max`."""
 
 _BACKOFF_FIRST_S: Final = 0.02
 _BACKOFF_MAX_S: Final = 0.5
@@ -82,6 +88,8 @@ class _Destination:
         """What came back unanswered, by attempt. While there is any, nothing leaves: order would be lost."""
         self.moved: dict[StreamId, str] = {}
         """Where the actor says that some aggregates live now."""
+        self.loading: dict[StreamId, float] = {}
+        """Aggregates that it is loading aside, and after how long to ask again."""
         self.failures = 0
         """In a row; sets the backoff."""
         self.again: asyncio.TimerHandle | None = None
@@ -111,6 +119,9 @@ class Router:
         """Aggregates that are known to live in an own actor, or did when last heard of."""
         self._lost: OrderedDict[str, None] = OrderedDict()
         """Own actors that we gave up. A partition that has not heard of it yet still sends us there."""
+        self._aside: dict[StreamId, list[_Pending]] = {}
+        """What waits for an aggregate that is being loaded, in order."""
+        self._aside_bytes = 0
         self._pending: set[_Pending] = set()
         self._unavailable: dict[int, str] = {}
         """Partition -> why nothing reaches it: what is sent to it is refused at once, so that it takes no place from
@@ -142,7 +153,10 @@ class Router:
             raise Unavailable(str(packed.stream), f"it was not sent: {why}")
         future: asyncio.Future[Outcome] = self._loop.create_future()
         pending = _Pending(packed, blob, future, self._loop.time() + timeout_s)
-        self._destination(packed.stream).lane.put(pending, len(blob))
+        if packed.stream in self._aside:
+            self._put_aside(pending)
+        else:
+            self._destination(packed.stream).lane.put(pending, len(blob))
         self._pending.add(pending)
         if not self._sweeping:
             self._sweeping = True
@@ -237,6 +251,9 @@ class Router:
             if isinstance(answered, Moved):
                 unanswered.append(pending)
                 destination.moved[pending.stream] = answered.actor
+            elif isinstance(answered, Later):
+                unanswered.append(pending)
+                destination.loading[pending.stream] = answered.pause_s
             elif isinstance(answered, Fenced):
                 unanswered.append(pending)
                 fenced = True
@@ -263,6 +280,8 @@ class Router:
         if destination.name:
             self._take_back(destination, again)
             return
+        if destination.loading:
+            again = self._set_aside(destination, again)
         for stream, actor in moved.items():
             self._open_route(stream, actor, destination.partition)
         elsewhere = [pending for pending in again if pending.stream in self._routes]
@@ -272,6 +291,34 @@ class Router:
         here = [(pending, len(pending.blob)) for pending in again if pending.stream not in self._routes]
         destination.lane.restart(here)
 
+    def _set_aside(self, destination: _Destination, again: Sequence[_Pending]) -> list[_Pending]:
+        """Set aside what is for aggregates that are being loaded. Returns the others of `again`."""
+        loading, destination.loading = destination.loading, {}
+        waiting = destination.lane.take_waiting(lambda pending: pending.stream in loading)
+        for stream, pause_s in loading.items():
+            self._aside.setdefault(stream, [])
+            self._loop.call_later(pause_s * random.uniform(0.5, 1.0), self._bring_back, stream)
+        for pending in [*again, *(pending for pending, _ in waiting)]:
+            if pending.stream in loading:
+                try:
+                    self._put_aside(pending)
+                except Overloaded as error:
+                    self._resolve(pending, error)
+        return [pending for pending in again if pending.stream not in loading]
+
+    def _put_aside(self, pending: _Pending) -> None:
+        if self._aside_bytes + len(pending.blob) > _ASIDE_BYTES_MAX and self._aside_bytes:
+            raise Overloaded("what waits for aggregates that are being loaded", _ASIDE_BYTES_MAX, "bytes")
+        self._aside[pending.stream].append(pending)
+        self._aside_bytes += len(pending.blob)
+
+    def _bring_back(self, stream: StreamId) -> None:
+        """The aggregate may be loaded by now: send on what waits for it, in order."""
+        waiting = self._aside.pop(stream, [])
+        self._aside_bytes -= sum(len(pending.blob) for pending in waiting)
+        for pending in waiting:
+            self._put(pending)
+
     def _open_route(self, stream: StreamId, actor: str, partition: int) -> None:
         try:
             if actor in self._lost:
@@ -280,10 +327,11 @@ class Router:
         except ValueError:  # it has ended since, or is as good as that; its partition finds out from us
             self._partitions[partition].way.actor.lost.remote(stream, actor)
             return
-        if len(self._routes) >= _ROUTES_MAX:
-            for known, route in self._routes.items():
+        if len(self._routes) >= _ROUTES_MAX:  # one in use stays; there are at most as many as commands in flight
+            for known, route in list(self._routes.items()):
                 if not route.flights and not route.held and not len(route.lane):
                     del self._routes[known]
+                if len(self._routes) < _ROUTES_MAX:
                     break
         self._routes[stream] = self._destination_of(handle, partition, actor)
 

@@ -234,10 +234,15 @@ class SpreadReader:
         return version
 
     def read_stream(
-        self, stream: StreamId, from_version: int = 1, to_version: int | None = None, limit: int | None = None
+        self,
+        stream: StreamId,
+        from_version: int = 1,
+        to_version: int | None = None,
+        limit: int | None = None,
+        bytes_max: int = 1 << 62,
     ) -> list[bytes]:
         """See `Reader`."""
-        records: list[bytes] = self._read("read_stream", stream, from_version, to_version, limit)
+        records: list[bytes] = self._read("read_stream", stream, from_version, to_version, limit, bytes_max)
         return records
 
     def find_command(self, command_id: bytes) -> CommandEntry | None:

@@ -32,6 +32,7 @@ from .stream import StreamId
 from .unreadable import Unreadable, check_unreadable, unreadable_event
 
 __all__ = [
+    "HISTORY_BYTES_MAX",
     "HISTORY_MAX",
     "checked_place",
     "fold_up_to",
@@ -47,8 +48,14 @@ __all__ = [
 HISTORY_MAX: Final = 100_000
 """Events of one answer of `history`, which is a list: about 100 MB as objects. More are asked for range by range."""
 
+HISTORY_BYTES_MAX: Final = 128 << 20
+"""... and of their payloads as they are stored: objects take several times as much."""
+
 _PAGE: Final = 512
 """Records read at a time: bounds memory, and how long one read transaction lasts (about a millisecond)."""
+
+_PAGE_BYTES: Final = 1 << 20
+"""... and no further one after so many bytes: an event may have 1 MiB."""
 
 _STEP: Final = 20_000
 """Events between two signs of life of a long fold: about a tenth of a second."""
@@ -74,7 +81,7 @@ def history(
 
     `from_version` may be the one after the last, which gives an empty list: what a caller asks who has seen all so far.
     Raises `NotInHistory` for a stream without events and for versions beyond its last, `UnknownEvent`, `Damaged`, and
-    `InvalidMessage` for a range that is none or has over `HISTORY_MAX` events.
+    `InvalidMessage` for a range that is none, or has over `HISTORY_MAX` events or `HISTORY_BYTES_MAX` bytes of them.
     """
     unreadable = check_unreadable(unreadable)
     first, last = _checked_range(reader, stream, from_version, to_version)
@@ -82,7 +89,12 @@ def history(
         what = f"versions {first:,} to {last:,} of {stream} are over {HISTORY_MAX:,} events"
         raise InvalidMessage("history", what, "ask for one range after the other with from_version and to_version")
     told: list[tuple[Event, Recorded]] = []
+    size_bytes = 0
     for stored in _stored(reader, stream, first, last):
+        size_bytes += len(stored.payload)
+        if size_bytes > HISTORY_BYTES_MAX:
+            what = f"versions {first:,} to {last:,} of {stream} have over {HISTORY_BYTES_MAX:,} bytes"
+            raise InvalidMessage("history", what, "ask for one range after the other with from_version and to_version")
         recorded = _recorded(partition, stored)
         try:
             told += [(event, recorded) for event in catalogue.decode_events(stored)]
@@ -126,10 +138,13 @@ def version_at(reader: Reader, stream: StreamId, at_us: int) -> int:
     last = reader.version(stream)
     while last:
         first = max(last - _PAGE + 1, 1)
-        for record in reversed(reader.read_stream(stream, first, last)):
-            stored = decode_record(record)
-            if stored.recorded_at_us <= at_us:
-                return stored.version
+        found, version = 0, first
+        while version <= last and (page := reader.read_stream(stream, version, last, bytes_max=_PAGE_BYTES)):
+            for record in page:
+                found = version if decode_record(record).recorded_at_us <= at_us else found
+                version += 1
+        if found:
+            return found
         last = first - 1
     return 0
 
@@ -214,21 +229,23 @@ def _count_from_1(name: str, version: object) -> int:
 
 
 def _stored(reader: Reader, stream: StreamId, first: int, last: int) -> Iterator[StoredEvent]:
-    while first <= last:
-        for record in reader.read_stream(stream, first, last, _PAGE):
+    while first <= last and (page := reader.read_stream(stream, first, last, _PAGE, _PAGE_BYTES)):
+        for record in page:
             yield decode_record(record)
-        first += _PAGE
+            first += 1
 
 
 def _position_at(reader: Reader, at_us: int) -> int:
     last = reader.head()
     while last:
         first = max(last - _PAGE + 1, 1)
-        records = reader.read(first - 1, last - first + 1)
-        for record in reversed(records):
-            stored = decode_record(record, checked=True)
-            if stored.recorded_at_us <= at_us:
-                return stored.position
+        found, position = 0, first
+        while position <= last and (page := reader.read(position - 1, last - position + 1, _PAGE_BYTES)):
+            for record in page:
+                found = position if decode_record(record, checked=True).recorded_at_us <= at_us else found
+                position += 1
+        if found:
+            return found
         last = first - 1
     return 0
 

@@ -16,7 +16,7 @@ and the log is replayed from there, which takes as long as reading the events si
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -356,18 +356,24 @@ class KeptModel:
             remedy = "add one: @forget def forget(self, stream: StreamId) -> None"
             raise DefinitionError(self._projection.__name__, "it has no @forget method", remedy)
         partition = partition_of(stream, len(self._readers)) if len(self._readers) > 1 else next(iter(self._readers))
-        reached, version, records = self._at.positions[partition], 1, list[bytes]()
-        while page := self._readers[partition].read_stream(stream, version, limit=PAGE_EVENTS):
-            records += page
-            version += len(page)
-        records = [record for record in records if record_position(record) <= reached]
+        records = self._records_of(stream, partition, self._at.positions[partition])
         rest = tuple(entry for entry in self.quarantined if entry.stream != str(stream))
         failure = self._out_of_order(rest, lambda: forgets(self.model, stream), partition, records)
         if failure is not None:
             raise failure.error
 
+    def _records_of(self, stream: StreamId, partition: int, up_to: int) -> Iterator[bytes]:
+        """The records of a stream up to a position, read page by page: a stream may be larger than memory."""
+        version = 1
+        while page := self._readers[partition].read_stream(stream, version, None, PAGE_EVENTS, PAGE_BYTES_MAX):
+            for record in page:
+                if record_position(record) > up_to:
+                    return
+                yield record
+            version += len(page)
+
     def _out_of_order(
-        self, quarantined: tuple[Quarantined, ...], first: Callable[[], None], partition: int, records: Sequence[bytes]
+        self, quarantined: tuple[Quarantined, ...], first: Callable[[], None], partition: int, records: Iterable[bytes]
     ) -> Failure | None:
         """One transaction that does `first`, takes in records that were passed before, and leaves the place as it is.
 
@@ -391,7 +397,11 @@ class KeptModel:
                 self._commit(self._after(partition, ()))
         except Exception as error:
             self.quarantined = before
-            failed = HandlerFailed.caused_by(self._projection.__name__, "events taken in once more", error)
+            failed: RayfoldError = HandlerFailed.caused_by(
+                self._projection.__name__, "events taken in once more", error
+            )
+            if isinstance(error, StoreError):  # of reading the log
+                failed = error
             failure = Failure(0, failed, half_applied=True)
         if failure is not None:
             self._go_back()

@@ -23,6 +23,7 @@ from .wire import from_wire, to_wire
 __all__ = [
     "ERROR_BYTES_MAX",
     "Answered",
+    "Later",
     "Moved",
     "Outcome",
     "decode_answer",
@@ -42,8 +43,15 @@ class Moved(NamedTuple):
     """The name of its own actor; empty for "back in its partition"."""
 
 
-Answered = Receipt | RayfoldError | Moved
-"""What an actor answers for one command; the router resolves `Moved` by itself."""
+class Later(NamedTuple):
+    """Not an outcome yet: the aggregate is being loaded (`loading.py`), ask here again. Nothing has been decided."""
+
+    pause_s: float
+    """After so long."""
+
+
+Answered = Receipt | RayfoldError | Moved | Later
+"""What an actor answers for one command; the router resolves `Moved` and `Later` by itself."""
 
 _pack_facts: Final = msgpack.Packer(autoreset=True).pack
 """Safe to share between threads: it runs no Python while it packs numbers. Half the time of `packb`."""
@@ -54,6 +62,7 @@ _new: Final = tuple.__new__
 _RECEIPT: Final = 0
 _ERROR: Final = 1
 _MOVED: Final = 2
+_LATER: Final = 3
 
 _BATCH_COST: Final = struct.Struct(">f")
 """The beginning of an answer, in seconds."""
@@ -97,6 +106,8 @@ def decode_outcomes(blob: bytes, commands: Sequence[Any]) -> list[Answered]:
             answered.append(_new(Receipt, facts))
         elif packed[0] == _ERROR:
             answered.append(from_wire([*packed[1:]]))
+        elif packed[0] == _LATER:
+            answered.append(Later(*packed[1:]))
         else:
             answered.append(Moved(*packed[1:]))
     return answered
@@ -109,6 +120,8 @@ def _pack(outcome: Answered) -> bytes:
         packed = _pack_facts((_RECEIPT, partition, position, version, repeated))
     elif isinstance(outcome, Moved):
         packed = msgpack.packb((_MOVED, outcome.actor))
+    elif isinstance(outcome, Later):
+        packed = msgpack.packb((_LATER, outcome.pause_s))
     else:
         packed = _pack_error(to_wire(outcome))
     return packed

@@ -10,7 +10,7 @@ Loading an aggregate that has no events costs one look-up and leaves no trace.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from typing import Final, NamedTuple
@@ -19,6 +19,7 @@ from .aggregate import Aggregate
 from .catalogue import Catalogue
 from .declaration import nearest
 from .errors import HandlerFailed, InvalidMessage
+from .loading import LOADED_AT_ONCE_BYTES, LOADED_AT_ONCE_EVENTS, Loading, StillLoading
 from .log.contract import Snapshot, WriteLog
 from .log.format import decode_record
 from .messages import Event
@@ -30,8 +31,11 @@ __all__ = ["RESIDENTS_MAX", "SAVED_AT_ONCE", "Residents", "SavedResident", "evol
 RESIDENTS_MAX: Final = 10_000
 """How many aggregates stay in memory: at about 1 KB each some 10 MB in a process that takes 80 MB by itself."""
 
-_PAGE: Final = 1000
+_PAGE: Final = 500
 """Records read at a time while an aggregate is folded: bounds memory for long streams."""
+
+_PAGE_BYTES: Final = 1 << 20
+"""... and no further one after so many bytes: a record may have 1 MiB, and the writer waits while a page is read."""
 
 
 SAVED_AT_ONCE: Final = 500
@@ -55,19 +59,43 @@ class Residents:
         self._log = log
         self._residents_max = residents_max
         self._cache: OrderedDict[StreamId, Aggregate] = OrderedDict()
+        self._loading: Loading | None = None
         self._offered: dict[StreamId, tuple[bytes, Snapshot]] = {}
         """What the partition's last actor had in memory, with the schema that wrote it; each is used once."""
 
     def __len__(self) -> int:
         return len(self._cache)
 
+    def load_aside(self) -> None:
+        """Load long histories aside from now on (`loading.py`): for the thread that others wait for."""
+        self._loading = Loading(self._fold)
+
+    def begin_batch(self) -> None:
+        """Use what was loaded aside until now, and nothing that is loaded while the batch is being decided."""
+        if self._loading is not None:
+            self._loading.take_over()
+
     def check_out(self, stream: StreamId) -> Aggregate:
         """The aggregate, out of the cache or folded from the log. The caller puts it back or lets it go.
 
-        Raises `UnknownName`, `Damaged`, `UnknownEvent` or `HandlerFailed` (a raising evolve handler).
+        Raises `UnknownName`, `Damaged`, `UnknownEvent`, `HandlerFailed` (a raising evolve handler), or `StillLoading`.
         """
         resident = self._cache.pop(stream, None)
-        return self.load(stream) if resident is None else resident
+        if resident is not None:
+            return resident
+        return self.load(stream) if self._loading is None else self._load_or_put_aside(stream, self._loading)
+
+    def _load_or_put_aside(self, stream: StreamId, loading: Loading) -> Aggregate:
+        if stream in loading:
+            raise StillLoading(str(stream))
+        aggregate = loading.taken(stream)
+        if aggregate is None:  # one may be false in a condition
+            aggregate = self._beginning(stream, None)
+        for events, size_bytes in self._fold(aggregate, stream):
+            if events >= LOADED_AT_ONCE_EVENTS or size_bytes >= LOADED_AT_ONCE_BYTES:
+                loading.begin(stream, aggregate)
+                raise StillLoading(str(stream))
+        return aggregate
 
     def put_back(self, aggregate: Aggregate, stream: StreamId) -> None:
         """Keep an aggregate whose state is exactly what the log holds."""
@@ -80,10 +108,14 @@ class Residents:
     def forget(self, stream: StreamId) -> None:
         """Drop it from memory; the next check-out reads the log."""
         self._cache.pop(stream, None)
+        if self._loading is not None:
+            self._loading.forget(stream)
 
     def forget_all(self) -> None:
         """Drop everything from memory."""
         self._cache.clear()
+        if self._loading is not None:
+            self._loading.forget_all()
 
     def saved(self, first: int) -> list[SavedResident]:
         """The next residents after the `first` lately used ones, for the partition's next actor; none at the end. One
@@ -104,20 +136,35 @@ class Residents:
 
     def load(self, stream: StreamId, at_or_before: int | None = None) -> Aggregate:
         """The aggregate as the log has it: its latest usable snapshot, then the events after that."""
+        aggregate = self._beginning(stream, at_or_before)
+        for _ in self._fold(aggregate, stream, at_or_before):
+            pass
+        return aggregate
+
+    def _beginning(self, stream: StreamId, at_or_before: int | None) -> Aggregate:
         cls = self._catalogue.aggregate(stream.type)
         aggregate = self._from_snapshot(cls, stream, at_or_before)
-        if aggregate is None:
-            aggregate = cls(stream.id)
+        return cls(stream.id) if aggregate is None else aggregate
+
+    def _fold(
+        self, aggregate: Aggregate, stream: StreamId, at_or_before: int | None = None
+    ) -> Iterator[tuple[int, int]]:
+        """Fold the events after the aggregate's version into it, page by page. Yields how many it were by then, and the
+        bytes of their records, while there may be more."""
+        events = size_bytes = 0
         while True:
-            records = self._log.read_stream(stream, aggregate.version + 1, at_or_before, _PAGE)
+            records = self._log.read_stream(stream, aggregate.version + 1, at_or_before, _PAGE, _PAGE_BYTES)
             for record in records:
                 stored = decode_record(record)
                 for event in self._catalogue.decode_events(stored):
                     evolve_with(aggregate, event)
                     aggregate.version = stored.version - 1  # all events of one record have its place
                 aggregate.version = stored.version
-            if len(records) < _PAGE:
-                return aggregate
+            page_bytes = sum(map(len, records))
+            if len(records) < _PAGE and page_bytes < _PAGE_BYTES:
+                return
+            events, size_bytes = events + len(records), size_bytes + page_bytes
+            yield events, size_bytes
 
     def _from_snapshot(self, cls: type[Aggregate], stream: StreamId, at_or_before: int | None) -> Aggregate | None:
         """A snapshot saves time and is never the truth: one that cannot be used, why ever, is passed over."""

@@ -158,9 +158,15 @@ class Reader(Protocol):
         ...
 
     def read_stream(
-        self, stream: StreamId, from_version: int = 1, to_version: int | None = None, limit: int | None = None
+        self,
+        stream: StreamId,
+        from_version: int = 1,
+        to_version: int | None = None,
+        limit: int | None = None,
+        bytes_max: int = 1 << 62,
     ) -> list[bytes]:
-        """The records of versions `from_version..to_version` (both included), at most `limit`."""
+        """The records of versions `from_version..to_version` (both included): at most `limit`, and no further one once
+        `bytes_max` is reached (but at least one, if there is one)."""
         ...
 
     def find_command(self, command_id: bytes) -> CommandEntry | None:
@@ -254,7 +260,12 @@ class WriteLog(Protocol):
         ...
 
     def read_stream(
-        self, stream: StreamId, from_version: int = 1, to_version: int | None = None, limit: int | None = None
+        self,
+        stream: StreamId,
+        from_version: int = 1,
+        to_version: int | None = None,
+        limit: int | None = None,
+        bytes_max: int = 1 << 62,
     ) -> list[bytes]:
         """See `Reader`."""
         ...

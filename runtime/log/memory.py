@@ -114,9 +114,15 @@ class MemoryLog:
         return len(self._streams.get(checked_stream(stream), ()))
 
     def read_stream(
-        self, stream: StreamId, from_version: int = 1, to_version: int | None = None, limit: int | None = None
+        self,
+        stream: StreamId,
+        from_version: int = 1,
+        to_version: int | None = None,
+        limit: int | None = None,
+        bytes_max: int = 1 << 62,
     ) -> list[bytes]:
-        """The records of versions `from_version..to_version` (both included), at most `limit`."""
+        """The records of versions `from_version..to_version` (both included): at most `limit`, none further once
+        `bytes_max` is reached."""
         first = max(from_version, 1)
         key = checked_stream(stream)
         with self._lock:
@@ -124,7 +130,13 @@ class MemoryLog:
             last = len(positions) if to_version is None else to_version
             if limit is not None:
                 last = min(last, first + limit - 1)
-            return [self._records[position - 1] for position in positions[first - 1 : max(last, 0)]]
+            chosen, size_bytes = list[bytes](), 0
+            for position in positions[first - 1 : max(last, 0)]:
+                chosen.append(self._records[position - 1])
+                size_bytes += len(chosen[-1])
+                if size_bytes >= bytes_max:
+                    break
+            return chosen
 
     def find_command(self, command_id: bytes) -> CommandEntry | None:
         """What is stored about this command id. Raises `InvalidId` if it is not 16 bytes."""

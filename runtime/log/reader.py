@@ -16,7 +16,7 @@ Rules kept here:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import lmdb
@@ -223,9 +223,15 @@ class LmdbReader:
         return list(zip(range(last - len(found) + 1, last + 1), map(record_position, found), strict=True))
 
     def read_stream(
-        self, stream: StreamId, from_version: int = 1, to_version: int | None = None, limit: int | None = None
+        self,
+        stream: StreamId,
+        from_version: int = 1,
+        to_version: int | None = None,
+        limit: int | None = None,
+        bytes_max: int = 1 << 62,
     ) -> list[bytes]:
-        """The records of versions `from_version..to_version` (both included), at most `limit`."""
+        """The records of versions `from_version..to_version` (both included): at most `limit`, none further once
+        `bytes_max` is reached."""
         first = max(from_version, 1)
         last = (1 << 63) if to_version is None else to_version
         if limit is not None:
@@ -233,13 +239,33 @@ class LmdbReader:
         key = checked_stream(stream)
         if last < first:
             return []
-        return self.environment.read(lambda transaction: self._read_stream(transaction, stream, key, first, last))
+        return self.environment.read(
+            lambda transaction: self._read_stream(transaction, stream, key, first, last, bytes_max)
+        )
 
     def _read_stream(
-        self, transaction: lmdb.Transaction[bytes], stream: StreamId, stream_key: bytes, first: int, last: int
+        self,
+        transaction: lmdb.Transaction[bytes],
+        stream: StreamId,
+        stream_key: bytes,
+        first: int,
+        last: int,
+        bytes_max: int = 1 << 62,
     ) -> list[bytes]:
-        """Walk the index entries from the one that covers `first`: each tells where one append's events are."""
-        records: list[bytes] = []
+        records, size_bytes = list[bytes](), 0
+        for version, position in self._places_of(transaction, stream, stream_key, first, last):
+            record = self._event_of(transaction, stream, version, position)
+            records.append(record)
+            size_bytes += len(record)
+            if size_bytes >= bytes_max:
+                break
+        return records
+
+    def _places_of(
+        self, transaction: lmdb.Transaction[bytes], stream: StreamId, stream_key: bytes, first: int, last: int
+    ) -> Iterator[tuple[int, int]]:
+        """Version and position of each event. Walks the index entries from the one that covers `first`: each tells
+        where one append's events are."""
         cursor = transaction.cursor(self.environment.database(STREAMS))
         sought, wanted, key_length = versioned_key(stream_key, first), first, len(stream_key) + 8
         found = cursor.set_range(sought)
@@ -250,23 +276,22 @@ class LmdbReader:
             entry_last = int.from_bytes(key[-8:], "big")
             position, count = decode_stream_entry(key, value, self.name)
             entry_first = entry_last - count + 1
-            if not entry_first <= wanted <= entry_last or (records and entry_first != wanted):
+            if not entry_first <= wanted <= entry_last or (wanted > first and entry_first != wanted):
                 raise Damaged(f"{self.name}, stream index of {stream}", f"version {wanted} is missing or there twice")
             for version in range(wanted, min(entry_last, last) + 1):
-                records.append(self._event_of(transaction, stream, version, position - (entry_last - version)))
+                yield version, position - (entry_last - version)
             wanted = entry_last + 1
             if wanted > last:
-                return records
-        if not records:
+                return
+        if wanted == first:
             _around(cursor, sought, decode_stream_entry, self.name)
         for version, position in self._unindexed(transaction, stream, wanted):
             if not wanted <= version <= last:
                 continue
             if version != wanted:
                 raise Damaged(f"{self.name}, stream index of {stream}", f"version {wanted} is missing or there twice")
-            records.append(self._event_of(transaction, stream, version, position))
+            yield version, position
             wanted += 1
-        return records
 
     def _event_of(self, transaction: lmdb.Transaction[bytes], stream: StreamId, version: int, position: int) -> bytes:
         """The record that the stream index points at, which must be the one of this stream and version."""

@@ -55,9 +55,14 @@ class FaultyLog:
         return self.behind.version(stream)
 
     def read_stream(
-        self, stream: StreamId, from_version: int = 1, to_version: int | None = None, limit: int | None = None
+        self,
+        stream: StreamId,
+        from_version: int = 1,
+        to_version: int | None = None,
+        limit: int | None = None,
+        bytes_max: int = 1 << 62,
     ) -> list[bytes]:
-        return self.behind.read_stream(stream, from_version, to_version, limit)
+        return self.behind.read_stream(stream, from_version, to_version, limit, bytes_max)
 
     def find_command(self, command_id: bytes) -> CommandEntry | None:
         return self.behind.find_command(command_id)

@@ -68,7 +68,7 @@ def test_a_snapshot_saves_reading_the_events_before_it(
     asked: list[int] = []
     read_stream = log.read_stream
 
-    def noted(stream: StreamId, from_version: int = 1, *rest: int | None) -> list[bytes]:
+    def noted(stream: StreamId, from_version: int = 1, *rest: Any) -> list[bytes]:
         asked.append(from_version)
         return read_stream(stream, from_version, *rest)
 
@@ -253,7 +253,7 @@ def asked_versions(log: FaultyLog, monkeypatch: pytest.MonkeyPatch) -> list[int]
     asked: list[int] = []
     read_stream = log.read_stream
 
-    def noted(stream: StreamId, from_version: int = 1, *rest: int | None) -> list[bytes]:
+    def noted(stream: StreamId, from_version: int = 1, *rest: Any) -> list[bytes]:
         asked.append(from_version)
         return read_stream(stream, from_version, *rest)
 

@@ -130,10 +130,15 @@ class Disk:
         return self.log.find_commands(command_ids)
 
     def read_stream(
-        self, stream: StreamId, from_version: int = 1, to_version: int | None = None, limit: int | None = None
+        self,
+        stream: StreamId,
+        from_version: int = 1,
+        to_version: int | None = None,
+        limit: int | None = None,
+        bytes_max: int = 1 << 62,
     ) -> list[bytes]:
         """See `Reader`."""
-        return self.log.read_stream(stream, from_version, to_version, limit)
+        return self.log.read_stream(stream, from_version, to_version, limit, bytes_max)
 
     def find_snapshot(self, stream: StreamId, schema: bytes, at_or_before: int | None = None) -> Snapshot | None:
         """See `Reader`."""

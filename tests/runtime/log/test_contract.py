@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from typing import Any, cast
 
@@ -81,6 +82,17 @@ def test_a_window_of_a_stream_holds_exactly_its_versions(
     records = five.read_stream(ALICE, **window)
     assert versions_of(records) == expected
     assert amounts_of(records) == expected
+
+
+@pytest.mark.parametrize(("records", "bytes_max"), [(1, 0), (1, 1), (2, 1_500), (3, 2_500), (5, 1 << 40)])
+def test_a_page_of_a_stream_ends_once_it_has_so_many_bytes(log: Log, records: int, bytes_max: int) -> None:
+    """An event may have a megabyte: a page of a thousand would be a gigabyte, and the writer waits for it."""
+    epoch = log.activate()
+    for amount in range(1, 6):
+        new = NewEvent("Was", 1, msgpack.packb({"amount": amount, "text": "x" * 1_000}))
+        log.append(epoch, [Append(ALICE, ANY, (new,), os.urandom(16), bytes(16))])
+    assert amounts_of(log.read_stream(ALICE, bytes_max=bytes_max)) == list(range(1, records + 1))
+    assert amounts_of(log.read_stream(ALICE, 3, bytes_max=bytes_max)) == list(range(3, min(records + 3, 6)))
 
 
 def test_an_unknown_stream_has_no_events_and_version_0(five: Log) -> None:
