@@ -27,7 +27,6 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
-import logging
 import random
 import re
 import sys
@@ -45,11 +44,12 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
+from .printable import printable_log
 from .state import Stateful
 
 __all__ = ["Reached", "fingerprint_of", "reached_from", "state_fingerprint"]
 
-log = logging.getLogger(__name__)
+log = printable_log(__name__)
 
 FINGERPRINT_BYTES: Final = 16
 
