@@ -27,6 +27,7 @@ from .connection import connection_facts
 from .garbage import look_less_often
 from .metrics import Metrics
 from .projections import Projections
+from .ray_session import started_aside
 from .rebuild import Rebuild
 from .scheduling import Scheduling, on_this_node
 from .settings import Settings
@@ -64,19 +65,26 @@ class Assembly:
         self._undo = contextlib.AsyncExitStack()
         self._partitions: list[Any] = []
         self._rebuilds: list[Rebuild] = []
+        self._grace_s = 0.0
 
     async def start(self) -> None:
         """Store, hold, cluster, projectors, partitions, client: each needs the ones before it."""
         self.store = store = self._open_store()
         hold = store.hold(f"the runtime of process {os.getpid()}")
         self._undo.callback(hold.release)
-        cluster = Cluster.start_or_join(num_cpus=self._num_cpus, own_actors_max=self._settings.own_actors_max)
-        self._undo.callback(cluster.stop)
+        cluster = await started_aside(
+            lambda: Cluster.start_or_join(num_cpus=self._num_cpus, own_actors_max=self._settings.own_actors_max),
+            Cluster.stop,
+        )
+        self._undo.push_async_callback(asyncio.to_thread, cluster.stop)
+        builds, scheduling = Builds(store.path), Scheduling(on_this_node())
+        name = _name(store)
+        self.projections = Projections(store, self.catalogue, name, cluster.namespace, builds, scheduling)
         self._undo.push_async_callback(self._end_actors)
-        await self._start_actors(cluster)
+        await self._start_actors(cluster, scheduling)
         self.client = Client(self.catalogue, self._partitions, cluster.actor_named, self._settings)
         await self.projections.attach(self._partitions, self.client.serve)
-        self._undo.push_async_callback(self.client.drain, ANSWER_TIMEOUT_S)
+        self._undo.push_async_callback(lambda: self.client.drain(min(ANSWER_TIMEOUT_S, self._grace_s)))
         if self._settings.tune_garbage_collector:
             self._undo.callback(look_less_often())
         self._observer = Observer(store)
@@ -86,8 +94,10 @@ class Assembly:
         self._undo.callback(hold.publish, {})  # first of all when it stops: who looks on must not reach for what ends
         self._undo.push_async_callback(self._interrupt_rebuilds)
 
-    async def stop(self) -> None:
-        """Undo `start`, in reverse order; each step also when an earlier one failed."""
+    async def stop(self, grace_s: float) -> None:
+        """Undo `start`, in reverse order; each step also when an earlier one failed. `grace_s`: how long, in seconds,
+        commands may be on their way and actors may take to end by themselves."""
+        self._grace_s = grace_s
         await self._undo.aclose()
 
     async def heads(self) -> dict[int, int]:
@@ -124,15 +134,13 @@ class Assembly:
         """See `Runtime.retry_quarantined`."""
         return await self.projections.retry_quarantined(projection)
 
-    async def _start_actors(self, cluster: Cluster) -> None:
+    async def _start_actors(self, cluster: Cluster, scheduling: Scheduling) -> None:
         """Projectors first: a partition needs them to broadcast to, also when Ray restarts it."""
         from .partition import PartitionPlan, start_partition  # these import ray, which `Cluster` prepares
         from .shipping import ship
 
         store, catalogue = self.store, ship(self.catalogue)
         name = _name(store)
-        builds, scheduling = Builds(store.path), Scheduling(on_this_node())
-        self.projections = Projections(store, self.catalogue, name, cluster.namespace, builds, scheduling)
         for projection, count in self._replicas.items():
             await self.projections.start(projection, count, catalogue)
         for number in range(store.partitions):
@@ -168,8 +176,10 @@ class Assembly:
 
     async def _end_actors(self) -> None:
         closing = (call(actor.close) for actor in self._partitions)
-        await asyncio.gather(*closing, self.projections.close(), return_exceptions=True)
-        for actor in self._partitions:
+        ending = asyncio.gather(*closing, self.projections.close(), return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(ending, self._grace_s)
+        for actor in self._actors():
             kill(actor)
 
     async def _tick(self) -> None:

@@ -7,6 +7,7 @@ waiting is an ordinary `KeyboardInterrupt`, and leaving the `with` stops everyth
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from datetime import datetime
@@ -37,7 +38,7 @@ from .session import BlockingSession
 from .spread_store import AnyStore
 from .status import Status
 from .system import Runtime
-from .verbs import Verbs
+from .verbs import GRACE_S, Verbs, grace_of
 
 __all__ = ["BlockingRuntime", "BlockingVerbs"]
 
@@ -45,6 +46,9 @@ A = TypeVar("A", bound=Aggregate)
 P = TypeVar("P", bound=Projection)
 Answer = TypeVar("Answer")
 T = TypeVar("T")
+
+_UNDO_TIMEOUT_S: Final = 5.0
+"""For a start that was interrupted to be undone."""
 
 _PAGE: Final = 256
 """Outcomes or answers handed over from the loop's thread at a time: one for each would cost more than they do."""
@@ -56,29 +60,43 @@ class BlockingVerbs:
     def __init__(self, runtime: Verbs) -> None:
         self._runtime = runtime
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = 0
+        """Of the event loop."""
         self._thread: threading.Thread | None = None
 
     def start(self) -> Self:
         """Start everything; see `Runtime.start`."""
         if self._loop is not None:
             raise CallerError("this runtime is started already")
-        self._loop = asyncio.new_event_loop()
+        self._loop, self._process = asyncio.new_event_loop(), os.getpid()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rayfold", daemon=True)
         self._thread.start()
+        undone = threading.Event()
         try:
-            self._wait(self._runtime.start())
+            self._wait(self._started(undone))
         except BaseException:
+            undone.wait(_UNDO_TIMEOUT_S)  # by the loop, which `stop` ends
             self.stop()
             raise
         return self
 
+    async def _started(self, ended: threading.Event) -> None:
+        """Start, and tell when that has come to its end, also when it was interrupted: all of it is undone then."""
+        try:
+            await self._runtime.start()
+        finally:
+            ended.set()
+
     def stop(self) -> None:
         """Stop everything; see `Runtime.stop`."""
+        self._stop(GRACE_S)
+
+    def _stop(self, grace_s: float) -> None:
         loop, thread = self._loop, self._thread
-        if loop is None or thread is None:
+        if loop is None or thread is None or os.getpid() != self._process:  # a forked child has no such thread
             return
         try:
-            self._wait(self._runtime.stop())
+            self._wait(self._runtime._stop(grace_s))
         finally:
             self._loop = self._thread = None
             loop.call_soon_threadsafe(loop.stop)
@@ -88,8 +106,8 @@ class BlockingVerbs:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(self, *exc_info: object) -> None:
-        self.stop()
+    def __exit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
+        self._stop(grace_of(kind))
 
     def execute(
         self,
@@ -272,6 +290,9 @@ class BlockingVerbs:
         if self._loop is None:
             doing.close()
             raise CallerError("this runtime is not running; use `with`, or start() it")
+        if os.getpid() != self._process:
+            doing.close()
+            raise CallerError(self._runtime._told_not_running)
         future = asyncio.run_coroutine_threadsafe(doing, self._loop)
         try:
             return future.result()

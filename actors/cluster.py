@@ -22,6 +22,7 @@ from ..runtime.errors import CallerError, StorageFailed, Unavailable
 from ..runtime.printable import printable_log
 from ..runtime.private import check_owner, make_private_folder, write_private
 from .node import DATA_VARIABLE, NAME_LABEL, NODE_LABEL
+from .ray_session import RaySession
 
 log = printable_log(__name__)
 
@@ -107,8 +108,8 @@ class Cluster:
     """A Ray cluster that this process is connected to."""
 
     namespace: str
-    owned: bool
-    """Connected to by us, to be left by us."""
+    session: RaySession | None
+    """The connection of this process, to be left; None if somebody else connected it."""
     counts_slots: bool
     """Whether the cluster has `OWN_ACTOR_SLOT`s; one that somebody else started may not."""
     local_nodes: LocalNodes | None = None
@@ -152,8 +153,7 @@ class Cluster:
         prepare_environment()
         import ray  # a second of CPU: paid when a runtime starts, not when rayfold is imported
 
-        owned = not ray.is_initialized()
-        if owned:
+        def start() -> None:
             if os.environ.get("RAY_AUTH_MODE", "token") == "token":
                 ensure_token(os.environ)  # Ray itself would write it with mode 0644
             ray.init(
@@ -164,8 +164,10 @@ class Cluster:
                 object_store_memory=OBJECT_STORE_BYTES,
                 include_dashboard=False,
                 logging_level=logging.ERROR,
+                log_to_driver=False,
             )
-        return cls._connected(owned)
+
+        return cls._connected(RaySession.join(start, starts=True))
 
     @classmethod
     def _join(cls, wanted: str) -> Cluster:
@@ -178,25 +180,27 @@ class Cluster:
             present = ray.get_runtime_context().gcs_address
             if address not in ("auto", present):
                 raise CallerError(f"this process is connected to the Ray at {present} and cannot join {address} too")
-            return cls._connected(owned=False)
+
+        def join() -> None:
+            ray.init(address=address, namespace=_NAMESPACE, logging_level=logging.ERROR, log_to_driver=False)
+
         try:
-            ray.init(address=address, namespace=_NAMESPACE, logging_level=logging.ERROR)
+            return cls._connected(RaySession.join(join, starts=False))
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             told = " ".join(str(error).split())
             remedy = "see whether it runs and whether this user has its token; `rayfold up` starts one here"
             raise Unavailable(f"the Ray cluster {address!r}", f"cannot be joined: {told:.300}; {remedy}") from error
-        return cls._connected(owned=True)
 
     @classmethod
     def inside(cls) -> Cluster:
         """The cluster of the actor that asks."""
-        return cls._connected(owned=False)
+        return cls._connected(None)
 
     @classmethod
-    def _connected(cls, owned: bool) -> Cluster:
+    def _connected(cls, session: RaySession | None) -> Cluster:
         import ray
 
-        return cls(ray.get_runtime_context().namespace, owned, OWN_ACTOR_SLOT in ray.cluster_resources())
+        return cls(ray.get_runtime_context().namespace, session, OWN_ACTOR_SLOT in ray.cluster_resources())
 
     @property
     def address(self) -> str:
@@ -245,14 +249,13 @@ class Cluster:
         return ray.get_actor(name, self.namespace)
 
     def stop(self) -> None:
-        """End every process of a cluster that was started here; leave any other alone."""
+        """End every process of a cluster that was started here, unless another runtime of this program uses it; leave
+        any other cluster alone."""
         nodes, self.local_nodes = self.local_nodes, None
+        session, self.session = self.session, None
         try:
-            if self.owned:
-                import ray
-
-                self.owned = False
-                ray.shutdown()
+            if session is not None:
+                session.leave()
         finally:
             if nodes is not None:
                 nodes.stop()

@@ -94,7 +94,7 @@ class Connected:
         """Of the cluster."""
         return self._cluster.address
 
-    async def stop(self) -> None:
+    async def stop(self, grace_s: float = 0.0) -> None:
         """Let go; the system goes on."""
         await self._undo.aclose()
 

@@ -6,7 +6,8 @@ catalogue is packed once, compressed (to about a tenth), and unpacked by the act
 be told, and not in its `__init__`, where it would kill the actor for ever.
 
 The classes of an application that was deployed travel by name, together with the digest of the code that they are in
-(`code.py`), which is made importable before they are loaded.
+(`code.py`), which is made importable before they are loaded. All others travel with the folders in which the program
+finds modules: what it could import can be imported in its actors, however it found it.
 
 This is code on its way between our own processes, as Ray ships any code. Nothing stored is ever read like this.
 """
@@ -15,6 +16,8 @@ from __future__ import annotations
 
 import copyreg
 import dataclasses
+import os
+import sys
 import zlib
 from typing import Any
 
@@ -47,7 +50,9 @@ _register_marks_of_dataclasses()
 def ship(catalogue: Catalogue, digest: str = "") -> bytes:
     """The catalogue with its classes, as bytes. `digest`: of the deployed code that they are in."""
     try:
-        shipped: bytes = msgpack.packb([digest, zlib.compress(ray.cloudpickle.dumps(catalogue))])
+        shipped: bytes = msgpack.packb(
+            [digest, zlib.compress(ray.cloudpickle.dumps(catalogue)), [] if digest else _import_path()]
+        )
         return shipped
     except Exception as error:
         remedy = "move the classes into a module that holds nothing else"
@@ -60,7 +65,8 @@ def unship(data: bytes, *, code_first: bool = True, importable: str = "") -> Cat
     `code_first`: take deployed modules rather than those of the same name that this program has itself. `importable`:
     the digest of modules that this process finds already."""
     try:
-        digest, packed = msgpack.unpackb(data)
+        digest, packed, import_path = msgpack.unpackb(data)
+        sys.path += [folder for folder in import_path if folder not in sys.path]
         if digest and digest != importable:
             make_importable(digest, code_of, first=code_first)
         catalogue = ray.cloudpickle.loads(zlib.decompress(packed))
@@ -72,3 +78,11 @@ def unship(data: bytes, *, code_first: bool = True, importable: str = "") -> Cat
         raise DefinitionError("the application's classes", what, remedy) from error
     assert isinstance(catalogue, Catalogue)
     return catalogue
+
+
+def _import_path() -> list[str]:
+    """Where this program finds its modules, as folders that mean the same in a process with another working directory.
+    Ray tells its workers of the folder of the script alone. What stands for a relative folder was found at its first
+    use, also if the program has changed its working directory since."""
+    found = [getattr(sys.path_importer_cache.get(folder), "path", folder) for folder in sys.path]
+    return [os.path.abspath(folder) for folder in found]

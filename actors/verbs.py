@@ -7,9 +7,11 @@ starts and stops, on one machine or on a cluster; a `Connection` (`connecting.py
 from __future__ import annotations
 
 import asyncio
+import os
+import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Self, TypeVar
+from typing import Final, Self, TypeVar
 from uuid import UUID
 
 from ..runtime.aggregate import Aggregate
@@ -49,12 +51,45 @@ P = TypeVar("P", bound=Projection)
 Answer = TypeVar("Answer")
 
 
+GRACE_S: Final = 30.0
+"""For actors to end by themselves: commands that are on their way are decided, and checkpoints are written."""
+
+_INTERRUPTED_GRACE_S: Final = 1.5
+"""... of a program that was interrupted: it should be gone within five seconds, with Ray. What was acknowledged is on
+the disk. A checkpoint that was not written makes the next start read more of the log."""
+
+
+_open_here: weakref.WeakSet[Verbs] = weakref.WeakSet()
+"""The runtimes and connections of this process."""
+
+
+def _disown_in_child() -> None:
+    """In a forked child: nothing that the parent has open works here. No thread of it, and so no event loop and no
+    connection, lives on in the child, and LMDB forbids what it has open. So say so, instead of waiting for ever."""
+    for verbs in list(_open_here):
+        if verbs._running is not None:
+            verbs._running = None
+            what = f"process {os.getpid()} was forked from process {os.getppid()}, which has this runtime open"
+            remedy = 'open one in the child, or start children with multiprocessing.get_context("spawn")'
+            verbs._told_not_running = f"{what} and alone can use it; {remedy}"
+
+
+os.register_at_fork(after_in_child=_disown_in_child)
+
+
+def grace_of(kind: type[BaseException] | None) -> float:
+    """How long actors may take to end, in seconds, in a block that is left because of an exception of this kind."""
+    interrupted = kind is not None and issubclass(kind, (KeyboardInterrupt, SystemExit, asyncio.CancelledError))
+    return _INTERRUPTED_GRACE_S if interrupted else GRACE_S
+
+
 class Verbs:
     """A running system, as a program uses it. `async with` starts and stops it, or the connection to it."""
 
     def __init__(self, told_not_running: str) -> None:
         self._told_not_running = told_not_running
         self._running: Assembly | Connected | None = None
+        _open_here.add(self)
         self._subscriptions: Subscriptions
 
     async def start(self) -> Self:
@@ -62,8 +97,8 @@ class Verbs:
         running = self._made()
         try:
             await running.start()
-        except BaseException:
-            await asyncio.shield(running.stop())
+        except BaseException as error:
+            await asyncio.shield(running.stop(grace_of(type(error))))
             raise
         self._running = running
         self._subscriptions = Subscriptions(running.catalogue)
@@ -71,16 +106,19 @@ class Verbs:
 
     async def stop(self) -> None:
         """Stop what `start` has started. Stopping twice is fine."""
+        await self._stop(GRACE_S)
+
+    async def _stop(self, grace_s: float) -> None:
         running, self._running = self._running, None
         if running is not None:
             self._subscriptions.close()
-            await asyncio.shield(running.stop())
+            await asyncio.shield(running.stop(grace_s))
 
     async def __aenter__(self) -> Self:
         return await self.start()
 
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self.stop()
+    async def __aexit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
+        await self._stop(grace_of(kind))
 
     def _made(self) -> Assembly | Connected:
         """What `start` is to start. Raises `CallerError` if that is done already."""

@@ -15,9 +15,12 @@ Rules kept here:
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -332,11 +335,23 @@ def close_forgotten(feed: Feed) -> None:
     In a thread, because the garbage collector may come in any place, also where this thread has a lock that closing
     needs. Waited for, so that after a `break` the name is free; not for ever, for the same reason.
     """
-    if not feed.follower.closed:
+    if not feed.follower.closed and not sys.is_finalizing():  # else a thread that is started waits for ever
         with suppress(RuntimeError):  # no thread starts any more: the process ends, and all of it with that
             closing = threading.Thread(target=feed.close, name="rayfold closes a subscription", daemon=True)
             closing.start()
             closing.join(CLOSE_WAIT_S)
+
+
+_open_feeds: weakref.WeakSet[Feed] = weakref.WeakSet()
+"""Of this process."""
+
+
+@atexit.register
+def _close_at_exit() -> None:
+    """Save the places of subscriptions that the program leaves open, while there are threads yet."""
+    for feed in list(_open_feeds):
+        with suppress(RayfoldError):
+            feed.close()
 
 
 def open_feed(store: ReadableStore, catalogue: Catalogue, wanted: Wanted) -> Feed:
@@ -355,6 +370,7 @@ def open_feed(store: ReadableStore, catalogue: Catalogue, wanted: Wanted) -> Fee
             start = acknowledged.positions
         feed = Feed(Follower(readers, start), chosen, acknowledged, by_hand=wanted.acknowledge == "by hand")
         on_failure.pop_all()
+    _open_feeds.add(feed)
     return feed
 
 
