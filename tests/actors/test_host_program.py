@@ -189,8 +189,9 @@ def test_a_program_with_an_open_subscription_ends_and_keeps_its_place(tmp_path: 
     assert output_of(SUBSCRIBER, tmp_path / "data", "mailer").startswith("owner='alice'"), "it was not asked for more"
 
 
-@pytest.mark.parametrize("delay_s", [0.7, 1.5, 2.5])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("number", "delay_s"), [(signal.SIGINT, 1.5), (signal.SIGINT, 2.5), (signal.SIGTERM, 2.5), (signal.SIGKILL, 1.5)]
+)
 def test_a_program_that_is_ended_while_its_runtime_starts_leaves_no_process(
     tmp_path: Path, number: signal.Signals, delay_s: float
 ) -> None:
