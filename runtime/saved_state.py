@@ -290,7 +290,10 @@ def _inside(group: list[Any], kind: type) -> Iterable[Any]:
     elif issubclass(kind, list | tuple | set | frozenset | deque):
         layers.append(chain.from_iterable(group))
     if kind not in _WITHOUT_ATTRIBUTES:
-        layers.append(chain.from_iterable(attributes_of(item).values() for item in group))
+        if kind.__dictoffset__ and not slots_of(kind):  # most classes
+            layers.append(chain.from_iterable(item.__dict__.values() for item in group))
+        else:
+            layers.append(chain.from_iterable(attributes_of(item).values() for item in group))
     return [item for layer in layers for item in layer if type(item) not in _LEAVES]
 
 
@@ -377,7 +380,7 @@ class _Form:
         self.objects += 1
         shape = self._shapes.get(kind) or self._shape(kind)
         content = None if shape.base is None else _BASES[shape.base][0](self, value)
-        return [shape.name, content, attributes_of(value)]
+        return [shape.name, content, value.__dict__ if shape.only_dict else attributes_of(value)]
 
     def _shape(self, kind: type) -> _Shape:
         name = self._name_of_class(kind)
@@ -389,7 +392,10 @@ class _Form:
         for refused in (Callable, Iterator, BaseException, Stateful):
             if issubclass(kind, refused):  # type: ignore[arg-type]
                 raise TypeError(f"a {kind.__name__} is no value")
-        shape = self._shapes[kind] = _Shape(name, None if base is object else base, dict(slots_of(kind)))
+        slots = slots_of(kind)
+        shape = self._shapes[kind] = _Shape(
+            name, None if base is object else base, dict(slots), bool(kind.__dictoffset__) and not slots
+        )
         return shape
 
     def _name_of_class(self, cls: type) -> str:
@@ -502,6 +508,8 @@ class _Shape(typing.NamedTuple):
     base: type | None
     """Of the classes that the language brings along, the one that it is derived from."""
     slots: dict[str, Any]
+    only_dict: bool
+    """It has nothing but a `__dict__`."""
 
 
 def _nothing() -> None:
