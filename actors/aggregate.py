@@ -14,11 +14,12 @@ does not answer in time, the actor sends its callers back there and ends itself:
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import ray
 from ray import ObjectRef
@@ -28,10 +29,11 @@ from ..runtime.aggregate import OwnActor
 from ..runtime.batching import BATCH_BY_RAY_S
 from ..runtime.envelope import unpack_batch
 from ..runtime.errors import Fenced, RayfoldError
-from ..runtime.log.contract import Append, Appended, CommandEntry, Log, Snapshot
+from ..runtime.log.contract import Append, Appended, CommandEntry, Log, Reader, Snapshot
 from ..runtime.log.environment import COMMIT_WEIGHT
 from ..runtime.outcome import Answered, Moved, encode_answer
 from ..runtime.partition import AlreadyStored, WriteLoop
+from ..runtime.standing import Alarms, StandingCheck, StreamChecks
 from ..runtime.stream import StreamId
 from ..runtime.wire import from_wire, to_wire
 from .attempts import Attempts
@@ -102,12 +104,25 @@ class AggregateActor:
         self._plan = plan
         self._log = PartitionLog(plan)
         self._attempts = Attempts()
+        self._deciding = threading.Lock()
+        """Held while commands are decided, and while the resident is copied for the standing check."""
 
     @ray.method
     def start(self) -> int:
         """The process id: the partition hands the aggregate over once it has this answer."""
-        self._loop = WriteLoop(self._plan.partition, self._log, unship(self._plan.catalogue), residents_max=1)
+        plan, catalogue = self._plan, unship(self._plan.catalogue)
+        self._loop = WriteLoop(plan.partition, self._log, catalogue, residents_max=1)
         look_less_often()
+        where, residents = f"in its own actor, of partition {plan.partition}", self._loop.residents
+        reader = cast(Reader, PartitionLog(plan))  # of its own: it only reads streams
+        alarms = _AlarmsOfPartition(plan)
+        streams = StreamChecks(catalogue, reader, where, alarms, lambda: self._deciding, residents.distrust)
+
+        def checks(pause: Callable[[], None]) -> Iterator[None]:
+            streams.resident(residents, pause)
+            yield
+
+        self._check = StandingCheck(where, plan.settings.standing_check_share, checks)
         return os.getpid()
 
     @ray.method
@@ -118,10 +133,24 @@ class AggregateActor:
         commands = list(unpack_batch(blob))
         outcomes: list[Answered] = [Moved("")] * len(commands)
         if not self._log.given_up:
-            decided = self._loop.execute(commands).outcomes
+            with self._deciding:
+                decided = self._loop.execute(commands).outcomes
             if not self._log.given_up:
                 outcomes = [*decided]
         return encode_answer(outcomes, BATCH_BY_RAY_S + self._log.commit_s)
+
+
+class _AlarmsOfPartition(Alarms):
+    """The alarms of an own actor are kept by its partition, which outlives it."""
+
+    def __init__(self, plan: OwnActorPlan) -> None:
+        super().__init__()
+        self._plan = plan
+
+    def raise_alarm(self, kind: str, subject: str, what: str) -> None:
+        """Say it in the log here, and tell the partition."""
+        super().raise_alarm(kind, subject, what)
+        self._plan.home.found_wrong.remote(kind, self._plan.stream, subject, what)
 
 
 class PartitionLog:

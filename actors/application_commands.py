@@ -29,7 +29,17 @@ if TYPE_CHECKING:
     from .connecting import BlockingConnection
     from .moved import Moved
 
-__all__ = ["connected_to", "deploy", "drain", "is_application", "joined", "move", "rebalance", "take_down_application"]
+__all__ = [
+    "application_at",
+    "connected_to",
+    "deploy",
+    "drain",
+    "is_application",
+    "joined",
+    "move",
+    "rebalance",
+    "take_down_application",
+]
 
 
 AddressOption = Annotated[
@@ -47,7 +57,7 @@ def deploy(
     """Leave an application running on a cluster, or give the one that runs there its new code, one actor at a time."""
     from .deployment import await_deployed, begin_deployment
 
-    found = _application(application)
+    found = application_at(application)
 
     async def deploying(cluster: Cluster) -> None:
         plan = await begin_deployment(found, cluster)
@@ -159,7 +169,7 @@ def _moving(app: str | None, address: str, do: Callable[[BlockingConnection], li
         return do(bank)
 
 
-def _application(told: str) -> Application:
+def application_at(told: str) -> Application:
     """The `Application` at MODULE:NAME, looked for from the present directory. Raises `CallerError`, `UnknownName`."""
     from .application import Application
 

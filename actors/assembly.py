@@ -80,6 +80,7 @@ class Assembly:
         builds, scheduling = Builds(store.path), Scheduling(on_this_node())
         name = _name(store)
         self.projections = Projections(store, self.catalogue, name, cluster.namespace, builds, scheduling)
+        self.projections.check_share = self._settings.standing_check_share
         self._undo.push_async_callback(self._end_actors)
         await self._start_actors(cluster, scheduling)
         self.client = Client(self.catalogue, self._partitions, cluster.actor_named, self._settings)

@@ -93,11 +93,20 @@ def verify(
     directory: Annotated[
         Path, typer.Argument(help="The directory of a store, in use or not, or a copy; or an application's name.")
     ],
+    classes: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODULE:NAME]", help="The Application: then every state is folded and compared too."),
+    ] = None,
     json_file: JsonOption = None,
     address: Annotated[str, typer.Option(metavar="HOST:PORT", help="Of the cluster, for an application.")] = "auto",
 ) -> None:
-    """Check a store: structure, every checksum, hash chain, indexes, contiguity. Exit code 1 if anything is wrong."""
+    """Check a store: structure, every checksum, hash chain, indexes, contiguity. Exit code 1 if anything is wrong.
+
+    With MODULE:NAME also the states: every stream and read model is folded from the log, and the snapshots, checkpoints
+    and databases of read models are compared with that.
+    """
     from ..runtime.log.check import verify_store
+    from .verifying_states import show_states, states_of
 
     columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=complaints, transient=True, disable=not complaints.is_terminal) as progress:
@@ -108,9 +117,13 @@ def verify(
         else:
             report = verify_store(directory, lambda done, total: progress.update(task, completed=done, total=total))
     _show(report)
+    states = None if classes is None else states_of(directory, classes)
+    if states is not None:
+        show_states(states)
     if json_file is not None:
-        json_file.write_text(json.dumps(report.as_dict(), indent=2) + "\n")
-    raise typer.Exit(OK if report.ok else DAMAGED)
+        values = report.as_dict() | ({} if states is None else {"states": states.as_dict()})
+        json_file.write_text(json.dumps(values, indent=2) + "\n")
+    raise typer.Exit(OK if report.ok and (states is None or states.ok) else DAMAGED)
 
 
 def main() -> None:

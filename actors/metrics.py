@@ -28,6 +28,7 @@ DESCRIPTIONS: Final = {
     "rayfold_partition_epoch": "Of the partition's activation; grows whenever its actor starts",
     "rayfold_partition_commands": "Commands that the partition was given",
     "rayfold_partition_batches": "Batches that they came in",
+    "rayfold_partition_alarms": "Residents and snapshots that were not what the log says, since the actor started",
     "rayfold_own_actors": "Aggregates of the partition that live in an actor of their own",
     "rayfold_projector_up": "1 if the projector answers, 0 if it does not, -1 once it was ended on purpose",
     "rayfold_projector_failed": "1 if the projection has stopped on an error, 0 while it works, -1 unknown",
@@ -35,6 +36,7 @@ DESCRIPTIONS: Final = {
     "rayfold_projector_behind_seconds": "Age of the oldest of those; 0 if there are none, -1 unknown",
     "rayfold_projector_applied": "Events that the projector has applied",
     "rayfold_projector_quarantined": "Events that it has set aside; -1 unknown",
+    "rayfold_projector_alarms": "How often its read model was not what the log says; -1 unknown",
 }
 """Every metric, with what it says."""
 
@@ -94,6 +96,7 @@ def _of_partition(partition: PartitionStatus) -> dict[str, float]:
         "rayfold_partition_epoch": partition.epoch,
         "rayfold_partition_commands": partition.commands,
         "rayfold_partition_batches": partition.batches,
+        "rayfold_partition_alarms": partition.alarms_raised if partition.alive else UNKNOWN,
     }
 
 
@@ -106,6 +109,7 @@ def _of_projector(projector: ProjectorStatus) -> dict[str, float]:
         "rayfold_projector_behind_seconds": _known(projector.behind_s),
         "rayfold_projector_applied": projector.events_applied,
         "rayfold_projector_quarantined": len(projector.quarantined) if alive else UNKNOWN,
+        "rayfold_projector_alarms": projector.alarms_raised if alive else UNKNOWN,
     }
 
 

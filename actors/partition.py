@@ -14,7 +14,7 @@ own and never wait for it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -36,6 +36,7 @@ from ..runtime.partition import WriteLoop
 from ..runtime.printable import printable_log
 from ..runtime.receipt import Receipt
 from ..runtime.residents import SavedResident
+from ..runtime.standing import Alarms, StandingCheck, StreamChecks
 from ..runtime.stream import StreamId
 from ..runtime.wire import from_wire, to_wire
 from .aggregate import AppendAnswer, AppendRequest, OwnActorPlan, append_for, start_own_actor
@@ -93,6 +94,8 @@ class PartitionActor:
         self._saved: list[SavedResident] = []
         self._attempts = Attempts()
         self._commands = self._batches = 0
+        self._alarms = Alarms()
+        self._check: StandingCheck | None = None
         self._handed_over = False
         """The log is sealed: whoever asks here asks again, and hears elsewhere."""
         self._writing = Turns()
@@ -239,7 +242,7 @@ class PartitionActor:
         with self._writing:
             self._tick()
             own = [(home.stream, home.name, home.started.result()) for home in self._homes.by_stream.values()]
-            given = self._commands, self._batches
+            given = self._commands, self._batches, self._alarms.count, self._alarms.kept
             return PartitionAnswer(os.getpid(), self._loop.epoch, self._writer.head(), own, *given)
 
     @ray.method
@@ -285,6 +288,8 @@ class PartitionActor:
     def _let_go(self) -> None:
         """End the own actors and close the log, if it is open."""
         opened, self._log = self._log, None
+        if self._check is not None:
+            self._check.stop()
         gate, self._gate = self._gate, None
         if gate is not None:
             gate.close()
@@ -311,7 +316,10 @@ class PartitionActor:
     @ray.method(concurrency_group="reads")
     def find_snapshot(self, stream: StreamId, schema: bytes, at_or_before: int | None) -> Snapshot | None:
         """The latest usable snapshot of a stream, for an own actor that loads its aggregate."""
-        return self._reader().find_snapshot(stream, schema, at_or_before)
+        reader = self._reader()
+        if self._loop.residents.is_distrusted(stream):
+            return None
+        return reader.find_snapshot(stream, schema, at_or_before)
 
     @ray.method(concurrency_group="reads")
     def read(self, after: int, limit: int, bytes_max: int) -> list[bytes]:
@@ -380,10 +388,37 @@ class PartitionActor:
             idle_s=plan.settings.own_actor_idle_s,
         )
         self._log, self._saved = opened, []
+        self._check = self._checking(opened, catalogue)
         if plan.settings.local_sockets:
             name = f"{plan.store.store_id[:12]}-{plan.number}"
             self._gate = open_gate(name, lambda *batch: self._execute_in_turn(BATCH_BY_ROAD_S, *batch))
         look_less_often()
+
+    def _checking(self, opened: LmdbLog, catalogue: Catalogue) -> StandingCheck:
+        """Compares residents and snapshots with the log, for as long as this log is open."""
+        where, residents = f"in partition {self._plan.number}", self._loop.residents
+        streams = StreamChecks(catalogue, opened, where, self._alarms, lambda: self._writing, self._distrust)
+
+        def checks(pause: Callable[[], None]) -> Iterator[None]:
+            streams.resident(residents, pause)
+            yield
+            streams.snapshot(pause)
+            yield
+
+        return StandingCheck(where, self._plan.settings.standing_check_share, checks)
+
+    def _distrust(self, stream: StreamId) -> None:
+        """Load it from its events from now on; an own actor, which began with the same snapshot, ends."""
+        self._loop.residents.distrust(stream)
+        if (home := self._homes.by_stream.get(stream)) is not None:
+            self._homes.lost(stream, home.name)
+
+    @ray.method(concurrency_group="reads")
+    def found_wrong(self, kind: str, stream: StreamId, subject: str, what: str) -> None:
+        """An own actor has found that its state is not what the log says, and has dropped it."""
+        self._alarms.raise_alarm(kind, subject, what)
+        with self._writing:
+            self._loop.residents.distrust(stream)
 
     def _tick(self) -> None:
         self._opened()

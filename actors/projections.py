@@ -103,6 +103,8 @@ class Projections:
         self._serve: Callable[[type[Projection], Sequence[Sequence[Any]]], None]
         self._changing: set[str] = set()
         self._ticks: dict[str, Any] = {}
+        self.check_share = 0.0
+        """What projectors are started with (`Settings.standing_check_share`)."""
 
     # --- starting and ending -------------------------------------------------------------------------------------
 
@@ -286,7 +288,9 @@ class Projections:
         projection, projectors = served.projection, list[Projector]()
         for part, replica in product(range(projection.parts) if parts is None else parts, replicas):
             folder = served.build.folder_of(part, replica)
-            plan = ProjectorPlan(projection.projection_name, part, replica, folder, served.catalogue, self._store)
+            plan = ProjectorPlan(
+                projection.projection_name, part, replica, folder, served.catalogue, self._store, self.check_share
+            )
             name = f"{self._name}/{served.build.path.name}/{part}-{replica}#{self._scheduling.unused()}"
             where = self._scheduling.projector(name, [*self.names(), *(one.name for one in projectors)])
             actor = start_projector(plan, name, self._namespace, where)

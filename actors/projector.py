@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -29,6 +29,7 @@ from ..runtime.errors import HandlerFailed, NotYetVisible, RayfoldError, StoreIn
 from ..runtime.log.contract import Reader
 from ..runtime.printable import printable_log
 from ..runtime.read_model import PackedQuery, Quarantined, ReadModel, split_queries
+from ..runtime.standing import Alarms, StandingCheck, check_read_model
 from ..runtime.stream import StreamId
 from ..runtime.wire import to_wire
 from .garbage import look_less_often
@@ -74,6 +75,8 @@ class ProjectorPlan:
     catalogue: bytes
     """The application's classes; see `shipping.py`."""
     store: AnyStore
+    check_share: float = 0.0
+    """Of a CPU, for the standing check (`Settings.standing_check_share`)."""
 
 
 class Place(NamedTuple):
@@ -103,6 +106,8 @@ class ProjectorActor:
         self._up_to_date = False
         """It has caught up once since this process began: it may answer."""
         self._ending = False
+        self._alarms = Alarms()
+        self._check: StandingCheck | None = None
 
     @ray.method
     def open(self) -> list[Any]:
@@ -149,7 +154,7 @@ class ProjectorActor:
         """How far the read model is, and what is wrong with it. Takes no lock: it is answered while events arrive."""
         read_model = self._read_model
         told = ProjectorAnswer(os.getpid(), {}) if read_model is None else _told_of(read_model, self._up_to_date)
-        return told._replace(node_id=node_id_here())
+        return told._replace(node_id=node_id_here(), alarms_raised=self._alarms.count, alarms=self._alarms.kept)
 
     @ray.method(concurrency_group="status")
     def place(self) -> Place:
@@ -184,6 +189,8 @@ class ProjectorActor:
         """Stop, once all queries that came before are answered, and `save` where it is. The actor is of no further
         use."""
         self._ending = True
+        if self._check is not None:
+            self._check.stop()
         with self._opening:
             if self._read_model is not None:
                 if save:
@@ -248,6 +255,13 @@ class ProjectorActor:
         read_model = _restored(lambda: ReadModel(projection, catalogue, readers, directory=folder, part=plan.part))
         look_less_often()
         self._read_model = read_model
+
+        def checks(pause: Callable[[], None]) -> Iterator[None]:
+            if not self._up_to_date:
+                return iter(())
+            return check_read_model(read_model, projection, catalogue, readers, plan.part, self._alarms, pause)
+
+        self._check = StandingCheck(f"{plan.projection} part {plan.part}", plan.check_share, checks)
         return read_model
 
     def _catch_up(self, read_model: ReadModel) -> None:

@@ -39,6 +39,10 @@ class Settings:
     """Of a system on several nodes: how long an actor may give no sign of life, while its node is up, before it is
     replaced. Ray starts a killed one again within 2 s; a machine that is short of CPU may take ten."""
 
+    standing_check_share: float = 0.01
+    """How much of one CPU each partition and each projector uses to compare its state with a fold of the log
+    (`runtime/standing.py`); 0 turns it off. At 0.01 an aggregate is checked about every two seconds."""
+
     local_sockets: bool = True
     """Have commands reach a partition on the same machine over a Unix socket that only this user can open (`gate.py`).
     Without, and on other nodes, they travel through Ray, which takes some 0.6 ms more for each batch."""
@@ -54,5 +58,7 @@ class Settings:
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise InvalidMessage("Settings", f"{field.name} is {value!r}", "give a number")
-            if value < 0 or (value == 0 and field.name != "own_actors_max"):
+            if value < 0 or (value == 0 and field.name not in ("own_actors_max", "standing_check_share")):
                 raise InvalidMessage("Settings", f"{field.name} is {value!r}", "give a positive number")
+        if self.standing_check_share > 1:
+            raise InvalidMessage("Settings", f"standing_check_share is {self.standing_check_share!r}", "give 0 to 1")

@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple
 from ..runtime.errors import RayfoldError, StoreError, Unavailable
 from ..runtime.log.format import decode_record
 from ..runtime.read_store.checkpoint import Quarantined
+from ..runtime.standing import Alarm
 from ..runtime.stream import StreamId
 from .spread_store import AnyStore, SpreadStore
 
@@ -77,6 +78,10 @@ class PartitionStatus(NamedTuple):
     """Why the log could not be read here, if it could not; then `head` is what the partition said."""
     node: str = ""
     """The node that it is at home on, if the store is spread over nodes."""
+    alarms_raised: int = 0
+    """States and snapshots that were not what the log says, since its actor started."""
+    alarms: tuple[Alarm, ...] = ()
+    """The first 100 of them."""
 
 
 class OwnActorStatus(NamedTuple):
@@ -122,6 +127,10 @@ class ProjectorStatus(NamedTuple):
     """Which building of the read model this is: `v2`. There are two of them while a projection is rebuilt."""
     node: str = ""
     """The node that it runs on, if the store is spread over nodes."""
+    alarms_raised: int = 0
+    """How often its read model was not what the log says, since its actor started."""
+    alarms: tuple[Alarm, ...] = ()
+    """The first 100 of them."""
 
     @property
     def state(self) -> str:
@@ -174,6 +183,8 @@ class PartitionAnswer(NamedTuple):
     """Stream, name, process id."""
     commands: int
     batches: int
+    alarms_raised: int = 0
+    alarms: tuple[Alarm, ...] = ()
 
 
 class ProjectorAnswer(NamedTuple):
@@ -187,6 +198,8 @@ class ProjectorAnswer(NamedTuple):
     replaying: bool = True
     node_id: str = ""
     """Of the node that it runs on, if that has a data folder."""
+    alarms_raised: int = 0
+    alarms: tuple[Alarm, ...] = ()
 
 
 class ProjectorSeat(NamedTuple):
@@ -330,6 +343,8 @@ def _partition(number: int, seen: _Seen, alive: bool, head: int | RayfoldError) 
         answer.batches,
         seen.per_s if alive else None,
         "" if isinstance(head, int) else str(head),
+        alarms_raised=answer.alarms_raised,
+        alarms=answer.alarms,
     )
 
 
@@ -354,6 +369,8 @@ def _projector(
         answer.replaying,
         seat.build,
         answer.node_id,
+        answer.alarms_raised,
+        answer.alarms,
     )
 
 

@@ -20,6 +20,7 @@ __all__ = ["as_values", "drawn"]
 
 OWN_ACTORS_SHOWN: Final = 20
 QUARANTINED_SHOWN: Final = 10
+ALARMS_SHOWN: Final = 10
 """On the screen, of each kind; `--json` has all."""
 
 _STYLES: Final = {"live": "green", "behind": "yellow", "replaying": "cyan", "stopped": "bold red", "silent": "bold red"}
@@ -48,7 +49,7 @@ def as_values(status: Status, store: AnyStore, holder: Holder | None) -> dict[st
         "running": holder is not None or bool(status.nodes),
         "holder": {} if holder is None else {**holder._asdict(), "connection": None},
         "nodes": [one._asdict() for one in status.nodes],
-        "partitions": [one._asdict() for one in status.partitions],
+        "partitions": [_partition_values(one) for one in status.partitions],
         "own_actors": [{**one._asdict(), "stream": str(one.stream)} for one in status.own_actors],
         "projectors": [_projector_values(one) for one in status.projectors],
     }
@@ -56,7 +57,12 @@ def as_values(status: Status, store: AnyStore, holder: Holder | None) -> dict[st
 
 def _projector_values(projector: ProjectorStatus) -> dict[str, Any]:
     quarantined = [one._asdict() for one in projector.quarantined]
-    return {**projector._asdict(), "state": projector.state, "quarantined": quarantined}
+    alarms = [one._asdict() for one in projector.alarms]
+    return {**projector._asdict(), "state": projector.state, "quarantined": quarantined, "alarms": alarms}
+
+
+def _partition_values(partition: PartitionStatus) -> dict[str, Any]:
+    return {**partition._asdict(), "alarms": [one._asdict() for one in partition.alarms]}
 
 
 def _nodes(status: Status) -> Table:
@@ -113,6 +119,11 @@ def _troubles(status: Status) -> list[str]:
     """What is wrong, one line each."""
     told = [f"node {one.name}: {one.trouble}" for one in status.nodes if one.trouble]
     told += [f"partition {one.partition}: {one.log_error}" for one in status.partitions if one.log_error]
+    processes: list[PartitionStatus | ProjectorStatus] = [*status.partitions, *status.projectors]
+    for process in processes:
+        told += [f"ALARM {one.at} {one}" for one in process.alarms[:ALARMS_SHOWN]]
+        if (more := process.alarms_raised - ALARMS_SHOWN) > 0:
+            told.append(f"ALARM {more:,} more of the same process")
     for projector in status.projectors:
         who = f"{projector.projection} part {projector.part} replica {projector.replica}"
         if projector.failed:

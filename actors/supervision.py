@@ -325,7 +325,9 @@ class Supervision:
     def _projections(self) -> SpreadProjections:
         name, namespace = self.plan.name, self._cluster.namespace
         builds = SpreadBuilds(self.shares)
-        return SpreadProjections(self.shares.store, self.catalogue, name, namespace, builds, self.scheduling)
+        found = SpreadProjections(self.shares.store, self.catalogue, name, namespace, builds, self.scheduling)
+        found.check_share = self.plan.settings.standing_check_share
+        return found
 
     def _wanted(self, names: set[str]) -> dict[type[Projection], int]:
         """How many replicas of each projection the plan asks for. Of a system that runs: those that there are already;

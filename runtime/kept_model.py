@@ -258,6 +258,14 @@ class KeptModel:
         """True when the state is not at `positions`, because the log could not be read while it was restored."""
         return self._at.positions != self.positions
 
+    def go_on_from(self, other: KeptModel) -> None:
+        """Take over the state in memory of another one of the same projection, at its place, and read on from there."""
+        self.model.__dict__.clear()
+        self.model.__dict__.update(vars(other.model))
+        self._at = other._at
+        self._keep()
+        self._replay()
+
     def _replay(self) -> None:
         """Read the log again from where the state is to where it was before. Raises `StorageFailed`."""
         if not self.restoring():

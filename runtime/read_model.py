@@ -320,6 +320,31 @@ class ReadModel:
         finally:
             self._kept.store.roll_back()
 
+    # --- the standing check --------------------------------------------------------------------------------------
+
+    def may_be_checked(self) -> bool:
+        """Whether it works, and holds what a fold of the log would: nothing was taken in out of order."""
+        kept = self._kept
+        return self._opened and not self._closed and kept.failed is None and not kept.quarantined
+
+    def taken(self, copied: Callable[[Projection], T | None]) -> tuple[T, dict[int, int], int] | None:
+        """A copy of the state in memory, the positions it is at, and how many events are set aside; None if it cannot
+        be copied, or is being restored."""
+        with self._feeding, self._changed:
+            if not self.may_be_checked() or self._kept.restoring():
+                return None
+            found = copied(self._kept.model)
+            return None if found is None else (found, dict(self.positions), len(self.quarantined))
+
+    def go_on_from(self, other: ReadModel) -> None:
+        """Take over the state of another one of the same projection, and then what came after it. The old state, and
+        the checkpoints that were made of it, are not used any more."""
+        with self._feeding, self._changed:
+            if not self._closed:
+                self._kept.go_on_from(other._kept)
+                self._checkpoint_at = (0, 0.0, 0.0)  # one of the right state is due
+                self._changed.notify_all()
+
     # --- beside the path -----------------------------------------------------------------------------------------
 
     def progress(self) -> Progress:

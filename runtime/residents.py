@@ -9,6 +9,7 @@ Loading an aggregate that has no events costs one look-up and leaves no trace.
 
 from __future__ import annotations
 
+import random
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -38,6 +39,9 @@ _PAGE_BYTES: Final = 1 << 20
 """... and no further one after so many bytes: a record may have 1 MiB, and the writer waits while a page is read."""
 
 
+_DISTRUSTED_MAX: Final = 10_000
+"""Streams that are remembered as distrusted: some 1 MB."""
+
 SAVED_AT_ONCE: Final = 500
 """Residents that are saved in one go, while commands wait: some 5 ms."""
 
@@ -62,6 +66,8 @@ class Residents:
         self._loading: Loading | None = None
         self._offered: dict[StreamId, tuple[bytes, Snapshot]] = {}
         """What the partition's last actor had in memory, with the schema that wrote it; each is used once."""
+        self._distrusted: OrderedDict[StreamId, None] = OrderedDict()
+        """Streams whose snapshots are not used, because a saved or resident state was not what the log says."""
 
     def __len__(self) -> int:
         return len(self._cache)
@@ -117,6 +123,25 @@ class Residents:
         if self._loading is not None:
             self._loading.forget_all()
 
+    def sampled(self) -> tuple[StreamId, Aggregate] | None:
+        """One of the residents, each as likely as any other; it stays where it is."""
+        if not self._cache:
+            return None
+        stream = next(islice(self._cache, random.randrange(len(self._cache)), None))
+        return stream, self._cache[stream]
+
+    def distrust(self, stream: StreamId) -> None:
+        """Drop it from memory, and load it from its events from now on."""
+        self._cache.pop(stream, None)
+        self._offered.pop(stream, None)
+        self._distrusted[stream] = None
+        if len(self._distrusted) > _DISTRUSTED_MAX:
+            self._distrusted.popitem(last=False)
+
+    def is_distrusted(self, stream: StreamId) -> bool:
+        """Whether its snapshots are not to be used."""
+        return stream in self._distrusted
+
     def saved(self, first: int) -> list[SavedResident]:
         """The next residents after the `first` lately used ones, for the partition's next actor; none at the end. One
         that takes no snapshots, or cannot be saved, is left out: it is loaded from its events."""
@@ -168,7 +193,7 @@ class Residents:
 
     def _from_snapshot(self, cls: type[Aggregate], stream: StreamId, at_or_before: int | None) -> Aggregate | None:
         """A snapshot saves time and is never the truth: one that cannot be used, why ever, is passed over."""
-        if not cls.snapshot_every:
+        if not cls.snapshot_every or stream in self._distrusted:
             return None
         snapshot = self._log.find_snapshot(stream, state_fingerprint(cls), at_or_before)
         if at_or_before is None and stream in self._offered:

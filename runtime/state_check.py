@@ -1,0 +1,299 @@
+"""The check of states: every stream and read model is folded from the log, and what was saved is compared with it.
+
+Beside all steps; `rayfold verify STORE MODULE:APP`. `standing.py` does samples of it while a system runs.
+
+Rules kept here: the log is only read, and nothing in the store is changed; what differs is named by stream and version,
+or projection and place, with both values; a handler that is not deterministic is called that. A database of a
+read model is copied before it is opened, and not looked at while a runtime uses it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from .catalogue import Catalogue
+from .difference import difference, shown
+from .errors import InvalidMessage, RayfoldError
+from .log.contract import Reader
+from .log.format import decode_record
+from .projection import Projection
+from .read_model import ReadModel
+from .read_store.checkpoint import Checkpoint
+from .read_store.kinds import DuckDb, InMemory, Lmdb
+from .residents import evolve_with
+from .saved_state import decode_state, state_fingerprint
+from .standing import fold_aside, folded, wrong_state
+from .stream import StreamId
+
+__all__ = ["Difference", "SavedReadModel", "StateReport", "check_states"]
+
+DIFFERENCES_MAX: Final = 1_000
+"""That are listed; further ones are counted."""
+
+_PAGE: Final = 512
+"""Records read at a time."""
+
+Advance = Callable[[int], None]
+"""Called with how many events further the check has come."""
+
+
+class Difference(NamedTuple):
+    """Something saved that is not what the log says, or a stream that cannot be folded."""
+
+    kind: str
+    """`stream`, `snapshot` or `read model`."""
+    subject: str
+    """`Account/alice at version 17 in partition 3`, or `Balances, part 0, replica 0`."""
+    what: str
+    """Where they differ, with both values, each of at most 80 characters."""
+
+
+class SavedReadModel(NamedTuple):
+    """Where one projector keeps its read model."""
+
+    projection: type[Projection]
+    part: int
+    replica: int
+    folder: Path
+    """With a folder for each fingerprint in it."""
+
+
+class StateReport:
+    """What was compared, and what differs."""
+
+    def __init__(self) -> None:
+        self.events = self.streams = self.snapshots = self.read_models = self.unlisted = 0
+        self.differences: list[Difference] = []
+        self.notes: list[str] = []
+        """What was not compared, and why."""
+
+    @property
+    def ok(self) -> bool:
+        """True when nothing differs."""
+        return not self.differences
+
+    def found(self, kind: str, subject: str, what: str) -> None:
+        """One more difference."""
+        if len(self.differences) < DIFFERENCES_MAX:
+            self.differences.append(Difference(kind, subject, what))
+        else:
+            self.unlisted += 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values, for `--json`."""
+        counts = {name: getattr(self, name) for name in ("events", "streams", "snapshots", "read_models", "unlisted")}
+        return {
+            **counts,
+            "differences": [one._asdict() for one in self.differences],
+            "notes": self.notes,
+            "ok": self.ok,
+        }
+
+
+def check_states(
+    catalogue: Catalogue,
+    readers: Mapping[int, Reader],
+    saved: Iterable[SavedReadModel],
+    *,
+    in_use: bool,
+    advance: Advance = lambda events: None,
+) -> StateReport:
+    """Fold everything, and compare. `in_use`: databases of read models may be open elsewhere, and are left alone.
+
+    Raises `StorageFailed` for a disk that refuses; what is wrong with a stream is in the report.
+    """
+    report = StateReport()
+    for partition, reader in readers.items():
+        _check_streams(report, catalogue, reader, partition, advance)
+    for one in saved:
+        _check_read_model(report, catalogue, readers, one, in_use, advance)
+    return report
+
+
+# --- streams --------------------------------------------------------------------------------------------------------
+
+
+def _check_streams(report: StateReport, catalogue: Catalogue, reader: Reader, partition: int, advance: Advance) -> None:
+    unknown: set[str] = set()
+    after, head = 0, reader.head()
+    while after < head and (records := reader.read(after, min(_PAGE, head - after), 4 << 20)):
+        for record in records:
+            stored = decode_record(record, checked=True)
+            if stored.version != 1 or stored.stream.type.startswith("rayfold."):
+                continue
+            if stored.stream.type in catalogue.aggregates:
+                _check_stream(report, catalogue, reader, partition, stored.stream)
+            elif stored.stream.type not in unknown:
+                unknown.add(stored.stream.type)
+                where = f"{stored.stream.type} in partition {partition}"
+                report.found("stream", where, "the application has no aggregate of this type")
+        after += len(records)
+        report.events += len(records)
+        advance(len(records))
+
+
+def _check_stream(report: StateReport, catalogue: Catalogue, reader: Reader, partition: int, stream: StreamId) -> None:
+    cls = catalogue.aggregate(stream.type)
+    versions = set(_snapshot_versions(reader, stream, state_fingerprint(cls))) if cls.snapshot_every else set()
+    aggregate = cls(stream.id)
+    report.streams += 1
+    try:
+        while records := reader.read_stream(stream, aggregate.version + 1, None, _PAGE):
+            for record in records:
+                evolve_with(aggregate, catalogue.decode_event(decode_record(record)))
+                if aggregate.version in versions:
+                    _check_snapshot(report, catalogue, reader, partition, stream, aggregate)
+    except RayfoldError as error:
+        where = f"{stream} after version {aggregate.version} in partition {partition}"
+        report.found("stream", where, f"it cannot be folded: {error}")
+
+
+def _snapshot_versions(reader: Reader, stream: StreamId, schema: bytes) -> Iterator[int]:
+    """The versions of all usable snapshots of a stream, the latest first."""
+    below: int | None = None
+    while below != 0 and (found := reader.find_snapshot(stream, schema, below)) is not None:
+        yield found.version
+        below = found.version - 1
+
+
+def _check_snapshot(
+    report: StateReport, catalogue: Catalogue, reader: Reader, partition: int, stream: StreamId, aggregate: Any
+) -> None:
+    cls, version = type(aggregate), aggregate.version
+    found = reader.find_snapshot(stream, state_fingerprint(cls), version)
+    if found is None or found.version != version:
+        return
+    report.snapshots += 1
+    where = f"{stream} at version {version} in partition {partition}"
+    try:
+        restored = decode_state(cls, found.state, stream.id, version)
+    except InvalidMessage as error:
+        report.found("snapshot", where, str(error))
+        return
+    what = wrong_state(aggregate, restored, lambda: folded(catalogue, reader, stream, version))
+    if what:
+        report.found("snapshot", where, what)
+
+
+# --- read models ------------------------------------------------------------------------------------------------------
+
+
+def _check_read_model(
+    report: StateReport,
+    catalogue: Catalogue,
+    readers: Mapping[int, Reader],
+    saved: SavedReadModel,
+    in_use: bool,
+    advance: Advance,
+) -> None:
+    projection = saved.projection
+    subject = f"{projection.projection_name}, part {saved.part}, replica {saved.replica}"
+    folder = saved.folder / state_fingerprint(projection).hex()
+    if not folder.is_dir():
+        report.notes.append(f"{subject}: nothing is saved that this code would use")
+        return
+    if not isinstance(projection.read_store, InMemory | Lmdb | DuckDb):
+        report.notes.append(f"{subject}: its store, {projection.read_store!r}, cannot be compared")
+        return
+    if in_use and not isinstance(projection.read_store, InMemory):
+        report.notes.append(f"{subject}: not compared, its database is in use")
+        return
+    with tempfile.TemporaryDirectory(prefix="rayfold-verify-") as copy_of:
+        shutil.copytree(folder, copy_of, dirs_exist_ok=True)
+        model, store = projection(), projection.read_store.make()
+        try:
+            stored = store.open(model, Path(copy_of))
+            place = None if stored is None else Checkpoint.unpacked(stored)
+            if place is None:
+                report.notes.append(f"{subject}: it has no checkpoint yet")
+                return
+            if objection := place.objection(readers, readers.keys()):
+                report.notes.append(f"{subject}: it is not used, {objection}")
+                return
+            report.read_models += 1
+            store.begin(reading=True)
+            try:
+                what = _compared(projection, catalogue, readers, saved.part, place, model)
+            finally:
+                store.roll_back()
+            if what:
+                report.found("read model", subject, what)
+        except RayfoldError as error:
+            report.found("read model", subject, str(error))
+        finally:
+            store.close()
+    advance(sum(place.positions.values()) if place is not None else 0)
+
+
+def _compared(
+    projection: type[Projection],
+    catalogue: Catalogue,
+    readers: Mapping[int, Reader],
+    part: int,
+    place: Checkpoint,
+    model: Projection,
+) -> str:
+    def fold() -> ReadModel:
+        return fold_aside(projection, catalogue, readers, part, place.positions)
+
+    aside = fold()
+    try:
+        if [one.position for one in aside.quarantined] != [one.position for one in place.quarantined]:
+            was = f"{len(place.quarantined)} events are set aside, of a fold {len(aside.quarantined)}"
+            return f"{was}; an event may have been taken in out of order"
+        with aside.reading() as expected:
+            what = _differs(expected, model)
+            if not what:
+                return ""
+            again = fold()
+            try:
+                with again.reading() as twice:
+                    unsteady = _differs(expected, twice)
+            finally:
+                again.close()
+        if unsteady:
+            return f"its handlers are not deterministic, two folds of the same events differ: {unsteady}"
+        return what
+    finally:
+        aside.close()
+
+
+def _differs(expected: Projection, got: Projection) -> str:
+    """Where two read models of one kind differ, each in a transaction."""
+    if isinstance(expected.read_store, InMemory):
+        return difference(expected, got)
+    missing = object()
+    for one, other in zip_longest(_rows(expected), _rows(got), fillvalue=("", missing)):
+        if other[1] is missing:
+            return f"{one[0]} is missing, where it was {shown(one[1])}"
+        if one[1] is missing:
+            return f"{other[0]} is {shown(other[1])}, where there was nothing"
+        if one[0] != other[0]:
+            first = min(one[0], other[0])
+            return f"{first} is {'missing' if first == one[0] else 'new'}"
+        if what := difference(one[1], other[1], one[0]):
+            return what
+    return ""
+
+
+def _rows(model: Projection) -> Iterator[tuple[str, Any]]:
+    """Every row of a database with its place, in an order that does not depend on how it came to be."""
+    if isinstance(model.read_store, Lmdb):
+        for key, value in model.rows.starting_with(""):
+            yield f"rows[{shown(key)}]", value
+        return
+    tables = "SELECT table_name FROM information_schema.tables WHERE table_type = 'BASE TABLE' ORDER BY 1"
+    for (table,) in model.sql(tables).fetchall():
+        if table != "rayfold_checkpoint":
+            quoted = '"' + table.replace('"', '""') + '"'
+            result = model.sql(f"SELECT * FROM {quoted} ORDER BY ALL")
+            number = 0
+            while rows := result.fetchmany(_PAGE):
+                for row in rows:
+                    number += 1
+                    yield f"row {number} of {table}", row

@@ -1,0 +1,253 @@
+"""The standing check: what is not a fold of the log is found, named, dropped, and nothing waits for it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayfold.runtime.aggregate import Aggregate, Shared, decide, evolve
+from rayfold.runtime.catalogue import Catalogue
+from rayfold.runtime.envelope import Envelope, pack
+from rayfold.runtime.log.memory import MemoryLog
+from rayfold.runtime.messages import Command, Event, Query
+from rayfold.runtime.partition import WriteLoop
+from rayfold.runtime.projection import Projection, answer, project
+from rayfold.runtime.read_model import ReadModel
+from rayfold.runtime.saved_state import encode_state, state_fingerprint
+from rayfold.runtime.standing import Alarms, StandingCheck, StreamChecks, check_read_model, copied, folded
+from rayfold.runtime.stream import StreamId
+
+ALICE = StreamId("Till", "alice")
+CALLS = [0]
+
+
+class Pay(Command):
+    amount: int
+
+
+class Paid(Event):
+    amount: int
+
+
+class Till(Aggregate, placement=Shared(), snapshot_every=3):
+    total: int = 0
+    notes: dict[str, list[int]] = {}
+
+    @decide
+    def pay(self, command: Pay) -> Paid:
+        return Paid(amount=command.amount)
+
+    @evolve
+    def paid(self, event: Paid) -> None:
+        self.total += event.amount
+        self.notes.setdefault("all", []).append(event.amount)
+
+
+class Unsteady(Aggregate, placement=Shared(), snapshot_every=0):
+    """Its handler gives another result each time."""
+
+    total: int = 0
+
+    @decide
+    def pay(self, command: Pay) -> Paid:
+        return Paid(amount=command.amount)
+
+    @evolve
+    def paid(self, event: Paid) -> None:
+        CALLS[0] += 1
+        self.total = CALLS[0]
+
+
+class TotalOf(Query[int]):
+    pass
+
+
+class Sums(Projection):
+    total: int = 0
+    by_amount: dict[int, int] = field(default_factory=dict)
+
+    @project
+    def paid(self, event: Paid) -> None:
+        self.total += event.amount
+        self.by_amount[event.amount] = self.by_amount.get(event.amount, 0) + 1
+
+    @answer
+    def of(self, query: TotalOf) -> int:
+        return self.total
+
+
+CATALOGUE = Catalogue([Till, Unsteady], [Sums])
+
+
+@pytest.fixture
+def log() -> MemoryLog:
+    return MemoryLog()
+
+
+@pytest.fixture
+def loop(log: MemoryLog) -> WriteLoop:
+    loop = WriteLoop(0, log, CATALOGUE)
+    loop.activate()
+    return loop
+
+
+def pay(loop: WriteLoop, *amounts: int, cls: type[Any] = Till) -> None:
+    for amount in amounts:
+        loop.execute([pack(Envelope(cls, "alice", Pay(amount=amount)))[0]])
+
+
+def checks_of(loop: WriteLoop, log: MemoryLog, alarms: Alarms) -> StreamChecks:
+    lock = threading.Lock()
+    return StreamChecks(CATALOGUE, log, "in partition 0", alarms, lambda: lock, loop.residents.distrust)
+
+
+def nothing() -> None:
+    """No pause."""
+
+
+def test_a_right_resident_and_a_right_snapshot_raise_no_alarm(loop: WriteLoop, log: MemoryLog) -> None:
+    pay(loop, 1, 2, 3, 4)
+    alarms = Alarms()
+    checks = checks_of(loop, log, alarms)
+    checks.resident(loop.residents, nothing)
+    checks.snapshot(nothing)
+    assert (alarms.count, alarms.kept) == (0, ())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda till: setattr(till, "total", -810), "total is -810, where it was 10"),
+        (lambda till: till.notes["all"].append(9), "notes['all'] has 5 items, [1, 2, 3, 4, 9], where it had 4, "
+            "[1, 2, 3, 4]"),
+        (lambda till: setattr(till, "undeclared", 1), "undeclared was not there"),
+        (lambda till: setattr(till, "total", 10.0), "total is a float, 10.0, where it was a int, 10"),
+    ],
+)  # fmt: skip
+def test_a_wrong_resident_is_named_and_dropped(
+    loop: WriteLoop, log: MemoryLog, spoil: Callable[[Any], None], told: str
+) -> None:
+    pay(loop, 1, 2, 3, 4)
+    resident = loop.residents.check_out(ALICE)
+    spoil(resident)
+    loop.residents.put_back(resident, ALICE)
+    alarms = Alarms()
+    checks_of(loop, log, alarms).resident(loop.residents, nothing)
+    (alarm,) = alarms.kept
+    assert (alarm.kind, alarm.subject, alarm.what) == ("resident", "Till/alice at version 4 in partition 0", told)
+    assert loop.residents.check_out(ALICE).__dict__ == folded(CATALOGUE, log, ALICE, 4).__dict__
+
+
+def test_a_wrong_snapshot_is_named_and_its_stream_is_loaded_from_its_events(loop: WriteLoop, log: MemoryLog) -> None:
+    pay(loop, 1, 2)
+    wrong = folded(CATALOGUE, log, ALICE, 2)
+    assert isinstance(wrong, Till)
+    wrong.total = 999
+    resident = loop.residents.check_out(ALICE)
+    resident.__dict__.update(total=999)
+    loop.residents.put_back(resident, ALICE)
+    pay(loop, 3, 4)  # the third takes a snapshot
+    found = log.find_snapshot(ALICE, state_fingerprint(Till))
+    assert found is not None
+    assert found.version == 3
+    loop.residents.forget_all()
+    loaded = loop.residents.load(ALICE)
+    assert isinstance(loaded, Till)
+    assert loaded.total == 1006
+    alarms = Alarms()
+    checks_of(loop, log, alarms).snapshot(nothing)
+    (alarm,) = alarms.kept
+    assert (alarm.kind, alarm.what) == ("snapshot", "total is 1002, where it was 6")
+    loaded = loop.residents.load(ALICE)
+    assert isinstance(loaded, Till)
+    assert loaded.total == 10
+
+
+def test_handlers_that_are_not_deterministic_are_called_that(loop: WriteLoop, log: MemoryLog) -> None:
+    pay(loop, 1, 2, cls=Unsteady)
+    alarms = Alarms()
+    checks_of(loop, log, alarms).resident(loop.residents, nothing)
+    (alarm,) = alarms.kept
+    assert alarm.what.startswith("its handlers are not deterministic, two folds of the same events differ: total is ")
+
+
+def read_model_of(log: MemoryLog, directory: Path | None = None) -> ReadModel:
+    read_model = ReadModel(Sums, CATALOGUE, {0: log}, directory=directory)
+    read_model.open()
+    read_model.catch_up(0)
+    return read_model
+
+
+def check(read_model: ReadModel, log: MemoryLog) -> Alarms:
+    alarms = Alarms()
+    for _ in check_read_model(read_model, Sums, CATALOGUE, {0: log}, 0, alarms, nothing):
+        pass
+    return alarms
+
+
+def test_a_wrong_read_model_is_named_and_goes_on_from_what_the_log_says(
+    loop: WriteLoop, log: MemoryLog, tmp_path: Path
+) -> None:
+    pay(loop, 1, 2, 3)
+    read_model = read_model_of(log, tmp_path)
+    assert check(read_model, log).kept == ()
+    with read_model.reading() as model:
+        model.__dict__["by_amount"][7] = 1
+    (alarm,) = check(read_model, log).kept
+    assert (alarm.kind, alarm.subject) == ("read model", "Sums, part 0")
+    assert alarm.what == "by_amount has 4 keys, where it had 3: 7 is new"
+    assert check(read_model, log).kept == ()
+    pay(loop, 4)
+    read_model.catch_up(0)
+    with read_model.reading() as model:
+        assert model.__dict__["by_amount"] == {1: 1, 2: 1, 3: 1, 4: 1}
+    assert read_model.checkpoint_due()
+
+
+def test_a_state_that_no_bytes_stand_for_is_checked_as_well(loop: WriteLoop) -> None:
+    till = Till("alice", 1)
+    till.notes["a"] = till.notes["b"] = [1]
+    with pytest.raises(Exception, match="in two places"):
+        encode_state(till)
+    again = copied(till)
+    assert again is not None
+    assert again.notes["a"] is again.notes["b"] is not till.notes["a"]
+
+
+def test_a_state_that_is_large_is_left_alone() -> None:
+    till = Till("alice", 1)
+    till.notes["a"] = list(range(200_000))
+    assert copied(till) is None
+
+
+def test_the_alarms_of_one_process_are_bounded_and_counted() -> None:
+    alarms = Alarms()
+    for number in range(150):
+        alarms.raise_alarm("resident", str(number), "x")
+    assert (alarms.count, len(alarms.kept), alarms.kept[0].subject) == (150, 100, "0")
+
+
+def test_the_thread_makes_one_check_after_the_other_until_it_is_stopped() -> None:
+    made = threading.Semaphore(0)
+
+    def checks(pause: Callable[[], None]) -> Iterator[None]:
+        made.release()
+        pause()
+        yield
+        raise ValueError("a check that fails costs no other")
+
+    standing = StandingCheck("test", 1.0, checks)
+    for _ in range(3):
+        assert made.acquire(timeout=30)
+    standing.stop()
+
+
+def test_no_thread_runs_when_it_is_off() -> None:
+    before = threading.active_count()
+    StandingCheck("test", 0.0, lambda pause: iter(()))
+    assert threading.active_count() == before
