@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import random
+import re
 import threading
 import time
 from collections import deque
@@ -59,6 +60,8 @@ ALARMS_MAX: Final = 100
 ITEMS_MAX: Final = 100_000
 """Values in a state that is checked at run time: copying so many holds up commands for some 20 ms."""
 
+_VERSION: Final = re.compile(r" at version \d+")
+
 _PAGE: Final = 256
 """Events folded at a time, between two pauses."""
 
@@ -88,24 +91,27 @@ class Alarms:
     """The alarms of one process. Any thread."""
 
     def __init__(self) -> None:
-        self._found: list[Alarm] = []
+        self._found: dict[tuple[str, str], Alarm] = {}
+        """By kind and subject, whatever its version was: what is wrong again says nothing new."""
         self._lock = threading.Lock()
         self.count = 0
         """That were raised, those that are not kept included."""
 
     def raise_alarm(self, kind: str, subject: str, what: str) -> None:
-        """Keep it, and say it in the log."""
-        log.error("the %s of %s is not what the log says, and is not used: %s", kind, subject, what)
+        """Count it; at the first time, keep it and say it in the log."""
+        key = kind, _VERSION.sub("", subject)
         with self._lock:
             self.count += 1
-            if len(self._found) < ALARMS_MAX:
-                self._found.append(Alarm(kind, subject, what, datetime.now(UTC).isoformat(timespec="seconds")))
+            if key in self._found or len(self._found) >= ALARMS_MAX:
+                return
+            self._found[key] = Alarm(kind, subject, what, datetime.now(UTC).isoformat(timespec="seconds"))
+        log.error("the %s of %s is not what the log says, and is not used: %s", kind, subject, what)
 
     @property
     def kept(self) -> tuple[Alarm, ...]:
         """The first ones, at most `ALARMS_MAX`."""
         with self._lock:
-            return tuple(self._found)
+            return tuple(self._found.values())
 
 
 def folded(

@@ -216,6 +216,7 @@ def _check_read_model(
                 report.notes.append(f"{subject}: it is not used, {objection}")
                 return
             report.read_models += 1
+            advance(sum(place.positions.values()))
             store.begin(reading=True)
             try:
                 what = _compared(projection, catalogue, readers, saved.part, place, model)
@@ -227,7 +228,6 @@ def _check_read_model(
             report.found("read model", subject, str(error))
         finally:
             store.close()
-    advance(sum(place.positions.values()) if place is not None else 0)
 
 
 def _compared(

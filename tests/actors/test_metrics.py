@@ -32,6 +32,7 @@ def test_every_figure_of_a_status_becomes_a_sample_that_is_described() -> None:
         "partition_epoch": 2,
         "partition_commands": 50,
         "partition_batches": 7,
+        "partition_alarms": 0,
         "own_actors": 1,
         "projector_up": 1,
         "projector_failed": 0,
@@ -39,6 +40,7 @@ def test_every_figure_of_a_status_becomes_a_sample_that_is_described() -> None:
         "projector_behind_seconds": 0.25,
         "projector_applied": 38,
         "projector_quarantined": 0,
+        "projector_alarms": 0,
     }
     found = list(samples(STATUS, "bank"))
     assert {sample.name for sample in found} == set(DESCRIPTIONS)
@@ -59,6 +61,7 @@ def test_what_is_unknown_of_a_silent_projector_is_minus_one_and_never_zero() -> 
         "projector_behind_events",
         "projector_behind_seconds",
         "projector_quarantined",
+        "projector_alarms",
     }
 
 

@@ -229,7 +229,15 @@ def test_the_alarms_of_one_process_are_bounded_and_counted() -> None:
     alarms = Alarms()
     for number in range(150):
         alarms.raise_alarm("resident", str(number), "x")
-    assert (alarms.count, len(alarms.kept), alarms.kept[0].subject) == (150, 100, "0")
+    alarms.raise_alarm("resident", "0", "x")
+    assert (alarms.count, len(alarms.kept), alarms.kept[0].subject) == (151, 100, "0")
+
+
+def test_what_is_wrong_again_at_a_later_version_is_counted_and_not_kept_twice() -> None:
+    alarms = Alarms()
+    for version in range(5):
+        alarms.raise_alarm("resident", f"Till/alice at version {version} in partition 0", "x")
+    assert (alarms.count, len(alarms.kept)) == (5, 1)
 
 
 def test_the_thread_makes_one_check_after_the_other_until_it_is_stopped() -> None:
