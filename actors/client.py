@@ -16,7 +16,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Ma
 from typing import Any, TypeVar
 
 from ..runtime.catalogue import Catalogue
-from ..runtime.codec import encode_message
+from ..runtime.codec import encode_checked
 from ..runtime.envelope import Envelope, pack
 from ..runtime.errors import (
     CallerError,
@@ -246,7 +246,7 @@ def _packed(projection: type[Projection], query: Query[Any]) -> PackedQuery:
             raise InvalidMessage(type(query).__name__, "is not a Query", "declare it as class X(Query[Answer])")
         known = [asked.message_name for asked in projection.answers]
         raise UnknownName(f"query of {projection.projection_name}", query.message_name, known)
-    return PackedQuery(query.message_name, encode_message(query))
+    return PackedQuery(query.message_name, encode_checked(query)[0])
 
 
 def _check_in_flight(in_flight: object) -> None:

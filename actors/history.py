@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 
 from ..runtime.aggregate import Aggregate
 from ..runtime.catalogue import Catalogue
-from ..runtime.codec import encode_message
+from ..runtime.codec import encode_checked
 from ..runtime.errors import (
     CallerError,
     HandlerFailed,
@@ -141,7 +141,7 @@ class TimeTravel:
         from .shipping import ship
 
         catalogue = ship(self._catalogue.narrowed(projection))
-        packed = PackedQuery(query.message_name, encode_message(query))
+        packed = PackedQuery(query.message_name, encode_checked(query)[0])
         total, done = sum(place.values()) * len(parts), 0
 
         async def fold(part: int) -> Any:

@@ -25,6 +25,7 @@ from ..runtime.printable import printable_log
 from ..runtime.projection import Projection
 from ..runtime.read_model import ReadModel
 from ..runtime.read_store.kinds import InMemory
+from ..runtime.user_code import is_ctrl_c
 from .spread_store import AnyStore
 
 __all__ = ["Replica"]
@@ -96,7 +97,9 @@ class Replica(Generic[P]):
             return answer
         except RayfoldError:
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if is_ctrl_c(error):
+                raise
             name = f"{self._projection.__name__} @answer"
             raise HandlerFailed.caused_by(name, type(query).__name__, error) from error
 

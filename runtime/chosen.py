@@ -22,6 +22,7 @@ from .projection import part_of
 from .recorded import Recorded
 from .stream import StreamId, is_reserved, stream_id
 from .unreadable import Unreadable, UnreadableEvent, check_unreadable, unreadable_event
+from .user_code import is_ctrl_c
 
 __all__ = ["Chosen", "Happened", "Key", "Streams", "Types"]
 
@@ -95,14 +96,18 @@ class Chosen:
             return stream.type in self._kinds or stream in self._ids
         try:
             return bool(self._matches(stream))
-        except Exception as error:
+        except BaseException as error:
+            if is_ctrl_c(error):
+                raise
             raise HandlerFailed.caused_by("streams= of the subscription", _told(recorded), error) from error
 
     def _member_of(self, event: Event, recorded: Recorded) -> int:
         assert self._key is not None
         try:
             return part_of(self._key(event, recorded), self._of)
-        except Exception as error:
+        except BaseException as error:
+            if is_ctrl_c(error):
+                raise
             raise HandlerFailed.caused_by("key= of the subscription", _told(recorded), error) from error
 
 

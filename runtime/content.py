@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgpack
 from pydantic import BaseModel
 
-from .codec import MESSAGE_BYTES_MAX, decode_payload, encode_message
+from .codec import MESSAGE_BYTES_MAX, comes_back_by_type, decode_payload, encode_checked, encode_message
 from .forms import PACKER_BYTES, stored_form
 from .messages import Command
 
@@ -55,9 +55,13 @@ CLASSES_MAX: Final = 1024
 def pack_with_content(command: Command) -> tuple[bytes, bytes]:
     """The payload of a command, which has all its fields, and its content as it travels; empty where the payload is it.
 
-    Raises `InvalidMessage` as `encode_message` does.
+    Raises `InvalidMessage` as `encode_checked` does.
     """
     cls, fields, was_set = type(command), command.__dict__, command.__pydantic_fields_set__
+    if not comes_back_by_type(command):
+        payload, _ = encode_checked(command)
+        if not comes_back_by_type(command):
+            return payload, condensed(_pack_canonical(command))
     if cls.packing == _SCALARS:
         if len(was_set) == len(fields):
             return _ordered(command, cls, fields), b""

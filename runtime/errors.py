@@ -237,7 +237,11 @@ class HandlerFailed(RayfoldError):
     @classmethod
     def caused_by(cls, handler: str, subject: str, error: BaseException) -> Self:
         """An exception of a user's handler as one bounded line, for a caller in another process."""
-        text = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+        try:
+            said = str(error)
+        except BaseException as another:  # its class may be the user's
+            said = f"its text raises {type(another).__name__}"
+        text = " ".join(f"{type(error).__name__}: {said}".split()).removesuffix(":")
         return cls(handler, subject, text if len(text) <= 500 else f"{text[:497]}...")
 
     def sentence(self) -> str:

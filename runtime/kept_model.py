@@ -34,6 +34,7 @@ from .read_store.folder import discard_at_next_opening, empty_folder, folder_of_
 from .read_store.memory import MemoryStore
 from .saved_state import state_fingerprint
 from .stream import StreamId, partition_of
+from .user_code import is_ctrl_c
 
 __all__ = ["PAGE_BYTES_MAX", "PAGE_EVENTS", "TRIES", "KeptModel"]
 
@@ -403,7 +404,9 @@ class KeptModel:
             else:
                 self.quarantined = quarantined
                 self._commit(self._after(partition, ()))
-        except Exception as error:
+        except BaseException as error:
+            if is_ctrl_c(error):
+                raise
             self.quarantined = before
             failed: RayfoldError = HandlerFailed.caused_by(
                 self._projection.__name__, "events taken in once more", error

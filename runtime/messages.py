@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from .declaration import being_unpickled, checked_name, is_count_from_1, where
 from .errors import DefinitionError
+from .reading import Reading
 from .upcast import Payload, Upcaster, collected_upcasters, upcast
 
 __all__ = ["STRING_LENGTH_MAX", "Command", "Event", "Message", "Payload", "Query", "upcast"]
@@ -32,7 +33,9 @@ Answer = TypeVar("Answer", covariant=True)
 
 _NOT_STATED: Any = object()
 
-RESERVED = frozenset({"message_name", "packing", "schema_version", "upcasters", "answer_type"})
+RESERVED = frozenset(
+    {"message_name", "packing", "schema_version", "upcasters", "answer_type", "validated_when_read"},
+)
 
 
 def _check_fields(cls: type[BaseModel]) -> None:
@@ -77,6 +80,9 @@ class Message(BaseModel):
     def __init_subclass__(cls, *, name: str = "", **config: Any) -> None:
         """Accept `name=`; the work is done once pydantic has collected the fields."""
 
+    _rayfold_reading: ClassVar[Reading] = Reading()
+    """How the codec reads this class; made at its first use (see `reading.py`)."""
+
     @classmethod
     def __pydantic_init_subclass__(cls, *, name: str = "", **unknown: Any) -> None:
         """Name the class and check what it declares. Raises `DefinitionError`."""
@@ -87,6 +93,7 @@ class Message(BaseModel):
             raise DefinitionError(where(cls), f"the class line says {told}, which no message has", "say name=...")
         cls.message_name = checked_name(cls, name)
         cls.packing = 0
+        cls._rayfold_reading = Reading()
         _check_fields(cls)
         _check_config(cls)
 
@@ -100,21 +107,34 @@ class Event(Message):
 
     `name` and `version` are the storage format: an event is stored under them, and read by whatever class bears the
     name then. A version above 1 states an `@upcast` from every version before it.
+
+    Its validators and limits are rules for whoever makes one. A stored event happened, so it is read without them,
+    without `strict` and without the clock; with `validated_when_read=True` in the class line it is read with them.
     """
+
+    validated_when_read: ClassVar[bool] = False
+    """Whether stored events of this class are read with its validators and limits. Then a stored event that breaks a
+    rule that came later is `UnknownEvent`."""
 
     schema_version: ClassVar[int] = 1
     upcasters: ClassVar[dict[int, Upcaster]] = {}
     """From a version to the function that makes the next one of it."""
 
-    def __init_subclass__(cls, *, name: str = "", version: int = 1, **config: Any) -> None:
-        """Accept `name=` and `version=`; the work is done once pydantic has collected the fields."""
+    def __init_subclass__(
+        cls, *, name: str = "", version: int = 1, validated_when_read: bool | None = None, **config: Any
+    ) -> None:
+        """Accept what the class line may state; the work is done once pydantic has collected the fields."""
 
     @classmethod
-    def __pydantic_init_subclass__(cls, *, name: str = "", version: int = 1, **unknown: Any) -> None:
+    def __pydantic_init_subclass__(
+        cls, *, name: str = "", version: int = 1, validated_when_read: bool | None = None, **unknown: Any
+    ) -> None:
         """Name the class, number its schema and collect its upcasters. Raises `DefinitionError`."""
         super().__pydantic_init_subclass__(name=name, **unknown)
         if being_unpickled():
             return
+        if validated_when_read is not None:
+            cls.validated_when_read = bool(validated_when_read)
         if not is_count_from_1(version):
             raise DefinitionError(where(cls), f"version={version!r} is no schema version", "count from 1")
         cls.schema_version = version

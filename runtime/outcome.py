@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from .errors import RayfoldError
+from .facts import FACTS_BYTES_MAX
 from .receipt import Receipt
 from .wire import from_wire, to_wire
 
@@ -150,6 +151,8 @@ def _as_text(argument: Any) -> Any:
 
 def _plain(fact: Any) -> Any:
     """A fact as it is if any codec can carry it; an integer over 64 bits, or a container, as text."""
+    if type(fact) is bytes and len(fact) <= FACTS_BYTES_MAX:
+        return fact  # the facts of a refusal, which are bounded already
     if fact is None or isinstance(fact, bool | float):
         return fact
     if isinstance(fact, int) and -(1 << 63) <= fact < 1 << 63:

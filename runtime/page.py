@@ -7,9 +7,9 @@ Rules kept here: records are applied in order and the first that cannot be ends 
 what has no handler, or belongs to another part, is passed over without decoding its payload; sizes are bounded before
 anything is decoded.
 
-Why one loop over local names: it is what a rebuild spends its time in. No `StoredEvent` and no call of the codec for
-each event, a `Recorded` only for a handler that takes one, and what is made is made by `tuple.__new__`. What goes
-wrong on the fast road is decoded once more on the slow one, which knows the words for it.
+Why one loop over local names: it is what a rebuild spends its time in. No `StoredEvent` for each event, a `Recorded`
+only for a handler that takes one, and what is made is made by `tuple.__new__`. What goes wrong on the fast road is
+decoded once more on the slow one, which knows the words for it.
 """
 
 from __future__ import annotations
@@ -22,17 +22,15 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from .catalogue import Catalogue
-from .codec import decode_payload
+from .codec import SMALL_BYTES, decode_payload, validator_of
 from .errors import Damaged, HandlerFailed, RayfoldError, UnknownEvent
 from .log.format import BODY_AT, HEADER_ITEMS_MAX, decode_record, is_intact, pack_position
 from .projection import Projection, part_of
 from .recorded import Recorded
 from .stream import RESERVED_PREFIX, StreamId
+from .user_code import is_ctrl_c
 
 __all__ = ["Failure", "PageLoop", "recorded_at_us_of"]
-
-_SHALLOW_BYTES: Final = 64
-"""A payload of so few bytes cannot be nested deeper than the codec allows; longer ones are looked at by the codec."""
 
 _NO_EVENTS: Final[Sequence[Any]] = ()
 
@@ -73,7 +71,7 @@ class PageLoop:
         self._part = part
         self._targets: dict[str, _Target] = {}
         for cls, handler in catalogue.projectors(projection).items():
-            validate = cls.__pydantic_validator__.validate_python
+            validate = validator_of(cls)
             target = _Target(cls.schema_version, validate, handler.function, handler.takes_recorded, handler.name)
             self._targets[cls.message_name] = target
         self._splitting = {
@@ -121,7 +119,9 @@ class PageLoop:
                         continue
                 called = True
                 function(model, event)
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
+                if is_ctrl_c(error):
+                    raise
                 return self._raised(position - first, partition, position, target.name if called else "", fields, error)
         return self._unreadable
 
@@ -163,11 +163,17 @@ class PageLoop:
             try:
                 if target is None or schema != target.schema_version:
                     event, older = None, self._catalogue.decode_events(decode_record(record, checked=True))
-                elif len(payload) > _SHALLOW_BYTES:
+                elif len(payload) > SMALL_BYTES:
                     event = target.validate(decode_payload(payload, name), by_alias=False, by_name=True)
-                else:
-                    event = target.validate(unpack(payload, use_list=False), by_alias=False, by_name=True)
-            except Exception:
+                else:  # `decode_payload` in line: no limit can be broken by so little
+                    try:
+                        fields_of_event = unpack(payload, use_list=False, strict_map_key=False, max_ext_len=0)
+                    except ValueError:
+                        fields_of_event = decode_payload(payload, name)
+                    event = target.validate(fields_of_event, by_alias=False, by_name=True)
+            except BaseException as error:
+                if is_ctrl_c(error):
+                    raise
                 self._unreadable = self._undecodable(position - first, record)
                 return
             if event is not None and target is not None:

@@ -14,6 +14,8 @@ Rules kept here:
 - a refusal of a decisive command is stored under its id before the caller gets it, and every repeat gets the same
 - outcomes are values, item by item: a rejected or failing command never fails its neighbours, and commands to one
   aggregate in one batch see each other's effects
+- a state is the fold of the log: an event is decoded before it is appended and must come back equal, and what readers
+  will see is what the state is evolved with; a decide handler that changes the state is found (see `purity.py`)
 - a handler that raises is an error to that caller only, and nothing of it is stored
 - what the log refuses for one command's sake is decided again in halves, until that command stands alone
 - a loop that was fenced off says nothing but that: its residents may be old, so its refusals are worth nothing
@@ -21,14 +23,13 @@ Rules kept here:
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
 from .aggregate import Aggregate, outcome_of
 from .catalogue import Catalogue
-from .codec import decode_message, encode_message
+from .codec import decode_message, encode_checked
 from .content import old_payloads
 from .envelope import DIGEST_BYTES, PackedCommand
 from .errors import (
@@ -44,17 +45,20 @@ from .errors import (
     Rejected,
     StoreError,
 )
+from .facts import as_told
 from .log.contract import Append, Appended, CommandEntry, NewEvent, WriteLog
 from .log.format import NO_HEADERS, decode_record
 from .messages import Command, Event
 from .outcome import Outcome
 from .printable import printable_log
+from .purity import Witness, changed, reads_only, witness_of
 from .receipt import Receipt
 from .refusals import REFUSED_VERSION, refused_event, rejected_in
 from .residents import RESIDENTS_MAX, Residents, evolve_with
 from .saved_state import checked_state, state_fingerprint
 from .shape import event_shape, pack_shape
 from .stream import ANY, REFUSALS, StreamId
+from .user_code import is_ctrl_c
 
 __all__ = ["AlreadyStored", "Batch", "WriteLoop"]
 
@@ -62,6 +66,9 @@ log = printable_log(__name__)
 
 _new: Final = tuple.__new__
 """Makes a named tuple in half the time (0.2 us): the class's own `__new__` is a function in Python."""
+
+_WITNESSES_MAX: Final = 1_000
+"""Aggregates whose witness is kept: each holds some 100 bytes and the aggregate."""
 
 _LOGGED_MAX: Final = 100
 """Kinds of handler failures that are logged with their trace: a flood of them must not become a flood of logs."""
@@ -97,8 +104,9 @@ class _Decided:
         self.reused: list[tuple[int, int]] = []
         """Commands that have the id of an earlier, different one of this batch, with the index of that one."""
         self.working: dict[StreamId, Aggregate] = {}
-        self.pending: dict[StreamId, list[Event]] = {}
-        """Events decided in this batch and not in the log yet, by stream."""
+        self.pending: dict[StreamId, list[tuple[type[Event], bytes]]] = {}
+        """Events decided in this batch and not in the log yet, by stream: packed, since one that was evolved once may
+        have become part of a state."""
         self.first_use: dict[bytes, tuple[int, bytes]] = {}
         """Command ids that this batch will store: index and digest, for a repeat inside the batch."""
         self.repeats: list[tuple[int, int]] = []
@@ -119,6 +127,10 @@ class WriteLoop:
         self._secret = b""
         """Of the log: what digests are keyed with; empty until the first command."""
         self._logged: set[str] = set()
+        self._looks_only: dict[tuple[type[Aggregate], type[Command]], bool] = {}
+        """Which decide handlers are known to change nothing (see `purity.py`)."""
+        self._witnesses: dict[StreamId, tuple[Aggregate, Witness]] = {}
+        """Of states that no event has changed since, so that a refusal costs one digest."""
 
     def activate(self) -> int:
         """Take the log over; until then every append would be refused. Returns the epoch."""
@@ -190,9 +202,7 @@ class WriteLoop:
             raise Conflict(str(stream), expected_version, aggregate.version)
         events = self._ask_aggregate(command, aggregate)
         if isinstance(events, Rejected):
-            # Facts may be parts of the state, which the next command of the batch changes.
-            refused = Rejected.told(events.reason, copy.deepcopy(events.facts), str(stream), command.name)
-            return self._refuse(index, command, digest, refused, decided)
+            return self._refuse(index, command, digest, as_told(events, str(stream), command.name), decided)
         decided.appends.append(self._evolved(command, digest, aggregate, events, decided))
         decided.indexes.append(index)
         if events:  # what leaves no event leaves no id either, in one batch as in two
@@ -251,8 +261,8 @@ class WriteLoop:
         aggregate = decided.working.get(stream)
         if aggregate is None:
             aggregate = self.residents.check_out(stream)
-            for event in decided.pending.get(stream, ()):
-                evolve_with(aggregate, event)
+            for cls, payload in decided.pending.get(stream, ()):
+                evolve_with(aggregate, decode_message(cls, payload))
             decided.working[stream] = aggregate
         return aggregate
 
@@ -279,36 +289,76 @@ class WriteLoop:
         """Validate the payload and run the decide handler, whose exceptions cost nobody else anything."""
         message_class = self._catalogue.command(type(aggregate), command.name)
         message: Command = decode_message(message_class, command.payload)
+        key = type(aggregate), message_class
+        looks_only = self._looks_only.get(key)
+        if looks_only is None:
+            looks_only = self._looks_only[key] = reads_only(key[0], aggregate.deciders[message_class].function, key[1])
+        before = None if looks_only else self._witness(command.stream, aggregate)
         try:
-            return outcome_of(aggregate, message)
+            outcome = outcome_of(aggregate, message)
         except HandlerFailed:
             raise
-        except (Exception, SystemExit) as error:
-            handler = f"{type(aggregate).__name__}.{aggregate.deciders[message_class].name}"
-            raise HandlerFailed.caused_by(handler, str(command.stream), error) from error
+        except BaseException as error:
+            if is_ctrl_c(error):
+                raise
+            raise HandlerFailed.caused_by(self._handler(command, aggregate), str(command.stream), error) from error
+        if before is not None and (name := changed(aggregate.__dict__, before)):
+            what = f"it changed {name} of the state; only @evolve may: return an event that says what is to change"
+            raise HandlerFailed(self._handler(command, aggregate), str(command.stream), what)
+        return outcome
+
+    def _witness(self, stream: StreamId, aggregate: Aggregate) -> Witness:
+        """What the state is compared with after a decide handler that is not known to only look."""
+        known = self._witnesses.get(stream)
+        if known is not None and known[0] is aggregate:
+            return known[1]
+        witness = witness_of(aggregate.__dict__)
+        if len(self._witnesses) >= _WITNESSES_MAX:
+            self._witnesses.clear()
+        self._witnesses[stream] = aggregate, witness
+        return witness
+
+    def _handler(self, command: PackedCommand, aggregate: Aggregate) -> str:
+        message_class = self._catalogue.command(type(aggregate), command.name)
+        return f"{type(aggregate).__name__}.{aggregate.deciders[message_class].name}"
 
     def _evolved(
         self, command: PackedCommand, digest: bytes, aggregate: Aggregate, events: list[Event], decided: _Decided
     ) -> Append:
-        """What to append for these events, with the aggregate advanced by them."""
+        """What to append for these events, with the aggregate advanced by them, as readers will see them."""
         stream, version = command.stream, aggregate.version
-        encoded = tuple(
-            [
-                _new(NewEvent, (event.message_name, event.schema_version, encode_message(event)))  # before any evolves
-                for event in events
-            ]
-        )
-        for event in events:
-            evolve_with(aggregate, event)
+        encoded, seen = [], []
+        for event in events:  # all of them before any evolves
+            payload, as_read = encode_checked(
+                event, lambda error: HandlerFailed(self._handler(command, aggregate), str(stream), str(error))
+            )
+            encoded.append(_new(NewEvent, (event.message_name, event.schema_version, payload)))
+            seen.append(as_read)
+        if self._witnesses and events:
+            self._witnesses.pop(stream, None)
+        for as_read in seen:
+            evolve_with(aggregate, as_read)
+        packed = [(type(event), new[2]) for event, new in zip(events, encoded, strict=True)]
         if stream in decided.pending:
-            decided.pending[stream] += events
+            decided.pending[stream] += packed
         else:
-            decided.pending[stream] = events
+            decided.pending[stream] = packed
         command_id, _, _, _, _, correlation_id, causation_id, _, _ = command
         snapshot, schema = self._snapshot(aggregate, version)
         return _new(
             Append,
-            (stream, version, encoded, command_id, digest, correlation_id, causation_id, snapshot, schema, NO_HEADERS),
+            (
+                stream,
+                version,
+                tuple(encoded),
+                command_id,
+                digest,
+                correlation_id,
+                causation_id,
+                snapshot,
+                schema,
+                NO_HEADERS,
+            ),
         )
 
     def _snapshot(self, aggregate: Aggregate, version_before: int) -> tuple[bytes, bytes]:
@@ -319,7 +369,9 @@ class WriteLoop:
             return b"", b""
         try:
             return checked_state(aggregate), state_fingerprint(type(aggregate))
-        except Exception as error:
+        except BaseException as error:
+            if is_ctrl_c(error):
+                raise
             if str(error) not in self._logged and len(self._logged) < _LOGGED_MAX:
                 self._logged.add(str(error))
                 subject = f"{aggregate.aggregate_type}/{aggregate.id}"

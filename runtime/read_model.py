@@ -36,6 +36,7 @@ from .projection import Projection
 from .read_store.checkpoint import Quarantined
 from .read_store.memory import MemoryStore
 from .stream import StreamId
+from .user_code import is_ctrl_c
 
 __all__ = ["PackedQuery", "Progress", "Quarantined", "ReadModel", "join_queries", "split_queries"]
 
@@ -300,7 +301,9 @@ class ReadModel:
                 return self._projection.answers[message_class](self._kept.model, message)
         except RayfoldError as error:
             return error
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if is_ctrl_c(error):
+                raise
             return HandlerFailed.caused_by(f"{self._projection.__name__} @answer", name, error)
 
     @contextmanager

@@ -26,6 +26,7 @@ from .log.format import decode_record
 from .messages import Event
 from .saved_state import checked_state, decode_state, state_fingerprint
 from .stream import StreamId
+from .user_code import is_ctrl_c
 
 __all__ = ["RESIDENTS_MAX", "SAVED_AT_ONCE", "Residents", "SavedResident", "evolve_with"]
 
@@ -216,7 +217,9 @@ def evolve_with(aggregate: Aggregate, event: Event) -> None:
         raise HandlerFailed("evolve", f"{type(event).__name__} of {aggregate.aggregate_type}/{aggregate.id}", what)
     try:
         handler(aggregate, event)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if is_ctrl_c(error):
+            raise
         subject = f"{aggregate.aggregate_type}/{aggregate.id}"
         raise HandlerFailed.caused_by(f"{type(aggregate).__name__}.{handler.__name__}", subject, error) from error
     aggregate.version += 1

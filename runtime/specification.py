@@ -21,13 +21,15 @@ import msgpack
 
 from .aggregate import Aggregate, outcome_of
 from .catalogue import Catalogue
-from .codec import decode_message, encode_message
+from .codec import decode_message, encode_checked
 from .declaration import nearest
 from .errors import DefinitionError, InvalidMessage, Rejected
+from .facts import as_told
 from .forms import PACKER_BYTES, stored_form
 from .log.contract import StoredEvent
 from .messages import Command, Event, Message, Query
 from .projection import Projection
+from .purity import changed, witness_of
 from .read_store.memory import MemoryStore
 from .recorded import Recorded
 from .saved_state import check_annotations, decode_state, encode_state
@@ -106,13 +108,17 @@ class AggregateCase(Generic[A]):
         """Send a command. What its `@decide` raises, `Rejected` apart, comes out here."""
         __tracebackhide__ = True
         sent = _through_codec(command)
-        before = _state_of(self.aggregate)
+        before, witness = _state_of(self.aggregate), witness_of(vars(self.aggregate))
         decided = outcome_of(self.aggregate, sent)
         method = f"{type(self.aggregate).__name__}.{self.aggregate.deciders[type(sent)].name}"
-        _check_unchanged(self.aggregate, before, method, "only @evolve may; return an event instead")
-        if not isinstance(decided, Rejected):
-            decided = [_through_codec(event) for event in decided]
-        return Outcome(self.aggregate, command, decided)
+        remedy = "only @evolve may; return an event instead"
+        _check_unchanged(self.aggregate, before, method, remedy)
+        if name := changed(vars(self.aggregate), witness):
+            raise AssertionError(f"{method} changed {name} of the state; {remedy}")
+        if isinstance(decided, Rejected):
+            stream = StreamId(self.aggregate.aggregate_type, self.aggregate.id)
+            return Outcome(self.aggregate, command, as_told(decided, str(stream), command.message_name))
+        return Outcome(self.aggregate, command, [_through_codec(event) for event in decided])
 
     def then_state(self, **expected: Any) -> AggregateCase[A]:
         """These fields (or `id` and `version`) now have these values; the others may have any."""
@@ -300,11 +306,12 @@ def _evolve(aggregate: Aggregate, event: Event) -> None:
 def _through_codec(message: MessageType) -> MessageType:
     """The message as the other side of the wire, or a later reader of the log, will see it."""
     __tracebackhide__ = True
-    back = decode_message(type(message), encode_message(message))
-    if back != message:
-        difference = _difference([_shown(message)], [_shown(back)])
-        raise AssertionError(f"{type(message).__name__} does not come back equal from the codec\n{difference}")
-    return back
+    packed, _ = encode_checked(message, _not_equal)
+    return decode_message(type(message), packed)
+
+
+def _not_equal(error: InvalidMessage) -> AssertionError:
+    return AssertionError(f"{error.message} does not come back equal from the codec\n{error.what}\n{error.remedy}")
 
 
 def _state_of(instance: Stateful) -> object:

@@ -83,7 +83,7 @@ class History:
                 batch = [*batch, Sent(1 << 100, "alice", Kill())]
             else:
                 self.log.fail_once(stage, Killed())
-            with pytest.raises(Killed):
+            with pytest.raises(KeyboardInterrupt):
                 self.loop.execute(packed(batch))
         self.reopen()
 

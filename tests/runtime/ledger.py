@@ -7,6 +7,7 @@ alone; that a batch may not differ from that is the law under test (`histories.p
 from __future__ import annotations
 
 import copy
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -39,7 +40,7 @@ from tests.bank import (
 )
 
 
-class Killed(BaseException):
+class Killed(KeyboardInterrupt):
     """The process ends here: nothing may catch it, and nothing of this process is used afterwards."""
 
 
@@ -87,7 +88,7 @@ class Till(Account, name="Account", placement=Shared(), snapshot_every=3):
     def kill(self, command: Kill) -> None:
         """Spoils the state, as it ends with the process."""
         self.balance = -1
-        raise Killed
+        signal.raise_signal(signal.SIGINT)
 
     @evolve
     def bursting(self, event: Bursting) -> None:

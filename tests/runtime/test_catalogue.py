@@ -205,8 +205,22 @@ def test_a_catalogue_can_be_pickled(bank: Catalogue) -> None:
     assert copy.command(Account, "Deposit") is Deposit
 
 
-def test_a_stored_event_is_validated_by_its_class() -> None:
+def test_a_stored_event_is_read_without_the_limits_of_its_class() -> None:
     class Limited(Event):
+        amount: int = Field(le=10)
+
+    class Car(Aggregate):
+        @evolve
+        def limited(self, event: Limited) -> None: ...
+
+    catalogue = Catalogue([Car])
+    assert catalogue.decode_event(stored("Limited", 1, msgpack.packb({"amount": 11}))).amount == 11  # type: ignore[attr-defined]
+    with pytest.raises(UnknownEvent, match="amount is 'x': input should be a valid integer"):
+        catalogue.decode_event(stored("Limited", 1, msgpack.packb({"amount": "x"})))
+
+
+def test_a_stored_event_is_read_with_the_limits_of_a_class_that_says_so() -> None:
+    class Limited(Event, validated_when_read=True):
         amount: int = Field(le=10)
 
     class Car(Aggregate):

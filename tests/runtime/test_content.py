@@ -75,7 +75,7 @@ class Colour(Enum):
     RED = "red"
 
 
-Cents = Annotated[Decimal, PlainSerializer(lambda value: int(value * 100))]
+Cents = Annotated[Decimal, PlainSerializer(lambda value: f"{value:.2f}")]
 
 
 def command(**fields: Any) -> type[Command]:

@@ -1,0 +1,39 @@
+"""User code: what may come out of a handler, a validator, an upcaster or a filter, and which of it is Ctrl-C.
+
+Beside all steps: wherever code of the user's runs in an actor, whatever it raises is its own failure,
+`KeyboardInterrupt`, `GeneratorExit` and `CancelledError` included; what no code of the user's has raised is the wish of
+a person to stop.
+
+Why the instruction is looked at: Ctrl-C arrives between any two instructions of a handler and raises the same class
+that a handler may raise by itself. Only the second stands at a `raise`.
+"""
+
+from __future__ import annotations
+
+import opcode
+import signal
+from types import TracebackType
+from typing import Any, Final
+
+__all__ = ["is_ctrl_c"]
+
+_RAISES: Final = frozenset({opcode.opmap["RAISE_VARARGS"], opcode.opmap["RERAISE"]})
+
+
+def is_ctrl_c(error: BaseException) -> bool:
+    """True for a `KeyboardInterrupt` that came as a signal, which is to go on; False for what a handler raised."""
+    if not isinstance(error, KeyboardInterrupt):
+        return False
+    last: TracebackType | None = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None:
+        return True
+    code = last.tb_frame.f_code
+    return code.co_code[last.tb_lasti] not in _RAISES or code is _handler_code(signal.getsignal(signal.SIGINT))
+
+
+def _handler_code(handler: Any) -> Any:
+    """The code of the process's own handler of the signal, which raises in Python: asyncio has one."""
+    handler = getattr(handler, "func", handler)
+    return getattr(getattr(handler, "__func__", handler), "__code__", None)
