@@ -83,7 +83,9 @@ class Assembly:
         self.projections.check_share = self._settings.standing_check_share
         self._undo.push_async_callback(self._end_actors)
         await self._start_actors(cluster, scheduling)
-        self.client = Client(self.catalogue, self._partitions, cluster.actor_named, self._settings)
+        self.client = Client(
+            self.catalogue, self._partitions, cluster.actor_named, self._settings, placement=store.placement
+        )
         await self.projections.attach(self._partitions, self.client.serve)
         self._undo.push_async_callback(lambda: self.client.drain(min(ANSWER_TIMEOUT_S, self._grace_s)))
         if self._settings.tune_garbage_collector:

@@ -33,6 +33,7 @@ from ..runtime.place import After, place_asked
 from ..runtime.projection import Projection
 from ..runtime.read_model import PackedQuery
 from ..runtime.receipt import Receipt
+from ..runtime.stream import OLD_PLACEMENT
 from .queries import Saw, all_of
 from .router import Router
 from .serving import Serving
@@ -56,15 +57,16 @@ class Client:
         actor_named: Callable[[str], Any],
         settings: Settings,
         *,
+        placement: str = OLD_PLACEMENT,
         classes_of_others: bool = False,
     ) -> None:
-        """`classes_of_others`: the system was started by another program, whose classes have the same names as those
-        that are used here, and are others."""
+        """`placement`: the store's rule (`stream.partition_of`). `classes_of_others`: the system was started by another
+        program, whose classes have the same names as those that are used here, and are others."""
         self._catalogue = catalogue
         self._classes_of_others = classes_of_others
         self._settings = settings
         self._partitions = len(partitions)
-        self._router = Router(partitions, actor_named, settings)
+        self._router = Router(partitions, actor_named, settings, placement)
         self._serving: dict[str, Serving] = {}
         """By the name of the projection."""
 

@@ -79,7 +79,12 @@ class Connected:
         self.catalogue = self._own or unship(notice.catalogue, code_first=False)
         others = self._own is None
         self.client = Client(
-            self.catalogue, handles, self._cluster.actor_named, notice.settings, classes_of_others=others
+            self.catalogue,
+            handles,
+            self._cluster.actor_named,
+            notice.settings,
+            placement=notice.store.placement,
+            classes_of_others=others,
         )
         self._undo.push_async_callback(self.client.drain, _SLOW_S)
         self._partitions = list(notice.partitions)

@@ -36,7 +36,7 @@ from ..runtime.projection import Projection, part_of
 from ..runtime.read_model import PackedQuery, ReadModel
 from ..runtime.receipt import Receipt
 from ..runtime.recorded import Recorded
-from ..runtime.stream import StreamId, partition_of, stream_id
+from ..runtime.stream import StreamId, stream_id
 from ..runtime.unreadable import Unreadable
 from .scheduling import on_this_node
 from .spread_store import AnyStore, open_patient_reader
@@ -168,7 +168,7 @@ class TimeTravel:
 
     def _read(self, stream: StreamId, read: Callable[[int, Reader], Any]) -> Any:
         """What `read` makes of the log that has the stream."""
-        partition = partition_of(stream, self._store.partitions)
+        partition = self._store.partition_of(stream)
         reader = open_patient_reader(self._store, partition)
         try:
             return read(partition, reader)

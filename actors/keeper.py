@@ -36,6 +36,7 @@ from ..runtime.log.store import Store
 from ..runtime.log.store_map import StoreMap
 from ..runtime.log.stretch import write_stretch
 from ..runtime.printable import printable_log
+from ..runtime.stream import OLD_PLACEMENT
 from ..runtime.wire import from_wire, to_wire
 from .builds import Build, builds_of, lend_checkpoint, mark_serving, remove_build, remove_older
 from .calls import one_line
@@ -101,6 +102,8 @@ class ShareFacts(NamedTuple):
     """The logs of all partitions are here."""
     used: bool
     """Some log here has been written to, or at least been taken over once."""
+    placement: str = OLD_PLACEMENT
+    """The rule by which its streams find their partitions."""
 
 
 class KeeperActor:
@@ -339,7 +342,7 @@ class KeeperActor:
             return ShareFacts("", 0, None, False, False)
         store = share.store
         used = share.map is None and share.whole and any(_used(store, number) for number in range(store.partitions))
-        return ShareFacts(store.store_id, store.partitions, share.map, share.whole, used)
+        return ShareFacts(store.store_id, store.partitions, share.map, share.whole, used, store.placement)
 
     def _reopen(self) -> Share | None:
         folder = self._folder()

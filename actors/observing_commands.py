@@ -102,13 +102,13 @@ def history(
     """Print the events of one aggregate as they are stored, one line of JSON each."""
     from ..runtime.history import stored_history
     from ..runtime.log.store import open_store
-    from ..runtime.stream import partition_of, stream_id
+    from ..runtime.stream import stream_id
 
     name, slash, ident = aggregate.partition("/")
     if not slash:
         raise InvalidId("aggregate", aggregate, "has no slash; write its type and its id, such as Account/alice")
     store, stream = open_store(directory), stream_id(name, ident)
-    partition = partition_of(stream, store.partitions)
+    partition = store.partition_of(stream)
     reader = store.open_reader(partition)
     try:
         for stored in stored_history(reader, stream, from_version, to_version):

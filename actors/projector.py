@@ -176,7 +176,8 @@ class ProjectorActor:
     @ray.method
     def rebuild_stream(self, stream: StreamId) -> list[Any]:
         """Forget what one aggregate has contributed and apply its events again. An error as `to_wire` packs it."""
-        return _told(lambda: self._mend(lambda read_model: read_model.rebuild_stream(stream)))
+        partition = self._plan.store.partition_of(stream)
+        return _told(lambda: self._mend(lambda read_model: read_model.rebuild_stream(stream, partition)))
 
     @ray.method
     def retry_quarantined(self) -> tuple[list[Any], tuple[Quarantined, ...]]:

@@ -31,7 +31,7 @@ from ..runtime.batching import Lane, commands_worth
 from ..runtime.envelope import PackedCommand, join
 from ..runtime.errors import Fenced, Overloaded, Unavailable
 from ..runtime.outcome import Later, Moved, Outcome, decode_answer
-from ..runtime.stream import StreamId, partition_of
+from ..runtime.stream import OLD_PLACEMENT, StreamId, partition_of
 from .settings import Settings
 from .way import Way
 
@@ -108,7 +108,15 @@ class _Flight(NamedTuple):
 class Router:
     """Sends commands and resolves their futures. Lives on one event loop."""
 
-    def __init__(self, partitions: Sequence[Any], actor_named: Callable[[str], Any], settings: Settings) -> None:
+    def __init__(
+        self,
+        partitions: Sequence[Any],
+        actor_named: Callable[[str], Any],
+        settings: Settings,
+        placement: str = OLD_PLACEMENT,
+    ) -> None:
+        """`placement`: the rule by which the store places streams in partitions (`stream.partition_of`)."""
+        self._placement = placement
         self._loop = asyncio.get_running_loop()
         self._actor_named = actor_named
         self._settings = settings
@@ -179,7 +187,10 @@ class Router:
                 destination.way.close()
 
     def _destination(self, stream: StreamId) -> _Destination:
-        return self._routes.get(stream) or self._partitions[partition_of(stream, len(self._partitions))]
+        return self._routes.get(stream) or self._partitions[self._partition_of(stream)]
+
+    def _partition_of(self, stream: StreamId) -> int:
+        return partition_of(stream, len(self._partitions), self._placement)
 
     def _destination_of(self, actor: Any, partition: int, name: str) -> _Destination:
         """Only partitions have roads: an own actor waits for its partition, through Ray, anyway."""
@@ -192,7 +203,7 @@ class Router:
 
     def _why_not(self, stream: StreamId) -> str:
         """Why nothing reaches the partition of a stream; empty if something does, as far as is known."""
-        partition = partition_of(stream, len(self._partitions))
+        partition = self._partition_of(stream)
         why = self._unavailable.get(partition)
         return f"partition {partition}: {why}" if why else ""
 

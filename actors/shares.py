@@ -19,6 +19,7 @@ from typing import Any, Final
 from ..runtime.errors import RayfoldError, StoreInUse, StoreMismatch, StoreMissing, Unavailable
 from ..runtime.log.store_map import StoreMap, merged
 from ..runtime.printable import printable_log
+from ..runtime.stream import new_placement
 from ..runtime.wire import from_wire
 from .calls import call, kill, one_line
 from .cluster import NodeFacts
@@ -209,8 +210,10 @@ class Shares:
         for node_id, facts in found.items():
             if facts.whole and facts.used:
                 log.info("store %s of node %s becomes one of the cluster", facts.store_id, names[node_id])
-                return StoreMap.spread(facts.store_id, facts.partitions, {node_id: names[node_id]}).with_nodes(names)
-        new = StoreMap.spread(str(uuid.uuid4()), partitions, {node_id: names[node_id] for node_id in found})
+                spread = StoreMap.spread(facts.store_id, facts.partitions, {node_id: names[node_id]}, facts.placement)
+                return spread.with_nodes(names)
+        nodes = {node_id: names[node_id] for node_id in found}
+        new = StoreMap.spread(str(uuid.uuid4()), partitions, nodes, new_placement())
         await asyncio.gather(*(self.call(node_id, "create", new) for node_id in found))
         return new
 

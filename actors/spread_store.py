@@ -27,7 +27,7 @@ from ..runtime.log.store import Store
 from ..runtime.log.store_map import MAP, StoreMap, read_map
 from ..runtime.log.stretch import Stretch
 from ..runtime.log.writer import LmdbLog
-from ..runtime.stream import StreamId
+from ..runtime.stream import StreamId, partition_of
 from ..runtime.wire import from_wire
 from .node import data_folder_here, node_id_here
 
@@ -68,6 +68,15 @@ class SpreadStore:
     def partitions(self) -> int:
         """Fixed when the store is created: it decides where each stream lives."""
         return len(self.map.homes)
+
+    @property
+    def placement(self) -> str:
+        """The rule by which streams find their partitions; never changes."""
+        return self.map.placement
+
+    def partition_of(self, stream: StreamId) -> int:
+        """In which partition a stream is."""
+        return partition_of(stream, self.partitions, self.placement)
 
     @property
     def path(self) -> Path:

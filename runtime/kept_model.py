@@ -33,7 +33,7 @@ from .read_store.contract import ReadStore
 from .read_store.folder import discard_at_next_opening, empty_folder, folder_of_code
 from .read_store.memory import MemoryStore
 from .saved_state import state_fingerprint
-from .stream import StreamId, partition_of
+from .stream import StreamId
 from .user_code import is_ctrl_c
 
 __all__ = ["PAGE_BYTES_MAX", "PAGE_EVENTS", "TRIES", "KeptModel"]
@@ -354,7 +354,7 @@ class KeptModel:
                 self.quarantined = tuple(updated if other == entry else other for other in self.quarantined)
         return self.quarantined
 
-    def rebuild_stream(self, stream: StreamId) -> None:
+    def rebuild_stream(self, stream: StreamId, partition: int) -> None:
         """Forget one aggregate's part and take its events in anew, up to the present position, in one transaction.
 
         Raises `DefinitionError` without a `@forget` method, and `HandlerFailed` when a handler raises: then nothing
@@ -364,7 +364,6 @@ class KeptModel:
         if forgets is None:
             remedy = "add one: @forget def forget(self, stream: StreamId) -> None"
             raise DefinitionError(self._projection.__name__, "it has no @forget method", remedy)
-        partition = partition_of(stream, len(self._readers)) if len(self._readers) > 1 else next(iter(self._readers))
         records = self._records_of(stream, partition, self._at.positions[partition])
         rest = tuple(entry for entry in self.quarantined if entry.stream != str(stream))
         failure = self._out_of_order(rest, lambda: forgets(self.model, stream), partition, records)

@@ -413,8 +413,9 @@ class ReadModel:
             finally:
                 self._changed.notify_all()
 
-    def rebuild_stream(self, stream: StreamId) -> None:
+    def rebuild_stream(self, stream: StreamId, partition: int) -> None:
         """Forget one aggregate's part (`@forget`) and take its events in anew, marked as replayed, while queries wait.
+        `partition`: where the aggregate's stream is.
 
         Its events leave quarantine, if they can. Raises `DefinitionError` without a `@forget` method, what stopped the
         projection, and `HandlerFailed` when a handler raises: then nothing has changed.
@@ -422,7 +423,7 @@ class ReadModel:
         with self._feeding, self._changed:
             self._check_running()
             try:
-                self._kept.rebuild_stream(stream)
+                self._kept.rebuild_stream(stream, partition)
             finally:
                 self._changed.notify_all()
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 import re
 import zlib
 from functools import lru_cache
+from hashlib import blake2b
+from secrets import token_hex
 from typing import Final, NamedTuple, NewType
 
 from .errors import InvalidId
@@ -21,13 +23,16 @@ __all__ = [
     "ANY",
     "ID_BYTES_MAX",
     "NO_STREAM",
+    "OLD_PLACEMENT",
     "REFUSALS",
     "RESERVED_PREFIX",
     "TYPE_NAME_PATTERN",
     "Position",
     "StreamId",
     "Version",
+    "is_placement",
     "is_reserved",
+    "new_placement",
     "partition_of",
     "stream_id",
 ]
@@ -55,6 +60,14 @@ RESERVED_PREFIX: Final = "rayfold."
 """What names of Rayfold's own aggregate types, events and projections begin with; no class of an application may bear
 one. A stream of such a type holds what Rayfold itself stores, and readers that do not know it pass over its records."""
 
+
+OLD_PLACEMENT: Final = "crc32"
+"""The placement rule of stores that were made before there was another one."""
+
+GROUPS_RULE: Final = "blake2b-groups:"
+"""What the other one begins with; its key follows, in hexadecimal."""
+
+PLACEMENT_KEY_BYTES: Final = 16
 
 _CACHED_MAX: Final = 16_384
 """Streams whose check and key are remembered: some 6 MiB at the worst, and most commands go to streams lately used."""
@@ -119,6 +132,43 @@ _checked_before: Final = lru_cache(_CACHED_MAX)(_checked)
 """0.2 instead of 1.2 us. Only what passes is remembered."""
 
 
-def partition_of(stream: StreamId, partitions: int) -> int:
-    """The partition of a stream: CRC-32 of its key, modulo. Stable for the life of a store (see its manifest)."""
-    return zlib.crc32(stream.key) % partitions
+def partition_of(stream: StreamId, partitions: int, placement: str = OLD_PLACEMENT) -> int:
+    """The partition of a stream by the placement rule of its store, which never changes (see its manifest).
+
+    Ask the store: `store.partition_of(stream)`.
+    """
+    if placement == OLD_PLACEMENT:
+        return zlib.crc32(stream.key) % partitions
+    return _placed(stream, partitions, placement)
+
+
+def new_placement() -> str:
+    """A rule for a new store: `blake2b-groups` with a random key.
+
+    Streams are placed by a keyed hash, so that somebody outside who chooses ids cannot find out which of them share a
+    partition. Streams whose ids have the same `{group}` in them are placed in one partition, whatever their types: then
+    what stands between the first `{` and the first `}` after it is hashed, if anything does, as in Redis Cluster.
+    """
+    return GROUPS_RULE + token_hex(PLACEMENT_KEY_BYTES)
+
+
+def is_placement(placement: str) -> bool:
+    """Whether a rule is one of those that are known here."""
+    key = placement.removeprefix(GROUPS_RULE)
+    return placement == OLD_PLACEMENT or (key != placement and re.fullmatch("[0-9a-f]{32}", key) is not None)
+
+
+@lru_cache(_CACHED_MAX)
+def _placed(stream: StreamId, partitions: int, placement: str) -> int:
+    """Remembered (0.1 instead of 1.2 us), since most commands go to streams lately used."""
+    group = _group_in(stream[1])
+    placed_by = stream.key if not group else b"\0" + group.encode()
+    key = bytes.fromhex(placement.removeprefix(GROUPS_RULE))
+    return int.from_bytes(blake2b(placed_by, digest_size=8, key=key).digest(), "big") % partitions
+
+
+def _group_in(ident: str) -> str:
+    """What an id has between its first `{` and the first `}` after that; empty if there is no such place."""
+    begin = ident.find("{")
+    end = ident.find("}", begin + 1) if begin >= 0 else -1
+    return ident[begin + 1 : end] if end > begin else ""

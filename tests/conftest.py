@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
 
 # No deadline for a single example: on a shared machine it would time the neighbours. Each test has pytest's timeout.
@@ -24,3 +26,12 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 # A cluster whose address stands in somebody's profile must never be joined by a test.
 for name in ("RAY_ADDRESS", "RAY_NAMESPACE"):
     os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _streams_are_in_the_same_partitions_in_each_run() -> Iterator[None]:
+    """A new store places streams by a rule with a random key; those that tests make in this process do without, unless
+    the rule is what a test is about."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rayfold.runtime.log.store.new_placement", lambda: "crc32")
+        yield

@@ -23,7 +23,8 @@ from typing import Final
 from rayfold import RayfoldError, Receipt, Unavailable
 from rayfold.actors.local_cluster import LocalNodes
 from rayfold.actors.moved import Moved
-from rayfold.runtime.stream import StreamId, partition_of
+from rayfold.actors.spread_store import AnyStore
+from rayfold.runtime.stream import StreamId
 
 from ..harness.contract import Case, Figure, Options, Sample
 from ..harness.histogram import Latencies
@@ -187,7 +188,7 @@ async def _measure_loss(options: Options) -> Sample:
     async with _spread(NODES, options, replicas=0) as (running, local):
         status = await running.bank.status()
         lost_node = local.nodes[LOST].name
-        writers = [_Writer(number, _account_in(number)) for number in range(PARTITIONS)]
+        writers = [_Writer(number, _account_in(number, running.bank._store)) for number in range(PARTITIONS)]
         lost = [one for one in writers if status.partitions[one.partition].node == lost_node]
         others = [one for one in writers if one not in lost]
         tasks = [asyncio.create_task(one.run(running)) for one in writers]
@@ -221,9 +222,9 @@ async def _measure_loss(options: Options) -> Sample:
     )
 
 
-def _account_in(partition: int) -> str:
+def _account_in(partition: int, store: AnyStore) -> str:
     """An account whose stream is in this partition."""
-    return next(name for name in names(1_000) if partition_of(StreamId("Account", name), PARTITIONS) == partition)
+    return next(name for name in names(1_000) if store.partition_of(StreamId("Account", name)) == partition)
 
 
 async def _until(is_so: Callable[[], bool]) -> None:

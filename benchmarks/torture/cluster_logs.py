@@ -50,6 +50,11 @@ class StoppedStore:
         """How many logs it has."""
         return len(self.map.homes)
 
+    @property
+    def placement(self) -> str:
+        """The rule by which streams find their partitions."""
+        return self.map.placement
+
     def open_reader(self, partition: int) -> LmdbReader:
         """A reader of one of them, where it is at home."""
         return self.shares[self.map.homes[partition]].open_reader(partition)

@@ -31,6 +31,7 @@ from rayfold.actors.cluster import Cluster, prepare_environment
 from rayfold.actors.connected import Connected
 from rayfold.actors.connecting import Connection
 from rayfold.actors.settings import Settings
+from rayfold.runtime.log.contract import ReadableStore
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.stream import partition_of, stream_id
 
@@ -80,11 +81,12 @@ def application(
     )
 
 
-def jars_of(aggregate: type[Aggregate], partition: int, partitions: int, count: int) -> list[str]:
+def jars_of(aggregate: type[Aggregate], partition: int, store: ReadableStore, count: int) -> list[str]:
     """So many names of jars of a kind that live in a partition."""
     names = (f"jar-{number}" for number in itertools.count())
     kind = aggregate.aggregate_type
-    there = (name for name in names if partition_of(stream_id(kind, name), partitions) == partition)
+    place = partial(partition_of, partitions=store.partitions, placement=store.placement)
+    there = (name for name in names if place(stream_id(kind, name)) == partition)
     return list(itertools.islice(there, count))
 
 
@@ -206,13 +208,13 @@ class _Program:
     async def begin_load(self, own: bool) -> None:
         """Send to every partition, and read in a session, until `end_load`. `own`: to aggregates in actors of their own
         as well."""
-        partitions = self._bank._store.partitions
-        for partition in range(partitions):
+        store = self._bank._store
+        for partition in range(store.partitions):
             client = self._number * 1000 + partition * 2
-            shared = jars_of(Jar, partition, partitions, _JARS)
+            shared = jars_of(Jar, partition, store, _JARS)
             self._begin(puts_and_takes(self._seed, client, shared), DEPTH)
             if own:
-                one = jars_of(OwnJar, partition, partitions, 1)
+                one = jars_of(OwnJar, partition, store, 1)
                 self._begin(puts_and_takes(self._seed, client + 1, [], one, own_share=1.0), 1)
         self._load.append(asyncio.create_task(self._session(f"session-{self._number}")))
         self._watcher = Watcher(self._bank._store, _LOOK_S)
@@ -238,7 +240,7 @@ class _Program:
 
     async def _probe(self, partition: int, deadline_s: float) -> float:
         began_s = time.monotonic()
-        [jar] = jars_of(Jar, partition, self._bank._store.partitions, 1)
+        [jar] = jars_of(Jar, partition, self._bank._store, 1)
         while True:
             identity = derived_id("probe", self._seed, self._number, next(self._probes))
             envelope = Envelope(Jar, jar, Put(amount=1, note="probe"), identity)

@@ -22,7 +22,7 @@ from rayfold.actors.cluster import Cluster
 from rayfold.actors.router import Router
 from rayfold.actors.settings import Settings
 from rayfold.runtime.receipt import Receipt
-from rayfold.runtime.stream import partition_of, stream_id
+from rayfold.runtime.stream import stream_id
 
 from ..flights.obituaries import without_obituaries
 from .checking import Watcher, check_log, fold_of
@@ -98,7 +98,7 @@ class Living:
     def client(self, settings: Settings | None = None, timeout_s: float = 20.0, actors: Sequence[Any] = ()) -> Sender:
         """A further client with a connection of its own, to the partitions or what is put before them."""
         actors = actors or [self.actor(number) for number in range(self.runtime.store.partitions)]
-        router = Router(actors, self.cluster.actor_named, settings or self.settings)
+        router = Router(actors, self.cluster.actor_named, settings or self.settings, self.runtime.store.placement)
         self._routers.append(router)
         sender = Sender(router, self.history, self.context.rng.randrange(1 << 32), timeout_s)
         self.senders.append(sender)
@@ -149,7 +149,7 @@ class Living:
 
     def partition(self, aggregate: type[Aggregate], id: str) -> int:
         """Where an aggregate lives."""
-        return partition_of(stream_id(aggregate.aggregate_type, id), self.runtime.store.partitions)
+        return self.runtime.store.partition_of(stream_id(aggregate.aggregate_type, id))
 
     async def probe_own(self, jar: str, timeout_s: float = 60.0) -> float:
         """The same for an own jar."""

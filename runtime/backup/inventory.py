@@ -23,6 +23,7 @@ from ..errors import Damaged, StoreMismatch
 from ..log.durable import checksum_of
 from ..log.format import FORMAT_VERSION, READABLE_FORMATS, RECORD_BYTES_MAX, chain_of
 from ..log.stretch import Stretch
+from ..stream import OLD_PLACEMENT, is_placement
 from .target import Target
 
 __all__ = ["INVENTORY", "Inventory", "Segment", "pack_segment", "read_inventory", "unpack_segment", "write_inventory"]
@@ -55,6 +56,8 @@ class Inventory:
     partitions: int
     taken_at: str
     """When it was last added to, in UTC."""
+    placement: str = OLD_PLACEMENT
+    """The rule by which streams find their partitions: that of the store, and of each that is restored from here."""
     segments: dict[int, list[Segment]] = field(default_factory=dict)
     """By partition, in order and adjoining."""
 
@@ -109,7 +112,10 @@ def read_inventory(target: Target) -> Inventory | None:
         known = f"this version reads format {BACKUP_FORMAT} with logs of {', '.join(map(str, READABLE_FORMATS))}"
         raise StoreMismatch(where, what, known)
     segments = {int(number): [Segment(**one) for one in listed] for number, listed in facts["segments"].items()}
-    return Inventory(facts["store_id"], facts["partitions"], facts["taken_at"], segments)
+    placement = facts.get("placement", OLD_PLACEMENT)
+    if not is_placement(placement):
+        raise StoreMismatch(where, f"its streams are placed by {placement.partition(':')[0]}", "use a later version")
+    return Inventory(facts["store_id"], facts["partitions"], facts["taken_at"], placement, segments)
 
 
 def write_inventory(target: Target, inventory: Inventory) -> None:
@@ -120,6 +126,7 @@ def write_inventory(target: Target, inventory: Inventory) -> None:
         "store_id": inventory.store_id,
         "partitions": inventory.partitions,
         "taken_at": inventory.taken_at,
+        "placement": inventory.placement,
         "segments": {str(number): [asdict(one) for one in listed] for number, listed in inventory.segments.items()},
     }
     facts["checksum"] = checksum_of(facts)

@@ -69,7 +69,7 @@ def restore_store(
     unfinished = folder.with_name(folder.name + UNFINISHED)
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
-        store = create_or_open_store(unfinished, inventory.partitions)
+        store = create_or_open_store(unfinished, inventory.partitions, placement=inventory.placement)
         _fill(store, inventory, heads, place, advance)
         _write_origin(store, inventory, heads)
         if folder.exists():

@@ -60,7 +60,7 @@ def backup_store(
     readers = {number: store.open_reader(number) for number in range(store.partitions)}
     try:
         heads = {number: reader.head() for number, reader in readers.items()}
-        inventory = read_inventory(place) or Inventory(store.store_id, store.partitions, "")
+        inventory = read_inventory(place) or Inventory(store.store_id, store.partitions, "", store.placement)
         for number, reader in readers.items():
             _check_same_history(store, inventory, number, reader, place)
         total, done, size_bytes = sum(heads.values()) - sum(inventory.heads.values()), 0, 0

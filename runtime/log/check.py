@@ -27,7 +27,7 @@ import lmdb
 from lmdb import verify as lmdb_verify
 
 from ..errors import Damaged, StoreError
-from ..stream import StreamId, is_reserved, partition_of
+from ..stream import StreamId, is_reserved
 from .contract import CommandEntry, StoredEvent
 from .format import (
     BODY_AT,
@@ -337,7 +337,7 @@ class _PartitionCheck:
 
     def _count_stream(self, stream: StreamId) -> None:
         self._report.streams += 1
-        belongs = partition_of(stream, self._store.partitions)
+        belongs = self._store.partition_of(stream)
         if is_reserved(stream.type):
             return  # each log has its own
         if belongs != self._report.partition:

@@ -222,6 +222,11 @@ class ReadableStore(Protocol):
         """How many logs it has."""
         ...
 
+    @property
+    def placement(self) -> str:
+        """The rule by which streams find their partitions (`stream.partition_of`)."""
+        ...
+
     def open_reader(self, partition: int) -> StretchReader:
         """A reader of one of them; as many at once as one likes."""
         ...

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -70,7 +71,7 @@ def open_share(folder: Path, node_id: str) -> Share | None:
         what = f"its manifest is that of store {store.store_id}, its map that of store {store_map.store_id}"
         raise StoreMismatch(str(folder), what, "restore both from one backup")
     away = frozenset(range(store.partitions)).difference(store_map.at_home_on(node_id))
-    return Share(Store(folder, store.store_id, store.partitions, away), store_map)
+    return Share(replace(store, away=away), store_map)
 
 
 def create_share(folder: Path, node_id: str, store_map: StoreMap) -> None:
@@ -85,7 +86,7 @@ def create_share(folder: Path, node_id: str, store_map: StoreMap) -> None:
     if exists(folder / MANIFEST):
         _unmake(folder)
     away = frozenset(range(len(store_map.homes))).difference(store_map.at_home_on(node_id))
-    make_logs(Store(folder, store_map.store_id, len(store_map.homes), away))
+    make_logs(Store(folder, store_map.store_id, len(store_map.homes), away, store_map.placement))
 
 
 def place_share(folder: Path, node_id: str, store_map: StoreMap) -> None:

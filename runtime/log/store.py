@@ -27,13 +27,14 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from ..errors import StorageFailed, StoreMismatch, StoreMissing
 from ..private import make_private_folder
+from ..stream import OLD_PLACEMENT, StreamId, is_placement, new_placement, partition_of
 from .durable import decode_facts, encode_facts, fsync_folder, write_durably
 from .environment import open_log
 from .hold import LOCK, MANIFEST, Hold, exists
@@ -56,8 +57,8 @@ __all__ = [
 STORE_FORMAT: Final = 1
 """Of the manifest and the directory. The logs in it have a format of their own (`format.py`)."""
 
-HASH: Final = "crc32"
-"""How streams are spread over partitions: `stream.partition_of`."""
+FACTS: Final = frozenset({"format", "store_id", "partitions", "hash", "hash_key"})
+"""Of a manifest, as far as they are known here."""
 
 PROJECTIONS: Final = "projections"
 SUBSCRIPTIONS: Final = "subscriptions"
@@ -80,6 +81,14 @@ class Store:
     """Fixed when the store is created: it decides where each stream lives."""
     away: frozenset[int] = frozenset()
     """Partitions that are at home on other nodes: this directory is a share."""
+    placement: str = OLD_PLACEMENT
+    """The rule by which streams find their partitions (`stream.partition_of`), with its key."""
+    others: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """What else the manifest says: facts of a later version, kept when it is written again, and ignored."""
+
+    def partition_of(self, stream: StreamId) -> int:
+        """In which partition a stream is."""
+        return partition_of(stream, self.partitions, self.placement)
 
     @property
     def here(self) -> list[int]:
@@ -116,10 +125,11 @@ class Store:
         return Hold(self.path, holder)
 
 
-def create_or_open_store(path: str | os.PathLike[str], partitions: int | None = None) -> Store:
+def create_or_open_store(path: str | os.PathLike[str], partitions: int | None = None, *, placement: str = "") -> Store:
     """The store in this directory, made there if the directory is missing or empty.
 
-    `partitions` is needed to make one; for an existing store it may be left out, else it must be the store's own.
+    `partitions` is needed to make one; for an existing store it may be left out, else it must be the store's own. A new
+    one gets a placement rule of its own, or `placement`, that of the store whose logs are restored into it.
     Raises `StoreMissing`, `StoreMismatch`, `StoreInUse` or `StorageFailed`.
     """
     folder = Path(path).absolute()
@@ -129,7 +139,7 @@ def create_or_open_store(path: str | os.PathLike[str], partitions: int | None = 
         if not 1 <= partitions <= PARTITIONS_MAX:
             remedy = f"choose 1 to {PARTITIONS_MAX:,}"
             raise StoreMismatch(str(folder), f"a store cannot have {partitions} partitions", remedy)
-        _create(folder, partitions)
+        _create(folder, partitions, placement)
     store = open_store(folder)
     if store.away:
         what = f"this is one node's share of a store, and partitions {_listed(store.away)} are at home on other nodes"
@@ -175,30 +185,36 @@ def read_manifest(folder: Path) -> Store:
         raise StorageFailed(str(path), f"cannot read the manifest: {error.strerror or error}") from error
     remedy = f"restore {MANIFEST} from a backup; the logs beside it are not touched"
     facts = decode_facts(content, path, "the manifest", remedy)
-    if facts.get("format") != STORE_FORMAT or facts.get("hash") != HASH:
+    placement = ":".join(str(facts[fact]) for fact in ("hash", "hash_key") if fact in facts)
+    if facts.get("format") != STORE_FORMAT or not is_placement(placement):
         what = f"the store has format {facts.get('format')} with hash {facts.get('hash')}"
-        known = f"this version of Rayfold reads format {STORE_FORMAT} with hash {HASH}"
+        known = f"this version of Rayfold reads format {STORE_FORMAT} with hash crc32 or blake2b-groups"
         raise StoreMismatch(str(folder), what, known)
-    return Store(folder, str(facts["store_id"]), int(facts["partitions"]))
+    others = {fact: value for fact, value in facts.items() if fact not in FACTS}
+    return Store(folder, str(facts["store_id"]), int(facts["partitions"]), placement=placement, others=others)
 
 
 def write_manifest(store: Store) -> None:
     """Write it beside its place, fsync, move it there, fsync the folder: it is there whole or not at all."""
+    rule, _, key = store.placement.partition(":")
     facts: dict[str, Any] = {
+        **store.others,
         "format": STORE_FORMAT,
         "store_id": store.store_id,
         "partitions": store.partitions,
-        "hash": HASH,
+        "hash": rule,
     }
+    if key:
+        facts["hash_key"] = key
     write_durably(store.path / MANIFEST, encode_facts(facts))
 
 
 # --- creating -----------------------------------------------------------------------------------------------------
 
 
-def _create(folder: Path, partitions: int) -> None:
+def _create(folder: Path, partitions: int, placement: str) -> None:
     """Make a store in a folder that is missing, empty, or left over from a creation that was interrupted."""
-    make_logs(Store(folder, str(uuid.uuid4()), partitions))
+    make_logs(Store(folder, str(uuid.uuid4()), partitions, placement=placement or new_placement()))
 
 
 def make_logs(store: Store) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 from ..errors import StorageFailed, StoreMismatch
+from ..stream import OLD_PLACEMENT
 from .durable import decode_facts, encode_facts, write_durably
 
 __all__ = ["MAP", "Move", "StoreMap", "merged", "moves_to_balance", "read_map", "write_map"]
@@ -46,13 +47,15 @@ class StoreMap:
     """Node id -> what people call the node. Of every node that has a share."""
     drained: frozenset[str] = frozenset()
     """Nodes that are to have no partition: they are about to leave."""
+    placement: str = OLD_PLACEMENT
+    """The rule by which streams find their partitions, as the manifest has it."""
 
     @classmethod
-    def spread(cls, store_id: str, partitions: int, names: Mapping[str, str]) -> Self:
+    def spread(cls, store_id: str, partitions: int, names: Mapping[str, str], placement: str = OLD_PLACEMENT) -> Self:
         """The first map of a store, over these nodes in turn."""
         nodes = list(names)
         homes = tuple(nodes[number % len(nodes)] for number in range(partitions))
-        return cls(store_id, 1, homes, (1,) * partitions, dict(names))
+        return cls(store_id, 1, homes, (1,) * partitions, dict(names), placement=placement)
 
     def at_home_on(self, node_id: str) -> list[int]:
         """The partitions of a node."""
@@ -134,6 +137,7 @@ def write_map(folder: Path, store_map: StoreMap, here: str) -> None:
         "since": list(store_map.since),
         "names": dict(store_map.names),
         "drained": sorted(store_map.drained),
+        "placement": store_map.placement,
     }
     try:
         write_durably(folder / MAP, encode_facts(facts))
@@ -166,5 +170,6 @@ def read_map(folder: Path) -> tuple[StoreMap, str] | None:
         tuple(map(int, facts["since"])),
         {str(node): str(name) for node, name in dict(facts["names"]).items()},
         frozenset(map(str, facts["drained"])),
+        str(facts.get("placement", OLD_PLACEMENT)),
     )
     return store_map, str(facts["here"])

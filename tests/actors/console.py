@@ -133,14 +133,17 @@ class Load:
                 last_s = now_s
 
 
-def of_partitions(partitions: int, prefix: str = "a") -> list[str]:
-    """An account of each partition, in order."""
-    from rayfold.runtime.stream import partition_of, stream_id
+def of_partitions(running: Any, prefix: str = "a") -> list[str]:
+    """An account of each partition of a running system, in order."""
+    from rayfold.runtime.stream import stream_id
+
+    store = running._runtime._store
+    partitions = store.partitions
 
     found: dict[int, str] = {}
     number = 0
     while len(found) < partitions:
-        found.setdefault(partition_of(stream_id("Account", f"{prefix}{number}"), partitions), f"{prefix}{number}")
+        found.setdefault(store.partition_of(stream_id("Account", f"{prefix}{number}")), f"{prefix}{number}")
         number += 1
     return [found[partition] for partition in range(partitions)]
 

@@ -17,15 +17,15 @@ import pytest
 
 from rayfold.actors.local_cluster import LocalCluster, LocalNodes
 from rayfold.runtime.log.share import open_share
-from tests.actors.console import Console, Told, console, of_partitions
+from tests.actors.console import Console, Told, console
 from tests.actors.test_local_cluster import left_over
 
 PARTITIONS: Final = 6
 SLOTS: Final = 2
 """For own actors, on each node."""
 
-ACCOUNTS: Final = of_partitions(PARTITIONS)
-"""One of each partition: account number n is in partition n."""
+ACCOUNTS: Final[list[str]] = []
+"""One of each partition: account number n is in partition n. Filled once the store is there, which decides that."""
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,7 @@ def bank(nodes: LocalNodes, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     settings = f"Settings(own_actors_max={SLOTS}, silent_s=8, timeout_s=60)"
     options = f"partitions={PARTITIONS}, replicas=2, settings={settings}"
     with console(nodes.address, path=tmp_path_factory.mktemp("driver") / "bank", options=options) as told:
+        ACCOUNTS[:] = told("of_partitions(bank)")
         for account in ACCOUNTS:
             told(f"bank.execute(Account, {account!r}, Open(owner='x')).position")
         yield told

@@ -29,7 +29,8 @@ from rayfold.benchmarks.flights.obituaries import without_obituaries
 from rayfold.benchmarks.flights.outage import Killer
 from rayfold.benchmarks.flights.screen import Screen
 from rayfold.benchmarks.flights.timetable import Publish, Published, Timetable
-from rayfold.runtime.stream import partition_of, stream_id
+from rayfold.runtime.log.store import read_manifest
+from rayfold.runtime.stream import stream_id
 
 ROOT = Path(__file__).parents[2]
 FLIGHTS = 5_000
@@ -93,7 +94,7 @@ def test_a_node_is_killed_and_started_again_visitors_come_meanwhile_and_all_is_v
             what = r"partition (\d) is unavailable, the others go on"
             told = re.fullmatch(rf"gone +node node-1 at 127.0.0.1, since \d\d:\d\d:\d\d: {what}\n", gone)
             assert told is not None, gone
-            _visits_while_it_is_gone(nodes.address, int(told[1]))
+            _visits_while_it_is_gone(nodes, int(told[1]))
             nodes.start_node(1)
             line_with("back       node node-1, ", running)
             shown = ended(running, 0)
@@ -106,9 +107,10 @@ def test_a_node_is_killed_and_started_again_visitors_come_meanwhile_and_all_is_v
             assert ended(fewer, 2).endswith(f"error: {what}; say --flights {FLIGHTS}")
 
 
-def _visits_while_it_is_gone(address: str, gone: int) -> None:
+def _visits_while_it_is_gone(nodes: LocalNodes, gone: int) -> None:
     """One visitor reads its own entry, one is told why there is none; and a second demo is refused."""
-    at_home = {partition_of(stream_id("GuestBook", airport), 2): airport for airport in AIRPORTS}
+    address, store = nodes.address, read_manifest(next(nodes.folder.rglob("store.json")).parent)
+    at_home = {store.partition_of(stream_id("GuestBook", airport)): airport for airport in AIRPORTS}
     assert len(at_home) == 2, "no airport of one of the partitions"
     welcome, refused = visitor("Ada", at_home[1 - gone], address), visitor("Grace", at_home[gone], address)
     said = ended(welcome, 0)

@@ -19,7 +19,7 @@ PROGRAM = """
 import json, sys, uuid
 from rayfold.runtime.log.contract import Append, NewEvent
 from rayfold.runtime.log.store import open_store
-from rayfold.runtime.stream import ANY, StreamId, partition_of
+from rayfold.runtime.stream import ANY, StreamId
 
 for line in sys.stdin:
     path, events = json.loads(line)
@@ -27,10 +27,10 @@ for line in sys.stdin:
     written = []
     for kind, ident, name, version, payload in events:
         stream = StreamId(kind, ident)
-        log = store.open_log(partition_of(stream, store.partitions))
+        log = store.open_log(store.partition_of(stream))
         new = NewEvent(name, version, bytes.fromhex(payload))
         log.append(log.activate(), [Append(stream, ANY, (new,), uuid.uuid4().bytes, bytes(16))])
-        written.append([partition_of(stream, store.partitions), log.head()])
+        written.append([store.partition_of(stream), log.head()])
         log.close()
     print(json.dumps(written), flush=True)
 """

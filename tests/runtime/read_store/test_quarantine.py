@@ -262,13 +262,13 @@ def test_one_aggregate_alone_is_rebuilt(tally: type[Projection], log: MemoryLog,
     read_model = tally_of(quarantining(tally), log, tmp_path)
     Broken.accounts = set()
     for account in ("alice", "bad", "nobody"):
-        read_model.rebuild_stream(StreamId("Account", account))
+        read_model.rebuild_stream(StreamId("Account", account), 0)
     assert read_model.quarantined == ()
     assert ask(read_model, Seen()) == [1, 2, 3, 4, 5, 6, 7]
     assert [ask(read_model, SumOf(account=each)) for each in ("alice", "bob", "bad")] == [30, 30, 10]
     Broken.accounts = {"alice"}
     with pytest.raises(HandlerFailed, match="cannot count that"):
-        read_model.rebuild_stream(StreamId("Account", "alice"))
+        read_model.rebuild_stream(StreamId("Account", "alice"), 0)
     assert ask(read_model, Seen()) == [1, 2, 3, 4, 5, 6, 7]
     assert ask(read_model, SumOf(account="alice")) == 30
     Broken.accounts = set()
@@ -278,7 +278,7 @@ def test_one_aggregate_alone_is_rebuilt(tally: type[Projection], log: MemoryLog,
 def test_a_projection_that_cannot_forget_says_what_is_missing(log: MemoryLog) -> None:
     Broken.accounts = set()
     with pytest.raises(DefinitionError) as told:
-        tally_of(Tally, log).rebuild_stream(StreamId("Account", "alice"))
+        tally_of(Tally, log).rebuild_stream(StreamId("Account", "alice"), 0)
     assert str(told.value) == (
         "Tally: it has no @forget method; add one: @forget def forget(self, stream: StreamId) -> None"
     )
