@@ -11,22 +11,19 @@ of the command in the stream that it was for, and that is how a refusal is told 
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import msgpack
 
 from .errors import Damaged, Rejected
+from .facts import pack_facts, unpack_facts
 from .log.contract import NewEvent
 from .log.format import decode_record
-from .saved_state import pack_value, unpack_value
 from .stream import REFUSALS
 
 __all__ = ["REFUSED_VERSION", "refused_event", "rejected_in"]
 
 REFUSED: Final = "rayfold.Refused"
-
-FACT_CHARS_MAX: Final = 500
-"""Of a fact that has to become text."""
 
 REFUSED_VERSION: Final = 0
 """In the command index, of a command that was refused."""
@@ -36,7 +33,7 @@ def refused_event(rejected: Rejected) -> NewEvent:
     """The event that keeps a refusal."""
     kept = {
         "reason": rejected.reason,
-        "facts": _packed(rejected.facts),
+        "facts": pack_facts(rejected.facts),
         "stream": rejected.stream,
         "command": rejected.command,
     }
@@ -48,14 +45,6 @@ def rejected_in(record: bytes) -> Rejected:
     stored = decode_record(record)
     if stored.stream == REFUSALS and stored.name == REFUSED:
         kept = msgpack.unpackb(stored.payload)
-        return Rejected.told(kept["reason"], unpack_value(kept["facts"]), kept["stream"], kept["command"])
+        return Rejected.told(kept["reason"], unpack_facts(kept["facts"]), kept["stream"], kept["command"])
     what = f"command {stored.command_id.hex()} is said to be refused there, but it holds {stored.name}"
     raise Damaged(f"event {stored.position}", what)
-
-
-def _packed(facts: dict[str, Any]) -> bytes:
-    """The facts, each with its type; one that no type is known for as text."""
-    try:
-        return pack_value(facts)
-    except (TypeError, ValueError, OverflowError, RecursionError):
-        return pack_value({name: repr(fact)[:FACT_CHARS_MAX] for name, fact in facts.items()})
