@@ -45,8 +45,8 @@ Answer = TypeVar("Answer")
 class Replica(Generic[P]):
     """A read model of your own; made by `Runtime.replica`, ended by `close` or by leaving `with` or `async with`.
 
-    Safe from any thread. An answer is the object that the `@answer` method returned: copy what is a part of the read
-    model and changes, or look at it in `reading()`.
+    Safe from any thread. An answer is the caller's own: what the `@answer` method returned is copied where it could
+    change. For look-ups without copies there is `reading()`.
     """
 
     def __init__(self, store: AnyStore, projection: type[P], catalogue: Catalogue) -> None:

@@ -67,7 +67,7 @@ class KeptModel:
         self.store: ReadStore = projection.read_store.make()
         self._projection = projection
         self._readers = readers
-        self._part = part
+        self.part = part
         self._loop = PageLoop(projection, catalogue, part)
         self._at = Checkpoint(dict(self.positions), {}, dict.fromkeys(readers, 0))
         self._called_up_to = dict.fromkeys(readers, 0)
@@ -258,6 +258,10 @@ class KeptModel:
     def restoring(self) -> bool:
         """True when the state is not at `positions`, because the log could not be read while it was restored."""
         return self._at.positions != self.positions
+
+    def restore(self) -> None:
+        """Put the state in memory back to its last copy, and read the log from there to where it was."""
+        self._go_back()
 
     def go_on_from(self, other: KeptModel) -> None:
         """Take over the state in memory of another one of the same projection, at its place, and read on from there."""

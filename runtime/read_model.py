@@ -26,6 +26,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgpack
 
+from .answering import UNCHANGING, Watch, own_copy, reading_answers
 from .catalogue import Catalogue
 from .codec import decode_message
 from .errors import Damaged, DefinitionError, HandlerFailed, InvalidMessage, NotYetVisible, RayfoldError, Unavailable
@@ -120,6 +121,13 @@ class ReadModel:
         """Held while the model changes or is asked; notified when it has changed."""
         self._checkpointing = threading.Lock()
         self._opened = self._closed = False
+        self._watch = Watch(self._kept.model)
+        self._only_read = reading_answers(projection) if self._in_memory else frozenset()
+        """The answer handlers that need no watching."""
+        self._direct = {asked: one for asked, one in projection.answers.items() if one in self._only_read}
+        """The same by query: one look-up for each."""
+        self._changes = 0
+        """How often something was taken in: what was seen before belongs to an earlier state."""
         self._opened_at = 0
         """Events that the store held when it was opened."""
         self._checkpoint_at = (0, time.monotonic(), 0.0)
@@ -209,6 +217,7 @@ class ReadModel:
         with self._changed:
             if self._closed:
                 raise Unavailable(self._projection.projection_name, "this read model was closed")
+            self._changes += 1
             try:
                 self._kept.take_in(partition, records, checked=checked)
             except Damaged as error:
@@ -244,18 +253,48 @@ class ReadModel:
         with self._changed:
             if self.failed is not None:
                 raise self.failed.with_traceback(None)
-            with self._transaction():
+            with self._transaction(), self._watched("reading"):
                 yield self._kept.model
+
+    @contextmanager
+    def _watched(self, handler: str) -> Iterator[None]:
+        """While something runs that might change a state in memory. What it has changed is undone, and raises
+        `HandlerFailed`. The caller holds the lock."""
+        model = self._kept.model
+        attributes = dict(vars(model))
+        before = self._watch.before(self._changes) if self._in_memory else None
+        try:
+            yield
+        finally:
+            if before is not None:
+                what = self._watch.changed(before, self._changes)
+            else:  # what it changed in the store does not stay
+                now = vars(model)
+                what = next((f"{name} is not what it was" for name in now if now[name] is not attributes.get(name)), "")
+            if what:
+                model.__dict__.clear()
+                model.__dict__.update(attributes)
+                self._changes += 1
+                if before is not None:
+                    self._kept.restore()
+                name = f"{self._projection.__name__}.{handler}"
+                wrong = f"it changed the read model, and only @project may: {what}; the state was restored from the log"
+                raise HandlerFailed(name, "a query", wrong)
 
     def answer_here(self, answering: Callable[[Any, Any], T], query: object) -> T:
         """What a method of the projection answers to a query that was never packed, for a caller in this process.
-        Raises what `reading` does, and what the method raises."""
+        Raises what `reading` does, and what the method raises. The answer is a copy of what belongs to the read
+        model."""
         kept = self._kept
         with self._lock:
             if self._in_memory and kept.failed is None and not self._closed and not kept.restoring():
-                return answering(kept.model, query)
+                if answering in self._only_read:
+                    answer = answering(kept.model, query)
+                    return answer if type(answer) in UNCHANGING else own_copy(answer)
+                with self._watched(getattr(answering, "__name__", "answer")):
+                    return own_copy(answering(kept.model, query))
         with self.reading() as model:
-            return answering(model, query)
+            return own_copy(answering(model, query))
 
     def fail(self, error: RayfoldError) -> None:
         """Take in nothing more, and tell this to everybody who asks or waits."""
@@ -295,10 +334,14 @@ class ReadModel:
                 return self.failed
             message_class = self._catalogue.query(self._projection, name)
             message = decode_message(message_class, payload)
+            if plain and (direct := self._direct.get(message_class)) is not None:
+                return direct(self._kept.model, message)
+            answering = self._projection.answers[message_class]
             if plain:
-                return self._projection.answers[message_class](self._kept.model, message)
-            with self._transaction():
-                return self._projection.answers[message_class](self._kept.model, message)
+                with self._watched(answering.__name__):
+                    return answering(self._kept.model, message)
+            with self._transaction(), self._watched(answering.__name__):
+                return answering(self._kept.model, message)
         except RayfoldError as error:
             return error
         except BaseException as error:
@@ -344,6 +387,7 @@ class ReadModel:
         the checkpoints that were made of it, are not used any more."""
         with self._feeding, self._changed:
             if not self._closed:
+                self._changes += 1
                 self._kept.go_on_from(other._kept)
                 self._checkpoint_at = (0, 0.0, 0.0)  # one of the right state is due
                 self._changed.notify_all()
@@ -379,10 +423,34 @@ class ReadModel:
                     return self._never_checkpoint(error)
                 now_s = time.monotonic()
                 self._checkpoint_at = (events, now_s, now_s - began_s)
+                unsure, self._watch.unsure = self._watch.unsure, False
+                place = dict(self.positions)
+            if unsure and not self._is_a_fold(copy, place):
+                return 0
             try:
                 return store.write(copy)
             except InvalidMessage as error:
                 return self._never_checkpoint(error)
+
+    def _is_a_fold(self, copy: tuple[int, bytes], place: Mapping[int, int]) -> bool:
+        """Whether a copy is what the last checkpoint and the events since then make; if not, go on from that."""
+        aside = ReadModel(
+            self._projection, self._catalogue, self._readers, directory=self._directory, part=self._kept.part
+        )
+        try:
+            aside.open()
+            for partition, position in place.items():
+                aside.catch_up(partition, position)
+            if aside.failed is not None or aside.positions != place or aside._kept.copy()[1] == copy[1]:
+                return True
+            log.error(
+                "a query has changed the read model %s: it goes on from the last checkpoint and the log",
+                self._projection.projection_name,
+            )
+            self.go_on_from(aside)
+            return False
+        finally:
+            aside.close()
 
     def _never_checkpoint(self, error: Exception) -> int:
         name = self._projection.projection_name
@@ -408,6 +476,7 @@ class ReadModel:
         """
         with self._feeding, self._changed:
             self._check_running()
+            self._changes += 1
             try:
                 return self._kept.retry_quarantined()
             finally:
@@ -422,6 +491,7 @@ class ReadModel:
         """
         with self._feeding, self._changed:
             self._check_running()
+            self._changes += 1
             try:
                 self._kept.rebuild_stream(stream, partition)
             finally:
