@@ -77,6 +77,11 @@ class Health:
         if trouble is None or isinstance(trouble, StoreError):
             self.note(partition, trouble)
 
+    async def put_right(self) -> None:
+        """Replace what is silent, and put right what was lost in the middle of a move. May take long."""
+        await self.replace_silent()
+        await self.settle_moves()
+
     async def settle_moves(self) -> None:
         """Partitions that have let go of their logs though nobody moves them, and those whose actor is not at their
         home, are put right: a node was lost in the middle of a move, and is back."""

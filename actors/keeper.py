@@ -4,10 +4,13 @@ Beside all steps. It is bound hard to its node, so where it runs, the share is. 
 system is refused with the name of the first; it makes what a new store or a node that joins needs there; projectors and
 programs on other nodes read the logs through it, and not through the partition, whose interpreter is for commands.
 
+What happens to the share is decided in `node_share.py`; this is the way to it.
+
 Rules kept here: a keeper answers for its own node only, and looks who that is (`node.py`) before it does. What changes
-something runs on one thread, in the order in which it was asked for; reads have threads of their own. Errors travel as
-values. It can be killed at any moment: whatever it was doing is done again by whoever asked, and when Ray has started
-it again it opens its share by itself, for nobody else would know that it has to be opened.
+something happens one at a time, and none of it takes long: a log is copied in pieces; reads have threads of their own,
+and so has checking every byte. Errors travel as values. It can be killed at any moment: whatever it was doing is done
+again when it is asked for again, and when Ray has started it again it opens its share by itself, for nobody else would
+know that it has to be opened.
 """
 
 from __future__ import annotations
@@ -20,23 +23,22 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import ray
 
-from ..runtime.errors import Damaged, RayfoldError, Sealed, StorageFailed, StoreMismatch, StoreMissing, Unavailable
+from ..runtime.errors import RayfoldError, Sealed, StorageFailed, StoreMissing, Unavailable
 from ..runtime.log.check import verify_store
-from ..runtime.log.environment import open_log
+from ..runtime.log.custody import CopyFacts, Custody
 from ..runtime.log.hold import Hold
+from ..runtime.log.node_share import NodeShare, ShareFacts
 from ..runtime.log.reader import LmdbReader
 from ..runtime.log.report import Report
-from ..runtime.log.sealing import Seal, continue_epochs
-from ..runtime.log.share import Share, arriving_path, create_share, open_share, place_share, remove_log
-from ..runtime.log.store import Store
+from ..runtime.log.sealing import Seal
+from ..runtime.log.share import Share, node_share, open_share
 from ..runtime.log.store_map import StoreMap
-from ..runtime.log.stretch import write_stretch
+from ..runtime.log.stretch import Stretch
 from ..runtime.printable import printable_log
-from ..runtime.stream import OLD_PLACEMENT
 from ..runtime.wire import from_wire, to_wire
 from .builds import Build, builds_of, lend_checkpoint, mark_serving, remove_build, remove_older
 from .calls import one_line
@@ -44,7 +46,7 @@ from .deployment import revive
 from .node import NODE_LABEL, data_folder_here, verify_node
 from .spread_store import keeper_name
 
-__all__ = ["READS", "KeeperActor", "KeeperPlan", "ShareFacts", "start_keeper"]
+__all__ = ["READS", "KeeperActor", "KeeperPlan", "start_keeper"]
 
 log = printable_log(__name__)
 
@@ -91,21 +93,6 @@ class KeeperPlan:
     """Whether the system outlives the program that has started it; then its supervisor is looked after from here."""
 
 
-class ShareFacts(NamedTuple):
-    """What a node has of a store."""
-
-    store_id: str
-    """Empty if it has nothing."""
-    partitions: int
-    map: StoreMap | None
-    whole: bool
-    """The logs of all partitions are here."""
-    used: bool
-    """Some log here has been written to, or at least been taken over once."""
-    placement: str = OLD_PLACEMENT
-    """The rule by which its streams find their partitions."""
-
-
 class KeeperActor:
     """The share of one node."""
 
@@ -113,7 +100,10 @@ class KeeperActor:
         self._plan = plan
         self._hold: Hold | None = None
         self._share: Share | None = None
-        self._readers: dict[int, LmdbReader] = {}
+        self._changing = threading.Lock()
+        """Held by whatever changes something in the share."""
+        self._readers: dict[int, tuple[int, LmdbReader]] = {}
+        """Partition -> the version of the map since which it is at home here, and a reader of its log."""
         self._reading = threading.Lock()
         """Held while one is opened, and while they are let go of: one that nobody closes keeps its log from ever being
         opened here to be written."""
@@ -130,23 +120,17 @@ class KeeperActor:
         if self._plan.deployed and self._watching is None:
             self._watching = threading.Thread(target=self._watch, name="rayfold-watch", daemon=True)
             self._watching.start()
-        return _told(self._facts)
+        return self._changed(lambda share: share.facts())
 
     @ray.method
     def create(self, store_map: StoreMap) -> tuple[list[Any], None]:
         """Make this node's share of a new store, all but the map."""
-        return _told(lambda: create_share(self._folder(), self._plan.node_id, store_map))
+        return self._changed(lambda share: share.create(store_map), makes=True)
 
     @ray.method
-    def place(self, store_map: StoreMap) -> tuple[list[Any], ShareFacts | None]:
-        """Keep this map from now on, unless a later one is here."""
-
-        def place() -> ShareFacts:
-            place_share(self._folder(), self._plan.node_id, store_map)
-            self._reopen()
-            return self._facts()
-
-        return _told(place)
+    def place(self, store_map: StoreMap) -> tuple[list[Any], StoreMap | None]:
+        """Keep this map from now on, together with what is known here already. The map as it is here then."""
+        return self._changed(lambda share: share.place(store_map), makes=True)
 
     @ray.method(concurrency_group="reads")
     def map(self) -> StoreMap | None:
@@ -167,7 +151,7 @@ class KeeperActor:
         try:
             return getattr(reader, what)(*arguments)
         except StorageFailed:
-            if self._readers.get(partition) is reader:
+            if any(reader is one for _, one in self._readers.values()):
                 raise
         return getattr(self._reader(partition), what)(*arguments)  # it was closed: the partition has moved away
 
@@ -181,10 +165,10 @@ class KeeperActor:
             if home != self._plan.node_id:
                 raise Sealed(f"partition {partition}", f"node {share.map.name_of(home)}")
             if partition not in self._readers:
-                self._readers[partition] = share.store.open_reader(partition)
-            return self._readers[partition]
+                self._readers[partition] = share.map.since[partition], share.store.open_reader(partition)
+            return self._readers[partition][1]
 
-    @ray.method(concurrency_group="moves")
+    @ray.method(concurrency_group="checks")
     def verify(self) -> tuple[list[Any], Report | None]:
         """Check every byte of the logs that are at home here."""
         return _told(lambda: verify_store(self._opened().store.path))
@@ -193,93 +177,57 @@ class KeeperActor:
 
     @ray.method(concurrency_group="moves")
     def pull(self, partition: int, source: str, up_to: int) -> tuple[list[Any], int]:
-        """Copy what the keeper of this name has of a partition's log up to a position. How far the copy is now."""
-        return _told(lambda: self._pull(partition, source, up_to))
+        """Copy what the keeper of this name has of a partition's log up to a position, or as much as is done at once.
+        How far the copy is now."""
+        keeper: Any = ray.get_actor(source, self._plan.namespace)
+
+        def fetch(after: int, up_to: int) -> Stretch | None:
+            asked = keeper.read.remote(partition, "stretch", (after, up_to))
+            error, stretch = ray.get(asked, timeout=_PULL_TIMEOUT_S)
+            if error:
+                raise from_wire(error)
+            fetched: Stretch | None = stretch
+            return fetched
+
+        return self._changed(lambda share: share.pull(partition, up_to, fetch))
 
     @ray.method(concurrency_group="moves")
     def finish(self, partition: int, sealed: Seal) -> tuple[list[Any], None]:
         """The copy is to go on from this seal: it must have come to its head, and takes over its count of epochs."""
-        return _told(lambda: self._finish(partition, sealed))
+        return self._changed(lambda share: share.finish(partition, sealed))
 
     @ray.method(concurrency_group="moves")
-    def commit(self, partition: int, store_map: StoreMap, heir: str, epoch: int) -> tuple[list[Any], None]:
-        """The partition, whose log here is sealed for its heir with this epoch, is at home there from now on."""
-        return _told(lambda: self._commit(partition, store_map, heir, epoch))
+    def custody(self, partition: int, positions: Sequence[int]) -> tuple[list[Any], Custody | None]:
+        """This node's statement about a partition that is at home here (`custody.py`)."""
+        return self._changed(lambda share: share.custody(partition, positions))
 
     @ray.method(concurrency_group="moves")
-    def tidy(self) -> tuple[list[Any], None]:
-        """Remove the logs that have moved away, and copies that came to nothing."""
-        return _told(self._tidy)
+    def leftovers(self) -> tuple[list[Any], list[CopyFacts]]:
+        """The copies of logs here that are not the log of a partition at home here."""
+        return self._changed(lambda share: share.leftovers())
 
     @ray.method(concurrency_group="moves")
-    def remove(self, partition: int) -> tuple[list[Any], None]:
-        """Remove the log of a partition that has moved away, or what an unfinished move to here has left."""
-        return _told(lambda: remove_log(self._opened().store, partition))
+    def discard(self, name: str, home: Custody) -> tuple[list[Any], str]:
+        """Remove a copy on the statement of its partition's home. Why it is kept, if it is."""
+        return self._changed(lambda share: share.discard(name, home))
 
-    def _pull(self, partition: int, source: str, up_to: int) -> int:
-        store = self._opened().store
-        if partition not in store.away:
-            raise StoreMismatch(str(store.path), f"partition {partition} is at home here already")
-        keeper: Any = ray.get_actor(source, self._plan.namespace)
-        path = arriving_path(store, partition)
-        if not path.exists():
-            remove_log(store, partition)  # what it was when it was at home here before
-        log = open_log(path, f"the copy of partition {partition}", identity=store.identity(partition))
-        try:
-            reached = log.head()
-            while reached < up_to:
-                asked = keeper.read.remote(partition, "stretch", (reached, up_to))
-                error, stretch = ray.get(asked, timeout=_PULL_TIMEOUT_S)
-                if error:
-                    raise from_wire(error)
-                if stretch is None:
-                    break
+    def _changed(self, doing: Callable[[NodeShare], Any], *, makes: bool = False) -> tuple[list[Any], Any]:
+        """Do something with the share, and look afterwards what is here now. `makes`: it may make it, which takes the
+        store's lock itself."""
+
+        def done() -> Any:
+            folder = self._folder()
+            with self._changing:
+                present = self._reopen()
+                if makes and self._hold is not None and (present is None or present.map is None):
+                    self._hold.release()
+                    self._hold = None
                 try:
-                    write_stretch(log, stretch)
-                except Damaged:  # it is a copy of another history: begin again
-                    if reached == 0:
-                        raise
-                    log.close()
-                    remove_log(store, partition)
-                    return self._pull(partition, source, up_to)
-                reached = stretch.last
-            return reached
-        finally:
-            log.close()
-
-    def _finish(self, partition: int, sealed: Seal) -> None:
-        store = self._opened().store
-        path, name = arriving_path(store, partition), f"the copy of partition {partition}"
-        log = open_log(path, name, identity=store.identity(partition), create=sealed.head == 0)
-        try:
-            if not sealed.is_end_of(log):
-                what = f"it ends at position {log.head():,} and not as the original does, at {sealed.head:,}"
-                raise Damaged(name, what)
-            continue_epochs(log, sealed.epoch)
-        finally:
-            log.close()
-
-    def _commit(self, partition: int, store_map: StoreMap, heir: str, epoch: int) -> None:
-        """Write the map and look at the seal again. Whoever breaks a seal looks at the map again after that
-        (`partition.py`): so if both should happen at once, at least one of them is taken back."""
-        store = self._opened().store
-        reader = store.open_reader(partition)
-        try:
-            if (reader.heir(), reader.epoch()) == (heir, epoch):
-                place_share(store.path, self._plan.node_id, store_map)
-                if (reader.heir(), reader.epoch()) == (heir, epoch):
+                    return doing(node_share(folder, self._plan.node_id))
+                finally:
                     self._reopen()
-                    return
-                place_share(store.path, self._plan.node_id, store_map.with_home(partition, self._plan.node_id))
-        finally:
-            reader.close()
-        raise StoreMismatch(str(store.partition_path(partition)), "its move was called off: it is not sealed any more")
 
-    def _tidy(self) -> None:
-        store = self._opened().store
-        for partition in store.away:
-            if store.partition_path(partition).exists() or arriving_path(store, partition).exists():
-                remove_log(store, partition)
+        return _told(done)
 
     # --- builds of read models (see `spread_builds.py`) ----------------------------------------------------------
 
@@ -336,14 +284,6 @@ class KeeperActor:
         verify_node(data, self._plan.node_id)
         return data / self._plan.name
 
-    def _facts(self) -> ShareFacts:
-        share = self._reopen()
-        if share is None:
-            return ShareFacts("", 0, None, False, False)
-        store = share.store
-        used = share.map is None and share.whole and any(_used(store, number) for number in range(store.partitions))
-        return ShareFacts(store.store_id, store.partitions, share.map, share.whole, used, store.placement)
-
     def _reopen(self) -> Share | None:
         folder = self._folder()
         share = open_share(folder, self._plan.node_id)
@@ -351,8 +291,10 @@ class KeeperActor:
             self._hold = Hold(folder, f"the keeper of {self._plan.name}")
         with self._reading:
             self._share = share
-            for partition in [one for one in self._readers if share is None or one in share.store.away]:
-                self._readers.pop(partition).close()
+            for partition, (since, reader) in list(self._readers.items()):
+                if share is None or share.map is None or not _still_here(share, partition, since):
+                    del self._readers[partition]
+                    reader.close()
         return share
 
     def _opened(self) -> Share:
@@ -365,7 +307,7 @@ class KeeperActor:
 def start_keeper(plan: KeeperPlan) -> Any:
     """A keeper that Ray restarts for ever, on its node and nowhere else. One that is there already is that one."""
     remote: Any = ray.remote  # its types do not know concurrency groups
-    actor = remote(concurrency_groups={"reads": _READERS, "moves": 1})(KeeperActor)
+    actor = remote(concurrency_groups={"reads": _READERS, "moves": 1, "checks": 1})(KeeperActor)
     options = actor.options(
         name=keeper_name(plan.name, plan.node_id),
         namespace=plan.namespace,
@@ -380,12 +322,10 @@ def start_keeper(plan: KeeperPlan) -> Any:
     return options.remote(plan)
 
 
-def _used(store: Store, partition: int) -> bool:
-    reader = store.open_reader(partition)
-    try:
-        return bool(reader.head() or reader.epoch())
-    finally:
-        reader.close()
+def _still_here(share: Share, partition: int, since: int) -> bool:
+    """Whether a partition is at home here, and has been since that version of the map: else its log is another file."""
+    assert share.map is not None
+    return partition not in share.store.away and share.map.since[partition] == since
 
 
 def _told(doing: Callable[[], Any]) -> tuple[list[Any], Any]:

@@ -2,23 +2,26 @@
 
 Beside step [3], on the event loop of whoever supervises. The steps, and what an end of everything in between leaves:
 
-1. the keeper of the new home copies the log, and copies what came meanwhile, until little is missing. Left: a copy that
-   nobody uses, which the next move goes on with
-2. an actor for the partition starts there, loads the application's code, and is told what the present one has in
-   memory. Left: an actor without a log, which is ended
+1. the keeper of the new home copies the log, and copies what came meanwhile, until little is missing. Left: a copy,
+   which the next move goes on with
+2. an actor for the partition starts there, loads the application's code, and gets what the present one has in memory.
+   Left: an actor without a log, which is ended
 3. the present actor *seals* the log: commands wait from here on. Left: a sealed log at its home; the seal is broken,
    and the partition goes on where it was
-4. the keeper of the new home copies the rest, compares the ends, and takes over the count of epochs. Left: as after 3
-5. the old home writes down the new map: this is the step that counts. Left: the partition is at home on the new node,
-   whose copy is complete, and is opened there as soon as it has been given the map
-6. the new home is given the map, its actor opens the log under the next epoch, and commands go there
-7. everybody else is given the map; the old log is removed. Left: an old log, which is sealed, and removed later
+4. the keeper of the new home copies the rest, compares the ends, and takes over the epoch of the seal. Left: as after 3
+5. the present actor makes the seal final, in one transaction of the log: this is the step that counts. Left: the
+   partition is at home on the new node, whose copy is complete; the old home tells, as soon as it is asked
+6. the old home writes that into its map, the new home is given the map, its actor opens the log under the next epoch,
+   and commands go there. Left: an old log, which is sealed
+7. every node is given the map. The new home states what its log holds, and on that statement the old log is removed
 
 What an end of everything has left is put right when a supervisor starts (`settle`), and what the loss of a node has
-left when that is back (`set_right`).
+left when that is back (`set_right`). Old logs and copies are removed whenever their home states that it has what they
+hold (`tidy`), and never for another reason: `runtime/log/custody.py` has the proof that such a statement is enough.
 
 Rules kept here: before step 5 the old home alone can be opened, after it the new home alone. Whether the seal is broken
-or the map written down, if two should try both, is decided on the old home (`keeper.py`, `commit`).
+or made final, if both are tried, is decided by the log (`runtime/log/sealing.py`); whatever is unknown here is asked
+there. A move that has not come to an open log at its new home does not report success.
 """
 
 from __future__ import annotations
@@ -29,11 +32,12 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from ..runtime.errors import CallerError, RayfoldError, Sealed, Unavailable, UnknownName
-from ..runtime.log.sealing import Seal
+from ..runtime.log.custody import CopyFacts, Custody
+from ..runtime.log.sealing import Seal, Tenure
 from ..runtime.log.store_map import StoreMap, moves_to_balance
 from ..runtime.printable import printable_log
 from ..runtime.wire import from_wire
-from .calls import call, kill, one_line
+from .calls import call, one_line
 from .moved import Moved
 from .partition_actors import Seated
 from .spread_store import keeper_name
@@ -51,8 +55,11 @@ _NEARLY: Final = 2_000
 _ROUNDS_MAX: Final = 50
 """Of copying what came meanwhile. A log that grows faster than it is copied is sealed all the same."""
 
-_PULL_TIMEOUT_S: Final = 3600.0
-"""For the first copy of a log."""
+_STALLED_MAX: Final = 5
+"""Pieces that added nothing, one of which may be a copy of another history that was begun again."""
+
+_PULL_TIMEOUT_S: Final = 300.0
+"""For one piece of a log: 32 MB."""
 
 _SEAL_TIMEOUT_S: Final = 15.0
 """For the batch that is under way, and the seal."""
@@ -100,20 +107,40 @@ class Moving:
         return moved
 
     async def settle(self) -> None:
-        """After an end of everything: break seals of moves that did not come to step 5, and remove what is left
-        over."""
-        shares = self._supervision.shares
+        """After an end of everything: break the seals of moves that did not come to step 5."""
         for partition, seated in self._supervision.partitions.seated.items():
-            if seated.node_id in shares.up:
-                with contextlib.suppress(Exception):
+            if seated.node_id in self._supervision.shares.up:
+                with contextlib.suppress(Exception):  # `set_right` does it once it can be done
                     await self._unseal_if_sealed(partition, seated)
-        for node_id in shares.up:
+
+    async def tidy(self) -> None:
+        """Remove the old logs and copies of which the homes state that they hold all that is in them."""
+        for node_id in sorted(self._supervision.shares.up):
             with contextlib.suppress(RayfoldError):
-                await shares.call(node_id, "tidy")
+                for copy in await self._supervision.shares.call(node_id, "leftovers"):
+                    await self._discard(node_id, copy)
+
+    async def _discard(self, node_id: str, copy: CopyFacts) -> None:
+        """Have a node remove a copy, if its partition's home states enough."""
+        shares, home = self._supervision.shares, self._supervision.shares.map.homes[copy.partition]
+        what = f"{copy.name} on {shares.map.name_of(node_id)}"
+        try:
+            statement = await self._custody(copy.partition, home, copy.head)
+            kept = await shares.call(node_id, "discard", copy.name, statement)
+        except RayfoldError as error:
+            kept = f"{shares.map.name_of(home)} states nothing: {error}"
+        if kept:
+            log.warning("%s is kept: %s", what, kept)
+        else:
+            log.info("%s was removed: partition %d goes on at %s", what, copy.partition, shares.map.name_of(home))
+
+    async def _custody(self, partition: int, home: str, *positions: int) -> Custody:
+        statement: Custody = await self._supervision.shares.call(home, "custody", partition, positions)
+        return statement
 
     async def set_right(self, partition: int) -> None:
         """After the loss of a node in the middle of a move: have the partition go on where it is at home. Whoever calls
-        this sees to it that nobody moves it.
+        this sees to it that it is not moved meanwhile.
 
         Raises what keeps it from that; then it can be done again.
         """
@@ -121,18 +148,14 @@ class Moving:
         seated, home = supervision.partitions.seated[partition], shares.map.homes[partition]
         if home not in shares.up:
             return
-        if seated.node_id != home:  # the old home had written it down, and was lost before anybody heard of it
+        if seated.node_id != home:  # it was handed over, and a node was lost before that was known here
             log.warning("partition %d has moved to %s, and goes on there", partition, shares.map.name_of(home))
             await supervision.partitions.replace(partition, home)
             supervision.projections.use_partitions(supervision.partitions.handles())
             supervision.put_up()
         elif await _has_let_go(seated):
-            log.warning("partition %d was to move, and goes on where it was", partition)
-            try:
-                await self._unseal(partition, seated)
-            except Sealed:  # it was written down after all; its home tells
-                await shares.add(supervision.nodes[home])
-                raise
+            log.warning("partition %d was to move", partition)
+            await self._unseal_if_sealed(partition, seated)
 
     async def _balance(self) -> list[Moved]:
         supervision = self._supervision
@@ -153,6 +176,7 @@ class Moving:
         if source == to:
             return Moved(partition, store_map.name_of(source), store_map.name_of(to), 0, 0.0, 0.0)
         self._check_usable(partition, source, to)
+        await self._tidy_partition(partition, to)
         await self._copy(partition, source, to)
         present, following = supervision.partitions.seated[partition], supervision.partitions.start(partition, to)
         try:
@@ -161,12 +185,12 @@ class Moving:
             sealing_s = time.monotonic()
             sealed = await self._seal(partition, present, to)
             try:
-                moved = await self._commit(partition, source, to, sealed)
+                moved = await self._hand_over(partition, present, source, to, sealed)
             except BaseException:
-                await asyncio.shield(self._unseal_if_sealed(partition, present))
+                await asyncio.shield(self._call_off(partition, present, to, sealed.epoch))
                 raise
         except BaseException:
-            kill(following.actor)
+            supervision.partitions.kill(following)
             raise
         await supervision.shares.learn(moved, [to])
         supervision.partitions.seated[partition] = following
@@ -174,7 +198,9 @@ class Moving:
         await supervision.open_partition(partition)
         supervision.put_up()
         waited_ms = (time.monotonic() - sealing_s) * 1000
-        await self._leave(partition, present, source)
+        await self._leave(present)
+        await self._confirm(partition, to, sealed)
+        await self._tidy_partition(partition, source)
         log.info("partition %d has moved from %s to %s", partition, moved.name_of(source), moved.name_of(to))
         seconds = time.monotonic() - began_s
         return Moved(partition, moved.name_of(source), moved.name_of(to), sealed.head, seconds, waited_ms)
@@ -192,12 +218,24 @@ class Moving:
 
     async def _copy(self, partition: int, source: str, to: str) -> None:
         """Until hardly anything is missing."""
-        shares = self._supervision.shares
         for _ in range(_ROUNDS_MAX):
-            head = await shares.call(source, "read", partition, "head", ())
-            reached = await self._pull(partition, source, to, head)
-            if await shares.call(source, "read", partition, "head", ()) - reached <= _NEARLY:
+            reached = await self._copy_up_to(partition, source, to, await self._head(partition, source))
+            if await self._head(partition, source) - reached <= _NEARLY:
                 return
+
+    async def _head(self, partition: int, source: str) -> int:
+        head: int = await self._supervision.shares.call(source, "read", partition, "head", ())
+        return head
+
+    async def _copy_up_to(self, partition: int, source: str, to: str, head: int) -> int:
+        """Piece by piece. Where the copy ends then. Raises `Unavailable` if it gets no longer."""
+        reached, stalled = 0, 0
+        while stalled < _STALLED_MAX:
+            before, reached = reached, await self._pull(partition, source, to, head)
+            if reached >= head:
+                return reached
+            stalled += reached <= before
+        raise Unavailable(f"partition {partition}", f"its copy stays at position {reached:,} of {head:,}")
 
     async def _pull(self, partition: int, source: str, to: str, up_to: int) -> int:
         shares, name = self._supervision.shares, keeper_name(self._supervision.plan.name, source)
@@ -209,56 +247,93 @@ class Moving:
         try:
             told, sealed = await call(present.actor.seal, heir, timeout_s=_SEAL_TIMEOUT_S)
         except Exception as error:
-            await asyncio.shield(self._unseal_if_sealed(partition, present))
+            with contextlib.suppress(Exception):
+                await asyncio.shield(self._unseal_if_sealed(partition, present, heir))
             raise Unavailable(f"partition {partition}", f"it did not let go of its log: {one_line(error)}") from error
         if told:
+            with contextlib.suppress(Exception):
+                await asyncio.shield(self._unseal_if_sealed(partition, present, heir))
             raise from_wire(told)
         seal: Seal = sealed
         return seal
 
-    async def _commit(self, partition: int, source: str, to: str, sealed: Seal) -> StoreMap:
-        """Steps 4 and 5. Raises if it did not come about."""
+    async def _hand_over(self, partition: int, present: Seated, source: str, to: str, sealed: Seal) -> StoreMap:
+        """Steps 4 and 5. Returns the map in which the partition is at home there. Raises if it is not, or if that is
+        not known."""
         shares = self._supervision.shares
-        await self._pull(partition, source, to, sealed.head)
+        await self._copy_up_to(partition, source, to, sealed.head)
         await shares.call(to, "finish", partition, sealed)
-        wanted = shares.map.with_home(partition, to)
+        version = shares.map.version + 1
         try:
-            await shares.call(source, "commit", partition, wanted, to, sealed.epoch)
-        except Unavailable:  # it may have written it down, or not
-            written = await shares.call(source, "map")
-            if written is None or written.homes[partition] != to:
-                raise
-        return wanted
+            told, tenure = await call(present.actor.hand_over, to, sealed.epoch, version, timeout_s=_SEAL_TIMEOUT_S)
+            if told:
+                raise from_wire(told)
+        except Exception as error:  # it may have been done, or not: the old home knows
+            written: StoreMap = await shares.call(source, "place", shares.map)
+            if written.homes[partition] != to:
+                raise Unavailable(f"partition {partition}", f"it was not handed over: {one_line(error)}") from error
+            return written
+        done: Tenure = tenure
+        moved = shares.map.with_home(partition, to, since=done.since, epoch=done.epoch)
+        with contextlib.suppress(RayfoldError):  # its log has it: it writes it down when it is given the next map
+            await shares.call(source, "place", moved)
+        return moved
 
-    async def _unseal_if_sealed(self, partition: int, seated: Seated) -> None:
-        """The partition goes on where it was, unless it has moved."""
-        if heir := await self._heir(partition):
-            await self._unseal(partition, seated, heir)
+    async def _confirm(self, partition: int, to: str, sealed: Seal) -> None:
+        """Raises `Unavailable` unless the new home states that it has opened the log, with all that was in it."""
+        name, trouble = self._supervision.shares.map.name_of(to), self._supervision.health.troubles.get(partition)
+        try:
+            statement = await self._custody(partition, to, sealed.head)
+        except RayfoldError as error:
+            raise Unavailable(f"partition {partition}", _not_confirmed(name, trouble or error)) from error
+        opened = not statement.tenure.heir and statement.tenure.epoch > sealed.epoch
+        if not opened or statement.chains.get(sealed.head) != sealed.chain:
+            what = trouble or f"its log there has epoch {statement.tenure.epoch} and ends at {statement.head:,}"
+            raise Unavailable(f"partition {partition}", _not_confirmed(name, what))
 
-    async def _unseal(self, partition: int, seated: Seated, heir: str | None = None) -> None:
-        """Raises `Sealed` if it has moved."""
-        heir = await self._heir(partition) if heir is None else heir
-        told = await call(seated.actor.unseal, heir, timeout_s=_SEAL_TIMEOUT_S)
+    async def _call_off(self, partition: int, present: Seated, heir: str, epoch: int) -> None:
+        """Break the seal of a move that did not come about, unless it did."""
+        try:
+            await self._unseal(partition, present, heir, epoch)
+        except Exception as error:  # `set_right` does it once it can be done
+            log.warning("partition %d: %s", partition, one_line(error))
+
+    async def _unseal_if_sealed(self, partition: int, seated: Seated, heir: str = "") -> None:
+        """The partition goes on where it was, unless it has moved. `heir`: not if it is sealed for another one."""
+        tenure = (await self._custody(partition, seated.node_id)).tenure
+        if not heir or tenure.heir in ("", heir):  # one that let go of a log and could not seal it is to open it, too
+            await self._unseal(partition, seated, tenure.heir, tenure.epoch)
+
+    async def _unseal(self, partition: int, seated: Seated, heir: str, epoch: int) -> None:
+        """Raises `Sealed` if it has moved; then the map of its old home is known."""
+        shares = self._supervision.shares
+        told = await call(seated.actor.unseal, heir, epoch, timeout_s=_SEAL_TIMEOUT_S)
         if told:
-            raise from_wire(told)
+            if isinstance(error := from_wire(told), Sealed):
+                await shares.learn(await shares.call(seated.node_id, "place", shares.map), [])
+            raise error
 
-    async def _heir(self, partition: int) -> str:
-        """For whom its log is sealed; empty if it is not."""
-        reader = self._supervision.shares.store.open_reader(partition)
-        try:
-            return await asyncio.to_thread(reader.heir)
-        finally:
-            reader.close()
-
-    async def _leave(self, partition: int, present: Seated, source: str) -> None:
-        """Step 7. What cannot be done now is done by `settle`."""
+    async def _leave(self, present: Seated) -> None:
+        """Step 7, but for the old log."""
         with contextlib.suppress(Exception):
             await call(present.actor.close)
-        kill(present.actor)
+        self._supervision.partitions.kill(present)
+        await self._supervision.shares.publish(self._supervision.shares.map)
+
+    async def _tidy_partition(self, partition: int, node_id: str) -> None:
+        """Have a node remove what it has of a partition that it is not home to, as far as its home states enough."""
         shares = self._supervision.shares
-        await shares.publish(shares.map)
         with contextlib.suppress(RayfoldError):
-            await shares.call(source, "remove", partition)
+            for copy in await shares.call(node_id, "leftovers"):
+                if copy.partition == partition:
+                    await self._discard(node_id, copy)
+
+
+def _not_confirmed(node: str, why: object) -> str:
+    return (
+        f"it has moved to {node}, but does not open there: {why}; the old log is kept, and it goes on at {node} as soon"
+        " as that can open it"
+    )
 
 
 async def _has_let_go(seated: Seated) -> bool:

@@ -14,7 +14,7 @@ own and never wait for it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ from ..runtime.envelope import PackedCommand, unpack_batch
 from ..runtime.errors import Fenced, RayfoldError, Sealed, StoreError
 from ..runtime.loading import StillLoading
 from ..runtime.log.contract import Snapshot
-from ..runtime.log.sealing import Seal, break_seal, seal
+from ..runtime.log.sealing import Seal, Tenure
 from ..runtime.log.writer import LmdbLog
 from ..runtime.outcome import Answered, Later, Moved, encode_answer
 from ..runtime.partition import WriteLoop
@@ -45,6 +45,7 @@ from .broadcast import Broadcast
 from .garbage import look_less_often
 from .gate import Gate, open_gate
 from .homes import Homes
+from .log_owner import LogOwner
 from .node import verify_node
 from .settings import Settings
 from .shipping import unship
@@ -96,8 +97,13 @@ class PartitionActor:
         self._commands = self._batches = 0
         self._alarms = Alarms()
         self._check: StandingCheck | None = None
-        self._handed_over = False
-        """The log is sealed: whoever asks here asks again, and hears elsewhere."""
+        self._owner = LogOwner(
+            f"partition {plan.number}",
+            open_log=self._open_log,
+            let_go=self._let_go,
+            serves=lambda: self._log is not None,
+            map_here=lambda: self._spread_store().map_here(),
+        )
         self._writing = Turns()
         """Taken by everything but reads: Ray's own thread for calls, and one for each connection of the gate."""
 
@@ -160,10 +166,10 @@ class PartitionActor:
         try:
             self._opened()
         except Sealed:
-            self._handed_over = True
+            self._owner.handed_over = True
         except RayfoldError as error:
             return [error] * len(commands)
-        if self._handed_over:
+        if self._owner.handed_over:
             return [Fenced(f"partition {self._plan.number}", 0, 0)] * len(commands)
         self._take_over()
         self._count(len(commands))
@@ -202,7 +208,7 @@ class PartitionActor:
 
     def _append(self, request: AppendRequest) -> AppendAnswer:
         self._opened()
-        if self._handed_over or not self._homes.may_append(request.stream, request.actor):
+        if self._owner.handed_over or not self._homes.may_append(request.stream, request.actor):
             return AppendAnswer([], {}, to_wire(Fenced(request.actor, 0, self._loop.epoch)))
         self._count(len(request.appends))
         answer = append_for(self._writer, self._loop.epoch, request)
@@ -251,39 +257,38 @@ class PartitionActor:
         or nothing; and what the log ends with. Safe to repeat."""
         with self._writing:
             try:
-                return [], self._with_log(lambda opened: seal(opened, heir))
+                return [], self._owner.seal(heir)
             except RayfoldError as error:
                 return to_wire(error), None
 
     @ray.method
-    def unseal(self, heir: str) -> list[Any]:
-        """The move did not come about: take commands again. An error as `to_wire` packs it, or nothing."""
+    def hand_over(self, heir: str, epoch: int, version: int) -> tuple[list[Any], Tenure | None]:
+        """Make the seal of this epoch final: the step of a move that counts. An error as `to_wire` packs it, or
+        nothing; and since when the heir has the partition. Safe to repeat."""
         with self._writing:
             try:
-                self._with_log(lambda opened: break_seal(opened, heir))
-                self._handed_over = False
+                return [], self._owner.hand_over(heir, epoch, version)
+            except RayfoldError as error:
+                return to_wire(error), None
+
+    @ray.method
+    def unseal(self, heir: str, epoch: int) -> list[Any]:
+        """The move for which the log was sealed with this epoch was called off: take commands again. An error as
+        `to_wire` packs it, or nothing."""
+        with self._writing:
+            try:
+                self._owner.unseal(heir, epoch)
                 self._opened()
             except RayfoldError as error:
                 return to_wire(error)
         return []
 
-    def _check_still_at_home(self, opened: LmdbLog) -> None:
-        """After taking the log over, look once more whether it was to be: somebody may have written down meanwhile that
-        it is at home elsewhere (`keeper.py`, `commit`). Raises `Sealed`."""
-        store = self._plan.store
-        if isinstance(store, SpreadStore) and self._plan.number in store.share_here().away:
-            seal(opened, "another node")
-            raise Sealed(f"partition {self._plan.number}", "another node")
+    def _open_log(self) -> LmdbLog:
+        return self._plan.store.open_log(self._plan.number)
 
-    def _with_log(self, doing: Callable[[LmdbLog], Any]) -> Any:
-        """Do something to the log that is not opened as a writer's, or not any more."""
-        self._handed_over = True
-        self._let_go()
-        opened = self._plan.store.open_log(self._plan.number)
-        try:
-            return doing(opened)
-        finally:
-            opened.close()
+    def _spread_store(self) -> SpreadStore:
+        assert isinstance(self._plan.store, SpreadStore)
+        return self._plan.store
 
     def _let_go(self) -> None:
         """End the own actors and close the log, if it is open."""
@@ -303,7 +308,7 @@ class PartitionActor:
         if (gate := self._gate) is not None:
             gate.close()
         with self._writing:
-            self._handed_over = True
+            self._owner.handed_over = True
             self._let_go()
 
     @ray.method(concurrency_group="reads")
@@ -359,8 +364,7 @@ class PartitionActor:
         if self._log is not None:
             return
         plan = self._plan
-        if self._handed_over:
-            raise Sealed(f"partition {plan.number}", "another node")
+        self._owner.check()
         if plan.node_id:
             verify_node(plan.store.folder_here().parent, plan.node_id)
         catalogue = self._application()
@@ -369,13 +373,12 @@ class PartitionActor:
         }
         self._broadcast = Broadcast(plan.number, lambda name: ray.get_actor(name, plan.namespace))
         self._broadcast.set_projectors(plan.projectors)
-        opened = plan.store.open_log(plan.number)
+        opened = self._open_log()
         try:
             self._loop = WriteLoop(plan.number, opened, catalogue, residents_max=plan.settings.residents_max)
             self._loop.residents.load_aside()
             self._loop.residents.offer(self._saved)
             epoch = self._loop.activate()
-            self._check_still_at_home(opened)
         except BaseException:
             opened.close()
             raise

@@ -101,6 +101,10 @@ class PartitionActors:
             raise
         await self.hand_over(number, following)
 
+    def kill(self, seated: Seated) -> None:
+        """End a partition's actor at once, for good."""
+        kill(seated.actor)
+
     def start_over(self, number: int) -> None:
         """Another actor for a partition whose node is down; it starts when that is up."""
         present = self.seated[number]

@@ -3,27 +3,28 @@
 Beside all steps, on the event loop of whoever supervises a spread system. What is here decides whether there is a
 store, which one, and where its partitions are; nothing of that is remembered anywhere but in the shares themselves.
 
-Rules kept here: a new store is made only where no node has anything of one; a map is first written where it takes
-something away (the last home of a partition that moves), then where it gives something, then everywhere. A node that is
-gone is not waited for: it is given the map when it is back.
+Rules kept here: a new store is made only where every node that the cluster knows of has answered that it has nothing of
+one; what a node does not say is not taken for "nothing". A map is never forced on a node:
+each merges it with what it has, and what it answers is learnt here. A node that is gone is not waited for: it is given
+the map when it is back.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from ..runtime.errors import RayfoldError, StoreInUse, StoreMismatch, StoreMissing, Unavailable
+from ..runtime.log.node_share import ShareFacts
 from ..runtime.log.store_map import StoreMap, merged
 from ..runtime.printable import printable_log
 from ..runtime.stream import new_placement
 from ..runtime.wire import from_wire
 from .calls import call, kill, one_line
 from .cluster import NodeFacts
-from .keeper import KeeperPlan, ShareFacts, start_keeper
+from .keeper import KeeperPlan, start_keeper
 from .spread_store import SpreadStore, keeper_name
 
 __all__ = ["Shares"]
@@ -37,6 +38,9 @@ _LEFTOVER_S: Final = 20.0
 """How long to wait for the keeper of a system that was killed to let go of its share."""
 
 _RETRY_S: Final = 0.25
+
+_ROUNDS_MAX: Final = 4
+"""Of publishing a map, while nodes answer with a later one."""
 
 
 class Shares:
@@ -78,15 +82,16 @@ class Shares:
         create: bool = True,
         store_id: str = "",
     ) -> None:
-        """Find the store on these nodes, or make it there.
+        """Find the store on these nodes, which are all that the cluster knows of, up or not; or make it there.
 
-        `create`: whether a new store may be made if no node that is up has one. `store_id`: the store that this system
-        had before; no other one is opened, and none is made in its place.
+        `create`: whether a new store may be made if no node has one: that is, if every node has answered, and says so.
+        `store_id`: the store that this system had before; no other one is opened, and none is made in its place.
 
         Raises `StoreMismatch` where nodes have shares of different stores, another store than `store_id`, or another
         number of partitions, `StoreMissing` if there is no store and none may be made, `StoreInUse`, and `Unavailable`
-        if there is no node, none of them answers, or none of those that are up has the store `store_id`.
+        if there is no node, none of them answers, or those that do not may have the store.
         """
+        nodes = list(nodes)
         names = {node.node_id: node.name for node in nodes if node.alive}
         self.up = set(names)
         if not names:
@@ -101,6 +106,8 @@ class Shares:
         if maps:
             self.map = merged(maps).with_nodes(names)
         else:
+            if not store_id:
+                self._check_all_answered(nodes, found)
             self.map = await self._adopted_or_made(found, names, partitions or partitions_default)
         if partitions not in (None, len(self.map.homes)):
             what = f"the store has {len(self.map.homes)} partitions, not {partitions}"
@@ -125,9 +132,15 @@ class Shares:
         await self.learn(store_map, self.up)
 
     async def learn(self, store_map: StoreMap, nodes: Iterable[str]) -> None:
-        """This is the map now; these nodes are given it at once, the others when it is published."""
-        self.map = store_map
-        await asyncio.gather(*(self._publish_to(node_id, store_map) for node_id in nodes))
+        """This is part of the map from now on; these nodes are given it at once, the others when it is published. What
+        they know besides is learnt from them."""
+        self.map = merged([self.map, store_map])
+        nodes = list(nodes)
+        for _ in range(_ROUNDS_MAX):
+            published = self.map
+            await asyncio.gather(*(self._publish_to(node_id, published) for node_id in nodes))
+            if self.map == published:
+                return
 
     async def call(self, node_id: str, method: str, *arguments: Any, timeout_s: float = _ANSWER_TIMEOUT_S) -> Any:
         """What the keeper of a node answers. Raises what it tells, and `Unavailable` if it does not answer."""
@@ -174,12 +187,12 @@ class Shares:
     async def _open(self, node_id: str) -> ShareFacts:
         """Waits for what was killed to let go, and for a keeper that is just being started. One that stays silent is
         replaced once: Ray may have forgotten it (`health.py`)."""
-        began_s, replaced = time.monotonic(), False
+        began_s, replaced = asyncio.get_running_loop().time(), False
         while True:
             try:
                 facts: ShareFacts = await self.call(node_id, "open", timeout_s=self._silent_s)
             except (StoreInUse, Unavailable) as error:
-                waited_s = time.monotonic() - began_s
+                waited_s = asyncio.get_running_loop().time() - began_s
                 if waited_s > self._silent_s + _LEFTOVER_S:
                     raise
                 if waited_s > self._silent_s and isinstance(error, Unavailable) and not replaced:
@@ -203,6 +216,14 @@ class Shares:
             what = "no node that is up has a store of that name, and none was to be made"
             raise StoreMissing(self._name, what)
 
+    def _check_all_answered(self, nodes: Iterable[NodeFacts], found: Mapping[str, ShareFacts]) -> None:
+        """Before a store is made, or one node's is taken for the whole. Raises `Unavailable`."""
+        silent = [f"{node.name} ({'silent' if node.alive else 'down'})" for node in nodes if node.node_id not in found]
+        if silent:
+            what = f"no node that answers has it, and these may: {', '.join(sorted(silent))}"
+            remedy = "start them, or have Ray forget those that will never be back: start the cluster without them"
+            raise Unavailable(f"the store {self._name}", f"{what}; {remedy}")
+
     async def _adopted_or_made(
         self, found: Mapping[str, ShareFacts], names: Mapping[str, str], partitions: int
     ) -> StoreMap:
@@ -212,6 +233,9 @@ class Shares:
                 log.info("store %s of node %s becomes one of the cluster", facts.store_id, names[node_id])
                 spread = StoreMap.spread(facts.store_id, facts.partitions, {node_id: names[node_id]}, facts.placement)
                 return spread.with_nodes(names)
+        if used := [names[node_id] for node_id, facts in found.items() if facts.used]:
+            what = f"{', '.join(used)} has logs of it that were used, and no node has its map"
+            raise StoreMissing(self._name, f"{what}; start the nodes that have one, or restore a backup")
         nodes = {node_id: names[node_id] for node_id in found}
         new = StoreMap.spread(str(uuid.uuid4()), partitions, nodes, new_placement())
         await asyncio.gather(*(self.call(node_id, "create", new) for node_id in found))
@@ -219,10 +243,11 @@ class Shares:
 
     async def _publish_to(self, node_id: str, store_map: StoreMap) -> None:
         try:
-            await self.call(node_id, "place", store_map)
+            here: StoreMap = await self.call(node_id, "place", store_map)
         except RayfoldError as error:
             self._in_trouble(node_id, error)
         else:
+            self.map = merged([self.map, here])
             self.troubles.pop(node_id, None)
 
     def _in_trouble(self, node_id: str, error: RayfoldError) -> None:

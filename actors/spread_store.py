@@ -22,9 +22,9 @@ from typing import Any, Final
 from ..runtime.errors import RayfoldError, Sealed, StorageFailed, StoreMissing, Unavailable
 from ..runtime.log.contract import CommandEntry, Holdings, Snapshot
 from ..runtime.log.reader import LmdbReader
-from ..runtime.log.share import open_share
+from ..runtime.log.share import Share, open_share
 from ..runtime.log.store import Store
-from ..runtime.log.store_map import MAP, StoreMap, read_map
+from ..runtime.log.store_map import MAP, StoreMap, merged, read_map
 from ..runtime.log.stretch import Stretch
 from ..runtime.log.writer import LmdbLog
 from ..runtime.stream import StreamId, partition_of
@@ -94,10 +94,17 @@ class SpreadStore:
 
         Raises `Sealed` if it is at home elsewhere, `StoreMissing` if it is gone: it is never made anew.
         """
-        store = self.share_here()
-        if partition in store.away:
-            raise Sealed(f"partition {partition}", "another node")
-        return store.open_log(partition)
+        share = self._share_here()
+        assert share.map is not None
+        if partition in share.store.away:
+            raise Sealed(f"partition {partition}", f"node {share.map.name_of(share.map.homes[partition])}")
+        opened, came_with = share.store.open_log(partition), share.map.epochs[partition]
+        if (epoch := opened.epoch()) < came_with:
+            opened.close()
+            what = f"the log of partition {partition} has epoch {epoch}: it is older than the one that came here"
+            remedy = f"that one had epoch {came_with}; look for it beside this one, or on the node that it came from"
+            raise StoreMismatch(str(share.store.partition_path(partition)), what, remedy)
+        return opened
 
     def folder_here(self) -> Path:
         """The folder of this node's share. Raises `StoreMissing` on a node without a data folder."""
@@ -108,11 +115,20 @@ class SpreadStore:
 
     def share_here(self) -> Store:
         """The share of this node, with what is at home elsewhere as `away`. Raises `StoreMissing`, `StoreMismatch`."""
+        return self._share_here().store
+
+    def map_here(self) -> StoreMap:
+        """The map in the share of this node. Raises what `share_here` does."""
+        store_map = self._share_here().map
+        assert store_map is not None
+        return store_map
+
+    def _share_here(self) -> Share:
         folder = self.folder_here()
         share = open_share(folder, node_id_here())
         if share is None or share.map is None or share.store.store_id != self.store_id:
             raise StoreMissing(str(folder), f"this node's share of store {self.store_id} is not here")
-        return share.store
+        return share
 
 
 AnyStore = Store | SpreadStore
@@ -159,10 +175,10 @@ class Whereabouts:
         return self._map
 
     def learn(self, store_map: StoreMap | None) -> None:
-        """Somebody has this map. The later one counts."""
+        """A map that another process has: of each partition's homes the later one counts."""
         with self._lock:
-            if store_map is not None and store_map.version > self._map.version:
-                self._map = store_map
+            if store_map is not None and store_map != self._map:
+                self._map = merged([self._map, store_map])
 
     def home_of(self, partition: int) -> str:
         """The node that the partition is at home on."""
@@ -205,6 +221,9 @@ class SpreadReader:
         self._patience_s = patience_s
         self._opening = threading.Lock()
         self._local: LmdbReader | None = None
+        self._local_since = 0
+        """The version of the map from which on the partition is at home here, when `_local` was opened: one that went
+        away and came back between two looks has another log."""
         self._closed = False
 
     @property
@@ -323,8 +342,14 @@ class SpreadReader:
                 if self._local is not None:
                     self._local.close()
                     self._local = None
-            elif self._local is None:
+                return None
+            since = self._whereabouts.map().since[self._partition]
+            if self._local is not None and self._local_since != since:
+                self._local.close()
+                self._local = None
+            if self._local is None:
                 self._local = self._store.share_here().open_reader(self._partition)
+                self._local_since = since
             return self._local
 
     def _read_there(self, home: str, what: str, arguments: Sequence[Any]) -> Any:

@@ -52,6 +52,9 @@ _WATCH_S: Final = 0.5
 """Between two looks at the nodes, a call of some milliseconds each: how much later than Ray the board knows of a
 loss."""
 
+_TIDY_S: Final = 60.0
+"""Between two looks for what moves have left: one short call for each node."""
+
 _VERIFY_TIMEOUT_S: Final = 24 * 3600.0
 """For the logs of one node: some 300,000 events a second."""
 
@@ -83,6 +86,9 @@ class Supervision:
         self.health = Health(self)
         self.rolling = Rolling(self)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._doing: set[str] = set()
+        """What `_watch` has begun, and not waited for."""
+        self._tidy_again_s = 0.0
         self.rebuilds: dict[int, Rebuild] = {}
         """Those that were begun here, by number; some bytes each."""
 
@@ -160,6 +166,32 @@ class Supervision:
         task = asyncio.create_task(doing)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _alone(self, what: str, doing: Coroutine[Any, Any, None]) -> None:
+        """In the background, unless that is being done already."""
+        if what in self._doing:
+            doing.close()
+            return
+        self._doing.add(what)
+
+        async def done() -> None:
+            try:
+                await doing
+            except Exception:  # the next look may go better: nothing else does this
+                log.exception("%s of %s", what, self.plan.name)
+            finally:
+                self._doing.discard(what)
+
+        self._go_on(done())
+
+    async def _tidy(self) -> None:
+        """Now and then, while nothing moves: what earlier moves have left is removed where that is proven to be
+        right."""
+        if (now_s := asyncio.get_running_loop().time()) < self._tidy_again_s or self.changing.locked():
+            return
+        self._tidy_again_s = now_s + _TIDY_S
+        async with self.changing:
+            await Moving(self).tidy()
 
     async def _open(self) -> None:
         """Partitions and projectors, at the same time. What concerns one partition alone becomes its trouble."""
@@ -278,10 +310,13 @@ class Supervision:
             try:
                 for node_id in await self._see_nodes():
                     self._go_on(self._welcome(self.nodes[node_id]))
+                for node_id in self.shares.troubles.keys() & self.shares.up:
+                    self._alone(f"share of {node_id}", self.shares.add(self.nodes[node_id]))
                 self._use_nodes()
                 self.health.take_pulses()
-                await self.health.replace_silent()
-                await self.health.settle_moves()
+                # Both may take a minute, and the next node may be lost meanwhile: nothing here waits for them.
+                self._alone("replacements", self.health.put_right())
+                self._alone("tidying", self._tidy())
                 self.put_up()
             except Exception:  # the next look may go better: nobody else is there to look
                 log.exception("looking after %s", self.plan.name)

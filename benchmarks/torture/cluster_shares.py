@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from rayfold.runtime.errors import RayfoldError
-from rayfold.runtime.log.share import create_share
+from rayfold.runtime.log.share import node_share
 from rayfold.runtime.log.store_map import StoreMap, write_map
 
 from .cluster_living import INVARIANTS_OF_CLUSTERS, NODES, PARTITIONS, ClusterLiving, cluster_living, wait_until
@@ -191,7 +191,7 @@ def _share_of_another(bank: ClusterLiving, victims: Sequence[int]) -> Iterator[S
     names = {one.identity.node_id: one.name for one in bank.nodes.nodes}
     with _away(node.data / APP):
         other = StoreMap.spread(str(uuid.uuid4()), PARTITIONS, names)
-        create_share(node.data / APP, node.identity.node_id, other)
+        node_share(node.data / APP, node.identity.node_id).create(other)
         write_map(node.data / APP, other, node.identity.node_id)
         yield [log for log in _logs(bank, victims[0]) if not log.exists()]
 

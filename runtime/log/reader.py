@@ -55,6 +55,7 @@ from .format import (
 )
 from .holdings import Kinds, as_holdings, holdings_in, kinds_of
 from .recent import GROUPS, decode_indexed, group_of
+from .sealing import Tenure, chain_at, decode_seal
 from .stretch import Stretch, read_stretch
 
 if TYPE_CHECKING:
@@ -153,13 +154,22 @@ class LmdbReader:
         return kinds_of(transaction.cursor(self.environment.database(EVENTS)).iternext())
 
     def heir(self) -> str:
-        """For whom the log is sealed (`sealing.py`); empty if it is not."""
-        return self.environment.read(self.heir_in)
+        """The node for which the log is sealed (`sealing.py`); empty if it is not."""
+        return self.tenure().heir
 
-    def heir_in(self, transaction: lmdb.Transaction[bytes]) -> str:
-        """`heir`, as this transaction sees it."""
-        stored = transaction.get(META_SEAL, db=self.environment.database(META))
-        return "" if stored is None else decode_meta(META_SEAL, stored, self.name).decode(errors="replace")
+    def tenure(self) -> Tenure:
+        """Who may write the log, as it says itself (`sealing.py`)."""
+        return self.environment.read(self.tenure_in)
+
+    def tenure_in(self, transaction: lmdb.Transaction[bytes]) -> Tenure:
+        """`tenure`, as this transaction sees it."""
+        stored, epoch = transaction.get(META_SEAL, db=self.environment.database(META)), self.epoch_in(transaction)
+        return Tenure(epoch) if stored is None else decode_seal(epoch, decode_meta(META_SEAL, stored, self.name))
+
+    def end(self) -> tuple[int, bytes]:
+        """Position and chain link of the last event; they stand for the whole history."""
+        head = self.head()
+        return head, chain_at(self, head)
 
     def read(self, after: int, limit: int, bytes_max: int = 1 << 62) -> list[bytes]:
         """The records at `after + 1, after + 2, …`: at most `limit`, none further once `bytes_max` is reached."""

@@ -1,18 +1,24 @@
-"""Sealing: a log that is handed over to another node takes no event any more, whoever asks.
+"""Sealing: a log that is handed over to another node takes no event any more, whatever process tries to append.
 
-Beside step [5]. A partition moves in four steps (`actors/moving.py`): its log is copied while it is written; it is
-*sealed*; what came last is copied; the copy is activated elsewhere, with a later epoch. The seal is one transaction: it
-raises the epoch, which fences off whoever writes, and it is looked at by every later activation, which it refuses. So
-nothing can come into the log between the last look at it and the first event of the copy, and no old process, however
-late it wakes up, opens it again.
+Beside step [5]. A partition moves in steps (`actors/moving.py`): its log is copied while it is written; it is *sealed*;
+what came last is copied; it is *handed over*; the copy is activated elsewhere, under a later epoch. Each of these is
+one transaction of the log that is left, so that its order against all others is never in doubt:
 
-Rule kept here: a seal names for whom it is, and only whoever knows that name can break it, for a hand-over that did not
-come about.
+- `seal` raises the epoch, which fences the present writer off, and is refused by every later activation
+- `break_seal` lets the log be activated again: the move was called off
+- `hand_over` makes the seal final, and records since which version of the map the partition is at home elsewhere
+
+A seal is either broken or made final, never both, whoever asks and however late: both name the epoch of the seal, and
+each later seal has a later one. So the log itself tells who has the partition; the maps (`store_map.py`) follow it.
+
+Rule kept here: epochs only rise, along the whole chain of homes. A copy takes over the epoch of the seal that it was
+completed for, so of two copies the one of the later epoch is the later one.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..errors import Sealed
 from .format import CHAIN_START, META, META_EPOCH, META_SEAL, chain_of, encode_meta
@@ -23,7 +29,30 @@ if TYPE_CHECKING:
     from .reader import LmdbReader
     from .writer import LmdbLog
 
-__all__ = ["Seal", "break_seal", "continue_epochs", "seal"]
+__all__ = [
+    "Seal",
+    "Sealable",
+    "Tenure",
+    "activated",
+    "break_seal",
+    "chain_at",
+    "change_tenure",
+    "continue_epochs",
+    "hand_over",
+    "seal",
+]
+
+
+class Tenure(NamedTuple):
+    """Who may write a log: what it says itself."""
+
+    epoch: int = 0
+    """Of the latest activation, or of the seal."""
+    heir: str = ""
+    """The node for which the log is sealed; empty if it is not."""
+    since: int = 0
+    """The version of the map from which on the partition is at home on the heir; 0 as long as the seal can be
+    broken."""
 
 
 class Seal(NamedTuple):
@@ -38,59 +67,121 @@ class Seal(NamedTuple):
 
     def is_end_of(self, log: LmdbReader) -> bool:
         """Whether this log, a copy, ends with the same event after the same history."""
-        return log.head() == self.head and self.chain == _chain_at(log, self.head)
+        return log.head() == self.head and self.chain == chain_at(log, self.head)
 
 
-def seal(log: LmdbLog, heir: str) -> Seal:
+class Sealable(Protocol):
+    """What sealing needs of a log: of the LMDB log, and of the one in the simulation."""
+
+    @property
+    def name(self) -> str:
+        """What errors call the log."""
+        ...
+
+    def change_tenure(self, change: Callable[[Tenure], Tenure]) -> Tenure:
+        """Replace the log's tenure by what `change` makes of it, in one durable transaction; nothing is stored if it
+        raises. Returns the new one."""
+        ...
+
+    def end(self) -> tuple[int, bytes]:
+        """Position and chain link of the last event."""
+        ...
+
+
+def activated(present: Tenure, name: str) -> Tenure:
+    """The tenure of the next activation. Raises `Sealed`."""
+    if present.heir:
+        raise Sealed(name, present.heir)
+    return present._replace(epoch=present.epoch + 1)
+
+
+def seal(log: Sealable, heir: str) -> Seal:
     """Take no event any more, durably, for the sake of `heir`, which is to go on. Sealing again for it is fine.
 
-    Raises `Sealed` if it is sealed for another, and what writing raises.
+    Raises `Sealed` if it is sealed for another or was handed over, and what writing raises.
     """
 
-    def put(transaction: lmdb.Transaction[bytes]) -> Seal:
-        epoch, sealed_for = log.epoch_in(transaction), log.heir_in(transaction)
-        if sealed_for not in ("", heir):
-            raise Sealed(log.name, sealed_for)
-        if not sealed_for:
-            epoch += 1
-            _put_epoch(log, transaction, epoch)
-            content = encode_meta(META_SEAL, heir.encode())
-            transaction.put(META_SEAL, content, db=log.environment.database(META))
-        return Seal(epoch, log.last_position(transaction), b"")
+    def change(present: Tenure) -> Tenure:
+        if present.heir not in ("", heir) or present.since:
+            raise Sealed(log.name, present.heir)
+        return present if present.heir else Tenure(present.epoch + 1, heir)
 
-    sealed = log.environment.write(put)
-    return sealed._replace(chain=_chain_at(log, sealed.head))
+    return Seal(log.change_tenure(change).epoch, *log.end())
 
 
-def break_seal(log: LmdbLog, heir: str) -> None:
-    """Let the log be activated again: it was not handed over to `heir` after all. Without a seal nothing happens.
+def break_seal(log: Sealable, heir: str, epoch: int) -> None:
+    """Let the log be activated again: the move for which it was sealed with this epoch was called off. A log that is
+    not sealed stays as it is.
 
-    Only for whoever knows that the copy was never activated. Raises `Sealed` if it is sealed for another.
+    Raises `Sealed` if it was handed over, or is sealed for another move.
     """
 
-    def put(transaction: lmdb.Transaction[bytes]) -> None:
-        sealed_for = log.heir_in(transaction)
-        if sealed_for not in ("", heir):
-            raise Sealed(log.name, sealed_for)
-        transaction.delete(META_SEAL, db=log.environment.database(META))
+    def change(present: Tenure) -> Tenure:
+        if present.heir and (present.since or (present.heir, present.epoch) != (heir, epoch)):
+            raise Sealed(log.name, present.heir)
+        return present._replace(heir="")
 
-    log.environment.write(put)
+    log.change_tenure(change)
 
 
-def continue_epochs(log: LmdbLog, epoch: int) -> None:
+def hand_over(log: Sealable, heir: str, epoch: int, since: int) -> Tenure:
+    """Make the seal of this epoch final: the partition is at home on `heir` from version `since` of the map on.
+    Returns the tenure; of a log that was handed over before, the one that it got then.
+
+    Raises `Sealed` if the seal was broken meanwhile, or is another one.
+    """
+
+    def change(present: Tenure) -> Tenure:
+        if (present.heir, present.epoch) != (heir, epoch):
+            raise Sealed(log.name, present.heir or "this node: the move was called off")
+        return present if present.since else present._replace(since=since)
+
+    return log.change_tenure(change)
+
+
+def continue_epochs(log: Sealable, epoch: int) -> None:
     """Have a copy count its epochs on from those of the log that it was made of. Never back."""
-
-    def put(transaction: lmdb.Transaction[bytes]) -> None:
-        if epoch > log.epoch_in(transaction):
-            _put_epoch(log, transaction, epoch)
-
-    log.environment.write(put)
+    log.change_tenure(lambda present: present._replace(epoch=max(present.epoch, epoch)))
 
 
-def _chain_at(log: LmdbReader, position: int) -> bytes:
+# --- in LMDB ------------------------------------------------------------------------------------------------------
+
+
+def change_tenure(log: LmdbLog, change: Callable[[Tenure], Tenure]) -> Tenure:
+    """See `Sealable`."""
+
+    def put(transaction: lmdb.Transaction[bytes]) -> Tenure:
+        present = log.tenure_in(transaction)
+        changed = change(present)
+        if changed != present:
+            put_tenure(log, transaction, changed)
+        return changed
+
+    return log.environment.write(put)
+
+
+def put_tenure(log: LmdbLog, transaction: lmdb.Transaction[bytes], tenure: Tenure) -> None:
+    """Store who may write."""
+    meta = log.environment.database(META)
+    transaction.put(META_EPOCH, encode_meta(META_EPOCH, tenure.epoch.to_bytes(8, "big")), db=meta)
+    if tenure.heir:
+        transaction.put(META_SEAL, encode_meta(META_SEAL, encode_seal(tenure)), db=meta)
+    else:
+        transaction.delete(META_SEAL, db=meta)
+
+
+def encode_seal(tenure: Tenure) -> bytes:
+    """The heir, and, once it is final, a zero byte and the version. An earlier release takes all of it for the name of
+    the heir, and refuses the log just the same."""
+    return tenure.heir.encode() + (b"\0%d" % tenure.since if tenure.since else b"")
+
+
+def decode_seal(epoch: int, stored: bytes) -> Tenure:
+    """What `encode_seal` made."""
+    heir, _, since = stored.partition(b"\0")
+    return Tenure(epoch, heir.decode(errors="replace"), int(since or 0))
+
+
+def chain_at(log: LmdbReader, position: int) -> bytes:
+    """The chain link of the event at a position: it stands for all events up to it."""
     return chain_of(log.read(position - 1, 1)[0]) if position else CHAIN_START
-
-
-def _put_epoch(log: LmdbLog, transaction: lmdb.Transaction[bytes], epoch: int) -> None:
-    content = encode_meta(META_EPOCH, epoch.to_bytes(8, "big"))
-    transaction.put(META_EPOCH, content, db=log.environment.database(META))

@@ -2,41 +2,51 @@
 
 Beside the write path. A directory like that of a whole store (`store.py`), with the logs of the partitions that are at
 home on this node, and a copy of the map (`store_map.py`). A node that is home to nothing has a share too: the map is
-kept in as many places as there are nodes.
+kept in as many places as there are nodes. This file has the files and LMDB; what is done with them, and on which
+evidence, is decided in `node_share.py`.
 
 How a share comes to be, and what a crash in between leaves: its logs are made, then its manifest; only when that is
 done on every node is the map written, on one node after the other. Without a map anywhere there is no store yet, and
-what was made of it is made again. With a map on one node there is a store, and all of its logs are there.
+what was made of it is made again, unless it was used. With a map on one node there is a store, and all of its logs are
+there.
 
 A whole store that was put into a node's data folder becomes a share that is home to every partition: that is how a
 store on one machine grows into a cluster, and how a restored one comes back to it.
 
-Rules kept here: a log that the map says is here and is not is an error, never a new one. Logs that were used are never
-removed, but by the end of a move, when they are sealed and their heir has taken over.
+Layout, beside what a store has::
+
+    map.json                       which partition is at home where
+    partition-00002.arriving/      a log that is being copied here
+    partition-00002.retired-7/     a copy whose place another one has taken; 7 is its epoch
+    partition-00002.removing/      a copy of which it was decided, on evidence, that it is removed
+
+Rule kept here: a log that the map says is here and is not is an error, never a new one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from ..errors import StorageFailed, StoreMismatch, StoreMissing
+from ..errors import StorageFailed, StoreMismatch
+from .custody import ARRIVING, CopyFacts, partition_in
 from .durable import fsync_folder
 from .environment import open_log
 from .hold import MANIFEST, exists
+from .node_share import NodeShare
+from .sealing import Tenure, chain_at
+from .shared import open_shared_reader
 from .store import Store, make_logs, read_manifest, remove_leftovers
 from .store_map import StoreMap, read_map, write_map
+from .stretch import Stretch, write_stretch
+from .writer import LmdbLog
 
-__all__ = ["Share", "arriving_path", "create_share", "open_share", "place_share", "remove_log"]
-
-ARRIVING: Final = ".arriving"
-"""What the folder of a log ends with while it is being copied here."""
-
-LEFT: Final = ".left"
-"""... and while it is being removed, after it has moved away."""
+__all__ = ["FolderDisk", "Share", "arriving_path", "node_share", "open_share"]
 
 
 class Share(NamedTuple):
@@ -74,41 +84,9 @@ def open_share(folder: Path, node_id: str) -> Share | None:
     return Share(replace(store, away=away), store_map)
 
 
-def create_share(folder: Path, node_id: str, store_map: StoreMap) -> None:
-    """Make the share of a node of a store that is being created: everything but the map.
-
-    What an interrupted creation has left is replaced, unless it was used. Raises what `make_logs` does.
-    """
-    present = open_share(folder, node_id)
-    if present is not None and present.map is not None:
-        what = f"there is a share of store {present.store.store_id} already"
-        raise StoreMismatch(str(folder), what, "choose another name for the new store")
-    if exists(folder / MANIFEST):
-        _unmake(folder)
-    away = frozenset(range(len(store_map.homes))).difference(store_map.at_home_on(node_id))
-    make_logs(Store(folder, store_map.store_id, len(store_map.homes), away, store_map.placement))
-
-
-def place_share(folder: Path, node_id: str, store_map: StoreMap) -> None:
-    """Have the share of a node keep this map, unless it has a later one. What was copied here of partitions that are
-    at home here from now on becomes their logs. A node that is home to nothing and has no share yet is given one.
-
-    Raises `StoreMissing` where a share with logs should be and is not, `StoreMismatch` for that of another store.
-    """
-    present = open_share(folder, node_id)
-    if present is not None and present.store.store_id != store_map.store_id:
-        _replace_unused(folder, node_id, present, store_map)
-    elif present is None:
-        if at_home := store_map.at_home_on(node_id):
-            what = f"the share of node {store_map.name_of(node_id)} is gone, with partitions {at_home}"
-            raise StoreMissing(str(folder), f"{what}; bring it back, or restore the store from a backup")
-        create_share(folder, node_id, store_map)
-    elif present.map is not None:
-        if present.map.version >= store_map.version:
-            return
-        for partition in present.store.away.intersection(store_map.at_home_on(node_id)):
-            _settle(present.store, partition)
-    write_map(folder, store_map, node_id)
+def node_share(folder: Path, node_id: str) -> NodeShare:
+    """The share of a node in this folder, which need not exist yet."""
+    return NodeShare(FolderDisk(folder, node_id), node_id)
 
 
 def arriving_path(store: Store, partition: int) -> Path:
@@ -117,51 +95,108 @@ def arriving_path(store: Store, partition: int) -> Path:
     return path.with_name(path.name + ARRIVING)
 
 
-def remove_log(store: Store, partition: int) -> None:
-    """Remove the log of a partition that has moved away, and what an unfinished arrival has left.
+class FolderDisk:
+    """The `ShareDisk` of `node_share.py` in a folder."""
 
-    Its name goes first, so that half a log is never taken for one. Raises `StoreMismatch` for a log that is at home
-    here by the map, or is not sealed; `StorageFailed`.
-    """
-    path = store.partition_path(partition)
-    shutil.rmtree(arriving_path(store, partition), ignore_errors=True)
-    if partition not in store.away:
-        raise StoreMismatch(str(path), "its partition is at home here", "move it first")
-    left = path.with_name(path.name + LEFT)
-    shutil.rmtree(left, ignore_errors=True)
-    if not exists(path):
-        return
-    log = open_log(path, f"partition {partition}", identity=store.identity(partition), create=False)
-    try:
-        if not log.heir() and log.epoch():
-            raise StoreMismatch(str(path), "it is not at home here, and was never handed over", "keep it: look at both")
-    finally:
-        log.close()
-    try:
-        path.rename(left)
-        fsync_folder(store.path)
-    except OSError as error:
-        raise StorageFailed(str(path), f"cannot remove it: {error.strerror or error}") from error
-    shutil.rmtree(left, ignore_errors=True)
+    def __init__(self, folder: Path, node_id: str) -> None:
+        self._folder = folder
+        self._node_id = node_id
+
+    @property
+    def path(self) -> Path:
+        """See `ShareDisk`."""
+        return self._folder
+
+    def open_share(self) -> Share | None:
+        """See `ShareDisk`, and `open_share`."""
+        return open_share(self._folder, self._node_id)
+
+    def make(self, store_map: StoreMap) -> None:
+        """See `ShareDisk`. Raises what `make_logs` does."""
+        if exists(self._folder / MANIFEST):
+            _unmake(self._folder)
+        away = frozenset(range(len(store_map.homes))).difference(store_map.at_home_on(self._node_id))
+        make_logs(Store(self._folder, store_map.store_id, len(store_map.homes), away, store_map.placement))
+
+    def write_map(self, store_map: StoreMap) -> None:
+        """See `ShareDisk`."""
+        write_map(self._folder, store_map, self._node_id)
+
+    def names(self) -> list[str]:
+        """See `ShareDisk`."""
+        try:
+            found = sorted(one.name for one in self._folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise StorageFailed(str(self._folder), error.strerror or str(error)) from error
+        return [name for name in found if partition_in(name) is not None]
+
+    def look(self, name: str) -> CopyFacts | None:
+        """See `ShareDisk`."""
+        if not exists(self._folder / name / "data.mdb"):
+            return None
+        reader = open_shared_reader(self._folder / name, name, identity=self._identity(name))
+        try:
+            partition = partition_in(name)
+            assert partition is not None
+            return CopyFacts(name, partition, reader.tenure(), *reader.end())
+        finally:
+            reader.close()
+
+    def chain_at(self, name: str, position: int) -> bytes:
+        """See `ShareDisk`."""
+        reader = open_shared_reader(self._folder / name, name, identity=self._identity(name))
+        try:
+            return chain_at(reader, position)
+        finally:
+            reader.close()
+
+    @contextlib.contextmanager
+    def writing(self, name: str, *, create: bool) -> Iterator[_Copy]:
+        """See `ShareDisk`."""
+        log = open_log(self._folder / name, name, identity=self._identity(name), create=create)
+        try:
+            yield _Copy(log)
+        finally:
+            log.close()
+
+    def rename(self, name: str, to: str) -> None:
+        """See `ShareDisk`."""
+        if exists(self._folder / to):  # a folder would be moved over an empty one, and a file over nothing
+            raise StorageFailed(str(self._folder / to), f"is there already, where {name} is to be")
+        try:
+            (self._folder / name).rename(self._folder / to)
+            fsync_folder(self._folder)
+        except OSError as error:
+            what = f"cannot be renamed to {to}: {error.strerror or error}"
+            raise StorageFailed(str(self._folder / name), what) from error
+
+    def remove(self, name: str) -> None:
+        """See `ShareDisk`. What cannot be removed now is left for the next time."""
+        shutil.rmtree(self._folder / name, ignore_errors=True)
+
+    def _identity(self, name: str) -> str:
+        partition = partition_in(name)
+        assert partition is not None
+        return read_manifest(self._folder).identity(partition)
 
 
-def _replace_unused(folder: Path, node_id: str, present: Share, store_map: StoreMap) -> None:
-    """What another creation, which did not get to its end, has left here gives way; what was used never does."""
-    if present.map is not None or store_map.at_home_on(node_id):
-        what = f"it is of store {present.store.store_id}, and the other nodes have store {store_map.store_id}"
-        raise StoreMismatch(str(folder), what, "move it out of the data folder, or use another name")
-    create_share(folder, node_id, store_map)
+class _Copy:
+    """A copy in LMDB that is being written."""
 
+    def __init__(self, log: LmdbLog) -> None:
+        self.name = log.name
+        self._log = log
 
-def _settle(store: Store, partition: int) -> None:
-    """Where a copy was made for the partition, it becomes its log."""
-    arriving = arriving_path(store, partition)
-    try:
-        if exists(arriving):
-            arriving.rename(store.partition_path(partition))
-            fsync_folder(store.path)
-    except OSError as error:
-        raise StorageFailed(str(arriving), f"cannot become the log: {error.strerror or error}") from error
+    def change_tenure(self, change: Callable[[Tenure], Tenure]) -> Tenure:
+        return self._log.change_tenure(change)
+
+    def end(self) -> tuple[int, bytes]:
+        return self._log.end()
+
+    def add(self, stretch: Stretch) -> None:
+        write_stretch(self._log, stretch)
 
 
 def _unmake(folder: Path) -> None:

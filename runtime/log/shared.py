@@ -4,12 +4,14 @@ Beside the write path. LMDB refuses to open an environment twice in one process,
 the same log at once: an embedded replica, subscriptions, the status, somebody's look at a history. So a reader that is
 opened through a `Store` shares the environment with those that are open already, and the last one to close lets go.
 
-Rule kept here: each reader is closed for itself. Closing one twice takes nothing from the others, and using a closed
-one is an error even while they keep the environment open.
+Rules kept here: each reader is closed for itself. Closing one twice takes nothing from the others, and using a closed
+one is an error even while they keep the environment open. What is shared is the environment of a file, not of a path: a
+partition that went to another node and came back has another file under the same path.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from pathlib import Path
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
 __all__ = ["open_shared_reader"]
 
 
+_File = tuple[int, int]
+"""Device and inode of a log's file."""
+
+
 class _Shared:
     """An open environment and how many readers use it."""
 
@@ -36,14 +42,14 @@ class _Shared:
 
 
 _lock = threading.Lock()
-_open: dict[str, _Shared] = {}
-"""By real path. As many as this process has logs open for reading."""
+_open: dict[_File, _Shared] = {}
+"""As many as this process has logs open for reading."""
 
 
 def open_shared_reader(path: str | os.PathLike[str], name: str, *, identity: str = "") -> LmdbReader:
     """Like `open_reader`, as often as one likes. Raises `StoreMissing`, `StoreMismatch`, `Damaged`, `StorageFailed`."""
-    key = os.path.realpath(path)
     with _lock:
+        key = _file_at(Path(path))
         shared = _open.get(key)
         if shared is None or shared.process != os.getpid():  # what a fork has inherited is of no use
             shared = _Shared(open_reader(Path(path), name, identity=identity).environment)
@@ -54,10 +60,18 @@ def open_shared_reader(path: str | os.PathLike[str], name: str, *, identity: str
     return _SharedReader(key, shared)
 
 
+def _file_at(path: Path) -> _File:
+    """Of a log that is not there: no file, and opening it says so."""
+    with contextlib.suppress(OSError):
+        found = (path / "data.mdb").stat()
+        return found.st_dev, found.st_ino
+    return 0, 0
+
+
 class _SharedReader(LmdbReader):
     """A reader over an environment that others may be using too."""
 
-    def __init__(self, key: str, shared: _Shared) -> None:
+    def __init__(self, key: _File, shared: _Shared) -> None:
         super().__init__(shared.environment)
         self._key = key
         self._shared: _Shared | None = shared

@@ -7,9 +7,10 @@ Rules kept here: a map is a value, and every change of it is a new version. It i
 checksum, and says for which node this copy was written, so that a share that ended up in another node's data folder is
 refused. Nothing here knows what a node is, but for its id.
 
-Two maps of one version can differ, if a network was cut while somebody changed them on either side. Where a partition
-is at home is nevertheless never in doubt: it moves only once its last home has sealed its log and written the new map
-down, so of two homes the one of the later move counts (`merged`).
+Two maps of one version can differ, if a network was cut while both sides changed theirs. Where a partition is at home
+is nevertheless never in doubt: it moves only once its log was handed over at its last home (`sealing.py`), which fixes
+the version from which on the new home counts, so of two homes the one of the later version counts (`merged`). A map
+only ever repeats what a log has decided.
 """
 
 from __future__ import annotations
@@ -49,6 +50,12 @@ class StoreMap:
     """Nodes that are to have no partition: they are about to leave."""
     placement: str = OLD_PLACEMENT
     """The rule by which streams find their partitions, as the manifest has it."""
+    epochs: tuple[int, ...] = ()
+    """Partition -> the epoch with which its log came to its home: a log of an earlier epoch is an old copy."""
+
+    def __post_init__(self) -> None:
+        if not self.epochs:
+            object.__setattr__(self, "epochs", (0,) * len(self.homes))
 
     @classmethod
     def spread(cls, store_id: str, partitions: int, names: Mapping[str, str], placement: str = OLD_PLACEMENT) -> Self:
@@ -65,12 +72,17 @@ class StoreMap:
         """What people call a node."""
         return self.names.get(node_id) or node_id
 
-    def with_home(self, partition: int, node_id: str) -> StoreMap:
-        """The next version, in which this partition is at home there."""
-        version = self.version + 1
-        homes = (*self.homes[:partition], node_id, *self.homes[partition + 1 :])
-        since = (*self.since[:partition], version, *self.since[partition + 1 :])
-        return replace(self, version=version, homes=homes, since=since)
+    def with_home(self, partition: int, node_id: str, *, since: int = 0, epoch: int = 0) -> StoreMap:
+        """A later version, in which this partition is at home there, from `since` on (by default the next version),
+        with a log of this epoch."""
+        since = since or self.version + 1
+        return replace(
+            self,
+            version=max(self.version + 1, since),
+            homes=_with(self.homes, partition, node_id),
+            since=_with(self.since, partition, since),
+            epochs=_with(self.epochs, partition, epoch),
+        )
 
     def with_nodes(self, names: Mapping[str, str]) -> StoreMap:
         """The next version, which knows these nodes too; the same one if it knows them already."""
@@ -89,15 +101,20 @@ def merged(maps: Iterable[StoreMap]) -> StoreMap:
     It is one of them, unless they contradict one another: then it is a later version than all of them.
     """
     newest, *older = sorted(maps, key=lambda one: one.version, reverse=True)
-    homes, since = list(newest.homes), list(newest.since)
+    places = list(zip(newest.homes, newest.since, newest.epochs, strict=True))
     for one in older:
-        for partition, (home, began) in enumerate(zip(one.homes, one.since, strict=True)):
-            if began > since[partition]:
-                homes[partition], since[partition] = home, began
-    if tuple(homes) == newest.homes and all(one == newest for one in older if one.version == newest.version):
+        for partition, place in enumerate(zip(one.homes, one.since, one.epochs, strict=True)):
+            if place[1] > places[partition][1]:
+                places[partition] = place
+    homes, since, epochs = (tuple(column) for column in zip(*places, strict=True))
+    if homes == newest.homes and all(one == newest for one in older if one.version == newest.version):
         return newest
     names = {node: name for one in (*older, newest) for node, name in one.names.items()}
-    return replace(newest, version=newest.version + 1, homes=tuple(homes), since=tuple(since), names=names)
+    return replace(newest, version=newest.version + 1, homes=homes, since=since, epochs=epochs, names=names)
+
+
+def _with(values: tuple[Any, ...], index: int, value: Any) -> tuple[Any, ...]:
+    return (*values[:index], value, *values[index + 1 :])
 
 
 class Move(NamedTuple):
@@ -138,6 +155,7 @@ def write_map(folder: Path, store_map: StoreMap, here: str) -> None:
         "names": dict(store_map.names),
         "drained": sorted(store_map.drained),
         "placement": store_map.placement,
+        "epochs": list(store_map.epochs),
     }
     try:
         write_durably(folder / MAP, encode_facts(facts))
@@ -158,7 +176,7 @@ def read_map(folder: Path) -> tuple[StoreMap, str] | None:
         return None
     except OSError as error:
         raise StorageFailed(str(path), f"cannot read the map: {error.strerror or error}") from error
-    remedy = f"remove {MAP} while nothing runs: the other nodes have copies, and the newest of them counts"
+    remedy = f"move {MAP} away while nothing runs: the other nodes have copies, and the newest of them counts"
     facts = decode_facts(content, path, "the map", remedy)
     if facts.get("format") != FORMAT:
         what = f"the map has format {facts.get('format')}"
@@ -171,5 +189,6 @@ def read_map(folder: Path) -> tuple[StoreMap, str] | None:
         {str(node): str(name) for node, name in dict(facts["names"]).items()},
         frozenset(map(str, facts["drained"])),
         str(facts.get("placement", OLD_PLACEMENT)),
+        tuple(map(int, facts.get("epochs", ()))),  # written since a later release
     )
     return store_map, str(facts["here"])

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import lmdb
 
-from ..errors import CallerError, Damaged, Fenced, Refusal, Sealed
+from ..errors import CallerError, Damaged, Fenced, Refusal
 from ..stream import StreamId
 from .contract import Append, Appended, CommandEntry
 from .format import (
@@ -29,7 +29,6 @@ from .format import (
     COMMANDS,
     EVENTS,
     META,
-    META_EPOCH,
     META_INDEXED,
     SNAPSHOTS,
     STREAMS,
@@ -37,7 +36,6 @@ from .format import (
     check_record,
     decode_command,
     decode_stream_entry,
-    encode_meta,
     record_position,
 )
 from .holdings import checked_shapes, holdings_in, put_holdings
@@ -45,6 +43,7 @@ from .plan import Pair, Plan, Tail, plan
 from .reader import LmdbReader
 from .recent import Recent, encode_indexed, lacking
 from .upgrade import upgrade
+from .sealing import Tenure, activated, change_tenure, put_tenure
 
 if TYPE_CHECKING:
     from .environment import Environment
@@ -77,14 +76,17 @@ class LmdbLog(LmdbReader):
             return self.environment.write(self._activate)
 
     def _activate(self, transaction: lmdb.Transaction[bytes]) -> int:
-        if heir := self.heir_in(transaction):
-            raise Sealed(self.name, heir)
+        tenure = activated(self.tenure_in(transaction), self.name)
         upgrade(transaction, self)
         self._learn(transaction, self._head(transaction))
-        epoch = self.epoch_in(transaction) + 1
-        value = encode_meta(META_EPOCH, epoch.to_bytes(8, "big"))
-        transaction.put(META_EPOCH, value, db=self.environment.database(META))
-        return epoch
+        put_tenure(self, transaction, tenure)
+        return tenure.epoch
+
+    def change_tenure(self, change: Callable[[Tenure], Tenure]) -> Tenure:
+        """Replace who may write the log, in one durable transaction; see `sealing.py`."""
+        with self._writing:
+            self._tail = None
+            return change_tenure(self, change)
 
     def declare(self, shapes: Mapping[tuple[str, int], bytes]) -> None:
         """The shapes of the events that will be appended. Raises `InvalidMessage` for one that is too large."""

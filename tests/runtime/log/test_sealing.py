@@ -10,7 +10,7 @@ import pytest
 from rayfold.runtime.errors import Fenced, Sealed
 from rayfold.runtime.log.environment import open_log, open_reader
 from rayfold.runtime.log.format import CHAIN_START
-from rayfold.runtime.log.sealing import Seal, break_seal, continue_epochs, seal
+from rayfold.runtime.log.sealing import Seal, Tenure, break_seal, continue_epochs, hand_over, seal
 from rayfold.runtime.log.writer import LmdbLog
 from tests.runtime.log.appends import ALICE, amounts_of, deposits
 
@@ -52,20 +52,39 @@ def test_a_seal_is_on_the_disk_and_every_reader_sees_it(log: LmdbLog, tmp_path: 
 def test_sealing_again_for_the_same_changes_nothing_and_for_another_is_refused(log: LmdbLog) -> None:
     log.activate()
     assert seal(log, "node-1") == seal(log, "node-1") == Seal(2, 0, CHAIN_START)
-    for breaking in (seal, break_seal):
+    with pytest.raises(Sealed, match="handed over to node-1"):
+        seal(log, "node-2")
+    for heir, epoch in (("node-2", 2), ("node-1", 1), ("node-1", 3)):
         with pytest.raises(Sealed, match="handed over to node-1"):
-            breaking(log, "node-2")
+            break_seal(log, heir, epoch)
     assert log.heir() == "node-1"
 
 
 def test_a_broken_seal_lets_the_log_go_on_under_a_later_epoch(log: LmdbLog) -> None:
     first = log.activate()
     sealed = seal(log, "node-1")
-    break_seal(log, "node-1")
-    break_seal(log, "node-1")
+    break_seal(log, "node-1", sealed.epoch)
+    break_seal(log, "node-1", sealed.epoch)
     assert log.activate() == sealed.epoch + 1
     with pytest.raises(Fenced):
         log.append(first, [deposits(ALICE, 5)])
+
+
+def test_a_seal_that_was_made_final_is_never_broken_and_one_that_was_broken_is_never_made_final(log: LmdbLog) -> None:
+    log.activate()
+    first = seal(log, "node-1")
+    break_seal(log, "node-1", first.epoch)
+    with pytest.raises(Sealed, match="handed over to this node: the move was called off"):
+        hand_over(log, "node-1", first.epoch, since=7)  # a message that was long on its way
+    second = seal(log, "node-1")
+    with pytest.raises(Sealed):
+        hand_over(log, "node-1", first.epoch, since=7)
+    assert hand_over(log, "node-1", second.epoch, since=8) == Tenure(second.epoch, "node-1", 8)
+    assert hand_over(log, "node-1", second.epoch, since=9) == log.tenure() == Tenure(second.epoch, "node-1", 8)
+    for late in (lambda: break_seal(log, "node-1", second.epoch), lambda: seal(log, "node-1"), log.activate):
+        with pytest.raises(Sealed):
+            late()
+    assert log.tenure() == Tenure(second.epoch, "node-1", 8)
 
 
 def test_a_copy_counts_its_epochs_on_and_never_back(log: LmdbLog) -> None:

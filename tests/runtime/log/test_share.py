@@ -10,11 +10,11 @@ import pytest
 from rayfold.runtime.errors import Sealed, StoreMismatch, StoreMissing
 from rayfold.runtime.log.check import verify_store
 from rayfold.runtime.log.environment import open_log
-from rayfold.runtime.log.sealing import continue_epochs, seal
-from rayfold.runtime.log.share import Share, arriving_path, create_share, open_share, place_share, remove_log
+from rayfold.runtime.log.sealing import Tenure, hand_over, seal
+from rayfold.runtime.log.share import Share, node_share, open_share
 from rayfold.runtime.log.store import create_or_open_store, open_store
 from rayfold.runtime.log.store_map import MAP, StoreMap
-from rayfold.runtime.log.stretch import read_stretch, write_stretch
+from rayfold.runtime.log.stretch import read_stretch
 from tests.runtime.log.appends import ALICE, amounts_of, deposits
 
 NAMES = {"a": "node-0", "b": "node-1"}
@@ -30,6 +30,14 @@ def spread(tmp_path: Path) -> None:
         create_share(folder(tmp_path, node), node, SPREAD)
     for node in NAMES:
         place_share(folder(tmp_path, node), node, SPREAD)
+
+
+def create_share(path: Path, node: str, store_map: StoreMap) -> None:
+    node_share(path, node).create(store_map)
+
+
+def place_share(path: Path, node: str, store_map: StoreMap) -> StoreMap:
+    return node_share(path, node).place(store_map)
 
 
 def opened(tmp_path: Path, node: str) -> Share:
@@ -173,21 +181,38 @@ def test_a_node_that_joins_has_a_share_with_the_map_and_nothing_else(tmp_path: P
     assert (share.store.here, share.map) == ([], later)
 
 
+def fill(tmp_path: Path, node: str, partition: int, *amounts: int) -> None:
+    log = opened(tmp_path, node).store.open_log(partition)
+    log.append(log.activate(), [deposits(ALICE, amount) for amount in amounts])
+    log.close()
+
+
+def copy(tmp_path: Path, source: str, to: str, partition: int) -> None:
+    """Steps 1 to 4 of a move: the log at its home is sealed, and the copy is complete."""
+    log = opened(tmp_path, source).store.open_log(partition)
+    sealed = seal(log, to)
+    share = node_share(folder(tmp_path, to), to)
+    assert share.pull(partition, sealed.head, lambda after, up_to: read_stretch(log, after, up_to)) == sealed.head
+    share.finish(partition, sealed)
+    log.close()
+
+
+def hand(tmp_path: Path, source: str, to: str, partition: int, since: int) -> None:
+    """Step 5."""
+    log = opened(tmp_path, source).store.open_log(partition)
+    hand_over(log, to, log.epoch(), since)
+    log.close()
+
+
 def test_a_partition_moves_from_one_share_to_another(tmp_path: Path) -> None:
     spread(tmp_path)
-    leaving, arriving = opened(tmp_path, "a").store, opened(tmp_path, "b").store
-    source = leaving.open_log(2)
-    source.append(source.activate(), [deposits(ALICE, 5), deposits(ALICE, 6)])
-    copy = open_log(arriving_path(arriving, 2), "partition 2", identity=arriving.identity(2))
-    stretch = read_stretch(source, 0, 2)
-    assert stretch is not None
-    write_stretch(copy, stretch)
-    continue_epochs(copy, seal(source, "node-1").epoch)
-    source.close()
-    copy.close()
-    moved = SPREAD.with_home(2, "b")
-    for node in ("a", "b"):
-        place_share(folder(tmp_path, node), node, moved)
+    fill(tmp_path, "a", 2, 5, 6)
+    leaving = opened(tmp_path, "a").store
+    copy(tmp_path, "a", "b", 2)
+    hand(tmp_path, "a", "b", 2, since=2)
+    moved = SPREAD.with_home(2, "b", since=2, epoch=2)
+    assert place_share(folder(tmp_path, "a"), "a", SPREAD) == moved  # the log tells it, whatever map comes
+    assert place_share(folder(tmp_path, "b"), "b", moved) == moved
     log = opened(tmp_path, "b").store.open_log(2)
     assert (amounts_of(log.read(0, 9)), log.activate()) == ([5, 6], 3)
     log.close()
@@ -195,28 +220,113 @@ def test_a_partition_moves_from_one_share_to_another(tmp_path: Path) -> None:
         leaving.open_log(2).activate()
 
 
-def test_the_log_of_a_partition_that_has_moved_is_removed_and_no_other(tmp_path: Path) -> None:
+def test_a_copy_that_was_not_completed_for_the_move_never_becomes_the_log(tmp_path: Path) -> None:
     spread(tmp_path)
-    place_share(folder(tmp_path, "a"), "a", SPREAD.with_home(2, "b"))
-    store = opened(tmp_path, "a").store
-    with pytest.raises(StoreMismatch, match="its partition is at home here; move it first"):
-        remove_log(store, 0)
-    log = store.open_log(2)
-    log.activate()
-    log.close()
-    with pytest.raises(StoreMismatch, match="it is not at home here, and was never handed over; keep it: look at both"):
-        remove_log(store, 2)
-    log = store.open_log(2)
-    seal(log, "node-1")
-    log.close()
-    remove_log(store, 2)
-    remove_log(store, 2)
-    assert sorted(one.name for one in store.path.iterdir()) == [
+    fill(tmp_path, "a", 2, 5, 6)
+    copy(tmp_path, "a", "b", 2)
+    later = SPREAD.with_home(2, "b", since=2, epoch=9)
+    assert place_share(folder(tmp_path, "b"), "b", later) == later
+    with pytest.raises(StoreMissing):
+        opened(tmp_path, "b").store.open_log(2)
+    assert [one.name for one in node_share(folder(tmp_path, "b"), "b").copies(2)] == ["partition-00002.arriving"]
+
+
+def test_an_old_log_is_renamed_when_the_partition_comes_back_and_never_overwritten(tmp_path: Path) -> None:
+    spread(tmp_path)
+    fill(tmp_path, "a", 2, 5)
+    copy(tmp_path, "a", "b", 2)
+    hand(tmp_path, "a", "b", 2, since=2)
+    there = SPREAD.with_home(2, "b", since=2, epoch=2)
+    for node in NAMES:
+        place_share(folder(tmp_path, node), node, there)
+    fill(tmp_path, "b", 2, 6)
+    copy(tmp_path, "b", "a", 2)
+    hand(tmp_path, "b", "a", 2, since=3)
+    place_share(folder(tmp_path, "a"), "a", there.with_home(2, "a", since=3, epoch=4))
+    copies = node_share(folder(tmp_path, "a"), "a").copies(2)
+    assert [(one.name, one.head, one.tenure) for one in copies] == [
+        ("partition-00002", 2, Tenure(4)),
+        ("partition-00002.retired-2", 1, Tenure(2, "b", 2)),
+    ]
+    assert opened(tmp_path, "a").store.open_log(2).activate() == 5
+
+
+def moved(tmp_path: Path) -> str:
+    """Partition 2 has moved from a to b, where it was opened. The old log on a."""
+    spread(tmp_path)
+    fill(tmp_path, "a", 2, 5, 6)
+    copy(tmp_path, "a", "b", 2)
+    hand(tmp_path, "a", "b", 2, since=2)
+    for node in ("a", "b"):
+        place_share(folder(tmp_path, node), node, SPREAD.with_home(2, "b", since=2, epoch=2))
+    (left,) = node_share(folder(tmp_path, "a"), "a").leftovers()
+    return left.name
+
+
+def test_an_old_log_is_removed_once_its_home_states_that_it_has_gone_on_with_all_of_it(tmp_path: Path) -> None:
+    name = moved(tmp_path)
+    old, new = (node_share(folder(tmp_path, node), node) for node in NAMES)
+    why = "the log of its home has epoch 2, which is not later than 2"
+    assert old.discard(name, new.custody(2, [2])) == why  # it was not opened there yet
+    fill(tmp_path, "b", 2, 7)
+    statement = new.custody(2, [2])
+    assert old.discard("partition-00000", statement) == "it is the log of a partition that is at home here"
+    withheld = {
+        "the statement is about partition 1": statement._replace(partition=1),
+        "the log of its home is sealed: it is about to move": statement._replace(tenure=Tenure(3, "a")),
+        "the log of its home does not hold its 2 events: it ends at 3, or differs": statement._replace(chains={}),
+        "the log of its home does not hold its 2 events: it ends at 1, or differs": statement._replace(
+            head=1, chains={1: b"another"}
+        ),
+    }
+    for why, weaker in withheld.items():
+        assert old.discard(name, weaker) == why
+    assert [one.name for one in old.leftovers()] == [name]
+    assert old.discard(name, statement) == old.discard(name, statement) == ""
+    assert sorted(one.name for one in folder(tmp_path, "a").iterdir()) == [
         "map.json",
         "partition-00000",
         "store.json",
         "store.lock",
     ]
+
+
+def test_what_was_decided_to_be_removed_is_removed_in_the_end(tmp_path: Path) -> None:
+    name = moved(tmp_path)
+    (folder(tmp_path, "a") / name).rename(folder(tmp_path, "a") / "partition-00002.removing")
+    assert node_share(folder(tmp_path, "a"), "a").leftovers() == []
+    assert not (folder(tmp_path, "a") / "partition-00002.removing").exists()
+
+
+def test_a_copy_of_another_history_is_kept_under_another_name(tmp_path: Path) -> None:
+    spread(tmp_path)
+    fill(tmp_path, "a", 2, 5, 6)
+    other = open_log(folder(tmp_path, "b") / "partition-00002.arriving", "partition 2", identity="s/00002")
+    other.append(other.activate(), [deposits(ALICE, 7)])
+    other.close()
+    share, log = node_share(folder(tmp_path, "b"), "b"), opened(tmp_path, "a").store.open_log(2)
+    assert share.pull(2, 2, lambda after, up_to: read_stretch(log, after, up_to)) == 0
+    assert share.pull(2, 2, lambda after, up_to: read_stretch(log, after, up_to)) == 2
+    assert [(one.name, one.head) for one in share.leftovers()] == [
+        ("partition-00002.arriving", 2),
+        ("partition-00002.retired-1", 1),
+    ]
+    log.append(log.activate(), [deposits(ALICE, 8)])
+    log.close()
+    statement = node_share(folder(tmp_path, "a"), "a").custody(2, [1])
+    assert share.discard("partition-00002.retired-1", statement).startswith(
+        "the log of its home does not hold its 1 ev"
+    )
+    log.close()
+
+
+def test_only_the_home_of_a_partition_states_anything_about_it(tmp_path: Path) -> None:
+    moved(tmp_path)
+    with pytest.raises(StoreMismatch, match="partition 2 is not at home here; ask its home"):
+        node_share(folder(tmp_path, "a"), "a").custody(2)
+    (folder(tmp_path, "b") / "partition-00002").rename(folder(tmp_path, "b") / "elsewhere")
+    with pytest.raises(StoreMismatch, match="the log of partition 2, which is at home here, is not"):
+        node_share(folder(tmp_path, "b"), "b").custody(2)
 
 
 def test_a_map_without_a_manifest_or_of_another_store_is_refused(tmp_path: Path) -> None:

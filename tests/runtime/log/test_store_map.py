@@ -91,7 +91,7 @@ def test_a_map_that_is_not_what_was_written_is_refused(tmp_path: Path, content: 
     with pytest.raises(StoreMismatch) as told:
         read_map(tmp_path)
     assert str(told.value) == (
-        f"{tmp_path / MAP}: the map is damaged: it is not what was written; remove map.json while nothing runs:"
+        f"{tmp_path / MAP}: the map is damaged: it is not what was written; move map.json away while nothing runs:"
         " the other nodes have copies, and the newest of them counts"
     )
 
