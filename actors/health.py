@@ -17,9 +17,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..runtime.errors import RayfoldError, Sealed, StoreError
+from ..runtime.log.store_map import StoreMap
 from ..runtime.printable import printable_log
 from .calls import one_line
-from .moving import Moving
 from .pulse import Pulse
 
 if TYPE_CHECKING:
@@ -69,13 +69,19 @@ class Health:
             ask = partial(_asked, supervision.partitions.seated[number].actor.head)
             self._pulse.take(who, ask, partial(self._heard, number))
         for node_id in shares.up:
-            self._pulse.take(node_id, partial(_asked, shares.keeper(node_id).map))
+            self._pulse.take(node_id, partial(_asked, shares.keeper(node_id).map), heard=partial(self._map_of, node_id))
         for projector in projectors:
             self._pulse.take(projector.name, partial(_asked, projector.actor.place))
 
     def _heard(self, partition: int, trouble: RayfoldError | None) -> None:
         if trouble is None or isinstance(trouble, StoreError):
             self.note(partition, trouble)
+
+    def _map_of(self, node_id: str, store_map: StoreMap | None) -> None:
+        """A node has another map than is known here: one of the two has missed something."""
+        supervision, shares = self._supervision, self._supervision.shares
+        if store_map is not None and store_map != shares.map and store_map.store_id == shares.map.store_id:
+            supervision.alone(f"map of {node_id}", partial(shares.learn, store_map, [node_id]))
 
     async def put_right(self) -> None:
         """Replace what is silent, and put right what was lost in the middle of a move. May take long."""
@@ -94,7 +100,7 @@ class Health:
             for number in astray:
                 self._sealed.discard(number)
                 try:
-                    await Moving(supervision).set_right(number)
+                    await supervision.moves.set_right(number)
                 except Exception as error:  # the next look may find more of it up
                     log.info("partition %d of %s: %s", number, supervision.plan.name, one_line(error))
 

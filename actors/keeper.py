@@ -27,11 +27,11 @@ from typing import Any, Final
 
 import ray
 
-from ..runtime.errors import RayfoldError, Sealed, StorageFailed, StoreMissing, Unavailable
+from ..runtime.errors import RayfoldError, StorageFailed, StoreMissing, Unavailable
 from ..runtime.log.check import verify_store
 from ..runtime.log.custody import CopyFacts, Custody
 from ..runtime.log.hold import Hold
-from ..runtime.log.node_share import NodeShare, ShareFacts
+from ..runtime.log.node_share import NodeShare, ShareFacts, check_home
 from ..runtime.log.reader import LmdbReader
 from ..runtime.log.report import Report
 from ..runtime.log.sealing import Seal
@@ -123,6 +123,11 @@ class KeeperActor:
         return self._changed(lambda share: share.facts())
 
     @ray.method
+    def propose(self, store_map: StoreMap) -> tuple[list[Any], StoreMap | None]:
+        """Decide which store is created, of those that are proposed here: the first. Its first map."""
+        return self._changed(lambda share: share.propose(store_map))
+
+    @ray.method
     def create(self, store_map: StoreMap) -> tuple[list[Any], None]:
         """Make this node's share of a new store, all but the map."""
         return self._changed(lambda share: share.create(store_map), makes=True)
@@ -161,9 +166,7 @@ class KeeperActor:
             share = self._share
             if share is None or share.map is None:
                 raise Unavailable(f"partition {partition}", "its home has not been opened")
-            home = share.map.homes[partition]
-            if home != self._plan.node_id:
-                raise Sealed(f"partition {partition}", f"node {share.map.name_of(home)}")
+            check_home(share.map, partition, self._plan.node_id)
             if partition not in self._readers:
                 self._readers[partition] = share.map.since[partition], share.store.open_reader(partition)
             return self._readers[partition][1]

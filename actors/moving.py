@@ -190,7 +190,7 @@ class Moving:
                 await asyncio.shield(self._call_off(partition, present, to, sealed.epoch))
                 raise
         except BaseException:
-            supervision.partitions.kill(following)
+            supervision.partitions.kill(following.actor)
             raise
         await supervision.shares.learn(moved, [to])
         supervision.partitions.seated[partition] = following
@@ -247,12 +247,10 @@ class Moving:
         try:
             told, sealed = await call(present.actor.seal, heir, timeout_s=_SEAL_TIMEOUT_S)
         except Exception as error:
-            with contextlib.suppress(Exception):
-                await asyncio.shield(self._unseal_if_sealed(partition, present, heir))
+            await asyncio.shield(self._let_go_on(partition, present, heir))
             raise Unavailable(f"partition {partition}", f"it did not let go of its log: {one_line(error)}") from error
         if told:
-            with contextlib.suppress(Exception):
-                await asyncio.shield(self._unseal_if_sealed(partition, present, heir))
+            await asyncio.shield(self._let_go_on(partition, present, heir))
             raise from_wire(told)
         seal: Seal = sealed
         return seal
@@ -298,6 +296,13 @@ class Moving:
         except Exception as error:  # `set_right` does it once it can be done
             log.warning("partition %d: %s", partition, one_line(error))
 
+    async def _let_go_on(self, partition: int, present: Seated, heir: str) -> None:
+        """After a seal of which it is not known whether it was made."""
+        try:
+            await self._unseal_if_sealed(partition, present, heir)
+        except Exception as error:  # `set_right` does it once it can be done
+            log.warning("partition %d: %s", partition, one_line(error))
+
     async def _unseal_if_sealed(self, partition: int, seated: Seated, heir: str = "") -> None:
         """The partition goes on where it was, unless it has moved. `heir`: not if it is sealed for another one."""
         tenure = (await self._custody(partition, seated.node_id)).tenure
@@ -317,7 +322,7 @@ class Moving:
         """Step 7, but for the old log."""
         with contextlib.suppress(Exception):
             await call(present.actor.close)
-        self._supervision.partitions.kill(present)
+        self._supervision.partitions.kill(present.actor)
         await self._supervision.shares.publish(self._supervision.shares.map)
 
     async def _tidy_partition(self, partition: int, node_id: str) -> None:

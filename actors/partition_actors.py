@@ -68,8 +68,11 @@ class PartitionActors:
         """An actor for a partition, which nobody is sent to yet. It starts as soon as its node is up."""
         plan = self._plan_of(number, node_id)
         name = f"{plan.name}/partition-{number}@{node_id}#{self._scheduling.unused()}"
-        actor = start_partition(plan, name, self._scheduling.partition(node_id))
-        return Seated(name, node_id, self._generation, actor)
+        return Seated(name, node_id, self._generation, self.start_actor(plan, name))
+
+    def start_actor(self, plan: PartitionPlan, name: str) -> Any:
+        """An actor of this name, on the node of its plan. The simulation has others."""
+        return start_partition(plan, name, self._scheduling.partition(plan.node_id))
 
     def take_in(self, names: Iterable[str], actor_named: Callable[[str], Any], homes: Sequence[str]) -> None:
         """Go on with the actors that an earlier supervisor has left: of each partition the one of the latest code that
@@ -97,18 +100,18 @@ class PartitionActors:
             await self.prepare(number, following)
             await self.tell_residents(number, following)
         except BaseException:
-            kill(following.actor)
+            self.kill(following.actor)
             raise
         await self.hand_over(number, following)
 
-    def kill(self, seated: Seated) -> None:
-        """End a partition's actor at once, for good."""
-        kill(seated.actor)
+    def kill(self, actor: Any) -> None:
+        """End an actor at once, for good."""
+        kill(actor)
 
     def start_over(self, number: int) -> None:
         """Another actor for a partition whose node is down; it starts when that is up."""
         present = self.seated[number]
-        kill(present.actor)
+        self.kill(present.actor)
         self.seated[number] = self.start(number, present.node_id)
 
     async def prepare(self, number: int, seated: Seated) -> None:
@@ -138,7 +141,7 @@ class PartitionActors:
         if present is not None:
             with contextlib.suppress(Exception):  # a frozen one is fenced off when the next one opens the log
                 await call(present.actor.close)
-            kill(present.actor)
+            self.kill(present.actor)
         self.seated[number] = following
         await self.open(number)
 
@@ -147,7 +150,7 @@ class PartitionActors:
         closing = (call(one.actor.close) for one in self.seated.values())
         await asyncio.gather(*closing, return_exceptions=True)
         for one in self.seated.values():
-            kill(one.actor)
+            self.kill(one.actor)
 
 
 class Named(NamedTuple):

@@ -7,7 +7,6 @@ questions. Being told an error of ours is a sign of life too.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -18,6 +17,9 @@ __all__ = ["Pulse"]
 
 Ask = Callable[[], Future[Any]]
 """Asks an actor something that it answers at once."""
+
+Heard = Callable[[Any], None]
+"""Gets what the actor has answered."""
 
 Note = Callable[[RayfoldError | None], None]
 """Is told what the actor has said that was wrong with it, or that nothing is."""
@@ -33,9 +35,9 @@ class Pulse:
         """When it last answered, or when it was first asked."""
         self._asked: dict[str, asyncio.Future[Any]] = {}
 
-    def take(self, who: str, ask: Ask, note: Note | None = None) -> None:
+    def take(self, who: str, ask: Ask, note: Note | None = None, heard: Heard | None = None) -> None:
         """Ask for a sign of life, unless the last question is open. Returns at once."""
-        self._heard_s.setdefault(who, time.monotonic())
+        self._heard_s.setdefault(who, asyncio.get_running_loop().time())
         if who in self._asked:
             return
         try:
@@ -43,11 +45,11 @@ class Pulse:
         except Exception:  # it has ended for good
             return
         self._asked[who] = asked
-        asked.add_done_callback(lambda answered: self._answered(who, answered, note))
+        asked.add_done_callback(lambda answered: self._answered(who, answered, note, heard))
 
     def silent(self) -> list[str]:
         """Those that were asked and have not answered for too long."""
-        before_s = time.monotonic() - self._silent_s
+        before_s = asyncio.get_running_loop().time() - self._silent_s
         return [who for who, heard_s in self._heard_s.items() if heard_s < before_s]
 
     def forget(self, who: str) -> None:
@@ -60,7 +62,7 @@ class Pulse:
         for who in self._heard_s.keys() - those:
             self.forget(who)
 
-    def _answered(self, who: str, answered: asyncio.Future[Any], note: Note | None) -> None:
+    def _answered(self, who: str, answered: asyncio.Future[Any], note: Note | None, heard: Heard | None) -> None:
         if self._asked.get(who) is not answered:  # it has been replaced
             if not answered.cancelled():
                 answered.exception()
@@ -69,6 +71,8 @@ class Pulse:
         failure = None if answered.cancelled() else answered.exception()
         trouble: Any = getattr(failure, "cause", failure)  # of Ray's wrapping, which has the trace in its text
         if failure is None or isinstance(trouble, RayfoldError):
-            self._heard_s[who] = time.monotonic()
+            self._heard_s[who] = asyncio.get_running_loop().time()
             if note is not None:
                 note(trouble)
+        if failure is None and heard is not None:
+            heard(answered.result())

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from ..runtime.errors import RayfoldError, StoreInUse, StoreMismatch, StoreMissing, Unavailable
 from ..runtime.log.node_share import ShareFacts
-from ..runtime.log.store_map import StoreMap, merged
+from ..runtime.log.store_map import PROPOSAL, StoreMap, merged
 from ..runtime.printable import printable_log
 from ..runtime.stream import new_placement
 from ..runtime.wire import from_wire
@@ -238,8 +238,17 @@ class Shares:
             raise StoreMissing(self._name, f"{what}; start the nodes that have one, or restore a backup")
         nodes = {node_id: names[node_id] for node_id in found}
         new = StoreMap.spread(str(uuid.uuid4()), partitions, nodes, new_placement())
+        new = await self._proposed(min(found), new)
+        if absent := sorted(new.name_of(node_id) for node_id in set(new.homes) - found.keys()):
+            what = f"it was begun to be created over {', '.join(absent)}, too"
+            raise Unavailable(f"the store {self._name}", f"{what}; start what is missing, or move {PROPOSAL} away")
         await asyncio.gather(*(self.call(node_id, "create", new) for node_id in found))
         return new
+
+    async def _proposed(self, node_id: str, new: StoreMap) -> StoreMap:
+        """Another supervisor may be making a store, too: one node decides which it is."""
+        decided: StoreMap = await self.call(node_id, "propose", new)
+        return decided
 
     async def _publish_to(self, node_id: str, store_map: StoreMap) -> None:
         try:

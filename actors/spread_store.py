@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from ..runtime.errors import RayfoldError, Sealed, StorageFailed, StoreMissing, Unavailable
 from ..runtime.log.contract import CommandEntry, Holdings, Snapshot
+from ..runtime.log.node_share import check_epoch, check_home
 from ..runtime.log.reader import LmdbReader
 from ..runtime.log.share import Share, open_share
 from ..runtime.log.store import Store
@@ -96,14 +97,13 @@ class SpreadStore:
         """
         share = self._share_here()
         assert share.map is not None
-        if partition in share.store.away:
-            raise Sealed(f"partition {partition}", f"node {share.map.name_of(share.map.homes[partition])}")
-        opened, came_with = share.store.open_log(partition), share.map.epochs[partition]
-        if (epoch := opened.epoch()) < came_with:
+        check_home(share.map, partition, node_id_here())
+        opened = share.store.open_log(partition)
+        try:
+            check_epoch(share.map, partition, opened.epoch(), str(share.store.partition_path(partition)))
+        except BaseException:
             opened.close()
-            what = f"the log of partition {partition} has epoch {epoch}: it is older than the one that came here"
-            remedy = f"that one had epoch {came_with}; look for it beside this one, or on the node that it came from"
-            raise StoreMismatch(str(share.store.partition_path(partition)), what, remedy)
+            raise
         return opened
 
     def folder_here(self) -> Path:

@@ -17,8 +17,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 from ..runtime.errors import StoreError, Unavailable
@@ -27,7 +28,7 @@ from ..runtime.printable import printable_log
 from ..runtime.projection import Projection
 from .application import ApplicationPlan
 from .board import Board, Notice, ServedParts
-from .calls import call, kill, one_line
+from .calls import call, one_line
 from .cluster import Cluster, NodeFacts
 from .directory import put_store, store_of
 from .health import Health
@@ -83,12 +84,14 @@ class Supervision:
         self._up_as: dict[str, str] = {}
         """Of the nodes that are up: what Ray calls them since their last start."""
         self._gone_since: dict[str, datetime] = {}
+        self.moves = Moving(self)
         self.health = Health(self)
         self.rolling = Rolling(self)
         self._tasks: set[asyncio.Task[None]] = set()
         self._doing: set[str] = set()
         """What `_watch` has begun, and not waited for."""
         self._tidy_again_s = 0.0
+        self.watch_s = _WATCH_S
         self.rebuilds: dict[int, Rebuild] = {}
         """Those that were begun here, by number; some bytes each."""
 
@@ -139,13 +142,13 @@ class Supervision:
                 self.partitions.seated[number] = self.partitions.start(number, node_id)
         for name in names - self._in_use():
             with contextlib.suppress(ValueError):
-                kill(self._cluster.actor_named(name))
+                self.partitions.kill(self._cluster.actor_named(name))
 
     async def _resume(self) -> None:
         """After an end of the supervisor, or of everything: moves that were interrupted are called off, and everybody
         opens what it has. Who does not is replaced (`health.py`)."""
         try:
-            await Moving(self).settle()
+            await self.moves.settle()
             await self._open()
         except Exception as error:
             log.error("%s goes on, but: %s", self.plan.name, one_line(error))
@@ -167,16 +170,15 @@ class Supervision:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _alone(self, what: str, doing: Coroutine[Any, Any, None]) -> None:
+    def alone(self, what: str, doing: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """In the background, unless that is being done already."""
         if what in self._doing:
-            doing.close()
             return
         self._doing.add(what)
 
         async def done() -> None:
             try:
-                await doing
+                await doing()
             except Exception:  # the next look may go better: nothing else does this
                 log.exception("%s of %s", what, self.plan.name)
             finally:
@@ -191,7 +193,7 @@ class Supervision:
             return
         self._tidy_again_s = now_s + _TIDY_S
         async with self.changing:
-            await Moving(self).tidy()
+            await self.moves.tidy()
 
     async def _open(self) -> None:
         """Partitions and projectors, at the same time. What concerns one partition alone becomes its trouble."""
@@ -306,17 +308,17 @@ class Supervision:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(_WATCH_S)
+            await asyncio.sleep(self.watch_s)
             try:
                 for node_id in await self._see_nodes():
                     self._go_on(self._welcome(self.nodes[node_id]))
                 for node_id in self.shares.troubles.keys() & self.shares.up:
-                    self._alone(f"share of {node_id}", self.shares.add(self.nodes[node_id]))
+                    self.alone(f"share of {node_id}", partial(self.shares.add, self.nodes[node_id]))
                 self._use_nodes()
                 self.health.take_pulses()
                 # Both may take a minute, and the next node may be lost meanwhile: nothing here waits for them.
-                self._alone("replacements", self.health.put_right())
-                self._alone("tidying", self._tidy())
+                self.alone("replacements", self.health.put_right)
+                self.alone("tidying", self._tidy)
                 self.put_up()
             except Exception:  # the next look may go better: nobody else is there to look
                 log.exception("looking after %s", self.plan.name)

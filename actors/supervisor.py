@@ -25,7 +25,6 @@ from .board import Notice, supervisor_name
 from .cluster import Cluster
 from .directory import plan_of
 from .garbage import look_less_often
-from .moving import Moving
 from .rebuild import RebuildProgress
 from .scheduling import on_this_node
 from .shipping import unship
@@ -140,9 +139,9 @@ _DOORS: Final[dict[str, Callable[..., Awaitable[Any]]]] = {
     "heads": lambda supervision: supervision.heads(),
     "status": lambda supervision: supervision.status(),
     "verify": lambda supervision: supervision.verify(),
-    "move": lambda supervision, partition, node: Moving(supervision).move(partition, node),
-    "rebalance": lambda supervision: Moving(supervision).rebalance(),
-    "drain": lambda supervision, node, drained: Moving(supervision).drain(node, drained=drained),
+    "move": lambda supervision, partition, node: supervision.moves.move(partition, node),
+    "rebalance": lambda supervision: supervision.moves.rebalance(),
+    "drain": lambda supervision, node, drained: supervision.moves.drain(node, drained=drained),
     "scale": _scale,
     "rebuild_stream": _rebuild_stream,
     "retry_quarantined": _retry_quarantined,

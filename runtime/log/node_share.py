@@ -18,9 +18,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from ..errors import Damaged, StoreError, StoreMismatch, StoreMissing
-from .custody import ARRIVING, REMOVING, CopyFacts, Custody, copy_name, partition_in, retired_name, why_kept
+from ..errors import Damaged, Sealed, StoreError, StoreMismatch, StoreMissing
 from ..stream import OLD_PLACEMENT
+from .custody import ARRIVING, REMOVING, CopyFacts, Custody, copy_name, partition_in, retired_name, why_kept
 from .sealing import Seal, Sealable, Tenure, continue_epochs
 from .store_map import StoreMap, merged
 from .stretch import Stretch
@@ -28,7 +28,7 @@ from .stretch import Stretch
 if TYPE_CHECKING:
     from .share import Share
 
-__all__ = ["Copy", "NodeShare", "ShareDisk", "ShareFacts"]
+__all__ = ["Copy", "NodeShare", "ShareDisk", "ShareFacts", "check_epoch", "check_home"]
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,14 @@ class ShareDisk(Protocol):
         """What is here by manifest and map."""
         ...
 
+    def proposal(self) -> StoreMap | None:
+        """The first map of the store that is being created, if one was proposed here."""
+        ...
+
+    def write_proposal(self, store_map: StoreMap) -> None:
+        """Keep that."""
+        ...
+
     def make(self, store_map: StoreMap) -> None:
         """Make manifest and empty logs; those of an interrupted creation that were never used are made again."""
         ...
@@ -105,6 +113,21 @@ class ShareDisk(Protocol):
         ...
 
 
+def check_home(store_map: StoreMap, partition: int, node_id: str) -> None:
+    """Before a log is opened on a node. Raises `Sealed` for a partition that is at home on another one."""
+    if (home := store_map.homes[partition]) != node_id:
+        raise Sealed(f"partition {partition}", f"node {store_map.name_of(home)}")
+
+
+def check_epoch(store_map: StoreMap, partition: int, epoch: int, path: str) -> None:
+    """Before a log is taken over at its home. Raises `StoreMismatch` for one that is older than the one that came to
+    this node: an old copy in its place."""
+    if epoch < (came_with := store_map.epochs[partition]):
+        what = f"the log of partition {partition} has epoch {epoch}: it is older than the one that came here"
+        remedy = f"that one had epoch {came_with}; look for it beside this one, or on the node that it came from"
+        raise StoreMismatch(path, what, remedy)
+
+
 class NodeShare:
     """The share of one node. Not for several threads at once."""
 
@@ -128,17 +151,29 @@ class NodeShare:
         whole = len(logs) == store.partitions
         return ShareFacts(store.store_id, store.partitions, None, whole, used, store.placement)
 
+    def propose(self, store_map: StoreMap) -> StoreMap:
+        """A store is to be created, and this is the node that decides which: the one that was proposed first. Returns
+        its first map. Raises `StoreMismatch`, `StorageFailed`."""
+        self._check_no_map()
+        if (earlier := self._disk.proposal()) is not None:
+            return earlier
+        self._disk.write_proposal(store_map)
+        return store_map
+
     def create(self, store_map: StoreMap) -> None:
         """Make the share of a store that is being created: all but the map. What an interrupted creation has left is
         made again, unless it was used.
 
         Raises `StoreMismatch`, `StoreInUse`, `StorageFailed`.
         """
+        self._check_no_map()
+        self._disk.make(store_map)
+
+    def _check_no_map(self) -> None:
         present = self._disk.open_share()
         if present is not None and present.map is not None:
             what = f"there is a share of store {present.store.store_id} already"
             raise StoreMismatch(str(self._disk.path), what, "choose another name for the new store")
-        self._disk.make(store_map)
 
     def place(self, known: StoreMap) -> StoreMap:
         """Keep this map, together with what is known here already. A copy that was completed for a partition that is at

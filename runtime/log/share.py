@@ -5,9 +5,10 @@ home on this node, and a copy of the map (`store_map.py`). A node that is home t
 kept in as many places as there are nodes. This file has the files and LMDB; what is done with them, and on which
 evidence, is decided in `node_share.py`.
 
-How a share comes to be, and what a crash in between leaves: its logs are made, then its manifest; only when that is
-done on every node is the map written, on one node after the other. Without a map anywhere there is no store yet, and
-what was made of it is made again, unless it was used. With a map on one node there is a store, and all of its logs are
+How a share comes to be, and what a crash in between leaves: the first map of the store is *proposed* on one node, which
+keeps the first proposal that it gets; logs are made, then manifests; only when that is done on every node is the map
+written, on one node after the other. Without a map anywhere there is no store yet, and what was made of it is made
+again, unless it was used. With a map on one node there is a store, and all of its logs are
 there.
 
 A whole store that was put into a node's data folder becomes a share that is home to every partition: that is how a
@@ -28,8 +29,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from dataclasses import replace
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,7 +43,7 @@ from .node_share import NodeShare
 from .sealing import Tenure, chain_at
 from .shared import open_shared_reader
 from .store import Store, make_logs, read_manifest, remove_leftovers
-from .store_map import StoreMap, read_map, write_map
+from .store_map import PROPOSAL, StoreMap, read_map, write_map
 from .stretch import Stretch, write_stretch
 from .writer import LmdbLog
 
@@ -121,6 +122,20 @@ class FolderDisk:
     def write_map(self, store_map: StoreMap) -> None:
         """See `ShareDisk`."""
         write_map(self._folder, store_map, self._node_id)
+
+    def proposal(self) -> StoreMap | None:
+        """See `ShareDisk`."""
+        found = read_map(self._folder, PROPOSAL)
+        return None if found is None else found[0]
+
+    def write_proposal(self, store_map: StoreMap) -> None:
+        """See `ShareDisk`."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            fsync_folder(self._folder.parent)
+        except OSError as error:
+            raise StorageFailed(str(self._folder), f"cannot make the folder: {error.strerror or error}") from error
+        write_map(self._folder, store_map, self._node_id, PROPOSAL)
 
     def names(self) -> list[str]:
         """See `ShareDisk`."""

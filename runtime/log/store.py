@@ -40,7 +40,7 @@ from .environment import open_log
 from .hold import LOCK, MANIFEST, Hold, exists
 from .reader import LmdbReader
 from .shared import open_shared_reader
-from .store_map import MAP, read_map
+from .store_map import MAP, PROPOSAL, read_map
 from .writer import LmdbLog
 
 __all__ = [
@@ -246,7 +246,7 @@ def make_logs(store: Store) -> None:
 
 def _foreign_files(folder: Path) -> list[str]:
     """What is in the folder and cannot be from creating a store."""
-    ours = {LOCK, f"{MANIFEST}.new", MAP, f"{MAP}.new", PROJECTIONS, SUBSCRIPTIONS}
+    ours = {LOCK, f"{MANIFEST}.new", MAP, f"{MAP}.new", PROPOSAL, f"{PROPOSAL}.new", PROJECTIONS, SUBSCRIPTIONS}
     return sorted(
         one.name for one in folder.iterdir() if one.name not in ours and not (_is_partition(one) and one.is_dir())
     )

@@ -24,9 +24,11 @@ from ..errors import StorageFailed, StoreMismatch
 from ..stream import OLD_PLACEMENT
 from .durable import decode_facts, encode_facts, write_durably
 
-__all__ = ["MAP", "Move", "StoreMap", "merged", "moves_to_balance", "read_map", "write_map"]
+__all__ = ["MAP", "PROPOSAL", "Move", "StoreMap", "merged", "moves_to_balance", "read_map", "write_map"]
 
 MAP: Final = "map.json"
+PROPOSAL: Final = "map.proposed.json"
+"""The first map of a store that is being created, on the node that decides which one that is."""
 FORMAT: Final = 1
 
 MAP_BYTES_MAX: Final = 1 << 20
@@ -143,7 +145,7 @@ def moves_to_balance(present: StoreMap, nodes: Sequence[str]) -> list[Move]:
     return [Move(partition, node) for partition, node in zip(sorted(homeless), wanting, strict=True)]
 
 
-def write_map(folder: Path, store_map: StoreMap, here: str) -> None:
+def write_map(folder: Path, store_map: StoreMap, here: str, name: str = MAP) -> None:
     """Make this the map in the share of the node `here`. Raises `StorageFailed`."""
     facts: dict[str, Any] = {
         "format": FORMAT,
@@ -158,17 +160,17 @@ def write_map(folder: Path, store_map: StoreMap, here: str) -> None:
         "epochs": list(store_map.epochs),
     }
     try:
-        write_durably(folder / MAP, encode_facts(facts))
+        write_durably(folder / name, encode_facts(facts))
     except OSError as error:
-        raise StorageFailed(str(folder / MAP), f"cannot write the map: {error.strerror or error}") from error
+        raise StorageFailed(str(folder / name), f"cannot write the map: {error.strerror or error}") from error
 
 
-def read_map(folder: Path) -> tuple[StoreMap, str] | None:
+def read_map(folder: Path, name: str = MAP) -> tuple[StoreMap, str] | None:
     """The map in the folder of a share, and the node for which it was written; None if there is none.
 
     Raises `StoreMismatch` if it is damaged or of another format, `StorageFailed`.
     """
-    path = folder / MAP
+    path = folder / name
     try:
         with path.open("rb") as file:
             content = file.read(MAP_BYTES_MAX)
@@ -176,7 +178,7 @@ def read_map(folder: Path) -> tuple[StoreMap, str] | None:
         return None
     except OSError as error:
         raise StorageFailed(str(path), f"cannot read the map: {error.strerror or error}") from error
-    remedy = f"move {MAP} away while nothing runs: the other nodes have copies, and the newest of them counts"
+    remedy = f"move {name} away while nothing runs: the other nodes have copies, and the newest of them counts"
     facts = decode_facts(content, path, "the map", remedy)
     if facts.get("format") != FORMAT:
         what = f"the map has format {facts.get('format')}"

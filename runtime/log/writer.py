@@ -42,8 +42,8 @@ from .holdings import checked_shapes, holdings_in, put_holdings
 from .plan import Pair, Plan, Tail, plan
 from .reader import LmdbReader
 from .recent import Recent, encode_indexed, lacking
-from .upgrade import upgrade
 from .sealing import Tenure, activated, change_tenure, put_tenure
+from .upgrade import upgrade
 
 if TYPE_CHECKING:
     from .environment import Environment

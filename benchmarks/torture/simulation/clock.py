@@ -62,9 +62,9 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         """Nobody else's thread has to wake this one."""
 
 
-def simulate(story: Coroutine[Any, Any, Result]) -> Result:
+def simulate(story: Coroutine[Any, Any, Result], loop_class: type[SimulatedLoop] = SimulatedLoop) -> Result:
     """Run a coroutine to its end in simulated time. Raises what any callback has raised meanwhile."""
-    loop, raised = SimulatedLoop(), list[BaseException]()
+    loop, raised = loop_class(), list[BaseException]()
 
     def note(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         raised.append(context.get("exception") or RuntimeError(context["message"]))

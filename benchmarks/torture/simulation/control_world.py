@@ -1,0 +1,795 @@
+"""The control plane in simulated time: nodes with disks, a network, supervisors, and a client that tries everything.
+
+Real are the supervision with its watch, health and moves, the agreement about the map (`shares.py`), what happens to a
+node's share (`node_share.py`), what a partition's actor does with its log (`log_owner.py`), sealing and custody.
+Simulated are the clock, the network, disks, and what Ray does: names, processes, restarts.
+
+Each message of the protocol and each write to a disk is a *step*, numbered in the order in which they happen; a plan
+says which faults happen at which step (`control_faults.py`). After each step the invariants are looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NamedTuple, TypeVar
+
+from rayfold.actors.application import ApplicationPlan
+from rayfold.actors.cluster import NodeFacts
+from rayfold.actors.log_owner import LogOwner
+from rayfold.actors.moved import Moved
+from rayfold.actors.moving import Moving
+from rayfold.actors.partition import PartitionPlan
+from rayfold.actors.partition_actors import PartitionActors, partition_named
+from rayfold.actors.scheduling import SpreadScheduling
+from rayfold.actors.settings import Settings
+from rayfold.actors.shares import Shares
+from rayfold.actors.shipping import ship
+from rayfold.actors.spread_store import keeper_name
+from rayfold.actors.supervision import Supervision
+from rayfold.runtime.catalogue import Catalogue
+from rayfold.runtime.errors import RayfoldError, Sealed, StorageFailed, StoreError, Unavailable
+from rayfold.runtime.log.custody import copy_name
+from rayfold.runtime.log.node_share import NodeShare, check_epoch, check_home
+from rayfold.runtime.log.store_map import StoreMap
+from rayfold.runtime.wire import from_wire, to_wire
+
+from .clock import SimulatedLoop
+from .control_disk import Disk, File, OpenLog, Piece
+from .network import ProcessEnded
+
+__all__ = ["NAMES", "STORIES", "ControlBuild", "ControlLoop", "ControlWorld", "Fault", "Story"]
+
+Result = TypeVar("Result")
+
+A, B, C = "a", "b", "c"
+NAMES: Final = {A: "node-a", B: "node-b", C: "node-c"}
+APP: Final = "bank"
+MOVED: Final = 0
+"""The partition that moves, from A to B. C is home to nothing, and the supervisors are there."""
+
+QUIET: Final = frozenset({"head", "map", "execute", "tick", "set_projectors", "residents", "read"})
+"""Calls that change nothing, and are too many to be steps."""
+
+MESSAGE_S: Final = 0.003
+NOTICED_S: Final = 0.2
+RESTART_S: Final = 0.5
+AWAY_S: Final = 40.0
+"""How long a killed or cut-off node is away, and a disk refuses to be written."""
+
+SUPERVISOR_S: Final = 3.0
+"""Until a supervisor that was killed is started again."""
+
+LATE_S: Final = 45.0
+"""How late a message is that is delivered beyond the deadline of its sender, or a second time."""
+
+WATCH_S: Final = 4.0
+CLIENT_S: Final = 1.0
+STORY_AT_S: Final = 3.0
+REST_MAX_S: Final = 1500.0
+SETTINGS: Final = Settings(silent_s=20.0, local_sockets=False)
+
+
+Story = Literal["move", "back", "create", "deploy", "drain"]
+"""What is done while things go wrong: a partition moves; moves there and back; a store is made; the application gets
+new code; a node is emptied."""
+
+STORIES: Final[tuple[Story, ...]] = Story.__args__  # type: ignore[attr-defined]
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class Fault(NamedTuple):
+    """One thing that goes wrong, at one step."""
+
+    step: int
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class ControlBuild:
+    """The parts that are under test. A planted bug replaces one of them."""
+
+    share: type[NodeShare] = NodeShare
+    owner: type[LogOwner] = LogOwner
+    shares: type[Shares] = Shares
+    moves: type[Moving] = Moving
+    log: type[OpenLog] = OpenLog
+
+
+@dataclass(slots=True)
+class Node:
+    """A machine: its disk outlives everything on it."""
+
+    node_id: str
+    disk: Disk
+    up: bool = True
+    cut: bool = False
+    """Its messages do not reach the others, though its processes go on."""
+    started: int = 1
+    refuses_until_s: float = 0.0
+
+
+class Process:
+    """What runs on a node under a name in Ray."""
+
+    def __init__(self, world: ControlWorld, node: Node, name: str) -> None:
+        self.world, self.node, self.name = world, node, name
+        self.ended = False
+
+    def handle(self, method: str, *arguments: Any) -> Any:
+        """Answer a call."""
+        return getattr(self, method)(*arguments)
+
+
+class KeeperProcess(Process):
+    """In place of `KeeperActor`: the same calls, to the same `NodeShare`."""
+
+    @property
+    def share(self) -> NodeShare:
+        return self.world.build.share(self.node.disk, self.node.node_id)
+
+    def handle(self, method: str, *arguments: Any) -> Any:
+        if method == "map":
+            return self.node.disk.map
+        doing: dict[str, Callable[..., Any]] = {
+            "open": lambda: self.share.facts(),
+            "read": self._read,
+            "pull": self._pull,
+        }
+        return _told(lambda: doing.get(method, getattr(self.share, method, None))(*arguments))  # type: ignore[misc]
+
+    def _read(self, partition: int, what: str, arguments: tuple[int, ...]) -> Any:
+        store_map = self.node.disk.map
+        if store_map is None:
+            raise Unavailable(f"partition {partition}", "its home has not been opened")
+        check_home(store_map, partition, self.node.node_id)
+        if copy_name(partition) not in self.node.disk.files:
+            raise StorageFailed(self.node.node_id, "the log is not here")
+        if what == "stretch":
+            return self.node.disk.piece(copy_name(partition), *arguments)
+        return len(self.node.disk.files[copy_name(partition)].values)
+
+    def _pull(self, partition: int, source: str, up_to: int) -> int:
+        def fetch(after: int, until: int) -> Piece | None:
+            error, piece = self.world.call_now(self.node, source, "read", partition, "stretch", (after, until))
+            if error:
+                raise from_wire(error)
+            found: Piece | None = piece
+            return found
+
+        return self.share.pull(partition, up_to, fetch)  # type: ignore[arg-type]
+
+
+class PartitionProcess(Process):
+    """In place of `PartitionActor`: the same calls, to the same `LogOwner`."""
+
+    def __init__(self, world: ControlWorld, node: Node, name: str, partition: int) -> None:
+        super().__init__(world, node, name)
+        self.partition = partition
+        self.log: OpenLog | None = None
+        self.epoch = 0
+        self.owner = world.build.owner(
+            f"partition {partition}",
+            open_log=self._open_log,
+            let_go=self._let_go,
+            serves=lambda: self.log is not None,
+            map_here=self._map_here,
+        )
+
+    def prepare(self, _saved: Any = ()) -> list[Any]:
+        return []
+
+    def residents(self, _first: int) -> list[Any]:
+        return []
+
+    def open(self) -> list[Any]:
+        return _told(self._ensure_open)[0]
+
+    def seal(self, heir: str) -> tuple[list[Any], Any]:
+        return _told(lambda: self.owner.seal(heir))
+
+    def hand_over(self, heir: str, epoch: int, version: int) -> tuple[list[Any], Any]:
+        return _told(lambda: self.owner.hand_over(heir, epoch, version))
+
+    def unseal(self, heir: str, epoch: int) -> list[Any]:
+        def undo() -> None:
+            self.owner.unseal(heir, epoch)
+            self._ensure_open()
+
+        return _told(undo)[0]
+
+    def close(self) -> None:
+        self.owner.handed_over = True
+        self._let_go()
+
+    def tick(self) -> None:
+        with contextlib.suppress(StoreError):
+            self._ensure_open()
+
+    def set_projectors(self, _names: Any) -> None:
+        self.tick()
+
+    def head(self) -> int:
+        self._ensure_open()
+        assert self.log is not None
+        return len(self.log.file.values)
+
+    def execute(self, value: int) -> bool:
+        """A command. Whether it was acknowledged."""
+        try:
+            self._ensure_open()
+            assert self.log is not None
+            self.log.append(self.epoch, value)
+        except Sealed:
+            self.owner.handed_over = True
+            return False
+        except RayfoldError:
+            return False
+        return True
+
+    def _ensure_open(self) -> None:
+        if self.log is None:
+            self.owner.check()
+            log = self._open_log()
+            self.epoch = log.activate()
+            self.log = log
+
+    def _map_here(self) -> StoreMap:
+        store_map = self.node.disk.map
+        if store_map is None:
+            raise Unavailable(f"partition {self.partition}", "there is no map")
+        return store_map
+
+    def _open_log(self) -> OpenLog:
+        store_map, name = self._map_here(), copy_name(self.partition)
+        check_home(store_map, self.partition, self.node.node_id)
+        opened = self.node.disk.open_log(name, create=False)
+        check_epoch(store_map, self.partition, opened.file.tenure.epoch, name)
+        return self.world.build.log(self.node.disk, name, opened.file)
+
+    def _let_go(self) -> None:
+        self.log = None
+
+
+@dataclass(slots=True)
+class Record:
+    """What Ray knows of an actor: it is started again with its node, until somebody ends it for good."""
+
+    name: str
+    node: Node
+    make: Callable[[], Process]
+    process: Process | None = None
+    killed: bool = False
+    served: bool = False
+    """A client has learnt of it."""
+
+
+class Handle:
+    """What is held in place of Ray's handle."""
+
+    def __init__(self, world: ControlWorld, sender: Sender, name: str) -> None:
+        self.world, self.sender, self.name = world, sender, name
+
+    def __getattr__(self, method: str) -> Any:
+        if method.startswith("_"):
+            raise AttributeError(method)
+        return _Method(lambda *arguments: self.world.send(self.sender, self.name, method, arguments))
+
+
+class _Method:
+    def __init__(self, call: Callable[..., Future[Any]]) -> None:
+        self._call = call
+
+    def remote(self, *arguments: Any) -> _Sent:
+        return _Sent(self._call(*arguments))
+
+
+class _Sent:
+    def __init__(self, answer: Future[Any]) -> None:
+        self._answer = answer
+
+    def future(self) -> Future[Any]:
+        return self._answer
+
+
+@dataclass(slots=True)
+class Sender:
+    """Who calls: a supervisor, which may have ended, or a client."""
+
+    ended: bool = False
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+
+class ControlLoop(SimulatedLoop):
+    """What would be done on another thread is done at once."""
+
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:  # type: ignore[override]
+        """Done when this returns."""
+        done = self.create_future()
+        try:
+            done.set_result(func(*arguments))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+
+class ControlWorld:
+    """One cluster, and what happens to it."""
+
+    def __init__(self, story: Story, plan: Iterable[Fault] = (), build: ControlBuild | None = None) -> None:
+        self.story = story
+        self.generation = 1
+        """Of the code that is deployed."""
+        self.build = build or ControlBuild()
+        self.plan: dict[int, list[str]] = {}
+        for fault in plan:
+            self.plan.setdefault(fault.step, []).append(fault.kind)
+        self.steps: list[str] = []
+        """What each step is, from 1."""
+        self.nodes = {node_id: Node(node_id, Disk(node_id, self._writes(node_id))) for node_id in NAMES}
+        self.actors: dict[str, Record] = {}
+        self.supervisors: list[SimulatedSupervision] = []
+        self.acknowledged: dict[int, list[int]] = {0: [], 1: []}
+        self.moved: list[Moved] = []
+        self.wrong: list[str] = []
+        self.busy_until_s = 0.0
+        """Until when some fault goes on."""
+        self.messages = 0
+        self._values = 0
+        self._counting = False
+        self.loop: asyncio.AbstractEventLoop
+
+    # --- steps and faults ----------------------------------------------------------------------------------------
+
+    def step(self, what: str, node: Node | None) -> list[str]:
+        """The next step. What happens to nodes and supervisors at it happens now; returns the faults of the step
+        itself."""
+        if not self._counting:
+            return []
+        self.steps.append(what)
+        kinds = self.plan.get(len(self.steps), [])
+        for kind in kinds:
+            self._happens(kind, node)
+        return kinds
+
+    def _happens(self, kind: str, node: Node | None) -> None:
+        verb, _, of = kind.partition(" ")
+        if verb == "kill" and of in NAMES:
+            self._away(self.nodes[of], self._kill_node)
+        elif verb == "cut":
+            self._away(self.nodes[of], self._cut_node)
+        elif kind == "kill supervisor":
+            for supervision in self.supervisors:
+                self._end_supervisor(supervision)
+            self._later(SUPERVISOR_S, self._begin_supervisor)
+        elif kind == "second supervisor":
+            self._begin_supervisor()
+        elif kind == "disk full" and node is not None:
+            node.refuses_until_s = self.loop.time() + AWAY_S
+            self._busy(AWAY_S)
+
+    def _away(self, node: Node, how: Callable[[Node], None]) -> None:
+        if node.up and not node.cut:
+            how(node)
+            self._later(AWAY_S, lambda: self._start_node(node))
+
+    def _later(self, delay_s: float, doing: Callable[[], None]) -> None:
+        self._busy(delay_s)
+        self.loop.call_later(delay_s, doing)
+
+    def _busy(self, for_s: float) -> None:
+        self.busy_until_s = max(self.busy_until_s, self.loop.time() + for_s)
+
+    def _kill_node(self, node: Node) -> None:
+        node.up = False
+        for record in self.actors.values():
+            if record.node is node and record.process is not None:
+                record.process.ended = True
+                record.process = None
+
+    def _cut_node(self, node: Node) -> None:
+        node.cut = True
+
+    def _start_node(self, node: Node) -> None:
+        """A node that was cut off is told that it is dead, and is started again, as Ray does it."""
+        self._kill_node(node)
+        node.up, node.cut = True, False
+        node.started += 1
+        self._busy(RESTART_S)
+        for record in self.actors.values():
+            if record.node is node and not record.killed:
+                self.loop.call_later(RESTART_S, self._start_process, record)
+
+    def _start_process(self, record: Record) -> None:
+        if record.node.up and not record.killed and record.process is None:
+            record.process = record.make()
+
+    def _writes(self, node_id: str) -> Any:
+        def write(what: str, effect: Callable[[], Result]) -> Result:
+            node = self.nodes[node_id]
+            started = node.started
+            kinds = self.step(f"{NAMES[node_id]} writes {what}", node)
+            if not node.up or node.started != started:
+                raise Killed
+            if self._counting and self.loop.time() < node.refuses_until_s:
+                raise StorageFailed(node_id, "No space left on device")
+            result = effect()
+            self._look()
+            if "written, and said to have failed" in kinds:
+                raise StorageFailed(node_id, "Input/output error")
+            return result
+
+        return write
+
+    # --- the network ---------------------------------------------------------------------------------------------
+
+    def send(self, sender: Sender, name: str, method: str, arguments: tuple[Any, ...]) -> Future[Any]:
+        """A call from where the supervisors are. The future gets no answer if a message was lost."""
+        answer: Future[Any] = Future()
+        if sender.ended:
+            return answer
+        self.messages += 1
+        record = self.actors.get(name)
+        node = None if record is None else record.node
+        kinds = [] if method in QUIET else self.step(f"{method} to {name.partition('#')[0]}", node)
+        if sender.ended or "message lost" in kinds:
+            return answer
+        lost = "answer lost" in kinds
+        delay_s = MESSAGE_S + (LATE_S if "message late" in kinds else 0.0)
+        for one in (delay_s, *((LATE_S,) if "message repeated" in kinds else ())):
+            self._busy(one)
+            self.loop.call_later(one, self._arrive, sender, name, method, arguments, answer, lost)
+        return answer
+
+    def _arrive(
+        self, sender: Sender, name: str, method: str, arguments: tuple[Any, ...], answer: Future[Any], lost: bool
+    ) -> None:
+        record = self.actors.get(name)
+        if record is None or record.killed and not record.node.cut:
+            self.loop.call_later(NOTICED_S, _fail, answer)
+            return
+        if record.node.cut:
+            return
+        if record.process is None:
+            self.loop.call_later(NOTICED_S, _fail, answer)
+            return
+        try:
+            result = record.process.handle(method, *arguments)
+        except Killed:
+            self.loop.call_later(NOTICED_S, _fail, answer)
+        except Exception as error:
+            self.loop.call_later(MESSAGE_S, _fail, answer, error)
+        else:
+            if not lost and not record.node.cut:
+                self.loop.call_later(MESSAGE_S, _tell, answer, result)
+
+    def call_now(self, caller: Node, name: str, method: str, *arguments: Any) -> Any:
+        """A call from one node to another, inside of a call. Raises `Unavailable`."""
+        record = self.actors.get(name)
+        if record is None or record.process is None or record.node.cut or caller.cut:
+            raise Unavailable(name, "no answer in time")
+        return record.process.handle(method, *arguments)
+
+    # --- what Ray does -------------------------------------------------------------------------------------------
+
+    def actor(self, name: str, node_id: str, make: Callable[[], Process]) -> None:
+        """Have an actor of this name, if there is none."""
+        if name not in self.actors:
+            record = self.actors[name] = Record(name, self.nodes[node_id], make)
+            if record.node.up and not record.node.cut:
+                self._start_process(record)
+
+    def end_actor(self, name: str) -> None:
+        """End it for good; on a node that is cut off, once that is back."""
+        record = self.actors.get(name)
+        if record is not None:
+            record.killed = True
+            if not record.node.cut and record.process is not None:
+                record.process.ended = True
+                record.process = None
+            if not name.startswith(f"{APP}/partition-"):
+                del self.actors[name]
+
+    def facts(self) -> list[NodeFacts]:
+        """The nodes as Ray knows them."""
+        return [
+            NodeFacts(node.node_id, NAMES[node.node_id], str(node.started), "", node.up and not node.cut)
+            for node in self.nodes.values()
+        ]
+
+    # --- supervisors and clients ---------------------------------------------------------------------------------
+
+    def _begin_supervisor(self) -> None:
+        supervision = SimulatedSupervision(self)
+        self.supervisors.append(supervision)
+        supervision.go_on(self._supervise(supervision))
+
+    async def _supervise(self, supervision: SimulatedSupervision) -> None:
+        try:
+            await supervision.start()
+            supervision.started = True
+        except RayfoldError as error:  # it is started again, as by Ray, until it can
+            supervision.failure = str(error)
+            self._end_supervisor(supervision)
+            self.loop.call_later(SUPERVISOR_S, self._begin_supervisor_if_none)
+
+    def _begin_supervisor_if_none(self) -> None:
+        if not self.supervisor:
+            self._begin_supervisor()
+
+    def _end_supervisor(self, supervision: SimulatedSupervision) -> None:
+        supervision.sender.ended = True
+        for task in [*supervision.sender.tasks, *supervision.tasks()]:
+            if task is not asyncio.current_task():
+                task.cancel()
+
+    @property
+    def supervisor(self) -> SimulatedSupervision | None:
+        """The latest that has not ended."""
+        running = [one for one in self.supervisors if not one.sender.ended]
+        return running[-1] if running else None
+
+    async def _client(self) -> None:
+        """Sends to every actor of a partition that ever served: old ones, too, must not take what is not theirs."""
+        while True:
+            await asyncio.sleep(CLIENT_S)
+            if self.loop.time() > 60.0 and self._counting and not self._unsettled_at():
+                continue
+            for record in list(self.actors.values()):
+                process = record.process
+                if isinstance(process, PartitionProcess) and (record.served or process.log is not None):
+                    record.served = True
+                    self._values += 1
+                    with contextlib.suppress(Killed):
+                        if process.execute(self._values):
+                            self.acknowledged[process.partition].append(self._values)
+
+    def _unsettled_at(self) -> bool:
+        return self.loop.time() < self.busy_until_s + 30.0
+
+    # --- a run ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """A store is made, a partition moves, and what is planned goes wrong; then everything is to come to rest."""
+        self.loop = asyncio.get_running_loop()
+        self._counting = self.story == "create"
+        self._begin_supervisor()
+        client = asyncio.create_task(self._client())
+        await asyncio.sleep(STORY_AT_S)
+        self._counting = True
+        if (supervision := self.supervisor) is not None and supervision.started:
+            self._begin_story(supervision)
+        trouble, deadline_s = "it was not looked at", self.loop.time() + REST_MAX_S
+        while trouble and self.loop.time() < deadline_s:
+            await asyncio.sleep(WATCH_S)
+            if self.loop.time() > self.busy_until_s:
+                self._leave_one_supervisor()
+                trouble = self._restless()
+        client.cancel()
+        if trouble:
+            self.wrong.append(f"it does not come to rest: {trouble}")
+        self._look_at_the_end()
+
+    def _begin_story(self, supervision: SimulatedSupervision) -> None:
+        if self.story == "deploy":  # as `deployment.py` does it: the supervisor starts again with the next plan
+            self.generation += 1
+            self._end_supervisor(supervision)
+            self._begin_supervisor()
+        elif self.story != "create":
+            supervision.go_on(self._move(supervision))
+
+    async def _move(self, supervision: SimulatedSupervision) -> None:
+        with contextlib.suppress(RayfoldError, ProcessEnded):
+            if self.story == "drain":
+                for moved in await supervision.moves.drain(A):
+                    self._check_moved(moved)
+                return
+            self._check_moved(await supervision.moves.move(MOVED, B))
+            if self.story == "back":
+                self._check_moved(await supervision.moves.move(MOVED, A))
+
+    def _check_moved(self, moved: Moved) -> None:
+        self.moved.append(moved)
+        (to,) = (node_id for node_id, name in NAMES.items() if name == moved.to)
+        file = self.nodes[to].disk.files.get(copy_name(moved.partition))
+        if file is None or file.tenure.heir or not self._complete(file, moved.partition):
+            self.wrong.append("a move reported success, and the new home has no log that could be opened")
+
+    def _leave_one_supervisor(self) -> None:
+        """Of two supervisors Ray ends one, once the network is whole again."""
+        for supervision in self.supervisors[:-1]:
+            if not supervision.sender.ended:
+                self._end_supervisor(supervision)
+        self._begin_supervisor_if_none()
+
+    # --- invariants ----------------------------------------------------------------------------------------------
+
+    def _complete(self, file: File, partition: int) -> bool:
+        return set(self.acknowledged[partition]) <= set(file.values)
+
+    def _look(self) -> None:
+        """After each write: never two that can write, a complete copy, one store of the name."""
+        for partition, acknowledged in self.acknowledged.items():
+            writers = [
+                record.name
+                for record in self.actors.values()
+                if isinstance(record.process, PartitionProcess)
+                and record.process.partition == partition
+                and record.process.log is not None
+                and record.process.epoch == record.process.log.file.tenure.epoch
+            ]
+            if len(writers) > 1:
+                self._wrong(f"partition {partition} can be written by two: {sorted(writers)}")
+            if acknowledged and not any(
+                self._complete(file, partition)
+                for node in self.nodes.values()
+                for name, file in node.disk.files.items()
+                if name.startswith(copy_name(partition)) and not name.endswith(".removing")
+            ):
+                self._wrong(f"no complete copy of partition {partition} exists any more")
+        stores = {node.disk.map.store_id for node in self.nodes.values() if node.disk.map is not None}
+        if len(stores) > 1:
+            self._wrong(f"there are {len(stores)} stores of one name")
+
+    def _wrong(self, what: str) -> None:
+        if what not in self.wrong:
+            self.wrong.append(what)
+
+    def _restless(self) -> str:
+        """What is not yet as it is to be."""
+        supervision = self.supervisor
+        if supervision is None or not supervision.started:
+            return f"no supervisor has started: {supervision and supervision.failure}"
+        if supervision.changing.locked():
+            return "something is being changed"
+        maps = [node.disk.map for node in self.nodes.values()]
+        if any(one != supervision.shares.map for one in maps):
+            return "the nodes have different maps"
+        if supervision.shares.troubles or supervision.health.troubles:
+            return f"in trouble: {supervision.shares.troubles} {supervision.health.troubles}"
+        for partition, home in enumerate(supervision.shares.map.homes):
+            seated = supervision.partitions.seated[partition]
+            process = self.actors[seated.name].process if seated.name in self.actors else None
+            if not self.plan and seated.generation < self.generation:  # what fails ends a deployment: it is repeated
+                return f"partition {partition} runs the code of generation {seated.generation}"
+            if seated.node_id != home or not isinstance(process, PartitionProcess) or process.log is None:
+                return f"partition {partition} is at home on {home}, and not open there"
+        return ""
+
+    def _look_at_the_end(self) -> None:
+        self._look()
+        store_map = self.nodes[C].disk.map
+        for partition, acknowledged in self.acknowledged.items():
+            home = store_map.homes[partition] if store_map is not None else ""
+            file = self.nodes[home].disk.files.get(copy_name(partition)) if home else None
+            if acknowledged and (file is None or not self._complete(file, partition)):
+                held = 0 if file is None else len(file.values)
+                self._wrong(f"partition {partition} on {home} has {held} events of {len(acknowledged)} acknowledged")
+
+
+class SimulatedSupervision(Supervision):
+    """The real one, whose actors are here."""
+
+    def __init__(self, world: ControlWorld) -> None:
+        self.sender = Sender()
+        self.started, self.failure = False, ""
+        self._world = world
+        cluster: Any = _Cluster(world, self.sender)
+        number = len(world.supervisors) + 1
+        super().__init__(_plan(world.generation), cluster, detached=True)
+        self.scheduling._prefix = (
+            f"{world.generation}.{number:06d}"  # else drawn, and which of two actors is taken up would be, too
+        )
+        self.shares = _shares(world, self.sender)
+        self.partitions = _PartitionActors(self, world, self._plan_of, self.scheduling)
+        self.moves = world.build.moves(self)
+        self.watch_s = WATCH_S
+
+    def go_on(self, doing: Coroutine[Any, Any, None]) -> None:
+        """In the background, until this supervisor ends."""
+        task = asyncio.get_running_loop().create_task(doing)
+        self.sender.tasks.add(task)
+        task.add_done_callback(self.sender.tasks.discard)
+
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """What it does in the background by itself."""
+        return list(self._tasks)
+
+    async def _named(self) -> set[str]:
+        return {name for name, record in self._world.actors.items() if partition_named(name) and not record.killed}
+
+    async def _tick(self) -> None:
+        """The client asks every actor often enough."""
+
+    async def _measure(self) -> None:
+        """There are no metrics here."""
+
+
+class _Cluster:
+    """In place of `Cluster`."""
+
+    namespace = "rayfold"
+
+    def __init__(self, world: ControlWorld, sender: Sender) -> None:
+        self._world, self._sender = world, sender
+
+    def nodes(self) -> list[NodeFacts]:
+        return self._world.facts()
+
+    def actor_named(self, name: str) -> Handle:
+        if name not in self._world.actors or self._world.actors[name].killed:
+            raise ValueError(name)
+        return Handle(self._world, self._sender, name)
+
+
+class _PartitionActors(PartitionActors):
+    def __init__(
+        self,
+        supervision: SimulatedSupervision,
+        world: ControlWorld,
+        plan_of: Callable[[int, str], PartitionPlan],
+        scheduling: SpreadScheduling,
+    ) -> None:
+        super().__init__(plan_of, scheduling, supervision.plan.generation)
+        self._world, self._sender = world, supervision.sender
+
+    def start_actor(self, plan: PartitionPlan, name: str) -> Handle:
+        if not self._sender.ended:
+            node = self._world.nodes[plan.node_id]
+            self._world.actor(name, plan.node_id, lambda: PartitionProcess(self._world, node, name, plan.number))
+        return Handle(self._world, self._sender, name)
+
+    def kill(self, actor: Any) -> None:
+        if not self._sender.ended:
+            self._world.end_actor(actor.name)
+
+
+def _shares(world: ControlWorld, sender: Sender) -> Shares:
+    class Here(world.build.shares):  # type: ignore[name-defined, misc]
+        def keeper(self, node_id: str) -> Handle:
+            name = keeper_name(APP, node_id)
+            if not sender.ended:
+                world.actor(name, node_id, lambda: KeeperProcess(world, world.nodes[node_id], name))
+            return Handle(world, sender, name)
+
+        def replace(self, node_id: str) -> None:
+            if not sender.ended:
+                world.end_actor(keeper_name(APP, node_id))
+            self.keeper(node_id)
+
+    shares: Shares = Here(APP, "rayfold", detached=True, silent_s=SETTINGS.silent_s)
+    return shares
+
+
+def _plan(generation: int) -> ApplicationPlan:
+    global _catalogue
+    if _catalogue is None:
+        _catalogue = ship(Catalogue([], []))
+    return ApplicationPlan(APP, _catalogue, 2, {}, SETTINGS, generation)
+
+
+_catalogue: bytes | None = None
+"""The classes of an application that has none."""
+
+
+def _told(doing: Callable[[], Any]) -> tuple[list[Any], Any]:
+    try:
+        return [], doing()
+    except RayfoldError as error:
+        return to_wire(error), None
+
+
+def _fail(answer: Future[Any], error: Exception | None = None) -> None:
+    if not answer.done():
+        answer.set_exception(error or ProcessEnded())
+
+
+def _tell(answer: Future[Any], result: Any) -> None:
+    if not answer.done():
+        answer.set_result(result)
