@@ -124,11 +124,17 @@ class Supervision:
 
     async def _open_shares(self, nodes: Sequence[NodeFacts]) -> None:
         """Of a deployed system: the store that it had before, and no other."""
-        plan, known = self.plan, await asyncio.to_thread(store_of, self.plan.name) if self._detached else ""
+        plan, known = self.plan, await asyncio.to_thread(self._known_store) if self._detached else ""
         default = max(2, sum(node.alive for node in nodes))
         await self.shares.open(nodes, plan.partitions, default, create=plan.create, store_id=known)
         if self._detached and not known:
-            await asyncio.to_thread(put_store, plan.name, self.shares.map.store_id)
+            await asyncio.to_thread(self._remember_store, self.shares.map.store_id)
+
+    def _known_store(self) -> str:
+        return store_of(self.plan.name)
+
+    def _remember_store(self, store_id: str) -> None:
+        put_store(self.plan.name, store_id)
 
     async def _seat(self, names: set[str]) -> None:
         """An actor for every seat: one of these, which are there, or a new one. Those that have no seat are ended."""

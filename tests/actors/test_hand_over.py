@@ -6,7 +6,6 @@ The actors are plain classes; each test calls them in the order in which a super
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,10 @@ from rayfold.runtime.catalogue import Catalogue
 from rayfold.runtime.envelope import Envelope, join, pack
 from rayfold.runtime.errors import Fenced, RayfoldError, Sealed, StoreMismatch, StoreMissing, Unavailable
 from rayfold.runtime.log.sealing import Seal
+from rayfold.runtime.log.share import node_share
+from rayfold.runtime.log.store import open_store
 from rayfold.runtime.log.store_map import StoreMap
+from rayfold.runtime.log.stretch import read_stretch
 from rayfold.runtime.outcome import decode_answer
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.wire import from_wire
@@ -56,6 +58,10 @@ class Bank:
             on(name)
             told(self.keepers[name].place(self.map))
         self.attempts = 0
+
+    def moved(self, epoch: int) -> StoreMap:
+        """The map in which the partition is at home on `b`, with the epoch of its seal."""
+        return self.map.with_home(0, self.id_of("b"), epoch=epoch)
 
     def id_of(self, node: str) -> str:
         return self.nodes[node].node_id
@@ -109,16 +115,33 @@ def bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bank:
     return Bank(tmp_path, on)
 
 
+SEALED = 2
+"""The epoch of the first seal: the log was taken over once."""
+
+
 def seal(bank: Bank, partition: Any) -> Seal:
     bank.on("a")
     sealed: Seal = told(partition.seal(bank.id_of("b")))
     return sealed
 
 
-def commit(bank: Bank, sealed: Seal) -> None:
+def copy(bank: Bank, sealed: Seal) -> None:
+    """Steps 1 and 4, on `b`: there is no Ray to ask the other keeper with."""
+    store = open_store(bank.folder / "a" / "bank")
+    reader = store.open_reader(0)
+    share = node_share(bank.folder / "b" / "bank", bank.id_of("b"))
+    share.pull(0, sealed.head, lambda after, up_to: read_stretch(reader, after, up_to))
+    reader.close()
+    told(bank.keepers["b"].finish(0, sealed))
+
+
+def hand_over(bank: Bank, sealed: Seal) -> StoreMap:
+    """The step that counts, by another actor of the partition than the one that sealed it. The map of the old home."""
     bank.on("a")
-    moved = bank.map.with_home(0, bank.id_of("b"))
-    told(bank.keepers["a"].commit(0, moved, bank.id_of("b"), sealed.epoch))
+    told(bank.partition("a").hand_over(bank.id_of("b"), sealed.epoch, 2))
+    placed: StoreMap = told(bank.keepers["a"].place(bank.map))
+    assert placed == bank.moved(sealed.epoch)
+    return placed
 
 
 def test_a_partition_takes_commands_at_its_home_and_nowhere_else(bank: Bank) -> None:
@@ -164,7 +187,7 @@ def test_a_broken_seal_lets_it_go_on_with_everything_that_it_had(bank: Bank) -> 
     partition = bank.partition("a")
     bank.open_account(partition, "alice")
     seal(bank, partition)
-    told(partition.unseal(bank.id_of("b")))
+    told(partition.unseal(bank.id_of("b"), SEALED))
     deposited = bank.execute(partition, Envelope(Account, "alice", Deposit(amount=5)))[0]
     assert isinstance(deposited, Receipt)
     assert (deposited.position, deposited.version) == (2, 2)
@@ -174,9 +197,9 @@ def test_after_the_map_is_written_the_old_home_can_not_be_opened_and_the_seal_no
     bank.on("a")
     partition = bank.partition("a")
     bank.open_account(partition, "alice")
-    commit(bank, seal(bank, partition))
+    hand_over(bank, seal(bank, partition))
     with pytest.raises(Sealed):
-        told(partition.unseal(bank.id_of("b")))
+        told(partition.unseal(bank.id_of("b"), SEALED))
     with pytest.raises(Sealed):
         told(bank.partition("a").open())
     with pytest.raises(Sealed):
@@ -187,11 +210,11 @@ def test_a_hand_over_whose_seal_was_broken_meanwhile_is_not_written_down(bank: B
     bank.on("a")
     partition = bank.partition("a")
     sealed = seal(bank, partition)
-    told(partition.unseal(bank.id_of("b")))
+    told(partition.unseal(bank.id_of("b"), sealed.epoch))
     bank.open_account(partition, "alice")
     partition.close()  # a process opens a log once, and this one is all processes
-    with pytest.raises(StoreMismatch, match="its move was called off: it is not sealed any more"):
-        commit(bank, sealed)
+    with pytest.raises(Sealed, match="this node: the move was called off"):
+        hand_over(bank, sealed)
     assert bank.keepers["a"].map() == bank.map
     assert isinstance(bank.open_account(bank.partition("a"), "bob"), Receipt)
 
@@ -200,11 +223,25 @@ def test_a_hand_over_of_an_earlier_seal_is_not_written_down(bank: Bank) -> None:
     bank.on("a")
     partition = bank.partition("a")
     earlier = seal(bank, partition)
-    told(partition.unseal(bank.id_of("b")))
+    told(partition.unseal(bank.id_of("b"), earlier.epoch))
     bank.open_account(partition, "alice")
     assert seal(bank, partition).epoch > earlier.epoch
-    with pytest.raises(StoreMismatch, match="called off"):
-        commit(bank, earlier)
+    with pytest.raises(Sealed):
+        hand_over(bank, earlier)
+
+
+def test_a_hand_over_that_comes_too_late_does_not_disturb_the_partition_that_goes_on(bank: Bank) -> None:
+    bank.on("a")
+    partition = bank.partition("a")
+    sealed = seal(bank, partition)
+    told(partition.unseal(bank.id_of("b"), sealed.epoch))
+    assert isinstance(bank.open_account(partition, "alice"), Receipt)
+    epoch = partition.status().epoch
+    with pytest.raises(Sealed, match="the move was called off"):
+        told(partition.hand_over(bank.id_of("b"), sealed.epoch, 2))
+    told(partition.unseal(bank.id_of("b"), sealed.epoch))
+    assert isinstance(bank.open_account(partition, "bob"), Receipt)
+    assert partition.status().epoch == epoch, "its log was not even closed"
 
 
 def test_the_new_home_has_no_log_before_it_is_given_the_map_and_goes_on_under_a_later_epoch(bank: Bank) -> None:
@@ -215,9 +252,9 @@ def test_the_new_home_has_no_log_before_it_is_given_the_map_and_goes_on_under_a_
     told(bank.keepers["b"].finish(0, sealed))
     with pytest.raises(Sealed):
         told(bank.partition("b").open())
-    commit(bank, sealed)
+    hand_over(bank, sealed)
     bank.on("b")
-    told(bank.keepers["b"].place(bank.map.with_home(0, bank.id_of("b"))))
+    told(bank.keepers["b"].place(bank.moved(sealed.epoch)))
     arrived = bank.partition("b")
     assert isinstance(bank.open_account(arrived, "alice"), Receipt)
     assert arrived.status().epoch == sealed.epoch + 1
@@ -230,14 +267,14 @@ def test_who_was_asked_at_the_new_home_before_that_was_given_the_map_takes_comma
     sealed = seal(bank, bank.partition("a"))
     bank.on("b")
     told(bank.keepers["b"].finish(0, sealed))
-    commit(bank, sealed)
+    hand_over(bank, sealed)
     bank.on("b")
     arrived = bank.partition("b")
     assert isinstance(bank.open_account(arrived, "alice"), Fenced)
     with pytest.raises(Sealed):
-        told(arrived.unseal(""))
-    told(bank.keepers["b"].place(bank.map.with_home(0, bank.id_of("b"))))
-    told(arrived.unseal(""))
+        told(arrived.unseal("", 0))
+    told(bank.keepers["b"].place(bank.moved(sealed.epoch)))
+    told(arrived.unseal("", 0))
     assert isinstance(bank.open_account(arrived, "alice"), Receipt)
 
 
@@ -249,14 +286,12 @@ def test_a_reader_waits_for_the_new_home_to_be_given_the_map(bank: Bank) -> None
     sealed = seal(bank, partition)
     bank.on("b")
     told(bank.keepers["b"].open())
-    arriving = bank.folder / "b" / "bank" / "partition-00000.arriving"
-    shutil.copytree(bank.folder / "a" / "bank" / "partition-00000", arriving)
-    (arriving / "lock.mdb").unlink()
-    commit(bank, sealed)
+    copy(bank, sealed)
+    hand_over(bank, sealed)
     with pytest.raises(Unavailable, match="partition 0: its log cannot be read: partition 0: it was handed over"):
         reader.head()
     bank.on("b")
-    told(bank.keepers["b"].place(bank.map.with_home(0, bank.id_of("b"))))
+    told(bank.keepers["b"].place(bank.moved(sealed.epoch)))
     assert reader.head() == 1
 
 
@@ -270,15 +305,33 @@ def test_a_copy_that_does_not_end_as_the_original_does_is_not_taken_for_it(bank:
         told(bank.keepers["b"].finish(0, sealed))
 
 
-def test_what_is_left_of_a_partition_that_has_moved_is_tidied_away_and_nothing_else(bank: Bank, tmp_path: Path) -> None:
+def test_an_old_log_is_kept_until_its_new_home_has_opened_it_and_states_what_it_holds(bank: Bank) -> None:
     bank.on("a")
     partition = bank.partition("a")
     bank.open_account(partition, "alice")
-    told(bank.keepers["a"].tidy())
-    assert (tmp_path / "a" / "bank" / "partition-00000").exists()
-    commit(bank, seal(bank, partition))
-    told(bank.keepers["a"].tidy())
-    assert not (tmp_path / "a" / "bank" / "partition-00000").exists()
+    old = bank.folder / "a" / "bank" / "partition-00000"
+    assert told(bank.keepers["a"].leftovers()) == []
+    sealed = seal(bank, partition)
+    bank.on("b")
+    copy(bank, sealed)
+    hand_over(bank, sealed)
+    bank.on("a")
+    (left,) = told(bank.keepers["a"].leftovers())
+    bank.on("b")
+    with pytest.raises(StoreMismatch, match="partition 0 is not at home here; ask its home"):
+        told(bank.keepers["b"].custody(0, (left.head,)))
+    told(bank.keepers["b"].place(bank.moved(sealed.epoch)))
+    too_early = told(bank.keepers["b"].custody(0, (left.head,)))
+    bank.on("a")
+    why = "the log of its home has epoch 2, which is not later than 2"
+    assert (told(bank.keepers["a"].discard(left.name, too_early)), old.exists()) == (why, True)
+    bank.on("b")
+    arrived = bank.partition("b")
+    told(arrived.open())
+    arrived.close()  # a process opens a log once, and this one is all processes
+    statement = told(bank.keepers["b"].custody(0, (left.head,)))
+    bank.on("a")
+    assert (told(bank.keepers["a"].discard(left.name, statement)), old.exists()) == ("", False)
 
 
 def test_a_log_that_was_read_by_many_at_once_is_let_go_of_when_its_partition_moves_away(bank: Bank) -> None:
@@ -286,6 +339,7 @@ def test_a_log_that_was_read_by_many_at_once_is_let_go_of_when_its_partition_mov
     partition = bank.partition("a")
     bank.open_account(partition, "alice")
     sealed, keeper = seal(bank, partition), bank.keepers["a"]
+    told(partition.hand_over(bank.id_of("b"), sealed.epoch, 2))
     together = threading.Barrier(READERS)
 
     def read(_: int) -> int:
@@ -295,9 +349,8 @@ def test_a_log_that_was_read_by_many_at_once_is_let_go_of_when_its_partition_mov
 
     with ThreadPoolExecutor(READERS) as threads:
         assert list(threads.map(read, range(READERS))) == [1] * READERS
-    commit(bank, sealed)
-    told(keeper.remove(0))
-    assert not (bank.folder / "a" / "bank" / "partition-00000").exists()
+    assert told(keeper.place(bank.map)) == bank.moved(sealed.epoch)
+    assert keeper._readers == {}, "else the log could not be opened to be written here, should it come back"
 
 
 def test_a_second_system_on_a_share_is_refused_with_the_name_of_the_first(bank: Bank) -> None:

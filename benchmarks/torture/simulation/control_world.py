@@ -338,6 +338,8 @@ class ControlWorld:
         self.acknowledged: dict[int, list[int]] = {0: [], 1: []}
         self.moved: list[Moved] = []
         self.wrong: list[str] = []
+        self.store_known = ""
+        """Which store the application has, as Ray's directory keeps it."""
         self.busy_until_s = 0.0
         """Until when some fault goes on."""
         self.messages = 0
@@ -704,6 +706,13 @@ class SimulatedSupervision(Supervision):
     async def _named(self) -> set[str]:
         return {name for name, record in self._world.actors.items() if partition_named(name) and not record.killed}
 
+    def _known_store(self) -> str:
+        return self._world.store_known
+
+    def _remember_store(self, store_id: str) -> None:
+        if not self.sender.ended:
+            self._world.store_known = store_id
+
     async def _tick(self) -> None:
         """The client asks every actor often enough."""
 
@@ -771,7 +780,7 @@ def _plan(generation: int) -> ApplicationPlan:
     global _catalogue
     if _catalogue is None:
         _catalogue = ship(Catalogue([], []))
-    return ApplicationPlan(APP, _catalogue, 2, {}, SETTINGS, generation)
+    return ApplicationPlan(APP, _catalogue, 2, {}, SETTINGS, generation, create=True)
 
 
 _catalogue: bytes | None = None

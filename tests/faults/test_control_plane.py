@@ -1,0 +1,211 @@
+"""The control plane in simulated time: pairs of faults find nothing in the real parts, and planted bugs are found."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import chain
+
+import pytest
+
+from rayfold.actors.cluster import NodeFacts
+from rayfold.actors.log_owner import LogOwner
+from rayfold.actors.moving import Moving
+from rayfold.actors.partition_actors import Seated
+from rayfold.actors.shares import Shares
+from rayfold.benchmarks.torture.simulation.control_disk import OpenLog
+from rayfold.benchmarks.torture.simulation.control_running import (
+    Covered,
+    Run,
+    find_wrong,
+    pairs_of,
+    run_control,
+    singles_of,
+)
+from rayfold.benchmarks.torture.simulation.control_world import STORIES, ControlBuild, Fault, Story
+from rayfold.runtime.log.custody import ARRIVING, CopyFacts, Custody, copy_name
+from rayfold.runtime.log.node_share import NodeShare, ShareFacts
+from rayfold.runtime.log.sealing import Seal, Tenure
+from rayfold.runtime.log.store_map import StoreMap
+
+STRIDE = 499
+"""Of the pairs that are tried here: a prime, so that all kinds and steps are met. `control_running` tries every pair."""
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """Some hundred clusters tell what goes wrong with them."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.parametrize("story", STORIES)
+@pytest.mark.timeout(240)
+def test_each_fault_at_each_step_and_pairs_of_them_leave_one_complete_log_that_goes_on(story: Story) -> None:
+    covered = Covered()
+    wrong = find_wrong(chain(singles_of(story), pairs_of(story, stride=STRIDE)), covered)
+    assert wrong is None, wrong.told()
+    print(f"{story}: {covered}")
+    assert covered.singles > 200
+    assert covered.pairs > 50
+
+
+def test_a_plan_of_faults_happens_the_same_way_again() -> None:
+    plan = [Fault(7, "kill a"), Fault(12, "message late")]
+    assert run_control("move", plan) == run_control("move", plan)
+
+
+# Planted bugs -----------------------------------------------------------------------------------------------------
+
+
+class TidiesByItsOwnMap(NodeShare):
+    """What was found first: a copy is removed since the map here says that the partition is at home elsewhere."""
+
+    def leftovers(self) -> list[CopyFacts]:
+        for one in super().leftovers():
+            if one.name.endswith(ARRIVING) or one.tenure.heir:
+                self._disk.remove(one.name)
+        return super().leftovers()
+
+
+class RemovesWhatIsSealed(NodeShare):
+    """What was found second: the old log is removed since it is sealed, whether the new home can open its own or not."""
+
+    def discard(self, name: str, home: Custody) -> str:
+        copy = self._look(name)
+        if copy is not None and copy.tenure.heir:
+            self._disk.remove(name)
+        return ""
+
+
+class MakesAStoreWithoutAsking(Shares):
+    """Nodes that do not answer are taken for nodes that have nothing."""
+
+    def _check_all_answered(self, nodes: Iterable[NodeFacts], found: object) -> None: ...
+
+
+class EachMakesItsOwnStore(Shares):
+    async def _proposed(self, node_id: str, new: StoreMap) -> StoreMap:
+        return new
+
+
+class BreaksFinalSeals(LogOwner):
+    def unseal(self, heir: str, epoch: int) -> None:
+        if not self._serves():
+            self._with_log(lambda log: log.change_tenure(lambda present: Tenure(present.epoch)))
+            self.handed_over = False
+
+
+class HandsOverWhateverTheSeal(LogOwner):
+    def hand_over(self, heir: str, epoch: int, version: int) -> Tenure:
+        since = max(version, self._map_here().version + 1)
+        return self._with_log(lambda log: log.change_tenure(lambda present: Tenure(present.epoch, heir, since)))
+
+
+class OpensSealedLogs(OpenLog):
+    def activate(self) -> int:
+        return self.change_tenure(lambda present: present._replace(epoch=present.epoch + 1)).epoch
+
+
+class SealsWithoutAnEpoch(LogOwner):
+    """The epoch of the seal is that of the last activation, so a late hand-over meets the epoch of another seal."""
+
+    def seal(self, heir: str) -> Seal:
+        sealed = super().seal(heir)
+        self._with_log(lambda log: log.change_tenure(lambda present: present._replace(epoch=sealed.epoch - 1)))
+        return sealed._replace(epoch=sealed.epoch - 1)
+
+
+class ForgetsWhatItsLogsDecided(NodeShare):
+    def with_hand_overs(self, known: StoreMap) -> StoreMap:
+        return known
+
+
+class ExchangesItsMap(NodeShare):
+    """The map that comes last is kept, whatever was known here."""
+
+    def place(self, known: StoreMap) -> StoreMap:
+        present = self._disk.open_share()
+        if present is None or present.map is None:
+            return super().place(known)
+        for partition in known.at_home_on(self._node_id):
+            self._settle(partition, known.epochs[partition])
+        self._disk.write_map(known)
+        return known
+
+
+class TakesAnyCopy(NodeShare):
+    def _settle(self, partition: int, epoch: int) -> None:
+        names = self._disk.names()
+        if copy_name(partition) not in names and copy_name(partition, ARRIVING) in names:
+            self._disk.rename(copy_name(partition, ARRIVING), copy_name(partition))
+
+
+class DoesNotCompareTheEnds(NodeShare):
+    def finish(self, partition: int, sealed: Seal) -> None:
+        with self._disk.writing(copy_name(partition, ARRIVING), create=True) as copy:
+            copy.change_tenure(lambda present: present._replace(epoch=sealed.epoch))
+
+
+class DoesNotTakeOverTheEpoch(NodeShare):
+    def finish(self, partition: int, sealed: Seal) -> None:
+        with suppress(StopIteration):
+            super().finish(partition, sealed._replace(epoch=0))
+
+
+class MapsBeforeItHandsOver(Moving):
+    """The new home is given the map before the old one has let go for good."""
+
+    async def _hand_over(self, partition: int, present: Seated, source: str, to: str, sealed: Seal) -> StoreMap:
+        shares = self._supervision.shares
+        await self._copy_up_to(partition, source, to, sealed.head)
+        await shares.call(to, "finish", partition, sealed)
+        await shares.call(to, "place", shares.map.with_home(partition, to, epoch=sealed.epoch))
+        return await super()._hand_over(partition, present, source, to, sealed)
+
+
+class ReportsSuccessAtOnce(Moving):
+    async def _confirm(self, partition: int, to: str, sealed: Seal) -> None: ...
+
+
+class LeavesSealsAlone(Moving):
+    async def _unseal(self, partition: int, seated: Seated, heir: str, epoch: int) -> None: ...
+
+
+class HidesItsProposal(NodeShare):
+    def facts(self) -> ShareFacts:
+        return super().facts()._replace(map=None)
+
+
+def _found(story: Story, build: ControlBuild) -> Run | None:
+    """The first run that shows a planted bug: a single fault mostly does."""
+    return find_wrong(chain(singles_of(story, build), pairs_of(story, build, stride=7)))
+
+
+PLANTED: dict[str, tuple[Story, Callable[[ControlBuild], ControlBuild]]] = {
+    "TidiesByItsOwnMap": ("move", lambda build: replace(build, share=TidiesByItsOwnMap)),
+    "RemovesWhatIsSealed": ("move", lambda build: replace(build, share=RemovesWhatIsSealed)),
+    "MakesAStoreWithoutAsking": ("create", lambda build: replace(build, shares=MakesAStoreWithoutAsking)),
+    "EachMakesItsOwnStore": ("create", lambda build: replace(build, shares=EachMakesItsOwnStore)),
+    "BreaksFinalSeals": ("move", lambda build: replace(build, owner=BreaksFinalSeals)),
+    "HandsOverWhateverTheSeal": ("move", lambda build: replace(build, owner=HandsOverWhateverTheSeal)),
+    "OpensSealedLogs": ("move", lambda build: replace(build, log=OpensSealedLogs)),
+    "ForgetsWhatItsLogsDecided": ("move", lambda build: replace(build, share=ForgetsWhatItsLogsDecided)),
+    "ExchangesItsMap": ("move", lambda build: replace(build, share=ExchangesItsMap)),
+    "TakesAnyCopy": ("back", lambda build: replace(build, share=TakesAnyCopy)),
+    "DoesNotCompareTheEnds": ("move", lambda build: replace(build, share=DoesNotCompareTheEnds)),
+    "DoesNotTakeOverTheEpoch": ("move", lambda build: replace(build, share=DoesNotTakeOverTheEpoch)),
+    "MapsBeforeItHandsOver": ("move", lambda build: replace(build, moves=MapsBeforeItHandsOver)),
+    "ReportsSuccessAtOnce": ("move", lambda build: replace(build, moves=ReportsSuccessAtOnce)),
+    "LeavesSealsAlone": ("move", lambda build: replace(build, moves=LeavesSealsAlone)),
+    "SealsWithoutAnEpoch": ("move", lambda build: replace(build, owner=SealsWithoutAnEpoch)),
+}
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_a_planted_bug_is_found(planted: str) -> None:
+    story, plant = PLANTED[planted]
+    assert _found(story, plant(ControlBuild())) is not None
