@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from rayfold.runtime.errors import Damaged, Fenced, StoreMissing
 from rayfold.runtime.log.custody import CopyFacts, copy_name, partition_in
-from rayfold.runtime.log.sealing import Seal, Tenure, activated
+from rayfold.runtime.log.sealing import Tenure, activated
 from rayfold.runtime.log.share import Share
 from rayfold.runtime.log.store import Store
 from rayfold.runtime.log.store_map import StoreMap
@@ -112,6 +112,8 @@ class Disk:
         self.proposed: StoreMap | None = None
         self.files: dict[str, File] = {}
         self.write = write
+        self.removes: Callable[[int, File], None] = lambda _partition, _file: None
+        """Called before a copy is removed."""
         self._node_id = node_id
 
     @property
@@ -199,6 +201,9 @@ class Disk:
     def remove(self, name: str) -> None:
         """See `ShareDisk`."""
         if name in self.files:
+            partition = partition_in(name)
+            assert partition is not None
+            self.removes(partition, self.files[name])
             self.write(f"{name} removed", lambda: self.files.pop(name))
 
     def piece(self, name: str, after: int, up_to: int) -> Piece | None:
@@ -206,8 +211,3 @@ class Disk:
         values = self.files[name].values
         found = values[after : min(up_to, after + PIECE_EVENTS)]
         return Piece(after, chain_of(values[:after]), found) if found else None
-
-
-def seal_of(file: File) -> Seal:
-    """What a sealed log ends with."""
-    return Seal(file.tenure.epoch, len(file.values), chain_of(file.values))

@@ -73,9 +73,9 @@ REST_MAX_S: Final = 1500.0
 SETTINGS: Final = Settings(silent_s=20.0, local_sockets=False)
 
 
-Story = Literal["move", "back", "create", "deploy", "drain"]
+Story = Literal["move", "back", "create", "deploy", "drain", "forgotten"]
 """What is done while things go wrong: a partition moves; moves there and back; a store is made; the application gets
-new code; a node is emptied."""
+new code; a node is emptied; a new node is the only one that is up, and Ray's directory has forgotten the store."""
 
 STORIES: Final[tuple[Story, ...]] = Story.__args__  # type: ignore[attr-defined]
 
@@ -333,6 +333,10 @@ class ControlWorld:
         self.steps: list[str] = []
         """What each step is, from 1."""
         self.nodes = {node_id: Node(node_id, Disk(node_id, self._writes(node_id))) for node_id in NAMES}
+        for node in self.nodes.values():
+            node.disk.removes = self._look_at_removal
+        if story == "forgotten":
+            self.nodes[C].up, self.nodes[C].started = False, 0
         self.actors: dict[str, Record] = {}
         self.supervisors: list[SimulatedSupervision] = []
         self.acknowledged: dict[int, list[int]] = {0: [], 1: []}
@@ -503,6 +507,7 @@ class ControlWorld:
         return [
             NodeFacts(node.node_id, NAMES[node.node_id], str(node.started), "", node.up and not node.cut)
             for node in self.nodes.values()
+            if node.started
         ]
 
     # --- supervisors and clients ---------------------------------------------------------------------------------
@@ -579,7 +584,14 @@ class ControlWorld:
         self._look_at_the_end()
 
     def _begin_story(self, supervision: SimulatedSupervision) -> None:
-        if self.story == "deploy":  # as `deployment.py` does it: the supervisor starts again with the next plan
+        if self.story == "forgotten":  # all nodes that have the store are down, as after a loss of power
+            self._end_supervisor(supervision)
+            self.store_known = ""
+            self._start_node(self.nodes[C])
+            for node_id in (A, B):
+                self._away(self.nodes[node_id], self._kill_node)
+            self._begin_supervisor()
+        elif self.story == "deploy":  # as `deployment.py` does it: the supervisor starts again with the next plan
             self.generation += 1
             self._end_supervisor(supervision)
             self._begin_supervisor()
@@ -600,8 +612,27 @@ class ControlWorld:
         self.moved.append(moved)
         (to,) = (node_id for node_id, name in NAMES.items() if name == moved.to)
         file = self.nodes[to].disk.files.get(copy_name(moved.partition))
-        if file is None or file.tenure.heir or not self._complete(file, moved.partition):
-            self.wrong.append("a move reported success, and the new home has no log that could be opened")
+        store_map = self.nodes[to].disk.map
+        came_with = 0 if store_map is None else store_map.epochs[moved.partition]
+        opened = file is not None and not file.tenure.heir and file.tenure.epoch > came_with
+        if file is None or not opened or not self._complete(file, moved.partition):
+            self._wrong("a move reported success, and the new home has not opened its log")
+
+    def _look_at_removal(self, partition: int, removed: File) -> None:
+        """A copy is removed only once a later one was opened that has all that it has."""
+        others = [
+            file
+            for node in self.nodes.values()
+            for name, file in node.disk.files.items()
+            if name.startswith(copy_name(partition)) and file is not removed
+        ]
+        if not any(
+            not file.tenure.heir
+            and file.tenure.epoch > removed.tenure.epoch
+            and set(removed.values) <= set(file.values)
+            for file in others
+        ):
+            self._wrong(f"a copy of partition {partition} is removed before a later one was opened with all of it")
 
     def _leave_one_supervisor(self) -> None:
         """Of two supervisors Ray ends one, once the network is whole again."""
