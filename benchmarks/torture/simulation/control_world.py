@@ -132,9 +132,11 @@ class KeeperProcess(Process):
 
     @property
     def share(self) -> NodeShare:
+        """The decisions about this node's share."""
         return self.world.build.share(self.node.disk, self.node.node_id)
 
     def handle(self, method: str, *arguments: Any) -> Any:
+        """See `Process`."""
         if method == "map":
             return self.node.disk.map
         doing: dict[str, Callable[..., Any]] = {
@@ -183,21 +185,28 @@ class PartitionProcess(Process):
         )
 
     def prepare(self, _saved: Any = ()) -> list[Any]:
+        """See `PartitionActor`."""
         return []
 
     def residents(self, _first: int) -> list[Any]:
+        """See `PartitionActor`: nothing is in memory here."""
         return []
 
     def open(self) -> list[Any]:
+        """See `PartitionActor`."""
         return _told(self._ensure_open)[0]
 
     def seal(self, heir: str) -> tuple[list[Any], Any]:
+        """See `PartitionActor`."""
         return _told(lambda: self.owner.seal(heir))
 
     def hand_over(self, heir: str, epoch: int, version: int) -> tuple[list[Any], Any]:
+        """See `PartitionActor`."""
         return _told(lambda: self.owner.hand_over(heir, epoch, version))
 
     def unseal(self, heir: str, epoch: int) -> list[Any]:
+        """See `PartitionActor`."""
+
         def undo() -> None:
             self.owner.unseal(heir, epoch)
             self._ensure_open()
@@ -205,17 +214,21 @@ class PartitionProcess(Process):
         return _told(undo)[0]
 
     def close(self) -> None:
+        """See `PartitionActor`."""
         self.owner.handed_over = True
         self._let_go()
 
     def tick(self) -> None:
+        """See `PartitionActor`."""
         with contextlib.suppress(StoreError):
             self._ensure_open()
 
     def set_projectors(self, _names: Any) -> None:
+        """See `PartitionActor`."""
         self.tick()
 
     def head(self) -> int:
+        """See `PartitionActor`."""
         self._ensure_open()
         assert self.log is not None
         return len(self.log.file.values)
@@ -287,6 +300,7 @@ class _Method:
         self._call = call
 
     def remote(self, *arguments: Any) -> _Sent:
+        """Send it."""
         return _Sent(self._call(*arguments))
 
 
@@ -295,6 +309,7 @@ class _Sent:
         self._answer = answer
 
     def future(self) -> Future[Any]:
+        """The answer."""
         return self._answer
 
 
@@ -760,9 +775,11 @@ class _Cluster:
         self._world, self._sender = world, sender
 
     def nodes(self) -> list[NodeFacts]:
+        """See `Cluster`."""
         return self._world.facts()
 
     def actor_named(self, name: str) -> Handle:
+        """See `Cluster`. Raises `ValueError`."""
         if name not in self._world.actors or self._world.actors[name].killed:
             raise ValueError(name)
         return Handle(self._world, self._sender, name)
@@ -780,12 +797,14 @@ class _PartitionActors(PartitionActors):
         self._world, self._sender = world, supervision.sender
 
     def start_actor(self, plan: PartitionPlan, name: str) -> Handle:
+        """See `PartitionActors`."""
         if not self._sender.ended:
             node = self._world.nodes[plan.node_id]
             self._world.actor(name, plan.node_id, lambda: PartitionProcess(self._world, node, name, plan.number))
         return Handle(self._world, self._sender, name)
 
     def kill(self, actor: Any) -> None:
+        """See `PartitionActors`."""
         if not self._sender.ended:
             self._world.end_actor(actor.name)
 
@@ -793,12 +812,14 @@ class _PartitionActors(PartitionActors):
 def _shares(world: ControlWorld, sender: Sender) -> Shares:
     class Here(world.build.shares):  # type: ignore[name-defined, misc]
         def keeper(self, node_id: str) -> Handle:
+            """See `Shares`."""
             name = keeper_name(APP, node_id)
             if not sender.ended:
                 world.actor(name, node_id, lambda: KeeperProcess(world, world.nodes[node_id], name))
             return Handle(world, sender, name)
 
         def replace(self, node_id: str) -> None:
+            """See `Shares`."""
             if not sender.ended:
                 world.end_actor(keeper_name(APP, node_id))
             self.keeper(node_id)
