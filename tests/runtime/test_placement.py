@@ -14,7 +14,7 @@ from rayfold.runtime.errors import StoreMismatch
 from rayfold.runtime.log import store as stores
 from rayfold.runtime.log.check import verify_store
 from rayfold.runtime.log.durable import encode_facts
-from rayfold.runtime.log.share import create_share, open_share, place_share
+from rayfold.runtime.log.share import node_share, open_share
 from rayfold.runtime.log.store import create_or_open_store, open_store, write_manifest
 from rayfold.runtime.log.store_map import StoreMap, merged, read_map, write_map
 from rayfold.runtime.stream import OLD_PLACEMENT, StreamId, is_placement, new_placement, partition_of
@@ -149,8 +149,8 @@ def test_a_backup_from_before_is_restored_with_the_old_rule(tmp_path: Path) -> N
 def test_the_shares_of_a_spread_store_and_its_maps_have_its_rule(tmp_path: Path) -> None:
     first = StoreMap.spread("5f1d8f0c-6d0e-4a55-9f5e-1b7f0f3a1c11", 2, NAMES, RULE)
     for node in NAMES:
-        create_share(tmp_path / node, node, first)
-        place_share(tmp_path / node, node, first)
+        node_share(tmp_path / node, node).create(first)
+        node_share(tmp_path / node, node).place(first)
         share = open_share(tmp_path / node, node)
         assert share is not None
         assert share.map is not None
