@@ -15,6 +15,7 @@ from typing import Any, Final, Self, TypeVar
 from uuid import UUID
 
 from ..runtime.aggregate import Aggregate
+from ..runtime.anchor import Anchor
 from ..runtime.chosen import Key, Streams, Types
 from ..runtime.envelope import Envelope
 from ..runtime.errors import CallerError, RayfoldError
@@ -242,6 +243,10 @@ class BlockingVerbs:
     ) -> Answer:
         """Ask a projection as of a place in the past; see `Runtime.as_of`. `progress` is called on another thread."""
         return self._wait(self._runtime.as_of(projection, place, query, timeout_s=timeout_s, progress=progress))
+
+    def anchor(self) -> Anchor:
+        """What each log ends with now; see `Runtime.anchor`."""
+        return self._wait(self._runtime.anchor())
 
     def verify(self) -> Report:
         """Check every byte of the logs; see `Runtime.verify`."""

@@ -19,6 +19,7 @@ from rich.table import Table
 from ..benchmarks.harness.commands import bench
 from ..benchmarks.torture.commands import torture
 from ..runtime.errors import RayfoldError
+from .anchor_commands import anchor, check_anchor
 from .application_commands import connected_to, deploy, drain, is_application, move, rebalance
 from .backup_commands import backup, restore
 from .cluster_commands import down, node, nodes, up
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 
 app.add_typer(bench)
+app.command()(anchor)
 app.command()(backup)
 app.command()(restore)
 app.command()(status)
@@ -99,6 +101,12 @@ def verify(
     ] = None,
     json_file: JsonOption = None,
     address: Annotated[str, typer.Option(metavar="HOST:PORT", help="Of the cluster, for an application.")] = "auto",
+    anchor_file: Annotated[
+        Path | None, typer.Option("--anchor", metavar="FILE", help="Prove too that nothing before this was changed.")
+    ] = None,
+    public_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The key that the anchor must be signed with: hex, or PEM.")
+    ] = None,
 ) -> None:
     """Check a store: structure, every checksum, hash chain, indexes, contiguity. Exit code 1 if anything is wrong.
 
@@ -106,6 +114,7 @@ def verify(
     and databases of read models are compared with that.
     """
     from ..runtime.log.check import verify_store
+    from ..runtime.log.store import open_store
     from .verifying_states import show_states, states_of
 
     columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -114,8 +123,10 @@ def verify(
         if is_application(directory):
             with connected_to(str(directory), address) as application:
                 report = application.verify()
+                anchored = anchor_file is None or check_anchor(application.spread_store, anchor_file, public_key)
         else:
             report = verify_store(directory, lambda done, total: progress.update(task, completed=done, total=total))
+            anchored = anchor_file is None or check_anchor(open_store(directory), anchor_file, public_key)
     _show(report)
     states = None if classes is None else states_of(directory, classes)
     if states is not None:
@@ -123,7 +134,7 @@ def verify(
     if json_file is not None:
         values = report.as_dict() | ({} if states is None else {"states": states.as_dict()})
         json_file.write_text(json.dumps(values, indent=2) + "\n")
-    raise typer.Exit(OK if report.ok and (states is None or states.ok) else DAMAGED)
+    raise typer.Exit(OK if report.ok and anchored and (states is None or states.ok) else DAMAGED)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from typing import Final, Self, TypeVar
 from uuid import UUID
 
 from ..runtime.aggregate import Aggregate
+from ..runtime.anchor import Anchor, take_anchor
 from ..runtime.chosen import Key, Streams, Types
 from ..runtime.envelope import Envelope
 from ..runtime.errors import CallerError, RayfoldError
@@ -317,6 +318,13 @@ class Verbs:
         what `ask` raises.
         """
         return await self._past.as_of(projection, place, query, timeout_s, progress)
+
+    async def anchor(self) -> Anchor:
+        """What each log ends with now: head and link, to be signed and kept elsewhere (docs/anchors.md). Only reads.
+
+        Raises `Unavailable` for a partition whose home is gone, `Damaged`, `StorageFailed`.
+        """
+        return await asyncio.to_thread(take_anchor, self._active.store)
 
     async def verify(self) -> Report:
         """Check every byte of the logs: structure, checksums, hash chains, indexes; as `rayfold verify` does. Of a

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .actors.subscriptions import Subscription
     from .actors.system import Runtime
     from .runtime.aggregate import Aggregate, OwnActor, Shared, decide, evolve
+    from .runtime.anchor import Anchor
     from .runtime.envelope import Envelope, derived_id
     from .runtime.errors import (
         CallerError,
@@ -75,6 +76,7 @@ __all__ = [
     "ANY",
     "NO_STREAM",
     "Aggregate",
+    "Anchor",
     "Application",
     "BlockingConnection",
     "BlockingRebuild",
@@ -165,6 +167,7 @@ _NAMES_BY_HOME: Final = {
     ".actors.subscriptions": ("Subscription",),
     ".actors.system": ("Runtime",),
     ".runtime.aggregate": ("Aggregate", "OwnActor", "Shared", "decide", "evolve"),
+    ".runtime.anchor": ("Anchor",),
     ".runtime.envelope": ("Envelope", "derived_id"),
     ".runtime.messages": ("Command", "Event", "Payload", "Query", "upcast"),
     ".runtime.projection": ("Projection", "answer", "forget", "project"),
