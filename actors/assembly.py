@@ -16,6 +16,7 @@ from typing import Any, Final
 from ..runtime.aggregate import Aggregate
 from ..runtime.catalogue import Catalogue
 from ..runtime.errors import Unavailable
+from ..runtime.fit import check_fit
 from ..runtime.log.store import Store
 from ..runtime.projection import Projection
 from ..runtime.read_store.checkpoint import Quarantined
@@ -72,6 +73,7 @@ class Assembly:
         self.store = store = self._open_store()
         hold = store.hold(f"the runtime of process {os.getpid()}")
         self._undo.callback(hold.release)
+        await asyncio.to_thread(_check_fit, store, self.catalogue)
         cluster = await started_aside(
             lambda: Cluster.start_or_join(num_cpus=self._num_cpus, own_actors_max=self._settings.own_actors_max),
             Cluster.stop,
@@ -200,6 +202,15 @@ class Assembly:
             await asyncio.sleep(_TICK_S)
             with contextlib.suppress(Exception):
                 metrics.record(await self.status())
+
+
+def _check_fit(store: Store, catalogue: Catalogue) -> None:
+    """Raises `CodeMismatch`, before anything runs, if the classes do not fit what the store holds."""
+    with contextlib.ExitStack() as opened:
+        readers = {number: store.open_reader(number) for number in range(store.partitions)}
+        for reader in readers.values():
+            opened.callback(reader.close)
+        check_fit(str(store.path), catalogue, readers)
 
 
 def _name(store: Store) -> str:

@@ -22,6 +22,7 @@ from ..runtime.errors import RayfoldError
 from .anchor_commands import anchor, check_anchor
 from .application_commands import connected_to, deploy, drain, is_application, move, rebalance
 from .backup_commands import backup, restore
+from .check_commands import check
 from .cluster_commands import down, node, nodes, up
 from .console import complaints, console
 from .observing_commands import history, status
@@ -52,6 +53,7 @@ app.command()(restore)
 app.command()(status)
 app.command()(history)
 app.command()(torture)
+app.command()(check)
 app.command()(up)
 app.command()(down)
 app.command()(node)

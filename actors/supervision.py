@@ -23,6 +23,7 @@ from functools import partial
 from typing import Any, Final
 
 from ..runtime.errors import StoreError, Unavailable
+from ..runtime.fit import check_fit
 from ..runtime.log.report import Report
 from ..runtime.printable import printable_log
 from ..runtime.projection import Projection
@@ -102,7 +103,8 @@ class Supervision:
         missing. Returns once all partitions whose homes are up take commands and all projections answer; or at once
         where there were actors already: what they still have to do, nobody who is served by the others waits for.
 
-        Raises `StoreMismatch`, `StoreInUse`, `Unavailable`, `DefinitionError`, and what keeps a projector from opening.
+        Raises `StoreMismatch`, `CodeMismatch`, `StoreInUse`, `Unavailable`, `DefinitionError`, and what keeps a
+        projector from opening.
         """
         await self._see_nodes()
         await self._open_shares(list(self.nodes.values()))
@@ -112,6 +114,8 @@ class Supervision:
         self.projections = self._projections()
         self._observer = Observer(self.shares.store)
         names = await self._named()
+        if not names:  # else it runs, or a deployment has looked before it changed anything
+            await asyncio.to_thread(self._check_fit)
         await self._seat(names)
         if not names:
             await self._open()
@@ -121,6 +125,15 @@ class Supervision:
             self._go_on(doing())
         if names:
             self._go_on(self._resume())
+
+    def _check_fit(self) -> None:
+        """Raises `CodeMismatch` if the classes do not fit what the partitions hold whose homes are up."""
+        store, homes = self.shares.store, self.shares.map.homes
+        with contextlib.ExitStack() as opened:
+            readers = {number: store.open_reader(number) for number, home in enumerate(homes) if home in self.shares.up}
+            for reader in readers.values():
+                opened.callback(reader.close)
+            check_fit(self.plan.name, self.catalogue, readers)
 
     async def _open_shares(self, nodes: Sequence[NodeFacts]) -> None:
         """Of a deployed system: the store that it had before, and no other."""

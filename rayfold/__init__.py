@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .runtime.envelope import Envelope, derived_id
     from .runtime.errors import (
         CallerError,
+        CodeMismatch,
         CommandIdReused,
         Conflict,
         Damaged,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         HandlerFailed,
         InvalidId,
         InvalidMessage,
+        Misfit,
         NotInHistory,
         NotPrivate,
         NotYetVisible,
@@ -84,6 +86,7 @@ __all__ = [
     "BlockingSession",
     "BlockingSubscription",
     "CallerError",
+    "CodeMismatch",
     "Command",
     "CommandIdReused",
     "Conflict",
@@ -100,6 +103,7 @@ __all__ = [
     "InvalidMessage",
     "Lmdb",
     "LocalCluster",
+    "Misfit",
     "Moved",
     "NotInHistory",
     "NotPrivate",

@@ -21,6 +21,7 @@ Grouped by the moment at which it can happen and by whose fault it is::
     └── StoreError             the directory or a log in it
         ├── StoreMissing       there is no store in this directory
         ├── StoreMismatch      the store is of another format, shape or identity
+        │   └── CodeMismatch   the classes do not fit the events that the store holds
         ├── StoreInUse         another runtime holds the directory
         ├── SubscriptionInUse  the named subscription, or this member of it, is open elsewhere
         ├── StorageFailed      the disk or LMDB refused; what was being written was rolled back
@@ -36,7 +37,8 @@ Ray) carry them typed; `wire.py` carries them in msgpack, where nothing is ever 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from .printable import printable
 
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CallerError",
+    "CodeMismatch",
     "CommandIdReused",
     "Conflict",
     "Damaged",
@@ -327,6 +330,39 @@ class StoreMismatch(StoreError):
 
     def sentence(self) -> str:
         return f"{self.path}: {self.what}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+class Misfit(NamedTuple):
+    """One difference between the classes of an application and what a store holds."""
+
+    where: str
+    """Which event or aggregate it is about: `event 'Deposited' version 1`."""
+    what: str
+    """What is different."""
+    remedy: str
+    """What would be right."""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}; {self.remedy}"
+
+
+class CodeMismatch(StoreMismatch):
+    """The classes of an application do not fit what the store holds: each difference, and what would be right.
+
+    Nothing was started or changed. `misfits` has all of them; `docs/evolution.md` goes through each kind of change.
+    """
+
+    def __init__(self, path: str, misfits: Sequence[Sequence[str]]) -> None:
+        found = [Misfit(*one) for one in misfits]
+        super().__init__(path, "the code does not fit what the store holds")
+        self.args = (path, [list(one) for one in found])
+        self.misfits = found
+
+    def sentence(self) -> str:
+        if len(self.misfits) == 1:
+            return f"{self.path}: {self.misfits[0]}"
+        listed = "; ".join(f"({number}) {one}" for number, one in enumerate(self.misfits, 1))
+        return f"{self.path}: {self.what}, in {len(self.misfits)} places: {listed}"
 
 
 class StoreInUse(StoreError):

@@ -56,7 +56,6 @@ from .receipt import Receipt
 from .refusals import REFUSED_VERSION, refused_event, rejected_in
 from .residents import RESIDENTS_MAX, Residents, evolve_with
 from .saved_state import checked_state, state_fingerprint
-from .shape import event_shape, pack_shape
 from .stream import ANY, REFUSALS, StreamId
 from .user_code import is_ctrl_c
 
@@ -136,12 +135,7 @@ class WriteLoop:
         """Take the log over; until then every append would be refused. Returns the epoch."""
         self.residents.forget_all()
         self._secret = b""
-        self._log.declare(
-            {
-                (event.message_name, event.schema_version): pack_shape(event_shape(event))
-                for event in self._catalogue.events.values()
-            }
-        )
+        self._log.declare(self._catalogue.shapes())
         self.epoch = self._log.activate()
         return self.epoch
 

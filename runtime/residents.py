@@ -21,14 +21,14 @@ from .catalogue import Catalogue
 from .declaration import nearest
 from .errors import HandlerFailed, InvalidMessage
 from .loading import LOADED_AT_ONCE_BYTES, LOADED_AT_ONCE_EVENTS, Loading, StillLoading
-from .log.contract import Snapshot, WriteLog
+from .log.contract import Snapshot, StoredEvent, WriteLog
 from .log.format import decode_record
 from .messages import Event
 from .saved_state import checked_state, decode_state, state_fingerprint
 from .stream import StreamId
 from .user_code import is_ctrl_c
 
-__all__ = ["RESIDENTS_MAX", "SAVED_AT_ONCE", "Residents", "SavedResident", "evolve_with"]
+__all__ = ["RESIDENTS_MAX", "SAVED_AT_ONCE", "Residents", "SavedResident", "evolve_with", "take_in"]
 
 RESIDENTS_MAX: Final = 10_000
 """How many aggregates stay in memory: at about 1 KB each some 10 MB in a process that takes 80 MB by itself."""
@@ -181,11 +181,7 @@ class Residents:
         while True:
             records = self._log.read_stream(stream, aggregate.version + 1, at_or_before, _PAGE, _PAGE_BYTES)
             for record in records:
-                stored = decode_record(record)
-                for event in self._catalogue.decode_events(stored):
-                    evolve_with(aggregate, event)
-                    aggregate.version = stored.version - 1  # all events of one record have its place
-                aggregate.version = stored.version
+                take_in(aggregate, self._catalogue, decode_record(record))
             page_bytes = sum(map(len, records))
             if len(records) < _PAGE and page_bytes < _PAGE_BYTES:
                 return
@@ -207,6 +203,17 @@ class Residents:
             return decode_state(cls, snapshot.state, stream.id, snapshot.version)
         except InvalidMessage:
             return None
+
+
+def take_in(aggregate: Aggregate, catalogue: Catalogue, stored: StoredEvent) -> None:
+    """Advance the aggregate by one stored event: one event, or as many as an upcast makes of it, all at its version.
+
+    Raises `UnknownEvent`, `HandlerFailed`; the state is then unusable.
+    """
+    for event in catalogue.decode_events(stored):
+        evolve_with(aggregate, event)
+        aggregate.version = stored.version - 1
+    aggregate.version = stored.version
 
 
 def evolve_with(aggregate: Aggregate, event: Event) -> None:

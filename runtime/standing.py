@@ -34,7 +34,7 @@ from .printable import printable_log
 from .projection import Projection
 from .read_model import ReadModel
 from .read_store.kinds import InMemory
-from .residents import Residents, evolve_with
+from .residents import Residents, take_in
 from .saved_state import decode_state, encode_state, state_fingerprint
 from .state import Stateful
 from .stream import StreamId
@@ -122,7 +122,7 @@ def folded(
     while aggregate.version < up_to:
         records = reader.read_stream(stream, aggregate.version + 1, up_to, _PAGE)
         for record in records:
-            evolve_with(aggregate, catalogue.decode_event(decode_record(record)))
+            take_in(aggregate, catalogue, decode_record(record))
         pause()
         if not records:
             break

@@ -25,7 +25,7 @@ from .projection import Projection
 from .read_model import ReadModel
 from .read_store.checkpoint import Checkpoint
 from .read_store.kinds import DuckDb, InMemory, Lmdb
-from .residents import evolve_with
+from .residents import take_in
 from .saved_state import decode_state, state_fingerprint
 from .standing import fold_aside, folded, wrong_state
 from .stream import StreamId
@@ -145,7 +145,7 @@ def _check_stream(report: StateReport, catalogue: Catalogue, reader: Reader, par
     try:
         while records := reader.read_stream(stream, aggregate.version + 1, None, _PAGE):
             for record in records:
-                evolve_with(aggregate, catalogue.decode_event(decode_record(record)))
+                take_in(aggregate, catalogue, decode_record(record))
                 if aggregate.version in versions:
                     _check_snapshot(report, catalogue, reader, partition, stream, aggregate)
     except RayfoldError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rayfold.runtime.errors import (
     CallerError,
+    CodeMismatch,
     CommandIdReused,
     Conflict,
     Damaged,
@@ -95,6 +96,15 @@ SENTENCES: list[tuple[RayfoldError, str]] = [
     (
         StoreMismatch("/data", "it has 4 partitions, not 2", "say partitions=4"),
         "/data: it has 4 partitions, not 2; say partitions=4",
+    ),
+    (
+        CodeMismatch("/data", [("event 'A' version 1", "no class bears that name", "keep its class")]),
+        "/data: event 'A' version 1: no class bears that name; keep its class",
+    ),
+    (
+        CodeMismatch("/data", [("event 'A' version 1", "gone", "keep it"), ("aggregate 'B'", "gone", "keep it")]),
+        "/data: the code does not fit what the store holds, in 2 places: (1) event 'A' version 1: gone; keep it; (2)"
+        " aggregate 'B': gone; keep it",
     ),
     (
         SubscriptionInUse("mailer", "0 of 3", "this one (process 5 on here)"),

@@ -10,6 +10,7 @@ import pytest
 from rayfold.runtime import errors
 from rayfold.runtime.errors import (
     CallerError,
+    CodeMismatch,
     CommandIdReused,
     Conflict,
     Damaged,
@@ -91,6 +92,7 @@ def test_errors_are_grouped_by_whose_fault_they_are() -> None:
         CallerError: {InvalidMessage, InvalidId, UnknownName, NotInHistory, CommandIdReused},
         Refusal: {Rejected, Conflict},
         Unavailable: {NotYetVisible},
+        StoreMismatch: {CodeMismatch},
         StoreError: {
             StoreMissing,
             StoreMismatch,
