@@ -214,6 +214,13 @@ def _check_class(cls: object, kind: type, argument: str) -> None:
 
 def _add(known: dict[str, Named], name: str, cls: Named, kind: str) -> None:
     other = known.setdefault(name, cls)
+    if other is not cls and (other.__module__, other.__qualname__) == (cls.__module__, cls.__qualname__):
+        where_it_is = f"{cls.__module__}.{cls.__qualname__}"  # a cell of a notebook was run again
+        raise DefinitionError(
+            where_it_is,
+            f"the {kind} name {name!r} is already that of another {where_it_is}, which was defined before",
+            "run the definitions of what names it again too",
+        )
     if other is not cls:
         raise DefinitionError(
             f"{cls.__module__}.{cls.__qualname__}",
