@@ -145,7 +145,7 @@ def example_of(path: Path) -> Iterator[tuple[bytes, bytes, bytes]]:
                 ANY,
                 events,
                 command_id=b"command-id-16-b.",
-                command_digest=b"digest----16-b--",
+                command_digest=b"digest----20-bytes--",
                 snapshot=b"\x81\xa7balanced",
                 snapshot_schema=b"v1",
             )
