@@ -51,7 +51,7 @@ from pydantic_core import MultiHostUrl, PydanticSerializationError, TzInfo, Url
 from .declaration import described, where
 from .difference import attributes_of, difference, shown, slots_of
 from .errors import DefinitionError, InvalidMessage
-from .fingerprint import reached_from, state_fingerprint
+from .fingerprint import fingerprint_of, reached_from, state_fingerprint
 from .forms import PACKER_BYTES, stored_form
 from .state import Stateful
 
@@ -319,7 +319,8 @@ class _Form:
     """How values are packed for one class: with the classes and functions that its handlers name."""
 
     def __init__(self, classes: Sequence[type] = (), functions: Sequence[types.FunctionType] = ()) -> None:
-        self._classes = _by_name(_with_what_they_hold(classes)) | _by_name(classes)
+        self._classes = _classes_by_name(_with_what_they_hold(classes)) | _classes_by_name(classes)
+        self._names = {one: name for name, one in self._classes.items() if one is not None}
         self._functions = _by_name(functions)
         self._defaults: dict[str, tuple[Any, ...]] = {}
         """Factories of the defaultdicts that fields start with, by field."""
@@ -399,10 +400,10 @@ class _Form:
         return shape
 
     def _name_of_class(self, cls: type) -> str:
-        known = self._classes.get(cls.__name__)
-        if known is cls:
-            return str(cls.__name__)
-        if known is None and cls.__name__ in self._classes:
+        name = self._names.get(cls)
+        if name is not None:
+            return name
+        if cls.__name__ in self._classes:
             raise TypeError(f"two classes that its handlers name are called {cls.__name__}")
         raise TypeError(f"neither its fields nor its handlers name the class {cls.__name__}")
 
@@ -522,6 +523,17 @@ def _by_name(things: Iterable[Any]) -> dict[str, Any]:
     for thing in things:
         name = thing.__name__
         found[name] = thing if found.get(name, thing) is thing else None
+    return found
+
+
+def _classes_by_name(classes: Iterable[type]) -> dict[str, Any]:
+    """By their names, where several have one by name and content, which is the same in every process; None for a name
+    that cannot be told apart."""
+    found = _by_name(classes)
+    for cls in classes:
+        if found[cls.__name__] is None:
+            name = f"{cls.__name__} {fingerprint_of(cls, cls.__module__).hex()}"
+            found[name] = cls if found.get(name, cls) is cls else None
     return found
 
 

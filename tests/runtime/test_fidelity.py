@@ -428,6 +428,21 @@ def two_of_one_name() -> list[Any]:
 
 
 ONE, TWO = two_of_one_name()
+SAME, _ = two_of_one_name()
+
+
+class Order:
+    class Status(enum.Enum):
+        """Of an order."""
+
+        OPEN = "open"
+
+
+class Parcel:
+    class Status(enum.Enum):
+        """Of a parcel."""
+
+        SENT = "sent"
 
 
 class Twins(Aggregate):
@@ -435,12 +450,19 @@ class Twins(Aggregate):
 
     @evolve
     def happened(self, event: Happened) -> None:
-        self.value = [ONE(), TWO()]
+        self.value = [SAME(), ONE(), TWO(), Order.Status, Parcel.Status]
 
 
-def test_two_classes_of_one_name_are_refused() -> None:
+def test_two_classes_of_one_name_are_told_apart_by_what_they_are() -> None:
     twins = Twins("x", 0)
-    Twins.evolvers[Happened](twins, Happened())
+    twins.value = [TWO(), Order.Status.OPEN, Parcel.Status.SENT]
+    again = decode_state(Twins, checked_state(twins))
+    assert [type(one) for one in again.value] == [TWO, Order.Status, Parcel.Status]
+
+
+def test_two_classes_of_one_name_that_are_the_same_are_refused() -> None:
+    twins = Twins("x", 0)
+    twins.value = SAME()
     with pytest.raises(InvalidMessage, match="two classes that its handlers name are called Twin"):
         checked_state(twins)
 
