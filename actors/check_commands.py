@@ -138,7 +138,7 @@ def _models(
     events = sum(reader.head() for reader in readers.values())
     for projection in application.projections:
         name, version = projection.projection_name, projection.projection_version
-        built, seconds = _why_built(projection, folder), None
+        built, seconds = _why_built(application, projection, folder), None
         if built != "kept" and measured and events:
             try:
                 rate = projected_per_s(projection, application.catalogue, readers)
@@ -148,9 +148,8 @@ def _models(
         yield _Model(name, version, built, events, seconds)
 
 
-def _why_built(projection: Any, folder: Path | None) -> str:
+def _why_built(application: Application, projection: Any, folder: Path | None) -> str:
     """`kept` if the read model that is on the disk goes on, else why it is built."""
-    from ..runtime.fingerprint import state_fingerprint
     from .builds import builds_of
 
     if folder is None:
@@ -159,7 +158,7 @@ def _why_built(projection: Any, folder: Path | None) -> str:
     of_version = [build for build in builds if build.version == projection.projection_version]
     if not of_version:
         return f"version {projection.projection_version} is new" if builds else "it is new"
-    mine = state_fingerprint(projection).hex()
+    mine = application.catalogue.fingerprint(projection).hex()
     if any(next(build.path.glob(f"*/{mine}"), None) is not None for build in of_version):
         return "kept"
     return "its code has changed"

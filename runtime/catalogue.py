@@ -10,6 +10,7 @@ It is made of plain dicts of classes, so that cloudpickle carries it to another 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -17,6 +18,7 @@ from .aggregate import Aggregate
 from .codec import decode_message, decode_payload, validated
 from .declaration import nearest, where
 from .errors import DefinitionError, InvalidMessage, UnknownEvent, UnknownName
+from .fingerprint import fingerprint_of, state_fingerprint
 from .messages import Command, Event, Payload, Query
 from .projection import EventHandler, Projection
 from .saved_state import check_state_fields
@@ -105,6 +107,23 @@ class Catalogue:
         """Each event that the projection handles, with its handler: its own, or that of the nearest base."""
         found = {event: nearest(event, projection.projectors) for event in self.events.values()}
         return {event: handler for event, handler in found.items() if handler is not None}
+
+    def fingerprint(self, projection: type[Projection]) -> bytes:
+        """16 bytes that change with the code of the projection, and with that of the events which it handles by a base
+        of theirs, or which may be upcast to those that it handles."""
+        own = state_fingerprint(projection)
+        others = [
+            event
+            for name, event in sorted(self.events.items())
+            if event not in projection.projectors
+            and (may_become_others(event) or nearest(event, projection.projectors) is not None)
+        ]
+        if not others:
+            return own
+        told = [
+            f"{one.message_name} {one.schema_version} {fingerprint_of(one, one.__module__).hex()}" for one in others
+        ]
+        return hashlib.blake2b("\n".join([own.hex(), *told]).encode(), digest_size=len(own)).digest()
 
     def shapes(self) -> dict[tuple[str, int], bytes]:
         """The shapes of the events, packed, by name and schema version: what a log is told by `Log.declare`."""

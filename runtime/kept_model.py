@@ -32,7 +32,6 @@ from .read_store.checkpoint import ERROR_CHARS_MAX, QUARANTINED_MAX, Checkpoint,
 from .read_store.contract import ReadStore
 from .read_store.folder import discard_at_next_opening, empty_folder, folder_of_code
 from .read_store.memory import MemoryStore
-from .saved_state import state_fingerprint
 from .stream import StreamId
 from .user_code import is_ctrl_c
 
@@ -66,6 +65,7 @@ class KeptModel:
         self.reach = Reach(readers)
         self.store: ReadStore = projection.read_store.make()
         self._projection = projection
+        self._catalogue = catalogue
         self._readers = readers
         self.part = part
         self._loop = PageLoop(projection, catalogue, part)
@@ -86,7 +86,7 @@ class KeptModel:
         """
         self.reach.look()
         if directory is not None:
-            self._folder = folder_of_code(directory, state_fingerprint(self._projection))
+            self._folder = folder_of_code(directory, self._catalogue.fingerprint(self._projection))
         try:
             stored = self.store.open(self.model, self._folder)
             found = None if stored is None else Checkpoint.unpacked(stored)

@@ -193,7 +193,7 @@ def _check_read_model(
 ) -> None:
     projection = saved.projection
     subject = f"{projection.projection_name}, part {saved.part}, replica {saved.replica}"
-    folder = saved.folder / state_fingerprint(projection).hex()
+    folder = saved.folder / catalogue.fingerprint(projection).hex()
     if not folder.is_dir():
         report.notes.append(f"{subject}: nothing is saved that this code would use")
         return

@@ -240,6 +240,26 @@ def test_a_subscription_to_a_class_that_no_event_is_derived_from_is_refused(log:
         subscribed(log, BASED, types=[Closed])
 
 
+def test_a_read_model_is_made_anew_when_an_event_that_it_has_by_a_base_or_an_upcast_changes() -> None:
+    def release(cents: int, unit: str) -> bytes:
+        class Refunded(Moved):
+            @property
+            def signed(self) -> int:
+                return -cents * self.amount
+
+        class Old(Event, version=2):
+            @staticmethod
+            @upcast(from_version=1)
+            def moved(old: Payload) -> Any:
+                return stored("Refunded", amount=unit)
+
+        return Catalogue([], [Sums], events=[Refunded, Old]).fingerprint(Sums)
+
+    first = release(1, "a")
+    assert release(1, "a") == first
+    assert len({first, release(2, "a"), release(1, "b"), BASED.fingerprint(Sums)}) == 4
+
+
 # Upcasts to several events, and to none
 
 
