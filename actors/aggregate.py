@@ -29,7 +29,7 @@ from ..runtime.aggregate import OwnActor
 from ..runtime.batching import BATCH_BY_RAY_S
 from ..runtime.envelope import unpack_batch
 from ..runtime.errors import Fenced, RayfoldError
-from ..runtime.log.contract import Append, Appended, CommandEntry, Log, Reader, Snapshot
+from ..runtime.log.contract import STREAM_PAGE_BYTES, Append, Appended, CommandEntry, Log, Reader, Snapshot
 from ..runtime.log.environment import COMMIT_WEIGHT
 from ..runtime.outcome import Answered, Moved, encode_answer
 from ..runtime.partition import AlreadyStored, WriteLoop
@@ -208,7 +208,7 @@ class PartitionLog:
         from_version: int = 1,
         to_version: int | None = None,
         limit: int | None = None,
-        bytes_max: int = 1 << 62,
+        bytes_max: int = STREAM_PAGE_BYTES,
     ) -> list[bytes]:
         """The records of the aggregate, read by its partition."""
         return self._read(lambda home: home.read_stream.remote(stream, from_version, to_version, limit, bytes_max))

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..runtime.errors import RayfoldError, Sealed, StorageFailed, StoreMissing, Unavailable
-from ..runtime.log.contract import CommandEntry, Holdings, Snapshot
+from ..runtime.log.contract import STREAM_PAGE_BYTES, CommandEntry, Holdings, Snapshot
 from ..runtime.log.node_share import check_epoch, check_home
 from ..runtime.log.reader import LmdbReader
 from ..runtime.log.share import Share, open_share
@@ -267,7 +267,7 @@ class SpreadReader:
         from_version: int = 1,
         to_version: int | None = None,
         limit: int | None = None,
-        bytes_max: int = 1 << 62,
+        bytes_max: int = STREAM_PAGE_BYTES,
     ) -> list[bytes]:
         """See `Reader`."""
         records: list[bytes] = self._read("read_stream", stream, from_version, to_version, limit, bytes_max)

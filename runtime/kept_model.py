@@ -198,6 +198,8 @@ class KeptModel:
                 replayed_up_to=replayed_up_to,
                 set_aside=aside,
             )
+            if failure is not None and isinstance(failure.error, StorageFailed):
+                raise failure.error  # a full disk, met in a handler: no fault of the event
             if failure is None or not failure.half_applied:
                 self._commit(self._after(partition, records if failure is None else records[: failure.applied]))
         except StoreError:

@@ -23,7 +23,7 @@ import msgpack
 
 from .catalogue import Catalogue
 from .codec import SMALL_BYTES, decode_payload, validator_of
-from .errors import Damaged, HandlerFailed, RayfoldError, UnknownEvent
+from .errors import Damaged, HandlerFailed, RayfoldError, StorageFailed, UnknownEvent
 from .log.format import BODY_AT, HEADER_ITEMS_MAX, decode_record, is_intact, pack_position
 from .projection import Projection, part_of
 from .recorded import Recorded
@@ -206,7 +206,7 @@ class PageLoop:
     ) -> Failure:
         """The failure for what a handler, or without its name the `key=`, raised."""
         kind, ident, version, _, event, *_ = fields
-        if isinstance(error, Damaged):  # the read store's own bytes: no fault of the handler
+        if isinstance(error, Damaged | StorageFailed):  # of the read store: no fault of the handler
             return Failure(index, error, True, f"{kind}/{ident}", version, event)
         subject = f"event {position} of partition {partition} ({kind}/{ident} {version})"
         name = f"{self._projection.__name__}.{handler}" if handler else f"key= of {self._projection.__name__}"

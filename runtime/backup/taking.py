@@ -19,10 +19,15 @@ from ..errors import StoreMismatch
 from ..log.contract import ReadableStore, Reader
 from ..log.format import chain_of
 from ..log.store import open_store
-from .inventory import Inventory, pack_segment, read_inventory, write_inventory
+from ..log.stretch import STRETCH_BYTES, STRETCH_EVENTS_MAX
+from .inventory import Inventory, Segment, pack_segment, read_inventory, write_inventory
 from .target import Target, target_at
 
 __all__ = ["Backup", "backup_store"]
+
+MERGED_BYTES_MAX: Final = STRETCH_BYTES // 4
+MERGED_EVENTS_MAX: Final = STRETCH_EVENTS_MAX // 2
+"""Of the segments that are merged with what is new; larger ones stay as they are."""
 
 LISTED_EVERY: Final = 16
 """Segments after which the inventory is written: about 128 MiB that an interrupted backup has to write again."""
@@ -64,22 +69,47 @@ def backup_store(
         for number, reader in readers.items():
             _check_same_history(store, inventory, number, reader, place)
         total, done, size_bytes = sum(heads.values()) - sum(inventory.heads.values()), 0, 0
+        replaced: list[Segment] = []
         for number, reader in readers.items():
+            before = inventory.head(number)
+            replaced += _taken_for_merging(inventory.segments.setdefault(number, []), heads[number])
             reached = inventory.head(number)
             while (stretch := reader.stretch(reached, heads[number])) is not None:
                 segment, content = pack_segment(number, stretch)
                 place.write(segment.name, content)
                 inventory.segments.setdefault(number, []).append(segment)
-                reached, done, size_bytes = segment.last, done + len(stretch.records), size_bytes + len(content)
+                done += segment.last - max(before, reached)
+                reached, size_bytes = segment.last, size_bytes + len(content)
                 if len(inventory.segments[number]) % LISTED_EVERY == 0:
                     write_inventory(place, inventory)
                 advance(done, total)
         inventory.taken_at = datetime.now(UTC).isoformat(timespec="seconds")
         write_inventory(place, inventory)
+        for one in replaced:  # the inventory that was just written does not list them any more
+            place.remove(one.name)
         return Backup(store.store_id, inventory.heads, done, size_bytes)
     finally:
         for reader in readers.values():
             reader.close()
+
+
+def _taken_for_merging(segments: list[Segment], head: int) -> list[Segment]:
+    """Take the small segments off the end that the next one is to hold too, so that a backup every minute does not
+    gather a file a minute: each is merged once as much is new as it holds, so that their number grows with the
+    logarithm, and each event is written again as often. Read from the log again, which holds the same (the chain).
+
+    All that is taken off fits into one segment: an inventory that is written on the way never has less than before.
+    """
+    taken: list[Segment] = []
+    new, size_bytes = head - (segments[-1].last if segments else 0), 0
+    while segments and new:
+        last = segments[-1]
+        events, size_bytes = last.last - last.first + 1, size_bytes + last.size_bytes
+        if events > new or size_bytes > MERGED_BYTES_MAX or new + events > MERGED_EVENTS_MAX:
+            break
+        taken.append(segments.pop())
+        new += events
+    return taken
 
 
 def _whole(source: str | os.PathLike[str] | ReadableStore) -> ReadableStore:

@@ -33,6 +33,10 @@ class Target(Protocol):
         """Put a file there, durably, in place of any of that name. Raises `StorageFailed`."""
         ...
 
+    def remove(self, name: str) -> None:
+        """Remove a file that no inventory lists any more; one that is gone is fine. Raises `StorageFailed`."""
+        ...
+
 
 def target_at(address: str | os.PathLike[str]) -> Target:
     """The target at an address. Raises `StorageFailed` for one that nothing here understands."""
@@ -78,6 +82,12 @@ class _Folder:
         except OSError as error:
             raise StorageFailed(str(path), f"cannot write: {error.strerror or error}") from error
 
+    def remove(self, name: str) -> None:
+        try:
+            (self._folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageFailed(str(self._folder / name), f"cannot remove: {error.strerror or error}") from error
+
 
 class _Remote:
     """Whatever fsspec reaches. Its errors are those of a hundred packages."""
@@ -102,3 +112,11 @@ class _Remote:
             self._filesystem.pipe_file(path, content)
         except Exception as error:
             raise StorageFailed(f"{self.address}/{name}", f"cannot write: {type(error).__name__}: {error}") from error
+
+    def remove(self, name: str) -> None:
+        try:
+            self._filesystem.rm_file(f"{self._path}/{name}")
+        except FileNotFoundError:
+            return
+        except Exception as error:
+            raise StorageFailed(f"{self.address}/{name}", f"cannot remove: {type(error).__name__}: {error}") from error

@@ -94,6 +94,10 @@ class Appended(NamedTuple):
     """True when this command id was stored before with the same digest: position and version are the first's."""
 
 
+STREAM_PAGE_BYTES: Final = 4 << 20
+"""Of one page of a stream, unless the reader wants less: the writer waits while it is read, some milliseconds."""
+
+
 class StoredEvent(NamedTuple):
     """One decoded record: an event as it is in the log. `stream` + `version` and `position` both identify it."""
 
@@ -163,7 +167,7 @@ class Reader(Protocol):
         from_version: int = 1,
         to_version: int | None = None,
         limit: int | None = None,
-        bytes_max: int = 1 << 62,
+        bytes_max: int = STREAM_PAGE_BYTES,
     ) -> list[bytes]:
         """The records of versions `from_version..to_version` (both included): at most `limit`, and no further one once
         `bytes_max` is reached (but at least one, if there is one)."""
@@ -270,7 +274,7 @@ class WriteLog(Protocol):
         from_version: int = 1,
         to_version: int | None = None,
         limit: int | None = None,
-        bytes_max: int = 1 << 62,
+        bytes_max: int = STREAM_PAGE_BYTES,
     ) -> list[bytes]:
         """See `Reader`."""
         ...

@@ -30,6 +30,7 @@ from lmdb import verify as lmdb_verify
 
 from ..errors import Damaged, StorageFailed, StoreError, StoreMismatch, StoreMissing
 from ..private import FILE_MODE, make_private_folder, tighten
+from .descriptors import check_descriptors
 from .durable import fsync_folder
 from .format import DATABASES
 from .identity import NOT_OURS, check_identity, is_new, write_identity
@@ -244,6 +245,7 @@ class Environment:
             return self._lmdb
         if self._closed:
             raise StorageFailed(str(self.path), f"{self.name} was closed")
+        check_descriptors(self.path, self.name)
         try:
             try:
                 environment = self._mapped(self._map_bytes_at_open())

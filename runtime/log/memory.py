@@ -15,7 +15,7 @@ from secrets import token_bytes
 
 from ..errors import Fenced, InvalidId, RayfoldError
 from ..stream import StreamId
-from .contract import Append, Appended, CommandEntry, Holdings, Snapshot
+from .contract import STREAM_PAGE_BYTES, Append, Appended, CommandEntry, Holdings, Snapshot
 from .format import (
     CHAIN_START,
     SECRET_BYTES,
@@ -119,7 +119,7 @@ class MemoryLog:
         from_version: int = 1,
         to_version: int | None = None,
         limit: int | None = None,
-        bytes_max: int = 1 << 62,
+        bytes_max: int = STREAM_PAGE_BYTES,
     ) -> list[bytes]:
         """The records of versions `from_version..to_version` (both included): at most `limit`, none further once
         `bytes_max` is reached."""

@@ -23,7 +23,7 @@ import lmdb
 
 from ..errors import Damaged, InvalidId, RayfoldError
 from ..stream import StreamId
-from .contract import CommandEntry, Holdings, Snapshot
+from .contract import STREAM_PAGE_BYTES, CommandEntry, Holdings, Snapshot
 from .format import (
     BODY_AT,
     COMMANDS,
@@ -238,7 +238,7 @@ class LmdbReader:
         from_version: int = 1,
         to_version: int | None = None,
         limit: int | None = None,
-        bytes_max: int = 1 << 62,
+        bytes_max: int = STREAM_PAGE_BYTES,
     ) -> list[bytes]:
         """The records of versions `from_version..to_version` (both included): at most `limit`, none further once
         `bytes_max` is reached."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import lmdb
 
@@ -37,6 +37,7 @@ from .format import (
     decode_command,
     decode_stream_entry,
     record_position,
+    versioned_key,
 )
 from .holdings import checked_shapes, holdings_in, put_holdings
 from .plan import Pair, Plan, Tail, plan
@@ -49,6 +50,10 @@ if TYPE_CHECKING:
     from .environment import Environment
 
 __all__ = ["LmdbLog"]
+
+
+SNAPSHOTS_KEPT: Final = 4
+"""Of a stream, the last ones; of older ones see `_thin_out`. A reader passes over one that is damaged or outdated."""
 
 
 class _Stored(Exception):  # noqa: N818 - a signal inside this file, not an error
@@ -155,7 +160,10 @@ class LmdbLog(LmdbReader):
             transaction.put(META_INDEXED, encode_indexed(indexed), db=self.environment.database(META))
         if self._put(transaction, COMMANDS, sorted(planned.commands), may_be_there=not look_up_ids):
             raise _Stored
-        self._put(transaction, SNAPSHOTS, planned.snapshots)
+        if planned.snapshots:
+            self._put(transaction, SNAPSHOTS, planned.snapshots)
+            for key, _ in planned.snapshots:
+                self._thin_out(transaction, key)
         if planned.kinds:
             put_holdings(transaction, self.environment.database(META), planned.kinds)
         tail.transaction = number if planned.events else number - 1
@@ -185,6 +193,23 @@ class LmdbLog(LmdbReader):
             what = f"{len(pairs) - added} of {len(pairs)} new keys were there already or out of order"
             raise Damaged(f"{self.name}, database {database.decode()}", what)
         return len(pairs) - added
+
+    def _thin_out(self, transaction: lmdb.Transaction[bytes], latest: bytes) -> None:
+        """Remove old snapshots of a stream: the last ones stay, and of those before one for each doubling of the
+        distance, so that a state in the past is folded from one that is not far. Bounded by the versions' logarithm."""
+        cursor = transaction.cursor(self.environment.database(SNAPSHOTS))
+        stream_key, newest = latest[:-8], int.from_bytes(latest[-8:], "big")
+        versions: list[int] = []
+        there = cursor.set_key(latest)
+        while there and cursor.key()[:-8] == stream_key:
+            versions.append(int.from_bytes(cursor.key()[-8:], "big"))
+            there = cursor.prev()
+        distance = 0
+        for number, version in enumerate(versions):
+            if number < SNAPSHOTS_KEPT or newest - version >= 2 * distance:
+                distance = newest - version
+            else:
+                transaction.delete(versioned_key(stream_key, version), db=self.environment.database(SNAPSHOTS))
 
     def unindexed_in(self, transaction: lmdb.Transaction[bytes], indexed: Sequence[int]) -> list[Pair]:
         """The entries that the stream index lacks, as this transaction sees it; `indexed` is what it says itself."""

@@ -13,7 +13,7 @@ Why `append`: DuckDB is made for many rows at once. One INSERT of one row takes 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -29,6 +29,18 @@ APPENDED_MAX: Final = 4_096
 
 _ENDS_TRANSACTIONS: Final = frozenset({"BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "CHECKPOINT", "ATTACH"})
 
+
+_OF_THE_DISK: Final = (
+    "no space left",
+    "could not write",
+    "cannot write",
+    "failed to offload",
+    "disk quota exceeded",
+    "file too large",
+    "input/output error",
+    "fsync",
+)
+"""What DuckDB says when the disk is full or broken: its errors have no number."""
 
 _CHECKPOINT_TABLE: Final = """
 CREATE TABLE IF NOT EXISTS rayfold_checkpoint (content BLOB);
@@ -49,15 +61,15 @@ class Sql:
     def __call__(self, query: str, parameters: Sequence[Any] = ()) -> Any:
         """Run it in the present transaction, after the rows appended so far. DuckDB's result: `fetchone()`,
         `fetchall()`. Raises what DuckDB raises."""
-        return self._store.ready(query).execute(query, list(parameters))
+        return self._store.run(query, lambda connection: connection.execute(query, list(parameters)))
 
     def arrow(self, query: str, parameters: Sequence[Any] = ()) -> Any:
         """The result of a query as a `pyarrow.Table`, without a Python object for each value. Needs pyarrow."""
-        return self._store.ready(query).sql(query, params=list(parameters)).to_arrow_table()
+        return self._store.run(query, lambda one: one.sql(query, params=list(parameters)).to_arrow_table())
 
     def df(self, query: str, parameters: Sequence[Any] = ()) -> Any:
         """The result of a query as a pandas `DataFrame`. Needs pandas."""
-        return self._store.ready(query).sql(query, params=list(parameters)).df()
+        return self._store.run(query, lambda one: one.sql(query, params=list(parameters)).df())
 
 
 class DuckDbStore:
@@ -111,6 +123,24 @@ class DuckDbStore:
             raise StorageFailed(self._path, str(error)) from error
         self._open = False
 
+    def run(self, query: str, act: Callable[[Any], Any]) -> Any:
+        """What a query of a handler or an answer gives. What the disk refuses is `StorageFailed`, which is not the
+        handler's fault: the event is taken in later, and is not put into quarantine."""
+        assert self._duckdb is not None
+        try:
+            return act(self.ready(query))
+        except self._duckdb.Error as error:
+            if self._is_of_the_disk(error):
+                raise StorageFailed(self._path, str(error)) from error
+            raise
+
+    def _is_of_the_disk(self, error: Exception) -> bool:
+        """Whether the disk has refused, and not the query: a file that a query names and that is missing is an
+        `IOException` too."""
+        assert self._duckdb is not None
+        text = str(error).lower()
+        return isinstance(error, self._duckdb.FatalException) or any(words in text for words in _OF_THE_DISK)
+
     def roll_back(self) -> bytes | None:
         """See `ReadStore`."""
         self._appended.clear()
@@ -132,7 +162,7 @@ class DuckDbStore:
         rows = self._appended.setdefault(table, [])
         rows.append(tuple(row))
         if len(rows) >= APPENDED_MAX:
-            self._flush()
+            self.run("", lambda _: None)  # which flushes
 
     def ready(self, query: str) -> Any:
         """The connection, for a query that may run now, with all appended rows in their tables."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from rayfold.runtime.errors import Damaged, RayfoldError
-from rayfold.runtime.log.contract import Append, Appended, CommandEntry, Holdings, Log, Snapshot
+from rayfold.runtime.log.contract import STREAM_PAGE_BYTES, Append, Appended, CommandEntry, Holdings, Log, Snapshot
 from rayfold.runtime.stream import StreamId
 
 Stage = Literal["before deciding", "while deciding", "before the append", "after the commit", "before the answer"]
@@ -60,7 +60,7 @@ class FaultyLog:
         from_version: int = 1,
         to_version: int | None = None,
         limit: int | None = None,
-        bytes_max: int = 1 << 62,
+        bytes_max: int = STREAM_PAGE_BYTES,
     ) -> list[bytes]:
         return self.behind.read_stream(stream, from_version, to_version, limit, bytes_max)
 

@@ -20,7 +20,7 @@ from rayfold.actors.settings import Settings
 from rayfold.runtime.codec import encode_message
 from rayfold.runtime.envelope import Envelope, pack, unpack_batch
 from rayfold.runtime.errors import Fenced, RayfoldError, StorageFailed, Unavailable
-from rayfold.runtime.log.contract import Append, Appended, CommandEntry, Snapshot
+from rayfold.runtime.log.contract import STREAM_PAGE_BYTES, Append, Appended, CommandEntry, Snapshot
 from rayfold.runtime.log.format import record_position
 from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.messages import Command
@@ -135,7 +135,7 @@ class Disk:
         from_version: int = 1,
         to_version: int | None = None,
         limit: int | None = None,
-        bytes_max: int = 1 << 62,
+        bytes_max: int = STREAM_PAGE_BYTES,
     ) -> list[bytes]:
         """See `Reader`."""
         return self.log.read_stream(stream, from_version, to_version, limit, bytes_max)

@@ -263,3 +263,34 @@ def test_a_backup_goes_to_any_address_that_fsspec_knows(store: Store, tmp_path: 
     assert records_of(restored.path, 0) == records_of(store, 0)
     with pytest.raises(StorageFailed, match="nosuch"):
         backup_store(store.path, "nosuch://backups/bank")
+
+
+def test_frequent_backups_gather_few_segments_and_an_old_one_is_removed_once_it_is_not_listed(
+    store: Store, tmp_path: Path
+) -> None:
+    for number in range(40):
+        append(store, 0, (ALICE, number))
+        backup_store(store.path, tmp_path / "backup")
+        segments = list((tmp_path / "backup" / "partition-00000").iterdir())
+        listed = json.loads((tmp_path / "backup" / INVENTORY).read_text())["segments"]["0"]
+        assert sorted(one["name"].partition("/")[2] for one in listed) == sorted(one.name for one in segments)
+        assert len(segments) <= 6, "the logarithm of what there is"
+    restored = restore_store(tmp_path / "backup", tmp_path / "restored")
+    assert records_of(restored.path, 0) == records_of(store, 0)
+
+
+def test_segments_that_are_large_enough_stay_as_they_are(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taking, "MERGED_BYTES_MAX", 10)
+    for number in range(5):
+        append(store, 0, (ALICE, number))
+        assert backup_store(store.path, tmp_path / "backup").events == (8 if not number else 1)
+    assert len(list((tmp_path / "backup" / "partition-00000").iterdir())) == 5
+
+
+def test_a_backup_that_merges_counts_only_what_is_new(store: Store, tmp_path: Path) -> None:
+    backup_store(store.path, tmp_path / "backup")
+    append(store, 0, *((ALICE, number) for number in range(10)))
+    assert backup_store(store.path, tmp_path / "backup").events == 10
+    assert len(list((tmp_path / "backup" / "partition-00000").iterdir())) == 1

@@ -110,3 +110,20 @@ def test_a_snapshot_under_another_fingerprint_is_another_snapshot(log: LmdbLog) 
     value = encode_snapshot(versioned_key(ALICE.key, 4), b"schema 2", b"alice at 4", link_at(log, 4))
     put(log, 4, value)
     assert log.find_snapshot(ALICE, b"schema 2") is None
+
+
+def test_old_snapshots_are_thinned_out_and_each_past_version_has_one_that_is_not_far(store: Store) -> None:
+    log = store.open_log(0)
+    epoch = log.activate()
+    for number in range(1, 401):
+        saved = deposits(ALICE, number)._replace(snapshot=b"state %d" % number, snapshot_schema=SCHEMA)
+        log.append(epoch, [saved])
+    versions = [int.from_bytes(key[-8:], "big") for key in pairs(log)]
+    assert versions[-4:] == [397, 398, 399, 400]
+    assert len(versions) <= 4 + 2 * 9, "some for each doubling of the distance"
+    for wanted in range(20, 400, 7):
+        found = log.find_snapshot(ALICE, SCHEMA, wanted)
+        if found is not None:
+            assert wanted - found.version <= 3 * (400 - wanted) + 4
+    log.close()
+    assert verify_store(store.path).ok

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -144,3 +145,17 @@ def test_without_duckdb_one_is_told_what_to_install(tmp_path: Path, monkeypatch:
     with pytest.raises(DefinitionError) as told:
         DuckDbStore("").open(SimpleNamespace(), tmp_path)
     assert str(told.value) == "store=DuckDb(...): duckdb is not installed; pip install rayfold[duckdb]"
+
+
+def test_a_full_disk_in_a_handler_is_no_fault_of_the_event_which_is_taken_in_once_there_is_room(tmp_path: Path) -> None:
+    program = Path(__file__).with_name("full_disk.py")
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, str(program), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    assert done.stdout.splitlines() == [*["StorageFailed"] * 4, "{0: 1} 0", "{0: 2} 0 None"], done.stderr
