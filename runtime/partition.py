@@ -395,6 +395,7 @@ class WriteLoop:
             outcomes[index] = outcome._replace(repeated=True) if isinstance(outcome, Receipt) else outcome
         for stream, aggregate in decided.working.items():
             self.residents.put_back(aggregate, stream)
+        self.residents.grew(sum(map(len, records)))
         return Batch(_told(outcomes), records)
 
     def _give_up(self, commands: Sequence[PackedCommand], decided: _Decided, error: RayfoldError) -> Batch:

@@ -24,14 +24,27 @@ from .loading import LOADED_AT_ONCE_BYTES, LOADED_AT_ONCE_EVENTS, Loading, Still
 from .log.contract import Snapshot, StoredEvent, WriteLog
 from .log.format import decode_record
 from .messages import Event
-from .saved_state import checked_state, decode_state, state_fingerprint
+from .saved_state import checked_state, decode_state, encode_state, state_fingerprint
 from .stream import StreamId
 from .user_code import is_ctrl_c
 
-__all__ = ["RESIDENTS_MAX", "SAVED_AT_ONCE", "Residents", "SavedResident", "evolve_with", "take_in"]
+__all__ = [
+    "RESIDENTS_BYTES_MAX",
+    "RESIDENTS_MAX",
+    "SAVED_AT_ONCE",
+    "Residents",
+    "SavedResident",
+    "evolve_with",
+    "take_in",
+]
 
 RESIDENTS_MAX: Final = 10_000
 """How many aggregates stay in memory: at about 1 KB each some 10 MB in a process that takes 80 MB by itself."""
+
+RESIDENTS_BYTES_MAX: Final = 256 << 20
+"""Of their states as they would be saved; as objects they take several times as much."""
+
+_UNSAVED_BYTES: Final = 64 << 10
 
 _PAGE: Final = 500
 """Records read at a time while an aggregate is folded: bounds memory for long streams."""
@@ -65,6 +78,10 @@ class Residents:
         self._residents_max = residents_max
         self._cache: OrderedDict[StreamId, Aggregate] = OrderedDict()
         self._loading: Loading | None = None
+        self._grown_bytes = 0
+        """Of the events that residents have taken in since they were weighed: a fold holds at most that much more."""
+        self._room_bytes = RESIDENTS_BYTES_MAX
+        """What they may take in until they are weighed again."""
         self._offered: dict[StreamId, tuple[bytes, Snapshot]] = {}
         """What the partition's last actor had in memory, with the schema that wrote it; each is used once."""
         self._distrusted: OrderedDict[StreamId, None] = OrderedDict()
@@ -111,6 +128,24 @@ class Residents:
         self._cache[stream] = aggregate
         if len(self._cache) > self._residents_max:
             self._cache.popitem(last=False)
+
+    def grew(self, size_bytes: int) -> None:
+        """Residents have taken in events of so many bytes. Keeps all of them within `RESIDENTS_BYTES_MAX`.
+
+        States are weighed only once events of as many bytes were taken in as there was room for, since most events
+        change a state and do not make it larger: 10,000 small states in 60 ms, every 256 MiB of events.
+        """
+        self._grown_bytes += size_bytes
+        if self._grown_bytes <= self._room_bytes:
+            return
+        weights = {stream: _weight(aggregate) for stream, aggregate in self._cache.items()}
+        total = sum(weights.values())
+        for stream, weight in weights.items():  # the least recently used one first
+            if total <= RESIDENTS_BYTES_MAX // 2 or len(self._cache) == 1:
+                break
+            del self._cache[stream]
+            total -= weight
+        self._grown_bytes, self._room_bytes = 0, max(RESIDENTS_BYTES_MAX - total, RESIDENTS_BYTES_MAX // 8)
 
     def forget(self, stream: StreamId) -> None:
         """Drop it from memory; the next check-out reads the log."""
@@ -186,6 +221,7 @@ class Residents:
             if len(records) < _PAGE and page_bytes < _PAGE_BYTES:
                 return
             events, size_bytes = events + len(records), size_bytes + page_bytes
+            self._grown_bytes += page_bytes
             yield events, size_bytes
 
     def _from_snapshot(self, cls: type[Aggregate], stream: StreamId, at_or_before: int | None) -> Aggregate | None:
@@ -214,6 +250,14 @@ def take_in(aggregate: Aggregate, catalogue: Catalogue, stored: StoredEvent) -> 
         evolve_with(aggregate, event)
         aggregate.version = stored.version - 1
     aggregate.version = stored.version
+
+
+def _weight(aggregate: Aggregate) -> int:
+    """The bytes of its state as it would be saved; of one that cannot be saved, as much as an average large one."""
+    try:
+        return len(encode_state(aggregate))
+    except Exception:  # whatever it holds
+        return _UNSAVED_BYTES
 
 
 def evolve_with(aggregate: Aggregate, event: Event) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from rayfold.runtime import residents
 from rayfold.runtime.aggregate import Aggregate, Shared, decide, evolve
 from rayfold.runtime.catalogue import Catalogue
 from rayfold.runtime.errors import Damaged, HandlerFailed, UnknownEvent, UnknownName
@@ -15,7 +16,7 @@ from rayfold.runtime.messages import Command, Event
 from rayfold.runtime.partition import WriteLoop
 from rayfold.runtime.saved_state import state_fingerprint
 from rayfold.runtime.stream import StreamId
-from tests.bank import Account, Deposit, Deposited, Open, Pay, Store, Vault
+from tests.bank import Account, Deposit, Deposited, Open, Pay, Store, Stored, Vault
 from tests.runtime.arrivals import CATALOGUE, Grow, Risky, activated, alice, balance, facts, risky, to
 from tests.runtime.faulty_log import FaultyLog
 from tests.runtime.ledger import Till
@@ -314,3 +315,41 @@ def test_what_cannot_be_saved_or_is_too_much_is_left_out(log: FaultyLog) -> None
     assert [one.stream.id for one in loop.residents.saved(0)] == ["bob"]
     following = handed_over(loop, log, residents_max=1)
     assert len(following.residents._offered) == 1
+
+
+class Heap(Aggregate, placement=Shared(), snapshot_every=0):
+    """An aggregate whose state is as large as its events."""
+
+    texts: list[str] = []
+
+    @decide
+    def put(self, command: Store) -> Stored:
+        return Stored(thing=command.thing)
+
+    @evolve
+    def stored(self, event: Stored) -> None:
+        self.texts = [*self.texts, event.thing]
+
+
+def test_memory_is_bounded_in_bytes_too_and_what_fell_out_is_read_again(
+    log: FaultyLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(residents, "RESIDENTS_BYTES_MAX", 100_000)
+    loop = activated(log, residents_max=10_000, catalogue=Catalogue([Heap]))
+    loop.residents._room_bytes = 100_000
+    for number in range(100):
+        loop.execute([to(Heap, f"h{number}", Store(thing="x" * 5_000))])
+        held = sum(len(one) for heap in loop.residents._cache.values() for one in getattr(heap, "texts", []))
+        assert held <= 110_000
+    assert 1 < len(loop.residents) < 25
+    assert facts(loop.execute([to(Heap, "h0", Store(thing="again"))]).outcomes[0])[1] == 2
+
+
+def test_many_events_that_leave_states_small_push_nobody_out(log: FaultyLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(residents, "RESIDENTS_BYTES_MAX", 20_000)
+    loop = activated(log)
+    loop.residents._room_bytes = 20_000
+    loop.execute([to(Account, f"a{number}", OPEN) for number in range(10)])
+    for _ in range(30):
+        loop.execute([to(Account, f"a{number}", TEN) for number in range(10)])
+    assert len(loop.residents) == 10
