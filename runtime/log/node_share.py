@@ -12,13 +12,13 @@ Rules kept here:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from ..errors import Damaged, Sealed, StoreError, StoreMismatch, StoreMissing
+from ..printable import printable_log
 from ..stream import OLD_PLACEMENT
 from .custody import ARRIVING, REMOVING, CopyFacts, Custody, copy_name, partition_in, retired_name, why_kept
 from .sealing import Seal, Sealable, Tenure, continue_epochs
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Copy", "NodeShare", "ShareDisk", "ShareFacts", "check_epoch", "check_home"]
 
-log = logging.getLogger(__name__)
+log = printable_log(__name__)
 
 PULLED_MAX: Final = 4
 """Stretches of one call of `pull`, of 8 MB each: a second or two, so that nothing else waits for long."""
