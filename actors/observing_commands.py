@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from collections import deque
 from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -209,6 +210,8 @@ def _plain(value: Any) -> Any:
     """A stored value as JSON can say it: bytes in hexadecimal, keys as text."""
     if isinstance(value, dict):
         return {key if isinstance(key, str) else str(_plain(key)): _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
+    if isinstance(value, tuple | list | set | frozenset | deque):
         return [_plain(item) for item in value]
-    return value.hex() if isinstance(value, bytes) else value
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return value.hex() if isinstance(value, bytes | bytearray) else str(value)

@@ -15,9 +15,17 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from .aggregate import Aggregate
-from .codec import decode_message, decode_payload, validated
+from .codec import check_limits, decode_message, decode_payload, validated
 from .declaration import nearest, where
-from .errors import DefinitionError, InvalidMessage, UnknownEvent, UnknownName
+from .errors import (
+    DefinitionError,
+    HandlerFailed,
+    InvalidMessage,
+    RayfoldError,
+    UnknownEvent,
+    UnknownName,
+    failure_text,
+)
 from .fingerprint import fingerprint_of, state_fingerprint
 from .messages import Command, Event, Payload, Query
 from .projection import EventHandler, Projection
@@ -25,6 +33,7 @@ from .saved_state import check_state_fields
 from .shape import event_shape, pack_shape
 from .stream import TYPE_NAME_PATTERN
 from .upcast import UPCASTS_MAX, Stored, may_become_others, upcasted
+from .user_code import is_ctrl_c
 
 if TYPE_CHECKING:
     from .log.contract import StoredEvent
@@ -174,6 +183,14 @@ class Catalogue:
             return self._upcast(stored, stored.name, stored.schema_version, decode_payload(stored.payload, stored.name))
         except InvalidMessage as error:
             raise _unreadable(stored, str(error)) from error
+        except HandlerFailed as error:
+            raise _unreadable(stored, f"{error.handler} failed with {error.what}") from error
+        except RayfoldError:
+            raise
+        except BaseException as error:  # a validator or an enum of the class is the user's code and may raise anything
+            if is_ctrl_c(error):
+                raise
+            raise _unreadable(stored, f"the code of its class failed with {failure_text(error)}") from error
 
     def may_become(self, name: str) -> bool:
         """Whether old events of this name may be upcast to events of others."""
@@ -200,13 +217,16 @@ class Catalogue:
             raise _unreadable(stored, f"its upcasts go in circles, by way of {name}")
         try:
             results = upcasted(cls, payload, version)
-        except Exception as error:  # an upcaster is the user's code and may raise anything
-            raise _unreadable(stored, f"its upcaster failed with {type(error).__name__}: {error}") from error
+        except BaseException as error:  # an upcaster is the user's code and may raise anything
+            if is_ctrl_c(error):
+                raise
+            raise _unreadable(stored, f"its upcaster failed with {failure_text(error)}") from error
         events: list[Event] = []
         for one in results:
             if isinstance(one, Stored):
                 events += self._upcast(stored, one.name, one.schema_version, one.payload, depth + 1)
             else:
+                check_limits(one, cls.message_name)
                 events.append(validated(cls, one))
             if len(events) > UPCASTS_MAX:
                 raise _unreadable(stored, f"it is upcast to over {UPCASTS_MAX:,} events")

@@ -59,6 +59,7 @@ from .user_code import is_ctrl_c
 __all__ = [
     "MESSAGE_BYTES_MAX",
     "SMALL_BYTES",
+    "check_limits",
     "comes_back_by_type",
     "decode_message",
     "decode_payload",
@@ -324,6 +325,30 @@ def decode_payload(data: bytes, name: str = "message") -> Payload:
     if _may_be_deep(data) and _deeper_than(payload, DEPTH_MAX):
         raise InvalidMessage(name, f"it is nested over {DEPTH_MAX} levels deep")
     return payload
+
+
+def check_limits(payload: Mapping[Any, Any], name: str) -> None:
+    """Raise `InvalidMessage` for fields of an upcaster that are over the limits of a message: what it gives obeys the
+    rules of what is stored."""
+    if len(payload) <= SMALL_BYTES and all(map(_is_small, payload.values())):
+        return
+    try:
+        packed = msgpack.Packer(default=_form_or_name, buf_size=PACKER_BYTES).pack(dict(payload))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidMessage(name, f"its upcast fields are no fields of a message: {error}") from error
+    decode_payload(packed, name)
+
+
+def _is_small(value: Any) -> bool:
+    kind = type(value)
+    return kind in (int, float, bool, type(None)) or (kind in (str, bytes) and len(value) <= PACKER_BYTES)
+
+
+def _form_or_name(value: Any) -> Any:
+    try:
+        return stored_form(value)
+    except TypeError:
+        return type(value).__name__  # an object that validation may know
 
 
 def _exact_fields(code: int, data: bytes) -> Any:

@@ -240,15 +240,20 @@ class HandlerFailed(RayfoldError):
     @classmethod
     def caused_by(cls, handler: str, subject: str, error: BaseException) -> Self:
         """An exception of a user's handler as one bounded line, for a caller in another process."""
-        try:
-            said = str(error)
-        except BaseException as another:  # its class may be the user's
-            said = f"its text raises {type(another).__name__}"
-        text = " ".join(f"{type(error).__name__}: {said}".split()).removesuffix(":")
-        return cls(handler, subject, text if len(text) <= 500 else f"{text[:497]}...")
+        return cls(handler, subject, failure_text(error))
 
     def sentence(self) -> str:
         return f"{self.handler} failed on {self.subject}: {self.what}"
+
+
+def failure_text(error: BaseException) -> str:
+    """An exception of the user's code as one bounded line, whatever its class does when it is shown."""
+    try:
+        said = str(error)
+    except BaseException as another:
+        said = f"its text raises {type(another).__name__}"
+    text = " ".join(f"{type(error).__name__}: {said}".split()).removesuffix(":")
+    return text if len(text) <= 500 else f"{text[:497]}..."
 
 
 class Unavailable(RayfoldError, TimeoutError):

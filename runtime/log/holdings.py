@@ -61,6 +61,8 @@ def payload_shape(*payloads: bytes) -> bytes:
     for payload in payloads:
         try:
             fields = msgpack.unpackb(payload, strict_map_key=False)
+            if isinstance(fields, msgpack.ExtType):  # the form in which each value says of which type it is
+                fields = msgpack.unpackb(fields.data, strict_map_key=False)
         except (ValueError, TypeError, RecursionError, msgpack.UnpackException):
             continue
         if isinstance(fields, dict):
