@@ -10,11 +10,12 @@ one changeable object differ from two that hold an object each.
 
 from __future__ import annotations
 
+import copy
 import functools
 import reprlib
 import struct
 import types
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -48,10 +49,11 @@ _SHOWN_WHOLE: Final = (
 _COMPARED_BY_EQUALITY: Final = frozenset({type(None), bool, int, str, bytes, type(...)})
 
 
-def difference(expected: Any, got: Any, path: str = "") -> str:
+def difference(expected: Any, got: Any, path: str = "", *, ordered: bool = True) -> str:
     """The first place where they differ, as a line with both values; empty when there is none.
 
-    `expected` and `got` are values, or two aggregates or projections: then the path begins with the field.
+    `expected` and `got` are values, or two aggregates or projections: then the path begins with the field. Unless
+    `ordered`, dicts may have their items in another order.
     """
     same: dict[int, int] = {}
     kept: list[Any] = []
@@ -76,10 +78,23 @@ def difference(expected: Any, got: Any, path: str = "") -> str:
                 continue
             same[id(one)], same[-id(other) - 1] = id(other), id(one)
             kept += (one, other)
+        if not ordered and kind in (dict, defaultdict, Counter) and one.keys() == other.keys():
+            other = _in_order_of(one, other)
+            kept.append(other)
         found = _compared(path, one, other, waiting, kept)
         if found:
             return found
     return ""
+
+
+def _in_order_of(one: dict[Any, Any], other: dict[Any, Any]) -> dict[Any, Any]:
+    """A copy of the other dict, of its class, with its items in the order of the first."""
+    again = copy.copy(other)
+    keys = {key: key for key in dict.keys(other)}
+    dict.clear(again)
+    for key in dict.keys(one):
+        dict.__setitem__(again, keys[key], dict.__getitem__(other, key))
+    return again
 
 
 def _compared(path: str, one: Any, other: Any, waiting: deque[tuple[str, Any, Any]], kept: list[Any]) -> str:

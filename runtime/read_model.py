@@ -477,6 +477,7 @@ class ReadModel:
         with self._feeding, self._changed:
             self._check_running()
             self._changes += 1
+            self._watch.unsure = False  # no fold would make the same, so there is nothing to compare with
             try:
                 return self._kept.retry_quarantined()
             finally:
@@ -492,6 +493,7 @@ class ReadModel:
         with self._feeding, self._changed:
             self._check_running()
             self._changes += 1
+            self._watch.unsure = False  # no fold would make the same, so there is nothing to compare with
             try:
                 self._kept.rebuild_stream(stream, partition)
             finally:

@@ -279,11 +279,11 @@ def check_read_model(
         if aside.failed is not None or aside.positions != positions:
             return
         with aside.reading() as expected:
-            what = difference(expected, got)
+            what = difference(expected, got, ordered=False)  # a stream that was rebuilt has its keys at the end
         if what:
             again = fold_aside(projection, catalogue, readers, part, positions, pause)
             with aside.reading() as expected, again.reading() as twice:
-                unsteady = difference(expected, twice)
+                unsteady = difference(expected, twice, ordered=False)
             again.close()
             if unsteady:
                 what = f"its handlers are not deterministic, two folds of the same events differ: {unsteady}"

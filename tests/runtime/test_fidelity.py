@@ -525,6 +525,14 @@ def test_one_object_in_two_places_differs_from_two_objects() -> None:
     assert difference([inner, inner], [other := [1], other]) == ""
 
 
+def test_the_order_of_a_dict_counts_unless_it_is_not_to() -> None:
+    one, other = {"a": 1, "b": {"x": 1, "y": 2}}, {"b": {"y": 2, "x": 1}, "a": 1}
+    assert difference(one, other) != ""
+    assert difference(one, other, ordered=False) == ""
+    other["b"] = {"y": 3, "x": 1}
+    assert difference(one, other, ordered=False) == "['b']['y'] is 3, where it was 2"
+
+
 def test_what_holds_itself_can_be_compared() -> None:
     one: list[Any] = []
     one.append(one)
