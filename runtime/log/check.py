@@ -34,7 +34,9 @@ from .format import (
     CHAIN_START,
     COMMANDS,
     EVENTS,
+    META,
     OLD_BODY,
+    SECRET_BYTES,
     SNAPSHOTS,
     STREAMS,
     belongs_to,
@@ -51,7 +53,7 @@ from .format import (
     split_versioned_key,
     versioned_key,
 )
-from .reader import LmdbReader
+from .reader import HOLDINGS_SINCE, LmdbReader
 from .recent import group_of, version_told
 from .report import PartitionReport, Problem, Report
 from .store import Store, open_store
@@ -63,6 +65,9 @@ CHUNK_PAIRS: Final = 1024
 
 STRUCTURE_ATTEMPTS_MAX: Final = 6
 """Of the check of a file's structure, when it finds something while somebody writes to the file."""
+
+KINDS_MAX: Final = 100_000
+"""Kinds of events that are compared with those that the log names: far more than any code has."""
 
 Look = Callable[["lmdb.Transaction[bytes]", bytes, bytes], bool]
 """Looks at one pair in a transaction; False ends the walk."""
@@ -162,6 +167,10 @@ class _PartitionCheck:
         self._last_entry = (b"", 0, 0)
         self._unindexed: dict[bytes, int] = {}
         """Stream key -> version of its last event that the stream index did not hold when we came by."""
+        self._kinds: set[tuple[str, int]] = set()
+        """Names and versions of the events that were seen."""
+        self._types: set[str] = set()
+        """Types of their streams."""
         self._unlinked = 0
         """Snapshots that an older format wrote, without link and hash."""
         self._new: dict[bytes, StreamId] = {}
@@ -180,6 +189,25 @@ class _PartitionCheck:
         if self._unlinked:
             what = f"{self._unlinked:,} of format 1 or 2, without a hash, are passed over; events are read instead"
             self._warning("snapshots", "old ones", "snapshot", what)
+        self._check_meta()
+
+    def _check_meta(self) -> None:
+        """What the log says that it holds must be intact, and name every kind of event that was seen."""
+        if self._environment.read(self._reader.format_in) < HOLDINGS_SINCE:
+            return
+        try:
+            held = self._reader.holdings()
+            if len(self._reader.secret()) != SECRET_BYTES:
+                self._problem("meta", "secret", "checksum", "it is missing")
+        except Damaged as error:
+            self._problem("meta", error.where, "checksum", error.what)
+            return
+        for name, version in sorted(self._kinds - held.events.keys()):
+            what = f"events of that name and version are there, and {META.decode()!r} does not name them"
+            self._problem("meta", f"event/{name}/{version}", "holdings", what)
+        for kind in sorted(self._types - held.aggregates):
+            what = f"streams of that type are there, and {META.decode()!r} does not name it"
+            self._problem("meta", f"aggregate/{kind}", "holdings", what)
 
     def _walk(self, database: bytes, look: Look) -> None:
         key: bytes | None = b""
@@ -239,6 +267,9 @@ class _PartitionCheck:
         if self._chain is not None and next_chain(self._chain, record) != chain_of(record):
             self._problem("events", str(position), "chain", "its hash does not follow from the records before it")
         self._chain = chain_of(record)
+        if not is_reserved(event.stream.type) and len(self._kinds) < KINDS_MAX:
+            self._kinds.add((event.name, event.schema_version))
+            self._types.add(event.stream.type)
         self._indexed_by_stream(transaction, event)
         self._indexed_by_command(transaction, event)
         return True

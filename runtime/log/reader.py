@@ -61,7 +61,7 @@ from .stretch import Stretch, read_stretch
 if TYPE_CHECKING:
     from .environment import Environment
 
-__all__ = ["LmdbReader"]
+__all__ = ["HOLDINGS_SINCE", "LmdbReader"]
 
 Entry = TypeVar("Entry")
 

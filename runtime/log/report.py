@@ -25,7 +25,8 @@ class Problem(NamedTuple):
     key: str
     """Of the pair, as people read it: a position, a stream and version, a command id."""
     kind: str
-    """`structure`, `open`, `key`, `checksum`, `position`, `chain`, `index`, `command`, `placement`, `snapshot`."""
+    """`structure`, `open`, `key`, `checksum`, `position`, `chain`, `index`, `command`, `placement`, `snapshot`,
+    `holdings`."""
     what: str
 
 

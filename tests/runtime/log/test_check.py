@@ -30,7 +30,7 @@ from rayfold.runtime.log.format import (
 )
 from rayfold.runtime.log.store import Store, create_or_open_store
 from rayfold.runtime.stream import StreamId, partition_of
-from tests.runtime.log.appends import command_id, deposited, deposits, python
+from tests.runtime.log.appends import ALICE, command_id, deposited, deposits, python
 
 pytestmark = pytest.mark.usefixtures("indexed_at_once")
 
@@ -322,3 +322,43 @@ def test_the_list_of_problems_is_bounded_and_the_rest_is_counted(store: Store, m
     found = verified(store)
     assert len(found.problems) == 3
     assert found.partitions[1].unlisted == 6
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        (b"secret", None, ("secret", "checksum", "it is missing")),
+        (b"secret", b"\0" * 36, ("partition 0, meta 'secret'", "checksum", "its checksum is wrong")),
+        (
+            b"event/Deposited/1",
+            b"\0" * 9,
+            ("partition 0, meta 'event/Deposited/1'", "checksum", "its checksum is wrong"),
+        ),
+        (
+            b"event/Deposited/1",
+            None,
+            (
+                "event/Deposited/1",
+                "holdings",
+                "events of that name and version are there, and 'meta' does not name them",
+            ),
+        ),
+        (
+            b"aggregate/Account",
+            None,
+            ("aggregate/Account", "holdings", "streams of that type are there, and 'meta' does not name it"),
+        ),
+    ],
+    ids=range(5),
+)
+def test_what_a_log_says_of_itself_is_checked(
+    tmp_path: Path, key: bytes, value: bytes | None, told: tuple[str, str, str]
+) -> None:
+    store = create_or_open_store(tmp_path / "one", 1)
+    log = store.open_log(0)
+    log.append(log.activate(), [deposits(ALICE, 1, 2)])
+    meta = log.environment.database(META)
+    log.environment.write(lambda txn: txn.delete(key, db=meta) if value is None else txn.put(key, value, db=meta))
+    log.close()
+    (problem,) = verify_store(store.path).problems
+    assert (problem.database, problem.key, problem.kind, problem.what) == ("meta", *told)
