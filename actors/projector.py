@@ -255,6 +255,8 @@ class ProjectorActor:
         projection, folder = catalogue.projection(plan.projection), plan.store.folder_here() / plan.folder
         read_model = _restored(lambda: ReadModel(projection, catalogue, readers, directory=folder, part=plan.part))
         look_less_often()
+        if why := read_model.other_history:  # it is made anew, and that must not pass in silence
+            self._alarms.raise_alarm("checkpoint", f"{plan.projection}, part {plan.part}", why)
         self._read_model = read_model
 
         def checks(pause: Callable[[], None]) -> Iterator[None]:

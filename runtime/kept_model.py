@@ -61,6 +61,8 @@ class KeptModel:
         """Of the last event taken in, by partition, as others may see it."""
         self.failed: RayfoldError | None = None
         """Why this projection has stopped, if it has."""
+        self.other_history = ""
+        """Why what was stored did not follow the log that is there: that is an alarm. Empty if it did."""
         self.quarantined: tuple[Quarantined, ...] = ()
         self.reach = Reach(readers)
         self.store: ReadStore = projection.read_store.make()
@@ -98,6 +100,7 @@ class KeptModel:
                 raise
             found, wrong = None, str(error)
         if wrong:
+            self.other_history = wrong if found is not None else ""
             self._start_over(wrong)
         elif found is not None:
             self._at = found
@@ -107,6 +110,7 @@ class KeptModel:
     def _look_again(self, partition: int) -> None:
         """At a log that was out of reach: what is in it is replayed, and it must be the one that was followed."""
         if self.reach.look_at(partition) and (why := self._at.objection(self._readers, [partition])):
+            self.other_history = why
             if self._folder is not None:
                 discard_at_next_opening(self._folder)
             self.stop(partition, self.positions[partition] + 1, Damaged(f"partition {partition}", why))

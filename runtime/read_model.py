@@ -144,6 +144,12 @@ class ReadModel:
         return self._kept.failed
 
     @property
+    def other_history(self) -> str:
+        """Why the stored read model did not follow the log that is there, so that it was made anew, or stopped; empty
+        if it did. A log that was cut or exchanged shows here, and so does a store that was restored in place."""
+        return self._kept.other_history
+
+    @property
     def quarantined(self) -> tuple[Quarantined, ...]:
         """The events that are set aside, at most 100, in the order in which they failed."""
         return self._kept.quarantined

@@ -107,6 +107,7 @@ def test_a_store_that_is_ahead_of_the_log_is_made_anew(
     assert ask(read_model, Seen()) == [1, 2, 3]
     assert ask(read_model, SumOf(account="alice")) == 0
     assert "the log of partition 0 is not the one that it followed up to 10" in caplog.text
+    assert read_model.other_history == "the log of partition 0 is not the one that it followed up to 10"
     read_model.close()
 
 
@@ -120,6 +121,8 @@ def test_a_store_of_another_history_of_the_same_length_is_made_anew(
     deposit(other, ["alice"] * 12)
     read_model = tally_of(tally, other, tmp_path)
     assert ask(read_model, SumOf(account="alice")) == 120
+    assert read_model.other_history
+    assert not first.other_history
     read_model.close()
 
 
