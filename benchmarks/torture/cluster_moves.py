@@ -1,7 +1,8 @@
-"""Moves and rebalancing that are interrupted at each step: by the end of the supervisor, of either node, of the caller.
+"""Moves and rebalancing that are interrupted at each step: by the end of the supervisor, of either node, of a node and
+the supervisor at once, of the caller.
 
-Where a move is shows on the disks: a copy arrives, the log is sealed, the map of the old home names the new one, then
-that of the new home does, and the old log is removed (`actors/moving.py` has the steps). The scenario looks at them all
+Where a move is shows on the disks: a copy arrives, the log is sealed, it is handed over, the map of the old home names
+the new one, then that of the new home does, and the old log is removed (`actors/moving.py` has the steps). The scenario looks at them all
 the time, and kills whoever it is the turn of as soon as a step is seen to have begun. What had come about by the time
 everything is as it was again is counted: the partition is where it was, or where it was to be, and nowhere else.
 
@@ -31,17 +32,19 @@ from .contract import Context, Findings, Scenario
 
 __all__ = ["SCENARIOS"]
 
-STEPS: Final = ("asked", "copying", "sealed", "copied", "committed", "given", "left")
-"""Of a move, by what is seen: nothing yet; a copy on the new home; the seal; some milliseconds later; the new map on
-the old home; on the new home; the old log removed."""
+STEPS: Final = ("asked", "copying", "sealed", "copied", "handed over", "committed", "given", "left")
+"""Of a move, by what is seen: nothing yet; a copy on the new home; the seal; some milliseconds later; the seal made
+final; the new map on the old home; on the new home; the old log removed."""
 
-VICTIMS: Final = ("supervisor", "source", "target", "caller")
+BOTH: Final = " and supervisor"
+VICTIMS: Final = ("supervisor", "source", "target", "caller", f"source{BOTH}", f"target{BOTH}")
 
 _SHORT: Final = (
     ("supervisor", "copying"),
     ("supervisor", "sealed"),
     ("supervisor", "committed"),
     ("caller", "copying"),
+    (f"source{BOTH}", "handed over"),
 )
 """What the short form does; a node that is killed takes longest to come back."""
 
@@ -70,7 +73,8 @@ def interrupted_moves(context: Context) -> Findings:
     drawn."""
     findings = Findings({"interrupted": 0, "moved": 0, "stayed": 0, "too_late": 0})
     every = [*itertools.product(VICTIMS, STEPS), *(("rebalance", step) for step in STEPS)]
-    context.rng.shuffle(every)
+    context.rng.shuffle(every)  # a run that is cut short has tried others than the last one
+    tried: set[tuple[str, str]] = set()
     with cluster_living(context, findings) as bank:
         for _ in context.rounds(_ROUNDS_MAX):
             for victim, step in _SHORT if context.short else every:
@@ -80,6 +84,7 @@ def interrupted_moves(context: Context) -> Findings:
                     error.add_note(f"a move interrupted by the end of its {victim}, when it was {step}")
                     error.add_note(f"until then: {findings.figures}, {findings.violations}")
                     raise
+                findings.figures["steps_with_victims"] = f"{len(tried := tried | {(victim, step)})} of {len(every)}"
                 if not context.short and context.left_s < 0:
                     return findings
     return findings
@@ -137,21 +142,22 @@ def _drawn(bank: ClusterLiving, victim: str) -> _Move:
         for target in range(NODES)
         if target != homes[partition]
     ]
-    return rng.choice([one for one in moves if victim not in ("source", "target") or _lost(victim, one)])
+    return rng.choice([one for one in moves if not victim.startswith(("source", "target")) or _lost(victim, one)])
 
 
 def _lost(victim: str, move: _Move) -> int:
     """The node that is killed; 0 if none is, for it is never the head."""
-    return {"source": move.source, "target": move.target}.get(victim, 0)
+    return {"source": move.source, "target": move.target}.get(victim.removesuffix(BOTH), 0)
 
 
 def _doomed(bank: ClusterLiving, victim: str, move: _Move) -> list[int]:
     """The processes that do the work of a move, as far as they are the victim's."""
     if victim == "caller":
         return []
+    doomed = bank.processes("ray::SupervisorActor") if victim.endswith("supervisor") or victim == "rebalance" else []
     if number := _lost(victim, move):
-        return [*bank.processes("ray::KeeperActor", number), *bank.processes("ray::PartitionActor", number)]
-    return bank.processes("ray::SupervisorActor")
+        doomed += bank.processes("ray::KeeperActor", number) + bank.processes("ray::PartitionActor", number)
+    return doomed
 
 
 def _kill(bank: ClusterLiving, victim: str, move: _Move) -> None:
@@ -218,6 +224,7 @@ def _seen(bank: ClusterLiving, move: _Move) -> Iterator[Callable[[str], bool]]:
         "copying": lambda: arriving_path(new, partition).exists() or maps(old),
         "sealed": lambda: bool(reader.heir()),
         "copied": lambda: bool(reader.heir()),
+        "handed over": lambda: bool(reader.tenure().since),
         "committed": lambda: maps(old),
         "given": lambda: maps(new),
         "left": lambda: maps(old) and not log.exists(),

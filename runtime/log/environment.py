@@ -227,6 +227,9 @@ class Environment:
             return StoreMismatch(str(self.path), f"it was written by another LMDB engine: {what}")
         if isinstance(error, lmdb.ReadersFullError):
             what = f"all {READERS_MAX} reader slots are taken; fewer processes may read one partition at once"
+        elif isinstance(error, lmdb.LockError):  # LMDB knows readers by their process ids
+            what = f"{what}; a process of another container may have process id {os.getpid()} too and read this log"
+            what = f"{what}: have containers that share a data folder share their process ids (--pid)"
         elif "already open in this process" in what:
             what = "it is already open in this process; use that log, which is a reader too, or close it first"
         elif isinstance(error, lmdb.PanicError):

@@ -39,6 +39,8 @@ class Holder(NamedTuple):
     """When it began, in ISO 8601 and UTC."""
     connection: dict[str, str] = {}
     """How to reach it; empty until it is up. See `actors/connection.py`."""
+    pids: str = ""
+    """The namespace of its process ids: in another one, as of a container, the same number is another process."""
 
     def __str__(self) -> str:
         return f"{self.holder} (process {self.pid} on {self.host}, since {self.since})"
@@ -57,7 +59,7 @@ def holder_of(folder: Path) -> Holder | None:
         raise StorageFailed(str(path), f"cannot open the lock: {error.strerror or error}") from error
     try:
         holder = _holder_named_in(descriptor)
-        if holder is None or (holder.host == socket.gethostname() and not Path(f"/proc/{holder.pid}").exists()):
+        if holder is None or (holder.pids == _pids_here() and not Path(f"/proc/{holder.pid}").exists()):
             return None  # it let go, or was killed: then its line is still there
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # for a process that was given the id of a dead one
@@ -92,7 +94,7 @@ class Hold:
         self._descriptor: int | None = descriptor
         _holds.add(self)
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        self._holder = Holder(holder, os.getpid(), socket.gethostname(), since)
+        self._holder = Holder(holder, os.getpid(), socket.gethostname(), since, pids=_pids_here())
         self._write()
 
     def publish(self, connection: Mapping[str, str]) -> None:
@@ -154,9 +156,18 @@ def _holder_named_in(descriptor: int) -> Holder | None:
             str(facts["host"]),
             str(facts["since"]),
             {str(name): str(value) for name, value in dict(facts.get("connection") or {}).items()},
+            str(facts.get("pids", "")),
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _pids_here() -> str:
+    """Names the namespace of this process's id, on this machine since its last start."""
+    try:
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return "unknown here"
 
 
 def exists(path: Path) -> bool:

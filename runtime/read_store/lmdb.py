@@ -8,6 +8,8 @@ Rules kept here:
 - `sync=True, metasync=False`: a power cut never damages it, and takes the last page back at most, data and position
   alike; the log has that page. (The log itself is opened with `metasync=True`: there nothing may be lost.)
 - half of the map is free when a transaction begins, so that a page does not meet a full map
+- after a commit that failed it is opened again: what is stored then is what counts, and LMDB answers nothing any more
+  when its meta page was not written
 - one process at a time: LMDB alone would let a second projector write into the same read model
 
 Why this file imports lmdb, which else only `runtime/log/` does: docs/decisions/0009-read-stores.md.
@@ -131,6 +133,8 @@ class LmdbStore:
         self._transaction: lmdb.Transaction[bytes] | None = None
         self._lock: int | None = None
         self._path = ""
+        self._commit_failed = False
+        """LMDB may answer nothing but `PanicError` from now on: it is opened again before it is used."""
 
     def open(self, model: Any, directory: Path | None) -> bytes | None:
         """See `ReadStore`. Gives the projection `rows`. Raises `StoreInUse` while another process has it open."""
@@ -140,10 +144,14 @@ class LmdbStore:
         self._path = str(directory)
         self._hold(directory)
         model.__dict__["rows"] = Rows(self)
+        self._open_environment()
+        return self._checkpoint()
+
+    def _open_environment(self) -> None:
         with self.errors():
             self._environment = lmdb.open(
                 self._path,
-                map_size=_map_bytes(directory),
+                map_size=_map_bytes(Path(self._path)),
                 sync=True,
                 metasync=False,
                 writemap=False,
@@ -154,7 +162,6 @@ class LmdbStore:
             )
             self.rows_database = self._environment.open_db(_ROWS)
             self._checkpoints = self._environment.open_db(_CHECKPOINT)
-        return self._checkpoint()
 
     def begin(self, *, reading: bool = False) -> None:
         """See `ReadStore`."""
@@ -170,7 +177,11 @@ class LmdbStore:
         with self.errors():
             transaction.put(_CHECKPOINT, checkpoint, db=self._checkpoints)
             self._transaction = None
-            transaction.commit()
+            try:
+                transaction.commit()
+            except lmdb.Error:
+                self._commit_failed = True
+                raise
 
     def roll_back(self) -> bytes | None:
         """See `ReadStore`."""
@@ -204,6 +215,10 @@ class LmdbStore:
     def _opened(self) -> lmdb.Environment:
         if self._environment is None:
             raise StorageFailed(self._path, "the store was closed")
+        if self._commit_failed:
+            self._environment.close()
+            self._open_environment()
+            self._commit_failed = False
         return self._environment
 
     def _checkpoint(self) -> bytes | None:

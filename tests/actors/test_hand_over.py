@@ -23,15 +23,17 @@ from rayfold.actors.spread_store import SpreadReader, SpreadStore, Whereabouts
 from rayfold.runtime.catalogue import Catalogue
 from rayfold.runtime.envelope import Envelope, join, pack
 from rayfold.runtime.errors import Fenced, RayfoldError, Sealed, StoreMismatch, StoreMissing, Unavailable
+from rayfold.runtime.log.environment import open_log
 from rayfold.runtime.log.sealing import Seal
 from rayfold.runtime.log.share import node_share
-from rayfold.runtime.log.store import open_store
+from rayfold.runtime.log.store import open_store, read_manifest
 from rayfold.runtime.log.store_map import StoreMap
 from rayfold.runtime.log.stretch import read_stretch
 from rayfold.runtime.outcome import decode_answer
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.wire import from_wire
 from tests.bank import Account, Deposit, Open
+from tests.runtime.log.appends import ALICE, deposits
 
 On = Callable[[str], None]
 READERS = 8
@@ -351,6 +353,39 @@ def test_a_log_that_was_read_by_many_at_once_is_let_go_of_when_its_partition_mov
         assert list(threads.map(read, range(READERS))) == [1] * READERS
     assert told(keeper.place(bank.map)) == bank.moved(sealed.epoch)
     assert keeper._readers == {}, "else the log could not be opened to be written here, should it come back"
+
+
+def test_a_reader_on_the_same_node_follows_a_partition_that_went_away_and_came_back_between_two_looks(
+    bank: Bank,
+) -> None:
+    bank.on("a")
+    partition = bank.partition("a")
+    bank.open_account(partition, "alice")
+    partition.close()
+    here = Whereabouts(SpreadStore("bank", "rayfold", bank.map))
+    reader = SpreadReader(SpreadStore("bank", "rayfold", bank.map), here, 0, 0.0)
+    assert reader.head() == 1
+    folder = bank.folder / "a" / "bank"
+    (folder / "partition-00000").rename(folder / "partition-00000.retired-1")
+    came_back = open_log(folder / "partition-00000", "partition 0", identity=read_manifest(folder).identity(0))
+    came_back.append(came_back.activate(), [deposits(ALICE, 5), deposits(ALICE, 6)])
+    came_back.close()
+    back = bank.map.with_home(0, bank.id_of("b")).with_home(0, bank.id_of("a"))
+    told(bank.keepers["a"].place(back))
+    assert reader.head() == 2
+    reader.close()
+
+
+def test_every_byte_is_checked_beside_moves_and_not_before_them(bank: Bank) -> None:
+    bank.on("a")
+    partition = bank.partition("a")
+    bank.open_account(partition, "alice")
+    partition.close()
+    keeper = bank.keepers["a"]
+    with keeper._changing:  # a move is under way
+        assert told(keeper.verify()).ok
+    groups = {name: getattr(KeeperActor, name).__ray_concurrency_group__ for name in ("verify", "pull", "finish")}
+    assert groups == {"verify": "checks", "pull": "moves", "finish": "moves"}
 
 
 def test_a_second_system_on_a_share_is_refused_with_the_name_of_the_first(bank: Bank) -> None:

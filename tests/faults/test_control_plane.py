@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -15,6 +16,7 @@ from rayfold.actors.log_owner import LogOwner
 from rayfold.actors.moving import Moving
 from rayfold.actors.partition_actors import Seated
 from rayfold.actors.shares import Shares
+from rayfold.benchmarks.torture.simulation.clock import simulate
 from rayfold.benchmarks.torture.simulation.control_disk import OpenLog
 from rayfold.benchmarks.torture.simulation.control_running import (
     Covered,
@@ -24,7 +26,14 @@ from rayfold.benchmarks.torture.simulation.control_running import (
     run_control,
     singles_of,
 )
-from rayfold.benchmarks.torture.simulation.control_world import STORIES, ControlBuild, Fault, Story
+from rayfold.benchmarks.torture.simulation.control_world import (
+    STORIES,
+    ControlBuild,
+    ControlLoop,
+    ControlWorld,
+    Fault,
+    Story,
+)
 from rayfold.runtime.log.custody import ARRIVING, CopyFacts, Custody
 from rayfold.runtime.log.node_share import NodeShare
 from rayfold.runtime.log.sealing import Seal, Tenure
@@ -56,6 +65,31 @@ def test_each_fault_at_each_step_and_pairs_of_them_leave_one_complete_log_that_g
 def test_a_plan_of_faults_happens_the_same_way_again() -> None:
     plan = [Fault(7, "kill a"), Fault(12, "message late")]
     assert run_control("move", plan) == run_control("move", plan)
+
+
+def test_the_watch_sees_a_lost_node_while_a_replacement_takes_long() -> None:
+    world = ControlWorld("move")
+
+    async def story() -> None:
+        world.loop = asyncio.get_running_loop()
+        world._begin_supervisor()
+        await asyncio.sleep(3.0)
+        supervision = world.supervisor
+        assert supervision is not None
+        assert supervision.started
+        never = asyncio.Event()
+
+        async def takes_long() -> None:
+            await never.wait()
+
+        supervision.health.put_right = takes_long  # type: ignore[method-assign]
+        await asyncio.sleep(2 * supervision.watch_s)
+        world._kill_node(world.nodes["b"])
+        await asyncio.sleep(2 * supervision.watch_s)
+        assert "b" not in supervision.shares.up
+        assert 1 in supervision.unavailable()
+
+    simulate(story(), ControlLoop)
 
 
 # Planted bugs -----------------------------------------------------------------------------------------------------

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -419,3 +422,66 @@ def test_a_lock_that_says_nothing_readable_has_no_holder_and_no_store_no_lock(st
         assert holder_of(store.path) is None
     with pytest.raises(StoreMissing, match="there is no store here"):
         holder_of(tmp_path / "nothing")
+
+
+def test_a_holder_in_another_namespace_of_process_ids_is_told_though_its_number_means_nothing_here(
+    store: Store,
+) -> None:
+    """As in two containers that share a folder: there its number is 1, or one that no process has here."""
+    program = f"""
+import sys, time
+from pathlib import Path
+from rayfold.runtime.log.hold import Hold
+hold = Hold(Path({str(store.path)!r}), "a runtime in a container")
+print("held", flush=True)
+sys.stdin.read()
+"""
+    inside = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c", program]
+    with subprocess.Popen(inside, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        if child.stdout.readline() != "held\n":
+            pytest.skip("this machine gives no namespace of process ids")
+        try:
+            found = holder_of(store.path)
+            assert found is not None
+            assert found.holder == "a runtime in a container"
+        finally:
+            child.stdin.close()
+            child.wait()
+    assert holder_of(store.path) is None
+
+
+def test_readers_in_two_namespaces_of_process_ids_do_not_take_each_others_place_in_the_log(store: Store) -> None:
+    """Both have the same id where they are. LMDB knows readers by that: it refuses the second one, and takes nothing
+    from the first one. The error says what to do."""
+    program = f"""
+import os, sys
+from rayfold.runtime.errors import StorageFailed
+from rayfold.runtime.log.store import open_store
+try:
+    reader = open_store({str(store.path)!r}).open_reader(0)
+    print(os.getpid(), reader.head(), flush=True)
+except StorageFailed as error:
+    print(os.getpid(), str(error), flush=True)
+sys.stdin.read()
+"""
+    log = store.open_log(0)
+    log.append(log.activate(), [deposits(ALICE, 5)])
+    inside = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c", program]
+    told = []
+    with contextlib.ExitStack() as children:
+        for _ in range(2):
+            child = children.enter_context(
+                subprocess.Popen(inside, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            assert child.stdin is not None
+            assert child.stdout is not None
+            children.callback(child.stdin.close)
+            told.append(child.stdout.readline().split(" ", 1))
+    log.close()
+    if not all(told):
+        pytest.skip("this machine gives no namespace of process ids")
+    (first, head), (second, answer) = told
+    assert (first, head) == (second, "1\n")
+    assert "have containers that share a data folder share their process ids (--pid)" in answer

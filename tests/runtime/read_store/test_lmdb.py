@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,8 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rayfold.benchmarks.torture.contract import missing
 from rayfold.runtime.errors import Damaged, InvalidMessage, StorageFailed, StoreInUse
 from rayfold.runtime.read_store.lmdb import LmdbStore, Rows
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -178,3 +182,16 @@ def test_a_second_process_is_told_that_the_rows_are_in_use(store: LmdbStore, tmp
     again = LmdbStore()
     assert again.open(SimpleNamespace(), tmp_path) is None
     again.close()
+
+
+@pytest.mark.parametrize("refused", range(5, 9))
+def test_after_a_commit_that_failed_the_next_ones_are_stored(tmp_path: Path, refused: int) -> None:
+    """Of these writes some are of its meta page, after which LMDB answers nothing but errors."""
+    if missing("strace"):
+        pytest.skip(missing("strace"))
+    inject = ["strace", "-f", "-qq", "-o", os.devnull, "-e", "trace=pwrite64"]
+    inject += ["-e", f"inject=pwrite64:error=EIO:when={refused}"]
+    program = [sys.executable, "-m", "tests.runtime.read_store.failing_commit", str(tmp_path)]
+    told = subprocess.run([*inject, *program], capture_output=True, text=True, check=True, cwd=ROOT).stdout.splitlines()
+    assert [line for line in told if line != "stored"] == [f"failed: {tmp_path}: mdb_txn_commit: Input/output error"]
+    assert len(told) == 10
