@@ -310,9 +310,10 @@ class SpreadReader:
         """Ask where the partition is at home, follow it when it has moved, and wait for as long as is allowed."""
         deadline_s, moves = time.monotonic() + self._patience_s, 0
         while True:
-            home = self._whereabouts.home_of(self._partition)
+            store_map = self._whereabouts.map()
+            home = store_map.homes[self._partition]
             try:
-                local = self._reader_at(home)
+                local = self._reader_at(home, store_map.since[self._partition])
                 if local is not None:
                     return getattr(local, what)(*arguments)
                 return self._read_there(home, what, arguments)
@@ -333,7 +334,7 @@ class SpreadReader:
             raise Unavailable(self.name, f"its log cannot be read: {error}") from error
         time.sleep(_RETRY_S)
 
-    def _reader_at(self, home: str) -> LmdbReader | None:
+    def _reader_at(self, home: str, since: int) -> LmdbReader | None:
         """The reader of the log on this node, if that is the home; one that is not any more is let go."""
         with self._opening:
             if self._closed:
@@ -343,7 +344,6 @@ class SpreadReader:
                     self._local.close()
                     self._local = None
                 return None
-            since = self._whereabouts.map().since[self._partition]
             if self._local is not None and self._local_since != since:
                 self._local.close()
                 self._local = None

@@ -2,7 +2,7 @@
 
 `python -m rayfold.benchmarks.torture.simulation.control_running [STORY ...]` tries all of them and prints what was
 covered; `rayfold torture --scenario control-plane` does as many as there is time for. The short form tries each fault
-at each step, and a pair in some hundreds, spread evenly over all.
+at each step, and a pair in some thousand, spread evenly over all.
 
 A pair is: one fault at one step, and another at that step or at one that comes after it in the run with the first
 alone. So the steps of every way of putting things right are among them. Nothing is drawn: the same pairs are tried each
@@ -31,7 +31,7 @@ AT_WRITES: Final = ("disk full", "written, and said to have failed")
 STEPS_MAX: Final = 80
 """Steps of a run at which second faults are tried; what goes on for longer repeats itself."""
 
-SHORT_STRIDE: Final = 211
+SHORT_STRIDE: Final = 1499
 """Of the pairs, in the short form: a prime, so that it meets all kinds and steps."""
 
 
@@ -148,7 +148,7 @@ SCENARIOS: Final = (
         title="supervisors, node agents, moves and maps: pairs of faults at pairs of steps, in simulated time",
         run=_run,
         invariants=("I1", "I6", "I12"),
-        short_s=30.0,
+        short_s=60.0,
         long_s=900.0,
     ),
 )
