@@ -13,7 +13,19 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "destruction.md"
 ROW = re.compile(r"\| `(?P<file>[a-z_/]+\.py)`: (?P<functions>[^|]+) \|[^|]+\|(?P<evidence>[^|]+)\|(?P<tests>[^|]+)\|")
 
-DESTROYS = {"unlink", "rmtree", "rename", "renames", "rmdir", "removedirs", "ftruncate", "truncate", "write_durably"}
+DESTROYS = {
+    "unlink",
+    "rmtree",
+    "rename",
+    "renames",
+    "rmdir",
+    "removedirs",
+    "ftruncate",
+    "truncate",
+    "write_durably",
+    "rm_file",
+    "rm",
+}
 OF_MODULES = {("os", "remove"), ("os", "replace"), ("shutil", "move")}
 BEHIND_NAMES = {"_internal_kv_del", "rmtree"}
 """Also where they are handed on as values, to a thread or a finalizer."""
