@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from ..runtime.aggregate import Aggregate
@@ -18,6 +18,7 @@ from ..runtime.errors import InvalidId, InvalidMessage, UnknownName
 from ..runtime.log.store import PARTITIONS_MAX
 from ..runtime.messages import Event
 from ..runtime.projection import Projection
+from .builds import ProjectionFacts
 from .projections import check_replicas
 from .settings import Settings
 
@@ -77,6 +78,13 @@ class ApplicationPlan:
     """Whether the nodes have slots for own actors."""
     digest: str = ""
     """Of the deployed code (`code.py`); empty if all of it is installed on the nodes."""
+    projections: Mapping[str, ProjectionFacts] = field(default_factory=dict)
+    """By name: what a supervisor has to know of the classes before it can load them."""
+    builds: Mapping[str, int] = field(default_factory=dict)
+    """By the name of the projection: which build of the class's version was made for this plan. What a rebuild has made
+    later takes its place."""
+    within_s: float | None = None
+    """How long the read models may take to be built; None for as long as it takes."""
     create: bool = False
     """Whether a new store may be made, if this system never had one (`directory.py` keeps which one it had)."""
 

@@ -12,14 +12,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from ..runtime.errors import CallerError, InvalidId, StoreMissing, Unavailable, UnknownName
+from ..runtime.errors import CallerError, InvalidId, RayfoldError, StoreMissing, Unavailable, UnknownName
 from ..runtime.log.hold import MANIFEST
 from .console import complaints, console
 
@@ -42,6 +42,9 @@ __all__ = [
 ]
 
 
+FAILED: Final = 1
+"""The exit code of a deployment that did not come to its end."""
+
 AddressOption = Annotated[
     str, typer.Option(metavar="HOST:PORT", help="Of the cluster's head; default: RAY_ADDRESS, or that of this machine.")
 ]
@@ -53,14 +56,68 @@ def deploy(
         str, typer.Argument(metavar="MODULE:NAME", help="Where an Application stands: bank.app:bank.")
     ],
     address: AddressOption = "auto",
+    create: Annotated[bool, typer.Option("--create", help="Make a new, empty store if there is none.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would happen; change nothing.")] = False,
+    within: Annotated[
+        float | None, typer.Option(metavar="SECONDS", min=1, help="Take it back if a read model takes longer to build.")
+    ] = None,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Call off the deployment that is under way.")] = False,
 ) -> None:
-    """Leave an application running on a cluster, or give the one that runs there its new code, one actor at a time."""
+    """Leave an application running on a cluster, or give the one that runs there its new code: its read models first,
+    then its partitions. Exit code 1 if that did not come to its end."""
+    found = application_at(application)
+    with joined(address) as cluster:
+        if cancel:
+            _call_off(found.name, cluster)
+        elif dry_run:
+            _look_ahead(found, cluster)
+        else:
+            _deploy(found, cluster, create=create or _asked_to_create(found, cluster), within_s=within)
+
+
+def _asked_to_create(application: Application, cluster: Cluster) -> bool:
+    """On a terminal: whether a new store may be made, if one would be."""
+    from .deployment import look_ahead
+
+    if not sys.stdin.isatty():
+        return False
+    prospect = asyncio.run(look_ahead(application, cluster))
+    if not prospect.makes_store:
+        return False
+    question = f"There is no store {application.name} on {cluster.address}. Make a new, empty one there?"
+    return typer.confirm(question)
+
+
+def _look_ahead(application: Application, cluster: Cluster) -> None:
+    from .deployment import look_ahead
+
+    try:
+        prospect = asyncio.run(look_ahead(application, cluster))
+    except RayfoldError as error:
+        console.print(f"it would be refused: {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(FAILED) from None
+    console.print(f"{prospect.name} on {cluster.address}; nothing was changed", soft_wrap=True)
+    for line in prospect.lines:
+        console.print(f"- {escape(line)}", soft_wrap=True)
+    if prospect.makes_store:
+        console.print("- which needs --create")
+
+
+def _call_off(name: str, cluster: Cluster) -> None:
+    from .deployment import cancel_deployment
+
+    if asyncio.run(cancel_deployment(name, cluster)):
+        console.print(f"the deployment of {name} was called off; what ran before runs on", soft_wrap=True)
+    else:
+        console.print(f"no deployment of {name} can be called off: none is under way, or its code is in charge already")
+        raise typer.Exit(FAILED)
+
+
+def _deploy(found: Application, cluster: Cluster, *, create: bool, within_s: float | None) -> None:
     from .deployment import await_deployed, begin_deployment
 
-    found = application_at(application)
-
-    async def deploying(cluster: Cluster) -> None:
-        plan = await begin_deployment(found, cluster)
+    async def deploying() -> None:
+        plan = await begin_deployment(found, cluster, create=create, within_s=within_s)
         columns = (TextColumn("deploying"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[what]}"))
         with Progress(*columns, console=complaints, transient=True, disable=not complaints.is_terminal) as progress:
             task = progress.add_task("deploying", total=None, what="")
@@ -73,8 +130,19 @@ def deploy(
         how = f'connect("{name}") in a program, `rayfold status {name}`, `rayfold down {name}`'
         console.print(f"{name} runs on {where}; {how}", soft_wrap=True)
 
-    with joined(address) as cluster:
-        asyncio.run(deploying(cluster))
+    try:
+        asyncio.run(deploying())
+    except RayfoldError as error:
+        complaints.print(f"error: {escape(str(error))}; {_what_runs_on(found.name)}", soft_wrap=True)
+        raise typer.Exit(FAILED) from None
+
+
+def _what_runs_on(name: str) -> str:
+    """After a deployment that did not come to its end."""
+    from .deployment import generation_of
+
+    generation = generation_of(name)
+    return f"generation {generation} of {name} runs on" if generation else f"nothing of the name {name} runs"
 
 
 def move(

@@ -37,12 +37,14 @@ from ..runtime.read_store.memory import FILE
 __all__ = [
     "Build",
     "Builds",
+    "ProjectionFacts",
     "build_numbered",
     "builds_of",
     "lend_checkpoint",
     "mark_serving",
     "number_to_make",
     "number_to_serve",
+    "number_unused",
     "remove_build",
     "remove_older",
 ]
@@ -50,6 +52,19 @@ __all__ = [
 FOLDER: Final = "projections"
 MARK: Final = "serves"
 _NAME: Final = re.compile(r"(?P<projection>.+)-v(?P<version>[1-9]\d*)(?:\.(?P<number>[1-9]\d*))?", re.ASCII)
+
+
+class ProjectionFacts(NamedTuple):
+    """What has to be known of a projection's class where it cannot be loaded, since another version of it is."""
+
+    projection_name: str
+    projection_version: int
+    parts: int
+
+    @classmethod
+    def of(cls, projection: type[Projection]) -> ProjectionFacts:
+        """Of this class."""
+        return cls(projection.projection_name, projection.projection_version, projection.parts)
 
 
 class Build(NamedTuple):
@@ -86,10 +101,18 @@ def builds_of(store: Path, projection: str) -> list[Build]:
     return sorted(found, key=lambda build: build.order)
 
 
-def number_to_serve(projection: type[Projection], served: Mapping[tuple[int, int], bool]) -> int:
-    """Which number of the class's version serves, of those that there are, and whether they have served."""
+def number_to_serve(projection: type[Projection], served: Mapping[tuple[int, int], bool], made: int = 0) -> int:
+    """Which number of the class's version serves, of those that there are, and whether they have served.
+
+    made: the number of the build that the present code was deployed with, which serves unless a later one has."""
     numbers = {number: has for (version, number), has in served.items() if version == projection.projection_version}
-    return max((number for number, has in numbers.items() if has), default=min(numbers, default=1))
+    latest = max((number for number, has in numbers.items() if has), default=made or min(numbers, default=1))
+    return max(latest, made)
+
+
+def number_unused(version: int, served: Mapping[tuple[int, int], bool]) -> int:
+    """A number that no build of this version has."""
+    return max((number for of, number in served if of == version), default=0) + 1
 
 
 def number_to_make(projection: type[Projection], served: Mapping[tuple[int, int], bool], serving: Build) -> int:
@@ -135,7 +158,7 @@ def remove_build(build: Build) -> None:
     shutil.rmtree(build.path, ignore_errors=True)
 
 
-def build_numbered(store: Path, projection: type[Projection], number: int) -> Build:
+def build_numbered(store: Path, projection: type[Projection] | ProjectionFacts, number: int) -> Build:
     """The build of the class's version that has this number."""
     version = projection.projection_version
     name = f"{projection.projection_name}-v{version}" + (f".{number}" if number > 1 else "")
@@ -148,13 +171,24 @@ class Builds:
     def __init__(self, store: Path) -> None:
         self._store = store
 
-    async def served(self, projection: type[Projection]) -> dict[tuple[int, int], bool]:
+    async def served(self, projection: type[Projection] | ProjectionFacts) -> dict[tuple[int, int], bool]:
         """The builds of a projection that there are, by version and number, and whether they have served."""
         return {build.order: build.has_served for build in builds_of(self._store, projection.projection_name)}
 
-    async def to_serve(self, projection: type[Projection]) -> Build:
-        """The build that a start goes on with: the latest of the class's version that has served, or else the first."""
-        return build_numbered(self._store, projection, number_to_serve(projection, await self.served(projection)))
+    async def to_serve(self, projection: type[Projection], made: int = 0) -> Build:
+        """The build that a start goes on with: the latest of the class's version that has served, or else the first.
+
+        made: see `number_to_serve`."""
+        number = number_to_serve(projection, await self.served(projection), made)
+        return build_numbered(self._store, projection, number)
+
+    async def number_unused(self, projection: ProjectionFacts) -> int:
+        """See `number_unused`."""
+        return number_unused(projection.projection_version, await self.served(projection))
+
+    def numbered(self, projection: ProjectionFacts, number: int) -> Build:
+        """See `build_numbered`."""
+        return build_numbered(self._store, projection, number)
 
     async def to_make(self, projection: type[Projection], serving: Build) -> Build:
         """The build that a rebuild makes beside the one that serves: one that was interrupted, or else a new one."""

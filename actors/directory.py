@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from .application import ApplicationPlan
+from .builds import ProjectionFacts
 from .code import Code
 from .settings import Settings
 
@@ -32,14 +33,15 @@ __all__ = [
     "applications",
     "begin_deployment",
     "code_of",
+    "deployment_of",
     "deployment_under_way",
     "deployments_of",
     "forget_deployments",
     "forget_plan",
-    "forget_store",
     "plan_of",
     "put_code",
     "put_deployment",
+    "put_first_plan",
     "put_plan",
     "put_store",
     "remove_unused_code",
@@ -64,11 +66,18 @@ class Deployment(NamedTuple):
     """While the system is to be given it; none before that, and none when it has ended."""
     failed: Sequence[Any] = ()
     """What has ended it early, as `to_wire` packs it."""
+    previous: ApplicationPlan | None = None
+    """The plan that was in charge before this one, until no partition runs its code any more."""
 
 
 def put_plan(plan: ApplicationPlan) -> None:
     """Have this plan count from the next start of its supervisor on."""
     _put(_PLANS + plan.name.encode(), msgpack.packb(_plan_fields(plan)))
+
+
+def put_first_plan(plan: ApplicationPlan) -> bool:
+    """The same for an application that has none. False if it has one by now."""
+    return _put(_PLANS + plan.name.encode(), msgpack.packb(_plan_fields(plan)), replace=False)
 
 
 def plan_of(name: str) -> ApplicationPlan | None:
@@ -116,13 +125,19 @@ def deployment_under_way(name: str) -> Deployment | None:
     return latest if latest and present and latest.number > present.generation else None
 
 
+def deployment_of(name: str, number: int) -> Deployment | None:
+    """The entry of one deployment; None if it was forgotten."""
+    stored = _get(_key(name, number))
+    return None if stored is None else _deployment_from(stored)
+
+
 def forget_deployments(name: str, number: int) -> None:
-    """Forget the deployments before this one; the plan of this one, which has ended, is not needed any more."""
+    """Forget the deployments before this one. Of this one, which has ended, the number stays."""
     for one in deployments_of(name):
         if one.number < number:
             _delete(_key(name, one.number))
         elif one.number == number:
-            put_deployment(name, one._replace(digest="", plan=None))
+            put_deployment(name, Deployment(number, ""))
 
 
 def put_store(name: str, store_id: str) -> None:
@@ -134,11 +149,6 @@ def put_store(name: str, store_id: str) -> None:
 def store_of(name: str) -> str:
     """The id of the store that the application of this name has or had; empty if it never had one."""
     return (_get(_STORES + name.encode()) or b"").decode()
-
-
-def forget_store(name: str) -> None:
-    """The nodes have another store of that name now: a restored one."""
-    _delete(_STORES + name.encode())
 
 
 def put_code(code: Code) -> None:
@@ -165,9 +175,14 @@ def remove_unused_code() -> None:
 
 
 def _digests_in_use() -> set[str]:
-    plans = {plan.digest for name in applications() if (plan := plan_of(name)) is not None}
-    stored = (_get(key) for key in _keys(_DEPLOYMENTS))
-    return plans | {_deployment_from(one).digest for one in stored if one is not None}
+    used = {plan.digest for name in applications() if (plan := plan_of(name)) is not None}
+    for key in _keys(_DEPLOYMENTS):
+        if (stored := _get(key)) is not None:
+            deployment = _deployment_from(stored)
+            used.add(deployment.digest)
+            if deployment.previous is not None:
+                used.add(deployment.previous.digest)
+    return used
 
 
 def _key(name: str, number: int) -> bytes:
@@ -175,14 +190,15 @@ def _key(name: str, number: int) -> bytes:
 
 
 def _packed(deployment: Deployment) -> bytes:
-    plan = None if deployment.plan is None else _plan_fields(deployment.plan)
-    packed: bytes = msgpack.packb([deployment.number, deployment.digest, plan, list(deployment.failed)])
+    plans = [None if plan is None else _plan_fields(plan) for plan in (deployment.plan, deployment.previous)]
+    packed: bytes = msgpack.packb([deployment.number, deployment.digest, list(deployment.failed), *plans])
     return packed
 
 
 def _deployment_from(stored: bytes) -> Deployment:
-    number, digest, plan, failed = msgpack.unpackb(stored)
-    return Deployment(number, digest, None if plan is None else _plan_from(plan), failed)
+    number, digest, failed, *stored_plans = msgpack.unpackb(stored)
+    plan, previous = (None if one is None else _plan_from(one) for one in stored_plans)
+    return Deployment(number, digest, plan, failed, previous)
 
 
 def _plan_fields(plan: ApplicationPlan) -> dict[str, Any]:
@@ -192,7 +208,9 @@ def _plan_fields(plan: ApplicationPlan) -> dict[str, Any]:
 def _plan_from(stored: dict[str, Any]) -> ApplicationPlan:
     """A plan that another version of Rayfold has put there may have fields that this one does not know."""
     told = _known(ApplicationPlan, stored)
-    return ApplicationPlan(**{**told, "settings": Settings(**_known(Settings, told["settings"]))})
+    projections = {name: ProjectionFacts(*facts) for name, facts in told.get("projections", {}).items()}
+    settings = Settings(**_known(Settings, told["settings"]))
+    return ApplicationPlan(**{**told, "settings": settings, "projections": projections})
 
 
 def _known(cls: type[ApplicationPlan | Settings], stored: dict[str, Any]) -> dict[str, Any]:

@@ -53,8 +53,10 @@ class Seated(NamedTuple):
 class PartitionActors:
     """The actors of all partitions. Lives on one event loop."""
 
-    def __init__(self, plan_of: Callable[[int, str], PartitionPlan], scheduling: Scheduling, generation: int) -> None:
-        """`plan_of`: of a partition at home on a node."""
+    def __init__(
+        self, plan_of: Callable[[int, str, int], PartitionPlan], scheduling: Scheduling, generation: int
+    ) -> None:
+        """`plan_of`: of a partition at home on a node, with the code of a generation."""
         self.seated: dict[int, Seated] = {}
         self._plan_of = plan_of
         self._scheduling = scheduling
@@ -64,11 +66,16 @@ class PartitionActors:
         """The actors, by the number of their partition."""
         return [self.seated[number].actor for number in sorted(self.seated)]
 
-    def start(self, number: int, node_id: str) -> Seated:
-        """An actor for a partition, which nobody is sent to yet. It starts as soon as its node is up."""
-        plan = self._plan_of(number, node_id)
-        name = f"{plan.name}/partition-{number}@{node_id}#{self._scheduling.unused()}"
-        return Seated(name, node_id, self._generation, self.start_actor(plan, name))
+    def start(self, number: int, node_id: str, generation: int | None = None) -> Seated:
+        """An actor for a partition, which nobody is sent to yet. It starts as soon as its node is up.
+
+        generation: of its code. Unless it is given, that of the present actor: a partition gets other code by a
+        deployment alone."""
+        present = self.seated.get(number)
+        chosen = generation or (present.generation if present else self._generation)
+        plan = self._plan_of(number, node_id, chosen)
+        name = f"{plan.name}/partition-{number}@{node_id}#{self._scheduling.unused(chosen)}"
+        return Seated(name, node_id, chosen, self.start_actor(plan, name))
 
     def start_actor(self, plan: PartitionPlan, name: str) -> Any:
         """An actor of this name, on the node of its plan. The simulation has others."""
@@ -90,12 +97,12 @@ class PartitionActors:
         """Have a partition's actor open its log, if it has not. Raises what keeps it from that, and `Unavailable`."""
         await open_actor(self.seated[number].actor, f"partition {number}", _OPEN_TIMEOUT_S)
 
-    async def replace(self, number: int, node_id: str) -> None:
-        """Put another actor in the place of a partition's, which closes first if it answers.
+    async def replace(self, number: int, node_id: str, generation: int | None = None) -> None:
+        """Put another actor in the place of a partition's, which closes first if it answers. generation: see `start`.
 
         Raises `Unavailable` or `DefinitionError` if the other one does not come up, and then nothing has changed.
         """
-        following = self.start(number, node_id)
+        following = self.start(number, node_id, generation)
         try:
             await self.prepare(number, following)
             await self.tell_residents(number, following)
@@ -108,11 +115,11 @@ class PartitionActors:
         """End an actor at once, for good."""
         kill(actor)
 
-    def start_over(self, number: int) -> None:
-        """Another actor for a partition whose node is down; it starts when that is up."""
+    def start_over(self, number: int, generation: int | None = None) -> None:
+        """Another actor for a partition whose node is down; it starts when that is up. generation: see `start`."""
         present = self.seated[number]
         self.kill(present.actor)
-        self.seated[number] = self.start(number, present.node_id)
+        self.seated[number] = self.start(number, present.node_id, generation)
 
     async def prepare(self, number: int, seated: Seated) -> None:
         """Return once an actor is up and has loaded the application's code. Raises `Unavailable`, `DefinitionError`."""

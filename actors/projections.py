@@ -22,29 +22,52 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from ..runtime.aggregate import Aggregate
 from ..runtime.catalogue import Catalogue
 from ..runtime.errors import CallerError, InvalidMessage, Unavailable, UnknownName
+from ..runtime.printable import printable_log
 from ..runtime.projection import Projection
 from ..runtime.read_store.kinds import InMemory
 from ..runtime.stream import stream_id
 from ..runtime.wire import from_wire
-from .builds import Build, Builds
+from .builds import Build, Builds, ProjectionFacts
 from .calls import call, kill, one_line
+from .readiness import Looked, Probed, check_answers, check_projector, furthest
 from .scheduling import Scheduling
 from .spread_store import AnyStore
 
 if TYPE_CHECKING:
-    from ..runtime.read_model import Quarantined
+    from ..runtime.read_model import PackedQuery, Quarantined
     from .projector import Place  # it imports ray, which `Cluster` prepares
 
-__all__ = ["REPLICAS_MAX", "Projections", "Projector", "ServedBuild", "catch_up", "check_replicas", "end"]
+__all__ = [
+    "REPLICAS_MAX",
+    "Projections",
+    "Projector",
+    "ServedBuild",
+    "catch_up",
+    "check_replicas",
+    "end",
+    "look_at",
+]
 
 REPLICAS_MAX: Final = 64
 """Of one projection: each is a process with the whole read model in memory."""
+
+log = printable_log(__name__)
 
 _FAILURES_MAX: Final = 8
 """Calls that a projector may fail while it catches up: each stands for a process that was killed, or that Ray could not
 start; after so many it is a rule and no accident."""
 
 _RETRY_S: Final = 0.25
+
+
+_COME_S: Final = 10.0
+"""For a new projector to take in what was broadcast to those that serve: milliseconds, and more on a busy machine."""
+
+_PROBE_TIMEOUT_S: Final = 30.0
+"""For the answers to a few queries, one of each kind."""
+
+_PROBES_MAX: Final = 2
+"""Tries of one projector: its process may be killed in the middle of the first; a query that ends it does so twice."""
 
 
 class Projector(NamedTuple):
@@ -62,11 +85,13 @@ class Projector(NamedTuple):
 class ServedBuild:
     """A build of a read model and the projectors that hold it."""
 
-    projection: type[Projection]
+    projection: type[Projection] | ProjectionFacts
     build: Build
     catalogue: bytes
     """What its projectors are started with; see `shipping.py`."""
     projectors: list[Projector] = field(default_factory=list)
+    generation: int | None = None
+    """Of that code, if it is not the one that the system runs."""
 
     @property
     def replicas(self) -> int:
@@ -168,6 +193,7 @@ class Projections:
 
     async def _add(self, served: ServedBuild, replicas: range) -> None:
         before = list(served.projectors)
+        assert isinstance(served.projection, type)
         if isinstance(served.projection.read_store, InMemory):
             for part, replica in product(range(served.projection.parts), replicas):
                 await self._builds.lend_checkpoint(served.build, part, replica)
@@ -177,6 +203,7 @@ class Projections:
             served.projectors = before + added
             await self.announce()
             await catch_up(added)
+            await self.check_ready(added, before)
             await self.put_in_charge(served)
         except BaseException:
             served.projectors = before
@@ -230,9 +257,16 @@ class Projections:
         finally:
             self._changing.discard(projection)
 
-    def join(self, projection: type[Projection], build: Build, replicas: int, catalogue: bytes) -> ServedBuild:
+    def join(
+        self,
+        projection: type[Projection] | ProjectionFacts,
+        build: Build,
+        replicas: int,
+        catalogue: bytes,
+        generation: int | None = None,
+    ) -> ServedBuild:
         """Start the projectors of a build that is to serve once it is complete."""
-        served = ServedBuild(projection, build, catalogue)
+        served = ServedBuild(projection, build, catalogue, generation=generation)
         served.projectors = self._start(served, range(replicas))
         self.joining.append(served)
         return served
@@ -255,6 +289,22 @@ class Projections:
         answers = await asyncio.gather(*asked, return_exceptions=True)
         return [answer for answer in answers if not isinstance(answer, BaseException)]
 
+    async def check_ready(self, projectors: Sequence[Projector], before: Sequence[Projector]) -> None:
+        """Raises why these projectors, which have caught up, may not be asked (`readiness.py`). `before`: those that
+        serve now; what they do not answer, and what they have set aside, is no new fault."""
+        serving = await look_at(before)
+        coming = (call(one.actor.come_to, furthest(serving), _COME_S, timeout_s=2 * _COME_S) for one in projectors)
+        await asyncio.gather(*coming, return_exceptions=True)
+        for projector, looked in zip(projectors, await look_at(projectors), strict=True):
+            check_projector(projector.name, looked, serving)
+            beside = next((other for other in before if other.part == projector.part), None)
+            if beside is None:
+                continue
+            asked = await _asked(beside)
+            failing = [answer for answer in await _probe(projector, asked) if answer.error]
+            if failing:
+                check_answers(projector.name, await _probe(beside, asked, needed=False), failing)
+
     async def announce(self) -> None:
         """Have all partitions broadcast to what serves and what joins. One that is being restarted hears of it with
         the next tick; until then the projectors look into the log."""
@@ -265,6 +315,7 @@ class Projections:
     async def put_in_charge(self, served: ServedBuild) -> None:
         """From now on queries go to the projectors of this build. It is written down first: if everything ends in
         between, the next start goes on with it, for it is complete."""
+        assert isinstance(served.projection, type)
         await self._builds.mark_serving(served.build)
         self.serving[served.projection.projection_name] = served
         self.joining = [joining for joining in self.joining if joining is not served]
@@ -291,7 +342,8 @@ class Projections:
             plan = ProjectorPlan(
                 projection.projection_name, part, replica, folder, served.catalogue, self._store, self.check_share
             )
-            name = f"{self._name}/{served.build.path.name}/{part}-{replica}#{self._scheduling.unused()}"
+            seat = f"{self._name}/{served.build.path.name}/{part}-{replica}"
+            name = f"{seat}#{self._scheduling.unused(served.generation)}"
             where = self._scheduling.projector(name, [*self.names(), *(one.name for one in projectors)])
             actor = start_projector(plan, name, self._namespace, where)
             projectors.append(Projector(part, replica, name, folder, actor))
@@ -309,6 +361,50 @@ def check_replicas(projection: type[Projection], replicas: object) -> None:
     if isinstance(replicas, bool) or not isinstance(replicas, int) or not 1 <= replicas <= REPLICAS_MAX:
         what = f"{replicas!r} replicas of {projection.projection_name}"
         raise InvalidMessage("replicas", what, f"choose 1 to {REPLICAS_MAX}")
+
+
+async def look_at(projectors: Sequence[Projector]) -> list[Looked]:
+    """How these are; of one that does not answer in time, that."""
+    return list(await asyncio.gather(*map(_look, projectors)))
+
+
+async def _look(projector: Projector) -> Looked:
+    try:
+        place: Place = await call(projector.actor.place)
+    except Exception as error:
+        return Looked(
+            False, False, {}, {}, Unavailable(f"projector {projector.name}", one_line(error) or "no answer"), ()
+        )
+    failed = from_wire(place.failed) if place.failed else None
+    return Looked(True, place.up_to_date, place.positions, place.caught_up_to, failed, place.quarantined)
+
+
+async def _asked(projector: Projector) -> list[PackedQuery]:
+    """What was asked last, one query of each kind. Of one that cannot say: nothing."""
+    try:
+        asked: list[PackedQuery] = await call(projector.actor.asked)
+    except Exception as error:
+        log.info("%s does not say what it was asked: %s", projector.name, one_line(error))
+        return []
+    return asked
+
+
+async def _probe(projector: Projector, asked: Sequence[PackedQuery], *, needed: bool = True) -> list[Probed]:
+    """What becomes of these queries, and of those that can be asked without knowing anything."""
+    failure: Exception | None = None
+    for _ in range(_PROBES_MAX):
+        try:
+            probed: list[Probed] = await call(projector.actor.probe, asked, timeout_s=_PROBE_TIMEOUT_S)
+        except Exception as error:
+            failure = error
+            await asyncio.sleep(_RETRY_S)
+        else:
+            return probed
+    if not needed:
+        return []
+    names = ", ".join(query.name for query in asked) or "any query"
+    what = f"it does not answer {names}: {one_line(failure) or f'nothing in {_PROBE_TIMEOUT_S:g} s'}"
+    raise Unavailable(f"projector {projector.name}", what)
 
 
 async def catch_up(projectors: Sequence[Projector]) -> None:

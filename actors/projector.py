@@ -18,6 +18,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -25,6 +26,7 @@ from typing import Any, Final, NamedTuple
 import ray
 import ray.cloudpickle
 
+from ..runtime.codec import encode_message
 from ..runtime.errors import HandlerFailed, NotYetVisible, RayfoldError, StoreInUse, Unavailable
 from ..runtime.log.contract import Reader
 from ..runtime.printable import printable_log
@@ -34,6 +36,7 @@ from ..runtime.stream import StreamId
 from ..runtime.wire import to_wire
 from .garbage import look_less_often
 from .node import node_id_here
+from .readiness import Probed
 from .shipping import unship
 from .spread_store import AnyStore
 from .status import ProjectorAnswer
@@ -57,6 +60,12 @@ _OPENING_S: Final = 1.0
 """How long a query waits for a projector that has just been started: longer than a checkpoint of some MB takes."""
 
 _RETRY_S: Final = 0.1
+
+_ASKED_MAX: Final = 64
+"""Kinds of queries of which the last one is kept."""
+
+_ASKED_BYTES_MAX: Final = 16 * 1024
+"""Of one that is kept: all of them together take 1 MiB at most."""
 
 _SLICE: Final = 512
 """Events between two looks at whether to end or to make a checkpoint, while catching up: a page of the read model."""
@@ -87,6 +96,11 @@ class Place(NamedTuple):
     heads: dict[int, int]
     failed: list[Any]
     """Why it has stopped, as `to_wire` packs it; empty while it works."""
+    up_to_date: bool = False
+    """It has caught up once since its process began."""
+    caught_up_to: Mapping[int, int] = {}
+    """Where the logs ended when it last caught up."""
+    quarantined: tuple[Quarantined, ...] = ()
 
 
 class ProjectorActor:
@@ -103,6 +117,9 @@ class ProjectorActor:
         self._readers: Mapping[int, Reader] = {}
         self._without: set[int] = set()
         """Partitions whose logs nobody could reach at the last look."""
+        self._caught_up_to: dict[int, int] = {}
+        self._asked: dict[str, bytes] = {}
+        """The last query of each kind, by name."""
         self._up_to_date = False
         """It has caught up once since this process began: it may answer."""
         self._ending = False
@@ -124,7 +141,9 @@ class ProjectorActor:
         """Step [8]: answers to a batch of queries, pickled as one list, and the positions they were read at.
 
         `alone`: there is no other replica, so whoever asks waits until this one has caught up."""
-        answered = self._answered(self._caught_up() if alone else self._answering(), split_queries(batch))
+        queries = split_queries(batch)
+        self._note(queries)
+        answered = self._answered(self._caught_up() if alone else self._answering(), queries)
         self._check_going_on()
         return answered
 
@@ -137,6 +156,7 @@ class ProjectorActor:
         except RayfoldError as error:
             self._check_going_on()
             return ray.cloudpickle.dumps([error]), dict(read_model.positions)
+        self._note([query])
         answered = self._answered(read_model, [query])
         self._check_going_on()
         return answered
@@ -164,7 +184,32 @@ class ProjectorActor:
             return Place(os.getpid(), {}, {}, [])
         heads = self._heads()
         failed = to_wire(read_model.failed) if read_model.failed else []
-        return Place(os.getpid(), dict(read_model.positions), heads, failed)
+        return Place(
+            os.getpid(),
+            dict(read_model.positions),
+            heads,
+            failed,
+            self._up_to_date,
+            dict(self._caught_up_to),
+            tuple(read_model.quarantined),
+        )
+
+    @ray.method(concurrency_group="status")
+    def asked(self) -> list[PackedQuery]:
+        """The last query of each kind that was asked here."""
+        return [PackedQuery(name, payload) for name, payload in self._asked.copy().items()]
+
+    @ray.method(concurrency_group="ask_after")
+    def probe(self, asked: Sequence[PackedQuery]) -> list[Probed]:
+        """What becomes of these queries, and of those of other kinds that need no value: for `readiness.py`."""
+        read_model = self._caught_up()
+        queries = [*asked, *self._without_values({query.name for query in asked})]
+        if not queries:
+            return []
+        blob, _ = self._answered(read_model, queries)
+        answers = ray.cloudpickle.loads(blob)
+        failed = (str(one) if isinstance(one, HandlerFailed) else "" for one in answers)
+        return [Probed(query.name, error) for query, error in zip(queries, failed, strict=True)]
 
     @ray.method(concurrency_group="keep")
     def tick(self) -> None:
@@ -270,9 +315,26 @@ class ProjectorActor:
     def _catch_up(self, read_model: ReadModel) -> None:
         """Read the logs to where they end now, which the end of a log that is being written never is. In slices, so
         that it can be ended, and goes on from a checkpoint when it is killed."""
-        for partition, head in self._heads().items():
+        heads = self._heads()
+        for partition, head in heads.items():
             while self._read_on(read_model, partition, head):
                 self._keep(read_model)
+        self._caught_up_to = heads
+
+    def _note(self, queries: Sequence[tuple[str, bytes]]) -> None:
+        """Keep the last query of a batch, for probing a build that is to take over."""
+        name, payload = queries[-1]
+        if len(payload) <= _ASKED_BYTES_MAX and (name in self._asked or len(self._asked) < _ASKED_MAX):
+            self._asked[name] = payload
+
+    def _without_values(self, but: set[str]) -> list[PackedQuery]:
+        """A query of each kind that can be made without knowing anything."""
+        made = []
+        for cls in unship(self._plan.catalogue).projection(self._plan.projection).answers:
+            if cls.message_name not in but:
+                with suppress(Exception):  # it needs a value
+                    made.append(PackedQuery(cls.message_name, encode_message(cls())))
+        return made
 
     def _heads(self) -> dict[int, int]:
         """Where the logs end now; without those that are on a node which does not answer: the others go on."""

@@ -133,6 +133,7 @@ class Rebuild:
             await projections.announce()
             await catch_up(served.projectors)
             await self._sample(served)
+            await projections.check_ready(served.projectors, before.projectors)
             await projections.put_in_charge(served)
         except BaseException:
             if served is not None:

@@ -40,8 +40,9 @@ class Scheduling:
         self._here = dict(here or {})
         self._unused = count(1)
 
-    def unused(self) -> str:
-        """What to add to a name that must never have been given before."""
+    def unused(self, generation: int | None = None) -> str:
+        """What to add to a name that must never have been given before. `generation`: of the code that its actor runs,
+        if it is not the one that the system runs."""
         return str(next(self._unused))
 
     def partition(self, node_id: str) -> dict[str, Any]:
@@ -61,14 +62,15 @@ class SpreadScheduling(Scheduling):
         super().__init__()
         self.nodes: Mapping[str, str] = {}
         self._lifetime = {"lifetime": "detached"} if detached else {}
-        self._prefix = f"{generation}.{secrets.token_hex(3)}"
+        self._generation = generation
+        self._incarnation = secrets.token_hex(3)
         """A supervisor that is started again counts from 1 again."""
         self._dealt: dict[str, str] = {}
         """By a projector's name, without what makes it one that was never given: the node."""
 
-    def unused(self) -> str:
+    def unused(self, generation: int | None = None) -> str:
         """See `Scheduling`."""
-        return f"{self._prefix}.{super().unused()}"
+        return f"{generation or self._generation}.{self._incarnation}.{super().unused()}"
 
     def partition(self, node_id: str) -> dict[str, Any]:
         """See `Scheduling`."""

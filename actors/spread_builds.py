@@ -17,7 +17,7 @@ from typing import Any, Final
 from ..runtime.errors import RayfoldError
 from ..runtime.printable import printable_log
 from ..runtime.projection import Projection
-from .builds import Build, Builds
+from .builds import Build, Builds, ProjectionFacts
 from .shares import Shares
 
 __all__ = ["SpreadBuilds"]
@@ -35,7 +35,7 @@ class SpreadBuilds(Builds):
         super().__init__(Path())
         self._shares = shares
 
-    async def served(self, projection: type[Projection]) -> dict[tuple[int, int], bool]:
+    async def served(self, projection: type[Projection] | ProjectionFacts) -> dict[tuple[int, int], bool]:
         """See `Builds`. What any node knows counts."""
         served: dict[tuple[int, int], bool] = {}
         for found in await self._everywhere("builds", projection.projection_name):

@@ -1,20 +1,21 @@
 """Spread projections: the projectors of a system on several nodes, which outlive the process that has started them.
 
 Beside steps [6] to [8]. What `projections.py` does, and three things more: go on with the projectors that an earlier
-supervisor has left; put another one in the place of one that does not answer; give all of them new code, one after the
-other, so that somebody answers all the time.
+supervisor has left; put another one in the place of one that does not answer; build every read model with new code
+beside the one that serves (`rolling.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..runtime.catalogue import Catalogue
 from ..runtime.projection import Projection
-from .builds import FOLDER, Build
+from .application import ApplicationPlan
+from .builds import FOLDER, Build, ProjectionFacts
 from .calls import call
 from .projections import Projections, Projector, ServedBuild, catch_up, end
 from .scheduling import SpreadScheduling, generation_in
@@ -44,17 +45,19 @@ class SpreadProjections(Projections):
         self,
         projection: type[Projection],
         replicas: int,
-        catalogue: bytes,
+        plan: ApplicationPlan,
         names: Iterable[str],
         actor_named: Callable[[str], Any],
     ) -> None:
-        """Go on with the projectors that serve, or start them. Where those that serve are of an earlier version of the
-        class, they go on until they are rebuilt (`renew`)."""
+        """Go on with the projectors of this plan's code that serve, or start them. Of several builds of that code, the
+        one that was made for the plan serves, or a later one that has served: a rebuild."""
         seats = [seat for name in names if (seat := seat_named(name, None)) and _is_of(seat, projection)]
+        seats = [seat for seat in seats if generation_in(seat.mark) >= plan.generation]
         served = await self._builds.served(projection)
-        serving = [build for seat in seats if served.get((build := _build_of(seat)).order)]
-        build = max(serving, key=lambda one: one.order, default=await self._builds.to_serve(projection))
-        taken_in = ServedBuild(projection, build, catalogue)
+        made = await self._builds.to_serve(projection, plan.builds.get(projection.projection_name, 0))
+        builds = [build for seat in seats if (build := _build_of(seat)) == made or served.get(build.order)]
+        build = max(builds, key=lambda one: one.order, default=made)
+        taken_in = ServedBuild(projection, build, plan.catalogue)
         for seat in seats:
             if _build_of(seat) == build:
                 folder, actor = build.folder_of(seat.part, seat.replica), actor_named(seat.name)
@@ -90,41 +93,31 @@ class SpreadProjections(Projections):
                         await self.put_in_charge(served)
                     return
 
-    async def renew(self, projection: type[Projection], catalogue: bytes, generation: int) -> None:
-        """Have every projector that runs older code replaced by one that runs this, one after the other.
+    async def attach(
+        self, partitions: Sequence[Any], serve: Callable[[type[Projection], Sequence[Sequence[Any]]], None]
+    ) -> None:
+        """See `Projections`. The builds before those that serve stay until `remove_older`: they may be asked still."""
+        self.use_partitions(partitions)
+        self._serve = serve
+        for served in list(self.serving.values()):
+            await self.put_in_charge(served)
 
-        With only one replica of a part, another one is added first, and ended at last.
-        """
-        served = self.serving_build(projection)
-        served.projection, served.catalogue = projection, catalogue
-        replicas = served.replicas
-        if self.is_of(projection, generation):
-            return
-        with self.change(projection.projection_name, "renewed"):
-            if replicas == 1:
-                await self._add(served, range(1, 2))
-            for replica in range(replicas):
-                await self._renew_replica(served, replica, generation)
-            if replicas == 1:
-                await self._remove(served, 1)
+    async def remove_older(self) -> None:
+        """Remove the builds before those that serve."""
+        for served in list(self.serving.values()):
+            await self._builds.remove_older(served.projection.projection_name, served.build)
 
-    async def put_in(self, projection: type[Projection], replicas: int, catalogue: bytes) -> None:
-        """A projection that the system has not had: built from the log before it is asked."""
-        served = self.join(projection, await self._builds.to_serve(projection), replicas, catalogue)
-        try:
-            await catch_up(served.projectors)
-            await self.announce()
-            await catch_up(served.projectors)
-        except BaseException:
-            await self.dismiss(served, remove=False)
-            raise
-        await self.put_in_charge(served)
+    async def build_for(
+        self, projection: ProjectionFacts, number: int, replicas: int, plan: ApplicationPlan
+    ) -> ServedBuild:
+        """Start the projectors of a new build for another plan, beside what serves, from the beginning of the logs."""
+        build = self._builds.numbered(projection, number)
+        await self._builds.remove(build)  # what an end of the supervisor has left of it
+        return self.join(projection, build, replicas, plan.catalogue, plan.generation)
 
-    async def take_out(self, name: str) -> None:
-        """A projection that the system has no more. What it has saved stays, should it come back."""
-        served = self.serving.pop(name)
-        await self.announce()
-        await end(served.projectors, save=True)
+    async def number_unused(self, projection: ProjectionFacts) -> int:
+        """A number that no build of this version has on any node that is up."""
+        return await self._builds.number_unused(projection)
 
     def is_of(self, projection: type[Projection], generation: int) -> bool:
         """Whether a projection serves, and all its projectors run this generation of the code."""
@@ -132,21 +125,6 @@ class SpreadProjections(Projections):
         if served is None or served.build.version != projection.projection_version:
             return False
         return all(_generation_of(one) >= generation for one in served.projectors)
-
-    async def _renew_replica(self, served: ServedBuild, replica: int, generation: int) -> None:
-        old = [one for one in served.projectors if one.replica == replica and _generation_of(one) < generation]
-        if not old:
-            return
-        served.projectors = [one for one in served.projectors if one not in old]
-        await self.put_in_charge(served)  # nobody asks it any more
-        await self.announce()
-        await end(old, save=True)
-        added = self._start(served, [replica], [one.part for one in old])
-        await catch_up(added)
-        served.projectors = sorted([*served.projectors, *added], key=lambda one: (one.part, one.replica))
-        await self.announce()
-        await catch_up(added)
-        await self.put_in_charge(served)
 
 
 def _is_of(seat: ProjectorSeat, projection: type[Projection]) -> bool:

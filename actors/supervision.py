@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from ..runtime.errors import StoreError, Unavailable
@@ -37,9 +38,10 @@ from .metrics import Metrics
 from .moving import Moving
 from .partition import PartitionPlan
 from .partition_actors import PartitionActors, partition_named
+from .projections import Projector, end
 from .rebuild import Rebuild
 from .rolling import Rolling
-from .scheduling import SpreadScheduling
+from .scheduling import SpreadScheduling, generation_in
 from .shares import Shares
 from .shipping import unship
 from .spread_builds import SpreadBuilds
@@ -60,6 +62,10 @@ _TIDY_S: Final = 60.0
 _VERIFY_TIMEOUT_S: Final = 24 * 3600.0
 """For the logs of one node: some 300,000 events a second."""
 
+_HEARD_S: Final = 2.0
+"""For clients to hear of other projectors: they wait at the board, and ask again a quarter of a second after the
+supervisor was away."""
+
 _TICK_S: Final = 2.0
 """As on one machine (`assembly.py`)."""
 
@@ -67,9 +73,12 @@ _TICK_S: Final = 2.0
 class Supervision:
     """One system. Lives on one event loop."""
 
-    def __init__(self, plan: ApplicationPlan, cluster: Cluster, *, detached: bool) -> None:
+    def __init__(
+        self, plan: ApplicationPlan, cluster: Cluster, *, detached: bool, restart: Callable[[], None] = lambda: None
+    ) -> None:
+        """`restart`: end this process, which is started again with the plan that is in Ray's directory by then."""
         self.plan = plan
-        self._detached = detached
+        self.detached = detached
         """Deployed: it outlives the program that has started it."""
         self.board = Board()
         self.shares = Shares(plan.name, cluster.namespace, detached=detached, silent_s=plan.settings.silent_s)
@@ -80,14 +89,16 @@ class Supervision:
         """By the id of their data folders: those that Ray knows of, up or not."""
         self.changing = asyncio.Lock()
         """Held by whoever moves partitions, deploys, or replaces what is lost: one at a time."""
-        self._cluster = cluster
+        self.cluster = cluster
         self.catalogue = unship(plan.catalogue)
         self._up_as: dict[str, str] = {}
         """Of the nodes that are up: what Ray calls them since their last start."""
         self._gone_since: dict[str, datetime] = {}
         self.moves = Moving(self)
         self.health = Health(self)
-        self.rolling = Rolling(self)
+        self.rolling = Rolling(self, restart)
+        self._superseded: list[Projector] = []
+        """Those with earlier code, which are asked until everybody has been told of the present ones."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._doing: set[str] = set()
         """What `_watch` has begun, and not waited for."""
@@ -123,6 +134,7 @@ class Supervision:
         self.put_up()
         for doing in (self._watch, self._tick, self._measure, self.rolling.run):
             self._go_on(doing())
+        self._go_on(self._end_superseded())
         if names:
             self._go_on(self._resume())
 
@@ -137,10 +149,10 @@ class Supervision:
 
     async def _open_shares(self, nodes: Sequence[NodeFacts]) -> None:
         """Of a deployed system: the store that it had before, and no other."""
-        plan, known = self.plan, await asyncio.to_thread(self._known_store) if self._detached else ""
+        plan, known = self.plan, await asyncio.to_thread(self._known_store) if self.detached else ""
         default = max(2, sum(node.alive for node in nodes))
         await self.shares.open(nodes, plan.partitions, default, create=plan.create, store_id=known)
-        if self._detached and not known:
+        if self.detached and not known:
             await asyncio.to_thread(self._remember_store, self.shares.map.store_id)
 
     def _known_store(self) -> str:
@@ -151,17 +163,29 @@ class Supervision:
 
     async def _seat(self, names: set[str]) -> None:
         """An actor for every seat: one of these, which are there, or a new one. Those that have no seat are ended."""
-        for projection, count in self._wanted(names).items():
-            taking = (projection, count, self.plan.catalogue, names, self._cluster.actor_named)
+        for projection, count in self._wanted().items():
+            taking = (projection, count, self.plan, names, self.cluster.actor_named)
             await self.projections.take_in_or_start(*taking)
         homes = self.shares.map.homes
-        self.partitions.take_in(names, self._cluster.actor_named, homes)
+        self.partitions.take_in(names, self.cluster.actor_named, homes)
         for number, node_id in enumerate(homes):
             if number not in self.partitions.seated:
                 self.partitions.seated[number] = self.partitions.start(number, node_id)
         for name in names - self._in_use():
             with contextlib.suppress(ValueError):
-                self.partitions.kill(self._cluster.actor_named(name))
+                actor, seat = self.cluster.actor_named(name), seat_named(name, None)
+                if seat is not None and generation_in(seat.mark) < self.plan.generation:
+                    self._superseded.append(Projector(seat.part, seat.replica, name, Path(), actor))
+                else:
+                    self.partitions.kill(actor)
+
+    async def _end_superseded(self) -> None:
+        """Clients learn of the present projectors while the others still answer."""
+        superseded, self._superseded = self._superseded, []
+        if superseded:
+            await asyncio.sleep(_HEARD_S)
+            await end(superseded, save=False)
+        await self.projections.remove_older()
 
     async def _resume(self) -> None:
         """After an end of the supervisor, or of everything: moves that were interrupted are called off, and everybody
@@ -176,6 +200,7 @@ class Supervision:
         """End every actor of the system, each when it has closed its log or saved its place; the shares are free."""
         for task in self._tasks:
             task.cancel()
+        await self.rolling.cancel()
         await asyncio.gather(*(rebuild.interrupt() for rebuild in self.rebuilds.values()))
         closing = [self.partitions.end()]
         if hasattr(self, "projections"):
@@ -308,7 +333,7 @@ class Supervision:
     async def _see_nodes(self) -> set[str]:
         """Look at the nodes as Ray knows them. Returns those that are up now and were not at the last look, or were
         another node of Ray's: between two looks one can go and be back."""
-        self.nodes = {node.node_id: node for node in await asyncio.to_thread(self._cluster.nodes)}
+        self.nodes = {node.node_id: node for node in await asyncio.to_thread(self.cluster.nodes)}
         before, self._up_as = self._up_as, {one.node_id: one.ray_node_id for one in self.nodes.values() if one.alive}
         for node_id in before.keys() - self._up_as.keys():
             self._gone_since[node_id] = datetime.now(UTC)
@@ -379,32 +404,28 @@ class Supervision:
         self.put_up()
 
     def _projections(self) -> SpreadProjections:
-        name, namespace = self.plan.name, self._cluster.namespace
+        name, namespace = self.plan.name, self.cluster.namespace
         builds = SpreadBuilds(self.shares)
         found = SpreadProjections(self.shares.store, self.catalogue, name, namespace, builds, self.scheduling)
         found.check_share = self.plan.settings.standing_check_share
         return found
 
-    def _wanted(self, names: set[str]) -> dict[type[Projection], int]:
-        """How many replicas of each projection the plan asks for. Of a system that runs: those that there are already;
-        `rolling.py` adds the others, so that nobody waits for them to be built."""
-        classes, running = (
-            self.catalogue.projections,
-            {seat.projection for name in names if (seat := seat_named(name, None))},
-        )
-        wanted = self.plan.replicas.items()
-        return {classes[name]: count for name, count in wanted if not running or name in running}
+    def _wanted(self) -> dict[type[Projection], int]:
+        """How many replicas of each projection the plan asks for."""
+        return {self.catalogue.projections[name]: count for name, count in self.plan.replicas.items()}
 
-    def _plan_of(self, number: int, node_id: str) -> PartitionPlan:
+    def _plan_of(self, number: int, node_id: str, generation: int) -> PartitionPlan:
+        previous = self.rolling.previous
+        plan = previous if previous is not None and previous.generation == generation else self.plan
         return PartitionPlan(
             number,
             self.shares.store,
-            self.plan.catalogue,
+            plan.catalogue,
             self.projections.names(),
-            self.plan.name,
-            self._cluster.namespace,
-            self.plan.settings,
-            self.plan.counts_slots,
+            plan.name,
+            self.cluster.namespace,
+            plan.settings,
+            plan.counts_slots,
             node_id,
             len(self.shares.map.names),
         )

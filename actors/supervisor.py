@@ -25,6 +25,7 @@ from .board import Notice, supervisor_name
 from .cluster import Cluster
 from .directory import plan_of
 from .garbage import look_less_often
+from .prospect import Seats
 from .rebuild import RebuildProgress
 from .scheduling import on_this_node
 from .shipping import unship
@@ -86,7 +87,8 @@ class SupervisorActor:
                 plan = self._plan or await asyncio.to_thread(plan_of, self._name)
                 if plan is None:
                     raise Unavailable(self._name, "it was taken down")
-                supervision = Supervision(plan, Cluster.inside(), detached=detached)
+                restart = _restart if detached else lambda: None
+                supervision = Supervision(plan, Cluster.inside(), detached=detached, restart=restart)
                 try:
                     await supervision.start()
                 except BaseException:
@@ -117,9 +119,19 @@ async def _retry_quarantined(supervision: Supervision, projection: str) -> Any:
     return await supervision.projections.retry_quarantined(supervision.catalogue.projection(projection))
 
 
-async def _versions(supervision: Supervision) -> tuple[int, dict[str, int]]:
-    serving = supervision.projections.serving.items()
-    return len(supervision.shares.map.homes), {name: served.build.version for name, served in serving}
+async def _check_ready(supervision: Supervision) -> None:
+    for served in supervision.projections.serving.values():
+        await supervision.projections.check_ready(served.projectors, ())
+
+
+async def _seats(supervision: Supervision) -> Seats:
+    serving, store_map = supervision.projections.serving.items(), supervision.shares.map
+    return Seats(
+        supervision.plan.generation,
+        {name: (served.build.version, served.replicas) for name, served in serving},
+        {number: store_map.name_of(one.node_id) for number, one in supervision.partitions.seated.items()},
+        sorted(store_map.name_of(node_id) for node_id in store_map.names.keys() - supervision.shares.up),
+    )
 
 
 async def _begin_rebuild(supervision: Supervision, projection: str, classes: bytes) -> int:
@@ -148,12 +160,20 @@ _DOORS: Final[dict[str, Callable[..., Awaitable[Any]]]] = {
     "begin_rebuild": _begin_rebuild,
     "await_rebuild": _await_rebuild,
     "watch_rebuild": _watch_rebuild,
-    "versions": _versions,
+    "ready": _check_ready,
+    "seats": _seats,
+    "deploy": lambda supervision, plan: supervision.rolling.begin(plan),
+    "cancel_deployment": lambda supervision: supervision.rolling.cancel(),
     "deployed": lambda supervision: supervision.rolling.ended(),
     "deploying": lambda supervision: supervision.rolling.progress(),
     "cancel_rebuild": lambda supervision, number: supervision.rebuilds[number].cancel(),
 }
 """What programs may have done."""
+
+
+def _restart() -> None:
+    """End this process; Ray starts it again."""
+    ray.kill(ray.get_runtime_context().current_actor, no_restart=False)
 
 
 def start_supervisor(name: str, namespace: str, plan: ApplicationPlan | None = None) -> Any:

@@ -1,4 +1,4 @@
-"""Trial: what the nodes of a cluster have of an application, and whether they can load its code, before it is deployed.
+"""Trial: what the nodes of a cluster have of an application, and whether its code fits there, before it is deployed.
 
 Beside all steps. One short task on every node that is up, in a worker of its own that ends afterwards: modules that it
 has loaded would be taken for those of the next trial. It loads the classes as actors will, from a folder that is
@@ -16,11 +16,14 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from ..runtime.catalogue import Catalogue
 from ..runtime.errors import DefinitionError, RayfoldError, StoreMismatch, Unavailable
 from ..runtime.log.share import open_share
+from ..runtime.log.store import Store
 from ..runtime.wire import from_wire, to_wire
 from .calls import call, one_line
 from .cluster import Cluster, NodeFacts
@@ -28,8 +31,9 @@ from .node import NODE_LABEL, data_folder_here, node_id_here
 
 __all__ = ["Found", "store_in", "try_on_nodes"]
 
-_TIMEOUT_S: Final = 60.0
-"""For a worker to start and to load the application's classes."""
+_TIMEOUT_S: Final = 600.0
+"""For a worker to start, to load the application's classes, and to look at a sample of each log: seconds; of logs of an
+older format, which do not say what they hold, the whole log is read once."""
 
 
 class Found(NamedTuple):
@@ -41,14 +45,15 @@ class Found(NamedTuple):
     """Of the store that it has a share of; empty if it has none."""
     partitions: int
     failed: list[Any]
-    """Why it cannot load the classes or read its share, as `to_wire` packs it; empty if it can."""
+    """Why it cannot load the classes, read its share or read its logs with them, as `to_wire` packs it; empty if it
+    can."""
 
 
 async def try_on_nodes(name: str, classes: bytes, packed: bytes, cluster: Cluster) -> list[Found]:
     """What each node that is up has of the application's store. `packed`: the modules that its classes are in.
 
-    Raises what keeps a node from loading the classes, with the name of the node, and `Unavailable` if one does not
-    answer.
+    Raises what keeps a node from loading the classes, with the name of the node, `CodeMismatch` and others for what
+    speaks against them there, and `Unavailable` if a node does not answer.
     """
     nodes = [node for node in await asyncio.to_thread(cluster.nodes) if node.alive]
     found = await asyncio.gather(*(_try_on(node, name, classes, packed) for node in nodes))
@@ -86,38 +91,37 @@ async def _try_on(node: NodeFacts, name: str, classes: bytes, packed: bytes) -> 
 
 def _try_here(name: str, classes: bytes, packed: bytes) -> Found:
     try:
-        if classes:
-            _load(classes, packed)
-        store_id, partitions = _store_here(name)
+        with ExitStack() as open_until_done:
+            _loaded(classes, packed, open_until_done)
+            store = _store_here(name)
+            return Found("", "", 0, []) if store is None else Found("", store.store_id, store.partitions, [])
     except RayfoldError as error:
         return Found("", "", 0, to_wire(error))
-    return Found("", store_id, partitions, [])
 
 
-def _load(classes: bytes, packed: bytes) -> None:
+def _loaded(classes: bytes, packed: bytes, open_until_done: ExitStack) -> Catalogue:
     """Raises `DefinitionError` if a module cannot be imported here."""
     from .shipping import unship
 
-    with tempfile.TemporaryDirectory(prefix="rayfold-trial-") as folder:
-        if packed:
-            with zipfile.ZipFile(io.BytesIO(packed)) as archive:
-                archive.extractall(folder)
-            sys.path.insert(0, folder)
-            sys.dont_write_bytecode = True
-        unship(classes, importable=hashlib.sha256(packed).hexdigest() if packed else "")
+    folder = open_until_done.enter_context(tempfile.TemporaryDirectory(prefix="rayfold-trial-"))
+    if packed:
+        with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+            archive.extractall(folder)
+        sys.path.insert(0, folder)
+        sys.dont_write_bytecode = True
+    return unship(classes, importable=hashlib.sha256(packed).hexdigest() if packed else "")
 
 
-def _store_here(name: str) -> tuple[str, int]:
-    """The id of the store of which this node has a share, and its partitions. What an interrupted creation has left is
-    none."""
+def _store_here(name: str) -> Store | None:
+    """The store of which this node has a share. What an interrupted creation has left is none."""
     data = data_folder_here()
     share = None if data is None else open_share(Path(data) / name, node_id_here())
     if share is None or (share.map is None and not share.whole):
-        return "", 0
+        return None
     store = share.store
     if share.map is None and not any(_is_used(store.open_reader(number)) for number in range(store.partitions)):
-        return "", 0
-    return store.store_id, store.partitions
+        return None
+    return store
 
 
 def _is_used(reader: Any) -> bool:

@@ -131,7 +131,9 @@ class _Program:
         from rayfold.actors.deployment import await_deployed, begin_deployment
 
         cluster = _joined(self._address)
-        plan = await begin_deployment(application(partitions, replicas, local_sockets=local_sockets), cluster)
+        plan = await begin_deployment(
+            application(partitions, replicas, local_sockets=local_sockets), cluster, create=True
+        )
         return (await await_deployed(plan, cluster)).generation
 
     async def deployed(self) -> int:

@@ -7,6 +7,7 @@ and used from elsewhere. The tests run in their order: each goes on with what th
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -122,10 +123,37 @@ def generation(shop: Console) -> int:
     return number
 
 
+SUPERVISOR: Final = "__import__('ray').get(bank._runtime._active._supervisor().alive.remote())"
+
+
+def preparing(shop: Console) -> int:
+    """The generation that is being prepared; 0 while there is none."""
+    asked = "__import__('asyncio').run_coroutine_threadsafe(bank._runtime._active.ask('deploying'), bank._loop)"
+    number: int = shop(f"{asked}.result(60)")["preparing"]
+    return number
+
+
+def built(nodes: LocalNodes) -> set[str]:
+    """The builds of read models that any node has a folder of."""
+    return {build.name for node in nodes.nodes for build in (node.data / "shop" / "projections").glob("*")}
+
+
 def test_an_application_runs_on_when_its_deployer_has_ended_and_is_found_by_its_name(
     nodes: LocalNodes, project: Path
 ) -> None:
-    said = rayfold(nodes, project, "deploy", "shop.app:shop")
+    refused = rayfold(nodes, project, "deploy", "shop.app:shop", code=1)
+    made = "a new, empty store with 2 partitions is made on node-0, node-1"
+    assert refused == (
+        f"error: shop: there is no store of that name on {nodes.address}: {made} with --create;"
+        " nothing of the name shop runs"
+    )
+    ahead = rayfold(nodes, project, "deploy", "shop.app:shop", "--dry-run")
+    assert ahead == (
+        f"shop on {nodes.address}; nothing was changed - {made}"
+        " - projection Slips version 1 is opened or built, by one projector - 2 partitions start - which needs --create"
+    )
+    assert not any((node.data / "shop").exists() for node in nodes.nodes)
+    said = rayfold(nodes, project, "deploy", "shop.app:shop", "--create")
     assert said.startswith(f'shop runs on {nodes.address}, generation 1 of its code; connect("shop") in a program')
     with console(nodes.address, name="shop") as shop:
         assert pay(shop, "till", 10) == 9
@@ -182,35 +210,89 @@ def test_a_projection_of_a_higher_version_is_built_beside_the_one_that_serves(no
         assert {one["build"] for one in shop("bank.status().projectors")} == {"v2"}
 
 
+HANDLER: Final = "def paid(self, event: Paid, recorded: Recorded) -> None:\n"
+BROKEN: Final = "import os\nFEE = 3 if 'RAYFOLD_DATA' not in os.environ else 1 / 0"
+
+
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
-    ("name", "old", "new", "told"),
+    ("name", "old", "new", "told", "options"),
     [
-        (
-            "domain.py",
-            "version=2",
-            "version=1",
-            "Slips version 1 is older than version 2, which serves; raise the version",
-        ),
-        ("app.py", "partitions=2", "partitions=3", "shop: the store has 2 partitions, not 3; leave the number out"),
-        (
-            "rules.py",
-            "FEE = 3",
-            "import os\nFEE = 3 if 'RAYFOLD_DATA' not in os.environ else 1 / 0",
-            "cannot be loaded in an actor: ZeroDivisionError: division by zero",
-        ),
+        ("app.py", "partitions=2", "partitions=3", "shop: the store has 2 partitions, not 3; leave the number out", ()),
+        ("rules.py", "FEE = 3", BROKEN, "cannot be loaded in an actor: ZeroDivisionError: division by zero", ()),
+        ("domain.py", HANDLER, f"{HANDLER}        1 / 0\n", r"failed on event 1 of partition \d .*ZeroDivision", ()),
+        ("domain.py", HANDLER, f"{HANDLER}        os._exit(1)\n", "failed 8 times while catching up", ()),
+        ("domain.py", HANDLER, f"{HANDLER}        __import__('time').sleep(2)\n", "was not ready within 1 s", ("1",)),
+        ("domain.py", "Slip(till=query.till, ", "Slip(till=query.till + 1, ", "SlipOf.*TypeError", ()),
     ],
+    ids=["partitions", "import", "handler raises", "handler exits", "too slow", "query fails"],
 )
 def test_what_cannot_be_deployed_is_refused_and_what_runs_goes_on(
-    nodes: LocalNodes, project: Path, name: str, old: str, new: str, told: str
+    nodes: LocalNodes, project: Path, name: str, old: str, new: str, told: str, options: tuple[str, ...]
 ) -> None:
-    change(project, name, old, new)
-    try:
-        assert told in rayfold(nodes, project, "deploy", "shop.app:shop", code=2)
-    finally:
-        change(project, name, new, old)
     with console(nodes.address, name="shop") as shop:
-        assert generation(shop) == 3
         pay(shop, "another", 10)
+        seats = "[one.pid for one in (*bank.status().partitions, *bank.status().projectors)]"
+        before = shop(seats), built(nodes)
+        change(project, name, old, new)
+        try:
+            within = [word for seconds in options for word in ("--within", seconds)]
+            said = rayfold(nodes, project, "deploy", "shop.app:shop", *within, code=1)
+        finally:
+            change(project, name, new, old)
+        assert re.search(told, said), said
+        assert said.endswith("; generation 3 of shop runs on")
+        assert generation(shop) == 3
+        assert (shop(seats), built(nodes)) == before, "the same actors, and nothing is left of the others"
+        pay(shop, "another", 10)
+
+
+@pytest.mark.timeout(240)
+def test_a_second_deployer_is_refused_and_a_deployment_survives_its_supervisor_and_can_be_called_off(
+    nodes: LocalNodes, project: Path
+) -> None:
+    slow = f"{HANDLER}        __import__('time').sleep(1)\n"
+    change(project, "domain.py", HANDLER, slow)
+    try:
+        with console(nodes.address, name="shop") as shop:
+            before = built(nodes)
+            command = ("-m", "rayfold.actors.cli", "deploy", "shop.app:shop", "--address", nodes.address)
+            with start_driver(*command, folder=project) as deployer:
+                while not preparing(shop):
+                    assert deployer.poll() is None, deployer.communicate()
+                said = rayfold(nodes, project, "deploy", "shop.app:shop", code=1)
+                assert re.search(r"shop: generation \d+ is being deployed \(.*\); wait for its end", said), said
+                os.kill(shop(SUPERVISOR), signal.SIGKILL)
+                while not preparing(shop):
+                    assert deployer.poll() is None, deployer.communicate()
+                assert "was called off" in rayfold(nodes, project, "deploy", "shop.app:shop", "--cancel")
+                said = " ".join(deployer.communicate(timeout=60)[1].split())
+            assert said == "error: the deployment: it was called off; generation 3 of shop runs on"
+            assert deployer.returncode == 1
+            assert (generation(shop), built(nodes)) == (3, before)
+            pay(shop, "another", 10)
+    finally:
+        change(project, "domain.py", slow, HANDLER)
+
+
+@pytest.mark.timeout(240)
+def test_an_earlier_version_of_a_projection_comes_back_and_the_later_one_again(
+    nodes: LocalNodes, project: Path
+) -> None:
+    change(project, "domain.py", "version=2", "version=1")
+    change(project, "domain.py", "total=-self", "total=self")
+    ahead = rayfold(nodes, project, "deploy", "shop.app:shop", "--dry-run")
+    assert "projection Slips version 1 goes back before version 2 and is built beside it, by one projector" in ahead
+    assert "partition 1 on node-" in ahead
+    with console(nodes.address, name="shop") as shop:
+        total = pay(shop, "till", 10)
+        rayfold(nodes, project, "deploy", "shop.app:shop")
+        assert pay(shop, "till", 10) == -total + 7
+    change(project, "domain.py", "version=1", "version=2")
+    change(project, "domain.py", "total=self", "total=-self")
+    rayfold(nodes, project, "deploy", "shop.app:shop")
+    with console(nodes.address, name="shop") as shop:
+        assert pay(shop, "till", 10) == total - 14
 
 
 @pytest.mark.parametrize(
@@ -239,27 +321,28 @@ def test_a_runtime_of_the_same_name_is_refused(nodes: LocalNodes) -> None:
 def test_a_deployment_whose_deployer_is_killed_comes_to_its_end(nodes: LocalNodes, project: Path) -> None:
     change(project, "rules.py", "FEE = 3", "FEE = 5")
     with console(nodes.address, name="shop") as shop:
+        present = generation(shop)
         command = ("-m", "rayfold.actors.cli", "deploy", "shop.app:shop", "--address", nodes.address)
         with start_driver(*command, folder=project) as deployer:
-            while generation(shop) < 4:
+            while not preparing(shop):
                 assert deployer.poll() is None, deployer.communicate()
             deployer.kill()
-        rolled = "__import__('asyncio').run_coroutine_threadsafe(bank._runtime._active.ask('deployed'), bank._loop)"
-        done = shop(f"{rolled}.result(60)")
-        assert (done["generation"], done["done"]) == (6, done["total"]), (
-            "the numbers of refused ones are not given again"
-        )
+        while generation(shop) == present:
+            pass  # each look is a call
+        deployed = "__import__('asyncio').run_coroutine_threadsafe(bank._runtime._active.ask('deployed'), bank._loop)"
+        done = shop(f"{deployed}.result(60)")
+        assert done["done"] == done["total"]
         assert pay(shop, "killed", 10) == -5
 
 
 def test_a_supervisor_that_is_killed_is_there_again_and_nobody_waits_for_it(nodes: LocalNodes, project: Path) -> None:
     with console(nodes.address, name="shop") as shop:
-        supervisor = shop("__import__('ray').get(bank._runtime._active._supervisor().alive.remote())")
+        supervisor = shop(SUPERVISOR)
         epochs = shop("[one.epoch for one in bank.status().partitions]")
         os.kill(supervisor, signal.SIGKILL)
         pay(shop, "till", 10)
         assert shop("[one.epoch for one in bank.status().partitions]") == epochs, "it goes on with what there is"
-        assert shop("__import__('ray').get(bank._runtime._active._supervisor().alive.remote())") != supervisor
+        assert shop(SUPERVISOR) != supervisor
 
 
 @pytest.mark.timeout(180)
@@ -290,7 +373,7 @@ def test_an_application_that_is_taken_down_leaves_its_data_and_can_be_deployed_a
     assert "no application is named 'shop'; known: none" in rayfold(nodes, project, "down", "shop", code=2)
     said = rayfold(nodes, project, "status", "shop", code=2)
     assert "shop: there is no store here, nor an application of that name: shop: nothing of that name runs" in said
-    assert "generation 7" in rayfold(nodes, project, "deploy", "shop.app:shop")
+    assert "shop runs on" in rayfold(nodes, project, "deploy", "shop.app:shop")
     with console(nodes.address, name="shop") as shop:
         assert pay(shop, "till", 10) == total - 5
 
