@@ -124,7 +124,7 @@ class Rolling:
             self._looked.set()
             return self._end(None)
         try:
-            under_way = await asyncio.to_thread(deployment_under_way, self._name)
+            under_way = await self._under_way()
             if under_way is not None and under_way.plan is not None:
                 self._prepare(under_way.plan)
                 self._looked.set()
@@ -170,8 +170,8 @@ class Rolling:
 
     async def _finish(self) -> None:
         """Replace the partitions that run older code, unless that has failed before."""
-        supervision, plan = self._supervision, self._supervision.plan
-        entry = await asyncio.to_thread(deployment_of, self._name, plan.generation)
+        supervision = self._supervision
+        entry = await self._entry()
         self.previous = entry.previous if entry else None
         if entry and entry.failed:
             self._end(from_wire(list(entry.failed)))
@@ -180,9 +180,7 @@ class Rolling:
         try:
             async with supervision.changing:
                 await replace_partitions(_NewWriters(supervision, entry), self._tell)
-            if entry is not None:
-                await asyncio.to_thread(forget_deployments, self._name, plan.generation)
-            await asyncio.to_thread(remove_unused_code)
+            await self._forget(entry)
             self.previous = None
         except RayfoldError as error:
             log.error("deployment of %s: %s", self._name, error)
@@ -190,6 +188,20 @@ class Rolling:
         self._end(failure)
 
     # -------------------------------------------------------------------------------------------------------------
+
+    async def _under_way(self) -> Deployment | None:
+        """What an earlier supervisor has begun, and not brought to the step that counts."""
+        return await asyncio.to_thread(deployment_under_way, self._name)
+
+    async def _entry(self) -> Deployment | None:
+        """Of the deployment whose plan is in charge."""
+        return await asyncio.to_thread(deployment_of, self._name, self._supervision.plan.generation)
+
+    async def _forget(self, entry: Deployment | None) -> None:
+        """It has come to its end: no code but that of the plan is needed."""
+        if entry is not None:
+            await asyncio.to_thread(forget_deployments, self._name, entry.number)
+        await asyncio.to_thread(remove_unused_code)
 
     @property
     def _name(self) -> str:

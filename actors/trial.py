@@ -2,7 +2,8 @@
 
 Beside all steps. One short task on every node that is up, in a worker of its own that ends afterwards: modules that it
 has loaded would be taken for those of the next trial. It loads the classes as actors will, from a folder that is
-removed again, and reads whose store is in the node's data folder.
+removed again, reads whose store is in the node's data folder, and compares the classes with the logs that are at home
+there (`runtime/dry_run.py`).
 
 Rule kept here: nothing is changed, on no node, and no lock is taken.
 """
@@ -21,7 +22,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from ..runtime.catalogue import Catalogue
-from ..runtime.errors import DefinitionError, RayfoldError, StoreMismatch, Unavailable
+from ..runtime.dry_run import dry_run
+from ..runtime.errors import CodeMismatch, DefinitionError, RayfoldError, StoreMismatch, Unavailable, UnknownEvent
 from ..runtime.log.share import open_share
 from ..runtime.log.store import Store
 from ..runtime.wire import from_wire, to_wire
@@ -92,9 +94,12 @@ async def _try_on(node: NodeFacts, name: str, classes: bytes, packed: bytes) -> 
 def _try_here(name: str, classes: bytes, packed: bytes) -> Found:
     try:
         with ExitStack() as open_until_done:
-            _loaded(classes, packed, open_until_done)
+            catalogue = _loaded(classes, packed, open_until_done)
             store = _store_here(name)
-            return Found("", "", 0, []) if store is None else Found("", store.store_id, store.partitions, [])
+            if store is None:
+                return Found("", "", 0, [])
+            _compare(name, catalogue, store, open_until_done)
+            return Found("", store.store_id, store.partitions, [])
     except RayfoldError as error:
         return Found("", "", 0, to_wire(error))
 
@@ -122,6 +127,22 @@ def _store_here(name: str) -> Store | None:
     if share.map is None and not any(_is_used(store.open_reader(number)) for number in range(store.partitions)):
         return None
     return store
+
+
+def _compare(name: str, catalogue: Catalogue, store: Store, open_until_done: ExitStack) -> None:
+    """Raises what speaks against these classes for the logs that are at home here: what does not fit what they hold,
+    and of a sample what cannot be read or folded."""
+    readers = {}
+    for number in set(range(store.partitions)) - store.away:
+        readers[number] = store.open_reader(number)
+        open_until_done.callback(readers[number].close)
+    run = dry_run(catalogue, readers)
+    if run.misfits:
+        raise CodeMismatch(name, run.misfits)
+    for kind in run.unreadable:
+        raise UnknownEvent(kind.name, kind.schema_version, kind.why)
+    for stream, why in run.failed:
+        raise StoreMismatch(name, f"{stream} cannot be folded with this code: {why}", "`rayfold check` lists all")
 
 
 def _is_used(reader: Any) -> bool:

@@ -19,11 +19,13 @@ from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from rayfold.actors.application import ApplicationPlan
 from rayfold.actors.cluster import NodeFacts
+from rayfold.actors.directory import Deployment
 from rayfold.actors.log_owner import LogOwner
 from rayfold.actors.moved import Moved
 from rayfold.actors.moving import Moving
 from rayfold.actors.partition import PartitionPlan
 from rayfold.actors.partition_actors import PartitionActors, partition_named
+from rayfold.actors.rolling import Rolling
 from rayfold.actors.scheduling import SpreadScheduling
 from rayfold.actors.settings import Settings
 from rayfold.actors.shares import Shares
@@ -731,9 +733,8 @@ class SimulatedSupervision(Supervision):
         cluster: Any = _Cluster(world, self.sender)
         number = len(world.supervisors) + 1
         super().__init__(_plan(world.generation), cluster, detached=True)
-        self.scheduling._prefix = (
-            f"{world.generation}.{number:06d}"  # else drawn, and which of two actors is taken up would be, too
-        )
+        self.scheduling._incarnation = f"{number:06d}"  # else drawn, and which of two actors is taken up would be, too
+        self.rolling = _Rolling(self, lambda: None)
         self.shares = _shares(world, self.sender)
         self.partitions = _PartitionActors(self, world, self._plan_of, self.scheduling)
         self.moves = world.build.moves(self)
@@ -766,6 +767,19 @@ class SimulatedSupervision(Supervision):
         """There are no metrics here."""
 
 
+class _Rolling(Rolling):
+    """The real one, without Ray's directory: a deployment is another generation, which a supervisor starts with."""
+
+    async def _under_way(self) -> None:
+        return None
+
+    async def _entry(self) -> None:
+        return None
+
+    async def _forget(self, entry: Deployment | None) -> None:
+        """Nothing was written down."""
+
+
 class _Cluster:
     """In place of `Cluster`."""
 
@@ -790,7 +804,7 @@ class _PartitionActors(PartitionActors):
         self,
         supervision: SimulatedSupervision,
         world: ControlWorld,
-        plan_of: Callable[[int, str], PartitionPlan],
+        plan_of: Callable[[int, str, int], PartitionPlan],
         scheduling: SpreadScheduling,
     ) -> None:
         super().__init__(plan_of, scheduling, supervision.plan.generation)
