@@ -103,8 +103,8 @@ def write_private(path: Path, content: bytes) -> None:
 def tighten(folder: Path) -> int:
     """Take the rights of others away from an existing folder and all that it holds. Returns how many had some.
 
-    The log has a line if there were any. Links in it are not followed. Raises `NotPrivate` for what belongs to another
-    user; `OSError`.
+    The log has a line if the folder itself was open: what is in a private folder was open to no one. Links in it are
+    not followed. Raises `NotPrivate` for what belongs to another user; `OSError`.
     """
     changed = [_tighten_one(folder)]
     for above, folders, files in os.walk(folder, onerror=_raise_unless_passed_over):
@@ -112,7 +112,7 @@ def tighten(folder: Path) -> int:
             with contextlib.suppress(FileNotFoundError):  # another process of this user has just removed it
                 changed.append(_tighten_one(Path(above, name)))
     number = sum(changed)
-    if number:
+    if changed[0]:
         log.warning("%s was open to other users: the modes of %d folders and files were made private", folder, number)
     return number
 

@@ -137,6 +137,19 @@ def test_only_the_read_store_in_duckdb_imports_duckdb_and_only_once_it_is_opened
     assert "duckdb" not in at_the_top, "it is optional: an import at the top would be an error without it"
 
 
+def test_folders_and_files_of_a_store_are_made_in_one_place() -> None:
+    """`runtime/private.py`: 0700 and 0600 from the start, whatever the umask. `O_CREAT` is for `open_private`."""
+    makers = re.compile(r"\.mkdir\(|os\.makedirs\(|os\.open\([^)]*O_CREAT|\.touch\(|\.open\(\"[wax]")
+    guilty = [
+        f"{name_of(path)}:{number}"
+        for path in under("actors", "runtime")
+        if path.name != "private.py"
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if makers.search(line)
+    ]
+    assert not guilty
+
+
 def test_runtime_never_imports_what_stands_above_it() -> None:
     above = ("rayfold.actors", "rayfold.benchmarks")
     guilty = [f"{name_of(p)}:{i.line}" for p in under("runtime") for i in imports(p) if i.module.startswith(above)]

@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import StorageFailed, StoreMismatch
+from ..private import make_private_folder
 from .custody import ARRIVING, CopyFacts, partition_in
 from .durable import fsync_folder
 from .environment import open_log
@@ -131,7 +132,7 @@ class FolderDisk:
     def write_proposal(self, store_map: StoreMap) -> None:
         """See `ShareDisk`."""
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_private_folder(self._folder)
             fsync_folder(self._folder.parent)
         except OSError as error:
             raise StorageFailed(str(self._folder), f"cannot make the folder: {error.strerror or error}") from error

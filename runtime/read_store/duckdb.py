@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from ..errors import DefinitionError, InvalidMessage, StorageFailed, StoreInUse
+from ..private import FILE_MODE
 
 __all__ = ["DuckDbStore", "Sql"]
 
@@ -96,6 +97,8 @@ class DuckDbStore:
             raise StorageFailed(self._path, str(error)) from error
         except self._duckdb.Error as error:
             raise StorageFailed(self._path, str(error)) from error
+        if directory is not None:
+            (directory / FILE).chmod(FILE_MODE)  # DuckDB asks the umask; its folder is private already
         model.__dict__["sql"] = Sql(self)
         model.__dict__["append"] = self.append
         try:
