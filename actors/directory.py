@@ -198,7 +198,7 @@ def _packed(deployment: Deployment) -> bytes:
 def _deployment_from(stored: bytes) -> Deployment:
     number, digest, failed, *stored_plans = msgpack.unpackb(stored)
     plan, previous = (None if one is None else _plan_from(one) for one in stored_plans)
-    return Deployment(number, digest, plan, failed, previous)
+    return Deployment(number, digest, plan, tuple(failed), previous)
 
 
 def _plan_fields(plan: ApplicationPlan) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def test_a_number_is_given_once_also_to_deployers_at_the_same_time_and_after_a_d
     with ThreadPoolExecutor(8) as deployers:
         numbers = list(deployers.map(lambda _: begin_deployment(ONE, ""), range(24)))
     assert len(set(numbers)) == 24
-    put_deployment(ONE, Deployment(max(numbers), "", failed=["Unavailable", "shop", "it was called off"]))
+    put_deployment(ONE, Deployment(max(numbers), "", failed=("Unavailable", "shop", "it was called off")))
     assert begin_deployment(ONE, "") == max(numbers) + 1
 
 
@@ -115,9 +115,9 @@ def test_a_deployment_is_under_way_from_the_plan_until_that_is_in_charge_or_it_h
     put_plan(plan(number))
     assert deployment_under_way(ONE) is None
     put_plan(plan(1))
-    put_deployment(ONE, Deployment(number, "", failed=["Unavailable", "shop", "it was called off"]))
+    put_deployment(ONE, Deployment(number, "", failed=("Unavailable", "shop", "it was called off")))
     assert deployment_under_way(ONE) is None
-    assert deployment_of(ONE, number) == Deployment(number, "", failed=["Unavailable", "shop", "it was called off"])
+    assert deployment_of(ONE, number) == Deployment(number, "", failed=("Unavailable", "shop", "it was called off"))
 
 
 def test_which_store_an_application_had_is_known_when_it_is_taken_down() -> None:
