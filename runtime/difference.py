@@ -27,7 +27,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-__all__ = ["attributes_of", "difference", "shown", "slots_of"]
+__all__ = ["attributes_of", "difference", "differing_fields", "shown", "slots_of"]
 
 _SHOWN_CHARS: Final = 80
 """Of each of two values that differ: enough to know them by, and a line of a log holds both."""
@@ -85,6 +85,20 @@ def difference(expected: Any, got: Any, path: str = "", *, ordered: bool = True)
         if found:
             return found
     return ""
+
+
+def differing_fields(expected: Any, got: Any) -> dict[str, str]:
+    """Every attribute of two aggregates or projections that differs, with the first place in it where it does.
+    Dicts may have their items in another order."""
+    mine, theirs = attributes_of(expected), attributes_of(got)
+    found = {}
+    for name in sorted(mine.keys() | theirs.keys()):
+        if name not in theirs or name not in mine:
+            if not _is_cached(type(expected), name):
+                found[name] = f"{name} is missing" if name in mine else f"{name} was not there"
+        elif what := difference(mine[name], theirs[name], name, ordered=False):
+            found[name] = what
+    return found
 
 
 def _in_order_of(one: dict[Any, Any], other: dict[Any, Any]) -> dict[Any, Any]:

@@ -81,7 +81,25 @@ class Sums(Projection):
         return self.total
 
 
-CATALOGUE = Catalogue([Till, Unsteady], [Sums])
+class InOrder(Projection):
+    """What it holds depends on which partition's events come first; its total does not."""
+
+    amounts: list[int] = []
+    first: int = 0
+    open_at_once: int = 0
+    most_at_once: int = 0
+    total: int = 0
+
+    @project
+    def paid(self, event: Paid) -> None:
+        self.amounts.append(event.amount)
+        self.first = self.first or event.amount
+        self.open_at_once += 1 if event.amount % 2 else -1
+        self.most_at_once = max(self.most_at_once, self.open_at_once)
+        self.total += event.amount
+
+
+CATALOGUE = Catalogue([Till, Unsteady], [Sums, InOrder])
 
 
 @pytest.fixture
@@ -206,6 +224,59 @@ def test_a_wrong_read_model_is_named_and_goes_on_from_what_the_log_says(
     with read_model.reading() as model:
         assert model.__dict__["by_amount"] == {1: 1, 2: 1, 3: 1, 4: 1}
     assert read_model.checkpoint_due()
+
+
+@pytest.fixture
+def mixed() -> tuple[ReadModel, dict[int, MemoryLog]]:
+    """A read model of two partitions, which has taken their events in as they came: by turns, the second's first."""
+    logs = {0: MemoryLog(), 1: MemoryLog()}
+    for partition, amounts in ((0, (1, 2, 3, 4)), (1, (11, 12, 13, 14))):
+        loop = WriteLoop(partition, logs[partition], CATALOGUE)
+        loop.activate()
+        pay(loop, *amounts)
+    read_model = ReadModel(InOrder, CATALOGUE, logs)
+    read_model.open()
+    for up_to in range(1, 5):
+        read_model.catch_up(1, up_to)
+        read_model.catch_up(0, up_to)
+    return read_model, logs
+
+
+def test_what_depends_on_the_order_between_partitions_raises_no_alarm_and_stays(
+    mixed: tuple[ReadModel, dict[int, MemoryLog]],
+) -> None:
+    read_model, logs = mixed
+    alarms = Alarms()
+    list(check_read_model(read_model, InOrder, CATALOGUE, logs, 0, alarms, nothing))
+    assert alarms.kept == ()
+    with read_model.reading() as model:
+        assert isinstance(model, InOrder)
+        assert model.amounts == [11, 1, 12, 2, 13, 3, 14, 4]
+
+
+def test_beside_what_depends_on_that_order_a_wrong_field_is_found(
+    mixed: tuple[ReadModel, dict[int, MemoryLog]],
+) -> None:
+    read_model, logs = mixed
+    read_model._kept.model.__dict__["total"] = 7
+    alarms = Alarms()
+    list(check_read_model(read_model, InOrder, CATALOGUE, logs, 0, alarms, nothing))
+    (alarm,) = alarms.kept
+    assert alarm.what == "total is 7, where it was 60"
+    with read_model.reading() as model:
+        assert isinstance(model, InOrder)
+        assert model.total == 60
+
+
+def test_in_one_partition_the_order_counts(loop: WriteLoop, log: MemoryLog) -> None:
+    pay(loop, 1, 2)
+    read_model = ReadModel(InOrder, CATALOGUE, {0: log})
+    read_model.open()
+    read_model.catch_up(0)
+    read_model._kept.model.__dict__["amounts"].reverse()
+    alarms = Alarms()
+    list(check_read_model(read_model, InOrder, CATALOGUE, {0: log}, 0, alarms, nothing))
+    assert [alarm.what for alarm in alarms.kept] == ["amounts[0] is 2, where it was 1"]
 
 
 def test_a_state_that_no_bytes_stand_for_is_checked_as_well(loop: WriteLoop) -> None:

@@ -82,7 +82,37 @@ class Unsteady(Projection):
         self.calls = CALLS[0]
 
 
-CATALOGUE = Catalogue([Till], [InFields, InRows, InTables, Unsteady])
+class InOrderInFields(Projection):
+    order: list[str] = []
+    total: int = 0
+
+    @project
+    def paid(self, event: Paid, recorded: Recorded) -> None:
+        self.order.append(recorded.aggregate_id)
+        self.total += event.amount
+
+
+class InOrderInRows(Projection, store=Lmdb()):
+    @project
+    def paid(self, event: Paid, recorded: Recorded) -> None:
+        self.rows["total"] = self.rows.get("total", 0) + event.amount
+        self.rows["order"] = [*self.rows.get("order", []), recorded.aggregate_id]
+        self.rows[f"last/{event.amount}"] = recorded.aggregate_id
+
+
+class InOrderInTables(
+    Projection,
+    store=DuckDb("CREATE TABLE IF NOT EXISTS last (who VARCHAR); CREATE TABLE IF NOT EXISTS paid (n INTEGER)"),
+):
+    @project
+    def paid(self, event: Paid, recorded: Recorded) -> None:
+        self.sql("DELETE FROM last")
+        self.sql("INSERT INTO last VALUES (?)", [recorded.aggregate_id])
+        self.sql("INSERT INTO paid VALUES (?)", [event.amount])
+
+
+IN_ORDER = [InOrderInFields, InOrderInRows, InOrderInTables]
+CATALOGUE = Catalogue([Till], [InFields, InRows, InTables, Unsteady, *IN_ORDER])
 APPLICATION = Application("till", aggregates=[Till], projections=[InFields, InRows])
 
 
@@ -208,6 +238,86 @@ def test_handlers_that_are_not_deterministic_are_called_that(store: Store) -> No
     report = check(store, saved(store, Unsteady))
     (one,) = report.differences
     assert one.what.startswith("its handlers are not deterministic, two folds of the same events differ: calls is ")
+
+
+def saved_mixed(store: Store, projection: type[Projection]) -> tuple[SavedReadModel, Path]:
+    """A read model of both partitions, which has taken their events in by turns, the second's first."""
+    log = store.open_log(1)
+    loop = WriteLoop(1, log, CATALOGUE)
+    loop.activate()
+    for amount in range(5):
+        loop.execute([pack(Envelope(Till, who, Pay(amount=amount)))[0] for who in ("x", "y", "z")])
+    log.close()
+    readers = {number: store.open_reader(number) for number in range(2)}
+    folder = store.path / "projections" / f"{projection.projection_name}-v1" / "0-0"
+    read_model = ReadModel(projection, CATALOGUE, readers, directory=folder)
+    read_model.open()
+    for up_to in (3, 9, 15):
+        read_model.catch_up(1, up_to)
+        read_model.catch_up(0, up_to)
+    read_model.checkpoint()
+    read_model.close()
+    for reader in readers.values():
+        reader.close()
+    return SavedReadModel(projection, 0, 0, folder), folder / state_fingerprint(projection).hex()
+
+
+@pytest.mark.parametrize(
+    ("projection", "places"),
+    [
+        (InOrderInFields, "order is not compared"),
+        (InOrderInRows, "last/0, last/1, last/2 and 3 more are not compared"),
+        (InOrderInTables, "last is not compared"),
+    ],
+)
+def test_what_depends_on_the_order_between_partitions_is_good_and_said(
+    store: Store, projection: type[Projection], places: str
+) -> None:
+    kept, _ = saved_mixed(store, projection)
+    report = check(store, [kept])
+    assert report.differences == []
+    (note,) = report.notes
+    assert note == (
+        f"{projection.projection_name}, part 0, replica 0: {places}: folded in another order of the partitions, which "
+        "nothing determines, it is something else"
+    )
+
+
+def spoil_total(folder: Path) -> None:
+    from rayfold.runtime.read_store.memory import MemoryStore
+
+    model, kept = InOrderInFields(), MemoryStore()
+    checkpoint = kept.open(model, folder)
+    assert checkpoint is not None
+    model.total = 999
+    kept.commit(checkpoint)
+    kept.write(kept.encode())
+
+
+def spoil_total_row(folder: Path) -> None:
+    kept, model = Lmdb().make(), InOrderInRows()
+    checkpoint = kept.open(model, folder)
+    assert checkpoint is not None
+    kept.begin()
+    model.rows["total"] = 999
+    kept.commit(checkpoint)
+    kept.close()
+
+
+@pytest.mark.parametrize(
+    ("projection", "spoil", "what"),
+    [
+        (InOrderInFields, spoil_total, "total is 999, where it was 60"),
+        (InOrderInRows, spoil_total_row, "rows['total'] is 999, where it was 60"),
+    ],
+)
+def test_beside_what_depends_on_that_order_what_is_wrong_is_named(
+    store: Store, projection: type[Projection], spoil: Any, what: str
+) -> None:
+    kept, folder = saved_mixed(store, projection)
+    spoil(folder)
+    report = check(store, [kept])
+    assert [one.what for one in report.differences] == [what]
 
 
 def test_what_cannot_be_compared_is_said(store: Store, tmp_path: Path) -> None:
