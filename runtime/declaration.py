@@ -15,13 +15,17 @@ class that is defined inside a function is known only to that function's frame.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import sys
 import types
 import typing
 from collections import ChainMap, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import Enum
 from typing import Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel
 
 from .errors import DefinitionError
 from .recorded import Recorded
@@ -36,6 +40,7 @@ __all__ = [
     "checked_name",
     "described",
     "handlers_of",
+    "held_in",
     "is_count_from_1",
     "is_mutable",
     "mark",
@@ -314,14 +319,33 @@ def is_count_from_1(value: object) -> bool:
 
 
 def is_mutable(value: object) -> bool:
-    """True for lists, dicts, sets and whatever else cannot be hashed."""
+    """True for lists, dicts, sets and whatever else cannot be hashed; for models and dataclasses that are not frozen,
+    whatever hash they have. Of what is frozen, what it holds counts."""
     if isinstance(value, list | dict | set | bytearray | deque):
         return True
     try:
         hash(value)
     except TypeError:
         return True
-    return False
+    if isinstance(value, Enum | type) or type(value).__hash__ is object.__hash__:
+        return False
+    if isinstance(value, BaseModel) and not value.model_config.get("frozen"):
+        return True
+    parameters = getattr(value, "__dataclass_params__", None)
+    if parameters is not None and not parameters.frozen:
+        return True
+    return any(map(is_mutable, held_in(value)))
+
+
+def held_in(value: Any) -> Iterable[Any]:
+    """The values that a tuple, a frozenset, a dataclass or a model holds; of anything else none."""
+    if isinstance(value, tuple | frozenset):
+        return value
+    if isinstance(value, BaseModel):
+        return vars(value).values()
+    if dataclasses.is_dataclass(value):
+        return [getattr(value, field.name, None) for field in dataclasses.fields(value)]
+    return ()
 
 
 def arguments_of_union(annotation: Any) -> tuple[Any, ...]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from .declaration import being_unpickled, checked_name, is_count_from_1, where
+from .declaration import being_unpickled, checked_name, is_count_from_1, is_mutable, where
 from .errors import DefinitionError
 from .reading import Reading
 from .upcast import Payload, Upcaster, collected_upcasters, upcast
@@ -43,14 +43,12 @@ def _check_fields(cls: type[BaseModel]) -> None:
         here = where(cls, name)
         if name in RESERVED:
             raise DefinitionError(here, "the name is reserved by Rayfold", "give the field another name")
-        try:
-            hash(field.default)
-        except TypeError:
+        if is_mutable(field.default):
             raise DefinitionError(
                 here,
                 f"its default is a mutable {type(field.default).__name__}",
                 "use a tuple or frozenset, or Field(default_factory=...)",
-            ) from None
+            )
 
 
 def _check_config(cls: type[BaseModel]) -> None:

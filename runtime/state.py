@@ -17,14 +17,33 @@ import sys
 import typing
 from collections import deque
 from collections.abc import Callable
-from typing import Any, ClassVar
+from dataclasses import is_dataclass
+from datetime import date, time, timedelta, tzinfo
+from decimal import Decimal
+from enum import Enum
+from fractions import Fraction
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import PurePath
+from typing import Any, ClassVar, Final
+from uuid import UUID
 
-from .declaration import Scope, is_mutable, scope_of, where
+from pydantic import BaseModel
+
+from .declaration import Scope, held_in, is_mutable, scope_of, where
 from .errors import DefinitionError
 
 __all__ = ["Stateful", "collect_state"]
 
 _MISSING: Any = object()
+
+_HEAP_TYPE: Final = 1 << 9
+"""CPython's mark of a class that was made at run time: every class that is written in Python."""
+
+_VALUES: Final = (
+    *(Enum, str, bytes, int, float, complex, date, time, timedelta, tzinfo, Decimal, Fraction, UUID, PurePath),
+    *(IPv4Address, IPv4Network, IPv6Address, IPv6Network),
+)
+"""What cannot change although its class, or a derived one, is written in Python."""
 
 
 class Stateful:
@@ -155,9 +174,14 @@ def _factory(here: str, value: Any) -> Callable[[], Any] | None:
 def _is_unchanging(value: Any) -> bool:
     if value is None or isinstance(value, type):
         return True
-    if isinstance(value, tuple | frozenset):
-        return all(_is_unchanging(item) for item in value)
-    # An object hashed by its identity may change under its hash; one with a hash of its own promises not to.
+    if isinstance(value, tuple | frozenset) or is_dataclass(value) or isinstance(value, BaseModel):
+        return _is_value(value) and all(map(_is_unchanging, held_in(value)))
+    # A class that is written in Python may change under the hash that it has written for itself.
+    return _is_value(value) and (isinstance(value, _VALUES) or not type(value).__flags__ & _HEAP_TYPE)
+
+
+def _is_value(value: Any) -> bool:
+    # An object that is hashed by its identity would not be the same one when it is copied.
     identity_hash: Any = object.__hash__
     return not is_mutable(value) and type(value).__hash__ is not identity_hash
 
@@ -167,7 +191,7 @@ def _is_plain(value: Any) -> bool:
         return all(_is_unchanging(key) and _is_plain(item) for key, item in value.items())
     if isinstance(value, list | tuple | set | frozenset | deque):
         return all(_is_plain(item) for item in value)
-    return isinstance(value, bytearray) or _is_unchanging(value)
+    return isinstance(value, bytearray) or _is_unchanging(value) or _is_value(value)
 
 
 def _check_attributes(cls: type[Stateful], fields: dict[str, Any], reserved: frozenset[str]) -> None:

@@ -7,7 +7,7 @@ import types
 from typing import Any
 
 import pytest
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rayfold.runtime.errors import DefinitionError
 from rayfold.runtime.messages import Command, Event, Query
@@ -115,6 +115,20 @@ def test_a_mutable_default_is_refused(default: Any, kind: str) -> None:
     assert str(caught.value) == (
         f"Wish.things: its default is a mutable {kind}; use a tuple or frozenset, or Field(default_factory=...)"
     )
+
+
+def test_a_default_with_a_hash_of_its_own_is_mutable_all_the_same() -> None:
+    class Tally(BaseModel):
+        count: int = 0
+
+        def __hash__(self) -> int:
+            return hash(self.count)
+
+    for default in (Tally(), (Tally(),)):
+        with pytest.raises(DefinitionError, match=f"its default is a mutable {type(default).__name__}"):
+
+            class Wish(Command):
+                things: Any = default
 
 
 def test_a_default_factory_is_what_replaces_a_mutable_default() -> None:

@@ -6,9 +6,11 @@ import dataclasses
 from collections import Counter, defaultdict, deque
 from datetime import date
 from enum import Enum
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import pytest
+from pydantic import BaseModel, ConfigDict
 
 from rayfold.runtime.aggregate import Aggregate
 from rayfold.runtime.errors import DefinitionError
@@ -29,6 +31,48 @@ class Money:
 
 class Colour(Enum):
     RED = 1
+
+
+class Tally(BaseModel):
+    """A model that can change, with a hash of its own."""
+
+    count: int = 0
+
+    def __hash__(self) -> int:
+        return hash(self.count)
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Score:
+    points: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Board:
+    score: Score = Score()
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+    tally: Tally = Tally()
+
+
+class Meter:
+    """A class that can change, with a hash of its own."""
+
+    def __init__(self) -> None:
+        self.read: list[int] = []
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Meter) and self.read == other.read
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.read))
+
+
+@dataclasses.dataclass(frozen=True)
+class Dashboard:
+    meter: Meter = dataclasses.field(default_factory=Meter)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +97,8 @@ def test_a_nested_container_is_copied_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "default", [0, 1.5, "x", b"x", None, (1, "a"), frozenset({1}), date(2024, 1, 1), Money(1), Colour.RED, int]
+    "default",
+    [0, 1.5, "x", b"x", None, (1, "a"), frozenset({1}), date(2024, 1, 1), Money(1), Colour.RED, int, Path("a")],
 )
 def test_a_default_that_cannot_change_is_shared(default: Any) -> None:
     cls: type[Any] = type("Car", (Aggregate,), {"__module__": __name__, "__annotations__": {"x": Any}, "x": default})
@@ -121,6 +166,28 @@ def test_a_default_that_all_instances_would_share_is_refused() -> None:
         "write dataclasses.field(default_factory=Ledger), or make the value frozen"
     )
     assert "Car.x: its default is one list that" in refusal_of({"__annotations__": {"x": list}, "x": [Ledger()]})
+
+
+@pytest.mark.parametrize("default", [Tally(), Score(), (Score(),), [Tally()], Board(), Frozen()])
+def test_a_hash_of_its_own_makes_no_default_one_that_can_be_shared(default: Any) -> None:
+    told = refusal_of({"__annotations__": {"x": Any}, "x": default})
+    assert f"Car.x: its default is one {type(default).__name__} that all instances would share" in told
+
+
+@pytest.mark.parametrize("default", [Meter(), (Meter(),), Dashboard(), {"a": Meter()}])
+def test_an_object_whose_class_says_nothing_is_copied_for_each_instance(default: Any) -> None:
+    cls: type[Any] = type("Car", (Aggregate,), {"__module__": __name__, "__annotations__": {"x": Any}, "x": default})
+    one, two = cls("1"), cls("2")
+    assert one.x == two.x == default
+    assert one.x is not two.x
+
+
+def test_what_one_aggregate_does_to_its_default_no_other_sees() -> None:
+    class Car(Aggregate):
+        meter: Meter = Meter()
+
+    Car("1").meter.read.append(3)
+    assert Car("2").meter.read == []
 
 
 def test_a_field_of_dataclasses_without_a_factory_is_refused() -> None:
