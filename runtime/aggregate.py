@@ -204,6 +204,8 @@ def events_of(outcome: object, aggregate: Aggregate, handler: str = "decide") ->
     A generator runs here, and `Rejected` in place of any event refuses the whole command. Raises `HandlerFailed` for
     anything that is no event, for an event that the aggregate has no `@evolve` for, and for over 10,000 events.
     """
+    if type(outcome) in aggregate.evolvers:  # nearly always, and it says all
+        return [outcome]  # type: ignore[list-item]  # evolvers are of event classes
     if outcome is None:
         return []
     if isinstance(outcome, Rejected):

@@ -144,7 +144,8 @@ class Catalogue:
 
     def command(self, aggregate: type[Aggregate], name: str) -> type[Command]:
         """The command of this name that the aggregate decides. Raises `UnknownName`."""
-        return _find(self._commands.get(aggregate.aggregate_type, {}), name, f"command of {aggregate.aggregate_type}")
+        known = self._commands.get(aggregate.aggregate_type, {})
+        return known.get(name) or _find(known, name, f"command of {aggregate.aggregate_type}")
 
     def event(self, name: str) -> type[Event]:
         """The event class of this stored name. Raises `UnknownName`."""
@@ -156,7 +157,8 @@ class Catalogue:
 
     def query(self, projection: type[Projection], name: str) -> type[Query[Any]]:
         """The query of this name that the projection answers. Raises `UnknownName`."""
-        return _find(self._queries.get(projection.projection_name, {}), name, f"query of {projection.projection_name}")
+        known = self._queries.get(projection.projection_name, {})
+        return known.get(name) or _find(known, name, f"query of {projection.projection_name}")
 
     def decode_event(self, stored: StoredEvent) -> Event:
         """`decode_events` of a stored event that is one event. Raises `UnknownEvent` too if it is several, or none."""

@@ -306,20 +306,13 @@ def decode_payload(data: bytes, name: str = "message") -> Payload:
     if len(data) > MESSAGE_BYTES_MAX:
         raise _too_big(name, len(data))
     try:
-        payload = (
-            msgpack.unpackb(data, ext_hook=_exact_fields)
-            if data[:1] in _OPENS_EXTENSION
-            else msgpack.unpackb(
-                data,
-                use_list=False,
-                strict_map_key=False,
-                max_array_len=ITEMS_MAX,
-                max_map_len=ITEMS_MAX,
-                max_ext_len=0,
-            )
+        payload = msgpack.unpackb(
+            data, use_list=False, strict_map_key=False, max_array_len=ITEMS_MAX, max_map_len=ITEMS_MAX, max_ext_len=0
         )
-    except (ValueError, TypeError, ArithmeticError, RecursionError, msgpack.UnpackException) as error:
-        raise InvalidMessage(name, f"its bytes are no message: {str(error) or type(error).__name__}") from error
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        if data[:1] not in _OPENS_EXTENSION:
+            raise _no_message(name, error) from error
+        payload = _exact_payload(data, name)
     if type(payload) is not dict:
         raise InvalidMessage(name, f"its bytes hold a {type(payload).__name__}, not a map of fields")
     if _may_be_deep(data) and _deeper_than(payload, DEPTH_MAX):
@@ -351,6 +344,18 @@ def _form_or_name(value: Any) -> Any:
         return type(value).__name__  # an object that validation may know
 
 
+def _exact_payload(data: bytes, name: str) -> Any:
+    """Of the form in which each value says of which type it is. Few messages have it, so the other is tried first."""
+    try:
+        return msgpack.unpackb(data, ext_hook=_exact_fields)
+    except (ValueError, TypeError, ArithmeticError, RecursionError, msgpack.UnpackException) as error:
+        raise _no_message(name, error) from error
+
+
+def _no_message(name: str, error: Exception) -> InvalidMessage:
+    return InvalidMessage(name, f"its bytes are no message: {str(error) or type(error).__name__}")
+
+
 def _exact_fields(code: int, data: bytes) -> Any:
     if code != _EXACT:
         raise ValueError(f"no message has an extension value of code {code}")
@@ -363,7 +368,13 @@ _OPENS_EXTENSION: Final = frozenset(bytes([byte]) for byte in (0xC7, 0xC8, 0xC9,
 def decode_message(cls: type[MessageType], data: bytes) -> MessageType:
     """The message that `encode_message` packed. Raises `InvalidMessage`: which field, what is wrong, what would be
     right."""
-    return validated(cls, decode_payload(data, cls.message_name))
+    payload: Any = None
+    if len(data) <= SMALL_BYTES:  # `decode_payload` in line: so little breaks no limit
+        try:
+            payload = msgpack.unpackb(data, use_list=False, max_ext_len=0)
+        except (ValueError, TypeError, msgpack.UnpackException):
+            payload = None
+    return validated(cls, payload if type(payload) is dict else decode_payload(data, cls.message_name))
 
 
 def validated(cls: type[MessageType], payload: Mapping[Any, Any]) -> MessageType:

@@ -58,13 +58,16 @@ def pack_with_content(command: Command) -> tuple[bytes, bytes]:
     Raises `InvalidMessage` as `encode_checked` does.
     """
     cls, fields, was_set = type(command), command.__dict__, command.__pydantic_fields_set__
-    if not comes_back_by_type(command):
+    known = (*fields, *map(type, fields.values())) in cls._rayfold_reading.known  # `comes_back_by_type`, without a call
+    if known and cls.packing == _SCALARS and len(was_set) == len(fields):
+        return _ordered(command, cls, fields), b""
+    if not known:
         payload, _ = encode_checked(command)
         if not comes_back_by_type(command):
             return payload, condensed(_pack_canonical(command))
+    if cls.packing == _SCALARS and len(was_set) == len(fields):
+        return _ordered(command, cls, fields), b""
     if cls.packing == _SCALARS:
-        if len(was_set) == len(fields):
-            return _ordered(command, cls, fields), b""
         content = _pack_fields({name: fields[name] for name in sorted(was_set)})
     else:
         content = _pack_canonical(command)

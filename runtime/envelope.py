@@ -90,15 +90,17 @@ class PackedCommand(NamedTuple):
     decisive: bool = False
 
     def digest(self, secret: bytes) -> bytes:
-        """20 bytes over stream, name and content, keyed with the secret of a log: what makes two commands the same.
+        """20 bytes over the secret of a log, stream, name and content: what makes two commands the same.
 
+        The secret stands first and is no key of BLAKE2b, which would take twice as long (1.5 instead of 0.7 us). Nobody
+        can go on from such a hash without the secret: BLAKE2b marks the last block that it takes in.
         `expected_version` is left out: it is a condition on taking effect, not part of the effect.
         """
         _, stream, name, payload, _, _, _, content, _ = self
         encoded = name.encode()
         content = content or (b"=" + payload if len(payload) <= RAW_BYTES_MAX else condensed(payload))
-        what = b"%b%c%b%b" % (stream.key, len(encoded), encoded, content)
-        return _blake2b(what, digest_size=DIGEST_BYTES, key=secret).digest()
+        what = b"%b%b%c%b%b" % (secret, stream.key, len(encoded), encoded, content)
+        return _blake2b(what, digest_size=DIGEST_BYTES).digest()
 
     def old_digest(self, payload: bytes) -> bytes:
         """The digest of logs of formats 1 and 2, 16 bytes over stream, name and a payload, which has no key."""

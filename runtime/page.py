@@ -104,7 +104,10 @@ class PageLoop:
             called = False
             try:
                 if takes_recorded or by_key:
-                    kind, ident, version, at_us, _, _, _, command, correlation, causation = fields[:10]
+                    try:
+                        kind, ident, version, at_us, _, _, _, command, correlation, causation, _ = fields
+                    except ValueError:
+                        kind, ident, version, at_us, _, _, _, command, correlation, causation = fields
                     stream = _new_tuple(StreamId, (kind, ident))
                     replayed = position <= replayed_up_to
                     recorded: Any = _new_tuple(
@@ -133,6 +136,7 @@ class PageLoop:
         targets, splitting, part, parts = self._targets, self._splitting, self._part, self._projection.parts
         by_stream, older = parts > 1 and self._key is None, _NO_EVENTS
         unpack, is_set_aside, position = msgpack.unpackb, bool(set_aside), first - 1
+        items_max, reserved, reserved_chars = HEADER_ITEMS_MAX, RESERVED_PREFIX, len(RESERVED_PREFIX)
         for record in records:
             position += 1
             try:
@@ -142,8 +146,8 @@ class PageLoop:
                     record[BODY_AT:],
                     use_list=False,
                     strict_map_key=False,
-                    max_array_len=HEADER_ITEMS_MAX,
-                    max_map_len=HEADER_ITEMS_MAX,
+                    max_array_len=items_max,
+                    max_map_len=items_max,
                     max_ext_len=0,
                 )
                 try:
@@ -156,7 +160,7 @@ class PageLoop:
             target = targets.get(name)
             if target is None and schema >= splitting.get(name, 0):
                 continue
-            if (is_set_aside and position in set_aside) or kind.startswith(RESERVED_PREFIX):
+            if (is_set_aside and position in set_aside) or kind[:reserved_chars] == reserved:
                 continue
             if by_stream and _crc32(ident.encode()) % parts != part:
                 continue
@@ -165,9 +169,9 @@ class PageLoop:
                     event, older = None, self._catalogue.decode_events(decode_record(record, checked=True))
                 elif len(payload) > SMALL_BYTES:
                     event = target.validate(decode_payload(payload, name), by_alias=False, by_name=True)
-                else:  # `decode_payload` in line: no limit can be broken by so little
+                else:  # `decode_payload` in line: so little breaks no limit; it also knows keys that are no text
                     try:
-                        fields_of_event = unpack(payload, use_list=False, strict_map_key=False, max_ext_len=0)
+                        fields_of_event = unpack(payload, use_list=False, max_ext_len=0)
                     except ValueError:
                         fields_of_event = decode_payload(payload, name)
                     event = target.validate(fields_of_event, by_alias=False, by_name=True)

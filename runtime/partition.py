@@ -81,6 +81,10 @@ class AlreadyStored(Exception):  # noqa: N818 - a signal between a remote log an
         self.entries = entries
 
 
+class _ReadsOtherwise(Exception):  # noqa: N818 - a signal inside this file, not an error
+    """An event would be read back as something else. Made of the `InvalidMessage` that says which field, and what."""
+
+
 class Batch(NamedTuple):
     """What became of a batch."""
 
@@ -103,7 +107,7 @@ class _Decided:
         self.reused: list[tuple[int, int]] = []
         """Commands that have the id of an earlier, different one of this batch, with the index of that one."""
         self.working: dict[StreamId, Aggregate] = {}
-        self.pending: dict[StreamId, list[tuple[type[Event], bytes]]] = {}
+        self.pending: dict[StreamId, list[NewEvent]] = {}
         """Events decided in this batch and not in the log yet, by stream: packed, since one that was evolved once may
         have become part of a state."""
         self.first_use: dict[bytes, tuple[int, bytes]] = {}
@@ -255,8 +259,8 @@ class WriteLoop:
         aggregate = decided.working.get(stream)
         if aggregate is None:
             aggregate = self.residents.check_out(stream)
-            for cls, payload in decided.pending.get(stream, ()):
-                evolve_with(aggregate, decode_message(cls, payload))
+            for event in decided.pending.get(stream, ()):
+                evolve_with(aggregate, decode_message(self._catalogue.events[event.name], event.payload))
             decided.working[stream] = aggregate
         return aggregate
 
@@ -322,21 +326,21 @@ class WriteLoop:
         """What to append for these events, with the aggregate advanced by them, as readers will see them."""
         stream, version = command.stream, aggregate.version
         encoded, seen = [], []
-        for event in events:  # all of them before any evolves
-            payload, as_read = encode_checked(
-                event, lambda error: HandlerFailed(self._handler(command, aggregate), str(stream), str(error))
-            )
-            encoded.append(_new(NewEvent, (event.message_name, event.schema_version, payload)))
-            seen.append(as_read)
+        try:
+            for event in events:  # all of them before any evolves
+                payload, as_read = encode_checked(event, _ReadsOtherwise)
+                encoded.append(_new(NewEvent, (event.message_name, event.schema_version, payload)))
+                seen.append(as_read)
+        except _ReadsOtherwise as error:
+            raise HandlerFailed(self._handler(command, aggregate), str(stream), str(error)) from None
         if self._witnesses and events:
             self._witnesses.pop(stream, None)
         for as_read in seen:
             evolve_with(aggregate, as_read)
-        packed = [(type(event), new[2]) for event, new in zip(events, encoded, strict=True)]
         if stream in decided.pending:
-            decided.pending[stream] += packed
+            decided.pending[stream] += encoded
         else:
-            decided.pending[stream] = packed
+            decided.pending[stream] = encoded
         command_id, _, _, _, _, correlation_id, causation_id, _, _ = command
         snapshot, schema = self._snapshot(aggregate, version)
         return _new(

@@ -148,7 +148,7 @@ def plan(
             raise InvalidMessage("batch", f"it has over {BATCH_BYTES_MAX:,} bytes of records", "append fewer at once")
         head, version = tail.head, version + len(records)
         known[stream] = stream_key, version
-        told = 0 if stream == REFUSALS else version
+        told = 0 if stream[0] == REFUSALS[0] else version
         new_commands[command_id] = _new(CommandEntry, (digest, head, told))
         key = stream_key + pack_position(version)
         planned.streams.append((key, encode_stream_entry(key, head, len(records))))
