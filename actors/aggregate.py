@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -28,7 +29,8 @@ from ray.actor import ActorProxy
 from ..runtime.aggregate import OwnActor
 from ..runtime.batching import BATCH_BY_RAY_S
 from ..runtime.envelope import unpack_batch
-from ..runtime.errors import Fenced, RayfoldError
+from ..runtime.errors import Fenced, HandlerFailed, RayfoldError
+from ..runtime.in_hand import InHand
 from ..runtime.log.contract import STREAM_PAGE_BYTES, Append, Appended, CommandEntry, Log, Reader, Snapshot
 from ..runtime.log.environment import COMMIT_WEIGHT
 from ..runtime.outcome import Answered, Moved, encode_answer
@@ -41,6 +43,7 @@ from .cluster import OWN_ACTOR_SLOT
 from .garbage import look_less_often
 from .settings import Settings
 from .shipping import unship
+from .watch import Watch, in_hand_of, record_path
 
 if TYPE_CHECKING:
     from .partition import PartitionActor
@@ -57,6 +60,15 @@ __all__ = [
 
 T = TypeVar("T")
 
+_SOON_S: Final = 0.1
+"""What a batch may take, its append included, for its commands to be decided in a partition, where others wait."""
+
+_CAREFUL_MAX: Final = 1_000
+"""Commands that are told to the partition one by one, a call each, after a death: far more than can have been in
+flight at it."""
+
+_TELL_TIMEOUT_S: Final = 2.0
+
 _READ_ATTEMPTS: Final = 3
 """Loading an aggregate is only reading: it may be tried again while the partition restarts."""
 
@@ -72,6 +84,8 @@ class OwnActorPlan:
     catalogue: bytes
     """The application's classes; see `shipping.py`."""
     settings: Settings
+    careful: bool = False
+    """The one before has ended while it decided: tell the partition of each command before it is decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,38 +120,86 @@ class AggregateActor:
         self._attempts = Attempts()
         self._deciding = threading.Lock()
         """Held while commands are decided, and while the resident is copied for the standing check."""
+        self._loop: WriteLoop | None = None
+        self._proven: set[str] = set()
+        """Names of commands that were decided soon, as the partition has been told."""
 
     @ray.method
     def start(self) -> int:
         """The process id: the partition hands the aggregate over once it has this answer."""
-        plan, catalogue = self._plan, unship(self._plan.catalogue)
-        self._loop = WriteLoop(plan.partition, self._log, catalogue, residents_max=1)
-        look_less_often()
-        where, residents = f"in its own actor, of partition {plan.partition}", self._loop.residents
-        reader = cast(Reader, PartitionLog(plan))  # of its own: it only reads streams
-        alarms = _AlarmsOfPartition(plan)
-        streams = StreamChecks(catalogue, reader, where, alarms, lambda: self._deciding, residents.distrust)
-
-        def checks(pause: Callable[[], None]) -> Iterator[None]:
-            streams.resident(residents, pause)
-            yield
-
-        self._check = StandingCheck(where, plan.settings.standing_check_share, checks)
+        self._started()
         return os.getpid()
+
+    def _started(self) -> WriteLoop:
+        if self._loop is None:
+            plan, catalogue = self._plan, unship(self._plan.catalogue)
+            in_hand = _Careful(plan) if plan.careful else in_hand_of(plan.name)
+            self._loop = WriteLoop(plan.partition, self._log, catalogue, residents_max=1, in_hand=in_hand)
+            Watch(in_hand, plan.settings.decide_max_s, self._took_too_long, native=plan.name)
+            look_less_often()
+            where, residents = f"in its own actor, of partition {plan.partition}", self._loop.residents
+            reader = cast(Reader, PartitionLog(plan))  # of its own: it only reads streams
+            alarms = _AlarmsOfPartition(plan)
+            streams = StreamChecks(catalogue, reader, where, alarms, lambda: self._deciding, residents.distrust)
+
+            def checks(pause: Callable[[], None]) -> Iterator[None]:
+                streams.resident(residents, pause)
+                yield
+
+            self._check = StandingCheck(where, plan.settings.standing_check_share, checks)
+        return self._loop
 
     @ray.method
     def execute(self, client: bytes, attempt: int, predecessor: int, blob: bytes) -> bytes:
         """A batch of packed commands in, one outcome for each out; empty if it is not this batch's turn."""
         if not self._attempts.admit(client, attempt, predecessor):
             return b""
-        commands = list(unpack_batch(blob))
+        commands, loop = list(unpack_batch(blob)), self._started()
         outcomes: list[Answered] = [Moved("")] * len(commands)
         if not self._log.given_up:
+            began_s = time.monotonic()
             with self._deciding:
-                decided = self._loop.execute(commands).outcomes
+                decided = loop.execute(commands).outcomes
             if not self._log.given_up:
                 outcomes = [*decided]
+            if fresh := {command.name for command in commands} - self._proven:
+                self._tell_proven(fresh, time.monotonic() - began_s, outcomes)
         return encode_answer(outcomes, BATCH_BY_RAY_S + self._log.commit_s)
+
+    def _tell_proven(self, names: set[str], took_s: float, outcomes: Sequence[Answered]) -> None:
+        """What was decided soon, the partition may decide itself for another aggregate."""
+        self._proven |= names
+        if took_s > _SOON_S or any(isinstance(outcome, HandlerFailed) for outcome in outcomes):
+            return
+        plan, version = self._plan, max((getattr(outcome, "version", 0) for outcome in outcomes), default=0)
+        version = version or int(bool(self._log.read_stream(plan.stream, limit=1)))
+        with suppress(Exception):  # it costs time, the next time
+            told = plan.home.proven.remote(plan.stream, plan.name, sorted(names), version)
+            ray.get(told, timeout=plan.settings.attempt_timeout_s)
+
+    def _took_too_long(self, command_id: bytes) -> None:
+        plan = self._plan
+        ray.get(plan.home.took_too_long.remote(plan.stream, plan.name, command_id), timeout=_TELL_TIMEOUT_S)
+
+
+class _Careful(InHand):
+    """Tells the partition what is in hand, so that it knows if this process ends as the last one did."""
+
+    def __init__(self, plan: OwnActorPlan) -> None:
+        path = None
+        with suppress(OSError, RayfoldError):
+            path = record_path(plan.name)
+        super().__init__(path)
+        self._plan = plan
+
+    def begin(self, key: bytes, patience: int = 1) -> None:
+        """See `InHand`."""
+        super().begin(key, patience)
+        if self.count <= _CAREFUL_MAX:
+            plan = self._plan
+            told = plan.home.deciding.remote(plan.stream, plan.name, key)
+            ray.get(told, timeout=plan.settings.attempt_timeout_s)
+            super().begin(key, patience)
 
 
 class _AlarmsOfPartition(Alarms):

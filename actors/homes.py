@@ -2,7 +2,8 @@
 
 Beside step [3]. An aggregate answers its first command at once from inside its partition, while its own actor starts
 in the background; once that is up, the partition hands the aggregate over and answers everybody who still asks
-here with where it lives.
+here with where it lives. A command that may be slow, or end its process, is not decided in the partition at all: it
+waits for the own actor (`begin`).
 
 Rules kept here:
 - an actor's name carries the partition's epoch and a count, so that no two incarnations are ever mistaken
@@ -31,10 +32,22 @@ _STARTING_MAX: Final = 2
 """Starts under way per partition: each takes half a CPU-second, which is taken from the commands."""
 
 _STARTING_MAX_S: Final = 20.0
-"""A start that takes longer is waiting for a slot: give up, and let the next in line try later."""
+"""A start that takes longer is waiting for a slot: give up, and let the next in line try later. Commands may wait
+for it, up to their deadlines."""
+
+_WAITED_FOR_SHARE: Final = 4
+"""The part of the own actors that a partition may be waiting for: partitions do not know of one another's starts, and
+one that gets no slot is waited for in vain."""
+
+_SOON_S: Final = 8.0
+"""How long others wait for their turn behind one that does not come up: less than commands wait by default."""
 
 _FULL_PAUSE_S: Final = 10.0
 """How long not to try again after there was no slot."""
+
+
+_ENDED: Final = ("ActorDiedError", "ActorUnavailableError")
+"""What Ray raises if a process has ended."""
 
 
 class Home(NamedTuple):
@@ -53,7 +66,7 @@ class Homes:
 
     def __init__(
         self,
-        start: Callable[[str, StreamId, OwnActor], tuple[Any, Future[int]]],
+        start: Callable[[str, StreamId, OwnActor, bool], tuple[Any, Future[int]]],
         end: Callable[[Any], None],
         *,
         name_prefix: str,
@@ -62,12 +75,14 @@ class Homes:
         idle_s: float,
     ) -> None:
         self.by_stream: dict[StreamId, Home] = {}
-        """Those that are up and have been handed their aggregate."""
+        """Those that have been handed their aggregate; most are up."""
         self._start, self._end = start, end
         self._name_prefix, self._name_suffix = name_prefix, name_suffix
         self._own_actors_max = own_actors_max
         self._idle_s = idle_s
         self._starting: dict[StreamId, Home] = {}
+        self._waited_for: set[StreamId] = set()
+        """Those of `by_stream` that are not known to be up yet."""
         self._last_used_s: dict[StreamId, float] = {}
         self._count = 0
         self._full_until_s = 0.0
@@ -83,14 +98,68 @@ class Homes:
         if len(self.by_stream) + len(self._starting) >= self._own_actors_max and not self.passivate_idle():
             self._full(now)
             return
+        self._starting[stream] = self._started(stream, placement, careful=False)
+
+    def begin(self, stream: StreamId, placement: OwnActor, *, careful: bool) -> str | None:
+        """An own actor for an aggregate whose commands are decided there and nowhere else, and wait for it to come up.
+        Its name; None if there is no room. `careful`: it tells of each command before it decides it."""
+        home = self._starting.pop(stream, None)
+        if home is not None and careful:  # it was started without
+            self._end(home.actor)
+            home = None
+        if home is None:
+            if not self.may_begin():
+                return None
+            home = self._started(stream, placement, careful=careful)
+        self.by_stream[stream] = home
+        self._last_used_s[stream] = time.monotonic()
+        self._waited_for.add(stream)
+        return home.name
+
+    def may_begin(self) -> bool:
+        """Whether one more may be started now that is waited for: `has_room`, and few others are waited for."""
+        return self.has_room() and len(self._waited_for) < max(1, self._own_actors_max // _WAITED_FOR_SHARE)
+
+    def may_soon_begin(self) -> bool:
+        """Whether it is worth waiting for those that are waited for, for there to be one more."""
+        now = time.monotonic()
+        hopeful = (home for stream in self._waited_for if (home := self.by_stream.get(stream)) is not None)
+        return self.has_room() and any(now - home.since_s < _SOON_S for home in hopeful)
+
+    def has_room(self) -> bool:
+        """Whether there may be one more, as far as this partition knows."""
+        if not self._own_actors_max or time.monotonic() < self._full_until_s:
+            return False
+        return len(self.by_stream) + len(self._starting) < self._own_actors_max or bool(self.passivate_idle())
+
+    def _started(self, stream: StreamId, placement: OwnActor, *, careful: bool) -> Home:
         self._count += 1
         name = f"{self._name_prefix}{stream}{self._name_suffix}.{self._count}"
-        actor, started = self._start(name, stream, placement)
-        self._starting[stream] = Home(name, stream, actor, started, now)
+        actor, started = self._start(name, stream, placement, careful)
+        return Home(name, stream, actor, started, time.monotonic())
+
+    def _give_up_late(self) -> None:
+        """Those that commands wait for, and that do not come up."""
+        now = time.monotonic()
+        for stream in list(self._waited_for):
+            home = self.by_stream[stream]
+            if not home.started.done():
+                if now - home.since_s > _STARTING_MAX_S:
+                    self._leave(home)
+                    self._full(now)
+                continue
+            self._waited_for.discard(stream)
+            failure = home.started.exception()
+            if failure is not None and type(failure).__name__ not in _ENDED:  # of that its clients tell
+                self._leave(home)
+                self._full_until_s = now + _FULL_PAUSE_S
+                log.warning("own actor %s did not start, %s stays shared: %s", home.name, stream, failure)
 
     def take_over(self) -> list[StreamId]:
         """The aggregates whose own actor has come up since the last call; from now on they live there."""
         moved: list[StreamId] = []
+        if self._waited_for:
+            self._give_up_late()
         if not self._starting:
             return moved
         now = time.monotonic()
@@ -129,7 +198,11 @@ class Homes:
     def passivate_idle(self) -> int:
         """End the own actors that have appended nothing for long. Their aggregates live on in the partition."""
         now = time.monotonic()
-        idle = [home for home in self.by_stream.values() if now - self._last_used_s[home.stream] > self._idle_s]
+        idle = [
+            home
+            for home in self.by_stream.values()
+            if now - self._last_used_s[home.stream] > self._idle_s and home.stream not in self._waited_for
+        ]
         for home in idle:
             self._leave(home)
         return len(idle)
@@ -140,10 +213,12 @@ class Homes:
             self._end(home.actor)
         self.by_stream.clear()
         self._starting.clear()
+        self._waited_for.clear()
 
     def _leave(self, home: Home) -> None:
         del self.by_stream[home.stream]
         self._last_used_s.pop(home.stream, None)
+        self._waited_for.discard(home.stream)
         self._end(home.actor)
 
     def _full(self, now: float) -> None:

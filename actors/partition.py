@@ -13,8 +13,10 @@ own and never wait for it.
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -26,7 +28,8 @@ from ..runtime.aggregate import OwnActor
 from ..runtime.batching import BATCH_BY_RAY_S, BATCH_BY_ROAD_S
 from ..runtime.catalogue import Catalogue
 from ..runtime.envelope import PackedCommand, unpack_batch
-from ..runtime.errors import Fenced, RayfoldError, Sealed, StoreError
+from ..runtime.errors import Fenced, HandlerFailed, RayfoldError, Refusal, Sealed, StoreError
+from ..runtime.in_hand import DEATHS_MAX, KEY_BYTES, REFUSED_S, Fallen, InHand
 from ..runtime.loading import StillLoading
 from ..runtime.log.contract import Snapshot
 from ..runtime.log.sealing import Seal, Tenure
@@ -42,6 +45,7 @@ from ..runtime.wire import from_wire, to_wire
 from .aggregate import AppendAnswer, AppendRequest, OwnActorPlan, append_for, start_own_actor
 from .attempts import Attempts
 from .broadcast import Broadcast
+from .cluster import OWN_ACTOR_SLOT
 from .garbage import look_less_often
 from .gate import Gate, open_gate
 from .homes import Homes
@@ -52,6 +56,7 @@ from .shipping import unship
 from .spread_store import AnyStore, SpreadStore
 from .status import PartitionAnswer
 from .turns import Turns
+from .watch import Watch, fallen_with, in_hand_of
 
 __all__ = ["PartitionActor", "PartitionPlan", "start_partition"]
 
@@ -84,6 +89,13 @@ class PartitionPlan:
     """That the system is spread over: own actors run on any of them."""
 
 
+_SLOTS_S: Final = 0.1
+
+_PROVEN_MAX: Final = 10_000
+_CONFINED_MAX: Final = 1_000
+"""Far more than an application has commands, and than processes can end in ten minutes."""
+
+
 class PartitionActor:
     """One log, one writer, thousands of aggregates."""
 
@@ -104,6 +116,18 @@ class PartitionActor:
             serves=lambda: self._log is not None,
             map_here=lambda: self._spread_store().map_here(),
         )
+        self._in_hand = InHand(None)
+        self._watch: Watch | None = None
+        self._proven: set[tuple[str, str]] = set()
+        """Aggregate types and commands of theirs that an own actor has decided, and soon: others may be decided here
+        while their own actor starts."""
+        self._slots = True, 0.0
+        """Whether there was room for an own actor at the last look, and when that was."""
+        self._confined: dict[StreamId, float] = {}
+        """Aggregates that are decided in an own actor only, until then (`time.monotonic`): a process has ended on
+        them."""
+        self._deciding: dict[StreamId, tuple[str, bytes]] = {}
+        """Of careful own actors: their name, and the command that each is deciding."""
         self._writing = Turns()
         """Taken by everything but reads: Ray's own thread for calls, and one for each connection of the gate."""
 
@@ -173,7 +197,7 @@ class PartitionActor:
             return [Fenced(f"partition {self._plan.number}", 0, 0)] * len(commands)
         self._take_over()
         self._count(len(commands))
-        answers = self._answer(commands)
+        answers = self._answer_fallen(commands) if self._in_hand.fallen or self._confined else self._answer(commands)
         kinds = set(map(type, answers))
         if Fenced in kinds:
             self._end_fenced()
@@ -186,7 +210,10 @@ class PartitionActor:
     def _answer(self, commands: Sequence[PackedCommand]) -> list[Answered]:
         """Decide what lives here, and say of the rest where it lives."""
         homes = self._homes.by_stream
+        later = self._unproven(commands) if self._own_placements else ()
         here = [command for command in commands if command.stream not in homes] if homes else commands
+        if later:
+            here = [command for command in here if command.stream not in later]
         self._loop.residents.begin_batch()
         batch = self._loop.execute(here)
         self._broadcast.send(batch.records)
@@ -197,8 +224,102 @@ class PartitionActor:
             return [*batch.outcomes]
         outcomes = iter(batch.outcomes)
         return [
-            Moved(homes[command.stream].name) if command.stream in homes else next(outcomes) for command in commands
+            Moved(homes[command.stream].name)
+            if command.stream in homes
+            else (StillLoading(str(command.stream)) if command.stream in later else next(outcomes))
+            for command in commands
         ]
+
+    def _unproven(self, commands: Sequence[PackedCommand]) -> Container[StreamId]:
+        """Have aggregates decided in their own actor that get a command which is not known to be quick. Returns those
+        that have to wait until there may be one; without room they are decided here."""
+        later = set[StreamId]()
+        for command in commands:
+            stream = command.stream
+            if stream.type not in self._own_placements or (stream.type, command.name) in self._proven:
+                continue
+            if not self._confine(stream, careful=False) and self._homes.may_soon_begin():
+                later.add(stream)
+        return later
+
+    def _confine(self, stream: StreamId, *, careful: bool) -> bool:
+        """Have this aggregate decided in its own actor from now on, and wait for that. False if there is no room."""
+        if stream in self._homes.by_stream:
+            return True
+        if not self._homes.may_begin() or not self._slots_free():
+            return False
+        began = self._homes.begin(stream, self._own_placements[stream.type], careful=careful)
+        if began is not None:
+            self._loop.residents.forget(stream)
+        return began is not None
+
+    def _slots_free(self) -> bool:
+        """Whether there is room for an own actor on any node, as Ray knows it: a call of a millisecond at a time."""
+        if not self._plan.counts_slots:
+            return True
+        free, at_s = self._slots
+        if time.monotonic() - at_s > _SLOTS_S:
+            free = bool(ray.available_resources().get(OWN_ACTOR_SLOT, 0))
+            self._slots = free, time.monotonic()
+        return free
+
+    def _answer_fallen(self, commands: Sequence[PackedCommand]) -> list[Answered]:
+        """As `_answer`, after something has ended a process: what is not to be tried again is refused, and what was in
+        hand at a death is decided in an own actor, if its aggregate may have one."""
+        answers: dict[int, Answered] = {}
+        now = time.monotonic()
+        for stream in [stream for stream, until_s in self._confined.items() if until_s < now]:
+            del self._confined[stream]
+        for index, command in enumerate(commands):
+            stream, own = command.stream, command.stream.type in self._own_placements
+            fallen = self._in_hand.find(command.command_id) or self._in_hand.find(_content_key(command))
+            if fallen is not None and fallen.refused:
+                if fallen.key == command.command_id and self._in_hand.find(content := _content_key(command)) is None:
+                    self._in_hand.note(content, stuck=fallen.stuck, deaths=DEATHS_MAX)  # under another id as well
+                answers[index] = self._failed(command, fallen)
+            elif own and (fallen is not None or stream in self._confined):
+                self._confined.setdefault(stream, now + REFUSED_S)
+                if not self._confine(stream, careful=True) and self._plan.settings.own_actors_max:
+                    answers[index] = StillLoading(str(stream))
+        rest = iter(self._answer([command for index, command in enumerate(commands) if index not in answers]))
+        told = [answers[index] if index in answers else next(rest) for index in range(len(commands))]
+        for command, answer in zip(commands, told, strict=True):
+            if isinstance(answer, Receipt | Refusal):
+                self._in_hand.forgive(command.command_id)
+        return told
+
+    def _failed(self, command: PackedCommand, fallen: Fallen) -> HandlerFailed:
+        took = "it took longer than it may (settings: decide_max_s), and its process was ended for it"
+        ended = "its process ended while it was being decided, more than once"
+        what = f"{took if fallen.stuck else ended}; it is not tried again for {REFUSED_S / 60:g} minutes"
+        return HandlerFailed(f"the code of {command.name}", str(command.stream), what)
+
+    @ray.method
+    def deciding(self, stream: StreamId, actor: str, command_id: bytes) -> None:
+        """A careful own actor is about to decide this command."""
+        with self._writing:
+            if self._log is not None:
+                self._deciding[stream] = actor, command_id
+
+    @ray.method
+    def took_too_long(self, stream: StreamId, actor: str, command_id: bytes) -> None:
+        """An own actor ends itself because of this command."""
+        with self._writing:
+            if self._log is not None:
+                self._in_hand.note(command_id, stuck=True)
+                self._give_up_on(stream, actor, died=True)
+
+    @ray.method
+    def proven(self, stream: StreamId, actor: str, names: Sequence[str], version: int) -> None:
+        """An own actor has decided commands of these names, and soon. The next aggregates that get one need not wait
+        for their own actor. One that has no events needs no actor."""
+        with self._writing:
+            if self._log is None:
+                return
+            if len(self._proven) < _PROVEN_MAX:
+                self._proven.update((stream.type, name) for name in names)
+            if not version:
+                self._homes.lost(stream, actor)
 
     @ray.method
     def append(self, request: AppendRequest) -> AppendAnswer:
@@ -223,11 +344,26 @@ class PartitionActor:
         self._batches += 1
 
     @ray.method
-    def lost(self, stream: StreamId, actor: str) -> None:
-        """A client says that this own actor does not answer. From now on the aggregate lives here again."""
+    def lost(self, stream: StreamId, actor: str, died: bool = False) -> None:
+        """A client says that this own actor does not answer, or that its process has ended. From now on the aggregate
+        lives here again; after a death its commands are decided in another own actor, one by one."""
         with self._writing:
             self._opened()
-            self._homes.lost(stream, actor)
+            self._give_up_on(stream, actor, died)
+
+    def _give_up_on(self, stream: StreamId, actor: str, died: bool) -> None:
+        home = self._homes.by_stream.get(stream)
+        if home is None or home.name != actor:
+            return
+        if died and len(self._confined) < _CONFINED_MAX:
+            self._confined[stream] = time.monotonic() + REFUSED_S
+        careful, command_id = self._deciding.pop(stream, ("", b""))
+        fallen = fallen_with(actor) if died else None
+        if fallen is not None:
+            self._in_hand.note(fallen.key, stuck=fallen.stuck)
+        elif died and careful == actor:
+            self._in_hand.note(command_id, deaths=DEATHS_MAX)
+        self._homes.lost(stream, actor)
 
     @ray.method
     def tick(self) -> None:
@@ -247,7 +383,8 @@ class PartitionActor:
         """Who this activation is, how far its log is, which own actors there are, and what it was given to do."""
         with self._writing:
             self._tick()
-            own = [(home.stream, home.name, home.started.result()) for home in self._homes.by_stream.values()]
+            up = [home for home in self._homes.by_stream.values() if home.started.done()]
+            own = [(home.stream, home.name, home.started.result()) for home in up if not home.started.exception()]
             given = self._commands, self._batches, self._alarms.count, self._alarms.kept
             return PartitionAnswer(os.getpid(), self._loop.epoch, self._writer.head(), own, *given)
 
@@ -337,6 +474,11 @@ class PartitionActor:
         return self._reader().secret()
 
     @ray.method(concurrency_group="reads")
+    def process_id(self) -> int:
+        """Of this process."""
+        return os.getpid()
+
+    @ray.method(concurrency_group="reads")
     def head(self) -> int:
         """The position of the last committed event."""
         return self._reader().head()
@@ -374,8 +516,10 @@ class PartitionActor:
         self._broadcast = Broadcast(plan.number, lambda name: ray.get_actor(name, plan.namespace))
         self._broadcast.set_projectors(plan.projectors)
         opened = self._open_log()
+        self._watch_over()
         try:
-            self._loop = WriteLoop(plan.number, opened, catalogue, residents_max=plan.settings.residents_max)
+            residents_max = plan.settings.residents_max
+            self._loop = WriteLoop(plan.number, opened, catalogue, residents_max=residents_max, in_hand=self._in_hand)
             self._loop.residents.load_aside()
             self._loop.residents.offer(self._saved)
             epoch = self._loop.activate()
@@ -423,6 +567,16 @@ class PartitionActor:
         with self._writing:
             self._loop.residents.distrust(stream)
 
+    def _watch_over(self) -> None:
+        """Find out what the last process of this partition had in hand when it ended, and have this one ended if
+        something takes too long: others wait for it."""
+        if self._watch is None:
+            plan = self._plan
+            limit_s = min(plan.settings.decide_max_s, plan.settings.attempt_timeout_s * 0.8)
+            what = f"partition {plan.number} of {plan.store.store_id} on {plan.node_id}"
+            self._in_hand = in_hand_of(what)
+            self._watch = Watch(self._in_hand, limit_s, native=what)
+
     def _tick(self) -> None:
         self._opened()
         self._take_over()
@@ -433,10 +587,18 @@ class PartitionActor:
         for stream in self._homes.take_over():
             self._loop.residents.forget(stream)
 
-    def _start_own_actor(self, name: str, stream: StreamId, placement: OwnActor) -> tuple[Any, Future[int]]:
-        itself = ray.get_runtime_context().current_actor
-        plan = OwnActorPlan(self._plan.number, stream, name, itself, self._plan.catalogue, self._plan.settings)
+    def _start_own_actor(
+        self, name: str, stream: StreamId, placement: OwnActor, careful: bool
+    ) -> tuple[Any, Future[int]]:
+        itself, own = ray.get_runtime_context().current_actor, self._plan
+        plan = OwnActorPlan(own.number, stream, name, itself, own.catalogue, own.settings, careful)
         return start_own_actor(plan, placement, self._plan.namespace, counts_slot=self._plan.counts_slots)
+
+
+def _content_key(command: PackedCommand) -> bytes:
+    """The same for the same command to the same aggregate under another id."""
+    content = b"%b\0%b\0%b" % (command.stream.key, command.name.encode(), command.payload)
+    return hashlib.blake2b(content, digest_size=KEY_BYTES).digest()
 
 
 def start_partition(plan: PartitionPlan, name: str, scheduling: Mapping[str, Any] | None = None) -> Any:

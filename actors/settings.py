@@ -22,6 +22,14 @@ class Settings:
     the network lost would otherwise stall its line for 30 s. An aggregate in an actor of its own may take as long as
     its callers wait."""
 
+    decide_max_s: float = 6.0
+    """How long the code of one command may take. One that takes longer is `HandlerFailed`, its process is ended, and
+    it is not tried again for a while. In a partition, where others wait for it, four fifths of `attempt_timeout_s` at
+    most."""
+
+    answer_max_s: float = 4.0
+    """How long one query, or one event that a projection takes in, may take; the same happens then."""
+
     own_actors_max: int = 16
     """Own actors alive per node: each costs about 45 MiB and half a CPU-second to start."""
 

@@ -39,6 +39,8 @@ class Way:
         """`came_back(attempt, answer)` is called once for each attempt, later; the answer is None if it failed.
         `by_road`: the actor has a method `road` that tells its socket."""
         self.actor = actor
+        self.died = False
+        """Ray has said that its process ended, for good."""
         self._client = client
         self._came_back = came_back
         self._by_road = by_road
@@ -85,7 +87,9 @@ class Way:
             answer.exception()
 
     def _answered(self, attempt: int, answer: ThreadFuture[bytes]) -> None:
-        failed = answer.exception() is not None
+        failure = answer.exception()
+        failed = failure is not None
+        self.died = self.died or type(failure).__name__ == "ActorDiedError"
         self._came_back(attempt, None if failed else answer.result())
         if not failed:
             self._look()

@@ -46,6 +46,7 @@ from .errors import (
     StoreError,
 )
 from .facts import as_told
+from .in_hand import InHand
 from .log.contract import Append, Appended, CommandEntry, NewEvent, WriteLog
 from .log.format import NO_HEADERS, decode_record
 from .messages import Command, Event
@@ -120,8 +121,16 @@ class WriteLoop:
     """Decides commands over a log. Used from one thread."""
 
     def __init__(
-        self, partition: int, log: WriteLog, catalogue: Catalogue, *, residents_max: int = RESIDENTS_MAX
+        self,
+        partition: int,
+        log: WriteLog,
+        catalogue: Catalogue,
+        *,
+        residents_max: int = RESIDENTS_MAX,
+        in_hand: InHand | None = None,
     ) -> None:
+        """`in_hand`: is told of each command before any user code sees it, so that its process is not ended by it
+        unnoticed."""
         self.partition = partition
         self.epoch = 0
         self.residents = Residents(catalogue, log, residents_max)
@@ -134,6 +143,7 @@ class WriteLoop:
         """Which decide handlers are known to change nothing (see `purity.py`)."""
         self._witnesses: dict[StreamId, tuple[Aggregate, Witness]] = {}
         """Of states that no event has changed since, so that a refusal costs one digest."""
+        self._in_hand = in_hand or InHand(None)
 
     def activate(self) -> int:
         """Take the log over; until then every append would be refused. Returns the epoch."""
@@ -173,13 +183,16 @@ class WriteLoop:
         self, commands: Sequence[PackedCommand], stored: dict[bytes, CommandEntry | RayfoldError]
     ) -> _Decided:
         decided = _Decided(len(commands))
+        in_hand = self._in_hand
         for index, command in enumerate(commands):
+            in_hand.begin(command[0])
             try:
                 decided.outcomes[index] = self._decide(index, command, stored.get(command.command_id), decided)
             except (CallerError, Refusal, StoreError) as error:
                 decided.outcomes[index] = error
             except (Exception, SystemExit) as error:
                 decided.outcomes[index] = self._handler_failed(command, decided, error)
+        in_hand.end()
         return decided
 
     def _decide(

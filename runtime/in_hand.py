@@ -1,0 +1,184 @@
+"""InHand: which command, query or event a process is working on, kept where the death of the process does not reach.
+
+Beside steps [4], [7] and [8]. Before user code is called, the key of what it is called for is written into a small
+file that is mapped into memory (0.1 us, no system call). If the process ends meanwhile, killed, by a fault in native
+code, or because the code called `os._exit`, the next process finds the key there: that is evidence, and not a guess,
+of what was in hand. It counts the deaths of each key, and what was in hand at `DEATHS_MAX` deaths, or was ended because
+it took too long, is refused for a while.
+
+Rules kept here: a death counts against what was in hand and nothing else; the list is bounded in items and in time;
+each entry has the incarnation of the process that ended; nothing that is read from the file is executed or decoded,
+it is fixed fields.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import time
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from .private import open_private
+
+__all__ = ["DEATHS_MAX", "KEY_BYTES", "REFUSED_S", "Fallen", "InHand", "key_in_hand_at_death"]
+
+KEY_BYTES: Final = 16
+
+DEATHS_MAX: Final = 2
+"""What was in hand at one death may be its victim (somebody killed the process), and is tried once more."""
+
+REFUSED_S: Final = 600.0
+"""How long a key is refused, and how long a first death is remembered: longer than callers retry."""
+
+_ENTRIES_MAX: Final = 56
+"""Keys remembered: more deaths than that within ten minutes are not the fault of single keys."""
+
+_MAGIC: Final = b"rayhand1"
+_HEAD: Final = struct.Struct(">8s8sB7x16s8s16s")
+"""Magic, incarnation, state, key; incarnation before, and what that one had in hand when it ended."""
+_NOW: Final = struct.Struct(">B7x16s")
+"""State and key."""
+_STATE_AT: Final = 16
+_KEY_AT: Final = 24
+_IDLE, _BUSY, _STUCK = 0, 1, 2
+_begin: Final = _NOW.pack_into
+
+_ENTRY: Final = struct.Struct(">16s8sBBd")
+"""Key, incarnation of the process that ended last, deaths, whether it took too long, seconds since 1970."""
+_ENTRIES_AT: Final = 64
+_SIZE_BYTES: Final = 4096
+
+
+class Fallen(NamedTuple):
+    """A key that was in hand when a process ended."""
+
+    key: bytes
+    incarnation: bytes
+    """Of the process that ended last."""
+    deaths: int
+    stuck: bool
+    """The process was ended because this took too long."""
+    at_s: float
+
+    @property
+    def refused(self) -> bool:
+        """Whether it is not to be tried again."""
+        return self.stuck or self.deaths >= DEATHS_MAX
+
+
+class InHand:
+    """The record of one process. One thread at a time calls `begin` and `end`; others may look."""
+
+    def __init__(self, path: Path | None, *, was_stuck: bool = False) -> None:
+        """Take over the record at `path`: what its last process had in hand has fallen once more. None: nothing is
+        kept. `was_stuck`: that process was ended because of it. Raises `OSError`."""
+        self.incarnation = os.urandom(8)
+        self.count = 0
+        """Of what was begun: whoever watches sees by it whether there is progress."""
+        self.patience = 1
+        """How many times as long as others what is in hand may take."""
+        self.fallen: dict[bytes, Fallen] = {}
+        self._map: mmap.mmap | bytearray = bytearray(_SIZE_BYTES)
+        if path is not None:
+            self._map = _mapped(path)
+        self._take_over(was_stuck)
+
+    def _take_over(self, was_stuck: bool) -> None:
+        magic, incarnation, state, key, _, _ = _HEAD.unpack_from(self._map)
+        if magic == _MAGIC:
+            for index in range(_ENTRIES_MAX):
+                entry = Fallen(*_ENTRY.unpack_from(self._map, _ENTRIES_AT + index * _ENTRY.size))
+                if entry.deaths:
+                    self.fallen[entry.key] = entry._replace(stuck=bool(entry.stuck))
+        last = key if state else b""
+        _HEAD.pack_into(self._map, 0, _MAGIC, self.incarnation, _IDLE, b"", incarnation, last)
+        if magic == _MAGIC and state in (_BUSY, _STUCK):
+            self.note(key, stuck=was_stuck or state == _STUCK, incarnation=incarnation)
+
+    def begin(self, key: bytes, patience: int = 1) -> None:
+        """User code is about to be called for this key, of which the first `KEY_BYTES` bytes count."""
+        self.count += 1
+        self.patience = patience
+        _begin(self._map, _STATE_AT, _BUSY, key)
+
+    def step(self, number: int) -> None:
+        """The last byte of the key is this now: user code is about to be called for another part of the same batch."""
+        self._map[_KEY_AT + KEY_BYTES - 1] = number
+
+    def end(self) -> None:
+        """Nothing is in hand any more."""
+        self._map[_STATE_AT] = _IDLE
+
+    def stuck(self) -> None:
+        """What is in hand takes too long, and the process is about to be ended for it."""
+        self._map[_STATE_AT] = _STUCK
+
+    def now(self) -> bytes:
+        """What is in hand; empty if nothing is."""
+        return bytes(self._map[_KEY_AT : _KEY_AT + KEY_BYTES]) if self._map[_STATE_AT] else b""
+
+    def note(self, key: bytes, *, stuck: bool = False, deaths: int = 1, incarnation: bytes = b"") -> Fallen:
+        """A process, this one's predecessor or another one that works for it, has ended with this in hand."""
+        self._expire()
+        before = self.fallen.pop(key, None)
+        total = min(255, deaths + (before.deaths if before else 0))
+        fallen = Fallen(
+            key, incarnation or self.incarnation, total, stuck or bool(before and before.stuck), time.time()
+        )
+        while len(self.fallen) >= _ENTRIES_MAX:
+            del self.fallen[next(iter(self.fallen))]
+        self.fallen[key] = fallen
+        self._write()
+        return fallen
+
+    def find(self, key: bytes) -> Fallen | None:
+        """What is remembered of a key."""
+        found = self.fallen.get(key)
+        if found is not None and abs(time.time() - found.at_s) > REFUSED_S:
+            self._expire()
+            return None
+        return found
+
+    def forgive(self, key: bytes) -> None:
+        """It has been done after all: the death had another cause."""
+        if self.fallen.pop(key, None) is not None:
+            self._write()
+
+    def _expire(self) -> None:
+        now_s = time.time()
+        for key in [key for key, one in self.fallen.items() if abs(now_s - one.at_s) > REFUSED_S]:
+            del self.fallen[key]
+
+    def _write(self) -> None:
+        packed = b"".join(_ENTRY.pack(*one) for one in self.fallen.values())
+        self._map[_ENTRIES_AT : _ENTRIES_AT + _ENTRIES_MAX * _ENTRY.size] = packed.ljust(
+            _ENTRIES_MAX * _ENTRY.size, b"\0"
+        )
+
+
+def key_in_hand_at_death(path: Path, incarnation: bytes) -> bytes | None:
+    """What a process of this incarnation had in hand when it ended, empty if nothing; None if that is not known here:
+    there is no such record on this machine, or it is of another incarnation."""
+    try:
+        content = path.read_bytes()
+        magic, written, state, key, before, last = _HEAD.unpack_from(content)
+    except (OSError, struct.error):
+        return None
+    if magic == _MAGIC and written == incarnation:
+        return bytes(key) if state else b""
+    if magic == _MAGIC and before == incarnation:
+        return b"" if last == bytes(KEY_BYTES) else bytes(last)
+    return None
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
+    try:
+        if os.fstat(descriptor).st_size != _SIZE_BYTES:
+            os.ftruncate(descriptor, 0)
+            os.ftruncate(descriptor, _SIZE_BYTES)
+        return mmap.mmap(descriptor, _SIZE_BYTES)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,347 @@
+"""One cause, one victim: handlers that end their process or never come back, on real actors."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from rayfold import (
+    Aggregate,
+    BlockingRuntime,
+    Command,
+    Envelope,
+    Event,
+    HandlerFailed,
+    OwnActor,
+    Projection,
+    Query,
+    Receipt,
+    Runtime,
+    Shared,
+    Unavailable,
+    answer,
+    decide,
+    evolve,
+    project,
+)
+from rayfold.actors.cluster import Cluster
+from rayfold.actors.settings import Settings
+
+
+class Add(Command):
+    """Fine."""
+
+    amount: int = 1
+
+
+class Exit(Command):
+    """Ends the process that decides it."""
+
+
+class Loop(Command):
+    """Is never decided."""
+
+
+class Backtrack(Command):
+    """Is never decided, and holds the interpreter."""
+
+
+class Nap(Command):
+    """Takes its time."""
+
+    seconds: float
+
+
+class Added(Event):
+    """It was."""
+
+    amount: int
+
+
+class Poison(Event):
+    """Ends the process of a projection that takes it in."""
+
+
+class Poisoned(Command):
+    """Stores `Poison`."""
+
+
+def exit_process() -> None:
+    os._exit(1)
+
+
+def loop() -> None:
+    while True:
+        pass
+
+
+def backtrack() -> None:
+    re.match(r"(a+)+$", "a" * 60 + "b")
+
+
+class Counter(Aggregate, placement=Shared()):
+    """Lives with its neighbours."""
+
+    total: int = 0
+
+    @decide
+    def add(self, command: Add) -> Added:
+        return Added(amount=command.amount)
+
+    @decide
+    def poisoned(self, command: Poisoned) -> Poison:
+        return Poison()
+
+    @decide
+    def exit(self, command: Exit) -> Added:
+        exit_process()
+        return Added(amount=0)
+
+    @decide
+    def loop(self, command: Loop) -> Added:
+        loop()
+        return Added(amount=0)
+
+    @evolve
+    def added(self, event: Added) -> None:
+        self.total += event.amount
+
+    @evolve
+    def poison(self, event: Poison) -> None:
+        pass
+
+
+class Loner(Aggregate, placement=OwnActor()):
+    """Lives alone."""
+
+    total: int = 0
+
+    @decide
+    def add(self, command: Add) -> Added:
+        return Added(amount=command.amount)
+
+    @decide
+    def exit(self, command: Exit) -> Added:
+        exit_process()
+        return Added(amount=0)
+
+    @decide
+    def loop(self, command: Loop) -> Added:
+        loop()
+        return Added(amount=0)
+
+    @decide
+    def backtrack(self, command: Backtrack) -> Added:
+        backtrack()
+        return Added(amount=0)
+
+    @decide
+    def nap(self, command: Nap) -> Added:
+        threading.Event().wait(command.seconds)
+        return Added(amount=1)
+
+    @evolve
+    def added(self, event: Added) -> None:
+        self.total += event.amount
+
+
+class Total(Query[int]):
+    """Fine."""
+
+
+class AskExit(Query[int]):
+    """Ends the process that answers it."""
+
+
+class AskLoop(Query[int]):
+    """Is never answered."""
+
+
+class Totals(Projection):
+    """Of all counters."""
+
+    total: int = 0
+
+    @project
+    def added(self, event: Added) -> None:
+        self.total += event.amount
+
+    @answer
+    def asked(self, query: Total) -> int:
+        return self.total
+
+    @answer
+    def asked_to_exit(self, query: AskExit) -> int:
+        exit_process()
+        return 0
+
+    @answer
+    def asked_to_loop(self, query: AskLoop) -> int:
+        loop()
+        return 0
+
+
+class Careless(Projection, on_failure="quarantine"):
+    """Does not survive `Poison`."""
+
+    total: int = 0
+
+    @project
+    def added(self, event: Added) -> None:
+        self.total += event.amount
+
+    @project
+    def poison(self, event: Poison) -> None:
+        exit_process()
+
+    @answer
+    def asked(self, query: Total) -> int:
+        return self.total
+
+
+SETTINGS = Settings(decide_max_s=1.5, answer_max_s=1.5, timeout_s=60.0)
+
+
+@pytest.fixture
+async def running(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Runtime]:
+    async with Runtime(
+        tmp_path / "store",
+        aggregates=[Counter, Loner],
+        projections=[Totals],
+        partitions=1,
+        replicas=2,
+        settings=SETTINGS,
+    ) as system:
+        yield system
+
+
+@asynccontextmanager
+async def neighbours_served(running: Runtime) -> AsyncIterator[None]:
+    """Commands to another aggregate of the same partition go on meanwhile, whose process stays the same."""
+    before = (await running.status()).partitions[0]
+    served, stop = 0, asyncio.Event()
+
+    async def neighbour() -> None:
+        nonlocal served
+        while not stop.is_set():
+            assert isinstance(await running.execute(Counter, "neighbour", Add()), Receipt)
+            served += 1
+            await asyncio.sleep(0.05)
+
+    going = asyncio.create_task(neighbour())
+    yield
+    stop.set()
+    await going
+    after = (await running.status()).partitions[0]
+    assert (after.pid, after.epoch) == (before.pid, before.epoch)
+    assert served
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (Exit(), "its process ended while it was being decided, more than once"),
+        (Loop(), "it took longer than it may"),
+        (Backtrack(), "it took longer than it may"),
+    ],
+)
+async def test_what_ends_or_holds_an_own_actor_is_refused_by_name_and_its_partition_goes_on(
+    running: Runtime, command: Command, told: str
+) -> None:
+    async with neighbours_served(running):
+        with pytest.raises(HandlerFailed, match=told):
+            await running.execute(Loner, "cold", command)
+        with pytest.raises(HandlerFailed, match=told):
+            await running.execute(Loner, "cold", command)
+        assert (await running.execute(Loner, "cold", Add())).version == 1
+
+
+async def test_a_slow_first_command_holds_its_own_actor_only(running: Runtime) -> None:
+    async with neighbours_served(running):
+        slow = asyncio.create_task(running.execute(Loner, "slow", Nap(seconds=1.0)))
+        while not slow.done():
+            async with asyncio.timeout(0.9):
+                await running.execute(Counter, "other", Add())
+            await asyncio.sleep(0.05)
+        assert (await slow).version == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [(Exit(), "its process ended while it was being decided, more than once"), (Loop(), "it took longer than it may")],
+)
+async def test_what_ends_or_holds_a_partition_is_refused_by_name_and_the_partition_comes_back(
+    running: Runtime, command: Command, told: str
+) -> None:
+    with pytest.raises(HandlerFailed, match=told):
+        await running.execute(Counter, "bad", command)
+    with pytest.raises(HandlerFailed, match=told):
+        await running.execute(Counter, "bad", command)
+    assert (await running.execute(Counter, "bad", Add())).version == 1
+
+
+@pytest.mark.parametrize(("query", "told"), [(AskExit(), "ended, more than once"), (AskLoop(), "took too long|ended")])
+async def test_what_ends_or_holds_a_projector_is_refused_by_name_and_the_other_replica_is_left_alone(
+    running: Runtime, query: Query[int], told: str
+) -> None:
+    await running.execute(Counter, "a", Add(), until=Totals)
+    before = {one.pid for one in (await running.status()).projectors}
+    bad = asyncio.create_task(running.ask(Totals, query))
+    while not bad.done():
+        assert await running.ask(Totals, Total()) == 1
+        await asyncio.sleep(0.05)
+    with pytest.raises(HandlerFailed, match=told):
+        await bad
+    assert before & {one.pid for one in (await running.status()).projectors}
+    with pytest.raises(HandlerFailed, match=told):
+        await running.ask(Totals, query)
+
+
+async def test_an_event_that_ends_the_process_of_a_projection_is_set_aside(cluster: Cluster, tmp_path: Path) -> None:
+    options = {"aggregates": [Counter], "projections": [Careless], "partitions": 1, "settings": SETTINGS}
+    async with Runtime(tmp_path / "store", **options) as running:  # type: ignore[arg-type]
+        await running.execute(Counter, "a", Add())
+        await running.execute(Counter, "a", Poisoned())
+        last = await running.execute(Counter, "a", Add())
+        assert await running.ask(Careless, Total(), after=last) == 2
+        (one,) = (await running.status()).projectors
+        (entry,) = one.quarantined
+        assert entry.event == "Poison"
+        assert "the process ended, twice" in entry.error
+
+
+async def test_what_a_source_of_commands_does_holds_nobody(cluster: Cluster, tmp_path: Path) -> None:
+    def calling(bank: BlockingRuntime) -> Iterator[Envelope]:
+        for number in range(3):
+            bank.execute(Counter, "asked", Add())
+            yield Envelope(Counter, "sent", Add(amount=number))
+
+    def used() -> list[object]:
+        options = {"aggregates": [Counter], "partitions": 1, "settings": SETTINGS}
+        with BlockingRuntime(tmp_path / "store", **options) as bank:
+            return [outcome for _, outcome in bank.execute_all(calling(bank))]
+
+    assert [getattr(one, "version", one) for one in await asyncio.to_thread(used)] == [1, 2, 3]
+
+
+async def test_a_limit_is_kept_whatever_a_handler_does(running: Runtime) -> None:
+    receipt = await running.execute(Counter, "a", Add(), until=Totals)
+    stuck = asyncio.create_task(running.ask(Totals, AskLoop()))
+    loop_now = asyncio.get_running_loop().time
+    for waiting in (
+        lambda: running.ask(Totals, AskLoop(), timeout_s=0.1),
+        lambda: running.ask(Totals, AskLoop(), after=receipt, timeout_s=0.1),
+        lambda: running.execute(Loner, "nap", Nap(seconds=0.8), timeout_s=0.1),
+    ):
+        began_s = loop_now()
+        with pytest.raises((Unavailable, HandlerFailed)):
+            await waiting()
+        assert loop_now() - began_s < 0.6
+    stuck.cancel()
