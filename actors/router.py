@@ -20,6 +20,7 @@ retries are made here and nowhere else (Ray's own would run a command again with
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 from collections import OrderedDict
@@ -31,11 +32,14 @@ from ..runtime.batching import Lane, commands_worth
 from ..runtime.envelope import PackedCommand, join
 from ..runtime.errors import Fenced, Overloaded, Unavailable
 from ..runtime.outcome import Later, Moved, Outcome, decode_answer
+from ..runtime.printable import printable_log
 from ..runtime.stream import OLD_PLACEMENT, StreamId, partition_of
 from .settings import Settings
 from .way import Way
 
 __all__ = ["IN_FLIGHT_MAX", "Router"]
+
+log = printable_log(__name__)
 
 IN_FLIGHT_MAX = 2
 """Batches on their way to one actor: one that it works on, and one that is made and carried meanwhile."""
@@ -48,8 +52,11 @@ _ASIDE_BYTES_MAX: Final = 64 << 20
 
 _BACKOFF_FIRST_S: Final = 0.02
 _BACKOFF_MAX_S: Final = 0.5
-_SWEEP_S: Final = 0.1
+_SWEEP_S: Final = 0.05
 """How precise deadlines are."""
+
+_PRECISE_S: Final = 1.0
+"""A command with a shorter limit has a timer of its own, and is not told later than it said."""
 
 
 def _backoff_s(failures: int) -> float:
@@ -166,6 +173,8 @@ class Router:
         else:
             self._destination(packed.stream).lane.put(pending, len(blob))
         self._pending.add(pending)
+        if timeout_s < _PRECISE_S:
+            self._loop.call_later(timeout_s, self._expire, pending)
         if not self._sweeping:
             self._sweeping = True
             self._loop.call_later(_SWEEP_S, self._sweep)
@@ -243,7 +252,14 @@ class Router:
         flight.timer.cancel()
         if not answer:
             destination.failures = destination.failures + 1 if answer is None else 0
-        unanswered = self._resolve_all(destination, flight.batch, answer) if answer else flight.batch
+        unanswered = flight.batch
+        if answer:
+            try:
+                unanswered = self._resolve_all(destination, flight.batch, answer)
+            except Exception:  # it is no answer of ours: as if it were lost, and the lane goes on
+                log.exception("%s gave an answer that cannot be read", destination.lane.name)
+                destination.failures += 1
+                unanswered = [pending for pending in flight.batch if not pending.future.done()]
         if unanswered:
             destination.held[attempt] = unanswered
         if not destination.held:
@@ -311,14 +327,12 @@ class Router:
             self._loop.call_later(pause_s * random.uniform(0.5, 1.0), self._bring_back, stream)
         for pending in [*again, *(pending for pending, _ in waiting)]:
             if pending.stream in loading:
-                try:
-                    self._put_aside(pending)
-                except Overloaded as error:
-                    self._resolve(pending, error)
+                self._put_aside(pending, again=True)
         return [pending for pending in again if pending.stream not in loading]
 
-    def _put_aside(self, pending: _Pending) -> None:
-        if self._aside_bytes + len(pending.blob) > _ASIDE_BYTES_MAX and self._aside_bytes:
+    def _put_aside(self, pending: _Pending, *, again: bool = False) -> None:
+        """`again`: it was sent before, so it is not refused."""
+        if self._aside_bytes + len(pending.blob) > _ASIDE_BYTES_MAX and self._aside_bytes and not again:
             raise Overloaded("what waits for aggregates that are being loaded", _ASIDE_BYTES_MAX, "bytes")
         self._aside[pending.stream].append(pending)
         self._aside_bytes += len(pending.blob)
@@ -335,8 +349,8 @@ class Router:
             if actor in self._lost:
                 raise ValueError
             handle = self._actor_named(actor)
-        except ValueError:  # it has ended since, or is as good as that; its partition finds out from us
-            self._partitions[partition].way.actor.lost.remote(stream, actor)
+        except Exception:  # it has ended since, or is as good as that; its partition finds out from us
+            self._tell_lost(partition, stream, actor)
             return
         if len(self._routes) >= _ROUTES_MAX:  # one in use stays; there are at most as many as commands in flight
             for known, route in list(self._routes.items()):
@@ -351,7 +365,7 @@ class Router:
         stream = next((stream for stream, route in self._routes.items() if route is destination), None)
         if stream is not None:
             del self._routes[stream]
-            self._partitions[destination.partition].way.actor.lost.remote(stream, destination.name)
+            self._tell_lost(destination.partition, stream, destination.name, died=destination.way.died)
             self._lost[destination.name] = None
             if len(self._lost) > _ROUTES_MAX:
                 self._lost.popitem(last=False)
@@ -359,26 +373,31 @@ class Router:
         for pending in [*again, *(pending for pending, _ in waiting)]:
             self._put(pending)
 
+    def _tell_lost(self, partition: int, stream: StreamId, actor: str, *, died: bool = False) -> None:
+        with contextlib.suppress(Exception):  # the partition has ended, or Ray has: it will not know the actor either
+            self._partitions[partition].way.actor.lost.remote(stream, actor, died)
+
     def _put(self, pending: _Pending) -> None:
         if pending.future.done() or pending.deadline_s <= self._loop.time():  # its caller is told with the next sweep
             return
-        try:
-            self._destination(pending.stream).lane.put(pending, len(pending.blob))
-        except Overloaded as error:
-            self._resolve(pending, error)
+        self._destination(pending.stream).lane.put(pending, len(pending.blob), again=True)
 
     def _resolve(self, pending: _Pending, outcome: Outcome) -> None:
         self._pending.discard(pending)
         if not pending.future.done():
             pending.future.set_result(outcome)
 
+    def _expire(self, pending: _Pending) -> None:
+        """Its deadline has passed."""
+        what = "no answer in time; whether it happened is unknown, the same command id may be sent again"
+        why = self._why_not(pending.stream)
+        self._resolve(pending, Unavailable(str(pending.stream), f"{what}; {why}" if why else what))
+
     def _sweep(self) -> None:
         """Tell those whose deadline has passed, and drop those whose caller has gone."""
         now = self._loop.time()
         for pending in [p for p in self._pending if p.deadline_s <= now or p.future.done()]:
-            what = "no answer in time; whether it happened is unknown, the same command id may be sent again"
-            why = self._why_not(pending.stream)
-            self._resolve(pending, Unavailable(str(pending.stream), f"{what}; {why}" if why else what))
+            self._expire(pending)
         self._sweeping = bool(self._pending)
         if self._sweeping:
             self._loop.call_later(_SWEEP_S, self._sweep)

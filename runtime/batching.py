@@ -118,12 +118,15 @@ class Lane(Generic[Item]):
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, item: Item, size_bytes: int) -> None:
-        """Send `item` with the next batch. Raises `Overloaded`, and keeps nothing, when too much is waiting."""
+    def put(self, item: Item, size_bytes: int, *, again: bool = False) -> None:
+        """Send `item` with the next batch. Raises `Overloaded`, and keeps nothing, when too much is waiting.
+
+        `again`: the item was taken before, by this lane or another. It is never refused, because "it was not sent"
+        would be untrue; its sender holds it in memory already, and bounds how many there are."""
         with self._lock:
-            if len(self._waiting) >= self._waiting_items_max:
+            if len(self._waiting) >= self._waiting_items_max and not again:
                 raise Overloaded(self.name, self._waiting_items_max, "items")
-            if self._waiting_bytes + size_bytes > self._waiting_bytes_max and self._waiting:
+            if self._waiting_bytes + size_bytes > self._waiting_bytes_max and self._waiting and not again:
                 raise Overloaded(self.name, self._waiting_bytes_max, "bytes")
             self._waiting.append((item, size_bytes))
             self._waiting_bytes += size_bytes

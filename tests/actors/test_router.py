@@ -1,0 +1,107 @@
+"""The way of a command, over actors that are pretended: what is told of what was sent, and of answers that are none."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from rayfold.actors.router import Router
+from rayfold.actors.settings import Settings
+from rayfold.runtime.batching import WAITING_BYTES_MAX
+from rayfold.runtime.envelope import PackedCommand, new_command_id
+from rayfold.runtime.errors import Overloaded, Unavailable
+from rayfold.runtime.outcome import Moved, encode_answer
+from rayfold.runtime.receipt import Receipt
+from rayfold.runtime.stream import StreamId
+
+
+class Method:
+    def __init__(self, do: Callable[..., Future[Any]]) -> None:
+        self._do = do
+
+    def remote(self, *arguments: Any) -> Method:
+        self._told = self._do(*arguments)
+        return self
+
+    def future(self) -> Future[Any]:
+        return self._told
+
+
+def told(value: Any) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_result(value)
+    return future
+
+
+class Actor:
+    """Answers each batch as the test says; `None` keeps it."""
+
+    def __init__(self, answer: Callable[[bytes], bytes | None]) -> None:
+        self.answer = answer
+        self.kept: list[Future[Any]] = []
+        self.batches: list[bytes] = []
+        self.execute, self.lost = Method(self._execute), Method(lambda *_: told(None))
+
+    def _execute(self, client: bytes, attempt: int, predecessor: int, blob: bytes) -> Future[Any]:
+        self.batches.append(blob)
+        answer = self.answer(blob)
+        if answer is not None:
+            return told(answer)
+        self.kept.append(Future())
+        return self.kept[-1]
+
+
+def command(ident: str) -> PackedCommand:
+    return PackedCommand(new_command_id(), StreamId("Vault", ident), "Store", b"", -1, b"", b"")
+
+
+def receipt_of(packed: PackedCommand) -> Receipt:
+    return Receipt(packed.stream, 0, 1, 1, packed.command_id)
+
+
+async def test_a_command_that_was_sent_is_never_told_that_it_was_not() -> None:
+    partition, own = Actor(lambda blob: encode_answer([Moved("own")], 0.0)), Actor(lambda blob: None)
+    router = Router([partition], lambda name: own, Settings(local_sockets=False))
+    sent = command("v")
+    outcome = router.submit(sent, b"C", 30.0)
+    async with asyncio.timeout(10):
+        while not own.batches:
+            await asyncio.sleep(0)
+        partition.answer = lambda blob: None
+        big = bytes(1 << 20)
+        refused = 0
+        while not refused:
+            try:
+                router.submit(command("other"), big, 30.0)
+            except Overloaded:
+                refused += 1
+            await asyncio.sleep(0)
+            assert len(partition.batches) < 3 + WAITING_BYTES_MAX // len(big)
+        own.kept[0].set_exception(RuntimeError("its process has ended"))
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+        assert not outcome.done(), outcome
+    await router.drain(0.01)
+    assert isinstance(outcome.result(), Unavailable)
+
+
+async def test_an_answer_that_cannot_be_read_is_none_and_holds_no_place() -> None:
+    answers = [b"", b"\xff\xff\xff\xff\xc1", b"no answer at all", encode_answer([], 0.0)]
+    partition = Actor(lambda blob: answers.pop() if answers else encode_answer([receipt_of(sent)], 0.0))
+    router = Router([partition], lambda name: partition, Settings(local_sockets=False))
+    sent = command("v")
+    async with asyncio.timeout(10):
+        assert await router.submit(sent, b"C", 9.0) == receipt_of(sent)
+    assert len(partition.batches) == 5
+
+
+async def test_a_limit_of_a_tenth_of_a_second_is_kept() -> None:
+    partition = Actor(lambda blob: None)
+    router = Router([partition], lambda name: partition, Settings(local_sockets=False))
+    now = asyncio.get_running_loop().time
+    began_s = now()
+    assert isinstance(await router.submit(command("v"), b"C", 0.1), Unavailable)
+    assert now() - began_s < 0.6
+    await router.drain(0.01)
