@@ -16,6 +16,7 @@ and the log is replayed from there, which takes as long as reading the events si
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -41,6 +42,12 @@ log = printable_log(__name__)
 
 PAGE_EVENTS: Final = 512
 """Events applied per hold of the lock: about 2-5 ms, which is what a query may have to wait."""
+
+PAGE_S: Final = 0.020
+"""No further event of a page is begun after this: what a query may have to wait where handlers are slow. Of quick ones
+a whole page fits in."""
+
+_NEVER: Final = float("inf")
 
 PAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 """Bounds memory of one page when events are large."""
@@ -77,6 +84,8 @@ class KeptModel:
         self._tried: tuple[int, int] = (0, 0)
         """Partition and position of the event that has just failed inside a page: its first try."""
         self._folder: Path | None = None
+        self._until_s = _NEVER
+        """When the page that is being taken in is to end, of `time.perf_counter`."""
 
     # --- opening -------------------------------------------------------------------------------------------------
 
@@ -133,8 +142,9 @@ class KeptModel:
 
     # --- taking in -----------------------------------------------------------------------------------------------
 
-    def take_in(self, partition: int, records: Sequence[bytes], *, checked: bool) -> None:
-        """Take in the records that follow on the position of this partition, up to one that stops the projection.
+    def take_in(self, partition: int, records: Sequence[bytes], *, checked: bool) -> int:
+        """Take in the records that follow on the position of this partition, up to one that stops the projection, or
+        until that has taken `PAGE_S`. Returns how many are done with.
 
         A record that was only sent (not `checked`) and is damaged ends it too; it may be right in the log. Raises
         `StorageFailed` when the store's disk refused: then nothing of the last page was taken in.
@@ -142,23 +152,30 @@ class KeptModel:
         if partition in self.reach.unseen:
             self._look_again(partition)
         self._replay()
-        done = 1
-        while records and done and self.failed is None:
-            done = self._advance(partition, records, checked)
-            records = records[done:]
+        until_s = time.perf_counter() + PAGE_S
+        in_all, done = 0, 1
+        while in_all < len(records) and done and self.failed is None:
+            self._until_s = until_s
+            done = self._advance(partition, records[in_all:] if in_all else records, checked)
+            in_all += done
+            if time.perf_counter() > until_s:
+                break
+        self._until_s = _NEVER
+        return in_all
 
     def _advance(self, partition: int, records: Sequence[bytes], checked: bool) -> int:
         """One transaction, and what follows when an event in it fails. Returns how many records are done with."""
         before = self._at.positions[partition]
         failure = self._attempt(partition, records, checked, self._marked_up_to(partition))
         if failure is None:
-            return len(records)
+            return self._loop.done
         index = failure.applied
         if not failure.half_applied:  # those before it are committed
             if not (isinstance(failure.error, Damaged) and not checked):
                 self._give_up(partition, records[index], failure)
                 return index + 1
             return 0
+        self._until_s = _NEVER  # what follows is done once
         self._called_up_to[partition] = before + (index + 1 if failure.event else len(records))
         self._go_back()
         if isinstance(failure.error, Damaged):
@@ -201,11 +218,13 @@ class KeptModel:
                 checked=checked,
                 replayed_up_to=replayed_up_to,
                 set_aside=aside,
+                until_s=self._until_s,
             )
             if failure is not None and isinstance(failure.error, StorageFailed):
                 raise failure.error  # a full disk, met in a handler: no fault of the event
             if failure is None or not failure.half_applied:
-                self._commit(self._after(partition, records if failure is None else records[: failure.applied]))
+                done = self._loop.done if failure is None else failure.applied
+                self._commit(self._after(partition, records if done == len(records) else records[:done]))
         except StoreError:
             self._undo()
             raise
@@ -330,6 +349,12 @@ class KeptModel:
                 error,
                 exc_info=error.__cause__,
             )
+
+    def give_up_unseen(self, partition: int, record: bytes, error: RayfoldError) -> None:
+        """Set the next event aside, or stop before it, without giving it to a handler."""
+        self._replay()
+        if self.failed is None:
+            self._give_up(partition, record, Failure(0, error, half_applied=False))
 
     def stop(self, partition: int, position: int, error: RayfoldError) -> None:
         """Take in nothing more: the event at this position cannot be."""

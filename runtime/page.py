@@ -15,6 +15,7 @@ decoded once more on the slow one, which knows the words for it.
 from __future__ import annotations
 
 import inspect
+import time
 import zlib
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, Final, NamedTuple
@@ -81,6 +82,8 @@ class PageLoop:
         self._key = projection.part_key
         self._key_takes_recorded = self._key is not None and len(inspect.signature(self._key).parameters) > 1
         self._unreadable: Failure | None = None
+        self.done = 0
+        """Records of the last page that were applied, if none of them has failed."""
 
     def run(
         self,
@@ -92,12 +95,15 @@ class PageLoop:
         checked: bool,
         replayed_up_to: int,
         set_aside: Container[int] = (),
+        until_s: float = float("inf"),
     ) -> Failure | None:
         """Apply records at `first, first + 1, …`, save those at the positions in `set_aside`. None when all were.
 
+        No further one is begun after `until_s` (of `time.perf_counter`); then `done` says how many were.
+
         `checked` says that they come from a reader of this process, which has checked them.
         """
-        self._unreadable = None
+        self._unreadable, self.done, clock = None, len(records), time.perf_counter
         by_key = self._key is not None and self._projection.parts > 1
         for position, target, event, fields in self._events(partition, first, records, checked, set_aside):
             _, _, function, takes_recorded, _ = target
@@ -119,13 +125,18 @@ class PageLoop:
                     called = True
                     if takes_recorded:
                         function(model, event, recorded)
-                        continue
-                called = True
-                function(model, event)
+                    else:
+                        function(model, event)
+                else:
+                    called = True
+                    function(model, event)
             except BaseException as error:
                 if is_ctrl_c(error):
                     raise
                 return self._raised(position - first, partition, position, target.name if called else "", fields, error)
+            if clock() > until_s:
+                self.done = position - first + 1
+                return None
         return self._unreadable
 
     def _events(

@@ -17,6 +17,7 @@ everybody who waits is told), or is set aside visibly where the projection decla
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from .answering import UNCHANGING, Watch, own_copy, reading_answers
 from .catalogue import Catalogue
 from .codec import decode_message
 from .errors import Damaged, DefinitionError, HandlerFailed, InvalidMessage, NotYetVisible, RayfoldError, Unavailable
+from .in_hand import KEY_BYTES, InHand
 from .kept_model import PAGE_BYTES_MAX, PAGE_EVENTS, KeptModel
 from .log.contract import Reader
 from .printable import printable_log
@@ -39,7 +41,16 @@ from .read_store.memory import MemoryStore
 from .stream import StreamId
 from .user_code import is_ctrl_c
 
-__all__ = ["PackedQuery", "Progress", "Quarantined", "ReadModel", "join_queries", "split_queries"]
+__all__ = [
+    "ENCODING",
+    "QUERIES_STEP",
+    "PackedQuery",
+    "Progress",
+    "Quarantined",
+    "ReadModel",
+    "join_queries",
+    "split_queries",
+]
 
 log = printable_log(__name__)
 
@@ -51,6 +62,20 @@ CHECKPOINT_S: Final = 60.0
 
 CHECKPOINT_SHARE: Final = 50
 """... but not before so many times the seconds that the last one held the lock: at most 2 % of the time."""
+
+QUERIES_STEP: Final = 8
+"""Queries between two steps of the record of what is in hand: a step for each cost 3 % of them."""
+
+ENCODING: Final = 255
+"""Instead of the number of a step: all are answered, and the answers are being encoded."""
+
+_ALONE: Final = struct.Struct(">1s5xHQ")
+"""The key of a page that begins at an event ("p"), or of one event alone ("1"): partition and position."""
+
+_EVENT_PATIENCE: Final = 8
+"""How many times as long as a query one event may take: nobody waits for it, and its commit may wait for a disk."""
+
+_GIVE_WAY_S: Final = 0.02
 
 T = TypeVar("T")
 
@@ -107,7 +132,10 @@ class ReadModel:
         *,
         directory: Path | None = None,
         part: int = 0,
+        in_hand: InHand | None = None,
     ) -> None:
+        """`in_hand`: is told of each batch of queries, and of each page of events, before any handler is called."""
+        self._in_hand = in_hand or InHand(None)
         self._projection = projection
         self._catalogue = catalogue
         self._readers = readers
@@ -119,6 +147,12 @@ class ReadModel:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         """Held while the model changes or is asked; notified when it has changed."""
+        self._door = threading.Condition()
+        """Held for a moment, to say who wants the lock and who has had it: it is given to whoever is quickest, and
+        that is the one that has just let go of it."""
+        self._asking = 0
+        """Batches of queries that wait for the lock, or have it."""
+        self._answered = 0
         self._checkpointing = threading.Lock()
         self._opened = self._closed = False
         self._watch = Watch(self._kept.model)
@@ -220,16 +254,59 @@ class ReadModel:
                 self._take_in(partition, records, checked=True)
 
     def _take_in(self, partition: int, records: Sequence[bytes], *, checked: bool) -> None:
-        with self._changed:
-            if self._closed:
-                raise Unavailable(self._projection.projection_name, "this read model was closed")
-            self._changes += 1
-            try:
-                self._kept.take_in(partition, records, checked=checked)
-            except Damaged as error:
-                self._stop(partition, self.positions[partition] + 1, error)
-            finally:
-                self._changed.notify_all()
+        """Take in a page, in as many holds of the lock as it takes: queries are answered in between."""
+        done, in_all = 1, 0
+        while done and in_all < len(records) and self.failed is None:
+            if self._asking:
+                self._give_way()
+            with self._changed:
+                if self._closed:
+                    raise Unavailable(self._projection.projection_name, "this read model was closed")
+                self._changes += 1
+                try:
+                    done = self._take_in_some(partition, records[in_all:] if in_all else records, checked)
+                except Damaged as error:
+                    self._stop(partition, self.positions[partition] + 1, error)
+                finally:
+                    self._in_hand.end()
+                    self._changed.notify_all()
+            in_all += done
+
+    def _take_in_some(self, partition: int, records: Sequence[bytes], checked: bool) -> int:
+        """How many are done with. What was in hand when this process ended before is taken in one by one, and what was
+        in hand at the second death is given up."""
+        first, in_hand = self.positions[partition] + 1, self._in_hand
+        if in_hand.fallen and self._is_suspect(partition, first):
+            alone = _ALONE.pack(b"1", partition, first)
+            fallen = in_hand.find(alone)
+            if fallen is not None:
+                what = (
+                    "it took too long, and the process was ended for it" if fallen.stuck else "the process ended, twice"
+                )
+                subject = f"event {first} of partition {partition}"
+                failed = HandlerFailed(self._projection.__name__, subject, f"while it was taken in {what}")
+                record = records[0] if checked else self._readers[partition].read(first - 1, 1)[0]
+                self._kept.give_up_unseen(partition, record, failed)
+                return 1
+            records, key = records[:1], alone
+        else:
+            key = _ALONE.pack(b"p", partition, first)
+        in_hand.begin(key, _EVENT_PATIENCE)
+        return self._kept.take_in(partition, records, checked=checked)
+
+    def _is_suspect(self, partition: int, position: int) -> bool:
+        """Whether this event may be the one that was in hand when the process ended: it was in that page."""
+        for key in self._in_hand.fallen:
+            kind, of, first = _ALONE.unpack(key)
+            if kind in b"p1" and of == partition and first <= position < first + PAGE_EVENTS:
+                return True
+        return False
+
+    def _give_way(self) -> None:
+        """Let those who ask have the lock once, before the next page."""
+        with self._door:
+            before = self._answered
+            self._door.wait_for(lambda: not self._asking or self._answered != before, _GIVE_WAY_S)
 
     def _stop(self, partition: int, position: int, error: RayfoldError) -> None:
         with self._changed:
@@ -238,17 +315,38 @@ class ReadModel:
 
     # --- step [8] ------------------------------------------------------------------------------------------------
 
-    def answer(self, queries: Sequence[tuple[str, bytes]], encode: Callable[[list[Any]], T]) -> T:
+    def answer(
+        self, queries: Sequence[tuple[str, bytes]], encode: Callable[[list[Any]], T], key: bytes = bytes(KEY_BYTES)
+    ) -> T:
         """Answer queries one by one, and `encode` the answers before anything can change again.
 
         An answer may be the read model itself, so it has to be encoded under the lock. Errors are answers: one
-        failing query does not fail its neighbours.
+        failing query does not fail its neighbours. `key`: of the batch, for the record of what is in hand, whose last
+        byte is the number of the `QUERIES_STEP` queries that are being answered, or `ENCODING`.
         """
         if not self._opened:
             self.open()
-        with self._changed:
-            plain = self._in_memory and not self._closed and not self._kept.restoring()
-            return encode([self._answer(query, plain) for query in queries])
+        with self._door:
+            self._asking += 1
+        in_hand = self._in_hand
+        try:
+            with self._changed:
+                plain = self._in_memory and not self._closed and not self._kept.restoring()
+                in_hand.begin(key)
+                try:
+                    answers: list[Any] = []
+                    for start in range(0, len(queries), QUERIES_STEP):
+                        in_hand.step(min(start // QUERIES_STEP, ENCODING - 1))
+                        answers += [self._answer(query, plain) for query in queries[start : start + QUERIES_STEP]]
+                    in_hand.step(ENCODING)
+                    return encode(answers)
+                finally:
+                    in_hand.end()
+        finally:
+            with self._door:
+                self._asking -= 1
+                self._answered += 1
+                self._door.notify_all()
 
     @contextmanager
     def reading(self) -> Iterator[Projection]:
@@ -312,9 +410,7 @@ class ReadModel:
         """Return once `after` is visible here. Raises `NotYetVisible` after `timeout_s`, with the place reached; at
         once what has stopped the projection short of it, and `Unavailable` when the read model was closed."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._behind(after) is None or self.failed is not None or self._closed, timeout_s
-            )
+            self.wait_until(lambda: self._behind(after) is None, timeout_s)
             missing = self._behind(after)
             if missing is None:
                 return
@@ -325,6 +421,12 @@ class ReadModel:
                 raise Unavailable(name, "this read model was closed")
             partition, asked = missing
             raise NotYetVisible(name, partition, asked, self.positions.get(partition, 0))
+
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float) -> None:
+        """Return when it holds, or nothing will change any more, or the time is over. It is looked at whenever events
+        have been taken in."""
+        with self._changed:
+            self._changed.wait_for(lambda: condition() or self.failed is not None or self._closed, timeout_s)
 
     def _behind(self, after: Mapping[int, int]) -> tuple[int, int] | None:
         for partition, position in after.items():

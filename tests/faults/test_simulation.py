@@ -125,7 +125,7 @@ class AppliesTwice(ReadModel):
 
 
 class SaysItIsFurtherThanItIs(ReadModel):
-    def answer(self, queries: Sequence[tuple[str, bytes]], encode: Any) -> Any:
+    def answer(self, queries: Sequence[tuple[str, bytes]], encode: Any, key: bytes = bytes(16)) -> Any:
         def further(answers: list[Any]) -> Any:
             true = dict(self.positions)
             self.positions.update({partition: position + 1 for partition, position in true.items() if position})
@@ -133,7 +133,7 @@ class SaysItIsFurtherThanItIs(ReadModel):
             self.positions.update(true)
             return encoded
 
-        return super().answer(queries, further)
+        return super().answer(queries, further, key)
 
 
 class SendsAgainUnderANewId(Router):

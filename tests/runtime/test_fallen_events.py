@@ -1,0 +1,117 @@
+"""An event that ends the process of a projection: found out by what was in hand, and given up by name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from rayfold import Event, Projection, Query, answer, project
+from rayfold.runtime.catalogue import Catalogue
+from rayfold.runtime.codec import encode_message
+from rayfold.runtime.in_hand import InHand
+from rayfold.runtime.log.contract import Append, NewEvent
+from rayfold.runtime.log.memory import MemoryLog
+from rayfold.runtime.read_model import ReadModel
+from rayfold.runtime.stream import StreamId
+
+
+class Harmless(Event):
+    """Counted."""
+
+
+class Deadly(Event):
+    """Ends the process that takes it in."""
+
+
+class Seen(Query[int]):
+    """How many were counted."""
+
+
+class Setting(Projection, on_failure="quarantine"):
+    """Sets aside what it does not survive."""
+
+    seen: int = 0
+
+    @project
+    def harmless(self, event: Harmless) -> None:
+        self.seen += 1
+
+    @project
+    def deadly(self, event: Deadly) -> None:
+        os._exit(7)
+
+    @answer
+    def asked(self, query: Seen) -> int:
+        return self.seen
+
+
+class Stopping(Projection):
+    """Stops at what it does not survive."""
+
+    seen: int = 0
+
+    @project
+    def harmless(self, event: Harmless) -> None:
+        self.seen += 1
+
+    @project
+    def deadly(self, event: Deadly) -> None:
+        os._exit(7)
+
+
+def log_of(*events: Event) -> MemoryLog:
+    log = MemoryLog()
+    epoch = log.activate()
+    for version, event in enumerate(events):
+        new = NewEvent(type(event).message_name, 1, encode_message(event))
+        log.append(epoch, [Append(StreamId("Thing", "t"), version, (new,), uuid4().bytes, b"d" * 16)])
+    return log
+
+
+def processes_it_takes(projection: type[Projection], log: MemoryLog, record: Path) -> tuple[int, ReadModel]:
+    """How many processes it ends, and what the one that survives has made of it."""
+    catalogue = Catalogue([], [projection])
+    for ended in range(10):
+        child = os.fork()
+        if not child:
+            read_model = ReadModel(projection, catalogue, {0: log}, in_hand=InHand(record))
+            read_model.catch_up(0)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if not os.waitstatus_to_exitcode(status):
+            read_model = ReadModel(projection, catalogue, {0: log}, in_hand=InHand(record))
+            read_model.catch_up(0)
+            return ended, read_model
+    raise AssertionError("it ends one process after the other")
+
+
+@pytest.mark.parametrize("before", [0, 1, 30, 600])
+def test_the_event_is_set_aside_after_it_was_in_hand_at_two_deaths(tmp_path: Path, before: int) -> None:
+    log = log_of(*[Harmless()] * before, Deadly(), *[Harmless()] * 5)
+    ended, read_model = processes_it_takes(Setting, log, tmp_path / "record")
+    assert ended == 2
+    assert read_model.positions == {0: before + 6}
+    (entry,) = read_model.quarantined
+    assert (entry.position, entry.event) == (before + 1, "Deadly")
+    assert "while it was taken in the process ended, twice" in entry.error
+    read_model.close()
+
+
+def test_each_of_several_is_found(tmp_path: Path) -> None:
+    log = log_of(Harmless(), Deadly(), Harmless(), Deadly(), Harmless())
+    ended, read_model = processes_it_takes(Setting, log, tmp_path / "record")
+    assert ended <= 4
+    assert [entry.position for entry in read_model.quarantined] == [2, 4]
+    read_model.close()
+
+
+def test_a_projection_that_stops_says_at_which_event(tmp_path: Path) -> None:
+    log = log_of(Harmless(), Deadly(), Harmless())
+    ended, read_model = processes_it_takes(Stopping, log, tmp_path / "record")
+    assert ended == 2
+    assert read_model.positions == {0: 1}
+    assert "Stopping failed on event 2 of partition 0: while it was taken in" in str(read_model.failed)
+    read_model.close()
