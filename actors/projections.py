@@ -31,6 +31,7 @@ from .builds import Build, Builds, ProjectionFacts
 from .calls import call, kill, one_line
 from .readiness import Looked, Probed, check_answers, check_projector, furthest
 from .scheduling import Scheduling
+from .settings import Settings
 from .spread_store import AnyStore
 
 if TYPE_CHECKING:
@@ -124,6 +125,8 @@ class Projections:
         self._namespace = namespace
         self._builds = builds
         self._scheduling = scheduling
+        self.answer_max_s = Settings().answer_max_s
+        """Of the projectors that are started from now on; see `Settings`."""
         self._partitions: Sequence[Any] = ()
         self._serve: Callable[[type[Projection], Sequence[Sequence[Any]]], None]
         self._changing: set[str] = set()
@@ -340,7 +343,14 @@ class Projections:
         for part, replica in product(range(projection.parts) if parts is None else parts, replicas):
             folder = served.build.folder_of(part, replica)
             plan = ProjectorPlan(
-                projection.projection_name, part, replica, folder, served.catalogue, self._store, self.check_share
+                projection.projection_name,
+                part,
+                replica,
+                folder,
+                served.catalogue,
+                self._store,
+                self.check_share,
+                self.answer_max_s,
             )
             seat = f"{self._name}/{served.build.path.name}/{part}-{replica}"
             name = f"{seat}#{self._scheduling.unused(served.generation)}"

@@ -15,9 +15,10 @@ projector never depends on being broadcast to: at every tick, and for a query th
 from __future__ import annotations
 
 import os
+import pickle
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +28,12 @@ import ray
 import ray.cloudpickle
 
 from ..runtime.codec import encode_message
-from ..runtime.errors import HandlerFailed, NotYetVisible, RayfoldError, StoreInUse, Unavailable
+from ..runtime.errors import HandlerFailed, RayfoldError, StoreInUse, Unavailable
+from ..runtime.in_hand import REFUSED_S, Fallen, InHand
 from ..runtime.log.contract import Reader
+from ..runtime.place import join_place
 from ..runtime.printable import printable_log
-from ..runtime.read_model import PackedQuery, Quarantined, ReadModel, split_queries
+from ..runtime.read_model import PackedQuery, Quarantined, ReadModel, join_queries, split_queries
 from ..runtime.standing import Alarms, StandingCheck, check_read_model
 from ..runtime.stream import StreamId
 from ..runtime.wire import to_wire
@@ -40,24 +43,30 @@ from .readiness import Probed
 from .shipping import unship
 from .spread_store import AnyStore
 from .status import ProjectorAnswer
+from .suspects import key_of_batch, record_of
+from .watch import Watch, in_hand_of
 
-__all__ = ["ASKING_AFTER_MAX", "Place", "ProjectorActor", "ProjectorPlan", "start_projector"]
+__all__ = [
+    "ASKING_AFTER_MAX",
+    "Place",
+    "ProjectorActor",
+    "ProjectorPlan",
+    "start_projector",
+]
 
 log = printable_log(__name__)
 
-ASKING_AFTER_MAX: Final = 16
-"""Threads for queries that wait for a position; further ones queue in Ray."""
-
-_BROADCAST_S: Final = 0.25
-"""How long a query waits for events to be broadcast before they are read from the log: some hundred times what a
-broadcast takes, so it happens where one was lost or its partition is being restarted."""
+ASKING_AFTER_MAX: Final = 32
+"""Threads for clients whose queries wait for a position. A client has three such calls at most, each of a quarter of a
+second at most, however many queries wait; further ones queue in Ray."""
 
 _LEFTOVER_S: Final = 20.0
 """How long to wait for the projector of a program that was killed to let go of the database: Ray ends such processes
 within seconds."""
 
-_OPENING_S: Final = 1.0
-"""How long a query waits for a projector that has just been started: longer than a checkpoint of some MB takes."""
+_OPENING_S: Final = 2.0
+"""How long queries wait for a projector that has just been started to catch up: longer than a checkpoint of some MB
+takes."""
 
 _RETRY_S: Final = 0.1
 
@@ -86,6 +95,8 @@ class ProjectorPlan:
     store: AnyStore
     check_share: float = 0.0
     """Of a CPU, for the standing check (`Settings.standing_check_share`)."""
+    answer_max_s: float = 4.0
+    """See `Settings`."""
 
 
 class Place(NamedTuple):
@@ -125,6 +136,11 @@ class ProjectorActor:
         self._ending = False
         self._alarms = Alarms()
         self._check: StandingCheck | None = None
+        self._in_hand = InHand(None)
+        self._watched = False
+        self._door = threading.Lock()
+        """Held for a moment, while the two above are made."""
+        self._reads_since_s = 0.0
 
     @ray.method
     def open(self) -> list[Any]:
@@ -137,37 +153,94 @@ class ProjectorActor:
         self._caught_up().apply(partition, first, records, head)
 
     @ray.method(concurrency_group="ask")
-    def ask(self, batch: bytes, alone: bool = True) -> tuple[bytes, dict[int, int]]:
-        """Step [8]: answers to a batch of queries, pickled as one list, and the positions they were read at.
+    def ask(
+        self, batch: bytes, needs: Mapping[int, int], alone: bool = True, apart: bool = False
+    ) -> tuple[bytes, dict[int, int], bytes]:
+        """Step [8]: answers to a batch of queries, pickled as one list, the positions they were read at, and the
+        incarnation of this process. The answers are empty if this replica has not come to what the batch `needs`:
+        whoever asks believed it, of an earlier process perhaps.
 
-        `alone`: there is no other replica, so whoever asks waits until this one has caught up."""
-        queries = split_queries(batch)
+        `alone`: there is no other replica, so this one answers from where it is while it is still reading the log.
+        `apart`: each answer is pickled by itself, so that one that cannot be decoded spoils no other."""
+        queries, key = split_queries(batch), key_of_batch(batch)
         self._note(queries)
-        answered = self._answered(self._caught_up() if alone else self._answering(), queries)
+        read_model = self._answering(alone)
+        positions = read_model.positions
+        if any(positions.get(partition, 0) < position for partition, position in needs.items()):
+            return b"", dict(positions), self._in_hand.incarnation
+        blob, reached = self._answered(read_model, queries, key, apart)
         self._check_going_on()
-        return answered
+        return blob, reached, self._in_hand.incarnation
 
     @ray.method(concurrency_group="ask_after")
-    def ask_after(self, query: PackedQuery, after: Mapping[int, int], timeout_s: float) -> tuple[bytes, dict[int, int]]:
-        """The same for one query that must see `after` (partition -> position), and waits for it."""
-        read_model = self._caught_up()
-        try:
-            self._wait_for(read_model, after, timeout_s)
-        except RayfoldError as error:
-            self._check_going_on()
-            return ray.cloudpickle.dumps([error]), dict(read_model.positions)
-        self._note([query])
-        answered = self._answered(read_model, [query])
-        self._check_going_on()
-        return answered
+    def ask_after(
+        self, batch: bytes, afters: Sequence[Mapping[int, int]], wait_s: float, look: bool
+    ) -> tuple[bytes, dict[int, int], bytes, dict[int, int]]:
+        """The same for queries of which each must see its `after` (partition -> position): once any of them can be
+        answered, or `wait_s` has passed, the answers of all that can, by their index in the batch. One without a name
+        only wants to know. Last, where the logs end of which more was asked for than there is here.
 
-    @ray.method(concurrency_group="ask_after")
-    def come_to(self, after: Mapping[int, int], timeout_s: float) -> tuple[list[Any], dict[int, int]]:
-        """Wait until `after` is visible here. An error as `to_wire` packs it, or nothing; and the place reached."""
-        read_model = self._caught_up()
-        error = _told(lambda: self._wait_for(read_model, after, timeout_s))
+        `look`: they have waited before, so read the log, for a broadcast may have been lost."""
+        read_model = self._answering(alone=True)
+        deadline_s = time.monotonic() + wait_s
+        if look:
+            self._read_for(read_model, afters, deadline_s)
+        read_model.wait_until(
+            lambda: any(_has(read_model.positions, after) for after in afters), deadline_s - time.monotonic()
+        )
+        stopped = read_model.failed
+        ready = {index for index, after in enumerate(afters) if _has(read_model.positions, after)}
+        queries = split_queries(batch)
+        asked = [index for index in sorted(ready) if queries[index][0]]
+        answers: dict[int, Any] = dict.fromkeys(ready)
+        if stopped is not None:
+            answers |= dict.fromkeys(set(range(len(afters))) - ready, stopped)
+        reached = dict(read_model.positions)
+        if asked:
+            one_batch = join_queries([PackedQuery(*queries[index]) for index in asked])
+            self._note([queries[index] for index in asked])
+            blob, reached = self._answered(
+                read_model, [queries[index] for index in asked], key_of_batch(one_batch), apart=True
+            )
+            answers |= dict(zip(asked, pickle.loads(blob), strict=True))
         self._check_going_on()
-        return error, dict(read_model.positions)
+        wanted = {partition for index, after in enumerate(afters) if index not in answers for partition in after}
+        ends = self._ends(wanted, away=look)
+        return ray.cloudpickle.dumps(answers), reached, self._in_hand.incarnation, ends
+
+    def _read_for(self, read_model: ReadModel, afters: Sequence[Mapping[int, int]], deadline_s: float) -> None:
+        """Read what the logs have of what these wait for; in slices, so that the deadline is kept."""
+        wanted: dict[int, int] = {}
+        for after in afters:
+            join_place(wanted, after)
+        for partition, position in wanted.items():
+            while (
+                partition in self._readers
+                and time.monotonic() < deadline_s
+                and self._read_on(read_model, partition, position)
+            ):
+                pass
+
+    def _ends(self, partitions: Iterable[int], *, away: bool) -> dict[int, int]:
+        """Where these logs end now. Of a log on another node that takes a call: only `away`."""
+        ends = {}
+        for partition in partitions:
+            reader = self._readers.get(partition)
+            if reader is not None and (away or getattr(reader, "local", True)):
+                with suppress(RayfoldError):
+                    ends[partition] = reader.head()
+        return ends
+
+    @ray.method(concurrency_group="status")
+    def process_id(self) -> int:
+        """Of this process."""
+        return os.getpid()
+
+    @ray.method(concurrency_group="status")
+    def incarnation(self) -> bytes:
+        """Which process of this projector it is."""
+        self._watch_over()
+        return self._in_hand.incarnation
 
     @ray.method(concurrency_group="status")
     def status(self) -> ProjectorAnswer:
@@ -248,36 +321,47 @@ class ProjectorActor:
         if self._ending:
             raise Unavailable(f"{self._plan.projection} {self._plan.part}-{self._plan.replica}", "it has ended")
 
-    def _answered(self, read_model: ReadModel, queries: Sequence[tuple[str, bytes]]) -> tuple[bytes, dict[int, int]]:
+    def _answered(
+        self, read_model: ReadModel, queries: Sequence[tuple[str, bytes]], key: bytes, apart: bool
+    ) -> tuple[bytes, dict[int, int]]:
+        refused = self._refused(queries) if any(map(_is_refused_query, self._in_hand.fallen.values())) else {}
+        if refused:
+            queries = [query for index, query in enumerate(queries) if index not in refused]
+
         def encode(answers: list[Any]) -> tuple[bytes, dict[int, int]]:
-            return _pickled(answers), dict(read_model.positions)
+            for index, error in refused.items():
+                answers.insert(index, error)
+            return _pickled(answers, apart), dict(read_model.positions)
 
-        return read_model.answer(queries, encode)
+        return read_model.answer(queries, encode, key)
 
-    def _wait_for(self, read_model: ReadModel, after: Mapping[int, int], timeout_s: float) -> None:
-        deadline_s = time.monotonic() + timeout_s
-        try:
-            return read_model.wait_for(after, min(timeout_s, _BROADCAST_S))
-        except NotYetVisible:
-            for partition, position in after.items():
-                while time.monotonic() < deadline_s and self._read_on(read_model, partition, position):
-                    pass
-        return read_model.wait_for(after, max(deadline_s - time.monotonic(), 0.0))
+    def _refused(self, queries: Sequence[tuple[str, bytes]]) -> dict[int, HandlerFailed]:
+        """Those that are not tried again: a process of this projector has ended on them."""
+        refused = {}
+        for index, (name, payload) in enumerate(queries):
+            fallen = self._in_hand.find(key_of_batch(join_queries([PackedQuery(name, payload)])))
+            if fallen is not None and fallen.refused:
+                what = "it took too long" if fallen.stuck else "the process that answered it ended, more than once"
+                what = f"{what}; it is not tried again for {REFUSED_S / 60:g} minutes"
+                refused[index] = HandlerFailed(f"{self._plan.projection} @answer", name, what)
+        return refused
 
-    def _answering(self) -> ReadModel:
-        """The read model, if it has caught up within a second. Raises `Unavailable` if it still has to read: another
-        replica answers meanwhile."""
-        if not self._up_to_date:
-            with self._beginning:
-                if self._reading is None or not self._reading.is_alive():
-                    self._reading = threading.Thread(target=self._caught_up, name="rayfold-opening", daemon=True)
-                    self._reading.start()
-            self._reading.join(_OPENING_S)
-            if not self._up_to_date:
-                raise Unavailable(
-                    f"{self._plan.projection} {self._plan.part}-{self._plan.replica}", "it is still reading"
-                )
-        assert self._read_model is not None
+    def _answering(self, alone: bool) -> ReadModel:
+        """The read model, if it has caught up soon. If it still has to read, it answers from where it is, or, where
+        another replica may answer meanwhile, raises `Unavailable`."""
+        if self._up_to_date:
+            assert self._read_model is not None
+            return self._read_model
+        with self._beginning:
+            if self._reading is None or not self._reading.is_alive():
+                self._reading = threading.Thread(target=self._caught_up, name="rayfold-opening", daemon=True)
+                self._reading.start()
+            self._reads_since_s = self._reads_since_s or time.monotonic()
+        self._reading.join(max(0.0, self._reads_since_s + _OPENING_S - time.monotonic()))
+        while alone and self._read_model is None and self._reading.is_alive():
+            self._reading.join(_RETRY_S)
+        if self._read_model is None or not (alone or self._up_to_date):
+            raise Unavailable(f"{self._plan.projection} {self._plan.part}-{self._plan.replica}", "it is still reading")
         return self._read_model
 
     def _caught_up(self) -> ReadModel:
@@ -298,7 +382,10 @@ class ProjectorActor:
         readers = self._readers or {number: plan.store.open_reader(number) for number in range(plan.store.partitions)}
         self._readers = readers
         projection, folder = catalogue.projection(plan.projection), plan.store.folder_here() / plan.folder
-        read_model = _restored(lambda: ReadModel(projection, catalogue, readers, directory=folder, part=plan.part))
+        self._watch_over()
+        read_model = _restored(
+            lambda: ReadModel(projection, catalogue, readers, directory=folder, part=plan.part, in_hand=self._in_hand)
+        )
         look_less_often()
         if why := read_model.other_history:  # it is made anew, and that must not pass in silence
             self._alarms.raise_alarm("checkpoint", f"{plan.projection}, part {plan.part}", why)
@@ -311,6 +398,15 @@ class ProjectorActor:
 
         self._check = StandingCheck(f"{plan.projection} part {plan.part}", plan.check_share, checks)
         return read_model
+
+    def _watch_over(self) -> None:
+        """Find out what the last process of this projector had in hand when it ended, and have this one ended if a
+        query or an event takes too long."""
+        with self._door:
+            if not self._watched:
+                self._in_hand = in_hand_of(record_of(_actor_id() or f"{self._plan.store.store_id} {self._plan.folder}"))
+                Watch(self._in_hand, self._plan.answer_max_s)
+                self._watched = True
 
     def _catch_up(self, read_model: ReadModel) -> None:
         """Read the logs to where they end now, which the end of a log that is being written never is. In slices, so
@@ -408,10 +504,28 @@ def _told(doing: Callable[[], object]) -> list[Any]:
     return []
 
 
-def _pickled(answers: list[Any]) -> bytes:
+def _is_refused_query(fallen: Fallen) -> bool:
+    """Keys of events have a gap there (`ReadModel`)."""
+    return fallen.refused and fallen.key[1:6] != bytes(5)
+
+
+def _actor_id() -> str:
+    try:
+        return ray.get_runtime_context().get_actor_id() or ""
+    except Exception:  # it is no actor
+        return ""
+
+
+def _has(positions: Mapping[int, int], after: Mapping[int, int]) -> bool:
+    return all(positions.get(partition, 0) >= position for partition, position in after.items())
+
+
+def _pickled(answers: list[Any], apart: bool) -> bytes:
     """Answers are the user's own objects and go back to the user's own process, inside the cluster: Ray pickles
     them in any case. Here it happens early, under the read model's lock. Nothing of it is ever stored."""
     pickled: bytes
+    if apart:
+        answers = [ray.cloudpickle.dumps(_picklable(answer)) for answer in answers]
     try:
         pickled = ray.cloudpickle.dumps(answers)
     except Exception:

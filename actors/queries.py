@@ -3,30 +3,42 @@
 Step [8] of the read path, the caller's half. The other half is `actors/projector.py`.
 
 One lane leads to each replica; queries go to the shortest. A query with `after=` goes the same way if the replica is
-known to have come that far (each answer says how far it is), and else by a road of its own on which it may wait, for an
-attempt's time at a time. A replica that does not answer, or does not get there, is left out for a moment and the query
-goes to another: reading twice harms nobody. `everywhere` waits for all of them, which is another question.
+believed to have come that far (each answer says how far it is): the batch carries what it needs, and a replica that has
+not come there, because it is another process by now, says so instead of answering. Else it waits: here, not in the
+replica, so that waiting costs no thread there however many queries wait. At most three calls of a client wait in a
+replica at a time, each with many queries: two for those that have just come, for as long as a broadcast takes, and one
+for those that have waited in vain before. What lies beyond the end of the log is refused at once. A replica that does
+not answer is left out for a moment and the query goes to another: reading twice harms nobody, unless it has ended the
+process that read (`suspects.py`). `everywhere` waits for all of them, which is another question.
 
-Rules kept here: every query has a deadline; every call has one, after which it counts as lost; what waits is bounded.
+Rules kept here: every query has a deadline, which is kept here and by nobody else; every call has one, after which it
+counts as lost; what waits is bounded; whatever an answer does when it is decoded, and whatever a callback raises, the
+call that brought it gives its place in the lane back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import pickle
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future as ThreadFuture
 from functools import partial
 from typing import Any, Final
 
 from ..runtime.batching import Lane
-from ..runtime.errors import NotYetVisible, Overloaded, RayfoldError, Unavailable
+from ..runtime.errors import HandlerFailed, NotYetVisible, Overloaded, RayfoldError, Unavailable
+from ..runtime.place import join_place
+from ..runtime.printable import printable_log
 from ..runtime.read_model import PackedQuery, join_queries
-from ..runtime.wire import from_wire
 from .settings import Settings
+from .suspects import Refused, key_of_batch, record_of, suspects_of
 
 __all__ = ["Replicas", "Saw", "all_of"]
+
+log = printable_log(__name__)
 
 _IN_FLIGHT_MAX: Final = 2
 """Batches on their way to one replica: one that it answers, and one that is made and carried meanwhile."""
@@ -42,13 +54,27 @@ _LEFT_OUT_S: Final = 0.2
 """How long a replica whose call failed is left out, if there is another. One that was silent for a whole attempt is
 left out for as long again: each query that is tried there waits so long for nothing."""
 
-_WAITING_MAX: Final = 1024
-"""Queries of one client that wait for a position; each is a call of its own."""
+_FRESH_S: Final = 0.05
+"""How long a call waits in a replica for the first of its queries that can be answered: some ten times what a broadcast
+takes."""
+
+_AGAIN_S: Final = 0.25
+"""The same for queries that have waited in vain; the replica looks into the log for them."""
+
+_WAITING_MAX: Final = 32_768
+"""Queries of one client that wait for a position in a replica; bounded by `Settings.in_flight_max` as well."""
 
 _GRACE_S: Final = 1.0
-"""For a replica to say `NotYetVisible` itself, which tells more than our own deadline can."""
+"""For a call to come back after the replica's own deadline for it."""
 
-_SWEEP_S: Final = 0.1
+_PRECISE_S: Final = 1.0
+"""A query with a shorter limit has a timer of its own, and is not told later than it said."""
+
+_PROBE_S: Final = 0.1
+_PROBE_TIMEOUT_S: Final = 1.0
+"""Between two looks whether a replica whose process has ended answers again, and for the answer."""
+
+_SWEEP_S: Final = 0.05
 """How precise deadlines are."""
 
 Saw = Callable[[dict[int, int]], None]
@@ -56,9 +82,9 @@ Saw = Callable[[dict[int, int]], None]
 
 
 class _Asked:
-    """A query on its way, until its future has an answer."""
+    """A query on its way, until its future has an answer. Without a name it only waits, for one replica."""
 
-    __slots__ = ("after", "deadline_s", "future", "packed", "saw")
+    __slots__ = ("after", "deadline_s", "future", "packed", "saw", "size_bytes", "tries", "waits_for")
 
     def __init__(
         self,
@@ -67,37 +93,56 @@ class _Asked:
         deadline_s: float,
         future: asyncio.Future[Any],
         saw: Saw | None,
+        waits_for: _Replica | None = None,
     ) -> None:
         self.packed, self.after, self.deadline_s, self.future, self.saw = packed, after, deadline_s, future, saw
+        self.waits_for = waits_for
+        self.tries = 0
+        """Replicas that have failed to answer it."""
+        self.size_bytes = len(packed.payload) + 64
 
 
 class _Replica:
-    """One replica: its actor, the lane to it, and how far it is known to have come."""
+    """One replica: its actor, the lanes to it, and how far its present process is known to have come."""
 
     def __init__(self, number: int, actor: Any) -> None:
         self.number, self.actor = number, actor
         self.positions: dict[int, int] = {}
+        self.incarnation = b""
+        """Of the process that has answered last."""
         self.in_flight = 0
         self.left_out_until_s = 0.0
         self.lane: Lane[_Asked]
+        self.fresh: Lane[_Asked]
+        self.waited: Lane[_Asked]
+        """Queries that wait for a position: those that have just come, and those that have waited in vain."""
+        self.suspects: deque[_Asked] = deque()
+        self.examining: asyncio.Task[None] | None = None
+        actor_id = getattr(actor, "_actor_id", None)
+        self.record = record_of(actor_id.hex() if actor_id is not None else "")
 
     def has(self, after: Mapping[int, int]) -> bool:
-        """Whether it is known to have come as far as `after`."""
+        """Whether it is believed to have come as far as `after`."""
         return not after or all(self.positions.get(partition, 0) >= after[partition] for partition in after)
 
-    def saw(self, positions: Mapping[int, int]) -> None:
-        """It has answered at these positions."""
-        for partition, position in positions.items():
-            self.positions[partition] = max(position, self.positions.get(partition, 0))
+    def saw(self, positions: Mapping[int, int], incarnation: bytes) -> None:
+        """A process of it has answered at these positions. What is known of another one is void."""
+        if incarnation != self.incarnation:
+            self.positions, self.incarnation = dict(positions), incarnation
+        else:
+            join_place(self.positions, positions)
 
 
 class _Call:
     """One call to a replica. Its answer, its failure or its deadline ends it, whichever comes first."""
 
-    __slots__ = ("batch", "ended", "replica", "timer", "waits")
+    __slots__ = ("apart", "batch", "ended", "key", "lane", "replica", "timer")
 
-    def __init__(self, replica: _Replica, batch: Sequence[_Asked], *, waits: bool) -> None:
-        self.replica, self.batch, self.waits = replica, batch, waits
+    def __init__(
+        self, replica: _Replica, lane: Lane[_Asked] | None, batch: Sequence[_Asked], *, apart: bool = False
+    ) -> None:
+        self.replica, self.lane, self.batch, self.apart = replica, lane, batch, apart
+        self.key = b""
         self.ended = False
         self.timer: asyncio.TimerHandle | None = None
 
@@ -113,9 +158,9 @@ class Replicas:
         self._gathering: _Replica | None = None
         """Where the last query without `after=` went."""
         self._pending: set[_Asked] = set()
-        self._waiting = 0
         self._sweeping = False
         self._retired = False
+        self._refused = Refused()
         self._replicas = [self._replica(number, actor) for number, actor in enumerate(actors)]
 
     def replace(self, actors: Sequence[Any]) -> None:
@@ -127,7 +172,8 @@ class Replicas:
             replica.number = number
         for replica in before.values():
             if replica not in self._replicas:
-                self._again([asked for asked, _ in replica.lane.take_waiting(lambda _: True)])
+                lanes = (replica.lane, replica.fresh, replica.waited)
+                self._again([asked for lane in lanes for asked, _ in lane.take_waiting(lambda _: True)])
 
     def retire(self) -> None:
         """Send nothing again: these actors are about to end, and no others can answer for them."""
@@ -135,13 +181,28 @@ class Replicas:
 
     def _replica(self, number: int, actor: Any) -> _Replica:
         replica = _Replica(number, actor)
+        name = f"the lane to a replica of {self._name}"
         replica.lane = Lane(
-            f"the lane to a replica of {self._name}",
+            name,
             partial(self._send, replica),
             defer=self._loop.call_soon,
             in_flight_max=_IN_FLIGHT_MAX,
             batch_items_max=_BATCH_QUERIES_MAX,
         )
+        for waited in (False, True):
+            lane = Lane[_Asked](
+                name,
+                partial(self._send_waiting, replica, waited),
+                defer=self._loop.call_soon,
+                in_flight_max=1 if waited else _IN_FLIGHT_MAX,
+                worth_items=1,
+                batch_items_max=_BATCH_QUERIES_MAX,
+                waiting_items_max=_WAITING_MAX,
+            )
+            if waited:
+                replica.waited = lane
+            else:
+                replica.fresh = lane
         return replica
 
     def ask(
@@ -152,19 +213,28 @@ class Replicas:
         if len(self._pending) >= self._settings.in_flight_max:
             raise Overloaded(f"the client's road to {self._name}", self._settings.in_flight_max, "queries in flight")
         asked = _Asked(packed, after, time.monotonic() + timeout_s, self._loop.create_future(), saw)
+        if self._refused and (refusal := self._refusal(asked)):
+            asked.future.set_result(refusal)
+            return asked.future
         if after:
             self._route(asked)
         else:
             replica = self._gathering
             if replica is None or (len(self._replicas) > 1 and not 0 < len(replica.lane) < _TOGETHER):
                 replica = self._gathering = self._next_replica(after)
-            replica.lane.put(asked, len(packed.payload) + 64)
+            replica.lane.put(asked, asked.size_bytes)
             replica.in_flight += 1
+        self._note(asked, timeout_s)
+        return asked.future
+
+    def _note(self, asked: _Asked, timeout_s: float) -> None:
+        """It is pending from now on; its deadline is kept here."""
         self._pending.add(asked)
+        if timeout_s < _PRECISE_S:
+            self._loop.call_later(timeout_s, self._expire, asked)
         if not self._sweeping:
             self._sweeping = True
             self._loop.call_later(_SWEEP_S, self._sweep)
-        return asked.future
 
     async def everywhere(self, after: Mapping[int, int], deadline_s: float) -> None:
         """Return once every replica has come to `after`, those that join meanwhile too. One that was killed has it as
@@ -180,54 +250,37 @@ class Replicas:
             waited_for += fresh
 
     async def _come_to(self, replica: _Replica, after: Mapping[int, int], deadline_s: float) -> bool:
-        """False if it is gone for good."""
-        if self._waiting >= _WAITING_MAX:
-            raise Overloaded(f"{self._name}, waits for a position", _WAITING_MAX, "waits")
-        self._waiting += 1
+        """False if it is gone for good. A belief is not enough here: the replica itself says that it is there."""
+        left_s = deadline_s - time.monotonic()
+        if left_s <= 0:
+            raise self._late(after, replica.positions)
+        asked = _Asked(PackedQuery("", b""), after, deadline_s, self._loop.create_future(), None, replica)
+        self._note(asked, left_s)
+        replica.fresh.put(asked, asked.size_bytes)
+        replica.in_flight += 1
         try:
-            lives = True
-            while lives and not replica.has(after) and replica in self._replicas and not self._retired:
-                if (left_s := deadline_s - time.monotonic()) <= 0:
-                    raise _not_yet(self._name, after, replica.positions)
-                lives = await self._look(replica, after, min(left_s, self._settings.attempt_timeout_s))
-            return lives
+            told = await asked.future
         finally:
-            self._waiting -= 1
-
-    async def _look(self, replica: _Replica, after: Mapping[int, int], attempt_s: float) -> bool:
-        """Have it wait for so long, and note where it is then. False if it is gone for good."""
-        from ray.exceptions import ActorDiedError  # imported by whoever has started it by now
-
-        try:
-            coming = replica.actor.come_to.remote(dict(after), attempt_s).future()
-            error, positions = await asyncio.wait_for(asyncio.wrap_future(coming), attempt_s + _GRACE_S)
-        except ActorDiedError:
-            return False
-        except Exception:  # it is being started again, or ends, or is silent
-            await asyncio.sleep(min(_LEFT_OUT_S / 2, attempt_s))
-            return True
-        replica.saw(positions)
-        if error and not isinstance(told := from_wire(error), NotYetVisible):
+            self._pending.discard(asked)
+        if isinstance(told, RayfoldError):
             raise told
-        return True
+        return told is not _GONE
 
     def reached(self, partition: int) -> int:
         """How far the last of the replicas is known to have come."""
         return min((replica.positions.get(partition, 0) for replica in self._replicas), default=0)
 
-    def _route(self, asked: _Asked) -> None:
-        replica = self._next_replica(asked.after)
-        if replica.has(asked.after):
-            replica.lane.put(asked, len(asked.packed.payload) + 64)
-            replica.in_flight += 1
-            return
-        if self._waiting >= _WAITING_MAX:
-            raise Overloaded(f"{self._name}, queries with after=", _WAITING_MAX, "queries")
-        self._waiting += 1
+    # --- on the way ----------------------------------------------------------------------------------------------
+
+    def _route(self, asked: _Asked, *, waited: bool = False) -> None:
+        """Into a lane. What was sent before is never refused there."""
+        replica = asked.waits_for or self._next_replica(asked.after)
+        if asked.waits_for is None and replica.has(asked.after):
+            lane = replica.lane
+        else:
+            lane = replica.waited if waited else replica.fresh
+        lane.put(asked, asked.size_bytes, again=waited or asked.tries > 0)
         replica.in_flight += 1
-        left_s = min(max(0.0, asked.deadline_s - time.monotonic()), self._settings.attempt_timeout_s)
-        call = _Call(replica, [asked], waits=True)
-        self._start(call, left_s + _GRACE_S, "ask_after", asked.packed, dict(asked.after), left_s)
 
     def _next_replica(self, after: Mapping[int, int]) -> _Replica:
         """The least busy one of those that answer, one that has come far enough first; in turn where equal."""
@@ -242,17 +295,40 @@ class Replicas:
         )
 
     def _send(self, replica: _Replica, batch: Sequence[_Asked]) -> None:
-        call = _Call(replica, batch, waits=False)
-        queries, alone = join_queries([asked.packed for asked in batch]), len(self._replicas) == 1
-        self._start(call, self._settings.attempt_timeout_s, "ask", queries, alone)
+        self._send_as(_Call(replica, replica.lane, batch))
+
+    def _send_as(self, call: _Call) -> None:
+        queries = join_queries([asked.packed for asked in call.batch])
+        needs: dict[int, int] = {}
+        for asked in call.batch:
+            if asked.after:
+                join_place(needs, asked.after)
+        alone = len(self._replicas) == 1 or max(asked.tries for asked in call.batch) >= len(self._replicas)
+        call.key = queries
+        self._start(call, self._settings.attempt_timeout_s, "ask", queries, needs, alone, call.apart)
+
+    def _send_waiting(self, replica: _Replica, waited: bool, batch: Sequence[_Asked]) -> None:
+        lane, now = replica.waited if waited else replica.fresh, time.monotonic()
+        batch = [asked for asked in batch if not asked.future.done()]
+        if not batch:
+            self._loop.call_soon(lane.came_back)
+            return
+        call = _Call(replica, lane, batch)
+        queries = call.key = join_queries([asked.packed for asked in batch])
+        longest_s = max(asked.deadline_s for asked in batch) - now
+        wait_s = max(0.0, min(_AGAIN_S if waited else _FRESH_S, longest_s))
+        afters = [dict(asked.after) for asked in batch]
+        self._start(call, wait_s + self._settings.attempt_timeout_s, "ask_after", queries, afters, wait_s, waited)
 
     def _start(self, call: _Call, timeout_s: float, road: str, *arguments: Any) -> None:
         call.timer = self._loop.call_later(timeout_s, self._came_back, call, None)
         try:
             sent = getattr(call.replica.actor, road).remote(*arguments)
             sent.future().add_done_callback(partial(self._wake, call))
-        except Exception:  # the actor is gone for good, or Ray is
-            self._loop.call_soon(self._came_back, call, None)
+        except Exception as error:  # the actor is gone for good, or Ray is
+            failed: ThreadFuture[Any] = ThreadFuture()
+            failed.set_exception(error)
+            self._loop.call_soon(self._came_back, call, failed)
 
     def _wake(self, call: _Call, answer: ThreadFuture[Any]) -> None:
         """On a thread of Ray's: continue on the event loop, if there still is one."""
@@ -261,40 +337,169 @@ class Replicas:
         except RuntimeError:
             answer.exception()
 
+    # --- and back ------------------------------------------------------------------------------------------------
+
     def _came_back(self, call: _Call, answer: ThreadFuture[Any] | None) -> None:
-        failed = answer is None or answer.exception() is not None
+        """Its answer, its failure, or None at its deadline. Whatever is in it, the call's place is free afterwards."""
+        failure = None if answer is None else answer.exception()
         if call.ended:
             return
         call.ended = True
         if call.timer is not None:
             call.timer.cancel()
-        replica = call.replica
-        replica.in_flight -= len(call.batch)
-        if answer is None or failed:
-            left_out_s = self._settings.attempt_timeout_s if answer is None else _LEFT_OUT_S
-            replica.left_out_until_s = time.monotonic() + left_out_s
-            self._gathering = None
-            replica.positions.clear()
-            self._loop.call_later(_LEFT_OUT_S / 2, self._again, call.batch)
-        else:
-            blob, positions = answer.result()
-            replica.saw(positions)
-            answers = pickle.loads(blob)
-            if call.waits and type(answers[0]) is NotYetVisible and time.monotonic() < call.batch[0].deadline_s:
-                replica.left_out_until_s = time.monotonic() + _LEFT_OUT_S
-                self._loop.call_soon(self._again, call.batch)
+        call.replica.in_flight -= len(call.batch)
+        try:
+            if answer is None or failure is not None:
+                self._failed(call, failure)
             else:
-                pending = self._pending
-                for asked, value in zip(call.batch, answers, strict=True):
-                    if asked.saw is not None and not isinstance(value, RayfoldError):
-                        asked.saw(positions)
-                    pending.discard(asked)
-                    if not asked.future.done():
-                        asked.future.set_result(value)
-        if call.waits:
-            self._waiting -= 1
+                self._take(call, *answer.result())
+        except Exception:  # no answer of ours
+            log.exception("a replica of %s gave an answer that cannot be read", self._name)
+            self._loop.call_later(_LEFT_OUT_S / 2, self._again, call.batch)
+        finally:
+            if call.lane is not None:
+                call.lane.came_back()
+
+    def _take(
+        self,
+        call: _Call,
+        blob: bytes,
+        positions: dict[int, int],
+        incarnation: bytes,
+        ends: Mapping[int, int] | None = None,
+    ) -> None:
+        call.replica.saw(positions, incarnation)
+        if not blob:  # it has not come to what the batch needs
+            for asked in call.batch:
+                if not asked.future.done():
+                    asked.tries += 1
+                    self._route(asked)
+        elif ends is None:
+            self._take_all(call, blob, positions)
         else:
-            replica.lane.came_back()
+            self._take_some(call, blob, positions, ends)
+
+    def _take_all(self, call: _Call, blob: bytes, positions: dict[int, int]) -> None:
+        try:
+            answers = pickle.loads(blob)
+        except _ANYTHING as error:
+            if call.apart:
+                raise
+            log.info("an answer of %s cannot be decoded here: %r; all of its batch are asked again", self._name, error)
+            self._send_as(_Call(call.replica, None, call.batch, apart=True))
+            call.replica.in_flight += len(call.batch)
+            return
+        for asked, value in zip(call.batch, answers, strict=True):
+            self._answer(asked, self._decoded(asked, value) if call.apart else value, positions)
+
+    def _take_some(self, call: _Call, blob: bytes, positions: dict[int, int], ends: Mapping[int, int]) -> None:
+        answers = pickle.loads(blob)
+        for index, asked in enumerate(call.batch):
+            if asked.future.done():
+                continue
+            if index in answers:
+                value = answers[index]
+                self._answer(asked, self._decoded(asked, value) if isinstance(value, bytes) else value, positions)
+            elif any(ends.get(partition, position) < position for partition, position in asked.after.items()):
+                self._answer(asked, self._late(asked.after, call.replica.positions), positions)
+            else:
+                self._route(asked, waited=True)
+
+    def _answer(self, asked: _Asked, value: Any, positions: dict[int, int]) -> None:
+        self._pending.discard(asked)
+        if asked.future.done():
+            return
+        try:
+            if asked.saw is not None and not isinstance(value, RayfoldError):
+                asked.saw(positions)
+            asked.future.set_result(value)
+        except Exception as error:
+            asked.future.set_result(HandlerFailed.caused_by("the callback of", asked.packed.name, error))
+
+    def _decoded(self, asked: _Asked, blob: bytes) -> Any:
+        try:
+            return pickle.loads(blob)
+        except _ANYTHING as error:
+            failed = HandlerFailed.caused_by(f"{self._name} @answer", asked.packed.name, error)
+            return HandlerFailed(failed.handler, failed.subject, f"its answer cannot be decoded here: {failed.what}")
+
+    # --- what fails ----------------------------------------------------------------------------------------------
+
+    def _failed(self, call: _Call, failure: BaseException | None) -> None:
+        """No answer: none in time (None), or the process has ended, is being started again, or ends."""
+        replica = call.replica
+        left_out_s = self._settings.attempt_timeout_s if failure is None else _LEFT_OUT_S
+        replica.left_out_until_s = time.monotonic() + left_out_s
+        self._gathering = None
+        replica.positions.clear()
+        gone = type(failure).__name__ == "ActorDiedError"
+        died = gone or type(failure).__name__ == "ActorUnavailableError"
+        suspects: list[_Asked] = []
+        if call.key and (died or failure is None) and not gone:
+            key = key_of_batch(call.key)
+            suspects = suspects_of(call.batch, key, replica.record, replica.incarnation, only_known=failure is None)
+        for asked in call.batch:
+            asked.tries += 1
+            if gone and asked.waits_for is replica:
+                self._resolve(asked, _GONE)
+        named = {id(asked) for asked in suspects if asked.packed.name}
+        innocent = [asked for asked in call.batch if id(asked) not in named]
+        self._loop.call_later(_LEFT_OUT_S / 2, self._again, innocent)
+        if named:
+            replica.suspects.extend(asked for asked in suspects if asked.packed.name)
+            if replica.examining is None:
+                replica.examining = self._loop.create_task(self._examine(replica))
+
+    async def _examine(self, replica: _Replica) -> None:
+        """Ask the suspects, one by one, of the replica whose process they may have ended."""
+        try:
+            while replica.suspects:
+                asked = replica.suspects.popleft()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._ask_alone(replica, asked)
+        finally:
+            replica.examining = None
+            self._again(list(replica.suspects))
+            replica.suspects.clear()
+
+    async def _ask_alone(self, replica: _Replica, asked: _Asked) -> None:
+        batch = join_queries([asked.packed])
+        key, before = key_of_batch(batch), b""
+        while not asked.future.done() and not self._retired and replica in self._replicas:
+            if refusal := self._refusal(asked):
+                self._resolve(asked, refusal)
+                return
+            try:
+                now = await self._incarnation(replica)
+                if before and now != before:
+                    self._refused.add(key)
+                    continue
+                call = replica.actor.ask.remote(batch, dict(asked.after), True, True).future()
+                before = now
+                answer = await asyncio.wait_for(asyncio.wrap_future(call), self._settings.attempt_timeout_s + _GRACE_S)
+                one = _Call(replica, None, [asked], apart=True)
+                self._take(one, *answer)
+                return
+            except TimeoutError:
+                before = b""  # it may have ended for another reason since
+            except Exception as error:
+                if type(error).__name__ == "ActorDiedError":
+                    break
+                unavailable = type(error).__name__ == "ActorUnavailableError"
+                if unavailable and before and suspects_of([asked], key, replica.record, before, only_known=True):
+                    self._refused.add(key)
+                await asyncio.sleep(_PROBE_S)
+        self._again([asked])
+
+    async def _incarnation(self, replica: _Replica) -> bytes:
+        asked = replica.actor.incarnation.remote().future()
+        now: bytes = await asyncio.wait_for(asyncio.wrap_future(asked), _PROBE_TIMEOUT_S)
+        return now
+
+    def _refusal(self, asked: _Asked) -> HandlerFailed | None:
+        if not self._refused:
+            return None
+        return self._refused.find(key_of_batch(join_queries([asked.packed])), self._name, asked.packed.name)
 
     def _again(self, batch: Sequence[_Asked]) -> None:
         for asked in batch:
@@ -303,30 +508,53 @@ class Replicas:
             if self._retired:
                 what = "it was divided into another number of parts meanwhile; ask again"
                 self._resolve(asked, Unavailable(f"{self._name} {asked.packed.name}", what))
-                continue
-            try:
+            elif asked.waits_for is not None and asked.waits_for not in self._replicas:
+                self._resolve(asked, _GONE)
+            else:
+                asked.tries += 1
                 self._route(asked)
-            except Overloaded as error:
-                self._resolve(asked, error)
 
     def _resolve(self, asked: _Asked, answer: Any) -> None:
         self._pending.discard(asked)
         if not asked.future.done():
             asked.future.set_result(answer)
 
+    # --- deadlines -----------------------------------------------------------------------------------------------
+
+    def _expire(self, asked: _Asked) -> None:
+        """Its deadline has passed."""
+        if asked.future.done():
+            self._pending.discard(asked)
+            return
+        if not asked.after:
+            what = Unavailable(f"{self._name} {asked.packed.name}", "no replica answered in time")
+            self._resolve(asked, what)
+            return
+        known = asked.waits_for or max(self._replicas, key=lambda one: sum(one.positions.values()), default=None)
+        self._resolve(asked, self._late(asked.after, known.positions if known else {}))
+
+    def _late(self, after: Mapping[int, int], positions: Mapping[int, int]) -> RayfoldError:
+        missing = [partition for partition, position in after.items() if positions.get(partition, 0) < position]
+        if not missing:
+            return Unavailable(self._name, "no replica answered in time")
+        partition = missing[0]
+        return NotYetVisible(self._name, partition, after[partition], positions.get(partition, 0))
+
     def _sweep(self) -> None:
         """Tell those whose deadline has passed, and drop those whose caller has gone."""
         now = time.monotonic()
-        for asked in [a for a in self._pending if a.future.done() or now > a.deadline_s + bool(a.after) * _GRACE_S]:
-            self._resolve(asked, Unavailable(f"{self._name} {asked.packed.name}", "no replica answered in time"))
+        for asked in [a for a in self._pending if a.future.done() or now > a.deadline_s]:
+            self._expire(asked)
         self._sweeping = bool(self._pending)
         if self._sweeping:
             self._loop.call_later(_SWEEP_S, self._sweep)
 
 
-def _not_yet(name: str, after: Mapping[int, int], positions: Mapping[int, int]) -> NotYetVisible:
-    missing = ((p, position, positions.get(p, 0)) for p, position in after.items() if positions.get(p, 0) < position)
-    return NotYetVisible(name, *next(missing))
+_GONE: Final = object()
+"""What a wait for one replica gets when that is gone for good."""
+
+_ANYTHING: Final = (Exception, SystemExit)
+"""What code of the user's may raise while an answer is decoded."""
 
 
 async def all_of(waits: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:

@@ -123,6 +123,7 @@ class Supervision:
         for node_id in self.shares.map.names.keys() - self.shares.up:
             self._gone_since[node_id] = datetime.now(UTC)  # or before: an earlier supervisor may have gone with it
         self.projections = self._projections()
+        self.projections.answer_max_s = self.plan.settings.answer_max_s
         self._observer = Observer(self.shares.store)
         names = await self._named()
         if not names:  # else it runs, or a deployment has looked before it changed anything
