@@ -7,6 +7,7 @@ waiting is an ordinary `KeyboardInterrupt`, and leaving the `with` stops everyth
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
@@ -50,9 +51,6 @@ T = TypeVar("T")
 
 _UNDO_TIMEOUT_S: Final = 5.0
 """For a start that was interrupted to be undone."""
-
-_PAGE: Final = 256
-"""Outcomes or answers handed over from the loop's thread at a time: one for each would cost more than they do."""
 
 
 class BlockingVerbs:
@@ -144,9 +142,7 @@ class BlockingVerbs:
         self, envelopes: Iterable[Envelope], *, in_flight: int = 1024, timeout_s: float | None = None
     ) -> Iterator[tuple[Envelope, Outcome]]:
         """Execute many commands, `in_flight` at a time; see `Runtime.execute_all`."""
-        outcomes = self._runtime.execute_all(envelopes, in_flight=in_flight, timeout_s=timeout_s)
-        while page := self._wait(_next_page(outcomes)):
-            yield from page
+        yield from self._pages(lambda: self._runtime._client.send_all(envelopes, in_flight, timeout_s))
 
     def ask(
         self,
@@ -169,9 +165,7 @@ class BlockingVerbs:
         timeout_s: float | None = None,
     ) -> Iterator[tuple[Query[Answer], Answer | RayfoldError]]:
         """Ask many queries, `in_flight` at a time; see `Runtime.ask_all`."""
-        answers = self._runtime.ask_all(projection, queries, after=after, in_flight=in_flight, timeout_s=timeout_s)
-        while page := self._wait(_next_page(answers)):
-            yield from page
+        yield from self._pages(lambda: self._runtime._client.ask_all(projection, queries, after, in_flight, timeout_s))
 
     def caught_up(self, *projections: type[Projection], timeout_s: float | None = None) -> None:
         """Return once everything committed up to now is visible everywhere; see `Runtime.caught_up`."""
@@ -291,6 +285,21 @@ class BlockingVerbs:
         """The store, wherever it is: for those who only read it, such as backups."""
         return self._runtime._store
 
+    def _pages(self, begun: Callable[[], AsyncIterator[list[T]]]) -> Iterator[T]:
+        """What is known by now, as often as there is something; the source is not waited for."""
+
+        async def begin() -> AsyncIterator[list[T]]:
+            return begun()
+
+        pages: Any = self._wait(begin())
+        try:
+            while page := self._wait(_next_of(pages)):
+                yield from page
+        finally:
+            if self._loop is not None:
+                with contextlib.suppress(RuntimeError):  # an interrupt came in the middle
+                    self._wait(pages.aclose())
+
     def _wait(self, doing: Coroutine[Any, Any, T]) -> T:
         if self._loop is None:
             doing.close()
@@ -316,10 +325,5 @@ class BlockingRuntime(BlockingVerbs):
         super().__init__(Runtime(*arguments, **options))
 
 
-async def _next_page(items: AsyncIterator[T]) -> list[T]:
-    page: list[T] = []
-    async for item in items:
-        page.append(item)
-        if len(page) == _PAGE:
-            break
-    return page
+async def _next_of(pages: AsyncIterator[list[T]]) -> list[T]:
+    return await anext(pages, [])

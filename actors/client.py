@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from ..runtime.catalogue import Catalogue
 from ..runtime.codec import encode_checked
@@ -38,10 +37,14 @@ from .queries import Saw, all_of
 from .router import Router
 from .serving import Serving
 from .settings import Settings
+from .sources import Page, outcomes_of
 
 __all__ = ["Client", "Until"]
 
 Answer = TypeVar("Answer")
+
+_HOLES_MAX: Final = 1024
+"""Refused commands that are kept in `execute_all` beyond those that are in flight."""
 
 Until = type[Projection] | Iterable[type[Projection]]
 """The projections that `execute(..., until=)` waits for."""
@@ -115,34 +118,35 @@ class Client:
         positions = self._place(after)
         await all_of(one.everywhere(positions, deadline_s) for one in serving)
 
-    async def send_all(
+    def send_all(
         self, envelopes: Iterable[Envelope] | AsyncIterable[Envelope], in_flight: int, timeout_s: float | None
-    ) -> AsyncIterator[tuple[Envelope, Outcome]]:
-        """Send many, `in_flight` at a time; yields each with its outcome, in the order they came.
-
-        The futures are shielded: a consumer that is cancelled must not take back the one command that it waits for,
-        while the commands behind it are on their way.
+    ) -> AsyncIterator[Page[Envelope]]:
+        """Send many, `in_flight` at a time; yields each with its outcome, in the order they came, as they are known.
 
         What was refused without being sent leaves a hole. Until the caller is told of it, and can stop, nothing to that
         aggregate goes past it: its partition may be there again by now.
         """
         _check_in_flight(in_flight)
-        window: deque[tuple[Envelope, asyncio.Future[Outcome]]] = deque()
-        holes: dict[str, Outcome] = {}
-        async for envelope in _each(envelopes):
-            hole = holes.get(_address(envelope)) if holes else None
-            if len(window) >= in_flight:
-                sent, future = window.popleft()
-                outcome = future.result() if future.done() else await asyncio.shield(future)
-                yield sent, outcome
-                if holes and holes.get(_address(sent)) is outcome:
-                    del holes[_address(sent)]
-            future = self._sent(envelope, timeout_s) if hole is None else _resolved(hole)
-            if hole is None and future.done() and isinstance(future.result(), Unavailable | Overloaded):
-                holes.setdefault(_address(envelope), future.result())
-            window.append((envelope, future))
-        for sent, future in window:
-            yield sent, future.result() if future.done() else await asyncio.shield(future)
+        holes: dict[str, tuple[Outcome, int]] = {}
+        """Address -> what was refused, and how many were sent before it."""
+        sent = 0
+
+        def send(envelope: Envelope, read: int) -> asyncio.Future[Outcome]:
+            nonlocal sent
+            number, sent = sent, sent + 1
+            if holes and (hole := holes.get(_address(envelope))) is not None:
+                if read <= hole[1]:  # it was asked for before the caller was told
+                    return _resolved(hole[0])
+                del holes[_address(envelope)]
+            future = self._sent(envelope, timeout_s)
+            if future.done() and isinstance(future.result(), Unavailable | Overloaded):
+                if len(holes) > _HOLES_MAX:  # of those before `read` the caller has been told
+                    for address in [address for address, hole in holes.items() if hole[1] < read]:
+                        del holes[address]
+                holes[_address(envelope)] = future.result(), number
+            return future
+
+        return outcomes_of(envelopes, in_flight, send)
 
     def ask(
         self,
@@ -157,30 +161,26 @@ class Client:
         serving = self._serving_of(projection)
         return serving.ask(query, _packed(projection, query), self._place(after), self.timeout_s(timeout_s), saw)
 
-    async def ask_all(
+    def ask_all(
         self,
         projection: type[Projection],
         queries: Iterable[Query[Answer]],
         after: After | None,
         in_flight: int,
         timeout_s: float | None,
-    ) -> AsyncIterator[tuple[Query[Answer], Answer | RayfoldError]]:
-        """Ask many, `in_flight` at a time; yields each with its answer, in the order they came."""
+    ) -> AsyncIterator[Page[Query[Answer]]]:
+        """Ask many, `in_flight` at a time; yields each with its answer, in the order they came, as they are known."""
         _check_in_flight(in_flight)
-        positions, timeout_s = self._place(after), self.timeout_s(timeout_s)
+        positions, limit_s = self._place(after), self.timeout_s(timeout_s)
         serving = self._serving_of(projection)
-        window: deque[tuple[Query[Answer], asyncio.Future[Any]]] = deque()
-        for query in queries:
-            if len(window) >= in_flight:
-                asked, future = window.popleft()
-                yield asked, future.result() if future.done() else await future
+
+        def ask(query: Query[Answer], _read: int) -> asyncio.Future[Any]:
             try:
-                packed = _packed(projection, query)
-                window.append((query, serving.ask(query, packed, positions, timeout_s)))
+                return serving.ask(query, _packed(projection, query), positions, limit_s)
             except RayfoldError as error:
-                window.append((query, _resolved(error)))
-        for asked, future in window:
-            yield asked, future.result() if future.done() else await future
+                return _resolved(error)
+
+        return outcomes_of(queries, in_flight, ask)
 
     async def drain(self, timeout_s: float) -> None:
         """Take no more commands, and wait for those on their way."""
@@ -230,15 +230,6 @@ async def _visible(serving: Serving, receipt: Receipt, deadline_s: float) -> Non
         told = NotYetVisible(serving.name, partition, position, serving.reached(partition), why)
         told.receipt = receipt
         raise told from error
-
-
-async def _each(envelopes: Iterable[Envelope] | AsyncIterable[Envelope]) -> AsyncIterator[Envelope]:
-    if isinstance(envelopes, AsyncIterable):
-        async for envelope in envelopes:
-            yield envelope
-    else:
-        for envelope in envelopes:
-            yield envelope
 
 
 def _packed(projection: type[Projection], query: Query[Any]) -> PackedQuery:

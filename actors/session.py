@@ -40,7 +40,7 @@ class Session:
 
     def __init__(self, runtime: Verbs, token: str | None) -> None:
         self._runtime = runtime
-        self._positions = {} if token is None else place_of_token(token, runtime._store)
+        self._positions = {} if token is None else place_of_token(token, runtime._store, runtime._token_secret())
 
     @property
     def positions(self) -> dict[int, int]:
@@ -49,8 +49,9 @@ class Session:
 
     def token(self) -> str:
         """The positions as text, safe in URLs and headers, for `Runtime.session` of any runtime on this store: hand it
-        to an HTTP client, and the next request sees what this one did. It is checked, not secret, and not signed."""
-        return token_of_place(self._positions, self._runtime._store)
+        to an HTTP client, and the next request sees what this one did. It is signed with a secret of the store, and
+        cannot be made up; what it says is not secret. Raises `Unavailable` if that cannot be read."""
+        return token_of_place(self._positions, self._runtime._store, self._runtime._token_secret())
 
     def join(self, after: After) -> None:
         """From now on see this too: a receipt, several, positions, or another session. Raises `InvalidMessage`."""

@@ -7,7 +7,9 @@ starts and stops, on one machine or on a cluster; a `Connection` (`connecting.py
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import time
 import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from datetime import datetime
@@ -18,7 +20,7 @@ from ..runtime.aggregate import Aggregate
 from ..runtime.anchor import Anchor, take_anchor
 from ..runtime.chosen import Key, Streams, Types
 from ..runtime.envelope import Envelope
-from ..runtime.errors import CallerError, RayfoldError
+from ..runtime.errors import CallerError, RayfoldError, Unavailable
 from ..runtime.log.check import verify_store
 from ..runtime.log.report import Report
 from ..runtime.log.store import Store
@@ -50,6 +52,7 @@ __all__ = ["Verbs"]
 A = TypeVar("A", bound=Aggregate)
 P = TypeVar("P", bound=Projection)
 Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 
 GRACE_S: Final = 30.0
@@ -90,6 +93,8 @@ class Verbs:
     def __init__(self, told_not_running: str) -> None:
         self._told_not_running = told_not_running
         self._running: Assembly | Connected | None = None
+        self._secret: tuple[object, bytes] = (None, b"")
+        """Of whose tokens, and with what they are signed."""
         _open_here.add(self)
         self._subscriptions: Subscriptions
 
@@ -164,7 +169,10 @@ class Verbs:
         in_flight: int = 1024,
         timeout_s: float | None = None,
     ) -> AsyncIterator[tuple[Envelope, Outcome]]:
-        """Execute many commands, `in_flight` at a time; yields each with its outcome, in the order they came.
+        """Execute many commands, `in_flight` at a time; yields each with its outcome, in the order they came, as soon
+        as it is known, whatever the source does. The source may be asynchronous. Another one is iterated on a thread of
+        its own, unless it is a list or the like, so it may be slow, wait, and call a `BlockingRuntime`. What it raises
+        is raised when all outcomes before it have been told.
 
         Outcomes are values: a `Receipt`, or the error that `execute` would have raised. The order of the commands to
         one aggregate is kept. This is the fast road: batches form by themselves.
@@ -173,7 +181,7 @@ class Verbs:
         takes those behind it to the same aggregate with it, until you have been told: end `envelopes` there, send again
         what was `Unavailable` and go on, and the order is kept.
         """
-        return self._client.send_all(envelopes, in_flight, timeout_s)
+        return _one_by_one(self._client.send_all(envelopes, in_flight, timeout_s))
 
     async def ask(
         self,
@@ -206,14 +214,23 @@ class Verbs:
 
         Answers are values: what `ask` would have returned, or the error that it would have raised.
         """
-        return self._client.ask_all(projection, queries, after, in_flight, timeout_s)
+        return _one_by_one(self._client.ask_all(projection, queries, after, in_flight, timeout_s))
 
     async def caught_up(self, *projections: type[Projection], timeout_s: float | None = None) -> None:
         """Return once everything committed up to now is visible in every replica of these projections, or of all.
 
         Raises `NotYetVisible` at the deadline, and at once what has stopped a projection, as `ask` would tell it.
         """
-        await self._client.everywhere(projections, await self.heads(), timeout_s)
+        client = self._client
+        limit_s, began_s = client.timeout_s(timeout_s), time.monotonic()
+        try:
+            heads = await asyncio.wait_for(self.heads(), limit_s)
+        except TimeoutError as error:
+            if isinstance(error, RayfoldError):
+                raise
+            raise Unavailable("the partitions", f"they did not say within {limit_s:g} s where their logs end") from None
+        left_s = began_s + limit_s - time.monotonic()
+        await client.everywhere(projections, heads, max(left_s, 0.001))
 
     def session(self, token: str | None = None) -> Session:
         """Read your own writes, and never read backwards: see `Session`. With the `token` of another session, of this
@@ -408,6 +425,13 @@ class Verbs:
     def _past(self) -> TimeTravel:
         return TimeTravel(self._store, self._active.catalogue)
 
+    def _token_secret(self) -> bytes:
+        """What session tokens are signed with: that of the first log. Raises `Unavailable` if its home is gone."""
+        if self._secret[0] is not self._active:
+            with contextlib.closing(self._store.open_reader(0)) as reader:
+                self._secret = self._active, reader.secret()
+        return self._secret[1]
+
     @property
     def _client(self) -> Client:
         return self._active.client
@@ -417,3 +441,13 @@ class Verbs:
         if self._running is None:
             raise CallerError(self._told_not_running)
         return self._running
+
+
+async def _one_by_one(pages: AsyncIterator[list[T]]) -> AsyncIterator[T]:
+    try:
+        async for page in pages:
+            for one in page:
+                yield one
+    finally:
+        with contextlib.suppress(RuntimeError):  # it is being closed already
+            await pages.aclose()  # type: ignore[attr-defined]

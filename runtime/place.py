@@ -4,13 +4,15 @@ Beside the read path: what `after=` of a query takes becomes positions here, bef
 made and read here.
 
 Rules kept here: what cannot be a place in this store is refused before anything is sent; a token of another store, of
-another version or with a letter changed is refused by name, never read as a place that happens to fit.
+another version, with a letter changed or made up is refused by name, never read as a place that happens to fit.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
+import hmac
 import struct
 import zlib
 from collections.abc import Iterable, Mapping
@@ -24,13 +26,15 @@ from .receipt import Receipt
 
 __all__ = ["After", "HasPositions", "join_place", "place_asked", "place_of_token", "token_of_place"]
 
-_TOKEN_VERSION: Final = 1
+_TOKEN_VERSION: Final = 2
+"""Tokens of version 1 were not signed."""
 _TOKEN_HEAD: Final = struct.Struct(">B16s")
 """Version, and the store's id."""
 _TOKEN_ENTRY: Final = struct.Struct(">HQ")
-"""Partition and position; a partition at 0 is left out. Before the end: a CRC-32 of all of it."""
+"""Partition and position; a partition at 0 is left out. Then the signature, and a CRC-32 of all of it."""
+_SIGNATURE_BYTES: Final = 12
 _CHECKSUM: Final = struct.Struct(">I")
-_TOKEN_BYTES_MAX: Final = _TOKEN_HEAD.size + PARTITIONS_MAX * _TOKEN_ENTRY.size + _CHECKSUM.size
+_TOKEN_BYTES_MAX: Final = _TOKEN_HEAD.size + PARTITIONS_MAX * _TOKEN_ENTRY.size + _SIGNATURE_BYTES + _CHECKSUM.size
 
 
 class HasPositions(Protocol):
@@ -83,22 +87,36 @@ def join_place(positions: dict[int, int], seen: Mapping[int, int]) -> None:
             positions[partition] = position
 
 
-def token_of_place(positions: Mapping[int, int], store: ReadableStore) -> str:
-    """The place as text for URLs, cookies and headers: 28 characters, and 14 for each partition that has events."""
+def token_of_place(positions: Mapping[int, int], store: ReadableStore, secret: bytes) -> str:
+    """The place as text for URLs, cookies and headers: 44 characters, and 13 for each partition that has events.
+
+    `secret`: of the store; who does not know it cannot make a token up.
+    """
     head = _TOKEN_HEAD.pack(_TOKEN_VERSION, UUID(store.store_id).bytes)
     entries = (_TOKEN_ENTRY.pack(*entry) for entry in sorted(positions.items()) if entry[1])
     content = b"".join((head, *entries))
+    content += _signature(content, secret)
     return _as_text(content + _CHECKSUM.pack(zlib.crc32(content)))
 
 
-def place_of_token(token: str, store: ReadableStore) -> dict[int, int]:
-    """The place that a token stands for. Raises `InvalidMessage` for one that is damaged, or of another store."""
+def _signature(content: bytes, secret: bytes) -> bytes:
+    return hashlib.blake2b(content, key=secret, digest_size=_SIGNATURE_BYTES, person=b"rayfold token").digest()
+
+
+def place_of_token(token: str, store: ReadableStore, secret: bytes) -> dict[int, int]:
+    """The place that a token stands for. Raises `InvalidMessage` for one that is damaged, of another store, of an older
+    release, or not signed with the `secret` of this store."""
     content = _checked(token)
     version, store_id = _TOKEN_HEAD.unpack_from(content)
     if version != _TOKEN_VERSION:
         raise _refused(f"is of version {version}, and this runtime reads version {_TOKEN_VERSION}")
     if store_id != UUID(store.store_id).bytes:
         raise _refused(f"is of the store {UUID(bytes=store_id)}, and this is the store {UUID(store.store_id)}")
+    content, signature = content[:-_SIGNATURE_BYTES], content[-_SIGNATURE_BYTES:]
+    if (len(content) - _TOKEN_HEAD.size) % _TOKEN_ENTRY.size:
+        raise _refused("is no text that `token()` has made")
+    if not hmac.compare_digest(signature, _signature(content, secret)):
+        raise _refused("is not signed by this store")
     return place_asked(dict(_TOKEN_ENTRY.iter_unpack(content[_TOKEN_HEAD.size :])), store.partitions)
 
 
@@ -113,8 +131,7 @@ def _checked(token: object) -> bytes:
     content, checksum = raw[: -_CHECKSUM.size], raw[-_CHECKSUM.size :]
     if _as_text(raw) != token:  # spare bits of its last letter
         raise _refused("is no text that `token()` has made")
-    whole = len(content) >= _TOKEN_HEAD.size and (len(content) - _TOKEN_HEAD.size) % _TOKEN_ENTRY.size == 0
-    if not whole or checksum != _CHECKSUM.pack(zlib.crc32(content)):
+    if len(content) < _TOKEN_HEAD.size or checksum != _CHECKSUM.pack(zlib.crc32(content)):
         raise _refused("is damaged: its checksum is not that of its content")
     return content
 

@@ -1,0 +1,257 @@
+"""Sources: where the commands of `execute_all` and the queries of `ask_all` come from, and their outcomes as pages.
+
+Steps [1] and [8]. What a source does costs nobody else anything: a list is read where it is; any other iterable is
+iterated on a thread of its own, so that it may be slow, wait for something, or call the runtime itself; an asynchronous
+one is awaited beside the outcomes. Outcomes are told as they become known, in the order of the source, whatever the
+source does meanwhile.
+
+Rules kept here: no more is taken from a source than there is room in flight; a source that raises ends the run when
+everything before it has been told; the thread ends with the run, and never keeps a program from ending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import threading
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from itertools import islice
+from typing import Any, Final, Generic, TypeVar
+
+__all__ = ["Page", "outcomes_of"]
+
+Item = TypeVar("Item")
+
+Page = list[tuple[Item, Any]]
+"""Items with their outcomes, in the order of the source."""
+
+_PAGE_MAX: Final = 512
+"""Outcomes in a page: what a reader on another thread is handed at a time."""
+
+
+async def outcomes_of(
+    items: Iterable[Item] | AsyncIterable[Item],
+    in_flight: int,
+    send: Callable[[Item, int], asyncio.Future[Any]],
+) -> AsyncIterator[Page[Item]]:
+    """Send all items, `in_flight` at a time, and yield their outcomes. The futures are not cancelled with the reader:
+    what is on its way stays on its way.
+
+    `send` gets with each item how many outcomes had been read when it was asked for: what the source could know.
+    """
+    source: _Source[Item] = _source_of(items, in_flight)
+    window: deque[tuple[Item, asyncio.Future[Any]]] = deque()
+    try:
+        while True:
+            if page := _known(window):
+                yield page
+                source.read += len(page)
+            source.allow(in_flight - len(window))
+            for read, item in source.take():
+                window.append((item, send(item, read)))
+            source.allow(in_flight - len(window))
+            if window and window[0][1].done():
+                continue
+            waits: list[asyncio.Future[Any]] = [window[0][1]] if window else []
+            if not source.ended:
+                waits.append(source.arrived)
+            if not waits:
+                break
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        source.close()
+    if source.failure is not None:
+        raise source.failure
+
+
+def _known(window: deque[tuple[Item, asyncio.Future[Any]]]) -> Page[Item]:
+    """What is known at the head of the window, taken out of it."""
+    page: Page[Item] = []
+    while window and len(page) < _PAGE_MAX and window[0][1].done():
+        item, future = window.popleft()
+        page.append((item, future.result()))
+    return page
+
+
+class _Source(Generic[Item]):
+    """Items as they come, up to as many as are allowed. Lives on the event loop."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        """All items have been taken."""
+        self.read = 0
+        """Outcomes that have been read."""
+        self.failure: Exception | None = None
+        """What the source raised."""
+        self.arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when there is something to take, or the end has come."""
+
+    def allow(self, room: int) -> None:
+        """So many more may be fetched, in all, before the next call of this."""
+        raise NotImplementedError
+
+    def take(self) -> list[tuple[int, Item]]:
+        """What has come since the last call, each with what `read` was when it was asked for."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Nothing more is fetched."""
+
+
+class _Listed(_Source[Item]):
+    """What is in memory already."""
+
+    def __init__(self, items: Iterable[Item], room: int) -> None:
+        super().__init__()
+        self._items, self._room = iter(items), room
+        self.arrived.set_result(None)
+
+    def allow(self, room: int) -> None:
+        """See `_Source`."""
+        self._room = room
+
+    def take(self) -> list[tuple[int, Item]]:
+        """See `_Source`."""
+        taken = [(self.read, item) for item in islice(self._items, self._room)]
+        self.ended = len(taken) < self._room
+        self._room = 0
+        if not self.ended:
+            self.arrived = asyncio.get_running_loop().create_future()  # until there is room, nothing is waited for
+        return taken
+
+
+class _Awaited(_Source[Item]):
+    """An asynchronous source, awaited in a task of its own."""
+
+    def __init__(self, items: AsyncIterable[Item], room: int) -> None:
+        super().__init__()
+        self._loop = asyncio.get_running_loop()
+        self._fetched: list[tuple[int, Item]] = []
+        self._room = room
+        self._allowed = asyncio.Event()
+        self._allowed.set()
+        self._over = False
+        self._pump = self._loop.create_task(self._run(items))
+
+    async def _run(self, items: AsyncIterable[Item]) -> None:
+        read = self.read
+        try:
+            async for item in items:
+                self._fetched.append((read, item))
+                self._room -= 1
+                self._tell()
+                if self._room <= 0:
+                    self._allowed.clear()
+                    await self._allowed.wait()
+                read = self.read
+        except Exception as error:  # the source's own
+            self.failure = error
+        self._over = True
+        self._tell()
+
+    def _tell(self) -> None:
+        if not self.arrived.done():
+            self.arrived.set_result(None)
+
+    def allow(self, room: int) -> None:
+        """See `_Source`."""
+        self._room = room - len(self._fetched)
+        if self._room > 0:
+            self._allowed.set()
+
+    def take(self) -> list[tuple[int, Item]]:
+        """See `_Source`."""
+        taken, self._fetched = self._fetched, []
+        self.ended = self._over
+        self.arrived = self._loop.create_future()
+        return taken
+
+    def close(self) -> None:
+        """See `_Source`."""
+        self._pump.cancel()
+
+
+class _Threaded(_Source[Item]):
+    """Any other iterable, on a thread of its own."""
+
+    def __init__(self, items: Iterable[Item], room: int) -> None:
+        super().__init__()
+        self._items = items
+        self._loop = asyncio.get_running_loop()
+        self._fetched: list[tuple[int, Item]] = []
+        self._room = room
+        self._changed = threading.Condition()
+        """Held for a moment, while these are read or changed."""
+        self._told = self._over = self._closed = False
+        run = contextvars.copy_context().run
+        threading.Thread(target=run, args=(self._run,), name="rayfold-source", daemon=True).start()
+
+    def _run(self) -> None:
+        failure: Exception | None = None
+        read = self.read
+        try:
+            for item in self._items:
+                if not self._put(read, item):
+                    break
+                read = self.read
+        except Exception as error:
+            failure = error
+        except BaseException as error:
+            failure = RuntimeError(f"the source raised {error!r}")
+        with self._changed:
+            self.failure, self._over = failure, True
+            self._tell()
+        close = getattr(self._items, "close", None)
+        with contextlib.suppress(Exception):  # of a generator; the run is over
+            if close is not None and self._closed:
+                close()
+
+    def _put(self, read: int, item: Item) -> bool:
+        """Hand an item over, and wait until the next one may be fetched. False if none will be."""
+        with self._changed:
+            self._fetched.append((read, item))
+            self._room -= 1
+            self._tell()
+            self._changed.wait_for(lambda: self._room > 0 or self._closed)
+            return not self._closed
+
+    def _tell(self) -> None:
+        if not self._told:
+            self._told = True
+            with contextlib.suppress(RuntimeError):  # the loop has been closed
+                self._loop.call_soon_threadsafe(self._arrive)
+
+    def _arrive(self) -> None:
+        if not self.arrived.done():
+            self.arrived.set_result(None)
+
+    def allow(self, room: int) -> None:
+        """See `_Source`."""
+        with self._changed:
+            self._room = room - len(self._fetched)
+            if self._room > 0:
+                self._changed.notify()
+
+    def take(self) -> list[tuple[int, Item]]:
+        """See `_Source`."""
+        with self._changed:
+            taken, self._fetched = self._fetched, []
+            self._told, self.ended = False, self._over
+            self.arrived = self._loop.create_future()
+            return taken
+
+    def close(self) -> None:
+        """See `_Source`."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+
+def _source_of(items: Any, room: int) -> _Source[Any]:
+    if isinstance(items, AsyncIterable):
+        return _Awaited(items, room)
+    if isinstance(items, list | tuple | deque | set | frozenset | dict):
+        return _Listed(items, room)
+    return _Threaded(items, room)
