@@ -11,6 +11,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from ..runtime.aggregate import Aggregate
@@ -18,6 +19,7 @@ from ..runtime.catalogue import Catalogue
 from ..runtime.errors import Unavailable
 from ..runtime.fit import check_fit
 from ..runtime.log.store import Store
+from ..runtime.printable import printable_log
 from ..runtime.projection import Projection
 from ..runtime.read_store.checkpoint import Quarantined
 from .builds import Builds
@@ -32,12 +34,19 @@ from .ray_session import started_aside
 from .rebuild import Rebuild
 from .scheduling import Scheduling, on_this_node
 from .settings import Settings
+from .silence import Silence
 from .status import Observer, Status, seat_named
 
 __all__ = ["Assembly"]
 
+log = printable_log(__name__)
+
 _OPEN_TIMEOUT_S: Final = 300.0
 """Opening replays the log into the read models, and a long log takes long."""
+
+_PATIENCE_S: Final = 5.0
+"""How long the start of a runtime waits for projectors that are reading the log, when nothing else has to be waited
+for: some hundred thousand events."""
 
 _RETRY_S: Final = 0.1
 _TICK_S: Final = 2.0
@@ -93,7 +102,7 @@ class Assembly:
         if self._settings.tune_garbage_collector:
             self._undo.callback(look_less_often())
         self._observer = Observer(store)
-        for going_on in (self._tick(), self._measure()):
+        for going_on in (self._tick(), self._measure(), Silence(self, self._settings.silent_s).watch()):
             self._undo.callback(asyncio.create_task(going_on).cancel)
         hold.publish(connection_facts(cluster, _name(store)))
         self._undo.callback(hold.publish, {})  # first of all when it stops: who looks on must not reach for what ends
@@ -146,6 +155,7 @@ class Assembly:
 
         store, catalogue = self.store, ship(self.catalogue)
         name = _name(store)
+        self.projections.answer_max_s = self._settings.answer_max_s
         for projection, count in self._replicas.items():
             await self.projections.start(projection, count, catalogue)
         for number in range(store.partitions):
@@ -160,13 +170,52 @@ class Assembly:
                 cluster.counts_slots,
             )
             self._partitions.append(start_partition(partition, f"{name}/partition-{number}", scheduling.partition("")))
-        opening = (open_actor(actor, str(store.path), _OPEN_TIMEOUT_S) for actor in self._actors())
-        for opened in await asyncio.gather(*opening, return_exceptions=True):
-            if opened is not None:
-                raise opened
+        await self._open_actors()
+
+    async def _open_actors(self) -> None:
+        """Return when all partitions take commands and all projectors have caught up; without a projector that is
+        reading still when the others have been there for a while: queries to it are answered from where it is."""
+        where = str(self.store.path)
+        partitions = [asyncio.ensure_future(open_actor(one, where, _OPEN_TIMEOUT_S)) for one in self._partitions]
+        projectors = {
+            one.name: asyncio.ensure_future(open_actor(one.actor, where, _OPEN_TIMEOUT_S))
+            for one in self.projections.projectors()
+        }
+        opening = [*partitions, *projectors.values()]
+        try:
+            for opened in await asyncio.gather(*partitions, return_exceptions=True):
+                if opened is not None:
+                    raise opened
+            while waits := [one for one in projectors.values() if not one.done()]:
+                done, _ = await asyncio.wait(waits, timeout=_PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
+                if not done and await self._all_reading([name for name, one in projectors.items() if not one.done()]):
+                    break
+            for one in projectors.values():
+                if one.done():
+                    one.result()
+        except BaseException:
+            for one in opening:
+                one.cancel()
+            raise
+        for name, one in projectors.items():
+            if not one.done():
+                log.warning("%s is still reading the log; queries to it are answered from where it is", name)
+                one.add_done_callback(partial(_opened_late, name))
+                self._undo.callback(one.cancel)
+
+    async def _all_reading(self, names: list[str]) -> bool:
+        """Whether these projectors are up, and only have to read what there is."""
+        late = [one for one in self.projections.projectors() if one.name in names]
+        places = await self.projections.places(late)
+        return len(places) == len(late) and all(place.positions for place in places)
 
     def _actors(self) -> list[Any]:
         return [*self._partitions, *(projector.actor for projector in self.projections.projectors())]
+
+    def living(self) -> list[tuple[str, Any]]:
+        """Whose signs of life are looked for (`silence.py`)."""
+        partitions = [(f"partition {number}", actor) for number, actor in enumerate(self._partitions)]
+        return [*partitions, *((one.name, one.actor) for one in self.projections.projectors())]
 
     def rebuild(self, projection: type[Projection]) -> Rebuild:
         """Have a read model built anew from the log, beside the one that serves."""
@@ -211,6 +260,11 @@ def _check_fit(store: Store, catalogue: Catalogue) -> None:
         for reader in readers.values():
             opened.callback(reader.close)
         check_fit(str(store.path), catalogue, readers)
+
+
+def _opened_late(name: str, opened: asyncio.Future[None]) -> None:
+    if not opened.cancelled() and (failure := opened.exception()) is not None:
+        log.error("%s: %s", name, failure)
 
 
 def _name(store: Store) -> str:
