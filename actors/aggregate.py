@@ -61,7 +61,7 @@ __all__ = [
 T = TypeVar("T")
 
 _SOON_S: Final = 0.1
-"""What a batch may take, its append included, for its commands to be decided in a partition, where others wait."""
+"""What a batch may take, without its append, for its commands to be decided in a partition, where others wait."""
 
 _CAREFUL_MAX: Final = 1_000
 """Commands that are told to the partition one by one, a call each, after a death: far more than can have been in
@@ -157,13 +157,13 @@ class AggregateActor:
         commands, loop = list(unpack_batch(blob)), self._started()
         outcomes: list[Answered] = [Moved("")] * len(commands)
         if not self._log.given_up:
-            began_s = time.monotonic()
+            began_s = time.monotonic() - self._log.waited_s
             with self._deciding:
                 decided = loop.execute(commands).outcomes
             if not self._log.given_up:
                 outcomes = [*decided]
             if fresh := {command.name for command in commands} - self._proven:
-                self._tell_proven(fresh, time.monotonic() - began_s, outcomes)
+                self._tell_proven(fresh, time.monotonic() - self._log.waited_s - began_s, outcomes)
         return encode_answer(outcomes, BATCH_BY_RAY_S + self._log.commit_s)
 
     def _tell_proven(self, names: set[str], took_s: float, outcomes: Sequence[Answered]) -> None:
@@ -223,6 +223,8 @@ class PartitionLog:
         """The partition said no or nothing: this actor is not the one at home, and nothing it decides counts."""
         self.commit_s = 0.0
         """What an append takes, there and back: a moving average."""
+        self.waited_s = 0.0
+        """For the partition, in all."""
         self._plan = plan
         self._ids: list[bytes] = []
 
@@ -256,6 +258,8 @@ class PartitionLog:
         except (ray.exceptions.RayError, TimeoutError) as error:
             self.given_up = True
             raise Fenced(plan.name, epoch, epoch) from error
+        finally:
+            self.waited_s += time.perf_counter() - asked_s
         self.commit_s += (time.perf_counter() - asked_s - self.commit_s) * COMMIT_WEIGHT
         if answer.error:
             self.given_up = answer.error[0] == Fenced.__name__
@@ -282,12 +286,15 @@ class PartitionLog:
     def _read(self, call: Callable[[ActorProxy[PartitionActor]], ObjectRef[T]]) -> T:
         lost: BaseException | None = None
         for _ in range(_READ_ATTEMPTS):
+            asked_s = time.perf_counter()
             try:
                 return ray.get(call(self._plan.home), timeout=self._plan.settings.attempt_timeout_s)
             except (ray.exceptions.ActorUnavailableError, TimeoutError) as error:
                 lost = error
             except ray.exceptions.RayTaskError as error:
                 raise error.cause if isinstance(error.cause, RayfoldError) else error from None
+            finally:
+                self.waited_s += time.perf_counter() - asked_s
         self.given_up = True
         raise Fenced(self._plan.name, 0, 0) from lost
 

@@ -35,12 +35,13 @@ _STARTING_MAX_S: Final = 20.0
 """A start that takes longer is waiting for a slot: give up, and let the next in line try later. Commands may wait
 for it, up to their deadlines."""
 
+_WAITED_FOR_S: Final = 6.0
+"""... and one that commands wait for, unless a process has ended on them: they are decided in the partition then,
+within the time that they have by default."""
+
 _WAITED_FOR_SHARE: Final = 4
 """The part of the own actors that a partition may be waiting for: partitions do not know of one another's starts, and
 one that gets no slot is waited for in vain."""
-
-_SOON_S: Final = 8.0
-"""How long others wait for their turn behind one that does not come up: less than commands wait by default."""
 
 _FULL_PAUSE_S: Final = 10.0
 """How long not to try again after there was no slot."""
@@ -81,8 +82,8 @@ class Homes:
         self._own_actors_max = own_actors_max
         self._idle_s = idle_s
         self._starting: dict[StreamId, Home] = {}
-        self._waited_for: set[StreamId] = set()
-        """Those of `by_stream` that are not known to be up yet."""
+        self._waited_for: dict[StreamId, bool] = {}
+        """Those of `by_stream` that are not known to be up yet, and whether they are careful."""
         self._last_used_s: dict[StreamId, float] = {}
         self._count = 0
         self._full_until_s = 0.0
@@ -113,7 +114,7 @@ class Homes:
             home = self._started(stream, placement, careful=careful)
         self.by_stream[stream] = home
         self._last_used_s[stream] = time.monotonic()
-        self._waited_for.add(stream)
+        self._waited_for[stream] = careful
         return home.name
 
     def may_begin(self) -> bool:
@@ -124,7 +125,7 @@ class Homes:
         """Whether it is worth waiting for those that are waited for, for there to be one more."""
         now = time.monotonic()
         hopeful = (home for stream in self._waited_for if (home := self.by_stream.get(stream)) is not None)
-        return self.has_room() and any(now - home.since_s < _SOON_S for home in hopeful)
+        return self.has_room() and any(now - home.since_s < _WAITED_FOR_S for home in hopeful)
 
     def has_room(self) -> bool:
         """Whether there may be one more, as far as this partition knows."""
@@ -144,11 +145,11 @@ class Homes:
         for stream in list(self._waited_for):
             home = self.by_stream[stream]
             if not home.started.done():
-                if now - home.since_s > _STARTING_MAX_S:
+                if now - home.since_s > (_STARTING_MAX_S if self._waited_for[stream] else _WAITED_FOR_S):
                     self._leave(home)
                     self._full(now)
                 continue
-            self._waited_for.discard(stream)
+            del self._waited_for[stream]
             failure = home.started.exception()
             if failure is not None and type(failure).__name__ not in _ENDED:  # of that its clients tell
                 self._leave(home)
@@ -218,7 +219,7 @@ class Homes:
     def _leave(self, home: Home) -> None:
         del self.by_stream[home.stream]
         self._last_used_s.pop(home.stream, None)
-        self._waited_for.discard(home.stream)
+        self._waited_for.pop(home.stream, None)
         self._end(home.actor)
 
     def _full(self, now: float) -> None:

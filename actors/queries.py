@@ -471,7 +471,7 @@ class Replicas:
                 return
             try:
                 now = await self._incarnation(replica)
-                if before and now != before:
+                if before and now != before and suspects_of([asked], key, replica.record, before):
                     self._refused.add(key)
                     continue
                 call = replica.actor.ask.remote(batch, dict(asked.after), True, True).future()

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Final, TypeVar
 
 from ..runtime.errors import HandlerFailed, RayfoldError
-from ..runtime.in_hand import KEY_BYTES, REFUSED_S, key_in_hand_at_death
+from ..runtime.in_hand import KEY_BYTES, REFUSED_S, key_in_hand_at_death, keys_in_hand
 from ..runtime.read_model import ENCODING, QUERIES_STEP
 from .watch import record_path
 
@@ -45,10 +45,7 @@ def suspects_of(
 ) -> list[T]:
     """Those of a batch, sent under this key, that the process of this incarnation was answering when it ended, or is
     answering still. Where that is not known here: all of them, or none if `only_known`."""
-    try:
-        in_hand = key_in_hand_at_death(record_path(record), incarnation) if incarnation else None
-    except (OSError, RayfoldError):
-        in_hand = None
+    in_hand = _in_hand(key, record, incarnation)
     if in_hand is None:
         return [] if only_known else list(batch)
     if in_hand[:-1] != key[:-1]:
@@ -57,6 +54,20 @@ def suspects_of(
     if step >= ENCODING - 1:
         return list(batch[(ENCODING - 1) * QUERIES_STEP :] if step < ENCODING else batch)
     return list(batch[step * QUERIES_STEP : (step + 1) * QUERIES_STEP])
+
+
+def _in_hand(key: bytes, record: str, incarnation: bytes) -> bytes | None:
+    """What the process had in hand; of one that never answered, this batch if any process of it had."""
+    try:
+        path = record_path(record)
+    except (OSError, RayfoldError):
+        return None
+    if incarnation:
+        return key_in_hand_at_death(path, incarnation)
+    found = keys_in_hand(path)
+    if found is None:
+        return None
+    return next((one for one in found if one[:-1] == key[:-1]), b"")
 
 
 class Refused:

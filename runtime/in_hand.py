@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 from .private import open_private
 
-__all__ = ["DEATHS_MAX", "KEY_BYTES", "REFUSED_S", "Fallen", "InHand", "key_in_hand_at_death"]
+__all__ = ["DEATHS_MAX", "KEY_BYTES", "REFUSED_S", "Fallen", "InHand", "key_in_hand_at_death", "keys_in_hand"]
 
 KEY_BYTES: Final = 16
 
@@ -156,6 +156,17 @@ class InHand:
         self._map[_ENTRIES_AT : _ENTRIES_AT + _ENTRIES_MAX * _ENTRY.size] = packed.ljust(
             _ENTRIES_MAX * _ENTRY.size, b"\0"
         )
+
+
+def keys_in_hand(path: Path) -> list[bytes] | None:
+    """What the last process has in hand, and what the one before it had when it ended; None if there is no record."""
+    try:
+        magic, _, state, key, _, last = _HEAD.unpack_from(path.read_bytes())
+    except (OSError, struct.error):
+        return None
+    if magic != _MAGIC:
+        return None
+    return [bytes(one) for one in (key if state else b"", last) if one.strip(b"\0")]
 
 
 def key_in_hand_at_death(path: Path, incarnation: bytes) -> bytes | None:
