@@ -29,7 +29,7 @@ import ray.cloudpickle
 
 from ..runtime.codec import encode_message
 from ..runtime.errors import HandlerFailed, RayfoldError, StoreInUse, Unavailable
-from ..runtime.in_hand import REFUSED_S, Fallen, InHand
+from ..runtime.in_hand import KEY_BYTES, REFUSED_S, Fallen, InHand
 from ..runtime.log.contract import Reader
 from ..runtime.place import join_place
 from ..runtime.printable import printable_log
@@ -163,12 +163,12 @@ class ProjectorActor:
         `alone`: there is no other replica, so this one answers from where it is while it is still reading the log.
         `apart`: each answer is pickled by itself, so that one that cannot be decoded spoils no other."""
         queries, key = split_queries(batch), key_of_batch(batch)
-        self._note(queries)
         read_model = self._answering(alone)
         positions = read_model.positions
         if any(positions.get(partition, 0) < position for partition, position in needs.items()):
             return b"", dict(positions), self._in_hand.incarnation
         blob, reached = self._answered(read_model, queries, key, apart)
+        self._note(queries)  # not one that has ended the process
         self._check_going_on()
         return blob, reached, self._in_hand.incarnation
 
@@ -198,11 +198,11 @@ class ProjectorActor:
         reached = dict(read_model.positions)
         if asked:
             one_batch = join_queries([PackedQuery(*queries[index]) for index in asked])
-            self._note([queries[index] for index in asked])
             blob, reached = self._answered(
                 read_model, [queries[index] for index in asked], key_of_batch(one_batch), apart=True
             )
             answers |= dict(zip(asked, pickle.loads(blob), strict=True))
+            self._note([queries[index] for index in asked])
         self._check_going_on()
         wanted = {partition for index, after in enumerate(afters) if index not in answers for partition in after}
         ends = self._ends(wanted, away=look)
@@ -279,7 +279,7 @@ class ProjectorActor:
         queries = [*asked, *self._without_values({query.name for query in asked})]
         if not queries:
             return []
-        blob, _ = self._answered(read_model, queries)
+        blob, _ = self._answered(read_model, queries, bytes(KEY_BYTES), apart=False)
         answers = ray.cloudpickle.loads(blob)
         failed = (str(one) if isinstance(one, HandlerFailed) else "" for one in answers)
         return [Probed(query.name, error) for query, error in zip(queries, failed, strict=True)]
