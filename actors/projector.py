@@ -28,7 +28,7 @@ import ray
 import ray.cloudpickle
 
 from ..runtime.codec import encode_message
-from ..runtime.errors import HandlerFailed, RayfoldError, StoreInUse, Unavailable
+from ..runtime.errors import HandlerFailed, NotYetVisible, RayfoldError, StoreInUse, Unavailable
 from ..runtime.in_hand import KEY_BYTES, REFUSED_S, Fallen, InHand
 from ..runtime.log.contract import Reader
 from ..runtime.place import join_place
@@ -59,6 +59,10 @@ log = printable_log(__name__)
 ASKING_AFTER_MAX: Final = 32
 """Threads for clients whose queries wait for a position. A client has three such calls at most, each of a quarter of a
 second at most, however many queries wait; further ones queue in Ray."""
+
+_BROADCAST_S: Final = 0.25
+"""How long to wait for events to be broadcast before they are read from the log: some hundred times what a broadcast
+takes, so it happens where one was lost or its partition is being restarted."""
 
 _LEFTOVER_S: Final = 20.0
 """How long to wait for the projector of a program that was killed to let go of the database: Ray ends such processes
@@ -207,6 +211,23 @@ class ProjectorActor:
         wanted = {partition for index, after in enumerate(afters) if index not in answers for partition in after}
         ends = self._ends(wanted, away=look)
         return ray.cloudpickle.dumps(answers), reached, self._in_hand.incarnation, ends
+
+    @ray.method(concurrency_group="ask_after")
+    def come_to(self, after: Mapping[int, int], timeout_s: float) -> tuple[list[Any], dict[int, int]]:
+        """Wait until `after` is visible here, for who looks after projectors. An error as `to_wire` packs it, or
+        nothing; and the place reached. Clients wait with `ask_after`."""
+        read_model = self._caught_up()
+        deadline_s = time.monotonic() + timeout_s
+
+        def waited() -> None:
+            with suppress(NotYetVisible):
+                return read_model.wait_for(after, min(timeout_s, _BROADCAST_S))
+            self._read_for(read_model, [after], deadline_s)
+            return read_model.wait_for(after, max(deadline_s - time.monotonic(), 0.0))
+
+        error = _told(waited)
+        self._check_going_on()
+        return error, dict(read_model.positions)
 
     def _read_for(self, read_model: ReadModel, afters: Sequence[Mapping[int, int]], deadline_s: float) -> None:
         """Read what the logs have of what these wait for; in slices, so that the deadline is kept."""

@@ -153,7 +153,7 @@ class _Feed:
     async def _ask(self) -> None:
         """The answer and the position that it is said to be of."""
         query = PackedQuery(AllTotals.message_name, encode_message(AllTotals()))
-        pickled, positions = await _answer(self._actor.ask.remote(join_queries([query])))
+        pickled, positions, _ = await _answer(self._actor.ask.remote(join_queries([query]), {}))
         import ray.cloudpickle
 
         [answered] = ray.cloudpickle.loads(pickled)
