@@ -6,6 +6,9 @@ first event of it; `fit.py` compares the classes of today with them before anyth
 Rules kept here: a shape names fields and types and nothing else. Constraints, defaults, validators, descriptions, the
 names of classes and the modules that they are in change nothing that is stored, so they are not in it. A nested model,
 dataclass or TypedDict is expanded: its fields stand under paths (`lines.sku`), whatever containers are in between.
+What is stored under another name than the code uses has its *meaning* there as well, under paths with an @: the value
+of each member of an enum (`colour@RED`), the name at each place of a NamedTuple (`pair@0`). If one of those is another
+now, what is stored would be read as something else.
 
 A type that is not known is the empty text: of an old log only the names of fields are known.
 """
@@ -17,6 +20,7 @@ import hashlib
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
+from itertools import islice
 from typing import Any, Final, Literal, NamedTuple
 
 import msgpack
@@ -39,11 +43,21 @@ TEXT_MAX: Final = 1_000
 PATHS_MAX: Final = 1_000
 """Paths of one shape: a generated class with thousands of nested fields is compared by its first ones."""
 
+MEANING: Final = "@"
+"""Between the path of a field and what a meaning is of: no name of a field has it."""
+
+MEANINGS_MAX: Final = 256
+"""Meanings of one field: of a larger enum the first members are compared."""
+
+_SAME_EVERYWHERE: Final = (str, bytes, int, float, type(None))
+"""Values of members that have the same text in every process."""
+
 
 def event_shape(cls: type[Event]) -> Shape:
     """What events of this class store: path of each field -> its type as text."""
     shape: Shape = {}
-    for path, text in _paths("", _fields_of(cls) or {}, (cls,)):
+    paths = list(_paths("", _fields_of(cls) or {}, (cls,)))
+    for path, text in sorted(paths, key=lambda one: MEANING in one[0]):  # what is most important first
         earlier = shape.get(path)  # two models of a union may have a field of the same name
         if earlier is not None and text not in earlier.split(" | "):
             text = " | ".join(sorted({*earlier.split(" | "), text}))
@@ -79,8 +93,9 @@ def unpack_shape(data: bytes) -> Shape:
 class FieldDifference(NamedTuple):
     """One difference between what is stored and what a class stores now."""
 
-    kind: Literal["gone", "new", "type"]
-    """`gone`: stored, and no field of the class. `new`: a field that is not stored. `type`: both, of other types."""
+    kind: Literal["gone", "new", "type", "meaning"]
+    """`gone`: stored, and no field of the class. `new`: a field that is not stored. `type`: both, of other types.
+    `meaning`: what is stored would be read as another member of its enum, or under another name of its NamedTuple."""
     path: str
     held: str
     """The stored type; empty if it is not known, or for `new`."""
@@ -92,6 +107,10 @@ class FieldDifference(NamedTuple):
             return f"{self.path} is stored, and is no field of the class"
         if self.kind == "new":
             return f"{self.path} is a field of the class, and is not stored"
+        if self.kind == "meaning":
+            path, _, of = self.path.partition(MEANING)
+            what = f"place {of}" if of.isdecimal() else f"member {of}"
+            return f"{path}: {what} is stored as {self.held}, and is {self.now} in the class"
         return f"{self.path} is stored as {self.held}, and is {self.now} in the class"
 
 
@@ -99,7 +118,10 @@ def differences(held: Shape, now: Shape) -> list[FieldDifference]:
     """How a class (`now`) differs from what is stored (`held`), in the order of the paths."""
     found = []
     for path in sorted(held.keys() | now.keys()):
-        if path not in now:
+        if MEANING in path:
+            if held.get(path, "") != now.get(path, "") and _is_other_meaning(path, held, now):
+                found.append(FieldDifference("meaning", path, held.get(path, "nothing"), now.get(path, "nothing")))
+        elif path not in now:
             found.append(FieldDifference("gone", path, held[path], ""))
         elif path not in held:
             if not _under_unknown(path, held):
@@ -107,6 +129,16 @@ def differences(held: Shape, now: Shape) -> list[FieldDifference]:
         elif held[path] and held[path] != now[path]:
             found.append(FieldDifference("type", path, held[path], now[path]))
     return _without_nested(found)
+
+
+def _is_other_meaning(path: str, held: Shape, now: Shape) -> bool:
+    """Whether what differs there is a change: a member of an enum may come, go or be renamed, a place may not; and of a
+    log that was written before meanings were kept nothing is known."""
+    if path in held and path in now:
+        return True
+    of = path.partition(MEANING)[2]
+    first = path.removesuffix(of) + "0"
+    return of.isdecimal() and first in held and first in now
 
 
 def _under_unknown(path: str, held: Shape) -> bool:
@@ -131,6 +163,8 @@ def _paths(above: str, fields: Mapping[str, Any], seen: tuple[type, ...]) -> Ite
     for name, annotation in fields.items():
         path = f"{above}{name}"
         yield path, _text(annotation, seen)
+        for of, meaning in islice(_meanings(annotation), MEANINGS_MAX):
+            yield f"{path}{MEANING}{of}", meaning
         for nested in _nested(annotation, seen):
             yield from _paths(f"{path}.", _fields_of(nested) or {}, (*seen, nested))
 
@@ -144,6 +178,23 @@ def _nested(annotation: Any, seen: tuple[type, ...]) -> Iterator[type]:
             continue
         for argument in _arguments(part):
             yield from _nested(argument, seen)
+
+
+def _meanings(annotation: Any) -> Iterator[tuple[str, str]]:
+    """What is stored under another name than the code uses, at any depth of containers."""
+    for part in arguments_of_union(annotation):
+        if isinstance(part, type) and not typing.get_args(part):
+            if issubclass(part, Enum):
+                for name, member in part.__members__.items():
+                    if isinstance(member.value, _SAME_EVERYWHERE):
+                        yield name, _value(member.value)
+            elif _is_named_tuple(part):
+                yield from ((str(place), name) for place, name in enumerate(part._fields))  # type: ignore[attr-defined]
+                for hint in _hints(part).values():
+                    yield from _meanings(hint)
+            continue
+        for argument in _arguments(part):
+            yield from _meanings(argument)
 
 
 def _text(annotation: Any, seen: tuple[type, ...]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from pydantic import BaseModel, Field
@@ -116,6 +116,46 @@ def test_a_new_field_with_a_default_is_refused_too_since_older_readers_do_not_kn
 
     assert only(log, application(Changed)).what == (
         "its fields have changed: note is a field of the class, and is not stored"
+    )
+
+
+def test_an_enum_whose_values_now_mean_other_members_is_refused(log: Log) -> None:
+    class Colour(Enum):
+        CRIMSON = "red"
+        RED = "dark red"
+
+    class Changed(Event, name="Deposited"):
+        amount: int
+        colour: Colour = Colour.RED
+        lines: tuple[Line, ...] = ()
+
+    assert only(log, application(Changed)).what == (
+        "its fields have changed: colour: member RED is stored as 'red', and is 'dark red' in the class"
+    )
+
+
+def test_a_named_tuple_whose_places_have_other_names_is_refused() -> None:
+    class Span(NamedTuple):
+        first: int
+        last: int
+
+    class Turned(NamedTuple):
+        last: int
+        first: int
+
+    class Seen(Event):
+        amount: int
+        span: Span = Span(1, 2)
+
+    class Changed(Event, name="Seen"):
+        amount: int
+        span: Turned = Turned(1, 2)
+
+    log = MemoryLog()
+    write(log, application(Seen), 1)
+    assert only(log, application(Changed)).what == (
+        "its fields have changed: span: place 0 is stored as first, and is last in the class, "
+        "span: place 1 is stored as last, and is first in the class"
     )
 
 

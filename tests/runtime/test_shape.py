@@ -82,6 +82,8 @@ def test_a_shape_has_a_text_for_the_type_of_every_stored_field() -> None:
         "by_key": "dict[str, tuple[{count, sku}, ...]]",
         "by_key.count": "int",
         "by_key.sku": "str",
+        "colour@BLUE": "'blue'",
+        "colour@RED": "'red'",
         "colour": "one of 'blue', 'red'",
         "either": "{pages, title} | {title}",
         "either.pages": "int",
@@ -98,6 +100,8 @@ def test_a_shape_has_a_text_for_the_type_of_every_stored_field() -> None:
         "parcel.lines.sku": "str",
         "parcel.weight": "float",
         "point": "tuple[int, float]",
+        "point@0": "x",
+        "point@1": "y",
         "price": "Decimal | None",
         "tree": "{children, name}",
         "tree.children": "list[{...}]",
@@ -184,6 +188,66 @@ def test_a_type_of_many_members_is_bounded_and_still_compared() -> None:
 
     assert len(event_shape(Old)["kind"]) < 1_100
     assert [one.kind for one in differences(event_shape(Old), event_shape(New))] == ["type"]
+
+
+def shape_with(annotation: Any) -> dict[str, str]:
+    return event_shape(type("Made", (Event,), {"__annotations__": {"field": annotation}, "__module__": __name__}))
+
+
+def enum(**members: Any) -> Any:
+    return Enum("Made", members)
+
+
+def alone(one: Any) -> Any:
+    return one
+
+
+def in_list(one: Any) -> Any:
+    return list[one]
+
+
+def in_map(one: Any) -> Any:
+    return dict[str, tuple[one, ...] | None]
+
+
+def named_tuple(*names: str) -> Any:
+    return NamedTuple("Made", [(name, int) for name in names])
+
+
+@pytest.mark.parametrize("container", [alone, in_list, in_map])
+@pytest.mark.parametrize(
+    ("held", "now", "meanings"),
+    [
+        (enum(A=1, B=2), enum(Z=1, A=2, B=3), ["field@A", "field@B"]),
+        (enum(A=1, B=2), enum(B=1), ["field@B"]),
+        (enum(RED="r", BLUE="b"), enum(RED="b", BLUE="r"), ["field@BLUE", "field@RED"]),
+        (enum(A=1), enum(A="1"), ["field@A"]),
+        (enum(A=1, B=2), enum(A=1, B=2, Z=3), []),
+        (enum(RED="r"), enum(CRIMSON="r"), []),
+        (enum(A=1, B=2), enum(A=1), []),
+        (named_tuple("left", "right"), named_tuple("right", "left"), ["field@0", "field@1"]),
+        (named_tuple("left"), named_tuple("first"), ["field@0"]),
+        (named_tuple("left"), named_tuple("left", "right"), ["field@1"]),
+        (named_tuple("left", "right"), named_tuple("left"), ["field@1"]),
+        (tuple[int, int], named_tuple("left", "right"), []),
+    ],
+)
+def test_what_would_be_read_as_something_else_is_a_difference(
+    container: Any, held: Any, now: Any, meanings: list[str]
+) -> None:
+    found = differences(shape_with(container(held)), shape_with(container(now)))
+    assert [one.path for one in found if one.kind != "type"] == meanings
+    assert {one.kind for one in found if one.kind != "type"} <= {"meaning"}
+
+
+def test_of_a_log_that_was_written_before_meanings_were_kept_none_are_compared() -> None:
+    for one in (enum(A=1), named_tuple("left", "right")):
+        held = {path: text for path, text in shape_with(one).items() if "@" not in path}
+        assert differences(held, shape_with(one)) == []
+
+
+def test_a_value_that_has_another_text_in_each_process_has_no_meaning() -> None:
+    assert set(shape_with(enum(A=frozenset({"a", "b"}), B=object()))) == {"field"}
 
 
 def test_a_class_that_is_completed_later_has_its_shape() -> None:
