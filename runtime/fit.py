@@ -42,7 +42,8 @@ class Held(NamedTuple):
     """What the logs of a store hold."""
 
     events: dict[Kind, list[Shape]]
-    """Each kind of event, with the shapes that its logs have of it: one, unless they have seen different releases."""
+    """Each kind of event, with the shapes that its logs have of it: one, unless they have seen different releases, or it
+    is not known. That of an event without fields is empty."""
     aggregates: frozenset[str]
 
 
@@ -57,11 +58,11 @@ def held_in(readers: Iterable[Reader]) -> Held:
             continue
         aggregates |= held.aggregates
         for kind, packed in held.events.items():
+            shapes = events.setdefault(kind, [])
             try:
                 shape = unpack_shape(packed)
-            except ValueError:  # of a later release, perhaps: then only the name and version count
-                shape = {}
-            shapes = events.setdefault(kind, [])
+            except ValueError:  # not known, or of a later release: then only the name and version count
+                continue
             if shape not in shapes:
                 shapes.append(shape)
     return Held(events, frozenset(aggregates))
@@ -89,7 +90,7 @@ def misfits(catalogue: Catalogue, held: Held, readers: Mapping[int, Reader]) -> 
             found.append(_older(kind, cls))
         elif version == cls.schema_version:
             now = event_shape(cls)
-            different = [one for shape in shapes if shape for one in differences(shape, now)]
+            different = [one for shape in shapes for one in differences(shape, now)]
             names = list(dict.fromkeys(one for one in different if one.kind != "type"))
             if names:
                 found.append(_changed(kind, cls, names))

@@ -56,8 +56,8 @@ def checked_shapes(shapes: Mapping[tuple[str, int], bytes]) -> dict[tuple[str, i
 
 
 def payload_shape(*payloads: bytes) -> bytes:
-    """The shape as these payloads show it: the names of their fields, without types."""
-    names: dict[str, str] = {}
+    """The shape as these payloads show it: the names of their fields, without types; nothing where they do not tell."""
+    names: dict[str, str] | None = None
     for payload in payloads:
         try:
             fields = msgpack.unpackb(payload, strict_map_key=False)
@@ -66,9 +66,9 @@ def payload_shape(*payloads: bytes) -> bytes:
         except (ValueError, TypeError, RecursionError, msgpack.UnpackException):
             continue
         if isinstance(fields, dict):
-            names |= {name: "" for name in fields if isinstance(name, str)}
-    packed: bytes = msgpack.packb(names)
-    return packed if len(packed) <= SHAPE_BYTES_MAX else msgpack.packb({})
+            names = (names or {}) | {name: "" for name in fields if isinstance(name, str)}
+    packed: bytes = b"" if names is None else msgpack.packb(names)
+    return packed if len(packed) <= SHAPE_BYTES_MAX else b""
 
 
 def kind_of(event: NewEvent, declared: Mapping[tuple[str, int], bytes]) -> bytes:

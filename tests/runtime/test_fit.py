@@ -159,6 +159,48 @@ def test_a_named_tuple_whose_places_have_other_names_is_refused() -> None:
     )
 
 
+def test_a_field_of_an_event_that_had_none_is_refused_and_so_is_the_way_back() -> None:
+    class Opened(Event):
+        pass
+
+    class OpenedBy(Event, name="Opened"):
+        owner: str = "x"
+
+    class Open(Command):
+        pass
+
+    def with_event(event: type[Event]) -> Catalogue:
+        class Door(Aggregate, name="Door", placement=Shared(), snapshot_every=0):
+            @decide
+            def open(self, command: Open) -> event:  # type: ignore[valid-type]
+                return event()
+
+            @evolve
+            def opened(self, event: event) -> None:  # type: ignore[valid-type]
+                pass
+
+        return Catalogue([Door])
+
+    for before, after, field in ((Opened, OpenedBy, "is not stored"), (OpenedBy, Opened, "is no field of the class")):
+        for shapes in ({}, with_event(before).shapes()):  # a log that was told of no shape takes that of the payload
+            log = MemoryLog()
+            loop = WriteLoop(0, log, with_event(before))
+            loop.activate()
+            if not shapes:
+                log._declared.clear()
+            [door] = with_event(before).aggregates.values()
+            assert isinstance(loop.execute([pack(Envelope(door, "a", Open()))[0]]).outcomes[0], Receipt)
+            assert found(log, with_event(before)) == []
+            assert field in only(log, with_event(after)).what
+
+
+def test_of_a_shape_that_is_not_known_only_the_name_and_version_count() -> None:
+    log = MemoryLog()
+    write(log, OLD, 1)
+    log._kinds["Deposited", 1] = b""
+    assert found(log, OLD) == []
+
+
 def test_a_changed_field_of_a_nested_model_is_refused(log: Log) -> None:
     class Part(BaseModel):
         number: str = "a"
