@@ -15,7 +15,7 @@ import functools
 import reprlib
 import struct
 import types
-from collections import Counter, defaultdict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -163,7 +163,8 @@ def _compared(path: str, one: Any, other: Any, waiting: deque[tuple[str, Any, An
 
 
 def _items(path: str, one: dict[Any, Any], other: dict[Any, Any], waiting: deque[tuple[str, Any, Any]]) -> str:
-    mine, theirs = list(dict.items(one)), list(dict.items(other))
+    its_class: Any = OrderedDict if isinstance(one, OrderedDict) else dict  # which keeps an order of its own
+    mine, theirs = list(its_class.items(one)), list(its_class.items(other))
     if len(mine) != len(theirs):
         return f"{path or 'it'} has {len(theirs):,} keys, where it had {len(mine):,}: {_extra(one, other)}"
     for (key, value), (its_key, its_value) in zip(mine, theirs, strict=True):
@@ -254,6 +255,8 @@ def _holds_attributes(kind: type) -> bool:
 def _can_be_shared(kind: type) -> bool:
     """Whether it matters that two places hold the same one."""
     if issubclass(kind, tuple | frozenset | str | int | float | complex | bytes | date | time | Enum | type):
+        return False
+    if issubclass(kind, _SHOWN_WHOLE):
         return False
     if issubclass(kind, BaseModel):
         return not kind.model_config.get("frozen")

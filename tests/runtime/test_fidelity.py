@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import enum
 import functools
 import math
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
-from ipaddress import IPv4Address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 from uuid import UUID
@@ -531,6 +532,20 @@ def test_the_order_of_a_dict_counts_unless_it_is_not_to() -> None:
     assert difference(one, other, ordered=False) == ""
     other["b"] = {"y": 3, "x": 1}
     assert difference(one, other, ordered=False) == "['b']['y'] is 3, where it was 2"
+
+
+@pytest.mark.parametrize("value", [UUID(int=1), PurePosixPath("/a"), Fraction(1, 3), Decimal(1), IPv6Address("::1")], ids=repr)
+def test_a_value_that_cannot_change_may_be_one_object_or_two(value: Any) -> None:
+    another = copy.deepcopy(value) if copy.deepcopy(value) is not value else type(value)(str(value))
+    assert difference([value, value], [value, another]) == ""
+    assert difference({"a": value, "b": another}, {"a": value, "b": value}) == ""
+
+
+def test_a_dict_with_an_order_of_its_own_is_compared_by_that() -> None:
+    moved, made = OrderedDict(a=1, b=2), OrderedDict(b=2, a=1)
+    moved.move_to_end("a")
+    assert difference(moved, made) == ""
+    assert difference(moved, OrderedDict(a=1, b=2)) != ""
 
 
 def test_what_holds_itself_can_be_compared() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import field
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -287,6 +289,49 @@ def test_a_state_that_no_bytes_stand_for_is_checked_as_well(loop: WriteLoop) -> 
     again = copied(till)
     assert again is not None
     assert again.notes["a"] is again.notes["b"] is not till.notes["a"]
+
+
+class Hold(Command):
+    what: UUID
+
+
+class Held(Event):
+    what: UUID
+
+
+class Shelf(Aggregate, placement=Shared(), snapshot_every=2):
+    """It holds one value in two places, as handlers do, and what it has used last at the end."""
+
+    first: UUID | None = None
+    last: UUID | None = None
+    used: OrderedDict[UUID, int] = field(default_factory=OrderedDict)
+
+    @decide
+    def hold(self, command: Hold) -> Held:
+        return Held(what=command.what)
+
+    @evolve
+    def held(self, event: Held) -> None:
+        self.first = self.first or event.what
+        self.last = event.what
+        self.used[event.what] = self.used.get(event.what, 0) + 1
+        self.used.move_to_end(event.what)
+
+
+def test_values_in_two_places_and_dicts_with_an_order_of_their_own_raise_no_alarm(caplog: Any) -> None:
+    log = MemoryLog()
+    loop = WriteLoop(0, log, Catalogue([Shelf]))
+    loop.activate()
+    ids = [pack(Envelope(Shelf, "alice", Hold(what=UUID(int=n))))[0] for n in (1, 2, 1, 1)]
+    for command in ids:
+        loop.execute([command])
+    alarms = Alarms()
+    checks = StreamChecks(Catalogue([Shelf]), log, "here", alarms, threading.Lock, lambda stream: None)
+    checks.resident(loop.residents, nothing)
+    checks.snapshot(nothing)
+    assert alarms.kept == ()
+    assert log.find_snapshot(StreamId("Shelf", "alice"), state_fingerprint(Shelf)) is not None
+    assert "no snapshot" not in caplog.text
 
 
 def test_a_state_that_is_large_is_left_alone() -> None:
