@@ -248,6 +248,7 @@ class KeptModel:
             {**at.chains, partition: chain_of(records[-1])},
             {**at.recorded_at_us, partition: recorded_at_us_of(records[-1])},
             self.quarantined,
+            at.out_of_order,
         )
 
     def _commit(self, checkpoint: Checkpoint) -> None:
@@ -263,6 +264,11 @@ class KeptModel:
         assert isinstance(self.store, MemoryStore)
         self.store.commit(self._at.packed())  # only now: packing it with every event took as long as the event
         return self.store.encode()
+
+    @property
+    def in_order(self) -> bool:
+        """Whether a fold of the log makes the same: nothing is set aside, or was taken in after later events."""
+        return not (self.quarantined or self._at.out_of_order)
 
     def recorded_at_us(self) -> dict[int, int]:
         """When the last event taken in was recorded, by partition; 0 before the first."""
@@ -437,7 +443,7 @@ class KeptModel:
                     break
             else:
                 self.quarantined = quarantined
-                self._commit(self._after(partition, ()))
+                self._commit(self._after(partition, ())._replace(out_of_order=True))
         except BaseException as error:
             if is_ctrl_c(error):
                 raise

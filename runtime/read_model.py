@@ -478,8 +478,7 @@ class ReadModel:
 
     def may_be_checked(self) -> bool:
         """Whether it works, and holds what a fold of the log would: nothing was taken in out of order."""
-        kept = self._kept
-        return self._opened and not self._closed and kept.failed is None and not kept.quarantined
+        return self._opened and not self._closed and self._kept.failed is None and self._kept.in_order
 
     def taken(self, copied: Callable[[Projection], T | None]) -> tuple[T, dict[int, int], int] | None:
         """A copy of the state in memory, the positions it is at, and how many events are set aside; None if it cannot
@@ -532,8 +531,8 @@ class ReadModel:
                 now_s = time.monotonic()
                 self._checkpoint_at = (events, now_s, now_s - began_s)
                 unsure, self._watch.unsure = self._watch.unsure, False
-                place = dict(self.positions)
-            if unsure and not self._is_a_fold(copy, place):
+                place, in_order = dict(self.positions), self._kept.in_order
+            if unsure and in_order and not self._is_a_fold(copy, place):
                 return 0
             try:
                 return store.write(copy)

@@ -60,12 +60,15 @@ class Checkpoint(NamedTuple):
     """When the event at that position was recorded, by its writer's clock; 0 before the first."""
     quarantined: tuple[Quarantined, ...] = ()
     """In the order in which they failed; at most `QUARANTINED_MAX`."""
+    out_of_order: bool = False
+    """Some event was taken in after later ones: out of quarantine, or with a stream that was rebuilt. A fold of the log
+    need not make the same, so the two are not compared."""
 
     def packed(self) -> bytes:
         """As the bytes that a store keeps: a checksum and msgpack."""
-        content: bytes = msgpack.packb(
-            [self.positions, self.chains, self.recorded_at_us, [tuple(entry) for entry in self.quarantined]]
-        )
+        aside = [tuple(entry) for entry in self.quarantined]
+        fields: list[object] = [self.positions, self.chains, self.recorded_at_us, aside]
+        content: bytes = msgpack.packb([*fields, True] if self.out_of_order else fields)
         return zlib.crc32(content).to_bytes(4, "big") + content
 
     def objection(self, readers: Mapping[int, Reader], looked_at: Iterable[int]) -> str:
@@ -85,7 +88,8 @@ class Checkpoint(NamedTuple):
         if len(data) < 5 or zlib.crc32(data[4:]) != int.from_bytes(data[:4], "big"):
             return None
         try:
-            positions, chains, recorded_at_us, quarantined = msgpack.unpackb(data[4:], strict_map_key=False)
-            return cls(positions, chains, recorded_at_us, tuple(Quarantined(*entry) for entry in quarantined))
+            positions, chains, recorded_at_us, quarantined, *rest = msgpack.unpackb(data[4:], strict_map_key=False)
+            aside = tuple(Quarantined(*entry) for entry in quarantined)
+            return cls(positions, chains, recorded_at_us, aside, rest == [True])
         except (ValueError, TypeError):
             return None

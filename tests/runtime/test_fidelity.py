@@ -534,7 +534,9 @@ def test_the_order_of_a_dict_counts_unless_it_is_not_to() -> None:
     assert difference(one, other, ordered=False) == "['b']['y'] is 3, where it was 2"
 
 
-@pytest.mark.parametrize("value", [UUID(int=1), PurePosixPath("/a"), Fraction(1, 3), Decimal(1), IPv6Address("::1")], ids=repr)
+@pytest.mark.parametrize(
+    "value", [UUID(int=1), PurePosixPath("/a"), Fraction(1, 3), Decimal(1), IPv6Address("::1")], ids=repr
+)
 def test_a_value_that_cannot_change_may_be_one_object_or_two(value: Any) -> None:
     another = copy.deepcopy(value) if copy.deepcopy(value) is not value else type(value)(str(value))
     assert difference([value, value], [value, another]) == ""

@@ -18,7 +18,7 @@ from rayfold.runtime.envelope import Envelope, pack
 from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.messages import Command, Event, Query
 from rayfold.runtime.partition import WriteLoop
-from rayfold.runtime.projection import Projection, answer, project
+from rayfold.runtime.projection import Projection, answer, forget, project
 from rayfold.runtime.read_model import ReadModel
 from rayfold.runtime.saved_state import encode_state, state_fingerprint
 from rayfold.runtime.standing import Alarms, StandingCheck, StreamChecks, check_read_model, copied, folded
@@ -279,6 +279,71 @@ def test_in_one_partition_the_order_counts(loop: WriteLoop, log: MemoryLog) -> N
     alarms = Alarms()
     list(check_read_model(read_model, InOrder, CATALOGUE, {0: log}, 0, alarms, nothing))
     assert [alarm.what for alarm in alarms.kept] == ["amounts[0] is 2, where it was 1"]
+
+
+OUTSIDE = {"down": False}
+
+
+class Latest(Projection, on_failure="quarantine"):
+    """It knows what came last, which depends on the order."""
+
+    last: int = 0
+    seen: list[int] = field(default_factory=list)
+
+    @project
+    def paid(self, event: Paid) -> None:
+        if OUTSIDE["down"] and event.amount == 2:
+            raise RuntimeError("something outside is down")
+        self.last = event.amount
+        self.seen.append(event.amount)
+
+    @forget
+    def dropped(self, stream: StreamId) -> None:
+        self.seen.clear()
+
+
+@pytest.mark.parametrize("how", ["out of quarantine", "with its stream"])
+def test_what_was_taken_in_out_of_order_raises_no_alarm_and_stays_also_after_a_restart(
+    log: MemoryLog, tmp_path: Path, how: str
+) -> None:
+    catalogue = Catalogue([Till], [Latest])
+    loop = WriteLoop(0, log, catalogue)
+    loop.activate()
+    OUTSIDE["down"] = how == "out of quarantine"
+    pay(loop, 1, 2)
+    loop.execute([pack(Envelope(Till, "bob", Pay(amount=3)))[0]])
+
+    def opened() -> ReadModel:
+        read_model = ReadModel(Latest, catalogue, {0: log}, directory=tmp_path)
+        read_model.open()
+        read_model.catch_up(0)
+        return read_model
+
+    def checked(read_model: ReadModel) -> tuple[Any, int]:
+        alarms = Alarms()
+        for _ in check_read_model(read_model, Latest, catalogue, {0: log}, 0, alarms, nothing):
+            pass
+        with read_model.reading() as model:
+            return alarms.kept, model.__dict__["last"]
+
+    read_model = opened()
+    assert checked(read_model) == ((), 3)
+    OUTSIDE["down"] = False
+    if how == "out of quarantine":
+        assert read_model.retry_quarantined() == ()
+    else:
+        read_model.rebuild_stream(ALICE, 0)
+    assert checked(read_model) == ((), 2)
+    assert read_model.checkpoint() > 0
+    read_model.close()
+    again = opened()
+    assert checked(again) == ((), 2)
+    loop.execute([pack(Envelope(Till, "bob", Pay(amount=4)))[0]])
+    again.catch_up(0)
+    assert checked(again) == ((), 4)
+    again._watch.unsure = True  # a query may have changed it
+    assert again.checkpoint() > 0
+    assert checked(again) == ((), 4)
 
 
 def test_a_state_that_no_bytes_stand_for_is_checked_as_well(loop: WriteLoop) -> None:

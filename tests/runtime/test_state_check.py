@@ -17,13 +17,14 @@ from rayfold.runtime.envelope import Envelope, pack
 from rayfold.runtime.log.store import Store, create_or_open_store
 from rayfold.runtime.messages import Command, Event
 from rayfold.runtime.partition import WriteLoop
-from rayfold.runtime.projection import Projection, project
+from rayfold.runtime.projection import Projection, forget, project
 from rayfold.runtime.read_model import ReadModel
 from rayfold.runtime.read_store.kinds import DuckDb, InMemory, Lmdb
 from rayfold.runtime.read_store.lmdb import Rows
 from rayfold.runtime.recorded import Recorded
 from rayfold.runtime.saved_state import state_fingerprint
 from rayfold.runtime.state_check import SavedReadModel, StateReport, check_states
+from rayfold.runtime.stream import StreamId
 
 ROOT = Path(__file__).parents[2]
 CALLS = [0]
@@ -80,6 +81,18 @@ class Unsteady(Projection):
     def paid(self, event: Paid) -> None:
         CALLS[0] += 1
         self.calls = CALLS[0]
+
+
+class Forgetful(Projection):
+    last: str = ""
+
+    @project
+    def paid(self, event: Paid, recorded: Recorded) -> None:
+        self.last = recorded.aggregate_id
+
+    @forget
+    def dropped(self, stream: StreamId) -> None:
+        pass
 
 
 class InOrderInFields(Projection):
@@ -327,6 +340,32 @@ def test_what_cannot_be_compared_is_said(store: Store, tmp_path: Path) -> None:
         "InRows, part 0, replica 0: not compared, its database is in use",
         "InFields, part 0, replica 0: nothing is saved that this code would use",
     ]
+
+
+def test_streams_of_a_type_that_was_given_up_are_no_difference(store: Store) -> None:
+    reader = store.open_reader(0)
+    given_up = Catalogue([], retired=["Till", "Paid"])
+    report = check_states(given_up, {0: reader}, [], in_use=False)
+    unknown = check_states(Catalogue([]), {0: reader}, [], in_use=False)
+    reader.close()
+    assert report.ok
+    assert [one.subject for one in unknown.differences] == ["Till in partition 0"]
+
+
+def test_a_read_model_with_events_out_of_order_is_not_compared(store: Store) -> None:
+    reader = store.open_reader(0)
+    folder = store.path / "projections" / "Forgetful-v1" / "0-0"
+    catalogue = Catalogue([Till], [Forgetful])
+    read_model = ReadModel(Forgetful, catalogue, {0: reader}, directory=folder)
+    read_model.open()
+    read_model.catch_up(0)
+    read_model.rebuild_stream(StreamId("Till", "a"), 0)
+    assert read_model.checkpoint() > 0
+    read_model.close()
+    report = check_states(catalogue, {0: reader}, [SavedReadModel(Forgetful, 0, 0, folder)], in_use=False)
+    reader.close()
+    assert report.ok
+    assert report.notes == ["Forgetful, part 0, replica 0: not compared, some events were taken in out of order"]
 
 
 def verify(*arguments: object) -> subprocess.CompletedProcess[str]:
