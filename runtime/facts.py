@@ -42,7 +42,7 @@ TEXT_CHARS_MAX: Final = 500
 REASON_CHARS_MAX: Final = 10_000
 """Of a reason, which is meant to be a short code."""
 
-_UNCHANGED: Final = frozenset({type(None), bool, float, Decimal, UUID, date, timedelta})
+_UNCHANGED: Final = frozenset({type(None), bool, float, UUID, date, timedelta})
 """Types of facts that arrive as they are, whatever their value."""
 
 _SHORT: Final = 256
@@ -55,6 +55,8 @@ def as_told(rejected: Rejected, stream: str, command: str) -> Rejected:
     facts = rejected.facts
     if type(reason) is not str or len(reason) > REASON_CHARS_MAX:
         reason = reason if type(reason) is int and -(1 << 63) <= reason < 1 << 63 else shown_as_text(reason)
+    elif not reason.isascii():
+        reason = _well_formed(reason)
     plain = len(facts) <= FACTS_MAX and all(_arrives_as_it_is(fact) for fact in facts.values())
     return Rejected.told(reason, dict(facts) if plain else unpack_facts(pack_facts(facts)), stream, command)
 
@@ -65,8 +67,9 @@ def pack_facts(facts: dict[str, Any]) -> bytes:
     if packed is None:
         packed = _packed({_name(name): _kept(fact) for name, fact in facts.items()})
     if packed is None or len(packed) > FACTS_BYTES_MAX:
-        few = {_name(name): _small(fact) for name, fact in islice(facts.items(), FACTS_MAX)}
-        if len(facts) > FACTS_MAX:
+        many = len(facts) > FACTS_MAX + 1  # what was packed and unpacked once is packed to the same again
+        few = {_name(name): _small(fact) for name, fact in islice(facts.items(), FACTS_MAX if many else None)}
+        if many:
             few["shown"] = f"{FACTS_MAX} of {len(facts):,} facts"
         packed = msgpack.packb(few)
     return packed
@@ -95,6 +98,8 @@ def _arrives_as_it_is(fact: object) -> bool:
         return len(fact) <= _SHORT and fact.isascii()  # type: ignore[arg-type,attr-defined]
     if kind is int:
         return -(1 << 63) <= fact < 1 << 63  # type: ignore[operator]
+    if kind is Decimal:
+        return len(str(fact)) <= _SHORT
     return kind in _UNCHANGED or (kind is bytes and len(fact) <= _SHORT)  # type: ignore[arg-type]
 
 

@@ -105,6 +105,8 @@ class _Decided:
         """Which command each append belongs to."""
         self.refused: dict[int, Rejected] = {}
         """Commands whose refusal is appended, with it: they are answered with it once it is stored."""
+        self.known: set[int] = set()
+        """Commands that were refused before, for good: whatever becomes of this batch."""
         self.reused: list[tuple[int, int]] = []
         """Commands that have the id of an earlier, different one of this batch, with the index of that one."""
         self.working: dict[StreamId, Aggregate] = {}
@@ -204,7 +206,10 @@ class WriteLoop:
         if entry is not None:
             if isinstance(entry, RayfoldError):
                 raise entry
-            return self._repeated(command, digest, entry)
+            known = self._repeated(command, digest, entry)
+            if isinstance(known, Rejected):
+                decided.known.add(index)
+            return known
         if (first := decided.first_use.get(command.command_id)) is not None:
             (decided.repeats if first[1] == digest else decided.reused).append((index, first[0]))
             return None
@@ -424,9 +429,10 @@ class WriteLoop:
         lost: set[StreamId | bytes] = set()
         for index, command in enumerate(commands):
             outcome = decided.outcomes[index]
+            stands = isinstance(outcome, Receipt) or index in decided.known
             if outcome is None:
                 lost |= {command.stream, command.command_id}
-            elif isinstance(outcome, Receipt) or not (fenced or _rests_on(lost, outcome, command)):
+            elif stands or not (fenced or _rests_on(lost, outcome, command)):
                 continue
             decided.outcomes[index] = error
         return Batch(_told(decided.outcomes), [])

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from uuid import UUID
+
+import pytest
 
 from rayfold.runtime.aggregate import Aggregate, Shared, decide, evolve
 from rayfold.runtime.backup.restoring import restore_store
 from rayfold.runtime.backup.taking import backup_store
 from rayfold.runtime.catalogue import Catalogue
 from rayfold.runtime.envelope import Envelope, PackedCommand, pack, unpack_batch
-from rayfold.runtime.errors import CommandIdReused, Conflict, HandlerFailed, Rejected, StorageFailed
+from rayfold.runtime.errors import CommandIdReused, Conflict, HandlerFailed, InvalidMessage, Rejected, StorageFailed
+from rayfold.runtime.facts import as_told
 from rayfold.runtime.history import history, state_at
 from rayfold.runtime.log.check import verify_store
-from rayfold.runtime.log.format import decode_record
+from rayfold.runtime.log.format import decode_record, encode_record
 from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.log.store import create_or_open_store, open_store
 from rayfold.runtime.messages import Command, Event
@@ -24,8 +28,10 @@ from rayfold.runtime.partition import WriteLoop
 from rayfold.runtime.projection import Projection, project
 from rayfold.runtime.read_model import ReadModel
 from rayfold.runtime.receipt import Receipt
-from rayfold.runtime.stream import ANY, StreamId
+from rayfold.runtime.refusals import refused_event, rejected_in
+from rayfold.runtime.stream import ANY, REFUSALS, StreamId
 from rayfold.runtime.subscription import subscribe
+from rayfold.runtime.wire import from_wire, to_wire
 from tests.runtime.faulty_log import FaultyLog
 from tests.runtime.test_partition import RemoteLog
 
@@ -131,6 +137,30 @@ def test_every_repeat_of_a_decisive_refusal_is_the_same_refusal(log: FaultyLog) 
     }
 
 
+@pytest.mark.parametrize(
+    "rejected",
+    [
+        Rejected("\ud800"),
+        Rejected("caf\u00e9 " * 3_000),
+        Rejected("text", half="\ud800", long="\u00e9" * 70_000),
+        Rejected("many", **{f"fact_{number}": "b" * 600 for number in range(150)}),
+        Rejected("one more", **{f"fact_{number}": "b" * 600 for number in range(101)}),
+        Rejected("digits", one=Decimal("1" * 30_000), two=Decimal("2" * 30_000)),
+        Rejected("number", large=10**30, at=datetime(2020, 1, 1, tzinfo=UTC), parts=(1, {2}, [b"3"])),
+    ],
+    ids=lambda rejected: rejected.reason[:8].encode("ascii", "replace").decode(),
+)
+def test_what_is_told_at_first_is_what_is_stored_and_told_again(rejected: Rejected) -> None:
+    first = as_told(rejected, "Stock/a", "Reserve")
+    again = as_told(Rejected.told(first.reason, first.facts, first.stream, first.command), "Stock/a", "Reserve")
+    at = (1, bytes(32), REFUSALS, 1, 1, bytes(16), b"", b"")
+    stored = rejected_in(encode_record(at, refused_event(first)))
+    for told in (again, stored, from_wire(to_wire(first))):
+        assert isinstance(told, Rejected)
+        assert (told.reason, told.facts) == (first.reason, first.facts)
+        assert [*map(type, told.facts.values())] == [*map(type, first.facts.values())]
+
+
 def test_it_outlives_a_restart(log: FaultyLog, reopen: Callable[[], WriteLoop]) -> None:
     told_alone(opened(log), sent(Reserve(pieces=5), 1))
     reopen()
@@ -189,6 +219,19 @@ def test_a_refusal_that_cannot_be_stored_is_not_told(log: FaultyLog) -> None:
     assert [type(outcome) for outcome in outcomes] == [StorageFailed] * 2
     told(loop, sent(Restock(pieces=9), 2))
     assert isinstance(told_alone(loop, sent(Reserve(pieces=5), 1)), Receipt), "it was never refused"
+
+
+def test_a_repeat_gets_it_also_when_a_neighbour_cannot_be_stored(log: FaultyLog) -> None:
+    loop = opened(log)
+    told(loop, sent(Restock(pieces=5), 1))
+    refused = told_alone(loop, sent(Reserve(pieces=7), 2))
+    for error in (InvalidMessage("batch", "it is too large"), StorageFailed("log", "the disk is full")):
+        log.fail_once("before the append", error)
+        first, repeat = told(loop, sent(Restock(pieces=1), 3), sent(Reserve(pieces=7), 2))
+        assert first is error
+        assert isinstance(refused, Rejected)
+        assert isinstance(repeat, Rejected)
+        assert (repeat.reason, repeat.facts) == (refused.reason, refused.facts)
 
 
 def test_an_answer_that_was_lost_after_the_commit_is_the_same_when_asked_again(log: FaultyLog) -> None:
