@@ -42,8 +42,8 @@ class Held(NamedTuple):
     """What the logs of a store hold."""
 
     events: dict[Kind, list[Shape]]
-    """Each kind of event, with the shapes that its logs have of it: one, unless they have seen different releases, or it
-    is not known. That of an event without fields is empty."""
+    """Each kind of event, with the shapes that its logs have of it: one, unless they have seen different releases;
+    none where it is not known. That of an event without fields is empty."""
     aggregates: frozenset[str]
 
 
