@@ -22,7 +22,7 @@ from ..contract import Context, Findings, Scenario
 from .clock import simulate
 from .control_world import STORIES, ControlBuild, ControlLoop, ControlWorld, Fault, Story
 
-__all__ = ["SCENARIOS", "Covered", "Run", "find_wrong", "pairs_of", "run_control", "singles_of"]
+__all__ = ["SCENARIOS", "Covered", "Run", "find_wrong", "kinds_at", "pairs_of", "run_control", "singles_of"]
 
 ANYWHERE: Final = ("kill a", "kill b", "cut a", "cut b", "kill supervisor", "second supervisor")
 AT_MESSAGES: Final = ("message lost", "answer lost", "message repeated", "message late", "disk full")
