@@ -738,7 +738,6 @@ class SimulatedSupervision(Supervision):
         self.shares = _shares(world, self.sender)
         self.partitions = _PartitionActors(self, world, self._plan_of, self.scheduling)
         self.moves = world.build.moves(self)
-        self.rolling = _Rolling(self)
         self.watch_s = WATCH_S
 
     def go_on(self, doing: Coroutine[Any, Any, None]) -> None:
@@ -763,9 +762,6 @@ class SimulatedSupervision(Supervision):
     def _remember_store(self, store_id: str) -> None:
         if not self.sender.ended:
             self._world.store_known = store_id
-
-    def _check_fit(self) -> None:
-        """The application has no classes, and its logs no events of any."""
 
     async def _tick(self) -> None:
         """The client asks every actor often enough."""
