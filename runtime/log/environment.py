@@ -156,6 +156,8 @@ class Environment:
                         return use(transaction)
                 except lmdb.MapResizedError:
                     self._resize(environment, 0)
+                except lmdb.BadRslotError:  # a forked child has ended, and gave the slot back: take another
+                    continue
                 except lmdb.Error as error:
                     raise self.failure(error) from error
         raise StorageFailed(str(self.path), "its map is being resized, or it is written, faster than it can be read")

@@ -140,7 +140,7 @@ class LmdbStore:
         """See `ReadStore`. Gives the projection `rows`. Raises `StoreInUse` while another process has it open."""
         if directory is None:
             directory = Path(tempfile.mkdtemp(prefix="rayfold-rows-"))
-            weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
+            weakref.finalize(self, _remove_if_made_here, directory, os.getpid())
         self._path = str(directory)
         self._hold(directory)
         model.__dict__["rows"] = Rows(self)
@@ -169,7 +169,7 @@ class LmdbStore:
         with self.errors():
             if not reading:
                 self._leave_room(environment)
-            self._transaction = environment.begin(write=not reading)
+            self._transaction = _begun(environment) if reading else environment.begin(write=True)
 
     def commit(self, checkpoint: bytes) -> None:
         """See `ReadStore`."""
@@ -222,7 +222,7 @@ class LmdbStore:
         return self._environment
 
     def _checkpoint(self) -> bytes | None:
-        with self.errors(), self._opened().begin() as transaction:
+        with self.errors(), _begun(self._opened()) as transaction:
             return transaction.get(_CHECKPOINT, db=self._checkpoints)
 
     def _leave_room(self, environment: lmdb.Environment) -> None:
@@ -273,6 +273,20 @@ def _map_bytes(directory: Path) -> int:
     while wanted < 4 * size_bytes and wanted < _MAP_BYTES_MAX:
         wanted *= 2
     return wanted
+
+
+def _begun(environment: lmdb.Environment) -> lmdb.Transaction[bytes]:
+    """A transaction for reading."""
+    try:
+        return environment.begin()
+    except lmdb.BadRslotError:  # a forked child has ended, and gave the slot back; this one takes another
+        return environment.begin()
+
+
+def _remove_if_made_here(directory: Path, process: int) -> None:
+    """A forked child that ends leaves what its parent uses."""
+    if process == os.getpid():
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _packed_key(key: str) -> bytes:

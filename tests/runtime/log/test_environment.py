@@ -198,6 +198,22 @@ print(parent, log.activate(), flush=True)
     assert ends == f"{parent} 1"
 
 
+@pytest.mark.parametrize("opened", ["open_log", "open_reader"])
+def test_a_forked_child_that_ends_takes_no_read_from_its_parent(tmp_path: Path, opened: str) -> None:
+    open_log(tmp_path, "partition 3").close()
+    code = f"""
+import os, sys
+from rayfold.runtime.log.environment import {opened}
+log = {opened}(sys.argv[1], "partition 3")
+log.head()
+if os.fork() == 0:
+    sys.exit(0)  # which lets go of what was inherited, LMDB's spare transaction as well
+os.wait()
+print(log.head(), log.head())
+"""
+    assert python(code, tmp_path).communicate(timeout=60)[0] == "0 0\n"
+
+
 # --- readers ------------------------------------------------------------------------------------------------------
 
 READER = """

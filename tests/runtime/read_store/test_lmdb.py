@@ -195,3 +195,23 @@ def test_after_a_commit_that_failed_the_next_ones_are_stored(tmp_path: Path, ref
     told = subprocess.run([*inject, *program], capture_output=True, text=True, check=True, cwd=ROOT).stdout.splitlines()
     assert [line for line in told if line != "stored"] == [f"failed: {tmp_path}: mdb_txn_commit: Input/output error"]
     assert len(told) == 10
+
+
+@pytest.mark.parametrize("directory", ["Path(sys.argv[1])", "None"])
+def test_a_forked_child_that_ends_takes_nothing_from_its_parent(tmp_path: Path, directory: str) -> None:
+    program = f"""
+import os, sys, types
+from pathlib import Path
+from rayfold.runtime.read_store.lmdb import LmdbStore
+store = LmdbStore()
+store.open(types.SimpleNamespace(), {directory})
+store.begin(reading=True)
+store.roll_back()
+if os.fork() == 0:
+    sys.exit(0)  # which lets go of what was inherited, LMDB's spare transaction as well
+os.wait()
+store.begin(reading=True)
+print(store.roll_back(), Path(store._path).is_dir())
+"""
+    told = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert (told.stdout, told.stderr) == ("None True\n", "")
