@@ -95,7 +95,12 @@ class Assembly:
         self._undo.push_async_callback(self._end_actors)
         await self._start_actors(cluster, scheduling)
         self.client = Client(
-            self.catalogue, self._partitions, cluster.actor_named, self._settings, placement=store.placement
+            self.catalogue,
+            self._partitions,
+            cluster.actor_named,
+            self._settings,
+            placement=store.placement,
+            store_id=store.store_id,
         )
         await self.projections.attach(self._partitions, self.client.serve)
         self._undo.push_async_callback(lambda: self.client.drain(min(ANSWER_TIMEOUT_S, self._grace_s)))

@@ -61,15 +61,17 @@ class Client:
         settings: Settings,
         *,
         placement: str = OLD_PLACEMENT,
+        store_id: str = "",
         classes_of_others: bool = False,
     ) -> None:
-        """`placement`: the store's rule (`stream.partition_of`). `classes_of_others`: the system was started by another
-        program, whose classes have the same names as those that are used here, and are others."""
+        """`placement`, `store_id`: the rule of the store (`stream.partition_of`) and its id. `classes_of_others`: the
+        system was started by another program, whose classes have the same names as those used here, and are others."""
         self._catalogue = catalogue
         self._classes_of_others = classes_of_others
         self._settings = settings
         self._partitions = len(partitions)
-        self._router = Router(partitions, actor_named, settings, placement)
+        self._store_id = store_id
+        self._router = Router(partitions, actor_named, settings, placement, store_id)
         self._serving: dict[str, Serving] = {}
         """By the name of the projection."""
 
@@ -209,7 +211,7 @@ class Client:
             raise UnknownName(f"command of {aggregate.aggregate_type}", type(envelope.command).__name__, names)
 
     def _place(self, after: After | None) -> dict[int, int]:
-        return place_asked(after, self._partitions)
+        return place_asked(after, self._partitions, self._store_id)
 
     def timeout_s(self, timeout_s: float | None) -> float:
         """What the call says, or the runtime's. Raises `CallerError`."""

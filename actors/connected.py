@@ -84,6 +84,7 @@ class Connected:
             self._cluster.actor_named,
             notice.settings,
             placement=notice.store.placement,
+            store_id=notice.store.store_id,
             classes_of_others=others,
         )
         self._undo.push_async_callback(self.client.drain, _SLOW_S)

@@ -32,6 +32,7 @@ from ..runtime.errors import (
 from ..runtime.history import checked_place, fold_up_to, history, microseconds, place_at, place_of, state_at
 from ..runtime.log.contract import Reader
 from ..runtime.messages import Event, Query
+from ..runtime.place import check_store
 from ..runtime.projection import Projection, part_of
 from ..runtime.read_model import PackedQuery, ReadModel
 from ..runtime.receipt import Receipt
@@ -124,6 +125,8 @@ class TimeTravel:
                 return checked_place(readers, place)
         if not isinstance(place, Receipt | datetime):
             raise InvalidMessage("as_of", f"{place!r} is no place", "give positions, a receipt or an aware datetime")
+        if isinstance(place, Receipt):
+            check_store("as_of", place, self._store.store_id)
         if isinstance(place, datetime):
             microseconds(place)  # the caller's mistake is found here
         found = [one async for one in _results(_search, self._store, place)]

@@ -59,7 +59,7 @@ class Replica(Generic[P]):
         if projection.parts > 1 or not isinstance(projection.read_store, InMemory):
             kept = f"{projection.parts} parts" if projection.parts > 1 else f"{projection.read_store!r}"
             raise CallerError(f"{name} cannot be embedded: it is kept in {kept}; ask it through the runtime")
-        self._projection = projection
+        self._projection, self._store_id = projection, store.store_id
         self._ending = threading.Event()
         with ExitStack() as undo:
             self._readers = {number: store.open_reader(number) for number in range(store.partitions)}
@@ -115,7 +115,7 @@ class Replica(Generic[P]):
 
     def wait_for(self, after: After, timeout_s: float = TIMEOUT_S) -> None:
         """Return once this replica has come so far. Raises `NotYetVisible`, and at once what stopped it."""
-        self._read_model.wait_for(place_asked(after, len(self._readers)), timeout_s)
+        self._read_model.wait_for(place_asked(after, len(self._readers), self._store_id), timeout_s)
 
     def has(self, positions: Mapping[int, int]) -> bool:
         """Whether it has come so far."""

@@ -121,9 +121,12 @@ class Router:
         actor_named: Callable[[str], Any],
         settings: Settings,
         placement: str = OLD_PLACEMENT,
+        store_id: str = "",
     ) -> None:
-        """`placement`: the rule by which the store places streams in partitions (`stream.partition_of`)."""
-        self._placement = placement
+        """`placement`: the rule by which the store places streams in partitions (`stream.partition_of`).
+
+        `store_id`: its id, for the receipts."""
+        self._placement, self._store_id = placement, store_id
         self._loop = asyncio.get_running_loop()
         self._actor_named = actor_named
         self._settings = settings
@@ -272,7 +275,7 @@ class Router:
         is one failure, however many commands it has: during a move that is for a tenth of a second."""
         unanswered: list[_Pending] = []
         fenced = False
-        answers, batch_cost_s = decode_answer(blob, batch)
+        answers, batch_cost_s = decode_answer(blob, batch, self._store_id)
         destination.lane.worth_items = commands_worth(batch_cost_s)
         for pending, answered in zip(batch, answers, strict=True):  # both are ours
             if isinstance(answered, Moved):

@@ -55,7 +55,7 @@ class Session:
 
     def join(self, after: After) -> None:
         """From now on see this too: a receipt, several, positions, or another session. Raises `InvalidMessage`."""
-        join_place(self._positions, place_asked(after, self._runtime._store.partitions))
+        join_place(self._positions, place_asked(after, self._runtime._store.partitions, self._runtime._store.store_id))
 
     async def execute(
         self,

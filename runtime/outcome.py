@@ -84,10 +84,10 @@ def encode_answer(outcomes: Sequence[Answered], batch_cost_s: float) -> bytes:
     return _BATCH_COST.pack(batch_cost_s) + encode_outcomes(outcomes)
 
 
-def decode_answer(blob: bytes, commands: Sequence[Any]) -> tuple[list[Answered], float]:
+def decode_answer(blob: bytes, commands: Sequence[Any], store_id: str = "") -> tuple[list[Answered], float]:
     """The outcomes for `commands`, as `decode_outcomes` has them, and what a batch costs, in seconds."""
     [batch_cost_s] = _BATCH_COST.unpack_from(blob)
-    return decode_outcomes(blob[_BATCH_COST.size :], commands), batch_cost_s
+    return decode_outcomes(blob[_BATCH_COST.size :], commands, store_id), batch_cost_s
 
 
 def encode_outcomes(outcomes: Sequence[Answered]) -> bytes:
@@ -95,15 +95,16 @@ def encode_outcomes(outcomes: Sequence[Answered]) -> bytes:
     return b"".join(_pack(outcome) for outcome in outcomes)
 
 
-def decode_outcomes(blob: bytes, commands: Sequence[Any]) -> list[Answered]:
-    """The outcomes for `commands` (each with `stream` and `command_id`), in order."""
+def decode_outcomes(blob: bytes, commands: Sequence[Any], store_id: str = "") -> list[Answered]:
+    """The outcomes for `commands` (each with `stream` and `command_id`), in order. `store_id`: for the receipts, which
+    the actor sends without it."""
     unpacker = msgpack.Unpacker(use_list=False, strict_map_key=False, max_buffer_size=max(len(blob), 1))
     unpacker.feed(blob)
     answered: list[Answered] = []
     for command, packed in zip(commands, unpacker, strict=True):
         if packed[0] == _RECEIPT:
             _, partition, position, version, repeated = packed
-            facts = (command.stream, partition, position, version, command.command_id, repeated)
+            facts = (command.stream, partition, position, version, command.command_id, repeated, store_id)
             answered.append(_new(Receipt, facts))
         elif packed[0] == _ERROR:
             answered.append(from_wire([*packed[1:]]))
@@ -117,7 +118,7 @@ def decode_outcomes(blob: bytes, commands: Sequence[Any]) -> list[Answered]:
 def _pack(outcome: Answered) -> bytes:
     packed: bytes
     if isinstance(outcome, Receipt):
-        _, partition, position, version, _, repeated = outcome
+        _, partition, position, version, _, repeated, _ = outcome
         packed = _pack_facts((_RECEIPT, partition, position, version, repeated))
     elif isinstance(outcome, Moved):
         packed = msgpack.packb((_MOVED, outcome.actor))

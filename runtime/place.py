@@ -24,7 +24,7 @@ from .log.contract import ReadableStore
 from .log.store import PARTITIONS_MAX
 from .receipt import Receipt
 
-__all__ = ["After", "HasPositions", "join_place", "place_asked", "place_of_token", "token_of_place"]
+__all__ = ["After", "HasPositions", "check_store", "join_place", "place_asked", "place_of_token", "token_of_place"]
 
 _TOKEN_VERSION: Final = 2
 """Tokens of version 1 were not signed."""
@@ -50,18 +50,22 @@ After = Receipt | Mapping[int, int] | Iterable[Receipt] | HasPositions
 """What `after=` takes: a receipt, several, positions by partition, a session, or an embedded replica."""
 
 
-def place_asked(after: After | None, partitions: int) -> dict[int, int]:
-    """What `after=` says, as positions by partition. Raises `InvalidMessage` for what is no place in this store."""
+def place_asked(after: After | None, partitions: int, store_id: str = "") -> dict[int, int]:
+    """What `after=` says, as positions by partition. `store_id`: of this store; empty where any receipt will do.
+
+    Raises `InvalidMessage` for what is no place in this store.
+    """
     if after is None:
         return {}
     if isinstance(after, Receipt):
+        check_store("after", after, store_id)
         positions = {after.partition: after.position}
     elif isinstance(after, Mapping):
         positions = dict(after)
     elif hasattr(after, "positions"):
         positions = dict(after.positions)
     else:
-        positions = _of_receipts(after)
+        positions = _of_receipts(after, store_id)
     for partition, position in positions.items():
         numbers = isinstance(position, int) and not isinstance(position, bool) and position >= 0
         if partition not in range(partitions) or not numbers:
@@ -70,12 +74,20 @@ def place_asked(after: After | None, partitions: int) -> dict[int, int]:
     return positions
 
 
-def _of_receipts(receipts: object) -> dict[int, int]:
+def check_store(argument: str, receipt: Receipt, store_id: str) -> None:
+    """Raise `InvalidMessage` for a receipt of another store: of the one that this was restored from, say."""
+    if receipt.store_id and store_id and receipt.store_id != store_id:
+        what = f"the receipt is of the store {receipt.store_id}, and this is the store {store_id}"
+        raise InvalidMessage(argument, what, "a restored store has positions of its own; read without it")
+
+
+def _of_receipts(receipts: object, store_id: str) -> dict[int, int]:
     positions: dict[int, int] = {}
     for receipt in receipts if isinstance(receipts, Iterable) else [receipts]:
         if not isinstance(receipt, Receipt):
             remedy = "give a receipt, several, positions by partition, or a session"
             raise InvalidMessage("after", f"is {type(receipt).__name__}", remedy)
+        check_store("after", receipt, store_id)
         join_place(positions, {receipt.partition: receipt.position})
     return positions
 

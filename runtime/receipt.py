@@ -28,6 +28,9 @@ class Receipt(NamedTuple):
     """The command's id, as its 16 bytes."""
     repeated: bool = False
     """True when this command id had been stored before: the facts are those of the first time."""
+    store_id: str = ""
+    """Of the store whose log holds the events: a restored store has another one, and its positions mean something else.
+    Empty where that is not known, as inside an actor."""
 
     @property
     def command_id(self) -> UUID:

@@ -37,6 +37,7 @@ from .log.contract import ReadableStore, Reader
 from .log.format import decode_record
 from .log.store import open_store
 from .messages import Event
+from .place import check_store
 from .projection import Projection
 from .receipt import Receipt
 from .recorded import Recorded
@@ -363,7 +364,7 @@ def open_feed(store: ReadableStore, catalogue: Catalogue, wanted: Wanted) -> Fee
         for partition in range(store.partitions):
             readers[partition] = store.open_reader(partition)
             on_failure.callback(readers[partition].close)
-        start, acknowledged = _start(readers, wanted.from_), None
+        start, acknowledged = _start(readers, wanted.from_, store.store_id), None
         if wanted.name is not None:
             acknowledged = Acknowledged(store, wanted.name, wanted.member, wanted.of, start)
             on_failure.callback(acknowledged.close)
@@ -392,9 +393,10 @@ def _check(wanted: Wanted) -> None:
         raise InvalidMessage("subscription", what, "choose 'on next' or 'by hand'")
 
 
-def _start(readers: Mapping[int, Reader], from_: From) -> dict[int, int]:
+def _start(readers: Mapping[int, Reader], from_: From, store_id: str) -> dict[int, int]:
     """Partition -> the position after which to begin. Raises `InvalidMessage`, `NotInHistory`."""
     if isinstance(from_, Receipt):
+        check_store("from_", from_, store_id)
         return place_of(readers, from_.partition, from_.position)
     if isinstance(from_, Mapping):
         return checked_place(readers, from_)

@@ -174,6 +174,12 @@ async def test_one_command_with_two_events_stores_both_or_none(bank: Bank) -> No
         with pytest.raises(Rejected):
             await running.execute(Account, "alice", Pay(to="bob", amount=4))
         assert await running.ask(Balances, BalanceOf(account="alice"), after=receipt) == 4
+        assert receipt.store_id == running.store.store_id
+        before = receipt._replace(store_id="that before a restore")
+        with pytest.raises(InvalidMessage, match="the receipt is of the store that before a restore"):
+            await running.ask(Balances, BalanceOf(account="alice"), after=before)
+        with pytest.raises(InvalidMessage, match="the receipt is of the store that before a restore"):
+            await running.as_of(Balances, before, BalanceOf(account="alice"))
 
 
 async def test_a_command_without_events_is_acknowledged_and_writes_nothing(bank: Bank) -> None:

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from rayfold.runtime.errors import InvalidMessage
 from rayfold.runtime.log.store import Store
 from rayfold.runtime.place import join_place, place_asked, place_of_token, token_of_place
+from rayfold.runtime.receipt import Receipt
+from rayfold.runtime.stream import StreamId
 
 STORE = Store(Path("bank-data"), str(UUID(int=7)), 4)
 SECRET = bytes(range(32))
@@ -72,6 +74,16 @@ def test_a_place_only_grows(before: dict[int, int], seen: dict[int, int]) -> Non
     joined = dict(before)
     join_place(joined, seen)
     assert joined == {part: max(before.get(part, 0), seen.get(part, 0)) for part in before.keys() | seen.keys()}
+
+
+def test_a_receipt_of_another_store_is_refused_by_name_wherever_a_place_is_asked_for() -> None:
+    receipt = Receipt(StreamId("Account", "alice"), 0, 7, 1, bytes(16), False, "store-before")
+    assert place_asked(receipt, 4, "store-before") == place_asked([receipt], 4) == {0: 7}
+    for after in (receipt, [receipt], [receipt._replace(store_id=""), receipt]):
+        with pytest.raises(
+            InvalidMessage, match=r"the receipt is of the store store-before, and this is the store now"
+        ):
+            place_asked(after, 4, "now")
 
 
 @pytest.mark.parametrize("after", [{4: 1}, {0: -1}, {0: True}, {0: 1.0}, {"0": 1}])

@@ -100,6 +100,8 @@ def test_a_subscription_from_a_position_has_what_is_after_it(writer: OtherWriter
     assert amounts(opened(from_={partition: position}), 1) == [2]
     receipt = Receipt(StreamId("Account", "alice"), partition, position, 1, bytes(16))
     assert amounts(opened(from_=receipt), 1) == [2]
+    with pytest.raises(InvalidMessage, match="the receipt is of the store another, and this is the store"):
+        opened(from_=receipt._replace(store_id="another"))
     with pytest.raises(NotInHistory, match=f"partition {partition} has no position 3; it is at 2"):
         opened(from_={partition: 3})
 
