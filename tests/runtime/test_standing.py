@@ -256,6 +256,32 @@ def test_what_depends_on_the_order_between_partitions_raises_no_alarm_and_stays(
         assert model.amounts == [11, 1, 12, 2, 13, 3, 14, 4]
 
 
+def test_events_that_come_in_while_the_log_is_folded_aside_make_no_handler_unsteady() -> None:
+    logs = {0: MemoryLog(), 1: MemoryLog()}
+    loops = [WriteLoop(partition, log, CATALOGUE) for partition, log in logs.items()]
+    read_model = ReadModel(InOrder, CATALOGUE, logs)
+    read_model.open()
+    amounts = iter(range(1, 9))
+
+    def more() -> None:
+        """One payment more in each partition, which the read model takes in at once: four times."""
+        for partition, amount in ((1, next(amounts, 0)), (0, next(amounts, 0))):
+            if amount:
+                pay(loops[partition], amount)
+                read_model.catch_up(partition)
+
+    for loop in loops:
+        loop.activate()
+    more()
+    alarms = Alarms()
+    list(check_read_model(read_model, InOrder, CATALOGUE, logs, 0, alarms, more))
+    assert next(amounts, 0) == 0
+    assert alarms.kept == ()
+    with read_model.reading() as model:
+        assert isinstance(model, InOrder)
+        assert model.amounts == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
 def test_beside_what_depends_on_that_order_a_wrong_field_is_found(
     mixed: tuple[ReadModel, dict[int, MemoryLog]],
 ) -> None:
