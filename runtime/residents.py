@@ -264,7 +264,8 @@ def evolve_with(aggregate: Aggregate, event: Event) -> None:
     """Advance the aggregate by one event. A handler that raises is a `HandlerFailed`; the state is then unusable."""
     handler = aggregate.evolvers.get(type(event)) or nearest(type(event), aggregate.evolvers)
     if handler is None:
-        what = f"{type(aggregate).__name__} has no @evolve handler for it"
+        remedy = "write one, which may do nothing, or retire the event"
+        what = f"{type(aggregate).__name__} has no @evolve handler for it; {remedy}"
         raise HandlerFailed("evolve", f"{type(event).__name__} of {aggregate.aggregate_type}/{aggregate.id}", what)
     try:
         handler(aggregate, event)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import Any, Generic, NamedTuple, NoReturn, TypeVar, overload
+from typing import Any, Final, Generic, NamedTuple, NoReturn, TypeVar, overload
 
 import msgpack
 
@@ -23,7 +23,7 @@ from .aggregate import Aggregate, outcome_of
 from .catalogue import Catalogue
 from .codec import decode_message, encode_checked
 from .declaration import nearest
-from .errors import DefinitionError, InvalidMessage, Rejected
+from .errors import DefinitionError, InvalidMessage, Rejected, UnknownEvent
 from .facts import as_told
 from .forms import PACKER_BYTES, stored_form
 from .log.contract import StoredEvent
@@ -66,38 +66,69 @@ def on(stream: str | StreamId, event: Event | Stored, *, aggregate: type[Aggrega
 
 
 @overload
-def given(subject: type[A], /, *history: Event | Stored, id: str = ...) -> AggregateCase[A]: ...
+def given(
+    subject: type[A],
+    /,
+    *history: Event | Stored,
+    id: str = ...,
+    events: Sequence[type[Event]] = ...,
+    retired: Sequence[str] = ...,
+) -> AggregateCase[A]: ...
 @overload
 def given(
-    subject: type[P], /, *history: Event | Stored | tuple[str | StreamId, Event | Stored]
+    subject: type[P],
+    /,
+    *history: Event | Stored | tuple[str | StreamId, Event | Stored],
+    events: Sequence[type[Event]] = ...,
+    retired: Sequence[str] = ...,
 ) -> ProjectionCase[P]: ...
-def given(subject: type[Any], /, *history: Any, id: str = "example") -> AggregateCase[Any] | ProjectionCase[Any]:
+def given(
+    subject: type[Any],
+    /,
+    *history: Any,
+    id: str = "example",
+    events: Sequence[type[Event]] = (),
+    retired: Sequence[str] = (),
+) -> AggregateCase[Any] | ProjectionCase[Any]:
     """A specification that starts from these events: of one aggregate, or of what a projection has seen so far.
 
     The events of a projection are in one stream unless `on("alice", event)` or `("alice", event)` says which. Events
-    that an earlier release has stored are upcast: `given(Account, stored("Deposited", version=1, euros=5))`.
+    that an earlier release has stored are upcast: `given(Account, stored("Deposited", version=1, euros=5))`. Their
+    names are looked up among the events that `subject` handles; `events` and `retired` name others, as in `Runtime`.
     """
     __tracebackhide__ = True
+    known = _Known(events, retired)
     if issubclass(subject, Aggregate):
-        return AggregateCase(subject(stream_id(subject.aggregate_type, id).id, 0)).given(*history)
+        return AggregateCase(subject(stream_id(subject.aggregate_type, id).id, 0), known).given(*history)
     if issubclass(subject, Projection):
-        return ProjectionCase(subject(), []).given(*history)
+        return ProjectionCase(subject(), [], known).given(*history)
     raise TypeError(f"given() takes an Aggregate or a Projection class, not {subject.__name__}")
+
+
+class _Known(NamedTuple):
+    """What an application has beside the subject of a specification."""
+
+    events: Sequence[type[Event]] = ()
+    retired: Sequence[str] = ()
+
+
+_NOTHING_ELSE: Final = _Known()
 
 
 class AggregateCase(Generic[A]):
     """An aggregate with a history. Go on with `when`."""
 
-    def __init__(self, aggregate: A) -> None:
+    def __init__(self, aggregate: A, known: _Known = _NOTHING_ELSE) -> None:
         """Use `given` to make one."""
         self.aggregate = aggregate
+        self._known = known
 
     def given(self, *history: Event | Stored) -> AggregateCase[A]:
         """Let more events happen."""
         __tracebackhide__ = True
         for event in history:
             before = self.aggregate.version
-            for one in _events_of(event, [type(self.aggregate)], []):
+            for one in _events_of(event, self._known, [type(self.aggregate)], []):
                 _evolve(self.aggregate, one)
                 self.aggregate.version = before
             self.aggregate.version = before + 1
@@ -117,8 +148,8 @@ class AggregateCase(Generic[A]):
             raise AssertionError(f"{method} changed {name} of the state; {remedy}")
         if isinstance(decided, Rejected):
             stream = StreamId(self.aggregate.aggregate_type, self.aggregate.id)
-            return Outcome(self.aggregate, command, as_told(decided, str(stream), command.message_name))
-        return Outcome(self.aggregate, command, [_through_codec(event) for event in decided])
+            return Outcome(self.aggregate, command, as_told(decided, str(stream), command.message_name), self._known)
+        return Outcome(self.aggregate, command, [_through_codec(event) for event in decided], self._known)
 
     def then_state(self, **expected: Any) -> AggregateCase[A]:
         """These fields (or `id` and `version`) now have these values; the others may have any."""
@@ -130,9 +161,12 @@ class AggregateCase(Generic[A]):
 class Outcome(Generic[A]):
     """What became of a command. Each check gives the case back, with the events taken in, for a further `when`."""
 
-    def __init__(self, aggregate: A, command: Command, decided: list[Event] | Rejected) -> None:
+    def __init__(
+        self, aggregate: A, command: Command, decided: list[Event] | Rejected, known: _Known = _NOTHING_ELSE
+    ) -> None:
         """Use `AggregateCase.when` to make one."""
         self.aggregate, self.command, self.decided = aggregate, command, decided
+        self._known = known
 
     def then(self, *expected: Event) -> AggregateCase[A]:
         """Exactly these events came of it, in this order."""
@@ -155,7 +189,7 @@ class Outcome(Generic[A]):
         known = {name: value for name, value in self.decided.facts.items() if name in facts}
         if self.decided.reason != reason or known != facts:
             self._fail([_rejection(expected)])
-        return AggregateCase(self.aggregate)
+        return AggregateCase(self.aggregate, self._known)
 
     def then_state(self, **expected: Any) -> AggregateCase[A]:
         """It was accepted, and these fields now have these values."""
@@ -167,7 +201,7 @@ class Outcome(Generic[A]):
     def _adopted(self) -> AggregateCase[A]:
         __tracebackhide__ = True
         assert not isinstance(self.decided, Rejected)
-        return AggregateCase(self.aggregate).given(*self.decided)
+        return AggregateCase(self.aggregate, self._known).given(*self.decided)
 
     def _fail(self, expected: list[str]) -> NoReturn:
         __tracebackhide__ = True
@@ -183,9 +217,10 @@ class ProjectionCase(Generic[P]):
     projection of several parts is here one part that has all events.
     """
 
-    def __init__(self, projection: P, versions: list[StreamId]) -> None:
+    def __init__(self, projection: P, versions: list[StreamId], known: _Known = _NOTHING_ELSE) -> None:
         """Use `given` to make one."""
         self.projection = projection
+        self._known = known
         self._seen = versions  # the stream of each event so far
         self._store = projection.read_store.make()
         self._store.open(projection, None)
@@ -228,7 +263,7 @@ class ProjectionCase(Generic[P]):
 
     def _project(self, stream: StreamId, event: Event | Stored) -> None:
         self._seen.append(stream)
-        for one in _events_of(event, [], [type(self.projection)]):
+        for one in _events_of(event, self._known, [], [type(self.projection)]):
             self._project_one(stream, one)
 
     def _project_one(self, stream: StreamId, event: Event) -> None:
@@ -279,19 +314,26 @@ class Answered(Generic[P, Answer]):
 
 
 def _events_of(
-    event: Event | Stored, aggregates: Sequence[type[Aggregate]], projections: Sequence[type[Projection]]
+    event: Event | Stored,
+    known: _Known,
+    aggregates: Sequence[type[Aggregate]],
+    projections: Sequence[type[Projection]],
 ) -> Sequence[Event]:
     """The event itself, or what a stored one is now. Raises `UnknownEvent` as a reader of the log would."""
     __tracebackhide__ = True
     if not isinstance(event, Stored):
         return (event,)
     named = [] if event.cls is None else [event.cls]
-    catalogue = Catalogue(aggregates, projections, events=named)
+    catalogue = Catalogue(aggregates, projections, events=[*named, *known.events], retired=known.retired)
     data: bytes = msgpack.Packer(default=stored_form, buf_size=PACKER_BYTES).pack(event.payload)
     place = StreamId(EXAMPLE_TYPE, "example")
-    return catalogue.decode_events(
-        StoredEvent(1, place, 1, event.name, event.schema_version, data, FIRST_RECORDED_AT_US, b"", b"", b"")
-    )
+    try:
+        return catalogue.decode_events(
+            StoredEvent(1, place, 1, event.name, event.schema_version, data, FIRST_RECORDED_AT_US, b"", b"", b"")
+        )
+    except UnknownEvent as error:
+        error.add_note("given(..., events=[...], retired=[...]) names what else the application has")
+        raise
 
 
 def _evolve(aggregate: Aggregate, event: Event) -> None:

@@ -51,6 +51,11 @@ SENTENCES: list[tuple[RayfoldError, str]] = [
         UnknownName("command of Account", "Depose", ["Withdraw", "Deposit"]),
         "no command of Account is named 'Depose'; known: Deposit, Withdraw",
     ),
+    (
+        UnknownName("command of Account", "Deposit", ["Deposit"]),
+        "this 'Deposit' is not the command of Account that was registered, but another class of that name; its "
+        "definition ran again, perhaps; start the runtime again, with this one",
+    ),
     (UnknownName("aggregate", "Account", ()), "no aggregate is named 'Account'; known: none"),
     (NotInHistory("Account/alice", "version 9", 6), "Account/alice has no version 9; it is at 6"),
     (NotInHistory("Account/bob", "version 1", 0), "Account/bob has no version 1; it has no events"),

@@ -23,6 +23,7 @@ from rayfold import (
     Projection,
     Query,
     Recorded,
+    Rejected,
     Shared,
     StreamId,
     UnknownEvent,
@@ -349,6 +350,59 @@ def test_an_upcast_makes_several_events_or_none_for_every_reader(log: Log) -> No
     assert subscribed(log, SPLIT) == events
     assert subscribed(log, SPLIT, types=[Renamed]) == [Renamed(owner="Ada")]
     assert subscribed(log, SPLIT, types=[Registered]) == [Registered(number=7)]
+
+
+class Tipped(Event):
+    amount: int
+
+
+class Served(Event, version=2):
+    amount: int
+
+    @staticmethod
+    @upcast(from_version=1)
+    def with_tip(old: Payload) -> list[Any]:
+        return [{"amount": old["amount"]}, stored("Tipped", amount=1)]
+
+
+class Serving(Projection):
+    """Handles one of the two events that an old one became."""
+
+    served: int = 0
+
+    @project
+    def of(self, event: Served) -> None:
+        self.served += event.amount
+
+
+class Serve(Command):
+    amount: int
+
+
+class Waiter(Aggregate):
+    served: int = 0
+
+    @decide
+    def serve(self, command: Serve) -> Served | Rejected:
+        return Rejected("enough") if self.served > 9 else Served(amount=command.amount)
+
+    @evolve
+    def of(self, event: Served) -> None:
+        self.served += event.amount
+
+
+def test_a_specification_is_told_what_else_the_application_has() -> None:
+    old = stored("Served", amount=5)
+    given(Serving, old, on("a", old), stored("Tipped", amount=3), events=[Tipped]).then_state(served=10)
+    given(Serving, old, retired=["Tipped"]).given(old).then_state(served=10)
+    ada = given(Waiter, stored("Left", by=1), old, retired=["Left", "Tipped"])
+    ada.then_state(served=5, version=2)
+    ada.when(Serve(amount=5)).then(Served(amount=5)).given(old).when(Serve(amount=1)).rejected("enough").given(old)
+    with pytest.raises(UnknownEvent, match="it is upcast to 'Tipped' version 1: no registered class") as caught:
+        given(Serving, old)
+    assert caught.value.__notes__ == ["given(..., events=[...], retired=[...]) names what else the application has"]
+    with pytest.raises(DefinitionError, match="no list of stored names"):
+        given(Serving, old, retired="Tipped")
 
 
 def test_a_specification_may_begin_with_events_as_they_were_stored() -> None:

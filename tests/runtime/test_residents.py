@@ -158,7 +158,10 @@ def test_an_event_of_another_aggregate_is_not_evolved(loop: WriteLoop, log: Faul
     log.append(loop.epoch, [Append(ALICE, 0, (NewEvent("Stored", 1, b"\x81\xa5thing\xa1x"),), b"a" * 16, bytes(16))])
     with pytest.raises(HandlerFailed) as raised:
         loop.residents.load(ALICE)
-    assert str(raised.value) == "evolve failed on Stored of Account/alice: Till has no @evolve handler for it"
+    assert str(raised.value) == (
+        "evolve failed on Stored of Account/alice: Till has no @evolve handler for it; write one, which may do "
+        "nothing, or retire the event"
+    )
 
 
 def test_a_damaged_record_is_damage_to_its_own_aggregate_only(
