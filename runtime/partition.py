@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
+from weakref import ref
 
 from .aggregate import Aggregate, outcome_of
 from .catalogue import Catalogue
@@ -68,7 +69,7 @@ _new: Final = tuple.__new__
 """Makes a named tuple in half the time (0.2 us): the class's own `__new__` is a function in Python."""
 
 _WITNESSES_MAX: Final = 1_000
-"""Aggregates whose witness is kept: each holds some 100 bytes and the aggregate."""
+"""Aggregates whose witness is kept: each holds some 100 bytes, and what its state holds too."""
 
 _LOGGED_MAX: Final = 100
 """Kinds of handler failures that are logged with their trace: a flood of them must not become a flood of logs."""
@@ -143,8 +144,9 @@ class WriteLoop:
         self._logged: set[str] = set()
         self._looks_only: dict[tuple[type[Aggregate], type[Command]], bool] = {}
         """Which decide handlers are known to change nothing (see `purity.py`)."""
-        self._witnesses: dict[StreamId, tuple[Aggregate, Witness]] = {}
-        """Of states that no event has changed since, so that a refusal costs one digest."""
+        self._witnesses: dict[StreamId, tuple[ref[Aggregate], Witness]] = {}
+        """Of states that no event has changed since, so that a refusal costs one digest. Each goes with its state, so
+        that how many bytes of them there may be is for the residents alone."""
         self._in_hand = in_hand or InHand(None)
 
     def activate(self) -> int:
@@ -326,13 +328,18 @@ class WriteLoop:
     def _witness(self, stream: StreamId, aggregate: Aggregate) -> Witness:
         """What the state is compared with after a decide handler that is not known to only look."""
         known = self._witnesses.get(stream)
-        if known is not None and known[0] is aggregate:
+        if known is not None and known[0]() is aggregate:
             return known[1]
         witness = witness_of(aggregate.__dict__)
         if len(self._witnesses) >= _WITNESSES_MAX:
             self._witnesses.clear()
-        self._witnesses[stream] = aggregate, witness
+        self._witnesses[stream] = ref(aggregate, lambda gone: self._drop_witness(stream, gone)), witness
         return witness
+
+    def _drop_witness(self, stream: StreamId, gone: ref[Aggregate]) -> None:
+        """The state is not in memory any more. Called from any thread; at the worst one look more is needed."""
+        if (known := self._witnesses.get(stream)) is not None and known[0] is gone:
+            self._witnesses.pop(stream, None)
 
     def _handler(self, command: PackedCommand, aggregate: Aggregate) -> str:
         message_class = self._catalogue.command(type(aggregate), command.name)

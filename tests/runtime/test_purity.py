@@ -7,6 +7,7 @@ import collections
 import dataclasses
 import logging
 import types
+import weakref
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from decimal import Decimal
@@ -383,6 +384,18 @@ def test_refusals_in_a_row_cost_one_look_at_the_state(loop: WriteLoop, monkeypat
     assert len(looks) == 1
     sent(loop, Put(amount=5), Spoil(how="not at all"))
     assert len(looks) == 2
+
+
+def test_what_a_state_is_compared_with_goes_with_the_state() -> None:
+    loop = WriteLoop(0, MemoryLog(), Catalogue([Box]), residents_max=1)
+    loop.activate()
+    states = []
+    for ident in ("a", "b", "c"):
+        commands = [Put(amount=5), Spoil(how="not at all")]
+        loop.execute([pack(Envelope(Box, ident, command))[0] for command in commands])
+        states.append(weakref.ref(loop.residents._cache[StreamId("Box", ident)]))
+    assert [state() is None for state in states] == [True, True, False]
+    assert [stream.id for stream in loop._witnesses] == ["c"]
 
 
 @pytest.mark.parametrize(
