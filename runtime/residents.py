@@ -167,8 +167,8 @@ class Residents:
         return stream, self._cache[stream]
 
     def distrust(self, stream: StreamId) -> None:
-        """Drop it from memory, and load it from its events from now on."""
-        self._cache.pop(stream, None)
+        """Drop it from memory, what is being loaded aside too, and load it from its events from now on."""
+        self.forget(stream)
         self._offered.pop(stream, None)
         self._distrusted[stream] = None
         if len(self._distrusted) > _DISTRUSTED_MAX:

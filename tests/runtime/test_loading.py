@@ -17,6 +17,7 @@ from rayfold.runtime.log.contract import Append, NewEvent
 from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.messages import Command, Event
 from rayfold.runtime.partition import WriteLoop
+from rayfold.runtime.saved_state import encode_state, state_fingerprint
 from rayfold.runtime.stream import ANY, StreamId
 from tests.runtime.arrivals import error, facts, to
 
@@ -164,3 +165,30 @@ def test_many_long_histories_are_loaded_one_after_the_other_and_their_number_is_
         assert loop.residents._loading is not None
         assert len(loop.residents._loading) <= 3 < LOADS_MAX
         wait(loop)
+
+
+class Kept(Jar, name="Kept", placement=Shared(), snapshot_every=2):
+    pass
+
+
+def test_what_is_being_loaded_from_a_snapshot_that_is_not_trusted_any_more_is_not_used() -> None:
+    log, stream = MemoryLog(), StreamId("Kept", "a")
+    loop = WriteLoop(0, log, Catalogue([Kept]))
+    loop.activate()
+    new = (NewEvent("Was", 1, encode_message(Was())),) * EVENTS
+    log.append(loop.epoch, [Append(stream, ANY, new, os.urandom(16), bytes(16))])
+    wrong = Kept("a")
+    wrong.total, wrong.version = 1_000_000, 2
+    log._snapshots[stream.key] = [(2, state_fingerprint(Kept), encode_state(wrong))]
+    loop.residents.load_aside()
+    with pytest.raises(StillLoading):
+        loop.residents.check_out(stream)
+    loop.residents.distrust(stream)
+    with pytest.raises(StillLoading):
+        loop.residents.check_out(stream)
+    assert loop.residents._loading is not None
+    assert loop.residents._loading.wait(30)
+    loop.residents.begin_batch()
+    found = loop.residents.check_out(stream)
+    assert isinstance(found, Kept)
+    assert (found.total, found.version) == (EVENTS, EVENTS)
