@@ -94,16 +94,28 @@ def fields_in(content: bytes) -> frozenset[str] | None:
 
 def old_payloads(cls: type[Command], command: PackedCommand) -> Iterator[bytes]:
     """The payloads that a release before format 3 may have made of this command: all fields in the order of the class,
-    and without those at the end that were not set, which an older class may not have had."""
+    and without those at the end that were not set, which an older class may not have had. Of a long command it is not
+    known which were set: there, those that have their default count as not set."""
     fields = decode_payload(command.payload, command.name)
     in_order = {name: fields[name] for name in cls.model_fields if name in fields}
     was_set = fields_in(command.content) if command.content else frozenset(fields)
     yield _pack(in_order)
     for name in reversed(list(in_order)):
-        if was_set is None or name in was_set:
+        if not _is_default(cls, name, in_order[name]) if was_set is None else name in was_set:
             return
         del in_order[name]
         yield _pack(in_order)
+
+
+def _is_default(cls: type[Command], name: str, value: Any) -> bool:
+    """Whether a decoded field has the default that is stated in the class."""
+    field = cls.model_fields[name]
+    if field.is_required() or field.default_factory is not None:
+        return False
+    try:
+        return _pack(field.default) == _pack(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def _ordered(command: Command, cls: type[Command], fields: dict[str, Any]) -> bytes:
