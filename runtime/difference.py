@@ -27,7 +27,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-__all__ = ["attributes_of", "difference", "differing_fields", "shown", "slots_of"]
+__all__ = ["attributes_of", "caches_of", "difference", "differing_fields", "shown", "slots_of"]
 
 _SHOWN_CHARS: Final = 80
 """Of each of two values that differ: enough to know them by, and a line of a log holds both."""
@@ -246,6 +246,21 @@ def _comparable(value: Any) -> dict[str, Any]:
 def _is_cached(kind: type, name: str) -> bool:
     """Whether it is a value that is made when somebody looks: there or not, it is the same state."""
     return any(isinstance(vars(base).get(name), functools.cached_property) for base in kind.__mro__)
+
+
+@functools.lru_cache(1024)
+def caches_of(kind: Any) -> frozenset[str]:
+    """The names of the `cached_property`s of a class whose fields cannot change: what they keep is made of the fields,
+    and the same whenever it is made. None of a class whose fields may change, where it may be old."""
+    parameters = getattr(kind, "__dataclass_params__", None)
+    frozen = kind.model_config.get("frozen") if issubclass(kind, BaseModel) else parameters and parameters.frozen
+    if not frozen:
+        return frozenset()
+    return frozenset(name for base in kind.__mro__ for name, one in vars(base).items() if _is_cache(one))
+
+
+def _is_cache(value: object) -> bool:
+    return isinstance(value, functools.cached_property)
 
 
 def _holds_attributes(kind: type) -> bool:

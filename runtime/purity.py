@@ -24,6 +24,7 @@ import dis
 import hashlib
 import inspect
 import math
+import re
 import types
 import typing
 from collections import deque
@@ -33,13 +34,17 @@ from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
 from typing import Any, Final
 from uuid import UUID
 from weakref import WeakKeyDictionary
+from zoneinfo import ZoneInfo
 
 import msgpack
 
 from .declaration import arguments_of_union
+from .difference import caches_of
 from .errors import Rejected
 from .forms import PACKER_BYTES
 from .messages import Command, Event, Message
@@ -55,6 +60,12 @@ UNCHANGING: Final = frozenset(
 )
 """Types whose values cannot change, so that the same object has the same value."""
 
+_VALUES: Final = UNCHANGING | {
+    *(PosixPath, WindowsPath, PurePosixPath, PureWindowsPath, timezone, ZoneInfo, re.Pattern, range),
+    *(IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network),
+}
+"""Those, and others that cannot change though they may keep in themselves what was once asked of them."""
+
 
 class _Digest:
     """What stands for a value that may change."""
@@ -68,9 +79,9 @@ class _Digest:
 
 def witness_of(attributes: dict[str, Any]) -> Witness:
     """What `changed` compares with later."""
-    if UNCHANGING.issuperset(map(type, attributes.values())):
+    if _VALUES.issuperset(map(type, attributes.values())):
         return attributes.copy()
-    return {name: one if type(one) in UNCHANGING else _Digest(one) for name, one in attributes.items()}
+    return {name: one if type(one) in _VALUES else _Digest(one) for name, one in attributes.items()}
 
 
 def changed(attributes: dict[str, Any], before: Witness) -> str:
@@ -79,7 +90,7 @@ def changed(attributes: dict[str, Any], before: Witness) -> str:
         known = before.get(name, _MISSING)
         if known is value:
             continue
-        if type(known) is not _Digest or type(value) in UNCHANGING or known.digest != _digest(value)[0]:
+        if type(known) is not _Digest or type(value) in _VALUES or known.digest != _digest(value)[0]:
             return name
     for name in before:
         if name not in attributes:
@@ -114,7 +125,7 @@ def _walked(value: object, kept: list[Any]) -> bytes:
         one = waiting.pop()
         kind = type(one)
         digest.update(b"%d:" % id(kind))
-        if kind in UNCHANGING:
+        if kind in _VALUES:
             text = repr(one).encode("utf-8", "surrogatepass")
             digest.update(b"%d:%b" % (len(text), text))
             continue
@@ -135,7 +146,7 @@ def _walked(value: object, kept: list[Any]) -> bytes:
 def _form(value: Any, kept: list[Any]) -> Any:
     """What is packed for a value that msgpack has no form of its own for: of which type it is, and its parts."""
     kind = type(value)
-    if kind in UNCHANGING:
+    if kind in _VALUES:
         return [id(kind), repr(value)]
     if kind in _GROUPS:
         return [id(kind), *value]
@@ -153,8 +164,12 @@ def _form(value: Any, kept: list[Any]) -> Any:
 
 
 def _is_taken_apart(kind: type) -> bool:
-    """Whether it is a class in Python, with attributes in a `__dict__` or in slots."""
-    return bool(kind.__flags__ & _HEAP_TYPE) and ("__dict__" in vars(kind) or "__slots__" in vars(kind))
+    """Whether it is a class in Python, with attributes in a `__dict__` or in slots, or with those of its base alone."""
+    if not kind.__flags__ & _HEAP_TYPE:
+        return False
+    if not vars(kind).keys().isdisjoint(("__dict__", "__slots__", "__weakref__")):
+        return True
+    return kind.__base__ is not None and kind.__basicsize__ == kind.__base__.__basicsize__ > object.__basicsize__
 
 
 def _is_packed(part: Any) -> bool:
@@ -173,7 +188,7 @@ _HEAP_TYPE: Final = 1 << 9
 
 def _parts_of(value: Any) -> list[Any]:
     """The attributes of an instance, and its items if its class derives from a builtin container."""
-    parts: list[Any] = [getattr(value, "__dict__", None)]
+    parts: list[Any] = [_held_by(value)]
     for base in type(value).__mro__:
         slots = vars(base).get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
@@ -187,6 +202,17 @@ def _parts_of(value: Any) -> list[Any]:
         if isinstance(value, base):
             parts.append(items(value))
     return parts
+
+
+def _held_by(value: Any) -> Any:
+    """Its `__dict__`, without what a `cached_property` of a class whose fields cannot change has put there: that is
+    made of them, and the same whenever it is made."""
+    kind: Any = type(value)
+    attributes = getattr(value, "__dict__", None)
+    cached = caches_of(kind) if attributes else frozenset()
+    if cached.isdisjoint(attributes or ()):
+        return attributes
+    return {name: one for name, one in attributes.items() if name not in cached}  # type: ignore[union-attr]
 
 
 def _mangled(base: type, name: str) -> str:

@@ -49,7 +49,7 @@ from pydantic import (
 from pydantic_core import MultiHostUrl, PydanticSerializationError, TzInfo, Url
 
 from .declaration import described, where
-from .difference import attributes_of, difference, shown, slots_of
+from .difference import attributes_of, caches_of, difference, shown, slots_of
 from .errors import DefinitionError, InvalidMessage
 from .fingerprint import fingerprint_of, reached_from, state_fingerprint
 from .forms import PACKER_BYTES, stored_form
@@ -381,7 +381,10 @@ class _Form:
         self.objects += 1
         shape = self._shapes.get(kind) or self._shape(kind)
         content = None if shape.base is None else _BASES[shape.base][0](self, value)
-        return [shape.name, content, value.__dict__ if shape.only_dict else attributes_of(value)]
+        attributes = value.__dict__ if shape.only_dict else attributes_of(value)
+        if not shape.caches.isdisjoint(attributes):  # they are made again by whoever asks for them
+            attributes = {name: one for name, one in attributes.items() if name not in shape.caches}
+        return [shape.name, content, attributes]
 
     def _shape(self, kind: type) -> _Shape:
         name = self._name_of_class(kind)
@@ -395,7 +398,11 @@ class _Form:
                 raise TypeError(f"a {kind.__name__} is no value")
         slots = slots_of(kind)
         shape = self._shapes[kind] = _Shape(
-            name, None if base is object else base, dict(slots), bool(kind.__dictoffset__) and not slots
+            name,
+            None if base is object else base,
+            dict(slots),
+            bool(kind.__dictoffset__) and not slots,
+            caches_of(kind),
         )
         return shape
 
@@ -511,6 +518,8 @@ class _Shape(typing.NamedTuple):
     slots: dict[str, Any]
     only_dict: bool
     """It has nothing but a `__dict__`."""
+    caches: frozenset[str]
+    """What it may hold that is made of the rest (`difference.caches_of`)."""
 
 
 def _nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import defaultdict
 from dataclasses import field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from rayfold.runtime.aggregate import Aggregate, Shared, decide, evolve
-from rayfold.runtime.answering import own_copy, reading_answers
+from rayfold.runtime.answering import Watch, own_copy, reading_answers
 from rayfold.runtime.catalogue import Catalogue
 from rayfold.runtime.codec import encode_message
 from rayfold.runtime.envelope import Envelope, pack
@@ -21,6 +22,7 @@ from rayfold.runtime.messages import Command, Event, Query
 from rayfold.runtime.partition import WriteLoop
 from rayfold.runtime.projection import Projection, answer, project
 from rayfold.runtime.read_model import ReadModel
+from rayfold.runtime.saved_state import decode_state, encode_state
 
 
 class Pay(Command):
@@ -253,3 +255,41 @@ def test_what_cannot_change_is_not_copied(answer: object) -> None:
 def test_what_can_change_is_copied(answer: object) -> None:
     assert own_copy(answer) == answer
     assert own_copy(answer) is not answer
+
+
+@dataclasses.dataclass(frozen=True)
+class Price:
+    cents: int
+
+    @functools.cached_property
+    def text(self) -> str:
+        return f"{self.cents / 100:.2f}"
+
+
+class FirstPrice(Query[str]):
+    pass
+
+
+class Prices(Projection):
+    all: list[Price] = field(default_factory=list)
+
+    @project
+    def paid(self, event: Paid) -> None:
+        self.all.append(Price(5))
+
+    @answer
+    def first(self, query: FirstPrice) -> str:
+        return str(getattr(self.all[0], "text"))  # noqa: B009 - by a way that no bytecode shows to only read
+
+
+def test_what_a_value_keeps_of_what_it_was_asked_is_no_change_of_the_read_model() -> None:
+    model = Prices()
+    model.all.append(Price(5))
+    before = encode_state(model)
+    watch = Watch(model)
+    seen = watch.before(1)
+    assert model.first(FirstPrice()) == "0.05"
+    assert vars(model.all[0])["text"] == "0.05"
+    assert watch.changed(seen, 1) == ""
+    assert encode_state(model) == before
+    assert "text" not in vars(decode_state(Prices, before).all[0])

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import array
 import collections
+import copy
 import dataclasses
+import functools
 import logging
+import re
 import types
 import weakref
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
+from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from rayfold.runtime.aggregate import Aggregate, Shared, decide, evolve
 from rayfold.runtime.catalogue import Catalogue
@@ -107,6 +113,61 @@ def test_a_change_anywhere_in_a_state_is_seen(make: Callable[[], Any], change: C
     before = witness_of(attributes)
     assert changed(attributes, before) == ""
     change(attributes["part"])
+    assert changed(attributes, before) == "part"
+
+
+@dataclasses.dataclass(frozen=True)
+class Price:
+    cents: int
+
+    @functools.cached_property
+    def text(self) -> str:
+        return f"{self.cents / 100:.2f}"
+
+
+class NetPrice(Price):
+    pass
+
+
+class Weight(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    grams: int
+
+    @functools.cached_property
+    def text(self) -> str:
+        return f"{self.grams / 1000:.3f}"
+
+
+LOOKS: list[tuple[Any, Callable[[Any], Any]]] = [
+    (Price(5), lambda value: value.text),
+    (NetPrice(5), lambda value: value.text),
+    (Weight(grams=5), lambda value: value.text),
+    (Path("/a/b"), lambda value: (str(value), hash(value), value.parent, value.parts)),
+    (ip_network("10.0.0.0/8"), lambda value: (hash(value), value.hostmask, value.broadcast_address)),
+    (ip_network("fe80::/64"), lambda value: (value.is_private, value.netmask)),
+    (ZoneInfo("Europe/Berlin"), lambda value: value.utcoffset(datetime(2020, 7, 1))),
+    (re.compile("a"), lambda value: value.match("a")),
+]
+
+
+@pytest.mark.parametrize(("value", "look"), LOOKS, ids=lambda one: type(one).__name__)
+def test_what_a_value_keeps_of_what_it_was_asked_is_no_change(value: Any, look: Callable[[Any], Any]) -> None:
+    for part in (value, [value], {"a": (value,)}):
+        attributes = {"part": copy.deepcopy(part)}
+        before = witness_of(attributes)
+        inner = attributes["part"]
+        while isinstance(inner, list | dict | tuple):
+            inner = inner["a"] if isinstance(inner, dict) else inner[0]
+        look(inner)
+        assert changed(attributes, before) == ""
+
+
+@pytest.mark.parametrize("value", [NetPrice(5), Weight(grams=5)], ids=repr)
+def test_a_change_behind_the_back_of_a_frozen_class_is_seen(value: Any) -> None:
+    attributes = {"part": [value]}
+    before = witness_of(attributes)
+    value.__dict__.update(more=1)
     assert changed(attributes, before) == "part"
 
 
