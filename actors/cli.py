@@ -1,12 +1,13 @@
 """The command line: `rayfold demo`, `rayfold bench`, `rayfold verify`.
 
 Rules kept here: a user's mistake is one clear line and exit code 2, never a stack trace; a command that reports
-figures writes them with `--json FILE` too; long work shows its progress; Ctrl-C ends with 130.
+figures writes them with `--json FILE` too; long work shows its progress; Ctrl-C and SIGTERM end with 130.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -140,7 +141,9 @@ def verify(
 
 
 def main() -> None:
-    """The entry point: every error that is meant for a user becomes one line."""
+    """The entry point: every error that is meant for a user becomes one line. SIGTERM is Ctrl-C: what a command has
+    started is ended, and what it has found so far is written."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(app(standalone_mode=False) or OK)
     except (KeyboardInterrupt, typer.Abort):

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from rayfold.runtime.anchor import Anchor
 from rayfold.runtime.log.store import Store, create_or_open_store
 from tests.runtime.log.appends import ALICE, deposits
@@ -66,7 +68,10 @@ def test_without_a_known_key_the_command_says_which_key_it_was(tmp_path: Path) -
     assert f"the anchor is signed with the key {key}" in " ".join(done.stderr.split())
 
 
-def test_on_a_schedule_anchors_gather_at_an_address_and_a_changed_store_is_an_alarm(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_on_a_schedule_anchors_gather_at_an_address_and_a_changed_store_is_an_alarm(
+    tmp_path: Path, ending: signal.Signals
+) -> None:
     store = create_or_open_store(tmp_path / "bank", 1)
     add(store, 1)
     older = (store.partition_path(0) / "data.mdb").read_bytes()
@@ -78,7 +83,7 @@ def test_on_a_schedule_anchors_gather_at_an_address_and_a_changed_store_is_an_al
         ends = 0
         while ends < 2 and (line := running.stdout.readline()):
             ends += line == "}\n"
-        running.send_signal(signal.SIGINT)
+        running.send_signal(ending)
         assert running.wait(30) == 130
     latest = Anchor.from_json((kept / "anchor-latest.json").read_text())
     latest.check_signature()
