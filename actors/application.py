@@ -29,7 +29,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", re.A
 
 
 class Application:
-    """An event-sourced application for a cluster, by name.
+    """An event-sourced application by name: for a cluster, or for `Runtime("bank-data", bank)` on one machine.
 
     name: of the application and its store, 1 to 63 letters, digits, '-', '_' or '.'. aggregates, projections: the
     classes. partitions: of a new store; as many as there are nodes, and at least 2, if not said. replicas: of each

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Self, TypeVar
 from uuid import UUID
@@ -32,11 +32,14 @@ from ..runtime.recorded import Recorded
 from ..runtime.stream import ANY
 from ..runtime.subscription import Acknowledging, BlockingSubscription, From, Wanted
 from ..runtime.unreadable import Unreadable
+from .application import Application
 from .client import Until
+from .local_cluster import LocalCluster
 from .moved import Moved
 from .rebuild import BlockingRebuild
 from .replica import Replica
 from .session import BlockingSession
+from .settings import Settings
 from .spread_store import AnyStore
 from .status import Status
 from .system import Runtime
@@ -321,8 +324,39 @@ class BlockingRuntime(BlockingVerbs):
     In a notebook: `bank = BlockingRuntime(...).start()`, and `bank.stop()` at the end. Safe from several threads.
     """
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(Runtime(*arguments, **options))
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        application: Application | None = None,
+        *,
+        aggregates: Sequence[type[Aggregate]] = (),
+        projections: Sequence[type[Projection]] = (),
+        partitions: int | None = None,
+        replicas: int | Mapping[type[Projection], int] = 1,
+        own_actors_max: int | None = None,
+        timeout_s: float | None = None,
+        settings: Settings | None = None,
+        num_cpus: int | None = None,
+        cluster: LocalCluster | str | None = None,
+        events: Sequence[type[Event]] = (),
+        retired: Sequence[str] = (),
+    ) -> None:
+        runtime = Runtime(
+            path,
+            application,
+            aggregates=aggregates,
+            projections=projections,
+            partitions=partitions,
+            replicas=replicas,
+            own_actors_max=own_actors_max,
+            timeout_s=timeout_s,
+            settings=settings,
+            num_cpus=num_cpus,
+            cluster=cluster,
+            events=events,
+            retired=retired,
+        )
+        super().__init__(runtime)
 
 
 async def _next_of(pages: AsyncIterator[list[T]]) -> list[T]:

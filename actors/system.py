@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Final, Self, TypeVar
 
 from ..runtime.aggregate import Aggregate
-from ..runtime.catalogue import Catalogue
-from ..runtime.errors import CallerError, StoreMissing
+from ..runtime.errors import CallerError, InvalidMessage, StoreMissing
 from ..runtime.log.store import Store, create_or_open_store
 from ..runtime.messages import Event
 from ..runtime.projection import Projection
-from .application import checked_replicas, checked_settings
+from .application import Application, checked_settings
 from .assembly import Assembly
 from .local_cluster import LocalCluster
 from .settings import Settings
@@ -41,8 +40,9 @@ Answer = TypeVar("Answer")
 class Runtime(Verbs):
     """An event-sourced application over a directory. `async with Runtime(...) as bank:` starts and stops it.
 
-    path: the store's directory; made if it is missing or empty. aggregates, projections: the classes. partitions: of a
-    new store (default 2); for an existing one it may be left out. replicas: of each projection, or a mapping from
+    path: the store's directory; made if it is missing or empty. application: an `Application` with all classes, as
+    `rayfold check` and `rayfold verify` take one; or else aggregates, projections: the classes. partitions: of a new
+    store (default 2); for an existing one it may be left out. replicas: of each projection, or a mapping from
     projection to number. settings: bounds and deadlines; `own_actors_max` and `timeout_s` may also be given directly.
     num_cpus: what Ray is told this machine has, if this runtime starts Ray. cluster: spread the store over several
     nodes: a `LocalCluster` that is started for it, with the nodes' data folders in the directory; "auto" or
@@ -58,8 +58,9 @@ class Runtime(Verbs):
     def __init__(
         self,
         path: str | os.PathLike[str],
+        application: Application | None = None,
         *,
-        aggregates: Sequence[type[Aggregate]],
+        aggregates: Sequence[type[Aggregate]] = (),
         projections: Sequence[type[Projection]] = (),
         partitions: int | None = None,
         replicas: int | Mapping[type[Projection], int] = 1,
@@ -73,11 +74,29 @@ class Runtime(Verbs):
     ) -> None:
         self._path = Path(path).absolute()
         super().__init__(f"the runtime on {self._path} is not running; use `async with`, or start() it")
-        self._catalogue = Catalogue(aggregates, projections, events=events, retired=retired)
-        self._projections = tuple(projections)
-        self._partitions = partitions
-        self._replicas = checked_replicas(replicas, self._projections)
-        self._settings = checked_settings(settings, own_actors_max, timeout_s)
+        said = aggregates or projections or events or retired or replicas != 1
+        if application is None:
+            if not said:
+                remedy = "say aggregates=[...], or give an Application"
+                raise InvalidMessage("Runtime", "there is nothing to run", remedy)
+            application = Application(
+                "here",
+                aggregates=aggregates,
+                projections=projections,
+                replicas=replicas,
+                settings=settings,
+                events=events,
+                retired=retired,
+            )
+        elif not isinstance(application, Application):
+            raise InvalidMessage("Runtime", f"{application!r} is no Application", "say aggregates=[...] for classes")
+        elif said:
+            what = "aggregates, projections, replicas, events and retired are those of the Application"
+            raise InvalidMessage("Runtime", what, "give the Application alone, or leave it out")
+        self._catalogue, self._projections = application.catalogue, application.projections
+        self._partitions = application.partitions if partitions is None else partitions
+        self._replicas = application.replicas
+        self._settings = checked_settings(settings or application.settings, own_actors_max, timeout_s)
         self._num_cpus = num_cpus
         self._cluster = cluster
 

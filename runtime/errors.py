@@ -195,8 +195,9 @@ class Refusal(RayfoldError):
 class Rejected(Refusal):
     """The aggregate's own rule says no. Return it or raise it in a `@decide` method.
 
-    `reason` is a short stable code (`"insufficient_funds"`), `facts` are what the rule knew. The runtime adds
-    the `stream` and the `command` that were refused.
+    `reason` is a short stable code (`"insufficient_funds"`), `facts` are what the rule knew. Plain values, and
+    containers of them, arrive with their types; a member of an enum as its value; anything else as its text. The
+    runtime adds the `stream` and the `command` that were refused.
     """
 
     def __init__(self, reason: str, /, **facts: Any) -> None:

@@ -47,6 +47,10 @@ class Held(NamedTuple):
     aggregates: frozenset[str]
 
 
+_STRANGE_MIN: Final = 3
+"""Names of events and aggregates: an application with one of each may have renamed both."""
+
+
 def held_in(readers: Iterable[Reader]) -> Held:
     """What these logs hold together. A damaged one counts for nothing here: whoever opens or verifies it is told."""
     events: dict[Kind, list[Shape]] = {}
@@ -99,7 +103,17 @@ def misfits(catalogue: Catalogue, held: Held, readers: Mapping[int, Reader]) -> 
     found += _unreadable_types(catalogue, changed, readers)
     known = catalogue.aggregates.keys() | catalogue.retired
     found += [_unknown_aggregate(name, held, catalogue) for name in sorted(held.aggregates) if name not in known]
-    return found
+    return _strange(catalogue, held) + found
+
+
+def _strange(catalogue: Catalogue, held: Held) -> list[Misfit]:
+    """What to think of first where several kinds are held, and the classes know none of them."""
+    names = {name for name, _ in held.events}
+    known = catalogue.events.keys() | catalogue.aggregates.keys() | catalogue.retired
+    if len(names) + len(held.aggregates) < _STRANGE_MIN or known & (names | held.aggregates):
+        return []
+    what = "the store holds none of the events and aggregates of this application, but others"
+    return [Misfit("the store", what, "if it is that of another application, choose another directory")]
 
 
 def sampled(reader: Reader, pages: int = SAMPLE_PAGES) -> Iterator[StoredEvent]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar, assert_type
 
-from rayfold import BlockingRuntime, BlockingSession, Receipt, Recorded, Replica, Runtime, Session, Status
+from rayfold import Application, BlockingRuntime, BlockingSession, Receipt, Recorded, Replica, Runtime, Session, Status
 from rayfold.runtime.aggregate import Aggregate, events_of, outcome_of
 from rayfold.runtime.catalogue import Catalogue
 from rayfold.runtime.codec import decode_message, decode_state
@@ -67,6 +67,12 @@ if TYPE_CHECKING:
     given(Account).ask(BalanceOf(account="alice"))  # type: ignore[attr-defined]
     given(Balances).when(Open(owner="Ada"))  # type: ignore[attr-defined]
     given(Account, on("alice", Deposited(amount=1)))  # type: ignore[type-var]
+
+    # Both runtimes have arguments that are checked.
+    Runtime("bank-data", Application("bank", aggregates=[Account]))
+    BlockingRuntime("bank-data", aggregates=[Account], projections=[Balances], replicas={Balances: 2})
+    BlockingRuntime("bank-data", agregates=[Account])  # type: ignore[call-arg]
+    BlockingRuntime("bank-data", aggregates=[Balances])  # type: ignore[list-item]
 
     # The past is typed by the aggregate, and a look back by the query.
     async def _looks_back(bank: Runtime, blocking: BlockingRuntime) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +10,15 @@ from typing import Any
 
 import pytest
 
-from rayfold import Application, InvalidId, InvalidMessage, UnknownName
+from rayfold import Application, BlockingRuntime, InvalidId, InvalidMessage, Runtime, UnknownName
 from rayfold.actors.code import collect
 from rayfold.runtime.catalogue import Catalogue
 from tests.bank import Account, Balances, Turnover
 
 ROOT = Path(__file__).parents[2]
 
+
+BANK = Application("bank", aggregates=[Account], projections=[Balances], partitions=3)
 
 # Declared
 
@@ -38,6 +41,36 @@ def test_replicas_of_what_the_application_has_not_got_are_refused() -> None:
     app = Application("bank", aggregates=[Account], projections=[Balances, Turnover], replicas={Turnover: 2})
     assert app.replicas == {Balances: 1, Turnover: 2}
     assert repr(app) == "Application('bank')"
+
+
+# On one machine
+
+
+@pytest.mark.parametrize("runtime", [Runtime, BlockingRuntime])
+@pytest.mark.parametrize(
+    ("arguments", "options", "what"),
+    [
+        ([], {}, "there is nothing to run; say aggregates=..., or give an Application"),
+        ([[Account]], {}, "is no Application; say aggregates=... for classes"),
+        (
+            [BANK],
+            {"aggregates": [Account]},
+            "give the Application alone, or leave it out",
+        ),
+        ([BANK], {"replicas": 2}, "give the Application alone, or leave it out"),
+        ([BANK], {"retired": ["Lost"]}, "give the Application alone, or leave it out"),
+    ],
+)
+def test_a_runtime_takes_an_application_or_its_parts(
+    tmp_path: Path, runtime: Any, arguments: list[Any], options: dict[str, Any], what: str
+) -> None:
+    with pytest.raises(InvalidMessage) as caught:
+        runtime(tmp_path / "data", *arguments, **options)
+    assert what.replace("=...", "=[...]") in str(caught.value)
+
+
+def test_both_runtimes_take_the_same_arguments_which_a_type_checker_sees() -> None:
+    assert inspect.signature(Runtime.__init__) == inspect.signature(BlockingRuntime.__init__)
 
 
 # Shipped

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rayfold import (
+    Application,
     BlockingRuntime,
     Envelope,
     InvalidMessage,
@@ -223,7 +224,8 @@ def test_the_blocking_twin_does_the_same_without_await(bank: Bank, tmp_path: Pat
         assert all(isinstance(outcome, Receipt) for _, outcome in outcomes)
         assert running.ask(Balances, BalanceOf(account="alice"), after=running.heads()) == 1000
         assert receipt.partition in {one.partition for one in running.status().partitions}
-    with BlockingRuntime(tmp_path / "data", aggregates=[Account], projections=[Balances]) as running:
+    application = Application("bank", aggregates=[Account], projections=[Balances])
+    with BlockingRuntime(tmp_path / "data", application) as running:
         assert running.ask(Balances, BalanceOf(account="alice"), after=receipt) == 1000
 
 

@@ -324,8 +324,8 @@ async def test_what_a_source_of_commands_does_holds_nobody(cluster: Cluster, tmp
             yield Envelope(Counter, "sent", Add(amount=number))
 
     def used() -> list[object]:
-        options = {"aggregates": [Counter], "partitions": 1, "settings": SETTINGS}
-        with BlockingRuntime(tmp_path / "store", **options) as bank:
+        store = tmp_path / "store"
+        with BlockingRuntime(store, aggregates=[Counter], partitions=1, settings=SETTINGS) as bank:
             return [outcome for _, outcome in bank.execute_all(calling(bank))]
 
     assert [getattr(one, "version", one) for one in await asyncio.to_thread(used)] == [1, 2, 3]

@@ -335,6 +335,23 @@ def test_all_differences_are_told_at_once_and_cross_processes(log: Log) -> None:
     assert isinstance(from_wire(to_wire(caught.value)), CodeMismatch)
 
 
+def test_the_store_of_another_application_is_called_that_first(log: Log) -> None:
+    class Closed(Event):
+        amount: int
+
+    class Other(Event):
+        amount: int
+
+    write(log, application(Closed, name="Drawer"), 1)
+    assert found(log, application(Other, name="Other"))[0] == Misfit(
+        "the store",
+        "the store holds none of the events and aggregates of this application, but others",
+        "if it is that of another application, choose another directory",
+    )
+    for known in (application(Other, name="Drawer"), application(Deposited, name="Other")):
+        assert "the store" not in [misfit.where for misfit in found(log, known)]
+
+
 def test_a_log_of_which_two_releases_have_written_one_version_needs_a_new_one(tmp_path: Path) -> None:
     """Each partition keeps the shape of its own first event."""
 
