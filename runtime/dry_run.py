@@ -10,7 +10,10 @@ are passed over, since what counts is what the code makes of the events.
 
 from __future__ import annotations
 
+import math
+import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
 from enum import Enum
@@ -20,6 +23,7 @@ from pydantic import BaseModel
 
 from .aggregate import Aggregate
 from .catalogue import Catalogue
+from .difference import attributes_of, caches_of
 from .errors import Misfit, RayfoldError, UnknownEvent
 from .fit import PAGE, PAGE_BYTES_MAX, Kind, held_in, misfits, sampled
 from .log.contract import Reader, StoredEvent
@@ -262,11 +266,18 @@ def _differing(stream: str, old: Aggregate, new: Aggregate) -> Iterator[Differin
 
 _NOT_THERE: Final = object()
 
+_NAN: Final = ("NaN",)
+"""Stands for each NaN, which does not equal itself."""
+
+_DEPTH_MAX: Final = 64
+
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """The value with models, dataclasses and enums as plain values, so that equal content is equal."""
-    if depth > 64:
-        return repr(value)
+    """The value with models, dataclasses, enums and other objects as plain values, so that equal content is equal."""
+    if depth > _DEPTH_MAX:
+        return "..."
+    if isinstance(value, float) and math.isnan(value):
+        return _NAN
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, BaseModel) or (is_dataclass(value) and not isinstance(value, type)):
@@ -274,10 +285,15 @@ def _plain(value: Any, depth: int = 0) -> Any:
         return {name: _plain(getattr(value, name, None), depth + 1) for name in names}
     if isinstance(value, dict):
         return {_hashable(_plain(key, depth + 1)): _plain(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | deque):
         return [_plain(item, depth + 1) for item in value]
     if isinstance(value, set | frozenset):
         return {_hashable(_plain(item, depth + 1)) for item in value}
+    kind: Any = type(value)
+    if kind.__module__.partition(".")[0] not in sys.stdlib_module_names:  # a class of the application's
+        found = attributes_of(value)
+        if found or hasattr(value, "__dict__"):
+            return {name: _plain(found[name], depth + 1) for name in sorted(found.keys() - caches_of(kind))}
     return value
 
 
