@@ -75,6 +75,7 @@ class Acknowledged:
         self._store = store
         self._folder = store.folder_here() / "subscriptions" / name
         self._name, self._member, self._of = name, member, of
+        self._process = os.getpid()
         self._lock = threading.Lock()
         try:
             self._make_folder(_member_folder(self._folder, member))
@@ -98,6 +99,9 @@ class Acknowledged:
         with self._lock:
             if self._hold is None:
                 raise StorageFailed(str(self._folder), f"subscription {self._name!r} was closed")
+            if self._process != os.getpid():  # its parent may have gone on since
+                what = f"subscription {self._name!r} was opened by process {self._process}; open it again after a fork"
+                raise StorageFailed(str(self._folder), what)
             raised = {partition: max(positions.get(partition, 0), old) for partition, old in self._positions.items()}
             if raised == self._positions:
                 return

@@ -72,6 +72,7 @@ class Feed:
         self._chosen = chosen
         self._acknowledged = acknowledged
         self._by_hand = by_hand
+        self._process = os.getpid()
         self._buffer: deque[Happened] = deque()
         """At most a page."""
         self._filled = follower.positions
@@ -174,8 +175,9 @@ class Feed:
             self._acknowledged.save(self._settled)
 
     def close(self) -> None:
-        """Save what is acknowledged, and let go of everything. Closing twice is fine."""
-        if self.follower.closed:
+        """Save what is acknowledged, and let go of everything. Closing twice is fine. In a forked child, which knows
+        only what its parent had acknowledged by then, it does nothing."""
+        if self.follower.closed or self._process != os.getpid():
             return
         self.follower.close()
         if self._acknowledged is not None:

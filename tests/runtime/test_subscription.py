@@ -311,6 +311,57 @@ def test_a_killed_process_lets_go_of_its_name_and_what_it_was_working_on_comes_a
     assert amounts(opened("mailer"), 2) == [1, 2]
 
 
+FORKS = """
+import os, sys
+from rayfold import subscribe
+from tests.bank import Account
+subscription = subscribe(sys.argv[1], "mailer", aggregates=[Account])
+print(next(subscription)[0].amount, next(subscription)[0].amount, next(subscription)[0].amount)
+sys.stdout.flush()
+go_on, parent_is_done = os.pipe()
+if os.fork() == 0:
+    os.read(go_on, 1)
+    CHILD
+    sys.exit(0)
+print(next(subscription)[0].amount)
+subscription.acknowledge()
+os.write(parent_is_done, b"x")
+os.wait()
+print(next(subscription)[0].amount, flush=True)
+os._exit(0)  # as killed: nothing is saved any more
+"""
+
+
+@pytest.mark.parametrize("child", ["pass", "subscription.close()", "del subscription"])
+def test_the_end_of_a_forked_child_acknowledges_nothing(
+    writer: OtherWriter, store: Store, opened: Open, child: str
+) -> None:
+    writer.write(store, *deposits(1, 2, 3, 4, 5, 6))
+    program = FORKS.replace("CHILD", child)
+    told = subprocess.run(
+        [sys.executable, "-c", program, str(store.path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (told.stdout.split(), told.stderr) == (["1", "2", "3", "4", "5"], "")
+    assert amounts(opened("mailer"), 2) == [5, 6]
+
+
+def test_a_forked_child_that_acknowledges_is_told_to_open_it_again(
+    writer: OtherWriter, store: Store, opened: Open
+) -> None:
+    writer.write(store, *deposits(1, 2, 3, 4, 5))
+    acknowledges = """
+    try:
+        subscription.acknowledge()
+    except Exception as error:
+        print(str(error).partition(": ")[2], flush=True)
+"""
+    program = FORKS.replace("    CHILD", acknowledges)
+    told = subprocess.run(
+        [sys.executable, "-c", program, str(store.path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert "open it again after a fork" in told.stdout
+
+
 @pytest.mark.parametrize("file", ["group.json", "member-00000/positions.json"])
 @pytest.mark.parametrize("change", [lambda text: text.replace("1", "2"), lambda text: text[:20], lambda _: "[]"])
 def test_an_acknowledgement_that_decayed_is_an_error_and_not_a_new_beginning(
