@@ -23,7 +23,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Itera
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from ..runtime.errors import RebuildCancelled
+from ..runtime.errors import CallerError, RebuildCancelled
 from ..runtime.printable import printable_log
 from ..runtime.projection import Projection
 from ..runtime.wire import from_wire
@@ -32,9 +32,12 @@ from .projections import Projections, ServedBuild, catch_up
 if TYPE_CHECKING:
     from .remote_rebuild import RemoteRebuild
 
-__all__ = ["BlockingRebuild", "Rebuild", "RebuildProgress"]
+__all__ = ["REBUILDS_KEPT", "BlockingRebuild", "Rebuild", "RebuildProgress", "Rebuilds"]
 
 log = printable_log(__name__)
+
+REBUILDS_KEPT: Final = 100
+"""Rebuilds that have ended and can still be asked for: a program that began one asks again within a second."""
 
 _SAMPLE_S: Final = 0.2
 """How often progress is looked at: one short call to each projector."""
@@ -176,6 +179,33 @@ class Rebuild:
             log.error(
                 "the rebuild of %s has ended: %s; what served before goes on", self._projection.projection_name, error
             )
+
+
+class Rebuilds:
+    """The rebuilds of one supervisor, by number: those under way, and the last that ended."""
+
+    def __init__(self) -> None:
+        self._begun = 0
+        self._by_number: dict[int, Rebuild] = {}
+
+    def add(self, rebuild: Rebuild) -> int:
+        """Its number, which no other one gets."""
+        self._begun += 1
+        self._by_number[self._begun] = rebuild
+        ended = [number for number, one in self._by_number.items() if one.done()]
+        for number in ended[: max(0, len(ended) - REBUILDS_KEPT)]:
+            del self._by_number[number]
+        return self._begun
+
+    def of(self, number: int) -> Rebuild:
+        """The rebuild of this number. Raises `CallerError` for one that ended long ago."""
+        if (rebuild := self._by_number.get(number)) is None:
+            what = f"rebuild {number} is not known here"
+            raise CallerError(f"{what}: it ended long ago, or before the supervisor was started again; see the status")
+        return rebuild
+
+    def __iter__(self) -> Iterator[Rebuild]:
+        return iter([*self._by_number.values()])
 
 
 class BlockingRebuild:

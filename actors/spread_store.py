@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,10 @@ _READ_TIMEOUT_S: Final = 10.0
 
 _SILENT_S: Final = 1.0
 """How long a home that did not answer is not asked again: each question would wait for Ray for as long."""
+
+STORES_KNOWN_MAX: Final = 64
+"""Stores whose places a process remembers, each some kilobytes and the handles of its nodes' keepers. One that is
+forgotten is looked up again."""
 
 _RETRY_S: Final = 0.1
 
@@ -138,8 +143,9 @@ AnyStore = Store | SpreadStore
 class Whereabouts:
     """Where the partitions of a spread store are at home, as far as this process has heard. Safe from any thread."""
 
-    _known: Final[dict[tuple[str, str, str], Whereabouts]] = {}
-    """One for each store that this process reads."""
+    _known: Final[OrderedDict[tuple[str, str, str], Whereabouts]] = OrderedDict()
+    """One for each store that this process reads, the last one used at the end."""
+    _known_lock: Final = threading.Lock()
 
     def __init__(self, store: SpreadStore) -> None:
         self._store = store
@@ -157,7 +163,11 @@ class Whereabouts:
     def of(cls, store: SpreadStore) -> Whereabouts:
         """What this process knows of that store."""
         key = (store.namespace, store.name, store.store_id)
-        known = cls._known.get(key) or cls._known.setdefault(key, cls(store))
+        with cls._known_lock:
+            known = cls._known.get(key) or cls._known.setdefault(key, cls(store))
+            cls._known.move_to_end(key)
+            if len(cls._known) > STORES_KNOWN_MAX:
+                cls._known.popitem(last=False)
         known.learn(store.map)
         return known
 

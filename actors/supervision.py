@@ -39,7 +39,7 @@ from .moving import Moving
 from .partition import PartitionPlan
 from .partition_actors import PartitionActors, partition_named
 from .projections import Projector, end
-from .rebuild import Rebuild
+from .rebuild import Rebuild, Rebuilds
 from .rolling import Rolling
 from .scheduling import SpreadScheduling, generation_in
 from .shares import Shares
@@ -104,8 +104,8 @@ class Supervision:
         """What `_watch` has begun, and not waited for."""
         self._tidy_again_s = 0.0
         self.watch_s = _WATCH_S
-        self.rebuilds: dict[int, Rebuild] = {}
-        """Those that were begun here, by number; some bytes each."""
+        self.rebuilds = Rebuilds()
+        """Those that were begun here."""
 
     # --- starting and ending -------------------------------------------------------------------------------------
 
@@ -202,7 +202,7 @@ class Supervision:
         for task in self._tasks:
             task.cancel()
         await self.rolling.cancel()
-        await asyncio.gather(*(rebuild.interrupt() for rebuild in self.rebuilds.values()))
+        await asyncio.gather(*(rebuild.interrupt() for rebuild in self.rebuilds))
         closing = [self.partitions.end()]
         if hasattr(self, "projections"):
             closing.append(self.projections.close())
@@ -298,9 +298,7 @@ class Supervision:
 
     def begin_rebuild(self, projection: type[Projection], classes: bytes) -> int:
         """Have a read model built anew from the log, beside the one that serves. The number of the rebuild."""
-        number = len(self.rebuilds) + 1
-        self.rebuilds[number] = Rebuild(self.projections, projection, classes)
-        return number
+        return self.rebuilds.add(Rebuild(self.projections, projection, classes))
 
     def unavailable(self) -> dict[int, str]:
         """Partition -> why nobody reaches it now."""

@@ -140,11 +140,11 @@ async def _begin_rebuild(supervision: Supervision, projection: str, classes: byt
 
 
 async def _await_rebuild(supervision: Supervision, number: int) -> RebuildProgress:
-    return await supervision.rebuilds[number]
+    return await supervision.rebuilds.of(number)
 
 
 async def _watch_rebuild(supervision: Supervision, number: int) -> RebuildProgress:
-    return supervision.rebuilds[number].progress()
+    return supervision.rebuilds.of(number).progress()
 
 
 _DOORS: Final[dict[str, Callable[..., Awaitable[Any]]]] = {
@@ -166,7 +166,7 @@ _DOORS: Final[dict[str, Callable[..., Awaitable[Any]]]] = {
     "cancel_deployment": lambda supervision: supervision.rolling.cancel(),
     "deployed": lambda supervision: supervision.rolling.ended(),
     "deploying": lambda supervision: supervision.rolling.progress(),
-    "cancel_rebuild": lambda supervision, number: supervision.rebuilds[number].cancel(),
+    "cancel_rebuild": lambda supervision, number: supervision.rebuilds.of(number).cancel(),
 }
 """What programs may have done."""
 
