@@ -183,18 +183,22 @@ def _nested(annotation: Any, seen: tuple[type, ...]) -> Iterator[type]:
 def _meanings(annotation: Any) -> Iterator[tuple[str, str]]:
     """What is stored under another name than the code uses, at any depth of containers."""
     for part in arguments_of_union(annotation):
-        if isinstance(part, type) and not typing.get_args(part):
+        if typing.get_origin(part) is Literal:
+            yield from _values((one.name, one) for one in typing.get_args(part) if isinstance(one, Enum))
+        elif isinstance(part, type) and not typing.get_args(part):
             if issubclass(part, Enum):
-                for name, member in part.__members__.items():
-                    if isinstance(member.value, _SAME_EVERYWHERE):
-                        yield name, _value(member.value)
+                yield from _values(part.__members__.items())
             elif _is_named_tuple(part):
                 yield from ((str(place), name) for place, name in enumerate(part._fields))  # type: ignore[attr-defined]
                 for hint in _hints(part).values():
                     yield from _meanings(hint)
-            continue
-        for argument in _arguments(part):
-            yield from _meanings(argument)
+        else:
+            for argument in _arguments(part):
+                yield from _meanings(argument)
+
+
+def _values(members: Iterable[tuple[str, Enum]]) -> Iterator[tuple[str, str]]:
+    return ((name, _value(member)) for name, member in members if isinstance(member.value, _SAME_EVERYWHERE))
 
 
 def _text(annotation: Any, seen: tuple[type, ...]) -> str:

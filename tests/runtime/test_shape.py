@@ -240,6 +240,14 @@ def test_what_would_be_read_as_something_else_is_a_difference(
     assert {one.kind for one in found if one.kind != "type"} <= {"meaning"}
 
 
+def test_members_in_a_literal_have_a_meaning_as_well() -> None:
+    one, other = enum(RED="r", BLUE="b"), enum(RED="b", BLUE="r")
+    found = differences(
+        shape_with(Literal[one.RED, one.BLUE, "none"]), shape_with(Literal[other.RED, other.BLUE, "none"])
+    )
+    assert [difference.path for difference in found] == ["field@BLUE", "field@RED"]
+
+
 def test_of_a_log_that_was_written_before_meanings_were_kept_none_are_compared() -> None:
     for one in (enum(A=1), named_tuple("left", "right")):
         held = {path: text for path, text in shape_with(one).items() if "@" not in path}
