@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
@@ -93,8 +94,9 @@ def unpack_shape(data: bytes) -> Shape:
 class FieldDifference(NamedTuple):
     """One difference between what is stored and what a class stores now."""
 
-    kind: Literal["gone", "new", "type", "meaning"]
+    kind: Literal["gone", "new", "type", "fields", "meaning"]
     """`gone`: stored, and no field of the class. `new`: a field that is not stored. `type`: both, of other types.
+    `fields`: a class in a union has gained or lost a field whose name another one of them has.
     `meaning`: what is stored would be read as another member of its enum, or under another name of its NamedTuple."""
     path: str
     held: str
@@ -107,6 +109,8 @@ class FieldDifference(NamedTuple):
             return f"{self.path} is stored, and is no field of the class"
         if self.kind == "new":
             return f"{self.path} is a field of the class, and is not stored"
+        if self.kind == "fields":
+            return f"{self.path} is stored with the fields {self.held}, and no class has just these there now"
         if self.kind == "meaning":
             path, _, of = self.path.partition(MEANING)
             what = f"place {of}" if of.isdecimal() else f"member {of}"
@@ -128,7 +132,30 @@ def differences(held: Shape, now: Shape) -> list[FieldDifference]:
                 found.append(FieldDifference("new", path, "", now[path]))
         elif held[path] and held[path] != now[path]:
             found.append(FieldDifference("type", path, held[path], now[path]))
+    found += _other_fields(found)
     return _without_nested(found)
+
+
+def _other_fields(found: list[FieldDifference]) -> list[FieldDifference]:
+    """Of fields whose type is another: those in which a set of fields is stored that no class has now, and where it is
+    not seen by a path, since another class of the union has a field of that name."""
+    told = [one.path for one in found if one.kind in ("gone", "new")]
+    different = []
+    for one in found:
+        if one.kind == "type" and not any(path.startswith(f"{one.path}.") for path in told):
+            lost = _field_sets(one.held) - _field_sets(one.now)
+            if lost and max(len(one.held), len(one.now)) <= TEXT_MAX:
+                different.append(FieldDifference("fields", one.path, " and ".join(sorted(lost)), one.now))
+    return different
+
+
+def _field_sets(text: str) -> set[str]:
+    """The names of the fields of each class in the text of a type; values of literals and enums are no fields."""
+    return {*_FIELD_SETS.findall(_QUOTED.sub("", text))}
+
+
+_QUOTED: Final = re.compile(r"'[^']*'|\"[^\"]*\"")
+_FIELD_SETS: Final = re.compile(r"\{[A-Za-z_][^{}]*\}")
 
 
 def _is_other_meaning(path: str, held: Shape, now: Shape) -> bool:

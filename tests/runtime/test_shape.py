@@ -267,3 +267,49 @@ def test_a_class_that_is_completed_later_has_its_shape() -> None:
 
     Late.model_rebuild()
     assert event_shape(Late) == {"inner": "{x}", "inner.x": "int"}
+
+
+def test_a_class_in_a_union_that_gains_a_field_of_another_one_is_a_difference() -> None:
+    class Dog(BaseModel):
+        bark: int = 1
+
+    class Cat(BaseModel):
+        meow: int = 1
+
+    class Both(BaseModel):
+        bark: int = 1
+        meow: int = 1
+
+    class Stored(Event):
+        pet: Dog | Cat
+        more: list[Dog | Cat]
+
+    class Same(Event):
+        pet: Cat | Dog
+        more: list[Cat | Dog]
+
+    class Gained(Event):
+        pet: Both | Cat
+        more: list[Both | Cat]
+
+    class Wider(Event):
+        pet: Dog | Cat | None
+        more: list[Dog | Cat | int]
+
+    held = event_shape(Stored)
+    assert differences(held, event_shape(Same)) == []
+    assert {one.kind for one in differences(held, event_shape(Wider))} == {"type"}
+    assert [str(one) for one in differences(held, event_shape(Gained)) if one.kind != "type"] == [
+        "more is stored with the fields {bark}, and no class has just these there now",
+        "pet is stored with the fields {bark}, and no class has just these there now",
+    ]
+
+
+def test_braces_in_a_literal_are_no_fields() -> None:
+    class Stored(Event):
+        key: Literal["{a}", "it's {b}"]
+
+    class Wider(Event):
+        key: Literal["{a} and", "it's {c}"]
+
+    assert [one.kind for one in differences(event_shape(Stored), event_shape(Wider))] == ["type"]
