@@ -30,6 +30,9 @@ __all__ = ["check"]
 FITS: Final = 0
 DIFFERS: Final = 1
 
+_NOT_SEEN: Final = "its folders, on the nodes, were not looked at"
+"""In place of why a read model is built, where it may be kept."""
+
 SHOWN: Final = 10
 """Streams on the screen; `--json` has all that were listed."""
 
@@ -153,7 +156,7 @@ def _why_built(application: Application, projection: Any, folder: Path | None) -
     from .builds import builds_of
 
     if folder is None:
-        return "not looked at: its folders are on the nodes"
+        return _NOT_SEEN
     builds = builds_of(folder, projection.projection_name)
     of_version = [build for build in builds if build.version == projection.projection_version]
     if not of_version:
@@ -200,4 +203,5 @@ def _becomes(model: _Model) -> str:
     if model.built == "kept":
         return "it is kept"
     took = "" if model.seconds is None else f", about {max(model.seconds, 0.1):,.1f} s on this machine"
-    return f"it is built from {model.events:,} events: {model.built}{took}"
+    becomes = "if it is built, it is" if model.built == _NOT_SEEN else "it is built"
+    return f"{becomes} from {model.events:,} events{took}: {model.built}"

@@ -58,7 +58,8 @@ def show_states(report: StateReport) -> None:
     """What was compared, and what differs."""
     console.print(
         f"folded {report.streams:,} streams ({report.events:,} events); compared {report.snapshots:,} snapshots and"
-        f" {report.read_models:,} read models: " + ("[green]good[/]" if report.ok else "[bold red]they differ[/]"),
+        f" {report.read_models:,} read models: "
+        + ("[green]no difference[/]" if report.ok else "[bold red]they differ[/]"),
         soft_wrap=True,
     )
     for one in report.differences[:DIFFERENCES_SHOWN]:

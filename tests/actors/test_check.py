@@ -102,7 +102,7 @@ def test_code_that_fits_is_said_to_and_what_will_be_built_with_it(store: Path) -
     code, output, found = check(store, "shop_app:shop", shop_app=SHOP)
     assert code == 0, output
     assert "the code fits the store" in output
-    assert "read model Totals version 1: it is built from 20 events: it is new, about 0.1 s on this machine" in output
+    assert "read model Totals version 1: it is built from 20 events, about 0.1 s on this machine: it is new" in output
     assert (found["ok"], found["streams_folded"], found["misfits"]) == (True, 20, [])
     assert found["events"] == [{"name": "Deposited", "schema_version": 1, "tried": 20, "unreadable": 0, "why": ""}]
 

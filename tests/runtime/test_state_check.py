@@ -378,7 +378,7 @@ def test_the_command_says_what_differs_and_ends_with_1(store: Store, tmp_path: P
     application, report = "tests.runtime.test_state_check:APPLICATION", tmp_path / "report.json"
     good = verify(store.path, application, "--json", report)
     assert good.returncode == 0, good.stderr
-    assert "folded 3 streams (15 events); compared 6 snapshots and 2 read models: good" in good.stdout
+    assert "folded 3 streams (15 events); compared 6 snapshots and 2 read models: no difference" in good.stdout
     assert json.loads(report.read_text())["states"]["ok"]
 
     wrong_fields(kept[0].folder / state_fingerprint(InFields).hex())
