@@ -208,11 +208,10 @@ def _held_by(value: Any) -> Any:
     """Its `__dict__`, without what a `cached_property` of a class whose fields cannot change has put there: that is
     made of them, and the same whenever it is made."""
     kind: Any = type(value)
-    attributes = getattr(value, "__dict__", None)
-    cached = caches_of(kind) if attributes else frozenset()
-    if cached.isdisjoint(attributes or ()):
+    attributes, cached = getattr(value, "__dict__", None), caches_of(kind)
+    if not cached or not attributes:
         return attributes
-    return {name: one for name, one in attributes.items() if name not in cached}  # type: ignore[union-attr]
+    return {name: one for name, one in attributes.items() if name not in cached}
 
 
 def _mangled(base: type, name: str) -> str:
