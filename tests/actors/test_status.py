@@ -326,4 +326,4 @@ def test_ray_takes_every_metric_that_a_status_has(bank: BlockingRuntime) -> None
     metrics.record(status)
     metrics.record(status._replace(projectors=[]))
     figures: dict[Any, float] = {sample.series: sample.value for sample in samples(status, "bank")}
-    assert len(figures) == 6 * 2 + 6 * 4
+    assert len(figures) == 7 * 2 + 7 * 4

@@ -43,6 +43,9 @@ from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.sameness import difference
 from rayfold.runtime.stream import StreamId
 
+# A thread that another test of this process has left, of Ray say, may use `random` meanwhile, which is taken for ours.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
+
 EXAMPLES = int(os.environ.get("RAYFOLD_ROUNDTRIPS", "60"))
 
 
