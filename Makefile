@@ -46,8 +46,11 @@ check: $(READY) ## lint, format and types, over sources and tests
 	@echo "mypy --strict"; $(BIN)/mypy --no-error-summary
 
 # Two files at a time: most of the tests wait for processes to start or end. ARGS="-n 0" has one after the other.
+# What fails beside others, on a machine that is busy with both, is run once more, one test after the other.
 pytest: $(READY)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS) || { \
+	  echo 'once more, one after the other, what has failed:'; \
+	  $(BIN)/python -m pytest --last-failed --last-failed-no-failures none $(ARGS); }
 
 # After the check, also under `make -j`.
 ifneq ($(filter test,$(MAKECMDGOALS)),)

@@ -37,13 +37,12 @@ def processes_below(driver: int) -> set[int]:
     return found
 
 
-def wait_until_gone(pids: set[int], timeout_s: float = 30, *, agents_too: bool = False) -> None:
+def wait_until_gone(pids: set[int], timeout_s: float = 30) -> None:
     """Return once none of them runs, Ray's two agents aside. Raises `AssertionError` with those that still do."""
-    passed_over = ("",) if agents_too else ("", *RAYS_AGENTS)
     waiting = threading.Event()
     left = pids
     for _ in range(int(timeout_s * 10)):
-        left = {pid for pid in left if _name_if_alive(pid) not in passed_over}
+        left = {pid for pid in left if _name_if_alive(pid) not in ("", *RAYS_AGENTS)}
         if not left:
             return
         waiting.wait(0.1)

