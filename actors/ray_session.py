@@ -7,7 +7,8 @@ Rules kept here:
 - Ray is started and ended on one thread that lives as long as Ray does. Linux delivers the parent-death signal of a
   child when the thread that started it ends, and so Ray's processes would end with that thread
 - the program's signal handlers stay the program's (`signal_actions.py`)
-- whatever ends this process, no process of a Ray that it started is left (`reaper.py`)
+- whatever ends this process, no actor and no server of a Ray that it started is left (`reaper.py`); two helpers of
+  Ray's end by themselves, up to a minute later
 """
 
 from __future__ import annotations
