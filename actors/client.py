@@ -10,6 +10,7 @@ cannot be one, a payload that is too large.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
@@ -148,7 +149,7 @@ class Client:
                 holes[_address(envelope)] = future.result(), number
             return future
 
-        return outcomes_of(envelopes, in_flight, send)
+        return outcomes_of(envelopes, in_flight, lambda taken: [send(envelope, read) for read, envelope in taken])
 
     def ask(
         self,
@@ -176,13 +177,20 @@ class Client:
         positions, limit_s = self._place(after), self.timeout_s(timeout_s)
         serving = self._serving_of(projection)
 
-        def ask(query: Query[Answer], _read: int) -> asyncio.Future[Any]:
+        def ask(query: Query[Answer]) -> asyncio.Future[Any]:
             try:
                 return serving.ask(query, _packed(projection, query), positions, limit_s)
             except RayfoldError as error:
                 return _resolved(error)
 
-        return outcomes_of(queries, in_flight, ask)
+        def ask_many(taken: Sequence[tuple[int, Query[Answer]]]) -> list[asyncio.Future[Any]]:
+            with contextlib.suppress(RayfoldError):  # of one of them: then each is asked, and told, by itself
+                packed = [_packed(projection, query) for _, query in taken]
+                if (asked := serving.ask_many(packed, positions, limit_s)) is not None:
+                    return asked
+            return [ask(query) for _, query in taken]
+
+        return outcomes_of(queries, in_flight, ask_many)
 
     async def drain(self, timeout_s: float) -> None:
         """Take no more commands, and wait for those on their way."""

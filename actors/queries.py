@@ -84,7 +84,7 @@ Saw = Callable[[dict[int, int]], None]
 class _Asked:
     """A query on its way, until its future has an answer. Without a name it only waits, for one replica."""
 
-    __slots__ = ("after", "deadline_s", "future", "packed", "saw", "size_bytes", "tries", "waits_for")
+    __slots__ = ("after", "deadline_s", "future", "packed", "saw", "tries", "waits_for")
 
     def __init__(
         self,
@@ -99,7 +99,11 @@ class _Asked:
         self.waits_for = waits_for
         self.tries = 0
         """Replicas that have failed to answer it."""
-        self.size_bytes = len(packed.payload) + 64
+
+    @property
+    def size_bytes(self) -> int:
+        """What it counts for in a lane."""
+        return len(self.packed.payload) + 64
 
 
 class _Replica:
@@ -212,26 +216,61 @@ class Replicas:
         `Overloaded` at once."""
         if len(self._pending) >= self._settings.in_flight_max:
             raise Overloaded(f"the client's road to {self._name}", self._settings.in_flight_max, "queries in flight")
-        asked = _Asked(packed, after, time.monotonic() + timeout_s, self._loop.create_future(), saw)
+        future = self._loop.create_future()
+        asked = _Asked(packed, after, time.monotonic() + timeout_s, future, saw)
         if self._refused and (refusal := self._refusal(asked)):
-            asked.future.set_result(refusal)
-            return asked.future
+            future.set_result(refusal)
+            return future
         if after:
             self._route(asked)
         else:
             replica = self._gathering
             if replica is None or (len(self._replicas) > 1 and not 0 < len(replica.lane) < _TOGETHER):
                 replica = self._gathering = self._next_replica(after)
-            replica.lane.put(asked, asked.size_bytes)
+            replica.lane.put(asked, len(packed.payload) + 64)
             replica.in_flight += 1
         self._note(asked, timeout_s)
-        return asked.future
+        return future
+
+    def ask_many(
+        self, queries: Sequence[PackedQuery], after: Mapping[int, int], timeout_s: float
+    ) -> list[asyncio.Future[Any]]:
+        """`ask` for each of them, with `Overloaded` as a value too. What has to be done once is done once."""
+        room = self._settings.in_flight_max - len(self._pending)
+        if after or self._refused or timeout_s < _PRECISE_S or len(queries) > room:
+            return [self._asked_or_refused(packed, after, timeout_s) for packed in queries]
+        create_future, deadline_s = self._loop.create_future, time.monotonic() + timeout_s
+        many = [_Asked(packed, after, deadline_s, create_future(), None) for packed in queries]
+        self._gathering = None
+        for first in range(0, len(many), _TOGETHER):
+            together, replica = many[first : first + _TOGETHER], self._next_replica(after)
+            try:
+                replica.lane.put_all([(asked, len(asked.packed.payload) + 64) for asked in together])
+            except Overloaded as error:
+                for asked in together:
+                    asked.future.set_result(error)
+            else:
+                self._pending.update(together)
+                replica.in_flight += len(together)
+        self._sweep_soon()
+        return [asked.future for asked in many]
+
+    def _asked_or_refused(self, packed: PackedQuery, after: Mapping[int, int], timeout_s: float) -> asyncio.Future[Any]:
+        try:
+            return self.ask(packed, after, timeout_s)
+        except Overloaded as error:
+            refused: asyncio.Future[Any] = self._loop.create_future()
+            refused.set_result(error)
+            return refused
 
     def _note(self, asked: _Asked, timeout_s: float) -> None:
         """It is pending from now on; its deadline is kept here."""
         self._pending.add(asked)
         if timeout_s < _PRECISE_S:
             self._loop.call_later(timeout_s, self._expire, asked)
+        self._sweep_soon()
+
+    def _sweep_soon(self) -> None:
         if not self._sweeping:
             self._sweeping = True
             self._loop.call_later(_SWEEP_S, self._sweep)
@@ -390,7 +429,11 @@ class Replicas:
             call.replica.in_flight += len(call.batch)
             return
         for asked, value in zip(call.batch, answers, strict=True):
-            self._answer(asked, self._decoded(asked, value) if call.apart else value, positions)
+            if call.apart or asked.saw is not None:
+                self._answer(asked, self._decoded(asked, value) if call.apart else value, positions)
+            elif not (future := asked.future).done():
+                future.set_result(value)
+        self._pending.difference_update(call.batch)
 
     def _take_some(self, call: _Call, blob: bytes, positions: dict[int, int], ends: Mapping[int, int]) -> None:
         answers = pickle.loads(blob)

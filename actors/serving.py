@@ -63,6 +63,12 @@ class Serving:
         part = part_of(route.key(query), len(self._parts)) if route.key else 0  # one that it does not know says so
         return self._parts[part].ask(packed, after, timeout_s, saw)
 
+    def ask_many(
+        self, packed: Sequence[PackedQuery], after: Mapping[int, int], timeout_s: float
+    ) -> list[asyncio.Future[Any]] | None:
+        """`ask` for each of them, with `Overloaded` as a value too. None if they have to be divided among parts."""
+        return self._parts[0].ask_many(packed, after, timeout_s) if len(self._parts) == 1 else None
+
     async def everywhere(self, after: Mapping[int, int], deadline_s: float) -> None:
         """Return once every replica of every part has come to `after`, of those that serve by then. Raises what
         `Replicas.everywhere` does."""

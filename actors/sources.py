@@ -16,8 +16,8 @@ import contextlib
 import contextvars
 import threading
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
-from itertools import islice
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from itertools import islice, repeat
 from typing import Any, Final, Generic, TypeVar
 
 __all__ = ["Page", "outcomes_of"]
@@ -30,16 +30,20 @@ Page = list[tuple[Item, Any]]
 _PAGE_MAX: Final = 512
 """Outcomes in a page: what a reader on another thread is handed at a time."""
 
+_BURST_S: Final = 0.001
+"""How long a thread may fill the room before it is looked what it has."""
+
 
 async def outcomes_of(
     items: Iterable[Item] | AsyncIterable[Item],
     in_flight: int,
-    send: Callable[[Item, int], asyncio.Future[Any]],
+    send: Callable[[Sequence[tuple[int, Item]]], Sequence[asyncio.Future[Any]]],
 ) -> AsyncIterator[Page[Item]]:
     """Send all items, `in_flight` at a time, and yield their outcomes. The futures are not cancelled with the reader:
     what is on its way stays on its way.
 
-    `send` gets with each item how many outcomes had been read when it was asked for: what the source could know.
+    `send` gets some items, each after how many outcomes had been read when it was asked for (what the source could
+    know), and gives a future for each.
     """
     source: _Source[Item] = _source_of(items, in_flight)
     window: deque[tuple[Item, asyncio.Future[Any]]] = deque()
@@ -49,8 +53,8 @@ async def outcomes_of(
                 yield page
                 source.read += len(page)
             source.allow(in_flight - len(window))
-            for read, item in source.take():
-                window.append((item, send(item, read)))
+            if taken := source.take():
+                window.extend((item, future) for (_, item), future in zip(taken, send(taken), strict=True))
             source.allow(in_flight - len(window))
             if window and window[0][1].done():
                 continue
@@ -114,12 +118,12 @@ class _Listed(_Source[Item]):
 
     def take(self) -> list[tuple[int, Item]]:
         """See `_Source`."""
-        taken = [(self.read, item) for item in islice(self._items, self._room)]
+        taken = list(islice(self._items, self._room))
         self.ended = len(taken) < self._room
         self._room = 0
         if not self.ended:
             self.arrived = asyncio.get_running_loop().create_future()  # until there is room, nothing is waited for
-        return taken
+        return list(zip(repeat(self.read), taken, strict=False))
 
 
 class _Awaited(_Source[Item]):
@@ -174,47 +178,52 @@ class _Awaited(_Source[Item]):
 
 
 class _Threaded(_Source[Item]):
-    """Any other iterable, on a thread of its own."""
+    """Any other iterable, on a thread of its own. As two threads of Python take turns, and a turn costs more than ten
+    items do, the thread goes on until the room is full and then tells; if that takes long, each item is told."""
 
     def __init__(self, items: Iterable[Item], room: int) -> None:
         super().__init__()
         self._items = items
         self._loop = asyncio.get_running_loop()
-        self._fetched: list[tuple[int, Item]] = []
-        self._room = room
+        self._fetched: deque[tuple[int, Item]] = deque()
+        self._taken = self._put = 0
+        self._allowed = room
+        """How many may have been put, in all."""
         self._changed = threading.Condition()
-        """Held for a moment, while these are read or changed."""
-        self._told = self._over = self._closed = False
+        """Held for a moment, while one waits for the other."""
+        self._told = self._over = self._closed = self._slow = False
+        self._timer: asyncio.TimerHandle | None = self._loop.call_later(_BURST_S, self._look)
         run = contextvars.copy_context().run
         threading.Thread(target=run, args=(self._run,), name="rayfold-source", daemon=True).start()
 
     def _run(self) -> None:
         failure: Exception | None = None
-        read = self.read
+        put, read = self._fetched.append, self.read
         try:
             for item in self._items:
-                if not self._put(read, item):
+                put((read, item))
+                self._put += 1
+                if self._slow:
+                    self._tell()
+                if self._put >= self._allowed and not self._more():
                     break
                 read = self.read
         except Exception as error:
             failure = error
         except BaseException as error:
             failure = RuntimeError(f"the source raised {error!r}")
-        with self._changed:
-            self.failure, self._over = failure, True
-            self._tell()
+        self.failure, self._over = failure, True
+        self._tell()
         close = getattr(self._items, "close", None)
         with contextlib.suppress(Exception):  # of a generator; the run is over
             if close is not None and self._closed:
                 close()
 
-    def _put(self, read: int, item: Item) -> bool:
-        """Hand an item over, and wait until the next one may be fetched. False if none will be."""
+    def _more(self) -> bool:
+        """Wait until the next item may be fetched. False if none will be."""
+        self._tell()
         with self._changed:
-            self._fetched.append((read, item))
-            self._room -= 1
-            self._tell()
-            self._changed.wait_for(lambda: self._room > 0 or self._closed)
+            self._changed.wait_for(lambda: self._put < self._allowed or self._closed)
             return not self._closed
 
     def _tell(self) -> None:
@@ -227,23 +236,37 @@ class _Threaded(_Source[Item]):
         if not self.arrived.done():
             self.arrived.set_result(None)
 
+    def _look(self) -> None:
+        """The room is not full yet: take what there is, and be told of each item that comes."""
+        self._timer, self._slow = None, True
+        if self._fetched or self._over:
+            self._arrive()
+
     def allow(self, room: int) -> None:
         """See `_Source`."""
+        if (allowed := self._taken + room) <= self._allowed:
+            return
         with self._changed:
-            self._room = room - len(self._fetched)
-            if self._room > 0:
-                self._changed.notify()
+            self._allowed = allowed
+            self._changed.notify()
 
     def take(self) -> list[tuple[int, Item]]:
         """See `_Source`."""
-        with self._changed:
-            taken, self._fetched = self._fetched, []
-            self._told, self.ended = False, self._over
-            self.arrived = self._loop.create_future()
-            return taken
+        self.arrived, self._told = self._loop.create_future(), False
+        over, fetched = self._over, self._fetched
+        taken = [fetched.popleft() for _ in range(len(fetched))]
+        self._taken += len(taken)
+        self.ended = over
+        if taken:
+            self._slow = False
+        if self._timer is None and not self._slow and not over:
+            self._timer = self._loop.call_later(_BURST_S, self._look)
+        return taken
 
     def close(self) -> None:
         """See `_Source`."""
+        if self._timer is not None:
+            self._timer.cancel()
         with self._changed:
             self._closed = True
             self._changed.notify()

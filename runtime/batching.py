@@ -124,11 +124,30 @@ class Lane(Generic[Item]):
         `again`: the item was taken before, by this lane or another. It is never refused, because "it was not sent"
         would be untrue; its sender holds it in memory already, and bounds how many there are."""
         with self._lock:
-            if len(self._waiting) >= self._waiting_items_max and not again:
+            waiting, waiting_bytes = self._waiting, self._waiting_bytes + size_bytes
+            if len(waiting) >= self._waiting_items_max and not again:
                 raise Overloaded(self.name, self._waiting_items_max, "items")
-            if self._waiting_bytes + size_bytes > self._waiting_bytes_max and self._waiting and not again:
+            if waiting_bytes > self._waiting_bytes_max and waiting and not again:
                 raise Overloaded(self.name, self._waiting_bytes_max, "bytes")
-            self._waiting.append((item, size_bytes))
+            waiting.append((item, size_bytes))
+            self._waiting_bytes = waiting_bytes
+            if self._starting or not self._leaving():
+                return
+            self._starting = True
+        if self._defer is None:
+            self._leave()
+        else:
+            self._defer(self._leave)
+
+    def put_all(self, items: Sequence[tuple[Item, int]]) -> None:
+        """Send all of these, with their sizes, as `put` does each; all of them are refused, or none."""
+        size_bytes = sum([size for _, size in items])
+        with self._lock:
+            if len(self._waiting) + len(items) > self._waiting_items_max:
+                raise Overloaded(self.name, self._waiting_items_max, "items")
+            if self._waiting_bytes + size_bytes > self._waiting_bytes_max:
+                raise Overloaded(self.name, self._waiting_bytes_max, "bytes")
+            self._waiting.extend(items)
             self._waiting_bytes += size_bytes
             if self._starting or not self._leaving():
                 return

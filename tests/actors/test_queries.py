@@ -13,7 +13,7 @@ import pytest
 
 from rayfold.actors.queries import Replicas
 from rayfold.actors.settings import Settings
-from rayfold.runtime.errors import HandlerFailed, NotYetVisible, RayfoldError, Unavailable
+from rayfold.runtime.errors import HandlerFailed, NotYetVisible, Overloaded, RayfoldError, Unavailable
 from rayfold.runtime.read_model import PackedQuery, split_queries
 
 TOTAL = PackedQuery("Total", b"")
@@ -127,6 +127,31 @@ async def test_an_answer_that_cannot_be_decoded_costs_its_own_query_and_nobody_e
         assert str(failed).startswith("Totals @answer failed on Odd: its answer cannot be decoded here: ValueError")
     waited = await told(replicas.ask(PackedQuery("Odd", b""), {0: 0}, 5.0))
     assert isinstance(waited, HandlerFailed)
+
+
+@pytest.mark.parametrize(("in_flight_max", "refused"), [(10_000, 0), (700, 300)])
+async def test_many_queries_at_once_are_told_like_many_single_ones(in_flight_max: int, refused: int) -> None:
+    """Over several replicas, each told its share; beyond the bound they are refused, each as a value."""
+    fakes = [Fake(answer=lambda name: name), Fake(answer=lambda name: name)]
+    replicas = replicas_of(*fakes, in_flight_max=in_flight_max)
+    names = [f"Query{number}" for number in range(1_000)]
+    for after in ({}, {0: 0}):
+        answers = [await told(one) for one in replicas.ask_many([PackedQuery(name, b"") for name in names], after, 5.0)]
+        assert answers[: 1_000 - refused] == names[: 1_000 - refused]
+        assert [type(answer) for answer in answers[1_000 - refused :]] == [Overloaded] * refused
+        await asyncio.sleep(0)
+    assert all(sum(map(len, fake.calls)) >= 256 for fake in fakes)
+
+
+async def test_many_queries_at_once_are_told_at_their_deadline() -> None:
+    fake = Fake()
+    fake.silent = True
+    replicas = replicas_of(fake, attempt_timeout_s=5.0)
+    for timeout_s in (0.1, 1.0):
+        begun_s = time.monotonic()
+        answers = [await told(one) for one in replicas.ask_many([TOTAL] * 300, {}, timeout_s)]
+        assert {type(answer) for answer in answers} == {Unavailable}
+        assert time.monotonic() - begun_s >= timeout_s
 
 
 async def test_a_callback_that_raises_holds_no_place() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -13,17 +13,19 @@ import pytest
 from rayfold.actors.sources import outcomes_of
 
 
-def at_once(item: int, read: int = 0) -> asyncio.Future[Any]:
-    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    future.set_result(item * 10)
-    return future
+def at_once(taken: Sequence[tuple[int, int]]) -> list[asyncio.Future[Any]]:
+    futures: list[asyncio.Future[Any]] = [asyncio.get_running_loop().create_future() for _ in taken]
+    for future, (_, item) in zip(futures, taken, strict=True):
+        future.set_result(item * 10)
+    return futures
 
 
-def soon(item: int, read: int = 0) -> asyncio.Future[Any]:
+def soon(taken: Sequence[tuple[int, int]]) -> list[asyncio.Future[Any]]:
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[Any] = loop.create_future()
-    loop.call_later(0.001, future.set_result, item * 10)
-    return future
+    futures: list[asyncio.Future[Any]] = [loop.create_future() for _ in taken]
+    for future, (_, item) in zip(futures, taken, strict=True):
+        loop.call_later(0.001, future.set_result, item * 10)
+    return futures
 
 
 async def all_of(source: Any, in_flight: int = 4, send: Any = soon) -> list[tuple[int, int]]:
@@ -105,6 +107,25 @@ async def test_a_source_that_blocks_holds_nobody_but_itself() -> None:
         assert await later == [(2, 20)]
 
 
+@pytest.mark.parametrize("at_a_time", [1, 5, 12])
+async def test_what_a_source_gives_before_it_blocks_is_sent_before_it_goes_on(at_a_time: int) -> None:
+    """However much that is: less than there is room for, or just as much, or more."""
+    go_on: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def in_bursts() -> Iterator[int]:
+        for burst in range(4):
+            yield from range(burst * at_a_time, (burst + 1) * at_a_time)
+            assert go_on.get(timeout=20) == (burst + 1) * at_a_time, "all before are told by now"
+
+    told = 0
+    async with asyncio.timeout(20):
+        async for page in outcomes_of(in_bursts(), 5, soon):
+            told += len(page)
+            if told % at_a_time == 0:
+                go_on.put(told)
+    assert told == 4 * at_a_time
+
+
 @pytest.mark.parametrize("error", [ValueError("no more"), SystemExit(3), KeyboardInterrupt()])
 async def test_a_source_that_raises_is_heard_after_all_outcomes_before_it(error: BaseException) -> None:
     def failing() -> Iterator[int]:
@@ -169,9 +190,9 @@ async def test_with_each_item_comes_how_many_outcomes_were_read_when_it_was_aske
     read_at: list[tuple[int, int]] = []
     read = 0
 
-    def send(item: int, known: int) -> asyncio.Future[Any]:
-        read_at.append((item, known))
-        return soon(item)
+    def send(taken: Sequence[tuple[int, int]]) -> list[asyncio.Future[Any]]:
+        read_at.extend((item, known) for known, item in taken)
+        return soon(taken)
 
     def looking() -> Iterator[int]:
         for _ in range(100):

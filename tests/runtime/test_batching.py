@@ -52,6 +52,36 @@ def test_what_arrives_while_a_batch_is_in_flight_leaves_as_the_next_one() -> Non
     assert sent[2:] == [["e"]]
 
 
+def test_what_is_put_together_leaves_as_if_it_were_put_one_by_one() -> None:
+    together, sent = lane_and_sent(batch_items_max=3)
+    one_by_one, expected = lane_and_sent(batch_items_max=3)
+    items = [(item, 1) for item in "abcdefgh"]
+    together.put("0", 1)
+    together.put_all(items)
+    for item, size_bytes in [("0", 1), *items]:
+        one_by_one.put(item, size_bytes)
+    for _ in range(4):
+        together.came_back()
+        one_by_one.came_back()
+    assert sent == expected == [["0"], ["a", "b", "c"], ["d", "e", "f"], ["g", "h"]]
+    alone, leaves = lane_and_sent()
+    alone.put_all(items)
+    assert leaves == [list("abcdefgh")]
+
+
+@pytest.mark.parametrize("bounds", [{"waiting_items_max": 4}, {"waiting_bytes_max": 4}])
+def test_what_is_put_together_is_refused_together(bounds: dict[str, int]) -> None:
+    lane, sent = lane_and_sent(**bounds)
+    lane.put("0", 1)
+    lane.put_all([("a", 1), ("b", 1)])
+    with pytest.raises(Overloaded):
+        lane.put_all([("c", 1), ("d", 1), ("e", 1)])
+    assert len(lane) == 2
+    lane.put_all([("f", 1), ("g", 1)])
+    lane.came_back()
+    assert sent == [["0"], ["a", "b", "f", "g"]]
+
+
 def test_a_batch_is_bounded_in_items() -> None:
     lane, sent = lane_and_sent(batch_items_max=3)
     for item in "abcdefgh":
