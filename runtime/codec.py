@@ -249,8 +249,8 @@ def _field_fails(cls: type[Message], message: Message, name: str) -> bool:
 
 
 def validator_of(cls: type[MessageType]) -> Callable[..., MessageType]:
-    """What makes a message of decoded fields (say `by_alias=False, by_name=True`). Raises what pydantic raises, and
-    what code of the class raises: `decode_message` has the words for it."""
+    """What makes a message of decoded fields, by their names. Raises what pydantic raises, and what code of the class
+    raises: `decode_message` has the words for it."""
     validate = _reading_of(cls).validate
     assert validate is not None
     return validate
@@ -380,10 +380,9 @@ def decode_message(cls: type[MessageType], data: bytes) -> MessageType:
 def validated(cls: type[MessageType], payload: Mapping[Any, Any]) -> MessageType:
     """A message of these field values. Raises `InvalidMessage` as `decode_message` does."""
     try:
-        # by_name, because fields are stored under their names whatever aliases the class has for its callers.
         validate = cls._rayfold_reading.validate or _reading_of(cls).validate
         assert validate is not None
-        return validate(payload, by_alias=False, by_name=True)  # type: ignore[no-any-return]
+        return validate(payload)  # type: ignore[no-any-return]
     except ValidationError as error:
         what, remedy = problems_of(cls, error)
         raise InvalidMessage(cls.message_name, what, remedy) from None

@@ -25,7 +25,7 @@ from .catalogue import Catalogue
 from .errors import Damaged, DefinitionError, HandlerFailed, RayfoldError, StorageFailed, StoreError
 from .log.contract import Reader
 from .log.format import chain_of, decode_record, record_position
-from .page import Failure, PageLoop, recorded_at_us_of
+from .page import Failure, Page, PageLoop, recorded_at_us_of
 from .printable import printable_log
 from .projection import Projection
 from .reach import Reach
@@ -210,16 +210,8 @@ class KeptModel:
             aside = {entry.position for entry in self.quarantined if entry.partition == partition}
         self.store.begin()
         try:
-            failure = self._loop.run(
-                self.model,
-                partition,
-                before + 1,
-                records,
-                checked=checked,
-                replayed_up_to=replayed_up_to,
-                set_aside=aside,
-                until_s=self._until_s,
-            )
+            page = Page(partition, before + 1, records, checked, replayed_up_to, aside, self._until_s)
+            failure = self._loop.run(self.model, page)
             if failure is not None and isinstance(failure.error, StorageFailed):
                 raise failure.error  # a full disk, met in a handler: no fault of the event
             if failure is None or not failure.half_applied:
@@ -436,9 +428,7 @@ class KeptModel:
             first()
             for record in records:
                 position = record_position(record)
-                failure = self._loop.run(
-                    self.model, partition, position, [record], checked=True, replayed_up_to=position
-                )
+                failure = self._loop.run(self.model, Page(partition, position, [record], True, position))
                 if failure is not None:
                     break
             else:

@@ -17,26 +17,43 @@ from __future__ import annotations
 import inspect
 import time
 import zlib
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgpack
 
 from .catalogue import Catalogue
-from .codec import SMALL_BYTES, decode_payload, validator_of
-from .errors import Damaged, HandlerFailed, RayfoldError, StorageFailed, UnknownEvent
+from .codec import SMALL_BYTES, validator_of
+from .errors import Damaged, HandlerFailed, RayfoldError, StorageFailed
 from .log.format import BODY_AT, HEADER_ITEMS_MAX, decode_record, is_intact, pack_position
 from .projection import Projection, part_of
 from .recorded import Recorded
-from .stream import RESERVED_PREFIX, StreamId
+from .stream import StreamId
 from .user_code import is_ctrl_c
 
-__all__ = ["Failure", "PageLoop", "recorded_at_us_of"]
+__all__ = ["Failure", "Page", "PageLoop", "recorded_at_us_of"]
 
 _NO_EVENTS: Final[Sequence[Any]] = ()
 
 _new_tuple: Final = tuple.__new__
 _crc32: Final = zlib.crc32
+
+
+class Page(NamedTuple):
+    """Adjoining records, and how they are to be applied."""
+
+    partition: int
+    first: int
+    """The position of the first of them."""
+    records: Sequence[bytes]
+    checked: bool
+    """They come from a reader of this process, which has checked them."""
+    replayed_up_to: int
+    """Up to this position they are told as replayed."""
+    set_aside: Container[int] = ()
+    """Positions that are passed over."""
+    until_s: float = float("inf")
+    """Of `time.perf_counter`: no further record is begun after it."""
 
 
 class Failure(NamedTuple):
@@ -81,75 +98,19 @@ class PageLoop:
         """Names of which old events may be upcast to others -> the version from which they are not."""
         self._key = projection.part_key
         self._key_takes_recorded = self._key is not None and len(inspect.signature(self._key).parameters) > 1
-        self._unreadable: Failure | None = None
+        divided, by_key = projection.parts > 1, projection.part_key is not None
+        self._divided = divided and by_key, divided and not by_key
+        """By a key, by stream."""
         self.done = 0
         """Records of the last page that were applied, if none of them has failed."""
 
-    def run(
-        self,
-        model: Projection,
-        partition: int,
-        first: int,
-        records: Sequence[bytes],
-        *,
-        checked: bool,
-        replayed_up_to: int,
-        set_aside: Container[int] = (),
-        until_s: float = float("inf"),
-    ) -> Failure | None:
-        """Apply records at `first, first + 1, …`, save those at the positions in `set_aside`. None when all were.
-
-        No further one is begun after `until_s` (of `time.perf_counter`); then `done` says how many were.
-
-        `checked` says that they come from a reader of this process, which has checked them.
-        """
-        self._unreadable, self.done, clock = None, len(records), time.perf_counter
-        by_key = self._key is not None and self._projection.parts > 1
-        for position, target, event, fields in self._events(partition, first, records, checked, set_aside):
-            _, _, function, takes_recorded, _ = target
-            called = False
-            try:
-                if takes_recorded or by_key:
-                    try:
-                        kind, ident, version, at_us, _, _, _, command, correlation, causation, _ = fields
-                    except ValueError:
-                        kind, ident, version, at_us, _, _, _, command, correlation, causation = fields
-                    stream = _new_tuple(StreamId, (kind, ident))
-                    replayed = position <= replayed_up_to
-                    recorded: Any = _new_tuple(
-                        Recorded,
-                        (stream, version, partition, position, at_us, command, correlation, causation, replayed),
-                    )
-                    if by_key and self._part_by_key(event, recorded) != self._part:
-                        continue
-                    called = True
-                    if takes_recorded:
-                        function(model, event, recorded)
-                    else:
-                        function(model, event)
-                else:
-                    called = True
-                    function(model, event)
-            except BaseException as error:
-                if is_ctrl_c(error):
-                    raise
-                return self._raised(position - first, partition, position, target.name if called else "", fields, error)
-            if clock() > until_s:
-                self.done = position - first + 1
-                return None
-        return self._unreadable
-
-    def _events(
-        self, partition: int, first: int, records: Sequence[bytes], checked: bool, set_aside: Container[int]
-    ) -> Iterator[tuple[int, _Target, Any, Any]]:
-        """Position, target, event and fields of each record that a handler is for; ends early at one that cannot be
-        read, and says so in `_unreadable`."""
-        targets, splitting, part, parts = self._targets, self._splitting, self._part, self._projection.parts
-        by_stream, older = parts > 1 and self._key is None, _NO_EVENTS
-        unpack, is_set_aside, position = msgpack.unpackb, bool(set_aside), first - 1
-        items_max, reserved, reserved_chars = HEADER_ITEMS_MAX, RESERVED_PREFIX, len(RESERVED_PREFIX)
-        for record in records:
-            position += 1
+    def run(self, model: Projection, page: Page) -> Failure | None:
+        """Apply the records of a page. None if all were that were begun; `done` says how many."""
+        partition, first, records, checked, replayed_up_to, set_aside, until_s = page
+        self.done, clock, unpack = len(records), time.perf_counter, msgpack.unpackb
+        targets, splitting, is_set_aside, n = self._targets, self._splitting, bool(set_aside), HEADER_ITEMS_MAX
+        by_key, by_stream = self._divided
+        for position, record in enumerate(records, first):
             try:
                 if not checked:
                     _check(record, position)
@@ -157,64 +118,70 @@ class PageLoop:
                     record[BODY_AT:],
                     use_list=False,
                     strict_map_key=False,
-                    max_array_len=items_max,
-                    max_map_len=items_max,
+                    max_array_len=n,
+                    max_map_len=n,
                     max_ext_len=0,
                 )
                 try:
-                    kind, ident, _, _, name, schema, payload, _, _, _, _ = fields
+                    kind, ident, version, at_us, name, schema, payload, command, correlation, causation, _ = fields
                 except ValueError:  # a record of format 1 or 2, without headers
-                    kind, ident, _, _, name, schema, payload, _, _, _ = fields
+                    kind, ident, version, at_us, name, schema, payload, command, correlation, causation = fields
             except (Damaged, ValueError, TypeError) as error:
-                self._unreadable = Failure(position - first, _damage(partition, position, error), half_applied=False)
-                return
-            target = targets.get(name)
+                return Failure(position - first, _damage(partition, position, error), half_applied=False)
+            target, events = targets.get(name), _NO_EVENTS
             if target is None and schema >= splitting.get(name, 0):
                 continue
-            if (is_set_aside and position in set_aside) or kind[:reserved_chars] == reserved:
+            if is_set_aside and position in set_aside:
                 continue
-            if by_stream and _crc32(ident.encode()) % parts != part:
+            if by_stream and _crc32(ident.encode()) % self._projection.parts != self._part:
                 continue
-            try:
-                if target is None or schema != target.schema_version:
-                    event, older = None, self._catalogue.decode_events(decode_record(record, checked=True))
-                elif len(payload) > SMALL_BYTES:
-                    event = target.validate(decode_payload(payload, name), by_alias=False, by_name=True)
-                else:  # `decode_payload` in line: so little breaks no limit; it also knows keys that are no text
-                    try:
-                        fields_of_event = unpack(payload, use_list=False, max_ext_len=0)
-                    except ValueError:
-                        fields_of_event = decode_payload(payload, name)
-                    event = target.validate(fields_of_event, by_alias=False, by_name=True)
-            except BaseException as error:
-                if is_ctrl_c(error):
-                    raise
-                self._unreadable = self._undecodable(position - first, record)
-                return
-            if event is not None and target is not None:
-                yield position, target, event, fields
-                continue
-            for event in older:
-                target = targets.get(event.message_name)
-                if target is not None:
-                    yield position, target, event, fields
+            if target is not None and schema == target.schema_version and len(payload) <= SMALL_BYTES:
+                try:
+                    events = ((target, target.validate(unpack(payload, use_list=False, max_ext_len=0))),)
+                except BaseException as error:
+                    if is_ctrl_c(error):
+                        raise
+            if not events and isinstance(events := self._decoded(position - first, record), Failure):
+                return events
+            for (_, _, function, takes_recorded, handler), event in events:
+                called = False
+                try:
+                    if takes_recorded or by_key:
+                        stream, replayed = _new_tuple(StreamId, (kind, ident)), position <= replayed_up_to
+                        place = stream, version, partition, position, at_us, command, correlation, causation, replayed
+                        recorded: Any = _new_tuple(Recorded, place)
+                        if by_key and self._part_by_key(event, recorded) != self._part:
+                            continue
+                        called = True
+                        if takes_recorded:
+                            function(model, event, recorded)
+                            continue
+                    called = True
+                    function(model, event)
+                except BaseException as error:
+                    if is_ctrl_c(error):
+                        raise
+                    named = handler if called else ""
+                    return self._raised(position - first, partition, position, named, fields, error)
+            if clock() > until_s:
+                self.done = position - first + 1
+                return None
+        return None
+
+    def _decoded(self, index: int, record: bytes) -> Sequence[tuple[_Target, Any]] | Failure:
+        """What the codec makes of it: old, large and odd events, and what cannot be read, with the words for it."""
+        stored = decode_record(record, checked=True)
+        try:
+            events = self._catalogue.decode_events(stored)
+        except RayfoldError as error:
+            return Failure(index, error, False, str(stored.stream), stored.version, stored.name)
+        found = [(self._targets.get(event.message_name), event) for event in events]
+        return [(target, event) for target, event in found if target is not None]
 
     def _part_by_key(self, event: Any, recorded: Recorded) -> int:
         assert self._key is not None
         key = self._key(event, recorded) if self._key_takes_recorded else self._key(event)
         return part_of(key, self._projection.parts)
-
-    def _undecodable(self, index: int, record: bytes) -> Failure:
-        """Decode it once more by the codec, which says what is wrong with it."""
-        stored = decode_record(record, checked=True)
-        error: RayfoldError
-        try:
-            self._catalogue.decode_events(stored)
-        except RayfoldError as told:
-            error = told
-        else:
-            error = UnknownEvent(stored.name, stored.schema_version, "it could be decoded only at the second try")
-        return Failure(index, error, False, str(stored.stream), stored.version, stored.name)
 
     def _raised(
         self, index: int, partition: int, position: int, handler: str, fields: Any, error: BaseException
