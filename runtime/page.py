@@ -28,7 +28,7 @@ from .errors import Damaged, HandlerFailed, RayfoldError, StorageFailed
 from .log.format import BODY_AT, HEADER_ITEMS_MAX, decode_record, is_intact, pack_position
 from .projection import Projection, part_of
 from .recorded import Recorded
-from .stream import StreamId
+from .stream import StreamId, is_reserved
 from .user_code import is_ctrl_c
 
 __all__ = ["Failure", "Page", "PageLoop", "recorded_at_us_of"]
@@ -131,7 +131,7 @@ class PageLoop:
             target, events = targets.get(name), _NO_EVENTS
             if target is None and schema >= splitting.get(name, 0):
                 continue
-            if is_set_aside and position in set_aside:
+            if (is_set_aside and position in set_aside) or ("." in kind and is_reserved(kind)):
                 continue
             if by_stream and _crc32(ident.encode()) % self._projection.parts != self._part:
                 continue

@@ -14,11 +14,13 @@ from rayfold.runtime.aggregate import Aggregate, Shared, decide, evolve
 from rayfold.runtime.backup.restoring import restore_store
 from rayfold.runtime.backup.taking import backup_store
 from rayfold.runtime.catalogue import Catalogue
+from rayfold.runtime.codec import encode_message
 from rayfold.runtime.envelope import Envelope, PackedCommand, pack, unpack_batch
 from rayfold.runtime.errors import CommandIdReused, Conflict, HandlerFailed, InvalidMessage, Rejected, StorageFailed
 from rayfold.runtime.facts import as_told
 from rayfold.runtime.history import history, state_at
 from rayfold.runtime.log.check import verify_store
+from rayfold.runtime.log.contract import Append, NewEvent
 from rayfold.runtime.log.format import decode_record, encode_record
 from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.log.store import create_or_open_store, open_store
@@ -274,6 +276,20 @@ def test_readers_pass_over_it(log: FaultyLog) -> None:
     assert state_at(CATALOGUE, log, Stock, NAILS, None, None).pieces == 9
     assert log.holdings().aggregates == {"Stock"}
     assert [name for name, _ in log.holdings().events] == ["Changed"]
+
+
+def test_readers_pass_over_a_stream_of_a_later_release_whatever_its_events_are_called(log: FaultyLog) -> None:
+    loop = opened(log)
+    told(loop, sent(Restock(pieces=9), 1))
+    later = StreamId("rayfold.Copies", "nails"), ANY, (NewEvent("Changed", 1, encode_message(Changed(by=100))),)
+    log.append(log.activate(), [Append(*later, bytes(16), bytes(20))])
+    model = ReadModel(Pieces, CATALOGUE, {0: log})
+    model.catch_up(0, 2)
+    assert (model.positions, model.failed) == ({0: 2}, None)
+    assert [at.position for _, at in history(CATALOGUE, log, 0, NAILS)] == [1]
+    kept = model._kept.model
+    assert isinstance(kept, Pieces)
+    assert (kept.total, kept.events) == (9, 1)
 
 
 def test_it_is_verified_backed_up_and_restored(tmp_path: Path) -> None:
