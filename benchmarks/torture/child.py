@@ -1,7 +1,7 @@
 """Programs of their own: what has to be killed as a whole, or to have another environment or another Ray.
 
 Rules kept here: a child is `MODULE:FUNCTION` of this folder with arguments in JSON; what it prints is for its parent;
-whoever starts one ends it, and everything below it, also after Ctrl-C.
+whoever starts one ends it, and everything below it, also after Ctrl-C; nobody waits for one without a deadline.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import IO, Any, Final, Self
 
 import rayfold
 
@@ -32,6 +34,11 @@ _RAYS_AGENTS: Final = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 """Ray's own two, which end up to a minute after a raylet that was killed; nothing of a store is in them."""
 
 _END_TIMEOUT_S: Final = 20.0
+
+_LIFE_S: Final = 180.0
+"""Of a child that is to end by itself, and the longest silence of any other: Ray starts in 5 s, on a busy machine in
+30."""
+
 _LOOK_S: Final = 0.05
 
 
@@ -49,44 +56,61 @@ class Child:
         **arguments: Any,
     ) -> None:
         """`within`: the command that runs it, `ip netns exec NAME` say. `told`: whether it listens to its standard
-        input. `complaints`: the file for its standard error; without one nobody reads that before it has ended, which
-        is wrong for a child that says much."""
+        input. `complaints`: the file for its standard error, if that is to stay."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         place = str(Path(rayfold.__file__).parents[1])
         inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [place, os.environ.get("PYTHONPATH")]))
-        self._complaints = complaints
-        with complaints.open("wb") if complaints is not None else contextlib.nullcontext(subprocess.PIPE) as errors:
-            self._process = subprocess.Popen(
-                [*within, sys.executable, "-m", f"{__package__}.child", job, json.dumps(arguments)],
-                stdin=subprocess.PIPE if told else subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env={**inherited, **(environment or {})},
-            )
+        self._job = job
+        self._said = b""
+        """Of its standard output, what was read and is no whole line yet."""
+        self._complaints = complaints.open("w+b") if complaints is not None else _no_name()
+        self._process = subprocess.Popen(
+            [*within, sys.executable, "-m", f"{__package__}.child", job, json.dumps(arguments)],
+            stdin=subprocess.PIPE if told else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._complaints,
+            text=True,
+            env={**inherited, **(environment or {})},
+        )
 
     @property
     def pid(self) -> int:
         """Of the process itself."""
         return self._process.pid
 
-    def lines(self) -> Iterator[str]:
-        """What it prints, until it ends."""
+    def lines(self, timeout_s: float = _LIFE_S) -> Iterator[str]:
+        """What it prints, until it ends. Raises `TimeoutError` if that takes longer."""
+        end_s = time.monotonic() + timeout_s
+        while (line := self._line(end_s)) is not None:
+            yield line.decode()
+
+    def _line(self, end_s: float) -> bytes | None:
+        """What it prints next; None if it has ended, maybe in the middle of a line."""
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.endswith("\n"):  # one that was killed may not have come to the end of its line
-                yield line
+        descriptor = self._process.stdout.fileno()
+        while b"\n" not in self._said:
+            if not select.select([descriptor], [], [], max(0.0, end_s - time.monotonic()))[0]:
+                raise TimeoutError(f"{self._job} (process {self.pid}) does not come to its end:\n{self.errors()}")
+            read = os.read(descriptor, 1 << 20)
+            if not read:
+                return None
+            self._said += read
+        line, _, self._said = self._said.partition(b"\n")
+        return line + b"\n"
 
     def errors(self) -> str:
-        """The end of what it complained, once it has ended."""
-        if self._complaints is not None:
-            return self._complaints.read_bytes()[-ERRORS_BYTES_MAX:].decode(errors="replace")
-        assert self._process.stderr is not None
-        return self._process.stderr.read()[-ERRORS_BYTES_MAX:]
+        """The end of what it has complained."""
+        size = os.fstat(self._complaints.fileno()).st_size
+        read = os.pread(self._complaints.fileno(), ERRORS_BYTES_MAX, max(0, size - ERRORS_BYTES_MAX))
+        return read.decode(errors="replace")
 
-    def wait(self) -> int:
-        """Its exit status."""
-        return self._process.wait()
+    def wait(self, timeout_s: float = _LIFE_S) -> int:
+        """Its exit status. Raises `TimeoutError` if it does not end, and ends it."""
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            raise TimeoutError(f"{self._job} (process {self.pid}) has not ended within {timeout_s:g} s") from None
 
     def kill(self) -> None:
         """SIGKILL, to it alone."""
@@ -102,7 +126,7 @@ class Child:
 
     def wait_until_gone(self, pids: set[int], timeout_s: float) -> dict[int, str]:
         """Those that still run after so long: process -> name."""
-        self._process.wait()
+        self.wait(timeout_s)
         end_s = time.monotonic() + timeout_s
         while (left := _alive(pids)) and time.monotonic() < end_s:
             time.sleep(_LOOK_S)
@@ -120,10 +144,15 @@ class Child:
                 self._process.wait(_END_TIMEOUT_S)
             self._process.kill()
             self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+        for stream in (self._process.stdin, self._process.stdout, self._complaints):
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
+
+
+def _no_name() -> IO[bytes]:
+    """A file that nobody has to remove. What nobody reads before the end must not be a pipe: that is full at 64 KiB."""
+    return tempfile.TemporaryFile()  # noqa: SIM115, it is closed with its child
 
 
 def _alive(pids: set[int]) -> dict[int, str]:
@@ -166,14 +195,18 @@ def print_findings(findings: Findings) -> None:
         "unlisted": findings.unlisted,
         "checks": findings.checks,
         "skipped": findings.skipped,
+        "unreached": findings.unreached,
     }
     print("findings " + json.dumps(parts), flush=True)
 
 
-def findings_of_child(job: str, environment: Mapping[str, str] | None = None, **arguments: Any) -> Findings:
-    """Run a child that ends by itself after `print_findings`. Raises `RuntimeError` if it did not get that far."""
+def findings_of_child(
+    job: str, environment: Mapping[str, str] | None = None, *, timeout_s: float = _LIFE_S, **arguments: Any
+) -> Findings:
+    """Run a child that ends by itself after `print_findings`. Raises `RuntimeError` if it did not get that far, and
+    `TimeoutError` if it does not end."""
     with Child(job, environment, **arguments) as child:
-        told = [line for line in child.lines() if line.startswith("findings ")]
+        told = [line for line in child.lines(timeout_s) if line.startswith("findings ")]
         if child.wait() or not told:
             raise RuntimeError(f"{job} failed:\n{child.errors()}")
     parts = json.loads(told[-1].removeprefix("findings "))

@@ -50,10 +50,15 @@ def kill_cluster_parts(context: Context) -> Findings:
 
 
 def _kill_one(bank: ClusterLiving, kind: str) -> None:
-    candidates = [(number, pid) for number in range(NODES) for pid in bank.processes(f"ray::{kind}", number)]
-    if not candidates:  # own actors have to be there first, and there may be none just after their partition was killed
+    def candidates() -> list[tuple[int, int]]:
+        return [(number, pid) for number in range(NODES) for pid in bank.processes(f"ray::{kind}", number)]
+
+    # own actors have to be there first, and there may be none just after their partition was killed
+    wait_until(lambda: "" if candidates() else "there is none", time.monotonic() + RECOVERED_MAX_S)
+    if not (chosen := candidates()):
+        bank.findings.reach(False, f"there was no {kind} to be killed")
         return
-    number, pid = bank.context.rng.choice(candidates)
+    number, pid = bank.context.rng.choice(chosen)
     bank.note_fault(bank.at_home_on(number) if kind == "PartitionActor" else [])
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)

@@ -7,7 +7,6 @@ without a deadline, for a program whose node is gone may hang.
 from __future__ import annotations
 
 import json
-import os
 import select
 import time
 from collections.abc import Mapping, Sequence
@@ -69,7 +68,6 @@ class Program(Child):
         self.journal = folder / f"journal-{number}"
         self.seen = folder / f"seen-{number}"
         """What its watcher has read; not there if the program was killed."""
-        self._said = b""
 
     def tell(self, what: str, *arguments: Any) -> None:
         """Have it begin with something, whose `answer` is waited for later."""
@@ -82,18 +80,12 @@ class Program(Child):
 
     def answer(self, timeout_s: float = _ANSWER_TIMEOUT_S) -> Any:
         """What came of it. Raises `Told`, and `ProgramEnded` if it has ended or says nothing for so long."""
-        deadline_s = time.monotonic() + timeout_s
-        assert self._process.stdout is not None
-        descriptor = self._process.stdout.fileno()
-        while b"\n" not in self._said:
-            readable, _, _ = select.select([descriptor], [], [], max(0.0, deadline_s - time.monotonic()))
-            if not readable:
-                raise ProgramEnded(f"program {self.number} on {self.node} has not answered for {timeout_s:g} s")
-            read = os.read(descriptor, 1 << 20)
-            if not read:
-                raise ProgramEnded(self._obituary())
-            self._said += read
-        line, _, self._said = self._said.partition(b"\n")
+        try:
+            line = self._line(time.monotonic() + timeout_s)
+        except TimeoutError:
+            raise ProgramEnded(f"program {self.number} on {self.node} has not answered for {timeout_s:g} s") from None
+        if line is None:
+            raise ProgramEnded(self._obituary())
         told = json.loads(line)
         if "error" in told:
             raise Told(told["error"], told["text"])
@@ -111,6 +103,6 @@ class Program(Child):
         return b"\n" in self._said or bool(select.select([self._process.stdout.fileno()], [], [], 0)[0])
 
     def _obituary(self) -> str:
-        self._process.wait()
+        self.wait()
         last = self.errors().strip().splitlines()[-5:]
         return f"program {self.number} on {self.node} has ended by itself: {' / '.join(last)}"

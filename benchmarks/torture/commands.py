@@ -20,7 +20,13 @@ _SEEDS: Final = 1_000_000
 
 def torture(
     minutes: Annotated[
-        float, typer.Option(min=0.0, help="Shared by the scenarios in their long form; 0 runs the short forms.")
+        float,
+        typer.Option(
+            min=0.0,
+            help="Shared by the scenarios in their long form, kept to within one step of one scenario: seconds, or a "
+            "minute for those with several nodes. What there is no time for is left out, and said. 0: the short forms "
+            "of all.",
+        ),
     ] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Of faults and load. Default: a new one, which is printed.")] = None,
     scenario: Annotated[

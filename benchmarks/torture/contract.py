@@ -8,7 +8,9 @@ Rules kept here:
 - an invariant that was looked at and held is a number too: `Findings.check` counts both, so that a scenario that
   looked at nothing cannot pass for one that found nothing
 - what a scenario needs of the machine is declared, and where it is missing the scenario is skipped with the reason
-- the same seed gives the same faults; only what the machine's timing decides differs
+- the same seed gives the same faults; only what the machine's timing decides differs. A moment is chosen once, before
+  it is waited for, and every wait has a deadline
+- an invariant that a scenario is about and has not looked at is a fault of the scenario's design, whatever the seed
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ __all__ = [
     "Findings",
     "Invariant",
     "Need",
+    "NotReached",
     "Scale",
     "Scenario",
     "Violation",
@@ -79,6 +82,7 @@ _FAKETIME: Final = "faketime/libfaketime.so.1"
 
 MODULES: Final[tuple[str, ...]] = (
     "simulation.running",
+    "simulation.control_running",
     "storage_kill",
     "storage_power_cut",
     "storage_errors",
@@ -106,6 +110,14 @@ MODULES: Final[tuple[str, ...]] = (
     "cluster_network",
 )
 """The modules of this folder that hold scenarios, each in a tuple `SCENARIOS`, in the order in which all are run."""
+
+
+class NotReached(Exception):
+    """A scenario has ended without having tried, or looked at, what it is about: its own fault, whatever it found."""
+
+    def __init__(self, what: str, findings: Findings) -> None:
+        super().__init__(what)
+        self.findings = findings
 
 
 class Violation(NamedTuple):
@@ -140,10 +152,14 @@ class Context:
         return self.deadline - time.monotonic()
 
     def rounds(self, most: int) -> Iterator[int]:
-        """One in the short form; in the long form again and again until the deadline, `most` at the most."""
+        """One in the short form; in the long form again and again, `most` at the most, as long as there is time for
+        another one that takes as long as the longest so far."""
+        longest_s = 0.0
         for number in range(1 if self.short else most):
+            began_s = time.monotonic()
             yield number
-            if self.left_s < 0:
+            longest_s = max(longest_s, time.monotonic() - began_s)
+            if self.left_s < longest_s:
                 return
 
 
@@ -160,6 +176,8 @@ class Findings:
     """How many times each invariant was looked at."""
     skipped: str = ""
     """Why the scenario cannot run here; empty if it ran. What is left out of it stands in the figure `without`."""
+    unreached: list[str] = field(default_factory=list)
+    """What the scenario was to try and has not: a fault of its design, not of what it tries."""
 
     def check(self, invariant: Invariant, holds: bool, what: str | Callable[[], str]) -> bool:
         """Look at an invariant once: count it, note a violation if it does not hold, and say whether it held."""
@@ -167,6 +185,11 @@ class Findings:
         if not holds:
             self.violate(invariant, what if isinstance(what, str) else what())
         return holds
+
+    def reach(self, reached: bool, what: str) -> None:
+        """Note that the scenario has come to what it was to try, or not: `what` tells the latter."""
+        if not reached:
+            self.unreached.append(what)
 
     def violate(self, invariant: Invariant, what: str) -> None:
         """Note that an invariant does not hold."""
@@ -193,6 +216,7 @@ class Findings:
         for invariant, times in part.checks.items():
             self.checks[invariant] = self.checks.get(invariant, 0) + times
         self.skipped = self.skipped or part.skipped
+        self.unreached += part.unreached
 
     @property
     def broken(self) -> dict[Invariant, int]:
@@ -205,7 +229,7 @@ class Findings:
     @property
     def passed(self) -> bool:
         """Whether it looked at something and found nothing wrong. A skipped scenario has not passed."""
-        return bool(self.checks) and not self.violations
+        return bool(self.checks) and not self.violations and not self.unreached
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +246,8 @@ class Scenario:
     invariants: tuple[Invariant, ...] = ()
     """Those it looks at: after a run that was not skipped each has been checked at least once."""
     short_s: float = 5.0
-    """About how long the short form takes on two busy cores: for progress and for sharing out the time."""
+    """About how long the short form, and one step of the long form, takes on two busy cores: for progress and for
+    sharing out the time. A run that has less time than this left does not begin with it."""
     long_s: float = 60.0
     """How long the long form needs at least to be worth its while."""
     weight: float = 1.0
@@ -287,12 +312,14 @@ def faketime_library() -> Path | None:
 
 
 def perform(scenario: Scenario, context: Context) -> Findings:
-    """Run a scenario, or say why it cannot be run here. Raises what its own bugs raise."""
+    """Run a scenario, or say why it cannot be run here. Raises what its own bugs raise, and `NotReached`."""
     reason = next(filter(None, map(missing, scenario.needs)), "")
     if reason:
         return Findings(skipped=reason)
     findings = scenario.run(context)
-    if not findings.skipped:
-        for invariant in scenario.invariants:
-            assert findings.checks.get(invariant), f"{scenario.name} has not looked at {invariant}"
+    faults = list(findings.unreached)
+    if blind := [one for one in scenario.invariants if not findings.checks.get(one)]:
+        faults.append(f"{scenario.name} has not looked at {', '.join(blind)}")
+    if faults and not findings.skipped:
+        raise NotReached("; ".join(faults), findings)
     return findings

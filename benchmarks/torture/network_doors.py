@@ -6,6 +6,7 @@ sockets are looked at as files, and strangers try to join its Ray and to start a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -25,6 +26,9 @@ from .workload import Jar, Put, Totals
 
 __all__ = ["SCENARIOS"]
 
+_KNOCKING_S: Final = 90.0
+"""Until a stranger that was neither let in nor turned away counts as turned away."""
+
 _TRUSTED: Final = "with the token"
 
 _IMPATIENT: Final = {"RAY_NUM_REDIS_GET_RETRIES": "2"}
@@ -40,7 +44,7 @@ def doors(context: Context) -> Findings:
     with Child("network_doors:run", path=str(context.folder / "store")) as child:
         told = json.loads(next(child.lines()))
         _look_at_ports(processes_below(child.pid), findings)
-        _look_at_files(findings)
+        _look_at_files(processes_below(child.pid), findings)
         guests = {**_strangers(context), _TRUSTED: {"RAY_AUTH_MODE": "token"}}
         with ThreadPoolExecutor(len(guests)) as pool:  # each takes seconds to be turned away
             answers = pool.map(lambda environment: _let_in(told["address"], environment), guests.values())
@@ -66,10 +70,10 @@ def _strangers(context: Context) -> dict[str, dict[str, str]]:
 
 def _let_in(address: str, environment: dict[str, str]) -> bool:
     """Whether a process can connect and have a task run. A failure is what is hoped for, whichever it is."""
-    with Child("network_doors:knock", {**environment, **_IMPATIENT}, address=address) as one:
-        lines = list(one.lines())
-        one.wait()
-        return "ran\n" in lines
+    child = Child("network_doors:knock", {**environment, **_IMPATIENT}, address=address)
+    with child as one, contextlib.suppress(TimeoutError):  # it still waits to be let in
+        return "ran\n" in list(one.lines(_KNOCKING_S))
+    return False
 
 
 def _look_at_ports(pids: set[int], findings: Findings) -> None:
@@ -81,10 +85,10 @@ def _look_at_ports(pids: set[int], findings: Findings) -> None:
     findings.check("I11", not outside, f"it listens beyond the loopback interface: {outside}")
 
 
-def _look_at_files(findings: Findings) -> None:
+def _look_at_files(pids: set[int], findings: Findings) -> None:
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
     folder = Path(tempfile.gettempdir()) / f"rayfold-{os.getuid()}"
-    gates = [path for path in folder.iterdir() if path.is_socket()] if folder.is_dir() else []
+    gates = [path for path in _bound(pids) if path.parent == folder]  # other runtimes of this user have theirs there
     findings.figures["sockets"] = len(gates)
     findings.check("I11", bool(gates), f"there is no socket in {folder}: the wrong place was looked at")
     for path, mode in {token: 0o600, folder: 0o700, **dict.fromkeys(gates, 0o600)}.items():
@@ -92,16 +96,28 @@ def _look_at_files(findings: Findings) -> None:
         findings.check("I11", found == mode, f"{path} has mode {found:04o}, not {mode:04o}")
 
 
-def _listening(pids: set[int]) -> list[str]:
-    """The addresses, with ports, of all listening TCP sockets that these processes hold."""
+def _sockets(pids: set[int]) -> set[str]:
+    """The inodes of all sockets that these processes hold."""
     inodes = set()
     for pid in pids:
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            try:
-                found = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(descriptor))
-            except OSError:
-                continue
-            inodes |= {found[1]} if found else set()
+        with contextlib.suppress(OSError):  # it has ended
+            for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    found = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(descriptor))
+                    inodes |= {found[1]} if found else set()
+    return inodes
+
+
+def _bound(pids: set[int]) -> set[Path]:
+    """The paths of all UNIX sockets that these processes hold."""
+    lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    inodes = _sockets(pids)
+    return {Path(fields[7]) for fields in lines if len(fields) > 7 and fields[6] in inodes}
+
+
+def _listening(pids: set[int]) -> list[str]:
+    """The addresses, with ports, of all listening TCP sockets that these processes hold."""
+    inodes = _sockets(pids)
     addresses = []
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:

@@ -27,6 +27,13 @@ _GRACE_S: Final = 3.0
 """By which a busy machine may be late for a deadline."""
 
 _SHORT_S: Final = 4.0
+
+_AROUND_S: Final = 20.0
+"""For a Ray to start, and for what is on its way to come to its end."""
+
+_END_S: Final = 240.0
+"""At the most: a Ray that loses requests holds what is behind them for 30 s each."""
+
 _PUSH: Final = "CoreWorkerService.grpc_client.PushTask"
 
 
@@ -40,13 +47,18 @@ def environment(kind: str, percent: int, times: int) -> dict[str, str]:
 
 
 def lost_calls(context: Context) -> Findings:
-    """Lost answers in the short form; lost requests, and calls lost on the way, in the long one too."""
+    """Lost answers in the short form; lost requests, and calls lost on the way, in the long one too, as far as there is
+    time."""
     findings = Findings()
-    for number, kind in enumerate(("resp",) if context.short else ("resp", "in_flight", "req")):
-        seconds = _SHORT_S if context.short else max(_SHORT_S, context.left_s / (3 - number) - 20)
+    kinds = ["resp"] if context.short else context.rng.sample(["resp", "in_flight", "req"], 3)
+    for number, kind in enumerate(kinds):
+        if number and context.left_s < _AROUND_S:
+            break
+        seconds = _SHORT_S if context.short else max(_SHORT_S, context.left_s / (3 - number) - _AROUND_S)
         part = findings_of_child(
             "network_rpc:load",
             environment(kind, 20, 6 if context.short else 200),
+            timeout_s=seconds + _END_S,
             seed=context.rng.randrange(1 << 31),
             folder=str(context.folder / kind),
             seconds=seconds,

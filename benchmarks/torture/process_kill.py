@@ -34,8 +34,11 @@ RECOVERY_MAX_MS: Final = 30_000.0
 
 OWN: Final = ("own-0", "own-1")
 
-_KILL_AFTER: Final = 1_500
-"""Acknowledgements of the program that is killed."""
+_KILL_AFTER: Final = range(1_301, 1_501)
+"""Acknowledgements of the program that is killed: after one of these."""
+
+_DRIVEN_S: Final = 180.0
+"""For a program to start, to be acknowledged as many, and to die: seconds on two busy cores."""
 
 _ORPHANS_GONE_S: Final = 60.0
 """Ray's own delay for the workers of a program that was killed, and for its two agents."""
@@ -127,13 +130,13 @@ def kill_program(context: Context) -> Findings:
 
 
 def _kill_program(context: Context, findings: Findings, number: int) -> float:
-    folder = context.folder / f"killed-{number}"
+    folder, kill_after = context.folder / f"killed-{number}", context.rng.choice(_KILL_AFTER)
     receipts: list[list[Any]] = []
     with Child("process_kill:drive", path=str(folder), seed=context.seed + number) as child:
         workers: set[int] = set()
-        for line in child.lines():
+        for line in child.lines(_DRIVEN_S):
             receipts.append(json.loads(line))
-            if len(receipts) == _KILL_AFTER - context.rng.randrange(200):
+            if len(receipts) == kill_after:
                 workers = child.processes()
                 _refused(folder, child.pid, findings)
                 child.kill()
@@ -216,7 +219,7 @@ SCENARIOS: Final = (
         "kill -9 of a whole program in the middle of a batch; another opens its directory at once",
         kill_program,
         invariants=("I1", "I2", "I3", "I4", "I6", "I11", "I12"),
-        short_s=12,
+        short_s=30,
         long_s=30,
     ),
 )

@@ -3,15 +3,21 @@
 Rules kept here: the same seed and scenario give the same faults, whichever other scenarios run; Ctrl-C ends the
 scenario that runs, cleanly, and what was found until then is told; a scenario that fails by its own bug is told as
 such and the others are run all the same, but the run has failed.
+
+Time: a run of N minutes begins with nothing that it has no time for, and says what it leaves out; so it is over at most
+one step of a scenario late. And no scenario runs for ever: one that does not end is ended as Ctrl-C would.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import shutil
+import signal
 import tempfile
+import threading
 import time
 import traceback
 import zlib
@@ -20,12 +26,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from .contract import INVARIANTS, Context, Findings, Invariant, Scale, Scenario, perform
+from .contract import INVARIANTS, Context, Findings, Invariant, NotReached, Scale, Scenario, perform
 
-__all__ = ["Outcome", "Run", "Spectator", "context_of", "perform_all", "report", "write_report"]
+__all__ = [
+    "Outcome",
+    "Run",
+    "Spectator",
+    "context_of",
+    "ended_after",
+    "fitting",
+    "perform_all",
+    "report",
+    "shares_s",
+    "write_report",
+]
 
 VERSION: Final = 1
 """Of the JSON report."""
+
+LATE_FACTOR: Final = 4
+"""How many times longer than planned a scenario may take before it is ended: a machine may have other work."""
+
+LATE_S: Final = 180.0
+"""And that much besides: what waits here for something that does not come gives up by itself after 60 to 180 s."""
+
+_AGAIN_S: Final = 15.0
+"""How long a scenario that was interrupted has to end what it had started, before it is interrupted again."""
+
+_NO_TIME: Final = "no time for it: it takes about {:.0f} s. `--scenario {}` runs it alone, another seed chooses others"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +122,23 @@ def context_of(
 def perform_all(
     scenarios: Sequence[Scenario], seed: int, minutes: float, spectator: Spectator, directory: Path | None = None
 ) -> Run:
-    """Run them one after the other. With `minutes` of 0 each in its short form; else the long forms share the time
-    that is left, each by its weight, and each at least so long as is worth its while."""
+    """Run them one after the other. With `minutes` of 0 each in its short form; else the long forms share the time that
+    is left, and those that there is no time for are skipped."""
     run = Run(seed, "long" if minutes else "short")
     end_s = time.monotonic() + minutes * 60
+    chosen = fitting(scenarios, minutes * 60, seed) if minutes else {one.name for one in scenarios}
     for number, scenario in enumerate(scenarios):
-        seconds = _share_s(scenarios[number:], end_s - time.monotonic()) if minutes else scenario.short_s
+        seconds = scenario.short_s
+        if minutes:
+            left = [one for one in scenarios[number:] if one.name in chosen]
+            left_s = end_s - time.monotonic()
+            begun = any(not one.findings.skipped for one in run.outcomes)
+            if scenario.name not in chosen or (begun and left_s < scenario.short_s):
+                without = Findings(skipped=_NO_TIME.format(scenario.short_s, scenario.name))
+                run.outcomes.append(Outcome(scenario, without, 0.0))
+                spectator.ended(run.outcomes[-1])
+                continue
+            seconds = shares_s(left, left_s)[0]
         spectator.begun(scenario, seconds)
         outcome = _performed(scenario, run, seconds, directory)
         run.outcomes.append(outcome)
@@ -110,24 +149,79 @@ def perform_all(
     return run
 
 
-def _share_s(left: Sequence[Scenario], left_s: float) -> float:
-    """Of the first of those that are left. Where time is too short for all long forms, every one is cut alike."""
-    least_s = sum(one.long_s for one in left)
-    if left_s <= least_s:
-        return max(1.0, left_s * left[0].long_s / least_s)
-    return left[0].long_s + (left_s - least_s) * left[0].weight / sum(one.weight for one in left)
+def fitting(scenarios: Sequence[Scenario], seconds: float, seed: int) -> set[str]:
+    """The names of those that a run of this length has time for, drawn from the seed; all if it is long enough. One at
+    least, whatever its length."""
+    order = list(scenarios)
+    random.Random(seed).shuffle(order)
+    chosen: set[str] = set()
+    for scenario in order:
+        if not chosen or scenario.short_s <= seconds:
+            chosen.add(scenario.name)
+            seconds -= scenario.short_s
+    return chosen
+
+
+def shares_s(left: Sequence[Scenario], left_s: float) -> list[float]:
+    """How long each of those that are left has: its shortest time; if there is more, the time that makes its long form
+    worth its while, or the same part of it for all; and of what is left then a share by its weight."""
+    least, worth = (sum(times) for times in zip(*((one.short_s, _worth_s(one)) for one in left), strict=True))
+    part = min(1.0, max(0.0, (left_s - least) / (worth - least))) if worth > least else 1.0
+    rest_s = max(0.0, left_s - worth)
+    weights = sum(one.weight for one in left) or 1.0
+    return [one.short_s + part * (_worth_s(one) - one.short_s) + rest_s * one.weight / weights for one in left]
+
+
+def _worth_s(scenario: Scenario) -> float:
+    return max(scenario.short_s, scenario.long_s)
 
 
 def _performed(scenario: Scenario, run: Run, seconds: float, directory: Path | None) -> Outcome:
     began_s, findings, error = time.monotonic(), Findings(), ""
+    limit_s = (
+        LATE_FACTOR * seconds + LATE_S if run.scale == "short" else seconds + LATE_FACTOR * scenario.short_s + LATE_S
+    )
+    too_late = threading.Event()
     try:
-        with context_of(scenario, run.seed, run.scale, seconds, directory) as context:
+        with context_of(scenario, run.seed, run.scale, seconds, directory) as context, ended_after(limit_s, too_late):
             findings = perform(scenario, context)
     except KeyboardInterrupt:
-        error = "interrupted"
+        error = f"it did not come to its end within {limit_s:.0f} s" if too_late.is_set() else "interrupted"
+    except NotReached as reason:
+        findings, error = reason.findings, str(reason)
     except Exception:
         error = traceback.format_exc()
+        if too_late.is_set():
+            error = f"it did not come to its end within {limit_s:.0f} s; and then:\n{error}"
     return Outcome(scenario, findings, time.monotonic() - began_s, error)
+
+
+@contextlib.contextmanager
+def ended_after(limit_s: float, too_late: threading.Event) -> Iterator[None]:
+    """End the block after so long as Ctrl-C would, and again if it does not end; `too_late` tells one from the other.
+    Of the main thread only: no other one gets signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    over = threading.Event()
+
+    def watch() -> None:
+        wait_s = limit_s
+        while not over.wait(wait_s):
+            too_late.set()
+            os.kill(os.getpid(), signal.SIGINT)
+            wait_s = _AGAIN_S
+
+    watching = threading.Thread(target=watch, name="torture-deadline", daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        try:
+            over.set()
+        finally:  # the signal may come just here, once
+            over.set()
+            watching.join()
 
 
 def report(run: Run) -> dict[str, Any]:

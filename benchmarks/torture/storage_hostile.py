@@ -356,7 +356,7 @@ SCENARIOS: Final = (
         "too large, too deep, too many, no ids: from a caller and from a peer",
         hostile_input,
         invariants=("I3", "I7", "I10", "I11"),
-        short_s=8,
+        short_s=12,
         long_s=15,
         weight=0.3,
     ),

@@ -7,7 +7,7 @@ before the last acknowledged one; and if it then goes on as if nothing had happe
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -75,10 +75,20 @@ def plain(outcome: Outcome | RayfoldError) -> list[Any]:
 
 
 @short_turns()
-def write(report: Any, *, path: str, seed: int, first: int, last: int, gate: str = "") -> None:
+def write(
+    report: Any,
+    *,
+    path: str,
+    seed: int,
+    first: int,
+    last: int,
+    gate: str = "",
+    ended: Callable[[int], bool] = lambda _: False,
+) -> None:
     """A job: write the batches `first..last - 1`, report each once it is acknowledged, and try again what failed.
 
     `gate` says where to wait for the scenario: before the log is opened (`open`), or before the first batch (`batch`).
+    `ended` is asked before each batch whether that is enough.
     """
     store = open_store(path)
     if gate == "open":
@@ -87,6 +97,8 @@ def write(report: Any, *, path: str, seed: int, first: int, last: int, gate: str
     if gate == "batch":
         report.wait_at_gate()
     for number, batch in enumerate(islice(batches(seed), first, last), first):
+        if ended(number):
+            break
         outcomes = loop.execute(batch).outcomes
         for _ in range(ATTEMPTS_MAX):
             failed = next((one for one in outcomes if isinstance(one, StoreError)), None)

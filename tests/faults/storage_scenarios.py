@@ -20,10 +20,10 @@ def context_in(folder: Path, seed: int = SEED) -> Context:
     return Context(seed, random.Random(seed), folder, "short", time.monotonic() + 90)
 
 
-def short_form(name: str, folder: Path) -> Findings:
+def short_form(name: str, folder: Path, seed: int = SEED) -> Findings:
     """What the scenario finds. Nothing, or the test fails with the first of it; skipped where the machine cannot."""
     scenario = next(one for module in STORAGE for one in import_module(module).SCENARIOS if one.name == name)
-    findings = perform(scenario, context_in(folder))
+    findings = perform(scenario, context_in(folder, seed))
     if findings.skipped:
         pytest.skip(findings.skipped)
     assert findings.violations == [], f"{len(findings.violations)} violations"
