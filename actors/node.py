@@ -22,6 +22,8 @@ from typing import Final
 
 from ..runtime.errors import InvalidId, StorageFailed, StoreInUse, StoreMismatch, StoreMissing
 from ..runtime.log.durable import decode_facts, encode_facts, fsync_folder
+from ..runtime.log.hold import MANIFEST
+from ..runtime.log.store_map import MAP, PROPOSAL
 from ..runtime.private import make_private_folder, open_private, tighten
 
 __all__ = [
@@ -52,6 +54,9 @@ FORMAT: Final = 1
 
 NODE_FILE_BYTES_MAX: Final = 65_536
 """It has under 300."""
+
+_NODES_OWN: Final = re.compile(r"node\.(json(\.\d+\.new)?|lock|log)|gcs|code|lost\+found|\..*")
+"""What a node keeps beside its stores, what the root of a disk has, and the home of a service's user (`.ray`)."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 """What Ray takes as the value of a label."""
@@ -84,6 +89,7 @@ def create_or_read_node(folder: str | os.PathLike[str], name: str) -> NodeIdenti
     if not _NAME.fullmatch(name):
         raise InvalidId("node name", name, "must be 1 to 63 letters, digits, '-', '_' or '.', none of these at an end")
     try:
+        _check_may_be_data_folder(path)
         make_private_folder(path)
         fsync_folder(path.parent)
         if not (path / NODE_FILE).exists():
@@ -166,6 +172,22 @@ def hold_node(folder: str | os.PathLike[str]) -> int:
     os.pwrite(descriptor, line, 0)
     os.ftruncate(descriptor, len(line))
     return descriptor
+
+
+def _check_may_be_data_folder(path: Path) -> None:
+    """Before a folder becomes the data folder of a node, and all that it holds is made private. Raises `StoreMismatch`
+    for one that holds what is neither a node's nor a store; `OSError`."""
+    if not path.is_dir() or (path / NODE_FILE).exists():
+        return
+    others = [one.name for one in path.iterdir() if not _NODES_OWN.fullmatch(one.name) and not _is_store(one)]
+    if others:
+        listed = ", ".join(sorted(others)[:3])
+        what = f"it holds no {NODE_FILE}, and things that are neither a node's nor a store: {listed}"
+        raise StoreMismatch(str(path), what, f"choose an empty folder, or bring {NODE_FILE} back")
+
+
+def _is_store(path: Path) -> bool:
+    return any((path / name).exists() for name in (MANIFEST, MAP, PROPOSAL))
 
 
 def _write(folder: Path, identity: NodeIdentity) -> None:

@@ -9,7 +9,8 @@ Rules kept here:
   makes it, and no umask widens it
 - what is there already must belong to this user, and must not be a link of another one. It is refused by name, since
   its content cannot be trusted and its owner can change it at any time
-- what is there and is open to others is tightened; the log says so once for each store
+- what is there and is open to others is tightened; the log says so once for each store. Only rights of others are taken
+  away, only from what belongs to a store or a node, and never through a link in it
 - a path that other users can predict, in a folder that they can write to (`/tmp`), is checked up to the root: a folder
   above it that others may rename would let them put a folder of their own in its place (`check_way`)
 
@@ -110,7 +111,7 @@ def tighten(folder: Path) -> int:
     for above, folders, files in os.walk(folder, onerror=_raise_unless_passed_over):
         for name in (*folders, *files):
             with contextlib.suppress(FileNotFoundError):  # another process of this user has just removed it
-                changed.append(_tighten_one(Path(above, name)))
+                changed.append(_tighten_one(Path(above, name), through_links=False))
     number = sum(changed)
     if changed[0]:
         log.warning("%s was open to other users: the modes of %d folders and files were made private", folder, number)
@@ -161,13 +162,18 @@ def private_temporary_folder() -> Path:
     return folder
 
 
-def _tighten_one(path: Path) -> bool:
-    """Check the owner of a folder or file, and take away what others may do. Returns whether they could do anything."""
+def _tighten_one(path: Path, *, through_links: bool = True) -> bool:
+    """Check the owner of a folder or file, and take away what others may do. Returns whether they could do anything.
+
+    `through_links`: what a link leads to is tightened as well, not only checked.
+    """
     _check(path, path.lstat())  # of a link, the link: what it leads to is checked next
     if path.is_symlink():
         if not path.exists():
             return False
         _check(path, path.stat())
+        if not through_links:
+            return False
     found = path.stat()
     if found.st_uid != os.geteuid():  # root's, a mounted volume say: only root can change its mode
         if stat.S_ISDIR(found.st_mode):
@@ -175,7 +181,7 @@ def _tighten_one(path: Path) -> bool:
         return False
     if not stat.S_IMODE(found.st_mode) & _OTHERS:
         return False
-    path.chmod(FOLDER_MODE if stat.S_ISDIR(found.st_mode) else FILE_MODE)
+    path.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS)  # what its user may do stays: a program can be run
     if stat.S_IMODE(path.stat().st_mode) & _OTHERS:
         what = f"it is open to other users, {_shown(found)}, and its file system does not let that be changed"
         raise NotPrivate(str(path), what, "choose a folder on a local Linux file system")

@@ -43,7 +43,7 @@ from .hold import MANIFEST, exists
 from .node_share import NodeShare
 from .sealing import Tenure, chain_at
 from .shared import open_shared_reader
-from .store import Store, make_logs, read_manifest, remove_leftovers
+from .store import Store, check_free, make_logs, read_manifest, remove_leftovers, unused_logs
 from .store_map import PROPOSAL, StoreMap, read_map, write_map
 from .stretch import Stretch, write_stretch
 from .writer import LmdbLog
@@ -130,8 +130,9 @@ class FolderDisk:
         return None if found is None else found[0]
 
     def write_proposal(self, store_map: StoreMap) -> None:
-        """See `ShareDisk`."""
+        """See `ShareDisk`. Raises `StoreMismatch` for a folder that holds something else."""
         try:
+            check_free(self._folder, MANIFEST)
             make_private_folder(self._folder)
             fsync_folder(self._folder.parent)
         except OSError as error:
@@ -216,7 +217,8 @@ class _Copy:
 
 
 def _unmake(folder: Path) -> None:
-    """Take back a manifest whose logs nobody has used. Raises `StoreMismatch` if somebody has."""
+    """Take back a manifest whose logs nobody has used, and beside which nothing else is: all of that is looked at
+    before it goes. Raises `StoreMismatch`."""
     store = read_manifest(folder)
     for partition in range(store.partitions):
         if exists(store.partition_path(partition) / "data.mdb"):
@@ -228,6 +230,8 @@ def _unmake(folder: Path) -> None:
             if used:
                 what = f"there is a store here already ({store.store_id}), and it has been in use"
                 raise StoreMismatch(str(folder), what, "move it out of the data folder, or use another name")
+    check_free(folder, MANIFEST)
+    unused_logs(folder)
     os.unlink(folder / MANIFEST)
     fsync_folder(folder)
     remove_leftovers(folder)

@@ -46,11 +46,13 @@ from .writer import LmdbLog
 __all__ = [
     "PARTITIONS_MAX",
     "Store",
+    "check_free",
     "create_or_open_store",
     "make_logs",
     "open_store",
     "read_manifest",
     "remove_leftovers",
+    "unused_logs",
     "write_manifest",
 ]
 
@@ -59,6 +61,9 @@ STORE_FORMAT: Final = 1
 
 FACTS: Final = frozenset({"format", "store_id", "partitions", "hash", "hash_key"})
 """Of a manifest, as far as they are known here."""
+
+_FILES_OF_A_LOG: Final = frozenset({"data.mdb", "lock.mdb"})
+"""Of an LMDB environment: all that the folder of a new log holds."""
 
 PROJECTIONS: Final = "projections"
 SUBSCRIPTIONS: Final = "subscriptions"
@@ -225,10 +230,8 @@ def make_logs(store: Store) -> None:
     """
     folder = store.path
     try:
+        check_free(folder)
         make_private_folder(folder)
-        if foreign := _foreign_files(folder):
-            what = f"the directory is not empty and holds no store: {', '.join(foreign[:3])}"
-            raise StoreMismatch(str(folder), what, "choose an empty directory")
         fsync_folder(folder.parent)
         with Hold(folder, "a runtime that is creating this store"):
             if exists(folder / MANIFEST):
@@ -242,6 +245,14 @@ def make_logs(store: Store) -> None:
             write_manifest(store)
     except OSError as error:
         raise StorageFailed(str(folder), f"cannot make a store here: {error.strerror or error}") from error
+
+
+def check_free(folder: Path, *but: str) -> None:
+    """Before anything is made, removed or tightened in the place of a new store. Raises `StoreMismatch` for a directory
+    that holds something else (`but` these), which stays as it is; `OSError`."""
+    if folder.is_dir() and (foreign := [name for name in _foreign_files(folder) if name not in but]):
+        what = f"the directory is not empty and holds no store: {', '.join(foreign[:3])}"
+        raise StoreMismatch(str(folder), what, "choose an empty directory")
 
 
 def _foreign_files(folder: Path) -> list[str]:
@@ -260,12 +271,24 @@ def remove_leftovers(folder: Path) -> None:
     """Remove partitions of an interrupted creation. Any that was ever used stops everything instead.
 
     Raises `StoreMismatch`."""
-    partitions = sorted(one for one in folder.iterdir() if _is_partition(one))
+    for path in unused_logs(folder):
+        shutil.rmtree(path)
+
+
+def unused_logs(folder: Path) -> list[Path]:
+    """The folders of logs here, none of which was ever used, and which hold nothing else: what creating a store makes.
+
+    Raises `StoreMismatch` for anything more."""
+    gone = MAP if exists(folder / MANIFEST) else MANIFEST
+    remedy = f"restore {gone} from a backup, or choose an empty directory"
     for beside in (PROJECTIONS, SUBSCRIPTIONS):
         if exists(folder / beside):
-            what = f"{beside} of a store is here, but {MANIFEST} is gone"
-            raise StoreMismatch(str(folder), what, f"restore {MANIFEST} from a backup, or choose an empty directory")
+            raise StoreMismatch(str(folder), f"{beside} of a store is here, but {gone} is gone", remedy)
+    partitions = sorted(one for one in folder.iterdir() if _is_partition(one))
     for path in partitions:
+        if other := sorted({one.name for one in path.iterdir()} - _FILES_OF_A_LOG):
+            what = f"{path.name} holds {', '.join(other[:3])}, which no creation of a store makes"
+            raise StoreMismatch(str(folder), what, remedy)
         if not exists(path / "data.mdb"):
             continue
         log = open_log(path, path.name)
@@ -274,10 +297,8 @@ def remove_leftovers(folder: Path) -> None:
         finally:
             log.close()
         if used:
-            what = f"{path.name} has been in use, but {MANIFEST} is gone"
-            raise StoreMismatch(str(folder), what, f"restore {MANIFEST} from a backup, or choose an empty directory")
-    for path in partitions:
-        shutil.rmtree(path)
+            raise StoreMismatch(str(folder), f"{path.name} has been in use, but {gone} is gone", remedy)
+    return partitions
 
 
 def _listed(partitions: Iterable[int]) -> str:

@@ -21,6 +21,7 @@ from rayfold.actors.node import (
     read_node,
     verify_node,
 )
+from rayfold.runtime.log.store import create_or_open_store
 
 
 def test_an_identity_is_made_once_and_its_name_stands(tmp_path: Path) -> None:
@@ -41,6 +42,22 @@ def test_a_name_that_cannot_be_a_label_is_refused(tmp_path: Path, name: str) -> 
     with pytest.raises(InvalidId, match="must be 1 to 63 letters"):
         create_or_read_node(tmp_path / "data", name)
     assert not (tmp_path / "data").exists()
+
+
+def test_a_folder_of_other_things_does_not_become_a_data_folder_and_stays_as_it_is(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(0o755)
+    (home / "notes").write_text("mine")
+    with pytest.raises(StoreMismatch, match=r"neither a node's nor a store: notes; choose an empty folder"):
+        create_or_read_node(home, "one")
+    assert (home.stat().st_mode & 0o777, [one.name for one in home.iterdir()]) == (0o755, ["notes"])
+
+
+def test_a_folder_with_a_store_or_the_root_of_a_disk_becomes_a_data_folder(tmp_path: Path) -> None:
+    create_or_open_store(tmp_path / "data" / "bank", 1)
+    (tmp_path / "data" / "lost+found").mkdir()
+    assert create_or_read_node(tmp_path / "data", "one").name == "one"
 
 
 def test_a_folder_without_an_identity_is_not_a_data_folder(tmp_path: Path) -> None:

@@ -127,6 +127,24 @@ def test_a_link_of_ones_own_to_a_store_elsewhere_is_followed(tmp_path: Path) -> 
         pass
 
 
+def test_what_a_link_in_a_store_leads_to_stays_as_it_is(tmp_path: Path) -> None:
+    store = store_with_a_secret(tmp_path / "store")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site").chmod(0o755)
+    (store.path / "site").symlink_to(tmp_path / "site")
+    store.path.chmod(0o755)
+    store.hold("a test").release()
+    assert (mode(store.path), mode(tmp_path / "site")) == (0o700, 0o755)
+
+
+def test_only_the_rights_of_others_are_taken_away(tmp_path: Path) -> None:
+    store = store_with_a_secret(tmp_path / "store")
+    (store.path / "nightly.sh").write_text("#!/bin/sh")
+    (store.path / "nightly.sh").chmod(0o755)
+    store.hold("a test").release()
+    assert mode(store.path / "nightly.sh") == 0o700
+
+
 def test_a_link_in_place_of_a_file_is_refused_and_what_it_leads_to_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "store.json.new").symlink_to(tmp_path / "precious")

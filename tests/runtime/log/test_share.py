@@ -152,6 +152,27 @@ def test_a_used_store_in_the_folder_is_not_replaced_by_a_new_one(tmp_path: Path)
     assert open_store(folder(tmp_path, "a")) == store
 
 
+@pytest.mark.parametrize("beside", ["projections", "partition-00001.retired-1", "partition-00001/notes", "letters"])
+def test_a_manifest_stays_where_anything_but_unused_logs_is_beside_it(tmp_path: Path, beside: str) -> None:
+    store = create_or_open_store(folder(tmp_path, "a"), 2)
+    (store.path / beside).mkdir()
+    before = sorted(store.path.rglob("*"))
+    with pytest.raises(StoreMismatch):
+        create_share(folder(tmp_path, "a"), "a", SPREAD)
+    assert sorted(store.path.rglob("*")) == before
+    assert open_store(store.path) == store
+
+
+def test_no_first_map_is_put_into_a_folder_of_other_things(tmp_path: Path) -> None:
+    path = folder(tmp_path, "a")
+    path.mkdir(parents=True)
+    path.chmod(0o755)
+    (path / "letters").mkdir()
+    with pytest.raises(StoreMismatch, match="the directory is not empty and holds no store: letters"):
+        node_share(path, "a").propose(SPREAD)
+    assert (path.stat().st_mode & 0o777, [one.name for one in path.iterdir()]) == (0o755, ["letters"])
+
+
 def test_a_whole_store_becomes_a_share_that_is_home_to_everything(tmp_path: Path) -> None:
     store = create_or_open_store(folder(tmp_path, "a"), 2)
     share = opened(tmp_path, "a")

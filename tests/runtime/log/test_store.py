@@ -122,6 +122,28 @@ def test_a_directory_that_holds_something_else_is_refused_and_left_alone(tmp_pat
     assert sorted(one.name for one in tmp_path.iterdir()) == ["partition-1", "thesis.doc"]
 
 
+def test_a_directory_that_is_refused_is_not_closed_to_others_either(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    site.chmod(0o755)
+    (site / "index.html").write_text("hello")
+    with pytest.raises(StoreMismatch, match="the directory is not empty and holds no store: index.html"):
+        create_or_open_store(site, 2)
+    assert site.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_log_that_somebody_has_renamed_is_not_removed_with_what_a_creation_left(tmp_path: Path) -> None:
+    store = create_or_open_store(tmp_path / "bank", 1)
+    log = store.open_log(0)
+    log.append(log.activate(), [deposits(ALICE, 1)])
+    log.close()
+    (store.path / "store.json").unlink()
+    kept = (store.partition_path(0) / "data.mdb").rename(store.partition_path(0) / "data.mdb.kept")
+    with pytest.raises(StoreMismatch, match="partition-00000 holds data.mdb.kept, which no creation of a store makes"):
+        create_or_open_store(store.path, 1)
+    assert kept.exists()
+
+
 def test_a_path_that_is_a_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageFailed, match="cannot make a store here: File exists"):
