@@ -116,14 +116,14 @@ def _store(directory: Path, address: str, stack: ExitStack) -> ReadableStore:
 
 
 def _anchor_once(store: ReadableStore, key: AnchorKey, to: str | None) -> None:
-    from ..runtime.anchor import take_anchor
+    from ..runtime.anchor import ANCHOR_BYTES_MAX, take_anchor
     from ..runtime.backup.target import target_at
 
     if to is None:
         print(take_anchor(store).signed(key).as_json(), end="")
         return
     target = target_at(to)
-    _compare_with_last(store, target.read(LATEST), f"{target.address}/{LATEST}", key)
+    _compare_with_last(store, target.read(LATEST, ANCHOR_BYTES_MAX), f"{target.address}/{LATEST}", key)
     taken = take_anchor(store).signed(key)
     name = f"anchor-{re.sub('[^0-9T]', '', taken.anchored_at.partition('+')[0])}.json"
     for one in (name, LATEST):

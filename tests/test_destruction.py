@@ -23,6 +23,7 @@ DESTROYS = {
     "ftruncate",
     "truncate",
     "write_durably",
+    "pipe_file",
     "rm_file",
     "rm",
 }

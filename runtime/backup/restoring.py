@@ -10,27 +10,36 @@ made beside its place and moved there when it is whole, so that an interrupted r
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ..errors import StorageFailed, StoreMismatch, StoreMissing
+from ..errors import StorageFailed, StoreInUse, StoreMismatch, StoreMissing
 from ..log.durable import fsync_folder, write_durably
 from ..log.recent import appends_in
 from ..log.store import Store, create_or_open_store
 from ..log.stretch import Stretch, write_stretch
-from .inventory import Inventory, Segment, read_inventory, unpack_segment
+from ..private import make_private_folder, open_private
+from .inventory import Inventory, Segment, read_inventory, read_segment
 from .target import Target, target_at
 
 __all__ = ["Restored", "restore_store"]
 
 ORIGIN: Final = "restored.json"
 UNFINISHED: Final = ".restoring"
-"""What the name of a store ends with until it is whole."""
+"""What the name of the folder ends with in which a store is made."""
+
+_LOCK: Final = "restoring.lock"
+"""In that folder, from the first moment on: flocked by the process that restores."""
+
+_STORE: Final = "store"
+"""... and the store itself, until it is whole."""
 
 Advance = Callable[[int, int], None]
 
@@ -58,29 +67,65 @@ def restore_store(
 
     `positions` (partition -> position) restores those partitions only up to there, which must be the end of a command.
     Raises `StoreMissing` (no backup there), `StoreMismatch` (the directory is taken, or a position is not in the
-    backup or lies within a command), `Damaged` or `StorageFailed`; then there is no store.
+    backup or lies within a command), `StoreInUse` (a backup is being taken there, or another restore is under way
+    here), `Damaged` or `StorageFailed`; then there is no store.
     """
     place, folder = target_at(target), Path(path).absolute()
-    inventory = read_inventory(place)
-    if inventory is None:
-        raise StoreMissing(place.address, "there is no backup here")
-    heads = _wanted(inventory, positions or {}, place)
-    _check_free(folder)
-    unfinished = folder.with_name(folder.name + UNFINISHED)
-    try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        store = create_or_open_store(unfinished, inventory.partitions, placement=inventory.placement)
-        _fill(store, inventory, heads, place, advance)
-        _write_origin(store, inventory, heads)
-        if folder.exists():
-            folder.rmdir()
-        unfinished.rename(folder)
-        fsync_folder(folder.parent)
-    except OSError as error:
-        raise StorageFailed(str(folder), f"cannot make the store: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with place.held(writing=False):
+        inventory = read_inventory(place)
+        if inventory is None or inventory.unfinished:
+            raise StoreMissing(place.address, "there is no backup here")
+        heads = _wanted(inventory, positions or {}, place)
+        _check_free(folder)
+        try:
+            with _workplace(folder) as unfinished:
+                store = create_or_open_store(unfinished, inventory.partitions, placement=inventory.placement)
+                _fill(store, inventory, heads, place, advance)
+                _write_origin(store, inventory, heads)
+                if folder.exists():
+                    folder.rmdir()
+                unfinished.rename(folder)
+                fsync_folder(folder.parent)
+        except OSError as error:
+            raise StorageFailed(str(folder), f"cannot make the store: {error.strerror or error}") from error
     return Restored(folder, store.store_id, inventory.store_id, heads)
+
+
+@contextmanager
+def _workplace(folder: Path) -> Iterator[Path]:
+    """A folder beside the place of the store, in which it is made: `NAME.restoring/store`. What an interrupted restore
+    has left there is removed: the lock beside it says that it is a restore's, and that none is under way.
+
+    Raises `StoreMismatch` for a folder of that name that is not a restore's, `StoreInUse`, `OSError`.
+    """
+    work = folder.with_name(folder.name + UNFINISHED)
+    if work.is_symlink() or (work.exists() and not work.is_dir()):
+        raise StoreMismatch(str(work), "it is where the store would be made, and no folder", "move it away")
+    names = {one.name for one in work.iterdir()} if work.exists() else set()
+    if not names <= {_LOCK, _STORE} or (names and _LOCK not in names):
+        listed = ", ".join(sorted(names - {_LOCK})[:3])
+        what = f"it is where the store would be made, and holds {listed}, which no restore has left"
+        raise StoreMismatch(str(work), what, "move it away, or restore into a folder of another name")
+    make_private_folder(work)
+    lock = open_private(work / _LOCK, os.O_RDWR | os.O_CREAT)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreInUse(str(work), "another restore") from None
+        if os.fstat(lock).st_nlink == 0:
+            raise StoreInUse(str(work), "another restore, which has just ended")
+        try:
+            if (work / _STORE).exists():
+                shutil.rmtree(work / _STORE)
+            yield work / _STORE
+        finally:
+            shutil.rmtree(work / _STORE, ignore_errors=True)
+            with suppress(OSError):
+                (work / _LOCK).unlink()
+                work.rmdir()
+    finally:
+        os.close(lock)
 
 
 def _wanted(inventory: Inventory, positions: Mapping[int, int], place: Target) -> dict[int, int]:
@@ -113,8 +158,7 @@ def _fill(store: Store, inventory: Inventory, heads: Mapping[int, int], place: T
                 for segment in inventory.segments.get(partition, ()):
                     if segment.first > up_to:
                         break
-                    stretch = unpack_segment(segment, place.read(segment.name), place.address)
-                    stretch = _cut(stretch, up_to, partition, segment, place)
+                    stretch = _cut(read_segment(segment, place), up_to, partition, segment, place)
                     write_stretch(log, stretch)
                     done += len(stretch.records)
                     advance(done, total)

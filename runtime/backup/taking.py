@@ -5,25 +5,28 @@ and read models are left out: they are made again from the events.
 
 Rules kept here: the store is only read, in short transactions; a backup goes on only from the same history (store id,
 hash chain), so that a store which was restored or replaced never ends up in the backup of another; segments are written
-before the inventory that lists them.
+before the inventory that lists them, and what was listed is looked for at each run.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from ..errors import StoreMismatch
-from ..log.contract import ReadableStore, Reader
+from ..log.contract import ReadableStore, Reader, StretchReader
 from ..log.format import chain_of
 from ..log.store import open_store
 from ..log.stretch import STRETCH_BYTES, STRETCH_EVENTS_MAX
-from .inventory import Inventory, Segment, pack_segment, read_inventory, write_inventory
+from ..printable import printable_log
+from .inventory import Inventory, Segment, pack_segment, partition_folder, read_inventory, write_inventory
 from .target import Target, target_at
 
 __all__ = ["Backup", "backup_store"]
+
+log = printable_log(__name__)
 
 MERGED_BYTES_MAX: Final = STRETCH_BYTES // 4
 MERGED_EVENTS_MAX: Final = STRETCH_EVENTS_MAX // 2
@@ -57,40 +60,64 @@ def backup_store(
     over the nodes of a cluster.
 
     A target that holds a backup of this store already gets what is new. `advance(done, total)` is told of events.
-    Raises `StoreMismatch` if the target holds another store or another history, `StorageFailed`, and what opening and
-    reading a store raises. Interrupted at any moment, the target holds a sound backup, if not
+    Raises `StoreMismatch` if the target holds another store or another history, has lost its inventory, or is in the
+    folder of a store; `StoreInUse` while another one is taken into the same folder, `Damaged`, `StorageFailed`, and
+    what opening and reading a store raises. Interrupted at any moment, the target holds a sound backup, if not
     all of the new one.
     """
     store, place = _whole(source), target_at(target)
     readers = {number: store.open_reader(number) for number in range(store.partitions)}
     try:
-        heads = {number: reader.head() for number, reader in readers.items()}
-        inventory = read_inventory(place) or Inventory(store.store_id, store.partitions, "", store.placement)
-        for number, reader in readers.items():
-            _check_same_history(store, inventory, number, reader, place)
-        total, done, size_bytes = sum(heads.values()) - sum(inventory.heads.values()), 0, 0
-        replaced: list[Segment] = []
-        for number, reader in readers.items():
-            before = inventory.head(number)
-            replaced += _taken_for_merging(inventory.segments.setdefault(number, []), heads[number])
-            reached = inventory.head(number)
-            while (stretch := reader.stretch(reached, heads[number])) is not None:
-                segment, content = pack_segment(number, stretch)
-                place.write(segment.name, content)
-                inventory.segments.setdefault(number, []).append(segment)
-                done += segment.last - max(before, reached)
-                reached, size_bytes = segment.last, size_bytes + len(content)
-                if len(inventory.segments[number]) % LISTED_EVERY == 0:
-                    write_inventory(place, inventory)
-                advance(done, total)
-        inventory.taken_at = datetime.now(UTC).isoformat(timespec="seconds")
-        write_inventory(place, inventory)
-        for one in replaced:  # the inventory that was just written does not list them any more
-            place.remove(one.name)
-        return Backup(store.store_id, inventory.heads, done, size_bytes)
+        with place.held(writing=True):
+            return _take(store, readers, place, advance)
     finally:
         for reader in readers.values():
             reader.close()
+
+
+def _take(store: ReadableStore, readers: Mapping[int, StretchReader], place: Target, advance: Advance) -> Backup:
+    heads = {number: reader.head() for number, reader in readers.items()}
+    inventory = read_inventory(place)
+    if inventory is None:
+        inventory = Inventory(store.store_id, store.partitions, "", store.placement)
+        write_inventory(place, inventory)
+    for number, reader in readers.items():
+        _check_same_history(store, inventory, number, reader, place)
+    replaced = [one for number in readers for one in _without_missing(inventory, number, place)]
+    total, done, size_bytes = sum(heads.values()) - sum(inventory.heads.values()), 0, 0
+    for number, reader in readers.items():
+        before = inventory.head(number)
+        replaced += _taken_for_merging(inventory.segments.setdefault(number, []), heads[number])
+        reached = inventory.head(number)
+        while (stretch := reader.stretch(reached, heads[number])) is not None:
+            segment, content = pack_segment(number, stretch)
+            place.write(segment.name, content)
+            inventory.segments[number].append(segment)
+            done += segment.last - max(before, reached)
+            reached, size_bytes = segment.last, size_bytes + len(content)
+            if len(inventory.segments[number]) % LISTED_EVERY == 0:
+                write_inventory(place, inventory)
+            advance(done, total)
+    inventory.taken_at = datetime.now(UTC).isoformat(timespec="seconds")
+    write_inventory(place, inventory)
+    listed = {one.name for segments in inventory.segments.values() for one in segments}
+    for name in {one.name for one in replaced} - listed:  # the inventory that was just written lists them no more
+        place.remove(name)
+    return Backup(store.store_id, inventory.heads, done, size_bytes)
+
+
+def _without_missing(inventory: Inventory, partition: int, place: Target) -> list[Segment]:
+    """Take the segments off from the first one on that is not there as it was written, by its size: what they held is
+    read from the log again. Returns them."""
+    segments = inventory.segments.get(partition, [])
+    present = place.sizes(partition_folder(partition)) if segments else {}
+    for number, one in enumerate(segments):
+        if present.get(one.name.rpartition("/")[2]) != one.size_bytes:
+            log.warning("%s/%s is gone or of another size: it is taken from the log again", place.address, one.name)
+            taken = segments[number:]
+            del segments[number:]
+            return taken
+    return []
 
 
 def _taken_for_merging(segments: list[Segment], head: int) -> list[Segment]:

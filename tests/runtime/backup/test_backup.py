@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,12 +16,13 @@ from rayfold.runtime.backup import taking
 from rayfold.runtime.backup.inventory import INVENTORY
 from rayfold.runtime.backup.restoring import restore_store
 from rayfold.runtime.backup.taking import backup_store
-from rayfold.runtime.errors import CommandIdReused, Damaged, StorageFailed, StoreMismatch, StoreMissing
+from rayfold.runtime.backup.target import target_at
+from rayfold.runtime.errors import CommandIdReused, Damaged, StorageFailed, StoreInUse, StoreMismatch, StoreMissing
 from rayfold.runtime.log import stretch
 from rayfold.runtime.log.check import verify_store
 from rayfold.runtime.log.durable import checksum_of
 from rayfold.runtime.log.store import Store, create_or_open_store
-from tests.runtime.log.appends import ALICE, BOB, command_id, deposits
+from tests.runtime.log.appends import ALICE, BOB, command_id, deposits, python
 
 
 @pytest.fixture
@@ -89,8 +95,6 @@ def test_a_backup_is_taken_while_the_store_is_written_to(store: Store, tmp_path:
 
     def write_on(done: int, total: int) -> None:
         log.append(epoch, [deposits(ALICE, done)])
-
-    from tests.runtime.log.appends import python
 
     child = python(
         "import sys; from rayfold.runtime.backup.taking import backup_store\n"
@@ -294,3 +298,210 @@ def test_a_backup_that_merges_counts_only_what_is_new(store: Store, tmp_path: Pa
     append(store, 0, *((ALICE, number) for number in range(10)))
     assert backup_store(store.path, tmp_path / "backup").events == 10
     assert len(list((tmp_path / "backup" / "partition-00000").iterdir())) == 1
+
+
+# --- what a restore and a backup leave alone ------------------------------------------------------------------------
+
+
+def test_a_restore_removes_no_folder_that_only_has_the_name_of_an_unfinished_one(store: Store, tmp_path: Path) -> None:
+    backup_store(store.path, tmp_path / "backup")
+    trial = restore_store(tmp_path / "backup", tmp_path / "bank.restoring")
+    (tmp_path / "shop.restoring").mkdir()
+    (tmp_path / "shop.restoring" / "notes").write_text("mine")
+    (tmp_path / "till.restoring").symlink_to(tmp_path / "bank.restoring")
+    for name, told in (("bank", "which no restore has left"), ("shop", "holds notes"), ("till", "and no folder")):
+        with pytest.raises(StoreMismatch, match=told):
+            restore_store(tmp_path / "backup", tmp_path / name)
+    assert verify_store(trial.path).ok
+    assert (tmp_path / "shop.restoring" / "notes").read_text() == "mine"
+
+
+def test_a_second_restore_into_the_same_place_leaves_the_first_one_its_work(store: Store, tmp_path: Path) -> None:
+    backup_store(store.path, tmp_path / "backup")
+    refused: list[StoreInUse] = []
+
+    def second(done: int, total: int) -> None:
+        try:
+            restore_store(tmp_path / "backup", tmp_path / "restored")
+        except StoreInUse as error:
+            refused.append(error)
+
+    assert restore_store(tmp_path / "backup", tmp_path / "restored", advance=second).heads == {0: 6, 1: 1}
+    assert len(refused) == 2
+    assert verify_store(tmp_path / "restored").ok
+    assert not (tmp_path / "restored.restoring").exists()
+
+
+def test_what_a_killed_restore_has_left_is_removed_by_the_next_one(store: Store, tmp_path: Path) -> None:
+    backup_store(store.path, tmp_path / "backup")
+    code = (
+        "import os, sys; from rayfold.runtime.backup.restoring import restore_store\n"
+        "restore_store(*sys.argv[1:], advance=lambda done, total: os.kill(os.getpid(), 9))"
+    )
+    assert python(code, tmp_path / "backup", tmp_path / "restored").wait() == -9
+    assert (tmp_path / "restored.restoring" / "store" / "store.json").exists()
+    restored = restore_store(tmp_path / "backup", tmp_path / "restored")
+    assert verify_store(restored.path).ok
+    assert not (tmp_path / "restored.restoring").exists()
+
+
+def test_a_backup_is_not_taken_into_a_folder_while_another_one_is(store: Store, tmp_path: Path) -> None:
+    backup_store(store.path, tmp_path / "backup")
+    append(store, 1, (BOB, 8))
+    told = []
+
+    def second(done: int, total: int) -> None:
+        for attempt in (
+            lambda: backup_store(store.path, tmp_path / "backup"),
+            lambda: restore_store(tmp_path / "backup", tmp_path / "restored"),
+        ):
+            with pytest.raises(StoreInUse, match="another backup or restore"):
+                attempt()
+            told.append(done)
+
+    backup_store(store.path, tmp_path / "backup", advance=second)
+    assert told == [1, 1]
+
+
+def test_of_two_backups_into_one_address_the_slower_one_changes_nothing(store: Store, tmp_path: Path) -> None:
+    """The faster one may have merged, and removed, the segments that the slower one lists."""
+    address = "memory://overlapping/bank"
+    backup_store(store.path, address)
+    append(store, 0, (ALICE, 8))
+    backup_store(store.path, address)
+    append(store, 1, (BOB, 8))
+    code = (
+        "import sys; from tests.runtime.backup.test_backup import append; from tests.runtime.log.appends import ALICE\n"
+        "from rayfold.runtime.log.store import open_store\n"
+        "append(open_store(sys.argv[1]), 0, *((ALICE, number) for number in range(9)))"
+    )
+
+    def second(done: int, total: int) -> None:
+        if done == 1 and not again:
+            again.append(1)
+            assert python(code, store.path).wait() == 0
+            thread = threading.Thread(target=backup_store, args=(store.path, address))
+            thread.start()
+            thread.join()
+
+    again: list[int] = []
+    with pytest.raises(StoreMismatch, match="another backup was taken into it meanwhile"):
+        backup_store(store.path, address, advance=second)
+    assert restore_store(address, tmp_path / "restored").heads == {0: 16, 1: 2}
+
+
+@pytest.mark.parametrize("spoil", ["remove", "cut"])
+def test_a_segment_that_is_gone_is_noticed_by_the_next_backup_and_written_again(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: str
+) -> None:
+    backup_store(store.path, tmp_path / "backup")
+    append(store, 0, (BOB, 1))
+    backup_store(store.path, tmp_path / "backup")
+    first = segments_of(tmp_path / "backup")[0]
+    first.unlink() if spoil == "remove" else first.write_bytes(first.read_bytes()[:-1])
+    assert backup_store(store.path, tmp_path / "backup").heads == {0: 7, 1: 1}
+    assert "segment-000000000001-000000000006 is gone or of another size" in caplog.text
+    assert records_of(restore_store(tmp_path / "backup", tmp_path / "restored").path, 0) == records_of(store, 0)
+    listed = json.loads((tmp_path / "backup" / INVENTORY).read_text())["segments"]["0"]
+    assert [one["name"] for one in listed] == [
+        str(one.relative_to(tmp_path / "backup")) for one in segments_of(tmp_path / "backup") if "00000/" in str(one)
+    ]
+
+
+def spoiled(backup: Path, spoil: Callable[[dict[str, Any]], object]) -> None:
+    """Change facts of the inventory, as whoever can write there can: with the right checksum."""
+    facts = json.loads((backup / INVENTORY).read_text())
+    del facts["checksum"]
+    spoil(facts)
+    (backup / INVENTORY).write_text(json.dumps(facts | {"checksum": checksum_of(facts)}))
+
+
+def test_a_file_elsewhere_is_not_removed_because_the_inventory_names_it(store: Store, tmp_path: Path) -> None:
+    backup_store(store.path, tmp_path / "backup")
+    (tmp_path / "precious").write_text("mine")
+    spoiled(tmp_path / "backup", lambda facts: facts["segments"]["1"][0].update(name="../precious"))
+    append(store, 1, (BOB, 8), (BOB, 9))
+    with pytest.raises(Damaged, match="'../precious' is called so where 'partition-00001/segment-"):
+        backup_store(store.path, tmp_path / "backup")
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda facts: facts.pop("format"),
+        lambda facts: facts.pop("segments"),
+        lambda facts: facts.update(partitions="two"),
+        lambda facts: facts.update(partitions=1),
+        lambda facts: facts.update(partitions=10**9),
+        lambda facts: facts["segments"].update({"one": []}),
+        lambda facts: facts["segments"]["0"].append(facts["segments"]["0"][0]),
+        lambda facts: facts["segments"]["0"][0].update(first=2),
+        lambda facts: facts["segments"]["0"][0].update(size_bytes=10**12),
+        lambda facts: facts["segments"]["0"][0].update(last=True),
+    ],
+)
+def test_whatever_an_inventory_says_it_is_one_or_it_is_refused(
+    store: Store, tmp_path: Path, spoil: Callable[[dict[str, Any]], object]
+) -> None:
+    backup_store(store.path, tmp_path / "backup")
+    spoiled(tmp_path / "backup", spoil)
+    for attempt in (
+        lambda: restore_store(tmp_path / "backup", tmp_path / "restored"),
+        lambda: backup_store(store.path, tmp_path / "backup"),
+    ):
+        with pytest.raises((Damaged, StoreMismatch), match=r"backup\.json"):
+            attempt()
+
+
+def test_a_segment_of_other_content_with_the_right_digest_is_damaged(store: Store, tmp_path: Path) -> None:
+    backup_store(store.path, tmp_path / "backup")
+    content = b"\xc1 is no msgpack"
+    segments_of(tmp_path / "backup")[0].write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    spoiled(
+        tmp_path / "backup",
+        lambda facts: facts["segments"]["0"][0].update(sha256=digest, size_bytes=len(content)),
+    )
+    with pytest.raises(Damaged, match="it is no segment"):
+        restore_store(tmp_path / "backup", tmp_path / "restored")
+
+
+def test_what_is_too_large_for_an_inventory_is_not_read(store: Store, tmp_path: Path) -> None:
+    backup_store(store.path, tmp_path / "backup")
+    os.truncate(tmp_path / "backup" / INVENTORY, 1 << 40)
+    with pytest.raises(Damaged, match="it has over 268,435,456 bytes"):
+        restore_store(tmp_path / "backup", tmp_path / "restored")
+
+
+def test_a_backup_that_lost_its_inventory_is_not_written_over(store: Store, tmp_path: Path) -> None:
+    for address in (str(tmp_path / "backup"), "memory://lost/inventory"):
+        backup_store(store.path, address)
+        target_at(address).remove(INVENTORY)
+        other = create_or_open_store(tmp_path / "other", 2)
+        for one in (other, store):
+            with pytest.raises(StoreMismatch, match="it is gone, and partition-00000, partition-00001 of a backup are"):
+                backup_store(one.path, address)
+
+
+def test_the_first_backup_begins_with_its_inventory_so_that_an_interrupted_one_goes_on(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StorageFailed("a segment", "cannot write: No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(taking, "pack_segment", full)
+        with pytest.raises(StorageFailed):
+            backup_store(store.path, tmp_path / "backup")
+    with pytest.raises(StoreMissing, match="there is no backup here"):
+        restore_store(tmp_path / "backup", tmp_path / "restored")
+    assert backup_store(store.path, tmp_path / "backup").events == 7
+
+
+@pytest.mark.parametrize("place", [".", "backup", "partition-00000/backup"])
+def test_a_backup_is_not_put_into_a_store(store: Store, tmp_path: Path, place: str) -> None:
+    before = sorted(store.path.rglob("*"))
+    with pytest.raises(StoreMismatch, match="it is in the folder of a store"):
+        backup_store(store.path, store.path / place)
+    assert sorted(store.path.rglob("*")) == before
