@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.markup import escape
 
-from ..runtime.errors import CallerError, Damaged, InvalidMessage, StorageFailed, StoreMismatch
+from ..runtime.errors import (
+    CallerError,
+    Damaged,
+    InvalidMessage,
+    StorageFailed,
+    StoreInUse,
+    StoreMismatch,
+    StoreMissing,
+    Unavailable,
+)
 from .application_commands import connected_to, is_application
 from .console import complaints, console
 
@@ -28,6 +37,8 @@ __all__ = ["anchor", "check_anchor"]
 
 LATEST: Final = "anchor-latest.json"
 """Beside the dated ones, so that the next run compares the store with the last one."""
+
+_DATED: Final = re.compile(r"anchor-\d{8}T\d{6}\.json")
 
 ALARM: Final = 1
 """The exit code if the store is not what was anchored last."""
@@ -68,7 +79,7 @@ def anchor(
             except Damaged as error:
                 complaints.print(f"[bold red]alarm:[/] {escape(str(error))}", soft_wrap=True)
                 raise typer.Exit(ALARM) from None
-            except StorageFailed as error:
+            except (StorageFailed, StoreInUse, Unavailable) as error:
                 if interval_s is None:
                     raise
                 complaints.print(f"not anchored, tried again in {every}: {escape(str(error))}", soft_wrap=True)
@@ -123,11 +134,21 @@ def _anchor_once(store: ReadableStore, key: AnchorKey, to: str | None) -> None:
         print(take_anchor(store).signed(key).as_json(), end="")
         return
     target = target_at(to)
-    _compare_with_last(store, target.read(LATEST, ANCHOR_BYTES_MAX), f"{target.address}/{LATEST}", key)
-    taken = take_anchor(store).signed(key)
-    name = f"anchor-{re.sub('[^0-9T]', '', taken.anchored_at.partition('+')[0])}.json"
-    for one in (name, LATEST):
-        target.write(one, taken.as_json().encode())
+    with target.held(writing=True):
+        last = target.read(LATEST, ANCHOR_BYTES_MAX)
+        if last is None and (dated := [name for name in target.sizes() if _DATED.fullmatch(name)]):
+            what = f"it is gone, and {max(dated)} is there; put the last one back under that name, once you know why"
+            raise Damaged(f"{target.address}/{LATEST}", what)
+        try:
+            _compare_with_last(store, last, f"{target.address}/{LATEST}", key)
+            taken = take_anchor(store).signed(key)
+        except (StoreMismatch, StoreMissing) as error:  # a log is another store's, or gone
+            if last is None:
+                raise
+            raise Damaged(f"the store, compared with {target.address}/{LATEST},", str(error)) from error
+        name = f"anchor-{re.sub('[^0-9T]', '', taken.anchored_at.partition('+')[0])}.json"
+        for one in (LATEST, name):  # first what the next run compares with
+            target.write(one, taken.as_json().encode())
     print(taken.as_json(), end="", flush=True)
     complaints.print(f"written to {escape(target.address)}/{name}", soft_wrap=True)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,7 +22,9 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from .errors import CallerError, Damaged, StorageFailed
 from .log.contract import ReadableStore, Reader
+from .log.durable import fsync_folder
 from .log.format import chain_of
+from .log.store import PARTITIONS_MAX
 from .private import make_private_folder, open_private
 
 if TYPE_CHECKING:
@@ -32,10 +35,15 @@ __all__ = ["Anchor", "AnchorKey", "differences", "new_key", "public_key_in", "re
 KIND: Final = "rayfold anchor"
 FORMAT: Final = 1
 
+POSITION_MAX: Final = (1 << 63) - 1
+
 ANCHOR_BYTES_MAX: Final = 1 << 20
 """A store has at most 1,024 partitions, with some 130 bytes each."""
 
 _KEY_BYTES_MAX: Final = 65_536
+
+_LINK: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+"""SHA-256 in hexadecimal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +77,7 @@ class Anchor:
         hexadecimal), unless that is its key."""
         if not self.signature:
             raise Damaged("the anchor", "it is not signed")
-        if public_key and public_key != self.public_key:
+        if public_key and public_key.lower() != self.public_key:
             raise Damaged("the anchor", f"it was signed with the key {self.public_key}, not with {public_key}")
         ed25519, invalid = _ed25519()
         try:
@@ -109,12 +117,19 @@ class Anchor:
             facts = json.loads(content)
             if facts["kind"] != KIND or facts["format"] != FORMAT:
                 raise ValueError(f"it is {facts['kind']!r} of format {facts['format']!r}")
-            heads = {int(one["partition"]): int(one["position"]) for one in facts["heads"]}
-            links = {int(one["partition"]): str(one["link"]) for one in facts["heads"]}
-            if len(heads) != len(facts["heads"]) or any(bool(heads[one]) != bool(links[one]) for one in heads):
+            heads = {one["partition"]: one["position"] for one in facts["heads"]}
+            links = {one["partition"]: one["link"] for one in facts["heads"]}
+            numbers_right = all(
+                _is_number(one, PARTITIONS_MAX - 1) and _is_number(heads[one], POSITION_MAX) for one in heads
+            )
+            if not heads or len(heads) != len(facts["heads"]) or not numbers_right:
                 raise ValueError("its heads are no heads of partitions")
-            texts = (str(facts[name]) for name in ("anchored_at", "public_key", "signature"))
-            return cls(str(facts["store_id"]), heads, links, *texts)
+            if any(not _LINK.fullmatch(links[one]) if heads[one] else links[one] for one in heads):
+                raise ValueError("its links are no links of heads")
+            texts = [facts[name] for name in ("store_id", "anchored_at", "public_key", "signature")]
+            if not all(isinstance(one, str) for one in texts):
+                raise ValueError("its facts are no texts")
+            return cls(texts[0], heads, links, *texts[1:])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise Damaged("the anchor", f"it is no anchor that this version reads: {error}") from error
 
@@ -146,10 +161,16 @@ def new_key(path: Path) -> AnchorKey:
     try:
         if not path.parent.exists():
             make_private_folder(path.parent)
-        with os.fdopen(open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        descriptor = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            fsync_folder(path.parent)
+        except BaseException:
+            path.unlink(missing_ok=True)  # half a key, which this call has made
+            raise
     except FileExistsError:
         raise CallerError(f"{path} is there already; a key is never replaced: choose another file") from None
     except OSError as error:
@@ -191,8 +212,8 @@ def public_key_in(path: Path) -> str:
             key = serialization.load_pem_public_key(content)
             if isinstance(key, ed25519.Ed25519PublicKey):
                 return _hex(key)
-        elif len(bytes.fromhex(content.decode())) == 32:
-            return content.decode().lower()
+        elif len(found := bytes.fromhex(content.decode())) == 32:
+            return found.hex()
     except OSError as error:
         raise CallerError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError:
@@ -248,6 +269,10 @@ def _difference(anchor: Anchor, partition: int, reader: Reader) -> str:
         return ""
     had = anchor.links[partition]
     return f"the log was changed or exchanged: event {position:,} has the link {link}, and had {had}"
+
+
+def _is_number(value: object, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
 
 
 def _hex(key: Ed25519PublicKey) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,6 +96,35 @@ def test_on_a_schedule_anchors_gather_at_an_address_and_a_changed_store_is_an_al
     assert "alarm:" in done.stderr
     assert "partition 0: the log was cut: it has 1 events, and had 2 when it was anchored" in done.stderr
     assert Anchor.from_json((kept / "anchor-latest.json").read_text()) == latest, "nothing covers it up"
+
+
+def test_nothing_is_anchored_where_the_latest_anchor_is_gone_or_the_log_is_another_one(tmp_path: Path) -> None:
+    store, other = (create_or_open_store(tmp_path / name, 1) for name in ("bank", "other"))
+    add(store, 1)
+    add(other, 1)
+    command = ("anchor", store.path, "--key", tmp_path / "key", "--to", tmp_path / "kept")
+    assert rayfold(*command, "--new-key").returncode == 0
+    latest = (tmp_path / "kept" / "anchor-latest.json").rename(tmp_path / "latest")
+    before = sorted((tmp_path / "kept").iterdir())
+    done = rayfold(*command)
+    assert (done.returncode, sorted((tmp_path / "kept").iterdir())) == (1, before)
+    assert "anchor-latest.json is damaged: it is gone, and anchor-20" in done.stderr
+
+    latest.rename(tmp_path / "kept" / "anchor-latest.json")
+    assert rayfold(*command).returncode == 0
+    shutil.rmtree(store.partition_path(0))
+    shutil.copytree(other.partition_path(0), store.partition_path(0))
+    done = rayfold(*command)
+    assert done.returncode == 1
+    assert "alarm: the store, compared with" in done.stderr
+
+
+def test_a_store_is_not_anchored_in_its_own_folder(tmp_path: Path) -> None:
+    store = create_or_open_store(tmp_path / "bank", 1)
+    add(store, 1)
+    done = rayfold("anchor", store.path, "--key", tmp_path / "key", "--new-key", "--to", store.path / "anchors")
+    assert done.returncode == 2
+    assert "it is in the folder of a store" in done.stderr
 
 
 def test_a_mistake_is_one_line(tmp_path: Path) -> None:

@@ -165,6 +165,54 @@ def test_what_is_no_anchor_is_damaged_and_nothing_else(content: str) -> None:
         Anchor.from_json(content)
 
 
+@pytest.mark.parametrize(
+    ("what", "value"),
+    [
+        ("position", "1e999"),
+        ("position", "-5"),
+        ("position", "18446744073709551617"),
+        ("position", "true"),
+        ("position", "1.5"),
+        ("position", '"3"'),
+        ("partition", "1e999"),
+        ("partition", "1024"),
+        ("link", '"%s"' % ("AB" * 32)),
+        ("link", '""'),
+        ("link", "null"),
+        ("store_id", '["a"]'),
+        ("anchored_at", "null"),
+        ("heads", "[]"),
+        ("heads", "{}"),
+    ],
+)
+def test_an_anchor_with_impossible_facts_is_none(tmp_path: Path, what: str, value: str) -> None:
+    facts = json.loads(take_anchor(filled(tmp_path / "bank", 1, 2, 3)).as_json())
+    (facts if what in facts else facts["heads"][0])[what] = "HERE"
+    with pytest.raises(Damaged, match="it is no anchor that this version reads"):
+        Anchor.from_json(json.dumps(facts).replace('"HERE"', value))
+
+
+def test_a_known_key_is_compared_however_it_is_written(tmp_path: Path) -> None:
+    key = new_key(tmp_path / "key")
+    signed = take_anchor(filled(tmp_path / "bank", 1)).signed(key)
+    signed.check_signature(key.public_key.upper())
+    (tmp_path / "public").write_text(" ".join(key.public_key[at : at + 4] for at in range(0, 64, 4)))
+    signed.check_signature(public_key_in(tmp_path / "public"))
+
+
+def test_a_key_that_cannot_be_written_leaves_no_file(tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from rayfold.runtime.anchor import new_key\n"
+        "from rayfold.runtime.errors import StorageFailed\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
+        "try: new_key(Path(sys.argv[1]))\n"
+        "except StorageFailed as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "key"], capture_output=True, text=True, check=True)
+    assert "cannot write the key: File too large" in done.stdout
+    assert new_key(tmp_path / "key").public_key
+
+
 def test_a_key_is_private_and_is_never_replaced(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
