@@ -13,6 +13,8 @@ Layout, below the directory of the store::
 Rules kept here:
 - a file is written beside its place, fsynced and moved there, and then its folder is fsynced: it is there whole or not
   at all. It carries a checksum and the id of its store; what decayed is `Damaged`, never a fresh beginning
+- a position is kept with the link of the hash chain there (16 digits of it), and compared when it is opened: in a log
+  that was cut, exchanged or put back it stands for another event, and everything up to it would be left out in silence
 - a member is open once at a time; the lock ends with the process that has it
 - a name becomes a folder, so it is ASCII without separators and begins with a letter or digit
 - the number of members changes only while none of them is open. Each new one begins at the lowest position that any of
@@ -31,9 +33,19 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from .errors import Damaged, InvalidId, InvalidMessage, StorageFailed, StoreInUse, StoreMismatch, SubscriptionInUse
+from .errors import (
+    Damaged,
+    InvalidId,
+    InvalidMessage,
+    StorageFailed,
+    StoreError,
+    StoreInUse,
+    StoreMismatch,
+    SubscriptionInUse,
+)
 from .log.contract import ReadableStore
 from .log.durable import checksum_of, fsync_folder, write_durably
+from .log.format import chain_of
 from .log.hold import Hold
 from .private import make_private_folder, open_private
 
@@ -46,7 +58,10 @@ NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 """Of a subscription: a folder's name on every file system."""
 
 _FILE_BYTES_MAX: Final = 65_536
-"""1,024 partitions with positions of 19 digits have under 30,000."""
+"""1,024 partitions with positions of 19 digits and their links have under 50,000."""
+
+_LINK_DIGITS: Final = 16
+"""Of the link at a position: enough for a log that was put back by mistake."""
 
 
 def check_member(name: str, member: int, of: int) -> None:
@@ -106,7 +121,9 @@ class Acknowledged:
             if raised == self._positions:
                 return
             path = _member_folder(self._folder, self._member) / "positions.json"
-            self._write(path, {"generation": self._generation, "positions": list(raised.values())})
+            self._links |= {p: self._link(p, at) for p, at in raised.items() if at != self._positions[p]}
+            links = [self._links[partition] for partition in raised]
+            self._write(path, {"generation": self._generation, "positions": list(raised.values()), "links": links})
             self._positions = raised
 
     def close(self) -> None:
@@ -120,18 +137,47 @@ class Acknowledged:
         """Where this member stands. The group is locked and the member is held."""
         group = self._read(self._folder / "group.json")
         if group is None:
-            group = {"generation": 1, "members": self._of, "start": [start[p] for p in range(self._store.partitions)]}
+            group = {"generation": 1, "members": self._of, **self._beginning(start)}
             self._write(self._folder / "group.json", group)
         elif group["members"] != self._of:
             group = self._regrouped(group)
         self._generation = int(group["generation"])
-        return self._positions_of(self._member, group)
+        positions = self._positions_of(self._member, group)
+        self._links = {partition: self._link(partition, at) for partition, at in positions.items()}
+        return positions
 
     def _positions_of(self, member: int, group: dict[str, Any]) -> dict[int, int]:
-        """Those it has saved since the number of members last changed, or else where all of them began."""
-        saved = self._read(_member_folder(self._folder, member) / "positions.json")
-        current = saved is not None and saved["generation"] == group["generation"]
-        return dict(enumerate(saved["positions"] if saved is not None and current else group["start"]))
+        """Those it has saved since the number of members last changed, or else where all of them began. Raises
+        `StoreMismatch` if they are of another history than the log is now, `NotInHistory` if the log is shorter."""
+        path = _member_folder(self._folder, member) / "positions.json"
+        saved = self._read(path)
+        if saved is None or saved["generation"] != group["generation"]:
+            path, saved = self._folder / "group.json", group
+        positions = dict(enumerate(saved["positions"] if "positions" in saved else saved["start"]))
+        for partition, link in enumerate(saved.get("links", ())):  # written since a later release
+            if link and (found := self._link(partition, positions[partition])) and found != link:
+                what = f"event {positions[partition]:,} of partition {partition} is not the one that was acknowledged"
+                remedy = "verify the store; remove the subscription's folder to begin anew with the log as it is now"
+                raise StoreMismatch(str(path), f"{what}: the log follows another history now", remedy)
+        return positions
+
+    def _link(self, partition: int, position: int) -> str:
+        """Names the history up to a position; empty for none, and where that cannot be read: reading tells."""
+        if not position:
+            return ""
+        try:
+            reader = self._store.open_reader(partition)
+            try:
+                records = reader.read(position - 1, 1)
+            finally:
+                reader.close()
+        except StoreError:
+            return ""
+        return chain_of(records[0]).hex()[:_LINK_DIGITS] if records else ""
+
+    def _beginning(self, start: Mapping[int, int]) -> dict[str, list[Any]]:
+        partitions = range(self._store.partitions)
+        return {"start": [start[p] for p in partitions], "links": [self._link(p, start[p]) for p in partitions]}
 
     def _regrouped(self, group: dict[str, Any]) -> dict[str, Any]:
         """Give the work to another number of members, while none of the old ones is open."""
@@ -142,8 +188,8 @@ class Acknowledged:
                     self._make_folder(_member_folder(self._folder, member))
                     holds.enter_context(self._held(member, old))
             reached = [self._positions_of(member, group) for member in range(old)]
-            lowest = [min(one[partition] for one in reached) for partition in range(self._store.partitions)]
-            group = {"generation": group["generation"] + 1, "members": self._of, "start": lowest}
+            lowest = {partition: min(one[partition] for one in reached) for partition in range(self._store.partitions)}
+            group = {"generation": group["generation"] + 1, "members": self._of, **self._beginning(lowest)}
             self._write(self._folder / "group.json", group)
         return group
 
@@ -164,10 +210,12 @@ class Acknowledged:
             os.close(descriptor)
 
     def _make_folder(self, folder: Path) -> None:
-        """Durably: each folder's name is fsynced into the one above."""
+        """Durably: each folder's name is fsynced into the one above. One that is there is this user's alone, or
+        refused: whoever has the folder could have put any place into it."""
         for one in (self._folder.parent, self._folder, folder):
-            if not one.is_dir():
-                make_private_folder(one)
+            there = one.is_dir()
+            make_private_folder(one)
+            if not there:
                 fsync_folder(one.parent)
 
     def _write(self, path: Path, facts: dict[str, Any]) -> None:
@@ -181,7 +229,7 @@ class Acknowledged:
     def _read(self, path: Path) -> dict[str, Any] | None:
         """The facts in a file; None if there is none."""
         try:
-            with path.open("rb") as file:
+            with os.fdopen(open_private(path, os.O_RDONLY), "rb") as file:
                 content = file.read(_FILE_BYTES_MAX)
         except FileNotFoundError:
             return None

@@ -91,6 +91,7 @@ class Hold:
         except OSError as error:
             os.close(descriptor)
             raise StorageFailed(str(path), f"cannot lock: {error.strerror or error}") from error
+        self._path = path
         self._descriptor: int | None = descriptor
         _holds.add(self)
         since = datetime.now(UTC).isoformat(timespec="seconds")
@@ -111,7 +112,7 @@ class Hold:
             os.ftruncate(self._descriptor, len(line))
         except OSError as error:
             self.release()
-            raise StorageFailed(LOCK, f"cannot name the holder: {error.strerror or error}") from error
+            raise StorageFailed(str(self._path), f"cannot name the holder: {error.strerror or error}") from error
 
     def release(self) -> None:
         """Let others have the store. Releasing twice is fine."""

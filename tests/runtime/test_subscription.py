@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -21,6 +24,7 @@ from rayfold import (
     InvalidId,
     InvalidMessage,
     NotInHistory,
+    NotPrivate,
     Receipt,
     StoreMismatch,
     StreamId,
@@ -30,8 +34,12 @@ from rayfold import (
     subscribe,
 )
 from rayfold.runtime.follow import Follower
+from rayfold.runtime.log.durable import checksum_of
 from rayfold.runtime.log.store import Store, create_or_open_store
 from tests.bank import Account, Deposited, Opened, Vault, Withdrawn
+from tests.other_user import NOBODY, needs_root
+from tests.runtime.log.appends import ALICE
+from tests.runtime.log.appends import deposits as deposits_of
 from tests.runtime.other_writer import ROOT, OtherWriter, deposits
 
 NAMES = [f"account {number}" for number in range(12)]
@@ -438,6 +446,68 @@ def test_positions_of_another_store_are_refused(store: Store, opened: Open) -> N
     path.parent.parent.rename(other.path / "subscriptions")
     with pytest.raises(StoreMismatch, match=f"this is a subscription to the store {store.store_id}, not to"):
         subscribe(other.path, "mailer", aggregates=[Account])
+
+
+def exchanged(store: Store, kept: Path) -> None:
+    """Put older logs back in the place of those that are there."""
+    for partition in range(store.partitions):
+        shutil.rmtree(store.partition_path(partition))
+        shutil.copytree(kept / store.partition_path(partition).name, store.partition_path(partition))
+
+
+@pytest.mark.parametrize("began", ["saved", "from the end"])
+def test_what_was_acknowledged_of_another_history_is_refused_and_nothing_left_out_in_silence(
+    store: Store, opened: Open, tmp_path: Path, began: str
+) -> None:
+    for number in range(5):
+        append_deposit(store, number)
+    shutil.copytree(store.path, tmp_path / "kept")
+    for number in range(5, 10):
+        append_deposit(store, number)
+    subscription = opened("mailer", from_="beginning" if began == "saved" else "end", acknowledge="by hand")
+    if began == "saved":
+        assert amounts(subscription, 10) == list(range(10))
+        subscription.acknowledge()
+    subscription.close()
+    exchanged(store, tmp_path / "kept")
+    with pytest.raises(NotInHistory, match="has no position 10; it is at 5"):
+        opened("mailer")
+    for number in range(100, 108):
+        append_deposit(store, number)
+    for of in (1, 2):
+        with pytest.raises(StoreMismatch, match="event 10 of partition 0 is not the one that was acknowledged"):
+            opened("mailer", of=of)
+    exchanged(store, tmp_path / "kept")
+    with pytest.raises(NotInHistory):
+        opened("mailer")
+
+
+def append_deposit(store: Store, amount: int) -> None:
+    log = store.open_log(0)
+    log.append(log.activate(), [deposits_of(ALICE, amount)])
+    log.close()
+
+
+def test_places_that_an_earlier_release_has_saved_without_links_are_gone_on_from(store: Store, opened: Open) -> None:
+    for number in range(4):
+        append_deposit(store, number)
+    with opened("mailer", acknowledge="by hand") as subscription:
+        amounts(subscription, 2)
+        subscription.acknowledge()
+    for path in (store.path / "subscriptions/mailer").rglob("*.json"):
+        facts = json.loads(path.read_text())
+        del facts["checksum"], facts["links"]
+        path.write_text(json.dumps(facts | {"checksum": checksum_of(facts)}))
+    assert amounts(opened("mailer"), 2) == [2, 3]
+
+
+@needs_root
+@pytest.mark.parametrize("folder", ["subscriptions", "subscriptions/mailer", "subscriptions/mailer/group.json"])
+def test_a_place_that_another_user_has_put_there_is_refused(store: Store, opened: Open, folder: str) -> None:
+    opened("mailer").close()
+    os.chown(store.path / folder, NOBODY, NOBODY)
+    with pytest.raises(NotPrivate, match=r"belongs to user nobody \(65534\), not to"):
+        opened("mailer")
 
 
 def test_a_slow_consumer_holds_one_page(
