@@ -38,6 +38,7 @@ from ..runtime.partition import AlreadyStored, WriteLoop
 from ..runtime.standing import Alarms, StandingCheck, StreamChecks
 from ..runtime.stream import StreamId
 from ..runtime.wire import from_wire, to_wire
+from .actor_log import begin_log
 from .attempts import Attempts
 from .cluster import OWN_ACTOR_SLOT
 from .garbage import look_less_often
@@ -115,6 +116,7 @@ class AggregateActor:
     """One aggregate, deciding in a process of its own."""
 
     def __init__(self, plan: OwnActorPlan) -> None:
+        begin_log()
         self._plan = plan
         self._log = PartitionLog(plan)
         self._attempts = Attempts()

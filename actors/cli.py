@@ -26,6 +26,7 @@ from .backup_commands import backup, restore
 from .check_commands import check
 from .cluster_commands import down, node, nodes, up
 from .console import complaints, console
+from .log_commands import logs
 from .observing_commands import history, status
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ app.command()(backup)
 app.command()(restore)
 app.command()(status)
 app.command()(history)
+app.command()(logs)
 app.command()(torture)
 app.command()(check)
 app.command()(up)

@@ -40,6 +40,7 @@ from ..runtime.log.store_map import StoreMap
 from ..runtime.log.stretch import Stretch
 from ..runtime.printable import printable_log
 from ..runtime.wire import from_wire, to_wire
+from .actor_log import begin_log
 from .builds import Build, builds_of, lend_checkpoint, mark_serving, remove_build, remove_older
 from .calls import one_line
 from .deployment import revive
@@ -97,6 +98,7 @@ class KeeperActor:
     """The share of one node."""
 
     def __init__(self, plan: KeeperPlan) -> None:
+        begin_log()
         self._plan = plan
         self._hold: Hold | None = None
         self._share: Share | None = None

@@ -42,6 +42,7 @@ from ..runtime.residents import SavedResident
 from ..runtime.standing import Alarms, StandingCheck, StreamChecks
 from ..runtime.stream import StreamId
 from ..runtime.wire import from_wire, to_wire
+from .actor_log import begin_log
 from .aggregate import AppendAnswer, AppendRequest, OwnActorPlan, append_for, start_own_actor
 from .attempts import Attempts
 from .broadcast import Broadcast
@@ -100,6 +101,7 @@ class PartitionActor:
     """One log, one writer, thousands of aggregates."""
 
     def __init__(self, plan: PartitionPlan) -> None:
+        begin_log()
         self._plan = plan
         self._log: LmdbLog | None = None
         self._gate: Gate | None = None

@@ -37,6 +37,7 @@ from ..runtime.read_model import PackedQuery, Quarantined, ReadModel, join_queri
 from ..runtime.standing import Alarms, StandingCheck, check_read_model
 from ..runtime.stream import StreamId
 from ..runtime.wire import to_wire
+from .actor_log import begin_log
 from .garbage import look_less_often
 from .node import node_id_here
 from .readiness import Probed
@@ -122,6 +123,7 @@ class ProjectorActor:
     """A read model that lives in a process of its own."""
 
     def __init__(self, plan: ProjectorPlan) -> None:
+        begin_log()
         self._plan = plan
         self._opening = threading.Lock()
         self._beginning = threading.Lock()

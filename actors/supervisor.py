@@ -20,6 +20,7 @@ import ray
 
 from ..runtime.errors import RayfoldError, Unavailable
 from ..runtime.wire import to_wire
+from .actor_log import begin_log
 from .application import ApplicationPlan
 from .board import Notice, supervisor_name
 from .cluster import Cluster
@@ -43,6 +44,7 @@ class SupervisorActor:
     def __init__(self, name: str, plan: ApplicationPlan | None) -> None:
         """`plan`: of a system that ends with the program that has started it. A deployed one has its plan in Ray's
         directory."""
+        begin_log()
         self._name, self._plan = name, plan
         if plan is None:
             with contextlib.suppress(Exception):  # nobody else may ask for it after a restart

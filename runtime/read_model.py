@@ -69,6 +69,9 @@ QUERIES_STEP: Final = 8
 ENCODING: Final = 255
 """Instead of the number of a step: all are answered, and the answers are being encoded."""
 
+_LOGGED_MAX: Final = 100
+"""Kinds of failed queries that are logged with their trace: a flood of them must not become a flood of logs."""
+
 _ALONE: Final = struct.Struct(">1s5xHQ")
 """The key of a page that begins at an event ("p"), or of one event alone ("1"): partition and position."""
 
@@ -153,6 +156,7 @@ class ReadModel:
         self._asking = 0
         """Batches of queries that wait for the lock, or have it."""
         self._answered = 0
+        self._logged: set[str] = set()
         self._checkpointing = threading.Lock()
         self._opened = self._closed = False
         self._watch = Watch(self._kept.model)
@@ -455,7 +459,16 @@ class ReadModel:
         except BaseException as error:
             if is_ctrl_c(error):
                 raise
-            return HandlerFailed.caused_by(f"{self._projection.__name__} @answer", name, error)
+            failed = HandlerFailed.caused_by(f"{self._projection.__name__} @answer", name, error)
+            self._log_once(failed, error)
+            return failed
+
+    def _log_once(self, failed: HandlerFailed, cause: BaseException) -> None:
+        """The caller gets one line; whoever mends the handler needs the trace, once for each kind of failure."""
+        kind = f"{failed.subject} {type(cause).__name__}"
+        if kind not in self._logged and len(self._logged) < _LOGGED_MAX:
+            self._logged.add(kind)
+            log.warning("%s (further ones of this kind are not logged)", failed, exc_info=cause)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
