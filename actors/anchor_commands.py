@@ -82,7 +82,9 @@ def anchor(
             except (StorageFailed, StoreInUse, Unavailable) as error:
                 if interval_s is None:
                     raise
-                complaints.print(f"not anchored, tried again in {every}: {escape(str(error))}", soft_wrap=True)
+                complaints.print(
+                    f"not anchored, tried again in {escape(every or '')}: {escape(str(error))}", soft_wrap=True
+                )
             if interval_s is None:
                 return
             time.sleep(interval_s)

@@ -96,7 +96,7 @@ def _look_ahead(application: Application, cluster: Cluster) -> None:
     except RayfoldError as error:
         console.print(f"it would be refused: {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(FAILED) from None
-    console.print(f"{prospect.name} on {cluster.address}; nothing was changed", soft_wrap=True)
+    console.print(f"{escape(prospect.name)} on {cluster.address}; nothing was changed", soft_wrap=True)
     for line in prospect.lines:
         console.print(f"- {escape(line)}", soft_wrap=True)
     if prospect.makes_store:
@@ -107,9 +107,11 @@ def _call_off(name: str, cluster: Cluster) -> None:
     from .deployment import cancel_deployment
 
     if asyncio.run(cancel_deployment(name, cluster)):
-        console.print(f"the deployment of {name} was called off; what ran before runs on", soft_wrap=True)
+        console.print(f"the deployment of {escape(name)} was called off; what ran before runs on", soft_wrap=True)
     else:
-        console.print(f"no deployment of {name} can be called off: none is under way, or its code is in charge already")
+        console.print(
+            f"no deployment of {escape(name)} can be called off: none is under way, or its code is in charge already"
+        )
         raise typer.Exit(FAILED)
 
 
@@ -126,14 +128,14 @@ def _deploy(found: Application, cluster: Cluster, *, create: bool, within_s: flo
                 cluster,
                 progress=lambda now: progress.update(task, completed=now.done, total=now.total, what=now.what),
             )
-        name, where = found.name, f"{cluster.address}, generation {rolled.generation} of its code"
+        name, where = escape(found.name), f"{cluster.address}, generation {rolled.generation} of its code"
         how = f'connect("{name}") in a program, `rayfold status {name}`, `rayfold down {name}`'
         console.print(f"{name} runs on {where}; {how}", soft_wrap=True)
 
     try:
         asyncio.run(deploying())
     except RayfoldError as error:
-        complaints.print(f"error: {escape(str(error))}; {_what_runs_on(found.name)}", soft_wrap=True)
+        complaints.print(f"error: {escape(str(error))}; {escape(_what_runs_on(found.name))}", soft_wrap=True)
         raise typer.Exit(FAILED) from None
 
 

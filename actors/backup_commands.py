@@ -6,18 +6,18 @@ the figures.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..runtime.errors import InvalidMessage
 from .application_commands import connected_to, is_application
-from .console import complaints, console
+from .console import complaints, console, write_report
 
 if TYPE_CHECKING:
     from ..runtime.log.contract import ReadableStore
@@ -45,7 +45,7 @@ def backup(
         done = backup_store(source, target, advance=advance)
     heads = ", ".join(f"{partition}: {head:,}" for partition, head in done.heads.items())
     console.print(f"{done.events:,} events added, {done.size_bytes:,} bytes; the backup has {heads}", soft_wrap=True)
-    _write(json_file, done._asdict())
+    write_report(json_file, done._asdict())
 
 
 def restore(
@@ -67,11 +67,11 @@ def restore(
         report = verify_store(done.path, advance)
     verdict = "verified" if report.ok else f"[bold red]{len(report.problems):,} problems[/]: see rayfold verify"
     console.print(
-        f"{sum(done.heads.values()):,} events in {done.path}, {verdict}; it is store {done.store_id}, made of"
-        f" {done.restored_from}",
+        f"{sum(done.heads.values()):,} events in {escape(str(done.path))}, {verdict}; it is store"
+        f" {escape(done.store_id)}, made of {escape(done.restored_from)}",
         soft_wrap=True,
     )
-    _write(json_file, done._asdict() | {"path": str(done.path), "verified": report.ok})
+    write_report(json_file, done._asdict() | {"path": str(done.path), "verified": report.ok})
     raise typer.Exit(0 if report.ok else 1)
 
 
@@ -99,8 +99,3 @@ class _progress:  # noqa: N801 - used like a function
 
     def __exit__(self, *error: object) -> None:
         self._bar.stop()
-
-
-def _write(json_file: Path | None, facts: dict[str, Any]) -> None:
-    if json_file is not None:
-        json_file.write_text(json.dumps(facts, indent=2) + "\n")

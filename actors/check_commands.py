@@ -5,7 +5,6 @@ Rules kept here: those of `cli.py`. A dry run: the logs are read, in use or not,
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from .application_commands import application_at, connected_to, is_application
-from .console import complaints, console
+from .console import complaints, console, write_report
 
 if TYPE_CHECKING:
     from ..runtime.dry_run import DryRun
@@ -92,9 +91,7 @@ def check(
             )
         models = list(_models(application, readers, folder, measured=not run.misfits and not run.unreadable))
     _show(run, models)
-    if json_file is not None:
-        found = run.as_dict() | {"read_models": [one._asdict() for one in models]}
-        json_file.write_text(json.dumps(found, indent=2) + "\n")
+    write_report(json_file, run.as_dict() | {"read_models": [one._asdict() for one in models]})
     raise typer.Exit(FITS if run.ok else DIFFERS)
 
 

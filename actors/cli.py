@@ -6,7 +6,6 @@ figures writes them with `--json FILE` too; long work shows its progress; Ctrl-C
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from pathlib import Path
@@ -25,7 +24,7 @@ from .application_commands import connected_to, deploy, drain, is_application, m
 from .backup_commands import backup, restore
 from .check_commands import check
 from .cluster_commands import down, node, nodes, up
-from .console import complaints, console
+from .console import complaints, console, write_report
 from .log_commands import logs
 from .observing_commands import history, status
 
@@ -136,9 +135,7 @@ def verify(
     states = None if classes is None else states_of(directory, classes)
     if states is not None:
         show_states(states)
-    if json_file is not None:
-        values = report.as_dict() | ({} if states is None else {"states": states.as_dict()})
-        json_file.write_text(json.dumps(values, indent=2) + "\n")
+    write_report(json_file, report.as_dict() | ({} if states is None else {"states": states.as_dict()}))
     raise typer.Exit(OK if report.ok and anchored and (states is None or states.ok) else DAMAGED)
 
 

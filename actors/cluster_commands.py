@@ -168,10 +168,14 @@ def _show(cluster: LocalNodes, missing: Sequence[str], data: Path) -> None:
     elif len(missing) == len(cluster.nodes):
         console.print(f"up: {_nodes(len(cluster.nodes))}, {cluster.wanted.cpus} CPU each, at {cluster.address}")
     else:
-        console.print(f"up again: {', '.join(missing)}; {_nodes(len(cluster.nodes))} at {cluster.address}")
+        console.print(f"up again: {escape(', '.join(missing))}; {_nodes(len(cluster.nodes))} at {cluster.address}")
     for one in cluster.nodes:
         assert one.session is not None
         role = "head" if one is cluster.nodes[0] else "    "
-        console.print(f"  {one.name}  {role}  session {one.session.number}  {escape(str(one.data))}", soft_wrap=True)
+        console.print(
+            f"  {escape(one.name)}  {role}  session {one.session.number}  {escape(str(one.data))}", soft_wrap=True
+        )
     where = "" if data == FOLDER else f" --data {shlex.quote(str(data))}"
-    console.print(f'a driver joins with cluster="{cluster.address}"; `rayfold down{where}` stops it', soft_wrap=True)
+    console.print(
+        f'a driver joins with cluster="{cluster.address}"; `rayfold down{escape(where)}` stops it', soft_wrap=True
+    )

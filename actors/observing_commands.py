@@ -7,7 +7,6 @@ Rules kept here: those of `cli.py`. Looking changes nothing: `history` reads the
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sys
 import time
@@ -25,7 +24,7 @@ from rich.markup import escape
 from ..runtime.errors import InvalidId, Unavailable
 from ..runtime.printable import printable_json
 from .application_commands import connected_to, is_application
-from .console import complaints, console
+from .console import complaints, console, write_report
 
 if TYPE_CHECKING:
     from ..runtime.log.contract import StoredEvent
@@ -85,13 +84,13 @@ def _of_application(name: str, address: str, watch: bool, json_file: Path | None
         seen = application.status()
         with Live(console=console, auto_refresh=False) if watch else nullcontext() as live, suppress(KeyboardInterrupt):
             while live is not None:
-                _write(json_file, as_values(seen, application.spread_store, None))
+                write_report(json_file, as_values(seen, application.spread_store, None))
                 live.update(drawn(seen, application.spread_store, where), refresh=True)
                 time.sleep(_LOOK_S)
                 seen = application.status()
         if not watch:
             console.print(drawn(seen, application.spread_store, where))
-        _write(json_file, as_values(seen, application.spread_store, None))
+        write_report(json_file, as_values(seen, application.spread_store, None))
 
 
 def history(
@@ -137,7 +136,7 @@ async def _look(system: RunningSystem, watch: bool, json_file: Path | None) -> N
         return drawn(seen, system.store, system.holder)
 
     def keep(seen: Status) -> None:
-        _write(json_file, as_values(seen, system.store, system.holder))
+        write_report(json_file, as_values(seen, system.store, system.holder))
 
     seen = await system.status()
     if all(
@@ -173,15 +172,7 @@ def _show_heads(store: Store, why: str, json_file: Path | None) -> None:
             reader.close()
     told = ", ".join(f"{one.partition}: {one.head:,}" for one in partitions)
     console.print(f"the log has events up to, by partition, {told}", soft_wrap=True)
-    _write(json_file, as_values(Status(partitions, [], []), store, holder_of(store.path)))
-
-
-def _write(json_file: Path | None, values: dict[str, Any]) -> None:
-    """Beside its place and then there: whoever reads it while we watch finds it whole."""
-    if json_file is not None:
-        temporary = json_file.with_name(f"{json_file.name}.new")
-        temporary.write_text(json.dumps(values, indent=2) + "\n")
-        temporary.replace(json_file)
+    write_report(json_file, as_values(Status(partitions, [], []), store, holder_of(store.path)))
 
 
 def _as_values(stored: StoredEvent, partition: int) -> dict[str, Any]:

@@ -23,6 +23,9 @@ DESTROYS = {
     "ftruncate",
     "truncate",
     "write_durably",
+    "write_private",
+    "write_text",
+    "write_bytes",
     "pipe_file",
     "rm_file",
     "rm",
@@ -46,7 +49,7 @@ def destroying(tree: ast.AST) -> Iterator[str]:
 
 
 def is_destruction(node: ast.AST) -> bool:
-    if isinstance(node, ast.Attribute) and node.attr in BEHIND_NAMES:
+    if isinstance(node, ast.Attribute) and node.attr in {*BEHIND_NAMES, "O_TRUNC"}:
         return True
     if not isinstance(node, ast.Call):
         return False

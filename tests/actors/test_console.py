@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import io
+import json
+import os
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +18,10 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from rayfold.actors.console import PrintableConsole
+from rayfold.actors.console import PrintableConsole, write_report
+from rayfold.runtime.backup.taking import backup_store
+from rayfold.runtime.errors import NotPrivate, StorageFailed
+from rayfold.runtime.log.store import create_or_open_store
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = "Account/\x1b]0;owned\x07\x9b2J\u202e"
@@ -75,3 +84,77 @@ def test_every_logger_of_ours_is_a_printable_one() -> None:
         if path.name != "printable.py" and "logging.getLogger" in path.read_text()
     ]
     assert not guilty
+
+
+NO_TEXT_FROM_OUTSIDE = {
+    "__version__",
+    "_nodes(len(cluster.nodes))",
+    "cluster.address",
+    "cluster.wanted.cpus",
+    "compared",
+    "heads",
+    "how",
+    "kind.schema_version",
+    "name",
+    "number",
+    "one.partition",
+    "one.session.number",
+    "role",
+    "running",
+    "signing.public_key",
+    "told",
+    "verdict",
+    "where",
+}
+"""Numbers, our own words, and what is escaped where it is made."""
+
+
+def test_whatever_a_command_prints_of_others_is_escaped() -> None:
+    """A path with `[/x]` in it would end the command with a traceback; one with `[red]` would be shown as another."""
+    bare = {
+        f"{path.name}: {ast.unparse(value.value)}"
+        for path in sorted((ROOT / "actors").glob("*.py"))
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) in ("console.print", "complaints.print") and call.args
+        for value in formatted(call.args[0])
+        if value.format_spec is None and ast.unparse(value.value) not in NO_TEXT_FROM_OUTSIDE
+    }
+    assert bare == set()
+
+
+def formatted(node: ast.AST) -> Iterator[ast.FormattedValue]:
+    """What is put into the texts of an expression without `escape`."""
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "escape":
+        return
+    if isinstance(node, ast.FormattedValue) and not ast.unparse(node.value).startswith("escape("):
+        yield node
+    for child in ast.iter_child_nodes(node):
+        yield from formatted(child)
+
+
+def test_a_restored_store_is_told_whatever_it_is_called(tmp_path: Path) -> None:
+    store = create_or_open_store(tmp_path / "bank", 1)
+    backup_store(store.path, tmp_path / "backup")
+    place = tmp_path / "[/x] [red]y"
+    done = subprocess.run(
+        [sys.executable, "-m", "rayfold.actors.cli", "restore", tmp_path / "backup", place],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, str(place) in done.stdout) == (0, True), done.stderr
+
+
+def test_a_report_is_there_whole_or_not_at_all_and_goes_through_no_link(tmp_path: Path) -> None:
+    report, mine = tmp_path / "report.json", tmp_path / "mine"
+    mine.write_text("mine")
+    for name in ("report.json.new", f".report.json.{os.getpid()}.new"):
+        (tmp_path / name).symlink_to(mine)
+    with pytest.raises(NotPrivate, match="it is a link"):
+        write_report(report, {"a": 1})
+    (tmp_path / f".report.json.{os.getpid()}.new").unlink()
+    write_report(report, {"a": 1})
+    assert (json.loads(report.read_text()), mine.read_text()) == ({"a": 1}, "mine")
+    with pytest.raises(StorageFailed, match="cannot write the report: No such file or directory"):
+        write_report(tmp_path / "nowhere" / "report.json", {"a": 1})
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["mine", "report.json", "report.json.new"]
