@@ -61,7 +61,7 @@ class Killer:
     def __init__(self, commands: int, *, armed: bool) -> None:
         self.outages: list[Outage] = []
         self.last_call = int(_LATEST * commands)
-        """The number of commands by which a kill must have happened; until then the sending waits for it."""
+        """The number of commands by which a kill must have happened; there the sending waits for one that has begun."""
         self.spared: list[str] = []
         """What was not killed because it is on another machine, or may be."""
         self._commands = commands

@@ -47,13 +47,17 @@ class Sending:
 
     async def to_the_end(self) -> None:
         """Return once every command has its answer."""
-        while not await self._sent(len(self._feed)):
+        while self._run.ledger.told < len(self._feed):
+            if await self._sent(len(self._feed)):  # all of them, or those before the killer's last call
+                kills, self._kills = self._kills, []
+                await asyncio.gather(*kills)
+                continue
             while not await self._sent(1):  # alone: packing thousands again four times a second takes half a core
                 await asyncio.sleep(AGAIN_S)
-        await asyncio.gather(*self._kills)
 
     async def _sent(self, at_most: int) -> bool:
-        """Send so many, or until one is refused. Whether none was."""
+        """Send so many, or until one is refused, or a kill has to happen before the next one. Whether none was
+        refused."""
         run = self._run
         envelopes = self._envelopes(at_most)
         async for _, outcome in self._bank.execute_all(envelopes, in_flight=IN_FLIGHT, timeout_s=TIMEOUT_S):
@@ -65,16 +69,19 @@ class Sending:
                     self._watcher.recovered(outage)
             if what := run.killer.take_due(run.sent):
                 self._kills.append(asyncio.create_task(self._kill(what)))
-            if self._kills and run.sent >= run.killer.last_call:
-                await self._kills.pop()
         refused = run.ledger.take_unanswered()
         self._again.extendleft(reversed(refused))
         return not refused
 
     def _envelopes(self, at_most: int) -> Iterator[Envelope]:
-        """The commands as they are asked for, with count kept of how far the sending has come."""
+        """The commands as they are asked for, with count kept of how far the sending has come.
+
+        They are held back here, and not where the outcomes are read: thousands are asked for before the next outcome
+        comes, and a kill that has begun would be too late.
+        """
         for _ in range(at_most):
-            number = None if self._run.ledger.unanswered else self._next()
+            held = self._run.ledger.unanswered or (self._kills and self._run.sent >= self._run.killer.last_call)
+            number = None if held else self._next()
             if number is None:
                 return
             self._on_their_way.append(number)

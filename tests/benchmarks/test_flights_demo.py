@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -9,20 +10,24 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
 
 from rayfold import RayfoldError, Receipt, Rejected, StreamId, Unavailable
+from rayfold.actors.sources import outcomes_of
 from rayfold.actors.status import OwnActorStatus, PartitionStatus, Status
 from rayfold.benchmarks.flights import demo
 from rayfold.benchmarks.flights.delays import WORST
 from rayfold.benchmarks.flights.demo import DemoOptions, run_demo
 from rayfold.benchmarks.flights.ledger import Ledger
 from rayfold.benchmarks.flights.outage import Killer, Outage
+from rayfold.benchmarks.flights.replay import Replay
 from rayfold.benchmarks.flights.report import Report, filesystem_of
+from rayfold.benchmarks.flights.sending import IN_FLIGHT, Sending
 from rayfold.benchmarks.flights.tables import as_tables, day_in_words, verdict
 from rayfold.benchmarks.flights.verification import Check, LogFacts
 from rayfold.runtime.log.store import create_or_open_store
@@ -212,6 +217,51 @@ class Bank:
         return self._status
 
 
+class SwiftBank(Bank):
+    """Which answers at once whatever it is sent: nothing else has a turn before the next commands are asked for."""
+
+    async def execute_all(
+        self, envelopes: Iterable[int], *, in_flight: int, timeout_s: float
+    ) -> AsyncIterator[tuple[int, Receipt]]:
+        def send(taken: Sequence[tuple[int, int]]) -> list[asyncio.Future[Receipt]]:
+            answers = [asyncio.get_running_loop().create_future() for _ in taken]
+            for answer, (_, number) in zip(answers, taken, strict=True):
+                answer.set_result(receipt(position=number + 1))
+            return answers
+
+        async for page in outcomes_of(envelopes, in_flight, send):
+            for one in page:
+                yield one
+
+
+class Numbers:
+    """A feed of nothing but the numbers of its commands."""
+
+    def __init__(self, commands: int) -> None:
+        self._commands = commands
+
+    def __len__(self) -> int:
+        return self._commands
+
+    def envelope(self, number: int) -> int:
+        return number
+
+
+class Onlooker:
+    """Keeps what it is told of outages."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def answered(self, commands: int) -> None: ...
+
+    def killed(self, outage: Outage) -> None:
+        self.told.append(f"{outage.name} was killed")
+
+    def recovered(self, outage: Outage) -> None:
+        self.told.append(f"{outage.name} is back")
+
+
 class TestOutages:
     async def test_the_process_is_killed_with_signal_9(self) -> None:
         victim = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
@@ -241,6 +291,20 @@ class TestOutages:
         assert killer.take_due(280) == "airport"
         assert await killer.kill("airport", bank, lambda: 280) is None
         assert killer.outages == []
+
+    async def test_a_kill_that_has_begun_is_waited_for_however_fast_the_commands_are_sent(self) -> None:
+        victim = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        commands = 5 * IN_FLIGHT
+        run = Replay(Ledger(commands), Killer(commands, armed=True))
+        feed, bank, watcher = cast(Any, Numbers(commands)), cast(Any, SwiftBank(pid=victim.pid)), Onlooker()
+        await Sending(bank, feed, run, cast(Any, watcher)).to_the_end()
+        assert watcher.told == ["partition 0 was killed", "partition 0 is back"]
+        assert run.ledger.told == commands
+        [outage] = run.killer.outages
+        assert outage.what == "partition"
+        assert outage.after_commands <= run.killer.last_call
+        assert victim.wait() == -signal.SIGKILL
+        victim.communicate()
 
     def test_an_unarmed_killer_kills_nothing(self) -> None:
         assert Killer(300, armed=False).take_due(299) is None
