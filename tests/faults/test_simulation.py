@@ -26,6 +26,10 @@ STORIES = 100
 HUNTED_MAX = 1500
 """Stories until a planted bug must have been found."""
 
+LIKELY = (923,)
+"""What has shown a planted bug that hardly any other story shows, and is tried first; where the stories have changed,
+all of them are."""
+
 
 def test_no_story_of_the_real_parts_breaks_an_invariant() -> None:
     total = Findings()
@@ -186,7 +190,7 @@ class SendsAgainInTheWrongOrder(Router):
     ),
 )  # fmt: skip
 def test_a_planted_bug_is_found(build: Build) -> None:
-    found = any(run_story(draw(seed), build).violations for seed in range(HUNTED_MAX))
+    found = any(run_story(draw(seed), build).violations for seed in (*LIKELY, *range(HUNTED_MAX)))
     assert found, f"{build} went through {HUNTED_MAX} stories"
 
 
