@@ -46,9 +46,17 @@ check: $(READY) ## lint, format and types, over sources and tests
 	@echo "mypy --strict"; $(BIN)/mypy --no-error-summary
 
 # Two files at a time: most of the tests wait for processes to start or end. ARGS="-n 0" has one after the other.
-# What fails beside others, on a machine that is busy with both, is run once more, one test after the other.
+# The longest files come first (tests/conftest.py), and so both halves end at the same time.
+# Each actor is a process that imports the project: under PYTHONDONTWRITEBYTECODE it would compile it every time.
+# What fails beside others, on a machine that is busy with both, is run once more, one test after the other. Not after a
+# run that was broken off, or in which a file could not be read: most tests have not run then, and nothing would tell.
+FAILED := .pytest_cache/v/cache/lastfailed
+only_tests_failed = [ $$status -eq 1 ] && ! grep '": true' $(FAILED) | grep -qv '::'
+
 pytest: $(READY)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS) || { \
+	@$(BIN)/python -m compileall -q actors runtime benchmarks rayfold tests examples
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS) || { \
+	  status=$$?; $(only_tests_failed) || exit $$status; \
 	  echo 'once more, one after the other, what has failed:'; \
 	  $(BIN)/python -m pytest --last-failed --last-failed-no-failures none $(ARGS); }
 
