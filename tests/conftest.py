@@ -1,4 +1,4 @@
-"""What every test runs under: the budget of Hypothesis, and no settings of the machine's own for Ray or Rayfold.
+"""What every test runs under: the budget of Hypothesis, the order of the files, no settings of this machine's for Ray.
 
 Fixtures of one folder's tests live in the `conftest.py` of that folder.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -23,9 +24,39 @@ settings.load_profile("repeatable" if os.environ.get("CI") else "thorough")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# The longest first, each a minute or more: two workers take one file after the other, and what comes last is short.
+# By the sum of what `--durations=0` tells of a run of all tests.
+LONGEST = (
+    "actors/test_deploy.py",
+    "benchmarks/test_flights_demo.py",
+    "benchmarks/suites/test_suites.py",
+    "actors/test_spread_runtime.py",
+    "benchmarks/test_flights_cluster.py",
+    "benchmarks/suites/test_clusters.py",
+    "faults/test_cluster.py",
+    "faults/test_network.py",
+    "faults/test_processes.py",
+    "actors/test_host_program.py",
+    "actors/test_local_cluster.py",
+    "faults/test_control_plane.py",
+    "runtime/test_histories.py",
+    "actors/test_own_actors.py",
+    "actors/test_lifecycle.py",
+    "examples/test_examples.py",
+    "benchmarks/harness/test_report.py",
+    "benchmarks/test_flights_oracle.py",
+)
+
 # A cluster whose address stands in somebody's profile must never be joined by a test.
 for name in ("RAY_ADDRESS", "RAY_NAMESPACE"):
     os.environ.pop(name, None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files in the order of `LONGEST`, and the others after them; in a file the tests stay as they are."""
+    tests = Path(__file__).parent
+    places = {tests / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
 
 
 @pytest.fixture(scope="session", autouse=True)
