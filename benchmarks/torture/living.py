@@ -251,7 +251,9 @@ async def living(
         ours = pids_titled("Actor") - before
     left = await _left(ours)
     findings.figures["processes_left"] = len(left)
-    findings.check("I11", not left, f"left over after the runtime was stopped: {left}")
+    findings.check(
+        "I11", not left, lambda: f"left over after the runtime was stopped: {'; '.join(map(_look_at, left))}"
+    )
 
 
 def _note_latencies(bank: Living) -> None:
@@ -279,6 +281,24 @@ async def _left(pids: set[int]) -> set[int]:
 
     await until(gone, _GONE_TIMEOUT_S)
     return pids & pids_titled("Actor")
+
+
+def _look_at(pid: int) -> str:
+    """What a process is doing that should have ended: whether it was killed and cannot end, or nobody has ended it."""
+    told = ("State", "SigPnd", "ShdPnd")
+    with contextlib.suppress(OSError):
+        title = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - _started_s(pid)
+        state = ", ".join(" ".join(line.split()) for line in lines if line.startswith(told))
+        return f"process {pid}, {title}, started {age_s:.0f} s ago, {state}"
+    return f"process {pid}, which has ended by now"
+
+
+def _started_s(pid: int) -> float:
+    """Seconds from the boot of the machine to the start of a process."""
+    ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return int(ticks) / os.sysconf("SC_CLK_TCK")
 
 
 def pids_titled(part: str, below: int | None = None) -> set[int]:
