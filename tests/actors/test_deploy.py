@@ -123,6 +123,9 @@ def generation(shop: Console) -> int:
     return number
 
 
+LOOKING: Final = threading.Event()
+"""Waited for between two looks at what is on its way: they would take the core from it."""
+
 SUPERVISOR: Final = "__import__('ray').get(bank._runtime._active._supervisor().alive.remote())"
 
 
@@ -266,11 +269,13 @@ def test_a_second_deployer_is_refused_and_a_deployment_survives_its_supervisor_a
             with start_driver(*command, folder=project) as deployer:
                 while not preparing(shop):
                     assert deployer.poll() is None, deployer.communicate()
+                    LOOKING.wait(0.05)
                 said = rayfold(nodes, project, "deploy", "shop.app:shop", code=1)
                 assert re.search(r"shop: generation \d+ is being deployed \(.*\); wait for its end", said), said
                 os.kill(shop(SUPERVISOR), signal.SIGKILL)
                 while not preparing(shop):
                     assert deployer.poll() is None, deployer.communicate()
+                    LOOKING.wait(0.05)
                 assert "was called off" in rayfold(nodes, project, "deploy", "shop.app:shop", "--cancel")
                 said = " ".join(deployer.communicate(timeout=60)[1].split())
             assert said == "error: the deployment: it was called off; generation 3 of shop runs on"
@@ -332,9 +337,10 @@ def test_a_deployment_whose_deployer_is_killed_comes_to_its_end(nodes: LocalNode
         with start_driver(*command, folder=project) as deployer:
             while not preparing(shop):
                 assert deployer.poll() is None, deployer.communicate()
+                LOOKING.wait(0.05)
             deployer.kill()
         while generation(shop) == present:
-            pass  # each look is a call
+            LOOKING.wait(0.05)
         deployed = "__import__('asyncio').run_coroutine_threadsafe(bank._runtime._active.ask('deployed'), bank._loop)"
         done = shop(f"{deployed}.result(60)")
         assert done["done"] == done["total"]

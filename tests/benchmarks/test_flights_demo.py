@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
@@ -119,11 +120,11 @@ def _descendants(pid: int) -> set[int]:
 
 def _gone(pids: set[int], within_s: float = 20.0) -> bool:
     """Whether they end in time. Another process's children cannot be awaited, only looked at."""
-    deadline_s = time.monotonic() + within_s
+    deadline_s, looking = time.monotonic() + within_s, threading.Event()
     while time.monotonic() < deadline_s:
         if not any(_alive(pid) for pid in pids):
             return True
-        os.sched_yield()
+        looking.wait(0.05)
     return False
 
 
