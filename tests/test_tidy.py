@@ -19,6 +19,7 @@ import pytest
 
 import rayfold
 from rayfold.runtime import errors
+from tests.conftest import LONGEST
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE_FOLDERS = ("actors", "runtime", "benchmarks")
@@ -395,3 +396,7 @@ def test_every_pin_is_an_exact_version_and_nothing_else() -> None:
     pins = [line for line in lines if line and not line.startswith("#")]
     assert len(pins) > 40
     assert not [pin for pin in pins if not re.fullmatch(r"[\w.-]+==[\w.]+( ; .+)?", pin)]
+
+
+def test_the_files_of_tests_that_come_first_are_there() -> None:
+    assert not [name for name in LONGEST if not (ROOT / "tests" / name).is_file()]
