@@ -71,12 +71,15 @@ def make_private_folder(folder: Path) -> None:
 
 
 def open_private(path: Path, flags: int) -> int:
-    """A descriptor of the file, which is made with mode 0600 if `flags` hold `O_CREAT`; else checked and tightened.
+    """A descriptor of the file, which is made with mode 0600 if `flags` hold `O_CREAT`; else checked and tightened, and
+    only then emptied, if they hold `O_TRUNC`.
 
-    Raises `NotPrivate` if it is another user's, a link, or no regular file; `OSError`.
+    Raises `NotPrivate` if it is another user's, a link, or no regular file, or if it is to be emptied and has another
+    name as well; `OSError`.
     """
+    emptied = bool(flags & os.O_TRUNC)
     try:
-        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, FILE_MODE)
+        descriptor = os.open(path, (flags & ~os.O_TRUNC) | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, FILE_MODE)
     except OSError:
         if path.is_symlink():
             raise NotPrivate(str(path), "it is a link, where a file of this user belongs", "remove it") from None
@@ -89,6 +92,10 @@ def open_private(path: Path, flags: int) -> int:
             raise NotPrivate(str(path), "it is no regular file", "remove it")
         if stat.S_IMODE(found.st_mode) & _OTHERS:
             os.fchmod(descriptor, FILE_MODE)
+        if emptied and found.st_nlink > 1:
+            raise NotPrivate(str(path), "it is the same file as one of another name, which would be lost", "remove it")
+        if emptied:
+            os.ftruncate(descriptor, 0)
     except BaseException:
         os.close(descriptor)
         raise

@@ -147,6 +147,9 @@ def _check_free(folder: Path) -> None:
         raise StorageFailed(str(folder), error.strerror or str(error)) from error
     if taken:
         raise StoreMismatch(str(folder), "there is something here already", "restore into an empty or a new directory")
+    if folder.is_symlink() or os.path.ismount(folder):  # the store is moved there when it is whole
+        remedy = "restore into a folder below it, or below what it leads to"
+        raise StoreMismatch(str(folder), "it is a link, or where a disk is mounted, and cannot be replaced", remedy)
 
 
 def _fill(store: Store, inventory: Inventory, heads: Mapping[int, int], place: Target, advance: Advance) -> None:

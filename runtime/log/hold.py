@@ -82,16 +82,18 @@ class Hold:
             raise StoreMissing(str(folder), "there is no store here") from None
         except OSError as error:
             raise StorageFailed(str(path), f"cannot open the lock: {error.strerror or error}") from error
+        self._path = path
+        self._folder_descriptor: int | None = None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            present = _holder_named_in(descriptor)
-            os.close(descriptor)
-            raise StoreInUse(str(folder), str(present or "a runtime that has not written its name yet")) from None
+            self._lock_folder(folder)
         except OSError as error:
-            os.close(descriptor)
+            present = _holder_named_in(descriptor)
+            self._close(descriptor)
+            if isinstance(error, BlockingIOError):
+                who = str(present or "a runtime that has not written its name yet, or whose lock was removed")
+                raise StoreInUse(str(folder), who) from None
             raise StorageFailed(str(path), f"cannot lock: {error.strerror or error}") from error
-        self._path = path
         self._descriptor: int | None = descriptor
         _holds.add(self)
         since = datetime.now(UTC).isoformat(timespec="seconds")
@@ -119,13 +121,29 @@ class Hold:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.ftruncate(descriptor, 0)
-            os.close(descriptor)
+            self._close(descriptor)
+
+    def _lock_folder(self, folder: Path) -> None:
+        """The folder as well: whoever removes the lock has not ended its holder. Raises `BlockingIOError`."""
+        try:
+            self._folder_descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(self._folder_descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:  # not every file system locks folders; the lock itself is held
+            return
+
+    def _close(self, descriptor: int) -> None:
+        folder_descriptor, self._folder_descriptor = self._folder_descriptor, None
+        if folder_descriptor is not None:
+            os.close(folder_descriptor)
+        os.close(descriptor)
 
     def _forget(self) -> None:
         """In a forked child: close the inherited copy, which else would hold the store beyond the parent's end."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            os.close(descriptor)
+            self._close(descriptor)
 
     def __enter__(self) -> Self:
         return self

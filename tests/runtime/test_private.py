@@ -153,6 +153,23 @@ def test_a_link_in_place_of_a_file_is_refused_and_what_it_leads_to_stays_as_it_i
     assert (tmp_path / "precious").read_text() == "precious"
 
 
+@needs_root
+def test_a_file_of_another_user_is_refused_before_it_is_emptied(tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_text("theirs")
+    os.chown(tmp_path / "theirs", NOBODY, NOBODY)
+    with pytest.raises(NotPrivate, match="belongs to user nobody"):
+        write_private(tmp_path / "theirs", b"mine")
+    assert (tmp_path / "theirs").read_text() == "theirs"
+
+
+def test_a_file_of_two_names_is_not_emptied(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    os.link(tmp_path / "mine", tmp_path / "facts.json.new")
+    with pytest.raises(NotPrivate, match="the same file as one of another name"):
+        write_durably(tmp_path / "facts.json", b"{}")
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
 def test_a_pipe_in_place_of_a_file_is_refused_and_nothing_waits_for_it(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "lock")
     with pytest.raises(NotPrivate, match="it is no regular file"):

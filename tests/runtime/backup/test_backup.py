@@ -316,6 +316,17 @@ def test_a_restore_removes_no_folder_that_only_has_the_name_of_an_unfinished_one
     assert (tmp_path / "shop.restoring" / "notes").read_text() == "mine"
 
 
+def test_a_place_that_cannot_be_replaced_is_refused_before_anything_is_restored(store: Store, tmp_path: Path) -> None:
+    backup_store(store.path, tmp_path / "backup")
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "bank").symlink_to(tmp_path / "disk")
+    done: list[int] = []
+    with pytest.raises(StoreMismatch, match="it is a link, or where a disk is mounted"):
+        restore_store(tmp_path / "backup", tmp_path / "bank", advance=lambda *_: done.append(1))
+    assert not done
+    assert not (tmp_path / "bank.restoring").exists()
+
+
 def test_a_second_restore_into_the_same_place_leaves_the_first_one_its_work(store: Store, tmp_path: Path) -> None:
     backup_store(store.path, tmp_path / "backup")
     refused: list[StoreInUse] = []

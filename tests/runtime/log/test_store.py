@@ -365,6 +365,14 @@ def test_a_second_hold_in_the_same_process_is_refused_until_the_first_is_release
     assert (store.path / "store.lock").read_text() == ""
 
 
+def test_a_store_whose_lock_was_removed_is_held_all_the_same(store: Store) -> None:
+    with store.hold("the first"):
+        (store.path / "store.lock").unlink()
+        with pytest.raises(StoreInUse, match="that has not written its name yet, or whose lock was removed"):
+            store.hold("the second")
+    store.hold("the second").release()
+
+
 def test_children_do_not_inherit_the_hold(store: Store) -> None:
     code = """
 import os, sys, subprocess
