@@ -53,6 +53,9 @@ LATE_S: Final = 180.0
 _AGAIN_S: Final = 15.0
 """How long a scenario that was interrupted has to end what it had started, before it is interrupted again."""
 
+_SHORT_SHARE: Final = 0.05
+"""Of a run: what takes no more is left out by none, as long as they fit in together."""
+
 _NO_TIME: Final = "no time for it: it takes about {:.0f} s. `--scenario {}` runs it alone, another seed chooses others"
 
 
@@ -126,38 +129,48 @@ def perform_all(
     is left, and those that there is no time for are skipped."""
     run = Run(seed, "long" if minutes else "short")
     end_s = time.monotonic() + minutes * 60
-    chosen = fitting(scenarios, minutes * 60, seed) if minutes else {one.name for one in scenarios}
-    for number, scenario in enumerate(scenarios):
+    chosen = fitting(scenarios, minutes * 60, seed) if minutes else list(scenarios)
+    for number, scenario in enumerate(chosen):
         seconds = scenario.short_s
         if minutes:
-            left = [one for one in scenarios[number:] if one.name in chosen]
             left_s = end_s - time.monotonic()
-            begun = any(not one.findings.skipped for one in run.outcomes)
-            if scenario.name not in chosen or (begun and left_s < scenario.short_s):
-                without = Findings(skipped=_NO_TIME.format(scenario.short_s, scenario.name))
-                run.outcomes.append(Outcome(scenario, without, 0.0))
-                spectator.ended(run.outcomes[-1])
+            if number and left_s < scenario.short_s:
+                _skip(scenario, run, spectator)
                 continue
-            seconds = shares_s(left, left_s)[0]
+            seconds = shares_s(chosen[number:], left_s)[0]
         spectator.begun(scenario, seconds)
         outcome = _performed(scenario, run, seconds, directory)
         run.outcomes.append(outcome)
         spectator.ended(outcome)
         if outcome.error == "interrupted":
             run.interrupted = True
-            break
+            return run
+    for scenario in scenarios:
+        if scenario not in chosen:
+            _skip(scenario, run, spectator)
     return run
 
 
-def fitting(scenarios: Sequence[Scenario], seconds: float, seed: int) -> set[str]:
-    """The names of those that a run of this length has time for, drawn from the seed; all if it is long enough. One at
-    least, whatever its length."""
-    order = list(scenarios)
-    random.Random(seed).shuffle(order)
-    chosen: set[str] = set()
-    for scenario in order:
+def _skip(scenario: Scenario, run: Run, spectator: Spectator) -> None:
+    without = Findings(skipped=_NO_TIME.format(scenario.short_s, scenario.name))
+    run.outcomes.append(Outcome(scenario, without, 0.0))
+    spectator.ended(run.outcomes[-1])
+
+
+def fitting(scenarios: Sequence[Scenario], seconds: float, seed: int) -> list[Scenario]:
+    """Those that a run of this length has time for, all if it is long enough, one at least. First come those that take
+    a twentieth of it at most, as they are listed; the others in an order that is drawn from the seed, so that each has
+    its turn though all of them take longer than it was thought."""
+    short = [one for one in scenarios if one.short_s <= seconds * _SHORT_SHARE]
+    long = [one for one in scenarios if one not in short]
+    drawn = random.Random(seed)
+    drawn.shuffle(long)
+    if sum(one.short_s for one in short) > seconds:
+        drawn.shuffle(short)
+    chosen: list[Scenario] = []
+    for scenario in [*short, *long]:
         if not chosen or scenario.short_s <= seconds:
-            chosen.add(scenario.name)
+            chosen.append(scenario)
             seconds -= scenario.short_s
     return chosen
 
