@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from ..runtime.errors import CallerError, StorageFailed, Unavailable
+from ..runtime.errors import CallerError, RayfoldError, StorageFailed, Unavailable
 from ..runtime.printable import printable_log
 from ..runtime.private import check_owner, make_private_folder, write_private
 from .node import DATA_VARIABLE, NAME_LABEL, NODE_LABEL
@@ -167,7 +167,15 @@ class Cluster:
                 log_to_driver=False,
             )
 
-        return cls._connected(RaySession.join(start, starts=True))
+        try:
+            session = RaySession.join(start, starts=True)
+        except RayfoldError:
+            raise
+        except Exception as error:  # Ray has no class of its own for it
+            told = " ".join(str(error).split())
+            remedy = "on a machine that is too busy it may later"
+            raise Unavailable("the Ray of this program", f"does not come up: {told:.300}; {remedy}") from error
+        return cls._connected(session)
 
     @classmethod
     def _join(cls, wanted: str) -> Cluster:

@@ -38,6 +38,17 @@ if sys.argv[1] == "below":
     os.kill(os.getpid(), signal.SIGSEGV)
 """
 
+NO_RAY = """
+import sys
+from rayfold import BlockingRuntime, Unavailable
+from tests.bank import Account
+
+try:
+    BlockingRuntime(sys.argv[1], aggregates=[Account], num_cpus=2).start()
+except Unavailable as error:
+    print(error)
+"""
+
 TWO_RUNTIMES = """
 import sys, threading
 from pathlib import Path
@@ -228,3 +239,17 @@ def test_only_what_ray_has_started_under_the_mark_is_ended() -> None:
     finally:
         for one in [*others, worker]:
             one.communicate()
+
+
+def test_a_ray_that_does_not_come_up_is_told_by_name(tmp_path: Path) -> None:
+    (tmp_path / "no folder").write_text("")
+    environment = {**os.environ, "RAY_TMPDIR": str(tmp_path / "no folder")}
+    told = subprocess.run(
+        [sys.executable, "-c", NO_RAY, str(tmp_path / "bank")],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert told.stdout.startswith("the Ray of this program: does not come up: "), told
+    assert "Traceback" not in told.stderr
