@@ -91,7 +91,7 @@ class _Feed:
             await self._send(self._write())
             if number % _ASK_EVERY == 0:
                 await self._ask()
-            if self._context.left_s < 0 and not self._context.short:
+            if self._context.left_s < 0 and number >= _BATCHES_SHORT:  # however long its projector took to start
                 break
         await self._deliver((self._head + 1, [], self._head))
         await self._ask()

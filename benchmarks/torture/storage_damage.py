@@ -188,7 +188,8 @@ def tried(nursery: Nursery, context: Context, seed: int, count: int, cut: bool, 
     whole = (store.partition_path(0) / "data.mdb").read_bytes()
     first, end = 0, count
     every = 4 if context.short else 1
-    while first < end and context.left_s > 0:
+    tried_before = first
+    while first < end and (context.left_s > 0 or first == tried_before):  # once at least, however slow the machine
         arguments = {"first": first, "count": min(PER_CHILD, end - first), "cut": cut, "verify_every": every}
         child = nursery.run("storage_damage:damaged", path=str(store.path), seed=seed, **arguments)
         first = _counted(child, first, findings)
