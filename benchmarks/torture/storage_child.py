@@ -30,7 +30,7 @@ from typing import IO, Any, Final, Self
 __all__ = ["Child", "Nursery", "Report"]
 
 WAIT_S: Final = 60.0
-"""For a child to be born, or to end. It takes milliseconds: beyond this something hangs."""
+"""For a child to be born, to end, or to report something: one that takes longer hangs."""
 
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_PTRACER: Final = 0x59616D61
@@ -172,9 +172,10 @@ class Nursery:
             if not ready:
                 if child is not None:
                     os.kill(child.pid, signal.SIGKILL)
-                raise TimeoutError(f"a child of the nursery did not end within {WAIT_S:.0f} s")
+                raise TimeoutError(f"a child of the nursery has neither ended nor said anything for {WAIT_S:.0f} s")
             if self._acks in ready and child is not None:
                 self._drain(child)
+                ends_at = time.monotonic() + WAIT_S  # it goes on, however slowly
             if sources[0] in ready:
                 more = os.read(sources[0], 1)
                 if not more:

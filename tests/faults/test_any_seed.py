@@ -107,6 +107,18 @@ def test_the_shares_of_time_fill_what_there_is_and_each_is_enough_for_a_step(min
         assert len(left) == 1 or sum(shares) == pytest.approx(minutes * 60)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["simulation", "kill-in-commit", "power-cut", "disk-errors", "swapped-files", "interrupted-creation"],
+)
+def test_a_scenario_whose_time_is_over_has_looked_at_what_it_is_about_all_the_same(tmp_path: Path, name: str) -> None:
+    with runner.context_of(named(name), 7, "long", -1.0, tmp_path) as context:
+        findings = perform(named(name), context)
+    if findings.skipped:
+        pytest.skip(findings.skipped)
+    assert findings.violations == []
+
+
 class Spectators:
     """Nobody looks on."""
 
