@@ -92,7 +92,8 @@ class KeptModel:
     def open(self, directory: Path | None) -> None:
         """Restore what the store holds if it was written by the same code from the same log, else start empty.
 
-        Each version of the code has a folder of its own in `directory`; those of others are removed. Raises
+        Each version of the code has a folder of its own in `directory`; those of others are removed. What cannot be
+        opened now is kept, and tried again by the next opening; what is damaged is made from the log. Raises
         `StoreError`, and `DefinitionError` for a store that cannot be made.
         """
         self.reach.look()
@@ -104,7 +105,10 @@ class KeptModel:
             wrong = "" if stored is None else "its checkpoint is damaged"
             if found is not None:
                 wrong = found.objection(self._readers, self._readers.keys() - self.reach.unseen)
-        except (Damaged, StorageFailed) as error:
+        except StorageFailed:  # no memory, no descriptor, a disk that refuses: no evidence against what is stored
+            self.store.close()
+            raise
+        except Damaged as error:
             if self._folder is None:
                 raise
             found, wrong = None, str(error)

@@ -30,7 +30,8 @@ class ReadStore(Protocol):
         """Make the store ready in `directory`, which exists, and hand `model` (the projection) what its handlers reach
         the store by, as attributes. Without a directory the store is a temporary one.
 
-        Returns the checkpoint that was committed last, or None for a store that is empty. Raises `StoreError`.
+        Returns the checkpoint that was committed last, or None for a store that is empty. Raises `StoreError`:
+        `Damaged` for what is to be made from the log again, `StorageFailed` for what could be opened another time.
         """
         ...
 

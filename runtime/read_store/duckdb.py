@@ -13,17 +13,32 @@ Why `append`: DuckDB is made for many rows at once. One INSERT of one row takes 
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from ..errors import DefinitionError, InvalidMessage, StorageFailed, StoreInUse
+from ..errors import Damaged, DefinitionError, InvalidMessage, StorageFailed, StoreInUse
 from ..private import FILE_MODE
 
 __all__ = ["DuckDbStore", "Sql"]
 
 FILE: Final = "model.duckdb"
+
+_REFUSALS: Final = (
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ENOSPC,
+    errno.EPERM,
+    errno.EROFS,
+)
+"""By which the machine refuses to open a file."""
 
 APPENDED_MAX: Final = 4_096
 """Rows in the buffer of one table. A page of events that each append many rows is written in several strokes."""
@@ -94,9 +109,11 @@ class DuckDbStore:
         except self._duckdb.IOException as error:
             if "lock" in str(error):
                 raise StoreInUse(self._path, "another projector") from error
+            raise (StorageFailed if _is_of_the_system(error) else Damaged)(self._path, str(error)) from error
+        except self._duckdb.OutOfMemoryException as error:
             raise StorageFailed(self._path, str(error)) from error
         except self._duckdb.Error as error:
-            raise StorageFailed(self._path, str(error)) from error
+            raise Damaged(self._path, str(error)) from error
         if directory is not None:
             (directory / FILE).chmod(FILE_MODE)  # DuckDB asks the umask; its folder is private already
         model.__dict__["sql"] = Sql(self)
@@ -215,3 +232,9 @@ def _duckdb() -> ModuleType:
     if not hasattr(duckdb, "Appender"):
         raise DefinitionError("store=DuckDb(...)", f"duckdb {duckdb.__version__} is too old, 2.0 is needed", remedy)
     return duckdb
+
+
+def _is_of_the_system(error: Exception) -> bool:
+    """Whether the machine refuses to open a file, which says nothing against what is in it. DuckDB has one exception
+    for that and for damage, with the system's own words in it."""
+    return any(os.strerror(one) in str(error) for one in _REFUSALS)

@@ -255,7 +255,9 @@ class _Errors:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError):
+        if isinstance(
+            error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError | lmdb.VersionMismatchError
+        ):
             raise Damaged(self._path, f"LMDB says: {error}") from error
         if isinstance(error, lmdb.ReadonlyError):
             raise StorageFailed(self._path, "a query changes nothing; only @project may") from error

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rayfold import DuckDb
 from rayfold.runtime.errors import StorageFailed, Unavailable
 from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.projection import Projection, answer, project
@@ -17,6 +20,7 @@ from rayfold.runtime.read_model import ReadModel
 from rayfold.runtime.read_store.checkpoint import Checkpoint
 from rayfold.runtime.recorded import Recorded
 from tests.bank import Deposited
+from tests.other_user import needs_root
 from tests.runtime.read_store.tallies import TALLIES, Broken, LmdbTally, Seen, SumOf, Tally, ask, deposit, tally_of
 
 
@@ -145,6 +149,48 @@ def test_damage_in_the_file_is_said_and_the_read_model_is_made_from_the_log(
     assert ask(read_model, Seen()) == list(range(1, 11))
     assert "not used, the log is read instead" in caplog.text
     read_model.close()
+
+
+TIGHT = """
+import os, resource, sys
+from pathlib import Path
+from rayfold.runtime.errors import StorageFailed
+from rayfold.runtime.log.memory import MemoryLog
+from tests.runtime.read_store.tallies import LmdbTally, tally_of
+tally_of(LmdbTally, MemoryLog()).close()  # whatever is imported at the first use
+used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+resource.setrlimit(resource.RLIMIT_AS, (used + (300 << 20), resource.RLIM_INFINITY))
+try:
+    tally_of(LmdbTally, MemoryLog(), Path(sys.argv[1]))
+except StorageFailed as error:
+    print(error)
+"""
+
+
+def test_what_cannot_be_opened_now_is_kept(log: MemoryLog, tmp_path: Path) -> None:
+    tally_of(LmdbTally, log, tmp_path).close()
+    done = subprocess.run([sys.executable, "-c", TIGHT, tmp_path], capture_output=True, text=True, check=False)
+    assert "Cannot allocate memory" in done.stdout, done.stderr
+    again = tally_of(LmdbTally, MemoryLogWithoutTail(log), tmp_path)
+    assert again.positions == {0: 10}
+    again.close()
+
+
+@needs_root
+def test_a_file_of_duckdb_that_may_not_be_opened_is_not_damaged(tmp_path: Path) -> None:
+    store = DuckDb("").make()
+    store.open(Tally(), tmp_path)
+    store.close()
+    code = (
+        "import os, sys, duckdb; from pathlib import Path\n"
+        "from rayfold.runtime.read_store.duckdb import DuckDbStore\n"
+        "from rayfold.runtime.errors import StorageFailed\n"
+        "os.chdir(sys.argv[1]); os.seteuid(65534)\n"
+        "try: DuckDbStore('').open(object(), Path('.'))\n"
+        "except StorageFailed as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False)
+    assert "Permission denied" in done.stdout, done.stderr
 
 
 def test_a_row_that_decayed_stops_the_projection_and_the_next_opening_starts_over(
