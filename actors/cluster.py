@@ -90,6 +90,15 @@ _NAMESPACE: Final = "rayfold"
 _REACH_TIMEOUT_S: Final = 5.0
 """For a connection to the head of a cluster that is to be joined."""
 
+_ANSWER_TIMEOUT_S: Final = 15.0
+"""For its first bytes, which on a machine that is overloaded take longer than the connection."""
+
+_HTTP2_SETTINGS: Final = b"\x04"
+"""The type of a frame, after the three bytes of its length."""
+
+_HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _HTTP2_SETTINGS + bytes(5)
+"""What a client begins with: the preface, and settings without any."""
+
 
 class NodeFacts(NamedTuple):
     """One node of a cluster, as Ray knows it now."""
@@ -365,22 +374,23 @@ def _noted_address() -> str:
 
 
 def _reach(address: str) -> None:
-    """Raise `Unavailable` at once where nobody listens: Ray itself tries for minutes."""
+    """Raise `Unavailable` soon where no head of a cluster answers: Ray itself tries for minutes, deaf to Ctrl-C."""
     if address != "auto":
         if not _is_address(address):
             raise CallerError(f"the address of a Ray cluster is HOST:PORT or 'auto', not {address!r}")
         if why := _why_not(address):
-            what = f"nobody listens there: {why}; see whether its head runs; `rayfold up` starts a cluster here"
+            what = f"{why}; see whether its head runs; `rayfold up` starts a cluster here"
             raise Unavailable(f"the Ray cluster {address!r}", what)
         return
-    noted = _noted_address()
-    if not _is_address(noted) or not (why := _why_not(noted)):
-        return  # Ray goes there, or looks for the processes of a cluster, and says at once that there are none
     from ray._private.services import find_gcs_addresses
 
-    if len(find_gcs_addresses()) != 1:  # else Ray goes to that one
-        what = f"none runs on this machine; the last one was at {noted}, and nobody listens there: {why}"
-        raise Unavailable("the Ray cluster 'auto'", f"{what}; `rayfold up` starts one, and HOST:PORT names another")
+    noted, found = _noted_address(), find_gcs_addresses()
+    goal = noted if len(found) > 1 and noted else next(iter(found), noted)  # where Ray will go
+    if _is_address(goal) and (why := _why_not(goal)):  # else Ray says at once that there is none
+        gone = f"none runs on this machine; the last one was at {goal}"
+        here = f"processes of the one at {goal} run" if goal in found else gone
+        what = f"{here}, and {why}; `rayfold up` starts one, and HOST:PORT names another"
+        raise Unavailable("the Ray cluster 'auto'", what)
 
 
 def _is_address(address: str) -> bool:
@@ -389,10 +399,22 @@ def _is_address(address: str) -> bool:
 
 
 def _why_not(address: str) -> str:
-    """Why nobody can be reached there; empty if somebody can."""
+    """Why no head of a cluster can be reached there; empty if one can. A head that is frozen, and another program at
+    its port, listen too: a head sends the settings of HTTP/2 (RFC 9113, 3.4) as soon as somebody connects."""
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_TIMEOUT_S).close()
+        connection = socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_TIMEOUT_S)
     except (OSError, OverflowError) as error:
-        return str(error)
-    return ""
+        return f"nobody listens there: {error}"
+    with connection:
+        if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+            return ""  # what answers is encrypted
+        try:
+            connection.settimeout(_ANSWER_TIMEOUT_S)
+            connection.sendall(_HTTP2_PREFACE)
+            answered = connection.recv(4)
+        except OSError:
+            answered = b""
+    if answered[3:4] == _HTTP2_SETTINGS:
+        return ""
+    return "what listens there does not answer as the head of a cluster does"

@@ -303,6 +303,39 @@ def test_where_a_cluster_of_this_machine_was_and_no_other_is_nothing_is_waited_f
         join("auto")
 
 
+def test_a_cluster_of_which_only_processes_are_found_is_not_waited_for_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose head has gone, or that runs in a network of its own: Ray would try for minutes, deaf to Ctrl-C."""
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:2\n")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", lambda: frozenset({"127.0.0.1:1"}))
+    with pytest.raises(Unavailable, match=r"'auto': processes of the one at 127\.0\.0\.1:1 run, and nobody listens"):
+        join("auto")
+
+
+@pytest.mark.parametrize("says", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_another_program_at_the_port_is_told_from_a_head(says: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And so is a head that is frozen: its kernel takes connections, and nothing ever answers."""
+    monkeypatch.setattr("rayfold.actors.cluster._ANSWER_TIMEOUT_S", 0.2)
+
+    def answer() -> None:
+        with listening.accept()[0] as connection:
+            connection.sendall(says)
+            connection.recv(1024)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        answering = threading.Thread(target=answer)
+        if says:
+            answering.start()
+        with pytest.raises(Unavailable, match="what listens there does not answer as the head of a cluster does"):
+            join(f"127.0.0.1:{listening.getsockname()[1]}")
+        if says:
+            answering.join()
+
+
 def join(address: str) -> Cluster:
     return Cluster.start_or_join(num_cpus=None, own_actors_max=1, cluster=address)
 
