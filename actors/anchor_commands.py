@@ -112,7 +112,8 @@ def check_anchor(store: ReadableStore, file: Path, public_key: Path | None) -> b
         )
     if public_key is None:
         who = f"signed with the key {found.public_key}" if found.signature else "not signed"
-        complaints.print(f"the anchor is {escape(who)}; --public-key FILE compares with the one you know")
+        told = f"the anchor is {escape(who)}; --public-key FILE compares with the one you know"
+        complaints.print(told, soft_wrap=True)
     return not differing
 
 

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ..runtime.errors import CallerError
 from .application_commands import application_at, connected_to, is_application
 from .console import complaints, console, write_report
 
@@ -76,6 +77,8 @@ def check(
     """
     from ..runtime.dry_run import dry_run
 
+    if against_folder is not None and against is None:
+        raise CallerError("--against-in says where the modules of --against MODULE:NAME are, which is missing")
     application = application_at(classes)
     older = None if against is None else _older(against, against_folder)
     with _readers(store, address) as (readers, folder):
@@ -179,11 +182,16 @@ def _show(run: DryRun, models: list[_Model]) -> None:
         console.print(f"{escape(kind.name)} version {kind.schema_version}: {escape(kind.why)}", soft_wrap=True)
     compared = f", {run.compared:,} compared" if run.compared else ""
     console.print(f"{run.streams:,} streams folded{compared}")
-    for stream, why in run.failed[:SHOWN]:
-        console.print(f"[bold red]{escape(stream)}[/] cannot be folded: {escape(why)}", soft_wrap=True)
+    failed: dict[str, list[str]] = {}
+    for stream, why in run.failed:
+        failed.setdefault(why, []).append(stream)
+    for why, streams in list(failed.items())[:SHOWN]:
+        others = f" and {len(streams) - 1:,} more" if len(streams) > 1 else ""
+        console.print(f"[bold red]{escape(streams[0])}[/]{others} cannot be folded: {escape(why)}", soft_wrap=True)
     for one in run.differing[:SHOWN]:
         console.print(escape(f"{one.stream}: {one.field} was {one.old}, and is {one.new}"), soft_wrap=True)
-    unseen = len(run.failed[SHOWN:]) + len(run.differing[SHOWN:]) + run.unlisted
+    unlisted = sum(len(streams) for streams in list(failed.values())[SHOWN:])
+    unseen = unlisted + len(run.differing[SHOWN:]) + run.unlisted
     if unseen:
         console.print(f"{unseen:,} more")
     for model in models:

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from ..benchmarks.harness.commands import bench
 from ..benchmarks.torture.commands import torture
-from ..runtime.errors import RayfoldError
+from ..runtime.errors import CallerError, RayfoldError
 from .anchor_commands import anchor, check_anchor
 from .application_commands import connected_to, deploy, drain, is_application, move, rebalance
 from .backup_commands import backup, restore
@@ -121,6 +121,8 @@ def verify(
     from ..runtime.log.store import open_store
     from .verifying_states import show_states, states_of
 
+    if public_key is not None and anchor_file is None:
+        raise CallerError("--public-key is what an anchor is compared with; say which one: --anchor FILE")
     columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=complaints, transient=True, disable=not complaints.is_terminal) as progress:
         task = progress.add_task("verifying", total=None)

@@ -225,12 +225,12 @@ def _all_of(reader: Reader) -> Iterator[StoredEvent]:
 
 
 def _try_stream(run: DryRun, catalogue: Catalogue, against: Catalogue | None, reader: Reader, stream: StreamId) -> None:
-    run.streams += 1
     try:
         state = _folded(catalogue, reader, stream)
     except RayfoldError as error:
         _list(run, run.failed, [(str(stream), str(error))])
         return
+    run.streams += 1
     if against is None or stream.type not in against.aggregates:
         return
     try:

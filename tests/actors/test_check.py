@@ -114,6 +114,9 @@ def test_code_that_does_not_fit_is_told_with_its_remedies_and_ends_with_1(store:
     assert "remedy: say version=2 in the class line of Deposited" in output
     assert "the code does not fit the store" in output
     assert found["events"][0]["unreadable"] == 20
+    assert found["streams_folded"] == 0, "none of them could be"
+    assert output.count("cannot be folded") == 1, "a reason is told once"
+    assert " and 19 more cannot be folded: " in output
     assert "Traceback" not in output
 
 
@@ -137,6 +140,8 @@ def test_older_code_of_another_folder_may_have_the_same_module_names(store: Path
 def test_a_users_mistake_is_one_line_and_ends_with_2(store: Path) -> None:
     code, output, _ = check(store, "nowhere:shop")
     assert (code, output.count("\n")) == (2, 1)
+    code, output, _ = check(store, "shop_app:shop", "--against-in", "released", shop_app=SHOP)
+    assert (code, "--against-in says where the modules of --against" in output) == (2, True)
     code, output, _ = check(store.parent / "no-store" / "here", "shop_app:shop", shop_app=SHOP)
     assert (code, "Traceback" in output) == (2, False)
 
