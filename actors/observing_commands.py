@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections import deque
-from contextlib import nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
@@ -29,6 +29,7 @@ from .console import complaints, console, write_report
 if TYPE_CHECKING:
     from ..runtime.log.contract import StoredEvent
     from ..runtime.log.store import Store
+    from ..runtime.stream import StreamId
     from .connection import RunningSystem
     from .status import Status
 
@@ -108,16 +109,26 @@ def history(
     if not slash:
         raise InvalidId("aggregate", aggregate, "has no slash; write its type and its id, such as Account/alice")
     store, stream = open_store(directory), stream_id(name, ident)
-    partition = store.partition_of(stream)
-    reader = store.open_reader(partition)
     try:
-        for stored in stored_history(reader, stream, from_version, to_version):
-            print(printable_json(_as_values(stored, partition)))
+        for partition in _partitions_with(store, stream):
+            with closing(store.open_reader(partition)) as reader:
+                for stored in stored_history(reader, stream, from_version, to_version):
+                    print(printable_json(_as_values(stored, partition)))
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read it has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    finally:
-        reader.close()
+
+
+def _partitions_with(store: Store, stream: StreamId) -> list[int]:
+    """The one that has the stream; of what Rayfold itself stores all, for such a stream may be in each log."""
+    from ..runtime.stream import is_reserved
+
+    found = []
+    for partition in range(store.partitions) if is_reserved(stream.type) else ():
+        with closing(store.open_reader(partition)) as reader:
+            if reader.version(stream):
+                found.append(partition)
+    return found or [store.partition_of(stream)]
 
 
 def _end_at_once(told: str) -> NoReturn:

@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from .runtime.stream import ANY, NO_STREAM, StreamId
     from .runtime.subscription import BlockingSubscription, subscribe
     from .runtime.unreadable import UnreadableEvent
-    from .runtime.upcast import stored
+    from .runtime.upcast import Stored, stored
 
 __version__ = "0.1.0"
 
@@ -136,6 +136,7 @@ __all__ = [
     "StoreKind",
     "StoreMismatch",
     "StoreMissing",
+    "Stored",
     "StreamId",
     "Subscription",
     "SubscriptionInUse",
@@ -185,7 +186,7 @@ _NAMES_BY_HOME: Final = {
     ".runtime.stream": ("ANY", "NO_STREAM", "StreamId"),
     ".runtime.subscription": ("BlockingSubscription", "subscribe"),
     ".runtime.unreadable": ("UnreadableEvent",),
-    ".runtime.upcast": ("stored",),
+    ".runtime.upcast": ("Stored", "stored"),
 }
 _HOME: Final = {name: home for home, names in _NAMES_BY_HOME.items() for name in names}
 _HOME_OF_ERRORS: Final = ".runtime.errors"

@@ -9,12 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar, assert_type
 
-from rayfold import Application, BlockingRuntime, BlockingSession, Receipt, Recorded, Replica, Runtime, Session, Status
+from rayfold import (
+    Application,
+    BlockingRuntime,
+    BlockingSession,
+    Receipt,
+    Recorded,
+    Replica,
+    Runtime,
+    Session,
+    Status,
+    Stored,
+    stored,
+    upcast,
+)
 from rayfold.runtime.aggregate import Aggregate, events_of, outcome_of
 from rayfold.runtime.catalogue import Catalogue
 from rayfold.runtime.codec import decode_message, decode_state
 from rayfold.runtime.errors import Rejected
-from rayfold.runtime.messages import Event, Query
+from rayfold.runtime.messages import Event, Payload, Query
 from rayfold.runtime.specification import AggregateCase, Answered, Outcome, ProjectionCase, given, on
 from tests.bank import (
     Account,
@@ -31,6 +44,17 @@ from tests.bank import (
 )
 
 Answer = TypeVar("Answer")
+
+
+class Charged(Event, version=2):
+    """An upcaster that splits an event can say what it returns."""
+
+    amount: int
+
+    @staticmethod
+    @upcast(from_version=1)
+    def without_fee(old: Payload) -> list[Payload | Stored]:
+        return [old, stored("FeeCharged", amount=1)]
 
 
 def _ask(query: Query[Answer]) -> Answer:

@@ -22,12 +22,15 @@ from rayfold import (
 )
 from rayfold.actors.cli import app
 from rayfold.actors.cluster import Cluster
+from rayfold.runtime.log.store import create_or_open_store
 from rayfold.runtime.messages import Query
+from rayfold.runtime.partition import WriteLoop
 from rayfold.runtime.projection import Projection, answer, project
 from rayfold.runtime.read_store.kinds import Lmdb
 from rayfold.runtime.recorded import Recorded
 from tests.bank import Account
 from tests.runtime.orders import Add, Added, DiscountGiven, GiveDiscount, Order, TotalOf, Totals
+from tests.runtime.test_refusals import CATALOGUE, Reserve, sent
 
 ORDERS = [f"order {number}" for number in range(8)]
 
@@ -209,3 +212,22 @@ def test_a_history_is_printed_as_it_is_stored_while_the_store_is_in_use(shop: Sh
     for wrong, told in (("Order/x", "Order/x has no version 1; it has no events"), ("Order", "has no slash")):
         failed = CliRunner().invoke(app, ["history", str(running.store.path), wrong])
         assert told in str(failed.exception)
+
+
+def test_the_refusals_that_used_up_an_id_are_printed_of_every_log(tmp_path: Path) -> None:
+    store = create_or_open_store(tmp_path / "stock", 3)
+    arguments = ["history", str(store.path), "rayfold.Refusals/all"]
+    assert "it has no events" in str(CliRunner().invoke(app, arguments).exception)
+    for number in (1, 2):
+        log = store.open_log(number)
+        loop = WriteLoop(number, log, CATALOGUE)
+        loop.activate()
+        loop.execute([sent(Reserve(pieces=5), number)])
+        log.close()
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 0, shown.output
+    lines = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert [(line["partition"], line["event"], line["version"]) for line in lines] == [
+        (1, "rayfold.Refused", 1),
+        (2, "rayfold.Refused", 1),
+    ]
