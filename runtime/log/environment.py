@@ -17,6 +17,7 @@ Rules kept here:
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -67,6 +68,9 @@ ATTEMPTS_MAX: Final = 64
 READER_CHECK_EVERY: Final = 256
 """Writes, after which the slots of readers that died are freed. Such a reader else pins its pages for ever, and the
 file grows; the check takes some 10 us."""
+
+FULL_BYTES: Final = 1 << 20
+"""With less room than this a file system is called full, where a write of several pages has failed."""
 
 COMMIT_WEIGHT: Final = 0.1
 """Of the last commit in the moving average of what commits take."""
@@ -236,6 +240,8 @@ class Environment:
             what = "it is already open in this process; use that log, which is a reader too, or close it first"
         elif isinstance(error, lmdb.PanicError):
             what = "an earlier write of its meta page failed; it is opened again at the next call"
+        elif os.strerror(errno.EIO) in what and (free := _free_bytes(self.path)) < FULL_BYTES:
+            what = f"{what}; its file system is full, with {free:,} bytes free: make room"
         return StorageFailed(str(self.path), what)
 
     def _check_process(self) -> None:
@@ -391,3 +397,12 @@ def _tighten(folder: Path) -> None:
         tighten(folder)
     except OSError as error:
         raise StorageFailed(str(folder), error.strerror or str(error)) from error
+
+
+def _free_bytes(path: Path) -> int:
+    """Of the file system; LMDB reports a write that was cut short for want of room as an error of the disk."""
+    try:
+        told = os.statvfs(path)
+    except OSError:
+        return FULL_BYTES
+    return told.f_bavail * told.f_frsize
