@@ -236,7 +236,11 @@ def _check_evolved(event: object, aggregate: Aggregate, handler: str) -> None:
         if nearest(type(event), aggregate.evolvers) is not None:
             what = f"it returned {type(event).__name__}, which no return annotation of a @decide names"
             _fail(aggregate, handler, f"{what}; name it there, so that it can be read again")
-        what = f"it returned {type(event).__name__}, which no @evolve of {type(aggregate).__name__} takes"
+        name, mine = type(event).__name__, type(aggregate).__name__
+        if any(getattr(cls, "message_name", "") == event.message_name for cls in aggregate.evolvers):
+            what = f"it returned {name}, and {mine} takes another class of that name"
+            _fail(aggregate, handler, f"{what}; run the definition of {mine} again too")
+        what = f"it returned {name}, which no @evolve of {mine} takes"
         _fail(aggregate, handler, f"{what}; add one")
     _fail(aggregate, handler, f"it returned {_shown(event)} among its events; return events, None or Rejected")
 

@@ -624,3 +624,13 @@ def test_an_aggregate_type_that_begins_with_rayfold_and_a_dot_is_refused() -> No
 
         class Refusals(Aggregate, name="rayfold.Refusals"):
             pass
+
+
+def test_an_event_class_that_was_defined_again_is_told_from_one_that_nobody_takes() -> None:
+    """As in a notebook, where only the cell of the events was run again."""
+    again = type("Deposited", (Event,), {"__annotations__": {"amount": int}, "__module__": __name__})
+    told = (
+        "it returned Deposited, and Account takes another class of that name; run the definition of Account again too"
+    )
+    with pytest.raises(HandlerFailed, match=told):
+        events_of(again(amount=1), opened(), "deposit")
