@@ -25,7 +25,8 @@ from rayfold.runtime.log.format import CHAIN_START, NextRecord, decode_record, e
 from rayfold.runtime.stream import StreamId
 from tests.benchmarks.plain_run import QUESTIONS, PlainRun, table_of, walk
 
-FLIGHTS = 20_000
+FLIGHTS = 13_000
+"""Enough that each reason to refuse a command occurs. `rayfold demo --all` holds the whole year against the oracle."""
 
 
 class Sent(NamedTuple):
@@ -62,7 +63,7 @@ def test_every_figure_of_a_read_model_is_what_the_table_says(sent: Sent, project
 
 def test_exactly_the_refusals_of_the_oracle_are_told_for_exactly_its_reasons(sent: Sent) -> None:
     assert answers_of(sent) == []
-    reasons = {"did_not_take_off": 29, "not_back_yet": 16, "still_in_the_air": 13, "left_too_early": 4}
+    reasons = {"did_not_take_off": 21, "not_back_yet": 10, "still_in_the_air": 11, "left_too_early": 2}
     assert sent.ledger.rejected_by_reason == reasons
     assert Counter(sent.expected.refused.values()) == reasons
     assert sent.ledger.accepted == sent.expected.accepted == sent.run.events()
