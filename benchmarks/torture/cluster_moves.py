@@ -278,7 +278,7 @@ SCENARIOS: Final = (
         "moves and rebalancing, interrupted at each step by the end of the supervisor, of a node, of the caller",
         interrupted_moves,
         invariants=(*INVARIANTS_OF_CLUSTERS, "I6"),
-        short_s=60,
+        short_s=100,
         long_s=300,
         weight=3.0,
     ),

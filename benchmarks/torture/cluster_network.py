@@ -225,7 +225,7 @@ SCENARIOS: Final = (
         cut_off,
         needs=("netns",),
         invariants=INVARIANTS_OF_CLUSTERS,
-        short_s=70,
+        short_s=90,
         long_s=300,
         weight=3.0,
     ),

@@ -131,7 +131,7 @@ SCENARIOS: Final = (
         "kill -9 of a supervisor, keepers, partitions, projectors and own actors of a cluster, one at a time",
         kill_cluster_parts,
         invariants=INVARIANTS_OF_CLUSTERS,
-        short_s=30,
+        short_s=60,
         long_s=120,
     ),
     Scenario(
@@ -139,7 +139,7 @@ SCENARIOS: Final = (
         "kill -9 of whoever deploys new code, at three moments, while programs that are connected by name go on",
         kill_deployer,
         invariants=INVARIANTS_OF_CLUSTERS,
-        short_s=60,
+        short_s=90,
         long_s=180,
     ),
 )

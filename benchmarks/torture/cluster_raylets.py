@@ -270,7 +270,7 @@ SCENARIOS: Final = (
         "SIGSTOP of a raylet until Ray has given its node up, and SIGKILL of one, while its actors live on",
         lose_raylets,
         invariants=INVARIANTS_OF_CLUSTERS,
-        short_s=60,
+        short_s=90,
         long_s=180,
     ),
     Scenario(
@@ -278,7 +278,7 @@ SCENARIOS: Final = (
         "a node frozen, and started a second time on its data folder, past its locks; the first one wakes up",
         two_of_one,
         invariants=(*INVARIANTS_OF_CLUSTERS, "I6"),
-        short_s=40,
+        short_s=70,
         long_s=120,
     ),
 )

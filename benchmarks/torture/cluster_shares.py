@@ -211,7 +211,7 @@ SCENARIOS: Final = (
         "data folders, shares and logs that are gone, swapped, or another store's",
         lost_shares,
         invariants=(*INVARIANTS_OF_CLUSTERS, "I10"),
-        short_s=40,
+        short_s=80,
         long_s=300,
     ),
 )

@@ -159,7 +159,7 @@ SCENARIOS: Final = (
         "clients without a token and with a wrong one; open ports; modes of token and sockets",
         doors,
         invariants=("I11",),
-        short_s=15,
+        short_s=25,
         long_s=20,
         weight=0.0,
     ),
