@@ -119,10 +119,11 @@ def verify(
     """
     from ..runtime.log.check import verify_store
     from ..runtime.log.store import open_store
-    from .verifying_states import show_states, states_of
+    from .verifying_states import classes_of, show_states, states_of
 
     if public_key is not None and anchor_file is None:
         raise CallerError("--public-key is what an anchor is compared with; say which one: --anchor FILE")
+    application_named = None if classes is None else classes_of(directory, classes)  # a typo need not wait for the rest
     columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=complaints, transient=True, disable=not complaints.is_terminal) as progress:
         task = progress.add_task("verifying", total=None)
@@ -134,7 +135,7 @@ def verify(
             report = verify_store(directory, lambda done, total: progress.update(task, completed=done, total=total))
             anchored = anchor_file is None or check_anchor(open_store(directory), anchor_file, public_key)
     _show(report)
-    states = None if classes is None else states_of(directory, classes)
+    states = None if application_named is None else states_of(directory, application_named)
     if states is not None:
         show_states(states)
     write_report(json_file, report.as_dict() | ({} if states is None else {"states": states.as_dict()}))

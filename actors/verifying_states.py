@@ -14,21 +14,27 @@ from ..runtime.errors import CallerError
 from ..runtime.log.hold import holder_of
 from ..runtime.log.store import open_store
 from ..runtime.state_check import SavedReadModel, StateReport, check_states
+from .application import Application
 from .application_commands import application_at, is_application
 from .builds import builds_of
 from .console import complaints, console
 
-__all__ = ["show_states", "states_of"]
+__all__ = ["classes_of", "show_states", "states_of"]
 
 DIFFERENCES_SHOWN = 50
 """On the screen; `--json` has all that were listed."""
 
 
-def states_of(directory: Path, classes: str) -> StateReport:
-    """Fold and compare everything in a store, with a progress bar. Raises `CallerError`, `StoreError`."""
+def classes_of(directory: Path, classes: str) -> Application:
+    """The application `MODULE:NAME` whose states are to be compared in a store. Raises `CallerError`."""
     if is_application(directory):
         raise CallerError("states are compared in the directory of a store: give that, and not the application's name")
-    application, store = application_at(classes), open_store(directory)
+    return application_at(classes)
+
+
+def states_of(directory: Path, application: Application) -> StateReport:
+    """Fold and compare everything in a store, with a progress bar. Raises `StoreError`."""
+    store = open_store(directory)
     saved = [
         SavedReadModel(projection, part, replica, folder)
         for projection in application.projections

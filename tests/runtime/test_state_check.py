@@ -387,3 +387,9 @@ def test_the_command_says_what_differs_and_ends_with_1(store: Store, tmp_path: P
     assert "read model InFields, part 0, replica 0: totals['b'] is 999, where it was 10" in bad.stdout
     assert [one["kind"] for one in json.loads(report.read_text())["states"]["differences"]] == ["read model"]
     assert verify(store.path).returncode == 0, "without the classes nothing can be folded"
+
+
+def test_the_command_refuses_a_wrong_name_before_it_verifies_anything(store: Store) -> None:
+    refused = verify(store.path, "tests.runtime.test_state_check:APLICATION")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "APLICATION" in refused.stderr
