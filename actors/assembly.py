@@ -28,6 +28,7 @@ from .client import Client
 from .cluster import Cluster
 from .connection import connection_facts
 from .garbage import look_less_often
+from .health_check import Health, health_of
 from .metrics import Metrics
 from .projections import Projections
 from .ray_session import started_aside
@@ -135,6 +136,10 @@ class Assembly:
             else:
                 return head
         raise Unavailable(f"partition {partition}", f"no answer in {self._settings.timeout_s} s")
+
+    async def health(self, limit_s: float) -> Health:
+        """See `Runtime.health`."""
+        return await health_of(self.client, limit_s)
 
     async def status(self) -> Status:
         """Asks every actor; one that does not answer within five seconds is told to be silent."""

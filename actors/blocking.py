@@ -34,6 +34,7 @@ from ..runtime.subscription import Acknowledging, BlockingSubscription, From, Wa
 from ..runtime.unreadable import Unreadable
 from .application import Application
 from .client import Until
+from .health_check import HEALTH_TIMEOUT_S, Health, nothing_runs
 from .local_cluster import LocalCluster
 from .moved import Moved
 from .rebuild import BlockingRebuild
@@ -209,6 +210,12 @@ class BlockingVerbs:
     def status(self) -> Status:
         """What runs where, whether it answers, and how far it is behind; see `Runtime.status`."""
         return self._wait(self._runtime.status())
+
+    def health(self, timeout_s: float = HEALTH_TIMEOUT_S) -> Health:
+        """What serves this program now, what does not, and why; see `Runtime.health`."""
+        if self._loop is None or os.getpid() != self._process:
+            return nothing_runs(self._runtime._told_not_running)
+        return self._wait(self._runtime.health(timeout_s))
 
     def history(
         self,

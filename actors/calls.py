@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any, Final
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Final, TypeVar
 
 from ..runtime.errors import RayfoldError, Unavailable
 from ..runtime.wire import from_wire
 
-__all__ = ["ANSWER_TIMEOUT_S", "call", "kill", "open_actor", "one_line"]
+__all__ = ["ANSWER_TIMEOUT_S", "aside", "call", "kill", "one_line", "open_actor"]
+
+T = TypeVar("T")
 
 ANSWER_TIMEOUT_S: Final = 5.0
 """For what takes milliseconds."""
@@ -29,6 +34,22 @@ _RETRY_S: Final = 0.1
 async def call(method: Any, *arguments: Any, timeout_s: float | None = ANSWER_TIMEOUT_S) -> Any:
     """Call a method of an actor. Raises what it raises, `TimeoutError`, and Ray's errors if the actor has ended."""
     return await asyncio.wait_for(asyncio.wrap_future(method.remote(*arguments).future()), timeout_s)
+
+
+async def aside(do: Callable[[], T], timeout_s: float = ANSWER_TIMEOUT_S) -> T:
+    """What a function of Ray's returns that may block: a look-up by name waits for a minute for a head that does not
+    answer. It runs on a thread of its own, for which neither the event loop nor the end of the program waits. Raises
+    what the function raises, and `TimeoutError`."""
+    result: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(do())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, name="rayfold look-up", daemon=True).start()
+    return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(result)), timeout_s)
 
 
 async def open_actor(actor: Any, who: str, timeout_s: float) -> None:

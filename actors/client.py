@@ -75,15 +75,34 @@ class Client:
         self._router = Router(partitions, actor_named, settings, placement, store_id)
         self._serving: dict[str, Serving] = {}
         """By the name of the projection."""
+        self._detached: dict[str, Serving] = {}
+        """Those of a cluster that this program has lost, which serve again once they are named anew."""
+        self._why_detached = ""
 
     def serve(self, projection: type[Projection], parts: Sequence[Sequence[Any]]) -> None:
         """From now on queries to the projection of this name go to these actors: for each part its replicas. Queries
         on their way to others are answered by those, or sent again to these."""
-        serving = self._serving.get(projection.projection_name)
+        name = projection.projection_name
+        serving = self._serving.get(name) or self._detached.pop(name, None)
         if serving is None:
-            self._serving[projection.projection_name] = Serving(projection, parts, self._settings)
+            self._serving[name] = Serving(projection, parts, self._settings)
         else:
+            self._serving[name] = serving
             serving.replace(projection, parts)
+
+    def detach(self, why: str) -> None:
+        """Nothing reaches any actor until `attach`: what is sent and asked is refused at once, and why. What is on its
+        way is sent again then, or is `Unavailable` at its deadline."""
+        self._why_detached = why
+        self._detached.update(self._serving)
+        self._serving.clear()
+        self._router.detach(why)
+
+    def attach(self, partitions: Sequence[Any]) -> None:
+        """These are the partitions' actors, after `detach`; `serve` and `tell_unavailable` say the rest."""
+        for number, actor in enumerate(partitions):
+            self._router.replace(number, actor)
+        self._router.tell_unavailable({})
 
     def replace_partition(self, partition: int, actor: Any) -> None:
         """Commands to this partition go to another actor from now on."""
@@ -116,6 +135,8 @@ class Client:
     async def everywhere(self, projections: Sequence[type[Projection]], after: After, timeout_s: float | None) -> None:
         """Return once every replica of these projections, or of all, has come to `after`. Raises `NotYetVisible`,
         `Unavailable`, and what has stopped a projection."""
+        if not projections and self._detached:
+            raise Unavailable("the projections", self._why_detached)
         serving = [self._serving_of(projection) for projection in projections] or list(self._serving.values())
         deadline_s = time.monotonic() + self.timeout_s(timeout_s)
         positions = self._place(after)
@@ -192,6 +213,15 @@ class Client:
 
         return outcomes_of(queries, in_flight, ask_many)
 
+    def partitions_reached(self) -> list[tuple[int, Any, str]]:
+        """Each partition, its actor, and why nothing reaches it, if that is known."""
+        return self._router.reached()
+
+    def projections_reached(self) -> list[tuple[str, list[list[Any]], str]]:
+        """Each projection, the actors of its parts, and why no query reaches them, if that is known."""
+        serving = [(name, one.actors(), "") for name, one in self._serving.items()]
+        return serving + [(name, [], self._why_detached) for name in self._detached]
+
     async def drain(self, timeout_s: float) -> None:
         """Take no more commands, and wait for those on their way."""
         await self._router.drain(timeout_s)
@@ -206,6 +236,8 @@ class Client:
     def _serving_of(self, projection: type[Projection]) -> Serving:
         serving = self._serving.get(getattr(projection, "projection_name", ""))
         if serving is None:
+            if (name := getattr(projection, "projection_name", "")) in self._detached:
+                raise Unavailable(name, f"it was not asked: {self._why_detached}")
             raise UnknownName("projection", _name(projection), list(self._serving))
         return serving
 

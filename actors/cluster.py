@@ -23,6 +23,7 @@ from ..runtime.printable import printable_log
 from ..runtime.private import check_owner, make_private_folder, write_private
 from .node import DATA_VARIABLE, NAME_LABEL, NODE_LABEL
 from .ray_session import RaySession
+from .reaper import MARK
 
 log = printable_log(__name__)
 
@@ -56,6 +57,13 @@ _ENVIRONMENT: Final = {
     # Whatever calls Ray after a runtime has left it would otherwise join any Ray that it finds on this machine.
     "RAY_ENABLE_AUTO_CONNECT": "0",
 }
+
+_OF_A_PROGRAM: Final = {
+    # After that long without its head Ray ends the process, which is not Ray's: a web service, say. Ray's own 60 s stay
+    # for the processes of nodes (`node_environment`).
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "31536000",
+}
+"""For the process that uses a cluster, and not for the nodes that it starts."""
 
 _LOOPBACK: Final = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """A local cluster otherwise listens on all interfaces; `0` makes it loopback only, and no other machine can join."""
@@ -135,14 +143,15 @@ class Cluster:
     ) -> Cluster:
         """The Ray of this process: the one the caller has initialised, or else a new local one.
 
-        `cluster`: a `LocalCluster`, whose nodes are started with data folders in `folder`; `"auto"`, the cluster that
-        `RAY_ADDRESS` names or that runs on this machine; or `"HOST:PORT"`. Raises `Unavailable` if it cannot be reached
-        or started, and `CallerError` if this process is connected to another Ray.
+        `cluster`: a `LocalCluster`, whose nodes are started with data folders in `folder`; `"HOST:PORT"`; or `"auto"`:
+        the cluster that `RAY_ADDRESS` names, else the one that `rayfold up` has started in `folder` (default: the
+        working directory), else the only one on this machine. Raises `Unavailable` if it cannot be reached or started,
+        and `CallerError` if this process is connected to another Ray, or if there are several to choose from.
         """
         if cluster is None:
             return cls._start_alone(num_cpus, own_actors_max)
         if isinstance(cluster, str):
-            return cls._join(cluster)
+            return cls._join(cluster, Path(folder or "."))
         from .local_cluster import LocalNodes
 
         if folder is None:
@@ -150,7 +159,7 @@ class Cluster:
         nodes = LocalNodes(cluster, folder, own_actors_max=own_actors_max)
         nodes.start()
         try:
-            joined = cls._join(nodes.address)
+            joined = cls._join(nodes.address, Path(folder))
         except BaseException:
             nodes.stop(grace_s=0)
             raise
@@ -187,15 +196,15 @@ class Cluster:
         return cls._connected(session)
 
     @classmethod
-    def _join(cls, wanted: str) -> Cluster:
-        address = os.environ.get("RAY_ADDRESS", wanted) if wanted == "auto" else wanted
+    def _join(cls, wanted: str, folder: Path) -> Cluster:
+        address = _found(folder) if wanted == "auto" else wanted
         prepare_environment(loopback=_is_loopback(address))
         _reach(address)
         import ray
 
         if ray.is_initialized():
             present = ray.get_runtime_context().gcs_address
-            if address not in ("auto", present):
+            if address != present:
                 raise CallerError(f"this process is connected to the Ray at {present} and cannot join {address} too")
 
         def join() -> None:
@@ -252,6 +261,14 @@ class Cluster:
         here = ray.get_runtime_context().get_node_id()
         return any(one["NodeID"] == here and one["Alive"] for one in ray.nodes())
 
+    @property
+    def node_socket(self) -> str:
+        """The socket of the node that this process is attached to, which is there as long as the node is."""
+        from ray._private import worker
+
+        node: Any = worker._global_node
+        return str(node.raylet_socket_name)
+
     def systems(self) -> list[str]:
         """The names of the spread systems that run here, deployed or not."""
         from ray.util import list_named_actors
@@ -264,6 +281,13 @@ class Cluster:
         import ray
 
         return ray.get_actor(name, self.namespace)
+
+    def leave_lost(self) -> None:
+        """The node that this process was attached to has ended: end the connection, for all who share it. One that the
+        program itself has made is left as it is."""
+        session, self.session = self.session, None
+        if session is not None:
+            session.end()
 
     def stop(self) -> None:
         """End every process of a cluster that was started here, unless another runtime of this program uses it; leave
@@ -285,7 +309,7 @@ def prepare_environment(*, loopback: bool = True) -> None:
     cluster it starts at odds with one another. `loopback`: whether the cluster keeps to this machine.
     """
     imported = "ray" in sys.modules
-    for name, value in {**_ENVIRONMENT, **({_LOOPBACK: "0"} if loopback else {})}.items():
+    for name, value in {**_ENVIRONMENT, **_OF_A_PROGRAM, **({_LOOPBACK: "0"} if loopback else {})}.items():
         if not (imported and name in _READ_AT_IMPORT):
             os.environ.setdefault(name, value)
 
@@ -297,6 +321,9 @@ def node_environment(base: Mapping[str, str], data: Path, *, head: bool, loopbac
     """
     environment = {**_ENVIRONMENT, **_DETECTION, **base, DATA_VARIABLE: str(data)}
     environment.pop("RAY_ADDRESS", None)  # of another cluster: this node's workers would inherit it
+    for name, value in _OF_A_PROGRAM.items():
+        if environment.get(name) == value:
+            del environment[name]
     if loopback:
         environment[_LOOPBACK] = "0"
     else:
@@ -358,10 +385,62 @@ def _protect_token(path: Path) -> None:
         path.chmod(0o600)
 
 
+def _found(folder: Path) -> str:
+    """The address of the cluster that `"auto"` is. Raises `CallerError` where there are several, and `Unavailable`
+    where there is none."""
+    from .cluster_file import address_in
+
+    if address := os.environ.get("RAY_ADDRESS", "") or _present_address():
+        return address
+    if address := address_in(folder.absolute()):
+        if why := _why_not(address):
+            what = f"the cluster of {folder.absolute()}, at {address}, does not answer: {why}"
+            raise Unavailable("the Ray cluster 'auto'", f"{what}; `rayfold up` there starts what is missing of it")
+        return address
+    here = sorted(address for address in _addresses_here() if _is_address(address))
+    why_not = {address: _why_not(address) for address in here}
+    answering = [address for address in here if not why_not[address]]
+    if len(answering) > 1:
+        what = f"{len(answering)} clusters run on this machine, and none is of this folder: {', '.join(answering)}"
+        raise CallerError(f"{what}; say which as HOST:PORT, or set RAY_ADDRESS")
+    if answering:
+        return answering[0]
+    found = "none runs on this machine"
+    if here:
+        found = f"processes of the one at {here[0]} run, and {why_not[here[0]]}"
+    elif noted := _noted_address():
+        found += f"; the last one was at {noted}"
+    raise Unavailable("the Ray cluster 'auto'", f"{found}; `rayfold up` starts one, and HOST:PORT names another")
+
+
+def _present_address() -> str:
+    """Of the Ray that this process is connected to; empty if it is to none."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return ""
+    return str(ray.get_runtime_context().gcs_address)
+
+
+def _addresses_here() -> set[str]:
+    """Of the clusters that have a node on this machine, as the command lines of the nodes say; without those that a
+    program has started for itself alone."""
+    found: set[str] = set()
+    for process in Path("/proc").iterdir():
+        if not process.name.isdecimal():
+            continue
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if not words[0].endswith(b"/raylet"):
+                continue
+            with contextlib.suppress(PermissionError):  # another user's
+                if f"{MARK}=".encode() in (process / "environ").read_bytes():
+                    continue
+            found |= {word.partition(b"=")[2].decode() for word in words if word.startswith(b"--gcs-address=")}
+    return found
+
+
 def _is_loopback(address: str) -> bool:
     """Whether the cluster at this address keeps to this machine."""
-    if address == "auto":
-        address = _noted_address() or "127.0.0.1:0"
     return address.rpartition(":")[0] in ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -375,22 +454,11 @@ def _noted_address() -> str:
 
 def _reach(address: str) -> None:
     """Raise `Unavailable` soon where no head of a cluster answers: Ray itself tries for minutes, deaf to Ctrl-C."""
-    if address != "auto":
-        if not _is_address(address):
-            raise CallerError(f"the address of a Ray cluster is HOST:PORT or 'auto', not {address!r}")
-        if why := _why_not(address):
-            what = f"{why}; see whether its head runs; `rayfold up` starts a cluster here"
-            raise Unavailable(f"the Ray cluster {address!r}", what)
-        return
-    from ray._private.services import find_gcs_addresses
-
-    noted, found = _noted_address(), find_gcs_addresses()
-    goal = noted if len(found) > 1 and noted else next(iter(found), noted)  # where Ray will go
-    if _is_address(goal) and (why := _why_not(goal)):  # else Ray says at once that there is none
-        gone = f"none runs on this machine; the last one was at {goal}"
-        here = f"processes of the one at {goal} run" if goal in found else gone
-        what = f"{here}, and {why}; `rayfold up` starts one, and HOST:PORT names another"
-        raise Unavailable("the Ray cluster 'auto'", what)
+    if not _is_address(address):
+        raise CallerError(f"the address of a Ray cluster is HOST:PORT or 'auto', not {address!r}")
+    if why := _why_not(address):
+        what = f"{why}; see whether its head runs; `rayfold up` starts a cluster here"
+        raise Unavailable(f"the Ray cluster {address!r}", what)
 
 
 def _is_address(address: str) -> bool:

@@ -27,7 +27,7 @@ from rich.table import Table
 from ..runtime.errors import CallerError, InvalidMessage
 from .application_commands import take_down_application
 from .cluster import OBJECT_STORE_BYTES, OWN_ACTOR_SLOT, Cluster, ensure_token, has_token, node_environment
-from .cluster_file import read_cluster, remove_cluster, write_cluster
+from .cluster_file import CLUSTER_FOLDER, known_port, read_cluster, remove_cluster, write_cluster
 from .console import console
 from .local_cluster import LocalCluster, LocalNodes
 from .node import create_or_read_node, hold_node
@@ -35,7 +35,7 @@ from .settings import Settings
 
 __all__ = ["down", "node", "nodes", "up"]
 
-FOLDER: Final = Path("rayfold-cluster")
+FOLDER: Final = Path(CLUSTER_FOLDER)
 PORT: Final = 6379
 """Ray's own default for the head."""
 
@@ -47,6 +47,10 @@ def up(
     nodes: Annotated[int | None, typer.Option(help="How many; 3 if not said and there is no cluster yet.")] = None,
     cpus: Annotated[int | None, typer.Option(help="What each node tells Ray it has; 1 if not said.")] = None,
     data: DataOption = FOLDER,
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65_535, help="Of the head; if not said, the one that it had before, or any."),
+    ] = None,
 ) -> None:
     """Start a cluster of several nodes on this machine, or what is missing of it. It outlives this command."""
     folder = data.absolute()
@@ -59,6 +63,7 @@ def up(
         what = f"the cluster in {folder} has {cluster.wanted.nodes} nodes, not {nodes}"
         raise InvalidMessage("rayfold up", what, "choose another folder, or leave --nodes out")
     missing = [node.name for node in cluster.nodes if not node.alive]
+    _choose_port(cluster, port, running=len(missing) < len(cluster.nodes))
     cluster.start()
     try:
         write_cluster(cluster)
@@ -156,6 +161,18 @@ def _as_shell(environment: Mapping[str, str], command: Sequence[str]) -> str:
     """The command as one writes it in a shell, with what it adds to the environment."""
     added = [f"{name}={shlex.quote(value)}" for name, value in environment.items() if os.environ.get(name) != value]
     return " \\\n  ".join(["env", *added, shlex.join(command)])
+
+
+def _choose_port(cluster: LocalNodes, wanted: int | None, *, running: bool) -> None:
+    """Where the head is to listen. One that runs, or that others look for, stays where it is."""
+    had = cluster.address.rpartition(":")[2]
+    if running:
+        if wanted is not None and str(wanted) != had:
+            raise CallerError(f"the cluster in {cluster.folder} runs at port {had}; `rayfold down` first")
+        return
+    cluster.port = wanted
+    if wanted is None and not had and (before := known_port(cluster.folder)) is not None:
+        cluster.address = f"127.0.0.1:{before}"  # where it is started again if that is free
 
 
 def _nodes(number: int) -> str:

@@ -9,14 +9,17 @@ it ends.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from pathlib import Path
+from typing import Final
 
 from ..runtime.catalogue import Catalogue
 from ..runtime.errors import CallerError
 from .application import Application, check_name
 from .blocking import BlockingVerbs
 from .cluster import Cluster
+from .cluster_file import address_in
 from .connected import Connected
+from .ray_session import started_aside
 from .verbs import Verbs
 
 __all__ = ["BlockingConnection", "Connection", "connect", "connect_blocking"]
@@ -66,7 +69,8 @@ def connect(application: str | Application, *, address: str = "auto") -> Connect
     """Find an application that runs on a cluster; the connection is opened by `async with`, or by `start`.
 
     application: its name, or the `Application` itself. address: of the cluster, `"HOST:PORT"`; `"auto"` is the one that
-    `RAY_ADDRESS` names or that runs on this machine. Opening it raises `Unavailable` if the cluster cannot be reached
+    `RAY_ADDRESS` names, else the one that `rayfold up` has started in the working directory, else the only one on this
+    machine. Opening it raises `Unavailable` if the cluster cannot be reached
     or nothing of that name runs there.
 
     With a name alone the classes are those that were deployed; commands and queries of classes of the same names are
@@ -85,18 +89,30 @@ def connect_blocking(application: str | Application, *, address: str = "auto") -
 class _Found(Connected):
     """The application, found by its name."""
 
-    def __init__(self, name: str, catalogue: Catalogue | None, address: str) -> None:
+    _rejoins = True
+
+    def __init__(self, name: str, catalogue: Catalogue | None, wanted: str) -> None:
         super().__init__(name, catalogue)
-        self._address = address
+        self._wanted, self._folder = wanted, Path.cwd()
 
     async def start(self) -> None:
         """Join the cluster, see that the supervisor lives, and attach."""
-        cluster = await asyncio.to_thread(self._joined)
-        self._undo.push_async_callback(asyncio.to_thread, cluster.stop)
-        from .deployment import revive
-
-        await asyncio.to_thread(revive, self._name, cluster.namespace, _PATIENCE_S)
+        cluster = self._cluster = await started_aside(self._joined, Cluster.stop)
+        self._undo.push_async_callback(self._stop_cluster)
+        await asyncio.to_thread(self._revive, cluster)
         await self.attach(cluster)
 
-    def _joined(self) -> Any:
-        return Cluster.start_or_join(num_cpus=None, own_actors_max=0, cluster=self._address)
+    async def _stop_cluster(self) -> None:
+        """The one that it uses by then."""
+        await asyncio.to_thread(self._cluster.stop)
+
+    def _joined(self) -> Cluster:
+        wanted = self._wanted
+        if wanted == "auto" and self._address:  # the same one again; where `rayfold up` has started it by now
+            wanted = address_in(self._folder) or self._address
+        return Cluster.start_or_join(num_cpus=None, own_actors_max=0, cluster=wanted, folder=self._folder)
+
+    def _revive(self, cluster: Cluster) -> None:
+        from .deployment import revive
+
+        revive(self._name, cluster.namespace, _PATIENCE_S)

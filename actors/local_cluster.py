@@ -117,8 +117,11 @@ class LocalNodes:
         own_actors_max: int = 16,
         remember: bool = False,
         known: Sequence[LocalNode] = (),
+        port: int | None = None,
     ) -> None:
         self.wanted = wanted
+        self.port = port
+        """Of the head, at its next start; None for any, or the one that it had."""
         self.folder = Path(folder).absolute()
         folders = [self.folder / f"node-{number}" for number in range(len(known), wanted.nodes)]
         self.nodes = [*known, *(LocalNode(create_or_read_node(data, data.name), data) for data in folders)]
@@ -223,6 +226,10 @@ class LocalNodes:
     def _port_of_head(self) -> int:
         """Where it was, because the other nodes look for it there; or anywhere, if it never was or nobody is left."""
         alive = any(node.alive for node in self.nodes)
+        if self.port is not None and not alive:
+            if _is_free(self.port):
+                return self.port
+            raise Unavailable(f"port {self.port}", "another program listens there; stop that, or choose another port")
         if self.address and _is_free(port := int(self.address.rpartition(":")[2]), _CLOSED_S if alive else 0.0):
             return port
         if alive:

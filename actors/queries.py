@@ -305,6 +305,10 @@ class Replicas:
             raise told
         return told is not _GONE
 
+    def actors(self) -> list[Any]:
+        """Those that are asked."""
+        return [replica.actor for replica in self._replicas]
+
     def reached(self, partition: int) -> int:
         """How far the last of the replicas is known to have come."""
         return min((replica.positions.get(partition, 0) for replica in self._replicas), default=0)

@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from .reaper import MARK, end_marked, new_mark, start_reaper
 from .signal_actions import kept_signal_actions
@@ -33,6 +33,9 @@ T = TypeVar("T")
 _GIVE_UP_S: Final = 3.0
 """How long an interrupted start is waited for: on a quiet machine Ray is up within two seconds and can be shut down in
 an orderly way. After that its processes are killed."""
+
+_UNDER_WAY_S: Final = 0.02
+"""For calls that are entering Ray at the moment when the way is closed: microseconds."""
 
 _ENDING_S: Final = 5.0
 """For the processes of a Ray that was shut down to be gone, most of which takes 0.1 s."""
@@ -80,6 +83,12 @@ class RaySession:
             if self._users == 0:
                 self._finish()
 
+    def end(self) -> None:
+        """End the connection although others use it: it has come to nothing. They find that out as well, and join
+        anew. Takes some 5 s while the head is away."""
+        with self._lock:
+            self._finish()
+
     def _finish(self) -> None:
         if RaySession._present is self:
             RaySession._present = None
@@ -120,13 +129,28 @@ class RaySession:
             self._ended.set()
 
     def _end(self) -> None:
-        import ray
-
         with kept_signal_actions():
-            ray.shutdown()
+            _shut_down()
         deadline_s = time.monotonic() + _ENDING_S
         while self._mark and end_marked(self._mark, _ray_folder()) and time.monotonic() < deadline_s:
             time.sleep(0.02)
+
+
+def _shut_down() -> None:
+    """`ray.shutdown`, with the way into Ray closed first. It takes milliseconds, or 5 s while the head is away, and Ray
+    2.60 ends the whole process (`_exit(1)`) if a thread makes a call at the wrong moment of that. With the way closed,
+    such a call raises."""
+    import ray
+    from ray._private import worker
+
+    present: Any = worker.global_worker
+    core = getattr(present, "core_worker", None)
+    if core is not None and present.mode == worker.SCRIPT_MODE:
+        del present.core_worker
+        time.sleep(_UNDER_WAY_S)
+        core.shutdown_driver()
+        del core
+    ray.shutdown()
 
 
 def _ray_folder() -> str:

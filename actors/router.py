@@ -101,6 +101,8 @@ class _Destination:
         """In a row; sets the backoff."""
         self.again: asyncio.TimerHandle | None = None
         """What will send on what is held, when it has waited for long enough."""
+        self.cut_off = False
+        """Of an own actor: it was not lost, but this program's connection to the cluster was."""
         self.way = way(self)
         self.lane = lane(self)
 
@@ -157,9 +159,29 @@ class Router:
             destination.again.cancel()
             destination.again = self._loop.call_later(0, self._send_again, destination)
 
+    def detach(self, why: str) -> None:
+        """Nothing reaches any actor until `replace` has named that of each partition anew, and `tell_unavailable` says
+        that it may be used: what is submitted is refused at once with this reason. What is on its way is sent again
+        then, or is `Unavailable` at its deadline."""
+        self._unavailable = dict.fromkeys(range(len(self._partitions)), why)
+        routes = list(self._routes.values())
+        for route in routes:
+            route.cut_off = True
+        for destination in [*self._partitions, *routes]:
+            destination.way.close()
+            for attempt in list(destination.flights):
+                self._came_back(destination, attempt, None)
+        for stream, route in list(self._routes.items()):
+            if not route.held and not len(route.lane):
+                del self._routes[stream]
+
     def tell_unavailable(self, unavailable: Mapping[int, str]) -> None:
         """These partitions, and no others, cannot be reached now: why."""
         self._unavailable = dict(unavailable)
+
+    def reached(self) -> list[tuple[int, Any, str]]:
+        """Each partition, its actor, and why nothing reaches it, if that is known."""
+        return [(one.partition, one.way.actor, self._unavailable.get(one.partition, "")) for one in self._partitions]
 
     def submit(self, packed: PackedCommand, blob: bytes, timeout_s: float) -> asyncio.Future[Outcome]:
         """Send a command; the future gets its outcome, errors too as values. Raises `Overloaded` at once."""
@@ -368,8 +390,9 @@ class Router:
         stream = next((stream for stream, route in self._routes.items() if route is destination), None)
         if stream is not None:
             del self._routes[stream]
-            self._tell_lost(destination.partition, stream, destination.name, died=destination.way.died)
-            self._lost[destination.name] = None
+            if not destination.cut_off:
+                self._tell_lost(destination.partition, stream, destination.name, died=destination.way.died)
+                self._lost[destination.name] = None
             if len(self._lost) > _ROUTES_MAX:
                 self._lost.popitem(last=False)
         waiting = destination.lane.take_waiting(lambda _: True)

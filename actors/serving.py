@@ -77,6 +77,10 @@ class Serving:
             waited_for = self._parts
             await all_of(part.everywhere(after, deadline_s) for part in waited_for)
 
+    def actors(self) -> list[list[Any]]:
+        """For each part its replicas."""
+        return [part.actors() for part in self._parts]
+
     def reached(self, partition: int) -> int:
         """How far the last of its projectors is known to have come."""
         return min(part.reached(partition) for part in self._parts)

@@ -31,6 +31,7 @@ from ..runtime.log.stretch import Stretch
 from ..runtime.log.writer import LmdbLog
 from ..runtime.stream import StreamId, partition_of
 from ..runtime.wire import from_wire
+from .attachment import head_is_away
 from .node import data_folder_here, node_id_here
 
 __all__ = ["AnyStore", "SpreadReader", "SpreadStore", "Whereabouts", "keeper_name", "open_patient_reader"]
@@ -203,11 +204,13 @@ class Whereabouts:
         try:
             keeper = self._keepers.get(node_id)
             if keeper is None:
+                if head_is_away():  # Ray would look for it for a minute
+                    raise TimeoutError
                 keeper = ray.get_actor(keeper_name(self._store.name, node_id), self._store.namespace)
                 self._keepers[node_id] = keeper
             asked = getattr(keeper, method).remote(*arguments)
             answer = asked.future().result(_READ_TIMEOUT_S)  # not `ray.get`, of which Ray warns in a supervisor
-        except (ValueError, TimeoutError, ray.exceptions.RayError) as error:
+        except Exception as error:  # of Ray's there are many: no keeper, no answer, no connection to the cluster now
             self._keepers.pop(node_id, None)
             self._silent_until_s[node_id] = time.monotonic() + _SILENT_S
             raise self._unavailable(node_id) from error

@@ -37,6 +37,7 @@ from ..runtime.unreadable import Unreadable
 from .assembly import Assembly
 from .client import Client, Until
 from .connected import LONG_S, Connected
+from .health_check import HEALTH_TIMEOUT_S, Health, nothing_runs
 from .history import TimeTravel
 from .moved import Moved
 from .rebuild import Rebuild
@@ -283,6 +284,13 @@ class Verbs:
         What does not answer within five seconds is told with `alive=False` and an unknown lag, never with a lag of 0.
         """
         return await self._active.status()
+
+    async def health(self, timeout_s: float = HEALTH_TIMEOUT_S) -> Health:
+        """What serves this program now, what does not, and why: for the `/healthz` of a web service. Every partition
+        and every projection is asked, at once; takes some milliseconds, and `timeout_s` at most. Never raises."""
+        if (running := self._running) is None:
+            return nothing_runs(self._told_not_running)
+        return await running.health(timeout_s)
 
     async def history(
         self,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .actors.application import Application
     from .actors.blocking import BlockingRuntime
     from .actors.connecting import BlockingConnection, Connection, connect, connect_blocking
+    from .actors.health_check import Health
     from .actors.local_cluster import LocalCluster
     from .actors.moved import Moved
     from .actors.rebuild import BlockingRebuild, Rebuild, RebuildProgress
@@ -98,6 +99,7 @@ __all__ = [
     "Event",
     "Fenced",
     "HandlerFailed",
+    "Health",
     "InMemory",
     "InvalidId",
     "InvalidMessage",
@@ -165,6 +167,7 @@ _NAMES_BY_HOME: Final = {
     ".actors.connecting": ("BlockingConnection", "Connection", "connect", "connect_blocking"),
     ".actors.local_cluster": ("LocalCluster",),
     ".actors.moved": ("Moved",),
+    ".actors.health_check": ("Health",),
     ".actors.rebuild": ("BlockingRebuild", "Rebuild", "RebuildProgress"),
     ".actors.replica": ("Replica",),
     ".actors.session": ("BlockingSession", "Session"),

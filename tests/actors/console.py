@@ -133,6 +133,31 @@ class Load:
                 last_s = now_s
 
 
+class Follower:
+    """A subscription from here on, on a thread: `follower = Follower(bank)`."""
+
+    def __init__(self, bank: Any) -> None:
+        self.seen: list[tuple[int, int]] = []
+        """Partition and position of each event, in the order they came."""
+        self.errors: list[str] = []
+        self._subscription = bank.subscribe(from_="end")
+        threading.Thread(target=self._follow, daemon=True).start()
+
+    def wait_for(self, partition: int, position: int, timeout_s: float = 60.0) -> None:
+        """Return once that event has come."""
+        deadline_s = time.monotonic() + timeout_s
+        while (partition, position) not in self.seen:
+            assert time.monotonic() < deadline_s, (self.seen, self.errors)
+            threading.Event().wait(0.02)
+
+    def _follow(self) -> None:
+        try:
+            for _, recorded in self._subscription:
+                self.seen.append((recorded.partition, recorded.position))
+        except Exception as error:
+            self.errors.append(repr(error))
+
+
 def of_partitions(running: Any, prefix: str = "a") -> list[str]:
     """An account of each partition of a running system, in order."""
     from rayfold.runtime.stream import stream_id
@@ -153,7 +178,7 @@ def main(address: str, path: str, name: str, options: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # Ray has its own say there
     scope: dict[str, Any] = {one: getattr(rayfold, one) for one in rayfold.__all__}
-    scope |= {**vars(bank_classes), "of_partitions": of_partitions, "Settings": Settings}
+    scope |= {**vars(bank_classes), "of_partitions": of_partitions, "Follower": Follower, "Settings": Settings}
     chosen = eval(f"dict({options})", scope)
     running: Any
     if path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -50,6 +51,18 @@ def test_a_cluster_is_up_until_it_is_taken_down_and_a_second_up_brings_back_what
     assert left_over(folder) == []
     assert sorted(path.name for path in folder.glob("node-?")) == ["node-0", "node-1"]
     assert "no cluster was started here" in rayfold("down", "--data", folder, code=2)
+
+
+def test_the_port_of_the_head_is_chosen_and_is_the_same_again_after_a_down(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused = rayfold("up", "--nodes", "1", "--port", str(port), "--data", folder, code=2)
+        assert f"port {port}: another program listens there; stop that, or choose another port" in refused
+    said = rayfold("up", "--nodes", "1", "--port", str(port), "--data", folder)
+    assert said.startswith(f"up: 1 node, 1 CPU each, at 127.0.0.1:{port} ")
+    assert f"runs at port {port}; `rayfold down` first" in rayfold("up", "--port", "1234", "--data", folder, code=2)
+    rayfold("down", "--data", folder)
+    assert rayfold("up", "--data", folder, "--nodes", "1").startswith(f"up: 1 node, 1 CPU each, at 127.0.0.1:{port} ")
 
 
 def test_an_up_that_is_killed_leaves_nothing_running(folder: Path) -> None:

@@ -126,7 +126,9 @@ def generation(shop: Console) -> int:
 LOOKING: Final = threading.Event()
 """Waited for between two looks at what is on its way: they would take the core from it."""
 
-SUPERVISOR: Final = "__import__('ray').get(bank._runtime._active._supervisor().alive.remote())"
+SUPERVISOR: Final = (
+    "__import__('ray').get(bank._runtime._active._cluster.actor_named('shop/supervisor').alive.remote())"
+)
 
 
 def preparing(shop: Console) -> int:

@@ -22,10 +22,14 @@ import pytest
 
 from rayfold import CallerError, InvalidMessage, StoreMismatch, StoreMissing, Unavailable
 from rayfold.actors.cluster import Cluster
+from rayfold.actors.cluster import _addresses_here as addresses_here
+from rayfold.actors.cluster import _found as found_address
+from rayfold.actors.cluster_file import CLUSTER_FILE, CLUSTER_FOLDER
 from rayfold.actors.local_cluster import NODES_MAX, PORTS, LocalCluster, LocalNodes
 from rayfold.actors.node import DATA_VARIABLE, hold_node
 from rayfold.actors.node_processes import Session
 from tests.actors import cluster_driver
+from tests.actors.driver import start_driver
 
 NAMES: Final = ["node-0", "node-1", "node-2"]
 
@@ -296,10 +300,10 @@ def test_where_a_cluster_of_this_machine_was_and_no_other_is_nothing_is_waited_f
     (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1\n")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    monkeypatch.setattr("ray._private.services.find_gcs_addresses", frozenset)  # of other tests
-    with pytest.raises(
-        Unavailable, match=r"'auto': none runs on this machine; the last one was at 127\.0\.0\.1:1, and"
-    ):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rayfold.actors.cluster._present_address", str)
+    monkeypatch.setattr("rayfold.actors.cluster._addresses_here", set)  # of other tests
+    with pytest.raises(Unavailable, match=r"'auto': none runs on this machine; the last one was at 127\.0\.0\.1:1; "):
         join("auto")
 
 
@@ -311,7 +315,9 @@ def test_a_cluster_of_which_only_processes_are_found_is_not_waited_for_either(
     (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:2\n")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    monkeypatch.setattr("ray._private.services.find_gcs_addresses", lambda: frozenset({"127.0.0.1:1"}))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rayfold.actors.cluster._present_address", str)
+    monkeypatch.setattr("rayfold.actors.cluster._addresses_here", lambda: {"127.0.0.1:1"})
     with pytest.raises(Unavailable, match=r"'auto': processes of the one at 127\.0\.0\.1:1 run, and nobody listens"):
         join("auto")
 
@@ -334,6 +340,44 @@ def test_another_program_at_the_port_is_told_from_a_head(says: bytes, monkeypatc
             join(f"127.0.0.1:{listening.getsockname()[1]}")
         if says:
             answering.join()
+
+
+def test_auto_is_the_cluster_of_this_folder_else_the_only_one_here_else_they_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("rayfold.actors.cluster._present_address", str)
+    addresses = ["127.0.0.1:2", "127.0.0.1:3"]
+    why = "nobody listens there: refused"
+    monkeypatch.setattr("rayfold.actors.cluster._why_not", lambda address: "" if address in addresses else why)
+    monkeypatch.setattr("rayfold.actors.cluster._addresses_here", lambda: {*addresses, "127.0.0.1:1"})
+    with pytest.raises(CallerError) as several:
+        found_address(tmp_path)
+    assert str(several.value) == (
+        f"2 clusters run on this machine, and none is of this folder: {addresses[0]}, {addresses[1]};"
+        " say which as HOST:PORT, or set RAY_ADDRESS"
+    )
+    monkeypatch.setattr("rayfold.actors.cluster._addresses_here", lambda: {addresses[1]})
+    assert found_address(tmp_path) == addresses[1]
+    file = tmp_path / CLUSTER_FOLDER / CLUSTER_FILE
+    file.parent.mkdir()
+    file.write_text(json.dumps({"address": addresses[0]}))
+    assert found_address(tmp_path) == addresses[0]
+    file.write_text(json.dumps({"address": "127.0.0.1:1"}))
+    with pytest.raises(Unavailable, match=rf"the cluster of {tmp_path}, at 127\.0\.0\.1:1, does not answer"):
+        found_address(tmp_path)
+    monkeypatch.setenv("RAY_ADDRESS", "one:6379")
+    assert found_address(tmp_path) == "one:6379"
+
+
+def test_a_node_of_a_cluster_is_found_on_this_machine_and_the_ray_of_one_program_is_not(nodes: LocalNodes) -> None:
+    assert nodes.address in addresses_here()
+    told = (
+        "import ray; from rayfold.actors.cluster import *; from rayfold.actors.cluster import _addresses_here as here"
+    )
+    started = "started = Cluster.start_or_join(num_cpus=1, own_actors_max=1)"
+    with start_driver("-c", f"{told}; {started}; print(started.address in here())") as program:
+        assert program.communicate(timeout=100)[0].splitlines()[-1] == "False"
 
 
 def join(address: str) -> Cluster:
