@@ -186,8 +186,10 @@ def _show(run: DryRun, models: list[_Model]) -> None:
     for stream, why in run.failed:
         failed.setdefault(why, []).append(stream)
     for why, streams in list(failed.items())[:SHOWN]:
-        others = f" and {len(streams) - 1:,} more" if len(streams) > 1 else ""
-        console.print(f"[bold red]{escape(streams[0])}[/]{others} cannot be folded: {escape(why)}", soft_wrap=True)
+        further = f" and {len(streams) - 1:,} more" if len(streams) > 1 else ""
+        console.print(
+            f"[bold red]{escape(streams[0])}[/]{escape(further)} cannot be folded: {escape(why)}", soft_wrap=True
+        )
     for one in run.differing[:SHOWN]:
         console.print(escape(f"{one.stream}: {one.field} was {one.old}, and is {one.new}"), soft_wrap=True)
     unlisted = sum(len(streams) for streams in list(failed.values())[SHOWN:])

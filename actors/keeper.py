@@ -51,6 +51,9 @@ __all__ = ["READS", "KeeperActor", "KeeperPlan", "start_keeper"]
 
 log = printable_log(__name__)
 
+_random: Final = random.Random()
+"""Ours alone: a program that seeds `random` gets the numbers that it expects."""
+
 READS: Final = frozenset(
     {
         "head",
@@ -274,7 +277,7 @@ class KeeperActor:
     def _watch(self) -> None:
         """See that there is a supervisor. All keepers do; whoever comes first starts it."""
         while True:
-            time.sleep(_WATCH_S * random.uniform(0.8, 1.2))
+            time.sleep(_WATCH_S * _random.uniform(0.8, 1.2))
             try:
                 revive(self._plan.name, self._plan.namespace, _PATIENCE_S)
             except Exception as error:

@@ -235,7 +235,7 @@ class LocalNodes:
         if alive:
             what = "the port of the head has been taken by another program; stop that, or stop all nodes first"
             raise Unavailable(self.address, what)
-        return next(port for port in random.sample(PORTS, len(PORTS)) if _is_free(port))
+        return next(port for port in random.SystemRandom().sample(PORTS, len(PORTS)) if _is_free(port))
 
     def _await_up(self, node: LocalNode) -> None:
         process = node.process

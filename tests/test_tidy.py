@@ -268,6 +268,19 @@ def test_no_file_is_named_for_nothing_in_particular() -> None:
     assert not guilty
 
 
+def test_the_random_numbers_of_a_program_are_its_own() -> None:
+    """Drawing from the state that `random.seed` sets would change what the program, or its test, gets next."""
+    guilty = [
+        f"{name_of(path)}:{node.lineno} {ast.unparse(node)}"
+        for path in sources()
+        if path.relative_to(ROOT).parts[0] in ("actors", "runtime")
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "random"
+        if node.attr not in ("Random", "SystemRandom")
+    ]
+    assert not guilty
+
+
 def test_no_function_is_longer_than_its_bound() -> None:
     lengths = {
         f"{name_of(path)}:{node.lineno} {node.name}": (node.end_lineno or node.lineno) - node.lineno + 1

@@ -36,7 +36,8 @@ ROOT = Path(__file__).parents[2]
 FLIGHTS = 5_000
 """Enough to last until a node is killed as soon as the sending has begun."""
 
-AIRPORTS = ("EWR", "JFK", "LGA")
+AIRPORTS = ("EWR", "JFK", "LGA", "ATL", "BOS", "DEN", "DFW", "LAX", "MCO", "MIA", "ORD", "PHL", "SEA", "SFO")
+"""Enough that each partition has one, however a new store places them."""
 
 
 def program(module: str, *arguments: str) -> subprocess.Popen[str]:
