@@ -134,7 +134,7 @@ def encode_checked(
     `otherwise` makes of the `InvalidMessage` for it.
     """
     fields, reading = message.__dict__, message._rayfold_reading
-    known = (*fields, *map(type, fields.values())) in reading.known
+    known = reading.comes_back(fields) or (*fields, *map(type, fields.values())) in reading.known
     if known and len(message.__pydantic_fields_set__) == len(fields):
         if reading.packs is not None:
             try:
@@ -172,8 +172,7 @@ def _checked_by_decoding(
             raise otherwise(exact)
         packed, seen = exact
     elif reading.known_by_type and len(reading.known) < _KNOWN_MAX:
-        fields = message.__dict__
-        reading.known.add((*fields, *map(type, fields.values())))
+        reading.learn(message.__dict__)
     assert seen is not None
     return packed, seen
 

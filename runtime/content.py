@@ -58,7 +58,8 @@ def pack_with_content(command: Command) -> tuple[bytes, bytes]:
     Raises `InvalidMessage` as `encode_checked` does.
     """
     cls, fields, was_set = type(command), command.__dict__, command.__pydantic_fields_set__
-    known = (*fields, *map(type, fields.values())) in cls._rayfold_reading.known  # `comes_back_by_type`, without a call
+    reading = cls._rayfold_reading
+    known = reading.comes_back(fields) or (*fields, *map(type, fields.values())) in reading.known
     if known and cls.packing == _SCALARS and len(was_set) == len(fields):
         return _ordered(command, cls, fields), b""
     if not known:
