@@ -13,7 +13,7 @@ import secrets
 import socket
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -174,16 +174,17 @@ class Cluster:
         def start() -> None:
             if os.environ.get("RAY_AUTH_MODE", "token") == "token":
                 ensure_token(os.environ)  # Ray itself would write it with mode 0644
-            ray.init(
-                address="local",
-                num_cpus=num_cpus,
-                namespace=_NAMESPACE,
-                resources={OWN_ACTOR_SLOT: own_actors_max} if own_actors_max else None,
-                object_store_memory=OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
+            with _kept_from_processes():
+                ray.init(
+                    address="local",
+                    num_cpus=num_cpus,
+                    namespace=_NAMESPACE,
+                    resources={OWN_ACTOR_SLOT: own_actors_max} if own_actors_max else None,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    include_dashboard=False,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                )
 
         try:
             session = RaySession.join(start, starts=True)
@@ -312,6 +313,20 @@ def prepare_environment(*, loopback: bool = True) -> None:
     for name, value in {**_ENVIRONMENT, **_OF_A_PROGRAM, **({_LOOPBACK: "0"} if loopback else {})}.items():
         if not (imported and name in _READ_AT_IMPORT):
             os.environ.setdefault(name, value)
+
+
+@contextlib.contextmanager
+def _kept_from_processes() -> Iterator[None]:
+    """The processes of a Ray of this program, which inherit its environment, do without what is for programs: they
+    would go on for ever after a program that was killed. So does the program itself, since Ray reads its settings
+    between starting them and connecting to them: without its Ray for 60 s, it is ended by it."""
+    ours = {name: value for name, value in _OF_A_PROGRAM.items() if os.environ.get(name) == value}
+    for name in ours:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(ours)
 
 
 def node_environment(base: Mapping[str, str], data: Path, *, head: bool, loopback: bool) -> dict[str, str]:

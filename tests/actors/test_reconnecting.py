@@ -238,3 +238,33 @@ def test_what_keeps_ray_from_ending_a_program_is_not_handed_on_to_nodes(tmp_path
     assert int(value) > 24 * 3600
     assert name not in node_environment({name: value}, tmp_path, head=False, loopback=True)
     assert node_environment({name: "600"}, tmp_path, head=False, loopback=True)[name] == "600"
+
+
+IN_PROCESSES = """
+import os, pathlib, sys, tempfile
+from rayfold import BlockingRuntime
+from tests.bank import Account
+
+def has(process):
+    return b"RAY_gcs_rpc_server_reconnect_timeout_s" in (process / "environ").read_bytes()
+
+with tempfile.TemporaryDirectory() as folder, BlockingRuntime(folder, aggregates=[Account], num_cpus=2):
+    parents = {}
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            parents[process] = int((process / "stat").read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            continue
+    ours = [process for process, parent in parents.items() if parent == os.getpid()]
+    raylets = [process for process in ours if b"raylet/raylet" in (process / "cmdline").read_bytes()]
+    below = [process for process, parent in parents.items() if parent in [int(one.name) for one in raylets]]
+    print(len(raylets), len(below) > 2, any(map(has, raylets + below)), has(pathlib.Path("/proc/self")) or
+          "RAY_gcs_rpc_server_reconnect_timeout_s" in os.environ)
+"""
+
+
+def test_ray_may_end_its_own_processes_after_a_program_that_was_killed() -> None:
+    """They wait for what they have lost as long as Ray says, and not as long as a program that is connected."""
+    program = start_driver("-c", IN_PROCESSES)
+    out, told = program.communicate(timeout=100)
+    assert out == "1 True False True\n", told
