@@ -227,7 +227,7 @@ class Replicas:
             replica = self._gathering
             if replica is None or (len(self._replicas) > 1 and not 0 < len(replica.lane) < _TOGETHER):
                 replica = self._gathering = self._next_replica(after)
-            replica.lane.put(asked, len(packed.payload) + 64)
+            replica.lane.put(asked, asked.size_bytes)
             replica.in_flight += 1
         self._note(asked, timeout_s)
         return future
@@ -245,7 +245,7 @@ class Replicas:
         for first in range(0, len(many), _TOGETHER):
             together, replica = many[first : first + _TOGETHER], self._next_replica(after)
             try:
-                replica.lane.put_all([(asked, len(asked.packed.payload) + 64) for asked in together])
+                replica.lane.put_all([(asked, asked.size_bytes) for asked in together])
             except Overloaded as error:
                 for asked in together:
                     asked.future.set_result(error)

@@ -131,13 +131,9 @@ class Lane(Generic[Item]):
                 raise Overloaded(self.name, self._waiting_bytes_max, "bytes")
             waiting.append((item, size_bytes))
             self._waiting_bytes = waiting_bytes
-            if self._starting or not self._leaving():
+            if self._starting:
                 return
-            self._starting = True
-        if self._defer is None:
-            self._leave()
-        else:
-            self._defer(self._leave)
+        self._start()
 
     def put_all(self, items: Sequence[tuple[Item, int]]) -> None:
         """Send all of these, with their sizes, as `put` does each; all of them are refused, or none."""
@@ -149,13 +145,7 @@ class Lane(Generic[Item]):
                 raise Overloaded(self.name, self._waiting_bytes_max, "bytes")
             self._waiting.extend(items)
             self._waiting_bytes += size_bytes
-            if self._starting or not self._leaving():
-                return
-            self._starting = True
-        if self._defer is None:
-            self._leave()
-        else:
-            self._defer(self._leave)
+        self._start()
 
     def came_back(self) -> None:
         """A batch in flight has come back, one way or the other: send what has gathered, if anything has."""
@@ -185,6 +175,17 @@ class Lane(Generic[Item]):
                 self._waiting = deque(entry for entry in self._waiting if not wanted(entry[0]))
                 self._waiting_bytes -= sum(size for _, size in taken)
             return taken
+
+    def _start(self) -> None:
+        """Have batches leave, at once or as `defer` has it, if any may and nobody else does so."""
+        with self._lock:
+            if self._starting or not self._leaving():
+                return
+            self._starting = True
+        if self._defer is None:
+            self._leave()
+        else:
+            self._defer(self._leave)
 
     def _leave(self) -> None:
         """Send batches while there is room in flight: in a loop, as a thousand that come back at once, each from

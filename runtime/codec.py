@@ -134,8 +134,7 @@ def encode_checked(
     `otherwise` makes of the `InvalidMessage` for it.
     """
     fields, reading = message.__dict__, message._rayfold_reading
-    known = reading.comes_back(fields) or (*fields, *map(type, fields.values())) in reading.known
-    if known and len(message.__pydantic_fields_set__) == len(fields):
+    if reading.comes_back(fields) and len(message.__pydantic_fields_set__) == len(fields):
         if reading.packs is not None:
             try:
                 packed = reading.packs(fields)
@@ -150,8 +149,7 @@ def encode_checked(
 def comes_back_by_type(message: Message) -> bool:
     """Whether the types of its fields alone tell that it comes back. False until `encode_checked` has seen the first of
     its kind."""
-    fields = message.__dict__
-    return (*fields, *map(type, fields.values())) in message._rayfold_reading.known
+    return message._rayfold_reading.comes_back(message.__dict__)
 
 
 def _checked_by_decoding(

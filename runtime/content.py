@@ -58,8 +58,7 @@ def pack_with_content(command: Command) -> tuple[bytes, bytes]:
     Raises `InvalidMessage` as `encode_checked` does.
     """
     cls, fields, was_set = type(command), command.__dict__, command.__pydantic_fields_set__
-    reading = cls._rayfold_reading
-    known = reading.comes_back(fields) or (*fields, *map(type, fields.values())) in reading.known
+    known = cls._rayfold_reading.comes_back(fields)
     if known and cls.packing == _SCALARS and len(was_set) == len(fields):
         return _ordered(command, cls, fields), b""
     if not known:
