@@ -16,7 +16,6 @@ know that it has to be opened.
 from __future__ import annotations
 
 import contextlib
-import random
 import shutil
 import threading
 import time
@@ -38,6 +37,7 @@ from ..runtime.log.sealing import Seal
 from ..runtime.log.share import Share, node_share, open_share
 from ..runtime.log.store_map import StoreMap
 from ..runtime.log.stretch import Stretch
+from ..runtime.own_random import OWN
 from ..runtime.printable import printable_log
 from ..runtime.wire import from_wire, to_wire
 from .actor_log import begin_log
@@ -50,9 +50,6 @@ from .spread_store import keeper_name
 __all__ = ["READS", "KeeperActor", "KeeperPlan", "start_keeper"]
 
 log = printable_log(__name__)
-
-_random: Final = random.Random()
-"""Ours alone: a program that seeds `random` gets the numbers that it expects."""
 
 READS: Final = frozenset(
     {
@@ -277,7 +274,7 @@ class KeeperActor:
     def _watch(self) -> None:
         """See that there is a supervisor. All keepers do; whoever comes first starts it."""
         while True:
-            time.sleep(_WATCH_S * _random.uniform(0.8, 1.2))
+            time.sleep(_WATCH_S * OWN.uniform(0.8, 1.2))
             try:
                 revive(self._plan.name, self._plan.namespace, _PATIENCE_S)
             except Exception as error:

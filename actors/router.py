@@ -22,7 +22,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -32,6 +31,7 @@ from ..runtime.batching import Lane, commands_worth
 from ..runtime.envelope import PackedCommand, join
 from ..runtime.errors import Fenced, Overloaded, Unavailable
 from ..runtime.outcome import Later, Moved, Outcome, decode_answer
+from ..runtime.own_random import OWN
 from ..runtime.printable import printable_log
 from ..runtime.stream import OLD_PLACEMENT, StreamId, partition_of
 from .settings import Settings
@@ -40,9 +40,6 @@ from .way import Way
 __all__ = ["IN_FLIGHT_MAX", "Router"]
 
 log = printable_log(__name__)
-
-_random: Final = random.Random()
-"""Ours alone: a program that seeds `random` gets the numbers that it expects."""
 
 IN_FLIGHT_MAX = 2
 """Batches on their way to one actor: one that it works on, and one that is made and carried meanwhile."""
@@ -66,7 +63,7 @@ def _backoff_s(failures: int) -> float:
     """How long to wait after so many failures in a row: doubling, with jitter, so that clients spread out."""
     if not failures:
         return 0.0
-    return min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2.0 ** min(failures, 10)) * _random.uniform(0.5, 1.0)
+    return min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2.0 ** min(failures, 10)) * OWN.uniform(0.5, 1.0)
 
 
 class _Pending:
@@ -352,7 +349,7 @@ class Router:
         waiting = destination.lane.take_waiting(lambda pending: pending.stream in loading)
         for stream, pause_s in loading.items():
             self._aside.setdefault(stream, [])
-            self._loop.call_later(pause_s * _random.uniform(0.5, 1.0), self._bring_back, stream)
+            self._loop.call_later(pause_s * OWN.uniform(0.5, 1.0), self._bring_back, stream)
         for pending in [*again, *(pending for pending, _ in waiting)]:
             if pending.stream in loading:
                 self._put_aside(pending, again=True)

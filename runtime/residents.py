@@ -9,7 +9,6 @@ Loading an aggregate that has no events costs one look-up and leaves no trace.
 
 from __future__ import annotations
 
-import random
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -24,6 +23,7 @@ from .loading import LOADED_AT_ONCE_BYTES, LOADED_AT_ONCE_EVENTS, Loading, Still
 from .log.contract import Snapshot, StoredEvent, WriteLog
 from .log.format import decode_record
 from .messages import Event
+from .own_random import OWN
 from .saved_state import checked_state, decode_state, encode_state, state_fingerprint
 from .stream import StreamId
 from .user_code import is_ctrl_c
@@ -37,9 +37,6 @@ __all__ = [
     "evolve_with",
     "take_in",
 ]
-
-_random: Final = random.Random()
-"""Ours alone: a program that seeds `random` gets the numbers that it expects."""
 
 RESIDENTS_MAX: Final = 10_000
 """How many aggregates stay in memory: at about 1 KB each some 10 MB in a process that takes 80 MB by itself."""
@@ -166,7 +163,7 @@ class Residents:
         """One of the residents, each as likely as any other; it stays where it is."""
         if not self._cache:
             return None
-        stream = next(islice(self._cache, _random.randrange(len(self._cache)), None))
+        stream = next(islice(self._cache, OWN.randrange(len(self._cache)), None))
         return stream, self._cache[stream]
 
     def distrust(self, stream: StreamId) -> None:

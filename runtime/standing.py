@@ -16,7 +16,6 @@ Rules kept here:
 from __future__ import annotations
 
 import copy
-import random
 import re
 import threading
 import time
@@ -32,6 +31,7 @@ from .difference import attributes_of, difference, differing_fields
 from .errors import InvalidMessage, RayfoldError
 from .log.contract import Reader
 from .log.format import decode_record
+from .own_random import OWN
 from .printable import printable_log
 from .projection import Projection
 from .read_model import ReadModel
@@ -57,9 +57,6 @@ __all__ = [
 ]
 
 log = printable_log(__name__)
-
-_random: Final = random.Random()
-"""Ours alone: a program that seeds `random` gets the numbers that it expects."""
 
 ALARMS_MAX: Final = 100
 """Kept by one process: the first ones, which tell most; the others are counted."""
@@ -293,7 +290,7 @@ class StreamChecks:
 
 def _random_stream(reader: Reader) -> StreamId | None:
     head = reader.head()
-    records = reader.read(_random.randrange(head), 1) if head else []
+    records = reader.read(OWN.randrange(head), 1) if head else []
     return decode_record(records[0]).stream if records else None
 
 
