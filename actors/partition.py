@@ -7,8 +7,8 @@ broadcast ([6]).
 What is here and not there: who lives in an actor of their own now (`homes.py`), and what is stale (`attempts.py`).
 
 Rules kept here: no work in `__init__` that can fail, since such an actor is dead for ever; whatever changes something
-waits for its turn, whichever thread it came on, so it happens one at a time (`turns.py`); reads have threads of their
-own and never wait for it.
+waits for its turn, whichever thread it came on, so it happens one at a time (`fifo_lock.py`); reads have threads of
+their own and never wait for it.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from .aggregate import AppendAnswer, AppendRequest, OwnActorPlan, append_for, st
 from .attempts import Attempts
 from .broadcast import Broadcast
 from .cluster import OWN_ACTOR_SLOT
+from .fifo_lock import FifoLock
 from .garbage import look_less_often
 from .gate import Gate, open_gate
 from .homes import Homes
@@ -56,7 +57,6 @@ from .settings import Settings
 from .shipping import unship
 from .spread_store import AnyStore, SpreadStore
 from .status import PartitionAnswer
-from .turns import Turns
 from .watch import Watch, fallen_with, in_hand_of
 
 __all__ = ["PartitionActor", "PartitionPlan", "start_partition"]
@@ -130,7 +130,7 @@ class PartitionActor:
         them."""
         self._deciding: dict[StreamId, tuple[str, bytes]] = {}
         """Of careful own actors: their name, and the command that each is deciding."""
-        self._writing = Turns()
+        self._writing = FifoLock()
         """Taken by everything but reads: Ray's own thread for calls, and one for each connection of the gate."""
 
     @ray.method

@@ -11,10 +11,10 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-__all__ = ["Turns"]
+__all__ = ["FifoLock"]
 
 
-class Turns:
+class FifoLock:
     """`with turns:` waits until everybody who asked before has had their turn. Not to be nested."""
 
     def __init__(self) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 
-from rayfold.actors.turns import Turns
+from rayfold.actors.fifo_lock import FifoLock
 
 WAIT_S = 20.0
 
 
-def waiting(turns: Turns, number: int) -> None:
+def waiting(turns: FifoLock, number: int) -> None:
     """Return once so many wait. Each has started a thread that does nothing else, so it takes no time."""
     pause = threading.Event()
     for _ in range(int(WAIT_S * 1000)):
@@ -20,7 +20,7 @@ def waiting(turns: Turns, number: int) -> None:
 
 
 def test_those_who_wait_have_their_turn_in_the_order_in_which_they_came() -> None:
-    turns, order = Turns(), list[int]()
+    turns, order = FifoLock(), list[int]()
 
     def take(number: int) -> None:
         with turns:
@@ -38,7 +38,7 @@ def test_those_who_wait_have_their_turn_in_the_order_in_which_they_came() -> Non
 
 
 def test_who_asks_again_at_once_comes_after_those_who_wait_already() -> None:
-    turns, order = Turns(), list[str]()
+    turns, order = FifoLock(), list[str]()
 
     def take() -> None:
         with turns:
@@ -55,7 +55,7 @@ def test_who_asks_again_at_once_comes_after_those_who_wait_already() -> None:
 
 
 def test_only_one_at_a_time_has_its_turn_also_when_it_ends_with_an_error() -> None:
-    turns, inside, seen = Turns(), [0], list[int]()
+    turns, inside, seen = FifoLock(), [0], list[int]()
 
     def take() -> None:
         for number in range(500):
