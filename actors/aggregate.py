@@ -39,9 +39,9 @@ from ..runtime.standing import Alarms, StandingCheck, StreamChecks
 from ..runtime.stream import StreamId
 from ..runtime.wire import from_wire, to_wire
 from .actor_log import begin_log
-from .attempts import Attempts
 from .cluster import OWN_ACTOR_SLOT
 from .garbage import look_less_often
+from .request_order import RequestOrder
 from .settings import Settings
 from .shipping import unship
 from .watch import Watch, in_hand_of, record_path
@@ -119,7 +119,7 @@ class AggregateActor:
         begin_log()
         self._plan = plan
         self._log = PartitionLog(plan)
-        self._attempts = Attempts()
+        self._attempts = RequestOrder()
         self._deciding = threading.Lock()
         """Held while commands are decided, and while the resident is copied for the standing check."""
         self._loop: WriteLoop | None = None

@@ -4,7 +4,7 @@ Step [3] of the write path. Before it: the router ([2]) sends a batch, through R
 socket (`gate.py`). After it: the write loop ([4], [5]) in `runtime/partition.py`, whose records go out through the
 broadcast ([6]).
 
-What is here and not there: who lives in an actor of their own now (`homes.py`), and what is stale (`attempts.py`).
+What is here and not there: who lives in an actor of their own now (`homes.py`), and what is stale (`request_order.py`).
 
 Rules kept here: no work in `__init__` that can fail, since such an actor is dead for ever; whatever changes something
 waits for its turn, whichever thread it came on, so it happens one at a time (`fifo_lock.py`); reads have threads of
@@ -44,7 +44,6 @@ from ..runtime.stream import StreamId
 from ..runtime.wire import from_wire, to_wire
 from .actor_log import begin_log
 from .aggregate import AppendAnswer, AppendRequest, OwnActorPlan, append_for, start_own_actor
-from .attempts import Attempts
 from .broadcast import Broadcast
 from .cluster import OWN_ACTOR_SLOT
 from .fifo_lock import FifoLock
@@ -53,6 +52,7 @@ from .gate import Gate, open_gate
 from .homes import Homes
 from .log_owner import LogOwner
 from .node import verify_node
+from .request_order import RequestOrder
 from .settings import Settings
 from .shipping import unship
 from .spread_store import AnyStore, SpreadStore
@@ -107,7 +107,7 @@ class PartitionActor:
         self._gate: Gate | None = None
         self._catalogue: Catalogue | None = None
         self._saved: list[SavedResident] = []
-        self._attempts = Attempts()
+        self._attempts = RequestOrder()
         self._commands = self._batches = 0
         self._alarms = Alarms()
         self._check: StandingCheck | None = None

@@ -28,7 +28,7 @@ from ..runtime.outcome import ERROR_BYTES_MAX
 __all__ = ["ANSWER", "ANSWER_BYTES_MAX", "REQUEST", "REQUEST_BYTES_MAX", "Road"]
 
 REQUEST: Final = struct.Struct(">I16sQQ")
-"""The header of an attempt: length of the batch, client, attempt, predecessor (see `attempts.py`)."""
+"""The header of an attempt: length of the batch, client, attempt, predecessor (see `request_order.py`)."""
 
 ANSWER: Final = struct.Struct(">IQ")
 """The header of an answer: length of the outcomes, attempt."""

@@ -5,8 +5,8 @@ aggregate itself ([3]).
 
 One lane (`runtime/batching.py`) leads to each partition, and one to each own actor that is known. A lane has two
 batches in flight, so that the actor decides one while we make the next. When one is lost, gets no answer, or sends
-commands elsewhere, the actor refuses the one behind it (`attempts.py`), we wait until nothing is in flight, and send
-everything that was not answered again in order, with backoff and jitter, until its deadline. So the order of one
+commands elsewhere, the actor refuses the one behind it (`request_order.py`), we wait until nothing is in flight, and
+send everything that was not answered again in order, with backoff and jitter, until its deadline. So the order of one
 caller's commands to one aggregate is kept through losses and moves, and the same ids make sure that nothing takes
 effect twice.
 

@@ -7,7 +7,7 @@ road; if not, since it is on another node, say, they go on through Ray. A road t
 the attempts on it at once; the next ones go through Ray until a new road is found.
 
 Rule kept here: whichever way an attempt takes, it is told what became of it exactly once, and an attempt that overtakes
-another on a change of ways is refused by the actor (`attempts.py`) like any other.
+another on a change of ways is refused by the actor (`request_order.py`) like any other.
 """
 
 from __future__ import annotations

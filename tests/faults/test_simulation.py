@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rayfold.actors.attempts import Attempts
+from rayfold.actors.request_order import RequestOrder
 from rayfold.actors.router import Router
 from rayfold.benchmarks.torture.contract import Findings
 from rayfold.benchmarks.torture.simulation.running import find_failure, run_story
@@ -91,13 +91,13 @@ class HasNoFence(MemoryLog):
         return super().append(self._epoch, appends)
 
 
-class AdmitsLateAttempts(Attempts):
+class AdmitsLateAttempts(RequestOrder):
     def admit(self, client: bytes, attempt: int, predecessor: int) -> bool:
         self._last.pop(client, None)
         return super().admit(client, attempt, 0)
 
 
-class IgnoresPredecessors(Attempts):
+class IgnoresPredecessors(RequestOrder):
     def admit(self, client: bytes, attempt: int, predecessor: int) -> bool:
         return super().admit(client, attempt, 0)
 

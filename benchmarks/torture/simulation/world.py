@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from rayfold.actors.attempts import Attempts
+from rayfold.actors.request_order import RequestOrder
 from rayfold.actors.router import Router
 from rayfold.actors.settings import Settings
 from rayfold.runtime.codec import encode_message
@@ -59,7 +59,7 @@ class Build:
 
     log: type[MemoryLog] = MemoryLog
     write_loop: type[WriteLoop] = WriteLoop
-    attempts: type[Attempts] = Attempts
+    attempts: type[RequestOrder] = RequestOrder
     read_model: type[ReadModel] = ReadModel
     router: type[Router] = Router
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-__all__ = ["Attempts"]
+__all__ = ["RequestOrder"]
 
 _CLIENTS_MAX: Final = 1024
 """Clients whose last attempt is remembered; a forgotten one only loses protection from its own late duplicates."""
@@ -24,7 +24,7 @@ _BARRED: Final = -1
 """Equals no predecessor."""
 
 
-class Attempts:
+class RequestOrder:
     """The last attempt of each client."""
 
     def __init__(self, clients_max: int = _CLIENTS_MAX) -> None:
