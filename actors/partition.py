@@ -1,8 +1,8 @@
 """PartitionActor: one Ray actor per partition, the only writer of its log.
 
 Step [3] of the write path. Before it: the router ([2]) sends a batch, through Ray or, on the same machine, over a
-socket (`gate.py`). After it: the write loop ([4], [5]) in `runtime/partition.py`, whose records go out through the
-broadcast ([6]).
+socket (`socket_server.py`). After it: the write loop ([4], [5]) in `runtime/partition.py`, whose records go out through
+the broadcast ([6]).
 
 What is here and not there: who lives in an actor of their own now (`homes.py`), and what is stale (`request_order.py`).
 
@@ -48,13 +48,13 @@ from .broadcast import Broadcast
 from .cluster import OWN_ACTOR_SLOT
 from .fifo_lock import FifoLock
 from .garbage import look_less_often
-from .gate import Gate, open_gate
 from .homes import Homes
 from .log_owner import LogOwner
 from .node import verify_node
 from .request_order import RequestOrder
 from .settings import Settings
 from .shipping import unship
+from .socket_server import SocketServer, open_socket_server
 from .spread_store import AnyStore, SpreadStore
 from .status import PartitionAnswer
 from .watch import Watch, fallen_with, in_hand_of
@@ -104,7 +104,7 @@ class PartitionActor:
         begin_log()
         self._plan = plan
         self._log: LmdbLog | None = None
-        self._gate: Gate | None = None
+        self._gate: SocketServer | None = None
         self._catalogue: Catalogue | None = None
         self._saved: list[SavedResident] = []
         self._attempts = RequestOrder()
@@ -168,7 +168,8 @@ class PartitionActor:
 
     @ray.method
     def road(self) -> str:
-        """The path of the socket at which this activation takes commands too (see `gate.py`); empty if it has none."""
+        """The path of the socket at which this activation takes commands too (see `socket_server.py`); empty if it has
+        none."""
         with self._writing:
             self._opened()
         return "" if self._gate is None else str(self._gate.path)
@@ -540,7 +541,7 @@ class PartitionActor:
         self._check = self._checking(opened, catalogue)
         if plan.settings.local_sockets:
             name = f"{plan.store.store_id[:12]}-{plan.number}"
-            self._gate = open_gate(name, lambda *batch: self._execute_in_turn(BATCH_BY_ROAD_S, *batch))
+            self._gate = open_socket_server(name, lambda *batch: self._execute_in_turn(BATCH_BY_ROAD_S, *batch))
         look_less_often()
 
     def _checking(self, opened: LmdbLog, catalogue: Catalogue) -> StandingCheck:

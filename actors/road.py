@@ -1,7 +1,7 @@
 """Road: the Unix socket over which a client on the same machine reaches a partition, without Ray in between.
 
 Between steps [2] and [3] of the write path. Before it: a `Way` (`way.py`) has an attempt to deliver. After it: the
-partition's `Gate` (`gate.py`), which executes it and answers on the same connection.
+partition's `SocketServer` (`socket_server.py`), which executes it and answers on the same connection.
 
 What travels is what a Ray call would carry: an attempt's numbers and a batch in msgpack, and back what a batch costs
 and its outcomes in msgpack; nothing is unpickled. Each is one frame: a header of fixed size that says how long the rest

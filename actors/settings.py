@@ -52,8 +52,9 @@ class Settings:
     (`runtime/standing.py`); 0 turns it off. At 0.01 an aggregate is checked about every two seconds."""
 
     local_sockets: bool = True
-    """Have commands reach a partition on the same machine over a Unix socket that only this user can open (`gate.py`).
-    Without, and on other nodes, they travel through Ray, which takes some 0.6 ms more for each batch."""
+    """Have commands reach a partition on the same machine over a Unix socket that only this user can open
+    (`socket_server.py`). Without, and on other nodes, they travel through Ray, which takes some 0.6 ms more for each
+    batch."""
 
     tune_garbage_collector: bool = True
     """Have this process look for cyclic garbage less often while the runtime runs (see `garbage.py`). Settings of the

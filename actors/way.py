@@ -2,9 +2,9 @@
 
 Step [2] of the write path, second half. Before it: the router has made an attempt. After it: the actor ([3]).
 
-A partition tells, through Ray, at which socket it listens (`gate.py`). If this process can open that, attempts take the
-road; if not, since it is on another node, say, they go on through Ray. A road that is lost, with its partition, fails
-the attempts on it at once; the next ones go through Ray until a new road is found.
+A partition tells, through Ray, at which socket it listens (`socket_server.py`). If this process can open that, attempts
+take the road; if not, since it is on another node, say, they go on through Ray. A road that is lost, with its
+partition, fails the attempts on it at once; the next ones go through Ray until a new road is found.
 
 Rule kept here: whichever way an attempt takes, it is told what became of it exactly once, and an attempt that overtakes
 another on a change of ways is refused by the actor (`request_order.py`) like any other.

@@ -73,7 +73,7 @@ class Child:
     """As `subprocess` has it: the exit status, or minus the signal that ended it."""
     lines: list[Line] = field(default_factory=list)
 
-    def open_gate(self) -> None:
+    def open_socket_server(self) -> None:
         """Let it go on."""
         os.write(self.nursery.gate, b"g")
 

@@ -47,7 +47,7 @@ def watched(child: Child, *options: str, output: Path | None = None) -> Iterator
         first = strace.stderr.readline()
         if "attached" not in first:
             raise RuntimeError(f"strace does not attach: {first.strip()}")
-        child.open_gate()
+        child.open_socket_server()
         yield
         child.wait()
         strace.wait(ATTACH_S)

@@ -31,7 +31,7 @@ from ..runtime.printable import printable_log
 from ..runtime.private import private_temporary_folder
 from .road import ANSWER, REQUEST, REQUEST_BYTES_MAX
 
-__all__ = ["CONNECTIONS_MAX", "Gate", "open_gate"]
+__all__ = ["CONNECTIONS_MAX", "SocketServer", "open_socket_server"]
 
 log = printable_log(__name__)
 
@@ -48,7 +48,7 @@ _PATH_BYTES_MAX: Final = 107
 """Of a socket's path, in Linux."""
 
 
-class Gate:
+class SocketServer:
     """A listening socket and the threads that serve its connections."""
 
     def __init__(self, path: Path, execute: Callable[[bytes, int, int, bytes], bytes]) -> None:
@@ -119,7 +119,7 @@ class Gate:
             connection.close()
 
 
-def open_gate(name: str, execute: Callable[[bytes, int, int, bytes], bytes]) -> Gate | None:
+def open_socket_server(name: str, execute: Callable[[bytes, int, int, bytes], bytes]) -> SocketServer | None:
     """A gate at a path that nobody else has, or None, with a line in the log, where there can be none.
 
     `name` is that of the partition: what its dead activations have left is removed.
@@ -130,7 +130,7 @@ def open_gate(name: str, execute: Callable[[bytes, int, int, bytes], bytes]) -> 
         path = folder / f"{name}.{secrets.token_hex(4)}"
         if len(os.fsencode(path)) > _PATH_BYTES_MAX:
             raise OSError(f"{path} is too long for a socket, over {_PATH_BYTES_MAX} bytes; set TMPDIR to a shorter one")
-        return Gate(path, execute)
+        return SocketServer(path, execute)
     except (OSError, NotPrivate) as error:
         log.warning("no socket for %s, so its clients come through Ray: %s", name, error)
         return None

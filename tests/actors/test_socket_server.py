@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from rayfold.actors.gate import CONNECTIONS_MAX, Gate, open_gate
 from rayfold.actors.road import ANSWER, REQUEST, REQUEST_BYTES_MAX, Road
+from rayfold.actors.socket_server import CONNECTIONS_MAX, SocketServer, open_socket_server
 
 CLIENT = b"c" * 16
 
@@ -49,14 +49,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def gate(partition: Partition, folder: Path) -> Iterator[Gate]:
-    opened = open_gate("store-0", partition.execute)
+def gate(partition: Partition, folder: Path) -> Iterator[SocketServer]:
+    opened = open_socket_server("store-0", partition.execute)
     assert opened is not None
     yield opened
     opened.close()
 
 
-def connected(gate: Gate) -> socket.socket:
+def connected(gate: SocketServer) -> socket.socket:
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     client.settimeout(20)
     client.connect(str(gate.path))
@@ -80,7 +80,9 @@ def received(client: socket.socket, size_bytes: int) -> bytes:
     return found
 
 
-def test_attempts_of_one_connection_are_executed_and_answered_in_order(gate: Gate, partition: Partition) -> None:
+def test_attempts_of_one_connection_are_executed_and_answered_in_order(
+    gate: SocketServer, partition: Partition
+) -> None:
     with connected(gate) as client:
         send(client, 1, b"one")
         send(client, 2, b"", predecessor=1)
@@ -88,13 +90,13 @@ def test_attempts_of_one_connection_are_executed_and_answered_in_order(gate: Gat
     assert partition.executed == [(CLIENT, 1, 0, b"one"), (CLIENT, 2, 1, b"")]
 
 
-def test_only_the_user_of_the_process_can_open_the_socket(gate: Gate, folder: Path) -> None:
+def test_only_the_user_of_the_process_can_open_the_socket(gate: SocketServer, folder: Path) -> None:
     assert gate.path.parent == folder
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE(gate.path.stat().st_mode) == 0o600
 
 
-def test_a_batch_over_the_bound_ends_its_connection_before_it_is_read(gate: Gate, partition: Partition) -> None:
+def test_a_batch_over_the_bound_ends_its_connection_before_it_is_read(gate: SocketServer, partition: Partition) -> None:
     with connected(gate) as client:
         client.sendall(REQUEST.pack(REQUEST_BYTES_MAX + 1, CLIENT, 1, 0))
         assert client.recv(1) == b""
@@ -104,7 +106,7 @@ def test_a_batch_over_the_bound_ends_its_connection_before_it_is_read(gate: Gate
     assert len(partition.executed) == 1
 
 
-def test_a_client_that_dies_within_a_frame_executes_nothing(gate: Gate, partition: Partition) -> None:
+def test_a_client_that_dies_within_a_frame_executes_nothing(gate: SocketServer, partition: Partition) -> None:
     for part in (REQUEST.pack(5, CLIENT, 1, 0)[:10], REQUEST.pack(5, CLIENT, 1, 0) + b"ab"):
         with connected(gate) as client:
             client.sendall(part)
@@ -114,7 +116,7 @@ def test_a_client_that_dies_within_a_frame_executes_nothing(gate: Gate, partitio
 
 
 def test_a_batch_that_cannot_be_executed_ends_its_connection_and_no_other(
-    gate: Gate, caplog: pytest.LogCaptureFixture
+    gate: SocketServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     with connected(gate) as other, connected(gate) as client:
         send(client, 1, b"fail")
@@ -124,7 +126,7 @@ def test_a_batch_that_cannot_be_executed_ends_its_connection_and_no_other(
     assert "a batch could not be executed; its client will send it again" in caplog.text
 
 
-def test_connections_beyond_the_bound_are_ended_at_once_until_another_leaves(gate: Gate) -> None:
+def test_connections_beyond_the_bound_are_ended_at_once_until_another_leaves(gate: SocketServer) -> None:
     with contextlib.ExitStack() as inside:
         clients = [inside.enter_context(connected(gate)) for _ in range(CONNECTIONS_MAX)]
         for client in clients:  # answered, so let in
@@ -137,7 +139,7 @@ def test_connections_beyond_the_bound_are_ended_at_once_until_another_leaves(gat
         assert let_in_some_time(gate)
 
 
-def let_in_some_time(gate: Gate) -> bool:
+def let_in_some_time(gate: SocketServer) -> bool:
     for _ in range(100):
         with connected(gate) as client, contextlib.suppress(OSError):
             send(client, 1, b"x")
@@ -146,7 +148,7 @@ def let_in_some_time(gate: Gate) -> bool:
     return False
 
 
-def test_a_client_that_does_not_read_stops_nobody_else(gate: Gate) -> None:
+def test_a_client_that_does_not_read_stops_nobody_else(gate: SocketServer) -> None:
     with connected(gate) as deaf, connected(gate) as client:
         deaf.settimeout(0.2)
         with contextlib.suppress(TimeoutError):
@@ -157,14 +159,14 @@ def test_a_client_that_does_not_read_stops_nobody_else(gate: Gate) -> None:
 
 
 def test_what_dead_activations_left_is_removed_and_what_lives_is_left(
-    gate: Gate, folder: Path, partition: Partition
+    gate: SocketServer, folder: Path, partition: Partition
 ) -> None:
     for name in ("store-0.dead", "store-1.dead", "store-01.dead", "store-1.long-dead"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
             dead.bind(str(folder / name))
     os.utime(folder / "store-1.long-dead", (0, 0))
     os.utime(gate.path, (0, 0))
-    later = open_gate("store-0", partition.execute)
+    later = open_socket_server("store-0", partition.execute)
     assert later is not None
     assert {path.name for path in folder.iterdir()} == {
         gate.path.name,
@@ -176,7 +178,7 @@ def test_what_dead_activations_left_is_removed_and_what_lives_is_left(
     assert not later.path.exists()
 
 
-def test_a_closed_gate_ends_its_connections_and_leaves_no_file(gate: Gate) -> None:
+def test_a_closed_gate_ends_its_connections_and_leaves_no_file(gate: SocketServer) -> None:
     with connected(gate) as client:
         send(client, 1, b"one")
         answer(client)
@@ -198,7 +200,7 @@ def test_without_a_private_folder_there_is_no_gate_and_the_log_says_why(
         folder.symlink_to(elsewhere)
     else:
         folder.touch(mode=0o600)
-    assert open_gate("store-0", partition.execute) is None
+    assert open_socket_server("store-0", partition.execute) is None
     told = f"no socket for store-0, so its clients come through Ray: {folder}: it is no folder of mode 0700"
     assert told in caplog.text
 
@@ -209,7 +211,7 @@ def test_a_path_too_long_for_a_socket_is_named_with_the_remedy(
     deep = tmp_path / ("d" * 100)
     deep.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
-    assert open_gate("store-0", partition.execute) is None
+    assert open_socket_server("store-0", partition.execute) is None
     assert "is too long for a socket, over 107 bytes; set TMPDIR to a shorter one" in caplog.text
 
 
@@ -232,7 +234,7 @@ class Answers:
         return self.told[-1]
 
 
-async def test_a_road_brings_each_answer_to_its_attempt_also_when_it_comes_in_many_pieces(gate: Gate) -> None:
+async def test_a_road_brings_each_answer_to_its_attempt_also_when_it_comes_in_many_pieces(gate: SocketServer) -> None:
     answers = Answers()
     await asyncio.get_running_loop().create_unix_connection(lambda: answers.road, str(gate.path))
     answers.road.send(7, 0, bytes(1_000_000))
@@ -243,7 +245,7 @@ async def test_a_road_brings_each_answer_to_its_attempt_also_when_it_comes_in_ma
     assert await answers.lost is True
 
 
-async def test_a_lost_connection_fails_what_is_in_flight_at_once(gate: Gate, partition: Partition) -> None:
+async def test_a_lost_connection_fails_what_is_in_flight_at_once(gate: SocketServer, partition: Partition) -> None:
     answers = Answers()
     await asyncio.get_running_loop().create_unix_connection(lambda: answers.road, str(gate.path))
     with partition.busy:
