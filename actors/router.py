@@ -35,7 +35,7 @@ from ..runtime.own_random import OWN
 from ..runtime.printable import printable_log
 from ..runtime.stream import OLD_PLACEMENT, StreamId, partition_of
 from .settings import Settings
-from .way import Way
+from .transport import PartitionTransport
 
 __all__ = ["IN_FLIGHT_MAX", "Router"]
 
@@ -83,7 +83,7 @@ class _Destination:
         self,
         partition: int,
         name: str,
-        way: Callable[[_Destination], Way],
+        way: Callable[[_Destination], PartitionTransport],
         lane: Callable[[_Destination], Lane[_Pending]],
     ) -> None:
         self.partition = partition
@@ -231,9 +231,9 @@ class Router:
         by_road = not name
         return _Destination(partition, name, lambda one: self._way(one, actor, by_road=by_road), self._lane)
 
-    def _way(self, destination: _Destination, actor: Any, *, by_road: bool) -> Way:
+    def _way(self, destination: _Destination, actor: Any, *, by_road: bool) -> PartitionTransport:
         by_road = by_road and self._settings.local_sockets
-        return Way(actor, self._client, partial(self._came_back, destination), by_road=by_road)
+        return PartitionTransport(actor, self._client, partial(self._came_back, destination), by_road=by_road)
 
     def _why_not(self, stream: StreamId) -> str:
         """Why nothing reaches the partition of a stream; empty if something does, as far as is known."""

@@ -1,7 +1,7 @@
 """Gate: where a partition listens for clients of its own machine, on a Unix socket.
 
-Beside step [3] of the write path. Before it: a client's `Road` (`road.py`). After it: the partition's `execute`, which
-sees no difference to a call through Ray.
+Beside step [3] of the write path. Before it: a client's `SocketConnection` (`socket_client.py`). After it: the
+partition's `execute`, which sees no difference to a call through Ray.
 
 Who may come in is decided by the file system: the socket has mode 0600, in a folder of mode 0700 that belongs to the
 user of the process. Where such a folder cannot be had there is no gate, and clients come through Ray.
@@ -29,7 +29,7 @@ from typing import Final
 from ..runtime.errors import NotPrivate
 from ..runtime.printable import printable_log
 from ..runtime.private import private_temporary_folder
-from .road import ANSWER, REQUEST, REQUEST_BYTES_MAX
+from .socket_client import ANSWER, REQUEST, REQUEST_BYTES_MAX
 
 __all__ = ["CONNECTIONS_MAX", "SocketServer", "open_socket_server"]
 

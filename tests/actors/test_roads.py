@@ -14,7 +14,7 @@ from rayfold import Envelope, Receipt, Runtime
 from rayfold.actors.cluster import Cluster
 from rayfold.actors.router import Router
 from rayfold.actors.settings import Settings
-from rayfold.actors.way import Way
+from rayfold.actors.transport import PartitionTransport
 from rayfold.runtime.batching import BATCH_BY_RAY_S, BATCH_BY_ROAD_S, BATCH_ITEMS_MAX, commands_worth
 from rayfold.runtime.envelope import PackedCommand, pack
 from rayfold.runtime.outcome import decode_answer
@@ -144,7 +144,9 @@ async def test_a_way_goes_on_through_ray_when_its_road_is_lost_and_tells_of_the_
 ) -> None:
     async with bank(**ONE_PARTITION) as running:
         told: asyncio.Queue[tuple[int, bytes | None]] = asyncio.Queue()
-        way = Way(partition_of(running, cluster), b"w" * 16, lambda *answer: told.put_nowait(answer), by_road=True)
+        way = PartitionTransport(
+            partition_of(running, cluster), b"w" * 16, lambda *answer: told.put_nowait(answer), by_road=True
+        )
         attempt = 0
         while not way.has_road():
             attempt += 1

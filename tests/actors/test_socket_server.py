@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from rayfold.actors.road import ANSWER, REQUEST, REQUEST_BYTES_MAX, Road
+from rayfold.actors.socket_client import ANSWER, REQUEST, REQUEST_BYTES_MAX, SocketConnection
 from rayfold.actors.socket_server import CONNECTIONS_MAX, SocketServer, open_socket_server
 
 CLIENT = b"c" * 16
@@ -222,7 +222,7 @@ class Answers:
         self.told: list[tuple[int, bytes | None]] = []
         self.lost: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.enough = asyncio.Event()
-        self.road = Road(CLIENT, self.came_back, lambda road: self.lost.set_result(road.answered))
+        self.road = SocketConnection(CLIENT, self.came_back, lambda road: self.lost.set_result(road.answered))
 
     def came_back(self, attempt: int, blob: bytes | None) -> None:
         self.told.append((attempt, blob))

@@ -18,9 +18,9 @@ from concurrent.futures import Future as ThreadFuture
 from functools import partial
 from typing import Any, Final
 
-from .road import Road
+from .socket_client import SocketConnection
 
-__all__ = ["Way"]
+__all__ = ["PartitionTransport"]
 
 _LOOK_AGAIN_FIRST_S: Final = 0.5
 _LOOK_AGAIN_MAX_S: Final = 60.0
@@ -30,7 +30,7 @@ _LOOK_TIMEOUT_S: Final = 10.0
 """For asking a partition and connecting: longer than a killed one takes to come back."""
 
 
-class Way:
+class PartitionTransport:
     """Delivers attempts to one actor. Lives on the router's event loop."""
 
     def __init__(
@@ -45,7 +45,7 @@ class Way:
         self._came_back = came_back
         self._by_road = by_road
         self._loop = asyncio.get_running_loop()
-        self._road: Road | None = None
+        self._road: SocketConnection | None = None
         self._looking: asyncio.Task[None] | None = None
         self._look_again_s = _LOOK_AGAIN_FIRST_S
         self._look_at_s = 0.0
@@ -105,7 +105,7 @@ class Way:
             async with asyncio.timeout(_LOOK_TIMEOUT_S):
                 path = await asyncio.wrap_future(self.actor.road.remote().future())
                 if path:
-                    road = Road(self._client, self._came_back, self._lost)
+                    road = SocketConnection(self._client, self._came_back, self._lost)
                     await self._loop.create_unix_connection(lambda: road, path)
                     self._road = None if road.lost else road
         except Exception:  # of Ray's there are many, and of sockets
@@ -115,7 +115,7 @@ class Way:
         if self._road is None:
             self._leave_it()
 
-    def _lost(self, road: Road) -> None:
+    def _lost(self, road: SocketConnection) -> None:
         """The partition has ended, or its gate is full. One that worked is looked for as soon as Ray answers again."""
         if self._road is road:
             self._road = None

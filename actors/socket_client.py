@@ -1,7 +1,8 @@
 """Road: the Unix socket over which a client on the same machine reaches a partition, without Ray in between.
 
-Between steps [2] and [3] of the write path. Before it: a `Way` (`way.py`) has an attempt to deliver. After it: the
-partition's `SocketServer` (`socket_server.py`), which executes it and answers on the same connection.
+Between steps [2] and [3] of the write path. Before it: a `PartitionTransport` (`transport.py`) has an attempt to
+deliver. After it: the partition's `SocketServer` (`socket_server.py`), which executes it and answers on the same
+connection.
 
 What travels is what a Ray call would carry: an attempt's numbers and a batch in msgpack, and back what a batch costs
 and its outcomes in msgpack; nothing is unpickled. Each is one frame: a header of fixed size that says how long the rest
@@ -25,7 +26,7 @@ from ..runtime.batching import BATCH_BYTES_MAX, BATCH_ITEMS_MAX
 from ..runtime.codec import MESSAGE_BYTES_MAX
 from ..runtime.outcome import ERROR_BYTES_MAX
 
-__all__ = ["ANSWER", "ANSWER_BYTES_MAX", "REQUEST", "REQUEST_BYTES_MAX", "Road"]
+__all__ = ["ANSWER", "ANSWER_BYTES_MAX", "REQUEST", "REQUEST_BYTES_MAX", "SocketConnection"]
 
 REQUEST: Final = struct.Struct(">I16sQQ")
 """The header of an attempt: length of the batch, client, attempt, predecessor (see `request_order.py`)."""
@@ -40,11 +41,14 @@ ANSWER_BYTES_MAX: Final = BATCH_ITEMS_MAX * (ERROR_BYTES_MAX + 1024)
 """Of the outcomes of a batch, if every one of them is the largest of errors."""
 
 
-class Road(asyncio.Protocol):
-    """The client's end of one connection. Made by `Way`; lives on the client's event loop."""
+class SocketConnection(asyncio.Protocol):
+    """The client's end of one connection. Made by `PartitionTransport`; lives on the client's event loop."""
 
     def __init__(
-        self, client: bytes, came_back: Callable[[int, bytes | None], None], tell_lost: Callable[[Road], None]
+        self,
+        client: bytes,
+        came_back: Callable[[int, bytes | None], None],
+        tell_lost: Callable[[SocketConnection], None],
     ) -> None:
         self.answered = False
         """Something came back: it is a partition that listens there."""
