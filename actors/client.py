@@ -34,8 +34,8 @@ from ..runtime.projection import Projection
 from ..runtime.read_model import PackedQuery
 from ..runtime.receipt import Receipt
 from ..runtime.stream import OLD_PLACEMENT
+from .command_router import CommandRouter
 from .queries import Saw, all_of
-from .router import Router
 from .serving import Serving
 from .settings import Settings
 from .sources import Page, outcomes_of
@@ -72,7 +72,7 @@ class Client:
         self._settings = settings
         self._partitions = len(partitions)
         self._store_id = store_id
-        self._router = Router(partitions, actor_named, settings, placement, store_id)
+        self._router = CommandRouter(partitions, actor_named, settings, placement, store_id)
         self._serving: dict[str, Serving] = {}
         """By the name of the projection."""
         self._detached: dict[str, Serving] = {}

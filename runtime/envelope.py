@@ -1,7 +1,7 @@
 """Envelope: a command on its way. Its id, the aggregate it is for, and how it is packed for the wire.
 
-Step [1] of the write path. Before it: the caller's `execute`. After it: the router (`actors/router.py`) picks the
-partition. The client packs once; the bytes travel unopened in a batch until `unpack_batch` in the actor.
+Step [1] of the write path. Before it: the caller's `execute`. After it: the router (`actors/command_router.py`) picks
+the partition. The client packs once; the bytes travel unopened in a batch until `unpack_batch` in the actor.
 
 Rule kept here: a command id makes a command take effect at most once, so it is part of the command from the very
 beginning, and a digest of the content (`content.py`) tells a repeat from a different command under the same id. The

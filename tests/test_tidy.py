@@ -39,7 +39,7 @@ KERNEL = (
 )
 STEPS_OF_THE_WRITE_PATH = {
     "actors/client.py": (1,),
-    "actors/router.py": (2,),
+    "actors/command_router.py": (2,),
     "actors/partition.py": (3,),
     "runtime/partition.py": (4,),
     "runtime/log/writer.py": (5,),

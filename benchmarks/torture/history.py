@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from rayfold import Envelope, Overloaded, RayfoldError, Receipt, Rejected, Unavailable
-from rayfold.actors.router import Router
+from rayfold.actors.command_router import CommandRouter
 from rayfold.runtime.envelope import PackedCommand, pack
 
 __all__ = ["ENTRIES_MAX", "Entry", "History", "Sender", "is_refused"]
@@ -97,7 +97,7 @@ class History:
 class Sender:
     """One client: a router of its own, some commands in flight, and every outcome noted."""
 
-    def __init__(self, router: Router, history: History, seed: int, timeout_s: float = 20.0) -> None:
+    def __init__(self, router: CommandRouter, history: History, seed: int, timeout_s: float = 20.0) -> None:
         self.history = history
         self._router = router
         self._rng = random.Random(seed)

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from rayfold import Aggregate, Envelope, Projection, RayfoldError, Runtime, derived_id
 from rayfold.actors.cluster import Cluster
-from rayfold.actors.router import Router
+from rayfold.actors.command_router import CommandRouter
 from rayfold.actors.settings import Settings
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.stream import stream_id
@@ -86,7 +86,7 @@ class Living:
     """Reads of sessions that were looked at."""
     _prober: Sender | None = None
     _probes: Any = field(default_factory=itertools.count)
-    _routers: list[Router] = field(default_factory=list)
+    _routers: list[CommandRouter] = field(default_factory=list)
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _load: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -98,7 +98,9 @@ class Living:
     def client(self, settings: Settings | None = None, timeout_s: float = 20.0, actors: Sequence[Any] = ()) -> Sender:
         """A further client with a connection of its own, to the partitions or what is put before them."""
         actors = actors or [self.actor(number) for number in range(self.runtime.store.partitions)]
-        router = Router(actors, self.cluster.actor_named, settings or self.settings, self.runtime.store.placement)
+        router = CommandRouter(
+            actors, self.cluster.actor_named, settings or self.settings, self.runtime.store.placement
+        )
         self._routers.append(router)
         sender = Sender(router, self.history, self.context.rng.randrange(1 << 32), timeout_s)
         self.senders.append(sender)

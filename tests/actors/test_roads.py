@@ -12,7 +12,7 @@ from typing import Any
 
 from rayfold import Envelope, Receipt, Runtime
 from rayfold.actors.cluster import Cluster
-from rayfold.actors.router import Router
+from rayfold.actors.command_router import CommandRouter
 from rayfold.actors.settings import Settings
 from rayfold.actors.transport import PartitionTransport
 from rayfold.runtime.batching import BATCH_BY_RAY_S, BATCH_BY_ROAD_S, BATCH_ITEMS_MAX, commands_worth
@@ -55,13 +55,13 @@ def deposits(count: int) -> list[tuple[PackedCommand, bytes]]:
 
 
 @asynccontextmanager
-async def router_to(partition: Any, settings: Settings) -> AsyncIterator[Router]:
+async def router_to(partition: Any, settings: Settings) -> AsyncIterator[CommandRouter]:
     """A further client of the partition."""
 
     def nobody(name: str) -> Any:
         raise ValueError(name)
 
-    router = Router([partition], nobody, settings)
+    router = CommandRouter([partition], nobody, settings)
     yield router
     await router.drain(5)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from rayfold.actors.command_router import CommandRouter
 from rayfold.actors.request_order import RequestOrder
-from rayfold.actors.router import Router
 from rayfold.benchmarks.torture.contract import Findings
 from rayfold.benchmarks.torture.simulation.running import find_failure, run_story
 from rayfold.benchmarks.torture.simulation.story import draw
@@ -140,7 +140,7 @@ class SaysItIsFurtherThanItIs(ReadModel):
         return super().answer(queries, further, key)
 
 
-class SendsAgainUnderANewId(Router):
+class SendsAgainUnderANewId(CommandRouter):
     def _send_again(self, destination: Any) -> None:
         for batch in destination.held.values():
             for pending in batch:
@@ -149,7 +149,7 @@ class SendsAgainUnderANewId(Router):
         super()._send_again(destination)
 
 
-class TakesALostAnswerForARefusal(Router):
+class TakesALostAnswerForARefusal(CommandRouter):
     def _came_back(self, destination: Any, attempt: int, answer: bytes | None) -> None:
         flight = destination.flights.get(attempt)
         if answer is None and flight is not None:
@@ -158,7 +158,7 @@ class TakesALostAnswerForARefusal(Router):
         super()._came_back(destination, attempt, answer)
 
 
-class SendsAgainInTheWrongOrder(Router):
+class SendsAgainInTheWrongOrder(CommandRouter):
     def _send_again(self, destination: Any) -> None:
         for batch in destination.held.values():
             batch.reverse()

@@ -14,8 +14,8 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+from rayfold.actors.command_router import CommandRouter
 from rayfold.actors.request_order import RequestOrder
-from rayfold.actors.router import Router
 from rayfold.actors.settings import Settings
 from rayfold.runtime.codec import encode_message
 from rayfold.runtime.envelope import Envelope, pack, unpack_batch
@@ -61,7 +61,7 @@ class Build:
     write_loop: type[WriteLoop] = WriteLoop
     attempts: type[RequestOrder] = RequestOrder
     read_model: type[ReadModel] = ReadModel
-    router: type[Router] = Router
+    router: type[CommandRouter] = CommandRouter
 
 
 class Committed(NamedTuple):

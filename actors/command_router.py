@@ -37,7 +37,7 @@ from ..runtime.stream import OLD_PLACEMENT, StreamId, partition_of
 from .settings import Settings
 from .transport import PartitionTransport
 
-__all__ = ["IN_FLIGHT_MAX", "Router"]
+__all__ = ["IN_FLIGHT_MAX", "CommandRouter"]
 
 log = printable_log(__name__)
 
@@ -114,7 +114,7 @@ class _Flight(NamedTuple):
     timer: asyncio.TimerHandle
 
 
-class Router:
+class CommandRouter:
     """Sends commands and resolves their futures. Lives on one event loop."""
 
     def __init__(

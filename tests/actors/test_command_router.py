@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from rayfold.actors.router import Router
+from rayfold.actors.command_router import CommandRouter
 from rayfold.actors.settings import Settings
 from rayfold.runtime.batching import WAITING_BYTES_MAX
 from rayfold.runtime.envelope import PackedCommand, new_command_id
@@ -63,7 +63,7 @@ def receipt_of(packed: PackedCommand) -> Receipt:
 
 async def test_a_command_that_was_sent_is_never_told_that_it_was_not() -> None:
     partition, own = Actor(lambda blob: encode_answer([Moved("own")], 0.0)), Actor(lambda blob: None)
-    router = Router([partition], lambda name: own, Settings(local_sockets=False))
+    router = CommandRouter([partition], lambda name: own, Settings(local_sockets=False))
     sent = command("v")
     outcome = router.submit(sent, b"C", 30.0)
     async with asyncio.timeout(10):
@@ -90,7 +90,7 @@ async def test_a_command_that_was_sent_is_never_told_that_it_was_not() -> None:
 async def test_an_answer_that_cannot_be_read_is_none_and_holds_no_place() -> None:
     answers = [b"", b"\xff\xff\xff\xff\xc1", b"no answer at all", encode_answer([], 0.0)]
     partition = Actor(lambda blob: answers.pop() if answers else encode_answer([receipt_of(sent)], 0.0))
-    router = Router([partition], lambda name: partition, Settings(local_sockets=False))
+    router = CommandRouter([partition], lambda name: partition, Settings(local_sockets=False))
     sent = command("v")
     async with asyncio.timeout(10):
         assert await router.submit(sent, b"C", 9.0) == receipt_of(sent)
@@ -99,7 +99,7 @@ async def test_an_answer_that_cannot_be_read_is_none_and_holds_no_place() -> Non
 
 async def test_a_limit_of_a_tenth_of_a_second_is_kept() -> None:
     partition = Actor(lambda blob: None)
-    router = Router([partition], lambda name: partition, Settings(local_sockets=False))
+    router = CommandRouter([partition], lambda name: partition, Settings(local_sockets=False))
     now = asyncio.get_running_loop().time
     began_s = now()
     assert isinstance(await router.submit(command("v"), b"C", 0.1), Unavailable)
