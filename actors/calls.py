@@ -1,6 +1,6 @@
 """Calls: asking an actor on an event loop, with a deadline, and ending one.
 
-Beside all steps. Commands and queries have roads of their own (`command_router.py`, `queries.py`); this is for
+Beside all steps. Commands and queries have roads of their own (`command_router.py`, `replica_pool.py`); this is for
 everything else: opening, closing, telling. Rule kept here: no call without a deadline, for a request that the network
 lost is waited for by Ray for 30 s, and by an actor that is pending for ever.
 """

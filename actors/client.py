@@ -35,8 +35,8 @@ from ..runtime.read_model import PackedQuery
 from ..runtime.receipt import Receipt
 from ..runtime.stream import OLD_PLACEMENT
 from .command_router import CommandRouter
-from .queries import Saw, all_of
-from .serving import Serving
+from .query_router import QueryRouter
+from .replica_pool import Saw, all_of
 from .settings import Settings
 from .sources import Page, outcomes_of
 
@@ -73,9 +73,9 @@ class Client:
         self._partitions = len(partitions)
         self._store_id = store_id
         self._router = CommandRouter(partitions, actor_named, settings, placement, store_id)
-        self._serving: dict[str, Serving] = {}
+        self._serving: dict[str, QueryRouter] = {}
         """By the name of the projection."""
-        self._detached: dict[str, Serving] = {}
+        self._detached: dict[str, QueryRouter] = {}
         """Those of a cluster that this program has lost, which serve again once they are named anew."""
         self._why_detached = ""
 
@@ -85,7 +85,7 @@ class Client:
         name = projection.projection_name
         serving = self._serving.get(name) or self._detached.pop(name, None)
         if serving is None:
-            self._serving[name] = Serving(projection, parts, self._settings)
+            self._serving[name] = QueryRouter(projection, parts, self._settings)
         else:
             self._serving[name] = serving
             serving.replace(projection, parts)
@@ -233,7 +233,7 @@ class Client:
         except RayfoldError as error:
             return _resolved(error)
 
-    def _serving_of(self, projection: type[Projection]) -> Serving:
+    def _serving_of(self, projection: type[Projection]) -> QueryRouter:
         serving = self._serving.get(getattr(projection, "projection_name", ""))
         if serving is None:
             if (name := getattr(projection, "projection_name", "")) in self._detached:
@@ -262,7 +262,7 @@ class Client:
         return timeout_s
 
 
-async def _visible(serving: Serving, receipt: Receipt, deadline_s: float) -> None:
+async def _visible(serving: QueryRouter, receipt: Receipt, deadline_s: float) -> None:
     """Raises `NotYetVisible` with the receipt, whatever the reason."""
     partition, position = receipt.partition, receipt.position
     try:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from rayfold import Envelope, RayfoldError, Runtime
-from rayfold.actors import command_router, queries
+from rayfold.actors import command_router, replica_pool
 from rayfold.actors.cluster import Cluster
 from rayfold.actors.settings import Settings
 from rayfold.runtime.batching import Lane
@@ -100,7 +100,7 @@ async def run(partitions: int) -> dict[str, list[list[float]]]:
         seeded.shuffle(shuffled)
         for name, (settings, in_flight_max, lane) in shuffled:
             command_router.IN_FLIGHT_MAX = in_flight_max
-            vars(command_router)["Lane"] = vars(queries)["Lane"] = lane
+            vars(command_router)["Lane"] = vars(replica_pool)["Lane"] = lane
             folder = Path(tempfile.mkdtemp(prefix="experiment-", dir=Path.cwd()))
             try:
                 samples[name].append(await measured(folder / "store", settings, partitions))

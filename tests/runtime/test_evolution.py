@@ -365,7 +365,7 @@ class Served(Event, version=2):
         return [{"amount": old["amount"]}, stored("Tipped", amount=1)]
 
 
-class Serving(Projection):
+class QueryRouter(Projection):
     """Handles one of the two events that an old one became."""
 
     served: int = 0
@@ -393,16 +393,16 @@ class Waiter(Aggregate):
 
 def test_a_specification_is_told_what_else_the_application_has() -> None:
     old = stored("Served", amount=5)
-    given(Serving, old, on("a", old), stored("Tipped", amount=3), events=[Tipped]).then_state(served=10)
-    given(Serving, old, retired=["Tipped"]).given(old).then_state(served=10)
+    given(QueryRouter, old, on("a", old), stored("Tipped", amount=3), events=[Tipped]).then_state(served=10)
+    given(QueryRouter, old, retired=["Tipped"]).given(old).then_state(served=10)
     ada = given(Waiter, stored("Left", by=1), old, retired=["Left", "Tipped"])
     ada.then_state(served=5, version=2)
     ada.when(Serve(amount=5)).then(Served(amount=5)).given(old).when(Serve(amount=1)).rejected("enough").given(old)
     with pytest.raises(UnknownEvent, match="it is upcast to 'Tipped' version 1: no registered class") as caught:
-        given(Serving, old)
+        given(QueryRouter, old)
     assert caught.value.__notes__ == ["given(..., events=[...], retired=[...]) names what else the application has"]
     with pytest.raises(DefinitionError, match="no list of stored names"):
-        given(Serving, old, retired="Tipped")
+        given(QueryRouter, old, retired="Tipped")
 
 
 def test_a_specification_may_begin_with_events_as_they_were_stored() -> None:

@@ -36,7 +36,7 @@ from ..runtime.read_model import PackedQuery, join_queries
 from .settings import Settings
 from .suspects import Refused, key_of_batch, record_of, suspects_of
 
-__all__ = ["Replicas", "Saw", "all_of"]
+__all__ = ["ReplicaPool", "Saw", "all_of"]
 
 log = printable_log(__name__)
 
@@ -151,7 +151,7 @@ class _Call:
         self.timer: asyncio.TimerHandle | None = None
 
 
-class Replicas:
+class ReplicaPool:
     """The replicas of one projection, as one client sees them. Lives on one event loop."""
 
     def __init__(self, name: str, actors: Sequence[Any], settings: Settings) -> None:

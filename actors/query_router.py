@@ -1,6 +1,6 @@
 """Serving: the parts of one projection, as one client sees them, and which of them a query is for.
 
-Step [8] of the read path, the caller's half, between `client.py` and the replicas of each part (`queries.py`).
+Step [8] of the read path, the caller's half, between `client.py` and the replicas of each part (`replica_pool.py`).
 
 Rule kept here: which actors serve may change at any moment (replicas are scaled, a rebuild takes over), in one step on
 the client's event loop. A query is routed by the class that serves then; one that is on its way is answered by those it
@@ -18,20 +18,20 @@ from ..runtime.errors import HandlerFailed, RayfoldError
 from ..runtime.messages import Query
 from ..runtime.projection import Projection, Route, part_of
 from ..runtime.read_model import PackedQuery
-from .queries import Replicas, Saw, all_of
+from .replica_pool import ReplicaPool, Saw, all_of
 from .settings import Settings
 
-__all__ = ["Serving"]
+__all__ = ["QueryRouter"]
 
 
-class Serving:
+class QueryRouter:
     """The actors that answer the queries to the projection of one name."""
 
     def __init__(self, projection: type[Projection], parts: Sequence[Sequence[Any]], settings: Settings) -> None:
         self._settings = settings
         self._projection = projection
         self.name = projection.projection_name
-        self._parts = [Replicas(projection.projection_name, actors, settings) for actors in parts]
+        self._parts = [ReplicaPool(projection.projection_name, actors, settings) for actors in parts]
 
     def replace(self, projection: type[Projection], parts: Sequence[Sequence[Any]]) -> None:
         """From now on ask these: for each part its replicas."""
@@ -40,7 +40,7 @@ class Serving:
             for replicas, actors in zip(before, parts, strict=True):
                 replicas.replace(actors)
         else:
-            self._parts = [Replicas(projection.projection_name, actors, self._settings) for actors in parts]
+            self._parts = [ReplicaPool(projection.projection_name, actors, self._settings) for actors in parts]
             for replicas in before:
                 replicas.retire()
 
@@ -71,8 +71,8 @@ class Serving:
 
     async def everywhere(self, after: Mapping[int, int], deadline_s: float) -> None:
         """Return once every replica of every part has come to `after`, of those that serve by then. Raises what
-        `Replicas.everywhere` does."""
-        waited_for: list[Replicas] = []
+        `ReplicaPool.everywhere` does."""
+        waited_for: list[ReplicaPool] = []
         while waited_for is not self._parts:
             waited_for = self._parts
             await all_of(part.everywhere(after, deadline_s) for part in waited_for)

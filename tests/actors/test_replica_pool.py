@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rayfold.actors.queries import Replicas
+from rayfold.actors.replica_pool import ReplicaPool
 from rayfold.actors.settings import Settings
 from rayfold.runtime.errors import HandlerFailed, NotYetVisible, Overloaded, RayfoldError, Unavailable
 from rayfold.runtime.read_model import PackedQuery, split_queries
@@ -105,9 +105,9 @@ class Leaving:
         return SystemExit(3).__reduce__()
 
 
-def replicas_of(*fakes: Fake, **settings: Any) -> Replicas:
+def replicas_of(*fakes: Fake, **settings: Any) -> ReplicaPool:
     settings.setdefault("attempt_timeout_s", 0.2)
-    return Replicas("Totals", fakes, Settings(**settings))
+    return ReplicaPool("Totals", fakes, Settings(**settings))
 
 
 async def told(waiting: asyncio.Future[Any]) -> Any:
