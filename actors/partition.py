@@ -4,7 +4,8 @@ Step [3] of the write path. Before it: the router ([2]) sends a batch, through R
 socket (`socket_server.py`). After it: the write loop ([4], [5]) in `runtime/partition.py`, whose records go out through
 the broadcast ([6]).
 
-What is here and not there: who lives in an actor of their own now (`homes.py`), and what is stale (`request_order.py`).
+What is here and not there: who lives in an actor of their own now (`own_actors.py`), and what is stale
+(`request_order.py`).
 
 Rules kept here: no work in `__init__` that can fail, since such an actor is dead for ever; whatever changes something
 waits for its turn, whichever thread it came on, so it happens one at a time (`fifo_lock.py`); reads have threads of
@@ -48,9 +49,9 @@ from .broadcast import Broadcast
 from .cluster import OWN_ACTOR_SLOT
 from .fifo_lock import FifoLock
 from .garbage import look_less_often
-from .homes import Homes
 from .log_owner import LogOwner
 from .node import verify_node
+from .own_actors import OwnActors
 from .request_order import RequestOrder
 from .settings import Settings
 from .shipping import unship
@@ -529,7 +530,7 @@ class PartitionActor:
         except BaseException:
             opened.close()
             raise
-        self._homes = Homes(
+        self._homes = OwnActors(
             self._start_own_actor,
             ray.kill,
             name_prefix=f"{plan.name}:",

@@ -24,7 +24,7 @@ from ..runtime.aggregate import OwnActor
 from ..runtime.printable import printable_log
 from ..runtime.stream import StreamId
 
-__all__ = ["Home", "Homes"]
+__all__ = ["OwnActorRecord", "OwnActors"]
 
 log = printable_log(__name__)
 
@@ -51,7 +51,7 @@ _ENDED: Final = ("ActorDiedError", "ActorUnavailableError")
 """What Ray raises if a process has ended."""
 
 
-class Home(NamedTuple):
+class OwnActorRecord(NamedTuple):
     """One own actor: its name, what lives in it, and the handle that ends it."""
 
     name: str
@@ -62,7 +62,7 @@ class Home(NamedTuple):
     since_s: float
 
 
-class Homes:
+class OwnActors:
     """The own actors of one partition. Used from the partition's thread."""
 
     def __init__(
@@ -75,13 +75,13 @@ class Homes:
         own_actors_max: int,
         idle_s: float,
     ) -> None:
-        self.by_stream: dict[StreamId, Home] = {}
+        self.by_stream: dict[StreamId, OwnActorRecord] = {}
         """Those that have been handed their aggregate; most are up."""
         self._start, self._end = start, end
         self._name_prefix, self._name_suffix = name_prefix, name_suffix
         self._own_actors_max = own_actors_max
         self._idle_s = idle_s
-        self._starting: dict[StreamId, Home] = {}
+        self._starting: dict[StreamId, OwnActorRecord] = {}
         self._waited_for: dict[StreamId, bool] = {}
         """Those of `by_stream` that are not known to be up yet, and whether they are careful."""
         self._last_used_s: dict[StreamId, float] = {}
@@ -133,11 +133,11 @@ class Homes:
             return False
         return len(self.by_stream) + len(self._starting) < self._own_actors_max or bool(self.passivate_idle())
 
-    def _started(self, stream: StreamId, placement: OwnActor, *, careful: bool) -> Home:
+    def _started(self, stream: StreamId, placement: OwnActor, *, careful: bool) -> OwnActorRecord:
         self._count += 1
         name = f"{self._name_prefix}{stream}{self._name_suffix}.{self._count}"
         actor, started = self._start(name, stream, placement, careful)
-        return Home(name, stream, actor, started, time.monotonic())
+        return OwnActorRecord(name, stream, actor, started, time.monotonic())
 
     def _give_up_late(self) -> None:
         """Those that commands wait for, and that do not come up."""
@@ -216,7 +216,7 @@ class Homes:
         self._starting.clear()
         self._waited_for.clear()
 
-    def _leave(self, home: Home) -> None:
+    def _leave(self, home: OwnActorRecord) -> None:
         del self.by_stream[home.stream]
         self._last_used_s.pop(home.stream, None)
         self._waited_for.pop(home.stream, None)
