@@ -27,7 +27,7 @@ from ray import ObjectRef
 from ray.actor import ActorProxy
 
 from ..runtime.aggregate import OwnActor
-from ..runtime.batching import BATCH_BY_RAY_S
+from ..runtime.batcher import BATCH_BY_RAY_S
 from ..runtime.envelope import unpack_batch
 from ..runtime.errors import Fenced, HandlerFailed, RayfoldError
 from ..runtime.in_hand import InHand

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 from ray.actor import ActorProxy
 
-from ..runtime.batching import Lane
+from ..runtime.batcher import Batcher
 from ..runtime.errors import Overloaded
 from ..runtime.log.format import record_position
 from ..runtime.printable import printable_log
@@ -104,7 +104,7 @@ class _Road:
         self._broadcast = broadcast
         self._partition = partition
         self._projector = projector
-        self.lane: Lane[_Committed] = Lane(
+        self.lane: Batcher[_Committed] = Batcher(
             f"broadcast of partition {partition}",
             self._leave,
             waiting_items_max=_WAITING_BATCHES_MAX,
@@ -123,7 +123,7 @@ class _Road:
 
     def _arrived(self, sent: Future[None]) -> None:
         if sent.exception() is None:
-            self.lane.came_back()
+            self.lane.batch_done()
         else:
             self._retry_later()
 

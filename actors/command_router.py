@@ -3,7 +3,7 @@
 Step [2] of the write path. Before it: the client packs ([1]). After it: the actor of the partition, or of the
 aggregate itself ([3]).
 
-One lane (`runtime/batching.py`) leads to each partition, and one to each own actor that is known. A lane has two
+One lane (`runtime/batcher.py`) leads to each partition, and one to each own actor that is known. A lane has two
 batches in flight, so that the actor decides one while we make the next. When one is lost, gets no answer, or sends
 commands elsewhere, the actor refuses the one behind it (`request_order.py`), we wait until nothing is in flight, and
 send everything that was not answered again in order, with backoff and jitter, until its deadline. So the order of one
@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from ..runtime.batching import Lane, commands_worth
+from ..runtime.batcher import Batcher, commands_worth
 from ..runtime.envelope import PackedCommand, join
 from ..runtime.errors import Fenced, Overloaded, Unavailable
 from ..runtime.outcome import Later, Moved, Outcome, decode_answer
@@ -84,7 +84,7 @@ class _Destination:
         partition: int,
         name: str,
         way: Callable[[_Destination], PartitionTransport],
-        lane: Callable[[_Destination], Lane[_Pending]],
+        lane: Callable[[_Destination], Batcher[_Pending]],
     ) -> None:
         self.partition = partition
         self.name = name
@@ -241,9 +241,9 @@ class CommandRouter:
         why = self._unavailable.get(partition)
         return f"partition {partition}: {why}" if why else ""
 
-    def _lane(self, destination: _Destination) -> Lane[_Pending]:
+    def _lane(self, destination: _Destination) -> Batcher[_Pending]:
         name = f"the lane to {destination.name or f'partition {destination.partition}'}"
-        return Lane(name, partial(self._send, destination), defer=self._loop.call_soon, in_flight_max=IN_FLIGHT_MAX)
+        return Batcher(name, partial(self._send, destination), defer=self._loop.call_soon, in_flight_max=IN_FLIGHT_MAX)
 
     def _send(self, destination: _Destination, batch: list[_Pending]) -> None:
         """Start one attempt. What has been given up since is left out."""
@@ -252,7 +252,7 @@ class CommandRouter:
             return
         batch = [pending for pending in batch if not pending.future.done()]
         if not batch or self._closed:
-            destination.lane.came_back()
+            destination.lane.batch_done()
             return
         self._attempts += 1
         attempt = self._attempts
@@ -288,7 +288,7 @@ class CommandRouter:
         if unanswered:
             destination.held[attempt] = unanswered
         if not destination.held:
-            destination.lane.came_back()
+            destination.lane.batch_done()
         elif not destination.flights:
             destination.again = self._loop.call_later(_backoff_s(destination.failures), self._send_again, destination)
 
@@ -298,7 +298,7 @@ class CommandRouter:
         unanswered: list[_Pending] = []
         fenced = False
         answers, batch_cost_s = decode_answer(blob, batch, self._store_id)
-        destination.lane.worth_items = commands_worth(batch_cost_s)
+        destination.lane.pipelined_items_min = commands_worth(batch_cost_s)
         for pending, answered in zip(batch, answers, strict=True):  # both are ours
             if isinstance(answered, Moved):
                 unanswered.append(pending)

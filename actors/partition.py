@@ -26,7 +26,7 @@ from typing import Any, Final
 import ray
 
 from ..runtime.aggregate import OwnActor
-from ..runtime.batching import BATCH_BY_RAY_S, BATCH_BY_ROAD_S
+from ..runtime.batcher import BATCH_BY_RAY_S, BATCH_BY_ROAD_S
 from ..runtime.catalogue import Catalogue
 from ..runtime.envelope import PackedCommand, unpack_batch
 from ..runtime.errors import Fenced, HandlerFailed, RayfoldError, Refusal, Sealed, StoreError

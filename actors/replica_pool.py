@@ -28,7 +28,7 @@ from concurrent.futures import Future as ThreadFuture
 from functools import partial
 from typing import Any, Final
 
-from ..runtime.batching import Lane
+from ..runtime.batcher import Batcher
 from ..runtime.errors import HandlerFailed, NotYetVisible, Overloaded, RayfoldError, Unavailable
 from ..runtime.place import join_place
 from ..runtime.printable import printable_log
@@ -116,9 +116,9 @@ class _Replica:
         """Of the process that has answered last."""
         self.in_flight = 0
         self.left_out_until_s = 0.0
-        self.lane: Lane[_Asked]
-        self.fresh: Lane[_Asked]
-        self.waited: Lane[_Asked]
+        self.lane: Batcher[_Asked]
+        self.fresh: Batcher[_Asked]
+        self.waited: Batcher[_Asked]
         """Queries that wait for a position: those that have just come, and those that have waited in vain."""
         self.suspects: deque[_Asked] = deque()
         self.examining: asyncio.Task[None] | None = None
@@ -143,7 +143,7 @@ class _Call:
     __slots__ = ("apart", "batch", "ended", "key", "lane", "replica", "timer")
 
     def __init__(
-        self, replica: _Replica, lane: Lane[_Asked] | None, batch: Sequence[_Asked], *, apart: bool = False
+        self, replica: _Replica, lane: Batcher[_Asked] | None, batch: Sequence[_Asked], *, apart: bool = False
     ) -> None:
         self.replica, self.lane, self.batch, self.apart = replica, lane, batch, apart
         self.key = b""
@@ -186,7 +186,7 @@ class ReplicaPool:
     def _replica(self, number: int, actor: Any) -> _Replica:
         replica = _Replica(number, actor)
         name = f"the lane to a replica of {self._name}"
-        replica.lane = Lane(
+        replica.lane = Batcher(
             name,
             partial(self._send, replica),
             defer=self._loop.call_soon,
@@ -194,12 +194,12 @@ class ReplicaPool:
             batch_items_max=_BATCH_QUERIES_MAX,
         )
         for waited in (False, True):
-            lane = Lane[_Asked](
+            lane = Batcher[_Asked](
                 name,
                 partial(self._send_waiting, replica, waited),
                 defer=self._loop.call_soon,
                 in_flight_max=1 if waited else _IN_FLIGHT_MAX,
-                worth_items=1,
+                pipelined_items_min=1,
                 batch_items_max=_BATCH_QUERIES_MAX,
                 waiting_items_max=_WAITING_MAX,
             )
@@ -354,7 +354,7 @@ class ReplicaPool:
         lane, now = replica.waited if waited else replica.fresh, time.monotonic()
         batch = [asked for asked in batch if not asked.future.done()]
         if not batch:
-            self._loop.call_soon(lane.came_back)
+            self._loop.call_soon(lane.batch_done)
             return
         call = _Call(replica, lane, batch)
         queries = call.key = join_queries([asked.packed for asked in batch])
@@ -401,7 +401,7 @@ class ReplicaPool:
             self._loop.call_later(_LEFT_OUT_S / 2, self._again, call.batch)
         finally:
             if call.lane is not None:
-                call.lane.came_back()
+                call.lane.batch_done()
 
     def _take(
         self,

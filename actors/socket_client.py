@@ -22,7 +22,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, Final
 
-from ..runtime.batching import BATCH_BYTES_MAX, BATCH_ITEMS_MAX
+from ..runtime.batcher import BATCH_BYTES_MAX, BATCH_ITEMS_MAX
 from ..runtime.codec import MESSAGE_BYTES_MAX
 from ..runtime.outcome import ERROR_BYTES_MAX
 
@@ -47,14 +47,14 @@ class SocketConnection(asyncio.Protocol):
     def __init__(
         self,
         client: bytes,
-        came_back: Callable[[int, bytes | None], None],
+        batch_done: Callable[[int, bytes | None], None],
         tell_lost: Callable[[SocketConnection], None],
     ) -> None:
         self.answered = False
         """Something came back: it is a partition that listens there."""
         self.lost = False
         """The connection has ended."""
-        self._client, self._came_back, self._tell_lost = client, came_back, tell_lost
+        self._client, self._came_back, self._tell_lost = client, batch_done, tell_lost
         self._transport: Any = None
         self._in_flight: set[int] = set()
         """Attempts; bounded by the router's `IN_FLIGHT_MAX`."""
@@ -66,7 +66,7 @@ class SocketConnection(asyncio.Protocol):
         self._transport = transport
 
     def send(self, attempt: int, predecessor: int, blob: bytes) -> None:
-        """Send an attempt. `came_back` gets its answer, or None if the connection is lost before."""
+        """Send an attempt. `batch_done` gets its answer, or None if the connection is lost before."""
         self._in_flight.add(attempt)
         self._transport.write(REQUEST.pack(len(blob), self._client, attempt, predecessor) + blob)
 

@@ -34,15 +34,15 @@ class PartitionTransport:
     """Delivers attempts to one actor. Lives on the router's event loop."""
 
     def __init__(
-        self, actor: Any, client: bytes, came_back: Callable[[int, bytes | None], None], *, by_road: bool
+        self, actor: Any, client: bytes, batch_done: Callable[[int, bytes | None], None], *, by_road: bool
     ) -> None:
-        """`came_back(attempt, answer)` is called once for each attempt, later; the answer is None if it failed.
+        """`batch_done(attempt, answer)` is called once for each attempt, later; the answer is None if it failed.
         `by_road`: the actor has a method `road` that tells its socket."""
         self.actor = actor
         self.died = False
         """Ray has said that its process ended, for good."""
         self._client = client
-        self._came_back = came_back
+        self._came_back = batch_done
         self._by_road = by_road
         self._loop = asyncio.get_running_loop()
         self._road: SocketConnection | None = None

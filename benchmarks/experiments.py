@@ -23,7 +23,7 @@ from rayfold import Envelope, RayfoldError, Runtime
 from rayfold.actors import command_router, replica_pool
 from rayfold.actors.cluster import Cluster
 from rayfold.actors.settings import Settings
-from rayfold.runtime.batching import Lane
+from rayfold.runtime.batcher import Batcher
 
 from .workloads.bank import Account, BalanceOf, Balances, Deposit
 
@@ -37,7 +37,7 @@ QUERIES: Final = {4096: 60_000, 1024: 40_000}
 WARM_UP, ACCOUNTS = 3_000, 1_000
 
 
-class WholeLane(Lane[Any]):
+class WholeLane(Batcher[Any]):
     """Whatever waits leaves as one batch, however little it is, as soon as there is room in flight."""
 
     def _leaving(self) -> int:
@@ -49,7 +49,7 @@ class Variant(NamedTuple):
 
     settings: Settings = Settings()
     in_flight_max: int = 2
-    lane: type[Lane[Any]] = Lane
+    lane: type[Batcher[Any]] = Batcher
 
 
 VARIANTS: Final = {
@@ -100,7 +100,7 @@ async def run(partitions: int) -> dict[str, list[list[float]]]:
         seeded.shuffle(shuffled)
         for name, (settings, in_flight_max, lane) in shuffled:
             command_router.IN_FLIGHT_MAX = in_flight_max
-            vars(command_router)["Lane"] = vars(replica_pool)["Lane"] = lane
+            vars(command_router)["Batcher"] = vars(replica_pool)["Batcher"] = lane
             folder = Path(tempfile.mkdtemp(prefix="experiment-", dir=Path.cwd()))
             try:
                 samples[name].append(await measured(folder / "store", settings, partitions))

@@ -9,7 +9,7 @@ from typing import Any
 
 from rayfold.actors.command_router import CommandRouter
 from rayfold.actors.settings import Settings
-from rayfold.runtime.batching import WAITING_BYTES_MAX
+from rayfold.runtime.batcher import WAITING_BYTES_MAX
 from rayfold.runtime.envelope import PackedCommand, new_command_id
 from rayfold.runtime.errors import Overloaded, Unavailable
 from rayfold.runtime.outcome import Moved, encode_answer

@@ -367,9 +367,9 @@ def test_a_reader_on_the_same_node_follows_a_partition_that_went_away_and_came_b
     assert reader.head() == 1
     folder = bank.folder / "a" / "bank"
     (folder / "partition-00000").rename(folder / "partition-00000.retired-1")
-    came_back = open_log(folder / "partition-00000", "partition 0", identity=read_manifest(folder).identity(0))
-    came_back.append(came_back.activate(), [deposits(ALICE, 5), deposits(ALICE, 6)])
-    came_back.close()
+    batch_done = open_log(folder / "partition-00000", "partition 0", identity=read_manifest(folder).identity(0))
+    batch_done.append(batch_done.activate(), [deposits(ALICE, 5), deposits(ALICE, 6)])
+    batch_done.close()
     back = bank.map.with_home(0, bank.id_of("b")).with_home(0, bank.id_of("a"))
     told(bank.keepers["a"].place(back))
     assert reader.head() == 2

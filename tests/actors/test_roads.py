@@ -15,7 +15,7 @@ from rayfold.actors.cluster import Cluster
 from rayfold.actors.command_router import CommandRouter
 from rayfold.actors.settings import Settings
 from rayfold.actors.transport import PartitionTransport
-from rayfold.runtime.batching import BATCH_BY_RAY_S, BATCH_BY_ROAD_S, BATCH_ITEMS_MAX, commands_worth
+from rayfold.runtime.batcher import BATCH_BY_RAY_S, BATCH_BY_ROAD_S, BATCH_ITEMS_MAX, commands_worth
 from rayfold.runtime.envelope import PackedCommand, pack
 from rayfold.runtime.outcome import decode_answer
 from tests.actors.conftest import Bank
@@ -75,10 +75,10 @@ async def test_a_client_learns_with_each_answer_how_many_commands_are_worth_a_ba
                 [destination] = router._partitions
                 while destination.way.has_road() != settings.local_sockets:
                     await asyncio.gather(*[router.submit(packed, blob, 30) for packed, blob in deposits(1)])
-                destination.lane.worth_items = BATCH_ITEMS_MAX + 1
+                destination.lane.pipelined_items_min = BATCH_ITEMS_MAX + 1
                 await asyncio.gather(*[router.submit(packed, blob, 30) for packed, blob in deposits(1)])
                 least_s = BATCH_BY_ROAD_S if settings.local_sockets else BATCH_BY_RAY_S
-                assert commands_worth(least_s) <= destination.lane.worth_items <= BATCH_ITEMS_MAX
+                assert commands_worth(least_s) <= destination.lane.pipelined_items_min <= BATCH_ITEMS_MAX
 
 
 async def test_commands_take_a_road_and_after_a_kill_the_road_to_the_next_activation(

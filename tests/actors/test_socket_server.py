@@ -222,9 +222,9 @@ class Answers:
         self.told: list[tuple[int, bytes | None]] = []
         self.lost: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.enough = asyncio.Event()
-        self.road = SocketConnection(CLIENT, self.came_back, lambda road: self.lost.set_result(road.answered))
+        self.road = SocketConnection(CLIENT, self.batch_done, lambda road: self.lost.set_result(road.answered))
 
-    def came_back(self, attempt: int, blob: bytes | None) -> None:
+    def batch_done(self, attempt: int, blob: bytes | None) -> None:
         self.told.append((attempt, blob))
         self.enough.set()
 

@@ -32,7 +32,7 @@ __all__ = [
     "WAITING_BYTES_MAX",
     "WAITING_ITEMS_MAX",
     "WORTH_ITEMS",
-    "Lane",
+    "Batcher",
     "commands_worth",
 ]
 
@@ -72,17 +72,17 @@ def commands_worth(batch_cost_s: float) -> int:
     return min(BATCH_ITEMS_MAX, max(1, round(batch_cost_s / _COMMAND_S / 2)))
 
 
-class Lane(Generic[Item]):
+class Batcher(Generic[Item]):
     """A queue that sends what has gathered as one batch whenever there is room for one more in flight.
 
     `send(batch)` starts a batch on its way and returns at once; whoever learns that it has come back calls
-    `came_back()`, once. Both may happen on any thread, the second also before the first returns. A batch whose `send`
+    `batch_done()`, once. Both may happen on any thread, the second also before the first returns. A batch whose `send`
     raises is gone: the exception goes to whoever caused the sending, and the lane is ready for more. `defer(function)`
     postpones the start of a batch, so that what is put in the same moment leaves together: an event loop's
     `call_soon`.
 
-    With `in_flight_max` over 1, further batches leave beside one in flight if each has `worth_items` items, or is full;
-    what waits is divided evenly among those that may leave.
+    With `in_flight_max` over 1, further batches leave beside one in flight if each has `pipelined_items_min` items, or
+    is full; what waits is divided evenly among those that may leave.
     """
 
     def __init__(
@@ -92,14 +92,14 @@ class Lane(Generic[Item]):
         *,
         defer: Callable[[Callable[[], None]], object] | None = None,
         in_flight_max: int = 1,
-        worth_items: int = WORTH_ITEMS,
+        pipelined_items_min: int = WORTH_ITEMS,
         batch_items_max: int = BATCH_ITEMS_MAX,
         batch_bytes_max: int = BATCH_BYTES_MAX,
         waiting_items_max: int = WAITING_ITEMS_MAX,
         waiting_bytes_max: int = WAITING_BYTES_MAX,
     ) -> None:
         self.name = name
-        self.worth_items = worth_items
+        self.pipelined_items_min = pipelined_items_min
         """At least 1. May be changed at any time, as it becomes known what a batch costs."""
         self._send = send
         self._defer = defer
@@ -147,7 +147,7 @@ class Lane(Generic[Item]):
             self._waiting_bytes += size_bytes
         self._start()
 
-    def came_back(self) -> None:
+    def batch_done(self) -> None:
         """A batch in flight has come back, one way or the other: send what has gathered, if anything has."""
         with self._lock:
             self._in_flight -= 1
@@ -211,7 +211,7 @@ class Lane(Generic[Item]):
         room = self._in_flight_max - self._in_flight
         if room <= 0 or not self._waiting:
             return 0
-        worth = max(len(self._waiting) // self.worth_items, self._waiting_bytes // self._batch_bytes_max)
+        worth = max(len(self._waiting) // self.pipelined_items_min, self._waiting_bytes // self._batch_bytes_max)
         return min(room, worth if self._in_flight else max(1, worth))
 
     def _next_batch(self, leaving: int) -> list[Item]:

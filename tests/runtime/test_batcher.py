@@ -12,20 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayfold.runtime.batching import (
+from rayfold.runtime.batcher import (
     BATCH_BYTES_MAX,
     BATCH_ITEMS_MAX,
     WAITING_BYTES_MAX,
     WAITING_ITEMS_MAX,
-    Lane,
+    Batcher,
     commands_worth,
 )
 from rayfold.runtime.errors import Overloaded
 
 
-def lane_and_sent(**bounds: Any) -> tuple[Lane[str], list[list[str]]]:
+def lane_and_sent(**bounds: Any) -> tuple[Batcher[str], list[list[str]]]:
     sent: list[list[str]] = []
-    return Lane("the lane", sent.append, **bounds), sent
+    return Batcher("the lane", sent.append, **bounds), sent
 
 
 # Order and company ---------------------------------------------------------------------------------------------
@@ -44,9 +44,9 @@ def test_what_arrives_while_a_batch_is_in_flight_leaves_as_the_next_one() -> Non
         lane.put(item, 1)
     assert sent == [["a"]]
     assert len(lane) == 3
-    lane.came_back()
+    lane.batch_done()
     assert sent == [["a"], ["b", "c", "d"]]
-    lane.came_back()
+    lane.batch_done()
     assert len(sent) == 2
     lane.put("e", 1)
     assert sent[2:] == [["e"]]
@@ -61,8 +61,8 @@ def test_what_is_put_together_leaves_as_if_it_were_put_one_by_one() -> None:
     for item, size_bytes in [("0", 1), *items]:
         one_by_one.put(item, size_bytes)
     for _ in range(4):
-        together.came_back()
-        one_by_one.came_back()
+        together.batch_done()
+        one_by_one.batch_done()
     assert sent == expected == [["0"], ["a", "b", "c"], ["d", "e", "f"], ["g", "h"]]
     alone, leaves = lane_and_sent()
     alone.put_all(items)
@@ -78,7 +78,7 @@ def test_what_is_put_together_is_refused_together(bounds: dict[str, int]) -> Non
         lane.put_all([("c", 1), ("d", 1), ("e", 1)])
     assert len(lane) == 2
     lane.put_all([("f", 1), ("g", 1)])
-    lane.came_back()
+    lane.batch_done()
     assert sent == [["0"], ["a", "b", "f", "g"]]
 
 
@@ -87,7 +87,7 @@ def test_a_batch_is_bounded_in_items() -> None:
     for item in "abcdefgh":
         lane.put(item, 1)
     for _ in range(3):
-        lane.came_back()
+        lane.batch_done()
     assert sent == [["a"], ["b", "c", "d"], ["e", "f", "g"], ["h"]]
 
 
@@ -96,7 +96,7 @@ def test_a_batch_is_bounded_in_bytes() -> None:
     for item, size_bytes in [("a", 1), ("b", 5), ("c", 5), ("d", 1), ("e", 10)]:
         lane.put(item, size_bytes)
     for _ in range(3):
-        lane.came_back()
+        lane.batch_done()
     assert sent == [["a"], ["b", "c"], ["d"], ["e"]]
 
 
@@ -105,7 +105,7 @@ def test_one_item_larger_than_a_batch_travels_alone() -> None:
     for item, size_bytes in [("a", 1), ("b", 1), ("large", 99), ("c", 1), ("d", 1)]:
         lane.put(item, size_bytes)
     for _ in range(3):
-        lane.came_back()
+        lane.batch_done()
     assert sent == [["a"], ["b"], ["large"], ["c", "d"]]
 
 
@@ -121,11 +121,11 @@ def test_nothing_is_lost_repeated_or_overtaken(
     sizes: list[int], batch_items: int, batch_bytes: int, in_flight: int, worth: int, back: list[bool]
 ) -> None:
     sent: list[list[tuple[int, int]]] = []
-    lane = Lane[tuple[int, int]](
+    lane = Batcher[tuple[int, int]](
         "the lane",
         sent.append,
         in_flight_max=in_flight,
-        worth_items=worth,
+        pipelined_items_min=worth,
         batch_items_max=batch_items,
         batch_bytes_max=batch_bytes,
     )
@@ -134,10 +134,10 @@ def test_nothing_is_lost_repeated_or_overtaken(
         lane.put(item, item[1])
         assert 0 < len(sent) - returned <= in_flight
         if item[0] < len(back) and back[item[0]]:
-            lane.came_back()
+            lane.batch_done()
             returned += 1
     while returned < len(sent):
-        lane.came_back()
+        lane.batch_done()
         returned += 1
     assert [item for batch in sent for item in batch] == list(enumerate(sizes))
     for batch in sent:
@@ -149,22 +149,22 @@ def test_nothing_is_lost_repeated_or_overtaken(
 # Several in flight ---------------------------------------------------------------------------------------------
 
 
-def waiting_lane(in_flight: int, worth: int, **bounds: Any) -> tuple[Lane[str], list[int], Callable[[], None]]:
+def waiting_lane(in_flight: int, worth: int, **bounds: Any) -> tuple[Batcher[str], list[int], Callable[[], None]]:
     """A lane whose start is deferred, the sizes of the batches that it has sent, and what starts it."""
     sizes: list[int] = []
     started: list[Callable[[], None]] = []
-    lane = Lane[str](
+    lane = Batcher[str](
         "the lane",
         lambda batch: sizes.append(len(batch)),
         defer=started.append,
         in_flight_max=in_flight,
-        worth_items=worth,
+        pipelined_items_min=worth,
         **bounds,
     )
     return lane, sizes, lambda: started.pop()()
 
 
-def put(lane: Lane[str], items: int, size_bytes: int = 1) -> None:
+def put(lane: Batcher[str], items: int, size_bytes: int = 1) -> None:
     for _ in range(items):
         lane.put("a", size_bytes)
 
@@ -190,12 +190,12 @@ def test_beside_a_batch_in_flight_leaves_only_what_is_worth_one() -> None:
     start()
     assert sent == [1, 24]
     put(lane, 30)
-    lane.came_back()
+    lane.batch_done()
     assert sent == [1, 24, 30]
     put(lane, 5)
-    lane.came_back()
+    lane.batch_done()
     assert sent == [1, 24, 30], "there is one in flight, and 5 are not worth another"
-    lane.came_back()
+    lane.batch_done()
     assert sent == [1, 24, 30, 5]
 
 
@@ -219,7 +219,7 @@ def test_what_is_worth_a_batch_can_change() -> None:
     lane, sent, start = waiting_lane(2, 24)
     put(lane, 1)
     start()
-    lane.worth_items = 2
+    lane.pipelined_items_min = 2
     put(lane, 2)
     start()
     assert sent == [1, 2]
@@ -240,9 +240,9 @@ def test_too_many_waiting_items_are_refused_and_not_kept() -> None:
     with pytest.raises(Overloaded) as raised:
         lane.put("d", 1)
     assert str(raised.value) == "the lane is full at 2 items; it was not sent, try again later"
-    lane.came_back()
+    lane.batch_done()
     lane.put("e", 1)
-    lane.came_back()
+    lane.batch_done()
     assert sent == [["a"], ["b", "c"], ["e"]]
 
 
@@ -254,9 +254,9 @@ def test_too_many_waiting_bytes_are_refused_and_not_kept() -> None:
     with pytest.raises(Overloaded) as raised:
         lane.put("d", 1)
     assert str(raised.value) == "the lane is full at 1,000 bytes; it was not sent, try again later"
-    lane.came_back()
+    lane.batch_done()
     lane.put("e", 1_000)
-    lane.came_back()
+    lane.batch_done()
     assert sent == [["a"], ["b", "c"], ["e"]]
 
 
@@ -266,7 +266,7 @@ def test_one_item_larger_than_the_bound_may_wait_alone() -> None:
     lane.put("large", 5_000)
     with pytest.raises(Overloaded):
         lane.put("b", 1)
-    lane.came_back()
+    lane.batch_done()
     assert sent == [["a"], ["large"]]
 
 
@@ -287,7 +287,7 @@ def test_waiting_items_can_be_taken_out_in_order_and_make_room() -> None:
     lane.put("c", 7)
     with pytest.raises(Overloaded):
         lane.put("d", 1)
-    lane.came_back()
+    lane.batch_done()
     assert sent == [["a1"], ["a2", "c"]]
 
 
@@ -297,7 +297,7 @@ def test_waiting_items_can_be_taken_out_in_order_and_make_room() -> None:
 def test_items_of_one_moment_leave_together_when_the_start_is_deferred() -> None:
     sent: list[list[str]] = []
     deferred: list[Callable[[], None]] = []
-    lane = Lane[str]("the lane", sent.append, defer=deferred.append)
+    lane = Batcher[str]("the lane", sent.append, defer=deferred.append)
     for item in "abc":
         lane.put(item, 1)
     assert sent == []
@@ -306,14 +306,14 @@ def test_items_of_one_moment_leave_together_when_the_start_is_deferred() -> None
     assert sent == [["a", "b", "c"]]
     lane.put("d", 1)
     assert len(deferred) == 1, "only a start from idle is deferred"
-    lane.came_back()
+    lane.batch_done()
     assert sent == [["a", "b", "c"], ["d"]]
 
 
 def test_what_was_taken_out_before_a_deferred_start_leaves_the_lane_idle() -> None:
     sent: list[list[str]] = []
     deferred: deque[Callable[[], None]] = deque()
-    lane = Lane[str]("the lane", sent.append, defer=deferred.append)
+    lane = Batcher[str]("the lane", sent.append, defer=deferred.append)
     lane.put("a", 1)
     lane.take_waiting(lambda _: True)
     deferred.popleft()()
@@ -334,9 +334,9 @@ def test_a_thousand_batches_that_come_back_while_they_are_sent_are_no_recursion(
             for number in range(1, 3_000):
                 lane.put(number, 1)
         in_flight[0] -= 1
-        lane.came_back()
+        lane.batch_done()
 
-    lane = Lane[int]("the lane", send, batch_items_max=1)
+    lane = Batcher[int]("the lane", send, batch_items_max=1)
     lane.put(0, 1)
     assert sent == list(range(3_000))
 
@@ -349,13 +349,13 @@ def test_a_send_that_raises_loses_its_batch_and_not_the_lane() -> None:
             raise OSError("the road is closed")
         sent.append(batch)
 
-    lane = Lane[str]("the lane", send)
+    lane = Batcher[str]("the lane", send)
     with pytest.raises(OSError, match="the road is closed"):
         lane.put("bad", 1)
     lane.put("a", 1)
     lane.put("bad", 1)
     with pytest.raises(OSError, match="the road is closed"):
-        lane.came_back()
+        lane.batch_done()
     lane.put("b", 1)
     assert sent == [["a"], ["b"]]
 
@@ -364,17 +364,17 @@ def test_a_send_that_raises_loses_its_batch_and_not_the_lane() -> None:
 
 
 def test_as_many_batches_as_allowed_are_in_flight() -> None:
-    lane, sent = lane_and_sent(in_flight_max=2, worth_items=1, batch_items_max=2)
+    lane, sent = lane_and_sent(in_flight_max=2, pipelined_items_min=1, batch_items_max=2)
     for item in "abcdefg":
         lane.put(item, 1)
     assert sent == [["a"], ["b"]]
-    lane.came_back()
+    lane.batch_done()
     assert sent == [["a"], ["b"], ["c", "d"]]
-    lane.came_back()
-    lane.came_back()
+    lane.batch_done()
+    lane.batch_done()
     assert sent == [["a"], ["b"], ["c", "d"], ["e", "f"], ["g"]]
-    lane.came_back()
-    lane.came_back()
+    lane.batch_done()
+    lane.batch_done()
     lane.put("h", 1)
     lane.put("i", 1)
     lane.put("j", 1)
@@ -382,20 +382,20 @@ def test_as_many_batches_as_allowed_are_in_flight() -> None:
 
 
 def test_what_was_lost_leaves_again_before_what_waits() -> None:
-    lane, sent = lane_and_sent(in_flight_max=2, worth_items=2, waiting_bytes_max=100)
+    lane, sent = lane_and_sent(in_flight_max=2, pipelined_items_min=2, waiting_bytes_max=100)
     for item in "abcd":
         lane.put(item, 20)
     assert sent == [["a"], ["b", "c"]]
     lane.restart([("a", 20), ("b", 20), ("c", 20)])
     assert sent[2:] == [["a", "b"], ["c", "d"]]
-    lane.came_back()
+    lane.batch_done()
     lane.put("e", 100)
-    lane.came_back()
+    lane.batch_done()
     assert sent[4:] == [["e"]], "two were in flight, not four"
     lane.put("f", 100)
     with pytest.raises(Overloaded):
         lane.put("g", 1)
-    lane.came_back()
+    lane.batch_done()
     assert sent[5:] == [["f"]]
 
 
@@ -415,7 +415,7 @@ def test_an_idle_lane_needs_no_thread() -> None:
     lanes = [lane_and_sent()[0] for _ in range(100)]
     for lane in lanes:
         lane.put("a", 1)
-        lane.came_back()
+        lane.batch_done()
     assert threading.active_count() == before
 
 
@@ -441,13 +441,13 @@ def test_from_many_threads_each_ones_order_is_kept_and_one_batch_is_in_flight() 
             if len(arrived) == 4 * 2_000:
                 ended.set()
             in_flight[0] -= 1
-            lane.came_back()
+            lane.batch_done()
 
     def put(sender: int) -> None:
         for number in range(2_000):
             lane.put((sender, number), random.randrange(200))
 
-    lane = Lane[tuple[int, int]]("the lane", send, batch_items_max=50, batch_bytes_max=4_000)
+    lane = Batcher[tuple[int, int]]("the lane", send, batch_items_max=50, batch_bytes_max=4_000)
     carriers = [threading.Thread(target=carry) for _ in range(3)]
     senders = [threading.Thread(target=put, args=(sender,)) for sender in range(4)]
     for thread in carriers + senders:
