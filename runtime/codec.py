@@ -84,7 +84,7 @@ ITEMS_MAX: Final = 131_072
 
 SMALL_BYTES: Final = 64
 """A payload of so few bytes cannot be nested deeper, or hold more, than the limits allow: the loop over a page of
-records (`page.py`) unpacks it in line."""
+records (`event_applier.py`) unpacks it in line."""
 
 DEPTH_MAX: Final = 64
 """Levels of nesting in one message, far under what makes Python's own recursion fail."""

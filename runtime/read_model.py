@@ -8,7 +8,7 @@ the log instead. So the broadcast may drop, repeat and reorder, and a reader sti
 log, and nothing else.
 
 What a page of events does to the read model, and what becomes of it when a handler raises, is next door in
-`kept_model.py`; where the read model lives, in `read_store/`.
+`stored_model.py`; where the read model lives, in `read_store/`.
 
 Rules kept here: the read model and its positions change together, under one lock, which a query takes as well; the
 log is only read, never the write side; an event that cannot be taken in stops this projection visibly (every query and
@@ -32,12 +32,12 @@ from .catalogue import Catalogue
 from .codec import decode_message
 from .errors import Damaged, DefinitionError, HandlerFailed, InvalidMessage, NotYetVisible, RayfoldError, Unavailable
 from .in_hand import KEY_BYTES, InHand
-from .kept_model import PAGE_BYTES_MAX, PAGE_EVENTS, KeptModel
 from .log.contract import Reader
 from .printable import printable_log
 from .projection import Projection
 from .read_store.checkpoint import Quarantined
 from .read_store.memory import MemoryStore
+from .stored_model import PAGE_BYTES_MAX, PAGE_EVENTS, StoredModel
 from .stream import StreamId
 from .user_code import is_ctrl_c
 
@@ -143,7 +143,7 @@ class ReadModel:
         self._catalogue = catalogue
         self._readers = readers
         self._directory = directory
-        self._kept = KeptModel(projection, catalogue, readers, part)
+        self._kept = StoredModel(projection, catalogue, readers, part)
         self._in_memory = isinstance(self._kept.store, MemoryStore)
         self._feeding = threading.RLock()
         """Held by whoever feeds events in: one at a time, so that positions only move by the holder."""

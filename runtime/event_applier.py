@@ -1,7 +1,7 @@
 """A page: some adjoining records of one partition, given to the handlers of a projection as fast as Python can.
 
 Step [7] of the read path. Before it: `read_model.py` has put the records in order and closed the gaps. After it:
-`kept_model.py` commits what the handlers did, or undoes it.
+`stored_model.py` commits what the handlers did, or undoes it.
 
 Rules kept here: records are applied in order and the first that cannot be ends the page, with its reason;
 what has no handler, or belongs to another part, is passed over without decoding its payload; sizes are bounded before
@@ -31,7 +31,7 @@ from .recorded import Recorded
 from .stream import StreamId, is_reserved
 from .user_code import is_ctrl_c
 
-__all__ = ["Failure", "Page", "PageLoop", "recorded_at_us_of"]
+__all__ = ["Failure", "Page", "EventApplier", "recorded_at_us_of"]
 
 _NO_EVENTS: Final[Sequence[Any]] = ()
 
@@ -80,7 +80,7 @@ class _Target(NamedTuple):
     """Of the handler, for errors."""
 
 
-class PageLoop:
+class EventApplier:
     """The handlers of one part of a projection."""
 
     def __init__(self, projection: type[Projection], catalogue: Catalogue, part: int) -> None:

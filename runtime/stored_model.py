@@ -23,9 +23,9 @@ from typing import Final
 
 from .catalogue import Catalogue
 from .errors import Damaged, DefinitionError, HandlerFailed, RayfoldError, StorageFailed, StoreError
+from .event_applier import EventApplier, Failure, Page, recorded_at_us_of
 from .log.contract import Reader
 from .log.format import chain_of, decode_record, record_position
-from .page import Failure, Page, PageLoop, recorded_at_us_of
 from .printable import printable_log
 from .projection import Projection
 from .reach import Reach
@@ -36,7 +36,7 @@ from .read_store.memory import MemoryStore
 from .stream import StreamId
 from .user_code import is_ctrl_c
 
-__all__ = ["PAGE_BYTES_MAX", "PAGE_EVENTS", "TRIES", "KeptModel"]
+__all__ = ["PAGE_BYTES_MAX", "PAGE_EVENTS", "TRIES", "StoredModel"]
 
 log = printable_log(__name__)
 
@@ -57,7 +57,7 @@ TRIES: Final = 3
 looks at outside."""
 
 
-class KeptModel:
+class StoredModel:
     """The state of one part of a projection, its store and its checkpoint."""
 
     def __init__(
@@ -77,7 +77,7 @@ class KeptModel:
         self._catalogue = catalogue
         self._readers = readers
         self.part = part
-        self._loop = PageLoop(projection, catalogue, part)
+        self._loop = EventApplier(projection, catalogue, part)
         self._at = Checkpoint(dict(self.positions), {}, dict.fromkeys(readers, 0))
         self._called_up_to = dict.fromkeys(readers, 0)
         """Up to where handlers have seen events that were not committed then: what comes once more is replayed."""
@@ -290,7 +290,7 @@ class KeptModel:
         """Put the state in memory back to its last copy, and read the log from there to where it was."""
         self._go_back()
 
-    def go_on_from(self, other: KeptModel) -> None:
+    def go_on_from(self, other: StoredModel) -> None:
         """Take over the state in memory of another one of the same projection, at its place, and read on from there."""
         self.model.__dict__.clear()
         self.model.__dict__.update(vars(other.model))
