@@ -23,7 +23,7 @@ from typing import Final
 from rayfold import Envelope
 from rayfold.runtime.catalogue import Catalogue
 from rayfold.runtime.envelope import PackedCommand, pack
-from rayfold.runtime.log import recent
+from rayfold.runtime.log import index_buffer
 from rayfold.runtime.log.reader import LmdbReader
 from rayfold.runtime.log.store import Store
 from rayfold.runtime.partition import WriteLoop
@@ -40,7 +40,7 @@ COMMANDS: Final = 40_000
 """In one repetition, after as many as fill the lag once."""
 ACCOUNTS: Final = 1_000
 BATCHES: Final = (64, 512)
-VARIANTS: Final = {"lagging": recent.BYTES_A_TURN, "with each append": 1}
+VARIANTS: Final = {"lagging": index_buffer.BYTES_A_TURN, "with each append": 1}
 """After how many bytes of records the next group of streams is put."""
 
 
@@ -58,7 +58,7 @@ def measured(store: Store, size: int, seed: int) -> tuple[float, float]:
     try:
         loop = WriteLoop(0, log, Catalogue([Account], []))
         loop.activate()
-        for batch in batches(512, recent.GROUPS * recent.EVENTS_A_TURN, seed):
+        for batch in batches(512, index_buffer.GROUPS * index_buffer.EVENTS_A_TURN, seed):
             loop.execute(batch)
         ready = list(batches(size, COMMANDS, seed + 1))
         before, began_s = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
@@ -94,7 +94,7 @@ def measure(events: int) -> None:
         for number in range(REPETITIONS):
             seeded.shuffle(shuffled)
             for variant, size in shuffled:
-                recent.BYTES_A_TURN = VARIANTS[variant]
+                index_buffer.BYTES_A_TURN = VARIANTS[variant]
                 shutil.copytree(grown.path, folder / "store")
                 store = Store(folder / "store", grown.store_id, 1)
                 samples[variant, size].append(measured(store, size, number))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rayfold.runtime.errors import RayfoldError, StoreError
-from rayfold.runtime.log import recent
+from rayfold.runtime.log import index_buffer
 from rayfold.runtime.log.check import verify_store
 from rayfold.runtime.log.contract import Reader
 from rayfold.runtime.log.environment import open_log
@@ -41,12 +41,12 @@ same."""
 
 @contextlib.contextmanager
 def short_turns() -> Iterator[None]:
-    """The stream index catches up after a few events meanwhile (`runtime/log/recent.py`)."""
-    before, recent.EVENTS_A_TURN = recent.EVENTS_A_TURN, EVENTS_A_TURN
+    """The stream index catches up after a few events meanwhile (`runtime/log/index_buffer.py`)."""
+    before, index_buffer.EVENTS_A_TURN = index_buffer.EVENTS_A_TURN, EVENTS_A_TURN
     try:
         yield
     finally:
-        recent.EVENTS_A_TURN = before
+        index_buffer.EVENTS_A_TURN = before
 
 
 def open_clocked(store: Store, partition: int = 0) -> LmdbLog:

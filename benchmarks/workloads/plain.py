@@ -39,7 +39,7 @@ from rayfold.runtime.log.format import (
     encode_stream_entry,
     pack_position,
 )
-from rayfold.runtime.log.recent import GROUPS, Recent, encode_indexed
+from rayfold.runtime.log.index_buffer import GROUPS, IndexBuffer, encode_indexed
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.stream import StreamId, stream_id
 
@@ -69,7 +69,7 @@ class PlainBank:
             self._lmdb.open_db(name, create=False) for name in (EVENTS, STREAMS, COMMANDS, META)
         )
         self._head, self._chain = 0, CHAIN_START
-        self._recent = Recent()
+        self._recent = IndexBuffer()
         self._recent.learn([0] * GROUPS, [], 0)
         self.accounts: dict[str, tuple[StreamId, bytes, int, int]] = {}
         """Account -> its stream, the stream's key, version and balance."""

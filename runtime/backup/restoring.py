@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 from ..errors import StorageFailed, StoreInUse, StoreMismatch, StoreMissing
 from ..log.durable import fsync_folder, write_durably
-from ..log.recent import appends_in
+from ..log.index_buffer import appends_in
 from ..log.store import Store, create_or_open_store
 from ..log.stretch import Stretch, write_stretch
 from ..private import make_private_folder, open_private

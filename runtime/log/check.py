@@ -6,7 +6,8 @@ Rules kept here:
 - memory stays bounded however large the store is: every walk goes in chunks, each in a read transaction of its own,
   so that no page is pinned either. What is at or before the head at the start of a walk never changes any more
 - everything is looked at from both sides: events know their place in the stream index and in the command index, and
-  both indexes know their events; those that the stream index does not hold yet (`recent.py`) continue their streams
+  both indexes know their events; those that the stream index does not hold yet (`index_buffer.py`) continue their
+  streams
 - nothing is repaired, and nothing is trusted that was not checked: a file whose B-tree is broken is not opened at
   all, because LMDB may crash the process on it
 
@@ -53,8 +54,8 @@ from .format import (
     split_versioned_key,
     versioned_key,
 )
+from .index_buffer import group_of, version_told
 from .reader import HOLDINGS_SINCE, LmdbReader
-from .recent import group_of, version_told
 from .report import PartitionReport, Problem, Report
 from .store import Store, open_store
 

@@ -77,8 +77,8 @@ FORMAT_VERSION: Final = 3
 """Of everything in this file. A log of a version that is not known is refused, never guessed at."""
 
 READABLE_FORMATS: Final = (1, 2, FORMAT_VERSION)
-"""In format 1 the stream index never lags (`recent.py`); in 1 and 2 a record has no headers, and `meta` no holdings and
-no secret. An activation makes such a log one of format 3 (`upgrade.py`); its records stay as they are."""
+"""In format 1 the stream index never lags (`index_buffer.py`); in 1 and 2 a record has no headers, and `meta` no
+holdings and no secret. An activation makes such a log one of format 3 (`upgrade.py`); its records stay as they are."""
 
 EVENTS: Final = b"events"
 STREAMS: Final = b"streams"
@@ -476,7 +476,8 @@ META_FORMAT: Final = b"format"
 """The format version, 8 bytes big-endian: the first thing read."""
 
 META_INDEXED: Final = b"indexed"
-"""Up to where the stream index holds the appends of each group of streams (`recent.py`), 8 bytes big-endian each."""
+"""Up to where the stream index holds the appends of each group of streams (`index_buffer.py`), 8 bytes big-endian
+each."""
 
 META_EPOCH: Final = b"epoch"
 """The epoch of the latest activation, 8 bytes big-endian."""

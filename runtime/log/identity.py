@@ -23,7 +23,7 @@ from .format import (
     decode_meta,
     encode_meta,
 )
-from .recent import GROUPS, encode_indexed
+from .index_buffer import GROUPS, encode_indexed
 
 if TYPE_CHECKING:
     import lmdb
@@ -72,7 +72,8 @@ def write_identity(environment: Environment, identity: str) -> None:
 
 
 def put_format(transaction: lmdb.Transaction[bytes], environment: Environment, indexed: Sequence[int]) -> None:
-    """Say that the log has the present format, and up to where its stream index holds each group (`recent.py`)."""
+    """Say that the log has the present format, and up to where its stream index holds each group
+    (`index_buffer.py`)."""
     meta, content = environment.database(META), FORMAT_VERSION.to_bytes(8, "big")
     transaction.put(META_FORMAT, encode_meta(META_FORMAT, content), db=meta)
     transaction.put(META_INDEXED, encode_indexed(indexed), db=meta)

@@ -7,7 +7,7 @@ Rules kept here:
   pins no page once it returns
 - every record and every index entry is checked before it is handed out; a hole where an event must be is `Damaged`,
   never a shorter answer
-- the stream index lags behind (`recent.py`): the end of a stream is looked for among the latest events as well
+- the stream index lags behind (`index_buffer.py`): the end of a stream is looked for among the latest events as well
 - where something ends, what stands there is checked as well: LMDB finds keys by comparing them, so a key that decayed
   looks like the end of a stream, and a page that decayed like the end of the log
 - a snapshot is a hint: a damaged or outdated one is passed over, and so is one that is not what the record of its
@@ -54,7 +54,7 @@ from .format import (
     versioned_key,
 )
 from .holdings import Kinds, as_holdings, holdings_in, kinds_of
-from .recent import GROUPS, decode_indexed, group_of
+from .index_buffer import GROUPS, decode_indexed, group_of
 from .sealing import Tenure, chain_at, decode_seal
 from .stretch import Stretch, read_stretch
 
@@ -114,7 +114,7 @@ class LmdbReader:
 
     def indexed_in(self, transaction: lmdb.Transaction[bytes]) -> Sequence[int]:
         """For each group of streams the position up to which the stream index holds its appends, and no further
-        (`recent.py`); in a log of format 1 it holds all of them."""
+        (`index_buffer.py`); in a log of format 1 it holds all of them."""
         meta = self.environment.database(META)
         if (stored := transaction.get(META_INDEXED, db=meta)) is not None:
             return decode_indexed(stored, self.name)

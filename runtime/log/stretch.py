@@ -27,7 +27,7 @@ from .format import (
 )
 from .holdings import kinds_of, put_holdings
 from .identity import put_format, put_secret
-from .recent import GROUPS, appends_in, index_entry, version_told
+from .index_buffer import GROUPS, appends_in, index_entry, version_told
 
 if TYPE_CHECKING:
     import lmdb

@@ -40,9 +40,9 @@ from .format import (
     versioned_key,
 )
 from .holdings import checked_shapes, holdings_in, put_holdings
+from .index_buffer import IndexBuffer, encode_indexed, unindexed_entries
 from .plan import Pair, Plan, Tail, plan
 from .reader import LmdbReader
-from .recent import Recent, encode_indexed, lacking
 from .sealing import Tenure, activated, change_tenure, put_tenure
 from .upgrade import upgrade
 
@@ -67,7 +67,7 @@ class LmdbLog(LmdbReader):
         super().__init__(environment)
         self._now_us = now_us
         self._tail: Tail | None = None
-        self._recent = Recent()
+        self._recent = IndexBuffer()
         self._declared: dict[tuple[str, int], bytes] = {}
         self._writing = threading.Lock()
 
@@ -213,7 +213,7 @@ class LmdbLog(LmdbReader):
 
     def unindexed_in(self, transaction: lmdb.Transaction[bytes], indexed: Sequence[int]) -> list[Pair]:
         """The entries that the stream index lacks, as this transaction sees it; `indexed` is what it says itself."""
-        return list(lacking(indexed, self._read(transaction, min(indexed) + 1, 1 << 62, 1 << 62)))
+        return list(unindexed_entries(indexed, self._read(transaction, min(indexed) + 1, 1 << 62, 1 << 62)))
 
     def _learn(self, transaction: lmdb.Transaction[bytes], head: int) -> None:
         """Learn by heart what the stream index lacks: at the activation, since loading an aggregate asks for it."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rayfold.runtime.log import recent
+from rayfold.runtime.log import index_buffer
 from rayfold.runtime.log.contract import Log
 from rayfold.runtime.log.environment import open_log
 from rayfold.runtime.log.memory import MemoryLog
@@ -18,7 +18,7 @@ from tests.runtime.log.appends import children
 @pytest.fixture
 def indexed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every append goes into the stream index with its own commit."""
-    monkeypatch.setattr(recent, "BYTES_A_TURN", 1)
+    monkeypatch.setattr(index_buffer, "BYTES_A_TURN", 1)
 
 
 @pytest.fixture(params=["lmdb", "lmdb, indexed at once", "memory"])

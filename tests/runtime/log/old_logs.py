@@ -19,7 +19,7 @@ from rayfold.runtime.catalogue import Catalogue
 from rayfold.runtime.envelope import Envelope, PackedCommand, pack
 from rayfold.runtime.log.durable import encode_facts
 from rayfold.runtime.log.format import DATABASES, META, META_FORMAT, META_INDEXED, STREAMS, encode_meta, pack_position
-from rayfold.runtime.log.recent import appends_in, index_entry
+from rayfold.runtime.log.index_buffer import appends_in, index_entry
 from rayfold.runtime.log.store import Store, open_store
 from rayfold.runtime.messages import Command, Event
 from rayfold.runtime.stream import StreamId

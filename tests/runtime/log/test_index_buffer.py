@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayfold.runtime.errors import Conflict, Damaged
-from rayfold.runtime.log import recent
+from rayfold.runtime.log import index_buffer
 from rayfold.runtime.log.check import verify_store
 from rayfold.runtime.log.environment import open_log
 from rayfold.runtime.log.format import (
@@ -26,8 +26,8 @@ from rayfold.runtime.log.format import (
     encode_record,
     pack_position,
 )
+from rayfold.runtime.log.index_buffer import GROUPS, group_of
 from rayfold.runtime.log.reader import LmdbReader
-from rayfold.runtime.log.recent import GROUPS, group_of
 from rayfold.runtime.log.store import Store, create_or_open_store
 from rayfold.runtime.log.stretch import read_stretch, write_stretch
 from rayfold.runtime.log.writer import LmdbLog
@@ -72,7 +72,7 @@ def test_entries_are_put_a_group_at_a_time_and_the_index_lags_by_a_bound(lmdb_lo
     assert entries(lmdb_log) == 0, "200 events are no turn yet"
     for number in range(300):
         lmdb_log.append(epoch, [deposits(MANY[(number * 40 + n) % 200], n) for n in range(40)])
-        assert lmdb_log.head() - min(indexed(lmdb_log)) <= GROUPS * recent.EVENTS_A_TURN + 40
+        assert lmdb_log.head() - min(indexed(lmdb_log)) <= GROUPS * index_buffer.EVENTS_A_TURN + 40
     groups = [group_of(decode_record(record).stream.key) for record in lmdb_log.read(0, 1 << 20)]
     held = indexed(lmdb_log)
     assert entries(lmdb_log) == sum(position <= held[group] for position, group in enumerate(groups, 1))
@@ -86,13 +86,13 @@ def test_large_records_have_their_turn_sooner(lmdb_log: LmdbLog) -> None:
         lmdb_log.append(epoch, [large._replace(stream=stream, command_id=deposits(stream, 1).command_id)])
     assert lmdb_log.head() - min(indexed(lmdb_log)) < 9
     held, head = sorted(indexed(lmdb_log)), lmdb_log.head()
-    assert head - held[0] <= 1 + (GROUPS * recent.BYTES_A_TURN >> 20)
+    assert head - held[0] <= 1 + (GROUPS * index_buffer.BYTES_A_TURN >> 20)
 
 
 def test_a_batch_larger_than_all_turns_together_is_in_the_index_at_once(
     lmdb_log: LmdbLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recent, "EVENTS_A_TURN", 2)
+    monkeypatch.setattr(index_buffer, "EVENTS_A_TURN", 2)
     lmdb_log.append(lmdb_log.activate(), [deposits(stream, 1) for stream in MANY])
     assert (entries(lmdb_log), set(indexed(lmdb_log))) == (200, {200})
 
@@ -109,8 +109,8 @@ def test_whoever_reads_and_however_often_the_writer_begins_anew_every_stream_is_
     history: list[list[tuple[int, int]]], events_a_turn: int, bytes_a_turn: int, reopened: set[int]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recent, "EVENTS_A_TURN", events_a_turn)
-        patch.setattr(recent, "BYTES_A_TURN", bytes_a_turn)
+        patch.setattr(index_buffer, "EVENTS_A_TURN", events_a_turn)
+        patch.setattr(index_buffer, "BYTES_A_TURN", bytes_a_turn)
         store = create_or_open_store(folder, 1)
         log = store.open_log(0)
         epoch, of = log.activate(), {stream: list[int]() for stream in MANY[:12]}
@@ -184,10 +184,10 @@ def test_a_writer_that_takes_a_log_over_knows_its_end_by_heart(lmdb_log: LmdbLog
     epoch = log.activate()
     assert log._recent.head == log.head() == 1200
     held = indexed(log)
-    lacking = [
+    unindexed_entries = [
         event for event in map(decode_record, log.read(0, 1200)) if event.position > held[group_of(event.stream.key)]
     ]
-    assert sum(len(log._recent.entries(stream.key, 1)) for stream in MANY) == len(lacking) > 0
+    assert sum(len(log._recent.entries(stream.key, 1)) for stream in MANY) == len(unindexed_entries) > 0
     log.append(epoch, [deposits(MANY[0], 1)])
     assert log._recent.head == log.head() == 1201
     log.close()
@@ -309,7 +309,7 @@ def test_a_log_of_format_1_is_read_as_it_is_and_becomes_one_of_the_present_forma
 ) -> None:
     store = create_or_open_store(tmp_path / "store", 1)
     with monkeypatch.context() as patch:
-        patch.setattr(recent, "BYTES_A_TURN", 1)
+        patch.setattr(index_buffer, "BYTES_A_TURN", 1)
         log = store.open_log(0)
         fill(log, 3)
         as_format_1(log)

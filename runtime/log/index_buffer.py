@@ -11,7 +11,7 @@ Rules kept here:
 - up to where the index holds the appends of each group stands in `meta`, and is put by the same transaction; what a
   reader sees is therefore whole: the index up to there, and the events after it
 - the index lags behind by a bounded number of events and bytes, so that looking through them is bounded
-- a writer knows these appends by heart (`Recent`), and adds to them after a commit, never before
+- a writer knows these appends by heart (`IndexBuffer`), and adds to them after a commit, never before
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from .plan import Pair
 
 __all__ = [
     "GROUPS",
-    "Recent",
+    "IndexBuffer",
     "appends_in",
     "decode_indexed",
     "encode_indexed",
     "group_of",
     "index_entry",
-    "lacking",
+    "unindexed_entries",
     "version_told",
 ]
 
@@ -81,7 +81,7 @@ def decode_indexed(value: bytes, log: str) -> Sequence[int]:
     return _INDEXED.unpack(content)
 
 
-class Recent:
+class IndexBuffer:
     """What a writer knows by heart: index entries of appends that the index does not hold yet, up to `head`.
 
     Changed by the writer alone. Others may look at the same time, at `head` before and after.
@@ -179,7 +179,7 @@ def version_told(event: StoredEvent) -> int:
     return 0 if event.stream == REFUSALS else event.version
 
 
-def lacking(indexed: Sequence[int], records: Iterable[bytes]) -> Iterator[Pair]:
+def unindexed_entries(indexed: Sequence[int], records: Iterable[bytes]) -> Iterator[Pair]:
     """The entries that the stream index lacks, in the order of the log, from all its records after `min(indexed)`."""
     for events in appends_in(records, checked=True):
         if events[0].position > indexed[group_of(events[0].stream.key)]:
