@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from ..runtime.errors import CallerError, InvalidId, RayfoldError, StoreMissing, Unavailable, UnknownName
-from ..runtime.log.hold import MANIFEST
+from ..runtime.log.store_lock import MANIFEST
 from .console import complaints, console
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from ..runtime.errors import CallerError, Unavailable
-from ..runtime.log.hold import Holder, holder_of
 from ..runtime.log.store import Store
+from ..runtime.log.store_lock import Holder, holder_of
 from .cluster import prepare_environment
 from .status import Observer, Status, seat_named
 

@@ -29,12 +29,12 @@ import ray
 from ..runtime.errors import RayfoldError, StorageFailed, StoreMissing, Unavailable
 from ..runtime.log.check import verify_store
 from ..runtime.log.custody import CopyFacts, Custody
-from ..runtime.log.hold import Hold
 from ..runtime.log.node_share import NodeShare, ShareFacts, check_home
 from ..runtime.log.reader import LmdbReader
 from ..runtime.log.report import Report
 from ..runtime.log.sealing import Seal
 from ..runtime.log.share import Share, node_share, open_share
+from ..runtime.log.store_lock import StoreLock
 from ..runtime.log.store_map import StoreMap
 from ..runtime.log.stretch import Stretch
 from ..runtime.own_random import OWN
@@ -100,7 +100,7 @@ class KeeperActor:
     def __init__(self, plan: KeeperPlan) -> None:
         begin_log()
         self._plan = plan
-        self._hold: Hold | None = None
+        self._hold: StoreLock | None = None
         self._share: Share | None = None
         self._changing = threading.Lock()
         """Held by whatever changes something in the share."""
@@ -293,7 +293,7 @@ class KeeperActor:
         folder = self._folder()
         share = open_share(folder, self._plan.node_id)
         if share is not None and self._hold is None:
-            self._hold = Hold(folder, f"the keeper of {self._plan.name}")
+            self._hold = StoreLock(folder, f"the keeper of {self._plan.name}")
         with self._reading:
             self._share = share
             for partition, (since, reader) in list(self._readers.items()):

@@ -22,7 +22,7 @@ from typing import Final
 
 from ..runtime.errors import InvalidId, StorageFailed, StoreInUse, StoreMismatch, StoreMissing
 from ..runtime.log.durable import decode_facts, encode_facts, fsync_folder
-from ..runtime.log.hold import MANIFEST
+from ..runtime.log.store_lock import MANIFEST
 from ..runtime.log.store_map import MAP, PROPOSAL
 from ..runtime.private import make_private_folder, open_private, tighten
 

@@ -50,8 +50,8 @@ def status(
     address: Annotated[str, typer.Option(metavar="HOST:PORT", help="Of the cluster, for an application.")] = "auto",
 ) -> None:
     """Show what runs on a store and how it does. Exit code 2 if nothing runs; then with what the log says."""
-    from ..runtime.log.hold import holder_of
     from ..runtime.log.store import open_store
+    from ..runtime.log.store_lock import holder_of
     from .connection import RunningSystem
 
     if is_application(directory):
@@ -140,7 +140,7 @@ def _end_at_once(told: str) -> NoReturn:
 
 async def _look(system: RunningSystem, watch: bool, json_file: Path | None) -> None:
     """Look twice, for the rates; or again and again, until the system stops."""
-    from ..runtime.log.hold import holder_of
+    from ..runtime.log.store_lock import holder_of
     from .status_screen import as_values, drawn
 
     def screen(seen: Status) -> Any:
@@ -169,7 +169,7 @@ async def _look(system: RunningSystem, watch: bool, json_file: Path | None) -> N
 
 def _show_heads(store: Store, why: str, json_file: Path | None) -> None:
     """Nothing runs, or it cannot be reached: what the logs say about themselves."""
-    from ..runtime.log.hold import holder_of
+    from ..runtime.log.store_lock import holder_of
     from .status import PartitionStatus, Status
     from .status_screen import as_values
 

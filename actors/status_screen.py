@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from ..runtime.log.hold import Holder
+from ..runtime.log.store_lock import Holder
 from .spread_store import AnyStore
 from .status import PartitionStatus, ProjectorStatus, Status
 

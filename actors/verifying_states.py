@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..runtime.errors import CallerError
-from ..runtime.log.hold import holder_of
 from ..runtime.log.store import open_store
+from ..runtime.log.store_lock import holder_of
 from ..runtime.state_check import SavedReadModel, StateReport, check_states
 from .application import Application
 from .application_commands import application_at, is_application

@@ -46,7 +46,7 @@ from .errors import (
 from .log.contract import ReadableStore
 from .log.durable import checksum_of, fsync_folder, write_durably
 from .log.format import chain_of
-from .log.hold import Hold
+from .log.store_lock import StoreLock
 from .private import make_private_folder, open_private
 
 __all__ = ["MEMBERS_MAX", "Acknowledged", "check_member"]
@@ -95,7 +95,7 @@ class Acknowledged:
         try:
             self._make_folder(_member_folder(self._folder, member))
             with self._group_locked(), ExitStack() as on_failure:
-                self._hold: Hold | None = on_failure.enter_context(self._held(member, of))
+                self._hold: StoreLock | None = on_failure.enter_context(self._held(member, of))
                 self._positions = self._opened(start)
                 on_failure.pop_all()
         except OSError as error:
@@ -193,9 +193,9 @@ class Acknowledged:
             self._write(self._folder / "group.json", group)
         return group
 
-    def _held(self, member: int, of: int) -> Hold:
+    def _held(self, member: int, of: int) -> StoreLock:
         try:
-            return Hold(_member_folder(self._folder, member), f"subscription {self._name}")
+            return StoreLock(_member_folder(self._folder, member), f"subscription {self._name}")
         except StoreInUse as error:
             raise SubscriptionInUse(self._name, f"{member} of {of}", error.holder) from None
 

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 
 from ..errors import Damaged, StorageFailed, StoreInUse, StoreMismatch
 from ..log.durable import write_durably
-from ..log.hold import MANIFEST
+from ..log.store_lock import MANIFEST
 from ..private import check_owner, make_private_folder, open_private
 
 __all__ = ["Target", "target_at"]

@@ -39,11 +39,11 @@ from ..private import make_private_folder
 from .custody import ARRIVING, CopyFacts, partition_in
 from .durable import fsync_folder
 from .environment import open_log
-from .hold import MANIFEST, exists
 from .node_share import NodeShare
 from .sealing import Tenure, chain_at
 from .shared import open_shared_reader
 from .store import Store, check_free, make_logs, read_manifest, remove_leftovers, unused_logs
+from .store_lock import MANIFEST, exists
 from .store_map import PROPOSAL, StoreMap, read_map, write_map
 from .stretch import Stretch, write_stretch
 from .writer import LmdbLog

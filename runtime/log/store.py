@@ -7,7 +7,7 @@ Rules kept here:
   creating a store leaves no manifest, and creating it again starts over
 - what is missing or wrong is said loudly and never replaced by something new and empty: a partition that is gone, a
   folder of another store, a manifest that decayed, a directory that holds something else
-- one runtime at a time (`hold.py`)
+- one runtime at a time (`store_lock.py`)
 - where a store is spread over the nodes of a cluster, each node has a directory like this, its *share*, with the logs
   of the partitions that are at home there (`share.py`); nobody opens a share as if it were the whole
 
@@ -37,9 +37,9 @@ from ..private import make_private_folder
 from ..stream import OLD_PLACEMENT, StreamId, is_placement, new_placement, partition_of
 from .durable import decode_facts, encode_facts, fsync_folder, write_durably
 from .environment import open_log
-from .hold import LOCK, MANIFEST, Hold, exists
 from .reader import LmdbReader
 from .shared import open_shared_reader
+from .store_lock import LOCK, MANIFEST, StoreLock, exists
 from .store_map import MAP, PROPOSAL, read_map
 from .writer import LmdbLog
 
@@ -122,12 +122,12 @@ class Store:
         path, name = self.partition_path(partition), f"partition {partition}"
         return open_shared_reader(path, name, identity=self.identity(partition))
 
-    def hold(self, holder: str) -> Hold:
+    def hold(self, holder: str) -> StoreLock:
         """Hold the store for this process, as `holder`, until the hold is released or the process ends.
 
         Raises `StoreInUse`, which names the present holder.
         """
-        return Hold(self.path, holder)
+        return StoreLock(self.path, holder)
 
 
 def create_or_open_store(path: str | os.PathLike[str], partitions: int | None = None, *, placement: str = "") -> Store:
@@ -233,7 +233,7 @@ def make_logs(store: Store) -> None:
         check_free(folder)
         make_private_folder(folder)
         fsync_folder(folder.parent)
-        with Hold(folder, "a runtime that is creating this store"):
+        with StoreLock(folder, "a runtime that is creating this store"):
             if exists(folder / MANIFEST):
                 return
             remove_leftovers(folder)

@@ -21,7 +21,7 @@ from rayfold.actors.connection import RunningSystem
 from rayfold.actors.metrics import Metrics, samples
 from rayfold.actors.status import Observer, ProjectorSeat, ProjectorStatus, Status, seat_named
 from rayfold.runtime.errors import CallerError
-from rayfold.runtime.log.hold import holder_of
+from rayfold.runtime.log.store_lock import holder_of
 from rayfold.runtime.messages import Query
 from rayfold.runtime.projection import Projection, answer, project
 from tests.actors.driver import ROOT, start_driver

@@ -382,7 +382,7 @@ def test_a_state_that_no_bytes_stand_for_is_checked_as_well(loop: WriteLoop) -> 
     assert again.notes["a"] is again.notes["b"] is not till.notes["a"]
 
 
-class Hold(Command):
+class StoreLock(Command):
     what: UUID
 
 
@@ -398,7 +398,7 @@ class Shelf(Aggregate, placement=Shared(), snapshot_every=2):
     used: OrderedDict[UUID, int] = field(default_factory=OrderedDict)
 
     @decide
-    def hold(self, command: Hold) -> Held:
+    def hold(self, command: StoreLock) -> Held:
         return Held(what=command.what)
 
     @evolve
@@ -413,7 +413,7 @@ def test_values_in_two_places_and_dicts_with_an_order_of_their_own_raise_no_alar
     log = MemoryLog()
     loop = WriteLoop(0, log, Catalogue([Shelf]))
     loop.activate()
-    ids = [pack(Envelope(Shelf, "alice", Hold(what=UUID(int=n))))[0] for n in (1, 2, 1, 1)]
+    ids = [pack(Envelope(Shelf, "alice", StoreLock(what=UUID(int=n))))[0] for n in (1, 2, 1, 1)]
     for command in ids:
         loop.execute([command])
     alarms = Alarms()

@@ -16,8 +16,8 @@ import pytest
 
 from rayfold.runtime.errors import StorageFailed, StoreInUse, StoreMismatch, StoreMissing
 from rayfold.runtime.log.durable import checksum_of
-from rayfold.runtime.log.hold import Hold, holder_of
 from rayfold.runtime.log.store import Store, create_or_open_store, open_store
+from rayfold.runtime.log.store_lock import StoreLock, holder_of
 from tests.runtime.log.appends import ALICE, amounts_of, deposits, python
 
 # --- making and opening -------------------------------------------------------------------------------------------
@@ -292,7 +292,7 @@ def test_a_manifest_that_was_half_written_when_the_power_went_is_written_again(t
 
 
 def test_a_store_that_somebody_else_is_creating_is_in_use(tmp_path: Path) -> None:
-    with Hold(tmp_path, "a runtime that is creating this store"):
+    with StoreLock(tmp_path, "a runtime that is creating this store"):
         with pytest.raises(StoreInUse, match="in use by a runtime that is creating this store"):
             create_or_open_store(tmp_path, 1)
         assert [one.name for one in tmp_path.iterdir()] == ["store.lock"]
@@ -461,7 +461,7 @@ def test_a_holder_in_another_namespace_of_process_ids_is_told_though_its_number_
     program = f"""
 import sys, time
 from pathlib import Path
-from rayfold.runtime.log.hold import Hold
+from rayfold.runtime.log.store_lock import Hold
 hold = Hold(Path({str(store.path)!r}), "a runtime in a container")
 print("held", flush=True)
 sys.stdin.read()

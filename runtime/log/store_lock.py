@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, Self
 from ..errors import StorageFailed, StoreInUse, StoreMissing
 from ..private import open_private, tighten
 
-__all__ = ["LOCK", "MANIFEST", "Hold", "Holder", "exists", "holder_of"]
+__all__ = ["LOCK", "MANIFEST", "StoreLock", "Holder", "exists", "holder_of"]
 
 MANIFEST: Final = "store.json"
 LOCK: Final = "store.lock"
@@ -70,7 +70,7 @@ def holder_of(folder: Path) -> Holder | None:
         os.close(descriptor)
 
 
-class Hold:
+class StoreLock:
     """A store held by this process. A context manager; `release` ends it, and so does the end of the process."""
 
     def __init__(self, folder: Path, holder: str) -> None:
@@ -154,7 +154,7 @@ class Hold:
         self.release()
 
 
-_holds: weakref.WeakSet[Hold] = weakref.WeakSet()
+_holds: weakref.WeakSet[StoreLock] = weakref.WeakSet()
 
 
 def _forget_in_child() -> None:
