@@ -17,9 +17,9 @@ from uuid import UUID
 
 from ..runtime.aggregate import Aggregate
 from ..runtime.anchor import Anchor
-from ..runtime.chosen import Key, Streams, Types
 from ..runtime.envelope import Envelope
 from ..runtime.errors import CallerError, RayfoldError
+from ..runtime.event_filter import Key, Streams, Types
 from ..runtime.log.report import Report
 from ..runtime.log.store import Store
 from ..runtime.messages import Command, Event, Query

@@ -17,8 +17,8 @@ from contextlib import suppress
 from typing import Self
 
 from ..runtime.catalogue import Catalogue
-from ..runtime.chosen import Happened
 from ..runtime.errors import CallerError, RayfoldError, StorageFailed
+from ..runtime.event_filter import Happened
 from ..runtime.log.store import Store
 from ..runtime.recorded import Recorded
 from ..runtime.subscription import (

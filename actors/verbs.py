@@ -18,9 +18,9 @@ from uuid import UUID
 
 from ..runtime.aggregate import Aggregate
 from ..runtime.anchor import Anchor, take_anchor
-from ..runtime.chosen import Key, Streams, Types
 from ..runtime.envelope import Envelope
 from ..runtime.errors import CallerError, RayfoldError, Unavailable
+from ..runtime.event_filter import Key, Streams, Types
 from ..runtime.log.check import verify_store
 from ..runtime.log.report import Report
 from ..runtime.log.store import Store

@@ -29,8 +29,8 @@ from typing import Final, Literal, NamedTuple, Self, TypeAlias
 from .acknowledged import Acknowledged, check_member
 from .aggregate import Aggregate
 from .catalogue import Catalogue
-from .chosen import Chosen, Happened, Key, Streams, Types
 from .errors import CallerError, Damaged, InvalidMessage, RayfoldError, StorageFailed
+from .event_filter import EventFilter, Happened, Key, Streams, Types
 from .follow import PAGE_RECORDS, Follower
 from .history import checked_place, place_of
 from .log.contract import ReadableStore, Reader
@@ -66,7 +66,12 @@ class Feed:
     """
 
     def __init__(
-        self, follower: Follower, chosen: Chosen, acknowledged: Acknowledged | None = None, *, by_hand: bool = False
+        self,
+        follower: Follower,
+        chosen: EventFilter,
+        acknowledged: Acknowledged | None = None,
+        *,
+        by_hand: bool = False,
     ) -> None:
         self.follower = follower
         self._chosen = chosen
@@ -359,7 +364,9 @@ def _close_at_exit() -> None:
 
 def open_feed(store: ReadableStore, catalogue: Catalogue, wanted: Wanted) -> Feed:
     """Open the logs, find where to begin, and take the name if there is one. Raises as `Runtime.subscribe` says."""
-    chosen = Chosen(catalogue, wanted.types, wanted.streams, wanted.member, wanted.of, wanted.key, wanted.unreadable)
+    chosen = EventFilter(
+        catalogue, wanted.types, wanted.streams, wanted.member, wanted.of, wanted.key, wanted.unreadable
+    )
     _check(wanted)
     with ExitStack() as on_failure:
         readers: dict[int, Reader] = {}
@@ -408,7 +415,7 @@ def _start(readers: Mapping[int, Reader], from_: From, store_id: str) -> dict[in
     return {partition: reader.head() if from_ == "end" else 0 for partition, reader in readers.items()}
 
 
-def _happened(chosen: Chosen, partition: int, position: int, record: bytes, replayed: bool) -> list[Happened]:
+def _happened(chosen: EventFilter, partition: int, position: int, record: bytes, replayed: bool) -> list[Happened]:
     """What is chosen of the event in a record. Raises `Damaged`, `UnknownEvent`, `HandlerFailed`."""
     where = f"event {position} of partition {partition}"
     stored = decode_record(record, where)

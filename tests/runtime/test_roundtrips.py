@@ -28,10 +28,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from rayfold.runtime.aggregate import Aggregate, Shared, decide, evolve
 from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.chosen import Chosen
 from rayfold.runtime.codec import DEPTH_MAX, ITEMS_MAX, decode_message
 from rayfold.runtime.envelope import Envelope, pack
 from rayfold.runtime.errors import HandlerFailed, InvalidMessage
+from rayfold.runtime.event_filter import EventFilter
 from rayfold.runtime.history import history
 from rayfold.runtime.log.environment import open_log
 from rayfold.runtime.log.format import decode_record
@@ -273,7 +273,7 @@ def all_readers(event: Event) -> Iterator[tuple[str, Any]]:
             assert model.failed is None
             yield "the read model", model._kept.model.seen[0]  # type: ignore[attr-defined]
             [record] = log.read(0, 1)
-            [chosen] = Chosen(catalogue).events(decode_record(record), recorded)
+            [chosen] = EventFilter(catalogue).events(decode_record(record), recorded)
             yield "a subscription", chosen
         log.close()
 

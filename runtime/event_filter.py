@@ -24,7 +24,7 @@ from .stream import StreamId, is_reserved, stream_id
 from .unreadable import Unreadable, UnreadableEvent, check_unreadable, unreadable_event
 from .user_code import is_ctrl_c
 
-__all__ = ["Chosen", "Happened", "Key", "Streams", "Types"]
+__all__ = ["EventFilter", "Happened", "Key", "Streams", "Types"]
 
 Happened: TypeAlias = tuple[Event, Recorded]
 """An event and its place."""
@@ -34,7 +34,7 @@ Streams: TypeAlias = type[Aggregate] | Sequence[type[Aggregate] | StreamId | str
 Key: TypeAlias = Callable[[Event, Recorded], str]
 
 
-class Chosen:
+class EventFilter:
     """Which events a subscription is for: of which types, of which streams, and of which member of a group."""
 
     def __init__(
