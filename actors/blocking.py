@@ -30,7 +30,7 @@ from ..runtime.read_store.checkpoint import Quarantined
 from ..runtime.receipt import Receipt
 from ..runtime.recorded import Recorded
 from ..runtime.stream import ANY
-from ..runtime.subscription import Acknowledging, BlockingSubscription, From, Wanted
+from ..runtime.subscription import Acknowledging, BlockingSubscription, From, SubscriptionOptions
 from ..runtime.unreadable import Unreadable
 from .application import Application
 from .client import Until
@@ -282,7 +282,7 @@ class BlockingVerbs:
         unreadable: Unreadable = "raise",
     ) -> BlockingSubscription:
         """The events from a place on, as a plain iterator that waits for the next one; see `Runtime.subscribe`."""
-        wanted = Wanted(name, from_, types, streams, member, of, key, acknowledge, unreadable)
+        wanted = SubscriptionOptions(name, from_, types, streams, member, of, key, acknowledge, unreadable)
         return self._runtime._subscriptions.subscribe_blocking(self._runtime._store, wanted)
 
     @property

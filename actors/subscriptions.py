@@ -25,7 +25,7 @@ from ..runtime.subscription import (
     BATCH_MAX,
     BlockingSubscription,
     Feed,
-    Wanted,
+    SubscriptionOptions,
     check_batch,
     close_forgotten,
     open_feed,
@@ -145,19 +145,19 @@ class Subscriptions:
         self._catalogue = catalogue
         self._open: weakref.WeakSet[Subscription | BlockingSubscription] = weakref.WeakSet()
 
-    def subscribe(self, store: AnyStore, wanted: Wanted) -> Subscription:
+    def subscribe(self, store: AnyStore, wanted: SubscriptionOptions) -> Subscription:
         """See `Runtime.subscribe`."""
         subscription = Subscription(self._feed(store, wanted))
         self._open.add(subscription)
         return subscription
 
-    def subscribe_blocking(self, store: AnyStore, wanted: Wanted) -> BlockingSubscription:
+    def subscribe_blocking(self, store: AnyStore, wanted: SubscriptionOptions) -> BlockingSubscription:
         """See `BlockingRuntime.subscribe`."""
         subscription = BlockingSubscription(self._feed(store, wanted))
         self._open.add(subscription)
         return subscription
 
-    def _feed(self, store: AnyStore, wanted: Wanted) -> Feed:
+    def _feed(self, store: AnyStore, wanted: SubscriptionOptions) -> Feed:
         if wanted.name is not None and not isinstance(store, Store):
             what = "a subscription with a name keeps its place beside the logs of one machine, and these are on several"
             raise CallerError(f"{what}; leave the name out, and say from_= where you are")

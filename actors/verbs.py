@@ -32,7 +32,7 @@ from ..runtime.read_store.checkpoint import Quarantined
 from ..runtime.receipt import Receipt
 from ..runtime.recorded import Recorded
 from ..runtime.stream import ANY
-from ..runtime.subscription import Acknowledging, From, Wanted
+from ..runtime.subscription import Acknowledging, From, SubscriptionOptions
 from ..runtime.unreadable import Unreadable
 from .assembly import Assembly
 from .client import Client, Until
@@ -408,7 +408,7 @@ class Verbs:
 
         Raises `UnknownName`, `InvalidId`, `InvalidMessage`, `NotInHistory`, `SubscriptionInUse`, `StoreError`.
         """
-        wanted = Wanted(name, from_, types, streams, member, of, key, acknowledge, unreadable)
+        wanted = SubscriptionOptions(name, from_, types, streams, member, of, key, acknowledge, unreadable)
         return self._subscriptions.subscribe(self._active.store, wanted)
 
     @property

@@ -26,9 +26,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Final, Literal, NamedTuple, Self, TypeAlias
 
-from .acknowledged import Acknowledged, check_member
 from .aggregate import Aggregate
 from .catalogue import Catalogue
+from .committed_positions import CommittedPositions, check_member
 from .errors import CallerError, Damaged, InvalidMessage, RayfoldError, StorageFailed
 from .event_filter import EventFilter, Happened, Key, Streams, Types
 from .follow import PAGE_RECORDS, Follower
@@ -43,7 +43,15 @@ from .receipt import Receipt
 from .recorded import Recorded
 from .unreadable import Unreadable
 
-__all__ = ["BlockingSubscription", "Feed", "Wanted", "check_batch", "close_forgotten", "open_feed", "subscribe"]
+__all__ = [
+    "BlockingSubscription",
+    "Feed",
+    "SubscriptionOptions",
+    "check_batch",
+    "close_forgotten",
+    "open_feed",
+    "subscribe",
+]
 
 SAVE_EVERY_S: Final = 0.1
 """Between two acknowledgements that are saved without being asked for: each costs two fsyncs, about half a
@@ -69,7 +77,7 @@ class Feed:
         self,
         follower: Follower,
         chosen: EventFilter,
-        acknowledged: Acknowledged | None = None,
+        acknowledged: CommittedPositions | None = None,
         *,
         by_hand: bool = False,
     ) -> None:
@@ -191,7 +199,7 @@ class Feed:
             finally:
                 self._acknowledged.close()
 
-    def _durable(self) -> Acknowledged:
+    def _durable(self) -> CommittedPositions:
         if self._acknowledged is None:
             raise CallerError("a subscription without a name has nothing to acknowledge; subscribe with a name")
         return self._acknowledged
@@ -319,11 +327,11 @@ def subscribe(
     `StoreMismatch` and what that raises.
     """
     catalogue = Catalogue(aggregates, projections, events=events, retired=retired)
-    wanted = Wanted(name, from_, types, streams, member, of, key, acknowledge, unreadable)
+    wanted = SubscriptionOptions(name, from_, types, streams, member, of, key, acknowledge, unreadable)
     return BlockingSubscription(open_feed(open_store(path), catalogue, wanted))
 
 
-class Wanted(NamedTuple):
+class SubscriptionOptions(NamedTuple):
     """What a caller asks of a subscription; see `Runtime.subscribe`."""
 
     name: str | None = None
@@ -362,7 +370,7 @@ def _close_at_exit() -> None:
             feed.close()
 
 
-def open_feed(store: ReadableStore, catalogue: Catalogue, wanted: Wanted) -> Feed:
+def open_feed(store: ReadableStore, catalogue: Catalogue, wanted: SubscriptionOptions) -> Feed:
     """Open the logs, find where to begin, and take the name if there is one. Raises as `Runtime.subscribe` says."""
     chosen = EventFilter(
         catalogue, wanted.types, wanted.streams, wanted.member, wanted.of, wanted.key, wanted.unreadable
@@ -375,7 +383,7 @@ def open_feed(store: ReadableStore, catalogue: Catalogue, wanted: Wanted) -> Fee
             on_failure.callback(readers[partition].close)
         start, acknowledged = _start(readers, wanted.from_, store.store_id), None
         if wanted.name is not None:
-            acknowledged = Acknowledged(store, wanted.name, wanted.member, wanted.of, start)
+            acknowledged = CommittedPositions(store, wanted.name, wanted.member, wanted.of, start)
             on_failure.callback(acknowledged.close)
             start = acknowledged.positions
         feed = Feed(Follower(readers, start), chosen, acknowledged, by_hand=wanted.acknowledge == "by hand")
@@ -390,7 +398,7 @@ def check_batch(max_items: int) -> None:
         raise InvalidMessage("batches", f"max_items is {max_items!r}", f"choose 1 to {BATCH_MAX}")
 
 
-def _check(wanted: Wanted) -> None:
+def _check(wanted: SubscriptionOptions) -> None:
     if wanted.name is not None:
         check_member(wanted.name, wanted.member, wanted.of)
     elif (wanted.member, wanted.of) != (0, 1):

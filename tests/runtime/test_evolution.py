@@ -39,8 +39,8 @@ from rayfold import (
     stored,
     upcast,
 )
-from rayfold.runtime.acknowledged import Acknowledged
 from rayfold.runtime.catalogue import Catalogue
+from rayfold.runtime.committed_positions import CommittedPositions
 from rayfold.runtime.envelope import Envelope, pack
 from rayfold.runtime.event_filter import EventFilter
 from rayfold.runtime.follow import Follower
@@ -427,7 +427,7 @@ def test_the_events_of_one_record_are_acknowledged_together(tmp_path: Path) -> N
     store = create_or_open_store(tmp_path / "store", 1)
     log = store.open_log(0)
     written(log, *OLD)
-    acknowledged = Acknowledged(store, "mailer", 0, 1, {0: 0})
+    acknowledged = CommittedPositions(store, "mailer", 0, 1, {0: 0})
     feed = Feed(Follower({0: log}, {0: 0}), EventFilter(SPLIT), acknowledged, by_hand=True)
     feed.fill()
     first = feed.take()

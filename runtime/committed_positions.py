@@ -49,7 +49,7 @@ from .log.format import chain_of
 from .log.store_lock import StoreLock
 from .private import make_private_folder, open_private
 
-__all__ = ["MEMBERS_MAX", "Acknowledged", "check_member"]
+__all__ = ["MEMBERS_MAX", "CommittedPositions", "check_member"]
 
 MEMBERS_MAX: Final = 1024
 """Members of one subscription: as many as a store may have partitions, and far more than one machine runs."""
@@ -78,7 +78,7 @@ def check_member(name: str, member: int, of: int) -> None:
         raise InvalidMessage("subscription", f"it has no member {member} of {of}", f"choose 0 to {of - 1}")
 
 
-class Acknowledged:
+class CommittedPositions:
     """The positions of one member, which this process holds until `close`. `save` may be called from any thread."""
 
     def __init__(self, store: ReadableStore, name: str, member: int, of: int, start: Mapping[int, int]) -> None:
