@@ -1,7 +1,7 @@
 """Replica: a read model in the caller's own process, which follows the logs of the store and is asked without Ray.
 
 Steps [7] and [8] of the read path in one process. Before it: the logs, as they are committed. After it: the caller. No
-broadcast reaches it; a thread of its own looks at the heads of the logs (`Pace`) and reads what is new.
+broadcast reaches it; a thread of its own looks at the heads of the logs (`PollInterval`) and reads what is new.
 
 Rules kept here: the logs are only read, and no transaction is open while the thread waits; a reader sees a prefix of
 each partition's log, as anywhere else; a projection that has stopped, and a thread that has, is told to whoever asks,
@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, Self, TypeVar, cast
 
 from ..runtime.catalogue import Catalogue
 from ..runtime.errors import CallerError, HandlerFailed, RayfoldError, Unavailable, UnknownName
-from ..runtime.follow import Pace, any_away
+from ..runtime.log_follower import PollInterval, any_away
 from ..runtime.messages import Query
 from ..runtime.place import After, place_asked
 from ..runtime.printable import printable_log
@@ -146,7 +146,7 @@ class Replica(Generic[P]):
 
     def _follow(self) -> None:
         """Until it is closed, or the projection has stopped."""
-        pace, name = Pace(away=any_away(self._readers.values())), self._projection.projection_name
+        pace, name = PollInterval(away=any_away(self._readers.values())), self._projection.projection_name
         while not self._ending.is_set() and self._read_model.failed is None:
             try:
                 found, pause_s = self._read_new(), pace.next_pause_s()

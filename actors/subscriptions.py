@@ -119,7 +119,7 @@ class Subscription:
     async def _has_news(self) -> bool:
         """On the loop itself, unless it takes calls to other nodes."""
         follower = self._feed.follower
-        return await asyncio.to_thread(follower.has_news) if follower.away else follower.has_news()
+        return await asyncio.to_thread(follower.has_new_records) if follower.away else follower.has_new_records()
 
     async def _fill(self) -> None:
         """Read a page in a thread, or wait for the one that is being read for somebody who was cancelled."""

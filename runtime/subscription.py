@@ -1,7 +1,8 @@
 """A subscription: the events of a store from some place on, for a program that does something with each of them.
 
-Beside the write path. Before it: `follow.py` reads the logs. After it: the caller's own code; asynchronously through
-`actors/subscriptions.py`, or in a plain process through `BlockingSubscription` here, without Ray and without a runtime.
+Beside the write path. Before it: `log_follower.py` reads the logs. After it: the caller's own code; asynchronously
+through `actors/subscriptions.py`, or in a plain process through `BlockingSubscription` here, without Ray and without a
+runtime.
 
 Rules kept here:
 - in each partition events come in order, and each once; what the logs held already and what comes later are one
@@ -31,11 +32,11 @@ from .catalogue import Catalogue
 from .committed_positions import CommittedPositions, check_member
 from .errors import CallerError, Damaged, InvalidMessage, RayfoldError, StorageFailed
 from .event_filter import EventFilter, Happened, Key, Streams, Types
-from .follow import PAGE_RECORDS, Follower
 from .history import checked_place, place_of
 from .log.contract import ReadableStore, Reader
 from .log.format import decode_record
 from .log.store import open_store
+from .log_follower import PAGE_RECORDS, LogFollower
 from .messages import Event
 from .place import check_store
 from .projection import Projection
@@ -75,7 +76,7 @@ class Feed:
 
     def __init__(
         self,
-        follower: Follower,
+        follower: LogFollower,
         chosen: EventFilter,
         acknowledged: CommittedPositions | None = None,
         *,
@@ -386,7 +387,7 @@ def open_feed(store: ReadableStore, catalogue: Catalogue, wanted: SubscriptionOp
             acknowledged = CommittedPositions(store, wanted.name, wanted.member, wanted.of, start)
             on_failure.callback(acknowledged.close)
             start = acknowledged.positions
-        feed = Feed(Follower(readers, start), chosen, acknowledged, by_hand=wanted.acknowledge == "by hand")
+        feed = Feed(LogFollower(readers, start), chosen, acknowledged, by_hand=wanted.acknowledge == "by hand")
         on_failure.pop_all()
     _open_feeds.add(feed)
     return feed

@@ -133,7 +133,7 @@ class Load:
                 last_s = now_s
 
 
-class Follower:
+class LogFollower:
     """A subscription from here on, on a thread: `follower = Follower(bank)`."""
 
     def __init__(self, bank: Any) -> None:
@@ -178,7 +178,7 @@ def main(address: str, path: str, name: str, options: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # Ray has its own say there
     scope: dict[str, Any] = {one: getattr(rayfold, one) for one in rayfold.__all__}
-    scope |= {**vars(bank_classes), "of_partitions": of_partitions, "Follower": Follower, "Settings": Settings}
+    scope |= {**vars(bank_classes), "of_partitions": of_partitions, "Follower": LogFollower, "Settings": Settings}
     chosen = eval(f"dict({options})", scope)
     running: Any
     if path:

@@ -43,12 +43,12 @@ from rayfold.runtime.catalogue import Catalogue
 from rayfold.runtime.committed_positions import CommittedPositions
 from rayfold.runtime.envelope import Envelope, pack
 from rayfold.runtime.event_filter import EventFilter
-from rayfold.runtime.follow import Follower
 from rayfold.runtime.history import history, state_at
 from rayfold.runtime.log.contract import Append, Log, NewEvent, StoredEvent
 from rayfold.runtime.log.environment import open_log
 from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.log.store import create_or_open_store
+from rayfold.runtime.log_follower import LogFollower
 from rayfold.runtime.partition import WriteLoop
 from rayfold.runtime.read_model import ReadModel
 from rayfold.runtime.stream import ANY
@@ -154,7 +154,9 @@ def caught_up(log: Log, projection: type[Projection], catalogue: Catalogue, part
 
 
 def subscribed(log: Log, catalogue: Catalogue, **options: Any) -> list[Event]:
-    feed = Feed(Follower({0: log}, {0: 0}), EventFilter(catalogue, **options))  # not closed: that would close the log
+    feed = Feed(
+        LogFollower({0: log}, {0: 0}), EventFilter(catalogue, **options)
+    )  # not closed: that would close the log
     found = []
     while feed.positions[0] < log.head():
         feed.fill()
@@ -428,7 +430,7 @@ def test_the_events_of_one_record_are_acknowledged_together(tmp_path: Path) -> N
     log = store.open_log(0)
     written(log, *OLD)
     acknowledged = CommittedPositions(store, "mailer", 0, 1, {0: 0})
-    feed = Feed(Follower({0: log}, {0: 0}), EventFilter(SPLIT), acknowledged, by_hand=True)
+    feed = Feed(LogFollower({0: log}, {0: 0}), EventFilter(SPLIT), acknowledged, by_hand=True)
     feed.fill()
     first = feed.take()
     assert first is not None
@@ -601,7 +603,7 @@ def test_a_subscription_goes_on_after_what_it_cannot_read_if_it_is_asked_to(log:
 
 def test_a_subscription_that_raises_says_where_and_goes_on_from_there_with_newer_classes(log: Log) -> None:
     written(log, *NEWER)
-    feed = Feed(Follower({0: log}, {0: 0}), EventFilter(SPLIT))
+    feed = Feed(LogFollower({0: log}, {0: 0}), EventFilter(SPLIT))
     subscription = BlockingSubscription(feed)
     assert [event for event, _ in islice(subscription, 1)] == [Paid(amount=1)]
     for _ in range(2):

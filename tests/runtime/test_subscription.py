@@ -33,9 +33,9 @@ from rayfold import (
     UnknownName,
     subscribe,
 )
-from rayfold.runtime.follow import Follower
 from rayfold.runtime.log.durable import checksum_of
 from rayfold.runtime.log.store import Store, create_or_open_store
+from rayfold.runtime.log_follower import LogFollower
 from tests.bank import Account, Deposited, Opened, Vault, Withdrawn
 from tests.other_user import NOBODY, needs_root
 from tests.runtime.log.appends import ALICE
@@ -117,8 +117,8 @@ def test_a_subscription_from_a_position_has_what_is_after_it(writer: OtherWriter
 def test_each_event_comes_once_and_in_order_in_its_partition_over_many_pages(
     writer: OtherWriter, store: Store, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = Follower.read
-    monkeypatch.setattr(Follower, "read", lambda self: read(self, 4))
+    read = LogFollower.read
+    monkeypatch.setattr(LogFollower, "read", lambda self: read(self, 4))
     written = writer.write(store, *[(name, Opened(owner="Ada")) for name in NAMES * 3])
     places = [(place.partition, place.position) for _, place in islice(opened(), len(written))]
     assert len(set(places)) == len(written)
@@ -514,8 +514,8 @@ def test_a_slow_consumer_holds_one_page(
     writer: OtherWriter, store: Store, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer.write(store, *deposits(*range(30)))
-    follower_read = Follower.read
-    monkeypatch.setattr(Follower, "read", lambda self: follower_read(self, 4))
+    follower_read = LogFollower.read
+    monkeypatch.setattr(LogFollower, "read", lambda self: follower_read(self, 4))
     subscription = opened()
     for taken in range(1, 31):
         next(subscription)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from rayfold import Damaged, InvalidMessage, NotInHistory
-from rayfold.runtime.follow import PAUSE_MAX_S, PAUSE_MIN_S, Follower, Pace
 from rayfold.runtime.log.memory import MemoryLog
+from rayfold.runtime.log_follower import PAUSE_MAX_S, PAUSE_MIN_S, LogFollower, PollInterval
 from tests.runtime.log.appends import ALICE, amounts_of, deposits
 
 
@@ -22,7 +22,7 @@ def log_of(*amounts: int) -> MemoryLog:
     return log
 
 
-def read_all(follower: Follower, limit: int) -> dict[int, list[int]]:
+def read_all(follower: LogFollower, limit: int) -> dict[int, list[int]]:
     read: dict[int, list[int]] = {}
     while page := follower.read(limit):
         assert sum(len(records) for _, records in page) <= limit
@@ -33,40 +33,40 @@ def read_all(follower: Follower, limit: int) -> dict[int, list[int]]:
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 100])
 def test_every_record_is_read_once_and_in_order_in_each_log(limit: int) -> None:
-    follower = Follower({0: log_of(*range(7)), 1: log_of(*range(10, 13)), 2: log_of()})
+    follower = LogFollower({0: log_of(*range(7)), 1: log_of(*range(10, 13)), 2: log_of()})
     assert read_all(follower, limit) == {0: [*range(7)], 1: [10, 11, 12]}
     assert follower.positions == follower.heads() == {0: 7, 1: 3, 2: 0}
 
 
 def test_a_follower_begins_after_the_positions_it_is_given() -> None:
-    follower = Follower({0: log_of(1, 2, 3), 1: log_of(4, 5)}, {0: 2})
+    follower = LogFollower({0: log_of(1, 2, 3), 1: log_of(4, 5)}, {0: 2})
     assert read_all(follower, 100) == {0: [3], 1: [4, 5]}
 
 
 @pytest.mark.parametrize("after", [{2: 0}, {0: -1}, {0: True}, {0: "3"}])
 def test_what_is_no_position_is_refused(after: dict[int, int]) -> None:
     with pytest.raises(InvalidMessage, match="is no position in this store; its partitions are 0 to 1"):
-        Follower({0: log_of(), 1: log_of()}, after)
+        LogFollower({0: log_of(), 1: log_of()}, after)
 
 
 def test_a_position_beyond_the_end_of_a_log_is_refused() -> None:
     with pytest.raises(NotInHistory, match="partition 0 has no position 4; it is at 3"):
-        Follower({0: log_of(1, 2, 3)}, {0: 4})
+        LogFollower({0: log_of(1, 2, 3)}, {0: 4})
 
 
 def test_a_busy_log_keeps_no_other_waiting() -> None:
-    follower = Follower({0: log_of(*range(100)), 1: log_of(7)})
+    follower = LogFollower({0: log_of(*range(100)), 1: log_of(7)})
     first = {partition for page in (follower.read(3), follower.read(3)) for partition, _ in page}
     assert first == {0, 1}
 
 
 def test_a_page_ends_with_the_record_that_reaches_its_bytes() -> None:
-    follower = Follower({0: log_of(1, 2, 3)})
+    follower = LogFollower({0: log_of(1, 2, 3)})
     assert [len(records) for _, records in follower.read(bytes_max=1)] == [1]
 
 
 def test_what_is_given_back_is_read_again() -> None:
-    follower = Follower({0: log_of(1, 2, 3)})
+    follower = LogFollower({0: log_of(1, 2, 3)})
     follower.read()
     follower.go_back(0, 1)
     assert read_all(follower, 100) == {0: [2, 3]}
@@ -93,19 +93,19 @@ def damaged(amounts: Sequence[int]) -> MemoryLog:
 
 
 def test_what_is_intact_before_a_damaged_record_comes_first_and_then_the_damage_each_time() -> None:
-    follower = Follower({0: damaged([1, 2, 3, 4])})
+    follower = LogFollower({0: damaged([1, 2, 3, 4])})
     read = [amounts_of(records) for _ in range(2) for _, records in follower.read()]
     assert read == [[1], [2]]
     for _ in range(2):
         with pytest.raises(Damaged):
             follower.read()
     assert follower.positions == {0: 2}
-    assert follower.has_news()
+    assert follower.has_new_records()
 
 
 def test_waiting_ends_with_news_and_says_when_there_is_none() -> None:
     log = log_of()
-    follower = Follower({0: log})
+    follower = LogFollower({0: log})
     assert follower.wait(0) is False
     told: list[bool] = []
     waiting = threading.Thread(target=lambda: told.append(follower.wait()))
@@ -117,7 +117,7 @@ def test_waiting_ends_with_news_and_says_when_there_is_none() -> None:
 
 @pytest.mark.parametrize("end", ["wake", "close"])
 def test_waiting_is_ended_from_another_thread(end: str) -> None:
-    follower = Follower({0: log_of()})
+    follower = LogFollower({0: log_of()})
     told: list[bool] = []
     waiting = threading.Thread(target=lambda: told.append(follower.wait()))
     waiting.start()
@@ -128,7 +128,7 @@ def test_waiting_is_ended_from_another_thread(end: str) -> None:
 
 
 def test_the_pauses_grow_to_their_bound_and_begin_anew_with_news() -> None:
-    pace = Pace()
+    pace = PollInterval()
     pauses = [pace.next_pause_s() for _ in range(30)]
     assert pauses == sorted(pauses)
     assert (pauses[0], pauses[-1]) == (PAUSE_MIN_S, PAUSE_MAX_S)

@@ -12,10 +12,10 @@ that stays open pins pages, and the file grows. What cannot be read moves nothin
 what is intact before it comes first.
 
 How news is learnt: LMDB tells nobody of a commit, so the heads are looked at, one short transaction each (2.3 us a
-log). Right after news every millisecond, and the longer nothing comes the more rarely, down to every 20 ms (`Pace`).
-With two logs on a busy machine of 2 cores, looking every 1 ms took 2.9 % of a core, every 5 ms 1.3 %, every 20 ms
-0.4 to 0.7 %: nearly all of it the waking up. Commits 3 / 20 / 100 ms apart were heard of after 1.4 / 2.6 / 10 ms at the
-median, which is the price of not looking more often.
+log). Right after news every millisecond, and the longer nothing comes the more rarely, down to every 20 ms
+(`PollInterval`). With two logs on a busy machine of 2 cores, looking every 1 ms took 2.9 % of a core, every 5 ms 1.3 %,
+every 20 ms 0.4 to 0.7 %: nearly all of it the waking up. Commits 3 / 20 / 100 ms apart were heard of after 1.4 / 2.6 /
+10 ms at the median, which is the price of not looking more often.
 """
 
 from __future__ import annotations
@@ -27,7 +27,16 @@ from typing import Final, Protocol
 
 from .errors import Damaged, InvalidMessage, NotInHistory, StorageFailed, Unavailable
 
-__all__ = ["PAGE_BYTES", "PAGE_RECORDS", "PAUSE_MAX_S", "PAUSE_MIN_S", "Followed", "Follower", "Pace", "any_away"]
+__all__ = [
+    "PAGE_BYTES",
+    "PAGE_RECORDS",
+    "PAUSE_MAX_S",
+    "PAUSE_MIN_S",
+    "Followed",
+    "LogFollower",
+    "PollInterval",
+    "any_away",
+]
 
 PAGE_RECORDS: Final = 512
 """Of one page, unless the call says less: some 0.4 ms of one read transaction."""
@@ -65,7 +74,7 @@ class Followed(Protocol):
         ...
 
 
-class Pace:
+class PollInterval:
     """How long to wait before the next look at the logs. `away`: whether any of them is on another node."""
 
     def __init__(self, *, away: bool = False) -> None:
@@ -88,7 +97,7 @@ def any_away(logs: Iterable[object]) -> bool:
     return any(not getattr(log, "local", True) for log in logs)
 
 
-class Follower:
+class LogFollower:
     """Reads the logs in turn. One thread at a time reads; `close` and `wake` may be called from any."""
 
     def __init__(self, logs: Mapping[int, Followed], after: Mapping[int, int] | None = None) -> None:
@@ -104,7 +113,7 @@ class Follower:
         self._closed = threading.Event()
         self.away = any_away(self._logs.values())
         """Whether a look at the logs takes calls to other nodes, and not microseconds."""
-        self.pace = Pace(away=self.away)
+        self.pace = PollInterval(away=self.away)
         try:
             self._positions = _checked(self._logs, after or {})
         except BaseException:
@@ -125,7 +134,7 @@ class Follower:
         """Partition -> position of the last record that there is."""
         return {partition: log.head() for partition, log in self._logs.items()}
 
-    def has_news(self) -> bool:
+    def has_new_records(self) -> bool:
         """Whether there is anything to read. Costs 2.3 us a log. Raises `Damaged`, `StorageFailed`."""
         return any(self._head(partition) > self._positions[partition] for partition in self._logs)
 
@@ -165,12 +174,12 @@ class Follower:
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until there is something to read: True. False when the time is over, or at `wake` and `close`.
 
-        For a thread; on an event loop look at `has_news` and sleep for `pace.next_pause_s()`.
+        For a thread; on an event loop look at `has_new_records` and sleep for `pace.next_pause_s()`.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while not self._closed.is_set():
             try:
-                found = self.has_news()
+                found = self.has_new_records()
             except StorageFailed:
                 if self._closed.is_set():  # while it was looking
                     break
