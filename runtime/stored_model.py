@@ -26,9 +26,9 @@ from .errors import Damaged, DefinitionError, HandlerFailed, RayfoldError, Stora
 from .event_applier import EventApplier, Failure, Page, recorded_at_us_of
 from .log.contract import Reader
 from .log.format import chain_of, decode_record, record_position
+from .log_heads import LogHeads
 from .printable import printable_log
 from .projection import Projection
-from .reach import Reach
 from .read_store.checkpoint import ERROR_CHARS_MAX, QUARANTINED_MAX, Checkpoint, Quarantined
 from .read_store.contract import ReadStore
 from .read_store.folder import discard_at_next_opening, empty_folder, folder_of_code
@@ -71,7 +71,7 @@ class StoredModel:
         self.other_history = ""
         """Why what was stored did not follow the log that is there: that is an alarm. Empty if it did."""
         self.quarantined: tuple[Quarantined, ...] = ()
-        self.reach = Reach(readers)
+        self.reach = LogHeads(readers)
         self.store: ReadStore = projection.read_store.make()
         self._projection = projection
         self._catalogue = catalogue

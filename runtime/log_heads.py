@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from .errors import Unavailable
 from .log.contract import Reader
 
-__all__ = ["Reach"]
+__all__ = ["LogHeads"]
 
 
-class Reach:
+class LogHeads:
     """The heads of the logs at the first look at each."""
 
     def __init__(self, readers: Mapping[int, Reader]) -> None:
