@@ -29,6 +29,7 @@ from ray.actor import ActorProxy
 from ..runtime.aggregate import OwnActor
 from ..runtime.batcher import BATCH_BY_RAY_S
 from ..runtime.envelope import unpack_batch
+from ..runtime.error_codec import from_wire, to_wire
 from ..runtime.errors import Fenced, HandlerFailed, RayfoldError
 from ..runtime.in_hand import InHand
 from ..runtime.log.contract import STREAM_PAGE_BYTES, Append, Appended, CommandEntry, Log, Reader, Snapshot
@@ -37,7 +38,6 @@ from ..runtime.outcome import Answered, Moved, encode_answer
 from ..runtime.partition import AlreadyStored, WriteLoop
 from ..runtime.standing import Alarms, StandingCheck, StreamChecks
 from ..runtime.stream import StreamId
-from ..runtime.wire import from_wire, to_wire
 from .actor_log import begin_log
 from .cluster import OWN_ACTOR_SLOT
 from .garbage import look_less_often

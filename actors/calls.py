@@ -14,8 +14,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
+from ..runtime.error_codec import from_wire
 from ..runtime.errors import RayfoldError, Unavailable
-from ..runtime.wire import from_wire
 
 __all__ = ["ANSWER_TIMEOUT_S", "aside", "call", "kill", "one_line", "open_actor"]
 

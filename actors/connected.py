@@ -25,10 +25,10 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from ..runtime.catalogue import Catalogue
+from ..runtime.error_codec import from_wire
 from ..runtime.errors import RayfoldError, StoreMismatch, Unavailable, UnknownName
 from ..runtime.printable import printable_log
 from ..runtime.projection import Projection
-from ..runtime.wire import from_wire
 from .attachment import Attachment
 from .board import Notice, ServedParts, supervisor_name
 from .calls import aside, call, one_line

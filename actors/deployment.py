@@ -18,9 +18,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+from ..runtime.error_codec import from_wire, to_wire
 from ..runtime.errors import CallerError, RayfoldError, StoreMismatch, StoreMissing, Unavailable, UnknownName
 from ..runtime.printable import printable_log
-from ..runtime.wire import from_wire, to_wire
 from .application import Application, ApplicationPlan
 from .board import supervisor_name
 from .builds import ProjectionFacts

@@ -26,6 +26,7 @@ from typing import Any, Final
 
 import ray
 
+from ..runtime.error_codec import from_wire, to_wire
 from ..runtime.errors import RayfoldError, StorageFailed, StoreMissing, Unavailable
 from ..runtime.log.check import verify_store
 from ..runtime.log.custody import CopyFacts, Custody
@@ -39,7 +40,6 @@ from ..runtime.log.store_map import StoreMap
 from ..runtime.log.stretch import Stretch
 from ..runtime.own_random import OWN
 from ..runtime.printable import printable_log
-from ..runtime.wire import from_wire, to_wire
 from .actor_log import begin_log
 from .builds import Build, builds_of, lend_checkpoint, mark_serving, remove_build, remove_older
 from .calls import one_line

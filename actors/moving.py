@@ -31,12 +31,12 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Final
 
+from ..runtime.error_codec import from_wire
 from ..runtime.errors import CallerError, RayfoldError, Sealed, Unavailable, UnknownName
 from ..runtime.log.custody import CopyFacts, Custody
 from ..runtime.log.sealing import Seal, Tenure
 from ..runtime.log.store_map import StoreMap, moves_to_balance
 from ..runtime.printable import printable_log
-from ..runtime.wire import from_wire
 from .calls import call, one_line
 from .moved import Moved
 from .partition_actors import Seated

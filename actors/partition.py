@@ -29,6 +29,7 @@ from ..runtime.aggregate import OwnActor
 from ..runtime.batcher import BATCH_BY_RAY_S, BATCH_BY_ROAD_S
 from ..runtime.catalogue import Catalogue
 from ..runtime.envelope import PackedCommand, unpack_batch
+from ..runtime.error_codec import from_wire, to_wire
 from ..runtime.errors import Fenced, HandlerFailed, RayfoldError, Refusal, Sealed, StoreError
 from ..runtime.in_hand import DEATHS_MAX, KEY_BYTES, REFUSED_S, Fallen, InHand
 from ..runtime.loading import StillLoading
@@ -42,7 +43,6 @@ from ..runtime.receipt import Receipt
 from ..runtime.residents import SavedResident
 from ..runtime.standing import Alarms, StandingCheck, StreamChecks
 from ..runtime.stream import StreamId
-from ..runtime.wire import from_wire, to_wire
 from .actor_log import begin_log
 from .aggregate import AppendAnswer, AppendRequest, OwnActorPlan, append_for, start_own_actor
 from .broadcast import Broadcast

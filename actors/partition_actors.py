@@ -18,10 +18,10 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
+from ..runtime.error_codec import from_wire
 from ..runtime.errors import Unavailable
 from ..runtime.printable import printable_log
 from ..runtime.residents import RESIDENTS_MAX, SAVED_AT_ONCE
-from ..runtime.wire import from_wire
 from .calls import call, kill, one_line, open_actor
 from .partition import PartitionPlan, start_partition
 from .scheduling import Scheduling, generation_in

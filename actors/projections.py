@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..runtime.aggregate import Aggregate
 from ..runtime.catalogue import Catalogue
+from ..runtime.error_codec import from_wire
 from ..runtime.errors import CallerError, InvalidMessage, Unavailable, UnknownName
 from ..runtime.printable import printable_log
 from ..runtime.projection import Projection
 from ..runtime.read_store.kinds import InMemory
 from ..runtime.stream import stream_id
-from ..runtime.wire import from_wire
 from .builds import Build, Builds, ProjectionFacts
 from .calls import call, kill, one_line
 from .readiness import Looked, Probed, check_answers, check_projector, furthest

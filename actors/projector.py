@@ -28,6 +28,7 @@ import ray
 import ray.cloudpickle
 
 from ..runtime.codec import encode_message
+from ..runtime.error_codec import to_wire
 from ..runtime.errors import HandlerFailed, NotYetVisible, RayfoldError, StoreInUse, Unavailable
 from ..runtime.in_hand import KEY_BYTES, REFUSED_S, Fallen, InHand
 from ..runtime.log.contract import Reader
@@ -36,7 +37,6 @@ from ..runtime.printable import printable_log
 from ..runtime.read_model import PackedQuery, Quarantined, ReadModel, join_queries, split_queries
 from ..runtime.standing import Alarms, StandingCheck, check_read_model
 from ..runtime.stream import StreamId
-from ..runtime.wire import to_wire
 from .actor_log import begin_log
 from .garbage import look_less_often
 from .node import node_id_here

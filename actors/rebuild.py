@@ -23,10 +23,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Itera
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from ..runtime.error_codec import from_wire
 from ..runtime.errors import CallerError, RebuildCancelled
 from ..runtime.printable import printable_log
 from ..runtime.projection import Projection
-from ..runtime.wire import from_wire
 from .projections import Projections, ServedBuild, catch_up
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from ..runtime.error_codec import from_wire, to_wire
 from ..runtime.errors import CallerError, RayfoldError, Unavailable
 from ..runtime.printable import printable_log
-from ..runtime.wire import from_wire, to_wire
 from .application import ApplicationPlan
 from .calls import one_line
 from .directory import (

@@ -16,12 +16,12 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from ..runtime.error_codec import from_wire
 from ..runtime.errors import RayfoldError, StoreInUse, StoreMismatch, StoreMissing, Unavailable
 from ..runtime.log.node_share import ShareFacts
 from ..runtime.log.store_map import PROPOSAL, StoreMap, merged
 from ..runtime.printable import printable_log
 from ..runtime.stream import new_placement
-from ..runtime.wire import from_wire
 from .calls import call, kill, one_line
 from .cluster import NodeFacts
 from .keeper import KeeperPlan, start_keeper

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from ..runtime.error_codec import from_wire
 from ..runtime.errors import RayfoldError, Sealed, StorageFailed, StoreMissing, Unavailable
 from ..runtime.log.contract import STREAM_PAGE_BYTES, CommandEntry, Holdings, Snapshot
 from ..runtime.log.node_share import check_epoch, check_home
@@ -30,7 +31,6 @@ from ..runtime.log.store_map import MAP, StoreMap, merged, read_map
 from ..runtime.log.stretch import Stretch
 from ..runtime.log.writer import LmdbLog
 from ..runtime.stream import StreamId, partition_of
-from ..runtime.wire import from_wire
 from .attachment import head_is_away
 from .node import data_folder_here, node_id_here
 

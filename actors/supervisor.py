@@ -18,8 +18,8 @@ from typing import Any, Final
 
 import ray
 
+from ..runtime.error_codec import to_wire
 from ..runtime.errors import RayfoldError, Unavailable
-from ..runtime.wire import to_wire
 from .actor_log import begin_log
 from .application import ApplicationPlan
 from .board import Notice, supervisor_name

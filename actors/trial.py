@@ -23,10 +23,10 @@ from typing import Any, Final, NamedTuple
 
 from ..runtime.catalogue import Catalogue
 from ..runtime.dry_run import dry_run
+from ..runtime.error_codec import from_wire, to_wire
 from ..runtime.errors import CodeMismatch, DefinitionError, RayfoldError, StoreMismatch, Unavailable, UnknownEvent
 from ..runtime.log.share import open_share
 from ..runtime.log.store import Store
-from ..runtime.wire import from_wire, to_wire
 from .calls import call, one_line
 from .cluster import Cluster, NodeFacts
 from .node import NODE_LABEL, data_folder_here, node_id_here

@@ -32,7 +32,7 @@ Grouped by the moment at which it can happen and by whose fault it is::
         └── UnknownEvent       a stored event that no registered class can read
 
 Errors take positional arguments only and hand them to `super().__init__`, which is what lets pickle (and so
-Ray) carry them typed; `wire.py` carries them in msgpack, where nothing is ever unpickled.
+Ray) carry them typed; `error_codec.py` carries them in msgpack, where nothing is ever unpickled.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Facts: what a refusal says about itself, as the caller sees it, wherever the caller is.
 
-Between steps [4] and [1]: the write loop and a specification make a `Rejected` into the one that is told, `wire.py`
-packs its facts.
+Between steps [4] and [1]: the write loop and a specification make a `Rejected` into the one that is told,
+`error_codec.py` packs its facts.
 
 Rules kept here: a caller in the same process, in another one and in `given(...).rejected(...)` sees the same facts;
 they share nothing with the state that they were taken from; their number and size are bounded.

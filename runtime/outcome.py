@@ -16,10 +16,10 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
+from .error_codec import from_wire, to_wire
 from .errors import RayfoldError
 from .facts import FACTS_BYTES_MAX
 from .receipt import Receipt
-from .wire import from_wire, to_wire
 
 __all__ = [
     "ERROR_BYTES_MAX",

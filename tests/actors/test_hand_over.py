@@ -22,6 +22,7 @@ from rayfold.actors.shipping import ship
 from rayfold.actors.spread_store import SpreadReader, SpreadStore, Whereabouts
 from rayfold.runtime.catalogue import Catalogue
 from rayfold.runtime.envelope import Envelope, join, pack
+from rayfold.runtime.error_codec import from_wire
 from rayfold.runtime.errors import Fenced, RayfoldError, Sealed, StoreMismatch, StoreMissing, Unavailable
 from rayfold.runtime.log.environment import open_log
 from rayfold.runtime.log.sealing import Seal
@@ -31,7 +32,6 @@ from rayfold.runtime.log.store_map import StoreMap
 from rayfold.runtime.log.stretch import read_stretch
 from rayfold.runtime.outcome import decode_answer
 from rayfold.runtime.receipt import Receipt
-from rayfold.runtime.wire import from_wire
 from tests.bank import Account, Deposit, Open
 from tests.runtime.log.appends import ALICE, deposits
 

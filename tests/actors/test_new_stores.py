@@ -16,8 +16,8 @@ from rayfold.actors.cluster import NodeFacts
 from rayfold.actors.keeper import KeeperActor, KeeperPlan
 from rayfold.actors.node import DATA_VARIABLE, create_or_read_node
 from rayfold.actors.shares import Shares
+from rayfold.runtime.error_codec import from_wire
 from rayfold.runtime.errors import StoreMismatch, StoreMissing, Unavailable
-from rayfold.runtime.wire import from_wire
 
 
 class Node:

@@ -8,6 +8,7 @@ import msgpack
 import pytest
 
 from rayfold.runtime import errors
+from rayfold.runtime.error_codec import from_wire, to_wire
 from rayfold.runtime.errors import (
     CallerError,
     CodeMismatch,
@@ -38,7 +39,6 @@ from rayfold.runtime.errors import (
     UnknownEvent,
     UnknownName,
 )
-from rayfold.runtime.wire import from_wire, to_wire
 from tests.runtime.sentences import SENTENCES
 
 OF_OURS = {name: cls for name, cls in RayfoldError.by_name.items() if cls.__module__ == errors.__name__}

@@ -13,13 +13,13 @@ from pydantic import BaseModel, Field
 from rayfold import Aggregate, Command, Event, Payload, Projection, Receipt, Shared, decide, evolve, project, upcast
 from rayfold.runtime.catalogue import Catalogue
 from rayfold.runtime.envelope import Envelope, pack
+from rayfold.runtime.error_codec import from_wire, to_wire
 from rayfold.runtime.errors import CodeMismatch, Misfit
 from rayfold.runtime.fit import check_fit, held_in, misfits, sampled
 from rayfold.runtime.log.contract import Log
 from rayfold.runtime.log.environment import open_log
 from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.partition import WriteLoop
-from rayfold.runtime.wire import from_wire, to_wire
 
 
 class Put(Command):

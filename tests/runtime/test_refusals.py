@@ -16,6 +16,7 @@ from rayfold.runtime.backup.taking import backup_store
 from rayfold.runtime.catalogue import Catalogue
 from rayfold.runtime.codec import encode_message
 from rayfold.runtime.envelope import Envelope, PackedCommand, pack, unpack_batch
+from rayfold.runtime.error_codec import from_wire, to_wire
 from rayfold.runtime.errors import CommandIdReused, Conflict, HandlerFailed, InvalidMessage, Rejected, StorageFailed
 from rayfold.runtime.facts import as_told
 from rayfold.runtime.history import history, state_at
@@ -33,7 +34,6 @@ from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.refusals import refused_event, rejected_in
 from rayfold.runtime.stream import ANY, REFUSALS, StreamId
 from rayfold.runtime.subscription import subscribe
-from rayfold.runtime.wire import from_wire, to_wire
 from tests.runtime.faulty_log import FaultyLog
 from tests.runtime.test_partition import RemoteLog
 

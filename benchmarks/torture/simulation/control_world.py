@@ -33,11 +33,11 @@ from rayfold.actors.shipping import ship
 from rayfold.actors.spread_store import keeper_name
 from rayfold.actors.supervision import Supervision
 from rayfold.runtime.catalogue import Catalogue
+from rayfold.runtime.error_codec import from_wire, to_wire
 from rayfold.runtime.errors import RayfoldError, Sealed, StorageFailed, StoreError, Unavailable
 from rayfold.runtime.log.custody import copy_name
 from rayfold.runtime.log.node_share import NodeShare, check_epoch, check_home
 from rayfold.runtime.log.store_map import StoreMap
-from rayfold.runtime.wire import from_wire, to_wire
 
 from .clock import SimulatedLoop
 from .control_disk import Disk, File, OpenLog, Piece
