@@ -40,7 +40,7 @@ from ..runtime.standing import Alarms, StandingCheck, StreamChecks
 from ..runtime.stream import StreamId
 from .actor_log import begin_log
 from .cluster import OWN_ACTOR_SLOT
-from .garbage import look_less_often
+from .gc_tuning import tune_gc
 from .request_order import RequestOrder
 from .settings import Settings
 from .shipping import unship
@@ -138,7 +138,7 @@ class AggregateActor:
             in_hand = _Careful(plan) if plan.careful else in_hand_of(plan.name)
             self._loop = WriteLoop(plan.partition, self._log, catalogue, residents_max=1, in_hand=in_hand)
             Watch(in_hand, plan.settings.decide_max_s, self._took_too_long, native=plan.name)
-            look_less_often()
+            tune_gc()
             where, residents = f"in its own actor, of partition {plan.partition}", self._loop.residents
             reader = cast(Reader, PartitionLog(plan))  # of its own: it only reads streams
             alarms = _AlarmsOfPartition(plan)

@@ -27,7 +27,7 @@ from .calls import ANSWER_TIMEOUT_S, call, kill, open_actor
 from .client import Client
 from .cluster import Cluster
 from .connection import connection_facts
-from .garbage import look_less_often
+from .gc_tuning import tune_gc
 from .health_check import Health, health_of
 from .metrics import Metrics
 from .projections import Projections
@@ -106,7 +106,7 @@ class Assembly:
         await self.projections.attach(self._partitions, self.client.serve)
         self._undo.push_async_callback(lambda: self.client.drain(min(ANSWER_TIMEOUT_S, self._grace_s)))
         if self._settings.tune_garbage_collector:
-            self._undo.callback(look_less_often())
+            self._undo.callback(tune_gc())
         self._observer = Observer(store)
         for going_on in (self._tick(), self._measure(), Silence(self, self._settings.silent_s).watch()):
             self._undo.callback(asyncio.create_task(going_on).cancel)

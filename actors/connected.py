@@ -34,7 +34,7 @@ from .board import Notice, ServedParts, supervisor_name
 from .calls import aside, call, one_line
 from .client import Client
 from .cluster import Cluster
-from .garbage import look_less_often
+from .gc_tuning import tune_gc
 from .health_check import Health, health_of
 from .ray_session import started_aside
 from .remote_rebuild import RemoteRebuild
@@ -119,7 +119,7 @@ class Connected:
         self._partitions = list(notice.partitions)
         self._take(notice, handles)
         if notice.settings.tune_garbage_collector:
-            self._undo.callback(look_less_often())
+            self._undo.callback(tune_gc())
         self._undo.push_async_callback(_ended, asyncio.create_task(self._mind()))
 
     @property

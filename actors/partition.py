@@ -48,7 +48,7 @@ from .aggregate import AppendAnswer, AppendRequest, OwnActorPlan, append_for, st
 from .broadcast import Broadcast
 from .cluster import OWN_ACTOR_SLOT
 from .fifo_lock import FifoLock
-from .garbage import look_less_often
+from .gc_tuning import tune_gc
 from .log_owner import LogOwner
 from .node import verify_node
 from .own_actors import OwnActors
@@ -543,7 +543,7 @@ class PartitionActor:
         if plan.settings.local_sockets:
             name = f"{plan.store.store_id[:12]}-{plan.number}"
             self._gate = open_socket_server(name, lambda *batch: self._execute_in_turn(BATCH_BY_ROAD_S, *batch))
-        look_less_often()
+        tune_gc()
 
     def _checking(self, opened: LmdbLog, catalogue: Catalogue) -> StandingCheck:
         """Compares residents and snapshots with the log, for as long as this log is open."""

@@ -38,7 +38,7 @@ from ..runtime.read_model import PackedQuery, Quarantined, ReadModel, join_queri
 from ..runtime.standing import Alarms, StandingCheck, check_read_model
 from ..runtime.stream import StreamId
 from .actor_log import begin_log
-from .garbage import look_less_often
+from .gc_tuning import tune_gc
 from .node import node_id_here
 from .readiness import Probed
 from .shipping import unship
@@ -409,7 +409,7 @@ class ProjectorActor:
         read_model = _restored(
             lambda: ReadModel(projection, catalogue, readers, directory=folder, part=plan.part, in_hand=self._in_hand)
         )
-        look_less_often()
+        tune_gc()
         if why := read_model.other_history:  # it is made anew, and that must not pass in silence
             self._alarms.raise_alarm("checkpoint", f"{plan.projection}, part {plan.part}", why)
         self._read_model = read_model

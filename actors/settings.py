@@ -57,7 +57,7 @@ class Settings:
     batch."""
 
     tune_garbage_collector: bool = True
-    """Have this process look for cyclic garbage less often while the runtime runs (see `garbage.py`). Settings of the
+    """Have this process look for cyclic garbage less often while the runtime runs (see `gc_tuning.py`). Settings of the
     program's own are left alone, and everything is put back at the end."""
 
     def __post_init__(self) -> None:

@@ -25,7 +25,7 @@ from .application import ApplicationPlan
 from .board import Notice, supervisor_name
 from .cluster import Cluster
 from .directory import plan_of
-from .garbage import look_less_often
+from .gc_tuning import tune_gc
 from .prospect import Seats
 from .rebuild import RebuildProgress
 from .scheduling import on_this_node
@@ -97,7 +97,7 @@ class SupervisorActor:
                     if not detached:
                         await supervision.stop()
                     raise
-                look_less_often()
+                tune_gc()
                 self._supervision = supervision
             return self._supervision
 

@@ -14,13 +14,13 @@ import gc
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["look_less_often"]
+__all__ = ["tune_gc"]
 
 _THRESHOLDS: Final = (50_000, 20, 100)
 """New objects between two looks at the youngest: some batches. Bounds what a program's cycles may take to some MB."""
 
 
-def look_less_often() -> Callable[[], None]:
+def tune_gc() -> Callable[[], None]:
     """Look less often, unless this program has chosen for itself (frozen objects, its own or no thresholds). Returns
     what puts everything back as it was."""
     thresholds = gc.get_threshold()
