@@ -23,7 +23,6 @@ from ..runtime.printable import printable_log
 from ..runtime.projection import Projection
 from ..runtime.read_store.checkpoint import Quarantined
 from .builds import Builds
-from .calls import ANSWER_TIMEOUT_S, call, kill, open_actor
 from .client import Client
 from .cluster import Cluster
 from .connection import connection_facts
@@ -33,6 +32,7 @@ from .metrics import Metrics
 from .projections import Projections
 from .ray_session import started_aside
 from .rebuild import Rebuild
+from .rpc import ANSWER_TIMEOUT_S, call, kill, open_actor
 from .scheduling import Scheduling, on_this_node
 from .settings import Settings
 from .silence import Silence

@@ -31,13 +31,13 @@ from ..runtime.printable import printable_log
 from ..runtime.projection import Projection
 from .attachment import Attachment
 from .board import Notice, ServedParts, supervisor_name
-from .calls import aside, call, one_line
 from .client import Client
 from .cluster import Cluster
 from .gc_tuning import tune_gc
 from .health_check import Health, health_of
 from .ray_session import started_aside
 from .remote_rebuild import RemoteRebuild
+from .rpc import aside, call, one_line
 from .spread_store import SpreadStore
 from .status import Status
 

@@ -24,11 +24,11 @@ from ..runtime.printable import printable_log
 from .application import Application, ApplicationPlan
 from .board import supervisor_name
 from .builds import ProjectionFacts
-from .calls import call, kill, one_line, open_actor
 from .cluster import Cluster
 from .code import Code
 from .prospect import Prospect, Seats, prospect_of
 from .rollout import Rolled, has_ended
+from .rpc import call, kill, one_line, open_actor
 
 __all__ = [
     "await_deployed",

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from ..runtime.errors import RayfoldError, Sealed, StoreError
 from ..runtime.log.store_map import StoreMap
 from ..runtime.printable import printable_log
-from .calls import one_line
 from .pulse import Pulse
+from .rpc import one_line
 
 if TYPE_CHECKING:
     from .supervision import Supervision

@@ -14,8 +14,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from .calls import call, one_line
 from .client import Client
+from .rpc import call, one_line
 
 __all__ = ["HEALTH_TIMEOUT_S", "Health", "health_of", "nothing_runs"]
 

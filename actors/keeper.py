@@ -42,9 +42,9 @@ from ..runtime.own_random import OWN
 from ..runtime.printable import printable_log
 from .actor_log import begin_log
 from .builds import Build, builds_of, lend_checkpoint, mark_serving, remove_build, remove_older
-from .calls import one_line
 from .deployment import revive
 from .node import NODE_LABEL, data_folder_here, verify_node
+from .rpc import one_line
 from .spread_store import keeper_name
 
 __all__ = ["READS", "KeeperActor", "KeeperPlan", "start_keeper"]

@@ -37,9 +37,9 @@ from ..runtime.log.custody import CopyFacts, Custody
 from ..runtime.log.sealing import Seal, Tenure
 from ..runtime.log.store_map import StoreMap, moves_to_balance
 from ..runtime.printable import printable_log
-from .calls import call, one_line
 from .moved import Moved
 from .partition_actors import Seated
+from .rpc import call, one_line
 from .spread_store import keeper_name
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from ..runtime.error_codec import from_wire
 from ..runtime.errors import Unavailable
 from ..runtime.printable import printable_log
 from ..runtime.residents import RESIDENTS_MAX, SAVED_AT_ONCE
-from .calls import call, kill, one_line, open_actor
 from .partition import PartitionPlan, start_partition
+from .rpc import call, kill, one_line, open_actor
 from .scheduling import Scheduling, generation_in
 
 __all__ = ["PartitionActors", "Seated", "partition_named"]

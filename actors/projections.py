@@ -28,8 +28,8 @@ from ..runtime.projection import Projection
 from ..runtime.read_store.kinds import InMemory
 from ..runtime.stream import stream_id
 from .builds import Build, Builds, ProjectionFacts
-from .calls import call, kill, one_line
 from .readiness import Looked, Probed, check_answers, check_projector, furthest
+from .rpc import call, kill, one_line
 from .scheduling import Scheduling
 from .settings import Settings
 from .spread_store import AnyStore

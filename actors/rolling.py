@@ -22,7 +22,6 @@ from ..runtime.error_codec import from_wire, to_wire
 from ..runtime.errors import CallerError, RayfoldError, Unavailable
 from ..runtime.printable import printable_log
 from .application import ApplicationPlan
-from .calls import one_line
 from .directory import (
     Deployment,
     code_of,
@@ -37,6 +36,7 @@ from .directory import (
 from .projections import Projector, ServedBuild, catch_up, look_at
 from .readiness import have_stopped
 from .rollout import Rolled, as_error, prepare, replace_partitions
+from .rpc import one_line
 from .trial import try_on_nodes
 
 if TYPE_CHECKING:

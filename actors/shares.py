@@ -22,9 +22,9 @@ from ..runtime.log.node_share import ShareFacts
 from ..runtime.log.store_map import PROPOSAL, StoreMap, merged
 from ..runtime.printable import printable_log
 from ..runtime.stream import new_placement
-from .calls import call, kill, one_line
 from .cluster import NodeFacts
 from .keeper import KeeperPlan, start_keeper
+from .rpc import call, kill, one_line
 from .spread_store import SpreadStore, keeper_name
 
 __all__ = ["Shares"]

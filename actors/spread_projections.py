@@ -16,8 +16,8 @@ from ..runtime.catalogue import Catalogue
 from ..runtime.projection import Projection
 from .application import ApplicationPlan
 from .builds import FOLDER, Build, ProjectionFacts
-from .calls import call
 from .projections import Projections, Projector, ServedBuild, catch_up, end
+from .rpc import call
 from .scheduling import SpreadScheduling, generation_in
 from .spread_builds import SpreadBuilds
 from .spread_store import SpreadStore

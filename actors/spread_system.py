@@ -19,10 +19,10 @@ from ..runtime.catalogue import Catalogue
 from ..runtime.errors import StoreInUse
 from .application import ApplicationPlan, check_name
 from .board import supervisor_name
-from .calls import call, kill, open_actor
 from .cluster import Cluster
 from .connected import Connected
 from .local_cluster import LocalCluster
+from .rpc import call, kill, open_actor
 from .settings import Settings
 
 __all__ = ["SpreadSystem"]

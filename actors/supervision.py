@@ -30,7 +30,6 @@ from ..runtime.printable import printable_log
 from ..runtime.projection import Projection
 from .application import ApplicationPlan
 from .board import Board, Notice, ServedParts
-from .calls import call, one_line
 from .cluster import Cluster, NodeFacts
 from .directory import put_store, store_of
 from .health import Health
@@ -41,6 +40,7 @@ from .partition_actors import PartitionActors, partition_named
 from .projections import Projector, end
 from .rebuild import Rebuild, Rebuilds
 from .rolling import Rolling
+from .rpc import call, one_line
 from .scheduling import SpreadScheduling, generation_in
 from .shares import Shares
 from .shipping import unship

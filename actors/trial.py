@@ -27,9 +27,9 @@ from ..runtime.error_codec import from_wire, to_wire
 from ..runtime.errors import CodeMismatch, DefinitionError, RayfoldError, StoreMismatch, Unavailable, UnknownEvent
 from ..runtime.log.share import open_share
 from ..runtime.log.store import Store
-from .calls import call, one_line
 from .cluster import Cluster, NodeFacts
 from .node import NODE_LABEL, data_folder_here, node_id_here
+from .rpc import call, one_line
 
 __all__ = ["Found", "store_in", "try_on_nodes"]
 
