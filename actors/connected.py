@@ -1,7 +1,7 @@
 """Connected: a program's end of a spread system: a client that is told where everything is, and asks the supervisor.
 
 Steps [1], [2] and [8], for a system that is supervised in an actor of its own (`supervision.py`). It has what an
-`Assembly` has for a runtime. It waits at the board (`board.py`) all the time, so that a partition that has moved,
+`Assembly` has for a runtime. It waits at the board (`topology.py`) all the time, so that a partition that has moved,
 replicas that have joined and nodes that are gone are known here as soon as they are there.
 
 A program is attached to one node of its machine, and is cut off when that ends (`attachment.py`). Then every call is
@@ -30,7 +30,6 @@ from ..runtime.errors import RayfoldError, StoreMismatch, Unavailable, UnknownNa
 from ..runtime.printable import printable_log
 from ..runtime.projection import Projection
 from .attachment import Attachment
-from .board import Notice, ServedParts, supervisor_name
 from .client import Client
 from .cluster import Cluster
 from .gc_tuning import tune_gc
@@ -40,6 +39,7 @@ from .remote_rebuild import RemoteRebuild
 from .rpc import aside, call, one_line
 from .spread_store import SpreadStore
 from .status import Status
+from .topology import ServedParts, Topology, supervisor_name
 
 __all__ = ["LONG_S", "Connected"]
 
@@ -81,7 +81,7 @@ class Connected:
         self._name = name
         self._cluster: Cluster
         self._own = catalogue
-        self._notice: Notice
+        self._notice: Topology
         self._partitions: list[str] = []
         self._told_of: dict[str, int] = {}
         """Projections of which another version serves than this program has."""
@@ -245,7 +245,7 @@ class Connected:
         log.warning("%s: connected again, at %s", self._name, self.address)
         return True
 
-    async def _found_again(self, cluster: Cluster) -> tuple[Notice, dict[str, Any]]:
+    async def _found_again(self, cluster: Cluster) -> tuple[Topology, dict[str, Any]]:
         """The notice of the system that this program had. Raises `StoreMismatch` for another one of its name."""
         await aside(partial(self._revive, cluster), _ASK_TIMEOUT_S)
         notice, handles = await self._first_notice()
@@ -294,7 +294,7 @@ class Connected:
                 log.info("%s tells no news: %s", self._name, one_line(error))
                 await asyncio.sleep(_RETRY_S)
 
-    async def _first_notice(self) -> tuple[Notice, dict[str, Any]]:
+    async def _first_notice(self) -> tuple[Topology, dict[str, Any]]:
         """A notice, and the actors that it names, those of all partitions at least, however often it has to be asked
         for: the system may just be starting, or starting again, or replacing what is named."""
         deadline_s = time.monotonic() + _ASK_TIMEOUT_S
@@ -314,20 +314,20 @@ class Connected:
                     raise Unavailable(self._name, what) from error
                 await asyncio.sleep(_RETRY_S)
 
-    async def _read(self, edition: str) -> Notice | None:
-        notice: Notice | None = await self._call_supervisor(
+    async def _read(self, edition: str) -> Topology | None:
+        notice: Topology | None = await self._call_supervisor(
             "read", edition, _READ_TIMEOUT_S, timeout_s=_READ_TIMEOUT_S + _SLOW_S
         )
         return notice
 
-    async def _handles_of(self, notice: Notice) -> dict[str, Any]:
+    async def _handles_of(self, notice: Topology) -> dict[str, Any]:
         """The actors that a notice names, without those that have ended since: another notice says so."""
         parts = (part for served in notice.projections.values() for part in served.parts)
         names = [*notice.partitions, *(replica for part in parts for replica in part)]
         self._check_head()
         return await aside(partial(_looked_up, self._cluster, names))
 
-    def _take(self, notice: Notice, handles: Mapping[str, Any]) -> None:
+    def _take(self, notice: Topology, handles: Mapping[str, Any]) -> None:
         """This is how things are now. `handles`: by name."""
         self._notice, self.store = notice, notice.store
         for number, name in enumerate(notice.partitions):

@@ -22,13 +22,13 @@ from ..runtime.error_codec import from_wire, to_wire
 from ..runtime.errors import CallerError, RayfoldError, StoreMismatch, StoreMissing, Unavailable, UnknownName
 from ..runtime.printable import printable_log
 from .application import Application, ApplicationPlan
-from .board import supervisor_name
 from .builds import ProjectionFacts
 from .cluster import Cluster
 from .code import Code
 from .prospect import Prospect, Seats, prospect_of
 from .rollout import Rolled, has_ended
 from .rpc import call, kill, one_line, open_actor
+from .topology import supervisor_name
 
 __all__ = [
     "await_deployed",

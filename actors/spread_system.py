@@ -18,12 +18,12 @@ from typing import Any, Final
 from ..runtime.catalogue import Catalogue
 from ..runtime.errors import StoreInUse
 from .application import ApplicationPlan, check_name
-from .board import supervisor_name
 from .cluster import Cluster
 from .connected import Connected
 from .local_cluster import LocalCluster
 from .rpc import call, kill, open_actor
 from .settings import Settings
+from .topology import supervisor_name
 
 __all__ = ["SpreadSystem"]
 

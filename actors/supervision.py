@@ -29,7 +29,6 @@ from ..runtime.log.report import Report
 from ..runtime.printable import printable_log
 from ..runtime.projection import Projection
 from .application import ApplicationPlan
-from .board import Board, Notice, ServedParts
 from .cluster import Cluster, NodeFacts
 from .directory import put_store, store_of
 from .health import Health
@@ -47,6 +46,7 @@ from .shipping import unship
 from .spread_builds import SpreadBuilds
 from .spread_projections import SpreadProjections
 from .status import NodeStatus, Observer, Status, seat_named
+from .topology import ServedParts, Topology, TopologyFeed
 
 __all__ = ["Supervision"]
 
@@ -80,7 +80,7 @@ class Supervision:
         self.plan = plan
         self.detached = detached
         """Deployed: it outlives the program that has started it."""
-        self.board = Board()
+        self.board = TopologyFeed()
         self.shares = Shares(plan.name, cluster.namespace, detached=detached, silent_s=plan.settings.silent_s)
         self.scheduling = SpreadScheduling(detached=detached, generation=plan.generation)
         self.partitions = PartitionActors(self._plan_of, self.scheduling, plan.generation)
@@ -388,7 +388,7 @@ class Supervision:
             )
             for name, one in self.projections.serving.items()
         }
-        notice = Notice(
+        notice = Topology(
             self.shares.store,
             tuple(seated[number].name for number in sorted(seated)),
             self.unavailable(),

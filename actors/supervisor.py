@@ -22,7 +22,6 @@ from ..runtime.error_codec import to_wire
 from ..runtime.errors import RayfoldError, Unavailable
 from .actor_log import begin_log
 from .application import ApplicationPlan
-from .board import Notice, supervisor_name
 from .cluster import Cluster
 from .directory import plan_of
 from .gc_tuning import tune_gc
@@ -31,6 +30,7 @@ from .rebuild import RebuildProgress
 from .scheduling import on_this_node
 from .shipping import unship
 from .supervision import Supervision
+from .topology import Topology, supervisor_name
 
 __all__ = ["SupervisorActor", "start_supervisor"]
 
@@ -57,7 +57,7 @@ class SupervisorActor:
         error, _ = await self._told(self._started)
         return error
 
-    async def read(self, edition: str, timeout_s: float) -> Notice | None:
+    async def read(self, edition: str, timeout_s: float) -> Topology | None:
         """What is on the board, once it is another notice than that; None if it is not in time."""
         return await (await self._started()).board.read(edition, timeout_s)
 

@@ -26,11 +26,11 @@ import msgpack
 
 from rayfold import Aggregate, Envelope, RayfoldError, connect, derived_id
 from rayfold.actors.application import Application
-from rayfold.actors.board import supervisor_name
 from rayfold.actors.cluster import Cluster, prepare_environment
 from rayfold.actors.connected import Connected
 from rayfold.actors.connecting import Connection
 from rayfold.actors.settings import Settings
+from rayfold.actors.topology import supervisor_name
 from rayfold.runtime.log.contract import ReadableStore
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.stream import partition_of, stream_id

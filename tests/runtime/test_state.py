@@ -48,7 +48,7 @@ class Score:
 
 
 @dataclasses.dataclass(frozen=True)
-class Board:
+class TopologyFeed:
     score: Score = Score()
 
 
@@ -168,7 +168,7 @@ def test_a_default_that_all_instances_would_share_is_refused() -> None:
     assert "Car.x: its default is one list that" in refusal_of({"__annotations__": {"x": list}, "x": [Ledger()]})
 
 
-@pytest.mark.parametrize("default", [Tally(), Score(), (Score(),), [Tally()], Board(), Frozen()])
+@pytest.mark.parametrize("default", [Tally(), Score(), (Score(),), [Tally()], TopologyFeed(), Frozen()])
 def test_a_hash_of_its_own_makes_no_default_one_that_can_be_shared(default: Any) -> None:
     told = refusal_of({"__annotations__": {"x": Any}, "x": default})
     assert f"Car.x: its default is one {type(default).__name__} that all instances would share" in told

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 
-from rayfold.actors.board import Board, Notice, ServedParts, supervisor_name
 from rayfold.actors.settings import Settings
 from rayfold.actors.spread_store import SpreadStore
+from rayfold.actors.topology import ServedParts, Topology, TopologyFeed, supervisor_name
 from rayfold.runtime.log.store_map import StoreMap
 
 STORE = SpreadStore("bank", "rayfold", StoreMap.spread("s", 2, {"a": "node-0", "b": "node-1"}))
-NOTICE = Notice(STORE, ("p0", "p1"), {}, {"Balances": ServedParts(1, (("b0",),))}, Settings(), 1, b"")
+NOTICE = Topology(STORE, ("p0", "p1"), {}, {"Balances": ServedParts(1, (("b0",),))}, Settings(), 1, b"")
 
 
 async def test_a_notice_is_read_at_once_by_whoever_has_none_or_another() -> None:
-    board = Board()
+    board = TopologyFeed()
     board.put_up(NOTICE)
     first = await board.read("", 0)
     assert first is not None
@@ -24,7 +24,7 @@ async def test_a_notice_is_read_at_once_by_whoever_has_none_or_another() -> None
 
 
 async def test_whoever_waits_is_told_of_the_next_notice_and_not_of_the_same_again() -> None:
-    board = Board()
+    board = TopologyFeed()
     waiting = asyncio.create_task(board.read("", 30))
     await asyncio.sleep(0)
     board.put_up(NOTICE)
@@ -42,7 +42,7 @@ async def test_whoever_waits_is_told_of_the_next_notice_and_not_of_the_same_agai
 
 
 async def test_the_notices_of_two_supervisors_are_never_the_same_edition() -> None:
-    one, other = Board(), Board()
+    one, other = TopologyFeed(), TopologyFeed()
     one.put_up(NOTICE)
     other.put_up(NOTICE)
     assert one.notice is not None

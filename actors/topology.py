@@ -17,7 +17,7 @@ from .cluster import SUPERVISOR
 from .settings import Settings
 from .spread_store import SpreadStore
 
-__all__ = ["Board", "Notice", "ServedParts", "supervisor_name"]
+__all__ = ["TopologyFeed", "Topology", "ServedParts", "supervisor_name"]
 
 
 class ServedParts(NamedTuple):
@@ -29,7 +29,7 @@ class ServedParts(NamedTuple):
     """For each part the names of its replicas."""
 
 
-class Notice(NamedTuple):
+class Topology(NamedTuple):
     """Who does what."""
 
     store: SpreadStore
@@ -48,17 +48,17 @@ class Notice(NamedTuple):
     """Which notice this is; another one after each change."""
 
 
-class Board:
+class TopologyFeed:
     """The present notice. Lives on one event loop."""
 
     def __init__(self) -> None:
-        self.notice: Notice | None = None
+        self.notice: Topology | None = None
         self._incarnation = secrets.token_hex(4)
         """Of the supervisor: what an earlier one has told is old, whatever its number."""
         self._changes = 0
         self._changed = asyncio.Event()
 
-    def put_up(self, notice: Notice) -> None:
+    def put_up(self, notice: Topology) -> None:
         """From now on this is how things are. The same as before is no news."""
         if self.notice is not None and notice == self.notice._replace(edition=""):
             return
@@ -67,7 +67,7 @@ class Board:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def read(self, edition: str, timeout_s: float) -> Notice | None:
+    async def read(self, edition: str, timeout_s: float) -> Topology | None:
         """The notice, once it is another one than that; None if it is not within so many seconds."""
         if self.notice is None or self.notice.edition == edition:
             changed = self._changed
