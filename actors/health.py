@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ..runtime.errors import RayfoldError, Sealed, StoreError
 from ..runtime.log.store_map import StoreMap
 from ..runtime.printable import printable_log
-from .pulse import Pulse
+from .heartbeats import Heartbeats
 from .rpc import one_line
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Health:
         be."""
         self._supervision = supervision
         self._silent_s = supervision.plan.settings.silent_s
-        self._pulse = Pulse(self._silent_s)
+        self._pulse = Heartbeats(self._silent_s)
 
     def note(self, partition: int, trouble: RayfoldError | None) -> None:
         """A partition has said what is wrong with it, or that nothing is. Sealed is no trouble: it is to move."""

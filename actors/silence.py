@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from ..runtime.printable import printable_log
-from .pulse import Pulse
+from .heartbeats import Heartbeats
 
 __all__ = ["Silence", "Watched"]
 
@@ -44,7 +44,7 @@ class Silence:
     def __init__(self, watched: Watched, silent_s: float) -> None:
         """`silent_s`: as in `Settings`."""
         self._watched, self._silent_s = watched, silent_s
-        self._pulse = Pulse(silent_s)
+        self._pulse = Heartbeats(silent_s)
         self._processes: dict[str, tuple[int, str]] = {}
         """Name -> process id and start time, as it said itself."""
 

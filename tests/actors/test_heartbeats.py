@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rayfold.actors.pulse import Pulse
+from rayfold.actors.heartbeats import Heartbeats
 from rayfold.runtime.errors import RayfoldError, StoreMissing
 
 
@@ -29,7 +29,7 @@ async def settled() -> None:
 
 
 async def test_nobody_is_asked_again_before_the_last_question_is_answered() -> None:
-    pulse, question = Pulse(60.0), Question()
+    pulse, question = Heartbeats(60.0), Question()
     for _ in range(3):
         pulse.take("partition 0", question)
     assert len(question.asked) == 1
@@ -40,13 +40,13 @@ async def test_nobody_is_asked_again_before_the_last_question_is_answered() -> N
 
 
 async def test_whoever_does_not_answer_or_fails_is_silent_and_whoever_answers_is_not() -> None:
-    pulse, silent, lively, failing = Pulse(0.0), Question(), Question(), Question()
+    pulse, silent, lively, failing = Heartbeats(0.0), Question(), Question(), Question()
     for who, question in (("silent", silent), ("lively", lively), ("failing", failing)):
         pulse.take(who, question)
     failing.asked[0].set_exception(ConnectionError("the actor is gone"))
     await settled()
     assert pulse.silent() == ["silent", "lively", "failing"]
-    patient = Pulse(60.0)
+    patient = Heartbeats(60.0)
     patient.take("lively", lively)
     lively.asked[1].set_result(1)
     await settled()
@@ -54,7 +54,7 @@ async def test_whoever_does_not_answer_or_fails_is_silent_and_whoever_answers_is
 
 
 async def test_an_error_of_ours_is_a_sign_of_life_and_is_noted_until_it_is_over() -> None:
-    pulse, question = Pulse(60.0), Question()
+    pulse, question = Heartbeats(60.0), Question()
     noted: list[RayfoldError | None] = []
     missing = StoreMissing("/data/bank", "the log of partition 0 is not here")
     pulse.take("partition 0", question, noted.append)
@@ -67,7 +67,7 @@ async def test_an_error_of_ours_is_a_sign_of_life_and_is_noted_until_it_is_over(
 
 
 async def test_the_answer_of_one_that_was_replaced_counts_for_nothing() -> None:
-    pulse, question = Pulse(60.0), Question()
+    pulse, question = Heartbeats(60.0), Question()
     noted: list[RayfoldError | None] = []
     pulse.take("partition 0", question, noted.append)
     pulse.forget("partition 0")
@@ -81,7 +81,7 @@ async def test_the_answer_of_one_that_was_replaced_counts_for_nothing() -> None:
 
 @pytest.mark.parametrize("kept", [{"a"}, {"a", "b"}])
 async def test_those_that_are_not_asked_any_more_are_forgotten(kept: set[str]) -> None:
-    pulse = Pulse(0.0)
+    pulse = Heartbeats(0.0)
     for who in ("a", "b"):
         pulse.take(who, Question())
     pulse.keep(kept)

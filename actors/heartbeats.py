@@ -13,7 +13,7 @@ from typing import Any
 
 from ..runtime.errors import RayfoldError
 
-__all__ = ["Pulse"]
+__all__ = ["Heartbeats"]
 
 Ask = Callable[[], Future[Any]]
 """Asks an actor something that it answers at once."""
@@ -25,7 +25,7 @@ Note = Callable[[RayfoldError | None], None]
 """Is told what the actor has said that was wrong with it, or that nothing is."""
 
 
-class Pulse:
+class Heartbeats:
     """Signs of life, by whoever gives them. Lives on one event loop."""
 
     def __init__(self, silent_s: float) -> None:
