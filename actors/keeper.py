@@ -178,7 +178,7 @@ class KeeperActor:
         """Check every byte of the logs that are at home here."""
         return _told(lambda: verify_store(self._opened().store.path))
 
-    # --- moving (see `moving.py`) --------------------------------------------------------------------------------
+    # --- moving (see `moves.py`) --------------------------------------------------------------------------------
 
     @ray.method(concurrency_group="moves")
     def pull(self, partition: int, source: str, up_to: int) -> tuple[list[Any], int]:

@@ -394,7 +394,7 @@ class PartitionActor:
 
     @ray.method
     def seal(self, heir: str) -> tuple[list[Any], Seal | None]:
-        """Take no command any more: the partition goes on at `heir` (see `moving.py`). An error as `to_wire` packs it,
+        """Take no command any more: the partition goes on at `heir` (see `moves.py`). An error as `to_wire` packs it,
         or nothing; and what the log ends with. Safe to repeat."""
         with self._writing:
             try:

@@ -33,7 +33,7 @@ from .cluster import Cluster, NodeFacts
 from .directory import put_store, store_of
 from .health import Health
 from .metrics import Metrics
-from .moving import Moving
+from .moves import PartitionMoves
 from .partition import PartitionPlan
 from .partition_actors import PartitionActors, partition_named
 from .projections import Projector, end
@@ -94,7 +94,7 @@ class Supervision:
         self._up_as: dict[str, str] = {}
         """Of the nodes that are up: what Ray calls them since their last start."""
         self._gone_since: dict[str, datetime] = {}
-        self.moves = Moving(self)
+        self.moves = PartitionMoves(self)
         self.health = Health(self)
         self.rolling = Rolling(self, restart)
         self._superseded: list[Projector] = []

@@ -2,7 +2,7 @@
 the supervisor at once, of the caller.
 
 Where a move is shows on the disks: a copy arrives, the log is sealed, it is handed over, the map of the old home names
-the new one, then that of the new home does, and the old log is removed (`actors/moving.py` has the steps). The scenario
+the new one, then that of the new home does, and the old log is removed (`actors/moves.py` has the steps). The scenario
 looks at them all the time, and kills the victim as soon as a step is seen to have begun. What had come about by the
 time everything is as it was again is counted: the partition is where it was, or where it was to be, and nowhere else.
 

@@ -1,6 +1,6 @@
 """Sealing: a log that is handed over to another node takes no event any more, whatever process tries to append.
 
-Beside step [5]. A partition moves in steps (`actors/moving.py`): its log is copied while it is written; it is *sealed*;
+Beside step [5]. A partition moves in steps (`actors/moves.py`): its log is copied while it is written; it is *sealed*;
 what came last is copied; it is *handed over*; the copy is activated elsewhere, under a later epoch. Each of these is
 one transaction of the log that is left, so that its order against all others is never in doubt:
 

@@ -13,7 +13,7 @@ import pytest
 
 from rayfold.actors.cluster import NodeFacts
 from rayfold.actors.log_owner import LogOwner
-from rayfold.actors.moving import Moving
+from rayfold.actors.moves import PartitionMoves
 from rayfold.actors.partition_actors import Seated
 from rayfold.actors.shares import Shares
 from rayfold.benchmarks.torture.simulation.clock import simulate
@@ -181,7 +181,7 @@ class DoesNotTakeOverTheEpoch(NodeShare):
             super().finish(partition, sealed._replace(epoch=0))
 
 
-class MapsBeforeItHandsOver(Moving):
+class MapsBeforeItHandsOver(PartitionMoves):
     """The new home is given the map before the old one has let go for good."""
 
     async def _hand_over(self, partition: int, present: Seated, source: str, to: str, sealed: Seal) -> StoreMap:
@@ -192,11 +192,11 @@ class MapsBeforeItHandsOver(Moving):
         return await super()._hand_over(partition, present, source, to, sealed)
 
 
-class ReportsSuccessAtOnce(Moving):
+class ReportsSuccessAtOnce(PartitionMoves):
     async def _confirm(self, partition: int, to: str, sealed: Seal) -> None: ...
 
 
-class LeavesSealsAlone(Moving):
+class LeavesSealsAlone(PartitionMoves):
     async def _unseal(self, partition: int, seated: Seated, heir: str, epoch: int) -> None: ...
 
 

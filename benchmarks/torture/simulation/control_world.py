@@ -22,7 +22,7 @@ from rayfold.actors.cluster import NodeFacts
 from rayfold.actors.directory import Deployment
 from rayfold.actors.log_owner import LogOwner
 from rayfold.actors.moved import Moved
-from rayfold.actors.moving import Moving
+from rayfold.actors.moves import PartitionMoves
 from rayfold.actors.partition import PartitionPlan
 from rayfold.actors.partition_actors import PartitionActors, partition_named
 from rayfold.actors.rolling import Rolling
@@ -100,7 +100,7 @@ class ControlBuild:
     share: type[NodeShare] = NodeShare
     owner: type[LogOwner] = LogOwner
     shares: type[Shares] = Shares
-    moves: type[Moving] = Moving
+    moves: type[PartitionMoves] = PartitionMoves
     log: type[OpenLog] = OpenLog
 
 

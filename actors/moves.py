@@ -45,7 +45,7 @@ from .spread_store import keeper_name
 if TYPE_CHECKING:
     from .supervision import Supervision
 
-__all__ = ["Moving"]
+__all__ = ["PartitionMoves"]
 
 log = printable_log(__name__)
 
@@ -65,7 +65,7 @@ _SEAL_TIMEOUT_S: Final = 15.0
 """For the batch that is under way, and the seal."""
 
 
-class Moving:
+class PartitionMoves:
     """Moves of one system. Its supervision has them one at a time."""
 
     def __init__(self, supervision: Supervision) -> None:
