@@ -1,8 +1,8 @@
 """Attachment: the node that this program's Ray is attached to, and the head of its cluster: whether they are there.
 
-Beside all steps; for programs that are connected to a cluster (`connected.py`). A driver of Ray is attached to one node
-of its machine. Once that node has ended, what Ray is given to send does not arrive dependably any more, not even when
-a node has been started in its place: the program has to connect anew. The end of the *head* is another thing: what
+Beside all steps; for programs that are connected to a cluster (`remote_system.py`). A driver of Ray is attached to one
+node of its machine. Once that node has ended, what Ray is given to send does not arrive dependably any more, not even
+when a node has been started in its place: the program has to connect anew. The end of the *head* is another thing: what
 runs goes on, but nothing is found by name, and a look-up by name waits in Ray for up to a minute.
 
 A connection is held open to the socket of the node, and one to the port of the head. Nothing is sent; the kernel ends

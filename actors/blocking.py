@@ -37,6 +37,7 @@ from .client import Until
 from .health_check import HEALTH_TIMEOUT_S, Health, nothing_runs
 from .local_cluster import LocalCluster
 from .moved import Moved
+from .operations import GRACE_S, Operations, grace_of
 from .rebuild import BlockingRebuild
 from .replica import Replica
 from .session import BlockingSession
@@ -44,7 +45,6 @@ from .settings import Settings
 from .spread_store import AnyStore
 from .status import Status
 from .system import Runtime
-from .verbs import GRACE_S, Verbs, grace_of
 
 __all__ = ["BlockingRuntime", "BlockingVerbs"]
 
@@ -58,9 +58,9 @@ _UNDO_TIMEOUT_S: Final = 5.0
 
 
 class BlockingVerbs:
-    """What `Verbs` is, without `await`. Safe from several threads."""
+    """What `Operations` is, without `await`. Safe from several threads."""
 
-    def __init__(self, runtime: Verbs) -> None:
+    def __init__(self, runtime: Operations) -> None:
         self._runtime = runtime
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = 0

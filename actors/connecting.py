@@ -18,9 +18,9 @@ from .application import Application, check_name
 from .blocking import BlockingVerbs
 from .cluster import Cluster
 from .cluster_file import address_in
-from .connected import Connected
+from .operations import Operations
 from .ray_session import started_aside
-from .verbs import Verbs
+from .remote_system import RemoteSystem
 
 __all__ = ["BlockingConnection", "Connection", "connect", "connect_blocking"]
 
@@ -29,7 +29,7 @@ _PATIENCE_S: Final = 20.0
 """How long a supervisor may be silent before a program that connects starts another one."""
 
 
-class Connection(Verbs):
+class Connection(Operations):
     """A connection to an application. Made by `connect`; has the verbs of `Runtime`."""
 
     def __init__(self, name: str, catalogue: Catalogue | None, address: str) -> None:
@@ -46,7 +46,7 @@ class Connection(Verbs):
         """Of the cluster, while the connection is open."""
         return self._spread.address
 
-    def _made(self) -> Connected:
+    def _made(self) -> RemoteSystem:
         if self._running is not None:
             raise CallerError(f"the connection to {self.name} is open already")
         return _Found(self.name, self._catalogue, self._address)
@@ -86,7 +86,7 @@ def connect_blocking(application: str | Application, *, address: str = "auto") -
     return BlockingConnection(connect(application, address=address))
 
 
-class _Found(Connected):
+class _Found(RemoteSystem):
     """The application, found by its name."""
 
     _rejoins = True

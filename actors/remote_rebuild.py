@@ -14,7 +14,7 @@ from ..runtime.projection import Projection
 from .rebuild import RebuildProgress
 
 if TYPE_CHECKING:
-    from .connected import Connected
+    from .remote_system import RemoteSystem
 
 __all__ = ["RemoteRebuild"]
 
@@ -27,7 +27,7 @@ _LONG_S: Final = 24 * 3600.0
 class RemoteRebuild:
     """A rebuild under way at the supervisor. Lives on the program's event loop."""
 
-    def __init__(self, connected: Connected, projection: type[Projection], classes: bytes) -> None:
+    def __init__(self, connected: RemoteSystem, projection: type[Projection], classes: bytes) -> None:
         self._connected = connected
         self._progress = RebuildProgress(0, 0, 0.0, None, False)
         self._begun = asyncio.ensure_future(connected.ask("begin_rebuild", projection.projection_name, classes))

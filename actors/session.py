@@ -25,7 +25,7 @@ from .client import Until
 from .replica import Replica
 
 if TYPE_CHECKING:
-    from .verbs import Verbs
+    from .operations import Operations
 
 __all__ = ["BlockingSession", "Session"]
 
@@ -38,7 +38,7 @@ class Session:
     Calls that overlap do not wait for one another: each sees what had been written and seen when it began.
     """
 
-    def __init__(self, runtime: Verbs, token: str | None) -> None:
+    def __init__(self, runtime: Operations, token: str | None) -> None:
         self._runtime = runtime
         self._positions = {} if token is None else place_of_token(token, runtime._store, runtime._token_secret())
 

@@ -1,8 +1,8 @@
 """Spread system: what a runtime with `cluster=` consists of: a cluster, a supervisor of its own, and a connection to
 it.
 
-Beside all steps. It has what an `Assembly` has; the actors are started by the supervisor, on the nodes of the cluster,
-and end with it, which ends with this program: however that ends, Ray ends what it has started.
+Beside all steps. It has what a `LocalSystem` has; the actors are started by the supervisor, on the nodes of the
+cluster, and end with it, which ends with this program: however that ends, Ray ends what it has started.
 
 Rule kept here: one system of a name on a cluster at a time. The supervisor's name in Ray decides who has it.
 """
@@ -19,8 +19,8 @@ from ..runtime.catalogue import Catalogue
 from ..runtime.errors import StoreInUse
 from .application import ApplicationPlan, check_name
 from .cluster import Cluster
-from .connected import Connected
 from .local_cluster import LocalCluster
+from .remote_system import RemoteSystem
 from .rpc import call, kill, open_actor
 from .settings import Settings
 from .topology import supervisor_name
@@ -35,7 +35,7 @@ _STOP_TIMEOUT_S: Final = 30.0
 """For everything to end by itself."""
 
 
-class SpreadSystem(Connected):
+class SpreadSystem(RemoteSystem):
     """A spread system that this program has started. Lives on its event loop."""
 
     def __init__(

@@ -1,6 +1,7 @@
 """Status: what a running system consists of and how it does, for people, tests, metrics and `rayfold status`.
 
-Beside all steps. Who asks is the runtime itself (`assembly.py`, at every tick) or another process (`connection.py`).
+Beside all steps. Who asks is the runtime itself (`local_system.py`, at every tick) or another process
+(`connection.py`).
 
 Rules kept here, so that lag does not lie:
 - whether something answers is told apart from how far it is. Who does not answer has `alive=False` and an *unknown* lag

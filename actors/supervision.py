@@ -1,8 +1,8 @@
 """Supervision: a system over the nodes of a cluster, put together, watched, and put right.
 
-Where to look to see what a spread system consists of; its twin on one machine is `assembly.py`. It runs in an actor of
-its own (`supervisor.py`), and every program that uses the system, the one that has started it included, is a client of
-it.
+Where to look to see what a spread system consists of; its twin on one machine is `local_system.py`. It runs in an actor
+of its own (`supervisor.py`), and every program that uses the system, the one that has started it included, is a client
+of it.
 
 What it does, again and again: look which nodes are up; give a node that joins or returns its keeper and the map; say on
 the board which partitions are unavailable, and why; and replace what does not answer although its node is up. Ray
@@ -67,7 +67,7 @@ _HEARD_S: Final = 2.0
 supervisor was away."""
 
 _TICK_S: Final = 2.0
-"""As on one machine (`assembly.py`)."""
+"""As on one machine (`local_system.py`)."""
 
 
 class Supervision:

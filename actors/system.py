@@ -1,7 +1,7 @@
 """Runtime: a whole system, started and stopped as one: store, cluster, projectors, partitions, client.
 
-What is put together, in the order in which the parts depend on one another, stands in `assembly.py`, for one machine,
-and in `supervision.py`, for a cluster. What a program does with it is in `verbs.py`.
+What is put together, in the order in which the parts depend on one another, stands in `local_system.py`, for one
+machine, and in `supervision.py`, for a cluster. What a program does with it is in `operations.py`.
 
 Rules kept here: whatever was started is stopped, also when starting fails halfway, on Ctrl-C, and when stopping is
 itself interrupted; the directory is held by one runtime at a time.
@@ -21,11 +21,11 @@ from ..runtime.log.store import Store, create_or_open_store
 from ..runtime.messages import Event
 from ..runtime.projection import Projection
 from .application import Application, checked_settings
-from .assembly import Assembly
 from .local_cluster import LocalCluster
+from .local_system import LocalSystem
+from .operations import Operations
 from .settings import Settings
 from .spread_system import SpreadSystem
-from .verbs import Verbs
 
 __all__ = ["PARTITIONS_DEFAULT", "Runtime"]
 
@@ -37,7 +37,7 @@ P = TypeVar("P", bound=Projection)
 Answer = TypeVar("Answer")
 
 
-class Runtime(Verbs):
+class Runtime(Operations):
     """An event-sourced application over a directory. `async with Runtime(...) as bank:` starts and stops it.
 
     path: the store's directory; made if it is missing or empty. application: an `Application` with all classes, as
@@ -113,12 +113,12 @@ class Runtime(Verbs):
         """Stop everything that `start` started. What was acknowledged is on disk. Stopping twice is fine."""
         await super().stop()
 
-    def _made(self) -> Assembly | SpreadSystem:
+    def _made(self) -> LocalSystem | SpreadSystem:
         if self._running is not None:
             raise CallerError(f"the runtime on {self._path} is started already")
         if self._cluster is None:
             opened = partial(_open_store, self._path, self._partitions)
-            return Assembly(self._catalogue, self._replicas, self._settings, opened, self._num_cpus)
+            return LocalSystem(self._catalogue, self._replicas, self._settings, opened, self._num_cpus)
         replicas = {projection.projection_name: count for projection, count in self._replicas.items()}
         return SpreadSystem(self._path, self._cluster, self._catalogue, self._partitions, replicas, self._settings)
 

@@ -27,8 +27,8 @@ import msgpack
 from rayfold import Aggregate, Envelope, RayfoldError, connect, derived_id
 from rayfold.actors.application import Application
 from rayfold.actors.cluster import Cluster, prepare_environment
-from rayfold.actors.connected import Connected
 from rayfold.actors.connecting import Connection
+from rayfold.actors.remote_system import RemoteSystem
 from rayfold.actors.settings import Settings
 from rayfold.actors.topology import supervisor_name
 from rayfold.runtime.log.contract import ReadableStore
@@ -122,7 +122,7 @@ class _Program:
             return await bank.start()
 
         self._bank = await self._until(timeout_s, connected)
-        client = cast(Connected, self._bank._running).client
+        client = cast(RemoteSystem, self._bank._running).client
         self._sender = Sender(client._router, self._history, self._seed + self._number, _ATTEMPT_S)
         return time.monotonic() - began_s
 
@@ -138,7 +138,7 @@ class _Program:
 
     async def deployed(self) -> int:
         """The generation of the code, once nothing is being deployed."""
-        rolled = await cast(Connected, self._bank._running).ask("deployed")
+        rolled = await cast(RemoteSystem, self._bank._running).ask("deployed")
         return int(rolled.generation)
 
     async def take_down(self) -> None:
@@ -150,7 +150,7 @@ class _Program:
     async def status(self) -> dict[str, Any]:
         """How everything is, as the supervisor says, and what its board says of partitions that are unavailable."""
         status = await self._bank.status()
-        notice = cast(Connected, self._bank._running)._notice
+        notice = cast(RemoteSystem, self._bank._running)._notice
         return {
             "partitions": [one._asdict() for one in status.partitions],
             "projectors": [one._replace(quarantined=())._asdict() for one in status.projectors],
@@ -277,7 +277,7 @@ class _Program:
 
     @property
     def _cluster(self) -> Cluster:
-        return cast(Connected, self._bank._running)._cluster
+        return cast(RemoteSystem, self._bank._running)._cluster
 
     async def _until(self, timeout_s: float, trying: Any) -> Any:
         """Try again until it succeeds. Raises the last failure."""
@@ -294,13 +294,13 @@ class _Program:
 class _Untouched(Connection):
     """A connection that looks at the application as it is, and does not start its supervisor."""
 
-    def _made(self) -> Connected:
+    def _made(self) -> RemoteSystem:
         return _Watched(self.name, None)
 
 
-class _Watched(Connected):
+class _Watched(RemoteSystem):
     async def start(self) -> None:
-        """See `Connected`."""
+        """See `RemoteSystem`."""
         await self.attach(Cluster.inside())
 
 

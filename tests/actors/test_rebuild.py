@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from rayfold import CallerError, Envelope, HandlerFailed, RebuildCancelled, RebuildProgress, Receipt, Runtime
-from rayfold.actors.assembly import Assembly
 from rayfold.actors.cluster import Cluster
+from rayfold.actors.local_system import LocalSystem
 from tests.actors.read_models import BalancesInMills, BrokenBalances, DividedBalances, SlowBalances
 from tests.bank import Account, BalanceOf, Balances, Deposit, EventsSeen, Open
 
@@ -89,7 +89,7 @@ async def test_a_rebuild_tells_its_progress_and_survives_the_death_of_its_projec
         seen.append(progress)
         if progress.events and not killed:
             killed = True
-            assert isinstance(bank._active, Assembly)
+            assert isinstance(bank._active, LocalSystem)
             [building] = bank._active.projections.joining[0].projectors
             [place] = await bank._active.projections.places([building])
             os.kill(place.pid, signal.SIGKILL)

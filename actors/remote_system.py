@@ -1,7 +1,7 @@
 """Connected: a program's end of a spread system: a client that is told where everything is, and asks the supervisor.
 
 Steps [1], [2] and [8], for a system that is supervised in an actor of its own (`supervision.py`). It has what an
-`Assembly` has for a runtime. It waits at the board (`topology.py`) all the time, so that a partition that has moved,
+`LocalSystem` has for a runtime. It waits at the board (`topology.py`) all the time, so that a partition that has moved,
 replicas that have joined and nodes that are gone are known here as soon as they are there.
 
 A program is attached to one node of its machine, and is cut off when that ends (`attachment.py`). Then every call is
@@ -41,7 +41,7 @@ from .spread_store import SpreadStore
 from .status import Status
 from .topology import ServedParts, Topology, supervisor_name
 
-__all__ = ["LONG_S", "Connected"]
+__all__ = ["LONG_S", "RemoteSystem"]
 
 log = printable_log(__name__)
 
@@ -66,7 +66,7 @@ _AGAIN_S: Final = 1.0
 T = TypeVar("T")
 
 
-class Connected:
+class RemoteSystem:
     """A program's connection to one spread system. Lives on its event loop."""
 
     _rejoins = False

@@ -34,21 +34,21 @@ from ..runtime.recorded import Recorded
 from ..runtime.stream import ANY
 from ..runtime.subscription import Acknowledging, From, SubscriptionOptions
 from ..runtime.unreadable import Unreadable
-from .assembly import Assembly
 from .client import Client, Until
-from .connected import LONG_S, Connected
 from .health_check import HEALTH_TIMEOUT_S, Health, nothing_runs
 from .history import TimeTravel
+from .local_system import LocalSystem
 from .moved import Moved
 from .rebuild import Rebuild
 from .remote_rebuild import RemoteRebuild
+from .remote_system import LONG_S, RemoteSystem
 from .replica import Replica
 from .session import Session
 from .spread_store import AnyStore
 from .status import Status
 from .subscriptions import Subscription, Subscriptions
 
-__all__ = ["Verbs"]
+__all__ = ["Operations"]
 
 A = TypeVar("A", bound=Aggregate)
 P = TypeVar("P", bound=Projection)
@@ -64,7 +64,7 @@ _INTERRUPTED_GRACE_S: Final = 1.5
 the disk. A checkpoint that was not written makes the next start read more of the log."""
 
 
-_open_here: weakref.WeakSet[Verbs] = weakref.WeakSet()
+_open_here: weakref.WeakSet[Operations] = weakref.WeakSet()
 """The runtimes and connections of this process."""
 
 
@@ -88,12 +88,12 @@ def grace_of(kind: type[BaseException] | None) -> float:
     return _INTERRUPTED_GRACE_S if interrupted else GRACE_S
 
 
-class Verbs:
+class Operations:
     """A running system, as a program uses it. `async with` starts and stops it, or the connection to it."""
 
     def __init__(self, told_not_running: str) -> None:
         self._told_not_running = told_not_running
-        self._running: Assembly | Connected | None = None
+        self._running: LocalSystem | RemoteSystem | None = None
         self._secret: tuple[object, bytes] = (None, b"")
         """Of whose tokens, and with what they are signed."""
         _open_here.add(self)
@@ -127,7 +127,7 @@ class Verbs:
     async def __aexit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
         await self._stop(grace_of(kind))
 
-    def _made(self) -> Assembly | Connected:
+    def _made(self) -> LocalSystem | RemoteSystem:
         """What `start` is to start. Raises `CallerError` if that is done already."""
         raise NotImplementedError
 
@@ -355,7 +355,7 @@ class Verbs:
         """Check every byte of the logs: structure, checksums, hash chains, indexes; as `rayfold verify` does. Of a
         system on several nodes each node checks its own. Raises `Unavailable` for a partition whose home is gone."""
         active = self._active
-        if isinstance(active, Connected):
+        if isinstance(active, RemoteSystem):
             report: Report = await active.ask("verify", timeout_s=LONG_S)
             return report
         return await asyncio.to_thread(verify_store, active.store.path)
@@ -423,9 +423,9 @@ class Verbs:
         return self._active.store
 
     @property
-    def _spread(self) -> Connected:
+    def _spread(self) -> RemoteSystem:
         active = self._active
-        if not isinstance(active, Connected):
+        if not isinstance(active, RemoteSystem):
             raise CallerError("this system runs on one machine; give it several nodes with cluster=")
         return active
 
@@ -445,7 +445,7 @@ class Verbs:
         return self._active.client
 
     @property
-    def _active(self) -> Assembly | Connected:
+    def _active(self) -> LocalSystem | RemoteSystem:
         if self._running is None:
             raise CallerError(self._told_not_running)
         return self._running

@@ -38,7 +38,7 @@ from .settings import Settings
 from .silence import Silence
 from .status import Observer, Status, seat_named
 
-__all__ = ["Assembly"]
+__all__ = ["LocalSystem"]
 
 log = printable_log(__name__)
 
@@ -54,7 +54,7 @@ _TICK_S: Final = 2.0
 """How often partitions look for own actors that came up or fell idle while no command arrived."""
 
 
-class Assembly:
+class LocalSystem:
     """What a started runtime consists of. Every part may be missing, so that `stop` works at any moment."""
 
     store: Store
