@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from ..runtime.errors import InvalidMessage
-from ..runtime.residents import RESIDENTS_MAX
+from ..runtime.write.residents import RESIDENTS_MAX
 
 __all__ = ["Settings"]
 
@@ -49,7 +49,7 @@ class Settings:
 
     standing_check_share: float = 0.01
     """How much of one CPU each partition and each projector uses to compare its state with a fold of the log
-    (`runtime/standing.py`); 0 turns it off. At 0.01 an aggregate is checked about every two seconds."""
+    (`runtime/checks/standing.py`); 0 turns it off. At 0.01 an aggregate is checked about every two seconds."""
 
     local_sockets: bool = True
     """Have commands reach a partition on the same machine over a Unix socket that only this user can open

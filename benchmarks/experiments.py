@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from rayfold import Envelope, RayfoldError, Runtime
-from rayfold.actors import command_router, replica_pool
-from rayfold.actors.cluster import Cluster
+from rayfold.actors.client import command_router, replica_pool
+from rayfold.actors.cluster.ray_cluster import Cluster
 from rayfold.actors.settings import Settings
 from rayfold.runtime.batcher import Batcher
 

@@ -21,13 +21,13 @@ from statistics import median
 from typing import Final
 
 from rayfold import Envelope
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.envelope import PackedCommand, pack
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.envelope import PackedCommand, pack
 from rayfold.runtime.log import index_buffer
 from rayfold.runtime.log.reader import LmdbReader
-from rayfold.runtime.log.store import Store
-from rayfold.runtime.partition import WriteLoop
+from rayfold.runtime.store.store import Store
 from rayfold.runtime.stream import StreamId
+from rayfold.runtime.write.write_loop import WriteLoop
 
 from .harness.intervals import ratio_interval
 from .workloads.bank import Account, Deposit

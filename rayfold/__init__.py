@@ -13,21 +13,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from .actors.application import Application
-    from .actors.blocking import BlockingRuntime
-    from .actors.connecting import BlockingConnection, Connection, connect, connect_blocking
-    from .actors.health_check import Health
-    from .actors.local_cluster import LocalCluster
-    from .actors.moved import Moved
-    from .actors.rebuild import BlockingRebuild, Rebuild, RebuildProgress
-    from .actors.replica import Replica
-    from .actors.session import BlockingSession, Session
-    from .actors.status import Status
-    from .actors.subscriptions import Subscription
-    from .actors.system import Runtime
-    from .runtime.aggregate import Aggregate, OwnActor, Shared, decide, evolve
-    from .runtime.anchor import Anchor
-    from .runtime.envelope import Envelope, derived_id
+    from .actors.api.blocking import BlockingRuntime
+    from .actors.api.connection import BlockingConnection, Connection, connect, connect_blocking
+    from .actors.api.replica import Replica
+    from .actors.api.runtime import Runtime
+    from .actors.api.session import BlockingSession, Session
+    from .actors.api.subscriptions import Subscription
+    from .actors.cluster.local import LocalCluster
+    from .actors.control.move_result import Moved
+    from .actors.observe.status import Status
+    from .actors.packaging.application import Application
+    from .actors.projection.rebuild import BlockingRebuild, Rebuild, RebuildProgress
+    from .actors.system.health_check import Health
+    from .runtime.backup.anchor import Anchor
+    from .runtime.domain.aggregate import Aggregate, OwnActor, Shared, decide, evolve
+    from .runtime.domain.messages import Command, Event, Payload, Query, upcast
+    from .runtime.domain.projection import Projection, answer, forget, project
+    from .runtime.domain.read_store_kinds import DuckDb, InMemory, Lmdb
+    from .runtime.domain.recorded import Recorded
+    from .runtime.domain.upcast import Stored, stored
+    from .runtime.encoding.envelope import Envelope, derived_id
     from .runtime.errors import (
         CallerError,
         CodeMismatch,
@@ -59,19 +64,14 @@ if TYPE_CHECKING:
         UnknownEvent,
         UnknownName,
     )
-    from .runtime.messages import Command, Event, Payload, Query, upcast
-    from .runtime.projection import Projection, answer, forget, project
-    from .runtime.read_store.checkpoint import Quarantined
-    from .runtime.read_store.contract import ReadStore, StoreKind
-    from .runtime.read_store.kinds import DuckDb, InMemory, Lmdb
-    from .runtime.read_store.lmdb import Rows
+    from .runtime.feed.subscription import BlockingSubscription, subscribe
+    from .runtime.read.stores.checkpoint import Quarantined
+    from .runtime.read.stores.contract import ReadStore, StoreKind
+    from .runtime.read.stores.lmdb import Rows
+    from .runtime.read.unreadable import UnreadableEvent
     from .runtime.receipt import Receipt
-    from .runtime.recorded import Recorded
-    from .runtime.specification import given, on
     from .runtime.stream import ANY, NO_STREAM, StreamId
-    from .runtime.subscription import BlockingSubscription, subscribe
-    from .runtime.unreadable import UnreadableEvent
-    from .runtime.upcast import Stored, stored
+    from .runtime.testing import given, on
 
 __version__ = "0.1.0"
 
@@ -162,34 +162,34 @@ __all__ = [
 ]
 
 _NAMES_BY_HOME: Final = {
-    ".actors.application": ("Application",),
-    ".actors.blocking": ("BlockingRuntime",),
-    ".actors.connecting": ("BlockingConnection", "Connection", "connect", "connect_blocking"),
-    ".actors.local_cluster": ("LocalCluster",),
-    ".actors.moved": ("Moved",),
-    ".actors.health_check": ("Health",),
-    ".actors.rebuild": ("BlockingRebuild", "Rebuild", "RebuildProgress"),
-    ".actors.replica": ("Replica",),
-    ".actors.session": ("BlockingSession", "Session"),
-    ".actors.status": ("Status",),
-    ".actors.subscriptions": ("Subscription",),
-    ".actors.system": ("Runtime",),
-    ".runtime.aggregate": ("Aggregate", "OwnActor", "Shared", "decide", "evolve"),
-    ".runtime.anchor": ("Anchor",),
-    ".runtime.envelope": ("Envelope", "derived_id"),
-    ".runtime.messages": ("Command", "Event", "Payload", "Query", "upcast"),
-    ".runtime.projection": ("Projection", "answer", "forget", "project"),
-    ".runtime.read_store.checkpoint": ("Quarantined",),
-    ".runtime.read_store.contract": ("ReadStore", "StoreKind"),
-    ".runtime.read_store.kinds": ("DuckDb", "InMemory", "Lmdb"),
-    ".runtime.read_store.lmdb": ("Rows",),
+    ".actors.packaging.application": ("Application",),
+    ".actors.api.blocking": ("BlockingRuntime",),
+    ".actors.api.connection": ("BlockingConnection", "Connection", "connect", "connect_blocking"),
+    ".actors.cluster.local": ("LocalCluster",),
+    ".actors.control.move_result": ("Moved",),
+    ".actors.system.health_check": ("Health",),
+    ".actors.projection.rebuild": ("BlockingRebuild", "Rebuild", "RebuildProgress"),
+    ".actors.api.replica": ("Replica",),
+    ".actors.api.session": ("BlockingSession", "Session"),
+    ".actors.observe.status": ("Status",),
+    ".actors.api.subscriptions": ("Subscription",),
+    ".actors.api.runtime": ("Runtime",),
+    ".runtime.domain.aggregate": ("Aggregate", "OwnActor", "Shared", "decide", "evolve"),
+    ".runtime.backup.anchor": ("Anchor",),
+    ".runtime.encoding.envelope": ("Envelope", "derived_id"),
+    ".runtime.domain.messages": ("Command", "Event", "Payload", "Query", "upcast"),
+    ".runtime.domain.projection": ("Projection", "answer", "forget", "project"),
+    ".runtime.read.stores.checkpoint": ("Quarantined",),
+    ".runtime.read.stores.contract": ("ReadStore", "StoreKind"),
+    ".runtime.domain.read_store_kinds": ("DuckDb", "InMemory", "Lmdb"),
+    ".runtime.read.stores.lmdb": ("Rows",),
     ".runtime.receipt": ("Receipt",),
-    ".runtime.recorded": ("Recorded",),
-    ".runtime.specification": ("given", "on"),
+    ".runtime.domain.recorded": ("Recorded",),
+    ".runtime.testing": ("given", "on"),
     ".runtime.stream": ("ANY", "NO_STREAM", "StreamId"),
-    ".runtime.subscription": ("BlockingSubscription", "subscribe"),
-    ".runtime.unreadable": ("UnreadableEvent",),
-    ".runtime.upcast": ("Stored", "stored"),
+    ".runtime.feed.subscription": ("BlockingSubscription", "subscribe"),
+    ".runtime.read.unreadable": ("UnreadableEvent",),
+    ".runtime.domain.upcast": ("Stored", "stored"),
 }
 _HOME: Final = {name: home for home, names in _NAMES_BY_HOME.items() for name in names}
 _HOME_OF_ERRORS: Final = ".runtime.errors"

@@ -5,8 +5,8 @@ set its title, hide or forge lines, or reverse the direction of what is read (AN
 bidirectional controls); a line break in an id forges a line of a log. Every character that Unicode does not call
 printable is shown as `repr` shows it: `\\x1b`, `\\u202e`.
 
-Who uses it: the texts of errors (`errors.py`), every logger (`printable_log`), every screen (`actors/console.py`), and
-JSON that goes to a terminal (`printable_json`). Facts and files keep the text as it is.
+Who uses it: the texts of errors (`errors.py`), every logger (`printable_log`), every screen (`actors/cli/console.py`),
+and JSON that goes to a terminal (`printable_json`). Facts and files keep the text as it is.
 """
 
 from __future__ import annotations

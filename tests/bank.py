@@ -11,12 +11,12 @@ from datetime import date
 
 from pydantic import PositiveInt
 
-from rayfold.runtime.aggregate import Aggregate, OwnActor, Shared, decide, evolve
+from rayfold.runtime.domain.aggregate import Aggregate, OwnActor, Shared, decide, evolve
+from rayfold.runtime.domain.messages import Command, Event, Payload, Query
+from rayfold.runtime.domain.projection import Projection, answer, project
+from rayfold.runtime.domain.recorded import Recorded
+from rayfold.runtime.domain.upcast import upcast
 from rayfold.runtime.errors import Rejected
-from rayfold.runtime.messages import Command, Event, Payload, Query
-from rayfold.runtime.projection import Projection, answer, project
-from rayfold.runtime.recorded import Recorded
-from rayfold.runtime.upcast import upcast
 
 FEE = 1
 """Cents that a payment to another account costs."""

@@ -64,5 +64,5 @@ def _streams_are_in_the_same_partitions_in_each_run() -> Iterator[None]:
     """A new store places streams by a rule with a random key; those that tests make in this process do without, unless
     the rule is what a test is about."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rayfold.runtime.log.store.new_placement", lambda: "crc32")
+        patch.setattr("rayfold.runtime.store.store.new_placement", lambda: "crc32")
         yield

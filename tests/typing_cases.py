@@ -23,12 +23,12 @@ from rayfold import (
     stored,
     upcast,
 )
-from rayfold.runtime.aggregate import Aggregate, events_of, outcome_of
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.codec import decode_message, decode_state
+from rayfold.runtime.domain.aggregate import Aggregate, events_of, outcome_of
+from rayfold.runtime.domain.messages import Event, Payload, Query
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.codec import decode_message, decode_state
 from rayfold.runtime.errors import Rejected
-from rayfold.runtime.messages import Event, Payload, Query
-from rayfold.runtime.specification import AggregateCase, Answered, Outcome, ProjectionCase, given, on
+from rayfold.runtime.testing import AggregateCase, Answered, Outcome, ProjectionCase, given, on
 from tests.bank import (
     Account,
     BalanceOf,

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Final
 from rich.markup import escape
 
 from rayfold import RayfoldError, Rejected
-from rayfold.actors.console import PrintableConsole
-from rayfold.runtime.log.check import verify_store
-from rayfold.runtime.log.store import create_or_open_store
+from rayfold.actors.cli.console import PrintableConsole
+from rayfold.runtime.store.check import verify_store
+from rayfold.runtime.store.store import create_or_open_store
 
 from .feed import Feed
 from .oracle import expect

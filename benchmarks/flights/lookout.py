@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn, TypeVar
 
 from rayfold import Unavailable
-from rayfold.actors.cluster import NodeFacts
+from rayfold.actors.cluster.ray_cluster import NodeFacts
 
 __all__ = ["AGAIN_S", "PATIENCE_S", "Lookout", "Loss"]
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from rayfold import Receipt, Runtime, Unavailable
-from rayfold.actors.status import Status
+from rayfold.actors.observe.status import Status
 
 from .domain import Airport
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
 from rayfold import Projection, Query, Runtime, Subscription
-from rayfold.actors.cluster import Cluster
-from rayfold.runtime.log.report import Report
+from rayfold.actors.cluster.ray_cluster import Cluster
+from rayfold.runtime.store.report import Report
 
 from .delays import WORST, Delays, EveryDelay, WorstDelays
 from .domain import Aircraft, Airport

@@ -15,8 +15,8 @@ from typing import Any, Final, Protocol
 from rayfold import Recorded, Subscription
 from rayfold.runtime.log.contract import StoredEvent
 from rayfold.runtime.log.format import decode_record
-from rayfold.runtime.log.report import Report
-from rayfold.runtime.log.store import open_store
+from rayfold.runtime.store.report import Report
+from rayfold.runtime.store.store import open_store
 
 from .feed import Feed
 from .guests import GuestBook

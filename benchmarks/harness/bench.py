@@ -24,7 +24,7 @@ from typing import Any, Final
 from rich.markup import escape
 
 from rayfold import RayfoldError
-from rayfold.actors.console import PrintableConsole
+from rayfold.actors.cli.console import PrintableConsole
 
 from .compare import compare
 from .conditions import Watcher
@@ -275,7 +275,7 @@ def _joined(options: Options) -> Options:
     address = options.address
     if address is None:
         return options
-    from rayfold.actors.cluster import Cluster
+    from rayfold.actors.cluster.ray_cluster import Cluster
 
     cluster = Cluster.start_or_join(num_cpus=None, own_actors_max=0, cluster=address)
     if cluster.nodes():

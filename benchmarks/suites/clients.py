@@ -24,7 +24,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Final
 
-from rayfold.actors.spread_store import SpreadStore
+from rayfold.actors.nodes.store import SpreadStore
 
 from ..harness.contract import Case, Figure, Options, Sample
 from .client_process import Did, Job, receipts_in

@@ -284,7 +284,7 @@ class _Nobody:
 
 async def _flights(count: int, partitions: int, options: Options) -> Sample:
     """The demo without its kills: real flights, own actors and shared aggregates, every figure counted again."""
-    from rayfold.runtime.log.store import create_or_open_store
+    from rayfold.runtime.store.store import create_or_open_store
 
     from ..flights.feed import Feed
     from ..flights.oracle import expect

@@ -21,9 +21,9 @@ from statistics import median
 from typing import Final
 
 from rayfold import RayfoldError, Receipt, Unavailable
-from rayfold.actors.local_cluster import LocalNodes
-from rayfold.actors.moved import Moved
-from rayfold.actors.spread_store import AnyStore
+from rayfold.actors.cluster.local import LocalNodes
+from rayfold.actors.control.move_result import Moved
+from rayfold.actors.nodes.store import AnyStore
 from rayfold.runtime.stream import StreamId
 
 from ..harness.contract import Case, Figure, Options, Sample

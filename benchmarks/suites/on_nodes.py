@@ -9,8 +9,8 @@ import shutil
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from rayfold.actors.node import NODE_LABEL, data_folder_here, node_id_here
-from rayfold.runtime.log.share import open_share
+from rayfold.actors.cluster.node import NODE_LABEL, data_folder_here, node_id_here
+from rayfold.runtime.store.node_store import open_share
 
 from .invariants import dirty_pages, fsync_violations
 
@@ -55,7 +55,7 @@ def dirty_files(name: str) -> list[str] | None:
 
 def remove_share(name: str) -> None:
     """Remove a store, whose system has ended, from every node of the cluster that this process is connected to."""
-    from rayfold.actors.cluster import Cluster
+    from rayfold.actors.cluster.ray_cluster import Cluster
 
     on_nodes([node.node_id for node in Cluster.inside().nodes() if node.alive], _remove_here, name)
 

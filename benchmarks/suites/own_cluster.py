@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from rayfold.actors.local_cluster import LocalCluster, LocalNodes
+from rayfold.actors.cluster.local import LocalCluster, LocalNodes
 
 from ..harness.contract import Options
 from .running import Running, fresh_folder, running_bank, stop_shared_ray

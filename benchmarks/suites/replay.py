@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Final
 
 from rayfold import Aggregate, Envelope, Projection, Receipt, Shared, StreamId
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.codec import encode_message, encode_state, state_fingerprint
-from rayfold.runtime.envelope import new_command_id
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.codec import encode_message, encode_state, state_fingerprint
+from rayfold.runtime.encoding.envelope import new_command_id
 from rayfold.runtime.log.contract import Append, NewEvent
-from rayfold.runtime.log.store import Store
 from rayfold.runtime.log.writer import LmdbLog
-from rayfold.runtime.read_model import PackedQuery, ReadModel
-from rayfold.runtime.residents import Residents
+from rayfold.runtime.read.read_model import PackedQuery, ReadModel
+from rayfold.runtime.store.store import Store
+from rayfold.runtime.write.residents import Residents
 
 from ..harness.contract import Case, Options, Sample
 from ..workloads.bank import Account, AllBalances, Balances, Deposit, Deposited, deposits

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from rayfold import Aggregate, Projection, Receipt, Runtime
-from rayfold.actors.cluster import Cluster
+from rayfold.actors.cluster.ray_cluster import Cluster
+from rayfold.actors.nodes.store import AnyStore, SpreadStore
 from rayfold.actors.settings import Settings
-from rayfold.actors.spread_store import AnyStore, SpreadStore
 
 from ..harness.contract import Options
 from ..workloads.bank import Account, AllBalances, Balances, OwnAccount

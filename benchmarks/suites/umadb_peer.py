@@ -105,7 +105,7 @@ class _Requests:
     def _run(self, number: int, client: Any) -> None:
         import umadb
 
-        from rayfold.runtime.codec import encode_message
+        from rayfold.runtime.encoding.codec import encode_message
 
         from ..workloads.bank import Deposited
 

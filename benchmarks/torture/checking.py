@@ -16,12 +16,12 @@ from typing import Any, Final
 import msgpack
 
 from rayfold.runtime.errors import RayfoldError, Unavailable
-from rayfold.runtime.log.check import verify_store
 from rayfold.runtime.log.contract import ReadableStore, StoredEvent
 from rayfold.runtime.log.format import decode_record
-from rayfold.runtime.log.report import Report
-from rayfold.runtime.log.store import Store
 from rayfold.runtime.receipt import Receipt
+from rayfold.runtime.store.check import verify_store
+from rayfold.runtime.store.report import Report
+from rayfold.runtime.store.store import Store
 
 from .contract import Findings
 from .history import Entry, History, is_refused

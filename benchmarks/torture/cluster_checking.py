@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from rayfold.actors.node import DATA_VARIABLE
+from rayfold.actors.cluster.node import DATA_VARIABLE
 
 from .checking import check_log, check_seen, fold_of
 from .cluster_logs import StoppedStore, check_shares

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from rayfold.actors.local_cluster import LocalCluster, LocalNode, LocalNodes
+from rayfold.actors.cluster.local import LocalCluster, LocalNode, LocalNodes
 from rayfold.runtime.errors import RayfoldError, Unavailable
-from rayfold.runtime.log.store_map import read_map
+from rayfold.runtime.store.partition_map import read_map
 
 from .cluster_checking import Fault, check_nothing_runs, check_sessions, check_what_is_left, note_gaps
 from .cluster_logs import DataFolder, stopped_store

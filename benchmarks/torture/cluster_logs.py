@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rayfold.runtime.errors import RayfoldError, StoreMissing
-from rayfold.runtime.log.check import verify_store
 from rayfold.runtime.log.reader import LmdbReader
-from rayfold.runtime.log.share import open_share
-from rayfold.runtime.log.store import Store
-from rayfold.runtime.log.store_map import StoreMap, merged
+from rayfold.runtime.store.check import verify_store
+from rayfold.runtime.store.node_store import open_share
+from rayfold.runtime.store.partition_map import StoreMap, merged
+from rayfold.runtime.store.store import Store
 
 from .checking import check_report, stored_records
 from .contract import Findings

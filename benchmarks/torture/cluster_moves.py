@@ -2,9 +2,10 @@
 the supervisor at once, of the caller.
 
 Where a move is shows on the disks: a copy arrives, the log is sealed, it is handed over, the map of the old home names
-the new one, then that of the new home does, and the old log is removed (`actors/moves.py` has the steps). The scenario
-looks at them all the time, and kills the victim as soon as a step is seen to have begun. What had come about by the
-time everything is as it was again is counted: the partition is where it was, or where it was to be, and nowhere else.
+the new one, then that of the new home does, and the old log is removed (`actors/control/moves.py` has the steps). The
+scenario looks at them all the time, and kills the victim as soon as a step is seen to have begun. What had come about
+by the time everything is as it was again is counted: the partition is where it was, or where it was to be, and nowhere
+else.
 
 Rule kept here: nobody asks the system where a move is, or holds it up; what is looked at are files.
 """
@@ -21,9 +22,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from rayfold.runtime.errors import RayfoldError
-from rayfold.runtime.log.share import arriving_path, open_share
-from rayfold.runtime.log.store import Store
-from rayfold.runtime.log.store_map import read_map
+from rayfold.runtime.store.node_store import arriving_path, open_share
+from rayfold.runtime.store.partition_map import read_map
+from rayfold.runtime.store.store import Store
 
 from .cluster_living import INVARIANTS_OF_CLUSTERS, NODES, PARTITIONS, ClusterLiving, cluster_living, wait_until
 from .cluster_program import APP

@@ -25,12 +25,12 @@ from typing import Any, Final, cast
 import msgpack
 
 from rayfold import Aggregate, Envelope, RayfoldError, connect, derived_id
-from rayfold.actors.application import Application
-from rayfold.actors.cluster import Cluster, prepare_environment
-from rayfold.actors.connecting import Connection
-from rayfold.actors.remote_system import RemoteSystem
+from rayfold.actors.api.connection import Connection
+from rayfold.actors.cluster.ray_cluster import Cluster, prepare_environment
+from rayfold.actors.control.topology import supervisor_name
+from rayfold.actors.packaging.application import Application
 from rayfold.actors.settings import Settings
-from rayfold.actors.topology import supervisor_name
+from rayfold.actors.system.remote import RemoteSystem
 from rayfold.runtime.log.contract import ReadableStore
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.stream import partition_of, stream_id
@@ -128,7 +128,7 @@ class _Program:
 
     async def deploy(self, partitions: int, replicas: int, local_sockets: bool) -> int:
         """Deploy the application, or deploy it again; its generation."""
-        from rayfold.actors.deployment import await_deployed, begin_deployment
+        from rayfold.actors.control.deployment import await_deployed, begin_deployment
 
         cluster = _joined(self._address)
         plan = await begin_deployment(
@@ -143,7 +143,7 @@ class _Program:
 
     async def take_down(self) -> None:
         """End the application."""
-        from rayfold.actors.deployment import take_down
+        from rayfold.actors.control.deployment import take_down
 
         await take_down(APP, _joined(self._address))
 

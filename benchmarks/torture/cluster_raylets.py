@@ -20,13 +20,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from rayfold.actors.local_cluster import LocalNode
-from rayfold.actors.node import LOCK
-from rayfold.actors.node_processes import end_sessions
+from rayfold.actors.cluster.local import LocalNode
+from rayfold.actors.cluster.node import LOCK
+from rayfold.actors.cluster.processes import end_sessions
 from rayfold.runtime.errors import RayfoldError
 from rayfold.runtime.log.sealing import continue_epochs
-from rayfold.runtime.log.share import open_share
-from rayfold.runtime.log.store_lock import LOCK as STORE_LOCK
+from rayfold.runtime.store.node_store import open_share
+from rayfold.runtime.store.store_lock import LOCK as STORE_LOCK
 
 from .child import Child
 from .cluster_living import INVARIANTS_OF_CLUSTERS, NODES, PARTITIONS, ClusterLiving, cluster_living, wait_until

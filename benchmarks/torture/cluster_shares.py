@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from rayfold.runtime.errors import RayfoldError
-from rayfold.runtime.log.share import node_share
-from rayfold.runtime.log.store_map import StoreMap, write_map
+from rayfold.runtime.store.node_store import node_share
+from rayfold.runtime.store.partition_map import StoreMap, write_map
 
 from .cluster_living import INVARIANTS_OF_CLUSTERS, NODES, PARTITIONS, ClusterLiving, cluster_living, wait_until
 from .cluster_program import APP

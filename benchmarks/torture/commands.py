@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from rayfold.actors.console import PrintableConsole
+from rayfold.actors.cli.console import PrintableConsole
 
 __all__ = ["torture"]
 

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from rayfold import Envelope, Overloaded, RayfoldError, Receipt, Rejected, Unavailable
-from rayfold.actors.command_router import CommandRouter
-from rayfold.runtime.envelope import PackedCommand, pack
+from rayfold.actors.client.command_router import CommandRouter
+from rayfold.runtime.encoding.envelope import PackedCommand, pack
 
 __all__ = ["ENTRIES_MAX", "Entry", "History", "Sender", "is_refused"]
 

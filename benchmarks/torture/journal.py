@@ -19,8 +19,8 @@ from typing import Any, Final
 import msgpack
 
 from rayfold import RayfoldError, Receipt
-from rayfold.runtime.envelope import PackedCommand, unpack_batch
-from rayfold.runtime.outcome import decode_outcomes, encode_outcomes
+from rayfold.runtime.encoding.envelope import PackedCommand, unpack_batch
+from rayfold.runtime.encoding.outcome import decode_outcomes, encode_outcomes
 
 from .history import Entry, History
 

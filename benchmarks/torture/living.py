@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from rayfold import Aggregate, Envelope, Projection, RayfoldError, Runtime, derived_id
-from rayfold.actors.cluster import Cluster
-from rayfold.actors.command_router import CommandRouter
+from rayfold.actors.client.command_router import CommandRouter
+from rayfold.actors.cluster.ray_cluster import Cluster
 from rayfold.actors.settings import Settings
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.stream import stream_id

@@ -13,13 +13,13 @@ from typing import Any, Final
 import msgpack
 
 from rayfold import Envelope, RayfoldError
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.codec import encode_message
-from rayfold.runtime.envelope import pack
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.codec import encode_message
+from rayfold.runtime.encoding.envelope import pack
 from rayfold.runtime.log.format import decode_record, record_position
-from rayfold.runtime.log.store import create_or_open_store
-from rayfold.runtime.partition import WriteLoop
-from rayfold.runtime.read_model import PackedQuery, join_queries
+from rayfold.runtime.read.read_model import PackedQuery, join_queries
+from rayfold.runtime.store.store import create_or_open_store
+from rayfold.runtime.write.write_loop import WriteLoop
 
 from .contract import Context, Findings, Scenario
 from .living import quantile, ray_of_this_process
@@ -50,8 +50,8 @@ async def _hostile_broadcast(context: Context, findings: Findings) -> None:
     cluster = ray_of_this_process()
     import ray
 
-    from rayfold.actors.projector import ProjectorPlan, start_projector
-    from rayfold.actors.shipping import ship
+    from rayfold.actors.packaging.shipping import ship
+    from rayfold.actors.projection.actor import ProjectorPlan, start_projector
 
     store = create_or_open_store(context.folder / "store", 1)
     catalogue = Catalogue([Jar], [Totals])

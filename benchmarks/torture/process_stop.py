@@ -15,11 +15,11 @@ import time
 from typing import Final
 
 from rayfold import Envelope
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.envelope import pack
-from rayfold.runtime.log.store import open_store
-from rayfold.runtime.partition import WriteLoop
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.envelope import pack
 from rayfold.runtime.receipt import Receipt
+from rayfold.runtime.store.store import open_store
+from rayfold.runtime.write.write_loop import WriteLoop
 
 from .child import Child
 from .contract import Context, Findings, Scenario

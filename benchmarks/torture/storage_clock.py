@@ -15,11 +15,11 @@ from typing import Any, Final
 from uuid import UUID
 
 from rayfold import Envelope
-from rayfold.runtime.envelope import pack
-from rayfold.runtime.log.check import verify_store
+from rayfold.runtime.encoding.envelope import pack
 from rayfold.runtime.log.format import decode_record
-from rayfold.runtime.log.store import create_or_open_store, open_store
 from rayfold.runtime.receipt import Receipt
+from rayfold.runtime.store.check import verify_store
+from rayfold.runtime.store.store import create_or_open_store, open_store
 
 from .contract import Context, Findings, Scenario, faketime_library
 from .storage_child import Nursery

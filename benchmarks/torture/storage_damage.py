@@ -20,11 +20,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from rayfold.runtime.encoding.saved_state import state_fingerprint
 from rayfold.runtime.errors import RayfoldError
-from rayfold.runtime.log.check import verify_store
 from rayfold.runtime.log.reader import LmdbReader
-from rayfold.runtime.log.store import Store, create_or_open_store, open_store
-from rayfold.runtime.saved_state import state_fingerprint
+from rayfold.runtime.store.check import verify_store
+from rayfold.runtime.store.store import Store, create_or_open_store, open_store
 from rayfold.runtime.stream import StreamId
 
 from .contract import Context, Findings, Scenario

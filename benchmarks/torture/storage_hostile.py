@@ -18,14 +18,14 @@ import msgpack
 from pydantic import ValidationError
 
 from rayfold import Aggregate, Command, Envelope, Event, Shared, decide, evolve
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.envelope import PackedCommand, pack, unpack_batch
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.envelope import PackedCommand, pack, unpack_batch
+from rayfold.runtime.encoding.outcome import Outcome
 from rayfold.runtime.errors import CallerError, RayfoldError
-from rayfold.runtime.log.store import create_or_open_store
-from rayfold.runtime.outcome import Outcome
-from rayfold.runtime.partition import WriteLoop
 from rayfold.runtime.receipt import Receipt
+from rayfold.runtime.store.store import create_or_open_store
 from rayfold.runtime.stream import ANY, StreamId
+from rayfold.runtime.write.write_loop import WriteLoop
 
 from .contract import Context, Findings, Scenario
 from .storage_child import Nursery

@@ -13,7 +13,7 @@ import signal
 from pathlib import Path
 from typing import Final
 
-from rayfold.runtime.log.store import Store, open_store
+from rayfold.runtime.store.store import Store, open_store
 
 from .contract import Context, Findings, Scenario
 from .storage_child import Nursery

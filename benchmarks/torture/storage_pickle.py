@@ -18,18 +18,18 @@ from zlib import crc32
 import msgpack
 
 from rayfold import Projection, Query, answer, project
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.codec import decode_message, decode_payload
-from rayfold.runtime.envelope import PackedCommand, unpack_batch
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.codec import decode_message, decode_payload
+from rayfold.runtime.encoding.envelope import PackedCommand, unpack_batch
+from rayfold.runtime.encoding.outcome import decode_outcomes
+from rayfold.runtime.encoding.saved_state import decode_state, state_fingerprint
 from rayfold.runtime.errors import RayfoldError
 from rayfold.runtime.log.contract import Append, NewEvent
 from rayfold.runtime.log.format import decode_record
-from rayfold.runtime.log.store import create_or_open_store, open_store
-from rayfold.runtime.outcome import decode_outcomes
-from rayfold.runtime.partition import WriteLoop
-from rayfold.runtime.read_store.checkpoint import Checkpoint
-from rayfold.runtime.saved_state import decode_state, state_fingerprint
+from rayfold.runtime.read.stores.checkpoint import Checkpoint
+from rayfold.runtime.store.store import create_or_open_store, open_store
 from rayfold.runtime.stream import ANY, StreamId
+from rayfold.runtime.write.write_loop import WriteLoop
 
 from .contract import Context, Findings, Scenario
 from .storage_workload import PaidIn, PayIn, Till, write_loop

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from lmdb import verify as lmdb_verify
 
-from rayfold.runtime.log.store import Store
+from rayfold.runtime.store.store import Store
 
 from .contract import Context, Findings, Scenario
 from .storage_child import Nursery

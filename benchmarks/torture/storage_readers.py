@@ -18,8 +18,8 @@ from typing import Any, Final
 from rayfold.runtime.log.contract import Append, NewEvent
 from rayfold.runtime.log.environment import READER_CHECK_EVERY
 from rayfold.runtime.log.format import decode_record
-from rayfold.runtime.log.store import create_or_open_store, open_store
 from rayfold.runtime.log.writer import LmdbLog
+from rayfold.runtime.store.store import create_or_open_store, open_store
 from rayfold.runtime.stream import ANY, StreamId
 
 from .contract import Context, Findings, Scenario

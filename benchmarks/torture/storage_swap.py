@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from rayfold.runtime.errors import RayfoldError
-from rayfold.runtime.log.check import verify_store
-from rayfold.runtime.log.store import open_store
+from rayfold.runtime.store.check import verify_store
+from rayfold.runtime.store.store import open_store
 
 from .contract import Context, Findings, Scenario
 from .storage_child import Child, Nursery

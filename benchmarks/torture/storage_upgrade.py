@@ -20,9 +20,9 @@ from typing import Any, Final
 import lmdb
 
 from rayfold.runtime.errors import RayfoldError, StoreMismatch, StoreMissing
-from rayfold.runtime.log.check import verify_store
 from rayfold.runtime.log.format import META, META_FORMAT, encode_meta
-from rayfold.runtime.log.store import create_or_open_store, open_store
+from rayfold.runtime.store.check import verify_store
+from rayfold.runtime.store.store import create_or_open_store, open_store
 
 from .contract import Context, Findings, Scenario
 from .storage_child import Nursery

@@ -19,13 +19,13 @@ from uuid import UUID
 from pydantic import PositiveInt
 
 from rayfold import Aggregate, Command, Envelope, Event, Rejected, Shared, decide, evolve
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.envelope import PackedCommand, pack
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.envelope import PackedCommand, pack
+from rayfold.runtime.encoding.outcome import Outcome
 from rayfold.runtime.log.contract import WriteLog
 from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.outcome import Outcome
-from rayfold.runtime.partition import WriteLoop
 from rayfold.runtime.receipt import Receipt
+from rayfold.runtime.write.write_loop import WriteLoop
 
 __all__ = ["TILLS", "Expected", "PayIn", "PayOut", "Till", "batches", "catalogue", "clock", "expected", "write_loop"]
 

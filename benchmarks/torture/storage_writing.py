@@ -12,16 +12,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+from rayfold.runtime.encoding.outcome import Outcome
 from rayfold.runtime.errors import RayfoldError, StoreError
 from rayfold.runtime.log import index_buffer
-from rayfold.runtime.log.check import verify_store
 from rayfold.runtime.log.contract import Reader
 from rayfold.runtime.log.environment import open_log
-from rayfold.runtime.log.store import Store, create_or_open_store, open_store
 from rayfold.runtime.log.writer import LmdbLog
-from rayfold.runtime.outcome import Outcome
-from rayfold.runtime.partition import WriteLoop
 from rayfold.runtime.receipt import Receipt
+from rayfold.runtime.store.check import verify_store
+from rayfold.runtime.store.store import Store, create_or_open_store, open_store
+from rayfold.runtime.write.write_loop import WriteLoop
 
 from .contract import Findings
 from .storage_child import Line

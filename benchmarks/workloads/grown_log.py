@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from rayfold.runtime.codec import encode_message
-from rayfold.runtime.envelope import new_command_id
+from rayfold.runtime.encoding.codec import encode_message
+from rayfold.runtime.encoding.envelope import new_command_id
 from rayfold.runtime.log.contract import Append, NewEvent
-from rayfold.runtime.log.store import Store, create_or_open_store
+from rayfold.runtime.store.store import Store, create_or_open_store
 from rayfold.runtime.stream import ANY, StreamId
 
 from .bank import Deposited

@@ -23,11 +23,11 @@ from typing import Any, Final
 
 import msgpack
 
+from ..durable_files import checksum_of
 from ..errors import Damaged, StoreMismatch
-from ..log.durable import checksum_of
 from ..log.format import FORMAT_VERSION, READABLE_FORMATS, RECORD_BYTES_MAX, chain_of
-from ..log.store import PARTITIONS_MAX
-from ..log.stretch import Stretch
+from ..log.segment import Stretch
+from ..store.store import PARTITIONS_MAX
 from ..stream import OLD_PLACEMENT, is_placement
 from .target import Target
 

@@ -20,12 +20,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from ..durable_files import fsync_folder, write_durably
 from ..errors import StorageFailed, StoreInUse, StoreMismatch, StoreMissing
-from ..log.durable import fsync_folder, write_durably
 from ..log.index_buffer import appends_in
-from ..log.store import Store, create_or_open_store
-from ..log.stretch import Stretch, write_stretch
+from ..log.segment import Stretch, write_stretch
 from ..private import make_private_folder, open_private
+from ..store.store import Store, create_or_open_store
 from .inventory import Inventory, Segment, read_inventory, read_segment
 from .target import Target, target_at
 

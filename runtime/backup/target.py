@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from ..durable_files import write_durably
 from ..errors import Damaged, StorageFailed, StoreInUse, StoreMismatch
-from ..log.durable import write_durably
-from ..log.store_lock import MANIFEST
 from ..private import check_owner, make_private_folder, open_private
+from ..store.store_lock import MANIFEST
 
 __all__ = ["Target", "target_at"]
 

@@ -1,6 +1,6 @@
 """What a log is: the values that go in and come out, and the one contract that every log keeps.
 
-Step [5] of the write path. Before it: `runtime/partition.py` has decided a batch. After it: the broadcast.
+Step [5] of the write path. Before it: `runtime/write/write_loop.py` has decided a batch. After it: the broadcast.
 
 Two logs keep the contract: `LmdbLog` (`environment.py`, `writer.py`, `reader.py`) on disk and `MemoryLog`
 (`memory.py`), and one test suite runs on both (`tests/runtime/log/test_contract.py`).
@@ -24,7 +24,7 @@ from ..errors import RayfoldError
 from ..stream import StreamId
 
 if TYPE_CHECKING:
-    from .stretch import Stretch
+    from .segment import Stretch
 
 __all__ = [
     "Append",
@@ -208,13 +208,13 @@ class StretchReader(Reader, Protocol):
     """A reader of a log that is kept: of LMDB's, here or on another node."""
 
     def stretch(self, after: int, up_to: int) -> Stretch | None:
-        """The next whole commands after a position, up to another, as another log takes them in (`stretch.py`)."""
+        """The next whole commands after a position, up to another, as another log takes them in (`log/segment.py`)."""
         ...
 
 
 class ReadableStore(Protocol):
     """A store as those who read know it: on this machine (`store.py`), or spread over nodes
-    (`actors/spread_store.py`)."""
+    (`actors/nodes/store.py`)."""
 
     @property
     def store_id(self) -> str:
@@ -242,7 +242,7 @@ class ReadableStore(Protocol):
 
 class WriteLog(Protocol):
     """As much of a log as the write loop needs. Besides `Log` it has one more form: a partition seen through Ray by
-    an aggregate in an actor of its own (`actors/aggregate.py`)."""
+    an aggregate in an actor of its own (`actors/partition/own_actor.py`)."""
 
     def activate(self) -> int:
         """See `Log`."""

@@ -29,10 +29,10 @@ from typing import Final, TypeVar
 import lmdb
 from lmdb import verify as lmdb_verify
 
+from ..durable_files import fsync_folder
 from ..errors import Damaged, StorageFailed, StoreError, StoreMismatch, StoreMissing
 from ..private import FILE_MODE, make_private_folder, tighten
 from .descriptors import check_descriptors
-from .durable import fsync_folder
 from .format import DATABASES
 from .identity import NOT_OURS, check_identity, is_new, write_identity
 from .reader import LmdbReader

@@ -56,7 +56,7 @@ from .format import (
 from .holdings import Kinds, as_holdings, holdings_in, kinds_of
 from .index_buffer import GROUPS, decode_indexed, group_of
 from .sealing import Tenure, chain_at, decode_seal
-from .stretch import Stretch, read_stretch
+from .segment import Stretch, read_stretch
 
 if TYPE_CHECKING:
     from .environment import Environment
@@ -199,7 +199,7 @@ class LmdbReader:
         return records
 
     def stretch(self, after: int, up_to: int) -> Stretch | None:
-        """The next whole commands after a position, up to another, as another log takes them in (`stretch.py`)."""
+        """The next whole commands after a position, up to another, as another log takes them in (`log/segment.py`)."""
         return read_stretch(self, after, up_to)
 
     def version(self, stream: StreamId) -> int:

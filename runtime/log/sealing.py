@@ -1,15 +1,16 @@
 """Sealing: a log that is handed over to another node takes no event any more, whatever process tries to append.
 
-Beside step [5]. A partition moves in steps (`actors/moves.py`): its log is copied while it is written; it is *sealed*;
-what came last is copied; it is *handed over*; the copy is activated elsewhere, under a later epoch. Each of these is
-one transaction of the log that is left, so that its order against all others is never in doubt:
+Beside step [5]. A partition moves in steps (`actors/control/moves.py`): its log is copied while it is written; it is
+*sealed*; what came last is copied; it is *handed over*; the copy is activated elsewhere, under a later epoch. Each of
+these is one transaction of the log that is left, so that its order against all others is never in doubt:
 
 - `seal` raises the epoch, which fences the present writer off, and is refused by every later activation
 - `break_seal` lets the log be activated again: the move was called off
 - `hand_over` makes the seal final, and records since which version of the map the partition is at home elsewhere
 
 A seal is either broken or made final, never both, whoever asks and however late: both name the epoch of the seal, and
-each later seal has a later one. So the log itself tells who has the partition; the maps (`store_map.py`) follow it.
+each later seal has a later one. So the log itself tells who has the partition; the maps (`store/partition_map.py`)
+follow it.
 
 Rule kept here: epochs only rise, along the whole chain of homes. A copy takes over the epoch of the seal that it was
 completed for, so of two copies the one of the later epoch is the later one.

@@ -1,7 +1,7 @@
 """The one writer of a log: takes it over, and appends whole batches durably.
 
-Step [5] of the write path. Before it: `runtime/partition.py` has decided a batch. After it: the batch is on the disk,
-and its records go to the broadcast.
+Step [5] of the write path. Before it: `runtime/write/write_loop.py` has decided a batch. After it: the batch is on the
+disk, and its records go to the broadcast.
 
 Rules kept here:
 - one `append` is one LMDB transaction; it is planned in full, put, and fsynced, or nothing of it is stored

@@ -16,8 +16,8 @@ import time
 from typing import Any, Final
 
 from rayfold import BlockingRuntime
-from rayfold.actors.cluster import Cluster, NodeFacts
-from rayfold.actors.node import DATA_VARIABLE, NODE_LABEL
+from rayfold.actors.cluster.node import DATA_VARIABLE, NODE_LABEL
+from rayfold.actors.cluster.ray_cluster import Cluster, NodeFacts
 from tests.bank import Account, Balances
 
 PATIENCE_S: Final = 60.0

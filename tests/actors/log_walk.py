@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from rayfold.runtime.log.check import verify_store
 from rayfold.runtime.log.contract import StoredEvent
 from rayfold.runtime.log.format import decode_record
-from rayfold.runtime.log.store import open_store
 from rayfold.runtime.receipt import Receipt
+from rayfold.runtime.store.check import verify_store
+from rayfold.runtime.store.store import open_store
 
 
 def stored_events(path: Path) -> dict[int, list[StoredEvent]]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from rayfold.runtime.messages import Query
-from rayfold.runtime.projection import Projection, answer, forget, project
-from rayfold.runtime.read_store.kinds import Lmdb
-from rayfold.runtime.recorded import Recorded
+from rayfold.runtime.domain.messages import Query
+from rayfold.runtime.domain.projection import Projection, answer, forget, project
+from rayfold.runtime.domain.read_store_kinds import Lmdb
+from rayfold.runtime.domain.recorded import Recorded
 from rayfold.runtime.stream import StreamId
 from tests.bank import BalanceOf, Deposited, EventsSeen, Opened
 

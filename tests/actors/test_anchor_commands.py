@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from rayfold.runtime.anchor import Anchor
-from rayfold.runtime.log.store import Store, create_or_open_store
+from rayfold.runtime.backup.anchor import Anchor
+from rayfold.runtime.store.store import Store, create_or_open_store
 from tests.runtime.log.appends import ALICE, deposits
 
 COMMAND = [sys.executable, "-m", "rayfold.actors.cli"]

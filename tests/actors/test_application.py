@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from rayfold import Application, BlockingRuntime, InvalidId, InvalidMessage, Runtime, UnknownName
-from rayfold.actors.code import collect
-from rayfold.runtime.catalogue import Catalogue
+from rayfold.actors.packaging.code import collect
+from rayfold.runtime.encoding.catalogue import Catalogue
 from tests.bank import Account, Balances, Turnover
 
 ROOT = Path(__file__).parents[2]
@@ -79,8 +79,8 @@ DEPLOYS = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import shop.domain, beside
-from rayfold.actors.code import collect
-from rayfold.runtime.catalogue import Catalogue
+from rayfold.actors.packaging.code import collect
+from rayfold.runtime.encoding.catalogue import Catalogue
 code = collect(Catalogue([shop.domain.Till]))
 print(code.digest)
 with open(sys.argv[2], "wb") as file:
@@ -89,7 +89,7 @@ with open(sys.argv[2], "wb") as file:
 
 USES = """
 import sys
-from rayfold.actors.code import make_importable
+from rayfold.actors.packaging.code import make_importable
 packed = open(sys.argv[2], "rb").read()
 fetched = []
 def fetch(digest):
@@ -161,8 +161,8 @@ def test_an_installed_application_ships_nothing() -> None:
 
 def test_classes_of_a_program_itself_are_refused_with_the_way_out() -> None:
     code = (
-        "from rayfold import Aggregate\nfrom rayfold.actors.code import collect\n"
-        "from rayfold.runtime.catalogue import Catalogue\n"
+        "from rayfold import Aggregate\nfrom rayfold.actors.packaging.code import collect\n"
+        "from rayfold.runtime.encoding.catalogue import Catalogue\n"
         "class Till(Aggregate):\n    total: int = 0\n"
         "try:\n    collect(Catalogue([Till]))\nexcept Exception as error:\n    print(type(error).__name__, error)\n"
     )

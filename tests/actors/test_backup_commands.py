@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rayfold.runtime.log.store import create_or_open_store
+from rayfold.runtime.store.store import create_or_open_store
 from tests.runtime.log.appends import ALICE, deposits
 
 

@@ -7,9 +7,9 @@ from uuid import uuid4
 import pytest
 
 from rayfold import CallerError
-from rayfold.actors.rebuild import REBUILDS_KEPT, Rebuild, Rebuilds
-from rayfold.actors.spread_store import STORES_KNOWN_MAX, SpreadStore, Whereabouts
-from rayfold.runtime.log.store_map import StoreMap
+from rayfold.actors.nodes.store import STORES_KNOWN_MAX, SpreadStore, Whereabouts
+from rayfold.actors.projection.rebuild import REBUILDS_KEPT, Rebuild, Rebuilds
+from rayfold.runtime.store.partition_map import StoreMap
 
 
 class Finished(Rebuild):

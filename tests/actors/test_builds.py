@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rayfold import Projection
-from rayfold.actors.builds import (
+from rayfold.actors.packaging.builds import (
     Build,
     Builds,
     builds_of,

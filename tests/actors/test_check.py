@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from rayfold import Application, BlockingRuntime, CodeMismatch, StoreMismatch
-from rayfold.runtime.envelope import Envelope, pack
-from rayfold.runtime.log.store import create_or_open_store
-from rayfold.runtime.partition import WriteLoop
+from rayfold.runtime.encoding.envelope import Envelope, pack
+from rayfold.runtime.store.store import create_or_open_store
 from rayfold.runtime.stream import partition_of, stream_id
+from rayfold.runtime.write.write_loop import WriteLoop
 from tests.actors.driver import ROOT, start_driver
 
 SHOP = """
@@ -246,7 +246,7 @@ if __name__ == "__main__":
     CELL_2 = CELL_2.replace("Deposited(amount=command.amount)", "Deposited(amount=command.amount, note='new')")
     cell(CELL_1)
     try:
-        Catalogue = __import__("rayfold.runtime.catalogue", fromlist=["Catalogue"]).Catalogue
+        Catalogue = __import__("rayfold.runtime.encoding.catalogue", fromlist=["Catalogue"]).Catalogue
         Catalogue([Account], events=[Deposited])
     except DefinitionError as error:
         print(error)

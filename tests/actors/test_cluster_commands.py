@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from rayfold.actors.cluster_file import CLUSTER_FILE, read_cluster
-from rayfold.actors.node import create_or_read_node, hold_node
+from rayfold.actors.cluster.file import CLUSTER_FILE, read_cluster
+from rayfold.actors.cluster.node import create_or_read_node, hold_node
 from tests.actors.test_local_cluster import await_none, left_over
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from rayfold.actors.code import make_importable
+from rayfold.actors.packaging.code import make_importable
 from rayfold.runtime.errors import Damaged, NotPrivate, Unavailable
 from tests.other_user import as_nobody, needs_root
 
@@ -156,7 +156,7 @@ def test_an_unpacking_that_was_killed_leaves_nothing_that_is_used_and_is_cleared
 def test_of_many_versions_the_last_ones_are_kept_and_those_that_a_process_imports_from(data: Path) -> None:
     first, content = packed("WHO = 'first'\n")
     code = (
-        "import sys\nfrom rayfold.actors.code import make_importable\n"
+        "import sys\nfrom rayfold.actors.packaging.code import make_importable\n"
         "make_importable(sys.argv[1], lambda _: open(sys.argv[2], 'rb').read(), first=True)\n"
         "print('uses it', flush=True)\nsys.stdin.read()\nimport till_of_test; print(till_of_test.WHO)\n"
     )
@@ -184,7 +184,7 @@ def deploys_in_a_process_of_its_own(data: Path, number: int) -> None:
     digest, content = packed(f"WHO = {number}\n")
     (data.parent / "one.zip").write_bytes(content)
     code = (
-        "import sys\nfrom rayfold.actors.code import make_importable\n"
+        "import sys\nfrom rayfold.actors.packaging.code import make_importable\n"
         "make_importable(sys.argv[1], lambda _: open(sys.argv[2], 'rb').read(), first=True)\n"
     )
     subprocess.run(

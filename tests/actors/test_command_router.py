@@ -7,12 +7,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from rayfold.actors.command_router import CommandRouter
+from rayfold.actors.client.command_router import CommandRouter
 from rayfold.actors.settings import Settings
 from rayfold.runtime.batcher import WAITING_BYTES_MAX
-from rayfold.runtime.envelope import PackedCommand, new_command_id
+from rayfold.runtime.encoding.envelope import PackedCommand, new_command_id
+from rayfold.runtime.encoding.outcome import Moved, encode_answer
 from rayfold.runtime.errors import Overloaded, Unavailable
-from rayfold.runtime.outcome import Moved, encode_answer
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.stream import StreamId
 

@@ -27,9 +27,9 @@ from rayfold import (
     derived_id,
 )
 from rayfold.actors.settings import Settings
-from rayfold.runtime.codec import decode_message
-from rayfold.runtime.envelope import PackedCommand
-from rayfold.runtime.outcome import Outcome
+from rayfold.runtime.encoding.codec import decode_message
+from rayfold.runtime.encoding.envelope import PackedCommand
+from rayfold.runtime.encoding.outcome import Outcome
 from tests.actors.conftest import Bank
 from tests.actors.log_walk import check_nothing_lost_nothing_twice, stored_events
 from tests.bank import (

@@ -28,8 +28,8 @@ from rayfold import (
     UnknownName,
     answer,
 )
-from rayfold.actors.cluster import Cluster
-from rayfold.actors.replica import Replica
+from rayfold.actors.api.replica import Replica
+from rayfold.actors.cluster.ray_cluster import Cluster
 from rayfold.actors.settings import Settings
 from tests.actors.log_walk import stored_events
 from tests.actors.read_models import LastSeen, PartedBalances, Stopping, TotalBalance, Trail

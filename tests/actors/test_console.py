@@ -18,10 +18,10 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from rayfold.actors.console import PrintableConsole, write_report
+from rayfold.actors.cli.console import PrintableConsole, write_report
 from rayfold.runtime.backup.taking import backup_store
 from rayfold.runtime.errors import NotPrivate, StorageFailed
-from rayfold.runtime.log.store import create_or_open_store
+from rayfold.runtime.store.store import create_or_open_store
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = "Account/\x1b]0;owned\x07\x9b2J\u202e"

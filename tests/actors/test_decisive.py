@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
 from rayfold import BlockingRuntime, CommandIdReused, Envelope, Receipt, Rejected, Runtime, derived_id
-from rayfold.actors.cluster import Cluster
+from rayfold.actors.cluster.ray_cluster import Cluster
 from tests.actors.conftest import Bank
 from tests.actors.test_own_actors import own_actors
 from tests.bank import Account, BalanceOf, Balances, Deposit, Open, Retrieve, Store, Vault, Withdraw

@@ -18,7 +18,7 @@ from typing import Final
 
 import pytest
 
-from rayfold.actors.local_cluster import LocalCluster, LocalNodes
+from rayfold.actors.cluster.local import LocalCluster, LocalNodes
 from tests.actors.console import Console, Told, console
 from tests.actors.driver import start_driver
 from tests.actors.test_local_cluster import left_over

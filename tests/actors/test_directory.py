@@ -8,11 +8,11 @@ from typing import Final
 
 import pytest
 
-from rayfold.actors.application import ApplicationPlan
-from rayfold.actors.builds import ProjectionFacts
-from rayfold.actors.cluster import Cluster
-from rayfold.actors.code import Code
-from rayfold.actors.directory import (
+from rayfold.actors.cluster.ray_cluster import Cluster
+from rayfold.actors.packaging.application import ApplicationPlan
+from rayfold.actors.packaging.builds import ProjectionFacts
+from rayfold.actors.packaging.code import Code
+from rayfold.actors.packaging.registry import (
     Deployment,
     begin_deployment,
     code_of,

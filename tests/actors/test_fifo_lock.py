@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from rayfold.actors.fifo_lock import FifoLock
+from rayfold.actors.partition.fifo_lock import FifoLock
 
 WAIT_S = 20.0
 

@@ -14,24 +14,24 @@ from typing import Any
 
 import pytest
 
-from rayfold.actors.keeper import KeeperActor, KeeperPlan
-from rayfold.actors.node import DATA_VARIABLE, NodeIdentity, create_or_read_node
-from rayfold.actors.partition import PartitionActor, PartitionPlan
+from rayfold.actors.cluster.node import DATA_VARIABLE, NodeIdentity, create_or_read_node
+from rayfold.actors.nodes.agent import KeeperActor, KeeperPlan
+from rayfold.actors.nodes.store import SpreadReader, SpreadStore, Whereabouts
+from rayfold.actors.packaging.shipping import ship
+from rayfold.actors.partition.actor import PartitionActor, PartitionPlan
 from rayfold.actors.settings import Settings
-from rayfold.actors.shipping import ship
-from rayfold.actors.spread_store import SpreadReader, SpreadStore, Whereabouts
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.envelope import Envelope, join, pack
-from rayfold.runtime.error_codec import from_wire
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.envelope import Envelope, join, pack
+from rayfold.runtime.encoding.error_codec import from_wire
+from rayfold.runtime.encoding.outcome import decode_answer
 from rayfold.runtime.errors import Fenced, RayfoldError, Sealed, StoreMismatch, StoreMissing, Unavailable
 from rayfold.runtime.log.environment import open_log
 from rayfold.runtime.log.sealing import Seal
-from rayfold.runtime.log.share import node_share
-from rayfold.runtime.log.store import open_store, read_manifest
-from rayfold.runtime.log.store_map import StoreMap
-from rayfold.runtime.log.stretch import read_stretch
-from rayfold.runtime.outcome import decode_answer
+from rayfold.runtime.log.segment import read_stretch
 from rayfold.runtime.receipt import Receipt
+from rayfold.runtime.store.node_store import node_share
+from rayfold.runtime.store.partition_map import StoreMap
+from rayfold.runtime.store.store import open_store, read_manifest
 from tests.bank import Account, Deposit, Open
 from tests.runtime.log.appends import ALICE, deposits
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rayfold.actors.heartbeats import Heartbeats
+from rayfold.actors.control.heartbeats import Heartbeats
 from rayfold.runtime.errors import RayfoldError, StoreMissing
 
 

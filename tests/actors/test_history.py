@@ -20,14 +20,14 @@ from rayfold import (
     Unavailable,
     UnknownName,
 )
-from rayfold.actors.cli import app
-from rayfold.actors.cluster import Cluster
-from rayfold.runtime.log.store import create_or_open_store
-from rayfold.runtime.messages import Query
-from rayfold.runtime.partition import WriteLoop
-from rayfold.runtime.projection import Projection, answer, project
-from rayfold.runtime.read_store.kinds import Lmdb
-from rayfold.runtime.recorded import Recorded
+from rayfold.actors.cli.main import app
+from rayfold.actors.cluster.ray_cluster import Cluster
+from rayfold.runtime.domain.messages import Query
+from rayfold.runtime.domain.projection import Projection, answer, project
+from rayfold.runtime.domain.read_store_kinds import Lmdb
+from rayfold.runtime.domain.recorded import Recorded
+from rayfold.runtime.store.store import create_or_open_store
+from rayfold.runtime.write.write_loop import WriteLoop
 from tests.bank import Account
 from tests.runtime.orders import Add, Added, DiscountGiven, GiveDiscount, Order, TotalOf, Totals
 from tests.runtime.test_refusals import CATALOGUE, Reserve, sent

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rayfold.actors.reaper import MARK, end_marked
+from rayfold.actors.process.reaper import MARK, end_marked
 from tests.actors.driver import ROOT, processes_below, start_driver, wait_until_gone
 
 SIGNALS = """

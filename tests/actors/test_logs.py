@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from rayfold import HandlerFailed, Runtime
-from rayfold.actors import session_logs
-from rayfold.actors.cli import main
-from rayfold.actors.cluster import Cluster
-from rayfold.actors.session_logs import Line, SessionLogs, sessions_of
+from rayfold.actors.cli.main import main
+from rayfold.actors.cluster.ray_cluster import Cluster
+from rayfold.actors.observe import session_logs
+from rayfold.actors.observe.session_logs import Line, SessionLogs, sessions_of
 from tests.actors.chatty import LastWord, Say, Soloist, Speaker, Words
 
 ESCAPES = "\x1b[2J\u202e"
@@ -185,7 +185,7 @@ def test_a_flood_is_kept_up_to_a_bound_the_newest_of_all_files(
 def test_a_store_of_which_nothing_is_there_is_said_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from rayfold.runtime.log.store import create_or_open_store
+    from rayfold.runtime.store.store import create_or_open_store
 
     create_or_open_store(tmp_path / "store", 1)
     monkeypatch.setattr(sys, "argv", ["rayfold", "logs", str(tmp_path / "store")])

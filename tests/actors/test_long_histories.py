@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 
 from rayfold import Receipt, Rejected
-from rayfold.runtime.codec import encode_message
+from rayfold.runtime.domain.messages import Event
+from rayfold.runtime.encoding.codec import encode_message
 from rayfold.runtime.log.contract import Append, NewEvent
-from rayfold.runtime.log.store import create_or_open_store
-from rayfold.runtime.messages import Event
+from rayfold.runtime.store.store import create_or_open_store
 from rayfold.runtime.stream import ANY, StreamId
 from tests.actors.conftest import Bank
 from tests.bank import Account, Deposit, Deposited, Open, Opened, Withdraw

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from rayfold.actors.metrics import DESCRIPTIONS, Metrics, Sample, samples
-from rayfold.actors.status import OwnActorStatus, PartitionStatus, ProjectorStatus, Status
-from rayfold.runtime.read_model import Quarantined
+from rayfold.actors.observe.metrics import DESCRIPTIONS, Metrics, Sample, samples
+from rayfold.actors.observe.status import OwnActorStatus, PartitionStatus, ProjectorStatus, Status
+from rayfold.runtime.read.read_model import Quarantined
 from rayfold.runtime.stream import StreamId
 
 PARTITION = PartitionStatus(0, 11, 2, 40, commands=50, batches=7)

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from rayfold.actors.cluster import NodeFacts
-from rayfold.actors.keeper import KeeperActor, KeeperPlan
-from rayfold.actors.node import DATA_VARIABLE, create_or_read_node
-from rayfold.actors.shares import Shares
-from rayfold.runtime.error_codec import from_wire
+from rayfold.actors.cluster.node import DATA_VARIABLE, create_or_read_node
+from rayfold.actors.cluster.ray_cluster import NodeFacts
+from rayfold.actors.nodes.agent import KeeperActor, KeeperPlan
+from rayfold.actors.nodes.agents import Shares
+from rayfold.runtime.encoding.error_codec import from_wire
 from rayfold.runtime.errors import StoreMismatch, StoreMissing, Unavailable
 
 

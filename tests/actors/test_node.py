@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 
 from rayfold import InvalidId, StoreInUse, StoreMismatch, StoreMissing
-from rayfold.actors.node import (
+from rayfold.actors.cluster.node import (
     DATA_VARIABLE,
     NODE_FILE,
     create_or_read_node,
@@ -21,7 +21,7 @@ from rayfold.actors.node import (
     read_node,
     verify_node,
 )
-from rayfold.runtime.log.store import create_or_open_store
+from rayfold.runtime.store.store import create_or_open_store
 
 
 def test_an_identity_is_made_once_and_its_name_stands(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_process_finds_its_data_folder_in_its_environment() -> None:
 def test_a_data_folder_is_held_by_one_process_and_what_it_becomes_until_that_ends(tmp_path: Path) -> None:
     create_or_read_node(tmp_path, "one")
     becomes = (
-        "import os, sys; from rayfold.actors.node import hold_node; hold_node(sys.argv[1]);"
+        "import os, sys; from rayfold.actors.cluster.node import hold_node; hold_node(sys.argv[1]);"
         "os.execvp('sh', ['sh', '-c', 'echo held; read line'])"
     )
     command = [sys.executable, "-c", becomes, str(tmp_path)]

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from rayfold.actors.node import DATA_VARIABLE
-from rayfold.actors.node_processes import Session, end_sessions
+from rayfold.actors.cluster.node import DATA_VARIABLE
+from rayfold.actors.cluster.processes import Session, end_sessions
 
 # A leader with a child in a process group of its own, as Ray's workers are; both take SIGTERM and go on.
 PROGRAM = """

@@ -31,7 +31,7 @@ from rayfold import (
     evolve,
     project,
 )
-from rayfold.actors.cluster import Cluster
+from rayfold.actors.cluster.ray_cluster import Cluster
 from rayfold.actors.settings import Settings
 
 

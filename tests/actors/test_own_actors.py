@@ -30,9 +30,9 @@ from rayfold import (
     derived_id,
     evolve,
 )
-from rayfold.actors.cluster import OWN_ACTOR_SLOT
+from rayfold.actors.cluster.ray_cluster import OWN_ACTOR_SLOT
+from rayfold.actors.observe.status import OwnActorStatus
 from rayfold.actors.settings import Settings
-from rayfold.actors.status import OwnActorStatus
 from tests.actors.conftest import OWN_ACTORS, Bank
 from tests.actors.driver import processes_below
 from tests.actors.log_walk import check_nothing_lost_nothing_twice

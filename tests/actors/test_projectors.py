@@ -28,8 +28,8 @@ from rayfold import (
     Receipt,
     UnknownName,
 )
-from rayfold.actors.cluster import Cluster
-from rayfold.actors.status import PartitionStatus, ProjectorStatus
+from rayfold.actors.cluster.ray_cluster import Cluster
+from rayfold.actors.observe.status import PartitionStatus, ProjectorStatus
 from tests.actors.log_walk import stored_events
 from tests.actors.read_models import PartedBalances, Poisoned, Stopping, TotalBalance
 from tests.bank import Account, BalanceOf, Balances, Deposit, EventsSeen, Open, Vault

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rayfold.actors.builds import ProjectionFacts
-from rayfold.actors.prospect import Seats, prospect_of
+from rayfold.actors.packaging.builds import ProjectionFacts
+from rayfold.actors.rollout.preview import Seats, prospect_of
 
 SLIPS = ProjectionFacts("Slips", 2, 1)
 RUNNING = Seats(4, {"Slips": (2, 1)}, {0: "one", 1: "two"}, ["two"])

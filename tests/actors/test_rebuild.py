@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from rayfold import CallerError, Envelope, HandlerFailed, RebuildCancelled, RebuildProgress, Receipt, Runtime
-from rayfold.actors.cluster import Cluster
-from rayfold.actors.local_system import LocalSystem
+from rayfold.actors.cluster.ray_cluster import Cluster
+from rayfold.actors.system.local import LocalSystem
 from tests.actors.read_models import BalancesInMills, BrokenBalances, DividedBalances, SlowBalances
 from tests.bank import Account, BalanceOf, Balances, Deposit, EventsSeen, Open
 

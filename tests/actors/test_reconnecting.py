@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import pytest
 
-from rayfold.actors.cluster import node_environment
-from rayfold.actors.local_cluster import LocalCluster, LocalNodes
+from rayfold.actors.cluster.local import LocalCluster, LocalNodes
+from rayfold.actors.cluster.ray_cluster import node_environment
 from tests.actors.console import Console, Told, console
 from tests.actors.driver import start_driver
 from tests.actors.test_deploy import APP, DOMAIN, rayfold, write
@@ -200,7 +200,7 @@ class Paying:
 
 STILL_THERE: Final = """
 import sys, threading
-from rayfold.actors.cluster import Cluster
+from rayfold.actors.cluster.ray_cluster import Cluster
 cluster = Cluster.start_or_join(num_cpus=None, own_actors_max=0, cluster=sys.argv[1])
 import ray
 calls = 0

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from rayfold.actors.replica_pool import ReplicaPool
+from rayfold.actors.client.replica_pool import ReplicaPool
 from rayfold.actors.settings import Settings
 from rayfold.runtime.errors import HandlerFailed, NotYetVisible, Overloaded, RayfoldError, Unavailable
-from rayfold.runtime.read_model import PackedQuery, split_queries
+from rayfold.runtime.read.read_model import PackedQuery, split_queries
 
 TOTAL = PackedQuery("Total", b"")
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from rayfold import Envelope, Receipt, Runtime
-from rayfold.actors.cluster import Cluster
-from rayfold.actors.command_router import CommandRouter
+from rayfold.actors.client.command_router import CommandRouter
+from rayfold.actors.client.transport import PartitionTransport
+from rayfold.actors.cluster.ray_cluster import Cluster
 from rayfold.actors.settings import Settings
-from rayfold.actors.transport import PartitionTransport
 from rayfold.runtime.batcher import BATCH_BY_RAY_S, BATCH_BY_ROAD_S, BATCH_ITEMS_MAX, commands_worth
-from rayfold.runtime.envelope import PackedCommand, pack
-from rayfold.runtime.outcome import decode_answer
+from rayfold.runtime.encoding.envelope import PackedCommand, pack
+from rayfold.runtime.encoding.outcome import decode_answer
 from tests.actors.conftest import Bank
 from tests.actors.log_walk import check_nothing_lost_nothing_twice
 from tests.bank import Account, Deposit, Open

@@ -1,8 +1,8 @@
 """The order of a deployment, with every step failing, every process ending in between, and all pairs of these.
 
-`World` is a system of two projections and three partitions, without Ray: it does what `rolling.py` does, and may fail,
-or end, at the step of a chosen number. After every step it checks that no partition writes what nobody who reads has
-the code for.
+`World` is a system of two projections and three partitions, without Ray: it does what `rollout/rollout.py` does, and
+may fail, or end, at the step of a chosen number. After every step it checks that no partition writes what nobody who
+reads has the code for.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any, Final
 
 import pytest
 
-from rayfold.actors.readiness import Looked, Probed, check_answers, check_projector
-from rayfold.actors.rollout import Rolled, has_ended, prepare, replace_partitions
+from rayfold.actors.projection.readiness import Looked, Probed, check_answers, check_projector
+from rayfold.actors.rollout.plan import Rolled, has_ended, prepare, replace_partitions
 from rayfold.runtime.errors import CallerError, HandlerFailed, RayfoldError, Unavailable
-from rayfold.runtime.read_store.checkpoint import Quarantined
+from rayfold.runtime.read.stores.checkpoint import Quarantined
 
 FAILS: Final = "fails"
 FAILS_LATE: Final = "fails, though it was done"

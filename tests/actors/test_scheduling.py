@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rayfold.actors.node import NODE_LABEL
-from rayfold.actors.scheduling import Scheduling, SpreadScheduling, generation_in
+from rayfold.actors.cluster.node import NODE_LABEL
+from rayfold.actors.cluster.scheduling import Scheduling, SpreadScheduling, generation_in
 
 NODES = {"a": "node-0", "b": "node-1", "c": "node-2"}
 

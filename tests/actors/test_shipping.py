@@ -19,8 +19,8 @@ from typing import NamedTuple
 from typing_extensions import TypedDict
 from pydantic import BaseModel
 from rayfold import *
-from rayfold.actors.shipping import ship
-from rayfold.runtime.catalogue import Catalogue
+from rayfold.actors.packaging.shipping import ship
+from rayfold.runtime.encoding.catalogue import Catalogue
 
 
 class Deposited(Event):
@@ -105,9 +105,9 @@ sys.stdout.buffer.write(ship(Catalogue([Sub], [Renamed], retired=["Old"])))
 
 RECEIVER = """
 import dataclasses, sys
-from rayfold.actors.shipping import unship
+from rayfold.actors.packaging.shipping import unship
 from rayfold.runtime.log.contract import StoredEvent
-from rayfold.runtime.saved_state import decode_state, encode_state
+from rayfold.runtime.encoding.saved_state import decode_state, encode_state
 from rayfold.runtime.stream import StreamId
 
 catalogue = unship(sys.stdin.buffer.read())

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from rayfold.actors.socket_client import ANSWER, REQUEST, REQUEST_BYTES_MAX, SocketConnection
-from rayfold.actors.socket_server import CONNECTIONS_MAX, SocketServer, open_socket_server
+from rayfold.actors.client.socket_client import ANSWER, REQUEST, REQUEST_BYTES_MAX, SocketConnection
+from rayfold.actors.partition.socket_server import CONNECTIONS_MAX, SocketServer, open_socket_server
 
 CLIENT = b"c" * 16
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rayfold.actors.sources import outcomes_of
+from rayfold.actors.client.sources import outcomes_of
 
 
 def at_once(taken: Sequence[tuple[int, int]]) -> list[asyncio.Future[Any]]:

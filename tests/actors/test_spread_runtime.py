@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import pytest
 
-from rayfold.actors.local_cluster import LocalCluster, LocalNodes
-from rayfold.runtime.log.share import open_share
+from rayfold.actors.cluster.local import LocalCluster, LocalNodes
+from rayfold.runtime.store.node_store import open_share
 from tests.actors.console import Console, Told, console
 from tests.actors.test_local_cluster import left_over
 

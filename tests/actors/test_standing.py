@@ -25,11 +25,11 @@ from rayfold import (
     evolve,
     project,
 )
-from rayfold.actors.console import PrintableConsole
-from rayfold.actors.metrics import samples
+from rayfold.actors.cli.console import PrintableConsole
+from rayfold.actors.observe.metrics import samples
+from rayfold.actors.observe.screen import as_values, drawn
+from rayfold.actors.observe.status import Status
 from rayfold.actors.settings import Settings
-from rayfold.actors.status import Status
-from rayfold.actors.status_screen import as_values, drawn
 
 CALLS = itertools.count(1)
 

@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 
 from rayfold import BlockingRuntime, Unavailable
-from rayfold.actors.cluster import Cluster
-from rayfold.actors.connection import RunningSystem
-from rayfold.actors.metrics import Metrics, samples
-from rayfold.actors.status import Observer, ProjectorSeat, ProjectorStatus, Status, seat_named
+from rayfold.actors.cluster.ray_cluster import Cluster
+from rayfold.actors.observe.attach import RunningSystem
+from rayfold.actors.observe.metrics import Metrics, samples
+from rayfold.actors.observe.status import Observer, ProjectorSeat, ProjectorStatus, Status, seat_named
+from rayfold.runtime.domain.messages import Query
+from rayfold.runtime.domain.projection import Projection, answer, project
 from rayfold.runtime.errors import CallerError
-from rayfold.runtime.log.store_lock import holder_of
-from rayfold.runtime.messages import Query
-from rayfold.runtime.projection import Projection, answer, project
+from rayfold.runtime.store.store_lock import holder_of
 from tests.actors.driver import ROOT, start_driver
 from tests.bank import Account, BalanceOf, Balances, Deposit, Deposited, Open, Vault, Withdraw, Withdrawn
 

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from rayfold import BlockingRuntime, CallerError, Receipt, Runtime, Subscription, SubscriptionInUse
-from rayfold.actors.cluster import Cluster
+from rayfold.actors.cluster.ray_cluster import Cluster
 from tests.bank import Account, Deposit, Deposited, Open, Vault
 
 ROOT = Path(__file__).parents[2]

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from rayfold.actors.cluster import ensure_token
+from rayfold.actors.cluster.ray_cluster import ensure_token
 from rayfold.runtime.errors import NotPrivate
 from tests.other_user import as_nobody, needs_root
 
 ROOT = Path(__file__).resolve().parents[2]
 
 STARTS = """
-from rayfold.actors.cluster import Cluster
+from rayfold.actors.cluster.ray_cluster import Cluster
 cluster = Cluster.start_or_join(num_cpus=1, own_actors_max=0)
 cluster.stop()
 """

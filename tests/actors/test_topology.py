@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+from rayfold.actors.control.topology import ServedParts, Topology, TopologyFeed, supervisor_name
+from rayfold.actors.nodes.store import SpreadStore
 from rayfold.actors.settings import Settings
-from rayfold.actors.spread_store import SpreadStore
-from rayfold.actors.topology import ServedParts, Topology, TopologyFeed, supervisor_name
-from rayfold.runtime.log.store_map import StoreMap
+from rayfold.runtime.store.partition_map import StoreMap
 
 STORE = SpreadStore("bank", "rayfold", StoreMap.spread("s", 2, {"a": "node-0", "b": "node-1"}))
 NOTICE = Topology(STORE, ("p0", "p1"), {}, {"Balances": ServedParts(1, (("b0",),))}, Settings(), 1, b"")

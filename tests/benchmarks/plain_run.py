@@ -22,13 +22,13 @@ from rayfold.benchmarks.flights.figures import (
 )
 from rayfold.benchmarks.flights.ledger import Ledger
 from rayfold.benchmarks.flights.verification import LogCheck
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.codec import encode_message
-from rayfold.runtime.envelope import PackedCommand, pack
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.codec import encode_message
+from rayfold.runtime.encoding.envelope import PackedCommand, pack
 from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.partition import WriteLoop
-from rayfold.runtime.read_model import PackedQuery, ReadModel
+from rayfold.runtime.read.read_model import PackedQuery, ReadModel
 from rayfold.runtime.stream import partition_of
+from rayfold.runtime.write.write_loop import WriteLoop
 
 PARTITIONS = 2
 BATCH = 500

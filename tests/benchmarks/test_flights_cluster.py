@@ -19,9 +19,9 @@ import pytest
 from rich.console import Console
 
 from rayfold import Unavailable, given, on
-from rayfold.actors.cluster import NodeFacts
-from rayfold.actors.local_cluster import LocalCluster, LocalNodes
-from rayfold.actors.status import NodeStatus, OwnActorStatus, PartitionStatus, Status
+from rayfold.actors.cluster.local import LocalCluster, LocalNodes
+from rayfold.actors.cluster.ray_cluster import NodeFacts
+from rayfold.actors.observe.status import NodeStatus, OwnActorStatus, PartitionStatus, Status
 from rayfold.benchmarks.flights.demo import DemoOptions, run_demo
 from rayfold.benchmarks.flights.guests import GuestBook, Guests, GuestsOf, Sign, Signed
 from rayfold.benchmarks.flights.lookout import Lookout, Loss
@@ -29,7 +29,7 @@ from rayfold.benchmarks.flights.obituaries import without_obituaries
 from rayfold.benchmarks.flights.outage import Killer
 from rayfold.benchmarks.flights.screen import Screen
 from rayfold.benchmarks.flights.timetable import Publish, Published, Timetable
-from rayfold.runtime.log.store import read_manifest
+from rayfold.runtime.store.store import read_manifest
 from rayfold.runtime.stream import stream_id
 
 ROOT = Path(__file__).parents[2]

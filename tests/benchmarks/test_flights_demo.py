@@ -19,8 +19,8 @@ import pytest
 from rich.console import Console
 
 from rayfold import RayfoldError, Receipt, Rejected, StreamId, Unavailable
-from rayfold.actors.sources import outcomes_of
-from rayfold.actors.status import OwnActorStatus, PartitionStatus, Status
+from rayfold.actors.client.sources import outcomes_of
+from rayfold.actors.observe.status import OwnActorStatus, PartitionStatus, Status
 from rayfold.benchmarks.flights import demo
 from rayfold.benchmarks.flights.delays import WORST
 from rayfold.benchmarks.flights.demo import DemoOptions, run_demo
@@ -31,7 +31,7 @@ from rayfold.benchmarks.flights.report import Report, filesystem_of
 from rayfold.benchmarks.flights.sending import IN_FLIGHT, Sending
 from rayfold.benchmarks.flights.tables import as_tables, day_in_words, verdict
 from rayfold.benchmarks.flights.verification import Check, LogFacts
-from rayfold.runtime.log.store import create_or_open_store
+from rayfold.runtime.store.store import create_or_open_store
 
 ROOT = Path(__file__).parents[2]
 FLIGHTS = 20_000

@@ -11,7 +11,7 @@ import pytest
 import ray
 import yaml  # type: ignore[import-untyped]
 
-from rayfold.actors.cli import app
+from rayfold.actors.cli.main import app
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 

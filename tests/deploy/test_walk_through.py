@@ -20,9 +20,9 @@ from pathlib import Path
 
 import ray.util
 
-from rayfold.actors.local_cluster import PORTS
-from rayfold.actors.node import read_node
-from rayfold.actors.node_processes import Session, end_sessions
+from rayfold.actors.cluster.local import PORTS
+from rayfold.actors.cluster.node import read_node
+from rayfold.actors.cluster.processes import Session, end_sessions
 
 PAGE = Path(__file__).parents[2] / "deploy" / "README.md"
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from rayfold import Application
-from rayfold.runtime.dry_run import dry_run
-from rayfold.runtime.envelope import Envelope, pack
-from rayfold.runtime.fit import held_in
+from rayfold.runtime.checks.dry_run import dry_run
+from rayfold.runtime.checks.fit import held_in
+from rayfold.runtime.encoding.envelope import Envelope, pack
 from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.partition import WriteLoop
+from rayfold.runtime.write.write_loop import WriteLoop
 from tests.actors.driver import ROOT
 
 PAGE = (ROOT / "docs" / "evolution.md").read_text()

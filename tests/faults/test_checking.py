@@ -11,10 +11,10 @@ from rayfold.benchmarks.torture.checking import check_log
 from rayfold.benchmarks.torture.contract import Findings
 from rayfold.benchmarks.torture.history import Entry, History
 from rayfold.benchmarks.torture.workload import Jar, Put
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.envelope import pack
-from rayfold.runtime.log.store import Store, create_or_open_store
-from rayfold.runtime.partition import WriteLoop
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.envelope import pack
+from rayfold.runtime.store.store import Store, create_or_open_store
+from rayfold.runtime.write.write_loop import WriteLoop
 
 
 @pytest.fixture

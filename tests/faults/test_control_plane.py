@@ -11,11 +11,11 @@ from itertools import chain
 
 import pytest
 
-from rayfold.actors.cluster import NodeFacts
-from rayfold.actors.log_owner import LogOwner
-from rayfold.actors.moves import PartitionMoves
-from rayfold.actors.partition_actors import Seated
-from rayfold.actors.shares import Shares
+from rayfold.actors.cluster.ray_cluster import NodeFacts
+from rayfold.actors.control.moves import PartitionMoves
+from rayfold.actors.control.partitions import Seated
+from rayfold.actors.nodes.agents import Shares
+from rayfold.actors.partition.log_owner import LogOwner
 from rayfold.benchmarks.torture.simulation.clock import simulate
 from rayfold.benchmarks.torture.simulation.control_disk import OpenLog
 from rayfold.benchmarks.torture.simulation.control_running import (
@@ -35,10 +35,10 @@ from rayfold.benchmarks.torture.simulation.control_world import (
     Fault,
     Story,
 )
-from rayfold.runtime.log.custody import ARRIVING, CopyFacts, Custody
-from rayfold.runtime.log.node_share import NodeShare
 from rayfold.runtime.log.sealing import Seal, Tenure
-from rayfold.runtime.log.store_map import StoreMap
+from rayfold.runtime.store.custody import ARRIVING, CopyFacts, Custody
+from rayfold.runtime.store.node_share import NodeShare
+from rayfold.runtime.store.partition_map import StoreMap
 
 STRIDE = 5
 """Of the single faults, and of pairs of them: a prime, so that all kinds and steps are met. The scenario tries each

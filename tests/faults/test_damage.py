@@ -15,7 +15,7 @@ from rayfold.runtime.log import index_buffer
 from rayfold.runtime.log.environment import open_log, open_reader
 from rayfold.runtime.log.format import COMMANDS, EVENTS, STREAMS
 from rayfold.runtime.log.reader import LmdbReader
-from rayfold.runtime.log.store import Store
+from rayfold.runtime.store.store import Store
 from rayfold.runtime.stream import StreamId
 from tests.faults.storage_scenarios import SEED, figure, short_form
 from tests.runtime.log.appends import deposits, versions_of

@@ -12,7 +12,7 @@ from rayfold.benchmarks.torture.storage_child import Nursery
 from rayfold.benchmarks.torture.storage_disk import Disk, Saying, Step, Sync, Write, cuts, images, steps_of
 from rayfold.benchmarks.torture.storage_power_cut import FIRST, record, replay
 from rayfold.benchmarks.torture.storage_workload import expected
-from rayfold.runtime.log.store import Store
+from rayfold.runtime.store.store import Store
 from tests.faults.storage_scenarios import SEED, context_in, figure, short_form
 
 BATCHES = 3

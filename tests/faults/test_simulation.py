@@ -7,20 +7,20 @@ from typing import Any
 
 import pytest
 
-from rayfold.actors.command_router import CommandRouter
-from rayfold.actors.request_order import RequestOrder
+from rayfold.actors.client.command_router import CommandRouter
+from rayfold.actors.partition.request_order import RequestOrder
 from rayfold.benchmarks.torture.contract import Findings
 from rayfold.benchmarks.torture.simulation.running import find_failure, run_story
 from rayfold.benchmarks.torture.simulation.story import draw
 from rayfold.benchmarks.torture.simulation.world import Build
-from rayfold.runtime.envelope import PackedCommand, _pack, new_command_id, unpack_batch
+from rayfold.runtime.encoding.envelope import PackedCommand, _pack, new_command_id, unpack_batch
 from rayfold.runtime.errors import RayfoldError, Rejected
 from rayfold.runtime.log.contract import Append, Appended, CommandEntry
 from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.partition import Batch, WriteLoop, _Decided
-from rayfold.runtime.read_model import ReadModel
+from rayfold.runtime.read.read_model import ReadModel
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.stream import ANY
+from rayfold.runtime.write.write_loop import Batch, WriteLoop, _Decided
 
 STORIES = 100
 HUNTED_MAX = 1500

@@ -20,7 +20,7 @@ from rayfold.benchmarks.torture.contract import (
 )
 from rayfold.benchmarks.torture.storage_workload import batches, expected, write_loop
 from rayfold.benchmarks.torture.storage_writing import everything, judge, make_store, open_clocked
-from rayfold.runtime.log.store import Store
+from rayfold.runtime.store.store import Store
 from tests.faults.storage_scenarios import SEED, context_in, figure
 
 DONE = 6

@@ -10,16 +10,16 @@ from uuid import UUID
 
 from pydantic import field_validator
 
-from rayfold.runtime.aggregate import Aggregate, Shared, decide, evolve
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.envelope import Envelope, PackedCommand, join, pack, unpack_batch
+from rayfold.runtime.domain.aggregate import Aggregate, Shared, decide, evolve
+from rayfold.runtime.domain.messages import Command, Event
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.envelope import Envelope, PackedCommand, join, pack, unpack_batch
+from rayfold.runtime.encoding.outcome import Outcome
 from rayfold.runtime.errors import RayfoldError, Rejected
 from rayfold.runtime.log.contract import Log
-from rayfold.runtime.messages import Command, Event
-from rayfold.runtime.outcome import Outcome
-from rayfold.runtime.partition import WriteLoop
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.stream import ANY, StreamId
+from rayfold.runtime.write.write_loop import WriteLoop
 from tests.bank import Account, Vault
 from tests.runtime.ledger import Till
 

@@ -9,7 +9,7 @@ import pytest
 
 from rayfold.runtime.log.environment import open_log
 from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.partition import WriteLoop
+from rayfold.runtime.write.write_loop import WriteLoop
 from tests.runtime.arrivals import activated
 from tests.runtime.faulty_log import FaultyLog
 

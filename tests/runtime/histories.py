@@ -15,13 +15,13 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from rayfold.runtime.domain.messages import Command
 from rayfold.runtime.errors import StorageFailed
 from rayfold.runtime.log.environment import open_log
 from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.messages import Command
-from rayfold.runtime.partition import WriteLoop
-from rayfold.runtime.residents import Residents
 from rayfold.runtime.stream import ANY, NO_STREAM
+from rayfold.runtime.write.residents import Residents
+from rayfold.runtime.write.write_loop import WriteLoop
 from tests.bank import Close, Deposit, Open, Pay, Withdraw
 from tests.runtime.faulty_log import STAGES, FaultyLog, Stage
 from tests.runtime.ledger import (

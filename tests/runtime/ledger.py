@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from rayfold.runtime.aggregate import Shared, decide, evolve
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.envelope import Envelope, PackedCommand, join, pack, unpack_batch
+from rayfold.runtime.domain.aggregate import Shared, decide, evolve
+from rayfold.runtime.domain.messages import Command, Event
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.envelope import Envelope, PackedCommand, join, pack, unpack_batch
+from rayfold.runtime.encoding.outcome import Outcome
 from rayfold.runtime.errors import CommandIdReused, Conflict, Fenced, HandlerFailed, Rejected, StorageFailed
 from rayfold.runtime.log.contract import Log
 from rayfold.runtime.log.format import decode_record
-from rayfold.runtime.messages import Command, Event
-from rayfold.runtime.outcome import Outcome
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.stream import ANY
 from tests.bank import (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import PositiveInt
 
-from rayfold.runtime.aggregate import Aggregate, Shared, decide, evolve
-from rayfold.runtime.messages import Command, Event, Query
-from rayfold.runtime.projection import Projection, answer, project
-from rayfold.runtime.recorded import Recorded
+from rayfold.runtime.domain.aggregate import Aggregate, Shared, decide, evolve
+from rayfold.runtime.domain.messages import Command, Event, Query
+from rayfold.runtime.domain.projection import Projection, answer, project
+from rayfold.runtime.domain.recorded import Recorded
 
 
 class Add(Command):

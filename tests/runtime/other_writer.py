@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from rayfold import Event
-from rayfold.runtime.codec import encode_message
-from rayfold.runtime.log.store import Store
+from rayfold.runtime.encoding.codec import encode_message
+from rayfold.runtime.store.store import Store
 from tests.bank import Deposited
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import json, sys, uuid
 from rayfold.runtime.log.contract import Append, NewEvent
-from rayfold.runtime.log.store import open_store
+from rayfold.runtime.store.store import open_store
 from rayfold.runtime.stream import ANY, StreamId
 
 for line in sys.stdin:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, List, NoReturn, Optional, Unio
 
 import pytest
 
-from rayfold.runtime.aggregate import (
+from rayfold.runtime.domain.aggregate import (
     EVENTS_PER_COMMAND_MAX,
     Aggregate,
     OwnActor,
@@ -18,9 +18,9 @@ from rayfold.runtime.aggregate import (
     evolve,
     outcome_of,
 )
+from rayfold.runtime.domain.messages import Command, Event
+from rayfold.runtime.domain.projection import project
 from rayfold.runtime.errors import DefinitionError, HandlerFailed, Rejected, UnknownName
-from rayfold.runtime.messages import Command, Event
-from rayfold.runtime.projection import project
 from tests.bank import (
     Account,
     Close,

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from rayfold.runtime.anchor import Anchor, differences, new_key, public_key_in, read_key, take_anchor
+from rayfold.runtime.backup.anchor import Anchor, differences, new_key, public_key_in, read_key, take_anchor
 from rayfold.runtime.errors import CallerError, Damaged, NotPrivate
-from rayfold.runtime.log.check import verify_store
-from rayfold.runtime.log.store import Store, create_or_open_store
+from rayfold.runtime.store.check import verify_store
+from rayfold.runtime.store.store import Store, create_or_open_store
 from rayfold.runtime.stream import NO_STREAM, StreamId
 from tests.other_user import needs_root
 from tests.runtime.log.appends import ALICE, BOB, deposits
@@ -51,7 +51,8 @@ def test_a_log_that_only_grew_is_as_it_was_anchored(tmp_path: Path) -> None:
 def test_it_is_taken_beside_a_running_writer(tmp_path: Path) -> None:
     store = filled(tmp_path / "bank", 1)
     code = (
-        "import sys\nfrom rayfold.runtime.anchor import take_anchor\nfrom rayfold.runtime.log.store import open_store\n"
+        "import sys\nfrom rayfold.runtime.backup.anchor import take_anchor\n"
+        "from rayfold.runtime.store.store import open_store\n"
         "print(take_anchor(open_store(sys.argv[1])).as_json())\n"
     )
     log = store.open_log(0)
@@ -82,7 +83,7 @@ def test_a_log_that_was_rewritten_with_all_its_links_is_named_and_no_other(tmp_p
     store = filled(tmp_path / "bank", 1, 2, 3)
     anchor = take_anchor(store)
     forged = Store(tmp_path / "forged", store.store_id, store.partitions)
-    from rayfold.runtime.log.store import make_logs
+    from rayfold.runtime.store.store import make_logs
 
     make_logs(forged)
     add(forged, 0, ALICE, 1, 2_000, 3)
@@ -202,7 +203,7 @@ def test_a_known_key_is_compared_however_it_is_written(tmp_path: Path) -> None:
 
 def test_a_key_that_cannot_be_written_leaves_no_file(tmp_path: Path) -> None:
     code = (
-        "import resource, signal, sys; from pathlib import Path; from rayfold.runtime.anchor import new_key\n"
+        "import resource, signal, sys; from pathlib import Path; from rayfold.runtime.backup.anchor import new_key\n"
         "from rayfold.runtime.errors import StorageFailed\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
         "try: new_key(Path(sys.argv[1]))\n"

@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from rayfold.runtime.aggregate import Aggregate, Shared, decide, evolve
-from rayfold.runtime.answering import Watch, own_copy, reading_answers
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.codec import encode_message
-from rayfold.runtime.envelope import Envelope, pack
+from rayfold.runtime.domain.aggregate import Aggregate, Shared, decide, evolve
+from rayfold.runtime.domain.messages import Command, Event, Query
+from rayfold.runtime.domain.projection import Projection, answer, project
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.codec import encode_message
+from rayfold.runtime.encoding.envelope import Envelope, pack
+from rayfold.runtime.encoding.saved_state import decode_state, encode_state
 from rayfold.runtime.errors import HandlerFailed
 from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.messages import Command, Event, Query
-from rayfold.runtime.partition import WriteLoop
-from rayfold.runtime.projection import Projection, answer, project
-from rayfold.runtime.read_model import ReadModel
-from rayfold.runtime.saved_state import decode_state, encode_state
+from rayfold.runtime.read.answering import Watch, own_copy, reading_answers
+from rayfold.runtime.read.read_model import ReadModel
+from rayfold.runtime.write.write_loop import WriteLoop
 
 
 class Pay(Command):

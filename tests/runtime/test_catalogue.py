@@ -8,13 +8,13 @@ import msgpack
 import pytest
 from pydantic import Field
 
-from rayfold.runtime.aggregate import Aggregate, Shared, evolve
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.codec import encode_message
+from rayfold.runtime.domain.aggregate import Aggregate, Shared, evolve
+from rayfold.runtime.domain.messages import Event, Payload, upcast
+from rayfold.runtime.domain.projection import Projection, project
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.codec import encode_message
 from rayfold.runtime.errors import DefinitionError, UnknownEvent, UnknownName
 from rayfold.runtime.log.contract import StoredEvent
-from rayfold.runtime.messages import Event, Payload, upcast
-from rayfold.runtime.projection import Projection, project
 from rayfold.runtime.stream import StreamId
 from tests.bank import (
     Account,

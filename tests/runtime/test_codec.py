@@ -25,7 +25,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PlainSerializer, PositiveInt, SecretStr, computed_field
 
-from rayfold.runtime.codec import (
+from rayfold.runtime.domain.messages import Command, Event, Message
+from rayfold.runtime.encoding.codec import (
     DEPTH_MAX,
     ITEMS_MAX,
     MESSAGE_BYTES_MAX,
@@ -34,7 +35,6 @@ from rayfold.runtime.codec import (
     encode_message,
 )
 from rayfold.runtime.errors import InvalidMessage
-from rayfold.runtime.messages import Command, Event, Message
 from tests.bank import Close, Deposit, Deposited
 
 ROOT = Path(__file__).parents[2]
@@ -182,8 +182,8 @@ def test_the_bytes_are_the_same_in_whatever_order_the_fields_are_given() -> None
 
 def test_the_bytes_are_the_same_whatever_the_hash_seed() -> None:
     script = (
-        "from rayfold.runtime.codec import encode_message\n"
-        "from rayfold.runtime.messages import Event\n"
+        "from rayfold.runtime.encoding.codec import encode_message\n"
+        "from rayfold.runtime.domain.messages import Event\n"
         "class Tagged(Event):\n"
         "    tags: frozenset[str]\n"
         "    pairs: frozenset[tuple[str, int | None]]\n"

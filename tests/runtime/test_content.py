@@ -16,18 +16,18 @@ import msgpack
 import pytest
 from pydantic import BaseModel, Field, PlainSerializer
 
-from rayfold.runtime.aggregate import Aggregate, Shared, decide, evolve
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.content import RAW_BYTES_MAX, old_payloads
-from rayfold.runtime.envelope import Envelope, PackedCommand, derived_id, pack, unpack_batch
+from rayfold.runtime.domain.aggregate import Aggregate, Shared, decide, evolve
+from rayfold.runtime.domain.messages import Command, Event
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.content import RAW_BYTES_MAX, old_payloads
+from rayfold.runtime.encoding.envelope import Envelope, PackedCommand, derived_id, pack, unpack_batch
 from rayfold.runtime.errors import CommandIdReused
 from rayfold.runtime.log.contract import Append, Log, NewEvent
 from rayfold.runtime.log.environment import open_log
 from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.messages import Command, Event
-from rayfold.runtime.partition import WriteLoop
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.stream import StreamId
+from rayfold.runtime.write.write_loop import WriteLoop
 
 SECRET = bytes(range(32))
 SAME = derived_id("payment", 7)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from rayfold import Aggregate, Command, Event, Receipt, Shared, decide, evolve
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.dry_run import dry_run
-from rayfold.runtime.envelope import Envelope, pack
+from rayfold.runtime.checks.dry_run import dry_run
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.envelope import Envelope, pack
 from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.partition import WriteLoop
+from rayfold.runtime.write.write_loop import WriteLoop
 
 
 class Add(Command):

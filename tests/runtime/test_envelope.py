@@ -14,10 +14,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rayfold.runtime.codec import MESSAGE_BYTES_MAX
-from rayfold.runtime.envelope import Envelope, PackedCommand, derived_id, join, new_command_id, pack, unpack_batch
+from rayfold.runtime.domain.messages import Command
+from rayfold.runtime.encoding.codec import MESSAGE_BYTES_MAX
+from rayfold.runtime.encoding.envelope import (
+    Envelope,
+    PackedCommand,
+    derived_id,
+    join,
+    new_command_id,
+    pack,
+    unpack_batch,
+)
 from rayfold.runtime.errors import InvalidId, InvalidMessage
-from rayfold.runtime.messages import Command
 from rayfold.runtime.stream import ANY, NO_STREAM, StreamId
 from tests.bank import Account, Deposit, Deposited, Open, Vault
 
@@ -67,7 +75,7 @@ def test_a_derived_id_is_the_same_for_ever() -> None:
 
 
 def test_a_derived_id_is_the_same_in_another_process() -> None:
-    code = "from rayfold.runtime.envelope import derived_id; print(derived_id('payment', 42))"
+    code = "from rayfold.runtime.encoding.envelope import derived_id; print(derived_id('payment', 42))"
     told = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -8,7 +8,7 @@ import msgpack
 import pytest
 
 from rayfold.runtime import errors
-from rayfold.runtime.error_codec import from_wire, to_wire
+from rayfold.runtime.encoding.error_codec import from_wire, to_wire
 from rayfold.runtime.errors import (
     CallerError,
     CodeMismatch,

@@ -39,20 +39,20 @@ from rayfold import (
     stored,
     upcast,
 )
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.committed_positions import CommittedPositions
-from rayfold.runtime.envelope import Envelope, pack
-from rayfold.runtime.event_filter import EventFilter
-from rayfold.runtime.history import history, state_at
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.envelope import Envelope, pack
+from rayfold.runtime.feed.committed_positions import CommittedPositions
+from rayfold.runtime.feed.event_filter import EventFilter
+from rayfold.runtime.feed.log_follower import LogFollower
+from rayfold.runtime.feed.subscription import BlockingSubscription, Feed
 from rayfold.runtime.log.contract import Append, Log, NewEvent, StoredEvent
 from rayfold.runtime.log.environment import open_log
 from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.log.store import create_or_open_store
-from rayfold.runtime.log_follower import LogFollower
-from rayfold.runtime.partition import WriteLoop
-from rayfold.runtime.read_model import ReadModel
+from rayfold.runtime.read.read_model import ReadModel
+from rayfold.runtime.read.time_travel import history, state_at
+from rayfold.runtime.store.store import create_or_open_store
 from rayfold.runtime.stream import ANY
-from rayfold.runtime.subscription import BlockingSubscription, Feed
+from rayfold.runtime.write.write_loop import WriteLoop
 from tests.runtime.log.appends import DIGEST, command_id
 
 ADA = StreamId("Account", "ada")

@@ -9,12 +9,12 @@ from uuid import uuid4
 import pytest
 
 from rayfold import Event, Projection, Query, answer, project
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.codec import encode_message
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.codec import encode_message
 from rayfold.runtime.in_hand import InHand
 from rayfold.runtime.log.contract import Append, NewEvent
 from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.read_model import ReadModel
+from rayfold.runtime.read.read_model import ReadModel
 from rayfold.runtime.stream import StreamId
 
 

@@ -24,12 +24,12 @@ import pytest
 from pydantic import BaseModel, ConfigDict, PrivateAttr, RootModel, TypeAdapter, field_validator
 from typing_extensions import TypedDict
 
-from rayfold.runtime.aggregate import Aggregate, evolve
-from rayfold.runtime.difference import difference
+from rayfold.runtime.domain.aggregate import Aggregate, evolve
+from rayfold.runtime.domain.difference import difference
+from rayfold.runtime.domain.messages import Event
+from rayfold.runtime.domain.projection import Projection, project
+from rayfold.runtime.encoding.saved_state import check_restored, checked_state, decode_state, encode_state
 from rayfold.runtime.errors import InvalidMessage
-from rayfold.runtime.messages import Event
-from rayfold.runtime.projection import Projection, project
-from rayfold.runtime.saved_state import check_restored, checked_state, decode_state, encode_state
 
 T = TypeVar("T")
 

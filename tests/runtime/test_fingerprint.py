@@ -23,10 +23,10 @@ from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 import pydantic
 from pydantic import BaseModel, Field, field_validator
-from rayfold.runtime.aggregate import Aggregate, Shared, decide, evolve
-from rayfold.runtime.messages import Command, Event
-from rayfold.runtime.projection import Projection, answer, project
-from rayfold.runtime.saved_state import state_fingerprint
+from rayfold.runtime.domain.aggregate import Aggregate, Shared, decide, evolve
+from rayfold.runtime.domain.messages import Command, Event
+from rayfold.runtime.domain.projection import Projection, answer, project
+from rayfold.runtime.encoding.saved_state import state_fingerprint
 """
 
 PLAIN = """
@@ -307,7 +307,7 @@ def test_the_fingerprint_is_the_same_in_every_process_and_after_shipping_by_valu
     program.write_text(arranged(PROGRAM))
     receiver = tmp_path / "receiver.py"
     receiver.write_text(
-        "import sys, ray.cloudpickle as cloudpickle\nfrom rayfold.runtime.saved_state import state_fingerprint\n"
+        "import sys, ray.cloudpickle as cloudpickle\nfrom rayfold.runtime.encoding.saved_state import state_fingerprint\n"
         "loaded = cloudpickle.loads(sys.stdin.buffer.read())\n"
         "print(state_fingerprint(loaded).hex(), state_fingerprint(cloudpickle.loads(cloudpickle.dumps(loaded))).hex())\n"
     )

@@ -11,15 +11,15 @@ import pytest
 from pydantic import BaseModel, Field
 
 from rayfold import Aggregate, Command, Event, Payload, Projection, Receipt, Shared, decide, evolve, project, upcast
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.envelope import Envelope, pack
-from rayfold.runtime.error_codec import from_wire, to_wire
+from rayfold.runtime.checks.fit import check_fit, held_in, misfits, sampled
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.envelope import Envelope, pack
+from rayfold.runtime.encoding.error_codec import from_wire, to_wire
 from rayfold.runtime.errors import CodeMismatch, Misfit
-from rayfold.runtime.fit import check_fit, held_in, misfits, sampled
 from rayfold.runtime.log.contract import Log
 from rayfold.runtime.log.environment import open_log
 from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.partition import WriteLoop
+from rayfold.runtime.write.write_loop import WriteLoop
 
 
 class Put(Command):

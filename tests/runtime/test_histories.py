@@ -11,15 +11,15 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from rayfold.runtime.aggregate import Aggregate
-from rayfold.runtime.envelope import PackedCommand
+from rayfold.runtime.domain.aggregate import Aggregate
+from rayfold.runtime.domain.messages import Event
+from rayfold.runtime.encoding.envelope import PackedCommand
+from rayfold.runtime.encoding.saved_state import encode_state
 from rayfold.runtime.errors import Fenced, RayfoldError
 from rayfold.runtime.log.contract import Append, Appended, CommandEntry
-from rayfold.runtime.messages import Event
-from rayfold.runtime.partition import Batch, WriteLoop, _Decided
 from rayfold.runtime.receipt import Receipt
-from rayfold.runtime.saved_state import encode_state
 from rayfold.runtime.stream import ANY, StreamId
+from rayfold.runtime.write.write_loop import Batch, WriteLoop, _Decided
 from tests.runtime.histories import machine
 
 IN_MEMORY = settings(

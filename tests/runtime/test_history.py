@@ -11,10 +11,14 @@ from hypothesis import given as drawn
 from hypothesis import strategies as st
 
 from rayfold import Event, InvalidMessage, NotInHistory, UnknownEvent
-from rayfold.runtime import history as history_module
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.codec import encode_message
-from rayfold.runtime.history import (
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.codec import encode_message
+from rayfold.runtime.encoding.saved_state import encode_state, state_fingerprint
+from rayfold.runtime.log.contract import Append, Log, NewEvent
+from rayfold.runtime.log.environment import open_log
+from rayfold.runtime.log.memory import MemoryLog
+from rayfold.runtime.read import time_travel
+from rayfold.runtime.read.time_travel import (
     checked_place,
     history,
     microseconds,
@@ -23,10 +27,6 @@ from rayfold.runtime.history import (
     stored_history,
     version_at,
 )
-from rayfold.runtime.log.contract import Append, Log, NewEvent
-from rayfold.runtime.log.environment import open_log
-from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.saved_state import encode_state, state_fingerprint
 from rayfold.runtime.stream import ANY, StreamId
 from tests.runtime.log.appends import DIGEST, command_id
 from tests.runtime.orders import Added, DiscountGiven, Order
@@ -151,7 +151,7 @@ def test_what_is_no_range_is_said_to_be_none(orders: Log, first: int, last: int 
 def test_a_history_too_long_for_one_list_is_asked_for_range_by_range(
     orders: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history_module, "HISTORY_MAX", 2)
+    monkeypatch.setattr(time_travel, "HISTORY_MAX", 2)
     with pytest.raises(InvalidMessage, match=r"history: versions 1 to 3 of Order/one are over 2 events; ask for one"):
         history(CATALOGUE, orders, 0, ONE)
     assert len(history(CATALOGUE, orders, 0, ONE, 2)) == 2
@@ -159,7 +159,7 @@ def test_a_history_too_long_for_one_list_is_asked_for_range_by_range(
 
 
 def test_a_history_of_many_pages_has_no_seam(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history_module, "_PAGE", 4)
+    monkeypatch.setattr(time_travel, "_PAGE", 4)
     clock = Clock()
     log = make(clock)
     for number in range(1, 14):

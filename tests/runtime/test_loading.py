@@ -7,18 +7,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from rayfold.runtime import loading
-from rayfold.runtime.aggregate import Aggregate, Shared, decide, evolve
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.codec import encode_message
+from rayfold.runtime.domain.aggregate import Aggregate, Shared, decide, evolve
+from rayfold.runtime.domain.messages import Command, Event
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.codec import encode_message
+from rayfold.runtime.encoding.saved_state import encode_state, state_fingerprint
 from rayfold.runtime.errors import HandlerFailed
-from rayfold.runtime.loading import LOADED_AT_ONCE_EVENTS, LOADS_MAX, StillLoading
 from rayfold.runtime.log.contract import Append, NewEvent
 from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.messages import Command, Event
-from rayfold.runtime.partition import WriteLoop
-from rayfold.runtime.saved_state import encode_state, state_fingerprint
 from rayfold.runtime.stream import ANY, StreamId
+from rayfold.runtime.write import loading
+from rayfold.runtime.write.loading import LOADED_AT_ONCE_EVENTS, LOADS_MAX, StillLoading
+from rayfold.runtime.write.write_loop import WriteLoop
 from tests.runtime.arrivals import error, facts, to
 
 EVENTS = LOADED_AT_ONCE_EVENTS * 2 + 500

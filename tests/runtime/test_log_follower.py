@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from rayfold import Damaged, InvalidMessage, NotInHistory
+from rayfold.runtime.feed.log_follower import PAUSE_MAX_S, PAUSE_MIN_S, LogFollower, PollInterval
 from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.log_follower import PAUSE_MAX_S, PAUSE_MIN_S, LogFollower, PollInterval
 from tests.runtime.log.appends import ALICE, amounts_of, deposits
 
 

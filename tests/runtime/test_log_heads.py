@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from rayfold import Projection, Recorded, project
-from rayfold.runtime.catalogue import Catalogue
+from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.errors import Damaged, Unavailable
 from rayfold.runtime.log.contract import Reader
 from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.read_model import ReadModel
+from rayfold.runtime.read.read_model import ReadModel
 from tests.bank import Deposited
 from tests.runtime.log.appends import ALICE, BOB, deposits
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rayfold.runtime.domain.messages import Command, Event, Query
 from rayfold.runtime.errors import DefinitionError
-from rayfold.runtime.messages import Command, Event, Query
 from tests.bank import Deposit
 
 

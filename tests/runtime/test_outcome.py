@@ -15,6 +15,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rayfold.runtime.encoding.facts import as_told
+from rayfold.runtime.encoding.outcome import (
+    Answered,
+    Moved,
+    decode_answer,
+    decode_outcomes,
+    encode_answer,
+    encode_outcomes,
+)
 from rayfold.runtime.errors import (
     Conflict,
     HandlerFailed,
@@ -24,8 +33,6 @@ from rayfold.runtime.errors import (
     Rejected,
     UnknownName,
 )
-from rayfold.runtime.facts import as_told
-from rayfold.runtime.outcome import Answered, Moved, decode_answer, decode_outcomes, encode_answer, encode_outcomes
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.stream import StreamId
 from tests.runtime.sentences import SENTENCES

@@ -10,8 +10,9 @@ from uuid import UUID
 
 import pytest
 
-from rayfold.runtime.aggregate import EVENTS_PER_COMMAND_MAX
-from rayfold.runtime.envelope import Envelope, PackedCommand, pack
+from rayfold.runtime.domain.aggregate import EVENTS_PER_COMMAND_MAX
+from rayfold.runtime.encoding.envelope import Envelope, PackedCommand, pack
+from rayfold.runtime.encoding.outcome import Outcome
 from rayfold.runtime.errors import (
     CommandIdReused,
     Conflict,
@@ -30,10 +31,9 @@ from rayfold.runtime.log.contract import Append, Appended, CommandEntry, Log
 from rayfold.runtime.log.format import decode_record
 from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.log.writer import LmdbLog
-from rayfold.runtime.outcome import Outcome
-from rayfold.runtime.partition import AlreadyStored, WriteLoop
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.stream import NO_STREAM, StreamId
+from rayfold.runtime.write.write_loop import AlreadyStored, WriteLoop
 from tests.bank import Account, Close, Deposit, Open, Pay, Store, Vault, Withdraw
 from tests.runtime.arrivals import (
     CATALOGUE,

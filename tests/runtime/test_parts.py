@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import ray.cloudpickle
 
-from rayfold.runtime.catalogue import Catalogue
+from rayfold.runtime.domain.projection import Projection, Route, answer, forget, part_of, project
+from rayfold.runtime.domain.read_store_kinds import DuckDb, InMemory, Lmdb
+from rayfold.runtime.domain.recorded import Recorded
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.saved_state import state_fingerprint
 from rayfold.runtime.errors import DefinitionError
 from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.projection import Projection, Route, answer, forget, part_of, project
-from rayfold.runtime.read_model import ReadModel
-from rayfold.runtime.read_store.kinds import DuckDb, InMemory, Lmdb
-from rayfold.runtime.recorded import Recorded
-from rayfold.runtime.saved_state import state_fingerprint
+from rayfold.runtime.read.read_model import ReadModel
 from rayfold.runtime.stream import StreamId
 from tests.bank import Account, Deposited
 from tests.runtime.read_store.tallies import Seen, SumOf, Tally, ask, deposit
@@ -173,7 +173,7 @@ class Odd:
         ({"on_failure": "skip"}, 'Sums: on_failure=\'skip\'; say "stop" or "quarantine"'),
         ({"key": len}, "Sums: key=<built-in function len> is no function of an event; write a function or lambda"),
         ({"key": lambda a, b, c: ""}, "is no function of an event; write a function or lambda that takes an event"),
-        ({"store": Lmdb}, "Sums: store=<class 'rayfold.runtime.read_store.kinds.Lmdb'> is no store; say store=Lmdb()"),
+        ({"store": Lmdb}, f"Sums: store=<class '{Lmdb.__module__}.Lmdb'> is no store; say store=Lmdb()"),
         ({"store": "lmdb"}, "Sums: store='lmdb' is no store; say store=Lmdb(), for example"),
         ({"store": Odd()}, "make it a frozen dataclass: the repr tells one declaration from another"),
     ],

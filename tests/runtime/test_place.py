@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayfold.runtime.errors import InvalidMessage
-from rayfold.runtime.log.store import Store
-from rayfold.runtime.place import join_place, place_asked, place_of_token, token_of_place
+from rayfold.runtime.read.positions import join_place, place_asked, place_of_token, token_of_place
 from rayfold.runtime.receipt import Receipt
+from rayfold.runtime.store.store import Store
 from rayfold.runtime.stream import StreamId
 
 STORE = Store(Path("bank-data"), str(UUID(int=7)), 4)

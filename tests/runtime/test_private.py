@@ -14,10 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from rayfold.runtime.durable_files import write_durably
 from rayfold.runtime.errors import NotPrivate, StoreInUse
 from rayfold.runtime.log.contract import Append, NewEvent
-from rayfold.runtime.log.durable import write_durably
-from rayfold.runtime.log.store import Store, create_or_open_store
 from rayfold.runtime.private import (
     check_owner,
     check_way,
@@ -27,6 +26,7 @@ from rayfold.runtime.private import (
     tighten,
     write_private,
 )
+from rayfold.runtime.store.store import Store, create_or_open_store
 from rayfold.runtime.stream import StreamId
 from tests.other_user import NOBODY, as_nobody, needs_root
 

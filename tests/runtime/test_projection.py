@@ -7,11 +7,11 @@ from typing import Any, Dict, List, Optional  # noqa: UP035
 
 import pytest
 
-from rayfold.runtime.aggregate import evolve
+from rayfold.runtime.domain.aggregate import evolve
+from rayfold.runtime.domain.messages import Event, Query
+from rayfold.runtime.domain.projection import Projection, answer, project
+from rayfold.runtime.domain.recorded import Recorded
 from rayfold.runtime.errors import DefinitionError
-from rayfold.runtime.messages import Event, Query
-from rayfold.runtime.projection import Projection, answer, project
-from rayfold.runtime.recorded import Recorded
 from tests.bank import BalanceOf, Balances, Deposited, EventsSeen, Opened, Richest, Turnover
 
 

@@ -23,18 +23,18 @@ from zoneinfo import ZoneInfo
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
-from rayfold.runtime.aggregate import Aggregate, Shared, decide, evolve
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.envelope import Envelope, pack
+from rayfold.runtime.domain.aggregate import Aggregate, Shared, decide, evolve
+from rayfold.runtime.domain.messages import Command, Event
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.envelope import Envelope, pack
+from rayfold.runtime.encoding.outcome import Outcome
 from rayfold.runtime.errors import HandlerFailed, Rejected
 from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.messages import Command, Event
-from rayfold.runtime.outcome import Outcome
-from rayfold.runtime.partition import WriteLoop
-from rayfold.runtime.purity import changed, reads_only, witness_of
 from rayfold.runtime.receipt import Receipt
-from rayfold.runtime.specification import given
 from rayfold.runtime.stream import StreamId
+from rayfold.runtime.testing import given
+from rayfold.runtime.write.purity import changed, reads_only, witness_of
+from rayfold.runtime.write.write_loop import WriteLoop
 
 # What a witness sees ---------------------------------------------------------------------------------------------
 
@@ -440,7 +440,7 @@ def test_refusals_in_a_row_cost_one_look_at_the_state(loop: WriteLoop, monkeypat
         looks.append(state)
         return witness_of(state)
 
-    monkeypatch.setattr("rayfold.runtime.partition.witness_of", counted)
+    monkeypatch.setattr("rayfold.runtime.write.write_loop.witness_of", counted)
     sent(loop, Put(amount=5), *[Spoil(how="not at all")] * 10)
     assert len(looks) == 1
     sent(loop, Put(amount=5), Spoil(how="not at all"))

@@ -12,8 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.codec import encode_message
+from rayfold.runtime.domain.messages import Query
+from rayfold.runtime.domain.projection import Projection, answer, project
+from rayfold.runtime.domain.recorded import Recorded
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.codec import encode_message
 from rayfold.runtime.errors import (
     Damaged,
     HandlerFailed,
@@ -27,10 +30,7 @@ from rayfold.runtime.errors import (
 )
 from rayfold.runtime.log.contract import Append, Log, NewEvent
 from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.messages import Query
-from rayfold.runtime.projection import Projection, answer, project
-from rayfold.runtime.read_model import PackedQuery, ReadModel
-from rayfold.runtime.recorded import Recorded
+from rayfold.runtime.read.read_model import PackedQuery, ReadModel
 from rayfold.runtime.stream import StreamId
 from tests.bank import Account, BalanceOf, Balances, Deposit, Deposited, Open, Opened, Withdrawn
 from tests.runtime.arrivals import activated, to

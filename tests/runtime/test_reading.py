@@ -21,19 +21,19 @@ from pydantic import (
     model_validator,
 )
 
-from rayfold.runtime.aggregate import Aggregate, Shared, decide, evolve
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.codec import ITEMS_MAX, decode_message, encode_checked
-from rayfold.runtime.envelope import Envelope, pack
+from rayfold.runtime.domain.aggregate import Aggregate, Shared, decide, evolve
+from rayfold.runtime.domain.messages import Command, Event, upcast
+from rayfold.runtime.domain.projection import Projection, project
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.codec import ITEMS_MAX, decode_message, encode_checked
+from rayfold.runtime.encoding.envelope import Envelope, pack
 from rayfold.runtime.errors import HandlerFailed, InvalidMessage, UnknownEvent
 from rayfold.runtime.log.contract import StoredEvent
 from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.messages import Command, Event, upcast
-from rayfold.runtime.partition import WriteLoop
-from rayfold.runtime.projection import Projection, project
-from rayfold.runtime.read_model import ReadModel
+from rayfold.runtime.read.read_model import ReadModel
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.stream import StreamId
+from rayfold.runtime.write.write_loop import WriteLoop
 
 
 class Inner(BaseModel):

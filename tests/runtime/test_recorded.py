@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from uuid import UUID
 
-from rayfold.runtime.recorded import Recorded
+from rayfold.runtime.domain.recorded import Recorded
 from rayfold.runtime.stream import StreamId
 
 PLACE = Recorded(StreamId("Account", "alice"), 3, 1, 17, 1_704_067_200_123_457, b"\1" * 16, b"\2" * 16, b"")

@@ -10,30 +10,30 @@ from uuid import UUID
 
 import pytest
 
-from rayfold.runtime.aggregate import Aggregate, Shared, decide, evolve
 from rayfold.runtime.backup.restoring import restore_store
 from rayfold.runtime.backup.taking import backup_store
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.codec import encode_message
-from rayfold.runtime.envelope import Envelope, PackedCommand, pack, unpack_batch
-from rayfold.runtime.error_codec import from_wire, to_wire
+from rayfold.runtime.domain.aggregate import Aggregate, Shared, decide, evolve
+from rayfold.runtime.domain.messages import Command, Event
+from rayfold.runtime.domain.projection import Projection, project
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.codec import encode_message
+from rayfold.runtime.encoding.envelope import Envelope, PackedCommand, pack, unpack_batch
+from rayfold.runtime.encoding.error_codec import from_wire, to_wire
+from rayfold.runtime.encoding.facts import as_told
+from rayfold.runtime.encoding.outcome import Outcome
 from rayfold.runtime.errors import CommandIdReused, Conflict, HandlerFailed, InvalidMessage, Rejected, StorageFailed
-from rayfold.runtime.facts import as_told
-from rayfold.runtime.history import history, state_at
-from rayfold.runtime.log.check import verify_store
+from rayfold.runtime.feed.subscription import subscribe
 from rayfold.runtime.log.contract import Append, NewEvent
 from rayfold.runtime.log.format import decode_record, encode_record
 from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.log.store import create_or_open_store, open_store
-from rayfold.runtime.messages import Command, Event
-from rayfold.runtime.outcome import Outcome
-from rayfold.runtime.partition import WriteLoop
-from rayfold.runtime.projection import Projection, project
-from rayfold.runtime.read_model import ReadModel
+from rayfold.runtime.read.read_model import ReadModel
+from rayfold.runtime.read.time_travel import history, state_at
 from rayfold.runtime.receipt import Receipt
-from rayfold.runtime.refusals import refused_event, rejected_in
+from rayfold.runtime.store.check import verify_store
+from rayfold.runtime.store.store import create_or_open_store, open_store
 from rayfold.runtime.stream import ANY, REFUSALS, StreamId
-from rayfold.runtime.subscription import subscribe
+from rayfold.runtime.write.refusals import refused_event, rejected_in
+from rayfold.runtime.write.write_loop import WriteLoop
 from tests.runtime.faulty_log import FaultyLog
 from tests.runtime.test_partition import RemoteLog
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from rayfold.runtime import residents
-from rayfold.runtime.aggregate import Aggregate, Shared, decide, evolve
-from rayfold.runtime.catalogue import Catalogue
+from rayfold.runtime.domain.aggregate import Aggregate, Shared, decide, evolve
+from rayfold.runtime.domain.messages import Command, Event
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.saved_state import state_fingerprint
 from rayfold.runtime.errors import Damaged, HandlerFailed, UnknownEvent, UnknownName
 from rayfold.runtime.log.contract import Append, NewEvent
-from rayfold.runtime.messages import Command, Event
-from rayfold.runtime.partition import WriteLoop
-from rayfold.runtime.saved_state import state_fingerprint
 from rayfold.runtime.stream import StreamId
+from rayfold.runtime.write import residents
+from rayfold.runtime.write.write_loop import WriteLoop
 from tests.bank import Account, Deposit, Deposited, Open, Pay, Store, Stored, Vault
 from tests.runtime.arrivals import CATALOGUE, Grow, Risky, activated, alice, balance, facts, risky, to
 from tests.runtime.faulty_log import FaultyLog

@@ -26,22 +26,22 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from rayfold.runtime.aggregate import Aggregate, Shared, decide, evolve
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.codec import DEPTH_MAX, ITEMS_MAX, decode_message
-from rayfold.runtime.envelope import Envelope, pack
+from rayfold.runtime.domain.aggregate import Aggregate, Shared, decide, evolve
+from rayfold.runtime.domain.messages import Command, Event
+from rayfold.runtime.domain.projection import Projection, project
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.codec import DEPTH_MAX, ITEMS_MAX, decode_message
+from rayfold.runtime.encoding.envelope import Envelope, pack
+from rayfold.runtime.encoding.sameness import difference
 from rayfold.runtime.errors import HandlerFailed, InvalidMessage
-from rayfold.runtime.event_filter import EventFilter
-from rayfold.runtime.history import history
+from rayfold.runtime.feed.event_filter import EventFilter
 from rayfold.runtime.log.environment import open_log
 from rayfold.runtime.log.format import decode_record
-from rayfold.runtime.messages import Command, Event
-from rayfold.runtime.partition import WriteLoop
-from rayfold.runtime.projection import Projection, project
-from rayfold.runtime.read_model import ReadModel
+from rayfold.runtime.read.read_model import ReadModel
+from rayfold.runtime.read.time_travel import history
 from rayfold.runtime.receipt import Receipt
-from rayfold.runtime.sameness import difference
 from rayfold.runtime.stream import StreamId
+from rayfold.runtime.write.write_loop import WriteLoop
 
 # A thread that another test of this process has left, of Ray say, may use `random` meanwhile, which is taken for ours.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")

@@ -17,13 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from rayfold.runtime.aggregate import Aggregate, decide, evolve
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.codec import decode_state, encode_state, state_fingerprint
+from rayfold.runtime.domain.aggregate import Aggregate, decide, evolve
+from rayfold.runtime.domain.messages import Command, Event, Payload, upcast
+from rayfold.runtime.domain.projection import Projection, project
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.codec import decode_state, encode_state, state_fingerprint
+from rayfold.runtime.encoding.saved_state import check_annotations, check_state_fields
 from rayfold.runtime.errors import DefinitionError, InvalidMessage
-from rayfold.runtime.messages import Command, Event, Payload, upcast
-from rayfold.runtime.projection import Projection, project
-from rayfold.runtime.saved_state import check_annotations, check_state_fields
 from tests.bank import Account, Balances
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from rayfold import Event
-from rayfold.runtime.shape import Shape, differences, event_shape, pack_shape, shape_of_names, unpack_shape
+from rayfold.runtime.encoding.shape import Shape, differences, event_shape, pack_shape, shape_of_names, unpack_shape
 
 Sku = NewType("Sku", str)
 

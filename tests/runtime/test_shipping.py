@@ -72,13 +72,13 @@ from dataclasses import field
 from datetime import datetime
 from pydantic import Field
 import ray.cloudpickle as cloudpickle
-from rayfold.runtime.aggregate import Aggregate, Shared, decide, evolve
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.codec import decode_message, decode_state, encode_message, encode_state, state_fingerprint
+from rayfold.runtime.domain.aggregate import Aggregate, Shared, decide, evolve
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.codec import decode_message, decode_state, encode_message, encode_state, state_fingerprint
 from rayfold.runtime.errors import Rejected
-from rayfold.runtime.messages import Command, Event, Payload, Query, upcast
-from rayfold.runtime.projection import Projection, answer, project
-from rayfold.runtime.recorded import Recorded
+from rayfold.runtime.domain.messages import Command, Event, Payload, Query, upcast
+from rayfold.runtime.domain.projection import Projection, answer, project
+from rayfold.runtime.domain.recorded import Recorded
 """
 
 SENDER = '''
@@ -101,10 +101,10 @@ import ray.cloudpickle as cloudpickle
 arrived = cloudpickle.loads(sys.stdin.buffer.read())
 catalogue, Deposit, Deposited, Account, Savings, BalanceOf, Balances, prints = arrived
 from datetime import datetime
-from rayfold.runtime.aggregate import Shared, outcome_of
-from rayfold.runtime.codec import decode_message, decode_state, encode_message, encode_state, state_fingerprint
+from rayfold.runtime.domain.aggregate import Shared, outcome_of
+from rayfold.runtime.encoding.codec import decode_message, decode_state, encode_message, encode_state, state_fingerprint
 from rayfold.runtime.log.contract import StoredEvent
-from rayfold.runtime.recorded import Recorded
+from rayfold.runtime.domain.recorded import Recorded
 from rayfold.runtime.stream import StreamId
 
 assert (Deposit.message_name, Deposited.message_name, Deposited.schema_version) == ("deposit", "deposited", 2)

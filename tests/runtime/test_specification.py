@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from rayfold.runtime.aggregate import Aggregate, decide, evolve
+from rayfold.runtime.domain.aggregate import Aggregate, decide, evolve
+from rayfold.runtime.domain.messages import Command, Event, Query
+from rayfold.runtime.domain.projection import Projection, answer, project
+from rayfold.runtime.domain.recorded import Recorded
 from rayfold.runtime.errors import InvalidId, InvalidMessage, Rejected, UnknownName
-from rayfold.runtime.messages import Command, Event, Query
-from rayfold.runtime.projection import Projection, answer, project
-from rayfold.runtime.recorded import Recorded
-from rayfold.runtime.specification import given, on
 from rayfold.runtime.stream import StreamId
+from rayfold.runtime.testing import given, on
 from tests.bank import (
     Account,
     BalanceOf,

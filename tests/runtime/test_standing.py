@@ -12,17 +12,17 @@ from uuid import UUID
 
 import pytest
 
-from rayfold.runtime.aggregate import Aggregate, Shared, decide, evolve
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.envelope import Envelope, pack
+from rayfold.runtime.checks.standing import Alarms, StandingCheck, StreamChecks, check_read_model, copied, folded
+from rayfold.runtime.domain.aggregate import Aggregate, Shared, decide, evolve
+from rayfold.runtime.domain.messages import Command, Event, Query
+from rayfold.runtime.domain.projection import Projection, answer, forget, project
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.envelope import Envelope, pack
+from rayfold.runtime.encoding.saved_state import encode_state, state_fingerprint
 from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.messages import Command, Event, Query
-from rayfold.runtime.partition import WriteLoop
-from rayfold.runtime.projection import Projection, answer, forget, project
-from rayfold.runtime.read_model import ReadModel
-from rayfold.runtime.saved_state import encode_state, state_fingerprint
-from rayfold.runtime.standing import Alarms, StandingCheck, StreamChecks, check_read_model, copied, folded
+from rayfold.runtime.read.read_model import ReadModel
 from rayfold.runtime.stream import StreamId
+from rayfold.runtime.write.write_loop import WriteLoop
 
 ALICE = StreamId("Till", "alice")
 CALLS = [0]

@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Final
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from rayfold.runtime.aggregate import Aggregate
+from rayfold.runtime.domain.aggregate import Aggregate
+from rayfold.runtime.domain.projection import Projection
 from rayfold.runtime.errors import DefinitionError
-from rayfold.runtime.projection import Projection
 
 
 class Ledger:

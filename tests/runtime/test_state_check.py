@@ -11,20 +11,20 @@ from typing import Any
 import pytest
 
 from rayfold import Application
-from rayfold.runtime.aggregate import Aggregate, Shared, decide, evolve
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.envelope import Envelope, pack
-from rayfold.runtime.log.store import Store, create_or_open_store
-from rayfold.runtime.messages import Command, Event
-from rayfold.runtime.partition import WriteLoop
-from rayfold.runtime.projection import Projection, forget, project
-from rayfold.runtime.read_model import ReadModel
-from rayfold.runtime.read_store.kinds import DuckDb, InMemory, Lmdb
-from rayfold.runtime.read_store.lmdb import Rows
-from rayfold.runtime.recorded import Recorded
-from rayfold.runtime.saved_state import state_fingerprint
-from rayfold.runtime.state_check import SavedReadModel, StateReport, check_states
+from rayfold.runtime.checks.states import SavedReadModel, StateReport, check_states
+from rayfold.runtime.domain.aggregate import Aggregate, Shared, decide, evolve
+from rayfold.runtime.domain.messages import Command, Event
+from rayfold.runtime.domain.projection import Projection, forget, project
+from rayfold.runtime.domain.read_store_kinds import DuckDb, InMemory, Lmdb
+from rayfold.runtime.domain.recorded import Recorded
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.envelope import Envelope, pack
+from rayfold.runtime.encoding.saved_state import state_fingerprint
+from rayfold.runtime.read.read_model import ReadModel
+from rayfold.runtime.read.stores.lmdb import Rows
+from rayfold.runtime.store.store import Store, create_or_open_store
 from rayfold.runtime.stream import StreamId
+from rayfold.runtime.write.write_loop import WriteLoop
 
 ROOT = Path(__file__).parents[2]
 CALLS = [0]
@@ -194,7 +194,7 @@ def test_a_wrong_snapshot_is_named_by_stream_version_and_field(store: Store) -> 
 
 
 def wrong_fields(folder: Path) -> None:
-    from rayfold.runtime.read_store.memory import MemoryStore
+    from rayfold.runtime.read.stores.memory import MemoryStore
 
     model, kept = InFields(), MemoryStore()
     checkpoint = kept.open(model, folder)
@@ -297,7 +297,7 @@ def test_what_depends_on_the_order_between_partitions_is_good_and_said(
 
 
 def spoil_total(folder: Path) -> None:
-    from rayfold.runtime.read_store.memory import MemoryStore
+    from rayfold.runtime.read.stores.memory import MemoryStore
 
     model, kept = InOrderInFields(), MemoryStore()
     checkpoint = kept.open(model, folder)

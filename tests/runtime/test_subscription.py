@@ -33,9 +33,9 @@ from rayfold import (
     UnknownName,
     subscribe,
 )
-from rayfold.runtime.log.durable import checksum_of
-from rayfold.runtime.log.store import Store, create_or_open_store
-from rayfold.runtime.log_follower import LogFollower
+from rayfold.runtime.durable_files import checksum_of
+from rayfold.runtime.feed.log_follower import LogFollower
+from rayfold.runtime.store.store import Store, create_or_open_store
 from tests.bank import Account, Deposited, Opened, Vault, Withdrawn
 from tests.other_user import NOBODY, needs_root
 from tests.runtime.log.appends import ALICE

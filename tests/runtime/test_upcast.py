@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from rayfold.runtime.domain.messages import Event, Payload
+from rayfold.runtime.domain.upcast import upcast, upcasted
 from rayfold.runtime.errors import DefinitionError
-from rayfold.runtime.messages import Event, Payload
-from rayfold.runtime.upcast import upcast, upcasted
 
 
 class Measured(Event, version=3):

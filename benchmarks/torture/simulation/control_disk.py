@@ -1,7 +1,7 @@
 """Simulated disks of nodes: what a node's share lies on, in memory, where any write can be refused or cut off.
 
-The real decisions (`runtime/log/node_share.py`, `sealing.py`, `custody.py`) run over it. What has been written survives
-the end of every process; a file that was opened before it was renamed or removed is still the same file.
+The real decisions (`runtime/store/node_share.py`, `sealing.py`, `custody.py`) run over it. What has been written
+survives the end of every process; a file that was opened before it was renamed or removed is still the same file.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from rayfold.runtime.errors import Damaged, Fenced, StoreMissing
-from rayfold.runtime.log.custody import CopyFacts, copy_name, partition_in
 from rayfold.runtime.log.sealing import Tenure, activated
-from rayfold.runtime.log.share import Share
-from rayfold.runtime.log.store import Store
-from rayfold.runtime.log.store_map import StoreMap
+from rayfold.runtime.store.custody import CopyFacts, copy_name, partition_in
+from rayfold.runtime.store.node_store import Share
+from rayfold.runtime.store.partition_map import StoreMap
+from rayfold.runtime.store.store import Store
 
 __all__ = ["Disk", "File", "OpenLog", "Piece", "Writes", "chain_of"]
 

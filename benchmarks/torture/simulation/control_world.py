@@ -1,7 +1,7 @@
 """The control plane in simulated time: nodes with disks, a network, supervisors, and a client that tries everything.
 
-Real are the supervision with its watch, health and moves, the agreement about the map (`shares.py`), what happens to a
-node's share (`node_share.py`), what a partition's actor does with its log (`log_owner.py`), sealing and custody.
+Real are the supervision with its watch, health and moves, the agreement about the map (`nodes/agents.py`), what happens
+to a node's share (`node_share.py`), what a partition's actor does with its log (`log_owner.py`), sealing and custody.
 Simulated are the clock, the network, disks, and what Ray does: names, processes, restarts.
 
 Each message of the protocol and each write to a disk is a *step*, numbered in the order in which they happen; a plan
@@ -17,27 +17,27 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
-from rayfold.actors.application import ApplicationPlan
-from rayfold.actors.cluster import NodeFacts
-from rayfold.actors.directory import Deployment
-from rayfold.actors.log_owner import LogOwner
-from rayfold.actors.moved import Moved
-from rayfold.actors.moves import PartitionMoves
-from rayfold.actors.partition import PartitionPlan
-from rayfold.actors.partition_actors import PartitionActors, partition_named
-from rayfold.actors.rolling import Rolling
-from rayfold.actors.scheduling import SpreadScheduling
+from rayfold.actors.cluster.ray_cluster import NodeFacts
+from rayfold.actors.cluster.scheduling import SpreadScheduling
+from rayfold.actors.control.move_result import Moved
+from rayfold.actors.control.moves import PartitionMoves
+from rayfold.actors.control.partitions import PartitionActors, partition_named
+from rayfold.actors.control.supervision import Supervision
+from rayfold.actors.nodes.agents import Shares
+from rayfold.actors.nodes.store import keeper_name
+from rayfold.actors.packaging.application import ApplicationPlan
+from rayfold.actors.packaging.registry import Deployment
+from rayfold.actors.packaging.shipping import ship
+from rayfold.actors.partition.actor import PartitionPlan
+from rayfold.actors.partition.log_owner import LogOwner
+from rayfold.actors.rollout.rollout import Rolling
 from rayfold.actors.settings import Settings
-from rayfold.actors.shares import Shares
-from rayfold.actors.shipping import ship
-from rayfold.actors.spread_store import keeper_name
-from rayfold.actors.supervision import Supervision
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.error_codec import from_wire, to_wire
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.error_codec import from_wire, to_wire
 from rayfold.runtime.errors import RayfoldError, Sealed, StorageFailed, StoreError, Unavailable
-from rayfold.runtime.log.custody import copy_name
-from rayfold.runtime.log.node_share import NodeShare, check_epoch, check_home
-from rayfold.runtime.log.store_map import StoreMap
+from rayfold.runtime.store.custody import copy_name
+from rayfold.runtime.store.node_share import NodeShare, check_epoch, check_home
+from rayfold.runtime.store.partition_map import StoreMap
 
 from .clock import SimulatedLoop
 from .control_disk import Disk, File, OpenLog, Piece

@@ -16,7 +16,7 @@ from rayfold import (
     evolve,
     project,
 )
-from rayfold.runtime.catalogue import Catalogue
+from rayfold.runtime.encoding.catalogue import Catalogue
 
 __all__ = ["CATALOGUE", "Contents", "InPurse", "Moved", "Purse", "Put", "Take"]
 

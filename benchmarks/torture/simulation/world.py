@@ -14,21 +14,21 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from rayfold.actors.command_router import CommandRouter
-from rayfold.actors.request_order import RequestOrder
+from rayfold.actors.client.command_router import CommandRouter
+from rayfold.actors.partition.request_order import RequestOrder
 from rayfold.actors.settings import Settings
-from rayfold.runtime.codec import encode_message
-from rayfold.runtime.envelope import Envelope, pack, unpack_batch
+from rayfold.runtime.domain.messages import Command
+from rayfold.runtime.encoding.codec import encode_message
+from rayfold.runtime.encoding.envelope import Envelope, pack, unpack_batch
+from rayfold.runtime.encoding.outcome import Outcome, encode_answer
 from rayfold.runtime.errors import Fenced, RayfoldError, StorageFailed, Unavailable
 from rayfold.runtime.log.contract import STREAM_PAGE_BYTES, Append, Appended, CommandEntry, Snapshot
 from rayfold.runtime.log.format import record_position
 from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.messages import Command
-from rayfold.runtime.outcome import Outcome, encode_answer
-from rayfold.runtime.partition import WriteLoop
-from rayfold.runtime.read_model import ReadModel
+from rayfold.runtime.read.read_model import ReadModel
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.stream import ANY, StreamId, partition_of
+from rayfold.runtime.write.write_loop import WriteLoop
 
 from .network import ActorHandle, Network, Process, ProcessEnded
 from .purses import CATALOGUE, Contents, InPurse, Purse, Put, Take
@@ -158,7 +158,8 @@ class Disk:
 
 
 class PartitionProcess:
-    """What `actors/partition.py` is: attempts, write loop, broadcast. It ends with everything that it remembers."""
+    """What `actors/partition/actor.py` is: attempts, write loop, broadcast. It ends with everything that it
+    remembers."""
 
     def __init__(self, world: World, partition: int) -> None:
         self.ended = False
@@ -189,7 +190,7 @@ class PartitionProcess:
 
 
 class ProjectorProcess:
-    """What `actors/projector.py` is, for all partitions."""
+    """What `actors/projection/actor.py` is, for all partitions."""
 
     def __init__(self, world: World) -> None:
         self.ended = False

@@ -214,7 +214,7 @@ def test_stores_are_made_in_a_directory_of_their_own_that_is_gone_afterwards(tmp
 
 
 def rayfold(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    program = "from rayfold.actors.cli import main; main()"
+    program = "from rayfold.actors.cli.main import main; main()"
     command = [sys.executable, "-c", program, *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
 
@@ -247,7 +247,7 @@ def test_the_help_names_every_suite() -> None:
 
 def test_the_command_line_imports_nothing_that_only_benchmarks_need() -> None:
     program = (
-        "import sys, rayfold.actors.cli;"
+        "import sys, rayfold.actors.cli.main;"
         "print(sorted({'ray', 'lmdb', 'matplotlib', 'scipy', 'numpy', 'hdrh', 'eventsourcing'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)

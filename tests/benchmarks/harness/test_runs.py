@@ -16,7 +16,7 @@ SMALLEST = ("read", "--quick", "--seconds", "0.05", "--replicas", "1")
 
 
 def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    program = "from rayfold.actors.cli import main; main()"
+    program = "from rayfold.actors.cli.main import main; main()"
     return subprocess.Popen(
         [sys.executable, "-c", program, "bench", *SMALLEST, "--directory", str(folder), *arguments],
         cwd=ROOT,

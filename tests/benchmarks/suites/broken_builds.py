@@ -14,14 +14,14 @@ from rayfold import Projection, Receipt, Recorded, answer, project
 from rayfold.benchmarks.suites.invariants import balances_in, fsync_violations, log_violations, read_model_violations
 from rayfold.benchmarks.workloads.bank import Account, AllBalances, Balances, Deposited, deposits
 from rayfold.benchmarks.workloads.keys import names
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.codec import encode_message
-from rayfold.runtime.envelope import pack
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.codec import encode_message
+from rayfold.runtime.encoding.envelope import pack
 from rayfold.runtime.log.contract import Append, Appended
 from rayfold.runtime.log.environment import open_log
 from rayfold.runtime.log.writer import LmdbLog
-from rayfold.runtime.partition import WriteLoop
-from rayfold.runtime.read_model import PackedQuery, ReadModel
+from rayfold.runtime.read.read_model import PackedQuery, ReadModel
+from rayfold.runtime.write.write_loop import WriteLoop
 
 CATALOGUE = Catalogue([Account], [Balances])
 BATCHES = 5

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from rayfold.actors.local_cluster import LocalCluster, LocalNodes
+from rayfold.actors.cluster.local import LocalCluster, LocalNodes
 from rayfold.benchmarks.harness.contract import Options
 from rayfold.benchmarks.harness.results import CaseResult, load_run
 from rayfold.benchmarks.suites import clients
@@ -28,7 +28,7 @@ def measured(case: str, folder: Path, *arguments: str) -> CaseResult:
     """One round of one case of the command line, with its figures; nothing is left in its folder."""
     results, run = folder / "results.json", folder / "run"
     run.mkdir()
-    program = [sys.executable, "-c", "from rayfold.actors.cli import main; main()", "bench", case.partition("/")[0]]
+    program = [sys.executable, "-m", "rayfold.actors.cli", "bench", case.partition("/")[0]]
     sizes = ["--quick", "--repeat", "1", "--seconds", "0.2", "--only", case]
     done = subprocess.run(
         [*program, *sizes, *arguments, "--json", str(results), "--directory", str(run)],

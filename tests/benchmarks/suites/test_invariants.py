@@ -21,7 +21,7 @@ from rayfold.benchmarks.suites.invariants import (
 from rayfold.benchmarks.workloads.plain import PlainBank
 from rayfold.runtime.log.contract import Append, NewEvent
 from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.read_model import ReadModel
+from rayfold.runtime.read.read_model import ReadModel
 from tests.benchmarks.suites.broken_builds import BATCH, BATCHES, Bank, DropsAnEvent, opened, without_fsync
 
 

@@ -12,7 +12,7 @@ from rayfold.benchmarks.suites.profile import places_of, shown_place
     [
         ("LmdbLog.append (rayfold/runtime/log/writer.py:61)", "LmdbLog.append (runtime/log/writer.py)"),
         ("plan (/srv/app/rayfold/runtime/log/plan.py:99)", "plan (runtime/log/plan.py)"),
-        ("Router.submit (actors/command_router.py:12)", "Router.submit (actors/command_router.py)"),
+        ("Router.submit (actors/client/command_router.py:12)", "Router.submit (actors/client/command_router.py)"),
         ("packb (msgpack/__init__.py:38)", None),
         ("<module>", None),
         ("", None),

@@ -16,10 +16,10 @@ from rayfold.benchmarks.workloads.grown_log import EVENTS_EACH, account_name, gr
 from rayfold.benchmarks.workloads.keys import DISTRIBUTIONS, draw, names
 from rayfold.benchmarks.workloads.plain import PlainBank
 from rayfold.benchmarks.workloads.smallbank import Customer, Ledger
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.envelope import pack
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.envelope import pack
 from rayfold.runtime.log.environment import open_log, open_reader
-from rayfold.runtime.partition import WriteLoop
+from rayfold.runtime.write.write_loop import WriteLoop
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)

@@ -17,11 +17,11 @@ from rayfold.runtime.backup.inventory import INVENTORY
 from rayfold.runtime.backup.restoring import restore_store
 from rayfold.runtime.backup.taking import backup_store
 from rayfold.runtime.backup.target import target_at
+from rayfold.runtime.durable_files import checksum_of
 from rayfold.runtime.errors import CommandIdReused, Damaged, StorageFailed, StoreInUse, StoreMismatch, StoreMissing
-from rayfold.runtime.log import stretch
-from rayfold.runtime.log.check import verify_store
-from rayfold.runtime.log.durable import checksum_of
-from rayfold.runtime.log.store import Store, create_or_open_store
+from rayfold.runtime.log import segment as stretch
+from rayfold.runtime.store.check import verify_store
+from rayfold.runtime.store.store import Store, create_or_open_store
 from tests.runtime.log.appends import ALICE, BOB, command_id, deposits, python
 
 
@@ -383,7 +383,7 @@ def test_of_two_backups_into_one_address_the_slower_one_changes_nothing(store: S
     append(store, 1, (BOB, 8))
     code = (
         "import sys; from tests.runtime.backup.test_backup import append; from tests.runtime.log.appends import ALICE\n"
-        "from rayfold.runtime.log.store import open_store\n"
+        "from rayfold.runtime.store.store import open_store\n"
         "append(open_store(sys.argv[1]), 0, *((ALICE, number) for number in range(9)))"
     )
 

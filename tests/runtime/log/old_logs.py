@@ -14,14 +14,14 @@ from uuid import UUID
 
 import lmdb
 
-from rayfold.runtime.aggregate import Aggregate, Shared, decide, evolve
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.envelope import Envelope, PackedCommand, pack
-from rayfold.runtime.log.durable import encode_facts
+from rayfold.runtime.domain.aggregate import Aggregate, Shared, decide, evolve
+from rayfold.runtime.domain.messages import Command, Event
+from rayfold.runtime.durable_files import encode_facts
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.envelope import Envelope, PackedCommand, pack
 from rayfold.runtime.log.format import DATABASES, META, META_FORMAT, META_INDEXED, STREAMS, encode_meta, pack_position
 from rayfold.runtime.log.index_buffer import appends_in, index_entry
-from rayfold.runtime.log.store import Store, open_store
-from rayfold.runtime.messages import Command, Event
+from rayfold.runtime.store.store import Store, open_store
 from rayfold.runtime.stream import StreamId
 
 NAILS, SCREWS = StreamId("Stock", "nails"), StreamId("Stock", "screws")

@@ -12,8 +12,6 @@ import lmdb
 import pytest
 
 from rayfold.runtime.errors import StoreMissing
-from rayfold.runtime.log import check, report
-from rayfold.runtime.log.check import Problem, Report, verify_store
 from rayfold.runtime.log.format import (
     COMMANDS,
     EVENTS,
@@ -28,7 +26,9 @@ from rayfold.runtime.log.format import (
     encode_stream_entry,
     pack_position,
 )
-from rayfold.runtime.log.store import Store, create_or_open_store
+from rayfold.runtime.store import check, report
+from rayfold.runtime.store.check import Problem, Report, verify_store
+from rayfold.runtime.store.store import Store, create_or_open_store
 from rayfold.runtime.stream import StreamId, partition_of
 from tests.runtime.log.appends import ALICE, command_id, deposited, deposits, python
 
@@ -116,7 +116,7 @@ def test_a_walk_goes_over_the_borders_of_its_chunks(store: Store, monkeypatch: p
 def test_a_store_in_use_can_be_verified_and_goes_on(store: Store) -> None:
     code = """
 import sys
-from rayfold.runtime.log.store import open_store
+from rayfold.runtime.store.store import open_store
 from tests.runtime.log.appends import deposits
 from tests.runtime.log.test_check import IN_1
 store = open_store(sys.argv[1])

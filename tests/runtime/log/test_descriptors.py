@@ -6,12 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rayfold.runtime.log.store import create_or_open_store
+from rayfold.runtime.store.store import create_or_open_store
 
 OPENS = """
 import resource, sys
 from rayfold.runtime.errors import StorageFailed
-from rayfold.runtime.log.store import open_store
+from rayfold.runtime.store.store import open_store
 store = open_store(sys.argv[1])
 soft, hard = int(sys.argv[2]), int(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 PROGRAM = """
 import sys
 from rayfold.runtime.errors import StorageFailed
-from rayfold.runtime.log.store import create_or_open_store
+from rayfold.runtime.store.store import create_or_open_store
 from tests.runtime.log.appends import ALICE, deposits
 log = create_or_open_store(sys.argv[1] + "/bank", 1).open_log(0)
 epoch = log.activate()

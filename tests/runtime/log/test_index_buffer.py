@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from rayfold.runtime.errors import Conflict, Damaged
 from rayfold.runtime.log import index_buffer
-from rayfold.runtime.log.check import verify_store
 from rayfold.runtime.log.environment import open_log
 from rayfold.runtime.log.format import (
     EVENTS,
@@ -28,9 +27,10 @@ from rayfold.runtime.log.format import (
 )
 from rayfold.runtime.log.index_buffer import GROUPS, group_of
 from rayfold.runtime.log.reader import LmdbReader
-from rayfold.runtime.log.store import Store, create_or_open_store
-from rayfold.runtime.log.stretch import read_stretch, write_stretch
+from rayfold.runtime.log.segment import read_stretch, write_stretch
 from rayfold.runtime.log.writer import LmdbLog
+from rayfold.runtime.store.check import verify_store
+from rayfold.runtime.store.store import Store, create_or_open_store
 from rayfold.runtime.stream import StreamId, partition_of
 from tests.runtime.log.appends import ALICE, BOB, amounts_of, deposits, python, versions_of
 
@@ -138,7 +138,7 @@ def test_a_reader_beside_a_writer_in_another_process_always_sees_whole_streams(t
     code = """
 import sys
 from rayfold.runtime.log import recent
-from rayfold.runtime.log.store import open_store
+from rayfold.runtime.store.store import open_store
 from tests.runtime.log.appends import deposits
 from tests.runtime.log.test_recent import MANY
 recent.EVENTS_A_TURN = 10

@@ -8,8 +8,8 @@ import pytest
 
 from rayfold.runtime.errors import StorageFailed, StoreMismatch
 from rayfold.runtime.log.reader import LmdbReader
-from rayfold.runtime.log.shared import open_shared_reader
-from rayfold.runtime.log.store import Store, create_or_open_store
+from rayfold.runtime.store.reader_pool import open_shared_reader
+from rayfold.runtime.store.store import Store, create_or_open_store
 from tests.runtime.log.appends import ALICE, amounts_of, deposits, python
 
 
@@ -65,7 +65,7 @@ def test_readers_that_are_open_see_what_another_process_commits(store: Store) ->
     writer = python(
         """
 import sys
-from rayfold.runtime.log.store import open_store
+from rayfold.runtime.store.store import open_store
 from tests.runtime.log.appends import ALICE, deposits
 log = open_store(sys.argv[1]).open_log(0)
 log.append(log.activate(), [deposits(ALICE, 4)])

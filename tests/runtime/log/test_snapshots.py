@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from rayfold.runtime.log.check import verify_store
 from rayfold.runtime.log.contract import Snapshot
 from rayfold.runtime.log.format import (
     SNAPSHOTS,
@@ -16,8 +15,9 @@ from rayfold.runtime.log.format import (
     snapshot_link,
     versioned_key,
 )
-from rayfold.runtime.log.store import Store, create_or_open_store
 from rayfold.runtime.log.writer import LmdbLog
+from rayfold.runtime.store.check import verify_store
+from rayfold.runtime.store.store import Store, create_or_open_store
 from tests.runtime.log.appends import ALICE, BOB, deposits
 
 SCHEMA = b"schema 1"

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from rayfold.runtime.durable_files import checksum_of
 from rayfold.runtime.errors import StorageFailed, StoreInUse, StoreMismatch, StoreMissing
-from rayfold.runtime.log.durable import checksum_of
-from rayfold.runtime.log.store import Store, create_or_open_store, open_store
-from rayfold.runtime.log.store_lock import StoreLock, holder_of
+from rayfold.runtime.store.store import Store, create_or_open_store, open_store
+from rayfold.runtime.store.store_lock import StoreLock, holder_of
 from tests.runtime.log.appends import ALICE, amounts_of, deposits, python
 
 # --- making and opening -------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def test_a_directory_that_may_not_be_written_is_an_error(tmp_path: Path) -> None
     code = """
 import os, sys, tempfile
 from rayfold.runtime.errors import StorageFailed
-from rayfold.runtime.log.store import create_or_open_store
+from rayfold.runtime.store.store import create_or_open_store
 folder = tempfile.mkdtemp()
 os.chmod(folder, 0o555)
 if os.geteuid() == 0:
@@ -250,8 +250,8 @@ def test_a_store_of_a_later_format_is_refused_by_its_number(tmp_path: Path) -> N
 def test_a_creation_killed_at_any_step_leaves_no_store_and_can_be_done_again(tmp_path: Path) -> None:
     code = """
 import os, sys
-import rayfold.runtime.log.durable as durable
-import rayfold.runtime.log.store as store
+import rayfold.runtime.durable_files as durable
+import rayfold.runtime.store.store as store
 left = int(sys.argv[2])
 def dying(home, name):
     real = getattr(home, name)
@@ -318,7 +318,7 @@ def test_a_store_whose_manifest_was_lost_is_not_made_anew_over_its_events(tmp_pa
 
 HOLDER = """
 import sys
-from rayfold.runtime.log.store import open_store
+from rayfold.runtime.store.store import open_store
 hold = open_store(sys.argv[1]).hold("runtime bank-data")
 print("held", flush=True)
 sys.stdin.read()
@@ -376,7 +376,7 @@ def test_a_store_whose_lock_was_removed_is_held_all_the_same(store: Store) -> No
 def test_children_do_not_inherit_the_hold(store: Store) -> None:
     code = """
 import os, sys, subprocess
-from rayfold.runtime.log.store import open_store
+from rayfold.runtime.store.store import open_store
 hold = open_store(sys.argv[1]).hold("parent")
 if os.fork() == 0:
     sys.stdout.write("forked\\n"); sys.stdout.flush()
@@ -424,7 +424,7 @@ def test_the_holder_of_a_store_is_told_with_how_it_is_reached(store: Store) -> N
 def test_a_holder_that_was_killed_holds_nothing_and_asking_takes_nothing(store: Store) -> None:
     code = """
 import os, signal, sys
-from rayfold.runtime.log.store import open_store
+from rayfold.runtime.store.store import open_store
 hold = open_store(sys.argv[1]).hold("the killed")
 print("held", flush=True)
 sys.stdin.read()
@@ -461,7 +461,7 @@ def test_a_holder_in_another_namespace_of_process_ids_is_told_though_its_number_
     program = f"""
 import sys, time
 from pathlib import Path
-from rayfold.runtime.log.store_lock import Hold
+from rayfold.runtime.store.store_lock import Hold
 hold = Hold(Path({str(store.path)!r}), "a runtime in a container")
 print("held", flush=True)
 sys.stdin.read()
@@ -488,7 +488,7 @@ def test_readers_in_two_namespaces_of_process_ids_do_not_take_each_others_place_
     program = f"""
 import os, sys
 from rayfold.runtime.errors import StorageFailed
-from rayfold.runtime.log.store import open_store
+from rayfold.runtime.store.store import open_store
 try:
     reader = open_store({str(store.path)!r}).open_reader(0)
     print(os.getpid(), reader.head(), flush=True)

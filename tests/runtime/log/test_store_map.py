@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from rayfold.runtime.durable_files import checksum_of
 from rayfold.runtime.errors import StoreMismatch
-from rayfold.runtime.log.durable import checksum_of
-from rayfold.runtime.log.store_map import MAP, StoreMap, merged, moves_to_balance, read_map, write_map
+from rayfold.runtime.store.partition_map import MAP, StoreMap, merged, moves_to_balance, read_map, write_map
 
 NAMES = {"a": "node-0", "b": "node-1", "c": "node-2"}
 

@@ -10,18 +10,18 @@ import pytest
 
 from rayfold.runtime.backup.restoring import restore_store
 from rayfold.runtime.backup.taking import backup_store
+from rayfold.runtime.encoding.outcome import Outcome
+from rayfold.runtime.encoding.saved_state import state_fingerprint
 from rayfold.runtime.errors import CommandIdReused
-from rayfold.runtime.history import history, state_at
 from rayfold.runtime.log import upgrade, writer
-from rayfold.runtime.log.check import verify_store
 from rayfold.runtime.log.format import DATABASES, FORMAT_VERSION, OLD_BODY, decode_record
-from rayfold.runtime.log.store import Store, create_or_open_store, open_store
-from rayfold.runtime.log.stretch import write_stretch
+from rayfold.runtime.log.segment import write_stretch
 from rayfold.runtime.log.writer import LmdbLog
-from rayfold.runtime.outcome import Outcome
-from rayfold.runtime.partition import WriteLoop
+from rayfold.runtime.read.time_travel import history, state_at
 from rayfold.runtime.receipt import Receipt
-from rayfold.runtime.saved_state import state_fingerprint
+from rayfold.runtime.store.check import verify_store
+from rayfold.runtime.store.store import Store, create_or_open_store, open_store
+from rayfold.runtime.write.write_loop import WriteLoop
 from tests.runtime.log.old_logs import CATALOGUE, NAILS, SCREWS, STORED, Stock, old_store, sent_again
 
 OF_NAMES = {("Changed", 1): msgpack.packb({"by": ""}), ("Noted", 1): msgpack.packb({"text": ""})}

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from rayfold.runtime.errors import StorageFailed
-from rayfold.runtime.read_store.lmdb import LmdbStore
+from rayfold.runtime.read.stores.lmdb import LmdbStore
 
 
 class Model:

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rayfold.runtime.log.store import open_store
-from rayfold.runtime.read_model import ReadModel
+from rayfold.runtime.read.read_model import ReadModel
+from rayfold.runtime.store.store import open_store
 from tests.runtime.read_store import tallies
 
 STEPS = ("begin", "in a handler", "before the commit", "after the commit", "encode", "write", "rename")

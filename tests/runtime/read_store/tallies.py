@@ -10,16 +10,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rayfold.runtime.catalogue import Catalogue
-from rayfold.runtime.codec import encode_message
-from rayfold.runtime.envelope import new_command_id
+from rayfold.runtime.domain.messages import Query
+from rayfold.runtime.domain.projection import Projection, answer, forget, project
+from rayfold.runtime.domain.read_store_kinds import DuckDb, Lmdb
+from rayfold.runtime.domain.recorded import Recorded
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.encoding.codec import encode_message
+from rayfold.runtime.encoding.envelope import new_command_id
 from rayfold.runtime.log.contract import Append, Log, NewEvent, Reader
-from rayfold.runtime.messages import Query
-from rayfold.runtime.projection import Projection, answer, forget, project
-from rayfold.runtime.read_model import PackedQuery, ReadModel
-from rayfold.runtime.read_store.kinds import DuckDb, Lmdb
-from rayfold.runtime.read_store.lmdb import Rows
-from rayfold.runtime.recorded import Recorded
+from rayfold.runtime.read.read_model import PackedQuery, ReadModel
+from rayfold.runtime.read.stores.lmdb import Rows
 from rayfold.runtime.stream import ANY, StreamId
 from tests.bank import Account, Deposited
 

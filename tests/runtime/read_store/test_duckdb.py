@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from rayfold.runtime.domain.messages import Query
+from rayfold.runtime.domain.projection import answer
 from rayfold.runtime.errors import DefinitionError, InvalidMessage, StorageFailed
 from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.messages import Query
-from rayfold.runtime.projection import answer
-from rayfold.runtime.read_store.duckdb import APPENDED_MAX, DuckDbStore
+from rayfold.runtime.read.stores.duckdb import APPENDED_MAX, DuckDbStore
 from tests.runtime.read_store.tallies import DuckDbTally, ask, deposit, tally_of
 
 SCHEMA = (
@@ -133,7 +133,7 @@ def test_sql_that_duckdb_refuses_is_said_with_its_words(tmp_path: Path) -> None:
 def test_a_second_process_is_told_that_the_tables_are_in_use(store: DuckDbStore, tmp_path: Path) -> None:
     program = (
         "import sys, types, pathlib\n"
-        "from rayfold.runtime.read_store.duckdb import DuckDbStore\n"
+        "from rayfold.runtime.read.stores.duckdb import DuckDbStore\n"
         "DuckDbStore('').open(types.SimpleNamespace(), pathlib.Path(sys.argv[1]))"
     )
     second = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rayfold.runtime.log.store import create_or_open_store
+from rayfold.runtime.store.store import create_or_open_store
 from tests.runtime.read_store.follower_process import STEPS
 from tests.runtime.read_store.tallies import TALLIES, Tally, deposit
 

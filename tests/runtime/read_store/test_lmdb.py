@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from rayfold.benchmarks.torture.contract import missing
 from rayfold.runtime.errors import Damaged, InvalidMessage, StorageFailed, StoreInUse
-from rayfold.runtime.read_store.lmdb import LmdbStore, Rows
+from rayfold.runtime.read.stores.lmdb import LmdbStore, Rows
 
 ROOT = Path(__file__).parents[3]
 
@@ -155,7 +155,7 @@ def test_rows_are_there_only_while_a_handler_or_an_answer_runs(store: LmdbStore)
 
 
 def test_the_map_grows_before_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayfold.runtime.read_store.lmdb._MAP_BYTES_START", 1 << 20)
+    monkeypatch.setattr("rayfold.runtime.read.stores.lmdb._MAP_BYTES_START", 1 << 20)
     store = LmdbStore()
     store.open(SimpleNamespace(), tmp_path)
     rows = Rows(store)
@@ -171,7 +171,7 @@ def test_the_map_grows_before_it_is_full(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_second_process_is_told_that_the_rows_are_in_use(store: LmdbStore, tmp_path: Path) -> None:
     program = (
         "import sys, types, pathlib\n"
-        "from rayfold.runtime.read_store.lmdb import LmdbStore\n"
+        "from rayfold.runtime.read.stores.lmdb import LmdbStore\n"
         "LmdbStore().open(types.SimpleNamespace(), pathlib.Path(sys.argv[1]))"
     )
     second = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
@@ -202,7 +202,7 @@ def test_a_forked_child_that_ends_takes_nothing_from_its_parent(tmp_path: Path, 
     program = f"""
 import os, sys, types
 from pathlib import Path
-from rayfold.runtime.read_store.lmdb import LmdbStore
+from rayfold.runtime.read.stores.lmdb import LmdbStore
 store = LmdbStore()
 store.open(types.SimpleNamespace(), {directory})
 store.begin(reading=True)

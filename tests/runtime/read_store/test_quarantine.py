@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
+from rayfold.runtime.domain.projection import Projection, answer, project
+from rayfold.runtime.domain.recorded import Recorded
 from rayfold.runtime.errors import DefinitionError, HandlerFailed
 from rayfold.runtime.log.contract import Append, NewEvent
 from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.projection import Projection, answer, project
-from rayfold.runtime.read_model import ReadModel
-from rayfold.runtime.read_store.checkpoint import QUARANTINED_MAX
-from rayfold.runtime.recorded import Recorded
+from rayfold.runtime.read.read_model import ReadModel
+from rayfold.runtime.read.stores.checkpoint import QUARANTINED_MAX
 from rayfold.runtime.stream import StreamId
 from tests.bank import Deposited
 from tests.runtime.read_store.tallies import (
@@ -296,7 +296,7 @@ def test_a_query_during_the_undoing_waits_and_never_sees_less_than_before(log: M
         seen.append((len(answers[0]), sum(model.sums.values())))
 
     def read() -> None:
-        from rayfold.runtime.codec import encode_message
+        from rayfold.runtime.encoding.codec import encode_message
 
         while not done.is_set():
             read_model.answer([("Seen", encode_message(Seen()))], look)

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from rayfold import DuckDb
+from rayfold.runtime.domain.projection import Projection, answer, project
+from rayfold.runtime.domain.recorded import Recorded
 from rayfold.runtime.errors import StorageFailed, Unavailable
 from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.projection import Projection, answer, project
-from rayfold.runtime.read_model import ReadModel
-from rayfold.runtime.read_store.checkpoint import Checkpoint
-from rayfold.runtime.recorded import Recorded
+from rayfold.runtime.read.read_model import ReadModel
+from rayfold.runtime.read.stores.checkpoint import Checkpoint
 from tests.bank import Deposited
 from tests.other_user import needs_root
 from tests.runtime.read_store.tallies import TALLIES, Broken, LmdbTally, Seen, SumOf, Tally, ask, deposit, tally_of
@@ -183,7 +183,7 @@ def test_a_file_of_duckdb_that_may_not_be_opened_is_not_damaged(tmp_path: Path) 
     store.close()
     code = (
         "import os, sys, duckdb; from pathlib import Path\n"
-        "from rayfold.runtime.read_store.duckdb import DuckDbStore\n"
+        "from rayfold.runtime.read.stores.duckdb import DuckDbStore\n"
         "from rayfold.runtime.errors import StorageFailed\n"
         "os.chdir(sys.argv[1]); os.seteuid(65534)\n"
         "try: DuckDbStore('').open(object(), Path('.'))\n"
@@ -322,11 +322,11 @@ def test_a_checkpoint_is_due_after_many_events_or_after_a_while_with_any(
 ) -> None:
     read_model = tally_of(Tally, log, tmp_path)
     assert not read_model.checkpoint_due()
-    monkeypatch.setattr("rayfold.runtime.read_model.CHECKPOINT_EVENTS", 10)
+    monkeypatch.setattr("rayfold.runtime.read.read_model.CHECKPOINT_EVENTS", 10)
     assert read_model.checkpoint_due()
     assert read_model.checkpoint() > 0
     assert not read_model.checkpoint_due()
-    monkeypatch.setattr("rayfold.runtime.read_model.CHECKPOINT_S", 0.0)
+    monkeypatch.setattr("rayfold.runtime.read.read_model.CHECKPOINT_S", 0.0)
     assert not read_model.checkpoint_due(), "there was no event"
     deposit(log, ["bob"])
     read_model.catch_up(0)

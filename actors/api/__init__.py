@@ -1,0 +1,1 @@
+"""What a program holds: the runtime, a connection, a session, a replica, subscriptions, time travel."""

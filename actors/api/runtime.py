@@ -1,0 +1,133 @@
+"""Runtime: a whole system, started and stopped as one: store, cluster, projectors, partitions, client.
+
+What is put together, in the order in which the parts depend on one another, stands in `system/local.py`, for one
+machine, and in `supervision.py`, for a cluster. What a program does with it is in `operations.py`.
+
+Rules kept here: whatever was started is stopped, also when starting fails halfway, on Ctrl-C, and when stopping is
+itself interrupted; the directory is held by one runtime at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final, Self, TypeVar
+
+from ...runtime.domain.aggregate import Aggregate
+from ...runtime.domain.messages import Event
+from ...runtime.domain.projection import Projection
+from ...runtime.errors import CallerError, InvalidMessage, StoreMissing
+from ...runtime.store.store import Store, create_or_open_store
+from ..cluster.local import LocalCluster
+from ..packaging.application import Application, checked_settings
+from ..settings import Settings
+from ..system.cluster import SpreadSystem
+from ..system.local import LocalSystem
+from .operations import Operations
+
+__all__ = ["PARTITIONS_DEFAULT", "Runtime"]
+
+PARTITIONS_DEFAULT: Final = 2
+"""Of a new store. The number is fixed for its life; two use two cores, and cost one process more than one does."""
+
+A = TypeVar("A", bound=Aggregate)
+P = TypeVar("P", bound=Projection)
+Answer = TypeVar("Answer")
+
+
+class Runtime(Operations):
+    """An event-sourced application over a directory. `async with Runtime(...) as bank:` starts and stops it.
+
+    path: the store's directory; made if it is missing or empty. application: an `Application` with all classes, as
+    `rayfold check` and `rayfold verify` take one; or else aggregates, projections: the classes. partitions: of a new
+    store (default 2); for an existing one it may be left out. replicas: of each projection, or a mapping from
+    projection to number. settings: bounds and deadlines; `own_actors_max` and `timeout_s` may also be given directly.
+    num_cpus: what Ray is told this machine has, if this runtime starts Ray. cluster: spread the store over several
+    nodes: a `LocalCluster` that is started for it, with the nodes' data folders in the directory; "auto" or
+    "HOST:PORT", a cluster that runs, whose nodes have data folders. Its name is then the last part of the path, by
+    which other programs `connect` to it while this runtime runs. events: classes of events that the store holds and no
+    aggregate here evolves. retired: stored names of events and aggregate types that were given up; their events are
+    passed over (see docs/evolution.md).
+
+    In a notebook or a script that has no `async with`: `bank = await Runtime(...).start()` and `await bank.stop()`, or
+    `BlockingRuntime`, which is the same without `await`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        application: Application | None = None,
+        *,
+        aggregates: Sequence[type[Aggregate]] = (),
+        projections: Sequence[type[Projection]] = (),
+        partitions: int | None = None,
+        replicas: int | Mapping[type[Projection], int] = 1,
+        own_actors_max: int | None = None,
+        timeout_s: float | None = None,
+        settings: Settings | None = None,
+        num_cpus: int | None = None,
+        cluster: LocalCluster | str | None = None,
+        events: Sequence[type[Event]] = (),
+        retired: Sequence[str] = (),
+    ) -> None:
+        self._path = Path(path).absolute()
+        super().__init__(f"the runtime on {self._path} is not running; use `async with`, or start() it")
+        said = aggregates or projections or events or retired or replicas != 1
+        if application is None:
+            if not said:
+                remedy = "say aggregates=[...], or give an Application"
+                raise InvalidMessage("Runtime", "there is nothing to run", remedy)
+            application = Application(
+                "here",
+                aggregates=aggregates,
+                projections=projections,
+                replicas=replicas,
+                settings=settings,
+                events=events,
+                retired=retired,
+            )
+        elif not isinstance(application, Application):
+            raise InvalidMessage("Runtime", f"{application!r} is no Application", "say aggregates=[...] for classes")
+        elif said:
+            what = "aggregates, projections, replicas, events and retired are those of the Application"
+            raise InvalidMessage("Runtime", what, "give the Application alone, or leave it out")
+        self._catalogue, self._projections = application.catalogue, application.projections
+        self._partitions = application.partitions if partitions is None else partitions
+        self._replicas = application.replicas
+        self._settings = checked_settings(settings or application.settings, own_actors_max, timeout_s)
+        self._num_cpus = num_cpus
+        self._cluster = cluster
+
+    async def start(self) -> Self:
+        """Start everything, and return once commands and queries are answered.
+
+        Raises `StoreInUse` (naming who has it), `StoreMismatch`, `CodeMismatch` (the classes do not fit what the store
+        holds: each difference with its remedy), `StoreMissing`, `Damaged`, `StorageFailed`, or, with
+        `cluster=`, `Unavailable`; then nothing is left running.
+        """
+        return await super().start()
+
+    async def stop(self) -> None:
+        """Stop everything that `start` started. What was acknowledged is on disk. Stopping twice is fine."""
+        await super().stop()
+
+    def _made(self) -> LocalSystem | SpreadSystem:
+        if self._running is not None:
+            raise CallerError(f"the runtime on {self._path} is started already")
+        if self._cluster is None:
+            opened = partial(_open_store, self._path, self._partitions)
+            return LocalSystem(self._catalogue, self._replicas, self._settings, opened, self._num_cpus)
+        replicas = {projection.projection_name: count for projection, count in self._replicas.items()}
+        return SpreadSystem(self._path, self._cluster, self._catalogue, self._partitions, replicas, self._settings)
+
+
+def _open_store(path: Path, partitions: int | None) -> Store:
+    """The store in the directory; a new one gets `PARTITIONS_DEFAULT` partitions unless told otherwise."""
+    try:
+        return create_or_open_store(path, partitions)
+    except StoreMissing:
+        if partitions is not None or (path / "store.json").exists():
+            raise
+        return create_or_open_store(path, PARTITIONS_DEFAULT)

@@ -1,0 +1,170 @@
+"""Subscriptions of a running system: the events of its logs, awaited on an event loop.
+
+Beside the read path; `runtime/feed/subscription.py` says what a subscription is. No actor is asked or slowed: the logs
+are read in the caller's own process, pages in a thread. Waiting is looking at the heads of the logs now and then on the
+loop itself (2.3 us a log, every 1 to 20 ms), so a subscription that waits takes no thread.
+
+Rules kept here: an event that was read is never lost to a cancellation: a page whose reader was cancelled is there for
+the next one who asks. What is open when the runtime stops is closed, and whoever waits there sees the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Self
+
+from ...runtime.domain.recorded import Recorded
+from ...runtime.encoding.catalogue import Catalogue
+from ...runtime.errors import CallerError, RayfoldError, StorageFailed
+from ...runtime.feed.event_filter import Happened
+from ...runtime.feed.subscription import (
+    BATCH_MAX,
+    BlockingSubscription,
+    Feed,
+    SubscriptionOptions,
+    check_batch,
+    close_forgotten,
+    open_feed,
+)
+from ...runtime.store.store import Store
+from ..nodes.store import AnyStore
+
+__all__ = ["Subscription", "Subscriptions"]
+
+
+class Subscription:
+    """`async for event, recorded in subscription:`, which waits for the next one. Ended by `close`.
+
+    An async context manager; a subscription that nobody holds any more, as after `break`, is closed too. One task
+    iterates; it may be cancelled (`asyncio.timeout`) and go on later, nothing is lost.
+    """
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        self._filling: asyncio.Future[None] | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Happened:
+        """The next event and its place. Raises `Damaged`, `UnknownEvent`, `HandlerFailed` or `StorageFailed` where it
+        cannot be had."""
+        await self._await_some()
+        happened = self._feed.take()
+        if happened is None:
+            raise StopAsyncIteration
+        return happened
+
+    async def batches(self, max_items: int = BATCH_MAX) -> AsyncIterator[list[Happened]]:
+        """Lists of 1 to `max_items` events, at most 512: what there is, without waiting for more of it."""
+        check_batch(max_items)
+        while True:
+            await self._await_some()
+            batch = self._feed.take_all(max_items)
+            if not batch:
+                return
+            yield batch
+
+    @property
+    def positions(self) -> dict[int, int]:
+        """Partition -> position up to which everything was yielded or filtered out."""
+        return self._feed.positions
+
+    @property
+    def acknowledged(self) -> dict[int, int]:
+        """Partition -> position up to which everything is acknowledged, on the disk. Raises `CallerError`."""
+        return self._feed.acknowledged
+
+    async def acknowledge(self, recorded: Recorded | None = None) -> None:
+        """Acknowledge everything yielded so far, or up to one event of its partition; on the disk when it returns.
+
+        Raises `CallerError` without a name or for an event that was not yielded, `StorageFailed`.
+        """
+        self._feed.acknowledge(recorded)
+        await asyncio.to_thread(self._feed.save)
+
+    def close(self) -> None:
+        """Let go of everything; whoever waits for an event sees the end. Closing twice is fine."""
+        self._feed.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        close_forgotten(self._feed)
+
+    async def _await_some(self) -> None:
+        """Until the buffer has something, or the subscription was closed."""
+        feed, follower = self._feed, self._feed.follower
+        try:
+            while not follower.closed:
+                if feed.asked():
+                    await asyncio.to_thread(feed.save)
+                if self._filling is not None or (not feed.buffered and await self._has_news()):
+                    await self._fill()
+                    follower.pace.news()
+                if feed.buffered:
+                    return
+                await asyncio.sleep(follower.pace.next_pause_s())
+        except StorageFailed:
+            if not follower.closed:  # else it was closed meanwhile, which is an end and no failure
+                raise
+
+    async def _has_news(self) -> bool:
+        """On the loop itself, unless it takes calls to other nodes."""
+        follower = self._feed.follower
+        return await asyncio.to_thread(follower.has_new_records) if follower.away else follower.has_new_records()
+
+    async def _fill(self) -> None:
+        """Read a page in a thread, or wait for the one that is being read for somebody who was cancelled."""
+        if self._filling is None:
+            self._filling = asyncio.ensure_future(asyncio.to_thread(self._feed.fill))
+            self._filling.add_done_callback(_looked_at)
+        filling = self._filling
+        await asyncio.wait([filling])
+        self._filling = None
+        filling.result()
+
+
+def _looked_at(filling: asyncio.Future[None]) -> None:
+    """Its failure may be nobody's business any more: the subscription was closed meanwhile."""
+    if not filling.cancelled():
+        filling.exception()
+
+
+class Subscriptions:
+    """Those of one runtime, so that they end with it."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        self._open: weakref.WeakSet[Subscription | BlockingSubscription] = weakref.WeakSet()
+
+    def subscribe(self, store: AnyStore, wanted: SubscriptionOptions) -> Subscription:
+        """See `Runtime.subscribe`."""
+        subscription = Subscription(self._feed(store, wanted))
+        self._open.add(subscription)
+        return subscription
+
+    def subscribe_blocking(self, store: AnyStore, wanted: SubscriptionOptions) -> BlockingSubscription:
+        """See `BlockingRuntime.subscribe`."""
+        subscription = BlockingSubscription(self._feed(store, wanted))
+        self._open.add(subscription)
+        return subscription
+
+    def _feed(self, store: AnyStore, wanted: SubscriptionOptions) -> Feed:
+        if wanted.name is not None and not isinstance(store, Store):
+            what = "a subscription with a name keeps its place beside the logs of one machine, and these are on several"
+            raise CallerError(f"{what}; leave the name out, and say from_= where you are")
+        return open_feed(store, self._catalogue, wanted)
+
+    def close(self) -> None:
+        """End all that are still open."""
+        for subscription in list(self._open):
+            with suppress(RayfoldError):  # what it could not save comes again, to whoever subscribes next
+                subscription.close()

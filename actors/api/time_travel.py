@@ -1,0 +1,266 @@
+"""Time travel for a running system: histories and past states of aggregates, and read models as of a place.
+
+Beside the read path; `runtime/read/time_travel.py` says what the questions mean. Histories and states are read from the
+log in the caller's own process, in a thread. A read model as of a place is folded from the log in Ray tasks, one for
+each part that has to be asked, so that a long fold uses other cores than the caller's; it is thrown away with its
+answer.
+
+Rules kept here: no actor is asked, started or slowed; what runs for longer than its deadline, or for a caller who has
+given up, is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+from ...runtime.domain.aggregate import Aggregate
+from ...runtime.domain.messages import Event, Query
+from ...runtime.domain.projection import Projection, part_of
+from ...runtime.domain.recorded import Recorded
+from ...runtime.encoding.catalogue import Catalogue
+from ...runtime.encoding.codec import encode_checked
+from ...runtime.errors import (
+    CallerError,
+    HandlerFailed,
+    InvalidMessage,
+    RayfoldError,
+    Unavailable,
+    UnknownEvent,
+    UnknownName,
+)
+from ...runtime.log.contract import Reader
+from ...runtime.read.positions import check_store
+from ...runtime.read.read_model import PackedQuery, ReadModel
+from ...runtime.read.time_travel import checked_place, fold_up_to, history, microseconds, place_at, place_of, state_at
+from ...runtime.read.unreadable import Unreadable
+from ...runtime.receipt import Receipt
+from ...runtime.stream import StreamId, stream_id
+from ..cluster.scheduling import on_this_node
+from ..nodes.store import AnyStore, open_patient_reader
+
+__all__ = ["AS_OF_TIMEOUT_S", "TimeTravel"]
+
+AS_OF_TIMEOUT_S: Final = 600.0
+"""For a read model as of a place, unless the call says otherwise: at 200,000 events a second, 100 million events."""
+
+Place = Receipt | datetime | Mapping[int, int]
+"""What a read model may be asked as of."""
+
+A = TypeVar("A", bound=Aggregate)
+Answer = TypeVar("Answer")
+
+
+class TimeTravel:
+    """Questions about the past of one store."""
+
+    def __init__(self, store: AnyStore, catalogue: Catalogue) -> None:
+        self._store = store
+        self._catalogue = catalogue
+
+    async def history(
+        self,
+        aggregate: type[Aggregate],
+        id: str,
+        from_version: int,
+        to_version: int | None,
+        unreadable: Unreadable = "yield",
+    ) -> list[tuple[Event, Recorded]]:
+        """See `Runtime.history`."""
+        stream = self._stream(aggregate, id)
+
+        def read(partition: int, reader: Reader) -> list[tuple[Event, Recorded]]:
+            return history(self._catalogue, reader, partition, stream, from_version, to_version, unreadable=unreadable)
+
+        return await asyncio.to_thread(self._read, stream, read)
+
+    async def state_at(self, aggregate: type[A], id: str, version: int | None, at: datetime | None) -> A:
+        """See `Runtime.state_at`."""
+        stream = self._stream(aggregate, id)
+
+        def read(partition: int, reader: Reader) -> A:
+            try:
+                return state_at(self._catalogue, reader, aggregate, stream, version, at)
+            except UnknownEvent as error:
+                raise error.in_partition(partition) from None
+
+        return await asyncio.to_thread(self._read, stream, read)
+
+    async def as_of(
+        self,
+        projection: type[Projection],
+        place: Place,
+        query: Query[Answer],
+        timeout_s: float | None,
+        progress: Callable[[int, int], None] | None,
+    ) -> Answer:
+        """See `Runtime.as_of`."""
+        parts, merge = _asked_parts(projection, query)
+        timeout_s = AS_OF_TIMEOUT_S if timeout_s is None else timeout_s
+        if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0:
+            raise CallerError(f"timeout_s is {timeout_s!r}; give a positive number of seconds")
+        try:
+            async with asyncio.timeout(timeout_s):
+                reached = await self._place(place)
+                answers = await self._folded(projection, reached, query, parts, progress)
+        except RayfoldError:
+            raise
+        except TimeoutError:
+            what = f"not folded within {timeout_s} s; say timeout_s= for a long log"
+            raise Unavailable(projection.projection_name, what) from None
+        try:
+            answer: Answer = merge(answers)
+        except Exception as error:
+            handler = f"{projection.__name__} @answer(merge=...)"
+            raise HandlerFailed.caused_by(handler, query.message_name, error) from error
+        return answer
+
+    async def _place(self, place: Place) -> dict[int, int]:
+        """The position of every partition. To find a time the log is searched, elsewhere."""
+        if isinstance(place, Mapping):
+            with _readers(self._store) as readers:
+                return checked_place(readers, place)
+        if not isinstance(place, Receipt | datetime):
+            raise InvalidMessage("as_of", f"{place!r} is no place", "give positions, a receipt or an aware datetime")
+        if isinstance(place, Receipt):
+            check_store("as_of", place, self._store.store_id)
+        if isinstance(place, datetime):
+            microseconds(place)  # the caller's mistake is found here
+        found = [one async for one in _results(_search, self._store, place)]
+        return dict(found[-1])
+
+    async def _folded(
+        self,
+        projection: type[Projection],
+        place: dict[int, int],
+        query: Query[Any],
+        parts: Sequence[int],
+        progress: Callable[[int, int], None] | None,
+    ) -> list[Any]:
+        """The answer of each part, each folded in a task of its own."""
+        from ..packaging.shipping import ship
+
+        catalogue = ship(self._catalogue.narrowed(projection))
+        packed = PackedQuery(query.message_name, encode_checked(query)[0])
+        total, done = sum(place.values()) * len(parts), 0
+
+        async def fold(part: int) -> Any:
+            nonlocal done
+            answers: list[Any] = []
+            asked = projection.projection_name, part, packed, place
+            async for grown, answers in _results(_fold, self._store, catalogue, *asked):  # noqa: B007 - the last counts
+                done += grown
+                if grown and progress is not None:
+                    progress(done, total)
+            return answers[0]
+
+        answers = await _all_or_none([asyncio.ensure_future(fold(part)) for part in parts])
+        for answer in answers:
+            if isinstance(answer, RayfoldError):
+                raise answer
+        return answers
+
+    def _stream(self, aggregate: type[Aggregate], id: str) -> StreamId:
+        name, known = getattr(aggregate, "aggregate_type", ""), self._catalogue.aggregates
+        if known.get(name) is not aggregate:
+            raise UnknownName("aggregate", getattr(aggregate, "__name__", str(aggregate)), list(known))
+        return stream_id(name, id)
+
+    def _read(self, stream: StreamId, read: Callable[[int, Reader], Any]) -> Any:
+        """What `read` makes of the log that has the stream."""
+        partition = self._store.partition_of(stream)
+        reader = open_patient_reader(self._store, partition)
+        try:
+            return read(partition, reader)
+        finally:
+            reader.close()
+
+
+def _asked_parts(projection: type[Projection], query: Query[Any]) -> tuple[list[int], Callable[[list[Any]], Any]]:
+    """Which parts are to be asked, and what makes one answer of theirs. Raises `InvalidMessage`, `UnknownName`."""
+    if not isinstance(query, Query):
+        raise InvalidMessage(type(query).__name__, "is not a Query", "declare it as class X(Query[Answer])")
+    if type(query) not in projection.answers:
+        known = [asked.message_name for asked in projection.answers]
+        raise UnknownName(f"query of {projection.projection_name}", query.message_name, known)
+    route = projection.answer_routes[type(query)]
+    if projection.parts > 1 and route.merge is not None:
+        return list(range(projection.parts)), route.merge
+    part = part_of(route.key(query), projection.parts) if projection.parts > 1 and route.key is not None else 0
+    return [part], lambda answers: answers[0]
+
+
+async def _all_or_none(doing: Sequence[asyncio.Future[Any]]) -> list[Any]:
+    """What they come to. The first that fails, or whoever gives up waiting, cancels all."""
+    try:
+        return await asyncio.gather(*doing)
+    except BaseException:
+        for one in doing:
+            one.cancel()
+        await asyncio.gather(*doing, return_exceptions=True)
+        raise
+
+
+# --- in Ray tasks -------------------------------------------------------------------------------------------------
+
+
+async def _results(function: Callable[..., Iterator[Any]], *arguments: Any) -> AsyncIterator[Any]:
+    """What a generator yields that runs in a Ray task on this machine, where the logs are. To be taken to its end, so
+    that it can put away what it has used; whoever fails or is cancelled on the way cancels the task."""
+    import ray
+
+    options: Any = ray.remote(function)
+    running = options.options(num_returns="streaming", max_retries=1, **on_this_node()).remote(*arguments)
+    try:
+        async for ref in running:
+            yield await ref
+    except BaseException as error:
+        with contextlib.suppress(Exception):
+            ray.cancel(running)
+        if not isinstance(error, ray.exceptions.RayError):
+            raise
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, RayfoldError):
+            raise cause from None
+        told = " ".join(str(cause or error).split())
+        raise Unavailable("time travel", f"the task that reads the log failed: {told:.300}") from error
+
+
+def _search(store: AnyStore, place: Receipt | datetime) -> Iterator[dict[int, int]]:
+    with _readers(store) as readers:
+        if isinstance(place, Receipt):
+            yield place_of(readers, place.partition, place.position)
+        else:
+            yield place_at(readers, microseconds(place))
+
+
+def _fold(
+    store: AnyStore, catalogue: bytes, name: str, part: int, query: PackedQuery, place: Mapping[int, int]
+) -> Iterator[tuple[int, list[Any]]]:
+    """How many events further, again and again, and at the end the answer in a list of one."""
+    from ..packaging.shipping import unship
+
+    application = unship(catalogue)
+    with _readers(store) as readers:
+        read_model = ReadModel(application.projection(name), application, readers, directory=None, part=part)
+        read_model.open()
+        try:
+            for grown in fold_up_to(read_model, place):
+                yield grown, []
+            yield 0, read_model.answer([query], lambda answers: answers)
+        finally:
+            read_model.close()
+
+
+@contextmanager
+def _readers(store: AnyStore) -> Iterator[dict[int, Reader]]:
+    with contextlib.ExitStack() as opened:
+        readers: dict[int, Reader] = {}
+        for number in range(store.partitions):
+            readers[number] = open_patient_reader(store, number)
+            opened.callback(readers[number].close)
+        yield readers

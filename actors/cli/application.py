@@ -1,0 +1,279 @@
+"""`rayfold deploy`, `move`, `rebalance` and `drain`: an application on a cluster, left running, renewed, spread.
+
+Rules kept here: those of `cli/main.py`. What takes long shows how far it is; Ctrl-C leaves the cluster as the last step
+that was done has made it, and says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from ...runtime.errors import CallerError, InvalidId, RayfoldError, StoreMissing, Unavailable, UnknownName
+from ...runtime.store.store_lock import MANIFEST
+from .console import complaints, console
+
+if TYPE_CHECKING:
+    from ..api.connection import BlockingConnection
+    from ..cluster.ray_cluster import Cluster
+    from ..control.move_result import Moved
+    from ..packaging.application import Application
+
+__all__ = [
+    "application_at",
+    "connected_to",
+    "deploy",
+    "drain",
+    "is_application",
+    "joined",
+    "move",
+    "rebalance",
+    "take_down_application",
+]
+
+
+FAILED: Final = 1
+"""The exit code of a deployment that did not come to its end."""
+
+AddressOption = Annotated[
+    str, typer.Option(metavar="HOST:PORT", help="Of the cluster's head; default: RAY_ADDRESS, or that of this machine.")
+]
+AppOption = Annotated[str | None, typer.Option("--app", metavar="NAME", help="If several run on the cluster.")]
+
+
+def deploy(
+    application: Annotated[
+        str, typer.Argument(metavar="MODULE:NAME", help="Where an Application stands: bank.app:bank.")
+    ],
+    address: AddressOption = "auto",
+    create: Annotated[bool, typer.Option("--create", help="Make a new, empty store if there is none.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would happen; change nothing.")] = False,
+    within: Annotated[
+        float | None, typer.Option(metavar="SECONDS", min=1, help="Take it back if a read model takes longer to build.")
+    ] = None,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Call off the deployment that is under way.")] = False,
+) -> None:
+    """Leave an application running on a cluster, or give the one that runs there its new code: its read models first,
+    then its partitions. Exit code 1 if that did not come to its end."""
+    found = application_at(application)
+    with joined(address) as cluster:
+        if cancel:
+            _call_off(found.name, cluster)
+        elif dry_run:
+            _look_ahead(found, cluster)
+        else:
+            _deploy(found, cluster, create=create or _asked_to_create(found, cluster), within_s=within)
+
+
+def _asked_to_create(application: Application, cluster: Cluster) -> bool:
+    """On a terminal: whether a new store may be made, if one would be."""
+    from ..control.deployment import look_ahead
+
+    if not sys.stdin.isatty():
+        return False
+    prospect = asyncio.run(look_ahead(application, cluster))
+    if not prospect.makes_store:
+        return False
+    question = f"There is no store {application.name} on {cluster.address}. Make a new, empty one there?"
+    return typer.confirm(question)
+
+
+def _look_ahead(application: Application, cluster: Cluster) -> None:
+    from ..control.deployment import look_ahead
+
+    try:
+        prospect = asyncio.run(look_ahead(application, cluster))
+    except RayfoldError as error:
+        console.print(f"it would be refused: {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(FAILED) from None
+    console.print(f"{escape(prospect.name)} on {cluster.address}; nothing was changed", soft_wrap=True)
+    for line in prospect.lines:
+        console.print(f"- {escape(line)}", soft_wrap=True)
+    if prospect.makes_store:
+        console.print("- which needs --create")
+
+
+def _call_off(name: str, cluster: Cluster) -> None:
+    from ..control.deployment import cancel_deployment
+
+    if asyncio.run(cancel_deployment(name, cluster)):
+        console.print(f"the deployment of {escape(name)} was called off; what ran before runs on", soft_wrap=True)
+    else:
+        console.print(
+            f"no deployment of {escape(name)} can be called off: none is under way, or its code is in charge already"
+        )
+        raise typer.Exit(FAILED)
+
+
+def _deploy(found: Application, cluster: Cluster, *, create: bool, within_s: float | None) -> None:
+    from ..control.deployment import await_deployed, begin_deployment
+
+    async def deploying() -> None:
+        plan = await begin_deployment(found, cluster, create=create, within_s=within_s)
+        columns = (TextColumn("deploying"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[what]}"))
+        with Progress(*columns, console=complaints, transient=True, disable=not complaints.is_terminal) as progress:
+            task = progress.add_task("deploying", total=None, what="")
+            rolled = await await_deployed(
+                plan,
+                cluster,
+                progress=lambda now: progress.update(task, completed=now.done, total=now.total, what=now.what),
+            )
+        name, where = escape(found.name), f"{cluster.address}, generation {rolled.generation} of its code"
+        how = f'connect("{name}") in a program, `rayfold status {name}`, `rayfold down {name}`'
+        console.print(f"{name} runs on {where}; {how}", soft_wrap=True)
+
+    try:
+        asyncio.run(deploying())
+    except RayfoldError as error:
+        complaints.print(f"error: {escape(str(error))}; {escape(_what_runs_on(found.name))}", soft_wrap=True)
+        raise typer.Exit(FAILED) from None
+
+
+def _what_runs_on(name: str) -> str:
+    """After a deployment that did not come to its end."""
+    from ..control.deployment import generation_of
+
+    generation = generation_of(name)
+    return f"generation {generation} of {name} runs on" if generation else f"nothing of the name {name} runs"
+
+
+def move(
+    partition: Annotated[int, typer.Argument(help="Its number.")],
+    node: Annotated[str, typer.Argument(help="The node it is to be at home on: a name, or an id.")],
+    app: AppOption = None,
+    address: AddressOption = "auto",
+) -> None:
+    """Have a partition at home on another node, while commands arrive."""
+    _show(_moving(app, address, lambda bank: [bank.move(partition, node)]))
+
+
+def rebalance(app: AppOption = None, address: AddressOption = "auto") -> None:
+    """Spread the partitions evenly over the nodes that are up, with as few moves as that takes."""
+    _show(_moving(app, address, lambda bank: bank.rebalance()))
+
+
+def drain(
+    node: Annotated[str, typer.Argument(help="The node that is to be home to nothing: a name, or an id.")],
+    undo: Annotated[bool, typer.Option("--undo", help="It may be used again, from the next rebalance on.")] = False,
+    app: AppOption = None,
+    address: AddressOption = "auto",
+) -> None:
+    """Move everything off a node, so that it may leave the cluster."""
+    _show(_moving(app, address, lambda bank: bank.drain(node, drained=not undo)))
+
+
+def take_down_application(name: str, address: str) -> None:
+    """End an application that was deployed. Its data stays."""
+    from ..control.deployment import take_down
+
+    with joined(address) as cluster:
+        asyncio.run(take_down(name, cluster))
+    console.print(f"{escape(name)} was taken down; its data stays in the data folders", soft_wrap=True)
+
+
+@contextmanager
+def joined(address: str) -> Iterator[Cluster]:
+    """The cluster, joined for as long as a command takes."""
+    from ..cluster.ray_cluster import Cluster
+
+    cluster = Cluster.start_or_join(num_cpus=None, own_actors_max=0, cluster=address)
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def is_application(told: Path) -> bool:
+    """Whether what stands where a directory may stand is not that of a store, and may be the name of an application:
+    the folder of the application's package often has the same name."""
+    return len(told.parts) == 1 and not (told / MANIFEST).exists()
+
+
+@contextmanager
+def connected_to(name: str, address: str) -> Iterator[BlockingConnection]:
+    """A connection to an application. Raises `StoreMissing` where there is none, for it might be meant as a
+    directory."""
+    from ..api.connection import connect_blocking
+
+    try:
+        connection = connect_blocking(name, address=address).start()
+    except (InvalidId, Unavailable) as error:
+        what = f"there is no store here, nor an application of that name: {error}"
+        raise StoreMissing(name, what) from None
+    try:
+        yield connection
+    finally:
+        connection.stop()
+
+
+def _only_one(app: str | None, address: str) -> str:
+    """The application that is meant, if it is the only one. Raises `CallerError`."""
+    if app is not None:
+        return app
+    with joined(address) as cluster:
+        running = cluster.systems()
+    if not running:
+        raise CallerError("no application runs on that cluster")
+    if len(running) > 1:
+        raise CallerError(f"several applications run there: {', '.join(running)}; say --app NAME")
+    return running[0]
+
+
+def _moving(app: str | None, address: str, do: Callable[[BlockingConnection], list[Moved]]) -> list[Moved]:
+    """Moves, with a sign that they go on."""
+    from ..api.connection import connect_blocking
+
+    name = _only_one(app, address)
+    waiting = complaints.status("moving") if complaints.is_terminal else nullcontext()
+    with connect_blocking(name, address=address) as bank, waiting:
+        return do(bank)
+
+
+def application_at(told: str) -> Application:
+    """The `Application` at MODULE:NAME, looked for from the present directory. Raises `CallerError`, `UnknownName`."""
+    from ..packaging.application import Application
+
+    module_name, colon, name = told.partition(":")
+    if not (colon and module_name and name):
+        raise CallerError(f"{told!r} is no MODULE:NAME; write it as in `rayfold deploy bank.app:bank`")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise CallerError(f"{module_name} cannot be imported: {error}") from error
+        raise CallerError(f"there is no module {module_name!r} here, nor where Python looks for modules") from error
+    except Exception as error:
+        raise CallerError(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from error
+    found = getattr(module, name, None)
+    if not isinstance(found, Application):
+        known = [key for key, value in vars(module).items() if isinstance(value, Application)]
+        if found is None:
+            raise UnknownName(f"Application in {module_name}", name, known)
+        raise CallerError(f"{told} is a {type(found).__name__}, not an Application")
+    return found
+
+
+def _show(moved: list[Moved]) -> None:
+    moved = [one for one in moved if one.source != one.to]
+    if not moved:
+        console.print("nothing has to move")
+        return
+    table = Table()
+    for column in ("partition", "from", "to", "events", "seconds", "commands waited, ms"):
+        table.add_column(column, justify="left" if column in ("from", "to") else "right")
+    for one in moved:
+        figures = f"{one.events:,}", f"{one.seconds:,.1f}", f"{one.waited_ms:,.0f}"
+        table.add_row(str(one.partition), escape(one.source), escape(one.to), *figures)
+    console.print(table)

@@ -1,0 +1,61 @@
+"""Console: where every command of the command line writes to.
+
+Beside all steps. Rich's console, on which nothing that comes from outside can control the terminal: each piece of text
+that is about to be written is made printable (`runtime/printable.py`). What moves the cursor and sets colours is Rich's
+own and passes; it is no text.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from ...runtime.errors import StorageFailed
+from ...runtime.printable import printable_lines
+from ...runtime.private import open_private
+
+__all__ = ["PrintableConsole", "complaints", "console", "write_report"]
+
+
+class PrintableConsole(Console):
+    """A console of Rich's whose text is printable, whatever it consists of."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """See Rich. All that is printed, in tables and live screens as well, comes through here."""
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                yield Segment(printable_lines(segment.text), segment.style)
+
+
+console = PrintableConsole(highlight=False)
+complaints = PrintableConsole(stderr=True, highlight=False)
+
+
+def write_report(path: Path | None, values: Mapping[str, Any]) -> None:
+    """The figures of a command in the file that its caller has named, if any. Beside its place and then there: whoever
+    reads it finds it whole. Readable to others as far as the umask says. Raises `StorageFailed`, `NotPrivate`."""
+    if path is None:
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:  # made here: what has that name already, a link of somebody else's, is not written through
+        descriptor = open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            umask = os.umask(0o077)
+            os.umask(umask)
+            os.fchmod(descriptor, 0o666 & ~umask)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(json.dumps(values, indent=2) + "\n")
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise StorageFailed(str(path), f"cannot write the report: {error.strerror or error}") from error

@@ -1,0 +1,128 @@
+"""`rayfold logs`: what the actors of a system and the handlers in them logged, traces of user code included.
+
+Rules kept here: those of `cli/main.py`. Looking changes nothing and asks nobody. What was logged comes from outside:
+each line is made printable.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from rich.markup import escape
+
+from ...runtime.errors import CallerError
+from ...runtime.printable import printable_lines
+from .application import is_application
+from .console import complaints
+
+if TYPE_CHECKING:
+    from ..observe.session_logs import SessionLogs
+
+__all__ = ["logs"]
+
+NOTHING: Final = 2
+
+_LOOK_S: Final = 0.3
+_SESSIONS_EVERY: Final = 10
+"""Looks at the files of one session between two looks for a later one."""
+
+_UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def logs(
+    directory: Annotated[
+        Path,
+        typer.Argument(
+            metavar="STORE", help="The directory of a store, the name of an application, or the folder of a cluster."
+        ),
+    ],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")] = False,
+    since: Annotated[
+        str, typer.Option(metavar="AGE|TIME", help="Nothing older: 90s, 10m, 2h, 1d, or 2013-11-01T10:00 (UTC).")
+    ] = "",
+    actor: Annotated[
+        str, typer.Option(metavar="PART", help="Only actors with this in their name: partition-0, Account/alice.")
+    ] = "",
+) -> None:
+    """Show what actors and handlers logged and printed on this machine, with the traces of what handlers raised.
+
+    Of the present session, or the last one if nothing runs. Of an application on several machines each has its own.
+    Exit code 2 if there is nothing of it here.
+    """
+    from ..observe.session_logs import sessions_of
+
+    oldest = _time(since) if since else datetime.min.replace(tzinfo=UTC)
+    actor_in = _named(directory)
+    session = next(sessions_of(actor_in), None)
+    if session is None and not follow:
+        told = f"{directory}: no actor of it has written anything here that is still there"
+        complaints.print(escape(told), soft_wrap=True)
+        raise typer.Exit(NOTHING)
+    looks = 0
+    with suppress(KeyboardInterrupt, BrokenPipeError):
+        while True:
+            if session is not None:
+                session.look()
+                _print(session, oldest, actor)
+            if not follow:
+                return
+            time.sleep(_LOOK_S)
+            looks += 1
+            if session is None or looks % _SESSIONS_EVERY == 0:
+                newest = next(sessions_of(actor_in), None)
+                if newest is not None and (session is None or newest.folder != session.folder):
+                    session = newest
+    with suppress(OSError):  # whoever read it has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print(session: SessionLogs, oldest: datetime, actor: str) -> None:
+    lines = session.lines()
+    if session.left_out:
+        complaints.print(f"{session.left_out:,} older lines are left out; they are in {escape(str(session.folder))}")
+        session.left_out = 0
+    for line in lines:
+        if line.at >= oldest and actor in line.actor:
+            print(f"{printable_lines(line.actor)} | {printable_lines(line.text)}")
+    if lines:
+        sys.stdout.flush()
+
+
+def _named(directory: Path) -> Callable[[str], str]:
+    """Which actors are meant, as `SessionLogs` has it: those of a store by the beginning of its id, for its folder may
+    have been renamed; of an application by its name; of the folder of a cluster by the shares in it. Raises
+    `StoreMissing`, `StoreMismatch`."""
+    from ...runtime.store.partition_map import read_map
+    from ...runtime.store.store import open_store
+    from ..cluster.file import CLUSTER_FILE
+
+    if (directory / CLUSTER_FILE).exists():
+        there = {share.name for share in directory.glob("*/*") if share.is_dir() and read_map(share) is not None}
+        system = "|".join(map(re.escape, there)) or "(?!)"
+    elif is_application(directory):
+        system = re.escape(str(directory))
+    else:
+        system = f".*-{open_store(directory).store_id[:8]}"
+    name = re.compile(f"(?:{system})[/:](.+)", re.DOTALL)
+    return lambda told: found[1] if (found := name.fullmatch(told)) is not None else ""
+
+
+def _time(told: str) -> datetime:
+    """The moment that `--since` means. Raises `CallerError`."""
+    if (age := re.fullmatch(r"(\d{1,9})([smhd])", told)) is not None:
+        return datetime.now(UTC) - timedelta(seconds=int(age[1]) * _UNITS[age[2]])
+    try:
+        moment = datetime.fromisoformat(told)
+    except ValueError:
+        what = "is neither an age such as 10m nor a time such as 2013-11-01T10:00"
+        raise CallerError(f"--since {told!r} {what}") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,0 +1,211 @@
+"""The command line: `rayfold demo`, `rayfold bench`, `rayfold verify`.
+
+Rules kept here: a user's mistake is one clear line and exit code 2, never a stack trace; a command that reports
+figures writes them with `--json FILE` too; long work shows its progress; Ctrl-C and SIGTERM end with 130.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ...benchmarks.harness.commands import bench
+from ...benchmarks.torture.commands import torture
+from ...runtime.errors import CallerError, RayfoldError
+from .anchor import anchor, check_anchor
+from .application import connected_to, deploy, drain, is_application, move, rebalance
+from .backup import backup, restore
+from .check import check
+from .cluster import down, node, nodes, up
+from .console import complaints, console, write_report
+from .logs import logs
+from .observe import history, status
+
+if TYPE_CHECKING:
+    from ...runtime.store.check import PartitionReport, Report
+
+__all__ = ["app", "main"]
+
+OK, DAMAGED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+PROBLEMS_SHOWN: Final = 50
+"""Of one partition on the screen; `--json` has all that were listed."""
+
+app = typer.Typer(
+    name="rayfold",
+    help="Event-sourced aggregates as Ray actors over an LMDB log that every acknowledged event was fsynced to.",
+    invoke_without_command=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+app.add_typer(bench)
+app.command()(anchor)
+app.command()(backup)
+app.command()(restore)
+app.command()(status)
+app.command()(history)
+app.command()(logs)
+app.command()(torture)
+app.command()(check)
+app.command()(up)
+app.command()(down)
+app.command()(node)
+app.command()(nodes)
+app.command()(deploy)
+app.command()(move)
+app.command()(rebalance)
+app.command()(drain)
+
+JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there as well.")]
+
+
+@app.command()
+def demo(
+    directory: Annotated[
+        Path | None,
+        typer.Option(help="Keep the store there; a second run on it adds nothing. Default: a temporary one."),
+    ] = None,
+    flights: Annotated[int | None, typer.Option(help="How many flights, from the first of January on.")] = None,
+    all_flights: Annotated[bool, typer.Option("--all", help="The whole year: 336,776 flights.")] = False,
+    partitions: Annotated[
+        int | None, typer.Option(help="Of a new store; if not said, 2, or as many as the cluster has nodes.")
+    ] = None,
+    kill: Annotated[bool, typer.Option(help="Kill the processes of an airport and of a partition on the way.")] = True,
+    replicas: Annotated[int, typer.Option(help="Of each read model.")] = 1,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Run it over the nodes of a cluster: auto, or HOST:PORT of its head."),
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Replay real flights of 2013 from New York, kill two processes on the way, and verify every figure."""
+    from ...benchmarks.flights.demo import DemoOptions, run_demo
+
+    options = DemoOptions(directory, flights, all_flights, json_file, partitions, kill, replicas, cluster)
+    raise typer.Exit(run_demo(options))
+
+
+@app.command()
+def verify(
+    directory: Annotated[
+        Path, typer.Argument(help="The directory of a store, in use or not, or a copy; or an application's name.")
+    ],
+    classes: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODULE:NAME]", help="The Application: then every state is folded and compared too."),
+    ] = None,
+    json_file: JsonOption = None,
+    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="Of the cluster, for an application.")] = "auto",
+    anchor_file: Annotated[
+        Path | None, typer.Option("--anchor", metavar="FILE", help="Prove too that nothing before this was changed.")
+    ] = None,
+    public_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The key that the anchor must be signed with: hex, or PEM.")
+    ] = None,
+) -> None:
+    """Check a store: structure, every checksum, hash chain, indexes, contiguity. Exit code 1 if anything is wrong.
+
+    With MODULE:NAME also the states: every stream and read model is folded from the log, and the snapshots, checkpoints
+    and databases of read models are compared with that.
+    """
+    from ...runtime.store.check import verify_store
+    from ...runtime.store.store import open_store
+    from .verify_states import classes_of, show_states, states_of
+
+    if public_key is not None and anchor_file is None:
+        raise CallerError("--public-key is what an anchor is compared with; say which one: --anchor FILE")
+    application_named = None if classes is None else classes_of(directory, classes)  # a typo need not wait for the rest
+    columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=complaints, transient=True, disable=not complaints.is_terminal) as progress:
+        task = progress.add_task("verifying", total=None)
+        if is_application(directory):
+            with connected_to(str(directory), address) as application:
+                report = application.verify()
+                anchored = anchor_file is None or check_anchor(application.spread_store, anchor_file, public_key)
+        else:
+            report = verify_store(directory, lambda done, total: progress.update(task, completed=done, total=total))
+            anchored = anchor_file is None or check_anchor(open_store(directory), anchor_file, public_key)
+    _show(report)
+    states = None if application_named is None else states_of(directory, application_named)
+    if states is not None:
+        show_states(states)
+    write_report(json_file, report.as_dict() | ({} if states is None else {"states": states.as_dict()}))
+    raise typer.Exit(OK if report.ok and anchored and (states is None or states.ok) else DAMAGED)
+
+
+def main() -> None:
+    """The entry point: every error that is meant for a user becomes one line. SIGTERM is Ctrl-C: what a command has
+    started is ended, and what it has found so far is written."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        sys.exit(app(standalone_mode=False) or OK)
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("stopped")
+        sys.exit(INTERRUPTED)
+    except (RayfoldError, OSError) as error:
+        _complain(f"[bold red]error:[/] {escape(str(error))}")
+        sys.exit(REFUSED)
+    except Exception as error:
+        shown = getattr(error, "format_message", None)
+        if shown is None:  # a bug of ours: whoever reports it needs the trace
+            raise
+        _complain(f"[bold red]error:[/] {escape(shown())}")
+        sys.exit(REFUSED)
+
+
+def _complain(line: str) -> None:
+    complaints.print(line, soft_wrap=True)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from ... import __version__
+
+        console.print(f"rayfold {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and end.")
+    ] = False,
+) -> None:
+    """Options of the whole command line."""
+    if context.invoked_subcommand is None:
+        console.print(escape(context.get_help()))
+
+
+def _show(report: Report) -> None:
+    table = Table(title=f"store {report.store_id}", title_justify="left")
+    for column in ("partition", "events", "streams", "commands", "snapshots", "epoch", "verdict"):
+        table.add_column(column, justify="left" if column == "verdict" else "right")
+    for one in report.partitions:
+        counts = (one.events, one.streams, one.commands, one.snapshots, one.epoch)
+        table.add_row(str(one.partition), *(f"{count:,}" for count in counts), _verdict(one))
+    console.print(table)
+    for one in report.partitions:
+        for problem in [*one.problems, *one.warnings][:PROBLEMS_SHOWN]:
+            what = f"partition {problem.partition}, {problem.database} {problem.key}: {problem.kind}: {problem.what}"
+            console.print(escape(what), soft_wrap=True)
+        unseen = len(one.problems) + len(one.warnings) - PROBLEMS_SHOWN + one.unlisted
+        if unseen > 0:
+            console.print(f"partition {one.partition}: {unseen:,} more")
+
+
+def _verdict(report: PartitionReport) -> str:
+    if report.problems:
+        return f"[bold red]{len(report.problems) + report.unlisted:,} wrong[/]"
+    unchecked = "" if report.structure_checked else ", structure not checked: it is being written to"
+    warned = f", {len(report.warnings)} warnings" if report.warnings else ""
+    return f"[green]good[/]{warned}{unchecked}"

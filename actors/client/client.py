@@ -1,0 +1,304 @@
+"""Client: what a program holds to send commands and ask queries.
+
+Step [1] of the write path. Before it: the caller's `execute`. After it: the router ([2]). And the entrance of the read
+path: `ask` hands a query to the replicas of its projection ([8]).
+
+Rule kept here: a caller's mistake is found here, before anything is sent: an unknown aggregate or command, an id that
+cannot be one, a payload that is too large.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+from ...runtime.domain.messages import Query
+from ...runtime.domain.projection import Projection
+from ...runtime.encoding.catalogue import Catalogue
+from ...runtime.encoding.codec import encode_checked
+from ...runtime.encoding.envelope import Envelope, pack
+from ...runtime.encoding.outcome import Outcome
+from ...runtime.errors import (
+    CallerError,
+    InvalidMessage,
+    NotYetVisible,
+    Overloaded,
+    RayfoldError,
+    Unavailable,
+    UnknownName,
+)
+from ...runtime.read.positions import After, place_asked
+from ...runtime.read.read_model import PackedQuery
+from ...runtime.receipt import Receipt
+from ...runtime.stream import OLD_PLACEMENT
+from ..settings import Settings
+from .command_router import CommandRouter
+from .query_router import QueryRouter
+from .replica_pool import Saw, all_of
+from .sources import Page, outcomes_of
+
+__all__ = ["Client", "Until"]
+
+Answer = TypeVar("Answer")
+
+_HOLES_MAX: Final = 1024
+"""Refused commands that are kept in `execute_all` beyond those that are in flight."""
+
+Until = type[Projection] | Iterable[type[Projection]]
+"""The projections that `execute(..., until=)` waits for."""
+
+
+class Client:
+    """Commands and queries of one program. Lives on one event loop."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        partitions: Sequence[Any],
+        actor_named: Callable[[str], Any],
+        settings: Settings,
+        *,
+        placement: str = OLD_PLACEMENT,
+        store_id: str = "",
+        classes_of_others: bool = False,
+    ) -> None:
+        """`placement`, `store_id`: the rule of the store (`stream.partition_of`) and its id. `classes_of_others`: the
+        system was started by another program, whose classes have the same names as those used here, and are others."""
+        self._catalogue = catalogue
+        self._classes_of_others = classes_of_others
+        self._settings = settings
+        self._partitions = len(partitions)
+        self._store_id = store_id
+        self._router = CommandRouter(partitions, actor_named, settings, placement, store_id)
+        self._serving: dict[str, QueryRouter] = {}
+        """By the name of the projection."""
+        self._detached: dict[str, QueryRouter] = {}
+        """Those of a cluster that this program has lost, which serve again once they are named anew."""
+        self._why_detached = ""
+
+    def serve(self, projection: type[Projection], parts: Sequence[Sequence[Any]]) -> None:
+        """From now on queries to the projection of this name go to these actors: for each part its replicas. Queries
+        on their way to others are answered by those, or sent again to these."""
+        name = projection.projection_name
+        serving = self._serving.get(name) or self._detached.pop(name, None)
+        if serving is None:
+            self._serving[name] = QueryRouter(projection, parts, self._settings)
+        else:
+            self._serving[name] = serving
+            serving.replace(projection, parts)
+
+    def detach(self, why: str) -> None:
+        """Nothing reaches any actor until `attach`: what is sent and asked is refused at once, and why. What is on its
+        way is sent again then, or is `Unavailable` at its deadline."""
+        self._why_detached = why
+        self._detached.update(self._serving)
+        self._serving.clear()
+        self._router.detach(why)
+
+    def attach(self, partitions: Sequence[Any]) -> None:
+        """These are the partitions' actors, after `detach`; `serve` and `tell_unavailable` say the rest."""
+        for number, actor in enumerate(partitions):
+            self._router.replace(number, actor)
+        self._router.tell_unavailable({})
+
+    def replace_partition(self, partition: int, actor: Any) -> None:
+        """Commands to this partition go to another actor from now on."""
+        self._router.replace(partition, actor)
+
+    def tell_unavailable(self, unavailable: Mapping[int, str]) -> None:
+        """Commands to these partitions are refused at once, and to no others: nothing reaches them, and why."""
+        self._router.tell_unavailable(unavailable)
+
+    def send(self, envelope: Envelope, timeout_s: float | None = None) -> asyncio.Future[Outcome]:
+        """Pack and send a command; the future gets its outcome as a value. Raises `CallerError`s and `Overloaded`."""
+        self._check_known(envelope)
+        packed, blob = pack(envelope)
+        return self._router.submit(packed, blob, self.timeout_s(timeout_s))
+
+    async def send_until(self, envelope: Envelope, until: Until, timeout_s: float | None) -> Outcome:
+        """`send`, and then wait until the events are visible in every replica of these projections. What keeps them
+        from that is a `NotYetVisible` with the receipt, as a value. Raises what `send` does."""
+        named = [until] if isinstance(until, type) else list(until)
+        serving = [self._serving_of(projection) for projection in named]
+        deadline_s = time.monotonic() + self.timeout_s(timeout_s)
+        outcome = await self.send(envelope, timeout_s)
+        if isinstance(outcome, Receipt):
+            try:
+                await all_of(_visible(one, outcome, deadline_s) for one in serving)
+            except NotYetVisible as error:
+                return error
+        return outcome
+
+    async def everywhere(self, projections: Sequence[type[Projection]], after: After, timeout_s: float | None) -> None:
+        """Return once every replica of these projections, or of all, has come to `after`. Raises `NotYetVisible`,
+        `Unavailable`, and what has stopped a projection."""
+        if not projections and self._detached:
+            raise Unavailable("the projections", self._why_detached)
+        serving = [self._serving_of(projection) for projection in projections] or list(self._serving.values())
+        deadline_s = time.monotonic() + self.timeout_s(timeout_s)
+        positions = self._place(after)
+        await all_of(one.everywhere(positions, deadline_s) for one in serving)
+
+    def send_all(
+        self, envelopes: Iterable[Envelope] | AsyncIterable[Envelope], in_flight: int, timeout_s: float | None
+    ) -> AsyncIterator[Page[Envelope]]:
+        """Send many, `in_flight` at a time; yields each with its outcome, in the order they came, as they are known.
+
+        What was refused without being sent leaves a hole. Until the caller is told of it, and can stop, nothing to that
+        aggregate goes past it: its partition may be there again by now.
+        """
+        _check_in_flight(in_flight)
+        holes: dict[str, tuple[Outcome, int]] = {}
+        """Address -> what was refused, and how many were sent before it."""
+        sent = 0
+
+        def send(envelope: Envelope, read: int) -> asyncio.Future[Outcome]:
+            nonlocal sent
+            number, sent = sent, sent + 1
+            if holes and (hole := holes.get(_address(envelope))) is not None:
+                if read <= hole[1]:  # it was asked for before the caller was told
+                    return _resolved(hole[0])
+                del holes[_address(envelope)]
+            future = self._sent(envelope, timeout_s)
+            if future.done() and isinstance(future.result(), Unavailable | Overloaded):
+                if len(holes) > _HOLES_MAX:  # of those before `read` the caller has been told
+                    for address in [address for address, hole in holes.items() if hole[1] < read]:
+                        del holes[address]
+                holes[_address(envelope)] = future.result(), number
+            return future
+
+        return outcomes_of(envelopes, in_flight, lambda taken: [send(envelope, read) for read, envelope in taken])
+
+    def ask(
+        self,
+        projection: type[Projection],
+        query: Query[Any],
+        after: After | None,
+        timeout_s: float | None,
+        saw: Saw | None = None,
+    ) -> asyncio.Future[Any]:
+        """Pack a query and ask the replicas; the future gets the answer, errors too as values; `saw` is told where it
+        was read. Raises `CallerError`s and `Overloaded`."""
+        serving = self._serving_of(projection)
+        return serving.ask(query, _packed(projection, query), self._place(after), self.timeout_s(timeout_s), saw)
+
+    def ask_all(
+        self,
+        projection: type[Projection],
+        queries: Iterable[Query[Answer]],
+        after: After | None,
+        in_flight: int,
+        timeout_s: float | None,
+    ) -> AsyncIterator[Page[Query[Answer]]]:
+        """Ask many, `in_flight` at a time; yields each with its answer, in the order they came, as they are known."""
+        _check_in_flight(in_flight)
+        positions, limit_s = self._place(after), self.timeout_s(timeout_s)
+        serving = self._serving_of(projection)
+
+        def ask(query: Query[Answer]) -> asyncio.Future[Any]:
+            try:
+                return serving.ask(query, _packed(projection, query), positions, limit_s)
+            except RayfoldError as error:
+                return _resolved(error)
+
+        def ask_many(taken: Sequence[tuple[int, Query[Answer]]]) -> list[asyncio.Future[Any]]:
+            with contextlib.suppress(RayfoldError):  # of one of them: then each is asked, and told, by itself
+                packed = [_packed(projection, query) for _, query in taken]
+                if (asked := serving.ask_many(packed, positions, limit_s)) is not None:
+                    return asked
+            return [ask(query) for _, query in taken]
+
+        return outcomes_of(queries, in_flight, ask_many)
+
+    def partitions_reached(self) -> list[tuple[int, Any, str]]:
+        """Each partition, its actor, and why nothing reaches it, if that is known."""
+        return self._router.reached()
+
+    def projections_reached(self) -> list[tuple[str, list[list[Any]], str]]:
+        """Each projection, the actors of its parts, and why no query reaches them, if that is known."""
+        serving = [(name, one.actors(), "") for name, one in self._serving.items()]
+        return serving + [(name, [], self._why_detached) for name in self._detached]
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no more commands, and wait for those on their way."""
+        await self._router.drain(timeout_s)
+
+    def _sent(self, envelope: Envelope, timeout_s: float | None) -> asyncio.Future[Outcome]:
+        """Like `send`, but the caller's mistakes are outcomes too, so that one does not end a long run."""
+        try:
+            return self.send(envelope, timeout_s)
+        except RayfoldError as error:
+            return _resolved(error)
+
+    def _serving_of(self, projection: type[Projection]) -> QueryRouter:
+        serving = self._serving.get(getattr(projection, "projection_name", ""))
+        if serving is None:
+            if (name := getattr(projection, "projection_name", "")) in self._detached:
+                raise Unavailable(name, f"it was not asked: {self._why_detached}")
+            raise UnknownName("projection", _name(projection), list(self._serving))
+        return serving
+
+    def _check_known(self, envelope: Envelope) -> None:
+        aggregate = envelope.aggregate
+        known = self._catalogue.aggregates.get(getattr(aggregate, "aggregate_type", ""))
+        if known is not aggregate and not (known is not None and self._classes_of_others):
+            raise UnknownName("aggregate", _name(aggregate), list(self._catalogue.aggregates))
+        if type(envelope.command) not in aggregate.deciders:
+            names = [command.message_name for command in aggregate.deciders]
+            raise UnknownName(f"command of {aggregate.aggregate_type}", type(envelope.command).__name__, names)
+
+    def _place(self, after: After | None) -> dict[int, int]:
+        return place_asked(after, self._partitions, self._store_id)
+
+    def timeout_s(self, timeout_s: float | None) -> float:
+        """What the call says, or the runtime's. Raises `CallerError`."""
+        if timeout_s is None:
+            return self._settings.timeout_s
+        if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0:
+            raise CallerError(f"timeout_s is {timeout_s!r}; give a positive number of seconds")
+        return timeout_s
+
+
+async def _visible(serving: QueryRouter, receipt: Receipt, deadline_s: float) -> None:
+    """Raises `NotYetVisible` with the receipt, whatever the reason."""
+    partition, position = receipt.partition, receipt.position
+    try:
+        await serving.everywhere({partition: position}, deadline_s)
+    except RayfoldError as error:
+        why = str(error) if isinstance(error, NotYetVisible) else f"{serving.name} cannot show them: {error}"
+        told = NotYetVisible(serving.name, partition, position, serving.reached(partition), why)
+        told.receipt = receipt
+        raise told from error
+
+
+def _packed(projection: type[Projection], query: Query[Any]) -> PackedQuery:
+    """The query as it travels. Raises `InvalidMessage`, or `UnknownName` if the projection does not answer it."""
+    if type(query) not in projection.answers:
+        if not isinstance(query, Query):
+            raise InvalidMessage(type(query).__name__, "is not a Query", "declare it as class X(Query[Answer])")
+        known = [asked.message_name for asked in projection.answers]
+        raise UnknownName(f"query of {projection.projection_name}", query.message_name, known)
+    return PackedQuery(query.message_name, encode_checked(query)[0])
+
+
+def _check_in_flight(in_flight: object) -> None:
+    if isinstance(in_flight, bool) or not isinstance(in_flight, int) or in_flight < 1:
+        raise InvalidMessage("in_flight", f"is {in_flight!r}", "give a number from 1")
+
+
+def _resolved(outcome: Outcome) -> asyncio.Future[Any]:
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    future.set_result(outcome)
+    return future
+
+
+def _address(envelope: Envelope) -> str:
+    """Which aggregate it is for; of whatever the caller has put there."""
+    return f"{_name(envelope.aggregate)}/{envelope.id}"
+
+
+def _name(cls: object) -> str:
+    return getattr(cls, "__name__", str(cls))

@@ -1,0 +1,98 @@
+"""Serving: the parts of one projection, as one client sees them, and which of them a query is for.
+
+Step [8] of the read path, the caller's half, between `client.py` and the replicas of each part (`replica_pool.py`).
+
+Rule kept here: which actors serve may change at any moment (replicas are scaled, a rebuild takes over), in one step on
+the client's event loop. A query is routed by the class that serves then; one that is on its way is answered by those it
+was sent to, or sent again to those that serve now. Where a rebuild has changed the number of parts it is not sent again
+but `Unavailable`, since a part of the one would be asked for a part of the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ...runtime.domain.messages import Query
+from ...runtime.domain.projection import Projection, Route, part_of
+from ...runtime.errors import HandlerFailed, RayfoldError
+from ...runtime.read.read_model import PackedQuery
+from ..settings import Settings
+from .replica_pool import ReplicaPool, Saw, all_of
+
+__all__ = ["QueryRouter"]
+
+
+class QueryRouter:
+    """The actors that answer the queries to the projection of one name."""
+
+    def __init__(self, projection: type[Projection], parts: Sequence[Sequence[Any]], settings: Settings) -> None:
+        self._settings = settings
+        self._projection = projection
+        self.name = projection.projection_name
+        self._parts = [ReplicaPool(projection.projection_name, actors, settings) for actors in parts]
+
+    def replace(self, projection: type[Projection], parts: Sequence[Sequence[Any]]) -> None:
+        """From now on ask these: for each part its replicas."""
+        before, self._projection = self._parts, projection
+        if len(before) == len(parts):
+            for replicas, actors in zip(before, parts, strict=True):
+                replicas.replace(actors)
+        else:
+            self._parts = [ReplicaPool(projection.projection_name, actors, self._settings) for actors in parts]
+            for replicas in before:
+                replicas.retire()
+
+    def ask(
+        self,
+        query: Query[Any],
+        packed: PackedQuery,
+        after: Mapping[int, int],
+        timeout_s: float,
+        saw: Saw | None = None,
+    ) -> asyncio.Future[Any]:
+        """Ask the part that the query is for, or all of them; the future gets the answer, errors too as values. `saw`
+        is told where each part was read. Raises `Overloaded`."""
+        if len(self._parts) == 1:
+            return self._parts[0].ask(packed, after, timeout_s, saw)
+        route = self._projection.answer_routes.get(type(query), Route())
+        if route.merge is not None:
+            asked = [part.ask(packed, after, timeout_s, saw) for part in self._parts]
+            return asyncio.ensure_future(_merged(asked, route.merge, f"{self._projection.__name__} @answer(merge=...)"))
+        part = part_of(route.key(query), len(self._parts)) if route.key else 0  # one that it does not know says so
+        return self._parts[part].ask(packed, after, timeout_s, saw)
+
+    def ask_many(
+        self, packed: Sequence[PackedQuery], after: Mapping[int, int], timeout_s: float
+    ) -> list[asyncio.Future[Any]] | None:
+        """`ask` for each of them, with `Overloaded` as a value too. None if they have to be divided among parts."""
+        return self._parts[0].ask_many(packed, after, timeout_s) if len(self._parts) == 1 else None
+
+    async def everywhere(self, after: Mapping[int, int], deadline_s: float) -> None:
+        """Return once every replica of every part has come to `after`, of those that serve by then. Raises what
+        `ReplicaPool.everywhere` does."""
+        waited_for: list[ReplicaPool] = []
+        while waited_for is not self._parts:
+            waited_for = self._parts
+            await all_of(part.everywhere(after, deadline_s) for part in waited_for)
+
+    def actors(self) -> list[list[Any]]:
+        """For each part its replicas."""
+        return [part.actors() for part in self._parts]
+
+    def reached(self, partition: int) -> int:
+        """How far the last of its projectors is known to have come."""
+        return min(part.reached(partition) for part in self._parts)
+
+
+async def _merged(asked: Sequence[asyncio.Future[Any]], merge: Callable[[list[Any]], Any], name: str) -> Any:
+    """The answers of all parts as one; the first error, if there is one."""
+    answers = await asyncio.gather(*asked)
+    for answer in answers:
+        if isinstance(answer, RayfoldError):
+            return answer
+    try:
+        return merge(answers)
+    except Exception as error:
+        return HandlerFailed.caused_by(name, f"{len(answers)} answers", error)

@@ -1,0 +1,614 @@
+"""Queries: from a typed question to a replica of its projection, and back with the answer.
+
+Step [8] of the read path, the caller's half. The other half is `actors/projection/actor.py`.
+
+One lane leads to each replica; queries go to the shortest. A query with `after=` goes the same way if the replica is
+believed to have come that far (each answer says how far it is): the batch carries what it needs, and a replica that has
+not come there, because it is another process by now, says so instead of answering. Else it waits: here, not in the
+replica, so that waiting costs no thread there however many queries wait. At most three calls of a client wait in a
+replica at a time, each with many queries: two for those that have just come, for as long as a broadcast takes, and one
+for those that have waited in vain before. What lies beyond the end of the log is refused at once. A replica that does
+not answer is left out for a moment and the query goes to another: reading twice harms nobody, unless it has ended the
+process that read (`suspects.py`). `everywhere` waits for all of them, which is another question.
+
+Rules kept here: every query has a deadline, which is kept here and by nobody else; every call has one, after which it
+counts as lost; what waits is bounded; whatever an answer does when it is decoded, and whatever a callback raises, the
+call that brought it gives its place in the lane back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import pickle
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import Future as ThreadFuture
+from functools import partial
+from typing import Any, Final
+
+from ...runtime.batcher import Batcher
+from ...runtime.errors import HandlerFailed, NotYetVisible, Overloaded, RayfoldError, Unavailable
+from ...runtime.printable import printable_log
+from ...runtime.read.positions import join_place
+from ...runtime.read.read_model import PackedQuery, join_queries
+from ..process.suspects import Refused, key_of_batch, record_of, suspects_of
+from ..settings import Settings
+
+__all__ = ["ReplicaPool", "Saw", "all_of"]
+
+log = printable_log(__name__)
+
+_IN_FLIGHT_MAX: Final = 2
+"""Batches on their way to one replica: one that it answers, and one that is made and carried meanwhile."""
+
+_BATCH_QUERIES_MAX: Final = 1024
+"""Answered under one hold of the read model's lock: about 3 ms during which it takes in no event."""
+
+_TOGETHER: Final = 128
+"""Queries that follow one another into a batch that is gathering, before it is looked which replica is the least busy
+one: to look costs as much as half of all else that a query takes here."""
+
+_LEFT_OUT_S: Final = 0.2
+"""How long a replica whose call failed is left out, if there is another. One that was silent for a whole attempt is
+left out for as long again: each query that is tried there waits so long for nothing."""
+
+_FRESH_S: Final = 0.05
+"""How long a call waits in a replica for the first of its queries that can be answered: some ten times what a broadcast
+takes."""
+
+_AGAIN_S: Final = 0.25
+"""The same for queries that have waited in vain; the replica looks into the log for them."""
+
+_WAITING_MAX: Final = 32_768
+"""Queries of one client that wait for a position in a replica; bounded by `Settings.in_flight_max` as well."""
+
+_GRACE_S: Final = 1.0
+"""For a call to come back after the replica's own deadline for it."""
+
+_PRECISE_S: Final = 1.0
+"""A query with a shorter limit has a timer of its own, and is not told later than it said."""
+
+_PROBE_S: Final = 0.1
+_PROBE_TIMEOUT_S: Final = 1.0
+"""Between two looks whether a replica whose process has ended answers again, and for the answer."""
+
+_SWEEP_S: Final = 0.05
+"""How precise deadlines are."""
+
+Saw = Callable[[dict[int, int]], None]
+"""Is told the positions that an answer was read at."""
+
+
+class _Asked:
+    """A query on its way, until its future has an answer. Without a name it only waits, for one replica."""
+
+    __slots__ = ("after", "deadline_s", "future", "packed", "saw", "tries", "waits_for")
+
+    def __init__(
+        self,
+        packed: PackedQuery,
+        after: Mapping[int, int],
+        deadline_s: float,
+        future: asyncio.Future[Any],
+        saw: Saw | None,
+        waits_for: _Replica | None = None,
+    ) -> None:
+        self.packed, self.after, self.deadline_s, self.future, self.saw = packed, after, deadline_s, future, saw
+        self.waits_for = waits_for
+        self.tries = 0
+        """Replicas that have failed to answer it."""
+
+    @property
+    def size_bytes(self) -> int:
+        """What it counts for in a lane."""
+        return len(self.packed.payload) + 64
+
+
+class _Replica:
+    """One replica: its actor, the lanes to it, and how far its present process is known to have come."""
+
+    def __init__(self, number: int, actor: Any) -> None:
+        self.number, self.actor = number, actor
+        self.positions: dict[int, int] = {}
+        self.incarnation = b""
+        """Of the process that has answered last."""
+        self.in_flight = 0
+        self.left_out_until_s = 0.0
+        self.lane: Batcher[_Asked]
+        self.fresh: Batcher[_Asked]
+        self.waited: Batcher[_Asked]
+        """Queries that wait for a position: those that have just come, and those that have waited in vain."""
+        self.suspects: deque[_Asked] = deque()
+        self.examining: asyncio.Task[None] | None = None
+        actor_id = getattr(actor, "_actor_id", None)
+        self.record = record_of(actor_id.hex() if actor_id is not None else "")
+
+    def has(self, after: Mapping[int, int]) -> bool:
+        """Whether it is believed to have come as far as `after`."""
+        return not after or all(self.positions.get(partition, 0) >= after[partition] for partition in after)
+
+    def saw(self, positions: Mapping[int, int], incarnation: bytes) -> None:
+        """A process of it has answered at these positions. What is known of another one is void."""
+        if incarnation != self.incarnation:
+            self.positions, self.incarnation = dict(positions), incarnation
+        else:
+            join_place(self.positions, positions)
+
+
+class _Call:
+    """One call to a replica. Its answer, its failure or its deadline ends it, whichever comes first."""
+
+    __slots__ = ("apart", "batch", "ended", "key", "lane", "replica", "timer")
+
+    def __init__(
+        self, replica: _Replica, lane: Batcher[_Asked] | None, batch: Sequence[_Asked], *, apart: bool = False
+    ) -> None:
+        self.replica, self.lane, self.batch, self.apart = replica, lane, batch, apart
+        self.key = b""
+        self.ended = False
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class ReplicaPool:
+    """The replicas of one projection, as one client sees them. Lives on one event loop."""
+
+    def __init__(self, name: str, actors: Sequence[Any], settings: Settings) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._name = name
+        self._settings = settings
+        self._turn = 0
+        self._gathering: _Replica | None = None
+        """Where the last query without `after=` went."""
+        self._pending: set[_Asked] = set()
+        self._sweeping = False
+        self._retired = False
+        self._refused = Refused()
+        self._replicas = [self._replica(number, actor) for number, actor in enumerate(actors)]
+
+    def replace(self, actors: Sequence[Any]) -> None:
+        """Ask these from now on. What was sent to others is answered by them, or sent again to these."""
+        self._gathering = None
+        before = {id(replica.actor): replica for replica in self._replicas}
+        self._replicas = [before.get(id(actor)) or self._replica(0, actor) for actor in actors]
+        for number, replica in enumerate(self._replicas):
+            replica.number = number
+        for replica in before.values():
+            if replica not in self._replicas:
+                lanes = (replica.lane, replica.fresh, replica.waited)
+                self._again([asked for lane in lanes for asked, _ in lane.take_waiting(lambda _: True)])
+
+    def retire(self) -> None:
+        """Send nothing again: these actors are about to end, and no others can answer for them."""
+        self._retired = True
+
+    def _replica(self, number: int, actor: Any) -> _Replica:
+        replica = _Replica(number, actor)
+        name = f"the lane to a replica of {self._name}"
+        replica.lane = Batcher(
+            name,
+            partial(self._send, replica),
+            defer=self._loop.call_soon,
+            in_flight_max=_IN_FLIGHT_MAX,
+            batch_items_max=_BATCH_QUERIES_MAX,
+        )
+        for waited in (False, True):
+            lane = Batcher[_Asked](
+                name,
+                partial(self._send_waiting, replica, waited),
+                defer=self._loop.call_soon,
+                in_flight_max=1 if waited else _IN_FLIGHT_MAX,
+                pipelined_items_min=1,
+                batch_items_max=_BATCH_QUERIES_MAX,
+                waiting_items_max=_WAITING_MAX,
+            )
+            if waited:
+                replica.waited = lane
+            else:
+                replica.fresh = lane
+        return replica
+
+    def ask(
+        self, packed: PackedQuery, after: Mapping[int, int], timeout_s: float, saw: Saw | None = None
+    ) -> asyncio.Future[Any]:
+        """The future gets the answer, errors too as values; `saw` is told before where the answer was read. Raises
+        `Overloaded` at once."""
+        if len(self._pending) >= self._settings.in_flight_max:
+            raise Overloaded(f"the client's road to {self._name}", self._settings.in_flight_max, "queries in flight")
+        future = self._loop.create_future()
+        asked = _Asked(packed, after, time.monotonic() + timeout_s, future, saw)
+        if self._refused and (refusal := self._refusal(asked)):
+            future.set_result(refusal)
+            return future
+        if after:
+            self._route(asked)
+        else:
+            replica = self._gathering
+            if replica is None or (len(self._replicas) > 1 and not 0 < len(replica.lane) < _TOGETHER):
+                replica = self._gathering = self._next_replica(after)
+            replica.lane.put(asked, asked.size_bytes)
+            replica.in_flight += 1
+        self._note(asked, timeout_s)
+        return future
+
+    def ask_many(
+        self, queries: Sequence[PackedQuery], after: Mapping[int, int], timeout_s: float
+    ) -> list[asyncio.Future[Any]]:
+        """`ask` for each of them, with `Overloaded` as a value too. What has to be done once is done once."""
+        room = self._settings.in_flight_max - len(self._pending)
+        if after or self._refused or timeout_s < _PRECISE_S or len(queries) > room:
+            return [self._asked_or_refused(packed, after, timeout_s) for packed in queries]
+        create_future, deadline_s = self._loop.create_future, time.monotonic() + timeout_s
+        many = [_Asked(packed, after, deadline_s, create_future(), None) for packed in queries]
+        self._gathering = None
+        for first in range(0, len(many), _TOGETHER):
+            together, replica = many[first : first + _TOGETHER], self._next_replica(after)
+            try:
+                replica.lane.put_all([(asked, asked.size_bytes) for asked in together])
+            except Overloaded as error:
+                for asked in together:
+                    asked.future.set_result(error)
+            else:
+                self._pending.update(together)
+                replica.in_flight += len(together)
+        self._sweep_soon()
+        return [asked.future for asked in many]
+
+    def _asked_or_refused(self, packed: PackedQuery, after: Mapping[int, int], timeout_s: float) -> asyncio.Future[Any]:
+        try:
+            return self.ask(packed, after, timeout_s)
+        except Overloaded as error:
+            refused: asyncio.Future[Any] = self._loop.create_future()
+            refused.set_result(error)
+            return refused
+
+    def _note(self, asked: _Asked, timeout_s: float) -> None:
+        """It is pending from now on; its deadline is kept here."""
+        self._pending.add(asked)
+        if timeout_s < _PRECISE_S:
+            self._loop.call_later(timeout_s, self._expire, asked)
+        self._sweep_soon()
+
+    def _sweep_soon(self) -> None:
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(_SWEEP_S, self._sweep)
+
+    async def everywhere(self, after: Mapping[int, int], deadline_s: float) -> None:
+        """Return once every replica has come to `after`, those that join meanwhile too. One that was killed has it as
+        soon as it answers again; one that is gone for good does not count, unless all are.
+
+        Raises `NotYetVisible` at the deadline, what stopped the projection at once, `Unavailable` and `Overloaded`.
+        """
+        waited_for: list[_Replica] = []
+        while fresh := [replica for replica in self._replicas if replica not in waited_for]:
+            lives = await all_of(self._come_to(replica, after, deadline_s) for replica in fresh)
+            if not any(lives):
+                raise Unavailable(self._name, "none of its projectors is alive any more")
+            waited_for += fresh
+
+    async def _come_to(self, replica: _Replica, after: Mapping[int, int], deadline_s: float) -> bool:
+        """False if it is gone for good. A belief is not enough here: the replica itself says that it is there."""
+        left_s = deadline_s - time.monotonic()
+        if left_s <= 0:
+            raise self._late(after, replica.positions)
+        asked = _Asked(PackedQuery("", b""), after, deadline_s, self._loop.create_future(), None, replica)
+        self._note(asked, left_s)
+        replica.fresh.put(asked, asked.size_bytes)
+        replica.in_flight += 1
+        try:
+            told = await asked.future
+        finally:
+            self._pending.discard(asked)
+        if isinstance(told, RayfoldError):
+            raise told
+        return told is not _GONE
+
+    def actors(self) -> list[Any]:
+        """Those that are asked."""
+        return [replica.actor for replica in self._replicas]
+
+    def reached(self, partition: int) -> int:
+        """How far the last of the replicas is known to have come."""
+        return min((replica.positions.get(partition, 0) for replica in self._replicas), default=0)
+
+    # --- on the way ----------------------------------------------------------------------------------------------
+
+    def _route(self, asked: _Asked, *, waited: bool = False) -> None:
+        """Into a lane. What was sent before is never refused there."""
+        replica = asked.waits_for or self._next_replica(asked.after)
+        if asked.waits_for is None and replica.has(asked.after):
+            lane = replica.lane
+        else:
+            lane = replica.waited if waited else replica.fresh
+        lane.put(asked, asked.size_bytes, again=waited or asked.tries > 0)
+        replica.in_flight += 1
+
+    def _next_replica(self, after: Mapping[int, int]) -> _Replica:
+        """The least busy one of those that answer, one that has come far enough first; in turn where equal."""
+        if len(self._replicas) == 1:
+            return self._replicas[0]
+        now = time.monotonic()
+        self._turn += 1
+        turn, count = self._turn, len(self._replicas)
+        return min(
+            self._replicas,
+            key=lambda r: (r.left_out_until_s > now, not r.has(after), r.in_flight, (r.number + turn) % count),
+        )
+
+    def _send(self, replica: _Replica, batch: Sequence[_Asked]) -> None:
+        self._send_as(_Call(replica, replica.lane, batch))
+
+    def _send_as(self, call: _Call) -> None:
+        queries = join_queries([asked.packed for asked in call.batch])
+        needs: dict[int, int] = {}
+        for asked in call.batch:
+            if asked.after:
+                join_place(needs, asked.after)
+        alone = len(self._replicas) == 1 or max(asked.tries for asked in call.batch) >= len(self._replicas)
+        call.key = queries
+        self._start(call, self._settings.attempt_timeout_s, "ask", queries, needs, alone, call.apart)
+
+    def _send_waiting(self, replica: _Replica, waited: bool, batch: Sequence[_Asked]) -> None:
+        lane, now = replica.waited if waited else replica.fresh, time.monotonic()
+        batch = [asked for asked in batch if not asked.future.done()]
+        if not batch:
+            self._loop.call_soon(lane.batch_done)
+            return
+        call = _Call(replica, lane, batch)
+        queries = call.key = join_queries([asked.packed for asked in batch])
+        longest_s = max(asked.deadline_s for asked in batch) - now
+        wait_s = max(0.0, min(_AGAIN_S if waited else _FRESH_S, longest_s))
+        afters = [dict(asked.after) for asked in batch]
+        self._start(call, wait_s + self._settings.attempt_timeout_s, "ask_after", queries, afters, wait_s, waited)
+
+    def _start(self, call: _Call, timeout_s: float, road: str, *arguments: Any) -> None:
+        call.timer = self._loop.call_later(timeout_s, self._came_back, call, None)
+        try:
+            sent = getattr(call.replica.actor, road).remote(*arguments)
+            sent.future().add_done_callback(partial(self._wake, call))
+        except Exception as error:  # the actor is gone for good, or Ray is
+            failed: ThreadFuture[Any] = ThreadFuture()
+            failed.set_exception(error)
+            self._loop.call_soon(self._came_back, call, failed)
+
+    def _wake(self, call: _Call, answer: ThreadFuture[Any]) -> None:
+        """On a thread of Ray's: continue on the event loop, if there still is one."""
+        try:
+            self._loop.call_soon_threadsafe(self._came_back, call, answer)
+        except RuntimeError:
+            answer.exception()
+
+    # --- and back ------------------------------------------------------------------------------------------------
+
+    def _came_back(self, call: _Call, answer: ThreadFuture[Any] | None) -> None:
+        """Its answer, its failure, or None at its deadline. Whatever is in it, the call's place is free afterwards."""
+        failure = None if answer is None else answer.exception()
+        if call.ended:
+            return
+        call.ended = True
+        if call.timer is not None:
+            call.timer.cancel()
+        call.replica.in_flight -= len(call.batch)
+        try:
+            if answer is None or failure is not None:
+                self._failed(call, failure)
+            else:
+                self._take(call, *answer.result())
+        except Exception:  # no answer of ours
+            log.exception("a replica of %s gave an answer that cannot be read", self._name)
+            self._loop.call_later(_LEFT_OUT_S / 2, self._again, call.batch)
+        finally:
+            if call.lane is not None:
+                call.lane.batch_done()
+
+    def _take(
+        self,
+        call: _Call,
+        blob: bytes,
+        positions: dict[int, int],
+        incarnation: bytes,
+        ends: Mapping[int, int] | None = None,
+    ) -> None:
+        call.replica.saw(positions, incarnation)
+        if not blob:  # it has not come to what the batch needs
+            for asked in call.batch:
+                if not asked.future.done():
+                    asked.tries += 1
+                    self._route(asked)
+        elif ends is None:
+            self._take_all(call, blob, positions)
+        else:
+            self._take_some(call, blob, positions, ends)
+
+    def _take_all(self, call: _Call, blob: bytes, positions: dict[int, int]) -> None:
+        try:
+            answers = pickle.loads(blob)
+        except _ANYTHING as error:
+            if call.apart:
+                raise
+            log.info("an answer of %s cannot be decoded here: %r; all of its batch are asked again", self._name, error)
+            self._send_as(_Call(call.replica, None, call.batch, apart=True))
+            call.replica.in_flight += len(call.batch)
+            return
+        for asked, value in zip(call.batch, answers, strict=True):
+            if call.apart or asked.saw is not None:
+                self._answer(asked, self._decoded(asked, value) if call.apart else value, positions)
+            elif not (future := asked.future).done():
+                future.set_result(value)
+        self._pending.difference_update(call.batch)
+
+    def _take_some(self, call: _Call, blob: bytes, positions: dict[int, int], ends: Mapping[int, int]) -> None:
+        answers = pickle.loads(blob)
+        for index, asked in enumerate(call.batch):
+            if asked.future.done():
+                continue
+            if index in answers:
+                value = answers[index]
+                self._answer(asked, self._decoded(asked, value) if isinstance(value, bytes) else value, positions)
+            elif any(ends.get(partition, position) < position for partition, position in asked.after.items()):
+                self._answer(asked, self._late(asked.after, call.replica.positions), positions)
+            else:
+                self._route(asked, waited=True)
+
+    def _answer(self, asked: _Asked, value: Any, positions: dict[int, int]) -> None:
+        self._pending.discard(asked)
+        if asked.future.done():
+            return
+        try:
+            if asked.saw is not None and not isinstance(value, RayfoldError):
+                asked.saw(positions)
+            asked.future.set_result(value)
+        except Exception as error:
+            asked.future.set_result(HandlerFailed.caused_by("the callback of", asked.packed.name, error))
+
+    def _decoded(self, asked: _Asked, blob: bytes) -> Any:
+        try:
+            return pickle.loads(blob)
+        except _ANYTHING as error:
+            failed = HandlerFailed.caused_by(f"{self._name} @answer", asked.packed.name, error)
+            return HandlerFailed(failed.handler, failed.subject, f"its answer cannot be decoded here: {failed.what}")
+
+    # --- what fails ----------------------------------------------------------------------------------------------
+
+    def _failed(self, call: _Call, failure: BaseException | None) -> None:
+        """No answer: none in time (None), or the process has ended, is being started again, or ends."""
+        replica = call.replica
+        left_out_s = self._settings.attempt_timeout_s if failure is None else _LEFT_OUT_S
+        replica.left_out_until_s = time.monotonic() + left_out_s
+        self._gathering = None
+        replica.positions.clear()
+        gone = type(failure).__name__ == "ActorDiedError"
+        died = gone or type(failure).__name__ == "ActorUnavailableError"
+        suspects: list[_Asked] = []
+        if call.key and (died or failure is None) and not gone:
+            key = key_of_batch(call.key)
+            suspects = suspects_of(call.batch, key, replica.record, replica.incarnation, only_known=failure is None)
+        for asked in call.batch:
+            asked.tries += 1
+            if gone and asked.waits_for is replica:
+                self._resolve(asked, _GONE)
+        named = {id(asked) for asked in suspects if asked.packed.name}
+        innocent = [asked for asked in call.batch if id(asked) not in named]
+        self._loop.call_later(_LEFT_OUT_S / 2, self._again, innocent)
+        if named:
+            replica.suspects.extend(asked for asked in suspects if asked.packed.name)
+            if replica.examining is None:
+                replica.examining = self._loop.create_task(self._examine(replica))
+
+    async def _examine(self, replica: _Replica) -> None:
+        """Ask the suspects, one by one, of the replica whose process they may have ended."""
+        try:
+            while replica.suspects:
+                asked = replica.suspects.popleft()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._ask_alone(replica, asked)
+        finally:
+            replica.examining = None
+            self._again(list(replica.suspects))
+            replica.suspects.clear()
+
+    async def _ask_alone(self, replica: _Replica, asked: _Asked) -> None:
+        batch = join_queries([asked.packed])
+        key, before = key_of_batch(batch), b""
+        while not asked.future.done() and not self._retired and replica in self._replicas:
+            if refusal := self._refusal(asked):
+                self._resolve(asked, refusal)
+                return
+            try:
+                now = await self._incarnation(replica)
+                if before and now != before and suspects_of([asked], key, replica.record, before):
+                    self._refused.add(key)
+                    continue
+                call = replica.actor.ask.remote(batch, dict(asked.after), True, True).future()
+                before = now
+                answer = await asyncio.wait_for(asyncio.wrap_future(call), self._settings.attempt_timeout_s + _GRACE_S)
+                one = _Call(replica, None, [asked], apart=True)
+                self._take(one, *answer)
+                return
+            except TimeoutError:
+                before = b""  # it may have ended for another reason since
+            except Exception as error:
+                if type(error).__name__ == "ActorDiedError":
+                    break
+                unavailable = type(error).__name__ == "ActorUnavailableError"
+                if unavailable and before and suspects_of([asked], key, replica.record, before, only_known=True):
+                    self._refused.add(key)
+                await asyncio.sleep(_PROBE_S)
+        self._again([asked])
+
+    async def _incarnation(self, replica: _Replica) -> bytes:
+        asked = replica.actor.incarnation.remote().future()
+        now: bytes = await asyncio.wait_for(asyncio.wrap_future(asked), _PROBE_TIMEOUT_S)
+        return now
+
+    def _refusal(self, asked: _Asked) -> HandlerFailed | None:
+        if not self._refused:
+            return None
+        return self._refused.find(key_of_batch(join_queries([asked.packed])), self._name, asked.packed.name)
+
+    def _again(self, batch: Sequence[_Asked]) -> None:
+        for asked in batch:
+            if asked.future.done():
+                continue
+            if self._retired:
+                what = "it was divided into another number of parts meanwhile; ask again"
+                self._resolve(asked, Unavailable(f"{self._name} {asked.packed.name}", what))
+            elif asked.waits_for is not None and asked.waits_for not in self._replicas:
+                self._resolve(asked, _GONE)
+            else:
+                asked.tries += 1
+                self._route(asked)
+
+    def _resolve(self, asked: _Asked, answer: Any) -> None:
+        self._pending.discard(asked)
+        if not asked.future.done():
+            asked.future.set_result(answer)
+
+    # --- deadlines -----------------------------------------------------------------------------------------------
+
+    def _expire(self, asked: _Asked) -> None:
+        """Its deadline has passed."""
+        if asked.future.done():
+            self._pending.discard(asked)
+            return
+        if not asked.after:
+            what = Unavailable(f"{self._name} {asked.packed.name}", "no replica answered in time")
+            self._resolve(asked, what)
+            return
+        known = asked.waits_for or max(self._replicas, key=lambda one: sum(one.positions.values()), default=None)
+        self._resolve(asked, self._late(asked.after, known.positions if known else {}))
+
+    def _late(self, after: Mapping[int, int], positions: Mapping[int, int]) -> RayfoldError:
+        missing = [partition for partition, position in after.items() if positions.get(partition, 0) < position]
+        if not missing:
+            return Unavailable(self._name, "no replica answered in time")
+        partition = missing[0]
+        return NotYetVisible(self._name, partition, after[partition], positions.get(partition, 0))
+
+    def _sweep(self) -> None:
+        """Tell those whose deadline has passed, and drop those whose caller has gone."""
+        now = time.monotonic()
+        for asked in [a for a in self._pending if a.future.done() or now > a.deadline_s]:
+            self._expire(asked)
+        self._sweeping = bool(self._pending)
+        if self._sweeping:
+            self._loop.call_later(_SWEEP_S, self._sweep)
+
+
+_GONE: Final = object()
+"""What a wait for one replica gets when that is gone for good."""
+
+_ANYTHING: Final = (Exception, SystemExit)
+"""What code of the user's may raise while an answer is decoded."""
+
+
+async def all_of(waits: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """What all come to; the first that raises ends the others."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()

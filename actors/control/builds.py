@@ -1,0 +1,76 @@
+"""Spread builds: the builds of read models where a store is spread over nodes.
+
+Beside steps [7] and [8]. Each projector keeps its place in the share of the node that it runs on, so a build has a
+folder on every node that has, or had, a projector of it. The mark of the build that serves is written on all nodes that
+are up; the latest that any node knows of counts. A node that was away and has only an older mark changes nothing by
+coming back.
+
+What is lost with a node is rebuilt from the log; a projector that starts on another node than before does the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any, Final
+
+from ...runtime.domain.projection import Projection
+from ...runtime.errors import RayfoldError
+from ...runtime.printable import printable_log
+from ..nodes.agents import Shares
+from ..packaging.builds import Build, Builds, ProjectionFacts
+
+__all__ = ["SpreadBuilds"]
+
+log = printable_log(__name__)
+
+_TIMEOUT_S: Final = 10.0
+"""For a keeper. One whose node has just died is passed over after that."""
+
+
+class SpreadBuilds(Builds):
+    """The builds in the shares of all nodes. Their paths are relative to the share."""
+
+    def __init__(self, shares: Shares) -> None:
+        super().__init__(Path())
+        self._shares = shares
+
+    async def served(self, projection: type[Projection] | ProjectionFacts) -> dict[tuple[int, int], bool]:
+        """See `Builds`. What any node knows counts."""
+        served: dict[tuple[int, int], bool] = {}
+        for found in await self._everywhere("builds", projection.projection_name):
+            for order, has in found.items():
+                served[order] = served.get(order, False) or has
+        return served
+
+    async def lend_checkpoint(self, build: Build, part: int, replica: int) -> None:
+        """See `lend_checkpoint`. On the nodes that have one."""
+        await self._everywhere("lend_checkpoint", build, part, replica)
+
+    async def mark_serving(self, build: Build) -> None:
+        """See `mark_serving`."""
+        await self._everywhere("mark_serving", build)
+
+    async def remove_older(self, projection: str, serving: Build) -> None:
+        """See `remove_older`."""
+        await self._everywhere("remove_older", projection, serving)
+
+    async def remove(self, build: Build) -> None:
+        """See `remove_build`."""
+        await self._everywhere("remove_build", build)
+
+    async def remove_folder(self, build: Build, part: int, replica: int) -> None:
+        """Remove what one projector has saved."""
+        await self._everywhere("remove_folder", build.folder_of(part, replica))
+
+    async def _everywhere(self, method: str, *arguments: Any) -> list[Any]:
+        """What the keepers of the nodes that are up answer. One that cannot is passed over: nothing here is the
+        truth."""
+        asked = (self._shares.call(node_id, method, *arguments, timeout_s=_TIMEOUT_S) for node_id in self._shares.up)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, RayfoldError):
+                log.warning("builds of read models: %s: %s", method, answer)
+            elif isinstance(answer, BaseException):
+                raise answer
+        return [answer for answer in answers if not isinstance(answer, BaseException)]

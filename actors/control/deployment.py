@@ -1,0 +1,355 @@
+"""Deployment: an application is left running on a cluster, given new code, found again, and taken down.
+
+Beside all steps. What a deployment is: the code of the application's modules and its plan, in Ray's own directory
+(`packaging/registry.py`), and a supervisor, a detached actor of the application's name, which takes the plan from
+there. The first deployment puts the plan there itself. A further one hands it to the supervisor that runs, which does
+the rest (`rollout/plan.py` has the steps): whoever deploys may be killed at any moment.
+
+Rules kept here: nothing is begun before every node that is up has loaded the classes, as actors will; a new store is
+made only for a caller that asks for one; a deployment that does not come to its end is taken back, its number is not
+given again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from ...runtime.encoding.error_codec import from_wire, to_wire
+from ...runtime.errors import CallerError, RayfoldError, StoreMismatch, StoreMissing, Unavailable, UnknownName
+from ...runtime.printable import printable_log
+from ..cluster.ray_cluster import Cluster
+from ..cluster.rpc import call, kill, one_line, open_actor
+from ..packaging.application import Application, ApplicationPlan
+from ..packaging.builds import ProjectionFacts
+from ..packaging.code import Code
+from ..rollout.plan import Rolled, has_ended
+from ..rollout.preview import Prospect, Seats, prospect_of
+from .topology import supervisor_name
+
+__all__ = [
+    "await_deployed",
+    "begin_deployment",
+    "cancel_deployment",
+    "generation_of",
+    "look_ahead",
+    "revive",
+    "running_applications",
+    "take_down",
+]
+
+log = printable_log(__name__)
+
+_OPEN_TIMEOUT_S: Final = 3600.0
+"""For a system to start: as long as its read models take to be built."""
+
+_STOP_TIMEOUT_S: Final = 60.0
+_LOOK_S: Final = 0.3
+_ASK_TIMEOUT_S: Final = 30.0
+
+
+class _Ahead(NamedTuple):
+    """What is known before a deployment begins."""
+
+    code: Code
+    classes: bytes
+    """See `shipping.py`."""
+    running: Seats | None
+    """None if nothing of that name was deployed."""
+    store_id: str
+    """Of the store that the nodes have; empty if they have none."""
+    prospect: Prospect
+
+
+async def look_ahead(application: Application, cluster: Cluster) -> Prospect:
+    """What deploying this would do. Changes nothing. Raises what `begin_deployment` would, but for a store that would
+    be made."""
+    return (await _look(application, cluster)).prospect
+
+
+async def begin_deployment(
+    application: Application, cluster: Cluster, *, create: bool = False, within_s: float | None = None
+) -> ApplicationPlan:
+    """Deploy an application, or its new code. Returns once its supervisor works on it; `await_deployed` waits for the
+    end.
+
+    create: whether a new store may be made. within_s: how long the read models may take to be built.
+
+    Raises `DefinitionError` if its classes cannot be loaded on a node, `StoreMissing` if a store would have to be made
+    and may not, `CallerError` while another deployment is under way, `StoreMismatch`, `StoreInUse` and `Unavailable`,
+    and, of a first deployment, what keeps a projection from answering: then what ran before goes on.
+    """
+    ahead = await _look(application, cluster)
+    if ahead.prospect.makes_store and not create:
+        what = f"there is no store of that name on {cluster.address}: {ahead.prospect.lines[0]} with --create"
+        raise StoreMissing(application.name, what)
+    plan = await asyncio.to_thread(_planned, application, cluster, ahead, create, within_s)
+    if ahead.running is not None:
+        await _hand_over(plan, cluster)
+        return plan
+    from ..packaging.registry import put_first_plan
+
+    try:
+        if not await asyncio.to_thread(put_first_plan, plan):
+            raise CallerError(f"{plan.name} was deployed meanwhile by another program; look at it, then deploy again")
+        await _start(plan, ahead.store_id, cluster)
+        await _ask(cluster, plan.name, "ready")
+    except BaseException as error:
+        await asyncio.shield(_take_back(plan, cluster, error))
+        raise
+    return plan
+
+
+async def await_deployed(
+    plan: ApplicationPlan, cluster: Cluster, *, progress: Callable[[Rolled], None] = lambda _: None
+) -> Rolled:
+    """Return once everything runs the code of this plan. Raises what has ended the deployment."""
+    from ..packaging.registry import deployment_of
+
+    while True:
+        rolled: Rolled = await _ask(cluster, plan.name, "deploying")
+        progress(rolled)
+        entry = await asyncio.to_thread(deployment_of, plan.name, plan.generation)
+        failed = from_wire(list(entry.failed)) if entry is not None and entry.failed else None
+        if has_ended(plan.generation, rolled, failed):
+            return rolled
+        await asyncio.sleep(_LOOK_S)
+
+
+async def cancel_deployment(name: str, cluster: Cluster) -> bool:
+    """Call off the deployment that is under way, unless its code is in charge already; whether there was one."""
+    called_off: bool = await _ask(cluster, name, "cancel_deployment")
+    return called_off
+
+
+async def take_down(name: str, cluster: Cluster) -> None:
+    """End an application that was deployed, and forget it; its data stays. Raises `UnknownName`."""
+    from ..packaging.registry import (
+        applications,
+        deployments_of,
+        forget_deployments,
+        forget_plan,
+        plan_of,
+        remove_unused_code,
+    )
+
+    if plan_of(name) is None:
+        raise UnknownName("application", name, applications())
+    forget_plan(name)  # first: whoever is started again in between finds that there is nothing to do
+    supervisor = _supervisor(cluster, name)
+    if supervisor is not None:
+        with contextlib.suppress(Exception):
+            await call(supervisor.stop, timeout_s=_STOP_TIMEOUT_S)
+        kill(supervisor)
+    _end_leftovers(name, cluster)
+    forget_plan(name)  # which a deployment that was under way may have put there meanwhile
+    for deployment in deployments_of(name)[-1:]:
+        forget_deployments(name, deployment.number)
+    remove_unused_code()
+
+
+def generation_of(name: str) -> int:
+    """Of the code that is in charge of an application; 0 if it was not deployed."""
+    from ..packaging.registry import plan_of
+
+    plan = plan_of(name)
+    return 0 if plan is None else plan.generation
+
+
+def running_applications() -> list[str]:
+    """The names of what was deployed on the cluster that this process is connected to."""
+    from ..packaging.registry import applications
+
+    return applications()
+
+
+def revive(name: str, namespace: str, patience_s: float) -> None:
+    """Start the supervisor of a deployed application again, if it is silent for so long, or is not there.
+
+    Ray 2.60 sometimes forgets an actor when its directory restarts (`health.py`). The supervisor looks after all
+    others; the keepers of the nodes, and programs that connect, look after it with this. Raises `Unavailable` if
+    nothing of that name runs.
+    """
+    import ray
+
+    from ..packaging.registry import plan_of
+    from .supervisor import start_supervisor
+
+    supervisor: Any = None
+    deadline_s = time.monotonic() + patience_s
+    while (left_s := deadline_s - time.monotonic()) > 0:
+        try:
+            supervisor = ray.get_actor(supervisor_name(name), namespace)
+            supervisor.alive.remote().future().result(left_s)
+            return
+        except ValueError:
+            supervisor = None
+            if plan_of(name) is None:
+                raise Unavailable(
+                    name, "nothing of that name runs on this cluster; `rayfold deploy` starts it"
+                ) from None
+            break
+        except Exception as error:  # it is being started again, or is busy, or silent
+            log.info("the supervisor of %s does not answer: %s", name, one_line(error))
+            time.sleep(_LOOK_S)
+    if plan_of(name) is None:  # it is that of a runtime, which ends with its program
+        return
+    if supervisor is not None:
+        kill(supervisor)
+    log.error("the supervisor of %s is started again", name)
+    with contextlib.suppress(ValueError):  # somebody else was faster
+        start_supervisor(name, namespace)
+
+
+async def _look(application: Application, cluster: Cluster) -> _Ahead:
+    """Everything that can be refused without having begun."""
+    from ..packaging.code import collect  # these import ray, which `Cluster` prepares
+    from ..packaging.registry import plan_of
+    from ..packaging.shipping import ship
+    from ..rollout.preflight import store_in, try_on_nodes
+
+    name, nodes = application.name, [node for node in cluster.nodes() if node.alive]
+    if not nodes:
+        what = "no node of this cluster has a data folder; start its nodes with `rayfold up` or `rayfold node`"
+        raise Unavailable(name, what)
+    running: Seats | None = None
+    if plan_of(name) is not None:
+        await asyncio.to_thread(revive, name, cluster.namespace, _ASK_TIMEOUT_S)  # its deployer may have been killed
+        running = await _ask(cluster, name, "seats")
+    elif _supervisor(cluster, name) is not None:
+        what = f"a runtime of the name {name!r} runs on this cluster, which ends with its program"
+        raise CallerError(f"{what}; stop it first, or deploy under another name")
+    code = await asyncio.to_thread(collect, application.catalogue)
+    classes = ship(application.catalogue, code.digest)
+    found = await try_on_nodes(name, classes, code.packed, cluster)
+    store = store_in(name, found)
+    if running is None:
+        _check_known(name, store.store_id if store else "")
+    present = len(running.partitions) if running is not None else store.partitions if store else None
+    if application.partitions is not None and present not in (None, application.partitions):
+        what = f"the store has {present} partitions, not {application.partitions}"
+        raise StoreMismatch(name, what, "leave the number out: it is fixed when a store is created")
+    prospect = prospect_of(
+        name,
+        {one.projection_name: ProjectionFacts.of(one) for one in application.projections},
+        {one.projection_name: count for one, count in application.replicas.items()},
+        running=running,
+        store_id=store.store_id if store else "",
+        nodes=[node.name for node in nodes],
+        partitions=present or application.partitions or max(2, len(nodes)),
+    )
+    return _Ahead(code, classes, running, store.store_id if store else "", prospect)
+
+
+def _check_known(name: str, found: str) -> None:
+    """The store that the application had before must be there, if it had one and no other was put in its place."""
+    from ..packaging.registry import store_of
+
+    known = store_of(name)
+    if known and not found:
+        what = f"no node that is up has store {known}, which it had before; start the nodes that have it"
+        raise Unavailable(name, what)
+
+
+def _planned(
+    application: Application, cluster: Cluster, ahead: _Ahead, create: bool, within_s: float | None
+) -> ApplicationPlan:
+    """The plan, under a number of its own, with its code in the directory."""
+    from ..packaging.registry import begin_deployment as number_of_deployment
+    from ..packaging.registry import put_code
+
+    number = number_of_deployment(application.name, ahead.code.digest)
+    put_code(ahead.code)
+    return ApplicationPlan(
+        application.name,
+        ahead.classes,
+        application.partitions,
+        {projection.projection_name: count for projection, count in application.replicas.items()},
+        application.settings,
+        number,
+        cluster.counts_slots,
+        ahead.code.digest,
+        {one.projection_name: ProjectionFacts.of(one) for one in application.projections},
+        within_s=within_s,
+        create=create,
+    )
+
+
+async def _hand_over(plan: ApplicationPlan, cluster: Cluster) -> None:
+    """Have the supervisor that runs take the plan up. Raises why it does not."""
+    from ..packaging.registry import Deployment, deployment_of, put_deployment
+
+    try:
+        await _ask(cluster, plan.name, "deploy", plan)
+    except RayfoldError as error:
+        entry = await asyncio.to_thread(deployment_of, plan.name, plan.generation)
+        if entry is not None and entry.plan is not None:
+            return  # it was taken up, and the answer was lost
+        ended = Deployment(plan.generation, "", failed=to_wire(error))
+        await asyncio.to_thread(put_deployment, plan.name, ended)
+        raise
+
+
+async def _start(plan: ApplicationPlan, store_id: str, cluster: Cluster) -> None:
+    """Start the supervisor of a first deployment, and wait until all that it starts is up. store_id: of the store that
+    the nodes have, which may be a restored one in the place of the one that it had before."""
+    from ..packaging.registry import put_store
+    from .supervisor import start_supervisor
+
+    if store_id:
+        await asyncio.to_thread(put_store, plan.name, store_id)
+    if _supervisor(cluster, plan.name) is None:
+        with contextlib.suppress(ValueError):  # a keeper has just started it again
+            start_supervisor(plan.name, cluster.namespace)
+    await open_actor(cluster.actor_named(supervisor_name(plan.name)), plan.name, _OPEN_TIMEOUT_S)
+
+
+async def _take_back(plan: ApplicationPlan, cluster: Cluster, error: BaseException) -> None:
+    """A first deployment has failed: nothing runs, as before."""
+    from ..packaging.registry import Deployment, put_deployment
+    from ..rollout.plan import as_error
+
+    if generation_of(plan.name) == plan.generation:
+        with contextlib.suppress(UnknownName):
+            await take_down(plan.name, cluster)
+    ended = Deployment(plan.generation, "", failed=to_wire(as_error(error)))
+    await asyncio.to_thread(put_deployment, plan.name, ended)
+
+
+async def _ask(cluster: Cluster, name: str, what: str, *arguments: Any) -> Any:
+    """Have a supervisor answer; it may just be starting again."""
+    deadline_s = time.monotonic() + _ASK_TIMEOUT_S
+    while True:
+        supervisor = _supervisor(cluster, name)
+        try:
+            if supervisor is None:
+                raise Unavailable(name, "it does not run")
+            error, answer = await call(supervisor.ask, what, *arguments, timeout_s=_OPEN_TIMEOUT_S)
+        except Exception as failure:
+            if time.monotonic() > deadline_s:
+                raise Unavailable(name, f"its supervisor does not answer: {one_line(failure)}") from failure
+            await asyncio.sleep(_LOOK_S)
+        else:
+            if error:
+                raise from_wire(error)
+            return answer
+
+
+def _supervisor(cluster: Cluster, name: str) -> Any:
+    try:
+        return cluster.actor_named(supervisor_name(name))
+    except ValueError:
+        return None
+
+
+def _end_leftovers(name: str, cluster: Cluster) -> None:
+    """What a supervisor that did not answer has left."""
+    from ray.util import list_named_actors
+
+    for one in list_named_actors():
+        if one.startswith(f"{name}/"):
+            with contextlib.suppress(ValueError):
+                kill(cluster.actor_named(one))

@@ -1,0 +1,137 @@
+"""Health: who of a spread system answers, who says that something is wrong, and who is replaced.
+
+Beside all steps, on the event loop of whoever supervises. Ray starts again what was killed. What it does not do is for
+this file: a frozen process, and an actor that Ray has forgotten (version 2.60 forgets the actors of a node when its
+directory ends between noting that the node died and noting what that means for its actors: in 2 of 26 restarts
+of a head), and a move that was interrupted by the loss of a node.
+
+Rule kept here: nothing is replaced while its node is down, for that one's actors are started again with it; and whoever
+says what is wrong with it is alive: it is told of, not replaced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from concurrent.futures import Future
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ...runtime.errors import RayfoldError, Sealed, StoreError
+from ...runtime.printable import printable_log
+from ...runtime.store.partition_map import StoreMap
+from ..cluster.rpc import one_line
+from .heartbeats import Heartbeats
+
+if TYPE_CHECKING:
+    from .supervision import Supervision
+
+__all__ = ["Health"]
+
+log = printable_log(__name__)
+
+
+class Health:
+    """Of one system."""
+
+    def __init__(self, supervision: Supervision) -> None:
+        self.troubles: dict[int, RayfoldError] = {}
+        """Partition -> why it answers but cannot open its log."""
+        self._sealed: set[int] = set()
+        """Partitions that take no commands because they are to go on elsewhere; during a move that is as it should
+        be."""
+        self._supervision = supervision
+        self._silent_s = supervision.plan.settings.silent_s
+        self._pulse = Heartbeats(self._silent_s)
+
+    def note(self, partition: int, trouble: RayfoldError | None) -> None:
+        """A partition has said what is wrong with it, or that nothing is. Sealed is no trouble: it is to move."""
+        if isinstance(trouble, Sealed):
+            self._sealed.add(partition)
+            trouble = None
+        else:
+            self._sealed.discard(partition)
+        if trouble is None:
+            self.troubles.pop(partition, None)
+            return
+        if str(self.troubles.get(partition)) != str(trouble):
+            log.error("partition %d of %s: %s", partition, self._supervision.plan.name, trouble)
+        self.troubles[partition] = trouble
+
+    def take_pulses(self) -> None:
+        """Ask everybody whose node is up for a sign of life; nobody is waited for."""
+        supervision, shares = self._supervision, self._supervision.shares
+        seated = {
+            f"partition {number}": number for number in supervision.partitions.seated if supervision.is_up(number)
+        }
+        projectors = supervision.projections.projectors()
+        self._pulse.keep({*seated, *shares.up, *(one.name for one in projectors)})
+        for who, number in seated.items():
+            ask = partial(_asked, supervision.partitions.seated[number].actor.head)
+            self._pulse.take(who, ask, partial(self._heard, number))
+        for node_id in shares.up:
+            self._pulse.take(node_id, partial(_asked, shares.keeper(node_id).map), heard=partial(self._map_of, node_id))
+        for projector in projectors:
+            self._pulse.take(projector.name, partial(_asked, projector.actor.place))
+
+    def _heard(self, partition: int, trouble: RayfoldError | None) -> None:
+        if trouble is None or isinstance(trouble, StoreError):
+            self.note(partition, trouble)
+
+    def _map_of(self, node_id: str, store_map: StoreMap | None) -> None:
+        """A node has another map than is known here: one of the two has missed something."""
+        supervision, shares = self._supervision, self._supervision.shares
+        if store_map is not None and store_map != shares.map and store_map.store_id == shares.map.store_id:
+            supervision.alone(f"map of {node_id}", partial(shares.learn, store_map, [node_id]))
+
+    async def put_right(self) -> None:
+        """Replace what is silent, and put right what was lost in the middle of a move. May take long."""
+        await self.replace_silent()
+        await self.settle_moves()
+
+    async def settle_moves(self) -> None:
+        """Partitions that have let go of their logs though nobody moves them, and those whose actor is not at their
+        home, are put right: a node was lost in the middle of a move, and is back."""
+        supervision = self._supervision
+        homes, seated = supervision.shares.map.homes, supervision.partitions.seated
+        astray = self._sealed | {number for number, one in seated.items() if homes[number] != one.node_id}
+        if not astray or supervision.changing.locked():
+            return
+        async with supervision.changing:
+            for number in astray:
+                self._sealed.discard(number)
+                try:
+                    await supervision.moves.set_right(number)
+                except Exception as error:  # the next look may find more of it up
+                    log.info("partition %d of %s: %s", number, supervision.plan.name, one_line(error))
+
+    async def replace_silent(self) -> None:
+        """What has not answered for long, although its node is up, is replaced."""
+        silent, supervision = self._pulse.silent(), self._supervision
+        if not silent or supervision.changing.locked():
+            return
+        async with supervision.changing:
+            for who in silent:
+                self._pulse.forget(who)
+                called = f"the keeper of node {supervision.nodes[who].name}" if who in supervision.nodes else who
+                log.error(
+                    "%s, of %s, has not answered for %g s: replaced", called, supervision.plan.name, self._silent_s
+                )
+                with contextlib.suppress(RayfoldError):
+                    await self._replace(who)
+
+    async def _replace(self, who: str) -> None:
+        supervision, shares = self._supervision, self._supervision.shares
+        if who in shares.up:
+            shares.replace(who)
+            await shares.add(supervision.nodes[who])
+        elif who.startswith("partition "):
+            number = int(who.removeprefix("partition "))
+            await supervision.partitions.replace(number, shares.map.homes[number])
+            supervision.projections.use_partitions(supervision.partitions.handles())
+        else:
+            await supervision.projections.replace(who)
+
+
+def _asked(method: Any) -> Future[Any]:
+    asked: Future[Any] = method.remote().future()
+    return asked

@@ -1,0 +1,78 @@
+"""Pulse: when each actor of a system last gave a sign of life.
+
+Beside all steps. Each is asked again as soon as it has answered, and not before: a frozen process is not buried in
+questions. Being told an error of ours is a sign of life too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from ...runtime.errors import RayfoldError
+
+__all__ = ["Heartbeats"]
+
+Ask = Callable[[], Future[Any]]
+"""Asks an actor something that it answers at once."""
+
+Heard = Callable[[Any], None]
+"""Gets what the actor has answered."""
+
+Note = Callable[[RayfoldError | None], None]
+"""Is told what the actor has said that was wrong with it, or that nothing is."""
+
+
+class Heartbeats:
+    """Signs of life, by whoever gives them. Lives on one event loop."""
+
+    def __init__(self, silent_s: float) -> None:
+        """`silent_s`: how long somebody may be silent."""
+        self._silent_s = silent_s
+        self._heard_s: dict[str, float] = {}
+        """When it last answered, or when it was first asked."""
+        self._asked: dict[str, asyncio.Future[Any]] = {}
+
+    def take(self, who: str, ask: Ask, note: Note | None = None, heard: Heard | None = None) -> None:
+        """Ask for a sign of life, unless the last question is open. Returns at once."""
+        self._heard_s.setdefault(who, asyncio.get_running_loop().time())
+        if who in self._asked:
+            return
+        try:
+            asked = asyncio.wrap_future(ask())
+        except Exception:  # it has ended for good
+            return
+        self._asked[who] = asked
+        asked.add_done_callback(lambda answered: self._answered(who, answered, note, heard))
+
+    def silent(self) -> list[str]:
+        """Those that were asked and have not answered for too long."""
+        before_s = asyncio.get_running_loop().time() - self._silent_s
+        return [who for who, heard_s in self._heard_s.items() if heard_s < before_s]
+
+    def forget(self, who: str) -> None:
+        """It is another one from now on, or is no more."""
+        self._heard_s.pop(who, None)
+        self._asked.pop(who, None)
+
+    def keep(self, those: set[str]) -> None:
+        """Forget all but those."""
+        for who in self._heard_s.keys() - those:
+            self.forget(who)
+
+    def _answered(self, who: str, answered: asyncio.Future[Any], note: Note | None, heard: Heard | None) -> None:
+        if self._asked.get(who) is not answered:  # it has been replaced
+            if not answered.cancelled():
+                answered.exception()
+            return
+        del self._asked[who]
+        failure = None if answered.cancelled() else answered.exception()
+        trouble: Any = getattr(failure, "cause", failure)  # of Ray's wrapping, which has the trace in its text
+        if failure is None or isinstance(trouble, RayfoldError):
+            self._heard_s[who] = asyncio.get_running_loop().time()
+            if note is not None:
+                note(trouble)
+        if failure is None and heard is not None:
+            heard(answered.result())

@@ -1,0 +1,477 @@
+"""Supervision: a system over the nodes of a cluster, put together, watched, and put right.
+
+Where to look to see what a spread system consists of; its twin on one machine is `system/local.py`. It runs in an actor
+of its own (`supervisor.py`), and every program that uses the system, the one that has started it included, is a client
+of it.
+
+What it does, again and again: look which nodes are up; give a node that joins or returns its keeper and the map; say on
+the board which partitions are unavailable, and why; and replace what does not answer although its node is up. Ray
+starts killed processes again by itself, and faster; that is left to it.
+
+Rules kept here: what is lost with a node is lost alone: everything else goes on, and nothing waits for it. Whatever is
+done here may be interrupted at any point and done again: the shares hold what is true, the names in Ray who is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from ...runtime.checks.fit import check_fit
+from ...runtime.domain.projection import Projection
+from ...runtime.errors import StoreError, Unavailable
+from ...runtime.printable import printable_log
+from ...runtime.store.report import Report
+from ..cluster.ray_cluster import Cluster, NodeFacts
+from ..cluster.rpc import call, one_line
+from ..cluster.scheduling import SpreadScheduling, generation_in
+from ..nodes.agents import Shares
+from ..observe.metrics import Metrics
+from ..observe.status import NodeStatus, Observer, Status, seat_named
+from ..packaging.application import ApplicationPlan
+from ..packaging.registry import put_store, store_of
+from ..packaging.shipping import unship
+from ..partition.actor import PartitionPlan
+from ..projection.fleet import Projector, end
+from ..projection.rebuild import Rebuild, Rebuilds
+from ..rollout.rollout import Rolling
+from .builds import SpreadBuilds
+from .health import Health
+from .moves import PartitionMoves
+from .partitions import PartitionActors, partition_named
+from .projections import SpreadProjections
+from .topology import ServedParts, Topology, TopologyFeed
+
+__all__ = ["Supervision"]
+
+log = printable_log(__name__)
+
+_WATCH_S: Final = 0.5
+"""Between two looks at the nodes, a call of some milliseconds each: how much later than Ray the board knows of a
+loss."""
+
+_TIDY_S: Final = 60.0
+"""Between two looks for what moves have left: one short call for each node."""
+
+_VERIFY_TIMEOUT_S: Final = 24 * 3600.0
+"""For the logs of one node: some 300,000 events a second."""
+
+_HEARD_S: Final = 2.0
+"""For clients to hear of other projectors: they wait at the board, and ask again a quarter of a second after the
+supervisor was away."""
+
+_TICK_S: Final = 2.0
+"""As on one machine (`system/local.py`)."""
+
+
+class Supervision:
+    """One system. Lives on one event loop."""
+
+    def __init__(
+        self, plan: ApplicationPlan, cluster: Cluster, *, detached: bool, restart: Callable[[], None] = lambda: None
+    ) -> None:
+        """`restart`: end this process, which is started again with the plan that is in Ray's directory by then."""
+        self.plan = plan
+        self.detached = detached
+        """Deployed: it outlives the program that has started it."""
+        self.board = TopologyFeed()
+        self.shares = Shares(plan.name, cluster.namespace, detached=detached, silent_s=plan.settings.silent_s)
+        self.scheduling = SpreadScheduling(detached=detached, generation=plan.generation)
+        self.partitions = PartitionActors(self._plan_of, self.scheduling, plan.generation)
+        self.projections: SpreadProjections
+        self.nodes: dict[str, NodeFacts] = {}
+        """By the id of their data folders: those that Ray knows of, up or not."""
+        self.changing = asyncio.Lock()
+        """Held by whoever moves partitions, deploys, or replaces what is lost: one at a time."""
+        self.cluster = cluster
+        self.catalogue = unship(plan.catalogue)
+        self._up_as: dict[str, str] = {}
+        """Of the nodes that are up: what Ray calls them since their last start."""
+        self._gone_since: dict[str, datetime] = {}
+        self.moves = PartitionMoves(self)
+        self.health = Health(self)
+        self.rolling = Rolling(self, restart)
+        self._superseded: list[Projector] = []
+        """Those with earlier code, which are asked until everybody has been told of the present ones."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._doing: set[str] = set()
+        """What `_watch` has begun, and not waited for."""
+        self._tidy_again_s = 0.0
+        self.watch_s = _WATCH_S
+        self.rebuilds = Rebuilds()
+        """Those that were begun here."""
+
+    # --- starting and ending -------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Find or make the store, go on with the actors that an earlier supervisor has left, and start those that are
+        missing. Returns once all partitions whose homes are up take commands and all projections answer; or at once
+        where there were actors already: what they still have to do, nobody who is served by the others waits for.
+
+        Raises `StoreMismatch`, `CodeMismatch`, `StoreInUse`, `Unavailable`, `DefinitionError`, and what keeps a
+        projector from opening.
+        """
+        await self._see_nodes()
+        await self._open_shares(list(self.nodes.values()))
+        self._use_nodes()
+        for node_id in self.shares.map.names.keys() - self.shares.up:
+            self._gone_since[node_id] = datetime.now(UTC)  # or before: an earlier supervisor may have gone with it
+        self.projections = self._projections()
+        self.projections.answer_max_s = self.plan.settings.answer_max_s
+        self._observer = Observer(self.shares.store)
+        names = await self._named()
+        if not names:  # else it runs, or a deployment has looked before it changed anything
+            await asyncio.to_thread(self._check_fit)
+        await self._seat(names)
+        if not names:
+            await self._open()
+        await self.projections.attach(self.partitions.handles(), self._serve)
+        self.put_up()
+        for doing in (self._watch, self._tick, self._measure, self.rolling.run):
+            self._go_on(doing())
+        self._go_on(self._end_superseded())
+        if names:
+            self._go_on(self._resume())
+
+    def _check_fit(self) -> None:
+        """Raises `CodeMismatch` if the classes do not fit what the partitions hold whose homes are up."""
+        store, homes = self.shares.store, self.shares.map.homes
+        with contextlib.ExitStack() as opened:
+            readers = {number: store.open_reader(number) for number, home in enumerate(homes) if home in self.shares.up}
+            for reader in readers.values():
+                opened.callback(reader.close)
+            check_fit(self.plan.name, self.catalogue, readers)
+
+    async def _open_shares(self, nodes: Sequence[NodeFacts]) -> None:
+        """Of a deployed system: the store that it had before, and no other."""
+        plan, known = self.plan, await asyncio.to_thread(self._known_store) if self.detached else ""
+        default = max(2, sum(node.alive for node in nodes))
+        await self.shares.open(nodes, plan.partitions, default, create=plan.create, store_id=known)
+        if self.detached and not known:
+            await asyncio.to_thread(self._remember_store, self.shares.map.store_id)
+
+    def _known_store(self) -> str:
+        return store_of(self.plan.name)
+
+    def _remember_store(self, store_id: str) -> None:
+        put_store(self.plan.name, store_id)
+
+    async def _seat(self, names: set[str]) -> None:
+        """An actor for every seat: one of these, which are there, or a new one. Those that have no seat are ended."""
+        for projection, count in self._wanted().items():
+            taking = (projection, count, self.plan, names, self.cluster.actor_named)
+            await self.projections.take_in_or_start(*taking)
+        homes = self.shares.map.homes
+        self.partitions.take_in(names, self.cluster.actor_named, homes)
+        for number, node_id in enumerate(homes):
+            if number not in self.partitions.seated:
+                self.partitions.seated[number] = self.partitions.start(number, node_id)
+        for name in names - self._in_use():
+            with contextlib.suppress(ValueError):
+                actor, seat = self.cluster.actor_named(name), seat_named(name, None)
+                if seat is not None and generation_in(seat.mark) < self.plan.generation:
+                    self._superseded.append(Projector(seat.part, seat.replica, name, Path(), actor))
+                else:
+                    self.partitions.kill(actor)
+
+    async def _end_superseded(self) -> None:
+        """Clients learn of the present projectors while the others still answer."""
+        superseded, self._superseded = self._superseded, []
+        if superseded:
+            await asyncio.sleep(_HEARD_S)
+            await end(superseded, save=False)
+        await self.projections.remove_older()
+
+    async def _resume(self) -> None:
+        """After an end of the supervisor, or of everything: moves that were interrupted are called off, and everybody
+        opens what it has. Who does not is replaced (`health.py`)."""
+        try:
+            await self.moves.settle()
+            await self._open()
+        except Exception as error:
+            log.error("%s goes on, but: %s", self.plan.name, one_line(error))
+
+    async def stop(self) -> None:
+        """End every actor of the system, each when it has closed its log or saved its place; the shares are free."""
+        for task in self._tasks:
+            task.cancel()
+        await self.rolling.cancel()
+        await asyncio.gather(*(rebuild.interrupt() for rebuild in self.rebuilds))
+        closing = [self.partitions.end()]
+        if hasattr(self, "projections"):
+            closing.append(self.projections.close())
+        await asyncio.gather(*closing, return_exceptions=True)
+        await self.shares.end()
+
+    def _go_on(self, doing: Coroutine[Any, Any, None]) -> None:
+        """In the background, until this ends."""
+        task = asyncio.create_task(doing)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def alone(self, what: str, doing: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """In the background, unless that is being done already."""
+        if what in self._doing:
+            return
+        self._doing.add(what)
+
+        async def done() -> None:
+            try:
+                await doing()
+            except Exception:  # the next look may go better: nothing else does this
+                log.exception("%s of %s", what, self.plan.name)
+            finally:
+                self._doing.discard(what)
+
+        self._go_on(done())
+
+    async def _tidy(self) -> None:
+        """Now and then, while nothing moves: what earlier moves have left is removed where that is proven to be
+        right."""
+        if (now_s := asyncio.get_running_loop().time()) < self._tidy_again_s or self.changing.locked():
+            return
+        self._tidy_again_s = now_s + _TIDY_S
+        async with self.changing:
+            await self.moves.tidy()
+
+    async def _open(self) -> None:
+        """Partitions and projectors, at the same time. What concerns one partition alone becomes its trouble."""
+        opening: list[Coroutine[Any, Any, None]] = [self.projections.open()]
+        opening += [self.open_partition(number) for number in self.partitions.seated if self.is_up(number)]
+        for failure in await asyncio.gather(*opening, return_exceptions=True):
+            if isinstance(failure, BaseException):
+                raise failure
+
+    async def open_partition(self, number: int) -> None:
+        """Have a partition take commands, or note down why it cannot."""
+        seated, trouble = self.partitions.seated[number], None
+        try:
+            await self.partitions.open(number)
+        except (StoreError, Unavailable) as error:
+            trouble = error
+        if self.partitions.seated[number] is seated:  # else it has been replaced meanwhile
+            self.health.note(number, trouble)
+
+    # --- what clients ask for ------------------------------------------------------------------------------------
+
+    async def heads(self) -> dict[int, int]:
+        """The head of every partition's log. Raises `Unavailable` for one that cannot be reached, by name."""
+        heads = await asyncio.gather(*(self._head(number) for number in self.partitions.seated))
+        return dict(zip(self.partitions.seated, heads, strict=True))
+
+    async def _head(self, number: int) -> int:
+        deadline_s = time.monotonic() + self.plan.settings.timeout_s
+        while (left_s := deadline_s - time.monotonic()) > 0 and number not in self.unavailable():
+            try:
+                head: int = await call(self.partitions.seated[number].actor.head, timeout_s=left_s)
+            except Exception:
+                await asyncio.sleep(min(0.1, left_s))
+            else:
+                return head
+        why = self.unavailable().get(number, f"no answer in {self.plan.settings.timeout_s} s")
+        raise Unavailable(f"partition {number} of {self.plan.name}", why)
+
+    async def status(self) -> Status:
+        """Nodes, partitions, own actors and projectors; see `Runtime.status`."""
+        seats = [seat_named(one.name, one.actor) for one in self.projections.projectors()]
+        actors = {number: one.actor for number, one in self.partitions.seated.items()}
+        seen = await self._observer.observe(actors, [seat for seat in seats if seat])
+        names = {number: self.shares.map.name_of(one.node_id) for number, one in self.partitions.seated.items()}
+        partitions = [one._replace(node=names[one.partition]) for one in seen.partitions]
+        projectors = [one._replace(node=self.shares.map.names.get(one.node, one.node)) for one in seen.projectors]
+        return seen._replace(partitions=partitions, projectors=projectors, nodes=self._node_statuses())
+
+    async def verify(self) -> Report:
+        """Check every byte of every log, each on its node. Raises `Unavailable` for a home that is gone, by name."""
+        for number, why in self.unavailable().items():
+            raise Unavailable(f"partition {number} of {self.plan.name}", why)
+        shares, store_map = self.shares, self.shares.map
+        asked = (shares.call(node_id, "verify", timeout_s=_VERIFY_TIMEOUT_S) for node_id in set(store_map.homes))
+        found = [one for report in await asyncio.gather(*asked) for one in report.partitions]
+        return Report(self.plan.name, store_map.store_id, sorted(found, key=lambda one: one.partition))
+
+    def begin_rebuild(self, projection: type[Projection], classes: bytes) -> int:
+        """Have a read model built anew from the log, beside the one that serves. The number of the rebuild."""
+        return self.rebuilds.add(Rebuild(self.projections, projection, classes))
+
+    def unavailable(self) -> dict[int, str]:
+        """Partition -> why nobody reaches it now."""
+        told = {}
+        for number, node_id in enumerate(self.shares.map.homes):
+            if node_id not in self.shares.up:
+                told[number] = self._gone(node_id)
+            elif node_id in self.shares.troubles:
+                told[number] = str(self.shares.troubles[node_id])
+            elif number in self.health.troubles:
+                told[number] = str(self.health.troubles[number])
+        return told
+
+    def _gone(self, node_id: str) -> str:
+        name, since = self.shares.map.name_of(node_id), self._gone_since.get(node_id)
+        address = self.nodes[node_id].address if node_id in self.nodes else ""
+        where = f" at {address}" if address else ""
+        when = f" since {since:%Y-%m-%d %H:%M:%S} UTC" if since else ""
+        remedy = "start that node again on its data folder, and the partition goes on by itself"
+        return f"its home, node {name}{where}, is gone{when}; {remedy}"
+
+    async def leave_drained(self) -> None:
+        """Projectors leave the nodes that are to be drained."""
+        self._use_nodes()
+        for projector in self.projections.projectors():
+            if self.scheduling.node_of(projector.name) in self.shares.map.drained:
+                await self.projections.replace(projector.name)
+
+    # --- nodes ---------------------------------------------------------------------------------------------------
+
+    async def _see_nodes(self) -> set[str]:
+        """Look at the nodes as Ray knows them. Returns those that are up now and were not at the last look, or were
+        another node of Ray's: between two looks one can go and be back."""
+        self.nodes = {node.node_id: node for node in await asyncio.to_thread(self.cluster.nodes)}
+        before, self._up_as = self._up_as, {one.node_id: one.ray_node_id for one in self.nodes.values() if one.alive}
+        for node_id in before.keys() - self._up_as.keys():
+            self._gone_since[node_id] = datetime.now(UTC)
+            log.error("node %s is gone; it has partitions %s", *self._called(node_id))
+        self.shares.up = set(self._up_as)
+        return {node_id for node_id, ray_node_id in self._up_as.items() if before.get(node_id) != ray_node_id}
+
+    def _called(self, node_id: str) -> tuple[str, list[int]]:
+        return self.shares.map.name_of(node_id), self.shares.map.at_home_on(node_id)
+
+    def _use_nodes(self) -> None:
+        """Where projectors may be started from now on."""
+        drained = self.shares.map.drained
+        up = {node_id: self.nodes[node_id].name for node_id in self.shares.up}
+        self.scheduling.nodes = {node_id: name for node_id, name in up.items() if node_id not in drained} or up
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self.watch_s)
+            try:
+                for node_id in await self._see_nodes():
+                    self._go_on(self._welcome(self.nodes[node_id]))
+                for node_id in self.shares.troubles.keys() & self.shares.up:
+                    self.alone(f"share of {node_id}", partial(self.shares.add, self.nodes[node_id]))
+                self._use_nodes()
+                self.health.take_pulses()
+                # Both may take a minute, and the next node may be lost meanwhile: nothing here waits for them.
+                self.alone("replacements", self.health.put_right)
+                self.alone("tidying", self._tidy)
+                self.put_up()
+            except Exception:  # the next look may go better: nobody else is there to look
+                log.exception("looking after %s", self.plan.name)
+
+    async def _welcome(self, node: NodeFacts) -> None:
+        """A node has joined, or is back: it gets its keeper and the map."""
+        log.warning("node %s is up; it has partitions %s", *self._called(node.node_id))
+        self._gone_since.pop(node.node_id, None)
+        await self.shares.add(node)
+        self.put_up()
+
+    def is_up(self, number: int) -> bool:
+        """Whether the home of a partition's actor is up."""
+        return self.partitions.seated[number].node_id in self.shares.up
+
+    # -------------------------------------------------------------------------------------------------------------
+
+    def put_up(self) -> None:
+        """Tell everybody how things are."""
+        seated, plan = self.partitions.seated, self.plan
+        served = {
+            name: ServedParts(
+                one.build.version, tuple(tuple(replica.name for replica in part) for part in one.by_part())
+            )
+            for name, one in self.projections.serving.items()
+        }
+        notice = Topology(
+            self.shares.store,
+            tuple(seated[number].name for number in sorted(seated)),
+            self.unavailable(),
+            served,
+            plan.settings,
+            plan.generation,
+            plan.catalogue,
+        )
+        self.board.put_up(notice)
+
+    def _serve(self, _projection: type[Projection], _parts: Sequence[Sequence[Any]]) -> None:
+        self.put_up()
+
+    def _projections(self) -> SpreadProjections:
+        name, namespace = self.plan.name, self.cluster.namespace
+        builds = SpreadBuilds(self.shares)
+        found = SpreadProjections(self.shares.store, self.catalogue, name, namespace, builds, self.scheduling)
+        found.check_share = self.plan.settings.standing_check_share
+        return found
+
+    def _wanted(self) -> dict[type[Projection], int]:
+        """How many replicas of each projection the plan asks for."""
+        return {self.catalogue.projections[name]: count for name, count in self.plan.replicas.items()}
+
+    def _plan_of(self, number: int, node_id: str, generation: int) -> PartitionPlan:
+        previous = self.rolling.previous
+        plan = previous if previous is not None and previous.generation == generation else self.plan
+        return PartitionPlan(
+            number,
+            self.shares.store,
+            plan.catalogue,
+            self.projections.names(),
+            plan.name,
+            self.cluster.namespace,
+            plan.settings,
+            plan.counts_slots,
+            node_id,
+            len(self.shares.map.names),
+        )
+
+    async def _named(self) -> set[str]:
+        """The names of the partitions' actors and projectors of this system that Ray knows."""
+        from ray.util import list_named_actors
+
+        names: list[str] = await asyncio.to_thread(list_named_actors)
+        ours = [name for name in names if name.startswith(f"{self.plan.name}/")]
+        return {name for name in ours if partition_named(name) or seat_named(name, None)}
+
+    def _in_use(self) -> set[str]:
+        return {one.name for one in self.partitions.seated.values()} | set(self.projections.names())
+
+    def _node_statuses(self) -> list[NodeStatus]:
+        told = []
+        for node_id, name in sorted(self.shares.map.names.items(), key=lambda item: item[1]):
+            facts, since = self.nodes.get(node_id), self._gone_since.get(node_id)
+            trouble = self.shares.troubles.get(node_id)
+            told.append(
+                NodeStatus(
+                    name,
+                    node_id,
+                    facts.address if facts else "",
+                    node_id in self.shares.up,
+                    since.isoformat(timespec="seconds") if since and node_id not in self.shares.up else "",
+                    tuple(self.shares.map.at_home_on(node_id)),
+                    node_id in self.shares.map.drained,
+                    str(trouble) if trouble else "",
+                )
+            )
+        return told
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_S)
+            for one in self.partitions.seated.values():
+                with contextlib.suppress(Exception):
+                    one.actor.tick.remote()
+            self.projections.tick()
+
+    async def _measure(self) -> None:
+        metrics = Metrics(self.plan.name)
+        while True:
+            await asyncio.sleep(_TICK_S)
+            try:
+                metrics.record(await self.status())
+            except Exception as error:
+                log.info("no metrics: %s", one_line(error))

@@ -1,0 +1,83 @@
+"""Board: who does what in a spread system at this moment, as its supervisor tells it to every program that is
+connected.
+
+Beside all steps. A *notice* is everything that a client needs to find its way: the actors of the partitions, those that
+are unavailable and why, the projectors of each part of each projection. Names, and not handles: they are looked up
+where they are used. Whoever has an old notice waits at the board until there is a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ..cluster.ray_cluster import SUPERVISOR
+from ..nodes.store import SpreadStore
+from ..settings import Settings
+
+__all__ = ["TopologyFeed", "Topology", "ServedParts", "supervisor_name"]
+
+
+class ServedParts(NamedTuple):
+    """Who answers the queries to a projection."""
+
+    version: int
+    """Of the projection's class."""
+    parts: tuple[tuple[str, ...], ...]
+    """For each part the names of its replicas."""
+
+
+class Topology(NamedTuple):
+    """Who does what."""
+
+    store: SpreadStore
+    partitions: tuple[str, ...]
+    """The name of each partition's actor."""
+    unavailable: Mapping[int, str]
+    """Partition -> why no command reaches it: which node, since when, what to do."""
+    projections: Mapping[str, ServedParts]
+    """By the name of the projection."""
+    settings: Settings
+    generation: int
+    """Of the application's code: 1, and one more with each deployment."""
+    catalogue: bytes
+    """The application's classes; see `shipping.py`."""
+    edition: str = ""
+    """Which notice this is; another one after each change."""
+
+
+class TopologyFeed:
+    """The present notice. Lives on one event loop."""
+
+    def __init__(self) -> None:
+        self.notice: Topology | None = None
+        self._incarnation = secrets.token_hex(4)
+        """Of the supervisor: what an earlier one has told is old, whatever its number."""
+        self._changes = 0
+        self._changed = asyncio.Event()
+
+    def put_up(self, notice: Topology) -> None:
+        """From now on this is how things are. The same as before is no news."""
+        if self.notice is not None and notice == self.notice._replace(edition=""):
+            return
+        self._changes += 1
+        self.notice = notice._replace(edition=f"{self._incarnation}.{self._changes}")
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def read(self, edition: str, timeout_s: float) -> Topology | None:
+        """The notice, once it is another one than that; None if it is not within so many seconds."""
+        if self.notice is None or self.notice.edition == edition:
+            changed = self._changed
+            try:
+                await asyncio.wait_for(changed.wait(), timeout_s)
+            except TimeoutError:
+                return None
+        return self.notice
+
+
+def supervisor_name(name: str) -> str:
+    """The name in Ray of the supervisor of the system of this name."""
+    return f"{name}{SUPERVISOR}"

@@ -1,0 +1,341 @@
+"""KeeperActor: one for each node that has a share of a store; it keeps the share, and reads its logs for other nodes.
+
+Beside all steps. It is bound hard to its node, so where it runs, the share is. It holds the share, so that a second
+system is refused with the name of the first; it makes what a new store or a node that joins needs there; projectors and
+programs on other nodes read the logs through it, and not through the partition, whose interpreter is for commands.
+
+What happens to the share is decided in `node_share.py`; this is the way to it.
+
+Rules kept here: a keeper answers for its own node only, and looks who that is (`node.py`) before it does. What changes
+something happens one at a time, and none of it takes long: a log is copied in pieces; reads have threads of their own,
+and so has checking every byte. Errors travel as values. It can be killed at any moment: whatever it was doing is done
+again when it is asked for again, and when Ray has started it again it opens its share by itself, for nobody else would
+know that it has to be opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import ray
+
+from ...runtime.encoding.error_codec import from_wire, to_wire
+from ...runtime.errors import RayfoldError, StorageFailed, StoreMissing, Unavailable
+from ...runtime.log.reader import LmdbReader
+from ...runtime.log.sealing import Seal
+from ...runtime.log.segment import Stretch
+from ...runtime.own_random import OWN
+from ...runtime.printable import printable_log
+from ...runtime.store.check import verify_store
+from ...runtime.store.custody import CopyFacts, Custody
+from ...runtime.store.node_share import NodeShare, ShareFacts, check_home
+from ...runtime.store.node_store import Share, node_share, open_share
+from ...runtime.store.partition_map import StoreMap
+from ...runtime.store.report import Report
+from ...runtime.store.store_lock import StoreLock
+from ..cluster.node import NODE_LABEL, data_folder_here, verify_node
+from ..cluster.rpc import one_line
+from ..control.deployment import revive
+from ..packaging.builds import Build, builds_of, lend_checkpoint, mark_serving, remove_build, remove_older
+from ..process.actor_log import begin_log
+from .store import keeper_name
+
+__all__ = ["READS", "KeeperActor", "KeeperPlan", "start_keeper"]
+
+log = printable_log(__name__)
+
+READS: Final = frozenset(
+    {
+        "head",
+        "read",
+        "stretch",
+        "version",
+        "read_stream",
+        "find_command",
+        "find_commands",
+        "find_snapshot",
+        "holdings",
+        "secret",
+        "epoch",
+        "heir",
+    }
+)
+"""What others may have read for them."""
+
+_READERS: Final = 4
+"""Threads that read for others. A page of 512 events takes one of them about a millisecond."""
+
+_WATCH_S: Final = 10.0
+"""Between two looks at the supervisor of a deployed system: one short call."""
+
+_PATIENCE_S: Final = 30.0
+"""How long a supervisor may be silent before a keeper starts another one."""
+
+_PULL_TIMEOUT_S: Final = 30.0
+"""For one stretch of a log from its present home: 8 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperPlan:
+    """All that a keeper needs to start, and to start again after a crash."""
+
+    name: str
+    """Of the store, and of the folder of its shares."""
+    node_id: str
+    namespace: str
+    deployed: bool = False
+    """Whether the system outlives the program that has started it; then its supervisor is looked after from here."""
+
+
+class KeeperActor:
+    """The share of one node."""
+
+    def __init__(self, plan: KeeperPlan) -> None:
+        begin_log()
+        self._plan = plan
+        self._hold: StoreLock | None = None
+        self._share: Share | None = None
+        self._changing = threading.Lock()
+        """Held by whatever changes something in the share."""
+        self._readers: dict[int, tuple[int, LmdbReader]] = {}
+        """Partition -> the version of the map since which it is at home here, and a reader of its log."""
+        self._reading = threading.Lock()
+        """Held while one is opened, and while they are let go of: one that nobody closes keeps its log from ever being
+        opened here to be written."""
+        self._watching: threading.Thread | None = None
+        if ray.is_initialized():  # else the next line would join whatever Ray it finds
+            with contextlib.suppress(Exception):  # whoever started it asks as well; after a restart nobody does
+                self._opening = ray.get_runtime_context().current_actor.open.remote()
+
+    # --- the share -----------------------------------------------------------------------------------------------
+
+    @ray.method
+    def open(self) -> tuple[list[Any], ShareFacts | None]:
+        """What is here. An error as `to_wire` packs it, or nothing; and the facts. Safe to repeat."""
+        if self._plan.deployed and self._watching is None:
+            self._watching = threading.Thread(target=self._watch, name="rayfold-watch", daemon=True)
+            self._watching.start()
+        return self._changed(lambda share: share.facts())
+
+    @ray.method
+    def propose(self, store_map: StoreMap) -> tuple[list[Any], StoreMap | None]:
+        """Decide which store is created, of those that are proposed here: the first. Its first map."""
+        return self._changed(lambda share: share.propose(store_map))
+
+    @ray.method
+    def create(self, store_map: StoreMap) -> tuple[list[Any], None]:
+        """Make this node's share of a new store, all but the map."""
+        return self._changed(lambda share: share.create(store_map), makes=True)
+
+    @ray.method
+    def place(self, store_map: StoreMap) -> tuple[list[Any], StoreMap | None]:
+        """Keep this map from now on, together with what is known here already. The map as it is here then."""
+        return self._changed(lambda share: share.place(store_map), makes=True)
+
+    @ray.method(concurrency_group="reads")
+    def map(self) -> StoreMap | None:
+        """The map that this node has."""
+        share = self._share
+        return None if share is None else share.map
+
+    # --- reading for others --------------------------------------------------------------------------------------
+
+    @ray.method(concurrency_group="reads")
+    def read(self, partition: int, what: str, arguments: Sequence[Any]) -> tuple[list[Any], Any]:
+        """What a reader of this partition's log answers. An error as `to_wire` packs it, or nothing; and the answer."""
+        assert what in READS
+        return _told(lambda: self._read(partition, what, arguments))
+
+    def _read(self, partition: int, what: str, arguments: Sequence[Any]) -> Any:
+        reader = self._reader(partition)
+        try:
+            return getattr(reader, what)(*arguments)
+        except StorageFailed:
+            if any(reader is one for _, one in self._readers.values()):
+                raise
+        return getattr(self._reader(partition), what)(*arguments)  # it was closed: the partition has moved away
+
+    def _reader(self, partition: int) -> LmdbReader:
+        """Raises `Sealed` for a partition that is at home elsewhere."""
+        with self._reading:
+            share = self._share
+            if share is None or share.map is None:
+                raise Unavailable(f"partition {partition}", "its home has not been opened")
+            check_home(share.map, partition, self._plan.node_id)
+            if partition not in self._readers:
+                self._readers[partition] = share.map.since[partition], share.store.open_reader(partition)
+            return self._readers[partition][1]
+
+    @ray.method(concurrency_group="checks")
+    def verify(self) -> tuple[list[Any], Report | None]:
+        """Check every byte of the logs that are at home here."""
+        return _told(lambda: verify_store(self._opened().store.path))
+
+    # --- moving (see `moves.py`) --------------------------------------------------------------------------------
+
+    @ray.method(concurrency_group="moves")
+    def pull(self, partition: int, source: str, up_to: int) -> tuple[list[Any], int]:
+        """Copy what the keeper of this name has of a partition's log up to a position, or as much as is done at once.
+        How far the copy is now."""
+        keeper: Any = ray.get_actor(source, self._plan.namespace)
+
+        def fetch(after: int, up_to: int) -> Stretch | None:
+            asked = keeper.read.remote(partition, "stretch", (after, up_to))
+            error, stretch = ray.get(asked, timeout=_PULL_TIMEOUT_S)
+            if error:
+                raise from_wire(error)
+            fetched: Stretch | None = stretch
+            return fetched
+
+        return self._changed(lambda share: share.pull(partition, up_to, fetch))
+
+    @ray.method(concurrency_group="moves")
+    def finish(self, partition: int, sealed: Seal) -> tuple[list[Any], None]:
+        """The copy is to go on from this seal: it must have come to its head, and takes over its count of epochs."""
+        return self._changed(lambda share: share.finish(partition, sealed))
+
+    @ray.method(concurrency_group="moves")
+    def custody(self, partition: int, positions: Sequence[int]) -> tuple[list[Any], Custody | None]:
+        """This node's statement about a partition that is at home here (`custody.py`)."""
+        return self._changed(lambda share: share.custody(partition, positions))
+
+    @ray.method(concurrency_group="moves")
+    def leftovers(self) -> tuple[list[Any], list[CopyFacts]]:
+        """The copies of logs here that are not the log of a partition at home here."""
+        return self._changed(lambda share: share.leftovers())
+
+    @ray.method(concurrency_group="moves")
+    def discard(self, name: str, home: Custody) -> tuple[list[Any], str]:
+        """Remove a copy on the statement of its partition's home. Why it is kept, if it is."""
+        return self._changed(lambda share: share.discard(name, home))
+
+    def _changed(self, doing: Callable[[NodeShare], Any], *, makes: bool = False) -> tuple[list[Any], Any]:
+        """Do something with the share, and look afterwards what is here now. `makes`: it may make it, which takes the
+        store's lock itself."""
+
+        def done() -> Any:
+            folder = self._folder()
+            with self._changing:
+                present = self._reopen()
+                if makes and self._hold is not None and (present is None or present.map is None):
+                    self._hold.release()
+                    self._hold = None
+                try:
+                    return doing(node_share(folder, self._plan.node_id))
+                finally:
+                    self._reopen()
+
+        return _told(done)
+
+    # --- builds of read models (see `control/builds.py`) ----------------------------------------------------------
+
+    @ray.method(concurrency_group="reads")
+    def builds(self, projection: str) -> dict[tuple[int, int], bool]:
+        """The builds of a projection that have folders here, by version and number, and whether they have served."""
+        return {build.order: build.has_served for build in builds_of(self._folder(), projection)}
+
+    @ray.method
+    def lend_checkpoint(self, build: Build, part: int, replica: int) -> None:
+        """Have a new replica begin with the checkpoint of the first one, if that is here."""
+        lend_checkpoint(self._local(build), part, replica)
+
+    @ray.method
+    def mark_serving(self, build: Build) -> tuple[list[Any], None]:
+        """Write down that a build is complete and in charge."""
+        return _told(lambda: mark_serving(self._local(build)))
+
+    @ray.method
+    def remove_older(self, projection: str, serving: Build) -> None:
+        """Remove the builds before the one that serves."""
+        remove_older(self._folder(), projection, serving)
+
+    @ray.method
+    def remove_build(self, build: Build) -> None:
+        """Remove a build."""
+        remove_build(self._local(build))
+
+    @ray.method
+    def remove_folder(self, folder: Path) -> None:
+        """Remove what one projector has saved."""
+        shutil.rmtree(self._folder() / folder, ignore_errors=True)
+
+    def _local(self, build: Build) -> Build:
+        return build._replace(path=self._folder() / build.path)
+
+    # -------------------------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """See that there is a supervisor. All keepers do; whoever comes first starts it."""
+        while True:
+            time.sleep(_WATCH_S * OWN.uniform(0.8, 1.2))
+            try:
+                revive(self._plan.name, self._plan.namespace, _PATIENCE_S)
+            except Exception as error:
+                log.info("%s: %s", self._plan.name, one_line(error))
+
+    def _folder(self) -> Path:
+        """Where the share is. Raises `StoreMissing` or `StoreMismatch` if this is not the node that it should be."""
+        data = data_folder_here()
+        if data is None:
+            what = f"the node {self._plan.node_id} was started without a data folder; start it with `rayfold node`"
+            raise StoreMissing("RAYFOLD_DATA", what)
+        verify_node(data, self._plan.node_id)
+        return data / self._plan.name
+
+    def _reopen(self) -> Share | None:
+        folder = self._folder()
+        share = open_share(folder, self._plan.node_id)
+        if share is not None and self._hold is None:
+            self._hold = StoreLock(folder, f"the keeper of {self._plan.name}")
+        with self._reading:
+            self._share = share
+            for partition, (since, reader) in list(self._readers.items()):
+                if share is None or share.map is None or not _still_here(share, partition, since):
+                    del self._readers[partition]
+                    reader.close()
+        return share
+
+    def _opened(self) -> Share:
+        share = self._share or self._reopen()
+        if share is None:
+            raise StoreMissing(str(self._folder()), f"there is no share of {self._plan.name} here")
+        return share
+
+
+def start_keeper(plan: KeeperPlan) -> Any:
+    """A keeper that Ray restarts for ever, on its node and nowhere else. One that is there already is that one."""
+    remote: Any = ray.remote  # its types do not know concurrency groups
+    actor = remote(concurrency_groups={"reads": _READERS, "moves": 1, "checks": 1})(KeeperActor)
+    options = actor.options(
+        name=keeper_name(plan.name, plan.node_id),
+        namespace=plan.namespace,
+        get_if_exists=True,
+        lifetime="detached" if plan.deployed else None,
+        label_selector={NODE_LABEL: plan.node_id},
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=0,
+        enable_task_events=False,
+    )
+    return options.remote(plan)
+
+
+def _still_here(share: Share, partition: int, since: int) -> bool:
+    """Whether a partition is at home here, and has been since that version of the map: else its log is another file."""
+    assert share.map is not None
+    return partition not in share.store.away and share.map.since[partition] == since
+
+
+def _told(doing: Callable[[], Any]) -> tuple[list[Any], Any]:
+    """What it comes to, or an error that is meant for the caller as a value."""
+    try:
+        return [], doing()
+    except RayfoldError as error:
+        return to_wire(error), None

@@ -1,0 +1,290 @@
+"""Shares: the keepers of all nodes, and the map on which they agree.
+
+Beside all steps, on the event loop of whoever supervises a spread system. What is here decides whether there is a
+store, which one, and where its partitions are; nothing of that is remembered anywhere but in the shares themselves.
+
+Rules kept here: a new store is made only where every node that the cluster knows of has answered that it has nothing of
+one; what a node does not say is not taken for "nothing". A map is never forced on a node:
+each merges it with what it has, and what it answers is learnt here. A node that is gone is not waited for: it is given
+the map when it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from ...runtime.encoding.error_codec import from_wire
+from ...runtime.errors import RayfoldError, StoreInUse, StoreMismatch, StoreMissing, Unavailable
+from ...runtime.printable import printable_log
+from ...runtime.store.node_share import ShareFacts
+from ...runtime.store.partition_map import PROPOSAL, StoreMap, merged
+from ...runtime.stream import new_placement
+from ..cluster.ray_cluster import NodeFacts
+from ..cluster.rpc import call, kill, one_line
+from .agent import KeeperPlan, start_keeper
+from .store import SpreadStore, keeper_name
+
+__all__ = ["Shares"]
+
+log = printable_log(__name__)
+
+_ANSWER_TIMEOUT_S: Final = 30.0
+"""For a keeper: making the logs of a new store takes some 10 ms each, its process a second."""
+
+_LEFTOVER_S: Final = 20.0
+"""How long to wait for the keeper of a system that was killed to let go of its share."""
+
+_RETRY_S: Final = 0.25
+
+_ROUNDS_MAX: Final = 4
+"""Of publishing a map, while nodes answer with a later one."""
+
+
+class Shares:
+    """The shares of one store, each through its keeper."""
+
+    def __init__(self, name: str, namespace: str, *, detached: bool, silent_s: float) -> None:
+        """`silent_s`: how long a keeper may be silent, while its node is up, before there is another one."""
+        self.map: StoreMap
+        """Once they are open."""
+        self.troubles: dict[str, RayfoldError] = {}
+        """Node id -> why its share cannot be used, though the node is up."""
+        self.up: set[str] = set()
+        """The nodes that are up, as far as is known; whoever watches them keeps it so."""
+        self._name = name
+        self._namespace = namespace
+        self._detached = detached
+        self._silent_s = silent_s
+        self._keepers: dict[str, Any] = {}
+
+    @property
+    def store(self) -> SpreadStore:
+        """The store, as its map is now."""
+        return SpreadStore(self._name, self._namespace, self.map)
+
+    def keeper(self, node_id: str) -> Any:
+        """The keeper of a node, started if there is none."""
+        keeper = self._keepers.get(node_id)
+        if keeper is None:
+            plan = KeeperPlan(self._name, node_id, self._namespace, self._detached)
+            keeper = self._keepers[node_id] = start_keeper(plan)
+        return keeper
+
+    async def open(
+        self,
+        nodes: Iterable[NodeFacts],
+        partitions: int | None,
+        partitions_default: int,
+        *,
+        create: bool = True,
+        store_id: str = "",
+    ) -> None:
+        """Find the store on these nodes, which are all that the cluster knows of, up or not; or make it there.
+
+        `create`: whether a new store may be made if no node has one: that is, if every node has answered, and says so.
+        `store_id`: the store that this system had before; no other one is opened, and none is made in its place.
+
+        Raises `StoreMismatch` where nodes have shares of different stores, another store than `store_id`, or another
+        number of partitions, `StoreMissing` if there is no store and none may be made, `StoreInUse`, and `Unavailable`
+        if there is no node, none of them answers, or those that do not may have the store.
+        """
+        nodes = list(nodes)
+        names = {node.node_id: node.name for node in nodes if node.alive}
+        self.up = set(names)
+        if not names:
+            what = "no node of this cluster has a data folder; start its nodes with `rayfold up` or `rayfold node`"
+            raise Unavailable(f"the store {self._name}", what)
+        found = await self._facts(names)
+        if not found:
+            raise next(iter(self.troubles.values()))
+        _check_one_store(self._name, found, names)
+        maps = [facts.map for facts in found.values() if facts.map is not None]
+        self._check_expected(found, create=create, store_id=store_id)
+        if maps:
+            self.map = merged(maps).with_nodes(names)
+        else:
+            if not store_id:
+                self._check_all_answered(nodes, found)
+            self.map = await self._adopted_or_made(found, names, partitions or partitions_default)
+        if partitions not in (None, len(self.map.homes)):
+            what = f"the store has {len(self.map.homes)} partitions, not {partitions}"
+            remedy = f"open it with {len(self.map.homes)}: the number is fixed when a store is created"
+            raise StoreMismatch(self._name, what, remedy)
+        await self.publish(self.map)
+
+    async def add(self, node: NodeFacts) -> None:
+        """A node has joined, or is there again. What it knows and the others do not is learnt, and the reverse."""
+        try:
+            facts = await self._open(node.node_id)
+            if facts.store_id and facts.map is not None and facts.store_id == self.map.store_id:
+                self.map = merged([self.map, facts.map])
+            self.map = self.map.with_nodes({node.node_id: node.name})
+        except RayfoldError as error:
+            self._in_trouble(node.node_id, error)
+        else:
+            await self.publish(self.map)
+
+    async def publish(self, store_map: StoreMap) -> None:
+        """Have all nodes that are up keep this map. Those that cannot are in trouble, and the others go on."""
+        await self.learn(store_map, self.up)
+
+    async def learn(self, store_map: StoreMap, nodes: Iterable[str]) -> None:
+        """This is part of the map from now on; these nodes are given it at once, the others when it is published. What
+        they know besides is learnt from them."""
+        self.map = merged([self.map, store_map])
+        nodes = list(nodes)
+        for _ in range(_ROUNDS_MAX):
+            published = self.map
+            await asyncio.gather(*(self._publish_to(node_id, published) for node_id in nodes))
+            if self.map == published:
+                return
+
+    async def call(self, node_id: str, method: str, *arguments: Any, timeout_s: float = _ANSWER_TIMEOUT_S) -> Any:
+        """What the keeper of a node answers. Raises what it tells, and `Unavailable` if it does not answer."""
+        try:
+            answer = await call(getattr(self.keeper(node_id), method), *arguments, timeout_s=timeout_s)
+        except RayfoldError:
+            raise
+        except Exception as error:
+            what = f"the keeper of {self._name} does not answer there: {one_line(error) or 'no answer in time'}"
+            raise Unavailable(f"node {self._node_name(node_id)}", what) from error
+        if isinstance(answer, tuple) and answer and isinstance(answer[0], list):
+            failed, answer = answer
+            if failed:
+                raise from_wire(failed)
+        return answer
+
+    def replace(self, node_id: str) -> None:
+        """End a keeper that does not answer, though its node is up, and start another."""
+        kill(self.keeper(node_id))
+        del self._keepers[node_id]
+        self.keeper(node_id)
+
+    async def end(self) -> None:
+        """End all keepers; the shares are free."""
+        for keeper in self._keepers.values():
+            kill(keeper)
+        self._keepers.clear()
+
+    # -------------------------------------------------------------------------------------------------------------
+
+    async def _facts(self, names: Mapping[str, str]) -> dict[str, ShareFacts]:
+        """What each node has. A share that must not be used is an error; a keeper that does not answer is left out."""
+        answers = await asyncio.gather(*(self._open(node_id) for node_id in names), return_exceptions=True)
+        found = {}
+        for node_id, answer in zip(names, answers, strict=True):
+            if isinstance(answer, Unavailable):
+                self._in_trouble(node_id, answer)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                found[node_id] = answer
+        return found
+
+    async def _open(self, node_id: str) -> ShareFacts:
+        """Waits for what was killed to let go, and for a keeper that is just being started. One that stays silent is
+        replaced once: Ray may have forgotten it (`health.py`)."""
+        began_s, replaced = asyncio.get_running_loop().time(), False
+        while True:
+            try:
+                facts: ShareFacts = await self.call(node_id, "open", timeout_s=self._silent_s)
+            except (StoreInUse, Unavailable) as error:
+                waited_s = asyncio.get_running_loop().time() - began_s
+                if waited_s > self._silent_s + _LEFTOVER_S:
+                    raise
+                if waited_s > self._silent_s and isinstance(error, Unavailable) and not replaced:
+                    replaced = True
+                    self.replace(node_id)
+                await asyncio.sleep(_RETRY_S)
+            else:
+                self.troubles.pop(node_id, None)
+                return facts
+
+    def _check_expected(self, found: Mapping[str, ShareFacts], *, create: bool, store_id: str) -> None:
+        """A store that is not there is made on the caller's word only, and never in the place of one that was."""
+        present = {facts.store_id for facts in found.values() if facts.map is not None or (facts.whole and facts.used)}
+        if store_id and not present:
+            what = f"no node that is up has store {store_id}; start the nodes that have it, and it is opened by itself"
+            raise Unavailable(f"the store {self._name}", what)
+        if store_id and store_id not in present:
+            what = f"the nodes have store {', '.join(present)}, and this system had store {store_id}"
+            raise StoreMismatch(self._name, what, "bring that one back, or take the system down and deploy it again")
+        if not present and not create:
+            what = "no node that is up has a store of that name, and none was to be made"
+            raise StoreMissing(self._name, what)
+
+    def _check_all_answered(self, nodes: Iterable[NodeFacts], found: Mapping[str, ShareFacts]) -> None:
+        """Before a store is made, or one node's is taken for the whole. Raises `Unavailable`."""
+        silent = [f"{node.name} ({'silent' if node.alive else 'down'})" for node in nodes if node.node_id not in found]
+        if silent:
+            what = f"no node that answers has it, and these may: {', '.join(sorted(silent))}"
+            remedy = "start them, or have Ray forget those that will never be back: start the cluster without them"
+            raise Unavailable(f"the store {self._name}", f"{what}; {remedy}")
+
+    async def _adopted_or_made(
+        self, found: Mapping[str, ShareFacts], names: Mapping[str, str], partitions: int
+    ) -> StoreMap:
+        """Nobody has a map: either one node has a whole store, which is spread from there, or there is none yet."""
+        for node_id, facts in found.items():
+            if facts.whole and facts.used:
+                log.info("store %s of node %s becomes one of the cluster", facts.store_id, names[node_id])
+                spread = StoreMap.spread(facts.store_id, facts.partitions, {node_id: names[node_id]}, facts.placement)
+                return spread.with_nodes(names)
+        if used := [names[node_id] for node_id, facts in found.items() if facts.used]:
+            what = f"{', '.join(used)} has logs of it that were used, and no node has its map"
+            raise StoreMissing(self._name, f"{what}; start the nodes that have one, or restore a backup")
+        nodes = {node_id: names[node_id] for node_id in found}
+        new = StoreMap.spread(str(uuid.uuid4()), partitions, nodes, new_placement())
+        new = await self._proposed(min(found), new)
+        if absent := sorted(new.name_of(node_id) for node_id in set(new.homes) - found.keys()):
+            what = f"it was begun to be created over {', '.join(absent)}, too"
+            raise Unavailable(f"the store {self._name}", f"{what}; start what is missing, or move {PROPOSAL} away")
+        await asyncio.gather(*(self.call(node_id, "create", new) for node_id in found))
+        return new
+
+    async def _proposed(self, node_id: str, new: StoreMap) -> StoreMap:
+        """Another supervisor may be making a store, too: one node decides which it is."""
+        decided: StoreMap = await self.call(node_id, "propose", new)
+        return decided
+
+    async def _publish_to(self, node_id: str, store_map: StoreMap) -> None:
+        try:
+            here: StoreMap = await self.call(node_id, "place", store_map)
+        except RayfoldError as error:
+            self._in_trouble(node_id, error)
+        else:
+            self.map = merged([self.map, here])
+            self.troubles.pop(node_id, None)
+
+    def _in_trouble(self, node_id: str, error: RayfoldError) -> None:
+        if str(self.troubles.get(node_id)) != str(error):
+            log.error("the share of %s on node %s: %s", self._name, self._node_name(node_id), error)
+        self.troubles[node_id] = error
+
+    def _node_name(self, node_id: str) -> str:
+        return self.map.name_of(node_id) if hasattr(self, "map") else node_id
+
+    def keeper_names(self) -> list[str]:
+        """The names in Ray of all keepers that were started or found."""
+        return [keeper_name(self._name, node_id) for node_id in self._keepers]
+
+
+def _check_one_store(name: str, found: Mapping[str, ShareFacts], names: Mapping[str, str]) -> None:
+    """Nodes must not have different stores of one name. The beginnings of a store that was never finished do not count.
+
+    Raises `StoreMismatch`.
+    """
+    stores: dict[str, str] = {}
+    for node_id, facts in found.items():
+        if facts.map is not None or (facts.whole and facts.used):
+            stores.setdefault(facts.store_id, node_id)
+    if len(stores) > 1:
+        told = ", ".join(f"{names[node_id]} has {store_id}" for store_id, node_id in stores.items())
+        raise StoreMismatch(name, f"the nodes have shares of different stores: {told}", "move all but one away")
+    loose = [node_id for node_id, facts in found.items() if facts.map is None and facts.whole and facts.used]
+    if len(loose) > 1:
+        told = ", ".join(names[node_id] for node_id in loose)
+        raise StoreMismatch(name, f"several nodes have a copy of the whole store: {told}", "keep one of them")

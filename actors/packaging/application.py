@@ -1,0 +1,132 @@
+"""Application: what is deployed on a cluster, and what its supervisor is started with.
+
+Beside all steps. `bank = Application("bank", aggregates=[...], projections=[...])` in a module of the user's is what
+`rayfold deploy bank_app:bank` deploys. The classes travel as bytes (`shipping.py`), so a plan can be kept where nothing
+of the user's can be imported: in Ray's own directory, from which a supervisor that is started again takes it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from ...runtime.domain.aggregate import Aggregate
+from ...runtime.domain.messages import Event
+from ...runtime.domain.projection import Projection
+from ...runtime.encoding.catalogue import Catalogue
+from ...runtime.errors import InvalidId, InvalidMessage, UnknownName
+from ...runtime.store.store import PARTITIONS_MAX
+from ..projection.fleet import check_replicas
+from ..settings import Settings
+from .builds import ProjectionFacts
+
+__all__ = ["Application", "ApplicationPlan", "check_name", "check_partitions", "checked_replicas", "checked_settings"]
+
+_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", re.ASCII)
+"""It becomes the name of a folder in every data folder, and the beginning of names in Ray."""
+
+
+class Application:
+    """An event-sourced application by name: for a cluster, or for `Runtime("bank-data", bank)` on one machine.
+
+    name: of the application and its store, 1 to 63 letters, digits, '-', '_' or '.'. aggregates, projections: the
+    classes. partitions: of a new store; as many as there are nodes, and at least 2, if not said. replicas: of each
+    projection, or a mapping from projection to number. settings: bounds and deadlines. events: classes of events that
+    the store holds and no aggregate here evolves. retired: stored names of events and aggregate types that were given
+    up; their events are passed over (see docs/evolution.md).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        aggregates: Sequence[type[Aggregate]],
+        projections: Sequence[type[Projection]] = (),
+        partitions: int | None = None,
+        replicas: int | Mapping[type[Projection], int] = 1,
+        settings: Settings | None = None,
+        events: Sequence[type[Event]] = (),
+        retired: Sequence[str] = (),
+    ) -> None:
+        self.name = check_name(name)
+        self.catalogue = Catalogue(aggregates, projections, events=events, retired=retired)
+        self.projections = tuple(projections)
+        self.partitions = check_partitions(partitions)
+        self.replicas = checked_replicas(replicas, self.projections)
+        self.settings = settings or Settings()
+
+    def __repr__(self) -> str:
+        return f"Application({self.name!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationPlan:
+    """What a supervisor is started with."""
+
+    name: str
+    catalogue: bytes
+    """The application's classes; see `shipping.py`."""
+    partitions: int | None
+    replicas: Mapping[str, int]
+    """By the name of the projection."""
+    settings: Settings
+    generation: int = 1
+    """Of the code: one more with each deployment."""
+    counts_slots: bool = True
+    """Whether the nodes have slots for own actors."""
+    digest: str = ""
+    """Of the deployed code (`code.py`); empty if all of it is installed on the nodes."""
+    projections: Mapping[str, ProjectionFacts] = field(default_factory=dict)
+    """By name: what a supervisor has to know of the classes before it can load them."""
+    builds: Mapping[str, int] = field(default_factory=dict)
+    """By the name of the projection: which build of the class's version was made for this plan. What a rebuild has made
+    later takes its place."""
+    within_s: float | None = None
+    """How long the read models may take to be built; None for as long as it takes."""
+    create: bool = False
+    """Whether a new store may be made, if this system never had one (`packaging/registry.py` keeps which one it
+    had)."""
+
+
+def check_name(name: object) -> str:
+    """Raises `InvalidId` for what cannot be the name of an application."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        what = "must be 1 to 63 letters, digits, '-', '_' or '.', none of these at an end"
+        raise InvalidId("application name", str(name), what)
+    return name
+
+
+def checked_settings(settings: Settings | None, own_actors_max: int | None, timeout_s: float | None) -> Settings:
+    """The settings, with those that were given directly. Raises `InvalidMessage`."""
+    chosen = settings or Settings()
+    if own_actors_max is not None:
+        chosen = replace(chosen, own_actors_max=own_actors_max)
+    return chosen if timeout_s is None else replace(chosen, timeout_s=timeout_s)
+
+
+def checked_replicas(
+    replicas: int | Mapping[type[Projection], int], projections: Sequence[type[Projection]]
+) -> dict[type[Projection], int]:
+    """How many replicas each projection has. Raises `InvalidMessage`, `UnknownName`."""
+    counts = dict.fromkeys(projections, 1)
+    if isinstance(replicas, Mapping):
+        for projection, count in replicas.items():
+            if projection not in counts:
+                known = [known.projection_name for known in projections]
+                raise UnknownName("projection", getattr(projection, "__name__", str(projection)), known)
+            counts[projection] = count
+    else:
+        counts = dict.fromkeys(projections, replicas)
+    for projection, count in counts.items():
+        check_replicas(projection, count)
+    return counts
+
+
+def check_partitions(partitions: int | None) -> int | None:
+    """Raises `InvalidMessage` for a number of partitions that cannot be."""
+    wrong = isinstance(partitions, bool) or not isinstance(partitions, int) or not 1 <= partitions <= PARTITIONS_MAX
+    if partitions is not None and wrong:
+        raise InvalidMessage("Application", f"partitions is {partitions!r}", f"give 1 to {PARTITIONS_MAX:,}")
+    return partitions

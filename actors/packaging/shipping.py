@@ -1,0 +1,88 @@
+"""Shipping: the application's classes on their way to an actor.
+
+Ray ships classes of `__main__` and of notebooks by value, and pydantic classes are large that way: over 100 KB Ray puts
+constructor arguments into its object store, and an actor whose arguments are lost there cannot be restarted. So the
+catalogue is packed once, compressed (to about a tenth), and unpacked by the actor at its first call, where an error can
+be told, and not in its `__init__`, where it would kill the actor for ever.
+
+The classes of an application that was deployed travel by name, together with the digest of the code that they are in
+(`code.py`), which is made importable before they are loaded. All others travel with the folders in which the program
+finds modules: what it could import can be imported in its actors, however it found it.
+
+This is code on its way between our own processes, as Ray ships any code. Nothing stored is ever read like this.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import dataclasses
+import os
+import sys
+import zlib
+from typing import Any
+
+import msgpack
+import ray.cloudpickle
+
+from ...runtime.encoding.catalogue import Catalogue
+from ...runtime.errors import DefinitionError, StorageFailed, Unavailable
+from .code import make_importable
+from .registry import code_of
+
+__all__ = ["ship", "unship"]
+
+
+def _register_marks_of_dataclasses() -> None:
+    """Have `dataclasses` recognise its own marks in classes that travel by value: it compares them with `is`, and they
+    are pickled as copies. For all of Ray's pickling in this process, answers included."""
+    marks: dict[str, Any] = {
+        name: getattr(dataclasses, name)
+        for name in ("MISSING", "KW_ONLY", "_FIELD", "_FIELD_CLASSVAR", "_FIELD_INITVAR", "_HAS_DEFAULT_FACTORY")
+        if hasattr(dataclasses, name)
+    }
+    for kind in {type(mark) for mark in marks.values()}:
+        copyreg.pickle(kind, lambda mark: next(name for name, known in marks.items() if known is mark))
+
+
+_register_marks_of_dataclasses()
+
+
+def ship(catalogue: Catalogue, digest: str = "") -> bytes:
+    """The catalogue with its classes, as bytes. `digest`: of the deployed code that they are in."""
+    try:
+        shipped: bytes = msgpack.packb(
+            [digest, zlib.compress(ray.cloudpickle.dumps(catalogue)), [] if digest else _import_path()]
+        )
+        return shipped
+    except Exception as error:
+        remedy = "move the classes into a module that holds nothing else"
+        raise DefinitionError("the application's classes", f"cannot be sent to an actor: {error}", remedy) from error
+
+
+def unship(data: bytes, *, code_first: bool = True, importable: str = "") -> Catalogue:
+    """The catalogue that `ship` packed. Raises `DefinitionError` if a module of it cannot be imported here.
+
+    `code_first`: take deployed modules rather than those of the same name that this program has itself. `importable`:
+    the digest of modules that this process finds already."""
+    try:
+        digest, packed, import_path = msgpack.unpackb(data)
+        sys.path += [folder for folder in import_path if folder not in sys.path]
+        if digest and digest != importable:
+            make_importable(digest, code_of, first=code_first)
+        catalogue = ray.cloudpickle.loads(zlib.decompress(packed))
+    except (StorageFailed, Unavailable):
+        raise
+    except Exception as error:
+        remedy = "the modules that define them must be importable in Ray's workers"
+        what = f"cannot be loaded in an actor: {type(error).__name__}: {error}"
+        raise DefinitionError("the application's classes", what, remedy) from error
+    assert isinstance(catalogue, Catalogue)
+    return catalogue
+
+
+def _import_path() -> list[str]:
+    """Where this program finds its modules, as folders that mean the same in a process with another working directory.
+    Ray tells its workers of the folder of the script alone. What stands for a relative folder was found at its first
+    use, also if the program has changed its working directory since."""
+    found = [getattr(sys.path_importer_cache.get(folder), "path", folder) for folder in sys.path]
+    return [os.path.abspath(folder) for folder in found]

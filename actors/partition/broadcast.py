@@ -1,0 +1,146 @@
+"""Broadcast: what was committed goes to every projector, in position order, bounded.
+
+Step [6] of the write path. Before it: the partition's log has fsynced a batch ([5]). After it: each projector
+applies ([7]).
+
+Rules kept here: only committed records are sent; a slow or dead projector never slows a partition: what does not
+fit into its lane is not sent at all, and the projector reads it from the log, which is faster anyway. Every message
+carries the head of the log, so that nothing left out stays unnoticed.
+
+Projectors come and go while the partition runs (replicas are scaled, read models rebuilt). They are told by name, and
+told again with every tick, because a partition that Ray restarts knows only the names of its plan. So a set may be
+outdated for a moment, on either side, and that costs nothing but time: a name that is no more is passed over, and a
+projector that nobody broadcasts to looks into the log by itself.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from typing import Final, NamedTuple
+
+from ray.actor import ActorProxy
+
+from ...runtime.batcher import Batcher
+from ...runtime.errors import Overloaded
+from ...runtime.log.format import record_position
+from ...runtime.printable import printable_log
+from ..projection.actor import ProjectorActor
+
+__all__ = ["Broadcast"]
+
+log = printable_log(__name__)
+
+_WAITING_BATCHES_MAX: Final = 256
+_WAITING_BYTES_MAX: Final = 8 * 1024 * 1024
+"""About a tenth of a second of full speed: a projector further behind is better off reading the log."""
+
+_RETRY_S: Final = 0.25
+"""How long to wait before telling a projector that did not take a batch: it is being restarted."""
+
+
+class _Committed(NamedTuple):
+    """One committed batch: records at adjoining positions."""
+
+    first: int
+    records: Sequence[bytes]
+
+
+class Broadcast:
+    """Sends a partition's committed records to all projectors, each through a lane of its own.
+
+    `actor_named` finds a projector; it raises `ValueError` for one that has ended. `send` and `set_projectors` may be
+    called from different threads.
+    """
+
+    def __init__(self, partition: int, actor_named: Callable[[str], ActorProxy[ProjectorActor]]) -> None:
+        self.head = 0
+        self._partition = partition
+        self._actor_named = actor_named
+        self._roads: dict[str, _Road] = {}
+        """By the projector's name. Replaced as a whole, never changed, since `send` may be walking over it."""
+
+    def set_projectors(self, names: Iterable[str]) -> None:
+        """Send to these from now on, and to no others. What is on its way to one that stays is not disturbed."""
+        before, roads = self._roads, {}
+        for name in names:
+            road = before.get(name) or self._road_to(name)
+            if road is not None:
+                roads[name] = road
+        self._roads = roads
+        for name in before.keys() - roads.keys():
+            before[name].ended = True
+
+    def send(self, records: Sequence[bytes]) -> None:
+        """Send committed records, in position order and without gaps, to everybody. Returns at once."""
+        if not records:
+            return
+        first = record_position(records[0])
+        self.head = first + len(records) - 1
+        committed, size_bytes = _Committed(first, records), sum(map(len, records))
+        if size_bytes > _WAITING_BYTES_MAX:  # one commit may have 256 MiB: projectors read it from the log, in pages
+            committed, size_bytes = _Committed(first, ()), 0
+        for road in self._roads.values():
+            try:
+                road.lane.put(committed, size_bytes)
+            except Overloaded:
+                continue  # what follows carries the head, and the projector reads the log up to there
+
+    def _road_to(self, name: str) -> _Road | None:
+        try:
+            return _Road(self, self._partition, self._actor_named(name))
+        except ValueError:
+            log.info("partition %d: projector %s is not there; nothing is broadcast to it", self._partition, name)
+            return None
+
+
+class _Road:
+    """The way to one projector: one batch in flight, what is committed meanwhile waits and leaves as the next."""
+
+    def __init__(self, broadcast: Broadcast, partition: int, projector: ActorProxy[ProjectorActor]) -> None:
+        self.ended = False
+        """Nothing is sent any more, and nothing tried again."""
+        self._broadcast = broadcast
+        self._partition = partition
+        self._projector = projector
+        self.lane: Batcher[_Committed] = Batcher(
+            f"broadcast of partition {partition}",
+            self._leave,
+            waiting_items_max=_WAITING_BATCHES_MAX,
+            waiting_bytes_max=_WAITING_BYTES_MAX,
+        )
+
+    def _leave(self, batch: Sequence[_Committed]) -> None:
+        if self.ended:
+            return
+        first, records = _joined(batch)
+        try:
+            sent = self._projector.apply.remote(self._partition, first, records, self._broadcast.head)
+            sent.future().add_done_callback(self._arrived)
+        except Exception:  # the actor is gone or Ray is shutting down
+            self._retry_later()
+
+    def _arrived(self, sent: Future[None]) -> None:
+        if sent.exception() is None:
+            self.lane.batch_done()
+        else:
+            self._retry_later()
+
+    def _retry_later(self) -> None:
+        """Tell the projector where the head is, until it listens; it fetches the rest itself."""
+        timer = threading.Timer(_RETRY_S, self._leave, ((),))
+        timer.daemon = True
+        timer.start()
+
+
+def _joined(batch: Sequence[_Committed]) -> tuple[int, list[bytes]]:
+    """The records of as many batches as adjoin one another; what comes after a gap is left for the log."""
+    if not batch:
+        return 1, []
+    first, records = batch[0].first, list(batch[0].records)
+    for committed in batch[1:]:
+        if committed.first != first + len(records):
+            break
+        records.extend(committed.records)
+    return first, records

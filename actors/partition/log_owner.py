@@ -1,0 +1,87 @@
+"""LogOwner: whether a partition's actor has the log, and how it gives it up for another node.
+
+Beside step [3], in the actor of a partition (`actor.py`). The actor opens its log at the first call and serves; to
+give it up it closes it, and changes its tenure (`sealing.py`), which decides. What is believed here is only what this
+process has done; every change is decided by the log, in one transaction.
+
+Rule kept here: what comes too late changes nothing. A seal that was broken is not made final, one that is final is not
+broken, and an actor that serves is not disturbed by either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from ...runtime.errors import Sealed
+from ...runtime.log.sealing import Seal, Sealable, Tenure, break_seal, hand_over, seal
+from ...runtime.store.partition_map import StoreMap
+
+__all__ = ["LogOwner"]
+
+Result = TypeVar("Result")
+
+
+class OwnedLog(Sealable, Protocol):
+    """The log of a partition, opened to be written."""
+
+    def close(self) -> None:
+        """Close its files."""
+        ...
+
+
+class LogOwner:
+    """Of one partition."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        open_log: Callable[[], OwnedLog],
+        let_go: Callable[[], None],
+        serves: Callable[[], bool],
+        map_here: Callable[[], StoreMap],
+    ) -> None:
+        """`let_go`: closes the log if the actor has it open. `serves`: whether it has."""
+        self.handed_over = False
+        """The log was given up: whatever is asked here is answered with that."""
+        self._name = name
+        self._open_log = open_log
+        self._let_go = let_go
+        self._serves = serves
+        self._map_here = map_here
+
+    def check(self) -> None:
+        """Raises `Sealed` if the log was given up."""
+        if self.handed_over:
+            raise Sealed(self._name, "another node")
+
+    def seal(self, heir: str) -> Seal:
+        """Take no command any more: the partition is to go on at `heir`. Safe to repeat. Raises `Sealed`."""
+        self.handed_over = True
+        return self._with_log(lambda log: seal(log, heir))
+
+    def unseal(self, heir: str, epoch: int) -> None:
+        """The move for which the log was sealed with this epoch was called off: commands are taken again.
+
+        Raises `Sealed` if it was handed over, or is sealed for another move.
+        """
+        if not self._serves():
+            self._with_log(lambda log: break_seal(log, heir, epoch))
+            self.handed_over = False
+
+    def hand_over(self, heir: str, epoch: int, version: int) -> Tenure:
+        """Make the seal of this epoch final: the partition is at home on `heir` from this version of the map on, or
+        from a later one. Safe to repeat. Raises `Sealed` if the move was called off."""
+        if self._serves():
+            raise Sealed(self._name, "this node: the move was called off")
+        since = max(version, self._map_here().version + 1)
+        return self._with_log(lambda log: hand_over(log, heir, epoch, since))
+
+    def _with_log(self, change: Callable[[OwnedLog], Result]) -> Result:
+        self._let_go()
+        log = self._open_log()
+        try:
+            return change(log)
+        finally:
+            log.close()

@@ -1,0 +1,338 @@
+"""AggregateActor: one aggregate in an actor of its own, its own process, resources and crash domain.
+
+Step [4] for aggregates placed as `OwnActor`. Before it: the router ([2]) sends the aggregate's commands here once its
+partition has said so. After it: the partition appends ([5]) for it, in one call per batch.
+
+It runs the same write loop as a partition does, over a log that is reached through Ray (`PartitionLog`). One call per
+batch is enough because duplicates are found while appending: the call carries the ids of the whole batch, the
+partition appends only if none of them is stored, and else answers with those that are; the loop then decides again.
+
+Rules kept here: the partition is the only way to append; when it says that this actor is no longer the one at home, or
+does not answer in time, the actor sends its callers back there and ends itself: what was decided is forgotten.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+
+import ray
+from ray import ObjectRef
+from ray.actor import ActorProxy
+
+from ...runtime.batcher import BATCH_BY_RAY_S
+from ...runtime.checks.standing import Alarms, StandingCheck, StreamChecks
+from ...runtime.domain.aggregate import OwnActor
+from ...runtime.encoding.envelope import unpack_batch
+from ...runtime.encoding.error_codec import from_wire, to_wire
+from ...runtime.encoding.outcome import Answered, Moved, encode_answer
+from ...runtime.errors import Fenced, HandlerFailed, RayfoldError
+from ...runtime.in_hand import InHand
+from ...runtime.log.contract import STREAM_PAGE_BYTES, Append, Appended, CommandEntry, Log, Reader, Snapshot
+from ...runtime.log.environment import COMMIT_WEIGHT
+from ...runtime.stream import StreamId
+from ...runtime.write.write_loop import AlreadyStored, WriteLoop
+from ..cluster.ray_cluster import OWN_ACTOR_SLOT
+from ..packaging.shipping import unship
+from ..process.actor_log import begin_log
+from ..process.gc_tuning import tune_gc
+from ..process.watchdog import Watch, in_hand_of, record_path
+from ..settings import Settings
+from .request_order import RequestOrder
+
+if TYPE_CHECKING:
+    from .actor import PartitionActor
+
+__all__ = [
+    "AggregateActor",
+    "AppendAnswer",
+    "AppendRequest",
+    "OwnActorPlan",
+    "PartitionLog",
+    "append_for",
+    "start_own_actor",
+]
+
+T = TypeVar("T")
+
+_SOON_S: Final = 0.1
+"""What a batch may take, without its append, for its commands to be decided in a partition, where others wait."""
+
+_CAREFUL_MAX: Final = 1_000
+"""Commands that are told to the partition one by one, a call each, after a death: far more than can have been in
+flight at it."""
+
+_TELL_TIMEOUT_S: Final = 2.0
+
+_READ_ATTEMPTS: Final = 3
+"""Loading an aggregate is only reading: it may be tried again while the partition restarts."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnActorPlan:
+    """All that an own actor needs."""
+
+    partition: int
+    stream: StreamId
+    name: str
+    home: ActorProxy[PartitionActor]
+    catalogue: bytes
+    """The application's classes; see `shipping.py`."""
+    settings: Settings
+    careful: bool = False
+    """The one before has ended while it decided: tell the partition of each command before it is decided."""
+
+
+@dataclass(frozen=True, slots=True)
+class AppendRequest:
+    """What an own actor asks of its partition. One object, because Ray pickles each tuple of a list by itself."""
+
+    actor: str
+    stream: StreamId
+    appends: Sequence[Append]
+    ids: Sequence[bytes]
+    """Of the whole batch, those of refused commands too: nothing is appended if one of them is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class AppendAnswer:
+    """What a partition answers to an own actor: one of the three is filled."""
+
+    appended: list[Appended]
+    """Where the events are now, without their records, which the partition broadcasts."""
+    stored: dict[bytes, CommandEntry]
+    """Nothing was appended, because these command ids are stored already."""
+    error: list[Any]
+    """Nothing was appended, because of this error (as `to_wire` packs it)."""
+
+
+class AggregateActor:
+    """One aggregate, deciding in a process of its own."""
+
+    def __init__(self, plan: OwnActorPlan) -> None:
+        begin_log()
+        self._plan = plan
+        self._log = PartitionLog(plan)
+        self._attempts = RequestOrder()
+        self._deciding = threading.Lock()
+        """Held while commands are decided, and while the resident is copied for the standing check."""
+        self._loop: WriteLoop | None = None
+        self._proven: set[str] = set()
+        """Names of commands that were decided soon, as the partition has been told."""
+
+    @ray.method
+    def start(self) -> int:
+        """The process id: the partition hands the aggregate over once it has this answer."""
+        self._started()
+        return os.getpid()
+
+    def _started(self) -> WriteLoop:
+        if self._loop is None:
+            plan, catalogue = self._plan, unship(self._plan.catalogue)
+            in_hand = _Careful(plan) if plan.careful else in_hand_of(plan.name)
+            self._loop = WriteLoop(plan.partition, self._log, catalogue, residents_max=1, in_hand=in_hand)
+            Watch(in_hand, plan.settings.decide_max_s, self._took_too_long, native=plan.name)
+            tune_gc()
+            where, residents = f"in its own actor, of partition {plan.partition}", self._loop.residents
+            reader = cast(Reader, PartitionLog(plan))  # of its own: it only reads streams
+            alarms = _AlarmsOfPartition(plan)
+            streams = StreamChecks(catalogue, reader, where, alarms, lambda: self._deciding, residents.distrust)
+
+            def checks(pause: Callable[[], None]) -> Iterator[None]:
+                streams.resident(residents, pause)
+                yield
+
+            self._check = StandingCheck(where, plan.settings.standing_check_share, checks)
+        return self._loop
+
+    @ray.method
+    def execute(self, client: bytes, attempt: int, predecessor: int, blob: bytes) -> bytes:
+        """A batch of packed commands in, one outcome for each out; empty if it is not this batch's turn."""
+        if not self._attempts.admit(client, attempt, predecessor):
+            return b""
+        commands, loop = list(unpack_batch(blob)), self._started()
+        outcomes: list[Answered] = [Moved("")] * len(commands)
+        if not self._log.given_up:
+            began_s = time.monotonic() - self._log.waited_s
+            with self._deciding:
+                decided = loop.execute(commands).outcomes
+            if not self._log.given_up:
+                outcomes = [*decided]
+            if fresh := {command.name for command in commands} - self._proven:
+                self._tell_proven(fresh, time.monotonic() - self._log.waited_s - began_s, outcomes)
+        return encode_answer(outcomes, BATCH_BY_RAY_S + self._log.commit_s)
+
+    def _tell_proven(self, names: set[str], took_s: float, outcomes: Sequence[Answered]) -> None:
+        """What was decided soon, the partition may decide itself for another aggregate."""
+        self._proven |= names
+        if took_s > _SOON_S or any(isinstance(outcome, HandlerFailed) for outcome in outcomes):
+            return
+        plan, version = self._plan, max((getattr(outcome, "version", 0) for outcome in outcomes), default=0)
+        version = version or int(bool(self._log.read_stream(plan.stream, limit=1)))
+        with suppress(Exception):  # it costs time, the next time
+            told = plan.home.proven.remote(plan.stream, plan.name, sorted(names), version)
+            ray.get(told, timeout=plan.settings.attempt_timeout_s)
+
+    def _took_too_long(self, command_id: bytes) -> None:
+        plan = self._plan
+        ray.get(plan.home.took_too_long.remote(plan.stream, plan.name, command_id), timeout=_TELL_TIMEOUT_S)
+
+
+class _Careful(InHand):
+    """Tells the partition what is in hand, so that it knows if this process ends as the last one did."""
+
+    def __init__(self, plan: OwnActorPlan) -> None:
+        path = None
+        with suppress(OSError, RayfoldError):
+            path = record_path(plan.name)
+        super().__init__(path)
+        self._plan = plan
+
+    def begin(self, key: bytes, patience: int = 1) -> None:
+        """See `InHand`."""
+        super().begin(key, patience)
+        if self.count <= _CAREFUL_MAX:
+            plan = self._plan
+            told = plan.home.deciding.remote(plan.stream, plan.name, key)
+            ray.get(told, timeout=plan.settings.attempt_timeout_s)
+            super().begin(key, patience)
+
+
+class _AlarmsOfPartition(Alarms):
+    """The alarms of an own actor are kept by its partition, which outlives it."""
+
+    def __init__(self, plan: OwnActorPlan) -> None:
+        super().__init__()
+        self._plan = plan
+
+    def raise_alarm(self, kind: str, subject: str, what: str) -> None:
+        """Say it in the log here, and tell the partition."""
+        super().raise_alarm(kind, subject, what)
+        self._plan.home.found_wrong.remote(kind, self._plan.stream, subject, what)
+
+
+class PartitionLog:
+    """The log as an own actor sees it: its partition, over Ray."""
+
+    def __init__(self, plan: OwnActorPlan) -> None:
+        self.given_up = False
+        """The partition said no or nothing: this actor is not the one at home, and nothing it decides counts."""
+        self.commit_s = 0.0
+        """What an append takes, there and back: a moving average."""
+        self.waited_s = 0.0
+        """For the partition, in all."""
+        self._plan = plan
+        self._ids: list[bytes] = []
+
+    def activate(self) -> int:
+        """The epoch is the partition's; an own actor is fenced by its name."""
+        return 0
+
+    def find_commands(self, command_ids: Sequence[bytes]) -> dict[bytes, CommandEntry | RayfoldError]:
+        """Not known here: the ids are asked about with the next append."""
+        self._ids.extend(command_ids)
+        return {}
+
+    def declare(self, shapes: Mapping[tuple[str, int], bytes]) -> None:
+        """The partition has declared them."""
+
+    def secret(self) -> bytes:
+        """Of the partition's log."""
+        return self._read(lambda home: home.secret.remote())
+
+    def read(self, after: int, limit: int, bytes_max: int = 1 << 62) -> list[bytes]:
+        """Records of the partition's log, read by it."""
+        return self._read(lambda home: home.read.remote(after, limit, bytes_max))
+
+    def append(self, epoch: int, appends: Sequence[Append]) -> list[Appended]:
+        """One call to the partition. Raises `AlreadyStored`, and what `Log.append` raises."""
+        ids, self._ids = self._ids, []
+        plan, asked_s = self._plan, time.perf_counter()
+        asked = plan.home.append.remote(AppendRequest(plan.name, plan.stream, appends, ids))
+        try:
+            answer = ray.get(asked, timeout=plan.settings.attempt_timeout_s)
+        except (ray.exceptions.RayError, TimeoutError) as error:
+            self.given_up = True
+            raise Fenced(plan.name, epoch, epoch) from error
+        finally:
+            self.waited_s += time.perf_counter() - asked_s
+        self.commit_s += (time.perf_counter() - asked_s - self.commit_s) * COMMIT_WEIGHT
+        if answer.error:
+            self.given_up = answer.error[0] == Fenced.__name__
+            raise from_wire(answer.error)
+        if answer.stored:
+            raise AlreadyStored(answer.stored)
+        return answer.appended
+
+    def read_stream(
+        self,
+        stream: StreamId,
+        from_version: int = 1,
+        to_version: int | None = None,
+        limit: int | None = None,
+        bytes_max: int = STREAM_PAGE_BYTES,
+    ) -> list[bytes]:
+        """The records of the aggregate, read by its partition."""
+        return self._read(lambda home: home.read_stream.remote(stream, from_version, to_version, limit, bytes_max))
+
+    def find_snapshot(self, stream: StreamId, schema: bytes, at_or_before: int | None = None) -> Snapshot | None:
+        """The latest usable snapshot of the aggregate, found by its partition."""
+        return self._read(lambda home: home.find_snapshot.remote(stream, schema, at_or_before))
+
+    def _read(self, call: Callable[[ActorProxy[PartitionActor]], ObjectRef[T]]) -> T:
+        lost: BaseException | None = None
+        for _ in range(_READ_ATTEMPTS):
+            asked_s = time.perf_counter()
+            try:
+                return ray.get(call(self._plan.home), timeout=self._plan.settings.attempt_timeout_s)
+            except (ray.exceptions.ActorUnavailableError, TimeoutError) as error:
+                lost = error
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause if isinstance(error.cause, RayfoldError) else error from None
+            finally:
+                self.waited_s += time.perf_counter() - asked_s
+        self.given_up = True
+        raise Fenced(self._plan.name, 0, 0) from lost
+
+
+def append_for(writer: Log, epoch: int, request: AppendRequest) -> AppendAnswer:
+    """The partition's half of `PartitionLog.append`. The records of what was appended are still in the answer."""
+    try:
+        stored: dict[bytes, CommandEntry] = {}
+        for command_id, entry in writer.find_commands(request.ids).items():
+            if isinstance(entry, RayfoldError):
+                raise entry
+            stored[command_id] = entry
+        if stored:
+            return AppendAnswer([], stored, [])
+        return AppendAnswer(writer.append(epoch, request.appends), {}, [])
+    except RayfoldError as error:
+        return AppendAnswer([], {}, to_wire(error))
+
+
+def start_own_actor(
+    plan: OwnActorPlan, placement: OwnActor, namespace: str, *, counts_slot: bool
+) -> tuple[Any, Future[int]]:
+    """A named actor for the aggregate, starting in the background, and its process id once it is up.
+
+    It is never restarted: when it is lost, its partition takes the aggregate back at once and starts a new one.
+    It ends with its partition's process, as Ray ends every actor whose owner is gone.
+    """
+    options = ray.remote(AggregateActor).options(
+        name=plan.name,
+        namespace=namespace,
+        num_cpus=placement.num_cpus,
+        num_gpus=placement.num_gpus,
+        resources={OWN_ACTOR_SLOT: 1} if counts_slot else None,
+        max_restarts=0,
+        max_task_retries=0,
+        enable_task_events=False,
+    )
+    actor = options.remote(plan)
+    return actor, actor.start.remote().future()

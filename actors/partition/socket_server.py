@@ -1,0 +1,163 @@
+"""Gate: where a partition listens for clients of its own machine, on a Unix socket.
+
+Beside step [3] of the write path. Before it: a client's `SocketConnection` (`socket_client.py`). After it: the
+partition's `execute`, which sees no difference to a call through Ray.
+
+Who may come in is decided by the file system: the socket has mode 0600, in a folder of mode 0700 that belongs to the
+user of the process. Where such a folder cannot be had there is no gate, and clients come through Ray.
+
+Rules kept here: the length of a frame is checked before the frame is read; connections are bounded, each has one frame
+in memory, and a client that does not read its answers stops nobody but itself. A request that cannot be executed ends
+its connection; the client sends again, through Ray.
+
+Why a thread for each connection: it blocks in `recv`, so an idle one costs nothing, and nothing polls. An asyncio loop
+in the actor would be one more thing that needs the interpreter before a commit may begin.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from ...runtime.errors import NotPrivate
+from ...runtime.printable import printable_log
+from ...runtime.private import private_temporary_folder
+from ..client.socket_client import ANSWER, REQUEST, REQUEST_BYTES_MAX
+
+__all__ = ["CONNECTIONS_MAX", "SocketServer", "open_socket_server"]
+
+log = printable_log(__name__)
+
+CONNECTIONS_MAX: Final = 64
+"""Programs on one machine that write to one partition over a road: a thread and at most 1 MiB each. Others use Ray."""
+
+_PAUSE_S: Final = 1.0
+"""After an `accept` that failed, for want of file descriptors, say."""
+
+_STARTING_MAX_S: Final = 60.0
+"""How young another partition's socket may be to be just about to listen."""
+
+_PATH_BYTES_MAX: Final = 107
+"""Of a socket's path, in Linux."""
+
+
+class SocketServer:
+    """A listening socket and the threads that serve its connections."""
+
+    def __init__(self, path: Path, execute: Callable[[bytes, int, int, bytes], bytes]) -> None:
+        """Listen at `path` and `execute(client, attempt, predecessor, batch)`, on many threads. Raises `OSError`."""
+        self.path = path
+        self._execute = execute
+        self._connections: set[socket.socket] = set()
+        self._closed = threading.Event()
+        self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._listening.bind(os.fspath(path))
+            path.chmod(0o600)  # nobody can have connected: it does not listen yet
+            self._listening.listen(CONNECTIONS_MAX)
+        except OSError:
+            self._listening.close()
+            raise
+        threading.Thread(target=self._accept, name="rayfold-gate", daemon=True).start()
+
+    def close(self) -> None:
+        """Let nobody in any more, and end every connection. Closing twice is fine."""
+        self._closed.set()
+        for one in (self._listening, *list(self._connections)):
+            with contextlib.suppress(OSError):  # which also wakes the thread that waits there
+                one.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        self.path.unlink(missing_ok=True)
+
+    def _accept(self) -> None:
+        while not self._closed.is_set():
+            try:
+                connection, _ = self._listening.accept()
+            except OSError as error:
+                if not self._closed.is_set():
+                    log.warning("%s accepts nobody for now: %s", self.path, error)
+                    self._closed.wait(_PAUSE_S)
+                continue
+            if len(self._connections) >= CONNECTIONS_MAX or self._closed.is_set():
+                connection.close()
+                continue
+            self._connections.add(connection)
+            try:
+                threading.Thread(target=self._serve, args=(connection,), name="rayfold-road", daemon=True).start()
+            except RuntimeError as error:  # there may be no more threads
+                log.warning("%s lets a client go, which comes through Ray: %s", self.path, error)
+                self._connections.discard(connection)
+                connection.close()
+
+    def _serve(self, connection: socket.socket) -> None:
+        """Answer the attempts of one client, in order, until it goes."""
+        try:
+            while header := _received(connection, REQUEST.size):
+                size_bytes, client, attempt, predecessor = REQUEST.unpack(header)
+                if size_bytes > REQUEST_BYTES_MAX:
+                    log.warning("%s: a batch of %d bytes, over %d", self.path, size_bytes, REQUEST_BYTES_MAX)
+                    return
+                blob = _received(connection, size_bytes) if size_bytes else b""
+                if len(blob) < size_bytes:
+                    return
+                answer = self._execute(client, attempt, predecessor, blob)
+                connection.sendall(ANSWER.pack(len(answer), attempt) + answer)
+        except OSError as error:
+            if not self._closed.is_set():
+                log.debug("%s: a client has gone: %s", self.path, error)
+        except Exception:
+            log.exception("%s: a batch could not be executed; its client will send it again", self.path)
+        finally:
+            self._connections.discard(connection)
+            connection.close()
+
+
+def open_socket_server(name: str, execute: Callable[[bytes, int, int, bytes], bytes]) -> SocketServer | None:
+    """A gate at a path that nobody else has, or None, with a line in the log, where there can be none.
+
+    `name` is that of the partition: what its dead activations have left is removed.
+    """
+    try:
+        folder = private_temporary_folder()
+        _remove_dead(folder, name)
+        path = folder / f"{name}.{secrets.token_hex(4)}"
+        if len(os.fsencode(path)) > _PATH_BYTES_MAX:
+            raise OSError(f"{path} is too long for a socket, over {_PATH_BYTES_MAX} bytes; set TMPDIR to a shorter one")
+        return SocketServer(path, execute)
+    except (OSError, NotPrivate) as error:
+        log.warning("no socket for %s, so its clients come through Ray: %s", name, error)
+        return None
+
+
+def _remove_dead(folder: Path, name: str) -> None:
+    """Remove the sockets of this partition, and old ones of any, at which nobody listens any more."""
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # somebody else removes it too
+            if not path.is_socket():  # the folder of code, say
+                continue
+            if not path.name.startswith(f"{name}.") and time.time() - path.lstat().st_mtime < _STARTING_MAX_S:
+                continue
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trying, contextlib.suppress(OSError):
+            trying.setblocking(False)  # one that is stopped, with a full backlog, would have us wait
+            try:
+                trying.connect(os.fspath(path))
+            except ConnectionRefusedError:
+                path.unlink()
+
+
+def _received(connection: socket.socket, size_bytes: int) -> bytes:
+    """That many bytes, or none if the connection ends before."""
+    received = connection.recv(size_bytes, socket.MSG_WAITALL)
+    while 0 < len(received) < size_bytes:  # a signal came in between
+        more = connection.recv(size_bytes - len(received), socket.MSG_WAITALL)
+        if not more:
+            return b""
+        received += more
+    return received

@@ -1,0 +1,581 @@
+"""ProjectorActor: one projector, which is one part and one replica of a projection, as a Ray actor.
+
+Steps [7] and [8]. Before it: the broadcast ([6]) of every partition. After it: the answer to a query. Everything that
+matters happens in `runtime/read/read_model.py`; here are only the roads into it.
+
+The roads are concurrency groups with threads of their own, because a plain Ray actor keeps the order of calls within a
+group and one group does not wait for another: `apply` (default, one thread), `ask` (one thread), `ask_after` (some
+threads, since such a query may wait for events still on their way), `keep` (one thread, for checkpoints) and `status`.
+
+Rules kept here: no work in `__init__`, since an actor whose `__init__` raises is dead for ever. The first call restores
+the checkpoint and catches up from the log, also after a crash and restart, and whoever asks meanwhile waits for it. A
+projector never depends on being broadcast to: at every tick, and for a query that waits, it looks into the log itself.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import ray
+import ray.cloudpickle
+
+from ...runtime.checks.standing import Alarms, StandingCheck, check_read_model
+from ...runtime.encoding.codec import encode_message
+from ...runtime.encoding.error_codec import to_wire
+from ...runtime.errors import HandlerFailed, NotYetVisible, RayfoldError, StoreInUse, Unavailable
+from ...runtime.in_hand import KEY_BYTES, REFUSED_S, Fallen, InHand
+from ...runtime.log.contract import Reader
+from ...runtime.printable import printable_log
+from ...runtime.read.positions import join_place
+from ...runtime.read.read_model import PackedQuery, Quarantined, ReadModel, join_queries, split_queries
+from ...runtime.stream import StreamId
+from ..cluster.node import node_id_here
+from ..nodes.store import AnyStore
+from ..observe.status import ProjectorAnswer
+from ..packaging.shipping import unship
+from ..process.actor_log import begin_log
+from ..process.gc_tuning import tune_gc
+from ..process.suspects import key_of_batch, record_of
+from ..process.watchdog import Watch, in_hand_of
+from .readiness import Probed
+
+__all__ = [
+    "ASKING_AFTER_MAX",
+    "Place",
+    "ProjectorActor",
+    "ProjectorPlan",
+    "start_projector",
+]
+
+log = printable_log(__name__)
+
+ASKING_AFTER_MAX: Final = 32
+"""Threads for clients whose queries wait for a position. A client has three such calls at most, each of a quarter of a
+second at most, however many queries wait; further ones queue in Ray."""
+
+_BROADCAST_S: Final = 0.25
+"""How long to wait for events to be broadcast before they are read from the log: some hundred times what a broadcast
+takes, so it happens where one was lost or its partition is being restarted."""
+
+_LEFTOVER_S: Final = 20.0
+"""How long to wait for the projector of a program that was killed to let go of the database: Ray ends such processes
+within seconds."""
+
+_OPENING_S: Final = 2.0
+"""How long queries wait for a projector that has just been started to catch up: longer than a checkpoint of some MB
+takes."""
+
+_RETRY_S: Final = 0.1
+
+_ASKED_MAX: Final = 64
+"""Kinds of queries of which the last one is kept."""
+
+_ASKED_BYTES_MAX: Final = 16 * 1024
+"""Of one that is kept: all of them together take 1 MiB at most."""
+
+_SLICE: Final = 512
+"""Events between two looks at whether to end or to make a checkpoint, while catching up: a page of the read model."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectorPlan:
+    """All that a projector needs to start, and to start again after a crash."""
+
+    projection: str
+    """Its name."""
+    part: int
+    replica: int
+    folder: Path
+    """Where it keeps its checkpoint, or its database; relative to the share of its node where the store is spread."""
+    catalogue: bytes
+    """The application's classes; see `shipping.py`."""
+    store: AnyStore
+    check_share: float = 0.0
+    """Of a CPU, for the standing check (`Settings.standing_check_share`)."""
+    answer_max_s: float = 4.0
+    """See `Settings`."""
+
+
+class Place(NamedTuple):
+    """How far a projector has come, of how much there is."""
+
+    pid: int
+    positions: dict[int, int]
+    heads: dict[int, int]
+    failed: list[Any]
+    """Why it has stopped, as `to_wire` packs it; empty while it works."""
+    up_to_date: bool = False
+    """It has caught up once since its process began."""
+    caught_up_to: Mapping[int, int] = {}
+    """Where the logs ended when it last caught up."""
+    quarantined: tuple[Quarantined, ...] = ()
+
+
+class ProjectorActor:
+    """A read model that lives in a process of its own."""
+
+    def __init__(self, plan: ProjectorPlan) -> None:
+        begin_log()
+        self._plan = plan
+        self._opening = threading.Lock()
+        self._beginning = threading.Lock()
+        self._reading: threading.Thread | None = None
+        """Opens it for somebody who asks."""
+        self._read_model: ReadModel | None = None
+        """Restored, and perhaps still catching up."""
+        self._readers: Mapping[int, Reader] = {}
+        self._without: set[int] = set()
+        """Partitions whose logs nobody could reach at the last look."""
+        self._caught_up_to: dict[int, int] = {}
+        self._asked: dict[str, bytes] = {}
+        """The last query of each kind, by name."""
+        self._up_to_date = False
+        """It has caught up once since this process began: it may answer."""
+        self._ending = False
+        self._alarms = Alarms()
+        self._check: StandingCheck | None = None
+        self._in_hand = InHand(None)
+        self._watched = False
+        self._door = threading.Lock()
+        """Held for a moment, while the two above are made."""
+        self._reads_since_s = 0.0
+
+    @ray.method
+    def open(self) -> list[Any]:
+        """Catch up with the log as it is now. Returns an error as `to_wire` packs it, or nothing. Safe to repeat."""
+        return _told(lambda: self._catch_up(self._caught_up()))
+
+    @ray.method
+    def apply(self, partition: int, first: int, records: Sequence[bytes], head: int) -> None:
+        """Step [7]: take in committed records at `first, first + 1, …`, and whatever is missing up to `head`."""
+        self._caught_up().apply(partition, first, records, head)
+
+    @ray.method(concurrency_group="ask")
+    def ask(
+        self, batch: bytes, needs: Mapping[int, int], alone: bool = True, apart: bool = False
+    ) -> tuple[bytes, dict[int, int], bytes]:
+        """Step [8]: answers to a batch of queries, pickled as one list, the positions they were read at, and the
+        incarnation of this process. The answers are empty if this replica has not come to what the batch `needs`:
+        whoever asks believed it, of an earlier process perhaps.
+
+        `alone`: there is no other replica, so this one answers from where it is while it is still reading the log.
+        `apart`: each answer is pickled by itself, so that one that cannot be decoded spoils no other."""
+        queries, key = split_queries(batch), key_of_batch(batch)
+        read_model = self._answering(alone)
+        positions = read_model.positions
+        if any(positions.get(partition, 0) < position for partition, position in needs.items()):
+            return b"", dict(positions), self._in_hand.incarnation
+        blob, reached = self._answered(read_model, queries, key, apart)
+        self._note(queries)  # not one that has ended the process
+        self._check_going_on()
+        return blob, reached, self._in_hand.incarnation
+
+    @ray.method(concurrency_group="ask_after")
+    def ask_after(
+        self, batch: bytes, afters: Sequence[Mapping[int, int]], wait_s: float, look: bool
+    ) -> tuple[bytes, dict[int, int], bytes, dict[int, int]]:
+        """The same for queries of which each must see its `after` (partition -> position): once any of them can be
+        answered, or `wait_s` has passed, the answers of all that can, by their index in the batch. One without a name
+        only wants to know. Last, where the logs end of which more was asked for than there is here.
+
+        `look`: they have waited before, so read the log, for a broadcast may have been lost."""
+        read_model = self._answering(alone=True)
+        deadline_s = time.monotonic() + wait_s
+        if look:
+            self._read_for(read_model, afters, deadline_s)
+        read_model.wait_until(
+            lambda: any(_has(read_model.positions, after) for after in afters), deadline_s - time.monotonic()
+        )
+        stopped = read_model.failed
+        ready = {index for index, after in enumerate(afters) if _has(read_model.positions, after)}
+        queries = split_queries(batch)
+        asked = [index for index in sorted(ready) if queries[index][0]]
+        answers: dict[int, Any] = dict.fromkeys(ready)
+        if stopped is not None:
+            answers |= dict.fromkeys(set(range(len(afters))) - ready, stopped)
+        reached = dict(read_model.positions)
+        if asked:
+            one_batch = join_queries([PackedQuery(*queries[index]) for index in asked])
+            blob, reached = self._answered(
+                read_model, [queries[index] for index in asked], key_of_batch(one_batch), apart=True
+            )
+            answers |= dict(zip(asked, pickle.loads(blob), strict=True))
+            self._note([queries[index] for index in asked])
+        self._check_going_on()
+        wanted = {partition for index, after in enumerate(afters) if index not in answers for partition in after}
+        ends = self._ends(wanted, away=look)
+        return ray.cloudpickle.dumps(answers), reached, self._in_hand.incarnation, ends
+
+    @ray.method(concurrency_group="ask_after")
+    def come_to(self, after: Mapping[int, int], timeout_s: float) -> tuple[list[Any], dict[int, int]]:
+        """Wait until `after` is visible here, for who looks after projectors. An error as `to_wire` packs it, or
+        nothing; and the place reached. Clients wait with `ask_after`."""
+        read_model = self._caught_up()
+        deadline_s = time.monotonic() + timeout_s
+
+        def waited() -> None:
+            with suppress(NotYetVisible):
+                return read_model.wait_for(after, min(timeout_s, _BROADCAST_S))
+            self._read_for(read_model, [after], deadline_s)
+            return read_model.wait_for(after, max(deadline_s - time.monotonic(), 0.0))
+
+        error = _told(waited)
+        self._check_going_on()
+        return error, dict(read_model.positions)
+
+    def _read_for(self, read_model: ReadModel, afters: Sequence[Mapping[int, int]], deadline_s: float) -> None:
+        """Read what the logs have of what these wait for; in slices, so that the deadline is kept."""
+        wanted: dict[int, int] = {}
+        for after in afters:
+            join_place(wanted, after)
+        for partition, position in wanted.items():
+            while (
+                partition in self._readers
+                and time.monotonic() < deadline_s
+                and self._read_on(read_model, partition, position)
+            ):
+                pass
+
+    def _ends(self, partitions: Iterable[int], *, away: bool) -> dict[int, int]:
+        """Where these logs end now. Of a log on another node that takes a call: only `away`."""
+        ends = {}
+        for partition in partitions:
+            reader = self._readers.get(partition)
+            if reader is not None and (away or getattr(reader, "local", True)):
+                with suppress(RayfoldError):
+                    ends[partition] = reader.head()
+        return ends
+
+    @ray.method(concurrency_group="status")
+    def process_id(self) -> int:
+        """Of this process."""
+        return os.getpid()
+
+    @ray.method(concurrency_group="status")
+    def incarnation(self) -> bytes:
+        """Which process of this projector it is."""
+        self._watch_over()
+        return self._in_hand.incarnation
+
+    @ray.method(concurrency_group="status")
+    def status(self) -> ProjectorAnswer:
+        """How far the read model is, and what is wrong with it. Takes no lock: it is answered while events arrive."""
+        read_model = self._read_model
+        told = ProjectorAnswer(os.getpid(), {}) if read_model is None else _told_of(read_model, self._up_to_date)
+        return told._replace(node_id=node_id_here(), alarms_raised=self._alarms.count, alarms=self._alarms.kept)
+
+    @ray.method(concurrency_group="status")
+    def place(self) -> Place:
+        """How far it has come, also while it is catching up."""
+        read_model = self._read_model
+        if read_model is None:  # nobody knows yet what it has saved
+            return Place(os.getpid(), {}, {}, [])
+        heads = self._heads()
+        failed = to_wire(read_model.failed) if read_model.failed else []
+        return Place(
+            os.getpid(),
+            dict(read_model.positions),
+            heads,
+            failed,
+            self._up_to_date,
+            dict(self._caught_up_to),
+            tuple(read_model.quarantined),
+        )
+
+    @ray.method(concurrency_group="status")
+    def asked(self) -> list[PackedQuery]:
+        """The last query of each kind that was asked here."""
+        return [PackedQuery(name, payload) for name, payload in self._asked.copy().items()]
+
+    @ray.method(concurrency_group="ask_after")
+    def probe(self, asked: Sequence[PackedQuery]) -> list[Probed]:
+        """What becomes of these queries, and of those of other kinds that need no value: for `readiness.py`."""
+        read_model = self._caught_up()
+        queries = [*asked, *self._without_values({query.name for query in asked})]
+        if not queries:
+            return []
+        blob, _ = self._answered(read_model, queries, bytes(KEY_BYTES), apart=False)
+        answers = ray.cloudpickle.loads(blob)
+        failed = (str(one) if isinstance(one, HandlerFailed) else "" for one in answers)
+        return [Probed(query.name, error) for query, error in zip(queries, failed, strict=True)]
+
+    @ray.method(concurrency_group="keep")
+    def tick(self) -> None:
+        """What has to happen now and then: read what no broadcast has brought, make a checkpoint when one is due."""
+        read_model = self._caught_up()
+        self._catch_up(read_model)
+        self._keep(read_model)
+
+    @ray.method
+    def rebuild_stream(self, stream: StreamId) -> list[Any]:
+        """Forget what one aggregate has contributed and apply its events again. An error as `to_wire` packs it."""
+        partition = self._plan.store.partition_of(stream)
+        return _told(lambda: self._mend(lambda read_model: read_model.rebuild_stream(stream, partition)))
+
+    @ray.method
+    def retry_quarantined(self) -> tuple[list[Any], tuple[Quarantined, ...]]:
+        """Apply the events in quarantine again. An error as `to_wire` packs it, or nothing; and what is in it still."""
+        error = _told(lambda: self._mend(ReadModel.retry_quarantined))
+        return error, self._read_model.quarantined if self._read_model else ()
+
+    @ray.method(concurrency_group="ask")
+    def close(self, save: bool) -> None:
+        """Stop, once all queries that came before are answered, and `save` where it is. The actor is of no further
+        use."""
+        self._ending = True
+        if self._check is not None:
+            self._check.stop()
+        with self._opening:
+            if self._read_model is not None:
+                if save:
+                    self._checkpoint(self._read_model)
+                self._read_model.close()
+
+    def _check_going_on(self) -> None:
+        """Raises when this projector ends: then the call has failed, and whoever asked asks those who serve now."""
+        if self._ending:
+            raise Unavailable(f"{self._plan.projection} {self._plan.part}-{self._plan.replica}", "it has ended")
+
+    def _answered(
+        self, read_model: ReadModel, queries: Sequence[tuple[str, bytes]], key: bytes, apart: bool
+    ) -> tuple[bytes, dict[int, int]]:
+        refused = self._refused(queries) if any(map(_is_refused_query, self._in_hand.fallen.values())) else {}
+        if refused:
+            queries = [query for index, query in enumerate(queries) if index not in refused]
+
+        def encode(answers: list[Any]) -> tuple[bytes, dict[int, int]]:
+            for index, error in refused.items():
+                answers.insert(index, error)
+            return _pickled(answers, apart), dict(read_model.positions)
+
+        return read_model.answer(queries, encode, key)
+
+    def _refused(self, queries: Sequence[tuple[str, bytes]]) -> dict[int, HandlerFailed]:
+        """Those that are not tried again: a process of this projector has ended on them."""
+        refused = {}
+        for index, (name, payload) in enumerate(queries):
+            fallen = self._in_hand.find(key_of_batch(join_queries([PackedQuery(name, payload)])))
+            if fallen is not None and fallen.refused:
+                what = "it took too long" if fallen.stuck else "the process that answered it ended, more than once"
+                what = f"{what}; it is not tried again for {REFUSED_S / 60:g} minutes"
+                refused[index] = HandlerFailed(f"{self._plan.projection} @answer", name, what)
+        return refused
+
+    def _answering(self, alone: bool) -> ReadModel:
+        """The read model, if it has caught up soon. If it still has to read, it answers from where it is, or, where
+        another replica may answer meanwhile, raises `Unavailable`."""
+        if self._up_to_date:
+            assert self._read_model is not None
+            return self._read_model
+        with self._beginning:
+            if self._reading is None or not self._reading.is_alive():
+                self._reading = threading.Thread(target=self._caught_up, name="rayfold-opening", daemon=True)
+                self._reading.start()
+            self._reads_since_s = self._reads_since_s or time.monotonic()
+        self._reading.join(max(0.0, self._reads_since_s + _OPENING_S - time.monotonic()))
+        while alone and self._read_model is None and self._reading.is_alive():
+            self._reading.join(_RETRY_S)
+        if self._read_model is None or not (alone or self._up_to_date):
+            raise Unavailable(f"{self._plan.projection} {self._plan.part}-{self._plan.replica}", "it is still reading")
+        return self._read_model
+
+    def _caught_up(self) -> ReadModel:
+        """The read model, once it has restored its checkpoint and caught up with the log."""
+        if self._up_to_date:
+            assert self._read_model is not None
+            return self._read_model
+        with self._opening:
+            read_model = self._read_model or self._opened()
+            if not self._up_to_date:
+                self._catch_up(read_model)
+                self._up_to_date = True
+        return read_model
+
+    def _opened(self) -> ReadModel:
+        plan = self._plan
+        catalogue = unship(plan.catalogue)
+        readers = self._readers or {number: plan.store.open_reader(number) for number in range(plan.store.partitions)}
+        self._readers = readers
+        projection, folder = catalogue.projection(plan.projection), plan.store.folder_here() / plan.folder
+        self._watch_over()
+        read_model = _restored(
+            lambda: ReadModel(projection, catalogue, readers, directory=folder, part=plan.part, in_hand=self._in_hand)
+        )
+        tune_gc()
+        if why := read_model.other_history:  # it is made anew, and that must not pass in silence
+            self._alarms.raise_alarm("checkpoint", f"{plan.projection}, part {plan.part}", why)
+        self._read_model = read_model
+
+        def checks(pause: Callable[[], None]) -> Iterator[None]:
+            if not self._up_to_date:
+                return iter(())
+            return check_read_model(read_model, projection, catalogue, readers, plan.part, self._alarms, pause)
+
+        self._check = StandingCheck(f"{plan.projection} part {plan.part}", plan.check_share, checks)
+        return read_model
+
+    def _watch_over(self) -> None:
+        """Find out what the last process of this projector had in hand when it ended, and have this one ended if a
+        query or an event takes too long."""
+        with self._door:
+            if not self._watched:
+                self._in_hand = in_hand_of(record_of(_actor_id() or f"{self._plan.store.store_id} {self._plan.folder}"))
+                Watch(self._in_hand, self._plan.answer_max_s)
+                self._watched = True
+
+    def _catch_up(self, read_model: ReadModel) -> None:
+        """Read the logs to where they end now, which the end of a log that is being written never is. In slices, so
+        that it can be ended, and goes on from a checkpoint when it is killed."""
+        heads = self._heads()
+        for partition, head in heads.items():
+            while self._read_on(read_model, partition, head):
+                self._keep(read_model)
+        self._caught_up_to = heads
+
+    def _note(self, queries: Sequence[tuple[str, bytes]]) -> None:
+        """Keep the last query of a batch, for probing a build that is to take over."""
+        name, payload = queries[-1]
+        if len(payload) <= _ASKED_BYTES_MAX and (name in self._asked or len(self._asked) < _ASKED_MAX):
+            self._asked[name] = payload
+
+    def _without_values(self, but: set[str]) -> list[PackedQuery]:
+        """A query of each kind that can be made without knowing anything."""
+        made = []
+        for cls in unship(self._plan.catalogue).projection(self._plan.projection).answers:
+            if cls.message_name not in but:
+                with suppress(Exception):  # it needs a value
+                    made.append(PackedQuery(cls.message_name, encode_message(cls())))
+        return made
+
+    def _heads(self) -> dict[int, int]:
+        """Where the logs end now; without those that are on a node which does not answer: the others go on."""
+        heads = {}
+        for partition, reader in self._readers.items():
+            try:
+                heads[partition] = reader.head()
+            except Unavailable as error:
+                if partition not in self._without:
+                    log.warning("%s goes on without partition %d: %s", self._plan.projection, partition, error)
+                self._without.add(partition)
+        self._without -= heads.keys()
+        return heads
+
+    def _read_on(self, read_model: ReadModel, partition: int, up_to: int) -> bool:
+        """Take in one slice of what a log has up to this position. False if there is nothing more, or it is to end."""
+        reached = read_model.positions[partition]
+        if reached >= up_to or self._ending or read_model.failed is not None:
+            return False
+        try:
+            read_model.catch_up(partition, min(reached + _SLICE, up_to))
+        except Unavailable:  # its home has gone in the middle of it
+            return False
+        return read_model.positions[partition] > reached
+
+    def _mend(self, mending: Callable[[ReadModel], object]) -> None:
+        """Change what no event in the log will change again: a start from an older checkpoint would undo it."""
+        read_model = self._caught_up()
+        mending(read_model)
+        self._checkpoint(read_model)
+
+    def _keep(self, read_model: ReadModel) -> None:
+        if read_model.checkpoint_due() and not self._ending:
+            self._checkpoint(read_model)
+
+    def _checkpoint(self, read_model: ReadModel) -> None:
+        """A checkpoint that cannot be written costs time at the next start, and nothing now."""
+        try:
+            read_model.checkpoint()
+        except RayfoldError as error:
+            log.error("projection %s goes on without a checkpoint: %s", self._plan.projection, error)
+
+
+def _told_of(read_model: ReadModel, up_to_date: bool) -> ProjectorAnswer:
+    progress, quarantined = read_model.progress(), tuple(read_model.quarantined)
+    failed, replaying = str(progress.failed or ""), progress.replaying or not up_to_date
+    return ProjectorAnswer(os.getpid(), progress.positions, failed, progress.events_applied, quarantined, replaying)
+
+
+def _restored(make: Callable[[], ReadModel]) -> ReadModel:
+    """A read model with what its folder holds. Raises `StoreInUse` if another process keeps the folder too long."""
+    deadline_s = time.monotonic() + _LEFTOVER_S
+    while True:
+        read_model = make()
+        try:
+            read_model.open()
+        except StoreInUse:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(_RETRY_S)
+        else:
+            return read_model
+
+
+def _told(doing: Callable[[], object]) -> list[Any]:
+    """Errors that are meant for the caller travel as values."""
+    try:
+        doing()
+    except RayfoldError as error:
+        return to_wire(error)
+    return []
+
+
+def _is_refused_query(fallen: Fallen) -> bool:
+    """Keys of events have a gap there (`ReadModel`)."""
+    return fallen.refused and fallen.key[1:6] != bytes(5)
+
+
+def _actor_id() -> str:
+    try:
+        return ray.get_runtime_context().get_actor_id() or ""
+    except Exception:  # it is no actor
+        return ""
+
+
+def _has(positions: Mapping[int, int], after: Mapping[int, int]) -> bool:
+    return all(positions.get(partition, 0) >= position for partition, position in after.items())
+
+
+def _pickled(answers: list[Any], apart: bool) -> bytes:
+    """Answers are the user's own objects and go back to the user's own process, inside the cluster: Ray pickles
+    them in any case. Here it happens early, under the read model's lock. Nothing of it is ever stored."""
+    pickled: bytes
+    if apart:
+        answers = [ray.cloudpickle.dumps(_picklable(answer)) for answer in answers]
+    try:
+        pickled = ray.cloudpickle.dumps(answers)
+    except Exception:
+        pickled = ray.cloudpickle.dumps([_picklable(answer) for answer in answers])
+    return pickled
+
+
+def _picklable(answer: Any) -> Any:
+    try:
+        ray.cloudpickle.dumps(answer)
+    except Exception as error:
+        return HandlerFailed.caused_by("@answer", type(answer).__name__, error)
+    return answer
+
+
+def start_projector(plan: ProjectorPlan, name: str, namespace: str, scheduling: Mapping[str, Any] | None = None) -> Any:
+    """A projector that Ray restarts for ever. `scheduling`: options that say where (`scheduling.py`)."""
+    remote: Any = ray.remote  # its types do not know concurrency groups
+    threads = {"ask": 1, "ask_after": ASKING_AFTER_MAX, "keep": 1, "status": 1}
+    actor = remote(concurrency_groups=threads)(ProjectorActor)
+    options = actor.options(
+        name=name,
+        namespace=namespace,
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=0,
+        enable_task_events=False,
+        **(scheduling or {}),
+    )
+    return options.remote(plan)

@@ -1,0 +1,458 @@
+"""Projections: the projectors of a running system, parts x replicas of each projection, and who broadcasts to them.
+
+Beside steps [6] to [8]. Before it: the assembly, which starts the projectors first and the partitions after. After it:
+the client, which is told where the queries to a projection go from now on.
+
+Rules kept here: a projector joins in this order: it starts and catches up with the log; the partitions broadcast to it;
+it catches up with what was committed in between; only then is it asked. It leaves in the opposite order, and ends when
+the queries sent to it are answered. Whatever fails on the way ends what was started and leaves what serves as it was.
+One change of a projection at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from ...runtime.domain.aggregate import Aggregate
+from ...runtime.domain.projection import Projection
+from ...runtime.domain.read_store_kinds import InMemory
+from ...runtime.encoding.catalogue import Catalogue
+from ...runtime.encoding.error_codec import from_wire
+from ...runtime.errors import CallerError, InvalidMessage, Unavailable, UnknownName
+from ...runtime.printable import printable_log
+from ...runtime.stream import stream_id
+from ..cluster.rpc import call, kill, one_line
+from ..cluster.scheduling import Scheduling
+from ..nodes.store import AnyStore
+from ..packaging.builds import Build, Builds, ProjectionFacts
+from ..settings import Settings
+from .readiness import Looked, Probed, check_answers, check_projector, furthest
+
+if TYPE_CHECKING:
+    from ...runtime.read.read_model import PackedQuery, Quarantined
+    from .actor import Place  # it imports ray, which `Cluster` prepares
+
+__all__ = [
+    "REPLICAS_MAX",
+    "Projections",
+    "Projector",
+    "ServedBuild",
+    "catch_up",
+    "check_replicas",
+    "end",
+    "look_at",
+]
+
+REPLICAS_MAX: Final = 64
+"""Of one projection: each is a process with the whole read model in memory."""
+
+log = printable_log(__name__)
+
+_FAILURES_MAX: Final = 8
+"""Calls that a projector may fail while it catches up: each stands for a process that was killed, or that Ray could not
+start; after so many it is a rule and no accident."""
+
+_RETRY_S: Final = 0.25
+
+
+_COME_S: Final = 10.0
+"""For a new projector to take in what was broadcast to those that serve: milliseconds, and more on a busy machine."""
+
+_PROBE_TIMEOUT_S: Final = 30.0
+"""For the answers to a few queries, one of each kind."""
+
+_PROBES_MAX: Final = 2
+"""Tries of one projector: its process may be killed in the middle of the first; a query that ends it does so twice."""
+
+
+class Projector(NamedTuple):
+    """One projector: which part and replica it is, and how to reach it."""
+
+    part: int
+    replica: int
+    name: str
+    """In Ray; never used twice."""
+    folder: Path
+    actor: Any
+
+
+@dataclass(slots=True)
+class ServedBuild:
+    """A build of a read model and the projectors that hold it."""
+
+    projection: type[Projection] | ProjectionFacts
+    build: Build
+    catalogue: bytes
+    """What its projectors are started with; see `shipping.py`."""
+    projectors: list[Projector] = field(default_factory=list)
+    generation: int | None = None
+    """Of that code, if it is not the one that the system runs."""
+
+    @property
+    def replicas(self) -> int:
+        """How many there are of each part."""
+        return 1 + max((projector.replica for projector in self.projectors), default=-1)
+
+    def by_part(self) -> list[list[Projector]]:
+        """For each part its replicas."""
+        parts = 1 + max((projector.part for projector in self.projectors), default=-1)
+        return [[projector for projector in self.projectors if projector.part == part] for part in range(parts)]
+
+    def parts(self) -> list[list[Any]]:
+        """The actors: for each part its replicas."""
+        return [[projector.actor for projector in part] for part in self.by_part()]
+
+
+class Projections:
+    """The projections of one runtime. Lives on its event loop."""
+
+    def __init__(
+        self, store: AnyStore, catalogue: Catalogue, name: str, namespace: str, builds: Builds, scheduling: Scheduling
+    ) -> None:
+        self.serving: dict[str, ServedBuild] = {}
+        """By the projection's name: what queries go to."""
+        self.joining: list[ServedBuild] = []
+        """What is being built beside it."""
+        self._store = store
+        self._catalogue = catalogue
+        self._name = name
+        self._namespace = namespace
+        self._builds = builds
+        self._scheduling = scheduling
+        self.answer_max_s = Settings().answer_max_s
+        """Of the projectors that are started from now on; see `Settings`."""
+        self._partitions: Sequence[Any] = ()
+        self._serve: Callable[[type[Projection], Sequence[Sequence[Any]]], None]
+        self._changing: set[str] = set()
+        self._ticks: dict[str, Any] = {}
+        self.check_share = 0.0
+        """What projectors are started with (`Settings.standing_check_share`)."""
+
+    # --- starting and ending -------------------------------------------------------------------------------------
+
+    async def start(self, projection: type[Projection], replicas: int, catalogue: bytes) -> None:
+        """Start the projectors of a projection, with the build that served last."""
+        served = ServedBuild(projection, await self._builds.to_serve(projection), catalogue)
+        served.projectors = self._start(served, range(replicas))
+        self.serving[projection.projection_name] = served
+
+    async def attach(
+        self, partitions: Sequence[Any], serve: Callable[[type[Projection], Sequence[Sequence[Any]]], None]
+    ) -> None:
+        """All are up: from now on queries go where `serve` is told, and `partitions` hear of every change."""
+        self.use_partitions(partitions)
+        self._serve = serve
+        for served in list(self.serving.values()):
+            await self.put_in_charge(served)
+            await self._builds.remove_older(served.projection.projection_name, served.build)
+
+    def use_partitions(self, partitions: Sequence[Any]) -> None:
+        """These are told from now on whom to broadcast to."""
+        self._partitions = partitions
+
+    def names(self) -> tuple[str, ...]:
+        """The names in Ray of all projectors that are to be broadcast to."""
+        return tuple(projector.name for projector in self.projectors())
+
+    def projectors(self) -> list[Projector]:
+        """Those that serve, and those that are about to."""
+        return [projector for served in (*self.serving.values(), *self.joining) for projector in served.projectors]
+
+    def tick(self) -> None:
+        """Tell partitions whom to broadcast to, which a restarted one has forgotten, and let projectors look into the
+        log and save their place. At most one tick of each is on its way."""
+        names = self.names()
+        for partition in self._partitions:
+            with contextlib.suppress(Exception):
+                partition.set_projectors.remote(names)
+        ticks = {}
+        for projector in self.projectors():
+            tick = self._ticks.get(projector.name)
+            with contextlib.suppress(Exception):
+                ticks[projector.name] = projector.actor.tick.remote().future() if not tick or tick.done() else tick
+        self._ticks = ticks
+
+    async def close(self) -> None:
+        """End every projector; each saves its place first, as far as it gets in five seconds."""
+        await end(self.projectors(), save=True)
+
+    # --- changing ------------------------------------------------------------------------------------------------
+
+    async def scale(self, projection: type[Projection], replicas: int) -> None:
+        """Have this many replicas of each part. Returns once they serve."""
+        check_replicas(projection, replicas)
+        served = self.serving_build(projection)
+        with self.change(projection.projection_name, "scaled"):
+            if replicas > served.replicas:
+                await self._add(served, range(served.replicas, replicas))
+            elif replicas < served.replicas:
+                await self._remove(served, replicas)
+
+    async def _add(self, served: ServedBuild, replicas: range) -> None:
+        before = list(served.projectors)
+        assert isinstance(served.projection, type)
+        if isinstance(served.projection.read_store, InMemory):
+            for part, replica in product(range(served.projection.parts), replicas):
+                await self._builds.lend_checkpoint(served.build, part, replica)
+        added = self._start(served, replicas)
+        try:
+            await catch_up(added)
+            served.projectors = before + added
+            await self.announce()
+            await catch_up(added)
+            await self.check_ready(added, before)
+            await self.put_in_charge(served)
+        except BaseException:
+            served.projectors = before
+            await asyncio.shield(self._retire(served.build, added))
+            raise
+
+    async def _remove(self, served: ServedBuild, replicas: int) -> None:
+        ended = [projector for projector in served.projectors if projector.replica >= replicas]
+        served.projectors = [projector for projector in served.projectors if projector.replica < replicas]
+        await self.put_in_charge(served)
+        await asyncio.shield(self._retire(served.build, ended))
+
+    async def rebuild_stream(self, projection: type[Projection], aggregate: type[Aggregate], id: str) -> None:
+        """Have every projector forget what one aggregate has contributed, and apply its events again."""
+        known = self._catalogue.aggregates
+        if aggregate is not known.get(getattr(aggregate, "aggregate_type", "")):
+            raise UnknownName("aggregate", getattr(aggregate, "__name__", str(aggregate)), list(known))
+        served, stream = self.serving_build(projection), stream_id(aggregate.aggregate_type, id)
+        with self.change(projection.projection_name, "mended"):
+            answers = await _every(served.projectors, "rebuild_stream", stream)
+        for error in filter(None, answers):
+            raise from_wire(error)
+
+    async def retry_quarantined(self, projection: type[Projection]) -> tuple[Quarantined, ...]:
+        """Have every projector apply the events again that its handlers failed on. Returns those that fail still."""
+        served = self.serving_build(projection)
+        with self.change(projection.projection_name, "mended"):
+            answers = await _every(served.projectors, "retry_quarantined")
+        for error, _ in answers:
+            if error:
+                raise from_wire(error)
+        return tuple(dict.fromkeys(entry for _, entries in answers for entry in entries))
+
+    # --- what rebuild.py is made of ------------------------------------------------------------------------------
+
+    def serving_build(self, projection: type[Projection]) -> ServedBuild:
+        """The build that answers the queries to a projection. Raises `UnknownName`."""
+        served = self.serving.get(getattr(projection, "projection_name", ""))
+        if served is None:
+            raise UnknownName("projection", getattr(projection, "__name__", str(projection)), list(self.serving))
+        return served
+
+    @contextlib.contextmanager
+    def change(self, projection: str, what: str) -> Iterator[None]:
+        """Hold a projection for one change. Raises `CallerError` if there is one under way."""
+        if projection in self._changing:
+            raise CallerError(f"{projection} cannot be {what} now: another change of it is under way; await that first")
+        self._changing.add(projection)
+        try:
+            yield
+        finally:
+            self._changing.discard(projection)
+
+    def join(
+        self,
+        projection: type[Projection] | ProjectionFacts,
+        build: Build,
+        replicas: int,
+        catalogue: bytes,
+        generation: int | None = None,
+    ) -> ServedBuild:
+        """Start the projectors of a build that is to serve once it is complete."""
+        served = ServedBuild(projection, build, catalogue, generation=generation)
+        served.projectors = self._start(served, range(replicas))
+        self.joining.append(served)
+        return served
+
+    def check_version(self, projection: type[Projection]) -> None:
+        """Raises `CallerError` for a class that is older than the one that serves, and `UnknownName`."""
+        serving = self.serving_build(projection)
+        if projection.projection_version < serving.build.version:
+            told = f"{projection.projection_name} version {projection.projection_version}"
+            what = f"{told} is older than version {serving.build.version}, which serves"
+            raise CallerError(f"{what}; raise the version of the class")
+
+    async def build_beside(self, projection: type[Projection]) -> Build:
+        """The build that a rebuild of this class makes: a later one than the one that serves."""
+        return await self._builds.to_make(projection, self.serving_build(projection).build)
+
+    async def places(self, projectors: Sequence[Projector]) -> list[Place]:
+        """How far they have come; without those that do not answer in time."""
+        asked = (call(projector.actor.place) for projector in projectors)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
+
+    async def check_ready(self, projectors: Sequence[Projector], before: Sequence[Projector]) -> None:
+        """Raises why these projectors, which have caught up, may not be asked (`readiness.py`). `before`: those that
+        serve now; what they do not answer, and what they have set aside, is no new fault."""
+        serving = await look_at(before)
+        coming = (call(one.actor.come_to, furthest(serving), _COME_S, timeout_s=2 * _COME_S) for one in projectors)
+        await asyncio.gather(*coming, return_exceptions=True)
+        for projector, looked in zip(projectors, await look_at(projectors), strict=True):
+            check_projector(projector.name, looked, serving)
+            beside = next((other for other in before if other.part == projector.part), None)
+            if beside is None:
+                continue
+            asked = await _asked(beside)
+            failing = [answer for answer in await _probe(projector, asked) if answer.error]
+            if failing:
+                check_answers(projector.name, await _probe(beside, asked, needed=False), failing)
+
+    async def announce(self) -> None:
+        """Have all partitions broadcast to what serves and what joins. One that is being restarted hears of it with
+        the next tick; until then the projectors look into the log."""
+        names = self.names()
+        told = (call(partition.set_projectors, names) for partition in self._partitions)
+        await asyncio.gather(*told, return_exceptions=True)
+
+    async def put_in_charge(self, served: ServedBuild) -> None:
+        """From now on queries go to the projectors of this build. It is written down first: if everything ends in
+        between, the next start goes on with it, for it is complete."""
+        assert isinstance(served.projection, type)
+        await self._builds.mark_serving(served.build)
+        self.serving[served.projection.projection_name] = served
+        self.joining = [joining for joining in self.joining if joining is not served]
+        self._serve(served.projection, served.parts())
+
+    async def dismiss(self, served: ServedBuild, *, remove: bool) -> None:
+        """End the projectors of a build that serves no more, or never will, and perhaps remove what they have saved."""
+        self.joining = [joining for joining in self.joining if joining is not served]
+        await self.announce()
+        await end(served.projectors, save=not remove)
+        if remove:
+            await self._builds.remove(served.build)
+
+    # -------------------------------------------------------------------------------------------------------------
+
+    def _start(
+        self, served: ServedBuild, replicas: Iterable[int], parts: Iterable[int] | None = None
+    ) -> list[Projector]:
+        from .actor import ProjectorPlan, start_projector  # these import ray, which `Cluster` prepares
+
+        projection, projectors = served.projection, list[Projector]()
+        for part, replica in product(range(projection.parts) if parts is None else parts, replicas):
+            folder = served.build.folder_of(part, replica)
+            plan = ProjectorPlan(
+                projection.projection_name,
+                part,
+                replica,
+                folder,
+                served.catalogue,
+                self._store,
+                self.check_share,
+                self.answer_max_s,
+            )
+            seat = f"{self._name}/{served.build.path.name}/{part}-{replica}"
+            name = f"{seat}#{self._scheduling.unused(served.generation)}"
+            where = self._scheduling.projector(name, [*self.names(), *(one.name for one in projectors)])
+            actor = start_projector(plan, name, self._namespace, where)
+            projectors.append(Projector(part, replica, name, folder, actor))
+        return projectors
+
+    async def _retire(self, build: Build, projectors: Sequence[Projector]) -> None:
+        await self.announce()
+        await end(projectors, save=False)
+        for projector in projectors:
+            await self._builds.remove_folder(build, projector.part, projector.replica)
+
+
+def check_replicas(projection: type[Projection], replicas: object) -> None:
+    """Raises `InvalidMessage` for a number of replicas that cannot be."""
+    if isinstance(replicas, bool) or not isinstance(replicas, int) or not 1 <= replicas <= REPLICAS_MAX:
+        what = f"{replicas!r} replicas of {projection.projection_name}"
+        raise InvalidMessage("replicas", what, f"choose 1 to {REPLICAS_MAX}")
+
+
+async def look_at(projectors: Sequence[Projector]) -> list[Looked]:
+    """How these are; of one that does not answer in time, that."""
+    return list(await asyncio.gather(*map(_look, projectors)))
+
+
+async def _look(projector: Projector) -> Looked:
+    try:
+        place: Place = await call(projector.actor.place)
+    except Exception as error:
+        return Looked(
+            False, False, {}, {}, Unavailable(f"projector {projector.name}", one_line(error) or "no answer"), ()
+        )
+    failed = from_wire(place.failed) if place.failed else None
+    return Looked(True, place.up_to_date, place.positions, place.caught_up_to, failed, place.quarantined)
+
+
+async def _asked(projector: Projector) -> list[PackedQuery]:
+    """What was asked last, one query of each kind. Of one that cannot say: nothing."""
+    try:
+        asked: list[PackedQuery] = await call(projector.actor.asked)
+    except Exception as error:
+        log.info("%s does not say what it was asked: %s", projector.name, one_line(error))
+        return []
+    return asked
+
+
+async def _probe(projector: Projector, asked: Sequence[PackedQuery], *, needed: bool = True) -> list[Probed]:
+    """What becomes of these queries, and of those that can be asked without knowing anything."""
+    failure: Exception | None = None
+    for _ in range(_PROBES_MAX):
+        try:
+            probed: list[Probed] = await call(projector.actor.probe, asked, timeout_s=_PROBE_TIMEOUT_S)
+        except Exception as error:
+            failure = error
+            await asyncio.sleep(_RETRY_S)
+        else:
+            return probed
+    if not needed:
+        return []
+    names = ", ".join(query.name for query in asked) or "any query"
+    what = f"it does not answer {names}: {one_line(failure) or f'nothing in {_PROBE_TIMEOUT_S:g} s'}"
+    raise Unavailable(f"projector {projector.name}", what)
+
+
+async def catch_up(projectors: Sequence[Projector]) -> None:
+    """Return once all have come to where the log ends now. Raises what keeps one from opening, and `Unavailable`."""
+    await asyncio.gather(*map(_caught_up, projectors))
+
+
+async def _caught_up(projector: Projector) -> None:
+    """However often it is killed meanwhile: it goes on from its checkpoint."""
+    failures: list[Exception] = []
+    while len(failures) < _FAILURES_MAX:
+        try:
+            answer = await call(projector.actor.open, timeout_s=None)
+        except Exception as error:
+            failures.append(error)
+            await asyncio.sleep(_RETRY_S)
+        else:
+            if answer:
+                raise from_wire(answer)
+            return
+    what = f"it failed {_FAILURES_MAX} times while catching up: {one_line(failures[-1])}"
+    raise Unavailable(f"projector {projector.name}", what)
+
+
+async def end(projectors: Sequence[Projector], *, save: bool) -> None:
+    """End projectors, once they have answered what they were asked, and have them `save` where they are; in five
+    seconds at most."""
+    closing = (call(projector.actor.close, save) for projector in projectors)
+    await asyncio.gather(*closing, return_exceptions=True)
+    for projector in projectors:
+        kill(projector.actor)
+
+
+async def _every(projectors: Sequence[Projector], method: str, *arguments: Any) -> list[Any]:
+    """Have all projectors do something that may take long, and what each answers. Raises `Unavailable`."""
+    asked = (call(getattr(projector.actor, method), *arguments, timeout_s=None) for projector in projectors)
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    for projector, answer in zip(projectors, answers, strict=True):
+        if isinstance(answer, BaseException):
+            raise Unavailable(f"projector {projector.name}", "it ended before it was done; try again") from answer
+    return answers

@@ -1,0 +1,88 @@
+"""Silence: on one machine, a partition or projector that gives no sign of life is ended, and Ray starts it again.
+
+Beside all steps; its twin for several nodes is `health.py`. A process that is stopped, or whose code never lets go of
+the interpreter, cannot watch itself (`process/watchdog.py`). Its calls that need no lock are not answered, and that is
+what is looked at.
+
+Rules kept here: what is ended is the process that was seen under this name, by its id and its start time, and not
+another one that has come since; a process that answers, even with an error, is left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Sequence
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from ...runtime.printable import printable_log
+from ..control.heartbeats import Heartbeats
+
+__all__ = ["Silence", "Watched"]
+
+log = printable_log(__name__)
+
+_LOOK_S: Final = 1.0
+
+
+class Watched(Protocol):
+    """Whose actors are watched."""
+
+    def living(self) -> Sequence[tuple[str, Any]]:
+        """Name and actor, which has a `process_id` that it tells at once."""
+        ...
+
+
+class Silence:
+    """Of one runtime. Lives on its event loop."""
+
+    def __init__(self, watched: Watched, silent_s: float) -> None:
+        """`silent_s`: as in `Settings`."""
+        self._watched, self._silent_s = watched, silent_s
+        self._pulse = Heartbeats(silent_s)
+        self._processes: dict[str, tuple[int, str]] = {}
+        """Name -> process id and start time, as it said itself."""
+
+    async def watch(self) -> None:
+        """Look again and again, permanently."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            try:
+                self._look()
+            except Exception:
+                log.exception("looking for signs of life")
+
+    def _look(self) -> None:
+        living = self._watched.living()
+        self._pulse.keep({name for name, _ in living})
+        for name, actor in living:
+            self._pulse.take(name, partial(self._ask, name, actor))
+        for name in self._pulse.silent():
+            self._pulse.forget(name)
+            pid, started = self._processes.pop(name, (0, ""))
+            if pid and started and _started(pid) == started:
+                log.error("%s has not answered for %g s: process %d is ended", name, self._silent_s, pid)
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def _ask(self, name: str, actor: Any) -> Future[int]:
+        asked: Future[int] = actor.process_id.remote().future()
+        asked.add_done_callback(partial(self._note, name))
+        return asked
+
+    def _note(self, name: str, told: Future[int]) -> None:
+        if not told.cancelled() and told.exception() is None:
+            self._processes[name] = told.result(), _started(told.result())
+
+
+def _started(pid: int) -> str:
+    """When the process was started, as the kernel counts it; empty if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""

@@ -1,0 +1,402 @@
+"""Connected: a program's end of a spread system: a client that is told where everything is, and asks the supervisor.
+
+Steps [1], [2] and [8], for a system that is supervised in an actor of its own (`supervision.py`). It has what an
+`LocalSystem` has for a runtime. It waits at the board (`topology.py`) all the time, so that a partition that has moved,
+replicas that have joined and nodes that are gone are known here as soon as they are there.
+
+A program is attached to one node of its machine, and is cut off when that ends (`attachment.py`). Then every call is
+refused at once, with the reason, until the program has connected anew; what is on its way is sent again then.
+
+Rules kept here:
+- commands and queries go straight to the actors that execute and answer them, and go on when the supervisor is away,
+  or the head; only what changes the system needs them
+- nothing here makes the event loop wait for Ray
+- a program goes on with no store but the one that it had
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from ...runtime.domain.projection import Projection
+from ...runtime.encoding.catalogue import Catalogue
+from ...runtime.encoding.error_codec import from_wire
+from ...runtime.errors import RayfoldError, StoreMismatch, Unavailable, UnknownName
+from ...runtime.printable import printable_log
+from ..client.client import Client
+from ..cluster.attachment import Attachment
+from ..cluster.ray_cluster import Cluster
+from ..cluster.ray_session import started_aside
+from ..cluster.rpc import aside, call, one_line
+from ..control.topology import ServedParts, Topology, supervisor_name
+from ..nodes.store import SpreadStore
+from ..observe.status import Status
+from ..process.gc_tuning import tune_gc
+from .health_check import Health, health_of
+from .remote_rebuild import RemoteRebuild
+
+__all__ = ["LONG_S", "RemoteSystem"]
+
+log = printable_log(__name__)
+
+_READ_TIMEOUT_S: Final = 20.0
+"""For one wait at the board, which is answered at the latest then: an answer that was lost is asked for again."""
+
+_SLOW_S: Final = 5.0
+_RETRY_S: Final = 0.25
+_ASK_TIMEOUT_S: Final = 60.0
+"""For what the supervisor is asked to do; it may just be starting."""
+
+_QUESTIONS: Final = frozenset({"heads", "status", "verify", "deployed", "deploying", "await_rebuild", "watch_rebuild"})
+_PATIENCE_S: Final = 15.0
+"""How long a question is asked again: a supervisor that was killed is there again in some 2 s."""
+
+LONG_S: Final = 24 * 3600.0
+"""For what moves or rebuilds something."""
+
+_AGAIN_S: Final = 1.0
+"""Between two attempts to connect anew; one costs a connection that is refused."""
+
+T = TypeVar("T")
+
+
+class RemoteSystem:
+    """A program's connection to one spread system. Lives on its event loop."""
+
+    _rejoins = False
+    """Whether it connects anew when this program's node has ended. A system that this program has started ends with
+    that node."""
+
+    def __init__(self, name: str, catalogue: Catalogue | None) -> None:
+        """`catalogue`: the classes of this program, if it has started the system; else those that were deployed."""
+        self.store: SpreadStore
+        self.client: Client
+        self.catalogue: Catalogue
+        self._name = name
+        self._cluster: Cluster
+        self._own = catalogue
+        self._notice: Topology
+        self._partitions: list[str] = []
+        self._told_of: dict[str, int] = {}
+        """Projections of which another version serves than this program has."""
+        self._supervisor: Any = None
+        """Its handle, as last looked up."""
+        self._attachment: Attachment
+        self._address = ""
+        self._what_ended = self._cut_off = ""
+        """Why nothing reaches the system from here, since when, and what will become of it; empty if all is well."""
+        self._undo = contextlib.AsyncExitStack()
+
+    async def start(self) -> None:
+        """Find the system, and `attach` to it."""
+        raise NotImplementedError
+
+    async def attach(self, cluster: Cluster) -> None:
+        """Return once commands and queries can be sent. Raises `Unavailable` if nothing of that name runs there."""
+        await self._hold(cluster)
+        self._undo.push_async_callback(self._leave)
+        from ..packaging.shipping import unship  # it imports ray, which `Cluster` prepares
+
+        notice, handles = await self._first_notice()
+        self.catalogue = self._own or unship(notice.catalogue, code_first=False)
+        others = self._own is None
+        self.client = Client(
+            self.catalogue,
+            [handles[name] for name in notice.partitions],
+            self._own_actor_named,
+            notice.settings,
+            placement=notice.store.placement,
+            store_id=notice.store.store_id,
+            classes_of_others=others,
+        )
+        self._undo.push_async_callback(self.client.drain, _SLOW_S)
+        self._partitions = list(notice.partitions)
+        self._take(notice, handles)
+        if notice.settings.tune_garbage_collector:
+            self._undo.callback(tune_gc())
+        self._undo.push_async_callback(_ended, asyncio.create_task(self._mind()))
+
+    @property
+    def address(self) -> str:
+        """Of the cluster."""
+        return self._address
+
+    async def stop(self, grace_s: float = 0.0) -> None:
+        """Let go; the system goes on."""
+        await self._undo.aclose()
+
+    async def heads(self) -> dict[int, int]:
+        """The head of every partition's log. Raises `Unavailable` for one that cannot be reached, by name."""
+        heads: dict[int, int] = await self.ask("heads")
+        return heads
+
+    async def health(self, limit_s: float) -> Health:
+        """See `Runtime.health`."""
+        return await health_of(self.client, limit_s, self._cut_off)
+
+    async def status(self) -> Status:
+        """See `Runtime.status`."""
+        status: Status = await self.ask("status")
+        return status
+
+    async def scale(self, projection: type[Projection], replicas: int) -> None:
+        """See `Runtime.scale`."""
+        await self.ask("scale", self._named(projection), replicas, timeout_s=LONG_S)
+
+    async def rebuild_stream(self, projection: type[Projection], aggregate: Any, id: str) -> None:
+        """See `Runtime.rebuild_stream`."""
+        kind = getattr(aggregate, "aggregate_type", str(aggregate))
+        await self.ask("rebuild_stream", self._named(projection), kind, id, timeout_s=LONG_S)
+
+    async def retry_quarantined(self, projection: type[Projection]) -> Any:
+        """See `Runtime.retry_quarantined`."""
+        return await self.ask("retry_quarantined", self._named(projection), timeout_s=LONG_S)
+
+    def rebuild(self, projection: type[Projection]) -> RemoteRebuild:
+        """See `Runtime.rebuild`."""
+        from ..packaging.shipping import ship
+
+        self._named(projection)
+        classes = ship(self.catalogue.narrowed(projection))
+        return RemoteRebuild(self, projection, classes)
+
+    async def ask(self, what: str, *arguments: Any, timeout_s: float = _ASK_TIMEOUT_S) -> Any:
+        """Have the supervisor do something. Raises what it tells, and `Unavailable` if it does not answer.
+
+        A mere question is asked again while the supervisor is being started again; what changes something is not, for
+        nobody knows whether it was done."""
+        deadline_s = time.monotonic() + (_PATIENCE_S if what in _QUESTIONS else 0.0)
+        while True:
+            if self._cut_off:
+                raise Unavailable(self._name, self._cut_off)
+            try:
+                asked = self._call_supervisor("ask", what, *arguments, timeout_s=timeout_s)
+                error, answer = await self._unless_lost(asked)
+            except RayfoldError:
+                raise
+            except Exception as failure:
+                if time.monotonic() >= deadline_s:
+                    raise Unavailable(self._name, f"its supervisor does not answer: {one_line(failure)}") from failure
+                await asyncio.sleep(_RETRY_S)
+            else:
+                if error:
+                    raise from_wire(error)
+                return answer
+
+    # -------------------------------------------------------------------------------------------------------------
+
+    async def _mind(self) -> None:
+        """Watch the board, and connect anew whenever this program's node has ended; permanently."""
+        while True:
+            watching = asyncio.create_task(self._watch())
+            try:
+                await self._attachment.lost.wait()
+            finally:
+                watching.cancel()
+            await self._cut()
+            if not self._rejoins:
+                return
+            while not await self._is_back():
+                await asyncio.sleep(_AGAIN_S)
+
+    async def _cut(self) -> None:
+        """This program's node has ended."""
+        since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        self._what_ended = f"the node that this program was attached to has ended at {since}"
+        self._tell_cut_off(f"it connects anew by itself as soon as {self.address} answers" if self._rejoins else "")
+        log.warning("%s: %s", self._name, self._cut_off)
+        self._supervisor = None
+        self._attachment.close()
+        if self._rejoins:
+            await asyncio.to_thread(self._cluster.leave_lost)
+
+    def _tell_cut_off(self, remedy: str) -> None:
+        remedy = remedy or "and with it what this program has started there; stop this runtime, and start it again"
+        self._cut_off = f"{self._what_ended}; {remedy}"
+        self.client.detach(self._cut_off)
+
+    async def _is_back(self) -> bool:
+        """Connect anew, if that is possible now."""
+        try:
+            cluster = await started_aside(self._joined, Cluster.stop)
+        except Exception as error:  # of Ray's there are many
+            self._tell_cut_off(f"it connects anew by itself as soon as it can: {one_line(error)}")
+            return False
+        try:
+            await self._hold(cluster)
+            notice, handles = await self._unless_lost(self._found_again(cluster))
+        except BaseException as error:
+            self._attachment.close()
+            await asyncio.shield(asyncio.to_thread(cluster.leave_lost))
+            if not isinstance(error, Exception):
+                raise
+            self._tell_cut_off(f"it connects anew by itself as soon as it can: {one_line(error)}")
+            return False
+        self.client.attach([handles[name] for name in notice.partitions])
+        self._partitions = list(notice.partitions)
+        self._cut_off = ""
+        self._take(notice, handles)
+        log.warning("%s: connected again, at %s", self._name, self.address)
+        return True
+
+    async def _found_again(self, cluster: Cluster) -> tuple[Topology, dict[str, Any]]:
+        """The notice of the system that this program had. Raises `StoreMismatch` for another one of its name."""
+        await aside(partial(self._revive, cluster), _ASK_TIMEOUT_S)
+        notice, handles = await self._first_notice()
+        if (found := notice.store.store_id) != self.store.store_id:
+            what = f"on {cluster.address} it has store {found}, and this program had store {self.store.store_id}"
+            raise StoreMismatch(self._name, what, "close this connection, and make another one")
+        return notice, handles
+
+    async def _unless_lost(self, doing: Awaitable[T]) -> T:
+        """What it comes to. Raises `Unavailable` if this program's node ends before."""
+        task, lost = asyncio.ensure_future(doing), asyncio.ensure_future(self._attachment.lost.wait())
+        try:
+            await asyncio.wait({task, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise Unavailable(self._name, "the node that this program is attached to has ended")
+            return task.result()
+        finally:
+            task.cancel()
+            lost.cancel()
+
+    async def _hold(self, cluster: Cluster) -> None:
+        """Use this cluster from now on. Raises `Unavailable` if this program's node there has ended."""
+        self._cluster, self._supervisor, self._address = cluster, None, cluster.address
+        self._attachment = Attachment(cluster.node_socket, cluster.address)
+        await self._attachment.open()
+
+    async def _leave(self) -> None:
+        self._attachment.close()
+
+    def _joined(self) -> Cluster:
+        """Join the cluster."""
+        raise NotImplementedError
+
+    def _revive(self, cluster: Cluster) -> None:
+        """See that the supervisor lives."""
+
+    async def _watch(self) -> None:
+        """Wait at the board, for ever."""
+        while True:
+            try:
+                notice = await self._read(self._notice.edition)
+                if notice is not None:
+                    self.client.tell_unavailable(notice.unavailable)
+                    self._take(notice, await self._handles_of(notice))
+            except Exception as error:  # the supervisor is away: what is known here still holds
+                log.info("%s tells no news: %s", self._name, one_line(error))
+                await asyncio.sleep(_RETRY_S)
+
+    async def _first_notice(self) -> tuple[Topology, dict[str, Any]]:
+        """A notice, and the actors that it names, those of all partitions at least, however often it has to be asked
+        for: the system may just be starting, or starting again, or replacing what is named."""
+        deadline_s = time.monotonic() + _ASK_TIMEOUT_S
+        while True:
+            try:
+                notice = await self._read("")
+                if notice is not None:
+                    handles = await self._handles_of(notice)
+                    if missing := [name for name in notice.partitions if name not in handles]:
+                        raise ValueError(f"{missing[0]} is being replaced")
+                    return notice, handles
+            except RayfoldError:
+                raise
+            except Exception as error:
+                if time.monotonic() > deadline_s:
+                    what = f"it has not come up within {_ASK_TIMEOUT_S:g} s: {one_line(error) or 'no answer'}"
+                    raise Unavailable(self._name, what) from error
+                await asyncio.sleep(_RETRY_S)
+
+    async def _read(self, edition: str) -> Topology | None:
+        notice: Topology | None = await self._call_supervisor(
+            "read", edition, _READ_TIMEOUT_S, timeout_s=_READ_TIMEOUT_S + _SLOW_S
+        )
+        return notice
+
+    async def _handles_of(self, notice: Topology) -> dict[str, Any]:
+        """The actors that a notice names, without those that have ended since: another notice says so."""
+        parts = (part for served in notice.projections.values() for part in served.parts)
+        names = [*notice.partitions, *(replica for part in parts for replica in part)]
+        self._check_head()
+        return await aside(partial(_looked_up, self._cluster, names))
+
+    def _take(self, notice: Topology, handles: Mapping[str, Any]) -> None:
+        """This is how things are now. `handles`: by name."""
+        self._notice, self.store = notice, notice.store
+        for number, name in enumerate(notice.partitions):
+            if self._partitions[number] != name and name in handles:  # else it has been replaced again since
+                self.client.replace_partition(number, handles[name])
+                self._partitions[number] = name
+        self.client.tell_unavailable(notice.unavailable)
+        for name, served in notice.projections.items():
+            projection = self.catalogue.projections.get(name)
+            if projection is None or not self._may_serve(projection, served):
+                continue
+            if all(replica in handles for part in served.parts for replica in part):
+                self.client.serve(projection, [[handles[replica] for replica in part] for part in served.parts])
+
+    def _may_serve(self, projection: type[Projection], served: ServedParts) -> bool:
+        """Whether queries as this program's class makes them find their way to what serves."""
+        name, version = projection.projection_name, projection.projection_version
+        if version != served.version and self._told_of.get(name) != served.version:
+            self._told_of[name] = served.version
+            log.warning("%s version %d serves, and this program has version %d", name, served.version, version)
+        return projection.parts == len(served.parts)
+
+    async def _call_supervisor(self, method: str, *arguments: Any, timeout_s: float) -> Any:
+        """Raises `Unavailable` if there is none, and what `call` does."""
+        supervisor = self._supervisor
+        if supervisor is None:
+            self._check_head()
+            try:
+                supervisor = await aside(partial(self._cluster.actor_named, supervisor_name(self._name)))
+            except ValueError:
+                what = "nothing of that name runs on this cluster; `rayfold deploy` starts it"
+                raise Unavailable(self._name, what) from None
+            self._supervisor = supervisor
+        try:
+            return await call(getattr(supervisor, method), *arguments, timeout_s=timeout_s)
+        except Exception:
+            if self._attachment.head_away_since_s is None:  # else it would not be found
+                self._supervisor = None
+            raise
+
+    def _check_head(self) -> None:
+        """Raises `TimeoutError` while the head is away, since nothing is found by name then."""
+        if (since_s := self._attachment.head_away_since_s) is not None:
+            since = datetime.fromtimestamp(since_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+            what = f"the head at {self._attachment.head} is away since {since}"
+            raise TimeoutError(f"{what}; what runs goes on, and nothing else is found by name until it is back")
+
+    def _own_actor_named(self, name: str) -> Any:
+        self._check_head()
+        return self._cluster.actor_named(name)
+
+    def _named(self, projection: type[Projection]) -> str:
+        name = getattr(projection, "projection_name", "")
+        if name not in self.catalogue.projections:
+            known = list(self.catalogue.projections)
+            raise UnknownName("projection", getattr(projection, "__name__", str(projection)), known)
+        return str(name)
+
+
+def _looked_up(cluster: Cluster, names: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in names:
+        with contextlib.suppress(ValueError):  # it has ended
+            found[name] = cluster.actor_named(name)
+    return found
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """End a task, and wait until it has undone what it was at."""
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

@@ -1,0 +1,330 @@
+"""Aggregates: the consistency boundary, as a plain class that decides and evolves.
+
+Step [4] of the write path. Before it: the partition has found the aggregate and its history. After it: the log.
+
+Rules kept here: `@decide` looks and never changes anything; `@evolve` changes and never refuses; both are pure Python,
+without input or output, clock or randomness. The same class runs in an actor of its own or in its partition's.
+
+After Chassaing's Decider (decide, evolve, initial state) in the shape of a Python class.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, NoReturn, TypeVar, overload
+
+from ..errors import DefinitionError, HandlerFailed, Rejected, UnknownName
+from .declaration import (
+    Handler,
+    arguments_of_union,
+    being_unpickled,
+    checked_name,
+    described,
+    handlers_of,
+    mark,
+    nearest,
+    where,
+)
+from .messages import Command, Event
+from .state import Stateful, collect_state
+
+__all__ = [
+    "EVENTS_PER_COMMAND_MAX",
+    "Aggregate",
+    "Decider",
+    "OwnActor",
+    "Shared",
+    "decide",
+    "events_of",
+    "evolve",
+    "outcome_of",
+]
+
+EVENTS_PER_COMMAND_MAX = 10_000
+"""The events of one command are one transaction and are held in memory; this also ends an endless generator."""
+
+SNAPSHOT_EVERY_DEFAULT = 1_000
+"""Events between two snapshots: a load then folds at most that many, some milliseconds of work."""
+
+FunctionType = TypeVar("FunctionType", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class OwnActor:
+    """A Ray actor for each aggregate: its own process, resources and crash domain. For few, heavy or risky ones."""
+
+    num_cpus: float = 0
+    """CPUs that Ray sets aside for the actor; 0 sets none aside and does not limit what it uses."""
+    num_gpus: float = 0
+    """GPUs that Ray gives the actor."""
+
+    def __post_init__(self) -> None:
+        """Refuse amounts that Ray would refuse later. Raises `DefinitionError`."""
+        amounts: dict[str, object] = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus}
+        for name, amount in amounts.items():
+            if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount < math.inf:
+                raise DefinitionError("OwnActor", f"{name}={amount!r} is no amount", "use a number from 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Inside the Ray actor of its partition, with thousands of others. For many light aggregates."""
+
+
+class Decider(NamedTuple):
+    """One `@decide` method."""
+
+    name: str
+    function: Callable[[Any, Any], Any]
+    creates: bool
+    """True when its command may run on an aggregate that does not exist yet (see `creation_restricted`)."""
+    events: tuple[type[Event], ...]
+    """What it may return, by its annotation."""
+
+
+class Aggregate(Stateful):
+    """The base of your aggregates: its annotated attributes are the state.
+
+    `class Account(Aggregate, name="Account", placement=Shared(), snapshot_every=1000, state_version=1)`; all of them
+    are optional. The name is stored with every event and so never changes; without one it is the name of the class.
+    """
+
+    aggregate_type: ClassVar[str] = "Aggregate"
+    placement: ClassVar[OwnActor | Shared] = OwnActor()
+    snapshot_every: ClassVar[int] = SNAPSHOT_EVERY_DEFAULT
+    """Events between two snapshots of one aggregate; 0 means none."""
+    state_version: ClassVar[int] = 1
+    """Raise it when what `@evolve` methods do changes in a way that the fingerprint cannot see: a name that is put
+    together at run time and looked up in a module, data that is read from elsewhere. Then older snapshots are passed
+    over. All other changes of code and constants are seen by themselves."""
+    deciders: ClassVar[dict[type[Command], Decider]] = {}
+    evolvers: ClassVar[dict[type[Event], Callable[[Any, Any], None]]] = {}
+    creation_restricted: ClassVar[bool] = False
+    """True when some `@decide(creates=True)` exists: then only those run on an aggregate that does not exist yet."""
+    _handlers: ClassVar[tuple[Handler, ...]] = ()
+
+    id: str
+    """The id of this aggregate within its type."""
+    version: int
+    """How many events it has had; 0 means that it does not exist yet."""
+
+    def __init__(self, id: str = "", version: int = 0) -> None:
+        """Start from the declared defaults. The runtime does this, and a test may."""
+        super().__init__()
+        self.id = id
+        self.version = version
+
+    def __init_subclass__(
+        cls,
+        *,
+        name: str = "",
+        placement: OwnActor | Shared | None = None,
+        snapshot_every: int | None = None,
+        state_version: int | None = None,
+    ) -> None:
+        """Find and check the fields and handlers. Raises `DefinitionError`."""
+        super().__init_subclass__()
+        if being_unpickled():
+            return
+        collect_state(cls, RESERVED)
+        cls.aggregate_type = checked_name(cls, name)
+        _set_options(cls, placement, snapshot_every, state_version)
+        cls.evolvers = {handler.message: handler.function for handler in handlers_of(cls, "evolve", Event)}
+        deciding = list(handlers_of(cls, "decide", Command))
+        cls.evolvers |= _evolved_by_base(cls, deciding)
+        cls.deciders = {handler.message: _decider(cls, handler) for handler in deciding}
+        cls.creation_restricted = any(decider.creates for decider in cls.deciders.values())
+
+    def __repr__(self) -> str:
+        """The stream, its version and the state, for messages and debuggers."""
+        fields = "".join(f", {name}={getattr(self, name)!r}" for name in self.state_fields)
+        return f"{type(self).__name__}(id={self.id!r}, version={self.version}{fields})"
+
+
+RESERVED = frozenset({"id", "version", "aggregate_type", "placement", "snapshot_every", "deciders", "evolvers"}) | {
+    "state_version",
+    "state_fields",
+    "creation_restricted",
+}
+
+
+@overload
+def decide(function: FunctionType, /) -> FunctionType: ...
+@overload
+def decide(*, creates: bool = False) -> Callable[[FunctionType], FunctionType]: ...
+def decide(function: Any = None, /, *, creates: bool = False) -> Any:
+    """Mark a method that decides a command: it returns events, nothing, or `Rejected`, and changes nothing.
+
+    Its command is the annotation of its parameter, its events those of its return annotation. With `creates=True` the
+    command may bring an aggregate into being; once one method says so, all others are refused on an unknown id.
+    """
+    if function is None:
+        return lambda later: mark(later, "decide", creates=creates)
+    return mark(function, "decide", creates=creates)
+
+
+@overload
+def evolve(function: FunctionType, /) -> FunctionType: ...
+@overload
+def evolve() -> Callable[[FunctionType], FunctionType]: ...
+def evolve(function: Any = None, /) -> Any:
+    """Mark a method that changes the state by an event. It never refuses: what it is told has happened.
+
+    A method for a base of events is for each event class derived from it that a `@decide` names in its return
+    annotation and no other `@evolve` is nearer to.
+    """
+    return mark(function, "evolve") if function is not None else lambda marked: mark(marked, "evolve")
+
+
+def outcome_of(aggregate: Aggregate, command: Command) -> list[Event] | Rejected:
+    """What the aggregate decides about the command: its events, perhaps none, or why not. Nothing is changed.
+
+    Raises `UnknownName` for a command it has no `@decide` for, `HandlerFailed` for a return value that is no outcome,
+    and whatever else the method raises.
+    """
+    decider = aggregate.deciders.get(type(command))
+    if decider is None:
+        known = [message.message_name for message in aggregate.deciders]
+        raise UnknownName(f"command of {aggregate.aggregate_type}", command.message_name, known)
+    if aggregate.version == 0 and aggregate.creation_restricted and not decider.creates:
+        return Rejected("does_not_exist")
+    try:
+        return events_of(decider.function(aggregate, command), aggregate, decider.name)
+    except Rejected as rejected:
+        return rejected
+
+
+def events_of(outcome: object, aggregate: Aggregate, handler: str = "decide") -> list[Event] | Rejected:
+    """What a `@decide` method returned, as a list of events or a `Rejected`.
+
+    A generator runs here, and `Rejected` in place of any event refuses the whole command. Raises `HandlerFailed` for
+    anything that is no event, for an event that the aggregate has no `@evolve` for, and for over 10,000 events.
+    """
+    if type(outcome) in aggregate.evolvers:  # nearly always, and it says all
+        return [outcome]  # type: ignore[list-item]  # evolvers are of event classes
+    if outcome is None:
+        return []
+    if isinstance(outcome, Rejected):
+        return outcome
+    if isinstance(outcome, Event):
+        _check_evolved(outcome, aggregate, handler)
+        return [outcome]
+    if isinstance(outcome, str | bytes | dict) or not isinstance(outcome, Iterable):
+        _fail(aggregate, handler, f"it returned {_shown(outcome)}; return events, None or Rejected")
+    events: list[Event] = []
+    try:
+        for event in outcome:
+            if isinstance(event, Rejected):
+                return event
+            _check_evolved(event, aggregate, handler)
+            events.append(event)
+            if len(events) > EVENTS_PER_COMMAND_MAX:
+                _fail(aggregate, handler, f"it returned over {EVENTS_PER_COMMAND_MAX:,} events; split the command")
+    except Rejected as rejected:
+        return rejected
+    return events
+
+
+def _check_evolved(event: object, aggregate: Aggregate, handler: str) -> None:
+    if type(event) in aggregate.evolvers:
+        return
+    if isinstance(event, Event):
+        if nearest(type(event), aggregate.evolvers) is not None:
+            what = f"it returned {type(event).__name__}, which no return annotation of a @decide names"
+            _fail(aggregate, handler, f"{what}; name it there, so that it can be read again")
+        name, mine = type(event).__name__, type(aggregate).__name__
+        if any(getattr(cls, "message_name", "") == event.message_name for cls in aggregate.evolvers):
+            what = f"it returned {name}, and {mine} takes another class of that name"
+            _fail(aggregate, handler, f"{what}; run the definition of {mine} again too")
+        what = f"it returned {name}, which no @evolve of {mine} takes"
+        _fail(aggregate, handler, f"{what}; add one")
+    _fail(aggregate, handler, f"it returned {_shown(event)} among its events; return events, None or Rejected")
+
+
+def _fail(aggregate: Aggregate, handler: str, what: str) -> NoReturn:
+    raise HandlerFailed(
+        f"{type(aggregate).__name__}.{handler}", f"{aggregate.aggregate_type}/{aggregate.id}", what
+    ) from None
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "None"
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def _set_options(cls: type[Aggregate], placement: object, snapshot_every: object, state_version: object) -> None:
+    if placement is not None:
+        if not isinstance(placement, OwnActor | Shared):
+            told = f"{placement.__name__}" if isinstance(placement, type) else repr(placement)
+            raise DefinitionError(where(cls), f"placement={told} is no placement", "say Shared() or OwnActor(...)")
+        cls.placement = placement
+    if snapshot_every is not None:
+        if isinstance(snapshot_every, bool) or not isinstance(snapshot_every, int) or snapshot_every < 0:
+            raise DefinitionError(
+                where(cls), f"snapshot_every={snapshot_every!r} is no number of events", "use 0 for none, or more"
+            )
+        cls.snapshot_every = snapshot_every
+    if state_version is not None:
+        if isinstance(state_version, bool) or not isinstance(state_version, int) or state_version < 1:
+            raise DefinitionError(where(cls), f"state_version={state_version!r} is no version", "count from 1")
+        cls.state_version = state_version
+
+
+_EVENT_SEQUENCES = (list, tuple, Iterable, Iterator, typing.get_origin(typing.Sequence[int]))
+_GENERATOR = typing.get_origin(typing.Generator[int, None, None])
+
+
+def _evolved_by_base(
+    cls: type[Aggregate], deciding: Iterable[Handler]
+) -> dict[type[Event], Callable[[Any, Any], None]]:
+    """The events that a `@decide` may return and that only an `@evolve` of a base of theirs takes."""
+    found: dict[type[Event], Callable[[Any, Any], None]] = {}
+    for handler in deciding:
+        for event in _events_in(where(cls, handler.name), handler.returns):
+            evolver = nearest(event, cls.evolvers)
+            if event not in cls.evolvers and evolver is not None:
+                found[event] = evolver
+    return found
+
+
+def _decider(cls: type[Aggregate], handler: Handler) -> Decider:
+    here = where(cls, handler.name)
+    events = tuple(dict.fromkeys(_events_in(here, handler.returns)))
+    for event in events:
+        if event not in cls.evolvers:
+            raise DefinitionError(
+                here,
+                f"it returns {event.__name__}, which nothing evolves",
+                f"add an @evolve method for {event.__name__}",
+            )
+    return Decider(handler.name, handler.function, handler.mark.creates, events)
+
+
+def _events_in(here: str, annotation: Any) -> Iterator[type[Event]]:
+    """The event classes that a return annotation names. Raises `DefinitionError` for what is no outcome."""
+    for part in arguments_of_union(annotation):
+        origin, arguments = typing.get_origin(part), typing.get_args(part)
+        if part in (None, type(None), typing.Never, NoReturn):
+            continue
+        if origin in _EVENT_SEQUENCES:
+            for argument in arguments:
+                if argument not in (Ellipsis, ()):
+                    yield from _events_in(here, argument)
+        elif origin is _GENERATOR:
+            yield from _events_in(here, arguments[0])
+        elif part is Event:
+            raise DefinitionError(here, "it returns Event itself", "name the event classes it may return")
+        elif inspect.isclass(part) and issubclass(part, Event):
+            yield part
+        elif not (inspect.isclass(part) and issubclass(part, Rejected)):
+            raise DefinitionError(
+                here,
+                f"it returns {described(part)}, which is no event",
+                "return events, a list or iterator of events, None or Rejected",
+            )

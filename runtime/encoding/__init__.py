@@ -1,0 +1,1 @@
+"""Values as bytes and back: messages, states, envelopes, outcomes and errors."""

@@ -1,0 +1,1 @@
+"""The events of a store for programs outside: followed from a position, filtered, acknowledged."""

@@ -1,0 +1,146 @@
+"""Which events a subscription is for: of which types, of which streams, and of which member of a group.
+
+Beside the write path. Before it: `subscription.py` has read and checked a record. After it: the caller, or nobody.
+
+Rules kept here: a name that no event can ever have is an error when the subscription is made, not a silence for ever;
+what is filtered out by its type or stream is not decoded further, so that a subscription to one type neither pays for
+the others nor fails on them. The members of a group are disjoint and together complete: each stream (or key) has
+exactly one, by the same hash that gives a key its part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
+
+from ..domain.aggregate import Aggregate
+from ..domain.messages import Event
+from ..domain.projection import part_of
+from ..domain.recorded import Recorded
+from ..encoding.catalogue import Catalogue
+from ..errors import HandlerFailed, InvalidId, UnknownEvent, UnknownName
+from ..log.contract import StoredEvent
+from ..read.unreadable import Unreadable, UnreadableEvent, check_unreadable, unreadable_event
+from ..stream import StreamId, is_reserved, stream_id
+from ..user_code import is_ctrl_c
+
+__all__ = ["EventFilter", "Happened", "Key", "Streams", "Types"]
+
+Happened: TypeAlias = tuple[Event, Recorded]
+"""An event and its place."""
+
+Types: TypeAlias = Sequence[type[Event] | str]
+Streams: TypeAlias = type[Aggregate] | Sequence[type[Aggregate] | StreamId | str] | Callable[[StreamId], bool]
+Key: TypeAlias = Callable[[Event, Recorded], str]
+
+
+class EventFilter:
+    """Which events a subscription is for: of which types, of which streams, and of which member of a group."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        types: Types | None = None,
+        streams: Streams | None = None,
+        member: int = 0,
+        of: int = 1,
+        key: Key | None = None,
+        unreadable: Unreadable = "raise",
+    ) -> None:
+        """Raises `UnknownName`, `InvalidId` or `InvalidMessage` for what no event could ever match."""
+        self._catalogue = catalogue
+        self._types = None if types is None else frozenset(_event_names(catalogue, types))
+        self._kinds: frozenset[str] = frozenset()
+        self._ids: frozenset[StreamId] = frozenset()
+        self._matches: Callable[[StreamId], bool] | None = None
+        self._any_stream = streams is None
+        if callable(streams) and not isinstance(streams, type):
+            self._matches = streams
+        elif streams is not None:
+            listed = [streams] if isinstance(streams, type | str) else [*streams]
+            self._kinds = frozenset(_aggregate_type(catalogue, one) for one in listed if isinstance(one, type))
+            self._ids = frozenset(_checked_stream(catalogue, one) for one in listed if not isinstance(one, type))
+        self._member, self._of, self._key = member, of, key
+        self._unreadable = check_unreadable(unreadable)
+
+    def events(self, stored: StoredEvent, recorded: Recorded) -> Sequence[Event]:
+        """What is chosen of a stored event: one or none, or several if an upcast made several of it. Raises
+        `UnknownEvent`, `HandlerFailed`. Nothing of a stream of Rayfold's own is chosen."""
+        if is_reserved(stored.stream.type):
+            return ()
+        if self._types is not None and stored.name not in self._types and not self._catalogue.may_become(stored.name):
+            return ()
+        if not self._any_stream and not self._of_a_chosen_stream(stored.stream, recorded):
+            return ()
+        if self._of > 1 and self._key is None and part_of(str(stored.stream), self._of) != self._member:
+            return ()
+        try:
+            events = self._catalogue.decode_events(stored)
+        except UnknownEvent as error:
+            if self._unreadable == "raise":
+                raise error.in_partition(recorded.partition) from None
+            events = (unreadable_event(stored, error),)
+        if len(events) == 1 and self._types is None and self._key is None:
+            return events
+        return [event for event in events if self._is_chosen(event, recorded)]
+
+    def _is_chosen(self, event: Event, recorded: Recorded) -> bool:
+        if isinstance(event, UnreadableEvent):  # by its key it may be any member's; each gets it
+            return True
+        if self._types is not None and event.message_name not in self._types:
+            return False
+        return self._of == 1 or self._key is None or self._member_of(event, recorded) == self._member
+
+    def _of_a_chosen_stream(self, stream: StreamId, recorded: Recorded) -> bool:
+        if self._matches is None:
+            return stream.type in self._kinds or stream in self._ids
+        try:
+            return bool(self._matches(stream))
+        except BaseException as error:
+            if is_ctrl_c(error):
+                raise
+            raise HandlerFailed.caused_by("streams= of the subscription", _told(recorded), error) from error
+
+    def _member_of(self, event: Event, recorded: Recorded) -> int:
+        assert self._key is not None
+        try:
+            return part_of(self._key(event, recorded), self._of)
+        except BaseException as error:
+            if is_ctrl_c(error):
+                raise
+            raise HandlerFailed.caused_by("key= of the subscription", _told(recorded), error) from error
+
+
+def _event_names(catalogue: Catalogue, types: Types) -> Iterator[str]:
+    for one in [types] if isinstance(types, type | str) else types:
+        if isinstance(one, type):  # the class, and those that are derived from it
+            names = [name for name, cls in catalogue.events.items() if issubclass(cls, one)]
+        else:
+            names = [one] if one in catalogue.events else []
+        if not names:
+            raise UnknownName("event", getattr(one, "__name__", str(one)), list(catalogue.events))
+        yield from names
+
+
+def _aggregate_type(catalogue: Catalogue, aggregate: type[Aggregate]) -> str:
+    name = getattr(aggregate, "aggregate_type", "")
+    if catalogue.aggregates.get(name) is not aggregate:
+        raise UnknownName("aggregate", aggregate.__name__, list(catalogue.aggregates))
+    return name
+
+
+def _checked_stream(catalogue: Catalogue, stream: StreamId | str) -> StreamId:
+    if isinstance(stream, StreamId):
+        kind, ident = stream
+    elif isinstance(stream, str) and "/" in stream:
+        kind, _, ident = stream.partition("/")
+    else:
+        raise InvalidId(
+            "stream", str(stream), "is none; give an aggregate class, a StreamId, or text like Account/alice"
+        )
+    catalogue.aggregate(kind)
+    return stream_id(kind, ident)
+
+
+def _told(recorded: Recorded) -> str:
+    return f"event {recorded.position} of partition {recorded.partition} ({recorded.stream} {recorded.version})"
