@@ -61,6 +61,9 @@ def deploy(
     within: Annotated[
         float | None, typer.Option(metavar="SECONDS", min=1, help="Take it back if a read model takes longer to build.")
     ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Return when the projections have caught up, also where nothing ran before.")
+    ] = False,
     cancel: Annotated[bool, typer.Option("--cancel", help="Call off the deployment that is under way.")] = False,
 ) -> None:
     """Leave an application running on a cluster, or give the one that runs there its new code: its read models first,
@@ -72,7 +75,7 @@ def deploy(
         elif dry_run:
             _look_ahead(found, cluster)
         else:
-            _deploy(found, cluster, create=create or _asked_to_create(found, cluster), within_s=within)
+            _deploy(found, cluster, create=create or _asked_to_create(found, cluster), within_s=within, wait=wait)
 
 
 def _asked_to_create(application: Application, cluster: Cluster) -> bool:
@@ -115,11 +118,11 @@ def _call_off(name: str, cluster: Cluster) -> None:
         raise typer.Exit(FAILED)
 
 
-def _deploy(found: Application, cluster: Cluster, *, create: bool, within_s: float | None) -> None:
-    from ..control.deployment import await_deployed, begin_deployment
+def _deploy(found: Application, cluster: Cluster, *, create: bool, within_s: float | None, wait: bool) -> None:
+    from ..control.deployment import await_deployed, begin_deployment, catching_up
 
     async def deploying() -> None:
-        plan = await begin_deployment(found, cluster, create=create, within_s=within_s)
+        plan = await begin_deployment(found, cluster, create=create, within_s=within_s, wait=wait)
         columns = (TextColumn("deploying"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[what]}"))
         with Progress(*columns, console=complaints, transient=True, disable=not complaints.is_terminal) as progress:
             task = progress.add_task("deploying", total=None, what="")
@@ -131,6 +134,10 @@ def _deploy(found: Application, cluster: Cluster, *, create: bool, within_s: flo
         name, where = escape(found.name), f"{cluster.address}, generation {rolled.generation} of its code"
         how = f'connect("{name}") in a program, `rayfold status {name}`, `rayfold down {name}`'
         console.print(f"{name} runs on {where}; {how}", soft_wrap=True)
+        for one in await catching_up(found.name, cluster):
+            far = f"{one.events:,} of {one.of:,} events" if one.of else "it opens what it has saved"
+            told = f"projection {one.projection} is still catching up: {far}; it answers from where it is"
+            console.print(escape(told), soft_wrap=True)
 
     try:
         asyncio.run(deploying())

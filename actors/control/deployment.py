@@ -26,6 +26,7 @@ from ..cluster.rpc import call, kill, one_line, open_actor
 from ..packaging.application import Application, ApplicationPlan
 from ..packaging.builds import ProjectionFacts
 from ..packaging.code import Code
+from ..projection.fleet import CatchingUp
 from ..rollout.plan import Rolled, has_ended
 from ..rollout.preview import Prospect, Seats, prospect_of
 from .topology import supervisor_name
@@ -34,6 +35,7 @@ __all__ = [
     "await_deployed",
     "begin_deployment",
     "cancel_deployment",
+    "catching_up",
     "generation_of",
     "look_ahead",
     "revive",
@@ -71,12 +73,19 @@ async def look_ahead(application: Application, cluster: Cluster) -> Prospect:
 
 
 async def begin_deployment(
-    application: Application, cluster: Cluster, *, create: bool = False, within_s: float | None = None
+    application: Application,
+    cluster: Cluster,
+    *,
+    create: bool = False,
+    within_s: float | None = None,
+    wait: bool = False,
 ) -> ApplicationPlan:
     """Deploy an application, or its new code. Returns once its supervisor works on it; `await_deployed` waits for the
     end.
 
-    create: whether a new store may be made. within_s: how long the read models may take to be built.
+    create: whether a new store may be made. within_s: how long the read models may take to be built. wait: of a first
+    deployment, return when its projections have caught up; without, and without `within_s`, they answer from where they
+    are while they read the logs (`catching_up`). New code takes over when its read models are complete, in any case.
 
     Raises `DefinitionError` if its classes cannot be loaded on a node, `StoreMissing` if a store would have to be made
     and may not, `CallerError` while another deployment is under way, `StoreMismatch`, `StoreInUse` and `Unavailable`,
@@ -96,6 +105,8 @@ async def begin_deployment(
         if not await asyncio.to_thread(put_first_plan, plan):
             raise CallerError(f"{plan.name} was deployed meanwhile by another program; look at it, then deploy again")
         await _start(plan, ahead.store_id, cluster)
+        if wait or within_s is not None:
+            await _await_caught_up(plan, cluster, within_s)
         await _ask(cluster, plan.name, "ready")
     except BaseException as error:
         await asyncio.shield(_take_back(plan, cluster, error))
@@ -117,6 +128,12 @@ async def await_deployed(
         if has_ended(plan.generation, rolled, failed):
             return rolled
         await asyncio.sleep(_LOOK_S)
+
+
+async def catching_up(name: str, cluster: Cluster) -> tuple[CatchingUp, ...]:
+    """The projections of an application that still read what the logs hold, and how far they are."""
+    found: tuple[CatchingUp, ...] = await _ask(cluster, name, "catching_up")
+    return found
 
 
 async def cancel_deployment(name: str, cluster: Cluster) -> bool:
@@ -305,6 +322,16 @@ async def _start(plan: ApplicationPlan, store_id: str, cluster: Cluster) -> None
         with contextlib.suppress(ValueError):  # a keeper has just started it again
             start_supervisor(plan.name, cluster.namespace)
     await open_actor(cluster.actor_named(supervisor_name(plan.name)), plan.name, _OPEN_TIMEOUT_S)
+
+
+async def _await_caught_up(plan: ApplicationPlan, cluster: Cluster, within_s: float | None) -> None:
+    """Return once all projections of a first deployment have caught up. Raises `Unavailable` if that takes longer."""
+    deadline_s = None if within_s is None else time.monotonic() + within_s
+    while late := await catching_up(plan.name, cluster):
+        if deadline_s is not None and time.monotonic() > deadline_s:
+            what = f"its read model was not ready within {within_s:g} s: {late[0].events:,} of {late[0].of:,} events"
+            raise Unavailable(f"projection {late[0].projection}", what)
+        await asyncio.sleep(_LOOK_S)
 
 
 async def _take_back(plan: ApplicationPlan, cluster: Cluster, error: BaseException) -> None:

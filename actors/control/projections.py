@@ -20,7 +20,7 @@ from ..nodes.store import SpreadStore
 from ..observe.status import ProjectorSeat, seat_named
 from ..packaging.application import ApplicationPlan
 from ..packaging.builds import FOLDER, Build, ProjectionFacts
-from ..projection.fleet import Projections, Projector, ServedBuild, catch_up, end
+from ..projection.fleet import Projections, Projector, ServedBuild, end
 from .builds import SpreadBuilds
 
 __all__ = ["SpreadProjections"]
@@ -75,10 +75,6 @@ class SpreadProjections(Projections):
                 answer = await call(projector.actor.status)
                 self._seats.sits(projector.name, answer.node_id)
 
-    async def open(self) -> None:
-        """Return once all have come to where the logs end now."""
-        await catch_up(self.projectors())
-
     async def replace(self, name: str) -> None:
         """Put another projector in the place of the one of this name, which does not answer."""
         for served in (*self.serving.values(), *self.joining):
@@ -88,7 +84,7 @@ class SpreadProjections(Projections):
                     await end([present], save=False)
                     served.projectors[index] = following
                     await self.announce()
-                    await catch_up([following])
+                    await self.open([following])
                     if served in self.serving.values():
                         await self.put_in_charge(served)
                     return

@@ -121,11 +121,6 @@ async def _retry_quarantined(supervision: Supervision, projection: str) -> Any:
     return await supervision.projections.retry_quarantined(supervision.catalogue.projection(projection))
 
 
-async def _check_ready(supervision: Supervision) -> None:
-    for served in supervision.projections.serving.values():
-        await supervision.projections.check_ready(served.projectors, ())
-
-
 async def _seats(supervision: Supervision) -> Seats:
     serving, store_map = supervision.projections.serving.items(), supervision.shares.map
     return Seats(
@@ -162,7 +157,8 @@ _DOORS: Final[dict[str, Callable[..., Awaitable[Any]]]] = {
     "begin_rebuild": _begin_rebuild,
     "await_rebuild": _await_rebuild,
     "watch_rebuild": _watch_rebuild,
-    "ready": _check_ready,
+    "ready": lambda supervision: supervision.projections.check_started(),
+    "catching_up": lambda supervision: supervision.projections.catching_up(),
     "seats": _seats,
     "deploy": lambda supervision, plan: supervision.rolling.begin(plan),
     "cancel_deployment": lambda supervision: supervision.rolling.cancel(),

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "REPLICAS_MAX",
+    "CatchingUp",
     "Projections",
     "Projector",
     "ServedBuild",
@@ -60,6 +62,16 @@ start; after so many it is a rule and no accident."""
 
 _RETRY_S: Final = 0.25
 
+_PATIENCE_S: Final = 5.0
+"""How long a start waits for projectors that are reading the log, when nothing else has to be waited for: some hundred
+thousand events."""
+
+_OPENING_S: Final = 60.0
+"""The same for those that are up and have not restored their checkpoint: what is wrong with their code or their
+database is told by then, also on a machine where everything starts at once."""
+
+_UP_S: Final = 300.0
+"""For the processes of projectors to be up. More means that something is broken."""
 
 _COME_S: Final = 10.0
 """For a new projector to take in what was broadcast to those that serve: milliseconds, and more on a busy machine."""
@@ -109,6 +121,16 @@ class ServedBuild:
         return [[projector.actor for projector in part] for part in self.by_part()]
 
 
+class CatchingUp(NamedTuple):
+    """A projection that serves, and still reads what the logs hold."""
+
+    projection: str
+    events: int
+    """That the projector has taken in which has come the least far."""
+    of: int
+    """How many there are; 0 while that projector opens what it has saved."""
+
+
 class Projections:
     """The projections of one runtime. Lives on its event loop."""
 
@@ -133,6 +155,8 @@ class Projections:
         self._ticks: dict[str, Any] = {}
         self.check_share = 0.0
         """What projectors are started with (`Settings.standing_check_share`)."""
+        self._late: set[asyncio.Future[None]] = set()
+        """Projectors that nobody waits for any more while they catch up."""
 
     # --- starting and ending -------------------------------------------------------------------------------------
 
@@ -141,6 +165,50 @@ class Projections:
         served = ServedBuild(projection, await self._builds.to_serve(projection), catalogue)
         served.projectors = self._start(served, range(replicas))
         self.serving[projection.projection_name] = served
+
+    async def open(self, projectors: Sequence[Projector] | None = None) -> None:
+        """Return once these projectors, or all, have come to where the logs end now; without those that only have to
+        read on, when the others have been there for a while: queries to them are answered from where they are.
+
+        Raises what keeps one from opening, and `Unavailable`."""
+        waited = self.projectors() if projectors is None else projectors
+        opening = {one.name: asyncio.ensure_future(_caught_up(one)) for one in waited}
+        try:
+            await self._wait_for(waited, opening)
+            for task in opening.values():
+                if task.done():
+                    task.result()
+        except BaseException:
+            for task in opening.values():
+                task.cancel()
+            raise
+        for name, task in opening.items():
+            if not task.done():
+                log.warning("%s is still reading the log; queries to it are answered from where it is", name)
+                self._late.add(task)
+                task.add_done_callback(partial(self._opened_late, name))
+
+    async def _wait_for(self, projectors: Sequence[Projector], opening: Mapping[str, asyncio.Future[None]]) -> None:
+        """Return once one has failed, or none of those that are missing has to be waited for."""
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        while late := [one for one in projectors if not opening[one.name].done()]:
+            tasks = [opening[one.name] for one in late]
+            done, _ = await asyncio.wait(tasks, timeout=_PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
+            if any(task.exception() for task in done):
+                return
+            if done:
+                continue
+            places, waited_s = await self.places(late), loop.time() - began_s
+            if len(places) < len(late) and waited_s > _UP_S:
+                raise Unavailable(", ".join(one.name for one in late), f"it was not up within {_UP_S:g} s")
+            if len(places) == len(late) and (waited_s > _OPENING_S or all(place.positions for place in places)):
+                return
+
+    def _opened_late(self, name: str, opened: asyncio.Future[None]) -> None:
+        self._late.discard(opened)
+        if not opened.cancelled() and (failure := opened.exception()) is not None:
+            log.error("%s: %s", name, failure)
 
     async def attach(
         self, partitions: Sequence[Any], serve: Callable[[type[Projection], Sequence[Sequence[Any]]], None]
@@ -180,6 +248,8 @@ class Projections:
 
     async def close(self) -> None:
         """End every projector; each saves its place first, as far as it gets in five seconds."""
+        for late in self._late:
+            late.cancel()
         await end(self.projectors(), save=True)
 
     # --- changing ------------------------------------------------------------------------------------------------
@@ -308,6 +378,21 @@ class Projections:
             if failing:
                 check_answers(projector.name, await _probe(beside, asked, needed=False), failing)
 
+    async def check_started(self) -> None:
+        """Raises why a projector of what serves may not be asked. One that only has to read on may be: it answers from
+        where it is."""
+        for served in list(self.serving.values()):
+            looked = zip(served.projectors, await look_at(served.projectors), strict=True)
+            waited = [one for one, found in looked if found.up_to_date or found.failed or found.quarantined]
+            await self.check_ready(waited, ())
+
+    async def catching_up(self) -> tuple[CatchingUp, ...]:
+        """The projections of which a projector has not caught up yet since it was started."""
+        served = list(self.serving.values())
+        places = await asyncio.gather(*(self.places(one.projectors) for one in served))
+        told = zip(served, map(_least_far, places), strict=True)
+        return tuple(CatchingUp(one.projection.projection_name, *far) for one, far in told if far is not None)
+
     async def announce(self) -> None:
         """Have all partitions broadcast to what serves and what joins. One that is being restarted hears of it with
         the next tick; until then the projectors look into the log."""
@@ -364,6 +449,13 @@ class Projections:
         await end(projectors, save=False)
         for projector in projectors:
             await self._builds.remove_folder(build, projector.part, projector.replica)
+
+
+def _least_far(places: Sequence[Place]) -> tuple[int, int] | None:
+    """Events, and of how many, of the projector that has come the least far; None if all have caught up."""
+    late = [place for place in places if not place.up_to_date]
+    far = [(sum(place.positions.values()), sum(place.heads.values())) for place in late]
+    return min(((min(events, of), of) for events, of in far), default=None)
 
 
 def check_replicas(projection: type[Projection], replicas: object) -> None:

@@ -11,7 +11,6 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, Final
 
 from ...runtime.checks.fit import check_fit
@@ -44,10 +43,6 @@ log = printable_log(__name__)
 
 _OPEN_TIMEOUT_S: Final = 300.0
 """Opening replays the log into the read models, and a long log takes long."""
-
-_PATIENCE_S: Final = 5.0
-"""How long the start of a runtime waits for projectors that are reading the log, when nothing else has to be waited
-for: some hundred thousand events."""
 
 _RETRY_S: Final = 0.1
 _TICK_S: Final = 2.0
@@ -183,41 +178,20 @@ class LocalSystem:
         await self._open_actors()
 
     async def _open_actors(self) -> None:
-        """Return when all partitions take commands and all projectors have caught up; without a projector that is
-        reading still when the others have been there for a while: queries to it are answered from where it is."""
+        """Return when all partitions take commands and all projectors have caught up, or read on by themselves."""
         where = str(self.store.path)
         partitions = [asyncio.ensure_future(open_actor(one, where, _OPEN_TIMEOUT_S)) for one in self._partitions]
-        projectors = {
-            one.name: asyncio.ensure_future(open_actor(one.actor, where, _OPEN_TIMEOUT_S))
-            for one in self.projections.projectors()
-        }
-        opening = [*partitions, *projectors.values()]
+        projectors = asyncio.ensure_future(self.projections.open())
         try:
             for opened in await asyncio.gather(*partitions, return_exceptions=True):
                 if opened is not None:
                     raise opened
-            while waits := [one for one in projectors.values() if not one.done()]:
-                done, _ = await asyncio.wait(waits, timeout=_PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
-                if not done and await self._all_reading([name for name, one in projectors.items() if not one.done()]):
-                    break
-            for one in projectors.values():
-                if one.done():
-                    one.result()
+            await projectors
         except BaseException:
-            for one in opening:
+            for one in (*partitions, projectors):
                 one.cancel()
+            await asyncio.gather(*partitions, projectors, return_exceptions=True)
             raise
-        for name, one in projectors.items():
-            if not one.done():
-                log.warning("%s is still reading the log; queries to it are answered from where it is", name)
-                one.add_done_callback(partial(_opened_late, name))
-                self._undo.callback(one.cancel)
-
-    async def _all_reading(self, names: list[str]) -> bool:
-        """Whether these projectors are up, and only have to read what there is."""
-        late = [one for one in self.projections.projectors() if one.name in names]
-        places = await self.projections.places(late)
-        return len(places) == len(late) and all(place.positions for place in places)
 
     def _actors(self) -> list[Any]:
         return [*self._partitions, *(projector.actor for projector in self.projections.projectors())]
@@ -270,11 +244,6 @@ def _check_fit(store: Store, catalogue: Catalogue) -> None:
         for reader in readers.values():
             opened.callback(reader.close)
         check_fit(str(store.path), catalogue, readers)
-
-
-def _opened_late(name: str, opened: asyncio.Future[None]) -> None:
-    if not opened.cancelled() and (failure := opened.exception()) is not None:
-        log.error("%s: %s", name, failure)
 
 
 def _name(store: Store) -> str:
