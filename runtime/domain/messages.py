@@ -78,6 +78,10 @@ class Message(BaseModel):
     def __init_subclass__(cls, *, name: str = "", **config: Any) -> None:
         """Accept `name=`; the work is done once pydantic has collected the fields."""
 
+    def __str__(self) -> str:
+        """With its class, as the repr: `Deposited(amount=1)`. Pydantic's own text has the fields alone."""
+        return repr(self)
+
     _rayfold_reading: ClassVar[Reading] = Reading()
     """How the codec reads this class; made at its first use (see `reading.py`)."""
 

@@ -56,6 +56,18 @@ def test_a_default_is_validated_like_any_value() -> None:
         Weigh()
 
 
+def test_the_text_of_a_message_names_its_class() -> None:
+    class Balance(Query[int]):
+        account: str
+
+    class Happened(Event):
+        amount: int
+
+    assert str(Deposit(amount=1)) == repr(Deposit(amount=1)) == f"{Deposit(amount=1)}" == "Deposit(amount=1)"
+    assert str(Happened(amount=1)) == "Happened(amount=1)"
+    assert str(Balance(account="alice")) == "Balance(account='alice')"
+
+
 def test_the_stored_name_is_the_class_name_unless_the_class_line_says_another() -> None:
     class Renamed(Command, name="bank.deposit"):
         amount: int
