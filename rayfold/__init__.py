@@ -13,8 +13,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from .actors.api.blocking import BlockingRuntime
+    from .actors.api.blocking import BlockingOperations, BlockingRuntime
     from .actors.api.connection import BlockingConnection, Connection, connect, connect_blocking
+    from .actors.api.gateway import BlockingGateway, Gateway
+    from .actors.api.operations import Operations
     from .actors.api.replica import Replica
     from .actors.api.runtime import Runtime
     from .actors.api.session import BlockingSession, Session
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from .actors.observe.status import Status
     from .actors.packaging.application import Application
     from .actors.projection.rebuild import BlockingRebuild, Rebuild, RebuildProgress
+    from .actors.settings import Settings
     from .actors.system.health_check import Health
     from .runtime.backup.anchor import Anchor
     from .runtime.domain.aggregate import Aggregate, OwnActor, Shared, decide, evolve
@@ -82,6 +85,8 @@ __all__ = [
     "Anchor",
     "Application",
     "BlockingConnection",
+    "BlockingGateway",
+    "BlockingOperations",
     "BlockingRebuild",
     "BlockingRuntime",
     "BlockingSession",
@@ -98,6 +103,7 @@ __all__ = [
     "Envelope",
     "Event",
     "Fenced",
+    "Gateway",
     "HandlerFailed",
     "Health",
     "InMemory",
@@ -110,6 +116,7 @@ __all__ = [
     "NotInHistory",
     "NotPrivate",
     "NotYetVisible",
+    "Operations",
     "Overloaded",
     "OwnActor",
     "Payload",
@@ -130,6 +137,7 @@ __all__ = [
     "Runtime",
     "Sealed",
     "Session",
+    "Settings",
     "Shared",
     "Status",
     "StorageFailed",
@@ -163,8 +171,11 @@ __all__ = [
 
 _NAMES_BY_HOME: Final = {
     ".actors.packaging.application": ("Application",),
-    ".actors.api.blocking": ("BlockingRuntime",),
+    ".actors.api.blocking": ("BlockingOperations", "BlockingRuntime"),
     ".actors.api.connection": ("BlockingConnection", "Connection", "connect", "connect_blocking"),
+    ".actors.api.gateway": ("BlockingGateway", "Gateway"),
+    ".actors.api.operations": ("Operations",),
+    ".actors.settings": ("Settings",),
     ".actors.cluster.local": ("LocalCluster",),
     ".actors.control.move_result": ("Moved",),
     ".actors.system.health_check": ("Health",),

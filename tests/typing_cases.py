@@ -11,13 +11,20 @@ from typing import TYPE_CHECKING, TypeVar, assert_type
 
 from rayfold import (
     Application,
+    BlockingConnection,
+    BlockingGateway,
+    BlockingOperations,
     BlockingRuntime,
     BlockingSession,
+    Connection,
+    Gateway,
+    Operations,
     Receipt,
     Recorded,
     Replica,
     Runtime,
     Session,
+    Settings,
     Status,
     Stored,
     stored,
@@ -121,6 +128,24 @@ if TYPE_CHECKING:
         assert_type(blocking.session(me.token()), BlockingSession)
         assert_type(blocking.session().ask(Balances, Richest()), list[str])
         await bank.ask(Balances, Richest(), after=7)  # type: ignore[arg-type]
+
+    # Code that sends commands and queries says what it needs, and takes whatever has it.
+    def _gateways(
+        runtime: Runtime, connection: Connection, session: Session, blocking: BlockingRuntime, other: BlockingConnection
+    ) -> None:
+        _asynchronous: list[Gateway] = [runtime, connection, session]
+        _whole: list[Operations] = [runtime, connection]
+        _blocking: list[BlockingGateway] = [blocking, other, blocking.session()]
+        _blocking_whole: list[BlockingOperations] = [blocking, other]
+        _awaited: Gateway = blocking  # type: ignore[assignment]
+        _not_whole: Operations = session  # type: ignore[assignment]
+
+    async def _sends(bank: Gateway, blocking: BlockingGateway) -> None:
+        assert_type(await bank.execute(Account, "alice", Deposit(amount=1)), Receipt)
+        assert_type(await bank.ask(Balances, Richest()), list[str])
+        assert_type(blocking.ask(Balances, BalanceOf(account="alice")), int)
+
+    BlockingRuntime("bank-data", aggregates=[Account], settings=Settings(timeout_s=1))
 
     # What the runtime uses.
     assert_type(outcome_of(account, Deposit(amount=1)), list[Event] | Rejected)

@@ -46,7 +46,7 @@ from .replica import Replica
 from .runtime import Runtime
 from .session import BlockingSession
 
-__all__ = ["BlockingRuntime", "BlockingVerbs"]
+__all__ = ["BlockingRuntime", "BlockingOperations"]
 
 A = TypeVar("A", bound=Aggregate)
 P = TypeVar("P", bound=Projection)
@@ -57,7 +57,7 @@ _UNDO_TIMEOUT_S: Final = 5.0
 """For a start that was interrupted to be undone."""
 
 
-class BlockingVerbs:
+class BlockingOperations:
     """What `Operations` is, without `await`. Safe from several threads."""
 
     def __init__(self, runtime: Operations) -> None:
@@ -325,7 +325,7 @@ class BlockingVerbs:
             raise
 
 
-class BlockingRuntime(BlockingVerbs):
+class BlockingRuntime(BlockingOperations):
     """`with BlockingRuntime("bank-data", aggregates=[...], projections=[...]) as bank:`; arguments as for `Runtime`.
 
     In a notebook: `bank = BlockingRuntime(...).start()`, and `bank.stop()` at the end. Safe from several threads.

@@ -19,7 +19,7 @@ from ..cluster.ray_cluster import Cluster
 from ..cluster.ray_session import started_aside
 from ..packaging.application import Application, check_name
 from ..system.remote import RemoteSystem
-from .blocking import BlockingVerbs
+from .blocking import BlockingOperations
 from .operations import Operations
 
 __all__ = ["BlockingConnection", "Connection", "connect", "connect_blocking"]
@@ -52,7 +52,7 @@ class Connection(Operations):
         return _Found(self.name, self._catalogue, self._address)
 
 
-class BlockingConnection(BlockingVerbs):
+class BlockingConnection(BlockingOperations):
     """A connection without `await`. Made by `connect_blocking`."""
 
     def __init__(self, connection: Connection) -> None:

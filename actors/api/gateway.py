@@ -1,0 +1,70 @@
+"""Gateway: what takes commands and queries, as a type for the code that sends them.
+
+Step [1] of the write path and [8] of the read path, seen from the caller's side. A `Runtime`, a `Connection` and a
+`Session` are gateways, and so is any object with these two methods, such as a test's own.
+
+Why only two methods: code that takes one as a parameter is as easy to call from a test as from a web handler. Whoever
+needs more (`subscribe`, `history`, ...) says `Operations` or `BlockingOperations`, of which runtimes and connections
+are derived.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+from uuid import UUID
+
+from ...runtime.domain.aggregate import Aggregate
+from ...runtime.domain.messages import Command, Query
+from ...runtime.domain.projection import Projection
+from ...runtime.receipt import Receipt
+from ..client.client import Until
+
+__all__ = ["BlockingGateway", "Gateway"]
+
+Answer = TypeVar("Answer")
+
+
+class Gateway(Protocol):
+    """`async def pay(bank: Gateway, ...)`: takes a `Runtime`, a `Connection`, a `Session`, or an object of your own."""
+
+    async def execute(
+        self,
+        aggregate: type[Aggregate],
+        id: str,
+        command: Command,
+        *,
+        command_id: UUID | None = ...,
+        expected_version: int = ...,
+        correlation_id: UUID | None = ...,
+        causation_id: UUID | None = ...,
+        decisive: bool = ...,
+        until: Until | None = ...,
+        timeout_s: float | None = ...,
+    ) -> Receipt:
+        """Have the aggregate decide a command; see `Runtime.execute`."""
+
+    async def ask(self, projection: type[Projection], query: Query[Answer], *, timeout_s: float | None = ...) -> Answer:
+        """Ask a read model; see `Runtime.ask`."""
+
+
+class BlockingGateway(Protocol):
+    """The same without `await`: a `BlockingRuntime`, a `BlockingConnection`, a `BlockingSession`, or your own."""
+
+    def execute(
+        self,
+        aggregate: type[Aggregate],
+        id: str,
+        command: Command,
+        *,
+        command_id: UUID | None = ...,
+        expected_version: int = ...,
+        correlation_id: UUID | None = ...,
+        causation_id: UUID | None = ...,
+        decisive: bool = ...,
+        until: Until | None = ...,
+        timeout_s: float | None = ...,
+    ) -> Receipt:
+        """Have the aggregate decide a command; see `Runtime.execute`."""
+
+    def ask(self, projection: type[Projection], query: Query[Answer], *, timeout_s: float | None = ...) -> Answer:
+        """Ask a read model; see `Runtime.ask`."""
