@@ -44,6 +44,7 @@ from .printable import printable
 
 if TYPE_CHECKING:
     from .receipt import Receipt
+    from .stream import StreamId
 
 __all__ = [
     "CallerError",
@@ -91,6 +92,14 @@ class RayfoldError(Exception):
     def sentence(self) -> str:
         """The facts as one line of English, without a full stop."""
         return " ".join(str(arg) for arg in self.args)
+
+
+def _stream_named(text: str) -> StreamId:
+    """The stream of a text like `Account/alice`: no type has a slash in its name, so the first one ends it."""
+    from .stream import StreamId
+
+    kind, _, ident = text.partition("/")
+    return StreamId(kind, ident)
 
 
 class DefinitionError(RayfoldError, TypeError):
@@ -167,7 +176,12 @@ class CommandIdReused(CallerError):
 
     def __init__(self, command_id: str, stream: str, first: tuple[str, str, int, int, int] | None = None) -> None:
         super().__init__(command_id, stream, first)
-        self.command_id, self.stream, self.first = command_id, stream, first
+        self.command_id, self._stream, self.first = command_id, stream, first
+
+    @property
+    def stream(self) -> StreamId:
+        """The aggregate that the command with the used id was sent to."""
+        return _stream_named(self._stream)
 
     @property
     def receipt(self) -> Receipt | None:
@@ -184,7 +198,7 @@ class CommandIdReused(CallerError):
     def sentence(self) -> str:
         return (
             f"command id {self.command_id} was already used for a different command than this one to"
-            f" {self.stream}; give each new command an id of its own"
+            f" {self._stream}; give each new command an id of its own"
         )
 
 
@@ -204,22 +218,28 @@ class Rejected(Refusal):
         super().__init__(reason)
         self.reason: str = reason
         self.facts: dict[str, Any] = facts
-        self.stream: str = ""
+        self._stream: str = ""
+        """As text, which is how it travels."""
         self.command: str = ""
+
+    @property
+    def stream(self) -> StreamId | None:
+        """The aggregate that refused; None until the runtime has said so, as in a handler."""
+        return _stream_named(self._stream) if self._stream else None
 
     @classmethod
     def told(cls, reason: str, facts: dict[str, Any], stream: str, command: str) -> Self:
         """The rejection as the caller is told it: with the stream and the command it is about."""
         rejected = cls(reason, **facts)
-        rejected.stream, rejected.command = stream, command
+        rejected._stream, rejected.command = stream, command
         return rejected
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return (type(self).told, (self.reason, self.facts, self.stream, self.command))
+        return (type(self).told, (self.reason, self.facts, self._stream, self.command))
 
     def sentence(self) -> str:
         facts = ", ".join(f"{name}={value!r}" for name, value in self.facts.items())
-        who = f"{self.stream} refused {self.command}: " if self.stream else ""
+        who = f"{self._stream} refused {self.command}: " if self._stream else ""
         return f"{who}{self.reason}" + (f" ({facts})" if facts else "")
 
 
@@ -228,11 +248,16 @@ class Conflict(Refusal):
 
     def __init__(self, stream: str, expected_version: int, version: int) -> None:
         super().__init__(stream, expected_version, version)
-        self.stream, self.expected_version, self.version = stream, expected_version, version
+        self._stream, self.expected_version, self.version = stream, expected_version, version
+
+    @property
+    def stream(self) -> StreamId:
+        """The aggregate that the command was sent to."""
+        return _stream_named(self._stream)
 
     def sentence(self) -> str:
         expected = f"version {self.expected_version}" if self.expected_version else "no stream"
-        return f"expected {expected} of {self.stream}, but the stream is at {self.version}"
+        return f"expected {expected} of {self._stream}, but the stream is at {self.version}"
 
 
 class HandlerFailed(RayfoldError):

@@ -26,7 +26,7 @@ def to_wire(error: RayfoldError) -> list[Any]:
     cls = next(base for base in type(error).__mro__ if base.__module__ == RayfoldError.__module__)
     arguments: tuple[Any, ...]
     if isinstance(error, Rejected):
-        arguments = (error.reason, pack_facts(error.facts), error.stream, error.command)
+        arguments = (error.reason, pack_facts(error.facts), error._stream, error.command)
     else:
         arguments = error.args
     return [cls.__name__, *arguments]

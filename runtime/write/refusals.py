@@ -34,7 +34,7 @@ def refused_event(rejected: Rejected) -> NewEvent:
     kept = {
         "reason": rejected.reason,
         "facts": pack_facts(rejected.facts),
-        "stream": rejected.stream,
+        "stream": rejected._stream,
         "command": rejected.command,
     }
     return NewEvent(REFUSED, 1, msgpack.packb(kept))

@@ -224,7 +224,7 @@ def test_the_id_that_is_used_again_tells_where_the_first_command_went() -> None:
     for command_again in (other, elsewhere):
         (reused,) = loop.execute([command_again]).outcomes
         assert isinstance(reused, CommandIdReused)
-        assert reused.stream == str(command_again.stream)
+        assert reused.stream == command_again.stream
         assert reused.receipt == receipt._replace(repeated=True)
 
 

@@ -39,6 +39,7 @@ from rayfold.runtime.errors import (
     UnknownEvent,
     UnknownName,
 )
+from rayfold.runtime.stream import StreamId
 from tests.runtime.sentences import SENTENCES
 
 OF_OURS = {name: cls for name, cls in RayfoldError.by_name.items() if cls.__module__ == errors.__name__}
@@ -122,11 +123,27 @@ def test_a_long_id_is_shortened_in_the_sentence_and_kept_in_the_error() -> None:
 
 def test_a_rejection_may_have_a_fact_of_any_name() -> None:
     rejected = Rejected("full", reason="of seats", self=1, stream="a river", command="halt")
-    assert (rejected.reason, rejected.stream, rejected.command) == ("full", "", "")
+    assert (rejected.reason, rejected.stream, rejected.command) == ("full", None, "")
     assert str(rejected) == "full (reason='of seats', self=1, stream='a river', command='halt')"
     told = Rejected.told(rejected.reason, rejected.facts, "Plane/1", "Board")
     assert str(told).startswith("Plane/1 refused Board: full (reason='of seats'")
     assert vars(pickle.loads(pickle.dumps(told))) == vars(told)
+
+
+@pytest.mark.parametrize("text", ["Account/alice", "Account/a/b/", "bank.Account/", "Account/\N{SNOWMAN} /"])
+def test_a_refusal_says_which_aggregate_it_is_about_as_a_receipt_does(text: str) -> None:
+    kind, _, ident = text.partition("/")
+    expected = StreamId(kind, ident)
+    refusals = [
+        Rejected.told("full", {"seats": 3}, text, "Board"),
+        Conflict(text, 4, 6),
+        CommandIdReused("00" * 16, text),
+    ]
+    for refusal in refusals:
+        for arrived in (refusal, pickle.loads(pickle.dumps(refusal)), from_wire(to_wire(refusal))):
+            stream = arrived.stream  # type: ignore[union-attr]  # each of the three has one
+            assert (type(stream), stream) == (StreamId, expected)
+            assert str(arrived) == str(refusal)
 
 
 def test_what_a_handler_raised_becomes_one_bounded_line() -> None:

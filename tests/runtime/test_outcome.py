@@ -57,7 +57,7 @@ def rejected(**facts: Any) -> Rejected:
     """What arrives of a rejection with these facts."""
     (outcome,) = arrived(Rejected.told("reason", facts, "Account/alice", "Deposit"))
     assert isinstance(outcome, Rejected)
-    assert (outcome.reason, outcome.stream, outcome.command) == ("reason", "Account/alice", "Deposit")
+    assert (outcome.reason, outcome.stream, outcome.command) == ("reason", ALICE, "Deposit")
     return outcome
 
 

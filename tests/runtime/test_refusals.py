@@ -110,7 +110,7 @@ def told_alone(loop: WriteLoop, command: PackedCommand) -> Outcome:
 def is_refusal(outcome: Outcome) -> bool:
     """Whether it is that of the first test command, with facts of the right types."""
     assert isinstance(outcome, Rejected), outcome
-    assert (outcome.reason, outcome.stream, outcome.command) == ("too_few", "Stock/nails", "Reserve")
+    assert (outcome.reason, outcome.stream, outcome.command) == ("too_few", StreamId("Stock", "nails"), "Reserve")
     return bool(outcome.facts["pieces"] == 0)
 
 
@@ -154,7 +154,7 @@ def test_every_repeat_of_a_decisive_refusal_is_the_same_refusal(log: FaultyLog) 
 )
 def test_what_is_told_at_first_is_what_is_stored_and_told_again(rejected: Rejected) -> None:
     first = as_told(rejected, "Stock/a", "Reserve")
-    again = as_told(Rejected.told(first.reason, first.facts, first.stream, first.command), "Stock/a", "Reserve")
+    again = as_told(Rejected.told(first.reason, first.facts, str(first.stream), first.command), "Stock/a", "Reserve")
     at = (1, bytes(32), REFUSALS, 1, 1, bytes(16), b"", b"")
     stored = rejected_in(encode_record(at, refused_event(first)))
     for told in (again, stored, from_wire(to_wire(first))):
