@@ -22,7 +22,7 @@ from collections.abc import Set as AbstractSet
 from enum import Enum
 from functools import lru_cache
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgpack
 from pydantic import BaseModel
@@ -30,9 +30,6 @@ from pydantic import BaseModel
 from ..domain.messages import Command
 from .codec import MESSAGE_BYTES_MAX, comes_back_by_type, decode_payload, encode_checked, encode_message
 from .forms import PACKER_BYTES, stored_form
-
-if TYPE_CHECKING:
-    from .envelope import PackedCommand
 
 __all__ = ["RAW_BYTES_MAX", "condensed", "fields_in", "old_payloads", "pack_with_content"]
 
@@ -92,13 +89,13 @@ def fields_in(content: bytes) -> frozenset[str] | None:
     return frozenset(fields) if isinstance(fields, dict) else None
 
 
-def old_payloads(cls: type[Command], command: PackedCommand) -> Iterator[bytes]:
+def old_payloads(cls: type[Command], payload: bytes, content: bytes) -> Iterator[bytes]:
     """The payloads that a release before format 3 may have made of this command: all fields in the order of the class,
     and without those at the end that were not set, which an older class may not have had. Of a long command it is not
     known which were set: there, those that have their default count as not set."""
-    fields = decode_payload(command.payload, command.name)
+    fields = decode_payload(payload, cls.message_name)
     in_order = {name: fields[name] for name in cls.model_fields if name in fields}
-    was_set = fields_in(command.content) if command.content else frozenset(fields)
+    was_set = fields_in(content) if content else frozenset(fields)
     yield _pack(in_order)
     for name in reversed(list(in_order)):
         if not _is_default(cls, name, in_order[name]) if was_set is None else name in was_set:

@@ -267,7 +267,8 @@ class WriteLoop:
             return False
         with suppress(RayfoldError):
             known = self._catalogue.command(self._catalogue.aggregate(command.stream.type), command.name)
-            return any(command.old_digest(payload) == digest for payload in old_payloads(known, command))
+            payloads = old_payloads(known, command.payload, command.content)
+            return any(command.old_digest(payload) == digest for payload in payloads)
         return False
 
     def _learn_secret(self) -> bytes:
