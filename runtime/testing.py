@@ -323,7 +323,7 @@ def _events_of(
     __tracebackhide__ = True
     if not isinstance(event, Stored):
         return (event,)
-    named = [] if event.cls is None else [event.cls]
+    named = [event.cls] if event.cls is not None and issubclass(event.cls, Event) else []
     catalogue = Catalogue(aggregates, projections, events=[*named, *known.events], retired=known.retired)
     data: bytes = msgpack.Packer(default=stored_form, buf_size=PACKER_BYTES).pack(event.payload)
     place = StreamId(EXAMPLE_TYPE, "example")

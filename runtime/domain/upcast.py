@@ -12,18 +12,16 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
+from typing import Any, ClassVar, Final, NamedTuple, Protocol, TypeVar, cast
 
 from ..errors import DefinitionError
 from .declaration import arguments_of_union, described, is_count_from_1, where
-
-if TYPE_CHECKING:
-    from .messages import Event
 
 __all__ = [
     "UPCASTS_MAX",
     "Payload",
     "Stored",
+    "Upcastable",
     "Upcaster",
     "collected_upcasters",
     "may_become_others",
@@ -45,7 +43,7 @@ class Stored(NamedTuple):
     name: str
     schema_version: int
     payload: Payload
-    cls: type[Event] | None = None
+    cls: type[Upcastable] | None = None
     """The class, where it was named by that."""
 
     def __repr__(self) -> str:
@@ -56,10 +54,22 @@ class Stored(NamedTuple):
 Upcaster = Callable[[Payload], "Payload | Stored | Iterable[Payload | Stored] | None"]
 """From the payload of one version to that of the next; to several, or none."""
 
+
+class Upcastable(Protocol):
+    """What upcasting knows of an event class (`Event` in `messages.py`)."""
+
+    message_name: ClassVar[str]
+    schema_version: ClassVar[int]
+    upcasters: ClassVar[dict[int, Upcaster]]
+    """From a version to the function that makes the next one of it."""
+
+
 UpcasterType = TypeVar("UpcasterType", bound=Callable[..., Any])
 
 
-def stored(event: str | type[Event], /, *, version: int = 1, payload: Payload | None = None, **fields: Any) -> Stored:
+def stored(
+    event: str | type[Upcastable], /, *, version: int = 1, payload: Payload | None = None, **fields: Any
+) -> Stored:
     """An event as an earlier release has stored it: `stored("Deposited", version=1, amount=5)`.
 
     `given(...)` may begin with such, and an upcaster may return them, for events of other names than its own. `event`:
@@ -92,7 +102,7 @@ def upcast(from_version: int) -> Callable[[UpcasterType], UpcasterType]:
     return mark
 
 
-def collected_upcasters(cls: type[Event]) -> dict[int, Upcaster]:
+def collected_upcasters(cls: type[Upcastable]) -> dict[int, Upcaster]:
     """The upcasters in the body of an event class, by the version each starts from. Raises `DefinitionError`."""
     found: dict[int, Upcaster] = {}
     for name, value in vars(cls).items():
@@ -124,7 +134,7 @@ def collected_upcasters(cls: type[Event]) -> dict[int, Upcaster]:
     return found
 
 
-def upcasted(cls: type[Event], payload: Payload, from_version: int) -> list[Payload | Stored]:
+def upcasted(cls: type[Upcastable], payload: Payload, from_version: int) -> list[Payload | Stored]:
     """What a stored payload is now: payloads as the present version of `cls` has them, and stored events of other
     names. Raises what an upcaster raises, and `TypeError` for a result that is no payload."""
     now: list[Payload | Stored] = [payload]
@@ -139,13 +149,13 @@ def upcasted(cls: type[Event], payload: Payload, from_version: int) -> list[Payl
     return now
 
 
-def may_become_others(cls: type[Event]) -> bool:
+def may_become_others(cls: type[Upcastable]) -> bool:
     """Whether old events of this class may be upcast to events of other names: one of its upcasters is not annotated
     to return a payload alone."""
     return any(not _is_annotated_single(upcaster) for upcaster in cls.upcasters.values())
 
 
-def _results(cls: type[Event], upcaster: Upcaster, payload: Payload) -> Iterator[Payload | Stored]:
+def _results(cls: type[Upcastable], upcaster: Upcaster, payload: Payload) -> Iterator[Payload | Stored]:
     result = upcaster(payload)
     name = getattr(upcaster, "__name__", "upcaster")
     if isinstance(result, dict):
