@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .runtime.domain.aggregate import Aggregate, OwnActor, Shared, decide, evolve
     from .runtime.domain.messages import Command, Event, Payload, Query, upcast
     from .runtime.domain.projection import Projection, answer, forget, project
-    from .runtime.domain.read_store_kinds import DuckDb, InMemory, Lmdb
+    from .runtime.domain.read_store import DuckDb, InMemory, Lmdb, ReadStore, StoreKind
     from .runtime.domain.recorded import Recorded
     from .runtime.domain.upcast import Stored, stored
     from .runtime.encoding.envelope import Envelope, derived_id
@@ -69,7 +69,6 @@ if TYPE_CHECKING:
     )
     from .runtime.feed.subscription import BlockingSubscription, subscribe
     from .runtime.read.stores.checkpoint import Quarantined
-    from .runtime.read.stores.contract import ReadStore, StoreKind
     from .runtime.read.stores.lmdb import Rows
     from .runtime.read.unreadable import UnreadableEvent
     from .runtime.receipt import Receipt
@@ -191,8 +190,7 @@ _NAMES_BY_HOME: Final = {
     ".runtime.domain.messages": ("Command", "Event", "Payload", "Query", "upcast"),
     ".runtime.domain.projection": ("Projection", "answer", "forget", "project"),
     ".runtime.read.stores.checkpoint": ("Quarantined",),
-    ".runtime.read.stores.contract": ("ReadStore", "StoreKind"),
-    ".runtime.domain.read_store_kinds": ("DuckDb", "InMemory", "Lmdb"),
+    ".runtime.domain.read_store": ("DuckDb", "InMemory", "Lmdb", "ReadStore", "StoreKind"),
     ".runtime.read.stores.lmdb": ("Rows",),
     ".runtime.receipt": ("Receipt",),
     ".runtime.domain.recorded": ("Recorded",),

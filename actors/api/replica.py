@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, Self, TypeVar, cast
 
 from ...runtime.domain.messages import Query
 from ...runtime.domain.projection import Projection
-from ...runtime.domain.read_store_kinds import InMemory
+from ...runtime.domain.read_store import InMemory
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import CallerError, HandlerFailed, RayfoldError, Unavailable, UnknownName
 from ...runtime.feed.log_follower import PollInterval, any_away

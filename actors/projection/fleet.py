@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ...runtime.domain.aggregate import Aggregate
 from ...runtime.domain.projection import Projection
-from ...runtime.domain.read_store_kinds import InMemory
+from ...runtime.domain.read_store import InMemory
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.encoding.error_codec import from_wire
 from ...runtime.errors import CallerError, InvalidMessage, Unavailable, UnknownName

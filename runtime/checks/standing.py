@@ -28,7 +28,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from ..domain.aggregate import Aggregate
 from ..domain.difference import attributes_of, difference, differing_fields
 from ..domain.projection import Projection
-from ..domain.read_store_kinds import InMemory
+from ..domain.read_store import InMemory
 from ..domain.state import Stateful
 from ..encoding.catalogue import Catalogue
 from ..encoding.saved_state import decode_state, encode_state, state_fingerprint

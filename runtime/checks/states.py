@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from ..domain.difference import difference, differing_fields, shown
 from ..domain.projection import Projection
-from ..domain.read_store_kinds import DuckDb, InMemory, Lmdb
+from ..domain.read_store import DuckDb, InMemory, Lmdb
 from ..encoding.catalogue import Catalogue
 from ..encoding.saved_state import decode_state, state_fingerprint
 from ..errors import InvalidMessage, RayfoldError

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple, TypeVar, overload
 
 from ..errors import DefinitionError
-from ..read.stores.contract import StoreKind
 from .declaration import (
     Handler,
     being_unpickled,
@@ -30,11 +29,8 @@ from .declaration import (
     where,
 )
 from .messages import Event, Query
-from .read_store_kinds import InMemory
+from .read_store import InMemory, Sql, StoreKind
 from .state import Stateful, collect_state
-
-if TYPE_CHECKING:
-    from ..read.stores.duckdb import Sql
 
 __all__ = ["PARTS_MAX", "EventHandler", "Projection", "Route", "answer", "forget", "part_of", "project"]
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from ..domain.projection import Projection
+from ..domain.read_store import ReadStore
 from ..encoding.catalogue import Catalogue
 from ..errors import Damaged, DefinitionError, HandlerFailed, RayfoldError, StorageFailed, StoreError
 from ..log.contract import Reader
@@ -32,7 +33,6 @@ from ..user_code import is_ctrl_c
 from .event_applier import EventApplier, Failure, Page, recorded_at_us_of
 from .log_heads import LogHeads
 from .stores.checkpoint import ERROR_CHARS_MAX, QUARANTINED_MAX, Checkpoint, Quarantined
-from .stores.contract import ReadStore
 from .stores.folder import discard_at_next_opening, empty_folder, folder_of_code
 from .stores.memory import MemoryStore
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rayfold.runtime.domain.messages import Query
 from rayfold.runtime.domain.projection import Projection, answer, forget, project
-from rayfold.runtime.domain.read_store_kinds import Lmdb
+from rayfold.runtime.domain.read_store import Lmdb
 from rayfold.runtime.domain.recorded import Recorded
 from rayfold.runtime.stream import StreamId
 from tests.bank import BalanceOf, Deposited, EventsSeen, Opened

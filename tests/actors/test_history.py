@@ -24,7 +24,7 @@ from rayfold.actors.cli.main import app
 from rayfold.actors.cluster.ray_cluster import Cluster
 from rayfold.runtime.domain.messages import Query
 from rayfold.runtime.domain.projection import Projection, answer, project
-from rayfold.runtime.domain.read_store_kinds import Lmdb
+from rayfold.runtime.domain.read_store import Lmdb
 from rayfold.runtime.domain.recorded import Recorded
 from rayfold.runtime.store.store import create_or_open_store
 from rayfold.runtime.write.write_loop import WriteLoop

@@ -8,7 +8,7 @@ import pytest
 import ray.cloudpickle
 
 from rayfold.runtime.domain.projection import Projection, Route, answer, forget, part_of, project
-from rayfold.runtime.domain.read_store_kinds import DuckDb, InMemory, Lmdb
+from rayfold.runtime.domain.read_store import DuckDb, InMemory, Lmdb
 from rayfold.runtime.domain.recorded import Recorded
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.saved_state import state_fingerprint

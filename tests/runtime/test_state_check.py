@@ -15,7 +15,7 @@ from rayfold.runtime.checks.states import SavedReadModel, StateReport, check_sta
 from rayfold.runtime.domain.aggregate import Aggregate, Shared, decide, evolve
 from rayfold.runtime.domain.messages import Command, Event
 from rayfold.runtime.domain.projection import Projection, forget, project
-from rayfold.runtime.domain.read_store_kinds import DuckDb, InMemory, Lmdb
+from rayfold.runtime.domain.read_store import DuckDb, InMemory, Lmdb
 from rayfold.runtime.domain.recorded import Recorded
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.envelope import Envelope, pack

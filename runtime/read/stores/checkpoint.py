@@ -1,6 +1,7 @@
 """A checkpoint: how far a read model has come in each partition, and what it keeps in quarantine.
 
-Written at step [7] with the read model itself, in one transaction (`contract.py`); read when a read model is opened.
+Written at step [7] with the read model itself, in one transaction (`domain/read_store.py`); read when a read model is
+opened.
 
 Rule kept here: a checkpoint proves what it follows. It holds, for each partition, the link of the hash chain at its
 position: a log that was replaced by another history, or cut back, does not carry that link, and the read model is

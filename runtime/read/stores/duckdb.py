@@ -1,7 +1,7 @@
 """A read model in DuckDB: tables that handlers write with SQL and queries read with SQL, Arrow or pandas.
 
-One of the stores of `contract.py`. The tables and the checkpoint are in one database file, so they change in one
-transaction. A query runs in a read-only transaction of its own.
+One of the stores of `domain/read_store.py`. The tables and the checkpoint are in one database file, so they change in
+one transaction. A query runs in a read-only transaction of its own.
 
 Rules kept here:
 - handlers never end the transaction: BEGIN, COMMIT, ROLLBACK and CHECKPOINT are refused
@@ -20,10 +20,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from ...domain.read_store import Sql
 from ...errors import Damaged, DefinitionError, InvalidMessage, StorageFailed, StoreInUse
 from ...private import FILE_MODE
 
-__all__ = ["DuckDbStore", "Sql"]
+__all__ = ["DuckDbStore"]
 
 FILE: Final = "model.duckdb"
 
@@ -65,31 +66,8 @@ INSERT INTO rayfold_checkpoint SELECT NULL WHERE NOT EXISTS (FROM rayfold_checkp
 """One row: updating it takes half of what deleting and inserting it does."""
 
 
-class Sql:
-    """How handlers and answers run SQL: `self.sql("SELECT ... WHERE airport = ?", ["JFK"]).fetchall()`."""
-
-    given_by_a_store = True
-    """An attribute that is annotated with this class is no field of the projection."""
-
-    def __init__(self, store: DuckDbStore) -> None:
-        self._store = store
-
-    def __call__(self, query: str, parameters: Sequence[Any] = ()) -> Any:
-        """Run it in the present transaction, after the rows appended so far. DuckDB's result: `fetchone()`,
-        `fetchall()`. Raises what DuckDB raises."""
-        return self._store.run(query, lambda connection: connection.execute(query, list(parameters)))
-
-    def arrow(self, query: str, parameters: Sequence[Any] = ()) -> Any:
-        """The result of a query as a `pyarrow.Table`, without a Python object for each value. Needs pyarrow."""
-        return self._store.run(query, lambda one: one.sql(query, params=list(parameters)).to_arrow_table())
-
-    def df(self, query: str, parameters: Sequence[Any] = ()) -> Any:
-        """The result of a query as a pandas `DataFrame`. Needs pandas."""
-        return self._store.run(query, lambda one: one.sql(query, params=list(parameters)).df())
-
-
 class DuckDbStore:
-    """The `ReadStore` of `contract.py` over DuckDB."""
+    """The `ReadStore` of `domain/read_store.py` over DuckDB."""
 
     def __init__(self, schema: str) -> None:
         self._schema = schema
@@ -116,7 +94,7 @@ class DuckDbStore:
             raise Damaged(self._path, str(error)) from error
         if directory is not None:
             (directory / FILE).chmod(FILE_MODE)  # DuckDB asks the umask; its folder is private already
-        model.__dict__["sql"] = Sql(self)
+        model.__dict__["sql"] = Sql(self.run)
         model.__dict__["append"] = self.append
         try:
             self._connection.execute(_CHECKPOINT_TABLE)

@@ -1,8 +1,8 @@
 """A read model in LMDB: `self.rows`, a mapping of text to plain values, sorted by key, that may outgrow memory.
 
-One of the stores of `contract.py`. The rows and the checkpoint are two databases of one environment, so they change in
-one transaction. A stored value is crc (4) over key and value | the value in msgpack, with the tags of `saved_state.py`:
-what comes back equals what went in, in type too.
+One of the stores of `domain/read_store.py`. The rows and the checkpoint are two databases of one environment, so they
+change in one transaction. A stored value is crc (4) over key and value | the value in msgpack, with the tags of
+`saved_state.py`: what comes back equals what went in, in type too.
 
 Rules kept here:
 - `sync=True, metasync=False`: a power cut never damages it, and takes the last page back at most, data and position
@@ -125,7 +125,7 @@ class Rows(MutableMapping[str, Any]):
 
 
 class LmdbStore:
-    """The `ReadStore` of `contract.py` over LMDB."""
+    """The `ReadStore` of `domain/read_store.py` over LMDB."""
 
     def __init__(self) -> None:
         self.rows_database: Any = None

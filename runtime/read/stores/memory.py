@@ -1,7 +1,7 @@
 """A read model in memory: the declared fields of the projection, and checkpoint files that save reading the whole log.
 
-One of the stores of `contract.py`. A checkpoint file is written beside its place, fsynced, moved there, and the
-folder fsynced: it is there whole or not at all. Its bytes::
+One of the stores of `domain/read_store.py`. A checkpoint file is written beside its place, fsynced, moved there, and
+the folder fsynced: it is there whole or not at all. Its bytes::
 
     "rayfold checkpoint 1\\n" | crc (4) | length of the checkpoint (4) | checkpoint | state (`saved_state.py`)
 
@@ -46,7 +46,7 @@ _FILE_BYTES_MAX: Final = STATE_BYTES_MAX + (1 << 20)
 
 
 class MemoryStore:
-    """The `ReadStore` of `contract.py` in memory."""
+    """The `ReadStore` of `domain/read_store.py` in memory."""
 
     def __init__(self) -> None:
         self._model: Any = None

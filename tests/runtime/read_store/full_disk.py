@@ -14,14 +14,13 @@ from pathlib import Path
 from rayfold.runtime.domain.aggregate import Aggregate, Shared, evolve
 from rayfold.runtime.domain.messages import Event, Query
 from rayfold.runtime.domain.projection import Projection, answer, project
-from rayfold.runtime.domain.read_store_kinds import DuckDb
+from rayfold.runtime.domain.read_store import DuckDb, Sql
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.codec import encode_message
 from rayfold.runtime.errors import RayfoldError
 from rayfold.runtime.log.contract import Append, NewEvent
 from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.read.read_model import ReadModel
-from rayfold.runtime.read.stores.duckdb import Sql
 from rayfold.runtime.stream import ANY, StreamId
 
 

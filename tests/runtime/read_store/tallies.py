@@ -12,7 +12,7 @@ from typing import Any
 
 from rayfold.runtime.domain.messages import Query
 from rayfold.runtime.domain.projection import Projection, answer, forget, project
-from rayfold.runtime.domain.read_store_kinds import DuckDb, Lmdb
+from rayfold.runtime.domain.read_store import DuckDb, Lmdb
 from rayfold.runtime.domain.recorded import Recorded
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.codec import encode_message

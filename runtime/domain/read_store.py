@@ -1,0 +1,132 @@
+"""Where a read model lives: what a store of one must do, and the three ways to declare one in a class line.
+
+`InMemory()`, `Lmdb()` and `DuckDb("CREATE TABLE ...")` are the declarations. Which one: memory answers a simple query
+in under a microsecond, and must hold everything; LMDB holds what memory cannot, at some microseconds a row; DuckDB
+answers questions over all rows, in SQL, and writes single rows slowly. `docs/read-models.md` shows a fourth store over
+sqlite3, and one test suite runs on all of them. Stores are used in step [7] of the read path (`read/read_model.py`).
+
+Rules kept here:
+- a declaration is a plain value. What it stands for (and with it lmdb or duckdb) is imported only where the store is
+  opened, so the domain vocabulary imports neither. These three imports inside `make` are the only ones that lead from
+  this room to a later one
+- the read model and its checkpoint are committed in ONE transaction, so that every event takes effect exactly once,
+  whatever is killed whenever
+- a checkpoint is opaque bytes to a store: what they mean, and whether they may be used, is the read model's business
+- all calls come one at a time, but from any thread; `begin` to `commit` or `roll_back` is one thread
+
+A store never learns which code wrote what it holds: each version of the code has a directory of its own (named by the
+fingerprint), so a store that was written by other code is never even opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+__all__ = ["DuckDb", "InMemory", "Lmdb", "ReadStore", "Sql", "StoreKind"]
+
+
+class ReadStore(Protocol):
+    """An open store of one read model."""
+
+    def open(self, model: Any, directory: Path | None) -> bytes | None:
+        """Make the store ready in `directory`, which exists, and hand `model` (the projection) what its handlers reach
+        the store by, as attributes. Without a directory the store is a temporary one.
+
+        Returns the checkpoint that was committed last, or None for a store that is empty. Raises `StoreError`:
+        `Damaged` for what is to be made from the log again, `StorageFailed` for what could be opened another time.
+        """
+        ...
+
+    def begin(self, *, reading: bool = False) -> None:
+        """Begin a transaction. With `reading` for queries: whatever they change must not stay."""
+        ...
+
+    def commit(self, checkpoint: bytes) -> None:
+        """Commit what was changed since `begin`, together with the checkpoint; both or neither.
+
+        Raises `StorageFailed` when the disk refused; anything else it raises counts against the events of this page.
+        """
+        ...
+
+    def roll_back(self) -> bytes | None:
+        """Forget what was changed since `begin`, and end the transaction. Returns the checkpoint that the store is at
+        now, as `open` does: the one committed last or, for a store in memory, an earlier one."""
+        ...
+
+    def close(self) -> None:
+        """Let go of every resource, uncommitted changes too. Closing twice is fine."""
+        ...
+
+
+class StoreKind(Protocol):
+    """What `store=` in a projection's class line takes: a plain value that can be pickled with the class.
+
+    Its `repr` goes into the fingerprint: a projection whose declared store changes is rebuilt.
+    """
+
+    def make(self) -> ReadStore:
+        """A store that is not open yet. Imports what it needs here, not at the top of its module."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class InMemory:
+    """The read model is the declared fields, in memory; checkpoints save the start from reading the whole log."""
+
+    def make(self) -> ReadStore:
+        """See `StoreKind`."""
+        from ..read.stores.memory import MemoryStore
+
+        return MemoryStore()
+
+
+@dataclass(frozen=True, slots=True)
+class Lmdb:
+    """The read model is `self.rows`, a sorted mapping of text to plain values in LMDB: it may outgrow memory."""
+
+    def make(self) -> ReadStore:
+        """See `StoreKind`."""
+        from ..read.stores.lmdb import LmdbStore
+
+        return LmdbStore()
+
+
+@dataclass(frozen=True, slots=True)
+class DuckDb:
+    """The read model is DuckDB tables, reached by `self.sql(...)` and `self.append(...)`. Needs `rayfold[duckdb]`."""
+
+    schema: str = ""
+    """SQL that makes the tables and views, run at every opening: say `CREATE TABLE IF NOT EXISTS ...`."""
+
+    def make(self) -> ReadStore:
+        """See `StoreKind`."""
+        from ..read.stores.duckdb import DuckDbStore
+
+        return DuckDbStore(self.schema)
+
+
+class Sql:
+    """How handlers and answers run SQL: `self.sql("SELECT ... WHERE airport = ?", ["JFK"]).fetchall()`."""
+
+    given_by_a_store = True
+    """An attribute that is annotated with this class is no field of the projection."""
+
+    def __init__(self, run: Callable[[str, Callable[[Any], Any]], Any]) -> None:
+        """`run` uses the connection as it is told, in the present transaction; errors name the query."""
+        self._run = run
+
+    def __call__(self, query: str, parameters: Sequence[Any] = ()) -> Any:
+        """Run it in the present transaction, after the rows appended so far. DuckDB's result: `fetchone()`,
+        `fetchall()`. Raises what DuckDB raises."""
+        return self._run(query, lambda connection: connection.execute(query, list(parameters)))
+
+    def arrow(self, query: str, parameters: Sequence[Any] = ()) -> Any:
+        """The result of a query as a `pyarrow.Table`, without a Python object for each value. Needs pyarrow."""
+        return self._run(query, lambda one: one.sql(query, params=list(parameters)).to_arrow_table())
+
+    def df(self, query: str, parameters: Sequence[Any] = ()) -> Any:
+        """The result of a query as a pandas `DataFrame`. Needs pandas."""
+        return self._run(query, lambda one: one.sql(query, params=list(parameters)).df())
