@@ -38,13 +38,11 @@ Ray) carry them typed; `error_codec.py` carries them in msgpack, where nothing i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from .printable import printable
-
-if TYPE_CHECKING:
-    from .receipt import Receipt
-    from .stream import StreamId
+from .receipt import Receipt
+from .stream import StreamId
 
 __all__ = [
     "CallerError",
@@ -96,8 +94,6 @@ class RayfoldError(Exception):
 
 def _stream_named(text: str) -> StreamId:
     """The stream of a text like `Account/alice`: no type has a slash in its name, so the first one ends it."""
-    from .stream import StreamId
-
     kind, _, ident = text.partition("/")
     return StreamId(kind, ident)
 
@@ -186,9 +182,6 @@ class CommandIdReused(CallerError):
     @property
     def receipt(self) -> Receipt | None:
         """What the command that has this id was answered; its `repeated` is True."""
-        from .receipt import Receipt
-        from .stream import StreamId
-
         if self.first is None:
             return None
         type_name, ident, partition, position, version = self.first

@@ -4,8 +4,9 @@ A stream is the history of one aggregate, named by its type and its id: `Account
 1, 2, 3, …; version 0 means that it does not exist. The log of a partition has *positions* 1, 2, 3, … over all
 its streams. Both are plain `int`s behind distinct types, so that a checker tells them apart.
 
-Rule kept here: ids from outside never become file paths and never exceed what an LMDB key can hold. Ids are
-compared as the exact bytes of their UTF-8: case, Unicode normalisation, `/`, NUL and `..` all keep two ids apart.
+Rule kept here: ids from outside never become file paths and never exceed what an LMDB key can hold (`stream_id` in
+`log/format.py` checks them, since the errors it raises name streams). Ids are compared as the exact bytes of their
+UTF-8: case, Unicode normalisation, `/`, NUL and `..` all keep two ids apart.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ from functools import lru_cache
 from hashlib import blake2b
 from secrets import token_hex
 from typing import Final, NamedTuple, NewType
-
-from .errors import InvalidId
 
 __all__ = [
     "ANY",
@@ -34,7 +33,6 @@ __all__ = [
     "is_reserved",
     "new_placement",
     "partition_of",
-    "stream_id",
 ]
 
 Version = NewType("Version", int)
@@ -74,7 +72,7 @@ _CACHED_MAX: Final = 16_384
 
 
 class StreamId(NamedTuple):
-    """The name of one aggregate's history. Make one from outside data with `stream_id`, which checks it."""
+    """The name of one aggregate's history. What comes from outside is checked by `stream_id` (`log/format.py`)."""
 
     type: str
     id: str
@@ -98,38 +96,11 @@ def is_reserved(type_name: str) -> bool:
     return type_name.startswith(RESERVED_PREFIX)
 
 
-def stream_id(type_name: str, ident: str) -> StreamId:
-    """A checked `StreamId`. Raises `InvalidId` for an id that is empty, no text, or over 400 bytes of UTF-8."""
-    return _checked_before(type_name, ident) if type(ident) is str else _checked(type_name, ident)
-
-
 @lru_cache(_CACHED_MAX)
 def _key_of(stream: StreamId) -> bytes:
     """Remembered (0.1 instead of 0.8 us), as one command needs the key three times on its way."""
     name, ident = stream[0].encode(), stream[1].encode()
     return b"%c%b%b%b" % (len(name), name, len(ident).to_bytes(2, "big"), ident)
-
-
-def _checked(type_name: str, ident: str) -> StreamId:
-    if not TYPE_NAME_PATTERN.fullmatch(type_name):
-        raise InvalidId("aggregate type", type_name, "is not an ASCII name of at most 64 characters")
-    if not isinstance(ident, str):
-        raise InvalidId("aggregate id", repr(ident), f"is {type(ident).__name__}, not str")
-    if not ident:
-        raise InvalidId("aggregate id", ident, "is empty")
-    if len(ident) > ID_BYTES_MAX:
-        raise InvalidId("aggregate id", ident, f"has {len(ident):,} characters, over {ID_BYTES_MAX} bytes of UTF-8")
-    try:
-        size_bytes = len(ident.encode())
-    except UnicodeEncodeError as error:
-        raise InvalidId("aggregate id", ascii(ident), "is not well-formed Unicode") from error
-    if size_bytes > ID_BYTES_MAX:
-        raise InvalidId("aggregate id", ident, f"has {size_bytes} bytes of UTF-8, over {ID_BYTES_MAX}")
-    return StreamId(type_name, ident)
-
-
-_checked_before: Final = lru_cache(_CACHED_MAX)(_checked)
-"""0.2 instead of 1.2 us. Only what passes is remembered."""
 
 
 def partition_of(stream: StreamId, partitions: int, placement: str = OLD_PLACEMENT) -> int:

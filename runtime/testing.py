@@ -33,8 +33,9 @@ from .encoding.forms import PACKER_BYTES, stored_form
 from .encoding.saved_state import check_annotations, decode_state, encode_state
 from .errors import DefinitionError, InvalidMessage, Rejected, UnknownEvent
 from .log.contract import StoredEvent
+from .log.format import stream_id
 from .read.stores.memory import MemoryStore
-from .stream import StreamId, stream_id
+from .stream import StreamId
 from .write.purity import changed, witness_of
 
 __all__ = ["AggregateCase", "Answered", "Outcome", "Placed", "ProjectionCase", "given", "on"]

@@ -34,12 +34,13 @@ from ...runtime.errors import (
     UnknownName,
 )
 from ...runtime.log.contract import Reader
+from ...runtime.log.format import stream_id
 from ...runtime.read.positions import check_store
 from ...runtime.read.read_model import PackedQuery, ReadModel
 from ...runtime.read.time_travel import checked_place, fold_up_to, history, microseconds, place_at, place_of, state_at
 from ...runtime.read.unreadable import Unreadable
 from ...runtime.receipt import Receipt
-from ...runtime.stream import StreamId, stream_id
+from ...runtime.stream import StreamId
 from ..cluster.scheduling import on_this_node
 from ..nodes.store import AnyStore, open_patient_reader
 

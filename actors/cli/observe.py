@@ -101,9 +101,9 @@ def history(
     to_version: Annotated[int | None, typer.Option("--to", help="The last version; default: all.")] = None,
 ) -> None:
     """Print the events of one aggregate as they are stored, one line of JSON each."""
+    from ...runtime.log.format import stream_id
     from ...runtime.read.time_travel import stored_history
     from ...runtime.store.store import open_store
-    from ...runtime.stream import stream_id
 
     name, slash, ident = aggregate.partition("/")
     if not slash:

@@ -26,8 +26,8 @@ from ...runtime.domain.read_store import InMemory
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.encoding.error_codec import from_wire
 from ...runtime.errors import CallerError, InvalidMessage, Unavailable, UnknownName
+from ...runtime.log.format import stream_id
 from ...runtime.printable import printable_log
-from ...runtime.stream import stream_id
 from ..cluster.rpc import call, kill, one_line
 from ..cluster.scheduling import Scheduling
 from ..nodes.store import AnyStore

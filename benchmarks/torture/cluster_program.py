@@ -32,8 +32,9 @@ from rayfold.actors.packaging.application import Application
 from rayfold.actors.settings import Settings
 from rayfold.actors.system.remote import RemoteSystem
 from rayfold.runtime.log.contract import ReadableStore
+from rayfold.runtime.log.format import stream_id
 from rayfold.runtime.receipt import Receipt
-from rayfold.runtime.stream import partition_of, stream_id
+from rayfold.runtime.stream import partition_of
 
 from .checking import Watcher
 from .history import Sender

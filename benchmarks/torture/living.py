@@ -21,8 +21,8 @@ from rayfold import Aggregate, Envelope, Projection, RayfoldError, Runtime, deri
 from rayfold.actors.client.command_router import CommandRouter
 from rayfold.actors.cluster.ray_cluster import Cluster
 from rayfold.actors.settings import Settings
+from rayfold.runtime.log.format import stream_id
 from rayfold.runtime.receipt import Receipt
-from rayfold.runtime.stream import stream_id
 
 from ..flights.obituaries import without_obituaries
 from .checking import Watcher, check_log, fold_of

@@ -38,10 +38,11 @@ from rayfold.runtime.log.format import (
     encode_record,
     encode_stream_entry,
     pack_position,
+    stream_id,
 )
 from rayfold.runtime.log.index_buffer import GROUPS, IndexBuffer, encode_indexed
 from rayfold.runtime.receipt import Receipt
-from rayfold.runtime.stream import StreamId, stream_id
+from rayfold.runtime.stream import StreamId
 
 from .bank import Deposit, Deposited
 

@@ -25,8 +25,9 @@ import msgpack
 from ..domain.aggregate import Aggregate
 from ..domain.messages import Command
 from ..errors import InvalidId, InvalidMessage
+from ..log.format import stream_id
 from ..own_random import OWN
-from ..stream import ANY, ID_BYTES_MAX, StreamId, stream_id
+from ..stream import ANY, ID_BYTES_MAX, StreamId
 from .codec import MESSAGE_BYTES_MAX
 from .content import RAW_BYTES_MAX, condensed, pack_with_content
 

@@ -20,8 +20,9 @@ from ..domain.recorded import Recorded
 from ..encoding.catalogue import Catalogue
 from ..errors import HandlerFailed, InvalidId, UnknownEvent, UnknownName
 from ..log.contract import StoredEvent
+from ..log.format import stream_id
 from ..read.unreadable import Unreadable, UnreadableEvent, check_unreadable, unreadable_event
-from ..stream import StreamId, is_reserved, stream_id
+from ..stream import StreamId, is_reserved
 from ..user_code import is_ctrl_c
 
 __all__ = ["EventFilter", "Happened", "Key", "Streams", "Types"]

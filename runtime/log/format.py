@@ -19,13 +19,14 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
 import msgpack
 
 from ..errors import Damaged, InvalidId, InvalidMessage
-from ..stream import StreamId, stream_id
+from ..stream import ID_BYTES_MAX, TYPE_NAME_PATTERN, StreamId
 from .contract import CommandEntry, NewEvent, StoredEvent
 
 __all__ = [
@@ -70,6 +71,7 @@ __all__ = [
     "snapshot_link",
     "split_versioned_key",
     "state_hash",
+    "stream_id",
     "versioned_key",
 ]
 
@@ -122,6 +124,10 @@ CHAIN_START: Final = bytes(32)
 
 VERSION_END: Final = b"\xff" * 8
 """Sorts after every version of a stream."""
+
+_IDS_CHECKED_MAX: Final = 16_384
+"""Streams whose check is remembered, as many as those whose keys are (`stream.py`): most commands go to streams lately
+used."""
 
 _U64: Final = struct.Struct(">Q")
 _CRC: Final = struct.Struct(">I")
@@ -339,6 +345,33 @@ def body_start(stream: StreamId, version: int | None = None) -> tuple[bytes, byt
 
 
 # --- keys of streams and versions ---------------------------------------------------------------------------------
+
+
+def stream_id(type_name: str, ident: str) -> StreamId:
+    """A checked `StreamId`. Raises `InvalidId` for an id that is empty, no text, or over 400 bytes of UTF-8."""
+    return _checked_before(type_name, ident) if type(ident) is str else _checked(type_name, ident)
+
+
+def _checked(type_name: str, ident: str) -> StreamId:
+    if not TYPE_NAME_PATTERN.fullmatch(type_name):
+        raise InvalidId("aggregate type", type_name, "is not an ASCII name of at most 64 characters")
+    if not isinstance(ident, str):
+        raise InvalidId("aggregate id", repr(ident), f"is {type(ident).__name__}, not str")
+    if not ident:
+        raise InvalidId("aggregate id", ident, "is empty")
+    if len(ident) > ID_BYTES_MAX:
+        raise InvalidId("aggregate id", ident, f"has {len(ident):,} characters, over {ID_BYTES_MAX} bytes of UTF-8")
+    try:
+        size_bytes = len(ident.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidId("aggregate id", ascii(ident), "is not well-formed Unicode") from error
+    if size_bytes > ID_BYTES_MAX:
+        raise InvalidId("aggregate id", ident, f"has {size_bytes} bytes of UTF-8, over {ID_BYTES_MAX}")
+    return StreamId(type_name, ident)
+
+
+_checked_before: Final = lru_cache(_IDS_CHECKED_MAX)(_checked)
+"""0.2 instead of 1.2 us. Only what passes is remembered."""
 
 
 def checked_stream(stream: StreamId) -> bytes:

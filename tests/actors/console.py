@@ -160,7 +160,7 @@ class LogFollower:
 
 def of_partitions(running: Any, prefix: str = "a") -> list[str]:
     """An account of each partition of a running system, in order."""
-    from rayfold.runtime.stream import stream_id
+    from rayfold.runtime.log.format import stream_id
 
     store = running._runtime._store
     partitions = store.partitions

@@ -13,8 +13,9 @@ import pytest
 
 from rayfold import Application, BlockingRuntime, CodeMismatch, StoreMismatch
 from rayfold.runtime.encoding.envelope import Envelope, pack
+from rayfold.runtime.log.format import stream_id
 from rayfold.runtime.store.store import create_or_open_store
-from rayfold.runtime.stream import partition_of, stream_id
+from rayfold.runtime.stream import partition_of
 from rayfold.runtime.write.write_loop import WriteLoop
 from tests.actors.driver import ROOT, start_driver
 

@@ -79,7 +79,7 @@ def tills(worker: Console) -> list[str]:
     """One of each partition."""
     known = "bank._runtime._store.partition_of(rayfold_stream('Till', f't{n}'))"
     found = worker(
-        "(rayfold_stream := __import__('rayfold.runtime.stream', fromlist=['x']).stream_id) and "
+        "(rayfold_stream := __import__('rayfold.runtime.log.format', fromlist=['x']).stream_id) and "
         f"{{{known}: f't{{n}}' for n in range(50)}}"
     )
     return [found[number] for number in sorted(found)]

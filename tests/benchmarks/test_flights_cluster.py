@@ -29,8 +29,8 @@ from rayfold.benchmarks.flights.obituaries import without_obituaries
 from rayfold.benchmarks.flights.outage import Killer
 from rayfold.benchmarks.flights.screen import Screen
 from rayfold.benchmarks.flights.timetable import Publish, Published, Timetable
+from rayfold.runtime.log.format import stream_id
 from rayfold.runtime.store.store import read_manifest
-from rayfold.runtime.stream import stream_id
 
 ROOT = Path(__file__).parents[2]
 FLIGHTS = 5_000

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayfold.runtime.errors import InvalidId
-from rayfold.runtime.stream import ANY, ID_BYTES_MAX, NO_STREAM, StreamId, partition_of, stream_id
+from rayfold.runtime.log.format import stream_id
+from rayfold.runtime.stream import ANY, ID_BYTES_MAX, NO_STREAM, StreamId, partition_of
 
 LMDB_KEY_BYTES_MAX = 511
 IDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=100)

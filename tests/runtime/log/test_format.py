@@ -30,9 +30,10 @@ from rayfold.runtime.log.format import (
     next_chain,
     record_position,
     split_versioned_key,
+    stream_id,
     versioned_key,
 )
-from rayfold.runtime.stream import ANY, StreamId, stream_id
+from rayfold.runtime.stream import ANY, StreamId
 from tests.runtime.log.appends import ROOT
 
 PAGE = (ROOT / "docs" / "log-format.md").read_text()
