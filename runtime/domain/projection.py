@@ -29,7 +29,8 @@ from .declaration import (
     where,
 )
 from .messages import Event, Query
-from .read_store import InMemory, Sql, StoreKind
+from .read_store import InMemory, StoreKind
+from .sql import Sql
 from .state import Stateful, collect_state
 
 __all__ = ["PARTS_MAX", "EventHandler", "Projection", "Route", "answer", "forget", "part_of", "project"]

@@ -20,12 +20,11 @@ fingerprint), so a store that was written by other code is never even opened.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["DuckDb", "InMemory", "Lmdb", "ReadStore", "Sql", "StoreKind"]
+__all__ = ["DuckDb", "InMemory", "Lmdb", "ReadStore", "StoreKind"]
 
 
 class ReadStore(Protocol):
@@ -106,27 +105,3 @@ class DuckDb:
         from ..read.stores.duckdb import DuckDbStore
 
         return DuckDbStore(self.schema)
-
-
-class Sql:
-    """How handlers and answers run SQL: `self.sql("SELECT ... WHERE airport = ?", ["JFK"]).fetchall()`."""
-
-    given_by_a_store = True
-    """An attribute that is annotated with this class is no field of the projection."""
-
-    def __init__(self, run: Callable[[str, Callable[[Any], Any]], Any]) -> None:
-        """`run` uses the connection as it is told, in the present transaction; errors name the query."""
-        self._run = run
-
-    def __call__(self, query: str, parameters: Sequence[Any] = ()) -> Any:
-        """Run it in the present transaction, after the rows appended so far. DuckDB's result: `fetchone()`,
-        `fetchall()`. Raises what DuckDB raises."""
-        return self._run(query, lambda connection: connection.execute(query, list(parameters)))
-
-    def arrow(self, query: str, parameters: Sequence[Any] = ()) -> Any:
-        """The result of a query as a `pyarrow.Table`, without a Python object for each value. Needs pyarrow."""
-        return self._run(query, lambda one: one.sql(query, params=list(parameters)).to_arrow_table())
-
-    def df(self, query: str, parameters: Sequence[Any] = ()) -> Any:
-        """The result of a query as a pandas `DataFrame`. Needs pandas."""
-        return self._run(query, lambda one: one.sql(query, params=list(parameters)).df())

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from ...domain.read_store import Sql
+from ...domain.sql import Sql
 from ...errors import Damaged, DefinitionError, InvalidMessage, StorageFailed, StoreInUse
 from ...private import FILE_MODE
 

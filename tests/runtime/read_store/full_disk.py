@@ -14,7 +14,8 @@ from pathlib import Path
 from rayfold.runtime.domain.aggregate import Aggregate, Shared, evolve
 from rayfold.runtime.domain.messages import Event, Query
 from rayfold.runtime.domain.projection import Projection, answer, project
-from rayfold.runtime.domain.read_store import DuckDb, Sql
+from rayfold.runtime.domain.read_store import DuckDb
+from rayfold.runtime.domain.sql import Sql
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.codec import encode_message
 from rayfold.runtime.errors import RayfoldError
