@@ -38,7 +38,6 @@ __all__ = [
     "catching_up",
     "generation_of",
     "look_ahead",
-    "revive",
     "running_applications",
     "take_down",
 ]
@@ -183,44 +182,6 @@ def running_applications() -> list[str]:
     return applications()
 
 
-def revive(name: str, namespace: str, patience_s: float) -> None:
-    """Start the supervisor of a deployed application again, if it is silent for so long, or is not there.
-
-    Ray 2.60 sometimes forgets an actor when its directory restarts (`health.py`). The supervisor looks after all
-    others; the keepers of the nodes, and programs that connect, look after it with this. Raises `Unavailable` if
-    nothing of that name runs.
-    """
-    import ray
-
-    from ..packaging.registry import plan_of
-    from .supervisor import start_supervisor
-
-    supervisor: Any = None
-    deadline_s = time.monotonic() + patience_s
-    while (left_s := deadline_s - time.monotonic()) > 0:
-        try:
-            supervisor = ray.get_actor(supervisor_name(name), namespace)
-            supervisor.alive.remote().future().result(left_s)
-            return
-        except ValueError:
-            supervisor = None
-            if plan_of(name) is None:
-                raise Unavailable(
-                    name, "nothing of that name runs on this cluster; `rayfold deploy` starts it"
-                ) from None
-            break
-        except Exception as error:  # it is being started again, or is busy, or silent
-            log.info("the supervisor of %s does not answer: %s", name, one_line(error))
-            time.sleep(_LOOK_S)
-    if plan_of(name) is None:  # it is that of a runtime, which ends with its program
-        return
-    if supervisor is not None:
-        kill(supervisor)
-    log.error("the supervisor of %s is started again", name)
-    with contextlib.suppress(ValueError):  # somebody else was faster
-        start_supervisor(name, namespace)
-
-
 async def _look(application: Application, cluster: Cluster) -> _Ahead:
     """Everything that can be refused without having begun."""
     from ..packaging.code import collect  # these import ray, which `Cluster` prepares
@@ -234,6 +195,8 @@ async def _look(application: Application, cluster: Cluster) -> _Ahead:
         raise Unavailable(name, what)
     running: Seats | None = None
     if plan_of(name) is not None:
+        from .supervisor import revive  # it imports ray, which `Cluster` prepares
+
         await asyncio.to_thread(revive, name, cluster.namespace, _ASK_TIMEOUT_S)  # its deployer may have been killed
         running = await _ask(cluster, name, "seats")
     elif _supervisor(cluster, name) is not None:

@@ -31,6 +31,7 @@ from ...runtime.store.report import Report
 from ..cluster.ray_cluster import Cluster, NodeFacts
 from ..cluster.rpc import call, one_line
 from ..cluster.scheduling import SpreadScheduling, generation_in
+from ..nodes.agent import Revive
 from ..nodes.agents import Shares
 from ..observe.metrics import Metrics
 from ..observe.status import NodeStatus, Observer, Status, seat_named
@@ -74,14 +75,27 @@ class Supervision:
     """One system. Lives on one event loop."""
 
     def __init__(
-        self, plan: ApplicationPlan, cluster: Cluster, *, detached: bool, restart: Callable[[], None] = lambda: None
+        self,
+        plan: ApplicationPlan,
+        cluster: Cluster,
+        *,
+        detached: bool,
+        restart: Callable[[], None] = lambda: None,
+        revive: Revive | None = None,
     ) -> None:
-        """`restart`: end this process, which is started again with the plan that is in Ray's directory by then."""
+        """`restart`: end this process, which is started again with the plan that is in Ray's directory by then.
+        `revive`: how the keepers start a supervisor again that is lost; of a system that outlives this program."""
         self.plan = plan
         self.detached = detached
         """Deployed: it outlives the program that has started it."""
         self.board = TopologyFeed()
-        self.shares = Shares(plan.name, cluster.namespace, detached=detached, silent_s=plan.settings.silent_s)
+        self.shares = Shares(
+            plan.name,
+            cluster.namespace,
+            detached=detached,
+            silent_s=plan.settings.silent_s,
+            revive=revive if detached else None,
+        )
         self.scheduling = SpreadScheduling(detached=detached, generation=plan.generation)
         self.partitions = PartitionActors(self._plan_of, self.scheduling, plan.generation)
         self.projections: SpreadProjections

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -20,7 +21,9 @@ import ray
 
 from ...runtime.encoding.error_codec import to_wire
 from ...runtime.errors import RayfoldError, Unavailable
+from ...runtime.printable import printable_log
 from ..cluster.ray_cluster import Cluster
+from ..cluster.rpc import kill, one_line
 from ..cluster.scheduling import on_this_node
 from ..packaging.application import ApplicationPlan
 from ..packaging.registry import plan_of
@@ -32,7 +35,12 @@ from ..rollout.preview import Seats
 from .supervision import Supervision
 from .topology import Topology, supervisor_name
 
-__all__ = ["SupervisorActor", "start_supervisor"]
+__all__ = ["SupervisorActor", "revive", "start_supervisor"]
+
+log = printable_log(__name__)
+
+_LOOK_S: Final = 0.3
+"""Between two looks at a supervisor that does not answer."""
 
 _CALLS_MAX: Final = 1000
 """At the same time: programs that wait at the board, one call each, and a few that change something."""
@@ -90,7 +98,7 @@ class SupervisorActor:
                 if plan is None:
                     raise Unavailable(self._name, "it was taken down")
                 restart = _restart if detached else lambda: None
-                supervision = Supervision(plan, Cluster.inside(), detached=detached, restart=restart)
+                supervision = Supervision(plan, Cluster.inside(), detached=detached, restart=restart, revive=revive)
                 try:
                     await supervision.start()
                 except BaseException:
@@ -194,3 +202,36 @@ def start_supervisor(name: str, namespace: str, plan: ApplicationPlan | None = N
         **on_this_node(soft=plan is None),
     )
     return options.remote(name, plan)
+
+
+def revive(name: str, namespace: str, patience_s: float) -> None:
+    """Start the supervisor of a deployed application again, if it is silent for so long, or is not there.
+
+    Ray 2.60 sometimes forgets an actor when its directory restarts (`health.py`). The supervisor looks after all
+    others; the keepers of the nodes, and programs that connect, look after it with this. Raises `Unavailable` if
+    nothing of that name runs.
+    """
+    supervisor: Any = None
+    deadline_s = time.monotonic() + patience_s
+    while (left_s := deadline_s - time.monotonic()) > 0:
+        try:
+            supervisor = ray.get_actor(supervisor_name(name), namespace)
+            supervisor.alive.remote().future().result(left_s)
+            return
+        except ValueError:
+            supervisor = None
+            if plan_of(name) is None:
+                raise Unavailable(
+                    name, "nothing of that name runs on this cluster; `rayfold deploy` starts it"
+                ) from None
+            break
+        except Exception as error:  # it is being started again, or is busy, or silent
+            log.info("the supervisor of %s does not answer: %s", name, one_line(error))
+            time.sleep(_LOOK_S)
+    if plan_of(name) is None:  # it is that of a runtime, which ends with its program
+        return
+    if supervisor is not None:
+        kill(supervisor)
+    log.error("the supervisor of %s is started again", name)
+    with contextlib.suppress(ValueError):  # somebody else was faster
+        start_supervisor(name, namespace)

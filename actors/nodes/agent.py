@@ -42,14 +42,16 @@ from ...runtime.store.report import Report
 from ...runtime.store.store_lock import StoreLock
 from ..cluster.node import NODE_LABEL, data_folder_here, verify_node
 from ..cluster.rpc import one_line
-from ..control.deployment import revive
 from ..packaging.builds import Build, builds_of, lend_checkpoint, mark_serving, remove_build, remove_older
 from ..process.actor_log import begin_log
 from .store import keeper_name
 
-__all__ = ["READS", "KeeperActor", "KeeperPlan", "start_keeper"]
+__all__ = ["READS", "KeeperActor", "KeeperPlan", "Revive", "start_keeper"]
 
 log = printable_log(__name__)
+
+Revive = Callable[[str, str, float], None]
+"""See `KeeperPlan.revive`."""
 
 READS: Final = frozenset(
     {
@@ -91,7 +93,10 @@ class KeeperPlan:
     node_id: str
     namespace: str
     deployed: bool = False
-    """Whether the system outlives the program that has started it; then its supervisor is looked after from here."""
+    """Whether the system outlives the program that has started it."""
+    revive: Revive | None = None
+    """Starts the supervisor again where it is lost: with the name of the system, Ray's namespace, and for how many seconds
+    it may be silent. None: that is not done from here."""
 
 
 class KeeperActor:
@@ -119,8 +124,10 @@ class KeeperActor:
     @ray.method
     def open(self) -> tuple[list[Any], ShareFacts | None]:
         """What is here. An error as `to_wire` packs it, or nothing; and the facts. Safe to repeat."""
-        if self._plan.deployed and self._watching is None:
-            self._watching = threading.Thread(target=self._watch, name="rayfold-watch", daemon=True)
+        if self._plan.revive is not None and self._watching is None:
+            self._watching = threading.Thread(
+                target=self._watch, args=(self._plan.revive,), name="rayfold-watch", daemon=True
+            )
             self._watching.start()
         return self._changed(lambda share: share.facts())
 
@@ -271,7 +278,7 @@ class KeeperActor:
 
     # -------------------------------------------------------------------------------------------------------------
 
-    def _watch(self) -> None:
+    def _watch(self, revive: Revive) -> None:
         """See that there is a supervisor. All keepers do; whoever comes first starts it."""
         while True:
             time.sleep(_WATCH_S * OWN.uniform(0.8, 1.2))

@@ -24,7 +24,7 @@ from ...runtime.store.partition_map import PROPOSAL, StoreMap, merged
 from ...runtime.stream import new_placement
 from ..cluster.ray_cluster import NodeFacts
 from ..cluster.rpc import call, kill, one_line
-from .agent import KeeperPlan, start_keeper
+from .agent import KeeperPlan, Revive, start_keeper
 from .store import SpreadStore, keeper_name
 
 __all__ = ["Shares"]
@@ -46,8 +46,11 @@ _ROUNDS_MAX: Final = 4
 class Shares:
     """The shares of one store, each through its keeper."""
 
-    def __init__(self, name: str, namespace: str, *, detached: bool, silent_s: float) -> None:
-        """`silent_s`: how long a keeper may be silent, while its node is up, before there is another one."""
+    def __init__(
+        self, name: str, namespace: str, *, detached: bool, silent_s: float, revive: Revive | None = None
+    ) -> None:
+        """`silent_s`: how long a keeper may be silent, while its node is up, before there is another one. `revive`: how
+        a keeper starts the supervisor again; None where nobody should."""
         self.map: StoreMap
         """Once they are open."""
         self.troubles: dict[str, RayfoldError] = {}
@@ -58,6 +61,7 @@ class Shares:
         self._namespace = namespace
         self._detached = detached
         self._silent_s = silent_s
+        self._revive = revive
         self._keepers: dict[str, Any] = {}
 
     @property
@@ -69,7 +73,7 @@ class Shares:
         """The keeper of a node, started if there is none."""
         keeper = self._keepers.get(node_id)
         if keeper is None:
-            plan = KeeperPlan(self._name, node_id, self._namespace, self._detached)
+            plan = KeeperPlan(self._name, node_id, self._namespace, self._detached, self._revive)
             keeper = self._keepers[node_id] = start_keeper(plan)
         return keeper
 
