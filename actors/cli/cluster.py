@@ -25,10 +25,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from ...runtime.errors import CallerError, InvalidMessage
+from ..cluster.environment import OBJECT_STORE_BYTES, OWN_ACTOR_SLOT, node_environment
 from ..cluster.file import CLUSTER_FOLDER, known_port, read_cluster, remove_cluster, write_cluster
 from ..cluster.local import LocalCluster, LocalNodes
 from ..cluster.node import create_or_read_node, hold_node
-from ..cluster.ray_cluster import OBJECT_STORE_BYTES, OWN_ACTOR_SLOT, Cluster, ensure_token, has_token, node_environment
+from ..cluster.ray_cluster import Cluster
+from ..cluster.token import ensure_token, has_token
 from ..settings import Settings
 from .application import take_down_application
 from .console import console

@@ -28,10 +28,11 @@ from typing import Any, Final, Self
 
 from ...runtime.errors import CallerError, InvalidMessage, StorageFailed, Unavailable
 from ...runtime.private import open_private
+from .environment import OBJECT_STORE_BYTES, OWN_ACTOR_SLOT, node_environment
 from .local_node import KEEP
 from .node import NodeIdentity, create_or_read_node, verify_node
 from .processes import Session, end_sessions
-from .ray_cluster import OBJECT_STORE_BYTES, OWN_ACTOR_SLOT, ensure_token, node_environment
+from .token import ensure_token
 
 __all__ = ["NODES_MAX", "LocalCluster", "LocalNode", "LocalNodes"]
 

@@ -32,9 +32,9 @@ from typing import Any, Final
 
 from ...runtime.errors import RayfoldError
 from ...runtime.private import open_private
+from .environment import GCS_FOLDER
 from .node import hold_node, read_node
 from .processes import Session
-from .ray_cluster import GCS_FOLDER
 
 __all__ = ["main"]
 

@@ -6,106 +6,26 @@ the caller has initialised Ray in this process, that one is used and left runnin
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import secrets
-import socket
-import stat
-import sys
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from ...runtime.errors import CallerError, RayfoldError, StorageFailed, Unavailable
-from ...runtime.printable import printable_log
-from ...runtime.private import check_owner, make_private_folder, write_private
-from ..process.reaper import MARK
-from .node import DATA_VARIABLE, NAME_LABEL, NODE_LABEL
+from ...runtime.errors import CallerError, RayfoldError, Unavailable
+from .addresses import find_address, is_loopback, reach
+from .environment import OBJECT_STORE_BYTES, OWN_ACTOR_SLOT, kept_from_processes, prepare_environment
+from .local import LocalCluster, LocalNodes
+from .node import NAME_LABEL, NODE_LABEL
 from .ray_session import RaySession
+from .token import ensure_token
 
-log = printable_log(__name__)
-
-if TYPE_CHECKING:
-    from .local import LocalCluster, LocalNodes
-
-__all__ = [
-    "GCS_FOLDER",
-    "OBJECT_STORE_BYTES",
-    "OWN_ACTOR_SLOT",
-    "SUPERVISOR",
-    "Cluster",
-    "NodeFacts",
-    "ensure_token",
-    "has_token",
-    "node_environment",
-    "prepare_environment",
-]
-
-OWN_ACTOR_SLOT: Final = "rayfold_own_actor"
-"""The Ray resource of which each own actor takes one: `num_cpus=0` alone would admit any number of them."""
-
-_ENVIRONMENT: Final = {
-    # Ray starts workers at nice 15: they would lose every race against the process that calls them.
-    "RAY_worker_niceness": "0",
-    # Whoever reaches a Ray cluster runs code in it: only with the token.
-    "RAY_AUTH_MODE": "token",
-    # Under `uv run` Ray would start workers in a copy of the project with a fresh environment.
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # Whatever calls Ray after a runtime has left it would otherwise join any Ray that it finds on this machine.
-    "RAY_ENABLE_AUTO_CONNECT": "0",
-}
-
-_OF_A_PROGRAM: Final = {
-    # After that long without its head Ray ends the process, which is not Ray's: a web service, say. Ray's own 60 s stay
-    # for the processes of nodes (`node_environment`).
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "31536000",
-}
-"""For the process that uses a cluster, and not for the nodes that it starts."""
-
-_LOOPBACK: Final = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""A local cluster otherwise listens on all interfaces; `0` makes it loopback only, and no other machine can join."""
-
-_READ_AT_IMPORT: Final = {"RAY_AUTH_MODE", _LOOPBACK, "RAY_ENABLE_UV_RUN_RUNTIME_ENV"}
-
-_DETECTION: Final = {
-    # A lost node is noticed after some 5 s, where Ray's defaults take up to 65 s. Only where there are several nodes:
-    # a machine that is alone has nobody to be missed by, and much to lose from a false alarm when it is busy.
-    "RAY_health_check_initial_delay_ms": "1000",
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "2000",
-    "RAY_health_check_failure_threshold": "3",
-    # Not `RAY_grpc_client_keepalive_*`: at 3 s Ray's own servers answer with "too many pings" and close the connection,
-    # and a killed or frozen node was noticed no sooner with it (at once, and after 8.6 s).
-    # Not `RAY_gcs_rpc_server_reconnect_timeout_s`, which would have the processes of a cut-off node end sooner than
-    # after Ray's 60 s: the nodes of a head that restarts would end as well. That a lost node's actors go on is harmless
-    # here: the log refuses what they append once another has taken over.
-}
-
-GCS_FOLDER: Final = "gcs"
-"""In the head's data folder: Ray's own directory of nodes, actors and names, so that a restarted head knows them."""
-
-OBJECT_STORE_BYTES: Final = 128 * 1024 * 1024
-"""Nothing large goes through the object store; Ray's default of 30 % of memory would be reserved for nothing."""
+__all__ = ["SUPERVISOR", "Cluster", "NodeFacts"]
 
 SUPERVISOR: Final = "/supervisor"
 """What the name of a spread system's supervisor in Ray ends with."""
 
 _NAMESPACE: Final = "rayfold"
-
-_REACH_TIMEOUT_S: Final = 5.0
-"""For a connection to the head of a cluster that is to be joined."""
-
-_ANSWER_TIMEOUT_S: Final = 15.0
-"""For its first bytes, which on a machine that is overloaded take longer than the connection."""
-
-_HTTP2_SETTINGS: Final = b"\x04"
-"""The type of a frame, after the three bytes of its length."""
-
-_HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _HTTP2_SETTINGS + bytes(5)
-"""What a client begins with: the preface, and settings without any."""
 
 
 class NodeFacts(NamedTuple):
@@ -152,8 +72,6 @@ class Cluster:
             return cls._start_alone(num_cpus, own_actors_max)
         if isinstance(cluster, str):
             return cls._join(cluster, Path(folder or "."))
-        from .local import LocalNodes
-
         if folder is None:
             raise CallerError("a local cluster needs a folder for the data folders of its nodes")
         nodes = LocalNodes(cluster, folder, own_actors_max=own_actors_max)
@@ -174,7 +92,7 @@ class Cluster:
         def start() -> None:
             if os.environ.get("RAY_AUTH_MODE", "token") == "token":
                 ensure_token(os.environ)  # Ray itself would write it with mode 0644
-            with _kept_from_processes():
+            with kept_from_processes():
                 ray.init(
                     address="local",
                     num_cpus=num_cpus,
@@ -198,9 +116,9 @@ class Cluster:
 
     @classmethod
     def _join(cls, wanted: str, folder: Path) -> Cluster:
-        address = _found(folder) if wanted == "auto" else wanted
-        prepare_environment(loopback=_is_loopback(address))
-        _reach(address)
+        address = find_address(folder) if wanted == "auto" else wanted
+        prepare_environment(loopback=is_loopback(address))
+        reach(address)
         import ray
 
         if ray.is_initialized():
@@ -301,203 +219,3 @@ class Cluster:
         finally:
             if nodes is not None:
                 nodes.stop()
-
-
-def prepare_environment(*, loopback: bool = True) -> None:
-    """Set what Ray reads from the environment, except what the caller has set.
-
-    Whether Ray uses tokens is read when it is imported: once it is, changing that would set this process and the
-    cluster it starts at odds with one another. `loopback`: whether the cluster keeps to this machine.
-    """
-    imported = "ray" in sys.modules
-    for name, value in {**_ENVIRONMENT, **_OF_A_PROGRAM, **({_LOOPBACK: "0"} if loopback else {})}.items():
-        if not (imported and name in _READ_AT_IMPORT):
-            os.environ.setdefault(name, value)
-
-
-@contextlib.contextmanager
-def _kept_from_processes() -> Iterator[None]:
-    """The processes of a Ray of this program, which inherit its environment, do without what is for programs: they
-    would go on for ever after a program that was killed. So does the program itself, since Ray reads its settings
-    between starting them and connecting to them: without its Ray for 60 s, it is ended by it."""
-    ours = {name: value for name, value in _OF_A_PROGRAM.items() if os.environ.get(name) == value}
-    for name in ours:
-        del os.environ[name]
-    try:
-        yield
-    finally:
-        os.environ.update(ours)
-
-
-def node_environment(base: Mapping[str, str], data: Path, *, head: bool, loopback: bool) -> dict[str, str]:
-    """The environment of the processes of a node: `base`, the data folder, and settings that `base` does not have.
-
-    head: also keep Ray's directory in the data folder. loopback: whether all nodes are on this machine.
-    """
-    environment = {**_ENVIRONMENT, **_DETECTION, **base, DATA_VARIABLE: str(data)}
-    environment.pop("RAY_ADDRESS", None)  # of another cluster: this node's workers would inherit it
-    for name, value in _OF_A_PROGRAM.items():
-        if environment.get(name) == value:
-            del environment[name]
-    if loopback:
-        environment[_LOOPBACK] = "0"
-    else:
-        environment.pop(_LOOPBACK, None)
-    if head:
-        environment.setdefault("RAY_gcs_storage", "rocksdb")
-        environment.setdefault("RAY_gcs_storage_path", str(data / GCS_FOLDER))
-    return environment
-
-
-def ensure_token(environment: Mapping[str, str]) -> None:
-    """Make the token of this user's clusters if there is none; nothing if the environment gives one or wants none.
-
-    Raises `StorageFailed` if it cannot be written.
-    """
-    if environment.get("RAY_AUTH_MODE", "token") != "token" or environment.get("RAY_AUTH_TOKEN"):
-        return
-    path = _token_path(environment)
-    try:
-        if not path.parent.exists():
-            make_private_folder(path.parent)
-        if not path.exists():
-            _make_token(path)
-        _protect_token(path)
-    except OSError as error:
-        raise StorageFailed(str(path), f"cannot write the token: {error.strerror or error}") from error
-
-
-def has_token(environment: Mapping[str, str]) -> bool:
-    """Whether this user has a token, or none is wanted."""
-    if environment.get("RAY_AUTH_MODE", "token") != "token" or environment.get("RAY_AUTH_TOKEN"):
-        return True
-    return _token_path(environment).exists()
-
-
-def _token_path(environment: Mapping[str, str]) -> Path:
-    given = environment.get("RAY_AUTH_TOKEN_PATH")
-    return Path(given) if given else Path.home() / ".ray" / "auth_token"
-
-
-def _make_token(path: Path) -> None:
-    """Written beside its place and linked there: it is never there in part, nor open to others, and the first of two
-    makers wins."""
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
-    write_private(temporary, secrets.token_hex(32).encode())
-    try:
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, path)
-    finally:
-        temporary.unlink()
-
-
-def _protect_token(path: Path) -> None:
-    """Tighten a token that Ray itself has written: readable by every user of the machine. Raises `NotPrivate` for that
-    of another user."""
-    check_owner(path)
-    if stat.S_IMODE(path.stat().st_mode) & 0o077:
-        log.warning("%s could be read by other users of this machine; make another one if some are not trusted", path)
-        path.chmod(0o600)
-
-
-def _found(folder: Path) -> str:
-    """The address of the cluster that `"auto"` is. Raises `CallerError` where there are several, and `Unavailable`
-    where there is none."""
-    from .file import address_in
-
-    if address := os.environ.get("RAY_ADDRESS", "") or _present_address():
-        return address
-    if address := address_in(folder.absolute()):
-        if why := _why_not(address):
-            what = f"the cluster of {folder.absolute()}, at {address}, does not answer: {why}"
-            raise Unavailable("the Ray cluster 'auto'", f"{what}; `rayfold up` there starts what is missing of it")
-        return address
-    here = sorted(address for address in _addresses_here() if _is_address(address))
-    why_not = {address: _why_not(address) for address in here}
-    answering = [address for address in here if not why_not[address]]
-    if len(answering) > 1:
-        what = f"{len(answering)} clusters run on this machine, and none is of this folder: {', '.join(answering)}"
-        raise CallerError(f"{what}; say which as HOST:PORT, or set RAY_ADDRESS")
-    if answering:
-        return answering[0]
-    found = "none runs on this machine"
-    if here:
-        found = f"processes of the one at {here[0]} run, and {why_not[here[0]]}"
-    elif noted := _noted_address():
-        found += f"; the last one was at {noted}"
-    raise Unavailable("the Ray cluster 'auto'", f"{found}; `rayfold up` starts one, and HOST:PORT names another")
-
-
-def _present_address() -> str:
-    """Of the Ray that this process is connected to; empty if it is to none."""
-    ray = sys.modules.get("ray")
-    if ray is None or not ray.is_initialized():
-        return ""
-    return str(ray.get_runtime_context().gcs_address)
-
-
-def _addresses_here() -> set[str]:
-    """Of the clusters that have a node on this machine, as the command lines of the nodes say; without those that a
-    program has started for itself alone."""
-    found: set[str] = set()
-    for process in Path("/proc").iterdir():
-        if not process.name.isdecimal():
-            continue
-        with contextlib.suppress(OSError):
-            words = (process / "cmdline").read_bytes().split(b"\0")
-            if not words[0].endswith(b"/raylet"):
-                continue
-            with contextlib.suppress(PermissionError):  # another user's
-                if f"{MARK}=".encode() in (process / "environ").read_bytes():
-                    continue
-            found |= {word.partition(b"=")[2].decode() for word in words if word.startswith(b"--gcs-address=")}
-    return found
-
-
-def _is_loopback(address: str) -> bool:
-    """Whether the cluster at this address keeps to this machine."""
-    return address.rpartition(":")[0] in ("127.0.0.1", "localhost", "[::1]")
-
-
-def _noted_address() -> str:
-    """Of the last cluster of this machine, as Ray has noted it down, whether it still runs or not; empty if none is."""
-    try:
-        return (Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster").read_text().strip()
-    except OSError:
-        return ""
-
-
-def _reach(address: str) -> None:
-    """Raise `Unavailable` soon where no head of a cluster answers: Ray itself tries for minutes, deaf to Ctrl-C."""
-    if not _is_address(address):
-        raise CallerError(f"the address of a Ray cluster is HOST:PORT or 'auto', not {address!r}")
-    if why := _why_not(address):
-        what = f"{why}; see whether its head runs; `rayfold up` starts a cluster here"
-        raise Unavailable(f"the Ray cluster {address!r}", what)
-
-
-def _is_address(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    return bool(host) and port.isdecimal()
-
-
-def _why_not(address: str) -> str:
-    """Why no head of a cluster can be reached there; empty if one can. A head that is frozen, and another program at
-    its port, listen too: a head sends the settings of HTTP/2 (RFC 9113, 3.4) as soon as somebody connects."""
-    host, _, port = address.rpartition(":")
-    try:
-        connection = socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_TIMEOUT_S)
-    except (OSError, OverflowError) as error:
-        return f"nobody listens there: {error}"
-    with connection:
-        if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
-            return ""  # what answers is encrypted
-        try:
-            connection.settimeout(_ANSWER_TIMEOUT_S)
-            connection.sendall(_HTTP2_PREFACE)
-            answered = connection.recv(4)
-        except OSError:
-            answered = b""
-    if answered[3:4] == _HTTP2_SETTINGS:
-        return ""
-    return "what listens there does not answer as the head of a cluster does"

@@ -95,8 +95,8 @@ class KeeperPlan:
     deployed: bool = False
     """Whether the system outlives the program that has started it."""
     revive: Revive | None = None
-    """Starts the supervisor again where it is lost: with the name of the system, Ray's namespace, and for how many seconds
-    it may be silent. None: that is not done from here."""
+    """Starts the supervisor again where it is lost: with the name of the system, Ray's namespace, and for how many
+    seconds it may be silent. None: that is not done from here."""
 
 
 class KeeperActor:

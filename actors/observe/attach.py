@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from ...runtime.errors import CallerError, Unavailable
 from ...runtime.store.store import Store
 from ...runtime.store.store_lock import Holder, holder_of
-from ..cluster.ray_cluster import prepare_environment
+from ..cluster.environment import prepare_environment
 from .status import Observer, Status, seat_named
 
 if TYPE_CHECKING:

@@ -43,8 +43,8 @@ from ...runtime.stream import StreamId
 from ...runtime.write.loading import StillLoading
 from ...runtime.write.residents import SavedResident
 from ...runtime.write.write_loop import WriteLoop
+from ..cluster.environment import OWN_ACTOR_SLOT
 from ..cluster.node import verify_node
-from ..cluster.ray_cluster import OWN_ACTOR_SLOT
 from ..nodes.store import AnyStore, SpreadStore
 from ..observe.status import PartitionAnswer
 from ..packaging.shipping import unship

@@ -38,7 +38,7 @@ from ...runtime.log.contract import STREAM_PAGE_BYTES, Append, Appended, Command
 from ...runtime.log.environment import COMMIT_WEIGHT
 from ...runtime.stream import StreamId
 from ...runtime.write.write_loop import AlreadyStored, WriteLoop
-from ..cluster.ray_cluster import OWN_ACTOR_SLOT
+from ..cluster.environment import OWN_ACTOR_SLOT
 from ..packaging.shipping import unship
 from ..process.actor_log import begin_log
 from ..process.gc_tuning import tune_gc

@@ -24,7 +24,7 @@ from typing import Final, Self
 from rayfold.actors.cluster.local import LOG, START_TIMEOUT_S, LocalCluster, LocalNode, LocalNodes
 from rayfold.actors.cluster.node import verify_node
 from rayfold.actors.cluster.processes import Session
-from rayfold.actors.cluster.ray_cluster import ensure_token
+from rayfold.actors.cluster.token import ensure_token
 from rayfold.runtime.errors import Unavailable
 
 from .cluster_living import (

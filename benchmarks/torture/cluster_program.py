@@ -26,7 +26,8 @@ import msgpack
 
 from rayfold import Aggregate, Envelope, RayfoldError, connect, derived_id
 from rayfold.actors.api.connection import Connection
-from rayfold.actors.cluster.ray_cluster import Cluster, prepare_environment
+from rayfold.actors.cluster.environment import prepare_environment
+from rayfold.actors.cluster.ray_cluster import Cluster
 from rayfold.actors.control.topology import supervisor_name
 from rayfold.actors.packaging.application import Application
 from rayfold.actors.settings import Settings

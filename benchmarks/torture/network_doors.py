@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rayfold import BlockingRuntime
-from rayfold.actors.cluster.ray_cluster import prepare_environment
+from rayfold.actors.cluster.environment import prepare_environment
 
 from .child import Child, processes_below
 from .contract import Context, Findings, Scenario

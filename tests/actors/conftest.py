@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from rayfold import Runtime
-from rayfold.actors.cluster.ray_cluster import Cluster, prepare_environment
+from rayfold.actors.cluster.environment import prepare_environment
+from rayfold.actors.cluster.ray_cluster import Cluster
 from tests.bank import Account, Balances, Turnover, Vault
 
 OWN_ACTORS = 4

@@ -21,13 +21,13 @@ from typing import Any, Final
 import pytest
 
 from rayfold import CallerError, InvalidMessage, StoreMismatch, StoreMissing, Unavailable
+from rayfold.actors.cluster.addresses import _addresses_here as addresses_here
+from rayfold.actors.cluster.addresses import find_address as found_address
 from rayfold.actors.cluster.file import CLUSTER_FILE, CLUSTER_FOLDER
 from rayfold.actors.cluster.local import NODES_MAX, PORTS, LocalCluster, LocalNodes
 from rayfold.actors.cluster.node import DATA_VARIABLE, hold_node
 from rayfold.actors.cluster.processes import Session
 from rayfold.actors.cluster.ray_cluster import Cluster
-from rayfold.actors.cluster.ray_cluster import _addresses_here as addresses_here
-from rayfold.actors.cluster.ray_cluster import _found as found_address
 from tests.actors import cluster_driver
 from tests.actors.driver import start_driver
 
@@ -301,8 +301,8 @@ def test_where_a_cluster_of_this_machine_was_and_no_other_is_nothing_is_waited_f
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rayfold.actors.cluster.ray_cluster._present_address", str)
-    monkeypatch.setattr("rayfold.actors.cluster.ray_cluster._addresses_here", set)  # of other tests
+    monkeypatch.setattr("rayfold.actors.cluster.addresses._present_address", str)
+    monkeypatch.setattr("rayfold.actors.cluster.addresses._addresses_here", set)  # of other tests
     with pytest.raises(Unavailable, match=r"'auto': none runs on this machine; the last one was at 127\.0\.0\.1:1; "):
         join("auto")
 
@@ -316,8 +316,8 @@ def test_a_cluster_of_which_only_processes_are_found_is_not_waited_for_either(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rayfold.actors.cluster.ray_cluster._present_address", str)
-    monkeypatch.setattr("rayfold.actors.cluster.ray_cluster._addresses_here", lambda: {"127.0.0.1:1"})
+    monkeypatch.setattr("rayfold.actors.cluster.addresses._present_address", str)
+    monkeypatch.setattr("rayfold.actors.cluster.addresses._addresses_here", lambda: {"127.0.0.1:1"})
     with pytest.raises(Unavailable, match=r"'auto': processes of the one at 127\.0\.0\.1:1 run, and nobody listens"):
         join("auto")
 
@@ -325,7 +325,7 @@ def test_a_cluster_of_which_only_processes_are_found_is_not_waited_for_either(
 @pytest.mark.parametrize("says", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
 def test_another_program_at_the_port_is_told_from_a_head(says: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """And so is a head that is frozen: its kernel takes connections, and nothing ever answers."""
-    monkeypatch.setattr("rayfold.actors.cluster.ray_cluster._ANSWER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("rayfold.actors.cluster.addresses._ANSWER_TIMEOUT_S", 0.2)
 
     def answer() -> None:
         with listening.accept()[0] as connection:
@@ -346,10 +346,10 @@ def test_auto_is_the_cluster_of_this_folder_else_the_only_one_here_else_they_are
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("rayfold.actors.cluster.ray_cluster._present_address", str)
+    monkeypatch.setattr("rayfold.actors.cluster.addresses._present_address", str)
     addresses = ["127.0.0.1:2", "127.0.0.1:3"]
     why = "nobody listens there: refused"
-    module = "rayfold.actors.cluster.ray_cluster"
+    module = "rayfold.actors.cluster.addresses"
     monkeypatch.setattr(f"{module}._why_not", lambda address: "" if address in addresses else why)
     monkeypatch.setattr(f"{module}._addresses_here", lambda: {*addresses, "127.0.0.1:1"})
     with pytest.raises(CallerError) as several:
@@ -358,7 +358,7 @@ def test_auto_is_the_cluster_of_this_folder_else_the_only_one_here_else_they_are
         f"2 clusters run on this machine, and none is of this folder: {addresses[0]}, {addresses[1]};"
         " say which as HOST:PORT, or set RAY_ADDRESS"
     )
-    monkeypatch.setattr("rayfold.actors.cluster.ray_cluster._addresses_here", lambda: {addresses[1]})
+    monkeypatch.setattr("rayfold.actors.cluster.addresses._addresses_here", lambda: {addresses[1]})
     assert found_address(tmp_path) == addresses[1]
     file = tmp_path / CLUSTER_FOLDER / CLUSTER_FILE
     file.parent.mkdir()
@@ -374,7 +374,7 @@ def test_auto_is_the_cluster_of_this_folder_else_the_only_one_here_else_they_are
 def test_a_node_of_a_cluster_is_found_on_this_machine_and_the_ray_of_one_program_is_not(nodes: LocalNodes) -> None:
     assert nodes.address in addresses_here()
     module = "rayfold.actors.cluster.ray_cluster"
-    told = f"import ray; from {module} import *; from {module} import _addresses_here as here"
+    told = f"import ray; from {module} import *; from rayfold.actors.cluster.addresses import _addresses_here as here"
     started = "started = Cluster.start_or_join(num_cpus=1, own_actors_max=1)"
     with start_driver("-c", f"{told}; {started}; print(started.address in here())") as program:
         assert program.communicate(timeout=100)[0].splitlines()[-1] == "False"

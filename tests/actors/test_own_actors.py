@@ -30,7 +30,7 @@ from rayfold import (
     derived_id,
     evolve,
 )
-from rayfold.actors.cluster.ray_cluster import OWN_ACTOR_SLOT
+from rayfold.actors.cluster.environment import OWN_ACTOR_SLOT
 from rayfold.actors.observe.status import OwnActorStatus
 from rayfold.actors.settings import Settings
 from tests.actors.conftest import OWN_ACTORS, Bank

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import pytest
 
+from rayfold.actors.cluster.environment import node_environment
 from rayfold.actors.cluster.local import LocalCluster, LocalNodes
-from rayfold.actors.cluster.ray_cluster import node_environment
 from tests.actors.console import Console, Told, console
 from tests.actors.driver import start_driver
 from tests.actors.test_deploy import APP, DOMAIN, rayfold, write

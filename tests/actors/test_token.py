@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rayfold.actors.cluster.ray_cluster import ensure_token
+from rayfold.actors.cluster.token import ensure_token
 from rayfold.runtime.errors import NotPrivate
 from tests.other_user import as_nobody, needs_root
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rayfold.actors.cluster.ray_cluster import prepare_environment
+from rayfold.actors.cluster.environment import prepare_environment
 
 prepare_environment()  # before any test of this folder imports ray
 
