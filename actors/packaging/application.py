@@ -18,11 +18,21 @@ from ...runtime.domain.projection import Projection
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import InvalidId, InvalidMessage, UnknownName
 from ...runtime.store.store import PARTITIONS_MAX
-from ..projection.fleet import check_replicas
 from ..settings import Settings
 from .builds import ProjectionFacts
 
-__all__ = ["Application", "ApplicationPlan", "check_name", "check_partitions", "checked_replicas", "checked_settings"]
+__all__ = [
+    "Application",
+    "ApplicationPlan",
+    "check_name",
+    "check_partitions",
+    "check_replicas",
+    "checked_replicas",
+    "checked_settings",
+]
+
+REPLICAS_MAX: Final = 64
+"""Of one projection: each is a process with the whole read model in memory."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", re.ASCII)
 """It becomes the name of a folder in every data folder, and the beginning of names in Ray."""
@@ -122,6 +132,13 @@ def checked_replicas(
     for projection, count in counts.items():
         check_replicas(projection, count)
     return counts
+
+
+def check_replicas(projection: type[Projection], replicas: object) -> None:
+    """Raises `InvalidMessage` for a number of replicas that cannot be."""
+    if isinstance(replicas, bool) or not isinstance(replicas, int) or not 1 <= replicas <= REPLICAS_MAX:
+        what = f"{replicas!r} replicas of {projection.projection_name}"
+        raise InvalidMessage("replicas", what, f"choose 1 to {REPLICAS_MAX}")
 
 
 def check_partitions(partitions: int | None) -> int | None:

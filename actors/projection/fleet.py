@@ -31,6 +31,7 @@ from ...runtime.printable import printable_log
 from ..cluster.rpc import call, kill, one_line
 from ..cluster.scheduling import Scheduling
 from ..nodes.store import AnyStore
+from ..packaging.application import check_replicas
 from ..packaging.builds import Build, Builds, ProjectionFacts
 from ..settings import Settings
 from .readiness import Looked, Probed, check_answers, check_projector, furthest
@@ -40,19 +41,14 @@ if TYPE_CHECKING:
     from .actor import Place  # it imports ray, which `Cluster` prepares
 
 __all__ = [
-    "REPLICAS_MAX",
     "CatchingUp",
     "Projections",
     "Projector",
     "ServedBuild",
     "catch_up",
-    "check_replicas",
     "end",
     "look_at",
 ]
-
-REPLICAS_MAX: Final = 64
-"""Of one projection: each is a process with the whole read model in memory."""
 
 log = printable_log(__name__)
 
@@ -456,13 +452,6 @@ def _least_far(places: Sequence[Place]) -> tuple[int, int] | None:
     late = [place for place in places if not place.up_to_date]
     far = [(sum(place.positions.values()), sum(place.heads.values())) for place in late]
     return min(((min(events, of), of) for events, of in far), default=None)
-
-
-def check_replicas(projection: type[Projection], replicas: object) -> None:
-    """Raises `InvalidMessage` for a number of replicas that cannot be."""
-    if isinstance(replicas, bool) or not isinstance(replicas, int) or not 1 <= replicas <= REPLICAS_MAX:
-        what = f"{replicas!r} replicas of {projection.projection_name}"
-        raise InvalidMessage("replicas", what, f"choose 1 to {REPLICAS_MAX}")
 
 
 async def look_at(projectors: Sequence[Projector]) -> list[Looked]:
