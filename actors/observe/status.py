@@ -27,14 +27,14 @@ from ...runtime.log.format import decode_record
 from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.stream import StreamId
 from ..nodes.store import AnyStore, SpreadStore
+from ..partition.answers import PartitionAnswer
+from ..projection.answers import ProjectorAnswer
 
 __all__ = [
     "NodeStatus",
     "Observer",
     "OwnActorStatus",
-    "PartitionAnswer",
     "PartitionStatus",
-    "ProjectorAnswer",
     "ProjectorSeat",
     "ProjectorStatus",
     "Status",
@@ -172,35 +172,6 @@ class Status(NamedTuple):
     projectors: list[ProjectorStatus]
     nodes: list[NodeStatus] = []
     """Of a store that is spread over nodes."""
-
-
-class PartitionAnswer(NamedTuple):
-    """What a partition's actor says about itself."""
-
-    pid: int
-    epoch: int
-    head: int
-    own_actors: list[tuple[StreamId, str, int]]
-    """Stream, name, process id."""
-    commands: int
-    batches: int
-    alarms_raised: int = 0
-    alarms: tuple[Alarm, ...] = ()
-
-
-class ProjectorAnswer(NamedTuple):
-    """What a projector says about itself."""
-
-    pid: int
-    positions: dict[int, int]
-    failed: str = ""
-    events_applied: int = 0
-    quarantined: tuple[Quarantined, ...] = ()
-    replaying: bool = True
-    node_id: str = ""
-    """Of the node that it runs on, if that has a data folder."""
-    alarms_raised: int = 0
-    alarms: tuple[Alarm, ...] = ()
 
 
 class ProjectorSeat(NamedTuple):

@@ -46,12 +46,12 @@ from ...runtime.write.write_loop import WriteLoop
 from ..cluster.environment import OWN_ACTOR_SLOT
 from ..cluster.node import verify_node
 from ..nodes.store import AnyStore, SpreadStore
-from ..observe.status import PartitionAnswer
 from ..packaging.shipping import unship
 from ..process.actor_log import begin_log
 from ..process.gc_tuning import tune_gc
 from ..process.watchdog import Watch, fallen_with, in_hand_of
 from ..settings import Settings
+from .answers import PartitionAnswer
 from .broadcast import Broadcast
 from .fifo_lock import FifoLock
 from .log_owner import LogOwner

@@ -39,12 +39,12 @@ from ...runtime.read.read_model import PackedQuery, Quarantined, ReadModel, join
 from ...runtime.stream import StreamId
 from ..cluster.node import node_id_here
 from ..nodes.store import AnyStore
-from ..observe.status import ProjectorAnswer
 from ..packaging.shipping import unship
 from ..process.actor_log import begin_log
 from ..process.gc_tuning import tune_gc
 from ..process.suspects import key_of_batch, record_of
 from ..process.watchdog import Watch, in_hand_of
+from .answers import ProjectorAnswer
 from .readiness import Probed
 
 __all__ = [

@@ -1,0 +1,24 @@
+"""What a partition's actor answers to those who look at it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ...runtime.checks.standing import Alarm
+from ...runtime.stream import StreamId
+
+__all__ = ["PartitionAnswer"]
+
+
+class PartitionAnswer(NamedTuple):
+    """What a partition's actor says about itself."""
+
+    pid: int
+    epoch: int
+    head: int
+    own_actors: list[tuple[StreamId, str, int]]
+    """Stream, name, process id."""
+    commands: int
+    batches: int
+    alarms_raised: int = 0
+    alarms: tuple[Alarm, ...] = ()
