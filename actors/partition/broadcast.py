@@ -18,7 +18,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ray.actor import ActorProxy
 
@@ -26,7 +26,6 @@ from ...runtime.batcher import Batcher
 from ...runtime.errors import Overloaded
 from ...runtime.log.format import record_position
 from ...runtime.printable import printable_log
-from ..projection.actor import ProjectorActor
 
 __all__ = ["Broadcast"]
 
@@ -54,7 +53,7 @@ class Broadcast:
     called from different threads.
     """
 
-    def __init__(self, partition: int, actor_named: Callable[[str], ActorProxy[ProjectorActor]]) -> None:
+    def __init__(self, partition: int, actor_named: Callable[[str], ActorProxy[Any]]) -> None:
         self.head = 0
         self._partition = partition
         self._actor_named = actor_named
@@ -98,7 +97,7 @@ class Broadcast:
 class _Road:
     """The way to one projector: one batch in flight, what is committed meanwhile waits and leaves as the next."""
 
-    def __init__(self, broadcast: Broadcast, partition: int, projector: ActorProxy[ProjectorActor]) -> None:
+    def __init__(self, broadcast: Broadcast, partition: int, projector: ActorProxy[Any]) -> None:
         self.ended = False
         """Nothing is sent any more, and nothing tried again."""
         self._broadcast = broadcast

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import ray
 from ray import ObjectRef
@@ -45,9 +45,6 @@ from ..process.gc_tuning import tune_gc
 from ..process.watchdog import Watch, in_hand_of, record_path
 from ..settings import Settings
 from .request_order import RequestOrder
-
-if TYPE_CHECKING:
-    from .actor import PartitionActor
 
 __all__ = [
     "AggregateActor",
@@ -81,7 +78,7 @@ class OwnActorPlan:
     partition: int
     stream: StreamId
     name: str
-    home: ActorProxy[PartitionActor]
+    home: ActorProxy[Any]
     catalogue: bytes
     """The application's classes; see `shipping.py`."""
     settings: Settings
@@ -244,7 +241,8 @@ class PartitionLog:
 
     def secret(self) -> bytes:
         """Of the partition's log."""
-        return self._read(lambda home: home.secret.remote())
+        secret: bytes = self._read(lambda home: home.secret.remote())
+        return secret
 
     def read(self, after: int, limit: int, bytes_max: int = 1 << 62) -> list[bytes]:
         """Records of the partition's log, read by it."""
@@ -256,7 +254,7 @@ class PartitionLog:
         plan, asked_s = self._plan, time.perf_counter()
         asked = plan.home.append.remote(AppendRequest(plan.name, plan.stream, appends, ids))
         try:
-            answer = ray.get(asked, timeout=plan.settings.attempt_timeout_s)
+            answer: AppendAnswer = ray.get(asked, timeout=plan.settings.attempt_timeout_s)
         except (ray.exceptions.RayError, TimeoutError) as error:
             self.given_up = True
             raise Fenced(plan.name, epoch, epoch) from error
@@ -283,9 +281,10 @@ class PartitionLog:
 
     def find_snapshot(self, stream: StreamId, schema: bytes, at_or_before: int | None = None) -> Snapshot | None:
         """The latest usable snapshot of the aggregate, found by its partition."""
-        return self._read(lambda home: home.find_snapshot.remote(stream, schema, at_or_before))
+        found: Snapshot | None = self._read(lambda home: home.find_snapshot.remote(stream, schema, at_or_before))
+        return found
 
-    def _read(self, call: Callable[[ActorProxy[PartitionActor]], ObjectRef[T]]) -> T:
+    def _read(self, call: Callable[[ActorProxy[Any]], ObjectRef[T]]) -> T:
         lost: BaseException | None = None
         for _ in range(_READ_ATTEMPTS):
             asked_s = time.perf_counter()
