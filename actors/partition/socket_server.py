@@ -26,10 +26,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from ...runtime.encoding.frames import ANSWER, REQUEST, REQUEST_BYTES_MAX
 from ...runtime.errors import NotPrivate
 from ...runtime.printable import printable_log
 from ...runtime.private import private_temporary_folder
-from ..client.socket_client import ANSWER, REQUEST, REQUEST_BYTES_MAX
 
 __all__ = ["CONNECTIONS_MAX", "SocketServer", "open_socket_server"]
 

@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final
 
-from rayfold.actors.client.socket_client import REQUEST, REQUEST_BYTES_MAX
+from rayfold.runtime.encoding.frames import REQUEST, REQUEST_BYTES_MAX
 
 from .contract import Context, Findings, Scenario
 from .living import Living, living

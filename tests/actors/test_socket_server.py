@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from rayfold.actors.client.socket_client import ANSWER, REQUEST, REQUEST_BYTES_MAX, SocketConnection
+from rayfold.actors.client.socket_client import SocketConnection
 from rayfold.actors.partition.socket_server import CONNECTIONS_MAX, SocketServer, open_socket_server
+from rayfold.runtime.encoding.frames import ANSWER, REQUEST, REQUEST_BYTES_MAX
 
 CLIENT = b"c" * 16
 
