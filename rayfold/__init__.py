@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from .actors.api.blocking import BlockingOperations, BlockingRuntime
+    from .actors.api.blocking import BlockingOperations, BlockingRebuild, BlockingRuntime
     from .actors.api.connection import BlockingConnection, Connection, connect, connect_blocking
     from .actors.api.gateway import BlockingGateway, Gateway
     from .actors.api.operations import Operations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .actors.control.move_result import Moved
     from .actors.observe.status import Status
     from .actors.packaging.application import Application
-    from .actors.projection.rebuild import BlockingRebuild, Rebuild, RebuildProgress
+    from .actors.projection.rebuild import Rebuild, RebuildProgress
     from .actors.settings import Settings
     from .actors.system.health_check import Health
     from .runtime.backup.anchor import Anchor
@@ -170,7 +170,7 @@ __all__ = [
 
 _NAMES_BY_HOME: Final = {
     ".actors.packaging.application": ("Application",),
-    ".actors.api.blocking": ("BlockingOperations", "BlockingRuntime"),
+    ".actors.api.blocking": ("BlockingOperations", "BlockingRebuild", "BlockingRuntime"),
     ".actors.api.connection": ("BlockingConnection", "Connection", "connect", "connect_blocking"),
     ".actors.api.gateway": ("BlockingGateway", "Gateway"),
     ".actors.api.operations": ("Operations",),
@@ -178,7 +178,7 @@ _NAMES_BY_HOME: Final = {
     ".actors.cluster.local": ("LocalCluster",),
     ".actors.control.move_result": ("Moved",),
     ".actors.system.health_check": ("Health",),
-    ".actors.projection.rebuild": ("BlockingRebuild", "Rebuild", "RebuildProgress"),
+    ".actors.projection.rebuild": ("Rebuild", "RebuildProgress"),
     ".actors.api.replica": ("Replica",),
     ".actors.api.session": ("BlockingSession", "Session"),
     ".actors.observe.status": ("Status",),

@@ -38,15 +38,16 @@ from ..control.move_result import Moved
 from ..nodes.store import AnyStore
 from ..observe.status import Status
 from ..packaging.application import Application
-from ..projection.rebuild import BlockingRebuild
+from ..projection.rebuild import Rebuild, RebuildProgress
 from ..settings import Settings
 from ..system.health_check import HEALTH_TIMEOUT_S, Health, nothing_runs
+from ..system.remote_rebuild import RemoteRebuild
 from .operations import GRACE_S, Operations, grace_of
 from .replica import Replica
 from .runtime import Runtime
 from .session import BlockingSession
 
-__all__ = ["BlockingRuntime", "BlockingOperations"]
+__all__ = ["BlockingRebuild", "BlockingRuntime", "BlockingOperations"]
 
 A = TypeVar("A", bound=Aggregate)
 P = TypeVar("P", bound=Projection)
@@ -55,6 +56,41 @@ T = TypeVar("T")
 
 _UNDO_TIMEOUT_S: Final = 5.0
 """For a start that was interrupted to be undone."""
+
+
+class BlockingRebuild:
+    """A rebuild of a `BlockingRuntime`. Iterate over it for its progress; `wait()` for its end."""
+
+    def __init__(self, rebuild: Rebuild | RemoteRebuild, wait: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        self._rebuild = rebuild
+        self._wait = wait
+
+    def wait(self) -> RebuildProgress:
+        """Wait until the new build serves; raises what has ended the rebuild. See `Rebuild`."""
+
+        async def ended() -> RebuildProgress:
+            return await self._rebuild
+
+        progress: RebuildProgress = self._wait(ended())
+        return progress
+
+    def __iter__(self) -> Iterator[RebuildProgress]:
+        """The progress, five times a second until the end."""
+        watched = aiter(self._rebuild)
+
+        async def next_one() -> RebuildProgress | None:
+            return await anext(watched, None)
+
+        while (progress := self._wait(next_one())) is not None:
+            yield progress
+
+    def progress(self) -> RebuildProgress:
+        """How far it has come, as last looked at."""
+        return self._rebuild.progress()
+
+    def cancel(self) -> None:
+        """End the rebuild and remove what it has made; see `Rebuild.cancel`."""
+        self._wait(self._rebuild.cancel())
 
 
 class BlockingOperations:

@@ -19,9 +19,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ...runtime.domain.projection import Projection
 from ...runtime.encoding.error_codec import from_wire
@@ -29,10 +29,7 @@ from ...runtime.errors import CallerError, RebuildCancelled
 from ...runtime.printable import printable_log
 from .fleet import Projections, ServedBuild, catch_up
 
-if TYPE_CHECKING:
-    from ..system.remote_rebuild import RemoteRebuild
-
-__all__ = ["REBUILDS_KEPT", "BlockingRebuild", "Rebuild", "RebuildProgress", "Rebuilds"]
+__all__ = ["REBUILDS_KEPT", "Rebuild", "RebuildProgress", "Rebuilds"]
 
 log = printable_log(__name__)
 
@@ -206,38 +203,3 @@ class Rebuilds:
 
     def __iter__(self) -> Iterator[Rebuild]:
         return iter([*self._by_number.values()])
-
-
-class BlockingRebuild:
-    """A rebuild of a `BlockingRuntime`. Iterate over it for its progress; `wait()` for its end."""
-
-    def __init__(self, rebuild: Rebuild | RemoteRebuild, wait: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
-        self._rebuild = rebuild
-        self._wait = wait
-
-    def wait(self) -> RebuildProgress:
-        """Wait until the new build serves; raises what has ended the rebuild. See `Rebuild`."""
-
-        async def ended() -> RebuildProgress:
-            return await self._rebuild
-
-        progress: RebuildProgress = self._wait(ended())
-        return progress
-
-    def __iter__(self) -> Iterator[RebuildProgress]:
-        """The progress, five times a second until the end."""
-        watched = aiter(self._rebuild)
-
-        async def next_one() -> RebuildProgress | None:
-            return await anext(watched, None)
-
-        while (progress := self._wait(next_one())) is not None:
-            yield progress
-
-    def progress(self) -> RebuildProgress:
-        """How far it has come, as last looked at."""
-        return self._rebuild.progress()
-
-    def cancel(self) -> None:
-        """End the rebuild and remove what it has made; see `Rebuild.cancel`."""
-        self._wait(self._rebuild.cancel())

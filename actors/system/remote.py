@@ -164,7 +164,7 @@ class RemoteSystem:
 
         self._named(projection)
         classes = ship(self.catalogue.narrowed(projection))
-        return RemoteRebuild(self, projection, classes)
+        return RemoteRebuild(self.ask, projection, classes)
 
     async def ask(self, what: str, *arguments: Any, timeout_s: float = _ASK_TIMEOUT_S) -> Any:
         """Have the supervisor do something. Raises what it tells, and `Unavailable` if it does not answer.

@@ -7,14 +7,11 @@ for`, or cancel it. Whoever only stops waiting does not end it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Generator
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from typing import Any, Final
 
 from ...runtime.domain.projection import Projection
 from ..projection.rebuild import RebuildProgress
-
-if TYPE_CHECKING:
-    from .remote import RemoteSystem
 
 __all__ = ["RemoteRebuild"]
 
@@ -27,10 +24,11 @@ _LONG_S: Final = 24 * 3600.0
 class RemoteRebuild:
     """A rebuild under way at the supervisor. Lives on the program's event loop."""
 
-    def __init__(self, connected: RemoteSystem, projection: type[Projection], classes: bytes) -> None:
-        self._connected = connected
+    def __init__(self, ask: Callable[..., Awaitable[Any]], projection: type[Projection], classes: bytes) -> None:
+        """`ask`: has the supervisor do something; see `RemoteSystem.ask`."""
+        self._ask = ask
         self._progress = RebuildProgress(0, 0, 0.0, None, False)
-        self._begun = asyncio.ensure_future(connected.ask("begin_rebuild", projection.projection_name, classes))
+        self._begun = asyncio.ensure_future(ask("begin_rebuild", projection.projection_name, classes))
         self._task = asyncio.ensure_future(self._run())
         self._task.add_done_callback(_looked_at)
 
@@ -56,14 +54,14 @@ class RemoteRebuild:
 
     async def cancel(self) -> None:
         """End the rebuild and remove what it has made; what serves goes on. Without effect once it has taken over."""
-        await self._connected.ask("cancel_rebuild", await asyncio.shield(self._begun))
+        await self._ask("cancel_rebuild", await asyncio.shield(self._begun))
         await asyncio.wait({self._task})
 
     async def _run(self) -> RebuildProgress:
         number = await asyncio.shield(self._begun)
-        ended = asyncio.ensure_future(self._connected.ask("await_rebuild", number, timeout_s=_LONG_S))
+        ended = asyncio.ensure_future(self._ask("await_rebuild", number, timeout_s=_LONG_S))
         while not ended.done():
-            self._progress = await self._connected.ask("watch_rebuild", number)
+            self._progress = await self._ask("watch_rebuild", number)
             await asyncio.wait({ended}, timeout=_LOOK_S)
         self._progress = ended.result()
         return self._progress
