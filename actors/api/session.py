@@ -10,8 +10,8 @@ told next, by whichever replica of whichever projection; so an answer may be new
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol, Self, TypeVar
 from uuid import UUID
 
 from ...runtime.domain.aggregate import Aggregate
@@ -21,15 +21,25 @@ from ...runtime.errors import NotYetVisible, RayfoldError
 from ...runtime.read.positions import After, join_place, place_asked, place_of_token, token_of_place
 from ...runtime.receipt import Receipt
 from ...runtime.stream import ANY
-from ..client.client import Until
+from ..client.client import Client, Until
+from ..nodes.store import AnyStore
 from .replica import Replica
-
-if TYPE_CHECKING:
-    from .operations import Operations
 
 __all__ = ["BlockingSession", "Session"]
 
 Answer = TypeVar("Answer")
+
+
+class _Runtime(Protocol):
+    """What a session needs of `Operations`, whose `session` makes it."""
+
+    @property
+    def _store(self) -> AnyStore: ...
+    @property
+    def _client(self) -> Client: ...
+    def _token_secret(self) -> bytes: ...
+    @property
+    def execute(self) -> Callable[..., Awaitable[Receipt]]: ...
 
 
 class Session:
@@ -38,7 +48,7 @@ class Session:
     Calls that overlap do not wait for one another: each sees what had been written and seen when it began.
     """
 
-    def __init__(self, runtime: Operations, token: str | None) -> None:
+    def __init__(self, runtime: _Runtime, token: str | None) -> None:
         self._runtime = runtime
         self._positions = {} if token is None else place_of_token(token, runtime._store, runtime._token_secret())
 
