@@ -14,16 +14,15 @@ from __future__ import annotations
 import contextlib
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...runtime.errors import RayfoldError, Sealed, StoreError
 from ...runtime.printable import printable_log
 from ...runtime.store.partition_map import StoreMap
 from ..cluster.rpc import one_line
 from .heartbeats import Heartbeats
-
-if TYPE_CHECKING:
-    from .supervision import Supervision
+from .moves import PartitionMoves
+from .system_state import SystemState
 
 __all__ = ["Health"]
 
@@ -33,14 +32,15 @@ log = printable_log(__name__)
 class Health:
     """Of one system."""
 
-    def __init__(self, supervision: Supervision) -> None:
+    def __init__(self, system: SystemState, moves: PartitionMoves) -> None:
         self.troubles: dict[int, RayfoldError] = {}
         """Partition -> why it answers but cannot open its log."""
         self._sealed: set[int] = set()
         """Partitions that take no commands because they are to go on elsewhere; during a move that is as it should
         be."""
-        self._supervision = supervision
-        self._silent_s = supervision.plan.settings.silent_s
+        self._system = system
+        self._moves = moves
+        self._silent_s = system.plan.settings.silent_s
         self._pulse = Heartbeats(self._silent_s)
 
     def note(self, partition: int, trouble: RayfoldError | None) -> None:
@@ -54,19 +54,17 @@ class Health:
             self.troubles.pop(partition, None)
             return
         if str(self.troubles.get(partition)) != str(trouble):
-            log.error("partition %d of %s: %s", partition, self._supervision.plan.name, trouble)
+            log.error("partition %d of %s: %s", partition, self._system.plan.name, trouble)
         self.troubles[partition] = trouble
 
     def take_pulses(self) -> None:
         """Ask everybody whose node is up for a sign of life; nobody is waited for."""
-        supervision, shares = self._supervision, self._supervision.shares
-        seated = {
-            f"partition {number}": number for number in supervision.partitions.seated if supervision.is_up(number)
-        }
-        projectors = supervision.projections.projectors()
+        system, shares = self._system, self._system.shares
+        seated = {f"partition {number}": number for number in system.partitions.seated if system.is_up(number)}
+        projectors = system.projections.projectors()
         self._pulse.keep({*seated, *shares.up, *(one.name for one in projectors)})
         for who, number in seated.items():
-            ask = partial(_asked, supervision.partitions.seated[number].actor.head)
+            ask = partial(_asked, system.partitions.seated[number].actor.head)
             self._pulse.take(who, ask, partial(self._heard, number))
         for node_id in shares.up:
             self._pulse.take(node_id, partial(_asked, shares.keeper(node_id).map), heard=partial(self._map_of, node_id))
@@ -79,9 +77,9 @@ class Health:
 
     def _map_of(self, node_id: str, store_map: StoreMap | None) -> None:
         """A node has another map than is known here: one of the two has missed something."""
-        supervision, shares = self._supervision, self._supervision.shares
+        system, shares = self._system, self._system.shares
         if store_map is not None and store_map != shares.map and store_map.store_id == shares.map.store_id:
-            supervision.alone(f"map of {node_id}", partial(shares.learn, store_map, [node_id]))
+            system.alone(f"map of {node_id}", partial(shares.learn, store_map, [node_id]))
 
     async def put_right(self) -> None:
         """Replace what is silent, and put right what was lost in the middle of a move. May take long."""
@@ -91,45 +89,43 @@ class Health:
     async def settle_moves(self) -> None:
         """Partitions that have let go of their logs though nobody moves them, and those whose actor is not at their
         home, are put right: a node was lost in the middle of a move, and is back."""
-        supervision = self._supervision
-        homes, seated = supervision.shares.map.homes, supervision.partitions.seated
+        system = self._system
+        homes, seated = system.shares.map.homes, system.partitions.seated
         astray = self._sealed | {number for number, one in seated.items() if homes[number] != one.node_id}
-        if not astray or supervision.changing.locked():
+        if not astray or system.changing.locked():
             return
-        async with supervision.changing:
+        async with system.changing:
             for number in astray:
                 self._sealed.discard(number)
                 try:
-                    await supervision.moves.set_right(number)
+                    await self._moves.set_right(number)
                 except Exception as error:  # the next look may find more of it up
-                    log.info("partition %d of %s: %s", number, supervision.plan.name, one_line(error))
+                    log.info("partition %d of %s: %s", number, system.plan.name, one_line(error))
 
     async def replace_silent(self) -> None:
         """What has not answered for long, although its node is up, is replaced."""
-        silent, supervision = self._pulse.silent(), self._supervision
-        if not silent or supervision.changing.locked():
+        silent, system = self._pulse.silent(), self._system
+        if not silent or system.changing.locked():
             return
-        async with supervision.changing:
+        async with system.changing:
             for who in silent:
                 self._pulse.forget(who)
-                called = f"the keeper of node {supervision.nodes[who].name}" if who in supervision.nodes else who
-                log.error(
-                    "%s, of %s, has not answered for %g s: replaced", called, supervision.plan.name, self._silent_s
-                )
+                called = f"the keeper of node {system.nodes[who].name}" if who in system.nodes else who
+                log.error("%s, of %s, has not answered for %g s: replaced", called, system.plan.name, self._silent_s)
                 with contextlib.suppress(RayfoldError):
                     await self._replace(who)
 
     async def _replace(self, who: str) -> None:
-        supervision, shares = self._supervision, self._supervision.shares
+        system, shares = self._system, self._system.shares
         if who in shares.up:
             shares.replace(who)
-            await shares.add(supervision.nodes[who])
+            await shares.add(system.nodes[who])
         elif who.startswith("partition "):
             number = int(who.removeprefix("partition "))
-            await supervision.partitions.replace(number, shares.map.homes[number])
-            supervision.projections.use_partitions(supervision.partitions.handles())
+            await system.partitions.replace(number, shares.map.homes[number])
+            system.projections.use_partitions(system.partitions.handles())
         else:
-            await supervision.projections.replace(who)
+            await system.projections.replace(who)
 
 
 def _asked(method: Any) -> Future[Any]:

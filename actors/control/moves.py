@@ -29,7 +29,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ...runtime.encoding.error_codec import from_wire
 from ...runtime.errors import CallerError, RayfoldError, Sealed, Unavailable, UnknownName
@@ -41,9 +41,7 @@ from ..cluster.rpc import call, one_line
 from ..nodes.store import keeper_name
 from .move_result import Moved
 from .partitions import Seated
-
-if TYPE_CHECKING:
-    from .supervision import Supervision
+from .system_state import SystemState
 
 __all__ = ["PartitionMoves"]
 
@@ -68,8 +66,8 @@ _SEAL_TIMEOUT_S: Final = 15.0
 class PartitionMoves:
     """Moves of one system. Its supervision has them one at a time."""
 
-    def __init__(self, supervision: Supervision) -> None:
-        self._supervision = supervision
+    def __init__(self, system: SystemState) -> None:
+        self._system = system
 
     async def move(self, partition: int, node: str) -> Moved:
         """Have a partition at home on this node (a name or an id). Where it is already, nothing happens.
@@ -77,52 +75,52 @@ class PartitionMoves:
         Raises `UnknownName`, `CallerError` for a node that is down or about to leave, `Unavailable` if either node is
         lost on the way: then the partition is where it was, or, if that was too late, where it was to be.
         """
-        supervision = self._supervision
-        store_map = supervision.shares.map
+        system = self._system
+        store_map = system.shares.map
         if not 0 <= partition < len(store_map.homes):
             raise UnknownName("partition", str(partition), [str(number) for number in range(len(store_map.homes))])
         to = node_called(store_map, node)
-        async with supervision.changing:
+        async with system.changing:
             return await self._move(partition, to)
 
     async def rebalance(self) -> list[Moved]:
         """Move as few partitions as it takes for every node that is up, and not to be drained, to have as many."""
-        async with self._supervision.changing:
+        async with self._system.changing:
             return await self._balance()
 
     async def drain(self, node: str, *, drained: bool = True) -> list[Moved]:
         """Have a node be home to nothing, so that it may leave; or, with `drained=False`, be used again."""
-        supervision = self._supervision
-        node_id = node_called(supervision.shares.map, node)
-        async with supervision.changing:
-            present = supervision.shares.map
+        system = self._system
+        node_id = node_called(system.shares.map, node)
+        async with system.changing:
+            present = system.shares.map
             after = present.drained | {node_id} if drained else present.drained - {node_id}
-            if not (set(present.names) & supervision.shares.up) - after:
+            if not (set(present.names) & system.shares.up) - after:
                 raise CallerError(
                     f"{present.name_of(node_id)} is the last node that may be used; add another one first"
                 )
-            await supervision.shares.publish(present.with_drained(after))
+            await system.shares.publish(present.with_drained(after))
             moved = await self._balance() if drained else []
-        await supervision.leave_drained()
+        await system.leave_drained()
         return moved
 
     async def settle(self) -> None:
         """After an end of everything: break the seals of moves that did not come to step 5."""
-        for partition, seated in self._supervision.partitions.seated.items():
-            if seated.node_id in self._supervision.shares.up:
+        for partition, seated in self._system.partitions.seated.items():
+            if seated.node_id in self._system.shares.up:
                 with contextlib.suppress(Exception):  # `set_right` does it once it can be done
                     await self._unseal_if_sealed(partition, seated)
 
     async def tidy(self) -> None:
         """Remove the old logs and copies of which the homes state that they hold all that is in them."""
-        for node_id in sorted(self._supervision.shares.up):
+        for node_id in sorted(self._system.shares.up):
             with contextlib.suppress(RayfoldError):
-                for copy in await self._supervision.shares.call(node_id, "leftovers"):
+                for copy in await self._system.shares.call(node_id, "leftovers"):
                     await self._discard(node_id, copy)
 
     async def _discard(self, node_id: str, copy: CopyFacts) -> None:
         """Have a node remove a copy, if its partition's home states enough."""
-        shares, home = self._supervision.shares, self._supervision.shares.map.homes[copy.partition]
+        shares, home = self._system.shares, self._system.shares.map.homes[copy.partition]
         what = f"{copy.name} on {shares.map.name_of(node_id)}"
         try:
             statement = await self._custody(copy.partition, home, copy.head)
@@ -135,7 +133,7 @@ class PartitionMoves:
             log.info("%s was removed: partition %d goes on at %s", what, copy.partition, shares.map.name_of(home))
 
     async def _custody(self, partition: int, home: str, *positions: int) -> Custody:
-        statement: Custody = await self._supervision.shares.call(home, "custody", partition, positions)
+        statement: Custody = await self._system.shares.call(home, "custody", partition, positions)
         return statement
 
     async def set_right(self, partition: int) -> None:
@@ -144,44 +142,42 @@ class PartitionMoves:
 
         Raises what keeps it from that; then it can be done again.
         """
-        supervision, shares = self._supervision, self._supervision.shares
-        seated, home = supervision.partitions.seated[partition], shares.map.homes[partition]
+        system, shares = self._system, self._system.shares
+        seated, home = system.partitions.seated[partition], shares.map.homes[partition]
         if home not in shares.up:
             return
         if seated.node_id != home:  # it was handed over, and a node was lost before that was known here
             log.warning("partition %d has moved to %s, and goes on there", partition, shares.map.name_of(home))
-            await supervision.partitions.replace(partition, home)
-            supervision.projections.use_partitions(supervision.partitions.handles())
-            supervision.put_up()
+            await system.partitions.replace(partition, home)
+            system.projections.use_partitions(system.partitions.handles())
+            system.put_up()
         elif await _has_let_go(seated):
             log.warning("partition %d was to move", partition)
             await self._unseal_if_sealed(partition, seated)
 
     async def _balance(self) -> list[Moved]:
-        supervision = self._supervision
-        present = supervision.shares.map
-        usable = sorted(
-            supervision.shares.up - present.drained - supervision.shares.troubles.keys(), key=present.name_of
-        )
+        system = self._system
+        present = system.shares.map
+        usable = sorted(system.shares.up - present.drained - system.shares.troubles.keys(), key=present.name_of)
         moved = []
         for move in moves_to_balance(present, usable):
-            if present.homes[move.partition] in supervision.shares.up:  # one whose home is gone cannot leave it
+            if present.homes[move.partition] in system.shares.up:  # one whose home is gone cannot leave it
                 moved.append(await self._move(move.partition, move.to))
         return moved
 
     async def _move(self, partition: int, to: str) -> Moved:
-        supervision, began_s = self._supervision, time.monotonic()
-        store_map = supervision.shares.map
+        system, began_s = self._system, time.monotonic()
+        store_map = system.shares.map
         source = store_map.homes[partition]
         if source == to:
             return Moved(partition, store_map.name_of(source), store_map.name_of(to), 0, 0.0, 0.0)
         self._check_usable(partition, source, to)
         await self._tidy_partition(partition, to)
         await self._copy(partition, source, to)
-        present, following = supervision.partitions.seated[partition], supervision.partitions.start(partition, to)
+        present, following = system.partitions.seated[partition], system.partitions.start(partition, to)
         try:
-            await supervision.partitions.prepare(partition, following)
-            await supervision.partitions.tell_residents(partition, following)
+            await system.partitions.prepare(partition, following)
+            await system.partitions.tell_residents(partition, following)
             sealing_s = time.monotonic()
             sealed = await self._seal(partition, present, to)
             try:
@@ -190,13 +186,13 @@ class PartitionMoves:
                 await asyncio.shield(self._call_off(partition, present, to, sealed.epoch))
                 raise
         except BaseException:
-            supervision.partitions.kill(following.actor)
+            system.partitions.kill(following.actor)
             raise
-        await supervision.shares.learn(moved, [to])
-        supervision.partitions.seated[partition] = following
-        supervision.projections.use_partitions(supervision.partitions.handles())
-        await supervision.open_partition(partition)
-        supervision.put_up()
+        await system.shares.learn(moved, [to])
+        system.partitions.seated[partition] = following
+        system.projections.use_partitions(system.partitions.handles())
+        await system.open_partition(partition)
+        system.put_up()
         waited_ms = (time.monotonic() - sealing_s) * 1000
         await self._leave(present)
         await self._confirm(partition, to, sealed)
@@ -206,7 +202,7 @@ class PartitionMoves:
         return Moved(partition, moved.name_of(source), moved.name_of(to), sealed.head, seconds, waited_ms)
 
     def _check_usable(self, partition: int, source: str, to: str) -> None:
-        shares = self._supervision.shares
+        shares = self._system.shares
         for node_id in (source, to):
             name = shares.map.name_of(node_id)
             if node_id not in shares.up:
@@ -224,7 +220,7 @@ class PartitionMoves:
                 return
 
     async def _head(self, partition: int, source: str) -> int:
-        head: int = await self._supervision.shares.call(source, "read", partition, "head", ())
+        head: int = await self._system.shares.call(source, "read", partition, "head", ())
         return head
 
     async def _copy_up_to(self, partition: int, source: str, to: str, head: int) -> int:
@@ -238,7 +234,7 @@ class PartitionMoves:
         raise Unavailable(f"partition {partition}", f"its copy stays at position {reached:,} of {head:,}")
 
     async def _pull(self, partition: int, source: str, to: str, up_to: int) -> int:
-        shares, name = self._supervision.shares, keeper_name(self._supervision.plan.name, source)
+        shares, name = self._system.shares, keeper_name(self._system.plan.name, source)
         reached: int = await shares.call(to, "pull", partition, name, up_to, timeout_s=_PULL_TIMEOUT_S)
         return reached
 
@@ -258,7 +254,7 @@ class PartitionMoves:
     async def _hand_over(self, partition: int, present: Seated, source: str, to: str, sealed: Seal) -> StoreMap:
         """Steps 4 and 5. Returns the map in which the partition is at home there. Raises if it is not, or if that is
         not known."""
-        shares = self._supervision.shares
+        shares = self._system.shares
         await self._copy_up_to(partition, source, to, sealed.head)
         await shares.call(to, "finish", partition, sealed)
         version = shares.map.version + 1
@@ -279,7 +275,7 @@ class PartitionMoves:
 
     async def _confirm(self, partition: int, to: str, sealed: Seal) -> None:
         """Raises `Unavailable` unless the new home states that it has opened the log, with all that was in it."""
-        name, trouble = self._supervision.shares.map.name_of(to), self._supervision.health.troubles.get(partition)
+        name, trouble = self._system.shares.map.name_of(to), self._system.trouble_of(partition)
         try:
             statement = await self._custody(partition, to, sealed.head)
         except RayfoldError as error:
@@ -311,7 +307,7 @@ class PartitionMoves:
 
     async def _unseal(self, partition: int, seated: Seated, heir: str, epoch: int) -> None:
         """Raises `Sealed` if it has moved; then the map of its old home is known."""
-        shares = self._supervision.shares
+        shares = self._system.shares
         told = await call(seated.actor.unseal, heir, epoch, timeout_s=_SEAL_TIMEOUT_S)
         if told:
             if isinstance(error := from_wire(told), Sealed):
@@ -322,12 +318,12 @@ class PartitionMoves:
         """Step 7, but for the old log."""
         with contextlib.suppress(Exception):
             await call(present.actor.close)
-        self._supervision.partitions.kill(present.actor)
-        await self._supervision.shares.publish(self._supervision.shares.map)
+        self._system.partitions.kill(present.actor)
+        await self._system.shares.publish(self._system.shares.map)
 
     async def _tidy_partition(self, partition: int, node_id: str) -> None:
         """Have a node remove what it has of a partition that it is not home to, as far as its home states enough."""
-        shares = self._supervision.shares
+        shares = self._system.shares
         with contextlib.suppress(RayfoldError):
             for copy in await shares.call(node_id, "leftovers"):
                 if copy.partition == partition:

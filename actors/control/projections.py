@@ -2,7 +2,7 @@
 
 Beside steps [6] to [8]. What `projection/fleet.py` does, and three things more: go on with the projectors that an
 earlier supervisor has left; put another one in the place of one that does not answer; build every read model with new
-code beside the one that serves (`rollout/rollout.py`).
+code beside the one that serves (`control/rollout.py`).
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from ...runtime.checks.fit import check_fit
 from ...runtime.domain.projection import Projection
-from ...runtime.errors import StoreError, Unavailable
+from ...runtime.errors import RayfoldError, StoreError, Unavailable
 from ...runtime.printable import printable_log
 from ...runtime.store.report import Report
 from ..cluster.ray_cluster import Cluster, NodeFacts
@@ -41,12 +41,12 @@ from ..packaging.shipping import unship
 from ..partition.actor import PartitionPlan
 from ..projection.fleet import Projector, end
 from ..projection.rebuild import Rebuild, Rebuilds
-from ..rollout.rollout import Rolling
 from .builds import SpreadBuilds
 from .health import Health
 from .moves import PartitionMoves
 from .partitions import PartitionActors, partition_named
 from .projections import SpreadProjections
+from .rollout import Rolling
 from .topology import ServedParts, Topology, TopologyFeed
 
 __all__ = ["Supervision"]
@@ -109,7 +109,7 @@ class Supervision:
         """Of the nodes that are up: what Ray calls them since their last start."""
         self._gone_since: dict[str, datetime] = {}
         self.moves = PartitionMoves(self)
-        self.health = Health(self)
+        self.health = Health(self, self.moves)
         self.rolling = Rolling(self, restart)
         self._superseded: list[Projector] = []
         """Those with earlier code, which are asked until everybody has been told of the present ones."""
@@ -386,6 +386,10 @@ class Supervision:
         self._gone_since.pop(node.node_id, None)
         await self.shares.add(node)
         self.put_up()
+
+    def trouble_of(self, number: int) -> RayfoldError | None:
+        """Why a partition that answers cannot open its log; None if it can."""
+        return self.health.troubles.get(number)
 
     def is_up(self, number: int) -> bool:
         """Whether the home of a partition's actor is up."""

@@ -1,6 +1,6 @@
 """Readiness: whether the projectors of a new build may take over. Pure: facts in, what is missing out.
 
-Beside steps [7] and [8]. For a deployment (`rollout/rollout.py`), a rebuild (`rebuild.py`) and a further replica
+Beside steps [7] and [8]. For a deployment (`control/rollout.py`), a rebuild (`rebuild.py`) and a further replica
 (`projection/fleet.py`). "Ready" means caught up and healthy:
 
 - its process answers, has come to where the logs ended when it was asked to catch up, and at least as far as what

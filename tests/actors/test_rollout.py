@@ -1,6 +1,6 @@
 """The order of a deployment, with every step failing, every process ending in between, and all pairs of these.
 
-`World` is a system of two projections and three partitions, without Ray: it does what `rollout/rollout.py` does, and
+`World` is a system of two projections and three partitions, without Ray: it does what `control/rollout.py` does, and
 may fail, or end, at the step of a chosen number. After every step it checks that no partition writes what nobody who
 reads has the code for.
 """

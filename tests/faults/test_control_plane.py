@@ -185,7 +185,7 @@ class MapsBeforeItHandsOver(PartitionMoves):
     """The new home is given the map before the old one has let go for good."""
 
     async def _hand_over(self, partition: int, present: Seated, source: str, to: str, sealed: Seal) -> StoreMap:
-        shares = self._supervision.shares
+        shares = self._system.shares
         await self._copy_up_to(partition, source, to, sealed.head)
         await shares.call(to, "finish", partition, sealed)
         await shares.call(to, "place", shares.map.with_home(partition, to, epoch=sealed.epoch))

@@ -19,9 +19,11 @@ from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from rayfold.actors.cluster.ray_cluster import NodeFacts
 from rayfold.actors.cluster.scheduling import SpreadScheduling
+from rayfold.actors.control.health import Health
 from rayfold.actors.control.move_result import Moved
 from rayfold.actors.control.moves import PartitionMoves
 from rayfold.actors.control.partitions import PartitionActors, partition_named
+from rayfold.actors.control.rollout import Rolling
 from rayfold.actors.control.supervision import Supervision
 from rayfold.actors.nodes.agents import Shares
 from rayfold.actors.nodes.store import keeper_name
@@ -30,7 +32,6 @@ from rayfold.actors.packaging.registry import Deployment
 from rayfold.actors.packaging.shipping import ship
 from rayfold.actors.partition.actor import PartitionPlan
 from rayfold.actors.partition.log_owner import LogOwner
-from rayfold.actors.rollout.rollout import Rolling
 from rayfold.actors.settings import Settings
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.error_codec import from_wire, to_wire
@@ -738,6 +739,7 @@ class SimulatedSupervision(Supervision):
         self.shares = _shares(world, self.sender)
         self.partitions = _PartitionActors(self, world, self._plan_of, self.scheduling)
         self.moves = world.build.moves(self)
+        self.health = Health(self, self.moves)
         self.watch_s = WATCH_S
 
     def go_on(self, doing: Coroutine[Any, Any, None]) -> None:

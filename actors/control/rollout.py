@@ -16,7 +16,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ...runtime.encoding.error_codec import from_wire, to_wire
 from ...runtime.errors import CallerError, RayfoldError, Unavailable
@@ -36,11 +36,9 @@ from ..packaging.registry import (
 )
 from ..projection.fleet import Projector, ServedBuild, catch_up, look_at
 from ..projection.readiness import have_stopped
-from .plan import Rolled, as_error, prepare, replace_partitions
-from .preflight import try_on_nodes
-
-if TYPE_CHECKING:
-    from ..control.supervision import Supervision
+from ..rollout.plan import Rolled, as_error, prepare, replace_partitions
+from ..rollout.preflight import try_on_nodes
+from .system_state import SystemState
 
 __all__ = ["Rolled", "Rolling"]
 
@@ -62,9 +60,9 @@ _WRITES_MAX: Final = 30
 class Rolling:
     """The deployments of one system."""
 
-    def __init__(self, supervision: Supervision, restart: Callable[[], None]) -> None:
+    def __init__(self, system: SystemState, restart: Callable[[], None]) -> None:
         """`restart`: end this supervisor, which is started again with what is in the directory."""
-        self._supervision = supervision
+        self._system = system
         self._restart = restart
         self._what = ""
         self._preparing = 0
@@ -80,7 +78,7 @@ class Rolling:
     async def begin(self, plan: ApplicationPlan) -> None:
         """Take a plan up. Raises `CallerError` while another deployment is under way, and for a plan that is not later
         than the one in charge; then nothing was begun."""
-        present = self._supervision.plan
+        present = self._system.plan
         await self._looked.wait()  # for what an earlier supervisor has begun
         if plan.generation == self._preparing:
             return  # asked for once more, since the answer was lost
@@ -120,7 +118,7 @@ class Rolling:
 
     async def run(self) -> None:
         """Go on with what an earlier supervisor has begun."""
-        if not self._supervision.detached:
+        if not self._system.detached:
             self._looked.set()
             return self._end(None)
         try:
@@ -140,7 +138,7 @@ class Rolling:
 
     async def _with_builds(self, plan: ApplicationPlan) -> ApplicationPlan:
         """Which builds it is to have, and how many replicas: as many as there are now, unless the plan has changed."""
-        projections, present = self._supervision.projections, self._supervision.plan
+        projections, present = self._system.projections, self._system.plan
         builds = {name: await projections.number_unused(facts) for name, facts in plan.projections.items()}
         replicas = dict(plan.replicas)
         for name, served in projections.serving.items():
@@ -155,7 +153,7 @@ class Rolling:
 
     async def _prepared(self, plan: ApplicationPlan) -> None:
         try:
-            await prepare(_NewCode(self._supervision, plan, self._tell), self._tell)
+            await prepare(_NewCode(self._system, plan, self._tell), self._tell)
         except BaseException as error:
             log.error("generation %d of %s was taken back: %s", plan.generation, self._name, error)
             self._preparing = 0
@@ -170,7 +168,7 @@ class Rolling:
 
     async def _finish(self) -> None:
         """Replace the partitions that run older code, unless that has failed before."""
-        supervision = self._supervision
+        system = self._system
         entry = await self._entry()
         self.previous = entry.previous if entry else None
         if entry and entry.failed:
@@ -178,8 +176,8 @@ class Rolling:
             return
         failure: RayfoldError | None = None
         try:
-            async with supervision.changing:
-                await replace_partitions(_NewWriters(supervision, entry), self._tell)
+            async with system.changing:
+                await replace_partitions(_NewWriters(system, entry), self._tell)
             await self._forget(entry)
             self.previous = None
         except RayfoldError as error:
@@ -195,7 +193,7 @@ class Rolling:
 
     async def _entry(self) -> Deployment | None:
         """Of the deployment whose plan is in charge."""
-        return await asyncio.to_thread(deployment_of, self._name, self._supervision.plan.generation)
+        return await asyncio.to_thread(deployment_of, self._name, self._system.plan.generation)
 
     async def _forget(self, entry: Deployment | None) -> None:
         """It has come to its end: no code but that of the plan is needed."""
@@ -205,7 +203,7 @@ class Rolling:
 
     @property
     def _name(self) -> str:
-        return self._supervision.plan.name
+        return self._system.plan.name
 
     def _tell(self, what: str) -> None:
         self._what = what
@@ -215,18 +213,18 @@ class Rolling:
         self._ended.set()
 
     def _progress(self) -> Rolled:
-        supervision, generation = self._supervision, self._supervision.plan.generation
-        total = len(supervision.partitions.seated) + len(supervision.plan.replicas)
-        done = sum(one.generation >= generation for one in supervision.partitions.seated.values())
-        done += len(supervision.projections.serving.keys() & supervision.plan.replicas.keys())
+        system, generation = self._system, self._system.plan.generation
+        total = len(system.partitions.seated) + len(system.plan.replicas)
+        done = sum(one.generation >= generation for one in system.partitions.seated.values())
+        done += len(system.projections.serving.keys() & system.plan.replicas.keys())
         return Rolled(generation, done, total, self._what, self._preparing)
 
 
 class _NewCode:
     """Steps 1 to 4 of a deployment (`rollout/plan.py`)."""
 
-    def __init__(self, supervision: Supervision, plan: ApplicationPlan, tell: Callable[[str], None]) -> None:
-        self._supervision = supervision
+    def __init__(self, system: SystemState, plan: ApplicationPlan, tell: Callable[[str], None]) -> None:
+        self._system = system
         self._plan = plan
         self._tell = tell
         self._built: dict[str, ServedBuild] = {}
@@ -235,11 +233,11 @@ class _NewCode:
 
     async def compare(self) -> None:
         """See `Building`."""
-        supervision = self._supervision
-        for name in supervision.projections.serving:
-            self._held.enter_context(supervision.projections.change(name, "deployed"))
+        system = self._system
+        for name in system.projections.serving:
+            self._held.enter_context(system.projections.change(name, "deployed"))
         packed = await asyncio.to_thread(code_of, self._plan.digest) if self._plan.digest else b""
-        await try_on_nodes(self._plan.name, self._plan.catalogue, packed or b"", supervision.cluster)
+        await try_on_nodes(self._plan.name, self._plan.catalogue, packed or b"", system.cluster)
 
     def projections(self) -> Sequence[str]:
         """See `Building`."""
@@ -247,7 +245,7 @@ class _NewCode:
 
     async def build(self, projection: str) -> None:
         """See `Building`."""
-        plan, projections = self._plan, self._supervision.projections
+        plan, projections = self._plan, self._system.projections
         facts, replicas = plan.projections[projection], plan.replicas[projection]
         served = await projections.build_for(facts, plan.builds[projection], replicas, plan)
         self._built[projection] = served
@@ -264,11 +262,11 @@ class _NewCode:
     async def check(self) -> None:
         """See `Building`."""
         for projection, served in self._built.items():
-            await self._supervision.projections.check_ready(served.projectors, self._serving(projection))
+            await self._system.projections.check_ready(served.projectors, self._serving(projection))
 
     async def take_charge(self) -> None:
         """See `Building`."""
-        plan, present = self._plan, self._supervision.plan
+        plan, present = self._plan, self._system.plan
         in_charge = await asyncio.to_thread(plan_of, plan.name)
         if in_charge is None or in_charge.generation != present.generation:
             raise Unavailable(plan.name, "it was taken down meanwhile")
@@ -291,7 +289,7 @@ class _NewCode:
         """See `Building`."""
         for served in self._built.values():
             try:
-                await self._supervision.projections.dismiss(served, remove=True)
+                await self._system.projections.dismiss(served, remove=True)
             except Exception as failure:
                 log.warning("%s is not removed: %s", served.build.path, one_line(failure))
         self._held.close()
@@ -306,7 +304,7 @@ class _NewCode:
                 await asyncio.sleep(_RETRY_S)
 
     def _serving(self, projection: str) -> Sequence[Projector]:
-        served = self._supervision.projections.serving.get(projection)
+        served = self._system.projections.serving.get(projection)
         return () if served is None else served.projectors
 
     async def _watched(self, served: ServedBuild) -> None:
@@ -315,7 +313,7 @@ class _NewCode:
 
         async def caught_up() -> None:
             await catch_up(served.projectors)
-            await self._supervision.projections.announce()
+            await self._system.projections.announce()
             await catch_up(served.projectors)
 
         task = asyncio.get_running_loop().create_task(caught_up())
@@ -324,7 +322,7 @@ class _NewCode:
         stopped_before = have_stopped(await look_at(self._serving(served.projection.projection_name)))
         try:
             while not task.done():
-                places = await self._supervision.projections.places(served.projectors)
+                places = await self._system.projections.places(served.projectors)
                 for place in places:
                     if place.failed and not stopped_before:
                         raise from_wire(place.failed)
@@ -341,7 +339,7 @@ class _NewCode:
             task.cancel()
 
     async def _how_far(self, served: ServedBuild) -> str:
-        places = [one for one in await self._supervision.projections.places(served.projectors) if one.positions]
+        places = [one for one in await self._system.projections.places(served.projectors) if one.positions]
         if not places:
             return "its projectors start"
         total = max(sum(place.heads.values()) for place in places)
@@ -351,42 +349,42 @@ class _NewCode:
 class _NewWriters:
     """Step 6 of a deployment (`rollout/plan.py`)."""
 
-    def __init__(self, supervision: Supervision, entry: Deployment | None) -> None:
-        self._supervision = supervision
+    def __init__(self, system: SystemState, entry: Deployment | None) -> None:
+        self._system = system
         self._entry = entry
 
     def outdated(self) -> Sequence[int]:
         """See `Replacing`."""
-        generation = self._supervision.plan.generation
-        return [number for number, one in self._supervision.partitions.seated.items() if one.generation < generation]
+        generation = self._system.plan.generation
+        return [number for number, one in self._system.partitions.seated.items() if one.generation < generation]
 
     async def replace(self, partition: int) -> None:
         """See `Replacing`."""
-        supervision, generation = self._supervision, self._supervision.plan.generation
-        if supervision.is_up(partition):
-            node_id = supervision.partitions.seated[partition].node_id
-            await supervision.partitions.replace(partition, node_id, generation)
+        system, generation = self._system, self._system.plan.generation
+        if system.is_up(partition):
+            node_id = system.partitions.seated[partition].node_id
+            await system.partitions.replace(partition, node_id, generation)
         else:  # it starts with the new code when its node is back
-            supervision.partitions.start_over(partition, generation)
+            system.partitions.start_over(partition, generation)
         self._show()
 
     async def put_back(self, partition: int) -> None:
         """See `Replacing`."""
-        supervision, previous = self._supervision, self._entry.previous if self._entry else None
-        seated = supervision.partitions.seated[partition]
-        if seated.generation == supervision.plan.generation and previous is not None:
+        system, previous = self._system, self._entry.previous if self._entry else None
+        seated = system.partitions.seated[partition]
+        if seated.generation == system.plan.generation and previous is not None:
             with contextlib.suppress(RayfoldError):
-                await supervision.partitions.replace(partition, seated.node_id, previous.generation)
-            await supervision.open_partition(partition)
+                await system.partitions.replace(partition, seated.node_id, previous.generation)
+            await system.open_partition(partition)
         self._show()
 
     async def note(self, error: RayfoldError) -> None:
         """See `Replacing`."""
         if self._entry is not None:
             entry = self._entry._replace(plan=None, failed=to_wire(error))
-            await asyncio.to_thread(put_deployment, self._supervision.plan.name, entry)
+            await asyncio.to_thread(put_deployment, self._system.plan.name, entry)
 
     def _show(self) -> None:
-        supervision = self._supervision
-        supervision.projections.use_partitions(supervision.partitions.handles())
-        supervision.put_up()
+        system = self._system
+        system.projections.use_partitions(system.partitions.handles())
+        system.put_up()

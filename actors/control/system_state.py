@@ -1,0 +1,60 @@
+"""SystemState: what the parts of the control plane know of the one system that they look after, and may do with it.
+
+`supervision.py` has it; `moves.py`, `health.py` and `rollout.py` are handed it, and know no more of the supervision
+than this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from ...runtime.errors import RayfoldError
+from ..cluster.ray_cluster import Cluster, NodeFacts
+from ..nodes.agents import Shares
+from ..packaging.application import ApplicationPlan
+from .partitions import PartitionActors
+from .projections import SpreadProjections
+
+__all__ = ["SystemState"]
+
+
+class SystemState(Protocol):
+    """One system on several nodes."""
+
+    plan: ApplicationPlan
+    detached: bool
+    """Deployed: it outlives the program that has started it."""
+    shares: Shares
+    partitions: PartitionActors
+    projections: SpreadProjections
+    cluster: Cluster
+    nodes: dict[str, NodeFacts]
+    """By the id of their data folders: those that Ray knows of, up or not."""
+    changing: asyncio.Lock
+    """Held by whoever moves partitions, deploys, or replaces what is lost: one at a time."""
+
+    def is_up(self, number: int) -> bool:
+        """Whether the home of a partition's actor is up."""
+        ...
+
+    def trouble_of(self, number: int) -> RayfoldError | None:
+        """Why a partition that answers cannot open its log; None if it can."""
+        ...
+
+    def alone(self, what: str, doing: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do it in the background, unless that is being done already."""
+        ...
+
+    def put_up(self) -> None:
+        """Tell every program how things are."""
+        ...
+
+    async def open_partition(self, number: int) -> None:
+        """Have a partition take commands, or note down why it cannot."""
+        ...
+
+    async def leave_drained(self) -> None:
+        """Move the projectors away from the nodes that are to be drained."""
+        ...
