@@ -25,7 +25,7 @@ from ...runtime.domain.projection import Projection
 from ...runtime.domain.read_store import InMemory
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.encoding.error_codec import from_wire
-from ...runtime.errors import CallerError, InvalidMessage, Unavailable, UnknownName
+from ...runtime.errors import CallerError, Unavailable, UnknownName
 from ...runtime.log.format import stream_id
 from ...runtime.printable import printable_log
 from ..cluster.rpc import call, kill, one_line
