@@ -21,7 +21,8 @@ class Receipt(NamedTuple):
     partition: int
     """The partition whose log holds the events."""
     position: int
-    """In that log: the position of the command's last event. A read model that has come this far has it."""
+    """In that log: the position of the command's last event. A read model that has come this far has it. Of a command
+    without events: of the last event of its aggregate, on which it was decided; 0 if there is none."""
     version: int
     """Of the stream, after the command's last event."""
     command_bytes: bytes

@@ -85,7 +85,7 @@ class Appended(NamedTuple):
     """Where the events of one `Append` are: the facts of a receipt."""
 
     position: int
-    """Of its last event; for an append without events the last position of the log, which sees all before it."""
+    """Of its last event; for an append without events that of the stream's last one, or 0: what it was decided on."""
     version: int
     """Of the stream after its last event."""
     records: tuple[bytes, ...]

@@ -71,6 +71,7 @@ class MemoryLog:
                 appends,
                 self._now_us(),
                 lambda stream, key: len(self._streams.get(key, ())),
+                lambda key: self._streams[key[:-8]][-1],
                 self._commands.get,
                 self._declared,
             )

@@ -73,8 +73,8 @@ class Tail:
         """What the log names as held (`holdings.py`)."""
         self.noted: dict[str, int] = {}
         """Event name -> the version of it that was last seen to be named: half the time of a look into `kinds`."""
-        self.streams: dict[StreamId, tuple[bytes, int]] = {}
-        """The key and the version of streams lately written to."""
+        self.streams: dict[StreamId, tuple[bytes, int, int]] = {}
+        """The key, the version and the last position of streams lately written to."""
         self.transaction = transaction
         """The LMDB transaction that wrote this end: if the next one is not its successor, somebody else wrote."""
 
@@ -96,15 +96,16 @@ def plan(
     appends: Sequence[Append],
     recorded_at_us: int,
     find_version: Callable[[StreamId, bytes], int],
+    find_position: Callable[[bytes], int],
     find_command: Callable[[bytes], CommandEntry | None] | None,
     declared: Mapping[tuple[str, int], bytes],
 ) -> Plan:
     """Work out what `appends` write after `tail`, and move `tail` to the end of it.
 
-    `find_version` (of a stream, with its key) and `find_command` look into what is already stored. Without
-    `find_command` it is for whoever puts the plan to notice that a command id is stored already; then, or when
-    something is refused, the batch must be planned again with it: a repeat is a repeat whatever else is wrong with it.
-    `declared` has the shapes of events, for those that are the first of their kind.
+    `find_version` (of a stream, with its key), `find_position` (of a stream's last event, by the key of that version)
+    and `find_command` look into what is already stored. Without `find_command` it is for whoever puts the plan to see
+    that a command id is stored already; then, or when something is refused, the batch must be planned again with it: a
+    repeat is a repeat whatever else is wrong with it. `declared` has the shapes of events, for the first of their kind.
     Raises `Conflict`, `CommandIdReused`, `InvalidId` or `InvalidMessage`; `tail` is spoilt then.
     """
     planned = Plan([], [], [], [], {}, [])
@@ -124,16 +125,18 @@ def plan(
             outcomes.append(_repeat(append, stored))
             continue
         if stream in known:
-            stream_key, version = known[stream]
+            stream_key, version, last = known[stream]
         else:
-            stream_key = checked_stream(stream)
+            stream_key, last = checked_stream(stream), 0
             version = find_version(stream, stream_key)
             if len(known) >= STREAMS_KNOWN_MAX:
                 known.clear()
         if expected_version != ANY and expected_version != version:
             raise Conflict(str(stream), expected_version, version)
         if not events:
-            outcomes.append(Appended(tail.head, version, ()))
+            if version and not last:
+                last = find_position(stream_key + pack_position(version))
+            outcomes.append(Appended(last, version, ()))
             continue
         if snapshot:
             append = _with_usable_snapshot(append, version + len(events))
@@ -147,7 +150,7 @@ def plan(
         if room_bytes < 0:
             raise InvalidMessage("batch", f"it has over {BATCH_BYTES_MAX:,} bytes of records", "append fewer at once")
         head, version = tail.head, version + len(records)
-        known[stream] = stream_key, version
+        known[stream] = stream_key, version, head
         told = 0 if stream[0] == REFUSALS[0] else version
         new_commands[command_id] = _new(CommandEntry, (digest, head, told))
         key = stream_key + pack_position(version)

@@ -138,17 +138,23 @@ class LmdbLog(LmdbReader):
         if self._recent.head != tail.head:
             self._learn(transaction, tail.head)
         recent, commands = self._recent, self.environment.database(COMMANDS)
-        look_up, name = transaction.get, self.name
+        look_up, name, streams = transaction.get, self.name, self.environment.database(STREAMS)
 
         def find_command(command_id: bytes) -> CommandEntry | None:
             stored = look_up(command_id, None, commands)
             return None if stored is None else decode_command(command_id, stored, name)
+
+        def find_position(key: bytes) -> int:
+            pairs = recent.entries(key[:-8], None)
+            entry = pairs[-1][1] if pairs else look_up(key, None, streams)
+            return decode_stream_entry(key, entry or b"", name)[0]
 
         planned = plan(
             tail,
             appends,
             recorded_at_us,
             lambda stream, key: recent.version(key) or self.indexed_version(transaction, key),
+            find_position,
             find_command if look_up_ids else None,
             self._declared,
         )

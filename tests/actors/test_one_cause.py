@@ -65,6 +65,10 @@ class Added(Event):
     amount: int
 
 
+class Nothing(Command):
+    """Leaves no event."""
+
+
 class Poison(Event):
     """Ends the process of a projection that takes it in."""
 
@@ -94,6 +98,10 @@ class Counter(Aggregate, placement=Shared()):
     @decide
     def add(self, command: Add) -> Added:
         return Added(amount=command.amount)
+
+    @decide
+    def nothing(self, command: Nothing) -> Added | None:
+        return None
 
     @decide
     def poisoned(self, command: Poisoned) -> Poison:
@@ -206,6 +214,34 @@ class Careless(Projection, on_failure="quarantine"):
         return self.total
 
 
+class Seen(Query[int]):
+    """How many `Poison`."""
+
+
+class Slow(Projection):
+    """Takes its time with each `Poison`."""
+
+    total: int = 0
+    seen: int = 0
+
+    @project
+    def added(self, event: Added) -> None:
+        self.total += event.amount
+
+    @project
+    def poison(self, event: Poison) -> None:
+        threading.Event().wait(0.5)
+        self.seen += 1
+
+    @answer
+    def asked(self, query: Total) -> int:
+        return self.total
+
+    @answer
+    def asked_for_more(self, query: Seen) -> int:
+        return self.seen
+
+
 SETTINGS = Settings(decide_max_s=1.5, answer_max_s=1.5, timeout_s=60.0)
 
 
@@ -315,6 +351,23 @@ async def test_an_event_that_ends_the_process_of_a_projection_is_set_aside(clust
         (entry,) = one.quarantined
         assert entry.event == "Poison"
         assert "the process ended, twice" in entry.error
+
+
+async def test_a_command_without_events_waits_for_nothing_that_others_wrote(cluster: Cluster, tmp_path: Path) -> None:
+    options = {"aggregates": [Counter], "projections": [Slow], "partitions": 1, "settings": SETTINGS}
+    async with Runtime(tmp_path / "store", **options) as running:  # type: ignore[arg-type]
+        added = await running.execute(Counter, "a", Add(), until=Slow)
+        for _ in range(40):
+            await running.execute(Counter, "b", Poisoned())
+        receipt = await running.execute(Counter, "a", Nothing(), until=Slow)
+        assert (receipt.position, receipt.version) == (added.position, added.version)
+        assert await running.ask(Slow, Total(), after=receipt) == 1
+        session = running.session()
+        await session.execute(Counter, "a", Nothing())
+        assert await session.ask(Slow, Total()) == 1
+        unknown = await running.execute(Counter, "new", Nothing())
+        assert (unknown.position, unknown.version) == (0, 0)
+        assert await running.ask(Slow, Seen(), after=unknown) < 40
 
 
 async def test_what_a_source_of_commands_does_holds_nobody(cluster: Cluster, tmp_path: Path) -> None:

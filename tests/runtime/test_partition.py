@@ -105,10 +105,10 @@ def test_an_empty_batch_is_answered_with_nothing(loop: WriteLoop, log: FaultyLog
     assert log.head() == 0
 
 
-def test_a_command_without_events_is_told_the_place_that_sees_all_before_it(loop: WriteLoop, log: FaultyLog) -> None:
+def test_a_command_without_events_is_told_the_place_of_what_it_was_decided_on(loop: WriteLoop, log: FaultyLog) -> None:
     loop.execute([alice(OPEN), alice(Close())])
     done = loop.execute([to(Account, "bob", OPEN), alice(Close(), 5), to(Account, "carol", OPEN)])
-    assert [facts(outcome) for outcome in done.outcomes] == [(3, 1, False), (3, 2, False), (4, 1, False)]
+    assert [facts(outcome) for outcome in done.outcomes] == [(3, 1, False), (2, 2, False), (4, 1, False)]
     assert log.find_command(bytes(15) + b"\5") is None
 
 

@@ -263,12 +263,14 @@ def test_an_empty_batch_does_nothing(log: Log, epoch: int) -> None:
     assert log.append(epoch, []) == []
 
 
-def test_an_append_of_no_events_writes_nothing_and_sees_the_head(five: Log, epoch: int) -> None:
-    nothing = deposits(ALICE, expected=5)._replace(snapshot=b"state", snapshot_schema=b"s")
-    assert five.append(epoch, [nothing]) == [Appended(8, 5, ())]
+def test_an_append_of_no_events_writes_nothing_and_sees_its_stream(five: Log, epoch: int) -> None:
+    nothing = deposits(BOB, expected=3)._replace(snapshot=b"state", snapshot_schema=b"s")
+    assert five.append(epoch, [nothing]) == [Appended(6, 3, ())]
     assert five.find_command(nothing.command_id) is None
-    assert five.find_snapshot(ALICE, b"s") is None
-    assert five.append(epoch, [deposits(BOB, 1), deposits(ALICE)])[1] == Appended(9, 5, ())
+    assert five.find_snapshot(BOB, b"s") is None
+    assert five.append(epoch, [deposits(ALICE, 1), deposits(BOB)])[1] == Appended(6, 3, ())
+    assert five.append(epoch, [deposits(BOB, 1, 2), deposits(ALICE, 1), deposits(BOB)])[2] == Appended(11, 5, ())
+    assert five.append(five.activate(), [deposits(BOB)]) == [Appended(11, 5, ())]
 
 
 def test_an_append_of_no_events_still_checks_the_expected_version(five: Log, epoch: int) -> None:

@@ -24,6 +24,7 @@ from rayfold.runtime.log.format import (
     encode_meta,
     encode_record,
     pack_position,
+    record_position,
 )
 from rayfold.runtime.log.index_buffer import GROUPS, group_of
 from rayfold.runtime.log.reader import LmdbReader
@@ -128,6 +129,10 @@ def test_whoever_reads_and_however_often_the_writer_begins_anew_every_stream_is_
                     assert reader.version(stream) == len(amounts)
                     assert amounts_of(reader.read_stream(stream)) == amounts
                     assert amounts_of(reader.read_stream(stream, 2, limit=3)) == amounts[1:4]
+            for stream, amounts in of.items():
+                last = record_position(log.read_stream(stream)[-1]) if amounts else 0
+                [nothing] = log.append(epoch, [deposits(stream)._replace(expected_version=-1)])
+                assert (nothing.position, nothing.version) == (last, len(amounts))
         log.close()
         report = verify_store(store.path).partitions[0]
         assert (report.problems, report.warnings) == ([], [])

@@ -29,16 +29,16 @@ def check_windows(
     of: dict[StreamId, list[int]] = {stream: [] for stream in STREAMS}
     epoch = log.activate()
     for batch in history:
-        planned = []
+        planned, places = [], []
         for stream, count in batch:
             amounts = list(range(len(everything), len(everything) + count))
             planned.append(deposits(stream, *amounts, expected=len(of[stream])))
             everything += amounts
             of[stream] += amounts
+            places.append(of[stream][-1] + 1 if of[stream] else 0)
         outcomes = log.append(epoch, planned)
         assert all(len(one.records) == len(append.events) for one, append in zip(outcomes, planned, strict=True))
-        if outcomes:
-            assert outcomes[-1].position == len(everything)
+        assert [one.position for one in outcomes] == places
     assert log.head() == len(everything)
     for stream in STREAMS:
         wanted = [

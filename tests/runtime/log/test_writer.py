@@ -89,7 +89,7 @@ def test_batches_that_store_nothing_do_not_confuse_what_the_writer_remembers(lmd
     first = deposits(ALICE, 1)
     lmdb_log.append(epoch, [first])
     for _ in range(3):
-        assert lmdb_log.append(epoch, [first, deposits(BOB)]) == [Appended(1, 1, (), True), Appended(1, 0, ())]
+        assert lmdb_log.append(epoch, [first, deposits(BOB)]) == [Appended(1, 1, (), True), Appended(0, 0, ())]
     assert lmdb_log.append(epoch, [deposits(ALICE, 2, expected=1)])[0].position == 2
 
 
