@@ -40,10 +40,11 @@ bench: $(READY) ## measure, and write a page with plots (ARGS="all --quick --jso
 
 test: check pytest ## everything that must pass: make check, then all tests (ARGS="-k name" goes to pytest)
 
-check: $(READY) ## lint, format and types, over sources and tests
+check: $(READY) ## lint, format, types, and who imports whom, over sources and tests
 	@echo "ruff check"; $(BIN)/ruff check --quiet .
 	@echo "ruff format"; $(BIN)/ruff format --check --quiet .
 	@echo "mypy --strict"; $(BIN)/mypy --no-error-summary
+	@echo "import-linter"; told=$$($(BIN)/lint-imports --no-logo --no-cache 2>&1) || { echo "$$told"; exit 1; }
 
 # Two files at a time: most of the tests wait for processes to start or end. ARGS="-n 0" has one after the other.
 # The longest files come first (tests/conftest.py), and so both halves end at the same time.

@@ -156,6 +156,18 @@ def test_every_package_that_is_named_in_pyproject_is_pinned() -> None:
     assert names <= {pin.partition("==")[0] for pin in pins}
 
 
+def test_the_command_line_works_where_the_benchmarks_are_left_out() -> None:
+    """They are its commands by entry points alone."""
+    left_out = "import sys; sys.modules['rayfold.benchmarks'] = None; sys.argv = ['rayfold', '--help']"
+    program = f"{left_out}; from rayfold.actors.cli.main import main; main()"
+    without = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "verify" in without.stdout
+    assert "torture" not in without.stdout
+    script = Path(sys.executable).parent / "rayfold"
+    with_all = subprocess.run([script, "--help"], capture_output=True, text=True, check=True)
+    assert "torture" in with_all.stdout
+
+
 # The installed wheel
 
 USERS_PROGRAM = '''

@@ -1,4 +1,7 @@
-"""The command line: `rayfold demo`, `rayfold bench`, `rayfold verify`.
+"""The command line: `rayfold up`, `rayfold deploy`, `rayfold verify` and the others.
+
+Commands of `benchmarks/` (`demo`, `bench`, `torture`) are found as entry points of the distribution, so that the
+command line works without them.
 
 Rules kept here: a user's mistake is one clear line and exit code 2, never a stack trace; a command that reports
 figures writes them with `--json FILE` too; long work shows its progress; Ctrl-C and SIGTERM end with 130.
@@ -6,8 +9,10 @@ figures writes them with `--json FILE` too; long work shows its progress; Ctrl-C
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -16,8 +21,6 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ...benchmarks.harness.commands import bench
-from ...benchmarks.torture.commands import torture
 from ...runtime.errors import CallerError, RayfoldError
 from .anchor import anchor, check_anchor
 from .application import connected_to, deploy, drain, is_application, move, rebalance
@@ -47,14 +50,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-app.add_typer(bench)
 app.command()(anchor)
 app.command()(backup)
 app.command()(restore)
 app.command()(status)
 app.command()(history)
 app.command()(logs)
-app.command()(torture)
 app.command()(check)
 app.command()(up)
 app.command()(down)
@@ -65,33 +66,24 @@ app.command()(move)
 app.command()(rebalance)
 app.command()(drain)
 
+
+def _add_installed() -> None:
+    """The commands that the distribution names as entry points. None where Rayfold is not installed; one whose package
+    is left out of the installation is passed over."""
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        for entry in metadata.distribution("rayfold").entry_points.select(group="rayfold.commands"):
+            try:
+                command = entry.load()
+            except ModuleNotFoundError as error:
+                if not (error.name or "").startswith("rayfold.benchmarks"):
+                    raise
+            else:
+                app.add_typer(command) if isinstance(command, typer.Typer) else app.command()(command)
+
+
+_add_installed()
+
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there as well.")]
-
-
-@app.command()
-def demo(
-    directory: Annotated[
-        Path | None,
-        typer.Option(help="Keep the store there; a second run on it adds nothing. Default: a temporary one."),
-    ] = None,
-    flights: Annotated[int | None, typer.Option(help="How many flights, from the first of January on.")] = None,
-    all_flights: Annotated[bool, typer.Option("--all", help="The whole year: 336,776 flights.")] = False,
-    partitions: Annotated[
-        int | None, typer.Option(help="Of a new store; if not said, 2, or as many as the cluster has nodes.")
-    ] = None,
-    kill: Annotated[bool, typer.Option(help="Kill the processes of an airport and of a partition on the way.")] = True,
-    replicas: Annotated[int, typer.Option(help="Of each read model.")] = 1,
-    cluster: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Run it over the nodes of a cluster: auto, or HOST:PORT of its head."),
-    ] = None,
-    json_file: JsonOption = None,
-) -> None:
-    """Replay real flights of 2013 from New York, kill two processes on the way, and verify every figure."""
-    from ...benchmarks.flights.demo import DemoOptions, run_demo
-
-    options = DemoOptions(directory, flights, all_flights, json_file, partitions, kill, replicas, cluster)
-    raise typer.Exit(run_demo(options))
 
 
 @app.command()

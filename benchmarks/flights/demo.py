@@ -26,8 +26,9 @@ from rayfold.runtime.store.store import create_or_open_store
 
 from .feed import Feed
 from .oracle import expect
-from .replay import APPLICATION, OnCluster, Replay, replay
+from .replay import APPLICATION, OnCluster, replay
 from .report import Report, filesystem_of
+from .run import Replay
 from .screen import Screen
 from .table import YEAR_FLIGHTS, TableMissing, carrier_names, read_flights
 from .tables import as_tables, day_in_words, verdict

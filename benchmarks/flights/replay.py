@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 from rayfold import Projection, Query, Runtime, Subscription
 from rayfold.actors.cluster.ray_cluster import Cluster
-from rayfold.runtime.store.report import Report
 
 from .delays import WORST, Delays, EveryDelay, WorstDelays
 from .domain import Aircraft, Airport
@@ -24,14 +22,15 @@ from .feed import Feed
 from .figures import AirportHours, Distances, EveryAircraft, EveryCarrier, EveryHour, EveryRoute, Punctuality, Routes
 from .guests import GuestBook, Guests
 from .ledger import Ledger
-from .lookout import Lookout, Loss
+from .lookout import Lookout
 from .obituaries import without_obituaries
-from .outage import Killer, Outage
+from .outage import Killer
+from .run import Replay, Watcher
 from .sending import Sending
 from .timetable import YEAR, Publish, Timetable
-from .verification import LogCheck, walk
+from .verification import walk
 
-__all__ = ["APPLICATION", "OnCluster", "Replay", "Watcher", "replay"]
+__all__ = ["APPLICATION", "OnCluster", "replay"]
 
 APPLICATION: Final = "flights"
 """Its name on a cluster: what other programs connect to, and the folder of its store in the nodes' data folders."""
@@ -49,78 +48,6 @@ class OnCluster(NamedTuple):
     """That this run is about."""
     partitions: int | None = None
     """Of a new store; as many as nodes if not chosen."""
-
-
-class Watcher(Protocol):
-    """Who is told how it goes."""
-
-    def waiting_for(self, what: str) -> None:
-        """Something without a measure has begun."""
-
-    def sending(self, commands: int) -> None:
-        """The commands are being sent now."""
-
-    def answered(self, commands: int) -> None:
-        """So many have their answer."""
-
-    def killed(self, outage: Outage) -> None:
-        """A process was killed."""
-
-    def spared(self, what: str) -> None:
-        """A process was not killed, because it is on another machine."""
-
-    def recovered(self, outage: Outage) -> None:
-        """Its work was acknowledged again."""
-
-    def lost(self, loss: Loss) -> None:
-        """A node is gone, and something waits for it."""
-
-    def back(self, loss: Loss) -> None:
-        """It is there again."""
-
-    def done(self, completed: int) -> None:
-        """So many of what was announced with `measuring`."""
-
-    def measuring(self, what: str, total: int) -> None:
-        """Something of a known size has begun."""
-
-
-@dataclass(slots=True)
-class Replay:
-    """What a run told its caller."""
-
-    ledger: Ledger
-    killer: Killer
-    stored_before: int = 0
-    """Events in the store when it was opened."""
-    start_s: float = 0.0
-    seconds: float = 0.0
-    visible_s: float = 0.0
-    rows: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-    """Every row of the read models, by name."""
-    sent: int = 0
-    losses: list[Loss] = field(default_factory=list)
-    """Nodes that were gone on the way."""
-    nodes: int = 0
-    """That the store is spread over; 0 if it is on this machine."""
-    walk: LogCheck | None = None
-    """Every event against its receipt, if the store is spread over nodes: then it is read while the system runs."""
-    integrity: Report | None = None
-    """What the nodes say of their logs, likewise."""
-    read_back: int = 0
-    """Events."""
-    read_back_s: float = 0.0
-    """For reading and verifying the logs, likewise."""
-
-    @property
-    def asked_again(self) -> bool:
-        """Whether commands may have been decided a second time."""
-        return bool(self.stored_before or self.ledger.repeated or self.killer.outages or self.losses)
-
-    @property
-    def progress(self) -> tuple[int, ...]:
-        """Another one after each step forward."""
-        return self.ledger.told, len(self.rows), self.read_back
 
 
 async def replay(

@@ -14,15 +14,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from rayfold import Envelope, Receipt, Runtime
 
 from .feed import Feed
 from .lookout import AGAIN_S, PATIENCE_S
-
-if TYPE_CHECKING:
-    from .replay import Replay, Watcher
+from .run import Replay, Watcher
 
 __all__ = ["Sending"]
 

@@ -26,8 +26,8 @@ from rayfold.benchmarks.flights.delays import WORST
 from rayfold.benchmarks.flights.demo import DemoOptions, run_demo
 from rayfold.benchmarks.flights.ledger import Ledger
 from rayfold.benchmarks.flights.outage import Killer, Outage
-from rayfold.benchmarks.flights.replay import Replay
 from rayfold.benchmarks.flights.report import Report, filesystem_of
+from rayfold.benchmarks.flights.run import Replay
 from rayfold.benchmarks.flights.sending import IN_FLIGHT, Sending
 from rayfold.benchmarks.flights.tables import as_tables, day_in_words, verdict
 from rayfold.benchmarks.flights.verification import Check, LogFacts

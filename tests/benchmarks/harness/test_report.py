@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from rayfold.benchmarks.harness import bench as bench_module
+from rayfold.benchmarks.bench import run as bench_module
+from rayfold.benchmarks.bench.run import Request, run_bench, run_compare, run_report
 from rayfold.benchmarks.harness import registry
-from rayfold.benchmarks.harness.bench import Request, run_bench, run_compare, run_report
 from rayfold.benchmarks.harness.registry import SUITES
 from rayfold.benchmarks.harness.results import Run, load_run, save_run
 from rayfold.benchmarks.report.page import SECTIONS, render, write_report

@@ -9,7 +9,7 @@ from importlib import import_module
 
 import pytest
 
-from rayfold.benchmarks.harness.bench import Request, run_bench
+from rayfold.benchmarks.bench.run import Request, run_bench
 from rayfold.benchmarks.harness.contract import GOALS, Case, Options, Sample
 from rayfold.benchmarks.harness.histogram import decoded
 from rayfold.benchmarks.suites import peers, replay, umadb_peer

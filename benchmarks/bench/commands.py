@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .registry import ALL, SUITES
+from ..harness.registry import ALL, SUITES
 
 __all__ = ["bench"]
 
@@ -60,7 +60,7 @@ def _run(
     json_file: JsonOption = None,
     report: Annotated[Path | None, typer.Option(metavar="DIR", help="Write a page with plots there.")] = None,
 ) -> None:
-    from .bench import Request, run_bench
+    from .run import Request, run_bench
 
     request = Request(
         suite=context.info_name or ALL,
@@ -93,7 +93,7 @@ def _compare(
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write it there as well.")] = None,
 ) -> None:
     """Which figures have moved beyond their intervals, and which way."""
-    from .bench import run_compare
+    from .run import run_compare
 
     raise typer.Exit(run_compare(first, second, json_file))
 
@@ -104,6 +104,6 @@ def _report(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the page goes, its JSON beside it.")],
 ) -> None:
     """Make the page with plots of results that are there already."""
-    from .bench import run_report
+    from .run import run_report
 
     raise typer.Exit(run_report(results, directory))

@@ -26,17 +26,17 @@ from rich.markup import escape
 from rayfold import RayfoldError
 from rayfold.actors.cli.console import PrintableConsole
 
-from .compare import compare
-from .conditions import Watcher
-from .contract import Options
-from .machine import describe_machine, filesystem_of, machine_name
-from .marks import IN_MEMORY
-from .pinning import release_pins
-from .registry import ALL, LONG, OWN_CLUSTERS, SUITES, BenchRefused, cases_of, missing_extra
-from .results import ResultsInvalid, Run, load_run, save_run
-from .rounds import Plan, Record, measure_all
-from .screen import Screen
-from .summary import GENERATOR, summarize
+from ..harness.compare import compare
+from ..harness.conditions import Watcher
+from ..harness.contract import Options
+from ..harness.machine import describe_machine, filesystem_of, machine_name
+from ..harness.marks import IN_MEMORY
+from ..harness.pinning import release_pins
+from ..harness.registry import ALL, LONG, OWN_CLUSTERS, SUITES, BenchRefused, cases_of, missing_extra
+from ..harness.results import ResultsInvalid, Run, load_run, save_run
+from ..harness.rounds import Plan, Record, measure_all
+from ..harness.screen import Screen
+from ..harness.summary import GENERATOR, summarize
 
 __all__ = ["Request", "run_bench", "run_compare", "run_report"]
 

@@ -1,0 +1,87 @@
+"""A run of the replay: what it tells whoever watches, and what it has told in the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from rayfold.runtime.store.report import Report
+
+from .ledger import Ledger
+from .lookout import Loss
+from .outage import Killer, Outage
+from .verification import LogCheck
+
+__all__ = ["Replay", "Watcher"]
+
+
+class Watcher(Protocol):
+    """Who is told how it goes."""
+
+    def waiting_for(self, what: str) -> None:
+        """Something without a measure has begun."""
+
+    def sending(self, commands: int) -> None:
+        """The commands are being sent now."""
+
+    def answered(self, commands: int) -> None:
+        """So many have their answer."""
+
+    def killed(self, outage: Outage) -> None:
+        """A process was killed."""
+
+    def spared(self, what: str) -> None:
+        """A process was not killed, because it is on another machine."""
+
+    def recovered(self, outage: Outage) -> None:
+        """Its work was acknowledged again."""
+
+    def lost(self, loss: Loss) -> None:
+        """A node is gone, and something waits for it."""
+
+    def back(self, loss: Loss) -> None:
+        """It is there again."""
+
+    def done(self, completed: int) -> None:
+        """So many of what was announced with `measuring`."""
+
+    def measuring(self, what: str, total: int) -> None:
+        """Something of a known size has begun."""
+
+
+@dataclass(slots=True)
+class Replay:
+    """What a run told its caller."""
+
+    ledger: Ledger
+    killer: Killer
+    stored_before: int = 0
+    """Events in the store when it was opened."""
+    start_s: float = 0.0
+    seconds: float = 0.0
+    visible_s: float = 0.0
+    rows: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Every row of the read models, by name."""
+    sent: int = 0
+    losses: list[Loss] = field(default_factory=list)
+    """Nodes that were gone on the way."""
+    nodes: int = 0
+    """That the store is spread over; 0 if it is on this machine."""
+    walk: LogCheck | None = None
+    """Every event against its receipt, if the store is spread over nodes: then it is read while the system runs."""
+    integrity: Report | None = None
+    """What the nodes say of their logs, likewise."""
+    read_back: int = 0
+    """Events."""
+    read_back_s: float = 0.0
+    """For reading and verifying the logs, likewise."""
+
+    @property
+    def asked_again(self) -> bool:
+        """Whether commands may have been decided a second time."""
+        return bool(self.stored_before or self.ledger.repeated or self.killer.outages or self.losses)
+
+    @property
+    def progress(self) -> tuple[int, ...]:
+        """Another one after each step forward."""
+        return self.ledger.told, len(self.rows), self.read_back
