@@ -35,8 +35,8 @@ from ...runtime.own_random import OWN
 from ...runtime.printable import printable_log
 from ...runtime.store.check import verify_store
 from ...runtime.store.custody import CopyFacts, Custody
-from ...runtime.store.node_share import NodeShare, ShareFacts, check_home
-from ...runtime.store.node_store import Share, node_share, open_share
+from ...runtime.store.node_share import NodeShare, Share, ShareFacts, check_home
+from ...runtime.store.node_store import node_share, open_share
 from ...runtime.store.partition_map import StoreMap
 from ...runtime.store.report import Report
 from ...runtime.store.store_lock import StoreLock

@@ -27,8 +27,8 @@ from ...runtime.log.contract import STREAM_PAGE_BYTES, CommandEntry, Holdings, S
 from ...runtime.log.reader import LmdbReader
 from ...runtime.log.segment import Stretch
 from ...runtime.log.writer import LmdbLog
-from ...runtime.store.node_share import check_epoch, check_home
-from ...runtime.store.node_store import Share, open_share
+from ...runtime.store.node_share import Share, check_epoch, check_home
+from ...runtime.store.node_store import open_share
 from ...runtime.store.partition_map import MAP, StoreMap, merged, read_map
 from ...runtime.store.store import Store
 from ...runtime.stream import StreamId, partition_of

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from ..errors import Damaged, Sealed, StoreError, StoreMismatch, StoreMissing
 from ..log.sealing import Seal, Sealable, Tenure, continue_epochs
@@ -25,16 +25,29 @@ from ..printable import printable_log
 from ..stream import OLD_PLACEMENT
 from .custody import ARRIVING, REMOVING, CopyFacts, Custody, copy_name, partition_in, retired_name, why_kept
 from .partition_map import StoreMap, merged
+from .store import Store
+from .store_lock import exists
 
-if TYPE_CHECKING:
-    from .node_store import Share
-
-__all__ = ["Copy", "NodeShare", "ShareDisk", "ShareFacts", "check_epoch", "check_home"]
+__all__ = ["Copy", "NodeShare", "Share", "ShareDisk", "ShareFacts", "check_epoch", "check_home"]
 
 log = printable_log(__name__)
 
 PULLED_MAX: Final = 4
 """Stretches of one call of `pull`, of 8 MB each: a second or two, so that nothing else waits for long."""
+
+
+class Share(NamedTuple):
+    """What a node has of a store."""
+
+    store: Store
+    """Its directory, with what is at home elsewhere as `away`."""
+    map: StoreMap | None
+    """None while the store is being created, and for a whole store that nobody has spread yet."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether the logs of all partitions are here, as in a store of one machine."""
+        return all(exists(self.store.partition_path(number) / "data.mdb") for number in range(self.store.partitions))
 
 
 class ShareFacts(NamedTuple):

@@ -32,7 +32,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from ..durable_files import fsync_folder
 from ..errors import StorageFailed, StoreMismatch
@@ -42,27 +41,13 @@ from ..log.segment import Stretch, write_stretch
 from ..log.writer import LmdbLog
 from ..private import make_private_folder
 from .custody import ARRIVING, CopyFacts, partition_in
-from .node_share import NodeShare
+from .node_share import NodeShare, Share
 from .partition_map import PROPOSAL, StoreMap, read_map, write_map
 from .reader_pool import open_shared_reader
 from .store import Store, check_free, make_logs, read_manifest, remove_leftovers, unused_logs
 from .store_lock import MANIFEST, exists
 
-__all__ = ["FolderDisk", "Share", "arriving_path", "node_share", "open_share"]
-
-
-class Share(NamedTuple):
-    """What a node has of a store."""
-
-    store: Store
-    """Its directory, with what is at home elsewhere as `away`."""
-    map: StoreMap | None
-    """None while the store is being created, and for a whole store that nobody has spread yet."""
-
-    @property
-    def whole(self) -> bool:
-        """Whether the logs of all partitions are here, as in a store of one machine."""
-        return all(exists(self.store.partition_path(number) / "data.mdb") for number in range(self.store.partitions))
+__all__ = ["FolderDisk", "arriving_path", "node_share", "open_share"]
 
 
 def open_share(folder: Path, node_id: str) -> Share | None:

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 from rayfold.runtime.errors import Damaged, Fenced, StoreMissing
 from rayfold.runtime.log.sealing import Tenure, activated
 from rayfold.runtime.store.custody import CopyFacts, copy_name, partition_in
-from rayfold.runtime.store.node_store import Share
+from rayfold.runtime.store.node_share import Share
 from rayfold.runtime.store.partition_map import StoreMap
 from rayfold.runtime.store.store import Store
 

@@ -12,7 +12,8 @@ from rayfold.runtime.log.environment import open_log
 from rayfold.runtime.log.sealing import Tenure, hand_over, seal
 from rayfold.runtime.log.segment import read_stretch
 from rayfold.runtime.store.check import verify_store
-from rayfold.runtime.store.node_store import Share, node_share, open_share
+from rayfold.runtime.store.node_share import Share
+from rayfold.runtime.store.node_store import node_share, open_share
 from rayfold.runtime.store.partition_map import MAP, StoreMap
 from rayfold.runtime.store.store import create_or_open_store, open_store
 from tests.runtime.log.appends import ALICE, amounts_of, deposits
