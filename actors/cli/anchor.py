@@ -31,7 +31,7 @@ from .console import complaints, console
 
 if TYPE_CHECKING:
     from ...runtime.backup.anchor import Anchor, AnchorKey
-    from ...runtime.log.contract import ReadableStore
+    from ...runtime.store.readable_store import ReadableStore
 
 __all__ = ["anchor", "check_anchor"]
 

@@ -20,7 +20,7 @@ from .application import connected_to, is_application
 from .console import complaints, console, write_report
 
 if TYPE_CHECKING:
-    from ...runtime.log.contract import ReadableStore
+    from ...runtime.store.readable_store import ReadableStore
 
 __all__ = ["backup", "restore"]
 

@@ -16,10 +16,11 @@ from typing import Any, Final
 import msgpack
 
 from rayfold.runtime.errors import RayfoldError, Unavailable
-from rayfold.runtime.log.contract import ReadableStore, StoredEvent
+from rayfold.runtime.log.contract import StoredEvent
 from rayfold.runtime.log.format import decode_record
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.store.check import verify_store
+from rayfold.runtime.store.readable_store import ReadableStore
 from rayfold.runtime.store.report import Report
 from rayfold.runtime.store.store import Store
 

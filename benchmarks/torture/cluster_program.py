@@ -32,9 +32,9 @@ from rayfold.actors.control.topology import supervisor_name
 from rayfold.actors.packaging.application import Application
 from rayfold.actors.settings import Settings
 from rayfold.actors.system.remote import RemoteSystem
-from rayfold.runtime.log.contract import ReadableStore
 from rayfold.runtime.log.format import stream_id
 from rayfold.runtime.receipt import Receipt
+from rayfold.runtime.store.readable_store import ReadableStore
 from rayfold.runtime.stream import partition_of
 
 from .checking import Watcher

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from ..durable_files import fsync_folder
 from ..errors import CallerError, Damaged, StorageFailed
-from ..log.contract import ReadableStore, Reader
+from ..log.contract import Reader
 from ..log.format import chain_of
 from ..private import make_private_folder, open_private
+from ..store.readable_store import ReadableStore
 from ..store.store import PARTITIONS_MAX
 
 if TYPE_CHECKING:

@@ -16,10 +16,11 @@ from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from ..errors import StoreMismatch
-from ..log.contract import ReadableStore, Reader, StretchReader
+from ..log.contract import Reader
 from ..log.format import chain_of
-from ..log.segment import STRETCH_BYTES, STRETCH_EVENTS_MAX
+from ..log.segment import STRETCH_BYTES, STRETCH_EVENTS_MAX, StretchReader
 from ..printable import printable_log
+from ..store.readable_store import ReadableStore
 from ..store.store import open_store
 from .inventory import Inventory, Segment, pack_segment, partition_folder, read_inventory, write_inventory
 from .target import Target, target_at

@@ -44,9 +44,9 @@ from ..errors import (
     StoreMismatch,
     SubscriptionInUse,
 )
-from ..log.contract import ReadableStore
 from ..log.format import chain_of
 from ..private import make_private_folder, open_private
+from ..store.readable_store import ReadableStore
 from ..store.store_lock import StoreLock
 
 __all__ = ["MEMBERS_MAX", "CommittedPositions", "check_member"]

@@ -33,12 +33,13 @@ from ..domain.projection import Projection
 from ..domain.recorded import Recorded
 from ..encoding.catalogue import Catalogue
 from ..errors import CallerError, Damaged, InvalidMessage, RayfoldError, StorageFailed
-from ..log.contract import ReadableStore, Reader
+from ..log.contract import Reader
 from ..log.format import decode_record
 from ..read.positions import check_store
 from ..read.time_travel import checked_place, place_of
 from ..read.unreadable import Unreadable
 from ..receipt import Receipt
+from ..store.readable_store import ReadableStore
 from ..store.store import open_store
 from .committed_positions import CommittedPositions, check_member
 from .event_filter import EventFilter, Happened, Key, Streams, Types

@@ -17,14 +17,10 @@ Rules kept here:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from ..errors import RayfoldError
 from ..stream import StreamId
-
-if TYPE_CHECKING:
-    from .segment import Stretch
 
 __all__ = [
     "Append",
@@ -33,11 +29,9 @@ __all__ = [
     "Holdings",
     "Log",
     "NewEvent",
-    "ReadableStore",
     "Reader",
     "Snapshot",
     "StoredEvent",
-    "StretchReader",
     "WriteLog",
 ]
 
@@ -201,42 +195,6 @@ class Reader(Protocol):
 
     def close(self) -> None:
         """Let go of every resource. Closing twice is fine."""
-        ...
-
-
-class StretchReader(Reader, Protocol):
-    """A reader of a log that is kept: of LMDB's, here or on another node."""
-
-    def stretch(self, after: int, up_to: int) -> Stretch | None:
-        """The next whole commands after a position, up to another, as another log takes them in (`log/segment.py`)."""
-        ...
-
-
-class ReadableStore(Protocol):
-    """A store as those who read know it: on this machine (`store.py`), or spread over nodes
-    (`actors/nodes/store.py`)."""
-
-    @property
-    def store_id(self) -> str:
-        """A UUID, made with the store."""
-        ...
-
-    @property
-    def partitions(self) -> int:
-        """How many logs it has."""
-        ...
-
-    @property
-    def placement(self) -> str:
-        """The rule by which streams find their partitions (`stream.partition_of`)."""
-        ...
-
-    def open_reader(self, partition: int) -> StretchReader:
-        """A reader of one of them; as many at once as one likes."""
-        ...
-
-    def folder_here(self) -> Path:
-        """Where read models and subscriptions keep their place on this machine."""
         ...
 
 

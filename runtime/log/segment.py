@@ -9,9 +9,10 @@ not at all; nothing is written that does not follow, by position and by hash, fr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from ..errors import Damaged
+from .contract import Reader
 from .format import (
     CHAIN_START,
     COMMANDS,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from .reader import LmdbReader
     from .writer import LmdbLog
 
-__all__ = ["STRETCH_BYTES", "Stretch", "last_boundary", "read_stretch", "write_stretch"]
+__all__ = ["STRETCH_BYTES", "Stretch", "StretchReader", "last_boundary", "read_stretch", "write_stretch"]
 
 STRETCH_BYTES: Final = 8 << 20
 """Of records: about 25,000 of them, in memory twice and in one transaction."""
@@ -64,6 +65,14 @@ class Stretch(NamedTuple):
     def last(self) -> int:
         """The position of its last event."""
         return record_position(self.records[-1])
+
+
+class StretchReader(Reader, Protocol):
+    """A reader of a log that is kept: of LMDB's, here or on another node."""
+
+    def stretch(self, after: int, up_to: int) -> Stretch | None:
+        """The next whole commands after a position, up to another, as another log takes them in."""
+        ...
 
 
 def read_stretch(reader: LmdbReader, after: int, up_to: int, bytes_max: int = STRETCH_BYTES) -> Stretch | None:

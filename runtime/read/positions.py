@@ -20,8 +20,8 @@ from typing import Final, Protocol
 from uuid import UUID
 
 from ..errors import InvalidMessage
-from ..log.contract import ReadableStore
 from ..receipt import Receipt
+from ..store.readable_store import ReadableStore
 from ..store.store import PARTITIONS_MAX
 
 __all__ = ["After", "HasPositions", "check_store", "join_place", "place_asked", "place_of_token", "token_of_place"]
