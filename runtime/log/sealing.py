@@ -22,13 +22,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..errors import Sealed
-from .format import CHAIN_START, META, META_EPOCH, META_SEAL, chain_of, encode_meta
+from .contract import Reader
+from .format import CHAIN_START, META_EPOCH, META_SEAL, chain_of, encode_meta
 
 if TYPE_CHECKING:
     import lmdb
-
-    from .reader import LmdbReader
-    from .writer import LmdbLog
 
 __all__ = [
     "Seal",
@@ -37,7 +35,6 @@ __all__ = [
     "activated",
     "break_seal",
     "chain_at",
-    "change_tenure",
     "continue_epochs",
     "hand_over",
     "seal",
@@ -66,7 +63,7 @@ class Seal(NamedTuple):
     chain: bytes
     """Of that event: it stands for all events before it."""
 
-    def is_end_of(self, log: LmdbReader) -> bool:
+    def is_end_of(self, log: Reader) -> bool:
         """Whether this log, a copy, ends with the same event after the same history."""
         return log.head() == self.head and self.chain == chain_at(log, self.head)
 
@@ -148,22 +145,8 @@ def continue_epochs(log: Sealable, epoch: int) -> None:
 # --- in LMDB ------------------------------------------------------------------------------------------------------
 
 
-def change_tenure(log: LmdbLog, change: Callable[[Tenure], Tenure]) -> Tenure:
-    """See `Sealable`."""
-
-    def put(transaction: lmdb.Transaction[bytes]) -> Tenure:
-        present = log.tenure_in(transaction)
-        changed = change(present)
-        if changed != present:
-            put_tenure(log, transaction, changed)
-        return changed
-
-    return log.environment.write(put)
-
-
-def put_tenure(log: LmdbLog, transaction: lmdb.Transaction[bytes], tenure: Tenure) -> None:
+def put_tenure(transaction: lmdb.Transaction[bytes], meta: lmdb._Database, tenure: Tenure) -> None:
     """Store who may write."""
-    meta = log.environment.database(META)
     transaction.put(META_EPOCH, encode_meta(META_EPOCH, tenure.epoch.to_bytes(8, "big")), db=meta)
     if tenure.heir:
         transaction.put(META_SEAL, encode_meta(META_SEAL, encode_seal(tenure)), db=meta)
@@ -183,6 +166,6 @@ def decode_seal(epoch: int, stored: bytes) -> Tenure:
     return Tenure(epoch, heir.decode(errors="replace"), int(since or 0))
 
 
-def chain_at(log: LmdbReader, position: int) -> bytes:
+def chain_at(log: Reader, position: int) -> bytes:
     """The chain link of the event at a position: it stands for all events up to it."""
     return chain_of(log.read(position - 1, 1)[0]) if position else CHAIN_START

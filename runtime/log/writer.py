@@ -43,7 +43,7 @@ from .holdings import checked_shapes, holdings_in, put_holdings
 from .index_buffer import IndexBuffer, encode_indexed, unindexed_entries
 from .plan import Pair, Plan, Tail, plan
 from .reader import LmdbReader
-from .sealing import Tenure, activated, change_tenure, put_tenure
+from .sealing import Tenure, activated, put_tenure
 from .upgrade import upgrade
 
 if TYPE_CHECKING:
@@ -84,14 +84,22 @@ class LmdbLog(LmdbReader):
         tenure = activated(self.tenure_in(transaction), self.name)
         upgrade(transaction, self)
         self._learn(transaction, self._head(transaction))
-        put_tenure(self, transaction, tenure)
+        put_tenure(transaction, self.environment.database(META), tenure)
         return tenure.epoch
 
     def change_tenure(self, change: Callable[[Tenure], Tenure]) -> Tenure:
         """Replace who may write the log, in one durable transaction; see `sealing.py`."""
+
+        def put(transaction: lmdb.Transaction[bytes]) -> Tenure:
+            present = self.tenure_in(transaction)
+            changed = change(present)
+            if changed != present:
+                put_tenure(transaction, self.environment.database(META), changed)
+            return changed
+
         with self._writing:
             self._tail = None
-            return change_tenure(self, change)
+            return self.environment.write(put)
 
     def declare(self, shapes: Mapping[tuple[str, int], bytes]) -> None:
         """The shapes of the events that will be appended. Raises `InvalidMessage` for one that is too large."""
