@@ -63,25 +63,24 @@ def write_identity(environment: Environment, identity: str) -> None:
     """Make an empty environment a log."""
 
     def put(transaction: lmdb.Transaction[bytes]) -> None:
-        database = environment.database(META)
-        put_format(transaction, environment, [0] * GROUPS)
-        transaction.put(META_IDENTITY, encode_meta(META_IDENTITY, identity.encode()), db=database)
-        put_secret(transaction, environment, token_bytes(SECRET_BYTES))
+        meta = environment.database(META)
+        put_format(transaction, meta, [0] * GROUPS)
+        transaction.put(META_IDENTITY, encode_meta(META_IDENTITY, identity.encode()), db=meta)
+        put_secret(transaction, meta, token_bytes(SECRET_BYTES))
 
     environment.write(put)
 
 
-def put_format(transaction: lmdb.Transaction[bytes], environment: Environment, indexed: Sequence[int]) -> None:
+def put_format(transaction: lmdb.Transaction[bytes], meta: lmdb._Database, indexed: Sequence[int]) -> None:
     """Say that the log has the present format, and up to where its stream index holds each group
     (`index_buffer.py`)."""
-    meta, content = environment.database(META), FORMAT_VERSION.to_bytes(8, "big")
-    transaction.put(META_FORMAT, encode_meta(META_FORMAT, content), db=meta)
+    transaction.put(META_FORMAT, encode_meta(META_FORMAT, FORMAT_VERSION.to_bytes(8, "big")), db=meta)
     transaction.put(META_INDEXED, encode_indexed(indexed), db=meta)
 
 
-def put_secret(transaction: lmdb.Transaction[bytes], environment: Environment, secret: bytes) -> None:
+def put_secret(transaction: lmdb.Transaction[bytes], meta: lmdb._Database, secret: bytes) -> None:
     """Give the log this secret, in place of any that it has."""
-    transaction.put(META_SECRET, encode_meta(META_SECRET, secret), db=environment.database(META))
+    transaction.put(META_SECRET, encode_meta(META_SECRET, secret), db=meta)
 
 
 def read_identity(environment: Environment) -> str:

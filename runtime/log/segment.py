@@ -151,5 +151,5 @@ def _write(log: LmdbLog, transaction: lmdb.Transaction[bytes], stretch: Stretch)
     shown |= {kind: stretch.shapes[kind] for kind in shown if isinstance(kind, tuple) and kind in stretch.shapes}
     put_holdings(transaction, database(META), shown)
     if stretch.secret:
-        put_secret(transaction, log.environment, stretch.secret)
-    put_format(transaction, log.environment, [head] * GROUPS)
+        put_secret(transaction, database(META), stretch.secret)
+    put_format(transaction, database(META), [head] * GROUPS)

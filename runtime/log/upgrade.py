@@ -9,25 +9,29 @@ Rule kept here: never half. One transaction, that of the activation, or nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from secrets import token_bytes
 from typing import TYPE_CHECKING
 
-from .format import META, SECRET_BYTES
-from .holdings import put_holdings
+from .format import SECRET_BYTES
+from .holdings import Kinds, put_holdings
 from .identity import put_format, put_secret
 
 if TYPE_CHECKING:
     import lmdb
 
-    from .writer import LmdbLog
-
 __all__ = ["upgrade"]
 
 
-def upgrade(transaction: lmdb.Transaction[bytes], log: LmdbLog) -> None:
-    """Make the log one of the present format. Raises `Damaged`; a damaged event is passed over."""
-    indexed, kinds = log.indexed_in(transaction), log.kinds_in(transaction)
-    put_holdings(transaction, log.environment.database(META), kinds)
-    if not log.secret_in(transaction):
-        put_secret(transaction, log.environment, token_bytes(SECRET_BYTES))
-    put_format(transaction, log.environment, indexed)
+def upgrade(
+    transaction: lmdb.Transaction[bytes], meta: lmdb._Database, indexed: Sequence[int], kinds: Kinds, secret: bytes
+) -> None:
+    """Make the log one of the present format.
+
+    `indexed`, `kinds` and `secret` are what the log says or shows of itself now (`reader.py`); without a secret it is
+    given one.
+    """
+    put_holdings(transaction, meta, kinds)
+    if not secret:
+        put_secret(transaction, meta, token_bytes(SECRET_BYTES))
+    put_format(transaction, meta, indexed)

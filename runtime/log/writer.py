@@ -81,10 +81,11 @@ class LmdbLog(LmdbReader):
             return self.environment.write(self._activate)
 
     def _activate(self, transaction: lmdb.Transaction[bytes]) -> int:
-        tenure = activated(self.tenure_in(transaction), self.name)
-        upgrade(transaction, self)
+        tenure, meta = activated(self.tenure_in(transaction), self.name), self.environment.database(META)
+        indexed, kinds, secret = self.indexed_in(transaction), self.kinds_in(transaction), self.secret_in(transaction)
+        upgrade(transaction, meta, indexed, kinds, secret)
         self._learn(transaction, self._head(transaction))
-        put_tenure(transaction, self.environment.database(META), tenure)
+        put_tenure(transaction, meta, tenure)
         return tenure.epoch
 
     def change_tenure(self, change: Callable[[Tenure], Tenure]) -> Tenure:
