@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import lmdb
 
-from rayfold.runtime.log.environment import LMDB_ENGINE, open_reader
+from rayfold.runtime.log.environment import LMDB_ENGINE
+from rayfold.runtime.log.folder import open_reader
 
 from ..harness.contract import Case, Options, Sample
 from ..workloads.bank import Balances, deposits, questions

@@ -26,7 +26,7 @@ from typing import Any, Final
 from rayfold.runtime.errors import RayfoldError, StorageFailed
 from rayfold.runtime.log import environment as log_environment
 from rayfold.runtime.log.contract import Append, NewEvent
-from rayfold.runtime.log.environment import open_log
+from rayfold.runtime.log.folder import open_log
 from rayfold.runtime.log.writer import LmdbLog
 from rayfold.runtime.store.store import Store, open_store
 from rayfold.runtime.stream import ANY, StreamId

@@ -16,7 +16,7 @@ from rayfold.runtime.encoding.outcome import Outcome
 from rayfold.runtime.errors import RayfoldError, StoreError
 from rayfold.runtime.log import index_buffer
 from rayfold.runtime.log.contract import Reader
-from rayfold.runtime.log.environment import open_log
+from rayfold.runtime.log.folder import open_log
 from rayfold.runtime.log.writer import LmdbLog
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.store.check import verify_store

@@ -24,7 +24,8 @@ import msgpack
 from rayfold.runtime.encoding.codec import encode_message
 from rayfold.runtime.encoding.envelope import new_command_id
 from rayfold.runtime.log.contract import NewEvent
-from rayfold.runtime.log.environment import DATABASES_MAX, LMDB_ENGINE, MAP_BYTES_START, READERS_MAX, open_log
+from rayfold.runtime.log.environment import DATABASES_MAX, LMDB_ENGINE, MAP_BYTES_START, READERS_MAX
+from rayfold.runtime.log.folder import open_log
 from rayfold.runtime.log.format import (
     CHAIN_START,
     COMMANDS,

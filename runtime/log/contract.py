@@ -2,7 +2,7 @@
 
 Step [5] of the write path. Before it: `runtime/write/write_loop.py` has decided a batch. After it: the broadcast.
 
-Two logs keep the contract: `LmdbLog` (`environment.py`, `writer.py`, `reader.py`) on disk and `MemoryLog`
+Two logs keep the contract: `LmdbLog` (`folder.py`, `writer.py`, `reader.py`) on disk and `MemoryLog`
 (`memory.py`), and one test suite runs on both (`tests/runtime/log/test_contract.py`).
 
 Rules kept here:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from secrets import token_bytes
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from ..errors import Damaged, StoreMismatch
+from .environment import NOT_OURS, Environment
 from .format import (
     DATABASES,
     FORMAT_VERSION,
@@ -28,11 +29,7 @@ from .index_buffer import GROUPS, encode_indexed
 if TYPE_CHECKING:
     import lmdb
 
-    from .environment import Environment
-
-__all__ = ["NOT_OURS", "check_identity", "is_new", "put_format", "put_secret", "read_identity", "write_identity"]
-
-NOT_OURS: Final = "this LMDB environment is not a log of Rayfold"
+__all__ = ["check_identity", "is_new", "put_format", "put_secret", "read_identity", "write_identity"]
 
 
 def check_identity(environment: Environment, identity: str) -> None:

@@ -17,13 +17,14 @@ Rules kept here:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 import lmdb
 
 from ..errors import Damaged, InvalidId, RayfoldError
 from ..stream import StreamId
 from .contract import STREAM_PAGE_BYTES, CommandEntry, Holdings, Snapshot
+from .environment import Environment
 from .format import (
     BODY_AT,
     COMMANDS,
@@ -57,9 +58,6 @@ from .holdings import Kinds, as_holdings, holdings_in, kinds_of
 from .index_buffer import GROUPS, decode_indexed, group_of
 from .sealing import Tenure, chain_at, decode_seal
 from .segment import Stretch, read_stretch
-
-if TYPE_CHECKING:
-    from .environment import Environment
 
 __all__ = ["HOLDINGS_SINCE", "LmdbReader"]
 

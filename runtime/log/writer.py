@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import lmdb
 
 from ..errors import CallerError, Damaged, Fenced, Refusal
 from ..stream import StreamId
 from .contract import Append, Appended, CommandEntry
+from .environment import Environment
 from .format import (
     CHAIN_START,
     COMMANDS,
@@ -45,9 +46,6 @@ from .plan import Pair, Plan, Tail, plan
 from .reader import LmdbReader
 from .sealing import Tenure, activated, put_tenure
 from .upgrade import upgrade
-
-if TYPE_CHECKING:
-    from .environment import Environment
 
 __all__ = ["LmdbLog"]
 

@@ -35,7 +35,7 @@ from pathlib import Path
 
 from ..durable_files import fsync_folder
 from ..errors import StorageFailed, StoreMismatch
-from ..log.environment import open_log
+from ..log.folder import open_log
 from ..log.sealing import Tenure, chain_at
 from ..log.segment import Stretch, write_stretch
 from ..log.writer import LmdbLog

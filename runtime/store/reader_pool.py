@@ -15,15 +15,13 @@ import contextlib
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from ..errors import StorageFailed
-from ..log.environment import open_reader
+from ..log.environment import Environment
+from ..log.folder import open_reader
 from ..log.identity import check_identity
 from ..log.reader import LmdbReader
-
-if TYPE_CHECKING:
-    from ..log.environment import Environment
 
 __all__ = ["open_shared_reader"]
 

@@ -34,7 +34,7 @@ from typing import Any, Final
 
 from ..durable_files import decode_facts, encode_facts, fsync_folder, write_durably
 from ..errors import StorageFailed, StoreMismatch, StoreMissing
-from ..log.environment import open_log
+from ..log.folder import open_log
 from ..log.reader import LmdbReader
 from ..log.writer import LmdbLog
 from ..private import make_private_folder

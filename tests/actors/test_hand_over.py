@@ -25,7 +25,7 @@ from rayfold.runtime.encoding.envelope import Envelope, join, pack
 from rayfold.runtime.encoding.error_codec import from_wire
 from rayfold.runtime.encoding.outcome import decode_answer
 from rayfold.runtime.errors import Fenced, RayfoldError, Sealed, StoreMismatch, StoreMissing, Unavailable
-from rayfold.runtime.log.environment import open_log
+from rayfold.runtime.log.folder import open_log
 from rayfold.runtime.log.sealing import Seal
 from rayfold.runtime.log.segment import read_stretch
 from rayfold.runtime.receipt import Receipt

@@ -12,7 +12,7 @@ import pytest
 from rayfold.benchmarks.torture.storage_damage import make_two, questions, verdict
 from rayfold.runtime.errors import Damaged
 from rayfold.runtime.log import index_buffer
-from rayfold.runtime.log.environment import open_log, open_reader
+from rayfold.runtime.log.folder import open_log, open_reader
 from rayfold.runtime.log.format import COMMANDS, EVENTS, STREAMS
 from rayfold.runtime.log.reader import LmdbReader
 from rayfold.runtime.store.store import Store

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rayfold.runtime.log.environment import open_log
+from rayfold.runtime.log.folder import open_log
 from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.write.write_loop import WriteLoop
 from tests.runtime.arrivals import activated

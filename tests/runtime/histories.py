@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from rayfold.runtime.domain.messages import Command
 from rayfold.runtime.errors import StorageFailed
-from rayfold.runtime.log.environment import open_log
+from rayfold.runtime.log.folder import open_log
 from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.stream import ANY, NO_STREAM
 from rayfold.runtime.write.residents import Residents

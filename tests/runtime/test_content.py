@@ -23,7 +23,7 @@ from rayfold.runtime.encoding.content import RAW_BYTES_MAX, old_payloads
 from rayfold.runtime.encoding.envelope import Envelope, PackedCommand, derived_id, pack, unpack_batch
 from rayfold.runtime.errors import CommandIdReused
 from rayfold.runtime.log.contract import Append, Log, NewEvent
-from rayfold.runtime.log.environment import open_log
+from rayfold.runtime.log.folder import open_log
 from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.stream import StreamId

@@ -46,7 +46,7 @@ from rayfold.runtime.feed.event_filter import EventFilter
 from rayfold.runtime.feed.log_follower import LogFollower
 from rayfold.runtime.feed.subscription import BlockingSubscription, Feed
 from rayfold.runtime.log.contract import Append, Log, NewEvent, StoredEvent
-from rayfold.runtime.log.environment import open_log
+from rayfold.runtime.log.folder import open_log
 from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.read.read_model import ReadModel
 from rayfold.runtime.read.time_travel import history, state_at

@@ -17,7 +17,7 @@ from rayfold.runtime.encoding.envelope import Envelope, pack
 from rayfold.runtime.encoding.error_codec import from_wire, to_wire
 from rayfold.runtime.errors import CodeMismatch, Misfit
 from rayfold.runtime.log.contract import Log
-from rayfold.runtime.log.environment import open_log
+from rayfold.runtime.log.folder import open_log
 from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.write.write_loop import WriteLoop
 

@@ -15,7 +15,7 @@ from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.codec import encode_message
 from rayfold.runtime.encoding.saved_state import encode_state, state_fingerprint
 from rayfold.runtime.log.contract import Append, Log, NewEvent
-from rayfold.runtime.log.environment import open_log
+from rayfold.runtime.log.folder import open_log
 from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.read import time_travel
 from rayfold.runtime.read.time_travel import (

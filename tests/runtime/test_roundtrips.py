@@ -35,7 +35,7 @@ from rayfold.runtime.encoding.envelope import Envelope, pack
 from rayfold.runtime.encoding.sameness import difference
 from rayfold.runtime.errors import HandlerFailed, InvalidMessage
 from rayfold.runtime.feed.event_filter import EventFilter
-from rayfold.runtime.log.environment import open_log
+from rayfold.runtime.log.folder import open_log
 from rayfold.runtime.log.format import decode_record
 from rayfold.runtime.read.read_model import ReadModel
 from rayfold.runtime.read.time_travel import history

@@ -18,7 +18,7 @@ from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.codec import encode_message
 from rayfold.runtime.encoding.envelope import pack
 from rayfold.runtime.log.contract import Append, Appended
-from rayfold.runtime.log.environment import open_log
+from rayfold.runtime.log.folder import open_log
 from rayfold.runtime.log.writer import LmdbLog
 from rayfold.runtime.read.read_model import PackedQuery, ReadModel
 from rayfold.runtime.write.write_loop import WriteLoop

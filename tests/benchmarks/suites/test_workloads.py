@@ -18,7 +18,7 @@ from rayfold.benchmarks.workloads.plain import PlainBank
 from rayfold.benchmarks.workloads.smallbank import Customer, Ledger
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.envelope import pack
-from rayfold.runtime.log.environment import open_log, open_reader
+from rayfold.runtime.log.folder import open_log, open_reader
 from rayfold.runtime.write.write_loop import WriteLoop
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from rayfold.runtime.log import index_buffer
 from rayfold.runtime.log.contract import Log
-from rayfold.runtime.log.environment import open_log
+from rayfold.runtime.log.folder import open_log
 from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.log.writer import LmdbLog
 from tests.runtime.log.appends import children

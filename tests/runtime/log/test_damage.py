@@ -11,7 +11,7 @@ import pytest
 
 from rayfold.runtime.errors import Damaged
 from rayfold.runtime.log.contract import CommandEntry, Snapshot
-from rayfold.runtime.log.environment import open_log, open_reader
+from rayfold.runtime.log.folder import open_log, open_reader
 from rayfold.runtime.log.format import (
     COMMANDS,
     DATABASES,

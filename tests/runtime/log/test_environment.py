@@ -15,7 +15,7 @@ from lmdb import verify as lmdb_verify
 from rayfold.runtime.errors import Damaged, StorageFailed, StoreMismatch, StoreMissing
 from rayfold.runtime.log import environment as environment_module
 from rayfold.runtime.log.contract import Append
-from rayfold.runtime.log.environment import open_log, open_reader
+from rayfold.runtime.log.folder import open_log, open_reader
 from rayfold.runtime.log.format import META, META_FORMAT, decode_record, encode_meta
 from rayfold.runtime.log.reader import LmdbReader
 from rayfold.runtime.log.writer import LmdbLog
@@ -179,7 +179,7 @@ def test_a_folder_that_cannot_be_made_is_an_error_with_its_path(tmp_path: Path) 
 def test_a_log_used_after_a_fork_says_so(tmp_path: Path) -> None:
     code = """
 import os, sys
-from rayfold.runtime.log.environment import open_log
+from rayfold.runtime.log.folder import open_log
 log = open_log(sys.argv[1], "partition 3")
 parent, child = os.getpid(), os.fork()
 if child == 0:
@@ -203,7 +203,7 @@ def test_a_forked_child_that_ends_takes_no_read_from_its_parent(tmp_path: Path, 
     open_log(tmp_path, "partition 3").close()
     code = f"""
 import os, sys
-from rayfold.runtime.log.environment import {opened}
+from rayfold.runtime.log.folder import {opened}
 log = {opened}(sys.argv[1], "partition 3")
 log.head()
 if os.fork() == 0:
@@ -218,7 +218,7 @@ print(log.head(), log.head())
 
 READER = """
 import sys
-from rayfold.runtime.log.environment import open_reader
+from rayfold.runtime.log.folder import open_reader
 from rayfold.runtime.log.format import decode_record
 log = open_reader(sys.argv[1], "partition 3")
 wanted, seen, heads = int(sys.argv[2]), [], [0]
@@ -265,7 +265,7 @@ def test_a_read_transaction_that_two_commits_passed_is_taken_anew(
 def test_a_reader_sees_a_commit_of_another_process_at_once(lmdb_log: LmdbLog, tmp_path: Path) -> None:
     code = """
 import sys
-from rayfold.runtime.log.environment import open_reader
+from rayfold.runtime.log.folder import open_reader
 log = open_reader(sys.argv[1], "partition 3")
 for _ in sys.stdin:
     print(log.head(), len(log.read(0, 100)), flush=True)
@@ -310,7 +310,7 @@ def test_threads_read_while_the_writer_appends_and_grows(tmp_path: Path) -> None
 READS_ONCE = """
 import sys
 from rayfold.runtime.errors import StorageFailed
-from rayfold.runtime.log.environment import open_reader
+from rayfold.runtime.log.folder import open_reader
 try:
     log = open_reader(sys.argv[1], "partition 0")
     print(log.head(), flush=True)
@@ -386,7 +386,7 @@ def test_a_writer_goes_on_after_another_process_has_grown_the_map(tmp_path: Path
     log.append(log.activate(), [deposits(ALICE, 1)])
     code = """
 import sys
-from rayfold.runtime.log.environment import open_log
+from rayfold.runtime.log.folder import open_log
 from tests.runtime.log.test_environment import heavy
 log = open_log(sys.argv[1], "partition 3", map_bytes=1 << 20)
 epoch = log.activate()
@@ -417,7 +417,7 @@ def test_a_disk_that_takes_no_more_is_an_error_and_nothing_is_half_written(tmp_p
     code = """
 import os, resource, sys
 from rayfold.runtime.errors import StorageFailed
-from rayfold.runtime.log.environment import open_log
+from rayfold.runtime.log.folder import open_log
 from tests.runtime.log.appends import ALICE, deposits
 from tests.runtime.log.test_environment import heavy
 log = open_log(sys.argv[1], "partition 3")
@@ -444,7 +444,7 @@ def test_an_environment_whose_meta_page_could_not_be_written_is_opened_again(tmp
     code = """
 import fcntl, os, sys
 from rayfold.runtime.errors import StorageFailed
-from rayfold.runtime.log.environment import open_log
+from rayfold.runtime.log.folder import open_log
 from tests.runtime.log.appends import ALICE, deposits
 log = open_log(sys.argv[1], "partition 3")
 epoch = log.activate()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rayfold.runtime.errors import Damaged
 from rayfold.runtime.log import identity
 from rayfold.runtime.log.contract import Append, NewEvent, StoredEvent
-from rayfold.runtime.log.environment import open_log
+from rayfold.runtime.log.folder import open_log
 from rayfold.runtime.log.format import (
     BODY_AT,
     CHAIN_START,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rayfold.runtime.errors import Conflict, Damaged
 from rayfold.runtime.log import index_buffer
-from rayfold.runtime.log.environment import open_log
+from rayfold.runtime.log.folder import open_log
 from rayfold.runtime.log.format import (
     EVENTS,
     FORMAT_VERSION,

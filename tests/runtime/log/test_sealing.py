@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rayfold.runtime.errors import Fenced, Sealed
-from rayfold.runtime.log.environment import open_log, open_reader
+from rayfold.runtime.log.folder import open_log, open_reader
 from rayfold.runtime.log.format import CHAIN_START
 from rayfold.runtime.log.sealing import Seal, Tenure, break_seal, continue_epochs, hand_over, seal
 from rayfold.runtime.log.writer import LmdbLog

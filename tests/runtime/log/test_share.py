@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rayfold.runtime.errors import Sealed, StoreMismatch, StoreMissing
-from rayfold.runtime.log.environment import open_log
+from rayfold.runtime.log.folder import open_log
 from rayfold.runtime.log.sealing import Tenure, hand_over, seal
 from rayfold.runtime.log.segment import read_stretch
 from rayfold.runtime.store.check import verify_store

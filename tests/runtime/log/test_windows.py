@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayfold.runtime.log.contract import Log
-from rayfold.runtime.log.environment import open_log
+from rayfold.runtime.log.folder import open_log
 from rayfold.runtime.log.format import record_position
 from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.stream import StreamId

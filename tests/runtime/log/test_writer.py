@@ -10,7 +10,7 @@ import pytest
 from rayfold.runtime.errors import Conflict, Fenced
 from rayfold.runtime.log import plan
 from rayfold.runtime.log.contract import Appended
-from rayfold.runtime.log.environment import open_log
+from rayfold.runtime.log.folder import open_log
 from rayfold.runtime.log.format import CHAIN_START, chain_of, next_chain
 from rayfold.runtime.log.writer import LmdbLog
 from rayfold.runtime.stream import StreamId
@@ -19,7 +19,7 @@ from tests.runtime.log.appends import ALICE, BOB, amounts_of, deposits, position
 WRITER = """
 import sys
 from rayfold.runtime.errors import StoreError
-from rayfold.runtime.log.environment import open_log
+from rayfold.runtime.log.folder import open_log
 from tests.runtime.log.appends import ALICE, deposits
 log = open_log(sys.argv[1], "partition 3")
 epoch = log.activate()
@@ -55,7 +55,7 @@ def test_what_a_writer_remembers_does_not_count_once_somebody_else_has_written(
     lmdb_log.append(epoch, [deposits(ALICE, 1)])
     code = """
 import sys
-from rayfold.runtime.log.environment import open_log
+from rayfold.runtime.log.folder import open_log
 from tests.runtime.log.appends import ALICE, deposits
 print(open_log(sys.argv[1], "partition 3").append(int(sys.argv[2]), [deposits(ALICE, 2)])[0].position)
 """
@@ -120,7 +120,7 @@ def test_appends_from_several_threads_take_their_turn(lmdb_log: LmdbLog) -> None
 
 BUSY_WRITER = """
 import sys
-from rayfold.runtime.log.environment import open_log
+from rayfold.runtime.log.folder import open_log
 from rayfold.runtime.stream import StreamId
 from tests.runtime.log.appends import deposits
 log = open_log(sys.argv[1], "partition 3")
@@ -157,7 +157,7 @@ def test_a_writer_killed_in_the_middle_loses_nothing_that_it_had_acknowledged(tm
 def test_a_later_writer_is_not_stopped_by_one_killed_inside_its_transaction(tmp_path: Path) -> None:
     code = """
 import sys
-from rayfold.runtime.log.environment import open_log
+from rayfold.runtime.log.folder import open_log
 from tests.runtime.log.appends import ALICE, deposits
 log = open_log(sys.argv[1], "partition 3")
 def stay(transaction):
