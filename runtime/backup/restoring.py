@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 from ..durable_files import fsync_folder, write_durably
 from ..errors import StorageFailed, StoreInUse, StoreMismatch, StoreMissing
 from ..log.index_buffer import appends_in
-from ..log.segment import Stretch, write_stretch
+from ..log.segment import Stretch
 from ..private import make_private_folder, open_private
 from ..store.store import Store, create_or_open_store
 from .inventory import Inventory, Segment, read_inventory, read_segment
@@ -162,7 +162,7 @@ def _fill(store: Store, inventory: Inventory, heads: Mapping[int, int], place: T
                     if segment.first > up_to:
                         break
                     stretch = _cut(read_segment(segment, place), up_to, partition, segment, place)
-                    write_stretch(log, stretch)
+                    log.add_stretch(stretch)
                     done += len(stretch.records)
                     advance(done, total)
             finally:

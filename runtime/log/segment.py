@@ -9,10 +9,12 @@ not at all; nothing is written that does not follow, by position and by hash, fr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from ..errors import Damaged
 from .contract import Reader
+from .environment import Environment
 from .format import (
     CHAIN_START,
     COMMANDS,
@@ -29,14 +31,12 @@ from .format import (
 from .holdings import kinds_of, put_holdings
 from .identity import put_format, put_secret
 from .index_buffer import GROUPS, appends_in, index_entry, version_told
+from .plan import Pair
 
 if TYPE_CHECKING:
     import lmdb
 
-    from .reader import LmdbReader
-    from .writer import LmdbLog
-
-__all__ = ["STRETCH_BYTES", "Stretch", "StretchReader", "last_boundary", "read_stretch", "write_stretch"]
+__all__ = ["STRETCH_BYTES", "Stretch", "StretchReader", "last_boundary", "put_stretch", "read_stretch"]
 
 STRETCH_BYTES: Final = 8 << 20
 """Of records: about 25,000 of them, in memory twice and in one transaction."""
@@ -75,7 +75,15 @@ class StretchReader(Reader, Protocol):
         ...
 
 
-def read_stretch(reader: LmdbReader, after: int, up_to: int, bytes_max: int = STRETCH_BYTES) -> Stretch | None:
+class ShapedReader(Reader, Protocol):
+    """A reader that tells the shapes of what it reads as well: LMDB's."""
+
+    def shapes(self) -> dict[tuple[str, int], bytes]:
+        """The shapes that the log has stored, by event name and schema version."""
+        ...
+
+
+def read_stretch(reader: ShapedReader, after: int, up_to: int, bytes_max: int = STRETCH_BYTES) -> Stretch | None:
     """The next whole commands after a position, up to another; None if there are none. Raises `Damaged`."""
     records = reader.read(after, min(up_to - after, STRETCH_EVENTS_MAX), bytes_max) if up_to > after else []
     if not records:
@@ -94,7 +102,7 @@ def read_stretch(reader: LmdbReader, after: int, up_to: int, bytes_max: int = ST
     return Stretch(records, digests, reader.shapes(), reader.secret())
 
 
-def last_boundary(reader: LmdbReader, position: int) -> int:
+def last_boundary(reader: ShapedReader, position: int) -> int:
     """The last position at or before this one at which a command ends."""
     if position < 1 or _end_of(reader, position) == position:
         return position
@@ -104,7 +112,7 @@ def last_boundary(reader: LmdbReader, position: int) -> int:
     return position
 
 
-def _end_of(reader: LmdbReader, position: int) -> int:
+def _end_of(reader: ShapedReader, position: int) -> int:
     """Where the command ends that the event at this position came from."""
     event = decode_record(reader.read(position - 1, 1)[0])
     entry = reader.find_command(event.command_id)
@@ -113,16 +121,12 @@ def _end_of(reader: LmdbReader, position: int) -> int:
     return entry.position
 
 
-def write_stretch(log: LmdbLog, stretch: Stretch) -> None:
-    """Add a stretch to the end of a log that nobody else writes, in one transaction, fsynced when this returns.
-
-    Raises `Damaged`, and adds nothing, unless it follows from what the log holds.
-    """
-    log.environment.write(lambda transaction: _write(log, transaction, stretch))
-
-
-def _write(log: LmdbLog, transaction: lmdb.Transaction[bytes], stretch: Stretch) -> None:
-    database = log.environment.database
+def put_stretch(
+    transaction: lmdb.Transaction[bytes], environment: Environment, stretch: Stretch, unindexed: Sequence[Pair]
+) -> None:
+    """Put a stretch at the end of a log, of whose appends the stream index lacks these entries: it has all of them
+    then. Raises `Damaged` unless the stretch follows from what the log holds."""
+    database, log = environment.database, environment.name
     cursor = transaction.cursor(database(EVENTS))
     head, chain = 0, CHAIN_START
     if cursor.last():
@@ -131,12 +135,12 @@ def _write(log: LmdbLog, transaction: lmdb.Transaction[bytes], stretch: Stretch)
     for record in stretch.records:
         head += 1
         key = head.to_bytes(8, "big")
-        check_record(record, key, log.name)
+        check_record(record, key, log)
         if next_chain(chain, record) != chain_of(record):
-            raise Damaged(f"{log.name}, event {head}", "its hash does not follow from the events before it")
+            raise Damaged(f"{log}, event {head}", "its hash does not follow from the events before it")
         chain = chain_of(record)
         events.append((key, record))
-    streams = log.unindexed_in(transaction, log.indexed_in(transaction))
+    streams = list(unindexed)
     for of_append, digest in zip(appends_in(stretch.records, checked=True), stretch.digests, strict=True):
         last = of_append[-1]
         streams.append(index_entry(of_append))
@@ -144,9 +148,7 @@ def _write(log: LmdbLog, transaction: lmdb.Transaction[bytes], stretch: Stretch)
     for name, pairs in ((EVENTS, events), (STREAMS, sorted(streams)), (COMMANDS, sorted(commands))):
         _, added = transaction.cursor(database(name)).putmulti(pairs, overwrite=False, append=name == EVENTS)
         if added != len(pairs):
-            raise Damaged(
-                f"{log.name}, database {name.decode()}", f"{len(pairs) - added} of its keys are there already"
-            )
+            raise Damaged(f"{log}, database {name.decode()}", f"{len(pairs) - added} of its keys are there already")
     shown = kinds_of(events)
     shown |= {kind: stretch.shapes[kind] for kind in shown if isinstance(kind, tuple) and kind in stretch.shapes}
     put_holdings(transaction, database(META), shown)

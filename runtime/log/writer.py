@@ -45,6 +45,7 @@ from .index_buffer import IndexBuffer, encode_indexed, unindexed_entries
 from .plan import Pair, Plan, Tail, plan
 from .reader import LmdbReader
 from .sealing import Tenure, activated, put_tenure
+from .segment import Stretch, put_stretch
 from .upgrade import upgrade
 
 __all__ = ["LmdbLog"]
@@ -181,6 +182,17 @@ class LmdbLog(LmdbReader):
             put_holdings(transaction, self.environment.database(META), planned.kinds)
         tail.transaction = number if planned.events else number - 1
         return planned, tail
+
+    def add_stretch(self, stretch: Stretch) -> None:
+        """Add a stretch (`segment.py`) to the end of this log, which nobody else writes, in one transaction, fsynced
+        when this returns. Raises `Damaged`, and adds nothing, unless it follows from what the log holds."""
+
+        def put(transaction: lmdb.Transaction[bytes]) -> None:
+            unindexed = self.unindexed_in(transaction, self.indexed_in(transaction))
+            put_stretch(transaction, self.environment, stretch, unindexed)
+
+        with self._writing:
+            self.environment.write(put)
 
     def close(self) -> None:
         """Let go of every resource, after an append that is under way. Closing twice is fine."""

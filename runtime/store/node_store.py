@@ -37,7 +37,7 @@ from ..durable_files import fsync_folder
 from ..errors import StorageFailed, StoreMismatch
 from ..log.folder import open_log
 from ..log.sealing import Tenure, chain_at
-from ..log.segment import Stretch, write_stretch
+from ..log.segment import Stretch
 from ..log.writer import LmdbLog
 from ..private import make_private_folder
 from .custody import ARRIVING, CopyFacts, partition_in
@@ -198,7 +198,7 @@ class _Copy:
         return self._log.end()
 
     def add(self, stretch: Stretch) -> None:
-        write_stretch(self._log, stretch)
+        self._log.add_stretch(stretch)
 
 
 def _unmake(folder: Path) -> None:

@@ -28,7 +28,7 @@ from rayfold.runtime.log.format import (
 )
 from rayfold.runtime.log.index_buffer import GROUPS, group_of
 from rayfold.runtime.log.reader import LmdbReader
-from rayfold.runtime.log.segment import read_stretch, write_stretch
+from rayfold.runtime.log.segment import read_stretch
 from rayfold.runtime.log.writer import LmdbLog
 from rayfold.runtime.store.check import verify_store
 from rayfold.runtime.store.store import Store, create_or_open_store
@@ -342,13 +342,13 @@ def test_a_stretch_is_added_to_a_log_of_either_format(tmp_path: Path, way: Calla
     fill(source, 4)
     first = read_stretch(source, 0, 80)
     assert first is not None
-    write_stretch(target, first)
+    target.add_stretch(first)
     way(target)
     target_epoch = target.activate()
     assert entries(target) == 80
     rest = read_stretch(source, 80, 160)
     assert rest is not None
-    write_stretch(target, rest)
+    target.add_stretch(rest)
     assert (entries(target), set(indexed(target))) == (160, {160})
     target.append(target_epoch, [deposits(ALICE, 9)])
     assert cold(target).version(ALICE) == target.version(ALICE) == 1
@@ -369,7 +369,7 @@ def test_a_stretch_after_appends_that_are_not_indexed_yet_indexes_them_too(tmp_p
     stretch = read_stretch(source, 50, 100)
     assert stretch is not None
     assert entries(target) == 0
-    write_stretch(target, stretch)
+    target.add_stretch(stretch)
     assert (entries(target), set(indexed(target))) == (100, {100})
     assert amounts_of(target.read_stream(MANY[7])) == [1, 2]
     for log in logs:

@@ -15,7 +15,6 @@ from rayfold.runtime.encoding.saved_state import state_fingerprint
 from rayfold.runtime.errors import CommandIdReused
 from rayfold.runtime.log import upgrade, writer
 from rayfold.runtime.log.format import DATABASES, FORMAT_VERSION, OLD_BODY, decode_record
-from rayfold.runtime.log.segment import write_stretch
 from rayfold.runtime.log.writer import LmdbLog
 from rayfold.runtime.read.time_travel import history, state_at
 from rayfold.runtime.receipt import Receipt
@@ -147,7 +146,7 @@ def test_an_upgrade_that_is_cut_short_changes_nothing(store: Store, monkeypatch:
 
 def moved(source: LmdbLog, target: LmdbLog) -> None:
     while (stretch := source.stretch(target.head(), source.head())) is not None:
-        write_stretch(target, stretch)
+        target.add_stretch(stretch)
 
 
 def test_a_copy_that_began_before_the_upgrade_and_ends_after_it_repeats_all(store: Store, tmp_path: Path) -> None:
