@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import threading
 import time
 from collections.abc import Callable
@@ -30,7 +31,6 @@ from lmdb import verify as lmdb_verify
 
 from ..errors import Damaged, StorageFailed, StoreError, StoreMismatch
 from ..private import FILE_MODE
-from .descriptors import check_descriptors
 from .format import DATABASES
 
 __all__ = [
@@ -70,6 +70,12 @@ FULL_BYTES: Final = 1 << 20
 
 COMMIT_WEIGHT: Final = 0.1
 """Of the last commit in the moving average of what commits take."""
+
+DESCRIPTORS_OF_A_LOG: Final = 3
+"""An open log: its data file, once more for synced writes of a writer, and its lock file."""
+
+DESCRIPTORS_SPARE: Final = 32
+"""Left for sockets, files and the next process that is started."""
 
 Result = TypeVar("Result")
 Use = Callable[["lmdb.Transaction[bytes]"], Result]
@@ -202,7 +208,7 @@ class Environment:
             return self._lmdb
         if self._closed:
             raise StorageFailed(str(self.path), f"{self.name} was closed")
-        check_descriptors(self.path, self.name)
+        _check_descriptors(self.path, self.name)
         try:
             try:
                 environment = self._mapped(self._map_bytes_at_open())
@@ -304,6 +310,29 @@ class Environment:
         except lmdb.Error as error:
             self._shut()
             raise self.failure(error) from error
+
+
+def _check_descriptors(path: Path, name: str) -> None:
+    """Raise `StorageFailed` unless one more log may be opened: the limit, what is open, and what would be enough.
+
+    A store has up to 1,024 partitions with two files each, and the usual limit of a process is 1,024 files. Without
+    this check LMDB says "Too many open files" in the middle of something else, and so does whatever opens the next file
+    or socket of the process. The soft limit is raised to what is needed where the hard limit allows it: that is what it
+    is for. 20 us.
+    """
+    opened = len(os.listdir("/proc/self/fd"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = opened + DESCRIPTORS_OF_A_LOG + DESCRIPTORS_SPARE
+    if soft in (resource.RLIM_INFINITY, -1) or needed <= soft:
+        return
+    wanted = max(2 * soft, needed)
+    if hard == resource.RLIM_INFINITY or hard >= needed:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        return
+    what = f"{name} is not opened: this process has {opened:,} files open, and may have {hard:,} (ulimit -Hn)"
+    remedy = f"a process that reads all partitions needs {DESCRIPTORS_OF_A_LOG} for each and {DESCRIPTORS_SPARE} more"
+    raise StorageFailed(str(path), f"{what}; {remedy}: raise the limit (LimitNOFILE= of systemd, ulimit -n)")
 
 
 def _is_overtaken(environment: lmdb.Environment, transaction: lmdb.Transaction[bytes]) -> bool:
