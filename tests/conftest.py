@@ -28,6 +28,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 # By the sum of what `--durations=0` tells of a run of all tests.
 LONGEST = (
     "actors/test_deploy.py",
+    "docs/test_tutorial.py",
     "benchmarks/test_flights_demo.py",
     "benchmarks/suites/test_suites.py",
     "actors/test_spread_runtime.py",
