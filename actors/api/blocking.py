@@ -7,6 +7,7 @@ waiting is an ordinary `KeyboardInterrupt`, and leaving the `with` stops everyth
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import os
 import threading
@@ -22,7 +23,7 @@ from ...runtime.domain.projection import Projection
 from ...runtime.domain.recorded import Recorded
 from ...runtime.encoding.envelope import Envelope
 from ...runtime.encoding.outcome import Outcome
-from ...runtime.errors import CallerError, RayfoldError
+from ...runtime.errors import CallerError, RayfoldError, Unavailable
 from ...runtime.feed.event_filter import Key, Streams, Types
 from ...runtime.feed.subscription import Acknowledging, BlockingSubscription, From, SubscriptionOptions
 from ...runtime.read.positions import After
@@ -53,6 +54,9 @@ A = TypeVar("A", bound=Aggregate)
 P = TypeVar("P", bound=Projection)
 Answer = TypeVar("Answer")
 T = TypeVar("T")
+
+_LOOK_S: Final = 1.0
+"""How often a call that waits looks whether the event loop is still there."""
 
 _UNDO_TIMEOUT_S: Final = 5.0
 """For a start that was interrupted to be undone."""
@@ -102,6 +106,8 @@ class BlockingOperations:
         self._process = 0
         """Of the event loop."""
         self._thread: threading.Thread | None = None
+        self._changing = threading.Lock()
+        """Held while something is handed to the event loop, and while that is taken away."""
 
     def start(self) -> Self:
         """Start everything; see `Runtime.start`."""
@@ -137,10 +143,12 @@ class BlockingOperations:
         try:
             self._wait(self._runtime._stop(grace_s))
         finally:
-            self._loop = self._thread = None
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-            loop.close()
+            with self._changing:
+                mine, self._loop, self._thread = self._loop is loop, None, None
+            if mine:  # else another thread stops it too
+                loop.call_soon_threadsafe(_end, loop)
+                thread.join()
+                loop.close()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -347,18 +355,37 @@ class BlockingOperations:
                     self._wait(pages.aclose())
 
     def _wait(self, doing: Coroutine[Any, Any, T]) -> T:
-        if self._loop is None:
-            doing.close()
-            raise CallerError("this runtime is not running; use `with`, or start() it")
-        if os.getpid() != self._process:
+        if self._loop is not None and os.getpid() != self._process:
             doing.close()
             raise CallerError(self._runtime._told_not_running)
-        future = asyncio.run_coroutine_threadsafe(doing, self._loop)
+        with self._changing:
+            loop, thread = self._loop, self._thread
+            future = None if loop is None else asyncio.run_coroutine_threadsafe(doing, loop)
+        if future is None or thread is None:
+            doing.close()
+            raise CallerError("this runtime is not running; use `with`, or start() it")
         try:
-            return future.result()
+            while thread.is_alive():
+                try:
+                    return future.result(_LOOK_S)
+                except TimeoutError:
+                    if future.done():  # it is what the call itself has raised
+                        return future.result()
+        except concurrent.futures.CancelledError:
+            pass
         except KeyboardInterrupt:
             future.cancel()
             raise
+        raise Unavailable("this runtime", "it was stopped while the call waited")
+
+
+def _end(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what other threads still wait for, which they are told of, and stop the loop when that has ended."""
+    waiting = asyncio.all_tasks(loop)
+    for task in waiting:
+        task.cancel()
+    asyncio.gather(*waiting, return_exceptions=True).add_done_callback(lambda _: loop.stop())
+    loop.call_later(_UNDO_TIMEOUT_S, loop.stop)
 
 
 class BlockingRuntime(BlockingOperations):

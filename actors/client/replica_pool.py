@@ -33,6 +33,7 @@ from ...runtime.errors import HandlerFailed, NotYetVisible, Overloaded, RayfoldE
 from ...runtime.printable import printable_log
 from ...runtime.read.positions import join_place
 from ...runtime.read.read_model import PackedQuery, join_queries
+from ...runtime.user_code import is_ctrl_c
 from ..process.suspects import Refused, key_of_batch, record_of, suspects_of
 from ..settings import Settings
 
@@ -425,8 +426,8 @@ class ReplicaPool:
     def _take_all(self, call: _Call, blob: bytes, positions: dict[int, int]) -> None:
         try:
             answers = pickle.loads(blob)
-        except _ANYTHING as error:
-            if call.apart:
+        except BaseException as error:  # code of the user's runs here
+            if call.apart or is_ctrl_c(error):
                 raise
             log.info("an answer of %s cannot be decoded here: %r; all of its batch are asked again", self._name, error)
             self._send_as(_Call(call.replica, None, call.batch, apart=True))
@@ -466,7 +467,9 @@ class ReplicaPool:
     def _decoded(self, asked: _Asked, blob: bytes) -> Any:
         try:
             return pickle.loads(blob)
-        except _ANYTHING as error:
+        except BaseException as error:
+            if is_ctrl_c(error):
+                raise
             failed = HandlerFailed.caused_by(f"{self._name} @answer", asked.packed.name, error)
             return HandlerFailed(failed.handler, failed.subject, f"its answer cannot be decoded here: {failed.what}")
 
@@ -599,9 +602,6 @@ class ReplicaPool:
 
 _GONE: Final = object()
 """What a wait for one replica gets when that is gone for good."""
-
-_ANYTHING: Final = (Exception, SystemExit)
-"""What code of the user's may raise while an answer is decoded."""
 
 
 async def all_of(waits: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:

@@ -20,6 +20,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Se
 from itertools import islice, repeat
 from typing import Any, Final, Generic, TypeVar
 
+from ...runtime.user_code import is_ctrl_c
+
 __all__ = ["Page", "outcomes_of"]
 
 Item = TypeVar("Item")
@@ -118,7 +120,13 @@ class _Listed(_Source[Item]):
 
     def take(self) -> list[tuple[int, Item]]:
         """See `_Source`."""
-        taken = list(islice(self._items, self._room))
+        taken: list[Item] = []
+        try:
+            taken.extend(islice(self._items, self._room))
+        except BaseException as error:  # it was changed meanwhile, or its class has an iteration of its own
+            if is_ctrl_c(error):
+                raise
+            self.failure = _as_exception(error)
         self.ended = len(taken) < self._room
         self._room = 0
         if not self.ended:
@@ -136,7 +144,7 @@ class _Awaited(_Source[Item]):
         self._room = room
         self._allowed = asyncio.Event()
         self._allowed.set()
-        self._over = False
+        self._over = self._closed = False
         self._pump = self._loop.create_task(self._run(items))
 
     async def _run(self, items: AsyncIterable[Item]) -> None:
@@ -150,10 +158,13 @@ class _Awaited(_Source[Item]):
                     self._allowed.clear()
                     await self._allowed.wait()
                 read = self.read
-        except Exception as error:  # the source's own
-            self.failure = error
-        self._over = True
-        self._tell()
+        except BaseException as error:
+            if self._closed or is_ctrl_c(error):
+                raise
+            self.failure = _as_exception(error)  # the source's own, a cancellation of what it waited for included
+        finally:
+            self._over = True
+            self._tell()
 
     def _tell(self) -> None:
         if not self.arrived.done():
@@ -174,6 +185,7 @@ class _Awaited(_Source[Item]):
 
     def close(self) -> None:
         """See `_Source`."""
+        self._closed = True
         self._pump.cancel()
 
 
@@ -208,10 +220,8 @@ class _Threaded(_Source[Item]):
                 if self._put >= self._allowed and not self._more():
                     break
                 read = self.read
-        except Exception as error:
-            failure = error
         except BaseException as error:
-            failure = RuntimeError(f"the source raised {error!r}")
+            failure = _as_exception(error)
         self.failure, self._over = failure, True
         self._tell()
         close = getattr(self._items, "close", None)
@@ -270,6 +280,11 @@ class _Threaded(_Source[Item]):
         with self._changed:
             self._closed = True
             self._changed.notify()
+
+
+def _as_exception(error: BaseException) -> Exception:
+    """What a source raised, as what ends a run: a `CancelledError`, say, would be taken for another's."""
+    return error if isinstance(error, Exception) else RuntimeError(f"the source raised {error!r}")
 
 
 def _source_of(items: Any, room: int) -> _Source[Any]:

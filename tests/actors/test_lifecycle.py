@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import subprocess
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from rayfold import (
     Application,
     BlockingRuntime,
+    CallerError,
     Envelope,
     InvalidMessage,
     Receipt,
@@ -227,6 +230,38 @@ def test_the_blocking_twin_does_the_same_without_await(bank: Bank, tmp_path: Pat
     application = Application("bank", aggregates=[Account], projections=[Balances])
     with BlockingRuntime(tmp_path / "data", application) as running:
         assert running.ask(Balances, BalanceOf(account="alice"), after=receipt) == 1000
+
+
+def test_threads_that_wait_while_another_one_stops_the_runtime_are_told(bank: Bank, tmp_path: Path) -> None:
+    running = BlockingRuntime(tmp_path / "data", aggregates=[Account], projections=[Balances]).start()
+    running.execute(Account, "alice", Open(owner="Alice"))
+    [projector] = running.status().projectors
+    assert projector.pid is not None
+    os.kill(projector.pid, signal.SIGSTOP)
+    told: list[BaseException] = []
+
+    def wait(doing: Callable[[], object]) -> None:
+        try:
+            doing()
+        except BaseException as error:
+            told.append(error)
+
+    waits: list[Callable[[], object]] = [
+        lambda: running.caught_up(timeout_s=100),
+        lambda: running.execute(Account, "alice", Deposit(amount=1), until=Balances, timeout_s=100),
+    ]
+    threads = [threading.Thread(target=wait, args=(doing,), daemon=True) for doing in waits]
+    for thread in threads:
+        thread.start()
+    while sum(running.heads().values()) < 2:  # both wait by then, or do so in a moment
+        pass
+    running.stop()
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+    assert [type(error) for error in told] == [Unavailable, Unavailable], told
+    with pytest.raises(CallerError, match="not running"):
+        running.caught_up()
 
 
 def test_classes_of_the_main_program_travel_to_the_actors(tmp_path: Path) -> None:

@@ -129,6 +129,33 @@ async def test_an_answer_that_cannot_be_decoded_costs_its_own_query_and_nobody_e
     assert isinstance(waited, HandlerFailed)
 
 
+class Abandoned(BaseException): ...
+
+
+class Raising:
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    def __reduce__(self) -> Any:
+        return _raise, (self.error,)
+
+
+def _raise(error: type[BaseException]) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit, asyncio.CancelledError, SystemExit, Abandoned])
+async def test_whatever_an_answer_raises_while_it_is_decoded_costs_its_own_query_alone(
+    error: type[BaseException],
+) -> None:
+    replicas = replicas_of(Fake(answer=lambda name: Raising(error) if name == "Odd" else name))
+    for after in ({}, {0: 0}):
+        odd = replicas.ask(PackedQuery("Odd", b""), after, 5.0)
+        good = replicas.ask(PackedQuery("Good", b""), after, 5.0)
+        assert await told(good) == "Good"
+        assert error.__name__ in str(await told(odd))
+
+
 @pytest.mark.parametrize(("in_flight_max", "refused"), [(10_000, 0), (700, 300)])
 async def test_many_queries_at_once_are_told_like_many_single_ones(in_flight_max: int, refused: int) -> None:
     """Over several replicas, each told its share; beyond the bound they are refused, each as a value."""

@@ -126,17 +126,39 @@ async def test_what_a_source_gives_before_it_blocks_is_sent_before_it_goes_on(at
     assert told == 4 * at_a_time
 
 
-@pytest.mark.parametrize("error", [ValueError("no more"), SystemExit(3), KeyboardInterrupt()])
-async def test_a_source_that_raises_is_heard_after_all_outcomes_before_it(error: BaseException) -> None:
+class Listed(list[int]):
+    """A list, as far as anybody can see."""
+
+    def __init__(self, failing: Iterator[int]) -> None:
+        super().__init__()
+        self._failing = failing
+
+    def __iter__(self) -> Iterator[int]:
+        return self._failing
+
+
+RAISED = [ValueError("no more"), SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError(), GeneratorExit()]
+
+
+@pytest.mark.parametrize("kind", ["on a thread", "awaited", "listed"])
+@pytest.mark.parametrize("error", RAISED, ids=repr)
+async def test_a_source_that_raises_is_heard_after_all_outcomes_before_it(error: BaseException, kind: str) -> None:
     def failing() -> Iterator[int]:
         yield from range(5)
         raise error
 
+    async def failing_later() -> AsyncIterator[int]:
+        for number in range(5):
+            yield number
+        raise error
+
+    source: Any = {"on a thread": failing, "awaited": failing_later, "listed": lambda: Listed(failing())}[kind]
     told: list[tuple[int, int]] = []
 
     async def read() -> None:
-        async for page in outcomes_of(failing(), 2, soon):
-            told.extend(page)
+        async with asyncio.timeout(20):
+            async for page in outcomes_of(source(), 2, soon):
+                told.extend(page)
 
     with pytest.raises((ValueError, RuntimeError), match=r"no more|the source raised"):
         await read()
