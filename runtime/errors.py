@@ -138,15 +138,17 @@ class InvalidId(CallerError):
 
 class UnknownName(CallerError):
     """Nothing of this name is registered: the kind, the name, and the names that are. Or what is registered under this
-    name is another class."""
+    name is another class, and `differs` says which the two are, where their places do."""
 
-    def __init__(self, kind: str, name: str, known: list[str] | tuple[str, ...] = ()) -> None:
-        super().__init__(kind, name, list(known))
-        self.kind, self.name, self.known = kind, name, list(known)
+    def __init__(self, kind: str, name: str, known: list[str] | tuple[str, ...] = (), differs: str = "") -> None:
+        super().__init__(kind, name, list(known), *([differs] if differs else []))
+        self.kind, self.name, self.known, self.differs = kind, name, list(known), differs
 
     def sentence(self) -> str:
         if self.name in self.known:
             what = f"this {self.name!r} is not the {self.kind} that was registered, but another class of that name"
+            if self.differs:
+                return f"{what}: {self.differs}; use that one, or start the runtime again, with this one"
             return f"{what}; its definition ran again, perhaps; start the runtime again, with this one"
         known = ", ".join(sorted(self.known)) or "none"
         return f"no {self.kind} is named {self.name!r}; known: {known}"

@@ -19,6 +19,7 @@ from typing import Any, Final, Generic, NamedTuple, NoReturn, TypeVar, overload
 
 import msgpack
 
+from .arguments import unregistered_message
 from .domain.aggregate import Aggregate, outcome_of
 from .domain.declaration import nearest
 from .domain.messages import Command, Event, Message, Query
@@ -62,8 +63,8 @@ class Placed(NamedTuple):
 def on(stream: str | StreamId, event: Event | Stored, *, aggregate: type[Aggregate] | None = None) -> Placed:
     """For a projection's history: `event` is in this stream, or in the stream of this aggregate id."""
     if aggregate is not None and isinstance(stream, str):
-        return Placed(StreamId(aggregate.aggregate_type, stream), event)
-    return Placed(stream, event)
+        stream = StreamId(aggregate.aggregate_type, stream)
+    return _placed((stream, event))
 
 
 @overload
@@ -99,6 +100,8 @@ def given(
     """
     __tracebackhide__ = True
     known = _Known(events, retired)
+    if not isinstance(subject, type):
+        raise InvalidMessage("given", f"{subject!r} is no class", "give an Aggregate or a Projection class")
     if issubclass(subject, Aggregate):
         return AggregateCase(subject(stream_id(subject.aggregate_type, id).id, 0), known).given(*history)
     if issubclass(subject, Projection):
@@ -139,6 +142,7 @@ class AggregateCase(Generic[A]):
     def when(self, command: Command) -> Outcome[A]:
         """Send a command. What its `@decide` raises, `Rejected` apart, comes out here."""
         __tracebackhide__ = True
+        _check_command(self.aggregate, command)
         sent = _through_codec(command)
         before, witness = _state_of(self.aggregate), witness_of(vars(self.aggregate))
         decided = outcome_of(self.aggregate, sent)
@@ -230,7 +234,7 @@ class ProjectionCase(Generic[P]):
         """Let more events be seen. Those that nothing projects are passed over, as the runtime does."""
         __tracebackhide__ = True
         for item in history:
-            stream, event = ("example", item) if isinstance(item, Event | Stored) else item
+            stream, event = ("example", item) if isinstance(item, Event | Stored) else _placed(item)
             self._project(stream if isinstance(stream, StreamId) else stream_id(EXAMPLE_TYPE, stream), event)
         _check_state_survives(self.projection)
         return self
@@ -312,6 +316,20 @@ class Answered(Generic[P, Answer]):
             difference = _difference([_shown(expected)], [_shown(self.answer)])
             raise AssertionError(f"{who}, asked {_shown(self.query)}\n{difference}")
         return self.case
+
+
+def _check_command(aggregate: Aggregate, command: object) -> None:
+    if not isinstance(command, Command):
+        kind = f"command of {aggregate.aggregate_type}"
+        raise unregistered_message(kind, command, aggregate.deciders, Command)
+
+
+def _placed(item: object) -> Placed:
+    if isinstance(item, tuple) and len(item) == 2:
+        stream, event = item
+        if isinstance(stream, str | StreamId) and isinstance(event, Event | Stored):
+            return Placed(stream, event)
+    raise InvalidMessage("given", f"{item!r} is no event", "give events, or ('alice', event)")
 
 
 def _events_of(

@@ -16,6 +16,7 @@ from datetime import datetime
 from typing import Any, Final, Self, TypeVar
 from uuid import UUID
 
+from ...runtime.arguments import checked_timeout
 from ...runtime.backup.anchor import Anchor
 from ...runtime.domain.aggregate import Aggregate
 from ...runtime.domain.messages import Command, Event, Query
@@ -257,6 +258,7 @@ class BlockingOperations:
 
     def health(self, timeout_s: float = HEALTH_TIMEOUT_S) -> Health:
         """What serves this program now, what does not, and why; see `Runtime.health`."""
+        timeout_s = checked_timeout(timeout_s)
         if self._loop is None or os.getpid() != self._process:
             return nothing_runs(self._runtime._told_not_running)
         return self._wait(self._runtime.health(timeout_s))

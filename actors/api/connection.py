@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from ...runtime.encoding.catalogue import Catalogue
-from ...runtime.errors import CallerError
+from ...runtime.errors import CallerError, InvalidMessage
 from ..cluster.file import address_in
 from ..cluster.ray_cluster import Cluster
 from ..cluster.ray_session import started_aside
@@ -76,6 +76,8 @@ def connect(application: str | Application, *, address: str = "auto") -> Connect
     With a name alone the classes are those that were deployed; commands and queries of classes of the same names are
     taken for them. Where this program has not got their modules, it can import them once the connection is open.
     """
+    if not isinstance(address, str):
+        raise InvalidMessage("connect", f"address is {address!r}", 'give "HOST:PORT" or "auto"')
     if isinstance(application, Application):
         return Connection(application.name, application.catalogue, address)
     return Connection(check_name(application), None, address)

@@ -17,6 +17,7 @@ from datetime import datetime
 from typing import Final, Self, TypeVar
 from uuid import UUID
 
+from ...runtime.arguments import checked_callable, checked_class, checked_timeout
 from ...runtime.backup.anchor import Anchor, take_anchor
 from ...runtime.domain.aggregate import Aggregate
 from ...runtime.domain.messages import Command, Event, Query
@@ -159,7 +160,9 @@ class Operations:
             aggregate, id, command, command_id, expected_version, correlation_id, causation_id, decisive
         )
         client = self._client
-        outcome = await (client.send_until(envelope, until, timeout_s) if until else client.send(envelope, timeout_s))
+        outcome = await (
+            client.send(envelope, timeout_s) if until is None else client.send_until(envelope, until, timeout_s)
+        )
         if isinstance(outcome, RayfoldError):
             raise outcome
         return outcome
@@ -246,6 +249,7 @@ class Operations:
         `CallerError` for a projection with parts or with a store other than memory, what stops the projection, and
         `StoreError`.
         """
+        checked_class("replica", projection, Projection)
         return await asyncio.to_thread(Replica, self._store, projection, self._active.catalogue)
 
     async def scale(self, projection: type[Projection], *, replicas: int) -> None:
@@ -254,7 +258,7 @@ class Operations:
 
         Raises `InvalidMessage` for a number that cannot be, `CallerError` while another change of it is under way.
         """
-        await self._active.scale(projection, replicas)
+        await self._active.scale(checked_class("scale", projection, Projection), replicas)
 
     def rebuild(self, projection: type[Projection]) -> Rebuild | RemoteRebuild:
         """Build a read model anew from the log, beside the one that serves and goes on serving until the new one has
@@ -263,17 +267,18 @@ class Operations:
         What comes back can be awaited, asked for its progress, and cancelled. Raises `CallerError` for an older
         version, and while another change of the projection is under way.
         """
-        return self._active.rebuild(projection)
+        return self._active.rebuild(checked_class("rebuild", projection, Projection))
 
     async def rebuild_stream(self, projection: type[Projection], aggregate: type[Aggregate], id: str) -> None:
         """Have a read model forget what one aggregate has contributed to it, and apply the events of that aggregate
         again. Needs a `@forget` method; raises `DefinitionError` if there is none."""
-        await self._active.rebuild_stream(projection, aggregate, id)
+        checked_class("rebuild_stream", projection, Projection)
+        await self._active.rebuild_stream(projection, checked_class("rebuild_stream", aggregate, Aggregate), id)
 
     async def retry_quarantined(self, projection: type[Projection]) -> tuple[Quarantined, ...]:
         """Apply the events again that are in quarantine because a handler failed on them. Returns those that failed
         again, which stay there; `status` lists them too."""
-        return await self._active.retry_quarantined(projection)
+        return await self._active.retry_quarantined(checked_class("retry_quarantined", projection, Projection))
 
     async def heads(self) -> dict[int, int]:
         """Partition -> position of its last committed event: pass it as `after=` to see everything up to now."""
@@ -288,7 +293,9 @@ class Operations:
 
     async def health(self, timeout_s: float = HEALTH_TIMEOUT_S) -> Health:
         """What serves this program now, what does not, and why: for the `/healthz` of a web service. Every partition
-        and every projection is asked, at once; takes some milliseconds, and `timeout_s` at most. Never raises."""
+        and every projection is asked, at once; takes some milliseconds, and `timeout_s` at most. Raises nothing but
+        `CallerError`, for a `timeout_s` that is none."""
+        timeout_s = checked_timeout(timeout_s)
         if (running := self._running) is None:
             return nothing_runs(self._told_not_running)
         return await running.health(timeout_s)
@@ -343,6 +350,8 @@ class Operations:
         Raises `NotInHistory` for a position that a log has not got, `Unavailable` after `timeout_s` (default 600), and
         what `ask` raises.
         """
+        checked_class("as_of", projection, Projection)
+        checked_callable("progress", progress)
         return await self._past.as_of(projection, place, query, timeout_s, progress)
 
     async def anchor(self) -> Anchor:

@@ -16,11 +16,12 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Final, Generic, Self, TypeVar, cast
 
+from ...runtime.arguments import checked_timeout, unregistered_message
 from ...runtime.domain.messages import Query
 from ...runtime.domain.projection import Projection
 from ...runtime.domain.read_store import InMemory
 from ...runtime.encoding.catalogue import Catalogue
-from ...runtime.errors import CallerError, HandlerFailed, RayfoldError, Unavailable, UnknownName
+from ...runtime.errors import CallerError, HandlerFailed, InvalidMessage, RayfoldError, Unavailable
 from ...runtime.feed.log_follower import PollInterval, any_away
 from ...runtime.printable import printable_log
 from ...runtime.read.positions import After, place_asked
@@ -87,6 +88,8 @@ class Replica(Generic[P]):
         Raises `NotYetVisible` after `timeout_s`, `UnknownName`, `HandlerFailed`, what stopped the projection, and
         `Unavailable` once the replica is closed.
         """
+        if timeout_s is not TIMEOUT_S:
+            timeout_s = checked_timeout(timeout_s)
         answering = self._answers.get(type(query))
         if answering is None:
             raise self._unknown(query)
@@ -115,10 +118,13 @@ class Replica(Generic[P]):
 
     def wait_for(self, after: After, timeout_s: float = TIMEOUT_S) -> None:
         """Return once this replica has come so far. Raises `NotYetVisible`, and at once what stopped it."""
-        self._read_model.wait_for(place_asked(after, len(self._readers), self._store_id), timeout_s)
+        place = place_asked(after, len(self._readers), self._store_id)
+        self._read_model.wait_for(place, checked_timeout(timeout_s))
 
     def has(self, positions: Mapping[int, int]) -> bool:
         """Whether it has come so far."""
+        if not isinstance(positions, Mapping):
+            raise InvalidMessage("has", f"{positions!r} is no place", "give positions by partition")
         reached = self._read_model.positions
         return all(reached.get(partition, 0) >= positions[partition] for partition in positions)
 
@@ -140,9 +146,8 @@ class Replica(Generic[P]):
     async def __aexit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _unknown(self, query: object) -> UnknownName:
-        known = [asked.message_name for asked in self._answers]
-        return UnknownName(f"query of {self._projection.projection_name}", type(query).__name__, known)
+    def _unknown(self, query: object) -> CallerError:
+        return unregistered_message(f"query of {self._projection.projection_name}", query, self._answers, Query)
 
     def _follow(self) -> None:
         """Until it is closed, or the projection has stopped."""

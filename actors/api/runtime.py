@@ -21,7 +21,7 @@ from ...runtime.domain.projection import Projection
 from ...runtime.errors import CallerError, InvalidMessage, StoreMissing
 from ...runtime.store.store import Store, create_or_open_store
 from ..cluster.local import LocalCluster
-from ..packaging.application import Application, checked_settings
+from ..packaging.application import Application, check_partitions, checked_settings
 from ..settings import Settings
 from ..system.cluster import SpreadSystem
 from ..system.local import LocalSystem
@@ -72,9 +72,9 @@ class Runtime(Operations):
         events: Sequence[type[Event]] = (),
         retired: Sequence[str] = (),
     ) -> None:
-        self._path = Path(path).absolute()
+        self._path = _checked_path(path)
         super().__init__(f"the runtime on {self._path} is not running; use `async with`, or start() it")
-        said = aggregates or projections or events or retired or replicas != 1
+        said = any(given != () for given in (aggregates, projections, events, retired)) or replicas != 1
         if application is None:
             if not said:
                 remedy = "say aggregates=[...], or give an Application"
@@ -94,11 +94,11 @@ class Runtime(Operations):
             what = "aggregates, projections, replicas, events and retired are those of the Application"
             raise InvalidMessage("Runtime", what, "give the Application alone, or leave it out")
         self._catalogue, self._projections = application.catalogue, application.projections
-        self._partitions = application.partitions if partitions is None else partitions
+        self._partitions = application.partitions if partitions is None else check_partitions(partitions, "Runtime")
         self._replicas = application.replicas
         self._settings = checked_settings(settings or application.settings, own_actors_max, timeout_s)
-        self._num_cpus = num_cpus
-        self._cluster = cluster
+        self._num_cpus = _checked_cpus(num_cpus)
+        self._cluster = _checked_cluster(cluster)
 
     async def start(self) -> Self:
         """Start everything, and return once commands and queries are answered.
@@ -121,6 +121,27 @@ class Runtime(Operations):
             return LocalSystem(self._catalogue, self._replicas, self._settings, opened, self._num_cpus)
         replicas = {projection.projection_name: count for projection, count in self._replicas.items()}
         return SpreadSystem(self._path, self._cluster, self._catalogue, self._partitions, replicas, self._settings)
+
+
+def _checked_path(path: object) -> Path:
+    """The directory of a store. Raises `InvalidMessage` for what cannot be one; for an empty text too, which would be
+    the working directory."""
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise InvalidMessage("Runtime", f"path is {path!r}", "give the directory of the store")
+    return Path(text).absolute()
+
+
+def _checked_cpus(num_cpus: object) -> int | None:
+    if num_cpus is None or (isinstance(num_cpus, int) and not isinstance(num_cpus, bool) and num_cpus >= 1):
+        return num_cpus
+    raise InvalidMessage("Runtime", f"num_cpus is {num_cpus!r}", "give a number from 1")
+
+
+def _checked_cluster(cluster: object) -> LocalCluster | str | None:
+    if cluster is None or isinstance(cluster, LocalCluster | str):
+        return cluster
+    raise InvalidMessage("Runtime", f"cluster is {cluster!r}", 'give a LocalCluster(), "auto" or "HOST:PORT"')
 
 
 def _open_store(path: Path, partitions: int | None) -> Store:

@@ -17,7 +17,7 @@ from uuid import UUID
 from ...runtime.domain.aggregate import Aggregate
 from ...runtime.domain.messages import Command, Query
 from ...runtime.domain.projection import Projection
-from ...runtime.errors import NotYetVisible, RayfoldError
+from ...runtime.errors import InvalidMessage, NotYetVisible, RayfoldError
 from ...runtime.read.positions import After, join_place, place_asked, place_of_token, token_of_place
 from ...runtime.receipt import Receipt
 from ...runtime.stream import ANY
@@ -117,6 +117,8 @@ class Session:
         self, replica: Replica[Any], query: Query[Answer], *, timeout_s: float | None = None
     ) -> Answer:
         """`Replica.ask` of an embedded replica; if that has to wait, it does so in a thread."""
+        if not isinstance(replica, Replica):
+            raise InvalidMessage("ask_replica", f"{replica!r} is no Replica", "give what `replica(...)` has made")
         if not replica.has(self._positions):
             timeout_s = self._runtime._client.timeout_s(timeout_s)
             await asyncio.to_thread(replica.wait_for, self.positions, timeout_s)

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
+from ...runtime.arguments import checked_timeout, unregistered, unregistered_message
 from ...runtime.domain.aggregate import Aggregate
 from ...runtime.domain.messages import Event, Query
 from ...runtime.domain.projection import Projection, part_of
@@ -25,13 +26,11 @@ from ...runtime.domain.recorded import Recorded
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.encoding.codec import encode_checked
 from ...runtime.errors import (
-    CallerError,
     HandlerFailed,
     InvalidMessage,
     RayfoldError,
     Unavailable,
     UnknownEvent,
-    UnknownName,
 )
 from ...runtime.log.contract import Reader
 from ...runtime.log.format import stream_id
@@ -101,9 +100,7 @@ class TimeTravel:
     ) -> Answer:
         """See `Runtime.as_of`."""
         parts, merge = _asked_parts(projection, query)
-        timeout_s = AS_OF_TIMEOUT_S if timeout_s is None else timeout_s
-        if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0:
-            raise CallerError(f"timeout_s is {timeout_s!r}; give a positive number of seconds")
+        timeout_s = AS_OF_TIMEOUT_S if timeout_s is None else checked_timeout(timeout_s)
         try:
             async with asyncio.timeout(timeout_s):
                 reached = await self._place(place)
@@ -167,8 +164,8 @@ class TimeTravel:
 
     def _stream(self, aggregate: type[Aggregate], id: str) -> StreamId:
         name, known = getattr(aggregate, "aggregate_type", ""), self._catalogue.aggregates
-        if known.get(name) is not aggregate:
-            raise UnknownName("aggregate", getattr(aggregate, "__name__", str(aggregate)), list(known))
+        if name not in known or known[name] is not aggregate:
+            raise unregistered("aggregate", aggregate, known)
         return stream_id(name, id)
 
     def _read(self, stream: StreamId, read: Callable[[int, Reader], Any]) -> Any:
@@ -183,11 +180,10 @@ class TimeTravel:
 
 def _asked_parts(projection: type[Projection], query: Query[Any]) -> tuple[list[int], Callable[[list[Any]], Any]]:
     """Which parts are to be asked, and what makes one answer of theirs. Raises `InvalidMessage`, `UnknownName`."""
-    if not isinstance(query, Query):
+    if not isinstance(query, Query | type):
         raise InvalidMessage(type(query).__name__, "is not a Query", "declare it as class X(Query[Answer])")
     if type(query) not in projection.answers:
-        known = [asked.message_name for asked in projection.answers]
-        raise UnknownName(f"query of {projection.projection_name}", query.message_name, known)
+        raise unregistered_message(f"query of {projection.projection_name}", query, projection.answers, Query)
     route = projection.answer_routes[type(query)]
     if projection.parts > 1 and route.merge is not None:
         return list(range(projection.parts)), route.merge

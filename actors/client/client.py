@@ -15,20 +15,20 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
-from ...runtime.domain.messages import Query
+from ...runtime.arguments import checked_class, checked_timeout, listed, unregistered, unregistered_message
+from ...runtime.domain.aggregate import Aggregate
+from ...runtime.domain.messages import Command, Query
 from ...runtime.domain.projection import Projection
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.encoding.codec import encode_checked
 from ...runtime.encoding.envelope import Envelope, pack
 from ...runtime.encoding.outcome import Outcome
 from ...runtime.errors import (
-    CallerError,
     InvalidMessage,
     NotYetVisible,
     Overloaded,
     RayfoldError,
     Unavailable,
-    UnknownName,
 )
 from ...runtime.read.positions import After, place_asked
 from ...runtime.read.read_model import PackedQuery
@@ -121,7 +121,7 @@ class Client:
     async def send_until(self, envelope: Envelope, until: Until, timeout_s: float | None) -> Outcome:
         """`send`, and then wait until the events are visible in every replica of these projections. What keeps them
         from that is a `NotYetVisible` with the receipt, as a value. Raises what `send` does."""
-        named = [until] if isinstance(until, type) else list(until)
+        named = [until] if isinstance(until, type) else list(listed("until", until, "a Projection class"))
         serving = [self._serving_of(projection) for projection in named]
         deadline_s = time.monotonic() + self.timeout_s(timeout_s)
         outcome = await self.send(envelope, timeout_s)
@@ -151,6 +151,8 @@ class Client:
         aggregate goes past it: its partition may be there again by now.
         """
         _check_in_flight(in_flight)
+        listed("execute_all", envelopes, "an Envelope", (Envelope,))
+        self.timeout_s(timeout_s)
         holes: dict[str, tuple[Outcome, int]] = {}
         """Address -> what was refused, and how many were sent before it."""
         sent = 0
@@ -183,7 +185,8 @@ class Client:
         """Pack a query and ask the replicas; the future gets the answer, errors too as values; `saw` is told where it
         was read. Raises `CallerError`s and `Overloaded`."""
         serving = self._serving_of(projection)
-        return serving.ask(query, _packed(projection, query), self._place(after), self.timeout_s(timeout_s), saw)
+        packed = _packed(projection, query, serving)
+        return serving.ask(query, packed, self._place(after), self.timeout_s(timeout_s), saw)
 
     def ask_all(
         self,
@@ -195,18 +198,19 @@ class Client:
     ) -> AsyncIterator[Page[Query[Answer]]]:
         """Ask many, `in_flight` at a time; yields each with its answer, in the order they came, as they are known."""
         _check_in_flight(in_flight)
+        listed("ask_all", queries, "a Query", (Query,))
         positions, limit_s = self._place(after), self.timeout_s(timeout_s)
         serving = self._serving_of(projection)
 
         def ask(query: Query[Answer]) -> asyncio.Future[Any]:
             try:
-                return serving.ask(query, _packed(projection, query), positions, limit_s)
+                return serving.ask(query, _packed(projection, query, serving), positions, limit_s)
             except RayfoldError as error:
                 return _resolved(error)
 
         def ask_many(taken: Sequence[tuple[int, Query[Answer]]]) -> list[asyncio.Future[Any]]:
             with contextlib.suppress(RayfoldError):  # of one of them: then each is asked, and told, by itself
-                packed = [_packed(projection, query) for _, query in taken]
+                packed = [_packed(projection, query, serving) for _, query in taken]
                 if (asked := serving.ask_many(packed, positions, limit_s)) is not None:
                     return asked
             return [ask(query) for _, query in taken]
@@ -235,31 +239,30 @@ class Client:
 
     def _serving_of(self, projection: type[Projection]) -> QueryRouter:
         serving = self._serving.get(getattr(projection, "projection_name", ""))
-        if serving is None:
-            if (name := getattr(projection, "projection_name", "")) in self._detached:
+        if serving is None or not isinstance(projection, type):
+            if isinstance(projection, type) and (name := getattr(projection, "projection_name", "")) in self._detached:
                 raise Unavailable(name, f"it was not asked: {self._why_detached}")
-            raise UnknownName("projection", _name(projection), list(self._serving))
+            raise unregistered("projection", projection, {name: one.served for name, one in self._serving.items()})
         return serving
 
     def _check_known(self, envelope: Envelope) -> None:
+        if type(envelope) is not Envelope:
+            _check_envelope(envelope)
         aggregate = envelope.aggregate
         known = self._catalogue.aggregates.get(getattr(aggregate, "aggregate_type", ""))
-        if known is not aggregate and not (known is not None and self._classes_of_others):
-            raise UnknownName("aggregate", _name(aggregate), list(self._catalogue.aggregates))
+        if known is None or (known is not aggregate and not self._classes_of_others):
+            raise unregistered("aggregate", aggregate, self._catalogue.aggregates)
         if type(envelope.command) not in aggregate.deciders:
-            names = [command.message_name for command in aggregate.deciders]
-            raise UnknownName(f"command of {aggregate.aggregate_type}", type(envelope.command).__name__, names)
+            checked_class("aggregate", aggregate, Aggregate)
+            kind = f"command of {aggregate.aggregate_type}"
+            raise unregistered_message(kind, envelope.command, aggregate.deciders, Command)
 
     def _place(self, after: After | None) -> dict[int, int]:
         return place_asked(after, self._partitions, self._store_id)
 
     def timeout_s(self, timeout_s: float | None) -> float:
         """What the call says, or the runtime's. Raises `CallerError`."""
-        if timeout_s is None:
-            return self._settings.timeout_s
-        if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0:
-            raise CallerError(f"timeout_s is {timeout_s!r}; give a positive number of seconds")
-        return timeout_s
+        return self._settings.timeout_s if timeout_s is None else checked_timeout(timeout_s)
 
 
 async def _visible(serving: QueryRouter, receipt: Receipt, deadline_s: float) -> None:
@@ -274,14 +277,21 @@ async def _visible(serving: QueryRouter, receipt: Receipt, deadline_s: float) ->
         raise told from error
 
 
-def _packed(projection: type[Projection], query: Query[Any]) -> PackedQuery:
+def _packed(projection: type[Projection], query: Query[Any], serving: QueryRouter) -> PackedQuery:
     """The query as it travels. Raises `InvalidMessage`, or `UnknownName` if the projection does not answer it."""
     if type(query) not in projection.answers:
-        if not isinstance(query, Query):
+        if type(query) in serving.served.answers:  # it is the projection that is another class
+            raise unregistered("projection", projection, {serving.name: serving.served})
+        if not isinstance(query, Query | type):
             raise InvalidMessage(type(query).__name__, "is not a Query", "declare it as class X(Query[Answer])")
-        known = [asked.message_name for asked in projection.answers]
-        raise UnknownName(f"query of {projection.projection_name}", query.message_name, known)
+        raise unregistered_message(f"query of {projection.projection_name}", query, projection.answers, Query)
     return PackedQuery(query.message_name, encode_checked(query)[0])
+
+
+def _check_envelope(envelope: object) -> None:
+    if not isinstance(envelope, Envelope):
+        what = f"a {type(envelope).__name__} is no Envelope"
+        raise InvalidMessage("execute_all", what, "give an Envelope(aggregate, id, command) for each command")
 
 
 def _check_in_flight(in_flight: object) -> None:
@@ -297,7 +307,7 @@ def _resolved(outcome: Outcome) -> asyncio.Future[Any]:
 
 def _address(envelope: Envelope) -> str:
     """Which aggregate it is for; of whatever the caller has put there."""
-    return f"{_name(envelope.aggregate)}/{envelope.id}"
+    return f"{_name(getattr(envelope, 'aggregate', None))}/{getattr(envelope, 'id', '')}"
 
 
 def _name(cls: object) -> str:

@@ -33,6 +33,11 @@ class QueryRouter:
         self.name = projection.projection_name
         self._parts = [ReplicaPool(projection.projection_name, actors, settings) for actors in parts]
 
+    @property
+    def served(self) -> type[Projection]:
+        """The class that serves now."""
+        return self._projection
+
     def replace(self, projection: type[Projection], parts: Sequence[Sequence[Any]]) -> None:
         """From now on ask these: for each part its replicas."""
         before, self._projection = self._parts, projection

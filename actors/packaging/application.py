@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from ...runtime.arguments import unregistered
 from ...runtime.domain.aggregate import Aggregate
 from ...runtime.domain.messages import Event
 from ...runtime.domain.projection import Projection
-from ...runtime.encoding.catalogue import Catalogue
-from ...runtime.errors import InvalidId, InvalidMessage, UnknownName
+from ...runtime.encoding.catalogue import Catalogue, check_listed
+from ...runtime.errors import InvalidId, InvalidMessage
 from ...runtime.store.store import PARTITIONS_MAX
 from ..settings import Settings
 from .builds import ProjectionFacts
@@ -61,11 +62,11 @@ class Application:
         retired: Sequence[str] = (),
     ) -> None:
         self.name = check_name(name)
-        self.catalogue = Catalogue(aggregates, projections, events=events, retired=retired)
-        self.projections = tuple(projections)
+        self.projections = tuple(check_listed("projections", projections))
+        self.catalogue = Catalogue(aggregates, self.projections, events=events, retired=retired)
         self.partitions = check_partitions(partitions)
         self.replicas = checked_replicas(replicas, self.projections)
-        self.settings = settings or Settings()
+        self.settings = checked_settings(settings, None, None)
 
     def __repr__(self) -> str:
         return f"Application({self.name!r})"
@@ -110,6 +111,8 @@ def check_name(name: object) -> str:
 
 def checked_settings(settings: Settings | None, own_actors_max: int | None, timeout_s: float | None) -> Settings:
     """The settings, with those that were given directly. Raises `InvalidMessage`."""
+    if settings is not None and not isinstance(settings, Settings):
+        raise InvalidMessage("settings", f"{settings!r} is none", "give a Settings(...)")
     chosen = settings or Settings()
     if own_actors_max is not None:
         chosen = replace(chosen, own_actors_max=own_actors_max)
@@ -124,10 +127,12 @@ def checked_replicas(
     if isinstance(replicas, Mapping):
         for projection, count in replicas.items():
             if projection not in counts:
-                known = [known.projection_name for known in projections]
-                raise UnknownName("projection", getattr(projection, "__name__", str(projection)), known)
+                known = {known.projection_name: known for known in projections}
+                raise unregistered("projection", projection, known)
             counts[projection] = count
     else:
+        if isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 1:
+            raise InvalidMessage("replicas", f"is {replicas!r}", "give a number from 1, or one for each projection")
         counts = dict.fromkeys(projections, replicas)
     for projection, count in counts.items():
         check_replicas(projection, count)
@@ -141,9 +146,9 @@ def check_replicas(projection: type[Projection], replicas: object) -> None:
         raise InvalidMessage("replicas", what, f"choose 1 to {REPLICAS_MAX}")
 
 
-def check_partitions(partitions: int | None) -> int | None:
+def check_partitions(partitions: int | None, of: str = "Application") -> int | None:
     """Raises `InvalidMessage` for a number of partitions that cannot be."""
     wrong = isinstance(partitions, bool) or not isinstance(partitions, int) or not 1 <= partitions <= PARTITIONS_MAX
     if partitions is not None and wrong:
-        raise InvalidMessage("Application", f"partitions is {partitions!r}", f"give 1 to {PARTITIONS_MAX:,}")
+        raise InvalidMessage(of, f"partitions is {partitions!r}", f"give 1 to {PARTITIONS_MAX:,}")
     return partitions

@@ -24,10 +24,11 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from ...runtime.arguments import unregistered
 from ...runtime.domain.projection import Projection
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.encoding.error_codec import from_wire
-from ...runtime.errors import RayfoldError, StoreMismatch, Unavailable, UnknownName
+from ...runtime.errors import RayfoldError, StoreMismatch, Unavailable
 from ...runtime.printable import printable_log
 from ..client.client import Client
 from ..cluster.attachment import Attachment
@@ -382,8 +383,7 @@ class RemoteSystem:
     def _named(self, projection: type[Projection]) -> str:
         name = getattr(projection, "projection_name", "")
         if name not in self.catalogue.projections:
-            known = list(self.catalogue.projections)
-            raise UnknownName("projection", getattr(projection, "__name__", str(projection)), known)
+            raise unregistered("projection", projection, self.catalogue.projections)
         return str(name)
 
 

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..errors import DefinitionError
+
 __all__ = ["DuckDb", "InMemory", "Lmdb", "ReadStore", "StoreKind"]
 
 
@@ -99,6 +101,11 @@ class DuckDb:
 
     schema: str = ""
     """SQL that makes the tables and views, run at every opening: say `CREATE TABLE IF NOT EXISTS ...`."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no SQL. Raises `DefinitionError`."""
+        if not isinstance(self.schema, str):
+            raise DefinitionError("DuckDb", f"{self.schema!r} is no SQL", 'say DuckDb("CREATE TABLE ...")')
 
     def make(self) -> ReadStore:
         """See `StoreKind`."""

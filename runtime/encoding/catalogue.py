@@ -38,7 +38,7 @@ from .shape import event_shape, pack_shape
 if TYPE_CHECKING:
     from ..log.contract import StoredEvent
 
-__all__ = ["Catalogue"]
+__all__ = ["Catalogue", "check_listed"]
 
 Named = TypeVar("Named", bound=type)
 
@@ -62,6 +62,9 @@ class Catalogue:
         `events`: classes of events that the log holds and that none of the aggregates evolves. `retired`: stored names
         of events and aggregate types that were given up: their events are passed over.
         """
+        aggregates = tuple(check_listed("aggregates", aggregates))
+        projections = tuple(check_listed("projections", projections))
+        events = tuple(check_listed("events", events))
         self.aggregates: dict[str, type[Aggregate]] = {}
         self.projections: dict[str, type[Projection]] = {}
         self.events: dict[str, type[Event]] = {}
@@ -245,6 +248,14 @@ def _checked_names(retired: Collection[str]) -> frozenset[str]:
         if isinstance(retired, str) or not isinstance(name, str) or not TYPE_NAME_PATTERN.fullmatch(name):
             raise DefinitionError("retired=", f"{name!r} is no list of stored names", 'say retired=["OldName"]')
     return frozenset(retired)
+
+
+def check_listed(argument: str, given: Iterable[Named]) -> Iterable[Named]:
+    """What was given, if it is a list or the like. Raises `DefinitionError`."""
+    if isinstance(given, str | type) or not isinstance(given, Iterable):
+        told = given.__name__ if isinstance(given, type) else repr(given)
+        raise DefinitionError(f"{argument}=", f"{told} is no list of classes", f"say {argument}=[...]")
+    return given
 
 
 def _check_class(cls: object, kind: type, argument: str) -> None:

@@ -143,6 +143,9 @@ def pack(envelope: Envelope) -> tuple[PackedCommand, bytes]:
     if not isinstance(command, Command):
         raise InvalidMessage(type(command).__name__, "is not a Command", "declare it as class X(Command)")
     command_id, correlation_id, causation_id = envelope.command_id, envelope.correlation_id, envelope.causation_id
+    decisive = envelope.decisive
+    if decisive is not True and decisive is not False:
+        raise InvalidMessage("decisive", f"is {decisive!r}", "give True or False")
     payload, content = pack_with_content(command)
     fields = (
         new_command_id() if command_id is None else _id_bytes("command id", command_id),
@@ -153,7 +156,7 @@ def pack(envelope: Envelope) -> tuple[PackedCommand, bytes]:
         b"" if correlation_id is None else _id_bytes("correlation id", correlation_id),
         b"" if causation_id is None else _id_bytes("causation id", causation_id),
         content,
-        envelope.decisive is True,
+        decisive is True,
     )
     packed = _new(PackedCommand, fields)
     return packed, _pack(packed)

@@ -10,15 +10,16 @@ exactly one, by the same hash that gives a key its part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeAlias, TypeVar
 
+from ..arguments import checked_callable, listed, unregistered
 from ..domain.aggregate import Aggregate
 from ..domain.messages import Event
 from ..domain.projection import part_of
 from ..domain.recorded import Recorded
 from ..encoding.catalogue import Catalogue
-from ..errors import HandlerFailed, InvalidId, UnknownEvent, UnknownName
+from ..errors import HandlerFailed, InvalidId, InvalidMessage, UnknownEvent, UnknownName
 from ..log.contract import StoredEvent
 from ..log.format import stream_id
 from ..read.unreadable import Unreadable, UnreadableEvent, check_unreadable, unreadable_event
@@ -29,6 +30,8 @@ __all__ = ["EventFilter", "Happened", "Key", "Streams", "Types"]
 
 Happened: TypeAlias = tuple[Event, Recorded]
 """An event and its place."""
+
+T = TypeVar("T")
 
 Types: TypeAlias = Sequence[type[Event] | str]
 Streams: TypeAlias = type[Aggregate] | Sequence[type[Aggregate] | StreamId | str] | Callable[[StreamId], bool]
@@ -58,9 +61,10 @@ class EventFilter:
         if callable(streams) and not isinstance(streams, type):
             self._matches = streams
         elif streams is not None:
-            listed = [streams] if isinstance(streams, type | str) else [*streams]
-            self._kinds = frozenset(_aggregate_type(catalogue, one) for one in listed if isinstance(one, type))
-            self._ids = frozenset(_checked_stream(catalogue, one) for one in listed if not isinstance(one, type))
+            chosen = [streams] if isinstance(streams, type | str | StreamId) else _listed("streams", streams)
+            self._kinds = frozenset(_aggregate_type(catalogue, one) for one in chosen if isinstance(one, type))
+            self._ids = frozenset(_checked_stream(catalogue, one) for one in chosen if not isinstance(one, type))
+        checked_callable("key", key)
         self._member, self._of, self._key = member, of, key
         self._unreadable = check_unreadable(unreadable)
 
@@ -113,20 +117,37 @@ class EventFilter:
 
 
 def _event_names(catalogue: Catalogue, types: Types) -> Iterator[str]:
-    for one in [types] if isinstance(types, type | str) else types:
+    for one in [types] if isinstance(types, type | str) else _listed("types", types):
         if isinstance(one, type):  # the class, and those that are derived from it
             names = [name for name, cls in catalogue.events.items() if issubclass(cls, one)]
-        else:
+            names = names if issubclass(one, Event) else []
+        elif isinstance(one, str):
             names = [one] if one in catalogue.events else []
+        else:
+            raise InvalidMessage("types", f"{one!r} is no type of event", "give event classes, or names of events")
         if not names:
-            raise UnknownName("event", getattr(one, "__name__", str(one)), list(catalogue.events))
+            raise (
+                unregistered("event", one, catalogue.events)
+                if isinstance(one, type)
+                else UnknownName("event", one, list(catalogue.events))
+            )
         yield from names
+
+
+def _listed(argument: str, given: Iterable[T]) -> list[T]:
+    """Raises `InvalidMessage` for what is no list, and for an empty one: no event would ever match it."""
+    found = list(
+        listed(argument, given, "an event class or a name" if argument == "types" else "a class or a stream", (Event,))
+    )
+    if not found:
+        raise InvalidMessage(argument, "is empty, so that no event would ever match", "leave it out for all events")
+    return found
 
 
 def _aggregate_type(catalogue: Catalogue, aggregate: type[Aggregate]) -> str:
     name = getattr(aggregate, "aggregate_type", "")
     if catalogue.aggregates.get(name) is not aggregate:
-        raise UnknownName("aggregate", aggregate.__name__, list(catalogue.aggregates))
+        raise unregistered("aggregate", aggregate, catalogue.aggregates)
     return name
 
 

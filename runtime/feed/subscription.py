@@ -176,6 +176,8 @@ class Feed:
         if recorded is None:
             self._settled = dict(self._passed)
             return
+        if not isinstance(recorded, Recorded):
+            raise InvalidMessage("acknowledge", f"{recorded!r} is no place", "give the Recorded of an event")
         partition, position = recorded.partition, recorded.position
         if position > self._yielded.get(partition, 0):
             what = f"position {position} of partition {partition} has not been yielded, so it cannot be acknowledged"
@@ -403,7 +405,7 @@ def check_batch(max_items: int) -> None:
 def _check(wanted: SubscriptionOptions) -> None:
     if wanted.name is not None:
         check_member(wanted.name, wanted.member, wanted.of)
-    elif (wanted.member, wanted.of) != (0, 1):
+    elif (wanted.member, wanted.of) != (0, 1) or isinstance(wanted.of, bool) or isinstance(wanted.member, bool):
         raise InvalidMessage("subscription", "a member of a group needs the group's name", 'subscribe("mailer", …)')
     if wanted.key is not None and wanted.of == 1:
         raise InvalidMessage("subscription", "a key without a group has no meaning", "say member= and of= too")

@@ -68,7 +68,7 @@ def place_asked(after: After | None, partitions: int, store_id: str = "") -> dic
         positions = _of_receipts(after, store_id)
     for partition, position in positions.items():
         numbers = isinstance(position, int) and not isinstance(position, bool) and position >= 0
-        if partition not in range(partitions) or not numbers:
+        if isinstance(partition, bool) or partition not in range(partitions) or not numbers:
             what = f"{partition!r}: {position!r} is no position in this store"
             raise InvalidMessage("after", what, f"its partitions are 0 to {partitions - 1}")
     return positions

@@ -183,7 +183,8 @@ def checked_place(readers: Mapping[int, Reader], place: Mapping[int, int]) -> di
     """
     checked = dict.fromkeys(readers, 0)
     for partition, position in place.items():
-        if partition not in readers or isinstance(position, bool) or not isinstance(position, int) or position < 0:
+        numbers = not isinstance(partition, bool) and isinstance(position, int) and not isinstance(position, bool)
+        if partition not in readers or not numbers or position < 0:
             what = f"{partition!r}: {position!r} is no position in this store"
             raise InvalidMessage("place", what, f"its partitions are 0 to {len(readers) - 1}")
         if position > (head := readers[partition].head()):

@@ -1,0 +1,88 @@
+"""Arguments: checks of what callers hand in, and the errors for what cannot be.
+
+Beside all steps: whatever is public calls these before it does anything.
+
+Rule kept here: a wrong argument is a `CallerError` of ours that names the argument, what was given and what would be
+right; never a traceback from further inside, and never taken for something else (`True` for 1, a model for the list of
+its fields).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from .errors import CallerError, InvalidMessage, UnknownName
+
+__all__ = ["checked_callable", "checked_class", "checked_timeout", "listed", "unregistered", "unregistered_message"]
+
+T = TypeVar("T")
+
+_STORED_NAMES = ("aggregate_type", "projection_name", "message_name")
+
+
+def checked_timeout(timeout_s: object) -> float:
+    """A number of seconds. Raises `CallerError` for anything else; infinity is one."""
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0:
+        raise CallerError(f"timeout_s is {_shown(timeout_s)}; give a positive number of seconds")
+    try:
+        return float(timeout_s)
+    except OverflowError:
+        return math.inf
+
+
+def checked_class(argument: str, given: object, base: type[T]) -> type[T]:
+    """A class derived from `base`. Raises `InvalidMessage` for what is none."""
+    if not isinstance(given, type) or not issubclass(given, base) or given is base:
+        told = given.__name__ if isinstance(given, type) else _shown(given)
+        raise InvalidMessage(argument, f"{told} is no {base.__name__} class", "give the class itself")
+    return given
+
+
+def checked_callable(argument: str, given: Callable[..., Any] | None) -> None:
+    """Raises `InvalidMessage` for what is neither None nor a function."""
+    if given is not None and not callable(given):
+        raise InvalidMessage(argument, f"is {_shown(given)}", "give a function")
+
+
+def listed(argument: str, given: T, one: str, never: tuple[type, ...] = ()) -> T:
+    """What was given, if it is a collection of `one` ("an Envelope"): no text, and none of `never`, which Python would
+    iterate over too. Raises `InvalidMessage`."""
+    if isinstance(given, (str, bytes, type, *never)) or not (hasattr(given, "__iter__") or hasattr(given, "__aiter__")):
+        raise InvalidMessage(argument, f"{_shown(given)} is no list", f"give a list, each item of it {one}")
+    return given
+
+
+def unregistered(kind: str, asked: object, known: Mapping[str, type]) -> CallerError:
+    """The error for a class that is not one of those that are known by these names."""
+    if not isinstance(asked, type):
+        return InvalidMessage(kind, f"{_shown(asked)} is no class", "give the class itself")
+    name = next((found for one in _STORED_NAMES if (found := getattr(asked, one, ""))), asked.__name__)
+    other, differs = known.get(name), ""
+    if other is not None and (here := _dotted(asked)) != (there := _dotted(other)):
+        differs = f"it is {here}, and {there} was registered"
+    return UnknownName(kind, name, list(known), differs)
+
+
+def unregistered_message(kind: str, asked: object, known: Iterable[type[Any]], base: type) -> CallerError:
+    """The error for a message whose class is not one of those that are known; `kind` as in `command of Account`."""
+    what = base.__name__
+    if isinstance(asked, type):
+        return InvalidMessage(asked.__name__, f"is a class and no {what}", f"make one of it: {asked.__name__}(...)")
+    if not hasattr(type(asked), "message_name"):
+        of = "Query[Answer]" if what == "Query" else what
+        return InvalidMessage(type(asked).__name__, f"is not a {what}", f"declare it as class X({of})")
+    return unregistered(kind, type(asked), {cls.message_name: cls for cls in known})
+
+
+def _dotted(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except Exception as error:
+        text = f"a {type(value).__name__} whose repr raises {type(error).__name__}"
+    return text if len(text) <= 60 else f"{text[:57]}..."
