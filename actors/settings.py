@@ -45,7 +45,7 @@ class Settings:
 
     silent_s: float = 15.0
     """Of a system on several nodes: how long an actor may give no sign of life, while its node is up, before it is
-    replaced. Ray starts a killed one again within 2 s; a machine that is short of CPU may take ten."""
+    replaced. One that Ray is still starting is waited for, up to five minutes."""
 
     standing_check_share: float = 0.01
     """How much of one CPU each partition and each projector uses to compare its state with a fold of the log

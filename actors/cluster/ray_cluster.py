@@ -18,6 +18,7 @@ from .environment import OBJECT_STORE_BYTES, OWN_ACTOR_SLOT, kept_from_processes
 from .local import LocalCluster, LocalNodes
 from .node import NAME_LABEL, NODE_LABEL
 from .ray_session import RaySession
+from .rpc import is_starting
 from .token import ensure_token
 
 __all__ = ["SUPERVISOR", "Cluster", "NodeFacts"]
@@ -200,6 +201,10 @@ class Cluster:
         import ray
 
         return ray.get_actor(name, self.namespace)
+
+    def is_starting(self, actor: Any) -> bool:
+        """Whether Ray is still starting an actor's process; see `rpc.is_starting`."""
+        return is_starting(actor)
 
     def leave_lost(self) -> None:
         """The node that this process was attached to has ended: end the connection, for all who share it. One that the

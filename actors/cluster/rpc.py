@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 from ...runtime.encoding.error_codec import from_wire
 from ...runtime.errors import RayfoldError, Unavailable
 
-__all__ = ["ANSWER_TIMEOUT_S", "aside", "call", "kill", "one_line", "open_actor"]
+__all__ = ["ANSWER_TIMEOUT_S", "aside", "call", "is_starting", "kill", "one_line", "open_actor"]
 
 T = TypeVar("T")
 
@@ -29,6 +29,9 @@ _OPEN_ATTEMPTS_MAX: Final = 20
 broken."""
 
 _RETRY_S: Final = 0.1
+
+_STARTING: Final = frozenset({"DEPENDENCIES_UNREADY", "PENDING_CREATION", "RESTARTING"})
+"""What Ray's directory says of an actor until its `__init__` is over."""
 
 
 async def call(method: Any, *arguments: Any, timeout_s: float | None = ANSWER_TIMEOUT_S) -> Any:
@@ -75,6 +78,13 @@ async def open_actor(actor: Any, who: str, timeout_s: float) -> None:
                 raise from_wire(answer)
             return
     raise Unavailable(who, f"it did not open: {one_line(failure)}") from failure
+
+
+def is_starting(actor: Any) -> bool:
+    """Whether Ray is still starting the process of an actor, for the first time or again. Waits for Ray's directory."""
+    from ray._private.state import actors
+
+    return actors(actor._actor_id.hex()).get("State") in _STARTING
 
 
 def kill(actor: Any) -> None:

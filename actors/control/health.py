@@ -5,12 +5,14 @@ this file: a frozen process, and an actor that Ray has forgotten (version 2.60 f
 directory ends between noting that the node died and noting what that means for its actors: in 2 of 26 restarts
 of a head), and a move that was interrupted by the loss of a node.
 
-Rule kept here: nothing is replaced while its node is down, for that one's actors are started again with it; and whoever
-says what is wrong with it is alive: it is told of, not replaced.
+Rule kept here: nothing is replaced while its node is down, for that one's actors are started again with it; nor while
+Ray is starting it, which takes as long as the machine is busy; and whoever says what is wrong with it is alive, or that
+it is at work: it is told of, not replaced.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from concurrent.futures import Future
 from functools import partial
@@ -42,6 +44,8 @@ class Health:
         self._moves = moves
         self._silent_s = system.plan.settings.silent_s
         self._pulse = Heartbeats(self._silent_s)
+        self._opened = Heartbeats(self._silent_s)
+        """Whether partitions have their logs open, and if not, why. One that opens its log for long is not silent."""
 
     def note(self, partition: int, trouble: RayfoldError | None) -> None:
         """A partition has said what is wrong with it, or that nothing is. Sealed is no trouble: it is to move."""
@@ -63,9 +67,11 @@ class Health:
         seated = {f"partition {number}": number for number in system.partitions.seated if system.is_up(number)}
         projectors = system.projections.projectors()
         self._pulse.keep({*seated, *shares.up, *(one.name for one in projectors)})
+        self._opened.keep(set(seated))
         for who, number in seated.items():
-            ask = partial(_asked, system.partitions.seated[number].actor.head)
-            self._pulse.take(who, ask, partial(self._heard, number))
+            actor = system.partitions.seated[number].actor
+            self._pulse.take(who, partial(_asked, actor.process_id))
+            self._opened.take(who, partial(_asked, actor.head), partial(self._heard, number))
         for node_id in shares.up:
             self._pulse.take(node_id, partial(_asked, shares.keeper(node_id).map), heard=partial(self._map_of, node_id))
         for projector in projectors:
@@ -104,16 +110,37 @@ class Health:
 
     async def replace_silent(self) -> None:
         """What has not answered for long, although its node is up, is replaced."""
-        silent, system = self._pulse.silent(), self._system
+        system = self._system
+        silent = [who for who in self._pulse.silent() if not (await self._is_starting(who) and self._pulse.excuse(who))]
         if not silent or system.changing.locked():
             return
         async with system.changing:
             for who in silent:
                 self._pulse.forget(who)
+                self._opened.forget(who)
                 called = f"the keeper of node {system.nodes[who].name}" if who in system.nodes else who
                 log.error("%s, of %s, has not answered for %g s: replaced", called, system.plan.name, self._silent_s)
                 with contextlib.suppress(RayfoldError):
                     await self._replace(who)
+
+    async def _is_starting(self, who: str) -> bool:
+        """Whether Ray says that it is still starting it, or says nothing. Another one would have to start as well, and
+        on a machine that is short of CPU it would be later."""
+        actor = self._actor(who)
+        try:
+            return actor is not None and await asyncio.to_thread(self._system.cluster.is_starting, actor)
+        except Exception as error:
+            log.info("Ray's directory does not say how %s is: %s", who, one_line(error))
+            return True
+
+    def _actor(self, who: str) -> Any:
+        """Its actor; None if it is no more."""
+        system = self._system
+        if who in system.shares.up:
+            return system.shares.keeper(who)
+        if who.startswith("partition "):
+            return system.partitions.seated[int(who.removeprefix("partition "))].actor
+        return next((one.actor for one in system.projections.projectors() if one.name == who), None)
 
     async def _replace(self, who: str) -> None:
         system, shares = self._system, self._system.shares

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Final
 
 from ...runtime.errors import RayfoldError
 
-__all__ = ["Heartbeats"]
+__all__ = ["STARTING_MAX_S", "Heartbeats"]
 
 Ask = Callable[[], Future[Any]]
 """Asks an actor something that it answers at once."""
@@ -25,6 +25,11 @@ Note = Callable[[RayfoldError | None], None]
 """Is told what the actor has said that was wrong with it, or that nothing is."""
 
 
+STARTING_MAX_S: Final = 300.0
+"""How long Ray may take to start a process before it counts as silent: it gives one 60 s to register and then starts
+another, and on a machine where everything starts at once the third may be the first that is in time."""
+
+
 class Heartbeats:
     """Signs of life, by whoever gives them. Lives on one event loop."""
 
@@ -33,6 +38,8 @@ class Heartbeats:
         self._silent_s = silent_s
         self._heard_s: dict[str, float] = {}
         """When it last answered, or when it was first asked."""
+        self._excused_s: dict[str, float] = {}
+        """Since when it is being started, if it has not answered since."""
         self._asked: dict[str, asyncio.Future[Any]] = {}
 
     def take(self, who: str, ask: Ask, note: Note | None = None, heard: Heard | None = None) -> None:
@@ -52,9 +59,18 @@ class Heartbeats:
         before_s = asyncio.get_running_loop().time() - self._silent_s
         return [who for who, heard_s in self._heard_s.items() if heard_s < before_s]
 
+    def excuse(self, who: str) -> bool:
+        """It is only being started, and counts as silent from now on. False if that has taken too long."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._excused_s.setdefault(who, now_s) > STARTING_MAX_S:
+            return False
+        self._heard_s[who] = now_s
+        return True
+
     def forget(self, who: str) -> None:
         """It is another one from now on, or is no more."""
         self._heard_s.pop(who, None)
+        self._excused_s.pop(who, None)
         self._asked.pop(who, None)
 
     def keep(self, those: set[str]) -> None:
@@ -72,6 +88,7 @@ class Heartbeats:
         trouble: Any = getattr(failure, "cause", failure)  # of Ray's wrapping, which has the trace in its text
         if failure is None or isinstance(trouble, RayfoldError):
             self._heard_s[who] = asyncio.get_running_loop().time()
+            self._excused_s.pop(who, None)
             if note is not None:
                 note(trouble)
         if failure is None and heard is not None:

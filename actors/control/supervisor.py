@@ -23,7 +23,7 @@ from ...runtime.encoding.error_codec import to_wire
 from ...runtime.errors import RayfoldError, Unavailable
 from ...runtime.printable import printable_log
 from ..cluster.ray_cluster import Cluster
-from ..cluster.rpc import kill, one_line
+from ..cluster.rpc import is_starting, kill, one_line
 from ..cluster.scheduling import on_this_node
 from ..packaging.application import ApplicationPlan
 from ..packaging.registry import plan_of
@@ -208,8 +208,8 @@ def revive(name: str, namespace: str, patience_s: float) -> None:
     """Start the supervisor of a deployed application again, if it is silent for so long, or is not there.
 
     Ray 2.60 sometimes forgets an actor when its directory restarts (`health.py`). The supervisor looks after all
-    others; the keepers of the nodes, and programs that connect, look after it with this. Raises `Unavailable` if
-    nothing of that name runs.
+    others; the keepers of the nodes, and programs that connect, look after it with this. One that Ray is still starting
+    is left alone. Raises `Unavailable` if nothing of that name runs.
     """
     supervisor: Any = None
     deadline_s = time.monotonic() + patience_s
@@ -231,7 +231,18 @@ def revive(name: str, namespace: str, patience_s: float) -> None:
     if plan_of(name) is None:  # it is that of a runtime, which ends with its program
         return
     if supervisor is not None:
+        if _starts(supervisor):
+            return
         kill(supervisor)
     log.error("the supervisor of %s is started again", name)
     with contextlib.suppress(ValueError):  # somebody else was faster
         start_supervisor(name, namespace)
+
+
+def _starts(supervisor: Any) -> bool:
+    """Whether Ray says that it is still starting it, or says nothing."""
+    try:
+        return is_starting(supervisor)
+    except Exception as error:
+        log.info("Ray's directory does not say how a supervisor is: %s", one_line(error))
+        return True

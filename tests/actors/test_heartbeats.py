@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rayfold.actors.control import heartbeats
 from rayfold.actors.control.heartbeats import Heartbeats
 from rayfold.runtime.errors import RayfoldError, StoreMissing
 
@@ -86,3 +87,16 @@ async def test_those_that_are_not_asked_any_more_are_forgotten(kept: set[str]) -
         pulse.take(who, Question())
     pulse.keep(kept)
     assert set(pulse.silent()) == kept
+
+
+async def test_what_is_being_started_is_silent_from_then_on_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    pulse, question = Heartbeats(0.0), Question()
+    pulse.take("projector", question)
+    assert pulse.excuse("projector")
+    monkeypatch.setattr(heartbeats, "STARTING_MAX_S", -1.0)
+    assert not pulse.excuse("projector"), "it has been starting for too long"
+    question.asked[0].set_result(1)
+    await settled()
+    monkeypatch.setattr(heartbeats, "STARTING_MAX_S", 60.0)
+    assert pulse.excuse("projector"), "it has answered since, and is started again"
+    assert len(question.asked) == 1, "the question is open still"

@@ -236,6 +236,10 @@ class PartitionProcess(Process):
         assert self.log is not None
         return len(self.log.file.values)
 
+    def process_id(self) -> int:
+        """See `PartitionActor`."""
+        return 1
+
     def execute(self, value: int) -> bool:
         """A command. Whether it was acknowledged."""
         try:
@@ -796,6 +800,10 @@ class _Cluster:
     def nodes(self) -> list[NodeFacts]:
         """See `Cluster`."""
         return self._world.facts()
+
+    def is_starting(self, actor: Handle) -> bool:
+        """See `Cluster`: here a process is there at once."""
+        return False
 
     def actor_named(self, name: str) -> Handle:
         """See `Cluster`. Raises `ValueError`."""
