@@ -169,9 +169,9 @@ class WriteLoop:
                     raise AssertionError("the log reported the same repeats twice") from found
                 stored |= found.entries
             except StoreError as error:
-                return self._give_up(commands, decided, error)
+                return self._fail_batch(commands, decided, error)
             except RayfoldError as error:
-                return self._apart(commands, decided, error)
+                return self._split_batch(commands, decided, error)
             else:
                 return self._adopt(commands, decided, appended)
 
@@ -218,10 +218,10 @@ class WriteLoop:
         aggregate = self._check_out(stream, decided)
         if expected_version != ANY and expected_version != aggregate.version:
             raise Conflict(str(stream), expected_version, aggregate.version)
-        events = self._ask_aggregate(command, aggregate)
+        events = self._run_decider(command, aggregate)
         if isinstance(events, Rejected):
             return self._refuse(index, command, digest, as_told(events, str(stream), command.name), decided)
-        decided.appends.append(self._evolved(command, digest, aggregate, events, decided))
+        decided.appends.append(self._build_append(command, digest, aggregate, events, decided))
         decided.indexes.append(index)
         if events:  # what leaves no event leaves no id either, in one batch as in two
             decided.first_use[command.command_id] = (index, digest)
@@ -304,7 +304,7 @@ class WriteLoop:
             self._logged.add(kind)
             log.warning("%s (further ones of this kind are not logged)", failed, exc_info=cause)
 
-    def _ask_aggregate(self, command: PackedCommand, aggregate: Aggregate) -> list[Event] | Rejected:
+    def _run_decider(self, command: PackedCommand, aggregate: Aggregate) -> list[Event] | Rejected:
         """Validate the payload and run the decide handler, whose exceptions cost nobody else anything."""
         message_class = self._catalogue.command(type(aggregate), command.name)
         message: Command = decode_message(message_class, command.payload)
@@ -346,7 +346,7 @@ class WriteLoop:
         message_class = self._catalogue.command(type(aggregate), command.name)
         return f"{type(aggregate).__name__}.{aggregate.deciders[message_class].name}"
 
-    def _evolved(
+    def _build_append(
         self, command: PackedCommand, digest: bytes, aggregate: Aggregate, events: list[Event], decided: _Decided
     ) -> Append:
         """What to append for these events, with the aggregate advanced by them, as readers will see them."""
@@ -428,7 +428,7 @@ class WriteLoop:
         self.residents.grew(sum(map(len, records)))
         return Batch(_told(outcomes), records)
 
-    def _give_up(self, commands: Sequence[PackedCommand], decided: _Decided, error: RayfoldError) -> Batch:
+    def _fail_batch(self, commands: Sequence[PackedCommand], decided: _Decided, error: RayfoldError) -> Batch:
         """Nothing was appended: forget what was decided. What was refused because of it is void as well, and if
         somebody else writes this log now, so is whatever else was decided on these residents."""
         fenced = isinstance(error, Fenced)
@@ -440,21 +440,21 @@ class WriteLoop:
             stands = isinstance(outcome, Receipt) or index in decided.known
             if outcome is None:
                 lost |= {command.stream, command.command_id}
-            elif stands or not (fenced or _rests_on(lost, outcome, command)):
+            elif stands or not (fenced or _depends_on_lost(lost, outcome, command)):
                 continue
             decided.outcomes[index] = error
         return Batch(_told(decided.outcomes), [])
 
-    def _apart(self, commands: Sequence[PackedCommand], decided: _Decided, error: RayfoldError) -> Batch:
+    def _split_batch(self, commands: Sequence[PackedCommand], decided: _Decided, error: RayfoldError) -> Batch:
         """The log refuses the whole batch for something in it: in halves then, so that it costs no neighbour."""
         if len(decided.appends) < 2:
-            return self._give_up(commands, decided, error)
+            return self._fail_batch(commands, decided, error)
         middle = decided.indexes[len(decided.indexes) // 2]
         first, second = self.execute(commands[:middle]), self.execute(commands[middle:])
         return Batch(first.outcomes + second.outcomes, first.records + second.records)
 
 
-def _rests_on(lost: set[StreamId | bytes], outcome: Outcome, command: PackedCommand) -> bool:
+def _depends_on_lost(lost: set[StreamId | bytes], outcome: Outcome, command: PackedCommand) -> bool:
     """Whether what a command was refused for is something that this batch has decided and lost."""
     if isinstance(outcome, CommandIdReused):
         return command.command_id in lost

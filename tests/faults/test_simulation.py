@@ -49,7 +49,7 @@ def test_a_seed_tells_the_same_story_again() -> None:
 
 
 class AcknowledgesBeforeTheCommit(WriteLoop):
-    def _give_up(self, commands: Sequence[PackedCommand], decided: _Decided, error: RayfoldError) -> Batch:
+    def _fail_batch(self, commands: Sequence[PackedCommand], decided: _Decided, error: RayfoldError) -> Batch:
         head, done = 1000, []
         for command in commands:
             done.append(Receipt(command.stream, self.partition, head, 1, command.command_id))
@@ -65,7 +65,7 @@ class AdoptsBeforeTheAppend(WriteLoop):
 
 
 class StandsByRefusalsWhenFenced(WriteLoop):
-    def _give_up(self, commands: Sequence[PackedCommand], decided: _Decided, error: RayfoldError) -> Batch:
+    def _fail_batch(self, commands: Sequence[PackedCommand], decided: _Decided, error: RayfoldError) -> Batch:
         return Batch([outcome if outcome is not None else error for outcome in decided.outcomes], [])
 
 
@@ -73,8 +73,8 @@ class IgnoresExpectedVersions(WriteLoop):
     def execute(self, commands: Sequence[PackedCommand]) -> Batch:
         return super().execute([command._replace(expected_version=ANY) for command in commands])
 
-    def _evolved(self, *arguments: Any) -> Append:
-        return super()._evolved(*arguments)._replace(expected_version=ANY)
+    def _build_append(self, *arguments: Any) -> Append:
+        return super()._build_append(*arguments)._replace(expected_version=ANY)
 
 
 class ForgetsCommandIds(MemoryLog):

@@ -49,23 +49,23 @@ class AdoptsBeforeTheAppend(WriteLoop):
 
 
 class KeepsWhatWasNotAppended(WriteLoop):
-    def _give_up(self, commands: Sequence[PackedCommand], decided: _Decided, error: RayfoldError) -> Batch:
+    def _fail_batch(self, commands: Sequence[PackedCommand], decided: _Decided, error: RayfoldError) -> Batch:
         for stream, aggregate in decided.working.items():
             self.residents.put_back(aggregate, stream)
-        return super()._give_up(commands, decided, error)
+        return super()._fail_batch(commands, decided, error)
 
 
 class AcknowledgesWhatWasNotAppended(WriteLoop):
-    def _give_up(self, commands: Sequence[PackedCommand], decided: _Decided, error: RayfoldError) -> Batch:
-        batch = super()._give_up(commands, decided, error)
+    def _fail_batch(self, commands: Sequence[PackedCommand], decided: _Decided, error: RayfoldError) -> Batch:
+        batch = super()._fail_batch(commands, decided, error)
         outcomes = [Receipt(command.stream, 0, 1, 1, command.command_id) for command in commands]
         return batch._replace(outcomes=[*outcomes])
 
 
 class StandsByRefusalsOfALostBatch(WriteLoop):
-    def _give_up(self, commands: Sequence[PackedCommand], decided: _Decided, error: RayfoldError) -> Batch:
+    def _fail_batch(self, commands: Sequence[PackedCommand], decided: _Decided, error: RayfoldError) -> Batch:
         if isinstance(error, Fenced):
-            return super()._give_up(commands, decided, error)
+            return super()._fail_batch(commands, decided, error)
         return Batch([outcome if outcome is not None else error for outcome in decided.outcomes], [])
 
 
@@ -128,11 +128,11 @@ class FailsTheNeighbours(WriteLoop):
 
 
 class SnapshotsTheStateOfBefore(WriteLoop):
-    def _evolved(
+    def _build_append(
         self, command: PackedCommand, digest: bytes, aggregate: Aggregate, events: list[Event], decided: _Decided
     ) -> Append:
         before = encode_state(aggregate)
-        append = super()._evolved(command, digest, aggregate, events, decided)
+        append = super()._build_append(command, digest, aggregate, events, decided)
         return append._replace(snapshot=before) if append.snapshot else append
 
 
@@ -142,9 +142,9 @@ class BroadcastsOnlyTheLastEventOfACommand(WriteLoop):
 
 
 class RefusesAfterItWasTakenOver(WriteLoop):
-    def _give_up(self, commands: Sequence[PackedCommand], decided: _Decided, error: RayfoldError) -> Batch:
+    def _fail_batch(self, commands: Sequence[PackedCommand], decided: _Decided, error: RayfoldError) -> Batch:
         refused = list(decided.outcomes)
-        batch = super()._give_up(commands, decided, error)
+        batch = super()._fail_batch(commands, decided, error)
         return batch._replace(outcomes=[old or new for old, new in zip(refused, batch.outcomes, strict=True)])
 
 
