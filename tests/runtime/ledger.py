@@ -159,6 +159,8 @@ class Book:
     owner: str = ""
     balance: int = 0
     closed: bool = False
+    position: int = field(default=0, compare=False)
+    """Of its last event; an aggregate in memory does not know it."""
 
 
 @dataclass
@@ -184,9 +186,10 @@ class Ledger:
         self.head += events
         book.version += events
         if events:
+            book.position = self.head
             self.books[sent.account] = book
             self.taken[sent.command_id] = (sent.content, self.head, book.version)
-        return "receipt", self.head, book.version, False
+        return "receipt", book.position, book.version, False
 
     def would_take(self, sent: Sent) -> Told:
         """What its caller would be told if it were the next command of all."""
@@ -235,6 +238,7 @@ def folded(log: Log) -> tuple[dict[str, Book], dict[bytes, list[int]]]:
         stored = decode_record(record)
         book = books.setdefault(stored.stream.id, Book())
         book.version += 1
+        book.position = position
         assert (stored.position, stored.version) == (position, book.version), "a gap, or a repeat, in the log"
         positions.setdefault(stored.command_id, []).append(position)
         match CATALOGUE.decode_event(stored):
