@@ -18,6 +18,8 @@ from typing import Any, Final
 __all__ = ["is_ctrl_c"]
 
 _RAISES: Final = frozenset({opcode.opmap["RAISE_VARARGS"], opcode.opmap["RERAISE"]})
+_YIELD: Final = opcode.opmap["YIELD_VALUE"]
+_RESUME: Final = opcode.opmap["RESUME"]
 
 
 def is_ctrl_c(error: BaseException) -> bool:
@@ -29,8 +31,16 @@ def is_ctrl_c(error: BaseException) -> bool:
         last = last.tb_next
     if last is None:
         return True
-    code = last.tb_frame.f_code
-    return code.co_code[last.tb_lasti] not in _RAISES or code is _handler_code(signal.getsignal(signal.SIGINT))
+    code, at = last.tb_frame.f_code, last.tb_lasti
+    return not _raised_at(code.co_code, at) or code is _handler_code(signal.getsignal(signal.SIGINT))
+
+
+def _raised_at(code: bytes, at: int) -> bool:
+    """Whether an error can come from the instruction itself: it raises, or a generator stands there into which one
+    was thrown (before Python 3.13 at its `yield`, since then right behind it)."""
+    if code[at] in _RAISES or code[at] == _YIELD:
+        return True
+    return code[at] == _RESUME and at >= 2 and code[at - 2] == _YIELD
 
 
 def _handler_code(handler: Any) -> Any:

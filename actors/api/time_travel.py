@@ -21,12 +21,11 @@ from typing import Any, Final, TypeVar
 from ...runtime.arguments import checked_timeout, unregistered, unregistered_message
 from ...runtime.domain.aggregate import Aggregate
 from ...runtime.domain.messages import Event, Query
-from ...runtime.domain.projection import Projection, part_of
+from ...runtime.domain.projection import Projection
 from ...runtime.domain.recorded import Recorded
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.encoding.codec import encode_checked
 from ...runtime.errors import (
-    HandlerFailed,
     InvalidMessage,
     RayfoldError,
     Unavailable,
@@ -36,6 +35,7 @@ from ...runtime.log.contract import Reader
 from ...runtime.log.format import stream_id
 from ...runtime.read.positions import check_store
 from ...runtime.read.read_model import PackedQuery, ReadModel
+from ...runtime.read.routes import merged_answer, part_asked
 from ...runtime.read.time_travel import checked_place, fold_up_to, history, microseconds, place_at, place_of, state_at
 from ...runtime.read.unreadable import Unreadable
 from ...runtime.receipt import Receipt
@@ -99,7 +99,8 @@ class TimeTravel:
         progress: Callable[[int, int], None] | None,
     ) -> Answer:
         """See `Runtime.as_of`."""
-        parts, merge = _asked_parts(projection, query)
+        part = _asked_part(projection, query)
+        parts = list(range(projection.parts)) if part is None else [part]
         timeout_s = AS_OF_TIMEOUT_S if timeout_s is None else checked_timeout(timeout_s)
         try:
             async with asyncio.timeout(timeout_s):
@@ -110,11 +111,7 @@ class TimeTravel:
         except TimeoutError:
             what = f"not folded within {timeout_s} s; say timeout_s= for a long log"
             raise Unavailable(projection.projection_name, what) from None
-        try:
-            answer: Answer = merge(answers)
-        except Exception as error:
-            handler = f"{projection.__name__} @answer(merge=...)"
-            raise HandlerFailed.caused_by(handler, query.message_name, error) from error
+        answer: Answer = answers[0] if part is not None else merged_answer(projection, query, answers)
         return answer
 
     async def _place(self, place: Place) -> dict[int, int]:
@@ -178,17 +175,13 @@ class TimeTravel:
             reader.close()
 
 
-def _asked_parts(projection: type[Projection], query: Query[Any]) -> tuple[list[int], Callable[[list[Any]], Any]]:
-    """Which parts are to be asked, and what makes one answer of theirs. Raises `InvalidMessage`, `UnknownName`."""
+def _asked_part(projection: type[Projection], query: Query[Any]) -> int | None:
+    """Which part is to be asked; None for all. Raises `InvalidMessage`, `UnknownName`, `HandlerFailed`."""
     if not isinstance(query, Query | type):
         raise InvalidMessage(type(query).__name__, "is not a Query", "declare it as class X(Query[Answer])")
     if type(query) not in projection.answers:
         raise unregistered_message(f"query of {projection.projection_name}", query, projection.answers, Query)
-    route = projection.answer_routes[type(query)]
-    if projection.parts > 1 and route.merge is not None:
-        return list(range(projection.parts)), route.merge
-    part = part_of(route.key(query), projection.parts) if projection.parts > 1 and route.key is not None else 0
-    return [part], lambda answers: answers[0]
+    return part_asked(projection, query, projection.parts)
 
 
 async def _all_or_none(doing: Sequence[asyncio.Future[Any]]) -> list[Any]:

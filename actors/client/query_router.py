@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ...runtime.domain.messages import Query
-from ...runtime.domain.projection import Projection, Route, part_of
+from ...runtime.domain.projection import Projection
 from ...runtime.errors import HandlerFailed, RayfoldError
 from ...runtime.read.read_model import PackedQuery
+from ...runtime.read.routes import merged_answer, part_asked
 from ..settings import Settings
 from .replica_pool import ReplicaPool, Saw, all_of
 
@@ -61,12 +63,16 @@ class QueryRouter:
         is told where each part was read. Raises `Overloaded`."""
         if len(self._parts) == 1:
             return self._parts[0].ask(packed, after, timeout_s, saw)
-        route = self._projection.answer_routes.get(type(query), Route())
-        if route.merge is not None:
-            asked = [part.ask(packed, after, timeout_s, saw) for part in self._parts]
-            return asyncio.ensure_future(_merged(asked, route.merge, f"{self._projection.__name__} @answer(merge=...)"))
-        part = part_of(route.key(query), len(self._parts)) if route.key else 0  # one that it does not know says so
-        return self._parts[part].ask(packed, after, timeout_s, saw)
+        try:
+            part = part_asked(self._projection, query, len(self._parts))
+        except HandlerFailed as error:
+            refused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            refused.set_result(error)
+            return refused
+        if part is not None:
+            return self._parts[part].ask(packed, after, timeout_s, saw)
+        asked = [one.ask(packed, after, timeout_s, saw) for one in self._parts]
+        return asyncio.ensure_future(_merged(asked, partial(merged_answer, self._projection, query)))
 
     def ask_many(
         self, packed: Sequence[PackedQuery], after: Mapping[int, int], timeout_s: float
@@ -91,7 +97,7 @@ class QueryRouter:
         return min(part.reached(partition) for part in self._parts)
 
 
-async def _merged(asked: Sequence[asyncio.Future[Any]], merge: Callable[[list[Any]], Any], name: str) -> Any:
+async def _merged(asked: Sequence[asyncio.Future[Any]], merge: Callable[[list[Any]], Any]) -> Any:
     """The answers of all parts as one; the first error, if there is one."""
     answers = await asyncio.gather(*asked)
     for answer in answers:
@@ -99,5 +105,5 @@ async def _merged(asked: Sequence[asyncio.Future[Any]], merge: Callable[[list[An
             return answer
     try:
         return merge(answers)
-    except Exception as error:
-        return HandlerFailed.caused_by(name, f"{len(answers)} answers", error)
+    except HandlerFailed as error:
+        return error

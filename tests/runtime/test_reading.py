@@ -22,8 +22,8 @@ from pydantic import (
 )
 
 from rayfold.runtime.domain.aggregate import Aggregate, Shared, decide, evolve
-from rayfold.runtime.domain.messages import Command, Event, upcast
-from rayfold.runtime.domain.projection import Projection, project
+from rayfold.runtime.domain.messages import Command, Event, Query, upcast
+from rayfold.runtime.domain.projection import Projection, answer, project
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.codec import ITEMS_MAX, decode_message, encode_checked
 from rayfold.runtime.encoding.envelope import Envelope, pack
@@ -31,6 +31,7 @@ from rayfold.runtime.errors import HandlerFailed, InvalidMessage, UnknownEvent
 from rayfold.runtime.log.contract import StoredEvent
 from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.read.read_model import ReadModel
+from rayfold.runtime.read.routes import merged_answer, part_asked
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.stream import StreamId
 from rayfold.runtime.write.write_loop import WriteLoop
@@ -164,6 +165,58 @@ def test_what_a_projection_raises_is_its_failure_whatever_it_is(kind: str) -> No
     model.catch_up(0)
     assert isinstance(model.failed, HandlerFailed)
     assert kind in str(model.failed)
+
+
+def test_what_is_thrown_into_a_generator_is_a_failure_of_the_handler_too() -> None:
+    class Thrown(Command):
+        pass
+
+    class Throws(Aggregate, placement=Shared()):
+        @decide
+        def thrown(self, command: Thrown) -> None:
+            letters = (letter for letter in "ab")
+            next(letters)
+            letters.throw(KeyboardInterrupt)
+
+    loop = WriteLoop(0, MemoryLog(), Catalogue([Throws]))
+    loop.activate()
+    [outcome] = loop.execute([pack(Envelope(Throws, "a", Thrown()))[0]]).outcomes
+    assert isinstance(outcome, HandlerFailed)
+
+
+class Asked(Query[int]):
+    kind: str
+
+
+class Everywhere(Query[int]):
+    kind: str
+
+
+def _raise(kind: str) -> Any:
+    raise KINDS[kind]
+
+
+class Divided(Projection, parts=2):
+    @project
+    def done(self, event: Done) -> None: ...
+
+    @answer(key=lambda query: _raise(query.kind))
+    def one(self, query: Asked) -> int:
+        return 1
+
+    @answer(merge=lambda answers: _raise(answers[0]))
+    def all_of_them(self, query: Everywhere) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_route_of_queries_raises_is_told_by_name_whatever_it_is(kind: str) -> None:
+    with pytest.raises(HandlerFailed, match=rf"Divided @answer\(key=...\) failed on Asked: .*{kind}"):
+        part_asked(Divided, Asked(kind=kind), 2)
+    with pytest.raises(HandlerFailed, match=rf"Divided @answer\(merge=...\) failed on Everywhere: .*{kind}"):
+        merged_answer(Divided, Everywhere(kind=kind), [kind, kind])
+    assert part_asked(Divided, Everywhere(kind=kind), 2) is None
+    assert part_asked(Divided, Asked(kind=kind), 1) == 0
 
 
 def test_ctrl_c_interrupts_a_handler() -> None:
