@@ -9,22 +9,40 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from typer.core import TyperGroup
 
 from ...runtime.errors import StorageFailed
 from ...runtime.printable import printable_lines
 from ...runtime.private import open_private
 
-__all__ = ["PrintableConsole", "complaints", "console", "write_report"]
+__all__ = ["CommandList", "PrintableConsole", "complaints", "console", "write_report"]
+
+
+PIPE_COLUMNS: Final = 4_096
+"""Of a line that goes into a pipe or a file, unless COLUMNS says otherwise: more than any table takes."""
 
 
 class PrintableConsole(Console):
-    """A console of Rich's whose text is printable, whatever it consists of."""
+    """A console of Rich's whose text is printable, whatever it consists of. Where nobody looks at it, as in a pipe, its
+    lines are as long as they are, where Rich cuts tables at 80 columns."""
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """See Rich."""
+        found = super().size
+        wide = self.is_terminal or self._width is not None or "COLUMNS" in self._environ
+        return found if wide else found._replace(width=PIPE_COLUMNS)
+
+    @size.setter
+    def size(self, new_size: tuple[int, int]) -> None:
+        self._width, self._height = new_size
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """See Rich. All that is printed, in tables and live screens as well, comes through here."""
@@ -37,6 +55,24 @@ class PrintableConsole(Console):
 
 console = PrintableConsole(highlight=False)
 complaints = PrintableConsole(stderr=True, highlight=False)
+
+
+class CommandList(TyperGroup):
+    """A command line whose list of commands shows the first sentence of each one's help whole, over as many lines as it
+    takes; Typer ends it with dots where the line ends."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """See Typer."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, _first_sentence(one.help or "")) for name, one in commands if one is not None and not one.hidden]
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
+
+
+def _first_sentence(text: str) -> str:
+    paragraph = " ".join(text.strip().split("\n\n", 1)[0].split())
+    return re.split(r"(?<=[.!?])\s", paragraph, maxsplit=1)[0]
 
 
 def write_report(path: Path | None, values: Mapping[str, Any]) -> None:

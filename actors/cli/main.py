@@ -27,7 +27,7 @@ from .application import connected_to, deploy, drain, is_application, move, reba
 from .backup import backup, restore
 from .check import check
 from .cluster import down, node, nodes, up
-from .console import complaints, console, write_report
+from .console import CommandList, complaints, console, write_report
 from .logs import logs
 from .observe import history, status
 
@@ -43,6 +43,7 @@ PROBLEMS_SHOWN: Final = 50
 
 app = typer.Typer(
     name="rayfold",
+    cls=CommandList,
     help="Event-sourced aggregates as Ray actors over an LMDB log that every acknowledged event was fsynced to.",
     invoke_without_command=True,
     add_completion=False,

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections import deque
-from contextlib import closing, nullcontext, suppress
+from contextlib import ExitStack, closing, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ...runtime.log.contract import StoredEvent
     from ...runtime.store.store import Store
     from ...runtime.stream import StreamId
+    from ..nodes.store import AnyStore
     from ..observe.attach import RunningSystem
     from ..observe.status import Status
 
@@ -95,10 +96,13 @@ def _of_application(name: str, address: str, watch: bool, json_file: Path | None
 
 
 def history(
-    directory: Annotated[Path, typer.Argument(help="The directory of a store, in use or not.")],
+    directory: Annotated[
+        Path, typer.Argument(help="The directory of a store, in use or not; or an application's name.")
+    ],
     aggregate: Annotated[str, typer.Argument(metavar="TYPE/ID", help="Which aggregate: Account/alice.")],
     from_version: Annotated[int, typer.Option("--from", help="The first version.")] = 1,
     to_version: Annotated[int | None, typer.Option("--to", help="The last version; default: all.")] = None,
+    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="Of the cluster, for an application.")] = "auto",
 ) -> None:
     """Print the events of one aggregate as they are stored, one line of JSON each."""
     from ...runtime.log.format import stream_id
@@ -108,18 +112,24 @@ def history(
     name, slash, ident = aggregate.partition("/")
     if not slash:
         raise InvalidId("aggregate", aggregate, "has no slash; write its type and its id, such as Account/alice")
-    store, stream = open_store(directory), stream_id(name, ident)
-    try:
-        for partition in _partitions_with(store, stream):
-            with closing(store.open_reader(partition)) as reader:
-                for stored in stored_history(reader, stream, from_version, to_version):
-                    print(printable_json(_as_values(stored, partition)))
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read it has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    stream = stream_id(name, ident)
+    with ExitStack() as connection:
+        store: AnyStore
+        if is_application(directory):
+            store = connection.enter_context(connected_to(str(directory), address)).spread_store
+        else:
+            store = open_store(directory)
+        try:
+            for partition in _partitions_with(store, stream):
+                with closing(store.open_reader(partition)) as reader:
+                    for stored in stored_history(reader, stream, from_version, to_version):
+                        print(printable_json(_as_values(stored, partition)))
+            sys.stdout.flush()
+        except BrokenPipeError:  # whoever read it has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _partitions_with(store: Store, stream: StreamId) -> list[int]:
+def _partitions_with(store: AnyStore, stream: StreamId) -> list[int]:
     """The one that has the stream; of what Rayfold itself stores all, for such a stream may be in each log."""
     from ...runtime.stream import is_reserved
 

@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from ...actors.cli.console import CommandList
 from ..harness.registry import ALL, SUITES
 
 __all__ = ["bench"]
 
 bench = typer.Typer(
     name="bench",
+    cls=CommandList,
     help="Measure: how writes and reads scale, against the machine's limits and against others.",
     no_args_is_help=True,
     add_completion=False,

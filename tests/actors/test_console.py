@@ -158,3 +158,43 @@ def test_a_report_is_there_whole_or_not_at_all_and_goes_through_no_link(tmp_path
     with pytest.raises(StorageFailed, match="cannot write the report: No such file or directory"):
         write_report(tmp_path / "nowhere" / "report.json", {"a": 1})
     assert sorted(one.name for one in tmp_path.iterdir()) == ["mine", "report.json", "report.json.new"]
+
+
+def of_command_line(*arguments: str, **environment: str) -> str:
+    """What the command line prints into a pipe."""
+    told = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | environment
+    command = [sys.executable, "-m", "rayfold.actors.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=told).stdout
+
+
+def test_a_table_in_a_pipe_is_as_wide_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    table = Table(*(f"column number {number}" for number in range(12)))
+    table.add_row(*(f"a value of column {number}" for number in range(12)))
+    text = io.StringIO()
+    PrintableConsole(file=text).print(table)
+    for number in range(12):
+        assert f" column number {number} " in text.getvalue()
+        assert f" a value of column {number} " in text.getvalue()
+    monkeypatch.setenv("COLUMNS", "60")
+    narrow = io.StringIO()
+    PrintableConsole(file=narrow).print(table)
+    assert max(map(len, narrow.getvalue().splitlines())) == 60
+
+
+def test_the_verdict_of_verify_is_whole_in_a_pipe(tmp_path: Path) -> None:
+    store = create_or_open_store(tmp_path / "bank", 1)
+    (line,) = (line for line in of_command_line("verify", str(store.path)).splitlines() if " good" in line)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in line
+
+
+@pytest.mark.parametrize("columns", ["80", "200"])
+@pytest.mark.parametrize("group", [(), ("bench",)])
+def test_the_list_of_commands_shows_the_whole_first_sentence_of_each(columns: str, group: tuple[str, ...]) -> None:
+    told = of_command_line(*group, "--help", COLUMNS=columns)
+    rows = re.split(r"\n  (?=[a-z])", told[told.index("Commands:") :])[1:]
+    sentences = [" ".join(row.split()[1:]) for row in rows]
+    assert len(sentences) > 10
+    for sentence in sentences:
+        assert sentence.endswith(".")
+        assert not sentence.endswith("...")

@@ -392,7 +392,7 @@ def test_an_application_that_is_taken_down_leaves_its_data_and_can_be_deployed_a
         assert pay(shop, "till", 10) == total - 5
 
 
-def test_status_backup_and_verify_take_the_name_of_an_application(
+def test_status_history_backup_and_verify_take_the_name_of_an_application(
     nodes: LocalNodes, project: Path, tmp_path: Path
 ) -> None:
     said = rayfold(nodes, project, "status", "shop", "--json", str(tmp_path / "status.json"))
@@ -403,6 +403,11 @@ def test_status_backup_and_verify_take_the_name_of_an_application(
     first = rayfold(nodes, project, "backup", "shop", str(tmp_path / "backup"))
     assert "events added" in first
     assert rayfold(nodes, project, "backup", "shop", str(tmp_path / "backup")).startswith("0 events added")
+    with console(nodes.address, name="shop") as shop:
+        pay(shop, "history", 10)
+        pay(shop, "history", 20)
+    assert rayfold(nodes, project, "history", "shop", "Till/history").count('"event": "Paid"') == 2
+    assert rayfold(nodes, project, "history", "shop", "Till/history", "--from", "2").startswith('{"version": 2,')
 
 
 def test_a_restored_store_put_into_a_data_folder_is_spread_from_there(
