@@ -5,7 +5,7 @@
 #   make demo ARGS="--flights 20000"          hand arguments on
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench test check pytest format coverage venv clean
+.PHONY: help demo bench test check pytest format coverage docs venv clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -73,6 +73,12 @@ format: $(READY) ## rewrite the code as ruff would have it
 coverage: $(READY) ## all tests, with the lines that none of them ran
 	@$(BIN)/python -m coverage run -m pytest $(ARGS)
 	@$(BIN)/python -m coverage report
+
+# Its packages are not in .venv before they are wanted: nothing else needs them.
+docs: $(READY) ## the documentation as a site, in build/site
+	@$(BIN)/python -c 'import mkdocstrings_handlers.python, material' 2>/dev/null || $(PIP) --no-build-isolation --editable '.[docs]'
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "the site begins at build/site/index.html"
 
 venv: $(READY) ## only make .venv ready
 	@echo "$(VENV) is ready: $$($(BIN)/python -V)"
