@@ -12,7 +12,14 @@ __all__ = ["Settings"]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Travels with every actor. All numbers are positive; a wrong one is an `InvalidMessage` that names it."""
+    """All bounds and deadlines of a system, with their defaults. A plain value that travels with every actor.
+
+    All numbers are positive; a wrong one raises `InvalidMessage`, which names it. Times end with `_s` and are
+    seconds, sizes end with `_bytes`, bounds with `_max`.
+
+    Example:
+        bank = BlockingRuntime("bank-data", aggregates=[Account], settings=Settings(timeout_s=30, own_actors_max=4))
+    """
 
     timeout_s: float = 10.0
     """How long a command or query may take, all attempts together, unless the call says otherwise."""

@@ -77,7 +77,16 @@ __all__ = [
 
 
 class RayfoldError(Exception):
-    """The root: catch it to catch everything Rayfold raises on purpose."""
+    """The root of all errors that Rayfold raises on purpose.
+
+    `str(error)` is one line of English without control characters; the facts are attributes of each class.
+
+    Example:
+        try:
+            bank.execute(Account, "alice", Deposit(amount=100))
+        except RayfoldError as error:
+            print(type(error).__name__, error)
+    """
 
     by_name: ClassVar[dict[str, type[RayfoldError]]] = {}
 
@@ -99,7 +108,19 @@ def _stream_named(text: str) -> StreamId:
 
 
 class DefinitionError(RayfoldError, TypeError):
-    """A class is declared in a way that cannot work. Raised while the class is being defined."""
+    """A class is declared in a way that cannot work. Raised while the class is being defined, at import.
+
+    Attributes:
+        where: The class or method, `Account.deposit` for instance.
+        what: What is wrong with it.
+        remedy: What would be right; empty if there is no single answer.
+
+    Example:
+        try:
+            class Open(Query): ...
+        except DefinitionError as error:
+            print(error.remedy)  # say what it is answered with: class Open(Query[int])
+    """
 
     def __init__(self, where: str, what: str, remedy: str = "") -> None:
         super().__init__(where, what, remedy)
@@ -110,11 +131,33 @@ class DefinitionError(RayfoldError, TypeError):
 
 
 class CallerError(RayfoldError, ValueError):
-    """The caller's mistake. Nothing was sent, nothing was stored."""
+    """The caller's mistake. Nothing was sent and nothing was stored; the same call fails again.
+
+    Raised itself where a call does not fit the state of the object: a runtime that is not started, or started
+    twice.
+
+    Example:
+        try:
+            bank.execute(Account, "", Deposit(amount=1))
+        except CallerError as error:
+            print("a fault of this program:", error)
+    """
 
 
 class InvalidMessage(CallerError):
-    """A message that breaks its declaration or a limit: which message, what is wrong, what would be right."""
+    """A message, or another argument, that breaks its declaration or a limit. Raised before anything is sent.
+
+    Attributes:
+        message: The name of the message class or of the argument.
+        what: What is wrong.
+        remedy: What would be right; may be empty.
+
+    Example:
+        try:
+            Deposit(amount="much")
+        except InvalidMessage as error:
+            print(error.message, error.what)
+    """
 
     def __init__(self, message: str, what: str, remedy: str = "") -> None:
         super().__init__(message, what, remedy)
@@ -125,7 +168,20 @@ class InvalidMessage(CallerError):
 
 
 class InvalidId(CallerError):
-    """A stream id, type name or command id that cannot be one: the kind of id, the value, what is wrong."""
+    """A stream id, type name or command id that cannot be one: empty, or over its limit (an id has at most 400 bytes
+    of UTF-8).
+
+    Attributes:
+        kind: Which kind of id.
+        value: The id as it was given.
+        what: What is wrong with it.
+
+    Example:
+        try:
+            bank.execute(Account, "x" * 401, Deposit(amount=1))
+        except InvalidId as error:
+            print(error.kind, error.what)
+    """
 
     def __init__(self, kind: str, value: str, what: str) -> None:
         super().__init__(kind, value, what)
@@ -137,8 +193,20 @@ class InvalidId(CallerError):
 
 
 class UnknownName(CallerError):
-    """Nothing of this name is registered: the kind, the name, and the names that are. Or what is registered under this
-    name is another class, and `differs` says which the two are, where their places do."""
+    """No aggregate, command, projection or query of this name is registered, or the registered one is another class.
+
+    Attributes:
+        kind: "aggregate", "projection", "command", "query" and so on.
+        name: The name that was asked for.
+        known: The names that are registered. If `name` is among them, another class of that name was registered.
+        differs: Which two classes of this name there are, where that is known; else empty.
+
+    Example:
+        try:
+            bank.ask(Turnover, Total())
+        except UnknownName as error:
+            print(error.name, "is none of", error.known)
+    """
 
     def __init__(self, kind: str, name: str, known: list[str] | tuple[str, ...] = (), differs: str = "") -> None:
         super().__init__(kind, name, list(known), *([differs] if differs else []))
@@ -155,7 +223,20 @@ class UnknownName(CallerError):
 
 
 class NotInHistory(CallerError):
-    """A version, position or time that a stream or log has not got: whose history, what was asked for, its last."""
+    """A version, position or time that a stream or log does not have. Raised by `history`, `state_at`, `as_of`,
+    subscriptions.
+
+    Attributes:
+        subject: Whose history: a stream or a partition.
+        asked: What was asked for.
+        last: The last version or position that exists; 0 if there are no events.
+
+    Example:
+        try:
+            then = bank.state_at(Account, "alice", version=7)
+        except NotInHistory as error:
+            print("only", error.last, "events")
+    """
 
     def __init__(self, subject: str, asked: str, last: int) -> None:
         super().__init__(subject, asked, last)
@@ -166,10 +247,19 @@ class NotInHistory(CallerError):
 
 
 class CommandIdReused(CallerError):
-    """A command id that is already stored came back with different content; the first one stands.
+    """A command id that is already stored was sent again with different content. The first command stands.
 
-    `receipt` is that of the first one. It is None where the first one was refused for good (`decisive=True`), and
-    where both came at once and neither is stored.
+    Attributes:
+        command_id: The id, in hexadecimal.
+        stream: The `StreamId` of the second command.
+        receipt: The receipt of the first command. None where the first was refused for good (`decisive=True`), and
+            where both came at once and neither is stored.
+
+    Example:
+        try:
+            bank.execute(Account, "alice", Deposit(amount=7), command_id=derived_id("payment", 17))
+        except CommandIdReused as error:
+            print("payment 17 was", error.receipt)
     """
 
     def __init__(self, command_id: str, stream: str, first: tuple[str, str, int, int, int] | None = None) -> None:
@@ -198,15 +288,34 @@ class CommandIdReused(CallerError):
 
 
 class Refusal(RayfoldError):
-    """The command arrived and was looked at, and nothing was stored."""
+    """The command arrived and was looked at, and nothing was stored: `Rejected` or `Conflict`. An answer, not a fault.
+
+    Example:
+        try:
+            bank.execute(Account, "alice", Withdraw(amount=100))
+        except Refusal as refusal:
+            print("no:", refusal)
+    """
 
 
 class Rejected(Refusal):
-    """The aggregate's own rule says no. Return it or raise it in a `@decide` method.
+    """The aggregate's own rule refused the command. Return it or raise it in a `@decide` method.
 
-    `reason` is a short stable code (`"insufficient_funds"`), `facts` are what the rule knew. Plain values, and
-    containers of them, arrive with their types; a member of an enum as its value; anything else as its text. The
-    runtime adds the `stream` and the `command` that were refused.
+    Plain values and containers of them keep their types as facts; an enum member arrives as its value, anything
+    else as its text.
+
+    Attributes:
+        reason: A short stable code, `"insufficient_funds"`.
+        facts: What the rule knew, by name.
+        stream: Whose rule it was, a `StreamId`; added by the runtime. Empty before that.
+        command: The name of the command; added by the runtime.
+
+    Example:
+        @decide
+        def withdraw(self, command: Withdraw) -> Withdrawn | Rejected:
+            if command.amount > self.balance:
+                return Rejected("insufficient_funds", balance=self.balance)
+            return Withdrawn(amount=command.amount)
     """
 
     def __init__(self, reason: str, /, **facts: Any) -> None:
@@ -239,7 +348,19 @@ class Rejected(Refusal):
 
 
 class Conflict(Refusal):
-    """`expected_version` was not the version of the stream."""
+    """`expected_version` was not the version of the stream. Nothing was stored: read again, and decide again.
+
+    Attributes:
+        stream: The `StreamId`.
+        expected_version: The version that the command expected; 0 for `NO_STREAM`.
+        version: The version that the stream has.
+
+    Example:
+        try:
+            bank.execute(Account, "alice", Deposit(amount=1), expected_version=receipt.version)
+        except Conflict as conflict:
+            print("somebody was faster:", conflict.version)
+    """
 
     def __init__(self, stream: str, expected_version: int, version: int) -> None:
         super().__init__(stream, expected_version, version)
@@ -256,7 +377,19 @@ class Conflict(Refusal):
 
 
 class HandlerFailed(RayfoldError):
-    """A handler raised, or returned what it must not. Nothing of it was stored; neighbours are unaffected."""
+    """A handler raised, or returned what it must not. Nothing of it was stored; other aggregates are unaffected.
+
+    Attributes:
+        handler: The method, `Account.deposit`.
+        subject: The stream, or the query.
+        what: The exception as one line of at most 500 characters.
+
+    Example:
+        try:
+            bank.execute(Account, "alice", Deposit(amount=1))
+        except HandlerFailed as failure:
+            print(failure.handler, "has a bug:", failure.what)
+    """
 
     def __init__(self, handler: str, subject: str, what: str) -> None:
         super().__init__(handler, subject, what)
@@ -282,7 +415,22 @@ def failure_text(error: BaseException) -> str:
 
 
 class Unavailable(RayfoldError, TimeoutError):
-    """Nobody answered in time. It is unknown whether it happened; the same command id may be sent again."""
+    """No answer in time. Whether the command took effect is unknown; sending the same command id again is safe.
+
+    A `TimeoutError`. Raised after `timeout_s` (seconds), and at once where it is known that nothing can answer, for
+    instance since the partition's node is away.
+
+    Attributes:
+        subject: What did not answer: a partition, a projection, the system.
+        what: Why, and what helps.
+
+    Example:
+        payment = derived_id("payment", 17)
+        try:
+            bank.execute(Account, "alice", Deposit(amount=5), command_id=payment)
+        except Unavailable:
+            bank.execute(Account, "alice", Deposit(amount=5), command_id=payment)
+    """
 
     def __init__(self, subject: str, what: str) -> None:
         super().__init__(subject, what)
@@ -293,9 +441,21 @@ class Unavailable(RayfoldError, TimeoutError):
 
 
 class NotYetVisible(Unavailable):
-    """A query's `after=` was not reached in time. The write stands; only this replica had not seen it yet.
+    """The `after=` of a query, or the `until=` of a command, was not reached in time. The write itself stands.
 
-    Of `execute(..., until=)`: the command succeeded, with this `receipt`, and `why` it is not visible everywhere.
+    Attributes:
+        subject: The projection.
+        partition: The partition whose position was waited for.
+        asked: The position that was asked for.
+        reached: The position of the replica.
+        why: Of `until=`: why the events are not visible everywhere; else empty.
+        receipt: Of `until=`: the receipt of the command, which succeeded; else None.
+
+    Example:
+        try:
+            receipt = bank.execute(Account, "alice", Deposit(amount=5), until=Balances, timeout_s=2)
+        except NotYetVisible as late:
+            receipt = late.receipt
     """
 
     receipt: Receipt | None = None
@@ -315,7 +475,19 @@ class NotYetVisible(Unavailable):
 
 
 class Overloaded(RayfoldError):
-    """A bounded queue is full. The message was not sent; slow down or try again later."""
+    """A bounded queue is full. The message was not sent; slow down, or try again later.
+
+    Attributes:
+        queue: Which queue.
+        limit: Its bound.
+        unit: What the bound counts: commands, bytes.
+
+    Example:
+        try:
+            bank.execute(Account, "alice", Deposit(amount=5))
+        except Overloaded as full:
+            print("at most", full.limit, full.unit)
+    """
 
     def __init__(self, queue: str, limit: int, unit: str) -> None:
         super().__init__(queue, limit, unit)
@@ -326,7 +498,19 @@ class Overloaded(RayfoldError):
 
 
 class RebuildCancelled(RayfoldError):
-    """A rebuild ended before it took over, because somebody wanted it to. What served before goes on serving."""
+    """A rebuild was cancelled, or interrupted by the end of the runtime. The earlier read model continues to serve.
+
+    Attributes:
+        projection: The name of the projection.
+        version: The version that was being built.
+        what: "was cancelled", or how it was interrupted.
+
+    Example:
+        try:
+            await rebuild
+        except RebuildCancelled as cancelled:
+            print(cancelled.projection, cancelled.what)
+    """
 
     def __init__(self, projection: str, version: int, what: str) -> None:
         super().__init__(projection, version, what)
@@ -337,11 +521,29 @@ class RebuildCancelled(RayfoldError):
 
 
 class StoreError(RayfoldError):
-    """The directory of a store, or a log in it."""
+    """Something about the directory of a store, or a log in it. Each kind is a class of its own.
+
+    Example:
+        try:
+            bank = BlockingRuntime("bank-data", aggregates=[Account]).start()
+        except StoreError as error:
+            print(error)
+    """
 
 
 class StoreMissing(StoreError):
-    """There is no store in this directory."""
+    """There is no store in this directory.
+
+    Attributes:
+        path: The directory.
+        what: What was found instead.
+
+    Example:
+        try:
+            events = subscribe("bank-data", aggregates=[Account])
+        except StoreMissing as missing:
+            print(missing.path)
+    """
 
     def __init__(self, path: str, what: str) -> None:
         super().__init__(path, what)
@@ -352,7 +554,19 @@ class StoreMissing(StoreError):
 
 
 class StoreMismatch(StoreError):
-    """The store is of another format, shape or identity than was asked for."""
+    """The store is of another format, number of partitions, or identity than was asked for. It is not changed.
+
+    Attributes:
+        path: The directory.
+        what: What differs.
+        remedy: What would be right; may be empty.
+
+    Example:
+        try:
+            bank = BlockingRuntime("bank-data", aggregates=[Account], partitions=8).start()
+        except StoreMismatch as mismatch:
+            print(mismatch.what)
+    """
 
     def __init__(self, path: str, what: str, remedy: str = "") -> None:
         super().__init__(path, what, remedy)
@@ -363,7 +577,12 @@ class StoreMismatch(StoreError):
 
 
 class Misfit(NamedTuple):
-    """One difference between the classes of an application and what a store holds."""
+    """One difference between the classes of an application and what a store holds.
+
+    Example:
+        for misfit in mismatch.misfits:
+            print(misfit.where, misfit.what, misfit.remedy)
+    """
 
     where: str
     """Which event or aggregate it is about: `event 'Deposited' version 1`."""
@@ -377,9 +596,19 @@ class Misfit(NamedTuple):
 
 
 class CodeMismatch(StoreMismatch):
-    """The classes of an application do not fit what the store holds: each difference, and what would be right.
+    """The classes of an application do not fit what the store holds. Nothing was started or changed.
 
-    Nothing was started or changed. `misfits` has all of them; `docs/evolution.md` goes through each kind of change.
+    `docs/evolution.md` goes through each kind of change.
+
+    Attributes:
+        misfits: Every difference, as a `Misfit` with its remedy.
+
+    Example:
+        try:
+            bank = BlockingRuntime("bank-data", aggregates=[Account]).start()
+        except CodeMismatch as mismatch:
+            for misfit in mismatch.misfits:
+                print(misfit)
     """
 
     def __init__(self, path: str, misfits: Sequence[Sequence[str]]) -> None:
@@ -396,7 +625,18 @@ class CodeMismatch(StoreMismatch):
 
 
 class StoreInUse(StoreError):
-    """Another runtime holds the directory: which one, where, since when."""
+    """Another runtime holds the directory.
+
+    Attributes:
+        path: The directory.
+        holder: Which process, where, since when.
+
+    Example:
+        try:
+            bank = BlockingRuntime("bank-data", aggregates=[Account]).start()
+        except StoreInUse as in_use:
+            print("stop this first:", in_use.holder)
+    """
 
     def __init__(self, path: str, holder: str) -> None:
         super().__init__(path, holder)
@@ -407,7 +647,19 @@ class StoreInUse(StoreError):
 
 
 class SubscriptionInUse(StoreError):
-    """A durable subscription is open already: its name, which member of how many, and who has it."""
+    """A named subscription, or this member of it, is open already.
+
+    Attributes:
+        name: Its name.
+        member: Which member of how many.
+        holder: Which process has it open.
+
+    Example:
+        try:
+            events = bank.subscribe("mailer")
+        except SubscriptionInUse as in_use:
+            print(in_use.holder)
+    """
 
     def __init__(self, name: str, member: str, holder: str) -> None:
         super().__init__(name, member, holder)
@@ -421,7 +673,18 @@ class SubscriptionInUse(StoreError):
 
 
 class StorageFailed(StoreError):
-    """The disk or LMDB refused a write; it was rolled back and everything stored before is intact."""
+    """The disk or LMDB refused a write. It was rolled back, and everything stored before is intact.
+
+    Attributes:
+        path: The file or directory.
+        what: What was refused, and why.
+
+    Example:
+        try:
+            bank.execute(Account, "alice", Deposit(amount=5))
+        except StorageFailed as failure:
+            print("full?", failure.what)
+    """
 
     def __init__(self, path: str, what: str) -> None:
         super().__init__(path, what)
@@ -432,9 +695,18 @@ class StorageFailed(StoreError):
 
 
 class NotPrivate(StoreError):
-    """A folder, file or link that another user of the machine owns or can exchange: where, why, and what helps.
+    """A folder, file or link that another user of the machine owns or can exchange. It was neither read nor written.
 
-    Nothing was read from it and nothing was written to it.
+    Attributes:
+        path: The folder, file or link.
+        what: Why it is not private.
+        remedy: What helps.
+
+    Example:
+        try:
+            bank = BlockingRuntime("/tmp/bank-data", aggregates=[Account]).start()
+        except NotPrivate as error:
+            print(error.path, error.remedy)
     """
 
     def __init__(self, path: str, what: str, remedy: str = "") -> None:
@@ -446,7 +718,21 @@ class NotPrivate(StoreError):
 
 
 class Fenced(StoreError):
-    """An append of an older epoch: a later activation has taken the log over, and this one must stop."""
+    """An append of an older epoch: a later activation has taken the log over, and this one must stop.
+
+    A client does not see it: its command is sent to the later activation.
+
+    Attributes:
+        log: Which log.
+        epoch: The epoch of the append.
+        current_epoch: The epoch of the log.
+
+    Example:
+        try:
+            log.append(batch, epoch)
+        except Fenced as fenced:
+            print(fenced.epoch, "is older than", fenced.current_epoch)
+    """
 
     def __init__(self, log: str, epoch: int, current_epoch: int) -> None:
         super().__init__(log, epoch, current_epoch)
@@ -457,7 +743,20 @@ class Fenced(StoreError):
 
 
 class Sealed(StoreError):
-    """A log that was handed over: which one, and who goes on with it."""
+    """A log that was handed over to another node in a move, and takes no event here.
+
+    A client does not see it: its command is sent to the new home.
+
+    Attributes:
+        log: Which log.
+        heir: The node that continues it.
+
+    Example:
+        try:
+            log.append(batch, epoch)
+        except Sealed as sealed:
+            print("continues at", sealed.heir)
+    """
 
     def __init__(self, log: str, heir: str) -> None:
         super().__init__(log, heir)
@@ -468,7 +767,18 @@ class Sealed(StoreError):
 
 
 class Damaged(StoreError):
-    """Stored bytes do not carry the checksum they were written with: where, and what is wrong."""
+    """Stored bytes do not have the checksum that they were written with. Damage is an error, never data.
+
+    Attributes:
+        where: The file and record.
+        what: What is wrong.
+
+    Example:
+        try:
+            events = bank.history(Account, "alice")
+        except Damaged as damage:
+            print("restore a backup of", damage.where)
+    """
 
     def __init__(self, where: str, what: str) -> None:
         super().__init__(where, what)
@@ -479,9 +789,23 @@ class Damaged(StoreError):
 
 
 class UnknownEvent(StoreError):
-    """A stored event that no registered class can read: its name, its schema version, what is known, and where it is.
+    """A stored event that no registered class can read: its name or schema version is unknown, or its fields do not
+    fit.
 
-    `stream` and `version`, `partition` and `position` say which event it is; a partition of -1 is not known.
+    Attributes:
+        name: The stored name.
+        schema_version: The version of its schema.
+        what: Why it cannot be read, and which names are known.
+        stream: `Account/alice`; empty if unknown.
+        version: In its stream, from 1; 0 if unknown.
+        position: In its partition, from 1; 0 if unknown.
+        partition: The number of the partition; -1 if unknown.
+
+    Example:
+        try:
+            events = bank.history(Account, "alice", unreadable="raise")
+        except UnknownEvent as unknown:
+            print(unknown.name, unknown.schema_version, unknown.stream, unknown.version)
     """
 
     def __init__(

@@ -14,6 +14,10 @@ class Receipt(NamedTuple):
     """The events of a command are fsynced. Pass it as `after=` to a query to read your own write.
 
     A tuple, because one is made for each command.
+
+    Example:
+        receipt = bank.execute(Account, "alice", Deposit(amount=100))
+        bank.ask(Balances, BalanceOf(account="alice"), after=receipt)
     """
 
     stream: StreamId

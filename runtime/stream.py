@@ -72,7 +72,12 @@ _CACHED_MAX: Final = 16_384
 
 
 class StreamId(NamedTuple):
-    """The name of one aggregate's history. What comes from outside is checked by `stream_id` (`log/format.py`)."""
+    """The name of one aggregate's history, `Account/alice`. Aggregates and events have it; ids have at most 400 bytes
+    of UTF-8.
+
+    Example:
+        bank.subscribe(streams=[StreamId("Account", "alice")])
+    """
 
     type: str
     id: str

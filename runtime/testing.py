@@ -61,7 +61,16 @@ class Placed(NamedTuple):
 
 
 def on(stream: str | StreamId, event: Event | Stored, *, aggregate: type[Aggregate] | None = None) -> Placed:
-    """For a projection's history: `event` is in this stream, or in the stream of this aggregate id."""
+    """For a projection's history: `event` is in this stream, or in the stream of this aggregate id.
+
+    Args:
+        stream: The stream, or an aggregate id.
+        event: What happened there.
+        aggregate: The class whose stream it is, where a handler looks at `recorded.aggregate_type`.
+
+    Example:
+        given(Balances, on("alice", Deposited(amount=5)), on("bob", Deposited(amount=7)))
+    """
     if aggregate is not None and isinstance(stream, str):
         stream = StreamId(aggregate.aggregate_type, stream)
     return _placed((stream, event))
@@ -94,9 +103,23 @@ def given(
 ) -> AggregateCase[Any] | ProjectionCase[Any]:
     """A specification that starts from these events: of one aggregate, or of what a projection has seen so far.
 
-    The events of a projection are in one stream unless `on("alice", event)` or `("alice", event)` says which. Events
-    that an earlier release has stored are upcast: `given(Account, stored("Deposited", version=1, euros=5))`. Their
-    names are looked up among the events that `subject` handles; `events` and `retired` name others, as in `Runtime`.
+    The events of a projection are in one stream unless `on("alice", event)` or `("alice", event)` says which.
+    Events that an earlier release has stored (`stored(...)`) are upcast; their names are looked up among the events
+    that `subject` handles.
+
+    Args:
+        subject: The aggregate or projection class.
+        history: What has happened.
+        id: Of the aggregate.
+        events: Further event classes of the application.
+        retired: Stored names of events that were given up, as in `Runtime`.
+
+    Raises:
+        AssertionError: From each check that fails, with what was expected, what came, and the difference.
+
+    Example:
+        given(Account, Deposited(amount=5)).when(Deposit(amount=3)).then(Deposited(amount=3)).then_state(balance=8)
+        given(Balances, on("alice", Deposited(amount=5))).ask(BalanceOf(account="alice")).answers(5)
     """
     __tracebackhide__ = True
     known = _Known(events, retired)

@@ -64,7 +64,15 @@ _UNDO_TIMEOUT_S: Final = 5.0
 
 
 class BlockingRebuild:
-    """A rebuild of a `BlockingRuntime`. Iterate over it for its progress; `wait()` for its end."""
+    """A rebuild of a `BlockingRuntime`. Iterate over it for its progress; `wait()` for its end. Raises what `Rebuild`
+    raises.
+
+    Example:
+        rebuild = bank.rebuild(BalancesV2)
+        for progress in rebuild:
+            print(progress.events, "of", progress.total)
+        rebuild.wait()
+    """
 
     def __init__(self, rebuild: Rebuild | RemoteRebuild, wait: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
         self._rebuild = rebuild
@@ -99,7 +107,13 @@ class BlockingRebuild:
 
 
 class BlockingOperations:
-    """What `Operations` is, without `await`. Safe from several threads."""
+    """What `Operations` is, without `await`: what `BlockingRuntime` and `BlockingConnection` have in common. Safe from
+    several threads.
+
+    Example:
+        def balance_of(bank: BlockingOperations, account: str) -> int:
+            return bank.state_at(Account, account).balance
+    """
 
     def __init__(self, runtime: Operations) -> None:
         self._runtime = runtime
@@ -391,9 +405,15 @@ def _end(loop: asyncio.AbstractEventLoop) -> None:
 
 
 class BlockingRuntime(BlockingOperations):
-    """`with BlockingRuntime("bank-data", aggregates=[...], projections=[...]) as bank:`; arguments as for `Runtime`.
+    """`Runtime` without `await`, with the same arguments. Safe from several threads.
 
-    In a notebook: `bank = BlockingRuntime(...).start()`, and `bank.stop()` at the end. Safe from several threads.
+    In a notebook: `bank = BlockingRuntime(...).start()`, and `bank.stop()` at the end. Raises what `Runtime`
+    raises.
+
+    Example:
+        with BlockingRuntime("bank-data", aggregates=[Account], projections=[Balances]) as bank:
+            receipt = bank.execute(Account, "alice", Deposit(amount=100))
+            print(bank.ask(Balances, BalanceOf(account="alice"), after=receipt))
     """
 
     def __init__(

@@ -30,7 +30,14 @@ _PATIENCE_S: Final = 20.0
 
 
 class Connection(Operations):
-    """A connection to an application. Made by `connect`; has the verbs of `Runtime`."""
+    """A connection to an application that runs on a cluster. Made by `connect`; has the operations of `Runtime`.
+
+    Opening it raises `Unavailable` if the cluster cannot be reached or nothing of that name runs there.
+
+    Example:
+        async with connect("shop") as shop:
+            await shop.execute(Till, "1", Pay(amount=5))
+    """
 
     def __init__(self, name: str, catalogue: Catalogue | None, address: str) -> None:
         super().__init__(f"the connection to {name} is not open; use `async with connect(...)`, or start() it")
@@ -53,7 +60,12 @@ class Connection(Operations):
 
 
 class BlockingConnection(BlockingOperations):
-    """A connection without `await`. Made by `connect_blocking`."""
+    """A connection without `await`. Made by `connect_blocking`; has the operations of `BlockingRuntime`.
+
+    Example:
+        with connect_blocking("shop") as shop:
+            shop.execute(Till, "1", Pay(amount=5))
+    """
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection)
@@ -68,13 +80,21 @@ class BlockingConnection(BlockingOperations):
 def connect(application: str | Application, *, address: str = "auto") -> Connection:
     """Find an application that runs on a cluster; the connection is opened by `async with`, or by `start`.
 
-    application: its name, or the `Application` itself. address: of the cluster, `"HOST:PORT"`; `"auto"` is the one that
-    `RAY_ADDRESS` names, else the one that `rayfold up` has started in the working directory, else the only one on this
-    machine. Opening it raises `Unavailable` if the cluster cannot be reached
-    or nothing of that name runs there.
+    With a name alone the classes are those that were deployed; commands and queries of classes of the same names
+    are taken for them. Where this program does not have their modules, it can import them once the connection is
+    open.
 
-    With a name alone the classes are those that were deployed; commands and queries of classes of the same names are
-    taken for them. Where this program has not got their modules, it can import them once the connection is open.
+    Args:
+        application: Its name, or the `Application` itself.
+        address: Of the cluster, `"HOST:PORT"`. `"auto"` is the one that `RAY_ADDRESS` names, else the one that
+            `rayfold up` has started in the working directory, else the only one on this machine.
+
+    Raises:
+        Unavailable: When it is opened: the cluster cannot be reached, or nothing of that name runs there.
+
+    Example:
+        async with connect("shop", address="one:6379") as shop:
+            print(await shop.status())
     """
     if not isinstance(address, str):
         raise InvalidMessage("connect", f"address is {address!r}", 'give "HOST:PORT" or "auto"')
@@ -84,7 +104,12 @@ def connect(application: str | Application, *, address: str = "auto") -> Connect
 
 
 def connect_blocking(application: str | Application, *, address: str = "auto") -> BlockingConnection:
-    """The same without `await`: the connection is opened by `with`, or by `start`."""
+    """`connect` without `await`: the connection is opened by `with`, or by `start`. Arguments and errors are the same.
+
+    Example:
+        with connect_blocking("shop") as shop:
+            print(shop.status())
+    """
     return BlockingConnection(connect(application, address=address))
 
 

@@ -25,7 +25,13 @@ Answer = TypeVar("Answer")
 
 
 class Gateway(Protocol):
-    """`async def pay(bank: Gateway, ...)`: takes a `Runtime`, a `Connection`, a `Session`, or an object of your own."""
+    """What takes commands and queries, as a type for the code that sends them: `Runtime`, `Connection`, `Session`, or
+    an object of your own with these two methods. They raise what `Runtime.execute` and `Runtime.ask` raise.
+
+    Example:
+        async def pay(bank: Gateway, account: str, amount: int) -> Receipt:
+            return await bank.execute(Account, account, Deposit(amount=amount))
+    """
 
     async def execute(
         self,
@@ -48,7 +54,13 @@ class Gateway(Protocol):
 
 
 class BlockingGateway(Protocol):
-    """The same without `await`: a `BlockingRuntime`, a `BlockingConnection`, a `BlockingSession`, or your own."""
+    """`Gateway` without `await`: a `BlockingRuntime`, a `BlockingConnection`, a `BlockingSession`, or an object of
+    your own.
+
+    Example:
+        def pay(bank: BlockingGateway, account: str, amount: int) -> Receipt:
+            return bank.execute(Account, account, Deposit(amount=amount))
+    """
 
     def execute(
         self,

@@ -91,7 +91,16 @@ def grace_of(kind: type[BaseException] | None) -> float:
 
 
 class Operations:
-    """A running system, as a program uses it. `async with` starts and stops it, or the connection to it."""
+    """A running system, as a program uses it: what `Runtime` and `Connection` have in common. `async with` starts and
+    stops it.
+
+    Write it where a function takes either of the two and needs more than `Gateway` has. Every operation raises
+    `CallerError` while the system is not started, and `Unavailable` where nothing answers in time.
+
+    Example:
+        async def balance_of(bank: Operations, account: str) -> int:
+            return (await bank.state_at(Account, account)).balance
+    """
 
     def __init__(self, told_not_running: str) -> None:
         self._told_not_running = told_not_running

@@ -44,10 +44,15 @@ Answer = TypeVar("Answer")
 
 
 class Replica(Generic[P]):
-    """A read model of your own; made by `Runtime.replica`, ended by `close` or by leaving `with` or `async with`.
+    """A read model in your own process; made by `Runtime.replica`, ended by `close` or by leaving `with` or `async
+    with`.
 
     Safe from any thread. An answer is the caller's own: what the `@answer` method returned is copied where it could
-    change. For look-ups without copies there is `reading()`.
+    change. For look-ups without copies there is `reading()`. Calls raise what has stopped the projection.
+
+    Example:
+        with bank.replica(Balances) as replica:
+            balance = replica.ask(BalanceOf(account="alice"), after=receipt)
     """
 
     def __init__(self, store: AnyStore, projection: type[P], catalogue: Catalogue) -> None:

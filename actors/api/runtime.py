@@ -40,19 +40,36 @@ Answer = TypeVar("Answer")
 class Runtime(Operations):
     """An event-sourced application over a directory. `async with Runtime(...) as bank:` starts and stops it.
 
-    path: the store's directory; made if it is missing or empty. application: an `Application` with all classes, as
-    `rayfold check` and `rayfold verify` take one; or else aggregates, projections: the classes. partitions: of a new
-    store (default 2); for an existing one it may be left out. replicas: of each projection, or a mapping from
-    projection to number. settings: bounds and deadlines; `own_actors_max` and `timeout_s` may also be given directly.
-    num_cpus: what Ray is told this machine has, if this runtime starts Ray. cluster: spread the store over several
-    nodes: a `LocalCluster` that is started for it, with the nodes' data folders in the directory; "auto" or
-    "HOST:PORT", a cluster that runs, whose nodes have data folders. Its name is then the last part of the path, by
-    which other programs `connect` to it while this runtime runs. events: classes of events that the store holds and no
-    aggregate here evolves. retired: stored names of events and aggregate types that were given up; their events are
-    passed over (see docs/evolution.md).
+    In a notebook or a script that has no `async with`: `bank = await Runtime(...).start()` and `await bank.stop()`,
+    or `BlockingRuntime`, which is the same without `await`.
 
-    In a notebook or a script that has no `async with`: `bank = await Runtime(...).start()` and `await bank.stop()`, or
-    `BlockingRuntime`, which is the same without `await`.
+    Args:
+        path: The store's directory; made if it is missing or empty.
+        application: An `Application` with all classes, as `rayfold check` and `rayfold verify` take one; or else
+            `aggregates` and `projections`.
+        aggregates: The aggregate classes.
+        projections: The projection classes.
+        partitions: Of a new store (default 2); for an existing one it may be left out.
+        replicas: Of each projection, or a mapping from projection to number.
+        own_actors_max: How many own actors may be alive at once; see `settings`.
+        timeout_s: Seconds after which a call is `Unavailable`; see `settings`.
+        settings: All bounds and deadlines.
+        num_cpus: What Ray is told this machine has, if this runtime starts Ray.
+        cluster: Spread the store over several nodes. A `LocalCluster` is started for it, with the nodes' data
+            folders in the directory; "auto" or "HOST:PORT" is a cluster that runs, whose nodes have data folders.
+            The system's name is then the last part of the path, by which other programs `connect` to it while this
+            runtime runs.
+        events: Classes of events that the store holds and no aggregate here evolves.
+        retired: Stored names of events and aggregate types that were given up; their events are passed over (see
+            docs/evolution.md).
+
+    Raises:
+        InvalidMessage: The arguments contradict each other. `start` has the errors of starting.
+
+    Example:
+        async with Runtime("bank-data", aggregates=[Account], projections=[Balances]) as bank:
+            receipt = await bank.execute(Account, "alice", Deposit(amount=100))
+            print(await bank.ask(Balances, BalanceOf(account="alice"), after=receipt))
     """
 
     def __init__(

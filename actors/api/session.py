@@ -43,9 +43,16 @@ class _Runtime(Protocol):
 
 
 class Session:
-    """Made by `Runtime.session`; on the runtime's event loop, by any number of tasks. It holds nothing but positions.
+    """Reads its own writes, and never reads backwards. Made by `Runtime.session`; holds nothing but positions.
 
-    Calls that overlap do not wait for one another: each sees what had been written and seen when it began.
+    It belongs to the runtime's event loop, and any number of tasks may use it. Calls that overlap do not wait for
+    one another: each sees what had been written and seen when it began.
+
+    Example:
+        async with bank.session() as me:
+            await me.execute(Account, "alice", Deposit(amount=5))
+            await me.ask(Balances, BalanceOf(account="alice"))
+            token = me.token()  # for a cookie; bank.session(token) continues it
     """
 
     def __init__(self, runtime: _Runtime, token: str | None) -> None:
@@ -137,7 +144,13 @@ class Session:
 
 
 class BlockingSession:
-    """A session of a `BlockingRuntime`; see `Session`."""
+    """A session of a `BlockingRuntime`; see `Session`.
+
+    Example:
+        with bank.session() as me:
+            me.execute(Account, "alice", Deposit(amount=5))
+            me.ask(Balances, BalanceOf(account="alice"))
+    """
 
     def __init__(self, session: Session, wait: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
         self._session = session

@@ -38,8 +38,13 @@ __all__ = ["Subscription", "Subscriptions"]
 class Subscription:
     """`async for event, recorded in subscription:`, which waits for the next one. Ended by `close`.
 
-    An async context manager; a subscription that nobody holds any more, as after `break`, is closed too. One task
-    iterates; it may be cancelled (`asyncio.timeout`) and go on later, nothing is lost.
+    An async context manager; a subscription to which there is no reference any more, as after `break`, is closed
+    too. One task iterates; it may be cancelled (`asyncio.timeout`) and continue later, nothing is lost. Iterating
+    raises `Damaged`, `UnknownEvent`, `HandlerFailed` or `StorageFailed` where an event cannot be read.
+
+    Example:
+        async for event, recorded in bank.subscribe("mailer", types=[Deposited]):
+            await send_mail(event)
     """
 
     def __init__(self, feed: Feed) -> None:

@@ -65,9 +65,18 @@ LOG_TAIL_BYTES: Final = 2_000
 
 @dataclass(frozen=True, slots=True)
 class LocalCluster:
-    """A cluster of several nodes on this machine: `Runtime("bank-data", cluster=LocalCluster(nodes=3, cpus=1))`.
+    """A cluster of several nodes on this machine, started for a runtime and ended with it.
 
-    nodes: how many. cpus: what each of them tells Ray it has. Raises `InvalidMessage` for numbers that cannot be.
+    Args:
+        nodes: How many.
+        cpus: What each of them tells Ray it has.
+
+    Raises:
+        InvalidMessage: A number that cannot be.
+
+    Example:
+        with BlockingRuntime("bank-data", aggregates=[Account], cluster=LocalCluster(nodes=3)) as bank:
+            print([node.name for node in bank.status().nodes])
     """
 
     nodes: int = 3

@@ -8,7 +8,12 @@ __all__ = ["Moved"]
 
 
 class Moved(NamedTuple):
-    """What a move was."""
+    """What a move of a partition was. Returned by `move`, `rebalance` and `drain`.
+
+    Example:
+        moved = await bank.move(3, "two")
+        print(f"{moved.events} events in {moved.seconds:.1f} s; commands waited {moved.waited_ms:.0f} ms")
+    """
 
     partition: int
     source: str

@@ -165,7 +165,12 @@ class NodeStatus(NamedTuple):
 
 
 class Status(NamedTuple):
-    """A runtime at one moment. Own actors of a partition that does not answer are missing."""
+    """A system at one moment. Own actors of a partition that does not answer are missing.
+
+    Example:
+        for projector in (await bank.status()).projectors:
+            print(projector.projection, projector.state, projector.behind_events, projector.behind_s)
+    """
 
     partitions: list[PartitionStatus]
     own_actors: list[OwnActorStatus]

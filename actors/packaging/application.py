@@ -42,11 +42,24 @@ _NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", re.A
 class Application:
     """An event-sourced application by name: for a cluster, or for `Runtime("bank-data", bank)` on one machine.
 
-    name: of the application and its store, 1 to 63 letters, digits, '-', '_' or '.'. aggregates, projections: the
-    classes. partitions: of a new store; as many as there are nodes, and at least 2, if not said. replicas: of each
-    projection, or a mapping from projection to number. settings: bounds and deadlines. events: classes of events that
-    the store holds and no aggregate here evolves. retired: stored names of events and aggregate types that were given
-    up; their events are passed over (see docs/evolution.md).
+    Args:
+        name: Of the application and its store, 1 to 63 letters, digits, '-', '_' or '.'.
+        aggregates: The aggregate classes.
+        projections: The projection classes.
+        partitions: Of a new store; by default as many as there are nodes, and at least 2.
+        replicas: Of each projection, or a mapping from projection to number.
+        settings: Bounds and deadlines.
+        events: Classes of events that the store holds and no aggregate here evolves.
+        retired: Stored names of events and aggregate types that were given up; their events are passed over (see
+            docs/evolution.md).
+
+    Raises:
+        InvalidId: A name that cannot be one.
+        InvalidMessage: A number of partitions or replicas that cannot be.
+        DefinitionError: Two classes have the same name.
+
+    Example:
+        shop = Application("shop", aggregates=[Till], projections=[Slips], partitions=6, replicas=2)
     """
 
     def __init__(

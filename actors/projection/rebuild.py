@@ -44,7 +44,12 @@ _SAMPLES_MAX: Final = 26
 
 
 class RebuildProgress(NamedTuple):
-    """How far a rebuild has come. A rebuild of several projectors is as far as the one that is furthest behind."""
+    """How far a rebuild has come. A rebuild of several projectors is as far as the one that is furthest behind.
+
+    Example:
+        async for progress in rebuild:
+            print(f"{progress.events:,} of {progress.total:,}, {progress.remaining_s} s left")
+    """
 
     events: int
     """Applied, or passed over because they belong to another part."""
@@ -62,6 +67,13 @@ class Rebuild:
     """A rebuild under way. Await it, watch it with `async for`, or `cancel()` it. Lives on the runtime's event loop.
 
     Abandoning the wait (a timeout around it, a cancelled task) does not end the rebuild: only `cancel` does.
+    Awaiting it raises what has ended it: `HandlerFailed`, `RebuildCancelled`, `Unavailable`.
+
+    Example:
+        rebuild = bank.rebuild(BalancesV2)
+        async for progress in rebuild:
+            print(progress.events, "of", progress.total)
+        await rebuild
     """
 
     def __init__(self, projections: Projections, projection: type[Projection], catalogue: bytes) -> None:

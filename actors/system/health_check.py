@@ -24,7 +24,12 @@ HEALTH_TIMEOUT_S: Final = 2.0
 
 
 class Health(NamedTuple):
-    """What serves this program, what does not, and why."""
+    """What serves this program, what does not, and why. Returned by `health()`, which never raises.
+
+    Example:
+        health = await shop.health()
+        return JSONResponse(health._asdict(), status_code=200 if health.ok else 503)
+    """
 
     ok: bool
     """Whether all of it does."""

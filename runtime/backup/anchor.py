@@ -51,6 +51,8 @@ _LINK: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 class Anchor:
     """What the logs of a store ended with at one moment. A plain value; `as_json()` is what is kept.
 
+    Made by `Runtime.anchor` and `rayfold anchor`; compared by `rayfold verify --anchor`.
+
     Example:
         anchor = await bank.anchor()
         Path("/mnt/elsewhere/anchor.json").write_text(anchor.signed(read_key(path)).as_json())

@@ -55,7 +55,14 @@ FunctionType = TypeVar("FunctionType", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class OwnActor:
-    """A Ray actor for each aggregate: its own process, resources and crash domain. For few, heavy or risky ones."""
+    """The placement of an aggregate in a Ray actor of its own: its own process, resources and crash domain.
+
+    For few, heavy or risky aggregates: each takes 45 MiB. Raises `DefinitionError` for amounts below 0.
+
+    Example:
+        class Forecast(Aggregate, placement=OwnActor(num_gpus=1)):
+            ...
+    """
 
     num_cpus: float = 0
     """CPUs that Ray sets aside for the actor; 0 sets none aside and does not limit what it uses."""
@@ -72,7 +79,13 @@ class OwnActor:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """Inside the Ray actor of its partition, with thousands of others. For many light aggregates."""
+    """The placement of an aggregate inside the Ray actor of its partition, with thousands of others. For many light
+    ones.
+
+    Example:
+        class Parcel(Aggregate, placement=Shared()):
+            ...
+    """
 
 
 class Decider(NamedTuple):
@@ -89,8 +102,26 @@ class Decider(NamedTuple):
 class Aggregate(Stateful):
     """The base of your aggregates: its annotated attributes are the state.
 
-    `class Account(Aggregate, name="Account", placement=Shared(), snapshot_every=1000, state_version=1)`; all of them
-    are optional. The name is stored with every event and so never changes; without one it is the name of the class.
+    All of the class line is optional. `name`: the type, stored with every event, so it never changes; without it
+    the name of the class. `placement`: `OwnActor()` (the default) or `Shared()`. `snapshot_every`: events between
+    two snapshots, 1,000 by default. `state_version`: raise it when the state is computed differently and the code
+    does not show it. Raises `DefinitionError` while the class is defined.
+
+    Attributes:
+        id: Of this aggregate, the part after the type.
+        version: How many events it has; 0 before the first.
+
+    Example:
+        class Account(Aggregate, name="Account", placement=Shared()):
+            balance: int = 0
+
+            @decide
+            def deposit(self, command: Deposit) -> Deposited:
+                return Deposited(amount=command.amount)
+
+            @evolve
+            def deposited(self, event: Deposited) -> None:
+                self.balance += event.amount
     """
 
     aggregate_type: ClassVar[str] = "Aggregate"
@@ -159,8 +190,14 @@ def decide(*, creates: bool = False) -> Callable[[FunctionType], FunctionType]: 
 def decide(function: Any = None, /, *, creates: bool = False) -> Any:
     """Mark a method that decides a command: it returns events, nothing, or `Rejected`, and changes nothing.
 
-    Its command is the annotation of its parameter, its events those of its return annotation. With `creates=True` the
-    command may bring an aggregate into being; once one method says so, all others are refused on an unknown id.
+    Its command is the annotation of its parameter, its events those of its return annotation. With `creates=True`
+    the command may create an aggregate; once one method says so, all others are rejected on an id without events.
+    Raises `DefinitionError` for annotations that are missing or contradict others.
+
+    Example:
+        @decide(creates=True)
+        def open(self, command: Open) -> Opened | Rejected:
+            return Rejected("already_open") if self.version else Opened(owner=command.owner)
     """
     if function is None:
         return lambda later: mark(later, "decide", creates=creates)
@@ -172,10 +209,15 @@ def evolve(function: FunctionType, /) -> FunctionType: ...
 @overload
 def evolve() -> Callable[[FunctionType], FunctionType]: ...
 def evolve(function: Any = None, /) -> Any:
-    """Mark a method that changes the state by an event. It never refuses: what it is told has happened.
+    """Mark a method that changes the state by an event. It never refuses: the event has happened.
 
-    A method for a base of events is for each event class derived from it that a `@decide` names in its return
-    annotation and no other `@evolve` is nearer to.
+    A method for a base class of events is for each event class derived from it that a `@decide` names in its return
+    annotation and no other `@evolve` is nearer to. Raises `DefinitionError` for annotations that do not fit.
+
+    Example:
+        @evolve
+        def deposited(self, event: Deposited) -> None:
+            self.balance += event.amount
     """
     return mark(function, "evolve") if function is not None else lambda marked: mark(marked, "evolve")
 

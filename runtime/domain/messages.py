@@ -101,17 +101,38 @@ class Message(BaseModel):
 
 
 class Command(Message):
-    """A wish, in the imperative: `Deposit`. An aggregate decides what becomes of it."""
+    """A wish, in the imperative: `Deposit`. An aggregate decides what becomes of it.
+
+    A frozen pydantic model; its fields may have limits and validators. Raises `InvalidMessage` for fields that
+    break them, and `DefinitionError` while the class is defined if it cannot be stored. `name=` in the class line
+    gives a stable name other than the class's own.
+
+    Example:
+        class Deposit(Command):
+            amount: int = Field(gt=0)
+    """
 
 
 class Event(Message):
-    """A fact, in the past tense: `Deposited`. `class Deposited(Event, name="Deposited", version=2)`.
+    """A fact, in the past tense: `Deposited`.
 
-    `name` and `version` are the storage format: an event is stored under them, and read by whatever class bears the
-    name then. A version above 1 states an `@upcast` from every version before it.
+    `name` and `version` in the class line are the storage format: an event is stored under them, and read by
+    whatever class has the name then. A version above 1 needs an `@upcast` from every version before it; else
+    `DefinitionError`.
 
-    Its validators and limits are rules for whoever makes one. A stored event happened, so it is read without them,
+    Validators and limits are rules for whoever makes an event. A stored event happened, so it is read without them,
     without `strict` and without the clock; with `validated_when_read=True` in the class line it is read with them.
+    One event has at most 1 MiB of payload.
+
+    Example:
+        class Deposited(Event, name="Deposited", version=2):
+            amount: int
+            currency: str
+
+            @staticmethod
+            @upcast(from_version=1)
+            def in_euros(old: Payload) -> Payload:
+                return old | {"currency": "EUR"}
     """
 
     validated_when_read: ClassVar[bool] = False
@@ -146,14 +167,30 @@ class Event(Message):
 if TYPE_CHECKING:
 
     class Query(Message, Generic[Answer]):
-        """A question, typed by its answer: `class BalanceOf(Query[int])`."""
+        """A question to one projection, typed by its answer. Raises `DefinitionError` if the class does not name an
+        answer type.
+
+        Example:
+            class BalanceOf(Query[int]):
+                account: str
+
+            balance = bank.ask(Balances, BalanceOf(account="alice"))  # an int, also for a type checker
+        """
 
         answer_type: ClassVar[Any]
 
 else:
 
     class Query(Message):
-        """A question, typed by its answer: `class BalanceOf(Query[int])`."""
+        """A question to one projection, typed by its answer. Raises `DefinitionError` if the class does not name an
+        answer type.
+
+        Example:
+            class BalanceOf(Query[int]):
+                account: str
+
+            balance = bank.ask(Balances, BalanceOf(account="alice"))  # an int, also for a type checker
+        """
 
         answer_type: ClassVar[Any] = _NOT_STATED
 

@@ -63,18 +63,32 @@ class Route(NamedTuple):
 class Projection(Stateful):
     """The base of your projections: its annotated attributes are the read model.
 
-    `class Balances(Projection, name="Balances", version=1, store=InMemory(), on_failure="stop", parts=1)`; all are
-    optional. Raise the version when a handler changes, so that the read model is rebuilt from the log; without a name
-    it is that of the class.
+    All of the class line is optional. Raises `DefinitionError` while the class is defined.
 
-    `store`: where the read model lives: `InMemory()`, `Lmdb()`, `DuckDb("CREATE TABLE IF NOT EXISTS ...")`, or one of
-    your own (`docs/read-models.md`). With a store other than memory there are no fields.
+    `name`, `version`: without a name it is that of the class. Raise the version when a handler changes, so that the
+    read model is rebuilt from the log.
 
-    `on_failure`: what happens when a handler raises on an event three times in a row. `"stop"`: the projection stops
-    and every query says why. `"quarantine"`: the event is set aside, visibly, and the projection goes on.
+    `store`: where the read model lives: `InMemory()`, `Lmdb()`, `DuckDb("CREATE TABLE IF NOT EXISTS ...")`, or one
+    of your own (`docs/read-models.md`). With a store other than memory there are no fields.
 
-    `parts`: above 1, the read model is split by key into so many parts, each in a process of its own. `key` says which
-    key an event has, from the event or from the event and its `Recorded`; without it that is the aggregate's id.
+    `on_failure`: what happens when a handler raises on an event three times in a row. `"stop"`: the projection
+    stops and every query says why. `"quarantine"`: the event is set aside, visibly, and the projection continues.
+
+    `parts`: above 1, the read model is split by key into so many parts, each in a process of its own. `key` says
+    which key an event has, from the event or from the event and its `Recorded`; without it that is the aggregate's
+    id.
+
+    Example:
+        class Balances(Projection, version=1, store=InMemory(), on_failure="stop", parts=1):
+            balances: dict[str, int] = {}
+
+            @project
+            def deposited(self, event: Deposited, recorded: Recorded) -> None:
+                self.balances[recorded.aggregate_id] = self.balances.get(recorded.aggregate_id, 0) + event.amount
+
+            @answer
+            def balance(self, query: BalanceOf) -> int:
+                return self.balances.get(query.account, 0)
     """
 
     projection_name: ClassVar[str] = "Projection"
@@ -167,8 +181,14 @@ def project() -> Callable[[FunctionType], FunctionType]: ...
 def project(function: Any = None, /) -> Any:
     """Mark a method that changes the read model by an event; it may also take the event's `Recorded`.
 
-    A method for a base of events is for every event of the application that is derived from it and that no other
-    `@project` is nearer to: also for those whose classes are defined later.
+    A method for a base class of events is for every event of the application that is derived from it and that no
+    other `@project` is nearer to: also for those whose classes are defined later. Raises `DefinitionError` for
+    annotations that do not fit.
+
+    Example:
+        @project
+        def deposited(self, event: Deposited, recorded: Recorded) -> None:
+            self.last[recorded.aggregate_id] = recorded.recorded_at
     """
     return mark(function, "project") if function is not None else lambda marked: mark(marked, "project")
 
@@ -188,8 +208,14 @@ def answer(
 ) -> Any:
     """Mark a method that answers a query from the read model. It changes nothing.
 
-    In a projection of several parts each says whom to ask: `@answer(key=lambda query: query.account)`, the one part
-    that holds this key, or `@answer(merge=sum)`, all parts, whose answers `merge` takes as a list.
+    In a projection of several parts each says which parts to ask: `@answer(key=...)`, the one part that holds this
+    key, or `@answer(merge=...)`, all parts, whose answers `merge` takes as a list. Raises `DefinitionError` for
+    annotations that do not fit.
+
+    Example:
+        @answer(merge=sum)
+        def total(self, query: Total) -> int:
+            return sum(self.balances.values())
     """
     if key is not None and merge is not None:
         raise DefinitionError("@answer", "it has both a key and a merge", "one part is asked by key, or all are merged")
@@ -204,10 +230,15 @@ def forget(function: FunctionType, /) -> FunctionType: ...
 @overload
 def forget() -> Callable[[FunctionType], FunctionType]: ...
 def forget(function: Any = None, /) -> Any:
-    """Mark the method that takes what one aggregate has added out of the read model, so that it alone can be rebuilt.
+    """Mark the method that removes from the read model what one aggregate has added, so that it alone can be rebuilt.
 
-    It takes `self` and a `StreamId`, and removes whatever the events of this stream have added; nothing, if there is
-    nothing.
+    It takes `self` and a `StreamId`. Used by `rebuild_stream`, which raises `DefinitionError` where there is no
+    such method.
+
+    Example:
+        @forget
+        def forget(self, stream: StreamId) -> None:
+            self.balances.pop(stream.id, None)
     """
     return mark(function, "forget") if function is not None else lambda marked: mark(marked, "forget")
 

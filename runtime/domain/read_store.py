@@ -30,7 +30,19 @@ __all__ = ["DuckDb", "InMemory", "Lmdb", "ReadStore", "StoreKind"]
 
 
 class ReadStore(Protocol):
-    """An open store of one read model."""
+    """An open store of one read model. What a store of your own has to implement.
+
+    All that is asked of it: the changes between `begin` and `commit` and the checkpoint are committed together or
+    not at all, and nothing stays that happens after `begin(reading=True)`. What it raises stops the projection.
+
+    Example:
+        class SqliteStore:  # docs/read-models.md has the whole of it
+            def open(self, model: Projection, directory: Path | None) -> bytes | None: ...
+            def begin(self, *, reading: bool = False) -> None: ...
+            def commit(self, checkpoint: bytes) -> None: ...
+            def roll_back(self) -> bytes | None: ...
+            def close(self) -> None: ...
+    """
 
     def open(self, model: Any, directory: Path | None) -> bytes | None:
         """Make the store ready in `directory`, which exists, and hand `model` (the projection) what its handlers reach
@@ -66,6 +78,14 @@ class StoreKind(Protocol):
     """What `store=` in a projection's class line takes: a plain value that can be pickled with the class.
 
     Its `repr` goes into the fingerprint: a projection whose declared store changes is rebuilt.
+
+    Example:
+        @dataclass(frozen=True)
+        class Sqlite:
+            schema: str
+
+            def make(self) -> ReadStore:
+                return SqliteStore(self.schema)
     """
 
     def make(self) -> ReadStore:
@@ -75,7 +95,12 @@ class StoreKind(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class InMemory:
-    """The read model is the declared fields, in memory; checkpoints save the start from reading the whole log."""
+    """The read model is the declared fields, in memory. Checkpoints spare the start from reading the whole log.
+
+    Example:
+        class Balances(Projection, store=InMemory()):  # the default
+            balances: dict[str, int] = {}
+    """
 
     def make(self) -> ReadStore:
         """See `StoreKind`."""
@@ -86,7 +111,15 @@ class InMemory:
 
 @dataclass(frozen=True, slots=True)
 class Lmdb:
-    """The read model is `self.rows`, a sorted mapping of text to plain values in LMDB: it may outgrow memory."""
+    """The read model is `self.rows`, a sorted mapping of text to plain values in LMDB (see `Rows`). It may outgrow
+    memory.
+
+    Example:
+        class Owners(Projection, store=Lmdb()):
+            @project
+            def opened(self, event: Opened, recorded: Recorded) -> None:
+                self.rows[recorded.aggregate_id] = event.owner
+    """
 
     def make(self) -> ReadStore:
         """See `StoreKind`."""
@@ -97,7 +130,14 @@ class Lmdb:
 
 @dataclass(frozen=True, slots=True)
 class DuckDb:
-    """The read model is DuckDB tables, reached by `self.sql(...)` and `self.append(...)`. Needs `rayfold[duckdb]`."""
+    """The read model is DuckDB tables, reached by `self.sql(...)` and `self.append(...)`. Needs `rayfold[duckdb]`.
+
+    Example:
+        class Deposits(Projection, store=DuckDb("CREATE TABLE IF NOT EXISTS deposits (account VARCHAR)")):
+            @project
+            def deposited(self, event: Deposited, recorded: Recorded) -> None:
+                self.append("deposits", (recorded.aggregate_id,))
+    """
 
     schema: str = ""
     """SQL that makes the tables and views, run at every opening: say `CREATE TABLE IF NOT EXISTS ...`."""

@@ -22,7 +22,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Recorded(NamedTuple):
-    """The place of one stored event. `stream` + `version` and `partition` + `position` both identify it."""
+    """The place of one stored event. `stream` and `version`, and `partition` and `position`, both identify it.
+
+    Example:
+        for event, recorded in bank.history(Account, "alice"):
+            print(recorded.version, recorded.recorded_at, event)
+    """
 
     stream: StreamId
     """The history that the event belongs to."""

@@ -38,7 +38,12 @@ Payload = dict[str, Any]
 
 
 class Stored(NamedTuple):
-    """An event as it is stored: its name, the version of its schema, its fields as plain values. Made by `stored`."""
+    """An event as it is stored: its name, the version of its schema, its fields as plain values. Made by `stored`.
+
+    Example:
+        old = stored("Deposited", version=1, amount=5)
+        assert old.payload == {"amount": 5}
+    """
 
     name: str
     schema_version: int
@@ -70,11 +75,22 @@ UpcasterType = TypeVar("UpcasterType", bound=Callable[..., Any])
 def stored(
     event: str | type[Upcastable], /, *, version: int = 1, payload: Payload | None = None, **fields: Any
 ) -> Stored:
-    """An event as an earlier release has stored it: `stored("Deposited", version=1, amount=5)`.
+    """An event as an earlier release has stored it.
 
-    `given(...)` may begin with such, and an upcaster may return them, for events of other names than its own. `event`:
-    the stored name, or the class that bears it now. `version`: of the schema. `payload`: the fields, if one of them is
-    called `version` or `payload`. Raises `DefinitionError` for what cannot be stored under that name.
+    `given(...)` may begin with such events, and an upcaster may return them, for events of other names than its
+    own.
+
+    Args:
+        event: The stored name, or the class that has it now.
+        version: Of the schema, from 1.
+        payload: The fields, needed if one of them is called `version` or `payload`.
+        fields: The fields, by name.
+
+    Raises:
+        DefinitionError: `event` is no event, or `version` is no number from 1.
+
+    Example:
+        given(Account, stored("Deposited", version=1, amount=5)).then_state(balance=5)
     """
     name = event if isinstance(event, str) else getattr(event, "message_name", "")
     if not name:
@@ -88,8 +104,18 @@ def upcast(from_version: int) -> Callable[[UpcasterType], UpcasterType]:
     """Mark a static method of an event as what turns the payload of `from_version` into that of the next version.
 
     It gets a payload of plain values and returns one. It never sees a class, so it keeps working when the class
-    moves on. It may also return a list: of payloads of the next version, and of `stored(...)` for events of other
-    names; an empty list, or None, if nothing is left of the event.
+    changes. It may also return a list: of payloads of the next version, and of `stored(...)` for events of other
+    names; an empty list, or None, if nothing is left of the event. Raises `DefinitionError` for a version that is
+    not below that of the class.
+
+    Example:
+        class Weighed(Event, version=2):
+            grams: int
+
+            @staticmethod
+            @upcast(from_version=1)
+            def in_grams(old: Payload) -> Payload:
+                return {"grams": round(old["kg"] * 1000)}
     """
     if not is_count_from_1(from_version):
         raise DefinitionError("@upcast", f"from_version={from_version!r} is no schema version", "count from 1")

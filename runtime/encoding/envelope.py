@@ -53,7 +53,14 @@ _new: Final = tuple.__new__
 
 @dataclass(frozen=True, slots=True, kw_only=False)
 class Envelope:
-    """A command with its address, for `execute_all`. Everything after `command` is optional."""
+    """A command with its address, for `execute_all`. Everything after `command` is optional.
+
+    Example:
+        commands = [Envelope(Account, f"account-{number}", Deposit(amount=1)) for number in range(1000)]
+        for envelope, outcome in bank.execute_all(commands):
+            if not isinstance(outcome, Receipt):
+                print(envelope.id, outcome)
+    """
 
     aggregate: type[Aggregate]
     id: str
@@ -114,10 +121,13 @@ def new_command_id() -> bytes:
 
 
 def derived_id(*parts: str | int | bytes | UUID) -> UUID:
-    """A command id computed from your own keys: the same parts give the same id, in any process, for ever.
+    """A command id computed from your own keys: the same parts give the same id, in any process, permanently.
 
-    Use it where a command may be sent again after a crash: `derived_id("payment", order_number)`. The result is a
-    UUIDv8 (RFC 9562) over a BLAKE2b hash of the parts, each preceded by its type and length.
+    Use it where a command may be sent again after a crash. The result is a UUIDv8 (RFC 9562) over a BLAKE2b hash of
+    the parts, each preceded by its type and length.
+
+    Example:
+        bank.execute(Account, "alice", Deposit(amount=5), command_id=derived_id("payment", 17))
     """
     if not parts:
         raise InvalidId("derived id", "", "needs at least one part")

@@ -232,7 +232,14 @@ class Feed:
 class BlockingSubscription:
     """The events as a plain iterator, which waits for the next one. Ended by `close`, also from another thread.
 
-    A context manager; an iterator that nobody holds any more is closed too.
+    A context manager; an iterator to which there is no reference any more is closed too. Iterating raises
+    `Damaged`, `UnknownEvent`, `HandlerFailed` or `StorageFailed` where an event cannot be read.
+
+    Example:
+        with bank.subscribe("mailer", acknowledge="by hand") as events:
+            for event, recorded in events:
+                send_mail(event)
+                events.acknowledge(recorded)
     """
 
     def __init__(self, feed: Feed) -> None:
@@ -328,7 +335,11 @@ def subscribe(
 
     The writer may be running or not. `aggregates`, `projections` and `events` are the classes that know the events,
     `retired` the names of events to pass over; the rest is as for `Runtime.subscribe`. Raises `StoreMissing`,
-    `StoreMismatch` and what that raises.
+    `StoreMismatch` and what `Runtime.subscribe` raises.
+
+    Example:
+        for event, recorded in subscribe("bank-data", aggregates=[Account], types=[Deposited]):
+            print(recorded.stream, event.amount)
     """
     catalogue = Catalogue(aggregates, projections, events=events, retired=retired)
     wanted = SubscriptionOptions(name, from_, types, streams, member, of, key, acknowledge, unreadable)

@@ -23,7 +23,13 @@ Unreadable: TypeAlias = Literal["raise", "yield"]
 class UnreadableEvent(Event):
     """A stored event that the classes of this program cannot read, at its place. It is never stored itself.
 
-    A program that folds or copies events has to look for it: `case UnreadableEvent(): ...`.
+    `history` yields it, and subscriptions with `unreadable="yield"`.
+
+    Example:
+        for event, recorded in bank.history(Account, "alice"):
+            match event:
+                case UnreadableEvent():
+                    print(recorded.version, event.event, event.why)
     """
 
     event: str

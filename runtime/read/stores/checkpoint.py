@@ -29,7 +29,12 @@ ERROR_CHARS_MAX: Final = 1_000
 
 
 class Quarantined(NamedTuple):
-    """An event that a projection could not take in and has set aside."""
+    """An event that a projection could not take in and has set aside (`on_failure="quarantine"`).
+
+    Example:
+        for event in bank.retry_quarantined(Balances):
+            print(event.stream, event.version, event.error)
+    """
 
     partition: int
     position: int

@@ -54,10 +54,17 @@ _SCANNED: Final = 256
 
 
 class Rows(MutableMapping[str, Any]):
-    """What handlers and answers see of the store: a sorted mapping. Good only while one of them runs.
+    """`self.rows` of a projection in LMDB: a sorted mapping of text to values. Usable only while a handler runs.
 
-    A value is None, a bool, a number, text, bytes, a date or time, a Decimal, a UUID, an enum's value, or a list,
-    tuple, set or dict of those. A value that is read is a copy: change it and assign it back.
+    Keys have 1 to 511 bytes and are sorted by their UTF-8. A value is None, a bool, a number, text, bytes, a date
+    or time, a Decimal, a UUID, an enum's value, or a list, tuple, set or dict of those. A value that is read is a
+    copy: change it and assign it back. Raises `InvalidMessage` for other keys and values, `Damaged` for a value
+    that is not what was written.
+
+    Example:
+        row = self.rows[recorded.aggregate_id]
+        row["deposits"] += 1
+        self.rows[recorded.aggregate_id] = row
     """
 
     given_by_a_store = True
