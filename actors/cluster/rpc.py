@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 from ...runtime.encoding.error_codec import from_wire
 from ...runtime.errors import RayfoldError, Unavailable
 
-__all__ = ["ANSWER_TIMEOUT_S", "aside", "call", "is_starting", "kill", "one_line", "open_actor"]
+__all__ = ["ANSWER_TIMEOUT_S", "aside", "call", "is_starting", "kill", "one_line", "open_actor", "process_of"]
 
 T = TypeVar("T")
 
@@ -85,6 +85,14 @@ def is_starting(actor: Any) -> bool:
     from ray._private.state import actors
 
     return actors(actor._actor_id.hex()).get("State") in _STARTING
+
+
+def process_of(actor: Any) -> int:
+    """The id of an actor's process, of any node, as Ray's directory knows it; 0 while there is none. Waits for that."""
+    from ray._private.state import actors
+
+    known = actors(actor._actor_id.hex())
+    return int(known["Pid"]) if known.get("State") == "ALIVE" else 0
 
 
 def kill(actor: Any) -> None:

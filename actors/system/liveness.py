@@ -5,7 +5,8 @@ the interpreter, cannot watch itself (`process/watchdog.py`). Its calls that nee
 what is looked at.
 
 Rules kept here: what is ended is the process that was seen under this name, by its id and its start time, and not
-another one that has come since; a process that answers, even with an error, is left alone.
+another one that has come since; or, if it has never answered, the one that Ray's directory has for it; a process that
+answers, even with an error, is left alone, and so is one that Ray is still starting.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from ...runtime.printable import printable_log
+from ..cluster.rpc import one_line, process_of
 from ..control.heartbeats import Heartbeats
 
 __all__ = ["Silence", "Watched"]
@@ -53,19 +55,21 @@ class Silence:
         while True:
             await asyncio.sleep(_LOOK_S)
             try:
-                self._look()
+                await self._look()
             except Exception:
                 log.exception("looking for signs of life")
 
-    def _look(self) -> None:
-        living = self._watched.living()
-        self._pulse.keep({name for name, _ in living})
-        for name, actor in living:
+    async def _look(self) -> None:
+        living = dict(self._watched.living())
+        self._pulse.keep(set(living))
+        for name, actor in living.items():
             self._pulse.take(name, partial(self._ask, name, actor))
         for name in self._pulse.silent():
             self._pulse.forget(name)
             pid, started = self._processes.pop(name, (0, ""))
-            if pid and started and _started(pid) == started:
+            if not pid or not started or _started(pid) != started:
+                pid = await asyncio.to_thread(_process_told_by_ray, living[name])
+            if pid:
                 log.error("%s has not answered for %g s: process %d is ended", name, self._silent_s, pid)
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
@@ -78,6 +82,16 @@ class Silence:
     def _note(self, name: str, told: Future[int]) -> None:
         if not told.cancelled() and told.exception() is None:
             self._processes[name] = told.result(), _started(told.result())
+
+
+def _process_told_by_ray(actor: Any) -> int:
+    """Its process, if there is one here that says that it is an actor's; else 0."""
+    try:
+        pid = process_of(actor)
+        return pid if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::") else 0
+    except Exception as error:  # the next look may go better
+        log.info("Ray's directory does not say which process it is: %s", one_line(error))
+        return 0
 
 
 def _started(pid: int) -> str:
