@@ -35,7 +35,9 @@ class Settings:
     most."""
 
     answer_max_s: float = 4.0
-    """How long one query, or one event that a projection takes in, may take; the same happens then."""
+    """How long one query may take; the same happens then. One event that a projection takes in may take eight times as
+    long, since its commit may wait for a disk; the second time that it takes longer it is set aside, or stops the
+    projection."""
 
     own_actors_max: int = 16
     """Own actors alive per node: each costs about 45 MiB and half a CPU-second to start."""

@@ -294,6 +294,8 @@ class ReadModel:
                 return 1
             records, key = records[:1], alone
         else:
+            if in_hand.fallen:
+                records = records[: self._next_suspect(partition, first) - first]
             key = _ALONE.pack(b"p", partition, first)
         in_hand.begin(key, _EVENT_PATIENCE)
         return self._kept.take_in(partition, records, checked=checked)
@@ -305,6 +307,13 @@ class ReadModel:
             if kind in b"p1" and of == partition and first <= position < first + PAGE_EVENTS:
                 return True
         return False
+
+    def _next_suspect(self, partition: int, position: int) -> int:
+        """Where the next page begins in which the process has ended: no page goes that far, or it would end once more
+        on what is suspected already."""
+        pages = [_ALONE.unpack(key) for key in self._in_hand.fallen]
+        ahead = [first for kind, of, first in pages if kind in b"p1" and of == partition and first > position]
+        return min(ahead, default=position + PAGE_EVENTS)
 
     def _give_way(self) -> None:
         """Let those who ask have the lock once, before the next page."""

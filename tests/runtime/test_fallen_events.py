@@ -71,13 +71,18 @@ def log_of(*events: Event) -> MemoryLog:
     return log
 
 
-def processes_it_takes(projection: type[Projection], log: MemoryLog, record: Path) -> tuple[int, ReadModel]:
-    """How many processes it ends, and what the one that survives has made of it."""
+def processes_it_takes(
+    projection: type[Projection], log: MemoryLog, record: Path, reached: int | None = None
+) -> tuple[int, ReadModel]:
+    """How many processes it ends, and what the one that survives has made of it. `reached`: where the first one was
+    when it was sent the rest."""
     catalogue = Catalogue([], [projection])
     for ended in range(10):
         child = os.fork()
         if not child:
             read_model = ReadModel(projection, catalogue, {0: log}, in_hand=InHand(record))
+            if reached is not None and not ended:
+                read_model.catch_up(0, reached)
             read_model.catch_up(0)
             os._exit(0)
         _, status = os.waitpid(child, 0)
@@ -97,6 +102,15 @@ def test_the_event_is_set_aside_after_it_was_in_hand_at_two_deaths(tmp_path: Pat
     (entry,) = read_model.quarantined
     assert (entry.position, entry.event) == (before + 1, "Deadly")
     assert "while it was taken in the process ended, twice" in entry.error
+    read_model.close()
+
+
+@pytest.mark.parametrize("before", [1, 30, 600])
+def test_a_process_that_begins_again_does_not_end_once_more_on_the_way_there(tmp_path: Path, before: int) -> None:
+    log = log_of(*[Harmless()] * before, Deadly(), *[Harmless()] * 5)
+    ended, read_model = processes_it_takes(Setting, log, tmp_path / "record", reached=before)
+    assert ended == 2
+    assert [entry.position for entry in read_model.quarantined] == [before + 1]
     read_model.close()
 
 
