@@ -30,7 +30,7 @@ from ...runtime.encoding.error_codec import from_wire, to_wire
 from ...runtime.errors import RayfoldError, StorageFailed, StoreMissing, Unavailable
 from ...runtime.log.reader import LmdbReader
 from ...runtime.log.sealing import Seal
-from ...runtime.log.segment import Stretch
+from ...runtime.log.segment import LogSegment
 from ...runtime.own_random import OWN
 from ...runtime.printable import printable_log
 from ...runtime.store.check import verify_store
@@ -57,7 +57,7 @@ READS: Final = frozenset(
     {
         "head",
         "read",
-        "stretch",
+        "segment",
         "version",
         "read_stream",
         "find_command",
@@ -81,7 +81,7 @@ _PATIENCE_S: Final = 30.0
 """How long a supervisor may be silent before a keeper starts another one."""
 
 _PULL_TIMEOUT_S: Final = 30.0
-"""For one stretch of a log from its present home: 8 MB."""
+"""For one segment of a log from its present home: 8 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,12 +193,12 @@ class KeeperActor:
         How far the copy is now."""
         keeper: Any = ray.get_actor(source, self._plan.namespace)
 
-        def fetch(after: int, up_to: int) -> Stretch | None:
-            asked = keeper.read.remote(partition, "stretch", (after, up_to))
-            error, stretch = ray.get(asked, timeout=_PULL_TIMEOUT_S)
+        def fetch(after: int, up_to: int) -> LogSegment | None:
+            asked = keeper.read.remote(partition, "segment", (after, up_to))
+            error, segment = ray.get(asked, timeout=_PULL_TIMEOUT_S)
             if error:
                 raise from_wire(error)
-            fetched: Stretch | None = stretch
+            fetched: LogSegment | None = segment
             return fetched
 
         return self._changed(lambda share: share.pull(partition, up_to, fetch))

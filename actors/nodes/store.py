@@ -25,7 +25,7 @@ from ...runtime.encoding.error_codec import from_wire
 from ...runtime.errors import RayfoldError, Sealed, StorageFailed, StoreMissing, Unavailable
 from ...runtime.log.contract import STREAM_PAGE_BYTES, CommandEntry, Holdings, Snapshot
 from ...runtime.log.reader import LmdbReader
-from ...runtime.log.segment import Stretch
+from ...runtime.log.segment import LogSegment
 from ...runtime.log.writer import LmdbLog
 from ...runtime.store.node_share import Share, check_epoch, check_home
 from ...runtime.store.node_store import open_share
@@ -265,10 +265,10 @@ class SpreadReader:
         records: list[bytes] = self._read("read", after, limit, bytes_max)
         return records
 
-    def stretch(self, after: int, up_to: int) -> Stretch | None:
+    def segment(self, after: int, up_to: int) -> LogSegment | None:
         """The next whole commands after a position, up to another (`log/segment.py`): made where the log is."""
-        stretch: Stretch | None = self._read("stretch", after, up_to)
-        return stretch
+        segment: LogSegment | None = self._read("segment", after, up_to)
+        return segment
 
     def version(self, stream: StreamId) -> int:
         """See `Reader`."""

@@ -26,7 +26,7 @@ import msgpack
 from ..durable_files import checksum_of
 from ..errors import Damaged, StoreMismatch
 from ..log.format import FORMAT_VERSION, READABLE_FORMATS, RECORD_BYTES_MAX, chain_of
-from ..log.segment import Stretch
+from ..log.segment import LogSegment
 from ..store.store import PARTITIONS_MAX
 from ..stream import OLD_PLACEMENT, is_placement
 from .target import Target
@@ -112,18 +112,18 @@ def segment_name(partition: int, first: int, last: int) -> str:
     return f"{partition_folder(partition)}/segment-{first:012d}-{last:012d}"
 
 
-def pack_segment(partition: int, stretch: Stretch) -> tuple[Segment, bytes]:
-    """A stretch as a file, and its line in the inventory."""
-    shapes = [[name, version, shape] for (name, version), shape in stretch.shapes.items()]
-    content: bytes = msgpack.packb([stretch.records, stretch.digests, shapes, stretch.secret])
-    name = segment_name(partition, stretch.first, stretch.last)
+def pack_segment(partition: int, log_segment: LogSegment) -> tuple[Segment, bytes]:
+    """A segment of a log as a file, and its line in the inventory."""
+    shapes = [[name, version, shape] for (name, version), shape in log_segment.shapes.items()]
+    content: bytes = msgpack.packb([log_segment.records, log_segment.digests, shapes, log_segment.secret])
+    name = segment_name(partition, log_segment.first, log_segment.last)
     digest = hashlib.sha256(content).hexdigest()
-    chain = chain_of(stretch.records[-1]).hex()
-    return Segment(name, stretch.first, stretch.last, len(content), digest, chain), content
+    chain = chain_of(log_segment.records[-1]).hex()
+    return Segment(name, log_segment.first, log_segment.last, len(content), digest, chain), content
 
 
-def read_segment(segment: Segment, target: Target) -> Stretch:
-    """The stretch in a file. Raises `Damaged` if it is gone or not what was written, `StorageFailed`."""
+def read_segment(segment: Segment, target: Target) -> LogSegment:
+    """The segment of a log in a file. Raises `Damaged` if it is gone or not what was written, `StorageFailed`."""
     where, content = f"{target.address}/{segment.name}", target.read(segment.name, segment.size_bytes)
     if content is None:
         raise Damaged(where, "it is missing")
@@ -132,12 +132,12 @@ def read_segment(segment: Segment, target: Target) -> Stretch:
     try:
         records, digests, *rest = msgpack.unpackb(content, max_bin_len=RECORD_BYTES_MAX, max_map_len=0, max_ext_len=0)
         shapes, secret = rest or ([], b"")  # a backup of a log of format 1 or 2 has none
-        stretch = Stretch(records, digests, {(name, version): shape for name, version, shape in shapes}, secret)
-        if (stretch.first, stretch.last) != (segment.first, segment.last):
+        log_segment = LogSegment(records, digests, {(name, version): shape for name, version, shape in shapes}, secret)
+        if (log_segment.first, log_segment.last) != (segment.first, segment.last):
             raise ValueError("it holds other events than it is listed with")
     except (ValueError, TypeError, IndexError, msgpack.UnpackException) as error:
         raise Damaged(where, f"it is no segment: {error or type(error).__name__}") from error
-    return stretch
+    return log_segment
 
 
 def read_inventory(target: Target) -> Inventory | None:

@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 from ..durable_files import fsync_folder, write_durably
 from ..errors import StorageFailed, StoreInUse, StoreMismatch, StoreMissing
 from ..log.index_buffer import appends_in
-from ..log.segment import Stretch
+from ..log.segment import LogSegment
 from ..private import make_private_folder, open_private
 from ..store.store import Store, create_or_open_store
 from .inventory import Inventory, Segment, read_inventory, read_segment
@@ -161,26 +161,28 @@ def _fill(store: Store, inventory: Inventory, heads: Mapping[int, int], place: T
                 for segment in inventory.segments.get(partition, ()):
                     if segment.first > up_to:
                         break
-                    stretch = _cut(read_segment(segment, place), up_to, partition, segment, place)
-                    log.add_stretch(stretch)
-                    done += len(stretch.records)
+                    log_segment = _cut(read_segment(segment, place), up_to, partition, segment, place)
+                    log.add_segment(log_segment)
+                    done += len(log_segment.records)
                     advance(done, total)
             finally:
                 log.close()
 
 
-def _cut(stretch: Stretch, up_to: int, partition: int, segment: Segment, place: Target) -> Stretch:
-    """The stretch up to a position, which has to be where a command ends."""
+def _cut(log_segment: LogSegment, up_to: int, partition: int, segment: Segment, place: Target) -> LogSegment:
+    """The segment up to a position, which has to be where a command ends."""
     if segment.last <= up_to:
-        return stretch
-    for number, events in enumerate(appends_in(stretch.records)):
+        return log_segment
+    for number, events in enumerate(appends_in(log_segment.records)):
         first, last = events[0].position, events[-1].position
         if last > up_to:
             if first <= up_to:
                 what = f"position {up_to:,} of partition {partition} lies within a command, {first:,} to {last:,}"
                 raise StoreMismatch(place.address, what, f"choose {first - 1:,} or {last:,}")
-            return stretch._replace(records=stretch.records[: first - stretch.first], digests=stretch.digests[:number])
-    return stretch
+            return log_segment._replace(
+                records=log_segment.records[: first - log_segment.first], digests=log_segment.digests[:number]
+            )
+    return log_segment
 
 
 def _write_origin(store: Store, inventory: Inventory, heads: Mapping[int, int]) -> None:

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from ..errors import StoreMismatch
 from ..log.contract import Reader
 from ..log.format import chain_of
-from ..log.segment import STRETCH_BYTES, STRETCH_EVENTS_MAX, StretchReader
+from ..log.segment import SEGMENT_BYTES, SEGMENT_EVENTS_MAX, SegmentReader
 from ..printable import printable_log
 from ..store.readable_store import ReadableStore
 from ..store.store import open_store
@@ -29,8 +29,8 @@ __all__ = ["Backup", "backup_store"]
 
 log = printable_log(__name__)
 
-MERGED_BYTES_MAX: Final = STRETCH_BYTES // 4
-MERGED_EVENTS_MAX: Final = STRETCH_EVENTS_MAX // 2
+MERGED_BYTES_MAX: Final = SEGMENT_BYTES // 4
+MERGED_EVENTS_MAX: Final = SEGMENT_EVENTS_MAX // 2
 """Of the segments that are merged with what is new; larger ones stay as they are."""
 
 LISTED_EVERY: Final = 16
@@ -76,7 +76,7 @@ def backup_store(
             reader.close()
 
 
-def _take(store: ReadableStore, readers: Mapping[int, StretchReader], place: Target, advance: Advance) -> Backup:
+def _take(store: ReadableStore, readers: Mapping[int, SegmentReader], place: Target, advance: Advance) -> Backup:
     heads = {number: reader.head() for number, reader in readers.items()}
     inventory = read_inventory(place)
     if inventory is None:
@@ -90,8 +90,8 @@ def _take(store: ReadableStore, readers: Mapping[int, StretchReader], place: Tar
         before = inventory.head(number)
         replaced += _taken_for_merging(inventory.segments.setdefault(number, []), heads[number])
         reached = inventory.head(number)
-        while (stretch := reader.stretch(reached, heads[number])) is not None:
-            segment, content = pack_segment(number, stretch)
+        while (log_segment := reader.segment(reached, heads[number])) is not None:
+            segment, content = pack_segment(number, log_segment)
             place.write(segment.name, content)
             inventory.segments[number].append(segment)
             done += segment.last - max(before, reached)

@@ -57,7 +57,7 @@ from .format import (
 from .holdings import Kinds, as_holdings, holdings_in, kinds_of
 from .index_buffer import GROUPS, decode_indexed, group_of
 from .sealing import Tenure, chain_at, decode_seal
-from .segment import Stretch, read_stretch
+from .segment import LogSegment, read_log_segment
 
 __all__ = ["HOLDINGS_SINCE", "LmdbReader"]
 
@@ -196,9 +196,9 @@ class LmdbReader:
         self._check_end(transaction, position - 1)
         return records
 
-    def stretch(self, after: int, up_to: int) -> Stretch | None:
+    def segment(self, after: int, up_to: int) -> LogSegment | None:
         """The next whole commands after a position, up to another, as another log takes them in (`log/segment.py`)."""
-        return read_stretch(self, after, up_to)
+        return read_log_segment(self, after, up_to)
 
     def version(self, stream: StreamId) -> int:
         """The version of the stream; 0 if it has no events."""

@@ -1,9 +1,9 @@
-"""Stretch: whole commands of a log as they are stored, on their way into another log.
+"""LogSegment: whole commands of a log as they are stored, on their way into another log.
 
 Beside the write path: what a backup keeps and a restored store is made of. The bytes of the events stay what they are,
 so that checksums and hash chain still hold at the other end; the indexes are made anew from them.
 
-Rules kept here: a stretch begins and ends between two commands, since the events of one command are stored together or
+Rules kept here: a segment begins and ends between two commands, since the events of one command are stored together or
 not at all; nothing is written that does not follow, by position and by hash, from what is there already.
 """
 
@@ -36,16 +36,16 @@ from .plan import Pair
 if TYPE_CHECKING:
     import lmdb
 
-__all__ = ["STRETCH_BYTES", "Stretch", "StretchReader", "last_boundary", "put_stretch", "read_stretch"]
+__all__ = ["SEGMENT_BYTES", "LogSegment", "SegmentReader", "last_boundary", "put_segment", "read_log_segment"]
 
-STRETCH_BYTES: Final = 8 << 20
+SEGMENT_BYTES: Final = 8 << 20
 """Of records: about 25,000 of them, in memory twice and in one transaction."""
 
-STRETCH_EVENTS_MAX: Final = 100_000
-"""Records of one stretch, however small they are."""
+SEGMENT_EVENTS_MAX: Final = 100_000
+"""Records of one segment, however small they are."""
 
 
-class Stretch(NamedTuple):
+class LogSegment(NamedTuple):
     """Adjoining records, and the digest of each command that they came from, in order."""
 
     records: list[bytes]
@@ -67,10 +67,10 @@ class Stretch(NamedTuple):
         return record_position(self.records[-1])
 
 
-class StretchReader(Reader, Protocol):
+class SegmentReader(Reader, Protocol):
     """A reader of a log that is kept: of LMDB's, here or on another node."""
 
-    def stretch(self, after: int, up_to: int) -> Stretch | None:
+    def segment(self, after: int, up_to: int) -> LogSegment | None:
         """The next whole commands after a position, up to another, as another log takes them in."""
         ...
 
@@ -83,9 +83,9 @@ class ShapedReader(Reader, Protocol):
         ...
 
 
-def read_stretch(reader: ShapedReader, after: int, up_to: int, bytes_max: int = STRETCH_BYTES) -> Stretch | None:
+def read_log_segment(reader: ShapedReader, after: int, up_to: int, bytes_max: int = SEGMENT_BYTES) -> LogSegment | None:
     """The next whole commands after a position, up to another; None if there are none. Raises `Damaged`."""
-    records = reader.read(after, min(up_to - after, STRETCH_EVENTS_MAX), bytes_max) if up_to > after else []
+    records = reader.read(after, min(up_to - after, SEGMENT_EVENTS_MAX), bytes_max) if up_to > after else []
     if not records:
         return None
     last = record_position(records[-1])
@@ -99,7 +99,7 @@ def read_stretch(reader: ShapedReader, after: int, up_to: int, bytes_max: int = 
         if entry is None or entry.position != end:
             raise Damaged(f"event {end}", f"the command index does not lead from its command {command_id.hex()} to it")
         digests.append(entry.digest)
-    return Stretch(records, digests, reader.shapes(), reader.secret())
+    return LogSegment(records, digests, reader.shapes(), reader.secret())
 
 
 def last_boundary(reader: ShapedReader, position: int) -> int:
@@ -121,18 +121,18 @@ def _end_of(reader: ShapedReader, position: int) -> int:
     return entry.position
 
 
-def put_stretch(
-    transaction: lmdb.Transaction[bytes], environment: Environment, stretch: Stretch, unindexed: Sequence[Pair]
+def put_segment(
+    transaction: lmdb.Transaction[bytes], environment: Environment, segment: LogSegment, unindexed: Sequence[Pair]
 ) -> None:
-    """Put a stretch at the end of a log, of whose appends the stream index lacks these entries: it has all of them
-    then. Raises `Damaged` unless the stretch follows from what the log holds."""
+    """Put a segment at the end of a log, of whose appends the stream index lacks these entries: it has all of them
+    then. Raises `Damaged` unless the segment follows from what the log holds."""
     database, log = environment.database, environment.name
     cursor = transaction.cursor(database(EVENTS))
     head, chain = 0, CHAIN_START
     if cursor.last():
         head, chain = int.from_bytes(cursor.key(), "big"), chain_of(cursor.value())
     events, commands = [], []
-    for record in stretch.records:
+    for record in segment.records:
         head += 1
         key = head.to_bytes(8, "big")
         check_record(record, key, log)
@@ -141,7 +141,7 @@ def put_stretch(
         chain = chain_of(record)
         events.append((key, record))
     streams = list(unindexed)
-    for of_append, digest in zip(appends_in(stretch.records, checked=True), stretch.digests, strict=True):
+    for of_append, digest in zip(appends_in(segment.records, checked=True), segment.digests, strict=True):
         last = of_append[-1]
         streams.append(index_entry(of_append))
         commands.append((last.command_id, encode_command(last.command_id, digest, last.position, version_told(last))))
@@ -150,8 +150,8 @@ def put_stretch(
         if added != len(pairs):
             raise Damaged(f"{log}, database {name.decode()}", f"{len(pairs) - added} of its keys are there already")
     shown = kinds_of(events)
-    shown |= {kind: stretch.shapes[kind] for kind in shown if isinstance(kind, tuple) and kind in stretch.shapes}
+    shown |= {kind: segment.shapes[kind] for kind in shown if isinstance(kind, tuple) and kind in segment.shapes}
     put_holdings(transaction, database(META), shown)
-    if stretch.secret:
-        put_secret(transaction, database(META), stretch.secret)
+    if segment.secret:
+        put_secret(transaction, database(META), segment.secret)
     put_format(transaction, database(META), [head] * GROUPS)

@@ -45,7 +45,7 @@ from .index_buffer import IndexBuffer, encode_indexed, unindexed_entries
 from .plan import Pair, Plan, Tail, plan
 from .reader import LmdbReader
 from .sealing import Tenure, activated, put_tenure
-from .segment import Stretch, put_stretch
+from .segment import LogSegment, put_segment
 from .upgrade import upgrade
 
 __all__ = ["LmdbLog"]
@@ -183,13 +183,13 @@ class LmdbLog(LmdbReader):
         tail.transaction = number if planned.events else number - 1
         return planned, tail
 
-    def add_stretch(self, stretch: Stretch) -> None:
-        """Add a stretch (`segment.py`) to the end of this log, which nobody else writes, in one transaction, fsynced
+    def add_segment(self, segment: LogSegment) -> None:
+        """Add a segment (`segment.py`) to the end of this log, which nobody else writes, in one transaction, fsynced
         when this returns. Raises `Damaged`, and adds nothing, unless it follows from what the log holds."""
 
         def put(transaction: lmdb.Transaction[bytes]) -> None:
             unindexed = self.unindexed_in(transaction, self.indexed_in(transaction))
-            put_stretch(transaction, self.environment, stretch, unindexed)
+            put_segment(transaction, self.environment, segment, unindexed)
 
         with self._writing:
             self.environment.write(put)

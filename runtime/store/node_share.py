@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, Protocol
 
 from ..errors import Damaged, Sealed, StoreError, StoreMismatch, StoreMissing
 from ..log.sealing import Seal, Sealable, Tenure, continue_epochs
-from ..log.segment import Stretch
+from ..log.segment import LogSegment
 from ..printable import printable_log
 from ..stream import OLD_PLACEMENT
 from .custody import ARRIVING, REMOVING, CopyFacts, Custody, copy_name, partition_in, retired_name, why_kept
@@ -33,7 +33,7 @@ __all__ = ["Copy", "NodeShare", "Share", "ShareDisk", "ShareFacts", "check_epoch
 log = printable_log(__name__)
 
 PULLED_MAX: Final = 4
-"""Stretches of one call of `pull`, of 8 MB each: a second or two, so that nothing else waits for long."""
+"""Segments of one call of `pull`, of 8 MB each: a second or two, so that nothing else waits for long."""
 
 
 class Share(NamedTuple):
@@ -69,8 +69,8 @@ class ShareFacts(NamedTuple):
 class Copy(Sealable, Protocol):
     """A copy of a log that is being written."""
 
-    def add(self, stretch: Stretch) -> None:
-        """Add a stretch to its end, durably. Raises `Damaged`, and adds nothing, unless it follows."""
+    def add(self, segment: LogSegment) -> None:
+        """Add a segment to its end, durably. Raises `Damaged`, and adds nothing, unless it follows."""
         ...
 
 
@@ -288,7 +288,7 @@ class NodeShare:
         self._disk.remove(removing)
         return ""
 
-    def pull(self, partition: int, up_to: int, fetch: Callable[[int, int], Stretch | None]) -> int:
+    def pull(self, partition: int, up_to: int, fetch: Callable[[int, int], LogSegment | None]) -> int:
         """Copy what `fetch` returns of a partition's log, up to a position or as much as is done at once. Returns how
         far the copy is now. A copy of another history is retired, and another one begun.
 
@@ -299,17 +299,17 @@ class NodeShare:
         with self._disk.writing(name, create=True) as copy:
             reached, _ = copy.end()
             for _ in range(PULLED_MAX):
-                stretch = fetch(reached, up_to) if reached < up_to else None
-                if stretch is None:
+                segment = fetch(reached, up_to) if reached < up_to else None
+                if segment is None:
                     return reached
                 try:
-                    copy.add(stretch)
+                    copy.add(segment)
                 except Damaged as error:
                     if reached == 0:
                         raise
                     trouble = error
                     break
-                reached = stretch.last
+                reached = segment.last
             else:
                 return reached
         log.error("%s is kept, renamed, and another copy is made: %s", name, trouble)

@@ -37,7 +37,7 @@ from ..durable_files import fsync_folder
 from ..errors import StorageFailed, StoreMismatch
 from ..log.folder import open_log
 from ..log.sealing import Tenure, chain_at
-from ..log.segment import Stretch
+from ..log.segment import LogSegment
 from ..log.writer import LmdbLog
 from ..private import make_private_folder
 from .custody import ARRIVING, CopyFacts, partition_in
@@ -197,8 +197,8 @@ class _Copy:
     def end(self) -> tuple[int, bytes]:
         return self._log.end()
 
-    def add(self, stretch: Stretch) -> None:
-        self._log.add_stretch(stretch)
+    def add(self, segment: LogSegment) -> None:
+        self._log.add_segment(segment)
 
 
 def _unmake(folder: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from ..log.segment import StretchReader
+from ..log.segment import SegmentReader
 
 __all__ = ["ReadableStore"]
 
@@ -32,7 +32,7 @@ class ReadableStore(Protocol):
         """The rule by which streams find their partitions (`stream.partition_of`)."""
         ...
 
-    def open_reader(self, partition: int) -> StretchReader:
+    def open_reader(self, partition: int) -> SegmentReader:
         """A reader of one of them; as many at once as one likes."""
         ...
 

@@ -27,7 +27,7 @@ from rayfold.runtime.encoding.outcome import decode_answer
 from rayfold.runtime.errors import Fenced, RayfoldError, Sealed, StoreMismatch, StoreMissing, Unavailable
 from rayfold.runtime.log.folder import open_log
 from rayfold.runtime.log.sealing import Seal
-from rayfold.runtime.log.segment import read_stretch
+from rayfold.runtime.log.segment import read_log_segment
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.store.node_store import node_share
 from rayfold.runtime.store.partition_map import StoreMap
@@ -132,7 +132,7 @@ def copy(bank: Bank, sealed: Seal) -> None:
     store = open_store(bank.folder / "a" / "bank")
     reader = store.open_reader(0)
     share = node_share(bank.folder / "b" / "bank", bank.id_of("b"))
-    share.pull(0, sealed.head, lambda after, up_to: read_stretch(reader, after, up_to))
+    share.pull(0, sealed.head, lambda after, up_to: read_log_segment(reader, after, up_to))
     reader.close()
     told(bank.keepers["b"].finish(0, sealed))
 

@@ -156,13 +156,13 @@ class KeeperProcess(Process):
         check_home(store_map, partition, self.node.node_id)
         if copy_name(partition) not in self.node.disk.files:
             raise StorageFailed(self.node.node_id, "the log is not here")
-        if what == "stretch":
+        if what == "segment":
             return self.node.disk.piece(copy_name(partition), *arguments)
         return len(self.node.disk.files[copy_name(partition)].values)
 
     def _pull(self, partition: int, source: str, up_to: int) -> int:
         def fetch(after: int, until: int) -> Piece | None:
-            error, piece = self.world.call_now(self.node, source, "read", partition, "stretch", (after, until))
+            error, piece = self.world.call_now(self.node, source, "read", partition, "segment", (after, until))
             if error:
                 raise from_wire(error)
             found: Piece | None = piece

@@ -19,7 +19,7 @@ from rayfold.runtime.backup.taking import backup_store
 from rayfold.runtime.backup.target import target_at
 from rayfold.runtime.durable_files import checksum_of
 from rayfold.runtime.errors import CommandIdReused, Damaged, StorageFailed, StoreInUse, StoreMismatch, StoreMissing
-from rayfold.runtime.log import segment as stretch
+from rayfold.runtime.log.segment import read_log_segment
 from rayfold.runtime.store.check import verify_store
 from rayfold.runtime.store.store import Store, create_or_open_store
 from tests.runtime.log.appends import ALICE, BOB, command_id, deposits, python
@@ -121,7 +121,7 @@ def test_a_backup_is_taken_while_the_store_is_written_to(store: Store, tmp_path:
 def test_segments_hold_whole_commands_however_small_they_are(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_max: int
 ) -> None:
-    monkeypatch.setattr(stretch.read_stretch, "__defaults__", (bytes_max,))
+    monkeypatch.setattr(read_log_segment, "__defaults__", (bytes_max,))
     monkeypatch.setattr(taking, "LISTED_EVERY", 1)
     backup_store(store.path, tmp_path / "backup")
     inventory = json.loads((tmp_path / "backup" / INVENTORY).read_text())

@@ -28,7 +28,7 @@ from rayfold.runtime.log.format import (
 )
 from rayfold.runtime.log.index_buffer import GROUPS, group_of
 from rayfold.runtime.log.reader import LmdbReader
-from rayfold.runtime.log.segment import read_stretch
+from rayfold.runtime.log.segment import read_log_segment
 from rayfold.runtime.log.writer import LmdbLog
 from rayfold.runtime.store.check import verify_store
 from rayfold.runtime.store.store import Store, create_or_open_store
@@ -336,19 +336,19 @@ def test_a_log_of_format_1_is_read_as_it_is_and_becomes_one_of_the_present_forma
 
 
 @pytest.mark.parametrize("way", [lambda log: None, as_format_1])
-def test_a_stretch_is_added_to_a_log_of_either_format(tmp_path: Path, way: Callable[[LmdbLog], None]) -> None:
+def test_a_segment_is_added_to_a_log_of_either_format(tmp_path: Path, way: Callable[[LmdbLog], None]) -> None:
     store, other = (create_or_open_store(tmp_path / name, 1) for name in ("one", "other"))
     source, target = store.open_log(0), other.open_log(0)
     fill(source, 4)
-    first = read_stretch(source, 0, 80)
+    first = read_log_segment(source, 0, 80)
     assert first is not None
-    target.add_stretch(first)
+    target.add_segment(first)
     way(target)
     target_epoch = target.activate()
     assert entries(target) == 80
-    rest = read_stretch(source, 80, 160)
+    rest = read_log_segment(source, 80, 160)
     assert rest is not None
-    target.add_stretch(rest)
+    target.add_segment(rest)
     assert (entries(target), set(indexed(target))) == (160, {160})
     target.append(target_epoch, [deposits(ALICE, 9)])
     assert cold(target).version(ALICE) == target.version(ALICE) == 1
@@ -357,7 +357,7 @@ def test_a_stretch_is_added_to_a_log_of_either_format(tmp_path: Path, way: Calla
     assert verify_store(other.path).ok
 
 
-def test_a_stretch_after_appends_that_are_not_indexed_yet_indexes_them_too(tmp_path: Path) -> None:
+def test_a_segment_after_appends_that_are_not_indexed_yet_indexes_them_too(tmp_path: Path) -> None:
     stores = [create_or_open_store(tmp_path / name, 1) for name in ("one", "other")]
     moment = 1_700_000_000_000_000
     logs = [open_log(store.partition_path(0), "partition 0", now_us=lambda: moment) for store in stores]
@@ -366,10 +366,10 @@ def test_a_stretch_after_appends_that_are_not_indexed_yet_indexes_them_too(tmp_p
         log.append(log.activate(), same)
     source, target = logs
     source.append(1, [deposits(stream, 2) for stream in MANY[:50]])
-    stretch = read_stretch(source, 50, 100)
-    assert stretch is not None
+    segment = read_log_segment(source, 50, 100)
+    assert segment is not None
     assert entries(target) == 0
-    target.add_stretch(stretch)
+    target.add_segment(segment)
     assert (entries(target), set(indexed(target))) == (100, {100})
     assert amounts_of(target.read_stream(MANY[7])) == [1, 2]
     for log in logs:

@@ -10,7 +10,7 @@ import pytest
 from rayfold.runtime.errors import Sealed, StoreMismatch, StoreMissing
 from rayfold.runtime.log.folder import open_log
 from rayfold.runtime.log.sealing import Tenure, hand_over, seal
-from rayfold.runtime.log.segment import read_stretch
+from rayfold.runtime.log.segment import read_log_segment
 from rayfold.runtime.store.check import verify_store
 from rayfold.runtime.store.node_share import Share
 from rayfold.runtime.store.node_store import node_share, open_share
@@ -214,7 +214,7 @@ def copy(tmp_path: Path, source: str, to: str, partition: int) -> None:
     log = opened(tmp_path, source).store.open_log(partition)
     sealed = seal(log, to)
     share = node_share(folder(tmp_path, to), to)
-    assert share.pull(partition, sealed.head, lambda after, up_to: read_stretch(log, after, up_to)) == sealed.head
+    assert share.pull(partition, sealed.head, lambda after, up_to: read_log_segment(log, after, up_to)) == sealed.head
     share.finish(partition, sealed)
     log.close()
 
@@ -327,8 +327,8 @@ def test_a_copy_of_another_history_is_kept_under_another_name(tmp_path: Path) ->
     other.append(other.activate(), [deposits(ALICE, 7)])
     other.close()
     share, log = node_share(folder(tmp_path, "b"), "b"), opened(tmp_path, "a").store.open_log(2)
-    assert share.pull(2, 2, lambda after, up_to: read_stretch(log, after, up_to)) == 0
-    assert share.pull(2, 2, lambda after, up_to: read_stretch(log, after, up_to)) == 2
+    assert share.pull(2, 2, lambda after, up_to: read_log_segment(log, after, up_to)) == 0
+    assert share.pull(2, 2, lambda after, up_to: read_log_segment(log, after, up_to)) == 2
     assert [(one.name, one.head) for one in share.leftovers()] == [
         ("partition-00002.arriving", 2),
         ("partition-00002.retired-1", 1),

@@ -145,8 +145,8 @@ def test_an_upgrade_that_is_cut_short_changes_nothing(store: Store, monkeypatch:
 
 
 def moved(source: LmdbLog, target: LmdbLog) -> None:
-    while (stretch := source.stretch(target.head(), source.head())) is not None:
-        target.add_stretch(stretch)
+    while (segment := source.segment(target.head(), source.head())) is not None:
+        target.add_segment(segment)
 
 
 def test_a_copy_that_began_before_the_upgrade_and_ends_after_it_repeats_all(store: Store, tmp_path: Path) -> None:
