@@ -96,7 +96,7 @@ class CommittedPositions:
             self._make_folder(_member_folder(self._folder, member))
             with self._group_locked(), ExitStack() as on_failure:
                 self._hold: StoreLock | None = on_failure.enter_context(self._held(member, of))
-                self._positions = self._opened(start)
+                self._positions = self._join_group(start)
                 on_failure.pop_all()
         except OSError as error:
             raise StorageFailed(str(self._folder), f"cannot open the subscription: {error}") from error
@@ -133,8 +133,8 @@ class CommittedPositions:
         if hold is not None:
             hold.release()
 
-    def _opened(self, start: Mapping[int, int]) -> dict[int, int]:
-        """Where this member stands. The group is locked and the member is held."""
+    def _join_group(self, start: Mapping[int, int]) -> dict[int, int]:
+        """Make the group if it is new, and return where this member stands. The caller has locked both."""
         group = self._read(self._folder / "group.json")
         if group is None:
             group = {"generation": 1, "members": self._of, **self._beginning(start)}

@@ -126,7 +126,7 @@ class Environment:
         """
         self._check_process()
         for _ in range(ATTEMPTS_MAX):
-            environment = self._lmdb or self._opened()
+            environment = self._lmdb or self._ensure_open()
             try:
                 self._writes += 1
                 if self._writes % READER_CHECK_EVERY == 0:
@@ -147,7 +147,8 @@ class Environment:
                 raise self.failure(error) from error
         raise StorageFailed(str(self.path), "its map is being resized without end")
 
-    def _opened(self) -> lmdb.Environment:
+    def _ensure_open(self) -> lmdb.Environment:
+        """LMDB's environment, opened again if a failure has closed it."""
         with self._lock:
             return self._open()
 

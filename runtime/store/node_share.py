@@ -252,7 +252,7 @@ class NodeShare:
 
     def leftovers(self) -> list[CopyFacts]:
         """The copies of logs here that are not the log of a partition that is at home here."""
-        share = self._opened()
+        share = self._require_share()
         for name in self._decided():
             self._disk.remove(name)
         return [one for one in self.copies() if not self._is_log(share, one)]
@@ -260,7 +260,7 @@ class NodeShare:
     def custody(self, partition: int, positions: Sequence[int] = ()) -> Custody:
         """This node's statement about a partition that is at home here. Raises `StoreMismatch` if it is not, or if its
         log is not here."""
-        share = self._opened()
+        share = self._require_share()
         name = copy_name(partition)
         present = self._look(name)
         if share.map is None or partition in share.store.away:
@@ -274,7 +274,7 @@ class NodeShare:
 
     def discard(self, name: str, home: Custody) -> str:
         """Remove a copy on the statement of the partition's home. Returns why it is kept, if it is."""
-        share, copy = self._opened(), self._look(name)
+        share, copy = self._require_share(), self._look(name)
         if copy is None:
             return ""
         if self._is_log(share, copy):
@@ -355,14 +355,14 @@ class NodeShare:
         self._disk.rename(copy.name, retired_name(copy, set(self._disk.names())))
 
     def _check_away(self, partition: int) -> None:
-        share = self._opened()
+        share = self._require_share()
         if share.map is None or partition not in share.store.away:
             raise StoreMismatch(str(self._disk.path), f"partition {partition} is at home here already")
 
     def _is_log(self, share: Share, copy: CopyFacts) -> bool:
         return copy.name == copy_name(copy.partition) and copy.partition not in share.store.away
 
-    def _opened(self) -> Share:
+    def _require_share(self) -> Share:
         share = self._disk.open_share()
         if share is None:
             raise StoreMissing(str(self._disk.path), "there is no share here")

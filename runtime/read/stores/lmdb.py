@@ -172,7 +172,7 @@ class LmdbStore:
 
     def begin(self, *, reading: bool = False) -> None:
         """See `ReadStore`."""
-        environment = self._opened()
+        environment = self._ensure_open()
         with self.errors():
             if not reading:
                 self._leave_room(environment)
@@ -219,7 +219,8 @@ class LmdbStore:
         """A context in which LMDB's errors become ours."""
         return _Errors(self._path)
 
-    def _opened(self) -> lmdb.Environment:
+    def _ensure_open(self) -> lmdb.Environment:
+        """LMDB's environment, opened again if a commit has failed."""
         if self._environment is None:
             raise StorageFailed(self._path, "the store was closed")
         if self._commit_failed:
@@ -229,7 +230,7 @@ class LmdbStore:
         return self._environment
 
     def _checkpoint(self) -> bytes | None:
-        with self.errors(), _begun(self._opened()) as transaction:
+        with self.errors(), _begun(self._ensure_open()) as transaction:
             return transaction.get(_CHECKPOINT, db=self._checkpoints)
 
     def _leave_room(self, environment: lmdb.Environment) -> None:
