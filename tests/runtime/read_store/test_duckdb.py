@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +21,7 @@ from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.read.stores.duckdb import APPENDED_MAX, DuckDbStore
 from tests.runtime.read_store.tallies import DuckDbTally, ask, deposit, tally_of
 
+ROOT = Path(__file__).resolve().parents[3]
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS t (a VARCHAR, b BIGINT); CREATE VIEW IF NOT EXISTS v AS SELECT sum(b) AS total FROM t"
 )
@@ -159,3 +162,21 @@ def test_a_full_disk_in_a_handler_is_no_fault_of_the_event_which_is_taken_in_onc
         env={**os.environ, "PYTHONPATH": str(root)},
     )
     assert done.stdout.splitlines() == [*["StorageFailed"] * 4, "{0: 1} 0", "{0: 2} 0 None"], done.stderr
+
+
+def test_a_time_with_its_zone_can_be_read(tmp_path: Path) -> None:
+    """What DuckDB makes of one needs pytz, which `rayfold[duckdb]` brings along and DuckDB does not."""
+    store, model = DuckDbStore("CREATE TABLE IF NOT EXISTS times (happened TIMESTAMPTZ)"), SimpleNamespace()
+    store.open(model, tmp_path)
+    store.begin()
+    noon = datetime(2013, 1, 1, 12, tzinfo=UTC)
+    model.append("times", (noon,))
+    assert model.sql("SELECT happened FROM times").fetchall() == [(noon,)]
+    store.close()
+
+
+def test_the_extras_with_duckdb_bring_what_it_reads_times_with() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for name, packages in extras.items():
+        has = {package.split(">")[0].split("=")[0] for package in packages}
+        assert ("pytz" in has) == ("duckdb" in has), name
