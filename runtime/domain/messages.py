@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict
 from ..errors import DefinitionError
 from .declaration import being_unpickled, checked_name, is_count_from_1, is_mutable, where
 from .reading import Reading
+from .storable import check_storable
 from .upcast import Payload, Upcaster, collected_upcasters, upcast
 
 __all__ = ["STRING_LENGTH_MAX", "Command", "Event", "Message", "Payload", "Query", "upcast"]
@@ -98,6 +99,7 @@ class Message(BaseModel):
         cls._rayfold_reading = Reading()
         _check_fields(cls)
         _check_config(cls)
+        check_storable(cls)
 
 
 class Command(Message):
