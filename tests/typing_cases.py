@@ -16,6 +16,7 @@ from rayfold import (
     BlockingOperations,
     BlockingRuntime,
     BlockingSession,
+    BlockingSubscription,
     Connection,
     Gateway,
     Operations,
@@ -27,7 +28,9 @@ from rayfold import (
     Settings,
     Status,
     Stored,
+    Subscription,
     stored,
+    subscribe,
     upcast,
 )
 from rayfold.runtime.domain.aggregate import Aggregate, events_of, outcome_of
@@ -146,6 +149,28 @@ if TYPE_CHECKING:
         assert_type(blocking.ask(Balances, BalanceOf(account="alice")), int)
 
     BlockingRuntime("bank-data", aggregates=[Account], settings=Settings(timeout_s=1))
+
+    # A subscription to some types of events yields those, unless it also yields what stands for unreadable ones.
+    async def _subscribes(bank: Operations, blocking: BlockingOperations) -> None:
+        async for event, recorded in bank.subscribe(types=[Deposited]):
+            assert_type(event, Deposited)
+            assert_type(recorded, Recorded)
+        assert_type(bank.subscribe("mailer", types=Deposited), Subscription[Deposited])
+        assert_type(blocking.subscribe(types=[Opened]), BlockingSubscription[Opened])
+        assert_type(blocking.subscribe(), BlockingSubscription[Event])
+        assert_type(blocking.subscribe(types=["Opened"]), BlockingSubscription[Event])
+        assert_type(blocking.subscribe(types=[Opened], unreadable="yield"), BlockingSubscription[Event])
+        _any: BlockingSubscription = blocking.subscribe(types=[Opened])
+        for batch in subscribe("bank-data", aggregates=[Account], types=[Deposited]).batches():
+            assert_type(batch, list[tuple[Deposited, Recorded]])
+        blocking.subscribe(types=[Account])  # type: ignore[type-var]
+
+    # A command is sent to an aggregate, and a query to a projection.
+    async def _sends_to_whom(bank: Operations) -> None:
+        await bank.execute(Account, "alice", Richest())  # type: ignore[arg-type]
+        await bank.execute(Balances, "alice", Deposit(amount=1))  # type: ignore[arg-type]
+        await bank.ask(Balances, Deposit(amount=1))  # type: ignore[arg-type]
+        await bank.ask(Account, Richest())  # type: ignore[arg-type]
 
     # What the runtime uses.
     assert_type(outcome_of(account, Deposit(amount=1)), list[Event] | Rejected)

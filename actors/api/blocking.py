@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar, overload
 from uuid import UUID
 
 from ...runtime.arguments import checked_timeout
@@ -26,7 +26,7 @@ from ...runtime.encoding.envelope import Envelope
 from ...runtime.encoding.outcome import Outcome
 from ...runtime.errors import CallerError, RayfoldError, Unavailable
 from ...runtime.feed.event_filter import Key, Streams, Types
-from ...runtime.feed.subscription import Acknowledging, BlockingSubscription, From, SubscriptionOptions
+from ...runtime.feed.subscription import Acknowledging, BlockingSubscription, Chosen, From, SubscriptionOptions
 from ...runtime.read.positions import After
 from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.read.unreadable import Unreadable
@@ -328,6 +328,34 @@ class BlockingOperations:
         """Have a node be home to nothing; see `Runtime.drain`."""
         return self._wait(self._runtime.drain(node, drained=drained))
 
+    @overload
+    def subscribe(
+        self,
+        name: str | None = ...,
+        *,
+        from_: From = ...,
+        types: type[Chosen] | Sequence[type[Chosen]],
+        streams: Streams | None = ...,
+        member: int = ...,
+        of: int = ...,
+        key: Key | None = ...,
+        acknowledge: Acknowledging = ...,
+        unreadable: Literal["raise"] = ...,
+    ) -> BlockingSubscription[Chosen]: ...
+    @overload
+    def subscribe(
+        self,
+        name: str | None = ...,
+        *,
+        from_: From = ...,
+        types: Types | None = ...,
+        streams: Streams | None = ...,
+        member: int = ...,
+        of: int = ...,
+        key: Key | None = ...,
+        acknowledge: Acknowledging = ...,
+        unreadable: Unreadable = ...,
+    ) -> BlockingSubscription[Event]: ...
     def subscribe(
         self,
         name: str | None = None,
@@ -340,7 +368,7 @@ class BlockingOperations:
         key: Key | None = None,
         acknowledge: Acknowledging = "on next",
         unreadable: Unreadable = "raise",
-    ) -> BlockingSubscription:
+    ) -> BlockingSubscription[Event]:
         """The events from a place on, as a plain iterator that waits for the next one; see `Runtime.subscribe`."""
         wanted = SubscriptionOptions(name, from_, types, streams, member, of, key, acknowledge, unreadable)
         return self._runtime._subscriptions.subscribe_blocking(self._runtime._store, wanted)

@@ -12,9 +12,9 @@ import contextlib
 import os
 import time
 import weakref
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Final, Self, TypeVar
+from typing import Final, Literal, Self, TypeVar, overload
 from uuid import UUID
 
 from ...runtime.arguments import checked_callable, checked_class, checked_timeout
@@ -27,7 +27,7 @@ from ...runtime.encoding.envelope import Envelope
 from ...runtime.encoding.outcome import Outcome
 from ...runtime.errors import CallerError, RayfoldError, Unavailable
 from ...runtime.feed.event_filter import Key, Streams, Types
-from ...runtime.feed.subscription import Acknowledging, From, SubscriptionOptions
+from ...runtime.feed.subscription import Acknowledging, Chosen, From, SubscriptionOptions
 from ...runtime.read.positions import After
 from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.read.unreadable import Unreadable
@@ -400,6 +400,34 @@ class Operations:
         moved: list[Moved] = await self._spread.ask("drain", node, drained, timeout_s=LONG_S)
         return moved
 
+    @overload
+    def subscribe(
+        self,
+        name: str | None = ...,
+        *,
+        from_: From = ...,
+        types: type[Chosen] | Sequence[type[Chosen]],
+        streams: Streams | None = ...,
+        member: int = ...,
+        of: int = ...,
+        key: Key | None = ...,
+        acknowledge: Acknowledging = ...,
+        unreadable: Literal["raise"] = ...,
+    ) -> Subscription[Chosen]: ...
+    @overload
+    def subscribe(
+        self,
+        name: str | None = ...,
+        *,
+        from_: From = ...,
+        types: Types | None = ...,
+        streams: Streams | None = ...,
+        member: int = ...,
+        of: int = ...,
+        key: Key | None = ...,
+        acknowledge: Acknowledging = ...,
+        unreadable: Unreadable = ...,
+    ) -> Subscription[Event]: ...
     def subscribe(
         self,
         name: str | None = None,
@@ -412,7 +440,7 @@ class Operations:
         key: Key | None = None,
         acknowledge: Acknowledging = "on next",
         unreadable: Unreadable = "raise",
-    ) -> Subscription:
+    ) -> Subscription[Event]:
         """The events from a place on, and then each as it comes: `async for event, recorded in bank.subscribe():`.
 
         from_: "beginning", "end", positions by partition, or a receipt (and what came with or before it in time is left

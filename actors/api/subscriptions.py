@@ -14,16 +14,16 @@ import asyncio
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Self
+from typing import Any, Generic, Self
 
 from ...runtime.domain.recorded import Recorded
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import CallerError, RayfoldError, StorageFailed
-from ...runtime.feed.event_filter import Happened
 from ...runtime.feed.subscription import (
     BATCH_MAX,
     BlockingSubscription,
     Feed,
+    OneOf,
     SubscriptionOptions,
     check_batch,
     close_forgotten,
@@ -35,7 +35,7 @@ from ..nodes.store import AnyStore
 __all__ = ["Subscription", "Subscriptions"]
 
 
-class Subscription:
+class Subscription(Generic[OneOf]):
     """`async for event, recorded in subscription:`, which waits for the next one. Ended by `close`.
 
     An async context manager; a subscription to which there is no reference any more, as after `break`, is closed
@@ -54,16 +54,16 @@ class Subscription:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Happened:
+    async def __anext__(self) -> tuple[OneOf, Recorded]:
         """The next event and its place. Raises `Damaged`, `UnknownEvent`, `HandlerFailed` or `StorageFailed` where it
         cannot be had."""
         await self._await_some()
         happened = self._feed.take()
         if happened is None:
             raise StopAsyncIteration
-        return happened
+        return happened  # type: ignore[return-value]  # the filter chose it
 
-    async def batches(self, max_items: int = BATCH_MAX) -> AsyncIterator[list[Happened]]:
+    async def batches(self, max_items: int = BATCH_MAX) -> AsyncIterator[list[tuple[OneOf, Recorded]]]:
         """Lists of 1 to `max_items` events, at most 512: what there is, without waiting for more of it."""
         check_batch(max_items)
         while True:
@@ -71,7 +71,7 @@ class Subscription:
             batch = self._feed.take_all(max_items)
             if not batch:
                 return
-            yield batch
+            yield batch  # type: ignore[misc]  # the filter chose them
 
     @property
     def positions(self) -> dict[int, int]:
@@ -148,17 +148,17 @@ class Subscriptions:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
-        self._open: weakref.WeakSet[Subscription | BlockingSubscription] = weakref.WeakSet()
+        self._open: weakref.WeakSet[Subscription[Any] | BlockingSubscription[Any]] = weakref.WeakSet()
 
-    def subscribe(self, store: AnyStore, wanted: SubscriptionOptions) -> Subscription:
+    def subscribe(self, store: AnyStore, wanted: SubscriptionOptions) -> Subscription[Any]:
         """See `Runtime.subscribe`."""
-        subscription = Subscription(self._feed(store, wanted))
+        subscription: Subscription[Any] = Subscription(self._feed(store, wanted))
         self._open.add(subscription)
         return subscription
 
-    def subscribe_blocking(self, store: AnyStore, wanted: SubscriptionOptions) -> BlockingSubscription:
+    def subscribe_blocking(self, store: AnyStore, wanted: SubscriptionOptions) -> BlockingSubscription[Any]:
         """See `BlockingRuntime.subscribe`."""
-        subscription = BlockingSubscription(self._feed(store, wanted))
+        subscription: BlockingSubscription[Any] = BlockingSubscription(self._feed(store, wanted))
         self._open.add(subscription)
         return subscription
 

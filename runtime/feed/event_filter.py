@@ -33,8 +33,10 @@ Happened: TypeAlias = tuple[Event, Recorded]
 
 T = TypeVar("T")
 
-Types: TypeAlias = Sequence[type[Event] | str]
-Streams: TypeAlias = type[Aggregate] | Sequence[type[Aggregate] | StreamId | str] | Callable[[StreamId], bool]
+Types: TypeAlias = type[Event] | str | Sequence[type[Event] | str]
+Streams: TypeAlias = (
+    type[Aggregate] | StreamId | str | Sequence[type[Aggregate] | StreamId | str] | Callable[[StreamId], bool]
+)
 Key: TypeAlias = Callable[[Event, Recorded], str]
 
 

@@ -25,7 +25,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from typing import Final, Literal, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Final, Generic, Literal, NamedTuple, Self, TypeAlias, overload
 
 from ..domain.aggregate import Aggregate
 from ..domain.messages import Event
@@ -64,6 +64,17 @@ CLOSE_WAIT_S: Final = 1.0
 
 BATCH_MAX: Final = PAGE_RECORDS
 """Events of one batch: a page."""
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # the one that knows defaults, for checkers alone
+
+    OneOf = TypeVar("OneOf", bound=Event, covariant=True, default=Event)
+    Chosen = TypeVar("Chosen", bound=Event)
+else:
+    from typing import TypeVar
+
+    OneOf = TypeVar("OneOf", bound=Event, covariant=True)
+    Chosen = TypeVar("Chosen", bound=Event)
 
 From: TypeAlias = Literal["beginning", "end"] | Mapping[int, int] | Receipt
 Acknowledging: TypeAlias = Literal["on next", "by hand"]
@@ -229,7 +240,7 @@ class Feed:
         return None
 
 
-class BlockingSubscription:
+class BlockingSubscription(Generic[OneOf]):
     """The events as a plain iterator, which waits for the next one. Ended by `close`, also from another thread.
 
     A context manager; an iterator to which there is no reference any more is closed too. Iterating raises
@@ -248,16 +259,16 @@ class BlockingSubscription:
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Happened:
+    def __next__(self) -> tuple[OneOf, Recorded]:
         """The next event and its place. Raises `Damaged`, `UnknownEvent`, `HandlerFailed` or `StorageFailed` where it
         cannot be had."""
         self._await_some()
         happened = self._feed.take()
         if happened is None:
             raise StopIteration
-        return happened
+        return happened  # type: ignore[return-value]  # the filter chose it
 
-    def batches(self, max_items: int = BATCH_MAX) -> Iterator[list[Happened]]:
+    def batches(self, max_items: int = BATCH_MAX) -> Iterator[list[tuple[OneOf, Recorded]]]:
         """Lists of 1 to `max_items` events, at most 512: what there is, without waiting for more of it."""
         check_batch(max_items)
         while True:
@@ -265,7 +276,7 @@ class BlockingSubscription:
             batch = self._feed.take_all(max_items)
             if not batch:
                 return
-            yield batch
+            yield batch  # type: ignore[misc]  # the filter chose them
 
     @property
     def positions(self) -> dict[int, int]:
@@ -314,6 +325,42 @@ class BlockingSubscription:
                 raise
 
 
+@overload
+def subscribe(
+    path: str | os.PathLike[str],
+    name: str | None = ...,
+    *,
+    aggregates: Sequence[type[Aggregate]],
+    projections: Sequence[type[Projection]] = ...,
+    from_: From = ...,
+    types: type[Chosen] | Sequence[type[Chosen]],
+    streams: Streams | None = ...,
+    member: int = ...,
+    of: int = ...,
+    key: Key | None = ...,
+    acknowledge: Acknowledging = ...,
+    events: Sequence[type[Event]] = ...,
+    retired: Sequence[str] = ...,
+    unreadable: Literal["raise"] = ...,
+) -> BlockingSubscription[Chosen]: ...
+@overload
+def subscribe(
+    path: str | os.PathLike[str],
+    name: str | None = ...,
+    *,
+    aggregates: Sequence[type[Aggregate]],
+    projections: Sequence[type[Projection]] = ...,
+    from_: From = ...,
+    types: Types | None = ...,
+    streams: Streams | None = ...,
+    member: int = ...,
+    of: int = ...,
+    key: Key | None = ...,
+    acknowledge: Acknowledging = ...,
+    events: Sequence[type[Event]] = ...,
+    retired: Sequence[str] = ...,
+    unreadable: Unreadable = ...,
+) -> BlockingSubscription[Event]: ...
 def subscribe(
     path: str | os.PathLike[str],
     name: str | None = None,
@@ -330,7 +377,7 @@ def subscribe(
     events: Sequence[type[Event]] = (),
     retired: Sequence[str] = (),
     unreadable: Unreadable = "raise",
-) -> BlockingSubscription:
+) -> BlockingSubscription[Event]:
     """Subscribe to a store on this machine from a process of its own: no runtime and no Ray, the log is only read.
 
     The writer may be running or not. `aggregates`, `projections` and `events` are the classes that know the events,

@@ -95,13 +95,13 @@ async def test_nothing_is_lost_to_a_cancellation(bank: Runtime) -> None:
 async def test_acknowledged_by_hand_it_goes_on_after_the_last_one(bank: Runtime) -> None:
     await deposit(bank, "mail", 1, 2, 3)
     chosen = {"types": [Deposited], "streams": ["Account/mail"], "acknowledge": "by hand"}
-    async with bank.subscribe("mailer", **chosen) as subscription:  # type: ignore[arg-type]
+    async with bank.subscribe("mailer", **chosen) as subscription:  # type: ignore[call-overload]
         await amounts(subscription, 1)
         _, second = await anext(subscription)
         await subscription.acknowledge(second)
         with pytest.raises(SubscriptionInUse, match="subscription 'mailer': member 0 of 1 is in use"):
             bank.subscribe("mailer")
-    async for event, _ in bank.subscribe("mailer", **chosen):  # type: ignore[arg-type]
+    async for event, _ in bank.subscribe("mailer", **chosen):  # type: ignore[call-overload]
         assert event == Deposited(amount=3)
         break
     bank.subscribe("mailer").close()
