@@ -1,8 +1,6 @@
-"""The pages of the documentation as tests read them: their code blocks, and what is said about each.
+"""The pages of the documentation as tests read them: their code blocks, and why one is not run, if it is not.
 
-A block is run by the tests unless the comment before it says why not (`<!-- not run: ... -->`) or which test runs it
-(`<!-- run by: tests/... -->`). What a page's blocks need and a reader does not want to see stands in a comment
-(`<!-- setup` on a line of its own, code, `-->`).
+A block is run by the tests (`test_code_blocks.py`) unless the comment before it says why not: `<!-- not run: ... -->`.
 """
 
 from __future__ import annotations
@@ -23,10 +21,10 @@ PAGES = (
 )
 
 _BLOCK = re.compile(
-    r"(?:^<!-- (?P<mark>not run|run by): (?P<why>[^>]+?) -->\n+)?"
-    r"(?:^<!-- setup\n(?P<setup>.*?)^-->|^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<code>.*?)^(?P=indent)```$)",
+    r"(?:^<!-- not run: (?P<why>[^>]+?) -->\n+)?^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<code>.*?)^(?P=indent)```$",
     re.DOTALL | re.MULTILINE,
 )
+_TITLE = re.compile(r'title="([^"]+)"')
 
 
 class Block(NamedTuple):
@@ -42,8 +40,6 @@ class Block(NamedTuple):
     code: str
     not_run: str
     """Why it is not run; empty if it is."""
-    run_by: str
-    """The test that runs it, if that is not the one of its page."""
 
     def __str__(self) -> str:
         return f"{name_of(self.page)}:{self.line}"
@@ -57,27 +53,12 @@ def blocks_of(page: Path) -> list[Block]:
     text = page.read_text(encoding="utf-8")
     blocks = []
     for found in _BLOCK.finditer(text):
-        info = "python" if found["setup"] is not None else found["info"]
-        title = re.search(r'title="([^"]+)"', info)
-        language, *words = re.sub(r'title="[^"]+"', "", info).split() or [""]
-        code = found["setup"] if found["setup"] is not None else found["code"]
-        indent = found["indent"] or ""
-        code = "".join(line.removeprefix(indent) for line in code.splitlines(keepends=True))
-        start = found.start("setup") if found["setup"] is not None else found.start("info")
-        line = text.count("\n", 0, start) + 1
-        why = {found["mark"]: " ".join((found["why"] or "").split())}
-        blocks.append(
-            Block(
-                page,
-                line,
-                language,
-                title[1] if title else "",
-                tuple(words),
-                code,
-                why.get("not run", ""),
-                why.get("run by", ""),
-            )
-        )
+        title = _TITLE.search(found["info"])
+        language, *words = _TITLE.sub("", found["info"]).split() or [""]
+        code = "".join(line.removeprefix(found["indent"]) for line in found["code"].splitlines(keepends=True))
+        line = text.count("\n", 0, found.start("info")) + 1
+        why = " ".join((found["why"] or "").split())
+        blocks.append(Block(page, line, language, title[1] if title else "", tuple(words), code, why))
     return blocks
 
 
