@@ -20,7 +20,7 @@ from typing import Any
 
 from ...runtime.errors import RayfoldError, Sealed, StoreError
 from ...runtime.printable import printable_log
-from ...runtime.store.partition_map import StoreMap
+from ...runtime.store.partition_map import PartitionMap
 from ..cluster.rpc import one_line
 from .heartbeats import Heartbeats
 from .moves import PartitionMoves
@@ -81,7 +81,7 @@ class Health:
         if trouble is None or isinstance(trouble, StoreError):
             self.note(partition, trouble)
 
-    def _map_of(self, node_id: str, store_map: StoreMap | None) -> None:
+    def _map_of(self, node_id: str, store_map: PartitionMap | None) -> None:
         """A node has another map than is known here: one of the two has missed something."""
         system, shares = self._system, self._system.shares
         if store_map is not None and store_map != shares.map and store_map.store_id == shares.map.store_id:

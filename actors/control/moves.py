@@ -36,7 +36,7 @@ from ...runtime.errors import CallerError, RayfoldError, Sealed, Unavailable, Un
 from ...runtime.log.sealing import Seal, Tenure
 from ...runtime.printable import printable_log
 from ...runtime.store.custody import CopyFacts, Custody
-from ...runtime.store.partition_map import StoreMap, moves_to_balance
+from ...runtime.store.partition_map import PartitionMap, moves_to_balance
 from ..cluster.rpc import call, one_line
 from ..nodes.store import keeper_name
 from .move_result import Moved
@@ -251,7 +251,7 @@ class PartitionMoves:
         seal: Seal = sealed
         return seal
 
-    async def _hand_over(self, partition: int, present: Seated, source: str, to: str, sealed: Seal) -> StoreMap:
+    async def _hand_over(self, partition: int, present: Seated, source: str, to: str, sealed: Seal) -> PartitionMap:
         """Steps 4 and 5. Returns the map in which the partition is at home there. Raises if it is not, or if that is
         not known."""
         shares = self._system.shares
@@ -263,7 +263,7 @@ class PartitionMoves:
             if told:
                 raise from_wire(told)
         except Exception as error:  # it may have been done, or not: the old home knows
-            written: StoreMap = await shares.call(source, "place", shares.map)
+            written: PartitionMap = await shares.call(source, "place", shares.map)
             if written.homes[partition] != to:
                 raise Unavailable(f"partition {partition}", f"it was not handed over: {one_line(error)}") from error
             return written
@@ -346,7 +346,7 @@ async def _has_let_go(seated: Seated) -> bool:
     return False
 
 
-def node_called(store_map: StoreMap, node: str) -> str:
+def node_called(store_map: PartitionMap, node: str) -> str:
     """The id of the node of this name or id. Raises `UnknownName`, and `CallerError` for a name that two nodes have."""
     if node in store_map.names:
         return node

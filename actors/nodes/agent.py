@@ -37,7 +37,7 @@ from ...runtime.store.check import verify_store
 from ...runtime.store.custody import CopyFacts, Custody
 from ...runtime.store.node_share import NodeShare, Share, ShareFacts, check_home
 from ...runtime.store.node_store import node_share, open_share
-from ...runtime.store.partition_map import StoreMap
+from ...runtime.store.partition_map import PartitionMap
 from ...runtime.store.report import Report
 from ...runtime.store.store_lock import StoreLock
 from ..cluster.node import NODE_LABEL, data_folder_here, verify_node
@@ -132,22 +132,22 @@ class KeeperActor:
         return self._changed(lambda share: share.facts())
 
     @ray.method
-    def propose(self, store_map: StoreMap) -> tuple[list[Any], StoreMap | None]:
+    def propose(self, store_map: PartitionMap) -> tuple[list[Any], PartitionMap | None]:
         """Decide which store is created, of those that are proposed here: the first. Its first map."""
         return self._changed(lambda share: share.propose(store_map))
 
     @ray.method
-    def create(self, store_map: StoreMap) -> tuple[list[Any], None]:
+    def create(self, store_map: PartitionMap) -> tuple[list[Any], None]:
         """Make this node's share of a new store, all but the map."""
         return self._changed(lambda share: share.create(store_map), makes=True)
 
     @ray.method
-    def place(self, store_map: StoreMap) -> tuple[list[Any], StoreMap | None]:
+    def place(self, store_map: PartitionMap) -> tuple[list[Any], PartitionMap | None]:
         """Keep this map from now on, together with what is known here already. The map as it is here then."""
         return self._changed(lambda share: share.place(store_map), makes=True)
 
     @ray.method(concurrency_group="reads")
-    def map(self) -> StoreMap | None:
+    def map(self) -> PartitionMap | None:
         """The map that this node has."""
         share = self._share
         return None if share is None else share.map

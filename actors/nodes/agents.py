@@ -20,7 +20,7 @@ from ...runtime.encoding.error_codec import from_wire
 from ...runtime.errors import RayfoldError, StoreInUse, StoreMismatch, StoreMissing, Unavailable
 from ...runtime.printable import printable_log
 from ...runtime.store.node_share import ShareFacts
-from ...runtime.store.partition_map import PROPOSAL, StoreMap, merged
+from ...runtime.store.partition_map import PROPOSAL, PartitionMap, merged
 from ...runtime.stream import new_placement
 from ..cluster.ray_cluster import NodeFacts
 from ..cluster.rpc import call, kill, one_line
@@ -51,7 +51,7 @@ class Shares:
     ) -> None:
         """`silent_s`: how long a keeper may be silent, while its node is up, before there is another one. `revive`: how
         a keeper starts the supervisor again; None where nobody should."""
-        self.map: StoreMap
+        self.map: PartitionMap
         """Once they are open."""
         self.troubles: dict[str, RayfoldError] = {}
         """Node id -> why its share cannot be used, though the node is up."""
@@ -131,11 +131,11 @@ class Shares:
         else:
             await self.publish(self.map)
 
-    async def publish(self, store_map: StoreMap) -> None:
+    async def publish(self, store_map: PartitionMap) -> None:
         """Have all nodes that are up keep this map. Those that cannot are in trouble, and the others go on."""
         await self.learn(store_map, self.up)
 
-    async def learn(self, store_map: StoreMap, nodes: Iterable[str]) -> None:
+    async def learn(self, store_map: PartitionMap, nodes: Iterable[str]) -> None:
         """This is part of the map from now on; these nodes are given it at once, the others when it is published. What
         they know besides is learnt from them."""
         self.map = merged([self.map, store_map])
@@ -230,18 +230,20 @@ class Shares:
 
     async def _adopted_or_made(
         self, found: Mapping[str, ShareFacts], names: Mapping[str, str], partitions: int
-    ) -> StoreMap:
+    ) -> PartitionMap:
         """Nobody has a map: either one node has a whole store, which is spread from there, or there is none yet."""
         for node_id, facts in found.items():
             if facts.whole and facts.used:
                 log.info("store %s of node %s becomes one of the cluster", facts.store_id, names[node_id])
-                spread = StoreMap.spread(facts.store_id, facts.partitions, {node_id: names[node_id]}, facts.placement)
+                spread = PartitionMap.spread(
+                    facts.store_id, facts.partitions, {node_id: names[node_id]}, facts.placement
+                )
                 return spread.with_nodes(names)
         if used := [names[node_id] for node_id, facts in found.items() if facts.used]:
             what = f"{', '.join(used)} has logs of it that were used, and no node has its map"
             raise StoreMissing(self._name, f"{what}; start the nodes that have one, or restore a backup")
         nodes = {node_id: names[node_id] for node_id in found}
-        new = StoreMap.spread(str(uuid.uuid4()), partitions, nodes, new_placement())
+        new = PartitionMap.spread(str(uuid.uuid4()), partitions, nodes, new_placement())
         new = await self._proposed(min(found), new)
         if absent := sorted(new.name_of(node_id) for node_id in set(new.homes) - found.keys()):
             what = f"it was begun to be created over {', '.join(absent)}, too"
@@ -249,14 +251,14 @@ class Shares:
         await asyncio.gather(*(self.call(node_id, "create", new) for node_id in found))
         return new
 
-    async def _proposed(self, node_id: str, new: StoreMap) -> StoreMap:
+    async def _proposed(self, node_id: str, new: PartitionMap) -> PartitionMap:
         """Another supervisor may be making a store, too: one node decides which it is."""
-        decided: StoreMap = await self.call(node_id, "propose", new)
+        decided: PartitionMap = await self.call(node_id, "propose", new)
         return decided
 
-    async def _publish_to(self, node_id: str, store_map: StoreMap) -> None:
+    async def _publish_to(self, node_id: str, store_map: PartitionMap) -> None:
         try:
-            here: StoreMap = await self.call(node_id, "place", store_map)
+            here: PartitionMap = await self.call(node_id, "place", store_map)
         except RayfoldError as error:
             self._in_trouble(node_id, error)
         else:

@@ -29,7 +29,7 @@ from ...runtime.log.segment import LogSegment
 from ...runtime.log.writer import LmdbLog
 from ...runtime.store.node_share import Share, check_epoch, check_home
 from ...runtime.store.node_store import open_share
-from ...runtime.store.partition_map import MAP, StoreMap, merged, read_map
+from ...runtime.store.partition_map import MAP, PartitionMap, merged, read_map
 from ...runtime.store.store import Store
 from ...runtime.stream import StreamId, partition_of
 from ..cluster.attachment import head_is_away
@@ -64,7 +64,7 @@ class SpreadStore:
     """Of the store; the folder of each share has it."""
     namespace: str
     """In Ray, of its keepers."""
-    map: StoreMap
+    map: PartitionMap
     """As it was when this value was made; readers find out how it is."""
 
     @property
@@ -124,7 +124,7 @@ class SpreadStore:
         """The share of this node, with what is at home elsewhere as `away`. Raises `StoreMissing`, `StoreMismatch`."""
         return self._share_here().store
 
-    def map_here(self) -> StoreMap:
+    def map_here(self) -> PartitionMap:
         """The map in the share of this node. Raises what `share_here` does."""
         store_map = self._share_here().map
         assert store_map is not None
@@ -173,7 +173,7 @@ class Whereabouts:
         known.learn(store.map)
         return known
 
-    def map(self) -> StoreMap:
+    def map(self) -> PartitionMap:
         """The map, as far as it is known here. On a node of the store: as its share has it."""
         if self._map_file is not None:
             try:
@@ -186,7 +186,7 @@ class Whereabouts:
                     self.learn(read[0])
         return self._map
 
-    def learn(self, store_map: StoreMap | None) -> None:
+    def learn(self, store_map: PartitionMap | None) -> None:
         """A map that another process has: of each partition's homes the later one counts."""
         with self._lock:
             if store_map is not None and store_map != self._map:

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 from ...runtime.errors import Sealed
 from ...runtime.log.sealing import Seal, Sealable, Tenure, break_seal, hand_over, seal
-from ...runtime.store.partition_map import StoreMap
+from ...runtime.store.partition_map import PartitionMap
 
 __all__ = ["LogOwner"]
 
@@ -40,7 +40,7 @@ class LogOwner:
         open_log: Callable[[], OwnedLog],
         let_go: Callable[[], None],
         serves: Callable[[], bool],
-        map_here: Callable[[], StoreMap],
+        map_here: Callable[[], PartitionMap],
     ) -> None:
         """`let_go`: closes the log if the actor has it open. `serves`: whether it has."""
         self.handed_over = False

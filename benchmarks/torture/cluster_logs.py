@@ -16,7 +16,7 @@ from rayfold.runtime.errors import RayfoldError, StoreMissing
 from rayfold.runtime.log.reader import LmdbReader
 from rayfold.runtime.store.check import verify_store
 from rayfold.runtime.store.node_store import open_share
-from rayfold.runtime.store.partition_map import StoreMap, merged
+from rayfold.runtime.store.partition_map import PartitionMap, merged
 from rayfold.runtime.store.store import Store
 
 from .checking import check_report, stored_records
@@ -36,7 +36,7 @@ class DataFolder(NamedTuple):
 class StoppedStore:
     """A store that is spread over data folders on this machine. Keeps the contract `ReadableStore`."""
 
-    map: StoreMap
+    map: PartitionMap
     shares: Mapping[str, Store]
     """By the id of the node."""
 

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 from rayfold.runtime.errors import RayfoldError
 from rayfold.runtime.store.node_store import node_share
-from rayfold.runtime.store.partition_map import StoreMap, write_map
+from rayfold.runtime.store.partition_map import PartitionMap, write_map
 
 from .cluster_living import INVARIANTS_OF_CLUSTERS, NODES, PARTITIONS, ClusterLiving, cluster_living, wait_until
 from .cluster_program import APP
@@ -190,7 +190,7 @@ def _share_of_another(bank: ClusterLiving, victims: Sequence[int]) -> Iterator[S
     node = bank.nodes.nodes[victims[0]]
     names = {one.identity.node_id: one.name for one in bank.nodes.nodes}
     with _away(node.data / APP):
-        other = StoreMap.spread(str(uuid.uuid4()), PARTITIONS, names)
+        other = PartitionMap.spread(str(uuid.uuid4()), PARTITIONS, names)
         node_share(node.data / APP, node.identity.node_id).create(other)
         write_map(node.data / APP, other, node.identity.node_id)
         yield [log for log in _logs(bank, victims[0]) if not log.exists()]

@@ -24,7 +24,7 @@ from ..log.segment import LogSegment
 from ..printable import printable_log
 from ..stream import OLD_PLACEMENT
 from .custody import ARRIVING, REMOVING, CopyFacts, Custody, copy_name, partition_in, retired_name, why_kept
-from .partition_map import StoreMap, merged
+from .partition_map import PartitionMap, merged
 from .store import Store
 from .store_lock import exists
 
@@ -41,7 +41,7 @@ class Share(NamedTuple):
 
     store: Store
     """Its directory, with what is at home elsewhere as `away`."""
-    map: StoreMap | None
+    map: PartitionMap | None
     """None while the store is being created, and for a whole store that nobody has spread yet."""
 
     @property
@@ -56,7 +56,7 @@ class ShareFacts(NamedTuple):
     store_id: str
     """Empty if it has nothing."""
     partitions: int
-    map: StoreMap | None
+    map: PartitionMap | None
     """As it is here, with what the logs here have decided since it was written."""
     whole: bool
     """The logs of all partitions are here."""
@@ -86,19 +86,19 @@ class ShareDisk(Protocol):
         """What is here by manifest and map."""
         ...
 
-    def proposal(self) -> StoreMap | None:
+    def proposal(self) -> PartitionMap | None:
         """The first map of the store that is being created, if one was proposed here."""
         ...
 
-    def write_proposal(self, store_map: StoreMap) -> None:
+    def write_proposal(self, store_map: PartitionMap) -> None:
         """Keep that."""
         ...
 
-    def make(self, store_map: StoreMap) -> None:
+    def make(self, store_map: PartitionMap) -> None:
         """Make manifest and empty logs; those of an interrupted creation that were never used are made again."""
         ...
 
-    def write_map(self, store_map: StoreMap) -> None:
+    def write_map(self, store_map: PartitionMap) -> None:
         """Keep this map."""
         ...
 
@@ -127,13 +127,13 @@ class ShareDisk(Protocol):
         ...
 
 
-def check_home(store_map: StoreMap, partition: int, node_id: str) -> None:
+def check_home(store_map: PartitionMap, partition: int, node_id: str) -> None:
     """Before a log is opened on a node. Raises `Sealed` for a partition that is at home on another one."""
     if (home := store_map.homes[partition]) != node_id:
         raise Sealed(f"partition {partition}", f"node {store_map.name_of(home)}")
 
 
-def check_epoch(store_map: StoreMap, partition: int, epoch: int, path: str) -> None:
+def check_epoch(store_map: PartitionMap, partition: int, epoch: int, path: str) -> None:
     """Before a log is taken over at its home. Raises `StoreMismatch` for one that is older than the one that came to
     this node: an old copy in its place."""
     if epoch < (came_with := store_map.epochs[partition]):
@@ -165,7 +165,7 @@ class NodeShare:
         whole = len(logs) == store.partitions
         return ShareFacts(store.store_id, store.partitions, None, whole, used, store.placement)
 
-    def propose(self, store_map: StoreMap) -> StoreMap:
+    def propose(self, store_map: PartitionMap) -> PartitionMap:
         """A store is to be created, and this is the node that decides which: the one that was proposed first. Returns
         its first map. Raises `StoreMismatch`, `StorageFailed`."""
         self._check_no_map()
@@ -174,7 +174,7 @@ class NodeShare:
         self._disk.write_proposal(store_map)
         return store_map
 
-    def create(self, store_map: StoreMap) -> None:
+    def create(self, store_map: PartitionMap) -> None:
         """Make the share of a store that is being created: all but the map. What an interrupted creation has left is
         made again, unless it was used.
 
@@ -189,7 +189,7 @@ class NodeShare:
             what = f"there is a share of store {present.store.store_id} already"
             raise StoreMismatch(str(self._disk.path), what, "choose another name for the new store")
 
-    def place(self, known: StoreMap) -> StoreMap:
+    def place(self, known: PartitionMap) -> PartitionMap:
         """Keep this map, together with what is known here already. A copy that was completed for a partition that is at
         home here from now on becomes its log. A node that is home to nothing and has no share yet is given one.
 
@@ -213,7 +213,7 @@ class NodeShare:
             self._disk.write_map(known)
         return known
 
-    def with_hand_overs(self, known: StoreMap) -> StoreMap:
+    def with_hand_overs(self, known: PartitionMap) -> PartitionMap:
         """A map, with what the logs here have decided and it does not know yet."""
         for partition in known.at_home_on(self._node_id):
             present = self._look(copy_name(partition))
@@ -222,7 +222,7 @@ class NodeShare:
                 known = known.with_home(partition, tenure.heir, since=tenure.since, epoch=tenure.epoch)
         return known
 
-    def _replace_unused(self, present: Share, known: StoreMap) -> None:
+    def _replace_unused(self, present: Share, known: PartitionMap) -> None:
         """What another creation, which did not come to its end, has left here is made again; what was used never is."""
         if present.map is not None or known.at_home_on(self._node_id):
             what = f"it is of store {present.store.store_id}, and the other nodes have store {known.store_id}"

@@ -42,7 +42,7 @@ from ..log.writer import LmdbLog
 from ..private import make_private_folder
 from .custody import ARRIVING, CopyFacts, partition_in
 from .node_share import NodeShare, Share
-from .partition_map import PROPOSAL, StoreMap, read_map, write_map
+from .partition_map import PROPOSAL, PartitionMap, read_map, write_map
 from .reader_pool import open_shared_reader
 from .store import Store, check_free, make_logs, read_manifest, remove_leftovers, unused_logs
 from .store_lock import MANIFEST, exists
@@ -98,23 +98,23 @@ class FolderDisk:
         """See `ShareDisk`, and `open_share`."""
         return open_share(self._folder, self._node_id)
 
-    def make(self, store_map: StoreMap) -> None:
+    def make(self, store_map: PartitionMap) -> None:
         """See `ShareDisk`. Raises what `make_logs` does."""
         if exists(self._folder / MANIFEST):
             _unmake(self._folder)
         away = frozenset(range(len(store_map.homes))).difference(store_map.at_home_on(self._node_id))
         make_logs(Store(self._folder, store_map.store_id, len(store_map.homes), away, store_map.placement))
 
-    def write_map(self, store_map: StoreMap) -> None:
+    def write_map(self, store_map: PartitionMap) -> None:
         """See `ShareDisk`."""
         write_map(self._folder, store_map, self._node_id)
 
-    def proposal(self) -> StoreMap | None:
+    def proposal(self) -> PartitionMap | None:
         """See `ShareDisk`."""
         found = read_map(self._folder, PROPOSAL)
         return None if found is None else found[0]
 
-    def write_proposal(self, store_map: StoreMap) -> None:
+    def write_proposal(self, store_map: PartitionMap) -> None:
         """See `ShareDisk`. Raises `StoreMismatch` for a folder that holds something else."""
         try:
             check_free(self._folder, MANIFEST)

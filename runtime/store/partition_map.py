@@ -1,4 +1,4 @@
-"""Store map: which node each partition of a store that is spread over several is at home on.
+"""Partition map: which node each partition of a store that is spread over several is at home on.
 
 Beside the write path: read before step [5] can begin on a node. Every node that has a part of the store (its *share*)
 keeps a copy of the map, `map.json` in the folder of the share, and the highest version counts.
@@ -24,7 +24,7 @@ from ..durable_files import decode_facts, encode_facts, write_durably
 from ..errors import StorageFailed, StoreMismatch
 from ..stream import OLD_PLACEMENT
 
-__all__ = ["MAP", "PROPOSAL", "Move", "StoreMap", "merged", "moves_to_balance", "read_map", "write_map"]
+__all__ = ["MAP", "PROPOSAL", "Move", "PartitionMap", "merged", "moves_to_balance", "read_map", "write_map"]
 
 MAP: Final = "map.json"
 PROPOSAL: Final = "map.proposed.json"
@@ -36,7 +36,7 @@ MAP_BYTES_MAX: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class StoreMap:
+class PartitionMap:
     """Where the partitions of one store are at home."""
 
     store_id: str
@@ -74,7 +74,7 @@ class StoreMap:
         """What people call a node."""
         return self.names.get(node_id) or node_id
 
-    def with_home(self, partition: int, node_id: str, *, since: int = 0, epoch: int = 0) -> StoreMap:
+    def with_home(self, partition: int, node_id: str, *, since: int = 0, epoch: int = 0) -> PartitionMap:
         """A later version, in which this partition is at home there, from `since` on (by default the next version),
         with a log of this epoch."""
         since = since or self.version + 1
@@ -86,18 +86,18 @@ class StoreMap:
             epochs=_with(self.epochs, partition, epoch),
         )
 
-    def with_nodes(self, names: Mapping[str, str]) -> StoreMap:
+    def with_nodes(self, names: Mapping[str, str]) -> PartitionMap:
         """The next version, which knows these nodes too; the same one if it knows them already."""
         known = {**self.names, **names}
         return self if known == self.names else replace(self, version=self.version + 1, names=known)
 
-    def with_drained(self, nodes: Iterable[str]) -> StoreMap:
+    def with_drained(self, nodes: Iterable[str]) -> PartitionMap:
         """The next version, in which just these nodes are to have no partition; the same one if they were it."""
         drained = frozenset(nodes)
         return self if drained == self.drained else replace(self, version=self.version + 1, drained=drained)
 
 
-def merged(maps: Iterable[StoreMap]) -> StoreMap:
+def merged(maps: Iterable[PartitionMap]) -> PartitionMap:
     """What the maps of several nodes say together: of each partition's homes the latest, all else from the newest map.
 
     It is one of them, unless they contradict one another: then it is a later version than all of them.
@@ -127,7 +127,7 @@ class Move(NamedTuple):
     """The id of a node."""
 
 
-def moves_to_balance(present: StoreMap, nodes: Sequence[str]) -> list[Move]:
+def moves_to_balance(present: PartitionMap, nodes: Sequence[str]) -> list[Move]:
     """The fewest moves after which these nodes have equally many partitions, give or take one, and the others none.
 
     Which ones is decided by their order, so that two who ask are told the same.
@@ -145,7 +145,7 @@ def moves_to_balance(present: StoreMap, nodes: Sequence[str]) -> list[Move]:
     return [Move(partition, node) for partition, node in zip(sorted(homeless), wanting, strict=True)]
 
 
-def write_map(folder: Path, store_map: StoreMap, here: str, name: str = MAP) -> None:
+def write_map(folder: Path, store_map: PartitionMap, here: str, name: str = MAP) -> None:
     """Make this the map in the share of the node `here`. Raises `StorageFailed`."""
     facts: dict[str, Any] = {
         "format": FORMAT,
@@ -165,7 +165,7 @@ def write_map(folder: Path, store_map: StoreMap, here: str, name: str = MAP) -> 
         raise StorageFailed(str(folder / name), f"cannot write the map: {error.strerror or error}") from error
 
 
-def read_map(folder: Path, name: str = MAP) -> tuple[StoreMap, str] | None:
+def read_map(folder: Path, name: str = MAP) -> tuple[PartitionMap, str] | None:
     """The map in the folder of a share, and the node for which it was written; None if there is none.
 
     Raises `StoreMismatch` if it is damaged or of another format, `StorageFailed`.
@@ -183,7 +183,7 @@ def read_map(folder: Path, name: str = MAP) -> tuple[StoreMap, str] | None:
     if facts.get("format") != FORMAT:
         what = f"the map has format {facts.get('format')}"
         raise StoreMismatch(str(path), what, f"this version of Rayfold reads format {FORMAT}")
-    store_map = StoreMap(
+    store_map = PartitionMap(
         str(facts["store_id"]),
         int(facts["version"]),
         tuple(map(str, facts["homes"])),

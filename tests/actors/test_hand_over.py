@@ -30,7 +30,7 @@ from rayfold.runtime.log.sealing import Seal
 from rayfold.runtime.log.segment import read_log_segment
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.store.node_store import node_share
-from rayfold.runtime.store.partition_map import StoreMap
+from rayfold.runtime.store.partition_map import PartitionMap
 from rayfold.runtime.store.store import open_store, read_manifest
 from tests.bank import Account, Deposit, Open
 from tests.runtime.log.appends import ALICE, deposits
@@ -51,7 +51,7 @@ class Bank:
             self.nodes[name] = create_or_read_node(folder / name, name)
             self.keepers[name] = KeeperActor(KeeperPlan("bank", self.nodes[name].node_id, "rayfold"))
         ids = {node.node_id: name for name, node in self.nodes.items()}
-        self.map = StoreMap.spread("5f1d8f0c-6d0e-4a55-9f5e-1b7f0f3a1c11", 1, ids)
+        self.map = PartitionMap.spread("5f1d8f0c-6d0e-4a55-9f5e-1b7f0f3a1c11", 1, ids)
         for name in ("a", "b"):
             on(name)
             told(self.keepers[name].open())
@@ -61,7 +61,7 @@ class Bank:
             told(self.keepers[name].place(self.map))
         self.attempts = 0
 
-    def moved(self, epoch: int) -> StoreMap:
+    def moved(self, epoch: int) -> PartitionMap:
         """The map in which the partition is at home on `b`, with the epoch of its seal."""
         return self.map.with_home(0, self.id_of("b"), epoch=epoch)
 
@@ -137,11 +137,11 @@ def copy(bank: Bank, sealed: Seal) -> None:
     told(bank.keepers["b"].finish(0, sealed))
 
 
-def hand_over(bank: Bank, sealed: Seal) -> StoreMap:
+def hand_over(bank: Bank, sealed: Seal) -> PartitionMap:
     """The step that counts, by another actor of the partition than the one that sealed it. The map of the old home."""
     bank.on("a")
     told(bank.partition("a").hand_over(bank.id_of("b"), sealed.epoch, 2))
-    placed: StoreMap = told(bank.keepers["a"].place(bank.map))
+    placed: PartitionMap = told(bank.keepers["a"].place(bank.map))
     assert placed == bank.moved(sealed.epoch)
     return placed
 

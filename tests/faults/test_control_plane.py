@@ -38,7 +38,7 @@ from rayfold.benchmarks.torture.simulation.control_world import (
 from rayfold.runtime.log.sealing import Seal, Tenure
 from rayfold.runtime.store.custody import ARRIVING, CopyFacts, Custody
 from rayfold.runtime.store.node_share import NodeShare
-from rayfold.runtime.store.partition_map import StoreMap
+from rayfold.runtime.store.partition_map import PartitionMap
 
 STRIDE = 5
 """Of the single faults, and of pairs of them: a prime, so that all kinds and steps are met. The scenario tries each
@@ -135,7 +135,7 @@ class MakesAStoreWithoutAsking(Shares):
 
 
 class EachMakesItsOwnStore(Shares):
-    async def _proposed(self, node_id: str, new: StoreMap) -> StoreMap:
+    async def _proposed(self, node_id: str, new: PartitionMap) -> PartitionMap:
         return new
 
 
@@ -158,14 +158,14 @@ class OpensSealedLogs(OpenLog):
 
 
 class ForgetsWhatItsLogsDecided(NodeShare):
-    def with_hand_overs(self, known: StoreMap) -> StoreMap:
+    def with_hand_overs(self, known: PartitionMap) -> PartitionMap:
         return known
 
 
 class ExchangesItsMap(NodeShare):
     """The map that comes last is kept, whatever was known here."""
 
-    def place(self, known: StoreMap) -> StoreMap:
+    def place(self, known: PartitionMap) -> PartitionMap:
         present = self._disk.open_share()
         if present is None or present.map is None:
             return super().place(known)
@@ -184,7 +184,7 @@ class DoesNotTakeOverTheEpoch(NodeShare):
 class MapsBeforeItHandsOver(PartitionMoves):
     """The new home is given the map before the old one has let go for good."""
 
-    async def _hand_over(self, partition: int, present: Seated, source: str, to: str, sealed: Seal) -> StoreMap:
+    async def _hand_over(self, partition: int, present: Seated, source: str, to: str, sealed: Seal) -> PartitionMap:
         shares = self._system.shares
         await self._copy_up_to(partition, source, to, sealed.head)
         await shares.call(to, "finish", partition, sealed)

@@ -15,7 +15,7 @@ from rayfold.runtime.errors import StoreMismatch
 from rayfold.runtime.store import store as stores
 from rayfold.runtime.store.check import verify_store
 from rayfold.runtime.store.node_store import node_share, open_share
-from rayfold.runtime.store.partition_map import StoreMap, merged, read_map, write_map
+from rayfold.runtime.store.partition_map import PartitionMap, merged, read_map, write_map
 from rayfold.runtime.store.store import create_or_open_store, open_store, write_manifest
 from rayfold.runtime.stream import OLD_PLACEMENT, StreamId, is_placement, new_placement, partition_of
 from tests.runtime.log.appends import deposits
@@ -147,7 +147,7 @@ def test_a_backup_from_before_is_restored_with_the_old_rule(tmp_path: Path) -> N
 
 
 def test_the_shares_of_a_spread_store_and_its_maps_have_its_rule(tmp_path: Path) -> None:
-    first = StoreMap.spread("5f1d8f0c-6d0e-4a55-9f5e-1b7f0f3a1c11", 2, NAMES, RULE)
+    first = PartitionMap.spread("5f1d8f0c-6d0e-4a55-9f5e-1b7f0f3a1c11", 2, NAMES, RULE)
     for node in NAMES:
         node_share(tmp_path / node, node).create(first)
         node_share(tmp_path / node, node).place(first)
@@ -160,7 +160,7 @@ def test_the_shares_of_a_spread_store_and_its_maps_have_its_rule(tmp_path: Path)
 
 
 def test_a_map_from_before_has_the_old_rule(tmp_path: Path) -> None:
-    write_map(tmp_path, StoreMap.spread("s", 2, NAMES, RULE), "a")
+    write_map(tmp_path, PartitionMap.spread("s", 2, NAMES, RULE), "a")
     path = tmp_path / "map.json"
     facts = json.loads(path.read_text())
     del facts["checksum"], facts["placement"]

@@ -16,7 +16,7 @@ from rayfold.runtime.errors import Damaged, Fenced, StoreMissing
 from rayfold.runtime.log.sealing import Tenure, activated
 from rayfold.runtime.store.custody import CopyFacts, copy_name, partition_in
 from rayfold.runtime.store.node_share import Share
-from rayfold.runtime.store.partition_map import StoreMap
+from rayfold.runtime.store.partition_map import PartitionMap
 from rayfold.runtime.store.store import Store
 
 __all__ = ["Disk", "File", "OpenLog", "Piece", "Writes", "chain_of"]
@@ -108,8 +108,8 @@ class Disk:
 
     def __init__(self, node_id: str, write: Writes) -> None:
         self.manifest: tuple[str, int] | None = None
-        self.map: StoreMap | None = None
-        self.proposed: StoreMap | None = None
+        self.map: PartitionMap | None = None
+        self.proposed: PartitionMap | None = None
         self.files: dict[str, File] = {}
         self.write = write
         self.removes: Callable[[int, File], None] = lambda _partition, _file: None
@@ -130,11 +130,11 @@ class Disk:
         away = frozenset(range(partitions)).difference(at_home) if self.map is not None else frozenset[int]()
         return Share(Store(self.path, store_id, partitions, away), self.map)
 
-    def proposal(self) -> StoreMap | None:
+    def proposal(self) -> PartitionMap | None:
         """See `ShareDisk`."""
         return self.proposed
 
-    def write_proposal(self, store_map: StoreMap) -> None:
+    def write_proposal(self, store_map: PartitionMap) -> None:
         """See `ShareDisk`."""
 
         def effect() -> None:
@@ -142,7 +142,7 @@ class Disk:
 
         self.write("the proposal", effect)
 
-    def make(self, store_map: StoreMap) -> None:
+    def make(self, store_map: PartitionMap) -> None:
         """See `ShareDisk`. Raises `StoreMissing` in place of what the real one says of a store that was in use."""
         if any(file.values or file.tenure.epoch for file in self.files.values()):
             raise StoreMissing(str(self.path), "a store here was in use")
@@ -155,7 +155,7 @@ class Disk:
 
         self.write("the share", effect)
 
-    def write_map(self, store_map: StoreMap) -> None:
+    def write_map(self, store_map: PartitionMap) -> None:
         """See `ShareDisk`."""
 
         def effect() -> None:

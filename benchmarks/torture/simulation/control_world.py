@@ -38,7 +38,7 @@ from rayfold.runtime.encoding.error_codec import from_wire, to_wire
 from rayfold.runtime.errors import RayfoldError, Sealed, StorageFailed, StoreError, Unavailable
 from rayfold.runtime.store.custody import copy_name
 from rayfold.runtime.store.node_share import NodeShare, check_epoch, check_home
-from rayfold.runtime.store.partition_map import StoreMap
+from rayfold.runtime.store.partition_map import PartitionMap
 
 from .clock import SimulatedLoop
 from .control_disk import Disk, File, OpenLog, Piece
@@ -260,7 +260,7 @@ class PartitionProcess(Process):
             self.epoch = log.activate()
             self.log = log
 
-    def _map_here(self) -> StoreMap:
+    def _map_here(self) -> PartitionMap:
         store_map = self.node.disk.map
         if store_map is None:
             raise Unavailable(f"partition {self.partition}", "there is no map")

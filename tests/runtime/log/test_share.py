@@ -14,12 +14,12 @@ from rayfold.runtime.log.segment import read_log_segment
 from rayfold.runtime.store.check import verify_store
 from rayfold.runtime.store.node_share import Share
 from rayfold.runtime.store.node_store import node_share, open_share
-from rayfold.runtime.store.partition_map import MAP, StoreMap
+from rayfold.runtime.store.partition_map import MAP, PartitionMap
 from rayfold.runtime.store.store import create_or_open_store, open_store
 from tests.runtime.log.appends import ALICE, amounts_of, deposits
 
 NAMES = {"a": "node-0", "b": "node-1"}
-SPREAD = StoreMap.spread("s", 3, NAMES)
+SPREAD = PartitionMap.spread("s", 3, NAMES)
 
 
 def folder(tmp_path: Path, node: str) -> Path:
@@ -33,11 +33,11 @@ def spread(tmp_path: Path) -> None:
         place_share(folder(tmp_path, node), node, SPREAD)
 
 
-def create_share(path: Path, node: str, store_map: StoreMap) -> None:
+def create_share(path: Path, node: str, store_map: PartitionMap) -> None:
     node_share(path, node).create(store_map)
 
 
-def place_share(path: Path, node: str, store_map: StoreMap) -> StoreMap:
+def place_share(path: Path, node: str, store_map: PartitionMap) -> PartitionMap:
     return node_share(path, node).place(store_map)
 
 
@@ -80,7 +80,7 @@ def test_a_share_is_not_opened_as_if_it_were_the_whole(tmp_path: Path) -> None:
 
 def test_what_an_interrupted_creation_has_left_is_made_again(tmp_path: Path) -> None:
     create_share(folder(tmp_path, "a"), "a", SPREAD)
-    another = StoreMap.spread("t", 2, NAMES)
+    another = PartitionMap.spread("t", 2, NAMES)
     for node in NAMES:
         create_share(folder(tmp_path, node), node, another)
         place_share(folder(tmp_path, node), node, another)
@@ -91,7 +91,7 @@ def test_what_an_interrupted_creation_has_left_is_made_again(tmp_path: Path) -> 
 
 def test_a_node_that_was_away_when_a_store_was_made_gives_up_what_another_creation_had_begun(tmp_path: Path) -> None:
     create_share(folder(tmp_path, "b"), "b", SPREAD)
-    placed = StoreMap.spread("t", 2, {"a": "node-0"}).with_nodes(NAMES)
+    placed = PartitionMap.spread("t", 2, {"a": "node-0"}).with_nodes(NAMES)
     place_share(folder(tmp_path, "b"), "b", placed)
     assert (opened(tmp_path, "b").map, opened(tmp_path, "b").store.here) == (placed, [])
 
@@ -133,7 +133,7 @@ def test_a_log_of_a_share_that_is_gone_is_never_made_anew(tmp_path: Path) -> Non
 
 def test_a_share_of_another_store_stands_in_the_way_loudly(tmp_path: Path) -> None:
     spread(tmp_path)
-    other = StoreMap.spread("t", 2, NAMES)
+    other = PartitionMap.spread("t", 2, NAMES)
     with pytest.raises(
         StoreMismatch, match="it is of store s, and the other nodes have store t; move it out of the data"
     ):
@@ -178,7 +178,7 @@ def test_a_whole_store_becomes_a_share_that_is_home_to_everything(tmp_path: Path
     store = create_or_open_store(folder(tmp_path, "a"), 2)
     share = opened(tmp_path, "a")
     assert (share.map, share.whole, share.store.away) == (None, True, frozenset())
-    adopted = StoreMap.spread(store.store_id, 2, {"a": "node-0"})
+    adopted = PartitionMap.spread(store.store_id, 2, {"a": "node-0"})
     place_share(store.path, "a", adopted)
     assert opened(tmp_path, "a").store == store
     assert create_or_open_store(store.path) == store  # still whole: it may be taken out of the cluster again

@@ -12,20 +12,20 @@ from hypothesis import strategies as some
 
 from rayfold.runtime.durable_files import checksum_of
 from rayfold.runtime.errors import StoreMismatch
-from rayfold.runtime.store.partition_map import MAP, StoreMap, merged, moves_to_balance, read_map, write_map
+from rayfold.runtime.store.partition_map import MAP, PartitionMap, merged, moves_to_balance, read_map, write_map
 
 NAMES = {"a": "node-0", "b": "node-1", "c": "node-2"}
 
 
 def test_the_partitions_of_a_new_store_are_spread_over_its_nodes_in_turn() -> None:
-    spread = StoreMap.spread("s", 4, NAMES)
+    spread = PartitionMap.spread("s", 4, NAMES)
     assert (spread.version, spread.homes) == (1, ("a", "b", "c", "a"))
     assert spread.at_home_on("a") == [0, 3]
     assert (spread.name_of("b"), spread.name_of("x")) == ("node-1", "x")
 
 
 def test_every_change_is_a_later_version_and_no_change_is_none() -> None:
-    spread = StoreMap.spread("s", 2, NAMES)
+    spread = PartitionMap.spread("s", 2, NAMES)
     moved = spread.with_home(0, "b")
     assert (moved.version, moved.homes, spread.homes) == (2, ("b", "b"), ("a", "b"))
     assert moved.with_nodes({"d": "node-3"}).version == 3
@@ -36,7 +36,7 @@ def test_every_change_is_a_later_version_and_no_change_is_none() -> None:
 
 @given(some.lists(some.sampled_from("abcde"), min_size=1, max_size=40), some.sets(some.sampled_from("abcdef")))
 def test_what_is_balanced_is_even_and_was_moved_as_little_as_can_be(homes: list[str], nodes: set[str]) -> None:
-    present, order = StoreMap("s", 1, tuple(homes), (1,) * len(homes), {}), sorted(nodes)
+    present, order = PartitionMap("s", 1, tuple(homes), (1,) * len(homes), {}), sorted(nodes)
     moves = moves_to_balance(present, order)
     after = present
     for move in moves:
@@ -55,7 +55,7 @@ def test_what_is_balanced_is_even_and_was_moved_as_little_as_can_be(homes: list[
 
 
 def test_the_newest_of_several_maps_counts() -> None:
-    first = StoreMap.spread("s", 3, NAMES)
+    first = PartitionMap.spread("s", 3, NAMES)
     second = first.with_home(0, "b")
     third = second.with_drained(["a"])
     assert merged([first]) is first
@@ -63,7 +63,7 @@ def test_the_newest_of_several_maps_counts() -> None:
 
 
 def test_of_two_maps_that_contradict_one_another_each_partition_is_where_it_came_last() -> None:
-    base = StoreMap.spread("s", 3, NAMES).with_nodes({"d": "node-3"})
+    base = PartitionMap.spread("s", 3, NAMES).with_nodes({"d": "node-3"})
     here, there = base.with_home(0, "b"), base.with_home(1, "c").with_nodes({"e": "node-4"})
     for maps in ([here, there, base], [there, here]):
         both = merged(maps)
@@ -73,14 +73,14 @@ def test_of_two_maps_that_contradict_one_another_each_partition_is_where_it_came
 
 
 def test_two_maps_of_one_version_become_a_later_one_that_all_can_be_given() -> None:
-    base = StoreMap.spread("s", 1, NAMES)
+    base = PartitionMap.spread("s", 1, NAMES)
     one, other = base.with_drained(["a"]), base.with_drained(["b"])
     assert merged([one, other]).version == 3
 
 
 def test_a_map_is_read_as_it_was_written_with_the_node_it_was_written_for(tmp_path: Path) -> None:
     assert read_map(tmp_path) is None
-    written = StoreMap.spread("s", 3, NAMES).with_drained(["c"])
+    written = PartitionMap.spread("s", 3, NAMES).with_drained(["c"])
     write_map(tmp_path, written, "b")
     assert read_map(tmp_path) == (written, "b")
 
@@ -97,7 +97,7 @@ def test_a_map_that_is_not_what_was_written_is_refused(tmp_path: Path, content: 
 
 
 def test_a_map_with_a_changed_home_or_of_a_later_format_is_refused(tmp_path: Path) -> None:
-    write_map(tmp_path, StoreMap.spread("s", 3, NAMES), "a")
+    write_map(tmp_path, PartitionMap.spread("s", 3, NAMES), "a")
     facts = json.loads((tmp_path / MAP).read_text())
     (tmp_path / MAP).write_text(json.dumps({**facts, "homes": ["a", "a", "a"]}))
     with pytest.raises(StoreMismatch, match="the map is damaged: its checksum is wrong"):
