@@ -96,7 +96,7 @@ class Health:
         """Partitions that have let go of their logs though nobody moves them, and those whose actor is not at their
         home, are put right: a node was lost in the middle of a move, and is back."""
         system = self._system
-        homes, seated = system.shares.map.homes, system.partitions.seated
+        homes, seated = system.shares.map.owners, system.partitions.seated
         astray = self._sealed | {number for number, one in seated.items() if homes[number] != one.node_id}
         if not astray or system.changing.locked():
             return
@@ -149,7 +149,7 @@ class Health:
             await shares.add(system.nodes[who])
         elif who.startswith("partition "):
             number = int(who.removeprefix("partition "))
-            await system.partitions.replace(number, shares.map.homes[number])
+            await system.partitions.replace(number, shares.map.owners[number])
             system.projections.use_partitions(system.partitions.handles())
         else:
             await system.projections.replace(who)

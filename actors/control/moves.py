@@ -77,8 +77,8 @@ class PartitionMoves:
         """
         system = self._system
         store_map = system.shares.map
-        if not 0 <= partition < len(store_map.homes):
-            raise UnknownName("partition", str(partition), [str(number) for number in range(len(store_map.homes))])
+        if not 0 <= partition < len(store_map.owners):
+            raise UnknownName("partition", str(partition), [str(number) for number in range(len(store_map.owners))])
         to = node_called(store_map, node)
         async with system.changing:
             return await self._move(partition, to)
@@ -120,7 +120,7 @@ class PartitionMoves:
 
     async def _discard(self, node_id: str, copy: CopyFacts) -> None:
         """Have a node remove a copy, if its partition's home states enough."""
-        shares, home = self._system.shares, self._system.shares.map.homes[copy.partition]
+        shares, home = self._system.shares, self._system.shares.map.owners[copy.partition]
         what = f"{copy.name} on {shares.map.name_of(node_id)}"
         try:
             statement = await self._custody(copy.partition, home, copy.head)
@@ -143,7 +143,7 @@ class PartitionMoves:
         Raises what keeps it from that; then it can be done again.
         """
         system, shares = self._system, self._system.shares
-        seated, home = system.partitions.seated[partition], shares.map.homes[partition]
+        seated, home = system.partitions.seated[partition], shares.map.owners[partition]
         if home not in shares.up:
             return
         if seated.node_id != home:  # it was handed over, and a node was lost before that was known here
@@ -161,14 +161,14 @@ class PartitionMoves:
         usable = sorted(system.shares.up - present.drained - system.shares.troubles.keys(), key=present.name_of)
         moved = []
         for move in moves_to_balance(present, usable):
-            if present.homes[move.partition] in system.shares.up:  # one whose home is gone cannot leave it
+            if present.owners[move.partition] in system.shares.up:  # one whose home is gone cannot leave it
                 moved.append(await self._move(move.partition, move.to))
         return moved
 
     async def _move(self, partition: int, to: str) -> Moved:
         system, began_s = self._system, time.monotonic()
         store_map = system.shares.map
-        source = store_map.homes[partition]
+        source = store_map.owners[partition]
         if source == to:
             return Moved(partition, store_map.name_of(source), store_map.name_of(to), 0, 0.0, 0.0)
         self._check_usable(partition, source, to)
@@ -264,7 +264,7 @@ class PartitionMoves:
                 raise from_wire(told)
         except Exception as error:  # it may have been done, or not: the old home knows
             written: PartitionMap = await shares.call(source, "place", shares.map)
-            if written.homes[partition] != to:
+            if written.owners[partition] != to:
                 raise Unavailable(f"partition {partition}", f"it was not handed over: {one_line(error)}") from error
             return written
         done: Tenure = tenure

@@ -155,7 +155,7 @@ class Supervision:
 
     def _check_fit(self) -> None:
         """Raises `CodeMismatch` if the classes do not fit what the partitions hold whose homes are up."""
-        store, homes = self.shares.store, self.shares.map.homes
+        store, homes = self.shares.store, self.shares.map.owners
         with contextlib.ExitStack() as opened:
             readers = {number: store.open_reader(number) for number, home in enumerate(homes) if home in self.shares.up}
             for reader in readers.values():
@@ -181,7 +181,7 @@ class Supervision:
         for projection, count in self._wanted().items():
             taking = (projection, count, self.plan, names, self.cluster.actor_named)
             await self.projections.take_in_or_start(*taking)
-        homes = self.shares.map.homes
+        homes = self.shares.map.owners
         self.partitions.take_in(names, self.cluster.actor_named, homes)
         for number, node_id in enumerate(homes):
             if number not in self.partitions.seated:
@@ -306,7 +306,7 @@ class Supervision:
         for number, why in self.unavailable().items():
             raise Unavailable(f"partition {number} of {self.plan.name}", why)
         shares, store_map = self.shares, self.shares.map
-        asked = (shares.call(node_id, "verify", timeout_s=_VERIFY_TIMEOUT_S) for node_id in set(store_map.homes))
+        asked = (shares.call(node_id, "verify", timeout_s=_VERIFY_TIMEOUT_S) for node_id in set(store_map.owners))
         found = [one for report in await asyncio.gather(*asked) for one in report.partitions]
         return Report(self.plan.name, store_map.store_id, sorted(found, key=lambda one: one.partition))
 
@@ -317,7 +317,7 @@ class Supervision:
     def unavailable(self) -> dict[int, str]:
         """Partition -> why nobody reaches it now."""
         told = {}
-        for number, node_id in enumerate(self.shares.map.homes):
+        for number, node_id in enumerate(self.shares.map.owners):
             if node_id not in self.shares.up:
                 told[number] = self._gone(node_id)
             elif node_id in self.shares.troubles:

@@ -113,9 +113,9 @@ class Shares:
             if not store_id:
                 self._check_all_answered(nodes, found)
             self.map = await self._adopted_or_made(found, names, partitions or partitions_default)
-        if partitions not in (None, len(self.map.homes)):
-            what = f"the store has {len(self.map.homes)} partitions, not {partitions}"
-            remedy = f"open it with {len(self.map.homes)}: the number is fixed when a store is created"
+        if partitions not in (None, len(self.map.owners)):
+            what = f"the store has {len(self.map.owners)} partitions, not {partitions}"
+            remedy = f"open it with {len(self.map.owners)}: the number is fixed when a store is created"
             raise StoreMismatch(self._name, what, remedy)
         await self.publish(self.map)
 
@@ -245,7 +245,7 @@ class Shares:
         nodes = {node_id: names[node_id] for node_id in found}
         new = PartitionMap.spread(str(uuid.uuid4()), partitions, nodes, new_placement())
         new = await self._proposed(min(found), new)
-        if absent := sorted(new.name_of(node_id) for node_id in set(new.homes) - found.keys()):
+        if absent := sorted(new.name_of(node_id) for node_id in set(new.owners) - found.keys()):
             what = f"it was begun to be created over {', '.join(absent)}, too"
             raise Unavailable(f"the store {self._name}", f"{what}; start what is missing, or move {PROPOSAL} away")
         await asyncio.gather(*(self.call(node_id, "create", new) for node_id in found))

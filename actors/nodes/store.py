@@ -75,7 +75,7 @@ class SpreadStore:
     @property
     def partitions(self) -> int:
         """Fixed when the store is created: it decides where each stream lives."""
-        return len(self.map.homes)
+        return len(self.map.owners)
 
     @property
     def placement(self) -> str:
@@ -194,7 +194,7 @@ class Whereabouts:
 
     def home_of(self, partition: int) -> str:
         """The node that the partition is at home on."""
-        return self.map().homes[partition]
+        return self.map().owners[partition]
 
     def ask(self, node_id: str, method: str, *arguments: Any) -> Any:
         """What the keeper of a node answers. Raises what it tells, and `Unavailable` if it does not answer."""
@@ -325,7 +325,7 @@ class SpreadReader:
         deadline_s, moves = time.monotonic() + self._patience_s, 0
         while True:
             store_map = self._whereabouts.map()
-            home = store_map.homes[self._partition]
+            home = store_map.owners[self._partition]
             try:
                 local = self._reader_at(home, store_map.since[self._partition])
                 if local is not None:

@@ -219,7 +219,7 @@ class ClusterLiving:
         maps = [found[0] for node in self.nodes.nodes if (found := read_map(node.data / APP)) is not None]
         newest = max(maps, key=lambda one: one.version)
         numbers = {node.identity.node_id: number for number, node in enumerate(self.nodes.nodes)}
-        return [numbers[home] for home in newest.homes]
+        return [numbers[home] for home in newest.owners]
 
     def at_home_on(self, number: int) -> list[int]:
         """The partitions of a node."""

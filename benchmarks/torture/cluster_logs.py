@@ -48,7 +48,7 @@ class StoppedStore:
     @property
     def partitions(self) -> int:
         """How many logs it has."""
-        return len(self.map.homes)
+        return len(self.map.owners)
 
     @property
     def placement(self) -> str:
@@ -57,7 +57,7 @@ class StoppedStore:
 
     def open_reader(self, partition: int) -> LmdbReader:
         """A reader of one of them, where it is at home."""
-        return self.shares[self.map.homes[partition]].open_reader(partition)
+        return self.shares[self.map.owners[partition]].open_reader(partition)
 
     def folder_here(self) -> Path:
         """Nobody keeps anything beside a store that has stopped."""
@@ -84,7 +84,7 @@ def check_shares(store: StoppedStore, findings: Findings) -> None:
             check_report(verify_store(share.path), findings)
         except RayfoldError as error:
             findings.check("I1", False, f"verify: {error}")
-        for partition, home in enumerate(store.map.homes):
+        for partition, home in enumerate(store.map.owners):
             if home != node_id and (share.partition_path(partition) / "data.mdb").exists():
                 findings.count("logs_left")
                 _check_left(store, share, partition, findings)

@@ -218,7 +218,7 @@ def _seen(bank: ClusterLiving, move: _Move) -> Iterator[Callable[[str], bool]]:
 
     def maps(store: Store) -> bool:
         found = read_map(store.path)
-        return found is not None and found[0].homes[partition] == target
+        return found is not None and found[0].owners[partition] == target
 
     looks: dict[str, Callable[[], bool]] = {
         "asked": lambda: True,

@@ -129,7 +129,7 @@ class ShareDisk(Protocol):
 
 def check_home(store_map: PartitionMap, partition: int, node_id: str) -> None:
     """Before a log is opened on a node. Raises `Sealed` for a partition that is at home on another one."""
-    if (home := store_map.homes[partition]) != node_id:
+    if (home := store_map.owners[partition]) != node_id:
         raise Sealed(f"partition {partition}", f"node {store_map.name_of(home)}")
 
 

@@ -64,7 +64,7 @@ def open_share(folder: Path, node_id: str) -> Share | None:
         what = f"this is the share of node {store_map.name_of(here)} ({here}), not of node {node_id}"
         raise StoreMismatch(str(folder), what, "shares must not change places; put each back where it was")
     store = read_manifest(folder)
-    if store.store_id != store_map.store_id or store.partitions != len(store_map.homes):
+    if store.store_id != store_map.store_id or store.partitions != len(store_map.owners):
         what = f"its manifest is that of store {store.store_id}, its map that of store {store_map.store_id}"
         raise StoreMismatch(str(folder), what, "restore both from one backup")
     away = frozenset(range(store.partitions)).difference(store_map.at_home_on(node_id))
@@ -102,8 +102,8 @@ class FolderDisk:
         """See `ShareDisk`. Raises what `make_logs` does."""
         if exists(self._folder / MANIFEST):
             _unmake(self._folder)
-        away = frozenset(range(len(store_map.homes))).difference(store_map.at_home_on(self._node_id))
-        make_logs(Store(self._folder, store_map.store_id, len(store_map.homes), away, store_map.placement))
+        away = frozenset(range(len(store_map.owners))).difference(store_map.at_home_on(self._node_id))
+        make_logs(Store(self._folder, store_map.store_id, len(store_map.owners), away, store_map.placement))
 
     def write_map(self, store_map: PartitionMap) -> None:
         """See `ShareDisk`."""

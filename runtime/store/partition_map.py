@@ -42,7 +42,7 @@ class PartitionMap:
     store_id: str
     version: int
     """From 1; the highest counts."""
-    homes: tuple[str, ...]
+    owners: tuple[str, ...]
     """Partition -> the id of the node that its log lies on."""
     since: tuple[int, ...]
     """Partition -> the version in which it came there."""
@@ -57,18 +57,18 @@ class PartitionMap:
 
     def __post_init__(self) -> None:
         if not self.epochs:
-            object.__setattr__(self, "epochs", (0,) * len(self.homes))
+            object.__setattr__(self, "epochs", (0,) * len(self.owners))
 
     @classmethod
     def spread(cls, store_id: str, partitions: int, names: Mapping[str, str], placement: str = OLD_PLACEMENT) -> Self:
         """The first map of a store, over these nodes in turn."""
         nodes = list(names)
-        homes = tuple(nodes[number % len(nodes)] for number in range(partitions))
-        return cls(store_id, 1, homes, (1,) * partitions, dict(names), placement=placement)
+        owners = tuple(nodes[number % len(nodes)] for number in range(partitions))
+        return cls(store_id, 1, owners, (1,) * partitions, dict(names), placement=placement)
 
     def at_home_on(self, node_id: str) -> list[int]:
         """The partitions of a node."""
-        return [partition for partition, home in enumerate(self.homes) if home == node_id]
+        return [partition for partition, home in enumerate(self.owners) if home == node_id]
 
     def name_of(self, node_id: str) -> str:
         """What people call a node."""
@@ -81,7 +81,7 @@ class PartitionMap:
         return replace(
             self,
             version=max(self.version + 1, since),
-            homes=_with(self.homes, partition, node_id),
+            owners=_with(self.owners, partition, node_id),
             since=_with(self.since, partition, since),
             epochs=_with(self.epochs, partition, epoch),
         )
@@ -103,16 +103,16 @@ def merged(maps: Iterable[PartitionMap]) -> PartitionMap:
     It is one of them, unless they contradict one another: then it is a later version than all of them.
     """
     newest, *older = sorted(maps, key=lambda one: one.version, reverse=True)
-    places = list(zip(newest.homes, newest.since, newest.epochs, strict=True))
+    places = list(zip(newest.owners, newest.since, newest.epochs, strict=True))
     for one in older:
-        for partition, place in enumerate(zip(one.homes, one.since, one.epochs, strict=True)):
+        for partition, place in enumerate(zip(one.owners, one.since, one.epochs, strict=True)):
             if place[1] > places[partition][1]:
                 places[partition] = place
-    homes, since, epochs = (tuple(column) for column in zip(*places, strict=True))
-    if homes == newest.homes and all(one == newest for one in older if one.version == newest.version):
+    owners, since, epochs = (tuple(column) for column in zip(*places, strict=True))
+    if owners == newest.owners and all(one == newest for one in older if one.version == newest.version):
         return newest
     names = {node: name for one in (*older, newest) for node, name in one.names.items()}
-    return replace(newest, version=newest.version + 1, homes=homes, since=since, epochs=epochs, names=names)
+    return replace(newest, version=newest.version + 1, owners=owners, since=since, epochs=epochs, names=names)
 
 
 def _with(values: tuple[Any, ...], index: int, value: Any) -> tuple[Any, ...]:
@@ -135,8 +135,8 @@ def moves_to_balance(present: PartitionMap, nodes: Sequence[str]) -> list[Move]:
     if not nodes:
         return []
     held = {node: present.at_home_on(node) for node in nodes}
-    homeless = [partition for partition, home in enumerate(present.homes) if home not in held]
-    least, over = divmod(len(present.homes), len(nodes))
+    homeless = [partition for partition, home in enumerate(present.owners) if home not in held]
+    least, over = divmod(len(present.owners), len(nodes))
     fullest_first = sorted(nodes, key=lambda node: (-len(held[node]), nodes.index(node)))
     shares = {node: least + (number < over) for number, node in enumerate(fullest_first)}
     for node in nodes:
@@ -152,7 +152,7 @@ def write_map(folder: Path, store_map: PartitionMap, here: str, name: str = MAP)
         "here": here,
         "store_id": store_map.store_id,
         "version": store_map.version,
-        "homes": list(store_map.homes),
+        "homes": list(store_map.owners),
         "since": list(store_map.since),
         "names": dict(store_map.names),
         "drained": sorted(store_map.drained),

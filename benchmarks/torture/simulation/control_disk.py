@@ -151,7 +151,7 @@ class Disk:
             self.files = {
                 copy_name(partition): File(store_map.store_id) for partition in store_map.at_home_on(self._node_id)
             }
-            self.manifest = store_map.store_id, len(store_map.homes)
+            self.manifest = store_map.store_id, len(store_map.owners)
 
         self.write("the share", effect)
 

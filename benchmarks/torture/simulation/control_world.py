@@ -708,7 +708,7 @@ class ControlWorld:
             return "the nodes have different maps"
         if supervision.shares.troubles or supervision.health.troubles:
             return f"in trouble: {supervision.shares.troubles} {supervision.health.troubles}"
-        for partition, home in enumerate(supervision.shares.map.homes):
+        for partition, home in enumerate(supervision.shares.map.owners):
             seated = supervision.partitions.seated[partition]
             process = self.actors[seated.name].process if seated.name in self.actors else None
             if not self.plan and seated.generation < self.generation:  # what fails ends a deployment: it is repeated
@@ -721,7 +721,7 @@ class ControlWorld:
         self._look()
         store_map = self.nodes[C].disk.map
         for partition, acknowledged in self.acknowledged.items():
-            home = store_map.homes[partition] if store_map is not None else ""
+            home = store_map.owners[partition] if store_map is not None else ""
             file = self.nodes[home].disk.files.get(copy_name(partition)) if home else None
             if acknowledged and (file is None or not self._complete(file, partition)):
                 held = 0 if file is None else len(file.values)

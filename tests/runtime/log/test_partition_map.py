@@ -19,7 +19,7 @@ NAMES = {"a": "node-0", "b": "node-1", "c": "node-2"}
 
 def test_the_partitions_of_a_new_store_are_spread_over_its_nodes_in_turn() -> None:
     spread = PartitionMap.spread("s", 4, NAMES)
-    assert (spread.version, spread.homes) == (1, ("a", "b", "c", "a"))
+    assert (spread.version, spread.owners) == (1, ("a", "b", "c", "a"))
     assert spread.at_home_on("a") == [0, 3]
     assert (spread.name_of("b"), spread.name_of("x")) == ("node-1", "x")
 
@@ -27,7 +27,7 @@ def test_the_partitions_of_a_new_store_are_spread_over_its_nodes_in_turn() -> No
 def test_every_change_is_a_later_version_and_no_change_is_none() -> None:
     spread = PartitionMap.spread("s", 2, NAMES)
     moved = spread.with_home(0, "b")
-    assert (moved.version, moved.homes, spread.homes) == (2, ("b", "b"), ("a", "b"))
+    assert (moved.version, moved.owners, spread.owners) == (2, ("b", "b"), ("a", "b"))
     assert moved.with_nodes({"d": "node-3"}).version == 3
     assert moved.with_nodes({"a": "node-0"}) is moved
     assert moved.with_drained(["a"]).drained == {"a"}
@@ -44,7 +44,7 @@ def test_what_is_balanced_is_even_and_was_moved_as_little_as_can_be(homes: list[
     if not order:
         assert moves == []
         return
-    counts = Counter(after.homes)
+    counts = Counter(after.owners)
     assert set(counts) <= nodes
     assert max(counts[node] for node in order) - min(counts[node] for node in order) <= 1
     least, over = divmod(len(homes), len(order))
@@ -67,7 +67,7 @@ def test_of_two_maps_that_contradict_one_another_each_partition_is_where_it_came
     here, there = base.with_home(0, "b"), base.with_home(1, "c").with_nodes({"e": "node-4"})
     for maps in ([here, there, base], [there, here]):
         both = merged(maps)
-        assert (both.homes, both.version) == (("b", "c", "c"), max(here.version, there.version) + 1)
+        assert (both.owners, both.version) == (("b", "c", "c"), max(here.version, there.version) + 1)
         assert both.names == {**NAMES, "d": "node-3", "e": "node-4"}
         assert merged([both, *maps]) == both
 
