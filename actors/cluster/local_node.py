@@ -35,6 +35,7 @@ from ...runtime.private import open_private
 from .environment import GCS_FOLDER
 from .node import hold_node, read_node
 from .processes import Session
+from .ray_node import node_class
 
 __all__ = ["main"]
 
@@ -78,7 +79,6 @@ def main() -> None:
 
 def _start(plan: dict[str, Any]) -> Any:
     """Ray's processes of this node."""
-    from ray._private.node import Node
     from ray._private.parameter import RayParams
 
     options: dict[str, Any] = {
@@ -91,14 +91,13 @@ def _start(plan: dict[str, Any]) -> Any:
         "min_worker_port": 0,
         "max_worker_port": 0,
         "include_dashboard": False,
-        "no_monitor": True,  # the autoscaler's, which has nothing to scale here
     }
     if head := plan["head_address"] is None:
         options["gcs_server_port"] = plan["port"]
-    else:  # one log monitor for one machine, and ports that the head's daemons have not got
-        options |= {"gcs_address": plan["head_address"], "include_log_monitor": False, "node_manager_port": 0}
+    else:  # and a port that the head's daemon has not got
+        options |= {"gcs_address": plan["head_address"], "node_manager_port": 0}
     with _alone(Path(plan["data"]).parent):
-        return Node(RayParams(**options), head=head, shutdown_at_exit=False, spawn_reaper=True)
+        return node_class()(RayParams(**options), head=head, shutdown_at_exit=False, spawn_reaper=True)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from .addresses import find_address, is_loopback, reach
 from .environment import OBJECT_STORE_BYTES, OWN_ACTOR_SLOT, kept_from_processes, prepare_environment
 from .local import LocalCluster, LocalNodes
 from .node import NAME_LABEL, NODE_LABEL
+from .ray_node import started_without_helpers
 from .ray_session import RaySession
 from .rpc import is_starting
 from .token import ensure_token
@@ -93,7 +94,7 @@ class Cluster:
         def start() -> None:
             if os.environ.get("RAY_AUTH_MODE", "token") == "token":
                 ensure_token(os.environ)  # Ray itself would write it with mode 0644
-            with kept_from_processes():
+            with kept_from_processes(), started_without_helpers():
                 ray.init(
                     address="local",
                     num_cpus=num_cpus,

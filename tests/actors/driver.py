@@ -37,6 +37,17 @@ def processes_below(driver: int) -> set[int]:
     return found
 
 
+def rays_own_programs(pids: set[int]) -> set[str]:
+    """The programs of Ray's that run in these processes, without its workers and the two agents of its daemon."""
+    found = set()
+    for pid in pids:
+        first, *rest = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+        found |= {
+            Path(word).name for word in (first, *rest[:2]) if "/ray/" in word and (word == first or word[-3:] == ".py")
+        }
+    return found - {"agent.py", "main.py", "default_worker.py", "setup_worker.py"}
+
+
 def wait_until_gone(pids: set[int], timeout_s: float = 30) -> None:
     """Return once none of them runs, Ray's two agents aside. Raises `AssertionError` with those that still do."""
     waiting = threading.Event()

@@ -27,7 +27,7 @@ from rayfold import (
     UnknownName,
 )
 from tests.actors.conftest import Bank
-from tests.actors.driver import processes_below, start_driver, wait_until_gone
+from tests.actors.driver import processes_below, rays_own_programs, start_driver, wait_until_gone
 from tests.actors.log_walk import check_nothing_lost_nothing_twice, stored_events
 from tests.bank import Account, BalanceOf, Balances, Deposit, Open, Turnover
 
@@ -118,6 +118,7 @@ def test_a_local_runtime_listens_on_loopback_only_and_its_token_is_private(tmp_p
         read_lines(driver, 10)
         processes = processes_below(driver.pid)
         listening = listening_addresses(processes)
+        started = rays_own_programs(processes)
         driver.send_signal(signal.SIGINT)
         driver.communicate(timeout=60)
     wait_until_gone(processes)
@@ -125,6 +126,7 @@ def test_a_local_runtime_listens_on_loopback_only_and_its_token_is_private(tmp_p
     assert {address for address in listening if not address.startswith("127.")} == set()
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
     assert token.stat().st_mode & 0o077 == 0
+    assert started == {"gcs_server", "raylet"}, "and none of the programs that nothing here uses"
 
 
 def listening_addresses(pids: set[int]) -> set[str]:

@@ -29,7 +29,7 @@ from rayfold.actors.cluster.node import DATA_VARIABLE, hold_node
 from rayfold.actors.cluster.processes import Session
 from rayfold.actors.cluster.ray_cluster import Cluster
 from tests.actors import cluster_driver
-from tests.actors.driver import start_driver
+from tests.actors.driver import rays_own_programs, start_driver
 
 NAMES: Final = ["node-0", "node-1", "node-2"]
 
@@ -110,6 +110,11 @@ def test_an_actor_bound_to_a_node_runs_there_and_finds_its_data_folder(nodes: Lo
         _calls, pid, data = driver(f"ask {name}")
         assert data == str(nodes.folder / name)
         assert pid in sessions(nodes)[number].members()
+
+
+def test_a_node_has_those_processes_of_rays_that_something_uses(nodes: LocalNodes, driver: Driver) -> None:
+    programs = [rays_own_programs(set(session.members())) for session in sessions(nodes)]
+    assert programs == [{"gcs_server", "raylet"}, {"raylet"}, {"raylet"}]
 
 
 def test_all_of_it_listens_on_the_loopback_interface_only(nodes: LocalNodes, driver: Driver) -> None:
