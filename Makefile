@@ -5,7 +5,7 @@
 #   make demo ARGS="--flights 20000"          hand arguments on
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench test check pytest format coverage docs venv clean
+.PHONY: help demo bench test unit check pytest format coverage docs venv clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -40,23 +40,28 @@ bench: $(READY) ## measure, and write a page with plots (ARGS="all --quick --jso
 
 test: check pytest ## everything that must pass: make check, then all tests (ARGS="-k name" goes to pytest)
 
+unit: $(READY) ## the tests that start no process and do not sleep, in a minute
+	@$(PYTEST) -m 'not slow' $(ARGS)
+
 check: $(READY) ## lint, format, types, and who imports whom, over sources and tests
 	@echo "ruff check"; $(BIN)/ruff check --quiet .
 	@echo "ruff format"; $(BIN)/ruff format --check --quiet .
 	@echo "mypy --strict"; $(BIN)/mypy --no-error-summary
 	@echo "import-linter"; told=$$($(BIN)/lint-imports --no-logo --no-cache 2>&1) || { echo "$$told"; exit 1; }
 
-# Two files at a time: most of the tests wait for processes to start or end. ARGS="-n 0" has one after the other.
-# The longest files come first (tests/conftest.py), and so both halves end at the same time.
-# Each actor is a process that imports the project: under PYTHONDONTWRITEBYTECODE it would compile it every time.
+# Three files at a time on two cores: more than half of its time a test waits, for processes to start or end and for
+# deadlines. ARGS="-n 0" has one after the other. The longest files come first (tests/conftest.py), and so all three end
+# at the same time. Each actor is a process that imports the project: under PYTHONDONTWRITEBYTECODE it would compile it
+# every time.
 # What fails beside others, on a machine that is busy with both, is run once more, one test after the other. Not after a
 # run that was broken off, or in which a file could not be read: most tests have not run then, and nothing would tell.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 FAILED := .pytest_cache/v/cache/lastfailed
 only_tests_failed = [ $$status -eq 1 ] && ! grep '": true' $(FAILED) | grep -qv '::'
 
 pytest: $(READY)
 	@$(BIN)/python -m compileall -q actors runtime benchmarks rayfold tests examples
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS) || { \
+	@$(PYTEST) -n 3 $(ARGS) || { \
 	  status=$$?; $(only_tests_failed) || exit $$status; \
 	  echo 'once more, one after the other, what has failed:'; \
 	  $(BIN)/python -m pytest --last-failed --last-failed-no-failures none $(ARGS); }

@@ -1,4 +1,5 @@
-"""What every test runs under: the budget of Hypothesis, the order of the files, no settings of this machine's for Ray.
+"""What every test runs under: the budget of Hypothesis, the order of the files, no settings of this machine's for Ray,
+and that only what is marked `slow` starts a process or sleeps.
 
 Fixtures of one folder's tests live in the `conftest.py` of that folder.
 """
@@ -7,8 +8,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 from hypothesis import settings
@@ -24,7 +28,7 @@ settings.load_profile("repeatable" if os.environ.get("CI") else "thorough")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# The longest first, each a minute or more: two workers take one file after the other, and what comes last is short.
+# The longest first, each a minute or more: the workers take one file after the other, and what comes last is short.
 # By the sum of what `--durations=0` tells of a run of all tests.
 LONGEST = (
     "actors/test_deploy.py",
@@ -48,16 +52,63 @@ LONGEST = (
     "benchmarks/test_flights_oracle.py",
 )
 
+SHARED_RAYS: Final = {"cluster", "shared_ray", "ray_of_the_run"}
+"""The fixtures that start one, or what uses them."""
+
 # A cluster whose address stands in somebody's profile must never be joined by a test.
 for name in ("RAY_ADDRESS", "RAY_NAMESPACE"):
     os.environ.pop(name, None)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files in the order of `LONGEST`, and the others after them; in a file the tests stay as they are."""
+    """The files in the order of `LONGEST`, and the others after them; in a file the tests stay as they are. What uses
+    the Ray that tests share is slow."""
+    for item in items:
+        if not SHARED_RAYS.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
     tests = Path(__file__).parent
     places = {tests / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
+
+
+SLOW_EVENTS: Final = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "time.sleep"}
+"""What Python tells its audit hooks of before it happens: starting a process, Ray too, and sleeping."""
+
+_refused = False
+"""Whether the test that runs now may do none of it."""
+
+
+def _refuse_what_is_slow(event: str, arguments: tuple[object, ...]) -> None:
+    if not _refused or event not in SLOW_EVENTS:
+        return
+    # A thread of Ray's, which other tests have started, may sleep meanwhile.
+    if event != "time.sleep" or threading.current_thread() is threading.main_thread():
+        raise AssertionError(f"{event}{arguments!r:.200} in a test that is not marked slow; mark it, or its file")
+
+
+sys.addaudithook(_refuse_what_is_slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    """`make unit` runs what is not marked `slow`; so what is not can neither start a process nor sleep."""
+    yield from _refusing(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """As in the setup. The teardown of the last test of all ends what other tests have shared."""
+    yield from _refusing(item)
+
+
+def _refusing(item: pytest.Item) -> Iterator[None]:
+    global _refused
+    _refused = item.get_closest_marker("slow") is None
+    try:
+        yield
+    finally:
+        _refused = False
 
 
 @pytest.fixture(scope="session", autouse=True)

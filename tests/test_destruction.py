@@ -76,6 +76,7 @@ def rows() -> list[re.Match[str]]:
     return [row for line in PAGE.read_text().splitlines() if (row := ROW.match(line))]
 
 
+@pytest.mark.slow
 def test_each_place_that_destroys_something_is_listed_and_nothing_else() -> None:
     listed = {f"{row['file']}: {name}" for row in rows() for name in re.findall(r"`([A-Za-z_.]+)`", row["functions"])}
     assert sorted(found() - listed) == [], f"say in {PAGE.name} on which evidence they act, and which test withholds it"

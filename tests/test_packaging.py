@@ -21,6 +21,8 @@ import pytest
 
 import rayfold
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 VERSION = rayfold.__version__
 LINKED_FOLDERS = ("actors", "runtime", "benchmarks")

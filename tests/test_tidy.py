@@ -193,6 +193,7 @@ def in_a_fresh_interpreter(program: str) -> list[str]:
 WHICH_HEAVY_ONES = "import sys; print(*sorted({'ray', 'lmdb', 'duckdb'} & set(sys.modules)))"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "statement",
     [
@@ -205,6 +206,7 @@ def test_the_domain_vocabulary_is_imported_without_ray_and_lmdb(statement: str) 
     assert in_a_fresh_interpreter(f"{statement}\n{WHICH_HEAVY_ONES}") == []
 
 
+@pytest.mark.slow
 def test_importing_rayfold_alone_imports_no_module_of_it() -> None:
     program = "import rayfold, sys; print(*[m for m in sys.modules if m.startswith('rayfold.')])"
     assert in_a_fresh_interpreter(program) == []
@@ -394,6 +396,7 @@ def files_of_the_repository() -> list[Path]:
     return [path for path in paths if path.is_file() and not path.is_symlink()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", [PACKAGE_HOSTS, LOCAL_PATHS], ids=["package host", "local path"])
 def test_no_file_names_a_package_host_or_a_place_on_one_machine(pattern: re.Pattern[str]) -> None:
     files = files_of_the_repository()

@@ -15,6 +15,8 @@ from rayfold.runtime.backup.anchor import Anchor
 from rayfold.runtime.store.store import Store, create_or_open_store
 from tests.runtime.log.appends import ALICE, deposits
 
+pytestmark = pytest.mark.slow
+
 COMMAND = [sys.executable, "-m", "rayfold.actors.cli"]
 
 

@@ -128,6 +128,7 @@ def run(code: str, *arguments: object, data: Path) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_modules_come_out_as_they_were_packed_with_what_is_loaded_beside_them_and_no_data(tmp_path: Path) -> None:
     project(tmp_path / "project", "7")
     digest = run(DEPLOYS, tmp_path / "project", tmp_path / "code.zip", data=tmp_path / "data")
@@ -145,6 +146,7 @@ def test_modules_come_out_as_they_were_packed_with_what_is_loaded_beside_them_an
     ]
 
 
+@pytest.mark.slow
 def test_the_same_modules_have_the_same_digest_and_changed_ones_another(tmp_path: Path) -> None:
     digests = []
     for name, rate in (("one", "7"), ("two", "7"), ("three", "8")):
@@ -159,6 +161,7 @@ def test_an_installed_application_ships_nothing() -> None:
     assert collect(Catalogue([Jar], [Totals])).digest == ""
 
 
+@pytest.mark.slow
 def test_classes_of_a_program_itself_are_refused_with_the_way_out() -> None:
     code = (
         "from rayfold import Aggregate\nfrom rayfold.actors.packaging.code import collect\n"

@@ -7,8 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from rayfold.runtime.store.store import create_or_open_store
 from tests.runtime.log.appends import ALICE, deposits
+
+pytestmark = pytest.mark.slow
 
 
 def rayfold(*arguments: object) -> subprocess.CompletedProcess[str]:

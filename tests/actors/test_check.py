@@ -19,6 +19,8 @@ from rayfold.runtime.stream import partition_of
 from rayfold.runtime.write.write_loop import WriteLoop
 from tests.actors.driver import ROOT, start_driver
 
+pytestmark = pytest.mark.slow
+
 SHOP = """
 from rayfold import *
 

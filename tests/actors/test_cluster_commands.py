@@ -17,6 +17,8 @@ from rayfold.actors.cluster.file import CLUSTER_FILE, read_cluster
 from rayfold.actors.cluster.node import create_or_read_node, hold_node
 from tests.actors.test_local_cluster import await_none, left_over
 
+pytestmark = pytest.mark.slow
+
 
 def rayfold(*arguments: str | Path, code: int = 0) -> str:
     """What the command says, both streams together."""

@@ -19,6 +19,8 @@ from rayfold.actors.packaging.code import make_importable
 from rayfold.runtime.errors import Damaged, NotPrivate, Unavailable
 from tests.other_user import as_nobody, needs_root
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

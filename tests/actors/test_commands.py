@@ -47,6 +47,8 @@ from tests.bank import (
     Withdraw,
 )
 
+pytestmark = pytest.mark.slow
+
 
 async def test_a_command_is_acknowledged_and_the_next_query_after_its_receipt_sees_it(bank: Bank) -> None:
     async with bank() as running:

@@ -35,6 +35,8 @@ from tests.actors.log_walk import stored_events
 from tests.actors.read_models import LastSeen, PartedBalances, Stopping, TotalBalance, Trail
 from tests.bank import Account, BalanceOf, Balances, Deposit, Open, Richest
 
+pytestmark = pytest.mark.slow
+
 CLIENTS, DEPOSITS_EACH = 20, 25
 
 

@@ -23,6 +23,8 @@ from rayfold.runtime.backup.taking import backup_store
 from rayfold.runtime.errors import NotPrivate, StorageFailed
 from rayfold.runtime.store.store import create_or_open_store
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = "Account/\x1b]0;owned\x07\x9b2J\u202e"
 

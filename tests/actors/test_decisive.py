@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
+import pytest
+
 from rayfold import BlockingRuntime, CommandIdReused, Envelope, Receipt, Rejected, Runtime, derived_id
 from rayfold.actors.cluster.ray_cluster import Cluster
 from tests.actors.conftest import Bank
 from tests.actors.test_own_actors import own_actors
 from tests.bank import Account, BalanceOf, Balances, Deposit, Open, Retrieve, Store, Vault, Withdraw
+
+pytestmark = pytest.mark.slow
 
 ASKED = derived_id("withdrawal", 1)
 

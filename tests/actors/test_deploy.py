@@ -23,6 +23,8 @@ from tests.actors.console import Console, Told, console
 from tests.actors.driver import start_driver
 from tests.actors.test_local_cluster import left_over
 
+pytestmark = pytest.mark.slow
+
 DOMAIN: Final = """
 import os
 from pydantic import BaseModel

@@ -32,6 +32,8 @@ from rayfold.actors.packaging.registry import (
 )
 from rayfold.actors.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 ONE: Final = "one-application"
 OTHER: Final = "other-application"
 

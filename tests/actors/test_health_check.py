@@ -6,9 +6,13 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from rayfold import BlockingRuntime
 from tests.actors.conftest import Bank
 from tests.bank import Account, Balances
+
+pytestmark = pytest.mark.slow
 
 
 async def test_a_frozen_partition_is_named_and_everything_else_serves(bank: Bank) -> None:

@@ -32,6 +32,8 @@ from tests.bank import Account
 from tests.runtime.orders import Add, Added, DiscountGiven, GiveDiscount, Order, TotalOf, Totals
 from tests.runtime.test_refusals import CATALOGUE, Reserve, sent
 
+pytestmark = pytest.mark.slow
+
 ORDERS = [f"order {number}" for number in range(8)]
 
 

@@ -13,6 +13,8 @@ import pytest
 from rayfold.actors.process.reaper import MARK, end_marked
 from tests.actors.driver import ROOT, processes_below, start_driver, wait_until_gone
 
+pytestmark = pytest.mark.slow
+
 SIGNALS = """
 import os, signal, sys
 from rayfold import BlockingRuntime

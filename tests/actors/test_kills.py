@@ -15,6 +15,8 @@ from tests.actors.log_walk import check_nothing_lost_nothing_twice, stored_event
 from tests.actors.test_own_actors import own_actors
 from tests.bank import Account, BalanceOf, Balances, Deposit, EventsSeen, Open, Store, Turnover, Vault
 
+pytestmark = pytest.mark.slow
+
 ACCOUNTS, VAULTS, COMMANDS = 994, 6, 10_000
 
 

@@ -31,6 +31,8 @@ from tests.actors.driver import processes_below, rays_own_programs, start_driver
 from tests.actors.log_walk import check_nothing_lost_nothing_twice, stored_events
 from tests.bank import Account, BalanceOf, Balances, Deposit, Open, Turnover
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import asyncio, sys
 from rayfold import Envelope, Receipt, Runtime
@@ -210,7 +212,7 @@ async def test_another_number_of_partitions_is_refused(bank: Bank) -> None:
 
 
 async def test_wrong_arguments_are_named_before_anything_starts(bank: Bank) -> None:
-    with pytest.raises(InvalidMessage, match=r"replicas: 0 replicas of Balances; choose 1 to 64"):
+    with pytest.raises(InvalidMessage, match="replicas: is 0; give a number from 1, or one for each projection"):
         bank(replicas=0)
     with pytest.raises(UnknownName, match=r"no projection is named 'Turnover'; known: Balances"):
         bank(projections=[Balances], replicas={Turnover: 2})

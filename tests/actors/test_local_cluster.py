@@ -31,6 +31,8 @@ from rayfold.actors.cluster.ray_cluster import Cluster
 from tests.actors import cluster_driver
 from tests.actors.driver import rays_own_programs, start_driver
 
+pytestmark = pytest.mark.slow
+
 NAMES: Final = ["node-0", "node-1", "node-2"]
 
 Driver = Callable[[str], Any]

@@ -20,6 +20,8 @@ from rayfold.actors.observe import session_logs
 from rayfold.actors.observe.session_logs import Line, SessionLogs, sessions_of
 from tests.actors.chatty import LastWord, Say, Soloist, Speaker, Words
 
+pytestmark = pytest.mark.slow
+
 ESCAPES = "\x1b[2J\u202e"
 FORGED = "\n2013-11-01T10:00:00.000Z ERROR forged: a line"
 WAIT_S = 20.0

@@ -6,6 +6,8 @@ import asyncio
 import os
 from pathlib import Path
 
+import pytest
+
 from rayfold import Receipt, Rejected
 from rayfold.runtime.domain.messages import Event
 from rayfold.runtime.encoding.codec import encode_message
@@ -14,6 +16,8 @@ from rayfold.runtime.store.store import create_or_open_store
 from rayfold.runtime.stream import ANY, StreamId
 from tests.actors.conftest import Bank
 from tests.bank import Account, Deposit, Deposited, Open, Opened, Withdraw
+
+pytestmark = pytest.mark.slow
 
 EVENTS = 60_000
 

@@ -110,6 +110,7 @@ def test_a_process_finds_its_data_folder_in_its_environment() -> None:
     assert data_folder_here({}) is None
 
 
+@pytest.mark.slow
 def test_a_data_folder_is_held_by_one_process_and_what_it_becomes_until_that_ends(tmp_path: Path) -> None:
     create_or_read_node(tmp_path, "one")
     becomes = (

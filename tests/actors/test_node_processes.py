@@ -16,6 +16,8 @@ import pytest
 from rayfold.actors.cluster.node import DATA_VARIABLE
 from rayfold.actors.cluster.processes import Session, end_sessions
 
+pytestmark = pytest.mark.slow
+
 # A leader with a child in a process group of its own, as Ray's workers are; both take SIGTERM and go on.
 PROGRAM = """
 import os, signal, time

@@ -34,6 +34,8 @@ from rayfold import (
 from rayfold.actors.cluster.ray_cluster import Cluster
 from rayfold.actors.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 
 class Add(Command):
     """Fine."""

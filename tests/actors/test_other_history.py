@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.actors.conftest import Bank
 from tests.bank import Account, BalanceOf, Balances, Deposit, Open
+
+pytestmark = pytest.mark.slow
 
 
 async def test_an_older_copy_of_a_log_raises_an_alarm_in_the_status(bank: Bank, tmp_path: Path) -> None:

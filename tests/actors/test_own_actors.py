@@ -38,6 +38,8 @@ from tests.actors.driver import processes_below
 from tests.actors.log_walk import check_nothing_lost_nothing_twice
 from tests.bank import Account, BalanceOf, Balances, Deposit, Open, Retrieve, Store, Vault
 
+pytestmark = pytest.mark.slow
+
 
 async def own_actors(running: Runtime, enough: Callable[[list[OwnActorStatus]], bool]) -> list[OwnActorStatus]:
     """The own actors, once there are enough of them; each look also lets the partitions hand over."""

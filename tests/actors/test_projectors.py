@@ -34,6 +34,8 @@ from tests.actors.log_walk import stored_events
 from tests.actors.read_models import PartedBalances, Poisoned, Stopping, TotalBalance
 from tests.bank import Account, BalanceOf, Balances, Deposit, EventsSeen, Open, Vault
 
+pytestmark = pytest.mark.slow
+
 ACCOUNTS, BEFORE = 20, 2000
 
 

@@ -19,6 +19,8 @@ from rayfold.actors.system.local import LocalSystem
 from tests.actors.read_models import BalancesInMills, BrokenBalances, DividedBalances, SlowBalances
 from tests.bank import Account, BalanceOf, Balances, Deposit, EventsSeen, Open
 
+pytestmark = pytest.mark.slow
+
 EVENTS = 1500
 
 

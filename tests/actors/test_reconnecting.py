@@ -23,7 +23,7 @@ from tests.actors.test_local_cluster import left_over
 
 PATIENCE_S: Final = 90.0
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,8 @@ from tests.actors.conftest import Bank
 from tests.actors.read_models import DividedBalances
 from tests.bank import Account, BalanceOf, Balances, Deposit, EventsSeen, Open
 
+pytestmark = pytest.mark.slow
+
 
 async def test_an_embedded_replica_has_what_was_there_and_follows_what_comes(bank: Bank) -> None:
     async with bank(projections=[Balances]) as running:

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from rayfold import Envelope, Receipt, Runtime
 from rayfold.actors.client.command_router import CommandRouter
 from rayfold.actors.client.transport import PartitionTransport
@@ -21,6 +23,8 @@ from rayfold.runtime.encoding.outcome import decode_answer
 from tests.actors.conftest import Bank
 from tests.actors.log_walk import check_nothing_lost_nothing_twice
 from tests.bank import Account, Deposit, Open
+
+pytestmark = pytest.mark.slow
 
 ONE_PARTITION = {"projections": [], "partitions": 1, "timeout_s": 30}
 

@@ -187,6 +187,7 @@ def test_read_models_are_ready_before_the_plan_is_in_charge_and_partitions_come_
     ]
 
 
+@pytest.mark.slow
 def test_every_fault_at_every_step_and_every_pair_leaves_the_old_code_whole_or_the_new_one_in_charge() -> None:
     tried, taken_back, stopped, whole = 0, 0, 0, 0
     for faults in all_faults():
@@ -289,6 +290,7 @@ class DoesNotWriteDown(World):
         self.under_way = False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [ForgetsToPutBack, ForgetsToTakeBack, BelievesAnError, DoesNotWriteDown])
 def test_faults_at_every_step_find_what_was_planted(kind: type[World]) -> None:
     found = 0

@@ -10,6 +10,8 @@ import pytest
 
 from tests.actors.driver import ROOT
 
+pytestmark = pytest.mark.slow
+
 SENDER = '''
 import dataclasses, sys
 from dataclasses import InitVar, dataclass, field

@@ -17,6 +17,8 @@ from rayfold.actors.cluster.local import LocalCluster, LocalNodes
 from tests.actors.console import Console, console
 from tests.actors.test_local_cluster import left_over
 
+pytestmark = pytest.mark.slow
+
 EVENTS: Final = 120
 
 APP: Final = """

@@ -17,6 +17,8 @@ from rayfold.actors.cluster.local import LocalCluster, LocalNodes
 from tests.actors.console import Console, console
 from tests.actors.test_local_cluster import left_over
 
+pytestmark = pytest.mark.slow
+
 SLOW: Final = """
 import os, sys, time
 here = os.path.dirname(__file__)

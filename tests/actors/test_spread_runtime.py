@@ -20,6 +20,8 @@ from rayfold.runtime.store.node_store import open_share
 from tests.actors.console import Console, Told, console
 from tests.actors.test_local_cluster import left_over
 
+pytestmark = pytest.mark.slow
+
 PARTITIONS: Final = 6
 SLOTS: Final = 2
 """For own actors, on each node."""

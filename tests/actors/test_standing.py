@@ -31,6 +31,8 @@ from rayfold.actors.observe.screen import as_values, drawn
 from rayfold.actors.observe.status import Status
 from rayfold.actors.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 CALLS = itertools.count(1)
 
 

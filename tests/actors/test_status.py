@@ -27,6 +27,8 @@ from rayfold.runtime.store.store_lock import holder_of
 from tests.actors.driver import ROOT, start_driver
 from tests.bank import Account, BalanceOf, Balances, Deposit, Deposited, Open, Vault, Withdraw, Withdrawn
 
+pytestmark = pytest.mark.slow
+
 SHORT_S = 0.5
 """How long these tests wait for one that is frozen: a process that is not answers in milliseconds."""
 

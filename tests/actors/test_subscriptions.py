@@ -15,6 +15,8 @@ from rayfold import BlockingRuntime, CallerError, Receipt, Runtime, Subscription
 from rayfold.actors.cluster.ray_cluster import Cluster
 from tests.bank import Account, Deposit, Deposited, Open, Vault
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 of_one_loop = pytest.mark.asyncio(loop_scope="module")

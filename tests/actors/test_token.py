@@ -83,6 +83,7 @@ def test_the_token_of_another_user_is_refused(tmp_path: Path) -> None:
         ensure_token(environment(path))
 
 
+@pytest.mark.slow
 @needs_root
 def test_another_user_never_reads_the_token_while_a_first_runtime_starts(tmp_path: Path) -> None:
     """From before its first start until after its end, another user tries to open the token all the time."""

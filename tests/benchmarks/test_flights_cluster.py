@@ -83,6 +83,7 @@ def ended(running: subprocess.Popen[str], code: int) -> str:
     return " ".join((shown + complaints).split())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_node_is_killed_and_started_again_visitors_come_meanwhile_and_all_is_verified(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
@@ -136,6 +137,7 @@ def _check_figures(told: dict[str, Any], gone: int) -> None:
     assert lost["back_after_s"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "line"),
     [

@@ -49,6 +49,7 @@ def run(directory: Path, flights: int, figures: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_demo_verifies_kills_and_recovers_and_a_second_run_adds_nothing(tmp_path: Path) -> None:
     store, figures = tmp_path / "store", tmp_path / "figures.json"
@@ -84,6 +85,7 @@ def _sent_again(store: Path, figures: Path, before: dict[str, Any]) -> None:
     assert "were stored already, by an earlier run" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_ctrl_c_in_the_middle_of_an_outage_ends_every_process_and_the_next_run_goes_on(tmp_path: Path) -> None:
     store, figures = tmp_path / "store", tmp_path / "figures.json"
@@ -267,6 +269,7 @@ class Onlooker:
 
 
 class TestOutages:
+    @pytest.mark.slow
     async def test_the_process_is_killed_with_signal_9(self) -> None:
         victim = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
         bank: Any = Bank(OwnActorStatus(EWR, "name", victim.pid, 0))
@@ -296,6 +299,7 @@ class TestOutages:
         assert await killer.kill("airport", bank, lambda: 280) is None
         assert killer.outages == []
 
+    @pytest.mark.slow
     async def test_a_kill_that_has_begun_is_waited_for_however_fast_the_commands_are_sent(self) -> None:
         victim = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
         commands = 5 * IN_FLIGHT
@@ -370,6 +374,7 @@ class TestReport:
         assert "and 2 more" in shown
         assert "not verified: 1 of 2 checks failed" in shown
 
+    @pytest.mark.slow
     def test_a_failed_check_is_in_the_json(self) -> None:
         check = Check("read model Routes")
         check.complain("off by one")

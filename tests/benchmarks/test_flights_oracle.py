@@ -25,6 +25,8 @@ from rayfold.runtime.log.format import CHAIN_START, NextRecord, decode_record, e
 from rayfold.runtime.stream import StreamId
 from tests.benchmarks.plain_run import QUESTIONS, PlainRun, table_of, walk
 
+pytestmark = pytest.mark.slow
+
 FLIGHTS = 13_000
 """Enough that each reason to refuse a command occurs. `rayfold demo --all` holds the whole year against the oracle."""
 

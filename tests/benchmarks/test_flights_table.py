@@ -11,6 +11,8 @@ import pytest
 
 from rayfold.benchmarks.flights.table import NEVER, YEAR_FLIGHTS, TableMissing, carrier_names, read_flights
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def year() -> pd.DataFrame:

@@ -18,11 +18,14 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import ray.util
 
 from rayfold.actors.cluster.local import PORTS
 from rayfold.actors.cluster.node import read_node
 from rayfold.actors.cluster.processes import Session, end_sessions
+
+pytestmark = pytest.mark.slow
 
 PAGE = Path(__file__).parents[2] / "deploy" / "README.md"
 

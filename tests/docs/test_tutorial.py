@@ -19,6 +19,8 @@ import pytest
 from rayfold.actors.cluster.file import CLUSTER_FILE
 from tests.docs.pages import ROOT, Block, blocks_of
 
+pytestmark = pytest.mark.slow
+
 CHAPTERS = sorted((ROOT / "docs" / "tutorial").glob("[0-9]-*.md"))
 
 PROGRAMS = {

@@ -13,6 +13,8 @@ import pytest
 from examples import parcels
 from tests.actors.driver import ROOT, start_driver
 
+pytestmark = pytest.mark.slow
+
 BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
 
 

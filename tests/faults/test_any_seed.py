@@ -22,6 +22,8 @@ from rayfold.benchmarks.torture.storage_full import BATCHES_MAX, FIRST, ROOM_BYT
 from rayfold.benchmarks.torture.storage_workload import batches
 from tests.faults.storage_scenarios import context_in, figure, short_form
 
+pytestmark = pytest.mark.slow
+
 SEEDS = range(1_000)
 
 

@@ -54,6 +54,7 @@ def test_a_history_that_fits_the_log_passes(store: Store, history: History) -> N
     assert broken(store, history) == set()
 
 
+@pytest.mark.slow
 def test_an_acknowledged_command_that_is_not_in_the_log_is_found(store: Store, history: History) -> None:
     lost = Entry(pack(Envelope(Jar, "a", Put(amount=1)))[0])
     lost.outcome = receipt(history.entries[3])._replace(position=5, version=5, command_bytes=lost.packed.command_id)

@@ -40,6 +40,8 @@ from rayfold.runtime.store.custody import ARRIVING, CopyFacts, Custody
 from rayfold.runtime.store.node_share import NodeShare
 from rayfold.runtime.store.partition_map import PartitionMap
 
+pytestmark = pytest.mark.slow
+
 STRIDE = 5
 """Of the single faults, and of pairs of them: a prime, so that all kinds and steps are met. The scenario tries each
 single one, and `control_running` all pairs."""

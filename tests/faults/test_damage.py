@@ -20,6 +20,8 @@ from rayfold.runtime.stream import StreamId
 from tests.faults.storage_scenarios import SEED, figure, short_form
 from tests.runtime.log.appends import deposits, versions_of
 
+pytestmark = pytest.mark.slow
+
 
 def test_flipped_bits_and_cut_files_never_give_a_wrong_answer(tmp_path: Path) -> None:
     findings = short_form("bit-flips", tmp_path)

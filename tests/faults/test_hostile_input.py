@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from rayfold.benchmarks.torture.storage_hostile import INPUTS
 from tests.faults.storage_scenarios import figure, short_form
+
+pytestmark = pytest.mark.slow
 
 
 def test_every_hostile_input_is_refused_by_name_and_before_it_costs_memory(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.short_form import held
 
-pytestmark = pytest.mark.usefixtures("shared_ray")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
 
 
 def test_twice_the_capacity_is_refused_by_name_and_what_was_acknowledged_stays(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import pytest
 
 from tests.faults.short_form import held
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.usefixtures("shared_ray")
 def test_a_socket_that_is_cut_and_full_of_strangers_loses_nothing(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from rayfold.benchmarks.torture.storage_workload import expected
 from rayfold.runtime.store.store import Store
 from tests.faults.storage_scenarios import SEED, context_in, figure, short_form
 
+pytestmark = pytest.mark.slow
+
 BATCHES = 3
 PAGE = 4_096
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.short_form import held
 
-pytestmark = pytest.mark.usefixtures("shared_ray")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
 
 
 def test_partitions_own_actors_and_projectors_killed_under_load_lose_nothing(tmp_path: Path) -> None:

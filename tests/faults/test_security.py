@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.faults.short_form import held
+
+pytestmark = pytest.mark.slow
 
 
 def test_strangers_are_not_let_in_and_nothing_listens_beyond_this_machine(tmp_path: Path) -> None:

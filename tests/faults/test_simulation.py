@@ -31,6 +31,7 @@ LIKELY = (923,)
 all of them are."""
 
 
+@pytest.mark.slow
 def test_no_story_of_the_real_parts_breaks_an_invariant() -> None:
     total = Findings()
     failure = find_failure(range(STORIES), total=total)

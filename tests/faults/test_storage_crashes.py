@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.faults.storage_scenarios import figure, short_form
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_writer_killed_before_any_system_call_of_a_commit_loses_nothing(tmp_path: Path) -> None:

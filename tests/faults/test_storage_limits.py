@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.faults.storage_scenarios import figure, short_form
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_full_disk_is_refused_by_name_serves_reads_and_takes_writes_again_when_it_is_freed(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def test_a_log_that_only_grew_is_as_it_was_anchored(tmp_path: Path) -> None:
     assert differences(anchor, store) == {}
 
 
+@pytest.mark.slow
 def test_it_is_taken_beside_a_running_writer(tmp_path: Path) -> None:
     store = filled(tmp_path / "bank", 1)
     code = (
@@ -201,6 +202,7 @@ def test_a_known_key_is_compared_however_it_is_written(tmp_path: Path) -> None:
     signed.check_signature(public_key_in(tmp_path / "public"))
 
 
+@pytest.mark.slow
 def test_a_key_that_cannot_be_written_leaves_no_file(tmp_path: Path) -> None:
     code = (
         "import resource, signal, sys; from pathlib import Path; from rayfold.runtime.backup.anchor import new_key\n"

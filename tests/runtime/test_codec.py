@@ -180,6 +180,7 @@ def test_the_bytes_are_the_same_in_whatever_order_the_fields_are_given() -> None
     assert encode_message(Deposited(amount=4).model_copy(update={"amount": 5})) == packed
 
 
+@pytest.mark.slow
 def test_the_bytes_are_the_same_whatever_the_hash_seed() -> None:
     script = (
         "from rayfold.runtime.encoding.codec import encode_message\n"
@@ -379,6 +380,7 @@ def test_a_bomb_is_refused_before_it_goes_off(bomb: bytes) -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_the_worst_message_that_is_decoded_stays_within_its_bound() -> None:
     lists = (b"\xdd" + (100_000).to_bytes(4, "big") + b"\x80" * 100_000) * 10
     worst = b"\x81\xa1x\x9a" + lists

@@ -74,6 +74,7 @@ def test_a_derived_id_is_the_same_for_ever() -> None:
     assert derived_id(b"\x00\xff", UUID(int=7), "ä", -1) == UUID("71be5ebf-5da5-83c0-a86b-525404c8af73")
 
 
+@pytest.mark.slow
 def test_a_derived_id_is_the_same_in_another_process() -> None:
     code = "from rayfold.runtime.encoding.envelope import derived_id; print(derived_id('payment', 42))"
     told = subprocess.run(

@@ -93,6 +93,7 @@ def processes_it_takes(
     raise AssertionError("it ends one process after the other")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [0, 1, 30, 600])
 def test_the_event_is_set_aside_after_it_was_in_hand_at_two_deaths(tmp_path: Path, before: int) -> None:
     log = log_of(*[Harmless()] * before, Deadly(), *[Harmless()] * 5)
@@ -105,6 +106,7 @@ def test_the_event_is_set_aside_after_it_was_in_hand_at_two_deaths(tmp_path: Pat
     read_model.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [1, 30, 600])
 def test_a_process_that_begins_again_does_not_end_once_more_on_the_way_there(tmp_path: Path, before: int) -> None:
     log = log_of(*[Harmless()] * before, Deadly(), *[Harmless()] * 5)
@@ -114,6 +116,7 @@ def test_a_process_that_begins_again_does_not_end_once_more_on_the_way_there(tmp
     read_model.close()
 
 
+@pytest.mark.slow
 def test_each_of_several_is_found(tmp_path: Path) -> None:
     log = log_of(Harmless(), Deadly(), Harmless(), Deadly(), Harmless())
     ended, read_model = processes_it_takes(Setting, log, tmp_path / "record")
@@ -122,6 +125,7 @@ def test_each_of_several_is_found(tmp_path: Path) -> None:
     read_model.close()
 
 
+@pytest.mark.slow
 def test_a_projection_that_stops_says_at_which_event(tmp_path: Path) -> None:
     log = log_of(Harmless(), Deadly(), Harmless())
     ended, read_model = processes_it_takes(Stopping, log, tmp_path / "record")

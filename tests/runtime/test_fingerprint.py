@@ -298,6 +298,7 @@ def in_a_function(source: str) -> str:
     return f"{future}annotations\n{rest}def main():\n" + textwrap.indent("import sys\n" + body, "    ") + "\nmain()\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arranged", [lambda source: source, in_a_function], ids=["of a script", "of a function"])
 def test_the_fingerprint_is_the_same_in_every_process_and_after_shipping_by_value(
     arranged: object, tmp_path: Path

@@ -22,6 +22,8 @@ from rayfold.runtime.stream import ANY, StreamId
 from rayfold.runtime.write.write_loop import Batch, WriteLoop, _Decided
 from tests.runtime.histories import machine
 
+pytestmark = pytest.mark.slow
+
 IN_MEMORY = settings(
     max_examples=200, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

@@ -92,6 +92,7 @@ def test_somebody_else_on_the_machine_learns_what_was_in_hand(tmp_path: Path) ->
     assert key_in_hand_at_death(path, first.incarnation) is None
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_it_behind(tmp_path: Path) -> None:
     program = (
         "import sys, pathlib; from rayfold.runtime.in_hand import InHand\n"

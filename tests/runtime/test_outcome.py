@@ -282,6 +282,7 @@ FACTS = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(facts=st.dictionaries(st.from_regex(r"[a-z]{1,5}", fullmatch=True), FACTS, max_size=5))
 def test_whatever_the_facts_are_the_rejection_arrives_and_so_do_its_neighbours(facts: dict[str, Any]) -> None:
     before, outcome, after = arrived(Moved("x"), Rejected("reason", **facts), Moved("y"))

@@ -176,6 +176,7 @@ def test_a_pipe_in_place_of_a_file_is_refused_and_nothing_waits_for_it(tmp_path:
         open_private(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
 
 
+@pytest.mark.slow
 @needs_root
 def test_another_user_neither_reads_the_events_of_a_store_nor_takes_its_lock(shared: Path) -> None:
     folder = shared / "bank"
@@ -193,6 +194,7 @@ for name in ("partition-00000/data.mdb", "store.json", "store.lock", "."):
     assert as_nobody(tried, folder) == ""
 
 
+@pytest.mark.slow
 @needs_root
 @pytest.mark.parametrize("what", ["folder", "link"])
 def test_a_store_is_not_made_in_a_folder_or_behind_a_link_of_another_user(shared: Path, what: str) -> None:
@@ -207,6 +209,7 @@ def test_a_store_is_not_made_in_a_folder_or_behind_a_link_of_another_user(shared
     assert not any((shared / "bank").iterdir())
 
 
+@pytest.mark.slow
 @needs_root
 def test_what_another_user_has_put_into_a_store_that_was_open_is_refused_by_name(shared: Path) -> None:
     store = store_with_a_secret(shared / "bank")
@@ -216,6 +219,7 @@ def test_what_another_user_has_put_into_a_store_that_was_open_is_refused_by_name
         store.hold("a test")
 
 
+@pytest.mark.slow
 @needs_root
 def test_another_user_who_had_the_lock_of_an_open_store_cannot_take_it_again(shared: Path) -> None:
     store = store_with_a_secret(shared / "bank")
@@ -227,6 +231,7 @@ def test_another_user_who_had_the_lock_of_an_open_store_cannot_take_it_again(sha
     assert as_nobody(took, store.path / "store.lock") == "refused"
 
 
+@pytest.mark.slow
 @needs_root
 def test_the_temporary_folder_of_this_user_that_another_one_made_first_is_refused(
     shared: Path, monkeypatch: pytest.MonkeyPatch
@@ -258,6 +263,7 @@ def test_a_folder_below_one_that_all_may_write_to_without_a_sticky_bit_is_refuse
     check_way(folder)
 
 
+@pytest.mark.slow
 @needs_root
 def test_a_folder_below_a_group_of_other_users_or_behind_a_link_of_theirs_is_refused(shared: Path) -> None:
     folder = shared / "team" / "code"

@@ -291,6 +291,7 @@ def check(event: Event) -> None:
         assert difference(event, one) is None, f"{reader} sees {one!r}"
 
 
+@pytest.mark.slow
 @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 @given(event=messages(Event))
 @example(event=sized(str | Decimal, Decimal("9.90")))

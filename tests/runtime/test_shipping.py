@@ -150,6 +150,7 @@ def in_a_function(domain: str) -> str:
     return f"def main():\n{body}\n\nmain()\n"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "script",

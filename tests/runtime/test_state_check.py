@@ -373,6 +373,7 @@ def verify(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_the_command_says_what_differs_and_ends_with_1(store: Store, tmp_path: Path) -> None:
     kept = saved(store, InFields, InRows)
     application, report = "tests.runtime.test_state_check:APPLICATION", tmp_path / "report.json"
@@ -389,6 +390,7 @@ def test_the_command_says_what_differs_and_ends_with_1(store: Store, tmp_path: P
     assert verify(store.path).returncode == 0, "without the classes nothing can be folded"
 
 
+@pytest.mark.slow
 def test_the_command_refuses_a_wrong_name_before_it_verifies_anything(store: Store) -> None:
     refused = verify(store.path, "tests.runtime.test_state_check:APLICATION")
     assert (refused.returncode, refused.stdout) == (2, "")

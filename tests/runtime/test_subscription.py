@@ -42,6 +42,8 @@ from tests.runtime.log.appends import ALICE
 from tests.runtime.log.appends import deposits as deposits_of
 from tests.runtime.other_writer import ROOT, OtherWriter, deposits
 
+pytestmark = pytest.mark.slow
+
 NAMES = [f"account {number}" for number in range(12)]
 
 

@@ -54,6 +54,7 @@ def test_too_few_cores_are_said_and_nothing_is_pinned(monkeypatch: pytest.Monkey
     assert os.sched_getaffinity(0) == before
 
 
+@pytest.mark.slow
 def test_every_thread_of_a_process_is_moved_and_let_go_again(monkeypatch: pytest.MonkeyPatch) -> None:
     allowed = sorted(os.sched_getaffinity(0))
     one = frozenset(allowed[:1])
@@ -79,6 +80,7 @@ def test_every_thread_of_a_process_is_moved_and_let_go_again(monkeypatch: pytest
     assert sorted(os.sched_getaffinity(0)) == allowed
 
 
+@pytest.mark.slow
 def test_the_card_knows_this_machine(tmp_path: Path) -> None:
     card = describe_machine(tmp_path)
     assert card["cores"] == len(os.sched_getaffinity(0))
@@ -115,6 +117,7 @@ def test_the_cpu_time_of_others_is_what_is_neither_ours_nor_stolen() -> None:
     assert shares((0, 0, 0), (1000, 600, 50), 400) == {"ours": 0.4, "others": 0.2, "steal": 0.05}
 
 
+@pytest.mark.slow
 def test_what_children_use_counts_as_ours() -> None:
     with Watcher() as watcher:
         watcher.begin()

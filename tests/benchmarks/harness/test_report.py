@@ -19,6 +19,8 @@ from rayfold.benchmarks.harness.results import Run, load_run, save_run
 from rayfold.benchmarks.report.page import SECTIONS, render, write_report
 from tests.benchmarks.harness.invented import Invention, whole_run
 
+pytestmark = pytest.mark.slow
+
 TITLES = [
     "Writes against partitions",
     "Writes against commands in flight",

@@ -11,6 +11,8 @@ import pytest
 
 from rayfold.benchmarks.harness.results import Run, load_run
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 SMALLEST = ("read", "--quick", "--seconds", "0.05", "--replicas", "1")
 

@@ -19,6 +19,8 @@ from rayfold.benchmarks.harness.contract import Options
 from rayfold.benchmarks.harness.results import CaseResult, load_run
 from rayfold.benchmarks.suites import clients
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 BOTH = "clients/both?partitions=2&readers=1&replicas=1&writers=2"
 MakeOptions = Callable[..., Options]

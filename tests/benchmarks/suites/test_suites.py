@@ -69,6 +69,7 @@ def sound(case: Case, sample: Sample) -> None:
         assert figure.value >= 0, f"{case.key} {name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suite", [suite for suite in SUITES if suite != "replay"])
 async def test_a_suite_measures_and_its_invariants_hold(suite: str, options: MakeOptions, ray_of_the_run: None) -> None:
     run = options()
@@ -77,6 +78,7 @@ async def test_a_suite_measures_and_its_invariants_hold(suite: str, options: Mak
     assert not list(run.directory.glob("case-*")), "a case has left its folder behind"
 
 
+@pytest.mark.slow
 async def test_the_replay_suite_measures_over_logs_of_growing_size(
     options: MakeOptions, ray_of_the_run: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,6 +91,7 @@ async def test_the_replay_suite_measures_over_logs_of_growing_size(
     assert measured["replay/projection rebuild?events=10000"].notes["log_bytes"]
 
 
+@pytest.mark.slow
 async def test_both_placements_and_all_distributions_of_keys_are_written(
     options: MakeOptions, ray_of_the_run: None
 ) -> None:
@@ -106,6 +109,7 @@ def test_the_open_loop_covers_every_operation(options: MakeOptions) -> None:
     assert {each["operation"] for each in loops} == {"execute", "ask", "execute then ask"}
 
 
+@pytest.mark.slow
 async def test_the_open_loop_keeps_its_whole_histogram_and_what_saturation_it_went_by(
     options: MakeOptions, ray_of_the_run: None
 ) -> None:
@@ -117,6 +121,7 @@ async def test_the_open_loop_keeps_its_whole_histogram_and_what_saturation_it_we
     assert sample.notes["saturation_per_s"]
 
 
+@pytest.mark.slow
 async def test_a_side_that_is_idle_has_no_figures(options: MakeOptions, ray_of_the_run: None) -> None:
     run = options()
     [case] = [
@@ -129,6 +134,7 @@ async def test_a_side_that_is_idle_has_no_figures(options: MakeOptions, ray_of_t
     assert "queries_per_s" not in figures
 
 
+@pytest.mark.slow
 async def test_a_run_with_a_violation_has_no_figures(
     options: MakeOptions, ray_of_the_run: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +149,7 @@ async def test_a_run_with_a_violation_has_no_figures(
         assert (sample.figures, sample.violations) == ({}, ["partition 0: something is wrong"]), case.key
 
 
+@pytest.mark.slow
 async def test_a_read_model_that_counts_twice_in_a_process_of_its_own_is_told(
     options: MakeOptions, ray_of_the_run: None
 ) -> None:
@@ -151,6 +158,7 @@ async def test_a_read_model_that_counts_twice_in_a_process_of_its_own_is_told(
         assert await running.violations([receipt]) == ["read model: alice is 10 and the log says 5"]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_refused_leaves_the_ray_that_its_process_had(ray_of_the_run: None) -> None:
     ray = import_module("ray")
     present = ray.get_runtime_context().gcs_address

@@ -89,6 +89,7 @@ def test_the_second_backup_adds_what_is_new_and_nothing_else(store: Store, tmp_p
     assert records_of(restored.path, 1) == records_of(store, 1)
 
 
+@pytest.mark.slow
 def test_a_backup_is_taken_while_the_store_is_written_to(store: Store, tmp_path: Path) -> None:
     log = store.open_log(0)
     epoch = log.activate()
@@ -343,6 +344,7 @@ def test_a_second_restore_into_the_same_place_leaves_the_first_one_its_work(stor
     assert not (tmp_path / "restored.restoring").exists()
 
 
+@pytest.mark.slow
 def test_what_a_killed_restore_has_left_is_removed_by_the_next_one(store: Store, tmp_path: Path) -> None:
     backup_store(store.path, tmp_path / "backup")
     code = (
@@ -374,6 +376,7 @@ def test_a_backup_is_not_taken_into_a_folder_while_another_one_is(store: Store, 
     assert told == [1, 1]
 
 
+@pytest.mark.slow
 def test_of_two_backups_into_one_address_the_slower_one_changes_nothing(store: Store, tmp_path: Path) -> None:
     """The faster one may have merged, and removed, the segments that the slower one lists."""
     address = "memory://overlapping/bank"

@@ -113,6 +113,7 @@ def test_a_walk_goes_over_the_borders_of_its_chunks(store: Store, monkeypatch: p
         assert (report.partitions[1].events, report.partitions[1].commands) == (9, 7)
 
 
+@pytest.mark.slow
 def test_a_store_in_use_can_be_verified_and_goes_on(store: Store) -> None:
     code = """
 import sys

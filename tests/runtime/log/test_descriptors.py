@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from rayfold.runtime.store.store import create_or_open_store
 
 OPENS = """
@@ -32,6 +34,7 @@ def opens(store: Path, soft: int, hard: int) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
 
 
+@pytest.mark.slow
 def test_the_soft_limit_is_raised_where_the_hard_one_allows_it(tmp_path: Path) -> None:
     create_or_open_store(tmp_path / "bank", 40)
     said = opens(tmp_path / "bank", 64, 4096)
@@ -39,6 +42,7 @@ def test_the_soft_limit_is_raised_where_the_hard_one_allows_it(tmp_path: Path) -
     assert int(said.removeprefix("all ")) > 64
 
 
+@pytest.mark.slow
 def test_at_the_hard_limit_the_error_names_it_and_what_is_needed(tmp_path: Path) -> None:
     create_or_open_store(tmp_path / "bank", 40)
     said = opens(tmp_path / "bank", 64, 64)

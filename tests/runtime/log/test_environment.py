@@ -176,6 +176,7 @@ def test_a_folder_that_cannot_be_made_is_an_error_with_its_path(tmp_path: Path) 
     assert str(caught.value) == f"{tmp_path}/file/log: cannot make the folder: Not a directory"
 
 
+@pytest.mark.slow
 def test_a_log_used_after_a_fork_says_so(tmp_path: Path) -> None:
     code = """
 import os, sys
@@ -198,6 +199,7 @@ print(parent, log.activate(), flush=True)
     assert ends == f"{parent} 1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opened", ["open_log", "open_reader"])
 def test_a_forked_child_that_ends_takes_no_read_from_its_parent(tmp_path: Path, opened: str) -> None:
     open_log(tmp_path, "partition 3").close()
@@ -231,6 +233,7 @@ print("positions 1..n" if seen == list(range(1, len(seen) + 1)) else seen, flush
 """
 
 
+@pytest.mark.slow
 def test_readers_in_other_processes_see_positions_1_to_n_and_nothing_late(lmdb_log: LmdbLog, tmp_path: Path) -> None:
     epoch, total = lmdb_log.activate(), 3_000
     readers = [python(READER, tmp_path / "log", total) for _ in range(2)]
@@ -262,6 +265,7 @@ def test_a_read_transaction_that_two_commits_passed_is_taken_anew(
     assert seen == [False, True, True]
 
 
+@pytest.mark.slow
 def test_a_reader_sees_a_commit_of_another_process_at_once(lmdb_log: LmdbLog, tmp_path: Path) -> None:
     code = """
 import sys
@@ -320,6 +324,7 @@ except StorageFailed as error:
 """
 
 
+@pytest.mark.slow
 def test_reader_slots_that_are_all_taken_are_an_error_until_the_writer_frees_those_of_the_dead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -358,6 +363,7 @@ def heavy(size_bytes: int) -> Append:
     return append._replace(events=(append.events[0]._replace(payload=bytes(size_bytes)),))
 
 
+@pytest.mark.slow
 def test_a_full_map_grows_while_a_reader_in_another_process_goes_on(tmp_path: Path) -> None:
     log = open_log(tmp_path / "log", "partition 3", map_bytes=1 << 20)
     epoch, total = log.activate(), 160
@@ -381,6 +387,7 @@ def test_a_batch_far_larger_than_the_map_grows_it_several_times_and_is_stored_on
     log.close()
 
 
+@pytest.mark.slow
 def test_a_writer_goes_on_after_another_process_has_grown_the_map(tmp_path: Path) -> None:
     log = open_log(tmp_path / "log", "partition 3", map_bytes=1 << 20)
     log.append(log.activate(), [deposits(ALICE, 1)])
@@ -413,6 +420,7 @@ def test_an_open_log_leaves_room_over_what_its_file_already_has(tmp_path: Path) 
 # --- a disk that refuses ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_disk_that_takes_no_more_is_an_error_and_nothing_is_half_written(tmp_path: Path) -> None:
     code = """
 import os, resource, sys
@@ -440,6 +448,7 @@ print(log.append(epoch, refused)[0].position, log.version(ALICE))
     assert said[1:] == ["1 None 2", "3 3"]
 
 
+@pytest.mark.slow
 def test_an_environment_whose_meta_page_could_not_be_written_is_opened_again(tmp_path: Path) -> None:
     code = """
 import fcntl, os, sys

@@ -52,6 +52,7 @@ def _encodable(text: str) -> bool:
         return False
 
 
+@pytest.mark.slow
 @given(streams, versions, versions, type_names, st.integers(1, 1 << 40), st.binary(max_size=300), ids, ids)
 def test_a_record_gives_back_what_went_into_it(
     stream: StreamId, position: int, version: int, name: str, schema: int, payload: bytes, by: bytes, cause: bytes

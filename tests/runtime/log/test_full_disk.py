@@ -27,6 +27,7 @@ except StorageFailed as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(missing("mount")), reason=missing("mount"))
 def test_a_disk_without_room_is_called_full_and_not_broken(tmp_path: Path) -> None:
     """A write that is cut short for want of room is an input/output error to LMDB, which sounds like a broken disk."""

@@ -104,6 +104,7 @@ appends = st.tuples(st.integers(0, 11), st.integers(0, 3))
 batches = st.lists(st.lists(appends, max_size=6), max_size=12)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(batches, st.sampled_from([1, 2, 5, 256]), st.sampled_from([1, 700, 1 << 20]), st.sets(st.integers(0, 11)))
 def test_whoever_reads_and_however_often_the_writer_begins_anew_every_stream_is_whole(
@@ -139,6 +140,7 @@ def test_whoever_reads_and_however_often_the_writer_begins_anew_every_stream_is_
         assert report.streams == sum(bool(amounts) for amounts in of.values())
 
 
+@pytest.mark.slow
 def test_a_reader_beside_a_writer_in_another_process_always_sees_whole_streams(tmp_path: Path) -> None:
     code = """
 import sys

@@ -60,6 +60,7 @@ def test_with_its_last_reader_the_log_is_let_go(store: Store) -> None:
     again.close()
 
 
+@pytest.mark.slow
 def test_readers_that_are_open_see_what_another_process_commits(store: Store) -> None:
     readers: list[LmdbReader] = [store.open_reader(0) for _ in range(2)]
     writer = python(

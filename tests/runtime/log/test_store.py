@@ -150,6 +150,7 @@ def test_a_path_that_is_a_file_is_an_error(tmp_path: Path) -> None:
         create_or_open_store(tmp_path / "file", 1)
 
 
+@pytest.mark.slow
 def test_a_directory_that_may_not_be_written_is_an_error(tmp_path: Path) -> None:
     code = """
 import os, sys, tempfile
@@ -247,6 +248,7 @@ def test_a_store_of_a_later_format_is_refused_by_its_number(tmp_path: Path) -> N
 # --- a creation that is interrupted -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_creation_killed_at_any_step_leaves_no_store_and_can_be_done_again(tmp_path: Path) -> None:
     code = """
 import os, sys
@@ -330,6 +332,7 @@ def store(tmp_path: Path) -> Store:
     return create_or_open_store(tmp_path / "store", 1)
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_with_the_name_of_the_first(store: Store) -> None:
     first = python(HOLDER, store.path)
     assert first.stdout is not None
@@ -344,6 +347,7 @@ def test_a_second_process_is_refused_with_the_name_of_the_first(store: Store) ->
     assert said.endswith("; stop that runtime first, or use another directory")
 
 
+@pytest.mark.slow
 def test_the_hold_ends_with_its_process_however_it_dies(store: Store) -> None:
     first = python(HOLDER, store.path)
     assert first.stdout is not None
@@ -373,6 +377,7 @@ def test_a_store_whose_lock_was_removed_is_held_all_the_same(store: Store) -> No
     store.hold("the second").release()
 
 
+@pytest.mark.slow
 def test_children_do_not_inherit_the_hold(store: Store) -> None:
     code = """
 import os, sys, subprocess
@@ -421,6 +426,7 @@ def test_the_holder_of_a_store_is_told_with_how_it_is_reached(store: Store) -> N
     assert holder_of(store.path) is None
 
 
+@pytest.mark.slow
 def test_a_holder_that_was_killed_holds_nothing_and_asking_takes_nothing(store: Store) -> None:
     code = """
 import os, signal, sys
@@ -454,6 +460,7 @@ def test_a_lock_that_says_nothing_readable_has_no_holder_and_no_store_no_lock(st
         holder_of(tmp_path / "nothing")
 
 
+@pytest.mark.slow
 def test_a_holder_in_another_namespace_of_process_ids_is_told_though_its_number_means_nothing_here(
     store: Store,
 ) -> None:
@@ -482,6 +489,7 @@ sys.stdin.read()
     assert holder_of(store.path) is None
 
 
+@pytest.mark.slow
 def test_readers_in_two_namespaces_of_process_ids_do_not_take_each_others_place_in_the_log(store: Store) -> None:
     """Both have the same id where they are. LMDB knows readers by that: it refuses the second one, and takes nothing
     from the first one. The error says what to do."""

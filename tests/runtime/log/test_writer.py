@@ -32,6 +32,7 @@ for _ in sys.stdin:
 """
 
 
+@pytest.mark.slow
 def test_a_writer_in_another_process_is_fenced_by_a_later_activation(lmdb_log: LmdbLog, tmp_path: Path) -> None:
     other = python(WRITER, tmp_path / "log")
     assert other.stdout is not None
@@ -47,6 +48,7 @@ def test_a_writer_in_another_process_is_fenced_by_a_later_activation(lmdb_log: L
     assert positions_of(lmdb_log.read(0, 9)) == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_what_a_writer_remembers_does_not_count_once_somebody_else_has_written(
     lmdb_log: LmdbLog, tmp_path: Path
 ) -> None:
@@ -133,6 +135,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_writer_killed_in_the_middle_loses_nothing_that_it_had_acknowledged(tmp_path: Path) -> None:
     acknowledged = 0
     for round_ in range(1, 4):
@@ -154,6 +157,7 @@ def test_a_writer_killed_in_the_middle_loses_nothing_that_it_had_acknowledged(tm
         log.close()
 
 
+@pytest.mark.slow
 def test_a_later_writer_is_not_stopped_by_one_killed_inside_its_transaction(tmp_path: Path) -> None:
     code = """
 import sys

@@ -133,6 +133,7 @@ def test_sql_that_duckdb_refuses_is_said_with_its_words(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_second_process_is_told_that_the_tables_are_in_use(store: DuckDbStore, tmp_path: Path) -> None:
     program = (
         "import sys, types, pathlib\n"
@@ -150,6 +151,7 @@ def test_without_duckdb_one_is_told_what_to_install(tmp_path: Path, monkeypatch:
     assert str(told.value) == "store=DuckDb(...): duckdb is not installed; pip install rayfold[duckdb]"
 
 
+@pytest.mark.slow
 def test_a_full_disk_in_a_handler_is_no_fault_of_the_event_which_is_taken_in_once_there_is_room(tmp_path: Path) -> None:
     program = Path(__file__).with_name("full_disk.py")
     root = Path(__file__).parents[3]

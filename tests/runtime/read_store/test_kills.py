@@ -18,6 +18,7 @@ PROGRAM = [sys.executable, "-m", "tests.runtime.read_store.follower_process"]
 ROOT = Path(__file__).resolve().parents[3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tally", TALLIES, ids=lambda tally: tally.__name__)
 def test_whenever_it_is_killed_it_goes_on_to_a_fold_of_the_log(tally: type, tmp_path: Path) -> None:
     store = create_or_open_store(tmp_path / "store", 1)

@@ -168,6 +168,7 @@ def test_the_map_grows_before_it_is_full(tmp_path: Path, monkeypatch: pytest.Mon
     store.close()
 
 
+@pytest.mark.slow
 def test_a_second_process_is_told_that_the_rows_are_in_use(store: LmdbStore, tmp_path: Path) -> None:
     program = (
         "import sys, types, pathlib\n"
@@ -184,6 +185,7 @@ def test_a_second_process_is_told_that_the_rows_are_in_use(store: LmdbStore, tmp
     again.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refused", range(5, 9))
 def test_after_a_commit_that_failed_the_next_ones_are_stored(tmp_path: Path, refused: int) -> None:
     """Of these writes some are of its meta page, after which LMDB answers nothing but errors."""
@@ -197,6 +199,7 @@ def test_after_a_commit_that_failed_the_next_ones_are_stored(tmp_path: Path, ref
     assert len(told) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("directory", ["Path(sys.argv[1])", "None"])
 def test_a_forked_child_that_ends_takes_nothing_from_its_parent(tmp_path: Path, directory: str) -> None:
     program = f"""

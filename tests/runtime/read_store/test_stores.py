@@ -167,6 +167,7 @@ except StorageFailed as error:
 """
 
 
+@pytest.mark.slow
 def test_what_cannot_be_opened_now_is_kept(log: MemoryLog, tmp_path: Path) -> None:
     tally_of(LmdbTally, log, tmp_path).close()
     done = subprocess.run([sys.executable, "-c", TIGHT, tmp_path], capture_output=True, text=True, check=False)
@@ -176,6 +177,7 @@ def test_what_cannot_be_opened_now_is_kept(log: MemoryLog, tmp_path: Path) -> No
     again.close()
 
 
+@pytest.mark.slow
 @needs_root
 def test_a_file_of_duckdb_that_may_not_be_opened_is_not_damaged(tmp_path: Path) -> None:
     store = DuckDb("").make()
