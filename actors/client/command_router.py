@@ -11,7 +11,8 @@ caller's commands to one aggregate is kept through losses and moves, and the sam
 effect twice.
 
 An aggregate with a long history is loaded aside by its partition (`runtime/write/loading.py`), which answers `Later`
-meanwhile. Its commands are set aside here, in order, and sent again after a pause; those to other aggregates go on.
+meanwhile. Its commands are set aside here, in order, and sent again after a pause; those to other aggregates go on. So
+are those to an aggregate whose own actor has to be found by its name, on a thread, since Ray may take long for it.
 
 Rules kept here: every command has a deadline, after which its caller is told `Unavailable`; what waits is bounded;
 retries are made here and nowhere else (Ray's own would run a command again without anybody knowing).
@@ -23,7 +24,7 @@ import asyncio
 import contextlib
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -34,6 +35,7 @@ from ...runtime.errors import Fenced, Overloaded, Unavailable
 from ...runtime.own_random import OWN
 from ...runtime.printable import printable_log
 from ...runtime.stream import OLD_PLACEMENT, StreamId, partition_of
+from ..cluster.rpc import aside
 from ..settings import Settings
 from .transport import PartitionTransport
 
@@ -46,6 +48,9 @@ IN_FLIGHT_MAX = 2
 
 _ROUTES_MAX: Final = 1024
 """Own actors remembered: some times as many as live at once. A forgotten one is asked for at its partition again."""
+
+_FOUND_AT_ONCE: Final = 64
+"""Own actors that are looked up before their commands go on: less than a tenth of a second."""
 
 _ASIDE_BYTES_MAX: Final = 64 << 20
 """Of all commands that are set aside for that; their number is bounded by `Settings.in_flight_max`."""
@@ -140,8 +145,13 @@ class CommandRouter:
         self._lost: OrderedDict[str, None] = OrderedDict()
         """Own actors that we gave up. A partition that has not heard of it yet still sends us there."""
         self._aside: dict[StreamId, list[_Pending]] = {}
-        """What waits for an aggregate that is being loaded, in order."""
+        """What waits for an aggregate that is being loaded, or whose own actor is being looked up, in order."""
         self._aside_bytes = 0
+        self._sought: dict[StreamId, tuple[int, str]] = {}
+        """Aggregates whose own actor is to be found: their partition, and its name."""
+        self._looking: asyncio.Task[None] | None = None
+        self._detached = 0
+        """How often; what was found before counts no more."""
         self._pending: set[_Pending] = set()
         self._unavailable: dict[int, str] = {}
         """Partition -> why nothing reaches it: what is sent to it is refused at once, so that it takes no place from
@@ -164,6 +174,7 @@ class CommandRouter:
         that it may be used: what is submitted is refused at once with this reason. What is on its way is sent again
         then, or is `Unavailable` at its deadline."""
         self._unavailable = dict.fromkeys(range(len(self._partitions)), why)
+        self._detached += 1
         routes = list(self._routes.values())
         for route in routes:
             route.cut_off = True
@@ -214,6 +225,8 @@ class CommandRouter:
                 await asyncio.wait(waiting, timeout=timeout_s)
         finally:
             self._closed = True
+            if self._looking is not None:
+                self._looking.cancel()
             what = "the runtime was stopped before it was answered"
             for pending in list(self._pending):
                 self._resolve(pending, Unavailable(str(pending.stream), what))
@@ -332,10 +345,13 @@ class CommandRouter:
         if destination.name:
             self._take_back(destination, again)
             return
-        if destination.loading:
-            again = self._set_aside(destination, again)
-        for stream, actor in moved.items():
-            self._open_route(stream, actor, destination.partition)
+        loading, destination.loading = destination.loading, {}
+        for stream, pause_s in loading.items():
+            self._loop.call_later(pause_s * OWN.uniform(0.5, 1.0), self._bring_back, stream)
+        if loading or moved:
+            again = self._set_aside(destination, {*loading, *moved}, again)
+        if moved:
+            self._look_up(destination.partition, moved)
         elsewhere = [pending for pending in again if pending.stream in self._routes]
         waiting = destination.lane.take_waiting(lambda pending: pending.stream in self._routes)
         for pending in [*elsewhere, *(pending for pending, _ in waiting)]:
@@ -343,17 +359,17 @@ class CommandRouter:
         here = [(pending, len(pending.blob)) for pending in again if pending.stream not in self._routes]
         destination.lane.restart(here)
 
-    def _set_aside(self, destination: _Destination, again: Sequence[_Pending]) -> list[_Pending]:
-        """Set aside what is for aggregates that are being loaded. Returns the others of `again`."""
-        loading, destination.loading = destination.loading, {}
-        waiting = destination.lane.take_waiting(lambda pending: pending.stream in loading)
-        for stream, pause_s in loading.items():
+    def _set_aside(
+        self, destination: _Destination, streams: Set[StreamId], again: Sequence[_Pending]
+    ) -> list[_Pending]:
+        """Set aside what is for these aggregates, until it is brought back. Returns the others of `again`."""
+        for stream in streams:
             self._aside.setdefault(stream, [])
-            self._loop.call_later(pause_s * OWN.uniform(0.5, 1.0), self._bring_back, stream)
+        waiting = destination.lane.take_waiting(lambda pending: pending.stream in streams)
         for pending in [*again, *(pending for pending, _ in waiting)]:
-            if pending.stream in loading:
+            if pending.stream in streams:
                 self._put_aside(pending, again=True)
-        return [pending for pending in again if pending.stream not in loading]
+        return [pending for pending in again if pending.stream not in streams]
 
     def _put_aside(self, pending: _Pending, *, again: bool = False) -> None:
         """`again`: it was sent before, so it is not refused."""
@@ -363,18 +379,37 @@ class CommandRouter:
         self._aside_bytes += len(pending.blob)
 
     def _bring_back(self, stream: StreamId) -> None:
-        """The aggregate may be loaded by now: send on what waits for it, in order."""
+        """The aggregate may be loaded by now, or found: send on what waits for it, in order."""
         waiting = self._aside.pop(stream, [])
         self._aside_bytes -= sum(len(pending.blob) for pending in waiting)
         for pending in waiting:
             self._put(pending)
 
-    def _open_route(self, stream: StreamId, actor: str, partition: int) -> None:
-        try:
-            if actor in self._lost:
-                raise ValueError
-            handle = self._actor_named(actor)
-        except Exception:  # it has ended since, or is as good as that; its partition finds out from us
+    def _look_up(self, partition: int, moved: Mapping[StreamId, str]) -> None:
+        """Find own actors by their names, on a thread: Ray takes a millisecond for each, and a minute while the head is
+        away. What is for their aggregates waits aside, in order, and everything else goes on."""
+        for stream, actor in moved.items():
+            self._sought[stream] = partition, actor
+        if self._looking is None or self._looking.done():
+            self._looking = self._loop.create_task(self._find())
+
+    async def _find(self) -> None:
+        """Until nothing is sought any more."""
+        while self._sought and not self._closed:
+            sought = {stream: self._sought.pop(stream) for stream in list(self._sought)[:_FOUND_AT_ONCE]}
+            names = [actor for _, actor in sought.values() if actor not in self._lost]
+            detached, found = self._detached, dict[str, Any]()
+            with contextlib.suppress(Exception):  # Ray does not answer
+                found = await aside(partial(_handles, self._actor_named, names), self._settings.timeout_s)
+            for stream, (partition, actor) in sought.items():
+                if stream in self._sought:  # it has moved again meanwhile
+                    continue
+                if detached == self._detached:
+                    self._open_route(stream, actor, partition, found.get(actor))
+                self._bring_back(stream)
+
+    def _open_route(self, stream: StreamId, actor: str, partition: int, handle: Any) -> None:
+        if handle is None:  # it has ended since, or is as good as that; its partition finds out from us
             self._tell_lost(partition, stream, actor)
             return
         if len(self._routes) >= _ROUTES_MAX:  # one in use stays; there are at most as many as commands in flight
@@ -427,3 +462,12 @@ class CommandRouter:
         self._sweeping = bool(self._pending)
         if self._sweeping:
             self._loop.call_later(_SWEEP_S, self._sweep)
+
+
+def _handles(actor_named: Callable[[str], Any], names: Sequence[str]) -> dict[str, Any]:
+    """The actors of these names that there are."""
+    found: dict[str, Any] = {}
+    for name in names:
+        with contextlib.suppress(Exception):  # it has ended, or the head is away
+            found[name] = actor_named(name)
+    return found

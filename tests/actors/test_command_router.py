@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -105,3 +106,45 @@ async def test_a_limit_of_a_tenth_of_a_second_is_kept() -> None:
     assert isinstance(await router.submit(command("v"), b"C", 0.1), Unavailable)
     assert now() - began_s < 0.6
     await router.drain(0.01)
+
+
+async def test_who_is_looked_up_holds_nobody_else_and_what_waits_for_it_keeps_its_order() -> None:
+    asked, found = threading.Event(), threading.Event()
+
+    def looked_up(name: str) -> Actor:
+        asked.set()
+        assert found.wait(20)
+        return own
+
+    partition, own = Actor(lambda blob: encode_answer([Moved("own")], 0.0)), Actor(lambda blob: None)
+    router = CommandRouter([partition], looked_up, Settings(local_sockets=False))
+    first, second, other = command("v"), command("v"), command("other")
+    try:
+        async with asyncio.timeout(10):
+            router.submit(first, b"A", 30.0)
+            while not asked.is_set():
+                await asyncio.sleep(0)
+            router.submit(second, b"B", 30.0)
+            partition.answer = lambda blob: encode_answer([receipt_of(other)], 0.0)
+            assert await router.submit(other, b"O", 9.0) == receipt_of(other)
+            assert own.batches == []
+            found.set()
+            while b"B" not in b"".join(own.batches):
+                await asyncio.sleep(0)
+        assert b"".join(own.batches).index(b"A") < b"".join(own.batches).index(b"B")
+        assert b"B" not in b"".join(partition.batches)
+    finally:
+        found.set()
+    await router.drain(0.01)
+
+
+async def test_who_is_not_found_is_told_to_its_partition_which_decides() -> None:
+    def looked_up(name: str) -> Actor:
+        raise ValueError(name)
+
+    answers = [encode_answer([Moved("own")], 0.0)]
+    sent = command("v")
+    partition = Actor(lambda blob: answers.pop() if answers else encode_answer([receipt_of(sent)], 0.0))
+    router = CommandRouter([partition], looked_up, Settings(local_sockets=False))
+    async with asyncio.timeout(10):
+        assert await router.submit(sent, b"C", 9.0) == receipt_of(sent)
