@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from .stream import StreamId
@@ -36,6 +36,19 @@ class Receipt(NamedTuple):
     store_id: str = ""
     """Of the store whose log holds the events: a restored store has another one, and its positions mean something else.
     Empty where that is not known, as inside an actor."""
+
+    carried: tuple[Any, ...] | None = None
+    """The events, if `execute` was asked for them: see `events`."""
+
+    @property
+    def events(self) -> tuple[Any, ...]:
+        """The events of the command, in order, as readers see them; none if nothing came of it. Their number is
+        `len(receipt.events)`. Only of a receipt that `execute(..., events=True)` has returned; of any other one ask the
+        runtime: `events_of(receipt)`. Raises `AttributeError` for a receipt without them."""
+        if self.carried is None:
+            remedy = "say execute(..., events=True), or ask the runtime: events_of(receipt)"
+            raise AttributeError(f"this receipt does not carry the events of its command; {remedy}")
+        return self.carried
 
     @property
     def command_id(self) -> UUID:

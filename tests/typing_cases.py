@@ -124,6 +124,8 @@ if TYPE_CHECKING:
         assert_type(replica, Replica[Balances])
         receipt = await me.execute(Account, "alice", Open(owner="Ada"), until=[Balances])
         assert_type(receipt, Receipt)
+        assert_type(await bank.events_of(receipt), list[Event])
+        assert_type(blocking.execute(Account, "alice", Deposit(amount=1), events=True), Receipt)
         assert_type(await me.ask(Balances, BalanceOf(account="alice")), int)
         assert_type(await me.ask_replica(replica, Richest()), list[str])
         assert_type(await bank.ask(Balances, Richest(), after=[receipt]), list[str])

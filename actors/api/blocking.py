@@ -183,6 +183,7 @@ class BlockingOperations:
         causation_id: UUID | None = None,
         decisive: bool = False,
         until: Until | None = None,
+        events: bool = False,
         timeout_s: float | None = None,
     ) -> Receipt:
         """Have the aggregate decide a command; see `Runtime.execute`."""
@@ -197,9 +198,14 @@ class BlockingOperations:
                 causation_id=causation_id,
                 decisive=decisive,
                 until=until,
+                events=events,
                 timeout_s=timeout_s,
             )
         )
+
+    def events_of(self, receipt: Receipt) -> list[Event]:
+        """The events of the command that got this receipt; see `Runtime.events_of`."""
+        return self._wait(self._runtime.events_of(receipt))
 
     def execute_all(
         self, envelopes: Iterable[Envelope], *, in_flight: int = 1024, timeout_s: float | None = None

@@ -45,6 +45,7 @@ class Gateway(Protocol):
         causation_id: UUID | None = ...,
         decisive: bool = ...,
         until: Until | None = ...,
+        events: bool = ...,
         timeout_s: float | None = ...,
     ) -> Receipt:
         """Have the aggregate decide a command; see `Runtime.execute`."""
@@ -74,6 +75,7 @@ class BlockingGateway(Protocol):
         causation_id: UUID | None = ...,
         decisive: bool = ...,
         until: Until | None = ...,
+        events: bool = ...,
         timeout_s: float | None = ...,
     ) -> Receipt:
         """Have the aggregate decide a command; see `Runtime.execute`."""

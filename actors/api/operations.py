@@ -25,7 +25,7 @@ from ...runtime.domain.projection import Projection
 from ...runtime.domain.recorded import Recorded
 from ...runtime.encoding.envelope import Envelope
 from ...runtime.encoding.outcome import Outcome
-from ...runtime.errors import CallerError, RayfoldError, Unavailable
+from ...runtime.errors import CallerError, InvalidMessage, RayfoldError, Unavailable
 from ...runtime.feed.event_filter import Key, Streams, Types
 from ...runtime.feed.subscription import Acknowledging, Chosen, From, SubscriptionOptions
 from ...runtime.read.positions import After
@@ -154,6 +154,7 @@ class Operations:
         causation_id: UUID | None = None,
         decisive: bool = False,
         until: Until | None = None,
+        events: bool = False,
         timeout_s: float | None = None,
     ) -> Receipt:
         """Have the aggregate decide a command. Returns once its events are fsynced.
@@ -163,8 +164,11 @@ class Operations:
         `command_id` may be sent again, for it takes effect at most once. until: wait too until every replica of these
         projections shows it; else `NotYetVisible`, which has the `receipt`: the command succeeded. decisive: a
         `Rejected` is stored under the `command_id` before it is raised, and every repeat of that id gets the same one,
-        whatever has changed since.
+        whatever has changed since. events: the receipt carries the events (`receipt.events`), which are read from the
+        log for it; say so where what was decided is needed, such as the number of an invoice.
         """
+        if not isinstance(events, bool):
+            raise InvalidMessage("events", f"is {events!r}", "give True or False")
         envelope = Envelope(
             aggregate, id, command, command_id, expected_version, correlation_id, causation_id, decisive
         )
@@ -174,7 +178,16 @@ class Operations:
         )
         if isinstance(outcome, RayfoldError):
             raise outcome
-        return outcome
+        return outcome._replace(carried=tuple(await self.events_of(outcome))) if events else outcome
+
+    async def events_of(self, receipt: Receipt) -> list[Event]:
+        """The events of the command that got this receipt, in order, read from the log; none if nothing came of it.
+        Also of a command that was sent again, and by another program.
+
+        One that the classes of this program cannot read is an `UnreadableEvent`. Raises `InvalidMessage` for a receipt
+        of another store, `Unavailable` while the node that has the log is gone, and `Damaged`.
+        """
+        return await self._past.events_of(receipt)
 
     def execute_all(
         self,

@@ -86,6 +86,7 @@ class Session:
         causation_id: UUID | None = None,
         decisive: bool = False,
         until: Until | None = None,
+        events: bool = False,
         timeout_s: float | None = None,
     ) -> Receipt:
         """`Runtime.execute`, which every later answer in this session includes."""
@@ -100,6 +101,7 @@ class Session:
                 causation_id=causation_id,
                 decisive=decisive,
                 until=until,
+                events=events,
                 timeout_s=timeout_s,
             )
         except NotYetVisible as error:
@@ -185,6 +187,7 @@ class BlockingSession:
         causation_id: UUID | None = None,
         decisive: bool = False,
         until: Until | None = None,
+        events: bool = False,
         timeout_s: float | None = None,
     ) -> Receipt:
         """`BlockingRuntime.execute`, which every later answer in this session includes."""
@@ -199,6 +202,7 @@ class BlockingSession:
                 causation_id=causation_id,
                 decisive=decisive,
                 until=until,
+                events=events,
                 timeout_s=timeout_s,
             )
         )

@@ -36,7 +36,16 @@ from ...runtime.log.format import stream_id
 from ...runtime.read.positions import check_store
 from ...runtime.read.read_model import PackedQuery, ReadModel
 from ...runtime.read.routes import merged_answer, part_asked
-from ...runtime.read.time_travel import checked_place, fold_up_to, history, microseconds, place_at, place_of, state_at
+from ...runtime.read.time_travel import (
+    checked_place,
+    events_of_command,
+    fold_up_to,
+    history,
+    microseconds,
+    place_at,
+    place_of,
+    state_at,
+)
 from ...runtime.read.unreadable import Unreadable
 from ...runtime.receipt import Receipt
 from ...runtime.stream import StreamId
@@ -75,6 +84,18 @@ class TimeTravel:
 
         def read(partition: int, reader: Reader) -> list[tuple[Event, Recorded]]:
             return history(self._catalogue, reader, partition, stream, from_version, to_version, unreadable=unreadable)
+
+        return await asyncio.to_thread(self._read, stream, read)
+
+    async def events_of(self, receipt: Receipt) -> list[Event]:
+        """See `Runtime.events_of`."""
+        if not isinstance(receipt, Receipt):
+            raise InvalidMessage("events_of", f"{receipt!r} is no Receipt", "give what `execute` has returned")
+        check_store("events_of", receipt, self._store.store_id)
+        stream = receipt.stream
+
+        def read(_partition: int, reader: Reader) -> list[Event]:
+            return events_of_command(self._catalogue, reader, stream, receipt.version, receipt.command_bytes)
 
         return await asyncio.to_thread(self._read, stream, read)
 

@@ -104,7 +104,7 @@ def decode_outcomes(blob: bytes, commands: Sequence[Any], store_id: str = "") ->
     for command, packed in zip(commands, unpacker, strict=True):
         if packed[0] == _RECEIPT:
             _, partition, position, version, repeated = packed
-            facts = (command.stream, partition, position, version, command.command_id, repeated, store_id)
+            facts = (command.stream, partition, position, version, command.command_id, repeated, store_id, None)
             answered.append(_new(Receipt, facts))
         elif packed[0] == _ERROR:
             answered.append(from_wire([*packed[1:]]))
@@ -118,7 +118,7 @@ def decode_outcomes(blob: bytes, commands: Sequence[Any], store_id: str = "") ->
 def _pack(outcome: Answered) -> bytes:
     packed: bytes
     if isinstance(outcome, Receipt):
-        _, partition, position, version, _, repeated, _ = outcome
+        _, partition, position, version, _, repeated, _, _ = outcome
         packed = _pack_facts((_RECEIPT, partition, position, version, repeated))
     elif isinstance(outcome, Moved):
         packed = msgpack.packb((_MOVED, outcome.actor))

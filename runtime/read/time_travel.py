@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from typing import Final, TypeVar, cast
 
 from ..domain.aggregate import Aggregate
@@ -35,6 +36,7 @@ __all__ = [
     "HISTORY_BYTES_MAX",
     "HISTORY_MAX",
     "checked_place",
+    "events_of_command",
     "fold_up_to",
     "history",
     "microseconds",
@@ -50,6 +52,9 @@ HISTORY_MAX: Final = 100_000
 
 HISTORY_BYTES_MAX: Final = 128 << 20
 """... and of their payloads as they are stored: objects take several times as much."""
+
+_FEW: Final = 4
+"""Events that are read first of one command: most have no more."""
 
 _PAGE: Final = 512
 """Records read at a time: bounds memory, and how long one read transaction lasts (about a millisecond)."""
@@ -111,6 +116,32 @@ def stored_history(
     """The same as it is stored, page by page, for whoever has not got the classes. Raises as `history` does."""
     first, last = _checked_range(reader, stream, from_version, to_version)
     return _stored(reader, stream, first, last)
+
+
+def events_of_command(
+    catalogue: Catalogue, reader: Reader, stream: StreamId, version: int, command_id: bytes
+) -> list[Event]:
+    """The events of one command, in order, of which the last has this version of the stream; none if it left none. One
+    that the classes cannot read is an `UnreadableEvent`. Raises `Damaged`, `NotInHistory` for a version that the stream
+    has not got."""
+    if not version:
+        return []
+    last, found, step = _checked_version(reader, stream, version), list[StoredEvent](), _FEW
+    while last:
+        first = max(last - step + 1, 1)
+        page = list(_stored(reader, stream, first, last))
+        mine = list(takewhile(lambda stored: stored.command_id == command_id, reversed(page)))
+        found += mine
+        if len(mine) < len(page):
+            break
+        last, step = first - 1, _PAGE
+    events: list[Event] = []
+    for stored in reversed(found):
+        try:
+            events += catalogue.decode_events(stored)
+        except UnknownEvent as error:
+            events.append(unreadable_event(stored, error))
+    return events
 
 
 def state_at(

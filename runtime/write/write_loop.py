@@ -410,7 +410,7 @@ class WriteLoop:
         for index, done in zip(decided.indexes, appended, strict=True):
             command_id, stream = commands[index][:2]
             position, version, stored, repeated = done
-            outcomes[index] = _new(Receipt, (stream, partition, position, version, command_id, repeated, ""))
+            outcomes[index] = _new(Receipt, (stream, partition, position, version, command_id, repeated, "", None))
             records += stored
             if repeated and version == REFUSED_VERSION:
                 outcomes[index] = rejected_in(self._record_at(position))
