@@ -8,7 +8,8 @@ it took too long, is refused for a while.
 
 Rules kept here: a death counts against what was in hand and nothing else; the list is bounded in items and in time;
 each entry has the incarnation of the process that ended; nothing that is read from the file is executed or decoded,
-it is fixed fields.
+it is fixed fields. The record is the process's own: a child that user code has forked ends when it comes back from that
+code (`disown`), before it writes, commits or answers anything in its parent's place.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ import os
 import struct
 import time
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
+from .printable import printable_log
 from .private import open_private
 
 __all__ = ["DEATHS_MAX", "KEY_BYTES", "REFUSED_S", "Fallen", "InHand", "key_in_hand_at_death", "keys_in_hand"]
+
+log = printable_log(__name__)
 
 KEY_BYTES: Final = 16
 
@@ -111,6 +115,14 @@ class InHand:
         """Nothing is in hand any more."""
         self._map[_STATE_AT] = _IDLE
 
+    def came_back(self) -> None:
+        """User code has come back: a child that it has forked ends here, as it does in `begin`, `step` and `end`. For
+        places that write before they reach one of these."""
+
+    def disown(self) -> None:
+        """This process was forked from the one whose record this is: it ends at the next call, whatever is called."""
+        self.__class__ = _Disowned  # rather than a look at the process id for each command
+
     def stuck(self) -> None:
         """What is in hand takes too long, and the process is about to be ended for it."""
         self._map[_STATE_AT] = _STUCK
@@ -156,6 +168,37 @@ class InHand:
         self._map[_ENTRIES_AT : _ENTRIES_AT + _ENTRIES_MAX * _ENTRY.size] = packed.ljust(
             _ENTRIES_MAX * _ENTRY.size, b"\0"
         )
+
+
+class _Disowned(InHand):
+    """The record in a forked child. What is done next is the parent's to do, and it does it."""
+
+    def begin(self, key: bytes, patience: int = 1) -> None:
+        """See `InHand.disown`."""
+        _end_child()
+
+    def step(self, number: int) -> None:
+        """See `InHand.disown`."""
+        _end_child()
+
+    def end(self) -> None:
+        """See `InHand.disown`."""
+        _end_child()
+
+    def came_back(self) -> None:
+        """See `InHand.disown`."""
+        _end_child()
+
+
+def _end_child() -> NoReturn:
+    """At once: what Python does at its end, and Ray, is the parent's."""
+    log.error(
+        "process %d was forked by user code in process %d and has come back from it: it ends here; "
+        "end such a child with os._exit, or start it with subprocess or multiprocessing",
+        os.getpid(),
+        os.getppid(),
+    )
+    os._exit(1)
 
 
 def keys_in_hand(path: Path) -> list[bytes] | None:

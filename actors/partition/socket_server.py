@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
+from weakref import WeakSet
 
 from ...runtime.encoding.frames import ANSWER, REQUEST, REQUEST_BYTES_MAX
 from ...runtime.errors import NotPrivate
@@ -65,6 +66,7 @@ class SocketServer:
         except OSError:
             self._listening.close()
             raise
+        _open_here.add(self)
         threading.Thread(target=self._accept, name="rayfold-gate", daemon=True).start()
 
     def close(self) -> None:
@@ -75,6 +77,12 @@ class SocketServer:
                 one.shutdown(socket.SHUT_RDWR)
         self._listening.close()
         self.path.unlink(missing_ok=True)
+
+    def close_in_child(self) -> None:
+        """In a child that user code has forked: what it inherited is its parent's, whose clients would wait for the
+        child as well before they know that the parent has ended."""
+        for one in (self._listening, *self._connections):
+            one.close()
 
     def _accept(self) -> None:
         while not self._closed.is_set():
@@ -117,6 +125,17 @@ class SocketServer:
         finally:
             self._connections.discard(connection)
             connection.close()
+
+
+_open_here: Final[WeakSet[SocketServer]] = WeakSet()
+
+
+def _close_in_child() -> None:
+    for server in list(_open_here):
+        server.close_in_child()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
 
 
 def open_socket_server(name: str, execute: Callable[[bytes, int, int, bytes], bytes]) -> SocketServer | None:

@@ -119,7 +119,9 @@ def _where_user_code_is() -> str:
 
 
 class Watch:
-    """Watches one process. Starts at once; ends with the process, or at `stop`."""
+    """Watches one process. Starts at once; ends with the process, or at `stop`.
+
+    A child that user code forks ends when it comes back from that code."""
 
     def __init__(
         self, in_hand: InHand, limit_s: float, tell: Callable[[bytes], None] = lambda _: None, *, native: str = ""
@@ -127,6 +129,7 @@ class Watch:
         """`limit_s`: how long one key may be in hand. `tell`: called with the key before the process is ended.
         `native`: what the record is of, if code that never lets go of the interpreter is to be ended too."""
         self._in_hand, self._limit_s, self._tell = in_hand, limit_s, tell
+        os.register_at_fork(after_in_child=in_hand.disown)
         self._native_s = limit_s * _NATIVE_FACTOR + _NATIVE_SLACK_S if native else 0.0
         self._trace: Any = sys.stderr
         if native:

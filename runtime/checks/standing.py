@@ -16,6 +16,7 @@ Rules kept here:
 from __future__ import annotations
 
 import copy
+import os
 import re
 import threading
 import time
@@ -374,7 +375,7 @@ class StandingCheck:
         self._share = share
         self._checks = checks
         self._ending = threading.Event()
-        self._worked_s = 0.0
+        self._worked_s, self._process = 0.0, os.getpid()
         self._thread: threading.Thread | None = None
         if share > 0:
             self._thread = threading.Thread(target=self._run, name=f"rayfold check of {name}", daemon=True)
@@ -401,6 +402,8 @@ class StandingCheck:
 
     def _pause(self, at_least_s: float = 0.0) -> None:
         """Sleep so long that the CPU time since the last pause is `share` of the whole."""
+        if os.getpid() != self._process:  # a child that a handler has forked: the check is its parent's
+            os._exit(1)
         now_s = time.thread_time()
         worked_s, self._worked_s = max(now_s - self._worked_s, at_least_s), now_s
         if self._ending.wait(worked_s * (1 / self._share - 1)):

@@ -143,7 +143,7 @@ class ReadModel:
         self._catalogue = catalogue
         self._readers = readers
         self._directory = directory
-        self._kept = StoredModel(projection, catalogue, readers, part)
+        self._kept = StoredModel(projection, catalogue, readers, part, self._in_hand)
         self._in_memory = isinstance(self._kept.store, MemoryStore)
         self._feeding = threading.RLock()
         """Held by whoever feeds events in: one at a time, so that positions only move by the holder."""

@@ -25,6 +25,7 @@ from ..domain.projection import Projection
 from ..domain.read_store import ReadStore
 from ..encoding.catalogue import Catalogue
 from ..errors import Damaged, DefinitionError, HandlerFailed, RayfoldError, StorageFailed, StoreError
+from ..in_hand import InHand
 from ..log.contract import Reader
 from ..log.format import chain_of, decode_record, record_position
 from ..printable import printable_log
@@ -61,9 +62,15 @@ class StoredModel:
     """The state of one part of a projection, its store and its checkpoint."""
 
     def __init__(
-        self, projection: type[Projection], catalogue: Catalogue, readers: Mapping[int, Reader], part: int
+        self,
+        projection: type[Projection],
+        catalogue: Catalogue,
+        readers: Mapping[int, Reader],
+        part: int,
+        in_hand: InHand | None = None,
     ) -> None:
         self.model = projection()
+        self._in_hand = in_hand or InHand(None)
         self.positions: dict[int, int] = dict.fromkeys(readers, 0)
         """Of the last event taken in, by partition, as others may see it."""
         self.failed: RayfoldError | None = None
@@ -215,7 +222,10 @@ class StoredModel:
         self.store.begin()
         try:
             page = Page(partition, before + 1, records, checked, replayed_up_to, aside, self._until_s)
-            failure = self._loop.run(self.model, page)
+            try:
+                failure = self._loop.run(self.model, page)
+            finally:
+                self._in_hand.came_back()
             if failure is not None and isinstance(failure.error, StorageFailed):
                 raise failure.error  # a full disk, met in a handler: no fault of the event
             if failure is None or not failure.half_applied:

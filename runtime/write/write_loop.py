@@ -188,15 +188,17 @@ class WriteLoop:
     ) -> _Decided:
         decided = _Decided(len(commands))
         in_hand = self._in_hand
-        for index, command in enumerate(commands):
-            in_hand.begin(command[0])
-            try:
-                decided.outcomes[index] = self._decide(index, command, stored.get(command.command_id), decided)
-            except (CallerError, Refusal, StoreError) as error:
-                decided.outcomes[index] = error
-            except (Exception, SystemExit) as error:
-                decided.outcomes[index] = self._handler_failed(command, decided, error)
-        in_hand.end()
+        try:
+            for index, command in enumerate(commands):
+                in_hand.begin(command[0])
+                try:
+                    decided.outcomes[index] = self._decide(index, command, stored.get(command.command_id), decided)
+                except (CallerError, Refusal, StoreError) as error:
+                    decided.outcomes[index] = error
+                except (Exception, SystemExit) as error:
+                    decided.outcomes[index] = self._handler_failed(command, decided, error)
+        finally:
+            in_hand.end()
         return decided
 
     def _decide(
@@ -290,6 +292,7 @@ class WriteLoop:
 
         Besides handlers, that is whatever a message class brings along: validators, serializers, default factories.
         """
+        self._in_hand.came_back()
         decided.working.pop(command.stream, None)
         failed = error
         if not isinstance(failed, HandlerFailed):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -71,6 +72,12 @@ class Nothing(Command):
     """Leaves no event."""
 
 
+class Fork(Command):
+    """Forks a child, which leaves the handler one way or another."""
+
+    how: str
+
+
 class Poison(Event):
     """Ends the process of a projection that takes it in."""
 
@@ -81,6 +88,17 @@ class Poisoned(Command):
 
 def exit_process() -> None:
     os._exit(1)
+
+
+def fork(how: str) -> None:
+    """The child comes back before its parent does."""
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+    elif how == "exits":
+        sys.exit(0)
+    elif how == "raises":
+        raise ValueError("in the child")
 
 
 def loop() -> None:
@@ -115,6 +133,11 @@ class Counter(Aggregate, placement=Shared()):
         return Added(amount=0)
 
     @decide
+    def fork(self, command: Fork) -> Added:
+        fork(command.how)
+        return Added(amount=1)
+
+    @decide
     def loop(self, command: Loop) -> Added:
         loop()
         return Added(amount=0)
@@ -141,6 +164,11 @@ class Loner(Aggregate, placement=OwnActor()):
     def exit(self, command: Exit) -> Added:
         exit_process()
         return Added(amount=0)
+
+    @decide
+    def fork(self, command: Fork) -> Added:
+        fork(command.how)
+        return Added(amount=1)
 
     @decide
     def loop(self, command: Loop) -> Added:
@@ -299,6 +327,16 @@ async def test_what_ends_or_holds_an_own_actor_is_refused_by_name_and_its_partit
         with pytest.raises(HandlerFailed, match=told):
             await running.execute(Loner, "cold", command)
         assert (await running.execute(Loner, "cold", Add())).version == 1
+
+
+@pytest.mark.parametrize("how", ["exits", "raises", "returns"])
+async def test_a_child_that_a_handler_has_forked_answers_nobody(running: Runtime, how: str) -> None:
+    async with neighbours_served(running):
+        for aggregate in (Counter, Loner):
+            receipt = await running.execute(aggregate, how, Fork(how=how))
+            assert (receipt.version, receipt.repeated) == (1, False)
+            assert (await running.execute(aggregate, how, Add())).version == 2
+            assert len(await running.history(aggregate, how)) == 2
 
 
 async def test_a_slow_first_command_holds_its_own_actor_only(running: Runtime) -> None:

@@ -8,13 +8,14 @@ from uuid import uuid4
 
 import pytest
 
-from rayfold import Event, Projection, Query, answer, project
+from rayfold import Event, Lmdb, Projection, Query, answer, project
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.codec import encode_message
 from rayfold.runtime.in_hand import InHand
 from rayfold.runtime.log.contract import Append, NewEvent
 from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.read.read_model import ReadModel
+from rayfold.runtime.read.stores.lmdb import LmdbStore
 from rayfold.runtime.stream import StreamId
 
 
@@ -133,3 +134,48 @@ def test_a_projection_that_stops_says_at_which_event(tmp_path: Path) -> None:
     assert read_model.positions == {0: 1}
     assert "Stopping failed on event 2 of partition 0: while it was taken in" in str(read_model.failed)
     read_model.close()
+
+
+class Forking(Projection, store=Lmdb()):
+    """Forks a child at each `Deadly`, which comes back from the handler as its parent does."""
+
+    @project
+    def harmless(self, event: Harmless) -> None:
+        self.rows["harmless"] = self.rows.get("harmless", 0) + 1
+
+    @project
+    def deadly(self, event: Deadly) -> None:
+        child = os.fork()
+        if not child:
+            MEMORY["record"].disown()  # as the process of an actor does at every fork
+        else:
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+
+    @answer
+    def asked(self, query: Seen) -> int:
+        return int(self.rows.get("harmless", 0))
+
+
+MEMORY: dict[str, InHand] = {}
+"""What `Forking` has no other way to."""
+
+
+def test_a_child_that_a_handler_has_forked_ends_before_it_commits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = LmdbStore.commit
+
+    def noted(store: LmdbStore, checkpoint: bytes) -> None:
+        with (tmp_path / "committed").open("a") as file:
+            file.write(f"{os.getpid()} ")
+        commit(store, checkpoint)
+
+    monkeypatch.setattr(LmdbStore, "commit", noted)
+    MEMORY["record"] = InHand(tmp_path / "record")
+    log = log_of(Harmless(), Deadly(), Harmless(), Deadly())
+    catalogue = Catalogue([], [Forking])
+    read_model = ReadModel(Forking, catalogue, {0: log}, directory=tmp_path / "rows", in_hand=MEMORY["record"])
+    read_model.catch_up(0)
+    read_model.close()
+    assert read_model.positions == {0: 4}
+    assert set((tmp_path / "committed").read_text().split()) == {str(os.getpid())}
