@@ -13,11 +13,24 @@ from pathlib import Path
 
 import pytest
 
-from rayfold import CallerError, Envelope, HandlerFailed, RebuildCancelled, RebuildProgress, Receipt, Runtime
+from rayfold import (
+    CallerError,
+    Envelope,
+    HandlerFailed,
+    Projection,
+    Query,
+    RebuildCancelled,
+    RebuildProgress,
+    Receipt,
+    Recorded,
+    Runtime,
+    answer,
+    project,
+)
 from rayfold.actors.cluster.ray_cluster import Cluster
 from rayfold.actors.system.local import LocalSystem
 from tests.actors.read_models import BalancesInMills, BrokenBalances, DividedBalances, SlowBalances
-from tests.bank import Account, BalanceOf, Balances, Deposit, EventsSeen, Open
+from tests.bank import Account, BalanceOf, Balances, Deposit, EventsSeen, Open, Opened
 
 pytestmark = pytest.mark.slow
 
@@ -171,3 +184,37 @@ async def test_the_same_version_is_built_anew_and_a_restart_goes_on_with_that(ba
         assert await balance(again) == EVENTS - 1
         [projector] = (await again.status()).projectors
         assert projector.events_applied == 0
+
+
+class Places(Query[list[tuple[int, int]]]):
+    """Partition and position of each account, as the dict lists them."""
+
+
+class Listed(Projection):
+    places: dict[str, tuple[int, int]] = {}
+
+    @project
+    def opened(self, event: Opened, recorded: Recorded) -> None:
+        self.places[recorded.aggregate_id] = (recorded.partition, recorded.position)
+
+    @answer
+    def all_places(self, query: Places) -> list[tuple[int, int]]:
+        return list(self.places.values())
+
+
+async def test_a_rebuilt_read_model_has_its_rows_by_partition_and_then_by_position(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    del cluster
+    directory = tmp_path / "bank-data"
+    async with Runtime(directory, aggregates=[Account], projections=[Listed], partitions=3, timeout_s=30) as bank:
+        live: list[tuple[int, int]] = []
+        for number in range(24):
+            receipt = await bank.execute(Account, f"account-{number}", Open(owner="x"), until=Listed)
+            live.append((receipt.partition, receipt.position))
+        assert await bank.ask(Listed, Places()) == live != sorted(live), "one partition after the other by chance"
+        await bank.rebuild(Listed)
+        assert await bank.ask(Listed, Places()) == sorted(live)
+        with await bank.replica(Listed) as embedded:
+            assert embedded.ask(Places()) == sorted(live)
+        assert await bank.as_of(Listed, await bank.heads(), Places()) == sorted(live)
