@@ -79,10 +79,11 @@ coverage: $(READY) ## all tests, with the lines that none of them ran
 	@$(BIN)/python -m coverage run -m pytest $(ARGS)
 	@$(BIN)/python -m coverage report
 
-# Its packages are not in .venv before they are wanted: nothing else needs them.
+# Its packages are not in .venv before they are wanted: nothing else needs them. No --quiet, under which --strict sees
+# no warning.
 docs: $(READY) ## the documentation as a site, in build/site
 	@$(BIN)/python -c 'import mkdocstrings_handlers.python, material' 2>/dev/null || $(PIP) --no-build-isolation --editable '.[docs]'
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "the site begins at build/site/index.html"
 
 venv: $(READY) ## only make .venv ready
