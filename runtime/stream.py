@@ -55,8 +55,9 @@ TYPE_NAME_PATTERN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 
 
 RESERVED_PREFIX: Final = "rayfold."
-"""What names of Rayfold's own aggregate types, events and projections begin with; no class of an application may bear
-one. A stream of such a type holds what Rayfold itself stores, and readers that do not know it pass over its records."""
+"""What names of Rayfold's own aggregate types, events, projections and subscriptions begin with; nothing of an
+application may bear one. A stream of such a type holds what Rayfold itself stores, and readers that do not know it pass
+over its records."""
 
 
 OLD_PLACEMENT: Final = "crc32"

@@ -152,7 +152,7 @@ class Aggregate(Stateful):
     def __init_subclass__(
         cls,
         *,
-        name: str = "",
+        name: str | None = None,
         placement: OwnActor | Shared | None = None,
         snapshot_every: int | None = None,
         state_version: int | None = None,

@@ -104,10 +104,10 @@ def mark(function: FunctionType, verb: str, *, creates: bool = False, route: Any
     return function
 
 
-def checked_name(cls: type, name: str) -> str:
-    """The stored name of a class: `name`, or else the name of the class. Raises `DefinitionError`."""
-    chosen = name or cls.__name__
-    if not TYPE_NAME_PATTERN.fullmatch(str(chosen)):
+def checked_name(cls: type, name: str | None) -> str:
+    """The stored name of a class: `name`, or that of the class if that is None. Raises `DefinitionError`."""
+    chosen = cls.__name__ if name is None else name
+    if not isinstance(chosen, str) or not TYPE_NAME_PATTERN.fullmatch(chosen):
         raise DefinitionError(
             where(cls),
             f"{chosen!r} cannot be a stored name",

@@ -76,7 +76,7 @@ class Message(BaseModel):
     packing: ClassVar[int] = 0
     """How the codec packs this class; found out at its first use (see `codec.py`)."""
 
-    def __init_subclass__(cls, *, name: str = "", **config: Any) -> None:
+    def __init_subclass__(cls, *, name: str | None = None, **config: Any) -> None:
         """Accept `name=`; the work is done once pydantic has collected the fields."""
 
     def __str__(self) -> str:
@@ -87,7 +87,7 @@ class Message(BaseModel):
     """How the codec reads this class; made at its first use (see `reading.py`)."""
 
     @classmethod
-    def __pydantic_init_subclass__(cls, *, name: str = "", **unknown: Any) -> None:
+    def __pydantic_init_subclass__(cls, *, name: str | None = None, **unknown: Any) -> None:
         """Name the class and check what it declares. Raises `DefinitionError`."""
         if being_unpickled():  # what is set here would stay where it should be inherited
             return
@@ -146,13 +146,13 @@ class Event(Message):
     """From a version to the function that makes the next one of it."""
 
     def __init_subclass__(
-        cls, *, name: str = "", version: int = 1, validated_when_read: bool | None = None, **config: Any
+        cls, *, name: str | None = None, version: int = 1, validated_when_read: bool | None = None, **config: Any
     ) -> None:
         """Accept what the class line may state; the work is done once pydantic has collected the fields."""
 
     @classmethod
     def __pydantic_init_subclass__(
-        cls, *, name: str = "", version: int = 1, validated_when_read: bool | None = None, **unknown: Any
+        cls, *, name: str | None = None, version: int = 1, validated_when_read: bool | None = None, **unknown: Any
     ) -> None:
         """Name the class, number its schema and collect its upcasters. Raises `DefinitionError`."""
         super().__pydantic_init_subclass__(name=name, **unknown)

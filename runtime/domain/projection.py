@@ -123,7 +123,7 @@ class Projection(Stateful):
     def __init_subclass__(
         cls,
         *,
-        name: str = "",
+        name: str | None = None,
         version: int = 1,
         store: StoreKind | None = None,
         on_failure: Literal["stop", "quarantine"] | None = None,

@@ -48,6 +48,7 @@ from ..log.format import chain_of
 from ..private import make_private_folder, open_private
 from ..store.readable_store import ReadableStore
 from ..store.store_lock import StoreLock
+from ..stream import RESERVED_PREFIX, is_reserved
 
 __all__ = ["MEMBERS_MAX", "CommittedPositions", "check_member"]
 
@@ -69,6 +70,8 @@ def check_member(name: str, member: int, of: int) -> None:
     if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
         what = "is no name of up to 64 ASCII letters, digits, '.', '-' and '_' that begins with a letter or digit"
         raise InvalidId("subscription", str(name), what)
+    if is_reserved(name):
+        raise InvalidId("subscription", name, f"begins with {RESERVED_PREFIX!r}, which is for Rayfold itself")
     for number in (member, of):
         if isinstance(number, bool) or not isinstance(number, int):
             raise InvalidMessage("subscription", f"member={member!r}, of={of!r} are no numbers", "say member=0, of=3")

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rayfold.runtime.domain.aggregate import Aggregate
 from rayfold.runtime.domain.messages import Command, Event, Query
+from rayfold.runtime.domain.projection import Projection
 from rayfold.runtime.errors import DefinitionError
 from tests.bank import Deposit
 
@@ -86,10 +88,11 @@ def test_a_subclass_does_not_inherit_the_stored_name_or_version() -> None:
     assert (Second.message_name, Second.schema_version) == ("Second", 1)
 
 
-@pytest.mark.parametrize("name", ["two words", "ümlaut", "x" * 65, "1st", "a/b"])
-def test_a_name_that_cannot_be_stored_is_refused(name: str) -> None:
+@pytest.mark.parametrize("name", ["", "two words", "ümlaut", "x" * 65, "1st", "a/b", 5, False])
+@pytest.mark.parametrize("base", [Command, Event, Query[int], Aggregate, Projection])
+def test_a_name_that_cannot_be_stored_is_refused(base: Any, name: Any) -> None:
     with pytest.raises(DefinitionError) as caught:
-        types.new_class("Wish", (Command,), {"name": name})
+        types.new_class("Wish", (base,), {"name": name})
     assert str(caught.value) == (
         f'Wish: {name!r} cannot be a stored name; say name="..." in the class line: ASCII letters, digits, '
         '"_", "." and "-", 64 characters at most'

@@ -159,6 +159,8 @@ def test_types_and_streams_choose_and_what_is_filtered_out_still_advances_it(
         ({"name": "mailer", "member": 2, "of": 2}, InvalidMessage, "it has no member 2 of 2; choose 0 to 1"),
         ({"name": "../mailer"}, InvalidId, "subscription '../mailer' is no name of up to 64 ASCII letters"),
         ({"name": ".."}, InvalidId, "subscription '..' is no name"),
+        ({"name": ""}, InvalidId, "subscription '' is no name"),
+        ({"name": "rayfold.x"}, InvalidId, "subscription 'rayfold.x' begins with 'rayfold.', which is for Rayfold"),
         ({"name": "mailer", "acknowledge": "never"}, InvalidMessage, "acknowledge is 'never'"),
         ({"name": "mailer", "key": lambda *_: "x"}, InvalidMessage, "a key without a group has no meaning"),
     ],
