@@ -5,7 +5,7 @@
 #   make demo ARGS="--flights 20000"          hand arguments on
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench test unit check pytest format coverage docs venv clean
+.PHONY: help demo bench test unit check pytest format coverage docs venv clean blocking
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -47,6 +47,7 @@ check: $(READY) ## lint, format, types, and who imports whom, over sources and t
 	@echo "ruff check"; $(BIN)/ruff check --quiet .
 	@echo "ruff format"; $(BIN)/ruff format --check --quiet .
 	@echo "mypy --strict"; $(BIN)/mypy --no-error-summary
+	@echo "blocking API"; $(BIN)/python tools/generate_blocking.py --check
 	@echo "import-linter"; told=$$($(BIN)/lint-imports --no-logo --no-cache 2>&1) || { echo "$$told"; exit 1; }
 
 # Three files at a time on two cores: more than half of its time a test waits, for processes to start or end and for
@@ -70,6 +71,9 @@ pytest: $(READY)
 ifneq ($(filter test,$(MAKECMDGOALS)),)
 pytest: check
 endif
+
+blocking: $(READY) ## write the blocking API anew, from the asynchronous one
+	@$(BIN)/python tools/generate_blocking.py
 
 format: $(READY) ## rewrite the code as ruff would have it
 	@$(BIN)/ruff check --fix --quiet .

@@ -13,13 +13,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from .actors.api.blocking import BlockingOperations, BlockingRebuild, BlockingRuntime
+    from .actors.api.blocking import BlockingOperations, BlockingRuntime, BlockingSession
     from .actors.api.connection import BlockingConnection, Connection, connect, connect_blocking
     from .actors.api.gateway import BlockingGateway, Gateway
     from .actors.api.operations import Operations
+    from .actors.api.portal import BlockingRebuild
     from .actors.api.replica import Replica
     from .actors.api.runtime import Runtime
-    from .actors.api.session import BlockingSession, Session
+    from .actors.api.session import Session
     from .actors.api.subscriptions import Subscription
     from .actors.cluster.local import LocalCluster
     from .actors.control.move_result import Moved
@@ -170,7 +171,8 @@ __all__ = [
 
 _NAMES_BY_HOME: Final = {
     ".actors.packaging.application": ("Application",),
-    ".actors.api.blocking": ("BlockingOperations", "BlockingRebuild", "BlockingRuntime"),
+    ".actors.api.blocking": ("BlockingOperations", "BlockingRuntime", "BlockingSession"),
+    ".actors.api.portal": ("BlockingRebuild",),
     ".actors.api.connection": ("BlockingConnection", "Connection", "connect", "connect_blocking"),
     ".actors.api.gateway": ("BlockingGateway", "Gateway"),
     ".actors.api.operations": ("Operations",),
@@ -180,7 +182,7 @@ _NAMES_BY_HOME: Final = {
     ".actors.system.health_check": ("Health",),
     ".actors.projection.rebuild": ("Rebuild", "RebuildProgress"),
     ".actors.api.replica": ("Replica",),
-    ".actors.api.session": ("BlockingSession", "Session"),
+    ".actors.api.session": ("Session",),
     ".actors.observe.status": ("Status",),
     ".actors.api.subscriptions": ("Subscription",),
     ".actors.api.runtime": ("Runtime",),

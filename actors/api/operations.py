@@ -12,7 +12,7 @@ import contextlib
 import os
 import time
 import weakref
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final, Literal, Self, TypeVar, overload
 from uuid import UUID
@@ -208,7 +208,7 @@ class Operations:
         takes those behind it to the same aggregate with it, until you have been told: end `envelopes` there, send again
         what was `Unavailable` and go on, and the order is kept.
         """
-        return _one_by_one(self._client.send_all(envelopes, in_flight, timeout_s))
+        return _OneByOne(self._client.send_all(envelopes, in_flight, timeout_s))
 
     async def ask(
         self,
@@ -241,7 +241,7 @@ class Operations:
 
         Answers are values: what `ask` would have returned, or the error that it would have raised.
         """
-        return _one_by_one(self._client.ask_all(projection, queries, after, in_flight, timeout_s))
+        return _OneByOne(self._client.ask_all(projection, queries, after, in_flight, timeout_s))
 
     async def caught_up(self, *projections: type[Projection], timeout_s: float | None = None) -> None:
         """Return once everything committed up to now is visible in every replica of these projections, or of all.
@@ -511,7 +511,25 @@ class Operations:
         return self._running
 
 
-async def _one_by_one(pages: AsyncIterator[list[T]]) -> AsyncIterator[T]:
+class _OneByOne(AsyncIterator[T]):
+    """What is in the pages, one after the other; a blocking caller takes the pages themselves."""
+
+    def __init__(self, pages: AsyncIterator[list[T]]) -> None:
+        self.pages = pages
+        self._items = _items_of(pages)
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return self._items
+
+    async def __anext__(self) -> T:
+        return await anext(self._items)
+
+    async def aclose(self) -> None:
+        """As that of a generator."""
+        await self._items.aclose()
+
+
+async def _items_of(pages: AsyncIterator[list[T]]) -> AsyncGenerator[T]:
     try:
         async for page in pages:
             for one in page:

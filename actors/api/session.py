@@ -10,7 +10,7 @@ told next, by whichever replica of whichever projection; so an answer may be new
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, Self, TypeVar
 from uuid import UUID
 
@@ -25,7 +25,7 @@ from ..client.client import Client, Until
 from ..nodes.store import AnyStore
 from .replica import Replica
 
-__all__ = ["BlockingSession", "Session"]
+__all__ = ["Session"]
 
 Answer = TypeVar("Answer")
 
@@ -142,84 +142,4 @@ class Session:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        """Nothing is held, so nothing ends; the block shows what belongs together."""
-
-
-class BlockingSession:
-    """A session of a `BlockingRuntime`; see `Session`.
-
-    Example:
-        with bank.session() as me:
-            me.execute(Account, "alice", Deposit(amount=5))
-            me.ask(Balances, BalanceOf(account="alice"))
-    """
-
-    def __init__(self, session: Session, wait: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
-        self._session = session
-        self._wait = wait
-
-    @property
-    def positions(self) -> dict[int, int]:
-        """Partition -> position up to which everything is seen from now on. A copy."""
-        return self._session.positions
-
-    def token(self) -> str:
-        """The positions as text; see `Session.token`."""
-        return self._session.token()
-
-    def join(self, after: After) -> None:
-        """From now on see this too; see `Session.join`."""
-
-        async def joined() -> None:
-            self._session.join(after)
-
-        self._wait(joined())
-
-    def execute(
-        self,
-        aggregate: type[Aggregate],
-        id: str,
-        command: Command,
-        *,
-        command_id: UUID | None = None,
-        expected_version: int = ANY,
-        correlation_id: UUID | None = None,
-        causation_id: UUID | None = None,
-        decisive: bool = False,
-        until: Until | None = None,
-        events: bool = False,
-        timeout_s: float | None = None,
-    ) -> Receipt:
-        """`BlockingRuntime.execute`, which every later answer in this session includes."""
-        receipt: Receipt = self._wait(
-            self._session.execute(
-                aggregate,
-                id,
-                command,
-                command_id=command_id,
-                expected_version=expected_version,
-                correlation_id=correlation_id,
-                causation_id=causation_id,
-                decisive=decisive,
-                until=until,
-                events=events,
-                timeout_s=timeout_s,
-            )
-        )
-        return receipt
-
-    def ask(self, projection: type[Projection], query: Query[Answer], *, timeout_s: float | None = None) -> Answer:
-        """`BlockingRuntime.ask`, of a replica that has all that this session has written and seen."""
-        answer: Answer = self._wait(self._session.ask(projection, query, timeout_s=timeout_s))
-        return answer
-
-    def ask_replica(self, replica: Replica[Any], query: Query[Answer], *, timeout_s: float | None = None) -> Answer:
-        """See `Session.ask_replica`."""
-        answer: Answer = self._wait(self._session.ask_replica(replica, query, timeout_s=timeout_s))
-        return answer
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
         """Nothing is held, so nothing ends; the block shows what belongs together."""

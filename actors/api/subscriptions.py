@@ -49,6 +49,7 @@ class Subscription(Generic[OneOf]):
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
+        self._released = False
         self._filling: asyncio.Future[None] | None = None
 
     def __aiter__(self) -> Self:
@@ -101,8 +102,14 @@ class Subscription(Generic[OneOf]):
     async def __aexit__(self, *exc_info: object) -> None:
         self.close()
 
+    def release(self) -> Feed:
+        """What it reads from, which ends with it no more."""
+        self._released = True
+        return self._feed
+
     def __del__(self) -> None:
-        close_forgotten(self._feed)
+        if not self._released:
+            close_forgotten(self._feed)
 
     async def _await_some(self) -> None:
         """Until the buffer has something, or the subscription was closed."""
@@ -156,11 +163,12 @@ class Subscriptions:
         self._open.add(subscription)
         return subscription
 
-    def subscribe_blocking(self, store: AnyStore, wanted: SubscriptionOptions) -> BlockingSubscription[Any]:
-        """See `BlockingRuntime.subscribe`."""
-        subscription: BlockingSubscription[Any] = BlockingSubscription(self._feed(store, wanted))
-        self._open.add(subscription)
-        return subscription
+    def blocking(self, subscription: Subscription[OneOf]) -> BlockingSubscription[OneOf]:
+        """The same, for a thread without an event loop; the one given is of no further use."""
+        taken: BlockingSubscription[OneOf] = BlockingSubscription(subscription.release())
+        self._open.discard(subscription)
+        self._open.add(taken)
+        return taken
 
     def _feed(self, store: AnyStore, wanted: SubscriptionOptions) -> Feed:
         if wanted.name is not None and not isinstance(store, Store):

@@ -1,0 +1,234 @@
+"""Portal: how a thread without an event loop has things done on one.
+
+Beside step [1]. A blocking runtime or connection has an event loop on a thread of its own; each call of another thread
+is a task there, which that thread waits for. `blocking.py` has the calls.
+
+Rules kept here: a call that waits when the loop ends is told so; Ctrl-C while a call waits is an ordinary
+`KeyboardInterrupt`, and ends that call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any, Final, Self, TypeVar
+
+from ...runtime.arguments import checked_timeout
+from ...runtime.errors import CallerError, Unavailable
+from ..nodes.store import AnyStore
+from ..projection.rebuild import Rebuild, RebuildProgress
+from ..system.health_check import HEALTH_TIMEOUT_S, Health, nothing_runs
+from ..system.remote_rebuild import RemoteRebuild
+from .operations import GRACE_S, Operations, grace_of
+from .session import Session
+
+__all__ = ["BlockingRebuild", "Portal", "SessionPortal"]
+
+T = TypeVar("T")
+
+_LOOK_S: Final = 1.0
+"""How often a call that waits looks whether the event loop is still there."""
+
+_UNDO_TIMEOUT_S: Final = 5.0
+"""For a start that was interrupted to be undone."""
+
+
+class BlockingRebuild:
+    """A rebuild of a `BlockingRuntime`. Iterate over it for its progress; `wait()` for its end. Raises what `Rebuild`
+    raises.
+
+    Example:
+        rebuild = bank.rebuild(BalancesV2)
+        for progress in rebuild:
+            print(progress.events, "of", progress.total)
+        rebuild.wait()
+    """
+
+    def __init__(self, rebuild: Rebuild | RemoteRebuild, wait: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        self._rebuild = rebuild
+        self._wait = wait
+
+    def wait(self) -> RebuildProgress:
+        """Wait until the new build serves; raises what has ended the rebuild. See `Rebuild`."""
+
+        async def ended() -> RebuildProgress:
+            return await self._rebuild
+
+        progress: RebuildProgress = self._wait(ended())
+        return progress
+
+    def __iter__(self) -> Iterator[RebuildProgress]:
+        """The progress, five times a second until the end."""
+        watched = aiter(self._rebuild)
+
+        async def next_one() -> RebuildProgress | None:
+            return await anext(watched, None)
+
+        while (progress := self._wait(next_one())) is not None:
+            yield progress
+
+    def progress(self) -> RebuildProgress:
+        """How far it has come, as last looked at."""
+        return self._rebuild.progress()
+
+    def cancel(self) -> None:
+        """End the rebuild and remove what it has made; see `Rebuild.cancel`."""
+        self._wait(self._rebuild.cancel())
+
+
+class Portal:
+    """The way from any thread to a runtime, or a connection, and its event loop. Safe from several threads."""
+
+    def __init__(self, runtime: Operations) -> None:
+        self._runtime = runtime
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = 0
+        """Of the event loop."""
+        self._thread: threading.Thread | None = None
+        self._changing = threading.Lock()
+        """Held while something is handed to the event loop, and while that is taken away."""
+
+    def start(self) -> Self:
+        """Start everything; see `Runtime.start`."""
+        if self._loop is not None:
+            raise CallerError("this runtime is started already")
+        self._loop, self._process = asyncio.new_event_loop(), os.getpid()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="rayfold", daemon=True)
+        self._thread.start()
+        undone = threading.Event()
+        try:
+            self._wait(self._started(undone))
+        except BaseException:
+            undone.wait(_UNDO_TIMEOUT_S)  # by the loop, which `stop` ends
+            self.stop()
+            raise
+        return self
+
+    async def _started(self, ended: threading.Event) -> None:
+        """Start, and tell when that has come to its end, also when it was interrupted: all of it is undone then."""
+        try:
+            await self._runtime.start()
+        finally:
+            ended.set()
+
+    def stop(self) -> None:
+        """Stop everything; see `Runtime.stop`."""
+        self._stop(GRACE_S)
+
+    def _stop(self, grace_s: float) -> None:
+        loop, thread = self._loop, self._thread
+        if loop is None or thread is None or os.getpid() != self._process:  # a forked child has no such thread
+            return
+        try:
+            self._wait(self._runtime._stop(grace_s))
+        finally:
+            with self._changing:
+                mine, self._loop, self._thread = self._loop is loop, None, None
+            if mine:  # else another thread stops it too
+                loop.call_soon_threadsafe(_end, loop)
+                thread.join()
+                loop.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
+        self._stop(grace_of(kind))
+
+    def health(self, timeout_s: float = HEALTH_TIMEOUT_S) -> Health:
+        """What serves this program now, what does not, and why; see `Runtime.health`."""
+        timeout_s = checked_timeout(timeout_s)
+        if self._loop is None or os.getpid() != self._process:
+            return nothing_runs(self._runtime._told_not_running)
+        return self._wait(self._runtime.health(timeout_s))
+
+    @property
+    def spread_store(self) -> AnyStore:
+        """The store, wherever it is: for those who only read it, such as backups."""
+        return self._runtime._store
+
+    def _here(self, doing: Callable[[], T]) -> T:
+        """Have it done on the event loop."""
+
+        async def done() -> T:
+            return doing()
+
+        return self._wait(done())
+
+    def _pages(self, begun: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
+        """What is known by now, as often as there is something; the source is not waited for."""
+        pages: Any = getattr(self._here(begun), "pages")  # noqa: B009 - it is no part of what callers are promised
+        try:
+            while page := self._wait(_next_of(pages)):
+                yield from page
+        finally:
+            if self._loop is not None:
+                with contextlib.suppress(RuntimeError):  # an interrupt came in the middle
+                    self._wait(pages.aclose())
+
+    def _wait(self, doing: Coroutine[Any, Any, T]) -> T:
+        if self._loop is not None and os.getpid() != self._process:
+            doing.close()
+            raise CallerError(self._runtime._told_not_running)
+        with self._changing:
+            loop, thread = self._loop, self._thread
+            future = None if loop is None else asyncio.run_coroutine_threadsafe(doing, loop)
+        if future is None or thread is None:
+            doing.close()
+            raise CallerError("this runtime is not running; use `with`, or start() it")
+        try:
+            while thread.is_alive():
+                try:
+                    return future.result(_LOOK_S)
+                except TimeoutError:
+                    if future.done():  # it is what the call itself has raised
+                        return future.result()
+        except concurrent.futures.CancelledError:
+            pass
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
+        raise Unavailable("this runtime", "it was stopped while the call waited")
+
+
+def _end(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what other threads still wait for, which they are told of, and stop the loop when that has ended."""
+    waiting = asyncio.all_tasks(loop)
+    for task in waiting:
+        task.cancel()
+    asyncio.gather(*waiting, return_exceptions=True).add_done_callback(lambda _: loop.stop())
+    loop.call_later(_UNDO_TIMEOUT_S, loop.stop)
+
+
+class SessionPortal:
+    """The way from any thread to a session."""
+
+    def __init__(self, session: Session, wait: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        self._session = session
+        self._done = wait
+
+    def _wait(self, doing: Coroutine[Any, Any, T]) -> T:
+        result: T = self._done(doing)
+        return result
+
+    def _here(self, doing: Callable[[], T]) -> T:
+        """Have it done on the event loop."""
+
+        async def done() -> T:
+            return doing()
+
+        return self._wait(done())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Nothing is held, so nothing ends; the block shows what belongs together."""
+
+
+async def _next_of(pages: AsyncIterator[list[T]]) -> list[T]:
+    return await anext(pages, [])
