@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -105,6 +106,9 @@ class Operations:
     def __init__(self, told_not_running: str) -> None:
         self._told_not_running = told_not_running
         self._running: LocalSystem | RemoteSystem | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """On which it was started."""
+        self._thread_name = ""
         self._secret: tuple[object, bytes] = (None, b"")
         """Of whose tokens, and with what they are signed."""
         _open_here.add(self)
@@ -118,6 +122,7 @@ class Operations:
         except BaseException as error:
             await asyncio.shield(running.stop(grace_of(type(error))))
             raise
+        self._loop, self._thread_name = asyncio.get_running_loop(), threading.current_thread().name
         self._running = running
         self._subscriptions = Subscriptions(running.catalogue)
         return self
@@ -127,6 +132,8 @@ class Operations:
         await self._stop(GRACE_S)
 
     async def _stop(self, grace_s: float) -> None:
+        if self._loop is not None and not self._loop.is_closed():  # else there is nowhere else to stop it
+            self._check_loop()
         running, self._running = self._running, None
         if running is not None:
             self._subscriptions.close()
@@ -272,7 +279,7 @@ class Operations:
         `StoreError`.
         """
         checked_class("replica", projection, Projection)
-        return await asyncio.to_thread(Replica, self._store, projection, self._active.catalogue)
+        return await asyncio.to_thread(Replica, self._store, projection, self._here.catalogue)
 
     async def scale(self, projection: type[Projection], *, replicas: int) -> None:
         """Have this many replicas of a projection (of each of its parts). Returns once the new ones serve, which is
@@ -280,7 +287,7 @@ class Operations:
 
         Raises `InvalidMessage` for a number that cannot be, `CallerError` while another change of it is under way.
         """
-        await self._active.scale(checked_class("scale", projection, Projection), replicas)
+        await self._here.scale(checked_class("scale", projection, Projection), replicas)
 
     def rebuild(self, projection: type[Projection]) -> Rebuild | RemoteRebuild:
         """Build a read model anew from the log, beside the one that serves and goes on serving until the new one has
@@ -289,29 +296,29 @@ class Operations:
         What comes back can be awaited, asked for its progress, and cancelled. Raises `CallerError` for an older
         version, and while another change of the projection is under way.
         """
-        return self._active.rebuild(checked_class("rebuild", projection, Projection))
+        return self._here.rebuild(checked_class("rebuild", projection, Projection))
 
     async def rebuild_stream(self, projection: type[Projection], aggregate: type[Aggregate], id: str) -> None:
         """Have a read model forget what one aggregate has contributed to it, and apply the events of that aggregate
         again. Needs a `@forget` method; raises `DefinitionError` if there is none."""
         checked_class("rebuild_stream", projection, Projection)
-        await self._active.rebuild_stream(projection, checked_class("rebuild_stream", aggregate, Aggregate), id)
+        await self._here.rebuild_stream(projection, checked_class("rebuild_stream", aggregate, Aggregate), id)
 
     async def retry_quarantined(self, projection: type[Projection]) -> tuple[Quarantined, ...]:
         """Apply the events again that are in quarantine because a handler failed on them. Returns those that failed
         again, which stay there; `status` lists them too."""
-        return await self._active.retry_quarantined(checked_class("retry_quarantined", projection, Projection))
+        return await self._here.retry_quarantined(checked_class("retry_quarantined", projection, Projection))
 
     async def heads(self) -> dict[int, int]:
         """Partition -> position of its last committed event: pass it as `after=` to see everything up to now."""
-        return await self._active.heads()
+        return await self._here.heads()
 
     async def status(self) -> Status:
         """What runs where, whether it answers, and how far it is behind: processes, epochs, positions, lag.
 
         What does not answer within five seconds is told with `alive=False` and an unknown lag, never with a lag of 0.
         """
-        return await self._active.status()
+        return await self._here.status()
 
     async def health(self, timeout_s: float = HEALTH_TIMEOUT_S) -> Health:
         """What serves this program now, what does not, and why: for the `/healthz` of a web service. Every partition
@@ -320,6 +327,7 @@ class Operations:
         timeout_s = checked_timeout(timeout_s)
         if (running := self._running) is None:
             return nothing_runs(self._told_not_running)
+        self._check_loop()
         return await running.health(timeout_s)
 
     async def history(
@@ -381,12 +389,12 @@ class Operations:
 
         Raises `Unavailable` for a partition whose home is gone, `Damaged`, `StorageFailed`.
         """
-        return await asyncio.to_thread(take_anchor, self._active.store)
+        return await asyncio.to_thread(take_anchor, self._here.store)
 
     async def verify(self) -> Report:
         """Check every byte of the logs: structure, checksums, hash chains, indexes; as `rayfold verify` does. Of a
         system on several nodes each node checks its own. Raises `Unavailable` for a partition whose home is gone."""
-        active = self._active
+        active = self._here
         if isinstance(active, RemoteSystem):
             report: Report = await active.ask("verify", timeout_s=LONG_S)
             return report
@@ -399,18 +407,18 @@ class Operations:
         Raises `UnknownName`, `CallerError` for a node that is down or drained and for a system on one machine,
         `Unavailable` if a node is lost on the way: then the partition is where it was, or where it was to be.
         """
-        moved: Moved = await self._spread.ask("move", partition, node, timeout_s=LONG_S)
+        moved: Moved = await self._nodes.ask("move", partition, node, timeout_s=LONG_S)
         return moved
 
     async def rebalance(self) -> list[Moved]:
         """Move as few partitions as it takes for every node that is up to have equally many, give or take one."""
-        moved: list[Moved] = await self._spread.ask("rebalance", timeout_s=LONG_S)
+        moved: list[Moved] = await self._nodes.ask("rebalance", timeout_s=LONG_S)
         return moved
 
     async def drain(self, node: str, *, drained: bool = True) -> list[Moved]:
         """Have a node be home to nothing, so that it may leave; with `drained=False` it may be used again, which the
         next `rebalance` does. Raises what `move` does, and `CallerError` for the last node that may be used."""
-        moved: list[Moved] = await self._spread.ask("drain", node, drained, timeout_s=LONG_S)
+        moved: list[Moved] = await self._nodes.ask("drain", node, drained, timeout_s=LONG_S)
         return moved
 
     @overload
@@ -469,7 +477,7 @@ class Operations:
         Raises `UnknownName`, `InvalidId`, `InvalidMessage`, `NotInHistory`, `SubscriptionInUse`, `StoreError`.
         """
         wanted = SubscriptionOptions(name, from_, types, streams, member, of, key, acknowledge, unreadable)
-        return self._subscriptions.subscribe(self._active.store, wanted)
+        return self._subscriptions.subscribe(self._here.store, wanted)
 
     @property
     def store(self) -> Store:
@@ -490,8 +498,13 @@ class Operations:
         return active
 
     @property
+    def _nodes(self) -> RemoteSystem:
+        self._check_loop()
+        return self._spread
+
+    @property
     def _past(self) -> TimeTravel:
-        return TimeTravel(self._store, self._active.catalogue)
+        return TimeTravel(self._store, self._here.catalogue)
 
     def _token_secret(self) -> bytes:
         """What session tokens are signed with: that of the first log. Raises `Unavailable` if its home is gone."""
@@ -502,7 +515,27 @@ class Operations:
 
     @property
     def _client(self) -> Client:
-        return self._active.client
+        return self._here.client
+
+    @property
+    def _here(self) -> LocalSystem | RemoteSystem:
+        """The running system, for what is done on its event loop."""
+        self._check_loop()
+        return self._active
+
+    def _check_loop(self) -> None:
+        """Raises `CallerError` on another event loop than the one this was started on. Without one it passes: what is
+        wrong then, Python itself tells."""
+        loop = asyncio._get_running_loop()
+        if loop is self._loop or loop is None or self._running is None:
+            return
+        ended = ", which is closed" if self._loop is None or self._loop.is_closed() else ""
+        here = threading.current_thread().name
+        raise CallerError(
+            f"this runtime was started on another event loop, in thread {self._thread_name!r}{ended}, and is used on "
+            f"that one alone; nothing was sent from thread {here!r}. Use a BlockingRuntime, which any thread may call, "
+            "or asyncio.run_coroutine_threadsafe(..., loop)"
+        )
 
     @property
     def _active(self) -> LocalSystem | RemoteSystem:

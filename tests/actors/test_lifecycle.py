@@ -8,8 +8,9 @@ import re
 import signal
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -191,6 +192,35 @@ def test_whatever_calls_ray_after_a_runtime_has_left_it_joins_no_other_ray(tmp_p
             driver.kill()
     assert driver.returncode == 1
     assert "ray.init" in told.splitlines()[-1], told
+
+
+async def test_another_event_loop_is_refused_by_name_and_nothing_is_sent(bank: Bank) -> None:
+    async with bank(projections=[Balances]) as running:
+        await running.execute(Account, "alice", Open(owner="Ada"))
+
+        def elsewhere(call: Callable[[], Coroutine[Any, Any, object]]) -> None:
+            with pytest.raises(CallerError, match=r"another event loop, in thread 'MainThread', .*run_coroutine"):
+                asyncio.run(call())
+
+        async def listed() -> None:
+            async for _ in running.execute_all([Envelope(Account, "alice", Deposit(amount=1))]):
+                pass
+
+        calls: list[Callable[[], Coroutine[Any, Any, object]]] = [
+            lambda: running.execute(Account, "alice", Deposit(amount=1)),
+            lambda: running.session().execute(Account, "alice", Deposit(amount=1)),
+            listed,
+            lambda: running.ask(Balances, BalanceOf(account="alice")),
+            running.caught_up,
+            running.status,
+            running.health,
+            lambda: running.history(Account, "alice"),
+            running.stop,
+        ]
+        for call in calls:
+            await asyncio.to_thread(elsewhere, call)
+        assert len(await running.history(Account, "alice")) == 1
+        assert (await running.health()).ok
 
 
 async def test_a_start_that_fails_halfway_leaves_the_directory_free(bank: Bank) -> None:
