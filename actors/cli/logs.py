@@ -99,21 +99,31 @@ def _print(session: SessionLogs, oldest: datetime, actor: str) -> None:
 
 def _named(directory: Path) -> Callable[[str], str]:
     """Which actors are meant, as `SessionLogs` has it: those of a store by the beginning of its id, for its folder may
-    have been renamed; of an application by its name; of the folder of a cluster by the shares in it. Raises
-    `StoreMissing`, `StoreMismatch`."""
-    from ...runtime.store.partition_map import read_map
+    have been renamed; of an application by its name; of the folder of a cluster, whether it runs or not, by the shares
+    in it, and those of several by the name of each. Raises `StoreMissing`, `StoreMismatch`."""
     from ...runtime.store.store import open_store
+    from ...runtime.store.store_lock import MANIFEST
     from ..cluster.file import CLUSTER_FILE
 
-    if (directory / CLUSTER_FILE).exists():
-        there = {share.name for share in directory.glob("*/*") if share.is_dir() and read_map(share) is not None}
+    if (directory / MANIFEST).exists():
+        system = f".*-{open_store(directory).store_id[:8]}"
+    elif (there := _systems_in(directory)) or (directory / CLUSTER_FILE).exists():
         system = "|".join(map(re.escape, there)) or "(?!)"
+        if len(there) > 1:
+            return lambda told: told if re.fullmatch(f"(?:{system})[/:].+", told, re.DOTALL) else ""
     elif is_application(directory):
         system = re.escape(str(directory))
     else:
         system = f".*-{open_store(directory).store_id[:8]}"
     name = re.compile(f"(?:{system})[/:](.+)", re.DOTALL)
     return lambda told: found[1] if (found := name.fullmatch(told)) is not None else ""
+
+
+def _systems_in(directory: Path) -> set[str]:
+    """The names of the systems of which data folders in this directory have a share."""
+    from ...runtime.store.partition_map import read_map
+
+    return {share.name for share in directory.glob("*/*") if share.is_dir() and read_map(share) is not None}
 
 
 def _time(told: str) -> datetime:

@@ -66,3 +66,15 @@ class Words(Projection):
         if self.last.startswith("secret"):
             raise PermissionError("not for you")
         return self.last
+
+
+class Deaf(Words):
+    """Does not take every word."""
+
+    @project
+    def said(self, event: Said) -> None:
+        """Not this one."""
+        print(f"heard: {event.text}")
+        if event.text == "shout":
+            raise ValueError("too loud")
+        self.last = event.text

@@ -10,15 +10,19 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from rayfold import HandlerFailed, Runtime
 from rayfold.actors.cli.main import main
+from rayfold.actors.cluster.local import LocalCluster, LocalNodes
 from rayfold.actors.cluster.ray_cluster import Cluster
 from rayfold.actors.observe import session_logs
 from rayfold.actors.observe.session_logs import Line, SessionLogs, sessions_of
+from rayfold.runtime.store.partition_map import PartitionMap, write_map
 from tests.actors.chatty import LastWord, Say, Soloist, Speaker, Words
+from tests.actors.console import Told, console
 
 pytestmark = pytest.mark.slow
 
@@ -71,6 +75,44 @@ async def test_what_actors_and_handlers_logged_is_shown_with_their_names_traces_
     assert shown(monkeypatch, capsys, whole, "--since", f"{before + timedelta(hours=1):%Y-%m-%dT%H:%M:%S}") == []
     store.rename(tmp_path / "another name")
     assert shown(monkeypatch, capsys, tmp_path / "another name") == afterwards
+
+
+def test_what_raises_on_a_cluster_is_found_by_its_folder_and_by_the_name_beside_it_and_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chatty = "__import__('tests.actors.chatty', fromlist=['x'])"
+    options = f"partitions=1, aggregates=[{chatty}.Speaker], projections=[{chatty}.Deaf]"
+    folder = tmp_path / "cluster"
+    with (
+        LocalNodes(LocalCluster(nodes=2, cpus=1), folder) as nodes,
+        console(nodes.address, path=tmp_path / "choir", options=options) as choir,
+    ):
+        choir(f"(chatty := {chatty}) and None")
+        choir("(said := bank.execute(chatty.Speaker, 'a', chatty.Say(text='shout'))) and None")
+        with pytest.raises(Told, match="too loud"):
+            choir("bank.ask(chatty.Deaf, chatty.LastWord(), after=said)")
+        while_it_runs = shown(monkeypatch, capsys, folder)
+    monkeypatch.chdir(tmp_path)  # where nothing has that name
+    for lines in (while_it_runs, shown(monkeypatch, capsys, folder), shown(monkeypatch, capsys, "choir")):
+        of_projection = [line for line in lines if line.startswith("Deaf-v1/0-0#")]
+        assert any(line.endswith("  ValueError: too loud") for line in of_projection), lines
+        assert any("projection Deaf stopped before event 1 of partition 0" in line for line in of_projection)
+        assert any(line.endswith("| heard: shout") for line in of_projection)
+        assert any("chatty: to say: shout" in line for line in lines if line.startswith("partition-0@"))
+
+
+def test_the_actors_of_several_systems_in_one_folder_are_told_apart(
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store_map = PartitionMap(str(uuid4()), 1, ("one",), (1,), {"one": "node one"})
+    for name in ("alto", "tenor"):
+        share = tmp_path / "cluster" / "node-0" / name
+        share.mkdir(parents=True)
+        write_map(share, store_map, "one")
+        write(f"{name}.err", HEAD.format(f"{name}/partition-0@one#1") + f"2026-11-30T01:00:00.000Z INFO {name}: here\n")
+    write("3.err", HEAD.format("other/partition-0@one#1") + "2026-11-30T01:00:00.000Z INFO other: here\n")
+    lines = shown(monkeypatch, capsys, tmp_path / "cluster")
+    assert sorted(line.split(" | ")[0] for line in lines) == ["alto/partition-0@one#1", "tenor/partition-0@one#1"]
 
 
 async def test_who_follows_sees_what_comes_and_a_closed_pipe_ends_it(cluster: Cluster, tmp_path: Path) -> None:
