@@ -67,7 +67,7 @@ def printed_by(block: Block, folder: Path) -> str:
     return printed
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_the_tutorial_does_what_it_says_in_an_empty_folder(folder: Path) -> None:
     printed: str | None = None
     for block in [block for chapter in CHAPTERS for block in blocks_of(chapter)]:
