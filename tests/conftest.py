@@ -41,6 +41,8 @@ LONGEST = (
     "faults/test_cluster.py",
     "faults/test_network.py",
     "faults/test_processes.py",
+    "actors/test_slow_projections.py",
+    "actors/test_slow_starts.py",
     "actors/test_host_program.py",
     "actors/test_local_cluster.py",
     "faults/test_control_plane.py",
