@@ -17,6 +17,7 @@ from .addresses import find_address, is_loopback, reach
 from .environment import OBJECT_STORE_BYTES, OWN_ACTOR_SLOT, kept_from_processes, prepare_environment
 from .local import LocalCluster, LocalNodes
 from .node import NAME_LABEL, NODE_LABEL
+from .ray_lines import without_lines_of_ray
 from .ray_node import started_without_helpers
 from .ray_session import RaySession
 from .rpc import is_starting
@@ -94,7 +95,7 @@ class Cluster:
         def start() -> None:
             if os.environ.get("RAY_AUTH_MODE", "token") == "token":
                 ensure_token(os.environ)  # Ray itself would write it with mode 0644
-            with kept_from_processes(), started_without_helpers():
+            with kept_from_processes(), started_without_helpers(), without_lines_of_ray():
                 ray.init(
                     address="local",
                     num_cpus=num_cpus,
@@ -129,7 +130,8 @@ class Cluster:
                 raise CallerError(f"this process is connected to the Ray at {present} and cannot join {address} too")
 
         def join() -> None:
-            ray.init(address=address, namespace=_NAMESPACE, logging_level=logging.ERROR, log_to_driver=False)
+            with without_lines_of_ray():
+                ray.init(address=address, namespace=_NAMESPACE, logging_level=logging.ERROR, log_to_driver=False)
 
         try:
             return cls._connected(RaySession.join(join, starts=False))

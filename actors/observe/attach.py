@@ -24,6 +24,7 @@ from ...runtime.errors import CallerError, Unavailable
 from ...runtime.store.store import Store
 from ...runtime.store.store_lock import Holder, holder_of
 from ..cluster.environment import prepare_environment
+from ..cluster.ray_lines import without_lines_of_ray
 from .status import Observer, Status, seat_named
 
 if TYPE_CHECKING:
@@ -144,12 +145,13 @@ def _join(holder: Holder) -> None:
     if ray.is_initialized():
         raise CallerError("this process runs a Ray of its own; ask its own runtime, or ask from another process")
     try:
-        ray.init(
-            address=holder.connection["ray_address"],
-            namespace=holder.connection["ray_namespace"],
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+        with without_lines_of_ray():
+            ray.init(
+                address=holder.connection["ray_address"],
+                namespace=holder.connection["ray_namespace"],
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
     except (ConnectionError, RuntimeError, ValueError) as error:
         told = " ".join(str(error).split())
         raise Unavailable(str(holder), f"its Ray cannot be reached: {told:.200}") from error
