@@ -19,17 +19,25 @@ import dataclasses
 import os
 import sys
 import zlib
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
 import msgpack
 import ray.cloudpickle
 
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import DefinitionError, StorageFailed, Unavailable
+from ...runtime.user_code import is_ctrl_c
+from ..process.watchdog import being_tried
 from .code import make_importable
 from .registry import code_of
 
 __all__ = ["ship", "unship"]
+
+_DEATHS_MAX: Final = 3
+"""Of processes that import the application's modules, one after the other: whoever kills processes at random kills two
+of them there now and then."""
 
 
 def _register_marks_of_dataclasses() -> None:
@@ -69,15 +77,33 @@ def unship(data: bytes, *, code_first: bool = True, importable: str = "") -> Cat
         sys.path += [folder for folder in import_path if folder not in sys.path]
         if digest and digest != importable:
             make_importable(digest, code_of, first=code_first)
-        catalogue = ray.cloudpickle.loads(zlib.decompress(packed))
-    except (StorageFailed, Unavailable):
+        with _survived():
+            catalogue = ray.cloudpickle.loads(zlib.decompress(packed))
+    except (StorageFailed, Unavailable, DefinitionError):
         raise
-    except Exception as error:
+    except BaseException as error:  # a module may end with sys.exit
+        if is_ctrl_c(error):
+            raise
         remedy = "the modules that define them must be importable in Ray's workers"
         what = f"cannot be loaded in an actor: {type(error).__name__}: {error}"
         raise DefinitionError("the application's classes", what, remedy) from error
     assert isinstance(catalogue, Catalogue)
     return catalogue
+
+
+@contextmanager
+def _survived() -> Iterator[None]:
+    """Around the import of modules in an actor: one that ends the process is told by name, and not tried permanently.
+    Raises `DefinitionError` at the process after the third that has ended here; the next one tries again."""
+    actor = ray.get_runtime_context().get_actor_id() if ray.is_initialized() else None
+    if not actor:  # whoever runs here sees it end
+        yield
+        return
+    with being_tried(f"import in actor {actor}") as deaths:
+        if deaths >= _DEATHS_MAX:
+            what = f"cannot be loaded in an actor: each of {deaths} processes ended while it imported their modules"
+            raise DefinitionError("the application's classes", what, "see what the modules do when they are imported")
+        yield
 
 
 def _import_path() -> list[str]:

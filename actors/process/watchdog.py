@@ -19,22 +19,25 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 from ...runtime.errors import RayfoldError
-from ...runtime.in_hand import Fallen, InHand
+from ...runtime.in_hand import KEY_BYTES, Fallen, InHand
 from ...runtime.printable import printable_log
 from ...runtime.private import make_private_folder, open_private, private_temporary_folder
 
-__all__ = ["Watch", "fallen_with", "in_hand_of", "record_path"]
+__all__ = ["Watch", "being_tried", "fallen_with", "in_hand_of", "record_path"]
 
 log = printable_log(__name__)
 
 _KEPT_S: Final = 7 * 24 * 3600.0
 """How long a record stays that no process has written to: it is of a store that is no more, or has had no work."""
+
+_TRIED: Final = b"tried".ljust(KEY_BYTES, b"\0")
+"""The key of what is `being_tried`: the record is of one thing alone."""
 
 _LOOKS: Final = 16
 """Within the limit: how precise it is."""
@@ -81,6 +84,21 @@ def fallen_with(what: str) -> Fallen | None:
     except (OSError, RayfoldError):
         return None
     return next(iter(fallen.values()), None)
+
+
+@contextmanager
+def being_tried(what: str) -> Iterator[int]:
+    """Keep a record while the block runs; it is given how many processes have ended in this block before. The record
+    goes with the end of the block, however that comes about."""
+    record = in_hand_of(what)
+    fallen = record.find(_TRIED)
+    record.begin(_TRIED)
+    try:
+        yield fallen.deaths if fallen else 0
+    finally:
+        record.end()
+        with suppress(OSError, RayfoldError):
+            _remove(record_path(what))
 
 
 def _trace_path(path: Path) -> Path:

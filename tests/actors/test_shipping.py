@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.actors.driver import ROOT
+from tests.actors.driver import ROOT, start_driver
 
 pytestmark = pytest.mark.slow
 
@@ -149,3 +149,53 @@ def test_classes_that_travel_by_value_carry_their_stored_names_and_dataclasses_s
     received = subprocess.run([sys.executable, "-c", RECEIVER], input=sent.stdout, capture_output=True, env=environment)
     assert received.returncode == 0, received.stderr.decode()
     assert received.stdout == b"arrived\n"
+
+
+ENDING = """
+import os, sys
+from rayfold import *
+if os.path.basename(sys.argv[0]) == "default_worker.py":
+    {how}
+class Added(Event):
+    amount: int
+class Put(Command):
+    amount: int
+class Account(Aggregate, placement=Shared()):
+    balance: int = 0
+    @decide
+    def put(self, command: Put) -> Added:
+        return Added(amount=command.amount)
+    @evolve
+    def added(self, event: Added) -> None:
+        self.balance += event.amount
+"""
+
+STARTING = """
+import sys
+from ending import Account
+from rayfold import *
+try:
+    BlockingRuntime(sys.argv[1], aggregates=[Account], partitions=1).start()
+except DefinitionError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        (
+            "os._exit(3)",
+            "cannot be loaded in an actor: each of 3 processes ended while it imported their modules; see ",
+        ),
+        ("sys.exit('no configuration')", "cannot be loaded in an actor: SystemExit: no configuration; the modules "),
+        ("raise KeyError('HOME')", "cannot be loaded in an actor: KeyError: 'HOME'; the modules "),
+    ],
+)
+def test_a_module_that_cannot_be_imported_in_an_actor_is_told_by_name(tmp_path: Path, how: str, told: str) -> None:
+    (tmp_path / "ending.py").write_text(ENDING.format(how=how))
+    (tmp_path / "starting.py").write_text(STARTING)
+    with start_driver("starting.py", str(tmp_path / "store"), folder=tmp_path) as program:
+        out, errors = program.communicate(timeout=120)
+    assert out.startswith(f"the application's classes: {told}"), errors
+    assert errors == ""
