@@ -14,6 +14,7 @@ code (`disown`), before it writes, commits or answers anything in its parent's p
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import struct
@@ -228,8 +229,13 @@ def key_in_hand_at_death(path: Path, incarnation: bytes) -> bytes | None:
 
 
 def _mapped(path: Path) -> mmap.mmap:
+    """The file in memory, with a shared lock on it that is held as long as it is mapped: `mmap` keeps a descriptor of
+    its own of the same open file."""
     descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
     try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if os.fstat(descriptor).st_nlink == 0:  # it was removed as an old one between the two
+            return _mapped(path)
         if os.fstat(descriptor).st_size != _SIZE_BYTES:
             os.ftruncate(descriptor, 0)
             os.ftruncate(descriptor, _SIZE_BYTES)

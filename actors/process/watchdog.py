@@ -12,6 +12,7 @@ Rule kept here: the record says that the process was ended for what was in hand,
 from __future__ import annotations
 
 import faulthandler
+import fcntl
 import hashlib
 import os
 import signal
@@ -34,7 +35,7 @@ __all__ = ["Watch", "being_tried", "fallen_with", "in_hand_of", "record_path"]
 log = printable_log(__name__)
 
 _KEPT_S: Final = 7 * 24 * 3600.0
-"""How long a record stays that no process has written to: it is of a store that is no more, or has had no work."""
+"""How long a record stays that no process has written to, and none has open: it is of a store that is no more."""
 
 _TRIED: Final = b"tried".ljust(KEY_BYTES, b"\0")
 """The key of what is `being_tried`: the record is of one thing alone."""
@@ -123,10 +124,21 @@ def _remove(path: Path) -> None:
 
 
 def _remove_old(folder: Path) -> None:
+    """Remove what no process has written to for long, and none has open: one that has no work writes nothing either."""
     for path in folder.iterdir():
         with suppress(OSError, RayfoldError):
             if time.time() - path.lstat().st_mtime > _KEPT_S:
-                path.unlink()
+                _remove_unused(path)
+
+
+def _remove_unused(path: Path) -> None:
+    """Raises `OSError` for a file that a living process has locked, as its record or as its trace."""
+    descriptor = open_private(path, os.O_RDWR)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    finally:
+        os.close(descriptor)
 
 
 def _where_user_code_is() -> str:
@@ -155,6 +167,7 @@ class Watch:
                 self._trace = os.fdopen(
                     open_private(_trace_path(record_path(native)), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w"
                 )
+                fcntl.flock(self._trace, fcntl.LOCK_SH)
             self._arm()  # at once: the thread may never get a turn
         self._stopped = threading.Event()
         threading.Thread(target=self._run, name="rayfold-watch", daemon=True).start()
