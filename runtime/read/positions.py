@@ -32,6 +32,8 @@ _TOKEN_HEAD: Final = struct.Struct(">B16s")
 """Version, and the store's id."""
 _TOKEN_ENTRY: Final = struct.Struct(">HQ")
 """Partition and position; a partition at 0 is left out. Then the signature, and a CRC-32 of all of it."""
+_POSITIONS: Final = 1 << 64
+"""More than a log, or a token, has numbers for."""
 _SIGNATURE_BYTES: Final = 12
 _CHECKSUM: Final = struct.Struct(">I")
 _TOKEN_BYTES_MAX: Final = _TOKEN_HEAD.size + PARTITIONS_MAX * _TOKEN_ENTRY.size + _SIGNATURE_BYTES + _CHECKSUM.size
@@ -67,7 +69,7 @@ def place_asked(after: After | None, partitions: int, store_id: str = "") -> dic
     else:
         positions = _of_receipts(after, store_id)
     for partition, position in positions.items():
-        numbers = isinstance(position, int) and not isinstance(position, bool) and position >= 0
+        numbers = isinstance(position, int) and not isinstance(position, bool) and 0 <= position < _POSITIONS
         if isinstance(partition, bool) or partition not in range(partitions) or not numbers:
             what = f"{partition!r}: {position!r} is no position in this store"
             raise InvalidMessage("after", what, f"its partitions are 0 to {partitions - 1}")

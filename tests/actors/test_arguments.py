@@ -145,7 +145,7 @@ def test_a_wrong_timeout_of_many_is_refused_once(bank: Any, options: dict[str, A
     refused(CallerError, "give a positive number of seconds", lambda: bank.ask_all(Balances, [QUERY], **options))
 
 
-@pytest.mark.parametrize("after", [True, {True: 1}, "token", [None], {0: True}])
+@pytest.mark.parametrize("after", [True, {True: 1}, "token", [None], {0: True}, {0: 2**70}])
 def test_what_is_no_place_is_refused(bank: Any, after: Any) -> None:
     refused(InvalidMessage, "after: ", lambda: bank.ask(Balances, QUERY, after=after))
     refused(InvalidMessage, "after: ", lambda: bank.session().join(after))
