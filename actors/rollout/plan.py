@@ -1,7 +1,7 @@
 """Rollout: the order in which a system gets new code, and what becomes of it when a step fails. No Ray in here.
 
 Beside all steps. `control/rollout.py` does what the steps are; this file decides which comes next, and is tested with
-every step failing and every process ending in between (`tests/actors/test_rollout.py`).
+every step failing and every process ending in between (`tests/actors/rollout/test_rollout.py`).
 
 Readers first:
 

@@ -16,8 +16,8 @@ import typer
 import yaml  # type: ignore[import-untyped]
 
 from rayfold.actors.cli.main import app
-from tests.actors.driver import ROOT, start_driver
 from tests.docs.pages import PAGES, all_blocks, blocks_of, name_of
+from tests.support.driver import ROOT, start_driver
 
 RUN_BY = {
     "README.md": "tests/examples/test_examples.py",

@@ -13,7 +13,7 @@ from rayfold.runtime.checks.fit import held_in
 from rayfold.runtime.encoding.envelope import Envelope, pack
 from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.write.write_loop import WriteLoop
-from tests.actors.driver import ROOT
+from tests.support.driver import ROOT
 
 PAGE = (ROOT / "docs" / "evolution.md").read_text()
 SECTIONS = [section for section in PAGE.split("\n## ") if "```python" in section]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from examples import parcels
-from tests.actors.driver import ROOT, start_driver
+from tests.support.driver import ROOT, start_driver
 
 pytestmark = pytest.mark.slow
 

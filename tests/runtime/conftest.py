@@ -10,8 +10,8 @@ import pytest
 from rayfold.runtime.log.folder import open_log
 from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.write.write_loop import WriteLoop
-from tests.runtime.arrivals import activated
-from tests.runtime.faulty_log import FaultyLog
+from tests.support.arrivals import activated
+from tests.support.faulty_log import FaultyLog
 
 
 @pytest.fixture(params=["memory", "lmdb"])

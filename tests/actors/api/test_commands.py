@@ -1,0 +1,270 @@
+"""Commands through real actors: what callers are told, and what is on disk then."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+
+from rayfold import (
+    NO_STREAM,
+    CallerError,
+    CommandIdReused,
+    Conflict,
+    Envelope,
+    InvalidId,
+    InvalidMessage,
+    NotYetVisible,
+    Overloaded,
+    Receipt,
+    Rejected,
+    StreamId,
+    Unavailable,
+    UnknownName,
+    derived_id,
+)
+from rayfold.actors.settings import Settings
+from rayfold.runtime.encoding.codec import decode_message
+from rayfold.runtime.encoding.envelope import PackedCommand
+from rayfold.runtime.encoding.outcome import Outcome
+from tests.actors.conftest import Bank
+from tests.bank import (
+    Account,
+    BalanceOf,
+    Balances,
+    Close,
+    Deposit,
+    Deposited,
+    EventsSeen,
+    Open,
+    Pay,
+    Richest,
+    Turnover,
+    Withdraw,
+)
+from tests.support.log_walk import check_nothing_lost_nothing_twice, stored_events
+
+pytestmark = pytest.mark.slow
+
+
+async def test_a_command_is_acknowledged_and_the_next_query_after_its_receipt_sees_it(bank: Bank) -> None:
+    async with bank() as running:
+        opened = await running.execute(Account, "alice", Open(owner="Alice"), expected_version=NO_STREAM)
+        paid_in = await running.execute(Account, "alice", Deposit(amount=100), expected_version=opened.version)
+        assert await running.ask(Balances, BalanceOf(account="alice"), after=paid_in) == 100
+        assert (opened.stream, opened.version, paid_in.version) == (StreamId("Account", "alice"), 1, 2)
+        assert paid_in.position > opened.position
+        assert not paid_in.repeated
+        assert stored_events(running.store.path)[paid_in.partition][-1].name == "Deposited"
+
+
+async def test_a_receipt_is_visible_on_every_replica(bank: Bank) -> None:
+    async with bank(projections=[Balances], replicas=3) as running:
+        await running.execute(Account, "alice", Open(owner="Alice"))
+        for amount in range(1, 31):
+            receipt = await running.execute(Account, "alice", Deposit(amount=1))
+            answers = [running.ask(Balances, BalanceOf(account="alice"), after=receipt) for _ in range(6)]
+            assert await asyncio.gather(*answers) == [amount] * 6
+        status = await running.status()
+        assert len({one.pid for one in status.projectors}) == 3
+
+
+async def test_a_refused_command_is_told_why_and_leaves_nothing(bank: Bank) -> None:
+    async with bank() as running:
+        with pytest.raises(Rejected, match=r"Account/nobody refused Deposit: does_not_exist"):
+            await running.execute(Account, "nobody", Deposit(amount=1))
+        await running.execute(Account, "alice", Open(owner="Alice"))
+        with pytest.raises(Rejected) as told:
+            await running.execute(Account, "alice", Withdraw(amount=5))
+        assert (told.value.reason, told.value.facts) == ("insufficient_funds", {"balance": 0, "needed": 5})
+        with pytest.raises(Conflict, match=r"expected version 7 of Account/alice, but the stream is at 1"):
+            await running.execute(Account, "alice", Deposit(amount=1), expected_version=7)
+        assert sum((await running.heads()).values()) == 1
+
+
+async def test_the_same_command_id_takes_effect_once_and_repeats_its_first_receipt(bank: Bank) -> None:
+    key = derived_id("payment", 4711)
+    async with bank() as running:
+        await running.execute(Account, "alice", Open(owner="Alice"))
+        first = await running.execute(Account, "alice", Deposit(amount=10), command_id=key)
+        assert await running.execute(Account, "alice", Deposit(amount=10), command_id=key) == first._replace(
+            repeated=True
+        )
+        with pytest.raises(CommandIdReused, match=r"was already used for a different command"):
+            await running.execute(Account, "alice", Deposit(amount=11), command_id=key)
+    async with bank() as again:
+        assert await again.execute(Account, "alice", Deposit(amount=10), command_id=key) == first._replace(
+            repeated=True
+        )
+        assert await again.ask(Balances, BalanceOf(account="alice"), after=first) == 10
+
+
+async def test_what_was_stored_is_there_after_a_restart_with_versions_going_on(bank: Bank) -> None:
+    async with bank() as running:
+        await running.execute(Account, "alice", Open(owner="Alice"))
+        await running.execute(Account, "alice", Deposit(amount=10))
+    async with bank() as again:
+        receipt = await again.execute(Account, "alice", Withdraw(amount=4))
+        assert receipt.version == 3
+        assert await again.ask(Balances, BalanceOf(account="alice"), after=receipt) == 6
+        assert {one.epoch for one in (await again.status()).partitions} == {2}
+
+
+async def test_many_commands_come_back_in_order_each_with_its_own_outcome(bank: Bank) -> None:
+    envelopes = [Envelope(Account, f"a{number % 50}", Open(owner="x")) for number in range(100)]
+    envelopes += [Envelope(Account, f"a{number % 50}", Deposit(amount=1)) for number in range(2000)]
+    envelopes.append(Envelope(Account, "", Deposit(amount=1)))
+    async with bank() as running:
+        results = [result async for result in running.execute_all(envelopes, in_flight=300)]
+        assert [envelope for envelope, _ in results] == envelopes
+        outcomes = [outcome for _, outcome in results]
+        assert all(isinstance(outcome, Receipt) for outcome in outcomes[:50])
+        assert all(isinstance(outcome, Rejected) and outcome.reason == "already_open" for outcome in outcomes[50:100])
+        receipts = [outcome for outcome in outcomes if isinstance(outcome, Receipt)]
+        assert len(receipts) == 2050
+        assert isinstance(outcomes[-1], InvalidId)
+        for account in range(50):
+            versions = [one.version for one in receipts if one.stream.id == f"a{account}"]
+            assert versions == list(range(1, 42))
+        assert await running.ask(Turnover, EventsSeen(), after=await running.heads()) == 2050
+        check_nothing_lost_nothing_twice(running.store.path, receipts)
+
+
+async def test_what_could_not_be_sent_is_sent_again_in_order_because_nothing_has_gone_past_it(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bank(partitions=1) as running:
+        await running.execute(Account, "alice", Open(owner="Alice"))
+        ahead, refused = deque(range(1, 31)), list[int]()
+        away, submit = {3}, running._client._router.submit
+
+        def submit_unless_away(packed: PackedCommand, blob: bytes, timeout_s: float) -> asyncio.Future[Outcome]:
+            amount = decode_message(Deposit, packed.payload).amount
+            running._client.tell_unavailable({0: "its node is gone"} if amount in away else {})
+            return submit(packed, blob, timeout_s)
+
+        monkeypatch.setattr(running._client._router, "submit", submit_unless_away)
+
+        def deposits() -> Iterator[Envelope]:
+            while ahead and not refused:
+                yield Envelope(Account, "alice", Deposit(amount=ahead.popleft()))
+
+        while ahead:
+            async for envelope, outcome in running.execute_all(deposits(), in_flight=8):
+                assert isinstance(envelope.command, Deposit)
+                if isinstance(outcome, Unavailable):
+                    assert str(outcome) == "Account/alice: it was not sent: partition 0: its node is gone"
+                    refused.append(envelope.command.amount)
+            assert refused == [*range(3, 3 + len(refused))], "it, and what was on its way behind it"
+            assert bool(refused) == bool(away)
+            ahead.extendleft(reversed(refused))
+            refused.clear()
+            away.clear()
+        history = await running.history(Account, "alice", from_version=2)
+        assert [event.amount for event, _ in history if isinstance(event, Deposited)] == [*range(1, 31)]
+
+
+async def test_one_command_with_two_events_stores_both_or_none(bank: Bank) -> None:
+    async with bank() as running:
+        await running.execute(Account, "alice", Open(owner="Alice"))
+        await running.execute(Account, "alice", Deposit(amount=10))
+        receipt = await running.execute(Account, "alice", Pay(to="bob", amount=5))
+        assert receipt.version == 4
+        with pytest.raises(Rejected):
+            await running.execute(Account, "alice", Pay(to="bob", amount=4))
+        assert await running.ask(Balances, BalanceOf(account="alice"), after=receipt) == 4
+        assert receipt.store_id == running.store.store_id
+        before = receipt._replace(store_id="that before a restore")
+        with pytest.raises(InvalidMessage, match="the receipt is of the store that before a restore"):
+            await running.ask(Balances, BalanceOf(account="alice"), after=before)
+        with pytest.raises(InvalidMessage, match="the receipt is of the store that before a restore"):
+            await running.as_of(Balances, before, BalanceOf(account="alice"))
+
+
+async def test_a_command_without_events_is_acknowledged_and_writes_nothing(bank: Bank) -> None:
+    async with bank() as running:
+        await running.execute(Account, "alice", Open(owner="Alice"))
+        closed = await running.execute(Account, "alice", Close())
+        again = await running.execute(Account, "alice", Close())
+        assert (again.version, again.position) == (closed.version, closed.position)
+        assert sum((await running.heads()).values()) == 2
+
+
+async def test_a_callers_mistake_is_named_before_anything_is_sent(bank: Bank) -> None:
+    async with bank(projections=[Balances]) as running:
+        with pytest.raises(
+            UnknownName, match=r"no command of Account is named 'EventsSeen'; known: Close, Deposit, Open"
+        ):
+            await running.execute(Account, "alice", EventsSeen())  # type: ignore[arg-type]
+        with pytest.raises(InvalidId, match=r"aggregate id '' is empty"):
+            await running.execute(Account, "", Open(owner="x"))
+        with pytest.raises(InvalidId, match=r"command id 'payment-1' is str, not uuid.UUID; derived_id\(\) makes one"):
+            await running.execute(Account, "a", Open(owner="x"), command_id="payment-1")  # type: ignore[arg-type]
+        with pytest.raises(UnknownName, match=r"no projection is named 'Turnover'; known: Balances"):
+            await running.ask(Turnover, EventsSeen())
+        with pytest.raises(UnknownName, match=r"no query of Balances is named 'EventsSeen'; known: BalanceOf, Richest"):
+            await running.ask(Balances, EventsSeen())
+        with pytest.raises(
+            InvalidMessage, match=r"after: 9: 1 is no position in this store; its partitions are 0 to 1"
+        ):
+            await running.ask(Balances, BalanceOf(account="a"), after={9: 1})
+        with pytest.raises(CallerError, match=r"timeout_s is -1; give a positive number"):
+            await running.execute(Account, "a", Open(owner="x"), timeout_s=-1)
+        assert sum((await running.heads()).values()) == 0
+
+
+async def test_a_query_after_a_position_nobody_reached_says_how_far_the_replica_is(bank: Bank) -> None:
+    async with bank(projections=[Balances]) as running:
+        await running.execute(Account, "alice", Open(owner="Alice"))
+        heads = await running.heads()
+        busy = next(partition for partition, head in heads.items() if head)
+        with pytest.raises(NotYetVisible, match=rf"position 5 of partition {busy} is not visible yet, .* is at 1"):
+            await running.ask(Balances, BalanceOf(account="alice"), after={busy: 5}, timeout_s=0.3)
+
+
+async def test_too_many_commands_at_once_are_refused_at_once_by_name(bank: Bank) -> None:
+    async with bank(projections=[], settings=Settings(in_flight_max=50)) as running:
+        sent = [running.execute(Account, f"a{number}", Open(owner="x")) for number in range(80)]
+        outcomes = await asyncio.gather(*sent, return_exceptions=True)
+        refused = [outcome for outcome in outcomes if isinstance(outcome, Overloaded)]
+        assert len(refused) == 30
+        assert str(refused[0]) == "the client is full at 50 commands in flight; it was not sent, try again later"
+        assert sum((await running.heads()).values()) == 50
+
+
+async def test_a_cancelled_call_does_not_disturb_the_others(bank: Bank) -> None:
+    async with bank(projections=[]) as running:
+        await running.execute(Account, "alice", Open(owner="Alice"))
+        calls = [asyncio.ensure_future(running.execute(Account, "alice", Deposit(amount=1))) for _ in range(20)]
+        await asyncio.sleep(0)
+        calls[7].cancel()
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert sum(isinstance(outcome, Receipt) for outcome in outcomes) == 19
+
+
+async def test_an_answer_that_is_the_read_model_itself_arrives_whole(bank: Bank) -> None:
+    async with bank(projections=[Balances]) as running:
+        for name, amount in (("a", 1), ("b", 3), ("c", 2)):
+            await running.execute(Account, name, Open(owner=name))
+            await running.execute(Account, name, Deposit(amount=amount))
+        heads = await running.heads()
+        assert await running.ask(Balances, Richest(limit=2), after=heads) == ["b", "c"]
+
+
+async def test_correlation_and_causation_are_stored_with_the_event(bank: Bank) -> None:
+    conversation, cause = uuid4(), uuid4()
+    async with bank(projections=[]) as running:
+        receipt = await running.execute(Account, "a", Open(owner="x"), correlation_id=conversation, causation_id=cause)
+        stored = stored_events(running.store.path)[receipt.partition][0]
+        assert (stored.correlation_id, stored.causation_id) == (conversation.bytes, cause.bytes)
+
+
+async def test_a_runtime_that_is_not_running_says_so(bank: Bank) -> None:
+    stopped = bank()
+    with pytest.raises(
+        CallerError, match=r"the runtime on .*bank-data is not running; use `async with`, or start\(\) it"
+    ):
+        await stopped.execute(Account, "a", Open(owner="x"))

@@ -1,0 +1,257 @@
+"""The program around a runtime: its signals, its children, its other runtimes and its modules stay its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rayfold.actors.process.reaper import MARK, end_marked
+from tests.support.driver import ROOT, processes_below, start_driver, wait_until_gone
+
+pytestmark = pytest.mark.slow
+
+SIGNALS = """
+import os, signal, sys
+from rayfold import BlockingRuntime
+from tests.bank import Account, Open
+
+got = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: got.append(signal.Signals(number).name))
+
+def send_both():
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.raise_signal(number)
+
+if sys.argv[1] == "below":
+    import faulthandler
+    faulthandler.enable()
+with BlockingRuntime(sys.argv[2], aggregates=[Account], num_cpus=2) as bank:
+    send_both()
+    bank.execute(Account, "alice", Open(owner="x"))
+send_both()
+print(*got)
+if sys.argv[1] == "below":
+    os.kill(os.getpid(), signal.SIGSEGV)
+"""
+
+NO_RAY = """
+import sys
+from rayfold import BlockingRuntime, Unavailable
+from tests.bank import Account
+
+try:
+    BlockingRuntime(sys.argv[1], aggregates=[Account], num_cpus=2).start()
+except Unavailable as error:
+    print(error)
+"""
+
+TWO_RUNTIMES = """
+import sys, threading
+from pathlib import Path
+from rayfold import BlockingRuntime
+from tests.bank import Account, BalanceOf, Balances, Deposit, Open
+
+def opened(name):
+    classes = {"aggregates": [Account], "projections": [Balances], "partitions": 1, "num_cpus": 2}
+    return BlockingRuntime(Path(sys.argv[1]) / name, **classes).start()
+
+one, two = opened("one"), opened("two")
+for bank in (one, two):
+    bank.execute(Account, "alice", Open(owner="x"))
+one.stop()
+receipt = two.execute(Account, "alice", Deposit(amount=5))
+print(two.ask(Balances, BalanceOf(account="alice"), after=receipt))
+one = opened("one")
+two.stop()
+receipt = one.execute(Account, "alice", Deposit(amount=7))
+print(one.ask(Balances, BalanceOf(account="alice"), after=receipt))
+one.stop()
+import ray
+print(ray.is_initialized(), [thread.name for thread in threading.enumerate() if thread.name.startswith("rayfold")])
+"""
+
+FORKS = """
+import os, sys
+from rayfold import BlockingRuntime, CallerError
+from tests.bank import Account, BalanceOf, Balances, Deposit, Open, Turnover
+
+uses = {
+    "execute": lambda bank: bank.execute(Account, "alice", Deposit(amount=1), timeout_s=3),
+    "ask": lambda bank: bank.ask(Balances, BalanceOf(account="alice"), timeout_s=3),
+    "history": lambda bank: bank.history(Account, "alice"),
+    "status": lambda bank: bank.status(),
+    "subscribe": lambda bank: next(bank.subscribe()),
+}
+with BlockingRuntime(sys.argv[1], aggregates=[Account], projections=[Balances], num_cpus=2) as bank:
+    bank.execute(Account, "alice", Open(owner="x"))
+    for name, use in uses.items():
+        if (child := os.fork()) == 0:
+            try:
+                use(bank)
+            except CallerError as error:
+                print(name, "refused", "which has this runtime open" in str(error), flush=True)
+            os._exit(0)
+        os.waitpid(child, 0)
+    if os.fork() == 0:
+        bank.stop()
+        sys.exit("the child has ended")  # in an orderly way, with what Python does at exit
+    os.wait()
+    print(bank.execute(Account, "alice", Deposit(amount=1)).version, flush=True)
+"""
+
+MODULES = """
+import os, sys
+sys.path.insert(0, "lib")  # relative to where the program began
+os.makedirs("lib/sub", exist_ok=True)
+with open("lib/shop_model.py", "w") as file:
+    file.write(open(sys.argv[2]).read())
+from rayfold import BlockingRuntime
+import shop_model
+os.chdir("/")
+with BlockingRuntime(sys.argv[1], aggregates=[shop_model.Account], num_cpus=2) as bank:
+    print(bank.execute(shop_model.Account, "alice", shop_model.Deposit(amount=1)).version)
+"""
+
+SHOP_MODEL = """
+from rayfold import Aggregate, Command, Event, Shared, decide, evolve
+
+class Deposit(Command):
+    amount: int
+
+class Deposited(Event):
+    amount: int
+
+class Account(Aggregate, placement=Shared()):
+    balance: int = 0
+
+    @decide
+    def deposit(self, command: Deposit) -> Deposited:
+        return Deposited(amount=command.amount)
+
+    @evolve
+    def deposited(self, event: Deposited) -> None:
+        self.balance += event.amount
+"""
+
+SUBSCRIBER = """
+import sys
+from rayfold import subscribe
+from tests.bank import Account
+
+subscription = subscribe(sys.argv[1], sys.argv[2], aggregates=[Account])
+print(next(iter(subscription))[0], flush=True)
+"""
+
+MAKER = """
+import sys
+from rayfold import BlockingRuntime
+from tests.bank import Account, Open
+with BlockingRuntime(sys.argv[1], aggregates=[Account], partitions=1, num_cpus=2) as bank:
+    for name in ("alice", "bob"):
+        bank.execute(Account, name, Open(owner=name))
+"""
+
+
+def output_of(program: str, *arguments: object, cwd: Path = ROOT) -> str:
+    """What a program prints, stderr too. It must end by itself, and well."""
+    with start_driver("-c", program, *map(str, arguments), folder=cwd) as driver:
+        printed, errors = driver.communicate(timeout=100)
+    assert driver.returncode == 0, errors
+    return printed + errors
+
+
+def test_the_programs_signal_handlers_stay_the_programs(tmp_path: Path) -> None:
+    assert output_of(SIGNALS, "above", tmp_path / "data") == "SIGINT SIGTERM SIGINT SIGTERM\n"
+
+
+def test_handlers_that_the_program_has_set_below_python_stay_as_well(tmp_path: Path) -> None:
+    with start_driver("-c", SIGNALS, "below", str(tmp_path / "data")) as driver:
+        printed, errors = driver.communicate(timeout=100)
+    assert printed == "SIGINT SIGTERM SIGINT SIGTERM\n"
+    assert "Fatal Python error: Segmentation fault" in errors, "faulthandler was replaced"
+    assert "SIGSEGV received" not in errors, "Ray's handler ran"
+
+
+def test_two_runtimes_in_one_program_end_independently(tmp_path: Path) -> None:
+    assert output_of(TWO_RUNTIMES, tmp_path).splitlines() == ["5", "7", "False []"]
+
+
+def test_a_forked_child_is_refused_at_once_and_its_end_takes_nothing_from_its_parent(tmp_path: Path) -> None:
+    *refused, child, version = output_of(FORKS, tmp_path / "data").splitlines() + [""]
+    lines = [*refused, child]
+    assert lines[:5] == [f"{use} refused True" for use in ("execute", "ask", "history", "status", "subscribe")]
+    assert "2" in lines, version
+    assert "the child has ended" in lines
+
+
+def test_modules_load_in_actors_however_the_program_found_them(tmp_path: Path) -> None:
+    model = tmp_path / "model.txt"
+    model.write_text(SHOP_MODEL)
+    assert output_of(MODULES, tmp_path / "data", model, cwd=tmp_path) == "1\n"
+
+
+def test_a_program_with_an_open_subscription_ends_and_keeps_its_place(tmp_path: Path) -> None:
+    output_of(MAKER, tmp_path / "data")
+    assert output_of(SUBSCRIBER, tmp_path / "data", "mailer").startswith("owner='alice'")
+    assert output_of(SUBSCRIBER, tmp_path / "data", "mailer").startswith("owner='alice'"), "it was not asked for more"
+
+
+@pytest.mark.parametrize(
+    ("number", "delay_s"), [(signal.SIGINT, 1.5), (signal.SIGINT, 2.5), (signal.SIGTERM, 2.5), (signal.SIGKILL, 1.5)]
+)
+def test_a_program_that_is_ended_while_its_runtime_starts_leaves_no_actor_and_no_server(
+    tmp_path: Path, number: signal.Signals, delay_s: float
+) -> None:
+    with start_driver("-c", MAKER, str(tmp_path / "data")) as driver:
+        try:
+            driver.wait(delay_s)
+        except subprocess.TimeoutExpired:
+            processes = processes_below(driver.pid)
+            driver.send_signal(number)
+        else:
+            pytest.fail("it ended before the signal came")
+        assert driver.wait(60) != 0  # not until its output ends: two helpers of Ray's have it open for up to a minute
+    wait_until_gone(processes)
+
+
+def test_only_what_ray_has_started_under_the_mark_is_ended() -> None:
+    mark = f"test-{os.getpid()}"
+    sleeping = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+
+    def started(**variables: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(sleeping, stdin=subprocess.PIPE, env={**os.environ, **variables})
+
+    others = [
+        started(),
+        started(**{MARK: mark}),
+        started(RAY_RAYLET_PID="1"),
+        started(**{MARK: "x"}, RAY_RAYLET_PID="1"),
+    ]
+    worker = started(**{MARK: mark}, RAY_RAYLET_PID="1")
+    try:
+        assert end_marked(mark, "/no/such/folder/") == 1
+        assert worker.wait(10) == -signal.SIGKILL
+        assert [one.poll() for one in others] == [None] * 4
+    finally:
+        for one in [*others, worker]:
+            one.communicate()
+
+
+def test_a_ray_that_does_not_come_up_is_told_by_name(tmp_path: Path) -> None:
+    (tmp_path / "no folder").write_text("")
+    environment = {**os.environ, "RAY_TMPDIR": str(tmp_path / "no folder")}
+    told = subprocess.run(
+        [sys.executable, "-c", NO_RAY, str(tmp_path / "bank")],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert told.stdout.startswith("the Ray of this program: does not come up: "), told
+    assert "Traceback" not in told.stderr

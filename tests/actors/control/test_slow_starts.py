@@ -1,0 +1,81 @@
+"""A process that takes long to start is waited for, and not replaced by another one that takes as long.
+
+Each process of Ray's starts slowly here while a file is there: Python runs `sitecustomize` first of all.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from rayfold.actors.cluster.local import LocalCluster, LocalNodes
+from tests.actors.cluster.test_local_cluster import left_over
+from tests.support.console import Console, console
+
+pytestmark = pytest.mark.slow
+
+SLOW: Final = """
+import os, sys, time
+here = os.path.dirname(__file__)
+if os.path.exists(here + "/slow") and any("default_worker" in one for one in sys.orig_argv):
+    time.sleep(12)
+    open(f"{here}/{os.getpid()}", "w").close()
+"""
+
+KILLS_MAX: Final = 8
+"""Ray may have some processes in store, which have been started already."""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where `sitecustomize` is, and the file is to be, and where each process that was slow leaves its number."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def bank(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
+    options = "partitions=1, settings=Settings(own_actors_max=0, silent_s=3, timeout_s=90)"
+    path = tmp_path_factory.mktemp("driver") / "bank"
+    with (
+        LocalNodes(LocalCluster(nodes=1, cpus=1), tmp_path_factory.mktemp("cluster"), own_actors_max=0) as nodes,
+        console(nodes.address, path=path, options=options) as told,
+    ):
+        yield told
+    assert left_over(nodes.folder) == []
+
+
+def names(bank: Console) -> list[str]:
+    """Of the partition and the projector; another name is another actor."""
+    system = "bank._runtime._active._notice"
+    projectors: list[str] = bank(f"[n for s in {system}.projections.values() for part in s.parts for n in part]")
+    return [*bank(f"{system}.partitions"), *projectors]
+
+
+def killed_until_it_starts_slowly(bank: Console, place: Path, of: str) -> None:
+    """And is up again."""
+    (place / "slow").touch()
+    for _ in range(KILLS_MAX):
+        [before] = bank(f"[one.pid for one in bank.status().{of}]")
+        os.kill(before, signal.SIGKILL)
+        bank("(opened := bank.execute(Account, 'a', Deposit(amount=1), timeout_s=90)) and None")
+        bank("bank.ask(Balances, BalanceOf(account='a'), after=opened, timeout_s=90)")
+        [after] = bank(f"[one.pid for one in bank.status().{of}]")
+        if (place / str(after)).exists():
+            return
+    raise AssertionError("no process was started slowly")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("of", ["projectors", "partitions"])
+def test_what_starts_slowly_is_not_replaced(bank: Console, place: Path, of: str) -> None:
+    bank("bank.execute(Account, 'a', Open(owner='x')).position")
+    before = names(bank)
+    killed_until_it_starts_slowly(bank, place, of)
+    assert names(bank) == before
