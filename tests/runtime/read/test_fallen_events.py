@@ -160,6 +160,7 @@ MEMORY: dict[str, InHand] = {}
 """What `Forking` has no other way to."""
 
 
+@pytest.mark.slow
 def test_a_child_that_a_handler_has_forked_ends_before_it_commits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
