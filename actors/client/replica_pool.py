@@ -585,7 +585,7 @@ class ReplicaPool:
 
     def _late(self, after: Mapping[int, int], positions: Mapping[int, int]) -> RayfoldError:
         missing = [partition for partition, position in after.items() if positions.get(partition, 0) < position]
-        if not missing:
+        if not missing or not positions:  # how far one is that has ended, or has never answered, is not known
             return Unavailable(self._name, "no replica answered in time")
         partition = missing[0]
         return NotYetVisible(self._name, partition, after[partition], positions.get(partition, 0))
