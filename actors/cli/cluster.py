@@ -26,7 +26,7 @@ from rich.table import Table
 
 from ...runtime.errors import CallerError, InvalidMessage
 from ..cluster.environment import OBJECT_STORE_BYTES, OWN_ACTOR_SLOT, node_environment
-from ..cluster.file import CLUSTER_FOLDER, known_port, read_cluster, remove_cluster, write_cluster
+from ..cluster.file import CLUSTER_FOLDER, known_port, known_wish, read_cluster, remove_cluster, write_cluster
 from ..cluster.local import LocalCluster, LocalNodes
 from ..cluster.node import create_or_read_node, hold_node
 from ..cluster.ray_cluster import Cluster
@@ -46,8 +46,8 @@ DataOption = Annotated[Path, typer.Option("--data", help="The folder of the node
 
 
 def up(
-    nodes: Annotated[int | None, typer.Option(help="How many; 3 if not said and there is no cluster yet.")] = None,
-    cpus: Annotated[int | None, typer.Option(help="What each node tells Ray it has; 1 if not said.")] = None,
+    nodes: Annotated[int | None, typer.Option(help="How many; if not said, as many as there were; 3 at first.")] = None,
+    cpus: Annotated[int | None, typer.Option(help="What each node tells Ray it has; if not said, as before.")] = None,
     data: DataOption = FOLDER,
     port: Annotated[
         int | None,
@@ -58,9 +58,9 @@ def up(
     folder = data.absolute()
     cluster = read_cluster(folder, nodes, cpus)
     if cluster is None:
-        cluster = LocalNodes(
-            LocalCluster(3 if nodes is None else nodes, 1 if cpus is None else cpus), folder, remember=True
-        )
+        had = known_wish(folder)
+        wanted = LocalCluster(had.nodes if nodes is None else nodes, had.cpus if cpus is None else cpus)
+        cluster = LocalNodes(wanted, folder, remember=True)
     if nodes is not None and nodes < cluster.wanted.nodes:
         what = f"the cluster in {folder} has {cluster.wanted.nodes} nodes, not {nodes}"
         raise InvalidMessage("rayfold up", what, "choose another folder, or leave --nodes out")

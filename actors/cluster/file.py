@@ -3,7 +3,8 @@
 Beside all steps. `cluster.json` in the folder of the data folders: the address, and of each node its identity and its
 session, with the start time of the process that leads it and the boot of the machine, so that a number that meanwhile
 belongs to somebody else is not taken for it (`cluster/processes.py`). It is removed when the cluster is stopped, and
-rewritten when a lost node has been started again. `head.port` beside it stays: the next `rayfold up` has the same port.
+rewritten when a lost node has been started again. `head.port` and `wanted.json` beside it stay: the next `rayfold up`
+has the same port, as many nodes, and as many CPUs for each.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
-from ...runtime.errors import StorageFailed, StoreMismatch
+from ...runtime.errors import InvalidMessage, StorageFailed, StoreMismatch
 from ...runtime.private import write_private
-from .local import LocalCluster, LocalNode, LocalNodes
+from .local import NODES_MAX, LocalCluster, LocalNode, LocalNodes
 from .node import NodeIdentity
 from .processes import Session
 
@@ -24,6 +25,7 @@ __all__ = [
     "CLUSTER_FOLDER",
     "address_in",
     "known_port",
+    "known_wish",
     "read_cluster",
     "remove_cluster",
     "write_cluster",
@@ -34,6 +36,7 @@ CLUSTER_FOLDER: Final = "rayfold-cluster"
 
 CLUSTER_FILE: Final = "cluster.json"
 PORT_FILE: Final = "head.port"
+WISH_FILE: Final = "wanted.json"
 FORMAT: Final = 1
 
 CLUSTER_FILE_BYTES_MAX: Final = 65_536
@@ -66,6 +69,8 @@ def write_cluster(nodes: LocalNodes) -> None:
         temporary.rename(path)
         write_private(temporary, nodes.address.rpartition(":")[2].encode())
         temporary.rename(nodes.folder / PORT_FILE)
+        write_private(temporary, (json.dumps({"nodes": len(nodes.nodes), "cpus": nodes.wanted.cpus}) + "\n").encode())
+        temporary.rename(nodes.folder / WISH_FILE)
     except OSError as error:
         raise StorageFailed(str(path), error.strerror or str(error)) from error
 
@@ -111,6 +116,20 @@ def known_port(folder: Path) -> int | None:
     """The port that the head had when it last ran; None if it never did."""
     content = _content(folder / PORT_FILE)
     return int(content) if content is not None and content.isdigit() and len(content) <= 5 else None
+
+
+def known_wish(folder: Path) -> LocalCluster:
+    """How many nodes, of how many CPUs each, the cluster had when it last ran here; the default if none ever ran.
+
+    Where an earlier release has written nothing of it, there are as many nodes as there are data folders.
+    """
+    try:
+        facts = json.loads(_content(folder / WISH_FILE) or b"")
+        return LocalCluster(facts["nodes"], facts["cpus"])
+    except (ValueError, KeyError, TypeError, InvalidMessage):
+        numbers = [int(name) for path in folder.glob("node-*/node.json") if (name := path.parent.name[5:]).isdecimal()]
+        known = [number for number in numbers if number < NODES_MAX]
+        return LocalCluster(max(known) + 1) if known else LocalCluster()
 
 
 def remove_cluster(folder: Path) -> None:

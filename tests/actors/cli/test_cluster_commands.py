@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from rayfold.actors.cluster.file import CLUSTER_FILE, read_cluster
+from rayfold.actors.cluster.file import CLUSTER_FILE, WISH_FILE, known_wish, read_cluster
+from rayfold.actors.cluster.local import LocalCluster
 from rayfold.actors.cluster.node import create_or_read_node, hold_node
 from tests.actors.cluster.test_local_cluster import await_none, left_over
 
@@ -65,6 +66,28 @@ def test_the_port_of_the_head_is_chosen_and_is_the_same_again_after_a_down(folde
     assert f"runs at port {port}; `rayfold down` first" in rayfold("up", "--port", "1234", "--data", folder, code=2)
     rayfold("down", "--data", folder)
     assert rayfold("up", "--data", folder, "--nodes", "1").startswith(f"up: 1 node, 1 CPU each, at 127.0.0.1:{port} ")
+
+
+def test_an_up_after_a_down_has_the_nodes_and_the_cpus_that_the_cluster_had(folder: Path) -> None:
+    rayfold("up", "--nodes", "1", "--cpus", "2", "--data", folder)
+    rayfold("down", "--data", folder)
+    assert rayfold("up", "--data", folder).startswith("up: 1 node, 2 CPU each, at ")
+    rayfold("down", "--data", folder)
+    said = rayfold("up", "--data", folder, "--nodes", "2", "--cpus", "1")
+    assert said.startswith("up: 2 nodes, 1 CPU each, at "), "what is said now counts"
+    assert known_wish(folder) == LocalCluster(nodes=2, cpus=1)
+
+
+def test_where_no_wish_is_written_there_are_as_many_nodes_as_data_folders(tmp_path: Path) -> None:
+    assert known_wish(tmp_path) == LocalCluster(), "the default, where no cluster ever ran"
+    for number in range(4):
+        create_or_read_node(tmp_path / f"node-{number}", f"node-{number}")
+    for other in ("node-x", "node-7", "node-²"):
+        (tmp_path / other).mkdir()
+    assert known_wish(tmp_path) == LocalCluster(nodes=4)
+    for damaged in ("", "[]", '{"nodes": "many", "cpus": 1}', '{"nodes": 99, "cpus": 1}'):
+        (tmp_path / WISH_FILE).write_text(damaged)
+        assert known_wish(tmp_path) == LocalCluster(nodes=4)
 
 
 def test_an_up_that_is_killed_leaves_nothing_running(folder: Path) -> None:
