@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from ...runtime.arguments import checked_timeout, unregistered, unregistered_message
@@ -49,6 +51,7 @@ from ...runtime.read.time_travel import (
 from ...runtime.read.unreadable import Unreadable
 from ...runtime.receipt import Receipt
 from ...runtime.stream import StreamId
+from ..client.merging import merge_aside
 from ..cluster.scheduling import on_this_node
 from ..nodes.store import AnyStore, open_patient_reader
 
@@ -123,6 +126,7 @@ class TimeTravel:
         part = _asked_part(projection, query)
         parts = list(range(projection.parts)) if part is None else [part]
         timeout_s = AS_OF_TIMEOUT_S if timeout_s is None else checked_timeout(timeout_s)
+        deadline_s = time.monotonic() + timeout_s
         try:
             async with asyncio.timeout(timeout_s):
                 reached = await self._place(place)
@@ -132,7 +136,14 @@ class TimeTravel:
         except TimeoutError:
             what = f"not folded within {timeout_s} s; say timeout_s= for a long log"
             raise Unavailable(projection.projection_name, what) from None
-        answer: Answer = answers[0] if part is not None else merged_answer(projection, query, answers)
+        if part is not None:
+            alone: Answer = answers[0]
+            return alone
+        name = f"{projection.projection_name} {query.message_name}"
+        merge = partial(merged_answer, projection, query, answers)
+        answer: Answer | RayfoldError = await merge_aside(name, merge, deadline_s - time.monotonic())
+        if isinstance(answer, RayfoldError):
+            raise answer
         return answer
 
     async def _place(self, place: Place) -> dict[int, int]:

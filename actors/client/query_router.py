@@ -11,7 +11,7 @@ but `Unavailable`, since a part of the one would be asked for a part of the othe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from ...runtime.errors import HandlerFailed, RayfoldError
 from ...runtime.read.read_model import PackedQuery
 from ...runtime.read.routes import merged_answer, part_asked
 from ..settings import Settings
+from .merging import cannot_wait, merge_aside
 from .replica_pool import ReplicaPool, Saw, all_of
 
 __all__ = ["QueryRouter"]
@@ -72,7 +73,7 @@ class QueryRouter:
         if part is not None:
             return self._parts[part].ask(packed, after, timeout_s, saw)
         asked = [one.ask(packed, after, timeout_s, saw) for one in self._parts]
-        return asyncio.ensure_future(_merged(asked, partial(merged_answer, self._projection, query)))
+        return asyncio.ensure_future(_merged(asked, self._projection, query, timeout_s))
 
     def ask_many(
         self, packed: Sequence[PackedQuery], after: Mapping[int, int], timeout_s: float
@@ -97,13 +98,17 @@ class QueryRouter:
         return min(part.reached(partition) for part in self._parts)
 
 
-async def _merged(asked: Sequence[asyncio.Future[Any]], merge: Callable[[list[Any]], Any]) -> Any:
+async def _merged(
+    asked: Sequence[asyncio.Future[Any]], projection: type[Projection], query: Query[Any], timeout_s: float
+) -> Any:
     """The answers of all parts as one; the first error, if there is one."""
+    clock = asyncio.get_running_loop().time
+    deadline_s = clock() + timeout_s
     answers = await asyncio.gather(*asked)
     for answer in answers:
         if isinstance(answer, RayfoldError):
             return answer
-    try:
-        return merge(answers)
-    except HandlerFailed as error:
-        return error
+    if cannot_wait(projection.answer_routes[type(query)].merge, answers):
+        return merged_answer(projection, query, answers)
+    name = f"{projection.projection_name} {query.message_name}"
+    return await merge_aside(name, partial(merged_answer, projection, query, answers), deadline_s - clock())
