@@ -30,7 +30,7 @@ from typing import Any, Final, NamedTuple
 
 from ...runtime.batcher import Batcher, commands_worth
 from ...runtime.encoding.envelope import PackedCommand, join
-from ...runtime.encoding.outcome import Later, Moved, Outcome, decode_answer
+from ...runtime.encoding.outcome import Later, Outcome, Redirect, decode_answer
 from ...runtime.errors import Fenced, Overloaded, Unavailable
 from ...runtime.own_random import OWN
 from ...runtime.printable import printable_log
@@ -313,7 +313,7 @@ class CommandRouter:
         answers, batch_cost_s = decode_answer(blob, batch, self._store_id)
         destination.lane.pipelined_items_min = commands_worth(batch_cost_s)
         for pending, answered in zip(batch, answers, strict=True):  # both are ours
-            if isinstance(answered, Moved):
+            if isinstance(answered, Redirect):
                 unanswered.append(pending)
                 destination.moved[pending.stream] = answered.actor
             elif isinstance(answered, Later):

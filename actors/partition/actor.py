@@ -31,7 +31,7 @@ from ...runtime.domain.aggregate import OwnActor
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.encoding.envelope import PackedCommand, unpack_batch
 from ...runtime.encoding.error_codec import from_wire, to_wire
-from ...runtime.encoding.outcome import Answered, Later, Moved, encode_answer
+from ...runtime.encoding.outcome import Answered, Later, Redirect, encode_answer
 from ...runtime.errors import Fenced, HandlerFailed, RayfoldError, Refusal, Sealed, StoreError
 from ...runtime.in_hand import DEATHS_MAX, KEY_BYTES, REFUSED_S, Fallen, InHand
 from ...runtime.log.contract import Snapshot
@@ -207,7 +207,7 @@ class PartitionActor:
             self._end_fenced()
         if StillLoading in kinds:
             answers = [Later(_LOADING_S) if isinstance(answer, StillLoading) else answer for answer in answers]
-        if Moved in kinds or StillLoading in kinds:  # those are sent again, before what is on its way behind them
+        if Redirect in kinds or StillLoading in kinds:  # those are sent again, before what is on its way behind them
             self._attempts.bar(client)
         return answers
 
@@ -228,7 +228,7 @@ class PartitionActor:
             return [*batch.outcomes]
         outcomes = iter(batch.outcomes)
         return [
-            Moved(homes[command.stream].name)
+            Redirect(homes[command.stream].name)
             if command.stream in homes
             else (StillLoading(str(command.stream)) if command.stream in later else next(outcomes))
             for command in commands

@@ -31,7 +31,7 @@ from ...runtime.checks.standing import Alarms, StandingCheck, StreamChecks
 from ...runtime.domain.aggregate import OwnActor
 from ...runtime.encoding.envelope import unpack_batch
 from ...runtime.encoding.error_codec import from_wire, to_wire
-from ...runtime.encoding.outcome import Answered, Moved, encode_answer
+from ...runtime.encoding.outcome import Answered, Redirect, encode_answer
 from ...runtime.errors import Fenced, HandlerFailed, RayfoldError
 from ...runtime.in_hand import InHand
 from ...runtime.log.contract import STREAM_PAGE_BYTES, Append, Appended, CommandEntry, Log, Reader, Snapshot
@@ -154,7 +154,7 @@ class AggregateActor:
         if not self._attempts.admit(client, attempt, predecessor):
             return b""
         commands, loop = list(unpack_batch(blob)), self._started()
-        outcomes: list[Answered] = [Moved("")] * len(commands)
+        outcomes: list[Answered] = [Redirect("")] * len(commands)
         if not self._log.given_up:
             began_s = time.monotonic() - self._log.waited_s
             with self._deciding:

@@ -25,7 +25,7 @@ __all__ = [
     "ERROR_BYTES_MAX",
     "Answered",
     "Later",
-    "Moved",
+    "Redirect",
     "Outcome",
     "decode_answer",
     "decode_outcomes",
@@ -37,7 +37,7 @@ Outcome = Receipt | RayfoldError
 """A receipt, or the error that says why there is none."""
 
 
-class Moved(NamedTuple):
+class Redirect(NamedTuple):
     """Not an outcome yet: the aggregate lives elsewhere now, ask there. Nothing has been decided here."""
 
     actor: str
@@ -51,8 +51,8 @@ class Later(NamedTuple):
     """After so long."""
 
 
-Answered = Receipt | RayfoldError | Moved | Later
-"""What an actor answers for one command; the router resolves `Moved` and `Later` by itself."""
+Answered = Receipt | RayfoldError | Redirect | Later
+"""What an actor answers for one command; the router resolves `Redirect` and `Later` by itself."""
 
 _pack_facts: Final = msgpack.Packer(autoreset=True).pack
 """Safe to share between threads: it runs no Python while it packs numbers. Half the time of `packb`."""
@@ -111,7 +111,7 @@ def decode_outcomes(blob: bytes, commands: Sequence[Any], store_id: str = "") ->
         elif packed[0] == _LATER:
             answered.append(Later(*packed[1:]))
         else:
-            answered.append(Moved(*packed[1:]))
+            answered.append(Redirect(*packed[1:]))
     return answered
 
 
@@ -120,7 +120,7 @@ def _pack(outcome: Answered) -> bytes:
     if isinstance(outcome, Receipt):
         _, partition, position, version, _, repeated, _, _ = outcome
         packed = _pack_facts((_RECEIPT, partition, position, version, repeated))
-    elif isinstance(outcome, Moved):
+    elif isinstance(outcome, Redirect):
         packed = msgpack.packb((_MOVED, outcome.actor))
     elif isinstance(outcome, Later):
         packed = msgpack.packb((_LATER, outcome.pause_s))

@@ -12,7 +12,7 @@ from rayfold.actors.client.command_router import CommandRouter
 from rayfold.actors.settings import Settings
 from rayfold.runtime.batcher import WAITING_BYTES_MAX
 from rayfold.runtime.encoding.envelope import PackedCommand, new_command_id
-from rayfold.runtime.encoding.outcome import Moved, encode_answer
+from rayfold.runtime.encoding.outcome import Redirect, encode_answer
 from rayfold.runtime.errors import Overloaded, Unavailable
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.stream import StreamId
@@ -63,7 +63,7 @@ def receipt_of(packed: PackedCommand) -> Receipt:
 
 
 async def test_a_command_that_was_sent_is_never_told_that_it_was_not() -> None:
-    partition, own = Actor(lambda blob: encode_answer([Moved("own")], 0.0)), Actor(lambda blob: None)
+    partition, own = Actor(lambda blob: encode_answer([Redirect("own")], 0.0)), Actor(lambda blob: None)
     router = CommandRouter([partition], lambda name: own, Settings(local_sockets=False))
     sent = command("v")
     outcome = router.submit(sent, b"C", 30.0)
@@ -116,7 +116,7 @@ async def test_who_is_looked_up_holds_nobody_else_and_what_waits_for_it_keeps_it
         assert found.wait(20)
         return own
 
-    partition, own = Actor(lambda blob: encode_answer([Moved("own")], 0.0)), Actor(lambda blob: None)
+    partition, own = Actor(lambda blob: encode_answer([Redirect("own")], 0.0)), Actor(lambda blob: None)
     router = CommandRouter([partition], looked_up, Settings(local_sockets=False))
     first, second, other = command("v"), command("v"), command("other")
     try:
@@ -142,7 +142,7 @@ async def test_who_is_not_found_is_told_to_its_partition_which_decides() -> None
     def looked_up(name: str) -> Actor:
         raise ValueError(name)
 
-    answers = [encode_answer([Moved("own")], 0.0)]
+    answers = [encode_answer([Redirect("own")], 0.0)]
     sent = command("v")
     partition = Actor(lambda blob: answers.pop() if answers else encode_answer([receipt_of(sent)], 0.0))
     router = CommandRouter([partition], looked_up, Settings(local_sockets=False))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rayfold.runtime.encoding.facts import as_told
 from rayfold.runtime.encoding.outcome import (
     Answered,
-    Moved,
+    Redirect,
     decode_answer,
     decode_outcomes,
     encode_answer,
@@ -88,12 +88,12 @@ def test_an_answer_says_too_what_a_batch_costs() -> None:
 
 
 def test_that_an_aggregate_lives_elsewhere_arrives() -> None:
-    assert arrived(Moved("bank:Account/alice"), Moved("")) == [Moved("bank:Account/alice"), Moved("")]
+    assert arrived(Redirect("bank:Account/alice"), Redirect("")) == [Redirect("bank:Account/alice"), Redirect("")]
 
 
 @pytest.mark.parametrize("commands", [0, 1, 3])
 def test_another_number_of_outcomes_than_of_commands_is_never_taken_for_an_answer(commands: int) -> None:
-    blob = encode_outcomes([Moved("a"), Moved("b")])
+    blob = encode_outcomes([Redirect("a"), Redirect("b")])
     with pytest.raises(ValueError, match="argument"):
         decode_outcomes(blob, [Waiting(ALICE, bytes(16))] * commands)
 
@@ -103,8 +103,8 @@ def test_another_number_of_outcomes_than_of_commands_is_never_taken_for_an_answe
 
 @pytest.mark.parametrize(("error", "sentence"), SENTENCES, ids=lambda value: type(value).__name__)
 def test_an_error_of_every_class_arrives_with_its_type_and_text(error: RayfoldError, sentence: str) -> None:
-    before, outcome, after = arrived(Moved("x"), error, Moved("y"))
-    assert (before, after) == (Moved("x"), Moved("y"))
+    before, outcome, after = arrived(Redirect("x"), error, Redirect("y"))
+    assert (before, after) == (Redirect("x"), Redirect("y"))
     assert type(outcome) is type(error)
     assert str(outcome) == sentence
     assert outcome.args == error.args
@@ -285,14 +285,14 @@ FACTS = st.recursive(
 @pytest.mark.slow
 @given(facts=st.dictionaries(st.from_regex(r"[a-z]{1,5}", fullmatch=True), FACTS, max_size=5))
 def test_whatever_the_facts_are_the_rejection_arrives_and_so_do_its_neighbours(facts: dict[str, Any]) -> None:
-    before, outcome, after = arrived(Moved("x"), Rejected("reason", **facts), Moved("y"))
-    assert (before, after) == (Moved("x"), Moved("y"))
+    before, outcome, after = arrived(Redirect("x"), Rejected("reason", **facts), Redirect("y"))
+    assert (before, after) == (Redirect("x"), Redirect("y"))
     assert isinstance(outcome, Rejected)
     assert set(outcome.facts) == set(facts)
     assert str(outcome).startswith("reason")
 
 
 def test_an_outcome_is_plain_msgpack() -> None:
-    blob = encode_outcomes([Rejected("reason", fact=Money(5)), Moved("x")])
+    blob = encode_outcomes([Rejected("reason", fact=Money(5)), Redirect("x")])
     plain = list(msgpack.Unpacker(BytesIO(blob)))
     assert plain == [[1, "Rejected", "reason", msgpack.packb({"fact": "5 cents"}), "", ""], [2, "x"]]
