@@ -32,7 +32,7 @@ from ...runtime.store.store import Store
 from ...runtime.stream import ANY
 from ..client.client import Until
 from ..cluster.local import LocalCluster
-from ..control.move_result import Moved
+from ..control.move_result import MoveResult
 from ..observe.status import Status
 from ..packaging.application import Application
 from ..settings import Settings
@@ -217,17 +217,17 @@ class BlockingOperations(Portal):
         `Operations.verify`."""
         return self._wait(self._runtime.verify())
 
-    def move(self, partition: int, node: str) -> Moved:
+    def move(self, partition: int, node: str) -> MoveResult:
         """Have a partition of a system on several nodes at home on this node (a name or an id); commands wait for
         some tenths of a second, once most of its log is copied. See `Operations.move`."""
         return self._wait(self._runtime.move(partition, node))
 
-    def rebalance(self) -> list[Moved]:
+    def rebalance(self) -> list[MoveResult]:
         """Move as few partitions as it takes for every node that is up to have equally many, give or take one. See
         `Operations.rebalance`."""
         return self._wait(self._runtime.rebalance())
 
-    def drain(self, node: str, *, drained: bool = True) -> list[Moved]:
+    def drain(self, node: str, *, drained: bool = True) -> list[MoveResult]:
         """Have a node be home to nothing, so that it may leave; with `drained=False` it may be used again, which
         the next `rebalance` does. See `Operations.drain`."""
         return self._wait(self._runtime.drain(node, drained=drained))

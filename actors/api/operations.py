@@ -38,7 +38,7 @@ from ...runtime.store.report import Report
 from ...runtime.store.store import Store
 from ...runtime.stream import ANY
 from ..client.client import Client, Until
-from ..control.move_result import Moved
+from ..control.move_result import MoveResult
 from ..nodes.store import AnyStore
 from ..observe.status import Status
 from ..projection.rebuild import Rebuild
@@ -400,25 +400,25 @@ class Operations:
             return report
         return await asyncio.to_thread(verify_store, active.store.path)
 
-    async def move(self, partition: int, node: str) -> Moved:
+    async def move(self, partition: int, node: str) -> MoveResult:
         """Have a partition of a system on several nodes at home on this node (a name or an id); commands wait for some
         tenths of a second, once most of its log is copied.
 
         Raises `UnknownName`, `CallerError` for a node that is down or drained and for a system on one machine,
         `Unavailable` if a node is lost on the way: then the partition is where it was, or where it was to be.
         """
-        moved: Moved = await self._nodes.ask("move", partition, node, timeout_s=LONG_S)
+        moved: MoveResult = await self._nodes.ask("move", partition, node, timeout_s=LONG_S)
         return moved
 
-    async def rebalance(self) -> list[Moved]:
+    async def rebalance(self) -> list[MoveResult]:
         """Move as few partitions as it takes for every node that is up to have equally many, give or take one."""
-        moved: list[Moved] = await self._nodes.ask("rebalance", timeout_s=LONG_S)
+        moved: list[MoveResult] = await self._nodes.ask("rebalance", timeout_s=LONG_S)
         return moved
 
-    async def drain(self, node: str, *, drained: bool = True) -> list[Moved]:
+    async def drain(self, node: str, *, drained: bool = True) -> list[MoveResult]:
         """Have a node be home to nothing, so that it may leave; with `drained=False` it may be used again, which the
         next `rebalance` does. Raises what `move` does, and `CallerError` for the last node that may be used."""
-        moved: list[Moved] = await self._nodes.ask("drain", node, drained, timeout_s=LONG_S)
+        moved: list[MoveResult] = await self._nodes.ask("drain", node, drained, timeout_s=LONG_S)
         return moved
 
     @overload

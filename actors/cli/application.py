@@ -26,7 +26,7 @@ from .console import complaints, console
 if TYPE_CHECKING:
     from ..api.connection import BlockingConnection
     from ..cluster.ray_cluster import Cluster
-    from ..control.move_result import Moved
+    from ..control.move_result import MoveResult
     from ..packaging.application import Application
 
 __all__ = [
@@ -236,7 +236,7 @@ def _only_one(app: str | None, address: str) -> str:
     return running[0]
 
 
-def _moving(app: str | None, address: str, do: Callable[[BlockingConnection], list[Moved]]) -> list[Moved]:
+def _moving(app: str | None, address: str, do: Callable[[BlockingConnection], list[MoveResult]]) -> list[MoveResult]:
     """Moves, with a sign that they go on."""
     from ..api.connection import connect_blocking
 
@@ -272,7 +272,7 @@ def application_at(told: str) -> Application:
     return found
 
 
-def _show(moved: list[Moved]) -> None:
+def _show(moved: list[MoveResult]) -> None:
     moved = [one for one in moved if one.source != one.to]
     if not moved:
         console.print("nothing has to move")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["Moved"]
+__all__ = ["MoveResult"]
 
 
-class Moved(NamedTuple):
+class MoveResult(NamedTuple):
     """What a move of a partition was. Returned by `move`, `rebalance` and `drain`.
 
     Example:

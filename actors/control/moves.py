@@ -39,7 +39,7 @@ from ...runtime.store.custody import CopyFacts, Custody
 from ...runtime.store.partition_map import PartitionMap, moves_to_balance
 from ..cluster.rpc import call, one_line
 from ..nodes.store import keeper_name
-from .move_result import Moved
+from .move_result import MoveResult
 from .partitions import Seated
 from .system_state import SystemState
 
@@ -69,7 +69,7 @@ class PartitionMoves:
     def __init__(self, system: SystemState) -> None:
         self._system = system
 
-    async def move(self, partition: int, node: str) -> Moved:
+    async def move(self, partition: int, node: str) -> MoveResult:
         """Have a partition at home on this node (a name or an id). Where it is already, nothing happens.
 
         Raises `UnknownName`, `CallerError` for a node that is down or about to leave, `Unavailable` if either node is
@@ -83,12 +83,12 @@ class PartitionMoves:
         async with system.changing:
             return await self._move(partition, to)
 
-    async def rebalance(self) -> list[Moved]:
+    async def rebalance(self) -> list[MoveResult]:
         """Move as few partitions as it takes for every node that is up, and not to be drained, to have as many."""
         async with self._system.changing:
             return await self._balance()
 
-    async def drain(self, node: str, *, drained: bool = True) -> list[Moved]:
+    async def drain(self, node: str, *, drained: bool = True) -> list[MoveResult]:
         """Have a node be home to nothing, so that it may leave; or, with `drained=False`, be used again."""
         system = self._system
         node_id = node_called(system.shares.map, node)
@@ -155,7 +155,7 @@ class PartitionMoves:
             log.warning("partition %d was to move", partition)
             await self._unseal_if_sealed(partition, seated)
 
-    async def _balance(self) -> list[Moved]:
+    async def _balance(self) -> list[MoveResult]:
         system = self._system
         present = system.shares.map
         usable = sorted(system.shares.up - present.drained - system.shares.troubles.keys(), key=present.name_of)
@@ -165,12 +165,12 @@ class PartitionMoves:
                 moved.append(await self._move(move.partition, move.to))
         return moved
 
-    async def _move(self, partition: int, to: str) -> Moved:
+    async def _move(self, partition: int, to: str) -> MoveResult:
         system, began_s = self._system, time.monotonic()
         store_map = system.shares.map
         source = store_map.owners[partition]
         if source == to:
-            return Moved(partition, store_map.name_of(source), store_map.name_of(to), 0, 0.0, 0.0)
+            return MoveResult(partition, store_map.name_of(source), store_map.name_of(to), 0, 0.0, 0.0)
         self._check_usable(partition, source, to)
         await self._tidy_partition(partition, to)
         await self._copy(partition, source, to)
@@ -199,7 +199,7 @@ class PartitionMoves:
         await self._tidy_partition(partition, source)
         log.info("partition %d has moved from %s to %s", partition, moved.name_of(source), moved.name_of(to))
         seconds = time.monotonic() - began_s
-        return Moved(partition, moved.name_of(source), moved.name_of(to), sealed.head, seconds, waited_ms)
+        return MoveResult(partition, moved.name_of(source), moved.name_of(to), sealed.head, seconds, waited_ms)
 
     def _check_usable(self, partition: int, source: str, to: str) -> None:
         shares = self._system.shares

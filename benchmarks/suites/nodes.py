@@ -22,7 +22,7 @@ from typing import Final
 
 from rayfold import RayfoldError, Receipt, Unavailable
 from rayfold.actors.cluster.local import LocalNodes
-from rayfold.actors.control.move_result import Moved
+from rayfold.actors.control.move_result import MoveResult
 from rayfold.actors.nodes.store import AnyStore
 from rayfold.runtime.stream import StreamId
 
@@ -108,7 +108,7 @@ async def _measure_moves(options: Options) -> Sample:
         operation = OPERATIONS["execute"](running.bank, options)
         rate_per_s, warm_up_s = saturation_per_s * HALF, options.seconds * 0.4
         quiet = await open_loop(operation, rate_per_s, warm_up_s, options.seconds)
-        moves: list[Moved] = []
+        moves: list[MoveResult] = []
         enough = asyncio.Event()
         moving = asyncio.create_task(_keep_moving(running, moves, enough))
         loaded = await open_loop(operation, rate_per_s, warm_up_s, options.seconds)
@@ -134,7 +134,7 @@ async def _measure_moves(options: Options) -> Sample:
     return Sample(figures, histograms, notes=notes)
 
 
-async def _keep_moving(running: Running, moves: list[Moved], enough: asyncio.Event) -> None:
+async def _keep_moving(running: Running, moves: list[MoveResult], enough: asyncio.Event) -> None:
     """Until it is enough. The move that is on its way then is waited for: what is checked next lies where it goes."""
     nodes = cycle((await running.bank.status()).nodes)
     while not enough.is_set():

@@ -20,7 +20,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeVar
 from rayfold.actors.cluster.ray_cluster import NodeFacts
 from rayfold.actors.cluster.scheduling import SpreadScheduling
 from rayfold.actors.control.health import Health
-from rayfold.actors.control.move_result import Moved
+from rayfold.actors.control.move_result import MoveResult
 from rayfold.actors.control.moves import PartitionMoves
 from rayfold.actors.control.partitions import PartitionActors, partition_named
 from rayfold.actors.control.rollout import Rolling
@@ -362,7 +362,7 @@ class ControlWorld:
         self.actors: dict[str, Record] = {}
         self.supervisors: list[SimulatedSupervision] = []
         self.acknowledged: dict[int, list[int]] = {0: [], 1: []}
-        self.moved: list[Moved] = []
+        self.moved: list[MoveResult] = []
         self.wrong: list[str] = []
         self.store_known = ""
         """Which store the application has, as Ray's directory keeps it."""
@@ -630,7 +630,7 @@ class ControlWorld:
             if self.story == "back":
                 self._check_moved(await supervision.moves.move(MOVED, A))
 
-    def _check_moved(self, moved: Moved) -> None:
+    def _check_moved(self, moved: MoveResult) -> None:
         self.moved.append(moved)
         (to,) = (node_id for node_id, name in NAMES.items() if name == moved.to)
         file = self.nodes[to].disk.files.get(copy_name(moved.partition))

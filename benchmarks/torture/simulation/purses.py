@@ -18,7 +18,7 @@ from rayfold import (
 )
 from rayfold.runtime.encoding.catalogue import Catalogue
 
-__all__ = ["CATALOGUE", "Contents", "InPurse", "Moved", "Purse", "Put", "Take"]
+__all__ = ["CATALOGUE", "Contents", "InPurse", "MoveResult", "Purse", "Put", "Take"]
 
 
 class Put(Command):
@@ -33,7 +33,7 @@ class Take(Command):
     amount: int
 
 
-class Moved(Event):
+class MoveResult(Event):
     """Money came in, or went out if it is negative."""
 
     amount: int
@@ -45,19 +45,19 @@ class Purse(Aggregate, placement=Shared(), snapshot_every=4):
     money: int = 0
 
     @decide
-    def put(self, command: Put) -> Moved:
+    def put(self, command: Put) -> MoveResult:
         """Always."""
-        return Moved(amount=command.amount)
+        return MoveResult(amount=command.amount)
 
     @decide
-    def take(self, command: Take) -> Moved | Rejected:
+    def take(self, command: Take) -> MoveResult | Rejected:
         """Not more than there is."""
         if command.amount > self.money:
             return Rejected("too little", money=self.money)
-        return Moved(amount=-command.amount)
+        return MoveResult(amount=-command.amount)
 
     @evolve
-    def moved(self, event: Moved) -> None:
+    def moved(self, event: MoveResult) -> None:
         """More or less."""
         self.money += event.amount
 
@@ -74,7 +74,7 @@ class Contents(Projection):
     purses: dict[str, list[int]] = {}
 
     @project
-    def moved(self, event: Moved, recorded: Recorded) -> None:
+    def moved(self, event: MoveResult, recorded: Recorded) -> None:
         """One more."""
         self.purses.setdefault(recorded.aggregate_id, []).append(event.amount)
 

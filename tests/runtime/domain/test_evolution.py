@@ -62,17 +62,17 @@ class Move(Command):
     amount: int
 
 
-class Moved(Event):
+class MoveResult(Event):
     """What deposits and withdrawals share; never stored itself."""
 
     amount: int
 
 
-class Deposited(Moved):
+class Deposited(MoveResult):
     pass
 
 
-class Withdrawn(Moved):
+class Withdrawn(MoveResult):
     pass
 
 
@@ -94,7 +94,7 @@ class Account(Aggregate, placement=Shared(), snapshot_every=0):
         return Deposited(amount=command.amount) if command.amount > 0 else Withdrawn(amount=command.amount)
 
     @evolve
-    def moved(self, event: Moved) -> None:
+    def moved(self, event: MoveResult) -> None:
         self.balance += event.amount
 
 
@@ -106,7 +106,7 @@ class Sums(Projection):
     total: int = 0
 
     @project()
-    def moved(self, event: Moved) -> None:
+    def moved(self, event: MoveResult) -> None:
         self.total += event.amount
 
     @project()
@@ -177,7 +177,7 @@ def test_a_handler_of_a_base_has_all_events_that_are_derived_from_it(log: Log) -
     assert caught_up(log, Sums, BASED).total == 3
     assert state_at(BASED, log, Account, ADA, None, None).balance == 2
     assert [type(event) for event, _ in history(BASED, log, 0, ADA)] == [Deposited, Withdrawn, Fined]
-    assert subscribed(log, BASED, types=[Moved]) == [Deposited(amount=5), Withdrawn(amount=-2), Fined(amount=-1)]
+    assert subscribed(log, BASED, types=[MoveResult]) == [Deposited(amount=5), Withdrawn(amount=-2), Fined(amount=-1)]
     assert subscribed(log, BASED, types=[Withdrawn]) == [Withdrawn(amount=-2), Fined(amount=-1)]
 
 
@@ -187,7 +187,7 @@ def test_a_specification_finds_the_handler_of_a_base_too() -> None:
 
 
 def test_an_event_that_is_defined_after_the_projection_is_handled_by_that_of_its_base() -> None:
-    class Refunded(Moved):
+    class Refunded(MoveResult):
         pass
 
     class Till(Aggregate):
@@ -196,7 +196,7 @@ def test_an_event_that_is_defined_after_the_projection_is_handled_by_that_of_its
             return Refunded(amount=command.amount)
 
         @evolve
-        def moved(self, event: Moved) -> None:
+        def moved(self, event: MoveResult) -> None:
             pass
 
     assert Refunded in Catalogue([Till], [Sums]).projectors(Sums)
@@ -206,11 +206,11 @@ def test_an_event_that_is_defined_after_the_projection_is_handled_by_that_of_its
 def test_an_event_of_a_base_that_no_decide_names_is_refused_when_it_is_decided() -> None:
     class Sly(Aggregate):
         @decide
-        def move(self, command: Move) -> Moved:
+        def move(self, command: Move) -> MoveResult:
             return Deposited(amount=command.amount)
 
         @evolve
-        def moved(self, event: Moved) -> None:
+        def moved(self, event: MoveResult) -> None:
             pass
 
     with pytest.raises(Exception, match="which no return annotation of a @decide names; name it there"):
@@ -245,7 +245,7 @@ def test_a_subscription_to_a_class_that_no_event_is_derived_from_is_refused(log:
 
 def test_a_read_model_is_made_anew_when_an_event_that_it_has_by_a_base_or_an_upcast_changes() -> None:
     def release(cents: int, unit: str) -> bytes:
-        class Refunded(Moved):
+        class Refunded(MoveResult):
             @property
             def signed(self) -> int:
                 return -cents * self.amount
@@ -509,8 +509,8 @@ def int_of(old: Payload) -> int:
     return 1
 
 
-def event_of(old: Payload) -> Moved:
-    return Moved(amount=1)
+def event_of(old: Payload) -> MoveResult:
+    return MoveResult(amount=1)
 
 
 def text_of(old: Payload) -> str | None:
