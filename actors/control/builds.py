@@ -17,7 +17,7 @@ from typing import Any, Final
 from ...runtime.domain.projection import Projection
 from ...runtime.errors import RayfoldError
 from ...runtime.printable import printable_log
-from ..nodes.agents import Shares
+from ..nodes.agents import NodeAgents
 from ..packaging.builds import Build, Builds, ProjectionFacts
 
 __all__ = ["SpreadBuilds"]
@@ -31,7 +31,7 @@ _TIMEOUT_S: Final = 10.0
 class SpreadBuilds(Builds):
     """The builds in the shares of all nodes. Their paths are relative to the share."""
 
-    def __init__(self, shares: Shares) -> None:
+    def __init__(self, shares: NodeAgents) -> None:
         super().__init__(Path())
         self._shares = shares
 

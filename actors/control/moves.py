@@ -38,7 +38,7 @@ from ...runtime.printable import printable_log
 from ...runtime.store.custody import CopyFacts, Custody
 from ...runtime.store.partition_map import PartitionMap, moves_to_balance
 from ..cluster.rpc import call, one_line
-from ..nodes.store import keeper_name
+from ..nodes.store import node_agent_name
 from .move_result import MoveResult
 from .partitions import Seated
 from .system_state import SystemState
@@ -234,7 +234,7 @@ class PartitionMoves:
         raise Unavailable(f"partition {partition}", f"its copy stays at position {reached:,} of {head:,}")
 
     async def _pull(self, partition: int, source: str, to: str, up_to: int) -> int:
-        shares, name = self._system.shares, keeper_name(self._system.plan.name, source)
+        shares, name = self._system.shares, node_agent_name(self._system.plan.name, source)
         reached: int = await shares.call(to, "pull", partition, name, up_to, timeout_s=_PULL_TIMEOUT_S)
         return reached
 

@@ -32,7 +32,7 @@ from ..cluster.ray_cluster import Cluster, NodeFacts
 from ..cluster.rpc import call, one_line
 from ..cluster.scheduling import SpreadScheduling, generation_in
 from ..nodes.agent import Revive
-from ..nodes.agents import Shares
+from ..nodes.agents import NodeAgents
 from ..observe.metrics import Metrics
 from ..observe.status import NodeStatus, Observer, Status, seat_named
 from ..packaging.application import ApplicationPlan
@@ -89,7 +89,7 @@ class Supervision:
         self.detached = detached
         """Deployed: it outlives the program that has started it."""
         self.board = TopologyFeed()
-        self.shares = Shares(
+        self.shares = NodeAgents(
             plan.name,
             cluster.namespace,
             detached=detached,

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ...runtime.errors import RayfoldError
 from ..cluster.ray_cluster import Cluster, NodeFacts
-from ..nodes.agents import Shares
+from ..nodes.agents import NodeAgents
 from ..packaging.application import ApplicationPlan
 from .partitions import PartitionActors
 from .projections import SpreadProjections
@@ -26,7 +26,7 @@ class SystemState(Protocol):
     plan: ApplicationPlan
     detached: bool
     """Deployed: it outlives the program that has started it."""
-    shares: Shares
+    shares: NodeAgents
     partitions: PartitionActors
     projections: SpreadProjections
     cluster: Cluster

@@ -44,14 +44,14 @@ from ..cluster.node import NODE_LABEL, data_folder_here, verify_node
 from ..cluster.rpc import one_line
 from ..packaging.builds import Build, builds_of, lend_checkpoint, mark_serving, remove_build, remove_older
 from ..process.actor_log import begin_log
-from .store import keeper_name
+from .store import node_agent_name
 
-__all__ = ["READS", "KeeperActor", "KeeperPlan", "Revive", "start_keeper"]
+__all__ = ["READS", "NodeAgent", "NodeAgentPlan", "Revive", "start_node_agent"]
 
 log = printable_log(__name__)
 
 Revive = Callable[[str, str, float], None]
-"""See `KeeperPlan.revive`."""
+"""See `NodeAgentPlan.revive`."""
 
 READS: Final = frozenset(
     {
@@ -85,7 +85,7 @@ _PULL_TIMEOUT_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class KeeperPlan:
+class NodeAgentPlan:
     """All that a keeper needs to start, and to start again after a crash."""
 
     name: str
@@ -99,10 +99,10 @@ class KeeperPlan:
     seconds it may be silent. None: that is not done from here."""
 
 
-class KeeperActor:
+class NodeAgent:
     """The share of one node."""
 
-    def __init__(self, plan: KeeperPlan) -> None:
+    def __init__(self, plan: NodeAgentPlan) -> None:
         begin_log()
         self._plan = plan
         self._hold: StoreLock | None = None
@@ -316,12 +316,12 @@ class KeeperActor:
         return share
 
 
-def start_keeper(plan: KeeperPlan) -> Any:
+def start_node_agent(plan: NodeAgentPlan) -> Any:
     """A keeper that Ray restarts for ever, on its node and nowhere else. One that is there already is that one."""
     remote: Any = ray.remote  # its types do not know concurrency groups
-    actor = remote(concurrency_groups={"reads": _READERS, "moves": 1, "checks": 1})(KeeperActor)
+    actor = remote(concurrency_groups={"reads": _READERS, "moves": 1, "checks": 1})(NodeAgent)
     options = actor.options(
-        name=keeper_name(plan.name, plan.node_id),
+        name=node_agent_name(plan.name, plan.node_id),
         namespace=plan.namespace,
         get_if_exists=True,
         lifetime="detached" if plan.deployed else None,

@@ -24,10 +24,10 @@ from ...runtime.store.partition_map import PROPOSAL, PartitionMap, merged
 from ...runtime.stream import new_placement
 from ..cluster.ray_cluster import NodeFacts
 from ..cluster.rpc import call, kill, one_line
-from .agent import KeeperPlan, Revive, start_keeper
-from .store import SpreadStore, keeper_name
+from .agent import NodeAgentPlan, Revive, start_node_agent
+from .store import SpreadStore, node_agent_name
 
-__all__ = ["Shares"]
+__all__ = ["NodeAgents"]
 
 log = printable_log(__name__)
 
@@ -43,7 +43,7 @@ _ROUNDS_MAX: Final = 4
 """Of publishing a map, while nodes answer with a later one."""
 
 
-class Shares:
+class NodeAgents:
     """The shares of one store, each through its keeper."""
 
     def __init__(
@@ -73,8 +73,8 @@ class Shares:
         """The keeper of a node, started if there is none."""
         keeper = self._keepers.get(node_id)
         if keeper is None:
-            plan = KeeperPlan(self._name, node_id, self._namespace, self._detached, self._revive)
-            keeper = self._keepers[node_id] = start_keeper(plan)
+            plan = NodeAgentPlan(self._name, node_id, self._namespace, self._detached, self._revive)
+            keeper = self._keepers[node_id] = start_node_agent(plan)
         return keeper
 
     async def open(
@@ -273,9 +273,9 @@ class Shares:
     def _node_name(self, node_id: str) -> str:
         return self.map.name_of(node_id) if hasattr(self, "map") else node_id
 
-    def keeper_names(self) -> list[str]:
+    def node_agent_names(self) -> list[str]:
         """The names in Ray of all keepers that were started or found."""
-        return [keeper_name(self._name, node_id) for node_id in self._keepers]
+        return [node_agent_name(self._name, node_id) for node_id in self._keepers]
 
 
 def _check_one_store(name: str, found: Mapping[str, ShareFacts], names: Mapping[str, str]) -> None:

@@ -35,7 +35,7 @@ from ...runtime.stream import StreamId, partition_of
 from ..cluster.attachment import head_is_away
 from ..cluster.node import data_folder_here, node_id_here
 
-__all__ = ["AnyStore", "SpreadReader", "SpreadStore", "Whereabouts", "keeper_name", "open_patient_reader"]
+__all__ = ["AnyStore", "SpreadReader", "SpreadStore", "Whereabouts", "node_agent_name", "open_patient_reader"]
 
 PATIENCE_S: Final = 5.0
 """How long a reader of one question waits for a home that does not answer: a killed keeper is there again in 2 s."""
@@ -207,7 +207,7 @@ class Whereabouts:
             if keeper is None:
                 if head_is_away():  # Ray would look for it for a minute
                     raise TimeoutError
-                keeper = ray.get_actor(keeper_name(self._store.name, node_id), self._store.namespace)
+                keeper = ray.get_actor(node_agent_name(self._store.name, node_id), self._store.namespace)
                 self._keepers[node_id] = keeper
             asked = getattr(keeper, method).remote(*arguments)
             answer = asked.future().result(_READ_TIMEOUT_S)  # not `ray.get`, of which Ray warns in a supervisor
@@ -380,6 +380,6 @@ def open_patient_reader(store: AnyStore, partition: int) -> LmdbReader | SpreadR
     return store.open_reader(partition)
 
 
-def keeper_name(name: str, node_id: str) -> str:
+def node_agent_name(name: str, node_id: str) -> str:
     """The name in Ray of the keeper of a node."""
     return f"{name}/keeper-{node_id}"

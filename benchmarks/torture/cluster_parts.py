@@ -29,7 +29,7 @@ from .contract import Context, Findings, Scenario
 
 __all__ = ["SCENARIOS"]
 
-_KINDS: Final = ("SupervisorActor", "KeeperActor", "PartitionActor", "ProjectorActor", "AggregateActor")
+_KINDS: Final = ("SupervisorActor", "NodeAgent", "PartitionActor", "ProjectorActor", "AggregateActor")
 _MOMENTS: Final = ("asked", "taken up", "ended")
 """Of a deployment: some time after it was asked for; the supervisor has the new plan, and replaces actors; at its
 end."""

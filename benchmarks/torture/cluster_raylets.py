@@ -36,7 +36,7 @@ from .living import quantile
 
 __all__ = ["SCENARIOS"]
 
-_KINDS: Final = ("KeeperActor", "PartitionActor", "ProjectorActor", "AggregateActor")
+_KINDS: Final = ("NodeAgent", "PartitionActor", "ProjectorActor", "AggregateActor")
 _ROUNDS_MAX: Final = 100
 
 _GIVEN_UP_S: Final = 60.0

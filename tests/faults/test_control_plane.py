@@ -14,7 +14,7 @@ import pytest
 from rayfold.actors.cluster.ray_cluster import NodeFacts
 from rayfold.actors.control.moves import PartitionMoves
 from rayfold.actors.control.partitions import Seated
-from rayfold.actors.nodes.agents import Shares
+from rayfold.actors.nodes.agents import NodeAgents
 from rayfold.actors.partition.log_owner import LogOwner
 from rayfold.benchmarks.torture.simulation.clock import simulate
 from rayfold.benchmarks.torture.simulation.control_disk import OpenLog
@@ -130,13 +130,13 @@ class RemovesBeforeItWasOpened(NodeShare):
         return super().discard(name, home._replace(tenure=home.tenure._replace(epoch=1 << 40)))
 
 
-class MakesAStoreWithoutAsking(Shares):
+class MakesAStoreWithoutAsking(NodeAgents):
     """Nodes that do not answer are taken for nodes that have nothing."""
 
     def _check_all_answered(self, nodes: Iterable[NodeFacts], found: object) -> None: ...
 
 
-class EachMakesItsOwnStore(Shares):
+class EachMakesItsOwnStore(NodeAgents):
     async def _proposed(self, node_id: str, new: PartitionMap) -> PartitionMap:
         return new
 

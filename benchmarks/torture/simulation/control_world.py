@@ -25,8 +25,8 @@ from rayfold.actors.control.moves import PartitionMoves
 from rayfold.actors.control.partitions import PartitionActors, partition_named
 from rayfold.actors.control.rollout import Rolling
 from rayfold.actors.control.supervision import Supervision
-from rayfold.actors.nodes.agents import Shares
-from rayfold.actors.nodes.store import keeper_name
+from rayfold.actors.nodes.agents import NodeAgents
+from rayfold.actors.nodes.store import node_agent_name
 from rayfold.actors.packaging.application import ApplicationPlan
 from rayfold.actors.packaging.registry import Deployment
 from rayfold.actors.packaging.shipping import ship
@@ -100,7 +100,7 @@ class ControlBuild:
 
     share: type[NodeShare] = NodeShare
     owner: type[LogOwner] = LogOwner
-    shares: type[Shares] = Shares
+    shares: type[NodeAgents] = NodeAgents
     moves: type[PartitionMoves] = PartitionMoves
     log: type[OpenLog] = OpenLog
 
@@ -131,7 +131,7 @@ class Process:
 
 
 class KeeperProcess(Process):
-    """In place of `KeeperActor`: the same calls, to the same `NodeShare`."""
+    """In place of `NodeAgent`: the same calls, to the same `NodeShare`."""
 
     @property
     def share(self) -> NodeShare:
@@ -836,22 +836,22 @@ class _PartitionActors(PartitionActors):
             self._world.end_actor(actor.name)
 
 
-def _shares(world: ControlWorld, sender: Sender) -> Shares:
+def _shares(world: ControlWorld, sender: Sender) -> NodeAgents:
     class Here(world.build.shares):  # type: ignore[name-defined, misc]
         def keeper(self, node_id: str) -> Handle:
-            """See `Shares`."""
-            name = keeper_name(APP, node_id)
+            """See `NodeAgents`."""
+            name = node_agent_name(APP, node_id)
             if not sender.ended:
                 world.actor(name, node_id, lambda: KeeperProcess(world, world.nodes[node_id], name))
             return Handle(world, sender, name)
 
         def replace(self, node_id: str) -> None:
-            """See `Shares`."""
+            """See `NodeAgents`."""
             if not sender.ended:
-                world.end_actor(keeper_name(APP, node_id))
+                world.end_actor(node_agent_name(APP, node_id))
             self.keeper(node_id)
 
-    shares: Shares = Here(APP, "rayfold", detached=True, silent_s=SETTINGS.silent_s)
+    shares: NodeAgents = Here(APP, "rayfold", detached=True, silent_s=SETTINGS.silent_s)
     return shares
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from rayfold.actors.cluster.node import DATA_VARIABLE, NodeIdentity, create_or_read_node
-from rayfold.actors.nodes.agent import KeeperActor, KeeperPlan
+from rayfold.actors.nodes.agent import NodeAgent, NodeAgentPlan
 from rayfold.actors.nodes.store import SpreadReader, SpreadStore, Whereabouts
 from rayfold.actors.packaging.shipping import ship
 from rayfold.actors.partition.actor import PartitionActor, PartitionPlan
@@ -49,7 +49,7 @@ class Bank:
         self.keepers: dict[str, Any] = {}
         for name in ("a", "b"):
             self.nodes[name] = create_or_read_node(folder / name, name)
-            self.keepers[name] = KeeperActor(KeeperPlan("bank", self.nodes[name].node_id, "rayfold"))
+            self.keepers[name] = NodeAgent(NodeAgentPlan("bank", self.nodes[name].node_id, "rayfold"))
         ids = {node.node_id: name for name, node in self.nodes.items()}
         self.map = PartitionMap.spread("5f1d8f0c-6d0e-4a55-9f5e-1b7f0f3a1c11", 1, ids)
         for name in ("a", "b"):
@@ -384,20 +384,20 @@ def test_every_byte_is_checked_beside_moves_and_not_before_them(bank: Bank) -> N
     keeper = bank.keepers["a"]
     with keeper._changing:  # a move is under way
         assert told(keeper.verify()).ok
-    groups = {name: getattr(KeeperActor, name).__ray_concurrency_group__ for name in ("verify", "pull", "finish")}
+    groups = {name: getattr(NodeAgent, name).__ray_concurrency_group__ for name in ("verify", "pull", "finish")}
     assert groups == {"verify": "checks", "pull": "moves", "finish": "moves"}
 
 
 def test_a_second_system_on_a_share_is_refused_with_the_name_of_the_first(bank: Bank) -> None:
     bank.on("a")
-    second: Any = KeeperActor(KeeperPlan("bank", bank.id_of("a"), "rayfold"))
+    second: Any = NodeAgent(NodeAgentPlan("bank", bank.id_of("a"), "rayfold"))
     with pytest.raises(RayfoldError, match="is in use by the keeper of bank"):
         told(second.open())
 
 
 def test_a_keeper_that_runs_on_another_node_touches_nothing(bank: Bank, tmp_path: Path) -> None:
     bank.on("b")
-    astray: Any = KeeperActor(KeeperPlan("other", bank.id_of("a"), "rayfold"))
+    astray: Any = NodeAgent(NodeAgentPlan("other", bank.id_of("a"), "rayfold"))
     with pytest.raises(StoreMismatch, match="start each node with the data folder that is its own"):
         told(astray.create(bank.map))
     assert not (tmp_path / "b" / "other").exists()

@@ -14,8 +14,8 @@ import pytest
 
 from rayfold.actors.cluster.node import DATA_VARIABLE, create_or_read_node
 from rayfold.actors.cluster.ray_cluster import NodeFacts
-from rayfold.actors.nodes.agent import KeeperActor, KeeperPlan
-from rayfold.actors.nodes.agents import Shares
+from rayfold.actors.nodes.agent import NodeAgent, NodeAgentPlan
+from rayfold.actors.nodes.agents import NodeAgents
 from rayfold.runtime.encoding.error_codec import from_wire
 from rayfold.runtime.errors import StoreMismatch, StoreMissing, Unavailable
 
@@ -26,11 +26,11 @@ class Node:
     def __init__(self, folder: Path, name: str) -> None:
         self.data = folder / name
         self.identity = create_or_read_node(self.data, name)
-        self.keeper: KeeperActor | None = None
+        self.keeper: NodeAgent | None = None
         self.start()
 
     def start(self) -> None:
-        self.keeper = KeeperActor(KeeperPlan("bank", self.identity.node_id, "rayfold"))
+        self.keeper = NodeAgent(NodeAgentPlan("bank", self.identity.node_id, "rayfold"))
 
     def stop(self) -> None:
         assert self.keeper is not None
@@ -47,7 +47,7 @@ class Node:
         return (self.data / "bank").exists()
 
 
-class SharesHere(Shares):
+class SharesHere(NodeAgents):
     """Shares whose calls reach keepers of this process."""
 
     def __init__(self, nodes: Sequence[Node], environment: pytest.MonkeyPatch) -> None:
