@@ -147,7 +147,7 @@ class Portal:
         return self._wait(self._runtime.health(timeout_s))
 
     @property
-    def spread_store(self) -> AnyStore:
+    def any_store(self) -> AnyStore:
         """The store, wherever it is: for those who only read it, such as backups."""
         return self._runtime._store
 

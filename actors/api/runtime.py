@@ -23,7 +23,7 @@ from ...runtime.store.store import Store, create_or_open_store
 from ..cluster.local import LocalCluster
 from ..packaging.application import Application, check_partitions, checked_settings
 from ..settings import Settings
-from ..system.cluster import SpreadSystem
+from ..system.cluster import ClusterSystem
 from ..system.local import LocalSystem
 from .operations import Operations
 
@@ -130,14 +130,14 @@ class Runtime(Operations):
         """Stop everything that `start` started. What was acknowledged is on disk. Stopping twice is fine."""
         await super().stop()
 
-    def _made(self) -> LocalSystem | SpreadSystem:
+    def _made(self) -> LocalSystem | ClusterSystem:
         if self._running is not None:
             raise CallerError(f"the runtime on {self._path} is started already")
         if self._cluster is None:
             opened = partial(_open_store, self._path, self._partitions)
             return LocalSystem(self._catalogue, self._replicas, self._settings, opened, self._num_cpus)
         replicas = {projection.projection_name: count for projection, count in self._replicas.items()}
-        return SpreadSystem(self._path, self._cluster, self._catalogue, self._partitions, replicas, self._settings)
+        return ClusterSystem(self._path, self._cluster, self._catalogue, self._partitions, replicas, self._settings)
 
 
 def _checked_path(path: object) -> Path:

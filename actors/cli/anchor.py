@@ -121,7 +121,7 @@ def _store(directory: Path, address: str, stack: ExitStack) -> ReadableStore:
     from ...runtime.store.store import open_store
 
     if is_application(directory):
-        return stack.enter_context(connected_to(str(directory), address)).spread_store
+        return stack.enter_context(connected_to(str(directory), address)).any_store
     store = open_store(directory)
     if store.away:
         what = "this is one node's share of a store, and an anchor is of all of it"

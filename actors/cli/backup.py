@@ -41,7 +41,7 @@ def backup(
     with ExitStack() as connection, _progress("backing up") as advance:
         source: Path | ReadableStore = directory
         if is_application(directory):
-            source = connection.enter_context(connected_to(str(directory), address)).spread_store
+            source = connection.enter_context(connected_to(str(directory), address)).any_store
         done = backup_store(source, target, advance=advance)
     heads = ", ".join(f"{partition}: {head:,}" for partition, head in done.heads.items())
     console.print(f"{done.events:,} events added, {done.size_bytes:,} bytes; the backup has {heads}", soft_wrap=True)

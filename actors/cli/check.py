@@ -106,7 +106,7 @@ def _readers(store: Path, address: str) -> Iterator[tuple[dict[int, Reader], Pat
 
     with ExitStack() as opened:
         if is_application(store):
-            spread = opened.enter_context(connected_to(str(store), address)).spread_store
+            spread = opened.enter_context(connected_to(str(store), address)).any_store
             found: Any = {number: open_patient_reader(spread, number) for number in range(spread.partitions)}
             folder = None
         else:

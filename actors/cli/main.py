@@ -123,7 +123,7 @@ def verify(
         if is_application(directory):
             with connected_to(str(directory), address) as application:
                 report = application.verify()
-                anchored = anchor_file is None or check_anchor(application.spread_store, anchor_file, public_key)
+                anchored = anchor_file is None or check_anchor(application.any_store, anchor_file, public_key)
         else:
             report = verify_store(directory, lambda done, total: progress.update(task, completed=done, total=total))
             anchored = anchor_file is None or check_anchor(open_store(directory), anchor_file, public_key)

@@ -86,13 +86,13 @@ def _of_application(name: str, address: str, watch: bool, json_file: Path | None
         seen = application.status()
         with Live(console=console, auto_refresh=False) if watch else nullcontext() as live, suppress(KeyboardInterrupt):
             while live is not None:
-                write_report(json_file, as_values(seen, application.spread_store, None))
-                live.update(drawn(seen, application.spread_store, where), refresh=True)
+                write_report(json_file, as_values(seen, application.any_store, None))
+                live.update(drawn(seen, application.any_store, where), refresh=True)
                 time.sleep(_LOOK_S)
                 seen = application.status()
         if not watch:
-            console.print(drawn(seen, application.spread_store, where))
-        write_report(json_file, as_values(seen, application.spread_store, None))
+            console.print(drawn(seen, application.any_store, where))
+        write_report(json_file, as_values(seen, application.any_store, None))
 
 
 def history(
@@ -116,7 +116,7 @@ def history(
     with ExitStack() as connection:
         store: AnyStore
         if is_application(directory):
-            store = connection.enter_context(connected_to(str(directory), address)).spread_store
+            store = connection.enter_context(connected_to(str(directory), address)).any_store
         else:
             store = open_store(directory)
         try:

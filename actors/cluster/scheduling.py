@@ -22,7 +22,7 @@ from typing import Any
 
 from .node import NODE_LABEL
 
-__all__ = ["Scheduling", "SpreadScheduling", "generation_in", "on_this_node"]
+__all__ = ["Scheduling", "ClusterScheduling", "generation_in", "on_this_node"]
 
 
 def on_this_node(*, soft: bool = False) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class Scheduling:
         return self._here
 
 
-class SpreadScheduling(Scheduling):
+class ClusterScheduling(Scheduling):
     """Of a system on several nodes. `nodes` is what may be used now, id -> name; whoever watches them keeps it so."""
 
     def __init__(self, *, detached: bool, generation: int) -> None:
@@ -106,5 +106,5 @@ def _seat_in(name: str) -> str:
 
 
 def generation_in(mark: str) -> int:
-    """The generation of the code, of what `SpreadScheduling.unused` has added to a name."""
+    """The generation of the code, of what `ClusterScheduling.unused` has added to a name."""
     return int(mark.partition(".")[0])

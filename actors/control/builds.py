@@ -20,7 +20,7 @@ from ...runtime.printable import printable_log
 from ..nodes.agents import NodeAgents
 from ..packaging.builds import Build, Builds, ProjectionFacts
 
-__all__ = ["SpreadBuilds"]
+__all__ = ["ClusterBuilds"]
 
 log = printable_log(__name__)
 
@@ -28,7 +28,7 @@ _TIMEOUT_S: Final = 10.0
 """For a keeper. One whose node has just died is passed over after that."""
 
 
-class SpreadBuilds(Builds):
+class ClusterBuilds(Builds):
     """The builds in the shares of all nodes. Their paths are relative to the share."""
 
     def __init__(self, shares: NodeAgents) -> None:

@@ -15,28 +15,28 @@ from typing import Any
 from ...runtime.domain.projection import Projection
 from ...runtime.encoding.catalogue import Catalogue
 from ..cluster.rpc import call
-from ..cluster.scheduling import SpreadScheduling, generation_in
-from ..nodes.store import SpreadStore
+from ..cluster.scheduling import ClusterScheduling, generation_in
+from ..nodes.store import ClusterStore
 from ..observe.status import ProjectorSeat, seat_named
 from ..packaging.application import ApplicationPlan
 from ..packaging.builds import FOLDER, Build, ProjectionFacts
 from ..projection.fleet import Projections, Projector, ServedBuild, end
-from .builds import SpreadBuilds
+from .builds import ClusterBuilds
 
-__all__ = ["SpreadProjections"]
+__all__ = ["ClusterProjections"]
 
 
-class SpreadProjections(Projections):
+class ClusterProjections(Projections):
     """The projections of one spread system. Lives on its supervisor's event loop."""
 
     def __init__(
         self,
-        store: SpreadStore,
+        store: ClusterStore,
         catalogue: Catalogue,
         name: str,
         namespace: str,
-        builds: SpreadBuilds,
-        scheduling: SpreadScheduling,
+        builds: ClusterBuilds,
+        scheduling: ClusterScheduling,
     ) -> None:
         super().__init__(store, catalogue, name, namespace, builds, scheduling)
         self._seats = scheduling

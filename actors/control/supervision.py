@@ -30,7 +30,7 @@ from ...runtime.printable import printable_log
 from ...runtime.store.report import Report
 from ..cluster.ray_cluster import Cluster, NodeFacts
 from ..cluster.rpc import call, one_line
-from ..cluster.scheduling import SpreadScheduling, generation_in
+from ..cluster.scheduling import ClusterScheduling, generation_in
 from ..nodes.agent import Revive
 from ..nodes.agents import NodeAgents
 from ..observe.metrics import Metrics
@@ -41,11 +41,11 @@ from ..packaging.shipping import unship
 from ..partition.actor import PartitionPlan
 from ..projection.fleet import Projector, end
 from ..projection.rebuild import Rebuild, Rebuilds
-from .builds import SpreadBuilds
+from .builds import ClusterBuilds
 from .health import Health
 from .moves import PartitionMoves
 from .partitions import PartitionActors, partition_named
-from .projections import SpreadProjections
+from .projections import ClusterProjections
 from .rollout import Rolling
 from .topology import ServedParts, Topology, TopologyFeed
 
@@ -96,9 +96,9 @@ class Supervision:
             silent_s=plan.settings.silent_s,
             revive=revive if detached else None,
         )
-        self.scheduling = SpreadScheduling(detached=detached, generation=plan.generation)
+        self.scheduling = ClusterScheduling(detached=detached, generation=plan.generation)
         self.partitions = PartitionActors(self._plan_of, self.scheduling, plan.generation)
-        self.projections: SpreadProjections
+        self.projections: ClusterProjections
         self.nodes: dict[str, NodeFacts] = {}
         """By the id of their data folders: those that Ray knows of, up or not."""
         self.changing = asyncio.Lock()
@@ -420,10 +420,10 @@ class Supervision:
     def _serve(self, _projection: type[Projection], _parts: Sequence[Sequence[Any]]) -> None:
         self.put_up()
 
-    def _projections(self) -> SpreadProjections:
+    def _projections(self) -> ClusterProjections:
         name, namespace = self.plan.name, self.cluster.namespace
-        builds = SpreadBuilds(self.shares)
-        found = SpreadProjections(self.shares.store, self.catalogue, name, namespace, builds, self.scheduling)
+        builds = ClusterBuilds(self.shares)
+        found = ClusterProjections(self.shares.store, self.catalogue, name, namespace, builds, self.scheduling)
         found.check_share = self.plan.settings.standing_check_share
         return found
 

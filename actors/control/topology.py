@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ..cluster.ray_cluster import SUPERVISOR
-from ..nodes.store import SpreadStore
+from ..nodes.store import ClusterStore
 from ..settings import Settings
 
 __all__ = ["TopologyFeed", "Topology", "ServedParts", "supervisor_name"]
@@ -32,7 +32,7 @@ class ServedParts(NamedTuple):
 class Topology(NamedTuple):
     """Who does what."""
 
-    store: SpreadStore
+    store: ClusterStore
     partitions: tuple[str, ...]
     """The name of each partition's actor."""
     unavailable: Mapping[int, str]

@@ -25,7 +25,7 @@ from ...runtime.stream import new_placement
 from ..cluster.ray_cluster import NodeFacts
 from ..cluster.rpc import call, kill, one_line
 from .agent import NodeAgentPlan, Revive, start_node_agent
-from .store import SpreadStore, node_agent_name
+from .store import ClusterStore, node_agent_name
 
 __all__ = ["NodeAgents"]
 
@@ -65,9 +65,9 @@ class NodeAgents:
         self._keepers: dict[str, Any] = {}
 
     @property
-    def store(self) -> SpreadStore:
+    def store(self) -> ClusterStore:
         """The store, as its map is now."""
-        return SpreadStore(self._name, self._namespace, self.map)
+        return ClusterStore(self._name, self._namespace, self.map)
 
     def keeper(self, node_id: str) -> Any:
         """The keeper of a node, started if there is none."""

@@ -35,7 +35,7 @@ from ...runtime.stream import StreamId, partition_of
 from ..cluster.attachment import head_is_away
 from ..cluster.node import data_folder_here, node_id_here
 
-__all__ = ["AnyStore", "SpreadReader", "SpreadStore", "Whereabouts", "node_agent_name", "open_patient_reader"]
+__all__ = ["AnyStore", "ClusterReader", "ClusterStore", "Whereabouts", "node_agent_name", "open_patient_reader"]
 
 PATIENCE_S: Final = 5.0
 """How long a reader of one question waits for a home that does not answer: a killed keeper is there again in 2 s."""
@@ -57,7 +57,7 @@ _MOVES_MAX: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class SpreadStore:
+class ClusterStore:
     """A store that is spread over nodes. A plain value: it holds nothing open and can be sent to other processes."""
 
     name: str
@@ -91,11 +91,11 @@ class SpreadStore:
         """What errors call it. A relative path: it is in the data folders of its nodes."""
         return Path(self.name)
 
-    def open_reader(self, partition: int, *, patience_s: float = 0.0) -> SpreadReader:
+    def open_reader(self, partition: int, *, patience_s: float = 0.0) -> ClusterReader:
         """A reader of a partition's log, wherever that is; as many at once as one likes. Nothing is opened yet.
 
         `patience_s`: how long it waits for a home that does not answer, before it says so."""
-        return SpreadReader(self, Whereabouts.of(self), partition, patience_s)
+        return ClusterReader(self, Whereabouts.of(self), partition, patience_s)
 
     def open_log(self, partition: int) -> LmdbLog:
         """The writable log of a partition that is at home on this node.
@@ -138,7 +138,7 @@ class SpreadStore:
         return share
 
 
-AnyStore = Store | SpreadStore
+AnyStore = Store | ClusterStore
 """A store on this machine, or one that is spread over several."""
 
 
@@ -149,7 +149,7 @@ class Whereabouts:
     """One for each store that this process reads, the last one used at the end."""
     _known_lock: Final = threading.Lock()
 
-    def __init__(self, store: SpreadStore) -> None:
+    def __init__(self, store: ClusterStore) -> None:
         self._store = store
         self._lock = threading.Lock()
         self._map = store.map
@@ -162,7 +162,7 @@ class Whereabouts:
         self._map_file = data / store.name / MAP if data is not None else None
 
     @classmethod
-    def of(cls, store: SpreadStore) -> Whereabouts:
+    def of(cls, store: ClusterStore) -> Whereabouts:
         """What this process knows of that store."""
         key = (store.namespace, store.name, store.store_id)
         with cls._known_lock:
@@ -223,10 +223,10 @@ class Whereabouts:
         )
 
 
-class SpreadReader:
+class ClusterReader:
     """A reader of one partition's log, wherever it is at home. Keeps the contract `Reader`; safe from any thread."""
 
-    def __init__(self, store: SpreadStore, whereabouts: Whereabouts, partition: int, patience_s: float) -> None:
+    def __init__(self, store: ClusterStore, whereabouts: Whereabouts, partition: int, patience_s: float) -> None:
         self.name = f"partition {partition}"
         """What errors call this log."""
         self._store = store
@@ -373,9 +373,9 @@ class SpreadReader:
         return answer
 
 
-def open_patient_reader(store: AnyStore, partition: int) -> LmdbReader | SpreadReader:
+def open_patient_reader(store: AnyStore, partition: int) -> LmdbReader | ClusterReader:
     """A reader for one question, which may wait until a keeper that was killed is there again."""
-    if isinstance(store, SpreadStore):
+    if isinstance(store, ClusterStore):
         return store.open_reader(partition, patience_s=PATIENCE_S)
     return store.open_reader(partition)
 

@@ -26,7 +26,7 @@ from ...runtime.errors import RayfoldError, StoreError, Unavailable
 from ...runtime.log.format import decode_record
 from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.stream import StreamId
-from ..nodes.store import AnyStore, SpreadStore
+from ..nodes.store import AnyStore, ClusterStore
 from ..partition.answers import PartitionAnswer
 from ..projection.answers import ProjectorAnswer
 
@@ -270,7 +270,7 @@ class Observer:
     async def _heads(self) -> dict[int, int | RayfoldError]:
         """Where the logs end. On this machine that takes microseconds each, elsewhere calls."""
         numbers = range(self._store.partitions)
-        if isinstance(self._store, SpreadStore):
+        if isinstance(self._store, ClusterStore):
             heads = await asyncio.gather(*(asyncio.to_thread(_head, self._store, number) for number in numbers))
             return dict(zip(numbers, heads, strict=True))
         return {number: _head(self._store, number) for number in numbers}

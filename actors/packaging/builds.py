@@ -166,7 +166,7 @@ def build_numbered(store: Path, projection: type[Projection] | ProjectionFacts, 
 
 
 class Builds:
-    """The builds in the directory of a store on this machine. `SpreadBuilds` are those in the shares of its nodes."""
+    """The builds in the directory of a store on this machine. `ClusterBuilds` are those in the shares of its nodes."""
 
     def __init__(self, store: Path) -> None:
         self._store = store

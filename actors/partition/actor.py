@@ -45,7 +45,7 @@ from ...runtime.write.residents import SavedResident
 from ...runtime.write.write_loop import WriteLoop
 from ..cluster.environment import OWN_ACTOR_SLOT
 from ..cluster.node import verify_node
-from ..nodes.store import AnyStore, SpreadStore
+from ..nodes.store import AnyStore, ClusterStore
 from ..packaging.shipping import unship
 from ..process.actor_log import begin_log
 from ..process.gc_tuning import tune_gc
@@ -427,8 +427,8 @@ class PartitionActor:
     def _open_log(self) -> LmdbLog:
         return self._plan.store.open_log(self._plan.number)
 
-    def _spread_store(self) -> SpreadStore:
-        assert isinstance(self._plan.store, SpreadStore)
+    def _spread_store(self) -> ClusterStore:
+        assert isinstance(self._plan.store, ClusterStore)
         return self._plan.store
 
     def _let_go(self) -> None:

@@ -25,7 +25,7 @@ from ..packaging.application import ApplicationPlan, check_name
 from ..settings import Settings
 from .remote import RemoteSystem
 
-__all__ = ["SpreadSystem"]
+__all__ = ["ClusterSystem"]
 
 _OPEN_TIMEOUT_S: Final = 3600.0
 """For everything to start: a long log that is replayed into a read model takes long, and its progress is in the
@@ -35,7 +35,7 @@ _STOP_TIMEOUT_S: Final = 30.0
 """For everything to end by itself."""
 
 
-class SpreadSystem(RemoteSystem):
+class ClusterSystem(RemoteSystem):
     """A spread system that this program has started. Lives on its event loop."""
 
     def __init__(

@@ -36,7 +36,7 @@ from ..cluster.ray_cluster import Cluster
 from ..cluster.ray_session import started_aside
 from ..cluster.rpc import aside, call, one_line
 from ..control.topology import ServedParts, Topology, supervisor_name
-from ..nodes.store import SpreadStore
+from ..nodes.store import ClusterStore
 from ..observe.status import Status
 from ..process.gc_tuning import tune_gc
 from .health_check import Health, health_of
@@ -76,7 +76,7 @@ class RemoteSystem:
 
     def __init__(self, name: str, catalogue: Catalogue | None) -> None:
         """`catalogue`: the classes of this program, if it has started the system; else those that were deployed."""
-        self.store: SpreadStore
+        self.store: ClusterStore
         self.client: Client
         self.catalogue: Catalogue
         self._name = name

@@ -24,7 +24,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Final
 
-from rayfold.actors.nodes.store import SpreadStore
+from rayfold.actors.nodes.store import ClusterStore
 
 from ..harness.contract import Case, Figure, Options, Sample
 from .client_process import Did, Job, receipts_in
@@ -105,7 +105,7 @@ async def _bank(partitions: int, replicas: int, options: Options) -> AsyncIterat
 
 def _job(number: int, kind: str, running: Running, options: Options) -> Job:
     store = running.store
-    assert isinstance(store, SpreadStore)
+    assert isinstance(store, ClusterStore)
     return Job(
         name=store.name,
         address=running.bank._spread.address,

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from rayfold import Aggregate, Projection, Receipt, Runtime
 from rayfold.actors.cluster.ray_cluster import Cluster
-from rayfold.actors.nodes.store import AnyStore, SpreadStore
+from rayfold.actors.nodes.store import AnyStore, ClusterStore
 from rayfold.actors.settings import Settings
 
 from ..harness.contract import Options
@@ -125,7 +125,7 @@ class Running:
     def fsync_violations(self) -> list[str]:
         """Whether what was acknowledged is on the disk."""
         store = self.store
-        if isinstance(store, SpreadStore):
+        if isinstance(store, ClusterStore):
             told = on_nodes(store.map.names, dirty_files, store.name)
         else:
             files = [store.partition_path(number) / "data.mdb" for number in range(store.partitions)]

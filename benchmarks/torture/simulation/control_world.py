@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from rayfold.actors.cluster.ray_cluster import NodeFacts
-from rayfold.actors.cluster.scheduling import SpreadScheduling
+from rayfold.actors.cluster.scheduling import ClusterScheduling
 from rayfold.actors.control.health import Health
 from rayfold.actors.control.move_result import MoveResult
 from rayfold.actors.control.moves import PartitionMoves
@@ -818,7 +818,7 @@ class _PartitionActors(PartitionActors):
         supervision: SimulatedSupervision,
         world: ControlWorld,
         plan_of: Callable[[int, str, int], PartitionPlan],
-        scheduling: SpreadScheduling,
+        scheduling: ClusterScheduling,
     ) -> None:
         super().__init__(plan_of, scheduling, supervision.plan.generation)
         self._world, self._sender = world, supervision.sender

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from rayfold.actors.cluster.node import NODE_LABEL
-from rayfold.actors.cluster.scheduling import Scheduling, SpreadScheduling, generation_in
+from rayfold.actors.cluster.scheduling import ClusterScheduling, Scheduling, generation_in
 
 NODES = {"a": "node-0", "b": "node-1", "c": "node-2"}
 
 
-def spread(*, detached: bool = False) -> SpreadScheduling:
-    scheduling = SpreadScheduling(detached=detached, generation=3)
+def spread(*, detached: bool = False) -> ClusterScheduling:
+    scheduling = ClusterScheduling(detached=detached, generation=3)
     scheduling.nodes = NODES
     return scheduling
 
 
-def chosen(scheduling: SpreadScheduling, name: str, among: list[str]) -> str:
+def chosen(scheduling: ClusterScheduling, name: str, among: list[str]) -> str:
     node: str = scheduling.projector(name, among)["label_selector"][NODE_LABEL]
     return node
 

@@ -16,7 +16,7 @@ import pytest
 
 from rayfold.actors.cluster.node import DATA_VARIABLE, NodeIdentity, create_or_read_node
 from rayfold.actors.nodes.agent import NodeAgent, NodeAgentPlan
-from rayfold.actors.nodes.store import SpreadReader, SpreadStore, Whereabouts
+from rayfold.actors.nodes.store import ClusterReader, ClusterStore, Whereabouts
 from rayfold.actors.packaging.shipping import ship
 from rayfold.actors.partition.actor import PartitionActor, PartitionPlan
 from rayfold.actors.settings import Settings
@@ -70,7 +70,7 @@ class Bank:
 
     def partition(self, node: str) -> Any:
         """An actor for the partition on that node; nothing is opened yet."""
-        store, settings = SpreadStore("bank", "rayfold", self.map), Settings(local_sockets=False)
+        store, settings = ClusterStore("bank", "rayfold", self.map), Settings(local_sockets=False)
         catalogue = ship(Catalogue([Account]))
         plan = PartitionPlan(0, store, catalogue, (), "bank", "rayfold", settings, False, self.id_of(node))
         return PartitionActor(plan)
@@ -90,7 +90,7 @@ class WithoutRay(Whereabouts):
     """Of a process that is on neither node, and asks the keepers by calling them."""
 
     def __init__(self, bank: Bank) -> None:
-        super().__init__(SpreadStore("bank", "rayfold", bank.map))
+        super().__init__(ClusterStore("bank", "rayfold", bank.map))
         self.here, self._map_file, self._bank = "", None, bank
 
     def ask(self, node_id: str, method: str, *arguments: Any) -> Any:
@@ -284,7 +284,7 @@ def test_a_reader_waits_for_the_new_home_to_be_given_the_map(bank: Bank) -> None
     bank.on("a")
     partition = bank.partition("a")
     bank.open_account(partition, "alice")
-    reader = SpreadReader(SpreadStore("bank", "rayfold", bank.map), WithoutRay(bank), 0, 0.0)
+    reader = ClusterReader(ClusterStore("bank", "rayfold", bank.map), WithoutRay(bank), 0, 0.0)
     sealed = seal(bank, partition)
     bank.on("b")
     told(bank.keepers["b"].open())
@@ -362,8 +362,8 @@ def test_a_reader_on_the_same_node_follows_a_partition_that_went_away_and_came_b
     partition = bank.partition("a")
     bank.open_account(partition, "alice")
     partition.close()
-    here = Whereabouts(SpreadStore("bank", "rayfold", bank.map))
-    reader = SpreadReader(SpreadStore("bank", "rayfold", bank.map), here, 0, 0.0)
+    here = Whereabouts(ClusterStore("bank", "rayfold", bank.map))
+    reader = ClusterReader(ClusterStore("bank", "rayfold", bank.map), here, 0, 0.0)
     assert reader.head() == 1
     folder = bank.folder / "a" / "bank"
     (folder / "partition-00000").rename(folder / "partition-00000.retired-1")

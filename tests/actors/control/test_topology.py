@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 from rayfold.actors.control.topology import ServedParts, Topology, TopologyFeed, supervisor_name
-from rayfold.actors.nodes.store import SpreadStore
+from rayfold.actors.nodes.store import ClusterStore
 from rayfold.actors.settings import Settings
 from rayfold.runtime.store.partition_map import PartitionMap
 
-STORE = SpreadStore("bank", "rayfold", PartitionMap.spread("s", 2, {"a": "node-0", "b": "node-1"}))
+STORE = ClusterStore("bank", "rayfold", PartitionMap.spread("s", 2, {"a": "node-0", "b": "node-1"}))
 NOTICE = Topology(STORE, ("p0", "p1"), {}, {"Balances": ServedParts(1, (("b0",),))}, Settings(), 1, b"")
 
 
