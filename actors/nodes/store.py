@@ -35,7 +35,7 @@ from ...runtime.stream import StreamId, partition_of
 from ..cluster.attachment import head_is_away
 from ..cluster.node import data_folder_here, node_id_here
 
-__all__ = ["AnyStore", "ClusterReader", "ClusterStore", "Whereabouts", "node_agent_name", "open_patient_reader"]
+__all__ = ["AnyStore", "ClusterReader", "ClusterStore", "PartitionLocator", "node_agent_name", "open_patient_reader"]
 
 PATIENCE_S: Final = 5.0
 """How long a reader of one question waits for a home that does not answer: a killed keeper is there again in 2 s."""
@@ -95,7 +95,7 @@ class ClusterStore:
         """A reader of a partition's log, wherever that is; as many at once as one likes. Nothing is opened yet.
 
         `patience_s`: how long it waits for a home that does not answer, before it says so."""
-        return ClusterReader(self, Whereabouts.of(self), partition, patience_s)
+        return ClusterReader(self, PartitionLocator.of(self), partition, patience_s)
 
     def open_log(self, partition: int) -> LmdbLog:
         """The writable log of a partition that is at home on this node.
@@ -142,10 +142,10 @@ AnyStore = Store | ClusterStore
 """A store on this machine, or one that is spread over several."""
 
 
-class Whereabouts:
+class PartitionLocator:
     """Where the partitions of a spread store are at home, as far as this process has heard. Safe from any thread."""
 
-    _known: Final[OrderedDict[tuple[str, str, str], Whereabouts]] = OrderedDict()
+    _known: Final[OrderedDict[tuple[str, str, str], PartitionLocator]] = OrderedDict()
     """One for each store that this process reads, the last one used at the end."""
     _known_lock: Final = threading.Lock()
 
@@ -162,7 +162,7 @@ class Whereabouts:
         self._map_file = data / store.name / MAP if data is not None else None
 
     @classmethod
-    def of(cls, store: ClusterStore) -> Whereabouts:
+    def of(cls, store: ClusterStore) -> PartitionLocator:
         """What this process knows of that store."""
         key = (store.namespace, store.name, store.store_id)
         with cls._known_lock:
@@ -226,7 +226,7 @@ class Whereabouts:
 class ClusterReader:
     """A reader of one partition's log, wherever it is at home. Keeps the contract `Reader`; safe from any thread."""
 
-    def __init__(self, store: ClusterStore, whereabouts: Whereabouts, partition: int, patience_s: float) -> None:
+    def __init__(self, store: ClusterStore, whereabouts: PartitionLocator, partition: int, patience_s: float) -> None:
         self.name = f"partition {partition}"
         """What errors call this log."""
         self._store = store

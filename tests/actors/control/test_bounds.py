@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from rayfold import CallerError
-from rayfold.actors.nodes.store import STORES_KNOWN_MAX, ClusterStore, Whereabouts
+from rayfold.actors.nodes.store import STORES_KNOWN_MAX, ClusterStore, PartitionLocator
 from rayfold.actors.projection.rebuild import REBUILDS_KEPT, Rebuild, Rebuilds
 from rayfold.runtime.store.partition_map import PartitionMap
 
@@ -26,8 +26,8 @@ def test_a_process_remembers_the_places_of_so_many_stores_and_no_more() -> None:
     for number in range(STORES_KNOWN_MAX + 5):
         store_map = PartitionMap(str(uuid4()), 1, ("one",), (1,), {"one": "node one"})
         store = ClusterStore("bank", f"store {number}", store_map)
-        assert Whereabouts.of(store) is Whereabouts.of(store)
-    assert len(Whereabouts._known) == STORES_KNOWN_MAX
+        assert PartitionLocator.of(store) is PartitionLocator.of(store)
+    assert len(PartitionLocator._known) == STORES_KNOWN_MAX
 
 
 def test_a_supervisor_remembers_rebuilds_that_are_under_way_and_the_last_that_ended() -> None:

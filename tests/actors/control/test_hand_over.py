@@ -16,7 +16,7 @@ import pytest
 
 from rayfold.actors.cluster.node import DATA_VARIABLE, NodeIdentity, create_or_read_node
 from rayfold.actors.nodes.agent import NodeAgent, NodeAgentPlan
-from rayfold.actors.nodes.store import ClusterReader, ClusterStore, Whereabouts
+from rayfold.actors.nodes.store import ClusterReader, ClusterStore, PartitionLocator
 from rayfold.actors.packaging.shipping import ship
 from rayfold.actors.partition.actor import PartitionActor, PartitionPlan
 from rayfold.actors.settings import Settings
@@ -86,7 +86,7 @@ class Bank:
         return self.execute(partition, Envelope(Account, name, Open(owner="x")))[0]
 
 
-class WithoutRay(Whereabouts):
+class WithoutRay(PartitionLocator):
     """Of a process that is on neither node, and asks the keepers by calling them."""
 
     def __init__(self, bank: Bank) -> None:
@@ -94,7 +94,7 @@ class WithoutRay(Whereabouts):
         self.here, self._map_file, self._bank = "", None, bank
 
     def ask(self, node_id: str, method: str, *arguments: Any) -> Any:
-        """See `Whereabouts`."""
+        """See `PartitionLocator`."""
         [name] = [name for name, node in self._bank.nodes.items() if node.node_id == node_id]
         self._bank.on(name)
         return getattr(self._bank.keepers[name], method)(*arguments)
@@ -362,7 +362,7 @@ def test_a_reader_on_the_same_node_follows_a_partition_that_went_away_and_came_b
     partition = bank.partition("a")
     bank.open_account(partition, "alice")
     partition.close()
-    here = Whereabouts(ClusterStore("bank", "rayfold", bank.map))
+    here = PartitionLocator(ClusterStore("bank", "rayfold", bank.map))
     reader = ClusterReader(ClusterStore("bank", "rayfold", bank.map), here, 0, 0.0)
     assert reader.head() == 1
     folder = bank.folder / "a" / "bank"
