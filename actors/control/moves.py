@@ -40,7 +40,7 @@ from ...runtime.store.partition_map import PartitionMap, moves_to_balance
 from ..cluster.rpc import call, one_line
 from ..nodes.store import node_agent_name
 from .move_result import MoveResult
-from .partitions import Seated
+from .partitions import PartitionInstance
 from .system_state import SystemState
 
 __all__ = ["PartitionMoves"]
@@ -238,7 +238,7 @@ class PartitionMoves:
         reached: int = await shares.call(to, "pull", partition, name, up_to, timeout_s=_PULL_TIMEOUT_S)
         return reached
 
-    async def _seal(self, partition: int, present: Seated, heir: str) -> Seal:
+    async def _seal(self, partition: int, present: PartitionInstance, heir: str) -> Seal:
         """Raises `Unavailable`; then it may be sealed or not."""
         try:
             told, sealed = await call(present.actor.seal, heir, timeout_s=_SEAL_TIMEOUT_S)
@@ -251,7 +251,9 @@ class PartitionMoves:
         seal: Seal = sealed
         return seal
 
-    async def _hand_over(self, partition: int, present: Seated, source: str, to: str, sealed: Seal) -> PartitionMap:
+    async def _hand_over(
+        self, partition: int, present: PartitionInstance, source: str, to: str, sealed: Seal
+    ) -> PartitionMap:
         """Steps 4 and 5. Returns the map in which the partition is at home there. Raises if it is not, or if that is
         not known."""
         shares = self._system.shares
@@ -285,27 +287,27 @@ class PartitionMoves:
             what = trouble or f"its log there has epoch {statement.tenure.epoch} and ends at {statement.head:,}"
             raise Unavailable(f"partition {partition}", _not_confirmed(name, what))
 
-    async def _call_off(self, partition: int, present: Seated, heir: str, epoch: int) -> None:
+    async def _call_off(self, partition: int, present: PartitionInstance, heir: str, epoch: int) -> None:
         """Break the seal of a move that did not come about, unless it did."""
         try:
             await self._unseal(partition, present, heir, epoch)
         except Exception as error:  # `set_right` does it once it can be done
             log.warning("partition %d: %s", partition, one_line(error))
 
-    async def _let_go_on(self, partition: int, present: Seated, heir: str) -> None:
+    async def _let_go_on(self, partition: int, present: PartitionInstance, heir: str) -> None:
         """After a seal of which it is not known whether it was made."""
         try:
             await self._unseal_if_sealed(partition, present, heir)
         except Exception as error:  # `set_right` does it once it can be done
             log.warning("partition %d: %s", partition, one_line(error))
 
-    async def _unseal_if_sealed(self, partition: int, seated: Seated, heir: str = "") -> None:
+    async def _unseal_if_sealed(self, partition: int, seated: PartitionInstance, heir: str = "") -> None:
         """The partition goes on where it was, unless it has moved. `heir`: not if it is sealed for another one."""
         tenure = (await self._custody(partition, seated.node_id)).tenure
         if not heir or tenure.heir in ("", heir):  # one that let go of a log and could not seal it is to open it, too
             await self._unseal(partition, seated, tenure.heir, tenure.epoch)
 
-    async def _unseal(self, partition: int, seated: Seated, heir: str, epoch: int) -> None:
+    async def _unseal(self, partition: int, seated: PartitionInstance, heir: str, epoch: int) -> None:
         """Raises `Sealed` if it has moved; then the map of its old home is known."""
         shares = self._system.shares
         told = await call(seated.actor.unseal, heir, epoch, timeout_s=_SEAL_TIMEOUT_S)
@@ -314,7 +316,7 @@ class PartitionMoves:
                 await shares.learn(await shares.call(seated.node_id, "place", shares.map), [])
             raise error
 
-    async def _leave(self, present: Seated) -> None:
+    async def _leave(self, present: PartitionInstance) -> None:
         """Step 7, but for the old log."""
         with contextlib.suppress(Exception):
             await call(present.actor.close)
@@ -337,7 +339,7 @@ def _not_confirmed(node: str, why: object) -> str:
     )
 
 
-async def _has_let_go(seated: Seated) -> bool:
+async def _has_let_go(seated: PartitionInstance) -> bool:
     """Whether a partition's actor says that it has handed its log over."""
     try:
         await call(seated.actor.head)

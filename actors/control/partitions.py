@@ -26,7 +26,7 @@ from ..cluster.rpc import call, kill, one_line, open_actor
 from ..cluster.scheduling import Scheduling, generation_in
 from ..partition.actor import PartitionPlan, start_partition
 
-__all__ = ["PartitionActors", "Seated", "partition_named"]
+__all__ = ["PartitionActors", "PartitionInstance", "partition_named"]
 
 log = printable_log(__name__)
 
@@ -39,7 +39,7 @@ _OPEN_TIMEOUT_S: Final = 30.0
 """For opening a log and taking it over: milliseconds."""
 
 
-class Seated(NamedTuple):
+class PartitionInstance(NamedTuple):
     """A partition's actor."""
 
     name: str
@@ -57,7 +57,7 @@ class PartitionActors:
         self, plan_of: Callable[[int, str, int], PartitionPlan], scheduling: Scheduling, generation: int
     ) -> None:
         """`plan_of`: of a partition at home on a node, with the code of a generation."""
-        self.seated: dict[int, Seated] = {}
+        self.seated: dict[int, PartitionInstance] = {}
         self._plan_of = plan_of
         self._scheduling = scheduling
         self._generation = generation
@@ -66,7 +66,7 @@ class PartitionActors:
         """The actors, by the number of their partition."""
         return [self.seated[number].actor for number in sorted(self.seated)]
 
-    def start(self, number: int, node_id: str, generation: int | None = None) -> Seated:
+    def start(self, number: int, node_id: str, generation: int | None = None) -> PartitionInstance:
         """An actor for a partition, which nobody is sent to yet. It starts as soon as its node is up.
 
         generation: of its code. Unless it is given, that of the present actor: a partition gets other code by a
@@ -75,7 +75,7 @@ class PartitionActors:
         chosen = generation or (present.generation if present else self._generation)
         plan = self._plan_of(number, node_id, chosen)
         name = f"{plan.name}/partition-{number}@{node_id}#{self._scheduling.unused(chosen)}"
-        return Seated(name, node_id, chosen, self.start_actor(plan, name))
+        return PartitionInstance(name, node_id, chosen, self.start_actor(plan, name))
 
     def start_actor(self, plan: PartitionPlan, name: str) -> Any:
         """An actor of this name, on the node of its plan. The simulation has others."""
@@ -91,7 +91,7 @@ class PartitionActors:
             present = self.seated.get(told.number)
             if present is None or told.generation > present.generation:
                 with contextlib.suppress(ValueError):  # it has ended since
-                    self.seated[told.number] = Seated(name, told.node_id, told.generation, actor_named(name))
+                    self.seated[told.number] = PartitionInstance(name, told.node_id, told.generation, actor_named(name))
 
     async def open(self, number: int) -> None:
         """Have a partition's actor open its log, if it has not. Raises what keeps it from that, and `Unavailable`."""
@@ -121,7 +121,7 @@ class PartitionActors:
         self.kill(present.actor)
         self.seated[number] = self.start(number, present.node_id, generation)
 
-    async def prepare(self, number: int, seated: Seated) -> None:
+    async def prepare(self, number: int, seated: PartitionInstance) -> None:
         """Return once an actor is up and has loaded the application's code. Raises `Unavailable`, `DefinitionError`."""
         try:
             told = await call(seated.actor.prepare, timeout_s=_START_TIMEOUT_S)
@@ -130,7 +130,7 @@ class PartitionActors:
         if told:
             raise from_wire(told)
 
-    async def tell_residents(self, number: int, following: Seated) -> None:
+    async def tell_residents(self, number: int, following: PartitionInstance) -> None:
         """Tell the next actor of a partition what the present one has in memory, so that commands to that do not wait
         until it is loaded. If it cannot be told, they do."""
         present = self.seated.get(number)
@@ -141,7 +141,7 @@ class PartitionActors:
                     return
                 await call(following.actor.prepare, saved)
 
-    async def hand_over(self, number: int, following: Seated) -> None:
+    async def hand_over(self, number: int, following: PartitionInstance) -> None:
         """The present actor of a partition, if there is one, lets go of the log, and this one, which is up, opens
         it."""
         present = self.seated.get(number)

@@ -13,7 +13,7 @@ import pytest
 
 from rayfold.actors.cluster.ray_cluster import NodeFacts
 from rayfold.actors.control.moves import PartitionMoves
-from rayfold.actors.control.partitions import Seated
+from rayfold.actors.control.partitions import PartitionInstance
 from rayfold.actors.nodes.agents import NodeAgents
 from rayfold.actors.partition.log_owner import LogOwner
 from rayfold.benchmarks.torture.simulation.clock import simulate
@@ -186,7 +186,9 @@ class DoesNotTakeOverTheEpoch(NodeShare):
 class MapsBeforeItHandsOver(PartitionMoves):
     """The new home is given the map before the old one has let go for good."""
 
-    async def _hand_over(self, partition: int, present: Seated, source: str, to: str, sealed: Seal) -> PartitionMap:
+    async def _hand_over(
+        self, partition: int, present: PartitionInstance, source: str, to: str, sealed: Seal
+    ) -> PartitionMap:
         shares = self._system.shares
         await self._copy_up_to(partition, source, to, sealed.head)
         await shares.call(to, "finish", partition, sealed)
@@ -199,7 +201,7 @@ class ReportsSuccessAtOnce(PartitionMoves):
 
 
 class LeavesSealsAlone(PartitionMoves):
-    async def _unseal(self, partition: int, seated: Seated, heir: str, epoch: int) -> None: ...
+    async def _unseal(self, partition: int, seated: PartitionInstance, heir: str, epoch: int) -> None: ...
 
 
 LIKELY: Sequence[Sequence[Fault]] = (
