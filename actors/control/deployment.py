@@ -27,7 +27,7 @@ from ..packaging.application import Application, ApplicationPlan
 from ..packaging.builds import ProjectionFacts
 from ..packaging.code import Code
 from ..projection.fleet import CatchingUp
-from ..rollout.plan import Rolled, has_ended
+from ..rollout.plan import RolloutProgress, has_ended
 from ..rollout.preview import Prospect, Seats, prospect_of
 from .topology import supervisor_name
 
@@ -114,13 +114,13 @@ async def begin_deployment(
 
 
 async def await_deployed(
-    plan: ApplicationPlan, cluster: Cluster, *, progress: Callable[[Rolled], None] = lambda _: None
-) -> Rolled:
+    plan: ApplicationPlan, cluster: Cluster, *, progress: Callable[[RolloutProgress], None] = lambda _: None
+) -> RolloutProgress:
     """Return once everything runs the code of this plan. Raises what has ended the deployment."""
     from ..packaging.registry import deployment_of
 
     while True:
-        rolled: Rolled = await _ask(cluster, plan.name, "deploying")
+        rolled: RolloutProgress = await _ask(cluster, plan.name, "deploying")
         progress(rolled)
         entry = await asyncio.to_thread(deployment_of, plan.name, plan.generation)
         failed = from_wire(list(entry.failed)) if entry is not None and entry.failed else None

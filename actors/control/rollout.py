@@ -36,11 +36,11 @@ from ..packaging.registry import (
 )
 from ..projection.fleet import Projector, ServedBuild, catch_up, look_at
 from ..projection.readiness import have_stopped
-from ..rollout.plan import Rolled, as_error, prepare, replace_partitions
+from ..rollout.plan import RolloutProgress, as_error, prepare, replace_partitions
 from ..rollout.preflight import try_on_nodes
 from .system_state import SystemState
 
-__all__ = ["Rolled", "Rolling"]
+__all__ = ["RolloutProgress", "Rollout"]
 
 log = printable_log(__name__)
 
@@ -57,7 +57,7 @@ _WRITES_MAX: Final = 30
 """Tries to write down how a deployment has ended: as long as Ray's directory may take to be back."""
 
 
-class Rolling:
+class Rollout:
     """The deployments of one system."""
 
     def __init__(self, system: SystemState, restart: Callable[[], None]) -> None:
@@ -105,11 +105,11 @@ class Rolling:
         await asyncio.wait({task})
         return not self._preparing
 
-    async def progress(self) -> Rolled:
+    async def progress(self) -> RolloutProgress:
         """How far it is."""
         return self._progress()
 
-    async def ended(self) -> Rolled:
+    async def ended(self) -> RolloutProgress:
         """Return once nothing is being deployed. Raises what has ended the last deployment before its end."""
         await self._ended.wait()
         if self._failure is not None:
@@ -212,12 +212,12 @@ class Rolling:
         self._what, self._failure = "", failure
         self._ended.set()
 
-    def _progress(self) -> Rolled:
+    def _progress(self) -> RolloutProgress:
         system, generation = self._system, self._system.plan.generation
         total = len(system.partitions.seated) + len(system.plan.replicas)
         done = sum(one.generation >= generation for one in system.partitions.seated.values())
         done += len(system.projections.serving.keys() & system.plan.replicas.keys())
-        return Rolled(generation, done, total, self._what, self._preparing)
+        return RolloutProgress(generation, done, total, self._what, self._preparing)
 
 
 class _NewCode:

@@ -46,7 +46,7 @@ from .health import Health
 from .moves import PartitionMoves
 from .partitions import PartitionActors, partition_named
 from .projections import ClusterProjections
-from .rollout import Rolling
+from .rollout import Rollout
 from .topology import ServedParts, Topology, TopologyFeed
 
 __all__ = ["Supervision"]
@@ -110,7 +110,7 @@ class Supervision:
         self._gone_since: dict[str, datetime] = {}
         self.moves = PartitionMoves(self)
         self.health = Health(self, self.moves)
-        self.rolling = Rolling(self, restart)
+        self.rollout = Rollout(self, restart)
         self._superseded: list[Projector] = []
         """Those with earlier code, which are asked until everybody has been told of the present ones."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -147,7 +147,7 @@ class Supervision:
             await self._open()
         await self.projections.attach(self.partitions.handles(), self._serve)
         self.put_up()
-        for doing in (self._watch, self._tick, self._measure, self.rolling.run):
+        for doing in (self._watch, self._tick, self._measure, self.rollout.run):
             self._go_on(doing())
         self._go_on(self._end_superseded())
         if names:
@@ -215,7 +215,7 @@ class Supervision:
         """End every actor of the system, each when it has closed its log or saved its place; the shares are free."""
         for task in self._tasks:
             task.cancel()
-        await self.rolling.cancel()
+        await self.rollout.cancel()
         await asyncio.gather(*(rebuild.interrupt() for rebuild in self.rebuilds))
         closing = [self.partitions.end()]
         if hasattr(self, "projections"):
@@ -432,7 +432,7 @@ class Supervision:
         return {self.catalogue.projections[name]: count for name, count in self.plan.replicas.items()}
 
     def _plan_of(self, number: int, node_id: str, generation: int) -> PartitionPlan:
-        previous = self.rolling.previous
+        previous = self.rollout.previous
         plan = previous if previous is not None and previous.generation == generation else self.plan
         return PartitionPlan(
             number,

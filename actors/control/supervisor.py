@@ -168,10 +168,10 @@ _DOORS: Final[dict[str, Callable[..., Awaitable[Any]]]] = {
     "ready": lambda supervision: supervision.projections.check_started(),
     "catching_up": lambda supervision: supervision.projections.catching_up(),
     "seats": _seats,
-    "deploy": lambda supervision, plan: supervision.rolling.begin(plan),
-    "cancel_deployment": lambda supervision: supervision.rolling.cancel(),
-    "deployed": lambda supervision: supervision.rolling.ended(),
-    "deploying": lambda supervision: supervision.rolling.progress(),
+    "deploy": lambda supervision, plan: supervision.rollout.begin(plan),
+    "cancel_deployment": lambda supervision: supervision.rollout.cancel(),
+    "deployed": lambda supervision: supervision.rollout.ended(),
+    "deploying": lambda supervision: supervision.rollout.progress(),
     "cancel_rebuild": lambda supervision, number: supervision.rebuilds.of(number).cancel(),
 }
 """What programs may have done."""

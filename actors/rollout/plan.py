@@ -30,10 +30,10 @@ from typing import Any, NamedTuple, Protocol
 
 from ...runtime.errors import CallerError, RayfoldError, Unavailable
 
-__all__ = ["Building", "Replacing", "Rolled", "as_error", "has_ended", "prepare", "replace_partitions"]
+__all__ = ["Building", "Replacing", "RolloutProgress", "as_error", "has_ended", "prepare", "replace_partitions"]
 
 
-class Rolled(NamedTuple):
+class RolloutProgress(NamedTuple):
     """How far a deployment has come."""
 
     generation: int
@@ -140,7 +140,7 @@ async def replace_partitions(system: Replacing, tell: Callable[[str], None]) -> 
             raise stopped from error
 
 
-def has_ended(number: int, rolled: Rolled, failed: RayfoldError | None) -> bool:
+def has_ended(number: int, rolled: RolloutProgress, failed: RayfoldError | None) -> bool:
     """Whether the deployment of this number has come to its end, from what the supervisor and the deployment's entry
     say. Raises what has ended it early."""
     if rolled.generation > number:

@@ -23,7 +23,7 @@ from rayfold.actors.control.health import Health
 from rayfold.actors.control.move_result import MoveResult
 from rayfold.actors.control.moves import PartitionMoves
 from rayfold.actors.control.partitions import PartitionActors, partition_named
-from rayfold.actors.control.rollout import Rolling
+from rayfold.actors.control.rollout import Rollout
 from rayfold.actors.control.supervision import Supervision
 from rayfold.actors.nodes.agents import NodeAgents
 from rayfold.actors.nodes.store import node_agent_name
@@ -739,7 +739,7 @@ class SimulatedSupervision(Supervision):
         number = len(world.supervisors) + 1
         super().__init__(_plan(world.generation), cluster, detached=True)
         self.scheduling._incarnation = f"{number:06d}"  # else drawn, and which of two actors is taken up would be, too
-        self.rolling = _Rolling(self, lambda: None)
+        self.rollout = _Rolling(self, lambda: None)
         self.shares = _shares(world, self.sender)
         self.partitions = _PartitionActors(self, world, self._plan_of, self.scheduling)
         self.moves = world.build.moves(self)
@@ -776,7 +776,7 @@ class SimulatedSupervision(Supervision):
         """There are no metrics here."""
 
 
-class _Rolling(Rolling):
+class _Rolling(Rollout):
     """The real one, without Ray's directory: a deployment is another generation, which a supervisor starts with."""
 
     async def _under_way(self) -> None:

@@ -40,7 +40,7 @@ class Roll(Command):
     pass
 
 
-class Rolled(Event):
+class RolloutProgress(Event):
     pass
 
 
@@ -48,11 +48,11 @@ class Steady(Aggregate, placement=Shared()):
     rolls: int = 0
 
     @decide
-    def roll(self, command: Roll) -> Rolled:
-        return Rolled()
+    def roll(self, command: Roll) -> RolloutProgress:
+        return RolloutProgress()
 
     @evolve
-    def rolled(self, event: Rolled) -> None:
+    def rolled(self, event: RolloutProgress) -> None:
         self.rolls += 1
 
 
@@ -62,7 +62,7 @@ class Dice(Steady, name="Dice", placement=Shared()):
     last: int = 0
 
     @evolve
-    def rolled(self, event: Rolled) -> None:
+    def rolled(self, event: RolloutProgress) -> None:
         self.last = next(CALLS)
 
 
@@ -78,7 +78,7 @@ class Sums(Projection):
     last: int = 0
 
     @project
-    def rolled(self, event: Rolled) -> None:
+    def rolled(self, event: RolloutProgress) -> None:
         self.last = next(CALLS)
 
     @answer

@@ -16,7 +16,7 @@ from typing import Any, Final
 import pytest
 
 from rayfold.actors.projection.readiness import Looked, Probed, check_answers, check_projector
-from rayfold.actors.rollout.plan import Rolled, has_ended, prepare, replace_partitions
+from rayfold.actors.rollout.plan import RolloutProgress, has_ended, prepare, replace_partitions
 from rayfold.runtime.errors import CallerError, HandlerFailed, RayfoldError, Unavailable
 from rayfold.runtime.read.stores.checkpoint import Quarantined
 
@@ -308,23 +308,23 @@ def test_faults_at_every_step_find_what_was_planted(kind: type[World]) -> None:
 @pytest.mark.parametrize(
     ("rolled", "ended"),
     [
-        (Rolled(1, 3, 3, "projection Balances", 2), False),
-        (Rolled(1, 3, 3, "", 2), False),
-        (Rolled(2, 1, 3, "partition 1"), False),
-        (Rolled(2, 3, 3, "the supervisor"), False),
-        (Rolled(2, 2, 3, ""), False),
-        (Rolled(2, 3, 3, ""), True),
+        (RolloutProgress(1, 3, 3, "projection Balances", 2), False),
+        (RolloutProgress(1, 3, 3, "", 2), False),
+        (RolloutProgress(2, 1, 3, "partition 1"), False),
+        (RolloutProgress(2, 3, 3, "the supervisor"), False),
+        (RolloutProgress(2, 2, 3, ""), False),
+        (RolloutProgress(2, 3, 3, ""), True),
     ],
 )
-def test_a_deployment_has_ended_when_everything_runs_its_code(rolled: Rolled, ended: bool) -> None:
+def test_a_deployment_has_ended_when_everything_runs_its_code(rolled: RolloutProgress, ended: bool) -> None:
     assert has_ended(2, rolled, None) is ended
 
 
 def test_a_deployment_that_was_taken_back_or_followed_by_another_one_raises_that() -> None:
     with pytest.raises(HandlerFailed, match="boom"):
-        has_ended(2, Rolled(1, 3, 3, ""), HandlerFailed("Balances", "Deposited", "boom"))
+        has_ended(2, RolloutProgress(1, 3, 3, ""), HandlerFailed("Balances", "Deposited", "boom"))
     with pytest.raises(CallerError, match="it was deployed again meanwhile: generation 3 runs"):
-        has_ended(2, Rolled(3, 1, 3, ""), None)
+        has_ended(2, RolloutProgress(3, 1, 3, ""), None)
 
 
 # Ready
