@@ -28,7 +28,7 @@ from ..packaging.builds import ProjectionFacts
 from ..packaging.code import Code
 from ..projection.fleet import CatchingUp
 from ..rollout.plan import RolloutProgress, has_ended
-from ..rollout.preview import Prospect, Seats, prospect_of
+from ..rollout.preview import Preview, Seats, preview_of
 from .topology import supervisor_name
 
 __all__ = [
@@ -62,10 +62,10 @@ class _Ahead(NamedTuple):
     """None if nothing of that name was deployed."""
     store_id: str
     """Of the store that the nodes have; empty if they have none."""
-    prospect: Prospect
+    prospect: Preview
 
 
-async def look_ahead(application: Application, cluster: Cluster) -> Prospect:
+async def look_ahead(application: Application, cluster: Cluster) -> Preview:
     """What deploying this would do. Changes nothing. Raises what `begin_deployment` would, but for a store that would
     be made."""
     return (await _look(application, cluster)).prospect
@@ -212,7 +212,7 @@ async def _look(application: Application, cluster: Cluster) -> _Ahead:
     if application.partitions is not None and present not in (None, application.partitions):
         what = f"the store has {present} partitions, not {application.partitions}"
         raise StoreMismatch(name, what, "leave the number out: it is fixed when a store is created")
-    prospect = prospect_of(
+    prospect = preview_of(
         name,
         {one.projection_name: ProjectionFacts.of(one) for one in application.projections},
         {one.projection_name: count for one, count in application.replicas.items()},

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ..packaging.builds import ProjectionFacts
 
-__all__ = ["Prospect", "Seats", "prospect_of"]
+__all__ = ["Preview", "Seats", "preview_of"]
 
 
 class Seats(NamedTuple):
@@ -25,7 +25,7 @@ class Seats(NamedTuple):
     """Nodes of the store that are down."""
 
 
-class Prospect(NamedTuple):
+class Preview(NamedTuple):
     """What a deployment would do."""
 
     name: str
@@ -35,7 +35,7 @@ class Prospect(NamedTuple):
     """One sentence for each thing that would happen, in the order in which it would."""
 
 
-def prospect_of(
+def preview_of(
     name: str,
     wanted: Mapping[str, ProjectionFacts],
     replicas: Mapping[str, int],
@@ -44,7 +44,7 @@ def prospect_of(
     store_id: str,
     nodes: Sequence[str],
     partitions: int,
-) -> Prospect:
+) -> Preview:
     """What deploying these projections would do.
 
     running: what runs now; None if nothing of that name does. store_id: of the store that is there; empty if there is
@@ -63,7 +63,7 @@ def prospect_of(
         for number, node in sorted(running.partitions.items()):
             when = " when that node is back" if node in running.down else ""
             lines.append(f"partition {number} on {node} is given the new code{when}")
-    return Prospect(name, not store_id, tuple(lines))
+    return Preview(name, not store_id, tuple(lines))
 
 
 def _built(facts: ProjectionFacts, replicas: int, running: Seats | None) -> str:

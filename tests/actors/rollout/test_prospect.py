@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from rayfold.actors.packaging.builds import ProjectionFacts
-from rayfold.actors.rollout.preview import Seats, prospect_of
+from rayfold.actors.rollout.preview import Seats, preview_of
 
 SLIPS = ProjectionFacts("Slips", 2, 1)
 RUNNING = Seats(4, {"Slips": (2, 1)}, {0: "one", 1: "two"}, ["two"])
 
 
 def lines(facts: ProjectionFacts = SLIPS, running: Seats | None = RUNNING, replicas: int = 1) -> tuple[str, ...]:
-    return prospect_of(
+    return preview_of(
         "shop",
         {facts.projection_name: facts},
         {facts.projection_name: replicas},
@@ -24,7 +24,7 @@ def lines(facts: ProjectionFacts = SLIPS, running: Seats | None = RUNNING, repli
 
 
 def test_a_store_that_would_be_made_is_named_first() -> None:
-    told = prospect_of("shop", {}, {}, running=None, store_id="", nodes=["one", "two"], partitions=6)
+    told = preview_of("shop", {}, {}, running=None, store_id="", nodes=["one", "two"], partitions=6)
     assert told.makes_store
     assert told.lines == ("a new, empty store with 6 partitions is made on one, two", "6 partitions start")
 
