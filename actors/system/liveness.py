@@ -25,7 +25,7 @@ from ...runtime.printable import printable_log
 from ..cluster.rpc import one_line, process_of
 from ..control.heartbeats import Heartbeats
 
-__all__ = ["Silence", "Watched"]
+__all__ = ["LivenessWatch", "Watched"]
 
 log = printable_log(__name__)
 
@@ -40,7 +40,7 @@ class Watched(Protocol):
         ...
 
 
-class Silence:
+class LivenessWatch:
     """Of one runtime. Lives on its event loop."""
 
     def __init__(self, watched: Watched, silent_s: float) -> None:

@@ -35,7 +35,7 @@ from ..projection.fleet import Projections
 from ..projection.rebuild import Rebuild
 from ..settings import Settings
 from .health_check import Health, health_of
-from .liveness import Silence
+from .liveness import LivenessWatch
 
 __all__ = ["LocalSystem"]
 
@@ -103,7 +103,7 @@ class LocalSystem:
         if self._settings.tune_garbage_collector:
             self._undo.callback(tune_gc())
         self._observer = Observer(store)
-        for going_on in (self._tick(), self._measure(), Silence(self, self._settings.silent_s).watch()):
+        for going_on in (self._tick(), self._measure(), LivenessWatch(self, self._settings.silent_s).watch()):
             self._undo.callback(asyncio.create_task(going_on).cancel)
         hold.publish(connection_facts(cluster, _name(store)))
         self._undo.callback(hold.publish, {})  # first of all when it stops: who looks on must not reach for what ends

@@ -13,7 +13,7 @@ import ray
 
 from rayfold.actors.cluster.ray_cluster import Cluster
 from rayfold.actors.cluster.rpc import process_of
-from rayfold.actors.system.liveness import Silence
+from rayfold.actors.system.liveness import LivenessWatch
 
 
 class Living:
@@ -36,7 +36,7 @@ async def test_an_actor_that_is_frozen_is_ended_and_comes_back(cluster: Cluster,
     remote: Any = ray.remote
     actor = remote(Living).options(num_cpus=0, max_restarts=1, max_task_retries=-1).remote()
     pid = await asyncio.wrap_future(actor.process_id.remote().future())
-    watching = asyncio.create_task(Silence(One(actor), 2.0).watch())
+    watching = asyncio.create_task(LivenessWatch(One(actor), 2.0).watch())
     try:
         if heard_before:
             await asyncio.sleep(1.5)
