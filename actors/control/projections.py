@@ -20,13 +20,13 @@ from ..nodes.store import ClusterStore
 from ..observe.status import ProjectorSeat, seat_named
 from ..packaging.application import ApplicationPlan
 from ..packaging.builds import FOLDER, Build, ProjectionFacts
-from ..projection.fleet import Projections, Projector, ServedBuild, end
+from ..projection.fleet import Projector, ProjectorFleet, ServedBuild, end
 from .builds import ClusterBuilds
 
-__all__ = ["ClusterProjections"]
+__all__ = ["ClusterProjectorFleet"]
 
 
-class ClusterProjections(Projections):
+class ClusterProjectorFleet(ProjectorFleet):
     """The projections of one spread system. Lives on its supervisor's event loop."""
 
     def __init__(
@@ -92,7 +92,8 @@ class ClusterProjections(Projections):
     async def attach(
         self, partitions: Sequence[Any], serve: Callable[[type[Projection], Sequence[Sequence[Any]]], None]
     ) -> None:
-        """See `Projections`. The builds before those that serve stay until `remove_older`: they may be asked still."""
+        """See `ProjectorFleet`. The builds before those that serve stay until `remove_older`: they may be asked
+        still."""
         self.use_partitions(partitions)
         self._serve = serve
         for served in list(self.serving.values()):

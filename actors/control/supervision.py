@@ -45,7 +45,7 @@ from .builds import ClusterBuilds
 from .health import Health
 from .moves import PartitionMoves
 from .partitions import PartitionActors, partition_named
-from .projections import ClusterProjections
+from .projections import ClusterProjectorFleet
 from .rollout import Rollout
 from .topology import ServedParts, Topology, TopologyFeed
 
@@ -98,7 +98,7 @@ class Supervision:
         )
         self.scheduling = ClusterScheduling(detached=detached, generation=plan.generation)
         self.partitions = PartitionActors(self._plan_of, self.scheduling, plan.generation)
-        self.projections: ClusterProjections
+        self.projections: ClusterProjectorFleet
         self.nodes: dict[str, NodeFacts] = {}
         """By the id of their data folders: those that Ray knows of, up or not."""
         self.changing = asyncio.Lock()
@@ -420,10 +420,10 @@ class Supervision:
     def _serve(self, _projection: type[Projection], _parts: Sequence[Sequence[Any]]) -> None:
         self.put_up()
 
-    def _projections(self) -> ClusterProjections:
+    def _projections(self) -> ClusterProjectorFleet:
         name, namespace = self.plan.name, self.cluster.namespace
         builds = ClusterBuilds(self.shares)
-        found = ClusterProjections(self.shares.store, self.catalogue, name, namespace, builds, self.scheduling)
+        found = ClusterProjectorFleet(self.shares.store, self.catalogue, name, namespace, builds, self.scheduling)
         found.check_share = self.plan.settings.standing_check_share
         return found
 

@@ -15,7 +15,7 @@ from ..cluster.ray_cluster import Cluster, NodeFacts
 from ..nodes.agents import NodeAgents
 from ..packaging.application import ApplicationPlan
 from .partitions import PartitionActors
-from .projections import ClusterProjections
+from .projections import ClusterProjectorFleet
 
 __all__ = ["SystemState"]
 
@@ -28,7 +28,7 @@ class SystemState(Protocol):
     """Deployed: it outlives the program that has started it."""
     shares: NodeAgents
     partitions: PartitionActors
-    projections: ClusterProjections
+    projections: ClusterProjectorFleet
     cluster: Cluster
     nodes: dict[str, NodeFacts]
     """By the id of their data folders: those that Ray knows of, up or not."""

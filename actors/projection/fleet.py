@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CatchingUp",
-    "Projections",
+    "ProjectorFleet",
     "Projector",
     "ServedBuild",
     "catch_up",
@@ -127,7 +127,7 @@ class CatchingUp(NamedTuple):
     """How many there are; 0 while that projector opens what it has saved."""
 
 
-class Projections:
+class ProjectorFleet:
     """The projections of one runtime. Lives on its event loop."""
 
     def __init__(

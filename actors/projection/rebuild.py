@@ -27,7 +27,7 @@ from ...runtime.domain.projection import Projection
 from ...runtime.encoding.error_codec import from_wire
 from ...runtime.errors import CallerError, RebuildCancelled
 from ...runtime.printable import printable_log
-from .fleet import Projections, ServedBuild, catch_up
+from .fleet import ProjectorFleet, ServedBuild, catch_up
 
 __all__ = ["REBUILDS_KEPT", "Rebuild", "RebuildProgress", "Rebuilds"]
 
@@ -76,7 +76,7 @@ class Rebuild:
         await rebuild
     """
 
-    def __init__(self, projections: Projections, projection: type[Projection], catalogue: bytes) -> None:
+    def __init__(self, projections: ProjectorFleet, projection: type[Projection], catalogue: bytes) -> None:
         self._projections = projections
         self._projection = projection
         self._catalogue = catalogue

@@ -31,7 +31,7 @@ from ..observe.metrics import Metrics
 from ..observe.status import Observer, Status, seat_named
 from ..packaging.builds import Builds
 from ..process.gc_tuning import tune_gc
-from ..projection.fleet import Projections
+from ..projection.fleet import ProjectorFleet
 from ..projection.rebuild import Rebuild
 from ..settings import Settings
 from .health_check import Health, health_of
@@ -53,7 +53,7 @@ class LocalSystem:
     """What a started runtime consists of. Every part may be missing, so that `stop` works at any moment."""
 
     store: Store
-    projections: Projections
+    projections: ProjectorFleet
     client: Client
 
     def __init__(
@@ -86,7 +86,7 @@ class LocalSystem:
         self._undo.push_async_callback(asyncio.to_thread, cluster.stop)
         builds, scheduling = Builds(store.path), Scheduling(on_this_node())
         name = _name(store)
-        self.projections = Projections(store, self.catalogue, name, cluster.namespace, builds, scheduling)
+        self.projections = ProjectorFleet(store, self.catalogue, name, cluster.namespace, builds, scheduling)
         self.projections.check_share = self._settings.standing_check_share
         self._undo.push_async_callback(self._end_actors)
         await self._start_actors(cluster, scheduling)
