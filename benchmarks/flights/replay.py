@@ -20,15 +20,15 @@ from .delays import WORST, Delays, EveryDelay, WorstDelays
 from .domain import Aircraft, Airport
 from .feed import Feed
 from .figures import AirportHours, Distances, EveryAircraft, EveryCarrier, EveryHour, EveryRoute, Punctuality, Routes
-from .guests import GuestBook, Guests
 from .ledger import Ledger
-from .lookout import Lookout
-from .obituaries import without_obituaries
 from .outage import Killer
+from .progress_watchdog import Lookout
+from .quiet_ray import without_obituaries
 from .run import Replay, Watcher
 from .sending import Sending
 from .timetable import YEAR, Publish, Timetable
 from .verification import walk
+from .visitors import GuestBook, Guests
 
 __all__ = ["APPLICATION", "OnCluster", "replay"]
 

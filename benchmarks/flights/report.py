@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from .ledger import Ledger
-from .lookout import Loss
 from .outage import Outage
+from .progress_watchdog import Loss
 from .verification import Check, LogFacts
 
 __all__ = ["Report", "filesystem_of"]

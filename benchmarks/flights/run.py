@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from rayfold.runtime.store.report import Report
 
 from .ledger import Ledger
-from .lookout import Loss
 from .outage import Killer, Outage
+from .progress_watchdog import Loss
 from .verification import LogCheck
 
 __all__ = ["Replay", "Watcher"]

@@ -10,8 +10,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.status import Status
 from rich.text import Text
 
-from .lookout import Loss
 from .outage import Outage
+from .progress_watchdog import Loss
 
 __all__ = ["Screen"]
 

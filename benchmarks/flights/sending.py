@@ -19,7 +19,7 @@ from typing import Final
 from rayfold import Envelope, Receipt, Runtime
 
 from .feed import Feed
-from .lookout import AGAIN_S, PATIENCE_S
+from .progress_watchdog import AGAIN_S, PATIENCE_S
 from .run import Replay, Watcher
 
 __all__ = ["Sending"]

@@ -19,10 +19,10 @@ from rayfold.runtime.store.report import Report
 from rayfold.runtime.store.store import open_store
 
 from .feed import Feed
-from .guests import GuestBook
 from .ledger import Ledger
 from .oracle import Expected, Table
 from .timetable import Timetable
+from .visitors import GuestBook
 
 __all__ = [
     "Check",

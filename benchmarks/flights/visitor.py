@@ -13,8 +13,8 @@ from typing import Final
 
 from rayfold import RayfoldError, connect
 
-from .guests import GuestBook, Guests, GuestsOf, Sign
-from .obituaries import without_obituaries
+from .quiet_ray import without_obituaries
+from .visitors import GuestBook, Guests, GuestsOf, Sign
 
 __all__ = ["main", "visit"]
 

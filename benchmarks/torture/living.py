@@ -24,7 +24,7 @@ from rayfold.actors.settings import Settings
 from rayfold.runtime.log.format import stream_id
 from rayfold.runtime.receipt import Receipt
 
-from ..flights.obituaries import without_obituaries
+from ..flights.quiet_ray import without_obituaries
 from .checking import Watcher, check_log, fold_of
 from .child import processes_below
 from .contract import Context, Findings

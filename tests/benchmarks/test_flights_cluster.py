@@ -23,12 +23,12 @@ from rayfold.actors.cluster.local import LocalCluster, LocalNodes
 from rayfold.actors.cluster.ray_cluster import NodeFacts
 from rayfold.actors.observe.status import NodeStatus, OwnActorStatus, PartitionStatus, Status
 from rayfold.benchmarks.flights.demo import DemoOptions, run_demo
-from rayfold.benchmarks.flights.guests import GuestBook, Guests, GuestsOf, Sign, Signed
-from rayfold.benchmarks.flights.lookout import Lookout, Loss
-from rayfold.benchmarks.flights.obituaries import without_obituaries
 from rayfold.benchmarks.flights.outage import Killer
+from rayfold.benchmarks.flights.progress_watchdog import Lookout, Loss
+from rayfold.benchmarks.flights.quiet_ray import without_obituaries
 from rayfold.benchmarks.flights.screen import Screen
 from rayfold.benchmarks.flights.timetable import Publish, Published, Timetable
+from rayfold.benchmarks.flights.visitors import GuestBook, Guests, GuestsOf, Sign, Signed
 from rayfold.runtime.log.format import stream_id
 from rayfold.runtime.store.store import read_manifest
 
