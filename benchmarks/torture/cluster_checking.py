@@ -20,7 +20,7 @@ from .checking import check_log, check_seen, fold_of
 from .cluster_logs import StoppedStore, check_shares
 from .contract import Findings
 from .history import History
-from .living import quantile
+from .local_harness import quantile
 
 __all__ = ["Fault", "check_nothing_runs", "check_sessions", "check_what_is_left", "longest_gap_s", "note_gaps"]
 

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from .cluster_living import INVARIANTS_OF_CLUSTERS, NODES, ClusterLiving, cluster_living
+from .cluster_harness import INVARIANTS_OF_CLUSTERS, NODES, ClusterLiving, cluster_living
 from .contract import Context, Findings, Scenario
-from .living import quantile
+from .local_harness import quantile
 
 __all__ = ["SCENARIOS"]
 

@@ -26,7 +26,7 @@ from rayfold.runtime.store.node_store import arriving_path, open_share
 from rayfold.runtime.store.partition_map import read_map
 from rayfold.runtime.store.store import Store
 
-from .cluster_living import INVARIANTS_OF_CLUSTERS, NODES, PARTITIONS, ClusterLiving, cluster_living, wait_until
+from .cluster_harness import INVARIANTS_OF_CLUSTERS, NODES, PARTITIONS, ClusterLiving, cluster_living, wait_until
 from .cluster_program import APP
 from .cluster_programs import ProgramEnded, Told
 from .contract import Context, Findings, Scenario

@@ -27,7 +27,7 @@ from rayfold.actors.cluster.processes import Session
 from rayfold.actors.cluster.token import ensure_token
 from rayfold.runtime.errors import Unavailable
 
-from .cluster_living import (
+from .cluster_harness import (
     INVARIANTS_OF_CLUSTERS,
     NODES,
     PARTITIONS,
@@ -38,7 +38,7 @@ from .cluster_living import (
 )
 from .cluster_programs import ProgramEnded, Told
 from .contract import Context, Findings, Scenario
-from .living import quantile
+from .local_harness import quantile
 
 __all__ = ["SCENARIOS", "NetworkNodes"]
 

@@ -14,7 +14,7 @@ import signal
 import time
 from typing import Final
 
-from .cluster_living import (
+from .cluster_harness import (
     INVARIANTS_OF_CLUSTERS,
     NODES,
     PARTITIONS,

@@ -29,10 +29,10 @@ from rayfold.runtime.store.node_store import open_share
 from rayfold.runtime.store.store_lock import LOCK as STORE_LOCK
 
 from .child import Child
-from .cluster_living import INVARIANTS_OF_CLUSTERS, NODES, PARTITIONS, ClusterLiving, cluster_living, wait_until
+from .cluster_harness import INVARIANTS_OF_CLUSTERS, NODES, PARTITIONS, ClusterLiving, cluster_living, wait_until
 from .cluster_program import APP
 from .contract import Context, Findings, Scenario
-from .living import quantile
+from .local_harness import quantile
 
 __all__ = ["SCENARIOS"]
 

@@ -22,7 +22,7 @@ from rayfold.runtime.errors import RayfoldError
 from rayfold.runtime.store.node_store import node_share
 from rayfold.runtime.store.partition_map import PartitionMap, write_map
 
-from .cluster_living import INVARIANTS_OF_CLUSTERS, NODES, PARTITIONS, ClusterLiving, cluster_living, wait_until
+from .cluster_harness import INVARIANTS_OF_CLUSTERS, NODES, PARTITIONS, ClusterLiving, cluster_living, wait_until
 from .cluster_program import APP
 from .cluster_programs import Told
 from .contract import Context, Findings, Scenario

@@ -22,7 +22,7 @@ from rayfold.actors.settings import Settings
 
 from .contract import Context, Findings, Scenario
 from .history import Entry, Sender
-from .living import OWN_ACTORS_MAX, Living, living, quantile
+from .local_harness import OWN_ACTORS_MAX, Living, living, quantile
 from .workload import Jar, Put, SlowTotals, Totals
 
 __all__ = ["SCENARIOS"]

@@ -22,7 +22,7 @@ from rayfold.runtime.store.store import create_or_open_store
 from rayfold.runtime.write.write_loop import WriteLoop
 
 from .contract import Context, Findings, Scenario
-from .living import quantile, ray_of_this_process
+from .local_harness import quantile, ray_of_this_process
 from .workload import AllTotals, Jar, Put, Totals, jar_names
 
 __all__ = ["SCENARIOS"]

@@ -23,7 +23,7 @@ from typing import Any, Final
 from rayfold.runtime.encoding.frames import REQUEST, REQUEST_BYTES_MAX
 
 from .contract import Context, Findings, Scenario
-from .living import Living, living
+from .local_harness import Living, living
 
 __all__ = ["SCENARIOS"]
 

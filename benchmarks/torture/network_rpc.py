@@ -18,7 +18,7 @@ from rayfold.actors.settings import Settings
 
 from .child import findings_of_child, print_findings
 from .contract import Context, Findings, Scenario
-from .living import living, stop_ray
+from .local_harness import living, stop_ray
 
 __all__ = ["SCENARIOS"]
 

@@ -20,7 +20,7 @@ from .checking import check_log, stored_events
 from .child import Child
 from .contract import Context, Findings, Scenario
 from .history import History
-from .living import Living, living, quantile, ray_of_this_process, until
+from .local_harness import Living, living, quantile, ray_of_this_process, until
 from .workload import Jar, OwnJar, Put, Total, Totals, jar_names
 
 __all__ = ["SCENARIOS"]

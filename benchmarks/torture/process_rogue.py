@@ -15,7 +15,7 @@ from rayfold import Envelope, HandlerFailed, RayfoldError, Unavailable
 from rayfold.runtime.receipt import Receipt
 
 from .contract import Context, Findings, Scenario
-from .living import Living, living, quantile, until
+from .local_harness import Living, living, quantile, until
 from .workload import POISON, AllTotals, Fragile, Jar, Misbehave, OwnRogue, Put, Rogue, Totals
 
 __all__ = ["SCENARIOS"]

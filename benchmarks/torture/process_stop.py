@@ -23,7 +23,7 @@ from rayfold.runtime.write.write_loop import WriteLoop
 
 from .child import Child
 from .contract import Context, Findings, Scenario
-from .living import Living, living, quantile, until
+from .local_harness import Living, living, quantile, until
 from .workload import Jar, Put, jar_names
 
 __all__ = ["SCENARIOS"]

@@ -1,7 +1,7 @@
 """A bank of jars on a cluster of several nodes, deployed and under load: what the scenarios with nodes have in common.
 
-The twin of `living.py`, with real nodes (`LocalNodes`: each a session of processes on this machine) and programs of
-their own on each of them. A program on a node that is killed is killed with it, as it would be on a machine.
+The twin of `local_harness.py`, with real nodes (`LocalNodes`: each a session of processes on this machine) and programs
+of their own on each of them. A program on a node that is killed is killed with it, as it would be on a machine.
 
 Rules kept here: what is affected by a fault is noted with its moment, so that it can be told afterwards who waited for
 how long, and who had nothing to do with it; at the end everything is stopped, and the logs are read where they lie.
@@ -29,7 +29,7 @@ from .cluster_programs import Program, ProgramEnded, Told
 from .contract import Context, Findings
 from .history import History
 from .journal import read_journals
-from .living import quantile
+from .local_harness import quantile
 
 __all__ = ["INVARIANTS_OF_CLUSTERS", "ClusterLiving", "Surroundings", "cluster_living", "wait_until"]
 
