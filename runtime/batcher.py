@@ -1,4 +1,4 @@
-"""Lane: while a batch is in flight, what arrives waits and leaves as the next batch.
+"""Batcher: while a batch is in flight, what arrives waits and leaves as the next batch.
 
 The one piece on all three roads that cross Ray: commands to a partition ([2]), events to a projector ([6]), queries
 to a projector ([8]). Ray moves some thousand calls a second where the log takes over 100,000 events, so nothing

@@ -1,4 +1,4 @@
-"""Connecting: a program's use of an application that was deployed on a cluster, or of a runtime that another one has
+"""Connection: a program's use of an application that was deployed on a cluster, or of a runtime that another one has
 started there.
 
 The entrance of the write path ([1]) and the read path ([8]). `async with connect("bank") as bank:` finds the

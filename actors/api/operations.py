@@ -1,4 +1,4 @@
-"""Verbs: what a program does with a running system, the same whether it has started it or is connected to it.
+"""Operations: what a program does with a running system, the same whether it has started it or is connected to it.
 
 The entrance of the write path ([1]) and of the read path ([8]). A `Runtime` (`api/runtime.py`) is a system that this
 program starts and stops, on one machine or on a cluster; a `Connection` (`api/connection.py`) is to one that was

@@ -1,4 +1,4 @@
-"""Router: from a packed command to the actor that decides it, and back with the outcome.
+"""CommandRouter: from a packed command to the actor that decides it, and back with the outcome.
 
 Step [2] of the write path. Before it: the client packs ([1]). After it: the actor of the partition, or of the
 aggregate itself ([3]).

@@ -1,4 +1,4 @@
-"""Serving: the parts of one projection, as one client sees them, and which of them a query is for.
+"""QueryRouter: the parts of one projection, as one client sees them, and which of them a query is for.
 
 Step [8] of the read path, the caller's half, between `client.py` and the replicas of each part (`replica_pool.py`).
 

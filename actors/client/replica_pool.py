@@ -1,4 +1,4 @@
-"""Queries: from a typed question to a replica of its projection, and back with the answer.
+"""ReplicaPool: from a typed question to a replica of its projection, and back with the answer.
 
 Step [8] of the read path, the caller's half. The other half is `actors/projection/actor.py`.
 

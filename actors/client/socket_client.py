@@ -1,4 +1,5 @@
-"""Road: the Unix socket over which a client on the same machine reaches a partition, without Ray in between.
+"""SocketConnection: the Unix socket over which a client on the same machine reaches a partition, without Ray in
+between.
 
 Between steps [2] and [3] of the write path. Before it: a `PartitionTransport` (`transport.py`) has an attempt to
 deliver. After it: the partition's `SocketServer` (`socket_server.py`), which executes it and answers on the same

@@ -1,4 +1,4 @@
-"""Way: how a router reaches one actor: over a road where there is one, else through Ray.
+"""PartitionTransport: how a router reaches one actor: over a socket where there is one, else through Ray.
 
 Step [2] of the write path, second half. Before it: the router has made an attempt. After it: the actor ([3]).
 

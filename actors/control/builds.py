@@ -1,4 +1,4 @@
-"""Spread builds: the builds of read models where a store is spread over nodes.
+"""ClusterBuilds: the builds of read models where a store is spread over nodes.
 
 Beside steps [7] and [8]. Each projector keeps its place in the share of the node that it runs on, so a build has a
 folder on every node that has, or had, a projector of it. The mark of the build that serves is written on all nodes that

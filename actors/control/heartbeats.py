@@ -1,4 +1,4 @@
-"""Pulse: when each actor of a system last gave a sign of life.
+"""Heartbeats: when each actor of a system last gave a sign of life.
 
 Beside all steps. Each is asked again as soon as it has answered, and not before: a frozen process is not buried in
 questions. Being told an error of ours is a sign of life too.

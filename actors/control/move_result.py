@@ -1,4 +1,4 @@
-"""Moved: what a move of a partition from one node to another was, as its caller is told."""
+"""MoveResult: what a move of a partition from one node to another was, as its caller is told."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spread projections: the projectors of a system on several nodes, which outlive the process that has started them.
+"""ClusterProjectorFleet: the projectors of a system on several nodes, which outlive the process that has started them.
 
 Beside steps [6] to [8]. What `projection/fleet.py` does, and three things more: go on with the projectors that an
 earlier supervisor has left; put another one in the place of one that does not answer; build every read model with new

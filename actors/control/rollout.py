@@ -1,4 +1,4 @@
-"""Rolling: a running system gets new code, while it serves. The steps, with Ray; `rollout/plan.py` has their order.
+"""Rollout: a running system gets new code, while it serves. The steps, with Ray; `rollout/plan.py` has their order.
 
 Beside all steps, on the event loop of whoever supervises. The supervisor of the present code makes the new builds of
 read models, with nothing of the new code loaded here but by name: two versions of a module cannot be in one process.

@@ -1,4 +1,4 @@
-"""Board: who does what in a spread system at this moment, as its supervisor tells it to every program that is
+"""TopologyFeed: who does what in a spread system at this moment, as its supervisor tells it to every program that is
 connected.
 
 Beside all steps. A *notice* is everything that a client needs to find its way: the actors of the partitions, those that

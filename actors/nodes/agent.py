@@ -1,4 +1,4 @@
-"""KeeperActor: one for each node that has a share of a store; it keeps the share, and reads its logs for other nodes.
+"""NodeAgent: one actor for each node that has a share of a store; it holds the share, and reads its logs for others.
 
 Beside all steps. It is bound hard to its node, so where it runs, the share is. It holds the share, so that a second
 system is refused with the name of the first; it makes what a new store or a node that joins needs there; projectors and

@@ -1,4 +1,4 @@
-"""Shares: the keepers of all nodes, and the map on which they agree.
+"""NodeAgents: those of all nodes, and the map on which they agree.
 
 Beside all steps, on the event loop of whoever supervises a spread system. What is here decides whether there is a
 store, which one, and where its partitions are; nothing of that is remembered anywhere but in the shares themselves.

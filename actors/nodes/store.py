@@ -1,4 +1,4 @@
-"""SpreadStore: a store whose partitions are at home on several nodes, as any process of the cluster sees it.
+"""ClusterStore: a store whose partitions are at home on several nodes, as any process of the cluster sees it.
 
 Beside all steps. It has what a `Store` has for those who read: projectors, subscriptions, histories, backups. A reader
 of a partition that is at home on this node reads the log itself; any other asks the keeper of the home

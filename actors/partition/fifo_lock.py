@@ -1,4 +1,4 @@
-"""Turns: a lock that is given in the order in which it was asked for.
+"""FifoLock: a lock that is given in the order in which it was asked for.
 
 Beside step [3]. A partition's commands arrive on several threads: Ray's, and one for each connection of its gate.
 

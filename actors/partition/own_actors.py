@@ -1,4 +1,4 @@
-"""Homes: which aggregates have an actor of their own now, and who may append for them.
+"""OwnActors: which aggregates have an actor of their own now, and who may append for them.
 
 Beside step [3]. An aggregate answers its first command at once from inside its partition, while its own actor starts
 in the background; once that is up, the partition hands the aggregate over and answers everybody who still asks

@@ -1,4 +1,4 @@
-"""Attempts: which of a client's batches may be executed now, so that order is kept and nothing late is executed.
+"""RequestOrder: which of a client's batches may be executed now, so that order is kept and nothing late is executed.
 
 Beside step [3]. A router numbers its attempts at each actor and has at most two in flight. Each says which attempt must
 have been executed just before it, if that one is still on its way. Refused are:

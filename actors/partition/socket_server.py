@@ -1,4 +1,4 @@
-"""Gate: where a partition listens for clients of its own machine, on a Unix socket.
+"""SocketServer: where a partition listens for clients of its own machine, on a Unix socket.
 
 Beside step [3] of the write path. Before it: a client's `SocketConnection` (`socket_client.py`). After it: the
 partition's `execute`, which sees no difference to a call through Ray.

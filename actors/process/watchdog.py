@@ -1,4 +1,4 @@
-"""Watch: ends a process whose user code does not come back, so that Ray starts it again without what it had in hand.
+"""Watchdog: ends a process whose user code does not come back, so that Ray starts it again without what it had in hand.
 
 Beside steps [4], [7] and [8]. A thread looks a few times within the limit whether what is in hand
 (`runtime/in_hand.py`) is the same as at its last look. It counts its own looks, not seconds: a process that was

@@ -1,4 +1,4 @@
-"""Projections: the projectors of a running system, parts x replicas of each projection, and who broadcasts to them.
+"""ProjectorFleet: the projectors of a running system, parts x replicas of each projection, and who broadcasts to them.
 
 Beside steps [6] to [8]. Before it: the assembly, which starts the projectors first and the partitions after. After it:
 the client, which is told where the queries to a projection go from now on.

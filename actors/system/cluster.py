@@ -1,4 +1,4 @@
-"""Spread system: what a runtime with `cluster=` consists of: a cluster, a supervisor of its own, and a connection to
+"""ClusterSystem: what a runtime with `cluster=` consists of: a cluster, a supervisor of its own, and a connection to
 it.
 
 Beside all steps. It has what a `LocalSystem` has; the actors are started by the supervisor, on the nodes of the

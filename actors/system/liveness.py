@@ -1,4 +1,4 @@
-"""Silence: on one machine, a partition or projector that gives no sign of life is ended, and Ray starts it again.
+"""LivenessWatch: on one machine, a partition or projector that gives no sign of life is ended, and Ray starts it again.
 
 Beside all steps; its twin for several nodes is `health.py`. A process that is stopped, or whose code never lets go of
 the interpreter, cannot watch itself (`process/watchdog.py`). Its calls that need no lock are not answered, and that is

@@ -1,4 +1,4 @@
-"""Assembly: the parts of a runtime, put together and taken apart.
+"""LocalSystem: the parts of a runtime, put together and taken apart.
 
 Where to look to see what a running Rayfold consists of: `start` puts the parts together in the order in which they
 depend on one another, and `stop` undoes it in reverse, from wherever `start` has come to.

@@ -1,4 +1,4 @@
-"""Connected: a program's end of a spread system: a client that is told where everything is, and asks the supervisor.
+"""RemoteSystem: a program's end of a spread system: a client that is told where everything is, and asks the supervisor.
 
 Steps [1], [2] and [8], for a system that is supervised in an actor of its own (`supervision.py`). It has what an
 `LocalSystem` has for a runtime. It waits at the board (`topology.py`) all the time, so that a partition that has moved,

@@ -55,7 +55,7 @@ _LOOK_S: Final = 0.1
 
 _EXPECTED: Final = {
     "ray::PartitionActor": PARTITIONS,
-    "ray::KeeperActor": NODES,
+    "ray::NodeAgent": NODES,
     "ray::ProjectorActor": REPLICAS,
     "ray::SupervisorActor": 1,
 }
@@ -262,7 +262,7 @@ class ClusterLiving:
         return "" if running == _EXPECTED else f"there are {running}"
 
     def processes(self, title: str, number: int | None = None) -> list[int]:
-        """The processes of the actors of a class, `ray::KeeperActor` say, of one node or of all."""
+        """The processes of the actors of a class, `ray::NodeAgent` say, of one node or of all."""
         nodes = self.nodes.nodes if number is None else [self.nodes.nodes[number]]
         return [pid for node in nodes if node.session for pid in node.session.members() if _titled(pid, title)]
 

@@ -157,7 +157,7 @@ def _doomed(bank: ClusterLiving, victim: str, move: _Move) -> list[int]:
         return []
     doomed = bank.processes("ray::SupervisorActor") if victim.endswith("supervisor") or victim == "rebalance" else []
     if number := _lost(victim, move):
-        doomed += bank.processes("ray::KeeperActor", number) + bank.processes("ray::PartitionActor", number)
+        doomed += bank.processes("ray::NodeAgent", number) + bank.processes("ray::PartitionActor", number)
     return doomed
 
 

@@ -1,4 +1,4 @@
-"""Recent: the latest appends, which the stream index does not hold yet.
+"""IndexBuffer: the latest appends, which the stream index does not hold yet.
 
 Step [5] of the write path. Before it: a planned batch. After it: those of its stream entries that are due are put.
 

@@ -1,4 +1,5 @@
-"""A page: some adjoining records of one partition, given to the handlers of a projection as fast as Python can.
+"""EventApplier: some adjoining records of one partition, a page, given to the handlers of a projection as fast as
+Python can.
 
 Step [7] of the read path. Before it: `read_model.py` has put the records in order and closed the gaps. After it:
 `stored_model.py` commits what the handlers did, or undoes it.

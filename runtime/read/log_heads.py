@@ -1,4 +1,4 @@
-"""Reach: where the logs ended when a read model was opened, and which of them nobody could look at then.
+"""LogHeads: where the logs ended when a read model was opened, and which of them nobody could look at then.
 
 Beside step [7]. Where a store is spread over nodes, a log may be out of reach because its home is gone. A read model
 opens with the others then, and looks at that one when its first event arrives.

@@ -1,4 +1,4 @@
-"""KeptModel: a read model, the store that keeps it, and the place in the log that it is at. One thread at a time.
+"""StoredModel: a read model, the store that keeps it, and the place in the log that it is at. One thread at a time.
 
 Step [7] of the read path, between `read_model.py` (order, gaps, locks) and the stores. A page of records is taken in as
 one transaction with its checkpoint; what a handler that raised has half done is undone before anybody can see it.

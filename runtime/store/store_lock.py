@@ -1,4 +1,4 @@
-"""Hold: one runtime at a time has a store, and says who it is.
+"""StoreLock: one runtime at a time has a store, and says who it is.
 
 Beside the write path: taken before anything of a store is opened. An flock that names its holder, ends with the
 holder's process, and is not handed to children. LMDB alone lets two clusters write into one directory without an error.

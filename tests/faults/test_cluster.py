@@ -29,7 +29,7 @@ def figures_of(name: str, folder: Path) -> dict[str, Figure]:
 @pytest.mark.slow
 def test_single_processes_killed_are_there_again_and_only_their_own_work_waited(tmp_path: Path) -> None:
     figures = figures_of("kill-cluster-parts", tmp_path)
-    for kind in ("SupervisorActor", "KeeperActor", "PartitionActor", "ProjectorActor"):
+    for kind in ("SupervisorActor", "NodeAgent", "PartitionActor", "ProjectorActor"):
         assert figures[f"killed {kind}"] == 1
 
 
