@@ -40,6 +40,17 @@ if sys.argv[1] == "below":
     os.kill(os.getpid(), signal.SIGSEGV)
 """
 
+INTERRUPTED_STOP = """
+import os, signal, sys, threading
+from rayfold import BlockingRuntime
+from tests.bank import Account, Open
+
+with BlockingRuntime(sys.argv[1], aggregates=[Account], partitions=1, num_cpus=2) as bank:
+    bank.execute(Account, "alice", Open(owner="x"))
+    print("stops", flush=True)
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+"""
+
 NO_RAY = """
 import sys
 from rayfold import BlockingRuntime, Unavailable
@@ -255,3 +266,14 @@ def test_a_ray_that_does_not_come_up_is_told_by_name(tmp_path: Path) -> None:
     )
     assert told.stdout.startswith("the Ray of this program: does not come up: "), told
     assert "Traceback" not in told.stderr
+
+
+def test_ctrl_c_while_a_runtime_stops_prints_the_traceback_of_the_program_and_nothing_else(tmp_path: Path) -> None:
+    with start_driver("-c", INTERRUPTED_STOP, str(tmp_path / "store")) as driver:
+        out, errors = driver.communicate(timeout=120)
+    assert out == "stops\n"
+    assert errors.splitlines()[0] == "Traceback (most recent call last):"
+    assert errors.splitlines()[-1] == "KeyboardInterrupt"
+    assert errors.count("Traceback") == 1
+    assert "Task" not in errors
+    assert "raylet" not in errors
