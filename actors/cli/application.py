@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -57,6 +57,10 @@ def deploy(
     ],
     address: AddressOption = "auto",
     create: Annotated[bool, typer.Option("--create", help="Make a new, empty store if there is none.")] = False,
+    without: Annotated[
+        str,
+        typer.Option(metavar="NODE,NODE", help="Make it without these, which are down and given up: names or ids."),
+    ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would happen; change nothing.")] = False,
     within: Annotated[
         float | None, typer.Option(metavar="SECONDS", min=1, help="Take it back if a read model takes longer to build.")
@@ -69,33 +73,35 @@ def deploy(
     """Leave an application running on a cluster, or give the one that runs there its new code: its read models first,
     then its partitions. Exit code 1 if that did not come to its end."""
     found = application_at(application)
+    left_out = [name for part in without.split(",") if (name := part.strip())]
     with joined(address) as cluster:
         if cancel:
             _call_off(found.name, cluster)
         elif dry_run:
-            _look_ahead(found, cluster)
+            _look_ahead(found, cluster, left_out)
         else:
-            _deploy(found, cluster, create=create or _asked_to_create(found, cluster), within_s=within, wait=wait)
+            create = create or _asked_to_create(found, cluster, left_out)
+            _deploy(found, cluster, create=create, without=left_out, within_s=within, wait=wait)
 
 
-def _asked_to_create(application: Application, cluster: Cluster) -> bool:
+def _asked_to_create(application: Application, cluster: Cluster, without: Sequence[str]) -> bool:
     """On a terminal: whether a new store may be made, if one would be."""
     from ..control.deployment import look_ahead
 
     if not sys.stdin.isatty():
         return False
-    prospect = asyncio.run(look_ahead(application, cluster))
+    prospect = asyncio.run(look_ahead(application, cluster, without=without))
     if not prospect.makes_store:
         return False
     question = f"There is no store {application.name} on {cluster.address}. Make a new, empty one there?"
     return typer.confirm(question)
 
 
-def _look_ahead(application: Application, cluster: Cluster) -> None:
+def _look_ahead(application: Application, cluster: Cluster, without: Sequence[str]) -> None:
     from ..control.deployment import look_ahead
 
     try:
-        prospect = asyncio.run(look_ahead(application, cluster))
+        prospect = asyncio.run(look_ahead(application, cluster, without=without))
     except RayfoldError as error:
         console.print(f"it would be refused: {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(FAILED) from None
@@ -118,11 +124,19 @@ def _call_off(name: str, cluster: Cluster) -> None:
         raise typer.Exit(FAILED)
 
 
-def _deploy(found: Application, cluster: Cluster, *, create: bool, within_s: float | None, wait: bool) -> None:
+def _deploy(
+    found: Application,
+    cluster: Cluster,
+    *,
+    create: bool,
+    without: Sequence[str],
+    within_s: float | None,
+    wait: bool,
+) -> None:
     from ..control.deployment import await_deployed, begin_deployment, catching_up
 
     async def deploying() -> None:
-        plan = await begin_deployment(found, cluster, create=create, within_s=within_s, wait=wait)
+        plan = await begin_deployment(found, cluster, create=create, without=without, within_s=within_s, wait=wait)
         columns = (TextColumn("deploying"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[what]}"))
         with Progress(*columns, console=complaints, transient=True, disable=not complaints.is_terminal) as progress:
             task = progress.add_task("deploying", total=None, what="")

@@ -15,14 +15,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from ...runtime.encoding.error_codec import from_wire, to_wire
 from ...runtime.errors import CallerError, RayfoldError, StoreMismatch, StoreMissing, Unavailable, UnknownName
 from ...runtime.printable import printable_log
-from ..cluster.ray_cluster import Cluster
+from ..cluster.ray_cluster import Cluster, NodeFacts
 from ..cluster.rpc import call, kill, one_line, open_actor
+from ..nodes.absent import check_all_answered, given_up
 from ..packaging.application import Application, ApplicationPlan
 from ..packaging.builds import ProjectionFacts
 from ..packaging.code import Code
@@ -62,13 +63,15 @@ class _Ahead(NamedTuple):
     """None if nothing of that name was deployed."""
     store_id: str
     """Of the store that the nodes have; empty if they have none."""
+    without: tuple[str, ...]
+    """Ids of the nodes that are down, and that a new store is made without."""
     prospect: Preview
 
 
-async def look_ahead(application: Application, cluster: Cluster) -> Preview:
+async def look_ahead(application: Application, cluster: Cluster, *, without: Sequence[str] = ()) -> Preview:
     """What deploying this would do. Changes nothing. Raises what `begin_deployment` would, but for a store that would
     be made."""
-    return (await _look(application, cluster)).prospect
+    return (await _look(application, cluster, without)).prospect
 
 
 async def begin_deployment(
@@ -76,21 +79,25 @@ async def begin_deployment(
     cluster: Cluster,
     *,
     create: bool = False,
+    without: Sequence[str] = (),
     within_s: float | None = None,
     wait: bool = False,
 ) -> ApplicationPlan:
     """Deploy an application, or its new code. Returns once its supervisor works on it; `await_deployed` waits for the
     end.
 
-    create: whether a new store may be made. within_s: how long the read models may take to be built. wait: of a first
-    deployment, return when its projections have caught up; without, and without `within_s`, they answer from where they
-    are while they read the logs (`catching_up`). New code takes over when its read models are complete, in any case.
+    create: whether a new store may be made. without: names or ids of nodes that are down and that it may be made
+    without: they have nothing of it, or will never be back. within_s: how long the read models may take to be built.
+    wait: of a first deployment, return when its projections have caught up; without, and without `within_s`, they
+    answer from where they are while they read the logs (`catching_up`). New code takes over when its read models are
+    complete, in any case.
 
     Raises `DefinitionError` if its classes cannot be loaded on a node, `StoreMissing` if a store would have to be made
-    and may not, `CallerError` while another deployment is under way, `StoreMismatch`, `StoreInUse` and `Unavailable`,
+    and may not, `CallerError` while another deployment is under way and for nodes in `without` that are not down,
+    `StoreMismatch`, `StoreInUse` and `Unavailable`,
     and, of a first deployment, what keeps a projection from answering: then what ran before goes on.
     """
-    ahead = await _look(application, cluster)
+    ahead = await _look(application, cluster, without)
     if ahead.prospect.makes_store and not create:
         what = f"there is no store of that name on {cluster.address}: {ahead.prospect.lines[0]} with --create"
         raise StoreMissing(application.name, what)
@@ -182,14 +189,15 @@ def running_applications() -> list[str]:
     return applications()
 
 
-async def _look(application: Application, cluster: Cluster) -> _Ahead:
+async def _look(application: Application, cluster: Cluster, without: Sequence[str]) -> _Ahead:
     """Everything that can be refused without having begun."""
     from ..packaging.code import collect  # these import ray, which `Cluster` prepares
     from ..packaging.registry import plan_of
     from ..packaging.shipping import ship
     from ..rollout.preflight import store_in, try_on_nodes
 
-    name, nodes = application.name, [node for node in cluster.nodes() if node.alive]
+    name, known = application.name, cluster.nodes()
+    nodes = [node for node in known if node.alive]
     if not nodes:
         what = "no node of this cluster has a data folder; start its nodes with `rayfold up` or `rayfold node`"
         raise Unavailable(name, what)
@@ -206,8 +214,12 @@ async def _look(application: Application, cluster: Cluster) -> _Ahead:
     classes = ship(application.catalogue, code.digest)
     found = await try_on_nodes(name, classes, code.packed, cluster)
     store = store_in(name, found)
+    left_out: tuple[NodeFacts, ...] = ()
     if running is None:
         _check_known(name, store.store_id if store else "")
+        if store is None:
+            left_out = given_up(without, known)
+            check_all_answered(name, known, {node.node_id for node in (*nodes, *left_out)})
     present = len(running.partitions) if running is not None else store.partitions if store else None
     if application.partitions is not None and present not in (None, application.partitions):
         what = f"the store has {present} partitions, not {application.partitions}"
@@ -220,8 +232,10 @@ async def _look(application: Application, cluster: Cluster) -> _Ahead:
         store_id=store.store_id if store else "",
         nodes=[node.name for node in nodes],
         partitions=present or application.partitions or max(2, len(nodes)),
+        without=[node.name for node in left_out],
     )
-    return _Ahead(code, classes, running, store.store_id if store else "", prospect)
+    ids = tuple(node.node_id for node in left_out)
+    return _Ahead(code, classes, running, store.store_id if store else "", ids, prospect)
 
 
 def _check_known(name: str, found: str) -> None:
@@ -255,6 +269,7 @@ def _planned(
         {one.projection_name: ProjectionFacts.of(one) for one in application.projections},
         within_s=within_s,
         create=create,
+        without=ahead.without,
     )
 
 

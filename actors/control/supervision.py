@@ -166,7 +166,9 @@ class Supervision:
         """Of a deployed system: the store that it had before, and no other."""
         plan, known = self.plan, await asyncio.to_thread(self._known_store) if self.detached else ""
         default = max(2, sum(node.alive for node in nodes))
-        await self.shares.open(nodes, plan.partitions, default, create=plan.create, store_id=known)
+        await self.shares.open(
+            nodes, plan.partitions, default, create=plan.create, store_id=known, without=plan.without
+        )
         if self.detached and not known:
             await asyncio.to_thread(self._remember_store, self.shares.map.store_id)
 

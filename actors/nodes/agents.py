@@ -4,7 +4,8 @@ Beside all steps, on the event loop of whoever supervises a spread system. What 
 store, which one, and where its partitions are; nothing of that is remembered anywhere but in the shares themselves.
 
 Rules kept here: a new store is made only where every node that the cluster knows of has answered that it has nothing of
-one; what a node does not say is not taken for "nothing". A map is never forced on a node:
+one, but for nodes that are down and that the deployer has given up by name; what a node does not say is not taken for
+"nothing". A map is never forced on a node:
 each merges it with what it has, and what it answers is learnt here. A node that is gone is not waited for: it is given
 the map when it is back.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 from ...runtime.encoding.error_codec import from_wire
@@ -24,6 +25,7 @@ from ...runtime.store.partition_map import PROPOSAL, PartitionMap, merged
 from ...runtime.stream import new_placement
 from ..cluster.ray_cluster import NodeFacts
 from ..cluster.rpc import call, kill, one_line
+from .absent import check_all_answered
 from .agent import NodeAgentPlan, Revive, start_node_agent
 from .store import ClusterStore, node_agent_name
 
@@ -85,11 +87,13 @@ class NodeAgents:
         *,
         create: bool = True,
         store_id: str = "",
+        without: Collection[str] = (),
     ) -> None:
         """Find the store on these nodes, which are all that the cluster knows of, up or not; or make it there.
 
         `create`: whether a new store may be made if no node has one: that is, if every node has answered, and says so.
         `store_id`: the store that this system had before; no other one is opened, and none is made in its place.
+        `without`: ids of nodes that a new store may be made without, if they are down.
 
         Raises `StoreMismatch` where nodes have shares of different stores, another store than `store_id`, or another
         number of partitions, `StoreMissing` if there is no store and none may be made, `StoreInUse`, and `Unavailable`
@@ -111,7 +115,8 @@ class NodeAgents:
             self.map = merged(maps).with_nodes(names)
         else:
             if not store_id:
-                self._check_all_answered(nodes, found)
+                asked = [node for node in nodes if node.alive or node.node_id not in without]
+                self._check_all_answered(asked, found)
             self.map = await self._adopted_or_made(found, names, partitions or partitions_default)
         if partitions not in (None, len(self.map.owners)):
             what = f"the store has {len(self.map.owners)} partitions, not {partitions}"
@@ -222,11 +227,7 @@ class NodeAgents:
 
     def _check_all_answered(self, nodes: Iterable[NodeFacts], found: Mapping[str, ShareFacts]) -> None:
         """Before a store is made, or one node's is taken for the whole. Raises `Unavailable`."""
-        silent = [f"{node.name} ({'silent' if node.alive else 'down'})" for node in nodes if node.node_id not in found]
-        if silent:
-            what = f"no node that answers has it, and these may: {', '.join(sorted(silent))}"
-            remedy = "start them, or have Ray forget those that will never be back: start the cluster without them"
-            raise Unavailable(f"the store {self._name}", f"{what}; {remedy}")
+        check_all_answered(self._name, nodes, found)
 
     async def _adopted_or_made(
         self, found: Mapping[str, ShareFacts], names: Mapping[str, str], partitions: int

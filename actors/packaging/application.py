@@ -112,6 +112,8 @@ class ApplicationPlan:
     create: bool = False
     """Whether a new store may be made, if this system never had one (`packaging/registry.py` keeps which one it
     had)."""
+    without: tuple[str, ...] = ()
+    """Ids of nodes that are down and that it may be made without: the deployer has given them up."""
 
 
 def check_name(name: object) -> str:

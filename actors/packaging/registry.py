@@ -210,7 +210,8 @@ def _plan_from(stored: dict[str, Any]) -> ApplicationPlan:
     told = _known(ApplicationPlan, stored)
     projections = {name: ProjectionFacts(*facts) for name, facts in told.get("projections", {}).items()}
     settings = Settings(**_known(Settings, told["settings"]))
-    return ApplicationPlan(**{**told, "settings": settings, "projections": projections})
+    without = tuple(told.get("without", ()))
+    return ApplicationPlan(**{**told, "settings": settings, "projections": projections, "without": without})
 
 
 def _known(cls: type[ApplicationPlan | Settings], stored: dict[str, Any]) -> dict[str, Any]:

@@ -44,14 +44,17 @@ def preview_of(
     store_id: str,
     nodes: Sequence[str],
     partitions: int,
+    without: Sequence[str] = (),
 ) -> Preview:
     """What deploying these projections would do.
 
     running: what runs now; None if nothing of that name does. store_id: of the store that is there; empty if there is
-    none. nodes: those that are up. partitions: of the store, or of the one that would be made.
+    none. nodes: those that are up. partitions: of the store, or of the one that would be made. without: nodes that are
+    down, and that it would be made without.
     """
     if not store_id:
         store = f"a new, empty store with {partitions} partitions is made on {', '.join(nodes) or 'no node'}"
+        store += f", without {', '.join(without)}" if without else ""
     else:
         store = f"it goes on with store {store_id}, which has {partitions} partitions"
     lines = [store]

@@ -101,6 +101,47 @@ def test_while_the_nodes_of_a_store_are_down_no_other_one_takes_its_place(
     assert opened([*nodes, new], monkeypatch, create=False, store_id=store_id) == store_id
 
 
+def test_a_store_is_made_without_a_node_that_is_down_only_where_that_very_one_was_given_up(
+    nodes: list[Node], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes.append(Node(tmp_path, "node-c"))
+    for node in nodes[1:]:
+        node.stop()
+    ids = [node.identity.node_id for node in nodes]
+    for without in ([], ids[:2], [ids[0], ids[2]]):
+        with pytest.raises(
+            Unavailable, match=r"no node that answers has it, and these may: node-.* \(down\).*--without"
+        ):
+            opened(nodes, monkeypatch, without=without)
+        assert not nodes[0].has_store
+    store_id = opened(nodes, monkeypatch, without=ids[1:])
+    assert nodes[0].has_store
+    nodes[1].start()
+    assert opened(nodes, monkeypatch, store_id=store_id, create=False) == store_id, "a given up one may come back"
+    assert nodes[1].has_store
+
+
+def test_a_node_that_was_given_up_and_has_a_store_after_all_keeps_it(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = opened(nodes[1:], monkeypatch)
+    nodes[1].stop()
+    store_id = opened(nodes, monkeypatch, without=[nodes[1].identity.node_id])
+    before = {path: path.read_bytes() for path in (nodes[1].data / "bank").rglob("*.json")}
+    nodes[1].start()
+    shares = SharesHere(nodes, monkeypatch)
+
+    async def joined() -> None:
+        await shares.open([nodes[0].facts], None, 2, store_id=store_id)
+        shares.up.add(nodes[1].identity.node_id)
+        await shares.add(nodes[1].facts)
+
+    asyncio.run(joined())
+    assert shares.map.store_id == store_id
+    assert first in str(shares.troubles[nodes[1].identity.node_id])
+    assert {path: path.read_bytes() for path in (nodes[1].data / "bank").rglob("*.json")} == before
+
+
 def test_another_store_of_the_same_name_is_not_taken_for_the_one_that_was(
     nodes: list[Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,7 +51,18 @@ def directory(cluster: Cluster) -> Iterator[None]:
 def plan(generation: int, digest: str = "", name: str = ONE) -> ApplicationPlan:
     facts = {"Slips": ProjectionFacts("Slips", 2, 1)}
     return ApplicationPlan(
-        name, b"classes", 2, {"Slips": 1}, Settings(), generation, True, digest, facts, {"Slips": 3}, create=True
+        name,
+        b"classes",
+        2,
+        {"Slips": 1},
+        Settings(),
+        generation,
+        True,
+        digest,
+        facts,
+        {"Slips": 3},
+        create=True,
+        without=("1-2-3",),
     )
 
 

@@ -27,6 +27,8 @@ def test_a_store_that_would_be_made_is_named_first() -> None:
     told = preview_of("shop", {}, {}, running=None, store_id="", nodes=["one", "two"], partitions=6)
     assert told.makes_store
     assert told.lines == ("a new, empty store with 6 partitions is made on one, two", "6 partitions start")
+    told = preview_of("shop", {}, {}, running=None, store_id="", nodes=["one"], partitions=2, without=["two", "three"])
+    assert told.lines[0] == "a new, empty store with 2 partitions is made on one, without two, three"
 
 
 def test_every_partition_is_named_and_one_whose_node_is_down_comes_later() -> None:
