@@ -66,12 +66,16 @@ def deploy(
         float | None, typer.Option(metavar="SECONDS", min=1, help="Take it back if a read model takes longer to build.")
     ] = None,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Return when the projections have caught up, also where nothing ran before.")
+        bool,
+        typer.Option(
+            "--wait",
+            help="Return when the projections have caught up, also where nothing ran before.",
+        ),
     ] = False,
     cancel: Annotated[bool, typer.Option("--cancel", help="Call off the deployment that is under way.")] = False,
 ) -> None:
     """Leave an application running on a cluster, or give the one that runs there its new code: its read models first,
-    then its partitions. Exit code 1 if that did not come to its end."""
+    then its partitions. Exit code 1 if that did not come to its end, or, with --wait, if a projection has stopped."""
     found = application_at(application)
     left_out = [name for part in without.split(",") if (name := part.strip())]
     with joined(address) as cluster:
@@ -133,9 +137,10 @@ def _deploy(
     within_s: float | None,
     wait: bool,
 ) -> None:
-    from ..control.deployment import await_deployed, begin_deployment, catching_up
+    from ..control.deployment import await_deployed, begin_deployment, catching_up, stopped
 
-    async def deploying() -> None:
+    async def deploying() -> bool:
+        """Whether a projection has stopped."""
         plan = await begin_deployment(found, cluster, create=create, without=without, within_s=within_s, wait=wait)
         columns = (TextColumn("deploying"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[what]}"))
         with Progress(*columns, console=complaints, transient=True, disable=not complaints.is_terminal) as progress:
@@ -148,16 +153,24 @@ def _deploy(
         name, where = escape(found.name), f"{cluster.address}, generation {rolled.generation} of its code"
         how = f'connect("{name}") in a program, `rayfold status {name}`, `rayfold down {name}`'
         console.print(f"{name} runs on {where}; {how}", soft_wrap=True)
+        ended = await stopped(found.name, cluster)
         for one in await catching_up(found.name, cluster):
+            if one.projection in ended:
+                continue
             far = f"{one.events:,} of {one.of:,} events" if one.of else "it opens what it has saved"
             told = f"projection {one.projection} is still catching up: {far}; it answers from where it is"
             console.print(escape(told), soft_wrap=True)
+        for projection, why in ended.items():
+            complaints.print(escape(f"projection {projection} has stopped: {why}"), soft_wrap=True)
+        return bool(ended)
 
     try:
-        asyncio.run(deploying())
+        incomplete = asyncio.run(deploying())
     except RayfoldError as error:
         complaints.print(f"error: {escape(str(error))}; {escape(_what_runs_on(found.name))}", soft_wrap=True)
         raise typer.Exit(FAILED) from None
+    if wait and incomplete:
+        raise typer.Exit(FAILED)
 
 
 def _what_runs_on(name: str) -> str:

@@ -40,6 +40,7 @@ __all__ = [
     "generation_of",
     "look_ahead",
     "running_applications",
+    "stopped",
     "take_down",
 ]
 
@@ -140,6 +141,13 @@ async def catching_up(name: str, cluster: Cluster) -> tuple[CatchingUp, ...]:
     """The projections of an application that still read what the logs hold, and how far they are."""
     found: tuple[CatchingUp, ...] = await _ask(cluster, name, "catching_up")
     return found
+
+
+async def stopped(name: str, cluster: Cluster) -> dict[str, RayfoldError]:
+    """The projections of an application that have stopped, by name, and why. New code takes over from a projection that
+    has stopped also if it stops itself: what else was changed must not wait for the mend."""
+    found: dict[str, list[Any]] = await _ask(cluster, name, "stopped")
+    return {projection: from_wire(why) for projection, why in found.items()}
 
 
 async def cancel_deployment(name: str, cluster: Cluster) -> bool:

@@ -129,6 +129,10 @@ async def _retry_quarantined(supervision: Supervision, projection: str) -> Any:
     return await supervision.projections.retry_quarantined(supervision.catalogue.projection(projection))
 
 
+async def _stopped(supervision: Supervision) -> dict[str, list[Any]]:
+    return {name: to_wire(why) for name, why in (await supervision.projections.stopped()).items()}
+
+
 async def _seats(supervision: Supervision) -> Seats:
     serving, store_map = supervision.projections.serving.items(), supervision.shares.map
     return Seats(
@@ -167,6 +171,7 @@ _DOORS: Final[dict[str, Callable[..., Awaitable[Any]]]] = {
     "watch_rebuild": _watch_rebuild,
     "ready": lambda supervision: supervision.projections.check_started(),
     "catching_up": lambda supervision: supervision.projections.catching_up(),
+    "stopped": _stopped,
     "seats": _seats,
     "deploy": lambda supervision, plan: supervision.rollout.begin(plan),
     "cancel_deployment": lambda supervision: supervision.rollout.cancel(),

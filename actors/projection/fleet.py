@@ -25,7 +25,7 @@ from ...runtime.domain.projection import Projection
 from ...runtime.domain.read_store import InMemory
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.encoding.error_codec import from_wire
-from ...runtime.errors import CallerError, Unavailable, UnknownName
+from ...runtime.errors import CallerError, RayfoldError, Unavailable, UnknownName
 from ...runtime.log.format import stream_id
 from ...runtime.printable import printable_log
 from ..cluster.rpc import call, kill, one_line
@@ -388,6 +388,15 @@ class ProjectorFleet:
         places = await asyncio.gather(*(self.places(one.projectors) for one in served))
         told = zip(served, map(_least_far, places), strict=True)
         return tuple(CatchingUp(one.projection.projection_name, *far) for one, far in told if far is not None)
+
+    async def stopped(self) -> dict[str, RayfoldError]:
+        """The projections of which a projector has stopped, by name, and why the first of them has."""
+        found = {}
+        for name, served in list(self.serving.items()):
+            looked = await look_at(served.projectors)
+            if why := next((one.failed for one in looked if one.answered and one.failed is not None), None):
+                found[name] = why
+        return found
 
     async def announce(self) -> None:
         """Have all partitions broadcast to what serves and what joins. One that is being restarted hears of it with
