@@ -23,7 +23,7 @@ from ...runtime.errors import CallerError, RayfoldError, StoreMismatch, StoreMis
 from ...runtime.printable import printable_log
 from ..cluster.ray_cluster import Cluster, NodeFacts
 from ..cluster.rpc import call, kill, one_line, open_actor
-from ..nodes.absent import check_all_answered, given_up
+from ..nodes.new_store import check_all_answered, given_up
 from ..packaging.application import Application, ApplicationPlan
 from ..packaging.builds import ProjectionFacts
 from ..packaging.code import Code

@@ -25,8 +25,8 @@ from ...runtime.store.partition_map import PROPOSAL, PartitionMap, merged
 from ...runtime.stream import new_placement
 from ..cluster.ray_cluster import NodeFacts
 from ..cluster.rpc import call, kill, one_line
-from .absent import check_all_answered
 from .agent import NodeAgentPlan, Revive, start_node_agent
+from .new_store import check_all_answered
 from .store import ClusterStore, node_agent_name
 
 __all__ = ["NodeAgents"]

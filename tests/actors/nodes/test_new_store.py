@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rayfold.actors.cluster.ray_cluster import NodeFacts
-from rayfold.actors.nodes.absent import check_all_answered, given_up
+from rayfold.actors.nodes.new_store import check_all_answered, given_up
 from rayfold.runtime.errors import CallerError, Unavailable
 
 ONE = NodeFacts("id-1", "one", "", "10.0.0.1", alive=True)
