@@ -581,11 +581,14 @@ class ReplicaPool:
             self._resolve(asked, what)
             return
         known = asked.waits_for or max(self._replicas, key=lambda one: sum(one.positions.values()), default=None)
+        if asked.waits_for is None and (known is None or not known.positions):  # all have ended, or never answered
+            self._resolve(asked, Unavailable(f"{self._name} {asked.packed.name}", "no replica answered in time"))
+            return
         self._resolve(asked, self._late(asked.after, known.positions if known else {}))
 
     def _late(self, after: Mapping[int, int], positions: Mapping[int, int]) -> RayfoldError:
         missing = [partition for partition, position in after.items() if positions.get(partition, 0) < position]
-        if not missing or not positions:  # how far one is that has ended, or has never answered, is not known
+        if not missing:
             return Unavailable(self._name, "no replica answered in time")
         partition = missing[0]
         return NotYetVisible(self._name, partition, after[partition], positions.get(partition, 0))

@@ -209,8 +209,10 @@ def test_modules_load_in_actors_however_the_program_found_them(tmp_path: Path) -
 
 def test_a_program_with_an_open_subscription_ends_and_keeps_its_place(tmp_path: Path) -> None:
     output_of(MAKER, tmp_path / "data")
-    assert output_of(SUBSCRIBER, tmp_path / "data", "mailer").startswith("owner='alice'")
-    assert output_of(SUBSCRIBER, tmp_path / "data", "mailer").startswith("owner='alice'"), "it was not asked for more"
+    assert output_of(SUBSCRIBER, tmp_path / "data", "mailer").startswith("Opened(owner='alice')")
+    assert output_of(SUBSCRIBER, tmp_path / "data", "mailer").startswith("Opened(owner='alice')"), (
+        "it was not asked for more"
+    )
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,8 @@ def test_what_keeps_ray_from_ending_a_program_is_not_handed_on_to_nodes(tmp_path
     name = "RAY_gcs_rpc_server_reconnect_timeout_s"
     program = start_driver(
         "-c",
-        f"import os; from rayfold.actors import cluster as c; c.prepare_environment(); print(os.environ[{name!r}])",
+        "import os; from rayfold.actors.cluster.environment import prepare_environment; prepare_environment();"
+        f" print(os.environ[{name!r}])",
     )
     value = program.communicate(timeout=60)[0].strip()
     assert int(value) > 24 * 3600
