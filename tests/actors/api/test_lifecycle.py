@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -295,7 +294,7 @@ def test_threads_that_wait_while_another_one_stops_the_runtime_are_told(bank: Ba
     for thread in threads:
         thread.start()
     while sum(running.heads().values()) < 2 or not waiting_in(running, "caught_up"):
-        time.sleep(0.01)
+        pass
     running.stop()
     for thread in threads:
         thread.join(30)
