@@ -42,10 +42,6 @@ class BlockingOperations(Portal):
         def balance_of(bank: BlockingOperations, account: str) -> int:
             return bank.state_at(Account, account).balance
     """
-
-    def session(self, token: str | None = None) -> BlockingSession:
-        """See `Operations.session`."""
-        return BlockingSession(self._runtime.session(token), self._wait)
 '''
 
 RUNTIME = '''
@@ -73,8 +69,8 @@ class BlockingSession(SessionPortal):
     """
 '''
 
-WRITTEN_BY_HAND = {"start", "stop", "session", "health"}
-"""In `portal.py`, or above."""
+WRITTEN_BY_HAND = {"start", "stop", "health"}
+"""In `portal.py`."""
 
 
 def main() -> None:
@@ -154,6 +150,8 @@ def method(node: Function, target: str, owner: str) -> str:
         returns, body = returns.removeprefix("Async"), f"yield from self._pages(lambda: {call})"
     elif returns == "Rebuild | RemoteRebuild":
         returns, body = "BlockingRebuild", f"return BlockingRebuild(self._here(lambda: {call}), self._wait)"
+    elif returns == "Session":
+        returns, body = "BlockingSession", f"return BlockingSession({call}, self._wait)"
     elif returns.startswith("Subscription"):
         returns, body = f"Blocking{returns}", f"return self._runtime._subscriptions.blocking({call})"
     elif node.args.args[1:] or node.args.kwonlyargs:

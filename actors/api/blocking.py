@@ -56,10 +56,6 @@ class BlockingOperations(Portal):
             return bank.state_at(Account, account).balance
     """
 
-    def session(self, token: str | None = None) -> BlockingSession:
-        """See `Operations.session`."""
-        return BlockingSession(self._runtime.session(token), self._wait)
-
     def execute(
         self,
         aggregate: type[Aggregate],
@@ -138,6 +134,10 @@ class BlockingOperations(Portal):
         """Return once everything committed up to now is visible in every replica of these projections, or of all.
         See `Operations.caught_up`."""
         return self._wait(self._runtime.caught_up(*projections, timeout_s=timeout_s))
+
+    def session(self, token: str | None = None) -> BlockingSession:
+        """Read your own writes, and never read backwards: see `Session`. See `Operations.session`."""
+        return BlockingSession(self._runtime.session(token), self._wait)
 
     def replica(self, projection: type[P]) -> Replica[P]:
         """A read model of your own in this process, asked without Ray; see `docs/consistency.md`. See

@@ -80,7 +80,22 @@ class BlockingRebuild:
         self._wait(self._rebuild.cancel())
 
 
-class Portal:
+class _Caller:
+    """What has things done on an event loop, and waits for them."""
+
+    def _wait(self, doing: Coroutine[Any, Any, T]) -> T:
+        raise NotImplementedError
+
+    def _here(self, doing: Callable[[], T]) -> T:
+        """Have it done on the event loop."""
+
+        async def done() -> T:
+            return doing()
+
+        return self._wait(done())
+
+
+class Portal(_Caller):
     """The way from any thread to a runtime, or a connection, and its event loop. Safe from several threads."""
 
     def __init__(self, runtime: Operations) -> None:
@@ -151,14 +166,6 @@ class Portal:
         """The store, wherever it is: for those who only read it, such as backups."""
         return self._runtime._store
 
-    def _here(self, doing: Callable[[], T]) -> T:
-        """Have it done on the event loop."""
-
-        async def done() -> T:
-            return doing()
-
-        return self._wait(done())
-
     def _pages(self, begun: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
         """What is known by now, as often as there is something; the source is not waited for."""
         pages: Any = getattr(self._here(begun), "pages")  # noqa: B009 - it is no part of what callers are promised
@@ -181,12 +188,11 @@ class Portal:
             doing.close()
             raise CallerError("this runtime is not running; use `with`, or start() it")
         try:
-            while thread.is_alive():
-                try:
+            while thread.is_alive() and not future.done():
+                with contextlib.suppress(TimeoutError):  # one that the call itself raises is raised below
                     return future.result(_LOOK_S)
-                except TimeoutError:
-                    if future.done():  # it is what the call itself has raised
-                        return future.result()
+            if future.done():  # also where the loop has ended since
+                return future.result()
         except concurrent.futures.CancelledError:
             pass
         except KeyboardInterrupt:
@@ -204,7 +210,7 @@ def _end(loop: asyncio.AbstractEventLoop) -> None:
     loop.call_later(_UNDO_TIMEOUT_S, loop.stop)
 
 
-class SessionPortal:
+class SessionPortal(_Caller):
     """The way from any thread to a session."""
 
     def __init__(self, session: Session, wait: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
@@ -214,14 +220,6 @@ class SessionPortal:
     def _wait(self, doing: Coroutine[Any, Any, T]) -> T:
         result: T = self._done(doing)
         return result
-
-    def _here(self, doing: Callable[[], T]) -> T:
-        """Have it done on the event loop."""
-
-        async def done() -> T:
-            return doing()
-
-        return self._wait(done())
 
     def __enter__(self) -> Self:
         return self
