@@ -64,13 +64,15 @@ def write_cluster(nodes: LocalNodes) -> None:
     }
     path = nodes.folder / CLUSTER_FILE
     temporary = path.with_suffix(f".{os.getpid()}.new")
+    contents = {
+        CLUSTER_FILE: json.dumps(facts, indent=2) + "\n",
+        PORT_FILE: nodes.address.rpartition(":")[2],
+        WISH_FILE: json.dumps({"nodes": len(nodes.nodes), "cpus": nodes.wanted.cpus}) + "\n",
+    }
     try:
-        write_private(temporary, (json.dumps(facts, indent=2) + "\n").encode())
-        temporary.rename(path)
-        write_private(temporary, nodes.address.rpartition(":")[2].encode())
-        temporary.rename(nodes.folder / PORT_FILE)
-        write_private(temporary, (json.dumps({"nodes": len(nodes.nodes), "cpus": nodes.wanted.cpus}) + "\n").encode())
-        temporary.rename(nodes.folder / WISH_FILE)
+        for name, content in contents.items():
+            write_private(temporary, content.encode())
+            temporary.rename(nodes.folder / name)
     except OSError as error:
         raise StorageFailed(str(path), error.strerror or str(error)) from error
 
