@@ -41,7 +41,7 @@ bench: $(READY) ## measure, and write a page with plots (ARGS="all --quick --jso
 test: check pytest ## everything that must pass: make check, then all tests (ARGS="-k name" goes to pytest)
 
 unit: $(READY) ## the tests that start no process and do not sleep, in a minute
-	@$(PYTEST) -m 'not slow' $(ARGS)
+	@$(PYTEST) -n 2 -m 'not slow' $(ARGS)
 
 check: $(READY) ## lint, format, types, and who imports whom, over sources and tests
 	@echo "ruff check"; $(BIN)/ruff check --quiet .
@@ -56,7 +56,7 @@ check: $(READY) ## lint, format, types, and who imports whom, over sources and t
 # every time.
 # What fails beside others, on a machine that is busy with both, is run once more, one test after the other. Not after a
 # run that was broken off, or in which a file could not be read: most tests have not run then, and nothing would tell.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 FAILED := .pytest_cache/v/cache/lastfailed
 only_tests_failed = [ $$status -eq 1 ] && ! grep '": true' $(FAILED) | grep -qv '::'
 
