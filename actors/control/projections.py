@@ -116,13 +116,6 @@ class ClusterProjectorFleet(ProjectorFleet):
         """A number that no build of this version has on any node that is up."""
         return await self._builds.number_unused(projection)
 
-    def is_of(self, projection: type[Projection], generation: int) -> bool:
-        """Whether a projection serves, and all its projectors run this generation of the code."""
-        served = self.serving.get(projection.projection_name)
-        if served is None or served.build.version != projection.projection_version:
-            return False
-        return all(_generation_of(one) >= generation for one in served.projectors)
-
 
 def _is_of(seat: ProjectorSeat, projection: type[Projection]) -> bool:
     return seat.projection == projection.projection_name
@@ -131,9 +124,3 @@ def _is_of(seat: ProjectorSeat, projection: type[Projection]) -> bool:
 def _build_of(seat: ProjectorSeat) -> Build:
     version, _, number = seat.build.removeprefix("v").partition(".")
     return Build(int(version), int(number or 1), Path(FOLDER) / f"{seat.projection}-{seat.build}")
-
-
-def _generation_of(projector: Projector) -> int:
-    seat = seat_named(projector.name, None)
-    assert seat is not None
-    return generation_in(seat.mark)

@@ -27,7 +27,7 @@ from ..cluster.ray_cluster import NodeFacts
 from ..cluster.rpc import call, kill, one_line
 from .agent import NodeAgentPlan, Revive, start_node_agent
 from .new_store import check_all_answered
-from .store import ClusterStore, node_agent_name
+from .store import ClusterStore
 
 __all__ = ["NodeAgents"]
 
@@ -273,10 +273,6 @@ class NodeAgents:
 
     def _node_name(self, node_id: str) -> str:
         return self.map.name_of(node_id) if hasattr(self, "map") else node_id
-
-    def node_agent_names(self) -> list[str]:
-        """The names in Ray of all keepers that were started or found."""
-        return [node_agent_name(self._name, node_id) for node_id in self._keepers]
 
 
 def _check_one_store(name: str, found: Mapping[str, ShareFacts], names: Mapping[str, str]) -> None:

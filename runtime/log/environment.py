@@ -161,11 +161,6 @@ class Environment:
         with self._lock:
             return int(self._open().info()["map_size"])
 
-    def transaction_id(self) -> int:
-        """The number of the last commit: unchanged means that nobody wrote in between."""
-        with self._lock:
-            return int(self._open().info()["last_txnid"])
-
     def entries(self, name: bytes) -> int:
         """How many pairs a database holds."""
         return self.read(lambda transaction: int(transaction.stat(self.database(name))["entries"]))
