@@ -11,13 +11,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from .errors import CallerError, InvalidMessage, UnknownName
 
-__all__ = ["checked_callable", "checked_class", "checked_timeout", "listed", "unregistered", "unregistered_message"]
+__all__ = [
+    "checked_callable",
+    "checked_class",
+    "checked_timeout",
+    "listed",
+    "not_a_message",
+    "unregistered",
+    "unregistered_message",
+]
 
 T = TypeVar("T")
+
+_KINDS: Final = {
+    "Command": ("a Command", "commands are for execute(aggregate, id, command)"),
+    "Query": ("a Query", "queries are for ask(projection, query)"),
+    "Event": ("an Event", "events are returned by the @decide method of a command"),
+}
+"""Base class of a message -> with its article, and what it is for."""
 
 _STORED_NAMES = ("aggregate_type", "projection_name", "message_name")
 
@@ -67,13 +82,25 @@ def unregistered(kind: str, asked: object, known: Mapping[str, type]) -> CallerE
 
 def unregistered_message(kind: str, asked: object, known: Iterable[type[Any]], base: type) -> CallerError:
     """The error for a message whose class is not one of those that are known; `kind` as in `command of Account`."""
+    if not isinstance(asked, base):
+        return not_a_message(asked, base)
+    return unregistered(kind, type(asked), {cls.message_name: cls for cls in known})
+
+
+def not_a_message(asked: object, base: type) -> InvalidMessage:
+    """The error for what is no instance of `base`, which is Command or Query."""
     what = base.__name__
     if isinstance(asked, type):
         return InvalidMessage(asked.__name__, f"is a class and no {what}", f"make one of it: {asked.__name__}(...)")
-    if not hasattr(type(asked), "message_name"):
-        of = "Query[Answer]" if what == "Query" else what
-        return InvalidMessage(type(asked).__name__, f"is not a {what}", f"declare it as class X({of})")
-    return unregistered(kind, type(asked), {cls.message_name: cls for cls in known})
+    asked_as = type(asked)
+    for cls in asked_as.__mro__:
+        if cls.__module__ == base.__module__ and (found := _KINDS.get(cls.__name__)):
+            known, use = found
+            return InvalidMessage(asked_as.__name__, f"is not a {what}: it is {known}", use)
+    if asked_as.__module__ == "builtins":
+        return InvalidMessage(asked_as.__name__, f"is not a {what}", f"give an instance of a {what} class")
+    of = "Query[Answer]" if what == "Query" else what
+    return InvalidMessage(asked_as.__name__, f"is not a {what}", f"declare it as class X({of})")
 
 
 def _dotted(cls: type) -> str:

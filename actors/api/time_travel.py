@@ -209,8 +209,6 @@ class TimeTravel:
 
 def _asked_part(projection: type[Projection], query: Query[Any]) -> int | None:
     """Which part is to be asked; None for all. Raises `InvalidMessage`, `UnknownName`, `HandlerFailed`."""
-    if not isinstance(query, Query | type):
-        raise InvalidMessage(type(query).__name__, "is not a Query", "declare it as class X(Query[Answer])")
     if type(query) not in projection.answers:
         raise unregistered_message(f"query of {projection.projection_name}", query, projection.answers, Query)
     return part_asked(projection, query, projection.parts)

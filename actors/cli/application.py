@@ -98,7 +98,10 @@ def _asked_to_create(application: Application, cluster: Cluster, without: Sequen
     if not prospect.makes_store:
         return False
     question = f"There is no store {application.name} on {cluster.address}. Make a new, empty one there?"
-    return typer.confirm(question)
+    if not typer.confirm(question):
+        console.print("nothing was deployed", soft_wrap=True)
+        raise typer.Exit(FAILED)
+    return True
 
 
 def _look_ahead(application: Application, cluster: Cluster, without: Sequence[str]) -> None:

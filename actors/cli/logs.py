@@ -10,9 +10,10 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -21,6 +22,7 @@ from rich.markup import escape
 
 from ...runtime.errors import CallerError
 from ...runtime.printable import printable_lines
+from ...runtime.store.partition_map import read_map
 from .application import is_application
 from .console import complaints
 
@@ -34,6 +36,11 @@ NOTHING: Final = 2
 _LOOK_S: Final = 0.3
 _SESSIONS_EVERY: Final = 10
 """Looks at the files of one session between two looks for a later one."""
+
+_OF_A_PROCESS: Final = re.compile(
+    r"(?P<part>.*(?:partition-\d+|-v\d+/\d+-\d+))(?:@(?P<node>[^@#]+))?#[\w.]+", re.DOTALL
+)
+"""The name of the actor of a partition or a projector: its node, on a cluster, and which of several processes it is."""
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
@@ -63,6 +70,7 @@ def logs(
     oldest = _time(since) if since else datetime.min.replace(tzinfo=UTC)
     actor_in = _named(directory)
     session = next(sessions_of(actor_in), None)
+    shown_as = partial(_shown_name, _node_names(directory))
     if session is None and not follow:
         told = f"{directory}: no actor of it has written anything here that is still there"
         complaints.print(escape(told), soft_wrap=True)
@@ -72,7 +80,7 @@ def logs(
         while True:
             if session is not None:
                 session.look()
-                _print(session, oldest, actor)
+                _print(session, oldest, actor, shown_as)
             if not follow:
                 return
             time.sleep(_LOOK_S)
@@ -85,16 +93,35 @@ def logs(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _print(session: SessionLogs, oldest: datetime, actor: str) -> None:
+def _print(session: SessionLogs, oldest: datetime, actor: str, shown_as: Callable[[str], str]) -> None:
     lines = session.lines()
     if session.left_out:
         complaints.print(f"{session.left_out:,} older lines are left out; they are in {escape(str(session.folder))}")
         session.left_out = 0
     for line in lines:
-        if line.at >= oldest and actor in line.actor:
-            print(f"{printable_lines(line.actor)} | {printable_lines(line.text)}")
+        name = shown_as(line.actor)
+        if line.at >= oldest and (actor in name or actor in line.actor):
+            print(f"{printable_lines(name)} | {printable_lines(line.text)}")
     if lines:
         sys.stdout.flush()
+
+
+def _shown_name(node_names: Mapping[str, str], actor: str) -> str:
+    """The name of an actor for readers: `partition-0@node-1` for `partition-0@<id of the node>#3.c33bc9.3`."""
+    found = _OF_A_PROCESS.fullmatch(actor)
+    if found is None:  # an own actor: what looks like a mark may belong to the aggregate's id
+        return actor
+    node_id = found["node"] or ""
+    return found["part"] + (f"@{node_names.get(node_id, node_id[:8])}" if node_id else "")
+
+
+def _node_names(directory: Path) -> dict[str, str]:
+    """Id of a node -> its name, as far as the maps in the data folders at `directory` have it. Empty for others."""
+    found: dict[str, str] = {}
+    for node_share in directory.glob("*/*"):
+        if node_share.is_dir() and (read := read_map(node_share)) is not None:
+            found |= read[0].names
+    return found
 
 
 def _named(directory: Path) -> Callable[[str], str]:
@@ -121,8 +148,6 @@ def _named(directory: Path) -> Callable[[str], str]:
 
 def _systems_in(directory: Path) -> set[str]:
     """The names of the systems of which data folders in this directory have a share."""
-    from ...runtime.store.partition_map import read_map
-
     return {share.name for share in directory.glob("*/*") if share.is_dir() and read_map(share) is not None}
 
 

@@ -282,8 +282,6 @@ def _packed(projection: type[Projection], query: Query[Any], serving: QueryRoute
     if type(query) not in projection.answers:
         if type(query) in serving.served.answers:  # it is the projection that is another class
             raise unregistered("projection", projection, {serving.name: serving.served})
-        if not isinstance(query, Query | type):
-            raise InvalidMessage(type(query).__name__, "is not a Query", "declare it as class X(Query[Answer])")
         raise unregistered_message(f"query of {projection.projection_name}", query, projection.answers, Query)
     return PackedQuery(query.message_name, encode_checked(query)[0])
 

@@ -43,6 +43,9 @@ class Health(NamedTuple):
     """The first of these reasons, by name; empty if there is none."""
 
 
+_NOT_CONNECTED: Final = "this program is not connected"
+
+
 async def health_of(client: Client, limit_s: float, cut_off: str = "") -> Health:
     """Ask everybody. `cut_off`: why this program is not connected, if it is not."""
     partitions, projections = client.partitions_reached(), client.projections_reached()
@@ -53,10 +56,18 @@ async def health_of(client: Client, limit_s: float, cut_off: str = "") -> Health
     troubles = await asyncio.gather(*asked)
     of_partitions = {number: why for (number, *_), why in zip(partitions, troubles, strict=False)}
     of_projections = {name: why for (name, *_), why in zip(projections, troubles[len(partitions) :], strict=True)}
+    if cut_off:  # it stands in `why` alone
+        of_partitions = {number: why and _NOT_CONNECTED for number, why in of_partitions.items()}
+        of_projections = {name: why and _NOT_CONNECTED for name, why in of_projections.items()}
     named = [f"partition {number}: {why}" for number, why in of_partitions.items() if why]
-    named += [f"{name}: {why}" for name, why in of_projections.items() if why]
+    named += [_with_name(name, why) for name, why in of_projections.items() if why]
     why = cut_off or next(iter(named), "")
     return Health(not why, not cut_off, of_partitions, of_projections, why)
+
+
+def _with_name(projection: str, why: str) -> str:
+    """A reason that begins with the name of a handler has the projection's name already."""
+    return why if why.startswith(f"{projection}.") else f"{projection}: {why}"
 
 
 def nothing_runs(why: str) -> Health:

@@ -22,6 +22,7 @@ from uuid import UUID
 
 import msgpack
 
+from ..arguments import not_a_message
 from ..domain.aggregate import Aggregate
 from ..domain.messages import Command
 from ..errors import InvalidId, InvalidMessage
@@ -151,7 +152,7 @@ def pack(envelope: Envelope) -> tuple[PackedCommand, bytes]:
     if not (isinstance(aggregate, type) and issubclass(aggregate, Aggregate)):
         raise InvalidMessage(type(aggregate).__name__, "is not an Aggregate class", "give the class itself")
     if not isinstance(command, Command):
-        raise InvalidMessage(type(command).__name__, "is not a Command", "declare it as class X(Command)")
+        raise not_a_message(command, Command)
     command_id, correlation_id, causation_id = envelope.command_id, envelope.correlation_id, envelope.causation_id
     decisive = envelope.decisive
     if decisive is not True and decisive is not False:

@@ -33,7 +33,7 @@ EVENT = Deposited(amount=1)
     [
         (lambda: case(5), "given: 5 is no class; give an Aggregate or a Projection class"),
         (lambda: case(Account("alice")), "given: Account(id='alice'"),
-        (lambda: case(Account).when(5), "int: is not a Command; declare it as class X(Command)"),
+        (lambda: case(Account).when(5), "int: is not a Command; give an instance of a Command class"),
         (lambda: case(Account).when(Deposit), "Deposit: is a class and no Command; make one of it: Deposit(...)"),
         (lambda: case(Balances, 5), "given: 5 is no event; give events, or ('alice', event)"),
         (lambda: case(Balances, ("alice",)), "given: ('alice',) is no event"),

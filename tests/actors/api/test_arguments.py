@@ -103,8 +103,9 @@ def test_a_timeout_of_more_seconds_than_a_float_has_is_as_long_as_it_takes(bank:
         (RAISES, "alice", DEPOSIT, InvalidMessage, "aggregate: Account(id='alice'"),
         (Balances, "alice", DEPOSIT, UnknownName, "no aggregate is named 'Balances'; known: Account, Vault"),
         (Account, 5, DEPOSIT, InvalidId, "aggregate id '5' is int, not str"),
-        (Account, "alice", None, InvalidMessage, "NoneType: is not a Command; declare it as class X(Command)"),
-        (Account, "alice", {"amount": 1}, InvalidMessage, "dict: is not a Command"),
+        (Account, "alice", None, InvalidMessage, "NoneType: is not a Command; give an instance of a Command class"),
+        (Account, "alice", {"amount": 1}, InvalidMessage, "dict: is not a Command; give an instance of a Command"),
+        (Account, "alice", QUERY, InvalidMessage, "BalanceOf: is not a Command: it is a Query; queries are for ask("),
         (Account, "alice", Deposit, InvalidMessage, "Deposit: is a class and no Command; make one of it: Deposit(...)"),
     ],
 )
@@ -169,7 +170,11 @@ def test_what_is_no_projection_is_refused_by_everything_that_takes_one(bank: Any
 
 
 def test_a_query_that_is_none_is_refused_by_everything_that_takes_one(bank: Any) -> None:
-    told = {None: "NoneType: is not a Query", BalanceOf: "BalanceOf: is a class and no Query; make one of it"}
+    told = {
+        DEPOSIT: "Deposit: is not a Query: it is a Command; commands are for execute(",
+        None: "NoneType: is not a Query",
+        BalanceOf: "BalanceOf: is a class and no Query; make one of it",
+    }
     with bank.replica(Balances) as replica:
         for query, text in told.items():
             refused(InvalidMessage, text, bank.ask, Balances, query)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import subprocess
 import sys
 import time
@@ -64,7 +65,7 @@ async def test_what_actors_and_handlers_logged_is_shown_with_their_names_traces_
         assert "partition-0 |   2013-11-01T10:00:00.000Z ERROR forged: a line" in lines
         assert "partition-0 | printed: secret" in lines
         assert "partition-0 |   LookupError: nothing to say" in lines
-        assert any(line.startswith("Words-v1/0-0#1 |") and "not for you" in line for line in lines)
+        assert any(line.startswith("Words-v1/0-0 |") and "not for you" in line for line in lines)
         assert not [line for line in lines if "which nobody asked for" in line or "actor_name" in line]
     whole = f"{store}"
     assert all(line.startswith("partition-0 | ") for line in shown(monkeypatch, capsys, whole, "--actor", "partition"))
@@ -94,11 +95,13 @@ def test_what_raises_on_a_cluster_is_found_by_its_folder_and_by_the_name_beside_
         while_it_runs = shown(monkeypatch, capsys, folder)
     monkeypatch.chdir(tmp_path)  # where nothing has that name
     for lines in (while_it_runs, shown(monkeypatch, capsys, folder), shown(monkeypatch, capsys, "choir")):
-        of_projection = [line for line in lines if line.startswith("Deaf-v1/0-0#")]
+        of_projection = [line for line in lines if line.startswith("Deaf-v1/0-0 |")]
         assert any(line.endswith("  ValueError: too loud") for line in of_projection), lines
         assert any("projection Deaf stopped before event 1 of partition 0" in line for line in of_projection)
         assert any(line.endswith("| heard: shout") for line in of_projection)
-        assert any("chatty: to say: shout" in line for line in lines if line.startswith("partition-0@"))
+        of_partition = [line.split(" | ") for line in lines if line.startswith("partition-0@")]
+        assert any("chatty: to say: shout" in text for _, text in of_partition)
+        assert all(re.fullmatch(r"partition-0@(node-\d|[0-9a-f]{8})", name) for name, _ in of_partition), of_partition
 
 
 def test_the_actors_of_several_systems_in_one_folder_are_told_apart(
@@ -112,7 +115,7 @@ def test_the_actors_of_several_systems_in_one_folder_are_told_apart(
         write(f"{name}.err", HEAD.format(f"{name}/partition-0@one#1") + f"2026-11-30T01:00:00.000Z INFO {name}: here\n")
     write("3.err", HEAD.format("other/partition-0@one#1") + "2026-11-30T01:00:00.000Z INFO other: here\n")
     lines = shown(monkeypatch, capsys, tmp_path / "cluster")
-    assert sorted(line.split(" | ")[0] for line in lines) == ["alto/partition-0@one#1", "tenor/partition-0@one#1"]
+    assert sorted(line.split(" | ")[0] for line in lines) == ["alto/partition-0@node one", "tenor/partition-0@node one"]
 
 
 async def test_who_follows_sees_what_comes_and_a_closed_pipe_ends_it(cluster: Cluster, tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def envelope(*fields: Any) -> Envelope:
         (
             envelope(Account, "a", Deposited(amount=1)),
             InvalidMessage,
-            "Deposited: is not a Command; declare it as class X(Command)",
+            "Deposited: is not a Command: it is an Event; events are returned by the @decide method of a command",
         ),
         (envelope(Account(), "a", TEN), InvalidMessage, f"Account: {NO_CLASS}"),
         (envelope("Account", "a", TEN), InvalidMessage, f"str: {NO_CLASS}"),
