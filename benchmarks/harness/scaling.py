@@ -28,9 +28,6 @@ __all__ = ["ScalingFit", "fit_scaling", "throughput"]
 POINTS_MIN: Final = 3
 """Different numbers of workers that a fit of three parameters needs."""
 
-NEGLIGIBLE: Final = 1e-6
-"""A kappa below it never bends the curve within a million workers."""
-
 
 def throughput(workers: float, one: float, contention: float, coherency: float) -> float:
     """X(n) of the law."""
@@ -54,13 +51,6 @@ class ScalingFit:
     def at(self, workers: float) -> float:
         """The throughput that the fit gives."""
         return throughput(workers, self.one, self.contention, self.coherency)
-
-    @property
-    def peak_workers(self) -> float:
-        """Beyond this many workers it gets slower; infinite without a cost of coherency."""
-        if self.coherency < NEGLIGIBLE:
-            return math.inf
-        return math.sqrt(max(0.0, 1.0 - self.contention) / self.coherency)
 
     @property
     def known(self) -> bool:

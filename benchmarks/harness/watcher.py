@@ -21,7 +21,6 @@ from typing import Final
 __all__ = ["Counters", "Watch", "main", "shares"]
 
 PERIOD_S: Final = 0.5
-TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 RAY_NAMES: Final = ("raylet", "gcs_server", "ray::")
 
 Counters = tuple[int, int, int]

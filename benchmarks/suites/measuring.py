@@ -38,11 +38,6 @@ class Timed(NamedTuple):
     seconds: float
     """All of it together, the clock's own time included."""
 
-    @property
-    def each_s(self) -> float:
-        """Mean seconds of a call."""
-        return self.seconds / self.latencies.count
-
 
 def timed(call: Callable[[], object], seconds: float, warm_up: int = 20) -> Timed:
     """Call again and again for so long, and record each call's duration."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 
 import pytest
@@ -37,18 +36,6 @@ def test_the_standard_errors_cover_the_truth_of_noisy_points_and_shrink_with_mor
     assert many.contention_error < few.contention_error
     assert abs(many.contention - 0.05) < 4 * many.contention_error
     assert abs(many.coherency - 0.002) < 4 * many.coherency_error
-
-
-def test_a_curve_that_falls_again_has_its_peak_where_the_law_puts_it() -> None:
-    fit = fit_scaling(COUNTS, [throughput(n, 10.0, 0.1, 0.009) for n in COUNTS])
-    assert fit is not None
-    assert fit.peak_workers == pytest.approx(math.sqrt(0.9 / 0.009), rel=1e-2)
-
-
-def test_without_a_cost_of_coherency_there_is_no_peak() -> None:
-    fit = fit_scaling(COUNTS, [throughput(n, 10.0, 0.1, 0.0) for n in COUNTS])
-    assert fit is not None
-    assert fit.peak_workers == math.inf
 
 
 def test_three_points_have_no_standard_errors_and_the_sentence_says_so() -> None:

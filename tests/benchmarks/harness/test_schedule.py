@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from rayfold.benchmarks.harness.histogram import Latencies, decoded, merged
-from rayfold.benchmarks.harness.schedule import ConstantPace, poisson_times_s
+from rayfold.benchmarks.harness.schedule import ConstantPace
 
 
 def test_requests_are_meant_for_equal_distances() -> None:
@@ -18,42 +16,10 @@ def test_requests_are_meant_for_equal_distances() -> None:
     assert [pace.intended_s(n) for n in (0, 1, 9)] == [0.0, 0.1, 0.9]
 
 
-def test_after_a_stall_everything_is_due_at_once_and_nothing_is_forgotten() -> None:
-    pace = ConstantPace(rate_per_s=10, seconds=1)
-    assert pace.wait_s(elapsed_s=0.05, sent=1) == pytest.approx(0.05)
-    assert pace.wait_s(elapsed_s=0.75, sent=1) == 0.0
-    assert pace.due_by(0.75) == 8
-
-
-def test_when_all_are_sent_there_is_nothing_to_wait_for() -> None:
-    pace = ConstantPace(rate_per_s=10, seconds=1)
-    assert pace.wait_s(elapsed_s=0.95, sent=10) == math.inf
-    assert pace.due_by(100.0) == 10
-    assert pace.due_by(-1.0) == 0
-
-
-@given(st.floats(0.5, 1e5), st.floats(0.01, 100), st.integers(0, 1000))
-def test_a_request_is_due_when_its_time_has_come_and_not_before(rate: float, seconds: float, number: int) -> None:
-    pace = ConstantPace(rate, seconds)
-    if number < pace.total:
-        intended_s = pace.intended_s(number)
-        assert pace.due_by(intended_s) == number + 1
-        assert pace.due_by(intended_s - 0.4 / rate) == number
-        assert pace.wait_s(intended_s, number) == 0.0
-
-
 @pytest.mark.parametrize(("rate", "seconds"), [(0, 1), (-1, 1), (math.inf, 1), (1, 0), (1, math.nan)])
 def test_a_schedule_without_rate_or_length_is_refused(rate: float, seconds: float) -> None:
     with pytest.raises(ValueError, match=r"sends nothing, or everything at once|has no end or no length"):
         ConstantPace(rate, seconds)
-
-
-def test_independent_users_come_at_the_rate_asked_for_and_the_same_for_the_same_seed() -> None:
-    times = poisson_times_s(1000, 10, seed=5)
-    assert times == poisson_times_s(1000, 10, seed=5)
-    assert times != poisson_times_s(1000, 10, seed=6)
-    assert times == sorted(times)
-    assert len(times) == pytest.approx(10_000, rel=0.05)
 
 
 def test_percentiles_of_a_stored_histogram_are_those_that_were_recorded() -> None:

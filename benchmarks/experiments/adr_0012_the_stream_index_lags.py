@@ -1,10 +1,10 @@
 """The experiment behind decision 12: a stream index that lags, against one that each append puts its entries into.
 
-`python -m rayfold.benchmarks.index_experiment [--events N]` prints, for batches of 64 and 512 commands and logs of N
-events at first (0 and 1,000,000 if it is not said), the medians of both, the CPU of each, and the median and interval
-of their ratio in the same round. It runs the write loop alone, without Ray, in this process; the disk is that of the
-current folder, with an fsync for each batch. Rounds are shuffled. It also prints what reading one stream costs a reader
-that has to look through the latest events.
+`python -m rayfold.benchmarks.experiments.adr_0012_the_stream_index_lags [--events N]` prints, for batches of 64 and 512
+commands and logs of N events at first (0 and 1,000,000 if it is not said), the medians of both, the CPU of each, and
+the median and interval of their ratio in the same round. It runs the write loop alone, without Ray, in this process;
+the disk is that of the current folder, with an fsync for each batch. Rounds are shuffled. It also prints what reading
+one stream costs a reader that has to look through the latest events.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from rayfold.runtime.store.store import Store
 from rayfold.runtime.stream import StreamId
 from rayfold.runtime.write.write_loop import WriteLoop
 
-from .harness.intervals import ratio_interval
-from .workloads.bank import Account, Deposit
-from .workloads.grown_log import account_name, grow
+from ..harness.intervals import ratio_interval
+from ..workloads.bank import Account, Deposit
+from ..workloads.grown_log import account_name, grow
 
 __all__ = ["main"]
 
