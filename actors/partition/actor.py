@@ -7,6 +7,17 @@ through the broadcast ([6]).
 What is here and not there: who lives in an actor of their own now (`own_actors.py`), and what is stale
 (`request_order.py`).
 
+The actor goes through these phases, each begun by the first call that needs it:
+
+- load: the application's classes are imported, which takes longest (`_load`); `prepare` asks for no more
+- open: the log is opened to be written (`_open_log`)
+- take over: a new epoch fences whoever had the log before, and what serves is made (`_take_over`)
+- serve: commands are decided and appended, until the log is closed or a later activation ends this process
+- sealed: the log is closed, and every command is answered with that (`log_owner.py`); `unseal` leads back to open
+
+What exists only while it serves is in one `Activation` (`activation.py`), which every method that needs it gets from
+`_serving`; everything else is there from the beginning.
+
 Rules kept here: no work in `__init__` that can fail, since such an actor is dead for ever; whatever changes something
 waits for its turn, whichever thread it came on, so it happens one at a time (`fifo_lock.py`); reads have threads of
 their own and never wait for it.
@@ -19,7 +30,7 @@ import os
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -41,7 +52,7 @@ from ...runtime.printable import printable_log
 from ...runtime.receipt import Receipt
 from ...runtime.stream import StreamId
 from ...runtime.write.loading import StillLoading
-from ...runtime.write.residents import SavedResident
+from ...runtime.write.residents import Residents, SavedResident
 from ...runtime.write.write_loop import WriteLoop
 from ..cluster.environment import OWN_ACTOR_SLOT
 from ..cluster.node import verify_node
@@ -51,6 +62,7 @@ from ..process.actor_log import begin_log
 from ..process.gc_tuning import tune_gc
 from ..process.watchdog import Watch, fallen_with, in_hand_of
 from ..settings import Settings
+from .activation import Activation
 from .answers import PartitionAnswer
 from .broadcast import Broadcast
 from .fifo_lock import FifoLock
@@ -58,7 +70,7 @@ from .log_owner import LogOwner
 from .own_actor import AppendAnswer, AppendRequest, OwnActorPlan, append_for, start_own_actor
 from .own_actors import OwnActors
 from .request_order import RequestOrder
-from .socket_server import SocketServer, open_socket_server
+from .socket_server import open_socket_server
 
 __all__ = ["PartitionActor", "PartitionPlan", "start_partition"]
 
@@ -104,19 +116,20 @@ class PartitionActor:
     def __init__(self, plan: PartitionPlan) -> None:
         begin_log()
         self._plan = plan
-        self._log: LmdbLog | None = None
-        self._gate: SocketServer | None = None
         self._catalogue: Catalogue | None = None
+        """From the phase "load" on."""
+        self._activation: Activation | None = None
+        """In the phase "serve"."""
         self._saved: list[SavedResident] = []
+        """What the last actor had in memory, for the next activation."""
         self._attempts = RequestOrder()
         self._commands = self._batches = 0
         self._alarms = Alarms()
-        self._check: StandingCheck | None = None
         self._owner = LogOwner(
             f"partition {plan.number}",
             open_log=self._open_log,
             let_go=self._let_go,
-            serves=lambda: self._log is not None,
+            serves=lambda: self._activation is not None,
             map_here=lambda: self._spread_store().map_here(),
         )
         self._in_hand = InHand(None)
@@ -139,7 +152,7 @@ class PartitionActor:
         """Open the log and take it over. Returns an error as `to_wire` packs it, or nothing. Safe to repeat."""
         with self._writing:
             try:
-                self._opened()
+                self._serving()
             except RayfoldError as error:
                 return to_wire(error)
         return []
@@ -150,7 +163,7 @@ class PartitionActor:
         actor has in memory. An error as `to_wire` packs it, or nothing."""
         self._saved += saved
         try:
-            self._application()
+            self._load()
         except RayfoldError as error:
             return to_wire(error)
         return []
@@ -159,21 +172,15 @@ class PartitionActor:
     def residents(self, first: int) -> list[SavedResident]:
         """Some of what is in memory, for the next actor to `prepare` with (see `Residents.saved`)."""
         with self._writing:
-            self._opened()
-            return self._loop.residents.saved(first)
-
-    def _application(self) -> Catalogue:
-        if self._catalogue is None:
-            self._catalogue = unship(self._plan.catalogue)
-        return self._catalogue
+            return self._serving().loop.residents.saved(first)
 
     @ray.method
     def road(self) -> str:
         """The path of the socket at which this activation takes commands too (see `socket_server.py`); empty if it has
         none."""
         with self._writing:
-            self._opened()
-        return "" if self._gate is None else str(self._gate.path)
+            server = self._serving().server
+        return "" if server is None else str(server.path)
 
     @ray.method
     def execute(self, client: bytes, attempt: int, predecessor: int, blob: bytes) -> bytes:
@@ -184,7 +191,8 @@ class PartitionActor:
         """Whichever way the batch came, through Ray or over a road, which takes that much of every batch."""
         with self._writing:
             answers = self._execute(client, attempt, predecessor, blob)
-            commit_s = 0.0 if self._log is None else self._log.environment.commit_s
+            serving = self._activation
+            commit_s = 0.0 if serving is None else serving.log.environment.commit_s
         return b"" if answers is None else encode_answer(answers, way_s + commit_s)
 
     def _execute(self, client: bytes, attempt: int, predecessor: int, blob: bytes) -> Sequence[Answered] | None:
@@ -192,16 +200,18 @@ class PartitionActor:
             return None
         commands = list(unpack_batch(blob))
         try:
-            self._opened()
+            serving = self._serving()
         except Sealed:
             self._owner.handed_over = True
+            return [Fenced(f"partition {self._plan.number}", 0, 0)] * len(commands)
         except RayfoldError as error:
             return [error] * len(commands)
         if self._owner.handed_over:
             return [Fenced(f"partition {self._plan.number}", 0, 0)] * len(commands)
-        self._take_over()
+        serving.leave_to_own_actors()
         self._count(len(commands))
-        answers = self._answer_fallen(commands) if self._in_hand.fallen or self._confined else self._answer(commands)
+        careful = self._in_hand.fallen or self._confined
+        answers = self._answer_fallen(serving, commands) if careful else self._answer(serving, commands)
         kinds = set(map(type, answers))
         if Fenced in kinds:
             self._end_fenced()
@@ -211,19 +221,19 @@ class PartitionActor:
             self._attempts.bar(client)
         return answers
 
-    def _answer(self, commands: Sequence[PackedCommand]) -> list[Answered]:
+    def _answer(self, serving: Activation, commands: Sequence[PackedCommand]) -> list[Answered]:
         """Decide what lives here, and say of the rest where it lives."""
-        homes = self._homes.by_stream
-        later = self._unproven(commands) if self._own_placements else ()
+        homes, placements = serving.own_actors.by_stream, serving.placements
+        later = self._unproven(serving, commands) if placements else ()
         here = [command for command in commands if command.stream not in homes] if homes else commands
         if later:
             here = [command for command in here if command.stream not in later]
-        self._loop.residents.begin_batch()
-        batch = self._loop.execute(here)
-        self._broadcast.send(batch.records)
-        for outcome in batch.outcomes if self._own_placements else ():
-            if isinstance(outcome, Receipt) and outcome.stream.type in self._own_placements:
-                self._homes.consider(outcome.stream, self._own_placements[outcome.stream.type])
+        serving.loop.residents.begin_batch()
+        batch = serving.loop.execute(here)
+        serving.broadcast.send(batch.records)
+        for outcome in batch.outcomes if placements else ():
+            if isinstance(outcome, Receipt) and outcome.stream.type in placements:
+                serving.own_actors.consider(outcome.stream, placements[outcome.stream.type])
         if len(here) == len(commands):
             return [*batch.outcomes]
         outcomes = iter(batch.outcomes)
@@ -234,27 +244,27 @@ class PartitionActor:
             for command in commands
         ]
 
-    def _unproven(self, commands: Sequence[PackedCommand]) -> Container[StreamId]:
+    def _unproven(self, serving: Activation, commands: Sequence[PackedCommand]) -> Container[StreamId]:
         """Have aggregates decided in their own actor that get a command which is not known to be quick. Returns those
         that have to wait until there may be one; without room they are decided here."""
         later = set[StreamId]()
         for command in commands:
             stream = command.stream
-            if stream.type not in self._own_placements or (stream.type, command.name) in self._proven:
+            if stream.type not in serving.placements or (stream.type, command.name) in self._proven:
                 continue
-            if not self._confine(stream, careful=False) and self._homes.may_soon_begin():
+            if not self._confine(serving, stream, careful=False) and serving.own_actors.may_soon_begin():
                 later.add(stream)
         return later
 
-    def _confine(self, stream: StreamId, *, careful: bool) -> bool:
+    def _confine(self, serving: Activation, stream: StreamId, *, careful: bool) -> bool:
         """Have this aggregate decided in its own actor from now on, and wait for that. False if there is no room."""
-        if stream in self._homes.by_stream:
+        if stream in serving.own_actors.by_stream:
             return True
-        if not self._homes.may_begin() or not self._slots_free():
+        if not serving.own_actors.may_begin() or not self._slots_free():
             return False
-        began = self._homes.begin(stream, self._own_placements[stream.type], careful=careful)
+        began = serving.own_actors.begin(stream, serving.placements[stream.type], careful=careful)
         if began is not None:
-            self._loop.residents.forget(stream)
+            serving.loop.residents.forget(stream)
         return began is not None
 
     def _slots_free(self) -> bool:
@@ -267,7 +277,7 @@ class PartitionActor:
             self._slots = free, time.monotonic()
         return free
 
-    def _answer_fallen(self, commands: Sequence[PackedCommand]) -> list[Answered]:
+    def _answer_fallen(self, serving: Activation, commands: Sequence[PackedCommand]) -> list[Answered]:
         """As `_answer`, after something has ended a process: what is not to be tried again is refused, and what was in
         hand at a death is decided in an own actor, if its aggregate may have one."""
         answers: dict[int, Answered] = {}
@@ -275,7 +285,7 @@ class PartitionActor:
         for stream in [stream for stream, until_s in self._confined.items() if until_s < now]:
             del self._confined[stream]
         for index, command in enumerate(commands):
-            stream, own = command.stream, command.stream.type in self._own_placements
+            stream, own = command.stream, command.stream.type in serving.placements
             fallen = self._in_hand.find(command.command_id) or self._in_hand.find(_content_key(command))
             if fallen is not None and fallen.refused:
                 if fallen.key == command.command_id and self._in_hand.find(content := _content_key(command)) is None:
@@ -283,9 +293,10 @@ class PartitionActor:
                 answers[index] = self._failed(command, fallen)
             elif own and (fallen is not None or stream in self._confined):
                 self._confined.setdefault(stream, now + REFUSED_S)
-                if not self._confine(stream, careful=True) and self._plan.settings.own_actors_max:
+                if not self._confine(serving, stream, careful=True) and self._plan.settings.own_actors_max:
                     answers[index] = StillLoading(str(stream))
-        rest = iter(self._answer([command for index, command in enumerate(commands) if index not in answers]))
+        others = [command for index, command in enumerate(commands) if index not in answers]
+        rest = iter(self._answer(serving, others))
         told = [answers[index] if index in answers else next(rest) for index in range(len(commands))]
         for command, answer in zip(commands, told, strict=True):
             if isinstance(answer, Receipt | Refusal):
@@ -302,28 +313,28 @@ class PartitionActor:
     def deciding(self, stream: StreamId, actor: str, command_id: bytes) -> None:
         """A careful own actor is about to decide this command."""
         with self._writing:
-            if self._log is not None:
+            if self._activation is not None:
                 self._deciding[stream] = actor, command_id
 
     @ray.method
     def took_too_long(self, stream: StreamId, actor: str, command_id: bytes) -> None:
         """An own actor ends itself because of this command."""
         with self._writing:
-            if self._log is not None:
+            if (serving := self._activation) is not None:
                 self._in_hand.note(command_id, stuck=True)
-                self._give_up_on(stream, actor, died=True)
+                self._give_up_on(serving, stream, actor, died=True)
 
     @ray.method
     def proven(self, stream: StreamId, actor: str, names: Sequence[str], version: int) -> None:
         """An own actor has decided commands of these names, and soon. The next aggregates that get one need not wait
         for their own actor. One that has no events needs no actor."""
         with self._writing:
-            if self._log is None:
+            if (serving := self._activation) is None:
                 return
             if len(self._proven) < _PROVEN_MAX:
                 self._proven.update((stream.type, name) for name in names)
             if not version:
-                self._homes.lost(stream, actor)
+                serving.own_actors.lost(stream, actor)
 
     @ray.method
     def append(self, request: AppendRequest) -> AppendAnswer:
@@ -332,14 +343,15 @@ class PartitionActor:
             return self._append(request)
 
     def _append(self, request: AppendRequest) -> AppendAnswer:
-        self._opened()
-        if self._owner.handed_over or not self._homes.may_append(request.stream, request.actor):
-            return AppendAnswer([], {}, to_wire(Fenced(request.actor, 0, self._loop.epoch)))
+        serving = self._serving()
+        epoch = serving.loop.epoch
+        if self._owner.handed_over or not serving.own_actors.may_append(request.stream, request.actor):
+            return AppendAnswer([], {}, to_wire(Fenced(request.actor, 0, epoch)))
         self._count(len(request.appends))
-        answer = append_for(self._writer, self._loop.epoch, request)
+        answer = append_for(serving.log, epoch, request)
         if answer.error and answer.error[0] == Fenced.__name__:
             self._end_fenced()
-        self._broadcast.send([record for done in answer.appended for record in done.records])
+        serving.broadcast.send([record for done in answer.appended for record in done.records])
         return replace(answer, appended=[done._replace(records=()) for done in answer.appended])
 
     def _count(self, commands: int) -> None:
@@ -352,11 +364,10 @@ class PartitionActor:
         """A client says that this own actor does not answer, or that its process has ended. From now on the aggregate
         lives here again; after a death its commands are decided in another own actor, one by one."""
         with self._writing:
-            self._opened()
-            self._give_up_on(stream, actor, died)
+            self._give_up_on(self._serving(), stream, actor, died)
 
-    def _give_up_on(self, stream: StreamId, actor: str, died: bool) -> None:
-        home = self._homes.by_stream.get(stream)
+    def _give_up_on(self, serving: Activation, stream: StreamId, actor: str, died: bool) -> None:
+        home = serving.own_actors.by_stream.get(stream)
         if home is None or home.name != actor:
             return
         if died and len(self._confined) < _CONFINED_MAX:
@@ -367,7 +378,7 @@ class PartitionActor:
             self._in_hand.note(fallen.key, stuck=fallen.stuck)
         elif died and careful == actor:
             self._in_hand.note(command_id, deaths=DEATHS_MAX)
-        self._homes.lost(stream, actor)
+        serving.own_actors.lost(stream, actor)
 
     @ray.method
     def tick(self) -> None:
@@ -379,18 +390,17 @@ class PartitionActor:
     def set_projectors(self, names: tuple[str, ...]) -> None:
         """Broadcast to these from now on. Told at every change, and with every tick, since a restart forgets it."""
         with self._writing, suppress(StoreError):
-            self._opened()
-            self._broadcast.set_projectors(names)
+            self._serving().broadcast.set_projectors(names)
 
     @ray.method
     def status(self) -> PartitionAnswer:
         """Who this activation is, how far its log is, which own actors there are, and what it was given to do."""
         with self._writing:
-            self._tick()
-            up = [home for home in self._homes.by_stream.values() if home.started.done()]
+            serving = self._tick()
+            up = [home for home in serving.own_actors.by_stream.values() if home.started.done()]
             own = [(home.stream, home.name, home.started.result()) for home in up if not home.started.exception()]
             given = self._commands, self._batches, self._alarms.count, self._alarms.kept
-            return PartitionAnswer(os.getpid(), self._loop.epoch, self._writer.head(), own, *given)
+            return PartitionAnswer(os.getpid(), serving.loop.epoch, serving.log.head(), own, *given)
 
     @ray.method
     def seal(self, heir: str) -> tuple[list[Any], Seal | None]:
@@ -419,35 +429,27 @@ class PartitionActor:
         with self._writing:
             try:
                 self._owner.unseal(heir, epoch)
-                self._opened()
+                self._serving()
             except RayfoldError as error:
                 return to_wire(error)
         return []
-
-    def _open_log(self) -> LmdbLog:
-        return self._plan.store.open_log(self._plan.number)
 
     def _spread_store(self) -> ClusterStore:
         assert isinstance(self._plan.store, ClusterStore)
         return self._plan.store
 
     def _let_go(self) -> None:
-        """End the own actors and close the log, if it is open."""
-        opened, self._log = self._log, None
-        if self._check is not None:
-            self._check.stop()
-        gate, self._gate = self._gate, None
-        if gate is not None:
-            gate.close()
-        if opened is not None:
-            self._homes.end_all()
-            opened.close()
+        """The end of the phase "serve", if this is it."""
+        serving, self._activation = self._activation, None
+        if serving is not None:
+            serving.close()
 
     @ray.method
     def close(self) -> None:
         """End the own actors and close the log. The actor is of no further use."""
-        if (gate := self._gate) is not None:
-            gate.close()
+        serving = self._activation
+        if serving is not None and serving.server is not None:
+            serving.server.close()  # before this waits for its turn, which others may have for long
         with self._writing:
             self._owner.handed_over = True
             self._let_go()
@@ -457,25 +459,25 @@ class PartitionActor:
         self, stream: StreamId, from_version: int, to_version: int | None, limit: int | None, bytes_max: int
     ) -> list[bytes]:
         """Records of a stream, for an own actor that loads its aggregate; never waits for a batch."""
-        return self._reader().read_stream(stream, from_version, to_version, limit, bytes_max)
+        return self._reading().log.read_stream(stream, from_version, to_version, limit, bytes_max)
 
     @ray.method(concurrency_group="reads")
     def find_snapshot(self, stream: StreamId, schema: bytes, at_or_before: int | None) -> Snapshot | None:
         """The latest usable snapshot of a stream, for an own actor that loads its aggregate."""
-        reader = self._reader()
-        if self._loop.residents.is_distrusted(stream):
+        serving = self._reading()
+        if serving.loop.residents.is_distrusted(stream):
             return None
-        return reader.find_snapshot(stream, schema, at_or_before)
+        return serving.log.find_snapshot(stream, schema, at_or_before)
 
     @ray.method(concurrency_group="reads")
     def read(self, after: int, limit: int, bytes_max: int) -> list[bytes]:
         """Records of the log, for an own actor whose command was refused before."""
-        return self._reader().read(after, limit, bytes_max)
+        return self._reading().log.read(after, limit, bytes_max)
 
     @ray.method(concurrency_group="reads")
     def secret(self) -> bytes:
         """With which an own actor keys the digests of its commands."""
-        return self._reader().secret()
+        return self._reading().log.secret()
 
     @ray.method(concurrency_group="reads")
     def process_id(self) -> int:
@@ -485,7 +487,7 @@ class PartitionActor:
     @ray.method(concurrency_group="reads")
     def head(self) -> int:
         """The position of the last committed event."""
-        return self._reader().head()
+        return self._reading().log.head()
 
     def _end_fenced(self) -> None:
         """Another activation has taken the log over. If it is Ray's opinion that this process is the partition, Ray
@@ -493,44 +495,55 @@ class PartitionActor:
         log.error("%s partition %d: a later activation has taken the log over", self._plan.name, self._plan.number)
         os._exit(1)
 
-    @property
-    def _writer(self) -> LmdbLog:
-        assert self._log is not None
-        return self._log
-
-    def _reader(self) -> LmdbLog:
-        if self._log is None:
+    def _reading(self) -> Activation:
+        """On a thread for reads: has the thread for everything else go through the phases, and waits for it."""
+        if (serving := self._activation) is None:
             told = ray.get(ray.get_runtime_context().current_actor.open.remote())
             if told:
                 raise from_wire(told)
-        return self._writer
+            if (serving := self._activation) is None:
+                raise Sealed(f"partition {self._plan.number}", "another node")
+        return serving
 
-    def _opened(self) -> None:
-        """Open the log and take it over, at the first call."""
-        if self._log is not None:
-            return
+    # --- the phases ----------------------------------------------------------------------------------------------
+
+    def _serving(self) -> Activation:
+        """Go through the phases that are left. Raises what keeps one from ending, and `Sealed`; the next call tries
+        again."""
+        if self._activation is None:
+            self._owner.check()
+            if self._plan.node_id:
+                verify_node(self._plan.store.folder_here().parent, self._plan.node_id)
+            catalogue = self._load()
+            with ExitStack() as on_failure:
+                opened = self._open_log()
+                on_failure.callback(opened.close)
+                self._activation = self._take_over(opened, catalogue, on_failure)
+                on_failure.pop_all()
+            self._saved = []
+            tune_gc()
+        return self._activation
+
+    def _load(self) -> Catalogue:
+        if self._catalogue is None:
+            self._catalogue = unship(self._plan.catalogue)
+        return self._catalogue
+
+    def _open_log(self) -> LmdbLog:
+        return self._plan.store.open_log(self._plan.number)
+
+    def _take_over(self, opened: LmdbLog, catalogue: Catalogue, on_failure: ExitStack) -> Activation:
         plan = self._plan
-        self._owner.check()
-        if plan.node_id:
-            verify_node(plan.store.folder_here().parent, plan.node_id)
-        catalogue = self._application()
-        self._own_placements = {
-            name: cls.placement for name, cls in catalogue.aggregates.items() if isinstance(cls.placement, OwnActor)
-        }
-        self._broadcast = Broadcast(plan.number, lambda name: ray.get_actor(name, plan.namespace))
-        self._broadcast.set_projectors(plan.projectors)
-        opened = self._open_log()
         self._watch_over()
-        try:
-            residents_max = plan.settings.residents_max
-            self._loop = WriteLoop(plan.number, opened, catalogue, residents_max=residents_max, in_hand=self._in_hand)
-            self._loop.residents.load_aside()
-            self._loop.residents.offer(self._saved)
-            epoch = self._loop.activate()
-        except BaseException:
-            opened.close()
-            raise
-        self._homes = OwnActors(
+        loop = WriteLoop(
+            plan.number, opened, catalogue, residents_max=plan.settings.residents_max, in_hand=self._in_hand
+        )
+        loop.residents.load_aside()
+        loop.residents.offer(self._saved)
+        epoch = loop.activate()
+        broadcast = Broadcast(plan.number, lambda name: ray.get_actor(name, plan.namespace))
+        broadcast.set_projectors(plan.projectors)
+        own_actors = OwnActors(
             self._start_own_actor,
             ray.kill,
             name_prefix=f"{plan.name}:",
@@ -538,38 +551,15 @@ class PartitionActor:
             own_actors_max=plan.settings.own_actors_max * plan.nodes,
             idle_s=plan.settings.own_actor_idle_s,
         )
-        self._log, self._saved = opened, []
-        self._check = self._checking(opened, catalogue)
+        placements = {
+            name: cls.placement for name, cls in catalogue.aggregates.items() if isinstance(cls.placement, OwnActor)
+        }
+        check, server = self._checking(opened, catalogue, loop.residents), None
+        on_failure.callback(check.stop)
         if plan.settings.local_sockets:
             name = f"{plan.store.store_id[:12]}-{plan.number}"
-            self._gate = open_socket_server(name, lambda *batch: self._execute_in_turn(BATCH_BY_ROAD_S, *batch))
-        tune_gc()
-
-    def _checking(self, opened: LmdbLog, catalogue: Catalogue) -> StandingCheck:
-        """Compares residents and snapshots with the log, for as long as this log is open."""
-        where, residents = f"in partition {self._plan.number}", self._loop.residents
-        streams = StreamChecks(catalogue, opened, where, self._alarms, lambda: self._writing, self._distrust)
-
-        def checks(pause: Callable[[], None]) -> Iterator[None]:
-            streams.resident(residents, pause)
-            yield
-            streams.snapshot(pause)
-            yield
-
-        return StandingCheck(where, self._plan.settings.standing_check_share, checks)
-
-    def _distrust(self, stream: StreamId) -> None:
-        """Load it from its events from now on; an own actor, which began with the same snapshot, ends."""
-        self._loop.residents.distrust(stream)
-        if (home := self._homes.by_stream.get(stream)) is not None:
-            self._homes.lost(stream, home.name)
-
-    @ray.method(concurrency_group="reads")
-    def found_wrong(self, kind: str, stream: StreamId, subject: str, what: str) -> None:
-        """An own actor has found that its state is not what the log says, and has dropped it."""
-        self._alarms.raise_alarm(kind, subject, what)
-        with self._writing:
-            self._loop.residents.distrust(stream)
+            server = open_socket_server(name, lambda *batch: self._execute_in_turn(BATCH_BY_ROAD_S, *batch))
+        return Activation(opened, loop, broadcast, own_actors, placements, check, server)
 
     def _watch_over(self) -> None:
         """Find out what the last process of this partition had in hand when it ended, and have this one ended if
@@ -581,15 +571,38 @@ class PartitionActor:
             self._in_hand = in_hand_of(what)
             self._watch = Watch(self._in_hand, limit_s, native=what)
 
-    def _tick(self) -> None:
-        self._opened()
-        self._take_over()
-        self._homes.passivate_idle()
+    def _checking(self, opened: LmdbLog, catalogue: Catalogue, residents: Residents) -> StandingCheck:
+        """Compares residents and snapshots with the log, for as long as this log is open."""
+        where = f"in partition {self._plan.number}"
+        streams = StreamChecks(catalogue, opened, where, self._alarms, lambda: self._writing, self._distrust)
 
-    def _take_over(self) -> None:
-        """Let go of aggregates whose own actor has come up: from now on it decides, and not we."""
-        for stream in self._homes.take_over():
-            self._loop.residents.forget(stream)
+        def checks(pause: Callable[[], None]) -> Iterator[None]:
+            streams.resident(residents, pause)
+            yield
+            streams.snapshot(pause)
+            yield
+
+        return StandingCheck(where, self._plan.settings.standing_check_share, checks)
+
+    # -------------------------------------------------------------------------------------------------------------
+
+    def _distrust(self, stream: StreamId) -> None:
+        if (serving := self._activation) is not None:
+            serving.distrust(stream)
+
+    @ray.method(concurrency_group="reads")
+    def found_wrong(self, kind: str, stream: StreamId, subject: str, what: str) -> None:
+        """An own actor has found that its state is not what the log says, and has dropped it."""
+        self._alarms.raise_alarm(kind, subject, what)
+        with self._writing:
+            if (serving := self._activation) is not None:
+                serving.loop.residents.distrust(stream)
+
+    def _tick(self) -> Activation:
+        serving = self._serving()
+        serving.leave_to_own_actors()
+        serving.own_actors.passivate_idle()
+        return serving
 
     def _start_own_actor(
         self, name: str, stream: StreamId, placement: OwnActor, careful: bool

@@ -167,7 +167,7 @@ def test_the_next_actor_is_prepared_with_what_this_one_has_in_memory(bank: Bank)
     present.close()
     (deposited,) = bank.execute(following, Envelope(Account, "alice", Deposit(amount=5)))
     assert (deposited.position, deposited.version) == (3, 2)
-    assert [stream.id for stream in following._loop.residents._offered] == ["bob"], "alice's has been used"
+    assert [stream.id for stream in following._serving().loop.residents._offered] == ["bob"], "alice's has been used"
 
 
 def test_a_sealed_partition_sends_everybody_away_and_so_does_its_next_activation(bank: Bank) -> None:
