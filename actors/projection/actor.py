@@ -7,9 +7,17 @@ The roads are concurrency groups with threads of their own, because a plain Ray 
 group and one group does not wait for another: `apply` (default, one thread), `ask` (one thread), `ask_after` (some
 threads, since such a query may wait for events still on their way), `keep` (one thread, for checkpoints) and `status`.
 
-Rules kept here: no work in `__init__`, since an actor whose `__init__` raises is dead for ever. The first call restores
-the checkpoint and catches up from the log, also after a crash and restart, and whoever asks meanwhile waits for it. A
-projector never depends on being broadcast to: at every tick, and for a query that waits, it looks into the log itself.
+The actor goes through these phases, each begun by the first call that needs it, also after a crash and restart:
+
+- open: the application's classes are imported, the logs opened, and what was saved is restored (`_open_model`); from
+  now on there is an `OpenModel` (`open_model.py`)
+- catch up: the logs are read to where they end (`_caught_up`); a query waits for that, or is answered from where the
+  read model is if no other replica can answer it (`_answering`)
+- serve: events are taken in as they are broadcast, and queries answered
+- end: nothing more is read, and what is asked fails, for others serve (`close`)
+
+Rules kept here: no work in `__init__`, since an actor whose `__init__` raises is dead for ever. A projector never
+depends on being broadcast to: at every tick, and for a query that waits, it looks into the log itself.
 """
 
 from __future__ import annotations
@@ -18,8 +26,8 @@ import os
 import pickle
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -34,7 +42,6 @@ from ...runtime.errors import HandlerFailed, NotYetVisible, RayfoldError, StoreI
 from ...runtime.in_hand import KEY_BYTES, REFUSED_S, Fallen, InHand
 from ...runtime.log.contract import Reader
 from ...runtime.printable import printable_log
-from ...runtime.read.positions import join_place
 from ...runtime.read.read_model import PackedQuery, Quarantined, ReadModel, join_queries, split_queries
 from ...runtime.stream import StreamId
 from ..cluster.node import node_id_here
@@ -45,6 +52,7 @@ from ..process.gc_tuning import tune_gc
 from ..process.suspects import key_of_batch, record_of
 from ..process.watchdog import Watch, in_hand_of
 from .answers import ProjectorAnswer
+from .open_model import OpenModel
 from .readiness import Probed
 
 __all__ = [
@@ -80,9 +88,6 @@ _ASKED_MAX: Final = 64
 
 _ASKED_BYTES_MAX: Final = 16 * 1024
 """Of one that is kept: all of them together take 1 MiB at most."""
-
-_SLICE: Final = 512
-"""Events between two looks at whether to end or to make a checkpoint, while catching up: a page of the read model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,19 +134,15 @@ class ProjectorActor:
         self._beginning = threading.Lock()
         self._reading: threading.Thread | None = None
         """Opens it for somebody who asks."""
-        self._read_model: ReadModel | None = None
-        """Restored, and perhaps still catching up."""
-        self._readers: Mapping[int, Reader] = {}
-        self._without: set[int] = set()
-        """Partitions whose logs nobody could reach at the last look."""
-        self._caught_up_to: dict[int, int] = {}
+        self._opened: OpenModel | None = None
+        """From the end of the phase "open" on."""
+        self._check: StandingCheck | None = None
+        """From then on, too."""
+        self._ending = threading.Event()
+        """Set in the phase "end"."""
         self._asked: dict[str, bytes] = {}
         """The last query of each kind, by name."""
-        self._up_to_date = False
-        """It has caught up once since this process began: it may answer."""
-        self._ending = False
         self._alarms = Alarms()
-        self._check: StandingCheck | None = None
         self._in_hand = InHand(None)
         self._watched = False
         self._door = threading.Lock()
@@ -151,12 +152,12 @@ class ProjectorActor:
     @ray.method
     def open(self) -> list[Any]:
         """Catch up with the log as it is now. Returns an error as `to_wire` packs it, or nothing. Safe to repeat."""
-        return _told(lambda: self._catch_up(self._caught_up()))
+        return _told(lambda: self._caught_up().catch_up(self._keep))
 
     @ray.method
     def apply(self, partition: int, first: int, records: Sequence[bytes], head: int) -> None:
         """Step [7]: take in committed records at `first, first + 1, …`, and whatever is missing up to `head`."""
-        self._caught_up().apply(partition, first, records, head)
+        self._caught_up().read_model.apply(partition, first, records, head)
 
     @ray.method(concurrency_group="ask")
     def ask(
@@ -169,7 +170,7 @@ class ProjectorActor:
         `alone`: there is no other replica, so this one answers from where it is while it is still reading the log.
         `apart`: each answer is pickled by itself, so that one that cannot be decoded spoils no other."""
         queries, key = split_queries(batch), key_of_batch(batch)
-        read_model = self._answering(alone)
+        read_model = self._answering(alone).read_model
         positions = read_model.positions
         if any(positions.get(partition, 0) < position for partition, position in needs.items()):
             return b"", dict(positions), self._in_hand.incarnation
@@ -187,10 +188,10 @@ class ProjectorActor:
         only wants to know. Last, where the logs end of which more was asked for than there is here.
 
         `look`: they have waited before, so read the log, for a broadcast may have been lost."""
-        read_model = self._answering(alone=True)
-        deadline_s = time.monotonic() + wait_s
+        opened = self._answering(alone=True)
+        read_model, deadline_s = opened.read_model, time.monotonic() + wait_s
         if look:
-            self._read_for(read_model, afters, deadline_s)
+            opened.read_for(afters, deadline_s)
         read_model.wait_until(
             lambda: any(_has(read_model.positions, after) for after in afters), deadline_s - time.monotonic()
         )
@@ -211,48 +212,25 @@ class ProjectorActor:
             self._note([queries[index] for index in asked])
         self._check_going_on()
         wanted = {partition for index, after in enumerate(afters) if index not in answers for partition in after}
-        ends = self._ends(wanted, away=look)
+        ends = opened.ends(wanted, away=look)
         return ray.cloudpickle.dumps(answers), reached, self._in_hand.incarnation, ends
 
     @ray.method(concurrency_group="ask_after")
     def come_to(self, after: Mapping[int, int], timeout_s: float) -> tuple[list[Any], dict[int, int]]:
         """Wait until `after` is visible here, for who looks after projectors. An error as `to_wire` packs it, or
         nothing; and the place reached. Clients wait with `ask_after`."""
-        read_model = self._caught_up()
-        deadline_s = time.monotonic() + timeout_s
+        opened = self._caught_up()
+        read_model, deadline_s = opened.read_model, time.monotonic() + timeout_s
 
         def waited() -> None:
             with suppress(NotYetVisible):
                 return read_model.wait_for(after, min(timeout_s, _BROADCAST_S))
-            self._read_for(read_model, [after], deadline_s)
+            opened.read_for([after], deadline_s)
             return read_model.wait_for(after, max(deadline_s - time.monotonic(), 0.0))
 
         error = _told(waited)
         self._check_going_on()
         return error, dict(read_model.positions)
-
-    def _read_for(self, read_model: ReadModel, afters: Sequence[Mapping[int, int]], deadline_s: float) -> None:
-        """Read what the logs have of what these wait for; in slices, so that the deadline is kept."""
-        wanted: dict[int, int] = {}
-        for after in afters:
-            join_place(wanted, after)
-        for partition, position in wanted.items():
-            while (
-                partition in self._readers
-                and time.monotonic() < deadline_s
-                and self._read_on(read_model, partition, position)
-            ):
-                pass
-
-    def _ends(self, partitions: Iterable[int], *, away: bool) -> dict[int, int]:
-        """Where these logs end now. Of a log on another node that takes a call: only `away`."""
-        ends = {}
-        for partition in partitions:
-            reader = self._readers.get(partition)
-            if reader is not None and (away or getattr(reader, "local", True)):
-                with suppress(RayfoldError):
-                    ends[partition] = reader.head()
-        return ends
 
     @ray.method(concurrency_group="status")
     def process_id(self) -> int:
@@ -268,25 +246,25 @@ class ProjectorActor:
     @ray.method(concurrency_group="status")
     def status(self) -> ProjectorAnswer:
         """How far the read model is, and what is wrong with it. Takes no lock: it is answered while events arrive."""
-        read_model = self._read_model
-        told = ProjectorAnswer(os.getpid(), {}) if read_model is None else _told_of(read_model, self._up_to_date)
+        opened = self._opened
+        told = ProjectorAnswer(os.getpid(), {}) if opened is None else _told_of(opened)
         return told._replace(node_id=node_id_here(), alarms_raised=self._alarms.count, alarms=self._alarms.kept)
 
     @ray.method(concurrency_group="status")
     def place(self) -> Place:
         """How far it has come, also while it is catching up."""
-        read_model = self._read_model
-        if read_model is None:  # nobody knows yet what it has saved
+        opened = self._opened
+        if opened is None:  # nobody knows yet what it has saved
             return Place(os.getpid(), {}, {}, [])
-        heads = self._heads()
+        read_model, heads = opened.read_model, opened.heads()
         failed = to_wire(read_model.failed) if read_model.failed else []
         return Place(
             os.getpid(),
             dict(read_model.positions),
             heads,
             failed,
-            self._up_to_date,
-            dict(self._caught_up_to),
+            opened.up_to_date,
+            dict(opened.caught_up_to or {}),
             tuple(read_model.quarantined),
         )
 
@@ -298,7 +276,7 @@ class ProjectorActor:
     @ray.method(concurrency_group="ask_after")
     def probe(self, asked: Sequence[PackedQuery]) -> list[Probed]:
         """What becomes of these queries, and of those of other kinds that need no value: for `readiness.py`."""
-        read_model = self._caught_up()
+        read_model = self._caught_up().read_model
         queries = [*asked, *self._without_values({query.name for query in asked})]
         if not queries:
             return []
@@ -310,9 +288,9 @@ class ProjectorActor:
     @ray.method(concurrency_group="keep")
     def tick(self) -> None:
         """What has to happen now and then: read what no broadcast has brought, make a checkpoint when one is due."""
-        read_model = self._caught_up()
-        self._catch_up(read_model)
-        self._keep(read_model)
+        opened = self._caught_up()
+        opened.catch_up(self._keep)
+        self._keep(opened.read_model)
 
     @ray.method
     def rebuild_stream(self, stream: StreamId) -> list[Any]:
@@ -324,24 +302,24 @@ class ProjectorActor:
     def retry_quarantined(self) -> tuple[list[Any], tuple[Quarantined, ...]]:
         """Apply the events in quarantine again. An error as `to_wire` packs it, or nothing; and what is in it still."""
         error = _told(lambda: self._mend(ReadModel.retry_quarantined))
-        return error, self._read_model.quarantined if self._read_model else ()
+        return error, self._opened.read_model.quarantined if self._opened else ()
 
     @ray.method(concurrency_group="ask")
     def close(self, save: bool) -> None:
         """Stop, once all queries that came before are answered, and `save` where it is. The actor is of no further
         use."""
-        self._ending = True
+        self._ending.set()
         if self._check is not None:
             self._check.stop()
         with self._opening:
-            if self._read_model is not None:
+            if self._opened is not None:
                 if save:
-                    self._checkpoint(self._read_model)
-                self._read_model.close()
+                    self._checkpoint(self._opened.read_model)
+                self._opened.read_model.close()
 
     def _check_going_on(self) -> None:
         """Raises when this projector ends: then the call has failed, and whoever asked asks those who serve now."""
-        if self._ending:
+        if self._ending.is_set():
             raise Unavailable(f"{self._plan.projection} {self._plan.part}-{self._plan.replica}", "it has ended")
 
     def _answered(
@@ -369,58 +347,65 @@ class ProjectorActor:
                 refused[index] = HandlerFailed(f"{self._plan.projection} @answer", name, what)
         return refused
 
-    def _answering(self, alone: bool) -> ReadModel:
+    # --- the phases ----------------------------------------------------------------------------------------------
+
+    def _answering(self, alone: bool) -> OpenModel:
         """The read model, if it has caught up soon. If it still has to read, it answers from where it is, or, where
         another replica may answer meanwhile, raises `Unavailable`."""
-        if self._up_to_date:
-            assert self._read_model is not None
-            return self._read_model
+        if (opened := self._opened) is not None and opened.up_to_date:
+            return opened
         with self._beginning:
             if self._reading is None or not self._reading.is_alive():
                 self._reading = threading.Thread(target=self._caught_up, name="rayfold-opening", daemon=True)
                 self._reading.start()
             self._reads_since_s = self._reads_since_s or time.monotonic()
         self._reading.join(max(0.0, self._reads_since_s + _OPENING_S - time.monotonic()))
-        while alone and self._read_model is None and self._reading.is_alive():
+        while alone and self._opened is None and self._reading.is_alive():
             self._reading.join(_RETRY_S)
-        if self._read_model is None or not (alone or self._up_to_date):
+        opened = self._opened
+        if opened is None or not (alone or opened.up_to_date):
             raise Unavailable(f"{self._plan.projection} {self._plan.part}-{self._plan.replica}", "it is still reading")
-        return self._read_model
+        return opened
 
-    def _caught_up(self) -> ReadModel:
-        """The read model, once it has restored its checkpoint and caught up with the log."""
-        if self._up_to_date:
-            assert self._read_model is not None
-            return self._read_model
+    def _caught_up(self) -> OpenModel:
+        """The read model, once it is open and has caught up with the logs."""
+        if (opened := self._opened) is not None and opened.up_to_date:
+            return opened
         with self._opening:
-            read_model = self._read_model or self._opened()
-            if not self._up_to_date:
-                self._catch_up(read_model)
-                self._up_to_date = True
-        return read_model
+            if self._opened is None:
+                self._opened = self._open_model()
+            if not self._opened.up_to_date:
+                self._opened.catch_up(self._keep)
+            return self._opened
 
-    def _opened(self) -> ReadModel:
+    def _open_model(self) -> OpenModel:
         plan = self._plan
         catalogue = unship(plan.catalogue)
-        readers = self._readers or {number: plan.store.open_reader(number) for number in range(plan.store.partitions)}
-        self._readers = readers
         projection, folder = catalogue.projection(plan.projection), plan.store.folder_here() / plan.folder
         self._watch_over()
-        read_model = _restored(
-            lambda: ReadModel(projection, catalogue, readers, directory=folder, part=plan.part, in_hand=self._in_hand)
-        )
+        with ExitStack() as on_failure:
+            readers: dict[int, Reader] = {}
+            for number in range(plan.store.partitions):
+                readers[number] = plan.store.open_reader(number)
+                on_failure.callback(readers[number].close)
+            read_model = _restored(
+                lambda: ReadModel(
+                    projection, catalogue, readers, directory=folder, part=plan.part, in_hand=self._in_hand
+                )
+            )
+            on_failure.pop_all()
         tune_gc()
         if why := read_model.other_history:  # it is made anew, and that must not pass in silence
             self._alarms.raise_alarm("checkpoint", f"{plan.projection}, part {plan.part}", why)
-        self._read_model = read_model
+        opened = OpenModel(plan.projection, read_model, readers, self._ending)
 
         def checks(pause: Callable[[], None]) -> Iterator[None]:
-            if not self._up_to_date:
+            if not opened.up_to_date:
                 return iter(())
             return check_read_model(read_model, projection, catalogue, readers, plan.part, self._alarms, pause)
 
         self._check = StandingCheck(f"{plan.projection} part {plan.part}", plan.check_share, checks)
-        return read_model
+        return opened
 
     def _watch_over(self) -> None:
         """Find out what the last process of this projector had in hand when it ended, and have this one ended if a
@@ -431,14 +416,7 @@ class ProjectorActor:
                 Watch(self._in_hand, self._plan.answer_max_s)
                 self._watched = True
 
-    def _catch_up(self, read_model: ReadModel) -> None:
-        """Read the logs to where they end now, which the end of a log that is being written never is. In slices, so
-        that it can be ended, and goes on from a checkpoint when it is killed."""
-        heads = self._heads()
-        for partition, head in heads.items():
-            while self._read_on(read_model, partition, head):
-                self._keep(read_model)
-        self._caught_up_to = heads
+    # -------------------------------------------------------------------------------------------------------------
 
     def _note(self, queries: Sequence[tuple[str, bytes]]) -> None:
         """Keep the last query of a batch, for probing a build that is to take over."""
@@ -455,38 +433,14 @@ class ProjectorActor:
                     made.append(PackedQuery(cls.message_name, encode_message(cls())))
         return made
 
-    def _heads(self) -> dict[int, int]:
-        """Where the logs end now; without those that are on a node which does not answer: the others go on."""
-        heads = {}
-        for partition, reader in self._readers.items():
-            try:
-                heads[partition] = reader.head()
-            except Unavailable as error:
-                if partition not in self._without:
-                    log.warning("%s goes on without partition %d: %s", self._plan.projection, partition, error)
-                self._without.add(partition)
-        self._without -= heads.keys()
-        return heads
-
-    def _read_on(self, read_model: ReadModel, partition: int, up_to: int) -> bool:
-        """Take in one slice of what a log has up to this position. False if there is nothing more, or it is to end."""
-        reached = read_model.positions[partition]
-        if reached >= up_to or self._ending or read_model.failed is not None:
-            return False
-        try:
-            read_model.catch_up(partition, min(reached + _SLICE, up_to))
-        except Unavailable:  # its home has gone in the middle of it
-            return False
-        return read_model.positions[partition] > reached
-
     def _mend(self, mending: Callable[[ReadModel], object]) -> None:
         """Change what no event in the log will change again: a start from an older checkpoint would undo it."""
-        read_model = self._caught_up()
+        read_model = self._caught_up().read_model
         mending(read_model)
         self._checkpoint(read_model)
 
     def _keep(self, read_model: ReadModel) -> None:
-        if read_model.checkpoint_due() and not self._ending:
+        if read_model.checkpoint_due() and not self._ending.is_set():
             self._checkpoint(read_model)
 
     def _checkpoint(self, read_model: ReadModel) -> None:
@@ -497,9 +451,10 @@ class ProjectorActor:
             log.error("projection %s goes on without a checkpoint: %s", self._plan.projection, error)
 
 
-def _told_of(read_model: ReadModel, up_to_date: bool) -> ProjectorAnswer:
+def _told_of(opened: OpenModel) -> ProjectorAnswer:
+    read_model = opened.read_model
     progress, quarantined = read_model.progress(), tuple(read_model.quarantined)
-    failed, replaying = str(progress.failed or ""), progress.replaying or not up_to_date
+    failed, replaying = str(progress.failed or ""), progress.replaying or not opened.up_to_date
     return ProjectorAnswer(os.getpid(), progress.positions, failed, progress.events_applied, quarantined, replaying)
 
 
