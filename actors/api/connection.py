@@ -124,7 +124,7 @@ class _Found(RemoteSystem):
 
     async def start(self) -> None:
         """Join the cluster, see that the supervisor lives, and attach."""
-        cluster = self._cluster = await started_aside(self._joined, Cluster.stop)
+        cluster = self._joined_to = await started_aside(self._joined, Cluster.stop)
         self._undo.push_async_callback(self._stop_cluster)
         await asyncio.to_thread(self._revive, cluster)
         await self.attach(cluster)

@@ -112,7 +112,7 @@ class Operations:
         self._secret: tuple[object, bytes] = (None, b"")
         """Of whose tokens, and with what they are signed."""
         _open_here.add(self)
-        self._subscriptions: Subscriptions
+        self._subscriptions = Subscriptions()
 
     async def start(self) -> Self:
         """Return once commands and queries are answered."""
@@ -124,7 +124,6 @@ class Operations:
             raise
         self._loop, self._thread_name = asyncio.get_running_loop(), threading.current_thread().name
         self._running = running
-        self._subscriptions = Subscriptions(running.catalogue)
         return self
 
     async def stop(self) -> None:
@@ -477,7 +476,8 @@ class Operations:
         Raises `UnknownName`, `InvalidId`, `InvalidMessage`, `NotInHistory`, `SubscriptionInUse`, `StoreError`.
         """
         wanted = SubscriptionOptions(name, from_, types, streams, member, of, key, acknowledge, unreadable)
-        return self._subscriptions.subscribe(self._here.store, wanted)
+        running = self._here
+        return self._subscriptions.subscribe(running.store, running.catalogue, wanted)
 
     @property
     def store(self) -> Store:

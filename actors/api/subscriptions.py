@@ -153,13 +153,15 @@ def _looked_at(filling: asyncio.Future[None]) -> None:
 class Subscriptions:
     """Those of one runtime, so that they end with it."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
-        self._catalogue = catalogue
+    def __init__(self) -> None:
         self._open: weakref.WeakSet[Subscription[Any] | BlockingSubscription[Any]] = weakref.WeakSet()
 
-    def subscribe(self, store: AnyStore, wanted: SubscriptionOptions) -> Subscription[Any]:
+    def subscribe(self, store: AnyStore, catalogue: Catalogue, wanted: SubscriptionOptions) -> Subscription[Any]:
         """See `Runtime.subscribe`."""
-        subscription: Subscription[Any] = Subscription(self._feed(store, wanted))
+        if wanted.name is not None and not isinstance(store, Store):
+            what = "a subscription with a name keeps its place beside the logs of one machine, and these are on several"
+            raise CallerError(f"{what}; leave the name out, and say from_= where you are")
+        subscription: Subscription[Any] = Subscription(open_feed(store, catalogue, wanted))
         self._open.add(subscription)
         return subscription
 
@@ -169,12 +171,6 @@ class Subscriptions:
         self._open.discard(subscription)
         self._open.add(taken)
         return taken
-
-    def _feed(self, store: AnyStore, wanted: SubscriptionOptions) -> Feed:
-        if wanted.name is not None and not isinstance(store, Store):
-            what = "a subscription with a name keeps its place beside the logs of one machine, and these are on several"
-            raise CallerError(f"{what}; leave the name out, and say from_= where you are")
-        return open_feed(store, self._catalogue, wanted)
 
     def close(self) -> None:
         """End all that are still open."""

@@ -110,16 +110,22 @@ class _Asked:
 class _Replica:
     """One replica: its actor, the lanes to it, and how far its present process is known to have come."""
 
-    def __init__(self, number: int, actor: Any) -> None:
+    def __init__(
+        self,
+        number: int,
+        actor: Any,
+        lane: Callable[[_Replica], Batcher[_Asked]],
+        waiting: Callable[[_Replica, bool], Batcher[_Asked]],
+    ) -> None:
+        """`lane`, `waiting`: make the lanes to it; the second is told whether of queries that have waited in vain."""
         self.number, self.actor = number, actor
         self.positions: dict[int, int] = {}
         self.incarnation = b""
         """Of the process that has answered last."""
         self.in_flight = 0
         self.left_out_until_s = 0.0
-        self.lane: Batcher[_Asked]
-        self.fresh: Batcher[_Asked]
-        self.waited: Batcher[_Asked]
+        self.lane = lane(self)
+        self.fresh, self.waited = waiting(self, False), waiting(self, True)
         """Queries that wait for a position: those that have just come, and those that have waited in vain."""
         self.suspects: deque[_Asked] = deque()
         self.examining: asyncio.Task[None] | None = None
@@ -185,30 +191,27 @@ class ReplicaPool:
         self._retired = True
 
     def _replica(self, number: int, actor: Any) -> _Replica:
-        replica = _Replica(number, actor)
-        name = f"the lane to a replica of {self._name}"
-        replica.lane = Batcher(
-            name,
+        return _Replica(number, actor, self._lane, self._waiting_lane)
+
+    def _lane(self, replica: _Replica) -> Batcher[_Asked]:
+        return Batcher(
+            f"the lane to a replica of {self._name}",
             partial(self._send, replica),
             defer=self._loop.call_soon,
             in_flight_max=_IN_FLIGHT_MAX,
             batch_items_max=_BATCH_QUERIES_MAX,
         )
-        for waited in (False, True):
-            lane = Batcher[_Asked](
-                name,
-                partial(self._send_waiting, replica, waited),
-                defer=self._loop.call_soon,
-                in_flight_max=1 if waited else _IN_FLIGHT_MAX,
-                pipelined_items_min=1,
-                batch_items_max=_BATCH_QUERIES_MAX,
-                waiting_items_max=_WAITING_MAX,
-            )
-            if waited:
-                replica.waited = lane
-            else:
-                replica.fresh = lane
-        return replica
+
+    def _waiting_lane(self, replica: _Replica, waited: bool) -> Batcher[_Asked]:
+        return Batcher(
+            f"the lane to a replica of {self._name}",
+            partial(self._send_waiting, replica, waited),
+            defer=self._loop.call_soon,
+            in_flight_max=1 if waited else _IN_FLIGHT_MAX,
+            pipelined_items_min=1,
+            batch_items_max=_BATCH_QUERIES_MAX,
+            waiting_items_max=_WAITING_MAX,
+        )
 
     def ask(
         self, packed: PackedQuery, after: Mapping[int, int], timeout_s: float, saw: Saw | None = None

@@ -20,7 +20,7 @@ from ..nodes.store import ClusterStore
 from ..observe.status import ProjectorSeat, seat_named
 from ..packaging.application import ApplicationPlan
 from ..packaging.builds import FOLDER, Build, ProjectionFacts
-from ..projection.fleet import Projector, ProjectorFleet, ServedBuild, end
+from ..projection.fleet import Projector, ProjectorFleet, Serve, ServedBuild, end
 from .builds import ClusterBuilds
 
 __all__ = ["ClusterProjectorFleet"]
@@ -31,7 +31,7 @@ class ClusterProjectorFleet(ProjectorFleet):
 
     def __init__(
         self,
-        store: ClusterStore,
+        store: Callable[[], ClusterStore],
         catalogue: Catalogue,
         name: str,
         namespace: str,
@@ -89,9 +89,7 @@ class ClusterProjectorFleet(ProjectorFleet):
                         await self.put_in_charge(served)
                     return
 
-    async def attach(
-        self, partitions: Sequence[Any], serve: Callable[[type[Projection], Sequence[Sequence[Any]]], None]
-    ) -> None:
+    async def attach(self, partitions: Sequence[Any], serve: Serve) -> None:
         """See `ProjectorFleet`. The builds before those that serve stay until `remove_older`: they may be asked
         still."""
         self.use_partitions(partitions)

@@ -98,13 +98,15 @@ class Supervision:
         )
         self.scheduling = ClusterScheduling(detached=detached, generation=plan.generation)
         self.partitions = PartitionActors(self._plan_of, self.scheduling, plan.generation)
-        self.projections: ClusterProjectorFleet
         self.nodes: dict[str, NodeFacts] = {}
         """By the id of their data folders: those that Ray knows of, up or not."""
         self.changing = asyncio.Lock()
         """Held by whoever moves partitions, deploys, or replaces what is lost: one at a time."""
         self.cluster = cluster
         self.catalogue = unship(plan.catalogue)
+        self.projections = self._projections()
+        self._observer: Observer | None = None
+        """From the first status on."""
         self._up_as: dict[str, str] = {}
         """Of the nodes that are up: what Ray calls them since their last start."""
         self._gone_since: dict[str, datetime] = {}
@@ -136,9 +138,6 @@ class Supervision:
         self._use_nodes()
         for node_id in self.shares.map.names.keys() - self.shares.up:
             self._gone_since[node_id] = datetime.now(UTC)  # or before: an earlier supervisor may have gone with it
-        self.projections = self._projections()
-        self.projections.answer_max_s = self.plan.settings.answer_max_s
-        self._observer = Observer(self.shares.store)
         names = await self._named()
         if not names:  # else it runs, or a deployment has looked before it changed anything
             await asyncio.to_thread(self._check_fit)
@@ -219,10 +218,7 @@ class Supervision:
             task.cancel()
         await self.rollout.cancel()
         await asyncio.gather(*(rebuild.interrupt() for rebuild in self.rebuilds))
-        closing = [self.partitions.end()]
-        if hasattr(self, "projections"):
-            closing.append(self.projections.close())
-        await asyncio.gather(*closing, return_exceptions=True)
+        await asyncio.gather(self.partitions.end(), self.projections.close(), return_exceptions=True)
         await self.shares.end()
 
     def _go_on(self, doing: Coroutine[Any, Any, None]) -> None:
@@ -297,6 +293,8 @@ class Supervision:
         """Nodes, partitions, own actors and projectors; see `Runtime.status`."""
         seats = [seat_named(one.name, one.actor) for one in self.projections.projectors()]
         actors = {number: one.actor for number, one in self.partitions.seated.items()}
+        if self._observer is None:
+            self._observer = Observer(self.shares.store)
         seen = await self._observer.observe(actors, [seat for seat in seats if seat])
         names = {number: self.shares.map.name_of(one.node_id) for number, one in self.partitions.seated.items()}
         partitions = [one._replace(node=names[one.partition]) for one in seen.partitions]
@@ -424,8 +422,9 @@ class Supervision:
 
     def _projections(self) -> ClusterProjectorFleet:
         name, namespace = self.plan.name, self.cluster.namespace
-        builds = ClusterBuilds(self.shares)
-        found = ClusterProjectorFleet(self.shares.store, self.catalogue, name, namespace, builds, self.scheduling)
+        store, builds = (lambda: self.shares.store), ClusterBuilds(self.shares)
+        found = ClusterProjectorFleet(store, self.catalogue, name, namespace, builds, self.scheduling)
+        found.answer_max_s = self.plan.settings.answer_max_s
         found.check_share = self.plan.settings.standing_check_share
         return found
 

@@ -54,6 +54,8 @@ class SupervisorActor:
         directory."""
         begin_log()
         self._name, self._plan = name, plan
+        self._opening: Any = None
+        """The call that opens a deployed one, for as long as it is under way."""
         if plan is None:
             with contextlib.suppress(Exception):  # nobody else may ask for it after a restart
                 self._opening = ray.get_runtime_context().current_actor.open.remote()

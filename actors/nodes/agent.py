@@ -115,6 +115,8 @@ class NodeAgent:
         """Held while one is opened, and while they are let go of: one that nobody closes keeps its log from ever being
         opened here to be written."""
         self._watching: threading.Thread | None = None
+        self._opening: Any = None
+        """The call that opens it after a restart, for as long as it is under way."""
         if ray.is_initialized():  # else the next line would join whatever Ray it finds
             with contextlib.suppress(Exception):  # whoever started it asks as well; after a restart nobody does
                 self._opening = ray.get_runtime_context().current_actor.open.remote()

@@ -53,7 +53,7 @@ class NodeAgents:
     ) -> None:
         """`silent_s`: how long a keeper may be silent, while its node is up, before there is another one. `revive`: how
         a keeper starts the supervisor again; None where nobody should."""
-        self.map: PartitionMap
+        self._map: PartitionMap | None = None
         """Once they are open."""
         self.troubles: dict[str, RayfoldError] = {}
         """Node id -> why its share cannot be used, though the node is up."""
@@ -65,6 +65,12 @@ class NodeAgents:
         self._silent_s = silent_s
         self._revive = revive
         self._keepers: dict[str, Any] = {}
+
+    @property
+    def map(self) -> PartitionMap:
+        """On which the nodes agree. There is one as soon as they are open."""
+        assert self._map is not None
+        return self._map
 
     @property
     def store(self) -> ClusterStore:
@@ -112,12 +118,12 @@ class NodeAgents:
         maps = [facts.map for facts in found.values() if facts.map is not None]
         self._check_expected(found, create=create, store_id=store_id)
         if maps:
-            self.map = merged(maps).with_nodes(names)
+            self._map = merged(maps).with_nodes(names)
         else:
             if not store_id:
                 asked = [node for node in nodes if node.alive or node.node_id not in without]
                 self._check_all_answered(asked, found)
-            self.map = await self._adopted_or_made(found, names, partitions or partitions_default)
+            self._map = await self._adopted_or_made(found, names, partitions or partitions_default)
         if partitions not in (None, len(self.map.owners)):
             what = f"the store has {len(self.map.owners)} partitions, not {partitions}"
             remedy = f"open it with {len(self.map.owners)}: the number is fixed when a store is created"
@@ -129,8 +135,8 @@ class NodeAgents:
         try:
             facts = await self._open(node.node_id)
             if facts.store_id and facts.map is not None and facts.store_id == self.map.store_id:
-                self.map = merged([self.map, facts.map])
-            self.map = self.map.with_nodes({node.node_id: node.name})
+                self._map = merged([self.map, facts.map])
+            self._map = self.map.with_nodes({node.node_id: node.name})
         except RayfoldError as error:
             self._in_trouble(node.node_id, error)
         else:
@@ -143,7 +149,7 @@ class NodeAgents:
     async def learn(self, store_map: PartitionMap, nodes: Iterable[str]) -> None:
         """This is part of the map from now on; these nodes are given it at once, the others when it is published. What
         they know besides is learnt from them."""
-        self.map = merged([self.map, store_map])
+        self._map = merged([self.map, store_map])
         nodes = list(nodes)
         for _ in range(_ROUNDS_MAX):
             published = self.map
@@ -263,7 +269,7 @@ class NodeAgents:
         except RayfoldError as error:
             self._in_trouble(node_id, error)
         else:
-            self.map = merged([self.map, here])
+            self._map = merged([self.map, here])
             self.troubles.pop(node_id, None)
 
     def _in_trouble(self, node_id: str, error: RayfoldError) -> None:
@@ -272,7 +278,7 @@ class NodeAgents:
         self.troubles[node_id] = error
 
     def _node_name(self, node_id: str) -> str:
-        return self.map.name_of(node_id) if hasattr(self, "map") else node_id
+        return node_id if self._map is None else self._map.name_of(node_id)
 
 
 def _check_one_store(name: str, found: Mapping[str, ShareFacts], names: Mapping[str, str]) -> None:

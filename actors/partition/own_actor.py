@@ -120,6 +120,8 @@ class AggregateActor:
         self._deciding = threading.Lock()
         """Held while commands are decided, and while the resident is copied for the standing check."""
         self._loop: WriteLoop | None = None
+        """From `start` or the first command on, and so is the check."""
+        self._check: StandingCheck | None = None
         self._proven: set[str] = set()
         """Names of commands that were decided soon, as the partition has been told."""
 

@@ -79,6 +79,10 @@ _PROBES_MAX: Final = 2
 """Tries of one projector: its process may be killed in the middle of the first; a query that ends it does so twice."""
 
 
+Serve = Callable[[type[Projection], Sequence[Sequence[Any]]], None]
+"""Has the queries to a projection go to these actors from now on: for each part its replicas."""
+
+
 class Projector(NamedTuple):
     """One projector: which part and replica it is, and how to reach it."""
 
@@ -131,8 +135,15 @@ class ProjectorFleet:
     """The projections of one runtime. Lives on its event loop."""
 
     def __init__(
-        self, store: AnyStore, catalogue: Catalogue, name: str, namespace: str, builds: Builds, scheduling: Scheduling
+        self,
+        store: Callable[[], AnyStore],
+        catalogue: Catalogue,
+        name: str,
+        namespace: str,
+        builds: Builds,
+        scheduling: Scheduling,
     ) -> None:
+        """`store`: as it is now, for projectors that are started."""
         self.serving: dict[str, ServedBuild] = {}
         """By the projection's name: what queries go to."""
         self.joining: list[ServedBuild] = []
@@ -146,7 +157,7 @@ class ProjectorFleet:
         self.answer_max_s = Settings().answer_max_s
         """Of the projectors that are started from now on; see `Settings`."""
         self._partitions: Sequence[Any] = ()
-        self._serve: Callable[[type[Projection], Sequence[Sequence[Any]]], None]
+        self._serve: Serve = _to_nobody
         self._changing: set[str] = set()
         self._ticks: dict[str, Any] = {}
         self.check_share = 0.0
@@ -206,9 +217,7 @@ class ProjectorFleet:
         if not opened.cancelled() and (failure := opened.exception()) is not None:
             log.error("%s: %s", name, failure)
 
-    async def attach(
-        self, partitions: Sequence[Any], serve: Callable[[type[Projection], Sequence[Sequence[Any]]], None]
-    ) -> None:
+    async def attach(self, partitions: Sequence[Any], serve: Serve) -> None:
         """All are up: from now on queries go where `serve` is told, and `partitions` hear of every change."""
         self.use_partitions(partitions)
         self._serve = serve
@@ -438,7 +447,7 @@ class ProjectorFleet:
                 replica,
                 folder,
                 served.catalogue,
-                self._store,
+                self._store(),
                 self.check_share,
                 self.answer_max_s,
             )
@@ -454,6 +463,10 @@ class ProjectorFleet:
         await end(projectors, save=False)
         for projector in projectors:
             await self._builds.remove_folder(build, projector.part, projector.replica)
+
+
+def _to_nobody(_projection: type[Projection], _parts: Sequence[Sequence[Any]]) -> None:
+    """Before `attach` there is nobody who asks."""
 
 
 def _least_far(places: Sequence[Place]) -> tuple[int, int] | None:

@@ -50,11 +50,7 @@ _TICK_S: Final = 2.0
 
 
 class LocalSystem:
-    """What a started runtime consists of. Every part may be missing, so that `stop` works at any moment."""
-
-    store: Store
-    projections: ProjectorFleet
-    client: Client
+    """What a started runtime consists of. `start` may end after any of its parts, and `stop` undoes those."""
 
     def __init__(
         self,
@@ -72,10 +68,15 @@ class LocalSystem:
         self._partitions: list[Any] = []
         self._rebuilds: list[Rebuild] = []
         self._grace_s = 0.0
+        self._store: Store | None = None
+        self._projections: ProjectorFleet | None = None
+        self._client: Client | None = None
+        self._observer: Observer | None = None
+        """All four from their step of `start` on."""
 
     async def start(self) -> None:
         """Store, hold, cluster, projectors, partitions, client: each needs the ones before it."""
-        self.store = store = self._open_store()
+        self._store = store = self._open_store()
         hold = store.hold(f"the runtime of process {os.getpid()}")
         self._undo.callback(hold.release)
         await asyncio.to_thread(_check_fit, store, self.catalogue)
@@ -86,11 +87,11 @@ class LocalSystem:
         self._undo.push_async_callback(asyncio.to_thread, cluster.stop)
         builds, scheduling = Builds(store.path), Scheduling(on_this_node())
         name = _name(store)
-        self.projections = ProjectorFleet(store, self.catalogue, name, cluster.namespace, builds, scheduling)
+        self._projections = ProjectorFleet(lambda: store, self.catalogue, name, cluster.namespace, builds, scheduling)
         self.projections.check_share = self._settings.standing_check_share
         self._undo.push_async_callback(self._end_actors)
         await self._start_actors(cluster, scheduling)
-        self.client = Client(
+        self._client = Client(
             self.catalogue,
             self._partitions,
             cluster.actor_named,
@@ -108,6 +109,24 @@ class LocalSystem:
         hold.publish(connection_facts(cluster, _name(store)))
         self._undo.callback(hold.publish, {})  # first of all when it stops: who looks on must not reach for what ends
         self._undo.push_async_callback(self._interrupt_rebuilds)
+
+    @property
+    def store(self) -> Store:
+        """The store, which is locked."""
+        assert self._store is not None
+        return self._store
+
+    @property
+    def projections(self) -> ProjectorFleet:
+        """Its projectors."""
+        assert self._projections is not None
+        return self._projections
+
+    @property
+    def client(self) -> Client:
+        """What sends commands and queries."""
+        assert self._client is not None
+        return self._client
 
     async def stop(self, grace_s: float) -> None:
         """Undo `start`, in reverse order; each step also when an earlier one failed. `grace_s`: how long, in seconds,
@@ -139,6 +158,7 @@ class LocalSystem:
     async def status(self) -> Status:
         """Asks every actor; one that does not answer within five seconds is told to be silent."""
         seats = [seat_named(one.name, one.actor) for one in self.projections.projectors()]
+        assert self._observer is not None
         return await self._observer.observe(dict(enumerate(self._partitions)), [seat for seat in seats if seat])
 
     async def scale(self, projection: type[Projection], replicas: int) -> None:

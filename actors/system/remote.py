@@ -76,19 +76,20 @@ class RemoteSystem:
 
     def __init__(self, name: str, catalogue: Catalogue | None) -> None:
         """`catalogue`: the classes of this program, if it has started the system; else those that were deployed."""
-        self.store: ClusterStore
-        self.client: Client
-        self.catalogue: Catalogue
         self._name = name
-        self._cluster: Cluster
         self._own = catalogue
-        self._notice: Topology
+        self._catalogue: Catalogue | None = None
+        self._client: Client | None = None
+        self._joined_to: Cluster | None = None
+        self._notice: Topology | None = None
+        """All four from `attach` on."""
         self._partitions: list[str] = []
         self._told_of: dict[str, int] = {}
         """Projections of which another version serves than this program has."""
         self._supervisor: Any = None
         """Its handle, as last looked up."""
-        self._attachment: Attachment
+        self._attached_by: Attachment | None = None
+        """From `attach` on, too."""
         self._address = ""
         self._what_ended = self._cut_off = ""
         """Why nothing reaches the system from here, since when, and what will become of it; empty if all is well."""
@@ -105,9 +106,9 @@ class RemoteSystem:
         from ..packaging.shipping import unship  # it imports ray, which `Cluster` prepares
 
         notice, handles = await self._first_notice()
-        self.catalogue = self._own or unship(notice.catalogue, code_first=False)
+        self._catalogue = self._own or unship(notice.catalogue, code_first=False)
         others = self._own is None
-        self.client = Client(
+        self._client = Client(
             self.catalogue,
             [handles[name] for name in notice.partitions],
             self._own_actor_named,
@@ -122,6 +123,38 @@ class RemoteSystem:
         if notice.settings.tune_garbage_collector:
             self._undo.callback(tune_gc())
         self._undo.push_async_callback(_ended, asyncio.create_task(self._mind()))
+
+    @property
+    def store(self) -> ClusterStore:
+        """Where its logs are, as is known here."""
+        return self._notice_now.store
+
+    @property
+    def client(self) -> Client:
+        """What sends commands and queries."""
+        assert self._client is not None
+        return self._client
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The classes that are used here."""
+        assert self._catalogue is not None
+        return self._catalogue
+
+    @property
+    def _notice_now(self) -> Topology:
+        assert self._notice is not None
+        return self._notice
+
+    @property
+    def _cluster(self) -> Cluster:
+        assert self._joined_to is not None
+        return self._joined_to
+
+    @property
+    def _attachment(self) -> Attachment:
+        assert self._attached_by is not None
+        return self._attached_by
 
     @property
     def address(self) -> str:
@@ -269,8 +302,8 @@ class RemoteSystem:
 
     async def _hold(self, cluster: Cluster) -> None:
         """Use this cluster from now on. Raises `Unavailable` if this program's node there has ended."""
-        self._cluster, self._supervisor, self._address = cluster, None, cluster.address
-        self._attachment = Attachment(cluster.node_socket, cluster.address)
+        self._joined_to, self._supervisor, self._address = cluster, None, cluster.address
+        self._attached_by = Attachment(cluster.node_socket, cluster.address)
         await self._attachment.open()
 
     async def _leave(self) -> None:
@@ -287,7 +320,7 @@ class RemoteSystem:
         """Wait at the board, for ever."""
         while True:
             try:
-                notice = await self._read(self._notice.edition)
+                notice = await self._read(self._notice_now.edition)
                 if notice is not None:
                     self.client.tell_unavailable(notice.unavailable)
                     self._take(notice, await self._handles_of(notice))
@@ -330,7 +363,7 @@ class RemoteSystem:
 
     def _take(self, notice: Topology, handles: Mapping[str, Any]) -> None:
         """This is how things are now. `handles`: by name."""
-        self._notice, self.store = notice, notice.store
+        self._notice = notice
         for number, name in enumerate(notice.partitions):
             if self._partitions[number] != name and name in handles:  # else it has been replaced again since
                 self.client.replace_partition(number, handles[name])

@@ -152,7 +152,7 @@ class _Program:
     async def status(self) -> dict[str, Any]:
         """How everything is, as the supervisor says, and what its board says of partitions that are unavailable."""
         status = await self._bank.status()
-        notice = cast(RemoteSystem, self._bank._running)._notice
+        notice = cast(RemoteSystem, self._bank._running)._notice_now
         return {
             "partitions": [one._asdict() for one in status.partitions],
             "projectors": [one._replace(quarantined=())._asdict() for one in status.projectors],

@@ -741,6 +741,7 @@ class SimulatedSupervision(Supervision):
         self.scheduling._incarnation = f"{number:06d}"  # else drawn, and which of two actors is taken up would be, too
         self.rollout = _Rolling(self, lambda: None)
         self.shares = _shares(world, self.sender)
+        self.projections = self._projections()
         self.partitions = _PartitionActors(self, world, self._plan_of, self.scheduling)
         self.moves = world.build.moves(self)
         self.health = Health(self, self.moves)

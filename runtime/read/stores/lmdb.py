@@ -136,6 +136,8 @@ class LmdbStore:
 
     def __init__(self) -> None:
         self.rows_database: Any = None
+        self._checkpoints: Any = None
+        """Both from `open` on."""
         self._environment: lmdb.Environment | None = None
         self._transaction: lmdb.Transaction[bytes] | None = None
         self._lock: int | None = None
