@@ -119,7 +119,7 @@ class DefinitionError(RayfoldError, TypeError):
         try:
             class Open(Query): ...
         except DefinitionError as error:
-            print(error.remedy)  # say what it is answered with: class Open(Query[int])
+            print(error.remedy)  # declare its answer: class Open(Query[int])
     """
 
     def __init__(self, where: str, what: str, remedy: str = "") -> None:

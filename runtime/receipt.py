@@ -46,7 +46,7 @@ class Receipt(NamedTuple):
         `len(receipt.events)`. Only of a receipt that `execute(..., events=True)` has returned; of any other one ask the
         runtime: `events_of(receipt)`. Raises `AttributeError` for a receipt without them."""
         if self.carried is None:
-            remedy = "say execute(..., events=True), or ask the runtime: events_of(receipt)"
+            remedy = "use execute(..., events=True), or ask the runtime: events_of(receipt)"
             raise AttributeError(f"this receipt does not carry the events of its command; {remedy}")
         return self.carried
 

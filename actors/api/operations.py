@@ -261,7 +261,9 @@ class Operations:
         except TimeoutError as error:
             if isinstance(error, RayfoldError):
                 raise
-            raise Unavailable("the partitions", f"they did not say within {limit_s:g} s where their logs end") from None
+            raise Unavailable(
+                "the partitions", f"they did not report the ends of their logs within {limit_s:g} s"
+            ) from None
         left_s = began_s + limit_s - time.monotonic()
         await client.everywhere(projections, heads, max(left_s, 0.001))
 
@@ -483,7 +485,7 @@ class Operations:
     def store(self) -> Store:
         """The store of the system. Raises `CallerError` where it is spread over nodes: no process has all of it."""
         if not isinstance(store := self._store, Store):
-            raise CallerError(f"the store {store.name} is spread over {len(store.map.names)} nodes; status() says how")
+            raise CallerError(f"the store {store.name} is spread over {len(store.map.names)} nodes; status() shows how")
         return store
 
     @property

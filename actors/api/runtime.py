@@ -94,7 +94,7 @@ class Runtime(Operations):
         said = any(given != () for given in (aggregates, projections, events, retired)) or replicas != 1
         if application is None:
             if not said:
-                remedy = "say aggregates=[...], or give an Application"
+                remedy = "give aggregates=[...], or give an Application"
                 raise InvalidMessage("Runtime", "there is nothing to run", remedy)
             application = Application(
                 "here",
@@ -106,7 +106,7 @@ class Runtime(Operations):
                 retired=retired,
             )
         elif not isinstance(application, Application):
-            raise InvalidMessage("Runtime", f"{application!r} is no Application", "say aggregates=[...] for classes")
+            raise InvalidMessage("Runtime", f"{application!r} is no Application", "give aggregates=[...] for classes")
         elif said:
             what = "aggregates, projections, replicas, events and retired are those of the Application"
             raise InvalidMessage("Runtime", what, "give the Application alone, or leave it out")

@@ -160,7 +160,7 @@ class Subscriptions:
         """See `Runtime.subscribe`."""
         if wanted.name is not None and not isinstance(store, Store):
             what = "a subscription with a name keeps its place beside the logs of one machine, and these are on several"
-            raise CallerError(f"{what}; leave the name out, and say from_= where you are")
+            raise CallerError(f"{what}; leave the name out, and set from_= to your position")
         subscription: Subscription[Any] = Subscription(open_feed(store, catalogue, wanted))
         self._open.add(subscription)
         return subscription

@@ -134,7 +134,7 @@ class TimeTravel:
         except RayfoldError:
             raise
         except TimeoutError:
-            what = f"not folded within {timeout_s} s; say timeout_s= for a long log"
+            what = f"not folded within {timeout_s} s; set timeout_s= for a long log"
             raise Unavailable(projection.projection_name, what) from None
         if part is not None:
             alone: Answer = answers[0]

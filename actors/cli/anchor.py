@@ -56,14 +56,17 @@ def anchor(
     key: Annotated[Path, typer.Option("--key", metavar="FILE", help="The private key that signs it.")],
     new: Annotated[bool, typer.Option("--new-key", help="Make the key, in a new file of mode 0600.")] = False,
     to: Annotated[
-        str | None, typer.Option("--to", metavar="ADDRESS", help="Write it there too: a folder, or s3://bucket/name.")
+        str | None, typer.Option("--to", metavar="ADDRESS", help="Also write it to a folder, or s3://bucket/name.")
     ] = None,
     every: Annotated[
-        str | None, typer.Option("--every", metavar="TIME", help="Again and again: 30s, 15m, 1h, 1d. Needs --to.")
+        str | None,
+        typer.Option("--every", metavar="TIME", help="Repeat at this interval: 30s, 15m, 1h, 1d. Needs --to."),
     ] = None,
-    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="Of the cluster, for an application.")] = "auto",
+    address: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Address of the cluster, for an application.")
+    ] = "auto",
 ) -> None:
-    """Print and sign what each log of a store ends with, so that a later change of anything before it is seen."""
+    """Print and sign the end of each log of a store, so that a later change of anything before it is detected."""
     from ...runtime.backup.anchor import new_key, read_key
 
     interval_s = None if every is None else _seconds(every)

@@ -46,24 +46,32 @@ FAILED: Final = 1
 """The exit code of a deployment that did not come to its end."""
 
 AddressOption = Annotated[
-    str, typer.Option(metavar="HOST:PORT", help="Of the cluster's head; default: RAY_ADDRESS, or that of this machine.")
+    str,
+    typer.Option(
+        metavar="HOST:PORT", help="Address of the cluster's head; default: RAY_ADDRESS, or that of this machine."
+    ),
 ]
-AppOption = Annotated[str | None, typer.Option("--app", metavar="NAME", help="If several run on the cluster.")]
+AppOption = Annotated[
+    str | None, typer.Option("--app", metavar="NAME", help="Name of the application, if several run on the cluster.")
+]
 
 
 def deploy(
     application: Annotated[
-        str, typer.Argument(metavar="MODULE:NAME", help="Where an Application stands: bank.app:bank.")
+        str, typer.Argument(metavar="MODULE:NAME", help="Module and name of the Application: bank.app:bank.")
     ],
     address: AddressOption = "auto",
     create: Annotated[bool, typer.Option("--create", help="Make a new, empty store if there is none.")] = False,
     without: Annotated[
         str,
-        typer.Option(metavar="NODE,NODE", help="Make it without these, which are down and given up: names or ids."),
+        typer.Option(
+            metavar="NODE,NODE", help="Make it without these nodes, which are down and given up: names or ids."
+        ),
     ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would happen; change nothing.")] = False,
     within: Annotated[
-        float | None, typer.Option(metavar="SECONDS", min=1, help="Take it back if a read model takes longer to build.")
+        float | None,
+        typer.Option(metavar="SECONDS", min=1, help="Take the deployment back if a read model takes longer to build."),
     ] = None,
     wait: Annotated[
         bool,
@@ -72,10 +80,10 @@ def deploy(
             help="Return when the projections have caught up, also where nothing ran before.",
         ),
     ] = False,
-    cancel: Annotated[bool, typer.Option("--cancel", help="Call off the deployment that is under way.")] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Cancel the deployment that is under way.")] = False,
 ) -> None:
-    """Leave an application running on a cluster, or give the one that runs there its new code: its read models first,
-    then its partitions. Exit code 1 if that did not come to its end, or, with --wait, if a projection has stopped."""
+    """Deploy an application on a cluster, or give the running one its new code: its read models first, then its
+    partitions. Exit code 1 if the deployment was not completed, or, with --wait, if a projection has stopped."""
     found = application_at(application)
     left_out = [name for part in without.split(",") if (name := part.strip())]
     with joined(address) as cluster:
@@ -185,12 +193,12 @@ def _what_runs_on(name: str) -> str:
 
 
 def move(
-    partition: Annotated[int, typer.Argument(help="Its number.")],
-    node: Annotated[str, typer.Argument(help="The node it is to be at home on: a name, or an id.")],
+    partition: Annotated[int, typer.Argument(help="Number of the partition.")],
+    node: Annotated[str, typer.Argument(help="The node that becomes its home: a name, or an id.")],
     app: AppOption = None,
     address: AddressOption = "auto",
 ) -> None:
-    """Have a partition at home on another node, while commands arrive."""
+    """Move a partition to another node, while commands arrive."""
     _show(_moving(app, address, lambda bank: [bank.move(partition, node)]))
 
 
@@ -200,8 +208,10 @@ def rebalance(app: AppOption = None, address: AddressOption = "auto") -> None:
 
 
 def drain(
-    node: Annotated[str, typer.Argument(help="The node that is to be home to nothing: a name, or an id.")],
-    undo: Annotated[bool, typer.Option("--undo", help="It may be used again, from the next rebalance on.")] = False,
+    node: Annotated[str, typer.Argument(help="The node to move all partitions from: a name, or an id.")],
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Allow partitions on it again, from the next rebalance on.")
+    ] = False,
     app: AppOption = None,
     address: AddressOption = "auto",
 ) -> None:
@@ -262,7 +272,7 @@ def _only_one(app: str | None, address: str) -> str:
     if not running:
         raise CallerError("no application runs on that cluster")
     if len(running) > 1:
-        raise CallerError(f"several applications run there: {', '.join(running)}; say --app NAME")
+        raise CallerError(f"several applications run there: {', '.join(running)}; choose one with --app NAME")
     return running[0]
 
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["backup", "restore"]
 
-JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there as well.")]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file, as JSON.")
+]
 
 
 def backup(
@@ -33,7 +35,9 @@ def backup(
     ],
     target: Annotated[str, typer.Argument(help="A folder, or an address that fsspec knows: s3://bucket/name.")],
     json_file: JsonOption = None,
-    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="Of the cluster, for an application.")] = "auto",
+    address: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Address of the cluster, for an application.")
+    ] = "auto",
 ) -> None:
     """Back up a store while it is in use. A target that has a backup of it gets what is new."""
     from ...runtime.backup.taking import backup_store
@@ -53,7 +57,10 @@ def restore(
     directory: Annotated[Path, typer.Argument(help="Where the new store goes: missing or empty.")],
     at: Annotated[
         list[str] | None,
-        typer.Option(metavar="PARTITION=POSITION", help="Only up to there; once for each partition. Default: all."),
+        typer.Option(
+            metavar="PARTITION=POSITION",
+            help="Restore only up to this position; once for each partition. Default: all.",
+        ),
     ] = None,
     json_file: JsonOption = None,
 ) -> None:

@@ -30,7 +30,7 @@ __all__ = ["check"]
 FITS: Final = 0
 DIFFERS: Final = 1
 
-_NOT_SEEN: Final = "its folders, on the nodes, were not looked at"
+_NOT_SEEN: Final = "its folders, on the nodes, were not read"
 """In place of why a read model is built, where it may be kept."""
 
 SHOWN: Final = 10
@@ -53,21 +53,23 @@ def check(
     store: Annotated[
         Path, typer.Argument(help="The directory of a store, in use or not, or a copy; or an application's name.")
     ],
-    classes: Annotated[str, typer.Argument(metavar="MODULE:NAME", help="Where the Application stands.")],
+    classes: Annotated[str, typer.Argument(metavar="MODULE:NAME", help="Module and name of the Application.")],
     everything: Annotated[
         bool, typer.Option("--all", help="Decode every record and fold every stream, instead of a sample.")
     ] = False,
     against: Annotated[
         str | None,
-        typer.Option(metavar="MODULE:NAME", help="The Application as it runs now: its states are compared."),
+        typer.Option(metavar="MODULE:NAME", help="The Application as it runs now: its states are compared too."),
     ] = None,
     against_folder: Annotated[
-        Path | None, typer.Option("--against-in", metavar="FOLDER", help="Where the modules of --against are.")
+        Path | None, typer.Option("--against-in", metavar="FOLDER", help="The folder of the modules of --against.")
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the findings there as well.")
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the findings to this file, as JSON.")
     ] = None,
-    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="Of the cluster, for an application.")] = "auto",
+    address: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Address of the cluster, for an application.")
+    ] = "auto",
 ) -> None:
     """Compare an application's code with what a store holds: a dry run, which changes nothing.
 
@@ -78,7 +80,7 @@ def check(
     from ...runtime.checks.dry_run import dry_run
 
     if against_folder is not None and against is None:
-        raise CallerError("--against-in says where the modules of --against MODULE:NAME are, which is missing")
+        raise CallerError("--against-in is the folder of the modules of --against MODULE:NAME, which is missing")
     application = application_at(classes)
     older = None if against is None else _older(against, against_folder)
     with _readers(store, address) as (readers, folder):

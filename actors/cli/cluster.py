@@ -42,16 +42,16 @@ PORT: Final = 6379
 """Ray's own default for the head."""
 
 
-DataOption = Annotated[Path, typer.Option("--data", help="The folder of the nodes' data folders.")]
+DataOption = Annotated[Path, typer.Option("--data", help="The folder that holds the nodes' data folders.")]
 
 
 def up(
-    nodes: Annotated[int | None, typer.Option(help="How many; if not said, as many as there were; 3 at first.")] = None,
-    cpus: Annotated[int | None, typer.Option(help="What each node tells Ray it has; if not said, as before.")] = None,
+    nodes: Annotated[int | None, typer.Option(help="Number of nodes; default: as many as before, 3 at first.")] = None,
+    cpus: Annotated[int | None, typer.Option(help="CPUs that each node reports to Ray; default: as before.")] = None,
     data: DataOption = FOLDER,
     port: Annotated[
         int | None,
-        typer.Option(min=1, max=65_535, help="Of the head; if not said, the one that it had before, or any."),
+        typer.Option(min=1, max=65_535, help="Port of the head; default: the one that it had before, or any."),
     ] = None,
 ) -> None:
     """Start a cluster of several nodes on this machine, or what is missing of it. It outlives this command."""
@@ -81,7 +81,9 @@ def down(
         str | None, typer.Argument(help="Take down this application, and leave the cluster running.")
     ] = None,
     data: DataOption = FOLDER,
-    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="Of the cluster, for an application.")] = "auto",
+    address: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Address of the cluster, for an application.")
+    ] = "auto",
 ) -> None:
     """Stop the cluster that `rayfold up` started there: exactly its processes. Or one application. The data stays."""
     if app is not None:
@@ -102,18 +104,20 @@ def down(
 def node(
     data: Annotated[Path, typer.Option(help="The data folder of this node; made if it is missing.")],
     head: Annotated[bool, typer.Option("--head", help="The first node, to which the others connect.")] = False,
-    address: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Of the head, for every other node.")] = None,
-    name: Annotated[str | None, typer.Option(help="For people; the host's name if not said.")] = None,
-    port: Annotated[int, typer.Option(help="Of the head.")] = PORT,
-    cpus: Annotated[int | None, typer.Option(help="What it tells Ray it has; all if not said.")] = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Address of the head, for every other node.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the node, for people; default: the host's name.")] = None,
+    port: Annotated[int, typer.Option(help="Port of the head.")] = PORT,
+    cpus: Annotated[int | None, typer.Option(help="CPUs that the node reports to Ray; default: all.")] = None,
     show: Annotated[bool, typer.Option("--print", help="Print the command instead of becoming it.")] = False,
     more: Annotated[
-        list[str] | None, typer.Argument(metavar="-- OPTIONS", help="For `ray start`, as they are.")
+        list[str] | None, typer.Argument(metavar="-- OPTIONS", help="Passed to `ray start` unchanged.")
     ] = None,
 ) -> None:
     """Make this machine a node of a cluster: become `ray start --block` with Rayfold's label and settings."""
     if head == (address is not None):
-        raise CallerError("say --head on the first node and --address HOST:PORT, the head's, on every other")
+        raise CallerError("use --head on the first node and --address HOST:PORT, the head's, on every other")
     identity = create_or_read_node(data, name or socket.gethostname().partition(".")[0])
     environment = node_environment(os.environ, data.absolute(), head=head, loopback=False)
     command = _ray_start(identity.labels, f"--port={port}" if head else f"--address={address}", cpus, more or [])
@@ -134,7 +138,7 @@ def nodes(
         str, typer.Argument(metavar="[HOST:PORT]", help="Default: the cluster of this machine.")
     ] = "auto",
 ) -> None:
-    """List the nodes of a cluster: who they are, where, and whether they are up. Exit code 1 if one is gone."""
+    """List the nodes of a cluster: names, addresses, and whether they are up. Exit code 1 if one is gone."""
     cluster = Cluster.start_or_join(num_cpus=None, own_actors_max=0, cluster=address)
     found = cluster.nodes()
     cluster.stop()

@@ -52,9 +52,9 @@ def logs(
             metavar="STORE", help="The directory of a store, the name of an application, or the folder of a cluster."
         ),
     ],
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue with new lines, until Ctrl-C.")] = False,
     since: Annotated[
-        str, typer.Option(metavar="AGE|TIME", help="Nothing older: 90s, 10m, 2h, 1d, or 2013-11-01T10:00 (UTC).")
+        str, typer.Option(metavar="AGE|TIME", help="Nothing older than 90s, 10m, 2h, 1d, or 2013-11-01T10:00 (UTC).")
     ] = "",
     actor: Annotated[
         str, typer.Option(metavar="PART", help="Only actors with this in their name: partition-0, Account/alice.")
@@ -62,8 +62,8 @@ def logs(
 ) -> None:
     """Show what actors and handlers logged and printed on this machine, with the traces of what handlers raised.
 
-    Of the present session, or the last one if nothing runs. Of an application on several machines each has its own.
-    Exit code 2 if there is nothing of it here.
+    The lines are those of the present session, or of the last one if nothing runs. On several machines each has the
+    lines of its own nodes. Exit code 2 if this machine has no lines of it.
     """
     from ..observe.session_logs import sessions_of
 
@@ -72,7 +72,7 @@ def logs(
     session = next(sessions_of(actor_in), None)
     shown_as = partial(_shown_name, _node_names(directory))
     if session is None and not follow:
-        told = f"{directory}: no actor of it has written anything here that is still there"
+        told = f"{directory}: no lines of its actors are left on this machine"
         complaints.print(escape(told), soft_wrap=True)
         raise typer.Exit(NOTHING)
     looks = 0

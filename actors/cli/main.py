@@ -84,7 +84,9 @@ def _add_installed() -> None:
 
 _add_installed()
 
-JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there as well.")]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file, as JSON.")
+]
 
 
 @app.command()
@@ -94,12 +96,15 @@ def verify(
     ],
     classes: Annotated[
         str | None,
-        typer.Argument(metavar="[MODULE:NAME]", help="The Application: then every state is folded and compared too."),
+        typer.Argument(metavar="[MODULE:NAME]", help="The Application: every state is then folded and compared too."),
     ] = None,
     json_file: JsonOption = None,
-    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="Of the cluster, for an application.")] = "auto",
+    address: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Address of the cluster, for an application.")
+    ] = "auto",
     anchor_file: Annotated[
-        Path | None, typer.Option("--anchor", metavar="FILE", help="Prove too that nothing before this was changed.")
+        Path | None,
+        typer.Option("--anchor", metavar="FILE", help="Also prove that nothing before this anchor was changed."),
     ] = None,
     public_key: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The key that the anchor must be signed with: hex, or PEM.")
@@ -115,7 +120,7 @@ def verify(
     from .verify_states import classes_of, show_states, states_of
 
     if public_key is not None and anchor_file is None:
-        raise CallerError("--public-key is what an anchor is compared with; say which one: --anchor FILE")
+        raise CallerError("--public-key needs an anchor to check; add the anchor with --anchor FILE")
     application_named = None if classes is None else classes_of(directory, classes)  # a typo need not wait for the rest
     columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=complaints, transient=True, disable=not complaints.is_terminal) as progress:
@@ -171,7 +176,7 @@ def _version(wanted: bool) -> None:
 def _root(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and end.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Options of the whole command line."""

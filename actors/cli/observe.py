@@ -41,14 +41,18 @@ NOT_RUNNING: Final = 2
 _LOOK_S: Final = 1.0
 """Between two looks: what a rate is told from. The observer takes a thousandth of that."""
 
-JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there as well.")]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file, as JSON.")
+]
 
 
 def status(
     directory: Annotated[Path, typer.Argument(help="The directory of a store, or the name of an application.")],
-    watch: Annotated[bool, typer.Option("--watch", help="Look again every second, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh every second, until Ctrl-C.")] = False,
     json_file: JsonOption = None,
-    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="Of the cluster, for an application.")] = "auto",
+    address: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Address of the cluster, for an application.")
+    ] = "auto",
 ) -> None:
     """Show what runs on a store and how it does. Exit code 2 if nothing runs; then with what the log says."""
     from ...runtime.store.store import open_store
@@ -99,10 +103,12 @@ def history(
     directory: Annotated[
         Path, typer.Argument(help="The directory of a store, in use or not; or an application's name.")
     ],
-    aggregate: Annotated[str, typer.Argument(metavar="TYPE/ID", help="Which aggregate: Account/alice.")],
+    aggregate: Annotated[str, typer.Argument(metavar="TYPE/ID", help="The aggregate, such as Account/alice.")],
     from_version: Annotated[int, typer.Option("--from", help="The first version.")] = 1,
     to_version: Annotated[int | None, typer.Option("--to", help="The last version; default: all.")] = None,
-    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="Of the cluster, for an application.")] = "auto",
+    address: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Address of the cluster, for an application.")
+    ] = "auto",
 ) -> None:
     """Print the events of one aggregate as they are stored, one line of JSON each."""
     from ...runtime.log.format import stream_id

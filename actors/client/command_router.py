@@ -255,7 +255,7 @@ class CommandRouter:
         return f"partition {partition}: {why}" if why else ""
 
     def _lane(self, destination: _Destination) -> Batcher[_Pending]:
-        name = f"the lane to {destination.name or f'partition {destination.partition}'}"
+        name = f"the queue to {destination.name or f'partition {destination.partition}'}"
         return Batcher(name, partial(self._send, destination), defer=self._loop.call_soon, in_flight_max=IN_FLIGHT_MAX)
 
     def _send(self, destination: _Destination, batch: list[_Pending]) -> None:

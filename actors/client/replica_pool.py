@@ -195,7 +195,7 @@ class ReplicaPool:
 
     def _lane(self, replica: _Replica) -> Batcher[_Asked]:
         return Batcher(
-            f"the lane to a replica of {self._name}",
+            f"the queue to a replica of {self._name}",
             partial(self._send, replica),
             defer=self._loop.call_soon,
             in_flight_max=_IN_FLIGHT_MAX,
@@ -204,7 +204,7 @@ class ReplicaPool:
 
     def _waiting_lane(self, replica: _Replica, waited: bool) -> Batcher[_Asked]:
         return Batcher(
-            f"the lane to a replica of {self._name}",
+            f"the queue to a replica of {self._name}",
             partial(self._send_waiting, replica, waited),
             defer=self._loop.call_soon,
             in_flight_max=1 if waited else _IN_FLIGHT_MAX,
@@ -219,7 +219,7 @@ class ReplicaPool:
         """The future gets the answer, errors too as values; `saw` is told before where the answer was read. Raises
         `Overloaded` at once."""
         if len(self._pending) >= self._settings.in_flight_max:
-            raise Overloaded(f"the client's road to {self._name}", self._settings.in_flight_max, "queries in flight")
+            raise Overloaded(f"the client's queries to {self._name}", self._settings.in_flight_max, "queries in flight")
         future = self._loop.create_future()
         asked = _Asked(packed, after, time.monotonic() + timeout_s, future, saw)
         if self._refused and (refusal := self._refusal(asked)):

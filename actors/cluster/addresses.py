@@ -43,7 +43,7 @@ def find_address(folder: Path) -> str:
     answering = [address for address in here if not why_not[address]]
     if len(answering) > 1:
         what = f"{len(answering)} clusters run on this machine, and none is of this folder: {', '.join(answering)}"
-        raise CallerError(f"{what}; say which as HOST:PORT, or set RAY_ADDRESS")
+        raise CallerError(f"{what}; choose one with HOST:PORT, or set RAY_ADDRESS")
     if answering:
         return answering[0]
     found = "none runs on this machine"
@@ -114,7 +114,7 @@ def _why_not(address: str) -> str:
     try:
         connection = socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_TIMEOUT_S)
     except (OSError, OverflowError) as error:
-        return f"nobody listens there: {error}"
+        return f"no process listens there: {error}"
     with connection:
         if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
             return ""  # what answers is encrypted

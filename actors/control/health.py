@@ -118,7 +118,7 @@ class Health:
             for who in silent:
                 self._pulse.forget(who)
                 self._opened.forget(who)
-                called = f"the keeper of node {system.nodes[who].name}" if who in system.nodes else who
+                called = f"the node agent of {system.nodes[who].name}" if who in system.nodes else who
                 log.error("%s, of %s, has not answered for %g s: replaced", called, system.plan.name, self._silent_s)
                 with contextlib.suppress(RayfoldError):
                     await self._replace(who)
@@ -130,7 +130,7 @@ class Health:
         try:
             return actor is not None and await asyncio.to_thread(self._system.cluster.is_starting, actor)
         except Exception as error:
-            log.info("Ray's directory does not say how %s is: %s", who, one_line(error))
+            log.info("Ray's directory does not return the state of %s: %s", who, one_line(error))
             return True
 
     def _actor(self, who: str) -> Any:

@@ -244,7 +244,7 @@ class PartitionMoves:
             told, sealed = await call(present.actor.seal, heir, timeout_s=_SEAL_TIMEOUT_S)
         except Exception as error:
             await asyncio.shield(self._let_go_on(partition, present, heir))
-            raise Unavailable(f"partition {partition}", f"it did not let go of its log: {one_line(error)}") from error
+            raise Unavailable(f"partition {partition}", f"it did not release its log: {one_line(error)}") from error
         if told:
             await asyncio.shield(self._let_go_on(partition, present, heir))
             raise from_wire(told)
@@ -354,7 +354,7 @@ def node_called(store_map: PartitionMap, node: str) -> str:
         return node
     found = [node_id for node_id, name in store_map.names.items() if name == node]
     if len(found) > 1:
-        raise CallerError(f"several nodes are called {node!r}; say the id of one: {', '.join(found)}")
+        raise CallerError(f"several nodes are called {node!r}; give the id of one: {', '.join(found)}")
     if not found:
         raise UnknownName("node", node, list(store_map.names.values()))
     return found[0]

@@ -280,7 +280,9 @@ class _NewCode:
             try:
                 in_charge = await asyncio.to_thread(plan_of, self._plan.name)
             except Exception as error:
-                log.warning("Ray's directory does not say which plan of %s is in charge: %s", self._plan.name, error)
+                log.warning(
+                    "Ray's directory does not return the plan of %s that is in charge: %s", self._plan.name, error
+                )
                 await asyncio.sleep(_RETRY_S)
             else:
                 return in_charge is not None and in_charge.generation == self._plan.generation

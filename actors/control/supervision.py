@@ -210,7 +210,7 @@ class Supervision:
             await self.moves.settle()
             await self._open()
         except Exception as error:
-            log.error("%s goes on, but: %s", self.plan.name, one_line(error))
+            log.error("%s continues, but: %s", self.plan.name, one_line(error))
 
     async def stop(self) -> None:
         """End every actor of the system, each when it has closed its log or saved its place; the shares are free."""
@@ -378,7 +378,7 @@ class Supervision:
                 self.alone("tidying", self._tidy)
                 self.put_up()
             except Exception:  # the next look may go better: nobody else is there to look
-                log.exception("looking after %s", self.plan.name)
+                log.exception("supervising %s", self.plan.name)
 
     async def _welcome(self, node: NodeFacts) -> None:
         """A node has joined, or is back: it gets its keeper and the map."""

@@ -251,5 +251,5 @@ def _starts(supervisor: Any) -> bool:
     try:
         return is_starting(supervisor)
     except Exception as error:
-        log.info("Ray's directory does not say how a supervisor is: %s", one_line(error))
+        log.info("Ray's directory does not return the state of a supervisor: %s", one_line(error))
         return True

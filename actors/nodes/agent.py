@@ -302,7 +302,7 @@ class NodeAgent:
         folder = self._folder()
         share = open_share(folder, self._plan.node_id)
         if share is not None and self._hold is None:
-            self._hold = StoreLock(folder, f"the keeper of {self._plan.name}")
+            self._hold = StoreLock(folder, f"the node agent of {self._plan.name}")
         with self._reading:
             self._share = share
             for partition, (since, reader) in list(self._readers.items()):

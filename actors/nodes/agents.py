@@ -164,7 +164,7 @@ class NodeAgents:
         except RayfoldError:
             raise
         except Exception as error:
-            what = f"the keeper of {self._name} does not answer there: {one_line(error) or 'no answer in time'}"
+            what = f"the node agent of {self._name} does not answer there: {one_line(error) or 'no answer in time'}"
             raise Unavailable(f"node {self._node_name(node_id)}", what) from error
         if isinstance(answer, tuple) and answer and isinstance(answer[0], list):
             failed, answer = answer

@@ -219,7 +219,7 @@ class PartitionLocator:
 
     def _unavailable(self, node_id: str) -> Unavailable:
         return Unavailable(
-            f"node {self._map.name_of(node_id)}", f"the keeper of {self._store.name} does not answer there"
+            f"node {self._map.name_of(node_id)}", f"the node agent of {self._store.name} does not answer there"
         )
 
 

@@ -24,19 +24,19 @@ UNKNOWN: Final = -1.0
 
 DESCRIPTIONS: Final = {
     "rayfold_partition_up": "1 if the partition's actor answers, 0 if it does not",
-    "rayfold_partition_head": "Position of the last committed event, as the log itself says",
+    "rayfold_partition_head": "Position of the last committed event, read from the log itself",
     "rayfold_partition_epoch": "Of the partition's activation; grows whenever its actor starts",
     "rayfold_partition_commands": "Commands that the partition was given",
     "rayfold_partition_batches": "Batches that they came in",
-    "rayfold_partition_alarms": "Residents and snapshots that were not what the log says, since the actor started",
-    "rayfold_own_actors": "Aggregates of the partition that live in an actor of their own",
+    "rayfold_partition_alarms": "Residents and snapshots that differed from the log, since the actor started",
+    "rayfold_own_actors": "Aggregates of the partition that have an actor of their own",
     "rayfold_projector_up": "1 if the projector answers, 0 if it does not, -1 once it was ended on purpose",
     "rayfold_projector_failed": "1 if the projection has stopped on an error, 0 while it works, -1 unknown",
     "rayfold_projector_behind_events": "Committed events that the projector has not come past; -1 unknown",
     "rayfold_projector_behind_seconds": "Age of the oldest of those; 0 if there are none, -1 unknown",
     "rayfold_projector_applied": "Events that the projector has applied",
     "rayfold_projector_quarantined": "Events that it has set aside; -1 unknown",
-    "rayfold_projector_alarms": "How often its read model was not what the log says; -1 unknown",
+    "rayfold_projector_alarms": "How often its read model differed from the log; -1 unknown",
 }
 """Every metric, with what it says."""
 

@@ -64,7 +64,7 @@ class PartitionStatus(NamedTuple):
     epoch: int
     """Of its activation; grows by one whenever the actor starts."""
     head: int
-    """Position of the last committed event, as the log itself says."""
+    """Position of the last committed event, read from the log itself."""
     alive: bool = True
     """Whether it answered."""
     answered_s: float | None = 0.0

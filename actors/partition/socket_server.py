@@ -90,7 +90,7 @@ class SocketServer:
                 connection, _ = self._listening.accept()
             except OSError as error:
                 if not self._closed.is_set():
-                    log.warning("%s accepts nobody for now: %s", self.path, error)
+                    log.warning("%s accepts no connection for now: %s", self.path, error)
                     self._closed.wait(_PAUSE_S)
                 continue
             if len(self._connections) >= CONNECTIONS_MAX or self._closed.is_set():
@@ -100,7 +100,7 @@ class SocketServer:
             try:
                 threading.Thread(target=self._serve, args=(connection,), name="rayfold-road", daemon=True).start()
             except RuntimeError as error:  # there may be no more threads
-                log.warning("%s lets a client go, which comes through Ray: %s", self.path, error)
+                log.warning("%s closes a client's connection, which continues through Ray: %s", self.path, error)
                 self._connections.discard(connection)
                 connection.close()
 
@@ -151,7 +151,7 @@ def open_socket_server(name: str, execute: Callable[[bytes, int, int, bytes], by
             raise OSError(f"{path} is too long for a socket, over {_PATH_BYTES_MAX} bytes; set TMPDIR to a shorter one")
         return SocketServer(path, execute)
     except (OSError, NotPrivate) as error:
-        log.warning("no socket for %s, so its clients come through Ray: %s", name, error)
+        log.warning("no socket for %s, so its clients use Ray: %s", name, error)
         return None
 
 

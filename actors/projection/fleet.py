@@ -497,7 +497,7 @@ async def _asked(projector: Projector) -> list[PackedQuery]:
     try:
         asked: list[PackedQuery] = await call(projector.actor.asked)
     except Exception as error:
-        log.info("%s does not say what it was asked: %s", projector.name, one_line(error))
+        log.info("%s does not return its last queries: %s", projector.name, one_line(error))
         return []
     return asked
 

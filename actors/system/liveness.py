@@ -57,7 +57,7 @@ class LivenessWatch:
             try:
                 await self._look()
             except Exception:
-                log.exception("looking for signs of life")
+                log.exception("checking heartbeats")
 
     async def _look(self) -> None:
         living = dict(self._watched.living())
@@ -90,7 +90,7 @@ def _process_told_by_ray(actor: Any) -> int:
         pid = process_of(actor)
         return pid if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::") else 0
     except Exception as error:  # the next look may go better
-        log.info("Ray's directory does not say which process it is: %s", one_line(error))
+        log.info("Ray's directory does not return its process id: %s", one_line(error))
         return 0
 
 

@@ -325,7 +325,7 @@ class RemoteSystem:
                     self.client.tell_unavailable(notice.unavailable)
                     self._take(notice, await self._handles_of(notice))
             except Exception as error:  # the supervisor is away: what is known here still holds
-                log.info("%s tells no news: %s", self._name, one_line(error))
+                log.info("%s does not return its topology: %s", self._name, one_line(error))
                 await asyncio.sleep(_RETRY_S)
 
     async def _first_notice(self) -> tuple[Topology, dict[str, Any]]:

@@ -169,7 +169,7 @@ def _prepare(directory: Path, count: int, partitions: int | None) -> None:
 
 
 def _holds_more(store: str, before: int, count: int) -> str:
-    return f"{store} holds the first {before:,} flights, more than the {count:,} asked for; say --flights {before}"
+    return f"{store} holds the first {before:,} flights, more than the {count:,} asked for; use --flights {before}"
 
 
 def _flights_in(mark: Path) -> int:

@@ -149,9 +149,9 @@ def _unknown_event(kind: Kind, shapes: list[Shape], held: Held, catalogue: Catal
     ]
     remedy = f'keep its class, with name="{name}" if that is called otherwise now'
     if alike:
-        remedy = f'{" or ".join(alike)} has the same fields: if it is that event, say name="{name}" in its class line'
-    remedy += f'; list the class in events= if no aggregate here evolves it, or say retired=["{name}"] to give it up'
-    return Misfit(_subject(kind), "the store holds it, and no class here bears that name", remedy)
+        remedy = f'{" or ".join(alike)} has the same fields: if it is that event, give name="{name}" in its class line'
+    remedy += f'; list the class in events= if no aggregate here evolves it, or give retired=["{name}"] to give it up'
+    return Misfit(_subject(kind), "the store holds it, and no class here has that name", remedy)
 
 
 def _same_fields(shapes: list[Shape], now: Shape) -> bool:
@@ -166,7 +166,7 @@ def _older(kind: Kind, cls: type[Event]) -> Misfit:
 def _changed(kind: Kind, cls: type[Event], names: list[FieldDifference]) -> Misfit:
     version = kind[1]
     remedy = (
-        f"say version={version + 1} in the class line of {cls.__name__}, and write an"
+        f"give version={version + 1} in the class line of {cls.__name__}, and write an"
         f" @upcast(from_version={version}) that makes the new fields of the old"
     )
     return Misfit(_subject(kind), f"its fields have changed: {', '.join(map(str, names))}", remedy)
@@ -176,9 +176,9 @@ def _unknown_aggregate(name: str, held: Held, catalogue: Catalogue) -> Misfit:
     new = [cls.__name__ for other, cls in catalogue.aggregates.items() if other not in held.aggregates]
     remedy = f'list its class, with name="{name}" if that is called otherwise now'
     if new:
-        remedy = f'if {" or ".join(sorted(new))} is that aggregate, say name="{name}" in its class line'
-    remedy += f'; or say retired=["{name}"] to give it up'
-    return Misfit(f"aggregate {name!r}", "the store holds some, and no class here bears that name", remedy)
+        remedy = f'if {" or ".join(sorted(new))} is that aggregate, give name="{name}" in its class line'
+    remedy += f'; or give retired=["{name}"] to give it up'
+    return Misfit(f"aggregate {name!r}", "the store holds some, and no class here has that name", remedy)
 
 
 def _unreadable_types(

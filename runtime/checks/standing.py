@@ -110,7 +110,7 @@ class Alarms:
             if key in self._found or len(self._found) >= ALARMS_MAX:
                 return
             self._found[key] = Alarm(kind, subject, what, datetime.now(UTC).isoformat(timespec="seconds"))
-        log.error("the %s of %s is not what the log says, and is not used: %s", kind, subject, what)
+        log.error("the %s of %s differs from the log, and is not used: %s", kind, subject, what)
 
     @property
     def kept(self) -> tuple[Alarm, ...]:

@@ -304,7 +304,7 @@ def _set_options(cls: type[Aggregate], placement: object, snapshot_every: object
     if placement is not None:
         if not isinstance(placement, OwnActor | Shared):
             told = f"{placement.__name__}" if isinstance(placement, type) else repr(placement)
-            raise DefinitionError(where(cls), f"placement={told} is no placement", "say Shared() or OwnActor(...)")
+            raise DefinitionError(where(cls), f"placement={told} is no placement", "give Shared() or OwnActor(...)")
         cls.placement = placement
     if snapshot_every is not None:
         if isinstance(snapshot_every, bool) or not isinstance(snapshot_every, int) or snapshot_every < 0:
@@ -342,7 +342,7 @@ def _decider(cls: type[Aggregate], handler: Handler) -> Decider:
         if event not in cls.evolvers:
             raise DefinitionError(
                 here,
-                f"it returns {event.__name__}, which nothing evolves",
+                f"it returns {event.__name__}, which no @evolve takes",
                 f"add an @evolve method for {event.__name__}",
             )
     return Decider(handler.name, handler.function, handler.mark.creates, events)

@@ -111,7 +111,7 @@ def checked_name(cls: type, name: str | None) -> str:
         raise DefinitionError(
             where(cls),
             f"{chosen!r} cannot be a stored name",
-            'say name="..." in the class line: ASCII letters, digits, "_", "." and "-", 64 characters at most',
+            'give name="..." in the class line: ASCII letters, digits, "_", "." and "-", 64 characters at most',
         )
     if is_reserved(chosen):
         what = f"{chosen!r} begins with {RESERVED_PREFIX!r}, which is for what Rayfold itself stores"
@@ -186,7 +186,7 @@ def _marked(cls: type) -> Iterator[tuple[str, Any]]:
                 raise DefinitionError(
                     where(cls, name),
                     f"it overrides a handler marked @{before.verb} without that mark",
-                    f"mark it @{before.verb}, or set it to None to handle the message no more",
+                    f"mark it @{before.verb}, or set it to None to stop handling the message",
                 )
             final[name] = value
     for name, value in final.items():
@@ -281,7 +281,9 @@ def _check_returns(here: str, verb: str, returns: Any) -> None:
                 "annotate it -> None",
             )
     elif returns is inspect.Signature.empty:
-        remedy = "say which events it may return" if verb == "decide" else "annotate it with the query's answer type"
+        remedy = (
+            "name the events that it may return" if verb == "decide" else "annotate it with the query's answer type"
+        )
         raise DefinitionError(here, "its return annotation is missing", remedy)
 
 
@@ -299,7 +301,7 @@ def _check_unique(cls: type, handlers: list[Handler]) -> None:
             other = by_name[stored_name].name
             raise DefinitionError(
                 here,
-                f"its {handler.message.__name__} bears the stored name {stored_name!r}, as does that of {other}",
+                f"its {handler.message.__name__} has the stored name {stored_name!r}, as does that of {other}",
                 'give one of the two classes another name="..."',
             )
         by_message[handler.message] = by_name[stored_name] = handler

@@ -93,7 +93,7 @@ class Message(BaseModel):
             return
         if unknown:
             told = ", ".join(sorted(unknown))
-            raise DefinitionError(where(cls), f"the class line says {told}, which no message has", "say name=...")
+            raise DefinitionError(where(cls), f"the class line has {told}, which no message takes", "give name=...")
         cls.message_name = checked_name(cls, name)
         cls.packing = 0
         cls._rayfold_reading = Reading()
@@ -212,5 +212,5 @@ else:
                 if isinstance(base, GenericAlias) and base.__origin__ is Query:
                     (cls.answer_type,) = base.__args__
             if cls.answer_type is _NOT_STATED and not being_unpickled():
-                remedy = f"say what it is answered with: class {cls.__name__}(Query[int])"
+                remedy = f"declare its answer: class {cls.__name__}(Query[int])"
                 raise DefinitionError(where(cls), "it has no answer type", remedy)

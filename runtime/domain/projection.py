@@ -249,9 +249,9 @@ def _set_options(
     """Take in what the class line says; what it leaves out is inherited."""
     if store is not None:
         if isinstance(store, type) or not callable(getattr(store, "make", None)):
-            raise DefinitionError(where(cls), f"store={store!r} is no store", "say store=Lmdb(), for example")
+            raise DefinitionError(where(cls), f"store={store!r} is no store", "give store=Lmdb(), for example")
         if " at 0x" in repr(store):
-            remedy = "make it a frozen dataclass: the repr tells one declaration from another"
+            remedy = "make it a frozen dataclass: the repr has to distinguish one declaration from another"
             raise DefinitionError(where(cls), f"the repr of its store is {store!r}", remedy)
         cls.read_store = store
     if cls.state_fields and not isinstance(cls.read_store, InMemory):
@@ -261,7 +261,7 @@ def _set_options(
         raise DefinitionError(where(cls, field), f"a projection in {kind} has no fields, they would be lost", remedy)
     if on_failure is not None:
         if on_failure not in ("stop", "quarantine"):
-            raise DefinitionError(where(cls), f"on_failure={on_failure!r}", 'say "stop" or "quarantine"')
+            raise DefinitionError(where(cls), f"on_failure={on_failure!r}", 'give "stop" or "quarantine"')
         cls.on_failure = on_failure
     if parts is not None:
         if not is_count_from_1(parts) or parts > PARTS_MAX:
@@ -285,8 +285,8 @@ def _check_answer(cls: type[Projection], handler: Handler) -> None:
     if cls.parts > 1 and handler.mark.route == Route():
         raise DefinitionError(
             here,
-            f"it does not say which of the {cls.parts} parts to ask",
-            "say @answer(key=...) for the one that holds a key, or @answer(merge=...) for all",
+            f"it does not declare which of the {cls.parts} parts to ask",
+            "write @answer(key=...) for the one that holds a key, or @answer(merge=...) for all",
         )
 
 

@@ -145,7 +145,7 @@ class DuckDb:
     def __post_init__(self) -> None:
         """Refuse what is no SQL. Raises `DefinitionError`."""
         if not isinstance(self.schema, str):
-            raise DefinitionError("DuckDb", f"{self.schema!r} is no SQL", 'say DuckDb("CREATE TABLE ...")')
+            raise DefinitionError("DuckDb", f"{self.schema!r} is no SQL", 'write DuckDb("CREATE TABLE ...")')
 
     def make(self) -> ReadStore:
         """See `StoreKind`."""

@@ -156,7 +156,7 @@ def _factory(here: str, value: Any) -> Callable[[], Any] | None:
     """What makes a fresh default; None for a value that all instances may share. Raises `DefinitionError`."""
     if isinstance(value, dataclasses.Field):
         if value.default_factory is dataclasses.MISSING:
-            raise DefinitionError(here, "its field(...) has no default_factory", "say field(default_factory=...)")
+            raise DefinitionError(here, "its field(...) has no default_factory", "write field(default_factory=...)")
         return value.default_factory
     if _is_unchanging(value):
         return None

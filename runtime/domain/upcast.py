@@ -144,7 +144,7 @@ def collected_upcasters(cls: type[Upcastable]) -> dict[int, Upcaster]:
             raise DefinitionError(
                 here,
                 f"it upcasts from version {from_version}, but the class is at version {cls.schema_version}",
-                f"say version={from_version + 1} in the class line",
+                f"give version={from_version + 1} in the class line",
             )
         if len(inspect.signature(function).parameters) != 1:
             raise DefinitionError(here, "an upcaster takes the old payload and nothing else", "make it a @staticmethod")

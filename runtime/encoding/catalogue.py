@@ -108,7 +108,7 @@ class Catalogue:
             if derived and not known and event not in evolved and event not in self._extra:
                 names = ", ".join(sorted(derived))
                 what = f"it handles {event.__name__}, and no event that is derived from it is known here"
-                remedy = f"list the aggregates that evolve {names}, or say events=[{names}]"
+                remedy = f"list the aggregates that evolve {names}, or give events=[{names}]"
                 raise DefinitionError(where(projection, handler.name), what, remedy)
 
     def narrowed(self, projection: type[Projection]) -> Catalogue:
@@ -207,7 +207,7 @@ class Catalogue:
         if cls is not None:
             return f"{cls.__name__} is only at version {cls.schema_version}; deploy newer code"
         known = ", ".join(sorted(self.events)) or "none"
-        return f"no registered class bears that name; known: {known}"
+        return f"no registered class has that name; known: {known}"
 
     def _upcast(
         self, stored: StoredEvent, name: str, version: int, payload: Payload, depth: int = 0
@@ -246,7 +246,7 @@ def _checked_names(retired: Collection[str]) -> frozenset[str]:
     """Raises `DefinitionError` for what is no list of stored names."""
     for name in [retired] if isinstance(retired, str) else retired:
         if isinstance(retired, str) or not isinstance(name, str) or not TYPE_NAME_PATTERN.fullmatch(name):
-            raise DefinitionError("retired=", f"{name!r} is no list of stored names", 'say retired=["OldName"]')
+            raise DefinitionError("retired=", f"{name!r} is no list of stored names", 'give retired=["OldName"]')
     return frozenset(retired)
 
 
@@ -254,7 +254,7 @@ def check_listed(argument: str, given: Iterable[Named]) -> Iterable[Named]:
     """What was given, if it is a list or the like. Raises `DefinitionError`."""
     if isinstance(given, str | type) or not isinstance(given, Iterable):
         told = given.__name__ if isinstance(given, type) else repr(given)
-        raise DefinitionError(f"{argument}=", f"{told} is no list of classes", f"say {argument}=[...]")
+        raise DefinitionError(f"{argument}=", f"{told} is no list of classes", f"give {argument}=[...]")
     return given
 
 

@@ -210,7 +210,7 @@ def _comes_back_otherwise(message: Message, problem: Difference | InvalidMessage
     """Which field, what it holds, what readers would see, and what to do."""
     cls = type(message)
     if isinstance(problem, InvalidMessage):
-        remedy = problem.remedy or "give it what its annotation says, or change the annotation"
+        remedy = problem.remedy or "give it a value of its annotation, or change the annotation"
         if "exceeds max_" in problem.what or "levels deep" in problem.what:
             remedy = f"a message has up to {ITEMS_MAX:,} items in one list or map, and {DEPTH_MAX} levels; split it"
         for name, value in message.__dict__.items():
@@ -225,7 +225,7 @@ def _comes_back_otherwise(message: Message, problem: Difference | InvalidMessage
     shown = _shown(left), _shown(right)
     if type(left) is not type(right):
         shown = f"{shown[0]} ({type(left).__name__})", f"{shown[1]} ({type(right).__name__})"
-    remedy = "give it what its annotation says, or change the annotation so that it says which type it is"
+    remedy = "give it a value of its annotation, or change the annotation so that it names the type"
     if isinstance(left, type(right)) and type(left) is not type(right):
         remedy = f"annotate the field with {type(left).__name__}, or with a union that names it"
     elif rules_of(cls) and not _reads_leniently(cls):

@@ -74,7 +74,7 @@ def check_member(name: str, member: int, of: int) -> None:
         raise InvalidId("subscription", name, f"begins with {RESERVED_PREFIX!r}, which is for Rayfold itself")
     for number in (member, of):
         if isinstance(number, bool) or not isinstance(number, int):
-            raise InvalidMessage("subscription", f"member={member!r}, of={of!r} are no numbers", "say member=0, of=3")
+            raise InvalidMessage("subscription", f"member={member!r}, of={of!r} are no numbers", "give member=0, of=3")
     if not 1 <= of <= MEMBERS_MAX:
         raise InvalidMessage("subscription", f"it cannot have {of} members", f"choose 1 to {MEMBERS_MAX:,}")
     if not 0 <= member < of:

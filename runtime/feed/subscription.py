@@ -466,7 +466,7 @@ def _check(wanted: SubscriptionOptions) -> None:
     elif (wanted.member, wanted.of) != (0, 1) or isinstance(wanted.of, bool) or isinstance(wanted.member, bool):
         raise InvalidMessage("subscription", "a member of a group needs the group's name", 'subscribe("mailer", …)')
     if wanted.key is not None and wanted.of == 1:
-        raise InvalidMessage("subscription", "a key without a group has no meaning", "say member= and of= too")
+        raise InvalidMessage("subscription", "a key without a group has no meaning", "give member= and of= too")
     if wanted.acknowledge not in ("on next", "by hand"):
         what = f"acknowledge is {wanted.acknowledge!r}"
         raise InvalidMessage("subscription", what, "choose 'on next' or 'by hand'")

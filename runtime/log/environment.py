@@ -176,7 +176,7 @@ class Environment:
         """Our error for one of LMDB's, with what to do where something can be done."""
         what = str(error).removeprefix(f"{self.path}: ")
         if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError):
-            return Damaged(f"{self.name} ({self.path})", f"LMDB says: {what}")
+            return Damaged(f"{self.name} ({self.path})", f"LMDB reports: {what}")
         if isinstance(error, lmdb.VersionMismatchError):
             return StoreMismatch(str(self.path), f"it was written by another LMDB engine: {what}")
         if isinstance(error, lmdb.ReadersFullError):

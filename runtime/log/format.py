@@ -439,7 +439,7 @@ def decode_stream_entry(key: bytes, value: bytes, log: str) -> StreamEntry:
         raise Damaged(f"{log}, stream index of {_shown(key)}", "its checksum is wrong")
     entry = StreamEntry(*_STREAM_ENTRY.unpack_from(value, 4))
     if not 1 <= entry.events <= min(entry.position, int.from_bytes(key[-8:], "big")):
-        raise Damaged(f"{log}, stream index of {_shown(key)}", f"it tells of {entry.events} events")
+        raise Damaged(f"{log}, stream index of {_shown(key)}", f"it counts {entry.events} events")
     return entry
 
 

@@ -229,7 +229,7 @@ def microseconds(at: datetime) -> int:
     if not isinstance(at, datetime):
         raise InvalidMessage("at", f"is {at!r}", "give an aware datetime")
     if at.tzinfo is None or at.utcoffset() is None:
-        what = f"{at.isoformat()} has no time zone, so nobody knows which moment it is"
+        what = f"{at.isoformat()} has no time zone, so its moment is unknown"
         raise InvalidMessage("at", what, "give an aware datetime, such as datetime(..., tzinfo=UTC)")
     return (at - _EPOCH) // timedelta(microseconds=1)
 

@@ -57,5 +57,5 @@ def unreadable_event(stored: StoredEvent, error: UnknownEvent) -> UnreadableEven
 def check_unreadable(unreadable: Unreadable) -> Unreadable:
     """The choice itself. Raises `InvalidMessage` for what is none."""
     if unreadable not in ("raise", "yield"):
-        raise InvalidMessage("unreadable", f"is {unreadable!r}", 'say "raise" or "yield"')
+        raise InvalidMessage("unreadable", f"is {unreadable!r}", 'give "raise" or "yield"')
     return unreadable

@@ -323,7 +323,7 @@ class _PartitionCheck:
         if entry is None:
             self._problem("events", place, "command", f"its command {command} is not in the command index")
         elif not _ends_at_or_after(entry, event):
-            what = f"its command {command} is said to end at position {entry.position}, version {entry.version}"
+            what = f"its command {command} is listed as ending at position {entry.position}, version {entry.version}"
             self._problem("events", place, "command", what)
 
     # --- stream index: checksum, versions 1..n, and every event it points at ---

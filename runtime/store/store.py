@@ -140,7 +140,7 @@ def create_or_open_store(path: str | os.PathLike[str], partitions: int | None = 
     folder = Path(path).absolute()
     if not exists(folder / MANIFEST):
         if partitions is None:
-            raise StoreMissing(str(folder), "there is no store here; say how many partitions a new one shall have")
+            raise StoreMissing(str(folder), "there is no store here; give the number of partitions for a new one")
         if not 1 <= partitions <= PARTITIONS_MAX:
             remedy = f"choose 1 to {PARTITIONS_MAX:,}"
             raise StoreMismatch(str(folder), f"a store cannot have {partitions} partitions", remedy)

@@ -46,5 +46,5 @@ def rejected_in(record: bytes) -> Rejected:
     if stored.stream == REFUSALS and stored.name == REFUSED:
         kept = msgpack.unpackb(stored.payload)
         return Rejected.told(kept["reason"], unpack_facts(kept["facts"]), kept["stream"], kept["command"])
-    what = f"command {stored.command_id.hex()} is said to be refused there, but it holds {stored.name}"
+    what = f"command {stored.command_id.hex()} is listed as refused there, but it holds {stored.name}"
     raise Damaged(f"event {stored.position}", what)

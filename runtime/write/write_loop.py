@@ -403,7 +403,7 @@ class WriteLoop:
                 self._logged.add(str(error))
                 subject = f"{aggregate.aggregate_type}/{aggregate.id}"
                 what = str(error) if isinstance(error, InvalidMessage) else repr(error)
-                log.warning("no snapshot of %s: %s (said once for each reason)", subject, what)
+                log.warning("no snapshot of %s: %s (logged once for each reason)", subject, what)
             return b"", b""
 
     def _adopt(self, commands: Sequence[PackedCommand], decided: _Decided, appended: Iterable[Appended]) -> Batch:

@@ -106,7 +106,7 @@ def test_a_node_is_killed_and_started_again_visitors_come_meanwhile_and_all_is_v
         _check_figures(json.loads(figures.read_text()), int(told[1]))
         with demo(nodes.address, "--flights", "500") as fewer:
             what = f"the store flights holds the first {FLIGHTS:,} flights, more than the 500 asked for"
-            assert ended(fewer, 2).endswith(f"error: {what}; say --flights {FLIGHTS}")
+            assert ended(fewer, 2).endswith(f"error: {what}; use --flights {FLIGHTS}")
 
 
 def _visits_while_it_is_gone(nodes: LocalNodes, gone: int) -> None:
@@ -148,7 +148,8 @@ def _check_figures(told: dict[str, Any], gone: int) -> None:
         ),
         (
             DemoOptions(flights=5, cluster="127.0.0.1:1"),
-            "error: the Ray cluster '127.0.0.1:1': nobody listens there: [Errno 111] Connection refused; see whether"
+            "error: the Ray cluster '127.0.0.1:1': no process listens there: [Errno 111] Connection refused; see "
+            "whether"
             " its head runs; `rayfold up` starts a cluster here",
         ),
         (

@@ -181,7 +181,7 @@ def test_fewer_flights_than_a_store_holds_are_refused(tmp_path: Path, capsys: py
     demo._prepare(tmp_path / "store", 500, None)
     assert run_demo(DemoOptions(tmp_path / "store", flights=400)) == 2
     what = "holds the first 500 flights, more than the 400 asked for"
-    told = f"error: {tmp_path / 'store'} {what}; say --flights 500, or choose another directory\n"
+    told = f"error: {tmp_path / 'store'} {what}; use --flights 500, or choose another directory\n"
     assert capsys.readouterr().err == told
 
 

@@ -64,9 +64,9 @@ def test_a_release_of_the_page_fits_what_the_first_one_has_stored(section: str, 
     ("section", "wrong", "told"),
     [
         ("Add a field", (", version=2", ""), "its fields have changed: currency is a field of the class"),
-        ("Rename a class", (', name="Deposited"', ""), "no class here bears that name"),
-        ("Rename a class", (', name="Account"', ""), "no class here bears that name"),
-        ("Retire", (', retired=["Deposited"]', ""), "no class here bears that name"),
+        ("Rename a class", (', name="Deposited"', ""), "no class here has that name"),
+        ("Rename a class", (', name="Account"', ""), "no class here has that name"),
+        ("Retire", (', retired=["Deposited"]', ""), "no class here has that name"),
     ],
 )
 def test_what_the_page_says_is_refused_is_refused(

@@ -55,7 +55,7 @@ def test_a_specification_refuses_what_is_no_part_of_one(call: Callable[[], Any],
 
 def test_a_plain_subscription_refuses_classes_that_are_no_list(tmp_path: Path) -> None:
     aggregates: Any = Account
-    with pytest.raises(DefinitionError, match=r"aggregates=: Account is no list of classes; say aggregates=\[...\]"):
+    with pytest.raises(DefinitionError, match=r"aggregates=: Account is no list of classes; give aggregates=\[...\]"):
         subscribe(tmp_path, aggregates=aggregates)
 
 

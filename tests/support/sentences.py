@@ -88,8 +88,8 @@ SENTENCES: list[tuple[RayfoldError, str]] = [
         "the command succeeded and its events are stored, but Balances cannot show them: no memory",
     ),
     (
-        Overloaded("the lane to partition 3", 32_768, "items"),
-        "the lane to partition 3 is full at 32,768 items; it was not sent, try again later",
+        Overloaded("the queue to partition 3", 32_768, "items"),
+        "the queue to partition 3 is full at 32,768 items; it was not sent, try again later",
     ),
     (
         RebuildCancelled("Balances", 2, "was cancelled"),
@@ -99,12 +99,12 @@ SENTENCES: list[tuple[RayfoldError, str]] = [
     (StoreMissing("/data", "there is no store here"), "/data: there is no store here"),
     (StoreMismatch("/data", "it has 4 partitions, not 2"), "/data: it has 4 partitions, not 2"),
     (
-        StoreMismatch("/data", "it has 4 partitions, not 2", "say partitions=4"),
-        "/data: it has 4 partitions, not 2; say partitions=4",
+        StoreMismatch("/data", "it has 4 partitions, not 2", "give partitions=4"),
+        "/data: it has 4 partitions, not 2; give partitions=4",
     ),
     (
-        CodeMismatch("/data", [("event 'A' version 1", "no class bears that name", "keep its class")]),
-        "/data: event 'A' version 1: no class bears that name; keep its class",
+        CodeMismatch("/data", [("event 'A' version 1", "no class has that name", "keep its class")]),
+        "/data: event 'A' version 1: no class has that name; keep its class",
     ),
     (
         CodeMismatch("/data", [("event 'A' version 1", "gone", "keep it"), ("aggregate 'B'", "gone", "keep it")]),

@@ -268,7 +268,7 @@ class _Errors:
         if isinstance(
             error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError | lmdb.VersionMismatchError
         ):
-            raise Damaged(self._path, f"LMDB says: {error}") from error
+            raise Damaged(self._path, f"LMDB reports: {error}") from error
         if isinstance(error, lmdb.ReadonlyError):
             raise StorageFailed(self._path, "a query changes nothing; only @project may") from error
         if isinstance(error, lmdb.Error):

@@ -243,7 +243,7 @@ def test_what_is_acknowledged_has_to_be_the_place_of_an_event(bank: Any) -> None
 @pytest.mark.parametrize(
     ("options", "kind", "text"),
     [
-        ({"aggregates": Account}, DefinitionError, "aggregates=: Account is no list of classes; say aggregates=[...]"),
+        ({"aggregates": Account}, DefinitionError, "aggregates=: Account is no list of classes; give aggregates=[...]"),
         ({"aggregates": 5}, DefinitionError, "aggregates=: 5 is no list of classes"),
         ({"projections": Balances}, DefinitionError, "projections=: Balances is no list of classes"),
         ({"events": Deposited}, DefinitionError, "events=: Deposited is no list of classes"),

@@ -194,7 +194,7 @@ def test_a_look_back_that_cannot_be_is_refused_with_the_reason(shop: Shop) -> No
         running.as_of(Failing, running.heads(), query)
     with pytest.raises(CallerError, match=r"^timeout_s is 0; give a positive number of seconds$"):
         running.as_of(Totals, {}, query, timeout_s=0)
-    with pytest.raises(Unavailable, match=r"Totals: not folded within 1e-06 s; say timeout_s= for a long log"):
+    with pytest.raises(Unavailable, match=r"Totals: not folded within 1e-06 s; set timeout_s= for a long log"):
         running.as_of(Totals, running.heads(), query, timeout_s=1e-6)
 
 

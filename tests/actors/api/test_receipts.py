@@ -113,7 +113,7 @@ def test_a_repeat_carries_the_events_of_the_first_time(books: BlockingRuntime) -
 
 def test_a_receipt_that_was_not_asked_says_how_to_ask(books: BlockingRuntime) -> None:
     receipt = books.execute(Book, "later", Issue(customers=("a", "b", "c")))
-    with pytest.raises(AttributeError, match=r"does not carry .*; say execute\(..., events=True\), or ask the runtime"):
+    with pytest.raises(AttributeError, match=r"does not carry .*; use execute\(..., events=True\), or ask the runtime"):
         _ = receipt.events
     books.execute(Book, "later", Issue(customers=("d",)))
     assert [event.customer for event in books.events_of(receipt) if isinstance(event, Issued)] == ["a", "b", "c"]

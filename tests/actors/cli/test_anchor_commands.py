@@ -138,7 +138,7 @@ def test_a_mistake_is_one_line(tmp_path: Path) -> None:
         (("anchor", tmp_path / "bank", "--key", tmp_path / "key", "--every", "1h"), "--every needs --to ADDRESS"),
         (("anchor", tmp_path / "bank", "--key", tmp_path / "key", "--every", "often"), "'often' is no time"),
         (("verify", tmp_path / "bank", "--anchor", tmp_path / "none"), "cannot be read: No such file"),
-        (("verify", tmp_path / "bank", "--public-key", tmp_path / "none"), "say which one: --anchor FILE"),
+        (("verify", tmp_path / "bank", "--public-key", tmp_path / "none"), "add the anchor with --anchor FILE"),
     ):
         done = rayfold(*arguments)
         assert done.returncode == 2, (arguments, done.stdout)

@@ -114,7 +114,7 @@ def test_code_that_does_not_fit_is_told_with_its_remedies_and_ends_with_1(store:
     code, output, found = check(store, "shop_app:shop", "--all", shop_app=EUROS)
     assert code == 1
     assert "event 'Deposited' version 1: its fields have changed: amount is stored" in output
-    assert "remedy: say version=2 in the class line of Deposited" in output
+    assert "remedy: give version=2 in the class line of Deposited" in output
     assert "the code does not fit the store" in output
     assert found["events"][0]["unreadable"] == 20
     assert found["streams_folded"] == 0, "none of them could be"
@@ -144,7 +144,7 @@ def test_a_users_mistake_is_one_line_and_ends_with_2(store: Path) -> None:
     code, output, _ = check(store, "nowhere:shop")
     assert (code, output.count("\n")) == (2, 1)
     code, output, _ = check(store, "shop_app:shop", "--against-in", "released", shop_app=SHOP)
-    assert (code, "--against-in says where the modules of --against" in output) == (2, True)
+    assert (code, "--against-in is the folder of the modules of --against" in output) == (2, True)
     code, output, _ = check(store.parent / "no-store" / "here", "shop_app:shop", shop_app=SHOP)
     assert (code, "Traceback" in output) == (2, False)
 

@@ -132,7 +132,7 @@ def test_node_prints_the_command_that_it_would_become(tmp_path: Path) -> None:
 def test_node_wants_either_head_or_an_address(tmp_path: Path) -> None:
     for arguments in ((), ("--head", "--address", "one:7000")):
         said = rayfold("node", "--data", tmp_path, *arguments, code=2)
-        assert said == "error: say --head on the first node and --address HOST:PORT, the head's, on every other"
+        assert said == "error: use --head on the first node and --address HOST:PORT, the head's, on every other"
 
 
 def test_node_refuses_a_data_folder_in_use(tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ def test_a_store_of_which_nothing_is_there_is_said_so(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
-    assert "no actor of it has written anything here that is still there" in capsys.readouterr().err
+    assert "no lines of its actors are left on this machine" in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", ["rayfold", "logs", str(tmp_path / "store"), "--since", "yesterday"])
     with pytest.raises(SystemExit) as ended:
         main()

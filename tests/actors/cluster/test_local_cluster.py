@@ -290,7 +290,7 @@ def test_an_address_that_cannot_be_one_is_refused(address: str) -> None:
 def test_a_cluster_that_nobody_runs_is_unavailable_at_once() -> None:
     with pytest.raises(Unavailable) as told:
         join("127.0.0.1:1")
-    assert str(told.value).startswith("the Ray cluster '127.0.0.1:1': nobody listens there: ")
+    assert str(told.value).startswith("the Ray cluster '127.0.0.1:1': no process listens there: ")
     assert str(told.value).endswith("see whether its head runs; `rayfold up` starts a cluster here")
 
 
@@ -325,7 +325,7 @@ def test_a_cluster_of_which_only_processes_are_found_is_not_waited_for_either(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("rayfold.actors.cluster.addresses._present_address", str)
     monkeypatch.setattr("rayfold.actors.cluster.addresses._addresses_here", lambda: {"127.0.0.1:1"})
-    with pytest.raises(Unavailable, match=r"'auto': processes of the one at 127\.0\.0\.1:1 run, and nobody listens"):
+    with pytest.raises(Unavailable, match=r"'auto': processes of the one at 127\.0\.0\.1:1 run, and no process"):
         join("auto")
 
 
@@ -355,7 +355,7 @@ def test_auto_is_the_cluster_of_this_folder_else_the_only_one_here_else_they_are
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("rayfold.actors.cluster.addresses._present_address", str)
     addresses = ["127.0.0.1:2", "127.0.0.1:3"]
-    why = "nobody listens there: refused"
+    why = "no process listens there: refused"
     module = "rayfold.actors.cluster.addresses"
     monkeypatch.setattr(f"{module}._why_not", lambda address: "" if address in addresses else why)
     monkeypatch.setattr(f"{module}._addresses_here", lambda: {*addresses, "127.0.0.1:1"})
@@ -363,7 +363,7 @@ def test_auto_is_the_cluster_of_this_folder_else_the_only_one_here_else_they_are
         found_address(tmp_path)
     assert str(several.value) == (
         f"2 clusters run on this machine, and none is of this folder: {addresses[0]}, {addresses[1]};"
-        " say which as HOST:PORT, or set RAY_ADDRESS"
+        " choose one with HOST:PORT, or set RAY_ADDRESS"
     )
     monkeypatch.setattr("rayfold.actors.cluster.addresses._addresses_here", lambda: {addresses[1]})
     assert found_address(tmp_path) == addresses[1]

@@ -391,7 +391,7 @@ def test_every_byte_is_checked_beside_moves_and_not_before_them(bank: Bank) -> N
 def test_a_second_system_on_a_share_is_refused_with_the_name_of_the_first(bank: Bank) -> None:
     bank.on("a")
     second: Any = NodeAgent(NodeAgentPlan("bank", bank.id_of("a"), "rayfold"))
-    with pytest.raises(RayfoldError, match="is in use by the keeper of bank"):
+    with pytest.raises(RayfoldError, match="is in use by the node agent of bank"):
         told(second.open())
 
 

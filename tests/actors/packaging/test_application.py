@@ -50,8 +50,8 @@ def test_replicas_of_what_the_application_has_not_got_are_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "options", "what"),
     [
-        ([], {}, "there is nothing to run; say aggregates=..., or give an Application"),
-        ([[Account]], {}, "is no Application; say aggregates=... for classes"),
+        ([], {}, "there is nothing to run; give aggregates=..., or give an Application"),
+        ([[Account]], {}, "is no Application; give aggregates=... for classes"),
         (
             [BANK],
             {"aggregates": [Account]},

@@ -102,7 +102,8 @@ def test_a_renamed_field_is_refused_by_its_names(log: Log) -> None:
         "event 'Deposited' version 1",
         "its fields have changed: colour is stored, and is no field of the class, colours is a field of the class, and "
         "is not stored",
-        "say version=2 in the class line of Changed, and write an @upcast(from_version=1) that makes the new fields of "
+        "give version=2 in the class line of Changed, and write an @upcast(from_version=1) that makes the new fields "
+        "of "
         "the old",
     )
 
@@ -249,7 +250,7 @@ def test_a_type_that_still_reads_what_is_stored_fits_and_one_that_does_not_is_re
         "the types of its fields have changed (colour is stored as one of 'red', and is int in the class), and a stored"
         " one cannot be read: Deposited: colour is 'red'"
     )
-    assert misfit.remedy.startswith("say version=2 in the class line of Narrower")
+    assert misfit.remedy.startswith("give version=2 in the class line of Narrower")
 
 
 def test_what_changes_nothing_that_is_stored_fits(log: Log) -> None:
@@ -274,9 +275,9 @@ def test_a_renamed_event_is_refused_with_the_class_that_it_may_be_now(log: Log) 
 
     assert only(log, application(MoneyIn)) == Misfit(
         "event 'Deposited' version 1",
-        "the store holds it, and no class here bears that name",
-        'MoneyIn has the same fields: if it is that event, say name="Deposited" in its class line; list the class in '
-        'events= if no aggregate here evolves it, or say retired=["Deposited"] to give it up',
+        "the store holds it, and no class here has that name",
+        'MoneyIn has the same fields: if it is that event, give name="Deposited" in its class line; list the class in '
+        'events= if no aggregate here evolves it, or give retired=["Deposited"] to give it up',
     )
     assert found(log, application(MoneyIn, retired=["Deposited"])) == []
 
@@ -300,8 +301,8 @@ def test_an_event_that_is_gone_is_refused_unless_it_is_known_or_retired(log: Log
 def test_a_renamed_aggregate_is_refused_with_the_class_that_it_may_be_now(log: Log) -> None:
     assert only(log, application(Deposited, name="Konto")) == Misfit(
         "aggregate 'Account'",
-        "the store holds some, and no class here bears that name",
-        'if Box is that aggregate, say name="Account" in its class line; or say retired=["Account"] to give it up',
+        "the store holds some, and no class here has that name",
+        'if Box is that aggregate, give name="Account" in its class line; or give retired=["Account"] to give it up',
     )
     assert found(log, application(Deposited, name="Konto", retired=["Account"])) == []
 

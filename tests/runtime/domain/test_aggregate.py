@@ -290,7 +290,7 @@ def test_two_commands_of_one_stored_name_are_refused() -> None:
             def go_on(self, command: GoOn) -> None: ...
 
     assert str(caught.value) == (
-        "Car.go_on: its GoOn bears the stored name 'Go', as does that of go; give one of the two classes another "
+        "Car.go_on: its GoOn has the stored name 'Go', as does that of go; give one of the two classes another "
         'name="..."'
     )
 
@@ -303,7 +303,7 @@ def test_an_event_that_nothing_evolves_is_refused() -> None:
             def go(self, command: Go) -> list[Went]:
                 return []
 
-    assert str(caught.value) == "Car.go: it returns Went, which nothing evolves; add an @evolve method for Went"
+    assert str(caught.value) == "Car.go: it returns Went, which no @evolve takes; add an @evolve method for Went"
 
 
 def test_a_missing_parameter_annotation_is_refused() -> None:
@@ -323,7 +323,7 @@ def test_a_missing_return_annotation_of_a_decider_is_refused() -> None:
             @decide
             def go(self, command: Go): ...  # type: ignore[no-untyped-def]  # noqa: ANN202
 
-    assert str(caught.value) == "Car.go: its return annotation is missing; say which events it may return"
+    assert str(caught.value) == "Car.go: its return annotation is missing; name the events that it may return"
 
 
 def test_an_evolver_needs_no_return_annotation_but_must_return_nothing() -> None:
@@ -492,7 +492,7 @@ def test_overriding_a_handler_without_its_mark_is_refused() -> None:
 
     assert str(caught.value) == (
         "Strict.deposit: it overrides a handler marked @decide without that mark; mark it @decide, or set it to None "
-        "to handle the message no more"
+        "to stop handling the message"
     )
 
 
@@ -511,11 +511,11 @@ def test_an_annotation_imported_for_type_checking_only_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"placement": Shared}, "Car: placement=Shared is no placement; say Shared() or OwnActor(...)"),
-        ({"placement": "shared"}, "Car: placement='shared' is no placement; say Shared() or OwnActor(...)"),
+        ({"placement": Shared}, "Car: placement=Shared is no placement; give Shared() or OwnActor(...)"),
+        ({"placement": "shared"}, "Car: placement='shared' is no placement; give Shared() or OwnActor(...)"),
         ({"snapshot_every": -1}, "Car: snapshot_every=-1 is no number of events; use 0 for none, or more"),
         ({"snapshot_every": True}, "Car: snapshot_every=True is no number of events; use 0 for none, or more"),
-        ({"name": "a b"}, "Car: 'a b' cannot be a stored name; say name="),
+        ({"name": "a b"}, "Car: 'a b' cannot be a stored name; give name="),
     ],
 )
 def test_a_wrong_option_in_the_class_line_is_refused(options: dict[str, Any], told: str) -> None:

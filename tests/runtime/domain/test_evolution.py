@@ -233,7 +233,7 @@ def test_a_handler_of_a_base_of_which_no_event_is_known_is_refused() -> None:
         Catalogue([Account], [Odds])
     assert str(caught.value) == (
         "Odds.odd: it handles Odd, and no event that is derived from it is known here; list the aggregates that evolve "
-        "OddOne, or say events=[OddOne]"
+        "OddOne, or give events=[OddOne]"
     )
     assert list(Catalogue([Account], [Odds], events=[OddOne]).projectors(Odds)) == [OddOne, Odd]
 
@@ -413,7 +413,7 @@ def test_a_specification_may_begin_with_events_as_they_were_stored() -> None:
     given(Places, ("a", stored(Registered, number=7, owner="Ada")), stored("Paid", version=2, amount=3)).then_state(
         seen=[("Ada", 1), ("paid 3", 2)]
     )
-    with pytest.raises(UnknownEvent, match="'Paaid' version 1 cannot be read: no registered class bears that name"):
+    with pytest.raises(UnknownEvent, match="'Paaid' version 1 cannot be read: no registered class has that name"):
         given(Ledger, stored("Paaid", amount=1))
     with pytest.raises(UnknownEvent, match="Paid is only at version 3"):
         given(Ledger, stored("Paid", version=4, amount=1))
@@ -466,7 +466,7 @@ def upcasting(function: Any) -> type[Aggregate]:
         (lambda old: "text", "<lambda> returned a str"),
         (lambda old: [5], "<lambda> returned a int in its list; return payloads, and stored"),
         (lambda old: [stored("Odd")], "<lambda> returned a stored Odd, its own event; return its payload instead"),
-        (lambda old: stored("Nobody"), "it is upcast to 'Nobody' version 1: no registered class bears that name"),
+        (lambda old: stored("Nobody"), "it is upcast to 'Nobody' version 1: no registered class has that name"),
         (lambda old: [{"amount": 1}] * 2_000, "it makes over 1,000 events of one"),
         (lambda old: [{"amount": "x"}], "Odd: amount is 'x': input should be a valid integer"),
     ],
@@ -580,7 +580,7 @@ def test_a_history_has_what_can_be_read_and_says_what_cannot(log: Log) -> None:
     assert isinstance(frozen, UnreadableEvent)
     assert (newer.event, newer.stored_version, newer.fields) == ("Paid", 4, {"amount": 2, "currency": "EUR"})
     assert newer.why == "Paid is only at version 3; deploy newer code"
-    assert frozen.why.startswith("no registered class bears that name; known: ")
+    assert frozen.why.startswith("no registered class has that name; known: ")
     assert found[1][1].position == 2
     with pytest.raises(UnknownEvent) as caught:
         history(SPLIT, log, 0, ADA)
@@ -589,7 +589,7 @@ def test_a_history_has_what_can_be_read_and_says_what_cannot(log: Log) -> None:
         "partition 0, Account/ada 2)"
     )
     assert (caught.value.stream, caught.value.version, caught.value.partition) == ("Account/ada", 2, 0)
-    with pytest.raises(InvalidMessage, match='unreadable: is \'skip\'; say "raise" or "yield"'):
+    with pytest.raises(InvalidMessage, match='unreadable: is \'skip\'; give "raise" or "yield"'):
         history(SPLIT, log, 0, ADA, unreadable="skip")  # type: ignore[arg-type]
 
 

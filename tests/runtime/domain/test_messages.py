@@ -94,7 +94,7 @@ def test_a_name_that_cannot_be_stored_is_refused(base: Any, name: Any) -> None:
     with pytest.raises(DefinitionError) as caught:
         types.new_class("Wish", (base,), {"name": name})
     assert str(caught.value) == (
-        f'Wish: {name!r} cannot be a stored name; say name="..." in the class line: ASCII letters, digits, '
+        f'Wish: {name!r} cannot be a stored name; give name="..." in the class line: ASCII letters, digits, '
         '"_", "." and "-", 64 characters at most'
     )
 
@@ -117,7 +117,7 @@ def test_a_word_in_the_class_line_that_no_message_has_is_refused() -> None:
         class Wish(Command, version=2):
             pass
 
-    assert str(caught.value) == "Wish: the class line says version, which no message has; say name=..."
+    assert str(caught.value) == "Wish: the class line has version, which no message takes; give name=..."
 
 
 @pytest.mark.parametrize(("default", "kind"), [([], "list"), ({}, "dict"), (set(), "set"), (([],), "tuple")])
@@ -201,7 +201,7 @@ def test_a_query_without_an_answer_type_is_refused() -> None:
         class Count(Query):  # type: ignore[type-arg]
             pass
 
-    assert str(caught.value) == "Count: it has no answer type; say what it is answered with: class Count(Query[int])"
+    assert str(caught.value) == "Count: it has no answer type; declare its answer: class Count(Query[int])"
 
 
 def test_a_query_may_be_derived_from_a_base_with_fields_and_state_its_own_answer_type() -> None:

@@ -170,12 +170,12 @@ class Odd:
         ({"parts": 0}, "Sums: parts=0 is no number of parts; choose 1 to 256"),
         ({"parts": 257}, "Sums: parts=257 is no number of parts; choose 1 to 256"),
         ({"parts": True}, "Sums: parts=True is no number of parts; choose 1 to 256"),
-        ({"on_failure": "skip"}, 'Sums: on_failure=\'skip\'; say "stop" or "quarantine"'),
+        ({"on_failure": "skip"}, 'Sums: on_failure=\'skip\'; give "stop" or "quarantine"'),
         ({"key": len}, "Sums: key=<built-in function len> is no function of an event; write a function or lambda"),
         ({"key": lambda a, b, c: ""}, "is no function of an event; write a function or lambda that takes an event"),
-        ({"store": Lmdb}, f"Sums: store=<class '{Lmdb.__module__}.Lmdb'> is no store; say store=Lmdb()"),
-        ({"store": "lmdb"}, "Sums: store='lmdb' is no store; say store=Lmdb(), for example"),
-        ({"store": Odd()}, "make it a frozen dataclass: the repr tells one declaration from another"),
+        ({"store": Lmdb}, f"Sums: store=<class '{Lmdb.__module__}.Lmdb'> is no store; give store=Lmdb()"),
+        ({"store": "lmdb"}, "Sums: store='lmdb' is no store; give store=Lmdb(), for example"),
+        ({"store": Odd()}, "make it a frozen dataclass: the repr has to distinguish one declaration from another"),
     ],
 )
 def test_a_class_line_that_cannot_work_is_refused(options: dict[str, Any], told: str) -> None:
@@ -203,8 +203,8 @@ def test_an_answer_of_a_projection_in_parts_says_whom_to_ask() -> None:
                 return 0
 
     assert str(caught.value) == (
-        "Sums.sum_of: it does not say which of the 2 parts to ask;"
-        " say @answer(key=...) for the one that holds a key, or @answer(merge=...) for all"
+        "Sums.sum_of: it does not declare which of the 2 parts to ask;"
+        " write @answer(key=...) for the one that holds a key, or @answer(merge=...) for all"
     )
     with pytest.raises(DefinitionError, match="@answer: it has both a key and a merge"):
         answer(key=lambda query: "", merge=sum)

@@ -266,7 +266,7 @@ def test_an_event_that_does_not_survive_the_log_is_caught() -> None:
     assert failure_of(lambda: given(Car).when(Go())) == (
         "Odd does not come back equal from the codec\n"
         "anything is Part(number=1) (Part), which readers would see as {'number': 1} (dict)\n"
-        "give it what its annotation says, or change the annotation so that it says which type it is"
+        "give it a value of its annotation, or change the annotation so that it names the type"
     )
 
 

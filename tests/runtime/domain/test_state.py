@@ -192,7 +192,7 @@ def test_what_one_aggregate_does_to_its_default_no_other_sees() -> None:
 
 def test_a_field_of_dataclasses_without_a_factory_is_refused() -> None:
     told = refusal_of({"__annotations__": {"x": int}, "x": dataclasses.field(default=1)})
-    assert told == "Car.x: its field(...) has no default_factory; say field(default_factory=...)"
+    assert told == "Car.x: its field(...) has no default_factory; write field(default_factory=...)"
 
 
 @pytest.mark.parametrize("value", [[], {}, set(), bytearray()])

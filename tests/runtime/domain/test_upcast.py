@@ -79,7 +79,7 @@ def test_an_upcaster_from_the_present_version_is_refused() -> None:
                 return old
 
     assert str(caught.value) == (
-        "Fact.first: it upcasts from version 1, but the class is at version 1; say version=2 in the class line"
+        "Fact.first: it upcasts from version 1, but the class is at version 1; give version=2 in the class line"
     )
 
 

@@ -97,7 +97,7 @@ def test_an_event_that_no_class_bears_is_unknown(bank: Catalogue) -> None:
     with pytest.raises(UnknownEvent) as caught:
         bank.decode_event(stored("Lost", 1, b"\x80"))
     assert str(caught.value) == (
-        "stored event 'Lost' version 1 cannot be read: no registered class bears that name; known: Closed, Deposited, "
+        "stored event 'Lost' version 1 cannot be read: no registered class has that name; known: Closed, Deposited, "
         "FeeCharged, Opened, Paid, Retrieved, Stored, Withdrawn"
     )
 

@@ -92,7 +92,7 @@ def test_a_new_store_needs_its_number_of_partitions(tmp_path: Path) -> None:
     with pytest.raises(StoreMissing) as caught:
         create_or_open_store(tmp_path / "store")
     assert str(caught.value) == (
-        f"{tmp_path}/store: there is no store here; say how many partitions a new one shall have"
+        f"{tmp_path}/store: there is no store here; give the number of partitions for a new one"
     )
     assert not (tmp_path / "store").exists()
 

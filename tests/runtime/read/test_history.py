@@ -204,7 +204,7 @@ def test_a_time_before_the_first_event_has_no_state(orders: Log) -> None:
         (
             None,
             datetime(2026, 3, 1, 12),
-            "at: 2026-03-01T12:00:00 has no time zone, so nobody knows which moment it is;"
+            "at: 2026-03-01T12:00:00 has no time zone, so its moment is unknown;"
             " give an aware datetime, such as datetime(..., tzinfo=UTC)",
         ),
     ],

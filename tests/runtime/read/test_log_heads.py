@@ -44,7 +44,7 @@ class Cut(MemoryLog):
 
     def _check(self) -> None:
         if self.away:
-            raise Unavailable("node node-1", "the keeper of bank does not answer there")
+            raise Unavailable("node node-1", "the node agent of bank does not answer there")
 
 
 def put(log: MemoryLog, stream: Any, *amounts: int) -> None:

@@ -146,9 +146,7 @@ def test_what_cannot_be_loaded_is_said_and_costs_no_neighbour(loop: WriteLoop, l
         [to(Account, "bob", TEN), alice(TEN), to(Account, "carol", TEN), to(Account, "carol", TEN)]
     ).outcomes
     assert isinstance(first, UnknownEvent)
-    assert str(first).startswith(
-        "stored event 'Forgotten' version 1 cannot be read: no registered class bears that name"
-    )
+    assert str(first).startswith("stored event 'Forgotten' version 1 cannot be read: no registered class has that name")
     assert facts(second)[1] == 2
     assert isinstance(third, HandlerFailed)
     assert str(third) == str(fourth) == "Till.bursting failed on Account/carol: KeyError: 'burst'"
