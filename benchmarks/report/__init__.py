@@ -1,2 +1,1 @@
-"""The report: one self-contained page with plots, each with a sentence on what it shows. Start with
-`event_applier.py`."""
+"""The report: one self-contained page with plots, each with a sentence on what it shows. Start with `page.py`."""

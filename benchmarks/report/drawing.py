@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,10 +32,12 @@ __all__ = [
     "Series",
     "bars",
     "canvas",
-    "finish",
+    "axes",
     "heat",
     "line",
     "magnitudes",
+    "plot",
+    "styled",
     "thousands",
 ]
 
@@ -79,6 +82,11 @@ STYLE: Final[Any] = {
 }
 
 
+def styled() -> AbstractContextManager[None]:
+    """The block in which everything is drawn."""
+    return mpl.rc_context(STYLE)
+
+
 @dataclass(frozen=True, slots=True)
 class Plot:
     """One plot as it goes into the page."""
@@ -111,51 +119,48 @@ class Series:
 
 def canvas(width: float = 7.4, height: float = 3.9, columns: int = 1, rows: int = 1) -> tuple[Canvas, list[Axes]]:
     """An empty drawing, and its panels row by row."""
-    with mpl.rc_context(STYLE):
-        figure = Canvas(figsize=(width, height), layout="constrained")
-        panels = figure.subplots(rows, columns, squeeze=False)
-        return figure, [panel for row in panels for panel in row]
+    drawing = Canvas(figsize=(width, height), layout="constrained")
+    panels = drawing.subplots(rows, columns, squeeze=False)
+    return drawing, [panel for row in panels for panel in row]
 
 
-def finish(draw: Callable[[], tuple[Canvas, str]], title: str) -> Plot:
-    """Draw it in our style, and turn it into SVG. `draw` returns the drawing and its sentence."""
-    with mpl.rc_context(STYLE):
-        figure, sentence = draw()
-        figure.patch.set_alpha(0.0)
-        for panel in figure.axes:
-            panel.patch.set_alpha(0.0)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+def plot(drawing: Canvas, title: str, sentence: str) -> Plot:
+    """What was drawn, as SVG."""
+    drawing.patch.set_alpha(0.0)
+    for panel in drawing.axes:
+        panel.patch.set_alpha(0.0)
+    text = io.StringIO()
+    drawing.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(
-        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1
-    )
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    for size in ("height", "width"):
+        svg = re.sub(rf'(<svg[^>]*?) {size}="[^"]*"', r"\1", svg, count=1)
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, variable)
     return Plot(title, sentence, svg)
 
 
-def line(panel: Axes, series: Series, number: int, *, dashed: bool = False) -> None:
+def line(panel: Axes, series: Series, number: int) -> None:
     """A line with intervals; marked points hollow."""
-    colour = COLOURS[number % len(COLOURS)]
-    values = [figure.value for figure in series.figures]
-    below = [max(figure.value - figure.low, 0.0) for figure in series.figures]
-    above = [max(figure.high - figure.value, 0.0) for figure in series.figures]
-    style = "--" if dashed else "-"
+    colour, values = COLOURS[number % len(COLOURS)], [figure.value for figure in series.figures]
+    below, above = zip(*map(_spread, series.figures), strict=True) if values else ((), ())
     panel.errorbar(
         series.x,
         values,
         yerr=[below, above],
         color=colour,
-        linestyle=style,
+        linestyle="-",
         label=series.label,
         capsize=3,
         elinewidth=1.3,
     )
     for x, figure in zip(series.x, series.figures, strict=True):
         panel.plot([x], [figure.value], "o", color=colour, markerfacecolor=PAPER if figure.marks else colour)
+
+
+def _spread(figure: FigureResult) -> tuple[float, float]:
+    """How far its interval reaches below and above the median."""
+    return max(figure.value - figure.low, 0.0), max(figure.high - figure.value, 0.0)
 
 
 def bars(panel: Axes, rows: Sequence[tuple[str, FigureResult]], *, own: str = "", logarithmic: bool = False) -> None:
@@ -170,8 +175,10 @@ def bars(panel: Axes, rows: Sequence[tuple[str, FigureResult]], *, own: str = ""
             panel.plot([figure.value], [place], "o", markersize=10, color=colour, markerfacecolor=fill)
         else:
             panel.barh([place], [figure.value], height=0.62, color=fill, edgecolor=colour, linewidth=1.4)
-        spread = [[max(figure.value - figure.low, 0.0)], [max(figure.high - figure.value, 0.0)]]
-        panel.errorbar([figure.value], [place], xerr=spread, color=INK, capsize=3, elinewidth=1.2, linestyle="")
+        below, above = _spread(figure)
+        panel.errorbar(
+            [figure.value], [place], xerr=[[below], [above]], color=INK, capsize=3, elinewidth=1.2, linestyle=""
+        )
         text, beside = shown(figure.value), (figure.high, place)
         panel.annotate(text, beside, xytext=(9, 0), textcoords="offset points", va="center", color=INK)
     panel.set_yticks(range(len(rows)), [label for label, _ in rows])
@@ -205,6 +212,15 @@ def heat(
     panel.tick_params(length=0)
     for spine in panel.spines.values():
         spine.set_visible(False)
+
+
+def axes(panel: Axes, x: str = "", y: str = "", *, legend: bool = True) -> None:
+    """What stands at the axes; with a legend, numbers on the y-axis are in full."""
+    panel.set_xlabel(x)
+    panel.set_ylabel(y)
+    if legend:
+        thousands(panel)
+        panel.legend()
 
 
 def magnitudes(panel: Axes) -> None:

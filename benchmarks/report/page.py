@@ -16,27 +16,15 @@ from typing import Any, Final
 from ..harness.marks import MEANING
 from ..harness.numbers import shown, shown_interval
 from ..harness.results import CaseResult, FigureResult, GoalResult, Run, save_run
-from .drawing import Plot
-from .job_plots import job_plots
-from .mixed_plots import mixed_plots
-from .node_plots import node_plots
-from .profile_plots import profile_plots
-from .scaling_plots import scaling_plots
-from .style import CSS
-from .time_plots import time_plots
+from .drawing import Plot, styled
+from .plots import SECTIONS
 
 __all__ = ["render", "write_report"]
 
 PAGE: Final = "report.html"
 RAW: Final = "results.json"
-SECTIONS: Final = (
-    ("Scaling", scaling_plots),
-    ("Reads and writes together", mixed_plots),
-    ("Clients and nodes", node_plots),
-    ("Time", time_plots),
-    ("Whole jobs and peers", job_plots),
-    ("Where the CPU time goes", profile_plots),
-)
+STYLE: Final = Path(__file__).with_name("page.css")
+"""Light and dark by the reader's own setting, no font or picture from elsewhere."""
 VIOLATIONS_SHOWN: Final = 20
 """Of one case; the JSON beside the page has all."""
 
@@ -52,7 +40,8 @@ def write_report(run: Run, directory: Path) -> Path:
 
 def render(run: Run) -> str:
     """The page as text."""
-    sections = [(title, plots(run)) for title, plots in SECTIONS]
+    with styled():
+        sections = [(title, list(plots(run))) for title, plots in SECTIONS.items()]
     body = [
         _top(run),
         _card(run.machine, run),
@@ -66,7 +55,7 @@ def render(run: Run) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{CSS}</style></head><body><main>{''.join(body)}</main></body></html>\n"
+        f"<title>{escape(title)}</title><style>\n{STYLE.read_text(encoding='utf-8')}</style></head><body><main>{''.join(body)}</main></body></html>\n"
     )
 
 

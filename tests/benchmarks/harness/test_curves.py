@@ -6,9 +6,7 @@ import random
 
 import pytest
 
-from rayfold.benchmarks.harness.frontier import Point, frontier, independence
-from rayfold.benchmarks.harness.interference import relative, worst
-from rayfold.benchmarks.harness.scaling import fit_scaling, throughput
+from rayfold.benchmarks.harness.curves import Point, fit_scaling, frontier, independence, relative, throughput, worst
 
 COUNTS = [1, 2, 4, 8, 16, 32]
 

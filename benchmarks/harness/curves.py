@@ -1,29 +1,47 @@
-"""The Universal Scalability Law: throughput against the number of workers, as three numbers with a meaning.
+"""The curves that the report draws: the scalability law, the throughput frontier, the interference matrix.
+
+**The Universal Scalability Law** is throughput against the number of workers, as three numbers with a meaning:
 
     X(n) = lambda n / (1 + sigma (n - 1) + kappa n (n - 1))
 
 `lambda` is the throughput of one worker, `sigma` the share that is serial (contention: Amdahl's law), `kappa` the cost
 of keeping every pair of workers in agreement (coherency: beyond sqrt((1 - sigma) / kappa) workers it slows down again).
-N. J. Gunther, Guerrilla Capacity Planning, 2007; fitted by non-linear least squares with all three at least 0.
+N. J. Gunther, Guerrilla Capacity Planning, 2007; fitted by non-linear least squares with all three at least 0. A fit
+says how well it is known: with as many points as parameters there is no standard error, and what lies beyond the
+largest measured n is called an extrapolation, never a figure.
 
-Rule kept here: a fit says how well it is known. With as many points as parameters there is no standard error, and what
-lies beyond the largest measured n is called an extrapolation, never a figure.
+**The frontier** is after HATtrick (Milkai and others, How Good is My HTAP System?, SIGMOD 2022): how many queries are
+left for so many commands. If the two did not disturb one another at all, it would be the bounding box of the best of
+each alone; if they merely shared the machine, the straight line between those; below the line they harm one another.
+
+**The matrix** has what load on one side does to the other, cell by cell. A cell is compared with the same load while
+the other side is idle, never with the best of all.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from scipy.optimize import OptimizeWarning, curve_fit
 
 from .numbers import shown
 
-__all__ = ["ScalingFit", "fit_scaling", "throughput"]
+__all__ = [
+    "LEVELS",
+    "Point",
+    "ScalingFit",
+    "fit_scaling",
+    "frontier",
+    "independence",
+    "relative",
+    "throughput",
+    "worst",
+]
 
 POINTS_MIN: Final = 3
 """Different numbers of workers that a fit of three parameters needs."""
@@ -100,3 +118,62 @@ def fit_scaling(workers: Sequence[float], rates: Sequence[float]) -> ScalingFit 
         float(counts.max()),
         len(counts),
     )
+
+
+class Point(NamedTuple):
+    """One mix of load: what was reached on either side."""
+
+    writes: float
+    reads: float
+
+
+def frontier(points: Iterable[Point]) -> list[Point]:
+    """The points that no other is better than on both sides, by growing writes."""
+    best: list[Point] = []
+    for point in sorted(set(points), key=lambda one: (-one.writes, -one.reads)):
+        if not best or point.reads > best[-1].reads:
+            best.append(point)
+    return best[::-1]
+
+
+def independence(edge: Sequence[Point]) -> float | None:
+    """The area below the frontier as a share of the box: 1 = undisturbed, 0.5 = they share the machine, less = harm.
+
+    None if either side was never above 0, so that there is no box.
+    """
+    if not edge:
+        return None
+    writes, reads = max(point.writes for point in edge), max(point.reads for point in edge)
+    if writes <= 0 or reads <= 0:
+        return None
+    corners = [Point(0.0, edge[0].reads), *edge, Point(edge[-1].writes, 0.0)]
+    area = sum(
+        (after.writes - before.writes) * (after.reads + before.reads) / 2
+        for before, after in zip(corners, corners[1:], strict=False)
+    )
+    return area / (writes * reads)
+
+
+LEVELS: Final = ("idle", "half", "saturated")
+"""Of load, in order."""
+
+Cells = Mapping[tuple[str, str], float]
+"""(own load, the other side's load) -> what was measured."""
+
+
+def relative(cells: Cells) -> dict[tuple[str, str], float]:
+    """Each cell as a multiple of the one with the same own load and the other side idle; without that, no cell."""
+    found: dict[tuple[str, str], float] = {}
+    for (own, other), value in cells.items():
+        alone = cells.get((own, "idle"))
+        if alone:
+            found[own, other] = value / alone
+    return found
+
+
+def worst(multiples: Cells, *, lower_is_worse: bool) -> tuple[tuple[str, str], float] | None:
+    """The cell that suffers most among those in which the other side is not idle."""
+    disturbed = [(cell, value) for cell, value in multiples.items() if cell[1] != "idle"]
+    if not disturbed:
+        return None
+    return (min if lower_is_worse else max)(disturbed, key=lambda one: one[1])
