@@ -7,8 +7,17 @@ cut, one that leaves a gap first fills the gap from the log, and a record that i
 the log instead. So the broadcast may drop, repeat and reorder, and a reader still sees a prefix of each partition's
 log, and nothing else.
 
-What a page of events does to the read model, and what becomes of it when a handler raises, is next door in
-`stored_model.py`; where the read model lives, in `read_store/`.
+The path of events, one verb for each level, and no level calls one above it:
+
+| verb | level | in |
+|---|---|---|
+| `apply`, `catch_up` | order and gaps: which records are next, as they were sent or from the log | `ReadModel` |
+| `_feed` | the lock: queries are answered between two holds of it; a suspect is fed alone | `ReadModel` |
+| `take_in` | transactions: of a page, or of parts of it once an event in it has failed | `StoredModel` |
+| `_attempt` | one transaction: events and their checkpoint, or nothing of them | `StoredModel` |
+| `run` | handlers: one event after the other | `EventApplier` |
+
+`StoredModel` is in `stored_model.py`, `EventApplier` in `event_applier.py`; where a read model lives, in `stores/`.
 
 Rules kept here: the read model and its positions change together, under one lock, which a query takes as well; the
 log is only read, never the write side; an event that cannot be taken in stops this projection visibly (every query and
@@ -236,7 +245,7 @@ class ReadModel:
             fresh = records[reached + 1 - first :] if first <= reached + 1 else ()
             for start in range(0, len(fresh), PAGE_EVENTS):
                 if self.positions[partition] == first - 1 + len(records) - len(fresh) + start:
-                    self._take_in(partition, fresh[start : start + PAGE_EVENTS], checked=False)
+                    self._feed(partition, fresh[start : start + PAGE_EVENTS], checked=False)
             self.catch_up(partition, max(head, first + len(records) - 1))
 
     def catch_up(self, partition: int, up_to: int | None = None) -> None:
@@ -255,9 +264,9 @@ class ReadModel:
                     return
                 if not records:
                     return
-                self._take_in(partition, records, checked=True)
+                self._feed(partition, records, checked=True)
 
-    def _take_in(self, partition: int, records: Sequence[bytes], *, checked: bool) -> None:
+    def _feed(self, partition: int, records: Sequence[bytes], *, checked: bool) -> None:
         """Take in a page, in as many holds of the lock as it takes: queries are answered in between."""
         done, in_all = 1, 0
         while done and in_all < len(records) and self.failed is None:
@@ -268,7 +277,7 @@ class ReadModel:
                     raise Unavailable(self._projection.projection_name, "this read model was closed")
                 self._changes += 1
                 try:
-                    done = self._take_in_some(partition, records[in_all:] if in_all else records, checked)
+                    done = self._feed_some(partition, records[in_all:] if in_all else records, checked)
                 except Damaged as error:
                     self._stop(partition, self.positions[partition] + 1, error)
                 finally:
@@ -276,7 +285,7 @@ class ReadModel:
                     self._changed.notify_all()
             in_all += done
 
-    def _take_in_some(self, partition: int, records: Sequence[bytes], checked: bool) -> int:
+    def _feed_some(self, partition: int, records: Sequence[bytes], checked: bool) -> int:
         """How many are done with. What was in hand when this process ended before is taken in one by one, and what was
         in hand at the second death is given up."""
         first, in_hand = self.positions[partition] + 1, self._in_hand

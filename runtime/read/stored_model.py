@@ -16,6 +16,7 @@ and the log is replayed from there, which takes as long as reading the events si
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -49,6 +50,9 @@ PAGE_S: Final = 0.020
 a whole page fits in."""
 
 _NEVER: Final = float("inf")
+
+_REST: Final = sys.maxsize
+"""As many records as there are."""
 
 PAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 """Bounds memory of one page when events are large."""
@@ -91,8 +95,6 @@ class StoredModel:
         self._tried: tuple[int, int] = (0, 0)
         """Partition and position of the event that has just failed inside a page: its first try."""
         self._folder: Path | None = None
-        self._until_s = _NEVER
-        """When the page that is being taken in is to end, of `time.perf_counter`."""
 
     # --- opening -------------------------------------------------------------------------------------------------
 
@@ -164,29 +166,31 @@ class StoredModel:
             self._look_again(partition)
         self._replay()
         until_s = time.perf_counter() + PAGE_S
-        in_all, done = 0, 1
-        while in_all < len(records) and done and self.failed is None:
-            self._until_s = until_s
-            done = self._advance(partition, records[in_all:] if in_all else records, checked)
+        in_all, size = 0, _REST
+        while in_all < len(records) and size and self.failed is None:
+            some = records[in_all : in_all + size] if in_all or size < len(records) else records
+            done, size = self._advance(partition, some, checked, until_s if size == _REST else _NEVER)
             in_all += done
-            if time.perf_counter() > until_s:
+            if in_all and time.perf_counter() > until_s:
                 break
-        self._until_s = _NEVER
         return in_all
 
-    def _advance(self, partition: int, records: Sequence[bytes], checked: bool) -> int:
-        """One transaction, and what follows when an event in it fails. Returns how many records are done with."""
+    def _advance(self, partition: int, records: Sequence[bytes], checked: bool, until_s: float) -> tuple[int, int]:
+        """One transaction, and what follows from a failure in it. Returns how many records are done with, and how many
+        the next transaction is to take in: mostly the rest; those before the failure, if it has undone them; 0 where
+        what was sent is damaged."""
         before = self._at.positions[partition]
-        failure = self._attempt(partition, records, checked, self._marked_up_to(partition))
+        failure = self._attempt(partition, records, checked, self._marked_up_to(partition), until_s)
         if failure is None:
-            return self._loop.done
+            if self._tried == (partition, self._at.positions[partition] + 1):
+                self._keep()  # its next failure need not go back farther
+            return self._loop.done, _REST
         index = failure.applied
         if not failure.half_applied:  # those before it are committed
             if not (isinstance(failure.error, Damaged) and not checked):
                 self._give_up(partition, records[index], failure)
-                return index + 1
-            return 0
-        self._until_s = _NEVER  # what follows is done once
+                return index + 1, _REST
+            return 0, 0
         self._called_up_to[partition] = before + (index + 1 if failure.event else len(records))
         self._go_back()
         if isinstance(failure.error, Damaged):
@@ -194,22 +198,26 @@ class StoredModel:
                 discard_at_next_opening(self._folder)
             self.stop(partition, before + index + 1, failure.error)
         if self.failed is not None:
-            return 0
+            return 0, 0
         if index:
             self._tried = (partition, before + index + 1)
-            done = self._advance(partition, records[:index], checked)
-            if done == index:
-                self._keep()  # the next failure, that of the same event, need not go back farther
-            return done
+            return 0, index
         if len(records) > 1 and not failure.event:  # the whole page was refused: find out which event it was
-            return self._advance(partition, records[: len(records) // 2], checked)
+            return 0, len(records) // 2
         self._try_again(partition, records[0], checked, failure)
-        return 1
+        return 1, _REST
 
     def _marked_up_to(self, partition: int) -> int:
         return max(self.reach.heads[partition], self._called_up_to[partition])
 
-    def _attempt(self, partition: int, records: Sequence[bytes], checked: bool, replayed_up_to: int) -> Failure | None:
+    def _attempt(
+        self,
+        partition: int,
+        records: Sequence[bytes],
+        checked: bool,
+        replayed_up_to: int,
+        until_s: float = _NEVER,
+    ) -> Failure | None:
         """Apply records and commit them with their checkpoint.
 
         With a failure that has left nothing half-done those before it are committed; else the transaction is still
@@ -221,7 +229,7 @@ class StoredModel:
             aside = {entry.position for entry in self.quarantined if entry.partition == partition}
         self.store.begin()
         try:
-            page = Page(partition, before + 1, records, checked, replayed_up_to, aside, self._until_s)
+            page = Page(partition, before + 1, records, checked, replayed_up_to, aside, until_s)
             try:
                 failure = self._loop.run(self.model, page)
             finally:
