@@ -1,29 +1,39 @@
 """ClusterProjectorFleet: the projectors of a system on several nodes, which outlive the process that has started them.
 
-Beside steps [6] to [8]. What `projection/fleet.py` does, and three things more: go on with the projectors that an
-earlier supervisor has left; put another one in the place of one that does not answer; build every read model with new
-code beside the one that serves (`control/rollout.py`).
+Beside steps [6] to [8]. What `projection/fleet.py` does, and four things more: go on with the projectors that an
+earlier supervisor has left; put another one in the place of one that does not answer; have one followed by another on
+a node that has fewer (`projector_moves.py`); build every read model with new code beside the one that serves
+(`rollout.py`).
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Sequence
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ...runtime.domain.projection import Projection
 from ...runtime.encoding.catalogue import Catalogue
+from ...runtime.errors import Unavailable
 from ..cluster.rpc import call
 from ..cluster.scheduling import ClusterScheduling, generation_in
 from ..nodes.store import ClusterStore
 from ..observe.status import ProjectorSeat, seat_named
 from ..packaging.application import ApplicationPlan
 from ..packaging.builds import FOLDER, Build, ProjectionFacts
-from ..projection.fleet import Projector, ProjectorFleet, Serve, ServedBuild, end
+from ..projection.answers import ProjectorAnswer
+from ..projection.fleet import Projector, ProjectorFleet, Serve, ServedBuild, catch_up, end
 from .builds import ClusterBuilds
 
-__all__ = ["ClusterProjectorFleet"]
+__all__ = ["HEARD_S", "ClusterProjectorFleet"]
+
+HEARD_S: Final = 2.0
+"""For clients to hear of other projectors: they wait at the board, and ask again a quarter of a second after the
+supervisor was away."""
+
+_LOOK_S: Final = 0.25
+"""Between two looks at whether a move may go on."""
 
 
 class ClusterProjectorFleet(ProjectorFleet):
@@ -63,17 +73,91 @@ class ClusterProjectorFleet(ProjectorFleet):
                 folder, actor = build.folder_of(seat.part, seat.replica), actor_named(seat.name)
                 taken_in.projectors.append(Projector(seat.part, seat.replica, seat.name, folder, actor))
         if taken_in.projectors:
-            await self._find(taken_in.projectors)
+            taken_in.projectors = await self._find(taken_in.projectors)
         else:
             taken_in.projectors = self._start(taken_in, range(replicas))
         self.serving[projection.projection_name] = taken_in
 
-    async def _find(self, projectors: Iterable[Projector]) -> None:
-        """Learn on which nodes they are, so that whoever follows one of them comes to its checkpoint."""
-        for projector in projectors:
-            with contextlib.suppress(Exception):
-                answer = await call(projector.actor.status)
+    async def _find(self, projectors: Sequence[Projector]) -> list[Projector]:
+        """Learn on which nodes they are, so that whoever follows one of them comes to its checkpoint. Returns one for
+        each seat: of two, which an end of the supervisor in the middle of a move has left, one that has caught up."""
+        answers = dict(zip(projectors, await self._answers(projectors), strict=True))
+        chosen: dict[tuple[int, int], Projector] = {}
+        for projector in sorted(projectors, key=lambda one: (answer := answers[one]) is None or answer.replaying):
+            is_first = chosen.setdefault((projector.part, projector.replica), projector) is projector
+            if is_first and (answer := answers[projector]) is not None:
                 self._seats.sits(projector.name, answer.node_id)
+        return [projector for projector in projectors if projector in chosen.values()]
+
+    async def _answers(self, projectors: Sequence[Projector]) -> list[ProjectorAnswer | None]:
+        """What each says of itself; None of one that does not answer."""
+        asked = (call(projector.actor.status) for projector in projectors)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        return [None if isinstance(answer, BaseException) else answer for answer in answers]
+
+    async def placed(self) -> list[tuple[str, tuple[str, int], str]] | None:
+        """The projectors that serve: name, projection and part, node. None unless all of them answer, have caught up
+        and work."""
+        served = [(name, one) for name, build in self.serving.items() for one in build.projectors]
+        found = []
+        for (name, one), answer in zip(served, await self._answers([one for _, one in served]), strict=True):
+            if answer is None or answer.replaying or answer.failed or not answer.node_id:
+                return None
+            self._seats.sits(one.name, answer.node_id)
+            found.append((one.name, (name, one.part), answer.node_id))
+        return found
+
+    async def move(self, name: str, node_id: str, may_go_on: Callable[[], bool]) -> bool:
+        """Have the projector of this name followed by one on that node. It serves until the other one has caught up
+        and is healthy. False if that was called off, because `may_go_on` says so or it is not there any more.
+
+        Raises what keeps the other one from opening, and why it may not be asked; then nothing has changed. What the
+        earlier one has saved stays on its node until the next build: it would go on from that if it came back."""
+        found = ((build, one) for build in self.serving.values() for one in build.projectors if one.name == name)
+        served, present = next(found, (None, None))
+        if served is None or present is None:
+            return False
+        assert isinstance(served.projection, type)
+        before = self._seats.node_of(name)
+        self._seats.sits(name, node_id)
+        beside = ServedBuild(served.projection, served.build, served.catalogue, generation=served.generation)
+        beside.projectors = self._start(beside, [present.replica], [present.part])
+        self.joining.append(beside)
+        try:
+            moved = await _while(may_go_on, self._make_ready(beside, served, node_id)) and may_go_on()
+            if moved and self.serving.get(served.projection.projection_name) is served and present in served.projectors:
+                served.projectors[served.projectors.index(present)] = beside.projectors[0]
+                self._serve(served.projection, served.parts())
+                await asyncio.shield(self._leave(present, beside))
+                return True
+        except BaseException:
+            self._seats.sits(name, before)
+            await asyncio.shield(self._give_up(beside))
+            raise
+        self._seats.sits(name, before)
+        await self._give_up(beside)
+        return False
+
+    async def _make_ready(self, beside: ServedBuild, served: ServedBuild, node_id: str) -> None:
+        await catch_up(beside.projectors)
+        for one, answer in zip(beside.projectors, await self._answers(beside.projectors), strict=True):
+            if answer is None or answer.node_id != node_id:  # the node is gone, and Ray has started it elsewhere
+                raise Unavailable(f"projector {one.name}", "it does not run on the node that it was meant for")
+        await self.announce()
+        await catch_up(beside.projectors)
+        await self.check_ready(beside.projectors, served.projectors)
+
+    async def _leave(self, present: Projector, beside: ServedBuild) -> None:
+        """It serves no more: it ends when every program has been told."""
+        self.joining = [joining for joining in self.joining if joining is not beside]
+        await asyncio.sleep(HEARD_S)
+        await self.announce()
+        await end([present], save=True)
+
+    async def _give_up(self, beside: ServedBuild) -> None:
+        self.joining = [joining for joining in self.joining if joining is not beside]
+        await self.announce()
+        await end(beside.projectors, save=False)
 
     async def replace(self, name: str) -> None:
         """Put another projector in the place of the one of this name, which does not answer."""
@@ -113,6 +197,20 @@ class ClusterProjectorFleet(ProjectorFleet):
     async def number_unused(self, projection: ProjectionFacts) -> int:
         """A number that no build of this version has on any node that is up."""
         return await self._builds.number_unused(projection)
+
+
+async def _while(may_go_on: Callable[[], bool], doing: Coroutine[Any, Any, None]) -> bool:
+    """Whether it was done; it is called off as soon as it may not go on."""
+    task = asyncio.ensure_future(doing)
+    try:
+        while not task.done() and may_go_on():
+            await asyncio.wait({task}, timeout=_LOOK_S)
+        if task.done():
+            task.result()
+            return True
+        return False
+    finally:
+        task.cancel()
 
 
 def _is_of(seat: ProjectorSeat, projection: type[Projection]) -> bool:

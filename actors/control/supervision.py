@@ -5,8 +5,9 @@ of its own (`supervisor.py`), and every program that uses the system, the one th
 of it.
 
 What it does, again and again: look which nodes are up; give a node that joins or returns its keeper and the map; say on
-the board which partitions are unavailable, and why; and replace what does not answer although its node is up. Ray
-starts killed processes again by itself, and faster; that is left to it.
+the board which partitions are unavailable, and why; replace what does not answer although its node is up; and bring
+projectors to a node that has joined (`projector_moves.py`). Ray starts killed processes again by itself, and faster;
+that is left to it.
 
 Rules kept here: what is lost with a node is lost alone: everything else goes on, and nothing waits for it. Whatever is
 done here may be interrupted at any point and done again: the shares hold what is true, the names in Ray who is there.
@@ -45,7 +46,8 @@ from .builds import ClusterBuilds
 from .health import Health
 from .moves import PartitionMoves
 from .partitions import PartitionActors, partition_named
-from .projections import ClusterProjectorFleet
+from .projections import HEARD_S, ClusterProjectorFleet
+from .projector_moves import ProjectorMoves
 from .rollout import Rollout
 from .topology import ServedParts, Topology, TopologyFeed
 
@@ -62,10 +64,6 @@ _TIDY_S: Final = 60.0
 
 _VERIFY_TIMEOUT_S: Final = 24 * 3600.0
 """For the logs of one node: some 300,000 events a second."""
-
-_HEARD_S: Final = 2.0
-"""For clients to hear of other projectors: they wait at the board, and ask again a quarter of a second after the
-supervisor was away."""
 
 _TICK_S: Final = 2.0
 """As on one machine (`system/local.py`)."""
@@ -113,6 +111,7 @@ class Supervision:
         self.moves = PartitionMoves(self)
         self.health = Health(self, self.moves)
         self.rollout = Rollout(self, restart)
+        self._projector_moves = ProjectorMoves(self)
         self._superseded: list[Projector] = []
         """Those with earlier code, which are asked until everybody has been told of the present ones."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -199,7 +198,7 @@ class Supervision:
         """Clients learn of the present projectors while the others still answer."""
         superseded, self._superseded = self._superseded, []
         if superseded:
-            await asyncio.sleep(_HEARD_S)
+            await asyncio.sleep(HEARD_S)
             await end(superseded, save=False)
         await self.projections.remove_older()
 
@@ -376,6 +375,8 @@ class Supervision:
                 # Both may take a minute, and the next node may be lost meanwhile: nothing here waits for them.
                 self.alone("replacements", self.health.put_right)
                 self.alone("tidying", self._tidy)
+                if self._projector_moves.is_due():
+                    self.alone("moves of projectors", self._projector_moves.step)
                 self.put_up()
             except Exception:  # the next look may go better: nobody else is there to look
                 log.exception("supervising %s", self.plan.name)

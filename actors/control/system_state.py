@@ -1,7 +1,7 @@
 """SystemState: what the parts of the control plane know of the one system that they look after, and may do with it.
 
-`supervision.py` has it; `moves.py`, `health.py` and `rollout.py` are handed it, and know no more of the supervision
-than this.
+`supervision.py` has it; `moves.py`, `projector_moves.py`, `health.py` and `rollout.py` are handed it, and know no more
+of the supervision than this.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from ...runtime.errors import RayfoldError
 from ..cluster.ray_cluster import Cluster, NodeFacts
+from ..cluster.scheduling import ClusterScheduling
 from ..nodes.agents import NodeAgents
 from ..packaging.application import ApplicationPlan
 from .partitions import PartitionActors
@@ -29,6 +30,7 @@ class SystemState(Protocol):
     shares: NodeAgents
     partitions: PartitionActors
     projections: ClusterProjectorFleet
+    scheduling: ClusterScheduling
     cluster: Cluster
     nodes: dict[str, NodeFacts]
     """By the id of their data folders: those that Ray knows of, up or not."""

@@ -324,6 +324,10 @@ class ProjectorFleet:
             raise UnknownName("projection", getattr(projection, "__name__", str(projection)), list(self.serving))
         return served
 
+    def is_changing(self) -> bool:
+        """Whether a change of any projection is under way."""
+        return bool(self._changing)
+
     @contextlib.contextmanager
     def change(self, projection: str, what: str) -> Iterator[None]:
         """Hold a projection for one change. Raises `CallerError` if there is one under way."""
