@@ -1,8 +1,8 @@
 """Batcher: while a batch is in flight, what arrives waits and leaves as the next batch.
 
-The one piece on all three roads that cross Ray: commands to a partition ([2]), events to a projector ([6]), queries
-to a projector ([8]). Ray moves some thousand calls a second where the log takes over 100,000 events, so nothing
-crosses one by one when there is more to send; and a lone item never waits for company.
+The one piece on all three paths that cross Ray: commands to a partition ([2]), events to a projector ([6]), queries to
+a projector ([8]). Ray moves some thousand calls a second where the log takes over 100,000 events, so nothing crosses
+one by one when there is more to send; and a lone item never waits for company.
 
 With two in flight, one end works on a batch while the other makes the next. That takes two of about the same size: if
 everything left at once, and all of it came back at once, each end would wait for the other. And it takes batches that
@@ -48,11 +48,10 @@ WORTH_ITEMS: Final = 24
 
 BATCH_BY_ROAD_S: Final = 0.0001
 BATCH_BY_RAY_S: Final = 0.0004
-"""What a batch of commands costs besides its commit: carrying it, waking up whoever takes it, what is done once for
-it."""
+"""What a batch of commands costs besides its commit: the transfer, waking up the receiver, what is done once for it."""
 
 _COMMAND_S: Final = 0.00001
-"""What a client takes to send a command and to tell its caller."""
+"""What a client takes to send a command and to return its outcome."""
 
 WAITING_ITEMS_MAX: Final = 32 * 1024
 """About a second of work for one partition: what waits longer had better be refused."""
@@ -75,11 +74,10 @@ def commands_worth(batch_cost_s: float) -> int:
 class Batcher(Generic[Item]):
     """A queue that sends what has gathered as one batch whenever there is room for one more in flight.
 
-    `send(batch)` starts a batch on its way and returns at once; whoever learns that it has come back calls
-    `batch_done()`, once. Both may happen on any thread, the second also before the first returns. A batch whose `send`
-    raises is gone: the exception goes to whoever caused the sending, and the lane is ready for more. `defer(function)`
-    postpones the start of a batch, so that what is put in the same moment leaves together: an event loop's
-    `call_soon`.
+    `send(batch)` starts the transfer and returns at once; the receiver of the answer calls `batch_done()`, once. Both
+    may happen on any thread, the second also before the first returns. A batch whose `send` raises is gone: the
+    exception goes to the caller that caused the sending, and the batcher is ready for more. `defer(function)` postpones
+    the start of a batch, so that what is put in the same moment leaves together: an event loop's `call_soon`.
 
     With `in_flight_max` over 1, further batches leave beside one in flight if each has `pipelined_items_min` items, or
     is full; what waits is divided evenly among those that may leave.
@@ -112,7 +110,7 @@ class Batcher(Generic[Item]):
         self._waiting_bytes = 0
         self._in_flight = 0
         self._starting = False
-        """Somebody sends, or will in a moment: nobody else need, and nobody else may, or order would be lost."""
+        """Another call sends, or will in a moment: a second one need not, and must not, or order would be lost."""
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -121,7 +119,7 @@ class Batcher(Generic[Item]):
     def put(self, item: Item, size_bytes: int, *, again: bool = False) -> None:
         """Send `item` with the next batch. Raises `Overloaded`, and keeps nothing, when too much is waiting.
 
-        `again`: the item was taken before, by this lane or another. It is never refused, because "it was not sent"
+        `again`: the item was taken before, by this batcher or another. It is never refused, because "it was not sent"
         would be untrue; its sender holds it in memory already, and bounds how many there are."""
         with self._lock:
             waiting, waiting_bytes = self._waiting, self._waiting_bytes + size_bytes
@@ -177,7 +175,7 @@ class Batcher(Generic[Item]):
             return taken
 
     def _start(self) -> None:
-        """Have batches leave, at once or as `defer` has it, if any may and nobody else does so."""
+        """Send batches, at once or through `defer`, if any may leave and no other call is sending."""
         with self._lock:
             if self._starting or not self._leaving():
                 return

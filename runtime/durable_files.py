@@ -53,7 +53,7 @@ def encode_facts(facts: dict[str, Any]) -> bytes:
 
 
 def decode_facts(content: bytes, path: Path, name: str, remedy: str) -> dict[str, Any]:
-    """What `encode_facts` made. Raises `StoreMismatch`, which says that `name` is damaged, and what to do about it."""
+    """What `encode_facts` made. Raises `StoreMismatch`, which names `name` as damaged, with the remedy."""
     try:
         facts: dict[str, Any] = json.loads(content)
         checksum = facts.pop("checksum")

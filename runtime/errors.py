@@ -7,11 +7,11 @@ Grouped by the moment at which it can happen and by whose fault it is::
     ├── CallerError            the caller's mistake; nothing was sent, nothing was stored
     │   ├── InvalidMessage     a command or query that breaks its declaration or a size limit
     │   ├── InvalidId          a stream id, name or command id that cannot be one
-    │   ├── UnknownName        an aggregate, command, projection or query nobody registered
-    │   ├── NotInHistory       a version, position or time that a history has not got
+    │   ├── UnknownName        an aggregate, command, projection or query that is not registered
+    │   ├── NotInHistory       a version, position or time that a history lacks
     │   └── CommandIdReused    the id of a stored command with different content
-    ├── Refusal                the command arrived, was looked at, and nothing was stored
-    │   ├── Rejected           the aggregate's own rule says no
+    ├── Refusal                the command arrived, was decided, and nothing was stored
+    │   ├── Rejected           the aggregate's own rule refused
     │   └── Conflict           `expected_version` is not the version of the stream
     ├── HandlerFailed          a handler raised or returned nonsense; nothing of it was stored
     ├── Unavailable            unknown whether it happened; sending the same command again is safe
@@ -288,7 +288,7 @@ class CommandIdReused(CallerError):
 
 
 class Refusal(RayfoldError):
-    """The command arrived and was looked at, and nothing was stored: `Rejected` or `Conflict`. An answer, not a fault.
+    """The command arrived and was decided, and nothing was stored: `Rejected` or `Conflict`. An answer, not a fault.
 
     Example:
         try:
@@ -328,12 +328,12 @@ class Rejected(Refusal):
 
     @property
     def stream(self) -> StreamId | None:
-        """The aggregate that refused; None until the runtime has said so, as in a handler."""
+        """The aggregate that refused; None until the runtime has set it, as in a handler."""
         return _stream_named(self._stream) if self._stream else None
 
     @classmethod
     def told(cls, reason: str, facts: dict[str, Any], stream: str, command: str) -> Self:
-        """The rejection as the caller is told it: with the stream and the command it is about."""
+        """The rejection as the caller gets it: with the stream and the command."""
         rejected = cls(reason, **facts)
         rejected._stream, rejected.command = stream, command
         return rejected
@@ -359,7 +359,7 @@ class Conflict(Refusal):
         try:
             bank.execute(Account, "alice", Deposit(amount=1), expected_version=receipt.version)
         except Conflict as conflict:
-            print("somebody was faster:", conflict.version)
+            print("another writer was faster:", conflict.version)
     """
 
     def __init__(self, stream: str, expected_version: int, version: int) -> None:

@@ -32,7 +32,8 @@ log = printable_log(__name__)
 KEY_BYTES: Final = 16
 
 DEATHS_MAX: Final = 2
-"""What was in hand at one death may be its victim (somebody killed the process), and is tried once more."""
+"""What was in hand when a process ended may be a victim (the process was killed from outside), and is tried once
+more."""
 
 REFUSED_S: Final = 600.0
 """How long a key is refused, and how long a first death is remembered: longer than callers retry."""
@@ -81,7 +82,7 @@ class InHand:
         kept. `was_stuck`: that process was ended because of it. Raises `OSError`."""
         self.incarnation = os.urandom(8)
         self.count = 0
-        """Of what was begun: whoever watches sees by it whether there is progress."""
+        """Number of what was begun: the watchdog detects progress by it."""
         self.patience = 1
         """How many times as long as others what is in hand may take."""
         self.fallen: dict[bytes, Fallen] = {}
@@ -122,7 +123,7 @@ class InHand:
 
     def disown(self) -> None:
         """This process was forked from the one whose record this is: it ends at the next call, whatever is called."""
-        self.__class__ = _Disowned  # rather than a look at the process id for each command
+        self.__class__ = _Disowned  # rather than a check of the process id for each command
 
     def stuck(self) -> None:
         """What is in hand takes too long, and the process is about to be ended for it."""

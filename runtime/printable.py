@@ -20,7 +20,7 @@ from typing import Any, Final
 __all__ = ["printable", "printable_json", "printable_lines", "printable_log"]
 
 _SUSPECT: Final = re.compile(r"[^ -~]")
-"""Whatever is not printable ASCII is looked at one by one."""
+"""Characters outside printable ASCII are checked one by one."""
 
 
 def printable(text: str) -> str:

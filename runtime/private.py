@@ -7,9 +7,9 @@ token, anchors.
 Rules kept here:
 - a folder has mode 0700 and a file 0600 from the moment at which it exists: the mode is an argument of the call that
   makes it, and no umask widens it
-- what is there already must belong to this user, and must not be a link of another one. It is refused by name, since
-  its content cannot be trusted and its owner can change it at any time
-- what is there and is open to others is tightened; the log says so once for each store. Only rights of others are taken
+- what exists already must belong to this user, and must not be a link of another one. It is refused by name, since its
+  content cannot be trusted and its owner can change it at any time
+- what exists and is open to others is tightened, which is logged once for each store. Only rights of others are taken
   away, only from what belongs to a store or a node, and never through a link in it
 - a path that other users can predict, in a folder that they can write to (`/tmp`), is checked up to the root: a folder
   above it that others may rename would let them put a folder of their own in its place (`check_way`)
@@ -74,7 +74,7 @@ def open_private(path: Path, flags: int) -> int:
     """A descriptor of the file, which is made with mode 0600 if `flags` hold `O_CREAT`; else checked and tightened, and
     only then emptied, if they hold `O_TRUNC`.
 
-    Raises `NotPrivate` if it is another user's, a link, or no regular file, or if it is to be emptied and has another
+    Raises `NotPrivate` if it is another user's, a link, or no regular file, or if it has to be emptied and has another
     name as well; `OSError`.
     """
     emptied = bool(flags & os.O_TRUNC)
@@ -126,7 +126,7 @@ def tighten(folder: Path) -> int:
 
 
 def check_owner(path: Path) -> None:
-    """Raise `NotPrivate` if what is there belongs to a user other than this one and root; nothing if it is missing."""
+    """Raise `NotPrivate` if the file belongs to a user other than this one and root; nothing if it is missing."""
     with contextlib.suppress(FileNotFoundError, PermissionError):
         _check(path, path.lstat())
 
@@ -182,7 +182,7 @@ def _tighten_one(path: Path, *, through_links: bool = True) -> bool:
         if not through_links:
             return False
     found = path.stat()
-    if found.st_uid != os.geteuid():  # root's, a mounted volume say: only root can change its mode
+    if found.st_uid != os.geteuid():  # root's, such as a mounted volume: only root can change its mode
         if stat.S_ISDIR(found.st_mode):
             _check_above(path)
         return False

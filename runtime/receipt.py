@@ -1,4 +1,4 @@
-"""Receipt: what an acknowledged command is told, and the token that makes a later query see it."""
+"""Receipt: the answer to an acknowledged command, and the token that makes a later query see it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Receipt(NamedTuple):
     repeated: bool = False
     """True when this command id had been stored before: the facts are those of the first time."""
     store_id: str = ""
-    """Of the store whose log holds the events: a restored store has another one, and its positions mean something else.
-    Empty where that is not known, as inside an actor."""
+    """Id of the store whose log holds the events: a restored store has another one, and its positions mean something
+    else. Empty where that is not known, as inside an actor."""
 
     carried: tuple[Any, ...] | None = None
     """The events, if `execute` was asked for them: see `events`."""

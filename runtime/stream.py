@@ -1,8 +1,8 @@
 """Streams: the names of histories, the numbers in them, and which partition a stream belongs to.
 
-A stream is the history of one aggregate, named by its type and its id: `Account/alice`. It has *versions*
-1, 2, 3, …; version 0 means that it does not exist. The log of a partition has *positions* 1, 2, 3, … over all
-its streams. Both are plain `int`s behind distinct types, so that a checker tells them apart.
+A stream is the history of one aggregate, named by its type and its id: `Account/alice`. It has *versions* 1, 2, 3, …;
+version 0 means that it does not exist. The log of a partition has *positions* 1, 2, 3, … over all its streams. Both are
+plain `int`s behind distinct types, so that a checker distinguishes them.
 
 Rule kept here: ids from outside never become file paths and never exceed what an LMDB key can hold (`stream_id` in
 `log/format.py` checks them, since the errors it raises name streams). Ids are compared as the exact bytes of their
@@ -94,7 +94,7 @@ class StreamId(NamedTuple):
 
 
 REFUSALS: Final = StreamId(f"{RESERVED_PREFIX}Refusals", "all")
-"""Of each log: the refusals that have used up their command ids (`refusals.py`)."""
+"""The stream, in each log, of the refusals that have used up their command ids (`refusals.py`)."""
 
 
 def is_reserved(type_name: str) -> bool:
@@ -122,7 +122,7 @@ def partition_of(stream: StreamId, partitions: int, placement: str = OLD_PLACEME
 def new_placement() -> str:
     """A rule for a new store: `blake2b-groups` with a random key.
 
-    Streams are placed by a keyed hash, so that somebody outside who chooses ids cannot find out which of them share a
+    Streams are placed by a keyed hash, so that a client that chooses ids cannot find out which of them share a
     partition. Streams whose ids have the same `{group}` in them are placed in one partition, whatever their types: then
     what stands between the first `{` and the first `}` after it is hashed, if anything does, as in Redis Cluster.
     """

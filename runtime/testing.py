@@ -66,7 +66,7 @@ def on(stream: str | StreamId, event: Event | Stored, *, aggregate: type[Aggrega
     Args:
         stream: The stream, or an aggregate id.
         event: What happened there.
-        aggregate: The class whose stream it is, where a handler looks at `recorded.aggregate_type`.
+        aggregate: The class whose stream it is, where a handler reads `recorded.aggregate_type`.
 
     Example:
         given(Balances, on("alice", Deposited(amount=5)), on("bob", Deposited(amount=7)))
@@ -103,9 +103,9 @@ def given(
 ) -> AggregateCase[Any] | ProjectionCase[Any]:
     """A specification that starts from these events: of one aggregate, or of what a projection has seen so far.
 
-    The events of a projection are in one stream unless `on("alice", event)` or `("alice", event)` says which.
-    Events that an earlier release has stored (`stored(...)`) are upcast; their names are looked up among the events
-    that `subject` handles.
+    The events of a projection are in one stream unless `on("alice", event)` or `("alice", event)` names another. Events
+    that an earlier release has stored (`stored(...)`) are upcast; their names are looked up among the events that
+    `subject` handles.
 
     Args:
         subject: The aggregate or projection class.
@@ -429,11 +429,11 @@ def _check_state_survives(instance: Stateful) -> None:
     __tracebackhide__ = True
     try:
         check_annotations(instance)
-    except DefinitionError:  # the annotations rule snapshots out; the runtime says so where they are wanted
+    except DefinitionError:  # the annotations rule snapshots out; the runtime reports that where they are declared
         return
     try:
         restored = decode_state(type(instance), encode_state(instance))
-    except InvalidMessage:  # there is no snapshot of such a state: the runtime says so where one is wanted
+    except InvalidMessage:  # there is no snapshot of such a state: the runtime reports that where one is declared
         return
     for name, value in _fields(instance).items():
         back = getattr(restored, name)

@@ -4,8 +4,8 @@ Beside all steps: wherever code of the user's runs in an actor, whatever it rais
 `KeyboardInterrupt`, `GeneratorExit` and `CancelledError` included; what no code of the user's has raised is the wish of
 a person to stop.
 
-Why the instruction is looked at: Ctrl-C arrives between any two instructions of a handler and raises the same class
-that a handler may raise by itself. Only the second stands at a `raise`.
+Why the instruction is examined: Ctrl-C arrives between any two instructions of a handler and raises the same class that
+a handler may raise by itself. Only the second stands at a `raise`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Anchor: head and link of every partition, signed, to be kept where whoever can write to the store cannot write.
+"""Anchor: head and link of every partition, signed, to be kept where the writers of the store cannot write.
 
-Beside the write path: it only reads, also while the store is written to. The hash chain shows a change to whoever
-recomputes it, unless the whole chain was recomputed. An anchor ends that: the link of an event covers all events before
-it, so a log that carries the anchored link at the anchored position holds exactly what it held then, and perhaps more.
-What differs is told by partition: a shorter log, another link, another store, a bad signature.
+Beside the write path: it only reads, also while the store is written to. Recomputing the hash chain shows a change,
+unless the whole chain was recomputed with it. An anchor ends that: the link of an event covers all events before it, so
+a log that carries the anchored link at the anchored position holds exactly what it held then, and perhaps more.
+Differences are reported by partition: a shorter log, another link, another store, a bad signature.
 
 Signed with Ed25519, by the `cryptography` package (`pip install rayfold[anchor]`). The format is documented in
 docs/anchors.md.
@@ -66,7 +66,7 @@ class Anchor:
     anchored_at: str
     """By the clock of the machine that took it, in ISO 8601 and UTC."""
     public_key: str = ""
-    """Of the key that signed it, 32 bytes in hexadecimal; empty if it is not signed."""
+    """Public part of the key that signed it, 32 bytes in hexadecimal; empty if it is not signed."""
     signature: str = ""
     """Ed25519, 64 bytes in hexadecimal."""
 
@@ -113,7 +113,7 @@ class Anchor:
 
     @classmethod
     def from_json(cls, content: str | bytes) -> Self:
-        """The anchor in what `as_json` made. Raises `Damaged`; says nothing of the signature."""
+        """The anchor in what `as_json` made. Raises `Damaged`; does not check the signature."""
         try:
             if len(content) > ANCHOR_BYTES_MAX:
                 raise ValueError(f"it has over {ANCHOR_BYTES_MAX:,} bytes")
@@ -145,7 +145,7 @@ class AnchorKey:
 
     @property
     def public_key(self) -> str:
-        """32 bytes in hexadecimal: what is given to whoever verifies."""
+        """32 bytes in hexadecimal: the key for verification."""
         return _hex(self._key.public_key())
 
     def sign(self, content: bytes) -> bytes:
@@ -240,10 +240,9 @@ def take_anchor(store: ReadableStore) -> Anchor:
 
 
 def differences(anchor: Anchor, store: ReadableStore) -> dict[int, str]:
-    """Partition -> in what the store differs from what was anchored; empty if all of it is there unchanged.
-
-    It looks at the anchored events alone. That what stands before each of them is what its link says, `rayfold verify`
-    shows. A difference that is not of one partition stands under -1.
+    """Partition -> in what the store differs from what was anchored; empty if all of it is unchanged. It checks the
+    anchored events alone; `rayfold verify` checks that the events before each of them match its link. A difference that
+    is not of one partition stands under -1.
     """
     if anchor.store_id != store.store_id:
         return {-1: f"the anchor is of store {anchor.store_id}, and this is store {store.store_id}"}

@@ -2,7 +2,7 @@
 
 The restored store has an id of its own, which every partition's log carries: it cannot be taken for the original, its
 partitions cannot be mixed with the original's, and the original's backup refuses to go on from it. `restored.json`
-beside the manifest says where it came from.
+beside the manifest records its origin.
 
 Rules kept here: every event is checked on its way, against the inventory, its checksum and the hash chain; the store is
 made beside its place and moved there when it is whole, so that an interrupted restore leaves no store.
@@ -94,7 +94,7 @@ def restore_store(
 @contextmanager
 def _workplace(folder: Path) -> Iterator[Path]:
     """A folder beside the place of the store, in which it is made: `NAME.restoring/store`. What an interrupted restore
-    has left there is removed: the lock beside it says that it is a restore's, and that none is under way.
+    has left there is removed: the lock beside it proves that it is a restore's, and that none is under way.
 
     Raises `StoreMismatch` for a folder of that name that is not a restore's, `StoreInUse`, `OSError`.
     """

@@ -5,7 +5,7 @@ and read models are left out: they are made again from the events.
 
 Rules kept here: the store is only read, in short transactions; a backup goes on only from the same history (store id,
 hash chain), so that a store which was restored or replaced never ends up in the backup of another; segments are written
-before the inventory that lists them, and what was listed is looked for at each run.
+before the inventory that lists them, and each run checks that the listed files exist.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = printable_log(__name__)
 
 MERGED_BYTES_MAX: Final = SEGMENT_BYTES // 4
 MERGED_EVENTS_MAX: Final = SEGMENT_EVENTS_MAX // 2
-"""Of the segments that are merged with what is new; larger ones stay as they are."""
+"""Size of the segments that are merged with what is new; larger ones stay as they are."""
 
 LISTED_EVERY: Final = 16
 """Segments after which the inventory is written: about 128 MiB that an interrupted backup has to write again."""
@@ -60,11 +60,11 @@ def backup_store(
     """Back up a store to a folder or an fsspec address: the one in a directory, in use or not, or one that is spread
     over the nodes of a cluster.
 
-    A target that holds a backup of this store already gets what is new. `advance(done, total)` is told of events.
-    Raises `StoreMismatch` if the target holds another store or another history, has lost its inventory, or is in the
-    folder of a store; `StoreInUse` while another one is taken into the same folder, `Damaged`, `StorageFailed`, and
-    what opening and reading a store raises. Interrupted at any moment, the target holds a sound backup, if not
-    all of the new one.
+    A target that holds a backup of this store already gets what is new. `advance(done, total)` is called with numbers
+    of events. Raises `StoreMismatch` if the target holds another store or another history, has lost its inventory, or
+    is in the folder of a store; `StoreInUse` while another one is taken into the same folder, `Damaged`,
+    `StorageFailed`, and what opening and reading a store raises. Interrupted at any moment, the target holds a sound
+    backup, if not all of the new one.
     """
     store, place = _whole(source), target_at(target)
     readers = {number: store.open_reader(number) for number in range(store.partitions)}

@@ -25,7 +25,7 @@ __all__ = ["Target", "target_at"]
 
 
 _LOCK: Final = "backup.lock"
-"""In a folder: flocked by whoever writes to it, or reads all of it."""
+"""In a folder: flocked by a process that writes to it, or reads all of it."""
 
 
 class Target(Protocol):
@@ -46,8 +46,8 @@ class Target(Protocol):
         ...
 
     def held(self, *, writing: bool) -> contextlib.AbstractContextManager[None]:
-        """Nobody else writes meanwhile, or nobody else at all, as far as that can be known: not at a remote address.
-        Raises `StoreInUse`, `StorageFailed`, and `StoreMismatch` for a folder that must not be written to."""
+        """No other process writes meanwhile, or none ever, as far as that can be known: not at a remote address. Raises
+        `StoreInUse`, `StorageFailed`, and `StoreMismatch` for a folder that must not be written to."""
         ...
 
     def write(self, name: str, content: bytes) -> None:

@@ -48,7 +48,7 @@ MEASURED_S: Final = 2.0
 """For how long a projection is measured."""
 
 MEASURED_STEP: Final = 5_000
-"""Events between two looks at the clock."""
+"""Events between two readings of the clock."""
 
 Progress = Callable[[int, int], None]
 """Called with records done and records in all."""
@@ -190,7 +190,7 @@ def _why_unreadable(catalogue: Catalogue, partition: int, stored: StoredEvent) -
 def _chosen(
     readers: Mapping[int, Reader], kinds: set[Kind], everything: bool, progress: Progress
 ) -> Iterator[tuple[int, StoredEvent]]:
-    """All events, or a sample, in which every kind has some: those that it lacks are looked for in the whole log."""
+    """All events, or a sample, in which every kind has some: those that it lacks are searched in the whole log."""
     total = sum(reader.head() for reader in readers.values())
     missing = set(kinds)
     if not everything:

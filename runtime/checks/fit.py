@@ -5,9 +5,10 @@ it: the log has kept the shape of every (event name, schema version) that it hol
 either the classes fit, or every difference is listed, each with what would be right.
 
 Rules kept here: only who runs aggregates and projections over a log is compared; a program that only sends, asks or
-reads is not. Names of fields are compared exactly, since two sets of fields under one version can never be told apart;
-a changed type is tried on a sample of the stored records and refused if one of them cannot be read. What the log does
-not hold is never a difference: a new class, a new version, an upcaster for a version that was never written.
+reads is not. Names of fields are compared exactly, since two sets of fields under one version can never be
+distinguished; a changed type is tried on a sample of the stored records and refused if one of them cannot be read. What
+the log does not hold is never a difference: a new class, a new version, an upcaster for a version that was never
+written.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from ..stream import is_reserved
 __all__ = ["Held", "Kind", "check_fit", "held_in", "misfits", "sampled"]
 
 SAMPLE_PAGES: Final = 16
-"""Pages of a log that are looked at for a changed type: the first, the last, and some in between. Some milliseconds."""
+"""Pages of a log that are read for a changed type: the first, the last, and some in between. Some milliseconds."""
 
 PAGE: Final = 256
 """Records of a page."""
 
 PAGE_BYTES_MAX: Final = 4 << 20
-"""Bytes of a page, so that large events cannot fill the memory of who only wants to start."""
+"""Bytes of a page, so that large events cannot fill the memory of a program that only starts."""
 
 Kind = tuple[str, int]
 """The name and the schema version of an event."""
@@ -52,7 +53,7 @@ _STRANGE_MIN: Final = 3
 
 
 def held_in(readers: Iterable[Reader]) -> Held:
-    """What these logs hold together. A damaged one counts for nothing here: whoever opens or verifies it is told."""
+    """What these logs hold together. A damaged one is left out here: opening or verifying it reports the damage."""
     events: dict[Kind, list[Shape]] = {}
     aggregates: set[str] = set()
     for reader in readers:
@@ -184,7 +185,7 @@ def _unknown_aggregate(name: str, held: Held, catalogue: Catalogue) -> Misfit:
 def _unreadable_types(
     catalogue: Catalogue, changed: Mapping[Kind, list[FieldDifference]], readers: Mapping[int, Reader]
 ) -> Iterator[Misfit]:
-    """Of the kinds of which only types have changed: those of which a stored record cannot be read any more."""
+    """Among the kinds of which only types have changed, those with a stored record that cannot be read any more."""
     failed: dict[Kind, UnknownEvent] = {}
     for partition, reader in readers.items() if changed else ():
         for stored in sampled(reader):

@@ -3,7 +3,7 @@
 Beside all steps. `rayfold verify STORE MODULE:APP` does the same to everything at once (`checks/states.py`).
 
 Rules kept here:
-- only the log is the truth: what differs from a fold of it is dropped, and an alarm says where and how
+- only the log is the truth: what differs from a fold of it is dropped, and an alarm reports where and how
 - commands and events wait for no fold: what is checked is copied, and folded aside, from events that cannot change
 - bounded: one thread, which sleeps a hundred times as long as it has worked (`Settings.standing_check_share`); what has
   over `ITEMS_MAX` values is left to `rayfold verify`, because copying it would hold up commands, and a second one of it
@@ -60,7 +60,7 @@ __all__ = [
 log = printable_log(__name__)
 
 ALARMS_MAX: Final = 100
-"""Kept by one process: the first ones, which tell most; the others are counted."""
+"""Alarms kept by one process: the first ones, which are the most useful; the others are counted."""
 
 ITEMS_MAX: Final = 100_000
 """Values in a state that is checked at run time: copying so many holds up commands for some 20 ms."""
@@ -77,7 +77,7 @@ A = TypeVar("A", bound=Stateful)
 
 
 class Alarm(NamedTuple):
-    """Something that is not what the log says."""
+    """A state that differs from the log."""
 
     kind: str
     """`resident`, `snapshot`, `read model` or `checkpoint`."""
@@ -86,7 +86,7 @@ class Alarm(NamedTuple):
     what: str
     """Where it differs, with both values, each of at most 80 characters."""
     at: str
-    """When it was found: ISO 8601, UTC."""
+    """Time of the finding: ISO 8601, UTC."""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.subject}: {self.what}"
@@ -97,13 +97,13 @@ class Alarms:
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], Alarm] = {}
-        """By kind and subject, whatever its version was: what is wrong again says nothing new."""
+        """By kind and subject, without the version: a repeated alarm is not news."""
         self._lock = threading.Lock()
         self.count = 0
         """That were raised, those that are not kept included."""
 
     def raise_alarm(self, kind: str, subject: str, what: str) -> None:
-        """Count it; at the first time, keep it and say it in the log."""
+        """Count it; at the first time, keep it and log it."""
         key = kind, _VERSION.sub("", subject)
         with self._lock:
             self.count += 1
@@ -186,7 +186,7 @@ PARTITION_ORDERS: Final = ("ascending", "descending", "by turns")
 """In which partitions are folded: one after the other, or a few events of each in turn."""
 
 _TURNS_MAX: Final = 10_000
-"""Of each partition: of a small log every turn is one event."""
+"""Events of each partition in one turn: of a small log every turn is one event."""
 
 
 def fold_aside(
@@ -274,7 +274,7 @@ class StreamChecks:
             return
         found = self._reader.find_snapshot(stream, state_fingerprint(cls))
         if found is not None:
-            with suppress(InvalidMessage):  # whoever loads it passes it over
+            with suppress(InvalidMessage):  # a reader skips it
                 restored = decode_state(cls, found.state, stream.id, found.version)
                 self._compare("snapshot", stream, restored, pause)
 
@@ -304,8 +304,8 @@ def check_read_model(
     alarms: Alarms,
     pause: Callable[[], None],
 ) -> Iterator[None]:
-    """Compare a read model in memory with one that is made aside from the log. One that is wrong goes on from what the
-    log says. A read model in a store of another kind is left to `rayfold verify`."""
+    """Compare a read model in memory with one that is made aside from the log. One that is wrong continues from a fold
+    of the log. A read model in a store of another kind is left to `rayfold verify`."""
     if not isinstance(projection.read_store, InMemory) or not read_model.may_be_checked():
         return
 

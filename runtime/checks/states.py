@@ -3,8 +3,8 @@
 Beside all steps; `rayfold verify STORE MODULE:APP`. `standing.py` does samples of it while a system runs.
 
 Rules kept here: the log is only read, and nothing in the store is changed; what differs is named by stream and version,
-or projection and place, with both values; a handler that is not deterministic is called that. A database of a
-read model is copied before it is opened, and not looked at while a runtime uses it.
+or projection and place, with both values; a handler that is not deterministic is called that. A database of a read
+model is copied before it is opened, and not read while a runtime uses it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Advance = Callable[[int], None]
 
 
 class Difference(NamedTuple):
-    """Something saved that is not what the log says, or a stream that cannot be folded."""
+    """A saved state that differs from the log, or a stream that cannot be folded."""
 
     kind: str
     """`stream`, `snapshot` or `read model`."""

@@ -190,9 +190,9 @@ def decide(*, creates: bool = False) -> Callable[[FunctionType], FunctionType]: 
 def decide(function: Any = None, /, *, creates: bool = False) -> Any:
     """Mark a method that decides a command: it returns events, nothing, or `Rejected`, and changes nothing.
 
-    Its command is the annotation of its parameter, its events those of its return annotation. With `creates=True`
-    the command may create an aggregate; once one method says so, all others are rejected on an id without events.
-    Raises `DefinitionError` for annotations that are missing or contradict others.
+    Its command is the annotation of its parameter, its events those of its return annotation. With `creates=True` the
+    command may create an aggregate; once one method has it, all others are rejected on an id without events. Raises
+    `DefinitionError` for annotations that are missing or contradict others.
 
     Example:
         @decide(creates=True)
@@ -246,7 +246,7 @@ def events_of(outcome: object, aggregate: Aggregate, handler: str = "decide") ->
     A generator runs here, and `Rejected` in place of any event refuses the whole command. Raises `HandlerFailed` for
     anything that is no event, for an event that the aggregate has no `@evolve` for, and for over 10,000 events.
     """
-    if type(outcome) in aggregate.evolvers:  # nearly always, and it says all
+    if type(outcome) in aggregate.evolvers:  # nearly always, and it is complete
         return [outcome]  # type: ignore[list-item]  # evolvers are of event classes
     if outcome is None:
         return []

@@ -1,7 +1,7 @@
-"""Declarations: how aggregates and projections say what they handle, and the checks made while a class is defined.
+"""Declarations: how aggregates and projections declare what they handle, and the checks made while a class is defined.
 
 Rule kept here: a handler is found by its annotation alone, and whatever cannot work is a `DefinitionError` at import,
-naming the class and the method and saying what would be right. Nothing is looked up by name at run time.
+with the class, the method and the remedy. Nothing is looked up by name at run time.
 
 Why the results are plain tables on the class (`deciders`, `projectors`, ...): Ray ships the classes of a `__main__`
 script by value. cloudpickle first makes an empty class of that name, which runs `__init_subclass__` with no class
@@ -72,7 +72,7 @@ class Mark(NamedTuple):
     verb: str
     creates: bool = False
     route: Any = None
-    """Of an `@answer`: which parts of a partitioned projection are asked."""
+    """For an `@answer`, the parts of a partitioned projection that are asked."""
 
 
 class Handler(NamedTuple):

@@ -30,7 +30,7 @@ from pydantic import BaseModel
 __all__ = ["attributes_of", "caches_of", "difference", "differing_fields", "shown", "slots_of"]
 
 _SHOWN_CHARS: Final = 80
-"""Of each of two values that differ: enough to know them by, and a line of a log holds both."""
+"""Characters shown of each of two values that differ: enough to recognise them, and a line of a log holds both."""
 
 _SHOWN_WHOLE: Final = (
     PurePath,
@@ -211,7 +211,7 @@ def attributes_of(value: Any) -> dict[str, Any]:
 
 _SLOTS: dict[type, tuple[tuple[str, Any], ...]] = {}
 _SLOTS_MAX: Final = 10_000
-"""Classes that are remembered; beyond, all are looked at anew."""
+"""Classes that are remembered; beyond this number, all are examined anew."""
 
 
 def slots_of(cls: type) -> tuple[tuple[str, Any], ...]:
@@ -244,7 +244,7 @@ def _comparable(value: Any) -> dict[str, Any]:
 
 
 def _is_cached(kind: type, name: str) -> bool:
-    """Whether it is a value that is made when somebody looks: there or not, it is the same state."""
+    """Whether it is a value that is computed on access: present or not, it is the same state."""
     return any(isinstance(vars(base).get(name), functools.cached_property) for base in kind.__mro__)
 
 

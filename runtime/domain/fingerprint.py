@@ -57,7 +57,7 @@ SAVED_FORM: Final = 2
 """Of the bytes of saved states (`saved_state.py`): it is part of the fingerprint, so another one is never decoded."""
 
 NODES_MAX: Final = 50_000
-"""Functions and classes that are looked at: some seconds, once. An application has hundreds."""
+"""Functions and classes that are examined: some seconds, once. An application has hundreds."""
 
 ITEMS_MAX: Final = 1_000_000
 """Values inside constants that are described one by one: about a second. A larger table counts by its size."""
@@ -110,7 +110,7 @@ def _nothing() -> None:
 
 
 def fingerprint_of(value: object, module: str = "") -> bytes:
-    """The same for any function, class or value; `module` is that of the application whose package is looked into."""
+    """The same for any function, class or value; `module` is that of the application whose package is examined."""
     return _Walk(module).digest(lambda walk: iter([walk.text(value)]))
 
 
@@ -142,14 +142,14 @@ def _roots(cls: type[Stateful]) -> Callable[[_Walk], Iterator[str]]:
 
 
 class _Walk:
-    """One walk: what is still to be looked at, and the numbers of what was named already."""
+    """One walk: what has yet to be examined, and the numbers of what was named already."""
 
     def __init__(self, module: str) -> None:
         self._package = module.partition(".")[0]
         self._numbers: dict[Any, int] = {}
         self._waiting: deque[Callable[[], Iterable[str]]] = deque()
         self._kept: list[Any] = []
-        """Keeps alive what is told apart by its id."""
+        """Keeps a reference to what is identified by its id."""
         self._inside: set[int] = set()
         """Ids of the containers and objects that are being described: one that comes back is a cycle."""
         self._items = 0
@@ -386,7 +386,7 @@ _OURS: Final = (__package__ or "").partition(".")[0] or "rayfold"
 
 @functools.cache
 def _is_own(module: str, package: str) -> bool:
-    """Whether it is the application's own code, which is looked into."""
+    """Whether it is the application's own code, which is examined."""
     top = module.partition(".")[0]
     if top == package and top != _OURS:
         return True
@@ -471,7 +471,7 @@ _NOISE: Final = frozenset(
         "_reached",
     )
 )
-"""Of a class: what says nothing about what it does, or is described as its fields."""
+"""Attributes of a class that do not affect its behaviour, or that are described with its fields."""
 
 
 def _tables(cls: type) -> set[str]:
@@ -490,8 +490,8 @@ def _verb(value: Any) -> str:
 
 
 def _is_generated(cls: type, value: Any) -> bool:
-    """Whether it is a method that `@dataclass` has written: its fields say all. One of a frozen class with slots holds
-    on to the class as it was before it had slots, which is another one of the same name."""
+    """Whether it is a method that `@dataclass` has written: its fields describe it completely. One of a frozen class
+    with slots holds on to the class as it was before it had slots, which is another one of the same name."""
     code = getattr(value, "__code__", None)
     written = code is not None and code.co_filename == "<string>" and code.co_firstlineno <= 3
     return written and dataclasses.is_dataclass(cls) and value.__name__.startswith("__")

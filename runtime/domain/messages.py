@@ -71,7 +71,7 @@ class Message(BaseModel):
     )
 
     message_name: ClassVar[str] = "Message"
-    """The stable name: the class name unless the class line says `name="..."`."""
+    """The stable name: the class name unless the class line has `name="..."`."""
 
     packing: ClassVar[int] = 0
     """How the codec packs this class; found out at its first use (see `codec.py`)."""
@@ -122,9 +122,9 @@ class Event(Message):
     whatever class has the name then. A version above 1 needs an `@upcast` from every version before it; else
     `DefinitionError`.
 
-    Validators and limits are rules for whoever makes an event. A stored event happened, so it is read without them,
-    without `strict` and without the clock; with `validated_when_read=True` in the class line it is read with them.
-    One event has at most 1 MiB of payload.
+    Validators and limits are rules for the code that makes an event. A stored event happened, so it is read without
+    them, without `strict` and without the clock; with `validated_when_read=True` in the class line it is read with
+    them. One event has at most 1 MiB of payload.
 
     Example:
         class Deposited(Event, name="Deposited", version=2):

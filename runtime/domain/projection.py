@@ -2,11 +2,11 @@
 
 Steps [7] and [8] of the read path. Before them: the broadcast. After them: the caller.
 
-Rules kept here: `@project` changes the read model by one event and is told where the event is recorded, so that it can
-be exact about order; `@answer` reads and changes nothing; an answer has the type that its query promises.
+Rules kept here: `@project` changes the read model by one event and can take the place where it is recorded, so that it
+can be exact about order; `@answer` reads and changes nothing; an answer has the type that its query promises.
 
-Where the read model lives, what becomes of an event that a handler cannot take, and into how many parts it is split are
-said in the class line, because a reader has to know them to understand the handlers.
+Where the read model is kept, what happens to an event on which a handler fails, and the number of parts are declared in
+the class line, because a reader has to know them to understand the handlers.
 """
 
 from __future__ import annotations
@@ -68,15 +68,14 @@ class Projection(Stateful):
     `name`, `version`: without a name it is that of the class. Raise the version when a handler changes, so that the
     read model is rebuilt from the log.
 
-    `store`: where the read model lives: `InMemory()`, `Lmdb()`, `DuckDb("CREATE TABLE IF NOT EXISTS ...")`, or one
-    of your own (`docs/read-models.md`). With a store other than memory there are no fields.
+    `store`: where the read model is kept: `InMemory()`, `Lmdb()`, `DuckDb("CREATE TABLE IF NOT EXISTS ...")`, or one of
+    your own (`docs/read-models.md`). With a store other than memory there are no fields.
 
-    `on_failure`: what happens when a handler raises on an event three times in a row. `"stop"`: the projection
-    stops and every query says why. `"quarantine"`: the event is set aside, visibly, and the projection continues.
+    `on_failure`: what happens when a handler raises on an event three times in a row. `"stop"`: the projection stops
+    and every query raises the reason. `"quarantine"`: the event is set aside, visibly, and the projection continues.
 
-    `parts`: above 1, the read model is split by key into so many parts, each in a process of its own. `key` says
-    which key an event has, from the event or from the event and its `Recorded`; without it that is the aggregate's
-    id.
+    `parts`: above 1, the read model is split by key into so many parts, each in a process of its own. `key` returns the
+    key of an event, from the event or from the event and its `Recorded`; without it that is the aggregate's id.
 
     Example:
         class Balances(Projection, version=1, store=InMemory(), on_failure="stop", parts=1):
@@ -96,12 +95,12 @@ class Projection(Stateful):
     projectors: ClassVar[dict[type[Event], EventHandler]] = {}
     answers: ClassVar[dict[type[Query[Any]], Callable[[Any, Any], Any]]] = {}
     answer_routes: ClassVar[dict[type[Query[Any]], Route]] = {}
-    """Of every query that is answered: which parts are asked."""
+    """The parts that are asked, for every query that is answered."""
     read_store: ClassVar[StoreKind] = InMemory()
     on_failure: ClassVar[Literal["stop", "quarantine"]] = "stop"
     parts: ClassVar[int] = 1
     part_key: ClassVar[Callable[..., str] | None] = None
-    """What `key=` in the class line says; None for the aggregate's id."""
+    """The value of `key=` in the class line; None for the aggregate's id."""
     forgets: ClassVar[Callable[..., None] | None] = None
     """The `@forget` method, if there is one: called with the projection and a `StreamId`."""
     _handlers: ClassVar[tuple[Handler, ...]] = ()
@@ -109,8 +108,8 @@ class Projection(Stateful):
     if TYPE_CHECKING:
         # What a store gives to the instance when it is opened; missing with any other store.
         rows: Any
-        """With `Lmdb()`: `read_store.lmdb.Rows`, sorted by key. A value that is read is a copy: assign it back.
-        Any, because it is a likely name of a field too; say `rows: Rows` in the class for its type."""
+        """With `Lmdb()`: `read_store.lmdb.Rows`, sorted by key. A value that is read is a copy: assign it back. Any,
+        because it is a likely name of a field too; write `rows: Rows` in the class for its type."""
         sql: Sql
         """With `DuckDb()`: `sql(query, parameters)` runs it in the page's transaction; DuckDB's result comes back."""
         append: Callable[[str, tuple[Any, ...]], None]
@@ -208,7 +207,7 @@ def answer(
 ) -> Any:
     """Mark a method that answers a query from the read model. It changes nothing.
 
-    In a projection of several parts each says which parts to ask: `@answer(key=...)`, the one part that holds this
+    In a projection of several parts each declares the parts to ask: `@answer(key=...)`, the one part that holds this
     key, or `@answer(merge=...)`, all parts, whose answers `merge` takes as a list. Raises `DefinitionError` for
     annotations that do not fit.
 
@@ -246,7 +245,7 @@ def forget(function: Any = None, /) -> Any:
 def _set_options(
     cls: type[Projection], store: StoreKind | None, on_failure: Any, parts: Any, key: Callable[..., str] | None
 ) -> None:
-    """Take in what the class line says; what it leaves out is inherited."""
+    """Read the class line; what it leaves out is inherited."""
     if store is not None:
         if isinstance(store, type) or not callable(getattr(store, "make", None)):
             raise DefinitionError(where(cls), f"store={store!r} is no store", "give store=Lmdb(), for example")

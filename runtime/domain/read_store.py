@@ -1,4 +1,4 @@
-"""Where a read model lives: what a store of one must do, and the three ways to declare one in a class line.
+"""Where a read model is kept: what a store of one must do, and the three ways to declare one in a class line.
 
 `InMemory()`, `Lmdb()` and `DuckDb("CREATE TABLE ...")` are the declarations. Which one: memory answers a simple query
 in under a microsecond, and must hold everything; LMDB holds what memory cannot, at some microseconds a row; DuckDB
@@ -49,7 +49,7 @@ class ReadStore(Protocol):
         the store by, as attributes. Without a directory the store is a temporary one.
 
         Returns the checkpoint that was committed last, or None for a store that is empty. Raises `StoreError`:
-        `Damaged` for what is to be made from the log again, `StorageFailed` for what could be opened another time.
+        `Damaged` for what has to be made from the log again, `StorageFailed` for what could be opened another time.
         """
         ...
 
@@ -70,7 +70,7 @@ class ReadStore(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of every resource, uncommitted changes too. Closing twice is fine."""
+        """Release every resource and drop uncommitted changes. Closing twice is allowed."""
         ...
 
 
@@ -140,7 +140,7 @@ class DuckDb:
     """
 
     schema: str = ""
-    """SQL that makes the tables and views, run at every opening: say `CREATE TABLE IF NOT EXISTS ...`."""
+    """SQL that makes the tables and views, run at every opening: write `CREATE TABLE IF NOT EXISTS ...`."""
 
     def __post_init__(self) -> None:
         """Refuse what is no SQL. Raises `DefinitionError`."""

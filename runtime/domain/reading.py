@@ -1,4 +1,5 @@
-"""Reading: how the class of a message takes in what was stored or sent, which is not how it takes in what a maker says.
+"""Reading: how the class of a message takes in what was stored or sent, which differs from how it takes the arguments
+of a maker.
 
 Used by the codec at every place where packed fields become a message again, steps [4] and [7].
 
@@ -6,7 +7,7 @@ Rules kept here: validators and constraints are rules for makers. What is stored
 the validators of its class (`AfterValidator` and its kin, `@field_validator`, `@model_validator`), without limits
 (`ge`, `max_length`, `pattern`), without the wall clock (`FutureDate`) and without `strict`. What makes a value of its
 type out of the stored form stays: nested models, enums, discriminators, types with a schema of their own,
-`model_post_init`, `__post_init__`. An event class that says `validated_when_read=True` is read by its own rules.
+`model_post_init`, `__post_init__`. An event class with `validated_when_read=True` is read by its own rules.
 
 A command or a query comes from a maker, so it keeps its rules; only `strict` is left out, which is about the types that
 a program may give, where a date has travelled as text.
@@ -14,7 +15,7 @@ a program may give, where a date has travelled as text.
 Why the core schema is walked: it is what pydantic has made of annotations, aliases, generics and forward references
 already; the validator that is made of it gives instances of the class itself, at the cost of its own.
 
-Members of a union may be told apart by their limits alone. So a union tries its members with their limits first.
+Members of a union may differ in their limits alone. So a union tries its members with their limits first.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Reading:
         self.packs: Callable[[Any], bytes] | None = None
         """What packs the fields of a class that has nothing but plain scalars."""
         self.known_by_type = False
-        """Whether the types of its values alone can tell that they come back."""
+        """Whether the types of its values alone prove that they come back equal."""
 
     def learn(self, fields: Mapping[str, Any]) -> None:
         """Fields of these names and types come back, whatever their values are."""
@@ -68,7 +69,7 @@ class Reading:
 
 
 _COMPARED_MAX: Final = 20
-"""Fields that are compared one by one: with many more the look into a set is no slower."""
+"""Fields that are compared one by one: with many more the lookup in a set is not slower."""
 
 
 def _unknown(_fields: Mapping[str, Any]) -> bool:
@@ -76,7 +77,7 @@ def _unknown(_fields: Mapping[str, Any]) -> bool:
 
 
 def _comparison(fields: Mapping[str, Any], known: set[tuple[Any, ...]]) -> Callable[[Mapping[str, Any]], bool]:
-    """Compares the names and types of fields with these, and then with all that are known: the look into the set takes
+    """Compares the names and types of fields with these, and then with all that are known: the lookup in the set takes
     four times as long. One expression that is made for these fields, as dataclasses make theirs."""
     names = {f"type_{index}": type(value) for index, value in enumerate(fields.values())} | {"known": known}
     expression = "(*fields, *map(type, fields.values())) in known"
@@ -112,8 +113,8 @@ _UNUSED: Final = frozenset({"serialization", "metadata"})
 def lenient_validator(cls: type[BaseModel], *, rules: bool) -> Callable[..., Any]:
     """What makes an instance of `cls` out of decoded fields; with its validators and limits when `rules`.
 
-    Fields are stored under their names, whatever aliases the class has for its callers. To say so costs a tenth of
-    what all the rest does, so it is said only where there are any."""
+    Fields are stored under their names, whatever aliases the class has for its callers. That option costs a tenth of
+    all the rest, so it is set only for classes with aliases."""
     validate = _validate_of(cls, rules)
     if _has_aliases(cls.__pydantic_core_schema__):
         return functools.partial(validate, by_alias=False, by_name=True)
@@ -121,7 +122,7 @@ def lenient_validator(cls: type[BaseModel], *, rules: bool) -> Callable[..., Any
 
 
 def _has_aliases(schema: Any) -> bool:
-    """Whether a core schema, or anything in it, says a word of aliases. True if nobody knows."""
+    """Whether a core schema, or anything in it, has aliases. True if that is unknown."""
     if not isinstance(schema, dict):
         return True
     left, seen = [schema], set[int]()

@@ -2,7 +2,7 @@
 
 What a `@project` handler gets beside the event, in step [7] of the read path.
 
-Rule kept here: order is told by `version` and `position`, never by the clock.
+Rule kept here: order follows from `version` and `position`, never from the clock.
 
 Why a `NamedTuple`: one is built for every event on the catch-up path, where a frozen dataclass costs
 four times as much.

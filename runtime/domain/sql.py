@@ -19,7 +19,7 @@ class Sql:
     """An attribute that is annotated with this class is no field of the projection."""
 
     def __init__(self, run: Callable[[str, Callable[[Any], Any]], Any]) -> None:
-        """`run` uses the connection as it is told, in the present transaction; errors name the query."""
+        """`run` executes a statement on the connection, in the present transaction; errors name the query."""
         self._run = run
 
     def __call__(self, query: str, parameters: Sequence[Any] = ()) -> Any:

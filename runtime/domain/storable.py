@@ -3,8 +3,8 @@
 Beside step [1] of the write path: the codec (`encoding/codec.py`) refuses each value that would not be read back equal,
 which for these would be the first command in production.
 
-Rule kept here: only what can never work is refused. Where a class or an annotation brings a serializer of its own,
-nobody but the codec can know, so it is left to that.
+Rule kept here: only what can never work is refused. Where a class or an annotation brings a serializer of its own, only
+the codec can know, so the check is left to it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .declaration import arguments_of_union, described, where
 __all__ = ["check_storable"]
 
 _DEPTH_MAX: Final = 32
-"""Of an annotation; a type that names itself is deeper."""
+"""Levels of an annotation that are walked; a type that names itself is deeper."""
 
 _SETS: Final = (set, frozenset, AbstractSet)
 _MAPPINGS: Final = (dict, Mapping)

@@ -225,7 +225,7 @@ def _is_annotated_single(upcaster: Callable[..., Any]) -> bool:
 
 
 def _check_returns(here: str, function: Callable[..., Any]) -> None:
-    """Raises `DefinitionError` for an annotation that no result of an upcaster has. What it says is noted on the
+    """Raises `DefinitionError` for an annotation that no result of an upcaster has. Its meaning is noted on the
     function: in another process its annotation may not be readable any more."""
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise DefinitionError(here, "an upcaster cannot be async", "write a plain def without input or output")

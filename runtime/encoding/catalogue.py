@@ -138,7 +138,7 @@ class Catalogue:
         return hashlib.blake2b("\n".join([own.hex(), *told]).encode(), digest_size=len(own)).digest()
 
     def shapes(self) -> dict[tuple[str, int], bytes]:
-        """The shapes of the events, packed, by name and schema version: what a log is told by `Log.declare`."""
+        """The shapes of the events, packed, by name and schema version: the argument of `Log.declare`."""
         return {(name, event.schema_version): pack_shape(event_shape(event)) for name, event in self.events.items()}
 
     def aggregate(self, type_name: str) -> type[Aggregate]:

@@ -9,8 +9,8 @@ bytes, in any process (they are hashed), a dict counting as equal only with its 
 What was acknowledged can be read again: `encode_checked` decodes what it has packed with the one decoder that all
 readers use, under the one set of limits, and compares, in type too. A message that would come back as something else is
 `InvalidMessage` before it is sent or stored, and names the field. What is done with the message afterwards is done with
-the decoded one, since that is what everybody else sees. A class all of whose fields tell by the type of their value
-that they come back (numbers, text, dates without time, UUIDs, decimals, enums) is packed and not decoded: 0.4 us.
+the decoded one, since that is what all readers see. A class all of whose fields show by the type of their value that
+they come back (numbers, text, dates without time, UUIDs, decimals, enums) is packed and not decoded: 0.4 us.
 
 Why three ways of packing: a class whose fields are all plain scalars is packed straight from its `__dict__` by one
 packer kept for it; one that also has dates, decimals, enums or containers needs
@@ -18,8 +18,8 @@ a hook for them; only one with nested models or serializers of its own goes thro
 
 Why there is a second form: msgpack has one kind of list, and text stands for dates and decimals, so that what is
 annotated `Any`, `Sequence` or `str | Decimal` cannot come back by its annotation alone. Such a message, and only such a
-one, is packed as one extension value of code 20, with a map in it where each value says of which type it is, in the
-tags of `tagged.py`.
+one, is packed as one extension value of code 20, with a map in it where each value carries its type, in the tags of
+`tagged.py`.
 
 What does not survive: the name of a time zone (its offset does), `fold`, and which of its fields a maker has set.
 """
@@ -90,7 +90,7 @@ DEPTH_MAX: Final = 64
 """Levels of nesting in one message, far under what makes Python's own recursion fail."""
 
 _EXACT: Final = 20
-"""The code of the extension value in which each value of a message says of which type it is."""
+"""The code of the extension value in which each value of a message carries its type."""
 
 _KNOWN_MAX: Final = 256
 """Combinations of types that are kept for one class: two of each of eight optional fields."""
@@ -147,8 +147,8 @@ def encode_checked(
 
 
 def comes_back_by_type(message: Message) -> bool:
-    """Whether the types of its fields alone tell that it comes back. False until `encode_checked` has seen the first of
-    its kind."""
+    """Whether the types of its fields alone prove that it comes back equal. False until `encode_checked` has seen the
+    first of its kind."""
     return message._rayfold_reading.comes_back(message.__dict__)
 
 
@@ -342,7 +342,7 @@ def _form_or_name(value: Any) -> Any:
 
 
 def _exact_payload(data: bytes, name: str) -> Any:
-    """Of the form in which each value says of which type it is. Few messages have it, so the other is tried first."""
+    """Decode the form in which each value carries its type. Few messages have it, so the other is tried first."""
     try:
         return msgpack.unpackb(data, ext_hook=_exact_fields)
     except (ValueError, TypeError, ArithmeticError, RecursionError, msgpack.UnpackException) as error:

@@ -1,4 +1,4 @@
-"""Content: what of a command tells a repeat from another command under the same id.
+"""Content: the part of a command that distinguishes a repeat from another command under the same id.
 
 Step [1] of the write path makes it, and step [4] hashes it with the secret of the log (`PackedCommand.digest`).
 
@@ -6,7 +6,7 @@ Rule kept here: content is what the sender has set, and nothing else. So it is t
 whose class has gained a field with a default, has another default, or names its fields in another order. What a
 `default_factory` has made (a time, an id) is not part of it either.
 
-Fields that were set are those of `model_fields_set`, in nested models too. A dataclass and a named tuple do not tell
+Fields that were set are those of `model_fields_set`, in nested models too. A dataclass and a named tuple do not record
 which of their fields were set: there, a field that equals its default counts as not set.
 
 Equal content is equal bytes: msgpack, with the names of fields and the keys of maps in order, and the items of sets.
@@ -194,7 +194,7 @@ def _default_of(field: dataclasses.Field[Any]) -> Any:
 
 
 def _without_defaults(value: Any, defaults: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a value that does not tell which of them were set, without those that equal their default."""
+    """The fields of a value that does not record which of them were set, without those that equal their default."""
     fields = {name: getattr(value, name) for name in sorted(defaults) if hasattr(value, name)}
     return {
         name: _canonical(field)

@@ -4,8 +4,8 @@ Step [1] of the write path. Before it: the caller's `execute`. After it: the rou
 picks the partition. The client packs once; the bytes travel unopened in a batch until `unpack_batch` in the actor.
 
 Rule kept here: a command id makes a command take effect at most once, so it is part of the command from the very
-beginning, and a digest of the content (`content.py`) tells a repeat from a different command under the same id. The
-digest is keyed with the secret of the log: without it, nobody can find out by guessing what a command said.
+beginning, and a digest of the content (`content.py`) distinguishes a repeat from a different command under the same id.
+The digest is keyed with the secret of the log: without it, the content of a command cannot be found by guessing.
 
 UUIDv7 follows RFC 9562 (method 3: the sub-millisecond time fills `rand_a`), because ids that grow with time keep the
 log's index of command ids near its right edge: random keys about halve the speed of the log.
@@ -35,7 +35,7 @@ from .content import RAW_BYTES_MAX, condensed, pack_with_content
 __all__ = ["Envelope", "PackedCommand", "derived_id", "new_command_id", "pack", "unpack_batch"]
 
 _NAME_CHARS_MAX: Final = 64
-"""Of an aggregate type, as `TYPE_NAME_PATTERN` has it: longer ones have no key, so not even a digest."""
+"""Longest aggregate type, as in `TYPE_NAME_PATTERN`: longer ones have no key, so not even a digest."""
 
 _VERSION_MAX: Final = (1 << 63) - 1
 
@@ -44,7 +44,7 @@ _pack: Final = msgpack.Packer(autoreset=True).pack
 """Safe to share between threads: it runs no Python while it packs. 0.5 us less than `packb`, which makes a new one."""
 
 DIGEST_BYTES: Final = 20
-"""Of a command's digest: never taken for one of formats 1 and 2, which have 16."""
+"""Length of a command's digest: never taken for one of formats 1 and 2, which have 16."""
 
 _blake2b: Final = hashlib.blake2b
 
@@ -96,9 +96,9 @@ class PackedCommand(NamedTuple):
     def digest(self, secret: bytes) -> bytes:
         """20 bytes over the secret of a log, stream, name and content: what makes two commands the same.
 
-        The secret stands first and is no key of BLAKE2b, which would take twice as long (1.5 instead of 0.7 us). Nobody
-        can go on from such a hash without the secret: BLAKE2b marks the last block that it takes in.
-        `expected_version` is left out: it is a condition on taking effect, not part of the effect.
+        The secret stands first and is no key of BLAKE2b, which would take twice as long (1.5 instead of 0.7 us). Such a
+        hash cannot be extended without the secret: BLAKE2b marks the last block that it takes in. `expected_version` is
+        left out: it is a condition on taking effect, not part of the effect.
         """
         _, stream, name, payload, _, _, _, content, _ = self
         encoded = name.encode()
@@ -176,8 +176,8 @@ def pack(envelope: Envelope) -> tuple[PackedCommand, bytes]:
 def unpack_batch(blob: bytes) -> Iterator[PackedCommand]:
     """The commands that were packed one by one and joined into `blob`, in order.
 
-    Raises `InvalidMessage` where the bytes stop being that. Only the frame is looked at: whether names, ids and
-    payloads are any good is found out for each command by itself, later.
+    Raises `InvalidMessage` where the bytes stop being that. Only the frame is checked: names, ids and payloads are
+    checked for each command by itself, later.
     """
     unpacker = msgpack.Unpacker(
         use_list=False,
@@ -223,7 +223,7 @@ def _no_batch(at_byte: int, what: str) -> InvalidMessage:
 
 
 def _part_bytes(part: str | int | bytes | UUID) -> tuple[bytes, bytes]:
-    """Kind and content of a part. A subclass, an enum say, counts as the plain value it is: its name may change."""
+    """Kind and content of a part. A subclass, such as an enum, counts as its plain value: its name may change."""
     try:
         if isinstance(part, bytes):
             return b"bytes", bytes(part)

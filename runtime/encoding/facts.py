@@ -1,6 +1,6 @@
-"""Facts: what a refusal says about itself, as the caller sees it, wherever the caller is.
+"""Facts: the named values of a refusal, as the caller sees them, in any process.
 
-Between steps [4] and [1]: the write loop and a specification make a `Rejected` into the one that is told,
+Between steps [4] and [1]: the write loop and a specification make a `Rejected` into the one that the caller gets,
 `error_codec.py` packs its facts.
 
 Rules kept here: a caller in the same process, in another one and in `given(...).rejected(...)` sees the same facts;
@@ -46,7 +46,7 @@ _UNCHANGED: Final = frozenset({type(None), bool, float, UUID, date, timedelta})
 """Types of facts that arrive as they are, whatever their value."""
 
 _SHORT: Final = 256
-"""A text or bytes of so many characters is a fact that is looked at no further."""
+"""A text or bytes up to so many characters is a fact without a further check."""
 
 
 def as_told(rejected: Rejected, stream: str, command: str) -> Rejected:

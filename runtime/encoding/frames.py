@@ -1,6 +1,6 @@
 """Frames: how an attempt and its answer follow one another on the socket between a client and a partition.
 
-Each is a header of fixed size, which says how long the rest is, and that rest: a batch or its outcomes in msgpack.
+Each is a header of fixed size, which holds the length of the rest, and that rest: a batch or its outcomes in msgpack.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ ANSWER: Final = struct.Struct(">IQ")
 """The header of an answer: length of the outcomes, attempt."""
 
 REQUEST_BYTES_MAX: Final = max(BATCH_BYTES_MAX, MESSAGE_BYTES_MAX + 4096)
-"""Of a batch: a larger one than the lane makes is a single message of the largest size, with its address."""
+"""Largest size of a batch: one that exceeds the batcher's limit is a single message of the largest size, with its
+address."""
 
 ANSWER_BYTES_MAX: Final = BATCH_ITEMS_MAX * (ERROR_BYTES_MAX + 1024)
 """Of the outcomes of a batch, if every one of them is the largest of errors."""

@@ -1,4 +1,4 @@
-"""Outcome: what one command is told, and how outcomes cross from an actor back to the client.
+"""Outcome: the answer to one command, and how outcomes cross from an actor back to the client.
 
 Between steps [5] and [1]: the write loop makes them, the router hands them to the callers.
 
@@ -34,11 +34,12 @@ __all__ = [
 ]
 
 Outcome = Receipt | RayfoldError
-"""A receipt, or the error that says why there is none."""
+"""A receipt, or the error in its place."""
 
 
 class Redirect(NamedTuple):
-    """Not an outcome yet: the aggregate lives elsewhere now, ask there. Nothing has been decided here."""
+    """Not an outcome yet: the aggregate is in another process now, which has to be asked. Nothing has been decided
+    here."""
 
     actor: str
     """The name of its own actor; empty for "back in its partition"."""
@@ -70,7 +71,7 @@ _BATCH_COST: Final = struct.Struct(">f")
 
 
 ERROR_BYTES_MAX: Final = 64 * 1024
-"""Of one error: its facts are for people, and outcomes travel best under Ray's 100 KB inline."""
+"""Limit of one error's facts: they are for people, and outcomes travel best under Ray's 100 KB inline."""
 
 _TEXT_CHARS_MAX: Final = 500
 """Of a fact that has to become text."""

@@ -1,9 +1,9 @@
-"""Sameness: whether what readers see is what was to be stored, in value and in type, all the way down.
+"""Sameness: whether what readers see equals what was given, in value and in type, all the way down.
 
 Used by the codec before anything is stored (step [4]), and wherever a restored state is compared with its source.
 
-What counts as the same is told by type. An aware datetime is the same when its clock and its offset are: the name of a
-zone and `fold` do not survive, which is why what readers see, not what was made, goes on from there. Sets have no
+What counts as the same depends on the type. An aware datetime is the same when its clock and its offset are: the name
+of a zone and `fold` do not survive, which is why what readers see, not what was made, goes on from there. Sets have no
 order, dicts have. A NaN is the same as a NaN, and -0.0 is not 0.0.
 """
 
@@ -37,7 +37,7 @@ class Difference(NamedTuple):
 
 
 _PLAIN: Final = frozenset({int, str, bool, bytes, type(None)})
-"""Types whose values are equal or not, and nothing else. `bool` and `int` are told apart by their types."""
+"""Types whose values are equal or not, and nothing else. `bool` and `int` are distinguished by their types."""
 
 _MANY: Final = 16
 """Items from which on a list of plain values is compared as a whole, by msgpack: 40 times as fast as one by one."""
@@ -132,7 +132,7 @@ def _sets(left: Any, right: Any, path: str) -> Difference | None:
         else:
             unknown.append(item)
     rest = [*known]
-    for item in unknown:  # a NaN, say
+    for item in unknown:  # such as a NaN
         found = next((index for index, other in enumerate(rest) if difference(item, other) is None), None)
         if found is None:
             return Difference(f"{path} (an item)", left, right)

@@ -3,7 +3,7 @@
 What a snapshot (written at step [5], read at [3]), a projector's checkpoint and a kept copy hold.
 
 Rules kept here:
-- what is restored equals what was saved, in type too, whatever the annotations say; what cannot be is refused with
+- what is restored equals what was saved, in type too, regardless of the annotations; what cannot be is refused with
   class, field and reason, and then there is no snapshot or checkpoint
 - nothing of the user's runs while a state is restored: no validator, no `__init__`, no `__post_init__`. Objects are
   made empty and their attributes are set, so a rule that came later cannot make a saved state wrong
@@ -14,9 +14,8 @@ Rules kept here:
   the fingerprint does, and the history is folded again
 
 Why msgpack with strict types: it packs exactly `dict`, `list`, `str`, `int`, `float`, `bool`, `bytes` and None in C,
-and leaves everything else, subclasses too, to a hook. So what no hook has seen comes back as it was without being
-looked at: a million accounts (`dict[str, int]`) cost nothing extra. The hook writes extension types that say what a
-value was.
+and leaves everything else, subclasses too, to a hook. So what no hook has seen comes back as it was without a check: a
+million accounts (`dict[str, int]`) cost nothing extra. The hook writes extension types that carry the type of a value.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ STATE_BYTES_MAX: Final = 1 << 30
 """One saved state: it is held in memory whole, twice while it is packed."""
 
 _VISITED_MAX: Final = 100_000_000
-"""Values that are looked at in one state: more do not fit into memory, unless tuples hold one another many times."""
+"""Values that are visited in one state: more do not fit into memory, unless tuples hold one another many times."""
 
 _LEVELS_MAX: Final = 200
 """Levels of nesting in one state: far under what makes msgpack (511) and Python's own recursion fail."""
@@ -157,7 +156,7 @@ def unpack_value(data: bytes) -> Any:
 
 def check_annotations(instance: Stateful) -> None:
     """Raise `InvalidMessage`, naming the field, for a value that is not what the field is annotated with. It would be
-    saved as it is, but is a slip of whoever wrote the handler."""
+    saved as it is, but is a mistake in the handler."""
     for name, annotation in instance.state_fields.items():
         try:
             adapter = TypeAdapter(annotation)
@@ -274,7 +273,7 @@ def _count(group: list[Any], kind: type, field: str, seen: dict[int, str]) -> No
 
 @functools.lru_cache(maxsize=4096)
 def _is_frozen(kind: Any) -> bool:
-    """Whether values of this class can be in two places: what they hold is looked at, they themselves cannot change."""
+    """Whether values of this class can be in two places: their content is visited, they themselves cannot change."""
     if issubclass(kind, BaseModel):
         return bool(kind.model_config.get("frozen"))
     parameters = getattr(kind, "__dataclass_params__", None)
@@ -383,7 +382,7 @@ class _Form:
         shape = self._shapes.get(kind) or self._shape(kind)
         content = None if shape.base is None else _BASES[shape.base][0](self, value)
         attributes = value.__dict__ if shape.only_dict else attributes_of(value)
-        if not shape.caches.isdisjoint(attributes):  # they are made again by whoever asks for them
+        if not shape.caches.isdisjoint(attributes):  # they are made again on demand
             attributes = {name: one for name, one in attributes.items() if name not in shape.caches}
         return [shape.name, content, attributes]
 
@@ -537,8 +536,8 @@ def _by_name(things: Iterable[Any]) -> dict[str, Any]:
 
 
 def _classes_by_name(classes: Iterable[type]) -> dict[str, Any]:
-    """By their names, where several have one by name and content, which is the same in every process; None for a name
-    that cannot be told apart."""
+    """By their names, where several have one by name and content, which is the same in every process; None for an
+    ambiguous name."""
     found = _by_name(classes)
     for cls in classes:
         if found[cls.__name__] is None:
@@ -597,7 +596,7 @@ def _items_of_set(form: _Form, value: Any) -> list[Any]:
 
 
 def _moment(form: _Form, value: Any) -> Any:
-    """Text where it says all; with the zone and the fold where they are more than an offset."""
+    """Text where that is complete; with the zone and the fold where they are more than an offset."""
     zone = value.tzinfo
     nameless = type(zone) is timezone and zone.tzname(None) == timezone(zone.utcoffset(None)).tzname(None)
     if value.fold == 0 and (zone is None or nameless):

@@ -1,4 +1,4 @@
-"""Tagged values: plain values as bytes in which each says of which type it is.
+"""Tagged values: plain values as bytes in which each carries its type.
 
 Used for the facts of a refusal and for the second form of a message (`codec.py`), between steps [1] and [4].
 

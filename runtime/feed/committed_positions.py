@@ -1,6 +1,6 @@
 """What a named subscription has acknowledged: one small file for each of its members, below the store.
 
-Beside the read path. Before it: `subscription.py`, which says what has been yielded and acknowledged. After it: the
+Beside the read path. Before it: `subscription.py`, which reports what has been yielded and acknowledged. After it: the
 disk.
 
 Layout, below the directory of the store::
@@ -8,7 +8,7 @@ Layout, below the directory of the store::
     subscriptions/mailer/group.json                    how many members share the work now, and where each begins
     subscriptions/mailer/group.lock                    flocked while a member opens
     subscriptions/mailer/member-00000/positions.json   how far this member has acknowledged
-    subscriptions/mailer/member-00000/store.lock       flocked by the process that has the member open; says who
+    subscriptions/mailer/member-00000/store.lock       flocked by the process that has the member open; names it
 
 Rules kept here:
 - a file is written beside its place, fsynced and moved there, and then its folder is fsynced: it is there whole or not
@@ -56,13 +56,13 @@ MEMBERS_MAX: Final = 1024
 """Members of one subscription: as many as a store may have partitions, and far more than one machine runs."""
 
 NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-"""Of a subscription: a folder's name on every file system."""
+"""Name of a subscription: a folder's name on every file system."""
 
 _FILE_BYTES_MAX: Final = 65_536
 """1,024 partitions with positions of 19 digits and their links have under 50,000."""
 
 _LINK_DIGITS: Final = 16
-"""Of the link at a position: enough for a log that was put back by mistake."""
+"""Bytes kept of the link at a position: enough to detect a log that was put back by mistake."""
 
 
 def check_member(name: str, member: int, of: int) -> None:
@@ -165,7 +165,8 @@ class CommittedPositions:
         return positions
 
     def _link(self, partition: int, position: int) -> str:
-        """Names the history up to a position; empty for none, and where that cannot be read: reading tells."""
+        """Names the history up to a position; empty for none, and where that cannot be read: reading raises the
+        error."""
         if not position:
             return ""
         try:
@@ -213,8 +214,8 @@ class CommittedPositions:
             os.close(descriptor)
 
     def _make_folder(self, folder: Path) -> None:
-        """Durably: each folder's name is fsynced into the one above. One that is there is this user's alone, or
-        refused: whoever has the folder could have put any place into it."""
+        """Durably: each folder's name is fsynced into the one above. An existing one belongs to this user alone, or is
+        refused: the owner of the folder could have put any place into it."""
         for one in (self._folder.parent, self._folder, folder):
             there = one.is_dir()
             make_private_folder(one)

@@ -1,8 +1,9 @@
 """Which events a subscription is for: of which types, of which streams, and of which member of a group.
 
-Beside the write path. Before it: `subscription.py` has read and checked a record. After it: the caller, or nobody.
+Beside the write path. Before it: `subscription.py` has read and checked a record. After it: the caller, if the event
+matches.
 
-Rules kept here: a name that no event can ever have is an error when the subscription is made, not a silence for ever;
+Rules kept here: a name that no event can ever have is an error when the subscription is made, not a permanent silence;
 what is filtered out by its type or stream is not decoded further, so that a subscription to one type neither pays for
 the others nor fails on them. The members of a group are disjoint and together complete: each stream (or key) has
 exactly one, by the same hash that gives a key its part.

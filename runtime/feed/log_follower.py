@@ -1,21 +1,20 @@
-"""The follower: the logs of a store from given positions on, page by page, caught up and then live without a seam.
+"""The follower: the logs of a store from given positions on, page by page, caught up and then live without a gap.
+Beside the write path, for a reader in a process of its own: subscriptions and embedded read models. Before it: readers
+of the logs, LMDB's or any other that keeps `Followed`. After it: `subscription.py`.
 
-Beside the write path, for whoever reads along in a process of its own: subscriptions and embedded read models. Before
-it: readers of the logs, LMDB's or any other that keeps `Followed`. After it: `subscription.py`.
-
-A log on another node is looked at by asking that node (`actors/nodes/store.py`), which takes a millisecond and work at
-both ends, so it is looked at more rarely. One whose node is gone is passed over until it is back.
+A log on another node is polled by asking that node (`actors/nodes/store.py`), which takes a millisecond and work at
+both ends, so it is polled more rarely. One whose node is gone is passed over until it is back.
 
 Rules kept here: in each partition every record is given once and in order; between two partitions there is no order. A
 page is bounded in records and bytes. No transaction is open between two calls, least of all while waiting: a reader
 that stays open pins pages, and the file grows. What cannot be read moves nothing: the next call tries it again, and
 what is intact before it comes first.
 
-How news is learnt: LMDB tells nobody of a commit, so the heads are looked at, one short transaction each (2.3 us a
-log). Right after news every millisecond, and the longer nothing comes the more rarely, down to every 20 ms
+How commits are detected: LMDB notifies no reader of a commit, so the heads are polled, one short transaction each (2.3
+us a log). Right after a commit every millisecond, and the longer nothing comes the more rarely, down to every 20 ms
 (`PollInterval`). With two logs on a busy machine of 2 cores, looking every 1 ms took 2.9 % of a core, every 5 ms 1.3 %,
-every 20 ms 0.4 to 0.7 %: nearly all of it the waking up. Commits 3 / 20 / 100 ms apart were heard of after 1.4 / 2.6 /
-10 ms at the median, which is the price of not looking more often.
+every 20 ms 0.4 to 0.7 %: nearly all of it the wake-up. Commits 3 / 20 / 100 ms apart were detected after 1.4 / 2.6 / 10
+ms at the median, which is the price of not looking more often.
 """
 
 from __future__ import annotations
@@ -39,13 +38,14 @@ __all__ = [
 ]
 
 PAGE_RECORDS: Final = 512
-"""Of one page, unless the call says less: some 0.4 ms of one read transaction."""
+"""Size of one page, unless the call asks for less: some 0.4 ms of one read transaction."""
 
 PAGE_BYTES: Final = 1 << 20
-"""Of one page: what a follower holds in memory. One record may be as large alone, so that two at most make it twice."""
+"""Size of one page: what a follower holds in memory. One record may be as large alone, so that two at most make it
+twice."""
 
 PAUSE_MIN_S: Final = 0.001
-"""Between two looks right after news: more often would cost over 3 % of a core."""
+"""Between two polls right after a commit: more often would cost over 3 % of a core."""
 
 PAUSE_MAX_S: Final = 0.020
 """Between two looks when nothing has come for a while: 0.4 to 0.7 % of a core."""
@@ -55,7 +55,7 @@ AWAY_PAUSE_MAX_S: Final = 0.100
 """The same for logs on other nodes: each look is a call, of 0.5 ms of CPU in all."""
 
 _GROWTH: Final = 1.25
-"""Of the pause with each look that found nothing: from 1 to 20 ms in 14 looks, a tenth of a second."""
+"""Growth of the pause with each poll that found nothing: from 1 to 20 ms in 14 polls, a tenth of a second."""
 
 
 class Followed(Protocol):
@@ -75,7 +75,7 @@ class Followed(Protocol):
 
 
 class PollInterval:
-    """How long to wait before the next look at the logs. `away`: whether any of them is on another node."""
+    """How long to wait before the next poll of the logs. `away`: whether any of them is on another node."""
 
     def __init__(self, *, away: bool = False) -> None:
         self._shortest_s, self._longest_s = (AWAY_PAUSE_MIN_S, AWAY_PAUSE_MAX_S) if away else (PAUSE_MIN_S, PAUSE_MAX_S)
@@ -93,7 +93,7 @@ class PollInterval:
 
 
 def any_away(logs: Iterable[object]) -> bool:
-    """Whether a look at any of these logs is a call to another node."""
+    """Whether polling any of these logs is a call to another node."""
     return any(not getattr(log, "local", True) for log in logs)
 
 
@@ -104,15 +104,15 @@ class LogFollower:
         """`logs`: partition -> its reader, which belongs to the follower now. `after`: partition -> the position after
         which to begin; 0, the beginning, for those that it does not name.
 
-        Raises `InvalidMessage` for what is no position, `NotInHistory` for one that a log has not got; the readers are
-        closed then.
+        Raises `InvalidMessage` for what is no position, `NotInHistory` for one that a log lacks; the readers are closed
+        then.
         """
         self._logs = dict(logs)
         self._next = 0
         self._woken = threading.Event()
         self._closed = threading.Event()
         self.away = any_away(self._logs.values())
-        """Whether a look at the logs takes calls to other nodes, and not microseconds."""
+        """Whether a poll of the logs takes calls to other nodes, and not microseconds."""
         self.pace = PollInterval(away=self.away)
         try:
             self._positions = _checked(self._logs, after or {})
@@ -139,7 +139,7 @@ class LogFollower:
         return any(self._head(partition) > self._positions[partition] for partition in self._logs)
 
     def _head(self, partition: int) -> int:
-        """0 for a log whose node is gone: it has no news."""
+        """0 for a log whose node is gone: it has no new records."""
         try:
             return self._logs[partition].head()
         except Unavailable:
@@ -174,7 +174,7 @@ class LogFollower:
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until there is something to read: True. False when the time is over, or at `wake` and `close`.
 
-        For a thread; on an event loop look at `has_new_records` and sleep for `pace.next_pause_s()`.
+        For a thread; on an event loop check `has_new_records` and sleep for `pace.next_pause_s()`.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while not self._closed.is_set():
@@ -203,7 +203,7 @@ class LogFollower:
         self._woken.set()
 
     def close(self) -> None:
-        """Let go of the readers. Closing twice is fine."""
+        """Release the readers. Closing twice is allowed."""
         self._closed.set()
         self._woken.set()
         for log in self._logs.values():

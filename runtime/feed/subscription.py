@@ -8,7 +8,7 @@ Rules kept here:
 - in each partition events come in order, and each once; what the logs held already and what comes later are one
   sequence. Between two partitions there is no order
 - what is filtered out still counts as seen: a subscription to a rare event does not read the log again from its start
-- the next page is read when the last one is used up, so a slow consumer holds one page and slows nobody but itself
+- the next page is read when the last one is used up, so a slow consumer holds one page and slows only itself
 - what cannot be read or decoded is an error at its place, after everything before it, each time it is come to
 - what is acknowledged was yielded before, or filtered out. It is saved at most every `SAVE_EVERY_S` by itself, so after
   a crash some events come again: at least once
@@ -60,7 +60,7 @@ SAVE_EVERY_S: Final = 0.1
 millisecond, and after a crash the events of so long come again."""
 
 CLOSE_WAIT_S: Final = 1.0
-"""For closing what was forgotten: it takes about a millisecond."""
+"""Limit for closing a forgotten subscription: it takes about a millisecond."""
 
 BATCH_MAX: Final = PAGE_RECORDS
 """Events of one batch: a page."""
@@ -111,7 +111,7 @@ class Feed:
         """Partition -> position up to which everything is acknowledged, saved or not."""
         self._replayed_up_to = follower.heads()
         self._failure: RayfoldError | None = None
-        """What ended the last page, to be told when its events are used up."""
+        """What ended the last page, raised when its events are used up."""
         self._saved_at_s = 0.0
 
     @property
@@ -203,7 +203,7 @@ class Feed:
             self._acknowledged.save(self._settled)
 
     def close(self) -> None:
-        """Save what is acknowledged, and let go of everything. Closing twice is fine. In a forked child, which knows
+        """Save what is acknowledged, and release everything. Closing twice is allowed. In a forked child, which knows
         only what its parent had acknowledged by then, it does nothing."""
         if self.follower.closed or self._process != os.getpid():
             return
@@ -297,7 +297,7 @@ class BlockingSubscription(Generic[OneOf]):
         self._feed.save()
 
     def close(self) -> None:
-        """Let go of everything; whoever waits for an event sees the end. Closing twice is fine."""
+        """Release everything; for a waiting caller the iteration ends. Closing twice is allowed."""
         self._feed.close()
 
     def __enter__(self) -> Self:
@@ -408,12 +408,12 @@ class SubscriptionOptions(NamedTuple):
 
 
 def close_forgotten(feed: Feed) -> None:
-    """Close the feed of a subscription that nobody holds any more.
+    """Close the feed of a subscription without references.
 
     In a thread, because the garbage collector may come in any place, also where this thread has a lock that closing
-    needs. Waited for, so that after a `break` the name is free; not for ever, for the same reason.
+    needs. Waited for, so that after a `break` the name is free; not without limit, for the same reason.
     """
-    if not feed.follower.closed and not sys.is_finalizing():  # else a thread that is started waits for ever
+    if not feed.follower.closed and not sys.is_finalizing():  # else a thread that is started never returns
         with suppress(RuntimeError):  # no thread starts any more: the process ends, and all of it with that
             closing = threading.Thread(target=feed.close, name="rayfold closes a subscription", daemon=True)
             closing.start()
@@ -433,7 +433,8 @@ def _close_at_exit() -> None:
 
 
 def open_feed(store: ReadableStore, catalogue: Catalogue, wanted: SubscriptionOptions) -> Feed:
-    """Open the logs, find where to begin, and take the name if there is one. Raises as `Runtime.subscribe` says."""
+    """Open the logs, find where to begin, and take the name if there is one. Raises the errors of
+    `Runtime.subscribe`."""
     chosen = EventFilter(
         catalogue, wanted.types, wanted.streams, wanted.member, wanted.of, wanted.key, wanted.unreadable
     )

@@ -40,7 +40,7 @@ _NO_HEADERS: Final[Mapping[int, Any]] = {}
 
 
 class NewEvent(NamedTuple):
-    """An event that is to be appended."""
+    """An event to append."""
 
     name: str
     """The stable name of its class; never changes once stored."""
@@ -79,7 +79,8 @@ class Appended(NamedTuple):
     """Where the events of one `Append` are: the facts of a receipt."""
 
     position: int
-    """Of its last event; for an append without events that of the stream's last one, or 0: what it was decided on."""
+    """Position of its last event; for an append without events, of the stream's last one, or 0: what it was decided
+    on."""
     version: int
     """Of the stream after its last event."""
     records: tuple[bytes, ...]
@@ -89,7 +90,8 @@ class Appended(NamedTuple):
 
 
 STREAM_PAGE_BYTES: Final = 4 << 20
-"""Of one page of a stream, unless the reader wants less: the writer waits while it is read, some milliseconds."""
+"""Events of one page of a stream, unless the reader asks for fewer: the writer waits while it is read, some
+milliseconds."""
 
 
 class StoredEvent(NamedTuple):
@@ -119,7 +121,7 @@ class CommandEntry(NamedTuple):
     position: int
     """Of the command's last event."""
     version: int
-    """Of its stream after that event; 0 where the event keeps a refusal (`refusals.py`)."""
+    """Version of its stream after that event; 0 where the event keeps a refusal (`refusals.py`)."""
 
 
 class Snapshot(NamedTuple):
@@ -130,11 +132,11 @@ class Snapshot(NamedTuple):
 
 
 class Holdings(NamedTuple):
-    """Of what kinds the events of a log are: what code that works with it has to know."""
+    """The kinds of events and aggregates in a log: what code that works with it has to know."""
 
     events: dict[tuple[str, int], bytes]
     """Event name and schema version -> the shape that the first one was appended with: a packed map of field names to
-    type texts (`shape.py`). A type text is empty where nobody declared the shape and it was taken from payloads."""
+    type texts (`shape.py`). A type text is empty where the shape was not declared but taken from payloads."""
     aggregates: frozenset[str]
     """The types of the streams, without those that are Rayfold's own (`rayfold.…`)."""
 
@@ -182,8 +184,7 @@ class Reader(Protocol):
         ...
 
     def secret(self) -> bytes:
-        """With which the digests of its commands are keyed, 32 bytes; empty in a log of format 1 or 2 that was not
-        taken over yet."""
+        """The key of its commands' digests, 32 bytes; empty in a log of format 1 or 2 that was not taken over yet."""
         ...
 
     def holdings(self) -> Holdings:
@@ -194,7 +195,7 @@ class Reader(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of every resource. Closing twice is fine."""
+        """Release every resource. Closing twice is allowed."""
         ...
 
 

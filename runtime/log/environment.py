@@ -10,8 +10,8 @@ Rules kept here:
 - no transaction outlives the call it serves: a reader that stays open pins pages and makes the file grow
 - a transaction of this process and a change of its map never meet: reads, growing and closing share one lock. A write
   takes it only to grow, so that no read waits for an fsync and no append for a long read
-- an environment whose meta page failed to be written answers nothing but `PanicError` for ever: it is closed and
-  opened again, and what the writer believed about it is read anew
+- an environment whose meta page failed to be written raises `PanicError` at every later call: it is closed and opened
+  again, and what the writer had cached of it is read anew
 """
 
 from __future__ import annotations
@@ -59,11 +59,12 @@ DATABASES_MAX: Final = 16
 """Ours, and room for those of later formats."""
 
 ATTEMPTS_MAX: Final = 64
-"""Of one transaction while maps grow: 1 GiB to 4 TiB is 12 doublings, the rest is another process growing it."""
+"""Attempts of one transaction while maps grow: 1 GiB to 4 TiB is 12 doublings, the rest is another process growing
+it."""
 
 READER_CHECK_EVERY: Final = 256
-"""Writes, after which the slots of readers that died are freed. Such a reader else pins its pages for ever, and the
-file grows; the check takes some 10 us."""
+"""Number of writes after which the slots of ended readers are freed. Such a reader otherwise keeps its pages
+permanently, and the file grows; the check takes some 10 us."""
 
 FULL_BYTES: Final = 1 << 20
 """With less room than this a file system is called full, where a write of several pages has failed."""
@@ -100,7 +101,7 @@ class Environment:
             self._open()
 
     def read(self, use: Use[Result]) -> Result:
-        """What `use` makes of a read transaction, which sees one commit and lives no longer than this call."""
+        """What `use` makes of a read transaction, which sees one commit and ends with this call."""
         self._check_process()
         with self._lock:
             for _ in range(ATTEMPTS_MAX):
@@ -166,7 +167,7 @@ class Environment:
         return self.read(lambda transaction: int(transaction.stat(self.database(name))["entries"]))
 
     def close(self) -> None:
-        """Let go of the files. Closing twice is fine; using it afterwards is `StorageFailed`."""
+        """Release the files. Closing twice is allowed; using it afterwards is `StorageFailed`."""
         with self._lock:
             self._closed = True
             if self._process == os.getpid():
@@ -181,7 +182,7 @@ class Environment:
             return StoreMismatch(str(self.path), f"it was written by another LMDB engine: {what}")
         if isinstance(error, lmdb.ReadersFullError):
             what = f"all {READERS_MAX} reader slots are taken; fewer processes may read one partition at once"
-        elif isinstance(error, lmdb.LockError):  # LMDB knows readers by their process ids
+        elif isinstance(error, lmdb.LockError):  # LMDB identifies readers by their process ids
             what = f"{what}; a process of another container may have process id {os.getpid()} too and read this log"
             what = f"{what}: have containers that share a data folder share their process ids (--pid)"
         elif "already open in this process" in what:
@@ -268,7 +269,7 @@ class Environment:
 
         A shorter file than the last page asks for can be sound (free pages at its end that were never written), so
         LMDB's verifier, which reads the file without mapping it, has the last word. Rare, hence not at every open. It
-        does not look at the end of a large value: what is missing is filled up with zeros, so that such a value has a
+        does not check the end of a large value: what is missing is filled up with zeros, so that such a value has a
         wrong checksum instead.
         """
         needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
@@ -278,7 +279,7 @@ class Environment:
         if lmdb_verify.verify(str(self.path)):  # type: ignore[no-untyped-call]
             raise Damaged(f"{self.name} ({self.path})", f"data.mdb has {present:,} bytes of {needed:,}: it was cut off")
         with (self.path / "data.mdb").open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, needed)  # never shortens it, whoever else writes
+            os.posix_fallocate(file.fileno(), 0, needed)  # never shortens it, even if another process writes
 
     def _shut(self) -> None:
         """Close LMDB's environment; the next use opens it again. The caller holds the lock."""
@@ -312,9 +313,9 @@ def _check_descriptors(path: Path, name: str) -> None:
     """Raise `StorageFailed` unless one more log may be opened: the limit, what is open, and what would be enough.
 
     A store has up to 1,024 partitions with two files each, and the usual limit of a process is 1,024 files. Without
-    this check LMDB says "Too many open files" in the middle of something else, and so does whatever opens the next file
-    or socket of the process. The soft limit is raised to what is needed where the hard limit allows it: that is what it
-    is for. 20 us.
+    this check LMDB reports "Too many open files" in the middle of something else, and so does whatever opens the next
+    file or socket of the process. The soft limit is raised to what is needed where the hard limit allows it: that is
+    what it is for. 20 us.
     """
     opened = len(os.listdir("/proc/self/fd"))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -344,7 +345,8 @@ def _is_overtaken(environment: lmdb.Environment, transaction: lmdb.Transaction[b
 
 
 def _free_bytes(path: Path) -> int:
-    """Of the file system; LMDB reports a write that was cut short for want of room as an error of the disk."""
+    """Free bytes of the file system; LMDB reports a write that was cut short for want of room as an error of the
+    disk."""
     try:
         told = os.statvfs(path)
     except OSError:

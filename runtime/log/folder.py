@@ -35,7 +35,7 @@ def open_log(
 ) -> LmdbLog:
     """The writable log in the folder `path`; errors call it `name` ("partition 3").
 
-    `identity` says whose log it must be, and is written into a new one. With `create=False` a log that is not
+    `identity` is the expected owner of the log, and is written into a new one. With `create=False` a log that is not
     there is `StoreMissing` instead of a silent new one. `now_us` is the clock of `recorded_at_us`. Raises
     `StoreMissing`, `StoreMismatch`, `Damaged` or `StorageFailed`.
     """

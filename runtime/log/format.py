@@ -91,7 +91,7 @@ DATABASES: Final = (EVENTS, STREAMS, COMMANDS, SNAPSHOTS, META)
 """The named LMDB databases of one partition's log."""
 
 RECORD_BYTES_MAX: Final = 2 << 20
-"""Of one stored record: a message may have 1 MiB, and what surrounds it is under 1 KiB."""
+"""Largest stored record: a message may have 1 MiB, and what surrounds it is under 1 KiB."""
 
 SNAPSHOT_BYTES_MAX: Final = 64 << 20
 """Of one snapshot's state. A larger one is not saved: loading it would save no time."""
@@ -100,7 +100,7 @@ ID_BYTES: Final = 16
 """Of a command id, correlation id and causation id."""
 
 DIGEST_BYTES: Final = 20
-"""Of a command's digest. Those of formats 1 and 2, which have no key, are told by their length."""
+"""Length of a command's digest. Those of formats 1 and 2, which have no key, are recognised by their length."""
 
 OLD_DIGEST_BYTES: Final = 16
 
@@ -108,10 +108,10 @@ NAME_CHARS_MAX: Final = 64
 """Of an event's name, like every name (`stream.TYPE_NAME_PATTERN`)."""
 
 NAME_OR_ID_CHARS_MAX: Final = 1024
-"""Of a decoded name or id: more than any may have (`stream.ID_BYTES_MAX`)."""
+"""Longest decoded name or id: more than any may have (`stream.ID_BYTES_MAX`)."""
 
 SCHEMA_BYTES_MAX: Final = 254
-"""Of a snapshot's schema fingerprint: its length is one byte, of which 255 means that a link comes first."""
+"""Longest schema fingerprint of a snapshot: its length is one byte, of which 255 means that a link comes first."""
 
 HEADER_STATE: Final = 1
 """The key of a header: the hash of the snapshot that was saved at the version of this record. The chain covers it."""
@@ -236,8 +236,8 @@ def _unfit(event: tuple[object, object, object]) -> InvalidMessage:
 def decode_record(record: bytes, where: str = "record", *, checked: bool = False) -> StoredEvent:
     """The event in a stored record. Raises `Damaged` when its checksum or its shape is wrong.
 
-    `where` is what the error calls the place that the record came from. `checked` says that the record comes straight
-    from a reader of this process, which has checked it; what came from another process is checked again.
+    `where` is what the error calls the place that the record came from. `checked`: the record comes straight from a
+    reader of this process, which has checked it; what came from another process is checked again.
     """
     if len(record) < BODY_AT:
         raise Damaged(where, f"it has {len(record)} bytes, fewer than the {BODY_AT} of a record's header")
@@ -306,7 +306,7 @@ def check_headers(headers: Mapping[int, Any]) -> None:
 
 
 def record_position(record: bytes) -> int:
-    """The position that a record says it has. Cheap: checks nothing (`decode_record` does)."""
+    """The position stored in a record. Cheap: checks nothing (`decode_record` does)."""
     return int.from_bytes(record[4:12], "big")
 
 
@@ -321,7 +321,7 @@ def next_chain(previous_chain: bytes, record: bytes) -> bytes:
 
 
 def is_intact(record: bytes, key: bytes) -> bool:
-    """Whether the record is intact and stands under the key of its position. `check_record` says what is wrong."""
+    """Whether the record is intact and stands under the key of its position. `check_record` raises what is wrong."""
     return record[4:12] == key and len(record) >= BODY_AT and _pack_crc(_crc32(record[4:])) == record[:4]
 
 
@@ -338,7 +338,7 @@ def check_record(record: bytes, key: bytes, log: str) -> None:
 
 def body_start(stream: StreamId, version: int | None = None) -> tuple[bytes, bytes]:
     """How the body of the record of this stream (and version) may begin, in the present format and in the older ones:
-    for `record.startswith(body_start(stream), BODY_AT)`, which tells cheaply whose record one is."""
+    for `record.startswith(body_start(stream), BODY_AT)`, a cheap test of the stream of a record."""
     fields = stream if version is None else (*stream, version)
     rest = b"".join(map(msgpack.packb, fields))
     return b"%c%b" % (0x90 | BODY_FIELDS, rest), b"%c%b" % (0x90 | OLD_BODY_FIELDS, rest)
@@ -423,7 +423,7 @@ class StreamEntry(NamedTuple):
     """One append to a stream: its key holds the last version, this where the events are."""
 
     position: int
-    """Of the append's last event; its events stand at `position - events + 1 .. position`."""
+    """Position of the append's last event; its events are at `position - events + 1 .. position`."""
     events: int
 
 
@@ -434,7 +434,7 @@ def encode_stream_entry(key: bytes, position: int, count: int) -> bytes:
 
 
 def decode_stream_entry(key: bytes, value: bytes, log: str) -> StreamEntry:
-    """The append that a value in `streams` tells of. Raises `Damaged`."""
+    """The append that a value in `streams` describes. Raises `Damaged`."""
     if len(value) != 4 + _STREAM_ENTRY.size or not _intact(key, value, _SEED_STREAMS):
         raise Damaged(f"{log}, stream index of {_shown(key)}", "its checksum is wrong")
     entry = StreamEntry(*_STREAM_ENTRY.unpack_from(value, 4))
@@ -451,7 +451,7 @@ def encode_command(command_id: bytes, digest: bytes, position: int, version: int
 
 
 def decode_command(command_id: bytes, value: bytes, log: str) -> CommandEntry:
-    """What a value in `commands` tells. Raises `Damaged`."""
+    """The content of a value in `commands`. Raises `Damaged`."""
     layout = _COMMAND if len(value) == 4 + _COMMAND.size else _OLD_COMMAND
     if len(value) != 4 + layout.size or not _intact(command_id, value, _SEED_COMMANDS):
         raise Damaged(f"{log}, command {command_id.hex()}", "its checksum is wrong")
@@ -516,10 +516,10 @@ META_EPOCH: Final = b"epoch"
 """The epoch of the latest activation, 8 bytes big-endian."""
 
 META_IDENTITY: Final = b"identity"
-"""Whose log this is: store id, `/`, partition number, as UTF-8; empty for a log outside a store."""
+"""The identity of the log: store id, `/`, partition number, as UTF-8; empty for a log outside a store."""
 
 META_SECRET: Final = b"secret"
-"""With which the digests of commands are keyed: random bytes, made with the log, and kept by its copies."""
+"""The key of the digests of commands: random bytes, made with the log, and kept by its copies."""
 
 META_SEAL: Final = b"seal"
 """Who goes on with this log elsewhere (`sealing.py`), as UTF-8. Missing as long as it is written here."""

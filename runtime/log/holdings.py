@@ -40,7 +40,7 @@ EVENT_PREFIX: Final = b"event/"
 AGGREGATE_PREFIX: Final = b"aggregate/"
 
 SHAPE_BYTES_MAX: Final = 1 << 20
-"""Of one packed shape: a class of a thousand nested fields has under 100 KiB."""
+"""Largest packed shape: a class of a thousand nested fields has under 100 KiB."""
 
 Kinds = dict[tuple[str, int] | str, bytes]
 """What is held: a name and version of an event -> its shape; a type of an aggregate -> nothing."""
@@ -56,12 +56,13 @@ def checked_shapes(shapes: Mapping[tuple[str, int], bytes]) -> dict[tuple[str, i
 
 
 def payload_shape(*payloads: bytes) -> bytes:
-    """The shape as these payloads show it: the names of their fields, without types; nothing where they do not tell."""
+    """The shape as these payloads show it: the names of their fields, without types; nothing where they do not show
+    them."""
     names: dict[str, str] | None = None
     for payload in payloads:
         try:
             fields = msgpack.unpackb(payload, strict_map_key=False)
-            if isinstance(fields, msgpack.ExtType):  # the form in which each value says of which type it is
+            if isinstance(fields, msgpack.ExtType):  # the form in which each value carries its type
                 fields = msgpack.unpackb(fields.data, strict_map_key=False)
         except (ValueError, TypeError, RecursionError, msgpack.UnpackException):
             continue

@@ -1,4 +1,4 @@
-"""Whose log an LMDB environment is: written into a new one, checked at each opening.
+"""The identity of a log in its LMDB environment: written into a new one, checked at each opening.
 
 Beside the write path.
 """
@@ -69,7 +69,7 @@ def write_identity(environment: Environment, identity: str) -> None:
 
 
 def put_format(transaction: lmdb.Transaction[bytes], meta: lmdb._Database, indexed: Sequence[int]) -> None:
-    """Say that the log has the present format, and up to where its stream index holds each group
+    """Record that the log has the present format, and up to where its stream index holds each group
     (`index_buffer.py`)."""
     transaction.put(META_FORMAT, encode_meta(META_FORMAT, FORMAT_VERSION.to_bytes(8, "big")), db=meta)
     transaction.put(META_INDEXED, encode_indexed(indexed), db=meta)
@@ -81,7 +81,7 @@ def put_secret(transaction: lmdb.Transaction[bytes], meta: lmdb._Database, secre
 
 
 def read_identity(environment: Environment) -> str:
-    """Whose log this is: what `open_log` was given when it was new."""
+    """The identity of this log: what `open_log` was given when it was new."""
     stored = environment.read(lambda txn: txn.get(META_IDENTITY, db=environment.database(META)))
     if stored is None:
         raise Damaged(f"{environment.name}, meta 'identity'", "it is missing")

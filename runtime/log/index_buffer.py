@@ -10,8 +10,8 @@ it is the turn of the group that waited for longest. What the index lacks meanwh
 Rules kept here:
 - up to where the index holds the appends of each group stands in `meta`, and is put by the same transaction; what a
   reader sees is therefore whole: the index up to there, and the events after it
-- the index lags behind by a bounded number of events and bytes, so that looking through them is bounded
-- a writer knows these appends by heart (`IndexBuffer`), and adds to them after a commit, never before
+- the index lags behind by a bounded number of events and bytes, so that scanning them is bounded
+- a writer caches these appends (`IndexBuffer`), and adds to them after a commit, never before
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ GROUPS: Final = 32
 
 EVENTS_A_TURN = 256
 BYTES_A_TURN = 128 * 1024
-"""Of records. The index lags by at most some 8,192 events or 4 MiB, and what the largest batch adds: who reads a stream
-looks through half of that on the average (2 ms), and a writer that takes the log over decodes it once (20 ms)."""
+"""Of records. The index lags by at most some 8,192 events or 4 MiB, and what the largest batch adds: a reader of a
+stream scans half of that on the average (2 ms), and a writer that takes the log over decodes it once (20 ms)."""
 
 _INDEXED: Final = struct.Struct(f">{GROUPS}Q")
 
@@ -69,7 +69,7 @@ def group_of(stream_key: bytes) -> int:
 
 
 def encode_indexed(positions: Sequence[int]) -> bytes:
-    """The value in `meta` that says up to where the stream index holds the appends of each group."""
+    """The value in `meta` with the position up to which the stream index holds the appends of each group."""
     return encode_meta(META_INDEXED, _INDEXED.pack(*positions))
 
 
@@ -82,26 +82,26 @@ def decode_indexed(value: bytes, log: str) -> Sequence[int]:
 
 
 class IndexBuffer:
-    """What a writer knows by heart: index entries of appends that the index does not hold yet, up to `head`.
+    """The writer's cache of stream-index entries of appends that the index does not hold yet, up to `head`.
 
-    Changed by the writer alone. Others may look at the same time, at `head` before and after.
+    Changed by the writer alone. Other threads may read at the same time, with `head` compared before and after.
     """
 
     __slots__ = ("_groups", "_indexed", "_rest_bytes", "_staged", "head")
 
     def __init__(self) -> None:
         self.head = -1
-        """Of the log that this is the end of; -1 while that is not known."""
+        """Head of the log that the entries belong to; -1 while that is not known."""
         self._groups: list[dict[bytes, list[Pair]]] = []
-        """By group and stream key: entries in the order of their versions."""
+        """Entries in the order of their versions, by group and stream key."""
         self._indexed: Sequence[int] = ()
-        """By group: up to where the index holds its appends."""
+        """Position up to which the index holds the appends of each group."""
         self._rest_bytes = 0
         """Of records since the last turn that came for the sake of bytes."""
         self._staged: _Staged | None = None
 
     def learn(self, indexed: Sequence[int], pairs: Iterable[Pair], head: int) -> None:
-        """Begin anew, with what a log says of its index, and the entries that this lacks."""
+        """Begin anew, with the progress of a log's index, and the entries that it lacks."""
         self.head = -1
         self._groups, self._indexed, self._rest_bytes = [{} for _ in range(GROUPS)], indexed, 0
         for pair in pairs:
@@ -120,8 +120,8 @@ class IndexBuffer:
         return int.from_bytes(pairs[-1][0][-8:], "big") if pairs else 0
 
     def stage(self, pairs: Sequence[Pair], size_bytes: int, head: int) -> tuple[list[Pair], Sequence[int] | None]:
-        """What a batch with these entries puts into the index, sorted, and what it says of the index then, if that
-        changes. Nothing is known of it here until `commit`."""
+        """What a batch with these entries puts into the index, sorted, and the new progress of the index, if that
+        changes. It is not cached here until `commit`."""
         turns = head // EVENTS_A_TURN - self.head // EVENTS_A_TURN
         by_bytes, rest_bytes = divmod(self._rest_bytes + size_bytes, BYTES_A_TURN)
         groups = [group_of(key[:-8]) for key, _ in pairs]

@@ -60,7 +60,7 @@ class MemoryLog:
         self._declared = self._declared | checked_shapes(shapes)
 
     def append(self, epoch: int, appends: Sequence[Append]) -> list[Appended]:
-        """All of `appends` or none of them; one `Appended` for each, in order. Raises as `Log.append` says."""
+        """All of `appends` or none of them; one `Appended` for each, in order. Raises the errors of `Log.append`."""
         with self._lock:
             if epoch != self._epoch:
                 raise Fenced(self.name, epoch, self._epoch)
@@ -176,4 +176,4 @@ class MemoryLog:
             return as_holdings(self._kinds)
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to release."""

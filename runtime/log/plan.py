@@ -5,7 +5,7 @@ Step [5] of the write path. Before it: a batch of `Append`s. After it: the log p
 Rules kept here:
 - every check and every encoding of a whole batch comes before its first put, so that what can be refused is
   refused while there is nothing to undo
-- the command id is looked at before the expected version: a repeat stays a repeat when the stream has moved on
+- the command id is checked before the expected version: a repeat stays a repeat when the stream has moved on
 - a later append of the batch sees the effects of the earlier ones
 
 Both logs use this one function, which is why they cannot differ in what they accept. It is the hot loop of a
@@ -52,7 +52,8 @@ STREAMS_KNOWN_MAX: Final = 32_768
 """Streams whose version a writer remembers: about 10 MiB. Beyond it all are forgotten and looked up again (2 us)."""
 
 BATCH_BYTES_MAX: Final = 256 << 20
-"""Of all records of one batch: twice that is held in memory, and one transaction must fit a fraction of the map."""
+"""Bytes of all records of one batch: twice that is held in memory, and one transaction must fit a fraction of the
+map."""
 
 _new: Final = tuple.__new__
 """Makes a named tuple in half the time (0.2 us): the class's own `__new__` is a function in Python."""
@@ -62,7 +63,7 @@ Pair = tuple[bytes, bytes]
 
 
 class Tail:
-    """The end of a log as its writer knows it. Planning moves it on; whoever fails to commit throws it away."""
+    """The end of a log as its writer knows it. Planning moves it on; after a failed commit it is thrown away."""
 
     __slots__ = ("chain", "head", "kinds", "noted", "streams", "transaction")
 
@@ -72,15 +73,15 @@ class Tail:
         self.kinds = kinds
         """What the log names as held (`holdings.py`)."""
         self.noted: dict[str, int] = {}
-        """Event name -> the version of it that was last seen to be named: half the time of a look into `kinds`."""
+        """Event name -> the version of it that was last seen to be named: half the time of a lookup in `kinds`."""
         self.streams: dict[StreamId, tuple[bytes, int, int]] = {}
         """The key, the version and the last position of streams lately written to."""
         self.transaction = transaction
-        """The LMDB transaction that wrote this end: if the next one is not its successor, somebody else wrote."""
+        """The LMDB transaction that wrote this end: if the next one is not its successor, another process wrote."""
 
 
 class Plan(NamedTuple):
-    """The pairs that a batch puts into each database, and what its callers are told once they are committed."""
+    """The pairs that a batch puts into each database, and the results for its callers once they are committed."""
 
     events: list[Pair]
     streams: list[Pair]
@@ -103,10 +104,10 @@ def plan(
     """Work out what `appends` write after `tail`, and move `tail` to the end of it.
 
     `find_version` (of a stream, with its key), `find_position` (of a stream's last event, by the key of that version)
-    and `find_command` look into what is already stored. Without `find_command` it is for whoever puts the plan to see
-    that a command id is stored already; then, or when something is refused, the batch must be planned again with it: a
-    repeat is a repeat whatever else is wrong with it. `declared` has the shapes of events, for the first of their kind.
-    Raises `Conflict`, `CommandIdReused`, `InvalidId` or `InvalidMessage`; `tail` is spoilt then.
+    and `find_command` read what is already stored. Without `find_command` it is for whoever puts the plan to see that a
+    command id is stored already; then, or when something is refused, the batch must be planned again with it: a repeat
+    is a repeat whatever else is wrong with it. `declared` has the shapes of events, for the first of their kind. Raises
+    `Conflict`, `CommandIdReused`, `InvalidId` or `InvalidMessage`; `tail` is spoilt then.
     """
     planned = Plan([], [], [], [], {}, [])
     outcomes = planned.outcomes

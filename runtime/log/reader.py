@@ -7,11 +7,11 @@ Rules kept here:
   pins no page once it returns
 - every record and every index entry is checked before it is handed out; a hole where an event must be is `Damaged`,
   never a shorter answer
-- the stream index lags behind (`index_buffer.py`): the end of a stream is looked for among the latest events as well
+- the stream index lags behind (`index_buffer.py`): the end of a stream is searched among the latest events as well
 - where something ends, what stands there is checked as well: LMDB finds keys by comparing them, so a key that decayed
   looks like the end of a stream, and a page that decayed like the end of the log
-- a snapshot is a hint: a damaged or outdated one is passed over, and so is one that is not what the record of its
-  version says that it is
+- a snapshot is a hint: a damaged or outdated one is passed over, and so is one that does not match the record of its
+  version
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ __all__ = ["HOLDINGS_SINCE", "LmdbReader"]
 Entry = TypeVar("Entry")
 
 HOLDINGS_SINCE: Final = 3
-"""The format from which on `meta` says what the log holds."""
+"""The format from which on `meta` records what the log holds."""
 
 SNAPSHOTS_TRIED_MAX: Final = 16
 """How many outdated or damaged snapshots are passed over before the events are read instead."""
@@ -91,12 +91,12 @@ class LmdbReader:
         return last
 
     def last_position(self, transaction: lmdb.Transaction[bytes]) -> int:
-        """The position that the last key tells, unchecked: for `rayfold verify`, which checks all of them."""
+        """The position in the last key, unchecked: for `rayfold verify`, which checks all of them."""
         cursor = transaction.cursor(self.environment.database(EVENTS))
         return int.from_bytes(cursor.key(), "big") if cursor.last() else 0
 
     def _check_end(self, transaction: lmdb.Transaction[bytes], last: int) -> None:
-        """Raises `Damaged` unless the log has as many events as the position of its last one says."""
+        """Raises `Damaged` unless the log has as many events as the position of its last one."""
         entries = transaction.stat(self.environment.database(EVENTS))["entries"]
         if entries != last:
             raise Damaged(f"{self.name}, event {last}", f"it seems to be the last of the {entries:,} that there are")
@@ -130,7 +130,7 @@ class LmdbReader:
         return as_holdings(self.environment.read(self.kinds_in))
 
     def secret(self) -> bytes:
-        """With which the digests of commands are keyed; empty in a log of format 1 or 2 that was not taken over yet."""
+        """The key of the digests of commands; empty in a log of format 1 or 2 that was not taken over yet."""
         return self.environment.read(self.secret_in)
 
     def secret_in(self, transaction: lmdb.Transaction[bytes]) -> bytes:
@@ -146,7 +146,7 @@ class LmdbReader:
         return holdings_in(transaction, self.environment.database(META), self.name)
 
     def kinds_in(self, transaction: lmdb.Transaction[bytes]) -> Kinds:
-        """What `holdings` says, as this transaction sees it."""
+        """The `holdings`, as this transaction sees them."""
         if self.format_in(transaction) >= HOLDINGS_SINCE:
             return self._kinds_named(transaction)
         return kinds_of(transaction.cursor(self.environment.database(EVENTS)).iternext())
@@ -156,7 +156,7 @@ class LmdbReader:
         return self.tenure().heir
 
     def tenure(self) -> Tenure:
-        """Who may write the log, as it says itself (`sealing.py`)."""
+        """The right to write the log, as stored in it (`sealing.py`)."""
         return self.environment.read(self.tenure_in)
 
     def tenure_in(self, transaction: lmdb.Transaction[bytes]) -> Tenure:
@@ -272,8 +272,8 @@ class LmdbReader:
     def _places_of(
         self, transaction: lmdb.Transaction[bytes], stream: StreamId, stream_key: bytes, first: int, last: int
     ) -> Iterator[tuple[int, int]]:
-        """Version and position of each event. Walks the index entries from the one that covers `first`: each tells
-        where one append's events are."""
+        """Version and position of each event. Walks the index entries from the one that covers `first`: each has the
+        positions of one append's events."""
         cursor = transaction.cursor(self.environment.database(STREAMS))
         sought, wanted, key_length = versioned_key(stream_key, first), first, len(stream_key) + 8
         found = cursor.set_range(sought)
@@ -404,7 +404,7 @@ class LmdbReader:
         return records[0] if records else None
 
     def close(self) -> None:
-        """Let go of every resource. Closing twice is fine."""
+        """Release every resource. Closing twice is allowed."""
         self.environment.close()
 
 
@@ -413,8 +413,8 @@ def _around(
 ) -> tuple[tuple[bytes, Entry | None], tuple[bytes, Entry | None]]:
     """The pair at or after a key, and the one before it if the key is not there itself; both checked.
 
-    A key that decayed stands where LMDB looks for what it was, and its checksum is wrong; a page above that decayed
-    leads to keys out of order. So what hides an entry is `Damaged`, where a mere look-up would say: not there.
+    A key that decayed is where LMDB searches for the original, and its checksum is wrong; a page above that decayed
+    leads to keys out of order. So what hides an entry is `Damaged`, where a plain lookup would report it as missing.
     """
     after: tuple[bytes, Entry | None] = (b"", None)
     if cursor.set_range(sought):

@@ -8,9 +8,9 @@ these is one transaction of the log that is left, so that its order against all 
 - `break_seal` lets the log be activated again: the move was called off
 - `hand_over` makes the seal final, and records since which version of the map the partition is at home elsewhere
 
-A seal is either broken or made final, never both, whoever asks and however late: both name the epoch of the seal, and
-each later seal has a later one. So the log itself tells who has the partition; the maps (`store/partition_map.py`)
-follow it.
+A seal is either broken or made final, never both, for any caller at any time: both name the epoch of the seal, and each
+later seal has a later one. So the log itself determines which node has the partition; the maps
+(`store/partition_map.py`) follow it.
 
 Rule kept here: epochs only rise, along the whole chain of homes. A copy takes over the epoch of the seal that it was
 completed for, so of two copies the one of the later epoch is the later one.
@@ -42,7 +42,7 @@ __all__ = [
 
 
 class Tenure(NamedTuple):
-    """Who may write a log: what it says itself."""
+    """The right to write a log, as stored in the log itself."""
 
     epoch: int = 0
     """Of the latest activation, or of the seal."""
@@ -61,7 +61,7 @@ class Seal(NamedTuple):
     head: int
     """Position of its last event."""
     chain: bytes
-    """Of that event: it stands for all events before it."""
+    """The link of that event: it covers all events before it."""
 
     def is_end_of(self, log: Reader) -> bool:
         """Whether this log, a copy, ends with the same event after the same history."""

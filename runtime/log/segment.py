@@ -4,7 +4,7 @@ Beside the write path: what a backup keeps and a restored store is made of. The 
 so that checksums and hash chain still hold at the other end; the indexes are made anew from them.
 
 Rules kept here: a segment begins and ends between two commands, since the events of one command are stored together or
-not at all; nothing is written that does not follow, by position and by hash, from what is there already.
+not at all; nothing is written that does not follow, by position and by hash, from what is stored already.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["SEGMENT_BYTES", "LogSegment", "SegmentReader", "last_boundary", "put_segment", "read_log_segment"]
 
 SEGMENT_BYTES: Final = 8 << 20
-"""Of records: about 25,000 of them, in memory twice and in one transaction."""
+"""Bytes of records: about 25,000 records, in memory twice and in one transaction."""
 
 SEGMENT_EVENTS_MAX: Final = 100_000
 """Records of one segment, however small they are."""
@@ -50,11 +50,11 @@ class LogSegment(NamedTuple):
 
     records: list[bytes]
     digests: list[bytes]
-    """What tells a repeat of a command from another command under the same id."""
+    """What distinguishes a repeat of a command from another command under the same id."""
     shapes: dict[tuple[str, int], bytes] = {}  # noqa: RUF012 - a tuple's default
     """Of the events in the log that it was read from, by name and schema version (`holdings.py`)."""
     secret: bytes = b""
-    """Of that log: the digests are keyed with it."""
+    """The secret of that log: the digests are keyed with it."""
 
     @property
     def first(self) -> int:
@@ -76,7 +76,7 @@ class SegmentReader(Reader, Protocol):
 
 
 class ShapedReader(Reader, Protocol):
-    """A reader that tells the shapes of what it reads as well: LMDB's."""
+    """A reader that also returns the shapes of what it reads: LMDB's."""
 
     def shapes(self) -> dict[tuple[str, int], bytes]:
         """The shapes that the log has stored, by event name and schema version."""

@@ -28,8 +28,7 @@ def upgrade(
 ) -> None:
     """Make the log one of the present format.
 
-    `indexed`, `kinds` and `secret` are what the log says or shows of itself now (`reader.py`); without a secret it is
-    given one.
+    `indexed`, `kinds` and `secret` are those of the log now (`reader.py`); without a secret it is given one.
     """
     put_holdings(transaction, meta, kinds)
     if not secret:

@@ -7,9 +7,9 @@ Rules kept here:
 - one `append` is one LMDB transaction; it is planned in full, put, and fsynced, or nothing of it is stored
 - the epoch is compared inside that transaction: a writer that was taken over stores nothing any more
 - what the writer remembers (head, chain, versions of streams, appends not indexed yet) counts only if the transaction
-  before this one was its own, which LMDB's transaction number tells; it is forgotten on any error
-- every result of a put is looked at: LMDB answers an append out of order with False and raises nothing
-- whether a command id is stored is told by putting it, which LMDB refuses then; only such a batch is planned again
+  before this one was its own, which LMDB's transaction number shows; it is dropped on any error
+- every result of a put is checked: LMDB answers an append out of order with False and raises nothing
+- whether a command id is stored is found by putting it, which LMDB refuses then; only such a batch is planned again
   with every id looked up (looking them up took 0.9 us each, after the write loop had just done so)
 """
 
@@ -52,7 +52,8 @@ __all__ = ["LmdbLog"]
 
 
 SNAPSHOTS_KEPT: Final = 4
-"""Of a stream, the last ones; of older ones see `_thin_out`. A reader passes over one that is damaged or outdated."""
+"""Snapshots of a stream that are kept, the last ones; for older ones see `_thin_out`. A reader passes over one that is
+damaged or outdated."""
 
 
 class _Stored(Exception):  # noqa: N818 - a signal inside this file, not an error
@@ -135,7 +136,7 @@ class LmdbLog(LmdbReader):
         remembered: Tail | None,
         look_up_ids: bool,
     ) -> tuple[Plan, Tail]:
-        """Plan and put a batch. May run again with a grown map, so `remembered` is checked, not believed."""
+        """Plan and put a batch. May run again with a grown map, so `remembered` is checked."""
         current = self.epoch_in(transaction)
         if epoch != current:
             raise Fenced(self.name, epoch, current)
@@ -184,7 +185,7 @@ class LmdbLog(LmdbReader):
         return planned, tail
 
     def add_segment(self, segment: LogSegment) -> None:
-        """Add a segment (`segment.py`) to the end of this log, which nobody else writes, in one transaction, fsynced
+        """Add a segment (`segment.py`) to the end of this log, which has no other writer, in one transaction, fsynced
         when this returns. Raises `Damaged`, and adds nothing, unless it follows from what the log holds."""
 
         def put(transaction: lmdb.Transaction[bytes]) -> None:
@@ -195,7 +196,7 @@ class LmdbLog(LmdbReader):
             self.environment.write(put)
 
     def close(self) -> None:
-        """Let go of every resource, after an append that is under way. Closing twice is fine."""
+        """Release every resource, after an append that is under way. Closing twice is allowed."""
         with self._writing:
             super().close()
 
@@ -237,18 +238,19 @@ class LmdbLog(LmdbReader):
                 transaction.delete(versioned_key(stream_key, version), db=self.environment.database(SNAPSHOTS))
 
     def unindexed_in(self, transaction: lmdb.Transaction[bytes], indexed: Sequence[int]) -> list[Pair]:
-        """The entries that the stream index lacks, as this transaction sees it; `indexed` is what it says itself."""
+        """The entries that the stream index lacks, as this transaction sees it; `indexed` is the progress of the
+        index."""
         return list(unindexed_entries(indexed, self._read(transaction, min(indexed) + 1, 1 << 62, 1 << 62)))
 
     def _learn(self, transaction: lmdb.Transaction[bytes], head: int) -> None:
-        """Learn by heart what the stream index lacks: at the activation, since loading an aggregate asks for it."""
+        """Cache what the stream index lacks: at the activation, since loading an aggregate asks for it."""
         indexed = self.indexed_in(transaction)
         self._recent.learn(indexed, self.unindexed_in(transaction, indexed), head)
 
     def _unindexed(
         self, transaction: lmdb.Transaction[bytes], stream: StreamId, first: int | None
     ) -> list[tuple[int, int]]:
-        """By heart, unless the writer commits just now."""
+        """From the cache, unless the writer commits just now."""
         head, recent = self.last_position(transaction), self._recent
         if recent.head == head:
             pairs = recent.entries(stream.key, first)

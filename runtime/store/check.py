@@ -1,19 +1,18 @@
-"""Walks a whole store and says what is wrong where: what `rayfold verify` runs.
+"""Walks a whole store and reports what is wrong, and where: what `rayfold verify` runs.
 
 Beside the write path: it only reads, also while the store is in use.
 
 Rules kept here:
 - memory stays bounded however large the store is: every walk goes in chunks, each in a read transaction of its own,
   so that no page is pinned either. What is at or before the head at the start of a walk never changes any more
-- everything is looked at from both sides: events know their place in the stream index and in the command index, and
-  both indexes know their events; those that the stream index does not hold yet (`index_buffer.py`) continue their
-  streams
+- everything is checked from both sides: events know their place in the stream index and in the command index, and both
+  indexes know their events; those that the stream index does not hold yet (`index_buffer.py`) continue their streams
 - nothing is repaired, and nothing is trusted that was not checked: a file whose B-tree is broken is not opened at
   all, because LMDB may crash the process on it
 
 The structure of the file (pages, B-trees, free list) is checked by LMDB's own offline verifier. It reads the file
-beside LMDB, so what it finds counts only if nobody committed meanwhile; a log that is written to all the time is
-reported as `structure_checked=False`.
+beside LMDB, so what it finds counts only without a commit meanwhile; a log that is written to all the time is reported
+as `structure_checked=False`.
 """
 
 from __future__ import annotations
@@ -62,23 +61,23 @@ from .store import Store, open_store
 __all__ = ["PartitionReport", "Problem", "Report", "verify_store"]
 
 CHUNK_PAIRS: Final = 1024
-"""Looked at in one read transaction: about 10 ms, in which a writer frees no page."""
+"""Pairs checked in one read transaction: about 10 ms, in which a writer frees no page."""
 
 STRUCTURE_ATTEMPTS_MAX: Final = 6
-"""Of the check of a file's structure, when it finds something while somebody writes to the file."""
+"""Attempts of the check of a file's structure, when it finds a problem while a process writes to the file."""
 
 KINDS_MAX: Final = 100_000
 """Kinds of events that are compared with those that the log names: far more than any code has."""
 
 Look = Callable[["lmdb.Transaction[bytes]", bytes, bytes], bool]
-"""Looks at one pair in a transaction; False ends the walk."""
+"""Checks one pair in a transaction; False ends the walk."""
 
 
 def verify_store(path: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None) -> Report:
     """Check every byte that the store at `path` holds, or a copy of it; it may be in use by other processes.
 
-    `progress` is told how many pairs are done and how many there were at the start. What is wrong inside the logs is
-    in the report; of one node's share, what is at home there is looked at. A store that cannot be opened raises
+    `progress` is called with the number of pairs done and the number at the start. What is wrong inside the logs is in
+    the report; of one node's share, the logs whose home it is are checked. A store that cannot be opened raises
     `StoreMissing`, `StoreMismatch` or `StorageFailed`.
     """
     store = open_store(path)
@@ -193,7 +192,7 @@ class _PartitionCheck:
         self._check_meta()
 
     def _check_meta(self) -> None:
-        """What the log says that it holds must be intact, and name every kind of event that was seen."""
+        """The log's list of what it holds must be intact, and name every kind of event that was seen."""
         if self._environment.read(self._reader.format_in) < HOLDINGS_SINCE:
             return
         try:
@@ -221,7 +220,7 @@ class _PartitionCheck:
                 return
 
     def _chunk(self, transaction: lmdb.Transaction[bytes], database: bytes, start: bytes, look: Look) -> bytes | None:
-        """Look at the pairs after `start`; returns where to go on, or None at the end."""
+        """Check the pairs after `start`; returns where to continue, or None at the end."""
         cursor = transaction.cursor(self._environment.database(database))
         if not (cursor.set_range(start) if start else cursor.first()):
             return None
@@ -425,6 +424,6 @@ class _PartitionCheck:
 
 
 def _ends_at_or_after(entry: CommandEntry, event: StoredEvent) -> bool:
-    """Whether the command that an event came from may end where the command index says."""
+    """Whether the command that an event came from may end where the command index has it."""
     behind = entry.position - event.position
     return behind >= 0 and entry.version == (version_told(event) and event.version + behind)

@@ -37,7 +37,7 @@ _NAME: Final = re.compile(r"partition-(?P<number>\d{5})(\.arriving|\.left|\.reti
 
 
 class CopyFacts(NamedTuple):
-    """One copy of a partition's log on one node: what it says itself."""
+    """One copy of a partition's log on one node, as stored in the copy."""
 
     name: str
     """Of its folder in the share."""
@@ -67,7 +67,7 @@ def copy_name(partition: int, suffix: str = "") -> str:
 
 
 def partition_in(name: str) -> int | None:
-    """Of which partition a folder of this name holds a copy; None if it is no copy."""
+    """The partition whose copy a folder of this name holds; None if it is no copy."""
     found = _NAME.fullmatch(name)
     return None if found is None else int(found["number"])
 

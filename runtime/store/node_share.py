@@ -42,7 +42,7 @@ class Share(NamedTuple):
     store: Store
     """Its directory, with what is at home elsewhere as `away`."""
     map: PartitionMap | None
-    """None while the store is being created, and for a whole store that nobody has spread yet."""
+    """None while the store is being created, and for a whole store that is not spread yet."""
 
     @property
     def whole(self) -> bool:
@@ -107,7 +107,7 @@ class ShareDisk(Protocol):
         ...
 
     def look(self, name: str) -> CopyFacts | None:
-        """What a copy says itself; None for a folder without a log."""
+        """What is stored in a copy; None for a folder without a log."""
         ...
 
     def chain_at(self, name: str, position: int) -> bytes:
@@ -166,8 +166,8 @@ class NodeShare:
         return ShareFacts(store.store_id, store.partitions, None, whole, used, store.placement)
 
     def propose(self, store_map: PartitionMap) -> PartitionMap:
-        """A store is to be created, and this is the node that decides which: the one that was proposed first. Returns
-        its first map. Raises `StoreMismatch`, `StorageFailed`."""
+        """A store has to be created, and this node decides which: the one that was proposed first. Returns its first
+        map. Raises `StoreMismatch`, `StorageFailed`."""
         self._check_no_map()
         if (earlier := self._disk.proposal()) is not None:
             return earlier
@@ -231,7 +231,7 @@ class NodeShare:
 
     def _settle(self, partition: int, epoch: int) -> None:
         """Have the log of a partition that is at home here in its place, if it is here. Where it is not, opening it
-        tells: nothing is made in its place."""
+        raises the error: nothing is made in its place."""
         name = copy_name(partition)
         present = self._look(name)
         if not epoch or (present is not None and present.tenure.epoch >= epoch):

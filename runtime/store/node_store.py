@@ -21,7 +21,7 @@ Layout, beside what a store has::
     partition-00002.retired-7/     a copy whose place another one has taken; 7 is its epoch
     partition-00002.removing/      a copy of which it was decided, on evidence, that it is removed
 
-Rule kept here: a log that the map says is here and is not is an error, never a new one.
+Rule kept here: a log that the map places here and that is missing is an error, never a new one.
 """
 
 from __future__ import annotations
@@ -51,10 +51,9 @@ __all__ = ["FolderDisk", "arriving_path", "node_share", "open_share"]
 
 
 def open_share(folder: Path, node_id: str) -> Share | None:
-    """The share in this folder, which is to be that of `node_id`; None if nothing, or only its beginning, is there.
-
-    Logs that are missing are not looked for: each is an error of its own when it is opened. Raises `StoreMismatch` for
-    the share of another node and for damaged files, `StoreMissing` for a map without a manifest, `StorageFailed`.
+    """The share in this folder, which must be that of `node_id`; None if there is nothing, or only an unfinished one.
+    Missing logs are not searched: each is an error of its own when it is opened. Raises `StoreMismatch` for the share
+    of another node and for damaged files, `StoreMissing` for a map without a manifest, `StorageFailed`.
     """
     found = read_map(folder)
     if found is None:
@@ -202,8 +201,8 @@ class _Copy:
 
 
 def _unmake(folder: Path) -> None:
-    """Take back a manifest whose logs nobody has used, and beside which nothing else is: all of that is looked at
-    before it goes. Raises `StoreMismatch`."""
+    """Remove a manifest whose logs were never used, and beside which nothing else is: all of that is checked before the
+    removal. Raises `StoreMismatch`."""
     store = read_manifest(folder)
     for partition in range(store.partitions):
         if exists(store.partition_path(partition) / "data.mdb"):

@@ -4,8 +4,8 @@ Beside the write path: read before step [5] can begin on a node. Every node that
 keeps a copy of the map, `map.json` in the folder of the share, and the highest version counts.
 
 Rules kept here: a map is a value, and every change of it is a new version. It is written whole or not at all, carries a
-checksum, and says for which node this copy was written, so that a share that ended up in another node's data folder is
-refused. Nothing here knows what a node is, but for its id.
+checksum, and names the node for which this copy was written, so that a share that ended up in another node's data
+folder is refused. Of a node, only its id is known here.
 
 Two maps of one version can differ, if a network was cut while both sides changed theirs. Where a partition is at home
 is nevertheless never in doubt: it moves only once its log was handed over at its last home (`sealing.py`), which fixes
@@ -87,7 +87,7 @@ class PartitionMap:
         )
 
     def with_nodes(self, names: Mapping[str, str]) -> PartitionMap:
-        """The next version, which knows these nodes too; the same one if it knows them already."""
+        """The next version, which lists these nodes too; the same one if it lists them already."""
         known = {**self.names, **names}
         return self if known == self.names else replace(self, version=self.version + 1, names=known)
 
@@ -98,7 +98,7 @@ class PartitionMap:
 
 
 def merged(maps: Iterable[PartitionMap]) -> PartitionMap:
-    """What the maps of several nodes say together: of each partition's homes the latest, all else from the newest map.
+    """The maps of several nodes merged: of each partition's homes the latest, all else from the newest map.
 
     It is one of them, unless they contradict one another: then it is a later version than all of them.
     """
@@ -130,7 +130,7 @@ class Move(NamedTuple):
 def moves_to_balance(present: PartitionMap, nodes: Sequence[str]) -> list[Move]:
     """The fewest moves after which these nodes have equally many partitions, give or take one, and the others none.
 
-    Which ones is decided by their order, so that two who ask are told the same.
+    Which ones is decided by their order, so that two callers get the same result.
     """
     if not nodes:
         return []

@@ -1,8 +1,8 @@
 """One environment for all readers of a log within a process.
 
 Beside the write path. LMDB refuses to open an environment twice in one process, and a process may have several uses for
-the same log at once: an embedded replica, subscriptions, the status, somebody's look at a history. So a reader that is
-opened through a `Store` shares the environment with those that are open already, and the last one to close lets go.
+the same log at once: an embedded replica, subscriptions, the status, a read of a history. So a reader that is opened
+through a `Store` shares the environment with those that are open already, and the last one to close releases it.
 
 Rules kept here: each reader is closed for itself. Closing one twice takes nothing from the others, and using a closed
 one is an error even while they keep the environment open. What is shared is the environment of a file, not of a path: a
@@ -59,7 +59,7 @@ def open_shared_reader(path: str | os.PathLike[str], name: str, *, identity: str
 
 
 def _file_at(path: Path) -> _File:
-    """Of a log that is not there: no file, and opening it says so."""
+    """The head of a missing log: there is no file, and opening it raises the error."""
     with contextlib.suppress(OSError):
         found = (path / "data.mdb").stat()
         return found.st_dev, found.st_ino
@@ -75,7 +75,7 @@ class _SharedReader(LmdbReader):
         self._shared: _Shared | None = shared
 
     def close(self) -> None:
-        """Let go. The environment is closed with the last of its readers. Closing twice is fine."""
+        """Release the reader. The environment is closed with the last of its readers. Closing twice is allowed."""
         with _lock:
             shared, self._shared = self._shared, None
             if shared is None:

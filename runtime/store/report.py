@@ -1,4 +1,4 @@
-"""What `rayfold verify` has to say: per partition what was looked at, and each problem with its place.
+"""The report of `rayfold verify`: per partition what was checked, and each problem with its place.
 
 Beside the write path: plain values, filled by `check.py` and shown by the command line.
 
@@ -23,7 +23,7 @@ class Problem(NamedTuple):
     database: str
     """`events`, `streams`, `commands`, `snapshots`, `meta`; or `file` for what is below them."""
     key: str
-    """Of the pair, as people read it: a position, a stream and version, a command id."""
+    """The key of the pair in readable form: a position, a stream and version, a command id."""
     kind: str
     """`structure`, `open`, `key`, `checksum`, `position`, `chain`, `index`, `command`, `placement`, `snapshot`,
     `holdings`."""
@@ -32,7 +32,7 @@ class Problem(NamedTuple):
 
 @dataclass(slots=True)
 class PartitionReport:
-    """What was looked at in one partition, and what is wrong with it."""
+    """What was checked in one partition, and what is wrong with it."""
 
     partition: int
     head: int = 0

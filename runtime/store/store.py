@@ -1,25 +1,25 @@
 """A store: a directory with a manifest, a lock, and one folder for each partition's log.
 
-Beside the write path: what is opened before step [5] can begin, and what makes sure that nobody else has.
+Beside the write path: what is opened before step [5] can begin, and what makes sure that no other runtime has it open.
 
 Rules kept here:
 - the manifest is written last and atomically, after every partition's log is on the disk: a crash in the middle of
   creating a store leaves no manifest, and creating it again starts over
-- what is missing or wrong is said loudly and never replaced by something new and empty: a partition that is gone, a
+- what is missing or wrong is an error, and never replaced by something new and empty: a partition that is gone, a
   folder of another store, a manifest that decayed, a directory that holds something else
 - one runtime at a time (`store_lock.py`)
 - where a store is spread over the nodes of a cluster, each node has a directory like this, its *share*, with the logs
-  of the partitions that are at home there (`store/node_store.py`); nobody opens a share as if it were the whole
+  of the partitions that are at home there (`store/node_store.py`); a share is never opened as if it were the whole
 
 Layout::
 
     store.json              the manifest
-    store.lock              flocked by the runtime that holds the store; one line of JSON says who
+    store.lock              flocked by the runtime that holds the store; one line of JSON names it
     map.json                only of a share: which partition is at home on which node (`store/partition_map.py`)
     partition-00000/        an LMDB environment: data.mdb, lock.mdb
     partition-00001/
     projections/            read models and their checkpoints, and
-    subscriptions/          how far each has acknowledged: both made when needed, no part of the log, not looked at here
+    subscriptions/          how far each has acknowledged: both made when needed, no part of the log, not read here
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ FACTS: Final = frozenset({"format", "store_id", "partitions", "hash", "hash_key"
 """Of a manifest, as far as they are known here."""
 
 _FILES_OF_A_LOG: Final = frozenset({"data.mdb", "lock.mdb"})
-"""Of an LMDB environment: all that the folder of a new log holds."""
+"""The files of an LMDB environment: all that the folder of a new log holds."""
 
 PROJECTIONS: Final = "projections"
 SUBSCRIPTIONS: Final = "subscriptions"
@@ -83,13 +83,13 @@ class Store:
     store_id: str
     """A UUID, made with the store; every partition's log carries it too."""
     partitions: int
-    """Fixed when the store is created: it decides where each stream lives."""
+    """Fixed when the store is created: it determines the partition of each stream."""
     away: frozenset[int] = frozenset()
     """Partitions that are at home on other nodes: this directory is a share."""
     placement: str = OLD_PLACEMENT
     """The rule by which streams find their partitions (`stream.partition_of`), with its key."""
     others: Mapping[str, Any] = field(default_factory=dict, compare=False)
-    """What else the manifest says: facts of a later version, kept when it is written again, and ignored."""
+    """Other facts of the manifest, of a later version, kept when it is written again, and ignored."""
 
     def partition_of(self, stream: StreamId) -> int:
         """In which partition a stream is."""
@@ -109,7 +109,7 @@ class Store:
         return self.path
 
     def identity(self, partition: int) -> str:
-        """What the log of this partition carries to say whose it is."""
+        """The identity that the log of this partition carries."""
         return f"{self.store_id}/{partition:05d}"
 
     def open_log(self, partition: int) -> LmdbLog:
@@ -179,7 +179,7 @@ def open_store(path: str | os.PathLike[str]) -> Store:
 
 
 def read_manifest(folder: Path) -> Store:
-    """What the manifest says, without a look at the logs. Raises `StoreMissing`, `StoreMismatch`, `StorageFailed`."""
+    """The content of the manifest; the logs are not opened. Raises `StoreMissing`, `StoreMismatch`, `StorageFailed`."""
     path = folder / MANIFEST
     try:
         with path.open("rb") as file:
@@ -225,8 +225,8 @@ def _create(folder: Path, partitions: int, placement: str) -> None:
 def make_logs(store: Store) -> None:
     """Make the directory of this store, with an empty log for each partition that is here, and last its manifest.
 
-    Whoever comes too late finds it made and changes nothing. Raises `StoreMismatch` for a directory that holds
-    something else or was in use, `StoreInUse`, `StorageFailed`.
+    A second caller finds it made and changes nothing. Raises `StoreMismatch` for a directory that holds something else
+    or was in use, `StoreInUse`, `StorageFailed`.
     """
     folder = store.path
     try:

@@ -1,4 +1,4 @@
-"""StoreLock: one runtime at a time has a store, and says who it is.
+"""StoreLock: one runtime at a time has a store, and is named in the lock.
 
 Beside the write path: taken before anything of a store is opened. An flock that names its holder, ends with the
 holder's process, and is not handed to children. LMDB alone lets two clusters write into one directory without an error.
@@ -47,7 +47,8 @@ class Holder(NamedTuple):
 
 
 def holder_of(folder: Path) -> Holder | None:
-    """Who holds the store in this directory now; None if nobody does. Raises `StoreMissing`, `StorageFailed`."""
+    """The present holder of the store in this directory; None if there is none. Raises `StoreMissing`,
+    `StorageFailed`."""
     path = folder / LOCK
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -60,7 +61,7 @@ def holder_of(folder: Path) -> Holder | None:
     try:
         holder = _holder_named_in(descriptor)
         if holder is None or (holder.pids == _pids_here() and not Path(f"/proc/{holder.pid}").exists()):
-            return None  # it let go, or was killed: then its line is still there
+            return None  # it released the lock, or was killed: then its line is left
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # for a process that was given the id of a dead one
         except BlockingIOError:
@@ -101,12 +102,12 @@ class StoreLock:
         self._write()
 
     def publish(self, connection: Mapping[str, str]) -> None:
-        """Say how another process of this user reaches the runtime that holds the store (`holder_of`)."""
+        """Publish how another process of this user reaches the runtime that holds the store (`holder_of`)."""
         self._holder = self._holder._replace(connection=dict(connection))
         self._write()
 
     def _write(self) -> None:
-        """Say who holds it, for the one who is refused."""
+        """Name the holder, for the error of a second runtime."""
         assert self._descriptor is not None
         line = (json.dumps(self._holder._asdict()) + "\n").encode()
         try:
@@ -124,7 +125,7 @@ class StoreLock:
             self._close(descriptor)
 
     def _lock_folder(self, folder: Path) -> None:
-        """The folder as well: whoever removes the lock has not ended its holder. Raises `BlockingIOError`."""
+        """Lock the folder as well: removing the lock file does not end its holder. Raises `BlockingIOError`."""
         try:
             self._folder_descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             fcntl.flock(self._folder_descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -166,7 +167,7 @@ os.register_at_fork(after_in_child=_forget_in_child)
 
 
 def _holder_named_in(descriptor: int) -> Holder | None:
-    """The holder that the lock file names; none if it names nobody, or not yet."""
+    """The holder that the lock file names; none if the file is empty, or not written yet."""
     try:
         facts = json.loads(os.pread(descriptor, HOLDER_BYTES_MAX, 0).partition(b"\n")[0])
         return Holder(
@@ -190,7 +191,7 @@ def _pids_here() -> str:
 
 
 def exists(path: Path) -> bool:
-    """Whether it is there. A directory that may not be looked into is an error, not an absence."""
+    """Whether it exists. A directory without the right to read it is an error, not an absence."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):

@@ -1,10 +1,10 @@
 """Loading: a long history is folded aside, while the partition goes on serving its other aggregates.
 
 Step [4] of the write path, beside `residents.py`. An aggregate whose events since its last usable snapshot are many (a
-million after a change of its code, say) took its partition's only thread for seconds, and every other aggregate waited.
-So the residents fold a few thousand events at once and hand a longer history over to one thread, which folds the rest
-in slices. Commands to that aggregate get `StillLoading` meanwhile, which the partition answers as `Later` and which is
-no outcome: the client keeps them, in order, and sends them again.
+million, for example, after a change of its code) took its partition's only thread for seconds, and every other
+aggregate waited. So the residents fold a few thousand events at once and hand a longer history over to one thread,
+which folds the rest in slices. Commands to that aggregate get `StillLoading` meanwhile, which the partition answers as
+`Later` and which is no outcome: the client keeps them, in order, and sends them again.
 
 Rules kept here:
 - nothing is appended to a stream while it is loaded aside, so that the fold ends at its end: no command to it is
@@ -71,7 +71,7 @@ class Loading:
         return len(self._waiting) + len(self._done) + len(self._taken_over)
 
     def __contains__(self, stream: StreamId) -> bool:
-        """Whether it is being loaded, for all that the present batch knows."""
+        """Whether it is being loaded, as far as the present batch knows."""
         return stream in self._waiting or stream in self._done
 
     def begin(self, stream: StreamId, aggregate: Aggregate) -> None:
@@ -133,7 +133,7 @@ class Loading:
             loaded = self._loaded(stream, aggregate)
             with self._changed:
                 if self._waiting.get(stream) is aggregate:
-                    self._done[stream] = loaded  # first: the writer looks into both without the lock
+                    self._done[stream] = loaded  # first: the writer reads both without the lock
                     del self._waiting[stream]
 
     def _loaded(self, stream: StreamId, aggregate: Aggregate) -> Aggregate | RayfoldError:

@@ -1,12 +1,12 @@
 """Refusals: what a decisive command was refused for, kept under its id, so that no repeat is decided again.
 
 Step [4] of the write path. Before it: the aggregate has rejected a command that was sent with `decisive=True`. After
-it: the refusal is appended like an event, and only then is the caller told.
+it: the refusal is appended like an event, and only then returned to the caller.
 
 It is an event `rayfold.Refused` in a stream of Rayfold's own, one for each log, and the command index leads from the
 command's id to it. So it moves, is backed up, verified and chained like any other event; readers that do not know it
 pass over it, since the type of its stream is a reserved one. In the command index its version is 0: there is no event
-of the command in the stream that it was for, and that is how a refusal is told from a receipt.
+of the command in the stream that it was for, which distinguishes a refusal from a receipt.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ RESIDENTS_MAX: Final = 10_000
 """How many aggregates stay in memory: at about 1 KB each some 10 MB in a process that takes 80 MB by itself."""
 
 RESIDENTS_BYTES_MAX: Final = 256 << 20
-"""Of their states as they would be saved; as objects they take several times as much."""
+"""Bytes of their states as they would be saved; as objects they take several times as much."""
 
 _UNSAVED_BYTES: Final = 64 << 10
 
@@ -79,13 +79,14 @@ class Residents:
         self._cache: OrderedDict[StreamId, Aggregate] = OrderedDict()
         self._loading: Loading | None = None
         self._grown_bytes = 0
-        """Of the events that residents have taken in since they were weighed: a fold holds at most that much more."""
+        """Bytes of the events that residents have taken in since they were weighed: a fold holds at most that much
+        more."""
         self._room_bytes = RESIDENTS_BYTES_MAX
         """What they may take in until they are weighed again."""
         self._offered: dict[StreamId, tuple[bytes, Snapshot]] = {}
         """What the partition's last actor had in memory, with the schema that wrote it; each is used once."""
         self._distrusted: OrderedDict[StreamId, None] = OrderedDict()
-        """Streams whose snapshots are not used, because a saved or resident state was not what the log says."""
+        """Streams whose snapshots are not used, because a saved or resident state differed from the log."""
 
     def __len__(self) -> int:
         return len(self._cache)
@@ -100,7 +101,7 @@ class Residents:
             self._loading.take_over()
 
     def check_out(self, stream: StreamId) -> Aggregate:
-        """The aggregate, out of the cache or folded from the log. The caller puts it back or lets it go.
+        """The aggregate, out of the cache or folded from the log. The caller puts it back or drops it.
 
         Raises `UnknownName`, `Damaged`, `UnknownEvent`, `HandlerFailed` (a raising evolve handler), or `StillLoading`.
         """

@@ -10,7 +10,7 @@ test over memory.
 Rules kept here:
 - append, then adopt: an aggregate is checked out while the batch works on it and put back after the commit; if
   the append fails, what was decided is forgotten and reloaded from the log
-- a command id takes effect at most once: a repeat gets the first receipt, whatever its expected version says now
+- a command id takes effect at most once: a repeat gets the first receipt, regardless of its expected version
 - a refusal of a decisive command is stored under its id before the caller gets it, and every repeat gets the same
 - outcomes are values, item by item: a rejected or failing command never fails its neighbours, and commands to one
   aggregate in one batch see each other's effects
@@ -18,7 +18,7 @@ Rules kept here:
   will see is what the state is evolved with; a decide handler that changes the state is found (see `purity.py`)
 - a handler that raises is an error to that caller only, and nothing of it is stored
 - what the log refuses for one command's sake is decided again in halves, until that command stands alone
-- a loop that was fenced off says nothing but that: its residents may be old, so its refusals are worth nothing
+- a loop that was fenced off returns only that: its residents may be old, so its refusals are worth nothing
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ _LOGGED_MAX: Final = 100
 
 
 class AlreadyStored(Exception):  # noqa: N818 - a signal between a remote log and the loop, not an error
-    """Raised by a log that can tell only while appending that some command ids are stored. Nothing was appended."""
+    """Raised by a log that detects only while appending that some command ids are stored. Nothing was appended."""
 
     def __init__(self, entries: dict[bytes, CommandEntry]) -> None:
         super().__init__(entries)
@@ -84,7 +84,7 @@ class AlreadyStored(Exception):  # noqa: N818 - a signal between a remote log an
 
 
 class _ReadsOtherwise(Exception):  # noqa: N818 - a signal inside this file, not an error
-    """An event would be read back as something else. Made of the `InvalidMessage` that says which field, and what."""
+    """An event would be read back as something else. Made of the `InvalidMessage` with the field and the reason."""
 
 
 class Batch(NamedTuple):
@@ -97,7 +97,7 @@ class Batch(NamedTuple):
 
 
 class _Decided:
-    """A batch while it is being decided: who is checked out, what is to be appended, what is known so far."""
+    """A batch while it is being decided: the aggregates checked out, the appends, and what is known so far."""
 
     def __init__(self, size: int) -> None:
         self.outcomes: list[Outcome | None] = [None] * size
@@ -132,7 +132,7 @@ class WriteLoop:
         residents_max: int = RESIDENTS_MAX,
         in_hand: InHand | None = None,
     ) -> None:
-        """`in_hand`: is told of each command before any user code sees it, so that its process is not ended by it
+        """`in_hand`: called with each command before any user code sees it, so that its process is not ended by it
         unnoticed."""
         self.partition = partition
         self.epoch = 0
@@ -140,7 +140,7 @@ class WriteLoop:
         self._log = log
         self._catalogue = catalogue
         self._secret = b""
-        """Of the log: what digests are keyed with; empty until the first command."""
+        """The secret of the log, the key of digests; empty until the first command."""
         self._logged: set[str] = set()
         self._looks_only: dict[tuple[type[Aggregate], type[Command]], bool] = {}
         """Which decide handlers are known to change nothing (see `purity.py`)."""
@@ -176,7 +176,7 @@ class WriteLoop:
                 return self._adopt(commands, decided, appended)
 
     def _find_stored(self, commands: Sequence[PackedCommand]) -> dict[bytes, CommandEntry | RayfoldError]:
-        """What the log knows of each id. An id that is none, or whose entry is damaged, is its own command's error."""
+        """What the log holds of each id. An id that is none, or whose entry is damaged, is its own command's error."""
         command_ids = [command.command_id for command in commands]
         try:
             return self._log.find_commands(command_ids)
@@ -204,7 +204,7 @@ class WriteLoop:
     def _decide(
         self, index: int, command: PackedCommand, entry: CommandEntry | RayfoldError | None, decided: _Decided
     ) -> Outcome | None:
-        """The outcome of one command, or None if the append will tell. What it raises is its outcome too."""
+        """The outcome of one command, or None if the append determines it. What it raises is its outcome too."""
         stream, expected_version = command.stream, command.expected_version
         digest = command.digest(self._secret or self._learn_secret())
         if entry is not None:
@@ -232,7 +232,7 @@ class WriteLoop:
     def _refuse(
         self, index: int, command: PackedCommand, digest: bytes, refused: Rejected, decided: _Decided
     ) -> Outcome | None:
-        """The refusal, or None where it is to be stored first. Only what the aggregate itself has decided uses an id
+        """The refusal, or None where it has to be stored first. Only what the aggregate itself has decided uses an id
         up: a `Conflict` is about what the sender expected, and a failure about the code."""
         if not command.decisive:
             return refused
@@ -288,7 +288,7 @@ class WriteLoop:
         return aggregate
 
     def _handler_failed(self, command: PackedCommand, decided: _Decided, error: BaseException) -> RayfoldError:
-        """Code of the user's raised and may have left the state half-changed: let it go, the next use folds it anew.
+        """Code of the user's raised and may have left the state half-changed: drop it, the next use folds it anew.
 
         Besides handlers, that is whatever a message class brings along: validators, serializers, default factories.
         """
@@ -301,14 +301,14 @@ class WriteLoop:
         return failed
 
     def _log_once(self, failed: HandlerFailed, cause: BaseException) -> None:
-        """The caller gets one line; whoever mends the handler needs the trace, once for each kind of failure."""
+        """The caller gets one line; to repair the handler the trace is needed, once for each kind of failure."""
         kind = f"{failed.handler} {type(cause).__name__}"
         if kind not in self._logged and len(self._logged) < _LOGGED_MAX:
             self._logged.add(kind)
             log.warning("%s (further ones of this kind are not logged)", failed, exc_info=cause)
 
     def _run_decider(self, command: PackedCommand, aggregate: Aggregate) -> list[Event] | Rejected:
-        """Validate the payload and run the decide handler, whose exceptions cost nobody else anything."""
+        """Validate the payload and run the decide handler, whose exceptions do not affect other commands."""
         message_class = self._catalogue.command(type(aggregate), command.name)
         message: Command = decode_message(message_class, command.payload)
         key = type(aggregate), message_class
@@ -325,7 +325,7 @@ class WriteLoop:
                 raise
             raise HandlerFailed.caused_by(self._handler(command, aggregate), str(command.stream), error) from error
         if before is not None and (name := changed(aggregate.__dict__, before)):
-            what = f"it changed {name} of the state; only @evolve may: return an event that says what is to change"
+            what = f"it changed {name} of the state; only @evolve may: return an event that describes the change"
             raise HandlerFailed(self._handler(command, aggregate), str(command.stream), what)
         return outcome
 
@@ -432,8 +432,8 @@ class WriteLoop:
         return Batch(_told(outcomes), records)
 
     def _fail_batch(self, commands: Sequence[PackedCommand], decided: _Decided, error: RayfoldError) -> Batch:
-        """Nothing was appended: forget what was decided. What was refused because of it is void as well, and if
-        somebody else writes this log now, so is whatever else was decided on these residents."""
+        """Nothing was appended: forget what was decided. What was refused because of it is void as well, and if another
+        process writes this log now, so is whatever else was decided on these residents."""
         fenced = isinstance(error, Fenced)
         if fenced:
             self.residents.forget_all()

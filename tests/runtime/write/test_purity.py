@@ -426,8 +426,8 @@ def test_what_a_decide_handler_changes_does_not_outlive_its_command(
     assert isinstance(failed, HandlerFailed)
     if ends != "raises":
         assert str(failed) == (
-            f"Box.spoil failed on Box/a: it changed {name} of the state; only @evolve may: return an event that says"
-            " what is to change"
+            f"Box.spoil failed on Box/a: it changed {name} of the state; only @evolve may: return an event that"
+            " describes the change"
         )
     assert vars(loop.residents.check_out(StreamId("Box", "a"))) == vars(loop.residents.load(StreamId("Box", "a")))
     assert loop.residents.load(StreamId("Box", "a")).version == 3
