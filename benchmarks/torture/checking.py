@@ -6,15 +6,18 @@ wrote. Each look is counted, so that a check over nothing is seen.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgpack
 
+from rayfold import Envelope
+from rayfold.actors.api.session import Session
 from rayfold.runtime.errors import RayfoldError, Unavailable
 from rayfold.runtime.log.contract import StoredEvent
 from rayfold.runtime.log.format import decode_record
@@ -24,16 +27,17 @@ from rayfold.runtime.store.readable_store import ReadableStore
 from rayfold.runtime.store.report import Report
 from rayfold.runtime.store.store import Store
 
+from .bank import Jar, Put, Total, Totals
 from .contract import Findings
-from .history import Entry, History, is_refused
-
-__all__ = ["Watcher", "check_log", "check_report", "check_seen", "fold_of", "stored_events", "stored_records"]
+from .history import Entry, History, Sender, is_refused
 
 _PAGE: Final = 4_096
 """Records read at a time."""
 
 _LOOK_S: Final = 0.02
 """How often the watcher reads."""
+
+_RETRY_S: Final = 0.05
 
 
 def stored_records(store: ReadableStore, partition: int) -> Iterator[bytes]:
@@ -62,6 +66,45 @@ def fold_of(events: Mapping[int, list[StoredEvent]]) -> dict[str, list[int]]:
         total[0] += amount if stored.name == "PutIn" else -amount
         total[1] += 1
     return totals
+
+
+def check_read_model(
+    name: str, answered: Mapping[str, list[int]], events: Mapping[int, list[StoredEvent]], findings: Findings
+) -> None:
+    """I5: what a read model has answered at the end of the log is the fold of the log."""
+    expected = fold_of(events)
+    wrong = [stream for stream in expected.keys() | answered.keys() if expected.get(stream) != answered.get(stream)]
+    findings.check("I5", not wrong, f"{name} differs from the log at {wrong[:3]}")
+
+
+async def read_own_writes(
+    session: Session,
+    sender: Sender,
+    jar: str,
+    stop: asyncio.Event,
+    findings: Findings,
+    unanswered: Callable[[RayfoldError], None],
+    timeout_s: float,
+) -> None:
+    """I9: a session writes to a jar of its own and reads it until `stop`: its own writes are there, and nothing goes
+    back."""
+    least = 0
+    while not stop.is_set():
+        await sender.history.going.wait()
+        entry = await sender.send(Envelope(Jar, jar, Put(amount=1, note=jar)))
+        if isinstance(entry.outcome, Receipt):
+            session.join(entry.outcome)
+            least = max(least, entry.outcome.version)
+        else:
+            await asyncio.sleep(_RETRY_S)
+        try:
+            _, events = await session.ask(Totals, Total(jar=f"Jar/{jar}"), timeout_s=timeout_s)
+        except RayfoldError as error:
+            unanswered(error)
+            continue
+        findings.count("session_reads")
+        findings.check("I9", events >= least, f"{jar}: {events} events seen, after {least} were seen or written")
+        least = max(least, events)
 
 
 def check_log(
@@ -180,7 +223,7 @@ class Watcher(threading.Thread):
         try:
             while not self._ended.wait(self._look_s):
                 for reader, seen in zip(readers, self.seen, strict=True):
-                    with contextlib.suppress(Unavailable):  # its home is on another node, and away; it will be back
+                    with contextlib.suppress(Unavailable):  # its home is another node, which is away and will be back
                         seen += map(zlib.crc32, reader.read(len(seen), _PAGE))
         except RayfoldError as error:
             self.failed = str(error)

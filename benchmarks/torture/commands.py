@@ -43,7 +43,7 @@ def torture(
     Exit code 1 if an invariant was broken.
     """
     from .contract import Scenario, scenario_named, scenarios
-    from .local_harness import stop_ray
+    from .local.harness import stop_ray
     from .runner import perform_all, write_report
     from .screen import Screen, list_scenarios
 

@@ -1,8 +1,9 @@
 """What a torture scenario is: the twelve invariants, what a scenario is given, and what it finds.
 
 A scenario injects one kind of fault into the real thing, lets a seeded workload run over it, and looks afterwards
-whether the invariants hold. It is an ordinary function `run(context) -> Findings`. The short form takes seconds and
-runs with the tests, the long form takes as long as it is given and is what `rayfold torture` runs.
+whether the invariants hold. It is a function of a `Context`, which notes `Findings`. The short form takes seconds and
+runs with the tests, the long form takes as long as it is given and is what `rayfold torture` runs. `@scenario` above a
+function names it, and makes it known.
 
 Rules kept here:
 - an invariant that was looked at and held is a number too: `Findings.check` counts both, so that a scenario that
@@ -15,17 +16,18 @@ Rules kept here:
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, wraps
 from importlib import import_module
 from pathlib import Path
 from subprocess import DEVNULL, run
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 __all__ = [
     "INVARIANTS",
@@ -44,6 +46,8 @@ __all__ = [
     "faketime_library",
     "missing",
     "perform",
+    "quantile",
+    "scenario",
     "scenario_named",
     "scenarios",
 ]
@@ -80,36 +84,46 @@ _YAMA: Final = Path("/proc/sys/kernel/yama/ptrace_scope")
 
 _FAKETIME: Final = "faketime/libfaketime.so.1"
 
-MODULES: Final[tuple[str, ...]] = (
-    "simulation.running",
-    "simulation.control_running",
-    "storage_kill",
-    "storage_power_cut",
-    "storage_errors",
-    "storage_full",
-    "storage_readers",
-    "storage_damage",
-    "storage_swap",
-    "storage_hostile",
-    "storage_pickle",
-    "storage_clock",
-    "storage_upgrade",
-    "process_kill",
-    "process_stop",
-    "process_rogue",
-    "network_road",
-    "network_rpc",
-    "network_broadcast",
-    "network_doors",
-    "load_overload",
-    "cluster_kill",
-    "cluster_parts",
-    "cluster_raylets",
-    "cluster_moves",
-    "cluster_shares",
-    "cluster_network",
-)
-"""The modules of this folder that hold scenarios, each in a tuple `SCENARIOS`, in the order in which all are run."""
+MODULES: Final[dict[str, str]] = {
+    "simulation": "simulation.running",
+    "control-plane": "simulation.control_running",
+    "kill-in-commit": "storage.system_calls",
+    "power-cut": "storage.power_cut",
+    "disk-errors": "storage.system_calls",
+    "disk-full": "storage.full",
+    "map-full": "storage.full",
+    "no-permission": "storage.full",
+    "long-readers": "storage.readers",
+    "bit-flips": "storage.damage",
+    "swapped-files": "storage.replaced",
+    "hostile-input": "storage.hostile",
+    "pickles": "storage.pickles",
+    "clock-set-back": "storage.clock",
+    "another-format": "storage.replaced",
+    "interrupted-creation": "storage.system_calls",
+    "kill-parts": "local.kills",
+    "kill-program": "local.kills",
+    "stop-and-resume": "local.kills",
+    "rogue-aggregates": "local.rogues",
+    "poisoned-projection": "local.rogues",
+    "hostile-road": "local.socket_faults",
+    "lost-calls": "local.lost_calls",
+    "hostile-broadcast": "local.broadcast_faults",
+    "doors": "local.access",
+    "overload": "local.overload",
+    "hot-and-slow": "local.overload",
+    "kill-nodes": "cluster.kills",
+    "kill-head": "cluster.kills",
+    "kill-all-nodes": "cluster.kills",
+    "kill-cluster-parts": "cluster.kills",
+    "kill-deployer": "cluster.kills",
+    "lose-raylets": "cluster.raylets",
+    "two-of-one": "cluster.raylets",
+    "interrupted-moves": "cluster.interrupted_moves",
+    "lost-shares": "cluster.lost_shares",
+    "cut-off": "cluster.cut_off",
+}
+"""Scenario -> the module of this folder that has it, in the order in which all are run."""
 
 
 class NotReached(Exception):
@@ -151,15 +165,15 @@ class Context:
         """Seconds until the deadline; negative after it."""
         return self.deadline - time.monotonic()
 
-    def rounds(self, most: int) -> Iterator[int]:
-        """One in the short form; in the long form again and again, `most` at the most, as long as there is time for
-        another one that takes as long as the longest so far."""
+    def rounds(self, most: int = 1_000_000, *, short: int = 1) -> Iterator[int]:
+        """`short` of them in the short form; in the long form again and again, `most` at the most, as long as there is
+        time for another one that takes as long as the longest so far."""
         longest_s = 0.0
-        for number in range(1 if self.short else most):
+        for number in range(short if self.short else most):
             began_s = time.monotonic()
             yield number
             longest_s = max(longest_s, time.monotonic() - began_s)
-            if self.left_s < longest_s:
+            if not self.short and self.left_s < longest_s:
                 return
 
 
@@ -204,6 +218,12 @@ class Findings:
         assert isinstance(present, int)
         self.figures[figure] = present + more
 
+    def note(self, figure: str, values: Iterable[float], shares: str = "p50 max", of: str = "") -> None:
+        """Figures of these values: the shares that are named, `recovery_ms_p50` say, each with `of` behind it."""
+        ordered = sorted(values)
+        for share in shares.split():
+            self.figures[f"{figure}_{share} {of}".rstrip()] = quantile(ordered, _SHARES[share])
+
     def include(self, part: Findings) -> None:
         """Take over what a part of the scenario found: counts of the same name add up, other figures are replaced."""
         for name, value in part.figures.items():
@@ -232,6 +252,14 @@ class Findings:
         return bool(self.checks) and not self.violations and not self.unreached
 
 
+_SHARES: Final = {"p50": 0.5, "p99": 0.99, "p999": 0.999, "max": 1.0}
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Of sorted values; 0 for none."""
+    return round(values[min(len(values) - 1, int(len(values) * share))], 1) if values else 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """One kind of fault."""
@@ -254,19 +282,52 @@ class Scenario:
     """Its share of the time that a long run has."""
 
 
-@cache
-def scenarios() -> tuple[Scenario, ...]:
-    """All scenarios, in the order in which they are run. Imports their modules."""
-    found: list[Scenario] = []
-    for module in MODULES:
-        found += import_module(f"{__package__}.{module}").SCENARIOS
-    assert len({one.name for one in found}) == len(found), "two scenarios have one name"
-    return tuple(found)
+Body = Callable[[Context, Findings], Coroutine[Any, Any, None] | None]
+"""What a scenario does: a function, or a coroutine that is run in an event loop of its own."""
+
+_known: Final[dict[str, Scenario]] = {}
+
+
+def scenario(
+    name: str,
+    title: str,
+    invariants: str,
+    *,
+    counts: str = "",
+    needs: tuple[Need, ...] = (),
+    times: tuple[float, float, float],
+) -> Callable[[Body], Body]:
+    """Makes a function a scenario. `invariants`: their names, with spaces between. `counts`: the figures that begin at
+    0. `times`: `short_s`, `long_s` and `weight`. All else: see `Scenario`."""
+    looks_at: Any = tuple(invariants.split())
+    assert set(looks_at) <= INVARIANTS.keys(), f"{name} looks at what is no invariant"
+
+    def register(body: Body) -> Body:
+        @wraps(body)
+        def run(context: Context) -> Findings:
+            findings = Findings(dict.fromkeys(counts.split(), 0))
+            doing = body(context, findings)
+            if doing is not None:
+                asyncio.run(doing)
+            return findings
+
+        assert name not in _known, f"two scenarios have the name {name}"
+        _known[name] = Scenario(name, title, run, needs, looks_at, *times)
+        return body
+
+    return register
 
 
 def scenario_named(name: str) -> Scenario | None:
-    """The scenario of that name, if there is one."""
-    return next((one for one in scenarios() if one.name == name), None)
+    """The scenario of that name, if there is one. Imports its module."""
+    if name in MODULES:
+        import_module(f"{__package__}.{MODULES[name]}")
+    return _known.get(name)
+
+
+def scenarios() -> tuple[Scenario, ...]:
+    """All scenarios, in the order in which they are run. Imports their modules."""
+    return tuple(filter(None, map(scenario_named, MODULES)))
 
 
 @cache

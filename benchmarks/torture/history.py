@@ -1,31 +1,44 @@
 """The history: what was sent, when, and what its sender was told. The other half of every check is the log.
 
+A client that is killed together with its node has sent commands and been told outcomes that nobody else knows. What it
+knew is in its journal: each command before it leaves, each outcome when it has come. Whoever checks reads the journals
+of all programs as one history.
+
 Rules kept here: what is sent is noted before it is sent, so nothing in the log can be a surprise; an outcome is noted
 with the moment at which the caller had it; what was never told, or told to be unknown, stays unknown. Times are those
-of one monotonic clock.
+of one monotonic clock, which all processes of a machine have. A line of a journal is written by one call, unbuffered:
+what the kernel has taken is there when the program is killed, and of a last line that is not whole nothing is taken.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, Final
+
+import msgpack
 
 from rayfold import Envelope, Overloaded, RayfoldError, Receipt, Rejected, Unavailable
 from rayfold.actors.client.command_router import CommandRouter
-from rayfold.runtime.encoding.envelope import PackedCommand, pack
+from rayfold.runtime.encoding.envelope import PackedCommand, pack, unpack_batch
+from rayfold.runtime.encoding.outcome import decode_outcomes, encode_outcomes
 
-__all__ = ["ENTRIES_MAX", "Entry", "History", "Sender", "is_refused"]
+__all__ = ["ENTRIES_MAX", "Entry", "History", "JournaledHistory", "Sender", "is_refused", "read_journals"]
 
 ENTRIES_MAX: Final = 1_000_000
 """Commands of one scenario: some 500 MB of history. A load that has sent so many ends."""
 
 _SEND_AGAIN: Final = 0.02
 """The share of acknowledged commands that are sent once more: they have to get the first receipt."""
+
+_SENT, _TOLD, _SENT_AGAIN = range(3)
+"""Kinds of lines of a journal."""
 
 _PAUSE_S: Final = 0.05
 """After `Unavailable` and `Overloaded`."""
@@ -46,6 +59,11 @@ class Entry:
         """The last one; None while there is none. `Unavailable` is unknown."""
         self.repeats: list[Receipt] = []
         """What was told when it was sent again after it had been acknowledged."""
+
+    @property
+    def took_ms(self) -> float:
+        """Until its sender had the outcome."""
+        return (self.told_s - self.sent_s) * 1e3
 
 
 class History:
@@ -89,9 +107,67 @@ class History:
                 yield entry, entry.outcome
 
     def latencies_ms(self, since_s: float = 0.0, until_s: float = float("inf")) -> list[float]:
-        """Of all that were told something, sent in a span of time; sorted."""
-        told = (e for e in self.entries if e.outcome is not None and since_s <= e.sent_s < until_s)
-        return sorted((entry.told_s - entry.sent_s) * 1e3 for entry in told)
+        """Of all that were told something, sent in a span of time."""
+        return [e.took_ms for e in self.entries if e.outcome is not None and since_s <= e.sent_s < until_s]
+
+
+class JournaledHistory(History):
+    """The history of one program, which is written down as well."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._numbers: dict[int, int] = {}
+        """Of an entry, by its `id`: they all live as long as this."""
+
+    def begin(self, packed: PackedCommand, blob: bytes) -> Entry:
+        """See `History`."""
+        entry = super().begin(packed, blob)
+        number = self._numbers[id(entry)] = len(self._numbers)
+        self._write(_SENT, number, entry.sent_s, blob)
+        return entry
+
+    def tell(self, entry: Entry, outcome: Receipt | RayfoldError) -> None:
+        """See `History`."""
+        super().tell(entry, outcome)
+        self._write(_TOLD, self._numbers[id(entry)], entry.told_s, encode_outcomes([outcome]))
+
+    def tell_again(self, entry: Entry, receipt: Receipt) -> None:
+        """See `History`."""
+        super().tell_again(entry, receipt)
+        self._write(_SENT_AGAIN, self._numbers[id(entry)], time.monotonic(), encode_outcomes([receipt]))
+
+    def _write(self, kind: int, number: int, at_s: float, content: bytes) -> None:
+        line: bytes = msgpack.packb((kind, number, at_s, content))
+        written = os.write(self._file, line)
+        assert written == len(line), "a local disk takes a line whole, or is full"
+
+
+def read_journals(paths: Iterable[Path]) -> History:
+    """What all programs knew, as one history."""
+    history = History()
+    for path in paths:
+        entries: list[Entry] = []
+        content = path.read_bytes()
+        unpacker = msgpack.Unpacker(use_list=False, max_buffer_size=max(1, len(content)))
+        unpacker.feed(content)
+        for kind, number, at_s, carried in unpacker:
+            if kind == _SENT:
+                assert number == len(entries)
+                entries.append(Entry(next(unpack_batch(carried))))
+                entries[-1].sent_s = at_s
+                continue
+            entry = entries[number]
+            [outcome] = decode_outcomes(carried, [entry.packed])
+            if kind == _SENT_AGAIN:
+                assert isinstance(outcome, Receipt)
+                entry.repeats.append(outcome)
+                continue
+            entry.outcome, entry.told_s = outcome, at_s
+            if not isinstance(outcome, Receipt):
+                history.refused[type(outcome).__name__] += 1
+        history.entries += entries
+    return history
 
 
 class Sender:

@@ -28,19 +28,6 @@ from typing import Any, Final, Protocol
 
 from .contract import INVARIANTS, Context, Findings, Invariant, NotReached, Scale, Scenario, perform
 
-__all__ = [
-    "Outcome",
-    "Run",
-    "Spectator",
-    "context_of",
-    "ended_after",
-    "fitting",
-    "perform_all",
-    "report",
-    "shares_s",
-    "write_report",
-]
-
 VERSION: Final = 1
 """Of the JSON report."""
 

@@ -12,7 +12,7 @@ prepare_environment()  # before any test of this folder imports ray
 @pytest.fixture(scope="session")
 def shared_ray() -> object:
     """The Ray of this process, ended with the session."""
-    from rayfold.benchmarks.torture.local_harness import ray_of_this_process, stop_ray
+    from rayfold.benchmarks.torture.local.harness import ray_of_this_process, stop_ray
 
     yield ray_of_this_process()
     stop_ray()

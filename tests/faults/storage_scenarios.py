@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import random
 import time
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from rayfold.benchmarks.torture.contract import MODULES, Context, Findings, perform
+from rayfold.benchmarks.torture.contract import Context, Findings, perform, scenario_named
 
 SEED = 4
-STORAGE = [f"rayfold.benchmarks.torture.{module}" for module in MODULES if module.startswith("storage_")]
-"""Without the scenarios that need Ray, whose import costs a second."""
 
 
 def context_in(folder: Path, seed: int = SEED) -> Context:
@@ -22,7 +19,8 @@ def context_in(folder: Path, seed: int = SEED) -> Context:
 
 def short_form(name: str, folder: Path, seed: int = SEED) -> Findings:
     """What the scenario finds. Nothing, or the test fails with the first of it; skipped where the machine cannot."""
-    scenario = next(one for module in STORAGE for one in import_module(module).SCENARIOS if one.name == name)
+    scenario = scenario_named(name)
+    assert scenario is not None
     findings = perform(scenario, context_in(folder, seed))
     if findings.skipped:
         pytest.skip(findings.skipped)

@@ -14,12 +14,12 @@ import pytest
 
 from rayfold.benchmarks import torture
 from rayfold.benchmarks.torture import runner
-from rayfold.benchmarks.torture.child import Child
-from rayfold.benchmarks.torture.contract import Context, Findings, NotReached, Scenario, perform, scenarios
-from rayfold.benchmarks.torture.network_road import Faults
+from rayfold.benchmarks.torture.contract import Context, Findings, NotReached, Scenario, _works, perform, scenarios
+from rayfold.benchmarks.torture.local.socket_faults import Faults
+from rayfold.benchmarks.torture.processes import Child
 from rayfold.benchmarks.torture.runner import Outcome, ended_after, fitting, perform_all, shares_s
-from rayfold.benchmarks.torture.storage_full import BATCHES_MAX, FIRST, ROOM_BYTES
-from rayfold.benchmarks.torture.storage_workload import batches
+from rayfold.benchmarks.torture.storage.full import BATCHES_MAX, ROOM_BYTES
+from rayfold.benchmarks.torture.storage.workload import FIRST, batches
 from tests.faults.storage_scenarios import context_in, figure, short_form
 
 pytestmark = pytest.mark.slow
@@ -203,10 +203,10 @@ def test_a_block_that_ends_in_time_hears_nothing_of_its_deadline() -> None:
 
 
 def test_a_child_that_says_nothing_is_not_waited_for_for_ever() -> None:
-    with Child("contract:_works", command=["sleep", "3"]) as child:
+    with Child(_works, command=["sleep", "3"]) as child:
         with pytest.raises(TimeoutError, match=r"contract:_works \(process \d+\) does not come to its end"):
             list(child.lines(0.2))
-        child.kill()
+        child.signal()
 
 
 def test_a_child_that_complains_at_length_is_not_held_up_by_it() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from rayfold import Envelope, Receipt, Rejected
+from rayfold.benchmarks.torture.bank import Jar, Put
 from rayfold.benchmarks.torture.checking import check_log
 from rayfold.benchmarks.torture.contract import Findings
 from rayfold.benchmarks.torture.history import Entry, History
-from rayfold.benchmarks.torture.workload import Jar, Put
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.envelope import pack
 from rayfold.runtime.store.store import Store, create_or_open_store

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rayfold.benchmarks.torture.cluster_checking import Fault, longest_gap_s, note_gaps
+from rayfold.benchmarks.torture.cluster.checking import Fault, longest_gap_s, note_gaps
 from rayfold.benchmarks.torture.contract import Figure, Findings
 from rayfold.benchmarks.torture.history import History
 from tests.faults.short_form import held

@@ -9,7 +9,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from rayfold.benchmarks.torture.storage_damage import make_two, questions, verdict
+from rayfold.benchmarks.torture.storage.damage import make_two, questions, verdict
 from rayfold.runtime.errors import Damaged
 from rayfold.runtime.log import index_buffer
 from rayfold.runtime.log.folder import open_log, open_reader

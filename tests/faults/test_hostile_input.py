@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rayfold.benchmarks.torture.storage_hostile import INPUTS
+from rayfold.benchmarks.torture.storage.hostile import INPUTS
 from tests.faults.storage_scenarios import figure, short_form
 
 pytestmark = pytest.mark.slow

@@ -8,10 +8,20 @@ from pathlib import Path
 import pytest
 
 from rayfold.benchmarks.torture.contract import Findings, missing
-from rayfold.benchmarks.torture.storage_child import Nursery
-from rayfold.benchmarks.torture.storage_disk import Disk, Saying, Step, Sync, Write, cuts, images, steps_of
-from rayfold.benchmarks.torture.storage_power_cut import FIRST, record, replay
-from rayfold.benchmarks.torture.storage_workload import expected
+from rayfold.benchmarks.torture.processes import ForkServer
+from rayfold.benchmarks.torture.storage.power_cut import (
+    Acknowledgement,
+    Disk,
+    Step,
+    Sync,
+    Write,
+    cuts,
+    images,
+    record,
+    replay,
+    steps_of,
+)
+from rayfold.benchmarks.torture.storage.workload import FIRST, expected
 from rayfold.runtime.store.store import Store
 from tests.faults.storage_scenarios import SEED, context_in, figure, short_form
 
@@ -32,8 +42,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Store, lis
     if missing("strace"):
         pytest.skip(missing("strace"))
     folder = tmp_path_factory.mktemp("recorded") / "run"
-    with Nursery() as nursery:
-        store, steps = record(nursery, folder, SEED, BATCHES)
+    with ForkServer() as server:
+        store, steps = record(server, folder, SEED, BATCHES)
     return folder, store, steps
 
 
@@ -121,8 +131,8 @@ def test_a_file_that_grew_may_be_short_or_end_in_a_hole() -> None:
     assert page("a") + bytes(PAGE) + page("c") in states(disk)
 
 
-def test_a_durable_write_counts_from_its_return_and_a_saying_from_its_line() -> None:
-    steps: list[Step] = [Write(0, page("b"), durable=True), Saying({"acknowledged": 1})]
+def test_a_durable_write_counts_from_its_return_and_an_acknowledgement_from_its_line() -> None:
+    steps: list[Step] = [Write(0, page("b"), durable=True), Acknowledgement({"acknowledged": 1})]
     before, after = cuts(page("a"), steps)
     assert (before.told, {page("a"), page("b")} <= states(before.disk)) == ([], True)
     assert (after.told, states(after.disk)) == ([{"acknowledged": 1}], {page("b")})

@@ -18,8 +18,15 @@ from rayfold.benchmarks.torture.contract import (
     Scenario,
     perform,
 )
-from rayfold.benchmarks.torture.storage_workload import batches, expected, write_loop
-from rayfold.benchmarks.torture.storage_writing import everything, judge, make_store, open_clocked
+from rayfold.benchmarks.torture.storage.workload import (
+    batches,
+    everything,
+    expected,
+    judge,
+    make_store,
+    open_clocked,
+    write_loop,
+)
 from rayfold.runtime.store.store import Store
 from tests.faults.storage_scenarios import SEED, context_in, figure
 
@@ -29,7 +36,7 @@ WANTED = DONE + 3
 
 def judged(store: Store, done: int) -> Findings:
     findings = Findings()
-    judge(store, expected(SEED, WANTED), done, findings, "here")
+    judge(store.path, expected(SEED, WANTED), done, findings, "here")
     return findings
 
 

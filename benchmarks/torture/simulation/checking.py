@@ -16,6 +16,7 @@ from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.stream import ANY, StreamId, partition_of
 
 from ..contract import Findings
+from .purses import InPurse
 from .story import PARTITIONS, PURSES, Act
 from .world import Told, World
 
@@ -76,7 +77,7 @@ def _walk(world: World, partition: int, findings: Findings) -> list[_Event]:
             findings.check("I4", stored.position == position == len(events) + 1, f"{at} says {stored.position}")
             what = f"{at} is version {stored.version} of {stored.stream}, after {versions[purse] - 1}"
             findings.check("I3", stored.version == versions[purse], what)
-            amount = msgpack.unpackb(stored.payload)["amount"]
+            amount = msgpack.unpackb(stored.payload)["amount"] * (1 if stored.name == "PutIn" else -1)
             number = int.from_bytes(stored.command_id, "big")
             events.append(_Event(position, purse, stored.version, amount, number, committed.at_s))
     findings.check("I4", disk.log.head() == len(events), f"partition {partition}: {disk.log.head()} is not the end")
@@ -174,12 +175,6 @@ def _check_reads(world: World, events: list[list[_Event]], findings: Findings) -
     model, heads = world.projector.model, {number: len(log) for number, log in enumerate(events)}
     findings.check("I5", model.positions == heads, f"in the end the read model is at {model.positions}, not {heads}")
     for purse in range(PURSES):
-        query = world.projector.handle("ask", _in_purse(purse), {})
+        query = world.projector.handle("ask", InPurse(purse=f"purse-{purse}"), {})
         expected = [event.amount for event in events[_partition_of(purse)] if event.purse == purse]
         findings.check("I5", query[0] == expected, f"in the end purse {purse} is read as {query[0]}, not {expected}")
-
-
-def _in_purse(purse: int) -> object:
-    from .purses import InPurse
-
-    return InPurse(purse=f"purse-{purse}")

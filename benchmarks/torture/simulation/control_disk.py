@@ -70,8 +70,6 @@ class OpenLog:
         self._disk = disk
 
     def change_tenure(self, change: Callable[[Tenure], Tenure]) -> Tenure:
-        """See `Sealable`."""
-
         def effect() -> Tenure:
             self.file.tenure = change(self.file.tenure)
             return self.file.tenure
@@ -90,7 +88,6 @@ class OpenLog:
         self.file.values.append(value)
 
     def end(self) -> tuple[int, bytes]:
-        """See `Sealable`."""
         return len(self.file.values), chain_of(self.file.values)
 
     def add(self, piece: Piece) -> None:
@@ -118,11 +115,9 @@ class Disk:
 
     @property
     def path(self) -> Path:
-        """See `ShareDisk`."""
         return Path(self._node_id)
 
     def open_share(self) -> Share | None:
-        """See `ShareDisk`."""
         if self.manifest is None:
             return None
         store_id, partitions = self.manifest
@@ -131,16 +126,10 @@ class Disk:
         return Share(Store(self.path, store_id, partitions, away), self.map)
 
     def proposal(self) -> PartitionMap | None:
-        """See `ShareDisk`."""
         return self.proposed
 
     def write_proposal(self, store_map: PartitionMap) -> None:
-        """See `ShareDisk`."""
-
-        def effect() -> None:
-            self.proposed = store_map
-
-        self.write("the proposal", effect)
+        self.write("the proposal", lambda: setattr(self, "proposed", store_map))
 
     def make(self, store_map: PartitionMap) -> None:
         """See `ShareDisk`. Raises `StoreMissing` in place of what the real one says of a store that was in use."""
@@ -156,31 +145,22 @@ class Disk:
         self.write("the share", effect)
 
     def write_map(self, store_map: PartitionMap) -> None:
-        """See `ShareDisk`."""
-
-        def effect() -> None:
-            self.map = store_map
-
-        self.write("the map", effect)
+        self.write("the map", lambda: setattr(self, "map", store_map))
 
     def names(self) -> list[str]:
-        """See `ShareDisk`."""
         return sorted(self.files)
 
     def look(self, name: str) -> CopyFacts | None:
-        """See `ShareDisk`."""
         file, partition = self.files.get(name), partition_in(name)
         if file is None or partition is None:
             return None
         return CopyFacts(name, partition, file.tenure, len(file.values), chain_of(file.values))
 
     def chain_at(self, name: str, position: int) -> bytes:
-        """See `ShareDisk`."""
         return chain_of(self.files[name].values[:position])
 
     @contextlib.contextmanager
     def writing(self, name: str, *, create: bool) -> Iterator[Any]:
-        """See `ShareDisk`."""
         yield self.open_log(name, create=create)
 
     def open_log(self, name: str, *, create: bool) -> OpenLog:
@@ -194,12 +174,10 @@ class Disk:
         return OpenLog(self, name, self.files[name])
 
     def rename(self, name: str, to: str) -> None:
-        """See `ShareDisk`."""
         assert to not in self.files, f"{name} would take the place of {to}"
         self.write(f"{name} renamed to {to}", lambda: self.files.__setitem__(to, self.files.pop(name)))
 
     def remove(self, name: str) -> None:
-        """See `ShareDisk`."""
         if name in self.files:
             partition = partition_in(name)
             assert partition is not None

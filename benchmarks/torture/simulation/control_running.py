@@ -18,11 +18,11 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
-from ..contract import Context, Findings, Scenario
+from ..contract import Context, Findings, scenario
 from .clock import simulate
 from .control_world import STORIES, ControlBuild, ControlLoop, ControlWorld, Fault, Story
 
-__all__ = ["SCENARIOS", "Covered", "Run", "find_wrong", "kinds_at", "pairs_of", "run_control", "singles_of"]
+__all__ = ["Covered", "Run", "find_wrong", "kinds_at", "pairs_of", "run_control", "singles_of"]
 
 ANYWHERE: Final = ("kill a", "kill b", "cut a", "cut b", "kill supervisor", "second supervisor")
 AT_MESSAGES: Final = ("message lost", "answer lost", "message repeated", "message late", "disk full")
@@ -119,8 +119,15 @@ def find_wrong(runs: Iterator[Run], covered: Covered | None = None, deadline_s: 
     return None
 
 
-def _run(context: Context) -> Findings:
-    findings, covered = Findings(), Covered()
+@scenario(
+    "control-plane",
+    "supervisors, node agents, moves and maps: pairs of faults at pairs of steps, in simulated time",
+    "I1 I6 I12",
+    times=(60.0, 900.0, 1),
+)
+def pairs_of_faults(context: Context, findings: Findings) -> None:
+    """Each story with each fault at each step, then with pairs of them."""
+    covered = Covered()
     logging.disable(logging.CRITICAL)  # some thousand clusters tell what goes wrong with them
     try:
         for story in STORIES:
@@ -139,19 +146,6 @@ def _run(context: Context) -> Findings:
         "kinds_of_pairs": sum(len(one) == 2 for one in covered.kinds),
         "steps": covered.steps,
     }
-    return findings
-
-
-SCENARIOS: Final = (
-    Scenario(
-        name="control-plane",
-        title="supervisors, node agents, moves and maps: pairs of faults at pairs of steps, in simulated time",
-        run=_run,
-        invariants=("I1", "I6", "I12"),
-        short_s=60.0,
-        long_s=900.0,
-    ),
-)
 
 
 def _main() -> None:

@@ -42,7 +42,7 @@ from rayfold.runtime.store.partition_map import PartitionMap
 
 from .clock import SimulatedLoop
 from .control_disk import Disk, File, OpenLog, Piece
-from .network import ProcessEnded
+from .network import Handle, ProcessEnded, fail, tell
 
 __all__ = ["NAMES", "STORIES", "ControlBuild", "ControlLoop", "ControlWorld", "Fault", "Story"]
 
@@ -130,7 +130,7 @@ class Process:
         return getattr(self, method)(*arguments)
 
 
-class KeeperProcess(Process):
+class _NodeAgentProcess(Process):
     """In place of `NodeAgent`: the same calls, to the same `NodeShare`."""
 
     @property
@@ -139,7 +139,6 @@ class KeeperProcess(Process):
         return self.world.build.share(self.node.disk, self.node.node_id)
 
     def handle(self, method: str, *arguments: Any) -> Any:
-        """See `Process`."""
         if method == "map":
             return self.node.disk.map
         doing: dict[str, Callable[..., Any]] = {
@@ -171,7 +170,7 @@ class KeeperProcess(Process):
         return self.share.pull(partition, up_to, fetch)  # type: ignore[arg-type]
 
 
-class PartitionProcess(Process):
+class _PartitionProcess(Process):
     """In place of `PartitionActor`: the same calls, to the same `LogOwner`."""
 
     def __init__(self, world: ControlWorld, node: Node, name: str, partition: int) -> None:
@@ -188,7 +187,6 @@ class PartitionProcess(Process):
         )
 
     def prepare(self, _saved: Any = ()) -> list[Any]:
-        """See `PartitionActor`."""
         return []
 
     def residents(self, _first: int) -> list[Any]:
@@ -196,20 +194,15 @@ class PartitionProcess(Process):
         return []
 
     def open(self) -> list[Any]:
-        """See `PartitionActor`."""
         return _told(self._ensure_open)[0]
 
     def seal(self, heir: str) -> tuple[list[Any], Any]:
-        """See `PartitionActor`."""
         return _told(lambda: self.owner.seal(heir))
 
     def hand_over(self, heir: str, epoch: int, version: int) -> tuple[list[Any], Any]:
-        """See `PartitionActor`."""
         return _told(lambda: self.owner.hand_over(heir, epoch, version))
 
     def unseal(self, heir: str, epoch: int) -> list[Any]:
-        """See `PartitionActor`."""
-
         def undo() -> None:
             self.owner.unseal(heir, epoch)
             self._ensure_open()
@@ -217,27 +210,22 @@ class PartitionProcess(Process):
         return _told(undo)[0]
 
     def close(self) -> None:
-        """See `PartitionActor`."""
         self.owner.handed_over = True
         self._let_go()
 
     def tick(self) -> None:
-        """See `PartitionActor`."""
         with contextlib.suppress(StoreError):
             self._ensure_open()
 
     def set_projectors(self, _names: Any) -> None:
-        """See `PartitionActor`."""
         self.tick()
 
     def head(self) -> int:
-        """See `PartitionActor`."""
         self._ensure_open()
         assert self.log is not None
         return len(self.log.file.values)
 
     def process_id(self) -> int:
-        """See `PartitionActor`."""
         return 1
 
     def execute(self, value: int) -> bool:
@@ -290,34 +278,12 @@ class Record:
     """A client has learnt of it."""
 
 
-class Handle:
-    """What is held in place of Ray's handle."""
+class NamedHandle(Handle):
+    """The handle of an actor with a name, held by a supervisor."""
 
     def __init__(self, world: ControlWorld, sender: Sender, name: str) -> None:
-        self.world, self.sender, self.name = world, sender, name
-
-    def __getattr__(self, method: str) -> Any:
-        if method.startswith("_"):
-            raise AttributeError(method)
-        return _Method(lambda *arguments: self.world.send(self.sender, self.name, method, arguments))
-
-
-class _Method:
-    def __init__(self, call: Callable[..., Future[Any]]) -> None:
-        self._call = call
-
-    def remote(self, *arguments: Any) -> _Sent:
-        """Send it."""
-        return _Sent(self._call(*arguments))
-
-
-class _Sent:
-    def __init__(self, answer: Future[Any]) -> None:
-        self._answer = answer
-
-    def future(self) -> Future[Any]:
-        """The answer."""
-        return self._answer
+        super().__init__(lambda method, *arguments: world.send(sender, name, method, arguments))
+        self.name = name
 
 
 @dataclass(slots=True)
@@ -479,23 +445,20 @@ class ControlWorld:
         self, sender: Sender, name: str, method: str, arguments: tuple[Any, ...], answer: Future[Any], lost: bool
     ) -> None:
         record = self.actors.get(name)
-        if record is None or record.killed and not record.node.cut:
-            self.loop.call_later(NOTICED_S, _fail, answer)
+        if record is not None and record.node.cut:
             return
-        if record.node.cut:
-            return
-        if record.process is None:
-            self.loop.call_later(NOTICED_S, _fail, answer)
+        if record is None or record.killed or record.process is None:
+            self.loop.call_later(NOTICED_S, fail, answer)
             return
         try:
             result = record.process.handle(method, *arguments)
         except Killed:
-            self.loop.call_later(NOTICED_S, _fail, answer)
+            self.loop.call_later(NOTICED_S, fail, answer)
         except Exception as error:
-            self.loop.call_later(MESSAGE_S, _fail, answer, error)
+            self.loop.call_later(MESSAGE_S, fail, answer, error)
         else:
             if not lost and not record.node.cut:
-                self.loop.call_later(MESSAGE_S, _tell, answer, result)
+                self.loop.call_later(MESSAGE_S, tell, answer, result)
 
     def call_now(self, caller: Node, name: str, method: str, *arguments: Any) -> Any:
         """A call from one node to another, inside of a call. Raises `Unavailable`."""
@@ -572,7 +535,7 @@ class ControlWorld:
                 continue
             for record in list(self.actors.values()):
                 process = record.process
-                if isinstance(process, PartitionProcess) and (record.served or process.log is not None):
+                if isinstance(process, _PartitionProcess) and (record.served or process.log is not None):
                     record.served = True
                     self._values += 1
                     with contextlib.suppress(Killed):
@@ -674,7 +637,7 @@ class ControlWorld:
             writers = [
                 record.name
                 for record in self.actors.values()
-                if isinstance(record.process, PartitionProcess)
+                if isinstance(record.process, _PartitionProcess)
                 and record.process.partition == partition
                 and record.process.log is not None
                 and record.process.epoch == record.process.log.file.tenure.epoch
@@ -713,7 +676,7 @@ class ControlWorld:
             process = self.actors[seated.name].process if seated.name in self.actors else None
             if not self.plan and seated.generation < self.generation:  # what fails ends a deployment: it is repeated
                 return f"partition {partition} runs the code of generation {seated.generation}"
-            if seated.node_id != home or not isinstance(process, PartitionProcess) or process.log is None:
+            if seated.node_id != home or not isinstance(process, _PartitionProcess) or process.log is None:
                 return f"partition {partition} is at home on {home}, and not open there"
         return ""
 
@@ -799,18 +762,17 @@ class _Cluster:
         self._world, self._sender = world, sender
 
     def nodes(self) -> list[NodeFacts]:
-        """See `Cluster`."""
         return self._world.facts()
 
-    def is_starting(self, actor: Handle) -> bool:
+    def is_starting(self, actor: NamedHandle) -> bool:
         """See `Cluster`: here a process is there at once."""
         return False
 
-    def actor_named(self, name: str) -> Handle:
+    def actor_named(self, name: str) -> NamedHandle:
         """See `Cluster`. Raises `ValueError`."""
         if name not in self._world.actors or self._world.actors[name].killed:
             raise ValueError(name)
-        return Handle(self._world, self._sender, name)
+        return NamedHandle(self._world, self._sender, name)
 
 
 class _PartitionActors(PartitionActors):
@@ -824,30 +786,26 @@ class _PartitionActors(PartitionActors):
         super().__init__(plan_of, scheduling, supervision.plan.generation)
         self._world, self._sender = world, supervision.sender
 
-    def start_actor(self, plan: PartitionPlan, name: str) -> Handle:
-        """See `PartitionActors`."""
+    def start_actor(self, plan: PartitionPlan, name: str) -> NamedHandle:
         if not self._sender.ended:
             node = self._world.nodes[plan.node_id]
-            self._world.actor(name, plan.node_id, lambda: PartitionProcess(self._world, node, name, plan.number))
-        return Handle(self._world, self._sender, name)
+            self._world.actor(name, plan.node_id, lambda: _PartitionProcess(self._world, node, name, plan.number))
+        return NamedHandle(self._world, self._sender, name)
 
     def kill(self, actor: Any) -> None:
-        """See `PartitionActors`."""
         if not self._sender.ended:
             self._world.end_actor(actor.name)
 
 
 def _shares(world: ControlWorld, sender: Sender) -> NodeAgents:
     class Here(world.build.shares):  # type: ignore[name-defined, misc]
-        def keeper(self, node_id: str) -> Handle:
-            """See `NodeAgents`."""
+        def keeper(self, node_id: str) -> NamedHandle:
             name = node_agent_name(APP, node_id)
             if not sender.ended:
-                world.actor(name, node_id, lambda: KeeperProcess(world, world.nodes[node_id], name))
-            return Handle(world, sender, name)
+                world.actor(name, node_id, lambda: _NodeAgentProcess(world, world.nodes[node_id], name))
+            return NamedHandle(world, sender, name)
 
         def replace(self, node_id: str) -> None:
-            """See `NodeAgents`."""
             if not sender.ended:
                 world.end_actor(node_agent_name(APP, node_id))
             self.keeper(node_id)
@@ -872,13 +830,3 @@ def _told(doing: Callable[[], Any]) -> tuple[list[Any], Any]:
         return [], doing()
     except RayfoldError as error:
         return to_wire(error), None
-
-
-def _fail(answer: Future[Any], error: Exception | None = None) -> None:
-    if not answer.done():
-        answer.set_exception(error or ProcessEnded())
-
-
-def _tell(answer: Future[Any], result: Any) -> None:
-    if not answer.done():
-        answer.set_result(result)

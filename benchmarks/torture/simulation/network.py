@@ -10,11 +10,12 @@ import asyncio
 import zlib
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Final, Protocol
+from functools import partial
+from typing import Any, Final, NamedTuple, Protocol
 
 from .story import Fault, Story, Trouble
 
-__all__ = ["ActorHandle", "Network", "Process", "ProcessEnded"]
+__all__ = ["ActorHandle", "Handle", "Network", "Process", "ProcessEnded", "fail", "tell"]
 
 QUICK_S: Final = 0.003
 LATE_S: Final = 1.2
@@ -85,45 +86,53 @@ class Network:
         try:
             result = process.handle(method, *arguments)
         except ProcessEnded:
-            self.loop.call_later(NOTICED_S, _fail, answer)
+            self.loop.call_later(NOTICED_S, fail, answer)
             return
         if not (self.trouble("answers lost", partition) and self.chance(f"lost {name}") < 0.3):
-            self.loop.call_later(self.delay_s(name), _tell, answer, result)
+            self.loop.call_later(self.delay_s(name), tell, answer, result)
 
 
-def _fail(answer: Future[Any]) -> None:
+def fail(answer: Future[Any], error: Exception | None = None) -> None:
+    """The process has ended before it has answered, or with this error."""
     if not answer.done():
-        answer.set_exception(ProcessEnded())
+        answer.set_exception(error or ProcessEnded())
 
 
-def _tell(answer: Future[Any], result: Any) -> None:
+def tell(answer: Future[Any], result: Any) -> None:
+    """The answer is there."""
     if not answer.done():
         answer.set_result(result)
 
 
-class ActorHandle:
-    """What a router holds in place of Ray's handle: `handle.execute.remote(…).future()`."""
+class Handle:
+    """What is held in place of Ray's handle: `handle.execute.remote(…).future()`."""
 
-    def __init__(self, network: Network, partition: int, current: Callable[[], Process]) -> None:
-        self._network, self._partition, self._current = network, partition, current
+    def __init__(self, send: Callable[..., Future[Any]]) -> None:
+        """`send`: is given the method and its arguments."""
+        self._send = send
 
     def __getattr__(self, method: str) -> _Method:
         if method.startswith("_"):
             raise AttributeError(method)
-        return _Method(lambda *arguments: self._network.call(self._current(), self._partition, method, *arguments))
+        return _Method(partial(self._send, method))
 
 
-class _Method:
-    def __init__(self, call: Callable[..., Future[Any]]) -> None:
-        self._call = call
+class ActorHandle(Handle):
+    """The handle of a partition's actor."""
+
+    def __init__(self, network: Network, partition: int, current: Callable[[], Process]) -> None:
+        super().__init__(lambda *arguments: network.call(current(), partition, *arguments))
+
+
+class _Method(NamedTuple):
+    call: Callable[..., Future[Any]]
 
     def remote(self, *arguments: Any) -> _Sent:
-        return _Sent(self._call(*arguments))
+        return _Sent(self.call(*arguments))
 
 
-class _Sent:
-    def __init__(self, answer: Future[Any]) -> None:
-        self._answer = answer
+class _Sent(NamedTuple):
+    answer: Future[Any]
 
     def future(self) -> Future[Any]:
-        return self._answer
+        return self.answer

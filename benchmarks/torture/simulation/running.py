@@ -11,13 +11,13 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Final, NamedTuple
 
-from ..contract import Context, Findings, Scenario
+from ..contract import Context, Findings, scenario
 from .checking import check
 from .clock import simulate
 from .story import Story, draw, shortest, told
 from .world import Build, World
 
-__all__ = ["SCENARIOS", "Failure", "find_failure", "run_story"]
+__all__ = ["Failure", "find_failure", "run_story"]
 
 SHORT_STORIES: Final = 150
 REAL: Final = Build()
@@ -61,34 +61,24 @@ def _fails_likewise(build: Build, first: Findings, story: Story) -> bool:
     return any(one.invariant in wrong for one in run_story(story, build).violations)
 
 
-def _run(context: Context) -> Findings:
-    total, begun_s, first = Findings(), time.monotonic(), context.seed * 1_000_000
-    while True:
-        failure = find_failure(range(first, first + SHORT_STORIES), REAL, total)
+@scenario(
+    "simulation",
+    "kills, takeovers, losses, delays and full disks in simulated time, thousands of seeds a minute",
+    "I1 I2 I3 I4 I5 I6 I7 I8 I9",
+    times=(6.0, 30.0, 1),
+)
+def simulated_stories(context: Context, findings: Findings) -> None:
+    """Stories of this seed and of those after it, until one fails."""
+    begun_s, first = time.monotonic(), context.seed * 1_000_000
+    for number in context.rounds():
+        seeds = range(first + number * SHORT_STORIES, first + (number + 1) * SHORT_STORIES)
+        failure = find_failure(seeds, REAL, findings)
         if failure is not None:
             for line in failure.lines():
-                total.violate(failure.findings.violations[0].invariant, line)
+                findings.violate(failure.findings.violations[0].invariant, line)
             break
-        first += SHORT_STORIES
-        if context.short or context.left_s <= 0:
-            break
-    minutes = (time.monotonic() - begun_s) / 60
-    stories = total.figures.get("stories", 0)
-    assert isinstance(stories, int)
-    total.figures["stories_per_minute"] = round(stories / minutes)
-    return total
-
-
-SCENARIOS: Final = (
-    Scenario(
-        name="simulation",
-        title="kills, takeovers, losses, delays and full disks in simulated time, thousands of seeds a minute",
-        run=_run,
-        invariants=("I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9"),
-        short_s=6.0,
-        long_s=30.0,
-    ),
-)
+    stories = int(findings.figures.get("stories", 0))
+    findings.figures["stories_per_minute"] = round(stories / (time.monotonic() - begun_s) * 60)
 
 
 def _main() -> None:

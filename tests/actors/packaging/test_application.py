@@ -156,7 +156,7 @@ def test_the_same_modules_have_the_same_digest_and_changed_ones_another(tmp_path
 
 
 def test_an_installed_application_ships_nothing() -> None:
-    from rayfold.benchmarks.torture.workload import Jar, Totals
+    from rayfold.benchmarks.torture.bank import Jar, Totals
 
     assert collect(Catalogue([Jar], [Totals])).digest == ""
 

@@ -1,0 +1,1 @@
+"""Faults of nodes, programs and networks, of a deployed application on several nodes."""

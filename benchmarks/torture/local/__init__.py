@@ -1,0 +1,1 @@
+"""Faults of processes, connections and load, of a system on one machine."""
