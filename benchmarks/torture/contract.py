@@ -29,29 +29,6 @@ from pathlib import Path
 from subprocess import DEVNULL, run
 from typing import Any, Final, Literal, NamedTuple
 
-__all__ = [
-    "INVARIANTS",
-    "MODULES",
-    "OWN_MOUNTS",
-    "VIOLATIONS_MAX",
-    "Context",
-    "Figure",
-    "Findings",
-    "Invariant",
-    "Need",
-    "NotReached",
-    "Scale",
-    "Scenario",
-    "Violation",
-    "faketime_library",
-    "missing",
-    "perform",
-    "quantile",
-    "scenario",
-    "scenario_named",
-    "scenarios",
-]
-
 Invariant = Literal["I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9", "I10", "I11", "I12"]
 Scale = Literal["short", "long"]
 Need = Literal["strace", "mount", "faketime", "netns"]
@@ -339,7 +316,9 @@ def missing(need: Need) -> str:
         mounted = _works([*OWN_MOUNTS, "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", "/mnt"])
         return "" if mounted else "needs to mount a small file system, which is not allowed here"
     if need == "netns":
-        return _missing_netns()
+        if shutil.which("ip") is None:
+            return "needs ip (iproute2), which is not installed"
+        return "" if _networks() else "needs network namespaces, which may not be made here"
     if shutil.which("strace") is None:
         return "needs strace, which is not installed"
     allowed = os.geteuid() == 0 or not _YAMA.exists() or int(_YAMA.read_text()) < 2
@@ -347,18 +326,15 @@ def missing(need: Need) -> str:
     return "" if traces else "needs strace, which may not trace processes here (ptrace is not allowed)"
 
 
-def _missing_netns() -> str:
-    """Namespaces, cables and a switch, made once and removed."""
-    if shutil.which("ip") is None:
-        return "needs ip (iproute2), which is not installed"
+def _networks() -> bool:
+    """Whether a namespace, cables and a switch can be made: all are made once and removed."""
     name = f"rayfold-{os.getpid()}-try"
+    links = (["switch", "type", "bridge"], ["port0", "type", "veth", "peer", "name", "port1"])
+    commands = [["ip", "netns", "add", name], *(["ip", "-n", name, "link", "add", "name", *link] for link in links)]
     try:
-        made = _works(["ip", "netns", "add", name])
-        for link in (["switch", "type", "bridge"], ["port0", "type", "veth", "peer", "name", "port1"]):
-            made = made and _works(["ip", "-n", name, "link", "add", "name", *link])
+        return all(map(_works, commands))
     finally:
         _works(["ip", "netns", "del", name])
-    return "" if made else "needs network namespaces, which may not be made here"
 
 
 def _works(command: list[str]) -> bool:

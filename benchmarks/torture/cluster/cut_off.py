@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from rayfold.actors.cluster.local import LOG, START_TIMEOUT_S, LocalCluster, LocalNode, LocalNodes
 from rayfold.actors.cluster.node import verify_node
@@ -32,7 +32,6 @@ from .harness import (
     NODES,
     PARTITIONS,
     ClusterBank,
-    Surroundings,
     cluster_bank,
     wait_until,
 )
@@ -63,9 +62,9 @@ class NetworkNodes(LocalNodes):
         self._temporary = ""
         """Ray's own folder: a short path, for the sockets in it, and not that of other clusters of this machine."""
 
-    def surroundings(self, number: int) -> Surroundings:
+    def surroundings(self, number: int) -> dict[str, Any]:
         """What programs need to be on a node."""
-        return Surroundings(self._within(number), {"RAY_TMPDIR": self._temporary})
+        return {"within": self._within(number), "environment": {"RAY_TMPDIR": self._temporary}}
 
     def plug(self, number: int, what: str) -> None:
         """Have the cable of a node be `up` or `down`."""

@@ -15,7 +15,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from rayfold.actors.cluster.local import LocalCluster, LocalNode, LocalNodes
 from rayfold.runtime.errors import RayfoldError, Unavailable
@@ -29,7 +29,7 @@ from ..processes import ChildEnded, title_of
 from .checking import Fault, check_nothing_runs, check_what_is_left, note_gaps, stopped_store
 from .program import APP, Program, ProgramError
 
-__all__ = ["INVARIANTS_OF_CLUSTERS", "ClusterBank", "Surroundings", "cluster_bank", "wait_until"]
+__all__ = ["INVARIANTS_OF_CLUSTERS", "ClusterBank", "cluster_bank", "wait_until"]
 
 INVARIANTS_OF_CLUSTERS: Final = "I1 I2 I3 I4 I5 I7 I8 I9 I11 I12"
 """What every scenario with nodes looks at. I6 besides, where there is something left that might have written."""
@@ -62,15 +62,6 @@ _EXPECTED: Final = {
 """What runs, on all nodes together, when nothing is wrong: one more is somebody's second copy."""
 
 
-class Surroundings(NamedTuple):
-    """Where the programs of a node are, if that is not simply this machine."""
-
-    within: Sequence[str] = ()
-    """The command that runs another one there."""
-    environment: Mapping[str, str] | None = None
-    """What they have to have in theirs besides."""
-
-
 @dataclass(slots=True)
 class ClusterBank:
     """A deployed application under torture."""
@@ -78,8 +69,8 @@ class ClusterBank:
     nodes: LocalNodes
     context: Context
     findings: Findings
-    surroundings: Callable[[int], Surroundings] = lambda _: Surroundings()
-    """Of the programs on a node."""
+    surroundings: Callable[[int], Mapping[str, Any]] = lambda _: {}
+    """Of the programs on a node: options of `Child`, if that is not simply this machine."""
     programs: dict[int, Program] = field(default_factory=dict)
     """Those with load, by the number of their node."""
     faults: list[Fault] = field(default_factory=list)
@@ -94,9 +85,9 @@ class ClusterBank:
 
     def program_on(self, number: int) -> Program:
         """A further program, on a node."""
-        node, which, where = self.nodes.nodes[number].name, next(self._numbers), self.surroundings(number)
-        address, seed, folder = self.nodes.address, self.context.seed, self.context.folder
-        return Program(address, node, which, seed, folder, within=where.within, environment=where.environment)
+        place = self.nodes.address, self.nodes.nodes[number].name
+        seed, folder = self.context.seed, self.context.folder
+        return Program(*place, next(self._numbers), seed, folder, **self.surroundings(number))
 
     def operator(self) -> Program:
         """The program that asks how it is, and moves and deploys, on the head; another one if it was killed."""
@@ -180,20 +171,16 @@ class ClusterBank:
             self.lose_operator()
 
     def start_nodes(self, numbers: Iterable[int]) -> None:
-        """Start these nodes again. Their programs follow with `recover`."""
-        for number in numbers:
-            self._start_node(number)
-
-    def _start_node(self, number: int) -> None:
-        """As whoever runs a node does: one that Ray gave up for want of time is started again."""
-        for _ in range(_STARTS_MAX - 1):
-            try:
-                return self.nodes.start_node(number)
-            except Unavailable as error:
-                if _TOO_SLOW not in str(error):
-                    raise
-                self.findings.count("started_in_vain")
-        return self.nodes.start_node(number)
+        """Start these nodes again; one that Ray gave up for want of time is started once more, as its operator would.
+        Their programs follow with `recover`."""
+        for number, tries in itertools.product(numbers, range(_STARTS_MAX, 0, -1)):
+            if not self.nodes.nodes[number].alive:
+                try:
+                    self.nodes.start_node(number)
+                except Unavailable as error:
+                    if _TOO_SLOW not in str(error) or tries == 1:
+                        raise
+                    self.findings.count("started_in_vain")
 
     def replace_nodes(self, numbers: Sequence[int]) -> None:
         """Kill what is left of nodes, start them again, and wait until everything is as it was."""
@@ -319,7 +306,7 @@ def cluster_bank(
     findings: Findings,
     *,
     nodes: LocalNodes | None = None,
-    surroundings: Callable[[int], Surroundings] = lambda _: Surroundings(),
+    surroundings: Callable[[int], Mapping[str, Any]] = lambda _: {},
 ) -> Iterator[ClusterBank]:
     """A fresh cluster with an application that was deployed and is under load. At the end everything is checked: read
     models and logs while it runs, then logs, history and leftovers when nothing runs any more."""

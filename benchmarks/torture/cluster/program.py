@@ -91,15 +91,9 @@ class Program(Child):
     def __init__(self, address: str, node: str, number: int, seed: int, folder: Path, **options: Any) -> None:
         """`number`: of no other program of this scenario. `folder`: for its journal, and its standard error.
         `options`: see `Child`."""
-        arguments: dict[str, Any] = {
-            "address": address,
-            "node": node,
-            "number": number,
-            "seed": seed,
-            "folder": str(folder),
-        }
+        given: dict[str, Any] = {"address": address, "node": node, "number": number, "seed": seed}
         errors = folder / f"program-{number}.log"
-        super().__init__(serve, options.pop("environment", None), listens=True, errors=errors, **options, **arguments)
+        super().__init__(serve, listens=True, errors=errors, folder=str(folder), **given, **options)
         self.job = f"program {number} on {node}"
         self.journal = folder / f"journal-{number}"
         self.seen = folder / f"seen-{number}"

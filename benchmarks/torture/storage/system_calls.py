@@ -19,8 +19,9 @@ import shutil
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -39,6 +40,8 @@ PARTITIONS: Final = 2
 CALLS_BETWEEN: Final = 6
 """The short form interrupts the making of a store at every sixth call."""
 
+_KILLED: Final = ("signal=SIGKILL",)
+_ERRORS: Final = ("error=EIO", "error=ENOSPC")
 _CALL: Final = re.compile(r"(?:\d+ +)?(\w+)\(")
 
 
@@ -76,10 +79,8 @@ def traced(child: Forked, *options: str, output: Path | None = None) -> Iterator
 
 
 def _calls_of(child: Forked, output: Path, about: Path | None, *, reports: bool = False) -> list[Call]:
-    """The system calls that a child makes after its barrier, in order; those that end the process left out.
-
-    With `about` only those on files in that folder, and with `reports` also those by which it acknowledges.
-    """
+    """The system calls that a child makes after its barrier, in order; those that end the process left out. With
+    `about` only those on files in that folder, and with `reports` those by which it acknowledges."""
     with traced(child, "-y", "-s", "200", output=output):
         pass
     seen: Counter[str] = Counter()
@@ -100,28 +101,46 @@ def _with_fault(child: Forked, call: Call, fault: str) -> Forked:
     return child
 
 
-class _Writer:
-    """A child that writes some batches over a copy of a store, again and again, each time with another fault."""
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A child that wrote some batches over a copy of a store, with one call broken."""
 
-    def __init__(self, context: Context, server: ForkServer, seed: int, barrier: str, batches: int) -> None:
-        self.last = FIRST + batches
-        self.wanted = expected(seed, self.last + 2)
-        self.copy = context.folder / "copy"
-        self._trace = context.folder / "calls"
-        self._server, self._original = server, make_store(context.folder / f"{seed}-{barrier}", seed, FIRST).path
-        self._arguments: dict[str, Any] = {"seed": seed, "last": self.last, "barrier": barrier}
+    child: Forked
+    call: Call
+    store: Path
+    wanted: Expected
+    where: str
+    last: int
+    """How many batches it was to come to."""
+    done: int
+    """How many are acknowledged."""
 
-    def _start(self) -> Forked:
-        return self._server.start(write, path=str(copy_of(self._original, self.copy)), **self._arguments)
 
-    def calls(self, *, files_alone: bool, reports: bool = False) -> list[Call]:
-        """Those of an undisturbed run."""
-        return _calls_of(self._start(), self._trace, self.copy if files_alone else None, reports=reports)
+def _runs(context: Context, findings: Findings, lengths: dict[str, int], faults: Sequence[str]) -> Iterator[_Run]:
+    """One run for each call and fault: of a writer of so many batches, that takes its log over (`open`), or has it
+    (`batch`). The long form goes on with other seeds."""
+    folder, kills = context.folder, faults == _KILLED
+    with ForkServer() as server:
+        for seed in map(context.seed.__add__, context.rounds()):
+            for barrier, batches in lengths.items():
+                last = FIRST + batches
+                wanted = expected(seed, last + 2)
+                original = make_store(folder / f"{seed}-{barrier}", seed, FIRST).path
 
-    def run(self, call: Call, fault: str, findings: Findings) -> tuple[Forked, int]:
-        """The child that met the fault, and how many batches are acknowledged."""
-        child = _with_fault(self._start(), call, fault)
-        return child, acknowledged(child.lines, self.wanted, findings, FIRST)
+                def start() -> Forked:
+                    store = copy_of(original, folder / "copy")  # noqa: B023
+                    return server.start(write, path=str(store), seed=seed, last=last, barrier=barrier)  # noqa: B023
+
+                about = folder / "copy" if context.short or not kills else None
+                calls = _calls_of(start(), folder / "calls", about, reports=kills)
+                if kills:
+                    judge(folder / "copy", wanted, last, findings, "undisturbed")
+                for call, fault in itertools.product(calls, faults):
+                    child = _with_fault(start(), call, fault)
+                    done = acknowledged(child.lines, wanted, findings, FIRST)
+                    yield _Run(child, call, folder / "copy", wanted, f"seed {seed}, {fault} at {call}", last, done)
+                    if context.left_s < 0:
+                        break
 
 
 @scenario(
@@ -133,21 +152,11 @@ class _Writer:
     times=(5, 30, 1),
 )
 def kill_at_every_call(context: Context, findings: Findings) -> None:
-    """Both halves of a writer's life: committing, and taking the log over. The long form goes on with other seeds, and
-    kills at the calls for memory and all else, too."""
-    with ForkServer() as server:
-        for seed in (context.seed + number for number in context.rounds()):
-            for barrier, batches in (("batch", 2 if context.short else 4), ("open", 1)):
-                writer = _Writer(context, server, seed, barrier, batches)
-                calls = writer.calls(files_alone=context.short, reports=True)
-                judge(writer.copy, writer.wanted, writer.last, findings, "undisturbed")
-                for call in calls:
-                    child, done = writer.run(call, "signal=SIGKILL", findings)
-                    findings.count("crash_points" if child.status == -signal.SIGKILL else "not_reached")
-                    where = f"seed {seed}, killed before {call}"
-                    judge(writer.copy, writer.wanted, done, findings, where, verify=call.number % 4 == 1)
-                    if context.left_s < 0:
-                        break
+    """Both halves of a writer's life: committing, and taking the log over. At the calls on files and those by which it
+    acknowledges; in the long form also at those for memory and all else."""
+    for run in _runs(context, findings, {"batch": 2 if context.short else 4, "open": 1}, _KILLED):
+        findings.count("crash_points" if run.child.status == -signal.SIGKILL else "not_reached")
+        judge(run.store, run.wanted, run.done, findings, run.where, verify=run.call.number % 4 == 1)
 
 
 @scenario(
@@ -160,21 +169,13 @@ def kill_at_every_call(context: Context, findings: Findings) -> None:
 )
 def errors_at_every_call(context: Context, findings: Findings) -> None:
     """EIO and ENOSPC in place of each call; the child tries again, and all must be as if nothing had happened."""
-    with ForkServer() as server:
-        for seed in (context.seed + number for number in context.rounds()):
-            for barrier in ("batch", "open"):
-                writer = _Writer(context, server, seed, barrier, 2 if context.short else 5)
-                calls = writer.calls(files_alone=True)
-                for call, error in itertools.product(calls, ("EIO",) if context.short else ("EIO", "ENOSPC")):
-                    where = f"seed {seed}, {error} instead of {call}"
-                    child, done = writer.run(call, f"error={error}", findings)
-                    findings.count("calls_failed")
-                    _check_reported(child, writer.wanted, findings, where)
-                    findings.check("I1", done == writer.last, f"{where}: it went on to batch {done} only")
-                    verify = call.name == "fdatasync" or "I3" not in findings.checks
-                    judge(writer.copy, writer.wanted, done, findings, where, verify=verify)
-                    if context.left_s < 0:
-                        break
+    batches = 2 if context.short else 5
+    for run in _runs(context, findings, {"batch": batches, "open": batches}, _ERRORS[: 1 if context.short else 2]):
+        findings.count("calls_failed")
+        _check_reported(run.child, run.wanted, findings, run.where)
+        findings.check("I1", run.done == run.last, f"{run.where}: it went on to batch {run.done} only")
+        verify = run.call.name == "fdatasync" or "I3" not in findings.checks
+        judge(run.store, run.wanted, run.done, findings, run.where, verify=verify)
 
 
 def _check_reported(child: Forked, wanted: Expected, findings: Findings, where: str) -> None:
