@@ -17,7 +17,7 @@ A_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z][a-z0-9]*|[a-z]+")
 def words_of_names() -> dict[str, set[str]]:
     """Each word, and the names that it is part of."""
     found: dict[str, set[str]] = {}
-    for folder in ("actors", "runtime"):
+    for folder in ("actors", "runtime", "benchmarks/torture"):
         for path in (ROOT / folder).rglob("*.py"):
             tree = ast.parse(path.read_text(encoding="utf-8"))
             classes = [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]

@@ -160,7 +160,7 @@ class _Program:
         """Find the application, also if it is not to be found yet; seconds that it took. Nothing is done for it: it
         has to be there by itself."""
         began_s = time.monotonic()
-        self._bank = await self._until(timeout_s, lambda: _Untouched(APP, None, self._address).start())
+        self._bank = await self._until(timeout_s, lambda: _PlainConnection(APP, None, self._address).start())
         client = cast(RemoteSystem, self._bank._running).client
         self._sender = Sender(client._router, self._history, self._seed + self._number, _ATTEMPT_S)
         return time.monotonic() - began_s
@@ -303,14 +303,14 @@ class _Program:
                 await asyncio.sleep(_JOIN_RETRY_S)
 
 
-class _Untouched(Connection):
+class _PlainConnection(Connection):
     """A connection that looks at the application as it is, and does not start its supervisor."""
 
     def _made(self) -> RemoteSystem:
-        return _Watched(self.name, None)
+        return _PlainSystem(self.name, None)
 
 
-class _Watched(RemoteSystem):
+class _PlainSystem(RemoteSystem):
     async def start(self) -> None:
         """See `RemoteSystem`."""
         await self.attach(Cluster.inside())

@@ -702,7 +702,7 @@ class SimulatedSupervision(Supervision):
         number = len(world.supervisors) + 1
         super().__init__(_plan(world.generation), cluster, detached=True)
         self.scheduling._incarnation = f"{number:06d}"  # else drawn, and which of two actors is taken up would be, too
-        self.rollout = _Rolling(self, lambda: None)
+        self.rollout = _Rollout(self, lambda: None)
         self.shares = _shares(world, self.sender)
         self.projections = self._projections()
         self.partitions = _PartitionActors(self, world, self._plan_of, self.scheduling)
@@ -740,7 +740,7 @@ class SimulatedSupervision(Supervision):
         """There are no metrics here."""
 
 
-class _Rolling(Rollout):
+class _Rollout(Rollout):
     """The real one, without Ray's directory: a deployment is another generation, which a supervisor starts with."""
 
     async def _under_way(self) -> None:
@@ -798,7 +798,7 @@ class _PartitionActors(PartitionActors):
 
 
 def _shares(world: ControlWorld, sender: Sender) -> NodeAgents:
-    class Here(world.build.shares):  # type: ignore[name-defined, misc]
+    class _NodeAgents(world.build.shares):  # type: ignore[name-defined, misc]
         def keeper(self, node_id: str) -> NamedHandle:
             name = node_agent_name(APP, node_id)
             if not sender.ended:
@@ -810,7 +810,7 @@ def _shares(world: ControlWorld, sender: Sender) -> NodeAgents:
                 world.end_actor(node_agent_name(APP, node_id))
             self.keeper(node_id)
 
-    shares: NodeAgents = Here(APP, "rayfold", detached=True, silent_s=SETTINGS.silent_s)
+    shares: NodeAgents = _NodeAgents(APP, "rayfold", detached=True, silent_s=SETTINGS.silent_s)
     return shares
 
 

@@ -137,7 +137,7 @@ def full_tmpfs(report: Any, *, folder: str, seed: int) -> None:
     _write_until_freed(report, store, seed, filler.unlink)
 
 
-class _Freeing:
+class _FreeingReport:
     """A report that frees the disk once enough was refused."""
 
     def __init__(self, report: Any, free: Callable[[], object]) -> None:
@@ -153,7 +153,7 @@ class _Freeing:
 
 def _write_until_freed(report: Any, store: Store, seed: int, free: Callable[[], object]) -> None:
     """Until enough was refused, and as many batches as are wanted were written afterwards."""
-    freeing = _Freeing(report, free)
+    freeing = _FreeingReport(report, free)
     last = BATCHES_MAX - 2
 
     def ended(number: int) -> bool:
