@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,16 @@ def command_lines() -> list[tuple[str, str]]:
     return [(name_of(page), line) for page in PAGES for line in COMMAND.findall(page.read_text(encoding="utf-8"))]
 
 
+@cache
+def rayfold_command() -> Any:
+    """The command line with all its commands, which takes a tenth of a second to make."""
+    return typer.main.get_command(app)
+
+
 def unknown_in(line: str) -> list[str]:
     """What a command line names that the commands do not have."""
     words = [word.partition("=")[0] for word in shlex.split(line.partition("   ")[0], comments=True)[1:]]
-    command: Any = typer.main.get_command(app)
+    command = rayfold_command()
     taken = 0
     while hasattr(command, "commands") and taken < len(words) and not words[taken].startswith("-"):
         if words[taken] not in command.commands:
