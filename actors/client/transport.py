@@ -4,7 +4,8 @@ Step [2] of the write path, second half. Before it: the router has made an attem
 
 A partition tells, through Ray, at which socket it listens (`socket_server.py`). If this process can open that, attempts
 take the road; if not, since it is on another node, say, they go on through Ray. A road that is lost, with its
-partition, fails the attempts on it at once; the next ones go through Ray until a new road is found.
+partition, fails the attempts on it at once; the next ones go through Ray until a new road is found. Which it is, and
+when a road is looked for, is decided by `TransportChoice` (`transport_choice.py`).
 
 Rule kept here: whichever way an attempt takes, it is told what became of it exactly once, and an attempt that overtakes
 another on a change of ways is refused by the actor (`request_order.py`) like any other.
@@ -19,12 +20,9 @@ from functools import partial
 from typing import Any, Final
 
 from .socket_client import SocketConnection
+from .transport_choice import TransportChoice
 
 __all__ = ["PartitionTransport"]
-
-_LOOK_AGAIN_FIRST_S: Final = 0.5
-_LOOK_AGAIN_MAX_S: Final = 60.0
-"""How long to leave it at Ray after no road was found: doubling, since on another node there never is one."""
 
 _LOOK_TIMEOUT_S: Final = 10.0
 """For asking a partition and connecting: longer than a killed one takes to come back."""
@@ -32,6 +30,9 @@ _LOOK_TIMEOUT_S: Final = 10.0
 
 class PartitionTransport:
     """Delivers attempts to one actor. Lives on the router's event loop."""
+
+    choice_class: type[TransportChoice[SocketConnection]] = TransportChoice
+    connection_class: type[SocketConnection] = SocketConnection
 
     def __init__(
         self, actor: Any, client: bytes, batch_done: Callable[[int, bytes | None], None], *, by_road: bool
@@ -43,22 +44,20 @@ class PartitionTransport:
         """Ray has said that its process ended, for good."""
         self._client = client
         self._came_back = batch_done
-        self._by_road = by_road
         self._loop = asyncio.get_running_loop()
-        self._road: SocketConnection | None = None
+        self._choice = self.choice_class(by_socket=by_road)
         self._looking: asyncio.Task[None] | None = None
-        self._look_again_s = _LOOK_AGAIN_FIRST_S
-        self._look_at_s = 0.0
         self._look()
 
     def has_road(self) -> bool:
         """Whether attempts take a road now."""
-        return self._road is not None
+        return self._choice.connection is not None
 
     def execute(self, attempt: int, predecessor: int, blob: bytes) -> None:
         """Start an attempt on its way. Returns at once and never raises."""
-        if self._road is not None:
-            self._road.send(attempt, predecessor, blob)
+        road = self._choice.connection
+        if road is not None:
+            road.send(attempt, predecessor, blob)
             return
         try:
             sent = self.actor.execute.remote(self._client, attempt, predecessor, blob)
@@ -69,15 +68,15 @@ class PartitionTransport:
     def retire(self) -> None:
         """Another way has taken its place: attempts on this one still come back, and its road ends with its
         partition."""
-        self._by_road = False
+        self._choice.stop_looking()
 
     def close(self) -> None:
         """Let go of the connection; attempts on it fail."""
-        self._by_road = False
+        self._choice.stop_looking()
         if self._looking is not None:
             self._looking.cancel()
-        if self._road is not None:
-            self._road.close()
+        if self._choice.connection is not None:
+            self._choice.connection.close()
 
     def _wake(self, attempt: int, answer: ThreadFuture[bytes]) -> None:
         """On a thread of Ray's: continue on the event loop, if there still is one."""
@@ -96,34 +95,28 @@ class PartitionTransport:
 
     def _look(self) -> None:
         """Look for a road in the background, if it is time to."""
-        if self._by_road and self._road is None and self._looking is None and self._loop.time() >= self._look_at_s:
+        if self._choice.begin_look(self._loop.time()):
             self._looking = self._loop.create_task(self._find_road())
 
     async def _find_road(self) -> None:
         """Ask the actor where its socket is, and open it. Whatever fails, Ray is there."""
+        found: SocketConnection | None = None
         try:
             async with asyncio.timeout(_LOOK_TIMEOUT_S):
                 path = await asyncio.wrap_future(self.actor.road.remote().future())
                 if path:
-                    road = SocketConnection(self._client, self._came_back, self._lost)
+                    road = self.connection_class(self._client, self._came_back, self._lost)
                     await self._loop.create_unix_connection(lambda: road, path)
-                    self._road = None if road.lost else road
+                    found = None if road.lost else road
         except Exception:  # of Ray's there are many, and of sockets
-            self._road = None
+            found = None
         finally:
             self._looking = None
-        if self._road is None:
-            self._leave_it()
+        if found is None:
+            self._choice.not_found(self._loop.time())
+        else:
+            self._choice.found(found)
 
     def _lost(self, road: SocketConnection) -> None:
-        """The partition has ended, or its gate is full. One that worked is looked for as soon as Ray answers again."""
-        if self._road is road:
-            self._road = None
-        if road.answered:
-            self._look_again_s, self._look_at_s = _LOOK_AGAIN_FIRST_S, 0.0
-        else:
-            self._leave_it()
-
-    def _leave_it(self) -> None:
-        self._look_at_s = self._loop.time() + self._look_again_s
-        self._look_again_s = min(_LOOK_AGAIN_MAX_S, self._look_again_s * 2)
+        """The partition has ended, or its gate is full."""
+        self._choice.lost(road, self._loop.time(), answered=road.answered)

@@ -6,9 +6,10 @@ partition's `execute`, which sees no difference to a call through Ray.
 Who may come in is decided by the file system: the socket has mode 0600, in a folder of mode 0700 that belongs to the
 user of the process. Where such a folder cannot be had there is no gate, and clients come through Ray.
 
-Rules kept here: the length of a frame is checked before the frame is read; connections are bounded, each has one frame
-in memory, and a client that does not read its answers stops nobody but itself. A request that cannot be executed ends
-its connection; the client sends again, through Ray.
+What the bytes mean is decided by `ServerProtocol` (`socket_protocol.py`); here they are moved, and requests executed.
+
+Rules kept here: connections are bounded, each has one frame in memory, and a client that does not read its answers
+stops nobody but itself. A request that cannot be executed ends its connection; the client sends again, through Ray.
 
 Why a thread for each connection: it blocks in `recv`, so an idle one costs nothing, and nothing polls. An asyncio loop
 in the actor would be one more thing that needs the interpreter before a commit may begin.
@@ -27,10 +28,10 @@ from pathlib import Path
 from typing import Final
 from weakref import WeakSet
 
-from ...runtime.encoding.frames import ANSWER, REQUEST, REQUEST_BYTES_MAX
 from ...runtime.errors import NotPrivate
 from ...runtime.printable import printable_log
 from ...runtime.private import private_temporary_folder
+from .socket_protocol import ServerProtocol
 
 __all__ = ["CONNECTIONS_MAX", "SocketServer", "open_socket_server"]
 
@@ -106,17 +107,15 @@ class SocketServer:
 
     def _serve(self, connection: socket.socket) -> None:
         """Answer the attempts of one client, in order, until it goes."""
+        protocol = ServerProtocol()
         try:
-            while header := _received(connection, REQUEST.size):
-                size_bytes, client, attempt, predecessor = REQUEST.unpack(header)
-                if size_bytes > REQUEST_BYTES_MAX:
-                    log.warning("%s: a batch of %d bytes, over %d", self.path, size_bytes, REQUEST_BYTES_MAX)
+            while data := connection.recv(protocol.wanted_bytes, socket.MSG_WAITALL):
+                request = protocol.receive(data)
+                if request is not None:
+                    connection.sendall(protocol.answer(request, self._execute(*request)))
+                elif protocol.refused:
+                    log.warning("%s: %s", self.path, protocol.refused)
                     return
-                blob = _received(connection, size_bytes) if size_bytes else b""
-                if len(blob) < size_bytes:
-                    return
-                answer = self._execute(client, attempt, predecessor, blob)
-                connection.sendall(ANSWER.pack(len(answer), attempt) + answer)
         except OSError as error:
             if not self._closed.is_set():
                 log.debug("%s: a client has gone: %s", self.path, error)
@@ -169,14 +168,3 @@ def _remove_dead(folder: Path, name: str) -> None:
                 trying.connect(os.fspath(path))
             except ConnectionRefusedError:
                 path.unlink()
-
-
-def _received(connection: socket.socket, size_bytes: int) -> bytes:
-    """That many bytes, or none if the connection ends before."""
-    received = connection.recv(size_bytes, socket.MSG_WAITALL)
-    while 0 < len(received) < size_bytes:  # a signal came in between
-        more = connection.recv(size_bytes - len(received), socket.MSG_WAITALL)
-        if not more:
-            return b""
-        received += more
-    return received

@@ -1,0 +1,69 @@
+"""TransportChoice: whether an attempt takes a partition's socket or goes through Ray, and when to look for a socket.
+
+Step [2] of the write path. Around it: `PartitionTransport` (`transport.py`), which asks the partition for its socket,
+connects, sends, and says what came of it.
+
+No socket, no event loop, no clock: each event carries the time at which it happened. A socket is looked for when the
+partition has answered through Ray, since it can then tell where it listens. Where none was found, or what was found
+never answered, attempts are left to Ray for a while, which doubles each time: on another node there never is one.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Generic, TypeVar
+
+__all__ = ["TransportChoice"]
+
+LOOK_AGAIN_FIRST_S: Final = 0.5
+LOOK_AGAIN_MAX_S: Final = 60.0
+"""How long to leave it at Ray after no socket was found: doubling, since on another node there never is one."""
+
+Connection = TypeVar("Connection")
+
+
+class TransportChoice(Generic[Connection]):
+    """Between one client and one actor."""
+
+    def __init__(self, *, by_socket: bool) -> None:
+        """`by_socket`: the actor has a method `road` that tells its socket."""
+        self.connection: Connection | None = None
+        """What attempts take now; None: Ray."""
+        self._by_socket = by_socket
+        self._looking = False
+        self._look_again_s = LOOK_AGAIN_FIRST_S
+        self._look_at_s = 0.0
+
+    def begin_look(self, now_s: float) -> bool:
+        """Whether to look for a socket now. If so, nobody else is told to until `found` or `not_found`."""
+        if self._by_socket and self.connection is None and not self._looking and now_s >= self._look_at_s:
+            self._looking = True
+            return True
+        return False
+
+    def found(self, connection: Connection) -> None:
+        """It is connected."""
+        self._looking = False
+        self.connection = connection
+
+    def not_found(self, now_s: float) -> None:
+        """The partition has no socket, or none that this process can open, or did not answer."""
+        self._looking = False
+        self._leave_it(now_s)
+
+    def lost(self, connection: Connection, now_s: float, *, answered: bool) -> None:
+        """A connection has ended: the partition has, or its server is full. One that has `answered` is looked for as
+        soon as Ray answers again."""
+        if self.connection is connection:
+            self.connection = None
+        if answered:
+            self._look_again_s, self._look_at_s = LOOK_AGAIN_FIRST_S, 0.0
+        else:
+            self._leave_it(now_s)
+
+    def stop_looking(self) -> None:
+        """No socket is looked for any more; a connection that there is goes on."""
+        self._by_socket = self._looking = False
+
+    def _leave_it(self, now_s: float) -> None:
+        self._look_at_s = now_s + self._look_again_s
+        self._look_again_s = min(LOOK_AGAIN_MAX_S, self._look_again_s * 2)
