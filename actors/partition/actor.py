@@ -36,7 +36,7 @@ from typing import Any, Final
 
 import ray
 
-from ...runtime.batcher import BATCH_BY_RAY_S, BATCH_BY_ROAD_S
+from ...runtime.batch_queue import BATCH_BY_RAY_S, BATCH_BY_ROAD_S
 from ...runtime.checks.standing import Alarms, StandingCheck, StreamChecks
 from ...runtime.domain.aggregate import OwnActor
 from ...runtime.encoding.catalogue import Catalogue

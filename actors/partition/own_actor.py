@@ -26,7 +26,7 @@ import ray
 from ray import ObjectRef
 from ray.actor import ActorProxy
 
-from ...runtime.batcher import BATCH_BY_RAY_S
+from ...runtime.batch_queue import BATCH_BY_RAY_S
 from ...runtime.checks.standing import Alarms, StandingCheck, StreamChecks
 from ...runtime.domain.aggregate import OwnActor
 from ...runtime.encoding.envelope import unpack_batch

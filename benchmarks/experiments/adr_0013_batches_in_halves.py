@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from rayfold.runtime.batcher import Batcher, Item
+from rayfold.runtime.batch_queue import BatchQueue, Item
 
 from .saturated import THROUGH_RAY, Variant, compare
 
 
-class WholeBatches(Batcher[Item]):
+class WholeBatches(BatchQueue[Item]):
     """Whatever waits leaves as one batch, however little it is, as soon as there is room in flight."""
 
     def _leaving(self) -> int:
@@ -17,9 +17,9 @@ class WholeBatches(Batcher[Item]):
 
 
 OTHERS: Final = {
-    "batches as they come": Variant(batcher=WholeBatches),
+    "batches as they come": Variant(queue=WholeBatches),
     "through Ray alone": Variant(THROUGH_RAY),
-    "through Ray, batches as they come": Variant(THROUGH_RAY, batcher=WholeBatches),
+    "through Ray, batches as they come": Variant(THROUGH_RAY, queue=WholeBatches),
 }
 
 

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from rayfold import Envelope, RayfoldError, Runtime
-from rayfold.actors.client import command_router, replica_pool
+from rayfold.actors.client import routing
 from rayfold.actors.cluster.ray_cluster import Cluster
 from rayfold.actors.settings import Settings
-from rayfold.runtime.batcher import Batcher
+from rayfold.runtime import batcher
+from rayfold.runtime.batch_queue import BatchQueue
 
 from ..workloads.bank import Account, BalanceOf, Balances, Deposit
 
@@ -41,7 +42,7 @@ class Variant(NamedTuple):
 
     settings: Settings = Settings()
     batches_in_flight_max: int = 2
-    batcher: type[Batcher[Any]] = Batcher
+    queue: type[BatchQueue[Any]] = BatchQueue
 
 
 AS_IT_IS: Final = {"as it is": Variant()}
@@ -83,9 +84,9 @@ async def run(variants: Mapping[str, Variant], partitions: int) -> dict[str, lis
     shuffled, seeded = list(variants.items()), random.Random(1)
     for _ in range(REPETITIONS):
         seeded.shuffle(shuffled)
-        for name, (settings, batches_in_flight_max, batcher) in shuffled:
-            command_router.IN_FLIGHT_MAX = batches_in_flight_max
-            vars(command_router)["Batcher"] = vars(replica_pool)["Batcher"] = batcher
+        for name, (settings, batches_in_flight_max, queue) in shuffled:
+            routing.IN_FLIGHT_MAX = batches_in_flight_max
+            vars(routing)["BatchQueue"] = vars(batcher)["BatchQueue"] = queue
             with tempfile.TemporaryDirectory(prefix="experiment-", dir=Path.cwd()) as folder:
                 samples[name].append(await measured(Path(folder) / "store", settings, partitions))
     return samples

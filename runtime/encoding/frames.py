@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from ..batcher import BATCH_BYTES_MAX, BATCH_ITEMS_MAX
+from ..batch_queue import BATCH_BYTES_MAX, BATCH_ITEMS_MAX
 from .codec import MESSAGE_BYTES_MAX
 from .outcome import ERROR_BYTES_MAX
 

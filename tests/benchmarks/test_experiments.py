@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from rayfold.actors.client import command_router, replica_pool
+from rayfold.actors.client import routing
 from rayfold.actors.cluster.ray_cluster import Cluster
 from rayfold.benchmarks import experiments
 from rayfold.benchmarks.experiments import adr_0012_the_stream_index_lags as of_the_index
 from rayfold.benchmarks.experiments import saturated
+from rayfold.runtime import batcher
 from rayfold.runtime.log import index_buffer
 
 pytestmark = pytest.mark.slow
@@ -27,10 +28,10 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     for name, value in (("COMMANDS", {16: 64, 1: 8}), ("QUERIES", {64: 256}), ("WARM_UP", 64), ("REPETITIONS", 1)):
         monkeypatch.setattr(saturated, name, value)
-    for module, name in ((command_router, "IN_FLIGHT_MAX"), (index_buffer, "BYTES_A_TURN")):
+    for module, name in ((routing, "IN_FLIGHT_MAX"), (index_buffer, "BYTES_A_TURN")):
         monkeypatch.setattr(module, name, getattr(module, name))
-    for module in (command_router, replica_pool):
-        monkeypatch.setattr(module, "Batcher", vars(module)["Batcher"])
+    for module in (routing, batcher):
+        monkeypatch.setattr(module, "BatchQueue", vars(module)["BatchQueue"])
 
 
 def test_an_experiment_is_named_after_a_decision_that_names_it() -> None:
@@ -45,8 +46,8 @@ def test_the_variants_of_a_saturated_bank_are_measured() -> None:
     for name in NAMES:
         others |= getattr(import_module(f"{experiments.__name__}.{name}"), "OTHERS", {})
     assert len(others) == 6
-    batchers = [one.batcher for one in others.values() if one.batcher is not saturated.AS_IT_IS["as it is"].batcher]
-    changed = saturated.Variant(saturated.THROUGH_RAY, 3, batchers[0])
+    queues = [one.queue for one in others.values() if one.queue is not saturated.AS_IT_IS["as it is"].queue]
+    changed = saturated.Variant(saturated.THROUGH_RAY, 3, queues[0])
     cluster = Cluster.start_or_join(num_cpus=None, own_actors_max=1)
     try:
         samples = asyncio.run(saturated.run({"all at once": changed}, 1))

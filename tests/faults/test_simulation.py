@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rayfold.actors.client.command_router import CommandRouter
+from rayfold.actors.client.routing import Routing
 from rayfold.actors.partition.request_order import RequestOrder
 from rayfold.benchmarks.torture.contract import Findings
 from rayfold.benchmarks.torture.simulation.running import find_failure, run_story
@@ -141,7 +141,7 @@ class SaysItIsFurtherThanItIs(ReadModel):
         return super().answer(queries, further, key)
 
 
-class SendsAgainUnderANewId(CommandRouter):
+class SendsAgainUnderANewId(Routing):
     def _send_again(self, destination: Any) -> None:
         for batch in destination.held.values():
             for pending in batch:
@@ -150,16 +150,16 @@ class SendsAgainUnderANewId(CommandRouter):
         super()._send_again(destination)
 
 
-class TakesALostAnswerForARefusal(CommandRouter):
-    def _came_back(self, destination: Any, attempt: int, answer: bytes | None) -> None:
-        flight = destination.flights.get(attempt)
-        if answer is None and flight is not None:
-            for pending in flight.batch:
+class TakesALostAnswerForARefusal(Routing):
+    def answered(self, now_s: float, attempt: int, answer: bytes | None) -> None:
+        destination = self._attempted.get(attempt)
+        if answer is None and destination is not None:
+            for pending in destination.flights[attempt]:
                 self._resolve(pending, Rejected("lost"))
-        super()._came_back(destination, attempt, answer)
+        super().answered(now_s, attempt, answer)
 
 
-class SendsAgainInTheWrongOrder(CommandRouter):
+class SendsAgainInTheWrongOrder(Routing):
     def _send_again(self, destination: Any) -> None:
         for batch in destination.held.values():
             batch.reverse()
@@ -181,12 +181,12 @@ class SendsAgainInTheWrongOrder(CommandRouter):
         Build(read_model=MissesGapsOfOne),
         Build(read_model=AppliesTwice),
         Build(read_model=SaysItIsFurtherThanItIs),
-        Build(router=SendsAgainUnderANewId),
-        Build(router=TakesALostAnswerForARefusal),
-        Build(router=SendsAgainInTheWrongOrder),
+        Build(routing=SendsAgainUnderANewId),
+        Build(routing=TakesALostAnswerForARefusal),
+        Build(routing=SendsAgainInTheWrongOrder),
     ],
     ids=lambda build: next(
-        part.__name__ for part in (build.write_loop, build.log, build.attempts, build.read_model, build.router)
+        part.__name__ for part in (build.write_loop, build.log, build.attempts, build.read_model, build.routing)
         if part.__module__ == __name__
     ),
 )  # fmt: skip

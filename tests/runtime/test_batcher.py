@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayfold.runtime.batcher import (
+from rayfold.runtime.batch_queue import (
     BATCH_BYTES_MAX,
     BATCH_ITEMS_MAX,
     WAITING_BYTES_MAX,
     WAITING_ITEMS_MAX,
-    Batcher,
     commands_worth,
 )
+from rayfold.runtime.batcher import Batcher
 from rayfold.runtime.errors import Overloaded
 
 
@@ -215,16 +215,6 @@ def test_halves_that_do_not_fit_into_batches_leave_as_full_ones() -> None:
     assert len(lane) == 300
 
 
-def test_what_is_worth_a_batch_can_change() -> None:
-    lane, sent, start = waiting_lane(2, 24)
-    put(lane, 1)
-    start()
-    lane.pipelined_items_min = 2
-    put(lane, 2)
-    start()
-    assert sent == [1, 2]
-
-
 @pytest.mark.parametrize(("batch_cost_s", "commands"), [(0.0, 1), (0.0005, 25), (0.0025, 125), (1.0, BATCH_ITEMS_MAX)])
 def test_the_more_a_batch_costs_the_more_commands_are_worth_one(batch_cost_s: float, commands: int) -> None:
     assert commands_worth(batch_cost_s) == commands
@@ -360,7 +350,7 @@ def test_a_send_that_raises_loses_its_batch_and_not_the_lane() -> None:
     assert sent == [["a"], ["b"]]
 
 
-# More than one in flight, and beginning anew ---------------------------------------------------------------------
+# More than one in flight ---------------------------------------------------------------------------------------
 
 
 def test_as_many_batches_as_allowed_are_in_flight() -> None:
@@ -379,32 +369,6 @@ def test_as_many_batches_as_allowed_are_in_flight() -> None:
     lane.put("i", 1)
     lane.put("j", 1)
     assert sent[5:] == [["h"], ["i"]]
-
-
-def test_what_was_lost_leaves_again_before_what_waits() -> None:
-    lane, sent = lane_and_sent(in_flight_max=2, pipelined_items_min=2, waiting_bytes_max=100)
-    for item in "abcd":
-        lane.put(item, 20)
-    assert sent == [["a"], ["b", "c"]]
-    lane.restart([("a", 20), ("b", 20), ("c", 20)])
-    assert sent[2:] == [["a", "b"], ["c", "d"]]
-    lane.batch_done()
-    lane.put("e", 100)
-    lane.batch_done()
-    assert sent[4:] == [["e"]], "two were in flight, not four"
-    lane.put("f", 100)
-    with pytest.raises(Overloaded):
-        lane.put("g", 1)
-    lane.batch_done()
-    assert sent[5:] == [["f"]]
-
-
-def test_a_lane_that_begins_anew_with_nothing_is_ready() -> None:
-    lane, sent = lane_and_sent()
-    lane.put("a", 1)
-    lane.restart([])
-    lane.put("b", 1)
-    assert sent == [["a"], ["b"]]
 
 
 # Threads -------------------------------------------------------------------------------------------------------

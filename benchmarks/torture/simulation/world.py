@@ -7,7 +7,6 @@ model. Simulated are the clock, the network, the disk's failures, and the ends a
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from rayfold.actors.client.command_router import CommandRouter
+from rayfold.actors.client.routing import Routing
 from rayfold.actors.partition.request_order import RequestOrder
 from rayfold.actors.settings import Settings
 from rayfold.runtime.domain.messages import Command
@@ -25,6 +25,7 @@ from rayfold.runtime.errors import Fenced, RayfoldError, StorageFailed, Unavaila
 from rayfold.runtime.log.contract import STREAM_PAGE_BYTES, Append, Appended, CommandEntry, Snapshot
 from rayfold.runtime.log.format import record_position
 from rayfold.runtime.log.memory import MemoryLog
+from rayfold.runtime.own_random import OWN
 from rayfold.runtime.read.read_model import ReadModel
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.stream import ANY, StreamId, partition_of
@@ -61,7 +62,7 @@ class Build:
     write_loop: type[WriteLoop] = WriteLoop
     attempts: type[RequestOrder] = RequestOrder
     read_model: type[ReadModel] = ReadModel
-    router: type[CommandRouter] = CommandRouter
+    routing: type[Routing] = Routing
 
 
 class Committed(NamedTuple):
@@ -229,7 +230,7 @@ class World:
 
     async def run(self) -> None:
         """The whole story, until everything has come to rest."""
-        random.seed(self.story.seed)  # the router's jitter
+        OWN.seed(self.story.seed)  # the router's jitter
         self.loop = asyncio.get_running_loop()
         self.network = Network(self.story, self.loop)
         self.disks = [Disk(self, number) for number in range(PARTITIONS)]
@@ -238,7 +239,7 @@ class World:
         self._copies: dict[int, Process] = {}
         """By partition, the process that was taken for dead and is not."""
         handles = [ActorHandle(self.network, number, partial(self._current, number)) for number in range(PARTITIONS)]
-        self.routers = [self.build.router(handles, _nobody, SETTINGS) for _ in range(CLIENTS)]
+        self.routers = [_SimulatedRouter(self.build, handles) for _ in range(CLIENTS)]
         self._versions: list[dict[int, int]] = [{} for _ in range(CLIENTS)]
         self._seen: list[dict[int, int]] = [{} for _ in range(CLIENTS)]
         for fault in self.story.faults:
@@ -252,6 +253,7 @@ class World:
         await asyncio.gather(*acts)
         await asyncio.sleep(SETTLED_S)
         looking.cancel()
+        OWN.seed()
 
     def broadcast(self, partition: int, records: list[bytes]) -> None:
         """To the projector, by a network that may do with it what it likes."""
@@ -332,6 +334,14 @@ class World:
                 self.reads.append(Read(act, found[1], after, found[0]))
                 return
             await asyncio.sleep(0.05)
+
+
+class _SimulatedRouter(CommandRouter):
+    """The router of one client, with the routing that is under test."""
+
+    def __init__(self, build: Build, partitions: Sequence[Any]) -> None:
+        self.routing_class = build.routing
+        super().__init__(partitions, _nobody, SETTINGS)
 
 
 def _nobody(name: str) -> Any:

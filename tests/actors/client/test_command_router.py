@@ -10,7 +10,7 @@ from typing import Any
 
 from rayfold.actors.client.command_router import CommandRouter
 from rayfold.actors.settings import Settings
-from rayfold.runtime.batcher import WAITING_BYTES_MAX
+from rayfold.runtime.batch_queue import WAITING_BYTES_MAX
 from rayfold.runtime.encoding.envelope import PackedCommand, new_command_id
 from rayfold.runtime.encoding.outcome import Redirect, encode_answer
 from rayfold.runtime.errors import Overloaded, Unavailable

@@ -17,7 +17,7 @@ from rayfold.actors.client.command_router import CommandRouter
 from rayfold.actors.client.transport import PartitionTransport
 from rayfold.actors.cluster.ray_cluster import Cluster
 from rayfold.actors.settings import Settings
-from rayfold.runtime.batcher import BATCH_BY_RAY_S, BATCH_BY_ROAD_S, BATCH_ITEMS_MAX, commands_worth
+from rayfold.runtime.batch_queue import BATCH_BY_RAY_S, BATCH_BY_ROAD_S, BATCH_ITEMS_MAX, commands_worth
 from rayfold.runtime.encoding.envelope import PackedCommand, pack
 from rayfold.runtime.encoding.outcome import decode_answer
 from tests.actors.conftest import Bank
@@ -76,7 +76,7 @@ async def test_a_client_learns_with_each_answer_how_many_commands_are_worth_a_ba
     async with bank(**ONE_PARTITION) as running:
         for settings in (Settings(local_sockets=False), Settings()):
             async with router_to(partition_of(running, cluster), settings) as router:
-                [destination] = router._partitions
+                [destination] = router._routing.partitions
                 while destination.way.has_road() != settings.local_sockets:
                     await asyncio.gather(*[router.submit(packed, blob, 30) for packed, blob in deposits(1)])
                 destination.lane.pipelined_items_min = BATCH_ITEMS_MAX + 1
