@@ -22,7 +22,7 @@ class Settings:
     """
 
     timeout_s: float = 10.0
-    """How long a command or query may take, all attempts together, unless the call says otherwise."""
+    """How long a command or query may take, all attempts together, unless the call sets another limit."""
 
     attempt_timeout_s: float = 5.0
     """When an attempt without an answer is sent again. A killed actor answers again after 1-2 s; a request that
@@ -66,8 +66,8 @@ class Settings:
     batch."""
 
     tune_garbage_collector: bool = True
-    """Have this process look for cyclic garbage less often while the runtime runs (see `gc_tuning.py`). Settings of the
-    program's own are left alone, and everything is put back at the end."""
+    """Have this process search for cyclic garbage less often while the runtime runs (see `gc_tuning.py`). Settings of
+    the program's own are left alone, and everything is put back at the end."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -123,7 +123,7 @@ class _Found(RemoteSystem):
         self._wanted, self._folder = wanted, Path.cwd()
 
     async def start(self) -> None:
-        """Join the cluster, see that the supervisor lives, and attach."""
+        """Join the cluster, make sure that the supervisor runs, and attach."""
         cluster = self._joined_to = await started_aside(self._joined, Cluster.stop)
         self._undo.push_async_callback(self._stop_cluster)
         await asyncio.to_thread(self._revive, cluster)

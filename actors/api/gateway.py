@@ -3,8 +3,8 @@
 Step [1] of the write path and [8] of the read path, seen from the caller's side. A `Runtime`, a `Connection` and a
 `Session` are gateways, and so is any object with these two methods, such as a test's own.
 
-Why only two methods: code that takes one as a parameter is as easy to call from a test as from a web handler. Whoever
-needs more (`subscribe`, `history`, ...) says `Operations` or `BlockingOperations`, of which runtimes and connections
+Why only two methods: code that takes one as a parameter is as easy to call from a test as from a web handler. Code that
+needs more (`subscribe`, `history`, ...) takes `Operations` or `BlockingOperations`, of which runtimes and connections
 are derived.
 """
 

@@ -73,7 +73,8 @@ _open_here: weakref.WeakSet[Operations] = weakref.WeakSet()
 
 def _disown_in_child() -> None:
     """In a forked child: nothing that the parent has open works here. No thread of it, and so no event loop and no
-    connection, lives on in the child, and LMDB forbids what it has open. So say so, instead of waiting for ever."""
+    connection, exists in the child, and LMDB forbids what it has open. So raise an error instead of waiting without
+    end."""
     for verbs in list(_open_here):
         if verbs._running is not None:
             verbs._running = None
@@ -166,12 +167,12 @@ class Operations:
         """Have the aggregate decide a command. Returns once its events are fsynced.
 
         Raises `Rejected`, `Conflict`, `HandlerFailed`, `InvalidMessage` and the other `CallerError`s: nothing was
-        stored. Raises `Unavailable` after `timeout_s` (seconds): unknown whether it happened, and the same
-        `command_id` may be sent again, for it takes effect at most once. until: wait too until every replica of these
-        projections shows it; else `NotYetVisible`, which has the `receipt`: the command succeeded. decisive: a
-        `Rejected` is stored under the `command_id` before it is raised, and every repeat of that id gets the same one,
-        whatever has changed since. events: the receipt carries the events (`receipt.events`), which are read from the
-        log for it; say so where what was decided is needed, such as the number of an invoice.
+        stored. Raises `Unavailable` after `timeout_s` (seconds): unknown whether it happened, and the same `command_id`
+        may be sent again, for it takes effect at most once. until: wait too until every replica of these projections
+        shows it; else `NotYetVisible`, which has the `receipt`: the command succeeded. decisive: a `Rejected` is stored
+        under the `command_id` before it is raised, and every repeat of that id gets the same one, whatever has changed
+        since. events: the receipt carries the events (`receipt.events`), which are read from the log for it; use it
+        where what was decided is needed, such as the number of an invoice.
         """
         if not isinstance(events, bool):
             raise InvalidMessage("events", f"is {events!r}", "give True or False")
@@ -205,14 +206,14 @@ class Operations:
         """Execute many commands, `in_flight` at a time; yields each with its outcome, in the order they came, as soon
         as it is known, whatever the source does. The source may be asynchronous. Another one is iterated on a thread of
         its own, unless it is a list or the like, so it may be slow, wait, and call a `BlockingRuntime`. What it raises
-        is raised when all outcomes before it have been told.
+        is raised when all outcomes before it have been returned.
 
         Outcomes are values: a `Receipt`, or the error that `execute` would have raised. The order of the commands to
-        one aggregate is kept. This is the fast road: batches form by themselves.
+        one aggregate is kept. This is the fast way: batches form by themselves.
 
         A command that could not be sent (`Unavailable` at once, as when its partition's node is gone, or `Overloaded`)
-        takes those behind it to the same aggregate with it, until you have been told: end `envelopes` there, send again
-        what was `Unavailable` and go on, and the order is kept.
+        takes those behind it to the same aggregate with it, until its outcome was returned: end `envelopes` there, send
+        again what was `Unavailable` and go on, and the order is kept.
         """
         return _OneByOne(self._client.send_all(envelopes, in_flight, timeout_s))
 
@@ -252,7 +253,7 @@ class Operations:
     async def caught_up(self, *projections: type[Projection], timeout_s: float | None = None) -> None:
         """Return once everything committed up to now is visible in every replica of these projections, or of all.
 
-        Raises `NotYetVisible` at the deadline, and at once what has stopped a projection, as `ask` would tell it.
+        Raises `NotYetVisible` at the deadline, and at once what has stopped a projection, as `ask` would raise it.
         """
         client = self._client
         limit_s, began_s = client.timeout_s(timeout_s), time.monotonic()
@@ -317,7 +318,7 @@ class Operations:
     async def status(self) -> Status:
         """What runs where, whether it answers, and how far it is behind: processes, epochs, positions, lag.
 
-        What does not answer within five seconds is told with `alive=False` and an unknown lag, never with a lag of 0.
+        What does not answer within five seconds is shown with `alive=False` and an unknown lag, never with a lag of 0.
         """
         return await self._here.status()
 
@@ -341,10 +342,10 @@ class Operations:
         unreadable: Unreadable = "yield",
     ) -> list[tuple[Event, Recorded]]:
         """The events of an aggregate, in order, each with its place; both versions are included, and the last one is
-        the default end. Read from the log; nobody is woken or slowed.
+        the default end. Read from the log; no actor is started or slowed.
 
         An event that the classes of this program cannot read, because it is of a newer release, is an `UnreadableEvent`
-        at its place, with the stored fields; with `unreadable="raise"` it is an `UnknownEvent` that says where it is.
+        at its place, with the stored fields; with `unreadable="raise"` it is an `UnknownEvent` with its place.
 
         Raises `NotInHistory` for an aggregate without events and for versions beyond its last (only the one after it
         is an empty list), `InvalidMessage` for over 100,000 events at once, `UnknownEvent`, `Damaged`.
@@ -378,8 +379,8 @@ class Operations:
         time at which it was recorded. The log is folded into a throw-away model in a Ray task, one for each part that
         has to be asked. progress: called with events done and events in all.
 
-        Raises `NotInHistory` for a position that a log has not got, `Unavailable` after `timeout_s` (default 600), and
-        what `ask` raises.
+        Raises `NotInHistory` for a position that a log lacks, `Unavailable` after `timeout_s` (default 600), and what
+        `ask` raises.
         """
         checked_class("as_of", projection, Projection)
         checked_callable("progress", progress)
@@ -406,7 +407,7 @@ class Operations:
         tenths of a second, once most of its log is copied.
 
         Raises `UnknownName`, `CallerError` for a node that is down or drained and for a system on one machine,
-        `Unavailable` if a node is lost on the way: then the partition is where it was, or where it was to be.
+        `Unavailable` if a node is lost on the way: then the partition is at its old home or at its new one.
         """
         moved: MoveResult = await self._nodes.ask("move", partition, node, timeout_s=LONG_S)
         return moved
@@ -526,8 +527,8 @@ class Operations:
         return self._active
 
     def _check_loop(self) -> None:
-        """Raises `CallerError` on another event loop than the one this was started on. Without one it passes: what is
-        wrong then, Python itself tells."""
+        """Raises `CallerError` on another event loop than the one this was started on. Without one it passes: Python
+        itself raises the error then."""
         loop = asyncio._get_running_loop()
         if loop is self._loop or loop is None or self._running is None:
             return

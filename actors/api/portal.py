@@ -3,7 +3,7 @@
 Beside step [1]. A blocking runtime or connection has an event loop on a thread of its own; each call of another thread
 is a task there, which that thread waits for. `blocking.py` has the calls.
 
-Rules kept here: a call that waits when the loop ends is told so; Ctrl-C while a call waits is an ordinary
+Rules kept here: a call that waits when the loop ends gets an error; Ctrl-C while a call waits is an ordinary
 `KeyboardInterrupt`, and ends that call.
 """
 
@@ -31,7 +31,7 @@ __all__ = ["BlockingRebuild", "Portal", "SessionPortal"]
 T = TypeVar("T")
 
 _LOOK_S: Final = 1.0
-"""How often a call that waits looks whether the event loop is still there."""
+"""How often a waiting call checks that the event loop still runs."""
 
 _UNDO_TIMEOUT_S: Final = 5.0
 """For a start that was interrupted to be undone."""
@@ -72,7 +72,7 @@ class BlockingRebuild:
             yield progress
 
     def progress(self) -> RebuildProgress:
-        """How far it has come, as last looked at."""
+        """The progress at the last check."""
         return self._rebuild.progress()
 
     def cancel(self) -> None:
@@ -124,7 +124,7 @@ class Portal(_Caller):
         return self
 
     async def _started(self, ended: threading.Event) -> None:
-        """Start, and tell when that has come to its end, also when it was interrupted: all of it is undone then."""
+        """Start, and signal the end of that, also when it was interrupted: all of it is undone then."""
         try:
             await self._runtime.start()
         finally:
@@ -202,7 +202,7 @@ class Portal(_Caller):
 
 
 def _end(loop: asyncio.AbstractEventLoop) -> None:
-    """Cancel what other threads still wait for, which they are told of, and stop the loop when that has ended."""
+    """Cancel what other threads still wait for, which raises in them, and stop the loop when that has ended."""
     waiting = asyncio.all_tasks(loop)
     for task in waiting:
         task.cancel()

@@ -1,11 +1,11 @@
 """Replica: a read model in the caller's own process, which follows the logs of the store and is asked without Ray.
 
 Steps [7] and [8] of the read path in one process. Before it: the logs, as they are committed. After it: the caller. No
-broadcast reaches it; a thread of its own looks at the heads of the logs (`PollInterval`) and reads what is new.
+broadcast reaches it; a thread of its own polls the heads of the logs (`PollInterval`) and reads what is new.
 
 Rules kept here: the logs are only read, and no transaction is open while the thread waits; a reader sees a prefix of
-each partition's log, as anywhere else; a projection that has stopped, and a thread that has, is told to whoever asks,
-never hidden by old answers; a log that cannot be read is tried again, and said in the program's log.
+each partition's log, as anywhere else; a projection that has stopped, and a thread that has, raises in every query, and
+is never hidden by old answers; a log that cannot be read is tried again, and the program's log has a line about it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["Replica"]
 log = printable_log(__name__)
 
 TIMEOUT_S: Final = 10.0
-"""For `after=`, unless the call says otherwise: over a hundred times what following takes."""
+"""Timeout of `after=`, unless the call sets another: over a hundred times what following takes."""
 
 _TROUBLE_S: Final = 1.0
 """Before a log that could not be read is tried again: one line in the program's log each time."""
@@ -134,7 +134,7 @@ class Replica(Generic[P]):
         return all(reached.get(partition, 0) >= positions[partition] for partition in positions)
 
     def close(self) -> None:
-        """End the thread and let go of the logs. Closing twice is fine; whoever waits is told."""
+        """End the thread and close the logs. Closing twice is allowed; a waiting call raises."""
         self._ending.set()
         self._thread.join()
         self._undo.close()
@@ -163,7 +163,7 @@ class Replica(Generic[P]):
             except RayfoldError as error:
                 log.error("the replica of %s tries again: %s", name, error)
                 found, pause_s = False, _TROUBLE_S
-            except Exception as error:  # a mistake of ours, or no memory: nobody may wait for a thread that has ended
+            except Exception as error:  # a bug of Rayfold, or no memory: no call may wait for a thread that has ended
                 log.exception("the replica of %s follows no more", name)
                 self._read_model.fail(HandlerFailed.caused_by(f"the replica of {name}", "the logs it follows", error))
                 return

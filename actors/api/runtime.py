@@ -54,7 +54,7 @@ class Runtime(Operations):
         own_actors_max: How many own actors may be alive at once; see `settings`.
         timeout_s: Seconds after which a call is `Unavailable`; see `settings`.
         settings: All bounds and deadlines.
-        num_cpus: What Ray is told this machine has, if this runtime starts Ray.
+        num_cpus: CPUs that are reported to Ray for this machine, if this runtime starts Ray.
         cluster: Spread the store over several nodes. A `LocalCluster` is started for it, with the nodes' data
             folders in the directory; "auto" or "HOST:PORT" is a cluster that runs, whose nodes have data folders.
             The system's name is then the last part of the path, by which other programs `connect` to it while this
@@ -162,7 +162,7 @@ def _checked_cluster(cluster: object) -> LocalCluster | str | None:
 
 
 def _open_store(path: Path, partitions: int | None) -> Store:
-    """The store in the directory; a new one gets `PARTITIONS_DEFAULT` partitions unless told otherwise."""
+    """The store in the directory; a new one gets `PARTITIONS_DEFAULT` partitions unless `partitions` is given."""
     try:
         return create_or_open_store(path, partitions)
     except StoreMissing:

@@ -1,10 +1,10 @@
 """Session: read your writes, and never read backwards, for one user of a program.
 
-Beside steps [1] and [8]. Before it: the caller. After it: the client, which a session asks like anybody else, with an
-`after=` that has grown with every receipt and every answer.
+Beside steps [1] and [8]. Before it: the caller. After it: the client, which a session asks like any other caller, with
+an `after=` that has grown with every receipt and every answer.
 
-Rule kept here: the positions of a session only grow. What was written and what was seen in it is seen in whatever it is
-told next, by whichever replica of whichever projection; so an answer may be newer than needed, and never older.
+Rule kept here: the positions of a session only grow. What was written and what was seen in it is seen in every later
+answer, by whichever replica of whichever projection; so an answer may be newer than needed, and never older.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Session:
     def token(self) -> str:
         """The positions as text, safe in URLs and headers, for `Runtime.session` of any runtime on this store: hand it
         to an HTTP client, and the next request sees what this one did. It is signed with a secret of the store, and
-        cannot be made up; what it says is not secret. Raises `Unavailable` if that cannot be read."""
+        cannot be made up; its content is not secret. Raises `Unavailable` if that cannot be read."""
         return token_of_place(self._positions, self._runtime._store, self._runtime._token_secret())
 
     def join(self, after: After) -> None:

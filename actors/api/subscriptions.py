@@ -1,11 +1,11 @@
 """Subscriptions of a running system: the events of its logs, awaited on an event loop.
 
-Beside the read path; `runtime/feed/subscription.py` says what a subscription is. No actor is asked or slowed: the logs
-are read in the caller's own process, pages in a thread. Waiting is looking at the heads of the logs now and then on the
-loop itself (2.3 us a log, every 1 to 20 ms), so a subscription that waits takes no thread.
+Beside the read path; `runtime/feed/subscription.py` describes what a subscription is. No actor is asked or slowed: the
+logs are read in the caller's own process, pages in a thread. Waiting is polling the heads of the logs on the loop
+itself (2.3 us a log, every 1 to 20 ms), so a subscription that waits takes no thread.
 
 Rules kept here: an event that was read is never lost to a cancellation: a page whose reader was cancelled is there for
-the next one who asks. What is open when the runtime stops is closed, and whoever waits there sees the end.
+the next one who asks. What is open when the runtime stops is closed, and a waiting iteration ends.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Subscription(Generic[OneOf]):
         await asyncio.to_thread(self._feed.save)
 
     def close(self) -> None:
-        """Let go of everything; whoever waits for an event sees the end. Closing twice is fine."""
+        """Release everything; a waiting iteration ends. Closing twice is allowed."""
         self._feed.close()
 
     async def __aenter__(self) -> Self:
@@ -134,7 +134,7 @@ class Subscription(Generic[OneOf]):
         return await asyncio.to_thread(follower.has_new_records) if follower.away else follower.has_new_records()
 
     async def _fill(self) -> None:
-        """Read a page in a thread, or wait for the one that is being read for somebody who was cancelled."""
+        """Read a page in a thread, or wait for the one that is being read for a cancelled call."""
         if self._filling is None:
             self._filling = asyncio.ensure_future(asyncio.to_thread(self._feed.fill))
             self._filling.add_done_callback(_looked_at)
@@ -145,7 +145,7 @@ class Subscription(Generic[OneOf]):
 
 
 def _looked_at(filling: asyncio.Future[None]) -> None:
-    """Its failure may be nobody's business any more: the subscription was closed meanwhile."""
+    """Its failure may not matter any more: the subscription was closed meanwhile."""
     if not filling.cancelled():
         filling.exception()
 
@@ -175,5 +175,5 @@ class Subscriptions:
     def close(self) -> None:
         """End all that are still open."""
         for subscription in list(self._open):
-            with suppress(RayfoldError):  # what it could not save comes again, to whoever subscribes next
+            with suppress(RayfoldError):  # what it could not save is delivered again to the next subscriber
                 subscription.close()

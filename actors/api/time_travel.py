@@ -1,9 +1,8 @@
 """Time travel for a running system: histories and past states of aggregates, and read models as of a place.
 
-Beside the read path; `runtime/read/time_travel.py` says what the questions mean. Histories and states are read from the
-log in the caller's own process, in a thread. A read model as of a place is folded from the log in Ray tasks, one for
-each part that has to be asked, so that a long fold uses other cores than the caller's; it is thrown away with its
-answer.
+Beside the read path; `runtime/read/time_travel.py` defines the questions. Histories and states are read from the log in
+the caller's own process, in a thread. A read model as of a place is folded from the log in Ray tasks, one for each part
+that has to be asked, so that a long fold uses other cores than the caller's; it is thrown away with its answer.
 
 Rules kept here: no actor is asked, started or slowed; what runs for longer than its deadline, or for a caller who has
 given up, is cancelled.
@@ -58,7 +57,8 @@ from ..nodes.store import AnyStore, open_patient_reader
 __all__ = ["AS_OF_TIMEOUT_S", "TimeTravel"]
 
 AS_OF_TIMEOUT_S: Final = 600.0
-"""For a read model as of a place, unless the call says otherwise: at 200,000 events a second, 100 million events."""
+"""Timeout for a read model as of a place, unless the call sets another: at 200,000 events a second, 100 million
+events."""
 
 Place = Receipt | datetime | Mapping[int, int]
 """What a read model may be asked as of."""
@@ -208,14 +208,14 @@ class TimeTravel:
 
 
 def _asked_part(projection: type[Projection], query: Query[Any]) -> int | None:
-    """Which part is to be asked; None for all. Raises `InvalidMessage`, `UnknownName`, `HandlerFailed`."""
+    """The part to ask; None for all. Raises `InvalidMessage`, `UnknownName`, `HandlerFailed`."""
     if type(query) not in projection.answers:
         raise unregistered_message(f"query of {projection.projection_name}", query, projection.answers, Query)
     return part_asked(projection, query, projection.parts)
 
 
 async def _all_or_none(doing: Sequence[asyncio.Future[Any]]) -> list[Any]:
-    """What they come to. The first that fails, or whoever gives up waiting, cancels all."""
+    """What they come to. The first that fails, or a caller that gives up waiting, cancels all."""
     try:
         return await asyncio.gather(*doing)
     except BaseException:
@@ -229,8 +229,8 @@ async def _all_or_none(doing: Sequence[asyncio.Future[Any]]) -> list[Any]:
 
 
 async def _results(function: Callable[..., Iterator[Any]], *arguments: Any) -> AsyncIterator[Any]:
-    """What a generator yields that runs in a Ray task on this machine, where the logs are. To be taken to its end, so
-    that it can put away what it has used; whoever fails or is cancelled on the way cancels the task."""
+    """What a generator yields that runs in a Ray task on this machine, where the logs are. To be iterated to its end,
+    so that it can release what it has used; a caller that fails or is cancelled on the way cancels the task."""
     import ray
 
     options: Any = ray.remote(function)

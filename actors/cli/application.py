@@ -1,7 +1,7 @@
 """`rayfold deploy`, `move`, `rebalance` and `drain`: an application on a cluster, left running, renewed, spread.
 
-Rules kept here: those of `cli/main.py`. What takes long shows how far it is; Ctrl-C leaves the cluster as the last step
-that was done has made it, and says so.
+Rules kept here: those of `cli/main.py`. What takes long shows how far it is; Ctrl-C leaves the cluster in the state
+after the last completed step, and prints that.
 """
 
 from __future__ import annotations
@@ -287,7 +287,7 @@ def _moving(app: str | None, address: str, do: Callable[[BlockingConnection], li
 
 
 def application_at(told: str) -> Application:
-    """The `Application` at MODULE:NAME, looked for from the present directory. Raises `CallerError`, `UnknownName`."""
+    """The `Application` at MODULE:NAME, imported from the present directory. Raises `CallerError`, `UnknownName`."""
     from ..packaging.application import Application
 
     module_name, colon, name = told.partition(":")

@@ -93,7 +93,7 @@ def _positions(at: list[str]) -> dict[int, int]:
 
 
 class _progress:  # noqa: N801 - used like a function
-    """A bar with the remaining time; `with _progress("doing") as advance:` gives what to tell it."""
+    """A bar with the remaining time; `with _progress("doing") as advance:` gives the function that reports it."""
 
     def __init__(self, doing: str) -> None:
         columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

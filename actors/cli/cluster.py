@@ -2,7 +2,7 @@
 
 `up` starts several nodes on this machine that outlive the command; a second `up` starts again what was lost. `down`
 stops exactly those. `node` turns a real machine into one node of a cluster: it becomes `ray start --block`, with the
-label, the environment and the settings that Rayfold wants. `nodes` lists those of any cluster.
+label, the environment and the settings that Rayfold needs. `nodes` lists those of any cluster.
 
 Rules kept here: those of `cli/main.py`. A process is stopped by its session and start time, never by a name; `ray
 stop`, which ends every Ray on the machine, is never called.
@@ -170,7 +170,7 @@ def _as_shell(environment: Mapping[str, str], command: Sequence[str]) -> str:
 
 
 def _choose_port(cluster: LocalNodes, wanted: int | None, *, running: bool) -> None:
-    """Where the head is to listen. One that runs, or that others look for, stays where it is."""
+    """The port of the head. One that runs, or that the other nodes know, stays the same."""
     had = cluster.address.rpartition(":")[2]
     if running:
         if wanted is not None and str(wanted) != had:

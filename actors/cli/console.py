@@ -26,12 +26,12 @@ __all__ = ["CommandList", "PrintableConsole", "complaints", "console", "write_re
 
 
 PIPE_COLUMNS: Final = 4_096
-"""Of a line that goes into a pipe or a file, unless COLUMNS says otherwise: more than any table takes."""
+"""Width of a line in a pipe or a file, unless COLUMNS sets it: more than any table takes."""
 
 
 class PrintableConsole(Console):
-    """A console of Rich's whose text is printable, whatever it consists of. Where nobody looks at it, as in a pipe, its
-    lines are as long as they are, where Rich cuts tables at 80 columns."""
+    """A console of Rich's whose text is printable, whatever it consists of. Without a terminal, as in a pipe, its lines
+    are as long as they are, where Rich cuts tables at 80 columns."""
 
     @property
     def size(self) -> ConsoleDimensions:
@@ -76,12 +76,12 @@ def _first_sentence(text: str) -> str:
 
 
 def write_report(path: Path | None, values: Mapping[str, Any]) -> None:
-    """The figures of a command in the file that its caller has named, if any. Beside its place and then there: whoever
-    reads it finds it whole. Readable to others as far as the umask says. Raises `StorageFailed`, `NotPrivate`."""
+    """The figures of a command in the file that its caller has named, if any. Written beside its place and then moved:
+    a reader finds it whole. Readable to others as far as the umask allows. Raises `StorageFailed`, `NotPrivate`."""
     if path is None:
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:  # made here: what has that name already, a link of somebody else's, is not written through
+    try:  # made here: an existing file of that name, such as another user's link, is not written through
         descriptor = open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             umask = os.umask(0o077)

@@ -1,7 +1,7 @@
 """`rayfold logs`: what the actors of a system and the handlers in them logged, traces of user code included.
 
-Rules kept here: those of `cli/main.py`. Looking changes nothing and asks nobody. What was logged comes from outside:
-each line is made printable.
+Rules kept here: those of `cli/main.py`. Reading changes nothing and contacts no process. What was logged comes from
+outside: each line is made printable.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NOTHING: Final = 2
 
 _LOOK_S: Final = 0.3
 _SESSIONS_EVERY: Final = 10
-"""Looks at the files of one session between two looks for a later one."""
+"""Polls of one session's files between two checks for a later session."""
 
 _OF_A_PROCESS: Final = re.compile(
     r"(?P<part>.*(?:partition-\d+|-v\d+/\d+-\d+))(?:@(?P<node>[^@#]+))?#[\w.]+", re.DOTALL
@@ -89,7 +89,7 @@ def logs(
                 newest = next(sessions_of(actor_in), None)
                 if newest is not None and (session is None or newest.folder != session.folder):
                     session = newest
-    with suppress(OSError):  # whoever read it has seen enough
+    with suppress(OSError):  # the reader of the pipe has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

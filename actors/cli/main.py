@@ -154,7 +154,7 @@ def main() -> None:
         sys.exit(REFUSED)
     except Exception as error:
         shown = getattr(error, "format_message", None)
-        if shown is None:  # a bug of ours: whoever reports it needs the trace
+        if shown is None:  # a bug of Rayfold: a report of it needs the trace
             raise
         _complain(f"[bold red]error:[/] {escape(shown())}")
         sys.exit(REFUSED)

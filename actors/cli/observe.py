@@ -1,7 +1,7 @@
-"""`rayfold status` and `rayfold history`: looking at a store from a second terminal, while it is in use or not.
+"""`rayfold status` and `rayfold history`: a store seen from a second terminal, while it is in use or not.
 
 Rules kept here: those of `cli/main.py`. Looking changes nothing: `history` reads the log alone and needs no classes;
-`status` asks the actors, and tells what the log says where nothing runs.
+`status` asks the actors, and shows the heads of the logs where nothing runs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = ["history", "status"]
 NOT_RUNNING: Final = 2
 
 _LOOK_S: Final = 1.0
-"""Between two looks: what a rate is told from. The observer takes a thousandth of that."""
+"""Seconds between two readings, from which rates are computed. The observer takes a thousandth of that."""
 
 JsonOption = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file, as JSON.")
@@ -54,7 +54,7 @@ def status(
         str, typer.Option(metavar="HOST:PORT", help="Address of the cluster, for an application.")
     ] = "auto",
 ) -> None:
-    """Show what runs on a store and how it does. Exit code 2 if nothing runs; then with what the log says."""
+    """Show what runs on a store and how it does. Exit code 2 if nothing runs; then with the heads of the logs."""
     from ...runtime.store.store import open_store
     from ...runtime.store.store_lock import holder_of
     from ..observe.attach import RunningSystem
@@ -131,7 +131,7 @@ def history(
                     for stored in stored_history(reader, stream, from_version, to_version):
                         print(printable_json(_as_values(stored, partition)))
             sys.stdout.flush()
-        except BrokenPipeError:  # whoever read it has seen enough
+        except BrokenPipeError:  # the reader of the pipe has ended
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -184,7 +184,7 @@ async def _look(system: RunningSystem, watch: bool, json_file: Path | None) -> N
 
 
 def _show_heads(store: Store, why: str, json_file: Path | None) -> None:
-    """Nothing runs, or it cannot be reached: what the logs say about themselves."""
+    """Nothing runs, or it cannot be reached: show the heads of the logs."""
     from ...runtime.store.store_lock import holder_of
     from ..observe.screen import as_values
     from ..observe.status import PartitionStatus, Status
@@ -225,7 +225,7 @@ def _id(stored: bytes) -> str | None:
 
 
 def _plain(value: Any) -> Any:
-    """A stored value as JSON can say it: bytes in hexadecimal, keys as text."""
+    """A stored value in a form that JSON has: bytes in hexadecimal, keys as text."""
     if isinstance(value, dict):
         return {key if isinstance(key, str) else str(_plain(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list | set | frozenset | deque):

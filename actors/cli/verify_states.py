@@ -26,7 +26,7 @@ DIFFERENCES_SHOWN = 50
 
 
 def classes_of(directory: Path, classes: str) -> Application:
-    """The application `MODULE:NAME` whose states are to be compared in a store. Raises `CallerError`."""
+    """The application `MODULE:NAME` whose states are compared in a store. Raises `CallerError`."""
     if is_application(directory):
         raise CallerError("states are compared in the directory of a store: give that, and not the application's name")
     return application_at(classes)

@@ -52,7 +52,7 @@ Until = type[Projection] | Iterable[type[Projection]]
 
 
 class Client:
-    """Commands and queries of one program. Lives on one event loop."""
+    """Commands and queries of one program. Used on one event loop only."""
 
     def __init__(
         self,

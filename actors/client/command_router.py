@@ -33,7 +33,7 @@ log = printable_log(__name__)
 
 
 class CommandRouter:
-    """Sends commands and resolves their futures. Lives on one event loop."""
+    """Sends commands and resolves their futures. Used on one event loop only."""
 
     routing_class: type[Routing] = Routing
     transport_class: type[PartitionTransport] = PartitionTransport

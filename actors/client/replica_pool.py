@@ -159,7 +159,7 @@ class _Call:
 
 
 class ReplicaPool:
-    """The replicas of one projection, as one client sees them. Lives on one event loop."""
+    """The replicas of one projection, as one client sees them. Used on one event loop only."""
 
     def __init__(self, name: str, actors: Sequence[Any], settings: Settings) -> None:
         self._loop = asyncio.get_running_loop()

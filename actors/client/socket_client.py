@@ -27,7 +27,7 @@ __all__ = ["SocketConnection"]
 
 
 class SocketConnection(asyncio.Protocol):
-    """The client's end of one connection. Made by `PartitionTransport`; lives on the client's event loop."""
+    """The client's end of one connection. Made by `PartitionTransport`; used on the client's event loop only."""
 
     protocol_class: type[ClientProtocol] = ClientProtocol
 

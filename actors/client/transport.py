@@ -29,7 +29,7 @@ _LOOK_TIMEOUT_S: Final = 10.0
 
 
 class PartitionTransport:
-    """Delivers attempts to one actor. Lives on the router's event loop."""
+    """Delivers attempts to one actor. Used on the router's event loop only."""
 
     choice_class: type[TransportChoice[SocketConnection]] = TransportChoice
     connection_class: type[SocketConnection] = SocketConnection

@@ -1,1 +1,1 @@
-"""Ray, and the machines and processes of a cluster. It knows nothing of stores, partitions or projections."""
+"""Ray, and the machines and processes of a cluster. It is independent of stores, partitions and projections."""

@@ -16,7 +16,7 @@ from .file import address_in
 __all__ = ["find_address", "is_loopback", "reach"]
 
 _REACH_TIMEOUT_S: Final = 5.0
-"""For a connection to the head of a cluster that is to be joined."""
+"""Timeout of a connection to the head of a cluster before it is joined."""
 
 _ANSWER_TIMEOUT_S: Final = 15.0
 """For its first bytes, which on a machine that is overloaded take longer than the connection."""
@@ -63,7 +63,7 @@ def _present_address() -> str:
 
 
 def _addresses_here() -> set[str]:
-    """Of the clusters that have a node on this machine, as the command lines of the nodes say; without those that a
+    """Of the clusters that have a node on this machine, from the command lines of the nodes; without those that a
     program has started for itself alone."""
     found: set[str] = set()
     for process in Path("/proc").iterdir():
@@ -109,7 +109,7 @@ def _is_address(address: str) -> bool:
 
 def _why_not(address: str) -> str:
     """Why no head of a cluster can be reached there; empty if one can. A head that is frozen, and another program at
-    its port, listen too: a head sends the settings of HTTP/2 (RFC 9113, 3.4) as soon as somebody connects."""
+    its port, listen too: a head sends the settings of HTTP/2 (RFC 9113, 3.4) at each connection."""
     host, _, port = address.rpartition(":")
     try:
         connection = socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_TIMEOUT_S)

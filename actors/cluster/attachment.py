@@ -27,7 +27,7 @@ _LOOK_S: Final = 0.5
 """Between two attempts to reach the head while it is away."""
 
 _READ_BYTES: Final = 4096
-"""Of what the other end says of itself, unread."""
+"""Bytes of the other end's greeting, which are ignored."""
 
 _open_here: Final[weakref.WeakSet[Attachment]] = weakref.WeakSet()
 """Those of this process: all to the same cluster, since a process can be connected to one only."""
@@ -39,7 +39,7 @@ def head_is_away() -> bool:
 
 
 class Attachment:
-    """Lives on the event loop of the connection that it is for."""
+    """Used on the event loop of its connection only."""
 
     def __init__(self, node_socket: str, head: str) -> None:
         """`node_socket`: the path of the node's socket. `head`: `HOST:PORT`."""
@@ -85,7 +85,7 @@ class Attachment:
                 self.head_away_since_s = None
                 began_s = time.monotonic()
                 await _end_of(*opened)
-                if time.monotonic() - began_s < _LOOK_S:  # it is there, and ends what says nothing
+                if time.monotonic() - began_s < _LOOK_S:  # it is there, and ends what does not answer
                     await asyncio.sleep(_LOOK_S)
 
 

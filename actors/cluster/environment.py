@@ -1,4 +1,4 @@
-"""Environment: the settings that Rayfold wants of Ray, as the environment variables from which Ray reads them.
+"""Environment: the settings that Rayfold needs of Ray, as the environment variables from which Ray reads them.
 
 Rule kept here: what the user has set is left as it is.
 """
@@ -29,7 +29,7 @@ OWN_ACTOR_SLOT: Final = "rayfold_own_actor"
 _ENVIRONMENT: Final = {
     # Ray starts workers at nice 15: they would lose every race against the process that calls them.
     "RAY_worker_niceness": "0",
-    # Whoever reaches a Ray cluster runs code in it: only with the token.
+    # A client that reaches a Ray cluster can run code in it: only with the token.
     "RAY_AUTH_MODE": "token",
     # Under `uv run` Ray would start workers in a copy of the project with a fresh environment.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
@@ -39,8 +39,8 @@ _ENVIRONMENT: Final = {
 }
 
 _OF_A_PROGRAM: Final = {
-    # After that long without its head Ray ends the process, which is not Ray's: a web service, say. Ray's own 60 s stay
-    # for the processes of nodes (`node_environment`).
+    # After that long without its head Ray ends the process, which is not Ray's: a web service, for example. Ray's own
+    # 60 s stay for the processes of nodes (`node_environment`).
     "RAY_gcs_rpc_server_reconnect_timeout_s": "31536000",
 }
 """For the process that uses a cluster, and not for the nodes that it starts."""
@@ -52,7 +52,7 @@ _READ_AT_IMPORT: Final = {"RAY_AUTH_MODE", _LOOPBACK, "RAY_ENABLE_UV_RUN_RUNTIME
 
 _DETECTION: Final = {
     # A lost node is noticed after some 5 s, where Ray's defaults take up to 65 s. Only where there are several nodes:
-    # a machine that is alone has nobody to be missed by, and much to lose from a false alarm when it is busy.
+    # on a single machine the check has no use, and a false alarm on a busy machine ends everything.
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "2000",
@@ -65,7 +65,7 @@ _DETECTION: Final = {
 }
 
 GCS_FOLDER: Final = "gcs"
-"""In the head's data folder: Ray's own directory of nodes, actors and names, so that a restarted head knows them."""
+"""In the head's data folder: Ray's own directory of nodes, actors and names, so that a restarted head has them."""
 
 OBJECT_STORE_BYTES: Final = 128 * 1024 * 1024
 """Nothing large goes through the object store; Ray's default of 30 % of memory would be reserved for nothing."""
@@ -86,8 +86,8 @@ def prepare_environment(*, loopback: bool = True) -> None:
 @contextlib.contextmanager
 def kept_from_processes() -> Iterator[None]:
     """The processes of a Ray of this program, which inherit its environment, do without what is for programs: they
-    would go on for ever after a program that was killed. So does the program itself, since Ray reads its settings
-    between starting them and connecting to them: without its Ray for 60 s, it is ended by it."""
+    would never end after a program that was killed. So does the program itself, since Ray reads its settings between
+    starting them and connecting to them: without its Ray for 60 s, it is ended by it."""
     ours = {name: value for name, value in _OF_A_PROGRAM.items() if os.environ.get(name) == value}
     for name in ours:
         del os.environ[name]

@@ -1,10 +1,10 @@
 """Cluster file: what `rayfold up` leaves behind, so that a later command finds exactly the processes it started.
 
 Beside all steps. `cluster.json` in the folder of the data folders: the address, and of each node its identity and its
-session, with the start time of the process that leads it and the boot of the machine, so that a number that meanwhile
-belongs to somebody else is not taken for it (`cluster/processes.py`). It is removed when the cluster is stopped, and
-rewritten when a lost node has been started again. `head.port` and `wanted.json` beside it stay: the next `rayfold up`
-has the same port, as many nodes, and as many CPUs for each.
+session, with the start time of the process that leads it and the boot of the machine, so that a reused process id is
+not taken for it (`cluster/processes.py`). It is removed when the cluster is stopped, and rewritten when a lost node has
+been started again. `head.port` and `wanted.json` beside it stay: the next `rayfold up` has the same port, as many
+nodes, and as many CPUs for each.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 CLUSTER_FOLDER: Final = "rayfold-cluster"
-"""The folder of the data folders, where `rayfold up` was not told another one."""
+"""The default folder of the data folders for `rayfold up`."""
 
 CLUSTER_FILE: Final = "cluster.json"
 PORT_FILE: Final = "head.port"
@@ -44,7 +44,7 @@ CLUSTER_FILE_BYTES_MAX: Final = 65_536
 
 
 def write_cluster(nodes: LocalNodes) -> None:
-    """Say what runs. Written beside its place and moved there: whole or not at all. Raises `StorageFailed`."""
+    """Record what runs. Written beside its place and moved there: whole or not at all. Raises `StorageFailed`."""
     facts: dict[str, Any] = {
         "format": FORMAT,
         "address": nodes.address,
@@ -78,7 +78,7 @@ def write_cluster(nodes: LocalNodes) -> None:
 
 
 def read_cluster(folder: Path, wanted: int | None = None, cpus: int | None = None) -> LocalNodes | None:
-    """The cluster that was started here, whether its processes live or not; none if there is none.
+    """The cluster that was started here, whether its processes run or not; none if there is none.
 
     `wanted`, `cpus`: for a cluster that is to have more nodes than it had, or others from its next start on. Raises
     `StoreMismatch` if the file is not what was written.
@@ -135,7 +135,7 @@ def known_wish(folder: Path) -> LocalCluster:
 
 
 def remove_cluster(folder: Path) -> None:
-    """Say that nothing runs any more."""
+    """Record that nothing runs any more."""
     (folder / CLUSTER_FILE).unlink(missing_ok=True)
 
 

@@ -47,20 +47,20 @@ STOP_GRACE_S: Final = 10.0
 
 PORTS: Final = range(20_000, 32_000)
 """For the head: below those that Linux gives to outgoing connections, of which one would sit on the port of a head that
-is away; the nodes' own attempts to reach it, say."""
+is away; the nodes' own attempts to reach it, for example."""
 
 _CLOSED_S: Final = 5.0
 """For the port of a head that was killed to be free. A process that is being killed gives its memory back first, and
 with it the environment by which it is known as this node's; its sockets up to 0.3 s later, on a busy machine."""
 
 _LOOK_S: Final = 0.02
-"""Between two looks at it."""
+"""Seconds between two checks of it."""
 
 LOG: Final = "node.log"
-"""In the data folder: what the node's own program and Ray's starting said, since the last start."""
+"""In the data folder: the output of the node's own program and of Ray's start, since the last start."""
 
 LOG_TAIL_BYTES: Final = 2_000
-"""Of that, looked at when a node does not come up."""
+"""Bytes of that which are read when a node does not come up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class LocalCluster:
 
     Args:
         nodes: How many.
-        cpus: What each of them tells Ray it has.
+        cpus: CPUs that each of them reports to Ray.
 
     Raises:
         InvalidMessage: A number that cannot be.
@@ -97,7 +97,7 @@ class LocalNode:
     data: Path
     session: Session | None = None
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
-    """Of this program; none for a node that an earlier program has started and let go."""
+    """Process of this program; none for a node that an earlier program has started and left running."""
 
     @property
     def name(self) -> str:
@@ -114,9 +114,9 @@ class LocalNodes:
     """The running nodes of a local cluster, over data folders `folder/node-0`, `folder/node-1`, …
 
     A context manager that starts all of them and ends all of them. The folders are made if they are missing, and the
-    nodes are who they were if not. Nodes are named by their number; 0 is the head, without which Ray starts nothing
-    and finds nobody. `own_actors_max`: how many own actors each node has room for. `remember`: whether the detached
-    actors of an earlier run on these folders start again. `known`: the first of the nodes, where they are known.
+    nodes are who they were if not. Nodes are named by their number; 0 is the head, without which Ray starts and finds
+    no actor. `own_actors_max`: how many own actors each node has room for. `remember`: whether the detached actors of
+    an earlier run on these folders start again. `known`: the first of the nodes, where they are known.
     """
 
     def __init__(
@@ -145,8 +145,8 @@ class LocalNodes:
         """Start every node that is not up: first the head, then the others at once.
 
         Raises `StoreMissing` or `StoreMismatch` for a data folder that is gone or another's, and `Unavailable` if a
-        node does not come up, with what it said: that its data folder is in use, say. Then nothing that was started
-        here is left running.
+        node does not come up, with its last output, for example that its data folder is in use. Then nothing that was
+        started here is left running.
         """
         missing = [number for number, node in enumerate(self.nodes) if not node.alive]
         self._forget = len(missing) == len(self.nodes) and not self._remember
@@ -195,7 +195,7 @@ class LocalNodes:
     def stop(self, *, grace_s: float = STOP_GRACE_S) -> None:
         """End all processes of all nodes and wait until they have ended. Stopping twice is fine.
 
-        Raises `Unavailable`, naming the processes, if the kernel does not let go of one.
+        Raises `Unavailable`, naming the processes, if the kernel does not end one.
         """
         self._end(self.nodes, grace_s=grace_s)
 
@@ -234,7 +234,7 @@ class LocalNodes:
         node.session = Session.led_by(node.process.pid, node.data)
 
     def _port_of_head(self) -> int:
-        """Where it was, because the other nodes look for it there; or anywhere, if it never was or nobody is left."""
+        """The former port, because the other nodes expect it there; any port, if there was none or no node is left."""
         alive = any(node.alive for node in self.nodes)
         if self.port is not None and not alive:
             if _is_free(self.port):
@@ -295,7 +295,7 @@ def _is_free(port: int, within_s: float = 0.0) -> bool:
 
 
 def _line(descriptor: int, deadline: float) -> Mapping[str, Any]:
-    """The one line that a node says: its address, or an error. Empty if it ends before, or says nothing in time."""
+    """The one line that a node prints: its address, or an error. Empty if it ends before, or prints nothing in time."""
     said = b""
     while not said.endswith(b"\n"):
         readable, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
@@ -317,7 +317,7 @@ def _opened(path: Path) -> Any:
 
 
 def _why(log: Path) -> str:
-    """The last thing that a node said before it ended."""
+    """The last output of a node before it ended."""
     with contextlib.suppress(OSError):
         lines = log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip().splitlines()
         if lines:

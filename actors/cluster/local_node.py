@@ -1,8 +1,8 @@
 """Local node: the program that is one node of a local cluster, the leader of its session.
 
-Beside all steps; `cluster/local.py` starts it. It starts Ray's processes of one node inside this machine, says one line
-of JSON when they are up, and then waits: while its standard input is open, somebody is responsible for it. When that
-ends, or SIGTERM comes, or one of Ray's processes dies, it ends everything in its session and then itself. The line
+Beside all steps; `cluster/local.py` starts it. It starts Ray's processes of one node inside this machine, prints one
+line of JSON when they are up, and then waits: while its standard input is open, its parent is responsible for it. When
+that ends, or SIGTERM comes, or one of Ray's processes ends, it ends everything in its session and then itself. The line
 `keep` on standard input makes it stay for good.
 
 Why not `ray start --block`: that command refuses several nodes on the loopback interface, and gives the nodes the
@@ -42,7 +42,7 @@ __all__ = ["main"]
 KEEP: Final = b"keep\n"
 
 _LOOK_S: Final = 0.5
-"""Between two looks at whether Ray's processes are alive."""
+"""Seconds between two checks that Ray's processes run."""
 
 _LEAVE_S: Final = 5.0
 """How long the workers of a node that is being stopped may take to end by themselves."""
@@ -94,7 +94,7 @@ def _start(plan: dict[str, Any]) -> Any:
     }
     if head := plan["head_address"] is None:
         options["gcs_server_port"] = plan["port"]
-    else:  # and a port that the head's daemon has not got
+    else:  # and a port that the head's daemon does not have
         options |= {"gcs_address": plan["head_address"], "node_manager_port": 0}
     with _alone(Path(plan["data"]).parent):
         return node_class()(RayParams(**options), head=head, shutdown_at_exit=False, spawn_reaper=True)
@@ -113,7 +113,8 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _watch(node: Any) -> None:
-    """Wait until whoever started this node is gone, unless it was told to stay, or one of Ray's processes is."""
+    """Wait until the process that started this node is gone, unless it was asked to stay, or one of Ray's processes
+    is."""
     from ray._private.utils import write_ray_address
 
     watched, buffered = [0], b""
@@ -125,7 +126,7 @@ def _watch(node: Any) -> None:
         buffered = (buffered + read)[-64:]
         if buffered.endswith(KEEP):
             watched = []
-            if node.head:  # for whoever joins `auto`
+            if node.head:  # for programs that join `auto`
                 write_ray_address(node.gcs_address)
         elif not read:
             return

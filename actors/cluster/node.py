@@ -122,7 +122,7 @@ def read_node(folder: str | os.PathLike[str]) -> NodeIdentity:
 
 
 def verify_node(folder: str | os.PathLike[str], node_id: str) -> NodeIdentity:
-    """The identity in this data folder, which must be that of `node_id`: what the label of the Ray node says.
+    """The identity in this data folder, which must be that of `node_id`, the label of the Ray node.
 
     Raises `StoreMismatch` for the data folder of another node, and what `read_node` does.
     """

@@ -2,7 +2,7 @@
 
 Beside all steps. Each node of a local cluster is started as the leader of a session of its own (`local_node.py`). Ray's
 daemons and workers may get other parents and process groups, but none leaves the session: so the session *is* the node,
-also after its leader has been killed. Linux gives the number of a session to nobody else while one member lives.
+also after its leader has been killed. Linux does not reuse the number of a session while one member exists.
 
 Rules kept here: never a process by its name. A number alone is not trusted: the leader has the start time that was
 written down, or there is no leader and every member carries the data folder in its environment. A zombie has ended,
@@ -25,14 +25,14 @@ from .node import DATA_VARIABLE
 __all__ = ["Session", "boot_id", "end_sessions"]
 
 _LOOK_S: Final = 0.02
-"""Between two looks at whether processes have ended; a look takes a few milliseconds."""
+"""Seconds between two checks whether processes have ended; a check takes a few milliseconds."""
 
 
 class _Process(NamedTuple):
     pid: int
     session: int
     started: int
-    """In ticks since the machine was booted: with the number it names one process for ever."""
+    """In ticks since the machine was booted: with the number it identifies one process permanently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Session:
 
     @classmethod
     def led_by(cls, pid: int, data_folder: Path) -> Session:
-        """The session that the live process `pid` leads. Raises `ProcessLookupError` if it has ended."""
+        """The session that the running process `pid` leads. Raises `ProcessLookupError` if it has ended."""
         process = _read(pid)
         if process is None:
             raise ProcessLookupError(f"process {pid} has ended")
@@ -71,8 +71,8 @@ class Session:
         return [process.pid for process in found if process.started >= self.started and self._carries(process.pid)]
 
     def signal(self, number: signal.Signals) -> int:
-        """Send it to every member; how many there were. The youngest first: Ray's daemons are told to end
-        when the leader has (SIGTERM), and one that begins to tidy up is no longer what a kill is to show."""
+        """Send it to every member; how many there were. The youngest first: Ray's daemons get SIGTERM when the leader
+        has ended, and one that begins to tidy up is no longer what a kill is to show."""
         members = sorted(self.members(), reverse=True)
         for pid in members:
             with contextlib.suppress(ProcessLookupError):
@@ -80,7 +80,7 @@ class Session:
         return len(members)
 
     def _carries(self, pid: int) -> bool:
-        """Whether the process was started for this data folder; one that cannot be looked at was not started by us.
+        """Whether the process was started for this data folder; one that cannot be read was not started by this user.
 
         One that is just ending has no environment any more, nor a program, and still holds its files and sockets."""
         wanted = f"{DATA_VARIABLE}={self.data_folder}".encode()

@@ -1,6 +1,6 @@
 """Cluster: the Ray that the actors run on, started here or joined, with the settings that measurements call for.
 
-Rules kept here: a runtime never joins a Ray that merely happens to run on the machine, unless told to (`cluster=`); if
+Rules kept here: a runtime never joins a Ray that merely happens to run on the machine, unless asked to (`cluster=`); if
 the caller has initialised Ray in this process, that one is used and left running. What this process started, it stops.
 """
 
@@ -32,7 +32,7 @@ _NAMESPACE: Final = "rayfold"
 
 
 class NodeFacts(NamedTuple):
-    """One node of a cluster, as Ray knows it now."""
+    """One node of a cluster, as Ray's directory has it now."""
 
     node_id: str
     """Of its data folder: the same after every restart."""
@@ -49,9 +49,9 @@ class Cluster:
 
     namespace: str
     session: RaySession | None
-    """The connection of this process, to be left; None if somebody else connected it."""
+    """The connection of this process, to be closed; None if the program connected it itself."""
     counts_slots: bool
-    """Whether the cluster has `OWN_ACTOR_SLOT`s; one that somebody else started may not."""
+    """Whether the cluster has `OWN_ACTOR_SLOT`s; one that another program started may not."""
     local_nodes: LocalNodes | None = None
     """The nodes that were started for it, to be stopped with it."""
 

@@ -1,8 +1,8 @@
 """RayLines: what Ray writes into the output of the program that it belongs to, and how to do without.
 
 Beside all steps. Whenever a process ends, Ray's daemon publishes a paragraph about it, and a thread of Ray's in the
-program prints it, with colour codes, on its standard output or error. What matters of it is told by name, to whoever
-sent the command or the query; the program's output is its own.
+program prints it, with colour codes, on its standard output or error. What matters of it is returned by name to the
+caller of the command or the query; the program's output is its own.
 
 Why by overriding a function of Ray's: `log_to_driver=False` is for what workers print, and for these there is no
 option.
@@ -19,7 +19,7 @@ from typing import Any, Final
 __all__ = ["without_lines_of_ray"]
 
 _ASKED_FOR: Final = "RAY_LOG_TO_DRIVER"
-"""Ray's own variable: whoever has set it to 1 or true wants the lines."""
+"""Ray's own variable: 1 or true turns the lines on."""
 
 
 @contextlib.contextmanager

@@ -2,9 +2,9 @@
 
 Beside all steps. Used by `cluster/ray_cluster.py` for the Ray of a program and by `cluster/local_node.py` for that of a
 cluster. Besides its directory (`gcs_server`) and its daemon (`raylet`, with two agents) Ray starts three Python
-programs with a head, whatever is asked of it: a server for its dashboard (without a page, if there is to be none), one
-that reads the logs for the driver (which does not want them), and the autoscaler's (with nothing to scale). Nothing
-here uses them, and `ray.init` waits until the first has come up.
+programs with a head, whatever is asked of it: a server for its dashboard (without a page, if none is requested), one
+that reads the logs for the driver (which does not use them), and the autoscaler's (with nothing to scale). Nothing here
+uses them, and `ray.init` waits until the first has come up.
 
 Why by overriding methods of Ray's own class: there are options for two of the three, and `ray.init` hands on neither.
 Measured on two cores of an AMD EPYC (VM), a runtime of one partition from start to end: 4.6 s of CPU instead of 6.9,

@@ -4,7 +4,7 @@ Beside all steps. `cluster/ray_cluster.py` decides which Ray that is; this keeps
 
 Rules kept here:
 - the first who needs Ray starts it, the last who leaves ends it: stopping one runtime takes nothing from another
-- Ray is started and ended on one thread that lives as long as Ray does. Linux delivers the parent-death signal of a
+- Ray is started and ended on one thread that runs as long as Ray does. Linux delivers the parent-death signal of a
   child when the thread that started it ends, and so Ray's processes would end with that thread
 - the program's signal handlers stay the program's (`signal_actions.py`)
 - whatever ends this process, no actor and no server of a Ray that it started is left (`reaper.py`); two helpers of
@@ -56,8 +56,8 @@ class RaySession:
 
     @classmethod
     def join(cls, connect: Callable[[], None], *, starts: bool) -> RaySession | None:
-        """Use the Ray of this process, which `connect` starts or joins if there is none; None if somebody else has
-        connected this process to Ray, who will also end that.
+        """Use the Ray of this process, which `connect` starts or joins if there is none; None if the program itself has
+        connected this process to Ray, and will also end that.
 
         `starts`: whether `connect` starts processes, which end with this one then. Raises what `connect` raises.
         """

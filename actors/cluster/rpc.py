@@ -1,8 +1,8 @@
 """Calls: asking an actor on an event loop, with a deadline, and ending one.
 
-Beside all steps. Commands and queries have roads of their own (`command_router.py`, `replica_pool.py`); this is for
-everything else: opening, closing, telling. Rule kept here: no call without a deadline, for a request that the network
-lost is waited for by Ray for 30 s, and by an actor that is pending for ever.
+Beside all steps. Commands and queries have transports of their own (`command_router.py`, `replica_pool.py`); this is
+for everything else: opening, closing, notifying. Rule kept here: no call without a deadline, for a request that the
+network lost is waited for by Ray for 30 s, and by an actor that is pending without limit.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ broken."""
 _RETRY_S: Final = 0.1
 
 _STARTING: Final = frozenset({"DEPENDENCIES_UNREADY", "PENDING_CREATION", "RESTARTING"})
-"""What Ray's directory says of an actor until its `__init__` is over."""
+"""The state of an actor in Ray's directory until its `__init__` is over."""
 
 
 async def call(method: Any, *arguments: Any, timeout_s: float | None = ANSWER_TIMEOUT_S) -> Any:
@@ -56,9 +56,8 @@ async def aside(do: Callable[[], T], timeout_s: float = ANSWER_TIMEOUT_S) -> T:
 
 
 async def open_actor(actor: Any, who: str, timeout_s: float) -> None:
-    """Have an actor `open`. That is safe to repeat, so an answer that was lost, or a process that died, is no failure.
-
-    Raises what it tells, and `Unavailable` if it tells nothing.
+    """Have an actor `open`. That is safe to repeat, so an answer that was lost, or a process that ended, is no failure.
+    Raises the error that it returns, and `Unavailable` if it does not answer.
     """
     from ray.exceptions import ActorUnavailableError
 
@@ -88,7 +87,7 @@ def is_starting(actor: Any) -> bool:
 
 
 def process_of(actor: Any) -> int:
-    """The id of an actor's process, of any node, as Ray's directory knows it; 0 while there is none. Waits for that."""
+    """The id of an actor's process, of any node, from Ray's directory; 0 while there is none. Waits for that."""
     from ray._private.state import actors
 
     known = actors(actor._actor_id.hex())
@@ -104,6 +103,6 @@ def kill(actor: Any) -> None:
 
 
 def one_line(error: object) -> str:
-    """What an exception of Ray's says, in one bounded line."""
+    """The text of an exception of Ray's, in one bounded line."""
     told = " ".join(str(error).split())
     return told if len(told) <= 300 else f"{told[:297]}..."

@@ -1,4 +1,4 @@
-"""Scheduling: on which node Ray is to start the actors of a system, and for how long they live.
+"""Scheduling: on which node Ray starts the actors of a system, and for how long they run.
 
 Beside steps [3], [7] and [8]. A system on one machine is where its program is, and ends with it; the Ray that it uses
 may have other nodes, which do not have its store. Of a system on several nodes:
@@ -27,7 +27,7 @@ __all__ = ["Scheduling", "ClusterScheduling", "generation_in", "on_this_node"]
 
 def on_this_node(*, soft: bool = False) -> dict[str, Any]:
     """Options for what is to run on the node of this process; `soft`: elsewhere, if that is gone."""
-    import ray  # by whoever is connected to it already
+    import ray  # only processes that are connected to Ray call this
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=soft)}
@@ -55,7 +55,7 @@ class Scheduling:
 
 
 class ClusterScheduling(Scheduling):
-    """Of a system on several nodes. `nodes` is what may be used now, id -> name; whoever watches them keeps it so."""
+    """Of a system on several nodes. `nodes` is what may be used now, id -> name; kept up to date by the supervisor."""
 
     def __init__(self, *, detached: bool, generation: int) -> None:
         """`generation`: of the code that is run."""

@@ -19,7 +19,7 @@ log = printable_log(__name__)
 
 
 def ensure_token(environment: Mapping[str, str]) -> None:
-    """Make the token of this user's clusters if there is none; nothing if the environment gives one or wants none.
+    """Make the token of this user's clusters if there is none; nothing if the environment gives one or needs none.
 
     Raises `StorageFailed` if it cannot be written.
     """
@@ -37,7 +37,7 @@ def ensure_token(environment: Mapping[str, str]) -> None:
 
 
 def has_token(environment: Mapping[str, str]) -> bool:
-    """Whether this user has a token, or none is wanted."""
+    """Whether this user has a token, or none is needed."""
     if environment.get("RAY_AUTH_MODE", "token") != "token" or environment.get("RAY_AUTH_TOKEN"):
         return True
     return _token_path(environment).exists()

@@ -1,9 +1,9 @@
 """Health: who of a spread system answers, who says that something is wrong, and who is replaced.
 
-Beside all steps, on the event loop of whoever supervises. Ray starts again what was killed. What it does not do is for
-this file: a frozen process, and an actor that Ray has forgotten (version 2.60 forgets the actors of a node when its
-directory ends between noting that the node died and noting what that means for its actors: in 2 of 26 restarts
-of a head), and a move that was interrupted by the loss of a node.
+Beside all steps, on the event loop of the supervising process. Ray starts again what was killed. What it does not do is
+for this file: a frozen process, and an actor that Ray has forgotten (version 2.60 forgets the actors of a node when its
+directory ends between noting that the node died and noting what that means for its actors: in 2 of 26 restarts of a
+head), and a move that was interrupted by the loss of a node.
 
 Rule kept here: nothing is replaced while its node is down, for that one's actors are started again with it; nor while
 Ray is starting it, which takes as long as the machine is busy; and whoever says what is wrong with it is alive, or that

@@ -31,7 +31,7 @@ another, and on a machine where everything starts at once the third may be the f
 
 
 class Heartbeats:
-    """Signs of life, by whoever gives them. Lives on one event loop."""
+    """Signs of life, by whoever gives them. Used on one event loop only."""
 
     def __init__(self, silent_s: float) -> None:
         """`silent_s`: how long somebody may be silent."""

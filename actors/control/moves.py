@@ -1,6 +1,7 @@
 """Moving: a partition goes from one node to another while commands arrive, and partitions are spread evenly.
 
-Beside step [3], on the event loop of whoever supervises. The steps, and what an end of everything in between leaves:
+Beside step [3], on the event loop of the supervising process. The steps, and what an end of everything in between
+leaves:
 
 1. the keeper of the new home copies the log, and copies what came meanwhile, until little is missing. Left: a copy,
    which the next move goes on with

@@ -1,7 +1,7 @@
 """Partition actors: one for each partition of a spread system, at its home, and another one when it is lost for good.
 
-Beside step [3], on the event loop of whoever supervises. Ray starts a partition again by itself when its process is
-killed, and when its node is back. What is here is for what Ray does not do: a partition that moves to another node,
+Beside step [3], on the event loop of the supervising process. Ray starts a partition again by itself when its process
+is killed, and when its node is back. What is here is for what Ray does not do: a partition that moves to another node,
 that gets new code, or that Ray has forgotten (version 2.60 forgets the actors of a node when its directory ends between
 noting that the node died and noting what that means for its actors).
 
@@ -51,7 +51,7 @@ class PartitionInstance(NamedTuple):
 
 
 class PartitionActors:
-    """The actors of all partitions. Lives on one event loop."""
+    """The actors of all partitions. Used on one event loop only."""
 
     def __init__(
         self, plan_of: Callable[[int, str, int], PartitionPlan], scheduling: Scheduling, generation: int

@@ -37,7 +37,7 @@ _LOOK_S: Final = 0.25
 
 
 class ClusterProjectorFleet(ProjectorFleet):
-    """The projections of one spread system. Lives on its supervisor's event loop."""
+    """The projections of one spread system. Used on its supervisor's event loop only."""
 
     def __init__(
         self,

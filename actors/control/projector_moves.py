@@ -1,9 +1,9 @@
 """ProjectorMoves: brings projectors to nodes that have joined, or are back, one after the other.
 
-Beside steps [7] and [8], on the event loop of whoever supervises. Projectors are dealt out over the nodes that there
-are when they start, and when a node is lost Ray starts its projectors on others. A node that joins later would have
-none: so the supervisor looks whether they are spread unevenly, and has one of them at a time followed by another one on
-the node that has the fewest (`ClusterProjectorFleet.move`).
+Beside steps [7] and [8], on the event loop of the supervising process. Projectors are dealt out over the nodes that
+there are when they start, and when a node is lost Ray starts its projectors on others. A node that joins later would
+have none: so the supervisor looks whether they are spread unevenly, and has one of them at a time followed by another
+one on the node that has the fewest (`ClusterProjectorFleet.move`).
 
 Rules kept here:
 - the present projector serves until the following one has caught up and is healthy, so that there are never fewer

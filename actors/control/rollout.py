@@ -1,7 +1,7 @@
 """Rollout: a running system gets new code, while it serves. The steps, with Ray; `rollout/plan.py` has their order.
 
-Beside all steps, on the event loop of whoever supervises. The supervisor of the present code makes the new builds of
-read models, with nothing of the new code loaded here but by name: two versions of a module cannot be in one process.
+Beside all steps, on the event loop of the supervising process. The supervisor of the present code makes the new builds
+of read models, with nothing of the new code loaded here but by name: two versions of a module cannot be in one process.
 When the new plan is written down it ends and is started again, with the new code, and the partitions are replaced: the
 next actor of each is up, with its code loaded, before the present one lets go of the log.
 

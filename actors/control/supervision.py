@@ -70,7 +70,7 @@ _TICK_S: Final = 2.0
 
 
 class Supervision:
-    """One system. Lives on one event loop."""
+    """One system. Used on one event loop only."""
 
     def __init__(
         self,

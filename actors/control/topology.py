@@ -49,7 +49,7 @@ class Topology(NamedTuple):
 
 
 class TopologyFeed:
-    """The present notice. Lives on one event loop."""
+    """The present notice. Used on one event loop only."""
 
     def __init__(self) -> None:
         self.notice: Topology | None = None

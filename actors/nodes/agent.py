@@ -6,11 +6,11 @@ programs on other nodes read the logs through it, and not through the partition,
 
 What happens to the share is decided in `node_share.py`; this is the way to it.
 
-Rules kept here: a keeper answers for its own node only, and looks who that is (`node.py`) before it does. What changes
-something happens one at a time, and none of it takes long: a log is copied in pieces; reads have threads of their own,
-and so has checking every byte. Errors travel as values. It can be killed at any moment: whatever it was doing is done
-again when it is asked for again, and when Ray has started it again it opens its share by itself, for nobody else would
-know that it has to be opened.
+Rules kept here: a node agent answers for its own node only, and reads its identity (`node.py`) before it does. What
+changes something happens one at a time, and none of it takes long: a log is copied in pieces; reads have threads of
+their own, and so has checking every byte. Errors travel as values. It can be killed at any moment: whatever it was
+doing is done again when it is asked for again, and when Ray has started it again it opens its share by itself, since no
+other process would know that it has to be opened.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ _READERS: Final = 4
 """Threads that read for others. A page of 512 events takes one of them about a millisecond."""
 
 _WATCH_S: Final = 10.0
-"""Between two looks at the supervisor of a deployed system: one short call."""
+"""Seconds between two checks of the supervisor of a deployed system: one short call."""
 
 _PATIENCE_S: Final = 30.0
-"""How long a supervisor may be silent before a keeper starts another one."""
+"""How long a supervisor may be silent before a node agent starts another one."""
 
 _PULL_TIMEOUT_S: Final = 30.0
 """For one segment of a log from its present home: 8 MB."""
@@ -86,7 +86,7 @@ _PULL_TIMEOUT_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class NodeAgentPlan:
-    """All that a keeper needs to start, and to start again after a crash."""
+    """All that a node agent needs to start, and to start again after a crash."""
 
     name: str
     """Of the store, and of the folder of its shares."""
@@ -112,13 +112,13 @@ class NodeAgent:
         self._readers: dict[int, tuple[int, LmdbReader]] = {}
         """Partition -> the version of the map since which it is at home here, and a reader of its log."""
         self._reading = threading.Lock()
-        """Held while one is opened, and while they are let go of: one that nobody closes keeps its log from ever being
+        """Held while one is opened, and while they are released: one that is not closed keeps its log from ever being
         opened here to be written."""
         self._watching: threading.Thread | None = None
         self._opening: Any = None
         """The call that opens it after a restart, for as long as it is under way."""
         if ray.is_initialized():  # else the next line would join whatever Ray it finds
-            with contextlib.suppress(Exception):  # whoever started it asks as well; after a restart nobody does
+            with contextlib.suppress(Exception):  # the supervisor asks as well; after a restart it does not
                 self._opening = ray.get_runtime_context().current_actor.open.remote()
 
     # --- the share -----------------------------------------------------------------------------------------------
@@ -191,8 +191,8 @@ class NodeAgent:
 
     @ray.method(concurrency_group="moves")
     def pull(self, partition: int, source: str, up_to: int) -> tuple[list[Any], int]:
-        """Copy what the keeper of this name has of a partition's log up to a position, or as much as is done at once.
-        How far the copy is now."""
+        """Copy what the node agent of this name has of a partition's log up to a position, or as much as is done at
+        once. How far the copy is now."""
         keeper: Any = ray.get_actor(source, self._plan.namespace)
 
         def fetch(after: int, up_to: int) -> LogSegment | None:
@@ -281,7 +281,7 @@ class NodeAgent:
     # -------------------------------------------------------------------------------------------------------------
 
     def _watch(self, revive: Revive) -> None:
-        """See that there is a supervisor. All keepers do; whoever comes first starts it."""
+        """Make sure that there is a supervisor. All node agents do; the first one starts it."""
         while True:
             time.sleep(_WATCH_S * OWN.uniform(0.8, 1.2))
             try:
@@ -319,7 +319,7 @@ class NodeAgent:
 
 
 def start_node_agent(plan: NodeAgentPlan) -> Any:
-    """A keeper that Ray restarts for ever, on its node and nowhere else. One that is there already is that one."""
+    """A node agent that Ray restarts without limit, on its node only. One that is there already is that one."""
     remote: Any = ray.remote  # its types do not know concurrency groups
     actor = remote(concurrency_groups={"reads": _READERS, "moves": 1, "checks": 1})(NodeAgent)
     options = actor.options(

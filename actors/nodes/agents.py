@@ -1,13 +1,12 @@
 """NodeAgents: those of all nodes, and the map on which they agree.
 
-Beside all steps, on the event loop of whoever supervises a spread system. What is here decides whether there is a
+Beside all steps, on the event loop of the process that supervises a spread system. What is here decides whether there is a
 store, which one, and where its partitions are; nothing of that is remembered anywhere but in the shares themselves.
 
 Rules kept here: a new store is made only where every node that the cluster knows of has answered that it has nothing of
-one, but for nodes that are down and that the deployer has given up by name; what a node does not say is not taken for
-"nothing". A map is never forced on a node:
-each merges it with what it has, and what it answers is learnt here. A node that is gone is not waited for: it is given
-the map when it is back.
+one, but for nodes that are down and that the deployer has given up by name; a missing answer is never taken for
+"nothing". A map is never forced on a node: each merges it with what it has, and what it answers is learnt here. A node
+that is gone is not waited for: it is given the map when it is back.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ __all__ = ["NodeAgents"]
 log = printable_log(__name__)
 
 _ANSWER_TIMEOUT_S: Final = 30.0
-"""For a keeper: making the logs of a new store takes some 10 ms each, its process a second."""
+"""Timeout of a node agent's call: making the logs of a new store takes some 10 ms each, its process a second."""
 
 _LEFTOVER_S: Final = 20.0
-"""How long to wait for the keeper of a system that was killed to let go of its share."""
+"""How long to wait for the node agent of a system that was killed to release its share."""
 
 _RETRY_S: Final = 0.25
 
@@ -46,19 +45,19 @@ _ROUNDS_MAX: Final = 4
 
 
 class NodeAgents:
-    """The shares of one store, each through its keeper."""
+    """The shares of one store, each through its node agent."""
 
     def __init__(
         self, name: str, namespace: str, *, detached: bool, silent_s: float, revive: Revive | None = None
     ) -> None:
-        """`silent_s`: how long a keeper may be silent, while its node is up, before there is another one. `revive`: how
-        a keeper starts the supervisor again; None where nobody should."""
+        """`silent_s`: how long a node agent may be silent, while its node is up, before there is another one. `revive`:
+        how a node agent starts the supervisor again; None where it should not."""
         self._map: PartitionMap | None = None
         """Once they are open."""
         self.troubles: dict[str, RayfoldError] = {}
         """Node id -> why its share cannot be used, though the node is up."""
         self.up: set[str] = set()
-        """The nodes that are up, as far as is known; whoever watches them keeps it so."""
+        """The nodes that are up, as far as is known; kept up to date by the supervisor."""
         self._name = name
         self._namespace = namespace
         self._detached = detached
@@ -78,7 +77,7 @@ class NodeAgents:
         return ClusterStore(self._name, self._namespace, self.map)
 
     def keeper(self, node_id: str) -> Any:
-        """The keeper of a node, started if there is none."""
+        """The agent of a node, started if there is none."""
         keeper = self._keepers.get(node_id)
         if keeper is None:
             plan = NodeAgentPlan(self._name, node_id, self._namespace, self._detached, self._revive)
@@ -95,9 +94,9 @@ class NodeAgents:
         store_id: str = "",
         without: Collection[str] = (),
     ) -> None:
-        """Find the store on these nodes, which are all that the cluster knows of, up or not; or make it there.
+        """Find the store on these nodes, all nodes of the cluster, up or not; or make it there.
 
-        `create`: whether a new store may be made if no node has one: that is, if every node has answered, and says so.
+        `create`: whether a new store may be made if no node has one: that is, if every node has answered, and has none.
         `store_id`: the store that this system had before; no other one is opened, and none is made in its place.
         `without`: ids of nodes that a new store may be made without, if they are down.
 
@@ -131,7 +130,7 @@ class NodeAgents:
         await self.publish(self.map)
 
     async def add(self, node: NodeFacts) -> None:
-        """A node has joined, or is there again. What it knows and the others do not is learnt, and the reverse."""
+        """A node has joined, or is there again. Its newer facts are merged into the map, and the reverse."""
         try:
             facts = await self._open(node.node_id)
             if facts.store_id and facts.map is not None and facts.store_id == self.map.store_id:
@@ -158,7 +157,8 @@ class NodeAgents:
                 return
 
     async def call(self, node_id: str, method: str, *arguments: Any, timeout_s: float = _ANSWER_TIMEOUT_S) -> Any:
-        """What the keeper of a node answers. Raises what it tells, and `Unavailable` if it does not answer."""
+        """The answer of the agent of a node. Raises the error that it returns, and `Unavailable` if it does not
+        answer."""
         try:
             answer = await call(getattr(self.keeper(node_id), method), *arguments, timeout_s=timeout_s)
         except RayfoldError:
@@ -173,13 +173,13 @@ class NodeAgents:
         return answer
 
     def replace(self, node_id: str) -> None:
-        """End a keeper that does not answer, though its node is up, and start another."""
+        """End a node agent that does not answer, though its node is up, and start another."""
         kill(self.keeper(node_id))
         del self._keepers[node_id]
         self.keeper(node_id)
 
     async def end(self) -> None:
-        """End all keepers; the shares are free."""
+        """End all node agents; the shares are free."""
         for keeper in self._keepers.values():
             kill(keeper)
         self._keepers.clear()
@@ -187,7 +187,8 @@ class NodeAgents:
     # -------------------------------------------------------------------------------------------------------------
 
     async def _facts(self, names: Mapping[str, str]) -> dict[str, ShareFacts]:
-        """What each node has. A share that must not be used is an error; a keeper that does not answer is left out."""
+        """What each node has. A share that must not be used is an error; a node agent that does not answer is left
+        out."""
         answers = await asyncio.gather(*(self._open(node_id) for node_id in names), return_exceptions=True)
         found = {}
         for node_id, answer in zip(names, answers, strict=True):
@@ -200,8 +201,8 @@ class NodeAgents:
         return found
 
     async def _open(self, node_id: str) -> ShareFacts:
-        """Waits for what was killed to let go, and for a keeper that is just being started. One that stays silent is
-        replaced once: Ray may have forgotten it (`health.py`)."""
+        """Waits for killed processes to release their shares, and for a node agent that is just being started. One that
+        stays silent is replaced once: Ray may have forgotten it (`health.py`)."""
         began_s, replaced = asyncio.get_running_loop().time(), False
         while True:
             try:
@@ -238,7 +239,7 @@ class NodeAgents:
     async def _adopted_or_made(
         self, found: Mapping[str, ShareFacts], names: Mapping[str, str], partitions: int
     ) -> PartitionMap:
-        """Nobody has a map: either one node has a whole store, which is spread from there, or there is none yet."""
+        """No node has a map: either one node has a whole store, which is spread from there, or there is none yet."""
         for node_id, facts in found.items():
             if facts.whole and facts.used:
                 log.info("store %s of node %s becomes one of the cluster", facts.store_id, names[node_id])

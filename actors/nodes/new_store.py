@@ -1,4 +1,4 @@
-"""New store: which nodes have to answer before one is made. Pure: what Ray knows in, a refusal out.
+"""New store: which nodes have to answer before one is made. Pure: the nodes in Ray's directory in, a refusal out.
 
 Beside all steps. `rayfold deploy` checks with it before it begins, and the supervisor (`agents.py`) before it makes the
 store.

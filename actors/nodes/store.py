@@ -1,14 +1,15 @@
 """ClusterStore: a store whose partitions are at home on several nodes, as any process of the cluster sees it.
 
 Beside all steps. It has what a `Store` has for those who read: projectors, subscriptions, histories, backups. A reader
-of a partition that is at home on this node reads the log itself; any other asks the keeper of the home
+of a partition that is at home on this node reads the log itself; any other asks the node agent of the home
 (`nodes/agent.py`).
 
 Where a partition is at home may change while a reader is open. The reader notices: here, because the map in the share
-is another file; elsewhere, because the keeper says who has it now. It goes on there, at the same position.
+is another file; elsewhere, because the node agent returns the new home. The reader continues there, at the same
+position.
 
-Rules kept here: a reader of a partition whose home does not answer says so by name, and never waits for long unless it
-was told to: others wait for it who have nothing to do with that partition.
+Rules kept here: a reader of a partition whose home does not answer raises an error with its name, and never waits for
+long unless it was asked to: others wait for it who have nothing to do with that partition.
 """
 
 from __future__ import annotations
@@ -38,22 +39,23 @@ from ..cluster.node import data_folder_here, node_id_here
 __all__ = ["AnyStore", "ClusterReader", "ClusterStore", "PartitionLocator", "node_agent_name", "open_patient_reader"]
 
 PATIENCE_S: Final = 5.0
-"""How long a reader of one question waits for a home that does not answer: a killed keeper is there again in 2 s."""
+"""How long a reader of one question waits for a home that does not answer: a killed node agent is restarted in 2 s."""
 
 _READ_TIMEOUT_S: Final = 10.0
-"""For one answer of a keeper: a page takes milliseconds, and one that was lost on the way would be waited for."""
+"""Timeout of one answer of a node agent: a page takes milliseconds, and one that was lost on the way would be waited
+for."""
 
 _SILENT_S: Final = 1.0
 """How long a home that did not answer is not asked again: each question would wait for Ray for as long."""
 
 STORES_KNOWN_MAX: Final = 64
-"""Stores whose places a process remembers, each some kilobytes and the handles of its nodes' keepers. One that is
-forgotten is looked up again."""
+"""Stores whose places a process remembers, each some kilobytes and the handles of its nodes' agents. One that was
+dropped is looked up again."""
 
 _RETRY_S: Final = 0.1
 
 _MOVES_MAX: Final = 8
-"""Homes that one question is sent on to, before it waits. Of a partition that moves faster, somebody is behind."""
+"""Homes that one question is sent on to, before it waits. If a partition moves more often, an answer is outdated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class ClusterStore:
     name: str
     """Of the store; the folder of each share has it."""
     namespace: str
-    """In Ray, of its keepers."""
+    """Namespace in Ray of its node agents."""
     map: PartitionMap
     """As it was when this value was made; readers find out how it is."""
 
@@ -74,7 +76,7 @@ class ClusterStore:
 
     @property
     def partitions(self) -> int:
-        """Fixed when the store is created: it decides where each stream lives."""
+        """Fixed when the store is created: it determines the partition of each stream."""
         return len(self.map.owners)
 
     @property
@@ -94,7 +96,7 @@ class ClusterStore:
     def open_reader(self, partition: int, *, patience_s: float = 0.0) -> ClusterReader:
         """A reader of a partition's log, wherever that is; as many at once as one likes. Nothing is opened yet.
 
-        `patience_s`: how long it waits for a home that does not answer, before it says so."""
+        `patience_s`: how long it waits for a home that does not answer, before it raises an error."""
         return ClusterReader(self, PartitionLocator.of(self), partition, patience_s)
 
     def open_log(self, partition: int) -> LmdbLog:
@@ -143,7 +145,7 @@ AnyStore = Store | ClusterStore
 
 
 class PartitionLocator:
-    """Where the partitions of a spread store are at home, as far as this process has heard. Safe from any thread."""
+    """Where the partitions of a spread store are at home, as far as this process knows. Safe from any thread."""
 
     _known: Final[OrderedDict[tuple[str, str, str], PartitionLocator]] = OrderedDict()
     """One for each store that this process reads, the last one used at the end."""
@@ -197,21 +199,22 @@ class PartitionLocator:
         return self.map().owners[partition]
 
     def ask(self, node_id: str, method: str, *arguments: Any) -> Any:
-        """What the keeper of a node answers. Raises what it tells, and `Unavailable` if it does not answer."""
-        import ray  # whoever reads through a keeper is connected to Ray already
+        """The answer of the agent of a node. Raises the error that it returns, and `Unavailable` if it does not
+        answer."""
+        import ray  # a reader through a node agent is connected to Ray already
 
         if time.monotonic() < self._silent_until_s.get(node_id, 0.0):
             raise self._unavailable(node_id)
         try:
             keeper = self._keepers.get(node_id)
             if keeper is None:
-                if head_is_away():  # Ray would look for it for a minute
+                if head_is_away():  # Ray would wait for it for a minute
                     raise TimeoutError
                 keeper = ray.get_actor(node_agent_name(self._store.name, node_id), self._store.namespace)
                 self._keepers[node_id] = keeper
             asked = getattr(keeper, method).remote(*arguments)
             answer = asked.future().result(_READ_TIMEOUT_S)  # not `ray.get`, of which Ray warns in a supervisor
-        except Exception as error:  # of Ray's there are many: no keeper, no answer, no connection to the cluster now
+        except Exception as error:  # Ray raises many: no node agent, no answer, no connection to the cluster now
             self._keepers.pop(node_id, None)
             self._silent_until_s[node_id] = time.monotonic() + _SILENT_S
             raise self._unavailable(node_id) from error
@@ -242,7 +245,7 @@ class ClusterReader:
 
     @property
     def local(self) -> bool:
-        """Whether the log is on this node, and looking at it costs microseconds and not a call."""
+        """Whether the log is on this node, so that polling it costs microseconds and not a call."""
         return self._whereabouts.home_of(self._partition) == self._whereabouts.here
 
     def head(self) -> int:
@@ -313,7 +316,7 @@ class ClusterReader:
         return held
 
     def close(self) -> None:
-        """Let go of every resource. Closing twice is fine."""
+        """Release every resource. Closing twice is allowed."""
         with self._opening:
             self._closed = True
             local, self._local = self._local, None
@@ -349,7 +352,7 @@ class ClusterReader:
         time.sleep(_RETRY_S)
 
     def _reader_at(self, home: str, since: int) -> LmdbReader | None:
-        """The reader of the log on this node, if that is the home; one that is not any more is let go."""
+        """The reader of the log on this node, if that is the home; one that is not the home any more is closed."""
         with self._opening:
             if self._closed:
                 raise StorageFailed(str(self._store.path), f"{self.name} was closed")
@@ -374,12 +377,12 @@ class ClusterReader:
 
 
 def open_patient_reader(store: AnyStore, partition: int) -> LmdbReader | ClusterReader:
-    """A reader for one question, which may wait until a keeper that was killed is there again."""
+    """A reader for one question, which may wait until a killed node agent is restarted."""
     if isinstance(store, ClusterStore):
         return store.open_reader(partition, patience_s=PATIENCE_S)
     return store.open_reader(partition)
 
 
 def node_agent_name(name: str, node_id: str) -> str:
-    """The name in Ray of the keeper of a node."""
+    """The name in Ray of the agent of a node."""
     return f"{name}/keeper-{node_id}"

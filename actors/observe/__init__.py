@@ -1,1 +1,1 @@
-"""How a running system is looked at: status, screen, metrics, and the logs of its actors."""
+"""How a running system is observed: status, screen, metrics, and the logs of its actors."""

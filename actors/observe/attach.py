@@ -1,11 +1,11 @@
-"""Connection: how a second process finds the running system of a store, and looks at it.
+"""Connection: how a second process finds the running system of a store, and observes it.
 
 Beside all steps. The runtime that holds a store writes into the store's lock how it is reached: the address of its Ray,
-the namespace, and what the names of its actors begin with. Whoever has the directory, and the token of that Ray (both
-are the same user's, by default), may then connect as a second driver of that Ray.
+the namespace, and what the names of its actors begin with. A process with the directory, and the token of that Ray
+(both are the same user's, by default), may then connect as a second driver of that Ray.
 
 Rules kept here: looking changes nothing and keeps nothing alive: an observer may come and go, or be killed, and the
-system does not notice. What is not running is said in one line, and never waited for.
+system is not affected. What is not running is reported in one line, and never waited for.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["RunningSystem", "connection_facts"]
 
 _READ_AT_IMPORT: Final = "RAY_AUTH_MODE"
-"""What Ray has to be told before it is imported: whether this cluster wants a token."""
+"""What has to be set before Ray is imported: whether this cluster needs a token."""
 
 _LOOK_UP_TIMEOUT_S: Final = 5.0
 """For the names of the actors: it takes a millisecond."""

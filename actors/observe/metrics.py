@@ -1,11 +1,11 @@
 """Metrics: the figures of a status as samples, and how they reach Prometheus through Ray.
 
-Beside all steps, and off every one of them: the runtime's own process asks everybody every two seconds and records what
-it is told. No actor records anything about itself: a gauge that a frozen process has set would go on saying what was
-true before it froze.
+Beside all steps, and off every one of them: the runtime's own process asks all actors every two seconds and records
+their answers. No actor records anything about itself: a gauge that a frozen process has set would keep its value from
+before.
 
-Rule kept here: a figure that is unknown is -1 and never 0, and `up` says why. What has been ended on purpose is -1 too,
-so that an alarm on `up == 0` is about what should be there and does not answer.
+Rule kept here: a figure that is unknown is -1 and never 0, and `up` shows why. What has been ended on purpose is -1
+too, so that an alarm on `up == 0` is about what should be there and does not answer.
 
 Ray writes each name with `ray_` before it. It exports them when it is installed as `ray[default]`; without that,
 recording them is harmless.
@@ -38,7 +38,7 @@ DESCRIPTIONS: Final = {
     "rayfold_projector_quarantined": "Events that it has set aside; -1 unknown",
     "rayfold_projector_alarms": "How often its read model differed from the log; -1 unknown",
 }
-"""Every metric, with what it says."""
+"""Every metric, with its meaning."""
 
 _TAGS: Final = {
     "rayfold_partition": ("store", "partition"),
@@ -60,7 +60,7 @@ class Sample(NamedTuple):
 
     @property
     def series(self) -> tuple[str, tuple[tuple[str, str], ...]]:
-        """What tells this figure from all others."""
+        """The labels that distinguish this figure from all others."""
         return self.name, self.tags
 
 

@@ -1,12 +1,12 @@
 """Session logs: the lines that the actors of one system have written, found in the files of Ray's sessions.
 
-Beside all steps; what `rayfold logs` shows. Nobody is asked: the files are read where they lie, so this works beside a
-system that runs in another program, on each machine of a cluster for its own nodes, and after the end for as long as
-the files are there.
+Beside all steps; what `rayfold logs` shows. No process is asked: the files are read where they lie, so this works
+beside a system that runs in another program, on each machine of a cluster for its own nodes, and after the end for as
+long as the files are there.
 
 Rules kept here:
 - only sessions and files of this user are read, no links; others may write into the folder of all sessions
-- whose lines a file has is what its actor said first (`actor_log.py`), before any code of the user's ran
+- the actor of a file is named in its first line (`actor_log.py`), written before any code of the user's ran
 - a line has a bound, and so has what is kept in memory; Ray's own lines are left out
 - what was printed and not logged has no time of its own, whatever it looks like: it has that of the file's last change;
   the further lines of what was logged have that of the first
@@ -35,7 +35,7 @@ LINE_BYTES_MAX: Final = 16_384
 """Shown of one line."""
 
 HEAD_BYTES: Final = 65_536
-"""By then an actor has said who it is: it is the first thing it does, after Ray's own two lines."""
+"""By then an actor has written its name: it is its first line, after Ray's own two."""
 
 _WHEN: Final = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3})Z ")
 _RAYS: Final = re.compile(rb":(job_id|actor_name|task_name):|\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ [A-Z] \d+ \d+\] ")
@@ -77,7 +77,7 @@ class SessionLogs:
     """Older lines than those that are kept."""
 
     def look(self) -> bool:
-        """Look for further files; whether there are any of this system."""
+        """Search for further files; whether there are any of this system."""
         for path in sorted(self.folder.glob("worker-*.*")):
             if path in self._files or path in self._strangers or path.suffix not in (".err", ".out"):
                 continue
@@ -147,13 +147,13 @@ def _roots() -> list[Path]:
 
 
 def _begun(name: str) -> float:
-    """When a session began, as its name says; 0 if it does not."""
+    """Start of a session, from its name; 0 if the name has none."""
     told = re.match(r"session_(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_\d{6})", name)
     return datetime.strptime(told[1], "%Y-%m-%d_%H-%M-%S_%f").timestamp() if told else 0.0  # noqa: DTZ007, it is local
 
 
 def _named_in(head: bytes) -> str:
-    """The name of an actor of ours; empty if it has not said so yet, or is somebody else's."""
+    """The name of an actor of Rayfold's; empty if it is not written yet, or is another program's."""
     prefix = NAMED.encode()
     for line in head.split(b"\n")[:-1]:
         if line.startswith(prefix) and b"/" in line:  # Ray's own line of this kind has the name of the class

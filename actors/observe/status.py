@@ -3,11 +3,11 @@
 Beside all steps. Who asks is the runtime itself (`system/local.py`, at every tick) or another process
 (`observe/attach.py`).
 
-Rules kept here, so that lag does not lie:
-- whether something answers is told apart from how far it is. Who does not answer has `alive=False` and an *unknown* lag
-  (None), never a lag of 0
-- where the end of a log is comes from the log itself, read here, and not from whoever may be behind it
-- the log is read before anybody is asked: what is counted as missing was committed by then and not applied later
+Rules kept here, so that the lag is right:
+- whether an actor answers is separate from how far it is. One that does not answer has `alive=False` and an *unknown*
+  lag (None), never a lag of 0
+- the end of a log comes from the log itself, read here, and not from a projector that may be behind it
+- the log is read before any actor is asked: what is counted as missing was committed by then and not applied later
 - a call that was not answered is waited for and not repeated: a frozen process is not buried in questions
 """
 
@@ -48,7 +48,7 @@ _RATE_SAMPLES_MAX: Final = 6
 """That a rate is taken over: with one at every tick, the last ten seconds."""
 
 _RATE_SHORTEST_S: Final = 0.5
-"""Between two samples: answers closer together say nothing about a rate."""
+"""Seconds between two samples: answers closer together give no useful rate."""
 
 _SEAT: Final = re.compile(
     r"[^/]+/(?P<projection>[^/]+)-(?P<build>v\d+(?:\.\d+)?)/(?P<part>\d+)-(?P<replica>\d+)#(?P<mark>\S+)", re.ASCII
@@ -74,19 +74,19 @@ class PartitionStatus(NamedTuple):
     batches: int = 0
     """That they came in."""
     commands_per_s: float | None = None
-    """Over the last ten seconds or so; None while there is nothing to tell it from."""
+    """Over the last ten seconds or so; None while there is no earlier sample."""
     log_error: str = ""
-    """Why the log could not be read here, if it could not; then `head` is what the partition said."""
+    """Why the log could not be read here, if it could not; then `head` is the partition's answer."""
     node: str = ""
     """The node that it is at home on, if the store is spread over nodes."""
     alarms_raised: int = 0
-    """States and snapshots that were not what the log says, since its actor started."""
+    """States and snapshots that differed from the log, since its actor started."""
     alarms: tuple[Alarm, ...] = ()
     """The first 100 of them."""
 
 
 class OwnActorStatus(NamedTuple):
-    """One aggregate that lives in an actor of its own now."""
+    """One aggregate with an actor of its own now."""
 
     stream: StreamId
     name: str
@@ -117,7 +117,7 @@ class ProjectorStatus(NamedTuple):
     behind_s: float | None = None
     """Age of the oldest of those, by the writer's clock; 0 if there are none, None if that is unknown."""
     events_per_s: float | None = None
-    """Applied over the last ten seconds or so; None while there is nothing to tell it from."""
+    """Applied over the last ten seconds or so; None while there is no earlier sample."""
     events_applied: int = 0
     """By this process, since it opened the read model."""
     quarantined: tuple[Quarantined, ...] = ()
@@ -129,7 +129,7 @@ class ProjectorStatus(NamedTuple):
     node: str = ""
     """The node that it runs on, if the store is spread over nodes."""
     alarms_raised: int = 0
-    """How often its read model was not what the log says, since its actor started."""
+    """How often its read model differed from the log, since its actor started."""
     alarms: tuple[Alarm, ...] = ()
     """The first 100 of them."""
 
@@ -155,7 +155,7 @@ class NodeStatus(NamedTuple):
     """Where Ray has seen it last; empty if it never has."""
     up: bool
     gone_since: str
-    """ISO 8601, UTC; empty while it is up, and where nobody has seen it go."""
+    """ISO 8601, UTC; empty while it is up, and where the time is unknown."""
     partitions: tuple[int, ...]
     """That are at home there."""
     drained: bool
@@ -237,7 +237,7 @@ class _Seen:
 
 
 class Observer:
-    """Asks the actors of one store how they do, and remembers what they said. Lives on one event loop."""
+    """Asks the actors of one store for their state, and keeps their answers. Used on one event loop only."""
 
     def __init__(self, store: AnyStore, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> None:
         self._store = store
@@ -303,7 +303,7 @@ async def _done(asked: asyncio.Future[Any], timeout_s: float) -> bool:
 
 
 def _taken(asked: asyncio.Future[Any]) -> None:
-    """Whatever it was, it has been noticed: a late failure that nobody waits for any more is no news."""
+    """The failure was handled already: a late one without a waiting caller is ignored."""
     if not asked.cancelled():
         asked.exception()
 
@@ -353,8 +353,8 @@ def _projector(
 
 
 def _head(store: AnyStore, partition: int) -> int | RayfoldError:
-    """Where the log ends, from the log. It is opened for this only, which takes 0.2 ms: within one process LMDB lets
-    nobody open for writing what somebody reads, and looking at the status must be in nobody's way."""
+    """Where the log ends, from the log. It is opened for this only, which takes 0.2 ms: within one process LMDB refuses
+    to open for writing what is open for reading, and the status must not block an opening."""
     try:
         reader = store.open_reader(partition)
         try:

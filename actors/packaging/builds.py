@@ -1,12 +1,12 @@
 """Builds: one building of a read model from the log, and the folder that it keeps its place in.
 
-Beside steps [7] and [8]. A read model is built when the version of its projection is new, and again when somebody asks
-for it (`rebuild.py`). Each build has a folder of its own in the store, so that one can be made while another serves::
+Beside steps [7] and [8]. A read model is built when the version of its projection is new, and again on request
+(`rebuild.py`). Each build has a folder of its own in the store, so that one can be made while another serves::
 
     projections/Balances-v1/            the first build of version 1
         serves                          it has served: what a start goes on with
         0-0/  0-1/                      part 0, replicas 0 and 1: a checkpoint, or a database
-    projections/Balances-v1.2/          the second build of version 1, when somebody had it built anew
+    projections/Balances-v1.2/          the second build of version 1, after a requested rebuild
     projections/Balances-v2/            the first of version 2: perhaps unfinished, to be resumed
 
 Where a store is spread over nodes, each projector has its folder in the share of the node that it runs on, and every
@@ -14,7 +14,7 @@ share has the marks (`control/builds.py`).
 
 Rules kept here: a build is chosen by its folder's name and mark alone, so that a crash between any two steps leaves
 either the old one or the new one in charge; only what is older than the build that serves is ever removed, and only
-once that one serves. Nothing here is the truth: whoever deletes the whole folder has it rebuilt from the log.
+once that one serves. Nothing here is the truth: a deleted folder is rebuilt from the log.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Beside all steps. An application that outlives the program that has deployed it must not depend on that program's files:
 a partition that is started again a week later has to find the code that it ran before, and not what the files hold by
 then. So the user's modules are packed, put into Ray's own directory under the digest of their content, and unpacked
-once on each node, in a folder of that name that comes first where Python looks for modules. Classes then travel by
-name, as they do between processes that have the same modules, and an answer of a class of the application's arrives as
-that class.
+once on each node, in a folder of that name that comes first on Python's module path. Classes then travel by name, as
+they do between processes that have the same modules, and an answer of a class of the application's arrives as that
+class.
 
 What is packed: of the modules that the application's classes are in, those that are not installed (no site-packages,
 not Python's own); the package or file of each, and of whatever else is loaded from the same folder.
@@ -15,7 +15,7 @@ one (`runtime/private.py`). What was unpacked is synced before it is used, and c
 after a power cut a file may be there and empty. Code from which a process still imports is not removed.
 
 Why not Ray's `runtime_env`: it is a matter of a job, an actor's is fixed when the actor is made, and an actor whose
-environment cannot be set up is dead for ever (docs/decisions/0011-deployed-code.md).
+environment cannot be set up stays dead (docs/decisions/0011-deployed-code.md).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Beside all steps. The directory survives a restart of the head where Ray keeps it on the disk
 (`cluster/ray_cluster.py`), and so do the detached actors that are listed in it. A supervisor takes its plan from here
-whenever it starts, so that whoever starts it again, wherever, starts the latest.
+whenever it starts, so that any restart of it uses the latest.
 
     application/NAME          the plan that is in charge: what the system runs
     deployment/NAME/NUMBER    one deployment: the code it needs, its plan while it is under way, why it was taken back
@@ -10,9 +10,9 @@ whenever it starts, so that whoever starts it again, wherever, starts the latest
     code/DIGEST               the modules of an application
 
 Rules kept here: nothing of the user's is loaded from here but code that is run as code: a plan is msgpack, the classes
-in it are bytes until an actor loads them. Whoever can write here can run code in the cluster anyway. A deployment's
-number is given once: the entry of the highest one stays, also when the application is taken down. Code is removed only
-if no plan and no entry of a deployment names it, and the entry is there before the code is.
+in it are bytes until an actor loads them. A process that can write here can run code in the cluster anyway. A
+deployment's number is given once: the entry of the highest one stays, also when the application is taken down. Code is
+removed only if no plan and no entry of a deployment names it, and the entry is there before the code is.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Deployment(NamedTuple):
     digest: str
     """Of that code; empty if all of it is installed."""
     plan: ApplicationPlan | None = None
-    """While the system is to be given it; none before that, and none when it has ended."""
+    """The plan that the system is about to get; none before that, and none when it has ended."""
     failed: Sequence[Any] = ()
     """What has ended it early, as `to_wire` packs it."""
     previous: ApplicationPlan | None = None
@@ -107,7 +107,7 @@ def begin_deployment(name: str, digest: str) -> int:
 
 
 def put_deployment(name: str, deployment: Deployment) -> None:
-    """Have the entry of a deployment say this."""
+    """Store this in the entry of a deployment."""
     _put(_key(name, deployment.number), _packed(deployment))
 
 
@@ -118,7 +118,7 @@ def deployments_of(name: str) -> list[Deployment]:
 
 
 def deployment_under_way(name: str) -> Deployment | None:
-    """The deployment whose plan the system is to be given, if there is one."""
+    """The deployment whose plan the system is about to get, if there is one."""
     present = plan_of(name)
     under_way = [one for one in deployments_of(name) if one.plan is not None]
     latest = under_way[-1] if under_way else None

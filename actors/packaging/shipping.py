@@ -3,7 +3,7 @@
 Ray ships classes of `__main__` and of notebooks by value, and pydantic classes are large that way: over 100 KB Ray puts
 constructor arguments into its object store, and an actor whose arguments are lost there cannot be restarted. So the
 catalogue is packed once, compressed (to about a tenth), and unpacked by the actor at its first call, where an error can
-be told, and not in its `__init__`, where it would kill the actor for ever.
+be returned, and not in its `__init__`, where it would end the actor permanently.
 
 The classes of an application that was deployed travel by name, together with the digest of the code that they are in
 (`code.py`), which is made importable before they are loaded. All others travel with the folders in which the program
@@ -36,8 +36,8 @@ from .registry import code_of
 __all__ = ["ship", "unship"]
 
 _DEATHS_MAX: Final = 3
-"""Of processes that import the application's modules, one after the other: whoever kills processes at random kills two
-of them there now and then."""
+"""Processes that import the application's modules, one after the other: random kills hit two of them there now and
+then."""
 
 
 def _register_marks_of_dataclasses() -> None:
@@ -93,10 +93,10 @@ def unship(data: bytes, *, code_first: bool = True, importable: str = "") -> Cat
 
 @contextmanager
 def _survived() -> Iterator[None]:
-    """Around the import of modules in an actor: one that ends the process is told by name, and not tried permanently.
-    Raises `DefinitionError` at the process after the third that has ended here; the next one tries again."""
+    """Around the import of modules in an actor: one that ends the process is reported by name, and not tried without
+    limit. Raises `DefinitionError` at the process after the third that has ended here; the next one tries again."""
     actor = ray.get_runtime_context().get_actor_id() if ray.is_initialized() else None
-    if not actor:  # whoever runs here sees it end
+    if not actor:  # the import ends this process too
         yield
         return
     with being_tried(f"import in actor {actor}") as deaths:
@@ -108,7 +108,7 @@ def _survived() -> Iterator[None]:
 
 def _import_path() -> list[str]:
     """Where this program finds its modules, as folders that mean the same in a process with another working directory.
-    Ray tells its workers of the folder of the script alone. What stands for a relative folder was found at its first
+    Ray passes to its workers the folder of the script alone. What stands for a relative folder was found at its first
     use, also if the program has changed its working directory since."""
     found = [getattr(sys.path_importer_cache.get(folder), "path", folder) for folder in sys.path]
     return [os.path.abspath(folder) for folder in found]

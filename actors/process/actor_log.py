@@ -1,12 +1,12 @@
 """Actor log: how an actor's process writes what it and the code of the user logs, so that it can be found again.
 
 Beside all steps. Ray keeps the standard output and error of each of its processes in two files of its session
-(`logs/worker-*.out` and `.err`). An actor says there who it is, in a line of Ray's own kind, before any code of the
+(`logs/worker-*.out` and `.err`). An actor writes its name there, in a line of Ray's own kind, before any code of the
 user's runs; and what is logged goes there as lines with time, level and logger. `actors/observe/session_logs.py` reads
 them.
 
 Rules kept here: what was logged is one line, or its further lines are indented, so that no text forges another line;
-the level is Python's own, WARNING, unless the application's modules say otherwise; a program that has set up logging in
+the level is Python's own, WARNING, unless the application's modules set another; a program that has set up logging in
 its actors keeps that.
 """
 
@@ -22,7 +22,7 @@ from ...runtime.printable import printable
 __all__ = ["NAMED", "begin_log"]
 
 NAMED: Final = ":actor_name:"
-"""How Ray begins the line that says whose output follows."""
+"""The beginning of Ray's line that names the actor whose output follows."""
 
 
 def begin_log() -> None:

@@ -1,11 +1,11 @@
 """Reaper: ends the processes of a Ray that outlive the program that started it.
 
 Beside all steps. A program may be killed, or end by SIGTERM, at any moment, also while Ray starts. Ray's own processes
-end with it, but workers that are just starting look for their node for up to a minute. So a small process waits for the
-end of the program, and then ends what is left.
+end with it, but workers that are just starting try to reach their node for up to a minute. So a small process waits for
+the end of the program, and then ends what is left.
 
 Rules kept here:
-- a process is ended on evidence only: its environment has the mark of this one start, and either says that a Ray node
+- a process is ended on evidence only: its environment has the mark of this one start, and either shows that a Ray node
   started it (`RAY_RAYLET_PID`), or what it runs is a file of Ray's. What the program starts itself is neither
 - the reaper ends with the program, some seconds later at most, and needs neither ray nor rayfold: 15 ms to start, 9 MB
 """

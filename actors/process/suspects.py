@@ -1,8 +1,8 @@
 """Suspects: which queries of a batch may have ended the process that answered it.
 
-Beside step [8], the caller's half. The record of a projector (`runtime/in_hand.py`) says which few queries were being
-answered when its process ended; on its own machine a client reads it. Without it, every query that was in flight is
-suspect.
+Beside step [8], the caller's half. The record of a projector (`runtime/in_hand.py`) names the few queries that were
+being answered when its process ended; on its own machine a client reads it. Without it, every query that was in flight
+is suspect.
 
 Rules kept here: a suspect is asked again alone, and of the next process of the same replica, so that it never ends the
 others in turn. If that ends as well, while it had nothing else of ours to answer, the suspect is refused for a while,
@@ -31,7 +31,7 @@ _REFUSED_MAX: Final = 256
 
 
 def key_of_batch(batch: bytes) -> bytes:
-    """The key under which a batch of queries is in hand; its last byte says how far in the batch."""
+    """The key under which a batch of queries is in hand; its last byte is the place in the batch."""
     return hashlib.blake2b(batch, digest_size=KEY_BYTES - 1).digest() + b"\0"
 
 
@@ -71,7 +71,7 @@ def _in_hand(key: bytes, record: str, incarnation: bytes) -> bytes | None:
 
 
 class Refused:
-    """Queries that have ended two processes, for as long as they are not asked again. Lives on one event loop."""
+    """Queries that have ended two processes, for as long as they are not asked again. Used on one event loop only."""
 
     def __init__(self) -> None:
         self._until_s: OrderedDict[bytes, float] = OrderedDict()

@@ -2,11 +2,11 @@
 
 Beside steps [4], [7] and [8]. A thread looks a few times within the limit whether what is in hand
 (`runtime/in_hand.py`) is the same as at its last look. It counts its own looks, not seconds: a process that was
-stopped, or got no CPU, has not looked either. Code that never lets go of the interpreter (a regular expression, a
-native loop) stops this thread too; for that, where `native` says so, a timer of `faulthandler`'s, which needs no
-interpreter, ends the process.
+stopped, or got no CPU, has not checked either. Code that never releases the interpreter (a regular expression, a native
+loop) stops this thread too; for that, where `native` is set, a timer of `faulthandler`'s, which needs no interpreter,
+ends the process.
 
-Rule kept here: the record says that the process was ended for what was in hand, before it is.
+Rule kept here: before the process is ended, the record has the reason.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _TRACE_FRAMES: Final = 8
 
 _NATIVE_FACTOR: Final = 1.25
 _NATIVE_SLACK_S: Final = 1.0
-"""The timer that needs no interpreter comes later than the look that can tell more."""
+"""The timer that needs no interpreter comes later than the check that can report more."""
 
 
 def record_path(what: str) -> Path:
@@ -132,7 +132,7 @@ def _remove_old(folder: Path) -> None:
 
 
 def _remove_unused(path: Path) -> None:
-    """Raises `OSError` for a file that a living process has locked, as its record or as its trace."""
+    """Raises `OSError` for a file that a running process has locked, as its record or as its trace."""
     descriptor = open_private(path, os.O_RDWR)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -142,7 +142,7 @@ def _remove_unused(path: Path) -> None:
 
 
 def _where_user_code_is() -> str:
-    """The stack of the thread that has something in hand, as far as it is of use to whoever wrote the handler."""
+    """The stack of the thread that has something in hand, as far as it is useful to the author of the handler."""
     stacks = [traceback.format_stack(frame) for frame in sys._current_frames().values()]
     ours = (stack for stack in stacks if any("in execute" in entry or "in answer" in entry for entry in stack))
     return "".join(next(ours, [])[-_TRACE_FRAMES:])[:_TRACE_CHARS_MAX]
@@ -157,7 +157,7 @@ class Watch:
         self, in_hand: InHand, limit_s: float, tell: Callable[[bytes], None] = lambda _: None, *, native: str = ""
     ) -> None:
         """`limit_s`: how long one key may be in hand. `tell`: called with the key before the process is ended.
-        `native`: what the record is of, if code that never lets go of the interpreter is to be ended too."""
+        `native`: what the record is of, if code that never releases the interpreter has to be ended too."""
         self._in_hand, self._limit_s, self._tell = in_hand, limit_s, tell
         os.register_at_fork(after_in_child=in_hand.disown)
         self._native_s = limit_s * _NATIVE_FACTOR + _NATIVE_SLACK_S if native else 0.0

@@ -132,7 +132,7 @@ class CatchingUp(NamedTuple):
 
 
 class ProjectorFleet:
-    """The projections of one runtime. Lives on its event loop."""
+    """The projections of one runtime. Used on its event loop only."""
 
     def __init__(
         self,

@@ -64,7 +64,8 @@ class RebuildProgress(NamedTuple):
 
 
 class Rebuild:
-    """A rebuild under way. Await it, watch it with `async for`, or `cancel()` it. Lives on the runtime's event loop.
+    """A rebuild under way. Await it, watch it with `async for`, or `cancel()` it. Used on the runtime's event loop
+    only.
 
     Abandoning the wait (a timeout around it, a cancelled task) does not end the rebuild: only `cancel` does.
     Awaiting it raises what has ended it: `HandlerFailed`, `RebuildCancelled`, `Unavailable`.

@@ -10,15 +10,15 @@ Readers first:
    code; it must be ready (`readiness.py`)
 3. one last look: all of them still are
 4. the new plan is written down: **the step that counts**. Before it, a failure leaves everything as it was: the new
-   projectors are ended, what they have saved is removed, and the deployment's entry says why. After it, there is no
-   way back but another deployment
+   projectors are ended, what they have saved is removed, and the deployment's entry has the reason. After it, there is
+   no way back but another deployment
 5. a supervisor with the new code starts, queries go to the new projectors, the old ones end
 6. the partitions are replaced, one after the other. If one fails, it goes on with the code that it had, those that
-   follow are not tried (the cause is most likely the same), and the entry says why. What reads has the new code by
-   then, which has read all that the old code has written; so partitions with either may go on
+   follow are not tried (the cause is most likely the same), and the entry has the reason. What reads has the new code
+   by then, which has read all that the old code has written; so partitions with either may go on
 
-Whoever deploys only asks for it and watches. A supervisor that ends before step 4 begins with step 1 again when it is
-back; one that ends later goes on with step 5. A failure that was written down is not tried again by itself.
+The deploying program only requests it and watches. A supervisor that ends before step 4 begins with step 1 again when
+it is back; one that ends later goes on with step 5. A failure that was written down is not tried again by itself.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ async def prepare(system: Building, tell: Callable[[str], None]) -> None:
 
 
 async def _to_its_end(doing: Coroutine[Any, Any, None]) -> None:
-    """Whoever calls the deployment off is too late: half of this would be neither the one nor the other."""
+    """The cancellation of the deployment is too late: half of this would be neither the one nor the other."""
     task = asyncio.get_running_loop().create_task(doing)
     while not task.done():
         with contextlib.suppress(asyncio.CancelledError):
@@ -141,8 +141,8 @@ async def replace_partitions(system: Replacing, tell: Callable[[str], None]) -> 
 
 
 def has_ended(number: int, rolled: RolloutProgress, failed: RayfoldError | None) -> bool:
-    """Whether the deployment of this number has come to its end, from what the supervisor and the deployment's entry
-    say. Raises what has ended it early."""
+    """Whether the deployment of this number has come to its end, from the supervisor and the deployment's entry. Raises
+    what has ended it early."""
     if rolled.generation > number:
         raise CallerError(f"it was deployed again meanwhile: generation {rolled.generation} runs")
     if failed is not None:
@@ -151,7 +151,7 @@ def has_ended(number: int, rolled: RolloutProgress, failed: RayfoldError | None)
 
 
 def as_error(error: BaseException) -> RayfoldError:
-    """What can be written down, and told to whoever deploys."""
+    """The text that is stored, and shown to the deployer."""
     if isinstance(error, RayfoldError):
         return error
     if isinstance(error, asyncio.CancelledError):

@@ -34,8 +34,8 @@ from ..cluster.rpc import call, one_line
 __all__ = ["Found", "store_in", "try_on_nodes"]
 
 _TIMEOUT_S: Final = 600.0
-"""For a worker to start, to load the application's classes, and to look at a sample of each log: seconds; of logs of an
-older format, which do not say what they hold, the whole log is read once."""
+"""Timeout for a worker to start, to load the application's classes, and to read a sample of each log: seconds; of logs
+of an older format, which do not record what they hold, the whole log is read once."""
 
 
 class Found(NamedTuple):

@@ -36,7 +36,7 @@ _STOP_TIMEOUT_S: Final = 30.0
 
 
 class ClusterSystem(RemoteSystem):
-    """A spread system that this program has started. Lives on its event loop."""
+    """A spread system that this program has started. Used on its event loop only."""
 
     def __init__(
         self,

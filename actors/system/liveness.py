@@ -41,7 +41,7 @@ class Watched(Protocol):
 
 
 class LivenessWatch:
-    """Of one runtime. Lives on its event loop."""
+    """Of one runtime. Used on its event loop only."""
 
     def __init__(self, watched: Watched, silent_s: float) -> None:
         """`silent_s`: as in `Settings`."""

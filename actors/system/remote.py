@@ -68,7 +68,7 @@ T = TypeVar("T")
 
 
 class RemoteSystem:
-    """A program's connection to one spread system. Lives on its event loop."""
+    """A program's connection to one spread system. Used on its event loop only."""
 
     _rejoins = False
     """Whether it connects anew when this program's node has ended. A system that this program has started ends with

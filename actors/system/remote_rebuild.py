@@ -22,7 +22,7 @@ _LONG_S: Final = 24 * 3600.0
 
 
 class RemoteRebuild:
-    """A rebuild under way at the supervisor. Lives on the program's event loop."""
+    """A rebuild under way at the supervisor. Used on the program's event loop only."""
 
     def __init__(self, ask: Callable[..., Awaitable[Any]], projection: type[Projection], classes: bytes) -> None:
         """`ask`: has the supervisor do something; see `RemoteSystem.ask`."""

@@ -60,7 +60,7 @@ class Loss:
 
 
 class Lookout:
-    """Looks after one run. Lives on its event loop."""
+    """Looks after one run. Used on its event loop only."""
 
     def __init__(
         self,

@@ -135,7 +135,7 @@ def _jars_of(aggregate: type[Aggregate], partition: int, store: ReadableStore, c
 
 
 class _Program:
-    """One program. Lives on its event loop."""
+    """One program. Used on its event loop only."""
 
     def __init__(self, address: str, number: int, seed: int, folder: Path) -> None:
         self._address, self._number, self._seed, self._folder = address, number, seed, folder
