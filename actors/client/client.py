@@ -99,7 +99,7 @@ class Client:
         self._router.detach(why)
 
     def attach(self, partitions: Sequence[Any]) -> None:
-        """These are the partitions' actors, after `detach`; `serve` and `tell_unavailable` say the rest."""
+        """These are the partitions' actors, after `detach`; `serve` and `tell_unavailable` set the rest."""
         for number, actor in enumerate(partitions):
             self._router.replace(number, actor)
         self._router.tell_unavailable({})
@@ -147,8 +147,8 @@ class Client:
     ) -> AsyncIterator[Page[Envelope]]:
         """Send many, `in_flight` at a time; yields each with its outcome, in the order they came, as they are known.
 
-        What was refused without being sent leaves a hole. Until the caller is told of it, and can stop, nothing to that
-        aggregate goes past it: its partition may be there again by now.
+        What was refused without being sent leaves a hole. Until the caller has its outcome, and can stop, nothing to
+        that aggregate goes past it: its partition may be there again by now.
         """
         _check_in_flight(in_flight)
         listed("execute_all", envelopes, "an Envelope", (Envelope,))
@@ -161,12 +161,12 @@ class Client:
             nonlocal sent
             number, sent = sent, sent + 1
             if holes and (hole := holes.get(_address(envelope))) is not None:
-                if read <= hole[1]:  # it was asked for before the caller was told
+                if read <= hole[1]:  # it was asked for before the caller had the outcome
                     return _resolved(hole[0])
                 del holes[_address(envelope)]
             future = self._sent(envelope, timeout_s)
             if future.done() and isinstance(future.result(), Unavailable | Overloaded):
-                if len(holes) > _HOLES_MAX:  # of those before `read` the caller has been told
+                if len(holes) > _HOLES_MAX:  # the caller has the outcomes before `read`
                     for address in [address for address, hole in holes.items() if hole[1] < read]:
                         del holes[address]
                 holes[_address(envelope)] = future.result(), number
@@ -182,8 +182,8 @@ class Client:
         timeout_s: float | None,
         saw: Saw | None = None,
     ) -> asyncio.Future[Any]:
-        """Pack a query and ask the replicas; the future gets the answer, errors too as values; `saw` is told where it
-        was read. Raises `CallerError`s and `Overloaded`."""
+        """Pack a query and ask the replicas; the future gets the answer, errors too as values; `saw` is called with the
+        positions that it was read at. Raises `CallerError`s and `Overloaded`."""
         serving = self._serving_of(projection)
         packed = _packed(projection, query, serving)
         return serving.ask(query, packed, self._place(after), self.timeout_s(timeout_s), saw)
@@ -209,7 +209,7 @@ class Client:
                 return _resolved(error)
 
         def ask_many(taken: Sequence[tuple[int, Query[Answer]]]) -> list[asyncio.Future[Any]]:
-            with contextlib.suppress(RayfoldError):  # of one of them: then each is asked, and told, by itself
+            with contextlib.suppress(RayfoldError):  # of one of them: then each is asked, and answered, by itself
                 packed = [_packed(projection, query, serving) for _, query in taken]
                 if (asked := serving.ask_many(packed, positions, limit_s)) is not None:
                     return asked
@@ -261,7 +261,7 @@ class Client:
         return place_asked(after, self._partitions, self._store_id)
 
     def timeout_s(self, timeout_s: float | None) -> float:
-        """What the call says, or the runtime's. Raises `CallerError`."""
+        """The call's timeout, or the runtime's. Raises `CallerError`."""
         return self._settings.timeout_s if timeout_s is None else checked_timeout(timeout_s)
 
 

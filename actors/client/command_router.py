@@ -73,9 +73,9 @@ class CommandRouter:
         self._carry_out()
 
     def detach(self, why: str) -> None:
-        """Nothing reaches any actor until `replace` has named that of each partition anew, and `tell_unavailable` says
-        that it may be used: what is submitted is refused at once with this reason. What is on its way is sent again
-        then, or is `Unavailable` at its deadline."""
+        """Nothing reaches any actor until `replace` has named that of each partition anew, and `tell_unavailable`
+        allows its use: what is submitted is refused at once with this reason. What is on its way is sent again then, or
+        is `Unavailable` at its deadline."""
         for destination in [*self._routing.partitions, *self._routing.routes.values()]:
             destination.way.close()
         for limit in self._limits.values():
@@ -122,7 +122,7 @@ class CommandRouter:
         return self.transport_class(actor, self._client, self._came_back, by_road=self._settings.local_sockets)
 
     def _own_actor_way(self, actor: Any) -> PartitionTransport:
-        """Only partitions have roads: an own actor waits for its partition, through Ray, anyway."""
+        """Only partitions have sockets: an own actor waits for its partition, through Ray, anyway."""
         return self.transport_class(actor, self._client, self._came_back, by_road=False)
 
     def _carry_out(self) -> None:

@@ -1,9 +1,9 @@
 """Merging: `merge=` functions of queries that go to all parts of a projection, on threads beside the event loop.
 
-Step [8] of the read path, between the answers of the parts (`query_router.py`) and whoever asked. A function of the
-user's that is slow, or never returns, costs its own query its deadline, and the event loop nothing.
+Step [8] of the read path, between the answers of the parts (`query_router.py`) and the caller. A function of the user's
+that is slow, or never returns, costs its own query its deadline, and the event loop nothing.
 
-Why not the loop's own executor: its threads are few and wanted elsewhere, and the end of the program waits for them.
+Why not the loop's own executor: its threads are few and needed elsewhere, and the end of the program waits for them.
 These are daemon threads; what waits for one is bounded by the queries that may wait for their parts.
 """
 
@@ -59,15 +59,17 @@ class _Threads:
         self._changed = threading.Condition()
         self._waiting: deque[tuple[asyncio.Future[Any], str, Callable[[], Any]]] = deque()
         self._done: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
-        """What the loops have not been told yet: they are woken once for many."""
+        """Results that the loops have not got yet: they are woken once for many."""
         self._started = self._idle = 0
 
     def begin(self, future: asyncio.Future[Any], name: str, merge: Callable[[], Any]) -> None:
-        """Have it done, and the future told on its loop."""
+        """Run it, and set the future on its loop."""
         with self._changed:
             self._waiting.append((future, name, merge))
             if len(self._waiting) > self._idle and self._started < THREADS_MAX:
-                with contextlib.suppress(RuntimeError):  # there may be no more threads: those that are do it, or nobody
+                with contextlib.suppress(
+                    RuntimeError
+                ):  # there may be no more threads: the existing ones do it, or none
                     threading.Thread(target=self._work, name="rayfold merge", daemon=True).start()
                     self._started += 1
             if self._idle:
@@ -84,7 +86,7 @@ class _Threads:
                     self._started -= 1
                     return
                 future, name, merge = self._waiting.popleft()
-            if not future.done():  # else nobody waits for it any more
+            if not future.done():  # else no caller waits for it any more
                 self._has_done(future, _merged(name, merge))
 
     def _has_done(self, future: asyncio.Future[Any], told: Any) -> None:

@@ -61,7 +61,7 @@ class QueryRouter:
         saw: Saw | None = None,
     ) -> asyncio.Future[Any]:
         """Ask the part that the query is for, or all of them; the future gets the answer, errors too as values. `saw`
-        is told where each part was read. Raises `Overloaded`."""
+        is called with the positions that each part was read at. Raises `Overloaded`."""
         if len(self._parts) == 1:
             return self._parts[0].ask(packed, after, timeout_s, saw)
         try:

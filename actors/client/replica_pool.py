@@ -2,18 +2,18 @@
 
 Step [8] of the read path, the caller's half. The other half is `actors/projection/actor.py`.
 
-One lane leads to each replica; queries go to the shortest. A query with `after=` goes the same way if the replica is
-believed to have come that far (each answer says how far it is): the batch carries what it needs, and a replica that has
-not come there, because it is another process by now, says so instead of answering. Else it waits: here, not in the
+One batcher leads to each replica; queries go to the shortest. A query with `after=` goes the same way if the replica is
+known to have come that far (each answer has its positions): the batch carries what it needs, and a replica that has not
+come there, because it is another process by now, reports that instead of answering. Else it waits: here, not in the
 replica, so that waiting costs no thread there however many queries wait. At most three calls of a client wait in a
 replica at a time, each with many queries: two for those that have just come, for as long as a broadcast takes, and one
 for those that have waited in vain before. What lies beyond the end of the log is refused at once. A replica that does
-not answer is left out for a moment and the query goes to another: reading twice harms nobody, unless it has ended the
+not answer is left out for a moment and the query goes to another: reading twice does no harm, unless it has ended the
 process that read (`suspects.py`). `everywhere` waits for all of them, which is another question.
 
-Rules kept here: every query has a deadline, which is kept here and by nobody else; every call has one, after which it
+Rules kept here: every query has a deadline, which is kept here and nowhere else; every call has one, after which it
 counts as lost; what waits is bounded; whatever an answer does when it is decoded, and whatever a callback raises, the
-call that brought it gives its place in the lane back.
+call that brought it gives its place in the batcher back.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _FRESH_S: Final = 0.05
 takes."""
 
 _AGAIN_S: Final = 0.25
-"""The same for queries that have waited in vain; the replica looks into the log for them."""
+"""The same for queries that have waited without result; the replica reads the log for them."""
 
 _WAITING_MAX: Final = 32_768
 """Queries of one client that wait for a position in a replica; bounded by `Settings.in_flight_max` as well."""
@@ -69,17 +69,17 @@ _GRACE_S: Final = 1.0
 """For a call to come back after the replica's own deadline for it."""
 
 _PRECISE_S: Final = 1.0
-"""A query with a shorter limit has a timer of its own, and is not told later than it said."""
+"""A query with a shorter limit has a timer of its own, and is not answered later than that."""
 
 _PROBE_S: Final = 0.1
 _PROBE_TIMEOUT_S: Final = 1.0
-"""Between two looks whether a replica whose process has ended answers again, and for the answer."""
+"""Seconds between two checks whether a replica whose process has ended answers again, and for the answer."""
 
 _SWEEP_S: Final = 0.05
 """How precise deadlines are."""
 
 Saw = Callable[[dict[int, int]], None]
-"""Is told the positions that an answer was read at."""
+"""Called with the positions that an answer was read at."""
 
 
 class _Asked:
@@ -103,12 +103,12 @@ class _Asked:
 
     @property
     def size_bytes(self) -> int:
-        """What it counts for in a lane."""
+        """Its weight in a batcher."""
         return len(self.packed.payload) + 64
 
 
 class _Replica:
-    """One replica: its actor, the lanes to it, and how far its present process is known to have come."""
+    """One replica: its actor, the batchers to it, and how far its present process is known to have come."""
 
     def __init__(
         self,
@@ -117,7 +117,8 @@ class _Replica:
         lane: Callable[[_Replica], Batcher[_Asked]],
         waiting: Callable[[_Replica, bool], Batcher[_Asked]],
     ) -> None:
-        """`lane`, `waiting`: make the lanes to it; the second is told whether of queries that have waited in vain."""
+        """`lane`, `waiting`: make the batchers to it; the second is told whether of queries that have waited in
+        vain."""
         self.number, self.actor = number, actor
         self.positions: dict[int, int] = {}
         self.incarnation = b""
@@ -133,7 +134,7 @@ class _Replica:
         self.record = record_of(actor_id.hex() if actor_id is not None else "")
 
     def has(self, after: Mapping[int, int]) -> bool:
-        """Whether it is believed to have come as far as `after`."""
+        """Whether it is known to have come as far as `after`."""
         return not after or all(self.positions.get(partition, 0) >= after[partition] for partition in after)
 
     def saw(self, positions: Mapping[int, int], incarnation: bytes) -> None:
@@ -216,8 +217,8 @@ class ReplicaPool:
     def ask(
         self, packed: PackedQuery, after: Mapping[int, int], timeout_s: float, saw: Saw | None = None
     ) -> asyncio.Future[Any]:
-        """The future gets the answer, errors too as values; `saw` is told before where the answer was read. Raises
-        `Overloaded` at once."""
+        """The future gets the answer, errors too as values; `saw` is called before with the positions that the answer
+        was read at. Raises `Overloaded` at once."""
         if len(self._pending) >= self._settings.in_flight_max:
             raise Overloaded(f"the client's queries to {self._name}", self._settings.in_flight_max, "queries in flight")
         future = self._loop.create_future()
@@ -293,7 +294,7 @@ class ReplicaPool:
             waited_for += fresh
 
     async def _come_to(self, replica: _Replica, after: Mapping[int, int], deadline_s: float) -> bool:
-        """False if it is gone for good. A belief is not enough here: the replica itself says that it is there."""
+        """False if it is gone for good. An old answer is not enough here: the replica itself confirms it."""
         left_s = deadline_s - time.monotonic()
         if left_s <= 0:
             raise self._late(after, replica.positions)
@@ -320,7 +321,7 @@ class ReplicaPool:
     # --- on the way ----------------------------------------------------------------------------------------------
 
     def _route(self, asked: _Asked, *, waited: bool = False) -> None:
-        """Into a lane. What was sent before is never refused there."""
+        """Put it into a batcher. What was sent before is never refused there."""
         replica = asked.waits_for or self._next_replica(asked.after)
         if asked.waits_for is None and replica.has(asked.after):
             lane = replica.lane

@@ -9,7 +9,7 @@ What travels is what a Ray call would carry: an attempt's numbers and a batch in
 and its outcomes in msgpack; nothing is unpickled. What the bytes mean is decided by `ClientProtocol`
 (`socket_protocol.py`); here they are only moved.
 
-Rule kept here: when the connection is lost, every attempt on it has failed, and its owner is told at once.
+Rule kept here: when the connection is lost, every attempt on it has failed, and its owner is notified at once.
 
 Why beside Ray: a call through Ray takes 0.6 ms and 0.28 ms of CPU, one over a socket 0.03 ms
 (docs/decisions/0008-a-socket-beside-ray.md).
@@ -61,10 +61,10 @@ class SocketConnection(asyncio.Protocol):
         for attempt, answer in self._protocol.receive(data):
             self._came_back(attempt, answer)
         if self._protocol.refused:
-            self._transport.abort()  # whoever listens there is no partition of ours
+            self._transport.abort()  # the process that listens there is no partition of this system
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The partition, its gate or we have ended the connection: what is in flight has failed."""
+        """The partition, its socket server or this client has ended the connection: what is in flight has failed."""
         self.lost = True
         self._tell_lost(self)
         for attempt in self._protocol.end():

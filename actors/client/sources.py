@@ -1,12 +1,12 @@
 """Sources: where the commands of `execute_all` and the queries of `ask_all` come from, and their outcomes as pages.
 
-Steps [1] and [8]. What a source does costs nobody else anything: a list is read where it is; any other iterable is
-iterated on a thread of its own, so that it may be slow, wait for something, or call the runtime itself; an asynchronous
-one is awaited beside the outcomes. Outcomes are told as they become known, in the order of the source, whatever the
-source does meanwhile.
+Steps [1] and [8]. A slow source does not slow the loop: a list is read where it is; any other iterable is iterated on a
+thread of its own, so that it may be slow, wait for something, or call the runtime itself; an asynchronous one is
+awaited beside the outcomes. Outcomes are returned as they become known, in the order of the source, whatever the source
+does meanwhile.
 
 Rules kept here: no more is taken from a source than there is room in flight; a source that raises ends the run when
-everything before it has been told; the thread ends with the run, and never keeps a program from ending.
+everything before it has been returned; the thread ends with the run, and never keeps a program from ending.
 """
 
 from __future__ import annotations
@@ -191,7 +191,8 @@ class _Awaited(_Source[Item]):
 
 class _Threaded(_Source[Item]):
     """Any other iterable, on a thread of its own. As two threads of Python take turns, and a turn costs more than ten
-    items do, the thread goes on until the room is full and then tells; if that takes long, each item is told."""
+    items do, the thread goes on until the room is full and then notifies the loop; if that takes long, it notifies for
+    each item."""
 
     def __init__(self, items: Iterable[Item], room: int) -> None:
         super().__init__()
@@ -247,7 +248,7 @@ class _Threaded(_Source[Item]):
             self.arrived.set_result(None)
 
     def _look(self) -> None:
-        """The room is not full yet: take what there is, and be told of each item that comes."""
+        """The room is not full yet: take the present items, and be notified of each new one."""
         self._timer, self._slow = None, True
         if self._fetched or self._over:
             self._arrive()
@@ -283,7 +284,7 @@ class _Threaded(_Source[Item]):
 
 
 def _as_exception(error: BaseException) -> Exception:
-    """What a source raised, as what ends a run: a `CancelledError`, say, would be taken for another's."""
+    """What a source raised, as what ends a run: a `CancelledError`, for example, would be taken for another's."""
     return error if isinstance(error, Exception) else RuntimeError(f"the source raised {error!r}")
 
 

@@ -38,10 +38,10 @@ class PartitionTransport:
         self, actor: Any, client: bytes, batch_done: Callable[[int, bytes | None], None], *, by_road: bool
     ) -> None:
         """`batch_done(attempt, answer)` is called once for each attempt, later; the answer is None if it failed.
-        `by_road`: the actor has a method `road` that tells its socket."""
+        `by_road`: the actor has a method `road` that returns its socket."""
         self.actor = actor
         self.died = False
-        """Ray has said that its process ended, for good."""
+        """Ray has reported that its process ended for good."""
         self._client = client
         self._came_back = batch_done
         self._loop = asyncio.get_running_loop()
@@ -50,7 +50,7 @@ class PartitionTransport:
         self._look()
 
     def has_road(self) -> bool:
-        """Whether attempts take a road now."""
+        """Whether attempts use a socket connection now."""
         return self._choice.connection is not None
 
     def execute(self, attempt: int, predecessor: int, blob: bytes) -> None:
@@ -66,12 +66,12 @@ class PartitionTransport:
             self._loop.call_soon(self._came_back, attempt, None)
 
     def retire(self) -> None:
-        """Another way has taken its place: attempts on this one still come back, and its road ends with its
+        """Another way has taken its place: attempts on this one still come back, and its connection ends with its
         partition."""
         self._choice.stop_looking()
 
     def close(self) -> None:
-        """Let go of the connection; attempts on it fail."""
+        """Close the connection; attempts on it fail."""
         self._choice.stop_looking()
         if self._looking is not None:
             self._looking.cancel()
@@ -94,7 +94,7 @@ class PartitionTransport:
             self._look()
 
     def _look(self) -> None:
-        """Look for a road in the background, if it is time to."""
+        """Try to open a socket connection in the background, if it is time to."""
         if self._choice.begin_look(self._loop.time()):
             self._looking = self._loop.create_task(self._find_road())
 

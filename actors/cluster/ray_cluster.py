@@ -26,7 +26,7 @@ from .token import ensure_token
 __all__ = ["SUPERVISOR", "Cluster", "NodeFacts"]
 
 SUPERVISOR: Final = "/supervisor"
-"""What the name of a spread system's supervisor in Ray ends with."""
+"""What the name of a system on a cluster's supervisor in Ray ends with."""
 
 _NAMESPACE: Final = "rayfold"
 
@@ -193,7 +193,7 @@ class Cluster:
         return str(node.raylet_socket_name)
 
     def systems(self) -> list[str]:
-        """The names of the spread systems that run here, deployed or not."""
+        """The names of the systems on clusters that run here, deployed or not."""
         from ray.util import list_named_actors
 
         names: list[str] = list_named_actors()

@@ -2,8 +2,8 @@
 
 Beside steps [7] and [8]. Each projector keeps its place in the share of the node that it runs on, so a build has a
 folder on every node that has, or had, a projector of it. The mark of the build that serves is written on all nodes that
-are up; the latest that any node knows of counts. A node that was away and has only an older mark changes nothing by
-coming back.
+are up; the latest that any node has counts. A node that was away and has only an older mark changes nothing by coming
+back.
 
 What is lost with a node is rebuilt from the log; a projector that starts on another node than before does the same.
 """
@@ -25,7 +25,7 @@ __all__ = ["ClusterBuilds"]
 log = printable_log(__name__)
 
 _TIMEOUT_S: Final = 10.0
-"""For a keeper. One whose node has just died is passed over after that."""
+"""Timeout of a node agent's call. One whose node has just ended is passed over after that."""
 
 
 class ClusterBuilds(Builds):
@@ -36,7 +36,7 @@ class ClusterBuilds(Builds):
         self._shares = shares
 
     async def served(self, projection: type[Projection] | ProjectionFacts) -> dict[tuple[int, int], bool]:
-        """See `Builds`. What any node knows counts."""
+        """See `Builds`. The latest build that any node has counts."""
         served: dict[tuple[int, int], bool] = {}
         for found in await self._everywhere("builds", projection.projection_name):
             for order, has in found.items():
@@ -64,7 +64,7 @@ class ClusterBuilds(Builds):
         await self._everywhere("remove_folder", build.folder_of(part, replica))
 
     async def _everywhere(self, method: str, *arguments: Any) -> list[Any]:
-        """What the keepers of the nodes that are up answer. One that cannot is passed over: nothing here is the
+        """The answers of the agents of the nodes that are up. One that cannot is passed over: nothing here is the
         truth."""
         asked = (self._shares.call(node_id, method, *arguments, timeout_s=_TIMEOUT_S) for node_id in self._shares.up)
         answers = await asyncio.gather(*asked, return_exceptions=True)

@@ -3,7 +3,7 @@
 Beside all steps. What a deployment is: the code of the application's modules and its plan, in Ray's own directory
 (`packaging/registry.py`), and a supervisor, a detached actor of the application's name, which takes the plan from
 there. The first deployment puts the plan there itself. A further one hands it to the supervisor that runs, which does
-the rest (`rollout/plan.py` has the steps): whoever deploys may be killed at any moment.
+the rest (`rollout/plan.py` has the steps): the deploying program may be killed at any moment.
 
 Rules kept here: nothing is begun before every node that is up has loaded the classes, as actors will; a new store is
 made only for a caller that asks for one; a deployment that does not come to its end is taken back, its number is not
@@ -110,7 +110,7 @@ async def begin_deployment(
 
     try:
         if not await asyncio.to_thread(put_first_plan, plan):
-            raise CallerError(f"{plan.name} was deployed meanwhile by another program; look at it, then deploy again")
+            raise CallerError(f"{plan.name} was deployed meanwhile by another program; check it, then deploy again")
         await _start(plan, ahead.store_id, cluster)
         if wait or within_s is not None:
             await _await_caught_up(plan, cluster, within_s)
@@ -169,7 +169,7 @@ async def take_down(name: str, cluster: Cluster) -> None:
 
     if plan_of(name) is None:
         raise UnknownName("application", name, applications())
-    forget_plan(name)  # first: whoever is started again in between finds that there is nothing to do
+    forget_plan(name)  # first: an actor that restarts in between finds that it has nothing to do
     supervisor = _supervisor(cluster, name)
     if supervisor is not None:
         with contextlib.suppress(Exception):
@@ -305,7 +305,7 @@ async def _start(plan: ApplicationPlan, store_id: str, cluster: Cluster) -> None
     if store_id:
         await asyncio.to_thread(put_store, plan.name, store_id)
     if _supervisor(cluster, plan.name) is None:
-        with contextlib.suppress(ValueError):  # a keeper has just started it again
+        with contextlib.suppress(ValueError):  # a node agent has just started it again
             start_supervisor(plan.name, cluster.namespace)
     await open_actor(cluster.actor_named(supervisor_name(plan.name)), plan.name, _OPEN_TIMEOUT_S)
 

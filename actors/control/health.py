@@ -1,13 +1,13 @@
-"""Health: who of a spread system answers, who says that something is wrong, and who is replaced.
+"""Health: which actors of a system on a cluster answer, which report a problem, and which are replaced.
 
 Beside all steps, on the event loop of the supervising process. Ray starts again what was killed. What it does not do is
 for this file: a frozen process, and an actor that Ray has forgotten (version 2.60 forgets the actors of a node when its
-directory ends between noting that the node died and noting what that means for its actors: in 2 of 26 restarts of a
-head), and a move that was interrupted by the loss of a node.
+directory ends between storing the node's death and storing its effect on the actors: in 2 of 26 restarts of a head),
+and a move that was interrupted by the loss of a node.
 
 Rule kept here: nothing is replaced while its node is down, for that one's actors are started again with it; nor while
-Ray is starting it, which takes as long as the machine is busy; and whoever says what is wrong with it is alive, or that
-it is at work: it is told of, not replaced.
+Ray is starting it, which takes as long as the machine is busy; and an actor that reports a problem, or that it is at
+work, is alive: the problem is published, and the actor not replaced.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Health:
         """Whether partitions have their logs open, and if not, why. One that opens its log for long is not silent."""
 
     def note(self, partition: int, trouble: RayfoldError | None) -> None:
-        """A partition has said what is wrong with it, or that nothing is. Sealed is no trouble: it is to move."""
+        """A partition has reported a problem, or that it has none. Sealed is no trouble: it is to move."""
         if isinstance(trouble, Sealed):
             self._sealed.add(partition)
             trouble = None
@@ -62,7 +62,7 @@ class Health:
         self.troubles[partition] = trouble
 
     def take_pulses(self) -> None:
-        """Ask everybody whose node is up for a sign of life; nobody is waited for."""
+        """Send a heartbeat call to every actor whose node is up, without waiting for the answers."""
         system, shares = self._system, self._system.shares
         seated = {f"partition {number}": number for number in system.partitions.seated if system.is_up(number)}
         projectors = system.projections.projectors()
@@ -93,8 +93,8 @@ class Health:
         await self.settle_moves()
 
     async def settle_moves(self) -> None:
-        """Partitions that have let go of their logs though nobody moves them, and those whose actor is not at their
-        home, are put right: a node was lost in the middle of a move, and is back."""
+        """Partitions that have released their logs without a move, and those whose actor is not at their home, are put
+        right: a node was lost in the middle of a move, and is back."""
         system = self._system
         homes, seated = system.shares.map.owners, system.partitions.seated
         astray = self._sealed | {number for number, one in seated.items() if homes[number] != one.node_id}
@@ -124,8 +124,8 @@ class Health:
                     await self._replace(who)
 
     async def _is_starting(self, who: str) -> bool:
-        """Whether Ray says that it is still starting it, or says nothing. Another one would have to start as well, and
-        on a machine that is short of CPU it would be later."""
+        """Whether Ray reports that it is still starting it, or does not answer. Another one would have to start as
+        well, and on a machine that is short of CPU it would be later."""
         actor = self._actor(who)
         try:
             return actor is not None and await asyncio.to_thread(self._system.cluster.is_starting, actor)

@@ -1,7 +1,7 @@
 """Heartbeats: when each actor of a system last gave a sign of life.
 
-Beside all steps. Each is asked again as soon as it has answered, and not before: a frozen process is not buried in
-questions. Being told an error of ours is a sign of life too.
+Beside all steps. Each is asked again as soon as it has answered, and not before: a frozen process gets no further
+calls. An error of Rayfold's is a sign of life too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Heard = Callable[[Any], None]
 """Gets what the actor has answered."""
 
 Note = Callable[[RayfoldError | None], None]
-"""Is told what the actor has said that was wrong with it, or that nothing is."""
+"""Called with the problem that the actor has reported, or with none."""
 
 
 STARTING_MAX_S: Final = 300.0
@@ -31,10 +31,10 @@ another, and on a machine where everything starts at once the third may be the f
 
 
 class Heartbeats:
-    """Signs of life, by whoever gives them. Used on one event loop only."""
+    """Signs of life, by the name of the actor. Used on one event loop only."""
 
     def __init__(self, silent_s: float) -> None:
-        """`silent_s`: how long somebody may be silent."""
+        """`silent_s`: how long an actor may be silent, in seconds."""
         self._silent_s = silent_s
         self._heard_s: dict[str, float] = {}
         """When it last answered, or when it was first asked."""

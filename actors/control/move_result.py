@@ -1,4 +1,4 @@
-"""MoveResult: what a move of a partition from one node to another was, as its caller is told."""
+"""MoveResult: what a move of a partition from one node to another was, as its caller gets it."""
 
 from __future__ import annotations
 

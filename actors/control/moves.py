@@ -3,15 +3,15 @@
 Beside step [3], on the event loop of the supervising process. The steps, and what an end of everything in between
 leaves:
 
-1. the keeper of the new home copies the log, and copies what came meanwhile, until little is missing. Left: a copy,
+1. the agent of the new home copies the log, and copies what came meanwhile, until little is missing. Left: a copy,
    which the next move goes on with
 2. an actor for the partition starts there, loads the application's code, and gets what the present one has in memory.
    Left: an actor without a log, which is ended
 3. the present actor *seals* the log: commands wait from here on. Left: a sealed log at its home; the seal is broken,
    and the partition goes on where it was
-4. the keeper of the new home copies the rest, compares the ends, and takes over the epoch of the seal. Left: as after 3
+4. the agent of the new home copies the rest, compares the ends, and takes over the epoch of the seal. Left: as after 3
 5. the present actor makes the seal final, in one transaction of the log: this is the step that counts. Left: the
-   partition is at home on the new node, whose copy is complete; the old home tells, as soon as it is asked
+   partition is at home on the new node, whose copy is complete; the old home reports that, as soon as it is asked
 6. the old home writes that into its map, the new home is given the map, its actor opens the log under the next epoch,
    and commands go there. Left: an old log, which is sealed
 7. every node is given the map. The new home states what its log holds, and on that statement the old log is removed
@@ -74,7 +74,7 @@ class PartitionMoves:
         """Have a partition at home on this node (a name or an id). Where it is already, nothing happens.
 
         Raises `UnknownName`, `CallerError` for a node that is down or about to leave, `Unavailable` if either node is
-        lost on the way: then the partition is where it was, or, if that was too late, where it was to be.
+        lost on the way: then the partition is where it was, or, if that was too late, at its new home.
         """
         system = self._system
         store_map = system.shares.map
@@ -138,8 +138,8 @@ class PartitionMoves:
         return statement
 
     async def set_right(self, partition: int) -> None:
-        """After the loss of a node in the middle of a move: have the partition go on where it is at home. Whoever calls
-        this sees to it that it is not moved meanwhile.
+        """After the loss of a node in the middle of a move: have the partition go on where it is at home. The caller
+        makes sure that it is not moved meanwhile.
 
         Raises what keeps it from that; then it can be done again.
         """
@@ -265,7 +265,7 @@ class PartitionMoves:
             told, tenure = await call(present.actor.hand_over, to, sealed.epoch, version, timeout_s=_SEAL_TIMEOUT_S)
             if told:
                 raise from_wire(told)
-        except Exception as error:  # it may have been done, or not: the old home knows
+        except Exception as error:  # it may have been done, or not: only the old home's log shows it
             written: PartitionMap = await shares.call(source, "place", shares.map)
             if written.owners[partition] != to:
                 raise Unavailable(f"partition {partition}", f"it was not handed over: {one_line(error)}") from error

@@ -1,12 +1,13 @@
-"""Partition actors: one for each partition of a spread system, at its home, and another one when it is lost for good.
+"""Partition actors: one for each partition of a system on a cluster, at its home, and another one when it is lost for
+good.
 
 Beside step [3], on the event loop of the supervising process. Ray starts a partition again by itself when its process
 is killed, and when its node is back. What is here is for what Ray does not do: a partition that moves to another node,
 that gets new code, or that Ray has forgotten (version 2.60 forgets the actors of a node when its directory ends between
-noting that the node died and noting what that means for its actors).
+storing the node's death and storing its effect on the actors).
 
 Rules kept here: no two actors ever have the same name; the next one is up, with its code loaded, before the last one
-lets go of the log, so that commands wait for milliseconds; and should both live, the log's epoch decides, not what is
+releases the log, so that commands wait for milliseconds; and should both run, the log's epoch decides, not what is
 known here.
 """
 
@@ -67,7 +68,7 @@ class PartitionActors:
         return [self.seated[number].actor for number in sorted(self.seated)]
 
     def start(self, number: int, node_id: str, generation: int | None = None) -> PartitionInstance:
-        """An actor for a partition, which nobody is sent to yet. It starts as soon as its node is up.
+        """An actor for a partition, to which no client is sent yet. It starts as soon as its node is up.
 
         generation: of its code. Unless it is given, that of the present actor: a partition gets other code by a
         deployment alone."""
@@ -131,8 +132,8 @@ class PartitionActors:
             raise from_wire(told)
 
     async def tell_residents(self, number: int, following: PartitionInstance) -> None:
-        """Tell the next actor of a partition what the present one has in memory, so that commands to that do not wait
-        until it is loaded. If it cannot be told, they do."""
+        """Send the next actor of a partition the list of what the present one has in memory, so that commands to that
+        do not wait until it is loaded. If that fails, they do wait."""
         present = self.seated.get(number)
         with contextlib.suppress(Exception):
             for first in range(0, RESIDENTS_MAX, SAVED_AT_ONCE):
@@ -142,8 +143,7 @@ class PartitionActors:
                 await call(following.actor.prepare, saved)
 
     async def hand_over(self, number: int, following: PartitionInstance) -> None:
-        """The present actor of a partition, if there is one, lets go of the log, and this one, which is up, opens
-        it."""
+        """The present actor of a partition, if there is one, releases the log, and this one, which is up, opens it."""
         present = self.seated.get(number)
         if present is not None:
             with contextlib.suppress(Exception):  # a frozen one is fenced off when the next one opens the log
@@ -161,7 +161,7 @@ class PartitionActors:
 
 
 class Named(NamedTuple):
-    """What the name of a partition's actor tells."""
+    """The parts of the name of a partition's actor."""
 
     number: int
     node_id: str
@@ -169,6 +169,6 @@ class Named(NamedTuple):
 
 
 def partition_named(name: str) -> Named | None:
-    """What this name in Ray tells; None if it is no partition's."""
+    """The parts of this name in Ray; None if it is no partition's."""
     told = _NAME.fullmatch(name)
     return None if told is None else Named(int(told["number"]), told["node_id"], generation_in(told["mark"]))

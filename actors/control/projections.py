@@ -29,15 +29,15 @@ from .builds import ClusterBuilds
 __all__ = ["HEARD_S", "ClusterProjectorFleet"]
 
 HEARD_S: Final = 2.0
-"""For clients to hear of other projectors: they wait at the board, and ask again a quarter of a second after the
-supervisor was away."""
+"""Time for clients to learn of other projectors: they wait at the topology feed, and ask again a quarter of a second
+after the supervisor was away."""
 
 _LOOK_S: Final = 0.25
-"""Between two looks at whether a move may go on."""
+"""Seconds between two checks whether a move may continue."""
 
 
 class ClusterProjectorFleet(ProjectorFleet):
-    """The projections of one spread system. Used on its supervisor's event loop only."""
+    """The projections of one system on a cluster. Used on its supervisor's event loop only."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class ClusterProjectorFleet(ProjectorFleet):
         self.serving[projection.projection_name] = taken_in
 
     async def _find(self, projectors: Sequence[Projector]) -> list[Projector]:
-        """Learn on which nodes they are, so that whoever follows one of them comes to its checkpoint. Returns one for
+        """Find the nodes of the projectors, so that a successor of one of them reaches its checkpoint. Returns one for
         each seat: of two, which an end of the supervisor in the middle of a move has left, one that has caught up."""
         answers = dict(zip(projectors, await self._answers(projectors), strict=True))
         chosen: dict[tuple[int, int], Projector] = {}
@@ -90,7 +90,7 @@ class ClusterProjectorFleet(ProjectorFleet):
         return [projector for projector in projectors if projector in chosen.values()]
 
     async def _answers(self, projectors: Sequence[Projector]) -> list[ProjectorAnswer | None]:
-        """What each says of itself; None of one that does not answer."""
+        """The state that each reports; None for one that does not answer."""
         asked = (call(projector.actor.status) for projector in projectors)
         answers = await asyncio.gather(*asked, return_exceptions=True)
         return [None if isinstance(answer, BaseException) else answer for answer in answers]
@@ -108,8 +108,8 @@ class ClusterProjectorFleet(ProjectorFleet):
         return found
 
     async def move(self, name: str, node_id: str, may_go_on: Callable[[], bool]) -> bool:
-        """Have the projector of this name followed by one on that node. It serves until the other one has caught up
-        and is healthy. False if that was called off, because `may_go_on` says so or it is not there any more.
+        """Have the projector of this name followed by one on that node. It serves until the other one has caught up and
+        is healthy. False if that was called off, because of `may_go_on`, or because it has ended.
 
         Raises what keeps the other one from opening, and why it may not be asked; then nothing has changed. What the
         earlier one has saved stays on its node until the next build: it would go on from that if it came back."""
@@ -148,7 +148,7 @@ class ClusterProjectorFleet(ProjectorFleet):
         await self.check_ready(beside.projectors, served.projectors)
 
     async def _leave(self, present: Projector, beside: ServedBuild) -> None:
-        """It serves no more: it ends when every program has been told."""
+        """It does not serve any more: it ends when every program has been notified."""
         self.joining = [joining for joining in self.joining if joining is not beside]
         await asyncio.sleep(HEARD_S)
         await self.announce()

@@ -2,13 +2,13 @@
 
 Beside steps [7] and [8], on the event loop of the supervising process. Projectors are dealt out over the nodes that
 there are when they start, and when a node is lost Ray starts its projectors on others. A node that joins later would
-have none: so the supervisor looks whether they are spread unevenly, and has one of them at a time followed by another
+have none: so the supervisor checks whether they are spread unevenly, and has one of them at a time followed by another
 one on the node that has the fewest (`ClusterProjectorFleet.move`).
 
 Rules kept here:
 - the present projector serves until the following one has caught up and is healthy, so that there are never fewer
 - nothing begins, and what has begun is called off, while partitions move, code is deployed, something is replaced, or a
-  projection is scaled or built anew: a projector on another node is worth nobody's wait
+  projection is scaled or built anew: no caller waits for a move of a projector
 - replicas of one part never come to one node by it
 - each step makes the placement more even, and for one set of nodes there are no more steps than projectors
 """
@@ -29,10 +29,10 @@ __all__ = ["PlacedProjector", "ProjectorMoves", "next_move"]
 log = printable_log(__name__)
 
 _SETTLED_S: Final = 10.0
-"""For how long the nodes must have been the same: one that comes and goes makes nobody move."""
+"""For how long the nodes must have been the same: one that comes and goes causes no moves."""
 
 _PAUSE_S: Final = 5.0
-"""Between two moves, for clients to hear of the first."""
+"""Seconds between two moves, so that clients learn of the first."""
 
 _AFTER_FAILURE_S: Final = 300.0
 """After one that failed: what cannot be built on a node now mostly cannot be a moment later."""
@@ -66,9 +66,9 @@ class ProjectorMoves:
     def __init__(self, system: SystemState) -> None:
         self._system = system
         self._nodes: set[str] = set()
-        """Over which they are to be spread, as at the last look."""
+        """The nodes over which to spread them, as at the last check."""
         self._left = 0
-        """How many moves there may still be, for these nodes; 0 as soon as nothing is to be moved."""
+        """How many moves there may still be, for these nodes; 0 as soon as nothing has to move."""
         self._not_before_s = 0.0
         """Of the event loop's clock."""
 
@@ -85,7 +85,7 @@ class ProjectorMoves:
         loop, projections, nodes = asyncio.get_running_loop(), self._system.projections, self._system.scheduling.nodes
         self._not_before_s = loop.time() + _PAUSE_S
         found = await projections.placed()
-        if found is None:  # somebody does not answer, or is still reading
+        if found is None:  # a projector does not answer, or is still reading
             return
         chosen = next_move([PlacedProjector(*one) for one in found], nodes)
         if chosen is None:

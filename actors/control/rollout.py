@@ -3,7 +3,7 @@
 Beside all steps, on the event loop of the supervising process. The supervisor of the present code makes the new builds
 of read models, with nothing of the new code loaded here but by name: two versions of a module cannot be in one process.
 When the new plan is written down it ends and is started again, with the new code, and the partitions are replaced: the
-next actor of each is up, with its code loaded, before the present one lets go of the log.
+next actor of each is up, with its code loaded, before the present one releases the log.
 
 Rule kept here: what is done is written in Ray's directory first (`packaging/registry.py`), so that an end of this
 process, at any point, leaves either the present plan in charge or the new one.
@@ -229,7 +229,7 @@ class _NewCode:
         self._tell = tell
         self._built: dict[str, ServedBuild] = {}
         self._held = ExitStack()
-        """The projections are changed by nobody else meanwhile."""
+        """No other change of the projections is made meanwhile."""
 
     async def compare(self) -> None:
         """See `Building`."""

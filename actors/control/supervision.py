@@ -1,13 +1,13 @@
 """Supervision: a system over the nodes of a cluster, put together, watched, and put right.
 
-Where to look to see what a spread system consists of; its twin on one machine is `system/local.py`. It runs in an actor
-of its own (`supervisor.py`), and every program that uses the system, the one that has started it included, is a client
-of it.
+Where to look to see what a system on a cluster consists of; its twin on one machine is `system/local.py`. It runs in an
+actor of its own (`supervisor.py`), and every program that uses the system, the one that has started it included, is a
+client of it.
 
-What it does, again and again: look which nodes are up; give a node that joins or returns its keeper and the map; say on
-the board which partitions are unavailable, and why; replace what does not answer although its node is up; and bring
-projectors to a node that has joined (`projector_moves.py`). Ray starts killed processes again by itself, and faster;
-that is left to it.
+What it does, repeatedly: check which nodes are up; give a node that joins or returns its agent and the map; publish
+which partitions are unavailable, and why; replace what does not answer although its node is up; and bring projectors to
+a node that has joined (`projector_moves.py`). Ray starts killed processes again by itself, and faster; that is left to
+it.
 
 Rules kept here: what is lost with a node is lost alone: everything else goes on, and nothing waits for it. Whatever is
 done here may be interrupted at any point and done again: the shares hold what is true, the names in Ray who is there.
@@ -56,11 +56,11 @@ __all__ = ["Supervision"]
 log = printable_log(__name__)
 
 _WATCH_S: Final = 0.5
-"""Between two looks at the nodes, a call of some milliseconds each: how much later than Ray the board knows of a
-loss."""
+"""Seconds between two checks of the nodes, a call of some milliseconds each: the delay between Ray's detection of a
+loss and its publication."""
 
 _TIDY_S: Final = 60.0
-"""Between two looks for what moves have left: one short call for each node."""
+"""Seconds between two searches for what moves have left: one short call for each node."""
 
 _VERIFY_TIMEOUT_S: Final = 24 * 3600.0
 """For the logs of one node: some 300,000 events a second."""
@@ -82,7 +82,7 @@ class Supervision:
         revive: Revive | None = None,
     ) -> None:
         """`restart`: end this process, which is started again with the plan that is in Ray's directory by then.
-        `revive`: how the keepers start a supervisor again that is lost; of a system that outlives this program."""
+        `revive`: how the node agents start a lost supervisor again; of a system that outlives this program."""
         self.plan = plan
         self.detached = detached
         """Deployed: it outlives the program that has started it."""
@@ -97,9 +97,9 @@ class Supervision:
         self.scheduling = ClusterScheduling(detached=detached, generation=plan.generation)
         self.partitions = PartitionActors(self._plan_of, self.scheduling, plan.generation)
         self.nodes: dict[str, NodeFacts] = {}
-        """By the id of their data folders: those that Ray knows of, up or not."""
+        """Nodes in Ray's directory, up or not, by the id of their data folders."""
         self.changing = asyncio.Lock()
-        """Held by whoever moves partitions, deploys, or replaces what is lost: one at a time."""
+        """Held while partitions are moved, code is deployed, or lost actors are replaced: one at a time."""
         self.cluster = cluster
         self.catalogue = unship(plan.catalogue)
         self.projections = self._projections()
@@ -113,7 +113,7 @@ class Supervision:
         self.rollout = Rollout(self, restart)
         self._projector_moves = ProjectorMoves(self)
         self._superseded: list[Projector] = []
-        """Those with earlier code, which are asked until everybody has been told of the present ones."""
+        """Those with earlier code, which are asked until every program has the present ones."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._doing: set[str] = set()
         """What `_watch` has begun, and not waited for."""
@@ -127,7 +127,7 @@ class Supervision:
     async def start(self) -> None:
         """Find or make the store, go on with the actors that an earlier supervisor has left, and start those that are
         missing. Returns once all partitions whose homes are up take commands and all projections answer; or at once
-        where there were actors already: what they still have to do, nobody who is served by the others waits for.
+        where there were actors already: callers of the others do not wait for what they still have to do.
 
         Raises `StoreMismatch`, `CodeMismatch`, `StoreInUse`, `Unavailable`, `DefinitionError`, and what keeps a
         projector from opening.
@@ -203,8 +203,8 @@ class Supervision:
         await self.projections.remove_older()
 
     async def _resume(self) -> None:
-        """After an end of the supervisor, or of everything: moves that were interrupted are called off, and everybody
-        opens what it has. Who does not is replaced (`health.py`)."""
+        """After an end of the supervisor, or of everything: moves that were interrupted are called off, and every actor
+        opens what it has. One that does not is replaced (`health.py`)."""
         try:
             await self.moves.settle()
             await self._open()
@@ -314,7 +314,7 @@ class Supervision:
         return self.rebuilds.add(Rebuild(self.projections, projection, classes))
 
     def unavailable(self) -> dict[int, str]:
-        """Partition -> why nobody reaches it now."""
+        """Partition -> the reason why it is unavailable now."""
         told = {}
         for number, node_id in enumerate(self.shares.map.owners):
             if node_id not in self.shares.up:
@@ -334,7 +334,7 @@ class Supervision:
         return f"its home, node {name}{where}, is gone{when}; {remedy}"
 
     async def leave_drained(self) -> None:
-        """Projectors leave the nodes that are to be drained."""
+        """Move the projectors away from drained nodes."""
         self._use_nodes()
         for projector in self.projections.projectors():
             if self.scheduling.node_of(projector.name) in self.shares.map.drained:
@@ -343,7 +343,7 @@ class Supervision:
     # --- nodes ---------------------------------------------------------------------------------------------------
 
     async def _see_nodes(self) -> set[str]:
-        """Look at the nodes as Ray knows them. Returns those that are up now and were not at the last look, or were
+        """Read the nodes from Ray's directory. Returns those that are up now and were not at the last look, or were
         another node of Ray's: between two looks one can go and be back."""
         self.nodes = {node.node_id: node for node in await asyncio.to_thread(self.cluster.nodes)}
         before, self._up_as = self._up_as, {one.node_id: one.ray_node_id for one in self.nodes.values() if one.alive}
@@ -378,11 +378,11 @@ class Supervision:
                 if self._projector_moves.is_due():
                     self.alone("moves of projectors", self._projector_moves.step)
                 self.put_up()
-            except Exception:  # the next look may go better: nobody else is there to look
+            except Exception:  # the next check may succeed: there is no other supervisor
                 log.exception("supervising %s", self.plan.name)
 
     async def _welcome(self, node: NodeFacts) -> None:
-        """A node has joined, or is back: it gets its keeper and the map."""
+        """A node has joined, or is back: it gets its agent and the map."""
         log.warning("node %s is up; it has partitions %s", *self._called(node.node_id))
         self._gone_since.pop(node.node_id, None)
         await self.shares.add(node)
@@ -399,7 +399,7 @@ class Supervision:
     # -------------------------------------------------------------------------------------------------------------
 
     def put_up(self) -> None:
-        """Tell everybody how things are."""
+        """Publish the present topology."""
         seated, plan = self.partitions.seated, self.plan
         served = {
             name: ServedParts(
@@ -450,7 +450,7 @@ class Supervision:
         )
 
     async def _named(self) -> set[str]:
-        """The names of the partitions' actors and projectors of this system that Ray knows."""
+        """The names of this system's partitions and projectors in Ray's directory."""
         from ray.util import list_named_actors
 
         names: list[str] = await asyncio.to_thread(list_named_actors)

@@ -1,4 +1,5 @@
-"""SupervisorActor: the actor in which a spread system is supervised, and which programs find by the system's name.
+"""SupervisorActor: the actor in which a system on a cluster is supervised, and which programs find by the system's
+name.
 
 Beside all steps. The system of a `Runtime(..., cluster=...)` has one that ends with that program; one that was deployed
 has one that outlives it, and takes what it is to run from Ray's own directory (`deployment.py`), so that it is started
@@ -40,10 +41,10 @@ __all__ = ["SupervisorActor", "revive", "start_supervisor"]
 log = printable_log(__name__)
 
 _LOOK_S: Final = 0.3
-"""Between two looks at a supervisor that does not answer."""
+"""Seconds between two checks of a supervisor that does not answer."""
 
 _CALLS_MAX: Final = 1000
-"""At the same time: programs that wait at the board, one call each, and a few that change something."""
+"""Calls at the same time: programs that wait for the topology, one call each, and a few that change something."""
 
 
 class SupervisorActor:
@@ -57,18 +58,19 @@ class SupervisorActor:
         self._opening: Any = None
         """The call that opens a deployed one, for as long as it is under way."""
         if plan is None:
-            with contextlib.suppress(Exception):  # nobody else may ask for it after a restart
+            with contextlib.suppress(Exception):  # after a restart no other process may ask for it
                 self._opening = ray.get_runtime_context().current_actor.open.remote()
         self._starting = asyncio.Lock()
         self._supervision: Supervision | None = None
 
     async def open(self) -> list[Any]:
-        """Start everything, or go on with what is there. An error as `to_wire` packs it, or nothing. Safe to repeat."""
+        """Start everything, or continue with what exists. An error as `to_wire` packs it, or nothing. Safe to
+        repeat."""
         error, _ = await self._told(self._started)
         return error
 
     async def read(self, edition: str, timeout_s: float) -> Topology | None:
-        """What is on the board, once it is another notice than that; None if it is not in time."""
+        """The published topology, once it differs from that one; None if it does not in time."""
         return await (await self._started()).board.read(edition, timeout_s)
 
     async def ask(self, what: str, *arguments: Any) -> tuple[list[Any], Any]:
@@ -214,9 +216,9 @@ def start_supervisor(name: str, namespace: str, plan: ApplicationPlan | None = N
 def revive(name: str, namespace: str, patience_s: float) -> None:
     """Start the supervisor of a deployed application again, if it is silent for so long, or is not there.
 
-    Ray 2.60 sometimes forgets an actor when its directory restarts (`health.py`). The supervisor looks after all
-    others; the keepers of the nodes, and programs that connect, look after it with this. One that Ray is still starting
-    is left alone. Raises `Unavailable` if nothing of that name runs.
+    Ray 2.60 sometimes forgets an actor when its directory restarts (`health.py`). The supervisor watches all others;
+    the agents of the nodes, and programs that connect, watch it with this. One that Ray is still starting is left
+    alone. Raises `Unavailable` if nothing of that name runs.
     """
     supervisor: Any = None
     deadline_s = time.monotonic() + patience_s
@@ -242,12 +244,12 @@ def revive(name: str, namespace: str, patience_s: float) -> None:
             return
         kill(supervisor)
     log.error("the supervisor of %s is started again", name)
-    with contextlib.suppress(ValueError):  # somebody else was faster
+    with contextlib.suppress(ValueError):  # another caller was faster
         start_supervisor(name, namespace)
 
 
 def _starts(supervisor: Any) -> bool:
-    """Whether Ray says that it is still starting it, or says nothing."""
+    """Whether Ray reports that it is still starting it, or does not answer."""
     try:
         return is_starting(supervisor)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""SystemState: what the parts of the control plane know of the one system that they look after, and may do with it.
+"""SystemState: what the parts of the control plane know of their one system, and may do with it.
 
 `supervision.py` has it; `moves.py`, `projector_moves.py`, `health.py` and `rollout.py` are handed it, and know no more
 of the supervision than this.
@@ -33,9 +33,9 @@ class SystemState(Protocol):
     scheduling: ClusterScheduling
     cluster: Cluster
     nodes: dict[str, NodeFacts]
-    """By the id of their data folders: those that Ray knows of, up or not."""
+    """Nodes in Ray's directory, up or not, by the id of their data folders."""
     changing: asyncio.Lock
-    """Held by whoever moves partitions, deploys, or replaces what is lost: one at a time."""
+    """Held while partitions are moved, code is deployed, or lost actors are replaced: one at a time."""
 
     def is_up(self, number: int) -> bool:
         """Whether the home of a partition's actor is up."""
@@ -50,7 +50,7 @@ class SystemState(Protocol):
         ...
 
     def put_up(self) -> None:
-        """Tell every program how things are."""
+        """Publish the present topology to every program."""
         ...
 
     async def open_partition(self, number: int) -> None:
@@ -58,5 +58,5 @@ class SystemState(Protocol):
         ...
 
     async def leave_drained(self) -> None:
-        """Move the projectors away from the nodes that are to be drained."""
+        """Move the projectors away from drained nodes."""
         ...

@@ -1,9 +1,9 @@
-"""TopologyFeed: who does what in a spread system at this moment, as its supervisor tells it to every program that is
-connected.
+"""TopologyFeed: which actor serves what in a system on a cluster now, published by its supervisor to every connected
+program.
 
 Beside all steps. A *notice* is everything that a client needs to find its way: the actors of the partitions, those that
 are unavailable and why, the projectors of each part of each projection. Names, and not handles: they are looked up
-where they are used. Whoever has an old notice waits at the board until there is a new one.
+where they are used. A program with an old topology waits at the feed until there is a new one.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ class Topology(NamedTuple):
 
 
 class TopologyFeed:
-    """The present notice. Used on one event loop only."""
+    """The present topology. Used on one event loop only."""
 
     def __init__(self) -> None:
         self.notice: Topology | None = None
         self._incarnation = secrets.token_hex(4)
-        """Of the supervisor: what an earlier one has told is old, whatever its number."""
+        """Incarnation of the supervisor: the topology of an earlier one is outdated, whatever its revision."""
         self._changes = 0
         self._changed = asyncio.Event()
 
     def put_up(self, notice: Topology) -> None:
-        """From now on this is how things are. The same as before is no news."""
+        """Publish `topology`. An unchanged topology is ignored."""
         if self.notice is not None and notice == self.notice._replace(edition=""):
             return
         self._changes += 1

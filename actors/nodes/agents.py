@@ -1,7 +1,8 @@
 """NodeAgents: those of all nodes, and the map on which they agree.
 
-Beside all steps, on the event loop of the process that supervises a spread system. What is here decides whether there is a
-store, which one, and where its partitions are; nothing of that is remembered anywhere but in the shares themselves.
+Beside all steps, on the event loop of the process that supervises a system on a cluster. What is here decides whether
+there is a store, which one, and where its partitions are; nothing of that is remembered anywhere but in the shares
+themselves.
 
 Rules kept here: a new store is made only where every node that the cluster knows of has answered that it has nothing of
 one, but for nodes that are down and that the deployer has given up by name; a missing answer is never taken for

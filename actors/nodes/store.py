@@ -145,7 +145,8 @@ AnyStore = Store | ClusterStore
 
 
 class PartitionLocator:
-    """Where the partitions of a spread store are at home, as far as this process knows. Safe from any thread."""
+    """Where the partitions of a store on several nodes are at home, as far as this process knows. Safe from any
+    thread."""
 
     _known: Final[OrderedDict[tuple[str, str, str], PartitionLocator]] = OrderedDict()
     """One for each store that this process reads, the last one used at the end."""

@@ -25,7 +25,7 @@ __all__ = ["Activation"]
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """One tenure of the log: its writer, and everything that lives as long as it is open."""
+    """One tenure of the log: its writer, and everything that exists as long as it is open."""
 
     log: LmdbLog
     loop: WriteLoop
@@ -33,7 +33,7 @@ class Activation:
     broadcast: Broadcast
     own_actors: OwnActors
     placements: Mapping[str, OwnActor]
-    """By aggregate type: those that live in own actors."""
+    """Placements by aggregate type: those with own actors."""
     check: StandingCheck
     server: SocketServer | None
     """None where sockets are switched off, or no private folder for one is available."""

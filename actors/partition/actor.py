@@ -4,23 +4,23 @@ Step [3] of the write path. Before it: the router ([2]) sends a batch, through R
 socket (`socket_server.py`). After it: the write loop ([4], [5]) in `runtime/write/write_loop.py`, whose records go out
 through the broadcast ([6]).
 
-What is here and not there: who lives in an actor of their own now (`own_actors.py`), and what is stale
+What is here and not there: which aggregates have an actor of their own now (`own_actors.py`), and what is stale
 (`request_order.py`).
 
 The actor goes through these phases, each begun by the first call that needs it:
 
 - load: the application's classes are imported, which takes longest (`_load`); `prepare` asks for no more
 - open: the log is opened to be written (`_open_log`)
-- take over: a new epoch fences whoever had the log before, and what serves is made (`_take_over`)
+- take over: a new epoch fences the writer before, and what serves is made (`_take_over`)
 - serve: commands are decided and appended, until the log is closed or a later activation ends this process
 - sealed: the log is closed, and every command is answered with that (`log_owner.py`); `unseal` leads back to open
 
 What exists only while it serves is in one `Activation` (`activation.py`), which every method that needs it gets from
 `_serving`; everything else is there from the beginning.
 
-Rules kept here: no work in `__init__` that can fail, since such an actor is dead for ever; whatever changes something
-waits for its turn, whichever thread it came on, so it happens one at a time (`fifo_lock.py`); reads have threads of
-their own and never wait for it.
+Rules kept here: no work in `__init__` that can fail, since such an actor stays dead; whatever changes something waits
+for its turn, whichever thread it came on, so it happens one at a time (`fifo_lock.py`); reads have threads of their own
+and never wait for it.
 """
 
 from __future__ import annotations
@@ -145,7 +145,8 @@ class PartitionActor:
         self._deciding: dict[StreamId, tuple[str, bytes]] = {}
         """Of careful own actors: their name, and the command that each is deciding."""
         self._writing = FifoLock()
-        """Taken by everything but reads: Ray's own thread for calls, and one for each connection of the gate."""
+        """Taken by everything but reads: Ray's own thread for calls, and one for each connection of the socket
+        server."""
 
     @ray.method
     def open(self) -> list[Any]:
@@ -188,7 +189,7 @@ class PartitionActor:
         return self._execute_in_turn(BATCH_BY_RAY_S, client, attempt, predecessor, blob)
 
     def _execute_in_turn(self, way_s: float, client: bytes, attempt: int, predecessor: int, blob: bytes) -> bytes:
-        """Whichever way the batch came, through Ray or over a road, which takes that much of every batch."""
+        """Whichever way the batch came, through Ray or over a socket, which takes that much of every batch."""
         with self._writing:
             answers = self._execute(client, attempt, predecessor, blob)
             serving = self._activation
@@ -222,7 +223,7 @@ class PartitionActor:
         return answers
 
     def _answer(self, serving: Activation, commands: Sequence[PackedCommand]) -> list[Answered]:
-        """Decide what lives here, and say of the rest where it lives."""
+        """Decide the commands to aggregates here, and return for the others where they are."""
         homes, placements = serving.own_actors.by_stream, serving.placements
         later = self._unproven(serving, commands) if placements else ()
         here = [command for command in commands if command.stream not in homes] if homes else commands
@@ -268,7 +269,7 @@ class PartitionActor:
         return began is not None
 
     def _slots_free(self) -> bool:
-        """Whether there is room for an own actor on any node, as Ray knows it: a call of a millisecond at a time."""
+        """Whether there is room for an own actor on any node, by Ray's resources: a call of a millisecond at a time."""
         if not self._plan.counts_slots:
             return True
         free, at_s = self._slots
@@ -361,8 +362,8 @@ class PartitionActor:
 
     @ray.method
     def lost(self, stream: StreamId, actor: str, died: bool = False) -> None:
-        """A client says that this own actor does not answer, or that its process has ended. From now on the aggregate
-        lives here again; after a death its commands are decided in another own actor, one by one."""
+        """A client reports that this own actor does not answer, or that its process has ended. From now on the
+        aggregate is here again; after a death its commands are decided in another own actor, one by one."""
         with self._writing:
             self._give_up_on(self._serving(), stream, actor, died)
 
@@ -383,12 +384,13 @@ class PartitionActor:
     @ray.method
     def tick(self) -> None:
         """What has to happen now and then: hand over to actors that came up, end idle ones."""
-        with self._writing, suppress(StoreError):  # whoever sends a command, or asks for the head, is told
+        with self._writing, suppress(StoreError):  # a command, or a call for the head, gets the error
             self._tick()
 
     @ray.method
     def set_projectors(self, names: tuple[str, ...]) -> None:
-        """Broadcast to these from now on. Told at every change, and with every tick, since a restart forgets it."""
+        """Broadcast to these from now on. Called at every change, and with every tick, since a restart loses the
+        list."""
         with self._writing, suppress(StoreError):
             self._serving().broadcast.set_projectors(names)
 
@@ -592,7 +594,7 @@ class PartitionActor:
 
     @ray.method(concurrency_group="reads")
     def found_wrong(self, kind: str, stream: StreamId, subject: str, what: str) -> None:
-        """An own actor has found that its state is not what the log says, and has dropped it."""
+        """An own actor has found that its state differs from the log, and has dropped it."""
         self._alarms.raise_alarm(kind, subject, what)
         with self._writing:
             if (serving := self._activation) is not None:
@@ -619,9 +621,9 @@ def _content_key(command: PackedCommand) -> bytes:
 
 
 def start_partition(plan: PartitionPlan, name: str, scheduling: Mapping[str, Any] | None = None) -> Any:
-    """A partition that Ray restarts for ever. Ray never retries its calls: the router does, with the same ids.
+    """A partition that Ray restarts without limit. Ray never retries its calls: the router does, with the same ids.
 
-    `name`: of the actor in Ray. `scheduling`: options that say where (`scheduling.py`).
+    `name`: of the actor in Ray. `scheduling`: options that choose its node (`scheduling.py`).
     """
     remote: Any = ray.remote  # its types do not know concurrency groups
     actor = remote(concurrency_groups={"reads": 2})(PartitionActor)

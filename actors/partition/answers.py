@@ -1,4 +1,4 @@
-"""What a partition's actor answers to those who look at it."""
+"""The answers of a partition's actor to status calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["PartitionAnswer"]
 
 
 class PartitionAnswer(NamedTuple):
-    """What a partition's actor says about itself."""
+    """The state of a partition's actor, as it reports it."""
 
     pid: int
     epoch: int

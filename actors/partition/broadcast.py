@@ -3,14 +3,14 @@
 Step [6] of the write path. Before it: the partition's log has fsynced a batch ([5]). After it: each projector
 applies ([7]).
 
-Rules kept here: only committed records are sent; a slow or dead projector never slows a partition: what does not
-fit into its lane is not sent at all, and the projector reads it from the log, which is faster anyway. Every message
+Rules kept here: only committed records are sent; a slow or dead projector never slows a partition: what does not fit
+into its batcher is not sent at all, and the projector reads it from the log, which is faster anyway. Every message
 carries the head of the log, so that nothing left out stays unnoticed.
 
-Projectors come and go while the partition runs (replicas are scaled, read models rebuilt). They are told by name, and
-told again with every tick, because a partition that Ray restarts knows only the names of its plan. So a set may be
-outdated for a moment, on either side, and that costs nothing but time: a name that is no more is passed over, and a
-projector that nobody broadcasts to looks into the log by itself.
+Projectors come and go while the partition runs (replicas are scaled, read models rebuilt). They are given by name,
+again with every tick, because a partition that Ray restarts has only the names of its plan. So a set may be outdated
+for a moment, on either side, and that costs nothing but time: a name that is no more is passed over, and a projector
+without broadcasts reads the log by itself.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _WAITING_BYTES_MAX: Final = 8 * 1024 * 1024
 """About a tenth of a second of full speed: a projector further behind is better off reading the log."""
 
 _RETRY_S: Final = 0.25
-"""How long to wait before telling a projector that did not take a batch: it is being restarted."""
+"""How long to wait before notifying a projector that did not take a batch: it is being restarted."""
 
 
 class _Committed(NamedTuple):
@@ -47,7 +47,7 @@ class _Committed(NamedTuple):
 
 
 class Broadcast:
-    """Sends a partition's committed records to all projectors, each through a lane of its own.
+    """Sends a partition's committed records to all projectors, each through a batcher of its own.
 
     `actor_named` finds a projector; it raises `ValueError` for one that has ended. `send` and `set_projectors` may be
     called from different threads.
@@ -72,7 +72,7 @@ class Broadcast:
             before[name].ended = True
 
     def send(self, records: Sequence[bytes]) -> None:
-        """Send committed records, in position order and without gaps, to everybody. Returns at once."""
+        """Send committed records, in position order and without gaps, to all projectors. Returns at once."""
         if not records:
             return
         first = record_position(records[0])
@@ -127,7 +127,7 @@ class _Road:
             self._retry_later()
 
     def _retry_later(self) -> None:
-        """Tell the projector where the head is, until it listens; it fetches the rest itself."""
+        """Send the projector the head, until it answers; it fetches the rest itself."""
         timer = threading.Timer(_RETRY_S, self._leave, ((),))
         timer.daemon = True
         timer.start()

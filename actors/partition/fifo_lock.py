@@ -1,9 +1,10 @@
 """FifoLock: a lock that is given in the order in which it was asked for.
 
-Beside step [3]. A partition's commands arrive on several threads: Ray's, and one for each connection of its gate.
+Beside step [3]. A partition's commands arrive on several threads: Ray's, and one for each connection of its socket
+server.
 
-Why not `threading.Lock`: it goes to whichever thread is quickest, and that is the one that has just let go of it. A
-busy connection would keep it for many batches in a row, while an own actor waits to append until it gives up.
+Why not `threading.Lock`: it goes to whichever thread is quickest, and that is the one that has just released it. A busy
+connection would keep it for many batches in a row, while an own actor waits to append until it gives up.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ __all__ = ["FifoLock"]
 
 
 class FifoLock:
-    """`with turns:` waits until everybody who asked before has had their turn. Not to be nested."""
+    """`with turns:` waits until all earlier callers have had their turn. Not to be nested."""
 
     def __init__(self) -> None:
         self._looking = threading.Lock()
@@ -37,6 +38,6 @@ class FifoLock:
     def __exit__(self, *exc_info: object) -> None:
         with self._looking:
             if self._waiting:
-                self._waiting.popleft().release()  # the turn is handed over: nobody can come in between
+                self._waiting.popleft().release()  # the turn is handed over: no other thread can come in between
             else:
                 self._taken = False

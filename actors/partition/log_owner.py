@@ -1,8 +1,8 @@
 """LogOwner: whether a partition's actor has the log, and how it gives it up for another node.
 
-Beside step [3], in the actor of a partition (`actor.py`). The actor opens its log at the first call and serves; to
-give it up it closes it, and changes its tenure (`sealing.py`), which decides. What is believed here is only what this
-process has done; every change is decided by the log, in one transaction.
+Beside step [3], in the actor of a partition (`actor.py`). The actor opens its log at the first call and serves; to give
+it up it closes it, and changes its tenure (`sealing.py`), which decides. What is known here is only what this process
+has done; every change is decided by the log, in one transaction.
 
 Rule kept here: what comes too late changes nothing. A seal that was broken is not made final, one that is final is not
 broken, and an actor that serves is not disturbed by either.

@@ -1,14 +1,14 @@
 """AggregateActor: one aggregate in an actor of its own, its own process, resources and crash domain.
 
 Step [4] for aggregates placed as `OwnActor`. Before it: the router ([2]) sends the aggregate's commands here once its
-partition has said so. After it: the partition appends ([5]) for it, in one call per batch.
+partition has redirected them. After it: the partition appends ([5]) for it, in one call per batch.
 
 It runs the same write loop as a partition does, over a log that is reached through Ray (`PartitionLog`). One call per
 batch is enough because duplicates are found while appending: the call carries the ids of the whole batch, the
 partition appends only if none of them is stored, and else answers with those that are; the loop then decides again.
 
-Rules kept here: the partition is the only way to append; when it says that this actor is no longer the one at home, or
-does not answer in time, the actor sends its callers back there and ends itself: what was decided is forgotten.
+Rules kept here: the partition is the only way to append; when it reports that this actor is not the valid one any more,
+or does not answer in time, the actor sends its callers back there and ends itself: what was decided is forgotten.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ _SOON_S: Final = 0.1
 """What a batch may take, without its append, for its commands to be decided in a partition, where others wait."""
 
 _CAREFUL_MAX: Final = 1_000
-"""Commands that are told to the partition one by one, a call each, after a death: far more than can have been in
-flight at it."""
+"""Commands that are reported to the partition one by one, a call each, after a process has ended: far more than can
+have been in flight at it."""
 
 _TELL_TIMEOUT_S: Final = 2.0
 
@@ -83,7 +83,7 @@ class OwnActorPlan:
     """The application's classes; see `shipping.py`."""
     settings: Settings
     careful: bool = False
-    """The one before has ended while it decided: tell the partition of each command before it is decided."""
+    """The one before has ended while it decided: report each command to the partition before it is decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class AggregateActor:
         """From `start` or the first command on, and so is the check."""
         self._check: StandingCheck | None = None
         self._proven: set[str] = set()
-        """Names of commands that were decided soon, as the partition has been told."""
+        """Names of commands that were decided quickly, as reported to the partition."""
 
     @ray.method
     def start(self) -> int:
@@ -184,7 +184,7 @@ class AggregateActor:
 
 
 class _Careful(InHand):
-    """Tells the partition what is in hand, so that it knows if this process ends as the last one did."""
+    """Reports to the partition what is in hand, so that it knows if this process ends as the last one did."""
 
     def __init__(self, plan: OwnActorPlan) -> None:
         path = None
@@ -211,7 +211,7 @@ class _AlarmsOfPartition(Alarms):
         self._plan = plan
 
     def raise_alarm(self, kind: str, subject: str, what: str) -> None:
-        """Say it in the log here, and tell the partition."""
+        """Log it here, and notify the partition."""
         super().raise_alarm(kind, subject, what)
         self._plan.home.found_wrong.remote(kind, self._plan.stream, subject, what)
 
@@ -221,7 +221,7 @@ class PartitionLog:
 
     def __init__(self, plan: OwnActorPlan) -> None:
         self.given_up = False
-        """The partition said no or nothing: this actor is not the one at home, and nothing it decides counts."""
+        """The partition refused or did not answer: this actor is not the valid one, and nothing it decides counts."""
         self.commit_s = 0.0
         """What an append takes, there and back: a moving average."""
         self.waited_s = 0.0

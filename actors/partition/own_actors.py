@@ -1,16 +1,16 @@
 """OwnActors: which aggregates have an actor of their own now, and who may append for them.
 
-Beside step [3]. An aggregate answers its first command at once from inside its partition, while its own actor starts
-in the background; once that is up, the partition hands the aggregate over and answers everybody who still asks
-here with where it lives. A command that may be slow, or end its process, is not decided in the partition at all: it
-waits for the own actor (`begin`).
+Beside step [3]. An aggregate answers its first command at once from inside its partition, while its own actor starts in
+the background; once that is up, the partition hands the aggregate over and answers later commands here with a redirect.
+A command that may be slow, or end its process, is not decided in the partition at all: it waits for the own actor
+(`begin`).
 
 Rules kept here:
 - an actor's name carries the partition's epoch and a count, so that no two incarnations are ever mistaken
 - at most one incarnation of an aggregate is at home; only that one may append, so losing one costs a retry and
   never an event
-- how many there are is bounded: per node by a Ray resource of which each takes one, per partition by how many
-  may wait for it; beyond that aggregates simply stay shared, and one log line says so
+- how many there are is bounded: per node by a Ray resource of which each takes one, per partition by how many may wait
+  for it; beyond that aggregates simply stay shared, and one line is logged
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _ENDED: Final = ("ActorDiedError", "ActorUnavailableError")
 
 
 class OwnActorRecord(NamedTuple):
-    """One own actor: its name, what lives in it, and the handle that ends it."""
+    """One own actor: its name, its aggregate, and the handle that ends it."""
 
     name: str
     stream: StreamId
@@ -103,7 +103,7 @@ class OwnActors:
 
     def begin(self, stream: StreamId, placement: OwnActor, *, careful: bool) -> str | None:
         """An own actor for an aggregate whose commands are decided there and nowhere else, and wait for it to come up.
-        Its name; None if there is no room. `careful`: it tells of each command before it decides it."""
+        Its name; None if there is no room. `careful`: it reports each command before it decides it."""
         home = self._starting.pop(stream, None)
         if home is not None and careful:  # it was started without
             self._end(home.actor)
@@ -151,13 +151,13 @@ class OwnActors:
                 continue
             del self._waited_for[stream]
             failure = home.started.exception()
-            if failure is not None and type(failure).__name__ not in _ENDED:  # of that its clients tell
+            if failure is not None and type(failure).__name__ not in _ENDED:  # its clients report that
                 self._leave(home)
                 self._full_until_s = now + _FULL_PAUSE_S
                 log.warning("own actor %s did not start, %s stays shared: %s", home.name, stream, failure)
 
     def take_over(self) -> list[StreamId]:
-        """The aggregates whose own actor has come up since the last call; from now on they live there."""
+        """The aggregates whose own actor has come up since the last call; from now on they are there."""
         moved: list[StreamId] = []
         if self._waited_for:
             self._give_up_late()
@@ -191,13 +191,13 @@ class OwnActors:
         return True
 
     def lost(self, stream: StreamId, name: str) -> None:
-        """A client could not reach this incarnation: it is at home no longer, whether it lives or not."""
+        """A client could not reach this incarnation: it is not the valid one any more, whether it runs or not."""
         home = self.by_stream.get(stream)
         if home is not None and home.name == name:
             self._leave(home)
 
     def passivate_idle(self) -> int:
-        """End the own actors that have appended nothing for long. Their aggregates live on in the partition."""
+        """End the own actors that have appended nothing for long. Their aggregates stay in the partition."""
         now = time.monotonic()
         idle = [
             home

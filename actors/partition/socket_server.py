@@ -4,12 +4,12 @@ Beside step [3] of the write path. Before it: a client's `SocketConnection` (`so
 partition's `execute`, which sees no difference to a call through Ray.
 
 Who may come in is decided by the file system: the socket has mode 0600, in a folder of mode 0700 that belongs to the
-user of the process. Where such a folder cannot be had there is no gate, and clients come through Ray.
+user of the process. Where such a folder cannot be made there is no server, and clients use Ray.
 
 What the bytes mean is decided by `ServerProtocol` (`socket_protocol.py`); here they are moved, and requests executed.
 
 Rules kept here: connections are bounded, each has one frame in memory, and a client that does not read its answers
-stops nobody but itself. A request that cannot be executed ends its connection; the client sends again, through Ray.
+stops only itself. A request that cannot be executed ends its connection; the client sends again, through Ray.
 
 Why a thread for each connection: it blocks in `recv`, so an idle one costs nothing, and nothing polls. An asyncio loop
 in the actor would be one more thing that needs the interpreter before a commit may begin.
@@ -38,10 +38,11 @@ __all__ = ["CONNECTIONS_MAX", "SocketServer", "open_socket_server"]
 log = printable_log(__name__)
 
 CONNECTIONS_MAX: Final = 64
-"""Programs on one machine that write to one partition over a road: a thread and at most 1 MiB each. Others use Ray."""
+"""Programs on one machine that write to one partition over a socket: a thread and at most 1 MiB each. Others use
+Ray."""
 
 _PAUSE_S: Final = 1.0
-"""After an `accept` that failed, for want of file descriptors, say."""
+"""Pause after an `accept` that failed, for example for want of file descriptors."""
 
 _STARTING_MAX_S: Final = 60.0
 """How young another partition's socket may be to be just about to listen."""
@@ -62,7 +63,7 @@ class SocketServer:
         self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._listening.bind(os.fspath(path))
-            path.chmod(0o600)  # nobody can have connected: it does not listen yet
+            path.chmod(0o600)  # no client can have connected: it does not listen yet
             self._listening.listen(CONNECTIONS_MAX)
         except OSError:
             self._listening.close()
@@ -71,7 +72,7 @@ class SocketServer:
         threading.Thread(target=self._accept, name="rayfold-gate", daemon=True).start()
 
     def close(self) -> None:
-        """Let nobody in any more, and end every connection. Closing twice is fine."""
+        """Accept no connection any more, and end every one. Closing twice is allowed."""
         self._closed.set()
         for one in (self._listening, *list(self._connections)):
             with contextlib.suppress(OSError):  # which also wakes the thread that waits there
@@ -155,10 +156,10 @@ def open_socket_server(name: str, execute: Callable[[bytes, int, int, bytes], by
 
 
 def _remove_dead(folder: Path, name: str) -> None:
-    """Remove the sockets of this partition, and old ones of any, at which nobody listens any more."""
+    """Remove the sockets of this partition, and old ones of any, at which no process listens any more."""
     for path in folder.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # somebody else removes it too
-            if not path.is_socket():  # the folder of code, say
+        with contextlib.suppress(FileNotFoundError):  # another process removes it too
+            if not path.is_socket():  # such as the folder of code
                 continue
             if not path.name.startswith(f"{name}.") and time.time() - path.lstat().st_mtime < _STARTING_MAX_S:
                 continue

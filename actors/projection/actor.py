@@ -1,11 +1,10 @@
 """ProjectorActor: one projector, which is one part and one replica of a projection, as a Ray actor.
 
 Steps [7] and [8]. Before it: the broadcast ([6]) of every partition. After it: the answer to a query. Everything that
-matters happens in `runtime/read/read_model.py`; here are only the roads into it.
-
-The roads are concurrency groups with threads of their own, because a plain Ray actor keeps the order of calls within a
-group and one group does not wait for another: `apply` (default, one thread), `ask` (one thread), `ask_after` (some
-threads, since such a query may wait for events still on their way), `keep` (one thread, for checkpoints) and `status`.
+matters happens in `runtime/read/read_model.py`; here are only the ways into it: concurrency groups with threads of
+their own, because a plain Ray actor keeps the order of calls within a group and one group does not wait for another:
+`apply` (default, one thread), `ask` (one thread), `ask_after` (some threads, since such a query may wait for events
+still on their way), `keep` (one thread, for checkpoints) and `status`.
 
 The actor goes through these phases, each begun by the first call that needs it, also after a crash and restart:
 
@@ -16,8 +15,8 @@ The actor goes through these phases, each begun by the first call that needs it,
 - serve: events are taken in as they are broadcast, and queries answered
 - end: nothing more is read, and what is asked fails, for others serve (`close`)
 
-Rules kept here: no work in `__init__`, since an actor whose `__init__` raises is dead for ever. A projector never
-depends on being broadcast to: at every tick, and for a query that waits, it looks into the log itself.
+Rules kept here: no work in `__init__`, since an actor whose `__init__` raises stays dead. A projector never depends on
+being broadcast to: at every tick, and for a query that waits, it reads the log itself.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ _BROADCAST_S: Final = 0.25
 takes, so it happens where one was lost or its partition is being restarted."""
 
 _LEFTOVER_S: Final = 20.0
-"""How long to wait for the projector of a program that was killed to let go of the database: Ray ends such processes
+"""How long to wait for the projector of a program that was killed to release the database: Ray ends such processes
 within seconds."""
 
 _OPENING_S: Final = 2.0
@@ -125,7 +124,7 @@ class Place(NamedTuple):
 
 
 class ProjectorActor:
-    """A read model that lives in a process of its own."""
+    """A read model in a process of its own."""
 
     def __init__(self, plan: ProjectorPlan) -> None:
         begin_log()
@@ -133,7 +132,7 @@ class ProjectorActor:
         self._opening = threading.Lock()
         self._beginning = threading.Lock()
         self._reading: threading.Thread | None = None
-        """Opens it for somebody who asks."""
+        """Opens it at the first call that needs it."""
         self._opened: OpenModel | None = None
         """From the end of the phase "open" on."""
         self._check: StandingCheck | None = None
@@ -164,8 +163,8 @@ class ProjectorActor:
         self, batch: bytes, needs: Mapping[int, int], alone: bool = True, apart: bool = False
     ) -> tuple[bytes, dict[int, int], bytes]:
         """Step [8]: answers to a batch of queries, pickled as one list, the positions they were read at, and the
-        incarnation of this process. The answers are empty if this replica has not come to what the batch `needs`:
-        whoever asks believed it, of an earlier process perhaps.
+        incarnation of this process. The answers are empty if this replica has not come to what the batch `needs`: the
+        caller's information was outdated, perhaps from an earlier process.
 
         `alone`: there is no other replica, so this one answers from where it is while it is still reading the log.
         `apart`: each answer is pickled by itself, so that one that cannot be decoded spoils no other."""
@@ -185,7 +184,7 @@ class ProjectorActor:
     ) -> tuple[bytes, dict[int, int], bytes, dict[int, int]]:
         """The same for queries of which each must see its `after` (partition -> position): once any of them can be
         answered, or `wait_s` has passed, the answers of all that can, by their index in the batch. One without a name
-        only wants to know. Last, where the logs end of which more was asked for than there is here.
+        only asks for the positions. Last, where the logs end of which more was asked for than there is here.
 
         `look`: they have waited before, so read the log, for a broadcast may have been lost."""
         opened = self._answering(alone=True)
@@ -217,8 +216,8 @@ class ProjectorActor:
 
     @ray.method(concurrency_group="ask_after")
     def come_to(self, after: Mapping[int, int], timeout_s: float) -> tuple[list[Any], dict[int, int]]:
-        """Wait until `after` is visible here, for who looks after projectors. An error as `to_wire` packs it, or
-        nothing; and the place reached. Clients wait with `ask_after`."""
+        """Wait until `after` is visible here, for the fleet. An error as `to_wire` packs it, or nothing; and the place
+        reached. Clients wait with `ask_after`."""
         opened = self._caught_up()
         read_model, deadline_s = opened.read_model, time.monotonic() + timeout_s
 
@@ -254,7 +253,7 @@ class ProjectorActor:
     def place(self) -> Place:
         """How far it has come, also while it is catching up."""
         opened = self._opened
-        if opened is None:  # nobody knows yet what it has saved
+        if opened is None:  # what it has saved is not known yet
             return Place(os.getpid(), {}, {}, [])
         read_model, heads = opened.read_model, opened.heads()
         failed = to_wire(read_model.failed) if read_model.failed else []
@@ -318,7 +317,7 @@ class ProjectorActor:
                 self._opened.read_model.close()
 
     def _check_going_on(self) -> None:
-        """Raises when this projector ends: then the call has failed, and whoever asked asks those who serve now."""
+        """Raises when this projector ends: then the call has failed, and the caller asks the present projectors."""
         if self._ending.is_set():
             raise Unavailable(f"{self._plan.projection} {self._plan.part}-{self._plan.replica}", "it has ended")
 
@@ -520,7 +519,7 @@ def _picklable(answer: Any) -> Any:
 
 
 def start_projector(plan: ProjectorPlan, name: str, namespace: str, scheduling: Mapping[str, Any] | None = None) -> Any:
-    """A projector that Ray restarts for ever. `scheduling`: options that say where (`scheduling.py`)."""
+    """A projector that Ray restarts without limit. `scheduling`: options that choose its node (`scheduling.py`)."""
     remote: Any = ray.remote  # its types do not know concurrency groups
     threads = {"ask": 1, "ask_after": ASKING_AFTER_MAX, "keep": 1, "status": 1}
     actor = remote(concurrency_groups=threads)(ProjectorActor)

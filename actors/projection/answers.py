@@ -1,4 +1,4 @@
-"""What a projector answers to those who look at it."""
+"""The answers of a projector to status calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["ProjectorAnswer"]
 
 
 class ProjectorAnswer(NamedTuple):
-    """What a projector says about itself."""
+    """The state of a projector, as it reports it."""
 
     pid: int
     positions: dict[int, int]

@@ -1,7 +1,7 @@
 """ProjectorFleet: the projectors of a running system, parts x replicas of each projection, and who broadcasts to them.
 
 Beside steps [6] to [8]. Before it: the assembly, which starts the projectors first and the partitions after. After it:
-the client, which is told where the queries to a projection go from now on.
+the client, which gets the present projectors of each projection.
 
 Rules kept here: a projector joins in this order: it starts and catches up with the log; the partitions broadcast to it;
 it catches up with what was committed in between; only then is it asked. It leaves in the opposite order, and ends when
@@ -63,8 +63,8 @@ _PATIENCE_S: Final = 5.0
 thousand events."""
 
 _OPENING_S: Final = 60.0
-"""The same for those that are up and have not restored their checkpoint: what is wrong with their code or their
-database is told by then, also on a machine where everything starts at once."""
+"""The same for those that are up and have not restored their checkpoint: a problem with their code or their database is
+known by then, also on a machine where everything starts at once."""
 
 _UP_S: Final = 300.0
 """For the processes of projectors to be up. More means that something is broken."""
@@ -163,7 +163,7 @@ class ProjectorFleet:
         self.check_share = 0.0
         """What projectors are started with (`Settings.standing_check_share`)."""
         self._late: set[asyncio.Future[None]] = set()
-        """Projectors that nobody waits for any more while they catch up."""
+        """Projectors that no call waits for any more while they catch up."""
 
     # --- starting and ending -------------------------------------------------------------------------------------
 
@@ -218,7 +218,7 @@ class ProjectorFleet:
             log.error("%s: %s", name, failure)
 
     async def attach(self, partitions: Sequence[Any], serve: Serve) -> None:
-        """All are up: from now on queries go where `serve` is told, and `partitions` hear of every change."""
+        """All are up: from now on `serve` gets the targets of queries, and `partitions` every change."""
         self.use_partitions(partitions)
         self._serve = serve
         for served in list(self.serving.values()):
@@ -226,11 +226,11 @@ class ProjectorFleet:
             await self._builds.remove_older(served.projection.projection_name, served.build)
 
     def use_partitions(self, partitions: Sequence[Any]) -> None:
-        """These are told from now on whom to broadcast to."""
+        """From now on these get the list of projectors to broadcast to."""
         self._partitions = partitions
 
     def names(self) -> tuple[str, ...]:
-        """The names in Ray of all projectors that are to be broadcast to."""
+        """The names in Ray of all projectors to broadcast to."""
         return tuple(projector.name for projector in self.projectors())
 
     def projectors(self) -> list[Projector]:
@@ -238,8 +238,8 @@ class ProjectorFleet:
         return [projector for served in (*self.serving.values(), *self.joining) for projector in served.projectors]
 
     def tick(self) -> None:
-        """Tell partitions whom to broadcast to, which a restarted one has forgotten, and let projectors look into the
-        log and save their place. At most one tick of each is on its way."""
+        """Send partitions the list of projectors to broadcast to, which a restarted one has lost, and have projectors
+        read the log and save their place. At most one tick of each is on its way."""
         names = self.names()
         for partition in self._partitions:
             with contextlib.suppress(Exception):
@@ -412,8 +412,8 @@ class ProjectorFleet:
         return found
 
     async def announce(self) -> None:
-        """Have all partitions broadcast to what serves and what joins. One that is being restarted hears of it with
-        the next tick; until then the projectors look into the log."""
+        """Have all partitions broadcast to what serves and what joins. One that is being restarted gets the list with
+        the next tick; until then the projectors read the log."""
         names = self.names()
         told = (call(partition.set_projectors, names) for partition in self._partitions)
         await asyncio.gather(*told, return_exceptions=True)
@@ -470,7 +470,7 @@ class ProjectorFleet:
 
 
 def _to_nobody(_projection: type[Projection], _parts: Sequence[Sequence[Any]]) -> None:
-    """Before `attach` there is nobody who asks."""
+    """Before `attach` there are no queries."""
 
 
 def _least_far(places: Sequence[Place]) -> tuple[int, int] | None:
@@ -497,7 +497,7 @@ async def _look(projector: Projector) -> Looked:
 
 
 async def _asked(projector: Projector) -> list[PackedQuery]:
-    """What was asked last, one query of each kind. Of one that cannot say: nothing."""
+    """The last queries, one of each kind; nothing from a projector that does not answer."""
     try:
         asked: list[PackedQuery] = await call(projector.actor.asked)
     except Exception as error:

@@ -4,7 +4,7 @@ Steps [7] and [8]. Made by `actor.py` in the phase "open": before it a projector
 are read and when that ends; what is done with their events is in `runtime/read/read_model.py`.
 
 Rules kept here: the log of a partition whose node does not answer is passed over, and the others are read; logs are
-read in slices, so that whoever reads can be ended, keeps its deadline, and goes on from a checkpoint when it is killed.
+read in slices, so that the reader can be ended, keeps its deadline, and continues from a checkpoint when it is killed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["OpenModel"]
 log = printable_log(__name__)
 
 _SLICE: Final = 512
-"""Events between two looks at whether to end or to make a checkpoint, while catching up: a page of the read model."""
+"""Events between two checks whether to end or to make a checkpoint, while catching up: a page of the read model."""
 
 
 class OpenModel:

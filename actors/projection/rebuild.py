@@ -1,6 +1,6 @@
 """Rebuild: a read model built anew from the log, beside the one that serves, which it replaces when it has caught up.
 
-Beside steps [7] and [8]. For a changed class with a higher version, or for the same class when its read model is to be
+Beside steps [7] and [8]. For a changed class with a higher version, or for the same class when its read model has to be
 made anew.
 
 What happens, in this order, and what a crash or a `cancel()` in between leaves behind:
@@ -37,7 +37,7 @@ REBUILDS_KEPT: Final = 100
 """Rebuilds that have ended and can still be asked for: a program that began one asks again within a second."""
 
 _SAMPLE_S: Final = 0.2
-"""How often progress is looked at: one short call to each projector."""
+"""How often progress is checked: one short call to each projector."""
 
 _SAMPLES_MAX: Final = 26
 """Five seconds: the rate is that of this long, so that the remaining time follows a change of load."""
@@ -88,7 +88,7 @@ class Rebuild:
         self._cancelled = ""
         """Why it is to end early, if it is."""
         self._unwanted = False
-        """What it has made is of no use to anybody."""
+        """Remove what it has made: it has no use."""
         held = ExitStack()
         held.enter_context(projections.change(projection.projection_name, "rebuilt"))
         self._task = asyncio.get_running_loop().create_task(self._run())
@@ -112,7 +112,7 @@ class Rebuild:
         return self._task.done()
 
     def progress(self) -> RebuildProgress:
-        """How far it has come, as last looked at."""
+        """The progress at the last check."""
         if not self._samples:
             return RebuildProgress(0, self._total, 0.0, None, self._serving)
         (began_s, before), (ended_s, events) = self._samples[0], self._samples[-1]
@@ -160,7 +160,7 @@ class Rebuild:
         return self.progress()
 
     async def _watched(self, served: ServedBuild, doing: Coroutine[Any, Any, None]) -> None:
-        """Look at the progress while something is done. Ends it when a projector has stopped."""
+        """Follow the progress of a step. Ends it when a projector has stopped."""
         task = asyncio.get_running_loop().create_task(doing)
         try:
             while not task.done():

@@ -1,11 +1,11 @@
 """Health check: what of a system answers this program now, for the `/healthz` of a web service.
 
 Beside all steps. Asked are the actors themselves, over the handles that commands and queries take: each partition for
-the head of its log, each projector for its state. All at once, and nobody for longer than the limit; what is known to
+the head of its log, each projector for its state. All at once, and no actor for longer than the limit; what is known to
 be away is not asked.
 
-Rule kept here: it never raises and never takes longer than its limit, since a health check that fails or hangs tells
-nothing.
+Rule kept here: it never raises and never takes longer than its limit, since a health check that fails or hangs is
+useless.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _NOT_CONNECTED: Final = "this program is not connected"
 
 
 async def health_of(client: Client, limit_s: float, cut_off: str = "") -> Health:
-    """Ask everybody. `cut_off`: why this program is not connected, if it is not."""
+    """Ask all actors. `cut_off`: why this program is not connected, if it is not."""
     partitions, projections = client.partitions_reached(), client.projections_reached()
     asked = [
         *(_partition(actor, why, limit_s) for _, actor, why in partitions),

@@ -1,8 +1,8 @@
 """LivenessWatch: on one machine, a partition or projector that gives no sign of life is ended, and Ray starts it again.
 
-Beside all steps; its twin for several nodes is `health.py`. A process that is stopped, or whose code never lets go of
-the interpreter, cannot watch itself (`process/watchdog.py`). Its calls that need no lock are not answered, and that is
-what is looked at.
+Beside all steps; its twin for several nodes is `health.py`. A process that is stopped, or whose code never releases the
+interpreter, cannot watch itself (`process/watchdog.py`). Its calls that need no lock are not answered, and that is what
+is checked.
 
 Rules kept here: what is ended is the process that was seen under this name, by its id and its start time, and not
 another one that has come since; or, if it has never answered, the one that Ray's directory has for it; a process that
@@ -36,7 +36,7 @@ class Watched(Protocol):
     """Whose actors are watched."""
 
     def living(self) -> Sequence[tuple[str, Any]]:
-        """Name and actor, which has a `process_id` that it tells at once."""
+        """Name and actor, which has a `process_id` method that answers at once."""
         ...
 
 
@@ -48,7 +48,7 @@ class LivenessWatch:
         self._watched, self._silent_s = watched, silent_s
         self._pulse = Heartbeats(silent_s)
         self._processes: dict[str, tuple[int, str]] = {}
-        """Name -> process id and start time, as it said itself."""
+        """Name -> process id and start time, as the actor reported."""
 
     async def watch(self) -> None:
         """Look again and again, permanently."""
@@ -85,7 +85,7 @@ class LivenessWatch:
 
 
 def _process_told_by_ray(actor: Any) -> int:
-    """Its process, if there is one here that says that it is an actor's; else 0."""
+    """Its process, if one on this machine is marked as an actor's; else 0."""
     try:
         pid = process_of(actor)
         return pid if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::") else 0

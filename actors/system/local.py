@@ -46,7 +46,7 @@ _OPEN_TIMEOUT_S: Final = 300.0
 
 _RETRY_S: Final = 0.1
 _TICK_S: Final = 2.0
-"""How often partitions look for own actors that came up or fell idle while no command arrived."""
+"""How often partitions check for own actors that came up or fell idle while no command arrived."""
 
 
 class LocalSystem:
@@ -156,7 +156,7 @@ class LocalSystem:
         return await health_of(self.client, limit_s)
 
     async def status(self) -> Status:
-        """Asks every actor; one that does not answer within five seconds is told to be silent."""
+        """Asks every actor; one that does not answer within five seconds is shown as silent."""
         seats = [seat_named(one.name, one.actor) for one in self.projections.projectors()]
         assert self._observer is not None
         return await self._observer.observe(dict(enumerate(self._partitions)), [seat for seat in seats if seat])
@@ -217,7 +217,7 @@ class LocalSystem:
         return [*self._partitions, *(projector.actor for projector in self.projections.projectors())]
 
     def living(self) -> list[tuple[str, Any]]:
-        """Whose signs of life are looked for (`system/liveness.py`)."""
+        """The actors whose heartbeats are checked (`system/liveness.py`)."""
         partitions = [(f"partition {number}", actor) for number, actor in enumerate(self._partitions)]
         return [*partitions, *((one.name, one.actor) for one in self.projections.projectors())]
 
@@ -249,7 +249,7 @@ class LocalSystem:
             self.projections.tick()
 
     async def _measure(self) -> None:
-        """Record how everybody does. Apart from the ticks, since it waits for those who do not answer."""
+        """Record the metrics of all actors. Apart from the ticks, since it waits for actors that do not answer."""
         metrics = Metrics(_name(self.store))
         while True:
             await asyncio.sleep(_TICK_S)

@@ -1,8 +1,9 @@
-"""RemoteSystem: a program's end of a spread system: a client that is told where everything is, and asks the supervisor.
+"""RemoteSystem: a program's end of a system on a cluster: a client that follows the published topology, and asks the
+supervisor.
 
 Steps [1], [2] and [8], for a system that is supervised in an actor of its own (`supervision.py`). It has what an
-`LocalSystem` has for a runtime. It waits at the board (`topology.py`) all the time, so that a partition that has moved,
-replicas that have joined and nodes that are gone are known here as soon as they are there.
+`LocalSystem` has for a runtime. It waits at the topology feed (`topology.py`) all the time, so that a partition that
+has moved, replicas that have joined and nodes that are gone are known here as soon as they are there.
 
 A program is attached to one node of its machine, and is cut off when that ends (`attachment.py`). Then every call is
 refused at once, with the reason, until the program has connected anew; what is on its way is sent again then.
@@ -47,7 +48,8 @@ __all__ = ["LONG_S", "RemoteSystem"]
 log = printable_log(__name__)
 
 _READ_TIMEOUT_S: Final = 20.0
-"""For one wait at the board, which is answered at the latest then: an answer that was lost is asked for again."""
+"""Timeout of one wait at the topology feed, which is answered at the latest then: an answer that was lost is asked for
+again."""
 
 _SLOW_S: Final = 5.0
 _RETRY_S: Final = 0.25
@@ -68,7 +70,7 @@ T = TypeVar("T")
 
 
 class RemoteSystem:
-    """A program's connection to one spread system. Used on its event loop only."""
+    """A program's connection to one system on a cluster. Used on its event loop only."""
 
     _rejoins = False
     """Whether it connects anew when this program's node has ended. A system that this program has started ends with
@@ -162,7 +164,7 @@ class RemoteSystem:
         return self._address
 
     async def stop(self, grace_s: float = 0.0) -> None:
-        """Let go; the system goes on."""
+        """Disconnect; the system continues."""
         await self._undo.aclose()
 
     async def heads(self) -> dict[int, int]:
@@ -201,10 +203,8 @@ class RemoteSystem:
         return RemoteRebuild(self.ask, projection, classes)
 
     async def ask(self, what: str, *arguments: Any, timeout_s: float = _ASK_TIMEOUT_S) -> Any:
-        """Have the supervisor do something. Raises what it tells, and `Unavailable` if it does not answer.
-
-        A mere question is asked again while the supervisor is being started again; what changes something is not, for
-        nobody knows whether it was done."""
+        """Call the supervisor. Raises the error that it returns, and `Unavailable` if it does not answer. Reads are
+        retried while the supervisor restarts. Writes are not: whether the first attempt took effect is unknown."""
         deadline_s = time.monotonic() + (_PATIENCE_S if what in _QUESTIONS else 0.0)
         while True:
             if self._cut_off:
@@ -226,7 +226,7 @@ class RemoteSystem:
     # -------------------------------------------------------------------------------------------------------------
 
     async def _mind(self) -> None:
-        """Watch the board, and connect anew whenever this program's node has ended; permanently."""
+        """Follow the topology, and connect anew whenever this program's node has ended; without end."""
         while True:
             watching = asyncio.create_task(self._watch())
             try:
@@ -314,10 +314,10 @@ class RemoteSystem:
         raise NotImplementedError
 
     def _revive(self, cluster: Cluster) -> None:
-        """See that the supervisor lives."""
+        """Make sure that the supervisor runs."""
 
     async def _watch(self) -> None:
-        """Wait at the board, for ever."""
+        """Follow the topology, without end."""
         while True:
             try:
                 notice = await self._read(self._notice_now.edition)
@@ -355,7 +355,7 @@ class RemoteSystem:
         return notice
 
     async def _handles_of(self, notice: Topology) -> dict[str, Any]:
-        """The actors that a notice names, without those that have ended since: another notice says so."""
+        """The actors that a notice names, without those that have ended since: a later topology has the change."""
         parts = (part for served in notice.projections.values() for part in served.parts)
         names = [*notice.partitions, *(replica for part in parts for replica in part)]
         self._check_head()

@@ -1,7 +1,7 @@
-"""Remote rebuild: a rebuild of a read model that the supervisor of a spread system does, seen from a program.
+"""Remote rebuild: a rebuild of a read model that the supervisor of a system on a cluster does, seen from a program.
 
-Beside steps [7] and [8]; `rebuild.py` says what a rebuild is. This has the same form: await it, watch it with `async
-for`, or cancel it. Whoever only stops waiting does not end it.
+Beside steps [7] and [8]; `rebuild.py` describes what a rebuild is. This has the same form: await it, watch it with
+`async for`, or cancel it. A caller that only stops waiting does not end it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class RemoteRebuild:
         return self._task.done()
 
     def progress(self) -> RebuildProgress:
-        """How far it has come, as last looked at."""
+        """The progress at the last check."""
         return self._progress
 
     async def cancel(self) -> None:
@@ -68,6 +68,6 @@ class RemoteRebuild:
 
 
 def _looked_at(task: asyncio.Task[RebuildProgress]) -> None:
-    """Whoever does not await it is told by the supervisor's log."""
+    """Without an `await` the supervisor's log has the result."""
     if not task.cancelled():
         task.exception()

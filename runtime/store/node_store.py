@@ -1,4 +1,4 @@
-"""Share: the part of a spread store that lies in one node's data folder.
+"""Share: the part of a store on several nodes that lies in one node's data folder.
 
 Beside the write path. A directory like that of a whole store (`store.py`), with the logs of the partitions that are at
 home on this node, and a copy of the map (`store/partition_map.py`). A node that is home to nothing has a share too: the
