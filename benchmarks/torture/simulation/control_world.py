@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from rayfold.actors.cluster.ray_cluster import NodeFacts
-from rayfold.actors.cluster.scheduling import ClusterScheduling
 from rayfold.actors.control.health import Health
 from rayfold.actors.control.move_result import MoveResult
 from rayfold.actors.control.moves import PartitionMoves
@@ -41,7 +41,7 @@ from rayfold.runtime.store.node_share import NodeShare, check_epoch, check_home
 from rayfold.runtime.store.partition_map import PartitionMap
 
 from .clock import SimulatedLoop
-from .control_disk import Disk, File, OpenLog, Piece
+from .control_disk import Disk, File, OpenLog
 from .network import Handle, ProcessEnded, fail, tell
 
 __all__ = ["NAMES", "STORIES", "ControlBuild", "ControlLoop", "ControlWorld", "Fault", "Story"]
@@ -141,12 +141,8 @@ class _NodeAgentProcess(Process):
     def handle(self, method: str, *arguments: Any) -> Any:
         if method == "map":
             return self.node.disk.map
-        doing: dict[str, Callable[..., Any]] = {
-            "open": lambda: self.share.facts(),
-            "read": self._read,
-            "pull": self._pull,
-        }
-        return _told(lambda: doing.get(method, getattr(self.share, method, None))(*arguments))  # type: ignore[misc]
+        doing: dict[str, Any] = {"open": self.share.facts, "read": self._read, "pull": self._pull}
+        return _told(lambda: (doing.get(method) or getattr(self.share, method))(*arguments))
 
     def _read(self, partition: int, what: str, arguments: tuple[int, ...]) -> Any:
         store_map = self.node.disk.map
@@ -160,14 +156,13 @@ class _NodeAgentProcess(Process):
         return len(self.node.disk.files[copy_name(partition)].values)
 
     def _pull(self, partition: int, source: str, up_to: int) -> int:
-        def fetch(after: int, until: int) -> Piece | None:
+        def fetch(after: int, until: int) -> Any:
             error, piece = self.world.call_now(self.node, source, "read", partition, "segment", (after, until))
             if error:
                 raise from_wire(error)
-            found: Piece | None = piece
-            return found
+            return piece
 
-        return self.share.pull(partition, up_to, fetch)  # type: ignore[arg-type]
+        return self.share.pull(partition, up_to, fetch)
 
 
 class _PartitionProcess(Process):
@@ -196,11 +191,10 @@ class _PartitionProcess(Process):
     def open(self) -> list[Any]:
         return _told(self._ensure_open)[0]
 
-    def seal(self, heir: str) -> tuple[list[Any], Any]:
-        return _told(lambda: self.owner.seal(heir))
-
-    def hand_over(self, heir: str, epoch: int, version: int) -> tuple[list[Any], Any]:
-        return _told(lambda: self.owner.hand_over(heir, epoch, version))
+    def handle(self, method: str, *arguments: Any) -> Any:
+        if method in ("seal", "hand_over"):
+            return _told(lambda: getattr(self.owner, method)(*arguments))
+        return super().handle(method, *arguments)
 
     def unseal(self, heir: str, epoch: int) -> list[Any]:
         def undo() -> None:
@@ -277,6 +271,12 @@ class Record:
     served: bool = False
     """A client has learnt of it."""
 
+    def end_process(self) -> None:
+        """It ends, if it runs."""
+        if self.process is not None:
+            self.process.ended = True
+            self.process = None
+
 
 class NamedHandle(Handle):
     """The handle of an actor with a name, held by a supervisor."""
@@ -334,7 +334,6 @@ class ControlWorld:
         """Which store the application has, as Ray's directory keeps it."""
         self.busy_until_s = 0.0
         """Until when some fault goes on."""
-        self.messages = 0
         self._values = 0
         self._counting = False
         self.loop: asyncio.AbstractEventLoop
@@ -357,7 +356,7 @@ class ControlWorld:
         if verb == "kill" and of in NAMES:
             self._away(self.nodes[of], self._kill_node)
         elif verb == "cut":
-            self._away(self.nodes[of], self._cut_node)
+            self._away(self.nodes[of], lambda node: setattr(node, "cut", True))
         elif kind == "kill supervisor":
             for supervision in self.supervisors:
                 self._end_supervisor(supervision)
@@ -383,12 +382,8 @@ class ControlWorld:
     def _kill_node(self, node: Node) -> None:
         node.up = False
         for record in self.actors.values():
-            if record.node is node and record.process is not None:
-                record.process.ended = True
-                record.process = None
-
-    def _cut_node(self, node: Node) -> None:
-        node.cut = True
+            if record.node is node:
+                record.end_process()
 
     def _start_node(self, node: Node) -> None:
         """A node that was cut off is told that it is dead, and is started again, as Ray does it."""
@@ -428,7 +423,6 @@ class ControlWorld:
         answer: Future[Any] = Future()
         if sender.ended:
             return answer
-        self.messages += 1
         record = self.actors.get(name)
         node = None if record is None else record.node
         kinds = [] if method in QUIET else self.step(f"{method} to {name.partition('#')[0]}", node)
@@ -481,9 +475,8 @@ class ControlWorld:
         record = self.actors.get(name)
         if record is not None:
             record.killed = True
-            if not record.node.cut and record.process is not None:
-                record.process.ended = True
-                record.process = None
+            if not record.node.cut:
+                record.end_process()
             if not name.startswith(f"{APP}/partition-"):
                 del self.actors[name]
 
@@ -517,7 +510,7 @@ class ControlWorld:
 
     def _end_supervisor(self, supervision: SimulatedSupervision) -> None:
         supervision.sender.ended = True
-        for task in [*supervision.sender.tasks, *supervision.tasks()]:
+        for task in [*supervision.sender.tasks, *supervision._tasks]:
             if task is not asyncio.current_task():
                 task.cancel()
 
@@ -531,7 +524,7 @@ class ControlWorld:
         """Sends to every actor of a partition that ever served: old ones, too, must not take what is not theirs."""
         while True:
             await asyncio.sleep(CLIENT_S)
-            if self.loop.time() > 60.0 and self._counting and not self._unsettled_at():
+            if self._counting and self.loop.time() > max(60.0, self.busy_until_s + 30.0):
                 continue
             for record in list(self.actors.values()):
                 process = record.process
@@ -541,9 +534,6 @@ class ControlWorld:
                     with contextlib.suppress(Killed):
                         if process.execute(self._values):
                             self.acknowledged[process.partition].append(self._values)
-
-    def _unsettled_at(self) -> bool:
-        return self.loop.time() < self.busy_until_s + 30.0
 
     # --- a run ---------------------------------------------------------------------------------------------------
 
@@ -589,9 +579,8 @@ class ControlWorld:
                 for moved in await supervision.moves.drain(A):
                     self._check_moved(moved)
                 return
-            self._check_moved(await supervision.moves.move(MOVED, B))
-            if self.story == "back":
-                self._check_moved(await supervision.moves.move(MOVED, A))
+            for to in (B, A) if self.story == "back" else (B,):
+                self._check_moved(await supervision.moves.move(MOVED, to))
 
     def _check_moved(self, moved: MoveResult) -> None:
         self.moved.append(moved)
@@ -605,18 +594,14 @@ class ControlWorld:
 
     def _look_at_removal(self, partition: int, removed: File) -> None:
         """A copy is removed only once a later one was opened that has all that it has."""
-        others = [
-            file
-            for node in self.nodes.values()
-            for name, file in node.disk.files.items()
-            if name.startswith(copy_name(partition)) and file is not removed
-        ]
-        if not any(
+        later = (
             not file.tenure.heir
             and file.tenure.epoch > removed.tenure.epoch
             and set(removed.values) <= set(file.values)
-            for file in others
-        ):
+            for _, file in self._copies(partition)
+            if file is not removed
+        )
+        if not any(later):
             self._wrong(f"a copy of partition {partition} is removed before a later one was opened with all of it")
 
     def _leave_one_supervisor(self) -> None:
@@ -627,6 +612,10 @@ class ControlWorld:
         self._begin_supervisor_if_none()
 
     # --- invariants ----------------------------------------------------------------------------------------------
+
+    def _copies(self, partition: int) -> Iterator[tuple[str, File]]:
+        for node in self.nodes.values():
+            yield from (one for one in node.disk.files.items() if one[0].startswith(copy_name(partition)))
 
     def _complete(self, file: File, partition: int) -> bool:
         return set(self.acknowledged[partition]) <= set(file.values)
@@ -644,12 +633,8 @@ class ControlWorld:
             ]
             if len(writers) > 1:
                 self._wrong(f"partition {partition} can be written by two: {sorted(writers)}")
-            if acknowledged and not any(
-                self._complete(file, partition)
-                for node in self.nodes.values()
-                for name, file in node.disk.files.items()
-                if name.startswith(copy_name(partition)) and not name.endswith(".removing")
-            ):
+            kept = (file for name, file in self._copies(partition) if not name.endswith(".removing"))
+            if acknowledged and not any(self._complete(file, partition) for file in kept):
                 self._wrong(f"no complete copy of partition {partition} exists any more")
         stores = {node.disk.map.store_id for node in self.nodes.values() if node.disk.map is not None}
         if len(stores) > 1:
@@ -700,12 +685,13 @@ class SimulatedSupervision(Supervision):
         self._world = world
         cluster: Any = _Cluster(world, self.sender)
         number = len(world.supervisors) + 1
-        super().__init__(_plan(world.generation), cluster, detached=True)
+        plan = ApplicationPlan(APP, _catalogue(), 2, {}, SETTINGS, world.generation, create=True)
+        super().__init__(plan, cluster, detached=True)
         self.scheduling._incarnation = f"{number:06d}"  # else drawn, and which of two actors is taken up would be, too
         self.rollout = _Rollout(self, lambda: None)
         self.shares = _shares(world, self.sender)
         self.projections = self._projections()
-        self.partitions = _PartitionActors(self, world, self._plan_of, self.scheduling)
+        self.partitions = _PartitionActors(self, world)
         self.moves = world.build.moves(self)
         self.health = Health(self, self.moves)
         self.watch_s = WATCH_S
@@ -715,10 +701,6 @@ class SimulatedSupervision(Supervision):
         task = asyncio.get_running_loop().create_task(doing)
         self.sender.tasks.add(task)
         task.add_done_callback(self.sender.tasks.discard)
-
-    def tasks(self) -> list[asyncio.Task[None]]:
-        """What it does in the background by itself."""
-        return list(self._tasks)
 
     async def _named(self) -> set[str]:
         return {name for name, record in self._world.actors.items() if partition_named(name) and not record.killed}
@@ -776,14 +758,8 @@ class _Cluster:
 
 
 class _PartitionActors(PartitionActors):
-    def __init__(
-        self,
-        supervision: SimulatedSupervision,
-        world: ControlWorld,
-        plan_of: Callable[[int, str, int], PartitionPlan],
-        scheduling: ClusterScheduling,
-    ) -> None:
-        super().__init__(plan_of, scheduling, supervision.plan.generation)
+    def __init__(self, supervision: SimulatedSupervision, world: ControlWorld) -> None:
+        super().__init__(supervision._plan_of, supervision.scheduling, supervision.plan.generation)
         self._world, self._sender = world, supervision.sender
 
     def start_actor(self, plan: PartitionPlan, name: str) -> NamedHandle:
@@ -814,15 +790,10 @@ def _shares(world: ControlWorld, sender: Sender) -> NodeAgents:
     return shares
 
 
-def _plan(generation: int) -> ApplicationPlan:
-    global _catalogue
-    if _catalogue is None:
-        _catalogue = ship(Catalogue([], []))
-    return ApplicationPlan(APP, _catalogue, 2, {}, SETTINGS, generation, create=True)
-
-
-_catalogue: bytes | None = None
-"""The classes of an application that has none."""
+@cache
+def _catalogue() -> bytes:
+    """The classes of an application that has none."""
+    return ship(Catalogue([], []))
 
 
 def _told(doing: Callable[[], Any]) -> tuple[list[Any], Any]:

@@ -44,7 +44,6 @@ class Network:
 
     def __init__(self, story: Story, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.messages = 0
         self._story = story
         self._sent: dict[str, int] = {}
 
@@ -69,7 +68,6 @@ class Network:
 
     def call(self, process: Process, partition: int, method: str, *arguments: Any) -> Future[Any]:
         """Send a call. The future never gets an answer if a message was lost."""
-        self.messages += 1
         name = f"{method} of {partition}"
         answer: Future[Any] = Future()
         delay_s = self.delay_s(name)
