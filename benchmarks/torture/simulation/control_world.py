@@ -42,7 +42,7 @@ from rayfold.runtime.store.partition_map import PartitionMap
 
 from .clock import SimulatedLoop
 from .control_disk import Disk, File, OpenLog
-from .network import Handle, ProcessEnded, fail, tell
+from .network import Handle, Killed, ProcessEnded, fail, tell
 
 __all__ = ["NAMES", "STORIES", "ControlBuild", "ControlLoop", "ControlWorld", "Fault", "Story"]
 
@@ -81,10 +81,6 @@ Story = Literal["move", "back", "create", "deploy", "drain", "forgotten"]
 new code; a node is emptied; a new node is the only one that is up, and Ray's directory has forgotten the store."""
 
 STORIES: Final[tuple[Story, ...]] = Story.__args__  # type: ignore[attr-defined]
-
-
-class Killed(BaseException):
-    """The process ends here."""
 
 
 class Fault(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from .story import Fault, Story, Trouble
 
-__all__ = ["ActorHandle", "Handle", "Network", "Process", "ProcessEnded", "fail", "tell"]
+__all__ = ["ActorHandle", "Handle", "Killed", "Network", "Process", "ProcessEnded", "fail", "tell"]
 
 QUICK_S: Final = 0.003
 LATE_S: Final = 1.2
@@ -27,6 +27,10 @@ NOTICED_S: Final = 0.15
 
 class ProcessEnded(Exception):  # noqa: N818 - what Ray's errors stand for here
     """The process that a call went to has ended."""
+
+
+class Killed(BaseException):
+    """The process ends here."""
 
 
 class Process(Protocol):

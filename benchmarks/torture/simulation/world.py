@@ -7,7 +7,7 @@ model. Simulated are the clock, the network, the disk's failures, and the ends a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -21,8 +21,8 @@ from rayfold.runtime.domain.messages import Command
 from rayfold.runtime.encoding.codec import encode_message
 from rayfold.runtime.encoding.envelope import Envelope, pack, unpack_batch
 from rayfold.runtime.encoding.outcome import Outcome, encode_answer
-from rayfold.runtime.errors import Fenced, RayfoldError, StorageFailed, Unavailable
-from rayfold.runtime.log.contract import STREAM_PAGE_BYTES, Append, Appended, CommandEntry, Snapshot
+from rayfold.runtime.errors import Fenced, StorageFailed, Unavailable
+from rayfold.runtime.log.contract import Append, Appended
 from rayfold.runtime.log.format import record_position
 from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.own_random import OWN
@@ -31,7 +31,7 @@ from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.stream import ANY, StreamId, partition_of
 from rayfold.runtime.write.write_loop import WriteLoop
 
-from .network import ActorHandle, Network, Process, ProcessEnded
+from .network import ActorHandle, Killed, Network, Process, ProcessEnded
 from .purses import CATALOGUE, Contents, InPurse, Purse, Put, Take
 from .story import CLIENTS, PARTITIONS, Act, Story
 
@@ -48,10 +48,6 @@ PROJECTOR_LOOKS_S: Final = 0.25
 ASK_TIMEOUT_S: Final = 2.0
 SETTLED_S: Final = 3.0
 """After the last act: time for whatever is late to arrive."""
-
-
-class Killed(BaseException):
-    """The process ends here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +102,10 @@ class Disk:
         """`before` or `after` the next commit: the writing process ends there."""
         self._world, self._partition = world, partition
 
-    def activate(self) -> int:
-        """See `Log`."""
-        return self.log.activate()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.log, name)
 
     def append(self, epoch: int, appends: Sequence[Append]) -> list[Appended]:
-        """See `Log`."""
         if appends and self.kill_at == "before":
             self.kill_at = ""
             raise Killed
@@ -126,37 +120,6 @@ class Disk:
                 raise Killed
         return done
 
-    def find_commands(self, command_ids: Sequence[bytes]) -> dict[bytes, CommandEntry | RayfoldError]:
-        """See `Reader`."""
-        return self.log.find_commands(command_ids)
-
-    def read_stream(
-        self,
-        stream: StreamId,
-        from_version: int = 1,
-        to_version: int | None = None,
-        limit: int | None = None,
-        bytes_max: int = STREAM_PAGE_BYTES,
-    ) -> list[bytes]:
-        """See `Reader`."""
-        return self.log.read_stream(stream, from_version, to_version, limit, bytes_max)
-
-    def find_snapshot(self, stream: StreamId, schema: bytes, at_or_before: int | None = None) -> Snapshot | None:
-        """See `Reader`."""
-        return self.log.find_snapshot(stream, schema, at_or_before)
-
-    def read(self, after: int, limit: int, bytes_max: int = 1 << 62) -> list[bytes]:
-        """See `Reader`."""
-        return self.log.read(after, limit, bytes_max)
-
-    def secret(self) -> bytes:
-        """See `Reader`."""
-        return self.log.secret()
-
-    def declare(self, shapes: Mapping[tuple[str, int], bytes]) -> None:
-        """See `Log`."""
-        self.log.declare(shapes)
-
 
 class PartitionProcess:
     """What `actors/partition/actor.py` is: attempts, write loop, broadcast. It ends with everything that it
@@ -166,7 +129,8 @@ class PartitionProcess:
         self.ended = False
         self._world, self._partition = world, partition
         self._attempts = world.build.attempts()
-        self._loop = world.build.write_loop(partition, world.disks[partition], CATALOGUE, residents_max=3)
+        disk: Any = world.disks[partition]
+        self._loop = world.build.write_loop(partition, disk, CATALOGUE, residents_max=3)
         self._loop.activate()
 
     def handle(self, method: str, *arguments: Any) -> bytes:
