@@ -89,11 +89,12 @@ class Caller(Protocol):
 class PendingCommand:
     """A command on its way, until its caller has an outcome."""
 
-    __slots__ = ("blob", "caller", "command_id", "deadline_s", "stream")
+    __slots__ = ("blob", "caller", "command_id", "deadline_s", "lost_attempts", "stream")
 
     def __init__(self, packed: PackedCommand, blob: bytes, caller: Caller, deadline_s: float) -> None:
         self.command_id, self.stream = packed[:2]
         self.blob, self.caller, self.deadline_s = blob, caller, deadline_s
+        self.lost_attempts = 0
 
 
 class Destination:
@@ -255,6 +256,8 @@ class Routing:
         if not answer:
             destination.failures = destination.failures + 1 if answer is None else 0
             unanswered = batch
+            for pending in batch if answer is None else ():
+                pending.lost_attempts += 1
         else:
             try:
                 unanswered = self._read_answer(destination, batch, answer)
@@ -532,6 +535,11 @@ class Routing:
             return
         what = "no answer in time; whether it happened is unknown, the same command id may be sent again"
         why = self._why_not(pending.stream)
+        if not why and pending.lost_attempts:
+            times = "once" if pending.lost_attempts == 1 else f"{pending.lost_attempts} times"
+            why = (
+                f"it was sent {times} to an actor that ended or took too long, for which `rayfold logs` has the reason"
+            )
         self._resolve(pending, Unavailable(str(pending.stream), f"{what}; {why}" if why else what))
 
     def _sweep(self, now_s: float) -> None:

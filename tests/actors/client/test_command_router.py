@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -105,6 +106,20 @@ async def test_a_limit_of_a_tenth_of_a_second_is_kept() -> None:
     began_s = now()
     assert isinstance(await router.submit(command("v"), b"C", 0.1), Unavailable)
     assert now() - began_s < 0.6
+    await router.drain(0.01)
+
+
+async def test_whose_actor_ends_is_told_so_at_the_deadline() -> None:
+    partition = Actor(lambda blob: None)
+    router = CommandRouter([partition], lambda name: partition, Settings(local_sockets=False))
+    outcome = router.submit(command("v"), b"C", 0.5)
+    async with asyncio.timeout(10):
+        for sent in (1, 2):
+            while len(partition.kept) < sent:
+                await asyncio.sleep(0)
+            partition.kept[sent - 1].set_exception(RuntimeError("its process has ended"))
+        told = str(await outcome)
+    assert re.search(r"v: no answer in time; .*; it was sent \d+ times to an actor that ended or took too long", told)
     await router.drain(0.01)
 
 
