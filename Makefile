@@ -43,11 +43,12 @@ test: check pytest ## everything that must pass: make check, then all tests (ARG
 unit: $(READY) ## the tests that start no process and do not sleep, in a minute
 	@$(PYTEST) -n 2 -m 'not slow' $(ARGS)
 
-check: $(READY) ## lint, format, types, and who imports whom, over sources and tests
+check: $(READY) ## lint, format, types, dead code, and who imports whom, over sources and tests
 	@echo "ruff check"; $(BIN)/ruff check --quiet .
 	@echo "ruff format"; $(BIN)/ruff format --check --quiet .
 	@echo "mypy --strict"; $(BIN)/mypy --no-error-summary
 	@echo "blocking API"; $(BIN)/python tools/generate_blocking.py --check
+	@echo "vulture"; $(BIN)/vulture
 	@echo "import-linter"; told=$$($(BIN)/lint-imports --no-logo --no-cache 2>&1) || { echo "$$told"; exit 1; }
 
 # Three files at a time on two cores: more than half of its time a test waits, for processes to start or end and for

@@ -10,7 +10,8 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -419,3 +420,49 @@ def test_every_pin_is_an_exact_version_and_nothing_else() -> None:
 
 def test_the_files_of_tests_that_come_first_are_there() -> None:
     assert not [name for name in LONGEST if not (ROOT / "tests" / name).is_file()]
+
+
+# What nothing uses
+
+ENTRIES = {
+    "rayfold/__init__.py": "what users import",
+    "actors/cli/__main__.py": "python -m rayfold.actors.cli",
+    "actors/cli/main.py": "the script `rayfold`, in pyproject.toml",
+    "benchmarks/bench/commands.py": "an entry point of `rayfold`, in pyproject.toml",
+    "benchmarks/flights/commands.py": "an entry point of `rayfold`, in pyproject.toml",
+    "benchmarks/torture/commands.py": "an entry point of `rayfold`, in pyproject.toml",
+}
+"""Files that no other one imports, and who uses them."""
+
+
+def texts(path: Path) -> Iterator[str]:
+    """What stands between quotes, without docstrings."""
+    docs = {node.value for node in ast.walk(tree(path)) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docs:
+            yield node.value
+
+
+def unused_files(names: Iterable[str]) -> set[str]:
+    """Those that no source imports, or names in a text: suites, scenarios and programs of their own are found so."""
+    imported = {found.module for path in sources() for found in imports(path)}
+    words = {word for path in sources() for text in texts(path) for word in re.findall(r"\w+", text)}
+    modules = {name: f"rayfold.{name.removesuffix('.py').replace('/', '.')}" for name in names}
+    return {name for name, module in modules.items() if module not in imported and Path(name).stem not in words}
+
+
+def test_every_file_is_used_by_another_one() -> None:
+    files = {name_of(path) for path in sources() if path.name != "__init__.py"} | {"rayfold/__init__.py"}
+    files -= {name_of(path) for path in under("benchmarks/experiments")}  # run by hand, and in a test
+    assert unused_files(files) - ENTRIES.keys() == set(), "delete them, or say in ENTRIES who uses them"
+    assert ENTRIES.keys() - files == set(), "there is no such file any more"
+
+
+def test_a_file_that_nothing_uses_is_found() -> None:
+    assert unused_files(["runtime/errors.py", "runtime/nobody_imports_this.py"]) == {"runtime/nobody_imports_this.py"}
+
+
+def test_every_name_that_the_check_for_dead_code_passes_over_is_there() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["vulture"]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sources())
+    assert [name for name in settings["ignore_names"] if not re.search(rf"\b{re.escape(name)}\b", text)] == []

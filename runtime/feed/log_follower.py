@@ -98,7 +98,7 @@ def any_away(logs: Iterable[object]) -> bool:
 
 
 class LogFollower:
-    """Reads the logs in turn. One thread at a time reads; `close` and `wake` may be called from any."""
+    """Reads the logs in turn. One thread at a time reads; `close` may be called from any."""
 
     def __init__(self, logs: Mapping[int, Followed], after: Mapping[int, int] | None = None) -> None:
         """`logs`: partition -> its reader, which belongs to the follower now. `after`: partition -> the position after
@@ -109,7 +109,6 @@ class LogFollower:
         """
         self._logs = dict(logs)
         self._next = 0
-        self._woken = threading.Event()
         self._closed = threading.Event()
         self.away = any_away(self._logs.values())
         """Whether a poll of the logs takes calls to other nodes, and not microseconds."""
@@ -172,7 +171,7 @@ class LogFollower:
         self._positions[partition] = min(self._positions[partition], position)
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until there is something to read: True. False when the time is over, or at `wake` and `close`.
+        """Wait until there is something to read: True. False when the time is over, or at `close`.
 
         For a thread; on an event loop check `has_new_records` and sleep for `pace.next_pause_s()`.
         """
@@ -192,20 +191,12 @@ class LogFollower:
                 pause_s = min(pause_s, deadline - time.monotonic())
                 if pause_s <= 0:
                     return False
-            if self._woken.wait(pause_s):
-                break
-        if not self._closed.is_set():
-            self._woken.clear()
+            self._closed.wait(pause_s)
         return False
-
-    def wake(self) -> None:
-        """Have a `wait` in another thread, or else the next one, return."""
-        self._woken.set()
 
     def close(self) -> None:
         """Release the readers. Closing twice is allowed."""
         self._closed.set()
-        self._woken.set()
         for log in self._logs.values():
             log.close()
 

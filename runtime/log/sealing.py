@@ -63,10 +63,6 @@ class Seal(NamedTuple):
     chain: bytes
     """The link of that event: it covers all events before it."""
 
-    def is_end_of(self, log: Reader) -> bool:
-        """Whether this log, a copy, ends with the same event after the same history."""
-        return log.head() == self.head and self.chain == chain_at(log, self.head)
-
 
 class Sealable(Protocol):
     """What sealing needs of a log: of the LMDB log, and of the one in the simulation."""

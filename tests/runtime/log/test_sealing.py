@@ -10,7 +10,7 @@ import pytest
 from rayfold.runtime.errors import Fenced, Sealed
 from rayfold.runtime.log.folder import open_log, open_reader
 from rayfold.runtime.log.format import CHAIN_START
-from rayfold.runtime.log.sealing import Seal, Tenure, break_seal, continue_epochs, hand_over, seal
+from rayfold.runtime.log.sealing import Seal, Tenure, break_seal, chain_at, continue_epochs, hand_over, seal
 from rayfold.runtime.log.writer import LmdbLog
 from tests.runtime.log.appends import ALICE, amounts_of, deposits
 
@@ -26,7 +26,7 @@ def test_a_sealed_log_fences_its_writer_off_and_refuses_every_later_one(log: Lmd
     epoch = log.activate()
     log.append(epoch, [deposits(ALICE, 5)])
     sealed = seal(log, "node-1")
-    assert (sealed.epoch, sealed.head, sealed.is_end_of(log)) == (epoch + 1, 1, True)
+    assert (sealed.epoch, sealed.head, sealed.chain) == (epoch + 1, 1, chain_at(log, 1))
     with pytest.raises(Fenced):
         log.append(epoch, [deposits(ALICE, 6)])
     with pytest.raises(Sealed) as told:
@@ -97,7 +97,7 @@ def test_a_copy_that_is_shorter_or_of_another_history_is_no_copy(log: LmdbLog, t
     log.append(log.activate(), [deposits(ALICE, 5)])
     sealed = seal(log, "node-1")
     other = open_log(tmp_path / "other", "partition 3", identity="s/00003")
-    assert not sealed.is_end_of(other)
+    assert other.head() < sealed.head
     other.append(other.activate(), [deposits(ALICE, 6)])
-    assert not sealed.is_end_of(other)
+    assert (other.head(), chain_at(other, 1) == sealed.chain) == (sealed.head, False)
     other.close()
