@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from rayfold.runtime.store.report import Report
 
@@ -15,8 +15,8 @@ from .verification import LogCheck
 __all__ = ["Replay", "Watcher"]
 
 
-class Watcher(Protocol):
-    """Who is told how it goes."""
+class Watcher:
+    """Who is told how it goes. This one shows nothing."""
 
     def waiting_for(self, what: str) -> None:
         """Something without a measure has begun."""

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from .outage import Outage
 from .progress_watchdog import Loss
+from .run import Watcher
 
 __all__ = ["Screen"]
 
@@ -28,8 +29,8 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed or 0:,.0f}/s", style="cyan")
 
 
-class Screen:
-    """Everything the demo prints while it runs. It is the `Watcher` of a replay."""
+class Screen(Watcher):
+    """Everything the demo prints while it runs."""
 
     def __init__(self, console: Console) -> None:
         self.console = console

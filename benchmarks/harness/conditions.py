@@ -13,7 +13,9 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, Final, Self
+from typing import Any, Final, Self
+
+from .processes import running_program
 
 __all__ = ["Conditions", "Watcher"]
 
@@ -45,24 +47,19 @@ class Watcher:
     def __init__(self, *, ray_is_ours: bool = False) -> None:
         self._arguments = ["ray"] if ray_is_ours else []
         self._process: subprocess.Popen[bytes] | None = None
+        self._to_the_end = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         program = Path(__file__).with_name("watcher.py")
         command = [sys.executable, "-S", "-E", str(program), str(os.getpid()), *self._arguments]
         with contextlib.suppress(OSError):
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            watching = running_program(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            self._process = self._to_the_end.enter_context(watching)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            for end in (process.stdin, process.stdout):
-                _close(end)
-            try:
-                process.wait(ANSWER_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        self._process = None
+        self._to_the_end.close()
 
     def begin(self) -> None:
         """A sample begins."""
@@ -93,9 +90,3 @@ class Watcher:
             return b""
         line: bytes = stream.readline()
         return line
-
-
-def _close(stream: IO[bytes] | None) -> None:
-    if stream is not None:
-        with contextlib.suppress(OSError):
-            stream.close()

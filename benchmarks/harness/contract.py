@@ -10,12 +10,15 @@ Rule kept here: a sample with violations has no figures.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-__all__ = ["GOALS", "Case", "Figure", "Goal", "Options", "Sample", "Suite"]
+__all__ = ["LEVELS", "Case", "Figure", "InvariantsBroken", "Options", "Sample", "hold", "of_each"]
+
+LEVELS: Final = ("idle", "half", "saturated")
+"""Of load, in order: what one side has while the other is measured."""
 
 Better = Literal["higher", "lower", "neither"]
 Parameter = str | int | float | bool
@@ -72,8 +75,9 @@ class Case:
     """Of what is measured; the same for all settings of it: `saturated writes`."""
     parameters: Mapping[str, Parameter]
     """The setting: `{"partitions": 2, "depth": 1024}`."""
-    measure: Callable[[Options], Awaitable[Sample]]
-    """Measures once. Raises only for what makes the whole case impossible here; `skip` is for what is known before."""
+    function: Callable[..., Awaitable[Sample]]
+    """Measures once, given the options and, by name, the parameters. Raises `InvariantsBroken`; and whatever makes the
+    whole case impossible here, unless that is known before: then there is `skip`."""
     skip: str = ""
     """Why it cannot run here (`not installed: umadb`); it is then reported as skipped."""
     throughput: bool = False
@@ -85,87 +89,37 @@ class Case:
         setting = "&".join(f"{name}={value}" for name, value in sorted(self.parameters.items()))
         return f"{self.suite}/{self.name}" + (f"?{setting}" if setting else "")
 
-
-Suite = Callable[[Options], list[Case]]
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """One line of the goal table: a figure, or the ratio of two, against a bound."""
-
-    name: str
-    numerator: tuple[str, str]
-    """Case key and figure name."""
-    denominator: tuple[str, str] | None
-    """None: the figure itself is compared with the bound."""
-    bound: float
-    at_least: bool
-    """True: the value must be at least the bound; False: at most."""
+    async def measure(self, options: Options) -> Sample:
+        """Measure once."""
+        try:
+            return await self.function(options, **self.parameters)
+        except InvariantsBroken as broken:
+            return Sample(violations=broken.violations)
 
 
-WRITE_1: Final = "write/saturated writes?depth=1024&keys=uniform&partitions=1&placement=shared"
-WRITE_2: Final = "write/saturated writes?depth=4096&keys=uniform&partitions=2&placement=shared"
-PLAIN: Final = "ceiling/plain program?batch=1024"
+class InvariantsBroken(Exception):
+    """What was measured does not count."""
 
-GOALS: Final = (
-    Goal("1 partition against the plain program", (WRITE_1, "commands_per_s"), (PLAIN, "commands_per_s"), 0.6, True),
-    Goal("2 partitions against the plain program", (WRITE_2, "commands_per_s"), (PLAIN, "commands_per_s"), 0.9, True),
-    Goal(
-        "commands against eventsourcing on SQLite",
-        (WRITE_2, "commands_per_s"),
-        ("peers/eventsourcing save?store=sqlite", "commands_per_s"),
-        12.0,
-        True,
-    ),
-    Goal(
-        "commands against UmaDB at 64 in flight",
-        ("peers/rayfold?depth=64", "commands_per_s"),
-        ("peers/umadb?depth=64", "commands_per_s"),
-        2.0,
-        True,
-    ),
-    Goal(
-        "read your writes against eventsourcing",
-        ("freshness/execute then ask after", "latency_ms_p50"),
-        ("peers/eventsourcing save then wait?store=memory", "latency_ms_p50"),
-        0.05,
-        False,
-    ),
-    Goal(
-        "one command at a time against a null call and a commit",
-        ("latency/one at a time", "latency_ms_p50"),
-        ("ceiling/null call and synced commit", "latency_ms_p50"),
-        1.6,
-        False,
-    ),
-    Goal(
-        "queries pipelined, one replica",
-        ("read/saturated reads?depth=4096&replicas=1", "queries_per_s"),
-        None,
-        150_000,
-        True,
-    ),
-    Goal(
-        "projection catch-up, one core",
-        ("replay/projection rebuild?events=100000", "events_per_s"),
-        None,
-        200_000,
-        True,
-    ),
-    Goal(
-        "projection catch-up against eventsourcing in memory",
-        ("replay/projection rebuild?events=100000", "events_per_s"),
-        ("peers/eventsourcing catch-up?store=memory", "events_per_s"),
-        2.0,
-        True,
-    ),
-    Goal("ack to visible at half of saturation", ("freshness/visible?load=0.5", "visible_ms_p99"), None, 20.0, False),
-    Goal(
-        "commands at the largest log against 100 thousand events",
-        ("replay/commands after?size=largest", "commands_per_s"),
-        ("replay/commands after?size=100000", "commands_per_s"),
-        0.8,
-        True,
-    ),
-)
-"""The table of what has to come out on two cores, all with an fsync before every acknowledgement."""
+    def __init__(self, violations: list[str]) -> None:
+        super().__init__(violations)
+        self.violations = violations
+
+
+def hold(*violations: list[str]) -> None:
+    """Raise `InvariantsBroken` if there is a violation among these."""
+    if found := [line for lines in violations for line in lines]:
+        raise InvariantsBroken(found)
+
+
+def of_each(
+    suite: str,
+    name: str,
+    function: Callable[..., Awaitable[Sample]],
+    settings: Iterable[Mapping[str, Parameter]],
+    *,
+    skip: str = "",
+    throughput: bool = False,
+) -> list[Case]:
+    """A case for each of these settings; those that are there twice count once."""
+    found = [Case(suite, name, setting, function, skip, throughput) for setting in settings]
+    return list({case.key: case for case in found}.values())

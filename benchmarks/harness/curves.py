@@ -32,7 +32,6 @@ from scipy.optimize import OptimizeWarning, curve_fit
 from .numbers import shown
 
 __all__ = [
-    "LEVELS",
     "Point",
     "ScalingFit",
     "fit_scaling",
@@ -153,9 +152,6 @@ def independence(edge: Sequence[Point]) -> float | None:
     )
     return area / (writes * reads)
 
-
-LEVELS: Final = ("idle", "half", "saturated")
-"""Of load, in order."""
 
 Cells = Mapping[tuple[str, str], float]
 """(own load, the other side's load) -> what was measured."""

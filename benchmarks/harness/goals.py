@@ -7,19 +7,101 @@ bound is met or missed by its median and said to be uncertain; one without figur
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Literal
 
-from .contract import Goal
 from .intervals import Interval, median_interval, ratio_interval
 from .results import CaseResult, FigureResult, GoalResult
 
-__all__ = ["bounded_by", "judge"]
+__all__ = ["GOALS", "Goal", "bounded_by", "judge"]
 
 CPU: Final = "cpu_s_per_1000_"
 BUSY_SHARE: Final = 0.85
 """Of a core or of all cores, from which on it counts as the bound."""
 
 Cases = Mapping[str, CaseResult]
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """One line of the goal table: a figure, or the ratio of two, against a bound."""
+
+    name: str
+    numerator: tuple[str, str]
+    """Case key and figure name."""
+    denominator: tuple[str, str] | None
+    """None: the figure itself is compared with the bound."""
+    bound: float
+    at_least: bool
+    """True: the value must be at least the bound; False: at most."""
+
+
+WRITE_1: Final = "write/saturated writes?depth=1024&keys=uniform&partitions=1&placement=shared"
+WRITE_2: Final = "write/saturated writes?depth=4096&keys=uniform&partitions=2&placement=shared"
+PLAIN: Final = "ceiling/plain program?batch=1024"
+
+GOALS: Final = (
+    Goal("1 partition against the plain program", (WRITE_1, "commands_per_s"), (PLAIN, "commands_per_s"), 0.6, True),
+    Goal("2 partitions against the plain program", (WRITE_2, "commands_per_s"), (PLAIN, "commands_per_s"), 0.9, True),
+    Goal(
+        "commands against eventsourcing on SQLite",
+        (WRITE_2, "commands_per_s"),
+        ("peers/eventsourcing save?store=sqlite", "commands_per_s"),
+        12.0,
+        True,
+    ),
+    Goal(
+        "commands against UmaDB at 64 in flight",
+        ("peers/rayfold?depth=64", "commands_per_s"),
+        ("peers/umadb?depth=64", "commands_per_s"),
+        2.0,
+        True,
+    ),
+    Goal(
+        "read your writes against eventsourcing",
+        ("freshness/execute then ask after", "latency_ms_p50"),
+        ("peers/eventsourcing save then wait?store=memory", "latency_ms_p50"),
+        0.05,
+        False,
+    ),
+    Goal(
+        "one command at a time against a null call and a commit",
+        ("latency/one at a time", "latency_ms_p50"),
+        ("ceiling/null call and synced commit", "latency_ms_p50"),
+        1.6,
+        False,
+    ),
+    Goal(
+        "queries pipelined, one replica",
+        ("read/saturated reads?depth=4096&replicas=1", "queries_per_s"),
+        None,
+        150_000,
+        True,
+    ),
+    Goal(
+        "projection catch-up, one core",
+        ("replay/projection rebuild?events=100000", "events_per_s"),
+        None,
+        200_000,
+        True,
+    ),
+    Goal(
+        "projection catch-up against eventsourcing in memory",
+        ("replay/projection rebuild?events=100000", "events_per_s"),
+        ("peers/eventsourcing catch-up?store=memory", "events_per_s"),
+        2.0,
+        True,
+    ),
+    Goal("ack to visible at half of saturation", ("freshness/visible?load=0.5", "visible_ms_p99"), None, 20.0, False),
+    Goal(
+        "commands at the largest log against 100 thousand events",
+        ("replay/commands after?size=largest", "commands_per_s"),
+        ("replay/commands after?size=100000", "commands_per_s"),
+        0.8,
+        True,
+    ),
+)
+"""The table of what has to come out on two cores, all with an fsync before every acknowledgement."""
 
 
 def judge(goals: Sequence[Goal], cases: Cases, cores: int) -> list[GoalResult]:
@@ -58,34 +140,19 @@ def _judged(goal: Goal, cases: Cases, cores: int) -> GoalResult:
     sides = [_side(cases, side) for side in (goal.numerator, goal.denominator) if side is not None]
     figures = [figure for _, figure in sides if figure is not None]
     interval = _interval(figures) if len(figures) == len(sides) else None
-    marks = sorted({mark for figure in figures for mark in figure.marks})
-    if interval is None:
-        return GoalResult(
-            name=goal.name,
-            at_least=goal.at_least,
-            bound=goal.bound,
-            value=None,
-            low=None,
-            high=None,
-            confidence=0.0,
-            verdict="not measured",
-            certain=False,
-            bounded_by=_missing(goal, sides),
-            marks=marks,
-        )
     first = sides[0][0]
     return GoalResult(
         name=goal.name,
         at_least=goal.at_least,
         bound=goal.bound,
-        value=interval.median,
-        low=interval.low,
-        high=interval.high,
-        confidence=interval.confidence,
-        verdict=_verdict(goal, interval.median),
-        certain=interval.count > 1 and _verdict(goal, interval.low) == _verdict(goal, interval.high),
-        bounded_by=bounded_by(first, cores) if first else "",
-        marks=marks,
+        value=interval.median if interval else None,
+        low=interval.low if interval else None,
+        high=interval.high if interval else None,
+        confidence=interval.confidence if interval else 0.0,
+        verdict=_verdict(goal, interval.median) if interval else "not measured",
+        certain=_certain(goal, interval) if interval else False,
+        bounded_by=bounded_by(first, cores) if interval and first else "" if interval else _missing(goal, sides),
+        marks=sorted({mark for figure in figures for mark in figure.marks}),
     )
 
 
@@ -105,6 +172,10 @@ def _interval(figures: Sequence[FigureResult]) -> Interval | None:
 
 def _verdict(goal: Goal, value: float) -> Literal["met", "missed"]:
     return "met" if (value >= goal.bound if goal.at_least else value <= goal.bound) else "missed"
+
+
+def _certain(goal: Goal, interval: Interval) -> bool:
+    return interval.count > 1 and _verdict(goal, interval.low) == _verdict(goal, interval.high)
 
 
 def _missing(goal: Goal, sides: Sequence[Side]) -> str:

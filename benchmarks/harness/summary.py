@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from .contract import GOALS, Case, Figure, Goal
-from .goals import judge
+from .contract import Case, Figure
+from .goals import GOALS, Goal, judge
 from .intervals import median_interval
 from .marks import case_marks, generator_marks
 from .results import CaseResult, FigureResult, Run, SampleResult

@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from ..harness.curves import LEVELS, Point, fit_scaling, frontier, independence, relative, worst
+from ..harness.contract import LEVELS
+from ..harness.curves import Point, fit_scaling, frontier, independence, relative, worst
 from ..harness.histogram import Latencies, merged
 from ..harness.numbers import counted, sentence, shown
 from ..harness.results import CaseResult, FigureResult, Run

@@ -18,16 +18,16 @@ import lmdb
 from rayfold.runtime.log.environment import LMDB_ENGINE
 from rayfold.runtime.log.folder import open_reader
 
-from ..harness.contract import Case, Options, Sample
+from ..harness.contract import Case, Options, Sample, hold, of_each
 from ..workloads.bank import Balances, deposits, questions
 from ..workloads.keys import draw
 from ..workloads.plain import PlainBank
 from .invariants import balances_in, fsync_violations, log_violations, read_model_violations
 from .load import NullBank, ask_all, execute_all
-from .measuring import CpuMeter, cpu_figures, rate, seconds_of, timed
+from .measuring import CpuMeter, Timed, cpu_figures, of_times, rate, seconds_of, timed
 from .running import fresh_folder, shared_ray
 
-__all__ = ["SyncedFile", "cases", "started_actor"]
+__all__ = ["SyncedFile", "cases", "commits", "started_actor"]
 
 EVENT_BYTES: Final = 300
 """Of what is committed where no event is: about a record of the bank."""
@@ -40,31 +40,25 @@ def cases(options: Options) -> list[Case]:
     """The load generators first: every throughput is set against them."""
     sizes = (100,) if options.quick else (0, 100, 10_000, 100_000)
     batches = (1, 1_024) if options.quick else (1, 16, 128, 1_024)
-    nobody = {"commands": _commands_to_nobody, "queries": _queries_to_nobody}
-    found = [Case("ceiling", "load generator", {"load": load}, measure) for load, measure in nobody.items()]
-    found.append(Case("ceiling", "fdatasync", {}, _fdatasync))
-    found += [Case("ceiling", "synced commits", {"batch": batch}, partial(_commits, batch)) for batch in batches]
-    found += [Case("ceiling", "plain program", {"batch": batch}, partial(_plain, batch)) for batch in batches]
-    found += [
-        Case("ceiling", "null call", {"actor": actor, "size_bytes": size}, partial(_null_call, actor, size))
-        for actor in ("sync", "async")
-        for size in sizes
+    calls = [{"actor": actor, "size_bytes": size} for actor in ("sync", "async") for size in sizes]
+    return [
+        *of_each("ceiling", "load generator", _to_nobody, [{"load": load} for load in ("commands", "queries")]),
+        Case("ceiling", "fdatasync", {}, _fdatasync),
+        *of_each("ceiling", "synced commits", _commits, [{"batch": batch} for batch in batches]),
+        *of_each("ceiling", "plain program", _plain, [{"batch": batch} for batch in batches]),
+        *of_each("ceiling", "null call", _null_call, calls),
+        Case("ceiling", "null call and synced commit", {}, _null_call_and_commit),
+        Case("ceiling", "actor start", {}, _actor_start),
     ]
-    found.append(Case("ceiling", "null call and synced commit", {}, _null_call_and_commit))
-    found.append(Case("ceiling", "actor start", {}, _actor_start))
-    return found
 
 
-async def _commands_to_nobody(options: Options) -> Sample:
-    envelopes = deposits(draw("uniform", options.seed), options.seed)
-    done = await execute_all(NullBank(), envelopes, 1_024, options.seconds / 4, options.seconds)
-    return Sample({"commands_per_s": rate(done.counted, done.seconds, "commands/s")})
-
-
-async def _queries_to_nobody(options: Options) -> Sample:
-    queries = questions(draw("uniform", options.seed))
-    done = await ask_all(NullBank(), Balances, queries, 4_096, options.seconds / 4, options.seconds)
-    return Sample({"queries_per_s": rate(done.counted, done.seconds, "queries/s")})
+async def _to_nobody(options: Options, load: str) -> Sample:
+    keys, times = draw("uniform", options.seed), (options.seconds / 4, options.seconds)
+    if load == "commands":
+        done = await execute_all(NullBank(), deposits(keys, options.seed), 1_024, *times)
+    else:
+        done = await ask_all(NullBank(), Balances, questions(keys), 4_096, *times)
+    return Sample({f"{load}_per_s": rate(done.counted, done.seconds, f"{load}/s")})
 
 
 async def _fdatasync(options: Options) -> Sample:
@@ -78,8 +72,7 @@ async def _fdatasync(options: Options) -> Sample:
             os.pwrite(file.fileno(), page, 0)
             os.fdatasync(file.fileno())
 
-        latencies = timed(write, options.seconds).latencies
-    return Sample(latencies.figures("latency_ms"), {"latency_us": latencies.encoded()})
+        return of_times({"latency": timed(write, options.seconds).latencies}, {})
 
 
 class SyncedFile:
@@ -110,23 +103,29 @@ class SyncedFile:
         self._lmdb.close()
 
 
-async def _commits(batch: int, options: Options) -> Sample:
+def commits(batch: int, options: Options) -> Timed:
+    """Synced transactions of so many entries, one after the other."""
     with fresh_folder(options) as folder:
         file = SyncedFile(folder)
-        done = timed(partial(file.commit, batch), options.seconds)
-        violations = file.violations(folder)
-        file.close()
-    if violations:
-        return Sample(violations=violations)
-    commits = done.latencies.count
+        try:
+            done = timed(partial(file.commit, batch), options.seconds)
+            hold(file.violations(folder))
+        finally:
+            file.close()
+    return done
+
+
+async def _commits(options: Options, batch: int) -> Sample:
+    done = commits(batch, options)
+    count = done.latencies.count
     figures = {
-        "commits_per_s": rate(commits, done.seconds, "commits/s"),
-        "events_per_s": rate(commits * batch, done.seconds, "events/s"),
+        "commits_per_s": rate(count, done.seconds, "commits/s"),
+        "events_per_s": rate(count * batch, done.seconds, "events/s"),
     }
     return Sample(figures | done.latencies.figures("latency_ms"), {"latency_us": done.latencies.encoded()})
 
 
-async def _plain(batch: int, options: Options) -> Sample:
+async def _plain(options: Options, batch: int) -> Sample:
     with fresh_folder(options) as folder:
         bank, source = PlainBank(folder), _amounts(options)
         receipts = bank.run(source, batch, options.seconds / 4)
@@ -140,8 +139,7 @@ async def _plain(batch: int, options: Options) -> Sample:
         balances = {account: balance for account, (_, _, _, balance) in bank.accounts.items()}
         violations += read_model_violations("the plain program", balances_in([reader]), balances)
         reader.close()
-    if violations:
-        return Sample(violations=violations)
+    hold(violations)
     figures = {"commands_per_s": rate(len(timed), seconds, "commands/s")}
     return Sample(figures | cpu_figures(used_s, len(timed), "commands"))
 
@@ -190,21 +188,20 @@ def started_actor(actor_class: type, *arguments: Any) -> Any:
     return actor
 
 
-async def _null_call(kind: str, size_bytes: int, options: Options) -> Sample:
+async def _null_call(options: Options, actor: str, size_bytes: int) -> Sample:
     """Alone, for the latency; then with many in flight, for the throughput."""
     import ray
 
-    actor, payload = started_actor(_Echo if kind == "sync" else _AsyncEcho), os.urandom(size_bytes)
+    echo, payload = started_actor(_Echo if actor == "sync" else _AsyncEcho), os.urandom(size_bytes)
     try:
-        latencies = timed(lambda: ray.get(actor.call.remote(payload)), options.seconds / 2).latencies
+        latencies = timed(lambda: ray.get(echo.call.remote(payload)), options.seconds / 2).latencies
         calls, begun_s = 0, time.perf_counter()
         while (passed_s := time.perf_counter() - begun_s) < options.seconds / 2:
-            ray.get([actor.call.remote(payload) for _ in range(IN_FLIGHT)])
+            ray.get([echo.call.remote(payload) for _ in range(IN_FLIGHT)])
             calls += IN_FLIGHT
     finally:
-        ray.kill(actor)
-    figures = latencies.figures("latency_ms") | {"calls_per_s": rate(calls, passed_s, "calls/s")}
-    return Sample(figures, {"latency_us": latencies.encoded()})
+        ray.kill(echo)
+    return of_times({"latency": latencies}, {"calls_per_s": rate(calls, passed_s, "calls/s")})
 
 
 async def _null_call_and_commit(options: Options) -> Sample:
@@ -215,12 +212,10 @@ async def _null_call_and_commit(options: Options) -> Sample:
         actor = started_actor(_Committer, str(folder))
         try:
             latencies = timed(lambda: ray.get(actor.call.remote(b"x" * 100)), options.seconds).latencies
-            violations = fsync_violations([folder / "data.mdb"])
+            hold(fsync_violations([folder / "data.mdb"]))
         finally:
             ray.kill(actor)
-    if violations:
-        return Sample(violations=violations)
-    return Sample(latencies.figures("latency_ms"), {"latency_us": latencies.encoded()})
+    return of_times({"latency": latencies}, {})
 
 
 async def _actor_start(options: Options) -> Sample:

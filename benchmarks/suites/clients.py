@@ -18,15 +18,16 @@ import contextlib
 import json
 import os
 import sys
-from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
-from functools import partial
+from subprocess import PIPE, Popen
 from typing import Final
 
 from rayfold.actors.nodes.store import ClusterStore
 
-from ..harness.contract import Case, Figure, Options, Sample
+from ..harness.contract import Case, Figure, Options, Sample, hold, of_each
+from ..harness.processes import running_program
 from .client_process import Did, Job, receipts_in
 from .measuring import cpu_figures, rate
 from .own_cluster import bank_on_own_cluster
@@ -51,36 +52,32 @@ def cases(options: Options) -> list[Case]:
     sizes = list(zip(partitions, replicas, strict=False))
     if options.quick:
         sizes = [(partitions[len(partitions) // 2], replicas[len(replicas) // 2])]
-    found = [_case("writes", number, 0, number, 0) for number in partitions]
-    found += [_case("writes", partitions[-1], 0, 1, 0)]
-    found += [_case("reads", 1, number, 0, number) for number in replicas]
-    for size in sizes:
-        found += [_case("both", *size, *sides) for sides in ((size[0], 0), (0, size[1]), size)]
-    return list({case.key: case for case in found}.values())
+    found = {
+        "writes": [(number, 0, number, 0) for number in partitions] + [(partitions[-1], 0, 1, 0)],
+        "reads": [(1, number, 0, number) for number in replicas],
+        "both": [(*size, *sides) for size in sizes for sides in ((size[0], 0), (0, size[1]), size)],
+    }
+    names = ("partitions", "replicas", "writers", "readers")
+    return [
+        case
+        for name, settings in found.items()
+        for case in of_each("clients", name, _measure, (dict(zip(names, one, strict=True)) for one in settings))
+    ]
 
 
-def _case(name: str, partitions: int, replicas: int, writers: int, readers: int) -> Case:
-    parameters = {"partitions": partitions, "replicas": replicas, "writers": writers, "readers": readers}
-    return Case("clients", name, parameters, partial(_measure, parameters))
-
-
-async def _measure(parameters: dict[str, int], options: Options) -> Sample:
-    kinds = ["writes"] * parameters["writers"] + ["reads"] * parameters["readers"]
+async def _measure(options: Options, partitions: int, replicas: int, writers: int, readers: int) -> Sample:
+    kinds = ["writes"] * writers + ["reads"] * readers
     async with contextlib.AsyncExitStack() as stack:
-        bank = _bank(parameters["partitions"], parameters["replicas"], options)
-        running = await stack.enter_async_context(bank)
-        filled = (await fill(running, options)).receipts if parameters["replicas"] else []
+        running = await stack.enter_async_context(_bank(partitions, replicas, options))
+        filled = (await fill(running, options)).receipts if replicas else []
         jobs = [_job(number, kind, running, options) for number, kind in enumerate(kinds)]
-        clients = [await stack.enter_async_context(_client(job)) for job in jobs]
+        clients = [stack.enter_context(_client(job)) for job in jobs]
         await asyncio.gather(*(_said(client) for client in clients))
         for client in clients:
             client.stdin.write(b"go\n")  # type: ignore[union-attr]
         done = [Did(**json.loads(line)) for line in await asyncio.gather(*(_said(client) for client in clients))]
-        violations = [line for did in done for line in did.failures]
         receipts = filled + [receipt for job in jobs for receipt in receipts_in(job.receipts)]
-        violations += await running.violations(receipts)
-    if violations:
-        return Sample(violations=violations)
+        hold(*(did.failures for did in done), await running.violations(receipts))
     figures: dict[str, Figure] = {}
     for kind, unit in (("writes", "commands"), ("reads", "queries")):
         of_kind = [did for did, one in zip(done, kinds, strict=True) if one == kind]
@@ -119,36 +116,18 @@ def _job(number: int, kind: str, running: Running, options: Options) -> Job:
     )
 
 
-@contextlib.asynccontextmanager
-async def _client(job: Job) -> AsyncIterator[Process]:
+def _client(job: Job) -> AbstractContextManager[Popen[bytes]]:
     """One client, started; ended at the latest with the case."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-P",
-        "-m",
-        "rayfold.benchmarks.suites.client_process",
-        json.dumps(asdict(job)),
-        stdin=PIPE,
-        stdout=PIPE,
-    )
-    try:
-        yield process
-        async with asyncio.timeout(CLIENT_TIMEOUT_S):
-            await process.wait()  # it has said all, and ends by itself
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
-            await process.wait()
+    program = [sys.executable, "-P", "-m", "rayfold.benchmarks.suites.client_process", json.dumps(asdict(job))]
+    return running_program(program, stdin=PIPE, stdout=PIPE, bufsize=0)
 
 
-async def _said(client: Process) -> bytes:
+async def _said(client: Popen[bytes]) -> bytes:
     """The next line that a client says. Raises `TimeoutError`, `RuntimeError` if it has ended instead."""
     assert client.stdout is not None
-    async with asyncio.timeout(CLIENT_TIMEOUT_S):
-        line = await client.stdout.readline()
+    line = await asyncio.wait_for(asyncio.to_thread(client.stdout.readline), CLIENT_TIMEOUT_S)
     if not line:
-        raise RuntimeError(f"a client has ended with exit code {await client.wait()}")
+        raise RuntimeError(f"a client has ended with exit code {await asyncio.to_thread(client.wait)}")
     return line
 
 

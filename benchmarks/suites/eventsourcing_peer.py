@@ -24,8 +24,9 @@ from eventsourcing.application import Application
 from eventsourcing.domain import Aggregate, event
 from eventsourcing.persistence import Tracking
 from eventsourcing.popo import POPOTrackingRecorder
-from eventsourcing.projection import Projection, ProjectionRunner
+from eventsourcing.projection import ApplicationSubscription, Projection, ProjectionRunner
 
+from ..harness.contract import hold
 from ..harness.histogram import Latencies
 
 __all__ = [
@@ -117,8 +118,8 @@ def _opened(bank: HeldBank) -> list[HeldAccount]:
     return accounts
 
 
-def _repeat(step: Callable[[int], object], seconds: float) -> tuple[int, float]:
-    """How often a step went through in so many seconds, after a fifth of that as warm-up."""
+def _per_s(step: Callable[[int], object], seconds: float) -> float:
+    """How often a step goes through in a second, over so many, after a fifth of that as warm-up."""
     number, begun_s = 0, time.perf_counter()
     while time.perf_counter() - begun_s < seconds / 5:
         step(number)
@@ -127,30 +128,36 @@ def _repeat(step: Callable[[int], object], seconds: float) -> tuple[int, float]:
     while (passed_s := time.perf_counter() - begun_s) < seconds:
         step(number)
         number += 1
-    return number - first, passed_s
+    return (number - first) / passed_s
 
 
-def _missing(bank: HeldBank, accounts: list[HeldAccount]) -> list[str]:
-    """Whether every save is in the store, once."""
+def _hold_that_all_are_stored(bank: HeldBank, accounts: list[HeldAccount]) -> None:
+    """Every save is in the store, once."""
     expected, stored = sum(account.version for account in accounts), bank.recorder.max_notification_id()
-    return [] if stored == expected else [f"eventsourcing stored {stored} events of {expected}"]
+    hold([] if stored == expected else [f"eventsourcing stored {stored} events of {expected}"])
 
 
-def save_held(environment: dict[str, str], seconds: float) -> tuple[float, list[str]]:
-    """Saves per second of held accounts, one event each, in one process; and what is missing."""
+def _saves_per_s(bank: HeldBank, accounts: list[HeldAccount], seconds: float) -> float:
+    """Of held accounts, one event each, in this process."""
+
+    def step(number: int) -> None:
+        account = accounts[number % HELD]
+        account.deposit(1)
+        bank.save(account)
+
+    return _per_s(step, seconds)
+
+
+def save_held(environment: dict[str, str], seconds: float) -> float:
+    """Saves per second of held accounts, one event each, in one process."""
     with _bank(environment) as bank:
         accounts = _opened(bank)
-
-        def step(number: int) -> None:
-            account = accounts[number % HELD]
-            account.deposit(1)
-            bank.save(account)
-
-        count, passed_s = _repeat(step, seconds)
-        return count / passed_s, _missing(bank, accounts)
+        per_s = _saves_per_s(bank, accounts, seconds)
+        _hold_that_all_are_stored(bank, accounts)
+        return per_s
 
 
-def save_cached(environment: dict[str, str], seconds: float) -> tuple[float, list[str]]:
+def save_cached(environment: dict[str, str], seconds: float) -> float:
     """Load from the cache, deposit, save."""
     settings = {
         "AGGREGATE_CACHE_MAXSIZE": "1000",
@@ -165,11 +172,12 @@ def save_cached(environment: dict[str, str], seconds: float) -> tuple[float, lis
             account.deposit(1)
             bank.save(account)
 
-        count, passed_s = _repeat(step, seconds)
-        return count / passed_s, _missing(bank, [bank.repository.get(one) for one in ids])
+        per_s = _per_s(step, seconds)
+        _hold_that_all_are_stored(bank, [bank.repository.get(one) for one in ids])
+        return per_s
 
 
-def save_in_processes(environment: dict[str, str], processes: int, seconds: float) -> tuple[float, list[str]]:
+def save_in_processes(environment: dict[str, str], processes: int, seconds: float) -> float:
     """Saves per second of so many processes together on one database, each with accounts of its own."""
     with _bank(environment):  # makes the tables before they meet there
         pass
@@ -182,12 +190,12 @@ def save_in_processes(environment: dict[str, str], processes: int, seconds: floa
         worker.join(PROCESS_TIMEOUT_S + seconds)
         if worker.exitcode is None:
             worker.kill()
-    rates = []
+    rates: list[float] = []
     while not told.empty():
         rates.append(told.get())
-    if len(rates) != processes:
-        return 0.0, [f"{processes - len(rates)} of {processes} processes of eventsourcing failed"]
-    return sum(rates), []
+    if failed := processes - len(rates):
+        hold([f"{failed} of {processes} processes of eventsourcing failed"])
+    return sum(rates)
 
 
 def _save(environment: dict[str, str], seconds: float, barrier: Any, told: Any) -> None:
@@ -195,32 +203,15 @@ def _save(environment: dict[str, str], seconds: float, barrier: Any, told: Any) 
     with _bank(environment, CREATE_TABLE="n") as bank:
         accounts = _opened(bank)
         barrier.wait(PROCESS_TIMEOUT_S)
-
-        def step(number: int) -> None:
-            account = accounts[number % HELD]
-            account.deposit(1)
-            bank.save(account)
-
-        count, passed_s = _repeat(step, seconds)
-        told.put(count / passed_s)
+        told.put(_saves_per_s(bank, accounts, seconds))
         barrier.wait(PROCESS_TIMEOUT_S)
 
 
-@contextmanager
-def _projected() -> Iterator[ProjectionRunner[HeldBank, _Balances]]:
-    with ProjectionRunner(
-        application_class=HeldBank,
-        projection_class=_BalancesProjection,
-        view_class=_Balances,
-        env=IN_MEMORY,
-    ) as runner:
-        yield runner
-
-
-def save_then_wait(seconds: float) -> tuple[Latencies, list[str]]:
+def save_then_wait(seconds: float) -> Latencies:
     """Save, then `runner.wait()` until the read model has it: reading one's own write."""
     latencies = Latencies()
-    with _projected() as runner:
+    classes: dict[str, Any] = {"application_class": HeldBank, "projection_class": _BalancesProjection}
+    with ProjectionRunner(**classes, view_class=_Balances, env=IN_MEMORY) as runner:
         account = HeldAccount()
 
         def step() -> None:
@@ -235,10 +226,11 @@ def save_then_wait(seconds: float) -> tuple[Latencies, list[str]]:
             step()
             latencies.record_s(time.perf_counter() - begun_s)
         seen, expected = runner.view.balances[account.id], account.balance
-    return latencies, [] if seen == expected else [f"eventsourcing's read model has {seen}, the account {expected}"]
+    hold([] if seen == expected else [f"eventsourcing's read model has {seen}, the account {expected}"])
+    return latencies
 
 
-def catch_up(events: int) -> tuple[float, list[str]]:
+def catch_up(events: int) -> float:
     """Seconds in which a projection goes through so many events that are there already, in memory."""
     bank = HeldBank(IN_MEMORY)
     accounts = _opened(bank)
@@ -251,23 +243,13 @@ def catch_up(events: int) -> tuple[float, list[str]]:
     view.target = bank.recorder.max_notification_id() or 0
     projection = _BalancesProjection(view)
     begun_s = time.perf_counter()
-    processed = _process_all(bank, projection, view)
+    with ApplicationSubscription(app=bank, gt=None) as subscription:  # as its runner does on a thread of its own, but
+        for domain_event, tracking in subscription:  # here on this one: nothing competes for the interpreter
+            projection.process_event(domain_event, tracking)
+            if view.reached.is_set():
+                break
     seconds = time.perf_counter() - begun_s
     expected = {account.id: account.balance for account in accounts}
     bank.close()
-    violations = [] if view.balances == expected else ["eventsourcing's read model is not the fold of its events"]
-    return (seconds if processed else 0.0), violations
-
-
-def _process_all(bank: HeldBank, projection: _BalancesProjection, view: _Balances) -> int:
-    """What its runner does on a thread of its own, here on this one: nothing else competes for the interpreter."""
-    from eventsourcing.projection import ApplicationSubscription
-
-    processed = 0
-    with ApplicationSubscription(app=bank, gt=None) as subscription:
-        for domain_event, tracking in subscription:
-            projection.process_event(domain_event, tracking)
-            processed += 1
-            if view.reached.is_set():
-                break
-    return processed
+    hold([] if view.balances == expected else ["eventsourcing's read model is not the fold of its events"])
+    return seconds

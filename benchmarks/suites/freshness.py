@@ -10,17 +10,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Final
 
-from rayfold import Projection, RayfoldError, Receipt
+from rayfold import RayfoldError, Receipt
 
-from ..harness.contract import Case, Options, Sample
+from ..harness.contract import Case, Options, Sample, hold, of_each
 from ..harness.histogram import Latencies
-from ..workloads.bank import BalanceOf, Balances
-from ..workloads.stored_balances import by_store
-from .latency import open_figures, open_notes
-from .load import Load, OpenLoad, in_loops, open_loop
+from ..workloads.bank import BalanceOf
+from ..workloads.stored_balances import STORES, missing_stores
+from .latency import one_after_the_other, open_figures, open_notes
+from .load import Load, OpenLoad, open_loop
+from .measuring import of_times
 from .read import fill
 from .running import Running, running_bank
 from .saturation import OPERATIONS, Operation, saturation_per_s
@@ -37,31 +37,21 @@ PROBES_PER_S: Final = 200
 def cases(options: Options) -> list[Case]:
     """Rates of writing, the stores of read models, and one write after the other with its query."""
     loads = (0.5, 0.9) if options.quick else (0.1, 0.3, 0.5, 0.7, 0.9)
-    found = [Case("freshness", "visible", {"load": load}, partial(_measure_visible, load, Balances)) for load in loads]
-    found += [
-        Case(
-            "freshness", "visible by store", {"store": store}, partial(_measure_visible, STORES_LOAD, projection), skip
-        )
-        for store, projection, skip in by_store()
-        if store not in (("memory", "lmdb") if options.quick else ("memory",))  # memory is the case above
-    ]
+    found = of_each("freshness", "visible", _measure_visible, [{"load": load} for load in loads])
+    for store, skip in missing_stores(("memory", "lmdb") if options.quick else ("memory",)):  # memory is the case above
+        found += of_each("freshness", "visible by store", _measure_visible, [{"store": store}], skip=skip)
     return [Case("freshness", "execute then ask after", {}, _measure_after), *found]
 
 
-async def _measure_visible(load: float, projection: type[Projection], options: Options) -> Sample:
+async def _measure_visible(options: Options, load: float = STORES_LOAD, store: str = "memory") -> Sample:
     saturation = await saturation_per_s("execute", options)
-    rate_per_s = saturation * load
-    async with running_bank(options, replicas=1, projections=[projection]) as running:
+    async with running_bank(options, replicas=1, projections=[STORES[store]]) as running:
         filled = await fill(running, options)
-        done, probes = await written_and_seen(running, rate_per_s, options)
-        violations = done.failures.failures + probes.failures.failures
-        violations += await running.violations(filled.receipts + done.receipts)
-    if violations:
-        return Sample(violations=violations)
-    figures = probes.visible.figures("visible_ms") | probes.plain.figures("ask_ms") | open_figures(done)
-    histograms = {"visible_us": probes.visible.encoded(), "ask_us": probes.plain.encoded()}
+        done, probes = await written_and_seen(running, saturation * load, options)
+        failures = done.failures.failures + probes.failures.failures
+        hold(failures, await running.violations(filled.receipts + done.receipts))
     notes = running.notes | open_notes(done, saturation) | {"probes": probes.visible.count}
-    return Sample(figures, histograms, notes=notes)
+    return of_times({"visible": probes.visible, "ask": probes.plain}, open_figures(done), notes)
 
 
 async def written_and_seen(running: Running, rate_per_s: float, options: Options) -> tuple[OpenLoad, _Probes]:
@@ -117,11 +107,5 @@ class _Probes:
 
 async def _measure_after(options: Options) -> Sample:
     """Write, then read the own write; the next one after that."""
-    histogram = Latencies()
     async with running_bank(options, replicas=1) as running:
-        operation = OPERATIONS["execute then ask"](running.bank, options)
-        load = await in_loops(operation, 1, options.seconds * 0.4, options.seconds, histogram=histogram)
-        violations = load.failures + await running.violations(load.receipts)
-    if violations:
-        return Sample(violations=violations)
-    return Sample(histogram.figures("latency_ms"), {"latency_us": histogram.encoded()}, notes=running.notes)
+        return await one_after_the_other(running, "execute then ask", options)

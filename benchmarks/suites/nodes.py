@@ -13,27 +13,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import cycle, pairwise
 from statistics import median
-from typing import Final
+from typing import Any, Final
 
 from rayfold import RayfoldError, Receipt, Unavailable
-from rayfold.actors.cluster.local import LocalNodes
 from rayfold.actors.control.move_result import MoveResult
 from rayfold.actors.nodes.store import AnyStore
 from rayfold.runtime.stream import StreamId
 
-from ..harness.contract import Case, Figure, Options, Sample
+from ..harness.contract import Case, Figure, Options, Sample, hold, of_each
 from ..harness.histogram import Latencies
 from ..workloads.bank import Account, Deposit
 from ..workloads.keys import names
 from .freshness import written_and_seen
 from .latency import open_figures, open_notes
 from .load import open_loop
-from .measuring import seconds_of
+from .measuring import of_times, seconds_of
 from .own_cluster import bank_on_own_cluster
 from .running import Running, running_bank
 from .saturation import OPERATIONS, measured_saturation_per_s
@@ -63,24 +60,20 @@ PAUSE_S: Final = 0.02
 def cases(options: Options) -> list[Case]:
     """Numbers of nodes, 0 being a plain runtime; then three nodes while partitions move, and while one is lost."""
     numbers = (0, 1, NODES) if options.quick else range(NODES + 1)
+    settings = [{"nodes": number} for number in numbers]
     return [
-        Case("nodes", "writes and freshness", {"nodes": number}, partial(_measure_spread, number), throughput=True)
-        for number in numbers
-    ] + [
+        *of_each("nodes", "writes and freshness", _measure_spread, settings, throughput=True),
         Case("nodes", "move at half load", {"nodes": NODES}, _measure_moves),
         Case("nodes", "node lost and back", {"nodes": NODES}, _measure_loss),
     ]
 
 
-def _spread(nodes: int, options: Options, replicas: int) -> AbstractAsyncContextManager[tuple[Running, LocalNodes]]:
-    return bank_on_own_cluster(options, nodes=nodes, cpus=1, partitions=PARTITIONS, replicas=replicas)
-
-
-async def _measure_spread(nodes: int, options: Options) -> Sample:
+async def _measure_spread(options: Options, nodes: int) -> Sample:
+    size: Any = {"partitions": PARTITIONS, "replicas": 1}
     if not nodes:
-        async with running_bank(options, partitions=PARTITIONS, replicas=1) as running:
+        async with running_bank(options, **size) as running:
             return await _saturated_then_half(running, options)
-    async with _spread(nodes, options, replicas=1) as (running, _):
+    async with bank_on_own_cluster(options, nodes=nodes, cpus=1, **size) as (running, _):
         return await _saturated_then_half(running, options)
 
 
@@ -91,18 +84,16 @@ async def _saturated_then_half(running: Running, options: Options) -> Sample:
     saturation_per_s = await measured_saturation_per_s(running, "execute", options)
     await running.caught_up()
     done, probes = await written_and_seen(running, saturation_per_s * HALF, options)
-    violations = load.failures + done.failures.failures + probes.failures.failures
-    violations += await running.violations(load.receipts + done.receipts)
-    if violations:
-        return Sample(violations=violations)
+    failures = load.failures + done.failures.failures + probes.failures.failures
+    hold(failures, await running.violations(load.receipts + done.receipts))
     figures = command_figures(load) | probes.visible.figures("visible_ms") | open_figures(done)
     notes = running.notes | open_notes(done, saturation_per_s) | {"probes": probes.visible.count}
     return Sample(figures, {"visible_us": probes.visible.encoded()}, notes=notes)
 
 
-async def _measure_moves(options: Options) -> Sample:
+async def _measure_moves(options: Options, nodes: int) -> Sample:
     """Half of saturation, first in peace, then while partition 0 goes from node to node without a rest."""
-    async with _spread(NODES, options, replicas=0) as (running, _):
+    async with bank_on_own_cluster(options, nodes=nodes, cpus=1, partitions=PARTITIONS, replicas=0) as (running, _):
         filled = await saturate(running, DEPTH, "uniform", options)
         saturation_per_s = await measured_saturation_per_s(running, "execute", options)
         operation = OPERATIONS["execute"](running.bank, options)
@@ -112,26 +103,23 @@ async def _measure_moves(options: Options) -> Sample:
         enough = asyncio.Event()
         moving = asyncio.create_task(_keep_moving(running, moves, enough))
         loaded = await open_loop(operation, rate_per_s, warm_up_s, options.seconds)
-        stretches = [loaded]
+        loads = [quiet, loaded]
         while not moves and not moving.done():  # small and quick runs: a move takes as long as it takes
-            stretches.append(await open_loop(operation, rate_per_s, 0.0, options.seconds))
-            loaded.histogram.add(stretches[-1].histogram)
+            loads.append(await open_loop(operation, rate_per_s, 0.0, options.seconds))
+            loaded.histogram.add(loads[-1].histogram)
         enough.set()
         await asyncio.wait([moving])
-        loads = [quiet, *stretches]
-        violations = filled.failures + [line for load in loads for line in load.failures.failures]
+        failures = [load.failures.failures for load in loads]
         if failure := moving.exception():
-            violations.append(f"a move failed: {failure}")
+            failures.append([f"a move failed: {failure}"])
         receipts = filled.receipts + [receipt for load in loads for receipt in load.receipts]
-        violations += await running.violations(receipts)
-    if violations:
-        return Sample(violations=violations)
-    figures = quiet.histogram.figures("quiet_ms") | loaded.histogram.figures("moving_ms")
-    figures["move_s"] = seconds_of(median(move.seconds for move in moves))
-    figures["waited_ms"] = Figure(median(move.waited_ms for move in moves), "ms", "lower")
-    histograms = {"quiet_us": quiet.histogram.encoded(), "moving_us": loaded.histogram.encoded()}
+        hold(filled.failures, *failures, await running.violations(receipts))
+    figures = {
+        "move_s": seconds_of(median(move.seconds for move in moves)),
+        "waited_ms": Figure(median(move.waited_ms for move in moves), "ms", "lower"),
+    }
     notes = running.notes | open_notes(loaded, saturation_per_s) | {"moves": len(moves), "events": moves[-1].events}
-    return Sample(figures, histograms, notes=notes)
+    return of_times({"quiet": quiet.histogram, "moving": loaded.histogram}, figures, notes)
 
 
 async def _keep_moving(running: Running, moves: list[MoveResult], enough: asyncio.Event) -> None:
@@ -183,9 +171,9 @@ class _Writer:
         return next((answered for answered in self.answered_s if answered > moment_s), None)
 
 
-async def _measure_loss(options: Options) -> Sample:
+async def _measure_loss(options: Options, nodes: int) -> Sample:
     """Writers to every partition while every process of a node is killed, and while it comes back."""
-    async with _spread(NODES, options, replicas=0) as (running, local):
+    async with bank_on_own_cluster(options, nodes=nodes, cpus=1, partitions=PARTITIONS, replicas=0) as (running, local):
         status = await running.bank.status()
         lost_node = local.nodes[LOST].name
         writers = [_Writer(number, _account_in(number, running.bank._store)) for number in range(PARTITIONS)]
@@ -205,10 +193,8 @@ async def _measure_loss(options: Options) -> Sample:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-        violations = [line for one in writers for line in one.failures]
-        violations += await running.violations([receipt for one in writers for receipt in one.receipts])
-    if violations:
-        return Sample(violations=violations)
+        receipts = [receipt for one in writers for receipt in one.receipts]
+        hold(*(one.failures for one in writers), await running.violations(receipts))
     waits = Latencies()
     for one in others:
         for wait_s in one.waits_s():

@@ -11,13 +11,12 @@ import importlib.util
 import os
 import time
 from collections import deque
-from functools import partial
 from typing import Any, Final
 
-from ..harness.contract import Case, Options, Sample
+from ..harness.contract import Case, Options, Sample, hold, of_each
 from . import postgres_server, umadb_peer
-from .ceiling import SyncedFile, started_actor
-from .measuring import rate, timed
+from .ceiling import commits, started_actor
+from .measuring import of_times, rate
 from .running import fresh_folder, running_bank
 from .write import command_figures, saturate
 
@@ -33,20 +32,21 @@ def cases(options: Options) -> list[Case]:
 
 
 def _ours(options: Options) -> list[Case]:
-    depths = (64, 1_024) if options.quick else (1, 4, 16, 64, 256, 1_024)
-    return [Case("peers", "rayfold", {"depth": depth}, partial(_rayfold, depth), throughput=True) for depth in depths]
+    return of_each("peers", "rayfold", _rayfold, _depths(options), throughput=True)
 
 
-async def _rayfold(depth: int, options: Options) -> Sample:
+def _depths(options: Options) -> list[dict[str, int]]:
+    return [{"depth": depth} for depth in ((64, 1_024) if options.quick else (1, 4, 16, 64, 256, 1_024))]
+
+
+async def _rayfold(options: Options, depth: int) -> Sample:
     """Each command one event; with one partition and with two, of which the better is the figure, as with the peers:
     what is in flight is spread over partitions, and each of them commits by itself."""
     best = Sample()
     for partitions in sorted(set(options.partitions[:2])):
         async with running_bank(options, partitions=partitions) as running:
             load = await saturate(running, depth, "uniform", options)
-            violations = load.failures + await running.violations(load.receipts)
-        if violations:
-            return Sample(violations=violations)
+            hold(load.failures, await running.violations(load.receipts))
         figures = command_figures(load)
         best.notes |= running.notes | {f"{partitions}_partitions_per_s": round(figures[RATE].value)}
         if not best.figures or figures[RATE].value > best.figures[RATE].value:
@@ -56,16 +56,12 @@ async def _rayfold(depth: int, options: Options) -> Sample:
 
 def _umadb(options: Options) -> list[Case]:
     skip = "" if umadb_peer.installed() else "not installed: umadb"
-    depths = (64, 1_024) if options.quick else (1, 4, 16, 64, 256, 1_024)
-    return [Case("peers", "umadb", {"depth": depth}, partial(_measure_umadb, depth), skip) for depth in depths]
+    return of_each("peers", "umadb", _measure_umadb, _depths(options), skip=skip)
 
 
-async def _measure_umadb(depth: int, options: Options) -> Sample:
+async def _measure_umadb(options: Options, depth: int) -> Sample:
     with fresh_folder(options) as folder:
-        per_second, violations = await asyncio.to_thread(umadb_peer.measure, folder, depth, options.seconds)
-    if violations:
-        return Sample(violations=violations)
-    return Sample({"commands_per_s": rate(per_second, 1.0, "commands/s")})
+        return _commands(await asyncio.to_thread(umadb_peer.measure, folder, depth, options.seconds))
 
 
 def _eventsourcing(options: Options) -> list[Case]:
@@ -73,27 +69,25 @@ def _eventsourcing(options: Options) -> list[Case]:
     missing = postgres_server.missing()
     no_server = f"not installed: {', '.join(missing)}" if missing else ""
     return [
-        Case("peers", "eventsourcing save", {"store": "sqlite"}, _save_sqlite, skip),
-        Case("peers", "eventsourcing save", {"store": "memory"}, _save_memory, skip),
-        Case("peers", "eventsourcing save", {"store": "postgres"}, _save_postgres, skip or no_server),
+        Case("peers", "eventsourcing save", {"store": "sqlite"}, _save, skip),
+        Case("peers", "eventsourcing save", {"store": "memory"}, _save, skip),
+        Case("peers", "eventsourcing save", {"store": "postgres"}, _save, skip or no_server),
         Case("peers", "eventsourcing cached", {"store": "sqlite"}, _save_cached, skip),
         Case("peers", "eventsourcing save then wait", {"store": "memory"}, _save_then_wait, skip),
         Case("peers", "eventsourcing catch-up", {"store": "memory"}, _catch_up, skip),
     ]
 
 
-async def _save_sqlite(options: Options) -> Sample:
-    """On one file; each of the two measurements has one of its own."""
+async def _save(options: Options, store: str) -> Sample:
     from . import eventsourcing_peer as peer
 
+    if store == "memory":
+        return _commands(peer.save_held(peer.IN_MEMORY, options.seconds))
     with fresh_folder(options) as one, fresh_folder(options) as other:
-        return await _save_alone_and_together(peer.on_sqlite(one), peer.on_sqlite(other), options)
-
-
-async def _save_postgres(options: Options) -> Sample:
-    """Over a server with its default durability."""
-    with fresh_folder(options) as folder, postgres_server.running_server(folder) as environment:
-        return await _save_alone_and_together(environment, environment, options)
+        if store == "sqlite":  # each of the two measurements has a file of its own
+            return await _save_alone_and_together(peer.on_sqlite(one), peer.on_sqlite(other), options)
+        with postgres_server.running_server(one) as environment:  # with its default durability
+            return await _save_alone_and_together(environment, environment, options)
 
 
 async def _save_alone_and_together(alone: dict[str, str], together: dict[str, str], options: Options) -> Sample:
@@ -101,59 +95,43 @@ async def _save_alone_and_together(alone: dict[str, str], together: dict[str, st
     from . import eventsourcing_peer as peer
 
     cores = len(os.sched_getaffinity(0))
-    one_per_s, violations = await asyncio.to_thread(peer.save_held, alone, options.seconds)
-    all_per_s, broken = await asyncio.to_thread(peer.save_in_processes, together, cores, options.seconds)
-    if violations or broken:
-        return Sample(violations=violations + broken)
-    figures = {"commands_per_s": rate(max(one_per_s, all_per_s), 1.0, "commands/s")}
-    return Sample(figures, notes={"one_process_per_s": round(one_per_s), f"{cores}_processes_per_s": round(all_per_s)})
+    one_per_s = await asyncio.to_thread(peer.save_held, alone, options.seconds)
+    all_per_s = await asyncio.to_thread(peer.save_in_processes, together, cores, options.seconds)
+    notes = {"one_process_per_s": round(one_per_s), f"{cores}_processes_per_s": round(all_per_s)}
+    return _commands(max(one_per_s, all_per_s), **notes)
 
 
-async def _save_memory(options: Options) -> Sample:
-    from . import eventsourcing_peer as peer
-
-    return _commands(*peer.save_held(peer.IN_MEMORY, options.seconds))
-
-
-async def _save_cached(options: Options) -> Sample:
+async def _save_cached(options: Options, store: str) -> Sample:
     from . import eventsourcing_peer as peer
 
     with fresh_folder(options) as folder:
-        return _commands(*peer.save_cached(peer.on_sqlite(folder), options.seconds))
+        return _commands(peer.save_cached(peer.on_sqlite(folder), options.seconds))
 
 
-def _commands(per_second: float, violations: list[str]) -> Sample:
-    if violations:
-        return Sample(violations=violations)
-    return Sample({"commands_per_s": rate(per_second, 1.0, "commands/s")})
+def _commands(per_second: float, **notes: int) -> Sample:
+    return Sample({RATE: rate(per_second, 1.0, "commands/s")}, notes=dict(notes))
 
 
-async def _save_then_wait(options: Options) -> Sample:
+async def _save_then_wait(options: Options, store: str) -> Sample:
     from . import eventsourcing_peer as peer
 
-    latencies, violations = await asyncio.to_thread(peer.save_then_wait, options.seconds)
-    if violations:
-        return Sample(violations=violations)
-    return Sample(latencies.figures("latency_ms"), {"latency_us": latencies.encoded()})
+    return of_times({"latency": await asyncio.to_thread(peer.save_then_wait, options.seconds)}, {})
 
 
-async def _catch_up(options: Options) -> Sample:
+async def _catch_up(options: Options, store: str) -> Sample:
     from . import eventsourcing_peer as peer
 
-    seconds, violations = await asyncio.to_thread(peer.catch_up, CATCH_UP_EVENTS)
-    if violations:
-        return Sample(violations=violations)
+    seconds = await asyncio.to_thread(peer.catch_up, CATCH_UP_EVENTS)
     return Sample({"events_per_s": rate(CATCH_UP_EVENTS, seconds, "events/s")}, notes={"events": CATCH_UP_EVENTS})
 
 
 def _raw(options: Options) -> list[Case]:
     depths = (1_024,) if options.quick else (1, 64, 1_024)
     batches = (1, 1_024) if options.quick else (1, 64, 1_024)
-    actors = [
-        Case("peers", "raw ray actor", {"depth": depth}, partial(_raw_actor, depth), throughput=True)
-        for depth in depths
+    return [
+        *of_each("peers", "raw ray actor", _raw_actor, [{"depth": depth} for depth in depths], throughput=True),
+        *of_each("peers", "raw lmdb", _raw_lmdb, [{"batch": batch} for batch in batches]),
     ]
-    return actors + [Case("peers", "raw lmdb", {"batch": batch}, partial(_raw_lmdb, batch)) for batch in batches]
 
 
 class _Accounts:
@@ -172,7 +150,7 @@ class _Accounts:
         return balance
 
 
-async def _raw_actor(depth: int, options: Options) -> Sample:
+async def _raw_actor(options: Options, depth: int) -> Sample:
     """One call per command, `depth` of them in flight, the oldest half fetched at once: bulk `get` is the fast way."""
     import ray
 
@@ -192,18 +170,11 @@ async def _raw_actor(depth: int, options: Options) -> Sample:
         total = ray.get(actor.call.remote(b""))
     finally:
         ray.kill(actor)
-    if total != sent:
-        return Sample(violations=[f"the actor has {total} of {sent} deposits"])
-    return Sample({"commands_per_s": rate(counted, seconds, "commands/s")})
+    hold([] if total == sent else [f"the actor has {total} of {sent} deposits"])
+    return _commands(counted / seconds)
 
 
-async def _raw_lmdb(batch: int, options: Options) -> Sample:
+async def _raw_lmdb(options: Options, batch: int) -> Sample:
     """Entries of an event's size in synced transactions, without a domain, an index or a checksum."""
-    with fresh_folder(options) as folder:
-        file = SyncedFile(folder)
-        done = timed(partial(file.commit, batch), options.seconds)
-        violations = file.violations(folder)
-        file.close()
-    if violations:
-        return Sample(violations=violations)
-    return Sample({"commands_per_s": rate(done.latencies.count * batch, done.seconds, "commands/s")})
+    done = commits(batch, options)
+    return _commands(done.latencies.count * batch / done.seconds)

@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from ..harness.processes import running_program
+
 __all__ = ["missing", "running_server"]
 
 USER: Final = "rayfold"
@@ -54,8 +56,8 @@ def running_server(folder: Path) -> Iterator[dict[str, str]]:
         _initialise(programs, home, identity)
         options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={home}"]
         command: list[str | Path] = [programs / "postgres", "-D", home / "data", *options]
-        server = subprocess.Popen(command, cwd="/", stdout=words, stderr=words, **identity)
-        try:
+        output = {"stdout": words, "stderr": words}
+        with running_program(command, stop=signal.SIGINT, cwd="/", **output, **identity) as server:  # fast, in order
             _wait_until_ready(programs, home, server)
             yield {
                 "PERSISTENCE_MODULE": "eventsourcing.postgres",
@@ -64,8 +66,6 @@ def running_server(folder: Path) -> Iterator[dict[str, str]]:
                 "POSTGRES_USER": USER,
                 "POSTGRES_PASSWORD": "",
             }
-        finally:
-            _stop(server)
 
 
 @contextlib.contextmanager
@@ -103,18 +103,8 @@ def _identity(account: pwd.struct_passwd | None) -> dict[str, Any]:
 
 
 def _initialise(programs: Path, home: Path, identity: dict[str, Any]) -> None:
-    command: list[str | Path] = [
-        programs / "initdb",
-        "-D",
-        home / "data",
-        "-U",
-        USER,
-        "-A",
-        "trust",
-        "-E",
-        "UTF8",
-        "--no-locale",
-    ]
+    how = ["-U", USER, "-A", "trust", "-E", "UTF8", "--no-locale"]
+    command: list[str | Path] = [programs / "initdb", "-D", home / "data", *how]
     done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, **identity)
     if done.returncode:
         raise RuntimeError(f"initdb failed: {' '.join(done.stderr.split())}")
@@ -129,13 +119,3 @@ def _wait_until_ready(programs: Path, home: Path, server: subprocess.Popen[Any])
         time.sleep(0.05)
     last = (home / "server.log").read_text(errors="replace").strip().splitlines()[-3:]
     raise RuntimeError(f"PostgreSQL did not start: {' '.join(last)}")
-
-
-def _stop(server: subprocess.Popen[Any]) -> None:
-    """At once, but in order: PostgreSQL's fast shutdown."""
-    server.send_signal(signal.SIGINT)
-    try:
-        server.wait(START_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()

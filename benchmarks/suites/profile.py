@@ -16,14 +16,13 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Final
 
-from ..harness.contract import Case, Figure, Options, Sample
+from ..harness.contract import Case, Figure, Options, Sample, hold, of_each
 from ..workloads.bank import Balances, questions
 from ..workloads.keys import draw
-from .load import Load, ask_all
+from .load import ask_all
 from .measuring import CpuMeter
 from .read import fill
 from .replay import rebuild_again
@@ -48,33 +47,32 @@ def cases(options: Options) -> list[Case]:
     """Commands at two depths, queries, and catching up; a quick run only looks at commands and catching up."""
     skip = "" if _spy() else "not installed: py-spy"
     depths = (1_024,) if options.quick else (64, 1_024)
-    commands = [Case("profile", "commands", {"depth": depth}, partial(_commands, depth), skip) for depth in depths]
     return [
-        *commands,
+        *of_each("profile", "commands", _commands, [{"depth": depth} for depth in depths], skip=skip),
         *([] if options.quick else [Case("profile", "queries", {"depth": 4_096}, _queries, skip)]),
         Case("profile", "catch-up", {}, _catch_up, skip),
     ]
 
 
-async def _commands(depth: int, options: Options) -> Sample:
+async def _commands(options: Options, depth: int) -> Sample:
     """One partition and one projector, so that every role has something to do."""
     async with running_bank(options, replicas=1) as running:
         async with _looking_at(running, options.seconds) as places:
             load = await saturate(running, depth, "uniform", options)
-        violations = load.failures + await running.violations(load.receipts)
-    return _sample(load, places, violations, "command")
+        hold(load.failures, await running.violations(load.receipts))
+    return Sample(_figures(load.cpu_s, places, load.counted, "command"))
 
 
-async def _queries(options: Options) -> Sample:
+async def _queries(options: Options, depth: int) -> Sample:
     async with running_bank(options, replicas=1) as running:
         filled = await fill(running, options)
         questions_of_all = questions(draw("uniform", options.seed))
         async with _looking_at(running, options.seconds) as places:
             load = await ask_all(
-                running.bank, Balances, questions_of_all, 4_096, options.seconds * 0.4, options.seconds, running.cpu()
+                running.bank, Balances, questions_of_all, depth, options.seconds * 0.4, options.seconds, running.cpu()
             )
-        violations = load.failures + filled.failures
-    return _sample(load, places, violations, "query")
+        hold(load.failures, filled.failures)
+    return Sample(_figures(load.cpu_s, places, load.counted, "query"))
 
 
 async def _catch_up(options: Options) -> Sample:
@@ -90,12 +88,6 @@ async def _catch_up(options: Options) -> Sample:
         used_s = meter.used_s()
         places = await counted
     return Sample(_figures(used_s, places, events, "event"))
-
-
-def _sample(load: Load, places: Mapping[str, Counter[str]], violations: list[str], each: str) -> Sample:
-    if violations:
-        return Sample(violations=violations)
-    return Sample(_figures(load.cpu_s, places, load.counted, each))
 
 
 def _figures(
@@ -117,8 +109,7 @@ async def _looking_at(running: Running, seconds: float) -> AsyncIterator[dict[st
     """Look at the first process of each role meanwhile. What was seen is there when the block has ended."""
     seen: dict[str, Counter[str]] = {}
     pids = {role: of_role[0] for role, of_role in running.pids.items() if of_role}
-    folder = running.folder
-    looking = asyncio.create_task(_spied(pids, folder, seconds))
+    looking = asyncio.create_task(_spied(pids, running.folder, seconds))
     try:
         await asyncio.sleep(START_S)
         yield seen

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import islice
 from typing import Final
 
-from ..harness.contract import Case, Figure, Options, Sample
+from ..harness.contract import Case, Figure, Options, Sample, hold, of_each
 from ..workloads.bank import AllBalances, BalanceOf, Balances, deposits, questions
 from ..workloads.keys import draw
 from .invariants import read_model_violations
@@ -33,31 +32,19 @@ def cases(options: Options) -> list[Case]:
     """Replicas and depths; a setting without a replica has nobody to ask."""
     depths = (4_096,) if options.quick else (1, 64, 1_024, 4_096)
     replicas = [number for number in options.replicas if number] or [1]
-    embedded = Case("read", "embedded replica", {}, _measure_embedded)
-    saturated = [
-        Case(
-            "read",
-            "saturated reads",
-            {"depth": depth, "replicas": number},
-            partial(_measure, depth, number),
-            throughput=True,
-        )
-        for number in replicas
-        for depth in depths
-    ]
-    return [*saturated, embedded]
+    settings = [{"depth": depth, "replicas": number} for number in replicas for depth in depths]
+    saturated = of_each("read", "saturated reads", _measure, settings, throughput=True)
+    return [*saturated, Case("read", "embedded replica", {}, _measure_embedded)]
 
 
-async def _measure(depth: int, replicas: int, options: Options) -> Sample:
+async def _measure(options: Options, depth: int, replicas: int) -> Sample:
     async with running_bank(options, replicas=replicas) as running:
         filled = await fill(running, options)
         queries = questions(draw("uniform", options.seed))
         load = await ask_all(
             running.bank, Balances, queries, depth, options.seconds * 0.3, options.seconds, running.cpu()
         )
-        violations = load.failures + filled.failures + await running.violations(filled.receipts)
-        if violations:
-            return Sample(violations=violations)
+        hold(load.failures, filled.failures, await running.violations(filled.receipts))
         return Sample(query_figures(load), notes=running.notes | {"events": len(filled.receipts)})
 
 
@@ -68,9 +55,7 @@ async def _measure_embedded(options: Options) -> Sample:
         violations = filled.failures + await running.violations(filled.receipts)
         async with await running.bank.replica(Balances) as replica:
             expected = await running.bank.ask(Balances, AllBalances(), after=replica)
-            violations += read_model_violations("embedded replica", expected, replica.ask(AllBalances()))
-            if violations:
-                return Sample(violations=violations)
+            hold(violations, read_model_violations("embedded replica", expected, replica.ask(AllBalances())))
             queries = list(islice(questions(draw("uniform", options.seed)), QUESTIONS))
             asked_per_s = _calls_per_s(replica.ask, queries, options.seconds / 2)
             with replica.reading() as model:

@@ -13,12 +13,11 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Final
 
 from rayfold import Receipt
 
-from ..harness.contract import Case, Figure, Options, Sample
+from ..harness.contract import Case, Figure, Options, Sample, hold, of_each
 from ..workloads.bank import Balances, deposits
 from ..workloads.keys import draw
 from .measuring import rate
@@ -36,13 +35,11 @@ BEFORE_S: Final = 1.0
 
 def rebuild_cases(options: Options) -> list[Case]:
     """A rebuild under traffic, and in a full run also one on an idle system."""
-    return [
-        Case("replay", "rebuild while serving", {"traffic": traffic}, partial(_measure, traffic))
-        for traffic in ((True,) if options.quick else (False, True))
-    ]
+    settings = [{"traffic": traffic} for traffic in ((True,) if options.quick else (False, True))]
+    return of_each("replay", "rebuild while serving", _measure, settings)
 
 
-async def _measure(traffic: bool, options: Options) -> Sample:
+async def _measure(options: Options, traffic: bool) -> Sample:
     async with running_bank(options, replicas=1) as running:
         receipts = await _filled(running, options)
         async with _sending(running, options, traffic) as sent:
@@ -52,9 +49,7 @@ async def _measure(traffic: bool, options: Options) -> Sample:
             seconds = time.perf_counter() - begun_s
             during_per_s = (len(sent) - counted) / seconds
         await running.learn_processes()
-        violations = await running.violations(receipts + sent)
-    if violations:
-        return Sample(violations=violations)
+        hold(await running.violations(receipts + sent))
     figures = {"events_per_s": rate(done.events, seconds, "events/s")}
     if traffic:
         figures["commands_kept_share"] = Figure(during_per_s / before_per_s, "share", "higher")

@@ -10,11 +10,10 @@ import shutil
 import tempfile
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Final
 
-from rayfold import Aggregate, Envelope, Projection, Receipt, Shared, StreamId
+from rayfold import Aggregate, Envelope, Receipt, Shared, StreamId
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.codec import encode_message, encode_state, state_fingerprint
 from rayfold.runtime.encoding.envelope import new_command_id
@@ -24,14 +23,14 @@ from rayfold.runtime.read.read_model import PackedQuery, ReadModel
 from rayfold.runtime.store.store import Store
 from rayfold.runtime.write.residents import Residents
 
-from ..harness.contract import Case, Options, Sample
+from ..harness.contract import Case, Options, Parameter, Sample, hold, of_each
 from ..workloads.bank import Account, AllBalances, Balances, Deposit, Deposited, deposits
 from ..workloads.grown_log import EVENTS_EACH, account_name, grow, grow_streams
 from ..workloads.keys import ACCOUNTS, draw, names
-from ..workloads.stored_balances import by_store
+from ..workloads.stored_balances import STORES, missing_stores
 from .invariants import balances_in, read_model_violations
 from .load import execute_all
-from .measuring import rate, seconds_of, timed
+from .measuring import of_times, rate, seconds_of, timed
 from .rebuilding import rebuild_cases
 from .running import fresh_folder, running_bank
 from .write import WARM_UP_SHARE, command_figures
@@ -64,30 +63,17 @@ def cases(options: Options) -> list[Case]:
     """Each question at each size of the log."""
     sizes = sizes_of(options)
     lengths = (100, 10_000) if options.quick else (10, 100, 1_000, 10_000, 100_000)
-    found = [
-        Case("replay", "projection rebuild", {"events": events}, partial(_rebuild, events, Balances))
-        for events in sizes
-    ]
-    found += [
-        Case("replay", "rebuild by store", {"store": store}, partial(_rebuild, sizes[0], projection), skip)
-        for store, projection, skip in by_store()
-        if store != "memory"  # that is the first of the cases above
-    ]
+    found = of_each("replay", "projection rebuild", _rebuild, [{"events": events} for events in sizes])
+    for store, skip in missing_stores(("memory",)):  # that is the first of the cases above
+        found += of_each("replay", "rebuild by store", _rebuild, [{"store": store}], skip=skip)
     found += rebuild_cases(options)
-    found += [Case("replay", "cold start", {"events": events}, partial(_cold_start, events)) for events in sizes]
-    found += [
-        Case(
-            "replay", "activation", {"length": length, "snapshots": snapshots}, partial(_activation, length, snapshots)
-        )
-        for length in lengths
-        for snapshots in (False, True)[: 1 + (length >= SNAPSHOT_EVERY)]
-    ]
-    labels: list[tuple[str | int, int]] = [(size, size) for size in sizes[:-1]] + [("largest", sizes[-1])]
-    found += [
-        Case("replay", "commands after", {"size": label}, partial(_commands_after, size), throughput=True)
-        for label, size in labels
-    ]
-    return found
+    found += of_each("replay", "cold start", _cold_start, [{"events": events} for events in sizes])
+    kinds = [(length, with_them) for length in lengths for with_them in (False, True)[: 1 + (length >= SNAPSHOT_EVERY)]]
+    settings = [{"length": length, "snapshots": snapshots} for length, snapshots in kinds]
+    found += of_each("replay", "activation", _activation, settings)
+    labels: list[Parameter] = [*sizes[:-1], "largest"]
+    settings = [{"size": label} for label in labels]
+    return found + of_each("replay", "commands after", _commands_after, settings, throughput=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +104,10 @@ def _notes(grown: _Grown) -> dict[str, str | int | float | bool]:
     return {"log_bytes": grown.bytes, "log_made_in_s": round(grown.seconds, 1)}
 
 
-async def _rebuild(events: int, projection: type[Projection], options: Options) -> Sample:
-    """A read model from nothing, in this process: one core, and nothing else going on."""
+async def _rebuild(options: Options, events: int | None = None, store: str = "memory") -> Sample:
+    """A read model from nothing, in this process: one core, and nothing else going on. By default over the smallest
+    log."""
+    projection, events = STORES[store], events or sizes_of(options)[0]
     grown = _log_of(options, events)
     reader = grown.store.open_reader(0)
     folder = Path(tempfile.mkdtemp(prefix="read-model-", dir=options.directory))
@@ -130,7 +118,8 @@ async def _rebuild(events: int, projection: type[Projection], options: Options) 
         begun_s = time.perf_counter()
         read_model.catch_up(0, up_to)
         seconds = time.perf_counter() - begun_s
-        balances = _balances_of(read_model)
+        query = PackedQuery(AllBalances.message_name, encode_message(AllBalances()))
+        balances: dict[str, int] = read_model.answer([query], lambda answers: answers[0])
         violations = [] if read_model.positions == {0: up_to} else [f"it stopped at {read_model.positions}"]
         if up_to <= COPIED_EVENTS_MAX:  # comparing with another fold takes as long again
             violations += read_model_violations("the rebuilt read model", balances_in([reader]), balances)
@@ -140,8 +129,7 @@ async def _rebuild(events: int, projection: type[Projection], options: Options) 
     finally:
         reader.close()
         shutil.rmtree(folder, ignore_errors=True)
-    if violations:
-        return Sample(violations=violations)
+    hold(violations)
     return Sample({"events_per_s": rate(up_to, seconds, "events/s")}, notes=_notes(grown))
 
 
@@ -156,14 +144,7 @@ def rebuild_again(options: Options) -> int:
         reader.close()
 
 
-def _balances_of(read_model: ReadModel) -> dict[str, int]:
-    """What the read model would answer."""
-    query = PackedQuery(AllBalances.message_name, encode_message(AllBalances()))
-    answered: dict[str, int] = read_model.answer([query], lambda answers: answers[0])
-    return answered
-
-
-async def _cold_start(events: int, options: Options) -> Sample:
+async def _cold_start(options: Options, events: int) -> Sample:
     """From asking for a runtime until it answers, Ray running: processes, logs, and the read model's catching up."""
     grown = _log_of(options, events)
     begun_s = time.perf_counter()
@@ -171,12 +152,11 @@ async def _cold_start(events: int, options: Options) -> Sample:
         seconds = time.perf_counter() - begun_s
         reached = (await running.bank.status()).projectors[0].positions
         head = await running.bank.heads()
-    if reached != head:
-        return Sample(violations=[f"the read model answered at {reached} and the log was at {head}"])
+    hold([] if reached == head else [f"the read model answered at {reached} and the log was at {head}"])
     return Sample({"start_s": seconds_of(seconds)}, notes=_notes(grown))
 
 
-async def _activation(length: int, snapshots: bool, options: Options) -> Sample:
+async def _activation(options: Options, length: int, snapshots: bool) -> Sample:
     """An aggregate that is in nobody's memory, made from the log; in this process."""
     aggregate: type[Aggregate] = Snapshotted if snapshots else Unsnapshotted
     stream = StreamId(aggregate.aggregate_type, "one")
@@ -190,9 +170,9 @@ async def _activation(length: int, snapshots: bool, options: Options) -> Sample:
         expected = length + snapshots
         done = timed(lambda: residents.load(stream), options.seconds / 4, warm_up=2)
         log.close()
-    if (loaded.version, loaded.balance) != (expected, expected):  # type: ignore[attr-defined]
-        return Sample(violations=[f"{loaded!r} was made from {expected} events"])
-    return Sample(done.latencies.figures("latency_ms"), {"latency_us": done.latencies.encoded()})
+    sound = (loaded.version, loaded.balance) == (expected, expected)  # type: ignore[attr-defined]
+    hold([] if sound else [f"{loaded!r} was made from {expected} events"])
+    return of_times({"latency": done.latencies}, {})
 
 
 def _save_snapshot(log: LmdbLog, stream: StreamId, length: int) -> None:
@@ -204,9 +184,10 @@ def _save_snapshot(log: LmdbLog, stream: StreamId, length: int) -> None:
     log.append(log.activate(), [Append(stream, length, (event,), new_command_id(), bytes(16), b"", b"", *saved)])
 
 
-async def _commands_after(events: int, options: Options) -> Sample:
+async def _commands_after(options: Options, size: int | str) -> Sample:
     """Saturated writes to a thousand accounts spread over a log of that many events, each of which is in memory: the
     largest log is not copied, so that the accounts have more events in it with every round."""
+    events = sizes_of(options)[-1] if isinstance(size, str) else size
     grown = _log_of(options, events)
     with fresh_folder(options) as folder:
         path = grown.store.path
@@ -224,9 +205,7 @@ async def _commands_after(events: int, options: Options) -> Sample:
             load = await execute_all(
                 running.bank, envelopes, DEPTH, options.seconds * WARM_UP_SHARE, options.seconds, running.cpu()
             )
-            violations = load.failures + await running.violations(receipts + load.receipts)
-    if violations:
-        return Sample(violations=violations)
+            hold(load.failures, await running.violations(receipts + load.receipts))
     notes = running.notes | _notes(grown) | {"events_before": sum(running.started_at.values())}
     return Sample(command_figures(load), notes=notes)
 

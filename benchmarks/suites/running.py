@@ -22,6 +22,7 @@ from rayfold import Aggregate, Projection, Receipt, Runtime
 from rayfold.actors.cluster.ray_cluster import Cluster
 from rayfold.actors.nodes.store import AnyStore, ClusterStore
 from rayfold.actors.settings import Settings
+from rayfold.runtime.log.contract import Reader
 
 from ..harness.contract import Options
 from ..workloads.bank import Account, AllBalances, Balances, OwnAccount
@@ -96,31 +97,36 @@ class Running:
     async def learn_processes(self) -> None:
         """Find out which process does what; again once own actors have come up."""
         status = await self.bank.status()
-        if not are_all_here([node.address for node in status.nodes]):
-            self.pids = {"driver": [os.getpid()], "partitions": [], "projectors": [], "own_actors": []}
-            return
-        self.pids = {
-            "driver": [os.getpid()],
-            "partitions": [partition.pid for partition in status.partitions],
-            "projectors": [projector.pid for projector in status.projectors],
-            "own_actors": [actor.pid for actor in status.own_actors],
-        }
+        here = are_all_here([node.address for node in status.nodes])
+        roles: dict[str, Sequence[Any]]
+        roles = {"partitions": status.partitions, "projectors": status.projectors, "own_actors": status.own_actors}
+        self.pids = {"driver": [os.getpid()]} | {name: [of.pid for of in ones if here] for name, ones in roles.items()}
 
     async def violations(self, receipts: Sequence[Receipt]) -> list[str]:
         """The invariants of the bank. Call it right after the last acknowledgement, while the runtime is still up."""
-        told = self.fsync_violations()
+        told = self.log_violations(receipts)
         if not receipts:
             told.append("nothing was acknowledged")
-        readers = {number: self.store.open_reader(number) for number in range(self.store.partitions)}
-        try:
-            told += log_violations(readers, receipts, self.started_at)
-            if self.replicas and not any(self.started_at.values()):
+        if self.replicas and not any(self.started_at.values()):
+            with self._readers() as readers:
                 expected = balances_in(readers.values())
-                told += await self._read_models(expected)
+            told += await self._read_models(expected)
+        return told
+
+    def log_violations(self, receipts: Sequence[Receipt]) -> list[str]:
+        """The invariants of the logs alone, of any application whose commands leave one event each."""
+        told = self.fsync_violations()
+        with self._readers() as readers:
+            return told + log_violations(readers, receipts, self.started_at)
+
+    @contextlib.contextmanager
+    def _readers(self) -> Iterator[dict[int, Reader]]:
+        readers: dict[int, Reader] = {number: self.store.open_reader(number) for number in range(self.store.partitions)}
+        try:
+            yield readers
         finally:
             for reader in readers.values():
                 reader.close()
-        return told
 
     def fsync_violations(self) -> list[str]:
         """Whether what was acknowledged is on the disk."""

@@ -12,12 +12,11 @@ about the depth than about the system: they are to be compared along a row of th
 from __future__ import annotations
 
 import asyncio
-from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from rayfold import Receipt
 
-from ..harness.contract import Case, Figure, Options, Sample
+from ..harness.contract import LEVELS, Case, Figure, Options, Sample, hold, of_each
 from ..harness.histogram import Latencies
 from .load import Load, in_loops, open_loop
 from .measuring import cpu_figures, rate
@@ -31,44 +30,23 @@ __all__ = ["cases"]
 CLIENTS: Final = 512
 """Loops of the frontier, and of each saturated side of the interference matrix."""
 
-LEVELS: Final = ("idle", "half", "saturated")
 WARM_UP_SHARE: Final = 0.4
 
 
 def cases(options: Options) -> list[Case]:
     """The grid over all partitions and replicas; frontier and interference at the smallest system that has both."""
     shares = (0.0, 0.5, 1.0) if options.quick else (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
-    replicas = max(1, min(options.replicas, default=1))
-    small = {"partitions": options.partitions[0], "replicas": replicas}
+    small = {"partitions": options.partitions[0], "replicas": max(1, min(options.replicas, default=1))}
     grid = [
-        Case(
-            "scale",
-            "grid",
-            {"partitions": partitions, "replicas": number},
-            partial(_measure_grid, partitions, number),
-            throughput=True,
-        )
-        for partitions in options.partitions
-        for number in options.replicas
+        {"partitions": number, "replicas": replicas} for number in options.partitions for replicas in options.replicas
     ]
-    frontier = [
-        Case(
-            "scale",
-            "frontier",
-            {**small, "write_share": share},
-            partial(_measure_frontier, share, options.partitions[0], replicas),
-            throughput=True,
-        )
-        for share in shares
+    frontier = [{**small, "write_share": share} for share in shares]
+    pairs = [{"writes": writes, "reads": reads} for writes, reads in _pairs(options)]
+    return [
+        *of_each("scale", "grid", _measure_grid, grid, throughput=True),
+        *of_each("scale", "frontier", _measure_frontier, frontier, throughput=True),
+        *of_each("scale", "interference", _measure_pair, pairs),
     ]
-    return (
-        grid
-        + frontier
-        + [
-            Case("scale", "interference", {"writes": writes, "reads": reads}, partial(_measure_pair, writes, reads))
-            for writes, reads in _pairs(options)
-        ]
-    )
 
 
 def _pairs(options: Options) -> list[tuple[str, str]]:
@@ -79,7 +57,7 @@ def _pairs(options: Options) -> list[tuple[str, str]]:
     return [pair for pair in pairs if "half" not in pair or set(pair) == {"half"}]
 
 
-async def _measure_grid(partitions: int, replicas: int, options: Options) -> Sample:
+async def _measure_grid(options: Options, partitions: int, replicas: int) -> Sample:
     async with running_bank(options, partitions=partitions, replicas=replicas) as running:
         used_s: dict[str, float] = {}
         if not replicas:
@@ -92,9 +70,7 @@ async def _measure_grid(partitions: int, replicas: int, options: Options) -> Sam
             writes, reads = await asyncio.gather(writing, reading)
             writes.receipts += filled.receipts
             used_s = cpu.used_s()
-        violations = writes.failures + reads.failures + await running.violations(writes.receipts)
-    if violations:
-        return Sample(violations=violations)
+        hold(writes.failures, reads.failures, await running.violations(writes.receipts))
     if not replicas:
         return Sample(command_figures(writes), notes=running.notes)
     figures = _both(writes, reads) | cpu_figures(used_s, writes.counted + reads.counted, "operations")
@@ -108,15 +84,15 @@ def _both(writes: Load, reads: Load) -> dict[str, Figure]:
     }
 
 
-async def _measure_frontier(share: float, partitions: int, replicas: int, options: Options) -> Sample:
-    writers = round(CLIENTS * share)
+async def _measure_frontier(options: Options, partitions: int, replicas: int, write_share: float) -> Sample:
+    writers = round(CLIENTS * write_share)
     async with running_bank(options, partitions=partitions, replicas=replicas) as running:
         filled = await fill(running, options)
         writes, reads = await asyncio.gather(
             _in_loops(running, "execute", writers, options), _in_loops(running, "ask", CLIENTS - writers, options)
         )
-        violations = writes.failures + reads.failures + await running.violations(filled.receipts + writes.receipts)
-    return Sample(violations=violations) if violations else Sample(_both(writes, reads), notes=running.notes)
+        hold(writes.failures, reads.failures, await running.violations(filled.receipts + writes.receipts))
+    return Sample(_both(writes, reads), notes=running.notes)
 
 
 async def _in_loops(
@@ -129,7 +105,7 @@ async def _in_loops(
     return await in_loops(started, clients, options.seconds * WARM_UP_SHARE, options.seconds, histogram=histogram)
 
 
-async def _measure_pair(writes: str, reads: str, options: Options) -> Sample:
+async def _measure_pair(options: Options, writes: str, reads: str) -> Sample:
     saturations = {
         operation: await saturation_per_s(operation, options)
         for operation, level in (("execute", writes), ("ask", reads))
@@ -140,10 +116,8 @@ async def _measure_pair(writes: str, reads: str, options: Options) -> Sample:
         sides = await asyncio.gather(
             _side(running, "execute", writes, saturations, options), _side(running, "ask", reads, saturations, options)
         )
-        receipts = filled.receipts + sides[0].receipts
-        violations = [line for side in sides for line in side.failures] + await running.violations(receipts)
-    if violations:
-        return Sample(violations=violations)
+        failures = [side.failures for side in sides]
+        hold(*failures, await running.violations(filled.receipts + sides[0].receipts))
     found = {f"{name}_per_s_saturated": round(value) for name, value in saturations.items()}
     figures: dict[str, Figure] = {}
     for side, unit, name in zip(sides, ("commands", "queries"), ("execute", "ask"), strict=True):
@@ -154,12 +128,14 @@ async def _measure_pair(writes: str, reads: str, options: Options) -> Sample:
     return Sample(figures, notes=running.notes | found)
 
 
-class _Side:
+class _Side(NamedTuple):
     """What one side of a pair did, whichever loop it was."""
 
-    def __init__(self, histogram: Latencies, counted: int, seconds: float, of: Load, receipts: list[Receipt]) -> None:
-        self.histogram, self.counted, self.seconds = histogram, counted, seconds
-        self.failures, self.receipts = of.failures, receipts
+    histogram: Latencies
+    counted: int
+    seconds: float
+    failures: list[str]
+    receipts: list[Receipt]
 
 
 async def _side(running: Running, operation: str, level: str, saturations: dict[str, float], options: Options) -> _Side:
@@ -168,8 +144,8 @@ async def _side(running: Running, operation: str, level: str, saturations: dict[
         started = OPERATIONS[operation](running.bank, options)
         rate_per_s = saturations[operation] / 2
         done = await open_loop(started, rate_per_s, options.seconds * WARM_UP_SHARE, options.seconds)
-        return _Side(done.histogram, done.histogram.count, done.seconds, done.failures, done.receipts)
+        return _Side(done.histogram, done.histogram.count, done.seconds, done.failures.failures, done.receipts)
     histogram = Latencies()
     clients = CLIENTS if level == "saturated" else 0
     load = await _in_loops(running, operation, clients, options, histogram)
-    return _Side(histogram, load.counted, load.seconds, load, load.receipts)
+    return _Side(histogram, load.counted, load.seconds, load.failures, load.receipts)

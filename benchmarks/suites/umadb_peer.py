@@ -21,6 +21,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from ..harness.contract import InvariantsBroken
+from ..harness.processes import running_program
+
 __all__ = ["installed", "measure"]
 
 CLIENTS_MAX: Final = 4
@@ -39,18 +42,20 @@ def installed() -> bool:
     return importlib.util.find_spec("umadb") is not None
 
 
-def measure(folder: Path, depth: int, seconds: float) -> tuple[float, list[str]]:
-    """Events appended per second with `depth` requests in flight, and what is missing afterwards."""
+def measure(folder: Path, depth: int, seconds: float) -> float:
+    """Events appended per second with `depth` requests in flight. Raises `InvariantsBroken` if any are missing."""
     with _server(folder) as url:
         command = [sys.executable, "-m", __spec__.name if __spec__ else __name__, url, str(depth), str(seconds)]
         limit_s = START_TIMEOUT_S * 2 + seconds * 3
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
     if done.returncode:
-        return 0.0, [f"UmaDB's load generator failed: {done.stderr.strip().splitlines()[-1:]}"]
+        raise InvariantsBroken([f"UmaDB's load generator failed: {done.stderr.strip().splitlines()[-1:]}"])
     told = json.loads(done.stdout)
     stored, acknowledged = told["head"], told["acknowledged"]
-    violations = [] if stored == acknowledged else [f"UmaDB has {stored} events, {acknowledged} were acknowledged"]
-    return told["events_per_s"], violations
+    if stored != acknowledged:
+        raise InvariantsBroken([f"UmaDB has {stored} events, {acknowledged} were acknowledged"])
+    per_second: float = told["events_per_s"]
+    return per_second
 
 
 @contextlib.contextmanager
@@ -60,16 +65,8 @@ def _server(folder: Path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     command = [sys.executable, "-c", SERVER, "--listen", address, "--db-path", str(folder / "uma.db")]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
+    with running_program(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
         yield f"http://{address}"
-    finally:
-        server.terminate()
-        try:
-            server.wait(START_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
 
 
 def _connected(url: str) -> Any:

@@ -6,10 +6,9 @@ Rule kept here: there is no projection, as the plain program has none; every rec
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import Final
 
-from ..harness.contract import Case, Figure, Options, Sample
+from ..harness.contract import Case, Figure, Options, Parameter, Sample, hold, of_each
 from ..workloads.bank import Account, Deposit, OwnAccount, deposits
 from ..workloads.keys import ACCOUNTS, draw, names
 from .load import Load, execute_all
@@ -35,27 +34,18 @@ def cases(options: Options) -> list[Case]:
     first = options.partitions[0]
     settings += [(1_024, keys, first, "shared") for keys in ("zipfian", "hot")]
     settings += [(64, "uniform", first, placement) for placement in ("shared", "own")]
-    return [
-        Case(
-            "write",
-            "saturated writes",
-            {"depth": depth, "keys": keys, "partitions": number, "placement": placement},
-            partial(_measure, depth, keys, number, placement),
-            throughput=True,
-        )
-        for depth, keys, number, placement in dict.fromkeys(settings)
-    ]
+    names = ("depth", "keys", "partitions", "placement")
+    found: list[dict[str, Parameter]] = [dict(zip(names, setting, strict=True)) for setting in settings]
+    return of_each("write", "saturated writes", _measure, found, throughput=True)
 
 
-async def _measure(depth: int, keys: str, partitions: int, placement: str, options: Options) -> Sample:
+async def _measure(options: Options, depth: int, keys: str, partitions: int, placement: str) -> Sample:
     async with running_bank(options, partitions=partitions) as running:
         accounts = OWN_ACCOUNTS // (1 + options.quick) if placement == "own" else ACCOUNTS
         if placement == "own":
             await _start_own_actors(running, accounts)
         load = await saturate(running, depth, keys, options, placement, accounts)
-        violations = load.failures + await running.violations(load.receipts)
-        if violations:
-            return Sample(violations=violations)
+        hold(load.failures, await running.violations(load.receipts))
         return Sample(command_figures(load), notes=running.notes | {"receipts": len(load.receipts)})
 
 

@@ -6,7 +6,7 @@ each deposit, and adds them up when it is asked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import Final
 
@@ -14,7 +14,7 @@ from rayfold import DuckDb, Lmdb, Projection, Recorded, answer, project
 
 from .bank import AllBalances, BalanceOf, Balances, Deposited
 
-__all__ = ["STORES", "BalancesInDuckDb", "BalancesInLmdb", "by_store"]
+__all__ = ["STORES", "BalancesInDuckDb", "BalancesInLmdb", "missing_stores"]
 
 
 class BalancesInLmdb(Projection, store=Lmdb()):
@@ -68,8 +68,9 @@ STORES: Final[dict[str, type[Projection]]] = {
 }
 
 
-def by_store() -> Iterator[tuple[str, type[Projection], str]]:
-    """Each store, the read model in it, and why it cannot be measured here, if it cannot."""
-    for store, projection in STORES.items():
-        missing = store == "duckdb" and find_spec("duckdb") is None
-        yield store, projection, "not installed: duckdb" if missing else ""
+def missing_stores(measured: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each of the other stores, and why it cannot be measured here, if it cannot."""
+    for store in STORES:
+        if store not in measured:
+            missing = store == "duckdb" and find_spec("duckdb") is None
+            yield store, "not installed: duckdb" if missing else ""

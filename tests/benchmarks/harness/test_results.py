@@ -9,8 +9,7 @@ import pytest
 
 from rayfold.benchmarks.harness.compare import compare
 from rayfold.benchmarks.harness.conditions import Conditions
-from rayfold.benchmarks.harness.contract import GOALS, PLAIN, WRITE_1, Goal
-from rayfold.benchmarks.harness.goals import bounded_by, judge
+from rayfold.benchmarks.harness.goals import GOALS, PLAIN, WRITE_1, Goal, bounded_by, judge
 from rayfold.benchmarks.harness.numbers import counted, sentence, shown, shown_interval, shown_s
 from rayfold.benchmarks.harness.results import SCHEMA, ResultsInvalid, Run, load_run, save_run
 from tests.benchmarks.harness.invented import CALM, Invention, whole_run

@@ -10,7 +10,8 @@ from importlib import import_module
 import pytest
 
 from rayfold.benchmarks.bench.run import Request, run_bench
-from rayfold.benchmarks.harness.contract import GOALS, Case, Options, Sample
+from rayfold.benchmarks.harness.contract import Case, Options, Sample
+from rayfold.benchmarks.harness.goals import GOALS
 from rayfold.benchmarks.harness.histogram import decoded
 from rayfold.benchmarks.suites import peers, replay, umadb_peer
 from rayfold.benchmarks.suites.running import running_bank
