@@ -24,14 +24,14 @@ from rayfold.actors.cli.console import PrintableConsole
 from rayfold.runtime.store.check import verify_store
 from rayfold.runtime.store.store import create_or_open_store
 
+from ..harness.machine import filesystem_of
 from .feed import Feed
 from .oracle import expect
 from .replay import APPLICATION, OnCluster, replay
-from .report import Report, filesystem_of
+from .report import Report, as_tables, day_in_words, verdict
 from .run import Replay
 from .screen import Screen
 from .table import YEAR_FLIGHTS, TableMissing, carrier_names, read_flights
-from .tables import as_tables, day_in_words, verdict
 from .verification import check_answers, check_figures, check_log, check_store
 
 if TYPE_CHECKING:

@@ -32,6 +32,7 @@ from typing import Final
 from rayfold import Aggregate, Command, Event, OwnActor, Rejected, Shared, decide, evolve
 
 __all__ = [
+    "YEAR",
     "Aircraft",
     "Airport",
     "Cancel",
@@ -42,9 +43,15 @@ __all__ = [
     "LandAfterDiversion",
     "Landed",
     "LandedAfterDiversion",
+    "Publish",
+    "Published",
     "TakeOff",
+    "Timetable",
     "TookOff",
 ]
+
+YEAR: Final = "2013"
+"""The id of the only timetable."""
 
 DAY_MIN: Final = 24 * 60
 
@@ -345,3 +352,37 @@ def _remember(days: dict[int, set[str]], flight: str, scheduled_min: int, at_min
     oldest = (at_min - DAY_MIN) // DAY_MIN
     for day in [day for day in days if day < oldest]:
         del days[day]
+
+
+class Publish(Command):
+    """Say how many flights there will be, from the first of January on."""
+
+    flights: int
+
+
+class Published(Event):
+    """So many flights there will be."""
+
+    flights: int
+
+
+class Timetable(Aggregate, placement=Shared()):
+    """How many flights of a year a store is about, for all nodes and programs of a cluster to see. Its id is the year.
+
+    It only grows. Fewer flights than were sent into a store before cannot be what the store comes to, whatever is sent,
+    so the demo is refused before it sends anything. In a directory the demo leaves a file beside the store instead.
+    """
+
+    flights: int = 0
+
+    @decide
+    def publish(self, command: Publish) -> Published | Rejected | None:
+        """As many as before, or more."""
+        if command.flights < self.flights:
+            return Rejected("more_are_published", flights=self.flights)
+        return Published(flights=command.flights) if command.flights > self.flights else None
+
+    @evolve
+    def has_been_published(self, event: Published) -> None:
+        """These are to be flown."""
+        self.flights = event.flights

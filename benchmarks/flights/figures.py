@@ -1,4 +1,8 @@
-"""The figures: four read models of the flights, each with its queries.
+"""The figures: five read models of the flights, each with its queries.
+
+Four keep sums for the questions they know. `Delays` keeps facts, every departure as a row of a DuckDB table, and adds
+them up in SQL when it is asked: by carrier, airport and hour, say, which is more combinations than anybody would keep
+sums for.
 
 Rule kept here: minutes and miles are added up as whole numbers, so that two ways of counting are equal or one of
 them is wrong. Averages are made where they are shown.
@@ -12,17 +16,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from rayfold import Projection, Query, Recorded, answer, project
+from rayfold import DuckDb, Projection, Query, Recorded, answer, project
 
 from .domain import Cancelled, Departed, Landed, LandedAfterDiversion
 
 __all__ = [
+    "WORST",
     "AircraftFigures",
     "AirportHours",
     "CarrierFigures",
+    "DelayFigures",
+    "Delays",
     "Distances",
     "EveryAircraft",
     "EveryCarrier",
+    "EveryDelay",
     "EveryHour",
     "EveryRoute",
     "FarthestAircraft",
@@ -34,10 +42,14 @@ __all__ = [
     "RouteFigures",
     "Routes",
     "RoutesFrom",
+    "WorstDelays",
 ]
 
 LATE_MIN: Final = 15
 """From this many minutes on a flight counts as late: the definition of the bureau that keeps the table."""
+
+WORST: Final = "worst delays"
+"""Among the rows, and no read model: the answer to a question that is computed in SQL when it is asked."""
 
 
 @dataclass(slots=True)
@@ -109,10 +121,7 @@ class Punctuality(Projection):
         return tuple(row for _, row in sorted(self.carriers.items()))
 
     def _row(self, carrier: str) -> CarrierFigures:
-        row = self.carriers.get(carrier)
-        if row is None:
-            row = self.carriers[carrier] = CarrierFigures(carrier)
-        return row
+        return self.carriers.get(carrier) or self.carriers.setdefault(carrier, CarrierFigures(carrier))
 
 
 @dataclass(slots=True)
@@ -171,10 +180,8 @@ class Routes(Projection):
         return tuple(sorted(rows, key=lambda row: (-row.landed, row.destination)))
 
     def _row(self, origin: str, destination: str) -> RouteFigures:
-        row = self.routes.get((origin, destination))
-        if row is None:
-            row = self.routes[origin, destination] = RouteFigures(origin, destination, 0)
-        return row
+        key = origin, destination
+        return self.routes.get(key) or self.routes.setdefault(key, RouteFigures(*key, 0))
 
 
 @dataclass(slots=True)
@@ -228,10 +235,8 @@ class AirportHours(Projection):
         return tuple(row for _, row in sorted(self.hours.items()))
 
     def _row(self, airport: str, hour: int) -> HourFigures:
-        row = self.hours.get((airport, hour))
-        if row is None:
-            row = self.hours[airport, hour] = HourFigures(airport, hour)
-        return row
+        key = airport, hour
+        return self.hours.get(key) or self.hours.setdefault(key, HourFigures(*key))
 
 
 @dataclass(slots=True)
@@ -269,9 +274,7 @@ class Distances(Projection):
     def landed(self, event: Landed, recorded: Recorded) -> None:
         """Add a flight. The aircraft is the aggregate that told of it."""
         tail = recorded.aggregate_id
-        row = self.aircraft.get(tail)
-        if row is None:
-            row = self.aircraft[tail] = AircraftFigures(tail)
+        row = self.aircraft.get(tail) or self.aircraft.setdefault(tail, AircraftFigures(tail))
         row.flights += 1
         row.distance_miles += event.distance_miles
         row.airborne_min += event.airborne_min
@@ -291,3 +294,65 @@ class Distances(Projection):
     def of_all(self, query: EveryAircraft) -> tuple[AircraftFigures, ...]:
         """All that landed."""
         return tuple(row for _, row in sorted(self.aircraft.items()))
+
+
+LONG_MIN: Final = 60
+"""From this many minutes on a delay is long: the connection in the next town is gone."""
+
+SCHEMA: Final = """
+SET threads = 1;
+CREATE TABLE IF NOT EXISTS departures (airport VARCHAR, carrier VARCHAR, hour INTEGER, late_min INTEGER)
+"""
+
+LONG: Final = f"count(*) FILTER (late_min >= {LONG_MIN})"
+COMBINATIONS: Final = f"""
+SELECT airport, carrier, hour, count(*), sum(late_min)::BIGINT, {LONG} FROM departures GROUP BY ALL
+"""
+
+
+@dataclass(slots=True)
+class DelayFigures:
+    """The departures of one carrier from one airport at one hour of the schedule."""
+
+    airport: str
+    carrier: str
+    hour: int
+    departed: int
+    late_min: int
+    """Summed up; early ones count negative."""
+    long: int
+    """Over an hour late."""
+
+
+class WorstDelays(Query[tuple[DelayFigures, ...]]):
+    """Which flights had better not be booked: the airport, carrier and hour with the largest share of long delays."""
+
+    departed_min: int = 100
+    """Combinations with fewer departures are left out: they say little."""
+    limit: int = 8
+
+
+class EveryDelay(Query[tuple[DelayFigures, ...]]):
+    """All combinations, in the order of their names."""
+
+
+class Delays(Projection, store=DuckDb(SCHEMA)):
+    """Departures, one row each."""
+
+    @project
+    def departed(self, event: Departed, recorded: Recorded) -> None:
+        """One more row. The airport is the aggregate that told of it."""
+        self.append("departures", (recorded.aggregate_id, event.carrier, event.hour, event.late_min))
+
+    @answer
+    def worst(self, query: WorstDelays) -> tuple[DelayFigures, ...]:
+        """The largest share first."""
+        ordered = f"ORDER BY {LONG} / count(*) DESC, airport, carrier, hour LIMIT ?"
+        rows = self.sql(f"{COMBINATIONS} HAVING count(*) >= ? {ordered}", [query.departed_min, query.limit])
+        return tuple(DelayFigures(*row) for row in rows.fetchall())
+
+    @answer
+    def all_of_them(self, query: EveryDelay) -> tuple[DelayFigures, ...]:
+        """Every combination that there was."""
+        rows = self.sql(f"{COMBINATIONS} ORDER BY airport, carrier, hour")
+        return tuple(DelayFigures(*row) for row in rows.fetchall())

@@ -1,4 +1,4 @@
-"""The lookout: while something is under way, it sees whether that moves on, and if not, which node it waits for.
+"""The watchdog: while something is under way, it sees whether that moves on, and if not, which node it waits for.
 
 A partition is at home on one node, where its log is. While that node is gone, what needs the partition waits, and
 everything else goes on. That is no error, unless it lasts: the screen names the node, and says so when it is back.
@@ -19,7 +19,7 @@ from typing import Any, Final, NoReturn, TypeVar
 from rayfold import Unavailable
 from rayfold.actors.cluster.ray_cluster import NodeFacts
 
-__all__ = ["AGAIN_S", "PATIENCE_S", "Lookout", "Loss"]
+__all__ = ["AGAIN_S", "PATIENCE_S", "ProgressWatchdog", "Loss"]
 
 Result = TypeVar("Result")
 
@@ -59,7 +59,7 @@ class Loss:
         return f"partition{plural} {', '.join(map(str, self.partitions))}"
 
 
-class Lookout:
+class ProgressWatchdog:
     """Looks after one run. Used on its event loop only."""
 
     def __init__(

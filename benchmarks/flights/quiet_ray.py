@@ -1,4 +1,4 @@
-"""Obituaries: what is printed about a worker or a node that was killed, kept off the screen of the demo.
+"""Quiet: what is printed about a worker or a node that was killed, kept off the screen of the demo.
 
 Ray writes eight lines about a worker, with guesses at the cause, and two about a node, to the standard output of the
 driver, whatever the log level and `log_to_driver` say (Ray 2.60). It also carries there what the actors, and Ray inside
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-__all__ = ["without_obituaries"]
+__all__ = ["hidden_lines_about_the_lost"]
 
 _ABOUT_THE_LOST: Final = (
     "A worker died or was killed",
@@ -26,7 +26,7 @@ _ABOUT_THE_LOST: Final = (
 
 
 @contextmanager
-def without_obituaries() -> Iterator[None]:
+def hidden_lines_about_the_lost() -> Iterator[None]:
     """Enter once Ray is connected. Does nothing with a Ray that prints in another way."""
     from ray._private import worker
 

@@ -1,21 +1,29 @@
-"""The report: what a run of the demo came to, for people and as JSON."""
+"""The report: what a run of the demo came to, as tables for people and as JSON."""
 
 from __future__ import annotations
 
 import os
 import platform
+from calendar import month_name
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Final
 
-from .ledger import Ledger
+from rich import box
+from rich.columns import Columns
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from .figures import WORST, AircraftFigures, CarrierFigures, DelayFigures, HourFigures, RouteFigures
 from .outage import Outage
 from .progress_watchdog import Loss
-from .verification import Check, LogFacts
+from .verification import Check, Ledger, LogFacts
 
-__all__ = ["Report", "filesystem_of"]
+__all__ = ["Report", "as_tables", "day_in_words", "verdict"]
 
 _FSYNC: Final = "LMDB sync=True metasync=True writemap=False: every batch is fsynced before it is acknowledged"
 
@@ -129,12 +137,185 @@ def _machine(filesystem: str) -> dict[str, Any]:
     }
 
 
-def filesystem_of(path: Path) -> str:
-    """The kind of file system a path is on, such as `ext4`; on a `tmpfs` an fsync saves nothing."""
-    try:
-        mounts = Path("/proc/self/mounts").read_text().splitlines()
-    except OSError:
-        return "unknown"
-    kinds = {fields[1]: fields[2] for fields in map(str.split, mounts)}
-    absolute = path.absolute()
-    return next((kinds[str(one)] for one in (absolute, *absolute.parents) if str(one) in kinds), "unknown")
+_TOP: Final = 8
+"""Rows of the tables that could have thousands."""
+
+_EARTH_MILES: Final = 24_901
+"""Around the equator."""
+
+_MEANING: Final = {
+    "still_in_the_air": "took off again, though nobody saw it land",
+    "not_back_yet": "landed far away, cannot be back so soon",
+    "did_not_take_off": "landed from a flight it never took off with",
+    "left_too_early": "left over 20 minutes early, without its passengers",
+    "faster_than_airliners": "was faster than 640 mph",
+    "time_ran_backwards": "refused before, asked again when more was known",
+}
+
+_HEAT: Final = ((4, "on #1b5e20"), (9, "on #33691e"), (14, "on #827717"), (20, "on #e65100"))
+"""Up to how many minutes late, on average, an hour has which colour."""
+_HOTTEST: Final = "on #b71c1c"
+
+
+def as_tables(report: Report, carriers: Mapping[str, str]) -> Iterator[RenderableType]:
+    """Everything there is to see, from top to bottom. `carriers` are their full names."""
+    yield _punctuality(report.rows["Punctuality"], carriers)
+    yield _hours(report.rows["AirportHours"])
+    yield Columns([_routes(report.rows["Routes"]), _aircraft(report.rows["Distances"])], padding=(0, 3))
+    yield _worst(report.rows[WORST], carriers)
+    yield _refusals(report.ledger.rejected_by_reason, report.ledger.told)
+    yield _run(report)
+    yield _checks(report)
+
+
+def verdict(report: Report) -> str:
+    """The last line."""
+    if report.verified:
+        return "[bold green]verified[/]: every figure is what the table says, nothing is lost, nothing is there twice"
+    wrong = sum(not check.passed for check in report.checks)
+    return f"[bold red]not verified[/]: {wrong} of {len(report.checks)} checks failed"
+
+
+def day_in_words(month: int, day: int) -> str:
+    """As in `1 January`."""
+    return f"{day} {month_name[month]}"
+
+
+def _table(title: str, *columns: str) -> Table:
+    """A table whose first column is text and whose others are figures."""
+    table = Table(
+        title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left", title_style="bold"
+    )
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", no_wrap=True)
+    return table
+
+
+def _punctuality(rows: Sequence[CarrierFigures], carriers: Mapping[str, str]) -> Table:
+    title = "Punctuality by carrier, delays in minutes (15 and more is late)"
+    table = _table(title, "carrier", "left", "cancelled", "left late", "delay", "on time", "delay")
+    for row in sorted(rows, key=lambda row: _share(row.landed_late, row.landed)):
+        table.add_row(
+            escape(carriers.get(row.carrier, row.carrier)),
+            f"{row.departed:,}",
+            f"{_share(row.cancelled, row.departed + row.cancelled):.1%}",
+            f"{_share(row.departed_late, row.departed):.0%}",
+            f"{_share(row.departure_late_min, row.departed):+.1f}",
+            _bar(1 - _share(row.landed_late, row.landed)),
+            f"{_share(row.arrival_late_min, row.landed):+.1f}",
+        )
+    return table
+
+
+def _bar(share: float) -> Text:
+    """A share as a bar of ten."""
+    full = round(share * 10)
+    style = "green" if share >= 0.8 else "yellow" if share >= 0.7 else "red"
+    return Text.assemble(f"{share:.0%} ", ("━" * full, style), ("━" * (10 - full), "grey23"))
+
+
+def _hours(rows: Sequence[HourFigures]) -> Table:
+    """Each airport as a strip of hours, coloured by how late they leave."""
+    hours = sorted({row.hour for row in rows if row.departed})
+    title = "Minutes late at departure, by airport and hour of the schedule"
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=0)
+    table.add_column("")
+    for hour in hours:
+        table.add_column(f"{hour:>3} ", justify="right")
+    by_place = {(row.airport, row.hour): row for row in rows}
+    for airport in sorted({row.airport for row in rows}):
+        cells = (_heat(by_place.get((airport, hour))) for hour in hours)
+        table.add_row(f"{airport} ", *cells)
+    return table
+
+
+def _heat(row: HourFigures | None) -> Text:
+    if row is None or not row.departed:
+        return Text("   ·", style="grey42")
+    late_min = row.departure_late_min / row.departed
+    style = next((style for limit, style in _HEAT if late_min <= limit), _HOTTEST)
+    return Text(f"{late_min:>3.0f} ", style=f"white {style}")
+
+
+def _worst(rows: Sequence[DelayFigures], carriers: Mapping[str, str]) -> Table:
+    """What SQL over all departures says."""
+    title = "Better not booked: most often over an hour late (SQL, in DuckDB)"
+    table = _table(title, "flights of", "from", "at", "left", "over an hour late", "mean delay")
+    for row in rows:
+        table.add_row(
+            escape(carriers.get(row.carrier, row.carrier)),
+            row.airport,
+            f"{row.hour}:00",
+            f"{row.departed:,}",
+            f"{_share(row.long, row.departed):.0%}",
+            f"{_share(row.late_min, row.departed):+.0f} min",
+        )
+    return table
+
+
+def _routes(rows: Sequence[RouteFigures]) -> Table:
+    table = _table("Busiest routes", "route", "landed", "mean", "fastest", "mph")
+    for row in sorted(rows, key=lambda row: -row.landed)[:_TOP]:
+        mph = _share(row.distance_miles * row.landed * 60, row.airborne_min)
+        times = (f"{_share(row.airborne_min, row.landed):.0f} min", f"{row.fastest_min} min")
+        table.add_row(f"{row.origin} - {row.destination}", f"{row.landed:,}", *times, f"{mph:.0f}")
+    return table
+
+
+def _aircraft(rows: Sequence[AircraftFigures]) -> Table:
+    table = _table("Farthest travelled, out of New York", "aircraft", "flights", "miles", "around the earth")
+    for row in sorted(rows, key=lambda row: (-row.distance_miles, row.aircraft))[:_TOP]:
+        around = f"{row.distance_miles / _EARTH_MILES:.1f} times"
+        table.add_row(escape(row.aircraft), f"{row.flights:,}", f"{row.distance_miles:,}", around)
+    return table
+
+
+def _refusals(by_reason: Mapping[str, int], commands: int) -> Table:
+    table = _table(f"Refused: {sum(by_reason.values()):,} of {commands:,} commands", "reason", "times")
+    table.add_column("the aircraft or flight")
+    for reason, times in by_reason.items():
+        table.add_row(reason, f"{times:,}", _MEANING.get(reason, ""))
+    return table
+
+
+def _run(report: Report) -> Table:
+    ledger = report.ledger
+    table = Table.grid(padding=(0, 2))
+    table.title, table.title_style, table.title_justify = "The run", "bold", "left"
+    accepted = f"{ledger.accepted:,} stored as {report.facts.events:,} events in {report.facts.streams:,} streams"
+    table.add_row("accepted", accepted)
+    if ledger.repeated:
+        why = "by an earlier run" if report.stored_before else "when a killed process took the first answer with it"
+        table.add_row("repeats", f"{ledger.repeated:,} of them were stored already, {why}")
+    if report.facts.signatures:
+        entries = "entry" if report.facts.signatures == 1 else "entries"
+        table.add_row("visitors", f"besides, {report.facts.signatures:,} {entries} in the guest books")
+    size = "" if report.size_bytes is None else f"{report.size_bytes / 1e6:,.0f} MB in "
+    over = f" on {report.nodes} nodes" if report.nodes else ""
+    table.add_row("log", f"{size}{report.partitions} partitions{over}, every batch fsynced")
+    speed = f"[bold]{report.commands_per_s:,.0f} a second[/], outages included"
+    table.add_row("commands", f"{ledger.told:,} in {report.seconds:.1f} s = {speed}")
+    rest = f"read models up to date {report.visible_s:.1f} s later, verified in {report.verify_s:.1f} s"
+    table.add_row("besides", f"start {report.start_s:.1f} s, {rest}")
+    for outage in report.outages:
+        back = "not back before the end" if outage.recovered_s is None else f"back after {outage.recovered_s:.2f} s"
+        table.add_row("killed", f"{outage.name}, process {outage.pid}: {back}")
+    for loss in report.losses:
+        back = "not back before the end" if loss.back_after_s is None else f"back after {loss.back_after_s:.1f} s"
+        table.add_row("gone", f"node {loss.node}, home of {loss.home_of}: {back}")
+    return table
+
+
+def _checks(report: Report) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for check in report.checks:
+        table.add_row("[green]✓[/]" if check.passed else "[bold red]✗[/]", check.name, f"[dim]{check.compared}[/]")
+        for problem in check.problems:
+            table.add_row("", "", f"[red]{escape(problem)}[/]")
+        if (unseen := check.found - len(check.problems)) > 0:
+            table.add_row("", "", f"[red]and {unseen:,} more[/]")
+    return table
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0

@@ -1,4 +1,4 @@
-"""A run of the replay: what it tells whoever watches, and what it has told in the end."""
+"""A run of the replay: what a watcher is told on the way, and what it came to."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Any
 
 from rayfold.runtime.store.report import Report
 
-from .ledger import Ledger
 from .outage import Killer, Outage
 from .progress_watchdog import Loss
-from .verification import LogCheck
+from .verification import Ledger, LogCheck
 
 __all__ = ["Replay", "Watcher"]
 

@@ -40,13 +40,11 @@ class Screen(Watcher):
         self._what = ""
 
     def waiting_for(self, what: str) -> None:
-        """Something without a measure has begun."""
         self.rest()
         self._moving = self.console.status(what)
         self._begin(what)
 
     def measuring(self, what: str, total: int) -> None:
-        """Something of a known size has begun."""
         self.rest()
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=32))
         counts = (TextColumn("{task.completed:,.0f} of {task.total:,.0f}"), _Rate(), TimeRemainingColumn())
@@ -77,29 +75,23 @@ class Screen(Watcher):
             moving.stop()
 
     def sending(self, commands: int) -> None:
-        """The commands are being sent now."""
         self.measuring("sending commands", commands)
 
     def answered(self, commands: int) -> None:
-        """So many commands have their answer."""
         self.done(commands)
 
     def killed(self, outage: Outage) -> None:
-        """A process was killed."""
         where = f"{outage.name} (process {outage.pid}) after {outage.after_commands:,} commands"
         self.console.print(f"[bold red]kill -9[/]    {where}")
 
     def recovered(self, outage: Outage) -> None:
-        """Its work was acknowledged again."""
         seconds = f"{outage.recovered_s:.2f} s"
         self.console.print(f"[bold green]recovered[/]  {outage.name}: a new command acknowledged after {seconds}")
 
     def spared(self, what: str) -> None:
-        """A process was not killed, because it is on another machine."""
         self.console.print(f"[bold]not killed[/] the process of {_WHOSE[what]}: it is on another machine, or may be")
 
     def lost(self, loss: Loss) -> None:
-        """A node is gone, and something waits for it."""
         since = f"{datetime.now():%H:%M:%S}"
         verb = "is" if len(loss.partitions) == 1 else "are"
         what = f"node {loss.node} at {loss.address}, since {since}: {loss.home_of} {verb} unavailable, the others go on"
@@ -108,7 +100,6 @@ class Screen(Watcher):
         self._describe(f"waiting for node {loss.node} since {since}")
 
     def back(self, loss: Loss) -> None:
-        """It is there again."""
         when = f"{loss.back_after_s or 0:.1f} s after it was missed"
         self.console.print(f"[bold green]back[/]       node {loss.node}, {when}")
         self._describe(self._what)

@@ -7,25 +7,27 @@ them has ended; on a cluster, where the files are on several machines, as any pr
 
 from __future__ import annotations
 
+from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from rayfold import Recorded, Subscription
+from rayfold import RayfoldError, Receipt, Recorded, Rejected, Subscription, Unavailable
 from rayfold.runtime.log.contract import StoredEvent
 from rayfold.runtime.log.format import decode_record
 from rayfold.runtime.store.report import Report
 from rayfold.runtime.store.store import open_store
 
+from .domain import Timetable
 from .feed import Feed
-from .ledger import Ledger
 from .oracle import Expected, Table
-from .timetable import Timetable
 from .visitors import GuestBook
 
 __all__ = [
     "Check",
+    "Ledger",
     "LogCheck",
     "LogFacts",
     "Records",
@@ -55,6 +57,64 @@ commands to the same aggregate: in a second run, or when the first answer was lo
 
 def _nobody(done: int) -> None:
     """Nobody wants to know how far it has come."""
+
+
+class Ledger:
+    """What each command was told, by its number in the feed.
+
+    One line for each, and a receipt is never overwritten by anything else. What the log is held against at the end is
+    what the callers were told, not what the runtime thinks it did. About 20 bytes a command, so that a year fits.
+    """
+
+    def __init__(self, commands: int) -> None:
+        self.partition = array("i", bytes(4 * commands))
+        """Where the receipts say the events are; meaningless where `position` is 0."""
+        self.position = array("q", bytes(8 * commands))
+        self.version = array("q", bytes(8 * commands))
+        self.streams: list[str] = [""] * commands
+        self.told = 0
+        """How many commands have an answer that settles them."""
+        self.accepted = 0
+        self.repeated = 0
+        """How many of the accepted were stored by an earlier run, or by an earlier try whose answer was lost."""
+        self.rejected: dict[int, str] = {}
+        """The reason, by the number of the command."""
+        self.unanswered: list[int] = []
+        """Commands of which nobody knows whether they happened: they are sent again under the same id."""
+        self.failures: list[str] = []
+        """Answers that no flight should get, the first few in words."""
+
+    def note(self, number: int, outcome: Receipt | RayfoldError) -> None:
+        """Write down what the command of this number was told."""
+        if isinstance(outcome, Unavailable):
+            self.unanswered.append(number)
+            return
+        self.told += 1
+        if isinstance(outcome, Receipt):
+            self._accept(number, outcome)
+        elif isinstance(outcome, Rejected):
+            self.rejected[number] = outcome.reason
+        else:
+            self.failures.append(str(outcome))
+
+    @property
+    def rejected_by_reason(self) -> dict[str, int]:
+        """How often each reason was told, the most frequent first."""
+        return dict(Counter(self.rejected.values()).most_common())
+
+    def take_unanswered(self) -> list[int]:
+        """The commands to send again, in their order; the list begins anew."""
+        numbers, self.unanswered = self.unanswered, []
+        return numbers
+
+    def _accept(self, number: int, receipt: Receipt) -> None:
+        assert self.position[number] == 0, f"command {number} was answered twice"
+        self.partition[number] = receipt.partition
+        self.position[number] = receipt.position
+        self.version[number] = receipt.version
+        self.streams[number] = str(receipt.stream)
+        self.accepted += 1
+        self.repeated += receipt.repeated
 
 
 @dataclass(slots=True)

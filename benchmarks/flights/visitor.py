@@ -13,7 +13,7 @@ from typing import Final
 
 from rayfold import RayfoldError, connect
 
-from .quiet_ray import without_obituaries
+from .quiet_ray import hidden_lines_about_the_lost
 from .visitors import GuestBook, Guests, GuestsOf, Sign
 
 __all__ = ["main", "visit"]
@@ -31,7 +31,7 @@ async def visit(guest: str, airport: str = AIRPORT, address: str = "auto") -> st
     a guest without a name.
     """
     async with connect("flights", address=address) as flights:
-        with without_obituaries():
+        with hidden_lines_about_the_lost():
             receipt = await flights.execute(GuestBook, airport, Sign(guest=guest))
             guests = await flights.ask(Guests, GuestsOf(airport=airport), after=receipt, timeout_s=PATIENCE_S)
     where = f"partition {receipt.partition}, position {receipt.position:,}"

@@ -7,6 +7,10 @@ independent scaling, put to the test: what the one side keeps while the other is
 
 The application runs on one node of its own (`LocalCluster(nodes=1)`), or on those of `--address`.
 
+Run as `python -m rayfold.benchmarks.suites.clients '{"name": …}'` this is one client: it connects to a bank by its
+name, prints `ready`, waits for a line, works, and prints in one line of JSON what it did; the receipts go into a file,
+pickled, as they are many. Only what happens within the timed part counts, CPU included; a client that fails says why.
+
 Rule kept here: throughputs are added up, so all clients begin at one word and are timed over the same seconds; what
 each was acknowledged is looked up in the logs.
 """
@@ -17,22 +21,26 @@ import asyncio
 import contextlib
 import json
 import os
+import pickle
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Final
 
+from rayfold import connect
 from rayfold.actors.nodes.store import ClusterStore
 
 from ..harness.contract import Case, Figure, Options, Sample, hold, of_each
 from ..harness.processes import running_program
-from .client_process import Did, Job, receipts_in
-from .measuring import cpu_figures, rate
-from .own_cluster import bank_on_own_cluster
+from ..workloads.bank import Balances, deposits, questions
+from ..workloads.keys import draw
+from .load import ask_all, execute_all
+from .measuring import CpuMeter, cpu_figures, rate
 from .read import fill
-from .running import Running, running_bank
+from .running import Running, bank_on_own_cluster, running_bank
 
 __all__ = ["cases"]
 
@@ -42,6 +50,39 @@ DEPTH: Final = 2_048
 WARM_UP_SHARE: Final = 0.4
 CLIENT_TIMEOUT_S: Final = 120.0
 """For a client to connect, and again to do its work: seconds, unless the machine has other things to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one client is to do."""
+
+    name: str
+    """Of the bank."""
+    address: str
+    """Of the cluster that it runs on."""
+    kind: str
+    """`writes` or `reads`."""
+    depth: int
+    """Commands or queries in flight."""
+    seed: int
+    """Another one for each client: they use the same accounts in different orders."""
+    seconds: float
+    warm_up_s: float
+    receipts: str
+    """The file for them."""
+    pids: dict[str, list[int]] = field(default_factory=dict)
+    """Role -> processes of the application, whose CPU this client measures beside its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Did:
+    """What one client has done."""
+
+    counted: int
+    seconds: float
+    cpu_s: dict[str, float]
+    """By role, within the timed part: `clients`, which is this process, and those of the job."""
+    failures: list[str]
 
 
 def cases(options: Options) -> list[Case]:
@@ -76,7 +117,7 @@ async def _measure(options: Options, partitions: int, replicas: int, writers: in
         for client in clients:
             client.stdin.write(b"go\n")  # type: ignore[union-attr]
         done = [Did(**json.loads(line)) for line in await asyncio.gather(*(_said(client) for client in clients))]
-        receipts = filled + [receipt for job in jobs for receipt in receipts_in(job.receipts)]
+        receipts = filled + [receipt for job in jobs for receipt in pickle.loads(Path(job.receipts).read_bytes())]
         hold(*(did.failures for did in done), await running.violations(receipts))
     figures: dict[str, Figure] = {}
     for kind, unit in (("writes", "commands"), ("reads", "queries")):
@@ -118,7 +159,7 @@ def _job(number: int, kind: str, running: Running, options: Options) -> Job:
 
 def _client(job: Job) -> AbstractContextManager[Popen[bytes]]:
     """One client, started; ended at the latest with the case."""
-    program = [sys.executable, "-P", "-m", "rayfold.benchmarks.suites.client_process", json.dumps(asdict(job))]
+    program = [sys.executable, "-P", "-m", "rayfold.benchmarks.suites.clients", json.dumps(asdict(job))]
     return running_program(program, stdin=PIPE, stdout=PIPE, bufsize=0)
 
 
@@ -134,3 +175,28 @@ async def _said(client: Popen[bytes]) -> bytes:
 def _cpu_s(done: Sequence[Did]) -> dict[str, float]:
     """All clients together, and the application's roles as the first of them has measured them."""
     return done[0].cpu_s | {"clients": sum(did.cpu_s.get("clients", 0.0) for did in done)}
+
+
+async def _work(job: Job) -> Did:
+    async with connect(job.name, address=job.address) as bank:
+        print("ready", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+        cpu = CpuMeter({"clients": [os.getpid()], **job.pids})
+        keys = draw("uniform", job.seed)
+        if job.kind == "writes":
+            envelopes = deposits(keys, job.seed)
+            load = await execute_all(bank, envelopes, job.depth, job.warm_up_s, job.seconds, cpu)
+        else:
+            load = await ask_all(bank, Balances, questions(keys), job.depth, job.warm_up_s, job.seconds, cpu)
+    Path(job.receipts).write_bytes(pickle.dumps(load.receipts))
+    return Did(load.counted, load.seconds, load.cpu_s, load.failures)
+
+
+def main() -> None:
+    """Do the job that the first argument says."""
+    job = Job(**json.loads(sys.argv[1]))
+    print(json.dumps(asdict(asyncio.run(_work(job)))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -31,8 +31,7 @@ from .freshness import written_and_seen
 from .latency import open_figures, open_notes
 from .load import open_loop
 from .measuring import of_times, seconds_of
-from .own_cluster import bank_on_own_cluster
-from .running import Running, running_bank
+from .running import Running, bank_on_own_cluster, running_bank
 from .saturation import OPERATIONS, measured_saturation_per_s
 from .write import command_figures, saturate
 

@@ -6,9 +6,12 @@ a million events it gets a copy each time; the largest is written on in place, w
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,7 +26,7 @@ from rayfold.runtime.read.read_model import PackedQuery, ReadModel
 from rayfold.runtime.store.store import Store
 from rayfold.runtime.write.residents import Residents
 
-from ..harness.contract import Case, Options, Parameter, Sample, hold, of_each
+from ..harness.contract import Case, Figure, Options, Parameter, Sample, hold, of_each
 from ..workloads.bank import Account, AllBalances, Balances, Deposit, Deposited, deposits
 from ..workloads.grown_log import EVENTS_EACH, account_name, grow, grow_streams
 from ..workloads.keys import ACCOUNTS, draw, names
@@ -31,8 +34,7 @@ from ..workloads.stored_balances import STORES, missing_stores
 from .invariants import balances_in, read_model_violations
 from .load import execute_all
 from .measuring import of_times, rate, seconds_of, timed
-from .rebuilding import rebuild_cases
-from .running import fresh_folder, running_bank
+from .running import Running, fresh_folder, running_bank
 from .write import WARM_UP_SHARE, command_figures
 
 __all__ = ["cases", "rebuild_again"]
@@ -44,6 +46,14 @@ SNAPSHOT_EVERY: Final = 1_000
 """Events between two snapshots, where there are any: the runtime's own default."""
 
 DEPTH: Final = 1_024
+
+
+REBUILT_EVENTS: Final = 100_000
+REBUILT_DEPTH: Final = 256
+"""Commands in flight during a rebuild: enough to keep a partition busy, without a queue of seconds."""
+
+BEFORE_S: Final = 1.0
+"""In which the rate of commands without a rebuild is counted."""
 
 
 class Snapshotted(Account, placement=Shared(), snapshot_every=SNAPSHOT_EVERY):
@@ -66,14 +76,15 @@ def cases(options: Options) -> list[Case]:
     found = of_each("replay", "projection rebuild", _rebuild, [{"events": events} for events in sizes])
     for store, skip in missing_stores(("memory",)):  # that is the first of the cases above
         found += of_each("replay", "rebuild by store", _rebuild, [{"store": store}], skip=skip)
-    found += rebuild_cases(options)
+    traffic = [{"traffic": there} for there in ((True,) if options.quick else (False, True))]
+    found += of_each("replay", "rebuild while serving", _rebuild_while_serving, traffic)
     found += of_each("replay", "cold start", _cold_start, [{"events": events} for events in sizes])
     kinds = [(length, with_them) for length in lengths for with_them in (False, True)[: 1 + (length >= SNAPSHOT_EVERY)]]
     settings = [{"length": length, "snapshots": snapshots} for length, snapshots in kinds]
     found += of_each("replay", "activation", _activation, settings)
     labels: list[Parameter] = [*sizes[:-1], "largest"]
-    settings = [{"size": label} for label in labels]
-    return found + of_each("replay", "commands after", _commands_after, settings, throughput=True)
+    labelled = [{"size": label} for label in labels]
+    return found + of_each("replay", "commands after", _commands_after, labelled, throughput=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,3 +226,61 @@ def _spread(keys: list[str], events: int) -> list[str]:
     accounts = events // EVENTS_EACH
     place = {key: account_name(number * accounts // ACCOUNTS) for number, key in enumerate(names())}
     return [place[key] for key in keys]
+
+
+async def _rebuild_while_serving(options: Options, traffic: bool) -> Sample:
+    """A read model built anew while the runtime serves, as a user sees it: from the call of `bank.rebuild(...)` until
+    the new one has taken over, the start of its process included. With traffic, commands keep coming until then, and
+    what they do in a second is told beside what they did before it began."""
+    async with running_bank(options, replicas=1) as running:
+        receipts = await _filled(running, options)
+        async with _sending(running, options, traffic) as sent:
+            before_per_s = await _rate_over(sent, BEFORE_S) if traffic else 0.0
+            counted, begun_s = len(sent), time.perf_counter()
+            done = await running.bank.rebuild(Balances)
+            seconds = time.perf_counter() - begun_s
+            during_per_s = (len(sent) - counted) / seconds
+        await running.learn_processes()
+        hold(await running.violations(receipts + sent))
+    figures = {"events_per_s": rate(done.events, seconds, "events/s")}
+    if traffic:
+        figures["commands_kept_share"] = Figure(during_per_s / before_per_s, "share", "higher")
+    return Sample(figures, notes=running.notes | {"events": done.events, "rebuilt_in_s": round(seconds, 2)})
+
+
+async def _filled(running: Running, options: Options) -> list[Receipt]:
+    """So many deposits, as fast as they go."""
+    receipts: list[Receipt] = []
+    envelopes = deposits(draw("uniform", options.seed), options.seed)
+    source = (envelope for envelope, _ in zip(envelopes, range(REBUILT_EVENTS), strict=False))
+    async for _, outcome in running.bank.execute_all(source, in_flight=4_096):
+        assert isinstance(outcome, Receipt), outcome
+        receipts.append(outcome)
+    return receipts
+
+
+@asynccontextmanager
+async def _sending(running: Running, options: Options, traffic: bool) -> AsyncIterator[list[Receipt]]:
+    """Commands, for as long as the block takes; what was acknowledged so far is in the list."""
+    sent: list[Receipt] = []
+    going = traffic
+
+    async def send() -> None:
+        envelopes = deposits(draw("uniform", options.seed + 1), options.seed + 1)
+        source = iter(lambda: next(envelopes) if going else None, None)
+        async for _, outcome in running.bank.execute_all(source, in_flight=REBUILT_DEPTH):
+            assert isinstance(outcome, Receipt), outcome
+            sent.append(outcome)
+
+    sending = asyncio.create_task(send())
+    try:
+        yield sent
+    finally:
+        going = False
+        await sending
+
+
+async def _rate_over(sent: list[Receipt], seconds: float) -> float:
+    counted, begun_s = len(sent), time.perf_counter()
+    await asyncio.sleep(seconds)
+    return (len(sent) - counted) / (time.perf_counter() - begun_s)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rayfold import Aggregate, Projection, Receipt, Runtime
+from rayfold.actors.cluster.local import LocalCluster, LocalNodes
 from rayfold.actors.cluster.ray_cluster import Cluster
 from rayfold.actors.nodes.store import AnyStore, ClusterStore
 from rayfold.actors.settings import Settings
@@ -30,7 +31,7 @@ from .invariants import balances_in, dirty_pages, fsync_violations, log_violatio
 from .measuring import CpuMeter
 from .on_nodes import are_all_here, dirty_files, on_nodes, remove_share
 
-__all__ = ["OWN_ACTORS_MAX", "Running", "fresh_folder", "running_bank", "shared_ray", "stop_shared_ray"]
+__all__ = ["Running", "bank_on_own_cluster", "fresh_folder", "running_bank", "shared_ray", "stop_shared_ray"]
 
 OWN_ACTORS_MAX: Final = 16
 """The slots that the shared Ray has for own actors: the runtime's default."""
@@ -205,3 +206,20 @@ def _pin(running: Running) -> None:
     note = pin_processes(writers=running.pids["partitions"], projectors=running.pids["projectors"])
     if note:
         running.notes["pinning"] = note
+
+
+@contextlib.asynccontextmanager
+async def bank_on_own_cluster(
+    options: Options, *, nodes: int, cpus: int, partitions: int, replicas: int
+) -> AsyncIterator[tuple[Running, LocalNodes]]:
+    """A bank over the nodes of a new cluster. The Ray that other cases share makes room for it."""
+    stop_shared_ray()
+    with fresh_folder(options) as folder:
+        local = LocalNodes(LocalCluster(nodes=nodes, cpus=cpus), folder)
+        await asyncio.to_thread(local.start)
+        try:
+            bank = running_bank(options, partitions=partitions, replicas=replicas, cluster=local.address)
+            async with bank as running:
+                yield running, local
+        finally:
+            await asyncio.to_thread(local.stop)

@@ -20,8 +20,7 @@ from rayfold.benchmarks.flights.figures import (
     Punctuality,
     Routes,
 )
-from rayfold.benchmarks.flights.ledger import Ledger
-from rayfold.benchmarks.flights.verification import LogCheck
+from rayfold.benchmarks.flights.verification import Ledger, LogCheck
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.codec import encode_message
 from rayfold.runtime.encoding.envelope import PackedCommand, pack

@@ -23,11 +23,11 @@ from rayfold.actors.cluster.local import LocalCluster, LocalNodes
 from rayfold.actors.cluster.ray_cluster import NodeFacts
 from rayfold.actors.observe.status import NodeStatus, OwnActorStatus, PartitionStatus, Status
 from rayfold.benchmarks.flights.demo import DemoOptions, run_demo
+from rayfold.benchmarks.flights.domain import Publish, Published, Timetable
 from rayfold.benchmarks.flights.outage import Killer
-from rayfold.benchmarks.flights.progress_watchdog import Lookout, Loss
-from rayfold.benchmarks.flights.quiet_ray import without_obituaries
+from rayfold.benchmarks.flights.progress_watchdog import Loss, ProgressWatchdog
+from rayfold.benchmarks.flights.quiet_ray import hidden_lines_about_the_lost
 from rayfold.benchmarks.flights.screen import Screen
-from rayfold.benchmarks.flights.timetable import Publish, Published, Timetable
 from rayfold.benchmarks.flights.visitors import GuestBook, Guests, GuestsOf, Sign, Signed
 from rayfold.runtime.log.format import stream_id
 from rayfold.runtime.store.store import read_manifest
@@ -168,7 +168,7 @@ def test_a_cluster_that_cannot_be_is_one_line(
 # --- the parts ----------------------------------------------------------------------------------------------------
 
 
-class TestLookout:
+class TestProgressWatchdog:
     """Over nodes that are a list here, and a feed that moves when it is told to."""
 
     def setup_method(self) -> None:
@@ -179,8 +179,8 @@ class TestLookout:
     def nodes(self) -> list[NodeFacts]:
         return [NodeFacts(f"id of {name}", name, "", "10.0.0.1", up) for name, up in self.up.items()]
 
-    def lookout(self, patience_s: float = 60.0) -> Lookout:
-        lookout = Lookout(
+    def watchdog(self, patience_s: float = 60.0) -> ProgressWatchdog:
+        watchdog = ProgressWatchdog(
             self.nodes,
             lambda: self.attached,
             lambda: self.moved,
@@ -188,24 +188,24 @@ class TestLookout:
             lambda loss: self.told.put_nowait(f"{loss.node} is back"),
             patience_s,
         )
-        lookout.homes = {"node-0": (0, 2), "node-1": (1,), "node-2": ()}
-        return lookout
+        watchdog.homes = {"node-0": (0, 2), "node-1": (1,), "node-2": ()}
+        return watchdog
 
     async def test_a_node_that_something_waits_for_is_told_of_once_and_again_when_it_is_back(self) -> None:
         async def doing() -> str:
             self.up |= {"node-0": False, "node-1": False, "node-2": False}
             told = {await self.told.get(), await self.told.get()}
             assert told == {"node-0 is gone, home of partitions 0, 2", "node-1 is gone, home of partition 1"}
-            assert [loss.back_after_s for loss in lookout.gone] == [None, None]
+            assert [loss.back_after_s for loss in watchdog.gone] == [None, None]
             self.up["node-1"] = True
             self.moved += 1  # of a node that was missed, it is told even if all moves on
             return await self.told.get()
 
-        lookout = self.lookout()
-        assert await lookout.over(doing()) == "node-1 is back"
-        assert [loss.node for loss in lookout.gone] == ["node-0"]
+        watchdog = self.watchdog()
+        assert await watchdog.over(doing()) == "node-1 is back"
+        assert [loss.node for loss in watchdog.gone] == ["node-0"]
         assert self.told.empty()
-        assert lookout.losses[1].back_after_s is not None
+        assert watchdog.losses[1].back_after_s is not None
 
     async def test_what_is_unavailable_is_tried_again(self) -> None:
         tries = iter((Unavailable("partition 1", "gone"), Unavailable("partition 1", "gone"), None))
@@ -215,8 +215,8 @@ class TestLookout:
                 raise error
             return 7
 
-        lookout = self.lookout()
-        assert await lookout.over(lookout.patiently(doing)) == 7
+        watchdog = self.watchdog()
+        assert await watchdog.over(watchdog.patiently(doing)) == 7
 
     @pytest.mark.parametrize(
         ("up", "why"),
@@ -231,9 +231,9 @@ class TestLookout:
             raise Unavailable("partition 1", "not today")
 
         self.up["node-1"] = up
-        lookout = self.lookout(patience_s=1.2)
+        watchdog = self.watchdog(patience_s=1.2)
         with pytest.raises(Unavailable) as error:
-            await lookout.over(lookout.patiently(doing))
+            await watchdog.over(watchdog.patiently(doing))
         assert str(error.value) == f"the demo: nothing has moved for 0.02 minutes{why}"
 
     async def test_a_program_whose_own_node_has_ended_does_not_wait_for_it(self) -> None:
@@ -242,14 +242,14 @@ class TestLookout:
             await asyncio.Event().wait()
 
         with pytest.raises(Unavailable, match="the node that this program was attached to has ended; once it"):
-            await self.lookout().over(doing())
+            await self.watchdog().over(doing())
 
     async def test_an_error_of_what_is_done_is_told_at_once(self) -> None:
         async def doing() -> None:
             raise ValueError("no")
 
         with pytest.raises(ValueError, match="no"):
-            await self.lookout().over(doing())
+            await self.watchdog().over(doing())
 
 
 class Bank:
@@ -339,7 +339,7 @@ class TestScreen:
 def test_only_what_is_printed_about_the_lost_is_kept_off_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
     ray: Any = importlib.import_module("ray._private.worker")
     printer = ray.print_worker_logs
-    with without_obituaries():
+    with hidden_lines_about_the_lost():
         for lines in (
             ["A worker died or was killed while"],
             ["node one is gone; it has partitions [1]", "a bad block"],

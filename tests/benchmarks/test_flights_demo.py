@@ -22,15 +22,14 @@ from rayfold import RayfoldError, Receipt, Rejected, StreamId, Unavailable
 from rayfold.actors.client.sources import outcomes_of
 from rayfold.actors.observe.status import OwnActorStatus, PartitionStatus, Status
 from rayfold.benchmarks.flights import demo
-from rayfold.benchmarks.flights.delays import WORST
 from rayfold.benchmarks.flights.demo import DemoOptions, run_demo
-from rayfold.benchmarks.flights.ledger import Ledger
+from rayfold.benchmarks.flights.figures import WORST
 from rayfold.benchmarks.flights.outage import Killer, Outage
-from rayfold.benchmarks.flights.report import Report, filesystem_of
+from rayfold.benchmarks.flights.replay import IN_FLIGHT, Sending
+from rayfold.benchmarks.flights.report import Report, as_tables, day_in_words, verdict
 from rayfold.benchmarks.flights.run import Replay
-from rayfold.benchmarks.flights.sending import IN_FLIGHT, Sending
-from rayfold.benchmarks.flights.tables import as_tables, day_in_words, verdict
-from rayfold.benchmarks.flights.verification import Check, LogFacts
+from rayfold.benchmarks.flights.verification import Check, Ledger, LogFacts
+from rayfold.benchmarks.harness.machine import filesystem_of
 from rayfold.runtime.store.store import create_or_open_store
 
 ROOT = Path(__file__).parents[2]

@@ -16,10 +16,9 @@ from rayfold import Projection, Recorded, project
 from rayfold.benchmarks.flights.domain import Landed
 from rayfold.benchmarks.flights.feed import Feed
 from rayfold.benchmarks.flights.figures import Distances, Punctuality, Routes
-from rayfold.benchmarks.flights.ledger import Ledger
 from rayfold.benchmarks.flights.oracle import Expected, expect
 from rayfold.benchmarks.flights.table import NEVER, read_flights
-from rayfold.benchmarks.flights.verification import Check, check_answers, check_figures
+from rayfold.benchmarks.flights.verification import Check, Ledger, check_answers, check_figures
 from rayfold.runtime.log.contract import NewEvent, StoredEvent
 from rayfold.runtime.log.format import CHAIN_START, NextRecord, decode_record, encode_record
 from rayfold.runtime.stream import StreamId

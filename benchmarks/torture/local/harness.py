@@ -24,7 +24,7 @@ from rayfold.actors.settings import Settings
 from rayfold.runtime.log.format import stream_id
 from rayfold.runtime.receipt import Receipt
 
-from ...flights.quiet_ray import without_obituaries
+from ...flights.quiet_ray import hidden_lines_about_the_lost
 from ..bank import AllTotals, Jar, OwnJar, OwnRogue, Put, Rogue, Totals, jar_names, puts_and_takes
 from ..checking import Watcher, check_log, check_read_model, read_own_writes
 from ..contract import Context, Findings
@@ -55,7 +55,7 @@ def ray_of_this_process() -> Cluster:
     """The Ray of this process, started if there is none."""
     if not _ray:
         _ray.append(Cluster.start_or_join(num_cpus=2, own_actors_max=OWN_ACTORS_MAX))
-        _quiet.enter_context(without_obituaries())
+        _quiet.enter_context(hidden_lines_about_the_lost())
     return _ray[0]
 
 
