@@ -16,8 +16,7 @@ from rayfold import RayfoldError, Receipt
 
 from ..harness.contract import Case, Options, Sample, hold, of_each
 from ..harness.histogram import Latencies
-from ..workloads.bank import BalanceOf
-from ..workloads.stored_balances import STORES, missing_stores
+from ..workloads.bank import STORES, BalanceOf, missing_stores
 from .latency import one_after_the_other, open_figures, open_notes
 from .load import Load, OpenLoad, open_loop
 from .measuring import of_times

@@ -9,6 +9,7 @@ the same calls at once, which shows how fast the generators themselves are.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,7 +18,6 @@ from typing import Any, Final, Protocol
 from rayfold import Envelope, Projection, Query, RayfoldError, Receipt, StreamId
 
 from ..harness.histogram import Latencies
-from ..harness.schedule import ConstantPace
 from .measuring import CpuMeter
 
 __all__ = ["Bank", "Load", "NullBank", "OpenLoad", "ask_all", "execute_all", "in_loops", "open_loop"]
@@ -189,6 +189,33 @@ async def ask_all(
             going = window.tick() and going
     window.fill(load)
     return load
+
+
+@dataclass(frozen=True, slots=True)
+class ConstantPace:
+    """When each request of an open loop is meant to be sent: number `n`, counted from 0, at `n / rate_per_s`.
+
+    It never looks at answers, so a slow system cannot slow down the load that it is measured with, and a latency
+    counted from the intended time holds the wait of everything that queued behind a stall (coordinated omission).
+    """
+
+    rate_per_s: float
+    seconds: float
+
+    def __post_init__(self) -> None:
+        if not (self.rate_per_s > 0 and math.isfinite(self.rate_per_s)):
+            raise ValueError(f"a rate of {self.rate_per_s} requests/s sends nothing, or everything at once")
+        if not (self.seconds > 0 and math.isfinite(self.seconds)):
+            raise ValueError(f"a schedule of {self.seconds} s has no end or no length")
+
+    @property
+    def total(self) -> int:
+        """How many requests there are; at least one."""
+        return max(1, round(self.rate_per_s * self.seconds))
+
+    def intended_s(self, number: int) -> float:
+        """When the request is meant to be sent, in seconds after the start."""
+        return number / self.rate_per_s
 
 
 @dataclass(slots=True)

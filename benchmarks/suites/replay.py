@@ -27,10 +27,9 @@ from rayfold.runtime.store.store import Store
 from rayfold.runtime.write.residents import Residents
 
 from ..harness.contract import Case, Figure, Options, Parameter, Sample, hold, of_each
-from ..workloads.bank import Account, AllBalances, Balances, Deposit, Deposited, deposits
+from ..workloads.bank import STORES, Account, AllBalances, Balances, Deposit, Deposited, deposits, missing_stores
 from ..workloads.grown_log import EVENTS_EACH, account_name, grow, grow_streams
 from ..workloads.keys import ACCOUNTS, draw, names
-from ..workloads.stored_balances import STORES, missing_stores
 from .invariants import balances_in, read_model_violations
 from .load import execute_all
 from .measuring import of_times, rate, seconds_of, timed
@@ -82,8 +81,8 @@ def cases(options: Options) -> list[Case]:
     kinds = [(length, with_them) for length in lengths for with_them in (False, True)[: 1 + (length >= SNAPSHOT_EVERY)]]
     settings = [{"length": length, "snapshots": snapshots} for length, snapshots in kinds]
     found += of_each("replay", "activation", _activation, settings)
-    labels: list[Parameter] = [*sizes[:-1], "largest"]
-    labelled = [{"size": label} for label in labels]
+    labelled: list[dict[str, Parameter]] = [{"size": size} for size in sizes[:-1]]
+    labelled.append({"size": "largest"})
     return found + of_each("replay", "commands after", _commands_after, labelled, throughput=True)
 
 

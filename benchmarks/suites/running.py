@@ -13,23 +13,24 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from rayfold import Aggregate, Projection, Receipt, Runtime
 from rayfold.actors.cluster.local import LocalCluster, LocalNodes
+from rayfold.actors.cluster.node import NODE_LABEL, data_folder_here, node_id_here
 from rayfold.actors.cluster.ray_cluster import Cluster
 from rayfold.actors.nodes.store import AnyStore, ClusterStore
 from rayfold.actors.settings import Settings
 from rayfold.runtime.log.contract import Reader
+from rayfold.runtime.store.node_store import open_share
 
 from ..harness.contract import Options
 from ..workloads.bank import Account, AllBalances, Balances, OwnAccount
 from .invariants import balances_in, dirty_pages, fsync_violations, log_violations, read_model_violations
 from .measuring import CpuMeter
-from .on_nodes import are_all_here, dirty_files, on_nodes, remove_share
 
 __all__ = ["Running", "bank_on_own_cluster", "fresh_folder", "running_bank", "shared_ray", "stop_shared_ray"]
 
@@ -41,6 +42,9 @@ VISIBLE_TIMEOUT_S: Final = 60.0
 
 CATCH_UP_LOOK_S: Final = 0.01
 """How often replicas are asked how far they are, outside of what is timed."""
+
+_ON_NODES_TIMEOUT_S: Final = 60.0
+"""For a node to do what takes milliseconds, once it has a process for it."""
 
 _shared: list[Cluster] = []
 
@@ -98,7 +102,7 @@ class Running:
     async def learn_processes(self) -> None:
         """Find out which process does what; again once own actors have come up."""
         status = await self.bank.status()
-        here = are_all_here([node.address for node in status.nodes])
+        here = _are_all_here([node.address for node in status.nodes])
         roles: dict[str, Sequence[Any]]
         roles = {"partitions": status.partitions, "projectors": status.projectors, "own_actors": status.own_actors}
         self.pids = {"driver": [os.getpid()]} | {name: [of.pid for of in ones if here] for name, ones in roles.items()}
@@ -133,7 +137,7 @@ class Running:
         """Whether what was acknowledged is on the disk."""
         store = self.store
         if isinstance(store, ClusterStore):
-            told = on_nodes(store.map.names, dirty_files, store.name)
+            told = _on_nodes(store.map.names, _dirty_files, store.name)
         else:
             files = [store.partition_path(number) / "data.mdb" for number in range(store.partitions)]
             told = [None if dirty_pages(files[0]) is None else fsync_violations(files)]
@@ -196,7 +200,7 @@ async def running_bank(
                 yield running
         finally:
             if joined is not None:
-                remove_share(path.name)
+                _remove_share(path.name)
 
 
 def _pin(running: Running) -> None:
@@ -223,3 +227,52 @@ async def bank_on_own_cluster(
                 yield running, local
         finally:
             await asyncio.to_thread(local.stop)
+
+
+# What has to be done where the logs are, when a bank is spread over the nodes of a cluster
+
+
+def _on_nodes(node_ids: Iterable[str], function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What the function returns on each of these nodes, which are up."""
+    import ray
+
+    remote: Any = ray.remote(function)
+    asked = [
+        remote.options(num_cpus=0, label_selector={NODE_LABEL: node_id}).remote(*arguments) for node_id in node_ids
+    ]
+    returned: list[Any] = ray.get(asked, timeout=_ON_NODES_TIMEOUT_S)
+    return returned
+
+
+def _are_all_here(addresses: Iterable[str]) -> bool:
+    """Whether these nodes are on the machine of this process, where their processes can be looked at."""
+    import ray
+
+    return set(addresses) <= {ray.util.get_node_ip_address()}
+
+
+def _dirty_files(name: str) -> list[str] | None:
+    """On a node: what of its share was acknowledged and is not on the disk; None where Linux cannot tell."""
+    data = data_folder_here()
+    assert data is not None
+    share = open_share(data / name, node_id_here())
+    if share is None:
+        return []
+    here = [number for number in range(share.store.partitions) if number not in share.store.away]
+    files = [share.store.partition_path(number) / "data.mdb" for number in here]
+    if files and dirty_pages(files[0]) is None:
+        return None
+    return fsync_violations(files)
+
+
+def _remove_share(name: str) -> None:
+    """Remove a store, whose system has ended, from every node of the cluster that this process is connected to."""
+    from rayfold.actors.cluster.ray_cluster import Cluster
+
+    _on_nodes([node.node_id for node in Cluster.inside().nodes() if node.alive], _remove_here, name)
+
+
+def _remove_here(name: str) -> None:
+    data = data_folder_here()
+    assert data is not None
+    shutil.rmtree(data / name, ignore_errors=True)

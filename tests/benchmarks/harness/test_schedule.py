@@ -7,7 +7,7 @@ import math
 import pytest
 
 from rayfold.benchmarks.harness.histogram import Latencies, decoded, merged
-from rayfold.benchmarks.harness.schedule import ConstantPace
+from rayfold.benchmarks.suites.load import ConstantPace
 
 
 def test_requests_are_meant_for_equal_distances() -> None:
