@@ -10,8 +10,6 @@ import typer
 from ...actors.cli.console import CommandList
 from ..harness.registry import ALL, SUITES
 
-__all__ = ["bench"]
-
 bench = typer.Typer(
     name="bench",
     cls=CommandList,

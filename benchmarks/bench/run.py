@@ -38,8 +38,6 @@ from ..harness.rounds import Plan, Record, measure_all
 from ..harness.screen import Screen
 from ..harness.summary import GENERATOR, summarize
 
-__all__ = ["Request", "run_bench", "run_compare", "run_report"]
-
 MEASURED, BROKEN, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 SECONDS: Final = 2.5

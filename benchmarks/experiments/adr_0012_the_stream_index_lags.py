@@ -33,8 +33,6 @@ from ..harness.intervals import ratio_interval
 from ..workloads.bank import Account, Deposit
 from ..workloads.grown_log import account_name, grow
 
-__all__ = ["main"]
-
 REPETITIONS: Final = 9
 COMMANDS: Final = 40_000
 """In one repetition, after as many as fill the lag once."""

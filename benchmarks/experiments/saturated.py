@@ -27,8 +27,6 @@ from rayfold.runtime.batch_queue import BatchQueue
 
 from ..workloads.bank import Account, BalanceOf, Balances, Deposit
 
-__all__ = ["AS_IT_IS", "THROUGH_RAY", "Variant", "compare"]
-
 REPETITIONS: Final = 9
 COMMANDS: Final = {1024: 30_000, 256: 15_000, 64: 6_000, 1: 300}
 """By how many are in flight."""

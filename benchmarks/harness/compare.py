@@ -18,8 +18,6 @@ from .intervals import standing
 from .machine import same_machine
 from .results import CaseResult, FigureResult, GoalResult, Run
 
-__all__ = ["Comparison", "Movement", "Reading", "compare"]
-
 TRIMMED_FROM: Final = 9
 """Values from which on an interval leaves the outermost out (intervals.py)."""
 

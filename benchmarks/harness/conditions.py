@@ -17,8 +17,6 @@ from typing import Any, Final, Self
 
 from .processes import running_program
 
-__all__ = ["Conditions", "Watcher"]
-
 ANSWER_S: Final = 5.0
 """How long the watcher may take to answer; it takes some 10 ms."""
 

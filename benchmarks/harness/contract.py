@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-__all__ = ["LEVELS", "Case", "Figure", "InvariantsBroken", "Options", "Sample", "hold", "of_each"]
-
 LEVELS: Final = ("idle", "half", "saturated")
 """Of load, in order: what one side has while the other is measured."""
 

@@ -31,17 +31,6 @@ from scipy.optimize import OptimizeWarning, curve_fit
 
 from .numbers import shown
 
-__all__ = [
-    "Point",
-    "ScalingFit",
-    "fit_scaling",
-    "frontier",
-    "independence",
-    "relative",
-    "throughput",
-    "worst",
-]
-
 POINTS_MIN: Final = 3
 """Different numbers of workers that a fit of three parameters needs."""
 

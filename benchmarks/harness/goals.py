@@ -13,8 +13,6 @@ from typing import Final, Literal
 from .intervals import Interval, median_interval, ratio_interval
 from .results import CaseResult, FigureResult, GoalResult
 
-__all__ = ["GOALS", "Goal", "bounded_by", "judge"]
-
 CPU: Final = "cpu_s_per_1000_"
 BUSY_SHARE: Final = 0.85
 """Of a core or of all cores, from which on it counts as the bound."""

@@ -16,8 +16,6 @@ from hdrh.histogram import HdrHistogram
 
 from .contract import Figure
 
-__all__ = ["PERCENTILES", "Latencies", "decoded", "merged"]
-
 LONGEST_US: Final = 3_600_000_000
 DIGITS: Final = 3
 US_PER_MS: Final = 1_000.0

@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-__all__ = ["CONFIDENCE", "Interval", "Standing", "median_interval", "ratio_interval", "standing"]
-
 CONFIDENCE: Final = 0.95
 """Aimed at."""
 

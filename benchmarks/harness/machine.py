@@ -14,8 +14,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["FSYNC", "describe_machine", "filesystem_of", "machine_name", "same_machine"]
-
 FSYNC: Final = "every batch before it is acknowledged (LMDB sync=True metasync=True writemap=False)"
 PACKAGES: Final = ("ray", "lmdb", "pydantic", "msgpack", "eventsourcing", "umadb")
 IDENTITY: Final = ("cpu", "cores", "cores_of_machine", "memory_gib", "filesystem", "kernel")

@@ -11,8 +11,6 @@ from typing import Final
 
 from .conditions import Conditions
 
-__all__ = ["MEANING", "case_marks", "generator_marks"]
-
 MEANING: Final[Mapping[str, str]] = {
     "tmpfs": "the data lay in memory: an fsync cost nothing there and saved nothing",
     "busy": "other processes used more than 10 % of the machine's CPU, or other machines more than 2 %, in some round",

@@ -8,8 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-__all__ = ["counted", "sentence", "shown", "shown_interval", "shown_s"]
-
 
 def shown(value: float) -> str:
     """Three significant digits, without an exponent: `36,100`, `12.3`, `0.0421`."""

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["Placement", "children_of", "pin_processes", "place", "release_pins"]
-
 CORES_MIN: Final = 4
 """One each for writers, projectors, load generator and daemons."""
 

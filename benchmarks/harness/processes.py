@@ -12,8 +12,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["running_program"]
-
 END_S: Final = 20.0
 """For a program to end once it is asked to."""
 

@@ -12,8 +12,6 @@ from typing import Final
 
 from .contract import Case, Options
 
-__all__ = ["ALL", "LONG", "OWN_CLUSTERS", "SUITES", "BenchRefused", "cases_of", "missing_extra"]
-
 SUITES: Final = {
     "ceiling": "what the machine allows, and a plain program that does the same job",
     "write": "saturated durable commands a second, by partitions, depth, placement and keys",

@@ -16,18 +16,6 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-__all__ = [
-    "SCHEMA",
-    "CaseResult",
-    "FigureResult",
-    "GoalResult",
-    "ResultsInvalid",
-    "Run",
-    "SampleResult",
-    "load_run",
-    "save_run",
-]
-
 SCHEMA: Final = "rayfold-bench/1"
 
 SIZE_MAX_BYTES: Final = 256 * 1024 * 1024

@@ -20,8 +20,6 @@ from typing import Protocol
 from .conditions import Conditions
 from .contract import Case, Options, Sample
 
-__all__ = ["Measured", "Plan", "Record", "Spectator", "measure_all", "order_of", "remaining_s"]
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:

@@ -22,8 +22,6 @@ from .results import CaseResult, GoalResult, Run
 from .rounds import Plan, Record
 from .summary import generator_ceilings
 
-__all__ = ["Screen"]
-
 VIOLATIONS_SHOWN: Final = 20
 """Of one case; the JSON file has all."""
 

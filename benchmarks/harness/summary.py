@@ -16,8 +16,6 @@ from .marks import case_marks, generator_marks
 from .results import CaseResult, FigureResult, Run, SampleResult
 from .rounds import Measured, Plan, Record
 
-__all__ = ["GENERATOR", "generator_ceilings", "summarize"]
-
 GENERATOR: Final = "load generator"
 """The name of the cases that measure the load generator against a null system."""
 

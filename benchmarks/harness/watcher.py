@@ -18,8 +18,6 @@ import select
 import sys
 from typing import Final
 
-__all__ = ["Counters", "Watch", "main", "shares"]
-
 PERIOD_S: Final = 0.5
 RAY_NAMES: Final = ("raylet", "gcs_server", "ray::")
 

@@ -24,23 +24,6 @@ from matplotlib.ticker import FuncFormatter
 from ..harness.numbers import shown
 from ..harness.results import CaseResult, FigureResult
 
-__all__ = [
-    "COLOURS",
-    "INK",
-    "MUTED",
-    "Plot",
-    "Series",
-    "bars",
-    "canvas",
-    "axes",
-    "heat",
-    "line",
-    "magnitudes",
-    "plot",
-    "styled",
-    "thousands",
-]
-
 INK: Final = "#010203"
 MUTED: Final = "#010204"
 GRID: Final = "#010205"

@@ -19,8 +19,6 @@ from ..harness.results import CaseResult, FigureResult, GoalResult, Run, save_ru
 from .drawing import Plot, styled
 from .plots import SECTIONS
 
-__all__ = ["render", "write_report"]
-
 PAGE: Final = "report.html"
 RAW: Final = "results.json"
 STYLE: Final = Path(__file__).with_name("page.css")

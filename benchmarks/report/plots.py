@@ -17,8 +17,6 @@ from ..harness.numbers import counted, sentence, shown
 from ..harness.results import CaseResult, FigureResult, Run
 from .drawing import COLOURS, MUTED, PAPER, Plot, Series, axes, bars, canvas, heat, line, magnitudes, plot, thousands
 
-__all__ = ["SECTIONS"]
-
 Cases = Sequence[CaseResult]
 Plots = Iterator[Plot]
 Rows = Sequence[tuple[str, FigureResult]]

@@ -27,8 +27,6 @@ from .load import NullBank, ask_all, execute_all
 from .measuring import CpuMeter, Timed, cpu_figures, of_times, rate, seconds_of, timed
 from .running import fresh_folder, shared_ray
 
-__all__ = ["SyncedFile", "cases", "commits", "started_actor"]
-
 EVENT_BYTES: Final = 300
 """Of what is committed where no event is: about a record of the bank."""
 

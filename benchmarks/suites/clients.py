@@ -42,8 +42,6 @@ from .measuring import CpuMeter, cpu_figures, rate
 from .read import fill
 from .running import Running, bank_on_own_cluster, running_bank
 
-__all__ = ["cases"]
-
 DEPTH: Final = 2_048
 """In flight in each client."""
 

@@ -29,17 +29,6 @@ from eventsourcing.projection import ApplicationSubscription, Projection, Projec
 from ..harness.contract import hold
 from ..harness.histogram import Latencies
 
-__all__ = [
-    "IN_MEMORY",
-    "HeldBank",
-    "catch_up",
-    "on_sqlite",
-    "save_cached",
-    "save_held",
-    "save_in_processes",
-    "save_then_wait",
-]
-
 HELD: Final = 100
 """Accounts that are held."""
 

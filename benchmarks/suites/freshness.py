@@ -24,8 +24,6 @@ from .read import fill
 from .running import Running, running_bank
 from .saturation import OPERATIONS, Operation, saturation_per_s
 
-__all__ = ["cases", "written_and_seen"]
-
 STORES_LOAD: Final = 0.5
 """At which the stores are compared: half of saturation."""
 

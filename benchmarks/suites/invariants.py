@@ -29,16 +29,6 @@ from rayfold.runtime.log.contract import Reader, StoredEvent
 from rayfold.runtime.log.format import decode_record
 from rayfold.runtime.receipt import Receipt
 
-__all__ = [
-    "balances_in",
-    "difference",
-    "dirty_pages",
-    "events_of",
-    "fsync_violations",
-    "log_violations",
-    "read_model_violations",
-]
-
 TOLD_MAX: Final = 5
 """Lines of one kind: the first few say what is wrong, the rest is counted."""
 

@@ -23,8 +23,6 @@ from .load import Load, in_loops
 from .measuring import cpu_figures, rate
 from .running import Running, fresh_folder, running_bank, shared_ray
 
-__all__ = ["SmallBank", "Ycsb", "cases"]
-
 CUSTOMERS: Final = 1_000
 OPENING: Final = 10_000
 """Cents in each of a new customer's accounts."""

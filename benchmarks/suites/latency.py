@@ -14,8 +14,6 @@ from .read import fill
 from .running import Running, running_bank
 from .saturation import OPERATIONS, saturation_per_s
 
-__all__ = ["cases", "open_figures", "one_after_the_other", "open_notes"]
-
 
 def cases(options: Options) -> list[Case]:
     """Every operation at every share of its own saturation."""

@@ -20,8 +20,6 @@ from rayfold import Envelope, Projection, Query, RayfoldError, Receipt, StreamId
 from ..harness.histogram import Latencies
 from .measuring import CpuMeter
 
-__all__ = ["Bank", "Load", "NullBank", "OpenLoad", "ask_all", "execute_all", "in_loops", "open_loop"]
-
 FAILURES_KEPT_MAX: Final = 5
 """One line each; the rest is counted."""
 

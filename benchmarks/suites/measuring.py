@@ -16,8 +16,6 @@ from typing import Final, NamedTuple
 from ..harness.contract import Figure, Parameter, Sample
 from ..harness.histogram import Latencies
 
-__all__ = ["CpuMeter", "Timed", "cpu_figures", "of_times", "rate", "seconds_of", "timed"]
-
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 

@@ -35,8 +35,6 @@ from .running import Running, bank_on_own_cluster, running_bank
 from .saturation import OPERATIONS, measured_saturation_per_s
 from .write import command_figures, saturate
 
-__all__ = ["cases"]
-
 NODES: Final = 3
 PARTITIONS: Final = 3
 """On one node and on three alike, so that only the nodes differ."""

@@ -20,8 +20,6 @@ from .measuring import of_times, rate
 from .running import fresh_folder, running_bank
 from .write import command_figures, saturate
 
-__all__ = ["cases"]
-
 CATCH_UP_EVENTS: Final = 50_000
 RATE: Final = "commands_per_s"
 

@@ -23,8 +23,6 @@ from typing import Any, Final
 
 from ..harness.processes import running_program
 
-__all__ = ["missing", "running_server"]
-
 USER: Final = "rayfold"
 """The database's superuser, trusted by whoever can open the socket."""
 

@@ -29,8 +29,6 @@ from .replay import rebuild_again
 from .running import Running, fresh_folder, running_bank
 from .write import saturate
 
-__all__ = ["cases", "places_of", "shown_place"]
-
 LOOKS_PER_S: Final = 100
 PLACES_MAX: Final = 14
 """Functions told of each role; the rest is summed up as `others`."""

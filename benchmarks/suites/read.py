@@ -19,8 +19,6 @@ from .load import Load, ask_all, execute_all
 from .measuring import cpu_figures, rate
 from .running import Running, running_bank
 
-__all__ = ["cases", "fill", "query_figures"]
-
 FILL_S: Final = 0.3
 """How long deposits are sent, so that there are balances to ask for."""
 

@@ -36,8 +36,6 @@ from .measuring import of_times, rate, seconds_of, timed
 from .running import Running, fresh_folder, running_bank
 from .write import WARM_UP_SHARE, command_figures
 
-__all__ = ["cases", "rebuild_again"]
-
 COPIED_EVENTS_MAX: Final = 1_000_000
 """A copy of more takes longer than what is measured."""
 

@@ -32,8 +32,6 @@ from ..workloads.bank import Account, AllBalances, Balances, OwnAccount
 from .invariants import balances_in, dirty_pages, fsync_violations, log_violations, read_model_violations
 from .measuring import CpuMeter
 
-__all__ = ["Running", "bank_on_own_cluster", "fresh_folder", "running_bank", "shared_ray", "stop_shared_ray"]
-
 OWN_ACTORS_MAX: Final = 16
 """The slots that the shared Ray has for own actors: the runtime's default."""
 

@@ -23,8 +23,6 @@ from ..workloads.keys import draw
 from .load import in_loops
 from .running import Running, running_bank
 
-__all__ = ["OPERATIONS", "Operation", "measured_saturation_per_s", "saturation_per_s"]
-
 DEPTH: Final = 512
 """Operations in flight that saturate: more of them only wait longer."""
 

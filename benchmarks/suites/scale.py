@@ -25,8 +25,6 @@ from .running import Running, running_bank
 from .saturation import OPERATIONS, saturation_per_s
 from .write import command_figures, saturate
 
-__all__ = ["cases"]
-
 CLIENTS: Final = 512
 """Loops of the frontier, and of each saturated side of the interference matrix."""
 

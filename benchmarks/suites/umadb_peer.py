@@ -24,8 +24,6 @@ from typing import Any, Final
 from ..harness.contract import InvariantsBroken
 from ..harness.processes import running_program
 
-__all__ = ["installed", "measure"]
-
 CLIENTS_MAX: Final = 4
 """Connections, which the threads share: its best of 1, 4, 16 and 64, at 64 requests in flight as at 1,024. Its
 pipelined writer and its page cache made no difference that showed."""

@@ -15,8 +15,6 @@ from .load import Load, execute_all
 from .measuring import cpu_figures, rate
 from .running import Running, running_bank
 
-__all__ = ["cases", "command_figures", "saturate"]
-
 OWN_ACCOUNTS: Final = 4
 """Each starts a process: half a CPU-second, 45 MiB. A quick run has half of them."""
 

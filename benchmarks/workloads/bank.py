@@ -35,20 +35,6 @@ from rayfold import (
     project,
 )
 
-__all__ = [
-    "STORES",
-    "Account",
-    "AllBalances",
-    "BalanceOf",
-    "Balances",
-    "Deposit",
-    "Deposited",
-    "OwnAccount",
-    "deposits",
-    "missing_stores",
-    "questions",
-]
-
 AMOUNT_MAX: Final = 1_000
 """Cents of one deposit: numbers of one to three bytes, as real ones are."""
 

@@ -18,8 +18,6 @@ from rayfold.runtime.stream import ANY, StreamId
 
 from .bank import Deposited
 
-__all__ = ["EVENTS_EACH", "account_name", "grow", "grow_streams"]
-
 EVENTS_EACH: Final = 10
 """Of an account, at every size of the log: a larger log has more accounts, not longer ones."""
 

@@ -12,8 +12,6 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Final
 
-__all__ = ["ACCOUNTS", "DISTRIBUTIONS", "draw", "names"]
-
 ACCOUNTS: Final = 1_000
 """Different keys: all of them stay resident, so that loading is not what is measured (the replay suite does that)."""
 

@@ -47,8 +47,6 @@ from rayfold.runtime.stream import StreamId
 
 from .bank import Deposit, Deposited
 
-__all__ = ["PlainBank"]
-
 MAP_BYTES: Final = 64 * MAP_BYTES_START
 """Sparse: large enough never to be grown, which costs the plain program nothing and saves it the code."""
 

@@ -45,24 +45,6 @@ from rayfold import (
     project,
 )
 
-__all__ = [
-    "MIX",
-    "ChangeSavings",
-    "Customer",
-    "CustomerBalance",
-    "DepositChecking",
-    "Ledger",
-    "Open",
-    "Receive",
-    "Send",
-    "SendAll",
-    "Total",
-    "Transaction",
-    "Transit",
-    "WriteCheck",
-    "drawn",
-]
-
 MIX: Final = {
     "amalgamate": 15,
     "balance": 15,

@@ -49,22 +49,6 @@ from rayfold import (
 
 from .keys import draw
 
-__all__ = [
-    "FIELDS",
-    "WORKLOADS",
-    "AllRows",
-    "Insert",
-    "Operation",
-    "ReadRow",
-    "Row",
-    "Rows",
-    "Scan",
-    "Update",
-    "drawn",
-    "row_name",
-    "value",
-]
-
 FIELDS: Final = 10
 FIELD_CHARS: Final = 100
 SCAN_MAX: Final = 100
