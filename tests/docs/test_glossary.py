@@ -17,11 +17,12 @@ A_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z][a-z0-9]*|[a-z]+")
 def words_of_names() -> dict[str, set[str]]:
     """Each word, and the names that it is part of."""
     found: dict[str, set[str]] = {}
-    for folder in ("actors", "runtime", "benchmarks/torture"):
+    for folder in ("actors", "runtime", "benchmarks"):
         for path in (ROOT / folder).rglob("*.py"):
             tree = ast.parse(path.read_text(encoding="utf-8"))
             classes = [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-            for name in (path.stem, *classes):
+            title = () if path.stem.startswith("adr_") else (path.stem,)  # that of a decision, in full
+            for name in (*title, *classes):
                 for word in A_WORD.findall(name):
                     found.setdefault(word.lower(), set()).add(name)
     return found
