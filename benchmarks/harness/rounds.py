@@ -75,7 +75,7 @@ class Spectator(Protocol):
         """The load generator has been measured against the null system."""
 
 
-class Eyes(Protocol):
+class MachineWatcher(Protocol):
     """Who sees how busy the machine is: a `Watcher`."""
 
     def begin(self) -> None:
@@ -100,7 +100,12 @@ def remaining_s(record: Record, ahead: Iterable[Case], guess_s: float) -> float:
 
 
 async def measure_all(
-    plan: Plan, options: Options, record: Record, eyes: Eyes, spectator: Spectator, before_each: Callable[[], None]
+    plan: Plan,
+    options: Options,
+    record: Record,
+    eyes: MachineWatcher,
+    spectator: Spectator,
+    before_each: Callable[[], None],
 ) -> None:
     """Measure every case in every round, into the record. Returns early on Ctrl-C and at the end of the budget."""
     begun_s = time.monotonic()
@@ -127,7 +132,9 @@ async def measure_all(
                 spectator.ceilings(record)
 
 
-async def _measure(case: Case, round_: int, timeout_s: float, options: Options, record: Record, eyes: Eyes) -> None:
+async def _measure(
+    case: Case, round_: int, timeout_s: float, options: Options, record: Record, eyes: MachineWatcher
+) -> None:
     eyes.begin()
     begun_s = time.monotonic()
     try:

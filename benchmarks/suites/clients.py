@@ -73,7 +73,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Did:
+class JobResult:
     """What one client has done."""
 
     counted: int
@@ -114,7 +114,7 @@ async def _measure(options: Options, partitions: int, replicas: int, writers: in
         await asyncio.gather(*(_said(client) for client in clients))
         for client in clients:
             client.stdin.write(b"go\n")  # type: ignore[union-attr]
-        done = [Did(**json.loads(line)) for line in await asyncio.gather(*(_said(client) for client in clients))]
+        done = [JobResult(**json.loads(line)) for line in await asyncio.gather(*(_said(client) for client in clients))]
         receipts = filled + [receipt for job in jobs for receipt in pickle.loads(Path(job.receipts).read_bytes())]
         hold(*(did.failures for did in done), await running.violations(receipts))
     figures: dict[str, Figure] = {}
@@ -170,12 +170,12 @@ async def _said(client: Popen[bytes]) -> bytes:
     return line
 
 
-def _cpu_s(done: Sequence[Did]) -> dict[str, float]:
+def _cpu_s(done: Sequence[JobResult]) -> dict[str, float]:
     """All clients together, and the application's roles as the first of them has measured them."""
     return done[0].cpu_s | {"clients": sum(did.cpu_s.get("clients", 0.0) for did in done)}
 
 
-async def _work(job: Job) -> Did:
+async def _work(job: Job) -> JobResult:
     async with connect(job.name, address=job.address) as bank:
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
@@ -187,7 +187,7 @@ async def _work(job: Job) -> Did:
         else:
             load = await ask_all(bank, Balances, questions(keys), job.depth, job.warm_up_s, job.seconds, cpu)
     Path(job.receipts).write_bytes(pickle.dumps(load.receipts))
-    return Did(load.counted, load.seconds, load.cpu_s, load.failures)
+    return JobResult(load.counted, load.seconds, load.cpu_s, load.failures)
 
 
 def main() -> None:
