@@ -96,7 +96,8 @@ def interrupted_moves(context: Context, findings: Findings) -> None:
 def _interrupt(bank: ClusterBank, victim: str, step: str) -> None:
     findings, what = bank.findings, f"{victim} at {step}"
     if victim == "rebalance":
-        _unbalance(bank)
+        for partition in range(PARTITIONS):  # everything on the head, from where it is taken in two moves
+            bank.ask("move", partition, bank.nodes.nodes[0].name, timeout_s=_MOVED_S)
     elif set(bank.homes()) == {0}:  # then there is no other node to be the victim
         bank.ask("rebalance", timeout_s=_MOVED_S)
     move = _drawn(bank, victim)
@@ -126,12 +127,6 @@ def _interrupt(bank: ClusterBank, victim: str, step: str) -> None:
     trouble = wait_until(lambda: _two_homes(bank), time.monotonic() + _SETTLED_S)
     findings.check("I6", not trouble, f"{what}: {trouble}")
     _move_on(bank, victim, move, what)
-
-
-def _unbalance(bank: ClusterBank) -> None:
-    """Everything on the head, from where rebalancing takes it in two moves."""
-    for partition in range(PARTITIONS):
-        bank.ask("move", partition, bank.nodes.nodes[0].name, timeout_s=_MOVED_S)
 
 
 def _drawn(bank: ClusterBank, victim: str) -> _Move:

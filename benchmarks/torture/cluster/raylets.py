@@ -144,8 +144,11 @@ def _two_of_one(bank: ClusterBank, victim: int) -> None:
         finally:
             os.kill(successor, signal.SIGCONT)
         bank.findings.count("copies")
-        left = wait_until(lambda: _left(first), time.monotonic() + _ENDED_S)
-        bank.findings.check("I11", not left, f"{node.name} has a successor, and of the first one there are {left}")
+        members = first.session.members if first.session is not None else list
+        left = wait_until(lambda: " ".join(map(str, members())), time.monotonic() + _ENDED_S)
+        bank.findings.check(
+            "I11", not left, f"{node.name} has a successor, and processes of the first run: {left}"
+        )
     finally:
         _end(first)
     bank.recover()
@@ -175,11 +178,6 @@ def _wake(bank: ClusterBank, victim: int, partition: int, old: int, first: Local
     bank.findings.check("I6", after == before, told)
 
 
-def _left(node: LocalNode) -> str:
-    members = node.session.members() if node.session is not None else []
-    return f"processes {members}" if members else ""
-
-
 def _end(node: LocalNode) -> None:
     if node.session is not None:
         end_sessions([node.session], grace_s=0)
@@ -191,21 +189,16 @@ def _end(node: LocalNode) -> None:
 
 def _frozen(bank: ClusterBank, number: int, partition: int) -> int:
     """Stop the process of a node's only partition, at a moment at which it has not got the lock of its log."""
+    node = bank.nodes.nodes[number]
     for _ in range(_TRIES_MAX):
         [pid] = bank.processes("ray::PartitionActor", number)
         os.kill(pid, signal.SIGSTOP)
-        if _lock_is_free(bank, number, partition):
-            return pid
+        with Child(write, share=str(node.data / APP), node_id=node.identity.node_id, partition=partition) as child:
+            if take_over(child):
+                return pid
         os.kill(pid, signal.SIGCONT)
         bank.findings.count("frozen_in_a_transaction")
     raise RuntimeError(f"partition {partition} was stopped inside a transaction {_TRIES_MAX} times in a row")
-
-
-def _lock_is_free(bank: ClusterBank, number: int, partition: int) -> bool:
-    node = bank.nodes.nodes[number]
-    share = str(node.data / APP)
-    with Child(write, share=share, node_id=node.identity.node_id, partition=partition) as child:
-        return bool(take_over(child))
 
 
 def write(share: str, node_id: str, partition: int) -> None:

@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -76,20 +77,15 @@ async def kill_parts(context: Context, findings: Findings) -> None:
 
         await until(all_up, 30.0)
         for _ in context.rounds(KILLS_LONG, short=KILLS_SHORT):
-            recoveries["partitions"].append(await _kill_partition(bank))
+            victim = context.rng.choice((await bank.runtime.status()).partitions)
+            os.kill(victim.pid, signal.SIGKILL)
+            recoveries["partitions"].append(await bank.probe(victim.partition))
             recoveries["own_actors"].append(await _kill_own(bank))
             recoveries["projectors"].append(await _kill_projector(bank))
     for kind, times in recoveries.items():
         findings.figures[f"killed_{kind}"] = len(times)
         findings.note("recovery_ms", times, of=kind)
         findings.check("I12", max(times) < RECOVERY_MAX_MS, f"{kind} took {max(times):.0f} ms to answer again")
-
-
-async def _kill_partition(bank: LocalBank) -> float:
-    status = await bank.runtime.status()
-    victim = bank.context.rng.choice(status.partitions)
-    os.kill(victim.pid, signal.SIGKILL)
-    return await bank.probe(victim.partition)
 
 
 async def _kill_own(bank: LocalBank) -> float:
@@ -254,14 +250,11 @@ async def _round(bank: LocalBank, partition: int) -> float:
         raise RuntimeError(f"partition {partition} was stopped inside a transaction {_TRIES_MAX} times in a row")
     began_s = time.monotonic()
     probing = asyncio.create_task(bank.probe(partition))
-    reader = bank.runtime.store.open_reader(partition)
-    try:
-        last = head
+    last = head
+    with closing(bank.runtime.store.open_reader(partition)) as reader:
         while runs(old.pid) and time.monotonic() - began_s < _GONE_S:
             last = reader.head()
             await asyncio.sleep(_LOOK_S)
-    finally:
-        reader.close()
     findings.count("taken_over")
     findings.count("appended_by_the_old", last - head)
     where = f"partition {partition}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -66,7 +67,8 @@ def _with_clock(server: ForkServer, folder: Path, stamp: str, findings: Findings
     child.check_status(findings, where, "I1")
     told = [tuple(one) for line in child.lines for one in line["told"]]
     findings.count("commands", len(told))
-    records = [decode_record(record) for record in _records(folder)]
+    with closing(open_store(folder).open_reader(0)) as reader:
+        records = [decode_record(record) for record in everything(reader)]
     stored = {event.command_id.hex(): (event.position, event.version) for event in records}
     lost = [one for one in told if stored.get(one[0]) != one[1:]]
     findings.count("losses", len(lost))
@@ -83,14 +85,6 @@ def _with_clock(server: ForkServer, folder: Path, stamp: str, findings: Findings
     findings.reach(0 < back_s <= BACK_S, f"{where}: it went back by {back_s} s: nothing was tried")
     ids = {UUID(bytes=one.command_id) for one in records}
     findings.check("I2", len(ids) == COMMANDS and {one.version for one in ids} == {7}, f"{where}: ids are no UUIDv7s")
-
-
-def _records(folder: Path) -> list[bytes]:
-    reader = open_store(folder).open_reader(0)
-    try:
-        return everything(reader)
-    finally:
-        reader.close()
 
 
 def write_through(report: Any, *, folder: str, stamp: str) -> None:

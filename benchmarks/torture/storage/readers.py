@@ -23,7 +23,7 @@ from rayfold.runtime.store.store import create_or_open_store, open_store
 from rayfold.runtime.stream import ANY, StreamId
 
 from ..contract import Context, Findings, scenario
-from ..processes import Forked, ForkServer
+from ..processes import ForkServer
 from .workload import data_of, everything
 
 COMMITS: Final = READER_CHECK_EVERY + 44
@@ -68,10 +68,24 @@ def long_readers(context: Context, findings: Findings) -> None:
     writer.commit(commits)
     alone = writer.commit(commits)
     with ForkServer() as server:
-        reading = _reading(server, writer, commits, findings)
-        killed = _killed(server, writer, commits)
-        settled = writer.commit(commits)
-        stopped, resumed = _stopped(server, writer, commits)
+        arguments = {"path": str(writer.store.path)}
+        child = server.start(read_on, **arguments, until=writer.log.head() + commits)
+        child.next_line()
+        reading = writer.commit(commits)
+        seen = child.wait().lines[-1]
+        findings.figures["reads_beside"] = seen["reads"]
+        findings.check("I4", seen["prefix"] and child.status == 0, f"a reader saw no prefix: {seen}")
+        child = server.start(hold_a_read, **arguments)
+        child.next_line()
+        os.kill(child.pid, signal.SIGKILL)  # its slot stays until the writer looks
+        child.wait()
+        killed, settled = writer.commit(commits), writer.commit(commits)
+        child = server.start(hold_a_read, **arguments)
+        child.next_line()
+        stopped = writer.commit(commits)
+        os.kill(child.pid, signal.SIGCONT)
+        child.wait()
+        resumed = writer.commit(commits)
     figures = {"alone": alone, "reading": reading, "killed": killed, "settled": settled}
     figures |= {"stopped": stopped, "resumed": resumed}
     findings.figures |= {f"grown_kib_{name}": value >> 10 for name, value in figures.items()}
@@ -88,17 +102,6 @@ def long_readers(context: Context, findings: Findings) -> None:
     findings.check("I4", positions == list(range(1, len(records) + 1)), "positions have gaps")
     findings.check("I1", len(records) == 7 * commits, f"{len(records)} events of {7 * commits}")
     writer.log.close()
-
-
-def _reading(server: ForkServer, writer: _Writer, commits: int, findings: Findings) -> int:
-    """Beside a reader that reads without a break, through the contract."""
-    child = server.start(read_on, path=str(writer.store.path), until=writer.log.head() + commits)
-    child.next_line()
-    grown = writer.commit(commits)
-    told = child.wait().lines[-1]
-    findings.figures["reads_beside"] = told["reads"]
-    findings.check("I4", told["prefix"] and child.status == 0, f"a reader saw no prefix: {told}")
-    return grown
 
 
 def read_on(report: Any, *, path: str, until: int) -> None:
@@ -123,26 +126,3 @@ def hold_a_read(report: Any, *, path: str) -> None:
 
     reader.environment.read(stop)
     reader.close()
-
-
-def _in_a_read(server: ForkServer, writer: _Writer) -> Forked:
-    child = server.start(hold_a_read, path=str(writer.store.path))
-    child.next_line()
-    return child
-
-
-def _stopped(server: ForkServer, writer: _Writer, commits: int) -> tuple[int, int]:
-    """While a reader stands still in a read, and after it has gone on."""
-    child = _in_a_read(server, writer)
-    grown = writer.commit(commits)
-    os.kill(child.pid, signal.SIGCONT)
-    child.wait()
-    return grown, writer.commit(commits)
-
-
-def _killed(server: ForkServer, writer: _Writer, commits: int) -> int:
-    """After a reader has died in a read: its slot stays until the writer looks."""
-    child = _in_a_read(server, writer)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-    return writer.commit(commits)
