@@ -231,13 +231,7 @@ def jar_names(count: int) -> list[str]:
 
 
 def puts_and_takes(
-    seed: int,
-    client: int,
-    shared: Sequence[str],
-    own: Sequence[str] = (),
-    spin_us: int = 0,
-    *,
-    own_share: float = 0.2,
+    seed: int, client: int, shared: Sequence[str], own: Sequence[str] = (), *, own_share: float = 0.2
 ) -> Iterator[Envelope]:
     """Commands without end; the n-th of a client under a seed is always the same, with the same id. `own_share` of them
     go to the own jars, if there are any."""
@@ -247,7 +241,7 @@ def puts_and_takes(
         number += 1
         in_own = bool(own) and chosen.random() < own_share
         name, amount = chosen.choice(own if in_own else shared), chosen.randint(1, AMOUNT_MAX)
-        command: Command = Put(amount=amount, note=f"{client}/{number}", spin_us=spin_us)
+        command: Command = Put(amount=amount, note=f"{client}/{number}")
         if chosen.random() < TAKES:
             command = Take(amount=amount, note=f"{client}/{number}")
         identity = derived_id("torture", seed, client, number)

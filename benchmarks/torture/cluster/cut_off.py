@@ -27,14 +27,7 @@ from rayfold.actors.cluster.token import ensure_token
 from rayfold.runtime.errors import Unavailable
 
 from ..contract import Context, Findings, scenario
-from .harness import (
-    INVARIANTS_OF_CLUSTERS,
-    NODES,
-    PARTITIONS,
-    ClusterBank,
-    cluster_bank,
-    wait_until,
-)
+from .harness import INVARIANTS_OF_CLUSTERS, NODES, PARTITIONS, ClusterBank, cluster_bank, wait_until
 
 _NETWORK: Final = "10.213.47"
 _PORT: Final = 6379

@@ -146,9 +146,7 @@ def _two_of_one(bank: ClusterBank, victim: int) -> None:
         bank.findings.count("copies")
         members = first.session.members if first.session is not None else list
         left = wait_until(lambda: " ".join(map(str, members())), time.monotonic() + _ENDED_S)
-        bank.findings.check(
-            "I11", not left, f"{node.name} has a successor, and processes of the first run: {left}"
-        )
+        bank.findings.check("I11", not left, f"{node.name} has a successor, and processes of the first run: {left}")
     finally:
         _end(first)
     bank.recover()

@@ -55,10 +55,7 @@ class _Writer:
 
 
 @scenario(
-    "long-readers",
-    "readers that never stop, stand still in a read, die in a read",
-    "I1 I4 I11",
-    times=(10, 30, 0.3),
+    "long-readers", "readers that never stop, stand still in a read, die in a read", "I1 I4 I11", times=(10, 30, 0.3)
 )
 def long_readers(context: Context, findings: Findings) -> None:
     """The phases, one after the other, on one store."""

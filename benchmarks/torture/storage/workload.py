@@ -192,13 +192,7 @@ def everything(reader: Reader) -> list[bytes]:
 
 @short_turns()
 def write(
-    report: Any,
-    *,
-    path: str,
-    seed: int,
-    last: int,
-    barrier: str = "",
-    ended: Callable[[int], bool] = lambda _: False,
+    report: Any, *, path: str, seed: int, last: int, barrier: str = "", ended: Callable[[int], bool] = lambda _: False
 ) -> None:
     """A job: write the batches `FIRST..last - 1`, report each once it is acknowledged, and try again what failed.
 
