@@ -20,7 +20,7 @@ from rayfold.benchmarks.torture.processes import Child
 from rayfold.benchmarks.torture.runner import Outcome, ended_after, fitting, perform_all, shares_s
 from rayfold.benchmarks.torture.storage.full import BATCHES_MAX, ROOM_BYTES
 from rayfold.benchmarks.torture.storage.workload import FIRST, batches
-from tests.faults.storage_scenarios import context_in, figure, short_form
+from tests.faults.short_form import context_in, figure, short_form
 
 pytestmark = pytest.mark.slow
 

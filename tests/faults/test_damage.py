@@ -17,7 +17,7 @@ from rayfold.runtime.log.format import COMMANDS, EVENTS, STREAMS
 from rayfold.runtime.log.reader import LmdbReader
 from rayfold.runtime.store.store import Store
 from rayfold.runtime.stream import StreamId
-from tests.faults.storage_scenarios import SEED, figure, short_form
+from tests.faults.short_form import SEED, figure, short_form
 from tests.runtime.log.appends import deposits, versions_of
 
 pytestmark = pytest.mark.slow

@@ -23,7 +23,7 @@ from rayfold.benchmarks.torture.storage.power_cut import (
 )
 from rayfold.benchmarks.torture.storage.workload import FIRST, expected
 from rayfold.runtime.store.store import Store
-from tests.faults.storage_scenarios import SEED, context_in, figure, short_form
+from tests.faults.short_form import SEED, context_in, figure, short_form
 
 pytestmark = pytest.mark.slow
 

@@ -28,7 +28,7 @@ from rayfold.benchmarks.torture.storage.workload import (
     write_loop,
 )
 from rayfold.runtime.store.store import Store
-from tests.faults.storage_scenarios import SEED, context_in, figure
+from tests.faults.short_form import SEED, context_in, figure
 
 DONE = 6
 WANTED = DONE + 3

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.storage_scenarios import figure, short_form
+from tests.faults.short_form import figure, short_form
 
 pytestmark = pytest.mark.slow
 
