@@ -150,20 +150,16 @@ class _Program:
 
     # --- the system ----------------------------------------------------------------------------------------------
 
-    async def join(self, timeout_s: float) -> float:
-        """Join the cluster; seconds that it took."""
-        began_s = time.monotonic()
+    async def join(self, timeout_s: float) -> None:
+        """Join the cluster, also if it is not up yet."""
         await self._until(timeout_s, lambda: asyncio.to_thread(_joined, self._address))
-        return time.monotonic() - began_s
 
-    async def connect(self, timeout_s: float) -> float:
-        """Find the application, also if it is not to be found yet; seconds that it took. Nothing is done for it: it
-        has to be there by itself."""
-        began_s = time.monotonic()
+    async def connect(self, timeout_s: float) -> None:
+        """Find the application, also if it is not to be found yet. Nothing is done for it: it has to be there by
+        itself."""
         self._bank = await self._until(timeout_s, lambda: _PlainConnection(APP, None, self._address).start())
         client = cast(RemoteSystem, self._bank._running).client
         self._sender = Sender(client._router, self._history, self._seed + self._number, _ATTEMPT_S)
-        return time.monotonic() - began_s
 
     async def deploy(self, partitions: int, replicas: int) -> int:
         """Deploy the application, or deploy it again; its generation."""
@@ -260,23 +256,21 @@ class _Program:
             self._findings.check("I4", not failed, f"a reader beside the writers failed: {failed}")
         return asdict(self._findings)
 
-    async def acknowledged(self, partitions: list[int], timeout_s: float) -> dict[int, float]:
-        """Seconds until a command to each of these partitions, sent now, is acknowledged."""
-        took = await asyncio.gather(*(self._probe(one, time.monotonic() + timeout_s) for one in partitions))
-        return dict(zip(partitions, took, strict=True))
+    async def acknowledged(self, partitions: list[int], timeout_s: float) -> None:
+        """A command to each of these partitions, sent now, is acknowledged. Raises the last error if one is not."""
+        await asyncio.gather(*(self._probe(one, time.monotonic() + timeout_s) for one in partitions))
 
-    async def _probe(self, partition: int, deadline_s: float) -> float:
-        began_s = time.monotonic()
+    async def _probe(self, partition: int, deadline_s: float) -> None:
         [jar] = _jars_of(Jar, partition, self._bank._store, 1)
-        while True:
+        outcome: Any = None
+        while not isinstance(outcome, Receipt):
+            if outcome is not None:
+                if time.monotonic() > deadline_s:
+                    raise outcome
+                await asyncio.sleep(_RETRY_S)
             identity = derived_id("probe", self._seed, self._number, next(self._probes))
             envelope = Envelope(Jar, jar, Put(amount=1, note="probe"), identity)
-            entry = await self._sender.send(envelope, _PROBE_TIMEOUT_S)
-            if isinstance(entry.outcome, Receipt):
-                return time.monotonic() - began_s
-            if time.monotonic() > deadline_s:
-                raise entry.outcome or AssertionError("an attempt without an outcome")
-            await asyncio.sleep(_RETRY_S)
+            outcome = (await self._sender.send(envelope, _PROBE_TIMEOUT_S)).outcome
 
     async def _read_own_writes(self) -> None:
         def unanswered(_error: RayfoldError) -> None:
