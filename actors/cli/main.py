@@ -23,7 +23,7 @@ from rich.table import Table
 
 from ...runtime.errors import CallerError, RayfoldError
 from .anchor import anchor, check_anchor
-from .application import connected_to, deploy, drain, is_application, move, rebalance
+from .application import application_at, connected_to, deploy, drain, is_application, move, rebalance
 from .backup import backup, restore
 from .check import check
 from .cluster import down, node, nodes, up
@@ -113,27 +113,33 @@ def verify(
     """Check a store: structure, every checksum, hash chain, indexes, contiguity. Exit code 1 if anything is wrong.
 
     With MODULE:NAME also the states: every stream and read model is folded from the log, and the snapshots, checkpoints
-    and databases of read models are compared with that.
+    and databases of read models are compared with that; of an application on a cluster the streams and snapshots.
     """
     from ...runtime.store.check import verify_store
     from ...runtime.store.store import open_store
-    from .verify_states import classes_of, show_states, states_of
+    from .verify_states import show_states, states_of, states_of_cluster
 
     if public_key is not None and anchor_file is None:
         raise CallerError("--public-key needs an anchor to check; add the anchor with --anchor FILE")
-    application_named = None if classes is None else classes_of(directory, classes)  # a typo need not wait for the rest
+    folding = None if classes is None else application_at(classes)  # a typo need not wait for the rest
     columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=complaints, transient=True, disable=not complaints.is_terminal) as progress:
-        task = progress.add_task("verifying", total=None)
-        if is_application(directory):
-            with connected_to(str(directory), address) as application:
+    bar = Progress(*columns, console=complaints, transient=True, disable=not complaints.is_terminal)
+    if is_application(directory):
+        with connected_to(str(directory), address) as application:
+            with bar:
+                bar.add_task("verifying", total=None)
                 report = application.verify()
-                anchored = anchor_file is None or check_anchor(application.any_store, anchor_file, public_key)
-        else:
-            report = verify_store(directory, lambda done, total: progress.update(task, completed=done, total=total))
-            anchored = anchor_file is None or check_anchor(open_store(directory), anchor_file, public_key)
-    _show(report)
-    states = None if application_named is None else states_of(directory, application_named)
+            store = application.any_store
+            anchored = anchor_file is None or check_anchor(store, anchor_file, public_key)
+            _show(report)
+            states = None if folding is None else states_of_cluster(str(directory), store, folding)
+    else:
+        with bar:
+            task = bar.add_task("verifying", total=None)
+            report = verify_store(directory, lambda done, total: bar.update(task, completed=done, total=total))
+        anchored = anchor_file is None or check_anchor(open_store(directory), anchor_file, public_key)
+        _show(report)
+        states = None if folding is None else states_of(directory, folding)
     if states is not None:
         show_states(states)
     write_report(json_file, report.as_dict() | ({} if states is None else {"states": states.as_dict()}))

@@ -27,7 +27,7 @@ from typing import Any, Final
 import ray
 
 from ...runtime.encoding.error_codec import from_wire, to_wire
-from ...runtime.errors import RayfoldError, StorageFailed, StoreMissing, Unavailable
+from ...runtime.errors import InvalidMessage, RayfoldError, StorageFailed, StoreMissing, Unavailable
 from ...runtime.log.reader import LmdbReader
 from ...runtime.log.sealing import Seal
 from ...runtime.log.segment import LogSegment
@@ -159,10 +159,11 @@ class NodeAgent:
     @ray.method(concurrency_group="reads")
     def read(self, partition: int, what: str, arguments: Sequence[Any]) -> tuple[list[Any], Any]:
         """What a reader of this partition's log answers. An error as `to_wire` packs it, or nothing; and the answer."""
-        assert what in READS
         return _told(lambda: self._read(partition, what, arguments))
 
     def _read(self, partition: int, what: str, arguments: Sequence[Any]) -> Any:
+        if what not in READS:
+            raise InvalidMessage("node agent", f"it answers {', '.join(sorted(READS))}, and not {what!r}")
         reader = self._reader(partition)
         try:
             return getattr(reader, what)(*arguments)

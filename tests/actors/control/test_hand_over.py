@@ -24,7 +24,15 @@ from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.envelope import Envelope, join, pack
 from rayfold.runtime.encoding.error_codec import from_wire
 from rayfold.runtime.encoding.outcome import decode_answer
-from rayfold.runtime.errors import Fenced, RayfoldError, Sealed, StoreMismatch, StoreMissing, Unavailable
+from rayfold.runtime.errors import (
+    Fenced,
+    InvalidMessage,
+    RayfoldError,
+    Sealed,
+    StoreMismatch,
+    StoreMissing,
+    Unavailable,
+)
 from rayfold.runtime.log.folder import open_log
 from rayfold.runtime.log.sealing import Seal
 from rayfold.runtime.log.segment import read_log_segment
@@ -168,6 +176,15 @@ def test_the_next_actor_is_prepared_with_what_this_one_has_in_memory(bank: Bank)
     (deposited,) = bank.execute(following, Envelope(Account, "alice", Deposit(amount=5)))
     assert (deposited.position, deposited.version) == (3, 2)
     assert [stream.id for stream in following._serving().loop.residents._offered] == ["bob"], "alice's has been used"
+
+
+def test_a_node_agent_reads_for_others_and_does_nothing_else_with_a_log(bank: Bank) -> None:
+    bank.on("a")
+    bank.open_account(bank.partition("a"), "alice")
+    assert told(bank.keepers["a"].read(0, "head", ())) == 1
+    with pytest.raises(InvalidMessage, match="node agent: it answers .*head.*, and not 'close'"):
+        told(bank.keepers["a"].read(0, "close", ()))
+    assert told(bank.keepers["a"].read(0, "head", ())) == 1
 
 
 def test_a_sealed_partition_sends_everybody_away_and_so_does_its_next_activation(bank: Bank) -> None:
