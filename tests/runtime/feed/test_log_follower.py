@@ -115,16 +115,15 @@ def test_waiting_ends_with_news_and_says_when_there_is_none() -> None:
     assert told == [True]
 
 
-@pytest.mark.parametrize("end", ["wake", "close"])
-def test_waiting_is_ended_from_another_thread(end: str) -> None:
+def test_waiting_is_ended_by_a_close_in_another_thread() -> None:
     follower = LogFollower({0: log_of()})
     told: list[bool] = []
     waiting = threading.Thread(target=lambda: told.append(follower.wait()))
     waiting.start()
-    getattr(follower, end)()
+    follower.close()
     waiting.join()
     assert told == [False]
-    assert follower.closed is (end == "close")
+    assert follower.closed
 
 
 def test_the_pauses_grow_to_their_bound_and_begin_anew_with_news() -> None:
