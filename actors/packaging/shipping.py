@@ -87,7 +87,9 @@ def unship(data: bytes, *, code_first: bool = True, importable: str = "") -> Cat
         remedy = "the modules that define them must be importable in Ray's workers"
         what = f"cannot be loaded in an actor: {type(error).__name__}: {error}"
         raise DefinitionError("the application's classes", what, remedy) from error
-    assert isinstance(catalogue, Catalogue)
+    if not isinstance(catalogue, Catalogue):
+        what = f"what was shipped is a {type(catalogue).__name__}, and no catalogue of them"
+        raise DefinitionError("the application's classes", what)
     return catalogue
 
 

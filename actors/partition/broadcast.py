@@ -77,6 +77,7 @@ class Broadcast:
             return
         first = record_position(records[0])
         self.head = first + len(records) - 1
+        assert record_position(records[-1]) == self.head, "records adjoin each other"
         committed, size_bytes = _Committed(first, records), sum(map(len, records))
         if size_bytes > _WAITING_BYTES_MAX:  # one commit may have 256 MiB: projectors read it from the log, in pages
             committed, size_bytes = _Committed(first, ()), 0

@@ -100,6 +100,7 @@ class OwnActors:
             self._full(now)
             return
         self._starting[stream] = self._started(stream, placement, careful=False)
+        self._check_bound()
 
     def begin(self, stream: StreamId, placement: OwnActor, *, careful: bool) -> str | None:
         """An own actor for an aggregate whose commands are decided there and nowhere else, and wait for it to come up.
@@ -112,9 +113,11 @@ class OwnActors:
             if not self.may_begin():
                 return None
             home = self._started(stream, placement, careful=careful)
+        assert stream not in self.by_stream, "an aggregate has one own actor at most"
         self.by_stream[stream] = home
         self._last_used_s[stream] = time.monotonic()
         self._waited_for[stream] = careful
+        self._check_bound()
         return home.name
 
     def may_begin(self) -> bool:
@@ -215,6 +218,10 @@ class OwnActors:
         self.by_stream.clear()
         self._starting.clear()
         self._waited_for.clear()
+
+    def _check_bound(self) -> None:
+        assert len(self.by_stream) + len(self._starting) <= self._own_actors_max
+        assert self._waited_for.keys() <= self.by_stream.keys(), "who is waited for is at home"
 
     def _leave(self, home: OwnActorRecord) -> None:
         del self.by_stream[home.stream]

@@ -25,6 +25,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final, Protocol
 
 from ..errors import Damaged, InvalidMessage, NotInHistory, StorageFailed, Unavailable
+from ..log.format import record_position
 
 __all__ = [
     "PAGE_BYTES",
@@ -163,6 +164,8 @@ class LogFollower:
                 limit -= len(records)
                 bytes_max -= sum(map(len, records))
         for partition, records in page:
+            follows = self._positions[partition] + 1
+            assert record_position(records[0]) == follows, "records follow the last one that was read"
             self._positions[partition] += len(records)
         return page
 

@@ -122,6 +122,7 @@ class IndexBuffer:
     def stage(self, pairs: Sequence[Pair], size_bytes: int, head: int) -> tuple[list[Pair], Sequence[int] | None]:
         """What a batch with these entries puts into the index, sorted, and the new progress of the index, if that
         changes. It is not cached here until `commit`."""
+        assert head >= self.head, "the head of a log never goes back"
         turns = head // EVENTS_A_TURN - self.head // EVENTS_A_TURN
         by_bytes, rest_bytes = divmod(self._rest_bytes + size_bytes, BYTES_A_TURN)
         groups = [group_of(key[:-8]) for key, _ in pairs]

@@ -100,7 +100,10 @@ def seal(log: Sealable, heir: str) -> Seal:
             raise Sealed(log.name, present.heir)
         return present if present.heir else Tenure(present.epoch + 1, heir)
 
-    return Seal(log.change_tenure(change).epoch, *log.end())
+    sealed = log.change_tenure(change)
+    assert sealed.heir == heir
+    assert not sealed.since, "a log that was handed over is not sealed again"
+    return Seal(sealed.epoch, *log.end())
 
 
 def break_seal(log: Sealable, heir: str, epoch: int) -> None:

@@ -143,7 +143,7 @@ class LmdbLog(LmdbReader):
         number = transaction.id()
         usable = remembered is not None and remembered.transaction == number - 1
         tail = remembered if remembered is not None and usable else self._find_tail(transaction)
-        tail.transaction = -1
+        tail.transaction, before = -1, tail.head
         if self._recent.head != tail.head:
             self._learn(transaction, tail.head)
         recent, commands = self._recent, self.environment.database(COMMANDS)
@@ -167,6 +167,8 @@ class LmdbLog(LmdbReader):
             find_command if look_up_ids else None,
             self._declared,
         )
+        assert tail.head == before + len(planned.events), "positions follow one another without a gap"
+        assert len(planned.outcomes) == len(appends), "an append without an outcome"
         size_bytes = sum([len(record) for _, record in planned.events])
         due, indexed = recent.stage(planned.streams, size_bytes, tail.head)
         self._put(transaction, EVENTS, planned.events, in_order=True)

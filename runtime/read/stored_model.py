@@ -173,6 +173,8 @@ class StoredModel:
             in_all += done
             if in_all and time.perf_counter() > until_s:
                 break
+        here = self._at.positions[partition]
+        assert self.failed is not None or here == self.positions[partition], "the state is where others believe it is"
         return in_all
 
     def _advance(self, partition: int, records: Sequence[bytes], checked: bool, until_s: float) -> tuple[int, int]:
@@ -356,6 +358,7 @@ class StoredModel:
         else:
             entry = Quarantined.of(partition, decode_record(record, checked=True), error)
             self.quarantined = (*self.quarantined, entry)
+            assert len(self.quarantined) <= QUARANTINED_MAX
             self.store.begin()
             self._commit(self._after(partition, [record]))
             log.warning(

@@ -180,7 +180,9 @@ def test_the_next_actor_is_prepared_with_what_this_one_has_in_memory(bank: Bank)
 
 def test_a_node_agent_reads_for_others_and_does_nothing_else_with_a_log(bank: Bank) -> None:
     bank.on("a")
-    bank.open_account(bank.partition("a"), "alice")
+    partition = bank.partition("a")
+    bank.open_account(partition, "alice")
+    partition.close()
     assert told(bank.keepers["a"].read(0, "head", ())) == 1
     with pytest.raises(InvalidMessage, match="node agent: it answers .*head.*, and not 'close'"):
         told(bank.keepers["a"].read(0, "close", ()))
