@@ -37,8 +37,6 @@ from .verification import check_answers, check_figures, check_log, check_store
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["DEFAULT_FLIGHTS", "DemoOptions", "DemoRefused", "run_demo"]
-
 DEFAULT_FLIGHTS: Final = 100_000
 """What fits into about a minute on two cores, the start of Ray included."""
 

@@ -31,25 +31,6 @@ from typing import Final
 
 from rayfold import Aggregate, Command, Event, OwnActor, Rejected, Shared, decide, evolve
 
-__all__ = [
-    "YEAR",
-    "Aircraft",
-    "Airport",
-    "Cancel",
-    "Cancelled",
-    "Depart",
-    "Departed",
-    "Land",
-    "LandAfterDiversion",
-    "Landed",
-    "LandedAfterDiversion",
-    "Publish",
-    "Published",
-    "TakeOff",
-    "Timetable",
-    "TookOff",
-]
-
 YEAR: Final = "2013"
 """The id of the only timetable."""
 

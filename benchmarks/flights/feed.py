@@ -22,8 +22,6 @@ from .table import NEVER
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Feed", "Step"]
-
 
 class Step(IntEnum):
     """What a command is about. Of what happens in one minute, the lower number comes first."""

@@ -20,31 +20,6 @@ from rayfold import DuckDb, Projection, Query, Recorded, answer, project
 
 from .domain import Cancelled, Departed, Landed, LandedAfterDiversion
 
-__all__ = [
-    "WORST",
-    "AircraftFigures",
-    "AirportHours",
-    "CarrierFigures",
-    "DelayFigures",
-    "Delays",
-    "Distances",
-    "EveryAircraft",
-    "EveryCarrier",
-    "EveryDelay",
-    "EveryHour",
-    "EveryRoute",
-    "FarthestAircraft",
-    "HourFigures",
-    "HoursOf",
-    "MilesOf",
-    "Punctuality",
-    "PunctualityOf",
-    "RouteFigures",
-    "Routes",
-    "RoutesFrom",
-    "WorstDelays",
-]
-
 LATE_MIN: Final = 15
 """From this many minutes on a flight counts as late: the definition of the bureau that keeps the table."""
 

@@ -18,8 +18,6 @@ from .table import NEVER
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Expected", "Table", "expect"]
-
 Table = dict[tuple[Any, ...], dict[str, Any]]
 """A read model as plain values: from the key of a row to its figures by name."""
 

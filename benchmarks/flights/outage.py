@@ -20,8 +20,6 @@ from rayfold.actors.observe.status import Status
 
 from .domain import Airport
 
-__all__ = ["Killer", "Outage"]
-
 _LATEST: Final = 0.9
 """After this part of the run nothing is killed: there would be no commands left to come back for."""
 

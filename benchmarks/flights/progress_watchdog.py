@@ -19,8 +19,6 @@ from typing import Any, Final, NoReturn, TypeVar
 from rayfold import Unavailable
 from rayfold.actors.cluster.ray_cluster import NodeFacts
 
-__all__ = ["AGAIN_S", "PATIENCE_S", "ProgressWatchdog", "Loss"]
-
 Result = TypeVar("Result")
 
 PATIENCE_S: Final = 600.0

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-__all__ = ["hidden_lines_about_the_lost"]
-
 _ABOUT_THE_LOST: Final = (
     "A worker died or was killed",
     "The node with node id: ",

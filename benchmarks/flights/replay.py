@@ -42,8 +42,6 @@ from .run import Replay, Watcher
 from .verification import Ledger, walk
 from .visitors import GuestBook, Guests
 
-__all__ = ["APPLICATION", "IN_FLIGHT", "OnCluster", "Sending", "replay"]
-
 APPLICATION: Final = "flights"
 """Its name on a cluster: what other programs connect to, and the folder of its store in the nodes' data folders."""
 

@@ -23,8 +23,6 @@ from .outage import Outage
 from .progress_watchdog import Loss
 from .verification import Check, Ledger, LogFacts
 
-__all__ = ["Report", "as_tables", "day_in_words", "verdict"]
-
 _FSYNC: Final = "LMDB sync=True metasync=True writemap=False: every batch is fsynced before it is acknowledged"
 
 

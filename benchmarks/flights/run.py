@@ -11,8 +11,6 @@ from .outage import Killer, Outage
 from .progress_watchdog import Loss
 from .verification import Ledger, LogCheck
 
-__all__ = ["Replay", "Watcher"]
-
 
 class Watcher:
     """Who is told how it goes. This one shows nothing."""

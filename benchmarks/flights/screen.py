@@ -14,8 +14,6 @@ from .outage import Outage
 from .progress_watchdog import Loss
 from .run import Watcher
 
-__all__ = ["Screen"]
-
 _WHOSE: Final = {"airport": "an airport", "partition": "a partition"}
 
 _STRIDE: Final = 256

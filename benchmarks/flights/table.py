@@ -28,8 +28,6 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["NEVER", "YEAR_FLIGHTS", "TableMissing", "carrier_names", "read_flights"]
-
 NEVER: Final = -1
 """The instant of what was not recorded."""
 

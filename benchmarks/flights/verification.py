@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from rayfold import RayfoldError, Receipt, Recorded, Rejected, Subscription, Unavailable
-from rayfold.runtime.log.contract import StoredEvent
+from rayfold.runtime.log.contract import Reader, StoredEvent
 from rayfold.runtime.log.format import decode_record
 from rayfold.runtime.store.report import Report
 from rayfold.runtime.store.store import open_store
@@ -24,19 +24,6 @@ from .domain import Timetable
 from .feed import Feed
 from .oracle import Expected, Table
 from .visitors import GuestBook
-
-__all__ = [
-    "Check",
-    "Ledger",
-    "LogCheck",
-    "LogFacts",
-    "Records",
-    "check_answers",
-    "check_figures",
-    "check_log",
-    "check_store",
-    "walk",
-]
 
 _SHOWN_MAX: Final = 5
 """Differences that are put into words; of the others only the number is told."""
@@ -239,18 +226,6 @@ def check_store(report: Report) -> Check:
     return check
 
 
-class Records(Protocol):
-    """As much of a log as the walk needs."""
-
-    def head(self) -> int:
-        """The position of the last event."""
-        ...
-
-    def read(self, after: int, limit: int) -> list[bytes]:
-        """The records after a position, at most `limit`."""
-        ...
-
-
 class LogCheck:
     """The walk through the log, and what it found."""
 
@@ -276,7 +251,7 @@ class LogCheck:
         """The three things that the walk looks at."""
         return [self.lost, self.extra, self.contiguous]
 
-    def partition(self, partition: int, log: Records, on_event: Callable[[int], None] = _nobody) -> None:
+    def partition(self, partition: int, log: Reader, on_event: Callable[[int], None] = _nobody) -> None:
         """Walk one partition."""
         position = 0
         while records := log.read(position, _PAGE):

@@ -16,8 +16,6 @@ from rayfold import RayfoldError, connect
 from .quiet_ray import hidden_lines_about_the_lost
 from .visitors import GuestBook, Guests, GuestsOf, Sign
 
-__all__ = ["main", "visit"]
-
 AIRPORT: Final = "EWR"
 
 PATIENCE_S: Final = 60.0

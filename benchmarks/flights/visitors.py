@@ -26,8 +26,6 @@ from rayfold import (
     project,
 )
 
-__all__ = ["GuestBook", "Guests", "GuestsOf", "Sign", "Signed"]
-
 _KEPT_MAX: Final = 100
 """Guests of one book that the read model remembers: nobody asks for more, and the log has them all."""
 
