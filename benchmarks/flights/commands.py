@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+__all__ = ["demo"]  # for the entry point
+
 
 def demo(
     directory: Annotated[
