@@ -1,4 +1,4 @@
-"""Rayfold: event-sourced aggregates that live as Ray actors, over an LMDB log.
+"""Rayfold: event-sourced aggregates as Ray actors, over an LMDB log.
 
 The public names, each with its home in `runtime/` (what runs inside an actor) or `actors/` (where it runs).
 
@@ -209,7 +209,7 @@ _HOME_OF_ERRORS: Final = ".runtime.errors"
 if not TYPE_CHECKING:  # a checker that saw it would take every misspelt name for one that it cannot know
 
     def __getattr__(name: str) -> Any:
-        """The public `name`, from its home, which is imported now. A misspelt one hears what it may have meant."""
+        """The public `name`, from its home, which is imported now. The error for a misspelt one has a suggestion."""
         if name not in __all__:
             raise AttributeError(_no_such_name(name))
         value = getattr(import_module(_HOME.get(name, _HOME_OF_ERRORS), __name__), name)

@@ -473,7 +473,7 @@ class Operations:
         the work by stream, or by what `key` makes of event and place. acknowledge: "on next", an event is when the next
         is asked for, and after a crash those of the last 0.1 s come again; or "by hand", with `acknowledge()`.
         unreadable: what becomes of an event that the classes of this program cannot read, because it is of a newer
-        release: "raise" an `UnknownEvent` that says where it is, after everything before it and each time the same
+        release: "raise" an `UnknownEvent` with its place, after everything before it and each time the same
         subscription is asked, so that nothing is acknowledged unread; or "yield" an `UnreadableEvent` in its place.
 
         Raises `UnknownName`, `InvalidId`, `InvalidMessage`, `NotInHistory`, `SubscriptionInUse`, `StoreError`.

@@ -3,9 +3,9 @@
 Step [2] of the write path. Before it: the client packs ([1]). After it: the actor of the partition, or of the
 aggregate itself ([3]).
 
-Where each command goes, when, what is sent again and what its caller is told is decided by `Routing` (`routing.py`).
-Here its instructions are carried out, on one event loop: batches are handed to a `PartitionTransport`, timers run,
-futures are resolved, and own actors are looked up by their names on a thread.
+Where each command goes, when, what is sent again and what its caller gets is decided by `Routing` (`routing.py`). Here
+its instructions are carried out, on one event loop: batches are handed to a `PartitionTransport`, timers run, futures
+are resolved, and own actors are looked up by their names on a thread.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class CommandRouter:
         return self.transport_class(actor, self._client, self._came_back, by_road=False)
 
     def _carry_out(self) -> None:
-        """What the routing wants done. None of it is an event by itself: everything comes back later."""
+        """An instruction of the routing. Carrying it out causes no event at once: every result comes later."""
         instructions, self._routing.instructions = self._routing.instructions, []
         for instruction in instructions:
             if isinstance(instruction, Resolve):

@@ -117,8 +117,8 @@ class _Replica:
         lane: Callable[[_Replica], Batcher[_Asked]],
         waiting: Callable[[_Replica, bool], Batcher[_Asked]],
     ) -> None:
-        """`lane`, `waiting`: make the batchers to it; the second is told whether of queries that have waited in
-        vain."""
+        """`lane`, `waiting`: make the batchers to it; the second is called with whether they are for queries that have
+        waited in vain."""
         self.number, self.actor = number, actor
         self.positions: dict[int, int] = {}
         self.incarnation = b""
@@ -598,7 +598,7 @@ class ReplicaPool:
         return NotYetVisible(self._name, partition, after[partition], positions.get(partition, 0))
 
     def _sweep(self) -> None:
-        """Tell those whose deadline has passed, and drop those whose caller has gone."""
+        """Fail those whose deadline has passed, and drop those whose caller has gone."""
         now = time.monotonic()
         for asked in [a for a in self._pending if a.future.done() or now > a.deadline_s]:
             self._expire(asked)

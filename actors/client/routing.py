@@ -1,11 +1,10 @@
-"""Routing: which actor a command goes to, when, and again where; and what its caller is told. Without any I/O.
+"""Routing: which actor a command goes to, when, and again where; and what its caller gets. Without any I/O.
 
-Step [2] of the write path. Around it: `CommandRouter` (`command_router.py`), which sends, waits and tells.
-
-A state machine after the manner of dask's worker: what happens is a call of one of the events below, with the time at
-which it happened; what is to be done about it is in `instructions` afterwards, and is carried out before the next
-event. No event loop, no thread, no clock, no socket, no Ray: how an actor is reached (`way`) and who waits for an
-outcome (`caller`) are handed in, and handed back.
+Step [2] of the write path. Around it: `CommandRouter` (`command_router.py`), which sends, waits and resolves futures. A
+state machine after the manner of dask's worker: what happens is a call of one of the events below, with the time at
+which it happened; the actions that follow are in `instructions` afterwards, and is carried out before the next event.
+No event loop, no thread, no clock, no socket, no Ray: how an actor is reached (`way`) and who waits for an outcome
+(`caller`) are handed in, and handed back.
 
 One queue (`runtime/batch_queue.py`) leads to each partition, and one to each own actor that is known. Two batches of it
 are in flight, so that the actor decides one while the next is made. When one is lost, gets no answer, or sends commands
@@ -18,8 +17,8 @@ An aggregate with a long history is loaded aside by its partition (`runtime/writ
 meanwhile. Its commands are set aside here, in order, and sent again after a pause; those to other aggregates go on. So
 are those to an aggregate whose own actor has to be found by its name, since Ray may take long for it.
 
-Rules kept here: every command has a deadline, after which its caller is told `Unavailable`; what waits is bounded;
-retries are made here and nowhere else (Ray's own would run a command again without anybody knowing).
+Rules kept here: every command has a deadline, after which its caller gets `Unavailable`; what waits is bounded; retries
+are made here and nowhere else (Ray's own would run a command again unnoticed).
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ IN_FLIGHT_MAX = 2
 """Batches on their way to one actor: one that it works on, and one that is made and carried meanwhile."""
 
 _ROUTES_MAX: Final = 1024
-"""Own actors remembered: some times as many as live at once. A forgotten one is asked for at its partition again."""
+"""Own actors remembered: some times as many as run at once. A dropped one is asked for at its partition again."""
 
 _FOUND_AT_ONCE: Final = 64
 """Own actors that are looked up before their commands go on: less than a tenth of a second."""
@@ -68,21 +67,21 @@ _SWEEP_S: Final = 0.05
 """How precise deadlines are."""
 
 _PRECISE_S: Final = 1.0
-"""A command with a shorter limit has a timer of its own, and is not told later than it said."""
+"""A command with a shorter limit has a timer of its own, and is not answered later than that."""
 
 _new: Final = tuple.__new__
 """Makes a named tuple in half the time (0.2 us): the class's own `__new__` is a function in Python."""
 
 
 class Caller(Protocol):
-    """Who waits for the outcome of a command: a future. Only looked at here; see `Resolve`."""
+    """The future of a command's outcome. Only read here; see `Resolve`."""
 
     def done(self) -> bool:
-        """Whether it has been told an outcome, or waits no more."""
+        """Whether it has an outcome, or its caller does not wait any more."""
         ...
 
     def set_result(self, outcome: Outcome, /) -> None:
-        """Tell it the outcome."""
+        """Set the outcome."""
         ...
 
 
@@ -105,7 +104,7 @@ class Destination:
         self.name = name
         """Of an own actor; empty for a partition."""
         self.way = way
-        """How it is reached: not looked at here."""
+        """Its transport: not used here."""
         to = f"the queue to {name or f'partition {partition}'}"
         self.lane = BatchQueue[PendingCommand](to, in_flight_max=IN_FLIGHT_MAX)
         self.flights: dict[int, list[PendingCommand]] = {}
@@ -113,7 +112,7 @@ class Destination:
         self.held: dict[int, list[PendingCommand]] = {}
         """What came back unanswered, by attempt. While there is any, nothing leaves: order would be lost."""
         self.moved: dict[StreamId, str] = {}
-        """Where the actor says that some aggregates live now."""
+        """Where some aggregates are now, as the actor has reported."""
         self.loading: dict[StreamId, float] = {}
         """Aggregates that it is loading aside, and after how long to ask again."""
         self.failures = 0
@@ -137,7 +136,7 @@ class Execute(NamedTuple):
 
 
 class Resolve(NamedTuple):
-    """Tell the callers that still wait."""
+    """Resolve the futures of the callers that still wait."""
 
     outcomes: Sequence[tuple[PendingCommand, Outcome]]
 
@@ -156,7 +155,7 @@ class FindActors(NamedTuple):
 
 
 class ReportLost(NamedTuple):
-    """Tell the partition that an own actor of its does not answer."""
+    """Notify the partition that one of its own actors does not answer."""
 
     partition: Destination
     stream: StreamId
@@ -191,10 +190,10 @@ class Routing:
         """`ways`: one to each partition. `placement`: the rule by which the store places streams in partitions
         (`stream.partition_of`); `store_id`: its id, for the receipts. `uniform`: draws the jitter."""
         self.instructions: list[Instruction] = []
-        """What is to be done now, in order. Whoever carries it out empties it."""
+        """The actions to take now, in order. The driver that takes them empties it."""
         self.partitions = [Destination(number, "", way, self._start) for number, way in enumerate(ways)]
         self.routes: dict[StreamId, Destination] = {}
-        """Aggregates that are known to live in an own actor, or did when last heard of."""
+        """Aggregates that are known to have an own actor, or had one at the last answer."""
         self.pending: set[PendingCommand] = set()
         self.unavailable: dict[int, str] = {}
         """Partition -> why nothing reaches it: what is sent to it is refused at once, so that it takes no place from
@@ -208,12 +207,12 @@ class Routing:
         self._attempted: dict[int, Destination] = {}
         """Where each attempt in flight is; at most `IN_FLIGHT_MAX` for each destination."""
         self._lost: OrderedDict[str, None] = OrderedDict()
-        """Own actors that were given up. A partition that has not heard of it yet still sends commands there."""
+        """Own actors that were given up. A partition that has not learned of it yet still redirects to them."""
         self._aside: dict[StreamId, list[PendingCommand]] = {}
         """What waits for an aggregate that is being loaded, or whose own actor is being looked up, in order."""
         self._aside_bytes = 0
         self._sought: dict[StreamId, tuple[int, str]] = {}
-        """Aggregates whose own actor is to be found: their partition, and its name."""
+        """Aggregates whose own actor has to be found: their partition, and its name."""
         self._looked_up: dict[StreamId, tuple[int, str]] | None = None
         """Those of them that are being found now."""
         self._detached_meanwhile = False
@@ -261,7 +260,7 @@ class Routing:
         else:
             try:
                 unanswered = self._read_answer(destination, batch, answer)
-            except Exception as error:  # it is no answer of ours: as if it were lost, and the lane goes on
+            except Exception as error:  # it is no answer of Rayfold's: treated as lost, and the batcher continues
                 self.instructions.append(ReportUnreadable(destination.lane.name, error))
                 destination.failures += 1
                 unanswered = [pending for pending in batch if not pending.caller.done()]
@@ -274,7 +273,7 @@ class Routing:
             self._send_again_after(self._backoff_s(destination.failures), destination)
 
     def found(self, now_s: float, ways: Mapping[str, Any]) -> None:
-        """The actors of these names were found, each with the way to it, of those that were looked for."""
+        """The actors of these names were found, each with its transport, of those that were searched for."""
         self._now_s = now_s
         looked_up, self._looked_up = self._looked_up or {}, None
         for stream, (partition, actor) in looked_up.items():
@@ -296,9 +295,9 @@ class Routing:
             self._send_again_after(0.0, destination)
 
     def detached(self, now_s: float, why: str) -> None:
-        """Nothing reaches any actor until each partition is `replaced`, and `unavailable` says that it may be used:
-        what is submitted is refused at once with this reason. What is on its way has failed, and is sent again then, or
-        is `Unavailable` at its deadline."""
+        """Nothing reaches any actor until each partition is `replaced`, and `unavailable` allows its use: what is
+        submitted is refused at once with this reason. What is on its way has failed, and is sent again then, or is
+        `Unavailable` at its deadline."""
         self._now_s = now_s
         self.unavailable = dict.fromkeys(range(len(self.partitions)), why)
         self._detached_meanwhile = True
@@ -360,7 +359,7 @@ class Routing:
 
     def _attempt_limit_s(self, destination: Destination, batch: Sequence[PendingCommand]) -> float:
         """How long an attempt may take. A partition has many aggregates, which a lost request must not hold up. An own
-        actor has one, and one that decides for long is waited for: that its process has ended, Ray tells by itself."""
+        actor has one, and one that decides for long is waited for: Ray itself reports that its process has ended."""
         if not destination.name:
             return self._attempt_timeout_s
         return max(self._attempt_timeout_s, max(pending.deadline_s for pending in batch) - self._now_s)
@@ -368,8 +367,8 @@ class Routing:
     def _read_answer(
         self, destination: Destination, batch: Sequence[PendingCommand], blob: bytes
     ) -> list[PendingCommand]:
-        """Tell the callers. Returns the commands that must be sent again, here or elsewhere. A batch that is fenced off
-        is one failure, however many commands it has: during a move that is for a tenth of a second."""
+        """Resolve the futures. Returns the commands that must be sent again, here or elsewhere. A batch that is fenced
+        off is one failure, however many commands it has: during a move that is for a tenth of a second."""
         unanswered: list[PendingCommand] = []
         outcomes: list[tuple[PendingCommand, Outcome]] = []
         fenced = False
@@ -416,7 +415,7 @@ class Routing:
 
     def _send_again(self, destination: Destination) -> None:
         """Nothing is in flight, and some commands were not answered: send them on in the order in which they came,
-        before everything that waits, to where their aggregates live now."""
+        before everything that waits, to where their aggregates are now."""
         again = [pending for _, batch in sorted(destination.held.items()) for pending in batch]
         destination.held.clear()
         moved = {stream: actor for stream, actor in destination.moved.items() if actor}
@@ -455,7 +454,9 @@ class Routing:
             self._put(pending)
 
     def _put(self, pending: PendingCommand) -> None:
-        if pending.caller.done() or pending.deadline_s <= self._now_s:  # its caller is told with the next sweep
+        if (
+            pending.caller.done() or pending.deadline_s <= self._now_s
+        ):  # its caller gets the outcome with the next sweep
             return
         destination = self._destination(pending.stream)
         if destination.lane.put(pending, len(pending.blob), again=True):
@@ -531,7 +532,7 @@ class Routing:
 
     def _expire(self, pending: PendingCommand, _: float = 0.0) -> None:
         """Its deadline has passed."""
-        if pending not in self.pending:  # its caller has been told
+        if pending not in self.pending:  # its caller has the outcome
             return
         what = "no answer in time; whether it happened is unknown, the same command id may be sent again"
         why = self._why_not(pending.stream)
@@ -543,7 +544,7 @@ class Routing:
         self._resolve(pending, Unavailable(str(pending.stream), f"{what}; {why}" if why else what))
 
     def _sweep(self, now_s: float) -> None:
-        """Tell those whose deadline has passed, and drop those whose caller has gone."""
+        """Fail those whose deadline has passed, and drop those whose caller has gone."""
         for pending in [p for p in self.pending if p.deadline_s <= now_s or p.caller.done()]:
             self._expire(pending)
         self._sweeping = bool(self.pending)

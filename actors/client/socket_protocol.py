@@ -28,7 +28,8 @@ class ClientProtocol:
         self.answered = False
         """Something came back: it is a partition that listens there."""
         self.refused = ""
-        """Why the connection is to be ended: no partition of ours sends such an answer. Nothing more is read then."""
+        """Why the connection has to be ended: no partition of Rayfold's sends such an answer. Nothing more is read
+        then."""
         self._client = client
         self._in_flight: set[int] = set()
         """Attempts; bounded by the router's `IN_FLIGHT_MAX`."""
@@ -65,7 +66,7 @@ class ClientProtocol:
         return answers
 
     def end(self) -> list[int]:
-        """The connection has ended: the attempts of which nobody knows what became, in the order they were sent."""
+        """The connection has ended: the attempts whose result is unknown, in the order they were sent."""
         unknown = sorted(self._in_flight)
         self._in_flight.clear()
         return unknown

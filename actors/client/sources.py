@@ -82,7 +82,7 @@ def _known(window: deque[tuple[Item, asyncio.Future[Any]]]) -> Page[Item]:
 
 
 class _Source(Generic[Item]):
-    """Items as they come, up to as many as are allowed. Lives on the event loop."""
+    """Items as they come, up to as many as are allowed. Used on the event loop only."""
 
     def __init__(self) -> None:
         self.ended = False

@@ -2,13 +2,13 @@
 
 Step [2] of the write path, second half. Before it: the router has made an attempt. After it: the actor ([3]).
 
-A partition tells, through Ray, at which socket it listens (`socket_server.py`). If this process can open that, attempts
-take the road; if not, since it is on another node, say, they go on through Ray. A road that is lost, with its
-partition, fails the attempts on it at once; the next ones go through Ray until a new road is found. Which it is, and
-when a road is looked for, is decided by `TransportChoice` (`transport_choice.py`).
+A partition reports, through Ray, the socket at which it listens (`socket_server.py`). If this process can open that,
+attempts use the socket connection; if not, for example because it is on another node, they use Ray. A connection that
+is lost, with its partition, fails the attempts on it at once; the next ones use Ray until a new connection is made.
+Which of the two is used, and when a connection is tried, is decided by `TransportChoice` (`transport_choice.py`).
 
-Rule kept here: whichever way an attempt takes, it is told what became of it exactly once, and an attempt that overtakes
-another on a change of ways is refused by the actor (`request_order.py`) like any other.
+Rule kept here: on either transport, the result of an attempt is reported exactly once, and an attempt that overtakes
+another on a change of the transport is refused by the actor (`request_order.py`) like any other.
 """
 
 from __future__ import annotations
@@ -118,5 +118,5 @@ class PartitionTransport:
             self._choice.found(found)
 
     def _lost(self, road: SocketConnection) -> None:
-        """The partition has ended, or its gate is full."""
+        """The partition has ended, or its socket server is full."""
         self._choice.lost(road, self._loop.time(), answered=road.answered)

@@ -1,10 +1,9 @@
-"""TransportChoice: whether an attempt takes a partition's socket or goes through Ray, and when to look for a socket.
-
+"""TransportChoice: whether an attempt takes a partition's socket or goes through Ray, and when to try to find a socket.
 Step [2] of the write path. Around it: `PartitionTransport` (`transport.py`), which asks the partition for its socket,
-connects, sends, and says what came of it.
+connects, sends, and reports the result.
 
-No socket, no event loop, no clock: each event carries the time at which it happened. A socket is looked for when the
-partition has answered through Ray, since it can then tell where it listens. Where none was found, or what was found
+No socket, no event loop, no clock: each event carries the time at which it happened. A socket is tried when the
+partition has answered through Ray, since it can then report where it listens. Where none was found, or what was found
 never answered, attempts are left to Ray for a while, which doubles each time: on another node there never is one.
 """
 
@@ -25,7 +24,7 @@ class TransportChoice(Generic[Connection]):
     """Between one client and one actor."""
 
     def __init__(self, *, by_socket: bool) -> None:
-        """`by_socket`: the actor has a method `road` that tells its socket."""
+        """`by_socket`: the actor has a method `road` that returns its socket."""
         self.connection: Connection | None = None
         """What attempts take now; None: Ray."""
         self._by_socket = by_socket
@@ -34,7 +33,7 @@ class TransportChoice(Generic[Connection]):
         self._look_at_s = 0.0
 
     def begin_look(self, now_s: float) -> bool:
-        """Whether to look for a socket now. If so, nobody else is told to until `found` or `not_found`."""
+        """Whether to try to find a socket now. If so, no other call gets True until `found` or `not_found`."""
         if self._by_socket and self.connection is None and not self._looking and now_s >= self._look_at_s:
             self._looking = True
             return True
@@ -51,8 +50,8 @@ class TransportChoice(Generic[Connection]):
         self._leave_it(now_s)
 
     def lost(self, connection: Connection, now_s: float, *, answered: bool) -> None:
-        """A connection has ended: the partition has, or its server is full. One that has `answered` is looked for as
-        soon as Ray answers again."""
+        """A connection has ended: the partition has, or its server is full. One that has `answered` is tried as soon as
+        Ray answers again."""
         if self.connection is connection:
             self.connection = None
         if answered:
@@ -61,7 +60,7 @@ class TransportChoice(Generic[Connection]):
             self._leave_it(now_s)
 
     def stop_looking(self) -> None:
-        """No socket is looked for any more; a connection that there is goes on."""
+        """No socket is tried any more; an open connection stays."""
         self._by_socket = self._looking = False
 
     def _leave_it(self, now_s: float) -> None:

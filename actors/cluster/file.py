@@ -80,7 +80,7 @@ def write_cluster(nodes: LocalNodes) -> None:
 def read_cluster(folder: Path, wanted: int | None = None, cpus: int | None = None) -> LocalNodes | None:
     """The cluster that was started here, whether its processes run or not; none if there is none.
 
-    `wanted`, `cpus`: for a cluster that is to have more nodes than it had, or others from its next start on. Raises
+    `wanted`, `cpus`: for a cluster that gets more nodes than it had, or others from its next start on. Raises
     `StoreMismatch` if the file is not what was written.
     """
     path = folder / CLUSTER_FILE

@@ -305,7 +305,7 @@ class PartitionMoves:
     async def _unseal_if_sealed(self, partition: int, seated: PartitionInstance, heir: str = "") -> None:
         """The partition goes on where it was, unless it has moved. `heir`: not if it is sealed for another one."""
         tenure = (await self._custody(partition, seated.node_id)).tenure
-        if not heir or tenure.heir in ("", heir):  # one that let go of a log and could not seal it is to open it, too
+        if not heir or tenure.heir in ("", heir):  # one that released a log and could not seal it has to open it, too
             await self._unseal(partition, seated, tenure.heir, tenure.epoch)
 
     async def _unseal(self, partition: int, seated: PartitionInstance, heir: str, epoch: int) -> None:
@@ -341,7 +341,7 @@ def _not_confirmed(node: str, why: object) -> str:
 
 
 async def _has_let_go(seated: PartitionInstance) -> bool:
-    """Whether a partition's actor says that it has handed its log over."""
+    """Whether a partition's actor reports that it has handed its log over."""
     try:
         await call(seated.actor.head)
     except Exception as error:

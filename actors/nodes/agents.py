@@ -4,10 +4,10 @@ Beside all steps, on the event loop of the process that supervises a system on a
 there is a store, which one, and where its partitions are; nothing of that is remembered anywhere but in the shares
 themselves.
 
-Rules kept here: a new store is made only where every node that the cluster knows of has answered that it has nothing of
-one, but for nodes that are down and that the deployer has given up by name; a missing answer is never taken for
-"nothing". A map is never forced on a node: each merges it with what it has, and what it answers is learnt here. A node
-that is gone is not waited for: it is given the map when it is back.
+Rules kept here: a new store is made only where every known node of the cluster has answered that it has nothing of one,
+but for nodes that are down and that the deployer has given up by name; a missing answer is never taken for "nothing". A
+map is never forced on a node: each merges it with what it has, and what it answers is learnt here. A node that is gone
+is not waited for: it is given the map when it is back.
 """
 
 from __future__ import annotations

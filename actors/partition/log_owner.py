@@ -57,7 +57,7 @@ class LogOwner:
             raise Sealed(self._name, "another node")
 
     def seal(self, heir: str) -> Seal:
-        """Take no command any more: the partition is to go on at `heir`. Safe to repeat. Raises `Sealed`."""
+        """Take no command any more: the partition will continue at `heir`. Safe to repeat. Raises `Sealed`."""
         self.handed_over = True
         return self._with_log(lambda log: seal(log, heir))
 

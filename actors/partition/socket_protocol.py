@@ -3,8 +3,8 @@
 Beside step [3] of the write path. Around it: `SocketServer` (`socket_server.py`), which moves the bytes and executes.
 Its counterpart: `ClientProtocol` (`../client/socket_protocol.py`).
 
-Bytes in, requests out, and the frames of their answers: no socket, no thread, no clock. It says how many bytes it wants
-next, and is given no more; so a connection has one frame in memory, and what else a client has sent waits in the
+Bytes in, requests out, and the frames of their answers: no socket, no thread, no clock. It returns how many bytes it
+needs next, and gets no more; so a connection has one frame in memory, and what else a client has sent waits in the
 kernel. One request is answered before the next is read.
 
 Rule kept here: the length of a frame is checked before the frame is read.
@@ -38,10 +38,10 @@ class ServerProtocol:
         self.wanted_bytes = REQUEST.size
         """How many bytes may be given to `receive` at most; less is fine too."""
         self.refused = ""
-        """Why the connection is to be ended. Nothing more may be given to `receive` then."""
+        """Why the connection has to be ended. Nothing more may be given to `receive` then."""
         self._header: tuple[int, bytes, int, int] | None = None
         self._received = b""
-        """The beginning of what is wanted."""
+        """The first part of the bytes that are needed."""
 
     def receive(self, data: bytes) -> Request | None:
         """A request, if `data` completes one."""

@@ -139,7 +139,7 @@ os.register_at_fork(after_in_child=_close_in_child)
 
 
 def open_socket_server(name: str, execute: Callable[[bytes, int, int, bytes], bytes]) -> SocketServer | None:
-    """A gate at a path that nobody else has, or None, with a line in the log, where there can be none.
+    """Open a server on a fresh path. Returns None, and logs why, if no private socket folder is available.
 
     `name` is that of the partition: what its dead activations have left is removed.
     """

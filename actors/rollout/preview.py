@@ -1,4 +1,5 @@
-"""Preview: what a deployment would do, shown before it is done. Pure: what runs and what is wanted in, sentences out.
+"""Preview: what a deployment would do, shown before it is done. Pure: the running and the requested plan in, sentences
+out.
 
 Beside all steps. `rayfold deploy --dry-run` prints it; a deployment checks with it whether a new store would be made.
 """

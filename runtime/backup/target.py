@@ -1,4 +1,4 @@
-"""Target: where a backup lies. A folder, or any address that fsspec knows (`s3://…`, `gs://…`, `sftp://…`).
+"""Target: the place of a backup. A folder, or any address that fsspec knows (`s3://…`, `gs://…`, `sftp://…`).
 
 Rules kept here:
 - a file is there whole or not at all. In a folder it is written beside its place, fsynced and moved there; object

@@ -61,7 +61,7 @@ Upcaster = Callable[[Payload], "Payload | Stored | Iterable[Payload | Stored] | 
 
 
 class Upcastable(Protocol):
-    """What upcasting knows of an event class (`Event` in `messages.py`)."""
+    """What upcasting needs of an event class (`Event` in `messages.py`)."""
 
     message_name: ClassVar[str]
     schema_version: ClassVar[int]

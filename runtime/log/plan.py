@@ -104,10 +104,10 @@ def plan(
     """Work out what `appends` write after `tail`, and move `tail` to the end of it.
 
     `find_version` (of a stream, with its key), `find_position` (of a stream's last event, by the key of that version)
-    and `find_command` read what is already stored. Without `find_command` it is for whoever puts the plan to see that a
-    command id is stored already; then, or when something is refused, the batch must be planned again with it: a repeat
-    is a repeat whatever else is wrong with it. `declared` has the shapes of events, for the first of their kind. Raises
-    `Conflict`, `CommandIdReused`, `InvalidId` or `InvalidMessage`; `tail` is spoilt then.
+    and `find_command` read what is already stored. Without `find_command` the writer that puts the plan has to detect
+    that a command id is stored already; then, or when something is refused, the batch must be planned again with it: a
+    repeat is a repeat whatever else is wrong with it. `declared` has the shapes of events, for the first of their kind.
+    Raises `Conflict`, `CommandIdReused`, `InvalidId` or `InvalidMessage`; `tail` is spoilt then.
     """
     planned = Plan([], [], [], [], {}, [])
     outcomes = planned.outcomes
