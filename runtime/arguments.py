@@ -2,9 +2,9 @@
 
 Beside all steps: whatever is public calls these before it does anything.
 
-Rule kept here: a wrong argument is a `CallerError` of ours that names the argument, what was given and what would be
-right; never a traceback from further inside, and never taken for something else (`True` for 1, a model for the list of
-its fields).
+Rule kept here: a wrong argument is a `CallerError` that names the argument, what was given and what would be right;
+never a traceback from further inside, and never taken for something else (`True` for 1, a model for the list of its
+fields).
 """
 
 from __future__ import annotations

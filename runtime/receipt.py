@@ -42,7 +42,7 @@ class Receipt(NamedTuple):
 
     @property
     def events(self) -> tuple[Any, ...]:
-        """The events of the command, in order, as readers see them; none if nothing came of it. Their number is
+        """The events of the command, in order, as readers see them; none if it had no events. Their number is
         `len(receipt.events)`. Only of a receipt that `execute(..., events=True)` has returned; of any other one ask the
         runtime: `events_of(receipt)`. Raises `AttributeError` for a receipt without them."""
         if self.carried is None:

@@ -197,14 +197,14 @@ class Outcome(Generic[A]):
         self._known = known
 
     def then(self, *expected: Event) -> AggregateCase[A]:
-        """Exactly these events came of it, in this order."""
+        """Exactly these events resulted, in this order."""
         __tracebackhide__ = True
         if isinstance(self.decided, Rejected) or self.decided != list(expected):
             self._fail(_lines(expected) or ["no event"])
         return self._adopted()
 
     def then_nothing(self) -> AggregateCase[A]:
-        """It was accepted, and nothing came of it."""
+        """It was accepted, without events."""
         __tracebackhide__ = True
         return self.then()
 

@@ -128,7 +128,7 @@ class Operations:
         return self
 
     async def stop(self) -> None:
-        """Stop what `start` has started. Stopping twice is fine."""
+        """Stop what `start` has started. Stopping twice is allowed."""
         await self._stop(GRACE_S)
 
     async def _stop(self, grace_s: float) -> None:
@@ -188,8 +188,8 @@ class Operations:
         return outcome._replace(carried=tuple(await self.events_of(outcome))) if events else outcome
 
     async def events_of(self, receipt: Receipt) -> list[Event]:
-        """The events of the command that got this receipt, in order, read from the log; none if nothing came of it.
-        Also of a command that was sent again, and by another program.
+        """The events of the command that got this receipt, in order, read from the log; none if it had no events. Also
+        of a command that was sent again, and by another program.
 
         One that the classes of this program cannot read is an `UnreadableEvent`. Raises `InvalidMessage` for a receipt
         of another store, `Unavailable` while the node that has the log is gone, and `Damaged`.

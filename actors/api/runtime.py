@@ -127,7 +127,7 @@ class Runtime(Operations):
         return await super().start()
 
     async def stop(self) -> None:
-        """Stop everything that `start` started. What was acknowledged is on disk. Stopping twice is fine."""
+        """Stop everything that `start` started. What was acknowledged is on disk. Stopping twice is allowed."""
         await super().stop()
 
     def _made(self) -> LocalSystem | ClusterSystem:

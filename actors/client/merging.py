@@ -59,7 +59,7 @@ class _Threads:
         self._changed = threading.Condition()
         self._waiting: deque[tuple[asyncio.Future[Any], str, Callable[[], Any]]] = deque()
         self._done: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
-        """Results that the loops have not got yet: they are woken once for many."""
+        """Results that the loops have yet to get: they are woken once for many."""
         self._started = self._idle = 0
 
     def begin(self, future: asyncio.Future[Any], name: str, merge: Callable[[], Any]) -> None:

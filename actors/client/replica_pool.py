@@ -401,7 +401,7 @@ class ReplicaPool:
                 self._failed(call, failure)
             else:
                 self._take(call, *answer.result())
-        except Exception:  # no answer of ours
+        except Exception:  # no answer of Rayfold's
             log.exception("a replica of %s gave an answer that cannot be read", self._name)
             self._loop.call_later(_LEFT_OUT_S / 2, self._again, call.batch)
         finally:

@@ -165,7 +165,7 @@ class ReportLost(NamedTuple):
 
 
 class ReportUnreadable(NamedTuple):
-    """A destination has given an answer that is none of ours."""
+    """A destination has given an answer that is not Rayfold's."""
 
     name: str
     error: Exception

@@ -193,7 +193,7 @@ class LocalNodes:
                 node.process.stdin.close()
 
     def stop(self, *, grace_s: float = STOP_GRACE_S) -> None:
-        """End all processes of all nodes and wait until they have ended. Stopping twice is fine.
+        """End all processes of all nodes and wait until they have ended. Stopping twice is allowed.
 
         Raises `Unavailable`, naming the processes, if the kernel does not end one.
         """

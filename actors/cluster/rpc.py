@@ -95,7 +95,7 @@ def process_of(actor: Any) -> int:
 
 
 def kill(actor: Any) -> None:
-    """End an actor's process at once, for good. One that has ended is fine."""
+    """End an actor's process at once, for good. One that has ended is no error."""
     import ray
 
     with contextlib.suppress(Exception):

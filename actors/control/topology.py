@@ -1,8 +1,8 @@
 """TopologyFeed: which actor serves what in a system on a cluster now, published by its supervisor to every connected
 program.
 
-Beside all steps. A *notice* is everything that a client needs to find its way: the actors of the partitions, those that
-are unavailable and why, the projectors of each part of each projection. Names, and not handles: they are looked up
+Beside all steps. A *topology* is everything that a client needs to find its way: the actors of the partitions, those
+that are unavailable and why, the projectors of each part of each projection. Names, and not handles: they are looked up
 where they are used. A program with an old topology waits at the feed until there is a new one.
 """
 
@@ -45,7 +45,7 @@ class Topology(NamedTuple):
     catalogue: bytes
     """The application's classes; see `shipping.py`."""
     edition: str = ""
-    """Which notice this is; another one after each change."""
+    """Number of this topology; another one after each change."""
 
 
 class TopologyFeed:
@@ -68,7 +68,7 @@ class TopologyFeed:
         self._changed = asyncio.Event()
 
     async def read(self, edition: str, timeout_s: float) -> Topology | None:
-        """The notice, once it is another one than that; None if it is not within so many seconds."""
+        """The topology, once it differs from that one; None if it does not within so many seconds."""
         if self.notice is None or self.notice.edition == edition:
             changed = self._changed
             try:

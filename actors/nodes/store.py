@@ -4,8 +4,8 @@ Beside all steps. It has what a `Store` has for those who read: projectors, subs
 of a partition that is at home on this node reads the log itself; any other asks the node agent of the home
 (`nodes/agent.py`).
 
-Where a partition is at home may change while a reader is open. The reader notices: here, because the map in the share
-is another file; elsewhere, because the node agent returns the new home. The reader continues there, at the same
+Where a partition is at home may change while a reader is open. The reader detects it: here, because the map in the
+share is another file; elsewhere, because the node agent returns the new home. The reader continues there, at the same
 position.
 
 Rules kept here: a reader of a partition whose home does not answer raises an error with its name, and never waits for

@@ -4,7 +4,7 @@ Beside step [3]. A router numbers its attempts at each actor and has at most two
 must have been executed just before it, if that one is still on its way. Refused are:
 
 - a late one: when an attempt gets no answer, the same commands are sent again under a later number. Should the first
-  arrive after all, the client has got an outcome since, and a command that was rejected then might be accepted
+  arrive after all, the client has an outcome since, and a command that was rejected then might be accepted
 - one whose predecessor was lost, or sent some commands elsewhere: commands to one aggregate would overtake each other
 
 The router answers a refusal by waiting until nothing is in flight and sending everything again in order.

@@ -36,7 +36,7 @@ class ServerProtocol:
 
     def __init__(self) -> None:
         self.wanted_bytes = REQUEST.size
-        """How many bytes may be given to `receive` at most; less is fine too."""
+        """How many bytes may be given to `receive` at most; fewer are allowed."""
         self.refused = ""
         """Why the connection has to be ended. Nothing more may be given to `receive` then."""
         self._header: tuple[int, bytes, int, int] | None = None

@@ -1,1 +1,1 @@
-"""What every process of ours needs, whatever it does: logging, signals, a watchdog, garbage collection."""
+"""What every process of Rayfold's needs: logging, signals, a watchdog, garbage collection."""

@@ -5,8 +5,8 @@ being answered when its process ended; on its own machine a client reads it. Wit
 is suspect.
 
 Rules kept here: a suspect is asked again alone, and of the next process of the same replica, so that it never ends the
-others in turn. If that ends as well, while it had nothing else of ours to answer, the suspect is refused for a while,
-by name; the process before and the one after have different incarnations, or it was not the process that ended.
+others in turn. If that ends as well, while it had nothing else of this client to answer, the suspect is refused for a
+while, by name; the process before and the one after have different incarnations, or it was not the process that ended.
 """
 
 from __future__ import annotations

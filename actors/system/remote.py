@@ -280,7 +280,7 @@ class RemoteSystem:
         return True
 
     async def _found_again(self, cluster: Cluster) -> tuple[Topology, dict[str, Any]]:
-        """The notice of the system that this program had. Raises `StoreMismatch` for another one of its name."""
+        """The topology of the system that this program had. Raises `StoreMismatch` for another one of its name."""
         await aside(partial(self._revive, cluster), _ASK_TIMEOUT_S)
         notice, handles = await self._first_notice()
         if (found := notice.store.store_id) != self.store.store_id:
@@ -329,7 +329,7 @@ class RemoteSystem:
                 await asyncio.sleep(_RETRY_S)
 
     async def _first_notice(self) -> tuple[Topology, dict[str, Any]]:
-        """A notice, and the actors that it names, those of all partitions at least, however often it has to be asked
+        """A topology, and the actors that it names, those of all partitions at least, however often it has to be asked
         for: the system may just be starting, or starting again, or replacing what is named."""
         deadline_s = time.monotonic() + _ASK_TIMEOUT_S
         while True:
@@ -355,7 +355,7 @@ class RemoteSystem:
         return notice
 
     async def _handles_of(self, notice: Topology) -> dict[str, Any]:
-        """The actors that a notice names, without those that have ended since: a later topology has the change."""
+        """The actors that a topology names, without those that have ended since: a later topology has the change."""
         parts = (part for served in notice.projections.values() for part in served.parts)
         names = [*notice.partitions, *(replica for part in parts for replica in part)]
         self._check_head()

@@ -1,4 +1,4 @@
-"""Dry run: what would come of starting these classes over a store, without starting or changing anything.
+"""Dry run: the result of starting these classes over a store, without starting or changing anything.
 
 Beside the write path, for `rayfold check`. What `fit.py` compares, and what it cannot: records are decoded and upcast,
 streams are folded, with older classes too if there are any, and the states compared; and it is measured how long the
@@ -55,7 +55,7 @@ Progress = Callable[[int, int], None]
 
 
 class KindTried(NamedTuple):
-    """What came of decoding the stored events of one name and schema version."""
+    """The result of decoding the stored events of one name and schema version."""
 
     name: str
     schema_version: int

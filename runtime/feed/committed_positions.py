@@ -130,7 +130,7 @@ class CommittedPositions:
             self._positions = raised
 
     def close(self) -> None:
-        """Let others open it. Closing twice is fine."""
+        """Let others open it. Closing twice is allowed."""
         with self._lock:
             hold, self._hold = self._hold, None
         if hold is not None:

@@ -90,7 +90,7 @@ def activated(present: Tenure, name: str) -> Tenure:
 
 
 def seal(log: Sealable, heir: str) -> Seal:
-    """Take no event any more, durably, for the sake of `heir`, which is to go on. Sealing again for it is fine.
+    """Take no event any more, durably, for the sake of `heir`, which will continue. Sealing again for it is allowed.
 
     Raises `Sealed` if it is sealed for another or was handed over, and what writing raises.
     """
@@ -122,8 +122,8 @@ def break_seal(log: Sealable, heir: str, epoch: int) -> None:
 
 
 def hand_over(log: Sealable, heir: str, epoch: int, since: int) -> Tenure:
-    """Make the seal of this epoch final: the partition is at home on `heir` from version `since` of the map on.
-    Returns the tenure; of a log that was handed over before, the one that it got then.
+    """Make the seal of this epoch final: the partition is at home on `heir` from version `since` of the map on. Returns
+    the tenure; of a log that was handed over before, the one of that time.
 
     Raises `Sealed` if the seal was broken meanwhile, or is another one.
     """

@@ -225,7 +225,7 @@ class ReadModel:
 
     def close(self) -> None:
         """Let go of the store and tell everybody who waits. The readers stay open: they are the caller's. A state in
-        memory that is to be found again needs a `checkpoint()` before. Closing twice is fine."""
+        memory that is to be found again needs a `checkpoint()` before. Closing twice is allowed."""
         with self._feeding, self._checkpointing, self._changed:
             if not self._closed:
                 self._closed = True

@@ -118,7 +118,7 @@ class StoreLock:
             raise StorageFailed(str(self._path), f"cannot name the holder: {error.strerror or error}") from error
 
     def release(self) -> None:
-        """Let others have the store. Releasing twice is fine."""
+        """Let others have the store. Releasing twice is allowed."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.ftruncate(descriptor, 0)
