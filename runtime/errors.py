@@ -749,21 +749,21 @@ class Sealed(StoreError):
 
     Attributes:
         log: Which log.
-        heir: The node that continues it.
+        successor: The node that continues it.
 
     Example:
         try:
             log.append(batch, epoch)
         except Sealed as sealed:
-            print("continues at", sealed.heir)
+            print("continues at", sealed.successor)
     """
 
-    def __init__(self, log: str, heir: str) -> None:
-        super().__init__(log, heir)
-        self.log, self.heir = log, heir
+    def __init__(self, log: str, successor: str) -> None:
+        super().__init__(log, successor)
+        self.log, self.successor = log, successor
 
     def sentence(self) -> str:
-        return f"{self.log}: it was handed over to {self.heir}, where it goes on; nothing is appended to it here"
+        return f"{self.log}: it was handed over to {self.successor}, where it goes on; nothing is appended to it here"
 
 
 class Damaged(StoreError):

@@ -239,15 +239,15 @@ class PartitionMoves:
         reached: int = await shares.call(to, "pull", partition, name, up_to, timeout_s=_PULL_TIMEOUT_S)
         return reached
 
-    async def _seal(self, partition: int, present: PartitionInstance, heir: str) -> Seal:
+    async def _seal(self, partition: int, present: PartitionInstance, successor: str) -> Seal:
         """Raises `Unavailable`; then it may be sealed or not."""
         try:
-            told, sealed = await call(present.actor.seal, heir, timeout_s=_SEAL_TIMEOUT_S)
+            told, sealed = await call(present.actor.seal, successor, timeout_s=_SEAL_TIMEOUT_S)
         except Exception as error:
-            await asyncio.shield(self._let_go_on(partition, present, heir))
+            await asyncio.shield(self._let_go_on(partition, present, successor))
             raise Unavailable(f"partition {partition}", f"it did not release its log: {one_line(error)}") from error
         if told:
-            await asyncio.shield(self._let_go_on(partition, present, heir))
+            await asyncio.shield(self._let_go_on(partition, present, successor))
             raise from_wire(told)
         seal: Seal = sealed
         return seal
@@ -283,35 +283,38 @@ class PartitionMoves:
             statement = await self._custody(partition, to, sealed.head)
         except RayfoldError as error:
             raise Unavailable(f"partition {partition}", _not_confirmed(name, trouble or error)) from error
-        opened = not statement.tenure.heir and statement.tenure.epoch > sealed.epoch
+        opened = not statement.tenure.successor and statement.tenure.epoch > sealed.epoch
         if not opened or statement.chains.get(sealed.head) != sealed.chain:
             what = trouble or f"its log there has epoch {statement.tenure.epoch} and ends at {statement.head:,}"
             raise Unavailable(f"partition {partition}", _not_confirmed(name, what))
 
-    async def _call_off(self, partition: int, present: PartitionInstance, heir: str, epoch: int) -> None:
+    async def _call_off(self, partition: int, present: PartitionInstance, successor: str, epoch: int) -> None:
         """Break the seal of a move that did not come about, unless it did."""
         try:
-            await self._unseal(partition, present, heir, epoch)
+            await self._unseal(partition, present, successor, epoch)
         except Exception as error:  # `set_right` does it once it can be done
             log.warning("partition %d: %s", partition, one_line(error))
 
-    async def _let_go_on(self, partition: int, present: PartitionInstance, heir: str) -> None:
+    async def _let_go_on(self, partition: int, present: PartitionInstance, successor: str) -> None:
         """After a seal of which it is not known whether it was made."""
         try:
-            await self._unseal_if_sealed(partition, present, heir)
+            await self._unseal_if_sealed(partition, present, successor)
         except Exception as error:  # `set_right` does it once it can be done
             log.warning("partition %d: %s", partition, one_line(error))
 
-    async def _unseal_if_sealed(self, partition: int, seated: PartitionInstance, heir: str = "") -> None:
-        """The partition goes on where it was, unless it has moved. `heir`: not if it is sealed for another one."""
+    async def _unseal_if_sealed(self, partition: int, seated: PartitionInstance, successor: str = "") -> None:
+        """The partition goes on where it was, unless it has moved. `successor`: not if it is sealed for another one."""
         tenure = (await self._custody(partition, seated.node_id)).tenure
-        if not heir or tenure.heir in ("", heir):  # one that released a log and could not seal it has to open it, too
-            await self._unseal(partition, seated, tenure.heir, tenure.epoch)
+        if not successor or tenure.successor in (
+            "",
+            successor,
+        ):  # one that released a log and could not seal it has to open it, too
+            await self._unseal(partition, seated, tenure.successor, tenure.epoch)
 
-    async def _unseal(self, partition: int, seated: PartitionInstance, heir: str, epoch: int) -> None:
+    async def _unseal(self, partition: int, seated: PartitionInstance, successor: str, epoch: int) -> None:
         """Raises `Sealed` if it has moved; then the map of its old home is known."""
         shares = self._system.shares
-        told = await call(seated.actor.unseal, heir, epoch, timeout_s=_SEAL_TIMEOUT_S)
+        told = await call(seated.actor.unseal, successor, epoch, timeout_s=_SEAL_TIMEOUT_S)
         if told:
             if isinstance(error := from_wire(told), Sealed):
                 await shares.learn(await shares.call(seated.node_id, "place", shares.map), [])

@@ -66,7 +66,7 @@ READS: Final = frozenset(
         "holdings",
         "secret",
         "epoch",
-        "heir",
+        "successor",
     }
 )
 """What others may have read for them."""

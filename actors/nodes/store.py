@@ -259,10 +259,10 @@ class ClusterReader:
         epoch: int = self._read("epoch")
         return epoch
 
-    def heir(self) -> str:
+    def successor(self) -> str:
         """For whom the log is sealed; empty if it is not."""
-        heir: str = self._read("heir")
-        return heir
+        successor: str = self._read("successor")
+        return successor
 
     def read(self, after: int, limit: int, bytes_max: int = 1 << 62) -> list[bytes]:
         """See `Reader`."""

@@ -405,32 +405,33 @@ class PartitionActor:
             return PartitionAnswer(os.getpid(), serving.loop.epoch, serving.log.head(), own, *given)
 
     @ray.method
-    def seal(self, heir: str) -> tuple[list[Any], Seal | None]:
-        """Take no command any more: the partition goes on at `heir` (see `moves.py`). An error as `to_wire` packs it,
+    def seal(self, successor: str) -> tuple[list[Any], Seal | None]:
+        """Take no command any more: the partition goes on at `successor` (see `moves.py`). An error as `to_wire` "
+        "packs it,
         or nothing; and what the log ends with. Safe to repeat."""
         with self._writing:
             try:
-                return [], self._owner.seal(heir)
+                return [], self._owner.seal(successor)
             except RayfoldError as error:
                 return to_wire(error), None
 
     @ray.method
-    def hand_over(self, heir: str, epoch: int, version: int) -> tuple[list[Any], Tenure | None]:
+    def hand_over(self, successor: str, epoch: int, version: int) -> tuple[list[Any], Tenure | None]:
         """Make the seal of this epoch final: the step of a move that counts. An error as `to_wire` packs it, or
-        nothing; and since when the heir has the partition. Safe to repeat."""
+        nothing; and since when the successor has the partition. Safe to repeat."""
         with self._writing:
             try:
-                return [], self._owner.hand_over(heir, epoch, version)
+                return [], self._owner.hand_over(successor, epoch, version)
             except RayfoldError as error:
                 return to_wire(error), None
 
     @ray.method
-    def unseal(self, heir: str, epoch: int) -> list[Any]:
+    def unseal(self, successor: str, epoch: int) -> list[Any]:
         """The move for which the log was sealed with this epoch was called off: take commands again. An error as
         `to_wire` packs it, or nothing."""
         with self._writing:
             try:
-                self._owner.unseal(heir, epoch)
+                self._owner.unseal(successor, epoch)
                 self._serving()
             except RayfoldError as error:
                 return to_wire(error)

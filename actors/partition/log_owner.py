@@ -56,27 +56,28 @@ class LogOwner:
         if self.handed_over:
             raise Sealed(self._name, "another node")
 
-    def seal(self, heir: str) -> Seal:
-        """Take no command any more: the partition will continue at `heir`. Safe to repeat. Raises `Sealed`."""
+    def seal(self, successor: str) -> Seal:
+        """Take no command any more: the partition will continue at `successor`. Safe to repeat. Raises `Sealed`."""
         self.handed_over = True
-        return self._with_log(lambda log: seal(log, heir))
+        return self._with_log(lambda log: seal(log, successor))
 
-    def unseal(self, heir: str, epoch: int) -> None:
+    def unseal(self, successor: str, epoch: int) -> None:
         """The move for which the log was sealed with this epoch was called off: commands are taken again.
 
         Raises `Sealed` if it was handed over, or is sealed for another move.
         """
         if not self._serves():
-            self._with_log(lambda log: break_seal(log, heir, epoch))
+            self._with_log(lambda log: break_seal(log, successor, epoch))
             self.handed_over = False
 
-    def hand_over(self, heir: str, epoch: int, version: int) -> Tenure:
-        """Make the seal of this epoch final: the partition is at home on `heir` from this version of the map on, or
+    def hand_over(self, successor: str, epoch: int, version: int) -> Tenure:
+        """Make the seal of this epoch final: the partition is at home on `successor` from this version of the map "
+        "on, or
         from a later one. Safe to repeat. Raises `Sealed` if the move was called off."""
         if self._serves():
             raise Sealed(self._name, "this node: the move was called off")
         since = max(version, self._map_here().version + 1)
-        return self._with_log(lambda log: hand_over(log, heir, epoch, since))
+        return self._with_log(lambda log: hand_over(log, successor, epoch, since))
 
     def _with_log(self, change: Callable[[OwnedLog], Result]) -> Result:
         self._let_go()

@@ -151,9 +151,9 @@ class LmdbReader:
             return self._kinds_named(transaction)
         return kinds_of(transaction.cursor(self.environment.database(EVENTS)).iternext())
 
-    def heir(self) -> str:
+    def successor(self) -> str:
         """The node for which the log is sealed (`sealing.py`); empty if it is not."""
-        return self.tenure().heir
+        return self.tenure().successor
 
     def tenure(self) -> Tenure:
         """The right to write the log, as stored in it (`sealing.py`)."""

@@ -46,10 +46,10 @@ class Tenure(NamedTuple):
 
     epoch: int = 0
     """Of the latest activation, or of the seal."""
-    heir: str = ""
+    successor: str = ""
     """The node for which the log is sealed; empty if it is not."""
     since: int = 0
-    """The version of the map from which on the partition is at home on the heir; 0 as long as the seal can be
+    """The version of the map from which on the successor is the partition's home; 0 as long as the seal can be
     broken."""
 
 
@@ -84,21 +84,22 @@ class Sealable(Protocol):
 
 def activated(present: Tenure, name: str) -> Tenure:
     """The tenure of the next activation. Raises `Sealed`."""
-    if present.heir:
-        raise Sealed(name, present.heir)
+    if present.successor:
+        raise Sealed(name, present.successor)
     return present._replace(epoch=present.epoch + 1)
 
 
-def seal(log: Sealable, heir: str) -> Seal:
-    """Take no event any more, durably, for the sake of `heir`, which will continue. Sealing again for it is allowed.
+def seal(log: Sealable, successor: str) -> Seal:
+    """Take no event any more, durably, for the sake of `successor`, which will continue. Sealing again for it is "
+    "allowed.
 
     Raises `Sealed` if it is sealed for another or was handed over, and what writing raises.
     """
 
     def change(present: Tenure) -> Tenure:
-        if present.heir not in ("", heir) or present.since:
-            raise Sealed(log.name, present.heir)
-        return present if present.heir else Tenure(present.epoch + 1, heir)
+        if present.successor not in ("", successor) or present.since:
+            raise Sealed(log.name, present.successor)
+        return present if present.successor else Tenure(present.epoch + 1, successor)
 
     sealed = log.change_tenure(change)
     assert sealed.heir == heir
@@ -106,7 +107,7 @@ def seal(log: Sealable, heir: str) -> Seal:
     return Seal(sealed.epoch, *log.end())
 
 
-def break_seal(log: Sealable, heir: str, epoch: int) -> None:
+def break_seal(log: Sealable, successor: str, epoch: int) -> None:
     """Let the log be activated again: the move for which it was sealed with this epoch was called off. A log that is
     not sealed stays as it is.
 
@@ -114,23 +115,24 @@ def break_seal(log: Sealable, heir: str, epoch: int) -> None:
     """
 
     def change(present: Tenure) -> Tenure:
-        if present.heir and (present.since or (present.heir, present.epoch) != (heir, epoch)):
-            raise Sealed(log.name, present.heir)
-        return present._replace(heir="")
+        if present.successor and (present.since or (present.successor, present.epoch) != (successor, epoch)):
+            raise Sealed(log.name, present.successor)
+        return present._replace(successor="")
 
     log.change_tenure(change)
 
 
-def hand_over(log: Sealable, heir: str, epoch: int, since: int) -> Tenure:
-    """Make the seal of this epoch final: the partition is at home on `heir` from version `since` of the map on. Returns
+def hand_over(log: Sealable, successor: str, epoch: int, since: int) -> Tenure:
+    """Make the seal of this epoch final: the partition is at home on `successor` from version `since` of the map "
+    "on. Returns
     the tenure; of a log that was handed over before, the one of that time.
 
     Raises `Sealed` if the seal was broken meanwhile, or is another one.
     """
 
     def change(present: Tenure) -> Tenure:
-        if (present.heir, present.epoch) != (heir, epoch):
-            raise Sealed(log.name, present.heir or "this node: the move was called off")
+        if (present.successor, present.epoch) != (successor, epoch):
+            raise Sealed(log.name, present.successor or "this node: the move was called off")
         return present if present.since else present._replace(since=since)
 
     return log.change_tenure(change)
@@ -147,22 +149,22 @@ def continue_epochs(log: Sealable, epoch: int) -> None:
 def put_tenure(transaction: lmdb.Transaction[bytes], meta: lmdb._Database, tenure: Tenure) -> None:
     """Store who may write."""
     transaction.put(META_EPOCH, encode_meta(META_EPOCH, tenure.epoch.to_bytes(8, "big")), db=meta)
-    if tenure.heir:
+    if tenure.successor:
         transaction.put(META_SEAL, encode_meta(META_SEAL, encode_seal(tenure)), db=meta)
     else:
         transaction.delete(META_SEAL, db=meta)
 
 
 def encode_seal(tenure: Tenure) -> bytes:
-    """The heir, and, once it is final, a zero byte and the version. An earlier release takes all of it for the name of
-    the heir, and refuses the log just the same."""
-    return tenure.heir.encode() + (b"\0%d" % tenure.since if tenure.since else b"")
+    """The successor, and, once it is final, a zero byte and the version. An earlier release takes all of it for the
+    name of the successor, and refuses the log just the same."""
+    return tenure.successor.encode() + (b"\0%d" % tenure.since if tenure.since else b"")
 
 
 def decode_seal(epoch: int, stored: bytes) -> Tenure:
     """What `encode_seal` made."""
-    heir, _, since = stored.partition(b"\0")
-    return Tenure(epoch, heir.decode(errors="replace"), int(since or 0))
+    successor, _, since = stored.partition(b"\0")
+    return Tenure(epoch, successor.decode(errors="replace"), int(since or 0))
 
 
 def chain_at(log: Reader, position: int) -> bytes:

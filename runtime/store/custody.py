@@ -83,7 +83,7 @@ def why_kept(copy: CopyFacts, home: Custody) -> str:
     """Why a copy must not be removed on this statement; empty if it may be."""
     if copy.partition != home.partition:
         return f"the statement is about partition {home.partition}"
-    if home.tenure.heir:
+    if home.tenure.successor:
         return "the log of its home is sealed: it is about to move"
     if home.tenure.epoch <= copy.tenure.epoch:
         return f"the log of its home has epoch {home.tenure.epoch}, which is not later than {copy.tenure.epoch}"

@@ -219,7 +219,7 @@ class NodeShare:
             present = self._look(copy_name(partition))
             if present is not None and present.tenure.since > known.since[partition]:
                 tenure = present.tenure
-                known = known.with_home(partition, tenure.heir, since=tenure.since, epoch=tenure.epoch)
+                known = known.with_home(partition, tenure.successor, since=tenure.since, epoch=tenure.epoch)
         return known
 
     def _replace_unused(self, present: Share, known: PartitionMap) -> None:

@@ -107,7 +107,7 @@ class TidiesByItsOwnMap(NodeShare):
 
     def leftovers(self) -> list[CopyFacts]:
         for one in super().leftovers():
-            if one.name.endswith(ARRIVING) or one.tenure.heir:
+            if one.name.endswith(ARRIVING) or one.tenure.successor:
                 self._disk.remove(one.name)
         return super().leftovers()
 
@@ -118,7 +118,7 @@ class RemovesWhatIsSealed(NodeShare):
 
     def discard(self, name: str, home: Custody) -> str:
         copy = self._look(name)
-        if copy is not None and copy.tenure.heir:
+        if copy is not None and copy.tenure.successor:
             self._disk.remove(name)
         return ""
 
@@ -142,16 +142,16 @@ class EachMakesItsOwnStore(NodeAgents):
 
 
 class BreaksFinalSeals(LogOwner):
-    def unseal(self, heir: str, epoch: int) -> None:
+    def unseal(self, successor: str, epoch: int) -> None:
         if not self._serves():
             self._with_log(lambda log: log.change_tenure(lambda present: Tenure(present.epoch)))
             self.handed_over = False
 
 
 class HandsOverWhateverTheSeal(LogOwner):
-    def hand_over(self, heir: str, epoch: int, version: int) -> Tenure:
+    def hand_over(self, successor: str, epoch: int, version: int) -> Tenure:
         since = max(version, self._map_here().version + 1)
-        return self._with_log(lambda log: log.change_tenure(lambda present: Tenure(present.epoch, heir, since)))
+        return self._with_log(lambda log: log.change_tenure(lambda present: Tenure(present.epoch, successor, since)))
 
 
 class OpensSealedLogs(OpenLog):
@@ -201,7 +201,7 @@ class ReportsSuccessAtOnce(PartitionMoves):
 
 
 class LeavesSealsAlone(PartitionMoves):
-    async def _unseal(self, partition: int, seated: PartitionInstance, heir: str, epoch: int) -> None: ...
+    async def _unseal(self, partition: int, seated: PartitionInstance, successor: str, epoch: int) -> None: ...
 
 
 LIKELY: Sequence[Sequence[Fault]] = (

@@ -107,7 +107,7 @@ def _check_left(store: StoppedStore, share: Store, partition: int, findings: Fin
     where = f"partition {partition}, left in {share.path}"
     reader = share.open_reader(partition)
     try:
-        findings.check("I6", bool(reader.heir()), f"{where}: it is not sealed")
+        findings.check("I6", bool(reader.successor()), f"{where}: it is not sealed")
     finally:
         reader.close()
     left, present = stored_records(share, partition), stored_records(store, partition)

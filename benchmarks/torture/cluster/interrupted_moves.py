@@ -219,8 +219,8 @@ def _seen(bank: ClusterBank, move: _Move) -> Iterator[Callable[[str], bool]]:
         looks: dict[str, Callable[[], bool]] = {
             "asked": lambda: True,
             "copying": lambda: arriving_path(new, partition).exists() or maps(old),
-            "sealed": lambda: bool(reader.heir()),
-            "copied": lambda: bool(reader.heir()),
+            "sealed": lambda: bool(reader.successor()),
+            "copied": lambda: bool(reader.successor()),
             "handed over": lambda: bool(reader.tenure().since),
             "committed": lambda: maps(old),
             "given": lambda: maps(new),
@@ -251,6 +251,6 @@ def _takes_events(bank: ClusterBank, number: int, partition: int) -> bool:
         return False
     try:
         with contextlib.closing(store.open_reader(partition)) as reader:
-            return not reader.heir()
+            return not reader.successor()
     except RayfoldError:  # it is being removed
         return False

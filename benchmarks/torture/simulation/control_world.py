@@ -192,9 +192,9 @@ class _PartitionProcess(Process):
             return _told(lambda: getattr(self.owner, method)(*arguments))
         return super().handle(method, *arguments)
 
-    def unseal(self, heir: str, epoch: int) -> list[Any]:
+    def unseal(self, successor: str, epoch: int) -> list[Any]:
         def undo() -> None:
-            self.owner.unseal(heir, epoch)
+            self.owner.unseal(successor, epoch)
             self._ensure_open()
 
         return _told(undo)[0]
@@ -584,14 +584,14 @@ class ControlWorld:
         file = self.nodes[to].disk.files.get(copy_name(moved.partition))
         store_map = self.nodes[to].disk.map
         came_with = 0 if store_map is None else store_map.epochs[moved.partition]
-        opened = file is not None and not file.tenure.heir and file.tenure.epoch > came_with
+        opened = file is not None and not file.tenure.successor and file.tenure.epoch > came_with
         if file is None or not opened or not self._complete(file, moved.partition):
             self._wrong("a move reported success, and the new home has not opened its log")
 
     def _look_at_removal(self, partition: int, removed: File) -> None:
         """A copy is removed only once a later one was opened that has all that it has."""
         later = (
-            not file.tenure.heir
+            not file.tenure.successor
             and file.tenure.epoch > removed.tenure.epoch
             and set(removed.values) <= set(file.values)
             for _, file in self._copies(partition)

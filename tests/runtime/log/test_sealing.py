@@ -41,7 +41,7 @@ def test_a_seal_is_on_the_disk_and_every_reader_sees_it(log: LmdbLog, tmp_path: 
     seal(log, "node-1")
     log.close()
     reader = open_reader(tmp_path / "log", "partition 3", identity="s/00003")
-    assert reader.heir() == "node-1"
+    assert reader.successor() == "node-1"
     reader.close()
     again = open_log(tmp_path / "log", "partition 3", identity="s/00003", create=False)
     with pytest.raises(Sealed):
@@ -54,10 +54,10 @@ def test_sealing_again_for_the_same_changes_nothing_and_for_another_is_refused(l
     assert seal(log, "node-1") == seal(log, "node-1") == Seal(2, 0, CHAIN_START)
     with pytest.raises(Sealed, match="handed over to node-1"):
         seal(log, "node-2")
-    for heir, epoch in (("node-2", 2), ("node-1", 1), ("node-1", 3)):
+    for successor, epoch in (("node-2", 2), ("node-1", 1), ("node-1", 3)):
         with pytest.raises(Sealed, match="handed over to node-1"):
-            break_seal(log, heir, epoch)
-    assert log.heir() == "node-1"
+            break_seal(log, successor, epoch)
+    assert log.successor() == "node-1"
 
 
 def test_a_broken_seal_lets_the_log_go_on_under_a_later_epoch(log: LmdbLog) -> None:
