@@ -119,11 +119,11 @@ class CommandRouter:
                 destination.way.close()
 
     def _partition_way(self, actor: Any) -> PartitionTransport:
-        return self.transport_class(actor, self._client, self._came_back, by_road=self._settings.local_sockets)
+        return self.transport_class(actor, self._client, self._came_back, by_socket=self._settings.local_sockets)
 
     def _own_actor_way(self, actor: Any) -> PartitionTransport:
         """Only partitions have sockets: an own actor waits for its partition, through Ray, anyway."""
-        return self.transport_class(actor, self._client, self._came_back, by_road=False)
+        return self.transport_class(actor, self._client, self._came_back, by_socket=False)
 
     def _carry_out(self) -> None:
         """An instruction of the routing. Carrying it out causes no event at once: every result comes later."""

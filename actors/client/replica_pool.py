@@ -114,10 +114,11 @@ class _Replica:
         self,
         number: int,
         actor: Any,
-        lane: Callable[[_Replica], Batcher[_Asked]],
+        batcher: Callable[[_Replica], Batcher[_Asked]],
         waiting: Callable[[_Replica, bool], Batcher[_Asked]],
     ) -> None:
-        """`lane`, `waiting`: make the batchers to it; the second is called with whether they are for queries that have
+        """`batcher`, `waiting`: make the batchers to it; the second is called with whether they are for queries "
+        "that have
         waited in vain."""
         self.number, self.actor = number, actor
         self.positions: dict[int, int] = {}
@@ -125,7 +126,7 @@ class _Replica:
         """Of the process that has answered last."""
         self.in_flight = 0
         self.left_out_until_s = 0.0
-        self.lane = lane(self)
+        self.batcher = batcher(self)
         self.fresh, self.waited = waiting(self, False), waiting(self, True)
         """Queries that wait for a position: those that have just come, and those that have waited in vain."""
         self.suspects: deque[_Asked] = deque()
@@ -151,9 +152,9 @@ class _Call:
     __slots__ = ("apart", "batch", "ended", "key", "lane", "replica", "timer")
 
     def __init__(
-        self, replica: _Replica, lane: Batcher[_Asked] | None, batch: Sequence[_Asked], *, apart: bool = False
+        self, replica: _Replica, batcher: Batcher[_Asked] | None, batch: Sequence[_Asked], *, apart: bool = False
     ) -> None:
-        self.replica, self.lane, self.batch, self.apart = replica, lane, batch, apart
+        self.replica, self.batcher, self.batch, self.apart = replica, batcher, batch, apart
         self.key = b""
         self.ended = False
         self.timer: asyncio.TimerHandle | None = None
@@ -184,17 +185,17 @@ class ReplicaPool:
             replica.number = number
         for replica in before.values():
             if replica not in self._replicas:
-                lanes = (replica.lane, replica.fresh, replica.waited)
-                self._again([asked for lane in lanes for asked, _ in lane.take_waiting(lambda _: True)])
+                batchers = (replica.batcher, replica.fresh, replica.waited)
+                self._again([asked for batcher in batchers for asked, _ in batcher.take_waiting(lambda _: True)])
 
     def retire(self) -> None:
         """Send nothing again: these actors are about to end, and no others can answer for them."""
         self._retired = True
 
     def _replica(self, number: int, actor: Any) -> _Replica:
-        return _Replica(number, actor, self._lane, self._waiting_lane)
+        return _Replica(number, actor, self._batcher, self._waiting_batcher)
 
-    def _lane(self, replica: _Replica) -> Batcher[_Asked]:
+    def _batcher(self, replica: _Replica) -> Batcher[_Asked]:
         return Batcher(
             f"the queue to a replica of {self._name}",
             partial(self._send, replica),
@@ -203,7 +204,7 @@ class ReplicaPool:
             batch_items_max=_BATCH_QUERIES_MAX,
         )
 
-    def _waiting_lane(self, replica: _Replica, waited: bool) -> Batcher[_Asked]:
+    def _waiting_batcher(self, replica: _Replica, waited: bool) -> Batcher[_Asked]:
         return Batcher(
             f"the queue to a replica of {self._name}",
             partial(self._send_waiting, replica, waited),
@@ -230,9 +231,9 @@ class ReplicaPool:
             self._route(asked)
         else:
             replica = self._gathering
-            if replica is None or (len(self._replicas) > 1 and not 0 < len(replica.lane) < _TOGETHER):
+            if replica is None or (len(self._replicas) > 1 and not 0 < len(replica.batcher) < _TOGETHER):
                 replica = self._gathering = self._next_replica(after)
-            replica.lane.put(asked, asked.size_bytes)
+            replica.batcher.put(asked, asked.size_bytes)
             replica.in_flight += 1
         self._note(asked, timeout_s)
         return future
@@ -250,7 +251,7 @@ class ReplicaPool:
         for first in range(0, len(many), _TOGETHER):
             together, replica = many[first : first + _TOGETHER], self._next_replica(after)
             try:
-                replica.lane.put_all([(asked, asked.size_bytes) for asked in together])
+                replica.batcher.put_all([(asked, asked.size_bytes) for asked in together])
             except Overloaded as error:
                 for asked in together:
                     asked.future.set_result(error)
@@ -324,10 +325,10 @@ class ReplicaPool:
         """Put it into a batcher. What was sent before is never refused there."""
         replica = asked.waits_for or self._next_replica(asked.after)
         if asked.waits_for is None and replica.has(asked.after):
-            lane = replica.lane
+            batcher = replica.batcher
         else:
-            lane = replica.waited if waited else replica.fresh
-        lane.put(asked, asked.size_bytes, again=waited or asked.tries > 0)
+            batcher = replica.waited if waited else replica.fresh
+        batcher.put(asked, asked.size_bytes, again=waited or asked.tries > 0)
         replica.in_flight += 1
 
     def _next_replica(self, after: Mapping[int, int]) -> _Replica:
@@ -343,7 +344,7 @@ class ReplicaPool:
         )
 
     def _send(self, replica: _Replica, batch: Sequence[_Asked]) -> None:
-        self._send_as(_Call(replica, replica.lane, batch))
+        self._send_as(_Call(replica, replica.batcher, batch))
 
     def _send_as(self, call: _Call) -> None:
         queries = join_queries([asked.packed for asked in call.batch])
@@ -356,22 +357,22 @@ class ReplicaPool:
         self._start(call, self._settings.attempt_timeout_s, "ask", queries, needs, alone, call.apart)
 
     def _send_waiting(self, replica: _Replica, waited: bool, batch: Sequence[_Asked]) -> None:
-        lane, now = replica.waited if waited else replica.fresh, time.monotonic()
+        batcher, now = replica.waited if waited else replica.fresh, time.monotonic()
         batch = [asked for asked in batch if not asked.future.done()]
         if not batch:
-            self._loop.call_soon(lane.batch_done)
+            self._loop.call_soon(batcher.batch_done)
             return
-        call = _Call(replica, lane, batch)
+        call = _Call(replica, batcher, batch)
         queries = call.key = join_queries([asked.packed for asked in batch])
         longest_s = max(asked.deadline_s for asked in batch) - now
         wait_s = max(0.0, min(_AGAIN_S if waited else _FRESH_S, longest_s))
         afters = [dict(asked.after) for asked in batch]
         self._start(call, wait_s + self._settings.attempt_timeout_s, "ask_after", queries, afters, wait_s, waited)
 
-    def _start(self, call: _Call, timeout_s: float, road: str, *arguments: Any) -> None:
+    def _start(self, call: _Call, timeout_s: float, method: str, *arguments: Any) -> None:
         call.timer = self._loop.call_later(timeout_s, self._came_back, call, None)
         try:
-            sent = getattr(call.replica.actor, road).remote(*arguments)
+            sent = getattr(call.replica.actor, method).remote(*arguments)
             sent.future().add_done_callback(partial(self._wake, call))
         except Exception as error:  # the actor is gone for good, or Ray is
             failed: ThreadFuture[Any] = ThreadFuture()
@@ -405,8 +406,8 @@ class ReplicaPool:
             log.exception("a replica of %s gave an answer that cannot be read", self._name)
             self._loop.call_later(_LEFT_OUT_S / 2, self._again, call.batch)
         finally:
-            if call.lane is not None:
-                call.lane.batch_done()
+            if call.batcher is not None:
+                call.batcher.batch_done()
 
     def _take(
         self,

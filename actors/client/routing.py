@@ -106,7 +106,7 @@ class Destination:
         self.way = way
         """Its transport: not used here."""
         to = f"the queue to {name or f'partition {partition}'}"
-        self.lane = BatchQueue[PendingCommand](to, in_flight_max=IN_FLIGHT_MAX)
+        self.queue = BatchQueue[PendingCommand](to, in_flight_max=IN_FLIGHT_MAX)
         self.flights: dict[int, list[PendingCommand]] = {}
         """By attempt, in the order they left."""
         self.held: dict[int, list[PendingCommand]] = {}
@@ -236,7 +236,7 @@ class Routing:
             self._put_aside(pending)
         else:
             destination = self._destination(stream)
-            if destination.lane.put(pending, len(blob)):
+            if destination.queue.put(pending, len(blob)):
                 self.instructions.append(destination.start)
         self.pending.add(pending)
         if timeout_s < _PRECISE_S:
@@ -261,13 +261,13 @@ class Routing:
             try:
                 unanswered = self._read_answer(destination, batch, answer)
             except Exception as error:  # it is no answer of Rayfold's: treated as lost, and the batcher continues
-                self.instructions.append(ReportUnreadable(destination.lane.name, error))
+                self.instructions.append(ReportUnreadable(destination.queue.name, error))
                 destination.failures += 1
                 unanswered = [pending for pending in batch if not pending.caller.done()]
         if unanswered:
             destination.held[attempt] = unanswered
         if not destination.held:
-            if destination.lane.batch_done():
+            if destination.queue.batch_done():
                 self._leave(destination)
         elif not destination.flights:
             self._send_again_after(self._backoff_s(destination.failures), destination)
@@ -306,7 +306,7 @@ class Routing:
         for attempt in list(self._attempted):
             self.answered(now_s, attempt, None)
         for stream, route in list(self.routes.items()):
-            if not route.held and not len(route.lane):
+            if not route.held and not len(route.queue):
                 del self.routes[stream]
 
     def close(self) -> None:
@@ -337,7 +337,7 @@ class Routing:
         self._leave(destination)
 
     def _leave(self, destination: Destination) -> None:
-        while batch := destination.lane.next_batch():
+        while batch := destination.queue.next_batch():
             self._send(destination, batch)
 
     def _send(self, destination: Destination, batch: list[PendingCommand]) -> None:
@@ -348,7 +348,7 @@ class Routing:
             return
         batch = [pending for pending in batch if not pending.caller.done()]
         if not batch or self.closed:
-            destination.lane.batch_done()  # the next one leaves in the loop that this one has left in
+            destination.queue.batch_done()  # the next one leaves in the loop that this one has left in
             return
         self._attempts += 1
         attempt, predecessor = self._attempts, next(reversed(destination.flights), 0)
@@ -373,7 +373,7 @@ class Routing:
         outcomes: list[tuple[PendingCommand, Outcome]] = []
         fenced = False
         answers, batch_cost_s = decode_answer(blob, batch, self._store_id)
-        destination.lane.pipelined_items_min = commands_worth(batch_cost_s)
+        destination.queue.pipelined_items_min = commands_worth(batch_cost_s)
         for pending, answered in zip(batch, answers, strict=True):  # both are ours
             if isinstance(answered, Redirect):
                 unanswered.append(pending)
@@ -431,11 +431,11 @@ class Routing:
         if moved:
             self._look_up(destination.partition, moved)
         elsewhere = [pending for pending in again if pending.stream in self.routes]
-        waiting = destination.lane.take_waiting(lambda pending: pending.stream in self.routes)
+        waiting = destination.queue.take_waiting(lambda pending: pending.stream in self.routes)
         for pending in [*elsewhere, *(pending for pending, _ in waiting)]:
             self._put(pending)
         here = [(pending, len(pending.blob)) for pending in again if pending.stream not in self.routes]
-        if destination.lane.restart(here):
+        if destination.queue.restart(here):
             self._leave(destination)
 
     def _take_back(self, destination: Destination, again: Sequence[PendingCommand]) -> None:
@@ -449,7 +449,7 @@ class Routing:
                 self._lost[destination.name] = None
             if len(self._lost) > _ROUTES_MAX:
                 self._lost.popitem(last=False)
-        waiting = destination.lane.take_waiting(lambda _: True)
+        waiting = destination.queue.take_waiting(lambda _: True)
         for pending in [*again, *(pending for pending, _ in waiting)]:
             self._put(pending)
 
@@ -459,7 +459,7 @@ class Routing:
         ):  # its caller gets the outcome with the next sweep
             return
         destination = self._destination(pending.stream)
-        if destination.lane.put(pending, len(pending.blob), again=True):
+        if destination.queue.put(pending, len(pending.blob), again=True):
             self.instructions.append(destination.start)
 
     # Set aside ---------------------------------------------------------------------------------------------------
@@ -470,7 +470,7 @@ class Routing:
         """Set aside what is for these aggregates, until it is brought back. Returns the others of `again`."""
         for stream in streams:
             self._aside.setdefault(stream, [])
-        waiting = destination.lane.take_waiting(lambda pending: pending.stream in streams)
+        waiting = destination.queue.take_waiting(lambda pending: pending.stream in streams)
         for pending in [*again, *(pending for pending, _ in waiting)]:
             if pending.stream in streams:
                 self._put_aside(pending, again=True)
@@ -518,7 +518,7 @@ class Routing:
             return
         if len(self.routes) >= _ROUTES_MAX:  # one in use stays; there are at most as many as commands in flight
             for known, route in list(self.routes.items()):
-                if not route.flights and not route.held and not len(route.lane):
+                if not route.flights and not route.held and not len(route.queue):
                     del self.routes[known]
                 if len(self.routes) < _ROUTES_MAX:
                     break

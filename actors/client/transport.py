@@ -35,29 +35,29 @@ class PartitionTransport:
     connection_class: type[SocketConnection] = SocketConnection
 
     def __init__(
-        self, actor: Any, client: bytes, batch_done: Callable[[int, bytes | None], None], *, by_road: bool
+        self, actor: Any, client: bytes, batch_done: Callable[[int, bytes | None], None], *, by_socket: bool
     ) -> None:
         """`batch_done(attempt, answer)` is called once for each attempt, later; the answer is None if it failed.
-        `by_road`: the actor has a method `road` that returns its socket."""
+        `by_socket`: the actor has a method `socket_path` that returns its socket."""
         self.actor = actor
         self.died = False
         """Ray has reported that its process ended for good."""
         self._client = client
         self._came_back = batch_done
         self._loop = asyncio.get_running_loop()
-        self._choice = self.choice_class(by_socket=by_road)
+        self._choice = self.choice_class(by_socket=by_socket)
         self._looking: asyncio.Task[None] | None = None
         self._look()
 
-    def has_road(self) -> bool:
+    def has_socket(self) -> bool:
         """Whether attempts use a socket connection now."""
         return self._choice.connection is not None
 
     def execute(self, attempt: int, predecessor: int, blob: bytes) -> None:
         """Start an attempt on its way. Returns at once and never raises."""
-        road = self._choice.connection
-        if road is not None:
-            road.send(attempt, predecessor, blob)
+        connection = self._choice.connection
+        if connection is not None:
+            connection.send(attempt, predecessor, blob)
             return
         try:
             sent = self.actor.execute.remote(self._client, attempt, predecessor, blob)
@@ -96,18 +96,18 @@ class PartitionTransport:
     def _look(self) -> None:
         """Try to open a socket connection in the background, if it is time to."""
         if self._choice.begin_look(self._loop.time()):
-            self._looking = self._loop.create_task(self._find_road())
+            self._looking = self._loop.create_task(self._find_socket())
 
-    async def _find_road(self) -> None:
+    async def _find_socket(self) -> None:
         """Ask the actor where its socket is, and open it. Whatever fails, Ray is there."""
         found: SocketConnection | None = None
         try:
             async with asyncio.timeout(_LOOK_TIMEOUT_S):
-                path = await asyncio.wrap_future(self.actor.road.remote().future())
+                path = await asyncio.wrap_future(self.actor.socket_path.remote().future())
                 if path:
-                    road = self.connection_class(self._client, self._came_back, self._lost)
-                    await self._loop.create_unix_connection(lambda: road, path)
-                    found = None if road.lost else road
+                    connection = self.connection_class(self._client, self._came_back, self._lost)
+                    await self._loop.create_unix_connection(lambda: connection, path)
+                    found = None if connection.lost else connection
         except Exception:  # of Ray's there are many, and of sockets
             found = None
         finally:
@@ -117,6 +117,6 @@ class PartitionTransport:
         else:
             self._choice.found(found)
 
-    def _lost(self, road: SocketConnection) -> None:
+    def _lost(self, connection: SocketConnection) -> None:
         """The partition has ended, or its socket server is full."""
-        self._choice.lost(road, self._loop.time(), answered=road.answered)
+        self._choice.lost(connection, self._loop.time(), answered=connection.answered)

@@ -24,7 +24,7 @@ class TransportChoice(Generic[Connection]):
     """Between one client and one actor."""
 
     def __init__(self, *, by_socket: bool) -> None:
-        """`by_socket`: the actor has a method `road` that returns its socket."""
+        """`by_socket`: the actor has a method `socket_path` that returns its socket."""
         self.connection: Connection | None = None
         """What attempts take now; None: Ray."""
         self._by_socket = by_socket

@@ -222,7 +222,7 @@ class LocalNodes:
             "port": None if number else self._port_of_head(),
         }
         ensure_token(os.environ)
-        with _opened(node.data / LOG) as log:
+        with _open_log(node.data / LOG) as log:
             node.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "rayfold.actors.cluster.local_node", json.dumps(plan)],
                 stdin=subprocess.PIPE,
@@ -309,7 +309,7 @@ def _line(descriptor: int, deadline: float) -> Mapping[str, Any]:
     return told
 
 
-def _opened(path: Path) -> Any:
+def _open_log(path: Path) -> Any:
     try:
         return os.fdopen(open_private(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb")
     except OSError as error:

@@ -43,8 +43,8 @@ class Health:
         self._system = system
         self._moves = moves
         self._silent_s = system.plan.settings.silent_s
-        self._pulse = Heartbeats(self._silent_s)
-        self._opened = Heartbeats(self._silent_s)
+        self._heartbeats = Heartbeats(self._silent_s)
+        self._openings = Heartbeats(self._silent_s)
         """Whether partitions have their logs open, and if not, why. One that opens its log for long is not silent."""
 
     def note(self, partition: int, trouble: RayfoldError | None) -> None:
@@ -66,16 +66,18 @@ class Health:
         system, shares = self._system, self._system.shares
         seated = {f"partition {number}": number for number in system.partitions.seated if system.is_up(number)}
         projectors = system.projections.projectors()
-        self._pulse.keep({*seated, *shares.up, *(one.name for one in projectors)})
-        self._opened.keep(set(seated))
+        self._heartbeats.keep({*seated, *shares.up, *(one.name for one in projectors)})
+        self._openings.keep(set(seated))
         for who, number in seated.items():
             actor = system.partitions.seated[number].actor
-            self._pulse.take(who, partial(_asked, actor.process_id))
-            self._opened.take(who, partial(_asked, actor.head), partial(self._heard, number))
+            self._heartbeats.take(who, partial(_asked, actor.process_id))
+            self._openings.take(who, partial(_asked, actor.head), partial(self._heard, number))
         for node_id in shares.up:
-            self._pulse.take(node_id, partial(_asked, shares.keeper(node_id).map), heard=partial(self._map_of, node_id))
+            self._heartbeats.take(
+                node_id, partial(_asked, shares.agent(node_id).map), heard=partial(self._map_of, node_id)
+            )
         for projector in projectors:
-            self._pulse.take(projector.name, partial(_asked, projector.actor.place))
+            self._heartbeats.take(projector.name, partial(_asked, projector.actor.place))
 
     def _heard(self, partition: int, trouble: RayfoldError | None) -> None:
         if trouble is None or isinstance(trouble, StoreError):
@@ -111,13 +113,17 @@ class Health:
     async def replace_silent(self) -> None:
         """What has not answered for long, although its node is up, is replaced."""
         system = self._system
-        silent = [who for who in self._pulse.silent() if not (await self._is_starting(who) and self._pulse.excuse(who))]
+        silent = [
+            who
+            for who in self._heartbeats.silent()
+            if not (await self._is_starting(who) and self._heartbeats.excuse(who))
+        ]
         if not silent or system.changing.locked():
             return
         async with system.changing:
             for who in silent:
-                self._pulse.forget(who)
-                self._opened.forget(who)
+                self._heartbeats.forget(who)
+                self._openings.forget(who)
                 called = f"the node agent of {system.nodes[who].name}" if who in system.nodes else who
                 log.error("%s, of %s, has not answered for %g s: replaced", called, system.plan.name, self._silent_s)
                 with contextlib.suppress(RayfoldError):
@@ -137,7 +143,7 @@ class Health:
         """Its actor; None if it is no more."""
         system = self._system
         if who in system.shares.up:
-            return system.shares.keeper(who)
+            return system.shares.agent(who)
         if who.startswith("partition "):
             return system.partitions.seated[int(who.removeprefix("partition "))].actor
         return next((one.actor for one in system.projections.projectors() if one.name == who), None)

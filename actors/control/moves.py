@@ -151,7 +151,7 @@ class PartitionMoves:
             log.warning("partition %d has moved to %s, and goes on there", partition, shares.map.name_of(home))
             await system.partitions.replace(partition, home)
             system.projections.use_partitions(system.partitions.handles())
-            system.put_up()
+            system.publish()
         elif await _has_let_go(seated):
             log.warning("partition %d was to move", partition)
             await self._unseal_if_sealed(partition, seated)
@@ -193,7 +193,7 @@ class PartitionMoves:
         system.partitions.seated[partition] = following
         system.projections.use_partitions(system.partitions.handles())
         await system.open_partition(partition)
-        system.put_up()
+        system.publish()
         waited_ms = (time.monotonic() - sealing_s) * 1000
         await self._leave(present)
         await self._confirm(partition, to, sealed)

@@ -389,4 +389,4 @@ class _NewWriters:
     def _show(self) -> None:
         system = self._system
         system.projections.use_partitions(system.partitions.handles())
-        system.put_up()
+        system.publish()

@@ -86,7 +86,7 @@ class Supervision:
         self.plan = plan
         self.detached = detached
         """Deployed: it outlives the program that has started it."""
-        self.board = TopologyFeed()
+        self.feed = TopologyFeed()
         self.shares = NodeAgents(
             plan.name,
             cluster.namespace,
@@ -144,7 +144,7 @@ class Supervision:
         if not names:
             await self._open()
         await self.projections.attach(self.partitions.handles(), self._serve)
-        self.put_up()
+        self.publish()
         for doing in (self._watch, self._tick, self._measure, self.rollout.run):
             self._go_on(doing())
         self._go_on(self._end_superseded())
@@ -377,7 +377,7 @@ class Supervision:
                 self.alone("tidying", self._tidy)
                 if self._projector_moves.is_due():
                     self.alone("moves of projectors", self._projector_moves.step)
-                self.put_up()
+                self.publish()
             except Exception:  # the next check may succeed: there is no other supervisor
                 log.exception("supervising %s", self.plan.name)
 
@@ -386,7 +386,7 @@ class Supervision:
         log.warning("node %s is up; it has partitions %s", *self._called(node.node_id))
         self._gone_since.pop(node.node_id, None)
         await self.shares.add(node)
-        self.put_up()
+        self.publish()
 
     def trouble_of(self, number: int) -> RayfoldError | None:
         """Why a partition that answers cannot open its log; None if it can."""
@@ -398,7 +398,7 @@ class Supervision:
 
     # -------------------------------------------------------------------------------------------------------------
 
-    def put_up(self) -> None:
+    def publish(self) -> None:
         """Publish the present topology."""
         seated, plan = self.partitions.seated, self.plan
         served = {
@@ -407,7 +407,7 @@ class Supervision:
             )
             for name, one in self.projections.serving.items()
         }
-        notice = Topology(
+        topology = Topology(
             self.shares.store,
             tuple(seated[number].name for number in sorted(seated)),
             self.unavailable(),
@@ -416,10 +416,10 @@ class Supervision:
             plan.generation,
             plan.catalogue,
         )
-        self.board.put_up(notice)
+        self.feed.publish(topology)
 
     def _serve(self, _projection: type[Projection], _parts: Sequence[Sequence[Any]]) -> None:
-        self.put_up()
+        self.publish()
 
     def _projections(self) -> ClusterProjectorFleet:
         name, namespace = self.plan.name, self.cluster.namespace

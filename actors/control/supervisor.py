@@ -69,9 +69,9 @@ class SupervisorActor:
         error, _ = await self._told(self._started)
         return error
 
-    async def read(self, edition: str, timeout_s: float) -> Topology | None:
+    async def read(self, revision: str, timeout_s: float) -> Topology | None:
         """The published topology, once it differs from that one; None if it does not in time."""
-        return await (await self._started()).board.read(edition, timeout_s)
+        return await (await self._started()).feed.read(revision, timeout_s)
 
     async def ask(self, what: str, *arguments: Any) -> tuple[list[Any], Any]:
         """Have `heads`, `status` or another of `_DOORS` done. An error as `to_wire` packs it, or nothing; the

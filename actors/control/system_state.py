@@ -49,7 +49,7 @@ class SystemState(Protocol):
         """Do it in the background, unless that is being done already."""
         ...
 
-    def put_up(self) -> None:
+    def publish(self) -> None:
         """Publish the present topology to every program."""
         ...
 

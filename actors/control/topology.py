@@ -44,7 +44,7 @@ class Topology(NamedTuple):
     """Of the application's code: 1, and one more with each deployment."""
     catalogue: bytes
     """The application's classes; see `shipping.py`."""
-    edition: str = ""
+    revision: str = ""
     """Number of this topology; another one after each change."""
 
 
@@ -52,30 +52,30 @@ class TopologyFeed:
     """The present topology. Used on one event loop only."""
 
     def __init__(self) -> None:
-        self.notice: Topology | None = None
+        self.topology: Topology | None = None
         self._incarnation = secrets.token_hex(4)
         """Incarnation of the supervisor: the topology of an earlier one is outdated, whatever its revision."""
         self._changes = 0
         self._changed = asyncio.Event()
 
-    def put_up(self, notice: Topology) -> None:
+    def publish(self, topology: Topology) -> None:
         """Publish `topology`. An unchanged topology is ignored."""
-        if self.notice is not None and notice == self.notice._replace(edition=""):
+        if self.topology is not None and topology == self.topology._replace(revision=""):
             return
         self._changes += 1
-        self.notice = notice._replace(edition=f"{self._incarnation}.{self._changes}")
+        self.topology = topology._replace(revision=f"{self._incarnation}.{self._changes}")
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def read(self, edition: str, timeout_s: float) -> Topology | None:
+    async def read(self, revision: str, timeout_s: float) -> Topology | None:
         """The topology, once it differs from that one; None if it does not within so many seconds."""
-        if self.notice is None or self.notice.edition == edition:
+        if self.topology is None or self.topology.revision == revision:
             changed = self._changed
             try:
                 await asyncio.wait_for(changed.wait(), timeout_s)
             except TimeoutError:
                 return None
-        return self.notice
+        return self.topology
 
 
 def supervisor_name(name: str) -> str:

@@ -186,7 +186,7 @@ class NodeAgent:
     @ray.method(concurrency_group="checks")
     def verify(self) -> tuple[list[Any], Report | None]:
         """Check every byte of the logs that are at home here."""
-        return _told(lambda: verify_store(self._opened().store.path))
+        return _told(lambda: verify_store(self._ensure_open().store.path))
 
     # --- moving (see `moves.py`) --------------------------------------------------------------------------------
 
@@ -194,10 +194,10 @@ class NodeAgent:
     def pull(self, partition: int, source: str, up_to: int) -> tuple[list[Any], int]:
         """Copy what the node agent of this name has of a partition's log up to a position, or as much as is done at
         once. How far the copy is now."""
-        keeper: Any = ray.get_actor(source, self._plan.namespace)
+        agent: Any = ray.get_actor(source, self._plan.namespace)
 
         def fetch(after: int, up_to: int) -> LogSegment | None:
-            asked = keeper.read.remote(partition, "segment", (after, up_to))
+            asked = agent.read.remote(partition, "segment", (after, up_to))
             error, segment = ray.get(asked, timeout=_PULL_TIMEOUT_S)
             if error:
                 raise from_wire(error)
@@ -312,7 +312,7 @@ class NodeAgent:
                     reader.close()
         return share
 
-    def _opened(self) -> Share:
+    def _ensure_open(self) -> Share:
         share = self._share or self._reopen()
         if share is None:
             raise StoreMissing(str(self._folder()), f"there is no share of {self._plan.name} here")

@@ -64,7 +64,7 @@ class NodeAgents:
         self._detached = detached
         self._silent_s = silent_s
         self._revive = revive
-        self._keepers: dict[str, Any] = {}
+        self._agents: dict[str, Any] = {}
 
     @property
     def map(self) -> PartitionMap:
@@ -77,13 +77,13 @@ class NodeAgents:
         """The store, as its map is now."""
         return ClusterStore(self._name, self._namespace, self.map)
 
-    def keeper(self, node_id: str) -> Any:
+    def agent(self, node_id: str) -> Any:
         """The agent of a node, started if there is none."""
-        keeper = self._keepers.get(node_id)
-        if keeper is None:
+        agent = self._agents.get(node_id)
+        if agent is None:
             plan = NodeAgentPlan(self._name, node_id, self._namespace, self._detached, self._revive)
-            keeper = self._keepers[node_id] = start_node_agent(plan)
-        return keeper
+            agent = self._agents[node_id] = start_node_agent(plan)
+        return agent
 
     async def open(
         self,
@@ -161,7 +161,7 @@ class NodeAgents:
         """The answer of the agent of a node. Raises the error that it returns, and `Unavailable` if it does not
         answer."""
         try:
-            answer = await call(getattr(self.keeper(node_id), method), *arguments, timeout_s=timeout_s)
+            answer = await call(getattr(self.agent(node_id), method), *arguments, timeout_s=timeout_s)
         except RayfoldError:
             raise
         except Exception as error:
@@ -175,15 +175,15 @@ class NodeAgents:
 
     def replace(self, node_id: str) -> None:
         """End a node agent that does not answer, though its node is up, and start another."""
-        kill(self.keeper(node_id))
-        del self._keepers[node_id]
-        self.keeper(node_id)
+        kill(self.agent(node_id))
+        del self._agents[node_id]
+        self.agent(node_id)
 
     async def end(self) -> None:
         """End all node agents; the shares are free."""
-        for keeper in self._keepers.values():
-            kill(keeper)
-        self._keepers.clear()
+        for agent in self._agents.values():
+            kill(agent)
+        self._agents.clear()
 
     # -------------------------------------------------------------------------------------------------------------
 

@@ -156,7 +156,7 @@ class PartitionLocator:
         self._store = store
         self._lock = threading.Lock()
         self._map = store.map
-        self._keepers: dict[str, Any] = {}
+        self._agents: dict[str, Any] = {}
         self._silent_until_s: dict[str, float] = {}
         self._stamp: tuple[int, int] | None = None
         data = data_folder_here()
@@ -207,16 +207,16 @@ class PartitionLocator:
         if time.monotonic() < self._silent_until_s.get(node_id, 0.0):
             raise self._unavailable(node_id)
         try:
-            keeper = self._keepers.get(node_id)
-            if keeper is None:
+            agent = self._agents.get(node_id)
+            if agent is None:
                 if head_is_away():  # Ray would wait for it for a minute
                     raise TimeoutError
-                keeper = ray.get_actor(node_agent_name(self._store.name, node_id), self._store.namespace)
-                self._keepers[node_id] = keeper
-            asked = getattr(keeper, method).remote(*arguments)
+                agent = ray.get_actor(node_agent_name(self._store.name, node_id), self._store.namespace)
+                self._agents[node_id] = agent
+            asked = getattr(agent, method).remote(*arguments)
             answer = asked.future().result(_READ_TIMEOUT_S)  # not `ray.get`, of which Ray warns in a supervisor
         except Exception as error:  # Ray raises many: no node agent, no answer, no connection to the cluster now
-            self._keepers.pop(node_id, None)
+            self._agents.pop(node_id, None)
             self._silent_until_s[node_id] = time.monotonic() + _SILENT_S
             raise self._unavailable(node_id) from error
         return answer

@@ -176,7 +176,7 @@ class PartitionActor:
             return self._serving().loop.residents.saved(first)
 
     @ray.method
-    def road(self) -> str:
+    def socket_path(self) -> str:
         """The path of the socket at which this activation takes commands too (see `socket_server.py`); empty if it has
         none."""
         with self._writing:

@@ -57,18 +57,18 @@ class Broadcast:
         self.head = 0
         self._partition = partition
         self._actor_named = actor_named
-        self._roads: dict[str, _Road] = {}
+        self._recipients: dict[str, _Recipient] = {}
         """By the projector's name. Replaced as a whole, never changed, since `send` may be walking over it."""
 
     def set_projectors(self, names: Iterable[str]) -> None:
         """Send to these from now on, and to no others. What is on its way to one that stays is not disturbed."""
-        before, roads = self._roads, {}
+        before, recipients = self._recipients, {}
         for name in names:
-            road = before.get(name) or self._road_to(name)
-            if road is not None:
-                roads[name] = road
-        self._roads = roads
-        for name in before.keys() - roads.keys():
+            recipient = before.get(name) or self._recipient_named(name)
+            if recipient is not None:
+                recipients[name] = recipient
+        self._recipients = recipients
+        for name in before.keys() - recipients.keys():
             before[name].ended = True
 
     def send(self, records: Sequence[bytes]) -> None:
@@ -81,22 +81,23 @@ class Broadcast:
         committed, size_bytes = _Committed(first, records), sum(map(len, records))
         if size_bytes > _WAITING_BYTES_MAX:  # one commit may have 256 MiB: projectors read it from the log, in pages
             committed, size_bytes = _Committed(first, ()), 0
-        for road in self._roads.values():
+        for recipient in self._recipients.values():
             try:
-                road.lane.put(committed, size_bytes)
+                recipient.batcher.put(committed, size_bytes)
             except Overloaded:
                 continue  # what follows carries the head, and the projector reads the log up to there
 
-    def _road_to(self, name: str) -> _Road | None:
+    def _recipient_named(self, name: str) -> _Recipient | None:
         try:
-            return _Road(self, self._partition, self._actor_named(name))
+            return _Recipient(self, self._partition, self._actor_named(name))
         except ValueError:
             log.info("partition %d: projector %s is not there; nothing is broadcast to it", self._partition, name)
             return None
 
 
-class _Road:
-    """The way to one projector: one batch in flight, what is committed meanwhile waits and leaves as the next."""
+class _Recipient:
+    """One projector that is sent records: one batch in flight, what is committed meanwhile waits and leaves as the "
+    "next."""
 
     def __init__(self, broadcast: Broadcast, partition: int, projector: ActorProxy[Any]) -> None:
         self.ended = False
@@ -104,7 +105,7 @@ class _Road:
         self._broadcast = broadcast
         self._partition = partition
         self._projector = projector
-        self.lane: Batcher[_Committed] = Batcher(
+        self.batcher: Batcher[_Committed] = Batcher(
             f"broadcast of partition {partition}",
             self._leave,
             waiting_items_max=_WAITING_BATCHES_MAX,
@@ -123,7 +124,7 @@ class _Road:
 
     def _arrived(self, sent: Future[None]) -> None:
         if sent.exception() is None:
-            self.lane.batch_done()
+            self.batcher.batch_done()
         else:
             self._retry_later()
 

@@ -69,7 +69,7 @@ class SocketServer:
             self._listening.close()
             raise
         _open_here.add(self)
-        threading.Thread(target=self._accept, name="rayfold-gate", daemon=True).start()
+        threading.Thread(target=self._accept, name="rayfold-socket-server", daemon=True).start()
 
     def close(self) -> None:
         """Accept no connection any more, and end every one. Closing twice is allowed."""
@@ -100,7 +100,9 @@ class SocketServer:
                 continue
             self._connections.add(connection)
             try:
-                threading.Thread(target=self._serve, args=(connection,), name="rayfold-road", daemon=True).start()
+                threading.Thread(
+                    target=self._serve, args=(connection,), name="rayfold-socket-connection", daemon=True
+                ).start()
             except RuntimeError as error:  # there may be no more threads
                 log.warning("%s closes a client's connection, which continues through Ray: %s", self.path, error)
                 self._connections.discard(connection)

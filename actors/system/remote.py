@@ -83,7 +83,7 @@ class RemoteSystem:
         self._catalogue: Catalogue | None = None
         self._client: Client | None = None
         self._joined_to: Cluster | None = None
-        self._notice: Topology | None = None
+        self._topology: Topology | None = None
         """All four from `attach` on."""
         self._partitions: list[str] = []
         self._told_of: dict[str, int] = {}
@@ -107,29 +107,29 @@ class RemoteSystem:
         self._undo.push_async_callback(self._leave)
         from ..packaging.shipping import unship  # it imports ray, which `Cluster` prepares
 
-        notice, handles = await self._first_notice()
-        self._catalogue = self._own or unship(notice.catalogue, code_first=False)
+        topology, handles = await self._first_topology()
+        self._catalogue = self._own or unship(topology.catalogue, code_first=False)
         others = self._own is None
         self._client = Client(
             self.catalogue,
-            [handles[name] for name in notice.partitions],
+            [handles[name] for name in topology.partitions],
             self._own_actor_named,
-            notice.settings,
-            placement=notice.store.placement,
-            store_id=notice.store.store_id,
+            topology.settings,
+            placement=topology.store.placement,
+            store_id=topology.store.store_id,
             classes_of_others=others,
         )
         self._undo.push_async_callback(self.client.drain, _SLOW_S)
-        self._partitions = list(notice.partitions)
-        self._take(notice, handles)
-        if notice.settings.tune_garbage_collector:
+        self._partitions = list(topology.partitions)
+        self._take(topology, handles)
+        if topology.settings.tune_garbage_collector:
             self._undo.callback(tune_gc())
         self._undo.push_async_callback(_ended, asyncio.create_task(self._mind()))
 
     @property
     def store(self) -> ClusterStore:
         """Where its logs are, as is known here."""
-        return self._notice_now.store
+        return self._present.store
 
     @property
     def client(self) -> Client:
@@ -144,9 +144,9 @@ class RemoteSystem:
         return self._catalogue
 
     @property
-    def _notice_now(self) -> Topology:
-        assert self._notice is not None
-        return self._notice
+    def _present(self) -> Topology:
+        assert self._topology is not None
+        return self._topology
 
     @property
     def _cluster(self) -> Cluster:
@@ -264,7 +264,7 @@ class RemoteSystem:
             return False
         try:
             await self._hold(cluster)
-            notice, handles = await self._unless_lost(self._found_again(cluster))
+            topology, handles = await self._unless_lost(self._found_again(cluster))
         except BaseException as error:
             self._attachment.close()
             await asyncio.shield(asyncio.to_thread(cluster.leave_lost))
@@ -272,21 +272,21 @@ class RemoteSystem:
                 raise
             self._tell_cut_off(f"it connects anew by itself as soon as it can: {one_line(error)}")
             return False
-        self.client.attach([handles[name] for name in notice.partitions])
-        self._partitions = list(notice.partitions)
+        self.client.attach([handles[name] for name in topology.partitions])
+        self._partitions = list(topology.partitions)
         self._cut_off = ""
-        self._take(notice, handles)
+        self._take(topology, handles)
         log.warning("%s: connected again, at %s", self._name, self.address)
         return True
 
     async def _found_again(self, cluster: Cluster) -> tuple[Topology, dict[str, Any]]:
         """The topology of the system that this program had. Raises `StoreMismatch` for another one of its name."""
         await aside(partial(self._revive, cluster), _ASK_TIMEOUT_S)
-        notice, handles = await self._first_notice()
-        if (found := notice.store.store_id) != self.store.store_id:
+        topology, handles = await self._first_topology()
+        if (found := topology.store.store_id) != self.store.store_id:
             what = f"on {cluster.address} it has store {found}, and this program had store {self.store.store_id}"
             raise StoreMismatch(self._name, what, "close this connection, and make another one")
-        return notice, handles
+        return topology, handles
 
     async def _unless_lost(self, doing: Awaitable[T]) -> T:
         """What it comes to. Raises `Unavailable` if this program's node ends before."""
@@ -320,26 +320,26 @@ class RemoteSystem:
         """Follow the topology, without end."""
         while True:
             try:
-                notice = await self._read(self._notice_now.edition)
-                if notice is not None:
-                    self.client.tell_unavailable(notice.unavailable)
-                    self._take(notice, await self._handles_of(notice))
+                topology = await self._read(self._present.revision)
+                if topology is not None:
+                    self.client.tell_unavailable(topology.unavailable)
+                    self._take(topology, await self._handles_of(topology))
             except Exception as error:  # the supervisor is away: what is known here still holds
                 log.info("%s does not return its topology: %s", self._name, one_line(error))
                 await asyncio.sleep(_RETRY_S)
 
-    async def _first_notice(self) -> tuple[Topology, dict[str, Any]]:
+    async def _first_topology(self) -> tuple[Topology, dict[str, Any]]:
         """A topology, and the actors that it names, those of all partitions at least, however often it has to be asked
         for: the system may just be starting, or starting again, or replacing what is named."""
         deadline_s = time.monotonic() + _ASK_TIMEOUT_S
         while True:
             try:
-                notice = await self._read("")
-                if notice is not None:
-                    handles = await self._handles_of(notice)
-                    if missing := [name for name in notice.partitions if name not in handles]:
+                topology = await self._read("")
+                if topology is not None:
+                    handles = await self._handles_of(topology)
+                    if missing := [name for name in topology.partitions if name not in handles]:
                         raise ValueError(f"{missing[0]} is being replaced")
-                    return notice, handles
+                    return topology, handles
             except RayfoldError:
                 raise
             except Exception as error:
@@ -348,28 +348,28 @@ class RemoteSystem:
                     raise Unavailable(self._name, what) from error
                 await asyncio.sleep(_RETRY_S)
 
-    async def _read(self, edition: str) -> Topology | None:
-        notice: Topology | None = await self._call_supervisor(
-            "read", edition, _READ_TIMEOUT_S, timeout_s=_READ_TIMEOUT_S + _SLOW_S
+    async def _read(self, revision: str) -> Topology | None:
+        topology: Topology | None = await self._call_supervisor(
+            "read", revision, _READ_TIMEOUT_S, timeout_s=_READ_TIMEOUT_S + _SLOW_S
         )
-        return notice
+        return topology
 
-    async def _handles_of(self, notice: Topology) -> dict[str, Any]:
+    async def _handles_of(self, topology: Topology) -> dict[str, Any]:
         """The actors that a topology names, without those that have ended since: a later topology has the change."""
-        parts = (part for served in notice.projections.values() for part in served.parts)
-        names = [*notice.partitions, *(replica for part in parts for replica in part)]
+        parts = (part for served in topology.projections.values() for part in served.parts)
+        names = [*topology.partitions, *(replica for part in parts for replica in part)]
         self._check_head()
         return await aside(partial(_looked_up, self._cluster, names))
 
-    def _take(self, notice: Topology, handles: Mapping[str, Any]) -> None:
+    def _take(self, topology: Topology, handles: Mapping[str, Any]) -> None:
         """This is how things are now. `handles`: by name."""
-        self._notice = notice
-        for number, name in enumerate(notice.partitions):
+        self._topology = topology
+        for number, name in enumerate(topology.partitions):
             if self._partitions[number] != name and name in handles:  # else it has been replaced again since
                 self.client.replace_partition(number, handles[name])
                 self._partitions[number] = name
-        self.client.tell_unavailable(notice.unavailable)
-        for name, served in notice.projections.items():
+        self.client.tell_unavailable(topology.unavailable)
+        for name, served in topology.projections.items():
             projection = self.catalogue.projections.get(name)
             if projection is None or not self._may_serve(projection, served):
                 continue

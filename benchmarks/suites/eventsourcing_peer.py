@@ -101,7 +101,7 @@ def _bank(environment: dict[str, str], **settings: str) -> Iterator[HeldBank]:
         bank.close()
 
 
-def _opened(bank: HeldBank) -> list[HeldAccount]:
+def _open_accounts(bank: HeldBank) -> list[HeldAccount]:
     accounts = [HeldAccount() for _ in range(HELD)]
     bank.save(*accounts)
     return accounts
@@ -140,7 +140,7 @@ def _saves_per_s(bank: HeldBank, accounts: list[HeldAccount], seconds: float) ->
 def save_held(environment: dict[str, str], seconds: float) -> float:
     """Saves per second of held accounts, one event each, in one process."""
     with _bank(environment) as bank:
-        accounts = _opened(bank)
+        accounts = _open_accounts(bank)
         per_s = _saves_per_s(bank, accounts, seconds)
         _hold_that_all_are_stored(bank, accounts)
         return per_s
@@ -154,7 +154,7 @@ def save_cached(environment: dict[str, str], seconds: float) -> float:
         "DEEPCOPY_FROM_AGGREGATE_CACHE": "n",
     }
     with _bank(environment, **settings) as bank:
-        ids = [account.id for account in _opened(bank)]
+        ids = [account.id for account in _open_accounts(bank)]
 
         def step(number: int) -> None:
             account: HeldAccount = bank.repository.get(ids[number % HELD])
@@ -190,7 +190,7 @@ def save_in_processes(environment: dict[str, str], processes: int, seconds: floa
 def _save(environment: dict[str, str], seconds: float, barrier: Any, told: Any) -> None:
     """What each of the processes does. The tables are there: PostgreSQL refuses to have them made twice at once."""
     with _bank(environment, CREATE_TABLE="n") as bank:
-        accounts = _opened(bank)
+        accounts = _open_accounts(bank)
         barrier.wait(PROCESS_TIMEOUT_S)
         told.put(_saves_per_s(bank, accounts, seconds))
         barrier.wait(PROCESS_TIMEOUT_S)
@@ -222,7 +222,7 @@ def save_then_wait(seconds: float) -> Latencies:
 def catch_up(events: int) -> float:
     """Seconds in which a projection goes through so many events that are there already, in memory."""
     bank = HeldBank(IN_MEMORY)
-    accounts = _opened(bank)
+    accounts = _open_accounts(bank)
     for number in range(events // HELD):
         account = accounts[number % HELD]
         for _ in range(HELD):

@@ -4,8 +4,8 @@ Every case starts a cluster of its own (`LocalCluster`), one session of processe
 the cores of this machine: what is measured is what spreading costs, not what more machines bring; for that there is
 `--address`.
 
-Rules kept here: what was acknowledged on nodes is looked for on their disks, and read back through their keepers; what
-a user waits for is measured where the user is, in the client.
+Rules kept here: what was acknowledged on nodes is searched on their disks, and read back through their node agents;
+what a user waits for is measured where the user is, in the client.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ class PlainBank:
             command_id = new_command_id()
             if look_up(command_id, None, ids) is not None:
                 raise ValueError(f"command {command_id.hex()} is stored already")
-            stream, key, version, balance = accounts.get(account) or _opened(account)
+            stream, key, version, balance = accounts.get(account) or _open_account(account)
             event = Deposited(amount=command.amount)
             head, version = head + 1, version + 1
             payload = encode_message(event)
@@ -133,6 +133,6 @@ class PlainBank:
         self._lmdb.close()
 
 
-def _opened(account: str) -> tuple[StreamId, bytes, int, int]:
+def _open_account(account: str) -> tuple[StreamId, bytes, int, int]:
     stream = stream_id("Account", account)
     return stream, stream.key, 0, 0

@@ -15,7 +15,7 @@ def batches(queue: BatchQueue[str]) -> list[list[str]]:
 
 
 def test_one_is_told_to_start_sending_and_nobody_else_until_nothing_leaves_any_more() -> None:
-    queue = BatchQueue[str]("the lane")
+    queue = BatchQueue[str]("the queue")
     assert queue.put("a", 1)
     assert not queue.put("b", 1)
     assert not queue.put_all([("c", 1), ("d", 1)])
@@ -29,7 +29,7 @@ def test_one_is_told_to_start_sending_and_nobody_else_until_nothing_leaves_any_m
 
 
 def test_nobody_is_told_to_start_where_nothing_waits() -> None:
-    queue = BatchQueue[str]("the lane")
+    queue = BatchQueue[str]("the queue")
     assert queue.put("a", 1)
     assert batches(queue) == [["a"]]
     assert not queue.batch_done()
@@ -37,7 +37,7 @@ def test_nobody_is_told_to_start_where_nothing_waits() -> None:
 
 
 def test_what_is_worth_a_batch_can_change() -> None:
-    queue = BatchQueue[str]("the lane", in_flight_max=2, pipelined_items_min=24)
+    queue = BatchQueue[str]("the queue", in_flight_max=2, pipelined_items_min=24)
     assert queue.put("a", 1)
     assert batches(queue) == [["a"]]
     queue.pipelined_items_min = 2
@@ -47,7 +47,7 @@ def test_what_is_worth_a_batch_can_change() -> None:
 
 
 def test_what_was_lost_leaves_again_before_what_waits() -> None:
-    queue = BatchQueue[str]("the lane", in_flight_max=2, pipelined_items_min=2, waiting_bytes_max=100)
+    queue = BatchQueue[str]("the queue", in_flight_max=2, pipelined_items_min=2, waiting_bytes_max=100)
     assert queue.put("a", 20)
     assert batches(queue) == [["a"]]
     for item in "bcd":
@@ -67,7 +67,7 @@ def test_what_was_lost_leaves_again_before_what_waits() -> None:
 
 
 def test_what_was_sent_before_is_never_refused() -> None:
-    queue = BatchQueue[str]("the lane", waiting_items_max=1, waiting_bytes_max=1)
+    queue = BatchQueue[str]("the queue", waiting_items_max=1, waiting_bytes_max=1)
     queue.put("a", 1)
     with pytest.raises(Overloaded):
         queue.put("b", 1)
@@ -76,7 +76,7 @@ def test_what_was_sent_before_is_never_refused() -> None:
 
 
 def test_a_queue_that_begins_anew_with_nothing_is_ready() -> None:
-    queue = BatchQueue[str]("the lane")
+    queue = BatchQueue[str]("the queue")
     queue.put("a", 1)
     assert batches(queue) == [["a"]]
     assert not queue.restart([])
@@ -85,7 +85,7 @@ def test_a_queue_that_begins_anew_with_nothing_is_ready() -> None:
 
 
 def test_whoever_cannot_send_gives_up_and_the_next_one_starts() -> None:
-    queue = BatchQueue[str]("the lane")
+    queue = BatchQueue[str]("the queue")
     assert queue.put("a", 1)
     assert queue.next_batch() == ["a"]
     queue.give_up()

@@ -23,38 +23,38 @@ from rayfold.runtime.batcher import Batcher
 from rayfold.runtime.errors import Overloaded
 
 
-def lane_and_sent(**bounds: Any) -> tuple[Batcher[str], list[list[str]]]:
+def batcher_and_sent(**bounds: Any) -> tuple[Batcher[str], list[list[str]]]:
     sent: list[list[str]] = []
-    return Batcher("the lane", sent.append, **bounds), sent
+    return Batcher("the queue", sent.append, **bounds), sent
 
 
 # Order and company ---------------------------------------------------------------------------------------------
 
 
 def test_a_lone_item_leaves_at_once_and_alone() -> None:
-    lane, sent = lane_and_sent()
-    lane.put("a", 1)
+    batcher, sent = batcher_and_sent()
+    batcher.put("a", 1)
     assert sent == [["a"]]
-    assert len(lane) == 0
+    assert len(batcher) == 0
 
 
 def test_what_arrives_while_a_batch_is_in_flight_leaves_as_the_next_one() -> None:
-    lane, sent = lane_and_sent()
+    batcher, sent = batcher_and_sent()
     for item in "abcd":
-        lane.put(item, 1)
+        batcher.put(item, 1)
     assert sent == [["a"]]
-    assert len(lane) == 3
-    lane.batch_done()
+    assert len(batcher) == 3
+    batcher.batch_done()
     assert sent == [["a"], ["b", "c", "d"]]
-    lane.batch_done()
+    batcher.batch_done()
     assert len(sent) == 2
-    lane.put("e", 1)
+    batcher.put("e", 1)
     assert sent[2:] == [["e"]]
 
 
 def test_what_is_put_together_leaves_as_if_it_were_put_one_by_one() -> None:
-    together, sent = lane_and_sent(batch_items_max=3)
-    one_by_one, expected = lane_and_sent(batch_items_max=3)
+    together, sent = batcher_and_sent(batch_items_max=3)
+    one_by_one, expected = batcher_and_sent(batch_items_max=3)
     items = [(item, 1) for item in "abcdefgh"]
     together.put("0", 1)
     together.put_all(items)
@@ -64,48 +64,48 @@ def test_what_is_put_together_leaves_as_if_it_were_put_one_by_one() -> None:
         together.batch_done()
         one_by_one.batch_done()
     assert sent == expected == [["0"], ["a", "b", "c"], ["d", "e", "f"], ["g", "h"]]
-    alone, leaves = lane_and_sent()
+    alone, leaves = batcher_and_sent()
     alone.put_all(items)
     assert leaves == [list("abcdefgh")]
 
 
 @pytest.mark.parametrize("bounds", [{"waiting_items_max": 4}, {"waiting_bytes_max": 4}])
 def test_what_is_put_together_is_refused_together(bounds: dict[str, int]) -> None:
-    lane, sent = lane_and_sent(**bounds)
-    lane.put("0", 1)
-    lane.put_all([("a", 1), ("b", 1)])
+    batcher, sent = batcher_and_sent(**bounds)
+    batcher.put("0", 1)
+    batcher.put_all([("a", 1), ("b", 1)])
     with pytest.raises(Overloaded):
-        lane.put_all([("c", 1), ("d", 1), ("e", 1)])
-    assert len(lane) == 2
-    lane.put_all([("f", 1), ("g", 1)])
-    lane.batch_done()
+        batcher.put_all([("c", 1), ("d", 1), ("e", 1)])
+    assert len(batcher) == 2
+    batcher.put_all([("f", 1), ("g", 1)])
+    batcher.batch_done()
     assert sent == [["0"], ["a", "b", "f", "g"]]
 
 
 def test_a_batch_is_bounded_in_items() -> None:
-    lane, sent = lane_and_sent(batch_items_max=3)
+    batcher, sent = batcher_and_sent(batch_items_max=3)
     for item in "abcdefgh":
-        lane.put(item, 1)
+        batcher.put(item, 1)
     for _ in range(3):
-        lane.batch_done()
+        batcher.batch_done()
     assert sent == [["a"], ["b", "c", "d"], ["e", "f", "g"], ["h"]]
 
 
 def test_a_batch_is_bounded_in_bytes() -> None:
-    lane, sent = lane_and_sent(batch_bytes_max=10)
+    batcher, sent = batcher_and_sent(batch_bytes_max=10)
     for item, size_bytes in [("a", 1), ("b", 5), ("c", 5), ("d", 1), ("e", 10)]:
-        lane.put(item, size_bytes)
+        batcher.put(item, size_bytes)
     for _ in range(3):
-        lane.batch_done()
+        batcher.batch_done()
     assert sent == [["a"], ["b", "c"], ["d"], ["e"]]
 
 
 def test_one_item_larger_than_a_batch_travels_alone() -> None:
-    lane, sent = lane_and_sent(batch_bytes_max=10)
+    batcher, sent = batcher_and_sent(batch_bytes_max=10)
     for item, size_bytes in [("a", 1), ("b", 1), ("large", 99), ("c", 1), ("d", 1)]:
-        lane.put(item, size_bytes)
+        batcher.put(item, size_bytes)
     for _ in range(3):
-        lane.batch_done()
+        batcher.batch_done()
     assert sent == [["a"], ["b"], ["large"], ["c", "d"]]
 
 
@@ -121,8 +121,8 @@ def test_nothing_is_lost_repeated_or_overtaken(
     sizes: list[int], batch_items: int, batch_bytes: int, in_flight: int, worth: int, back: list[bool]
 ) -> None:
     sent: list[list[tuple[int, int]]] = []
-    lane = Batcher[tuple[int, int]](
-        "the lane",
+    batcher = Batcher[tuple[int, int]](
+        "the queue",
         sent.append,
         in_flight_max=in_flight,
         pipelined_items_min=worth,
@@ -131,88 +131,88 @@ def test_nothing_is_lost_repeated_or_overtaken(
     )
     returned = 0
     for item in enumerate(sizes):
-        lane.put(item, item[1])
+        batcher.put(item, item[1])
         assert 0 < len(sent) - returned <= in_flight
         if item[0] < len(back) and back[item[0]]:
-            lane.batch_done()
+            batcher.batch_done()
             returned += 1
     while returned < len(sent):
-        lane.batch_done()
+        batcher.batch_done()
         returned += 1
     assert [item for batch in sent for item in batch] == list(enumerate(sizes))
     for batch in sent:
         assert 1 <= len(batch) <= batch_items
         assert len(batch) == 1 or sum(size for _, size in batch) <= batch_bytes
-    assert len(lane) == 0
+    assert len(batcher) == 0
 
 
 # Several in flight ---------------------------------------------------------------------------------------------
 
 
-def waiting_lane(in_flight: int, worth: int, **bounds: Any) -> tuple[Batcher[str], list[int], Callable[[], None]]:
-    """A lane whose start is deferred, the sizes of the batches that it has sent, and what starts it."""
+def waiting_batcher(in_flight: int, worth: int, **bounds: Any) -> tuple[Batcher[str], list[int], Callable[[], None]]:
+    """A batcher whose start is deferred, the sizes of the batches that it has sent, and what starts it."""
     sizes: list[int] = []
     started: list[Callable[[], None]] = []
-    lane = Batcher[str](
-        "the lane",
+    batcher = Batcher[str](
+        "the queue",
         lambda batch: sizes.append(len(batch)),
         defer=started.append,
         in_flight_max=in_flight,
         pipelined_items_min=worth,
         **bounds,
     )
-    return lane, sizes, lambda: started.pop()()
+    return batcher, sizes, lambda: started.pop()()
 
 
-def put(lane: Batcher[str], items: int, size_bytes: int = 1) -> None:
+def put(batcher: Batcher[str], items: int, size_bytes: int = 1) -> None:
     for _ in range(items):
-        lane.put("a", size_bytes)
+        batcher.put("a", size_bytes)
 
 
 @pytest.mark.parametrize(
     ("items", "sizes"), [(1, [1]), (47, [47]), (48, [24, 24]), (49, [25, 24]), (64, [32, 32]), (700, [350, 350])]
 )
 def test_what_is_worth_two_batches_leaves_in_halves(items: int, sizes: list[int]) -> None:
-    lane, sent, start = waiting_lane(2, 24)
-    put(lane, items)
+    batcher, sent, start = waiting_batcher(2, 24)
+    put(batcher, items)
     start()
     assert sent == sizes
-    assert len(lane) == 0
+    assert len(batcher) == 0
 
 
 def test_beside_a_batch_in_flight_leaves_only_what_is_worth_one() -> None:
-    lane, sent, start = waiting_lane(2, 24)
-    put(lane, 1)
+    batcher, sent, start = waiting_batcher(2, 24)
+    put(batcher, 1)
     start()
-    put(lane, 23)
+    put(batcher, 23)
     assert sent == [1]
-    put(lane, 1)
+    put(batcher, 1)
     start()
     assert sent == [1, 24]
-    put(lane, 30)
-    lane.batch_done()
+    put(batcher, 30)
+    batcher.batch_done()
     assert sent == [1, 24, 30]
-    put(lane, 5)
-    lane.batch_done()
+    put(batcher, 5)
+    batcher.batch_done()
     assert sent == [1, 24, 30], "there is one in flight, and 5 are not worth another"
-    lane.batch_done()
+    batcher.batch_done()
     assert sent == [1, 24, 30, 5]
 
 
 def test_a_full_batch_is_worth_it_however_few_items_it_has() -> None:
-    lane, sent, start = waiting_lane(2, 24, batch_bytes_max=100)
-    put(lane, 3, size_bytes=90)
+    batcher, sent, start = waiting_batcher(2, 24, batch_bytes_max=100)
+    put(batcher, 3, size_bytes=90)
     start()
     assert sent == [1, 1]
-    assert len(lane) == 1
+    assert len(batcher) == 1
 
 
 def test_halves_that_do_not_fit_into_batches_leave_as_full_ones() -> None:
-    lane, sent, start = waiting_lane(2, 24, batch_items_max=100)
-    put(lane, 500)
+    batcher, sent, start = waiting_batcher(2, 24, batch_items_max=100)
+    put(batcher, 500)
     start()
     assert sent == [100, 100]
-    assert len(lane) == 300
+    assert len(batcher) == 300
 
 
 @pytest.mark.parametrize(("batch_cost_s", "commands"), [(0.0, 1), (0.0005, 25), (0.0025, 125), (1.0, BATCH_ITEMS_MAX)])
@@ -224,39 +224,39 @@ def test_the_more_a_batch_costs_the_more_commands_are_worth_one(batch_cost_s: fl
 
 
 def test_too_many_waiting_items_are_refused_and_not_kept() -> None:
-    lane, sent = lane_and_sent(waiting_items_max=2)
+    batcher, sent = batcher_and_sent(waiting_items_max=2)
     for item in "abc":
-        lane.put(item, 1)
+        batcher.put(item, 1)
     with pytest.raises(Overloaded) as raised:
-        lane.put("d", 1)
-    assert str(raised.value) == "the lane is full at 2 items; it was not sent, try again later"
-    lane.batch_done()
-    lane.put("e", 1)
-    lane.batch_done()
+        batcher.put("d", 1)
+    assert str(raised.value) == "the queue is full at 2 items; it was not sent, try again later"
+    batcher.batch_done()
+    batcher.put("e", 1)
+    batcher.batch_done()
     assert sent == [["a"], ["b", "c"], ["e"]]
 
 
 def test_too_many_waiting_bytes_are_refused_and_not_kept() -> None:
-    lane, sent = lane_and_sent(waiting_bytes_max=1_000)
-    lane.put("a", 5_000)
-    lane.put("b", 600)
-    lane.put("c", 400)
+    batcher, sent = batcher_and_sent(waiting_bytes_max=1_000)
+    batcher.put("a", 5_000)
+    batcher.put("b", 600)
+    batcher.put("c", 400)
     with pytest.raises(Overloaded) as raised:
-        lane.put("d", 1)
-    assert str(raised.value) == "the lane is full at 1,000 bytes; it was not sent, try again later"
-    lane.batch_done()
-    lane.put("e", 1_000)
-    lane.batch_done()
+        batcher.put("d", 1)
+    assert str(raised.value) == "the queue is full at 1,000 bytes; it was not sent, try again later"
+    batcher.batch_done()
+    batcher.put("e", 1_000)
+    batcher.batch_done()
     assert sent == [["a"], ["b", "c"], ["e"]]
 
 
 def test_one_item_larger_than_the_bound_may_wait_alone() -> None:
-    lane, sent = lane_and_sent(waiting_bytes_max=1_000)
-    lane.put("a", 1)
-    lane.put("large", 5_000)
+    batcher, sent = batcher_and_sent(waiting_bytes_max=1_000)
+    batcher.put("a", 1)
+    batcher.put("large", 5_000)
     with pytest.raises(Overloaded):
-        lane.put("b", 1)
-    lane.batch_done()
+        batcher.put("b", 1)
+    batcher.batch_done()
     assert sent == [["a"], ["large"]]
 
 
@@ -269,15 +269,15 @@ def test_the_bounds_fit_one_another() -> None:
 
 
 def test_waiting_items_can_be_taken_out_in_order_and_make_room() -> None:
-    lane, sent = lane_and_sent(waiting_bytes_max=10)
+    batcher, sent = batcher_and_sent(waiting_bytes_max=10)
     for item, size_bytes in [("a1", 1), ("b1", 2), ("a2", 3), ("b2", 5)]:
-        lane.put(item, size_bytes)
-    assert lane.take_waiting(lambda item: item.startswith("b")) == [("b1", 2), ("b2", 5)]
-    assert lane.take_waiting(lambda item: item.startswith("b")) == []
-    lane.put("c", 7)
+        batcher.put(item, size_bytes)
+    assert batcher.take_waiting(lambda item: item.startswith("b")) == [("b1", 2), ("b2", 5)]
+    assert batcher.take_waiting(lambda item: item.startswith("b")) == []
+    batcher.put("c", 7)
     with pytest.raises(Overloaded):
-        lane.put("d", 1)
-    lane.batch_done()
+        batcher.put("d", 1)
+    batcher.batch_done()
     assert sent == [["a1"], ["a2", "c"]]
 
 
@@ -287,27 +287,27 @@ def test_waiting_items_can_be_taken_out_in_order_and_make_room() -> None:
 def test_items_of_one_moment_leave_together_when_the_start_is_deferred() -> None:
     sent: list[list[str]] = []
     deferred: list[Callable[[], None]] = []
-    lane = Batcher[str]("the lane", sent.append, defer=deferred.append)
+    batcher = Batcher[str]("the queue", sent.append, defer=deferred.append)
     for item in "abc":
-        lane.put(item, 1)
+        batcher.put(item, 1)
     assert sent == []
     (start,) = deferred
     start()
     assert sent == [["a", "b", "c"]]
-    lane.put("d", 1)
+    batcher.put("d", 1)
     assert len(deferred) == 1, "only a start from idle is deferred"
-    lane.batch_done()
+    batcher.batch_done()
     assert sent == [["a", "b", "c"], ["d"]]
 
 
 def test_what_was_taken_out_before_a_deferred_start_leaves_the_lane_idle() -> None:
     sent: list[list[str]] = []
     deferred: deque[Callable[[], None]] = deque()
-    lane = Batcher[str]("the lane", sent.append, defer=deferred.append)
-    lane.put("a", 1)
-    lane.take_waiting(lambda _: True)
+    batcher = Batcher[str]("the queue", sent.append, defer=deferred.append)
+    batcher.put("a", 1)
+    batcher.take_waiting(lambda _: True)
     deferred.popleft()()
-    lane.put("b", 1)
+    batcher.put("b", 1)
     deferred.popleft()()
     assert sent == [["b"]]
 
@@ -322,31 +322,31 @@ def test_a_thousand_batches_that_come_back_while_they_are_sent_are_no_recursion(
         sent.extend(batch)
         if sent[0] == 0 and len(sent) == 1:
             for number in range(1, 3_000):
-                lane.put(number, 1)
+                batcher.put(number, 1)
         in_flight[0] -= 1
-        lane.batch_done()
+        batcher.batch_done()
 
-    lane = Batcher[int]("the lane", send, batch_items_max=1)
-    lane.put(0, 1)
+    batcher = Batcher[int]("the queue", send, batch_items_max=1)
+    batcher.put(0, 1)
     assert sent == list(range(3_000))
 
 
-def test_a_send_that_raises_loses_its_batch_and_not_the_lane() -> None:
+def test_a_send_that_raises_loses_its_batch_and_not_the_batcher() -> None:
     sent: list[list[str]] = []
 
     def send(batch: list[str]) -> None:
         if batch == ["bad"]:
-            raise OSError("the road is closed")
+            raise OSError("the socket is closed")
         sent.append(batch)
 
-    lane = Batcher[str]("the lane", send)
-    with pytest.raises(OSError, match="the road is closed"):
-        lane.put("bad", 1)
-    lane.put("a", 1)
-    lane.put("bad", 1)
-    with pytest.raises(OSError, match="the road is closed"):
-        lane.batch_done()
-    lane.put("b", 1)
+    batcher = Batcher[str]("the queue", send)
+    with pytest.raises(OSError, match="the socket is closed"):
+        batcher.put("bad", 1)
+    batcher.put("a", 1)
+    batcher.put("bad", 1)
+    with pytest.raises(OSError, match="the socket is closed"):
+        batcher.batch_done()
+    batcher.put("b", 1)
     assert sent == [["a"], ["b"]]
 
 
@@ -354,20 +354,20 @@ def test_a_send_that_raises_loses_its_batch_and_not_the_lane() -> None:
 
 
 def test_as_many_batches_as_allowed_are_in_flight() -> None:
-    lane, sent = lane_and_sent(in_flight_max=2, pipelined_items_min=1, batch_items_max=2)
+    batcher, sent = batcher_and_sent(in_flight_max=2, pipelined_items_min=1, batch_items_max=2)
     for item in "abcdefg":
-        lane.put(item, 1)
+        batcher.put(item, 1)
     assert sent == [["a"], ["b"]]
-    lane.batch_done()
+    batcher.batch_done()
     assert sent == [["a"], ["b"], ["c", "d"]]
-    lane.batch_done()
-    lane.batch_done()
+    batcher.batch_done()
+    batcher.batch_done()
     assert sent == [["a"], ["b"], ["c", "d"], ["e", "f"], ["g"]]
-    lane.batch_done()
-    lane.batch_done()
-    lane.put("h", 1)
-    lane.put("i", 1)
-    lane.put("j", 1)
+    batcher.batch_done()
+    batcher.batch_done()
+    batcher.put("h", 1)
+    batcher.put("i", 1)
+    batcher.put("j", 1)
     assert sent[5:] == [["h"], ["i"]]
 
 
@@ -376,10 +376,10 @@ def test_as_many_batches_as_allowed_are_in_flight() -> None:
 
 def test_an_idle_lane_needs_no_thread() -> None:
     before = threading.active_count()
-    lanes = [lane_and_sent()[0] for _ in range(100)]
-    for lane in lanes:
-        lane.put("a", 1)
-        lane.batch_done()
+    batchers = [batcher_and_sent()[0] for _ in range(100)]
+    for batcher in batchers:
+        batcher.put("a", 1)
+        batcher.batch_done()
     assert threading.active_count() == before
 
 
@@ -405,13 +405,13 @@ def test_from_many_threads_each_ones_order_is_kept_and_one_batch_is_in_flight() 
             if len(arrived) == 4 * 2_000:
                 ended.set()
             in_flight[0] -= 1
-            lane.batch_done()
+            batcher.batch_done()
 
     def put(sender: int) -> None:
         for number in range(2_000):
-            lane.put((sender, number), random.randrange(200))
+            batcher.put((sender, number), random.randrange(200))
 
-    lane = Batcher[tuple[int, int]]("the lane", send, batch_items_max=50, batch_bytes_max=4_000)
+    batcher = Batcher[tuple[int, int]]("the queue", send, batch_items_max=50, batch_bytes_max=4_000)
     carriers = [threading.Thread(target=carry) for _ in range(3)]
     senders = [threading.Thread(target=put, args=(sender,)) for sender in range(4)]
     for thread in carriers + senders:
@@ -425,4 +425,4 @@ def test_from_many_threads_each_ones_order_is_kept_and_one_batch_is_in_flight() 
         assert [number for who, number in arrived if who == sender] == list(range(2_000))
     assert len(arrived) == 4 * 2_000
     assert most_in_flight == [1]
-    assert len(lane) == 0
+    assert len(batcher) == 0

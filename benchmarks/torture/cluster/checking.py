@@ -113,7 +113,7 @@ def _check_left(store: StoppedStore, share: Store, partition: int, findings: Fin
     left, present = stored_records(share, partition), stored_records(store, partition)
     for position, record in enumerate(left, 1):
         same = zlib.crc32(record) == zlib.crc32(next(present, b""))
-        if not findings.check("I6", same, f"{where}: its event {position} is not that of its heir"):
+        if not findings.check("I6", same, f"{where}: its event {position} is not that of its successor"):
             return
 
 

@@ -107,7 +107,7 @@ def _note_replaced(before: dict[str, str], after: dict[str, str], findings: Find
 
 @scenario(
     "kill-cluster-parts",
-    "kill -9 of a supervisor, keepers, partitions, projectors and own actors of a cluster, one at a time",
+    "kill -9 of a supervisor, node agents, partitions, projectors and own actors of a cluster, one at a time",
     INVARIANTS_OF_CLUSTERS,
     times=(60, 120, 1),
 )

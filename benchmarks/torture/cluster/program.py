@@ -180,13 +180,13 @@ class _Program:
     async def status(self) -> dict[str, Any]:
         """How everything is, as the supervisor says, and what the topology says of partitions that are unavailable."""
         status = await self._bank.status()
-        notice = cast(RemoteSystem, self._bank._running)._notice_now
+        topology = cast(RemoteSystem, self._bank._running)._present
         return {
             "partitions": [one._asdict() for one in status.partitions],
             "projectors": [one._replace(quarantined=())._asdict() for one in status.projectors],
             "nodes": [one._asdict() for one in status.nodes],
-            "unavailable": dict(notice.unavailable),
-            "generation": notice.generation,
+            "unavailable": dict(topology.unavailable),
+            "generation": topology.generation,
         }
 
     async def names(self) -> dict[str, str]:

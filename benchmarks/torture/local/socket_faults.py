@@ -72,7 +72,7 @@ class Proxied:
 
     def __init__(self, actor: Any, path: Path) -> None:
         self.execute, self.lost = actor.execute, actor.lost
-        self.road = self
+        self.socket_path = self
         self._path = str(path)
 
     def remote(self) -> Proxied:
@@ -117,7 +117,7 @@ class Proxy:
         answering: asyncio.Task[None] | None = None
         onward: asyncio.StreamWriter | None = None
         with contextlib.suppress(Exception):  # of Ray's there are many, and of sockets
-            path = await asyncio.wrap_future(self._actor.road.remote().future())
+            path = await asyncio.wrap_future(self._actor.socket_path.remote().future())
             partition, onward = await asyncio.open_unix_connection(path)
             answering = asyncio.create_task(_carry(partition, back))
             await self._carry_frames(client, onward, answering)
@@ -195,7 +195,7 @@ async def socket_faults(context: Context, findings: Findings) -> None:
 async def _strangers(bank: LocalBank, rng: random.Random, happened: Counter[str]) -> None:
     """Garbage, a length beyond the limit, a batch that is none, and more hanging peers than a socket server lets in."""
     for number in range(2):
-        path = await asyncio.wrap_future(bank.actor(number).road.remote().future())
+        path = await asyncio.wrap_future(bank.actor(number).socket_path.remote().future())
         client = os.urandom(16)
         sent = {
             "garbage": rng.randbytes(4_096),

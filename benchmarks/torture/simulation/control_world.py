@@ -771,7 +771,7 @@ class _PartitionActors(PartitionActors):
 
 def _shares(world: ControlWorld, sender: Sender) -> NodeAgents:
     class _NodeAgents(world.build.shares):  # type: ignore[name-defined, misc]
-        def keeper(self, node_id: str) -> NamedHandle:
+        def agent(self, node_id: str) -> NamedHandle:
             name = node_agent_name(APP, node_id)
             if not sender.ended:
                 world.actor(name, node_id, lambda: _NodeAgentProcess(world, world.nodes[node_id], name))
@@ -780,7 +780,7 @@ def _shares(world: ControlWorld, sender: Sender) -> NodeAgents:
         def replace(self, node_id: str) -> None:
             if not sender.ended:
                 world.end_actor(node_agent_name(APP, node_id))
-            self.keeper(node_id)
+            self.agent(node_id)
 
     shares: NodeAgents = _NodeAgents(APP, "rayfold", detached=True, silent_s=SETTINGS.silent_s)
     return shares

@@ -1,4 +1,5 @@
-"""A partition that is handed over: what its actor and the keepers of two nodes do, one step after the other, without
+"""A partition that is handed over: what its actor and the node agents of two nodes do, one step after the other, "
+"without
 Ray.
 
 The actors are plain classes; each test calls them in the order in which a supervisor would, or would not.
@@ -54,19 +55,19 @@ class Bank:
         self.on = on
         self.folder = folder
         self.nodes: dict[str, NodeIdentity] = {}
-        self.keepers: dict[str, Any] = {}
+        self.agents: dict[str, Any] = {}
         for name in ("a", "b"):
             self.nodes[name] = create_or_read_node(folder / name, name)
-            self.keepers[name] = NodeAgent(NodeAgentPlan("bank", self.nodes[name].node_id, "rayfold"))
+            self.agents[name] = NodeAgent(NodeAgentPlan("bank", self.nodes[name].node_id, "rayfold"))
         ids = {node.node_id: name for name, node in self.nodes.items()}
         self.map = PartitionMap.spread("5f1d8f0c-6d0e-4a55-9f5e-1b7f0f3a1c11", 1, ids)
         for name in ("a", "b"):
             on(name)
-            told(self.keepers[name].open())
-            told(self.keepers[name].create(self.map))
+            told(self.agents[name].open())
+            told(self.agents[name].create(self.map))
         for name in ("a", "b"):
             on(name)
-            told(self.keepers[name].place(self.map))
+            told(self.agents[name].place(self.map))
         self.attempts = 0
 
     def moved(self, epoch: int) -> PartitionMap:
@@ -95,7 +96,7 @@ class Bank:
 
 
 class WithoutRay(PartitionLocator):
-    """Of a process that is on neither node, and asks the keepers by calling them."""
+    """Of a process that is on neither node, and asks the node agents by calling them."""
 
     def __init__(self, bank: Bank) -> None:
         super().__init__(ClusterStore("bank", "rayfold", bank.map))
@@ -105,7 +106,7 @@ class WithoutRay(PartitionLocator):
         """See `PartitionLocator`."""
         [name] = [name for name, node in self._bank.nodes.items() if node.node_id == node_id]
         self._bank.on(name)
-        return getattr(self._bank.keepers[name], method)(*arguments)
+        return getattr(self._bank.agents[name], method)(*arguments)
 
 
 def told(answer: tuple[list[Any], Any] | list[Any]) -> Any:
@@ -136,20 +137,20 @@ def seal(bank: Bank, partition: Any) -> Seal:
 
 
 def copy(bank: Bank, sealed: Seal) -> None:
-    """Steps 1 and 4, on `b`: there is no Ray to ask the other keeper with."""
+    """Steps 1 and 4, on `b`: there is no Ray to ask the other node agent with."""
     store = open_store(bank.folder / "a" / "bank")
     reader = store.open_reader(0)
     share = node_share(bank.folder / "b" / "bank", bank.id_of("b"))
     share.pull(0, sealed.head, lambda after, up_to: read_log_segment(reader, after, up_to))
     reader.close()
-    told(bank.keepers["b"].finish(0, sealed))
+    told(bank.agents["b"].finish(0, sealed))
 
 
 def hand_over(bank: Bank, sealed: Seal) -> PartitionMap:
     """The step that counts, by another actor of the partition than the one that sealed it. The map of the old home."""
     bank.on("a")
     told(bank.partition("a").hand_over(bank.id_of("b"), sealed.epoch, 2))
-    placed: PartitionMap = told(bank.keepers["a"].place(bank.map))
+    placed: PartitionMap = told(bank.agents["a"].place(bank.map))
     assert placed == bank.moved(sealed.epoch)
     return placed
 
@@ -224,7 +225,7 @@ def test_after_the_map_is_written_the_old_home_can_not_be_opened_and_the_seal_no
     with pytest.raises(Sealed):
         told(bank.partition("a").open())
     with pytest.raises(Sealed):
-        told(bank.keepers["a"].read(0, "head", ()))
+        told(bank.agents["a"].read(0, "head", ()))
 
 
 def test_a_hand_over_whose_seal_was_broken_meanwhile_is_not_written_down(bank: Bank) -> None:
@@ -236,7 +237,7 @@ def test_a_hand_over_whose_seal_was_broken_meanwhile_is_not_written_down(bank: B
     partition.close()  # a process opens a log once, and this one is all processes
     with pytest.raises(Sealed, match="this node: the move was called off"):
         hand_over(bank, sealed)
-    assert bank.keepers["a"].map() == bank.map
+    assert bank.agents["a"].map() == bank.map
     assert isinstance(bank.open_account(bank.partition("a"), "bob"), Receipt)
 
 
@@ -270,12 +271,12 @@ def test_the_new_home_has_no_log_before_it_is_given_the_map_and_goes_on_under_a_
     partition = bank.partition("a")
     sealed = seal(bank, partition)  # an empty log: there is nothing to copy
     bank.on("b")
-    told(bank.keepers["b"].finish(0, sealed))
+    told(bank.agents["b"].finish(0, sealed))
     with pytest.raises(Sealed):
         told(bank.partition("b").open())
     hand_over(bank, sealed)
     bank.on("b")
-    told(bank.keepers["b"].place(bank.moved(sealed.epoch)))
+    told(bank.agents["b"].place(bank.moved(sealed.epoch)))
     arrived = bank.partition("b")
     assert isinstance(bank.open_account(arrived, "alice"), Receipt)
     assert arrived.status().epoch == sealed.epoch + 1
@@ -287,14 +288,14 @@ def test_who_was_asked_at_the_new_home_before_that_was_given_the_map_takes_comma
     bank.on("a")
     sealed = seal(bank, bank.partition("a"))
     bank.on("b")
-    told(bank.keepers["b"].finish(0, sealed))
+    told(bank.agents["b"].finish(0, sealed))
     hand_over(bank, sealed)
     bank.on("b")
     arrived = bank.partition("b")
     assert isinstance(bank.open_account(arrived, "alice"), Fenced)
     with pytest.raises(Sealed):
         told(arrived.unseal("", 0))
-    told(bank.keepers["b"].place(bank.moved(sealed.epoch)))
+    told(bank.agents["b"].place(bank.moved(sealed.epoch)))
     told(arrived.unseal("", 0))
     assert isinstance(bank.open_account(arrived, "alice"), Receipt)
 
@@ -306,13 +307,13 @@ def test_a_reader_waits_for_the_new_home_to_be_given_the_map(bank: Bank) -> None
     reader = ClusterReader(ClusterStore("bank", "rayfold", bank.map), WithoutRay(bank), 0, 0.0)
     sealed = seal(bank, partition)
     bank.on("b")
-    told(bank.keepers["b"].open())
+    told(bank.agents["b"].open())
     copy(bank, sealed)
     hand_over(bank, sealed)
     with pytest.raises(Unavailable, match="partition 0: its log cannot be read: partition 0: it was handed over"):
         reader.head()
     bank.on("b")
-    told(bank.keepers["b"].place(bank.moved(sealed.epoch)))
+    told(bank.agents["b"].place(bank.moved(sealed.epoch)))
     assert reader.head() == 1
 
 
@@ -323,7 +324,7 @@ def test_a_copy_that_does_not_end_as_the_original_does_is_not_taken_for_it(bank:
     sealed = seal(bank, partition)
     bank.on("b")
     with pytest.raises(RayfoldError, match="not here"):
-        told(bank.keepers["b"].finish(0, sealed))
+        told(bank.agents["b"].finish(0, sealed))
 
 
 def test_an_old_log_is_kept_until_its_new_home_has_opened_it_and_states_what_it_holds(bank: Bank) -> None:
@@ -331,47 +332,47 @@ def test_an_old_log_is_kept_until_its_new_home_has_opened_it_and_states_what_it_
     partition = bank.partition("a")
     bank.open_account(partition, "alice")
     old = bank.folder / "a" / "bank" / "partition-00000"
-    assert told(bank.keepers["a"].leftovers()) == []
+    assert told(bank.agents["a"].leftovers()) == []
     sealed = seal(bank, partition)
     bank.on("b")
     copy(bank, sealed)
     hand_over(bank, sealed)
     bank.on("a")
-    (left,) = told(bank.keepers["a"].leftovers())
+    (left,) = told(bank.agents["a"].leftovers())
     bank.on("b")
     with pytest.raises(StoreMismatch, match="partition 0 is not at home here; ask its home"):
-        told(bank.keepers["b"].custody(0, (left.head,)))
-    told(bank.keepers["b"].place(bank.moved(sealed.epoch)))
-    too_early = told(bank.keepers["b"].custody(0, (left.head,)))
+        told(bank.agents["b"].custody(0, (left.head,)))
+    told(bank.agents["b"].place(bank.moved(sealed.epoch)))
+    too_early = told(bank.agents["b"].custody(0, (left.head,)))
     bank.on("a")
     why = "the log of its home has epoch 2, which is not later than 2"
-    assert (told(bank.keepers["a"].discard(left.name, too_early)), old.exists()) == (why, True)
+    assert (told(bank.agents["a"].discard(left.name, too_early)), old.exists()) == (why, True)
     bank.on("b")
     arrived = bank.partition("b")
     told(arrived.open())
     arrived.close()  # a process opens a log once, and this one is all processes
-    statement = told(bank.keepers["b"].custody(0, (left.head,)))
+    statement = told(bank.agents["b"].custody(0, (left.head,)))
     bank.on("a")
-    assert (told(bank.keepers["a"].discard(left.name, statement)), old.exists()) == ("", False)
+    assert (told(bank.agents["a"].discard(left.name, statement)), old.exists()) == ("", False)
 
 
 def test_a_log_that_was_read_by_many_at_once_is_let_go_of_when_its_partition_moves_away(bank: Bank) -> None:
     bank.on("a")
     partition = bank.partition("a")
     bank.open_account(partition, "alice")
-    sealed, keeper = seal(bank, partition), bank.keepers["a"]
+    sealed, agent = seal(bank, partition), bank.agents["a"]
     told(partition.hand_over(bank.id_of("b"), sealed.epoch, 2))
     together = threading.Barrier(READERS)
 
     def read(_: int) -> int:
         together.wait()
-        head: int = told(keeper.read(0, "head", ()))
+        head: int = told(agent.read(0, "head", ()))
         return head
 
     with ThreadPoolExecutor(READERS) as threads:
         assert list(threads.map(read, range(READERS))) == [1] * READERS
-    assert told(keeper.place(bank.map)) == bank.moved(sealed.epoch)
-    assert keeper._readers == {}, "else the log could not be opened to be written here, should it come back"
+    assert told(agent.place(bank.map)) == bank.moved(sealed.epoch)
+    assert agent._readers == {}, "else the log could not be opened to be written here, should it come back"
 
 
 def test_a_reader_on_the_same_node_follows_a_partition_that_went_away_and_came_back_between_two_looks(
@@ -390,7 +391,7 @@ def test_a_reader_on_the_same_node_follows_a_partition_that_went_away_and_came_b
     batch_done.append(batch_done.activate(), [deposits(ALICE, 5), deposits(ALICE, 6)])
     batch_done.close()
     back = bank.map.with_home(0, bank.id_of("b")).with_home(0, bank.id_of("a"))
-    told(bank.keepers["a"].place(back))
+    told(bank.agents["a"].place(back))
     assert reader.head() == 2
     reader.close()
 
@@ -400,9 +401,9 @@ def test_every_byte_is_checked_beside_moves_and_not_before_them(bank: Bank) -> N
     partition = bank.partition("a")
     bank.open_account(partition, "alice")
     partition.close()
-    keeper = bank.keepers["a"]
-    with keeper._changing:  # a move is under way
-        assert told(keeper.verify()).ok
+    agent = bank.agents["a"]
+    with agent._changing:  # a move is under way
+        assert told(agent.verify()).ok
     groups = {name: getattr(NodeAgent, name).__ray_concurrency_group__ for name in ("verify", "pull", "finish")}
     assert groups == {"verify": "checks", "pull": "moves", "finish": "moves"}
 

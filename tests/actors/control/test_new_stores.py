@@ -1,6 +1,6 @@
 """A store is made anew where that was asked for, and never in the place of one whose nodes are down.
 
-The shares of two nodes with their real keepers, in this process: no Ray.
+The shares of two nodes with their real node agents, in this process: no Ray.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from rayfold.runtime.errors import StoreMismatch, StoreMissing, Unavailable
 
 
 class Node:
-    """A data folder, and its keeper while it is up."""
+    """A data folder, and its node agent while it is up."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.data = folder / name
         self.identity = create_or_read_node(self.data, name)
-        self.keeper: NodeAgent | None = None
+        self.agent: NodeAgent | None = None
         self.start()
 
     def start(self) -> None:
-        self.keeper = NodeAgent(NodeAgentPlan("bank", self.identity.node_id, "rayfold"))
+        self.agent = NodeAgent(NodeAgentPlan("bank", self.identity.node_id, "rayfold"))
 
     def stop(self) -> None:
-        assert self.keeper is not None
-        if self.keeper._hold is not None:
-            self.keeper._hold.release()
-        self.keeper = None
+        assert self.agent is not None
+        if self.agent._hold is not None:
+            self.agent._hold.release()
+        self.agent = None
 
     @property
     def facts(self) -> NodeFacts:
-        return NodeFacts(self.identity.node_id, self.identity.name, "", "127.0.0.1", self.keeper is not None)
+        return NodeFacts(self.identity.node_id, self.identity.name, "", "127.0.0.1", self.agent is not None)
 
     @property
     def has_store(self) -> bool:
@@ -48,7 +48,7 @@ class Node:
 
 
 class SharesHere(NodeAgents):
-    """Shares whose calls reach keepers of this process."""
+    """Shares whose calls reach node agents of this process."""
 
     def __init__(self, nodes: Sequence[Node], environment: pytest.MonkeyPatch) -> None:
         super().__init__("bank", "rayfold", detached=True, silent_s=0.1)
@@ -57,9 +57,9 @@ class SharesHere(NodeAgents):
 
     async def call(self, node_id: str, method: str, *arguments: Any, timeout_s: float = 30.0) -> Any:
         node = self._nodes[node_id]
-        assert node.keeper is not None
+        assert node.agent is not None
         self._environment.setenv(DATA_VARIABLE, str(node.data))
-        error, answer = getattr(node.keeper, method)(*arguments)
+        error, answer = getattr(node.agent, method)(*arguments)
         if error:
             raise from_wire(error)
         return answer

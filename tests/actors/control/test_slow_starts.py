@@ -53,7 +53,7 @@ def bank(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cons
 
 def names(bank: Console) -> list[str]:
     """Of the partition and the projector; another name is another actor."""
-    system = "bank._runtime._active._notice"
+    system = "bank._runtime._active._topology"
     projectors: list[str] = bank(f"[n for s in {system}.projections.values() for part in s.parts for n in part]")
     return [*bank(f"{system}.partitions"), *projectors]
 

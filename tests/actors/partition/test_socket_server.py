@@ -1,4 +1,5 @@
-"""The gate and the road, without Ray: frames, bounds, who may come in, and what dead activations leave behind."""
+"""The socket server and the connection, without Ray: frames, bounds, who may connect, and what ended activations leave
+behind."""
 
 from __future__ import annotations
 
@@ -44,23 +45,23 @@ def partition() -> Partition:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where gates are opened in this test."""
+    """Where servers are opened in this test."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path / f"rayfold-{os.getuid()}"
 
 
 @pytest.fixture
-def gate(partition: Partition, folder: Path) -> Iterator[SocketServer]:
+def server(partition: Partition, folder: Path) -> Iterator[SocketServer]:
     opened = open_socket_server("store-0", partition.execute)
     assert opened is not None
     yield opened
     opened.close()
 
 
-def connected(gate: SocketServer) -> socket.socket:
+def connected(server: SocketServer) -> socket.socket:
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     client.settimeout(20)
-    client.connect(str(gate.path))
+    client.connect(str(server.path))
     return client
 
 
@@ -82,34 +83,36 @@ def received(client: socket.socket, size_bytes: int) -> bytes:
 
 
 def test_attempts_of_one_connection_are_executed_and_answered_in_order(
-    gate: SocketServer, partition: Partition
+    server: SocketServer, partition: Partition
 ) -> None:
-    with connected(gate) as client:
+    with connected(server) as client:
         send(client, 1, b"one")
         send(client, 2, b"", predecessor=1)
         assert [answer(client), answer(client)] == [(1, b"answer to one"), (2, b"answer to ")]
     assert partition.executed == [(CLIENT, 1, 0, b"one"), (CLIENT, 2, 1, b"")]
 
 
-def test_only_the_user_of_the_process_can_open_the_socket(gate: SocketServer, folder: Path) -> None:
-    assert gate.path.parent == folder
+def test_only_the_user_of_the_process_can_open_the_socket(server: SocketServer, folder: Path) -> None:
+    assert server.path.parent == folder
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert stat.S_IMODE(gate.path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(server.path.stat().st_mode) == 0o600
 
 
-def test_a_batch_over_the_bound_ends_its_connection_before_it_is_read(gate: SocketServer, partition: Partition) -> None:
-    with connected(gate) as client:
+def test_a_batch_over_the_bound_ends_its_connection_before_it_is_read(
+    server: SocketServer, partition: Partition
+) -> None:
+    with connected(server) as client:
         client.sendall(REQUEST.pack(REQUEST_BYTES_MAX + 1, CLIENT, 1, 0))
         assert client.recv(1) == b""
-    with connected(gate) as client:
+    with connected(server) as client:
         send(client, 1, bytes(REQUEST_BYTES_MAX))
         assert len(answer(client)[1]) > REQUEST_BYTES_MAX
     assert len(partition.executed) == 1
 
 
-def test_a_client_that_dies_within_a_frame_executes_nothing(gate: SocketServer, partition: Partition) -> None:
+def test_a_client_that_dies_within_a_frame_executes_nothing(server: SocketServer, partition: Partition) -> None:
     for part in (REQUEST.pack(5, CLIENT, 1, 0)[:10], REQUEST.pack(5, CLIENT, 1, 0) + b"ab"):
-        with connected(gate) as client:
+        with connected(server) as client:
             client.sendall(part)
             client.shutdown(socket.SHUT_WR)
             assert client.recv(1) == b""
@@ -117,9 +120,9 @@ def test_a_client_that_dies_within_a_frame_executes_nothing(gate: SocketServer, 
 
 
 def test_a_batch_that_cannot_be_executed_ends_its_connection_and_no_other(
-    gate: SocketServer, caplog: pytest.LogCaptureFixture
+    server: SocketServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with connected(gate) as other, connected(gate) as client:
+    with connected(server) as other, connected(server) as client:
         send(client, 1, b"fail")
         assert client.recv(1) == b""
         send(other, 1, b"one")
@@ -127,30 +130,30 @@ def test_a_batch_that_cannot_be_executed_ends_its_connection_and_no_other(
     assert "a batch could not be executed; its client will send it again" in caplog.text
 
 
-def test_connections_beyond_the_bound_are_ended_at_once_until_another_leaves(gate: SocketServer) -> None:
+def test_connections_beyond_the_bound_are_ended_at_once_until_another_leaves(server: SocketServer) -> None:
     with contextlib.ExitStack() as inside:
-        clients = [inside.enter_context(connected(gate)) for _ in range(CONNECTIONS_MAX)]
+        clients = [inside.enter_context(connected(server)) for _ in range(CONNECTIONS_MAX)]
         for client in clients:  # answered, so let in
             send(client, 1, b"x")
             answer(client)
-        with connected(gate) as refused:
+        with connected(server) as refused:
             assert refused.recv(1) == b""
         clients[0].shutdown(socket.SHUT_WR)
         assert clients[0].recv(1) == b""  # its thread has ended, or is about to: the place is free soon
-        assert let_in_some_time(gate)
+        assert let_in_some_time(server)
 
 
-def let_in_some_time(gate: SocketServer) -> bool:
+def let_in_some_time(server: SocketServer) -> bool:
     for _ in range(100):
-        with connected(gate) as client, contextlib.suppress(OSError):
+        with connected(server) as client, contextlib.suppress(OSError):
             send(client, 1, b"x")
             if client.recv(1):
                 return True
     return False
 
 
-def test_a_client_that_does_not_read_stops_nobody_else(gate: SocketServer) -> None:
-    with connected(gate) as deaf, connected(gate) as client:
+def test_a_client_that_does_not_read_stops_nobody_else(server: SocketServer) -> None:
+    with connected(server) as deaf, connected(server) as client:
         deaf.settimeout(0.2)
         with contextlib.suppress(TimeoutError):
             for attempt in range(1, 100):  # until its answers fill the socket
@@ -160,17 +163,17 @@ def test_a_client_that_does_not_read_stops_nobody_else(gate: SocketServer) -> No
 
 
 def test_what_dead_activations_left_is_removed_and_what_lives_is_left(
-    gate: SocketServer, folder: Path, partition: Partition
+    server: SocketServer, folder: Path, partition: Partition
 ) -> None:
     for name in ("store-0.dead", "store-1.dead", "store-01.dead", "store-1.long-dead"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
             dead.bind(str(folder / name))
     os.utime(folder / "store-1.long-dead", (0, 0))
-    os.utime(gate.path, (0, 0))
+    os.utime(server.path, (0, 0))
     later = open_socket_server("store-0", partition.execute)
     assert later is not None
     assert {path.name for path in folder.iterdir()} == {
-        gate.path.name,
+        server.path.name,
         later.path.name,
         "store-1.dead",
         "store-01.dead",
@@ -179,16 +182,16 @@ def test_what_dead_activations_left_is_removed_and_what_lives_is_left(
     assert not later.path.exists()
 
 
-def test_a_closed_gate_ends_its_connections_and_leaves_no_file(gate: SocketServer) -> None:
-    with connected(gate) as client:
+def test_a_closed_server_ends_its_connections_and_leaves_no_file(server: SocketServer) -> None:
+    with connected(server) as client:
         send(client, 1, b"one")
         answer(client)
-        gate.close()
-        gate.close()
+        server.close()
+        server.close()
         assert client.recv(1) == b""
-    assert not gate.path.exists()
+    assert not server.path.exists()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as late, pytest.raises(FileNotFoundError):
-        late.connect(str(gate.path))
+        late.connect(str(server.path))
 
 
 @pytest.mark.parametrize("how", ["a link", "a file"])
@@ -217,13 +220,15 @@ def test_a_path_too_long_for_a_socket_is_named_with_the_remedy(
 
 
 class Answers:
-    """What a road tells its owner."""
+    """What a connection reports to its owner."""
 
     def __init__(self) -> None:
         self.told: list[tuple[int, bytes | None]] = []
         self.lost: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.enough = asyncio.Event()
-        self.road = SocketConnection(CLIENT, self.batch_done, lambda road: self.lost.set_result(road.answered))
+        self.connection = SocketConnection(
+            CLIENT, self.batch_done, lambda connection: self.lost.set_result(connection.answered)
+        )
 
     def batch_done(self, attempt: int, blob: bytes | None) -> None:
         self.told.append((attempt, blob))
@@ -235,24 +240,26 @@ class Answers:
         return self.told[-1]
 
 
-async def test_a_road_brings_each_answer_to_its_attempt_also_when_it_comes_in_many_pieces(gate: SocketServer) -> None:
+async def test_a_connection_brings_each_answer_to_its_attempt_also_when_it_comes_in_many_pieces(
+    server: SocketServer,
+) -> None:
     answers = Answers()
-    await asyncio.get_running_loop().create_unix_connection(lambda: answers.road, str(gate.path))
-    answers.road.send(7, 0, bytes(1_000_000))
+    await asyncio.get_running_loop().create_unix_connection(lambda: answers.connection, str(server.path))
+    answers.connection.send(7, 0, bytes(1_000_000))
     assert await answers.next() == (7, b"answer to " + bytes(1_000_000))
-    answers.road.send(8, 7, b"x")
+    answers.connection.send(8, 7, b"x")
     assert await answers.next() == (8, b"answer to x")
-    answers.road.close()
+    answers.connection.close()
     assert await answers.lost is True
 
 
-async def test_a_lost_connection_fails_what_is_in_flight_at_once(gate: SocketServer, partition: Partition) -> None:
+async def test_a_lost_connection_fails_what_is_in_flight_at_once(server: SocketServer, partition: Partition) -> None:
     answers = Answers()
-    await asyncio.get_running_loop().create_unix_connection(lambda: answers.road, str(gate.path))
+    await asyncio.get_running_loop().create_unix_connection(lambda: answers.connection, str(server.path))
     with partition.busy:
-        answers.road.send(1, 0, b"one")
-        answers.road.send(2, 1, b"two")
-        gate.close()
+        answers.connection.send(1, 0, b"one")
+        answers.connection.send(2, 1, b"two")
+        server.close()
         assert await asyncio.wait_for(answers.lost, 20) is False
         assert answers.told == [(1, None), (2, None)]
 
@@ -273,7 +280,7 @@ async def test_an_answer_that_cannot_be_one_ends_the_connection(
 
     async with await asyncio.start_unix_server(reply_wrongly, str(tmp_path / "socket")):
         answers = Answers()
-        await asyncio.get_running_loop().create_unix_connection(lambda: answers.road, str(tmp_path / "socket"))
-        answers.road.send(1, 0, b"")
+        await asyncio.get_running_loop().create_unix_connection(lambda: answers.connection, str(tmp_path / "socket"))
+        answers.connection.send(1, 0, b"")
         assert await asyncio.wait_for(answers.lost, 20) is False
     assert answers.told == [(1, None)]

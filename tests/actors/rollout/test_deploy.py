@@ -121,7 +121,7 @@ def pay(shop: Console, till: str, amount: int) -> int:
 
 
 def generation(shop: Console) -> int:
-    number: int = shop("bank._runtime._active._notice.generation")
+    number: int = shop("bank._runtime._active._topology.generation")
     return number
 
 

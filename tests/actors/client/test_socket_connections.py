@@ -35,7 +35,7 @@ def partition_of(running: Runtime, cluster: Cluster) -> Any:
 
 
 async def gate_of(running: Runtime, cluster: Cluster) -> str:
-    told: str = await partition_of(running, cluster).road.remote()
+    told: str = await partition_of(running, cluster).socket_path.remote()
     return told
 
 
@@ -50,7 +50,7 @@ async def deposit_until_connected(running: Runtime, path: str) -> list[Receipt]:
     receipts = []
     while not connections(path):
         receipts.append(await running.execute(Account, "a", Deposit(amount=1)))
-        assert len(receipts) < 20_000, "no road was found"
+        assert len(receipts) < 20_000, "no socket was found"
     return receipts
 
 
@@ -77,17 +77,15 @@ async def test_a_client_learns_with_each_answer_how_many_commands_are_worth_a_ba
         for settings in (Settings(local_sockets=False), Settings()):
             async with router_to(partition_of(running, cluster), settings) as router:
                 [destination] = router._routing.partitions
-                while destination.way.has_road() != settings.local_sockets:
+                while destination.way.has_socket() != settings.local_sockets:
                     await asyncio.gather(*[router.submit(packed, blob, 30) for packed, blob in deposits(1)])
-                destination.lane.pipelined_items_min = BATCH_ITEMS_MAX + 1
+                destination.queue.pipelined_items_min = BATCH_ITEMS_MAX + 1
                 await asyncio.gather(*[router.submit(packed, blob, 30) for packed, blob in deposits(1)])
                 least_s = BATCH_BY_ROAD_S if settings.local_sockets else BATCH_BY_RAY_S
-                assert commands_worth(least_s) <= destination.lane.pipelined_items_min <= BATCH_ITEMS_MAX
+                assert commands_worth(least_s) <= destination.queue.pipelined_items_min <= BATCH_ITEMS_MAX
 
 
-async def test_commands_take_a_road_and_after_a_kill_the_road_to_the_next_activation(
-    bank: Bank, cluster: Cluster
-) -> None:
+async def test_commands_use_a_socket_and_after_a_kill_that_of_the_next_activation(bank: Bank, cluster: Cluster) -> None:
     async with bank(**ONE_PARTITION) as running:
         receipts = [await running.execute(Account, "a", Open(owner="x"))]
         first = await gate_of(running, cluster)
@@ -123,7 +121,7 @@ async def test_without_local_sockets_everything_goes_through_ray_and_survives_a_
         check_nothing_lost_nothing_twice(running.store.path, receipts)
 
 
-async def test_clients_by_road_and_through_ray_write_to_one_account_without_losing_or_mixing_anything(
+async def test_clients_by_socket_and_through_ray_write_to_one_account_without_losing_or_mixing_anything(
     bank: Bank, cluster: Cluster
 ) -> None:
     async with bank(**ONE_PARTITION) as running:
@@ -135,24 +133,24 @@ async def test_clients_by_road_and_through_ray_write_to_one_account_without_losi
         async with router_to(partition, Settings()) as elsewhere:
             sent = [elsewhere.submit(packed, blob, 30) for packed, blob in deposits(500)]
             near = [running.execute(Account, "a", Deposit(amount=1)) for _ in range(500)]
-            by_ray, by_road = await asyncio.gather(*sent), await asyncio.gather(*near)
+            by_ray, by_socket = await asyncio.gather(*sent), await asyncio.gather(*near)
         assert connections(path) == before
-        versions = [[one.version for one in outcomes if isinstance(one, Receipt)] for outcomes in (by_ray, by_road)]
+        versions = [[one.version for one in outcomes if isinstance(one, Receipt)] for outcomes in (by_ray, by_socket)]
         assert [sorted(own) for own in versions] == versions
         first = min(map(min, versions))
         assert sorted(versions[0] + versions[1]) == list(range(first, first + 1000))
 
 
-async def test_a_way_goes_on_through_ray_when_its_road_is_lost_and_tells_of_the_attempt_at_once(
+async def test_a_transport_continues_through_ray_when_its_socket_is_lost_and_reports_the_attempt_at_once(
     bank: Bank, cluster: Cluster
 ) -> None:
     async with bank(**ONE_PARTITION) as running:
         told: asyncio.Queue[tuple[int, bytes | None]] = asyncio.Queue()
         way = PartitionTransport(
-            partition_of(running, cluster), b"w" * 16, lambda *answer: told.put_nowait(answer), by_road=True
+            partition_of(running, cluster), b"w" * 16, lambda *answer: told.put_nowait(answer), by_socket=True
         )
         attempt = 0
-        while not way.has_road():
+        while not way.has_socket():
             attempt += 1
             way.execute(attempt, 0, b"")
             number, answer = await told.get()
@@ -163,5 +161,5 @@ async def test_a_way_goes_on_through_ray_when_its_road_is_lost_and_tells_of_the_
         way.execute(attempt + 1, 0, b"")
         os.kill(partition.pid, signal.SIGKILL)
         assert await asyncio.wait_for(told.get(), 20) == (attempt + 1, None)
-        assert not way.has_road()
+        assert not way.has_socket()
         way.close()
