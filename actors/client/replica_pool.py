@@ -117,9 +117,8 @@ class _Replica:
         batcher: Callable[[_Replica], Batcher[_Asked]],
         waiting: Callable[[_Replica, bool], Batcher[_Asked]],
     ) -> None:
-        """`batcher`, `waiting`: make the batchers to it; the second is called with whether they are for queries "
-        "that have
-        waited in vain."""
+        """`batcher`, `waiting`: make the batchers to it; the second is called with whether they are for queries that
+        have waited without result."""
         self.number, self.actor = number, actor
         self.positions: dict[int, int] = {}
         self.incarnation = b""

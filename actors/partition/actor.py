@@ -406,9 +406,8 @@ class PartitionActor:
 
     @ray.method
     def seal(self, successor: str) -> tuple[list[Any], Seal | None]:
-        """Take no command any more: the partition goes on at `successor` (see `moves.py`). An error as `to_wire` "
-        "packs it,
-        or nothing; and what the log ends with. Safe to repeat."""
+        """Take no command any more: the partition goes on at `successor` (see `moves.py`). An error as `to_wire` packs
+        it, or nothing; and what the log ends with. Safe to repeat."""
         with self._writing:
             try:
                 return [], self._owner.seal(successor)

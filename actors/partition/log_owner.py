@@ -71,9 +71,8 @@ class LogOwner:
             self.handed_over = False
 
     def hand_over(self, successor: str, epoch: int, version: int) -> Tenure:
-        """Make the seal of this epoch final: the partition is at home on `successor` from this version of the map "
-        "on, or
-        from a later one. Safe to repeat. Raises `Sealed` if the move was called off."""
+        """Make the seal of this epoch final: the partition is at home on `successor` from this version of the map on,
+        or from a later one. Safe to repeat. Raises `Sealed` if the move was called off."""
         if self._serves():
             raise Sealed(self._name, "this node: the move was called off")
         since = max(version, self._map_here().version + 1)

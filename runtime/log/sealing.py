@@ -90,8 +90,8 @@ def activated(present: Tenure, name: str) -> Tenure:
 
 
 def seal(log: Sealable, successor: str) -> Seal:
-    """Take no event any more, durably, for the sake of `successor`, which will continue. Sealing again for it is "
-    "allowed.
+    """Take no event any more, durably, for the sake of `successor`, which will continue. Sealing again for it is
+    allowed.
 
     Raises `Sealed` if it is sealed for another or was handed over, and what writing raises.
     """
@@ -123,9 +123,8 @@ def break_seal(log: Sealable, successor: str, epoch: int) -> None:
 
 
 def hand_over(log: Sealable, successor: str, epoch: int, since: int) -> Tenure:
-    """Make the seal of this epoch final: the partition is at home on `successor` from version `since` of the map "
-    "on. Returns
-    the tenure; of a log that was handed over before, the one of that time.
+    """Make the seal of this epoch final: the partition is at home on `successor` from version `since` of the map on.
+    Returns the tenure; of a log that was handed over before, the one of that time.
 
     Raises `Sealed` if the seal was broken meanwhile, or is another one.
     """

@@ -1,6 +1,5 @@
-"""A partition that is handed over: what its actor and the node agents of two nodes do, one step after the other, "
-"without
-Ray.
+"""A partition that is handed over: what its actor and the node agents of two nodes do, one step after the other,
+without Ray.
 
 The actors are plain classes; each test calls them in the order in which a supervisor would, or would not.
 """
