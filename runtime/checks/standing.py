@@ -97,7 +97,7 @@ class Alarms:
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], Alarm] = {}
-        """By kind and subject, without the version: a repeated alarm is not news."""
+        """By kind and subject, without the version: a repeated alarm adds nothing."""
         self._lock = threading.Lock()
         self.count = 0
         """That were raised, those that are not kept included."""

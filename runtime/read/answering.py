@@ -73,13 +73,14 @@ class Watch:
         self._model = model
         self._state_bytes = 0
         self._digest: tuple[object, bytes] = (None, b"")
-        """After which change the read model was looked at, and the digest that it had."""
+        """The change after which the read model was hashed, and its digest then."""
         self._next_s = 0.0
         self.unsure = False
         """Whether something was watched by its sizes only, since `sure` was called."""
 
     def before(self, place: object) -> _Seen:
-        """Look at it before something runs that might change it. `place`: the same as long as nothing is taken in."""
+        """Hash the read model before code runs that might change it. `place`: the same as long as nothing is taken
+        in."""
         attributes = _sizes(self._model)
         if self._state_bytes > SMALL_BYTES and time.monotonic() < self._next_s:
             self.unsure = True

@@ -9,7 +9,7 @@ what has no handler, or belongs to another part, is passed over without decoding
 anything is decoded.
 
 Why one loop over local names: it is what a rebuild spends its time in. No `StoredEvent` for each event, a `Recorded`
-only for a handler that takes one, and what is made is made by `tuple.__new__`. What goes wrong on the fast road is
+only for a handler that takes one, and what is made is made by `tuple.__new__`. What goes wrong on the fast path is
 decoded once more on the slow one, which knows the words for it.
 """
 
@@ -50,7 +50,7 @@ class Page(NamedTuple):
     checked: bool
     """They come from a reader of this process, which has checked them."""
     replayed_up_to: int
-    """Up to this position they are told as replayed."""
+    """Events up to this position are marked as replayed."""
     set_aside: Container[int] = ()
     """Positions that are passed over."""
     until_s: float = float("inf")
@@ -106,7 +106,7 @@ class EventApplier:
         """Records of the last page that were applied, if none of them has failed."""
 
     def run(self, model: Projection, page: Page) -> Failure | None:
-        """Apply the records of a page. None if all were that were begun; `done` says how many."""
+        """Apply the records of a page. None if all that were begun succeeded; `done` is their number."""
         partition, first, records, checked, replayed_up_to, set_aside, until_s = page
         self.done, clock, unpack = len(records), time.perf_counter, msgpack.unpackb
         targets, splitting, is_set_aside, n = self._targets, self._splitting, bool(set_aside), HEADER_ITEMS_MAX

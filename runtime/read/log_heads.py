@@ -1,7 +1,7 @@
-"""LogHeads: where the logs ended when a read model was opened, and which of them nobody could look at then.
+"""LogHeads: where the logs ended when a read model was opened, and which of them could not be read then.
 
 Beside step [7]. Where a store is spread over nodes, a log may be out of reach because its home is gone. A read model
-opens with the others then, and looks at that one when its first event arrives.
+opens with the others then, and reads the head of that one when its first event arrives.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["LogHeads"]
 
 
 class LogHeads:
-    """The heads of the logs at the first look at each."""
+    """The heads of the logs, each when it was first read."""
 
     def __init__(self, readers: Mapping[int, Reader]) -> None:
         self.heads: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""Place: one position for each partition, a point in the whole store, and the ways in which a caller may say it.
+"""Place: one position for each partition, a point in the whole store, and the ways in which a caller can give one.
 
 Beside the read path: what `after=` of a query takes becomes positions here, before step [8], and a session's token is
 made and read here.
@@ -53,7 +53,7 @@ After = Receipt | Mapping[int, int] | Iterable[Receipt] | HasPositions
 
 
 def place_asked(after: After | None, partitions: int, store_id: str = "") -> dict[int, int]:
-    """What `after=` says, as positions by partition. `store_id`: of this store; empty where any receipt will do.
+    """The value of `after=`, as positions by partition. `store_id`: of this store; empty where any receipt will do.
 
     Raises `InvalidMessage` for what is no place in this store.
     """
@@ -77,7 +77,7 @@ def place_asked(after: After | None, partitions: int, store_id: str = "") -> dic
 
 
 def check_store(argument: str, receipt: Receipt, store_id: str) -> None:
-    """Raise `InvalidMessage` for a receipt of another store: of the one that this was restored from, say."""
+    """Raise `InvalidMessage` for a receipt of another store: for example, of the one that this was restored from."""
     if receipt.store_id and store_id and receipt.store_id != store_id:
         what = f"the receipt is of the store {receipt.store_id}, and this is the store {store_id}"
         raise InvalidMessage(argument, what, "a restored store has positions of its own; read without it")

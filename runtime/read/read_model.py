@@ -19,9 +19,10 @@ The path of events, one verb for each level, and no level calls one above it:
 
 `StoredModel` is in `stored_model.py`, `EventApplier` in `event_applier.py`; where a read model lives, in `stores/`.
 
-Rules kept here: the read model and its positions change together, under one lock, which a query takes as well; the
-log is only read, never the write side; an event that cannot be taken in stops this projection visibly (every query and
-everybody who waits is told), or is set aside visibly where the projection declares so; none is skipped in silence.
+Rules kept here: the read model and its positions change together, under one lock, which a query takes as well; the log
+is only read, never the write side; an event that cannot be taken in stops this projection visibly (every query and
+every waiting caller gets the error), or is set aside visibly where the projection declares so; none is skipped in
+silence.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ _ALONE: Final = struct.Struct(">1s5xHQ")
 """The key of a page that begins at an event ("p"), or of one event alone ("1"): partition and position."""
 
 _EVENT_PATIENCE: Final = 8
-"""How many times as long as a query one event may take: nobody waits for it, and its commit may wait for a disk."""
+"""How many times as long as a query one event may take: no caller waits for it, and its commit may wait for a disk."""
 
 _GIVE_WAY_S: Final = 0.02
 
@@ -146,7 +147,7 @@ class ReadModel:
         part: int = 0,
         in_hand: InHand | None = None,
     ) -> None:
-        """`in_hand`: is told of each batch of queries, and of each page of events, before any handler is called."""
+        """`in_hand`: called with each batch of queries, and of each page of events, before any handler is called."""
         self._in_hand = in_hand or InHand(None)
         self._projection = projection
         self._catalogue = catalogue
@@ -155,13 +156,13 @@ class ReadModel:
         self._kept = StoredModel(projection, catalogue, readers, part, self._in_hand)
         self._in_memory = isinstance(self._kept.store, MemoryStore)
         self._feeding = threading.RLock()
-        """Held by whoever feeds events in: one at a time, so that positions only move by the holder."""
+        """Held while events are fed in: by one thread at a time, so that positions only move by the holder."""
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         """Held while the model changes or is asked; notified when it has changed."""
         self._door = threading.Condition()
-        """Held for a moment, to say who wants the lock and who has had it: it is given to whoever is quickest, and
-        that is the one that has just let go of it."""
+        """Held for a moment, to note which thread waits for the lock and which has had it: Python gives it to the
+        quickest, and that is the one that has just released it."""
         self._asking = 0
         """Batches of queries that wait for the lock, or have it."""
         self._answered = 0
@@ -192,8 +193,8 @@ class ReadModel:
 
     @property
     def other_history(self) -> str:
-        """Why the stored read model did not follow the log that is there, so that it was made anew, or stopped; empty
-        if it did. A log that was cut or exchanged shows here, and so does a store that was restored in place."""
+        """Why the stored read model did not follow the present log, so that it was made anew, or stopped; empty if it
+        did. A log that was cut or exchanged shows here, and so does a store that was restored in place."""
         return self._kept.other_history
 
     @property
@@ -224,8 +225,8 @@ class ReadModel:
                 self._checkpoint_at = (self._opened_at, time.monotonic(), 0.0)
 
     def close(self) -> None:
-        """Let go of the store and tell everybody who waits. The readers stay open: they are the caller's. A state in
-        memory that is to be found again needs a `checkpoint()` before. Closing twice is allowed."""
+        """Release the store and raise in all waiting callers. The readers stay open: they are the caller's. A state in
+        memory is kept only by a `checkpoint()` before. Closing twice is allowed."""
         with self._feeding, self._checkpointing, self._changed:
             if not self._closed:
                 self._closed = True
@@ -237,7 +238,7 @@ class ReadModel:
     def apply(self, partition: int, first: int, records: Sequence[bytes], head: int = 0) -> None:
         """Take in `records`, at positions `first, first + 1, …`, and everything before them that is missing.
 
-        `head` tells of a later position whose records were not sent: they are read from the log.
+        `head` is a later position whose records were not sent: they are read from the log.
         """
         with self._feeding:
             self.catch_up(partition, first - 1)
@@ -423,7 +424,7 @@ class ReadModel:
             return own_copy(answering(model, query))
 
     def fail(self, error: RayfoldError) -> None:
-        """Take in nothing more, and tell this to everybody who asks or waits."""
+        """Take in nothing more, and raise this error in every query and every waiting caller."""
         with self._changed:
             self._kept.failed = error
             self._changed.notify_all()
@@ -445,7 +446,7 @@ class ReadModel:
             raise NotYetVisible(name, partition, asked, self.positions.get(partition, 0))
 
     def wait_until(self, condition: Callable[[], bool], timeout_s: float) -> None:
-        """Return when it holds, or nothing will change any more, or the time is over. It is looked at whenever events
+        """Return when it holds, or nothing will change any more, or the time is over. It is checked whenever events
         have been taken in."""
         with self._changed:
             self._changed.wait_for(lambda: condition() or self.failed is not None or self._closed, timeout_s)
@@ -482,7 +483,7 @@ class ReadModel:
             return failed
 
     def _log_once(self, failed: HandlerFailed, cause: BaseException) -> None:
-        """The caller gets one line; whoever mends the handler needs the trace, once for each kind of failure."""
+        """The caller gets one line; to repair the handler the trace is needed, once for each kind of failure."""
         kind = f"{failed.subject} {type(cause).__name__}"
         if kind not in self._logged and len(self._logged) < _LOGGED_MAX:
             self._logged.add(kind)
@@ -544,8 +545,8 @@ class ReadModel:
         """Write the state in memory and its positions to the directory; returns the bytes written.
 
         0 where there is nothing to write: no directory, rows or tables (which are written with every page), a state
-        that cannot be saved (said once in the log; the log is read at the next start). The read model is locked while
-        the state is encoded, not while it is written. Raises `StorageFailed`.
+        that cannot be saved (logged once; the partitions' logs are read at the next start). The read model is locked
+        while the state is encoded, not while it is written. Raises `StorageFailed`.
         """
         store = self._kept.store
         if self._directory is None or not isinstance(store, MemoryStore):

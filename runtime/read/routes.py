@@ -1,7 +1,7 @@
 """Routes: which part of a divided projection a query goes to, and one answer from those of all parts.
 
-Beside step [8], in the caller's process. `key=` and `merge=` are code of the user's: what they raise is told to whoever
-asks, by name, and ends nothing else.
+Beside step [8], in the caller's process. `key=` and `merge=` are code of the user's: what they raise is raised in the
+caller of the query, by name, and ends nothing else.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def part_asked(projection: type[Projection], query: Query[Any], parts: int) -> i
     if route.merge is not None:
         return None
     if route.key is None:
-        return 0  # which does not know the query, and says so
+        return 0  # which does not know the query, and raises that
     try:
         return part_of(route.key(query), parts)
     except BaseException as error:

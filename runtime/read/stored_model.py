@@ -1,12 +1,12 @@
 """StoredModel: a read model, the store that keeps it, and the place in the log that it is at. One thread at a time.
 
 Step [7] of the read path, between `read_model.py` (order, gaps, locks) and the stores. A page of records is taken in as
-one transaction with its checkpoint; what a handler that raised has half done is undone before anybody can see it.
+one transaction with its checkpoint; what a handler that raised has half done is undone before a query can see it.
 
 Rules kept here:
 - after each call the read model is a fold of exactly the events up to its positions, save those in quarantine
 - an event that a handler raises on is tried `TRIES` times, each time from the state before it; then the projection
-  stops, or sets the event aside if it says `on_failure="quarantine"`
+  stops, or sets the event aside with `on_failure="quarantine"`
 - the positions that others see never go back, also while a state in memory is being restored and replayed
 - a store that was written by other code, or for another history of the log, is not used: the log is the truth
 
@@ -58,8 +58,8 @@ PAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 """Bounds memory of one page when events are large."""
 
 TRIES: Final = 3
-"""Of one event. A handler that is given the same state and event mostly fails the same way; what may differ is what it
-looks at outside."""
+"""Attempts of one event. A handler mostly fails the same way on the same state and event; only what it reads outside
+may differ."""
 
 
 class StoredModel:
@@ -80,7 +80,7 @@ class StoredModel:
         self.failed: RayfoldError | None = None
         """Why this projection has stopped, if it has."""
         self.other_history = ""
-        """Why what was stored did not follow the log that is there: that is an alarm. Empty if it did."""
+        """Why what was stored did not follow the present log: that is an alarm. Empty if it did."""
         self.quarantined: tuple[Quarantined, ...] = ()
         self.reach = LogHeads(readers)
         self.store: ReadStore = projection.read_store.make()
@@ -150,7 +150,7 @@ class StoredModel:
         self.store.open(self.model, self._folder)
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Release the store."""
         self.store.close()
 
     # --- taking in -----------------------------------------------------------------------------------------------
@@ -293,7 +293,7 @@ class StoredModel:
     # --- when a handler raises -----------------------------------------------------------------------------------
 
     def _go_back(self) -> None:
-        """Undo what the open transaction has half done, and be where others believe this read model to be."""
+        """Undo what the open transaction has half done, and return to the positions that other threads have seen."""
         self._undo()
         self._replay()
 

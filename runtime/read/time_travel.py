@@ -1,16 +1,16 @@
 """Time travel: what one aggregate's history is, what its state was, and which place a moment was.
 
-Beside the read path: it reads the log and nothing else, in whatever process asks, and starts, wakes and blocks nobody.
-Before it: `actors/api/time_travel.py`, or the command line, which both open the readers.
+Beside the read path: it reads the log and nothing else, in the calling process, and starts and blocks no actor. Before
+it: `actors/api/time_travel.py`, or the command line, which both open the readers.
 
-Rules kept here: a version or position that the log has not got is an error (`NotInHistory`), never a shorter answer;
-order is told by versions and positions, and the clock is only asked where a person names a time.
+Rules kept here: a version or position that the log lacks is an error (`NotInHistory`), never a shorter answer; order
+follows from versions and positions, and the clock is only asked where a person names a time.
 
 What a time means: the state *at* a time is the one after the last event, by version, that was recorded at or before it,
-and everything before that event belongs to it, whatever its own clock said. So when the clock of the writer went back
-by an hour, an event from before that carries a later time than the one after it, and the two are not torn apart:
-asking for a time in that hour gives the later of the two states. That is looked for from the end of the history
-backwards, because times that may go back cannot be searched by halves.
+and everything before that event belongs to it, whatever its own time. So when the clock of the writer went back by an
+hour, an event from before that carries a later time than the one after it, and the two are not torn apart: asking for a
+time in that hour gives the later of the two states. That is searched from the end of the history backwards, because
+times that may go back cannot be searched by halves.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def history(
 def stored_history(
     reader: Reader, stream: StreamId, from_version: int = 1, to_version: int | None = None
 ) -> Iterator[StoredEvent]:
-    """The same as it is stored, page by page, for whoever has not got the classes. Raises as `history` does."""
+    """The same as it is stored, page by page, for a reader without the classes. Raises as `history` does."""
     first, last = _checked_range(reader, stream, from_version, to_version)
     return _stored(reader, stream, first, last)
 
@@ -123,7 +123,7 @@ def events_of_command(
 ) -> list[Event]:
     """The events of one command, in order, of which the last has this version of the stream; none if it left none. One
     that the classes cannot read is an `UnreadableEvent`. Raises `Damaged`, `NotInHistory` for a version that the stream
-    has not got."""
+    lacks."""
     if not version:
         return []
     last, found, step = _checked_version(reader, stream, version), list[StoredEvent](), _FEW
@@ -189,8 +189,8 @@ def place_at(readers: Mapping[int, Reader], at_us: int) -> dict[int, int]:
 
 
 def place_of(readers: Mapping[int, Reader], partition: int, position: int) -> dict[int, int]:
-    """The place of one event: that position of its partition and, of the others, what was recorded by then, as their
-    writers' clocks tell. Raises `NotInHistory`, `InvalidMessage`."""
+    """The place of one event: that position of its partition and, of the others, what was recorded by then, by their
+    writers' clocks. Raises `NotInHistory`, `InvalidMessage`."""
     checked_place(readers, {partition: position})
     [record] = readers[partition].read(position - 1, 1) if position else [b""]
     place = place_at(readers, decode_record(record, checked=True).recorded_at_us if record else 0)
@@ -210,7 +210,7 @@ def fold_up_to(read_model: ReadModel, place: Mapping[int, int]) -> Iterator[int]
 def checked_place(readers: Mapping[int, Reader], place: Mapping[int, int]) -> dict[int, int]:
     """The place with a position for every partition; 0, nothing of it, for those that it does not name.
 
-    Raises `NotInHistory` for a position that a log has not got, `InvalidMessage` for what is no position.
+    Raises `NotInHistory` for a position that a log lacks, `InvalidMessage` for what is no position.
     """
     checked = dict.fromkeys(readers, 0)
     for partition, position in place.items():

@@ -5,7 +5,7 @@ opened.
 
 Rule kept here: a checkpoint proves what it follows. It holds, for each partition, the link of the hash chain at its
 position: a log that was replaced by another history, or cut back, does not carry that link, and the read model is
-rebuilt instead of being wrong for ever.
+rebuilt instead of staying wrong.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Checkpoint(NamedTuple):
         return zlib.crc32(content).to_bytes(4, "big") + content
 
     def objection(self, readers: Mapping[int, Reader], looked_at: Iterable[int]) -> str:
-        """Why it may not be used with the logs that are there, of which those `looked_at` are; nothing if it may."""
+        """Why it may not be used with the present logs, of which those in `looked_at` are; nothing if it may."""
         if self.positions.keys() != readers.keys():
             return f"it follows {len(self.positions)} partitions, the store has {len(readers)}"
         for partition in looked_at:

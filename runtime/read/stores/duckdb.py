@@ -57,7 +57,7 @@ _OF_THE_DISK: Final = (
     "input/output error",
     "fsync",
 )
-"""What DuckDB says when the disk is full or broken: its errors have no number."""
+"""Texts of DuckDB's errors when the disk is full or broken: its errors have no number."""
 
 _CHECKPOINT_TABLE: Final = """
 CREATE TABLE IF NOT EXISTS rayfold_checkpoint (content BLOB);
@@ -213,6 +213,6 @@ def _duckdb() -> ModuleType:
 
 
 def _is_of_the_system(error: Exception) -> bool:
-    """Whether the machine refuses to open a file, which says nothing against what is in it. DuckDB has one exception
-    for that and for damage, with the system's own words in it."""
+    """Whether the machine refuses to open a file, which is no proof of damage. DuckDB has one exception for that and
+    for damage, with the system's own words in it."""
     return any(os.strerror(one) in str(error) for one in _REFUSALS)

@@ -1,8 +1,8 @@
 """The folder of a read store: one for each version of the code, so that no code reads what other code wrote.
 
 Before step [7]: made when a read model is opened. The name is the fingerprint of the projection
-(`saved_state.state_fingerprint`): whoever changes a handler, a field, the store or the parts gets an empty folder, and
-the read model is made from the log.
+(`saved_state.state_fingerprint`): after a change of a handler, a field, the store or the parts there is an empty
+folder, and the read model is made from the log.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ...private import make_private_folder, open_private, tighten
 __all__ = ["discard_at_next_opening", "empty_folder", "folder_of_code"]
 
 DISCARD: Final = "discard"
-"""A file of this name says that the store is damaged: the next opening starts over."""
+"""A file of this name marks the store as damaged: the next opening starts over."""
 
 
 def folder_of_code(directory: Path, fingerprint: bytes) -> Path:

@@ -8,11 +8,11 @@ the folder fsynced: it is there whole or not at all. Its bytes::
 with the crc over all that follows it. Nothing of it is ever unpickled.
 
 Rules kept here:
-- a handler that fails half-way is undone by going back to the last copy of the state, never by looking at what it
+- a handler that fails half-way is undone by going back to the last copy of the state, never by examining what it
   changed: so an event that succeeds costs nothing for it. The caller replays the log from there
 - a copy is restored and compared before it counts; one that differs is none
 - the copy is the newest of two: the checkpoint file, or the one that `keep` made when an event failed before
-- a file that is damaged is passed over, and said in the log: the read model is then made from the log
+- a file that is damaged is passed over, and logged: the read model is then made from the log
 
 Encoding holds the lock of the read model, writing does not: the state of a million accounts (`dict[str, int]`) is
 encoded in about 0.6 s, and so much longer a query may wait while a checkpoint of it is made.
@@ -78,7 +78,7 @@ class MemoryStore:
         return self._restore()
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to release."""
 
     def encode(self) -> tuple[int, bytes]:
         """The number and the bytes of a copy of the state as it is now. Raises `DefinitionError` or `InvalidMessage`
