@@ -148,7 +148,7 @@ class _Replica:
 class _Call:
     """One call to a replica. Its answer, its failure or its deadline ends it, whichever comes first."""
 
-    __slots__ = ("apart", "batch", "ended", "key", "lane", "replica", "timer")
+    __slots__ = ("apart", "batch", "batcher", "ended", "key", "replica", "timer")
 
     def __init__(
         self, replica: _Replica, batcher: Batcher[_Asked] | None, batch: Sequence[_Asked], *, apart: bool = False
