@@ -102,7 +102,7 @@ def seal(log: Sealable, successor: str) -> Seal:
         return present if present.successor else Tenure(present.epoch + 1, successor)
 
     sealed = log.change_tenure(change)
-    assert sealed.heir == heir
+    assert sealed.successor == successor
     assert not sealed.since, "a log that was handed over is not sealed again"
     return Seal(sealed.epoch, *log.end())
 
