@@ -183,10 +183,10 @@ def test_a_node_agent_reads_for_others_and_does_nothing_else_with_a_log(bank: Ba
     partition = bank.partition("a")
     bank.open_account(partition, "alice")
     partition.close()
-    assert told(bank.keepers["a"].read(0, "head", ())) == 1
+    assert told(bank.agents["a"].read(0, "head", ())) == 1
     with pytest.raises(InvalidMessage, match="node agent: it answers .*head.*, and not 'close'"):
-        told(bank.keepers["a"].read(0, "close", ()))
-    assert told(bank.keepers["a"].read(0, "head", ())) == 1
+        told(bank.agents["a"].read(0, "close", ()))
+    assert told(bank.agents["a"].read(0, "head", ())) == 1
 
 
 def test_a_sealed_partition_sends_everybody_away_and_so_does_its_next_activation(bank: Bank) -> None:
