@@ -89,8 +89,8 @@ class BlockingOperations(Portal):
         )
 
     def events_of(self, receipt: Receipt) -> list[Event]:
-        """The events of the command that got this receipt, in order, read from the log; none if it had no events. See
-        `Operations.events_of`."""
+        """The events of the command that got this receipt, in order, read from the log; none if it had no events.
+        See `Operations.events_of`."""
         return self._wait(self._runtime.events_of(receipt))
 
     def execute_all(
