@@ -15,6 +15,10 @@ from tests.bank import Account, Balances, Turnover, Vault
 
 OWN_ACTORS = 4
 
+PATIENCE_S = 60.0
+"""Of a runtime of which a test says nothing else: on a machine that is busy with more, an actor takes longer to start
+than a caller waits by default."""
+
 prepare_environment()  # before any test of this folder imports ray
 
 
@@ -35,6 +39,7 @@ def bank(cluster: Cluster, tmp_path: Path) -> Bank:
     def make(**options: Any) -> Runtime:
         options.setdefault("projections", [Balances, Turnover])
         options.setdefault("own_actors_max", OWN_ACTORS)
+        options.setdefault("timeout_s", PATIENCE_S)
         return Runtime(tmp_path / "bank-data", aggregates=[Account, Vault], **options)
 
     return make

@@ -84,7 +84,7 @@ def ended(running: subprocess.Popen[str], code: int) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_node_is_killed_and_started_again_visitors_come_meanwhile_and_all_is_verified(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     asked = ("--flights", f"{FLIGHTS}", "--json", str(figures))

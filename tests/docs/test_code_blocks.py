@@ -109,7 +109,6 @@ def test_a_command_or_option_that_there_is_not_is_noticed() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_the_python_blocks_do_what_the_pages_say(tmp_path: Path) -> None:
     with start_driver("-m", "tests.docs.blocks_driver", *RUN_HERE, folder=tmp_path) as driver:
         output, errors = driver.communicate(timeout=280)

@@ -15,7 +15,7 @@ from rayfold.benchmarks.torture.contract import Figure, Findings
 from rayfold.benchmarks.torture.history import History
 from tests.faults.short_form import held
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 """Three nodes and twelve actors start in 12 s on two quiet cores, and in a minute where everything starts at once."""
 
 

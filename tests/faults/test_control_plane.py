@@ -56,7 +56,6 @@ def _quiet() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("story", STORIES)
-@pytest.mark.timeout(240)
 def test_faults_at_each_step_and_pairs_of_them_leave_one_complete_log_that_goes_on(story: Story) -> None:
     covered, quiet = Covered(), run_control(story)
     singles = [Fault(step, kind) for step, what in enumerate(quiet.steps[:80], 1) for kind in kinds_at(what)]

@@ -48,7 +48,7 @@ def rays_own_programs(pids: set[int]) -> set[str]:
     return found - {"agent.py", "main.py", "default_worker.py", "setup_worker.py"}
 
 
-def wait_until_gone(pids: set[int], timeout_s: float = 30) -> None:
+def wait_until_gone(pids: set[int], timeout_s: float = 200) -> None:
     """Return once none of them runs, Ray's two agents aside. Raises `AssertionError` with those that still do."""
     waiting = threading.Event()
     left = pids

@@ -23,7 +23,7 @@ from tests.support.driver import start_driver
 
 PATIENCE_S: Final = 90.0
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

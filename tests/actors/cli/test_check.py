@@ -257,7 +257,6 @@ if __name__ == "__main__":
 '''
 
 
-@pytest.mark.timeout(180)
 def test_a_class_cell_of_a_notebook_that_is_run_again_replaces_its_class(tmp_path: Path) -> None:
     script = tmp_path / "notebook.py"
     script.write_text(NOTEBOOK.replace("\\\\n", "\\n"))

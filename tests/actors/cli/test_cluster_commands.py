@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 def rayfold(*arguments: str | Path, code: int = 0) -> str:
     """What the command says, both streams together."""
     command = [sys.executable, "-m", "rayfold.actors.cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == code, done
     return " ".join((done.stdout + done.stderr).split())
 

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 ESCAPES = "\x1b[2J\u202e"
 FORGED = "\n2013-11-01T10:00:00.000Z ERROR forged: a line"
-WAIT_S = 20.0
+WAIT_S = 200.0
 
 
 def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> list[str]:

@@ -160,6 +160,6 @@ async def test_a_transport_continues_through_ray_when_its_socket_is_lost_and_rep
         os.kill(partition.pid, signal.SIGSTOP)
         way.execute(attempt + 1, 0, b"")
         os.kill(partition.pid, signal.SIGKILL)
-        assert await asyncio.wait_for(told.get(), 20) == (attempt + 1, None)
+        assert await told.get() == (attempt + 1, None)
         assert not way.has_socket()
         way.close()

@@ -90,7 +90,7 @@ def change(project: Path, old: str, new: str) -> None:
 def rayfold(nodes: LocalNodes, project: Path, *arguments: str, code: int = 0) -> str:
     """What the command says, both streams together."""
     command = [sys.executable, "-m", "rayfold.actors.cli", *arguments, "--address", nodes.address]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=project)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, cwd=project)
     assert done.returncode == code, done
     return " ".join((done.stdout + done.stderr).split())
 

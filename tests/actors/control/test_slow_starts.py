@@ -72,7 +72,6 @@ def killed_until_it_starts_slowly(bank: Console, place: Path, of: str) -> None:
     raise AssertionError("no process was started slowly")
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("of", ["projectors", "partitions"])
 def test_what_starts_slowly_is_not_replaced(bank: Console, place: Path, of: str) -> None:
     bank("bank.execute(Account, 'a', Open(owner='x')).position")

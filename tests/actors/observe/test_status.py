@@ -94,12 +94,11 @@ def until(bank: BlockingRuntime, projection: type[Projection], wanted: str) -> P
     async def look() -> ProjectorStatus:
         observer = Observer(bank.store)
         asked = [seat for seat in seats(bank) if (seat.projection, seat.replica) == (projection.projection_name, 0)]
-        async with asyncio.timeout(30):
-            while True:
-                [found] = (await observer.observe({}, asked)).projectors
-                if found.state == wanted:
-                    return found
-                await asyncio.sleep(0.02)
+        while True:
+            [found] = (await observer.observe({}, asked)).projectors
+            if found.state == wanted:
+                return found
+            await asyncio.sleep(0.02)
 
     return asyncio.run(look())
 
@@ -134,9 +133,8 @@ def test_a_frozen_projector_is_silent_and_its_lag_unknown_until_it_goes_on(bank:
         finally:
             os.kill(frozen.pid, signal.SIGCONT)
         assert len(again.projectors) == len(during.projectors)
-        async with asyncio.timeout(30):
-            while not (after := await observer.observe({}, asked)).projectors[1].alive:
-                await asyncio.sleep(0.02)
+        while not (after := await observer.observe({}, asked)).projectors[1].alive:
+            await asyncio.sleep(0.02)
         return before, again, after
 
     before, during, after = asyncio.run(looks())
@@ -179,9 +177,8 @@ def test_a_killed_projector_never_reads_as_a_lag_of_zero_until_it_has_caught_up(
         [killed] = (await observer.observe({}, asked)).projectors
         os.kill(killed.pid, signal.SIGKILL)
         seen: list[ProjectorStatus] = []
-        async with asyncio.timeout(60):
-            while not seen or seen[-1].pid == killed.pid or seen[-1].state != "live":
-                seen += (await observer.observe({}, asked)).projectors
+        while not seen or seen[-1].pid == killed.pid or seen[-1].state != "live":
+            seen += (await observer.observe({}, asked)).projectors
         return seen
 
     seen = asyncio.run(looks())
@@ -312,7 +309,7 @@ def test_who_watches_may_leave_at_any_time_and_is_told_when_the_runtime_stops(tm
         assert errors.endswith(f"{path}: the runtime has stopped\n")
 
 
-def wait_for(happened: Callable[[], bool], timeout_s: float = 60) -> None:
+def wait_for(happened: Callable[[], bool], timeout_s: float = 200) -> None:
     """Return once it has happened. Raises `AssertionError` if it does not."""
     waiting = threading.Event()
     for _ in range(int(timeout_s * 20)):

@@ -139,7 +139,6 @@ print("arrived")
 """
 
 
-@pytest.mark.timeout(120)
 def test_classes_that_travel_by_value_carry_their_stored_names_and_dataclasses_survive(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SENDER)

@@ -38,7 +38,7 @@ def measured(case: str, folder: Path, *arguments: str) -> CaseResult:
         env=dict(os.environ),
         capture_output=True,
         text=True,
-        timeout=140,
+        timeout=280,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "never retrieved" not in done.stderr, done.stderr
@@ -48,13 +48,11 @@ def measured(case: str, folder: Path, *arguments: str) -> CaseResult:
     return found
 
 
-@pytest.mark.timeout(150)
 def test_a_plain_runtime_is_the_measure_for_those_on_nodes(tmp_path: Path) -> None:
     case = measured("nodes/writes and freshness?nodes=0", tmp_path)
     assert {"commands_per_s", "visible_ms_p99"} <= case.figures.keys()
 
 
-@pytest.mark.timeout(150)
 def test_partitions_move_while_commands_arrive_at_half_of_what_is_possible(tmp_path: Path) -> None:
     case = measured("nodes/move at half load?nodes=3", tmp_path)
     [sample] = case.samples
@@ -62,13 +60,11 @@ def test_partitions_move_while_commands_arrive_at_half_of_what_is_possible(tmp_p
     assert {"quiet_ms_p99", "moving_ms_p99", "move_s", "waited_ms"} <= case.figures.keys()
 
 
-@pytest.mark.timeout(150)
 def test_a_node_is_killed_and_comes_back_and_nothing_is_lost(tmp_path: Path) -> None:
     figures = measured("nodes/node lost and back?nodes=3", tmp_path).figures
     assert figures["unavailable_s"].value >= figures["back_to_writes_s"].value > 0
 
 
-@pytest.mark.timeout(150)
 def test_clients_of_their_own_write_and_read_on_a_cluster_that_was_joined(tmp_path: Path) -> None:
     with LocalNodes(LocalCluster(nodes=2), tmp_path / "nodes") as local:
         where = ["--partitions", "2", "--replicas", "1", "--address", local.address]

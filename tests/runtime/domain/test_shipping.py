@@ -151,7 +151,6 @@ def in_a_function(domain: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "script",
     [
