@@ -1,4 +1,7 @@
-"""The program around a runtime: its signals, its children, its other runtimes and its modules stay its own."""
+"""The program around a runtime: its signals, its children, its other runtimes and its modules stay its own.
+
+Ray starts a worker for each CPU at once, and a second of CPU goes into each: a program has no more of them than actors.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from tests.support.driver import ROOT, processes_below, start_driver, wait_until
 pytestmark = pytest.mark.slow
 
 SIGNALS = """
-import os, signal, sys
+import faulthandler, os, signal, sys
 from rayfold import BlockingRuntime
 from tests.bank import Account, Open
 
@@ -28,16 +31,13 @@ def send_both():
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.raise_signal(number)
 
-if sys.argv[1] == "below":
-    import faulthandler
-    faulthandler.enable()
-with BlockingRuntime(sys.argv[2], aggregates=[Account], num_cpus=2) as bank:
+faulthandler.enable()
+with BlockingRuntime(sys.argv[1], aggregates=[Account], partitions=1, num_cpus=1) as bank:
     send_both()
     bank.execute(Account, "alice", Open(owner="x"))
 send_both()
-print(*got)
-if sys.argv[1] == "below":
-    os.kill(os.getpid(), signal.SIGSEGV)
+print(*got, flush=True)
+os.kill(os.getpid(), signal.SIGSEGV)
 """
 
 INTERRUPTED_STOP = """
@@ -45,7 +45,7 @@ import os, signal, sys, threading
 from rayfold import BlockingRuntime
 from tests.bank import Account, Open
 
-with BlockingRuntime(sys.argv[1], aggregates=[Account], partitions=1, num_cpus=2) as bank:
+with BlockingRuntime(sys.argv[1], aggregates=[Account], partitions=1, num_cpus=1) as bank:
     bank.execute(Account, "alice", Open(owner="x"))
     print("stops", flush=True)
     threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
@@ -99,7 +99,7 @@ uses = {
     "status": lambda bank: bank.status(),
     "subscribe": lambda bank: next(bank.subscribe()),
 }
-with BlockingRuntime(sys.argv[1], aggregates=[Account], projections=[Balances], num_cpus=2) as bank:
+with BlockingRuntime(sys.argv[1], aggregates=[Account], projections=[Balances], partitions=1, num_cpus=2) as bank:
     bank.execute(Account, "alice", Open(owner="x"))
     for name, use in uses.items():
         if (child := os.fork()) == 0:
@@ -125,7 +125,7 @@ with open("lib/shop_model.py", "w") as file:
 from rayfold import BlockingRuntime
 import shop_model
 os.chdir("/")
-with BlockingRuntime(sys.argv[1], aggregates=[shop_model.Account], num_cpus=2) as bank:
+with BlockingRuntime(sys.argv[1], aggregates=[shop_model.Account], partitions=1, num_cpus=1) as bank:
     print(bank.execute(shop_model.Account, "alice", shop_model.Deposit(amount=1)).version)
 """
 
@@ -163,7 +163,7 @@ MAKER = """
 import sys
 from rayfold import BlockingRuntime
 from tests.bank import Account, Open
-with BlockingRuntime(sys.argv[1], aggregates=[Account], partitions=1, num_cpus=2) as bank:
+with BlockingRuntime(sys.argv[1], aggregates=[Account], partitions=1, num_cpus=1) as bank:
     for name in ("alice", "bob"):
         bank.execute(Account, name, Open(owner=name))
 """
@@ -177,16 +177,15 @@ def output_of(program: str, *arguments: object, cwd: Path = ROOT) -> str:
     return printed + errors
 
 
-def test_the_programs_signal_handlers_stay_the_programs(tmp_path: Path) -> None:
-    assert output_of(SIGNALS, "above", tmp_path / "data") == "SIGINT SIGTERM SIGINT SIGTERM\n"
-
-
-def test_handlers_that_the_program_has_set_below_python_stay_as_well(tmp_path: Path) -> None:
-    with start_driver("-c", SIGNALS, "below", str(tmp_path / "data")) as driver:
+def test_the_programs_signal_handlers_stay_the_programs_and_those_that_it_has_set_below_python_too(
+    tmp_path: Path,
+) -> None:
+    with start_driver("-c", SIGNALS, str(tmp_path / "data")) as driver:
         printed, errors = driver.communicate(timeout=100)
     assert printed == "SIGINT SIGTERM SIGINT SIGTERM\n"
-    assert "Fatal Python error: Segmentation fault" in errors, "faulthandler was replaced"
+    assert errors.startswith("Fatal Python error: Segmentation fault"), "faulthandler was replaced"
     assert "SIGSEGV received" not in errors, "Ray's handler ran"
+    assert driver.returncode == -signal.SIGSEGV
 
 
 def test_two_runtimes_in_one_program_end_independently(tmp_path: Path) -> None:

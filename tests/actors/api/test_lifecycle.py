@@ -10,7 +10,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -78,29 +78,52 @@ def test_a_driver_killed_in_the_middle_leaves_its_acknowledged_events_and_no_pro
     check_nothing_lost_nothing_twice(tmp_path / "data", [])
 
 
-def test_ctrl_c_stops_everything_and_frees_the_directory(tmp_path: Path) -> None:
-    with start_driver("-c", PROGRAM, str(tmp_path / "data")) as driver:
+class Interrupted(NamedTuple):
+    """What is known of a program that was interrupted in the middle of its work, once all its processes are gone."""
+
+    data: Path
+    exit_code: int
+    errors: str
+    listening: set[str]
+    """While it ran: the addresses at which any of its processes listened."""
+    programs: set[str]
+    """While it ran: what of Ray's was started for it."""
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
+    data = tmp_path_factory.mktemp("interrupted") / "data"
+    with start_driver("-c", PROGRAM, str(data)) as driver:
         read_lines(driver, 1000)
         processes = processes_below(driver.pid)
+        listening, programs = listening_addresses(processes), rays_own_programs(processes)
         driver.send_signal(signal.SIGINT)
         _, errors = driver.communicate(timeout=60)
-    assert driver.returncode == -signal.SIGINT or driver.returncode == 130, errors
-    assert errors.strip().splitlines()[-1] == "KeyboardInterrupt"
     wait_until_gone(processes)
-    check_nothing_lost_nothing_twice(tmp_path / "data", [])
-    with start_driver("-c", PROGRAM, str(tmp_path / "data"), "b") as again:
-        read_lines(again, 100)
-        processes = processes_below(again.pid)
-        again.send_signal(signal.SIGINT)
-        again.communicate(timeout=60)
-    wait_until_gone(processes)
+    return Interrupted(data, driver.returncode, errors, listening, programs)
 
 
-def test_a_second_runtime_on_a_directory_is_refused_with_the_name_of_the_first(tmp_path: Path) -> None:
-    with start_driver("-c", PROGRAM, str(tmp_path / "data")) as first:
+def test_ctrl_c_stops_everything_and_loses_nothing(interrupted: Interrupted) -> None:
+    assert interrupted.exit_code == -signal.SIGINT or interrupted.exit_code == 130, interrupted.errors
+    assert interrupted.errors.strip().splitlines()[-1] == "KeyboardInterrupt"
+    check_nothing_lost_nothing_twice(interrupted.data, [])
+
+
+def test_a_local_runtime_listens_on_loopback_only_and_its_token_is_private(interrupted: Interrupted) -> None:
+    assert interrupted.listening, "the runtime listens nowhere, so this test looked in the wrong place"
+    assert {address for address in interrupted.listening if not address.startswith("127.")} == set()
+    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
+    assert token.stat().st_mode & 0o077 == 0
+    assert interrupted.programs == {"gcs_server", "raylet"}, "and none of the programs that nothing here uses"
+
+
+def test_a_directory_is_free_after_ctrl_c_and_its_second_runtime_is_refused_with_the_name_of_the_first(
+    interrupted: Interrupted,
+) -> None:
+    with start_driver("-c", PROGRAM, str(interrupted.data), "b") as first:
         read_lines(first, 100)
         processes = processes_below(first.pid)
-        with start_driver("-c", PROGRAM, str(tmp_path / "data")) as second:
+        with start_driver("-c", PROGRAM, str(interrupted.data)) as second:
             _, errors = second.communicate(timeout=60)
         assert second.returncode == 1
         told = errors.strip().splitlines()[-1]
@@ -114,22 +137,6 @@ def test_a_second_runtime_on_a_directory_is_refused_with_the_name_of_the_first(t
         first.send_signal(signal.SIGINT)
         first.communicate(timeout=60)
     wait_until_gone(processes)
-
-
-def test_a_local_runtime_listens_on_loopback_only_and_its_token_is_private(tmp_path: Path) -> None:
-    with start_driver("-c", PROGRAM, str(tmp_path / "data")) as driver:
-        read_lines(driver, 10)
-        processes = processes_below(driver.pid)
-        listening = listening_addresses(processes)
-        started = rays_own_programs(processes)
-        driver.send_signal(signal.SIGINT)
-        driver.communicate(timeout=60)
-    wait_until_gone(processes)
-    assert listening, "the runtime listens nowhere, so this test looked in the wrong place"
-    assert {address for address in listening if not address.startswith("127.")} == set()
-    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
-    assert token.stat().st_mode & 0o077 == 0
-    assert started == {"gcs_server", "raylet"}, "and none of the programs that nothing here uses"
 
 
 def listening_addresses(pids: set[int]) -> set[str]:
@@ -182,7 +189,7 @@ async def test_a_stop_that_is_interrupted_tells_who_waits_and_sends_nothing_any_
 def test_whatever_calls_ray_after_a_runtime_has_left_it_joins_no_other_ray(tmp_path: Path) -> None:
     program = (
         "import sys; from rayfold import BlockingRuntime; from tests.bank import Account\n"
-        "with BlockingRuntime(sys.argv[1], aggregates=[Account], num_cpus=1): import ray\n"
+        "with BlockingRuntime(sys.argv[1], aggregates=[Account], partitions=1, num_cpus=1): import ray\n"
         "ray.get_actor('anybody')"
     )
     with start_driver("-c", program, str(tmp_path / "data")) as driver:
@@ -314,7 +321,7 @@ def test_classes_of_the_main_program_travel_to_the_actors(tmp_path: Path) -> Non
 import sys
 from rayfold import BlockingRuntime
 
-with BlockingRuntime(sys.argv[1], aggregates=[Account, Vault], projections=[Balances, Turnover]) as bank:
+with BlockingRuntime(sys.argv[1], aggregates=[Account, Vault], projections=[Balances, Turnover], partitions=1) as bank:
     bank.execute(Account, "a", Open(owner="x"))
     receipt = bank.execute(Account, "a", Deposit(amount=3))
     print(bank.ask(Balances, BalanceOf(account="a"), after=receipt), bank.ask(Balances, Richest(), after=receipt))
