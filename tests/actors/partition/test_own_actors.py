@@ -42,10 +42,10 @@ pytestmark = pytest.mark.slow
 
 
 async def own_actors(running: Runtime, enough: Callable[[list[OwnActorStatus]], bool]) -> list[OwnActorStatus]:
-    """The own actors, once there are enough of them; each look also lets the partitions hand over."""
-    async with asyncio.timeout(30):
-        while not enough(own := (await running.status()).own_actors):
-            await asyncio.sleep(0.05)
+    """The own actors, once there are enough of them; each look also lets the partitions hand over. The test has its own
+    timeout."""
+    while not enough(own := (await running.status()).own_actors):
+        await asyncio.sleep(0.05)
     return own
 
 
@@ -188,16 +188,6 @@ async def test_a_flood_of_aggregates_gets_no_more_own_actors_than_allowed(bank: 
         assert all([isinstance(outcome, Receipt) async for _, outcome in running.execute_all(again)])
 
 
-async def test_unknown_ids_start_no_actor_and_leave_no_trace(bank: Bank) -> None:
-    async with bank(projections=[]) as running:
-        sent = (Envelope(Vault, f"v{number}", Retrieve(thing="ring")) for number in range(2000))
-        outcomes = [outcome async for _, outcome in running.execute_all(sent)]
-        assert {outcome.reason for outcome in outcomes if isinstance(outcome, Rejected)} == {"not_there"}
-        assert len(outcomes) == 2000
-        status = await running.status()
-        assert (status.own_actors, sum(one.head for one in status.partitions)) == ([], 0)
-
-
 async def test_a_flood_of_100_000_unknown_ids_costs_no_process_no_memory_and_no_trace(bank: Bank) -> None:
     async with bank(projections=[Balances]) as running:
         await running.execute(Account, "known", Open(owner="x"))
@@ -213,11 +203,12 @@ async def test_a_flood_of_100_000_unknown_ids_costs_no_process_no_memory_and_no_
         told = Counter([getattr(outcome, "reason", "") async for _, outcome in running.execute_all(commands)])
         assert told == {"not_there": 50_000, "does_not_exist": 50_000}
         heads = await running.heads()
-        for after in (None, heads):
-            queries = (BalanceOf(account=f"a{number}") for number in range(100_000))
+        for after, numbers in ((None, range(50_000)), (heads, range(50_000, 100_000))):
+            queries = (BalanceOf(account=f"a{number}") for number in numbers)
             answers = Counter([answer async for _, answer in running.ask_all(Balances, queries, after=after)])
-            assert answers == {0: 100_000}
+            assert answers == {0: 50_000}
         assert sum(heads.values()) == 1
+        assert (await running.status()).own_actors == []
         assert len(processes_below(os.getpid()) - before) <= 2, "a worker that Ray starts ahead of need, or two"
         assert max(map(resident_kib_of, pids)) < resident_kib + 50_000
 
