@@ -6,6 +6,7 @@ and used from elsewhere. The tests run in their order: each goes on with what th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ import pytest
 
 from rayfold.actors.cluster.local import LocalCluster, LocalNodes
 from tests.actors.cluster.test_local_cluster import left_over
+from tests.support.commands import run_each
 from tests.support.console import Console, Told, console
 from tests.support.driver import start_driver
 
@@ -93,6 +95,33 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+class Visitor:
+    """A connection by name that one test after the other uses, whatever is deployed meanwhile: each takes seconds."""
+
+    def __init__(self, nodes: LocalNodes) -> None:
+        self._nodes = nodes
+        self._present = contextlib.ExitStack()
+        self._shop: Console | None = None
+
+    @property
+    def shop(self) -> Console:
+        if self._shop is None:
+            self._shop = self._present.enter_context(console(self._nodes.address, name="shop"))
+        return self._shop
+
+    def leave(self) -> None:
+        """Before what it is connected to ends; the next test has another connection."""
+        self._shop = None
+        self._present.close()
+
+
+@pytest.fixture(scope="module")
+def visitor(nodes: LocalNodes) -> Iterator[Visitor]:
+    here = Visitor(nodes)
+    yield here
+    here.leave()
+
+
 def write(project: Path, files: dict[str, str]) -> None:
     for name, content in files.items():
         (project / "shop" / name).write_text(content)
@@ -107,7 +136,7 @@ def change(project: Path, name: str, old: str, new: str) -> None:
 def rayfold(nodes: LocalNodes, project: Path, *arguments: str, code: int = 0) -> str:
     """What the command says, both streams together."""
     command = [sys.executable, "-m", "rayfold.actors.cli", *arguments, "--address", nodes.address]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=project)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, cwd=project)
     assert done.returncode == code, done
     return " ".join((done.stdout + done.stderr).split())
 
@@ -169,59 +198,61 @@ def test_an_application_runs_on_when_its_deployer_has_ended_and_is_found_by_its_
         assert [len(one["partitions"]) for one in shop("bank.status().nodes")] == [1, 1]
 
 
-def test_actors_run_the_code_that_was_deployed_whatever_the_files_hold_now(nodes: LocalNodes, project: Path) -> None:
+def test_actors_run_the_code_that_was_deployed_whatever_the_files_hold_now(visitor: Visitor, project: Path) -> None:
     change(project, "rules.py", "FEE = 1", "FEE = 3")
-    with console(nodes.address, name="shop") as shop:
-        for one in shop("bank.status().partitions"):
-            os.kill(one["pid"], signal.SIGKILL)
-        assert pay(shop, "till", 10) == 18
+    for one in visitor.shop("bank.status().partitions"):
+        os.kill(one["pid"], signal.SIGKILL)
+    assert pay(visitor.shop, "till", 10) == 18
 
 
-def test_new_code_takes_over_one_actor_after_the_other_while_all_are_answered(nodes: LocalNodes, project: Path) -> None:
-    with console(nodes.address, name="shop") as shop:
-        epochs = shop("[one.epoch for one in bank.status().partitions]")
-        over, paid = threading.Event(), 0
-        failures: list[BaseException] = []
+def test_new_code_takes_over_one_actor_after_the_other_while_all_are_answered(
+    nodes: LocalNodes, visitor: Visitor, project: Path
+) -> None:
+    shop = visitor.shop
+    epochs = shop("[one.epoch for one in bank.status().partitions]")
+    over, paid = threading.Event(), 0
+    failures: list[BaseException] = []
 
-        def deploy() -> None:
-            try:
-                assert "generation 2" in rayfold(nodes, project, "deploy", "shop.app:shop")
-            except BaseException as failure:
-                failures.append(failure)
-            over.set()
+    def deploy() -> None:
+        try:
+            assert "generation 2" in rayfold(nodes, project, "deploy", "shop.app:shop")
+        except BaseException as failure:
+            failures.append(failure)
+        over.set()
 
-        deploying = threading.Thread(target=deploy)
-        deploying.start()
-        before = pay(shop, "counter", 1000)
-        totals = [before]
-        while not over.is_set():
-            totals.append(pay(shop, "counter", 1000))
-            paid += 1
-        deploying.join()
-        assert failures == []
-        assert paid > 5
-        fees = [1000 - (later - earlier) for earlier, later in zip(totals, totals[1:], strict=False)]
-        assert set(fees) <= {1, 3}
-        assert fees == sorted(fees), "the old rule, and then the new one"
-        assert pay(shop, "till", 10) == 25
-        assert shop("[one.epoch for one in bank.status().partitions]") == [epoch + 1 for epoch in epochs]
-        assert generation(shop) == 2
+    deploying = threading.Thread(target=deploy)
+    deploying.start()
+    before = pay(shop, "counter", 1000)
+    totals = [before]
+    while not over.is_set():
+        totals.append(pay(shop, "counter", 1000))
+        paid += 1
+    deploying.join()
+    assert failures == []
+    assert paid > 5
+    fees = [1000 - (later - earlier) for earlier, later in zip(totals, totals[1:], strict=False)]
+    assert set(fees) <= {1, 3}
+    assert fees == sorted(fees), "the old rule, and then the new one"
+    assert pay(shop, "till", 10) == 25
+    assert shop("[one.epoch for one in bank.status().partitions]") == [epoch + 1 for epoch in epochs]
+    assert generation(shop) == 2
 
 
-def test_a_projection_of_a_higher_version_is_built_beside_the_one_that_serves(nodes: LocalNodes, project: Path) -> None:
+def test_a_projection_of_a_higher_version_is_built_beside_the_one_that_serves(
+    nodes: LocalNodes, visitor: Visitor, project: Path
+) -> None:
     change(project, "domain.py", "version=1", "version=2")
     change(project, "domain.py", "total=self.totals.get(query.till, 0)", "total=-self.totals.get(query.till, 0)")
     assert "generation 3" in rayfold(nodes, project, "deploy", "shop.app:shop")
-    with console(nodes.address, name="shop") as shop:
-        assert pay(shop, "till", 10) == -32
-        assert {one["build"] for one in shop("bank.status().projectors")} == {"v2"}
+    shop = visitor.shop
+    assert pay(shop, "till", 10) == -32
+    assert {one["build"] for one in shop("bank.status().projectors")} == {"v2"}
 
 
 HANDLER: Final = "def paid(self, event: Paid, recorded: Recorded) -> None:\n"
 BROKEN: Final = "import os\nFEE = 3 if 'RAYFOLD_DATA' not in os.environ else 1 / 0"
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("name", "old", "new", "told", "options"),
     [
@@ -241,90 +272,88 @@ BROKEN: Final = "import os\nFEE = 3 if 'RAYFOLD_DATA' not in os.environ else 1 /
     ids=["partitions", "import", "handler raises", "handler exits", "too slow", "query fails"],
 )
 def test_what_cannot_be_deployed_is_refused_and_what_runs_goes_on(
-    nodes: LocalNodes, project: Path, name: str, old: str, new: str, told: str, options: tuple[str, ...]
+    nodes: LocalNodes,
+    visitor: Visitor,
+    project: Path,
+    name: str,
+    old: str,
+    new: str,
+    told: str,
+    options: tuple[str, ...],
 ) -> None:
-    with console(nodes.address, name="shop") as shop:
-        pay(shop, "another", 10)
-        seats = "[one.pid for one in (*bank.status().partitions, *bank.status().projectors)]"
-        before = shop(seats), built(nodes)
-        change(project, name, old, new)
-        try:
-            within = [word for seconds in options for word in ("--within", seconds)]
-            said = rayfold(nodes, project, "deploy", "shop.app:shop", *within, code=1)
-        finally:
-            change(project, name, new, old)
-        assert re.search(told, said), said
-        assert said.endswith("; generation 3 of shop runs on")
-        assert generation(shop) == 3
-        assert (shop(seats), built(nodes)) == before, "the same actors, and nothing is left of the others"
-        pay(shop, "another", 10)
+    shop = visitor.shop
+    pay(shop, "another", 10)
+    seats = "[one.pid for one in (*bank.status().partitions, *bank.status().projectors)]"
+    before = shop(seats), built(nodes)
+    change(project, name, old, new)
+    try:
+        within = [word for seconds in options for word in ("--within", seconds)]
+        said = rayfold(nodes, project, "deploy", "shop.app:shop", *within, code=1)
+    finally:
+        change(project, name, new, old)
+    assert re.search(told, said), said
+    assert said.endswith("; generation 3 of shop runs on")
+    assert generation(shop) == 3
+    assert (shop(seats), built(nodes)) == before, "the same actors, and nothing is left of the others"
+    pay(shop, "another", 10)
 
 
-@pytest.mark.timeout(240)
 def test_a_second_deployer_is_refused_and_a_deployment_survives_its_supervisor_and_can_be_called_off(
-    nodes: LocalNodes, project: Path
+    nodes: LocalNodes, visitor: Visitor, project: Path
 ) -> None:
     slow = f"{HANDLER}        __import__('time').sleep(1)\n"
     change(project, "domain.py", HANDLER, slow)
     try:
-        with console(nodes.address, name="shop") as shop:
-            before = built(nodes)
-            command = ("-m", "rayfold.actors.cli", "deploy", "shop.app:shop", "--address", nodes.address)
-            with start_driver(*command, folder=project) as deployer:
-                while not preparing(shop):
-                    assert deployer.poll() is None, deployer.communicate()
-                    LOOKING.wait(0.05)
-                said = rayfold(nodes, project, "deploy", "shop.app:shop", code=1)
-                assert re.search(r"shop: generation \d+ is being deployed \(.*\); wait for its end", said), said
-                os.kill(shop(SUPERVISOR), signal.SIGKILL)
-                while not preparing(shop):
-                    assert deployer.poll() is None, deployer.communicate()
-                    LOOKING.wait(0.05)
-                assert "was called off" in rayfold(nodes, project, "deploy", "shop.app:shop", "--cancel")
-                said = " ".join(deployer.communicate(timeout=60)[1].split())
-            assert said == "error: the deployment: it was called off; generation 3 of shop runs on"
-            assert deployer.returncode == 1
-            assert (generation(shop), built(nodes)) == (3, before)
-            pay(shop, "another", 10)
+        shop = visitor.shop
+        before = built(nodes)
+        command = ("-m", "rayfold.actors.cli", "deploy", "shop.app:shop", "--address", nodes.address)
+        with start_driver(*command, folder=project) as deployer:
+            while not preparing(shop):
+                assert deployer.poll() is None, deployer.communicate()
+                LOOKING.wait(0.05)
+            said = rayfold(nodes, project, "deploy", "shop.app:shop", code=1)
+            assert re.search(r"shop: generation \d+ is being deployed \(.*\); wait for its end", said), said
+            os.kill(shop(SUPERVISOR), signal.SIGKILL)
+            while not preparing(shop):
+                assert deployer.poll() is None, deployer.communicate()
+                LOOKING.wait(0.05)
+            assert "was called off" in rayfold(nodes, project, "deploy", "shop.app:shop", "--cancel")
+            said = " ".join(deployer.communicate(timeout=60)[1].split())
+        assert said == "error: the deployment: it was called off; generation 3 of shop runs on"
+        assert deployer.returncode == 1
+        assert (generation(shop), built(nodes)) == (3, before)
+        pay(shop, "another", 10)
     finally:
         change(project, "domain.py", slow, HANDLER)
 
 
-@pytest.mark.timeout(240)
-def test_an_earlier_version_of_a_projection_comes_back_and_the_later_one_again(
-    nodes: LocalNodes, project: Path
-) -> None:
+def test_an_earlier_version_of_a_projection_comes_back(nodes: LocalNodes, visitor: Visitor, project: Path) -> None:
     change(project, "domain.py", "version=2", "version=1")
     change(project, "domain.py", "total=-self", "total=self")
     ahead = rayfold(nodes, project, "deploy", "shop.app:shop", "--dry-run")
     assert "projection Slips version 1 goes back before version 2 and is built beside it, by one projector" in ahead
     assert "partition 1 on node-" in ahead
-    with console(nodes.address, name="shop") as shop:
-        total = pay(shop, "till", 10)
-        rayfold(nodes, project, "deploy", "shop.app:shop")
-        assert pay(shop, "till", 10) == -total + 7
-    change(project, "domain.py", "version=1", "version=2")
-    change(project, "domain.py", "total=self", "total=-self")
+    shop = visitor.shop
+    total = pay(shop, "till", 10)
     rayfold(nodes, project, "deploy", "shop.app:shop")
-    with console(nodes.address, name="shop") as shop:
-        assert pay(shop, "till", 10) == total - 14
+    assert pay(shop, "till", 10) == -total + 7
 
 
-@pytest.mark.parametrize(
-    ("application", "told"),
-    [
-        ("shop.app", "'shop.app' is no MODULE:NAME; write it as in `rayfold deploy bank.app:bank`"),
-        ("shop.ap:shop", "there is no module 'shop.ap' here, nor where Python looks for modules"),
-        ("shop.app:shopp", "no Application in shop.app is named 'shopp'; known: shop"),
-        ("shop.app:Till", "shop.app:Till is a "),
-    ],
-)
-def test_a_mistyped_application_is_told_in_one_line(
-    nodes: LocalNodes, project: Path, application: str, told: str
-) -> None:
-    said = rayfold(nodes, project, "deploy", application, code=2)
-    assert said.startswith("error: ")
-    assert told in said
+MISTYPED: Final = {
+    "shop.app": "'shop.app' is no MODULE:NAME; write it as in `rayfold deploy bank.app:bank`",
+    "shop.ap:shop": "there is no module 'shop.ap' here, nor where Python looks for modules",
+    "shop.app:shopp": "no Application in shop.app is named 'shopp'; known: shop",
+    "shop.app:Till": "shop.app:Till is a ",
+}
+"""What is told of an application."""
+
+
+def test_a_mistyped_application_is_told_in_one_line(nodes: LocalNodes, project: Path) -> None:
+    ended = run_each(*(["deploy", name, "--address", nodes.address] for name in MISTYPED), folder=project)
+    assert [one.code for one in ended] == [2] * len(MISTYPED)
+    for (_, said), told in zip(ended, MISTYPED.values(), strict=True):
+        assert said.startswith("error: ")
+        assert told in said
 
 
 def test_a_runtime_of_the_same_name_is_refused(nodes: LocalNodes) -> None:
@@ -333,69 +362,78 @@ def test_a_runtime_of_the_same_name_is_refused(nodes: LocalNodes) -> None:
         raise AssertionError("it was started")
 
 
-def test_a_deployment_whose_deployer_is_killed_comes_to_its_end(nodes: LocalNodes, project: Path) -> None:
-    change(project, "rules.py", "FEE = 3", "FEE = 5")
-    with console(nodes.address, name="shop") as shop:
-        present = generation(shop)
-        command = ("-m", "rayfold.actors.cli", "deploy", "shop.app:shop", "--address", nodes.address)
-        with start_driver(*command, folder=project) as deployer:
-            while not preparing(shop):
-                assert deployer.poll() is None, deployer.communicate()
-                LOOKING.wait(0.05)
-            deployer.kill()
-        while generation(shop) == present:
-            LOOKING.wait(0.05)
-        deployed = "__import__('asyncio').run_coroutine_threadsafe(bank._runtime._active.ask('deployed'), bank._loop)"
-        done = shop(f"{deployed}.result(60)")
-        assert done["done"] == done["total"]
-        assert pay(shop, "killed", 10) == -5
-
-
-def test_a_supervisor_that_is_killed_is_there_again_and_nobody_waits_for_it(nodes: LocalNodes, project: Path) -> None:
-    with console(nodes.address, name="shop") as shop:
-        supervisor = shop(SUPERVISOR)
-        epochs = shop("[one.epoch for one in bank.status().partitions]")
-        os.kill(supervisor, signal.SIGKILL)
-        pay(shop, "till", 10)
-        assert shop("[one.epoch for one in bank.status().partitions]") == epochs, "it goes on with what there is"
-        assert shop(SUPERVISOR) != supervisor
-
-
-@pytest.mark.timeout(180)
-def test_when_all_nodes_were_killed_the_application_resumes_without_a_hand_on_it(
-    nodes: LocalNodes, project: Path
+def test_a_deployment_whose_deployer_is_killed_comes_to_its_end_and_a_later_version_is_back_with_it(
+    nodes: LocalNodes, visitor: Visitor, project: Path
 ) -> None:
-    with console(nodes.address, name="shop") as shop:
-        before = pay(shop, "till", 10)
+    shop = visitor.shop
+    total = pay(shop, "till", 10)
+    change(project, "rules.py", "FEE = 3", "FEE = 5")
+    change(project, "domain.py", "version=1", "version=2")
+    change(project, "domain.py", "total=self", "total=-self")
+    present = generation(shop)
+    command = ("-m", "rayfold.actors.cli", "deploy", "shop.app:shop", "--address", nodes.address)
+    with start_driver(*command, folder=project) as deployer:
+        while not preparing(shop):
+            assert deployer.poll() is None, deployer.communicate()
+            LOOKING.wait(0.05)
+        deployer.kill()
+    while generation(shop) == present:
+        LOOKING.wait(0.05)
+    deployed = "__import__('asyncio').run_coroutine_threadsafe(bank._runtime._active.ask('deployed'), bank._loop)"
+    done = shop(f"{deployed}.result(60)")
+    assert done["done"] == done["total"]
+    assert pay(shop, "killed", 10) == -5
+    assert pay(shop, "till", 10) == -total - 5
+
+
+def test_a_supervisor_that_is_killed_is_there_again_and_nobody_waits_for_it(visitor: Visitor) -> None:
+    shop = visitor.shop
+    supervisor = shop(SUPERVISOR)
+    epochs = shop("[one.epoch for one in bank.status().partitions]")
+    os.kill(supervisor, signal.SIGKILL)
+    pay(shop, "till", 10)
+    assert shop("[one.epoch for one in bank.status().partitions]") == epochs, "it goes on with what there is"
+    assert shop(SUPERVISOR) != supervisor
+
+
+def test_when_all_nodes_were_killed_the_application_resumes_without_a_hand_on_it(
+    nodes: LocalNodes, visitor: Visitor
+) -> None:
+    before = pay(visitor.shop, "till", 10)
+    visitor.leave()
     for number in range(2):
         nodes.kill_node(number)
     nodes.start()
-    with console(nodes.address, name="shop") as shop:
-        assert pay(shop, "till", 10) == before - 5
-        pay(shop, "counter", 10)
-        while not all(one["alive"] for one in shop("bank.status().partitions")):
-            pass  # the status waits for those that do not answer
-        assert shop("bank.verify().ok")
+    shop = visitor.shop
+    assert pay(shop, "till", 10) == before - 5
+    pay(shop, "counter", 10)
+    while not all(one["alive"] for one in shop("bank.status().partitions")):
+        pass  # the status waits for those that do not answer
+    assert shop("bank.verify().ok")
 
 
 def test_an_application_that_is_taken_down_leaves_its_data_and_can_be_deployed_again(
-    nodes: LocalNodes, project: Path
+    nodes: LocalNodes, visitor: Visitor, project: Path
 ) -> None:
-    with console(nodes.address, name="shop") as shop:
-        total = pay(shop, "till", 10)
-        pids = [one["pid"] for one in [*shop("bank.status().partitions"), *shop("bank.status().projectors")]]
+    shop = visitor.shop
+    total = pay(shop, "till", 10)
+    pids = [one["pid"] for one in [*shop("bank.status().partitions"), *shop("bank.status().projectors")]]
+    visitor.leave()
     assert rayfold(nodes, project, "down", "shop").startswith("shop was taken down; its data stays")
     assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
-    assert "no application is named 'shop'; known: none" in rayfold(nodes, project, "down", "shop", code=2)
-    said = rayfold(nodes, project, "status", "shop", code=2)
-    assert "shop: there is no store here, nor an application of that name: shop: nothing of that name runs" in said
+    where = ["shop", "--address", nodes.address]
+    again, asked = run_each(["down", *where], ["status", *where], folder=project)
+    assert (again.code, asked.code) == (2, 2)
+    assert "no application is named 'shop'; known: none" in again.said
+    assert (
+        "shop: there is no store here, nor an application of that name: shop: nothing of that name runs" in asked.said
+    )
     assert "shop runs on" in rayfold(nodes, project, "deploy", "shop.app:shop")
-    with console(nodes.address, name="shop") as shop:
-        assert pay(shop, "till", 10) == total - 5
+    assert pay(visitor.shop, "till", 10) == total - 5
 
 
 def test_status_history_backup_and_verify_take_the_name_of_an_application(
-    nodes: LocalNodes, project: Path, tmp_path: Path
+    nodes: LocalNodes, visitor: Visitor, project: Path, tmp_path: Path
 ) -> None:
     said = rayfold(nodes, project, "status", "shop", "--json", str(tmp_path / "status.json"))
     assert "node-0" in said
@@ -408,19 +446,18 @@ def test_status_history_backup_and_verify_take_the_name_of_an_application(
     first = rayfold(nodes, project, "backup", "shop", str(tmp_path / "backup"))
     assert "events added" in first
     assert rayfold(nodes, project, "backup", "shop", str(tmp_path / "backup")).startswith("0 events added")
-    with console(nodes.address, name="shop") as shop:
-        pay(shop, "history", 10)
-        pay(shop, "history", 20)
+    pay(visitor.shop, "history", 10)
+    pay(visitor.shop, "history", 20)
     assert rayfold(nodes, project, "history", "shop", "Till/history").count('"event": "Paid"') == 2
     assert rayfold(nodes, project, "history", "shop", "Till/history", "--from", "2").startswith('{"version": 2,')
 
 
 def test_a_restored_store_put_into_a_data_folder_is_spread_from_there(
-    nodes: LocalNodes, project: Path, tmp_path: Path
+    nodes: LocalNodes, visitor: Visitor, project: Path, tmp_path: Path
 ) -> None:
     rayfold(nodes, project, "backup", "shop", str(tmp_path / "backup"))
-    with console(nodes.address, name="shop") as shop:
-        total = pay(shop, "afterwards", 10)
+    total = pay(visitor.shop, "afterwards", 10)
+    visitor.leave()
     rayfold(nodes, project, "down", "shop")
     for node in nodes.nodes:
         (node.data / "shop").rename(tmp_path / f"old-{node.name}")
@@ -428,11 +465,11 @@ def test_a_restored_store_put_into_a_data_folder_is_spread_from_there(
     target = str(nodes.nodes[1].data / "shop")
     subprocess.run([*restore, str(tmp_path / "backup"), target], check=True, capture_output=True, timeout=60)
     rayfold(nodes, project, "deploy", "shop.app:shop")
-    with console(nodes.address, name="shop") as shop:
-        assert pay(shop, "afterwards", 10) == total, "what was not in the backup is not there"
-        assert {one["name"]: len(one["partitions"]) for one in shop("bank.status().nodes")} == {
-            "node-0": 0,
-            "node-1": 2,
-        }
-        assert len(shop("bank.rebalance()")) == 1
-        assert shop("bank.verify().ok")
+    shop = visitor.shop
+    assert pay(shop, "afterwards", 10) == total, "what was not in the backup is not there"
+    assert {one["name"]: len(one["partitions"]) for one in shop("bank.status().nodes")} == {
+        "node-0": 0,
+        "node-1": 2,
+    }
+    assert len(shop("bank.rebalance()")) == 1
+    assert shop("bank.verify().ok")
