@@ -83,13 +83,13 @@ async def test_a_suite_measures_and_its_invariants_hold(suite: str, options: Mak
 async def test_the_replay_suite_measures_over_logs_of_growing_size(
     options: MakeOptions, ray_of_the_run: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replay, "sizes_of", lambda _: (2_000, 10_000))  # 100,000 and more take too long for a test
+    monkeypatch.setattr(replay, "sizes_of", lambda _: (500, 2_000))  # 100,000 and more take too long for a test
     run = options()
     measured = {case.key: await case.measure(run) for case in one_of_each_name(replay.cases(run))}
     for case in one_of_each_name(replay.cases(run)):
         sound(case, measured[case.key])
-    assert measured["replay/commands after?size=largest"].notes["events_before"] == 10_000
-    assert measured["replay/projection rebuild?events=10000"].notes["log_bytes"]
+    assert measured["replay/commands after?size=largest"].notes["events_before"] == 2_000
+    assert measured["replay/projection rebuild?events=2000"].notes["log_bytes"]
 
 
 @pytest.mark.slow
