@@ -49,8 +49,8 @@ def run(directory: Path, flights: int, figures: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_the_demo_verifies_kills_and_recovers_and_a_second_run_adds_nothing(tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+def test_the_demo_verifies_kills_and_recovers(tmp_path: Path) -> None:
     store, figures = tmp_path / "store", tmp_path / "figures.json"
     first = run(store, FLIGHTS, figures)
     shown, complaints = first.communicate()
@@ -69,11 +69,10 @@ def test_the_demo_verifies_kills_and_recovers_and_a_second_run_adds_nothing(tmp_
     assert "recovered  partition 0" in shown
     assert "A worker died" not in shown
     assert "verified: every figure is what the table says" in shown
-    _sent_again(store, figures, told)
 
 
 def _sent_again(store: Path, figures: Path, before: dict[str, Any]) -> None:
-    again = run(store, FLIGHTS, figures)
+    again = run(store, FEWER_FLIGHTS, figures)
     shown, complaints = again.communicate()
     assert again.returncode == 0, shown + complaints
     told = json.loads(figures.read_text())
@@ -85,8 +84,10 @@ def _sent_again(store: Path, figures: Path, before: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(200)
-def test_ctrl_c_in_the_middle_of_an_outage_ends_every_process_and_the_next_run_goes_on(tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+def test_ctrl_c_in_the_middle_of_an_outage_ends_every_process_the_next_run_goes_on_and_the_last_adds_nothing(
+    tmp_path: Path,
+) -> None:
     store, figures = tmp_path / "store", tmp_path / "figures.json"
     running = run(store, FEWER_FLIGHTS, figures)
     assert running.stdout is not None
@@ -106,6 +107,7 @@ def test_ctrl_c_in_the_middle_of_an_outage_ends_every_process_and_the_next_run_g
     assert told["verified"] is True
     assert 0 < told["events_before"] < told["events"] == told["accepted"] == 38_760
     assert told["repeated"] >= told["events_before"]
+    _sent_again(store, figures, told)
 
 
 def _descendants(pid: int) -> set[int]:
@@ -122,7 +124,7 @@ def _descendants(pid: int) -> set[int]:
     return found
 
 
-def _gone(pids: set[int], within_s: float = 20.0) -> bool:
+def _gone(pids: set[int], within_s: float = 200.0) -> bool:
     """Whether they end in time. Another process's children cannot be awaited, only looked at."""
     deadline_s, looking = time.monotonic() + within_s, threading.Event()
     while time.monotonic() < deadline_s:
