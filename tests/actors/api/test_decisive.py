@@ -10,7 +10,7 @@ import pytest
 from rayfold import BlockingRuntime, CommandIdReused, Envelope, Receipt, Rejected, Runtime, derived_id
 from rayfold.actors.cluster.ray_cluster import Cluster
 from tests.actors.conftest import Bank
-from tests.actors.partition.test_own_actors import own_actors
+from tests.actors.partition.test_own_actors import asked, own_actors
 from tests.bank import Account, BalanceOf, Balances, Deposit, Open, Retrieve, Store, Vault, Withdraw
 
 pytestmark = pytest.mark.slow
@@ -69,7 +69,7 @@ async def test_it_is_the_same_in_an_actor_of_its_own_and_back_in_the_partition(b
 
     async with bank(partitions=1, projections=[]) as running:
         await running.execute(Vault, "v", Store(thing="crown"))
-        await own_actors(running, bool)
+        await own_actors(running, bool, asked(running, "v"))
         first = await refusal(retrieve(running))
         assert first[0] == "not_there"
         await running.execute(Vault, "v", Store(thing="ring"))

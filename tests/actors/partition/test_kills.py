@@ -11,7 +11,7 @@ from msgpack import unpackb
 
 from rayfold import Envelope, Receipt, Rejected, Runtime, Unavailable, derived_id
 from tests.actors.conftest import Bank
-from tests.actors.partition.test_own_actors import own_actors
+from tests.actors.partition.test_own_actors import asked, own_actors
 from tests.bank import Account, BalanceOf, Balances, Deposit, EventsSeen, Open, Store, Turnover, Vault
 from tests.support.log_walk import check_nothing_lost_nothing_twice, stored_events
 
@@ -34,7 +34,7 @@ def envelopes() -> list[Envelope]:
 async def kill_one_of_each(running: Runtime) -> None:
     """A partition, an own actor and a projector, each by its process id."""
     status = await running.status()
-    own = await own_actors(running, bool)
+    own = await own_actors(running, bool, asked(running, "v0"))
     for pid in (status.partitions[0].pid, own[0].pid, status.projectors[0].pid):
         os.kill(pid, signal.SIGKILL)
         await asyncio.sleep(0)
