@@ -119,14 +119,14 @@ class Child:
         line, _, self._read = self._read.partition(b"\n")
         return line + b"\n"
 
-    def tell(self, line: str) -> None:
+    def write_line(self, line: str) -> None:
         """Write a line to its standard input. Raises `ChildEnded`."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise ChildEnded(self.last_words()) from None
+            raise ChildEnded(self.why_ended()) from None
 
     def errors(self) -> str:
         """The end of its standard error."""
@@ -134,8 +134,8 @@ class Child:
         read = os.pread(self._errors.fileno(), ERRORS_BYTES_MAX, max(0, size - ERRORS_BYTES_MAX))
         return read.decode(errors="replace")
 
-    def last_words(self) -> str:
-        """What a process that has ended by itself said last."""
+    def why_ended(self) -> str:
+        """The end of the standard error of a process that has ended by itself."""
         self.wait()
         return f"{self.job} has ended by itself: {' / '.join(self.errors().strip().splitlines()[-5:])}"
 
@@ -193,7 +193,7 @@ def _function_of(name: str) -> Job:
 class Report:
     """How a forked job talks to its scenario."""
 
-    def say(self, **facts: Any) -> None:
+    def send(self, **facts: Any) -> None:
         """One line, by one system call: it is reported whole or not at all."""
         line = json.dumps(facts).encode() + b"\n"
         assert len(line) <= select.PIPE_BUF
@@ -205,7 +205,7 @@ class Report:
         By a call that nothing else here makes: whether a watcher still sees it is a matter of timing.
         """
         ctypes.CDLL(None).prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0)
-        self.say(at_barrier=True)
+        self.send(at_barrier=True)
         os.readv(0, [bytearray(1)])
 
 
@@ -222,7 +222,7 @@ class Forked:
 
     def pass_barrier(self) -> None:
         """Let it go on."""
-        self.server.tell("")
+        self.server.write_line("")
 
     def next_line(self) -> Line:
         """What it reports next, while it goes on."""
@@ -262,7 +262,7 @@ class ForkServer(Child):
 
     def start(self, job: Job, **arguments: Any) -> Forked:
         """Fork a child that runs `job`, a function that takes a `Report` and these."""
-        self.tell(json.dumps({"job": _name_of(job), "arguments": arguments}))
+        self.write_line(json.dumps({"job": _name_of(job), "arguments": arguments}))
         self._forked = Forked(self, int(self.next_line()))
         return self._forked
 
@@ -278,7 +278,7 @@ class ForkServer(Child):
             self._kill_forked()
             raise
         if line is None:
-            raise ChildEnded(self.last_words())
+            raise ChildEnded(self.why_ended())
         return line.decode()
 
     def _kill_forked(self) -> None:

@@ -101,7 +101,7 @@ class Program(Child):
 
     def begin(self, what: str, *arguments: Any) -> None:
         """Have it begin with something, whose `answer` is waited for later. Raises `ChildEnded`."""
-        self.tell(json.dumps([what, *arguments]))
+        self.write_line(json.dumps([what, *arguments]))
 
     def answer(self, timeout_s: float = _ANSWER_TIMEOUT_S) -> Any:
         """What came of it. Raises `ProgramError`, and `ChildEnded` if it has ended or says nothing for so long."""
@@ -110,7 +110,7 @@ class Program(Child):
         except TimeoutError:
             raise ChildEnded(f"{self.job} has not answered for {timeout_s:g} s") from None
         if line is None:
-            raise ChildEnded(self.last_words())
+            raise ChildEnded(self.why_ended())
         told = json.loads(line)
         if "error" in told:
             raise ProgramError(told["error"], told["text"])

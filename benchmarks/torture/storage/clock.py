@@ -100,7 +100,7 @@ def write_through(report: Any, *, folder: str, stamp: str) -> None:
         done = [one for one in loop.execute(batch).outcomes if isinstance(one, Receipt)]
         told = [(one.command_bytes.hex(), one.position, one.version) for one in done]
         again = loop.execute(sent[number // BATCH // 2]).outcomes
-        report.say(told=told, repeated=all(isinstance(one, Receipt) and one.repeated for one in again))
+        report.send(told=told, repeated=all(isinstance(one, Receipt) and one.repeated for one in again))
     log.close()
 
 

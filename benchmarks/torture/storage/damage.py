@@ -123,12 +123,12 @@ def damaged(report: Any, *, path: str, seed: int, first: int, count: int, cut: b
     for number in range(first, first + count):
         damage = _drawn(random.Random(f"{seed} {number} {cut}"), whole, cut)
         _put(data, damage, whole)
-        report.say(number=number, damage=damage.what)
+        report.send(number=number, damage=damage.what)
         told = _ask_all(store, asked, truths, states)
         problems = None
         if number % verify_every == 0 or set(told) != {"right"}:
             problems = [[one.database, one.key[:60], one.kind] for one in verify_store(path).problems[:3]]
-        report.say(number=number, told=told, problems=problems)
+        report.send(number=number, told=told, problems=problems)
         _put(data, None, whole)
 
 

@@ -143,8 +143,8 @@ class _FreeingReport:
     def __init__(self, report: Any, free: Callable[[], object]) -> None:
         self._report, self._free, self.refused = report, free, 0
 
-    def say(self, **facts: Any) -> None:
-        self._report.say(**facts)
+    def send(self, **facts: Any) -> None:
+        self._report.send(**facts)
         if "failed" in facts:
             self.refused += 1
             if self.refused == REFUSALS:
@@ -165,7 +165,7 @@ def _write_until_freed(report: Any, store: Store, seed: int, free: Callable[[], 
     write(freeing, path=str(store.path), seed=seed, last=last, ended=ended)
     findings = Findings()
     judge(store.path, expected(seed, last + 2), last, findings, "afterwards")
-    report.say(checks=findings.checks, violations=[(one.invariant, one.what[:300]) for one in findings.violations[:5]])
+    report.send(checks=findings.checks, violations=[(one.invariant, one.what[:300]) for one in findings.violations[:5]])
 
 
 # --- a full map -----------------------------------------------------------------------------------------------------
@@ -207,8 +207,8 @@ def growing_map(report: Any, *, folder: str, seed: int) -> None:
     wanted = expected(seed, GROWING_BATCHES)
     for batch in wanted.batches:
         loop.execute(batch)
-    report.say(grown=(log.environment.map_bytes() // before).bit_length() - 1)
-    report.say(ended="as expected" if everything(log) == wanted.records else f"head {log.head()}")
+    report.send(grown=(log.environment.map_bytes() // before).bit_length() - 1)
+    report.send(ended="as expected" if everything(log) == wanted.records else f"head {log.head()}")
     log.close()
 
 
@@ -253,7 +253,7 @@ def _until_refused(
         try:
             append_once()
         except StorageFailed as error:
-            report.say(refused=plain(error), served=_digests(log) == stored)
+            report.send(refused=plain(error), served=_digests(log) == stored)
             if refused:
                 break
             refused = True
@@ -262,7 +262,7 @@ def _until_refused(
         if refused and number % 8 == 0:
             break
     right = _digests(log) == stored and log.head() == number
-    report.say(ended="as expected" if right else f"{len(stored)} stored, the head is {log.head()}")
+    report.send(ended="as expected" if right else f"{len(stored)} stored, the head is {log.head()}")
     log.close()
 
 
@@ -307,11 +307,11 @@ def no_permission(context: Context, findings: Findings) -> None:
     judge(store, wanted, FIRST, findings, "afterwards")
 
 
-def _said(report: Any, what: Callable[[], object]) -> None:
+def _try(report: Any, what: Callable[[], object]) -> None:
     try:
-        report.say(accepted=repr(what()))
+        report.send(accepted=repr(what()))
     except RayfoldError as error:
-        report.say(refused=plain(error))
+        report.send(refused=plain(error))
 
 
 def read_only_mount(report: Any, *, path: str) -> None:
@@ -319,10 +319,10 @@ def read_only_mount(report: Any, *, path: str) -> None:
     subprocess.run(["mount", "--bind", path, path], check=True)
     subprocess.run(["mount", "-o", "remount,ro,bind", path], check=True)
     store = open_store(path)
-    _said(report, lambda: open_clocked(store))
-    _said(report, lambda: store.hold("a runtime"))
+    _try(report, lambda: open_clocked(store))
+    _try(report, lambda: store.hold("a runtime"))
     reader = store.open_reader(0)
-    report.say(read=len(everything(reader)))
+    report.send(read=len(everything(reader)))
     reader.close()
 
 
@@ -331,7 +331,7 @@ def of_another_user(report: Any, *, path: str) -> None:
     Path(path).chmod(0o700 if os.geteuid() == 0 else 0)
     if os.geteuid() == 0:
         os.setuid(ANOTHER_USER)
-    _said(report, lambda: open_store(path))
-    _said(report, lambda: open_log(Path(path, "partition-00000"), "partition 0"))
+    _try(report, lambda: open_store(path))
+    _try(report, lambda: open_log(Path(path, "partition-00000"), "partition 0"))
     with suppress(PermissionError):  # of root's store, which it may not touch any more
         Path(path).chmod(0o700)

@@ -297,7 +297,7 @@ def refuse(report: Any, *, folder: str) -> None:
         except (CallerError, ValidationError) as error:
             told = type(error).__name__
         grown_mib, by_caller = memory.grown_mib, one.give in (_packed, _id)
-        report.say(input=one.name, refused=refused, told=told, grown_mib=grown_mib, by_caller=by_caller, head=head())
+        report.send(input=one.name, refused=refused, told=told, grown_mib=grown_mib, by_caller=by_caller, head=head())
         del given
 
 
@@ -310,7 +310,7 @@ def odd_ids(report: Any, *, folder: str) -> None:
     loop.residents.forget_all()
     values = [loop.residents.load(command.stream).value for command in commands]  # type: ignore[attr-defined]
     own = versions == [1] * len(commands) and values == list(range(len(commands)))
-    report.say(streams="each its own" if own else f"versions {versions}, values {values}")
+    report.send(streams="each its own" if own else f"versions {versions}, values {values}")
 
 
 def flood(report: Any, *, folder: str, ids: int) -> None:
@@ -321,7 +321,7 @@ def flood(report: Any, *, folder: str, ids: int) -> None:
     for batch in _strangers(ids):
         refused += sum(isinstance(one, RayfoldError) for one in loop.execute(batch).outcomes)
     facts = {"flood": ids, "refused_ids": refused, "head": head(), "residents": len(loop.residents)}
-    report.say(grown_mib=memory.grown_mib, **facts)
+    report.send(grown_mib=memory.grown_mib, **facts)
 
 
 def _strangers(ids: int) -> Iterator[list[PackedCommand]]:

@@ -105,12 +105,12 @@ def read_on(report: Any, *, path: str, until: int) -> None:
     """A job: read everything again and again, until there is as much as asked for."""
     reader = open_store(path).open_reader(0)
     reads, seen, prefix = 0, 0, True
-    report.say(reading=True)
+    report.send(reading=True)
     while seen < until:
         positions = [int.from_bytes(record[4:12], "big") for record in everything(reader)]
         prefix &= positions == list(range(1, len(positions) + 1)) and len(positions) >= seen
         reads, seen = reads + 1, len(positions)
-    report.say(reads=reads, prefix=prefix)
+    report.send(reads=reads, prefix=prefix)
 
 
 def hold_a_read(report: Any, *, path: str) -> None:
@@ -118,7 +118,7 @@ def hold_a_read(report: Any, *, path: str) -> None:
     reader = open_store(path).open_reader(0)
 
     def stop(transaction: Any) -> None:
-        report.say(reading=True)
+        report.send(reading=True)
         os.kill(os.getpid(), signal.SIGSTOP)
 
     reader.environment.read(stop)

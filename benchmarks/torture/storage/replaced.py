@@ -160,7 +160,7 @@ def look(report: Any, *, path: str, seed: int) -> None:
             told: Any = "right" if ask() else "wrong"
         except RayfoldError as error:
             told = plain(error)
-        report.say(asked=asked, told=told)
+        report.send(asked=asked, told=told)
 
     def read(partition: int) -> bool:
         reader = open_store(path).open_reader(partition)

@@ -198,9 +198,9 @@ def create(report: Any, *, path: str) -> None:
     """A job: make a store."""
     report.wait_at_barrier()
     try:
-        report.say(created=create_or_open_store(path, PARTITIONS).store_id)
+        report.send(created=create_or_open_store(path, PARTITIONS).store_id)
     except RayfoldError as error:
-        report.say(refused=plain(error))
+        report.send(refused=plain(error))
 
 
 @scenario(

@@ -215,9 +215,9 @@ def write(
                 break
             head = log.head()
             served = len(log.read(0, PAGE_EVENTS)) == min(head, PAGE_EVENTS)
-            report.say(failed=number, error=plain(failed), head=head, served=served)
+            report.send(failed=number, error=plain(failed), head=head, served=served)
             outcomes = loop.execute(batch).outcomes
-        report.say(acknowledged=number, outcomes=[plain(one) for one in outcomes])
+        report.send(acknowledged=number, outcomes=[plain(one) for one in outcomes])
     log.close()
 
 
@@ -227,12 +227,12 @@ def _take_over(report: Any, store: Store) -> tuple[LmdbLog, WriteLoop]:
         try:
             log = open_clocked(store)
         except StoreError as error:
-            report.say(failed="open", error=plain(error))
+            report.send(failed="open", error=plain(error))
             continue
         try:
             return log, write_loop(log)
         except StoreError as error:
-            report.say(failed="activate", error=plain(error))
+            report.send(failed="activate", error=plain(error))
             log.close()
     raise AssertionError("a log cannot be opened, though the fault was injected once")
 
