@@ -143,9 +143,12 @@ def _refuses(state: _State, told: Told) -> bool:
 def _check_order(world: World, findings: Findings) -> None:
     """What was acknowledged before another began has the lower version; and what one client sent first, too, as long
     as it did not have to send it again. A refusal whose answer is lost is decided again, after what was sent behind it:
-    where answers get lost, on the way or with a process that is killed before it gives them, only the first holds."""
+    where answers get lost, on the way or with a process that is killed before it gives them, only the first holds,
+    unless the command cannot be refused: nothing but a full disk refuses to put something into a purse."""
     done = [one for one in world.told if isinstance(one.outcome, Receipt)]
-    answered = not any(fault.trouble in ("answers lost", "kill after commit") for fault in world.story.faults)
+    troubles = {fault.trouble for fault in world.story.faults}
+    answered = not troubles & world.loses_answers
+    refuses_nothing = "full disk" not in troubles
     for first in done:
         for second in done:
             if first.act.purse != second.act.purse or first is second:
@@ -157,7 +160,8 @@ def _check_order(world: World, findings: Findings) -> None:
                 what = f"command {first.act.number} was acknowledged before {second.act.number} began, and comes after"
                 findings.check("I8", in_order, what)
             same = first.act.client == second.act.client and first.tries == second.tries == 1
-            if answered and same and first.began_s < second.began_s:
+            stays = answered or (refuses_nothing and first.act.kind == "put" and not first.act.careful)
+            if stays and same and first.began_s < second.began_s:
                 what = f"client {first.act.client} sent {first.act.number} before {second.act.number}: the wrong order"
                 findings.check("I8", in_order, what)
 

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
-from .story import Fault, Story, Trouble
+from .story import Fault, SocketTrouble, Story, Trouble
 
 __all__ = ["ActorHandle", "Handle", "Killed", "Network", "Process", "ProcessEnded", "fail", "tell"]
 
@@ -51,7 +51,7 @@ class Network:
         self._story = story
         self._sent: dict[str, int] = {}
 
-    def trouble(self, trouble: Trouble, partition: int) -> Fault | None:
+    def trouble(self, trouble: Trouble | SocketTrouble, partition: int) -> Fault | None:
         """The fault of this kind that is on now, if one is."""
         now_ms = self.loop.time() * 1000
         for fault in self._story.faults:

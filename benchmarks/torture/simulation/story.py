@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
-__all__ = ["Act", "Fault", "Story", "draw", "shortest", "told"]
+__all__ = ["Act", "Fault", "SocketTrouble", "Story", "draw", "shortest", "told"]
 
 PARTITIONS: Final = 2
 CLIENTS: Final = 3
@@ -33,6 +33,19 @@ Trouble = Literal[
     "answers lost",
     "calls late",
 ]
+SocketTrouble = Literal[
+    "connections cut",
+    "bytes late",
+    "server full",
+    "moved",
+    "kept away",
+    "own actor",
+    "own actor killed",
+    "loading",
+    "client detached",
+]
+"""Of the stories of `socket_world.py` alone."""
+
 TROUBLES: Final[tuple[Trouble, ...]] = Trouble.__args__  # type: ignore[attr-defined]
 
 
@@ -54,7 +67,7 @@ class Fault(NamedTuple):
     """One trouble, for a while."""
 
     at_ms: int
-    trouble: Trouble
+    trouble: Trouble | SocketTrouble
     partition: int
     for_ms: int
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 from uuid import UUID
 
 from rayfold.actors.client.command_router import CommandRouter
@@ -35,7 +35,17 @@ from .network import ActorHandle, Killed, Network, Process, ProcessEnded
 from .purses import CATALOGUE, Contents, InPurse, Purse, Put, Take
 from .story import CLIENTS, PARTITIONS, Act, Story
 
-__all__ = ["Build", "Committed", "Disk", "Read", "Told", "World"]
+__all__ = [
+    "Build",
+    "Committed",
+    "Disk",
+    "Killed",
+    "PartitionProcess",
+    "Read",
+    "SimulatedRouter",
+    "Told",
+    "World",
+]
 
 SETTINGS: Final = Settings(timeout_s=2.0, attempt_timeout_s=0.4, local_sockets=False)
 TRIES_MAX: Final = 4
@@ -187,6 +197,9 @@ class ProjectorProcess:
 class World:
     """Everything, and what everybody was told."""
 
+    loses_answers: ClassVar[frozenset[str]] = frozenset({"answers lost", "kill after commit"})
+    """Troubles in which the answer to a command that was decided may not come: on the way, or with a process."""
+
     story: Story
     build: Build
     told: list[Told] = field(default_factory=list)
@@ -198,12 +211,11 @@ class World:
         self.loop = asyncio.get_running_loop()
         self.network = Network(self.story, self.loop)
         self.disks = [Disk(self, number) for number in range(PARTITIONS)]
-        self.partitions: list[Process] = [PartitionProcess(self, number) for number in range(PARTITIONS)]
+        self.partitions: list[Process] = [self.new_process(number) for number in range(PARTITIONS)]
         self.projector = ProjectorProcess(self)
         self._copies: dict[int, Process] = {}
         """By partition, the process that was taken for dead and is not."""
-        handles = [ActorHandle(self.network, number, partial(self._current, number)) for number in range(PARTITIONS)]
-        self.routers = [_SimulatedRouter(self.build, handles) for _ in range(CLIENTS)]
+        self.routers = [self.new_router() for _ in range(CLIENTS)]
         self._versions: list[dict[int, int]] = [{} for _ in range(CLIENTS)]
         self._seen: list[dict[int, int]] = [{} for _ in range(CLIENTS)]
         for fault in self.story.faults:
@@ -218,6 +230,15 @@ class World:
         await asyncio.sleep(SETTLED_S)
         looking.cancel()
         OWN.seed()
+
+    def new_process(self, partition: int) -> Process:
+        """A process of a partition, which takes its log over."""
+        return PartitionProcess(self, partition)
+
+    def new_router(self) -> CommandRouter:
+        """The router of one client."""
+        handles = [ActorHandle(self.network, number, partial(self._current, number)) for number in range(PARTITIONS)]
+        return SimulatedRouter(self.build, handles, SETTINGS)
 
     def broadcast(self, partition: int, records: list[bytes]) -> None:
         """To the projector, by a network that may do with it what it likes."""
@@ -239,7 +260,7 @@ class World:
             self.disks[partition].kill_at = "after"
         elif trouble == "two copies":
             self._copies[partition] = process
-            self.partitions[partition] = PartitionProcess(self, partition)
+            self.partitions[partition] = self.new_process(partition)
         elif trouble == "kill projector":
             self.projector.ended = True
 
@@ -263,7 +284,7 @@ class World:
 
     def _restart(self, partition: int) -> None:
         if self.partitions[partition].ended:
-            self.partitions[partition] = PartitionProcess(self, partition)
+            self.partitions[partition] = self.new_process(partition)
 
     async def _send(self, act: Act) -> None:
         """One command, until its client knows what became of it or gives up."""
@@ -300,12 +321,12 @@ class World:
             await asyncio.sleep(0.05)
 
 
-class _SimulatedRouter(CommandRouter):
+class SimulatedRouter(CommandRouter):
     """The router of one client, with the routing that is under test."""
 
-    def __init__(self, build: Build, partitions: Sequence[Any]) -> None:
+    def __init__(self, build: Build, partitions: Sequence[Any], settings: Settings) -> None:
         self.routing_class = build.routing
-        super().__init__(partitions, _nobody, SETTINGS)
+        super().__init__(partitions, _nobody, settings)
 
 
 def _nobody(name: str) -> Any:

@@ -1,0 +1,206 @@
+"""Socket network: connections whose bytes take their time, come in pieces, and end in the middle of a frame.
+
+What one end writes the other end reads in order, or a beginning of it: that is all that a Unix socket promises. Where
+the pieces end, how long each takes, and how much of what was on its way still arrives after the end, the seed decides.
+The client's end is the real `SocketConnection`, called as asyncio calls it; the partition's end reads as the real
+`SocketServer` does, no more at a time than its protocol wants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from rayfold.actors.client.socket_client import SocketConnection
+from rayfold.actors.partition.socket_protocol import Request, ServerProtocol
+
+from .clock import SimulatedLoop
+from .network import LATE_S, Network, ProcessEnded
+
+__all__ = ["Link", "RecordedConnection", "SocketLoop"]
+
+
+class SocketLoop(SimulatedLoop):
+    """A simulated event loop that can connect to simulated sockets."""
+
+    connect: Callable[[Any, str], Awaitable[None]]
+    """Has a protocol connected to what listens at a path, or raises `OSError`."""
+
+    async def create_unix_connection(self, protocol_factory: Any, path: Any = None, **_: Any) -> Any:
+        """As asyncio's, with nothing real in it."""
+        protocol = protocol_factory()
+        await self.connect(protocol, path)
+        return None, protocol
+
+
+class RecordedConnection(SocketConnection):
+    """The client's end, with a record of the answers that it was given."""
+
+    def __init__(
+        self,
+        client: bytes,
+        batch_done: Callable[[int, bytes | None], None],
+        tell_lost: Callable[[SocketConnection], None],
+    ) -> None:
+        self.answers: list[tuple[int, bytes]] = []
+
+        def record(attempt: int, answer: bytes | None) -> None:
+            if answer is not None:
+                self.answers.append((attempt, answer))
+            batch_done(attempt, answer)
+
+        super().__init__(client, record, tell_lost)
+
+    @property
+    def refused(self) -> str:
+        """Why the client has ended the connection, if it has."""
+        return self._protocol.refused
+
+
+class Stream:
+    """One direction of a connection."""
+
+    def __init__(
+        self, network: Network, partition: int, name: str, read: Callable[[bytes], None], end: Callable[[], None]
+    ) -> None:
+        self._network, self._partition, self._name = network, partition, f"{name} of {partition}"
+        self._read, self._end = read, end
+        self._written = bytearray()
+        self._arrived = 0
+        self._last_s = 0.0
+        self._ends_at: int | None = None
+        self._ended = False
+
+    def write(self, data: bytes) -> None:
+        """Send bytes: in one piece, in pieces, or with what was written before."""
+        if self._ends_at is not None:
+            return
+        at = len(self._written)
+        self._written += data
+        while at < len(self._written):
+            piece = len(self._written) - at
+            chance = self._network.chance(f"pieces of {self._name}")
+            if chance > 0.6:  # within a header as often as anywhere else
+                longest = min(piece, 40) if chance > 0.8 else piece
+                piece = 1 + int(self._network.chance(f"piece of {self._name}") * longest)
+            at = min(len(self._written), at + piece)
+            self._send(at)
+
+    def end(self, *, cut: bool) -> None:
+        """Nothing is written any more. What is on its way arrives before the end, or, if it is cut, some of it."""
+        if self._ends_at is None:
+            under_way = len(self._written) - self._arrived
+            share = self._network.chance(f"cut of {self._name}") if cut else 1.0
+            self._ends_at = self._arrived + int(share * under_way)
+            self._send(self._ends_at)
+
+    def _send(self, up_to: int) -> None:
+        network = self._network
+        delay_s = network.delay_s(self._name)
+        if network.trouble("bytes late", self._partition) and network.chance(f"late {self._name}") < 0.2:
+            delay_s += LATE_S * network.chance(f"how late {self._name}")
+        self._last_s = max(self._last_s, network.loop.time() + delay_s)
+        network.loop.call_at(self._last_s, self._arrive, up_to)
+
+    def _arrive(self, up_to: int) -> None:
+        if self._ended:
+            return
+        if self._network.chance(f"joined {self._name}") < 0.3:
+            up_to = len(self._written)
+        if self._ends_at is not None:
+            up_to = min(up_to, self._ends_at)
+        if up_to > self._arrived:
+            data = bytes(self._written[self._arrived : up_to])
+            self._arrived = up_to
+            self._read(data)
+        if self._arrived == self._ends_at and not self._ended:
+            self._ended = True
+            self._end()
+
+
+class Link:
+    """One connection: the client's end, the network between, and the partition's end."""
+
+    def __init__(
+        self,
+        network: Network,
+        partition: int,
+        client: RecordedConnection,
+        server: ServerProtocol,
+        execute: Callable[[Request], bytes],
+    ) -> None:
+        self.client, self.server = client, server
+        self.sent: list[bytes] = []
+        """The frames that the client has sent."""
+        self.requests: list[Request] = []
+        """What the partition has made of them."""
+        self.answered: list[tuple[int, bytes]] = []
+        self._execute = execute
+        self._received = bytearray()
+        self._up = Stream(network, partition, "requests", self._serve, self.close_server)
+        self._down = Stream(network, partition, "answers", self._tell, self._lost)
+        self._loop = network.loop
+        self._client_open = True
+        self._server_open = True
+
+    def cut(self) -> None:
+        """The connection breaks; neither end has wanted it."""
+        self._up.end(cut=True)
+        self._down.end(cut=True)
+
+    def end_process(self) -> None:
+        """The partition's process has ended: what it has written may still arrive, or a part of it."""
+        self._server_open = False
+        self._down.end(cut=True)
+
+    def close_server(self) -> None:
+        """The partition ends the connection: there is no more to read, or it does not want it."""
+        if self._server_open:
+            self._server_open = False
+            self._down.end(cut=False)
+
+    # The client's end, as asyncio's transport
+
+    def write(self, data: bytes) -> None:
+        """Send a frame."""
+        if self._client_open:
+            self.sent.append(bytes(data))
+            self._up.write(data)
+
+    def abort(self) -> None:
+        """End the connection: the client is told so as soon as it has returned."""
+        self._up.end(cut=False)
+        self._loop.call_soon(self._lost)
+
+    def _tell(self, data: bytes) -> None:
+        if self._client_open:
+            self.client.data_received(data)
+
+    def _lost(self) -> None:
+        if self._client_open:
+            self._client_open = False
+            self._up.end(cut=False)
+            self.client.connection_lost(None)
+
+    # The partition's end, as the thread that serves it
+
+    def _serve(self, data: bytes) -> None:
+        """Read no more at a time than is wanted, and answer one request before the next is read."""
+        self._received += data
+        while self._received and self._server_open:
+            wanted = self.server.wanted_bytes
+            piece = bytes(self._received[:wanted])
+            del self._received[:wanted]
+            try:
+                request = self.server.receive(piece)
+                if request is not None:
+                    self.requests.append(request)
+                    answer = self._execute(request)
+                    self.answered.append((request.attempt, answer))
+                    self._down.write(self.server.answer(request, answer))
+            except ProcessEnded:  # with every connection of it
+                return
+            except Exception:  # the real server ends a connection whose request cannot be executed
+                self.close_server()
+            if self.server.refused:
+                self.close_server()

@@ -1,0 +1,159 @@
+"""Socket running: stories of connections one after the other, what is looked at in each, and the shortest that fails.
+
+`python -m rayfold.benchmarks.torture.simulation.socket_running SEED [COUNT]` runs the stories of some seeds by
+themselves.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from functools import partial
+from typing import Final
+
+from rayfold.actors.partition.socket_protocol import Request
+from rayfold.runtime.encoding.frames import REQUEST
+from rayfold.runtime.errors import Conflict, Rejected, StorageFailed, Unavailable
+from rayfold.runtime.log.format import decode_record
+from rayfold.runtime.receipt import Receipt
+
+from ..contract import Context, Findings, scenario
+from .checking import check
+from .clock import simulate
+from .running import Failure
+from .socket_network import Link, SocketLoop
+from .socket_world import PROBE_S, SETTINGS, SocketBuild, SocketWorld, draw_socket_story
+from .story import Story, shortest
+from .world import Told
+
+__all__ = ["find_socket_failure", "run_socket_story"]
+
+SHORT_STORIES: Final = 100
+REAL: Final = SocketBuild()
+LATER_S: Final = 0.06
+"""How much after its deadline a command is told at the latest: what is due is looked for every 50 ms."""
+
+HARMLESS: Final = frozenset({"connections cut", "server full", "moved", "own actor", "loading"})
+"""Troubles that are over, for a command, long before its deadline."""
+
+PROMPT_S: Final = 1.0
+"""For a command when nothing is wrong any more: more than an attempt may take, and half of what a command may."""
+
+
+def run_socket_story(story: Story, build: SocketBuild = REAL) -> Findings:
+    """One story, from an empty log to rest, and what is wrong afterwards."""
+    world = SocketWorld(story, build)
+    simulate(world.run(), SocketLoop)
+    findings = check(world)
+    stored = {int.from_bytes(command_id, "big") for command_id in _command_ids(world)}
+    for refused in world.refused:
+        what = f"command {refused.act.number} was told {refused.error}, and is in the log"
+        findings.check("I7", refused.act.number not in stored, what)
+    for act in world.hanging:
+        findings.violate("I12", f"command {act.number} was never told anything")
+    for told in world.told:
+        _check_time(told, findings)
+        if {fault.trouble for fault in story.faults} <= HARMLESS:
+            what = f"command {told.act.number} was sent {told.tries} times, though nothing kept it for long"
+            findings.check("I12", told.tries == 1, what)
+    for link in world.links:
+        _check_link(link, findings)
+    for number, router in enumerate(world.routers):
+        left = len(router._routing.pending)
+        findings.check("I11", left == 0, f"in the end client {number} still keeps {left} commands")
+    return findings
+
+
+def _command_ids(world: SocketWorld) -> Iterable[bytes]:
+    for disk in world.disks:
+        for record in disk.log.read(0, 1 << 30):
+            yield decode_record(record).command_id
+
+
+def _check_time(told: Told, findings: Findings) -> None:
+    """Nobody waits past a deadline, is told before it that it has passed, or waits long when nothing is wrong."""
+    act, outcome, took_s = told.act, told.outcome, told.ended_s - told.began_s
+    known = isinstance(outcome, Receipt | Rejected | Conflict | StorageFailed | Unavailable)
+    findings.check("I6", known, f"command {act.number} was told {outcome}, which is for nobody but the router")
+    limit_s = told.tries * (SETTINGS.timeout_s + LATER_S)
+    findings.check("I12", took_s <= limit_s, f"command {act.number} was told after {took_s:.3f} s, over {limit_s} s")
+    if isinstance(outcome, Unavailable):
+        early = took_s < told.tries * SETTINGS.timeout_s
+        findings.check("I7", not early, f"command {act.number} was told {outcome} after {took_s:.3f} s")
+    if told.began_s >= PROBE_S:
+        prompt = isinstance(outcome, Receipt) and took_s <= PROMPT_S
+        what = f"command {act.number} was told {outcome} after {took_s:.3f} s, when nothing was wrong any more"
+        findings.check("I12", prompt, what)
+
+
+def _check_link(link: Link, findings: Findings) -> None:
+    """Each end reads a beginning of what the other has written, frame by frame, and finds no fault with it."""
+    made_of_it = [
+        REQUEST.pack(len(one.batch), one.client, one.attempt, one.predecessor) + one.batch for one in link.requests
+    ]
+    for name, written, read in (("requests", link.sent, made_of_it), ("answers", link.answered, link.client.answers)):
+        same = list(read) == list(written[: len(read)])
+        findings.check("I4", same, f"a connection's {name} are {_short(read)} at the other end of {_short(written)}")
+    for refused in (link.client.refused, link.server.refused):
+        findings.check("I4", not refused, f"a connection was ended for {refused}")
+
+
+def _short(frames: Iterable[bytes | tuple[int, bytes] | Request]) -> str:
+    return ", ".join(str(frame)[:60] for frame in list(frames)[-3:])
+
+
+def find_socket_failure(
+    seeds: Iterable[int], build: SocketBuild = REAL, total: Findings | None = None
+) -> Failure | None:
+    """The first story among these seeds that fails, made short; None if none does."""
+    for seed in seeds:
+        story = draw_socket_story(seed)
+        findings = run_socket_story(story, build)
+        if total is not None:
+            total.include(findings)
+            total.count("stories")
+        if findings.violations:
+            short = shortest(story, partial(_fails_likewise, build, findings))
+            return Failure(short, run_socket_story(short, build))
+    return None
+
+
+def _fails_likewise(build: SocketBuild, first: Findings, story: Story) -> bool:
+    """Whether a shorter story breaks one of the invariants that the whole story broke."""
+    wrong = {one.invariant for one in first.violations}
+    return any(one.invariant in wrong for one in run_socket_story(story, build).violations)
+
+
+@scenario(
+    "connections",
+    "sockets cut within a frame, late and in pieces, partitions that end and move, in simulated time",
+    "I1 I2 I3 I4 I5 I6 I7 I8 I11 I12",
+    times=(6.0, 30.0, 1),
+)
+def simulated_connections(context: Context, findings: Findings) -> None:
+    """Stories of this seed and of those after it, until one fails."""
+    begun_s, first = time.monotonic(), context.seed * 1_000_000
+    for number in context.rounds():
+        seeds = range(first + number * SHORT_STORIES, first + (number + 1) * SHORT_STORIES)
+        failure = find_socket_failure(seeds, REAL, findings)
+        if failure is not None:
+            for line in failure.lines():
+                findings.violate(failure.findings.violations[0].invariant, line)
+            break
+    stories = int(findings.figures.get("stories", 0))
+    findings.figures["stories_per_minute"] = round(stories / (time.monotonic() - begun_s) * 60)
+
+
+def _main() -> None:
+    seed, count = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1000
+    begun_s, total = time.monotonic(), Findings()
+    failure = find_socket_failure(range(seed, seed + count), REAL, total)
+    print(f"{total.figures.get('stories')} stories, {total.checks}, {time.monotonic() - begun_s:.1f} s")
+    if failure is not None:
+        print("\n".join(failure.lines()))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    _main()
