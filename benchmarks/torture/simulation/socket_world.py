@@ -168,10 +168,10 @@ class ServingProcess(PartitionProcess):
             link.cut()
 
     def handle(self, method: str, *arguments: Any) -> Any:
-        """`road`, `lost` and `execute`."""
+        """`socket_path`, `lost` and `execute`."""
         if self.ended:
             raise ProcessEnded
-        if method == "road":
+        if method == "socket_path":
             return self.path
         if method == "lost":
             stream, name, _ = arguments
