@@ -545,7 +545,8 @@ class Routing:
 
     def _sweep(self, now_s: float) -> None:
         """Fail those whose deadline has passed, and drop those whose caller has gone."""
-        for pending in [p for p in self.pending if p.deadline_s <= now_s or p.caller.done()]:
+        due = [pending for pending in self.pending if pending.deadline_s <= now_s or pending.caller.done()]
+        for pending in sorted(due, key=lambda pending: (pending.deadline_s, pending.command_id)):
             self._expire(pending)
         self._sweeping = bool(self.pending)
         if self._sweeping:
