@@ -80,7 +80,7 @@ class LogOwner:
 
     def _with_log(self, change: Callable[[OwnedLog], Result]) -> Result:
         self._let_go()
-        assert not self._serves(), "the tenure of a log changes while nobody writes it"
+        assert not self._serves(), "the tenure of a log changes while no process writes it"
         log = self._open_log()
         try:
             return change(log)

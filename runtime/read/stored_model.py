@@ -174,7 +174,9 @@ class StoredModel:
             if in_all and time.perf_counter() > until_s:
                 break
         here = self._at.positions[partition]
-        assert self.failed is not None or here == self.positions[partition], "the state is where others believe it is"
+        assert self.failed is not None or here == self.positions[partition], (
+            "the state is at the positions that other threads have seen"
+        )
         return in_all
 
     def _advance(self, partition: int, records: Sequence[bytes], checked: bool, until_s: float) -> tuple[int, int]:
