@@ -148,7 +148,7 @@ def method(node: Function, target: str, owner: str) -> str:
         body = f"return self._wait({call})"
     elif returns.startswith("AsyncIterator["):
         returns, body = returns.removeprefix("Async"), f"yield from self._pages(lambda: {call})"
-    elif returns == "Rebuild | RemoteRebuild":
+    elif returns == "Rebuild":
         returns, body = "BlockingRebuild", f"return BlockingRebuild(self._here(lambda: {call}), self._wait)"
     elif returns == "Session":
         returns, body = "BlockingSession", f"return BlockingSession({call}, self._wait)"

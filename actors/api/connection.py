@@ -51,7 +51,8 @@ class Connection(Operations):
     @property
     def address(self) -> str:
         """Of the cluster, while the connection is open."""
-        return self._spread.address
+        assert isinstance(self._active, RemoteSystem)
+        return self._active.address
 
     def _made(self) -> RemoteSystem:
         if self._running is not None:

@@ -33,7 +33,6 @@ from ...runtime.read.positions import After
 from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.read.unreadable import Unreadable
 from ...runtime.receipt import Receipt
-from ...runtime.store.check import verify_store
 from ...runtime.store.report import Report
 from ...runtime.store.store import Store
 from ...runtime.stream import ANY
@@ -43,9 +42,7 @@ from ..nodes.store import AnyStore
 from ..observe.status import Status
 from ..projection.rebuild import Rebuild
 from ..system.health_check import HEALTH_TIMEOUT_S, Health, nothing_runs
-from ..system.local import LocalSystem
-from ..system.remote import LONG_S, RemoteSystem
-from ..system.remote_rebuild import RemoteRebuild
+from ..system.system import System
 from .replica import Replica
 from .session import Session
 from .subscriptions import Subscription, Subscriptions
@@ -106,7 +103,7 @@ class Operations:
 
     def __init__(self, told_not_running: str) -> None:
         self._told_not_running = told_not_running
-        self._running: LocalSystem | RemoteSystem | None = None
+        self._running: System | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         """On which it was started."""
         self._thread_name = ""
@@ -145,7 +142,7 @@ class Operations:
     async def __aexit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
         await self._stop(grace_of(kind))
 
-    def _made(self) -> LocalSystem | RemoteSystem:
+    def _made(self) -> System:
         """What `start` is to start. Raises `CallerError` if that is done already."""
         raise NotImplementedError
 
@@ -291,7 +288,7 @@ class Operations:
         """
         await self._here.scale(checked_class("scale", projection, Projection), replicas)
 
-    def rebuild(self, projection: type[Projection]) -> Rebuild | RemoteRebuild:
+    def rebuild(self, projection: type[Projection]) -> Rebuild:
         """Build a read model anew from the log, beside the one that serves and goes on serving until the new one has
         caught up and takes over. For a class of a higher version, or the same one.
 
@@ -396,11 +393,7 @@ class Operations:
     async def verify(self) -> Report:
         """Check every byte of the logs: structure, checksums, hash chains, indexes; as `rayfold verify` does. Of a
         system on several nodes each node checks its own. Raises `Unavailable` for a partition whose home is gone."""
-        active = self._here
-        if isinstance(active, RemoteSystem):
-            report: Report = await active.ask("verify", timeout_s=LONG_S)
-            return report
-        return await asyncio.to_thread(verify_store, active.store.path)
+        return await self._here.verify()
 
     async def move(self, partition: int, node: str) -> MoveResult:
         """Have a partition of a system on several nodes at home on this node (a name or an id); commands wait for some
@@ -409,19 +402,16 @@ class Operations:
         Raises `UnknownName`, `CallerError` for a node that is down or drained and for a system on one machine,
         `Unavailable` if a node is lost on the way: then the partition is at its old home or at its new one.
         """
-        moved: MoveResult = await self._nodes.ask("move", partition, node, timeout_s=LONG_S)
-        return moved
+        return await self._here.move(partition, node)
 
     async def rebalance(self) -> list[MoveResult]:
         """Move as few partitions as it takes for every node that is up to have equally many, give or take one."""
-        moved: list[MoveResult] = await self._nodes.ask("rebalance", timeout_s=LONG_S)
-        return moved
+        return await self._here.rebalance()
 
     async def drain(self, node: str, *, drained: bool = True) -> list[MoveResult]:
         """Have a node be home to nothing, so that it may leave; with `drained=False` it may be used again, which the
         next `rebalance` does. Raises what `move` does, and `CallerError` for the last node that may be used."""
-        moved: list[MoveResult] = await self._nodes.ask("drain", node, drained, timeout_s=LONG_S)
-        return moved
+        return await self._here.drain(node, drained)
 
     @overload
     def subscribe(
@@ -494,18 +484,6 @@ class Operations:
         return self._active.store
 
     @property
-    def _spread(self) -> RemoteSystem:
-        active = self._active
-        if not isinstance(active, RemoteSystem):
-            raise CallerError("this system runs on one machine; give it several nodes with cluster=")
-        return active
-
-    @property
-    def _nodes(self) -> RemoteSystem:
-        self._check_loop()
-        return self._spread
-
-    @property
     def _past(self) -> TimeTravel:
         return TimeTravel(self._store, self._here.catalogue)
 
@@ -521,7 +499,7 @@ class Operations:
         return self._here.client
 
     @property
-    def _here(self) -> LocalSystem | RemoteSystem:
+    def _here(self) -> System:
         """The running system, for what is done on its event loop."""
         self._check_loop()
         return self._active
@@ -541,7 +519,7 @@ class Operations:
         )
 
     @property
-    def _active(self) -> LocalSystem | RemoteSystem:
+    def _active(self) -> System:
         if self._running is None:
             raise CallerError(self._told_not_running)
         return self._running

@@ -22,7 +22,6 @@ from ...runtime.errors import CallerError, Unavailable
 from ..nodes.store import AnyStore
 from ..projection.rebuild import Rebuild, RebuildProgress
 from ..system.health_check import HEALTH_TIMEOUT_S, Health, nothing_runs
-from ..system.remote_rebuild import RemoteRebuild
 from .operations import GRACE_S, Operations, grace_of
 from .session import Session
 
@@ -48,7 +47,7 @@ class BlockingRebuild:
         rebuild.wait()
     """
 
-    def __init__(self, rebuild: Rebuild | RemoteRebuild, wait: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+    def __init__(self, rebuild: Rebuild, wait: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
         self._rebuild = rebuild
         self._wait = wait
 

@@ -27,7 +27,8 @@ from .application import is_application
 from .console import complaints
 
 if TYPE_CHECKING:
-    from ..observe.session_logs import SessionLogs
+    from ..cluster.names import rest_of_name
+from ..observe.session_logs import SessionLogs
 
 __all__ = ["logs"]
 
@@ -137,12 +138,12 @@ def _named(directory: Path) -> Callable[[str], str]:
     elif (there := _systems_in(directory)) or (directory / CLUSTER_FILE).exists():
         system = "|".join(map(re.escape, there)) or "(?!)"
         if len(there) > 1:
-            return lambda told: told if re.fullmatch(f"(?:{system})[/:].+", told, re.DOTALL) else ""
+            return lambda told: told if rest_of_name(system).fullmatch(told) else ""
     elif is_application(directory):
         system = re.escape(str(directory))
     else:
         system = f".*-{open_store(directory).store_id[:8]}"
-    name = re.compile(f"(?:{system})[/:](.+)", re.DOTALL)
+    name = rest_of_name(system)
     return lambda told: found[1] if (found := name.fullmatch(told)) is not None else ""
 
 

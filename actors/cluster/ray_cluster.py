@@ -16,6 +16,7 @@ from ...runtime.errors import CallerError, RayfoldError, Unavailable
 from .addresses import find_address, is_loopback, reach
 from .environment import OBJECT_STORE_BYTES, OWN_ACTOR_SLOT, kept_from_processes, prepare_environment
 from .local import LocalCluster, LocalNodes
+from .names import systems_in
 from .node import NAME_LABEL, NODE_LABEL
 from .ray_lines import without_lines_of_ray
 from .ray_node import started_without_helpers
@@ -23,10 +24,7 @@ from .ray_session import RaySession
 from .rpc import is_starting
 from .token import ensure_token
 
-__all__ = ["SUPERVISOR", "Cluster", "NodeFacts"]
-
-SUPERVISOR: Final = "/supervisor"
-"""What the name of a system on a cluster's supervisor in Ray ends with."""
+__all__ = ["Cluster", "NodeFacts"]
 
 _NAMESPACE: Final = "rayfold"
 
@@ -196,8 +194,7 @@ class Cluster:
         """The names of the systems on clusters that run here, deployed or not."""
         from ray.util import list_named_actors
 
-        names: list[str] = list_named_actors()
-        return sorted(name.removesuffix(SUPERVISOR) for name in names if name.endswith(SUPERVISOR))
+        return systems_in(list_named_actors())
 
     def actor_named(self, name: str) -> Any:
         """The handle of a named actor. Raises `ValueError` if it has ended."""

@@ -1,25 +1,52 @@
-"""Calls: asking an actor on an event loop, with a deadline, and ending one.
+"""RPC: what an actor replies, and how it is asked: the one way to call an actor for all that is not a batch.
 
-Beside all steps. Commands and queries have transports of their own (`command_router.py`, `replica_pool.py`); this is
-for everything else: opening, closing, notifying. Rule kept here: no call without a deadline, for a request that the
-network lost is waited for by Ray for 30 s, and by an actor that is pending without limit.
+Beside all steps. Commands, queries and broadcasts have ways of their own (`client/transport.py`, `replica_pool.py`,
+`partition/broadcast.py`); this is for everything else. An actor's method that is declared with `@replies` returns a
+`Reply`: its value, or the error of ours that it raised, which keeps its type (an exception takes Ray twice as long, and
+arrives wrapped). `call` asks it and opens the reply. A protocol beside each actor (`partition/handle.py` and others)
+defines what its handle has, so that a type checker knows names, arguments and values; where the actor is started, it
+checks that the actor has them.
+
+Rules kept here:
+- no call without a deadline, for a request that the network lost is waited for by Ray for 30 s, and by an actor that is
+  pending permanently
+- an answer and an error are distinguished by the reply, never by the form of the answer
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from typing import Any, Final, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, TypeVarTuple, cast, overload
 
-from ...runtime.encoding.error_codec import from_wire
+from ...runtime.encoding.error_codec import from_wire, to_wire
 from ...runtime.errors import RayfoldError, Unavailable
+from .retry import Patience, retried
 
-__all__ = ["ANSWER_TIMEOUT_S", "aside", "call", "is_starting", "kill", "one_line", "open_actor", "process_of"]
+__all__ = [
+    "ANSWER_TIMEOUT_S",
+    "Method",
+    "Reply",
+    "aside",
+    "call",
+    "call_now",
+    "is_starting",
+    "kill",
+    "one_line",
+    "open_actor",
+    "process_of",
+    "replies",
+]
 
 T = TypeVar("T")
+P = ParamSpec("P")
+Arguments = TypeVarTuple("Arguments")
 
 ANSWER_TIMEOUT_S: Final = 5.0
 """For what takes milliseconds."""
@@ -28,15 +55,103 @@ _OPEN_ATTEMPTS_MAX: Final = 20
 """A network that loses one call in three lets one start in a hundred million fail then; more means that something is
 broken."""
 
-_RETRY_S: Final = 0.1
-
 _STARTING: Final = frozenset({"DEPENDENCIES_UNREADY", "PENDING_CREATION", "RESTARTING"})
 """The state of an actor in Ray's directory until its `__init__` is over."""
 
 
-async def call(method: Any, *arguments: Any, timeout_s: float | None = ANSWER_TIMEOUT_S) -> Any:
-    """Call a method of an actor. Raises what it raises, `TimeoutError`, and Ray's errors if the actor has ended."""
-    return await asyncio.wait_for(asyncio.wrap_future(method.remote(*arguments).future()), timeout_s)
+@dataclass(frozen=True, slots=True)
+class Reply(Generic[T]):
+    """What an actor replies: a value, or an error of ours."""
+
+    value: T | None = None
+    """None if there is an error."""
+    wire: tuple[Any, ...] = ()
+    """The error as `to_wire` packs it; empty if there is none."""
+
+    @classmethod
+    def failed(cls, error: RayfoldError | None) -> Reply[T]:
+        """A reply with this error; with None, one without a value."""
+        return cls(None, () if error is None else tuple(to_wire(error)))
+
+    @property
+    def error(self) -> RayfoldError | None:
+        """The error, of its own type; None if there is a value."""
+        return from_wire(self.wire) if self.wire else None
+
+    def unwrap(self) -> T:
+        """The value. Raises the error."""
+        if self.wire:
+            raise from_wire(self.wire)
+        return cast(T, self.value)
+
+
+class Sent(Protocol[T]):
+    """A call that was sent."""
+
+    def future(self) -> Future[T]:
+        """Gets what the method returns."""
+        ...
+
+
+class Method(Protocol[T, *Arguments]):
+    """A method of an actor, as the holder of its handle sees it."""
+
+    def remote(self, *arguments: *Arguments) -> Sent[T]:
+        """Send a call. Returns at once."""
+        ...
+
+
+@overload
+def replies(  # type: ignore[overload-overlap]  # a plain method of an actor returns no coroutine
+    method: Callable[P, Coroutine[Any, Any, T]],
+) -> Callable[P, Coroutine[Any, Any, Reply[T]]]: ...
+@overload
+def replies(method: Callable[P, T]) -> Callable[P, Reply[T]]: ...
+def replies(method: Callable[P, Any]) -> Callable[P, Any]:
+    """Have a method of an actor reply with its value, or with the error of ours that it raises."""
+    if inspect.iscoroutinefunction(method):
+
+        @functools.wraps(method)
+        async def reply_later(*arguments: P.args, **options: P.kwargs) -> Reply[Any]:
+            try:
+                return Reply(await method(*arguments, **options))
+            except RayfoldError as error:
+                return Reply.failed(error)
+
+        return reply_later
+
+    @functools.wraps(method)
+    def reply(*arguments: P.args, **options: P.kwargs) -> Reply[Any]:
+        try:
+            return Reply(method(*arguments, **options))
+        except RayfoldError as error:
+            return Reply.failed(error)
+
+    return reply
+
+
+async def call(
+    method: Method[Reply[T], *Arguments], *arguments: *Arguments, timeout_s: float | None = ANSWER_TIMEOUT_S
+) -> T:
+    """Call a method of an actor. Raises what it replies, `TimeoutError`, and Ray's errors if the actor has ended."""
+    sent = method.remote(*arguments).future()
+    return (await asyncio.wait_for(asyncio.wrap_future(sent), timeout_s)).unwrap()
+
+
+def call_now(
+    method: Method[Reply[T], *Arguments], *arguments: *Arguments, timeout_s: float | None = ANSWER_TIMEOUT_S
+) -> T:
+    """`call` from a thread that may wait."""
+    return method.remote(*arguments).future().result(timeout_s).unwrap()
+
+
+class Opening(Protocol):
+    """The handle of an actor that has to be opened."""
+
+    @property
+    def open(self) -> Method[Reply[None]]:
+        """Open it. Safe to repeat."""
+        ...
 
 
 async def aside(do: Callable[[], T], timeout_s: float = ANSWER_TIMEOUT_S) -> T:
@@ -55,28 +170,20 @@ async def aside(do: Callable[[], T], timeout_s: float = ANSWER_TIMEOUT_S) -> T:
     return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(result)), timeout_s)
 
 
-async def open_actor(actor: Any, who: str, timeout_s: float) -> None:
+async def open_actor(actor: Opening, who: str, timeout_s: float) -> None:
     """Have an actor `open`. That is safe to repeat, so an answer that was lost, or a process that ended, is no failure.
-    Raises the error that it returns, and `Unavailable` if it does not answer.
+
+    Raises what it replies, and `Unavailable` if it replies nothing.
     """
     from ray.exceptions import ActorUnavailableError
 
-    failure: Exception | None = None
-    for _ in range(_OPEN_ATTEMPTS_MAX):
-        try:
-            answer = await call(actor.open, timeout_s=timeout_s)
-        except ActorUnavailableError as error:
-            failure = error
-            await asyncio.sleep(_RETRY_S)
-        except RayfoldError:
-            raise
-        except Exception as error:
-            raise Unavailable(who, f"it did not open: {one_line(error)}") from error
-        else:
-            if answer:
-                raise from_wire(answer)
-            return
-    raise Unavailable(who, f"it did not open: {one_line(failure)}") from failure
+    patience = Patience(attempts_max=_OPEN_ATTEMPTS_MAX, again=(ActorUnavailableError,))
+    try:
+        await retried(lambda _: call(actor.open, timeout_s=timeout_s), patience)
+    except RayfoldError:
+        raise
+    except Exception as error:
+        raise Unavailable(who, f"it did not open: {one_line(error)}") from error
 
 
 def is_starting(actor: Any) -> bool:

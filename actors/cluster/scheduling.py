@@ -8,8 +8,7 @@ may have other nodes, which do not have its store. Of a system on several nodes:
   on any other that has a data folder
 - own actors need a free slot, of which each node has as many as it was started with (`OWN_ACTOR_SLOT`)
 
-Rule kept here: a name is never given twice, so that no two incarnations are ever mistaken. Where a system outlives the
-programs that deployed it, the name begins with the generation of the code that its actor runs.
+Rule kept here: what makes a name one that was never given (`names.py`) is never made twice.
 """
 
 from __future__ import annotations
@@ -20,9 +19,10 @@ from collections.abc import Iterable, Mapping
 from itertools import count
 from typing import Any
 
+from .names import seat_in
 from .node import NODE_LABEL
 
-__all__ = ["Scheduling", "ClusterScheduling", "generation_in", "on_this_node"]
+__all__ = ["Scheduling", "ClusterScheduling", "on_this_node"]
 
 
 def on_this_node(*, soft: bool = False) -> dict[str, Any]:
@@ -78,17 +78,17 @@ class ClusterScheduling(Scheduling):
 
     def sits(self, name: str, node_id: str) -> None:
         """An earlier supervisor has dealt this projector to that node."""
-        self._dealt[_seat_in(name)] = node_id
+        self._dealt[seat_in(name)] = node_id
 
     def node_of(self, name: str) -> str:
         """The node that this projector was dealt to; empty if that is not known."""
-        return self._dealt.get(_seat_in(name), "")
+        return self._dealt.get(seat_in(name), "")
 
     def projector(self, name: str, among: Iterable[str]) -> dict[str, Any]:
         """See `Scheduling`. One that takes the seat of another comes to its node, where its checkpoint is."""
         if not self.nodes:
             return dict(self._lifetime)
-        seat, present = _seat_in(name), {_seat_in(one) for one in among}
+        seat, present = seat_in(name), {seat_in(one) for one in among}
         counts = Counter(node_id for other, node_id in self._dealt.items() if other in present)
         chosen = self._dealt.get(seat, "")
         if chosen not in self.nodes:
@@ -99,12 +99,3 @@ class ClusterScheduling(Scheduling):
             "fallback_strategy": [{"label_selector": {NODE_LABEL: f"in({','.join(self.nodes)})"}}],
             **self._lifetime,
         }
-
-
-def _seat_in(name: str) -> str:
-    return name.partition("#")[0]
-
-
-def generation_in(mark: str) -> int:
-    """The generation of the code, of what `ClusterScheduling.unused` has added to a name."""
-    return int(mark.partition(".")[0])

@@ -11,16 +11,22 @@ What is lost with a node is rebuilt from the log; a projector that starts on ano
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeVar, TypeVarTuple
 
 from ...runtime.domain.projection import Projection
 from ...runtime.errors import RayfoldError
 from ...runtime.printable import printable_log
+from ..cluster.rpc import Method, Reply
 from ..nodes.agents import NodeAgents
+from ..nodes.handle import NodeAgentHandle
 from ..packaging.builds import Build, Builds, ProjectionFacts
 
 __all__ = ["ClusterBuilds"]
+
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 log = printable_log(__name__)
 
@@ -38,39 +44,41 @@ class ClusterBuilds(Builds):
     async def served(self, projection: type[Projection] | ProjectionFacts) -> dict[tuple[int, int], bool]:
         """See `Builds`. The latest build that any node has counts."""
         served: dict[tuple[int, int], bool] = {}
-        for found in await self._everywhere("builds", projection.projection_name):
+        for found in await self._everywhere(lambda agent: agent.builds, projection.projection_name):
             for order, has in found.items():
                 served[order] = served.get(order, False) or has
         return served
 
     async def lend_checkpoint(self, build: Build, part: int, replica: int) -> None:
         """See `lend_checkpoint`. On the nodes that have one."""
-        await self._everywhere("lend_checkpoint", build, part, replica)
+        await self._everywhere(lambda agent: agent.lend_checkpoint, build, part, replica)
 
     async def mark_serving(self, build: Build) -> None:
         """See `mark_serving`."""
-        await self._everywhere("mark_serving", build)
+        await self._everywhere(lambda agent: agent.mark_serving, build)
 
     async def remove_older(self, projection: str, serving: Build) -> None:
         """See `remove_older`."""
-        await self._everywhere("remove_older", projection, serving)
+        await self._everywhere(lambda agent: agent.remove_older, projection, serving)
 
     async def remove(self, build: Build) -> None:
         """See `remove_build`."""
-        await self._everywhere("remove_build", build)
+        await self._everywhere(lambda agent: agent.remove_build, build)
 
     async def remove_folder(self, build: Build, part: int, replica: int) -> None:
         """Remove what one projector has saved."""
-        await self._everywhere("remove_folder", build.folder_of(part, replica))
+        await self._everywhere(lambda agent: agent.remove_folder, build.folder_of(part, replica))
 
-    async def _everywhere(self, method: str, *arguments: Any) -> list[Any]:
+    async def _everywhere(
+        self, method: Callable[[NodeAgentHandle], Method[Reply[T], *Arguments]], *arguments: *Arguments
+    ) -> list[T]:
         """The answers of the agents of the nodes that are up. One that cannot is passed over: nothing here is the
         truth."""
         asked = (self._shares.call(node_id, method, *arguments, timeout_s=_TIMEOUT_S) for node_id in self._shares.up)
         answers = await asyncio.gather(*asked, return_exceptions=True)
         for answer in answers:
             if isinstance(answer, RayfoldError):
-                log.warning("builds of read models: %s: %s", method, answer)
+                log.warning("builds of read models: %s", answer)
             elif isinstance(answer, BaseException):
                 raise answer
         return [answer for answer in answers if not isinstance(answer, BaseException)]

@@ -16,13 +16,15 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar, TypeVarTuple
 
 from ...runtime.encoding.error_codec import from_wire, to_wire
 from ...runtime.errors import CallerError, RayfoldError, StoreMismatch, StoreMissing, Unavailable, UnknownName
 from ...runtime.printable import printable_log
+from ..cluster.names import names_of, supervisor_name
 from ..cluster.ray_cluster import Cluster, NodeFacts
-from ..cluster.rpc import call, kill, one_line, open_actor
+from ..cluster.retry import Patience, retried
+from ..cluster.rpc import Method, Reply, call, kill, one_line, open_actor
 from ..nodes.new_store import check_all_answered, given_up
 from ..packaging.application import Application, ApplicationPlan
 from ..packaging.builds import ProjectionFacts
@@ -30,7 +32,7 @@ from ..packaging.code import Code
 from ..projection.fleet import CatchingUp
 from ..rollout.plan import RolloutProgress, has_ended
 from ..rollout.preview import Preview, Seats, preview_of
-from .topology import supervisor_name
+from .handle import SupervisorHandle
 
 __all__ = [
     "await_deployed",
@@ -43,6 +45,9 @@ __all__ = [
     "stopped",
     "take_down",
 ]
+
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 log = printable_log(__name__)
 
@@ -114,7 +119,7 @@ async def begin_deployment(
         await _start(plan, ahead.store_id, cluster)
         if wait or within_s is not None:
             await _await_caught_up(plan, cluster, within_s)
-        await _ask(cluster, plan.name, "ready")
+        await _ask(cluster, plan.name, lambda supervisor: supervisor.ready)
     except BaseException as error:
         await asyncio.shield(_take_back(plan, cluster, error))
         raise
@@ -128,7 +133,7 @@ async def await_deployed(
     from ..packaging.registry import deployment_of
 
     while True:
-        rolled: RolloutProgress = await _ask(cluster, plan.name, "deploying")
+        rolled = await _ask(cluster, plan.name, lambda supervisor: supervisor.deploying)
         progress(rolled)
         entry = await asyncio.to_thread(deployment_of, plan.name, plan.generation)
         failed = from_wire(list(entry.failed)) if entry is not None and entry.failed else None
@@ -139,21 +144,19 @@ async def await_deployed(
 
 async def catching_up(name: str, cluster: Cluster) -> tuple[CatchingUp, ...]:
     """The projections of an application that still read what the logs hold, and how far they are."""
-    found: tuple[CatchingUp, ...] = await _ask(cluster, name, "catching_up")
-    return found
+    return await _ask(cluster, name, lambda supervisor: supervisor.catching_up)
 
 
 async def stopped(name: str, cluster: Cluster) -> dict[str, RayfoldError]:
     """The projections of an application that have stopped, by name, and why. New code takes over from a projection that
     has stopped also if it stops itself: what else was changed must not wait for the mend."""
-    found: dict[str, list[Any]] = await _ask(cluster, name, "stopped")
-    return {projection: from_wire(why) for projection, why in found.items()}
+    found = await _ask(cluster, name, lambda supervisor: supervisor.stopped)
+    return {projection: why.error for projection, why in found.items() if why.error is not None}
 
 
 async def cancel_deployment(name: str, cluster: Cluster) -> bool:
     """Call off the deployment that is under way, unless its code is in charge already; whether there was one."""
-    called_off: bool = await _ask(cluster, name, "cancel_deployment")
-    return called_off
+    return await _ask(cluster, name, lambda supervisor: supervisor.cancel_deployment)
 
 
 async def take_down(name: str, cluster: Cluster) -> None:
@@ -214,7 +217,7 @@ async def _look(application: Application, cluster: Cluster, without: Sequence[st
         from .supervisor import revive  # it imports ray, which `Cluster` prepares
 
         await asyncio.to_thread(revive, name, cluster.namespace, _ASK_TIMEOUT_S)  # its deployer may have been killed
-        running = await _ask(cluster, name, "seats")
+        running = await _ask(cluster, name, lambda supervisor: supervisor.seats)
     elif _supervisor(cluster, name) is not None:
         what = f"a runtime of the name {name!r} runs on this cluster, which ends with its program"
         raise CallerError(f"{what}; stop it first, or deploy under another name")
@@ -286,7 +289,7 @@ async def _hand_over(plan: ApplicationPlan, cluster: Cluster) -> None:
     from ..packaging.registry import Deployment, deployment_of, put_deployment
 
     try:
-        await _ask(cluster, plan.name, "deploy", plan)
+        await _ask(cluster, plan.name, lambda supervisor: supervisor.deploy, plan)
     except RayfoldError as error:
         entry = await asyncio.to_thread(deployment_of, plan.name, plan.generation)
         if entry is not None and entry.plan is not None:
@@ -332,37 +335,39 @@ async def _take_back(plan: ApplicationPlan, cluster: Cluster, error: BaseExcepti
     await asyncio.to_thread(put_deployment, plan.name, ended)
 
 
-async def _ask(cluster: Cluster, name: str, what: str, *arguments: Any) -> Any:
-    """Have a supervisor answer; it may just be starting again."""
-    deadline_s = time.monotonic() + _ASK_TIMEOUT_S
-    while True:
-        supervisor = _supervisor(cluster, name)
-        try:
-            if supervisor is None:
-                raise Unavailable(name, "it does not run")
-            error, answer = await call(supervisor.ask, what, *arguments, timeout_s=_OPEN_TIMEOUT_S)
-        except Exception as failure:
-            if time.monotonic() > deadline_s:
-                raise Unavailable(name, f"its supervisor does not answer: {one_line(failure)}") from failure
-            await asyncio.sleep(_LOOK_S)
-        else:
-            if error:
-                raise from_wire(error)
-            return answer
+async def _ask(
+    cluster: Cluster,
+    name: str,
+    method: Callable[[SupervisorHandle], Method[Reply[T], *Arguments]],
+    *arguments: *Arguments,
+) -> T:
+    """Have a supervisor answer; it may just be starting again. Whatever is asked here is safe to repeat."""
 
+    async def asked(_: float) -> T:
+        if (supervisor := _supervisor(cluster, name)) is None:
+            raise LookupError(str(Unavailable(name, "it does not run")))
+        return await call(method(supervisor), *arguments, timeout_s=_OPEN_TIMEOUT_S)
 
-def _supervisor(cluster: Cluster, name: str) -> Any:
     try:
-        return cluster.actor_named(supervisor_name(name))
+        return await retried(asked, Patience(_ASK_TIMEOUT_S, pause_s=_LOOK_S))
+    except RayfoldError:
+        raise
+    except Exception as failure:
+        raise Unavailable(name, f"its supervisor does not answer: {one_line(failure)}") from failure
+
+
+def _supervisor(cluster: Cluster, name: str) -> SupervisorHandle | None:
+    try:
+        found: SupervisorHandle = cluster.actor_named(supervisor_name(name))
     except ValueError:
         return None
+    return found
 
 
 def _end_leftovers(name: str, cluster: Cluster) -> None:
     """What a supervisor that did not answer has left."""
     from ray.util import list_named_actors
 
-    for one in list_named_actors():
-        if one.startswith(f"{name}/"):
-            with contextlib.suppress(ValueError):
-                kill(cluster.actor_named(one))
+    for one in names_of(name, list_named_actors()):
+        with contextlib.suppress(ValueError):
+            kill(cluster.actor_named(one))

@@ -16,17 +16,19 @@ import asyncio
 import contextlib
 from concurrent.futures import Future
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from ...runtime.errors import RayfoldError, Sealed, StoreError
 from ...runtime.printable import printable_log
 from ...runtime.store.partition_map import PartitionMap
-from ..cluster.rpc import one_line
+from ..cluster.rpc import Method, one_line
 from .heartbeats import Heartbeats
 from .moves import PartitionMoves
 from .system_state import SystemState
 
 __all__ = ["Health"]
+
+T = TypeVar("T")
 
 log = printable_log(__name__)
 
@@ -161,6 +163,5 @@ class Health:
             await system.projections.replace(who)
 
 
-def _asked(method: Any) -> Future[Any]:
-    asked: Future[Any] = method.remote().future()
-    return asked
+def _asked(method: Method[T]) -> Future[T]:
+    return method.remote().future()

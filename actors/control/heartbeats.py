@@ -12,10 +12,11 @@ from concurrent.futures import Future
 from typing import Any, Final
 
 from ...runtime.errors import RayfoldError
+from ..cluster.rpc import Reply
 
 __all__ = ["STARTING_MAX_S", "Heartbeats"]
 
-Ask = Callable[[], Future[Any]]
+Ask = Callable[[], Future[Reply[Any]]]
 """Asks an actor something that it answers at once."""
 
 Heard = Callable[[Any], None]
@@ -40,7 +41,7 @@ class Heartbeats:
         """When it last answered, or when it was first asked."""
         self._excused_s: dict[str, float] = {}
         """Since when it is being started, if it has not answered since."""
-        self._asked: dict[str, asyncio.Future[Any]] = {}
+        self._asked: dict[str, asyncio.Future[Reply[Any]]] = {}
 
     def take(self, who: str, ask: Ask, note: Note | None = None, heard: Heard | None = None) -> None:
         """Ask for a sign of life, unless the last question is open. Returns at once."""
@@ -78,18 +79,18 @@ class Heartbeats:
         for who in self._heard_s.keys() - those:
             self.forget(who)
 
-    def _answered(self, who: str, answered: asyncio.Future[Any], note: Note | None, heard: Heard | None) -> None:
+    def _answered(self, who: str, answered: asyncio.Future[Reply[Any]], note: Note | None, heard: Heard | None) -> None:
         if self._asked.get(who) is not answered:  # it has been replaced
             if not answered.cancelled():
                 answered.exception()
             return
         del self._asked[who]
-        failure = None if answered.cancelled() else answered.exception()
-        trouble: Any = getattr(failure, "cause", failure)  # of Ray's wrapping, which has the trace in its text
-        if failure is None or isinstance(trouble, RayfoldError):
-            self._heard_s[who] = asyncio.get_running_loop().time()
-            self._excused_s.pop(who, None)
-            if note is not None:
-                note(trouble)
-        if failure is None and heard is not None:
-            heard(answered.result())
+        if answered.cancelled() or answered.exception() is not None:
+            return
+        reply = answered.result()
+        self._heard_s[who] = asyncio.get_running_loop().time()
+        self._excused_s.pop(who, None)
+        if note is not None:
+            note(reply.error)
+        if heard is not None and reply.error is None:
+            heard(reply.unwrap())

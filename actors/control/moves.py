@@ -30,16 +30,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final, cast
 
-from ...runtime.encoding.error_codec import from_wire
 from ...runtime.errors import CallerError, RayfoldError, Sealed, Unavailable, UnknownName
-from ...runtime.log.sealing import Seal, Tenure
+from ...runtime.log.sealing import Seal
 from ...runtime.printable import printable_log
 from ...runtime.store.custody import CopyFacts, Custody
 from ...runtime.store.partition_map import PartitionMap, moves_to_balance
+from ..cluster.names import node_agent_name
 from ..cluster.rpc import call, one_line
-from ..nodes.store import node_agent_name
 from .move_result import MoveResult
 from .partitions import PartitionInstance
 from .system_state import SystemState
@@ -116,7 +116,7 @@ class PartitionMoves:
         """Remove the old logs and copies of which the homes state that they hold all that is in them."""
         for node_id in sorted(self._system.shares.up):
             with contextlib.suppress(RayfoldError):
-                for copy in await self._system.shares.call(node_id, "leftovers"):
+                for copy in await self._system.shares.call(node_id, lambda agent: agent.leftovers):
                     await self._discard(node_id, copy)
 
     async def _discard(self, node_id: str, copy: CopyFacts) -> None:
@@ -125,7 +125,7 @@ class PartitionMoves:
         what = f"{copy.name} on {shares.map.name_of(node_id)}"
         try:
             statement = await self._custody(copy.partition, home, copy.head)
-            kept = await shares.call(node_id, "discard", copy.name, statement)
+            kept = await shares.call(node_id, lambda agent: agent.discard, copy.name, statement)
         except RayfoldError as error:
             kept = f"{shares.map.name_of(home)} states nothing: {error}"
         if kept:
@@ -134,8 +134,8 @@ class PartitionMoves:
             log.info("%s was removed: partition %d goes on at %s", what, copy.partition, shares.map.name_of(home))
 
     async def _custody(self, partition: int, home: str, *positions: int) -> Custody:
-        statement: Custody = await self._system.shares.call(home, "custody", partition, positions)
-        return statement
+        asked: Sequence[int] = positions
+        return await self._system.shares.call(home, lambda agent: agent.custody, partition, asked)
 
     async def set_right(self, partition: int) -> None:
         """After the loss of a node in the middle of a move: have the partition go on where it is at home. The caller
@@ -221,8 +221,8 @@ class PartitionMoves:
                 return
 
     async def _head(self, partition: int, source: str) -> int:
-        head: int = await self._system.shares.call(source, "read", partition, "head", ())
-        return head
+        nothing: Sequence[Any] = ()
+        return cast(int, await self._system.shares.call(source, lambda agent: agent.read, partition, "head", nothing))
 
     async def _copy_up_to(self, partition: int, source: str, to: str, head: int) -> int:
         """Piece by piece. Where the copy ends then. Raises `Unavailable` if it gets no longer."""
@@ -236,21 +236,17 @@ class PartitionMoves:
 
     async def _pull(self, partition: int, source: str, to: str, up_to: int) -> int:
         shares, name = self._system.shares, node_agent_name(self._system.plan.name, source)
-        reached: int = await shares.call(to, "pull", partition, name, up_to, timeout_s=_PULL_TIMEOUT_S)
-        return reached
+        return await shares.call(to, lambda agent: agent.pull, partition, name, up_to, timeout_s=_PULL_TIMEOUT_S)
 
     async def _seal(self, partition: int, present: PartitionInstance, successor: str) -> Seal:
         """Raises `Unavailable`; then it may be sealed or not."""
         try:
-            told, sealed = await call(present.actor.seal, successor, timeout_s=_SEAL_TIMEOUT_S)
+            return await call(present.actor.seal, successor, timeout_s=_SEAL_TIMEOUT_S)
         except Exception as error:
             await asyncio.shield(self._let_go_on(partition, present, successor))
+            if isinstance(error, RayfoldError):
+                raise
             raise Unavailable(f"partition {partition}", f"it did not release its log: {one_line(error)}") from error
-        if told:
-            await asyncio.shield(self._let_go_on(partition, present, successor))
-            raise from_wire(told)
-        seal: Seal = sealed
-        return seal
 
     async def _hand_over(
         self, partition: int, present: PartitionInstance, source: str, to: str, sealed: Seal
@@ -259,21 +255,18 @@ class PartitionMoves:
         not known."""
         shares = self._system.shares
         await self._copy_up_to(partition, source, to, sealed.head)
-        await shares.call(to, "finish", partition, sealed)
+        await shares.call(to, lambda agent: agent.finish, partition, sealed)
         version = shares.map.version + 1
         try:
-            told, tenure = await call(present.actor.hand_over, to, sealed.epoch, version, timeout_s=_SEAL_TIMEOUT_S)
-            if told:
-                raise from_wire(told)
+            done = await call(present.actor.hand_over, to, sealed.epoch, version, timeout_s=_SEAL_TIMEOUT_S)
         except Exception as error:  # it may have been done, or not: only the old home's log shows it
-            written: PartitionMap = await shares.call(source, "place", shares.map)
+            written = await shares.call(source, lambda agent: agent.place, shares.map)
             if written.owners[partition] != to:
                 raise Unavailable(f"partition {partition}", f"it was not handed over: {one_line(error)}") from error
             return written
-        done: Tenure = tenure
         moved = shares.map.with_home(partition, to, since=done.since, epoch=done.epoch)
         with contextlib.suppress(RayfoldError):  # its log has it: it writes it down when it is given the next map
-            await shares.call(source, "place", moved)
+            await shares.call(source, lambda agent: agent.place, moved)
         return moved
 
     async def _confirm(self, partition: int, to: str, sealed: Seal) -> None:
@@ -314,11 +307,11 @@ class PartitionMoves:
     async def _unseal(self, partition: int, seated: PartitionInstance, successor: str, epoch: int) -> None:
         """Raises `Sealed` if it has moved; then the map of its old home is known."""
         shares = self._system.shares
-        told = await call(seated.actor.unseal, successor, epoch, timeout_s=_SEAL_TIMEOUT_S)
-        if told:
-            if isinstance(error := from_wire(told), Sealed):
-                await shares.learn(await shares.call(seated.node_id, "place", shares.map), [])
-            raise error
+        try:
+            await call(seated.actor.unseal, successor, epoch, timeout_s=_SEAL_TIMEOUT_S)
+        except Sealed:
+            await shares.learn(await shares.call(seated.node_id, lambda agent: agent.place, shares.map), [])
+            raise
 
     async def _leave(self, present: PartitionInstance) -> None:
         """Step 7, but for the old log."""
@@ -331,7 +324,7 @@ class PartitionMoves:
         """Have a node remove what it has of a partition that it is not home to, as far as its home states enough."""
         shares = self._system.shares
         with contextlib.suppress(RayfoldError):
-            for copy in await shares.call(node_id, "leftovers"):
+            for copy in await shares.call(node_id, lambda agent: agent.leftovers):
                 if copy.partition == partition:
                     await self._discard(node_id, copy)
 
@@ -347,8 +340,10 @@ async def _has_let_go(seated: PartitionInstance) -> bool:
     """Whether a partition's actor reports that it has handed its log over."""
     try:
         await call(seated.actor.head)
-    except Exception as error:
-        return isinstance(getattr(error, "cause", error), Sealed)
+    except Sealed:
+        return True
+    except Exception:  # it is being started, or is away: not known
+        return False
     return False
 
 

@@ -15,23 +15,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from ...runtime.encoding.error_codec import from_wire
-from ...runtime.errors import Unavailable
+from ...runtime.errors import RayfoldError, Unavailable
 from ...runtime.printable import printable_log
 from ...runtime.write.residents import RESIDENTS_MAX, SAVED_AT_ONCE
+from ..cluster.names import partition_name, partition_named
 from ..cluster.rpc import call, kill, one_line, open_actor
-from ..cluster.scheduling import Scheduling, generation_in
+from ..cluster.scheduling import Scheduling
 from ..partition.actor import PartitionPlan, start_partition
+from ..partition.handle import PartitionHandle
 
-__all__ = ["PartitionActors", "PartitionInstance", "partition_named"]
+__all__ = ["PartitionActors", "PartitionInstance"]
 
 log = printable_log(__name__)
-
-_NAME: Final = re.compile(r"(?P<system>[^/]+)/partition-(?P<number>\d+)@(?P<node_id>[^#/]+)#(?P<mark>\S+)", re.ASCII)
 
 _START_TIMEOUT_S: Final = 60.0
 """For the process of a partition: a second on a quiet machine, and a minute where everything starts at once."""
@@ -48,7 +46,7 @@ class PartitionInstance(NamedTuple):
     node_id: str
     generation: int
     """Of the code that it runs."""
-    actor: Any
+    actor: PartitionHandle
 
 
 class PartitionActors:
@@ -63,7 +61,7 @@ class PartitionActors:
         self._scheduling = scheduling
         self._generation = generation
 
-    def handles(self) -> list[Any]:
+    def handles(self) -> list[PartitionHandle]:
         """The actors, by the number of their partition."""
         return [self.seated[number].actor for number in sorted(self.seated)]
 
@@ -75,10 +73,10 @@ class PartitionActors:
         present = self.seated.get(number)
         chosen = generation or (present.generation if present else self._generation)
         plan = self._plan_of(number, node_id, chosen)
-        name = f"{plan.name}/partition-{number}@{node_id}#{self._scheduling.unused(chosen)}"
+        name = partition_name(plan.name, number, node_id, self._scheduling.unused(chosen))
         return PartitionInstance(name, node_id, chosen, self.start_actor(plan, name))
 
-    def start_actor(self, plan: PartitionPlan, name: str) -> Any:
+    def start_actor(self, plan: PartitionPlan, name: str) -> PartitionHandle:
         """An actor of this name, on the node of its plan. The simulation has others."""
         return start_partition(plan, name, self._scheduling.partition(plan.node_id))
 
@@ -112,7 +110,7 @@ class PartitionActors:
             raise
         await self.hand_over(number, following)
 
-    def kill(self, actor: Any) -> None:
+    def kill(self, actor: PartitionHandle) -> None:
         """End an actor at once, for good."""
         kill(actor)
 
@@ -125,11 +123,11 @@ class PartitionActors:
     async def prepare(self, number: int, seated: PartitionInstance) -> None:
         """Return once an actor is up and has loaded the application's code. Raises `Unavailable`, `DefinitionError`."""
         try:
-            told = await call(seated.actor.prepare, timeout_s=_START_TIMEOUT_S)
+            await call(seated.actor.prepare, (), timeout_s=_START_TIMEOUT_S)
+        except RayfoldError:
+            raise
         except Exception as error:
             raise Unavailable(f"partition {number}", f"its next actor did not start: {one_line(error)}") from error
-        if told:
-            raise from_wire(told)
 
     async def tell_residents(self, number: int, following: PartitionInstance) -> None:
         """Send the next actor of a partition the list of what the present one has in memory, so that commands to that
@@ -137,7 +135,7 @@ class PartitionActors:
         present = self.seated.get(number)
         with contextlib.suppress(Exception):
             for first in range(0, RESIDENTS_MAX, SAVED_AT_ONCE):
-                saved = await call(present.actor.residents, first) if present else ()
+                saved = await call(present.actor.residents, first) if present else []
                 if not saved:
                     return
                 await call(following.actor.prepare, saved)
@@ -158,17 +156,3 @@ class PartitionActors:
         await asyncio.gather(*closing, return_exceptions=True)
         for one in self.seated.values():
             self.kill(one.actor)
-
-
-class Named(NamedTuple):
-    """The parts of the name of a partition's actor."""
-
-    number: int
-    node_id: str
-    generation: int
-
-
-def partition_named(name: str) -> Named | None:
-    """The parts of this name in Ray; None if it is no partition's."""
-    told = _NAME.fullmatch(name)
-    return None if told is None else Named(int(told["number"]), told["node_id"], generation_in(told["mark"]))

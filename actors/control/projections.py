@@ -16,14 +16,15 @@ from typing import Any, Final
 from ...runtime.domain.projection import Projection
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import Unavailable
+from ..cluster.names import ProjectorName, generation_in, projector_named
 from ..cluster.rpc import call
-from ..cluster.scheduling import ClusterScheduling, generation_in
+from ..cluster.scheduling import ClusterScheduling
 from ..nodes.store import ClusterStore
-from ..observe.status import ProjectorSeat, seat_named
 from ..packaging.application import ApplicationPlan
 from ..packaging.builds import FOLDER, Build, ProjectionFacts
 from ..projection.answers import ProjectorAnswer
 from ..projection.fleet import Projector, ProjectorFleet, Serve, ServedBuild, catch_up, end
+from ..settings import Settings
 from .builds import ClusterBuilds
 
 __all__ = ["HEARD_S", "ClusterProjectorFleet"]
@@ -47,8 +48,9 @@ class ClusterProjectorFleet(ProjectorFleet):
         namespace: str,
         builds: ClusterBuilds,
         scheduling: ClusterScheduling,
+        settings: Settings,
     ) -> None:
-        super().__init__(store, catalogue, name, namespace, builds, scheduling)
+        super().__init__(store, catalogue, name, namespace, builds, scheduling, settings)
         self._seats = scheduling
 
     async def take_in_or_start(
@@ -61,17 +63,21 @@ class ClusterProjectorFleet(ProjectorFleet):
     ) -> None:
         """Go on with the projectors of this plan's code that serve, or start them. Of several builds of that code, the
         one that was made for the plan serves, or a later one that has served: a rebuild."""
-        seats = [seat for name in names if (seat := seat_named(name, None)) and _is_of(seat, projection)]
-        seats = [seat for seat in seats if generation_in(seat.mark) >= plan.generation]
+        told = {name: one for name in names if (one := projector_named(name)) is not None}
+        seats = {
+            name: one
+            for name, one in told.items()
+            if one.projection == projection.projection_name and generation_in(one.mark) >= plan.generation
+        }
         served = await self._builds.served(projection)
         made = await self._builds.to_serve(projection, plan.builds.get(projection.projection_name, 0))
-        builds = [build for seat in seats if (build := _build_of(seat)) == made or served.get(build.order)]
+        builds = [build for one in seats.values() if (build := _build_of(one)) == made or served.get(build.order)]
         build = max(builds, key=lambda one: one.order, default=made)
         taken_in = ServedBuild(projection, build, plan.catalogue)
-        for seat in seats:
-            if _build_of(seat) == build:
-                folder, actor = build.folder_of(seat.part, seat.replica), actor_named(seat.name)
-                taken_in.projectors.append(Projector(seat.part, seat.replica, seat.name, folder, actor))
+        for name, one in seats.items():
+            if _build_of(one) == build:
+                folder, actor = build.folder_of(one.part, one.replica), actor_named(name)
+                taken_in.projectors.append(Projector(one.part, one.replica, name, folder, actor))
         if taken_in.projectors:
             taken_in.projectors = await self._find(taken_in.projectors)
         else:
@@ -213,10 +219,6 @@ async def _while(may_go_on: Callable[[], bool], doing: Coroutine[Any, Any, None]
         task.cancel()
 
 
-def _is_of(seat: ProjectorSeat, projection: type[Projection]) -> bool:
-    return seat.projection == projection.projection_name
-
-
-def _build_of(seat: ProjectorSeat) -> Build:
+def _build_of(seat: ProjectorName) -> Build:
     version, _, number = seat.build.removeprefix("v").partition(".")
     return Build(int(version), int(number or 1), Path(FOLDER) / f"{seat.projection}-{seat.build}")

@@ -21,6 +21,7 @@ from typing import Final
 from ...runtime.encoding.error_codec import from_wire, to_wire
 from ...runtime.errors import CallerError, RayfoldError, Unavailable
 from ...runtime.printable import printable_log
+from ..cluster.retry import Patience, retried
 from ..cluster.rpc import one_line
 from ..packaging.application import ApplicationPlan
 from ..packaging.registry import (
@@ -276,16 +277,13 @@ class _NewCode:
 
     async def is_in_charge(self) -> bool:
         """See `Building`."""
-        while True:
-            try:
-                in_charge = await asyncio.to_thread(plan_of, self._plan.name)
-            except Exception as error:
-                log.warning(
-                    "Ray's directory does not return the plan of %s that is in charge: %s", self._plan.name, error
-                )
-                await asyncio.sleep(_RETRY_S)
-            else:
-                return in_charge is not None and in_charge.generation == self._plan.generation
+
+        def note(error: Exception) -> None:
+            log.warning("Ray's directory does not return the plan of %s that is in charge: %s", self._plan.name, error)
+
+        patience = Patience(pause_s=_RETRY_S, never=(), note=note)
+        in_charge = await retried(lambda _: asyncio.to_thread(plan_of, self._plan.name), patience)
+        return in_charge is not None and in_charge.generation == self._plan.generation
 
     async def take_back(self, error: RayfoldError) -> None:
         """See `Building`."""
@@ -296,14 +294,19 @@ class _NewCode:
                 log.warning("%s is not removed: %s", served.build.path, one_line(failure))
         self._held.close()
         ended = Deployment(self._plan.generation, "", failed=to_wire(error))
-        for _ in range(_WRITES_MAX):
-            try:
-                await asyncio.to_thread(put_deployment, self._plan.name, ended)
-                await asyncio.to_thread(remove_unused_code)
-                return
-            except Exception as failure:
-                log.warning("Ray's directory does not take the end of a deployment: %s", one_line(failure))
-                await asyncio.sleep(_RETRY_S)
+
+        def note(failure: Exception) -> None:
+            log.warning("Ray's directory does not take the end of a deployment: %s", one_line(failure))
+
+        def written() -> None:
+            put_deployment(self._plan.name, ended)
+            remove_unused_code()
+
+        patience = Patience(attempts_max=_WRITES_MAX, pause_s=_RETRY_S, never=(), note=note)
+        try:
+            await retried(lambda _: asyncio.to_thread(written), patience)
+        except Exception as failure:
+            note(failure)
 
     def _serving(self, projection: str) -> Sequence[Projector]:
         served = self._system.projections.serving.get(projection)
@@ -326,8 +329,8 @@ class _NewCode:
             while not task.done():
                 places = await self._system.projections.places(served.projectors)
                 for place in places:
-                    if place.failed and not stopped_before:
-                        raise from_wire(place.failed)
+                    if not stopped_before:
+                        place.stopped.unwrap()
                 now = sum(sum(place.positions.values()) for place in places)
                 if now != reached:
                     reached, since_s = now, loop.time()

@@ -1,8 +1,8 @@
 """Supervision: a system over the nodes of a cluster, put together, watched, and put right.
 
-Where to look to see what a system on a cluster consists of; its twin on one machine is `system/local.py`. It runs in an
-actor of its own (`supervisor.py`), and every program that uses the system, the one that has started it included, is a
-client of it.
+Where to look to see what a system on a cluster consists of; its twin on one machine is `system/local.py`, and what
+both do with their actors is in `actor_system.py`. It runs in an actor of its own (`supervisor.py`), and every program
+that uses the system, the one that has started it included, is a client of it.
 
 What it does, repeatedly: check which nodes are up; give a node that joins or returns its agent and the map; publish
 which partitions are unavailable, and why; replace what does not answer although its node is up; and bring projectors to
@@ -17,35 +17,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from ...runtime.checks.fit import check_fit
 from ...runtime.domain.projection import Projection
 from ...runtime.errors import RayfoldError, StoreError, Unavailable
 from ...runtime.printable import printable_log
 from ...runtime.store.report import Report
+from ..cluster.names import generation_in, names_of, partition_named, projector_named
 from ..cluster.ray_cluster import Cluster, NodeFacts
-from ..cluster.rpc import call, one_line
-from ..cluster.scheduling import ClusterScheduling, generation_in
+from ..cluster.rpc import one_line
+from ..cluster.scheduling import ClusterScheduling
 from ..nodes.agent import Revive
 from ..nodes.agents import NodeAgents
-from ..observe.metrics import Metrics
-from ..observe.status import NodeStatus, Observer, Status, seat_named
+from ..nodes.store import ClusterStore
+from ..observe.status import NodeStatus, Status
 from ..packaging.application import ApplicationPlan
 from ..packaging.registry import put_store, store_of
 from ..packaging.shipping import unship
 from ..partition.actor import PartitionPlan
+from ..partition.handle import PartitionHandle
 from ..projection.fleet import Projector, end
-from ..projection.rebuild import Rebuild, Rebuilds
+from .actor_system import ActorSystem, Placement
 from .builds import ClusterBuilds
 from .health import Health
 from .moves import PartitionMoves
-from .partitions import PartitionActors, partition_named
+from .partitions import PartitionActors
 from .projections import HEARD_S, ClusterProjectorFleet
 from .projector_moves import ProjectorMoves
 from .rollout import Rollout
@@ -65,11 +65,8 @@ _TIDY_S: Final = 60.0
 _VERIFY_TIMEOUT_S: Final = 24 * 3600.0
 """For the logs of one node: some 300,000 events a second."""
 
-_TICK_S: Final = 2.0
-"""As on one machine (`system/local.py`)."""
 
-
-class Supervision:
+class Supervision(ActorSystem):
     """One system. Used on one event loop only."""
 
     def __init__(
@@ -83,6 +80,7 @@ class Supervision:
     ) -> None:
         """`restart`: end this process, which is started again with the plan that is in Ray's directory by then.
         `revive`: how the node agents start a lost supervisor again; of a system that outlives this program."""
+        super().__init__(unship(plan.catalogue), plan.settings)
         self.plan = plan
         self.detached = detached
         """Deployed: it outlives the program that has started it."""
@@ -101,10 +99,7 @@ class Supervision:
         self.changing = asyncio.Lock()
         """Held while partitions are moved, code is deployed, or lost actors are replaced: one at a time."""
         self.cluster = cluster
-        self.catalogue = unship(plan.catalogue)
         self.projections = self._projections()
-        self._observer: Observer | None = None
-        """From the first status on."""
         self._up_as: dict[str, str] = {}
         """Of the nodes that are up: what Ray calls them since their last start."""
         self._gone_since: dict[str, datetime] = {}
@@ -119,8 +114,6 @@ class Supervision:
         """What `_watch` has begun, and not waited for."""
         self._tidy_again_s = 0.0
         self.watch_s = _WATCH_S
-        self.rebuilds = Rebuilds()
-        """Those that were begun here."""
 
     # --- starting and ending -------------------------------------------------------------------------------------
 
@@ -145,20 +138,18 @@ class Supervision:
             await self._open()
         await self.projections.attach(self.partitions.handles(), self._serve)
         self.publish()
-        for doing in (self._watch, self._tick, self._measure, self.rollout.run):
-            self._go_on(doing())
-        self._go_on(self._end_superseded())
+        for doing in (self._watch(), *self.going_on(), self.rollout.run(), self._end_superseded()):
+            self._go_on(doing)
         if names:
             self._go_on(self._resume())
 
     def _check_fit(self) -> None:
-        """Raises `CodeMismatch` if the classes do not fit what the partitions hold whose homes are up."""
-        store, homes = self.shares.store, self.shares.map.owners
-        with contextlib.ExitStack() as opened:
-            readers = {number: store.open_reader(number) for number, home in enumerate(homes) if home in self.shares.up}
-            for reader in readers.values():
-                opened.callback(reader.close)
-            check_fit(self.plan.name, self.catalogue, readers)
+        up = (number for number, home in enumerate(self.shares.map.owners) if home in self.shares.up)
+        self.check_fit(self.plan.name, up)
+
+    def going_on(self) -> list[Coroutine[Any, Any, None]]:
+        """What is done again and again. The simulation does it otherwise."""
+        return [self.tick(), self.measure(self.plan.name)]
 
     async def _open_shares(self, nodes: Sequence[NodeFacts]) -> None:
         """Of a deployed system: the store that it had before, and no other."""
@@ -188,9 +179,9 @@ class Supervision:
                 self.partitions.seated[number] = self.partitions.start(number, node_id)
         for name in names - self._in_use():
             with contextlib.suppress(ValueError):
-                actor, seat = self.cluster.actor_named(name), seat_named(name, None)
-                if seat is not None and generation_in(seat.mark) < self.plan.generation:
-                    self._superseded.append(Projector(seat.part, seat.replica, name, Path(), actor))
+                actor, told = self.cluster.actor_named(name), projector_named(name)
+                if told is not None and generation_in(told.mark) < self.plan.generation:
+                    self._superseded.append(Projector(told.part, told.replica, name, Path(), actor))
                 else:
                     self.partitions.kill(actor)
 
@@ -216,7 +207,7 @@ class Supervision:
         for task in self._tasks:
             task.cancel()
         await self.rollout.cancel()
-        await asyncio.gather(*(rebuild.interrupt() for rebuild in self.rebuilds))
+        await self.interrupt_rebuilds()
         await asyncio.gather(self.partitions.end(), self.projections.close(), return_exceptions=True)
         await self.shares.end()
 
@@ -271,30 +262,19 @@ class Supervision:
 
     # --- what clients ask for ------------------------------------------------------------------------------------
 
-    async def heads(self) -> dict[int, int]:
-        """The head of every partition's log. Raises `Unavailable` for one that cannot be reached, by name."""
-        heads = await asyncio.gather(*(self._head(number) for number in self.partitions.seated))
-        return dict(zip(self.partitions.seated, heads, strict=True))
+    @property
+    def placement(self) -> Placement:
+        """See `ActorSystem`."""
+        return _ClusterPlacement(self)
 
-    async def _head(self, number: int) -> int:
-        deadline_s = time.monotonic() + self.plan.settings.timeout_s
-        while (left_s := deadline_s - time.monotonic()) > 0 and number not in self.unavailable():
-            try:
-                head: int = await call(self.partitions.seated[number].actor.head, timeout_s=left_s)
-            except Exception:
-                await asyncio.sleep(min(0.1, left_s))
-            else:
-                return head
-        why = self.unavailable().get(number, f"no answer in {self.plan.settings.timeout_s} s")
-        raise Unavailable(f"partition {number} of {self.plan.name}", why)
+    @property
+    def fleet(self) -> ClusterProjectorFleet:
+        """See `ActorSystem`."""
+        return self.projections
 
     async def status(self) -> Status:
         """Nodes, partitions, own actors and projectors; see `Runtime.status`."""
-        seats = [seat_named(one.name, one.actor) for one in self.projections.projectors()]
-        actors = {number: one.actor for number, one in self.partitions.seated.items()}
-        if self._observer is None:
-            self._observer = Observer(self.shares.store)
-        seen = await self._observer.observe(actors, [seat for seat in seats if seat])
+        seen = await super().status()
         names = {number: self.shares.map.name_of(one.node_id) for number, one in self.partitions.seated.items()}
         partitions = [one._replace(node=names[one.partition]) for one in seen.partitions]
         projectors = [one._replace(node=self.shares.map.names.get(one.node, one.node)) for one in seen.projectors]
@@ -305,13 +285,12 @@ class Supervision:
         for number, why in self.unavailable().items():
             raise Unavailable(f"partition {number} of {self.plan.name}", why)
         shares, store_map = self.shares, self.shares.map
-        asked = (shares.call(node_id, "verify", timeout_s=_VERIFY_TIMEOUT_S) for node_id in set(store_map.owners))
+        asked = (
+            shares.call(node_id, lambda agent: agent.verify, timeout_s=_VERIFY_TIMEOUT_S)
+            for node_id in set(store_map.owners)
+        )
         found = [one for report in await asyncio.gather(*asked) for one in report.partitions]
         return Report(self.plan.name, store_map.store_id, sorted(found, key=lambda one: one.partition))
-
-    def begin_rebuild(self, projection: type[Projection], classes: bytes) -> int:
-        """Have a read model built anew from the log, beside the one that serves. The number of the rebuild."""
-        return self.rebuilds.add(Rebuild(self.projections, projection, classes))
 
     def unavailable(self) -> dict[int, str]:
         """Partition -> the reason why it is unavailable now."""
@@ -424,10 +403,9 @@ class Supervision:
     def _projections(self) -> ClusterProjectorFleet:
         name, namespace = self.plan.name, self.cluster.namespace
         store, builds = (lambda: self.shares.store), ClusterBuilds(self.shares)
-        found = ClusterProjectorFleet(store, self.catalogue, name, namespace, builds, self.scheduling)
-        found.answer_max_s = self.plan.settings.answer_max_s
-        found.check_share = self.plan.settings.standing_check_share
-        return found
+        return ClusterProjectorFleet(
+            store, self.catalogue, name, namespace, builds, self.scheduling, self.plan.settings
+        )
 
     def _wanted(self) -> dict[type[Projection], int]:
         """How many replicas of each projection the plan asks for."""
@@ -454,8 +432,8 @@ class Supervision:
         from ray.util import list_named_actors
 
         names: list[str] = await asyncio.to_thread(list_named_actors)
-        ours = [name for name in names if name.startswith(f"{self.plan.name}/")]
-        return {name for name in ours if partition_named(name) or seat_named(name, None)}
+        ours = names_of(self.plan.name, names)
+        return {name for name in ours if partition_named(name) or projector_named(name)}
 
     def _in_use(self) -> set[str]:
         return {one.name for one in self.partitions.seated.values()} | set(self.projections.names())
@@ -479,19 +457,26 @@ class Supervision:
             )
         return told
 
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(_TICK_S)
-            for one in self.partitions.seated.values():
-                with contextlib.suppress(Exception):
-                    one.actor.tick.remote()
-            self.projections.tick()
 
-    async def _measure(self) -> None:
-        metrics = Metrics(self.plan.name)
-        while True:
-            await asyncio.sleep(_TICK_S)
-            try:
-                metrics.record(await self.status())
-            except Exception as error:
-                log.info("no metrics: %s", one_line(error))
+class _ClusterPlacement:
+    """The placement of a supervised system: each partition at the home that the map names."""
+
+    def __init__(self, system: Supervision) -> None:
+        self._system = system
+
+    @property
+    def store(self) -> ClusterStore:
+        """See `Placement`."""
+        return self._system.shares.store
+
+    def partitions(self) -> dict[int, PartitionHandle]:
+        """See `Placement`."""
+        return {number: one.actor for number, one in self._system.partitions.seated.items()}
+
+    def unreachable(self) -> dict[int, str]:
+        """See `Placement`."""
+        return self._system.unavailable()
+
+    def called(self, partition: int) -> str:
+        """See `Placement`."""
+        return f"partition {partition} of {self._system.plan.name}"

@@ -5,8 +5,7 @@ Beside all steps. The system of a `Runtime(..., cluster=...)` has one that ends 
 has one that outlives it, and takes what it is to run from Ray's own directory (`deployment.py`), so that it is started
 again with the latest code wherever Ray starts it.
 
-Rule kept here: nothing is decided here. `supervision.py` does the work; this is the door to it, and errors leave
-through it as values.
+Rule kept here: nothing is decided here. `supervision.py` does the work; this is the door to it.
 """
 
 from __future__ import annotations
@@ -14,27 +13,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import time
-from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import ray
 
-from ...runtime.encoding.error_codec import to_wire
-from ...runtime.errors import RayfoldError, Unavailable
+from ...runtime.errors import Unavailable
 from ...runtime.printable import printable_log
+from ...runtime.read.stores.checkpoint import Quarantined
+from ...runtime.store.report import Report
+from ..cluster.names import supervisor_name
 from ..cluster.ray_cluster import Cluster
-from ..cluster.rpc import is_starting, kill, one_line
+from ..cluster.retry import Patience, retried_now
+from ..cluster.rpc import Reply, call_now, is_starting, kill, one_line, replies
 from ..cluster.scheduling import on_this_node
+from ..observe.status import Status
 from ..packaging.application import ApplicationPlan
 from ..packaging.registry import plan_of
 from ..packaging.shipping import unship
 from ..process.actor_log import begin_log
 from ..process.gc_tuning import tune_gc
+from ..projection.fleet import CatchingUp
 from ..projection.rebuild import RebuildProgress
+from ..rollout.plan import RolloutProgress
 from ..rollout.preview import Seats
+from .handle import SupervisorHandle
+from .move_result import MoveResult
 from .supervision import Supervision
-from .topology import Topology, supervisor_name
+from .topology import Topology
 
 __all__ = ["SupervisorActor", "revive", "start_supervisor"]
 
@@ -63,26 +68,20 @@ class SupervisorActor:
         self._starting = asyncio.Lock()
         self._supervision: Supervision | None = None
 
-    async def open(self) -> list[Any]:
-        """Start everything, or continue with what exists. An error as `to_wire` packs it, or nothing. Safe to
-        repeat."""
-        error, _ = await self._told(self._started)
-        return error
+    @ray.method
+    @replies
+    async def open(self) -> None:
+        """Start everything, or continue with what exists. Safe to repeat."""
+        await self._started()
 
+    @ray.method
+    @replies
     async def read(self, revision: str, timeout_s: float) -> Topology | None:
         """The published topology, once it differs from that one; None if it does not in time."""
         return await (await self._started()).feed.read(revision, timeout_s)
 
-    async def ask(self, what: str, *arguments: Any) -> tuple[list[Any], Any]:
-        """Have `heads`, `status` or another of `_DOORS` done. An error as `to_wire` packs it, or nothing; the
-        answer."""
-        door = _DOORS[what]
-
-        async def through() -> Any:
-            return await door(await self._started(), *arguments)
-
-        return await self._told(through)
-
+    @ray.method
+    @replies
     async def stop(self) -> None:
         """End the system. The actor is of no further use."""
         async with self._starting:
@@ -90,9 +89,157 @@ class SupervisorActor:
         if supervision is not None:
             await supervision.stop()
 
+    @ray.method
+    @replies
     async def alive(self) -> int:
         """A sign of life: the process id."""
         return os.getpid()
+
+    # --- the system, as `Operations` has it ----------------------------------------------------------------------
+
+    @ray.method
+    @replies
+    async def heads(self) -> dict[int, int]:
+        """See `Supervision`."""
+        return await (await self._started()).heads()
+
+    @ray.method
+    @replies
+    async def status(self) -> Status:
+        """See `Supervision`."""
+        return await (await self._started()).status()
+
+    @ray.method
+    @replies
+    async def verify(self) -> Report:
+        """See `Supervision`."""
+        return await (await self._started()).verify()
+
+    @ray.method
+    @replies
+    async def move(self, partition: int, node: str) -> MoveResult:
+        """See `PartitionMoves`."""
+        return await (await self._started()).moves.move(partition, node)
+
+    @ray.method
+    @replies
+    async def rebalance(self) -> list[MoveResult]:
+        """See `PartitionMoves`."""
+        return await (await self._started()).moves.rebalance()
+
+    @ray.method
+    @replies
+    async def drain(self, node: str, drained: bool) -> list[MoveResult]:
+        """See `PartitionMoves`."""
+        return await (await self._started()).moves.drain(node, drained=drained)
+
+    @ray.method
+    @replies
+    async def scale(self, projection: str, replicas: int) -> None:
+        """See `ProjectorFleet`."""
+        supervision = await self._started()
+        await supervision.scale(supervision.catalogue.projection(projection), replicas)
+
+    @ray.method
+    @replies
+    async def rebuild_stream(self, projection: str, aggregate: str, id: str) -> None:
+        """See `ProjectorFleet`."""
+        supervision = await self._started()
+        catalogue = supervision.catalogue
+        cls = catalogue.aggregate(aggregate)
+        await supervision.rebuild_stream(catalogue.projection(projection), cls, id)
+
+    @ray.method
+    @replies
+    async def retry_quarantined(self, projection: str) -> tuple[Quarantined, ...]:
+        """See `ProjectorFleet`."""
+        supervision = await self._started()
+        return await supervision.retry_quarantined(supervision.catalogue.projection(projection))
+
+    @ray.method
+    @replies
+    async def begin_rebuild(self, projection: str, classes: bytes) -> int:
+        """Have a read model built anew, by these classes. The number of the rebuild."""
+        supervision, catalogue = await self._started(), unship(classes)
+        return supervision.begin_rebuild(catalogue.projection(projection), classes)
+
+    @ray.method
+    @replies
+    async def await_rebuild(self, number: int) -> RebuildProgress:
+        """Wait for its end."""
+        return await (await self._started()).rebuilds.of(number)
+
+    @ray.method
+    @replies
+    async def watch_rebuild(self, number: int) -> RebuildProgress:
+        """How far it is."""
+        return (await self._started()).rebuilds.of(number).progress()
+
+    @ray.method
+    @replies
+    async def cancel_rebuild(self, number: int) -> None:
+        """See `Rebuild`."""
+        await (await self._started()).rebuilds.of(number).cancel()
+
+    # --- deployments ---------------------------------------------------------------------------------------------
+
+    @ray.method
+    @replies
+    async def ready(self) -> None:
+        """See `ProjectorFleet.check_started`."""
+        await (await self._started()).projections.check_started()
+
+    @ray.method
+    @replies
+    async def catching_up(self) -> tuple[CatchingUp, ...]:
+        """See `ProjectorFleet`."""
+        return await (await self._started()).projections.catching_up()
+
+    @ray.method
+    @replies
+    async def stopped(self) -> dict[str, Reply[None]]:
+        """See `ProjectorFleet`."""
+        found = await (await self._started()).projections.stopped()
+        return {name: Reply.failed(why) for name, why in found.items()}
+
+    @ray.method
+    @replies
+    async def seats(self) -> Seats:
+        """What runs where."""
+        supervision = await self._started()
+        serving, store_map = supervision.projections.serving.items(), supervision.shares.map
+        return Seats(
+            supervision.plan.generation,
+            {name: (served.build.version, served.replicas) for name, served in serving},
+            {number: store_map.name_of(one.node_id) for number, one in supervision.partitions.seated.items()},
+            sorted(store_map.name_of(node_id) for node_id in store_map.names.keys() - supervision.shares.up),
+        )
+
+    @ray.method
+    @replies
+    async def deploy(self, plan: ApplicationPlan) -> None:
+        """See `Rollout.begin`. Safe to repeat."""
+        await (await self._started()).rollout.begin(plan)
+
+    @ray.method
+    @replies
+    async def cancel_deployment(self) -> bool:
+        """See `Rollout.cancel`."""
+        return await (await self._started()).rollout.cancel()
+
+    @ray.method
+    @replies
+    async def deployed(self) -> RolloutProgress:
+        """See `Rollout.ended`."""
+        return await (await self._started()).rollout.ended()
+
+    @ray.method
+    @replies
+    async def deploying(self) -> RolloutProgress:
+        """See `Rollout.progress`."""
+        return await (await self._started()).rollout.progress()
+
+    # -------------------------------------------------------------------------------------------------------------
 
     async def _started(self) -> Supervision:
         async with self._starting:
@@ -113,85 +260,13 @@ class SupervisorActor:
                 self._supervision = supervision
             return self._supervision
 
-    async def _told(self, doing: Callable[[], Awaitable[Any]]) -> tuple[list[Any], Any]:
-        try:
-            return [], await doing()
-        except RayfoldError as error:
-            return to_wire(error), None
-
-
-async def _scale(supervision: Supervision, projection: str, replicas: int) -> None:
-    await supervision.projections.scale(supervision.catalogue.projection(projection), replicas)
-
-
-async def _rebuild_stream(supervision: Supervision, projection: str, aggregate: str, id: str) -> None:
-    cls = supervision.catalogue.aggregate(aggregate)
-    await supervision.projections.rebuild_stream(supervision.catalogue.projection(projection), cls, id)
-
-
-async def _retry_quarantined(supervision: Supervision, projection: str) -> Any:
-    return await supervision.projections.retry_quarantined(supervision.catalogue.projection(projection))
-
-
-async def _stopped(supervision: Supervision) -> dict[str, list[Any]]:
-    return {name: to_wire(why) for name, why in (await supervision.projections.stopped()).items()}
-
-
-async def _seats(supervision: Supervision) -> Seats:
-    serving, store_map = supervision.projections.serving.items(), supervision.shares.map
-    return Seats(
-        supervision.plan.generation,
-        {name: (served.build.version, served.replicas) for name, served in serving},
-        {number: store_map.name_of(one.node_id) for number, one in supervision.partitions.seated.items()},
-        sorted(store_map.name_of(node_id) for node_id in store_map.names.keys() - supervision.shares.up),
-    )
-
-
-async def _begin_rebuild(supervision: Supervision, projection: str, classes: bytes) -> int:
-    catalogue = unship(classes)
-    return supervision.begin_rebuild(catalogue.projection(projection), classes)
-
-
-async def _await_rebuild(supervision: Supervision, number: int) -> RebuildProgress:
-    return await supervision.rebuilds.of(number)
-
-
-async def _watch_rebuild(supervision: Supervision, number: int) -> RebuildProgress:
-    return supervision.rebuilds.of(number).progress()
-
-
-_DOORS: Final[dict[str, Callable[..., Awaitable[Any]]]] = {
-    "heads": lambda supervision: supervision.heads(),
-    "status": lambda supervision: supervision.status(),
-    "verify": lambda supervision: supervision.verify(),
-    "move": lambda supervision, partition, node: supervision.moves.move(partition, node),
-    "rebalance": lambda supervision: supervision.moves.rebalance(),
-    "drain": lambda supervision, node, drained: supervision.moves.drain(node, drained=drained),
-    "scale": _scale,
-    "rebuild_stream": _rebuild_stream,
-    "retry_quarantined": _retry_quarantined,
-    "begin_rebuild": _begin_rebuild,
-    "await_rebuild": _await_rebuild,
-    "watch_rebuild": _watch_rebuild,
-    "ready": lambda supervision: supervision.projections.check_started(),
-    "catching_up": lambda supervision: supervision.projections.catching_up(),
-    "stopped": _stopped,
-    "seats": _seats,
-    "deploy": lambda supervision, plan: supervision.rollout.begin(plan),
-    "cancel_deployment": lambda supervision: supervision.rollout.cancel(),
-    "deployed": lambda supervision: supervision.rollout.ended(),
-    "deploying": lambda supervision: supervision.rollout.progress(),
-    "cancel_rebuild": lambda supervision, number: supervision.rebuilds.of(number).cancel(),
-}
-"""What programs may have done."""
-
 
 def _restart() -> None:
     """End this process; Ray starts it again."""
     ray.kill(ray.get_runtime_context().current_actor, no_restart=False)
 
 
-def start_supervisor(name: str, namespace: str, plan: ApplicationPlan | None = None) -> Any:
+def start_supervisor(name: str, namespace: str, plan: ApplicationPlan | None = None) -> SupervisorHandle:
     """A supervisor. Raises `ValueError` if the cluster has a system of that name already.
 
     `plan`: of a system that is to end with this program; without, of one that was deployed, and outlives it. It is
@@ -210,7 +285,8 @@ def start_supervisor(name: str, namespace: str, plan: ApplicationPlan | None = N
         enable_task_events=False,
         **on_this_node(soft=plan is None),
     )
-    return options.remote(name, plan)
+    started: SupervisorActor = options.remote(name, plan)
+    return started
 
 
 def revive(name: str, namespace: str, patience_s: float) -> None:
@@ -220,23 +296,26 @@ def revive(name: str, namespace: str, patience_s: float) -> None:
     the agents of the nodes, and programs that connect, watch it with this. One that Ray is still starting is left
     alone. Raises `Unavailable` if nothing of that name runs.
     """
-    supervisor: Any = None
-    deadline_s = time.monotonic() + patience_s
-    while (left_s := deadline_s - time.monotonic()) > 0:
-        try:
-            supervisor = ray.get_actor(supervisor_name(name), namespace)
-            supervisor.alive.remote().future().result(left_s)
-            return
-        except ValueError:
-            supervisor = None
-            if plan_of(name) is None:
-                raise Unavailable(
-                    name, "nothing of that name runs on this cluster; `rayfold deploy` starts it"
-                ) from None
-            break
-        except Exception as error:  # it is being started again, or is busy, or silent
-            log.info("the supervisor of %s does not answer: %s", name, one_line(error))
-            time.sleep(_LOOK_S)
+    supervisor: SupervisorHandle | None = None
+
+    def asked(left_s: float) -> None:
+        nonlocal supervisor
+        supervisor = ray.get_actor(supervisor_name(name), namespace)
+        call_now(supervisor.alive, timeout_s=left_s)
+
+    def note(error: Exception) -> None:
+        log.info("the supervisor of %s does not answer: %s", name, one_line(error))
+
+    try:
+        retried_now(asked, Patience(patience_s, pause_s=_LOOK_S, never=(ValueError,), note=note))
+        return
+    except ValueError:
+        supervisor = None
+        if plan_of(name) is None:
+            what = "nothing of that name runs on this cluster; `rayfold deploy` starts it"
+            raise Unavailable(name, what) from None
+    except Exception as error:  # it is being started again, or is busy, or silent
+        note(error)
     if plan_of(name) is None:  # it is that of a runtime, which ends with its program
         return
     if supervisor is not None:
@@ -248,7 +327,7 @@ def revive(name: str, namespace: str, patience_s: float) -> None:
         start_supervisor(name, namespace)
 
 
-def _starts(supervisor: Any) -> bool:
+def _starts(supervisor: SupervisorHandle) -> bool:
     """Whether Ray reports that it is still starting it, or does not answer."""
     try:
         return is_starting(supervisor)

@@ -13,11 +13,10 @@ import secrets
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ..cluster.ray_cluster import SUPERVISOR
 from ..nodes.store import ClusterStore
 from ..settings import Settings
 
-__all__ = ["TopologyFeed", "Topology", "ServedParts", "supervisor_name"]
+__all__ = ["TopologyFeed", "Topology", "ServedParts"]
 
 
 class ServedParts(NamedTuple):
@@ -76,8 +75,3 @@ class TopologyFeed:
             except TimeoutError:
                 return None
         return self.topology
-
-
-def supervisor_name(name: str) -> str:
-    """The name in Ray of the supervisor of the system of this name."""
-    return f"{name}{SUPERVISOR}"

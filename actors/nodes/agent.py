@@ -8,9 +8,9 @@ What happens to the share is decided in `node_share.py`; this is the way to it.
 
 Rules kept here: a node agent answers for its own node only, and reads its identity (`node.py`) before it does. What
 changes something happens one at a time, and none of it takes long: a log is copied in pieces; reads have threads of
-their own, and so has checking every byte. Errors travel as values. It can be killed at any moment: whatever it was
-doing is done again when it is asked for again, and when Ray has started it again it opens its share by itself, since no
-other process would know that it has to be opened.
+their own, and so has checking every byte. It can be killed at any moment: whatever it was doing is done again when it
+is asked for again, and when Ray has started it again it opens its share by itself, since no other process would know
+that it has to be opened.
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
 import ray
 
-from ...runtime.encoding.error_codec import from_wire, to_wire
-from ...runtime.errors import InvalidMessage, RayfoldError, StorageFailed, StoreMissing, Unavailable
+from ...runtime.errors import InvalidMessage, StorageFailed, StoreMissing, Unavailable
 from ...runtime.log.reader import LmdbReader
 from ...runtime.log.sealing import Seal
 from ...runtime.log.segment import LogSegment
@@ -40,13 +39,16 @@ from ...runtime.store.node_store import node_share, open_share
 from ...runtime.store.partition_map import PartitionMap
 from ...runtime.store.report import Report
 from ...runtime.store.store_lock import StoreLock
+from ..cluster.names import node_agent_name
 from ..cluster.node import NODE_LABEL, data_folder_here, verify_node
-from ..cluster.rpc import one_line
+from ..cluster.rpc import call_now, one_line, replies
 from ..packaging.builds import Build, builds_of, lend_checkpoint, mark_serving, remove_build, remove_older
 from ..process.actor_log import begin_log
-from .store import node_agent_name
+from .handle import NodeAgentHandle
 
 __all__ = ["READS", "NodeAgent", "NodeAgentPlan", "Revive", "start_node_agent"]
+
+T = TypeVar("T")
 
 log = printable_log(__name__)
 
@@ -124,8 +126,9 @@ class NodeAgent:
     # --- the share -----------------------------------------------------------------------------------------------
 
     @ray.method
-    def open(self) -> tuple[list[Any], ShareFacts | None]:
-        """What is here. An error as `to_wire` packs it, or nothing; and the facts. Safe to repeat."""
+    @replies
+    def open(self) -> ShareFacts:
+        """What is here. Safe to repeat."""
         if self._plan.revive is not None and self._watching is None:
             self._watching = threading.Thread(
                 target=self._watch, args=(self._plan.revive,), name="rayfold-watch", daemon=True
@@ -134,21 +137,25 @@ class NodeAgent:
         return self._changed(lambda share: share.facts())
 
     @ray.method
-    def propose(self, store_map: PartitionMap) -> tuple[list[Any], PartitionMap | None]:
+    @replies
+    def propose(self, store_map: PartitionMap) -> PartitionMap:
         """Decide which store is created, of those that are proposed here: the first. Its first map."""
         return self._changed(lambda share: share.propose(store_map))
 
     @ray.method
-    def create(self, store_map: PartitionMap) -> tuple[list[Any], None]:
+    @replies
+    def create(self, store_map: PartitionMap) -> None:
         """Make this node's share of a new store, all but the map."""
         return self._changed(lambda share: share.create(store_map), makes=True)
 
     @ray.method
-    def place(self, store_map: PartitionMap) -> tuple[list[Any], PartitionMap | None]:
+    @replies
+    def place(self, store_map: PartitionMap) -> PartitionMap:
         """Keep this map from now on, together with what is known here already. The map as it is here then."""
         return self._changed(lambda share: share.place(store_map), makes=True)
 
     @ray.method(concurrency_group="reads")
+    @replies
     def map(self) -> PartitionMap | None:
         """The map that this node has."""
         share = self._share
@@ -157,11 +164,9 @@ class NodeAgent:
     # --- reading for others --------------------------------------------------------------------------------------
 
     @ray.method(concurrency_group="reads")
-    def read(self, partition: int, what: str, arguments: Sequence[Any]) -> tuple[list[Any], Any]:
-        """What a reader of this partition's log answers. An error as `to_wire` packs it, or nothing; and the answer."""
-        return _told(lambda: self._read(partition, what, arguments))
-
-    def _read(self, partition: int, what: str, arguments: Sequence[Any]) -> Any:
+    @replies
+    def read(self, partition: int, what: str, arguments: Sequence[Any]) -> object:
+        """What a reader of this partition's log answers to one of `READS`."""
         if what not in READS:
             raise InvalidMessage("node agent", f"it answers {', '.join(sorted(READS))}, and not {what!r}")
         reader = self._reader(partition)
@@ -184,94 +189,99 @@ class NodeAgent:
             return self._readers[partition][1]
 
     @ray.method(concurrency_group="checks")
-    def verify(self) -> tuple[list[Any], Report | None]:
+    @replies
+    def verify(self) -> Report:
         """Check every byte of the logs that are at home here."""
-        return _told(lambda: verify_store(self._ensure_open().store.path))
+        return verify_store(self._ensure_open().store.path)
 
     # --- moving (see `moves.py`) --------------------------------------------------------------------------------
 
     @ray.method(concurrency_group="moves")
-    def pull(self, partition: int, source: str, up_to: int) -> tuple[list[Any], int]:
-        """Copy what the node agent of this name has of a partition's log up to a position, or as much as is done at
-        once. How far the copy is now."""
-        agent: Any = ray.get_actor(source, self._plan.namespace)
+    @replies
+    def pull(self, partition: int, source: str, up_to: int) -> int:
+        """Copy what the agent of this name has of a partition's log up to a position, or as much as is done at once.
+        How far the copy is now."""
+        agent: NodeAgentHandle = ray.get_actor(source, self._plan.namespace)
 
         def fetch(after: int, up_to: int) -> LogSegment | None:
-            asked = agent.read.remote(partition, "segment", (after, up_to))
-            error, segment = ray.get(asked, timeout=_PULL_TIMEOUT_S)
-            if error:
-                raise from_wire(error)
-            fetched: LogSegment | None = segment
-            return fetched
+            positions: Sequence[int] = (after, up_to)
+            segment = call_now(agent.read, partition, "segment", positions, timeout_s=_PULL_TIMEOUT_S)
+            return cast(LogSegment | None, segment)
 
         return self._changed(lambda share: share.pull(partition, up_to, fetch))
 
     @ray.method(concurrency_group="moves")
-    def finish(self, partition: int, sealed: Seal) -> tuple[list[Any], None]:
+    @replies
+    def finish(self, partition: int, sealed: Seal) -> None:
         """The copy is to go on from this seal: it must have come to its head, and takes over its count of epochs."""
         return self._changed(lambda share: share.finish(partition, sealed))
 
     @ray.method(concurrency_group="moves")
-    def custody(self, partition: int, positions: Sequence[int]) -> tuple[list[Any], Custody | None]:
+    @replies
+    def custody(self, partition: int, positions: Sequence[int]) -> Custody:
         """This node's statement about a partition that is at home here (`custody.py`)."""
         return self._changed(lambda share: share.custody(partition, positions))
 
     @ray.method(concurrency_group="moves")
-    def leftovers(self) -> tuple[list[Any], list[CopyFacts]]:
+    @replies
+    def leftovers(self) -> list[CopyFacts]:
         """The copies of logs here that are not the log of a partition at home here."""
         return self._changed(lambda share: share.leftovers())
 
     @ray.method(concurrency_group="moves")
-    def discard(self, name: str, home: Custody) -> tuple[list[Any], str]:
+    @replies
+    def discard(self, name: str, home: Custody) -> str:
         """Remove a copy on the statement of its partition's home. Why it is kept, if it is."""
         return self._changed(lambda share: share.discard(name, home))
 
-    def _changed(self, doing: Callable[[NodeShare], Any], *, makes: bool = False) -> tuple[list[Any], Any]:
+    def _changed(self, doing: Callable[[NodeShare], T], *, makes: bool = False) -> T:
         """Do something with the share, and look afterwards what is here now. `makes`: it may make it, which takes the
         store's lock itself."""
-
-        def done() -> Any:
-            folder = self._folder()
-            with self._changing:
-                present = self._reopen()
-                if makes and self._hold is not None and (present is None or present.map is None):
-                    self._hold.release()
-                    self._hold = None
-                try:
-                    return doing(node_share(folder, self._plan.node_id))
-                finally:
-                    self._reopen()
-
-        return _told(done)
+        folder = self._folder()
+        with self._changing:
+            present = self._reopen()
+            if makes and self._hold is not None and (present is None or present.map is None):
+                self._hold.release()
+                self._hold = None
+            try:
+                return doing(node_share(folder, self._plan.node_id))
+            finally:
+                self._reopen()
 
     # --- builds of read models (see `control/builds.py`) ----------------------------------------------------------
 
     @ray.method(concurrency_group="reads")
+    @replies
     def builds(self, projection: str) -> dict[tuple[int, int], bool]:
         """The builds of a projection that have folders here, by version and number, and whether they have served."""
         return {build.order: build.has_served for build in builds_of(self._folder(), projection)}
 
     @ray.method
+    @replies
     def lend_checkpoint(self, build: Build, part: int, replica: int) -> None:
         """Have a new replica begin with the checkpoint of the first one, if that is here."""
         lend_checkpoint(self._local(build), part, replica)
 
     @ray.method
-    def mark_serving(self, build: Build) -> tuple[list[Any], None]:
+    @replies
+    def mark_serving(self, build: Build) -> None:
         """Write down that a build is complete and in charge."""
-        return _told(lambda: mark_serving(self._local(build)))
+        mark_serving(self._local(build))
 
     @ray.method
+    @replies
     def remove_older(self, projection: str, serving: Build) -> None:
         """Remove the builds before the one that serves."""
         remove_older(self._folder(), projection, serving)
 
     @ray.method
+    @replies
     def remove_build(self, build: Build) -> None:
         """Remove a build."""
         remove_build(self._local(build))
 
     @ray.method
+    @replies
     def remove_folder(self, folder: Path) -> None:
         """Remove what one projector has saved."""
         shutil.rmtree(self._folder() / folder, ignore_errors=True)
@@ -319,8 +329,9 @@ class NodeAgent:
         return share
 
 
-def start_node_agent(plan: NodeAgentPlan) -> Any:
-    """A node agent that Ray restarts without limit, on its node only. One that is there already is that one."""
+def start_node_agent(plan: NodeAgentPlan) -> NodeAgentHandle:
+    """A node agent that Ray restarts without limit, on its node and nowhere else. One that exists already is that
+    one."""
     remote: Any = ray.remote  # its types do not know concurrency groups
     actor = remote(concurrency_groups={"reads": _READERS, "moves": 1, "checks": 1})(NodeAgent)
     options = actor.options(
@@ -334,18 +345,11 @@ def start_node_agent(plan: NodeAgentPlan) -> Any:
         max_task_retries=0,
         enable_task_events=False,
     )
-    return options.remote(plan)
+    started: NodeAgent = options.remote(plan)
+    return started
 
 
 def _still_here(share: Share, partition: int, since: int) -> bool:
     """Whether a partition is at home here, and has been since that version of the map: else its log is another file."""
     assert share.map is not None
     return partition not in share.store.away and share.map.since[partition] == since
-
-
-def _told(doing: Callable[[], Any]) -> tuple[list[Any], Any]:
-    """What it comes to, or an error that is meant for the caller as a value."""
-    try:
-        return [], doing()
-    except RayfoldError as error:
-        return to_wire(error), None

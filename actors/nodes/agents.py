@@ -14,22 +14,26 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Final, TypeVar, TypeVarTuple
 
-from ...runtime.encoding.error_codec import from_wire
 from ...runtime.errors import RayfoldError, StoreInUse, StoreMismatch, StoreMissing, Unavailable
 from ...runtime.printable import printable_log
 from ...runtime.store.node_share import ShareFacts
 from ...runtime.store.partition_map import PROPOSAL, PartitionMap, merged
 from ...runtime.stream import new_placement
 from ..cluster.ray_cluster import NodeFacts
-from ..cluster.rpc import call, kill, one_line
+from ..cluster.retry import Patience, retried
+from ..cluster.rpc import Method, Reply, call, kill, one_line
 from .agent import NodeAgentPlan, Revive, start_node_agent
+from .handle import NodeAgentHandle
 from .new_store import check_all_answered
 from .store import ClusterStore
 
 __all__ = ["NodeAgents"]
+
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 log = printable_log(__name__)
 
@@ -64,7 +68,7 @@ class NodeAgents:
         self._detached = detached
         self._silent_s = silent_s
         self._revive = revive
-        self._agents: dict[str, Any] = {}
+        self._agents: dict[str, NodeAgentHandle] = {}
 
     @property
     def map(self) -> PartitionMap:
@@ -77,7 +81,7 @@ class NodeAgents:
         """The store, as its map is now."""
         return ClusterStore(self._name, self._namespace, self.map)
 
-    def agent(self, node_id: str) -> Any:
+    def agent(self, node_id: str) -> NodeAgentHandle:
         """The agent of a node, started if there is none."""
         agent = self._agents.get(node_id)
         if agent is None:
@@ -157,21 +161,21 @@ class NodeAgents:
             if self.map == published:
                 return
 
-    async def call(self, node_id: str, method: str, *arguments: Any, timeout_s: float = _ANSWER_TIMEOUT_S) -> Any:
-        """The answer of the agent of a node. Raises the error that it returns, and `Unavailable` if it does not
-        answer."""
+    async def call(
+        self,
+        node_id: str,
+        method: Callable[[NodeAgentHandle], Method[Reply[T], *Arguments]],
+        *arguments: *Arguments,
+        timeout_s: float = _ANSWER_TIMEOUT_S,
+    ) -> T:
+        """The answer of the agent of a node. Raises what it replies, and `Unavailable` if it does not answer."""
         try:
-            answer = await call(getattr(self.agent(node_id), method), *arguments, timeout_s=timeout_s)
+            return await call(method(self.agent(node_id)), *arguments, timeout_s=timeout_s)
         except RayfoldError:
             raise
         except Exception as error:
             what = f"the node agent of {self._name} does not answer there: {one_line(error) or 'no answer in time'}"
             raise Unavailable(f"node {self._node_name(node_id)}", what) from error
-        if isinstance(answer, tuple) and answer and isinstance(answer[0], list):
-            failed, answer = answer
-            if failed:
-                raise from_wire(failed)
-        return answer
 
     def replace(self, node_id: str) -> None:
         """End a node agent that does not answer, though its node is up, and start another."""
@@ -204,21 +208,25 @@ class NodeAgents:
     async def _open(self, node_id: str) -> ShareFacts:
         """Waits for killed processes to release their shares, and for a node agent that is just being started. One that
         stays silent is replaced once: Ray may have forgotten it (`health.py`)."""
-        began_s, replaced = asyncio.get_running_loop().time(), False
-        while True:
-            try:
-                facts: ShareFacts = await self.call(node_id, "open", timeout_s=self._silent_s)
-            except (StoreInUse, Unavailable) as error:
-                waited_s = asyncio.get_running_loop().time() - began_s
-                if waited_s > self._silent_s + _LEFTOVER_S:
-                    raise
-                if waited_s > self._silent_s and isinstance(error, Unavailable) and not replaced:
-                    replaced = True
-                    self.replace(node_id)
-                await asyncio.sleep(_RETRY_S)
-            else:
-                self.troubles.pop(node_id, None)
-                return facts
+        began_s, failure, replaced = asyncio.get_running_loop().time(), Exception(), False
+
+        def note(error: Exception) -> None:
+            nonlocal failure
+            failure = error
+
+        async def opened(_: float) -> ShareFacts:
+            nonlocal replaced
+            waited_s = asyncio.get_running_loop().time() - began_s
+            if waited_s > self._silent_s and isinstance(failure, Unavailable) and not replaced:
+                replaced = True
+                self.replace(node_id)
+            return await self.call(node_id, lambda agent: agent.open, timeout_s=self._silent_s)
+
+        again = (StoreInUse, Unavailable)
+        for_s = self._silent_s + _LEFTOVER_S
+        facts = await retried(opened, Patience(for_s, pause_s=_RETRY_S, again=again, never=(), note=note))
+        self.troubles.pop(node_id, None)
+        return facts
 
     def _check_expected(self, found: Mapping[str, ShareFacts], *, create: bool, store_id: str) -> None:
         """A store that is not there is made on the caller's word only, and never in the place of one that was."""
@@ -257,17 +265,16 @@ class NodeAgents:
         if absent := sorted(new.name_of(node_id) for node_id in set(new.owners) - found.keys()):
             what = f"it was begun to be created over {', '.join(absent)}, too"
             raise Unavailable(f"the store {self._name}", f"{what}; start what is missing, or move {PROPOSAL} away")
-        await asyncio.gather(*(self.call(node_id, "create", new) for node_id in found))
+        await asyncio.gather(*(self.call(node_id, lambda agent: agent.create, new) for node_id in found))
         return new
 
     async def _proposed(self, node_id: str, new: PartitionMap) -> PartitionMap:
         """Another supervisor may be making a store, too: one node decides which it is."""
-        decided: PartitionMap = await self.call(node_id, "propose", new)
-        return decided
+        return await self.call(node_id, lambda agent: agent.propose, new)
 
     async def _publish_to(self, node_id: str, store_map: PartitionMap) -> None:
         try:
-            here: PartitionMap = await self.call(node_id, "place", store_map)
+            here = await self.call(node_id, lambda agent: agent.place, store_map)
         except RayfoldError as error:
             self._in_trouble(node_id, error)
         else:

@@ -17,12 +17,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar, TypeVarTuple, cast
 
-from ...runtime.encoding.error_codec import from_wire
 from ...runtime.errors import RayfoldError, Sealed, StorageFailed, StoreMissing, Unavailable
 from ...runtime.log.contract import STREAM_PAGE_BYTES, CommandEntry, Holdings, Snapshot
 from ...runtime.log.reader import LmdbReader
@@ -34,9 +33,16 @@ from ...runtime.store.partition_map import MAP, PartitionMap, merged, read_map
 from ...runtime.store.store import Store
 from ...runtime.stream import StreamId, partition_of
 from ..cluster.attachment import head_is_away
+from ..cluster.names import node_agent_name
 from ..cluster.node import data_folder_here, node_id_here
+from ..cluster.retry import Attempts, Patience
+from ..cluster.rpc import Method, Reply, call_now
+from .handle import NodeAgentHandle
 
-__all__ = ["AnyStore", "ClusterReader", "ClusterStore", "PartitionLocator", "node_agent_name", "open_patient_reader"]
+__all__ = ["AnyStore", "ClusterReader", "ClusterStore", "PartitionLocator", "open_patient_reader"]
+
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 PATIENCE_S: Final = 5.0
 """How long a reader of one question waits for a home that does not answer: a killed node agent is restarted in 2 s."""
@@ -156,7 +162,7 @@ class PartitionLocator:
         self._store = store
         self._lock = threading.Lock()
         self._map = store.map
-        self._agents: dict[str, Any] = {}
+        self._agents: dict[str, NodeAgentHandle] = {}
         self._silent_until_s: dict[str, float] = {}
         self._stamp: tuple[int, int] | None = None
         data = data_folder_here()
@@ -199,9 +205,13 @@ class PartitionLocator:
         """The node that the partition is at home on."""
         return self.map().owners[partition]
 
-    def ask(self, node_id: str, method: str, *arguments: Any) -> Any:
-        """The answer of the agent of a node. Raises the error that it returns, and `Unavailable` if it does not
-        answer."""
+    def ask(
+        self,
+        node_id: str,
+        method: Callable[[NodeAgentHandle], Method[Reply[T], *Arguments]],
+        *arguments: *Arguments,
+    ) -> T:
+        """The answer of the agent of a node. Raises what it replies, and `Unavailable` if it does not answer."""
         import ray  # a reader through a node agent is connected to Ray already
 
         if time.monotonic() < self._silent_until_s.get(node_id, 0.0):
@@ -213,13 +223,13 @@ class PartitionLocator:
                     raise TimeoutError
                 agent = ray.get_actor(node_agent_name(self._store.name, node_id), self._store.namespace)
                 self._agents[node_id] = agent
-            asked = getattr(agent, method).remote(*arguments)
-            answer = asked.future().result(_READ_TIMEOUT_S)  # not `ray.get`, of which Ray warns in a supervisor
+            return call_now(method(agent), *arguments, timeout_s=_READ_TIMEOUT_S)
+        except RayfoldError:
+            raise
         except Exception as error:  # Ray raises many: no node agent, no answer, no connection to the cluster now
             self._agents.pop(node_id, None)
             self._silent_until_s[node_id] = time.monotonic() + _SILENT_S
             raise self._unavailable(node_id) from error
-        return answer
 
     def _unavailable(self, node_id: str) -> Unavailable:
         return Unavailable(
@@ -251,33 +261,27 @@ class ClusterReader:
 
     def head(self) -> int:
         """See `Reader`. Raises `Unavailable` if the home does not answer, as all others here do."""
-        head: int = self._read("head")
-        return head
+        return self._read(LmdbReader.head)
 
     def epoch(self) -> int:
         """The epoch of the latest activation; 0 before the first."""
-        epoch: int = self._read("epoch")
-        return epoch
+        return self._read(LmdbReader.epoch)
 
     def successor(self) -> str:
         """For whom the log is sealed; empty if it is not."""
-        successor: str = self._read("successor")
-        return successor
+        return self._read(LmdbReader.successor)
 
     def read(self, after: int, limit: int, bytes_max: int = 1 << 62) -> list[bytes]:
         """See `Reader`."""
-        records: list[bytes] = self._read("read", after, limit, bytes_max)
-        return records
+        return self._read(LmdbReader.read, after, limit, bytes_max)
 
     def segment(self, after: int, up_to: int) -> LogSegment | None:
         """The next whole commands after a position, up to another (`log/segment.py`): made where the log is."""
-        segment: LogSegment | None = self._read("segment", after, up_to)
-        return segment
+        return self._read(LmdbReader.segment, after, up_to)
 
     def version(self, stream: StreamId) -> int:
         """See `Reader`."""
-        version: int = self._read("version", stream)
-        return version
+        return self._read(LmdbReader.version, stream)
 
     def read_stream(
         self,
@@ -288,33 +292,27 @@ class ClusterReader:
         bytes_max: int = STREAM_PAGE_BYTES,
     ) -> list[bytes]:
         """See `Reader`."""
-        records: list[bytes] = self._read("read_stream", stream, from_version, to_version, limit, bytes_max)
-        return records
+        return self._read(LmdbReader.read_stream, stream, from_version, to_version, limit, bytes_max)
 
     def find_command(self, command_id: bytes) -> CommandEntry | None:
         """See `Reader`."""
-        found: CommandEntry | None = self._read("find_command", command_id)
-        return found
+        return self._read(LmdbReader.find_command, command_id)
 
     def find_commands(self, command_ids: Sequence[bytes]) -> dict[bytes, CommandEntry | RayfoldError]:
         """See `Reader`."""
-        found: dict[bytes, CommandEntry | RayfoldError] = self._read("find_commands", command_ids)
-        return found
+        return self._read(LmdbReader.find_commands, command_ids)
 
     def find_snapshot(self, stream: StreamId, schema: bytes, at_or_before: int | None = None) -> Snapshot | None:
         """See `Reader`."""
-        found: Snapshot | None = self._read("find_snapshot", stream, schema, at_or_before)
-        return found
+        return self._read(LmdbReader.find_snapshot, stream, schema, at_or_before)
 
     def secret(self) -> bytes:
         """See `Reader`."""
-        secret: bytes = self._read("secret")
-        return secret
+        return self._read(LmdbReader.secret)
 
     def holdings(self) -> Holdings:
         """See `Reader`."""
-        held: Holdings = self._read("holdings")
-        return held
+        return self._read(LmdbReader.holdings)
 
     def close(self) -> None:
         """Release every resource. Closing twice is allowed."""
@@ -324,33 +322,37 @@ class ClusterReader:
         if local is not None:
             local.close()
 
-    def _read(self, what: str, *arguments: Any) -> Any:
+    def _read(self, what: Callable[[LmdbReader, *Arguments], T], *arguments: *Arguments) -> T:
         """Ask where the partition is at home, follow it when it has moved, and wait for as long as is allowed."""
-        deadline_s, moves = time.monotonic() + self._patience_s, 0
+        attempts, moves = Attempts(Patience(self._patience_s, pause_s=_RETRY_S, never=())), 0
         while True:
             store_map = self._whereabouts.map()
             home = store_map.owners[self._partition]
             try:
                 local = self._reader_at(home, store_map.since[self._partition])
                 if local is not None:
-                    return getattr(local, what)(*arguments)
-                return self._read_there(home, what, arguments)
+                    return what(local, *arguments)
+                asked: Sequence[Any] = arguments
+                found = self._whereabouts.ask(home, lambda agent: agent.read, self._partition, what.__name__, asked)
+                return cast(T, found)
             except StorageFailed:  # another thread may just have closed it, since the partition has moved away
                 if self._closed or self._whereabouts.home_of(self._partition) == home:
                     raise
             except Sealed as error:
-                self._whereabouts.learn(self._whereabouts.ask(home, "map"))
+                self._whereabouts.learn(self._whereabouts.ask(home, lambda agent: agent.map))
                 moves += 1
                 if self._whereabouts.home_of(self._partition) == home or moves % _MOVES_MAX == 0:
-                    self._wait(deadline_s, error)  # it was to move here, and this node has not been given the map yet
+                    self._wait(attempts, error)  # it was to move here, and this node has not been given the map yet
             except Unavailable as error:
-                self._wait(deadline_s, error)
+                self._wait(attempts, error)
 
-    def _wait(self, deadline_s: float, error: RayfoldError) -> None:
+    def _wait(self, attempts: Attempts, error: RayfoldError) -> None:
         """Before it is asked again. Raises `Unavailable` where it was asked for long enough."""
-        if time.monotonic() >= deadline_s:
+        try:
+            pause_s = attempts.pause_s(error)
+        except RayfoldError:
             raise Unavailable(self.name, f"its log cannot be read: {error}") from error
-        time.sleep(_RETRY_S)
+        time.sleep(pause_s)
 
     def _reader_at(self, home: str, since: int) -> LmdbReader | None:
         """The reader of the log on this node, if that is the home; one that is not the home any more is closed."""
@@ -370,20 +372,9 @@ class ClusterReader:
                 self._local_since = since
             return self._local
 
-    def _read_there(self, home: str, what: str, arguments: Sequence[Any]) -> Any:
-        error, answer = self._whereabouts.ask(home, "read", self._partition, what, arguments)
-        if error:
-            raise from_wire(error)
-        return answer
-
 
 def open_patient_reader(store: AnyStore, partition: int) -> LmdbReader | ClusterReader:
     """A reader for one question, which may wait until a killed node agent is restarted."""
     if isinstance(store, ClusterStore):
         return store.open_reader(partition, patience_s=PATIENCE_S)
     return store.open_reader(partition)
-
-
-def node_agent_name(name: str, node_id: str) -> str:
-    """The name in Ray of the agent of a node."""
-    return f"{name}/keeper-{node_id}"

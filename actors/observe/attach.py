@@ -11,6 +11,7 @@ system is not affected. What is not running is reported in one line, and never w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -24,8 +25,9 @@ from ...runtime.errors import CallerError, Unavailable
 from ...runtime.store.store import Store
 from ...runtime.store.store_lock import Holder, holder_of
 from ..cluster.environment import prepare_environment
+from ..cluster.names import names_of, partition_name
 from ..cluster.ray_lines import without_lines_of_ray
-from .status import Observer, Status, seat_named
+from .status import Observer, Status
 
 if TYPE_CHECKING:
     from ..cluster.ray_cluster import Cluster
@@ -67,27 +69,24 @@ class RunningSystem:
 
         Raises `Unavailable` when the Ray that was joined is there no more.
         """
-        prefix = f"{self.holder.connection['name']}/"
-        handles = await self._in_time(lambda: self._actors(prefix))
+        system = self.holder.connection["name"]
+        handles = await self._in_time(lambda: self._actors(system))
         partitions = {
             number: handles[name]
             for number in range(self.store.partitions)
-            if (name := f"{prefix}partition-{number}") in handles
+            if (name := partition_name(system, number)) in handles
         }
-        seats = [seat_named(name, actor) for name, actor in sorted(handles.items())]
-        return await self._observer.observe(partitions, [seat for seat in seats if seat is not None])
+        return await self._observer.observe(partitions, dict(sorted(handles.items())))
 
-    def _actors(self, prefix: str) -> dict[str, Any]:
+    def _actors(self, system: str) -> dict[str, Any]:
         """The handles of all actors of this system, by name. An actor that has ended has none."""
         import ray
+        import ray.util
 
         handles = {}
-        for name in _named_actors():
-            if name.startswith(prefix):
-                try:
-                    handles[name] = self._handles.get(name) or ray.get_actor(name)
-                except ValueError:  # it has ended since
-                    continue
+        for name in names_of(system, ray.util.list_named_actors()):
+            with contextlib.suppress(ValueError):  # it has ended since
+                handles[name] = self._handles.get(name) or ray.get_actor(name)
         self._handles = handles
         return handles
 
@@ -155,10 +154,3 @@ def _join(holder: Holder) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         told = " ".join(str(error).split())
         raise Unavailable(str(holder), f"its Ray cannot be reached: {told:.200}") from error
-
-
-def _named_actors() -> list[str]:
-    import ray.util
-
-    names: list[str] = ray.util.list_named_actors()
-    return names

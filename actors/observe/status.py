@@ -14,10 +14,10 @@ Rules kept here, so that the lag is right:
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
@@ -26,19 +26,20 @@ from ...runtime.errors import RayfoldError, StoreError, Unavailable
 from ...runtime.log.format import decode_record
 from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.stream import StreamId
+from ..cluster.names import ProjectorName, projector_named
 from ..nodes.store import AnyStore, ClusterStore
 from ..partition.answers import PartitionAnswer
+from ..partition.handle import PartitionHandle
 from ..projection.answers import ProjectorAnswer
+from ..projection.handle import ProjectorHandle
 
 __all__ = [
     "NodeStatus",
     "Observer",
     "OwnActorStatus",
     "PartitionStatus",
-    "ProjectorSeat",
     "ProjectorStatus",
     "Status",
-    "seat_named",
 ]
 
 ANSWER_TIMEOUT_S: Final = 5.0
@@ -49,10 +50,6 @@ _RATE_SAMPLES_MAX: Final = 6
 
 _RATE_SHORTEST_S: Final = 0.5
 """Seconds between two samples: answers closer together give no useful rate."""
-
-_SEAT: Final = re.compile(
-    r"[^/]+/(?P<projection>[^/]+)-(?P<build>v\d+(?:\.\d+)?)/(?P<part>\d+)-(?P<replica>\d+)#(?P<mark>\S+)", re.ASCII
-)
 
 
 class PartitionStatus(NamedTuple):
@@ -179,32 +176,6 @@ class Status(NamedTuple):
     """Of a store that is spread over nodes."""
 
 
-class ProjectorSeat(NamedTuple):
-    """Where a projector sits: which projection, which part, which replica, and its actor."""
-
-    projection: str
-    part: int
-    replica: int
-    build: str
-    """Which building of the read model it holds: `v2`, or `v2.1` if that version was built anew."""
-    name: str
-    """Its name in Ray."""
-    actor: Any
-    mark: str = ""
-    """What makes its name one that was never given before (`scheduling.py`)."""
-
-
-def seat_named(name: str, actor: Any) -> ProjectorSeat | None:
-    """The seat of the actor with this name in Ray (`projection/fleet.py` gives the names); None if it is no
-    projector."""
-    told = _SEAT.fullmatch(name)
-    if told is None:
-        return None
-    return ProjectorSeat(
-        told["projection"], int(told["part"]), int(told["replica"]), told["build"], name, actor, told["mark"]
-    )
-
-
 class _Seen:
     """What is known of one actor: its last answer, when that was, and how its count grew."""
 
@@ -246,15 +217,21 @@ class Observer:
         """By actor, those of the last look alone."""
         self._unanswered: dict[str, asyncio.Future[Any]] = {}
 
-    async def observe(self, partitions: Mapping[int, Any], projectors: Sequence[ProjectorSeat]) -> Status:
-        """Everything at one moment. Takes as long as the slowest answer, five seconds if one is silent."""
+    async def observe(
+        self, partitions: Mapping[int, PartitionHandle], projectors: Mapping[str, ProjectorHandle]
+    ) -> Status:
+        """Everything at one moment. Takes as long as the slowest answer, five seconds if one is silent. `projectors`:
+        by name; what has another name is none."""
         heads = await self._heads()
-        actors = {f"partition {number}": actor for number, actor in partitions.items()}
-        actors |= {seat.name: seat.actor for seat in projectors}
+        seats = {name: seat for name in projectors if (seat := projector_named(name)) is not None}
+        actors: dict[str, PartitionHandle | ProjectorHandle] = {
+            f"partition {number}": actor for number, actor in partitions.items()
+        }
+        actors |= {name: projectors[name] for name in seats}
         seen = self._seen = {name: self._seen.get(name) or _Seen() for name in actors}
         for gone in self._unanswered.keys() - actors.keys():
             del self._unanswered[gone]
-        asking = [self._ask(name, seen[name], actor.status.remote) for name, actor in actors.items()]
+        asking = [self._ask(name, seen[name], actor) for name, actor in actors.items()]
         alive = dict(zip(actors, await asyncio.gather(*asking), strict=True))
         told, own = [], []
         for number in partitions:
@@ -263,9 +240,8 @@ class Observer:
             if alive[name]:
                 answer: PartitionAnswer = seen[name].answer
                 own += [OwnActorStatus(stream, actor, pid, number) for stream, actor, pid in answer.own_actors]
-        asked = [(seat, seen[seat.name], alive[seat.name], heads, self._store) for seat in projectors]
-        seats = [await asyncio.to_thread(_projector, *one) for one in asked]
-        return Status(told, own, seats)
+        asked = [(seat, seen[name], alive[name], heads, self._store) for name, seat in seats.items()]
+        return Status(told, own, [await asyncio.to_thread(_projector, *one) for one in asked])
 
     async def _heads(self) -> dict[int, int | RayfoldError]:
         """Where the logs end. On this machine that takes microseconds each, elsewhere calls."""
@@ -275,7 +251,7 @@ class Observer:
             return dict(zip(numbers, heads, strict=True))
         return {number: _head(self._store, number) for number in numbers}
 
-    async def _ask(self, name: str, seen: _Seen, call: Callable[[], Any]) -> bool:
+    async def _ask(self, name: str, seen: _Seen, actor: PartitionHandle | ProjectorHandle) -> bool:
         """Whether it answers in time; the answer is noted down. An earlier call that still waits is waited for first:
         its answer may be older than this question, so that it does not do instead."""
         deadline_s = time.monotonic() + self._answer_timeout_s
@@ -283,15 +259,15 @@ class Observer:
         if earlier is not None and not await _done(earlier, self._answer_timeout_s):
             return False
         with suppress(Exception):  # the actor is gone, or is being started again
-            self._unanswered[name] = asked = asyncio.wrap_future(call().future())
+            sent: Future[Any] = actor.status.remote().future()
+            self._unanswered[name] = asked = asyncio.wrap_future(sent)
             asked.add_done_callback(_taken)
             if not await _done(asked, deadline_s - time.monotonic()):
                 return False
             if self._unanswered.get(name) is asked:
                 del self._unanswered[name]
-            answer = asked.result()
-            count = answer.commands if isinstance(answer, PartitionAnswer) else answer.events_applied
-            seen.answered(answer, count)
+            answer = asked.result().unwrap()
+            seen.answered(answer, answer.handled)
             return True
         return False
 
@@ -327,7 +303,7 @@ def _partition(number: int, seen: _Seen, alive: bool, head: int | RayfoldError) 
 
 
 def _projector(
-    seat: ProjectorSeat, seen: _Seen, alive: bool, heads: Mapping[int, int | RayfoldError], store: AnyStore
+    seat: ProjectorName, seen: _Seen, alive: bool, heads: Mapping[int, int | RayfoldError], store: AnyStore
 ) -> ProjectorStatus:
     answer: ProjectorAnswer = seen.answer or ProjectorAnswer(0, {})
     behind = _behind(store, answer.positions, heads) if alive and answer.positions else (None, None)

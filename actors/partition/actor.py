@@ -41,7 +41,6 @@ from ...runtime.checks.standing import Alarms, StandingCheck, StreamChecks
 from ...runtime.domain.aggregate import OwnActor
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.encoding.envelope import PackedCommand, unpack_batch
-from ...runtime.encoding.error_codec import from_wire, to_wire
 from ...runtime.encoding.outcome import Answered, Later, Redirect, encode_answer
 from ...runtime.errors import Fenced, HandlerFailed, RayfoldError, Refusal, Sealed, StoreError
 from ...runtime.in_hand import DEATHS_MAX, KEY_BYTES, REFUSED_S, Fallen, InHand
@@ -55,7 +54,9 @@ from ...runtime.write.loading import StillLoading
 from ...runtime.write.residents import Residents, SavedResident
 from ...runtime.write.write_loop import WriteLoop
 from ..cluster.environment import OWN_ACTOR_SLOT
+from ..cluster.names import own_actor_name
 from ..cluster.node import verify_node
+from ..cluster.rpc import replies
 from ..nodes.store import AnyStore, ClusterStore
 from ..packaging.shipping import unship
 from ..process.actor_log import begin_log
@@ -66,6 +67,7 @@ from .activation import Activation
 from .answers import PartitionAnswer
 from .broadcast import Broadcast
 from .fifo_lock import FifoLock
+from .handle import PartitionHandle
 from .log_owner import LogOwner
 from .own_actor import AppendAnswer, AppendRequest, OwnActorPlan, append_for, start_own_actor
 from .own_actors import OwnActors
@@ -149,27 +151,22 @@ class PartitionActor:
         server."""
 
     @ray.method
-    def open(self) -> list[Any]:
-        """Open the log and take it over. Returns an error as `to_wire` packs it, or nothing. Safe to repeat."""
+    @replies
+    def open(self) -> None:
+        """Open the log and take it over. Safe to repeat."""
         with self._writing:
-            try:
-                self._serving()
-            except RayfoldError as error:
-                return to_wire(error)
-        return []
+            self._serving()
 
     @ray.method
-    def prepare(self, saved: Sequence[SavedResident] = ()) -> list[Any]:
+    @replies
+    def prepare(self, saved: Sequence[SavedResident]) -> None:
         """Load the application's code, which takes longest, before it is this actor's turn, and keep what the last
-        actor has in memory. An error as `to_wire` packs it, or nothing."""
+        actor has in memory."""
         self._saved += saved
-        try:
-            self._load()
-        except RayfoldError as error:
-            return to_wire(error)
-        return []
+        self._load()
 
     @ray.method
+    @replies
     def residents(self, first: int) -> list[SavedResident]:
         """Some of what is in memory, for the next actor to `prepare` with (see `Residents.saved`)."""
         with self._writing:
@@ -338,20 +335,26 @@ class PartitionActor:
                 serving.own_actors.lost(stream, actor)
 
     @ray.method
+    @replies
     def append(self, request: AppendRequest) -> AppendAnswer:
         """Append what an own actor has decided, if that actor is the one at home (see `aggregate.py`)."""
         with self._writing:
             return self._append(request)
 
     def _append(self, request: AppendRequest) -> AppendAnswer:
-        serving = self._serving()
+        try:
+            serving = self._serving()
+        except RayfoldError as error:
+            raise Fenced(request.actor, 0, 0) from error
         epoch = serving.loop.epoch
         if self._owner.handed_over or not serving.own_actors.may_append(request.stream, request.actor):
-            return AppendAnswer([], {}, to_wire(Fenced(request.actor, 0, epoch)))
+            raise Fenced(request.actor, 0, epoch)
         self._count(len(request.appends))
-        answer = append_for(serving.log, epoch, request)
-        if answer.error and answer.error[0] == Fenced.__name__:
+        try:
+            answer = append_for(serving.log, epoch, request)
+        except Fenced:
             self._end_fenced()
+            raise
         serving.broadcast.send([record for done in answer.appended for record in done.records])
         return replace(answer, appended=[done._replace(records=()) for done in answer.appended])
 
@@ -388,6 +391,7 @@ class PartitionActor:
             self._tick()
 
     @ray.method
+    @replies
     def set_projectors(self, names: tuple[str, ...]) -> None:
         """Broadcast to these from now on. Called at every change, and with every tick, since a restart loses the
         list."""
@@ -395,6 +399,7 @@ class PartitionActor:
             self._serving().broadcast.set_projectors(names)
 
     @ray.method
+    @replies
     def status(self) -> PartitionAnswer:
         """Who this activation is, how far its log is, which own actors there are, and what it was given to do."""
         with self._writing:
@@ -405,36 +410,28 @@ class PartitionActor:
             return PartitionAnswer(os.getpid(), serving.loop.epoch, serving.log.head(), own, *given)
 
     @ray.method
-    def seal(self, successor: str) -> tuple[list[Any], Seal | None]:
-        """Take no command any more: the partition goes on at `successor` (see `moves.py`). An error as `to_wire` packs
-        it, or nothing; and what the log ends with. Safe to repeat."""
+    @replies
+    def seal(self, successor: str) -> Seal:
+        """Take no command any more: the partition goes on at `successor` (see `moves.py`). What the log ends with. Safe
+        to repeat."""
         with self._writing:
-            try:
-                return [], self._owner.seal(successor)
-            except RayfoldError as error:
-                return to_wire(error), None
+            return self._owner.seal(successor)
 
     @ray.method
-    def hand_over(self, successor: str, epoch: int, version: int) -> tuple[list[Any], Tenure | None]:
-        """Make the seal of this epoch final: the step of a move that counts. An error as `to_wire` packs it, or
-        nothing; and since when the successor has the partition. Safe to repeat."""
+    @replies
+    def hand_over(self, successor: str, epoch: int, version: int) -> Tenure:
+        """Make the seal of this epoch final: the step of a move that counts. Since when the successor has the
+        partition. Safe to repeat."""
         with self._writing:
-            try:
-                return [], self._owner.hand_over(successor, epoch, version)
-            except RayfoldError as error:
-                return to_wire(error), None
+            return self._owner.hand_over(successor, epoch, version)
 
     @ray.method
-    def unseal(self, successor: str, epoch: int) -> list[Any]:
-        """The move for which the log was sealed with this epoch was called off: take commands again. An error as
-        `to_wire` packs it, or nothing."""
+    @replies
+    def unseal(self, successor: str, epoch: int) -> None:
+        """The move for which the log was sealed with this epoch was called off: take commands again."""
         with self._writing:
-            try:
-                self._owner.unseal(successor, epoch)
-                self._serving()
-            except RayfoldError as error:
-                return to_wire(error)
-        return []
+            self._owner.unseal(successor, epoch)
+            self._serving()
 
     def _spread_store(self) -> ClusterStore:
         assert isinstance(self._plan.store, ClusterStore)
@@ -447,6 +444,7 @@ class PartitionActor:
             serving.close()
 
     @ray.method
+    @replies
     def close(self) -> None:
         """End the own actors and close the log. The actor is of no further use."""
         serving = self._activation
@@ -457,6 +455,7 @@ class PartitionActor:
             self._let_go()
 
     @ray.method(concurrency_group="reads")
+    @replies
     def read_stream(
         self, stream: StreamId, from_version: int, to_version: int | None, limit: int | None, bytes_max: int
     ) -> list[bytes]:
@@ -464,6 +463,7 @@ class PartitionActor:
         return self._reading().log.read_stream(stream, from_version, to_version, limit, bytes_max)
 
     @ray.method(concurrency_group="reads")
+    @replies
     def find_snapshot(self, stream: StreamId, schema: bytes, at_or_before: int | None) -> Snapshot | None:
         """The latest usable snapshot of a stream, for an own actor that loads its aggregate."""
         serving = self._reading()
@@ -472,21 +472,25 @@ class PartitionActor:
         return serving.log.find_snapshot(stream, schema, at_or_before)
 
     @ray.method(concurrency_group="reads")
+    @replies
     def read(self, after: int, limit: int, bytes_max: int) -> list[bytes]:
         """Records of the log, for an own actor whose command was refused before."""
         return self._reading().log.read(after, limit, bytes_max)
 
     @ray.method(concurrency_group="reads")
+    @replies
     def secret(self) -> bytes:
         """With which an own actor keys the digests of its commands."""
         return self._reading().log.secret()
 
     @ray.method(concurrency_group="reads")
+    @replies
     def process_id(self) -> int:
         """Of this process."""
         return os.getpid()
 
     @ray.method(concurrency_group="reads")
+    @replies
     def head(self) -> int:
         """The position of the last committed event."""
         return self._reading().log.head()
@@ -500,9 +504,7 @@ class PartitionActor:
     def _reading(self) -> Activation:
         """On a thread for reads: has the thread for everything else go through the phases, and waits for it."""
         if (serving := self._activation) is None:
-            told = ray.get(ray.get_runtime_context().current_actor.open.remote())
-            if told:
-                raise from_wire(told)
+            ray.get(ray.get_runtime_context().current_actor.open.remote()).unwrap()
             if (serving := self._activation) is None:
                 raise Sealed(f"partition {self._plan.number}", "another node")
         return serving
@@ -548,8 +550,7 @@ class PartitionActor:
         own_actors = OwnActors(
             self._start_own_actor,
             ray.kill,
-            name_prefix=f"{plan.name}:",
-            name_suffix=f"@{plan.number}.{epoch}",
+            lambda stream, count: own_actor_name(plan.name, stream, plan.number, epoch, count),
             own_actors_max=plan.settings.own_actors_max * plan.nodes,
             idle_s=plan.settings.own_actor_idle_s,
         )
@@ -620,7 +621,7 @@ def _content_key(command: PackedCommand) -> bytes:
     return hashlib.blake2b(content, digest_size=KEY_BYTES).digest()
 
 
-def start_partition(plan: PartitionPlan, name: str, scheduling: Mapping[str, Any] | None = None) -> Any:
+def start_partition(plan: PartitionPlan, name: str, scheduling: Mapping[str, Any] | None = None) -> PartitionHandle:
     """A partition that Ray restarts without limit. Ray never retries its calls: the router does, with the same ids.
 
     `name`: of the actor in Ray. `scheduling`: options that choose its node (`scheduling.py`).
@@ -636,4 +637,5 @@ def start_partition(plan: PartitionPlan, name: str, scheduling: Mapping[str, Any
         enable_task_events=False,
         **(scheduling or {}),
     )
-    return options.remote(plan)
+    started: PartitionActor = options.remote(plan)
+    return started

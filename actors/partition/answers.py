@@ -22,3 +22,8 @@ class PartitionAnswer(NamedTuple):
     batches: int
     alarms_raised: int = 0
     alarms: tuple[Alarm, ...] = ()
+
+    @property
+    def handled(self) -> int:
+        """What its rate is about."""
+        return self.commands

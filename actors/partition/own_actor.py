@@ -20,17 +20,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, Protocol, TypeVar, TypeVarTuple, cast
 
 import ray
-from ray import ObjectRef
 from ray.actor import ActorProxy
 
 from ...runtime.batch_queue import BATCH_BY_RAY_S
 from ...runtime.checks.standing import Alarms, StandingCheck, StreamChecks
 from ...runtime.domain.aggregate import OwnActor
 from ...runtime.encoding.envelope import unpack_batch
-from ...runtime.encoding.error_codec import from_wire, to_wire
 from ...runtime.encoding.outcome import Answered, Redirect, encode_answer
 from ...runtime.errors import Fenced, HandlerFailed, RayfoldError
 from ...runtime.in_hand import InHand
@@ -39,6 +37,8 @@ from ...runtime.log.environment import COMMIT_WEIGHT
 from ...runtime.stream import StreamId
 from ...runtime.write.write_loop import AlreadyStored, WriteLoop
 from ..cluster.environment import OWN_ACTOR_SLOT
+from ..cluster.retry import Patience, retried_now
+from ..cluster.rpc import Method, Reply, call_now
 from ..packaging.shipping import unship
 from ..process.actor_log import begin_log
 from ..process.gc_tuning import tune_gc
@@ -57,6 +57,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 _SOON_S: Final = 0.1
 """What a batch may take, without its append, for its commands to be decided in a partition, where others wait."""
@@ -99,14 +100,12 @@ class AppendRequest:
 
 @dataclass(frozen=True, slots=True)
 class AppendAnswer:
-    """What a partition answers to an own actor: one of the three is filled."""
+    """What a partition answers to an own actor: one of the two is filled."""
 
     appended: list[Appended]
     """Where the events are now, without their records, which the partition broadcasts."""
     stored: dict[bytes, CommandEntry]
     """Nothing was appended, because these command ids are stored already."""
-    error: list[Any]
-    """Nothing was appended, because of this error (as `to_wire` packs it)."""
 
 
 class AggregateActor:
@@ -216,6 +215,19 @@ class _AlarmsOfPartition(Alarms):
         self._plan.home.found_wrong.remote(kind, self._plan.stream, subject, what)
 
 
+class PartitionReader(Protocol):
+    """The part of a partition's actor that reads its log for others."""
+
+    @property
+    def secret(self) -> Method[Reply[bytes]]: ...
+    @property
+    def read(self) -> Method[Reply[list[bytes]], int, int, int]: ...
+    @property
+    def read_stream(self) -> Method[Reply[list[bytes]], StreamId, int, int | None, int | None, int]: ...
+    @property
+    def find_snapshot(self) -> Method[Reply[Snapshot | None], StreamId, bytes, int | None]: ...
+
+
 class PartitionLog:
     """The log as an own actor sees it: its partition, over Ray."""
 
@@ -243,12 +255,11 @@ class PartitionLog:
 
     def secret(self) -> bytes:
         """Of the partition's log."""
-        secret: bytes = self._read(lambda home: home.secret.remote())
-        return secret
+        return self._read(lambda home: home.secret)
 
     def read(self, after: int, limit: int, bytes_max: int = 1 << 62) -> list[bytes]:
         """Records of the partition's log, read by it."""
-        return self._read(lambda home: home.read.remote(after, limit, bytes_max))
+        return self._read(lambda home: home.read, after, limit, bytes_max)
 
     def append(self, epoch: int, appends: Sequence[Append]) -> list[Appended]:
         """One call to the partition. Raises `AlreadyStored`, and what `Log.append` raises."""
@@ -256,16 +267,18 @@ class PartitionLog:
         plan, asked_s = self._plan, time.perf_counter()
         asked = plan.home.append.remote(AppendRequest(plan.name, plan.stream, appends, ids))
         try:
-            answer: AppendAnswer = ray.get(asked, timeout=plan.settings.attempt_timeout_s)
+            reply: Reply[AppendAnswer] = ray.get(asked, timeout=plan.settings.attempt_timeout_s)
         except (ray.exceptions.RayError, TimeoutError) as error:
             self.given_up = True
             raise Fenced(plan.name, epoch, epoch) from error
         finally:
             self.waited_s += time.perf_counter() - asked_s
         self.commit_s += (time.perf_counter() - asked_s - self.commit_s) * COMMIT_WEIGHT
-        if answer.error:
-            self.given_up = answer.error[0] == Fenced.__name__
-            raise from_wire(answer.error)
+        try:
+            answer = reply.unwrap()
+        except Fenced:
+            self.given_up = True
+            raise
         if answer.stored:
             raise AlreadyStored(answer.stored)
         return answer.appended
@@ -279,42 +292,39 @@ class PartitionLog:
         bytes_max: int = STREAM_PAGE_BYTES,
     ) -> list[bytes]:
         """The records of the aggregate, read by its partition."""
-        return self._read(lambda home: home.read_stream.remote(stream, from_version, to_version, limit, bytes_max))
+        return self._read(lambda home: home.read_stream, stream, from_version, to_version, limit, bytes_max)
 
     def find_snapshot(self, stream: StreamId, schema: bytes, at_or_before: int | None = None) -> Snapshot | None:
         """The latest usable snapshot of the aggregate, found by its partition."""
-        found: Snapshot | None = self._read(lambda home: home.find_snapshot.remote(stream, schema, at_or_before))
-        return found
+        return self._read(lambda home: home.find_snapshot, stream, schema, at_or_before)
 
-    def _read(self, call: Callable[[ActorProxy[Any]], ObjectRef[T]]) -> T:
-        lost: BaseException | None = None
-        for _ in range(_READ_ATTEMPTS):
-            asked_s = time.perf_counter()
-            try:
-                return ray.get(call(self._plan.home), timeout=self._plan.settings.attempt_timeout_s)
-            except (ray.exceptions.ActorUnavailableError, TimeoutError) as error:
-                lost = error
-            except ray.exceptions.RayTaskError as error:
-                raise error.cause if isinstance(error.cause, RayfoldError) else error from None
-            finally:
-                self.waited_s += time.perf_counter() - asked_s
-        self.given_up = True
-        raise Fenced(self._plan.name, 0, 0) from lost
+    def _read(self, method: Callable[[PartitionReader], Method[Reply[T], *Arguments]], *arguments: *Arguments) -> T:
+        home: Any = self._plan.home
+        timeout_s, asked_s = self._plan.settings.attempt_timeout_s, time.perf_counter()
+        lost = (ray.exceptions.ActorUnavailableError, TimeoutError)
+        try:
+            return retried_now(
+                lambda _: call_now(method(home), *arguments, timeout_s=timeout_s),
+                Patience(attempts_max=_READ_ATTEMPTS, pause_s=0.0, again=lost),
+            )
+        except RayfoldError:
+            raise
+        except lost as error:
+            self.given_up = True
+            raise Fenced(self._plan.name, 0, 0) from error
+        finally:
+            self.waited_s += time.perf_counter() - asked_s
 
 
 def append_for(writer: Log, epoch: int, request: AppendRequest) -> AppendAnswer:
-    """The partition's half of `PartitionLog.append`. The records of what was appended are still in the answer."""
-    try:
-        stored: dict[bytes, CommandEntry] = {}
-        for command_id, entry in writer.find_commands(request.ids).items():
-            if isinstance(entry, RayfoldError):
-                raise entry
-            stored[command_id] = entry
-        if stored:
-            return AppendAnswer([], stored, [])
-        return AppendAnswer(writer.append(epoch, request.appends), {}, [])
-    except RayfoldError as error:
-        return AppendAnswer([], {}, to_wire(error))
+    """The partition's half of `PartitionLog.append`. The records of what was appended are still in the answer. Raises
+    what `Log.append` raises."""
+    stored: dict[bytes, CommandEntry] = {}
+    for command_id, entry in writer.find_commands(request.ids).items():
+        if isinstance(entry, RayfoldError):
+            raise entry
+        stored[command_id] = entry
+    return AppendAnswer([] if stored else writer.append(epoch, request.appends), stored)
 
 
 def start_own_actor(

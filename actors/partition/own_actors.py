@@ -69,16 +69,15 @@ class OwnActors:
         self,
         start: Callable[[str, StreamId, OwnActor, bool], tuple[Any, Future[int]]],
         end: Callable[[Any], None],
+        name_of: Callable[[StreamId, int], str],
         *,
-        name_prefix: str,
-        name_suffix: str,
         own_actors_max: int,
         idle_s: float,
     ) -> None:
         self.by_stream: dict[StreamId, OwnActorRecord] = {}
         """Those that have been handed their aggregate; most are up."""
         self._start, self._end = start, end
-        self._name_prefix, self._name_suffix = name_prefix, name_suffix
+        self._name_of = name_of
         self._own_actors_max = own_actors_max
         self._idle_s = idle_s
         self._starting: dict[StreamId, OwnActorRecord] = {}
@@ -138,7 +137,7 @@ class OwnActors:
 
     def _started(self, stream: StreamId, placement: OwnActor, *, careful: bool) -> OwnActorRecord:
         self._count += 1
-        name = f"{self._name_prefix}{stream}{self._name_suffix}.{self._count}"
+        name = self._name_of(stream, self._count)
         actor, started = self._start(name, stream, placement, careful)
         return OwnActorRecord(name, stream, actor, started, time.monotonic())
 

@@ -29,14 +29,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import ray
 import ray.cloudpickle
 
 from ...runtime.checks.standing import Alarms, StandingCheck, check_read_model
 from ...runtime.encoding.codec import encode_message
-from ...runtime.encoding.error_codec import to_wire
 from ...runtime.errors import HandlerFailed, NotYetVisible, RayfoldError, StoreInUse, Unavailable
 from ...runtime.in_hand import KEY_BYTES, REFUSED_S, Fallen, InHand
 from ...runtime.log.contract import Reader
@@ -44,19 +43,21 @@ from ...runtime.printable import printable_log
 from ...runtime.read.read_model import PackedQuery, Quarantined, ReadModel, join_queries, split_queries
 from ...runtime.stream import StreamId
 from ..cluster.node import node_id_here
+from ..cluster.retry import Patience, retried_now
+from ..cluster.rpc import Reply, replies
 from ..nodes.store import AnyStore
 from ..packaging.shipping import unship
 from ..process.actor_log import begin_log
 from ..process.gc_tuning import tune_gc
 from ..process.suspects import key_of_batch, record_of
 from ..process.watchdog import Watch, in_hand_of
-from .answers import ProjectorAnswer
+from .answers import Place, ProjectorAnswer
+from .handle import ProjectorHandle
 from .open_model import OpenModel
 from .readiness import Probed
 
 __all__ = [
     "ASKING_AFTER_MAX",
-    "Place",
     "ProjectorActor",
     "ProjectorPlan",
     "start_projector",
@@ -108,21 +109,6 @@ class ProjectorPlan:
     """See `Settings`."""
 
 
-class Place(NamedTuple):
-    """How far a projector has come, of how much there is."""
-
-    pid: int
-    positions: dict[int, int]
-    heads: dict[int, int]
-    failed: list[Any]
-    """Why it has stopped, as `to_wire` packs it; empty while it works."""
-    up_to_date: bool = False
-    """It has caught up once since its process began."""
-    caught_up_to: Mapping[int, int] = {}
-    """Where the logs ended when it last caught up."""
-    quarantined: tuple[Quarantined, ...] = ()
-
-
 class ProjectorActor:
     """A read model in a process of its own."""
 
@@ -149,9 +135,10 @@ class ProjectorActor:
         self._reads_since_s = 0.0
 
     @ray.method
-    def open(self) -> list[Any]:
-        """Catch up with the log as it is now. Returns an error as `to_wire` packs it, or nothing. Safe to repeat."""
-        return _told(lambda: self._caught_up().catch_up(self._keep))
+    @replies
+    def open(self) -> None:
+        """Catch up with the log as it is now. Safe to repeat."""
+        self._caught_up().catch_up(self._keep)
 
     @ray.method
     def apply(self, partition: int, first: int, records: Sequence[bytes], head: int) -> None:
@@ -215,23 +202,20 @@ class ProjectorActor:
         return ray.cloudpickle.dumps(answers), reached, self._in_hand.incarnation, ends
 
     @ray.method(concurrency_group="ask_after")
-    def come_to(self, after: Mapping[int, int], timeout_s: float) -> tuple[list[Any], dict[int, int]]:
-        """Wait until `after` is visible here, for the fleet. An error as `to_wire` packs it, or nothing; and the place
-        reached. Clients wait with `ask_after`."""
+    @replies
+    def come_to(self, after: Mapping[int, int], timeout_s: float) -> None:
+        """Wait until `after` is visible here, for the fleet. Clients wait with `ask_after`."""
         opened = self._caught_up()
         read_model, deadline_s = opened.read_model, time.monotonic() + timeout_s
-
-        def waited() -> None:
-            with suppress(NotYetVisible):
-                return read_model.wait_for(after, min(timeout_s, _BROADCAST_S))
+        try:
+            read_model.wait_for(after, min(timeout_s, _BROADCAST_S))
+        except NotYetVisible:
             opened.read_for([after], deadline_s)
-            return read_model.wait_for(after, max(deadline_s - time.monotonic(), 0.0))
-
-        error = _told(waited)
+            read_model.wait_for(after, max(deadline_s - time.monotonic(), 0.0))
         self._check_going_on()
-        return error, dict(read_model.positions)
 
     @ray.method(concurrency_group="status")
+    @replies
     def process_id(self) -> int:
         """Of this process."""
         return os.getpid()
@@ -243,6 +227,7 @@ class ProjectorActor:
         return self._in_hand.incarnation
 
     @ray.method(concurrency_group="status")
+    @replies
     def status(self) -> ProjectorAnswer:
         """How far the read model is, and what is wrong with it. Takes no lock: it is answered while events arrive."""
         opened = self._opened
@@ -250,29 +235,31 @@ class ProjectorActor:
         return told._replace(node_id=node_id_here(), alarms_raised=self._alarms.count, alarms=self._alarms.kept)
 
     @ray.method(concurrency_group="status")
+    @replies
     def place(self) -> Place:
         """How far it has come, also while it is catching up."""
         opened = self._opened
         if opened is None:  # what it has saved is not known yet
-            return Place(os.getpid(), {}, {}, [])
-        read_model, heads = opened.read_model, opened.heads()
-        failed = to_wire(read_model.failed) if read_model.failed else []
+            return Place(os.getpid(), {}, {}, Reply())
+        read_model = opened.read_model
         return Place(
             os.getpid(),
             dict(read_model.positions),
-            heads,
-            failed,
+            opened.heads(),
+            Reply.failed(read_model.failed),
             opened.up_to_date,
             dict(opened.caught_up_to or {}),
             tuple(read_model.quarantined),
         )
 
     @ray.method(concurrency_group="status")
+    @replies
     def asked(self) -> list[PackedQuery]:
         """The last query of each kind that was asked here."""
         return [PackedQuery(name, payload) for name, payload in self._asked.copy().items()]
 
     @ray.method(concurrency_group="ask_after")
+    @replies
     def probe(self, asked: Sequence[PackedQuery]) -> list[Probed]:
         """What becomes of these queries, and of those of other kinds that need no value: for `readiness.py`."""
         read_model = self._caught_up().read_model
@@ -292,18 +279,20 @@ class ProjectorActor:
         self._keep(opened.read_model)
 
     @ray.method
-    def rebuild_stream(self, stream: StreamId) -> list[Any]:
-        """Forget what one aggregate has contributed and apply its events again. An error as `to_wire` packs it."""
+    @replies
+    def rebuild_stream(self, stream: StreamId) -> None:
+        """Forget what one aggregate has contributed and apply its events again."""
         partition = self._plan.store.partition_of(stream)
-        return _told(lambda: self._mend(lambda read_model: read_model.rebuild_stream(stream, partition)))
+        self._mend(lambda read_model: read_model.rebuild_stream(stream, partition))
 
     @ray.method
-    def retry_quarantined(self) -> tuple[list[Any], tuple[Quarantined, ...]]:
-        """Apply the events in quarantine again. An error as `to_wire` packs it, or nothing; and what is in it still."""
-        error = _told(lambda: self._mend(ReadModel.retry_quarantined))
-        return error, self._opened.read_model.quarantined if self._opened else ()
+    @replies
+    def retry_quarantined(self) -> tuple[Quarantined, ...]:
+        """Apply the events in quarantine again. What is in it still."""
+        return self._mend(ReadModel.retry_quarantined).quarantined
 
     @ray.method(concurrency_group="ask")
+    @replies
     def close(self, save: bool) -> None:
         """Stop, once all queries that came before are answered, and `save` where it is. The actor is of no further
         use."""
@@ -432,11 +421,12 @@ class ProjectorActor:
                     made.append(PackedQuery(cls.message_name, encode_message(cls())))
         return made
 
-    def _mend(self, mending: Callable[[ReadModel], object]) -> None:
+    def _mend(self, mending: Callable[[ReadModel], object]) -> ReadModel:
         """Change what no event in the log will change again: a start from an older checkpoint would undo it."""
         read_model = self._caught_up().read_model
         mending(read_model)
         self._checkpoint(read_model)
+        return read_model
 
     def _keep(self, read_model: ReadModel) -> None:
         if read_model.checkpoint_due() and not self._ending.is_set():
@@ -459,26 +449,13 @@ def _told_of(opened: OpenModel) -> ProjectorAnswer:
 
 def _restored(make: Callable[[], ReadModel]) -> ReadModel:
     """A read model with what its folder holds. Raises `StoreInUse` if another process keeps the folder too long."""
-    deadline_s = time.monotonic() + _LEFTOVER_S
-    while True:
+
+    def opened(_: float) -> ReadModel:
         read_model = make()
-        try:
-            read_model.open()
-        except StoreInUse:
-            if time.monotonic() > deadline_s:
-                raise
-            time.sleep(_RETRY_S)
-        else:
-            return read_model
+        read_model.open()
+        return read_model
 
-
-def _told(doing: Callable[[], object]) -> list[Any]:
-    """Errors that are meant for the caller travel as values."""
-    try:
-        doing()
-    except RayfoldError as error:
-        return to_wire(error)
-    return []
+    return retried_now(opened, Patience(_LEFTOVER_S, pause_s=_RETRY_S, again=(StoreInUse,), never=()))
 
 
 def _is_refused_query(fallen: Fallen) -> bool:
@@ -518,7 +495,9 @@ def _picklable(answer: Any) -> Any:
     return answer
 
 
-def start_projector(plan: ProjectorPlan, name: str, namespace: str, scheduling: Mapping[str, Any] | None = None) -> Any:
+def start_projector(
+    plan: ProjectorPlan, name: str, namespace: str, scheduling: Mapping[str, Any] | None = None
+) -> ProjectorHandle:
     """A projector that Ray restarts without limit. `scheduling`: options that choose its node (`scheduling.py`)."""
     remote: Any = ray.remote  # its types do not know concurrency groups
     threads = {"ask": 1, "ask_after": ASKING_AFTER_MAX, "keep": 1, "status": 1}
@@ -532,4 +511,5 @@ def start_projector(plan: ProjectorPlan, name: str, namespace: str, scheduling: 
         enable_task_events=False,
         **(scheduling or {}),
     )
-    return options.remote(plan)
+    started: ProjectorActor = options.remote(plan)
+    return started

@@ -18,27 +18,27 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar, TypeVarTuple
 
 from ...runtime.domain.aggregate import Aggregate
 from ...runtime.domain.projection import Projection
 from ...runtime.domain.read_store import InMemory
 from ...runtime.encoding.catalogue import Catalogue
-from ...runtime.encoding.error_codec import from_wire
 from ...runtime.errors import CallerError, RayfoldError, Unavailable, UnknownName
 from ...runtime.log.format import stream_id
 from ...runtime.printable import printable_log
-from ..cluster.rpc import call, kill, one_line
+from ...runtime.read.read_model import PackedQuery, Quarantined
+from ..cluster.names import projector_name
+from ..cluster.retry import Patience, retried
+from ..cluster.rpc import Method, Reply, call, kill, one_line
 from ..cluster.scheduling import Scheduling
 from ..nodes.store import AnyStore
 from ..packaging.application import check_replicas
 from ..packaging.builds import Build, Builds, ProjectionFacts
 from ..settings import Settings
+from .answers import Place
+from .handle import BroadcasterHandle, ProjectorHandle
 from .readiness import Looked, Probed, check_answers, check_projector, furthest
-
-if TYPE_CHECKING:
-    from ...runtime.read.read_model import PackedQuery, Quarantined
-    from .actor import Place  # it imports ray, which `Cluster` prepares
 
 __all__ = [
     "CatchingUp",
@@ -49,6 +49,9 @@ __all__ = [
     "end",
     "look_at",
 ]
+
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 log = printable_log(__name__)
 
@@ -91,7 +94,7 @@ class Projector(NamedTuple):
     name: str
     """In Ray; never used twice."""
     folder: Path
-    actor: Any
+    actor: ProjectorHandle
 
 
 @dataclass(slots=True)
@@ -142,6 +145,7 @@ class ProjectorFleet:
         namespace: str,
         builds: Builds,
         scheduling: Scheduling,
+        settings: Settings,
     ) -> None:
         """`store`: as it is now, for projectors that are started."""
         self.serving: dict[str, ServedBuild] = {}
@@ -154,14 +158,11 @@ class ProjectorFleet:
         self._namespace = namespace
         self._builds = builds
         self._scheduling = scheduling
-        self.answer_max_s = Settings().answer_max_s
-        """Of the projectors that are started from now on; see `Settings`."""
-        self._partitions: Sequence[Any] = ()
+        self._settings = settings
+        self._partitions: Sequence[BroadcasterHandle] = ()
         self._serve: Serve = _to_nobody
         self._changing: set[str] = set()
         self._ticks: dict[str, Any] = {}
-        self.check_share = 0.0
-        """What projectors are started with (`Settings.standing_check_share`)."""
         self._late: set[asyncio.Future[None]] = set()
         """Projectors that no call waits for any more while they catch up."""
 
@@ -301,19 +302,14 @@ class ProjectorFleet:
             raise UnknownName("aggregate", getattr(aggregate, "__name__", str(aggregate)), list(known))
         served, stream = self.serving_build(projection), stream_id(aggregate.aggregate_type, id)
         with self.change(projection.projection_name, "mended"):
-            answers = await _every(served.projectors, "rebuild_stream", stream)
-        for error in filter(None, answers):
-            raise from_wire(error)
+            await _every(served.projectors, lambda actor: actor.rebuild_stream, stream)
 
     async def retry_quarantined(self, projection: type[Projection]) -> tuple[Quarantined, ...]:
         """Have every projector apply the events again that its handlers failed on. Returns those that fail still."""
         served = self.serving_build(projection)
         with self.change(projection.projection_name, "mended"):
-            answers = await _every(served.projectors, "retry_quarantined")
-        for error, _ in answers:
-            if error:
-                raise from_wire(error)
-        return tuple(dict.fromkeys(entry for _, entries in answers for entry in entries))
+            answers = await _every(served.projectors, lambda actor: actor.retry_quarantined)
+        return tuple(dict.fromkeys(entry for entries in answers for entry in entries))
 
     # --- what rebuild.py is made of ------------------------------------------------------------------------------
 
@@ -452,11 +448,11 @@ class ProjectorFleet:
                 folder,
                 served.catalogue,
                 self._store(),
-                self.check_share,
-                self.answer_max_s,
+                self._settings.standing_check_share,
+                self._settings.answer_max_s,
             )
-            seat = f"{self._name}/{served.build.path.name}/{part}-{replica}"
-            name = f"{seat}#{self._scheduling.unused(served.generation)}"
+            mark = self._scheduling.unused(served.generation)
+            name = projector_name(self._name, served.build.path.name, part, replica, mark)
             where = self._scheduling.projector(name, [*self.names(), *(one.name for one in projectors)])
             actor = start_projector(plan, name, self._namespace, where)
             projectors.append(Projector(part, replica, name, folder, actor))
@@ -487,41 +483,35 @@ async def look_at(projectors: Sequence[Projector]) -> list[Looked]:
 
 async def _look(projector: Projector) -> Looked:
     try:
-        place: Place = await call(projector.actor.place)
+        place = await call(projector.actor.place)
     except Exception as error:
         return Looked(
             False, False, {}, {}, Unavailable(f"projector {projector.name}", one_line(error) or "no answer"), ()
         )
-    failed = from_wire(place.failed) if place.failed else None
-    return Looked(True, place.up_to_date, place.positions, place.caught_up_to, failed, place.quarantined)
+    stopped = place.stopped.error
+    return Looked(True, place.up_to_date, place.positions, place.caught_up_to, stopped, place.quarantined)
 
 
 async def _asked(projector: Projector) -> list[PackedQuery]:
     """The last queries, one of each kind; nothing from a projector that does not answer."""
     try:
-        asked: list[PackedQuery] = await call(projector.actor.asked)
+        return await call(projector.actor.asked)
     except Exception as error:
         log.info("%s does not return its last queries: %s", projector.name, one_line(error))
         return []
-    return asked
 
 
 async def _probe(projector: Projector, asked: Sequence[PackedQuery], *, needed: bool = True) -> list[Probed]:
     """What becomes of these queries, and of those that can be asked without knowing anything."""
-    failure: Exception | None = None
-    for _ in range(_PROBES_MAX):
-        try:
-            probed: list[Probed] = await call(projector.actor.probe, asked, timeout_s=_PROBE_TIMEOUT_S)
-        except Exception as error:
-            failure = error
-            await asyncio.sleep(_RETRY_S)
-        else:
-            return probed
-    if not needed:
-        return []
-    names = ", ".join(query.name for query in asked) or "any query"
-    what = f"it does not answer {names}: {one_line(failure) or f'nothing in {_PROBE_TIMEOUT_S:g} s'}"
-    raise Unavailable(f"projector {projector.name}", what)
+    patience = Patience(attempts_max=_PROBES_MAX, pause_s=_RETRY_S, never=())
+    try:
+        return await retried(lambda _: call(projector.actor.probe, asked, timeout_s=_PROBE_TIMEOUT_S), patience)
+    except Exception as failure:
+        if not needed:
+            return []
+        names = ", ".join(query.name for query in asked) or "any query"
+        what = f"it does not answer {names}: {one_line(failure) or f'nothing in {_PROBE_TIMEOUT_S:g} s'}"
+        raise Unavailable(f"projector {projector.name}", what) from None
 
 
 async def catch_up(projectors: Sequence[Projector]) -> None:
@@ -531,19 +521,14 @@ async def catch_up(projectors: Sequence[Projector]) -> None:
 
 async def _caught_up(projector: Projector) -> None:
     """However often it is killed meanwhile: it goes on from its checkpoint."""
-    failures: list[Exception] = []
-    while len(failures) < _FAILURES_MAX:
-        try:
-            answer = await call(projector.actor.open, timeout_s=None)
-        except Exception as error:
-            failures.append(error)
-            await asyncio.sleep(_RETRY_S)
-        else:
-            if answer:
-                raise from_wire(answer)
-            return
-    what = f"it failed {_FAILURES_MAX} times while catching up: {one_line(failures[-1])}"
-    raise Unavailable(f"projector {projector.name}", what)
+    patience = Patience(attempts_max=_FAILURES_MAX, pause_s=_RETRY_S)
+    try:
+        await retried(lambda _: call(projector.actor.open, timeout_s=None), patience)
+    except RayfoldError:
+        raise
+    except Exception as failure:
+        what = f"it failed {_FAILURES_MAX} times while catching up: {one_line(failure)}"
+        raise Unavailable(f"projector {projector.name}", what) from None
 
 
 async def end(projectors: Sequence[Projector], *, save: bool) -> None:
@@ -555,11 +540,20 @@ async def end(projectors: Sequence[Projector], *, save: bool) -> None:
         kill(projector.actor)
 
 
-async def _every(projectors: Sequence[Projector], method: str, *arguments: Any) -> list[Any]:
-    """Have all projectors do something that may take long, and what each answers. Raises `Unavailable`."""
-    asked = (call(getattr(projector.actor, method), *arguments, timeout_s=None) for projector in projectors)
+async def _every(
+    projectors: Sequence[Projector],
+    method: Callable[[ProjectorHandle], Method[Reply[T], *Arguments]],
+    *arguments: *Arguments,
+) -> list[T]:
+    """Have all projectors do something that may take long, and what each answers. Raises what one replies, and
+    `Unavailable`."""
+    asked = (call(method(projector.actor), *arguments, timeout_s=None) for projector in projectors)
     answers = await asyncio.gather(*asked, return_exceptions=True)
+    found = []
     for projector, answer in zip(projectors, answers, strict=True):
+        if isinstance(answer, RayfoldError):
+            raise answer
         if isinstance(answer, BaseException):
             raise Unavailable(f"projector {projector.name}", "it ended before it was done; try again") from answer
-    return answers
+        found.append(answer)
+    return found

@@ -24,19 +24,18 @@ from contextlib import ExitStack
 from typing import Any, Final, NamedTuple
 
 from ...runtime.domain.projection import Projection
-from ...runtime.encoding.error_codec import from_wire
 from ...runtime.errors import CallerError, RebuildCancelled
 from ...runtime.printable import printable_log
 from .fleet import ProjectorFleet, ServedBuild, catch_up
 
-__all__ = ["REBUILDS_KEPT", "Rebuild", "RebuildProgress", "Rebuilds"]
+__all__ = ["REBUILDS_KEPT", "SAMPLE_S", "FleetRebuild", "Rebuild", "RebuildProgress", "Rebuilds"]
 
 log = printable_log(__name__)
 
 REBUILDS_KEPT: Final = 100
 """Rebuilds that have ended and can still be asked for: a program that began one asks again within a second."""
 
-_SAMPLE_S: Final = 0.2
+SAMPLE_S: Final = 0.2
 """How often progress is checked: one short call to each projector."""
 
 _SAMPLES_MAX: Final = 26
@@ -77,6 +76,36 @@ class Rebuild:
         await rebuild
     """
 
+    _task: asyncio.Task[RebuildProgress]
+
+    def __await__(self) -> Generator[Any, None, RebuildProgress]:
+        """Wait until the new build serves and the old one has ended. Raises what has ended the rebuild: `HandlerFailed`
+        if a handler of the class raised, `RebuildCancelled`, `Unavailable` if its projectors could not go on."""
+        return asyncio.shield(self._task).__await__()
+
+    async def __aiter__(self) -> AsyncIterator[RebuildProgress]:
+        """The progress, five times a second until the end. Raises nothing: await the rebuild for its outcome."""
+        while not self._task.done():
+            yield self.progress()
+            await asyncio.wait({self._task}, timeout=SAMPLE_S)
+        yield self.progress()
+
+    def done(self) -> bool:
+        """Whether it has ended, one way or another."""
+        return self._task.done()
+
+    def progress(self) -> RebuildProgress:
+        """How far it has come, at the last check."""
+        raise NotImplementedError
+
+    async def cancel(self) -> None:
+        """End the rebuild and remove what it has made; what serves goes on. Without effect once it has taken over."""
+        raise NotImplementedError
+
+
+class FleetRebuild(Rebuild):
+    """A rebuild by the fleet of this process."""
+
     def __init__(self, projections: ProjectorFleet, projection: type[Projection], catalogue: bytes) -> None:
         self._projections = projections
         self._projection = projection
@@ -95,24 +124,8 @@ class Rebuild:
         self._task.add_done_callback(lambda _: held.close())
         self._task.add_done_callback(self._log_failure)
 
-    def __await__(self) -> Generator[Any, None, RebuildProgress]:
-        """Wait until the new build serves and the old one has ended. Raises what has ended the rebuild: `HandlerFailed`
-        if a handler of the class raised, `RebuildCancelled`, `Unavailable` if its projectors could not go on."""
-        return asyncio.shield(self._task).__await__()
-
-    async def __aiter__(self) -> AsyncIterator[RebuildProgress]:
-        """The progress, five times a second until the end. Raises nothing: await the rebuild for its outcome."""
-        while not self._task.done():
-            yield self.progress()
-            await asyncio.wait({self._task}, timeout=_SAMPLE_S)
-        yield self.progress()
-
-    def done(self) -> bool:
-        """Whether it has ended, one way or another."""
-        return self._task.done()
-
     def progress(self) -> RebuildProgress:
-        """The progress at the last check."""
+        """See `Rebuild`."""
         if not self._samples:
             return RebuildProgress(0, self._total, 0.0, None, self._serving)
         (began_s, before), (ended_s, events) = self._samples[0], self._samples[-1]
@@ -122,7 +135,7 @@ class Rebuild:
         return RebuildProgress(events, self._total, rate, remaining_s, self._serving)
 
     async def cancel(self) -> None:
-        """End the rebuild and remove what it has made; what serves goes on. Without effect once it has taken over."""
+        """See `Rebuild`."""
         await self._end("was cancelled", unwanted=True)
 
     async def interrupt(self) -> None:
@@ -165,7 +178,7 @@ class Rebuild:
         try:
             while not task.done():
                 await self._sample(served)
-                await asyncio.wait({task}, timeout=_SAMPLE_S)
+                await asyncio.wait({task}, timeout=SAMPLE_S)
             task.result()
         finally:
             task.cancel()
@@ -174,8 +187,7 @@ class Rebuild:
         """Ask every projector how far it is. Raises what one has stopped for."""
         places = await self._projections.places(served.projectors)
         for place in places:
-            if place.failed:
-                raise from_wire(place.failed)
+            place.stopped.unwrap()
         if len(places) == len(served.projectors) and all(place.positions for place in places):
             self._total = max(sum(place.heads.values()) for place in places)
             events = min(sum(place.positions.values()) for place in places)
@@ -196,9 +208,9 @@ class Rebuilds:
 
     def __init__(self) -> None:
         self._begun = 0
-        self._by_number: dict[int, Rebuild] = {}
+        self._by_number: dict[int, FleetRebuild] = {}
 
-    def add(self, rebuild: Rebuild) -> int:
+    def add(self, rebuild: FleetRebuild) -> int:
         """Its number, which no other one gets."""
         self._begun += 1
         self._by_number[self._begun] = rebuild
@@ -207,12 +219,12 @@ class Rebuilds:
             del self._by_number[number]
         return self._begun
 
-    def of(self, number: int) -> Rebuild:
+    def of(self, number: int) -> FleetRebuild:
         """The rebuild of this number. Raises `CallerError` for one that ended long ago."""
         if (rebuild := self._by_number.get(number)) is None:
             what = f"rebuild {number} is not known here"
             raise CallerError(f"{what}: it ended long ago, or before the supervisor was started again; see the status")
         return rebuild
 
-    def __iter__(self) -> Iterator[Rebuild]:
+    def __iter__(self) -> Iterator[FleetRebuild]:
         return iter([*self._by_number.values()])

@@ -23,13 +23,12 @@ from typing import Any, Final, NamedTuple
 
 from ...runtime.checks.dry_run import dry_run
 from ...runtime.encoding.catalogue import Catalogue
-from ...runtime.encoding.error_codec import from_wire, to_wire
 from ...runtime.errors import CodeMismatch, DefinitionError, RayfoldError, StoreMismatch, Unavailable, UnknownEvent
 from ...runtime.store.node_store import open_share
 from ...runtime.store.store import Store
 from ..cluster.node import NODE_LABEL, data_folder_here, node_id_here
 from ..cluster.ray_cluster import Cluster, NodeFacts
-from ..cluster.rpc import call, one_line
+from ..cluster.rpc import Method, Reply, call, one_line, replies
 
 __all__ = ["Found", "store_in", "try_on_nodes"]
 
@@ -46,9 +45,6 @@ class Found(NamedTuple):
     store_id: str
     """Of the store that it has a share of; empty if it has none."""
     partitions: int
-    failed: list[Any]
-    """Why it cannot load the classes, read its share or read its logs with them, as `to_wire` packs it; empty if it
-    can."""
 
 
 async def try_on_nodes(name: str, classes: bytes, packed: bytes, cluster: Cluster) -> list[Found]:
@@ -58,15 +54,13 @@ async def try_on_nodes(name: str, classes: bytes, packed: bytes, cluster: Cluste
     speaks against them there, and `Unavailable` if a node does not answer.
     """
     nodes = [node for node in await asyncio.to_thread(cluster.nodes) if node.alive]
-    found = await asyncio.gather(*(_try_on(node, name, classes, packed) for node in nodes))
-    for one in found:
-        if one.failed:
-            error = from_wire(one.failed)
-            if isinstance(error, DefinitionError):
-                where, what, remedy = error.args
-                raise DefinitionError(f"{where}, on node {one.node}", what, remedy)
-            raise error
-    return list(found)
+    tried = await asyncio.gather(*(_try_on(node, name, classes, packed) for node in nodes), return_exceptions=True)
+    found = []
+    for one in tried:
+        if isinstance(one, BaseException):
+            raise one
+        found.append(one)
+    return found
 
 
 def store_in(name: str, found: Iterable[Found]) -> Found | None:
@@ -82,26 +76,30 @@ async def _try_on(node: NodeFacts, name: str, classes: bytes, packed: bytes) -> 
     import ray
 
     remote: Any = ray.remote(num_cpus=0, max_calls=1)(_try_here)
-    trying = remote.options(max_retries=1, label_selector={NODE_LABEL: node.node_id})
+    options: Any = remote.options(max_retries=1, label_selector={NODE_LABEL: node.node_id})
+    trying: Method[Reply[Found], str, bytes, bytes] = options
     try:
-        found: Found = await call(trying, name, classes, packed, timeout_s=_TIMEOUT_S)
+        found = await call(trying, name, classes, packed, timeout_s=_TIMEOUT_S)
+    except DefinitionError as error:
+        where, what, remedy = error.args
+        raise DefinitionError(f"{where}, on node {node.name}", what, remedy) from None
+    except RayfoldError:
+        raise
     except Exception as error:
         what = f"{name} could not be tried there: {one_line(error) or f'no answer in {_TIMEOUT_S:g} s'}"
         raise Unavailable(f"node {node.name}", what) from error
     return found._replace(node=node.name)
 
 
+@replies
 def _try_here(name: str, classes: bytes, packed: bytes) -> Found:
-    try:
-        with ExitStack() as open_until_done:
-            catalogue = _loaded(classes, packed, open_until_done)
-            store = _store_here(name)
-            if store is None:
-                return Found("", "", 0, [])
-            _compare(name, catalogue, store, open_until_done)
-            return Found("", store.store_id, store.partitions, [])
-    except RayfoldError as error:
-        return Found("", "", 0, to_wire(error))
+    with ExitStack() as open_until_done:
+        catalogue = _loaded(classes, packed, open_until_done)
+        store = _store_here(name)
+        if store is None:
+            return Found("", "", 0)
+        _compare(name, catalogue, store, open_until_done)
+        return Found("", store.store_id, store.partitions)
 
 
 def _loaded(classes: bytes, packed: bytes, open_until_done: ExitStack) -> Catalogue:

@@ -18,9 +18,9 @@ from typing import Any, Final
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import StoreInUse
 from ..cluster.local import LocalCluster
+from ..cluster.names import supervisor_name
 from ..cluster.ray_cluster import Cluster
 from ..cluster.rpc import call, kill, open_actor
-from ..control.topology import supervisor_name
 from ..packaging.application import ApplicationPlan, check_name
 from ..settings import Settings
 from .remote import RemoteSystem

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from ...runtime.printable import printable_log
-from ..cluster.rpc import one_line, process_of
+from ..cluster.rpc import Reply, one_line, process_of
 from ..control.heartbeats import Heartbeats
 
 __all__ = ["LivenessWatch", "Watched"]
@@ -74,14 +74,15 @@ class LivenessWatch:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
 
-    def _ask(self, name: str, actor: Any) -> Future[int]:
-        asked: Future[int] = actor.process_id.remote().future()
+    def _ask(self, name: str, actor: Any) -> Future[Reply[int]]:
+        asked: Future[Reply[int]] = actor.process_id.remote().future()
         asked.add_done_callback(partial(self._note, name))
         return asked
 
-    def _note(self, name: str, told: Future[int]) -> None:
+    def _note(self, name: str, told: Future[Reply[int]]) -> None:
         if not told.cancelled() and told.exception() is None:
-            self._processes[name] = told.result(), _started(told.result())
+            process_id = told.result().unwrap()
+            self._processes[name] = process_id, _started(process_id)
 
 
 def _process_told_by_ray(actor: Any) -> int:

@@ -19,31 +19,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, TypeVarTuple
 
 from ...runtime.arguments import unregistered
 from ...runtime.domain.projection import Projection
 from ...runtime.encoding.catalogue import Catalogue
-from ...runtime.encoding.error_codec import from_wire
 from ...runtime.errors import RayfoldError, StoreMismatch, Unavailable
 from ...runtime.printable import printable_log
+from ...runtime.read.stores.checkpoint import Quarantined
+from ...runtime.store.report import Report
 from ..client.client import Client
 from ..cluster.attachment import Attachment
+from ..cluster.names import supervisor_name
 from ..cluster.ray_cluster import Cluster
 from ..cluster.ray_session import started_aside
-from ..cluster.rpc import aside, call, one_line
-from ..control.topology import ServedParts, Topology, supervisor_name
+from ..cluster.retry import Patience, retried
+from ..cluster.rpc import Method, Reply, aside, call, one_line
+from ..control.handle import SupervisorHandle
+from ..control.move_result import MoveResult
+from ..control.topology import ServedParts, Topology
 from ..nodes.store import ClusterStore
 from ..observe.status import Status
 from ..process.gc_tuning import tune_gc
+from ..projection.rebuild import SAMPLE_S, Rebuild, RebuildProgress
 from .health_check import Health, health_of
-from .remote_rebuild import RemoteRebuild
 
-__all__ = ["LONG_S", "RemoteSystem"]
+__all__ = ["RemoteSystem"]
 
 log = printable_log(__name__)
 
@@ -56,17 +60,17 @@ _RETRY_S: Final = 0.25
 _ASK_TIMEOUT_S: Final = 60.0
 """For what the supervisor is asked to do; it may just be starting."""
 
-_QUESTIONS: Final = frozenset({"heads", "status", "verify", "deployed", "deploying", "await_rebuild", "watch_rebuild"})
 _PATIENCE_S: Final = 15.0
 """How long a question is asked again: a supervisor that was killed is there again in some 2 s."""
 
-LONG_S: Final = 24 * 3600.0
+_LONG_S: Final = 24 * 3600.0
 """For what moves or rebuilds something."""
 
 _AGAIN_S: Final = 1.0
 """Between two attempts to connect anew; one costs a connection that is refused."""
 
 T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 
 class RemoteSystem:
@@ -88,7 +92,7 @@ class RemoteSystem:
         self._partitions: list[str] = []
         self._told_of: dict[str, int] = {}
         """Projections of which another version serves than this program has."""
-        self._supervisor: Any = None
+        self._supervisor: SupervisorHandle | None = None
         """Its handle, as last looked up."""
         self._attached_by: Attachment | None = None
         """From `attach` on, too."""
@@ -169,8 +173,7 @@ class RemoteSystem:
 
     async def heads(self) -> dict[int, int]:
         """The head of every partition's log. Raises `Unavailable` for one that cannot be reached, by name."""
-        heads: dict[int, int] = await self.ask("heads")
-        return heads
+        return await self.ask(lambda supervisor: supervisor.heads)
 
     async def health(self, limit_s: float) -> Health:
         """See `Runtime.health`."""
@@ -178,50 +181,77 @@ class RemoteSystem:
 
     async def status(self) -> Status:
         """See `Runtime.status`."""
-        status: Status = await self.ask("status")
-        return status
+        return await self.ask(lambda supervisor: supervisor.status)
+
+    async def verify(self) -> Report:
+        """See `Runtime.verify`."""
+        return await self.ask(lambda supervisor: supervisor.verify, timeout_s=_LONG_S)
+
+    async def move(self, partition: int, node: str) -> MoveResult:
+        """See `Runtime.move`."""
+        return await self.change(lambda supervisor: supervisor.move, partition, node)
+
+    async def rebalance(self) -> list[MoveResult]:
+        """See `Runtime.rebalance`."""
+        return await self.change(lambda supervisor: supervisor.rebalance)
+
+    async def drain(self, node: str, drained: bool) -> list[MoveResult]:
+        """See `Runtime.drain`."""
+        return await self.change(lambda supervisor: supervisor.drain, node, drained)
 
     async def scale(self, projection: type[Projection], replicas: int) -> None:
         """See `Runtime.scale`."""
-        await self.ask("scale", self._named(projection), replicas, timeout_s=LONG_S)
+        await self.change(lambda supervisor: supervisor.scale, self._named(projection), replicas)
 
     async def rebuild_stream(self, projection: type[Projection], aggregate: Any, id: str) -> None:
         """See `Runtime.rebuild_stream`."""
         kind = getattr(aggregate, "aggregate_type", str(aggregate))
-        await self.ask("rebuild_stream", self._named(projection), kind, id, timeout_s=LONG_S)
+        await self.change(lambda supervisor: supervisor.rebuild_stream, self._named(projection), kind, id)
 
-    async def retry_quarantined(self, projection: type[Projection]) -> Any:
+    async def retry_quarantined(self, projection: type[Projection]) -> tuple[Quarantined, ...]:
         """See `Runtime.retry_quarantined`."""
-        return await self.ask("retry_quarantined", self._named(projection), timeout_s=LONG_S)
+        return await self.change(lambda supervisor: supervisor.retry_quarantined, self._named(projection))
 
-    def rebuild(self, projection: type[Projection]) -> RemoteRebuild:
+    def rebuild(self, projection: type[Projection]) -> Rebuild:
         """See `Runtime.rebuild`."""
         from ..packaging.shipping import ship
 
         self._named(projection)
         classes = ship(self.catalogue.narrowed(projection))
-        return RemoteRebuild(self.ask, projection, classes)
+        return RemoteRebuild(self, projection, classes)
 
-    async def ask(self, what: str, *arguments: Any, timeout_s: float = _ASK_TIMEOUT_S) -> Any:
-        """Call the supervisor. Raises the error that it returns, and `Unavailable` if it does not answer. Reads are
-        retried while the supervisor restarts. Writes are not: whether the first attempt took effect is unknown."""
-        deadline_s = time.monotonic() + (_PATIENCE_S if what in _QUESTIONS else 0.0)
-        while True:
+    async def ask(
+        self,
+        method: Callable[[SupervisorHandle], Method[Reply[T], *Arguments]],
+        *arguments: *Arguments,
+        timeout_s: float = _ASK_TIMEOUT_S,
+        patience_s: float = _PATIENCE_S,
+    ) -> T:
+        """Ask the supervisor a question. Raises what it replies, and `Unavailable` if it does not answer.
+
+        It is asked again while the supervisor is being started again, for `patience_s` seconds."""
+
+        async def asked(_: float) -> T:
             if self._cut_off:
                 raise Unavailable(self._name, self._cut_off)
-            try:
-                asked = self._call_supervisor("ask", what, *arguments, timeout_s=timeout_s)
-                error, answer = await self._unless_lost(asked)
-            except RayfoldError:
-                raise
-            except Exception as failure:
-                if time.monotonic() >= deadline_s:
-                    raise Unavailable(self._name, f"its supervisor does not answer: {one_line(failure)}") from failure
-                await asyncio.sleep(_RETRY_S)
-            else:
-                if error:
-                    raise from_wire(error)
-                return answer
+            return await self._unless_lost(self._call_supervisor(method, *arguments, timeout_s=timeout_s))
+
+        try:
+            return await retried(asked, Patience(patience_s, pause_s=_RETRY_S))
+        except RayfoldError:
+            raise
+        except Exception as failure:
+            raise Unavailable(self._name, f"its supervisor does not answer: {one_line(failure)}") from failure
+
+    async def change(
+        self,
+        method: Callable[[SupervisorHandle], Method[Reply[T], *Arguments]],
+        *arguments: *Arguments,
+        timeout_s: float = _LONG_S,
+    ) -> T:
+        """Have the supervisor change something. Raises what `ask` does. It is asked once: if its
+        answer is lost, whether it was done is unknown."""
+        return await self.ask(method, *arguments, timeout_s=timeout_s, patience_s=0.0)
 
     # -------------------------------------------------------------------------------------------------------------
 
@@ -331,28 +361,29 @@ class RemoteSystem:
     async def _first_topology(self) -> tuple[Topology, dict[str, Any]]:
         """A topology, and the actors that it names, those of all partitions at least, however often it has to be asked
         for: the system may just be starting, or starting again, or replacing what is named."""
-        deadline_s = time.monotonic() + _ASK_TIMEOUT_S
-        while True:
-            try:
-                topology = await self._read("")
-                if topology is not None:
-                    handles = await self._handles_of(topology)
-                    if missing := [name for name in topology.partitions if name not in handles]:
-                        raise ValueError(f"{missing[0]} is being replaced")
-                    return topology, handles
-            except RayfoldError:
-                raise
-            except Exception as error:
-                if time.monotonic() > deadline_s:
-                    what = f"it has not come up within {_ASK_TIMEOUT_S:g} s: {one_line(error) or 'no answer'}"
-                    raise Unavailable(self._name, what) from error
-                await asyncio.sleep(_RETRY_S)
+
+        async def noticed(_: float) -> tuple[Topology, dict[str, Any]]:
+            topology = await self._read("")
+            if topology is None:
+                raise TimeoutError
+            handles = await self._handles_of(topology)
+            if missing := [name for name in topology.partitions if name not in handles]:
+                raise ValueError(f"{missing[0]} is being replaced")
+            return topology, handles
+
+        try:
+            return await retried(noticed, Patience(_ASK_TIMEOUT_S, pause_s=_RETRY_S))
+        except RayfoldError:
+            raise
+        except Exception as error:
+            what = f"it has not come up within {_ASK_TIMEOUT_S:g} s: {one_line(error) or 'no answer'}"
+            raise Unavailable(self._name, what) from error
 
     async def _read(self, revision: str) -> Topology | None:
-        topology: Topology | None = await self._call_supervisor(
-            "read", revision, _READ_TIMEOUT_S, timeout_s=_READ_TIMEOUT_S + _SLOW_S
+        timeout_s = _READ_TIMEOUT_S + _SLOW_S
+        return await self._call_supervisor(
+            lambda supervisor: supervisor.read, revision, _READ_TIMEOUT_S, timeout_s=timeout_s
         )
-        return topology
 
     async def _handles_of(self, topology: Topology) -> dict[str, Any]:
         """The actors that a topology names, without those that have ended since: a later topology has the change."""
@@ -384,23 +415,32 @@ class RemoteSystem:
             log.warning("%s version %d serves, and this program has version %d", name, served.version, version)
         return projection.parts == len(served.parts)
 
-    async def _call_supervisor(self, method: str, *arguments: Any, timeout_s: float) -> Any:
+    async def _call_supervisor(
+        self,
+        method: Callable[[SupervisorHandle], Method[Reply[T], *Arguments]],
+        *arguments: *Arguments,
+        timeout_s: float,
+    ) -> T:
         """Raises `Unavailable` if there is none, and what `call` does."""
-        supervisor = self._supervisor
-        if supervisor is None:
-            self._check_head()
-            try:
-                supervisor = await aside(partial(self._cluster.actor_named, supervisor_name(self._name)))
-            except ValueError:
-                what = "nothing of that name runs on this cluster; `rayfold deploy` starts it"
-                raise Unavailable(self._name, what) from None
-            self._supervisor = supervisor
+        supervisor = self._supervisor or await self._find_supervisor()
         try:
-            return await call(getattr(supervisor, method), *arguments, timeout_s=timeout_s)
+            return await call(method(supervisor), *arguments, timeout_s=timeout_s)
+        except RayfoldError:
+            raise
         except Exception:
             if self._attachment.head_away_since_s is None:  # else it would not be found
                 self._supervisor = None
             raise
+
+    async def _find_supervisor(self) -> SupervisorHandle:
+        self._check_head()
+        try:
+            found: SupervisorHandle = await aside(partial(self._cluster.actor_named, supervisor_name(self._name)))
+        except ValueError:
+            what = "nothing of that name runs on this cluster; `rayfold deploy` starts it"
+            raise Unavailable(self._name, what) from None
+        self._supervisor = found
+        return found
 
     def _check_head(self) -> None:
         """Raises `TimeoutError` while the head is away, since nothing is found by name then."""
@@ -433,3 +473,47 @@ async def _ended(task: asyncio.Task[None]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
+
+
+class RemoteRebuild(Rebuild):
+    """A rebuild that the supervisor does. Awaiting it raises also `CallerError`, for an older version and while another
+    change of the projection is under way."""
+
+    def __init__(self, system: RemoteSystem, projection: type[Projection], classes: bytes) -> None:
+        self._system = system
+        self._progress = RebuildProgress(0, 0, 0.0, None, False)
+        beginning = system.change(
+            lambda supervisor: supervisor.begin_rebuild,
+            projection.projection_name,
+            classes,
+            timeout_s=_ASK_TIMEOUT_S,
+        )
+        self._begun = asyncio.ensure_future(beginning)
+        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task.add_done_callback(_looked_at)
+
+    def progress(self) -> RebuildProgress:
+        """See `Rebuild`."""
+        return self._progress
+
+    async def cancel(self) -> None:
+        """See `Rebuild`."""
+        number = await asyncio.shield(self._begun)
+        await self._system.change(lambda supervisor: supervisor.cancel_rebuild, number, timeout_s=_ASK_TIMEOUT_S)
+        await asyncio.wait({self._task})
+
+    async def _run(self) -> RebuildProgress:
+        number = await asyncio.shield(self._begun)
+        ending = self._system.ask(lambda supervisor: supervisor.await_rebuild, number, timeout_s=_LONG_S)
+        ended = asyncio.ensure_future(ending)
+        while not ended.done():
+            self._progress = await self._system.ask(lambda supervisor: supervisor.watch_rebuild, number)
+            await asyncio.wait({ended}, timeout=SAMPLE_S)
+        self._progress = ended.result()
+        return self._progress
+
+
+def _looked_at(task: asyncio.Task[RebuildProgress]) -> None:
+    """An error that is not awaited is in the supervisor's log."""
+    if not task.cancelled():
+        task.exception()

@@ -28,10 +28,11 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from subprocess import PIPE, Popen
-from typing import Final
+from typing import Final, cast
 
 from rayfold import connect
 from rayfold.actors.nodes.store import ClusterStore
+from rayfold.actors.system.remote import RemoteSystem
 
 from ..harness.contract import Case, Figure, Options, Sample, hold, of_each
 from ..harness.processes import running_program
@@ -144,7 +145,7 @@ def _job(number: int, kind: str, running: Running, options: Options) -> Job:
     assert isinstance(store, ClusterStore)
     return Job(
         name=store.name,
-        address=running.bank._spread.address,
+        address=cast(RemoteSystem, running.bank._active).address,
         kind=kind,
         depth=DEPTH,
         seed=options.seed + number,

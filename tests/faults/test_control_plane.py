@@ -190,8 +190,9 @@ class MapsBeforeItHandsOver(PartitionMoves):
     ) -> PartitionMap:
         shares = self._system.shares
         await self._copy_up_to(partition, source, to, sealed.head)
-        await shares.call(to, "finish", partition, sealed)
-        await shares.call(to, "place", shares.map.with_home(partition, to, epoch=sealed.epoch))
+        await shares.call(to, lambda agent: agent.finish, partition, sealed)
+        moved = shares.map.with_home(partition, to, epoch=sealed.epoch)
+        await shares.call(to, lambda agent: agent.place, moved)
         return await super()._hand_over(partition, present, source, to, sealed)
 
 

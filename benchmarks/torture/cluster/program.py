@@ -29,8 +29,8 @@ import msgpack
 from rayfold import Aggregate, Envelope, RayfoldError, derived_id
 from rayfold.actors.api.connection import Connection
 from rayfold.actors.cluster.environment import prepare_environment
+from rayfold.actors.cluster.names import supervisor_name
 from rayfold.actors.cluster.ray_cluster import Cluster
-from rayfold.actors.control.topology import supervisor_name
 from rayfold.actors.packaging.application import Application
 from rayfold.actors.settings import Settings
 from rayfold.actors.system.remote import RemoteSystem
@@ -174,7 +174,7 @@ class _Program:
 
     async def deployed(self) -> int:
         """The generation of the code, once nothing is being deployed."""
-        rolled = await cast(RemoteSystem, self._bank._running).ask("deployed")
+        rolled = await cast(RemoteSystem, self._bank._running).ask(lambda supervisor: supervisor.deployed)
         return int(rolled.generation)
 
     async def status(self) -> dict[str, Any]:

@@ -47,8 +47,7 @@ Message = tuple[int, list[bytes], int]
 async def hostile_broadcast(context: Context, findings: Findings) -> None:
     """One projector, one partition, and a network between them."""
     cluster = ray_of_this_process()
-    import ray
-
+    from rayfold.actors.cluster.rpc import call, kill
     from rayfold.actors.packaging.shipping import ship
     from rayfold.actors.projection.actor import ProjectorPlan, start_projector
 
@@ -61,10 +60,10 @@ async def hostile_broadcast(context: Context, findings: Findings) -> None:
         writer.activate()
         actor = start_projector(plan, f"hostile-{store.store_id[:8]}", cluster.namespace)
         try:
-            await _answer(actor.open.remote())
+            await call(actor.open, timeout_s=None)
             await _Feed(context, findings, writer, actor).run()
         finally:
-            ray.kill(actor)
+            kill(actor)
     finally:
         log.close()
 

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from rayfold import Aggregate, Envelope, Projection, RayfoldError, Runtime, derived_id
 from rayfold.actors.client.command_router import CommandRouter
+from rayfold.actors.cluster.names import partition_name, store_system
 from rayfold.actors.cluster.ray_cluster import Cluster
 from rayfold.actors.settings import Settings
 from rayfold.runtime.log.format import stream_id
@@ -85,7 +86,7 @@ class LocalBank:
     def actor(self, partition: int) -> Any:
         """A partition's actor."""
         store = self.runtime.store
-        return self.cluster.actor_named(f"{store.path.name}-{store.store_id[:8]}/partition-{partition}")
+        return self.cluster.actor_named(partition_name(store_system(store.path.name, store.store_id), partition))
 
     def client(self, settings: Settings | None = None, timeout_s: float = 20.0, actors: Sequence[Any] = ()) -> Sender:
         """A further client with a connection of its own, to the partitions or what is put before them."""

@@ -18,15 +18,16 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
+from rayfold.actors.cluster.names import node_agent_name, partition_named
 from rayfold.actors.cluster.ray_cluster import NodeFacts
+from rayfold.actors.cluster.rpc import replies
 from rayfold.actors.control.health import Health
 from rayfold.actors.control.move_result import MoveResult
 from rayfold.actors.control.moves import PartitionMoves
-from rayfold.actors.control.partitions import PartitionActors, partition_named
+from rayfold.actors.control.partitions import PartitionActors
 from rayfold.actors.control.rollout import Rollout
 from rayfold.actors.control.supervision import Supervision
 from rayfold.actors.nodes.agents import NodeAgents
-from rayfold.actors.nodes.store import node_agent_name
 from rayfold.actors.packaging.application import ApplicationPlan
 from rayfold.actors.packaging.registry import Deployment
 from rayfold.actors.packaging.shipping import ship
@@ -34,8 +35,8 @@ from rayfold.actors.partition.actor import PartitionPlan
 from rayfold.actors.partition.log_owner import LogOwner
 from rayfold.actors.settings import Settings
 from rayfold.runtime.encoding.catalogue import Catalogue
-from rayfold.runtime.encoding.error_codec import from_wire, to_wire
 from rayfold.runtime.errors import RayfoldError, Sealed, StorageFailed, StoreError, Unavailable
+from rayfold.runtime.log.sealing import Seal, Tenure
 from rayfold.runtime.store.custody import copy_name
 from rayfold.runtime.store.node_share import NodeShare, check_epoch, check_home
 from rayfold.runtime.store.partition_map import PartitionMap
@@ -135,10 +136,15 @@ class _NodeAgentProcess(Process):
         return self.world.build.share(self.node.disk, self.node.node_id)
 
     def handle(self, method: str, *arguments: Any) -> Any:
-        if method == "map":
-            return self.node.disk.map
         doing: dict[str, Any] = {"open": self.share.facts, "read": self._read, "pull": self._pull}
-        return _told(lambda: (doing.get(method) or getattr(self.share, method))(*arguments))
+        doing["map"] = lambda: self.node.disk.map
+        answer = doing.get(method) or getattr(self.share, method)
+
+        @replies
+        def done() -> object:
+            return answer(*arguments)
+
+        return done()
 
     def _read(self, partition: int, what: str, arguments: tuple[int, ...]) -> Any:
         store_map = self.node.disk.map
@@ -153,10 +159,7 @@ class _NodeAgentProcess(Process):
 
     def _pull(self, partition: int, source: str, up_to: int) -> int:
         def fetch(after: int, until: int) -> Any:
-            error, piece = self.world.call_now(self.node, source, "read", partition, "segment", (after, until))
-            if error:
-                raise from_wire(error)
-            return piece
+            return self.world.call_now(self.node, source, "read", partition, "segment", (after, until)).unwrap()
 
         return self.share.pull(partition, up_to, fetch)
 
@@ -177,28 +180,33 @@ class _PartitionProcess(Process):
             map_here=self._map_here,
         )
 
-    def prepare(self, _saved: Any = ()) -> list[Any]:
-        return []
+    @replies
+    def prepare(self, _saved: Any) -> None:
+        """See `PartitionActor`."""
 
+    @replies
     def residents(self, _first: int) -> list[Any]:
         """See `PartitionActor`: nothing is in memory here."""
         return []
 
-    def open(self) -> list[Any]:
-        return _told(self._ensure_open)[0]
+    @replies
+    def open(self) -> None:
+        self._ensure_open()
 
-    def handle(self, method: str, *arguments: Any) -> Any:
-        if method in ("seal", "hand_over"):
-            return _told(lambda: getattr(self.owner, method)(*arguments))
-        return super().handle(method, *arguments)
+    @replies
+    def seal(self, successor: str) -> Seal:
+        return self.owner.seal(successor)
 
-    def unseal(self, successor: str, epoch: int) -> list[Any]:
-        def undo() -> None:
-            self.owner.unseal(successor, epoch)
-            self._ensure_open()
+    @replies
+    def hand_over(self, successor: str, epoch: int, version: int) -> Tenure:
+        return self.owner.hand_over(successor, epoch, version)
 
-        return _told(undo)[0]
+    @replies
+    def unseal(self, successor: str, epoch: int) -> None:
+        self.owner.unseal(successor, epoch)
+        self._ensure_open()
 
+    @replies
     def close(self) -> None:
         self.owner.handed_over = True
         self._let_go()
@@ -207,14 +215,17 @@ class _PartitionProcess(Process):
         with contextlib.suppress(StoreError):
             self._ensure_open()
 
+    @replies
     def set_projectors(self, _names: Any) -> None:
         self.tick()
 
+    @replies
     def head(self) -> int:
         self._ensure_open()
         assert self.log is not None
         return len(self.log.file.values)
 
+    @replies
     def process_id(self) -> int:
         return 1
 
@@ -711,11 +722,9 @@ class SimulatedSupervision(Supervision):
         if not self.sender.ended:
             self._world.store_known = store_id
 
-    async def _tick(self) -> None:
-        """The client asks every actor often enough."""
-
-    async def _measure(self) -> None:
-        """There are no metrics here."""
+    def going_on(self) -> list[Coroutine[Any, Any, None]]:
+        """The client asks every actor often enough, and there are no metrics here."""
+        return []
 
 
 class _Rollout(Rollout):
@@ -790,10 +799,3 @@ def _shares(world: ControlWorld, sender: Sender) -> NodeAgents:
 def _catalogue() -> bytes:
     """The classes of an application that has none."""
     return ship(Catalogue([], []))
-
-
-def _told(doing: Callable[[], Any]) -> tuple[list[Any], Any]:
-    try:
-        return [], doing()
-    except RayfoldError as error:
-        return to_wire(error), None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from rayfold.actors.cluster.names import generation_in
 from rayfold.actors.cluster.node import NODE_LABEL
-from rayfold.actors.cluster.scheduling import ClusterScheduling, Scheduling, generation_in
+from rayfold.actors.cluster.scheduling import ClusterScheduling, Scheduling
 
 NODES = {"a": "node-0", "b": "node-1", "c": "node-2"}
 

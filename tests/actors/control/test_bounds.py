@@ -8,11 +8,11 @@ import pytest
 
 from rayfold import CallerError
 from rayfold.actors.nodes.store import STORES_KNOWN_MAX, ClusterStore, PartitionLocator
-from rayfold.actors.projection.rebuild import REBUILDS_KEPT, Rebuild, Rebuilds
+from rayfold.actors.projection.rebuild import REBUILDS_KEPT, FleetRebuild, Rebuilds
 from rayfold.runtime.store.partition_map import PartitionMap
 
 
-class Finished(Rebuild):
+class Finished(FleetRebuild):
     """A rebuild without anything to build."""
 
     def __init__(self, over: bool = True) -> None:

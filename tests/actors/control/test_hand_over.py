@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from rayfold.actors.cluster.node import DATA_VARIABLE, NodeIdentity, create_or_read_node
+from rayfold.actors.cluster.rpc import Reply
 from rayfold.actors.nodes.agent import NodeAgent, NodeAgentPlan
 from rayfold.actors.nodes.store import ClusterReader, ClusterStore, PartitionLocator
 from rayfold.actors.packaging.shipping import ship
@@ -22,7 +23,6 @@ from rayfold.actors.partition.actor import PartitionActor, PartitionPlan
 from rayfold.actors.settings import Settings
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.envelope import Envelope, join, pack
-from rayfold.runtime.encoding.error_codec import from_wire
 from rayfold.runtime.encoding.outcome import decode_answer
 from rayfold.runtime.errors import (
     Fenced,
@@ -101,19 +101,16 @@ class WithoutRay(PartitionLocator):
         super().__init__(ClusterStore("bank", "rayfold", bank.map))
         self.here, self._map_file, self._bank = "", None, bank
 
-    def ask(self, node_id: str, method: str, *arguments: Any) -> Any:
+    def ask(self, node_id: str, method: Callable[[Any], Any], *arguments: Any) -> Any:  # type: ignore[override]
         """See `PartitionLocator`."""
         [name] = [name for name, node in self._bank.nodes.items() if node.node_id == node_id]
         self._bank.on(name)
-        return getattr(self._bank.agents[name], method)(*arguments)
+        return method(self._bank.agents[name])(*arguments).unwrap()
 
 
-def told(answer: tuple[list[Any], Any] | list[Any]) -> Any:
-    """What an actor answers; an error that it tells is raised."""
-    error, value = answer if isinstance(answer, tuple) else (answer, None)
-    if error:
-        raise from_wire(error)
-    return value
+def told(reply: Reply[Any]) -> Any:
+    """What an actor replies; an error is raised."""
+    return reply.unwrap()
 
 
 @pytest.fixture
@@ -170,8 +167,8 @@ def test_the_next_actor_is_prepared_with_what_this_one_has_in_memory(bank: Bank)
     present, following = bank.partition("a"), bank.partition("a")
     for name in ("alice", "bob"):
         bank.open_account(present, name)
-    told(following.prepare())
-    told(following.prepare(present.residents(0)))
+    told(following.prepare(()))
+    told(following.prepare(told(present.residents(0))))
     present.close()
     (deposited,) = bank.execute(following, Envelope(Account, "alice", Deposit(amount=5)))
     assert (deposited.position, deposited.version) == (3, 2)
@@ -236,7 +233,7 @@ def test_a_hand_over_whose_seal_was_broken_meanwhile_is_not_written_down(bank: B
     partition.close()  # a process opens a log once, and this one is all processes
     with pytest.raises(Sealed, match="this node: the move was called off"):
         hand_over(bank, sealed)
-    assert bank.agents["a"].map() == bank.map
+    assert told(bank.agents["a"].map()) == bank.map
     assert isinstance(bank.open_account(bank.partition("a"), "bob"), Receipt)
 
 
@@ -257,12 +254,12 @@ def test_a_hand_over_that_comes_too_late_does_not_disturb_the_partition_that_goe
     sealed = seal(bank, partition)
     told(partition.unseal(bank.id_of("b"), sealed.epoch))
     assert isinstance(bank.open_account(partition, "alice"), Receipt)
-    epoch = partition.status().epoch
+    epoch = told(partition.status()).epoch
     with pytest.raises(Sealed, match="the move was called off"):
         told(partition.hand_over(bank.id_of("b"), sealed.epoch, 2))
     told(partition.unseal(bank.id_of("b"), sealed.epoch))
     assert isinstance(bank.open_account(partition, "bob"), Receipt)
-    assert partition.status().epoch == epoch, "its log was not even closed"
+    assert told(partition.status()).epoch == epoch, "its log was not even closed"
 
 
 def test_the_new_home_has_no_log_before_it_is_given_the_map_and_goes_on_under_a_later_epoch(bank: Bank) -> None:
@@ -278,7 +275,7 @@ def test_the_new_home_has_no_log_before_it_is_given_the_map_and_goes_on_under_a_
     told(bank.agents["b"].place(bank.moved(sealed.epoch)))
     arrived = bank.partition("b")
     assert isinstance(bank.open_account(arrived, "alice"), Receipt)
-    assert arrived.status().epoch == sealed.epoch + 1
+    assert told(arrived.status()).epoch == sealed.epoch + 1
 
 
 def test_who_was_asked_at_the_new_home_before_that_was_given_the_map_takes_commands_when_it_is_told_to(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rayfold.actors.cluster.rpc import Reply
 from rayfold.actors.control import heartbeats
 from rayfold.actors.control.heartbeats import Heartbeats
 from rayfold.runtime.errors import RayfoldError, StoreMissing
@@ -34,7 +35,7 @@ async def test_nobody_is_asked_again_before_the_last_question_is_answered() -> N
     for _ in range(3):
         pulse.take("partition 0", question)
     assert len(question.asked) == 1
-    question.asked[0].set_result(7)
+    question.asked[0].set_result(Reply(7))
     await settled()
     pulse.take("partition 0", question)
     assert len(question.asked) == 2
@@ -49,7 +50,7 @@ async def test_whoever_does_not_answer_or_fails_is_silent_and_whoever_answers_is
     assert pulse.silent() == ["silent", "lively", "failing"]
     patient = Heartbeats(60.0)
     patient.take("lively", lively)
-    lively.asked[1].set_result(1)
+    lively.asked[1].set_result(Reply(1))
     await settled()
     assert patient.silent() == []
 
@@ -59,12 +60,12 @@ async def test_an_error_of_ours_is_a_sign_of_life_and_is_noted_until_it_is_over(
     noted: list[RayfoldError | None] = []
     missing = StoreMissing("/data/bank", "the log of partition 0 is not here")
     pulse.take("partition 0", question, noted.append)
-    question.asked[0].set_exception(missing)
+    question.asked[0].set_result(Reply.failed(missing))
     await settled()
     pulse.take("partition 0", question, noted.append)
-    question.asked[1].set_result(1)
+    question.asked[1].set_result(Reply(1))
     await settled()
-    assert noted == [missing, None]
+    assert [str(one) for one in noted] == [str(missing), "None"]
 
 
 async def test_the_answer_of_one_that_was_replaced_counts_for_nothing() -> None:
@@ -72,7 +73,7 @@ async def test_the_answer_of_one_that_was_replaced_counts_for_nothing() -> None:
     noted: list[RayfoldError | None] = []
     pulse.take("partition 0", question, noted.append)
     pulse.forget("partition 0")
-    question.asked[0].set_result(1)
+    question.asked[0].set_result(Reply(1))
     await settled()
     assert noted == []
     pulse.take("partition 0", question)
@@ -95,7 +96,7 @@ async def test_what_is_being_started_is_silent_from_then_on_and_not_for_ever(mon
     assert pulse.excuse("projector")
     monkeypatch.setattr(heartbeats, "STARTING_MAX_S", -1.0)
     assert not pulse.excuse("projector"), "it has been starting for too long"
-    question.asked[0].set_result(1)
+    question.asked[0].set_result(Reply(1))
     await settled()
     monkeypatch.setattr(heartbeats, "STARTING_MAX_S", 60.0)
     assert pulse.excuse("projector"), "it has answered since, and is started again"

@@ -6,7 +6,7 @@ The shares of two nodes with their real node agents, in this process: no Ray.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from rayfold.actors.cluster.node import DATA_VARIABLE, create_or_read_node
 from rayfold.actors.cluster.ray_cluster import NodeFacts
 from rayfold.actors.nodes.agent import NodeAgent, NodeAgentPlan
 from rayfold.actors.nodes.agents import NodeAgents
-from rayfold.runtime.encoding.error_codec import from_wire
 from rayfold.runtime.errors import StoreMismatch, StoreMissing, Unavailable
 
 
@@ -55,14 +54,13 @@ class SharesHere(NodeAgents):
         self._nodes = {node.identity.node_id: node for node in nodes}
         self._environment = environment
 
-    async def call(self, node_id: str, method: str, *arguments: Any, timeout_s: float = 30.0) -> Any:
+    async def call(  # type: ignore[override]
+        self, node_id: str, method: Callable[[Any], Any], *arguments: Any, timeout_s: float = 30.0
+    ) -> Any:
         node = self._nodes[node_id]
         assert node.agent is not None
         self._environment.setenv(DATA_VARIABLE, str(node.data))
-        error, answer = getattr(node.agent, method)(*arguments)
-        if error:
-            raise from_wire(error)
-        return answer
+        return method(node.agent)(*arguments).unwrap()
 
 
 @pytest.fixture

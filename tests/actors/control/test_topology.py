@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from rayfold.actors.control.topology import ServedParts, Topology, TopologyFeed, supervisor_name
+from rayfold.actors.cluster.names import supervisor_name
+from rayfold.actors.control.topology import ServedParts, Topology, TopologyFeed
 from rayfold.actors.nodes.store import ClusterStore
 from rayfold.actors.settings import Settings
 from rayfold.runtime.store.partition_map import PartitionMap

@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 
 from rayfold import BlockingRuntime, Unavailable
+from rayfold.actors.cluster.names import names_of, projector_named
 from rayfold.actors.cluster.ray_cluster import Cluster
 from rayfold.actors.observe.attach import RunningSystem
 from rayfold.actors.observe.metrics import Metrics, samples
-from rayfold.actors.observe.status import Observer, ProjectorSeat, ProjectorStatus, Status, seat_named
+from rayfold.actors.observe.status import Observer, ProjectorStatus, Status
 from rayfold.runtime.domain.messages import Query
 from rayfold.runtime.domain.projection import Projection, answer, project
 from rayfold.runtime.errors import CallerError
@@ -76,16 +77,22 @@ def bank(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield running
 
 
-def seats(bank: BlockingRuntime) -> list[ProjectorSeat]:
+def seats(bank: BlockingRuntime) -> dict[str, Any]:
     """The projectors, as a second process finds them: by their names."""
     import ray
     import ray.util
 
     holder = holder_of(bank.store.path)
     assert holder is not None
-    names = [name for name in ray.util.list_named_actors() if name.startswith(holder.connection["name"])]
-    found = [seat_named(name, ray.get_actor(name)) for name in sorted(names)]
-    return [seat for seat in found if seat is not None]
+    names = names_of(holder.connection["name"], ray.util.list_named_actors())
+    return {name: ray.get_actor(name) for name in sorted(names) if projector_named(name)}
+
+
+def first_of(bank: BlockingRuntime, projection: str) -> dict[str, Any]:
+    """The first replica of a projection."""
+    found = {name: actor for name, actor in seats(bank).items() if f"/{projection}-v1/0-0#" in name}
+    assert len(found) == 1
+    return found
 
 
 def until(bank: BlockingRuntime, projection: type[Projection], wanted: str) -> ProjectorStatus:
@@ -93,7 +100,7 @@ def until(bank: BlockingRuntime, projection: type[Projection], wanted: str) -> P
 
     async def look() -> ProjectorStatus:
         observer = Observer(bank.store)
-        asked = [seat for seat in seats(bank) if (seat.projection, seat.replica) == (projection.projection_name, 0)]
+        asked = first_of(bank, projection.projection_name)
         while True:
             [found] = (await observer.observe({}, asked)).projectors
             if found.state == wanted:
@@ -159,7 +166,7 @@ def test_a_frozen_partition_is_silent_and_the_log_still_tells_where_it_ends(bank
     actors = {number: ray.get_actor(f"{holder.connection['name']}/partition-{number}") for number in range(2)}
     os.kill(before[1].pid, signal.SIGSTOP)
     try:
-        found = asyncio.run(Observer(bank.store, SHORT_S).observe(actors, [])).partitions
+        found = asyncio.run(Observer(bank.store, SHORT_S).observe(actors, {})).partitions
     finally:
         os.kill(before[1].pid, signal.SIGCONT)
     assert [one.alive for one in found] == [True, False]
@@ -173,7 +180,7 @@ def test_a_killed_projector_never_reads_as_a_lag_of_zero_until_it_has_caught_up(
 
     async def looks() -> list[ProjectorStatus]:
         observer = Observer(bank.store)
-        asked = [seat for seat in seats(bank) if (seat.projection, seat.replica) == ("Balances", 0)]
+        asked = first_of(bank, "Balances")
         [killed] = (await observer.observe({}, asked)).projectors
         os.kill(killed.pid, signal.SIGKILL)
         seen: list[ProjectorStatus] = []

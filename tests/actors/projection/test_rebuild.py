@@ -105,8 +105,8 @@ async def test_a_rebuild_tells_its_progress_and_survives_the_death_of_its_projec
         if progress.events and not killed:
             killed = True
             assert isinstance(bank._active, LocalSystem)
-            [building] = bank._active.projections.joining[0].projectors
-            [place] = await bank._active.projections.places([building])
+            [building] = bank._active.fleet.joining[0].projectors
+            [place] = await bank._active.fleet.places([building])
             os.kill(place.pid, signal.SIGKILL)
     done = await rebuild
     assert (done.events, done.total, done.remaining_s, done.serving) == (EVENTS, EVENTS, 0.0, True)

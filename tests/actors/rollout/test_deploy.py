@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -158,15 +158,20 @@ LOOKING: Final = threading.Event()
 """Waited for between two looks at what is on its way: they would take the core from it."""
 
 SUPERVISOR: Final = (
-    "__import__('ray').get(bank._runtime._active._cluster.actor_named('shop/supervisor').alive.remote())"
+    "__import__('ray').get(bank._runtime._active._cluster.actor_named('shop/supervisor').alive.remote()).unwrap()"
 )
+
+
+def asked(shop: Console, what: str) -> dict[str, Any]:
+    """What the supervisor answers to a question about the deployment."""
+    asking = f"bank._runtime._active.ask(lambda one: one.{what})"
+    answer: dict[str, Any] = shop(f"__import__('asyncio').run_coroutine_threadsafe({asking}, bank._loop).result(60)")
+    return answer
 
 
 def preparing(shop: Console) -> int:
     """The generation that is being prepared; 0 while there is none."""
-    asked = "__import__('asyncio').run_coroutine_threadsafe(bank._runtime._active.ask('deploying'), bank._loop)"
-    number: int = shop(f"{asked}.result(60)")["preparing"]
-    return number
+    return int(asked(shop, "deploying")["preparing"])
 
 
 def built(nodes: LocalNodes) -> set[str]:
@@ -379,8 +384,7 @@ def test_a_deployment_whose_deployer_is_killed_comes_to_its_end_and_a_later_vers
         deployer.kill()
     while generation(shop) == present:
         LOOKING.wait(0.05)
-    deployed = "__import__('asyncio').run_coroutine_threadsafe(bank._runtime._active.ask('deployed'), bank._loop)"
-    done = shop(f"{deployed}.result(60)")
+    done = asked(shop, "deployed")
     assert done["done"] == done["total"]
     assert pay(shop, "killed", 10) == -5
     assert pay(shop, "till", 10) == -total - 5

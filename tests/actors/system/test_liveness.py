@@ -12,13 +12,14 @@ import pytest
 import ray
 
 from rayfold.actors.cluster.ray_cluster import Cluster
-from rayfold.actors.cluster.rpc import process_of
+from rayfold.actors.cluster.rpc import call, process_of, replies
 from rayfold.actors.system.liveness import LivenessWatch
 
 
 class Living:
     """Answers as long as nothing stops it."""
 
+    @replies
     def process_id(self) -> int:
         return os.getpid()
 
@@ -35,7 +36,7 @@ class One:
 async def test_an_actor_that_is_frozen_is_ended_and_comes_back(cluster: Cluster, heard_before: bool) -> None:
     remote: Any = ray.remote
     actor = remote(Living).options(num_cpus=0, max_restarts=1, max_task_retries=-1).remote()
-    pid = await asyncio.wrap_future(actor.process_id.remote().future())
+    pid = await call(actor.process_id, timeout_s=60)
     watching = asyncio.create_task(LivenessWatch(One(actor), 2.0).watch())
     try:
         if heard_before:
