@@ -29,7 +29,7 @@ from .errors import Overloaded
 __all__ = [
     "BATCH_BYTES_MAX",
     "BATCH_BY_RAY_S",
-    "BATCH_BY_ROAD_S",
+    "BATCH_BY_SOCKET_S",
     "BATCH_ITEMS_MAX",
     "WAITING_BYTES_MAX",
     "WAITING_ITEMS_MAX",
@@ -48,7 +48,7 @@ BATCH_BYTES_MAX: Final = 96 * 1024
 WORTH_ITEMS: Final = 24
 """Fewer are not worth a batch of their own while another is in flight: they wait for its return, and for company."""
 
-BATCH_BY_ROAD_S: Final = 0.0001
+BATCH_BY_SOCKET_S: Final = 0.0001
 BATCH_BY_RAY_S: Final = 0.0004
 """What a batch of commands costs besides its commit: the transfer, waking up the receiver, what is done once for it."""
 

@@ -36,7 +36,7 @@ from typing import Any, Final
 
 import ray
 
-from ...runtime.batch_queue import BATCH_BY_RAY_S, BATCH_BY_ROAD_S
+from ...runtime.batch_queue import BATCH_BY_RAY_S, BATCH_BY_SOCKET_S
 from ...runtime.checks.standing import Alarms, StandingCheck, StreamChecks
 from ...runtime.domain.aggregate import OwnActor
 from ...runtime.encoding.catalogue import Catalogue
@@ -561,7 +561,7 @@ class PartitionActor:
         on_failure.callback(check.stop)
         if plan.settings.local_sockets:
             name = f"{plan.store.store_id[:12]}-{plan.number}"
-            server = open_socket_server(name, lambda *batch: self._execute_in_turn(BATCH_BY_ROAD_S, *batch))
+            server = open_socket_server(name, lambda *batch: self._execute_in_turn(BATCH_BY_SOCKET_S, *batch))
         return Activation(opened, loop, broadcast, own_actors, placements, check, server)
 
     def _watch_over(self) -> None:

@@ -17,7 +17,7 @@ from rayfold.actors.client.command_router import CommandRouter
 from rayfold.actors.client.transport import PartitionTransport
 from rayfold.actors.cluster.ray_cluster import Cluster
 from rayfold.actors.settings import Settings
-from rayfold.runtime.batch_queue import BATCH_BY_RAY_S, BATCH_BY_ROAD_S, BATCH_ITEMS_MAX, commands_worth
+from rayfold.runtime.batch_queue import BATCH_BY_RAY_S, BATCH_BY_SOCKET_S, BATCH_ITEMS_MAX, commands_worth
 from rayfold.runtime.encoding.envelope import PackedCommand, pack
 from rayfold.runtime.encoding.outcome import decode_answer
 from tests.actors.conftest import Bank
@@ -81,7 +81,7 @@ async def test_a_client_learns_with_each_answer_how_many_commands_are_worth_a_ba
                     await asyncio.gather(*[router.submit(packed, blob, 30) for packed, blob in deposits(1)])
                 destination.queue.pipelined_items_min = BATCH_ITEMS_MAX + 1
                 await asyncio.gather(*[router.submit(packed, blob, 30) for packed, blob in deposits(1)])
-                least_s = BATCH_BY_ROAD_S if settings.local_sockets else BATCH_BY_RAY_S
+                least_s = BATCH_BY_SOCKET_S if settings.local_sockets else BATCH_BY_RAY_S
                 assert commands_worth(least_s) <= destination.queue.pipelined_items_min <= BATCH_ITEMS_MAX
 
 
