@@ -13,9 +13,10 @@ in flight, and everything that was not answered is sent again in order, with bac
 the order of one caller's commands to one aggregate is kept through losses and moves, and the same ids make sure that
 nothing takes effect twice.
 
-An aggregate with a long history is loaded aside by its partition (`runtime/write/loading.py`), which answers `Later`
-meanwhile. Its commands are set aside here, in order, and sent again after a pause; those to other aggregates go on. So
-are those to an aggregate whose own actor has to be found by its name, since Ray may take long for it.
+An aggregate with a long history is loaded aside by its partition (`runtime/write/loading.py`), which answers
+`RetryAfter` meanwhile. Its commands are set aside here, in order, and sent again after a pause; those to other
+aggregates go on. So are those to an aggregate whose own actor has to be found by its name, since Ray may take long for
+it.
 
 Rules kept here: every command has a deadline, after which its caller gets `Unavailable`; what waits is bounded; retries
 are made here and nowhere else (Ray's own would run a command again unnoticed).
@@ -30,7 +31,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from ...runtime.batch_queue import BatchQueue, commands_worth
 from ...runtime.encoding.envelope import PackedCommand, join
-from ...runtime.encoding.outcome import Later, Outcome, Redirect, decode_answer
+from ...runtime.encoding.outcome import Outcome, Redirect, RetryAfter, decode_answer
 from ...runtime.errors import Fenced, Overloaded, Unavailable
 from ...runtime.stream import OLD_PLACEMENT, StreamId, partition_of
 
@@ -378,7 +379,7 @@ class Routing:
             if isinstance(answered, Redirect):
                 unanswered.append(pending)
                 destination.moved[pending.stream] = answered.actor
-            elif isinstance(answered, Later):
+            elif isinstance(answered, RetryAfter):
                 unanswered.append(pending)
                 destination.loading[pending.stream] = answered.pause_s
             elif isinstance(answered, Fenced):

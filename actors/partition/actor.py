@@ -41,7 +41,7 @@ from ...runtime.checks.standing import Alarms, StandingCheck, StreamChecks
 from ...runtime.domain.aggregate import OwnActor
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.encoding.envelope import PackedCommand, unpack_batch
-from ...runtime.encoding.outcome import Answered, Later, Redirect, encode_answer
+from ...runtime.encoding.outcome import Answered, Redirect, RetryAfter, encode_answer
 from ...runtime.errors import Fenced, HandlerFailed, RayfoldError, Refusal, Sealed, StoreError
 from ...runtime.in_hand import DEATHS_MAX, KEY_BYTES, REFUSED_S, Fallen, InHand
 from ...runtime.log.contract import Snapshot
@@ -214,7 +214,7 @@ class PartitionActor:
         if Fenced in kinds:
             self._end_fenced()
         if StillLoading in kinds:
-            answers = [Later(_LOADING_S) if isinstance(answer, StillLoading) else answer for answer in answers]
+            answers = [RetryAfter(_LOADING_S) if isinstance(answer, StillLoading) else answer for answer in answers]
         if Redirect in kinds or StillLoading in kinds:  # those are sent again, before what is on its way behind them
             self._attempts.bar(client)
         return answers

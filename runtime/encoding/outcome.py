@@ -24,7 +24,7 @@ from .facts import FACTS_BYTES_MAX
 __all__ = [
     "ERROR_BYTES_MAX",
     "Answered",
-    "Later",
+    "RetryAfter",
     "Redirect",
     "Outcome",
     "decode_answer",
@@ -45,15 +45,15 @@ class Redirect(NamedTuple):
     """The name of its own actor; empty for "back in its partition"."""
 
 
-class Later(NamedTuple):
+class RetryAfter(NamedTuple):
     """Not an outcome yet: the aggregate is being loaded (`loading.py`), ask here again. Nothing has been decided."""
 
     pause_s: float
     """After so long."""
 
 
-Answered = Receipt | RayfoldError | Redirect | Later
-"""What an actor answers for one command; the router resolves `Redirect` and `Later` by itself."""
+Answered = Receipt | RayfoldError | Redirect | RetryAfter
+"""What an actor answers for one command; the router resolves `Redirect` and `RetryAfter` by itself."""
 
 _pack_facts: Final = msgpack.Packer(autoreset=True).pack
 """Safe to share between threads: it runs no Python while it packs numbers. Half the time of `packb`."""
@@ -110,7 +110,7 @@ def decode_outcomes(blob: bytes, commands: Sequence[Any], store_id: str = "") ->
         elif packed[0] == _ERROR:
             answered.append(from_wire([*packed[1:]]))
         elif packed[0] == _LATER:
-            answered.append(Later(*packed[1:]))
+            answered.append(RetryAfter(*packed[1:]))
         else:
             answered.append(Redirect(*packed[1:]))
     return answered
@@ -123,7 +123,7 @@ def _pack(outcome: Answered) -> bytes:
         packed = _pack_facts((_RECEIPT, partition, position, version, repeated))
     elif isinstance(outcome, Redirect):
         packed = msgpack.packb((_MOVED, outcome.actor))
-    elif isinstance(outcome, Later):
+    elif isinstance(outcome, RetryAfter):
         packed = msgpack.packb((_LATER, outcome.pause_s))
     else:
         packed = _pack_error(to_wire(outcome))

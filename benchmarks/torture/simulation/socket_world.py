@@ -24,7 +24,7 @@ from rayfold.actors.partition.request_order import RequestOrder
 from rayfold.actors.partition.socket_protocol import Request, ServerProtocol
 from rayfold.actors.settings import Settings
 from rayfold.runtime.encoding.envelope import Envelope, PackedCommand, pack, unpack_batch
-from rayfold.runtime.encoding.outcome import Answered, Later, Outcome, Redirect, encode_answer
+from rayfold.runtime.encoding.outcome import Answered, Outcome, Redirect, RetryAfter, encode_answer
 from rayfold.runtime.errors import Fenced, Overloaded, RayfoldError, Unavailable
 from rayfold.runtime.log.contract import Append, Appended, CommandEntry
 from rayfold.runtime.receipt import Receipt
@@ -193,7 +193,7 @@ class ServingProcess(PartitionProcess):
             return encode_answer([Fenced(f"partition {self._partition}", 0, 0)] * len(commands), batch_cost_s=0.0)
         elsewhere = {stream: Redirect(own.name) for stream, own in self.own_actors.items()}
         answers = self._decide(commands, {**self._loading(), **elsewhere})
-        if any(isinstance(answer, Redirect | Later) for answer in answers):
+        if any(isinstance(answer, Redirect | RetryAfter) for answer in answers):
             self._attempts.bar(client)
         return encode_answer(answers, batch_cost_s=0.0)
 
@@ -217,7 +217,7 @@ class ServingProcess(PartitionProcess):
         fault = network.trouble("loading", partition)
         if fault is None or network.chance(f"loaded of {partition}") < 0.5:
             return {}
-        return {stream: Later(LOADING_S) for stream in self._sockets.some_stream(partition, fault.at_ms)}
+        return {stream: RetryAfter(LOADING_S) for stream in self._sockets.some_stream(partition, fault.at_ms)}
 
     def begin_own(self, stream: StreamId, name: str) -> OwnProcess:
         """Have an aggregate decided in an actor of its own from now on, and in no other."""
