@@ -2,7 +2,8 @@
 (`system/local.py`), a supervisor on a cluster (`supervision.py`). What both do with them is here.
 
 Beside all steps. What differs is who places the actors, and so where they are (`Placement`); and who watches them
-(`system/liveness.py`, `health.py`). A program of which neither is true has a `RemoteSystem`, which asks the supervisor.
+(`system/liveness.py`, `replacements.py`). A program of which neither is true has a `RemoteSystem`, which asks the
+supervisor.
 """
 
 from __future__ import annotations

@@ -43,11 +43,11 @@ from ..partition.handle import PartitionHandle
 from ..projection.fleet import Projector, end
 from .actor_system import ActorSystem, Placement
 from .builds import ClusterBuilds
-from .health import Health
 from .moves import PartitionMoves
 from .partitions import PartitionActors
 from .projections import HEARD_S, ClusterProjectorFleet
 from .projector_moves import ProjectorMoves
+from .replacements import Replacements
 from .rollout import Rollout
 from .topology import ServedParts, Topology, TopologyFeed
 
@@ -104,7 +104,7 @@ class Supervision(ActorSystem):
         """Of the nodes that are up: what Ray calls them since their last start."""
         self._gone_since: dict[str, datetime] = {}
         self.moves = PartitionMoves(self)
-        self.health = Health(self, self.moves)
+        self.replacements = Replacements(self, self.moves)
         self.rollout = Rollout(self, restart)
         self._projector_moves = ProjectorMoves(self)
         self._superseded: list[Projector] = []
@@ -195,7 +195,7 @@ class Supervision(ActorSystem):
 
     async def _resume(self) -> None:
         """After an end of the supervisor, or of everything: moves that were interrupted are called off, and every actor
-        opens what it has. One that does not is replaced (`health.py`)."""
+        opens what it has. One that does not is replaced (`replacements.py`)."""
         try:
             await self.moves.settle()
             await self._open()
@@ -258,7 +258,7 @@ class Supervision(ActorSystem):
         except (StoreError, Unavailable) as error:
             trouble = error
         if self.partitions.seated[number] is seated:  # else it has been replaced meanwhile
-            self.health.note(number, trouble)
+            self.replacements.note(number, trouble)
 
     # --- what clients ask for ------------------------------------------------------------------------------------
 
@@ -300,8 +300,8 @@ class Supervision(ActorSystem):
                 told[number] = self._gone(node_id)
             elif node_id in self.shares.troubles:
                 told[number] = str(self.shares.troubles[node_id])
-            elif number in self.health.troubles:
-                told[number] = str(self.health.troubles[number])
+            elif number in self.replacements.troubles:
+                told[number] = str(self.replacements.troubles[number])
         return told
 
     def _gone(self, node_id: str) -> str:
@@ -350,9 +350,9 @@ class Supervision(ActorSystem):
                 for node_id in self.shares.troubles.keys() & self.shares.up:
                     self.alone(f"share of {node_id}", partial(self.shares.add, self.nodes[node_id]))
                 self._use_nodes()
-                self.health.take_pulses()
+                self.replacements.send_heartbeats()
                 # Both may take a minute, and the next node may be lost meanwhile: nothing here waits for them.
-                self.alone("replacements", self.health.put_right)
+                self.alone("replacements", self.replacements.put_right)
                 self.alone("tidying", self._tidy)
                 if self._projector_moves.is_due():
                     self.alone("moves of projectors", self._projector_moves.step)
@@ -369,7 +369,7 @@ class Supervision(ActorSystem):
 
     def trouble_of(self, number: int) -> RayfoldError | None:
         """Why a partition that answers cannot open its log; None if it can."""
-        return self.health.troubles.get(number)
+        return self.replacements.troubles.get(number)
 
     def is_up(self, number: int) -> bool:
         """Whether the home of a partition's actor is up."""

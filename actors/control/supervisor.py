@@ -292,9 +292,9 @@ def start_supervisor(name: str, namespace: str, plan: ApplicationPlan | None = N
 def revive(name: str, namespace: str, patience_s: float) -> None:
     """Start the supervisor of a deployed application again, if it is silent for so long, or is not there.
 
-    Ray 2.60 sometimes forgets an actor when its directory restarts (`health.py`). The supervisor watches all others;
-    the agents of the nodes, and programs that connect, watch it with this. One that Ray is still starting is left
-    alone. Raises `Unavailable` if nothing of that name runs.
+    Ray 2.60 sometimes forgets an actor when its directory restarts (`replacements.py`). The supervisor watches all
+    others; the agents of the nodes, and programs that connect, watch it with this. One that Ray is still starting is
+    left alone. Raises `Unavailable` if nothing of that name runs.
     """
     supervisor: SupervisorHandle | None = None
 

@@ -1,7 +1,7 @@
 """SystemState: what the parts of the control plane know of their one system, and may do with it.
 
-`supervision.py` has it; `moves.py`, `projector_moves.py`, `health.py` and `rollout.py` are handed it, and know no more
-of the supervision than this.
+`supervision.py` has it; `moves.py`, `projector_moves.py`, `replacements.py` and `rollout.py` are handed it, and know no
+more of the supervision than this.
 """
 
 from __future__ import annotations

@@ -207,7 +207,7 @@ class NodeAgents:
 
     async def _open(self, node_id: str) -> ShareFacts:
         """Waits for killed processes to release their shares, and for a node agent that is just being started. One that
-        stays silent is replaced once: Ray may have forgotten it (`health.py`)."""
+        stays silent is replaced once: Ray may have forgotten it (`replacements.py`)."""
         began_s, failure, replaced = asyncio.get_running_loop().time(), Exception(), False
 
         def note(error: Exception) -> None:

@@ -1,8 +1,8 @@
 """LivenessWatch: on one machine, a partition or projector that gives no sign of life is ended, and Ray starts it again.
 
-Beside all steps; its twin for several nodes is `health.py`. A process that is stopped, or whose code never releases the
-interpreter, cannot watch itself (`process/watchdog.py`). Its calls that need no lock are not answered, and that is what
-is checked.
+Beside all steps; its twin for several nodes is `replacements.py`. A process that is stopped, or whose code never
+releases the interpreter, cannot watch itself (`process/watchdog.py`). Its calls that need no lock are not answered, and
+that is what is checked.
 
 Rules kept here: what is ended is the process that was seen under this name, by its id and its start time, and not
 another one that has come since; or, if it has never answered, the one that Ray's directory has for it; a process that
@@ -46,7 +46,7 @@ class LivenessWatch:
     def __init__(self, watched: Watched, silent_s: float) -> None:
         """`silent_s`: as in `Settings`."""
         self._watched, self._silent_s = watched, silent_s
-        self._pulse = Heartbeats(silent_s)
+        self._heartbeats = Heartbeats(silent_s)
         self._processes: dict[str, tuple[int, str]] = {}
         """Name -> process id and start time, as the actor reported."""
 
@@ -61,11 +61,11 @@ class LivenessWatch:
 
     async def _look(self) -> None:
         living = dict(self._watched.living())
-        self._pulse.keep(set(living))
+        self._heartbeats.keep(set(living))
         for name, actor in living.items():
-            self._pulse.take(name, partial(self._ask, name, actor))
-        for name in self._pulse.silent():
-            self._pulse.forget(name)
+            self._heartbeats.take(name, partial(self._ask, name, actor))
+        for name in self._heartbeats.silent():
+            self._heartbeats.forget(name)
             pid, started = self._processes.pop(name, (0, ""))
             if not pid or not started or _started(pid) != started:
                 pid = await asyncio.to_thread(_process_told_by_ray, living[name])

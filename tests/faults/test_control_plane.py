@@ -88,7 +88,7 @@ def test_the_watch_sees_a_lost_node_while_a_replacement_takes_long() -> None:
         async def takes_long() -> None:
             await never.wait()
 
-        supervision.health.put_right = takes_long  # type: ignore[method-assign]
+        supervision.replacements.put_right = takes_long  # type: ignore[method-assign]
         await asyncio.sleep(2 * supervision.watch_s)
         world._kill_node(world.nodes["b"])
         await asyncio.sleep(2 * supervision.watch_s)

@@ -1,8 +1,8 @@
 """The control plane in simulated time: nodes with disks, a network, supervisors, and a client that tries everything.
 
-Real are the supervision with its watch, health and moves, the agreement about the map (`nodes/agents.py`), what happens
-to a node's share (`node_share.py`), what a partition's actor does with its log (`log_owner.py`), sealing and custody.
-Simulated are the clock, the network, disks, and what Ray does: names, processes, restarts.
+Real are the supervision with its watch, replacements and moves, the agreement about the map (`nodes/agents.py`), what
+happens to a node's share (`node_share.py`), what a partition's actor does with its log (`log_owner.py`), sealing and
+custody. Simulated are the clock, the network, disks, and what Ray does: names, processes, restarts.
 
 Each message of the protocol and each write to a disk is a *step*, numbered in the order in which they happen; a plan
 says which faults happen at which step (`control_faults.py`). After each step the invariants are looked at.
@@ -21,10 +21,10 @@ from typing import Any, Final, Literal, NamedTuple, TypeVar
 from rayfold.actors.cluster.names import node_agent_name, partition_named
 from rayfold.actors.cluster.ray_cluster import NodeFacts
 from rayfold.actors.cluster.rpc import replies
-from rayfold.actors.control.health import Health
 from rayfold.actors.control.move_result import MoveResult
 from rayfold.actors.control.moves import PartitionMoves
 from rayfold.actors.control.partitions import PartitionActors
+from rayfold.actors.control.replacements import Replacements
 from rayfold.actors.control.rollout import Rollout
 from rayfold.actors.control.supervision import Supervision
 from rayfold.actors.nodes.agents import NodeAgents
@@ -661,8 +661,8 @@ class ControlWorld:
         maps = [node.disk.map for node in self.nodes.values()]
         if any(one != supervision.shares.map for one in maps):
             return "the nodes have different maps"
-        if supervision.shares.troubles or supervision.health.troubles:
-            return f"in trouble: {supervision.shares.troubles} {supervision.health.troubles}"
+        if supervision.shares.troubles or supervision.replacements.troubles:
+            return f"in trouble: {supervision.shares.troubles} {supervision.replacements.troubles}"
         for partition, home in enumerate(supervision.shares.map.owners):
             seated = supervision.partitions.seated[partition]
             process = self.actors[seated.name].process if seated.name in self.actors else None
@@ -700,7 +700,7 @@ class SimulatedSupervision(Supervision):
         self.projections = self._projections()
         self.partitions = _PartitionActors(self, world)
         self.moves = world.build.moves(self)
-        self.health = Health(self, self.moves)
+        self.replacements = Replacements(self, self.moves)
         self.watch_s = WATCH_S
 
     def go_on(self, doing: Coroutine[Any, Any, None]) -> None:

@@ -31,23 +31,23 @@ async def settled() -> None:
 
 
 async def test_nobody_is_asked_again_before_the_last_question_is_answered() -> None:
-    pulse, question = Heartbeats(60.0), Question()
+    beats, question = Heartbeats(60.0), Question()
     for _ in range(3):
-        pulse.take("partition 0", question)
+        beats.take("partition 0", question)
     assert len(question.asked) == 1
     question.asked[0].set_result(Reply(7))
     await settled()
-    pulse.take("partition 0", question)
+    beats.take("partition 0", question)
     assert len(question.asked) == 2
 
 
 async def test_whoever_does_not_answer_or_fails_is_silent_and_whoever_answers_is_not() -> None:
-    pulse, silent, lively, failing = Heartbeats(0.0), Question(), Question(), Question()
+    beats, silent, lively, failing = Heartbeats(0.0), Question(), Question(), Question()
     for who, question in (("silent", silent), ("lively", lively), ("failing", failing)):
-        pulse.take(who, question)
+        beats.take(who, question)
     failing.asked[0].set_exception(ConnectionError("the actor is gone"))
     await settled()
-    assert pulse.silent() == ["silent", "lively", "failing"]
+    assert beats.silent() == ["silent", "lively", "failing"]
     patient = Heartbeats(60.0)
     patient.take("lively", lively)
     lively.asked[1].set_result(Reply(1))
@@ -56,48 +56,48 @@ async def test_whoever_does_not_answer_or_fails_is_silent_and_whoever_answers_is
 
 
 async def test_an_error_of_ours_is_a_sign_of_life_and_is_noted_until_it_is_over() -> None:
-    pulse, question = Heartbeats(60.0), Question()
+    beats, question = Heartbeats(60.0), Question()
     noted: list[RayfoldError | None] = []
     missing = StoreMissing("/data/bank", "the log of partition 0 is not here")
-    pulse.take("partition 0", question, noted.append)
+    beats.take("partition 0", question, noted.append)
     question.asked[0].set_result(Reply.failed(missing))
     await settled()
-    pulse.take("partition 0", question, noted.append)
+    beats.take("partition 0", question, noted.append)
     question.asked[1].set_result(Reply(1))
     await settled()
     assert [str(one) for one in noted] == [str(missing), "None"]
 
 
 async def test_the_answer_of_one_that_was_replaced_counts_for_nothing() -> None:
-    pulse, question = Heartbeats(60.0), Question()
+    beats, question = Heartbeats(60.0), Question()
     noted: list[RayfoldError | None] = []
-    pulse.take("partition 0", question, noted.append)
-    pulse.forget("partition 0")
+    beats.take("partition 0", question, noted.append)
+    beats.forget("partition 0")
     question.asked[0].set_result(Reply(1))
     await settled()
     assert noted == []
-    pulse.take("partition 0", question)
-    pulse.keep(set())
-    assert pulse.silent() == []
+    beats.take("partition 0", question)
+    beats.keep(set())
+    assert beats.silent() == []
 
 
 @pytest.mark.parametrize("kept", [{"a"}, {"a", "b"}])
 async def test_those_that_are_not_asked_any_more_are_forgotten(kept: set[str]) -> None:
-    pulse = Heartbeats(0.0)
+    beats = Heartbeats(0.0)
     for who in ("a", "b"):
-        pulse.take(who, Question())
-    pulse.keep(kept)
-    assert set(pulse.silent()) == kept
+        beats.take(who, Question())
+    beats.keep(kept)
+    assert set(beats.silent()) == kept
 
 
 async def test_what_is_being_started_is_silent_from_then_on_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    pulse, question = Heartbeats(0.0), Question()
-    pulse.take("projector", question)
-    assert pulse.excuse("projector")
+    beats, question = Heartbeats(0.0), Question()
+    beats.take("projector", question)
+    assert beats.excuse("projector")
     monkeypatch.setattr(heartbeats, "STARTING_MAX_S", -1.0)
-    assert not pulse.excuse("projector"), "it has been starting for too long"
+    assert not beats.excuse("projector"), "it has been starting for too long"
     question.asked[0].set_result(Reply(1))
     await settled()
     monkeypatch.setattr(heartbeats, "STARTING_MAX_S", 60.0)
-    assert pulse.excuse("projector"), "it has answered since, and is started again"
+    assert beats.excuse("projector"), "it has answered since, and is started again"
     assert len(question.asked) == 1, "the question is open still"

@@ -1,4 +1,4 @@
-"""Health: which actors of a system on a cluster answer, which report a problem, and which are replaced.
+"""Replacements: which actors of a system on a cluster answer, which report a problem, and which are replaced.
 
 Beside all steps, on the event loop of the supervising process. Ray starts again what was killed. What it does not do is
 for this file: a frozen process, and an actor that Ray has forgotten (version 2.60 forgets the actors of a node when its
@@ -26,14 +26,14 @@ from .heartbeats import Heartbeats
 from .moves import PartitionMoves
 from .system_state import SystemState
 
-__all__ = ["Health"]
+__all__ = ["Replacements"]
 
 T = TypeVar("T")
 
 log = printable_log(__name__)
 
 
-class Health:
+class Replacements:
     """Of one system."""
 
     def __init__(self, system: SystemState, moves: PartitionMoves) -> None:
@@ -63,7 +63,7 @@ class Health:
             log.error("partition %d of %s: %s", partition, self._system.plan.name, trouble)
         self.troubles[partition] = trouble
 
-    def take_pulses(self) -> None:
+    def send_heartbeats(self) -> None:
         """Send a heartbeat call to every actor whose node is up, without waiting for the answers."""
         system, shares = self._system, self._system.shares
         seated = {f"partition {number}": number for number in system.partitions.seated if system.is_up(number)}
