@@ -61,7 +61,7 @@ from ..nodes.store import AnyStore, ClusterStore
 from ..packaging.shipping import unship
 from ..process.actor_log import begin_log
 from ..process.gc_tuning import tune_gc
-from ..process.watchdog import Watch, fallen_with, in_hand_of
+from ..process.watchdog import ProcessWatchdog, fallen_with, in_hand_of
 from ..settings import Settings
 from .activation import Activation
 from .answers import PartitionAnswer
@@ -135,7 +135,7 @@ class PartitionActor:
             map_here=lambda: self._spread_store().map_here(),
         )
         self._in_hand = InHand(None)
-        self._watch: Watch | None = None
+        self._watch: ProcessWatchdog | None = None
         self._proven: set[tuple[str, str]] = set()
         """Aggregate types and commands of theirs that an own actor has decided, and soon: others may be decided here
         while their own actor starts."""
@@ -572,7 +572,7 @@ class PartitionActor:
             limit_s = min(plan.settings.decide_max_s, plan.settings.attempt_timeout_s * 0.8)
             what = f"partition {plan.number} of {plan.store.store_id} on {plan.node_id}"
             self._in_hand = in_hand_of(what)
-            self._watch = Watch(self._in_hand, limit_s, native=what)
+            self._watch = ProcessWatchdog(self._in_hand, limit_s, native=what)
 
     def _checking(self, opened: LmdbLog, catalogue: Catalogue, residents: Residents) -> StandingCheck:
         """Compares residents and snapshots with the log, for as long as this log is open."""

@@ -42,7 +42,7 @@ from ..cluster.rpc import Method, Reply, call_now
 from ..packaging.shipping import unship
 from ..process.actor_log import begin_log
 from ..process.gc_tuning import tune_gc
-from ..process.watchdog import Watch, in_hand_of, record_path
+from ..process.watchdog import ProcessWatchdog, in_hand_of, record_path
 from ..settings import Settings
 from .request_order import RequestOrder
 
@@ -135,7 +135,7 @@ class AggregateActor:
             plan, catalogue = self._plan, unship(self._plan.catalogue)
             in_hand = _Careful(plan) if plan.careful else in_hand_of(plan.name)
             self._loop = WriteLoop(plan.partition, self._log, catalogue, residents_max=1, in_hand=in_hand)
-            Watch(in_hand, plan.settings.decide_max_s, self._took_too_long, native=plan.name)
+            ProcessWatchdog(in_hand, plan.settings.decide_max_s, self._took_too_long, native=plan.name)
             tune_gc()
             where, residents = f"in its own actor, of partition {plan.partition}", self._loop.residents
             reader = cast(Reader, PartitionLog(plan))  # of its own: it only reads streams

@@ -30,7 +30,7 @@ from ...runtime.in_hand import KEY_BYTES, Fallen, InHand
 from ...runtime.printable import printable_log
 from ...runtime.private import make_private_folder, open_private, private_temporary_folder
 
-__all__ = ["Watch", "being_tried", "fallen_with", "in_hand_of", "record_path"]
+__all__ = ["ProcessWatchdog", "being_tried", "fallen_with", "in_hand_of", "record_path"]
 
 log = printable_log(__name__)
 
@@ -148,7 +148,7 @@ def _where_user_code_is() -> str:
     return "".join(next(ours, [])[-_TRACE_FRAMES:])[:_TRACE_CHARS_MAX]
 
 
-class Watch:
+class ProcessWatchdog:
     """Watches one process. Starts at once; ends with the process, or at `stop`.
 
     A child that user code forks ends when it comes back from that code."""

@@ -50,7 +50,7 @@ from ..packaging.shipping import unship
 from ..process.actor_log import begin_log
 from ..process.gc_tuning import tune_gc
 from ..process.suspects import key_of_batch, record_of
-from ..process.watchdog import Watch, in_hand_of
+from ..process.watchdog import ProcessWatchdog, in_hand_of
 from .answers import Place, ProjectorAnswer
 from .handle import ProjectorHandle
 from .open_model import OpenModel
@@ -401,7 +401,7 @@ class ProjectorActor:
         with self._door:
             if not self._watched:
                 self._in_hand = in_hand_of(record_of(_actor_id() or f"{self._plan.store.store_id} {self._plan.folder}"))
-                Watch(self._in_hand, self._plan.answer_max_s)
+                ProcessWatchdog(self._in_hand, self._plan.answer_max_s)
                 self._watched = True
 
     # -------------------------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ from ..log.contract import Reader
 from ..printable import printable_log
 from ..stream import StreamId
 from ..user_code import is_ctrl_c
-from .answering import UNCHANGING, Watch, own_copy, reading_answers
+from .answer_purity import UNCHANGING, MutationGuard, own_copy, reading_answers
 from .stored_model import PAGE_BYTES_MAX, PAGE_EVENTS, StoredModel
 from .stores.checkpoint import Quarantined
 from .stores.memory import MemoryStore
@@ -169,7 +169,7 @@ class ReadModel:
         self._logged: set[str] = set()
         self._checkpointing = threading.Lock()
         self._opened = self._closed = False
-        self._watch = Watch(self._kept.model)
+        self._guard = MutationGuard(self._kept.model)
         self._only_read = reading_answers(projection) if self._in_memory else frozenset()
         """The answer handlers that need no watching."""
         self._direct = {asked: one for asked, one in projection.answers.items() if one in self._only_read}
@@ -389,12 +389,12 @@ class ReadModel:
         `HandlerFailed`. The caller holds the lock."""
         model = self._kept.model
         attributes = dict(vars(model))
-        before = self._watch.before(self._changes) if self._in_memory else None
+        before = self._guard.before(self._changes) if self._in_memory else None
         try:
             yield
         finally:
             if before is not None:
-                what = self._watch.changed(before, self._changes)
+                what = self._guard.changed(before, self._changes)
             else:  # what it changed in the store does not stay
                 now = vars(model)
                 what = next((f"{name} is not what it was" for name in now if now[name] is not attributes.get(name)), "")
@@ -562,7 +562,7 @@ class ReadModel:
                     return self._never_checkpoint(error)
                 now_s = time.monotonic()
                 self._checkpoint_at = (events, now_s, now_s - began_s)
-                unsure, self._watch.unsure = self._watch.unsure, False
+                unsure, self._guard.unsure = self._guard.unsure, False
                 place, in_order = dict(self.positions), self._kept.in_order
             if unsure and in_order and not self._is_a_fold(copy, place):
                 return 0
@@ -616,7 +616,7 @@ class ReadModel:
         with self._feeding, self._changed:
             self._check_running()
             self._changes += 1
-            self._watch.unsure = False  # no fold would make the same, so there is nothing to compare with
+            self._guard.unsure = False  # no fold would make the same, so there is nothing to compare with
             try:
                 return self._kept.retry_quarantined()
             finally:
@@ -632,7 +632,7 @@ class ReadModel:
         with self._feeding, self._changed:
             self._check_running()
             self._changes += 1
-            self._watch.unsure = False  # no fold would make the same, so there is nothing to compare with
+            self._guard.unsure = False  # no fold would make the same, so there is nothing to compare with
             try:
                 self._kept.rebuild_stream(stream, partition)
             finally:

@@ -367,7 +367,7 @@ def test_what_was_taken_in_out_of_order_raises_no_alarm_and_stays_also_after_a_r
     loop.execute([pack(Envelope(Till, "bob", Pay(amount=4)))[0]])
     again.catch_up(0)
     assert checked(again) == ((), 4)
-    again._watch.unsure = True  # a query may have changed it
+    again._guard.unsure = True  # a query may have changed it
     assert again.checkpoint() > 0
     assert checked(again) == ((), 4)
 

@@ -20,7 +20,7 @@ from rayfold.runtime.encoding.envelope import Envelope, pack
 from rayfold.runtime.encoding.saved_state import decode_state, encode_state
 from rayfold.runtime.errors import HandlerFailed
 from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.read.answering import Watch, own_copy, reading_answers
+from rayfold.runtime.read.answer_purity import MutationGuard, own_copy, reading_answers
 from rayfold.runtime.read.read_model import ReadModel
 from rayfold.runtime.write.write_loop import WriteLoop
 
@@ -235,7 +235,7 @@ def test_a_large_state_that_a_query_has_changed_never_gets_into_a_checkpoint(log
     read_model = ReadModel(Large, Catalogue([Till], [Large]), {0: log}, directory=tmp_path)
     read_model.open()
     read_model.catch_up(0)
-    read_model._watch._state_bytes, read_model._watch._next_s = 1_000_000, float("inf")  # it is watched by sizes only
+    read_model._guard._state_bytes, read_model._guard._next_s = 1_000_000, float("inf")  # it is watched by sizes only
     assert ask(read_model, Deep()) == 4, "which does not find it"
     assert read_model.checkpoint() == 0, "but this does"
     assert read_model.checkpoint() > 0
@@ -286,7 +286,7 @@ def test_what_a_value_keeps_of_what_it_was_asked_is_no_change_of_the_read_model(
     model = Prices()
     model.all.append(Price(5))
     before = encode_state(model)
-    watch = Watch(model)
+    watch = MutationGuard(model)
     seen = watch.before(1)
     assert model.first(FirstPrice()) == "0.05"
     assert vars(model.all[0])["text"] == "0.05"

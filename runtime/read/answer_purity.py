@@ -1,4 +1,4 @@
-"""Answering: what an `@answer` changes in a read model does not stay, and what it gives away is not part of it.
+"""Purity of answers: what an `@answer` changes in a read model does not stay, and what it gives away is not part of it.
 
 Step [8], around the handler, inside `read_model.py`.
 
@@ -29,7 +29,7 @@ from ..domain.projection import Projection
 from ..encoding.saved_state import encode_state
 from ..errors import InvalidMessage
 
-__all__ = ["UNCHANGING", "Watch", "own_copy", "reading_answers"]
+__all__ = ["UNCHANGING", "MutationGuard", "own_copy", "reading_answers"]
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ class _Seen(NamedTuple):
     """Of the whole; empty if it was not made."""
 
 
-class Watch:
+class MutationGuard:
     """Watches one read model in memory. Used by the holder of its lock."""
 
     def __init__(self, model: Projection) -> None:
