@@ -22,8 +22,8 @@ from ..cluster.scheduling import ClusterScheduling
 from ..nodes.store import ClusterStore
 from ..packaging.application import ApplicationPlan
 from ..packaging.builds import FOLDER, Build, ProjectionFacts
-from ..projection.answers import ProjectorAnswer
 from ..projection.fleet import Projector, ProjectorFleet, Serve, ServedBuild, catch_up, end
+from ..projection.status_records import ProjectorAnswer
 from ..settings import Settings
 from .builds import ClusterBuilds
 

@@ -28,10 +28,10 @@ from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.stream import StreamId
 from ..cluster.names import ProjectorName, projector_named
 from ..nodes.store import AnyStore, ClusterStore
-from ..partition.answers import PartitionAnswer
 from ..partition.handle import PartitionHandle
-from ..projection.answers import ProjectorAnswer
+from ..partition.status_records import PartitionAnswer
 from ..projection.handle import ProjectorHandle
+from ..projection.status_records import ProjectorAnswer
 
 __all__ = [
     "NodeStatus",

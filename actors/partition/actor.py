@@ -64,7 +64,6 @@ from ..process.gc_tuning import tune_gc
 from ..process.watchdog import ProcessWatchdog, fallen_with, in_hand_of
 from ..settings import Settings
 from .activation import Activation
-from .answers import PartitionAnswer
 from .broadcast import Broadcast
 from .fifo_lock import FifoLock
 from .handle import PartitionHandle
@@ -73,6 +72,7 @@ from .own_actor import AppendAnswer, AppendRequest, OwnActorPlan, append_for, st
 from .own_actors import OwnActors
 from .request_order import RequestOrder
 from .socket_server import open_socket_server
+from .status_records import PartitionAnswer
 
 __all__ = ["PartitionActor", "PartitionPlan", "start_partition"]
 

@@ -12,7 +12,7 @@ from typing import Protocol
 from ...runtime.log.sealing import Seal, Tenure
 from ...runtime.write.residents import SavedResident
 from ..cluster.rpc import Method, Reply
-from .answers import PartitionAnswer
+from .status_records import PartitionAnswer
 
 __all__ = ["PartitionHandle"]
 

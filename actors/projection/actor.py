@@ -51,10 +51,10 @@ from ..process.actor_log import begin_log
 from ..process.gc_tuning import tune_gc
 from ..process.suspects import key_of_batch, record_of
 from ..process.watchdog import ProcessWatchdog, in_hand_of
-from .answers import Place, ProjectorAnswer
 from .handle import ProjectorHandle
 from .open_model import OpenModel
 from .readiness import Probed
+from .status_records import Place, ProjectorAnswer
 
 __all__ = [
     "ASKING_AFTER_MAX",

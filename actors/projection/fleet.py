@@ -36,9 +36,9 @@ from ..nodes.store import AnyStore
 from ..packaging.application import check_replicas
 from ..packaging.builds import Build, Builds, ProjectionFacts
 from ..settings import Settings
-from .answers import Place
 from .handle import BroadcasterHandle, ProjectorHandle
 from .readiness import Looked, Probed, check_answers, check_projector, furthest
+from .status_records import Place
 
 __all__ = [
     "CatchingUp",

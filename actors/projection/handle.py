@@ -13,8 +13,8 @@ from ...runtime.read.read_model import PackedQuery
 from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.stream import StreamId
 from ..cluster.rpc import Method, Reply
-from .answers import Place, ProjectorAnswer
 from .readiness import Probed
+from .status_records import Place, ProjectorAnswer
 
 __all__ = ["BroadcasterHandle", "ProjectorHandle"]
 

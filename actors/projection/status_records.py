@@ -1,4 +1,4 @@
-"""The answers of a projector to status calls."""
+"""Status records: what a projector answers to status calls."""
 
 from __future__ import annotations
 

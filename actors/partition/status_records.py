@@ -1,4 +1,4 @@
-"""The answers of a partition's actor to status calls."""
+"""Status records: what a partition's actor answers to status calls."""
 
 from __future__ import annotations
 
