@@ -141,6 +141,6 @@ class _Found(RemoteSystem):
         return Cluster.start_or_join(num_cpus=None, own_actors_max=0, cluster=wanted, folder=self._folder)
 
     def _revive(self, cluster: Cluster) -> None:
-        from ..control.supervisor import revive
+        from ..control.supervisor_actor import revive
 
         revive(self._name, cluster.namespace, _PATIENCE_S)

@@ -214,7 +214,7 @@ async def _look(application: Application, cluster: Cluster, without: Sequence[st
         raise Unavailable(name, what)
     running: Seats | None = None
     if plan_of(name) is not None:
-        from .supervisor import revive  # it imports ray, which `Cluster` prepares
+        from .supervisor_actor import revive  # it imports ray, which `Cluster` prepares
 
         await asyncio.to_thread(revive, name, cluster.namespace, _ASK_TIMEOUT_S)  # its deployer may have been killed
         running = await _ask(cluster, name, lambda supervisor: supervisor.seats)
@@ -303,7 +303,7 @@ async def _start(plan: ApplicationPlan, store_id: str, cluster: Cluster) -> None
     """Start the supervisor of a first deployment, and wait until all that it starts is up. store_id: of the store that
     the nodes have, which may be a restored one in the place of the one that it had before."""
     from ..packaging.registry import put_store
-    from .supervisor import start_supervisor
+    from .supervisor_actor import start_supervisor
 
     if store_id:
         await asyncio.to_thread(put_store, plan.name, store_id)

@@ -23,7 +23,7 @@ __all__ = ["SupervisorHandle"]
 
 
 class SupervisorHandle(Protocol):
-    """The methods of `SupervisorActor` (`supervisor.py`)."""
+    """The methods of `SupervisorActor` (`supervisor_actor.py`)."""
 
     @property
     def open(self) -> Method[Reply[None]]: ...

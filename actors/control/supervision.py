@@ -1,7 +1,7 @@
 """Supervision: a system over the nodes of a cluster, put together, watched, and put right.
 
-Where to look to see what a system on a cluster consists of; its twin on one machine is `system/local.py`, and what
-both do with their actors is in `actor_system.py`. It runs in an actor of its own (`supervisor.py`), and every program
+Where to look to see what a system on a cluster consists of; its twin on one machine is `system/local.py`, and what both
+do with their actors is in `actor_system.py`. It runs in an actor of its own (`supervisor_actor.py`), and every program
 that uses the system, the one that has started it included, is a client of it.
 
 What it does, repeatedly: check which nodes are up; give a node that joins or returns its agent and the map; publish

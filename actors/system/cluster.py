@@ -80,7 +80,7 @@ class ClusterSystem(RemoteSystem):
         )
 
     def _supervised(self, plan: ApplicationPlan, cluster: Cluster) -> Any:
-        from ..control.supervisor import start_supervisor
+        from ..control.supervisor_actor import start_supervisor
 
         try:
             return start_supervisor(plan.name, cluster.namespace, plan)
