@@ -125,7 +125,7 @@ def test_only_actors_imports_ray() -> None:
 
 def test_only_the_log_and_the_read_store_in_lmdb_import_lmdb() -> None:
     """The read store: docs/decisions/0009-read-stores.md."""
-    allowed = [*under("runtime/log"), ROOT / "runtime/store/check.py", ROOT / "runtime/read/stores/lmdb.py"]
+    allowed = [*under("runtime/log"), ROOT / "runtime/store/verify.py", ROOT / "runtime/read/stores/lmdb.py"]
     others = [path for path in under("actors", "runtime", "rayfold") if path not in allowed]
     guilty = [f"{name_of(p)}:{i.line}" for p in others for i in imports(p) if i.top == "lmdb"]
     assert not guilty

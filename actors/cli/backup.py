@@ -66,7 +66,7 @@ def restore(
 ) -> None:
     """Make a new store of a backup, whole or up to a position, and verify it. It gets an id of its own."""
     from ...runtime.backup.restoring import restore_store
-    from ...runtime.store.check import verify_store
+    from ...runtime.store.verify import verify_store
 
     with _progress("restoring") as advance:
         done = restore_store(target, directory, positions=_positions(at or []), advance=advance)

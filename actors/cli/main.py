@@ -32,7 +32,7 @@ from .logs import logs
 from .observe import history, status
 
 if TYPE_CHECKING:
-    from ...runtime.store.check import PartitionReport, Report
+    from ...runtime.store.verify import PartitionReport, Report
 
 __all__ = ["app", "main"]
 
@@ -115,8 +115,8 @@ def verify(
     With MODULE:NAME also the states: every stream and read model is folded from the log, and the snapshots, checkpoints
     and databases of read models are compared with that; of an application on a cluster the streams and snapshots.
     """
-    from ...runtime.store.check import verify_store
     from ...runtime.store.store import open_store
+    from ...runtime.store.verify import verify_store
     from .verify_states import show_states, states_of, states_of_cluster
 
     if public_key is not None and anchor_file is None:

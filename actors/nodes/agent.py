@@ -32,13 +32,13 @@ from ...runtime.log.sealing import Seal
 from ...runtime.log.segment import LogSegment
 from ...runtime.own_random import OWN
 from ...runtime.printable import printable_log
-from ...runtime.store.check import verify_store
 from ...runtime.store.custody import CopyFacts, Custody
 from ...runtime.store.node_share import NodeShare, Share, ShareFacts, check_home
 from ...runtime.store.node_store import node_share, open_share
 from ...runtime.store.partition_map import PartitionMap
 from ...runtime.store.report import Report
 from ...runtime.store.store_lock import StoreLock
+from ...runtime.store.verify import verify_store
 from ..cluster.names import node_agent_name
 from ..cluster.node import NODE_LABEL, data_folder_here, verify_node
 from ..cluster.rpc import call_now, one_line, replies

@@ -17,9 +17,9 @@ from ...runtime.domain.projection import Projection
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import CallerError
 from ...runtime.printable import printable_log
-from ...runtime.store.check import verify_store
 from ...runtime.store.report import Report
 from ...runtime.store.store import Store
+from ...runtime.store.verify import verify_store
 from ..client.client import Client
 from ..cluster.names import partition_name, store_system
 from ..cluster.ray_cluster import Cluster

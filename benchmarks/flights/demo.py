@@ -21,8 +21,8 @@ from rich.markup import escape
 
 from rayfold import RayfoldError, Rejected
 from rayfold.actors.cli.console import PrintableConsole
-from rayfold.runtime.store.check import verify_store
 from rayfold.runtime.store.store import create_or_open_store
+from rayfold.runtime.store.verify import verify_store
 
 from ..harness.machine import filesystem_of
 from .feed import Feed

@@ -22,10 +22,10 @@ from rayfold.runtime.errors import RayfoldError, Unavailable
 from rayfold.runtime.log.contract import StoredEvent
 from rayfold.runtime.log.format import decode_record
 from rayfold.runtime.receipt import Receipt
-from rayfold.runtime.store.check import verify_store
 from rayfold.runtime.store.readable_store import ReadableStore
 from rayfold.runtime.store.report import Report
 from rayfold.runtime.store.store import Store
+from rayfold.runtime.store.verify import verify_store
 
 from .bank import Jar, Put, Total, Totals
 from .contract import Findings

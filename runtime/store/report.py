@@ -1,6 +1,6 @@
 """The report of `rayfold verify`: per partition what was checked, and each problem with its place.
 
-Beside the write path: plain values, filled by `check.py` and shown by the command line.
+Beside the write path: plain values, filled by `verify.py` and shown by the command line.
 
 Rule kept here: a report is bounded however bad the store is.
 """

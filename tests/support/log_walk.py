@@ -8,8 +8,8 @@ from pathlib import Path
 from rayfold.runtime.log.contract import StoredEvent
 from rayfold.runtime.log.format import decode_record
 from rayfold.runtime.receipt import Receipt
-from rayfold.runtime.store.check import verify_store
 from rayfold.runtime.store.store import open_store
+from rayfold.runtime.store.verify import verify_store
 
 
 def stored_events(path: Path) -> dict[int, list[StoredEvent]]:

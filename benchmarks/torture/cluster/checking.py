@@ -22,10 +22,10 @@ from rayfold.actors.cluster.local import LocalNode
 from rayfold.actors.cluster.node import DATA_VARIABLE
 from rayfold.runtime.errors import RayfoldError, StoreMissing
 from rayfold.runtime.log.reader import LmdbReader
-from rayfold.runtime.store.check import verify_store
 from rayfold.runtime.store.node_store import open_share
 from rayfold.runtime.store.partition_map import PartitionMap, merged
 from rayfold.runtime.store.store import Store
+from rayfold.runtime.store.verify import verify_store
 
 from ..checking import check_log, check_read_model, check_report, check_seen, stored_records
 from ..contract import Findings

@@ -19,8 +19,8 @@ from rayfold import Envelope
 from rayfold.runtime.encoding.envelope import pack
 from rayfold.runtime.log.format import decode_record
 from rayfold.runtime.receipt import Receipt
-from rayfold.runtime.store.check import verify_store
 from rayfold.runtime.store.store import create_or_open_store, open_store
+from rayfold.runtime.store.verify import verify_store
 
 from ..bank import Put, Till
 from ..contract import Context, Findings, faketime_library, scenario

@@ -23,8 +23,8 @@ from typing import Any, Final, NamedTuple
 from rayfold.runtime.encoding.saved_state import state_fingerprint
 from rayfold.runtime.errors import RayfoldError
 from rayfold.runtime.log.reader import LmdbReader
-from rayfold.runtime.store.check import verify_store
 from rayfold.runtime.store.store import Store, open_store
+from rayfold.runtime.store.verify import verify_store
 from rayfold.runtime.stream import StreamId
 
 from ..bank import Till

@@ -20,8 +20,8 @@ import lmdb
 
 from rayfold.runtime.errors import RayfoldError, StoreMismatch, StoreMissing
 from rayfold.runtime.log.format import META, META_FORMAT, encode_meta
-from rayfold.runtime.store.check import verify_store
 from rayfold.runtime.store.store import create_or_open_store, open_store
+from rayfold.runtime.store.verify import verify_store
 
 from ..contract import Context, Findings, scenario
 from ..processes import Forked, ForkServer

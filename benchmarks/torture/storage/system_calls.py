@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from rayfold.runtime.errors import RayfoldError, StoreMissing
-from rayfold.runtime.store.check import verify_store
 from rayfold.runtime.store.store import create_or_open_store, open_store
+from rayfold.runtime.store.verify import verify_store
 
 from ..contract import Context, Findings, scenario
 from ..processes import Forked, ForkServer

@@ -29,8 +29,8 @@ from rayfold.runtime.log.folder import open_log
 from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.log.writer import LmdbLog
 from rayfold.runtime.receipt import Receipt
-from rayfold.runtime.store.check import verify_store
 from rayfold.runtime.store.store import Store, create_or_open_store, open_store
+from rayfold.runtime.store.verify import verify_store
 from rayfold.runtime.write.write_loop import WriteLoop
 
 from ..bank import Put, Split, Take, Till

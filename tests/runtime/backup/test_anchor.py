@@ -15,8 +15,8 @@ import pytest
 
 from rayfold.runtime.backup.anchor import Anchor, differences, new_key, public_key_in, read_key, take_anchor
 from rayfold.runtime.errors import CallerError, Damaged, NotPrivate
-from rayfold.runtime.store.check import verify_store
 from rayfold.runtime.store.store import Store, create_or_open_store
+from rayfold.runtime.store.verify import verify_store
 from rayfold.runtime.stream import NO_STREAM, StreamId
 from tests.other_user import needs_root
 from tests.runtime.log.appends import ALICE, BOB, deposits

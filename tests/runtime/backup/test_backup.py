@@ -20,8 +20,8 @@ from rayfold.runtime.backup.target import target_at
 from rayfold.runtime.durable_files import checksum_of
 from rayfold.runtime.errors import CommandIdReused, Damaged, StorageFailed, StoreInUse, StoreMismatch, StoreMissing
 from rayfold.runtime.log.segment import read_log_segment
-from rayfold.runtime.store.check import verify_store
 from rayfold.runtime.store.store import Store, create_or_open_store
+from rayfold.runtime.store.verify import verify_store
 from tests.runtime.log.appends import ALICE, BOB, command_id, deposits, python
 
 

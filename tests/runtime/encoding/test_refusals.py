@@ -29,8 +29,8 @@ from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.read.read_model import ReadModel
 from rayfold.runtime.read.time_travel import history, state_at
 from rayfold.runtime.receipt import Receipt
-from rayfold.runtime.store.check import verify_store
 from rayfold.runtime.store.store import create_or_open_store, open_store
+from rayfold.runtime.store.verify import verify_store
 from rayfold.runtime.stream import ANY, REFUSALS, StreamId
 from rayfold.runtime.write.refusals import refused_event, rejected_in
 from rayfold.runtime.write.write_loop import WriteLoop

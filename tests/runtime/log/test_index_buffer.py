@@ -30,8 +30,8 @@ from rayfold.runtime.log.index_buffer import GROUPS, group_of
 from rayfold.runtime.log.reader import LmdbReader
 from rayfold.runtime.log.segment import read_log_segment
 from rayfold.runtime.log.writer import LmdbLog
-from rayfold.runtime.store.check import verify_store
 from rayfold.runtime.store.store import Store, create_or_open_store
+from rayfold.runtime.store.verify import verify_store
 from rayfold.runtime.stream import StreamId, partition_of
 from tests.runtime.log.appends import ALICE, BOB, amounts_of, deposits, python, versions_of
 

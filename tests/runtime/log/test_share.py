@@ -11,11 +11,11 @@ from rayfold.runtime.errors import Sealed, StoreMismatch, StoreMissing
 from rayfold.runtime.log.folder import open_log
 from rayfold.runtime.log.sealing import Tenure, hand_over, seal
 from rayfold.runtime.log.segment import read_log_segment
-from rayfold.runtime.store.check import verify_store
 from rayfold.runtime.store.node_share import Share
 from rayfold.runtime.store.node_store import node_share, open_share
 from rayfold.runtime.store.partition_map import MAP, PartitionMap
 from rayfold.runtime.store.store import create_or_open_store, open_store
+from rayfold.runtime.store.verify import verify_store
 from tests.runtime.log.appends import ALICE, amounts_of, deposits
 
 NAMES = {"a": "node-0", "b": "node-1"}

@@ -16,8 +16,8 @@ from rayfold.runtime.log.format import (
     versioned_key,
 )
 from rayfold.runtime.log.writer import LmdbLog
-from rayfold.runtime.store.check import verify_store
 from rayfold.runtime.store.store import Store, create_or_open_store
+from rayfold.runtime.store.verify import verify_store
 from tests.runtime.log.appends import ALICE, BOB, deposits
 
 SCHEMA = b"schema 1"

@@ -18,8 +18,8 @@ from rayfold.runtime.log.format import DATABASES, FORMAT_VERSION, OLD_BODY, deco
 from rayfold.runtime.log.writer import LmdbLog
 from rayfold.runtime.read.time_travel import history, state_at
 from rayfold.runtime.receipt import Receipt
-from rayfold.runtime.store.check import verify_store
 from rayfold.runtime.store.store import Store, create_or_open_store, open_store
+from rayfold.runtime.store.verify import verify_store
 from rayfold.runtime.write.write_loop import WriteLoop
 from tests.runtime.log.old_logs import CATALOGUE, NAILS, SCREWS, STORED, Stock, old_store, sent_again
 

@@ -13,10 +13,10 @@ from rayfold.runtime.backup.taking import backup_store
 from rayfold.runtime.durable_files import encode_facts
 from rayfold.runtime.errors import StoreMismatch
 from rayfold.runtime.store import store as stores
-from rayfold.runtime.store.check import verify_store
 from rayfold.runtime.store.node_store import node_share, open_share
 from rayfold.runtime.store.partition_map import PartitionMap, merged, read_map, write_map
 from rayfold.runtime.store.store import create_or_open_store, open_store, write_manifest
+from rayfold.runtime.store.verify import verify_store
 from rayfold.runtime.stream import OLD_PLACEMENT, StreamId, is_placement, new_placement, partition_of
 from tests.runtime.log.appends import deposits
 

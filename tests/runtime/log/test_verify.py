@@ -26,9 +26,9 @@ from rayfold.runtime.log.format import (
     encode_stream_entry,
     pack_position,
 )
-from rayfold.runtime.store import check, report
-from rayfold.runtime.store.check import Problem, Report, verify_store
+from rayfold.runtime.store import report, verify
 from rayfold.runtime.store.store import Store, create_or_open_store
+from rayfold.runtime.store.verify import Problem, Report, verify_store
 from rayfold.runtime.stream import StreamId, partition_of
 from tests.runtime.log.appends import ALICE, command_id, deposited, deposits, python
 
@@ -107,7 +107,7 @@ def test_progress_is_told_up_to_the_end(store: Store) -> None:
 
 def test_a_walk_goes_over_the_borders_of_its_chunks(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     for pairs in (1, 2, 3, 9):
-        monkeypatch.setattr(check, "CHUNK_PAIRS", pairs)
+        monkeypatch.setattr(verify, "CHUNK_PAIRS", pairs)
         report = verified(store)
         assert report.ok
         assert (report.partitions[1].events, report.partitions[1].commands) == (9, 7)
