@@ -27,7 +27,7 @@ Grouped by the moment at which it can happen and by whose fault it is::
         ├── StorageFailed      the disk or LMDB refused; what was being written was rolled back
         ├── NotPrivate         another user of the machine owns, or can exchange, what this user would rely on
         ├── Fenced             a later activation has taken the log over
-        ├── Sealed             the log was handed over to another node and takes no event here
+        ├── Sealed             the log is sealed for a move, or moved to another node
         ├── Damaged            stored bytes do not carry the checksum they were written with
         └── UnknownEvent       a stored event that no registered class can read
 
@@ -724,8 +724,8 @@ class Fenced(StoreError):
 
     Attributes:
         log: Which log.
-        epoch: The epoch of the append.
-        current_epoch: The epoch of the log.
+        epoch: The epoch of the append; 0 if it is not known.
+        current_epoch: The epoch of the log; 0 if it is not known.
 
     Example:
         try:
@@ -739,17 +739,21 @@ class Fenced(StoreError):
         self.log, self.epoch, self.current_epoch = log, epoch, current_epoch
 
     def sentence(self) -> str:
+        if not 0 < self.epoch < self.current_epoch:
+            return f"{self.log}: may not append any more"
         return f"{self.log}: epoch {self.epoch} may not append, epoch {self.current_epoch} has taken over"
 
 
 class Sealed(StoreError):
-    """A log that was handed over to another node in a move, and takes no event here.
+    """A log that is sealed for a move or moved to another node, and takes no event here; or a step of a move that its
+    log refuses.
 
     A client does not see it: its command is sent to the new home.
 
     Attributes:
         log: Which log.
-        successor: The node that continues it.
+        successor: The node that continues it; empty if none does.
+        why: What is refused, and why; empty if the log has moved.
 
     Example:
         try:
@@ -758,12 +762,12 @@ class Sealed(StoreError):
             print("continues at", sealed.successor)
     """
 
-    def __init__(self, log: str, successor: str) -> None:
-        super().__init__(log, successor)
-        self.log, self.successor = log, successor
+    def __init__(self, log: str, successor: str, why: str = "") -> None:
+        super().__init__(log, successor, *([why] if why else []))
+        self.log, self.successor, self.why = log, successor, why
 
     def sentence(self) -> str:
-        return f"{self.log}: it was handed over to {self.successor}, where it goes on; nothing is appended to it here"
+        return f"{self.log}: {self.why or f'moved to {self.successor}; nothing is appended to it here'}"
 
 
 class Damaged(StoreError):

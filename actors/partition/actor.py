@@ -337,7 +337,7 @@ class PartitionActor:
     @ray.method
     @replies
     def append(self, request: AppendRequest) -> AppendAnswer:
-        """Append what an own actor has decided, if that actor is the one at home (see `aggregate.py`)."""
+        """Append what an own actor has decided, if that actor is the one at home (see `own_actors.py`)."""
         with self._writing:
             return self._append(request)
 
@@ -348,7 +348,7 @@ class PartitionActor:
             raise Fenced(request.actor, 0, 0) from error
         epoch = serving.loop.epoch
         if self._owner.handed_over or not serving.own_actors.may_append(request.stream, request.actor):
-            raise Fenced(request.actor, 0, epoch)
+            raise Fenced(request.actor, 0, 0)
         self._count(len(request.appends))
         try:
             answer = append_for(serving.log, epoch, request)

@@ -91,13 +91,13 @@ class Broadcast:
         try:
             return _Recipient(self, self._partition, self._actor_named(name))
         except ValueError:
-            log.info("partition %d: projector %s is not there; nothing is broadcast to it", self._partition, name)
+            log.info("partition %d: projector %s not found; nothing is broadcast to it", self._partition, name)
             return None
 
 
 class _Recipient:
-    """One projector that is sent records: one batch in flight, what is committed meanwhile waits and leaves as the "
-    "next."""
+    """One projector that is sent records: one batch in flight, what is committed meanwhile waits and leaves as the
+    next."""
 
     def __init__(self, broadcast: Broadcast, partition: int, projector: ActorProxy[Any]) -> None:
         self.ended = False

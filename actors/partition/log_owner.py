@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from ...runtime.errors import Sealed
-from ...runtime.log.sealing import Seal, Sealable, Tenure, break_seal, hand_over, seal
+from ...runtime.log.sealing import CALLED_OFF, Seal, Sealable, Tenure, break_seal, hand_over, seal
 from ...runtime.store.partition_map import PartitionMap
 
 __all__ = ["LogOwner"]
@@ -74,7 +74,7 @@ class LogOwner:
         """Make the seal of this epoch final: the partition is at home on `successor` from this version of the map on,
         or from a later one. Safe to repeat. Raises `Sealed` if the move was called off."""
         if self._serves():
-            raise Sealed(self._name, "this node: the move was called off")
+            raise Sealed(self._name, "", CALLED_OFF)
         since = max(version, self._map_here().version + 1)
         return self._with_log(lambda log: hand_over(log, successor, epoch, since))
 

@@ -19,7 +19,7 @@ completed for, so of two copies the one of the later epoch is the later one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from ..errors import Sealed
 from .contract import Reader
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import lmdb
 
 __all__ = [
+    "CALLED_OFF",
     "Seal",
     "Sealable",
     "Tenure",
@@ -39,6 +40,9 @@ __all__ = [
     "hand_over",
     "seal",
 ]
+
+CALLED_OFF: Final = "it is not handed over: this move was called off, and the partition stays on this node"
+"""What a late call is answered that would make a seal final which was broken."""
 
 
 class Tenure(NamedTuple):
@@ -82,10 +86,19 @@ class Sealable(Protocol):
         ...
 
 
+def _refused(name: str, present: Tenure) -> Sealed:
+    """The error for what this tenure does not allow."""
+    if not present.successor:
+        return Sealed(name, "", CALLED_OFF)
+    if present.since:
+        return Sealed(name, present.successor)
+    return Sealed(name, present.successor, f"sealed for a move to {present.successor}; nothing is appended to it here")
+
+
 def activated(present: Tenure, name: str) -> Tenure:
     """The tenure of the next activation. Raises `Sealed`."""
     if present.successor:
-        raise Sealed(name, present.successor)
+        raise _refused(name, present)
     return present._replace(epoch=present.epoch + 1)
 
 
@@ -98,7 +111,7 @@ def seal(log: Sealable, successor: str) -> Seal:
 
     def change(present: Tenure) -> Tenure:
         if present.successor not in ("", successor) or present.since:
-            raise Sealed(log.name, present.successor)
+            raise _refused(log.name, present)
         return present if present.successor else Tenure(present.epoch + 1, successor)
 
     sealed = log.change_tenure(change)
@@ -116,7 +129,7 @@ def break_seal(log: Sealable, successor: str, epoch: int) -> None:
 
     def change(present: Tenure) -> Tenure:
         if present.successor and (present.since or (present.successor, present.epoch) != (successor, epoch)):
-            raise Sealed(log.name, present.successor)
+            raise _refused(log.name, present)
         return present._replace(successor="")
 
     log.change_tenure(change)
@@ -131,7 +144,7 @@ def hand_over(log: Sealable, successor: str, epoch: int, since: int) -> Tenure:
 
     def change(present: Tenure) -> Tenure:
         if (present.successor, present.epoch) != (successor, epoch):
-            raise Sealed(log.name, present.successor or "this node: the move was called off")
+            raise _refused(log.name, present)
         return present if present.since else present._replace(since=since)
 
     return log.change_tenure(change)

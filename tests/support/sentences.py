@@ -126,10 +126,14 @@ SENTENCES: list[tuple[RayfoldError, str]] = [
         "/data: this folder belongs to user 7, not to user 5; choose another place",
     ),
     (Fenced("partition 3", 4, 5), "partition 3: epoch 4 may not append, epoch 5 has taken over"),
+    (Fenced("partition 3", 0, 5), "partition 3: may not append any more"),
+    (Fenced("partition 3", 0, 0), "partition 3: may not append any more"),
+    (Fenced("partition 3", 5, 5), "partition 3: may not append any more"),
     (
         Sealed("partition 3", "node node-1 (0d8f)"),
-        "partition 3: it was handed over to node node-1 (0d8f), where it goes on; nothing is appended to it here",
+        "partition 3: moved to node node-1 (0d8f); nothing is appended to it here",
     ),
+    (Sealed("partition 3", "", "this move was called off"), "partition 3: this move was called off"),
     (
         Damaged("event 7", "its checksum is wrong"),
         "event 7 is damaged: its checksum is wrong",
