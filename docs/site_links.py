@@ -1,7 +1,7 @@
 """What the site needs beside the pages of this folder: the pages at the top of the checkout, and links that fit both.
 
 The pages are written for a reader of the checkout, whose links lead from file to file. In the site a link to a page
-leads to that page, and one to a file that is no page (sources, tests, results) is shown as its text.
+leads to that page, and one to a file that is not a page (sources, tests, results) is shown as its text.
 """
 
 from __future__ import annotations

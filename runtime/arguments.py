@@ -51,7 +51,7 @@ def checked_class(argument: str, given: object, base: type[T]) -> type[T]:
     """A class derived from `base`. Raises `InvalidMessage` for what is none."""
     if not isinstance(given, type) or not issubclass(given, base) or given is base:
         told = given.__name__ if isinstance(given, type) else _shown(given)
-        raise InvalidMessage(argument, f"{told} is no {base.__name__} class", "give the class itself")
+        raise InvalidMessage(argument, f"{told} is not a subclass of {base.__name__}", "give the class itself")
     return given
 
 
@@ -65,14 +65,14 @@ def listed(argument: str, given: T, one: str, never: tuple[type, ...] = ()) -> T
     """What was given, if it is a collection of `one` ("an Envelope"): no text, and none of `never`, which Python would
     iterate over too. Raises `InvalidMessage`."""
     if isinstance(given, (str, bytes, type, *never)) or not (hasattr(given, "__iter__") or hasattr(given, "__aiter__")):
-        raise InvalidMessage(argument, f"{_shown(given)} is no list", f"give a list, each item of it {one}")
+        raise InvalidMessage(argument, f"{_shown(given)} is not a list", f"give a list, each item of it {one}")
     return given
 
 
 def unregistered(kind: str, asked: object, known: Mapping[str, type]) -> CallerError:
     """The error for a class that is not one of those that are known by these names."""
     if not isinstance(asked, type):
-        return InvalidMessage(kind, f"{_shown(asked)} is no class", "give the class itself")
+        return InvalidMessage(kind, f"{_shown(asked)} is not a class", "give the class itself")
     name = next((found for one in _STORED_NAMES if (found := getattr(asked, one, ""))), asked.__name__)
     other, differs = known.get(name), ""
     if other is not None and (here := _dotted(asked)) != (there := _dotted(other)):
@@ -88,7 +88,7 @@ def unregistered_message(kind: str, asked: object, known: Iterable[type[Any]], b
 
 
 def not_a_message(asked: object, base: type) -> InvalidMessage:
-    """The error for what is no instance of `base`, which is Command or Query."""
+    """The error for what is not an instance of `base`, which is Command or Query."""
     what = base.__name__
     if isinstance(asked, type):
         return InvalidMessage(asked.__name__, f"is a class and no {what}", f"make one of it: {asked.__name__}(...)")

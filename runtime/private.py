@@ -89,7 +89,7 @@ def open_private(path: Path, flags: int) -> int:
         found = os.fstat(descriptor)
         _check(path, found)
         if not stat.S_ISREG(found.st_mode):
-            raise NotPrivate(str(path), "it is no regular file", "remove it")
+            raise NotPrivate(str(path), "it is not a regular file", "remove it")
         if stat.S_IMODE(found.st_mode) & _OTHERS:
             os.fchmod(descriptor, FILE_MODE)
         if emptied and found.st_nlink > 1:
@@ -205,7 +205,7 @@ def _check(path: Path, found: os.stat_result) -> None:
 
 def _check_is_private(folder: Path, found: os.stat_result) -> None:
     if found.st_uid != os.geteuid() or not stat.S_ISDIR(found.st_mode) or stat.S_IMODE(found.st_mode) & _OTHERS:
-        what = f"it is no folder of mode 0700 that belongs to {_user(os.geteuid())}, but {_shown(found)}"
+        what = f"it is not a folder of mode 0700 that belongs to {_user(os.geteuid())}, but {_shown(found)}"
         raise NotPrivate(str(folder), what, "remove it, or have its owner do so")
 
 

@@ -124,7 +124,7 @@ def given(
     __tracebackhide__ = True
     known = _Known(events, retired)
     if not isinstance(subject, type):
-        raise InvalidMessage("given", f"{subject!r} is no class", "give an Aggregate or a Projection class")
+        raise InvalidMessage("given", f"{subject!r} is not a class", "give an Aggregate or a Projection class")
     if issubclass(subject, Aggregate):
         return AggregateCase(subject(stream_id(subject.aggregate_type, id).id, 0), known).given(*history)
     if issubclass(subject, Projection):
@@ -352,7 +352,7 @@ def _placed(item: object) -> Placed:
         stream, event = item
         if isinstance(stream, str | StreamId) and isinstance(event, Event | Stored):
             return Placed(stream, event)
-    raise InvalidMessage("given", f"{item!r} is no event", "give events, or ('alice', event)")
+    raise InvalidMessage("given", f"{item!r} is not an event", "give events, or ('alice', event)")
 
 
 def _events_of(

@@ -48,7 +48,7 @@ class Pay(Command):
 
 
 class Close(Command):
-    """Close an account; closing it twice is no mistake."""
+    """Close an account; closing it twice is not a mistake."""
 
 
 class Opened(Event):

@@ -167,7 +167,7 @@ class Portal(_Caller):
 
     def _pages(self, begun: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
         """What is known by now, as often as there is something; the source is not waited for."""
-        pages: Any = getattr(self._here(begun), "pages")  # noqa: B009 - it is no part of what callers are promised
+        pages: Any = getattr(self._here(begun), "pages")  # noqa: B009 - it is not part of what callers are promised
         try:
             while page := self._wait(_next_of(pages)):
                 yield from page

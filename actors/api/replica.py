@@ -129,7 +129,7 @@ class Replica(Generic[P]):
     def has(self, positions: Mapping[int, int]) -> bool:
         """Whether it has come so far."""
         if not isinstance(positions, Mapping):
-            raise InvalidMessage("has", f"{positions!r} is no place", "give positions by partition")
+            raise InvalidMessage("has", f"{positions!r} is not a place", "give positions by partition")
         reached = self._read_model.positions
         return all(reached.get(partition, 0) >= positions[partition] for partition in positions)
 

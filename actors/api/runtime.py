@@ -106,7 +106,9 @@ class Runtime(Operations):
                 retired=retired,
             )
         elif not isinstance(application, Application):
-            raise InvalidMessage("Runtime", f"{application!r} is no Application", "give aggregates=[...] for classes")
+            raise InvalidMessage(
+                "Runtime", f"{application!r} is not an Application", "give aggregates=[...] for classes"
+            )
         elif said:
             what = "aggregates, projections, replicas, events and retired are those of the Application"
             raise InvalidMessage("Runtime", what, "give the Application alone, or leave it out")

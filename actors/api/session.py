@@ -127,7 +127,7 @@ class Session:
     ) -> Answer:
         """`Replica.ask` of an embedded replica; if that has to wait, it does so in a thread."""
         if not isinstance(replica, Replica):
-            raise InvalidMessage("ask_replica", f"{replica!r} is no Replica", "give what `replica(...)` has made")
+            raise InvalidMessage("ask_replica", f"{replica!r} is not a Replica", "give what `replica(...)` has made")
         if not replica.has(self._positions):
             timeout_s = self._runtime._client.timeout_s(timeout_s)
             await asyncio.to_thread(replica.wait_for, self.positions, timeout_s)

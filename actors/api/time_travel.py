@@ -93,7 +93,7 @@ class TimeTravel:
     async def events_of(self, receipt: Receipt) -> list[Event]:
         """See `Runtime.events_of`."""
         if not isinstance(receipt, Receipt):
-            raise InvalidMessage("events_of", f"{receipt!r} is no Receipt", "give what `execute` has returned")
+            raise InvalidMessage("events_of", f"{receipt!r} is not a Receipt", "give what `execute` has returned")
         check_store("events_of", receipt, self._store.store_id)
         stream = receipt.stream
 
@@ -152,7 +152,7 @@ class TimeTravel:
             with _readers(self._store) as readers:
                 return checked_place(readers, place)
         if not isinstance(place, Receipt | datetime):
-            raise InvalidMessage("as_of", f"{place!r} is no place", "give positions, a receipt or an aware datetime")
+            raise InvalidMessage("as_of", f"{place!r} is not a place", "give positions, a receipt or an aware datetime")
         if isinstance(place, Receipt):
             check_store("as_of", place, self._store.store_id)
         if isinstance(place, datetime):

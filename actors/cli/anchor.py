@@ -176,5 +176,5 @@ def _seconds(told: str) -> float:
     found = re.fullmatch(r"(\d{1,6})([smhd])", told)
     seconds = int(found[1]) * _UNITS[found[2]] if found else 0
     if not INTERVAL_MIN_S <= seconds <= INTERVAL_MAX_S:
-        raise InvalidMessage("--every", f"{told!r} is no time", "write a number with s, m, h or d, as in 1h")
+        raise InvalidMessage("--every", f"{told!r} is not a time", "write a number with s, m, h or d, as in 1h")
     return seconds

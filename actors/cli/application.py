@@ -292,7 +292,7 @@ def application_at(told: str) -> Application:
 
     module_name, colon, name = told.partition(":")
     if not (colon and module_name and name):
-        raise CallerError(f"{told!r} is no MODULE:NAME; write it as in `rayfold deploy bank.app:bank`")
+        raise CallerError(f"{told!r} is not a MODULE:NAME; write it as in `rayfold deploy bank.app:bank`")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:

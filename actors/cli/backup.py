@@ -87,7 +87,8 @@ def _positions(at: list[str]) -> dict[int, int]:
     for one in at:
         partition, _, position = one.partition("=")
         if not (partition.isdecimal() and position.isdecimal()):
-            raise InvalidMessage("--at", f"{one!r} is no place in a log", "write PARTITION=POSITION, as in --at 0=1200")
+            what = f"{one!r} is not a place in a log"
+            raise InvalidMessage("--at", what, "write PARTITION=POSITION, as in --at 0=1200")
         positions[int(partition)] = int(position)
     return positions
 

@@ -2,7 +2,7 @@
 
 Beside all steps. Rich's console, on which nothing that comes from outside can control the terminal: each piece of text
 that is about to be written is made printable (`runtime/printable.py`). What moves the cursor and sets colours is Rich's
-own and passes; it is no text.
+own and passes; it is not a text.
 """
 
 from __future__ import annotations

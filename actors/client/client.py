@@ -288,7 +288,7 @@ def _packed(projection: type[Projection], query: Query[Any], serving: QueryRoute
 
 def _check_envelope(envelope: object) -> None:
     if not isinstance(envelope, Envelope):
-        what = f"a {type(envelope).__name__} is no Envelope"
+        what = f"a {type(envelope).__name__} is not an Envelope"
         raise InvalidMessage("execute_all", what, "give an Envelope(aggregate, id, command) for each command")
 
 

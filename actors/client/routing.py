@@ -261,7 +261,7 @@ class Routing:
         else:
             try:
                 unanswered = self._read_answer(destination, batch, answer)
-            except Exception as error:  # it is no answer of Rayfold's: treated as lost, and the batcher continues
+            except Exception as error:  # it is not an answer of Rayfold's: treated as lost, and the batcher continues
                 self.instructions.append(ReportUnreadable(destination.queue.name, error))
                 destination.failures += 1
                 unanswered = [pending for pending in batch if not pending.caller.done()]

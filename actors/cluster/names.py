@@ -105,7 +105,7 @@ def projector_name(system: str, build: str, part: int, replica: int, mark: str) 
 
 
 def projector_named(name: str) -> ProjectorName | None:
-    """The parts of this name; None if it is no projector's."""
+    """The parts of this name; None if it is not a projector's."""
     found = _PROJECTOR.fullmatch(name)
     if found is None:
         return None

@@ -171,7 +171,7 @@ async def aside(do: Callable[[], T], timeout_s: float = ANSWER_TIMEOUT_S) -> T:
 
 
 async def open_actor(actor: Opening, who: str, timeout_s: float) -> None:
-    """Have an actor `open`. That is safe to repeat, so an answer that was lost, or a process that ended, is no failure.
+    """Have an actor `open`. That is safe to repeat, so a lost answer, or a process that ended, is not a failure.
 
     Raises what it replies, and `Unavailable` if it replies nothing.
     """
@@ -202,7 +202,7 @@ def process_of(actor: Any) -> int:
 
 
 def kill(actor: Any) -> None:
-    """End an actor's process at once, for good. One that has ended is no error."""
+    """End an actor's process at once, for good. One that has ended is not an error."""
     import ray
 
     with contextlib.suppress(Exception):

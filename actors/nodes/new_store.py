@@ -18,8 +18,8 @@ __all__ = ["check_all_answered", "given_up"]
 
 
 def given_up(told: Sequence[str], nodes: Iterable[NodeFacts]) -> tuple[NodeFacts, ...]:
-    """The nodes that are meant by these names or ids. Raises `CallerError` for what is no node that is down, and for a
-    name that several of them have."""
+    """The nodes that are meant by these names or ids. Raises `CallerError` for what is not a node that is down, and for
+    a name that several of them have."""
     nodes = list(nodes)
     down = [node for node in nodes if not node.alive]
     found: dict[str, NodeFacts] = {}

@@ -466,7 +466,7 @@ def _is_refused_query(fallen: Fallen) -> bool:
 def _actor_id() -> str:
     try:
         return ray.get_runtime_context().get_actor_id() or ""
-    except Exception:  # it is no actor
+    except Exception:  # it is not an actor
         return ""
 
 

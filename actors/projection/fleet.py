@@ -369,7 +369,7 @@ class ProjectorFleet:
 
     async def check_ready(self, projectors: Sequence[Projector], before: Sequence[Projector]) -> None:
         """Raises why these projectors, which have caught up, may not be asked (`readiness.py`). `before`: those that
-        serve now; what they do not answer, and what they have set aside, is no new fault."""
+        serve now; what they do not answer, and what they have set aside, is not a new fault."""
         serving = await look_at(before)
         coming = (call(one.actor.come_to, furthest(serving), _COME_S, timeout_s=2 * _COME_S) for one in projectors)
         await asyncio.gather(*coming, return_exceptions=True)

@@ -1,7 +1,7 @@
 """The watchdog: while something is under way, it sees whether that moves on, and if not, which node it waits for.
 
 A partition is at home on one node, where its log is. While that node is gone, what needs the partition waits, and
-everything else goes on. That is no error, unless it lasts: the screen names the node, and says so when it is back.
+everything else goes on. That is not an error, unless it lasts: the screen names the node, and says so when it is back.
 
 Rules kept here: which nodes are up, Ray's own directory is asked, since the supervisor that knows more may have been on
 the node that is gone. And nobody waits for ever: after `PATIENCE_S` without a step forward the demo ends with one error

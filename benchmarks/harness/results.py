@@ -157,4 +157,4 @@ def load_run(path: Path) -> Run:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ResultsInvalid(f"{path} is no {SCHEMA}: {where}: {first['msg']}") from None
+        raise ResultsInvalid(f"{path} is not a {SCHEMA}: {where}: {first['msg']}") from None

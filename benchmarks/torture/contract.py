@@ -278,7 +278,7 @@ def scenario(
     """Makes a function a scenario. `invariants`: their names, with spaces between. `counts`: the figures that begin at
     0. `times`: `short_s`, `long_s` and `weight`. All else: see `Scenario`."""
     looks_at: Any = tuple(invariants.split())
-    assert set(looks_at) <= INVARIANTS.keys(), f"{name} looks at what is no invariant"
+    assert set(looks_at) <= INVARIANTS.keys(), f"{name} looks at what is not an invariant"
 
     def register(body: Body) -> Body:
         @wraps(body)

@@ -54,7 +54,7 @@ _LOOK_S: Final = 0.05
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_PTRACER: Final = 0x59616D61
 PR_SET_PTRACER_ANY: Final = ctypes.c_ulong(-1)
-"""Let strace attach, which is no ancestor of the child. Where a kernel does not ask for that, nothing happens."""
+"""Let strace attach, which is not an ancestor of the child. Where a kernel does not ask for that, nothing happens."""
 
 
 class ChildEnded(Exception):
@@ -82,7 +82,7 @@ class Child:
         inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [place, os.environ.get("PYTHONPATH")]))
         self.job = _name_of(job)
         self._read = b""
-        """Of its standard output, what was read and is no whole line yet."""
+        """Of its standard output, what was read and is not a whole line yet."""
         # a pipe would be full at 64 KiB, and nothing reads it before the end
         self._errors: IO[bytes] = errors.open("w+b") if errors is not None else tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(

@@ -126,15 +126,15 @@ class Anchor:
                 _is_number(one, PARTITIONS_MAX - 1) and _is_number(heads[one], POSITION_MAX) for one in heads
             )
             if not heads or len(heads) != len(facts["heads"]) or not numbers_right:
-                raise ValueError("its heads are no heads of partitions")
+                raise ValueError("its heads are not heads of partitions")
             if any(not _LINK.fullmatch(links[one]) if heads[one] else links[one] for one in heads):
-                raise ValueError("its links are no links of heads")
+                raise ValueError("its links are not links of heads")
             texts = [facts[name] for name in ("store_id", "anchored_at", "public_key", "signature")]
             if not all(isinstance(one, str) for one in texts):
-                raise ValueError("its facts are no texts")
+                raise ValueError("its facts must be strings")
             return cls(texts[0], heads, links, *texts[1:])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise Damaged("the anchor", f"it is no anchor that this version reads: {error}") from error
+            raise Damaged("the anchor", f"it is not an anchor that this version reads: {error}") from error
 
 
 class AnchorKey:

@@ -136,7 +136,7 @@ def read_segment(segment: Segment, target: Target) -> LogSegment:
         if (log_segment.first, log_segment.last) != (segment.first, segment.last):
             raise ValueError("it holds other events than it is listed with")
     except (ValueError, TypeError, IndexError, msgpack.UnpackException) as error:
-        raise Damaged(where, f"it is no segment: {error or type(error).__name__}") from error
+        raise Damaged(where, f"it is not a segment: {error or type(error).__name__}") from error
     return log_segment
 
 
@@ -172,7 +172,7 @@ def read_inventory(target: Target) -> Inventory | None:
         }
         return Inventory(str(facts["store_id"]), partitions, str(facts["taken_at"]), placement, segments, content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Damaged(where, f"it is no inventory: {error}") from error
+        raise Damaged(where, f"it is not an inventory: {error}") from error
 
 
 def _segments(partition: int, listed: list[dict[str, Any]]) -> list[Segment]:
@@ -192,7 +192,7 @@ def _segments(partition: int, listed: list[dict[str, Any]]) -> list[Segment]:
 
 def _number(value: Any, least: int, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ValueError(f"{value!r} is no number from {least:,} to {most:,}")
+        raise ValueError(f"{value!r} is not a number from {least:,} to {most:,}")
     return value
 
 

@@ -55,7 +55,7 @@ class Target(Protocol):
         ...
 
     def remove(self, name: str) -> None:
-        """Remove a file that no inventory lists any more; a missing one is no error. Raises `StorageFailed`."""
+        """Remove a file that no inventory lists any more; a missing one is not an error. Raises `StorageFailed`."""
         ...
 
 

@@ -74,7 +74,7 @@ class OwnActor:
         amounts: dict[str, object] = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus}
         for name, amount in amounts.items():
             if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount < math.inf:
-                raise DefinitionError("OwnActor", f"{name}={amount!r} is no amount", "use a number from 0")
+                raise DefinitionError("OwnActor", f"{name}={amount!r} is not an amount", "use a number from 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,8 +225,8 @@ def evolve(function: Any = None, /) -> Any:
 def outcome_of(aggregate: Aggregate, command: Command) -> list[Event] | Rejected:
     """What the aggregate decides about the command: its events, perhaps none, or why not. Nothing is changed.
 
-    Raises `UnknownName` for a command it has no `@decide` for, `HandlerFailed` for a return value that is no outcome,
-    and whatever else the method raises.
+    Raises `UnknownName` for a command it has no `@decide` for, `HandlerFailed` for a return value that is not an
+    outcome, and whatever else the method raises.
     """
     decider = aggregate.deciders.get(type(command))
     if decider is None:
@@ -244,7 +244,7 @@ def events_of(outcome: object, aggregate: Aggregate, handler: str = "decide") ->
     """What a `@decide` method returned, as a list of events or a `Rejected`.
 
     A generator runs here, and `Rejected` in place of any event refuses the whole command. Raises `HandlerFailed` for
-    anything that is no event, for an event that the aggregate has no `@evolve` for, and for over 10,000 events.
+    anything that is not an event, for an event that the aggregate has no `@evolve` for, and for over 10,000 events.
     """
     if type(outcome) in aggregate.evolvers:  # nearly always, and it is complete
         return [outcome]  # type: ignore[list-item]  # evolvers are of event classes
@@ -304,17 +304,17 @@ def _set_options(cls: type[Aggregate], placement: object, snapshot_every: object
     if placement is not None:
         if not isinstance(placement, OwnActor | Shared):
             told = f"{placement.__name__}" if isinstance(placement, type) else repr(placement)
-            raise DefinitionError(where(cls), f"placement={told} is no placement", "give Shared() or OwnActor(...)")
+            raise DefinitionError(where(cls), f"placement={told} is not a placement", "give Shared() or OwnActor(...)")
         cls.placement = placement
     if snapshot_every is not None:
         if isinstance(snapshot_every, bool) or not isinstance(snapshot_every, int) or snapshot_every < 0:
             raise DefinitionError(
-                where(cls), f"snapshot_every={snapshot_every!r} is no number of events", "use 0 for none, or more"
+                where(cls), f"snapshot_every={snapshot_every!r} is not a number of events", "use 0 for none, or more"
             )
         cls.snapshot_every = snapshot_every
     if state_version is not None:
         if isinstance(state_version, bool) or not isinstance(state_version, int) or state_version < 1:
-            raise DefinitionError(where(cls), f"state_version={state_version!r} is no version", "count from 1")
+            raise DefinitionError(where(cls), f"state_version={state_version!r} is not a version", "count from 1")
         cls.state_version = state_version
 
 
@@ -349,7 +349,7 @@ def _decider(cls: type[Aggregate], handler: Handler) -> Decider:
 
 
 def _events_in(here: str, annotation: Any) -> Iterator[type[Event]]:
-    """The event classes that a return annotation names. Raises `DefinitionError` for what is no outcome."""
+    """The event classes that a return annotation names. Raises `DefinitionError` for what is not an outcome."""
     for part in arguments_of_union(annotation):
         origin, arguments = typing.get_origin(part), typing.get_args(part)
         if part in (None, type(None), typing.Never, NoReturn):
@@ -367,6 +367,6 @@ def _events_in(here: str, annotation: Any) -> Iterator[type[Event]]:
         elif not (inspect.isclass(part) and issubclass(part, Rejected)):
             raise DefinitionError(
                 here,
-                f"it returns {described(part)}, which is no event",
+                f"it returns {described(part)}, which is not an event",
                 "return events, a list or iterator of events, None or Rejected",
             )

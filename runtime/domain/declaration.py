@@ -260,7 +260,7 @@ def _message(here: str, parameter: str, hints: Mapping[str, Any], message_type: 
     if not isinstance(message, type) or not issubclass(message, message_type):
         raise DefinitionError(
             here,
-            f"{parameter!r} is annotated with {described(message)}, which is no {kind} class",
+            f"{parameter!r} is annotated with {described(message)}, which is not {_article(kind)} class",
             f"annotate it with one {kind} class, and write one method for each",
         )
     return message

@@ -7,8 +7,8 @@ strings without end); its stored name and, for an event, its schema version are 
 path, so that code can move without touching what is stored. Whatever breaks a rule is a `DefinitionError` while the
 class is being defined.
 
-Why `Query` is no pydantic generic: `Query[int]` would be a class made on the fly, which cloudpickle (and so Ray) cannot
-find again. It is an ordinary `types.GenericAlias`; a type checker sees a generic class all the same.
+Why `Query` is not a pydantic generic: `Query[int]` would be a class made on the fly, which cloudpickle (and so Ray)
+cannot find again. It is an ordinary `types.GenericAlias`; a type checker sees a generic class all the same.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class Event(Message):
         if validated_when_read is not None:
             cls.validated_when_read = bool(validated_when_read)
         if not is_count_from_1(version):
-            raise DefinitionError(where(cls), f"version={version!r} is no schema version", "count from 1")
+            raise DefinitionError(where(cls), f"version={version!r} is not a schema version", "count from 1")
         cls.schema_version = version
         cls.upcasters = collected_upcasters(cls)
 

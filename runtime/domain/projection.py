@@ -136,7 +136,7 @@ class Projection(Stateful):
         collect_state(cls, RESERVED)
         cls.projection_name = checked_name(cls, name)
         if not is_count_from_1(version):
-            raise DefinitionError(where(cls), f"version={version!r} is no version", "count from 1")
+            raise DefinitionError(where(cls), f"version={version!r} is not a version", "count from 1")
         cls.projection_version = version
         _set_options(cls, store, on_failure, parts, key)
         cls.projectors = {
@@ -248,7 +248,7 @@ def _set_options(
     """Read the class line; what it leaves out is inherited."""
     if store is not None:
         if isinstance(store, type) or not callable(getattr(store, "make", None)):
-            raise DefinitionError(where(cls), f"store={store!r} is no store", "give store=Lmdb(), for example")
+            raise DefinitionError(where(cls), f"store={store!r} is not a store", "give store=Lmdb(), for example")
         if " at 0x" in repr(store):
             remedy = "make it a frozen dataclass: the repr has to distinguish one declaration from another"
             raise DefinitionError(where(cls), f"the repr of its store is {store!r}", remedy)
@@ -264,12 +264,12 @@ def _set_options(
         cls.on_failure = on_failure
     if parts is not None:
         if not is_count_from_1(parts) or parts > PARTS_MAX:
-            raise DefinitionError(where(cls), f"parts={parts!r} is no number of parts", f"choose 1 to {PARTS_MAX}")
+            raise DefinitionError(where(cls), f"parts={parts!r} is not a number of parts", f"choose 1 to {PARTS_MAX}")
         cls.parts = parts
     if key is not None:
         if not inspect.isfunction(key) or not 1 <= len(inspect.signature(key).parameters) <= 2:
             remedy = "write a function or lambda that takes an event, or an event and its Recorded"
-            raise DefinitionError(where(cls), f"key={key!r} is no function of an event", remedy)
+            raise DefinitionError(where(cls), f"key={key!r} is not a function of an event", remedy)
         cls.part_key = staticmethod(key)  # a plain function on the class would become a method of its instances
 
 

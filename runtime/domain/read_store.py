@@ -143,9 +143,9 @@ class DuckDb:
     """SQL that makes the tables and views, run at every opening: write `CREATE TABLE IF NOT EXISTS ...`."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no SQL. Raises `DefinitionError`."""
+        """Refuse what is not SQL. Raises `DefinitionError`."""
         if not isinstance(self.schema, str):
-            raise DefinitionError("DuckDb", f"{self.schema!r} is no SQL", 'write DuckDb("CREATE TABLE ...")')
+            raise DefinitionError("DuckDb", f"{self.schema!r} is not SQL", 'write DuckDb("CREATE TABLE ...")')
 
     def make(self) -> ReadStore:
         """See `StoreKind`."""

@@ -16,7 +16,7 @@ class Sql:
     """How handlers and answers run SQL: `self.sql("SELECT ... WHERE airport = ?", ["JFK"]).fetchall()`."""
 
     given_by_a_store = True
-    """An attribute that is annotated with this class is no field of the projection."""
+    """An attribute that is annotated with this class is not a field of the projection."""
 
     def __init__(self, run: Callable[[str, Callable[[Any], Any]], Any]) -> None:
         """`run` executes a statement on the connection, in the present transaction; errors name the query."""

@@ -1,7 +1,7 @@
 """State: the declared fields of an aggregate or a projection, and the fresh copies of their defaults.
 
 Rule kept here: no two instances share anything that can change. So every field has a default, a default that can
-change is copied for each instance, and a mutable class attribute that is no field is a `DefinitionError`.
+change is copied for each instance, and a mutable class attribute that is not a field is a `DefinitionError`.
 
 Why fields and no `__init__`: the runtime makes instances itself, to load a history or a snapshot, and the fields are
 what a snapshot holds.

@@ -87,16 +87,16 @@ def stored(
         fields: The fields, by name.
 
     Raises:
-        DefinitionError: `event` is no event, or `version` is no number from 1.
+        DefinitionError: `event` is not an event, or `version` is not a number from 1.
 
     Example:
         given(Account, stored("Deposited", version=1, amount=5)).then_state(balance=5)
     """
     name = event if isinstance(event, str) else getattr(event, "message_name", "")
     if not name:
-        raise DefinitionError("stored()", f"{event!r} is no event", "give the stored name, or the event class")
+        raise DefinitionError("stored()", f"{event!r} is not an event", "give the stored name, or the event class")
     if not is_count_from_1(version):
-        raise DefinitionError(f"stored({name!r})", f"version={version!r} is no schema version", "count from 1")
+        raise DefinitionError(f"stored({name!r})", f"version={version!r} is not a schema version", "count from 1")
     return Stored(name, version, {**(payload or {}), **fields}, event if isinstance(event, type) else None)
 
 
@@ -118,7 +118,7 @@ def upcast(from_version: int) -> Callable[[UpcasterType], UpcasterType]:
                 return {"grams": round(old["kg"] * 1000)}
     """
     if not is_count_from_1(from_version):
-        raise DefinitionError("@upcast", f"from_version={from_version!r} is no schema version", "count from 1")
+        raise DefinitionError("@upcast", f"from_version={from_version!r} is not a schema version", "count from 1")
 
     def mark(function: UpcasterType) -> UpcasterType:
         inner: Any = getattr(function, "__func__", function)
@@ -162,7 +162,7 @@ def collected_upcasters(cls: type[Upcastable]) -> dict[int, Upcaster]:
 
 def upcasted(cls: type[Upcastable], payload: Payload, from_version: int) -> list[Payload | Stored]:
     """What a stored payload is now: payloads as the present version of `cls` has them, and stored events of other
-    names. Raises what an upcaster raises, and `TypeError` for a result that is no payload."""
+    names. Raises what an upcaster raises, and `TypeError` for a result that is not a payload."""
     now: list[Payload | Stored] = [payload]
     for version in range(from_version, cls.schema_version):
         upcaster = cls.upcasters[version]

@@ -243,10 +243,10 @@ def _unreadable(stored: StoredEvent, what: str) -> UnknownEvent:
 
 
 def _checked_names(retired: Collection[str]) -> frozenset[str]:
-    """Raises `DefinitionError` for what is no list of stored names."""
+    """Raises `DefinitionError` for what is not a list of stored names."""
     for name in [retired] if isinstance(retired, str) else retired:
         if isinstance(retired, str) or not isinstance(name, str) or not TYPE_NAME_PATTERN.fullmatch(name):
-            raise DefinitionError("retired=", f"{name!r} is no list of stored names", 'give retired=["OldName"]')
+            raise DefinitionError("retired=", f"{name!r} is not a list of stored names", 'give retired=["OldName"]')
     return frozenset(retired)
 
 
@@ -254,14 +254,16 @@ def check_listed(argument: str, given: Iterable[Named]) -> Iterable[Named]:
     """What was given, if it is a list or the like. Raises `DefinitionError`."""
     if isinstance(given, str | type) or not isinstance(given, Iterable):
         told = given.__name__ if isinstance(given, type) else repr(given)
-        raise DefinitionError(f"{argument}=", f"{told} is no list of classes", f"give {argument}=[...]")
+        raise DefinitionError(f"{argument}=", f"{told} is not a list of classes", f"give {argument}=[...]")
     return given
 
 
 def _check_class(cls: object, kind: type, argument: str) -> None:
     if not isinstance(cls, type) or not issubclass(cls, kind) or cls is kind:
         told = cls.__name__ if isinstance(cls, type) else repr(cls)
-        raise DefinitionError(f"{argument}=", f"{told} is no {kind.__name__} class", "list the classes themselves")
+        raise DefinitionError(
+            f"{argument}=", f"{told} is not a subclass of {kind.__name__}", "list the classes themselves"
+        )
 
 
 def _add(known: dict[str, Named], name: str, cls: Named, kind: str) -> None:

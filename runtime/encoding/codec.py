@@ -325,7 +325,7 @@ def check_limits(payload: Mapping[Any, Any], name: str) -> None:
     try:
         packed = msgpack.Packer(default=_form_or_name, buf_size=PACKER_BYTES).pack(dict(payload))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise InvalidMessage(name, f"its upcast fields are no fields of a message: {error}") from error
+        raise InvalidMessage(name, f"its upcast fields are not fields of a message: {error}") from error
     decode_payload(packed, name)
 
 
@@ -350,7 +350,7 @@ def _exact_payload(data: bytes, name: str) -> Any:
 
 
 def _no_message(name: str, error: Exception) -> InvalidMessage:
-    return InvalidMessage(name, f"its bytes are no message: {str(error) or type(error).__name__}")
+    return InvalidMessage(name, f"its bytes are not a message: {str(error) or type(error).__name__}")
 
 
 def _exact_fields(code: int, data: bytes) -> Any:
@@ -392,7 +392,7 @@ def validated(cls: type[MessageType], payload: Mapping[Any, Any]) -> MessageType
 
 
 def _code_failed(cls: type[Message], error: BaseException) -> BaseException:
-    """What is raised for an exception of code of a message's class that is no `Exception`."""
+    """What is raised for an exception of code of a message's class that is not an `Exception`."""
     return error if is_ctrl_c(error) else HandlerFailed.caused_by(f"the code of {cls.message_name}", "a message", error)
 
 
@@ -407,7 +407,7 @@ def problems_of(cls: type[BaseModel], error: ValidationError) -> tuple[str, str]
         elif problem["type"] == "extra_forbidden":
             wrong_names = True
             close = difflib.get_close_matches(str(problem["loc"][-1]), cls.model_fields, 1)
-            lines.append(f"{field} is no field of it" + (f", did you mean {close[0]}?" if close else ""))
+            lines.append(f"{field} is not a field of it" + (f", did you mean {close[0]}?" if close else ""))
         else:
             lines.append(f"{field} is {_shown(problem['input'])}: {_lowered(problem['msg'])}")
     if len(problems) > 3:

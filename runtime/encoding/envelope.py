@@ -96,9 +96,9 @@ class PackedCommand(NamedTuple):
     def digest(self, secret: bytes) -> bytes:
         """20 bytes over the secret of a log, stream, name and content: what makes two commands the same.
 
-        The secret stands first and is no key of BLAKE2b, which would take twice as long (1.5 instead of 0.7 us). Such a
-        hash cannot be extended without the secret: BLAKE2b marks the last block that it takes in. `expected_version` is
-        left out: it is a condition on taking effect, not part of the effect.
+        The secret stands first and is not a key of BLAKE2b, which would take twice as long (1.5 instead of 0.7 us).
+        Such a hash cannot be extended without the secret: BLAKE2b marks the last block that it takes in.
+        `expected_version` is left out: it is a condition on taking effect, not part of the effect.
         """
         _, stream, name, payload, _, _, _, content, _ = self
         encoded = name.encode()

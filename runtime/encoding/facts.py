@@ -79,7 +79,7 @@ def unpack_facts(data: bytes) -> dict[str, Any]:
     """The facts that `pack_facts` packed. Raises `ValueError` for other bytes."""
     facts = unpack_tagged(data)
     if type(facts) is not dict:
-        raise ValueError("these bytes are no facts")
+        raise ValueError("these bytes are not facts")
     return facts
 
 

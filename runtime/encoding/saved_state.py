@@ -135,7 +135,7 @@ def decode_state(cls: type[S], data: bytes, id: str = "", version: int = 0) -> S
         if unpacker.tell() != len(data):
             raise ValueError("more than a state")
     except Exception as error:  # user code runs in `__hash__` and `__eq__` of keys, and may raise anything
-        raise InvalidMessage(where(cls), f"these bytes are no state of it: {_first_line(error)}") from error
+        raise InvalidMessage(where(cls), f"these bytes are not a state of it: {_first_line(error)}") from error
     instance = cls.__new__(cls)
     if _has_id(cls):
         instance.__dict__.update(id=id, version=version)
@@ -373,7 +373,7 @@ class _Form:
         if isinstance(value, Flag) and kind.__members__.get(value.name or "") is not value:
             return [name, value._value_]
         if kind.__members__.get(value.name) is not value:
-            raise TypeError(f"{shown(value)} is no member of {kind.__name__}")
+            raise TypeError(f"{shown(value)} is not a member of {kind.__name__}")
         return [name, value.name]
 
     def _object(self, value: Any, kind: type) -> list[Any]:
@@ -395,7 +395,7 @@ class _Form:
                 raise TypeError(f"a {kind.__name__} holds what only its own code can read")
         for refused in (Callable, Iterator, BaseException, Stateful):
             if issubclass(kind, refused):  # type: ignore[arg-type]
-                raise TypeError(f"a {kind.__name__} is no value")
+                raise TypeError(f"a {kind.__name__} is not a value")
         slots = slots_of(kind)
         shape = self._shapes[kind] = _Shape(
             name,

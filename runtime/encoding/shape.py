@@ -85,9 +85,9 @@ def unpack_shape(data: bytes) -> Shape:
     try:
         found = msgpack.unpackb(data, max_map_len=PATHS_MAX, max_str_len=4 * TEXT_MAX, max_array_len=0, max_ext_len=0)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise ValueError(f"these bytes are no shape: {error}") from error
+        raise ValueError(f"these bytes are not a shape: {error}") from error
     if not isinstance(found, dict) or not all(isinstance(one, str) for one in (*found, *found.values())):
-        raise ValueError("these bytes are no shape: they hold no map of texts")
+        raise ValueError("these bytes are not a shape: they hold no map of texts")
     return found
 
 
@@ -106,7 +106,7 @@ class FieldDifference(NamedTuple):
 
     def __str__(self) -> str:
         if self.kind == "gone":
-            return f"{self.path} is stored, and is no field of the class"
+            return f"{self.path} is stored, and is not a field of the class"
         if self.kind == "new":
             return f"{self.path} is a field of the class, and is not stored"
         if self.kind == "fields":
@@ -150,7 +150,7 @@ def _other_fields(found: list[FieldDifference]) -> list[FieldDifference]:
 
 
 def _field_sets(text: str) -> set[str]:
-    """The names of the fields of each class in the text of a type; values of literals and enums are no fields."""
+    """The names of the fields of each class in the text of a type; values of literals and enums are not fields."""
     return {*_FIELD_SETS.findall(_QUOTED.sub("", text))}
 
 

@@ -68,13 +68,13 @@ _LINK_DIGITS: Final = 16
 def check_member(name: str, member: int, of: int) -> None:
     """Raises `InvalidId` or `InvalidMessage` for a name or member that cannot be."""
     if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
-        what = "is no name of up to 64 ASCII letters, digits, '.', '-' and '_' that begins with a letter or digit"
+        what = "is not a name of up to 64 ASCII letters, digits, '.', '-' and '_' that begins with a letter or digit"
         raise InvalidId("subscription", str(name), what)
     if is_reserved(name):
         raise InvalidId("subscription", name, f"begins with {RESERVED_PREFIX!r}, which is for Rayfold itself")
     for number in (member, of):
         if isinstance(number, bool) or not isinstance(number, int):
-            raise InvalidMessage("subscription", f"member={member!r}, of={of!r} are no numbers", "give member=0, of=3")
+            raise InvalidMessage("subscription", f"member={member!r}, of={of!r} must be numbers", "give member=0, of=3")
     if not 1 <= of <= MEMBERS_MAX:
         raise InvalidMessage("subscription", f"it cannot have {of} members", f"choose 1 to {MEMBERS_MAX:,}")
     if not 0 <= member < of:

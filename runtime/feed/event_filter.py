@@ -127,7 +127,7 @@ def _event_names(catalogue: Catalogue, types: Types) -> Iterator[str]:
         elif isinstance(one, str):
             names = [one] if one in catalogue.events else []
         else:
-            raise InvalidMessage("types", f"{one!r} is no type of event", "give event classes, or names of events")
+            raise InvalidMessage("types", f"{one!r} is not a type of event", "give event classes, or names of events")
         if not names:
             raise (
                 unregistered("event", one, catalogue.events)
@@ -138,7 +138,7 @@ def _event_names(catalogue: Catalogue, types: Types) -> Iterator[str]:
 
 
 def _listed(argument: str, given: Iterable[T]) -> list[T]:
-    """Raises `InvalidMessage` for what is no list, and for an empty one: no event would ever match it."""
+    """Raises `InvalidMessage` for what is not a list, and for an empty one: no event would ever match it."""
     found = list(
         listed(argument, given, "an event class or a name" if argument == "types" else "a class or a stream", (Event,))
     )

@@ -105,8 +105,8 @@ class LogFollower:
         """`logs`: partition -> its reader, which belongs to the follower now. `after`: partition -> the position after
         which to begin; 0, the beginning, for those that it does not name.
 
-        Raises `InvalidMessage` for what is no position, `NotInHistory` for one that a log lacks; the readers are closed
-        then.
+        Raises `InvalidMessage` for what is not a position, `NotInHistory` for one that a log lacks; the readers are
+        closed then.
         """
         self._logs = dict(logs)
         self._next = 0
@@ -219,7 +219,7 @@ def _checked(logs: Mapping[int, Followed], after: Mapping[int, int]) -> dict[int
     positions = dict.fromkeys(logs, 0)
     for partition, position in after.items():
         if partition not in logs or isinstance(position, bool) or not isinstance(position, int) or position < 0:
-            what = f"{partition!r}: {position!r} is no position in this store"
+            what = f"{partition!r}: {position!r} is not a position in this store"
             raise InvalidMessage("positions", what, f"its partitions are 0 to {len(logs) - 1}")
         if position > (head := logs[partition].head()):
             raise NotInHistory(f"partition {partition}", f"position {position}", head)

@@ -188,7 +188,7 @@ class Feed:
             self._settled = dict(self._passed)
             return
         if not isinstance(recorded, Recorded):
-            raise InvalidMessage("acknowledge", f"{recorded!r} is no place", "give the Recorded of an event")
+            raise InvalidMessage("acknowledge", f"{recorded!r} is not a place", "give the Recorded of an event")
         partition, position = recorded.partition, recorded.position
         if position > self._yielded.get(partition, 0):
             what = f"position {position} of partition {partition} has not been yielded, so it cannot be acknowledged"

@@ -281,7 +281,7 @@ def _headers_in(fields: tuple[Any, ...]) -> Mapping[int, Any]:
     if len(fields) == OLD_BODY_FIELDS:
         return NO_HEADERS
     if len(fields) != BODY_FIELDS or type(fields[10]) is not dict:
-        raise ValueError(f"it has {len(fields)} fields, or its last one is no map of headers")
+        raise ValueError(f"it has {len(fields)} fields, or its last one is not a map of headers")
     return fields[10]
 
 
@@ -293,7 +293,8 @@ def check_headers(headers: Mapping[int, Any]) -> None:
     """
     for key in headers:
         if type(key) is not int or not 0 <= key < 1 << 16:
-            raise InvalidMessage("headers", f"{key!r} is no key of a header", "headers have integers from 0 to 65,535")
+            what = f"{key!r} is not a key of a header"
+            raise InvalidMessage("headers", what, "headers have integers from 0 to 65,535")
     try:
         packed = msgpack.packb(headers)
         msgpack.unpackb(
@@ -400,7 +401,7 @@ def check_command_id(command_id: bytes) -> None:
 
 
 def check_ids(command_id: bytes, digest: bytes, correlation_id: bytes, causation_id: bytes) -> None:
-    """Raises `InvalidId` for an id that is not 16 bytes (the last two may also be none) and for what is no digest."""
+    """Raises `InvalidId` for an id that is not 16 bytes (the last two may also be none) or what is not a digest."""
     check_command_id(command_id)
     if len(digest) not in (DIGEST_BYTES, OLD_DIGEST_BYTES):
         raise InvalidId("command digest", digest.hex(), f"has {len(digest)} bytes, not {DIGEST_BYTES}")

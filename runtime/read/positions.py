@@ -55,7 +55,7 @@ After = Receipt | Mapping[int, int] | Iterable[Receipt] | HasPositions
 def place_asked(after: After | None, partitions: int, store_id: str = "") -> dict[int, int]:
     """The value of `after=`, as positions by partition. `store_id`: of this store; empty where any receipt will do.
 
-    Raises `InvalidMessage` for what is no place in this store.
+    Raises `InvalidMessage` for what is not a place in this store.
     """
     if after is None:
         return {}
@@ -71,7 +71,7 @@ def place_asked(after: After | None, partitions: int, store_id: str = "") -> dic
     for partition, position in positions.items():
         numbers = isinstance(position, int) and not isinstance(position, bool) and 0 <= position < _POSITIONS
         if isinstance(partition, bool) or partition not in range(partitions) or not numbers:
-            what = f"{partition!r}: {position!r} is no position in this store"
+            what = f"{partition!r}: {position!r} is not a position in this store"
             raise InvalidMessage("after", what, f"its partitions are 0 to {partitions - 1}")
     return positions
 
@@ -128,7 +128,7 @@ def place_of_token(token: str, store: ReadableStore, secret: bytes) -> dict[int,
         raise _refused(f"is of the store {UUID(bytes=store_id)}, and this is the store {UUID(store.store_id)}")
     content, signature = content[:-_SIGNATURE_BYTES], content[-_SIGNATURE_BYTES:]
     if (len(content) - _TOKEN_HEAD.size) % _TOKEN_ENTRY.size:
-        raise _refused("is no text that `token()` has made")
+        raise _refused("is not a text that `token()` has made")
     if not hmac.compare_digest(signature, _signature(content, secret)):
         raise _refused("is not signed by this store")
     return place_asked(dict(_TOKEN_ENTRY.iter_unpack(content[_TOKEN_HEAD.size :])), store.partitions)
@@ -137,14 +137,14 @@ def place_of_token(token: str, store: ReadableStore, secret: bytes) -> dict[int,
 def _checked(token: object) -> bytes:
     """The bytes of a token without their checksum, which is right."""
     if not isinstance(token, str) or not token.isascii() or len(token) > 2 * _TOKEN_BYTES_MAX:
-        raise _refused("is no text that `token()` has made")
+        raise _refused("is not a text that `token()` has made")
     try:
         raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
-        raise _refused("is no text that `token()` has made") from None
+        raise _refused("is not a text that `token()` has made") from None
     content, checksum = raw[: -_CHECKSUM.size], raw[-_CHECKSUM.size :]
     if _as_text(raw) != token:  # spare bits of its last letter
-        raise _refused("is no text that `token()` has made")
+        raise _refused("is not a text that `token()` has made")
     if len(content) < _TOKEN_HEAD.size or checksum != _CHECKSUM.pack(zlib.crc32(content)):
         raise _refused("is damaged: its checksum is not that of its content")
     return content

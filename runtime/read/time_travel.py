@@ -210,13 +210,13 @@ def fold_up_to(read_model: ReadModel, place: Mapping[int, int]) -> Iterator[int]
 def checked_place(readers: Mapping[int, Reader], place: Mapping[int, int]) -> dict[int, int]:
     """The place with a position for every partition; 0, nothing of it, for those that it does not name.
 
-    Raises `NotInHistory` for a position that a log lacks, `InvalidMessage` for what is no position.
+    Raises `NotInHistory` for a position that a log lacks, `InvalidMessage` for what is not a position.
     """
     checked = dict.fromkeys(readers, 0)
     for partition, position in place.items():
         numbers = not isinstance(partition, bool) and isinstance(position, int) and not isinstance(position, bool)
         if partition not in readers or not numbers or position < 0:
-            what = f"{partition!r}: {position!r} is no position in this store"
+            what = f"{partition!r}: {position!r} is not a position in this store"
             raise InvalidMessage("place", what, f"its partitions are 0 to {len(readers) - 1}")
         if position > (head := readers[partition].head()):
             raise NotInHistory(f"partition {partition}", f"position {position}", head)
@@ -239,7 +239,7 @@ def _checked_range(reader: Reader, stream: StreamId, from_version: int, to_versi
     first = _count_from_1("from_version", from_version)
     last = head if to_version is None else _count_from_1("to_version", to_version)
     if to_version is not None and last < first:
-        raise InvalidMessage("history", f"versions {first} to {last} are no range", "to_version is included")
+        raise InvalidMessage("history", f"versions {first} to {last} are not a range", "to_version is included")
     beyond = last if last > head else first
     if not head or beyond > head + (to_version is None):
         raise NotInHistory(str(stream), f"version {beyond}", head)

@@ -67,7 +67,7 @@ def copy_name(partition: int, suffix: str = "") -> str:
 
 
 def partition_in(name: str) -> int | None:
-    """The partition whose copy a folder of this name holds; None if it is no copy."""
+    """The partition whose copy a folder of this name holds; None if it is not a copy."""
     found = _NAME.fullmatch(name)
     return None if found is None else int(found["number"])
 

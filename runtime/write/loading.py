@@ -4,7 +4,7 @@ Step [4] of the write path, beside `residents.py`. An aggregate whose events sin
 million, for example, after a change of its code) took its partition's only thread for seconds, and every other
 aggregate waited. So the residents fold a few thousand events at once and hand a longer history over to one thread,
 which folds the rest in slices. Commands to that aggregate get `StillLoading` meanwhile, which the partition answers as
-`RetryAfter` and which is no outcome: the client keeps them, in order, and sends them again.
+`RetryAfter` and which is not an outcome: the client keeps them, in order, and sends them again.
 
 Rules kept here:
 - nothing is appended to a stream while it is loaded aside, so that the fold ends at its end: no command to it is

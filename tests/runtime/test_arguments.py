@@ -31,13 +31,13 @@ EVENT = Deposited(amount=1)
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda: case(5), "given: 5 is no class; give an Aggregate or a Projection class"),
+        (lambda: case(5), "given: 5 is not a class; give an Aggregate or a Projection class"),
         (lambda: case(Account("alice")), "given: Account(id='alice'"),
         (lambda: case(Account).when(5), "int: is not a Command; give an instance of a Command class"),
         (lambda: case(Account).when(Deposit), "Deposit: is a class and no Command; make one of it: Deposit(...)"),
-        (lambda: case(Balances, 5), "given: 5 is no event; give events, or ('alice', event)"),
-        (lambda: case(Balances, ("alice",)), "given: ('alice',) is no event"),
-        (lambda: case(Balances, ("alice", 5)), "given: ('alice', 5) is no event"),
+        (lambda: case(Balances, 5), "given: 5 is not an event; give events, or ('alice', event)"),
+        (lambda: case(Balances, ("alice",)), "given: ('alice',) is not an event"),
+        (lambda: case(Balances, ("alice", 5)), "given: ('alice', 5) is not an event"),
         (lambda: case(Balances, (5, EVENT)), "given: (5, Deposited(amount=1"),
         (lambda: case(Balances, (ANY, EVENT)), "given: (-1, Deposited(amount=1"),
         (lambda: placed(5, EVENT), "given: (5, Deposited(amount=1"),
@@ -55,19 +55,19 @@ def test_a_specification_refuses_what_is_no_part_of_one(call: Callable[[], Any],
 
 def test_a_plain_subscription_refuses_classes_that_are_no_list(tmp_path: Path) -> None:
     aggregates: Any = Account
-    with pytest.raises(DefinitionError, match=r"aggregates=: Account is no list of classes; give aggregates=\[...\]"):
+    with pytest.raises(DefinitionError, match=r"Account is not a list of classes; give aggregates=\[...\]"):
         subscribe(tmp_path, aggregates=aggregates)
 
 
 def test_a_schema_of_duckdb_is_text() -> None:
     schema: Any = 5
-    with pytest.raises(DefinitionError, match="DuckDb: 5 is no SQL"):
+    with pytest.raises(DefinitionError, match="DuckDb: 5 is not SQL"):
         DuckDb(schema)
 
 
 @pytest.mark.parametrize("given", [None, True, 5, "text", b"bytes", Deposit, EVENT])
 def test_what_python_would_iterate_over_all_the_same_is_no_list(given: Any) -> None:
-    with pytest.raises(InvalidMessage, match="places: .* is no list; give a list, each item of it a place"):
+    with pytest.raises(InvalidMessage, match="places: .* is not a list; give a list, each item of it a place"):
         listed("places", given, "a place", (Deposited,))
 
 
@@ -96,4 +96,4 @@ def test_a_class_is_looked_for_by_its_stored_name() -> None:
         aggregate_type = "Crate"
 
     assert str(unregistered("aggregate", Box, {"Chest": Balances})) == "no aggregate is named 'Crate'; known: Chest"
-    assert str(unregistered("aggregate", "Crate", {})) == "aggregate: 'Crate' is no class; give the class itself"
+    assert str(unregistered("aggregate", "Crate", {})) == "aggregate: 'Crate' is not a class; give the class itself"

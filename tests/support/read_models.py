@@ -21,7 +21,7 @@ A_WHILE_S = 0.001
 
 
 FORGOTTEN = "~forgotten"
-"""A row that is no account."""
+"""A row that is not an account."""
 
 
 class TotalBalance(Query[int]):

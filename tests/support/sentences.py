@@ -43,8 +43,8 @@ SENTENCES: list[tuple[RayfoldError, str]] = [
     (CallerError("not like this"), "not like this"),
     (InvalidMessage("Deposit", "amount is missing"), "Deposit: amount is missing"),
     (
-        InvalidMessage("Deposit", "amuont is no field of it", "its fields are amount"),
-        "Deposit: amuont is no field of it; its fields are amount",
+        InvalidMessage("Deposit", "amuont is not a field of it", "its fields are amount"),
+        "Deposit: amuont is not a field of it; its fields are amount",
     ),
     (InvalidId("aggregate id", "", "is empty"), "aggregate id '' is empty"),
     (

@@ -181,7 +181,7 @@ def _kill_deployer(bank: ClusterBank, moment: str) -> None:
 
 def _taken_back(deployer: Program) -> bool:
     """Wait for the end of a deployment. It is taken back, and says so, where an actor of it does not come up in time,
-    which on a busy enough machine is no fault: nothing has changed then."""
+    which on a busy enough machine is not a fault: nothing has changed then."""
     try:
         deployer.answer(_DEPLOYED_S)
     except ProgramError as error:

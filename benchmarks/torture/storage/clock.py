@@ -84,7 +84,7 @@ def _with_clock(server: ForkServer, folder: Path, stamp: str, findings: Findings
     findings.figures["seconds_back"] = back_s
     findings.reach(0 < back_s <= BACK_S, f"{where}: it went back by {back_s} s: nothing was tried")
     ids = {UUID(bytes=one.command_id) for one in records}
-    findings.check("I2", len(ids) == COMMANDS and {one.version for one in ids} == {7}, f"{where}: ids are no UUIDv7s")
+    findings.check("I2", len(ids) == COMMANDS and {one.version for one in ids} == {7}, f"{where}: ids are not UUIDv7s")
 
 
 def write_through(report: Any, *, folder: str, stamp: str) -> None:

@@ -22,7 +22,7 @@ from ...log.format import chain_of
 __all__ = ["ERROR_CHARS_MAX", "QUARANTINED_MAX", "Checkpoint", "Quarantined"]
 
 QUARANTINED_MAX: Final = 100
-"""Events in quarantine at once. More is no poisoned event but a broken projection, and it stops."""
+"""Events in quarantine at once. More is not a poisoned event but a broken projection, and it stops."""
 
 ERROR_CHARS_MAX: Final = 1_000
 """Of the error text that is kept with a quarantined event."""

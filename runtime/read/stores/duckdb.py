@@ -213,6 +213,6 @@ def _duckdb() -> ModuleType:
 
 
 def _is_of_the_system(error: Exception) -> bool:
-    """Whether the machine refuses to open a file, which is no proof of damage. DuckDB has one exception for that and
+    """Whether the machine refuses to open a file, which is not proof of damage. DuckDB has one exception for that and
     for damage, with the system's own words in it."""
     return any(os.strerror(one) in str(error) for one in _REFUSALS)

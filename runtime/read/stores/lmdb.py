@@ -68,7 +68,7 @@ class Rows(MutableMapping[str, Any]):
     """
 
     given_by_a_store = True
-    """An attribute that is annotated with this class is no field of the projection."""
+    """An attribute that is annotated with this class is not a field of the projection."""
 
     def __init__(self, store: LmdbStore) -> None:
         self._store = store

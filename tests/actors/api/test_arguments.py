@@ -64,12 +64,12 @@ def refused(kind: type[Exception], text: str, call: Callable[..., Any], *argumen
 @pytest.mark.parametrize(
     ("options", "kind", "text"),
     [
-        ({"until": True}, InvalidMessage, "until: True is no list; give a list, each item of it a Projection class"),
-        ({"until": False}, InvalidMessage, "until: False is no list"),
-        ({"until": 1}, InvalidMessage, "until: 1 is no list"),
-        ({"until": "Balances"}, InvalidMessage, "until: 'Balances' is no list"),
-        ({"until": ["Balances"]}, InvalidMessage, "projection: 'Balances' is no class; give the class itself"),
-        ({"until": [None]}, InvalidMessage, "projection: None is no class"),
+        ({"until": True}, InvalidMessage, "until: True is not a list; give a list, each item of it a Projection class"),
+        ({"until": False}, InvalidMessage, "until: False is not a list"),
+        ({"until": 1}, InvalidMessage, "until: 1 is not a list"),
+        ({"until": "Balances"}, InvalidMessage, "until: 'Balances' is not a list"),
+        ({"until": ["Balances"]}, InvalidMessage, "projection: 'Balances' is not a class; give the class itself"),
+        ({"until": [None]}, InvalidMessage, "projection: None is not a class"),
         ({"until": Account}, UnknownName, "no projection is named 'Account'; known: Balances"),
         ({"decisive": "no"}, InvalidMessage, "decisive: is 'no'; give True or False"),
         ({"decisive": None}, InvalidMessage, "decisive: is None; give True or False"),
@@ -98,8 +98,8 @@ def test_a_timeout_of_more_seconds_than_a_float_has_is_as_long_as_it_takes(bank:
 @pytest.mark.parametrize(
     ("aggregate", "id", "command", "kind", "text"),
     [
-        (None, "alice", DEPOSIT, InvalidMessage, "aggregate: None is no class; give the class itself"),
-        ("Account", "alice", DEPOSIT, InvalidMessage, "aggregate: 'Account' is no class"),
+        (None, "alice", DEPOSIT, InvalidMessage, "aggregate: None is not a class; give the class itself"),
+        ("Account", "alice", DEPOSIT, InvalidMessage, "aggregate: 'Account' is not a class"),
         (RAISES, "alice", DEPOSIT, InvalidMessage, "aggregate: Account(id='alice'"),
         (Balances, "alice", DEPOSIT, UnknownName, "no aggregate is named 'Balances'; known: Account, Vault"),
         (Account, 5, DEPOSIT, InvalidId, "aggregate id '5' is int, not str"),
@@ -125,18 +125,19 @@ def test_what_stands_in_place_of_an_envelope_is_an_outcome_of_its_own(bank: Any,
     for source in ([good, wrong, good], iter([good, wrong, good])):
         outcomes = [outcome for _, outcome in bank.execute_all(source)]
         assert [type(outcome) for outcome in outcomes] == [Receipt, InvalidMessage, Receipt]
-        told = f"execute_all: a {type(wrong).__name__} is no Envelope; give an Envelope(aggregate, id, command)"
+        told = f"execute_all: a {type(wrong).__name__} is not an Envelope; give an Envelope(aggregate, id, command)"
         assert told in str(outcomes[1])
 
 
 @pytest.mark.parametrize("source", [None, 5, "Account/alice", Envelope(Account, "alice", DEPOSIT), Account])
 def test_commands_that_are_no_list_are_refused(bank: Any, source: Any) -> None:
-    refused(InvalidMessage, "is no list; give a list, each item of it an Envelope", lambda: bank.execute_all(source))
+    refused(InvalidMessage, "is not a list; give a list, each item of it an Envelope", lambda: bank.execute_all(source))
 
 
 @pytest.mark.parametrize("source", [None, QUERY, BalanceOf, "alice"])
 def test_queries_that_are_no_list_are_refused(bank: Any, source: Any) -> None:
-    refused(InvalidMessage, "is no list; give a list, each item of it a Query", lambda: bank.ask_all(Balances, source))
+    told = "is not a list; give a list, each item of it a Query"
+    refused(InvalidMessage, told, lambda: bank.ask_all(Balances, source))
 
 
 @pytest.mark.parametrize("options", [{"timeout_s": "x"}, {"timeout_s": 0}, {"timeout_s": float("nan")}])
@@ -191,13 +192,14 @@ def test_a_replica_refuses_a_wrong_timeout_also_where_it_need_not_wait(bank: Any
 
 
 def test_other_wrong_arguments_are_refused(bank: Any) -> None:
-    refused(InvalidMessage, "ask_replica: None is no Replica", lambda: bank.session().ask_replica(None, QUERY))
+    refused(InvalidMessage, "ask_replica: None is not a Replica", lambda: bank.session().ask_replica(None, QUERY))
     refused(InvalidMessage, "progress: is 5; give a function", lambda: bank.as_of(Balances, {}, QUERY, progress=5))
-    refused(InvalidMessage, "place: True: 1 is no position", lambda: bank.as_of(Balances, {True: 1}, QUERY))
-    refused(InvalidMessage, "is no place", lambda: bank.as_of(Balances, date(2013, 1, 1), QUERY))
-    refused(InvalidMessage, "rebuild_stream: None is no Aggregate", lambda: bank.rebuild_stream(Balances, None, "a"))
-    refused(InvalidMessage, "aggregate: None is no class", lambda: bank.history(None, "alice"))
-    refused(InvalidMessage, "aggregate: 'Account' is no class", lambda: bank.state_at("Account", "alice"))
+    refused(InvalidMessage, "place: True: 1 is not a position", lambda: bank.as_of(Balances, {True: 1}, QUERY))
+    refused(InvalidMessage, "is not a place", lambda: bank.as_of(Balances, date(2013, 1, 1), QUERY))
+    told = "rebuild_stream: None is not a subclass of Aggregate"
+    refused(InvalidMessage, told, lambda: bank.rebuild_stream(Balances, None, "a"))
+    refused(InvalidMessage, "aggregate: None is not a class", lambda: bank.history(None, "alice"))
+    refused(InvalidMessage, "aggregate: 'Account' is not a class", lambda: bank.state_at("Account", "alice"))
     for timeout_s in ("x", True, 0):
         refused(CallerError, "timeout_s is", bank.health, timeout_s)
 
@@ -205,13 +207,13 @@ def test_other_wrong_arguments_are_refused(bank: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"types": True}, "types: True is no list"),
+        ({"types": True}, "types: True is not a list"),
         ({"types": []}, "types: is empty, so that no event would ever match; leave it out for all events"),
-        ({"types": [5]}, "types: 5 is no type of event; give event classes, or names of events"),
-        ({"types": Deposited(amount=1)}, "types: Deposited(amount=1, currency='EUR') is no list"),
-        ({"types": [Deposited(amount=1)]}, "types: Deposited(amount=1, currency='EUR') is no type of event"),
+        ({"types": [5]}, "types: 5 is not a type of event; give event classes, or names of events"),
+        ({"types": Deposited(amount=1)}, "types: Deposited(amount=1, currency='EUR') is not a list"),
+        ({"types": [Deposited(amount=1)]}, "types: Deposited(amount=1, currency='EUR') is not a type of event"),
         ({"types": object}, "no event is named 'object'"),
-        ({"streams": True}, "streams: True is no list"),
+        ({"streams": True}, "streams: True is not a list"),
         ({"streams": RAISES}, "streams: Account(id='alice'"),
         ({"streams": []}, "streams: is empty"),
         ({"member": False}, "a member of a group needs the group's name"),
@@ -243,10 +245,10 @@ def test_what_is_acknowledged_has_to_be_the_place_of_an_event(bank: Any) -> None
 @pytest.mark.parametrize(
     ("options", "kind", "text"),
     [
-        ({"aggregates": Account}, DefinitionError, "aggregates=: Account is no list of classes; give aggregates=[...]"),
-        ({"aggregates": 5}, DefinitionError, "aggregates=: 5 is no list of classes"),
-        ({"projections": Balances}, DefinitionError, "projections=: Balances is no list of classes"),
-        ({"events": Deposited}, DefinitionError, "events=: Deposited is no list of classes"),
+        ({"aggregates": Account}, DefinitionError, "Account is not a list of classes; give aggregates=[...]"),
+        ({"aggregates": 5}, DefinitionError, "aggregates=: 5 is not a list of classes"),
+        ({"projections": Balances}, DefinitionError, "projections=: Balances is not a list of classes"),
+        ({"events": Deposited}, DefinitionError, "events=: Deposited is not a list of classes"),
         ({"partitions": "2"}, InvalidMessage, "Runtime: partitions is '2'; give 1 to 1,024"),
         ({"partitions": True}, InvalidMessage, "Runtime: partitions is True"),
         ({"partitions": 0}, InvalidMessage, "Runtime: partitions is 0"),

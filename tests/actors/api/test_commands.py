@@ -250,7 +250,7 @@ async def test_a_callers_mistake_is_named_before_anything_is_sent(running: Runti
         await running.ask(Trail, LastSeen())
     with pytest.raises(UnknownName, match=r"no query of Balances is named 'EventsSeen'; known: BalanceOf, Richest"):
         await running.ask(Balances, EventsSeen())
-    with pytest.raises(InvalidMessage, match=r"after: 9: 1 is no position in this store; its partitions are 0 to 1"):
+    with pytest.raises(InvalidMessage, match=r"after: 9: 1 is not a position in this store; its partitions are 0 to 1"):
         await running.ask(Balances, BalanceOf(account="mistaken"), after={9: 1})
     with pytest.raises(CallerError, match=r"timeout_s is -1; give a positive number"):
         await running.execute(Account, "mistaken", Open(owner="x"), timeout_s=-1)

@@ -184,7 +184,7 @@ def test_a_look_back_that_cannot_be_is_refused_with_the_reason(shop: Shop) -> No
     query = TotalOf(order="order 0")
     with pytest.raises(NotInHistory, match=r"^partition 0 has no position 1000; it is at \d+$"):
         running.as_of(Totals, {0: 1000}, query)
-    with pytest.raises(InvalidMessage, match=r"place: 7: 1 is no position in this store; its partitions are 0 to 1"):
+    with pytest.raises(InvalidMessage, match=r"place: 7: 1 is not a position in this store; its partitions are 0 to 1"):
         running.as_of(Totals, {7: 1}, query)
     with pytest.raises(NotInHistory, match=r"has no position 999; it is at"):
         running.as_of(Totals, receipts[0]._replace(position=999), query)

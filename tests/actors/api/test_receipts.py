@@ -137,7 +137,7 @@ def test_a_session_and_until_pass_the_events_on(books: BlockingRuntime) -> None:
 def test_what_is_no_receipt_of_this_store_is_refused(books: BlockingRuntime) -> None:
     anything: Any = books
     for wrong in (None, 5, derived_id("x"), ("Book", "2013")):
-        with pytest.raises(InvalidMessage, match="events_of: .* is no Receipt; give what `execute` has returned"):
+        with pytest.raises(InvalidMessage, match="events_of: .* is not a Receipt; give what `execute` has returned"):
             anything.events_of(wrong)
     with pytest.raises(InvalidMessage, match="events: is 'yes'; give True or False"):
         anything.execute(Book, "2013", Issue(customers=()), events="yes")

@@ -27,7 +27,7 @@ async def test_an_embedded_replica_has_what_was_there_and_follows_what_comes(ban
                 assert model.balances == {"alice": 25}
             with pytest.raises(UnknownName, match="EventsSeen"):
                 replica.ask(EventsSeen())
-            with pytest.raises(InvalidMessage, match=r"7: 1 is no position in this store"):
+            with pytest.raises(InvalidMessage, match=r"7: 1 is not a position in this store"):
                 replica.ask(BalanceOf(account="alice"), after={7: 1})
             partition, head = receipt.partition, receipt.position
             told = f"position {head + 1} of partition {partition} is not visible yet, the replica is at {head}"

@@ -136,7 +136,7 @@ def test_a_mistake_is_one_line(tmp_path: Path) -> None:
         (("anchor", tmp_path / "nowhere", "--key", tmp_path / "key", "--new-key"), "there is no store here"),
         (("anchor", tmp_path / "bank", "--key", tmp_path / "none"), "there is no key"),
         (("anchor", tmp_path / "bank", "--key", tmp_path / "key", "--every", "1h"), "--every needs --to ADDRESS"),
-        (("anchor", tmp_path / "bank", "--key", tmp_path / "key", "--every", "often"), "'often' is no time"),
+        (("anchor", tmp_path / "bank", "--key", tmp_path / "key", "--every", "often"), "'often' is not a time"),
         (("verify", tmp_path / "bank", "--anchor", tmp_path / "none"), "cannot be read: No such file"),
         (("verify", tmp_path / "bank", "--public-key", tmp_path / "none"), "add the anchor with --anchor FILE"),
     ):

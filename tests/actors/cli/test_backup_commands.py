@@ -41,7 +41,7 @@ def test_a_mistake_is_one_line(tmp_path: Path) -> None:
     for arguments, what in (
         (("backup", tmp_path / "nowhere", tmp_path / "backup"), "there is no store here"),
         (("restore", tmp_path / "nowhere", tmp_path / "store"), "there is no backup here"),
-        (("restore", tmp_path, tmp_path / "store", "--at", "three"), "'three' is no place in a log; write PARTITION"),
+        (("restore", tmp_path, tmp_path / "store", "--at", "three"), "'three' is not a place in a log; write PART"),
     ):
         done = rayfold(*arguments)
         assert done.returncode == 2

@@ -51,7 +51,7 @@ def test_replicas_of_what_the_application_has_not_got_are_refused() -> None:
     ("arguments", "options", "what"),
     [
         ([], {}, "there is nothing to run; give aggregates=..., or give an Application"),
-        ([[Account]], {}, "is no Application; give aggregates=... for classes"),
+        ([[Account]], {}, "is not an Application; give aggregates=... for classes"),
         (
             [BANK],
             {"aggregates": [Account]},

@@ -205,7 +205,7 @@ def test_without_a_private_folder_there_is_no_gate_and_the_log_says_why(
     else:
         folder.touch(mode=0o600)
     assert open_socket_server("store-0", partition.execute) is None
-    told = f"no socket for store-0, so its clients use Ray: {folder}: it is no folder of mode 0700"
+    told = f"no socket for store-0, so its clients use Ray: {folder}: it is not a folder of mode 0700"
     assert told in caplog.text
 
 

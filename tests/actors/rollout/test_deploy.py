@@ -345,7 +345,7 @@ def test_an_earlier_version_of_a_projection_comes_back(nodes: LocalNodes, visito
 
 
 MISTYPED: Final = {
-    "shop.app": "'shop.app' is no MODULE:NAME; write it as in `rayfold deploy bank.app:bank`",
+    "shop.app": "'shop.app' is not a MODULE:NAME; write it as in `rayfold deploy bank.app:bank`",
     "shop.ap:shop": "there is no module 'shop.ap' here, nor where Python looks for modules",
     "shop.app:shopp": "no Application in shop.app is named 'shopp'; known: shop",
     "shop.app:Till": "shop.app:Till is a ",

@@ -133,7 +133,7 @@ def test_results_come_back_from_their_file_as_they_were(tmp_path: Path) -> None:
         ("nonsense", "run.json is not JSON"),
         ("[]", "run.json holds no benchmark results, and this version reads rayfold-bench/1"),
         ('{"schema": "rayfold-bench/9"}', "run.json holds rayfold-bench/9, and this version reads rayfold-bench/1"),
-        ('{"schema": "rayfold-bench/1"}', "run.json is no rayfold-bench/1: suites: Field required"),
+        ('{"schema": "rayfold-bench/1"}', "run.json is not a rayfold-bench/1: suites: Field required"),
     ],
 )
 def test_a_file_that_holds_no_results_is_refused_with_what_is_wrong(tmp_path: Path, text: str, told: str) -> None:

@@ -163,7 +163,7 @@ def test_an_anchor_signed_with_another_key_than_the_known_one_is_refused(tmp_pat
     "content", ["", "{}", "[]", '{"kind": "rayfold anchor", "format": 2}', "[" * 100_000, "x" * (2 << 20)]
 )
 def test_what_is_no_anchor_is_damaged_and_nothing_else(content: str) -> None:
-    with pytest.raises(Damaged, match="it is no anchor that this version reads"):
+    with pytest.raises(Damaged, match="it is not an anchor that this version reads"):
         Anchor.from_json(content)
 
 
@@ -190,7 +190,7 @@ def test_what_is_no_anchor_is_damaged_and_nothing_else(content: str) -> None:
 def test_an_anchor_with_impossible_facts_is_none(tmp_path: Path, what: str, value: str) -> None:
     facts = json.loads(take_anchor(filled(tmp_path / "bank", 1, 2, 3)).as_json())
     (facts if what in facts else facts["heads"][0])[what] = "HERE"
-    with pytest.raises(Damaged, match="it is no anchor that this version reads"):
+    with pytest.raises(Damaged, match="it is not an anchor that this version reads"):
         Anchor.from_json(json.dumps(facts).replace('"HERE"', value))
 
 

@@ -477,7 +477,7 @@ def test_a_segment_of_other_content_with_the_right_digest_is_damaged(store: Stor
         tmp_path / "backup",
         lambda facts: facts["segments"]["0"][0].update(sha256=digest, size_bytes=len(content)),
     )
-    with pytest.raises(Damaged, match="it is no segment"):
+    with pytest.raises(Damaged, match="it is not a segment"):
         restore_store(tmp_path / "backup", tmp_path / "restored")
 
 

@@ -1,4 +1,4 @@
-"""Whether classes fit what a log holds: every kind of difference, each with its remedy, and what is no difference."""
+"""Whether classes fit what a log holds: every kind of difference, each with its remedy, and what is none."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ def test_a_renamed_field_is_refused_by_its_names(log: Log) -> None:
 
     assert only(log, application(Changed)) == Misfit(
         "event 'Deposited' version 1",
-        "its fields have changed: colour is stored, and is no field of the class, colours is a field of the class, and "
-        "is not stored",
+        "its fields have changed: colour is stored, and is not a field of the class, colours is a field of the class, "
+        "and is not stored",
         "give version=2 in the class line of Changed, and write an @upcast(from_version=1) that makes the new fields "
         "of "
         "the old",
@@ -182,7 +182,8 @@ def test_a_field_of_an_event_that_had_none_is_refused_and_so_is_the_way_back() -
 
         return Catalogue([Door])
 
-    for before, after, field in ((Opened, OpenedBy, "is not stored"), (OpenedBy, Opened, "is no field of the class")):
+    of_both = (Opened, OpenedBy, "is not stored"), (OpenedBy, Opened, "is not a field of the class")
+    for before, after, field in of_both:
         for shapes in ({}, with_event(before).shapes()):  # a log that was told of no shape takes that of the payload
             log = MemoryLog()
             loop = WriteLoop(0, log, with_event(before))
@@ -211,7 +212,7 @@ def test_a_changed_field_of_a_nested_model_is_refused(log: Log) -> None:
         colour: Colour = Colour.RED
         lines: tuple[Part, ...] = ()
 
-    assert "lines.sku is stored, and is no field of the class" in only(log, application(Changed)).what
+    assert "lines.sku is stored, and is not a field of the class" in only(log, application(Changed)).what
 
 
 def test_a_new_version_with_an_upcaster_fits(log: Log) -> None:

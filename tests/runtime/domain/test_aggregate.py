@@ -347,9 +347,9 @@ def test_an_evolver_needs_no_return_annotation_but_must_return_nothing() -> None
 @pytest.mark.parametrize(
     ("annotation", "told"),
     [
-        (Went, "Car.go: 'command' is annotated with Went, which is no Command class"),
-        (int, "Car.go: 'command' is annotated with int, which is no Command class"),
-        (Go | Stop, "which is no Command class; annotate it with one Command class, and write one method for each"),
+        (Went, "Car.go: 'command' is annotated with Went, which is not a Command class"),
+        (int, "Car.go: 'command' is annotated with int, which is not a Command class"),
+        (Go | Stop, "which is not a Command class; annotate it with one Command class, and write one method for each"),
         (Command, "Car.go: 'command' is annotated with Command itself; name the one class it handles"),
         (
             "Nowhere",
@@ -373,11 +373,12 @@ def test_an_annotation_that_is_no_command_is_refused(annotation: Any, told: str)
         (list[Event], "Car.go: it returns Event itself; name the event classes it may return"),
         (
             int,
-            "Car.go: it returns int, which is no event; return events, a list or iterator of events, None or Rejected",
+            "Car.go: it returns int, which is not an event;"
+            " return events, a list or iterator of events, None or Rejected",
         ),
-        (Any, "which is no event"),
-        (dict[str, Went], "which is no event"),
-        (list, "Car.go: it returns list, which is no event"),
+        (Any, "which is not an event"),
+        (dict[str, Went], "which is not an event"),
+        (list, "Car.go: it returns list, which is not an event"),
     ],
 )
 def test_a_return_annotation_that_is_no_outcome_is_refused(annotation: Any, told: str) -> None:
@@ -511,10 +512,10 @@ def test_an_annotation_imported_for_type_checking_only_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"placement": Shared}, "Car: placement=Shared is no placement; give Shared() or OwnActor(...)"),
-        ({"placement": "shared"}, "Car: placement='shared' is no placement; give Shared() or OwnActor(...)"),
-        ({"snapshot_every": -1}, "Car: snapshot_every=-1 is no number of events; use 0 for none, or more"),
-        ({"snapshot_every": True}, "Car: snapshot_every=True is no number of events; use 0 for none, or more"),
+        ({"placement": Shared}, "Car: placement=Shared is not a placement; give Shared() or OwnActor(...)"),
+        ({"placement": "shared"}, "Car: placement='shared' is not a placement; give Shared() or OwnActor(...)"),
+        ({"snapshot_every": -1}, "Car: snapshot_every=-1 is not a number of events; use 0 for none, or more"),
+        ({"snapshot_every": True}, "Car: snapshot_every=True is not a number of events; use 0 for none, or more"),
         ({"name": "a b"}, "Car: 'a b' cannot be a stored name; give name="),
     ],
 )
@@ -526,7 +527,7 @@ def test_a_wrong_option_in_the_class_line_is_refused(options: dict[str, Any], to
 
 @pytest.mark.parametrize("amount", [-1, float("nan"), float("inf"), "1", True])
 def test_an_amount_that_no_actor_can_have_is_refused(amount: Any) -> None:
-    with pytest.raises(DefinitionError, match="OwnActor: num_gpus=.* is no amount; use a number from 0"):
+    with pytest.raises(DefinitionError, match="OwnActor: num_gpus=.* is not an amount; use a number from 0"):
         OwnActor(num_gpus=amount)
 
 

@@ -403,7 +403,7 @@ def test_a_specification_is_told_what_else_the_application_has() -> None:
     with pytest.raises(UnknownEvent, match="it is upcast to 'Tipped' version 1: no registered class") as caught:
         given(QueryRouter, old)
     assert caught.value.__notes__ == ["given(..., events=[...], retired=[...]) names what else the application has"]
-    with pytest.raises(DefinitionError, match="no list of stored names"):
+    with pytest.raises(DefinitionError, match="not a list of stored names"):
         given(QueryRouter, old, retired="Tipped")
 
 
@@ -419,9 +419,9 @@ def test_a_specification_may_begin_with_events_as_they_were_stored() -> None:
         given(Ledger, stored("Paid", version=4, amount=1))
     assert repr(stored("Paid", version=2, amount=1)) == "stored('Paid', version=2, amount=1)"
     assert stored("Paid", payload={"version": 1}, amount=2).payload == {"version": 1, "amount": 2}
-    with pytest.raises(DefinitionError, match="version=0 is no schema version"):
+    with pytest.raises(DefinitionError, match="version=0 is not a schema version"):
         stored("Paid", version=0)
-    with pytest.raises(DefinitionError, match="is no event; give the stored name"):
+    with pytest.raises(DefinitionError, match="is not an event; give the stored name"):
         stored(int)  # type: ignore[arg-type]
 
 
@@ -550,8 +550,8 @@ def test_the_events_of_a_retired_name_are_passed_over_by_every_reader(log: Log) 
     ("retired", "told"),
     [
         (["Paid"], "retired=: 'Paid' is the stored name of a class here; take one of them out"),
-        ("Nicknamed", "retired=: 'Nicknamed' is no list of stored names"),
-        ([Paid], "is no list of stored names"),
+        ("Nicknamed", "retired=: 'Nicknamed' is not a list of stored names"),
+        ([Paid], "is not a list of stored names"),
     ],
 )
 def test_what_cannot_be_retired_is_refused(retired: Any, told: str) -> None:

@@ -167,14 +167,14 @@ class Odd:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"parts": 0}, "Sums: parts=0 is no number of parts; choose 1 to 256"),
-        ({"parts": 257}, "Sums: parts=257 is no number of parts; choose 1 to 256"),
-        ({"parts": True}, "Sums: parts=True is no number of parts; choose 1 to 256"),
+        ({"parts": 0}, "Sums: parts=0 is not a number of parts; choose 1 to 256"),
+        ({"parts": 257}, "Sums: parts=257 is not a number of parts; choose 1 to 256"),
+        ({"parts": True}, "Sums: parts=True is not a number of parts; choose 1 to 256"),
         ({"on_failure": "skip"}, 'Sums: on_failure=\'skip\'; give "stop" or "quarantine"'),
-        ({"key": len}, "Sums: key=<built-in function len> is no function of an event; write a function or lambda"),
-        ({"key": lambda a, b, c: ""}, "is no function of an event; write a function or lambda that takes an event"),
-        ({"store": Lmdb}, f"Sums: store=<class '{Lmdb.__module__}.Lmdb'> is no store; give store=Lmdb()"),
-        ({"store": "lmdb"}, "Sums: store='lmdb' is no store; give store=Lmdb(), for example"),
+        ({"key": len}, "Sums: key=<built-in function len> is not a function of an event; write a function or lambda"),
+        ({"key": lambda a, b, c: ""}, "is not a function of an event; write a function or lambda that takes an event"),
+        ({"store": Lmdb}, f"Sums: store=<class '{Lmdb.__module__}.Lmdb'> is not a store; give store=Lmdb()"),
+        ({"store": "lmdb"}, "Sums: store='lmdb' is not a store; give store=Lmdb(), for example"),
         ({"store": Odd()}, "make it a frozen dataclass: the repr has to distinguish one declaration from another"),
     ],
 )

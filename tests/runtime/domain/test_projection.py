@@ -149,7 +149,7 @@ def test_two_projectors_for_one_event_are_refused() -> None:
 
 
 def test_a_projector_of_a_query_or_of_every_event_is_refused() -> None:
-    with pytest.raises(DefinitionError, match="Sums.x: 'event' is annotated with EventsSeen, which is no Event class"):
+    with pytest.raises(DefinitionError, match="Sums.x: 'event' is annotated with EventsSeen, which is not an Event"):
 
         class Sums(Projection):
             @project
@@ -236,7 +236,7 @@ def test_a_mark_of_aggregates_is_refused_on_a_projection() -> None:
 
 @pytest.mark.parametrize("version", [0, True, "1"])
 def test_a_version_counts_from_1(version: Any) -> None:
-    with pytest.raises(DefinitionError, match=f"Sums: version={version!r} is no version; count from 1"):
+    with pytest.raises(DefinitionError, match=f"Sums: version={version!r} is not a version; count from 1"):
 
         class Sums(Projection, version=version):
             pass

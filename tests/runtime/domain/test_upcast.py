@@ -98,9 +98,9 @@ def test_an_upcaster_that_takes_self_is_refused() -> None:
 
 @pytest.mark.parametrize("version", [0, -1, True, "2"])
 def test_a_version_counts_from_1(version: Any) -> None:
-    with pytest.raises(DefinitionError, match=f"@upcast: from_version={version!r} is no schema version; count from 1"):
+    with pytest.raises(DefinitionError, match=f"@upcast: from_version={version!r} is not a schema version; count"):
         upcast(from_version=version)
-    with pytest.raises(DefinitionError, match=f"Fact: version={version!r} is no schema version; count from 1"):
+    with pytest.raises(DefinitionError, match=f"Fact: version={version!r} is not a schema version; count from 1"):
 
         class Fact(Event, version=version):
             pass

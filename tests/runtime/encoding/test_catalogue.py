@@ -115,7 +115,7 @@ def test_an_event_of_a_version_that_the_class_has_not_reached_is_unknown(bank: C
     ("version", "payload", "told"),
     [
         (2, {"amount": "x"}, "Deposited: amount is 'x': input should be a valid integer, unable to parse"),
-        (2, {"amount": 1, "note": ""}, "Deposited: note is no field of it; its fields are amount, currency"),
+        (2, {"amount": 1, "note": ""}, "Deposited: note is not a field of it; its fields are amount, currency"),
         (1, {"currency": "EUR"}, "Deposited: amount is missing"),
     ],
 )
@@ -177,10 +177,10 @@ def test_the_same_class_twice_is_no_mistake() -> None:
 def test_what_is_no_such_class_is_refused() -> None:
     with pytest.raises(DefinitionError) as caught:
         Catalogue([Balances])  # type: ignore[list-item]
-    assert str(caught.value) == "aggregates=: Balances is no Aggregate class; list the classes themselves"
-    with pytest.raises(DefinitionError, match="projections=: Projection is no Projection class"):
+    assert str(caught.value) == "aggregates=: Balances is not a subclass of Aggregate; list the classes themselves"
+    with pytest.raises(DefinitionError, match="projections=: Projection is not a subclass of Projection"):
         Catalogue([], [Projection])
-    with pytest.raises(DefinitionError, match="is no Aggregate class; list the classes themselves"):
+    with pytest.raises(DefinitionError, match="is not a subclass of Aggregate; list the classes themselves"):
         Catalogue([Account("alice")])  # type: ignore[list-item]
 
 

@@ -319,12 +319,13 @@ def test_a_message_over_the_limit_is_refused_in_both_directions() -> None:
         ({}, "Deposit: amount is missing"),
         (
             {"amuont": 5},
-            "Deposit: amount is missing, amuont is no field of it, did you mean amount?; its fields are amount",
+            "Deposit: amount is missing, amuont is not a field of it, did you mean amount?; its fields are amount",
         ),
         ({"amount": "x" * 100}, f"Deposit: amount is '{'x' * 56}...: input should be a valid integer"),
         (
             {"amount": 1, "a": 1, "b": 2, "c": 3, "d": 4},
-            "Deposit: a is no field of it, b is no field of it, c is no field of it, and 1 more; its fields are amount",
+            "Deposit: a is not a field of it, b is not a field of it, c is not a field of it, and 1 more;"
+            " its fields are amount",
         ),
         ({"amount": math.nan}, "Deposit: amount is nan: input should be a finite number"),
     ],
@@ -401,7 +402,7 @@ def test_a_message_nested_too_deep_is_refused_in_both_directions() -> None:
 
     assert decode_message(Anything, nested(DEPTH_MAX))
     for levels in (DEPTH_MAX + 1, 500, 5_000, 500_000):
-        with pytest.raises(InvalidMessage, match="nested over 64 levels deep|its bytes are no message"):
+        with pytest.raises(InvalidMessage, match="nested over 64 levels deep|its bytes are not a message"):
             decode_message(Anything, nested(levels))
     deep: Any = 5
     for _ in range(DEPTH_MAX):

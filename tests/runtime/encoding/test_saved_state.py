@@ -170,9 +170,9 @@ def test_a_field_that_cannot_be_saved_is_a_mistake_of_its_declaration() -> None:
 @pytest.mark.parametrize("cut", [0, 1, 3, -1])
 def test_bytes_that_are_no_state_of_the_class_are_refused(cut: int) -> None:
     account = Account("alice")
-    with pytest.raises(InvalidMessage, match="Account: these bytes are no state of it: "):
+    with pytest.raises(InvalidMessage, match="Account: these bytes are not a state of it: "):
         decode_state(Account, encode_state(account)[:cut])
-    with pytest.raises(InvalidMessage, match="Account: these bytes are no state of it: other fields"):
+    with pytest.raises(InvalidMessage, match="Account: these bytes are not a state of it: other fields"):
         decode_state(Account, encode_state(Balances()))
 
 
@@ -293,7 +293,7 @@ def test_the_fingerprint_of_an_aggregate_changes_with_its_state_version() -> Non
         return state_fingerprint(Quiet)
 
     assert fingerprint(1) == fingerprint(1) != fingerprint(2)
-    with pytest.raises(DefinitionError, match=r"Quiet: state_version=0 is no version; count from 1"):
+    with pytest.raises(DefinitionError, match=r"Quiet: state_version=0 is not a version; count from 1"):
         fingerprint(0)
 
 

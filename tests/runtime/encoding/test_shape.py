@@ -117,7 +117,7 @@ def test_a_shape_comes_back_from_its_bytes_and_equal_shapes_have_equal_bytes() -
 
 @pytest.mark.parametrize("data", [b"", b"\xc1", b"\x01", b"\x81\x01\xa1a", b"\x81\xa1a\x90", b"\x81\xa1a"])
 def test_bytes_that_hold_no_shape_are_an_error(data: bytes) -> None:
-    with pytest.raises(ValueError, match="these bytes are no shape"):
+    with pytest.raises(ValueError, match="these bytes are not a shape"):
         unpack_shape(data)
 
 
@@ -144,7 +144,7 @@ def test_what_changes_nothing_that_is_stored_is_no_difference() -> None:
             {"a": "int"},
             {"b": "int"},
             [
-                "a is stored, and is no field of the class",
+                "a is stored, and is not a field of the class",
                 "b is a field of the class, and is not stored",
             ],
         ),
@@ -155,11 +155,11 @@ def test_what_changes_nothing_that_is_stored_is_no_difference() -> None:
             {"a": "{y}", "a.y": "int"},
             [
                 "a is stored as {x}, and is {y} in the class",
-                "a.x is stored, and is no field of the class",
+                "a.x is stored, and is not a field of the class",
                 "a.y is a field of the class, and is not stored",
             ],
         ),
-        ({"a": "{x}", "a.x": "int"}, {}, ["a is stored, and is no field of the class"]),
+        ({"a": "{x}", "a.x": "int"}, {}, ["a is stored, and is not a field of the class"]),
         ({}, {"a": "{x}", "a.x": "int"}, ["a is a field of the class, and is not stored"]),
     ],
 )

@@ -45,7 +45,7 @@ def test_a_follower_begins_after_the_positions_it_is_given() -> None:
 
 @pytest.mark.parametrize("after", [{2: 0}, {0: -1}, {0: True}, {0: "3"}])
 def test_what_is_no_position_is_refused(after: dict[int, int]) -> None:
-    with pytest.raises(InvalidMessage, match="is no position in this store; its partitions are 0 to 1"):
+    with pytest.raises(InvalidMessage, match="is not a position in this store; its partitions are 0 to 1"):
         LogFollower({0: log_of(), 1: log_of()}, after)
 
 

@@ -139,7 +139,7 @@ def test_versions_that_are_not_there_are_an_error_and_no_shorter_answer(
         (0, None, "from_version: is 0; versions are counted from 1"),
         (True, None, "from_version: is True; versions are counted from 1"),
         (1, "3", "to_version: is '3'; versions are counted from 1"),
-        (3, 2, "history: versions 3 to 2 are no range; to_version is included"),
+        (3, 2, "history: versions 3 to 2 are not a range; to_version is included"),
     ],
 )
 def test_what_is_no_range_is_said_to_be_none(orders: Log, first: int, last: int | None, told: str) -> None:
@@ -270,7 +270,9 @@ def test_a_place_names_a_position_of_every_partition_and_only_positions_that_are
     assert checked_place(readers, {0: 3, 1: 0}) == {0: 3, 1: 0}
     with pytest.raises(NotInHistory, match=r"^partition 0 has no position 4; it is at 3$"):
         checked_place(readers, {0: 4})
-    with pytest.raises(InvalidMessage, match=r"^place: 2: 1 is no position in this store; its partitions are 0 to 1$"):
+    with pytest.raises(
+        InvalidMessage, match=r"^place: 2: 1 is not a position in this store; its partitions are 0 to 1"
+    ):
         checked_place(readers, {2: 1})
-    with pytest.raises(InvalidMessage, match=r"^place: 0: -1 is no position"):
+    with pytest.raises(InvalidMessage, match=r"^place: 0: -1 is not a position"):
         checked_place(readers, {0: -1})

@@ -57,7 +57,7 @@ def test_a_token_that_was_made_up_is_refused() -> None:
         with pytest.raises(InvalidMessage, match="is not signed by this store; begin a session without it"):
             place_of_token(made_up, STORE, SECRET)
     for cut in (signed[:-12], signed[:-1], signed[:17]):
-        with pytest.raises(InvalidMessage, match="is no text|is not signed"):
+        with pytest.raises(InvalidMessage, match="is not a text|is not signed"):
             place_of_token(token_with(cut), STORE, SECRET)
 
 
@@ -88,5 +88,5 @@ def test_a_receipt_of_another_store_is_refused_by_name_wherever_a_place_is_asked
 
 @pytest.mark.parametrize("after", [{4: 1}, {0: -1}, {0: True}, {0: 1.0}, {"0": 1}])
 def test_what_is_no_place_in_this_store_is_refused(after: dict[int, int]) -> None:
-    with pytest.raises(InvalidMessage, match=r"is no position in this store; its partitions are 0 to 3"):
+    with pytest.raises(InvalidMessage, match=r"is not a position in this store; its partitions are 0 to 3"):
         place_asked(after, 4)

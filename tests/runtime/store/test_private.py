@@ -172,7 +172,7 @@ def test_a_file_of_two_names_is_not_emptied(tmp_path: Path) -> None:
 
 def test_a_pipe_in_place_of_a_file_is_refused_and_nothing_waits_for_it(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "lock")
-    with pytest.raises(NotPrivate, match="it is no regular file"):
+    with pytest.raises(NotPrivate, match="it is not a regular file"):
         open_private(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
 
 
@@ -238,7 +238,7 @@ def test_the_temporary_folder_of_this_user_that_another_one_made_first_is_refuse
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(shared))
     as_nobody("os.mkdir(sys.argv[1], 0o777)", shared / "rayfold-0")
-    with pytest.raises(NotPrivate, match=r"rayfold-0: it is no folder of mode 0700 that belongs to user root"):
+    with pytest.raises(NotPrivate, match=r"rayfold-0: it is not a folder of mode 0700 that belongs to user root"):
         private_temporary_folder()
 
 

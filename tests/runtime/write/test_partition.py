@@ -282,7 +282,7 @@ def test_a_handler_without_end_is_an_error_to_its_caller_only(loop: WriteLoop, l
         (
             risky(Grow(events=1, size=0))._replace(payload=b"\x81"),
             InvalidMessage,
-            "Grow: its bytes are no message: Unpack failed: incomplete input",
+            "Grow: its bytes are not a message: Unpack failed: incomplete input",
         ),
         (
             risky(Grow(events=1, size=0))._replace(payload=b"\x80"),
