@@ -57,7 +57,7 @@ class CommandRouter:
         """By attempt: what ends it if no answer comes."""
         self._looking: asyncio.Task[None] | None = None
         self._routing = self.routing_class(
-            [self._partition_way(actor) for actor in partitions],
+            [self._partition_transport(actor) for actor in partitions],
             in_flight_max=settings.in_flight_max,
             attempt_timeout_s=settings.attempt_timeout_s,
             uniform=OWN.uniform,
@@ -67,8 +67,8 @@ class CommandRouter:
 
     def replace(self, partition: int, actor: Any) -> None:
         """The partition is this actor from now on. What is on its way to the other one is sent again if it fails."""
-        before: PartitionTransport = self._routing.partitions[partition].way
-        self._routing.replaced(self._loop.time(), partition, self._partition_way(actor))
+        before: PartitionTransport = self._routing.partitions[partition].transport
+        self._routing.replaced(self._loop.time(), partition, self._partition_transport(actor))
         before.retire()
         self._carry_out()
 
@@ -77,7 +77,7 @@ class CommandRouter:
         allows its use: what is submitted is refused at once with this reason. What is on its way is sent again then, or
         is `Unavailable` at its deadline."""
         for destination in [*self._routing.partitions, *self._routing.routes.values()]:
-            destination.way.close()
+            destination.transport.close()
         for limit in self._limits.values():
             limit.cancel()
         self._limits.clear()
@@ -91,7 +91,7 @@ class CommandRouter:
     def reached(self) -> list[tuple[int, Any, str]]:
         """Each partition, its actor, and why nothing reaches it, if that is known."""
         why = self._routing.unavailable
-        return [(one.partition, one.way.actor, why.get(one.partition, "")) for one in self._routing.partitions]
+        return [(one.partition, one.transport.actor, why.get(one.partition, "")) for one in self._routing.partitions]
 
     def submit(self, packed: PackedCommand, blob: bytes, timeout_s: float) -> asyncio.Future[Outcome]:
         """Send a command; the future gets its outcome, errors too as values. Raises `Overloaded` at once, and
@@ -116,12 +116,12 @@ class CommandRouter:
             if self._looking is not None:
                 self._looking.cancel()
             for destination in self._routing.partitions:
-                destination.way.close()
+                destination.transport.close()
 
-    def _partition_way(self, actor: Any) -> PartitionTransport:
+    def _partition_transport(self, actor: Any) -> PartitionTransport:
         return self.transport_class(actor, self._client, self._came_back, by_socket=self._settings.local_sockets)
 
-    def _own_actor_way(self, actor: Any) -> PartitionTransport:
+    def _own_actor_transport(self, actor: Any) -> PartitionTransport:
         """Only partitions have sockets: an own actor waits for its partition, through Ray, anyway."""
         return self.transport_class(actor, self._client, self._came_back, by_socket=False)
 
@@ -136,7 +136,7 @@ class CommandRouter:
             elif isinstance(instruction, Execute):
                 destination, attempt, predecessor, blob, timeout_s = instruction
                 self._limits[attempt] = self._loop.call_later(timeout_s, self._came_back, attempt, None)
-                destination.way.execute(attempt, predecessor, blob)
+                destination.transport.execute(attempt, predecessor, blob)
             elif isinstance(instruction, Schedule):
                 if instruction.delay_s:
                     self._loop.call_later(instruction.delay_s, self._happens, instruction.event)
@@ -149,9 +149,9 @@ class CommandRouter:
         if isinstance(instruction, FindActors):
             self._looking = self._loop.create_task(self._find(instruction.names))
         elif isinstance(instruction, ReportLost):
-            died = instruction.way is not None and instruction.way.died
+            died = instruction.transport is not None and instruction.transport.died
             with contextlib.suppress(Exception):  # the partition has ended, or Ray has: it will not know the actor
-                instruction.partition.way.actor.lost.remote(instruction.stream, instruction.name, died)
+                instruction.partition.transport.actor.lost.remote(instruction.stream, instruction.name, died)
         else:
             log.error("%s gave an answer that cannot be read", instruction.name, exc_info=instruction.error)
 
@@ -172,8 +172,8 @@ class CommandRouter:
         found = dict[str, Any]()
         with contextlib.suppress(Exception):  # Ray does not answer
             found = await aside(partial(_handles, self._actor_named, names), self._settings.timeout_s)
-        ways = {name: self._own_actor_way(actor) for name, actor in found.items()}
-        self._routing.found(self._loop.time(), ways)
+        transports = {name: self._own_actor_transport(actor) for name, actor in found.items()}
+        self._routing.found(self._loop.time(), transports)
         self._carry_out()
 
 

@@ -3,8 +3,8 @@
 Step [2] of the write path. Around it: `CommandRouter` (`command_router.py`), which sends, waits and resolves futures. A
 state machine after the manner of dask's worker: what happens is a call of one of the events below, with the time at
 which it happened; the actions that follow are in `instructions` afterwards, and is carried out before the next event.
-No event loop, no thread, no clock, no socket, no Ray: how an actor is reached (`way`) and who waits for an outcome
-(`caller`) are handed in, and handed back.
+No event loop, no thread, no clock, no socket, no Ray: how an actor is reached (`transport`) and who waits for an
+outcome (`caller`) are handed in, and handed back.
 
 One queue (`runtime/batch_queue.py`) leads to each partition, and one to each own actor that is known. Two batches of it
 are in flight, so that the actor decides one while the next is made. When one is lost, gets no answer, or sends commands
@@ -98,13 +98,13 @@ class PendingCommand:
 
 
 class Destination:
-    """An actor that executes commands, the queue and the way to it, and the batches in flight."""
+    """An actor that executes commands, the queue and the transport to it, and the batches in flight."""
 
-    def __init__(self, partition: int, name: str, way: Any, start: Callable[[Destination, float], None]) -> None:
+    def __init__(self, partition: int, name: str, transport: Any, start: Callable[[Destination, float], None]) -> None:
         self.partition = partition
         self.name = name
         """Of an own actor; empty for a partition."""
-        self.way = way
+        self.transport = transport
         """Its transport: not used here."""
         to = f"the queue to {name or f'partition {partition}'}"
         self.queue = BatchQueue[PendingCommand](to, in_flight_max=IN_FLIGHT_MAX)
@@ -161,7 +161,7 @@ class ReportLost(NamedTuple):
     partition: Destination
     stream: StreamId
     name: str
-    way: Any
+    transport: Any
     """How it was reached; None if it was not found."""
 
 
@@ -180,7 +180,7 @@ class Routing:
 
     def __init__(
         self,
-        ways: Sequence[Any],
+        transports: Sequence[Any],
         *,
         in_flight_max: int,
         attempt_timeout_s: float,
@@ -188,11 +188,13 @@ class Routing:
         placement: str = OLD_PLACEMENT,
         store_id: str = "",
     ) -> None:
-        """`ways`: one to each partition. `placement`: the rule by which the store places streams in partitions
+        """`transports`: one to each partition. `placement`: the rule by which the store places streams in partitions
         (`stream.partition_of`); `store_id`: its id, for the receipts. `uniform`: draws the jitter."""
         self.instructions: list[Instruction] = []
         """The actions to take now, in order. The driver that takes them empties it."""
-        self.partitions = [Destination(number, "", way, self._start) for number, way in enumerate(ways)]
+        self.partitions = [
+            Destination(number, "", transport, self._start) for number, transport in enumerate(transports)
+        ]
         self.routes: dict[StreamId, Destination] = {}
         """Aggregates that are known to have an own actor, or had one at the last answer."""
         self.pending: set[PendingCommand] = set()
@@ -273,7 +275,7 @@ class Routing:
         elif not destination.flights:
             self._send_again_after(self._backoff_s(destination.failures), destination)
 
-    def found(self, now_s: float, ways: Mapping[str, Any]) -> None:
+    def found(self, now_s: float, transports: Mapping[str, Any]) -> None:
         """The actors of these names were found, each with its transport, of those that were searched for."""
         self._now_s = now_s
         looked_up, self._looked_up = self._looked_up or {}, None
@@ -281,16 +283,16 @@ class Routing:
             if stream in self._sought:  # it has moved again meanwhile
                 continue
             if not self._detached_meanwhile:
-                self._open_route(stream, actor, partition, ways.get(actor))
+                self._open_route(stream, actor, partition, transports.get(actor))
             self._bring_back(stream)
         self._find()
 
-    def replaced(self, now_s: float, partition: int, way: Any) -> None:
-        """The partition is reached this way from now on. What is on its way to the other actor is sent again if it
-        fails."""
+    def replaced(self, now_s: float, partition: int, transport: Any) -> None:
+        """The partition is reached by this transport from now on. What is on its way to the other actor is sent again
+        if it fails."""
         self._now_s = now_s
         destination = self.partitions[partition]
-        destination.way = way
+        destination.transport = transport
         destination.failures = 0
         if destination.again:  # it was the other one that had to be waited for
             self._send_again_after(0.0, destination)
@@ -446,7 +448,7 @@ class Routing:
             del self.routes[stream]
             if not destination.cut_off:
                 partition = self.partitions[destination.partition]
-                self.instructions.append(ReportLost(partition, stream, destination.name, destination.way))
+                self.instructions.append(ReportLost(partition, stream, destination.name, destination.transport))
                 self._lost[destination.name] = None
             if len(self._lost) > _ROUTES_MAX:
                 self._lost.popitem(last=False)
@@ -513,8 +515,8 @@ class Routing:
             names = [actor for _, actor in self._looked_up.values() if actor not in self._lost]
             self.instructions.append(FindActors(names))
 
-    def _open_route(self, stream: StreamId, actor: str, partition: int, way: Any) -> None:
-        if way is None:  # it has ended since, or is as good as that; its partition finds out from us
+    def _open_route(self, stream: StreamId, actor: str, partition: int, transport: Any) -> None:
+        if transport is None:  # it has ended since, or is as good as that; its partition finds out from us
             self.instructions.append(ReportLost(self.partitions[partition], stream, actor, None))
             return
         if len(self.routes) >= _ROUTES_MAX:  # one in use stays; there are at most as many as commands in flight
@@ -523,7 +525,7 @@ class Routing:
                     del self.routes[known]
                 if len(self.routes) < _ROUTES_MAX:
                     break
-        self.routes[stream] = Destination(partition, actor, way, self._start)
+        self.routes[stream] = Destination(partition, actor, transport, self._start)
 
     # The end of each ---------------------------------------------------------------------------------------------
 

@@ -334,7 +334,7 @@ class SocketRouter(SimulatedRouter):
         await asyncio.sleep(self._world.network.delay_s("look-up"))
         own = self._world.own_actors
         handles = {name: self._world.handle(own[name]) for name in names if name in own and not own[name].ended}
-        self._routing.found(self._loop.time(), {name: self._own_actor_way(one) for name, one in handles.items()})
+        self._routing.found(self._loop.time(), {name: self._own_actor_transport(one) for name, one in handles.items()})
         self._carry_out()
 
 

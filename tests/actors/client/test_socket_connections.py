@@ -77,7 +77,7 @@ async def test_a_client_learns_with_each_answer_how_many_commands_are_worth_a_ba
         for settings in (Settings(local_sockets=False), Settings()):
             async with router_to(partition_of(running, cluster), settings) as router:
                 [destination] = router._routing.partitions
-                while destination.way.has_socket() != settings.local_sockets:
+                while destination.transport.has_socket() != settings.local_sockets:
                     await asyncio.gather(*[router.submit(packed, blob, 30) for packed, blob in deposits(1)])
                 destination.queue.pipelined_items_min = BATCH_ITEMS_MAX + 1
                 await asyncio.gather(*[router.submit(packed, blob, 30) for packed, blob in deposits(1)])
@@ -146,20 +146,20 @@ async def test_a_transport_continues_through_ray_when_its_socket_is_lost_and_rep
 ) -> None:
     async with bank(**ONE_PARTITION) as running:
         told: asyncio.Queue[tuple[int, bytes | None]] = asyncio.Queue()
-        way = PartitionTransport(
+        transport = PartitionTransport(
             partition_of(running, cluster), b"w" * 16, lambda *answer: told.put_nowait(answer), by_socket=True
         )
         attempt = 0
-        while not way.has_socket():
+        while not transport.has_socket():
             attempt += 1
-            way.execute(attempt, 0, b"")
+            transport.execute(attempt, 0, b"")
             number, answer = await told.get()
             assert answer is not None
             assert (number, decode_answer(answer, [])[0]) == (attempt, [])
         [partition] = (await running.status()).partitions
         os.kill(partition.pid, signal.SIGSTOP)
-        way.execute(attempt + 1, 0, b"")
+        transport.execute(attempt + 1, 0, b"")
         os.kill(partition.pid, signal.SIGKILL)
         assert await told.get() == (attempt + 1, None)
-        assert not way.has_socket()
-        way.close()
+        assert not transport.has_socket()
+        transport.close()
