@@ -46,8 +46,8 @@ class Activation:
     def distrust(self, stream: StreamId) -> None:
         """Load it from its events from now on; an own actor, which began with the same snapshot, ends."""
         self.loop.residents.distrust(stream)
-        if (home := self.own_actors.by_stream.get(stream)) is not None:
-            self.own_actors.lost(stream, home.name)
+        if (record := self.own_actors.by_stream.get(stream)) is not None:
+            self.own_actors.lost(stream, record.name)
 
     def close(self) -> None:
         """End the own actors, take no connection any more, and close the log."""

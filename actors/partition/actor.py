@@ -221,9 +221,9 @@ class PartitionActor:
 
     def _answer(self, serving: Activation, commands: Sequence[PackedCommand]) -> list[Answered]:
         """Decide the commands to aggregates here, and return for the others where they are."""
-        homes, placements = serving.own_actors.by_stream, serving.placements
+        records, placements = serving.own_actors.by_stream, serving.placements
         later = self._unproven(serving, commands) if placements else ()
-        here = [command for command in commands if command.stream not in homes] if homes else commands
+        here = [command for command in commands if command.stream not in records] if records else commands
         if later:
             here = [command for command in here if command.stream not in later]
         serving.loop.residents.begin_batch()
@@ -236,8 +236,8 @@ class PartitionActor:
             return [*batch.outcomes]
         outcomes = iter(batch.outcomes)
         return [
-            Redirect(homes[command.stream].name)
-            if command.stream in homes
+            Redirect(records[command.stream].name)
+            if command.stream in records
             else (StillLoading(str(command.stream)) if command.stream in later else next(outcomes))
             for command in commands
         ]
@@ -371,8 +371,8 @@ class PartitionActor:
             self._give_up_on(self._serving(), stream, actor, died)
 
     def _give_up_on(self, serving: Activation, stream: StreamId, actor: str, died: bool) -> None:
-        home = serving.own_actors.by_stream.get(stream)
-        if home is None or home.name != actor:
+        record = serving.own_actors.by_stream.get(stream)
+        if record is None or record.name != actor:
             return
         if died and len(self._confined) < _CONFINED_MAX:
             self._confined[stream] = time.monotonic() + REFUSED_S
@@ -404,8 +404,8 @@ class PartitionActor:
         """Who this activation is, how far its log is, which own actors there are, and what it was given to do."""
         with self._writing:
             serving = self._tick()
-            up = [home for home in serving.own_actors.by_stream.values() if home.started.done()]
-            own = [(home.stream, home.name, home.started.result()) for home in up if not home.started.exception()]
+            up = [record for record in serving.own_actors.by_stream.values() if record.started.done()]
+            own = [(one.stream, one.name, one.started.result()) for one in up if not one.started.exception()]
             given = self._commands, self._batches, self._alarms.count, self._alarms.kept
             return PartitionAnswer(os.getpid(), serving.loop.epoch, serving.log.head(), own, *given)
 

@@ -104,20 +104,20 @@ class OwnActors:
     def begin(self, stream: StreamId, placement: OwnActor, *, careful: bool) -> str | None:
         """An own actor for an aggregate whose commands are decided there and nowhere else, and wait for it to come up.
         Its name; None if there is no room. `careful`: it reports each command before it decides it."""
-        home = self._starting.pop(stream, None)
-        if home is not None and careful:  # it was started without
-            self._end(home.actor)
-            home = None
-        if home is None:
+        record = self._starting.pop(stream, None)
+        if record is not None and careful:  # it was started without
+            self._end(record.actor)
+            record = None
+        if record is None:
             if not self.may_begin():
                 return None
-            home = self._started(stream, placement, careful=careful)
+            record = self._started(stream, placement, careful=careful)
         assert stream not in self.by_stream, "an aggregate has one own actor at most"
-        self.by_stream[stream] = home
+        self.by_stream[stream] = record
         self._last_used_s[stream] = time.monotonic()
         self._waited_for[stream] = careful
         self._check_bound()
-        return home.name
+        return record.name
 
     def may_begin(self) -> bool:
         """Whether one more may be started now that is waited for: `has_room`, and few others are waited for."""
@@ -126,8 +126,8 @@ class OwnActors:
     def may_soon_begin(self) -> bool:
         """Whether it is worth waiting for those that are waited for, for there to be one more."""
         now = time.monotonic()
-        hopeful = (home for stream in self._waited_for if (home := self.by_stream.get(stream)) is not None)
-        return self.has_room() and any(now - home.since_s < _WAITED_FOR_S for home in hopeful)
+        hopeful = (record for stream in self._waited_for if (record := self.by_stream.get(stream)) is not None)
+        return self.has_room() and any(now - record.since_s < _WAITED_FOR_S for record in hopeful)
 
     def has_room(self) -> bool:
         """Whether there may be one more, as far as this partition knows."""
@@ -145,18 +145,18 @@ class OwnActors:
         """Those that commands wait for, and that do not come up."""
         now = time.monotonic()
         for stream in list(self._waited_for):
-            home = self.by_stream[stream]
-            if not home.started.done():
-                if now - home.since_s > (_STARTING_MAX_S if self._waited_for[stream] else _WAITED_FOR_S):
-                    self._leave(home)
+            record = self.by_stream[stream]
+            if not record.started.done():
+                if now - record.since_s > (_STARTING_MAX_S if self._waited_for[stream] else _WAITED_FOR_S):
+                    self._leave(record)
                     self._full(now)
                 continue
             del self._waited_for[stream]
-            failure = home.started.exception()
+            failure = record.started.exception()
             if failure is not None and type(failure).__name__ not in _ENDED:  # its clients report that
-                self._leave(home)
+                self._leave(record)
                 self._full_until_s = now + _FULL_PAUSE_S
-                log.warning("own actor %s did not start, %s stays shared: %s", home.name, stream, failure)
+                log.warning("own actor %s did not start, %s stays shared: %s", record.name, stream, failure)
 
     def take_over(self) -> list[StreamId]:
         """The aggregates whose own actor has come up since the last call; from now on they are there."""
@@ -166,54 +166,54 @@ class OwnActors:
         if not self._starting:
             return moved
         now = time.monotonic()
-        for stream, home in list(self._starting.items()):
-            if home.started.done():
+        for stream, record in list(self._starting.items()):
+            if record.started.done():
                 del self._starting[stream]
-                failure = home.started.exception()
+                failure = record.started.exception()
                 if failure is None:
-                    self.by_stream[stream] = home
+                    self.by_stream[stream] = record
                     self._last_used_s[stream] = now
                     moved.append(stream)
                 else:
-                    self._end(home.actor)
+                    self._end(record.actor)
                     self._full_until_s = now + _FULL_PAUSE_S
-                    log.warning("own actor %s did not start, %s stays shared: %s", home.name, stream, failure)
-            elif now - home.since_s > _STARTING_MAX_S:
+                    log.warning("own actor %s did not start, %s stays shared: %s", record.name, stream, failure)
+            elif now - record.since_s > _STARTING_MAX_S:
                 del self._starting[stream]
-                self._end(home.actor)
+                self._end(record.actor)
                 self._full(now)
         return moved
 
     def may_append(self, stream: StreamId, name: str) -> bool:
         """Whether this incarnation is the one at home; if so it counts as used now."""
-        home = self.by_stream.get(stream)
-        if home is None or home.name != name:
+        record = self.by_stream.get(stream)
+        if record is None or record.name != name:
             return False
         self._last_used_s[stream] = time.monotonic()
         return True
 
     def lost(self, stream: StreamId, name: str) -> None:
         """A client could not reach this incarnation: it is not the valid one any more, whether it runs or not."""
-        home = self.by_stream.get(stream)
-        if home is not None and home.name == name:
-            self._leave(home)
+        record = self.by_stream.get(stream)
+        if record is not None and record.name == name:
+            self._leave(record)
 
     def passivate_idle(self) -> int:
         """End the own actors that have appended nothing for long. Their aggregates stay in the partition."""
         now = time.monotonic()
         idle = [
-            home
-            for home in self.by_stream.values()
-            if now - self._last_used_s[home.stream] > self._idle_s and home.stream not in self._waited_for
+            record
+            for record in self.by_stream.values()
+            if now - self._last_used_s[record.stream] > self._idle_s and record.stream not in self._waited_for
         ]
-        for home in idle:
-            self._leave(home)
+        for record in idle:
+            self._leave(record)
         return len(idle)
 
     def end_all(self) -> None:
         """End every own actor, those that are still starting too."""
-        for home in [*self.by_stream.values(), *self._starting.values()]:
-            self._end(home.actor)
+        for record in [*self.by_stream.values(), *self._starting.values()]:
+            self._end(record.actor)
         self.by_stream.clear()
         self._starting.clear()
         self._waited_for.clear()
@@ -222,11 +222,11 @@ class OwnActors:
         assert len(self.by_stream) + len(self._starting) <= self._own_actors_max
         assert self._waited_for.keys() <= self.by_stream.keys(), "who is waited for is at home"
 
-    def _leave(self, home: OwnActorRecord) -> None:
-        del self.by_stream[home.stream]
-        self._last_used_s.pop(home.stream, None)
-        self._waited_for.pop(home.stream, None)
-        self._end(home.actor)
+    def _leave(self, record: OwnActorRecord) -> None:
+        del self.by_stream[record.stream]
+        self._last_used_s.pop(record.stream, None)
+        self._waited_for.pop(record.stream, None)
+        self._end(record.actor)
 
     def _full(self, now: float) -> None:
         self._full_until_s = now + _FULL_PAUSE_S
