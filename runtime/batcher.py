@@ -77,7 +77,7 @@ class Batcher(Generic[Item]):
         with self._lock:
             starts = self._queue.batch_done()
         if starts:
-            self._leave()
+            self._flush()
 
     def take_waiting(self, wanted: Callable[[Item], bool]) -> list[tuple[Item, int]]:
         """Take out the waiting items that are `wanted`, in order, with their sizes."""
@@ -87,11 +87,11 @@ class Batcher(Generic[Item]):
     def _start(self) -> None:
         """Send batches, at once or through `defer`."""
         if self._defer is None:
-            self._leave()
+            self._flush()
         else:
-            self._defer(self._leave)
+            self._defer(self._flush)
 
-    def _leave(self) -> None:
+    def _flush(self) -> None:
         """Send batches while there is room in flight: in a loop, as a thousand that come back at once, each from
         within its own `send`, would be too deep a recursion."""
         while True:

@@ -271,7 +271,7 @@ class Routing:
             destination.held[attempt] = unanswered
         if not destination.held:
             if destination.queue.batch_done():
-                self._leave(destination)
+                self._flush(destination)
         elif not destination.flights:
             self._send_again_after(self._backoff_s(destination.failures), destination)
 
@@ -337,9 +337,9 @@ class Routing:
 
     def _start(self, destination: Destination, now_s: float) -> None:
         self._now_s = now_s
-        self._leave(destination)
+        self._flush(destination)
 
-    def _leave(self, destination: Destination) -> None:
+    def _flush(self, destination: Destination) -> None:
         while batch := destination.queue.next_batch():
             self._send(destination, batch)
 
@@ -439,7 +439,7 @@ class Routing:
             self._put(pending)
         here = [(pending, len(pending.blob)) for pending in again if pending.stream not in self.routes]
         if destination.queue.restart(here):
-            self._leave(destination)
+            self._flush(destination)
 
     def _take_back(self, destination: Destination, again: Sequence[PendingCommand]) -> None:
         """An own actor does not answer: its partition takes the aggregate back, and everything goes there."""

@@ -195,7 +195,7 @@ class PartitionMoves:
         await system.open_partition(partition)
         system.publish()
         waited_ms = (time.monotonic() - sealing_s) * 1000
-        await self._leave(present)
+        await self._retire(present)
         await self._confirm(partition, to, sealed)
         await self._tidy_partition(partition, source)
         log.info("partition %d has moved from %s to %s", partition, moved.name_of(source), moved.name_of(to))
@@ -313,7 +313,7 @@ class PartitionMoves:
             await shares.learn(await shares.call(seated.node_id, lambda agent: agent.place, shares.map), [])
             raise
 
-    async def _leave(self, present: PartitionInstance) -> None:
+    async def _retire(self, present: PartitionInstance) -> None:
         """Step 7, but for the old log."""
         with contextlib.suppress(Exception):
             await call(present.actor.close)

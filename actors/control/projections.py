@@ -134,7 +134,7 @@ class ClusterProjectorFleet(ProjectorFleet):
             if moved and self.serving.get(served.projection.projection_name) is served and present in served.projectors:
                 served.projectors[served.projectors.index(present)] = beside.projectors[0]
                 self._serve(served.projection, served.parts())
-                await asyncio.shield(self._leave(present, beside))
+                await asyncio.shield(self._retire_projector(present, beside))
                 return True
         except BaseException:
             self._seats.sits(name, before)
@@ -153,7 +153,7 @@ class ClusterProjectorFleet(ProjectorFleet):
         await catch_up(beside.projectors)
         await self.check_ready(beside.projectors, served.projectors)
 
-    async def _leave(self, present: Projector, beside: ServedBuild) -> None:
+    async def _retire_projector(self, present: Projector, beside: ServedBuild) -> None:
         """It does not serve any more: it ends when every program has been notified."""
         self.joining = [joining for joining in self.joining if joining is not beside]
         await asyncio.sleep(HEARD_S)

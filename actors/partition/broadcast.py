@@ -107,12 +107,12 @@ class _Recipient:
         self._projector = projector
         self.batcher: Batcher[_Committed] = Batcher(
             f"broadcast of partition {partition}",
-            self._leave,
+            self._send,
             waiting_items_max=_WAITING_BATCHES_MAX,
             waiting_bytes_max=_WAITING_BYTES_MAX,
         )
 
-    def _leave(self, batch: Sequence[_Committed]) -> None:
+    def _send(self, batch: Sequence[_Committed]) -> None:
         if self.ended:
             return
         first, records = _joined(batch)
@@ -130,7 +130,7 @@ class _Recipient:
 
     def _retry_later(self) -> None:
         """Send the projector the head, until it answers; it fetches the rest itself."""
-        timer = threading.Timer(_RETRY_S, self._leave, ((),))
+        timer = threading.Timer(_RETRY_S, self._send, ((),))
         timer.daemon = True
         timer.start()
 

@@ -148,13 +148,13 @@ class OwnActors:
             record = self.by_stream[stream]
             if not record.started.done():
                 if now - record.since_s > (_STARTING_MAX_S if self._waited_for[stream] else _WAITED_FOR_S):
-                    self._leave(record)
+                    self._retire(record)
                     self._full(now)
                 continue
             del self._waited_for[stream]
             failure = record.started.exception()
             if failure is not None and type(failure).__name__ not in _ENDED:  # its clients report that
-                self._leave(record)
+                self._retire(record)
                 self._full_until_s = now + _FULL_PAUSE_S
                 log.warning("own actor %s did not start, %s stays shared: %s", record.name, stream, failure)
 
@@ -196,7 +196,7 @@ class OwnActors:
         """A client could not reach this incarnation: it is not the valid one any more, whether it runs or not."""
         record = self.by_stream.get(stream)
         if record is not None and record.name == name:
-            self._leave(record)
+            self._retire(record)
 
     def passivate_idle(self) -> int:
         """End the own actors that have appended nothing for long. Their aggregates stay in the partition."""
@@ -207,7 +207,7 @@ class OwnActors:
             if now - self._last_used_s[record.stream] > self._idle_s and record.stream not in self._waited_for
         ]
         for record in idle:
-            self._leave(record)
+            self._retire(record)
         return len(idle)
 
     def end_all(self) -> None:
@@ -222,7 +222,7 @@ class OwnActors:
         assert len(self.by_stream) + len(self._starting) <= self._own_actors_max
         assert self._waited_for.keys() <= self.by_stream.keys(), "who is waited for is at home"
 
-    def _leave(self, record: OwnActorRecord) -> None:
+    def _retire(self, record: OwnActorRecord) -> None:
         del self.by_stream[record.stream]
         self._last_used_s.pop(record.stream, None)
         self._waited_for.pop(record.stream, None)
