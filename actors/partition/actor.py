@@ -200,11 +200,11 @@ class PartitionActor:
         try:
             serving = self._serving()
         except Sealed:
-            self._owner.handed_over = True
+            self._owner.released = True
             return [Fenced(f"partition {self._plan.number}", 0, 0)] * len(commands)
         except RayfoldError as error:
             return [error] * len(commands)
-        if self._owner.handed_over:
+        if self._owner.released:
             return [Fenced(f"partition {self._plan.number}", 0, 0)] * len(commands)
         serving.leave_to_own_actors()
         self._count(len(commands))
@@ -347,7 +347,7 @@ class PartitionActor:
         except RayfoldError as error:
             raise Fenced(request.actor, 0, 0) from error
         epoch = serving.loop.epoch
-        if self._owner.handed_over or not serving.own_actors.may_append(request.stream, request.actor):
+        if self._owner.released or not serving.own_actors.may_append(request.stream, request.actor):
             raise Fenced(request.actor, 0, 0)
         self._count(len(request.appends))
         try:
@@ -451,7 +451,7 @@ class PartitionActor:
         if serving is not None and serving.server is not None:
             serving.server.close()  # before this waits for its turn, which others may have for long
         with self._writing:
-            self._owner.handed_over = True
+            self._owner.released = True
             self._let_go()
 
     @ray.method(concurrency_group="reads")

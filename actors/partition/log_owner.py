@@ -43,8 +43,8 @@ class LogOwner:
         map_here: Callable[[], PartitionMap],
     ) -> None:
         """`let_go`: closes the log if the actor has it open. `serves`: whether it has."""
-        self.handed_over = False
-        """The log was given up: whatever is asked here is answered with that."""
+        self.released = False
+        """The log was given up, by `seal` or by the end of the actor: whatever is asked here is answered with that."""
         self._name = name
         self._open_log = open_log
         self._let_go = let_go
@@ -53,12 +53,12 @@ class LogOwner:
 
     def check(self) -> None:
         """Raises `Sealed` if the log was given up."""
-        if self.handed_over:
+        if self.released:
             raise Sealed(self._name, "another node")
 
     def seal(self, successor: str) -> Seal:
         """Take no command any more: the partition will continue at `successor`. Safe to repeat. Raises `Sealed`."""
-        self.handed_over = True
+        self.released = True
         return self._with_log(lambda log: seal(log, successor))
 
     def unseal(self, successor: str, epoch: int) -> None:
@@ -68,7 +68,7 @@ class LogOwner:
         """
         if not self._serves():
             self._with_log(lambda log: break_seal(log, successor, epoch))
-            self.handed_over = False
+            self.released = False
 
     def hand_over(self, successor: str, epoch: int, version: int) -> Tenure:
         """Make the seal of this epoch final: the partition is at home on `successor` from this version of the map on,

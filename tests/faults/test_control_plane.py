@@ -144,7 +144,7 @@ class BreaksFinalSeals(LogOwner):
     def unseal(self, successor: str, epoch: int) -> None:
         if not self._serves():
             self._with_log(lambda log: log.change_tenure(lambda present: Tenure(present.epoch)))
-            self.handed_over = False
+            self.released = False
 
 
 class HandsOverWhateverTheSeal(LogOwner):

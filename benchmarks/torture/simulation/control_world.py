@@ -208,7 +208,7 @@ class _PartitionProcess(Process):
 
     @replies
     def close(self) -> None:
-        self.owner.handed_over = True
+        self.owner.released = True
         self._let_go()
 
     def tick(self) -> None:
@@ -236,7 +236,7 @@ class _PartitionProcess(Process):
             assert self.log is not None
             self.log.append(self.epoch, value)
         except Sealed:
-            self.owner.handed_over = True
+            self.owner.released = True
             return False
         except RayfoldError:
             return False
