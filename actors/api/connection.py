@@ -16,7 +16,7 @@ from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import CallerError, InvalidMessage
 from ..cluster.file import address_in
 from ..cluster.ray_cluster import Cluster
-from ..cluster.ray_session import started_aside
+from ..cluster.ray_session import started_in_thread
 from ..packaging.application import Application, check_name
 from ..system.remote import RemoteSystem
 from .blocking import BlockingOperations
@@ -125,7 +125,7 @@ class _Found(RemoteSystem):
 
     async def start(self) -> None:
         """Join the cluster, make sure that the supervisor runs, and attach."""
-        cluster = self._joined_to = await started_aside(self._joined, Cluster.stop)
+        cluster = self._joined_to = await started_in_thread(self._joined, Cluster.stop)
         self._undo.push_async_callback(self._stop_cluster)
         await asyncio.to_thread(self._revive, cluster)
         await self.attach(cluster)

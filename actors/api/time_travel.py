@@ -50,7 +50,7 @@ from ...runtime.read.time_travel import (
 from ...runtime.read.unreadable import Unreadable
 from ...runtime.receipt import Receipt
 from ...runtime.stream import StreamId
-from ..client.merging import merge_aside
+from ..client.merging import merge_in_thread
 from ..cluster.scheduling import on_this_node
 from ..nodes.store import AnyStore, open_patient_reader
 
@@ -141,7 +141,7 @@ class TimeTravel:
             return alone
         name = f"{projection.projection_name} {query.message_name}"
         merge = partial(merged_answer, projection, query, answers)
-        answer: Answer | RayfoldError = await merge_aside(name, merge, deadline_s - time.monotonic())
+        answer: Answer | RayfoldError = await merge_in_thread(name, merge, deadline_s - time.monotonic())
         if isinstance(answer, RayfoldError):
             raise answer
         return answer

@@ -22,7 +22,7 @@ from ...runtime.encoding.outcome import Outcome
 from ...runtime.own_random import OWN
 from ...runtime.printable import printable_log
 from ...runtime.stream import OLD_PLACEMENT
-from ..cluster.rpc import aside
+from ..cluster.rpc import in_thread
 from ..settings import Settings
 from .routing import Execute, FindActors, ReportLost, ReportUnreadable, Resolve, Routing, Schedule
 from .transport import PartitionTransport
@@ -171,7 +171,7 @@ class CommandRouter:
         """Find own actors, on a thread: what is not found by then has ended, or is as good as that."""
         found = dict[str, Any]()
         with contextlib.suppress(Exception):  # Ray does not answer
-            found = await aside(partial(_handles, self._actor_named, names), self._settings.timeout_s)
+            found = await in_thread(partial(_handles, self._actor_named, names), self._settings.timeout_s)
         transports = {name: self._own_actor_transport(actor) for name, actor in found.items()}
         self._routing.found(self._loop.time(), transports)
         self._carry_out()

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from ...runtime.errors import HandlerFailed, Unavailable
 
-__all__ = ["THREADS_MAX", "cannot_wait", "merge_aside"]
+__all__ = ["THREADS_MAX", "cannot_wait", "merge_in_thread"]
 
 THREADS_MAX: Final = 8
 """So many functions that do not return hold up those of other queries, until their deadlines."""
@@ -35,7 +35,7 @@ def cannot_wait(merge: Callable[..., Any] | None, answers: list[Any]) -> bool:
     return any(merge is plain for plain in _PLAIN) and all(type(answer) in (int, float) for answer in answers)
 
 
-async def merge_aside(name: str, merge: Callable[[], Any], timeout_s: float) -> Any:
+async def merge_in_thread(name: str, merge: Callable[[], Any], timeout_s: float) -> Any:
     """What `merge` returns, or the error that it raises, as a value. `Unavailable` if it takes longer. `name`: what it
     merges."""
     loop = asyncio.get_running_loop()

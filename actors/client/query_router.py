@@ -21,7 +21,7 @@ from ...runtime.errors import HandlerFailed, RayfoldError
 from ...runtime.read.read_model import PackedQuery
 from ...runtime.read.routes import merged_answer, part_asked
 from ..settings import Settings
-from .merging import cannot_wait, merge_aside
+from .merging import cannot_wait, merge_in_thread
 from .replica_pool import ReplicaPool, Saw, all_of
 
 __all__ = ["QueryRouter"]
@@ -111,4 +111,4 @@ async def _merged(
     if cannot_wait(projection.answer_routes[type(query)].merge, answers):
         return merged_answer(projection, query, answers)
     name = f"{projection.projection_name} {query.message_name}"
-    return await merge_aside(name, partial(merged_answer, projection, query, answers), deadline_s - clock())
+    return await merge_in_thread(name, partial(merged_answer, projection, query, answers), deadline_s - clock())

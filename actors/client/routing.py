@@ -14,7 +14,7 @@ the order of one caller's commands to one aggregate is kept through losses and m
 nothing takes effect twice.
 
 An aggregate with a long history is loaded aside by its partition (`runtime/write/loading.py`), which answers
-`RetryAfter` meanwhile. Its commands are set aside here, in order, and sent again after a pause; those to other
+`RetryAfter` meanwhile. Its commands are parked here, in order, and sent again after a pause; those to other
 aggregates go on. So are those to an aggregate whose own actor has to be found by its name, since Ray may take long for
 it.
 
@@ -59,8 +59,8 @@ _ROUTES_MAX: Final = 1024
 _FOUND_AT_ONCE: Final = 64
 """Own actors that are looked up before their commands go on: less than a tenth of a second."""
 
-_ASIDE_BYTES_MAX: Final = 64 << 20
-"""Of all commands that are set aside for that; their number is bounded by `Settings.in_flight_max`."""
+_PARKED_BYTES_MAX: Final = 64 << 20
+"""Of all commands that are parked for that; their number is bounded by `Settings.in_flight_max`."""
 
 _BACKOFF_FIRST_S: Final = 0.02
 _BACKOFF_MAX_S: Final = 0.5
@@ -211,9 +211,9 @@ class Routing:
         """Where each attempt in flight is; at most `IN_FLIGHT_MAX` for each destination."""
         self._lost: OrderedDict[str, None] = OrderedDict()
         """Own actors that were given up. A partition that has not learned of it yet still redirects to them."""
-        self._aside: dict[StreamId, list[PendingCommand]] = {}
+        self._parked: dict[StreamId, list[PendingCommand]] = {}
         """What waits for an aggregate that is being loaded, or whose own actor is being looked up, in order."""
-        self._aside_bytes = 0
+        self._parked_bytes = 0
         self._sought: dict[StreamId, tuple[int, str]] = {}
         """Aggregates whose own actor has to be found: their partition, and its name."""
         self._looked_up: dict[StreamId, tuple[int, str]] | None = None
@@ -235,8 +235,8 @@ class Routing:
         if self.unavailable and (why := self._why_not(stream)):
             raise Unavailable(str(stream), f"it was not sent: {why}")
         pending = PendingCommand(packed, blob, caller, now_s + timeout_s)
-        if stream in self._aside:
-            self._put_aside(pending)
+        if stream in self._parked:
+            self._park(pending)
         else:
             destination = self._destination(stream)
             if destination.queue.put(pending, len(blob)):
@@ -430,7 +430,7 @@ class Routing:
         for stream, pause_s in loading.items():
             self._schedule(pause_s * self._uniform(0.5, 1.0), partial(self._loaded, stream))
         if loading or moved:
-            again = self._set_aside(destination, {*loading, *moved}, again)
+            again = self._park_streams(destination, {*loading, *moved}, again)
         if moved:
             self._look_up(destination.partition, moved)
         elsewhere = [pending for pending in again if pending.stream in self.routes]
@@ -465,26 +465,26 @@ class Routing:
         if destination.queue.put(pending, len(pending.blob), again=True):
             self.instructions.append(destination.start)
 
-    # Set aside ---------------------------------------------------------------------------------------------------
+    # Parked ------------------------------------------------------------------------------------------------------
 
-    def _set_aside(
+    def _park_streams(
         self, destination: Destination, streams: Set[StreamId], again: Sequence[PendingCommand]
     ) -> list[PendingCommand]:
-        """Set aside what is for these aggregates, until it is brought back. Returns the others of `again`."""
+        """Park what is for these aggregates, until it is brought back. Returns the others of `again`."""
         for stream in streams:
-            self._aside.setdefault(stream, [])
+            self._parked.setdefault(stream, [])
         waiting = destination.queue.take_waiting(lambda pending: pending.stream in streams)
         for pending in [*again, *(pending for pending, _ in waiting)]:
             if pending.stream in streams:
-                self._put_aside(pending, again=True)
+                self._park(pending, again=True)
         return [pending for pending in again if pending.stream not in streams]
 
-    def _put_aside(self, pending: PendingCommand, *, again: bool = False) -> None:
+    def _park(self, pending: PendingCommand, *, again: bool = False) -> None:
         """`again`: it was sent before, so it is not refused."""
-        if self._aside_bytes + len(pending.blob) > _ASIDE_BYTES_MAX and self._aside_bytes and not again:
-            raise Overloaded("what waits for aggregates that are being loaded", _ASIDE_BYTES_MAX, "bytes")
-        self._aside[pending.stream].append(pending)
-        self._aside_bytes += len(pending.blob)
+        if self._parked_bytes + len(pending.blob) > _PARKED_BYTES_MAX and self._parked_bytes and not again:
+            raise Overloaded("what waits for aggregates that are being loaded", _PARKED_BYTES_MAX, "bytes")
+        self._parked[pending.stream].append(pending)
+        self._parked_bytes += len(pending.blob)
 
     def _loaded(self, stream: StreamId, now_s: float) -> None:
         """The aggregate may be loaded by now."""
@@ -493,8 +493,8 @@ class Routing:
 
     def _bring_back(self, stream: StreamId) -> None:
         """Send on what waits for an aggregate, in order."""
-        waiting = self._aside.pop(stream, [])
-        self._aside_bytes -= sum(len(pending.blob) for pending in waiting)
+        waiting = self._parked.pop(stream, [])
+        self._parked_bytes -= sum(len(pending.blob) for pending in waiting)
         for pending in waiting:
             self._put(pending)
 
@@ -502,7 +502,7 @@ class Routing:
 
     def _look_up(self, partition: int, moved: Mapping[StreamId, str]) -> None:
         """Have own actors found by their names: Ray takes a millisecond for each, and a minute while the head is away.
-        What is for their aggregates waits aside, in order, and everything else goes on."""
+        What is for their aggregates is parked, in order, and everything else goes on."""
         for stream, actor in moved.items():
             self._sought[stream] = partition, actor
         if self._looked_up is None:

@@ -26,7 +26,7 @@ from typing import Any, Final, TypeVar
 from ..process.reaper import MARK, end_marked, new_mark, start_reaper
 from ..process.signal_actions import kept_signal_actions
 
-__all__ = ["RaySession", "started_aside"]
+__all__ = ["RaySession", "started_in_thread"]
 
 T = TypeVar("T")
 
@@ -163,7 +163,7 @@ _starting_mark = ""
 """Of the start that is under way in this process; empty if none is."""
 
 
-async def started_aside(start: Callable[[], T], stop: Callable[[T], None]) -> T:
+async def started_in_thread(start: Callable[[], T], stop: Callable[[T], None]) -> T:
     """What `start` returns, which runs on a thread of its own: the event loop goes on, and a caller who is cancelled
     does not wait for Ray. What came up after that is stopped again. Raises what `start` raises.
     """

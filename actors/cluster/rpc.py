@@ -33,9 +33,9 @@ __all__ = [
     "ANSWER_TIMEOUT_S",
     "Method",
     "Reply",
-    "aside",
     "call",
     "call_now",
+    "in_thread",
     "is_starting",
     "kill",
     "one_line",
@@ -154,7 +154,7 @@ class Opening(Protocol):
         ...
 
 
-async def aside(do: Callable[[], T], timeout_s: float = ANSWER_TIMEOUT_S) -> T:
+async def in_thread(do: Callable[[], T], timeout_s: float = ANSWER_TIMEOUT_S) -> T:
     """What a function of Ray's returns that may block: a look-up by name waits for a minute for a head that does not
     answer. It runs on a thread of its own, for which neither the event loop nor the end of the program waits. Raises
     what the function raises, and `TimeoutError`."""

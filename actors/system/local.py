@@ -23,7 +23,7 @@ from ...runtime.store.verify import verify_store
 from ..client.client import Client
 from ..cluster.names import partition_name, store_system
 from ..cluster.ray_cluster import Cluster
-from ..cluster.ray_session import started_aside
+from ..cluster.ray_session import started_in_thread
 from ..cluster.rpc import ANSWER_TIMEOUT_S, call, kill, open_actor
 from ..cluster.scheduling import Scheduling, on_this_node
 from ..control.actor_system import ActorSystem
@@ -95,7 +95,7 @@ class LocalSystem(ActorSystem):
         hold = store.hold(f"the runtime of process {os.getpid()}")
         self._undo.callback(hold.release)
         await asyncio.to_thread(self.check_fit, str(store.path), range(store.partitions))
-        cluster = await started_aside(
+        cluster = await started_in_thread(
             lambda: Cluster.start_or_join(num_cpus=self._num_cpus, own_actors_max=self.settings.own_actors_max),
             Cluster.stop,
         )

@@ -35,9 +35,9 @@ from ..client.client import Client
 from ..cluster.attachment import Attachment
 from ..cluster.names import supervisor_name
 from ..cluster.ray_cluster import Cluster
-from ..cluster.ray_session import started_aside
+from ..cluster.ray_session import started_in_thread
 from ..cluster.retry import Patience, retried
-from ..cluster.rpc import Method, Reply, aside, call, one_line
+from ..cluster.rpc import Method, Reply, call, in_thread, one_line
 from ..control.handle import SupervisorHandle
 from ..control.move_result import MoveResult
 from ..control.topology import ServedParts, Topology
@@ -288,7 +288,7 @@ class RemoteSystem:
     async def _is_back(self) -> bool:
         """Connect anew, if that is possible now."""
         try:
-            cluster = await started_aside(self._joined, Cluster.stop)
+            cluster = await started_in_thread(self._joined, Cluster.stop)
         except Exception as error:  # of Ray's there are many
             self._tell_cut_off(f"it connects anew by itself as soon as it can: {one_line(error)}")
             return False
@@ -311,7 +311,7 @@ class RemoteSystem:
 
     async def _found_again(self, cluster: Cluster) -> tuple[Topology, dict[str, Any]]:
         """The topology of the system that this program had. Raises `StoreMismatch` for another one of its name."""
-        await aside(partial(self._revive, cluster), _ASK_TIMEOUT_S)
+        await in_thread(partial(self._revive, cluster), _ASK_TIMEOUT_S)
         topology, handles = await self._first_topology()
         if (found := topology.store.store_id) != self.store.store_id:
             what = f"on {cluster.address} it has store {found}, and this program had store {self.store.store_id}"
@@ -390,7 +390,7 @@ class RemoteSystem:
         parts = (part for served in topology.projections.values() for part in served.parts)
         names = [*topology.partitions, *(replica for part in parts for replica in part)]
         self._check_head()
-        return await aside(partial(_looked_up, self._cluster, names))
+        return await in_thread(partial(_looked_up, self._cluster, names))
 
     def _take(self, topology: Topology, handles: Mapping[str, Any]) -> None:
         """This is how things are now. `handles`: by name."""
@@ -435,7 +435,7 @@ class RemoteSystem:
     async def _find_supervisor(self) -> SupervisorHandle:
         self._check_head()
         try:
-            found: SupervisorHandle = await aside(partial(self._cluster.actor_named, supervisor_name(self._name)))
+            found: SupervisorHandle = await in_thread(partial(self._cluster.actor_named, supervisor_name(self._name)))
         except ValueError:
             what = "nothing of that name runs on this cluster; `rayfold deploy` starts it"
             raise Unavailable(self._name, what) from None

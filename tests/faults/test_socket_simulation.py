@@ -119,8 +119,8 @@ class NamesNoPredecessor(Routing):
 
 class LosesWhatWasSetAside(Routing):
     def _bring_back(self, stream: Any) -> None:
-        if len(self._aside.get(stream, ())) > 1:
-            self._aside[stream].pop()
+        if len(self._parked.get(stream, ())) > 1:
+            self._parked[stream].pop()
         super()._bring_back(stream)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rayfold import HandlerFailed, Projection, Query, Runtime, Unavailable, answer, project
-from rayfold.actors.client.merging import THREADS_MAX, cannot_wait, merge_aside
+from rayfold.actors.client.merging import THREADS_MAX, cannot_wait, merge_in_thread
 from rayfold.actors.cluster.ray_cluster import Cluster
 from tests.bank import Account, BalanceOf, Balances, Deposited, Open
 
@@ -69,7 +69,7 @@ async def test_what_merges_raise_and_return_is_told_to_each(cluster: Cluster) ->
         raise SystemExit(3)
 
     merges: list[Callable[[], Any]] = [partial(int, number) for number in range(50)]
-    told = await asyncio.gather(*(merge_aside("All", merge, 30.0) for merge in (*merges, fails, exits)))
+    told = await asyncio.gather(*(merge_in_thread("All", merge, 30.0) for merge in (*merges, fails, exits)))
     assert told[:50] == list(range(50))
     assert [type(one) for one in told[50:]] == [HandlerFailed, HandlerFailed]
 
@@ -77,12 +77,12 @@ async def test_what_merges_raise_and_return_is_told_to_each(cluster: Cluster) ->
 async def test_those_that_wait_hold_others_until_their_own_deadlines(cluster: Cluster) -> None:
     del cluster
     GO_ON.clear()
-    slow = [asyncio.create_task(merge_aside("Slow", lambda: waits([1]), 30.0)) for _ in range(THREADS_MAX)]
+    slow = [asyncio.create_task(merge_in_thread("Slow", lambda: waits([1]), 30.0)) for _ in range(THREADS_MAX)]
     await asyncio.sleep(0)
-    assert isinstance(await merge_aside("Quick", lambda: 7, 0.1), Unavailable)
+    assert isinstance(await merge_in_thread("Quick", lambda: 7, 0.1), Unavailable)
     GO_ON.set()
     assert await asyncio.gather(*slow) == [1] * THREADS_MAX
-    assert await merge_aside("Quick", lambda: 7, 30.0) == 7
+    assert await merge_in_thread("Quick", lambda: 7, 30.0) == 7
 
 
 def test_only_functions_of_pythons_own_on_numbers_are_called_in_the_event_loop() -> None:
