@@ -14,7 +14,7 @@ Grouped by the moment at which it can happen and by whose fault it is::
     │   ├── Rejected           the aggregate's own rule refused
     │   └── Conflict           `expected_version` is not the version of the stream
     ├── HandlerFailed          a handler raised or returned nonsense; nothing of it was stored
-    ├── Unavailable            unknown whether it happened; sending the same command again is safe
+    ├── Unavailable            unknown whether it happened, or not sent; sending it again is safe
     │   └── NotYetVisible      a query's `after=` was not reached in time; the write itself stands
     ├── Overloaded             a bounded queue is full; it was not sent
     ├── RebuildCancelled       a read model was not rebuilt after all; what served before goes on
@@ -105,6 +105,11 @@ def _stream_named(text: str) -> StreamId:
     """The stream of a text like `Account/alice`: no type has a slash in its name, so the first one ends it."""
     kind, _, ident = text.partition("/")
     return StreamId(kind, ident)
+
+
+def _by_number(name: str) -> tuple[bool, int, str]:
+    """A key to sort names by: numbers first, by their value."""
+    return (False, int(name), name) if name.isdecimal() else (True, 0, name)
 
 
 class DefinitionError(RayfoldError, TypeError):
@@ -216,9 +221,9 @@ class UnknownName(CallerError):
         if self.name in self.known:
             what = f"this {self.name!r} is not the {self.kind} that was registered, but another class of that name"
             if self.differs:
-                return f"{what}: {self.differs}; use that one, or start the runtime again, with this one"
-            return f"{what}; its definition ran again, perhaps; start the runtime again, with this one"
-        known = ", ".join(sorted(self.known)) or "none"
+                return f"{what}: {self.differs}; use that one, or restart the runtime with this one"
+            return f"{what}; the class was probably defined again; restart the runtime with the new one"
+        known = ", ".join(sorted(self.known, key=_by_number)) or "none"
         return f"no {self.kind} is named {self.name!r}; known: {known}"
 
 
@@ -415,10 +420,11 @@ def failure_text(error: BaseException) -> str:
 
 
 class Unavailable(RayfoldError, TimeoutError):
-    """No answer in time. Whether the command took effect is unknown; sending the same command id again is safe.
+    """No answer in time: whether the command took effect is unknown. Or, by its text, it was not sent.
 
-    A `TimeoutError`. Raised after `timeout_s` (seconds), and at once where it is known that nothing can answer, for
-    instance since the partition's node is away.
+    In both cases sending the same command id again is safe. A `TimeoutError`. Raised after `timeout_s` (seconds); and
+    at once where it is known that nothing can answer, since the partition's node is down for instance: then `what`
+    begins `it was not sent`, and this call had no effect.
 
     Attributes:
         subject: What did not answer: a partition, a projection, the system.
@@ -494,7 +500,7 @@ class Overloaded(RayfoldError):
         self.queue, self.limit, self.unit = queue, limit, unit
 
     def sentence(self) -> str:
-        return f"{self.queue} is full at {self.limit:,} {self.unit}; it was not sent, try again later"
+        return f"{self.queue}: limit of {self.limit:,} {self.unit} reached; this one was not sent, try again later"
 
 
 class RebuildCancelled(RayfoldError):

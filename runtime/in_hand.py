@@ -195,7 +195,7 @@ class _Disowned(InHand):
 def _end_child() -> NoReturn:
     """At once: what Python does at its end, and Ray, is the parent's."""
     log.error(
-        "process %d was forked by user code in process %d and has come back from it: it ends here; "
+        "process %d was forked by user code in process %d, returned from that code and is ended; "
         "end such a child with os._exit, or start it with subprocess or multiprocessing",
         os.getpid(),
         os.getppid(),

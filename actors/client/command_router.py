@@ -126,7 +126,7 @@ class CommandRouter:
         return self.transport_class(actor, self._client, self._came_back, by_socket=False)
 
     def _carry_out(self) -> None:
-        """An instruction of the routing. Carrying it out causes no event at once: every result comes later."""
+        """Carry out all pending instructions of the routing. None causes an event at once: every result comes later."""
         instructions, self._routing.instructions = self._routing.instructions, []
         for instruction in instructions:
             if isinstance(instruction, Resolve):

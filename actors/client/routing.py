@@ -2,7 +2,7 @@
 
 Step [2] of the write path. Around it: `CommandRouter` (`command_router.py`), which sends, waits and resolves futures. A
 state machine after the manner of dask's worker: what happens is a call of one of the events below, with the time at
-which it happened; the actions that follow are in `instructions` afterwards, and is carried out before the next event.
+which it happened; the actions that follow are in `instructions` afterwards, and are carried out before the next event.
 No event loop, no thread, no clock, no socket, no Ray: how an actor is reached (`transport`) and who waits for an
 outcome (`caller`) are handed in, and handed back.
 
@@ -205,7 +205,7 @@ class Routing:
         self._placement, self._store_id, self._uniform = placement, store_id, uniform
         self._in_flight_max, self._attempt_timeout_s = in_flight_max, attempt_timeout_s
         self._now_s = 0.0
-        """Of the event that is happening."""
+        """The time of the event that is happening."""
         self._attempts = self._waits = 0
         self._attempted: dict[int, Destination] = {}
         """Where each attempt in flight is; at most `IN_FLIGHT_MAX` for each destination."""
@@ -482,7 +482,7 @@ class Routing:
     def _park(self, pending: PendingCommand, *, again: bool = False) -> None:
         """`again`: it was sent before, so it is not refused."""
         if self._parked_bytes + len(pending.blob) > _PARKED_BYTES_MAX and self._parked_bytes and not again:
-            raise Overloaded("what waits for aggregates that are being loaded", _PARKED_BYTES_MAX, "bytes")
+            raise Overloaded("the queue for aggregates that are being loaded", _PARKED_BYTES_MAX, "bytes")
         self._parked[pending.stream].append(pending)
         self._parked_bytes += len(pending.blob)
 
@@ -537,7 +537,7 @@ class Routing:
         """Its deadline has passed."""
         if pending not in self.pending:  # its caller has the outcome
             return
-        what = "no answer in time; whether it happened is unknown, the same command id may be sent again"
+        what = "no answer in time; it may have taken effect; send it again with the same command id"
         why = self._why_not(pending.stream)
         if not why and pending.lost_attempts:
             times = "once" if pending.lost_attempts == 1 else f"{pending.lost_attempts} times"

@@ -69,7 +69,7 @@ class Heartbeats:
         return True
 
     def forget(self, who: str) -> None:
-        """It is another one from now on, or is no more."""
+        """Forget an actor that was replaced or removed."""
         self._heard_s.pop(who, None)
         self._excused_s.pop(who, None)
         self._asked.pop(who, None)

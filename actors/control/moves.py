@@ -127,7 +127,7 @@ class PartitionMoves:
             statement = await self._custody(copy.partition, home, copy.head)
             kept = await shares.call(node_id, lambda agent: agent.discard, copy.name, statement)
         except RayfoldError as error:
-            kept = f"{shares.map.name_of(home)} states nothing: {error}"
+            kept = f"{shares.map.name_of(home)} did not confirm: {error}"
         if kept:
             log.warning("%s is kept: %s", what, kept)
         else:
@@ -153,7 +153,7 @@ class PartitionMoves:
             system.projections.use_partitions(system.partitions.handles())
             system.publish()
         elif await _has_let_go(seated):
-            log.warning("partition %d was to move", partition)
+            log.warning("undoing interrupted move of partition %d", partition)
             await self._unseal_if_sealed(partition, seated)
 
     async def _balance(self) -> list[MoveResult]:
@@ -211,7 +211,7 @@ class PartitionMoves:
             if node_id in shares.troubles:
                 raise CallerError(f"partition {partition} cannot move to or from {name}: {shares.troubles[node_id]}")
         if to in shares.map.drained:
-            raise CallerError(f"{shares.map.name_of(to)} is drained: it is to have no partition")
+            raise CallerError(f"{shares.map.name_of(to)} is drained and takes no partitions")
 
     async def _copy(self, partition: int, source: str, to: str) -> None:
         """Until hardly anything is missing."""
@@ -331,8 +331,8 @@ class PartitionMoves:
 
 def _not_confirmed(node: str, why: object) -> str:
     return (
-        f"it has moved to {node}, but does not open there: {why}; the old log is kept, and it goes on at {node} as soon"
-        " as that can open it"
+        f"it has moved to {node}, but cannot be opened there: {why}; the old log is kept, and the partition resumes"
+        " once it can"
     )
 
 

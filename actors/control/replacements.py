@@ -1,9 +1,12 @@
 """Replacements: which actors of a system on a cluster answer, which report a problem, and which are replaced.
 
-Beside all steps, on the event loop of the supervising process. Ray starts again what was killed. What it does not do is
-for this file: a frozen process, and an actor that Ray has forgotten (version 2.60 forgets the actors of a node when its
-directory ends between storing the node's death and storing its effect on the actors: in 2 of 26 restarts of a head),
-and a move that was interrupted by the loss of a node.
+Beside all steps, on the event loop of the supervising process. Ray starts again what was killed. Three cases are
+left to this file:
+
+- a process that is frozen is replaced
+- an actor that Ray has forgotten is started anew: version 2.60 forgets the actors of a node when its directory ends
+  between storing the node's death and storing its effect on the actors, as in 2 of 26 restarts of a head
+- a move that was interrupted by the loss of a node is undone or completed
 
 Rule kept here: nothing is replaced while its node is down, for that one's actors are started again with it; nor while
 Ray is starting it, which takes as long as the machine is busy; and an actor that reports a problem, or that it is at

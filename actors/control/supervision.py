@@ -308,9 +308,9 @@ class Supervision(ActorSystem):
         name, since = self.shares.map.name_of(node_id), self._gone_since.get(node_id)
         address = self.nodes[node_id].address if node_id in self.nodes else ""
         where = f" at {address}" if address else ""
-        when = f" since {since:%Y-%m-%d %H:%M:%S} UTC" if since else ""
-        remedy = "start that node again on its data folder, and the partition goes on by itself"
-        return f"its home, node {name}{where}, is gone{when}; {remedy}"
+        down = f"has been down since {since:%Y-%m-%d %H:%M:%S} UTC" if since else "is down"
+        remedy = "restart it with its data folder; the partition resumes"
+        return f"its home, node {name}{where}, {down}; {remedy}"
 
     async def leave_drained(self) -> None:
         """Move the projectors away from drained nodes."""

@@ -238,7 +238,7 @@ class NodeAgents:
             what = f"the nodes have store {', '.join(present)}, and this system had store {store_id}"
             raise StoreMismatch(self._name, what, "bring that one back, or take the system down and deploy it again")
         if not present and not create:
-            what = "no node that is up has a store of that name, and none was to be made"
+            what = "no node that is up has a store of that name, and creation was not requested"
             raise StoreMissing(self._name, what)
 
     def _check_all_answered(self, nodes: Iterable[NodeFacts], found: Mapping[str, ShareFacts]) -> None:
@@ -263,7 +263,7 @@ class NodeAgents:
         new = PartitionMap.spread(str(uuid.uuid4()), partitions, nodes, new_placement())
         new = await self._proposed(min(found), new)
         if absent := sorted(new.name_of(node_id) for node_id in set(new.owners) - found.keys()):
-            what = f"it was begun to be created over {', '.join(absent)}, too"
+            what = f"its creation also involved {', '.join(absent)}"
             raise Unavailable(f"the store {self._name}", f"{what}; start what is missing, or move {PROPOSAL} away")
         await asyncio.gather(*(self.call(node_id, lambda agent: agent.create, new) for node_id in found))
         return new

@@ -69,8 +69,7 @@ class SessionLogs:
 
     folder: Path
     actor_in: Callable[[str], str]
-    """Of the name of an actor in Ray what is left without that of its system; empty if that is not the one that is
-    meant."""
+    """Maps an actor's name in Ray to the part after its system's; empty for an actor of another system."""
     _files: dict[Path, _File] = field(default_factory=dict)
     _strangers: set[Path] = field(default_factory=set)
     left_out: int = 0

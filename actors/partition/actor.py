@@ -302,9 +302,9 @@ class PartitionActor:
         return told
 
     def _failed(self, command: PackedCommand, fallen: Fallen) -> HandlerFailed:
-        took = "it took longer than it may (settings: decide_max_s), and its process was ended for it"
+        took = "it ran longer than decide_max_s; its process was ended"
         ended = "its process ended while it was being decided, more than once"
-        what = f"{took if fallen.stuck else ended}; it is not tried again for {REFUSED_S / 60:g} minutes"
+        what = f"{took if fallen.stuck else ended}; this command is refused for {REFUSED_S / 60:g} minutes"
         return HandlerFailed(f"the code of {command.name}", str(command.stream), what)
 
     @ray.method

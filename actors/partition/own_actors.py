@@ -102,8 +102,8 @@ class OwnActors:
         self._check_bound()
 
     def begin(self, stream: StreamId, placement: OwnActor, *, careful: bool) -> str | None:
-        """An own actor for an aggregate whose commands are decided there and nowhere else, and wait for it to come up.
-        Its name; None if there is no room. `careful`: it reports each command before it decides it."""
+        """Start an own actor that alone decides the aggregate's commands, which wait until it is up. Returns its name,
+        or None if there is no room. `careful`: it reports each command before it decides it."""
         record = self._starting.pop(stream, None)
         if record is not None and careful:  # it was started without
             self._end(record.actor)
@@ -124,7 +124,7 @@ class OwnActors:
         return self.has_room() and len(self._waited_for) < max(1, self._own_actors_max // _WAITED_FOR_SHARE)
 
     def may_soon_begin(self) -> bool:
-        """Whether it is worth waiting for those that are waited for, for there to be one more."""
+        """Whether there will be place for one more once an actor that commands wait for now is up."""
         now = time.monotonic()
         hopeful = (record for stream in self._waited_for if (record := self.by_stream.get(stream)) is not None)
         return self.has_room() and any(now - record.since_s < _WAITED_FOR_S for record in hopeful)

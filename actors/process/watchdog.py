@@ -201,7 +201,7 @@ class ProcessWatchdog:
     def _end(self, key: bytes) -> None:
         self._in_hand.stuck()
         with suppress(Exception):
-            log.error("user code has not come back for %g s: this process is ended", self._limit_s)
+            log.error("user code did not return within %g s: this process is ended", self._limit_s)
             log.error("it was here:\n%s", _where_user_code_is())
         with suppress(Exception):
             self._tell(key)

@@ -129,7 +129,7 @@ class CatchingUp(NamedTuple):
 
     projection: str
     events: int
-    """That the projector has taken in which has come the least far."""
+    """Events applied by the slowest projector."""
     of: int
     """How many there are; 0 while that projector opens what it has saved."""
 

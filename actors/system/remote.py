@@ -446,8 +446,8 @@ class RemoteSystem:
         """Raises `TimeoutError` while the head is away, since nothing is found by name then."""
         if (since_s := self._attachment.head_away_since_s) is not None:
             since = datetime.fromtimestamp(since_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-            what = f"the head at {self._attachment.head} is away since {since}"
-            raise TimeoutError(f"{what}; what runs goes on, and nothing else is found by name until it is back")
+            what = f"the head at {self._attachment.head} has been away since {since}"
+            raise TimeoutError(f"{what}; running actors continue; no others can be looked up until it is back")
 
     def _own_actor_named(self, name: str) -> Any:
         self._check_head()

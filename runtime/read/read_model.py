@@ -294,11 +294,10 @@ class ReadModel:
             alone = _ALONE.pack(b"1", partition, first)
             fallen = in_hand.find(alone)
             if fallen is not None:
-                what = (
-                    "it took too long, and the process was ended for it" if fallen.stuck else "the process ended, twice"
-                )
+                slow = "applying it took too long; the process was ended"
+                what = slow if fallen.stuck else "the process ended twice while it was applied"
                 subject = f"event {first} of partition {partition}"
-                failed = HandlerFailed(self._projection.__name__, subject, f"while it was taken in {what}")
+                failed = HandlerFailed(self._projection.__name__, subject, what)
                 record = records[0] if checked else self._readers[partition].read(first - 1, 1)[0]
                 self._kept.give_up_unseen(partition, record, failed)
                 return 1

@@ -119,7 +119,7 @@ def _visits_while_it_is_gone(nodes: LocalNodes, gone: int) -> None:
     assert said.startswith(f"Ada signed the guest book of {at_home[1 - gone]} (partition {1 - gone}, position "), said
     assert said.endswith("; the last guests: Ada")
     said = ended(refused, 2)
-    what = f"it was not sent: partition {gone}: its home, node node-1 at 127.0.0.1, is gone since "
+    what = f"it was not sent: partition {gone}: its home, node node-1 at 127.0.0.1, has been down since "
     assert said.startswith(f"error: GuestBook/{at_home[gone]}: {what}"), said
     with demo(address, "--flights", f"{FLIGHTS}") as second:
         assert "error: flights is in use by a system of that name on the cluster" in ended(second, 2)

@@ -229,7 +229,7 @@ def test_too_many_waiting_items_are_refused_and_not_kept() -> None:
         batcher.put(item, 1)
     with pytest.raises(Overloaded) as raised:
         batcher.put("d", 1)
-    assert str(raised.value) == "the queue is full at 2 items; it was not sent, try again later"
+    assert str(raised.value) == "the queue: limit of 2 items reached; this one was not sent, try again later"
     batcher.batch_done()
     batcher.put("e", 1)
     batcher.batch_done()
@@ -243,7 +243,7 @@ def test_too_many_waiting_bytes_are_refused_and_not_kept() -> None:
     batcher.put("c", 400)
     with pytest.raises(Overloaded) as raised:
         batcher.put("d", 1)
-    assert str(raised.value) == "the queue is full at 1,000 bytes; it was not sent, try again later"
+    assert str(raised.value) == "the queue: limit of 1,000 bytes reached; this one was not sent, try again later"
     batcher.batch_done()
     batcher.put("e", 1_000)
     batcher.batch_done()

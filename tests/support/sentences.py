@@ -53,8 +53,12 @@ SENTENCES: list[tuple[RayfoldError, str]] = [
     ),
     (
         UnknownName("command of Account", "Deposit", ["Deposit"]),
-        "this 'Deposit' is not the command of Account that was registered, but another class of that name; its "
-        "definition ran again, perhaps; start the runtime again, with this one",
+        "this 'Deposit' is not the command of Account that was registered, but another class of that name; the "
+        "class was probably defined again; restart the runtime with the new one",
+    ),
+    (
+        UnknownName("partition", "12", [str(number) for number in range(12)]),
+        "no partition is named '12'; known: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11",
     ),
     (UnknownName("aggregate", "Account", ()), "no aggregate is named 'Account'; known: none"),
     (NotInHistory("Account/alice", "version 9", 6), "Account/alice has no version 9; it is at 6"),
@@ -89,7 +93,7 @@ SENTENCES: list[tuple[RayfoldError, str]] = [
     ),
     (
         Overloaded("the queue to partition 3", 32_768, "items"),
-        "the queue to partition 3 is full at 32,768 items; it was not sent, try again later",
+        "the queue to partition 3: limit of 32,768 items reached; this one was not sent, try again later",
     ),
     (
         RebuildCancelled("Balances", 2, "was cancelled"),

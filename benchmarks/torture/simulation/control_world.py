@@ -5,7 +5,7 @@ happens to a node's share (`node_share.py`), what a partition's actor does with 
 custody. Simulated are the clock, the network, disks, and what Ray does: names, processes, restarts.
 
 Each message of the protocol and each write to a disk is a *step*, numbered in the order in which they happen; a plan
-says which faults happen at which step (`control_faults.py`). After each step the invariants are looked at.
+says which faults happen at which step (`control_running.py`). After each step the invariants are looked at.
 """
 
 from __future__ import annotations

@@ -332,7 +332,7 @@ def test_another_class_of_a_known_name_is_told_from_it_by_its_place(bank: Any) -
 
     def differs(kind: str, name: str) -> str:
         what = f"this '{name}' is not the {kind} that was registered, but another class of that name: it is"
-        return f"{what} {here}.{name}, and {there}.{name} was registered; use that one, or start the runtime again"
+        return f"{what} {here}.{name}, and {there}.{name} was registered; use that one, or restart the runtime"
 
     other = Lookalikes
     refused(UnknownName, differs("aggregate", "Account"), lambda: bank.execute(other.Account, "alice", DEPOSIT))

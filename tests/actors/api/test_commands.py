@@ -134,7 +134,8 @@ async def test_too_many_commands_at_once_are_refused_at_once_by_name(bank: Bank)
         outcomes = await asyncio.gather(*sent, return_exceptions=True)
         refused = [outcome for outcome in outcomes if isinstance(outcome, Overloaded)]
         assert len(refused) == 30
-        assert str(refused[0]) == "the client is full at 50 commands in flight; it was not sent, try again later"
+        told = "the client: limit of 50 commands in flight reached; this one was not sent, try again later"
+        assert str(refused[0]) == told
         assert sum((await running.heads()).values()) == 50
 
 

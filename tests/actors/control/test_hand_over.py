@@ -231,7 +231,7 @@ def test_a_hand_over_whose_seal_was_broken_meanwhile_is_not_written_down(bank: B
     told(partition.unseal(bank.id_of("b"), sealed.epoch))
     bank.open_account(partition, "alice")
     partition.close()  # a process opens a log once, and this one is all processes
-    with pytest.raises(Sealed, match="this node: the move was called off"):
+    with pytest.raises(Sealed, match="this move was called off"):
         hand_over(bank, sealed)
     assert told(bank.agents["a"].map()) == bank.map
     assert isinstance(bank.open_account(bank.partition("a"), "bob"), Receipt)
@@ -255,7 +255,7 @@ def test_a_hand_over_that_comes_too_late_does_not_disturb_the_partition_that_goe
     told(partition.unseal(bank.id_of("b"), sealed.epoch))
     assert isinstance(bank.open_account(partition, "alice"), Receipt)
     epoch = told(partition.status()).epoch
-    with pytest.raises(Sealed, match="the move was called off"):
+    with pytest.raises(Sealed, match="this move was called off"):
         told(partition.hand_over(bank.id_of("b"), sealed.epoch, 2))
     told(partition.unseal(bank.id_of("b"), sealed.epoch))
     assert isinstance(bank.open_account(partition, "bob"), Receipt)
@@ -306,7 +306,7 @@ def test_a_reader_waits_for_the_new_home_to_be_given_the_map(bank: Bank) -> None
     told(bank.agents["b"].open())
     copy(bank, sealed)
     hand_over(bank, sealed)
-    with pytest.raises(Unavailable, match="partition 0: its log cannot be read: partition 0: it was handed over"):
+    with pytest.raises(Unavailable, match="partition 0: its log cannot be read: partition 0: moved to node a"):
         reader.head()
     bank.on("b")
     told(bank.agents["b"].place(bank.moved(sealed.epoch)))

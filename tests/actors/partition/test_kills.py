@@ -96,7 +96,7 @@ async def test_a_command_to_a_partition_that_stays_away_is_unavailable_and_may_b
         [partition] = (await running.status()).partitions
         os.kill(partition.pid, signal.SIGSTOP)
         try:
-            with pytest.raises(Unavailable, match=r"Account/a: no answer in time; whether it happened is unknown"):
+            with pytest.raises(Unavailable, match=r"Account/a: no answer in time; it may have taken effect"):
                 await running.execute(Account, "a", Deposit(amount=1), command_id=derived_id(1), timeout_s=0.5)
         finally:
             os.kill(partition.pid, signal.SIGCONT)

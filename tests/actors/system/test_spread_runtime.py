@@ -194,8 +194,8 @@ def test_what_is_lost_with_a_node_is_unavailable_by_name_and_goes_on_when_it_is_
         with pytest.raises(Told, match="Unavailable") as told:
             bank(f"bank.execute(Account, {lost[0]!r}, Withdraw(amount=1), timeout_s=1)")
         text = told.value.text
-    assert "partition 1: its home, node node-1 at 127.0.0.1, is gone since 20" in text
-    assert "start that node again on its data folder, and the partition goes on by itself" in text
+    assert "partition 1: its home, node node-1 at 127.0.0.1, has been down since 20" in text
+    assert "restart it with its data folder; the partition resumes" in text
     with pytest.raises(Told, match="Unavailable: partition [14] of bank: its home, node node-1"):
         bank("bank.caught_up()")
     bank(f"load.wait_for_more({others})")
@@ -266,7 +266,7 @@ def test_a_drained_node_is_home_to_nothing_and_is_used_again_when_it_may(nodes: 
     assert [len(homes(bank)[name]) for name in ("node-0", "node-1", "node-2")] == [3, 3, 0]
     assert "node-2" not in {one["node"] for one in bank("bank.status().projectors")}
     assert sorted((nodes.nodes[2].data / "bank").glob("partition-*")) == []
-    with pytest.raises(Told, match="CallerError: node-2 is drained: it is to have no partition"):
+    with pytest.raises(Told, match="CallerError: node-2 is drained and takes no partitions"):
         bank("bank.move(0, 'node-2')")
     assert bank("bank.drain('node-2', drained=False)") == []
     assert len(bank("bank.rebalance()")) == 2
