@@ -107,8 +107,8 @@ class PartitionPlan:
 
 _SLOTS_S: Final = 0.1
 
-_PROVEN_MAX: Final = 10_000
-_CONFINED_MAX: Final = 1_000
+_KNOWN_QUICK_MAX: Final = 10_000
+_ISOLATED_MAX: Final = 1_000
 """Far more than an application has commands, and than processes can end in ten minutes."""
 
 
@@ -136,12 +136,12 @@ class PartitionActor:
         )
         self._in_hand = InHand(None)
         self._watch: ProcessWatchdog | None = None
-        self._proven: set[tuple[str, str]] = set()
+        self._known_quick: set[tuple[str, str]] = set()
         """Aggregate types and commands of theirs that an own actor has decided, and soon: others may be decided here
         while their own actor starts."""
         self._slots = True, 0.0
         """Whether there was room for an own actor at the last look, and when that was."""
-        self._confined: dict[StreamId, float] = {}
+        self._isolated: dict[StreamId, float] = {}
         """Aggregates that are decided in an own actor only, until then (`time.monotonic`): a process has ended on
         them."""
         self._deciding: dict[StreamId, tuple[str, bytes]] = {}
@@ -208,7 +208,7 @@ class PartitionActor:
             return [Fenced(f"partition {self._plan.number}", 0, 0)] * len(commands)
         serving.leave_to_own_actors()
         self._count(len(commands))
-        careful = self._in_hand.fallen or self._confined
+        careful = self._in_hand.fallen or self._isolated
         answers = self._answer_fallen(serving, commands) if careful else self._answer(serving, commands)
         kinds = set(map(type, answers))
         if Fenced in kinds:
@@ -222,7 +222,7 @@ class PartitionActor:
     def _answer(self, serving: Activation, commands: Sequence[PackedCommand]) -> list[Answered]:
         """Decide the commands to aggregates here, and return for the others where they are."""
         records, placements = serving.own_actors.by_stream, serving.placements
-        later = self._unproven(serving, commands) if placements else ()
+        later = self._not_known_quick(serving, commands) if placements else ()
         here = [command for command in commands if command.stream not in records] if records else commands
         if later:
             here = [command for command in here if command.stream not in later]
@@ -242,13 +242,13 @@ class PartitionActor:
             for command in commands
         ]
 
-    def _unproven(self, serving: Activation, commands: Sequence[PackedCommand]) -> Container[StreamId]:
+    def _not_known_quick(self, serving: Activation, commands: Sequence[PackedCommand]) -> Container[StreamId]:
         """Have aggregates decided in their own actor that get a command which is not known to be quick. Returns those
         that have to wait until there may be one; without room they are decided here."""
         later = set[StreamId]()
         for command in commands:
             stream = command.stream
-            if stream.type not in serving.placements or (stream.type, command.name) in self._proven:
+            if stream.type not in serving.placements or (stream.type, command.name) in self._known_quick:
                 continue
             if not self._confine(serving, stream, careful=False) and serving.own_actors.may_soon_begin():
                 later.add(stream)
@@ -280,8 +280,8 @@ class PartitionActor:
         hand at a death is decided in an own actor, if its aggregate may have one."""
         answers: dict[int, Answered] = {}
         now = time.monotonic()
-        for stream in [stream for stream, until_s in self._confined.items() if until_s < now]:
-            del self._confined[stream]
+        for stream in [stream for stream, until_s in self._isolated.items() if until_s < now]:
+            del self._isolated[stream]
         for index, command in enumerate(commands):
             stream, own = command.stream, command.stream.type in serving.placements
             fallen = self._in_hand.find(command.command_id) or self._in_hand.find(_content_key(command))
@@ -289,8 +289,8 @@ class PartitionActor:
                 if fallen.key == command.command_id and self._in_hand.find(content := _content_key(command)) is None:
                     self._in_hand.note(content, stuck=fallen.stuck, deaths=DEATHS_MAX)  # under another id as well
                 answers[index] = self._failed(command, fallen)
-            elif own and (fallen is not None or stream in self._confined):
-                self._confined.setdefault(stream, now + REFUSED_S)
+            elif own and (fallen is not None or stream in self._isolated):
+                self._isolated.setdefault(stream, now + REFUSED_S)
                 if not self._confine(serving, stream, careful=True) and self._plan.settings.own_actors_max:
                     answers[index] = StillLoading(str(stream))
         others = [command for index, command in enumerate(commands) if index not in answers]
@@ -323,14 +323,14 @@ class PartitionActor:
                 self._give_up_on(serving, stream, actor, died=True)
 
     @ray.method
-    def proven(self, stream: StreamId, actor: str, names: Sequence[str], version: int) -> None:
+    def known_quick(self, stream: StreamId, actor: str, names: Sequence[str], version: int) -> None:
         """An own actor has decided commands of these names, and soon. The next aggregates that get one need not wait
         for their own actor. One that has no events needs no actor."""
         with self._writing:
             if (serving := self._activation) is None:
                 return
-            if len(self._proven) < _PROVEN_MAX:
-                self._proven.update((stream.type, name) for name in names)
+            if len(self._known_quick) < _KNOWN_QUICK_MAX:
+                self._known_quick.update((stream.type, name) for name in names)
             if not version:
                 serving.own_actors.lost(stream, actor)
 
@@ -374,8 +374,8 @@ class PartitionActor:
         record = serving.own_actors.by_stream.get(stream)
         if record is None or record.name != actor:
             return
-        if died and len(self._confined) < _CONFINED_MAX:
-            self._confined[stream] = time.monotonic() + REFUSED_S
+        if died and len(self._isolated) < _ISOLATED_MAX:
+            self._isolated[stream] = time.monotonic() + REFUSED_S
         careful, command_id = self._deciding.pop(stream, ("", b""))
         fallen = fallen_with(actor) if died else None
         if fallen is not None:

@@ -121,7 +121,7 @@ class AggregateActor:
         self._loop: WriteLoop | None = None
         """From `start` or the first command on, and so is the check."""
         self._check: StandingCheck | None = None
-        self._proven: set[str] = set()
+        self._known_quick: set[str] = set()
         """Names of commands that were decided quickly, as reported to the partition."""
 
     @ray.method
@@ -162,19 +162,19 @@ class AggregateActor:
                 decided = loop.execute(commands).outcomes
             if not self._log.given_up:
                 outcomes = [*decided]
-            if fresh := {command.name for command in commands} - self._proven:
-                self._tell_proven(fresh, time.monotonic() - self._log.waited_s - began_s, outcomes)
+            if fresh := {command.name for command in commands} - self._known_quick:
+                self._tell_known_quick(fresh, time.monotonic() - self._log.waited_s - began_s, outcomes)
         return encode_answer(outcomes, BATCH_BY_RAY_S + self._log.commit_s)
 
-    def _tell_proven(self, names: set[str], took_s: float, outcomes: Sequence[Answered]) -> None:
+    def _tell_known_quick(self, names: set[str], took_s: float, outcomes: Sequence[Answered]) -> None:
         """What was decided soon, the partition may decide itself for another aggregate."""
-        self._proven |= names
+        self._known_quick |= names
         if took_s > _SOON_S or any(isinstance(outcome, HandlerFailed) for outcome in outcomes):
             return
         plan, version = self._plan, max((getattr(outcome, "version", 0) for outcome in outcomes), default=0)
         version = version or int(bool(self._log.read_stream(plan.stream, limit=1)))
         with suppress(Exception):  # it costs time, the next time
-            told = plan.home.proven.remote(plan.stream, plan.name, sorted(names), version)
+            told = plan.home.known_quick.remote(plan.stream, plan.name, sorted(names), version)
             ray.get(told, timeout=plan.settings.attempt_timeout_s)
 
     def _took_too_long(self, command_id: bytes) -> None:
