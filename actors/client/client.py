@@ -61,18 +61,19 @@ class Client:
         actor_named: Callable[[str], Any],
         settings: Settings,
         *,
-        placement: str = OLD_PLACEMENT,
+        placement_rule: str = OLD_PLACEMENT,
         store_id: str = "",
         classes_of_others: bool = False,
     ) -> None:
-        """`placement`, `store_id`: the rule of the store (`stream.partition_of`) and its id. `classes_of_others`: the
-        system was started by another program, whose classes have the same names as those used here, and are others."""
+        """`placement_rule`, `store_id`: the rule of the store (`stream.partition_of`) and its id. `classes_of_others`:
+        the system was started by another program, whose classes have the same names as those used here, and are
+        others."""
         self._catalogue = catalogue
         self._classes_of_others = classes_of_others
         self._settings = settings
         self._partitions = len(partitions)
         self._store_id = store_id
-        self._router = CommandRouter(partitions, actor_named, settings, placement, store_id)
+        self._router = CommandRouter(partitions, actor_named, settings, placement_rule, store_id)
         self._serving: dict[str, QueryRouter] = {}
         """By the name of the projection."""
         self._detached: dict[str, QueryRouter] = {}

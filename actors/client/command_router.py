@@ -43,10 +43,10 @@ class CommandRouter:
         partitions: Sequence[Any],
         actor_named: Callable[[str], Any],
         settings: Settings,
-        placement: str = OLD_PLACEMENT,
+        placement_rule: str = OLD_PLACEMENT,
         store_id: str = "",
     ) -> None:
-        """`placement`: the rule by which the store places streams in partitions (`stream.partition_of`).
+        """`placement_rule`: the rule by which the store places streams in partitions (`stream.partition_of`).
 
         `store_id`: its id, for the receipts."""
         self._loop = asyncio.get_running_loop()
@@ -61,7 +61,7 @@ class CommandRouter:
             in_flight_max=settings.in_flight_max,
             attempt_timeout_s=settings.attempt_timeout_s,
             uniform=OWN.uniform,
-            placement=placement,
+            placement_rule=placement_rule,
             store_id=store_id,
         )
 

@@ -185,11 +185,11 @@ class Routing:
         in_flight_max: int,
         attempt_timeout_s: float,
         uniform: Callable[[float, float], float],
-        placement: str = OLD_PLACEMENT,
+        placement_rule: str = OLD_PLACEMENT,
         store_id: str = "",
     ) -> None:
-        """`transports`: one to each partition. `placement`: the rule by which the store places streams in partitions
-        (`stream.partition_of`); `store_id`: its id, for the receipts. `uniform`: draws the jitter."""
+        """`transports`: one to each partition. `placement_rule`: the rule by which the store places streams in
+        partitions (`stream.partition_of`); `store_id`: its id, for the receipts. `uniform`: draws the jitter."""
         self.instructions: list[Instruction] = []
         """The actions to take now, in order. The driver that takes them empties it."""
         self.partitions = [
@@ -202,7 +202,7 @@ class Routing:
         """Partition -> why nothing reaches it: what is sent to it is refused at once, so that it takes no place from
         commands to others."""
         self.closed = False
-        self._placement, self._store_id, self._uniform = placement, store_id, uniform
+        self._placement_rule, self._store_id, self._uniform = placement_rule, store_id, uniform
         self._in_flight_max, self._attempt_timeout_s = in_flight_max, attempt_timeout_s
         self._now_s = 0.0
         """The time of the event that is happening."""
@@ -325,7 +325,7 @@ class Routing:
         return self.routes.get(stream) or self.partitions[self._partition_of(stream)]
 
     def _partition_of(self, stream: StreamId) -> int:
-        return partition_of(stream, len(self.partitions), self._placement)
+        return partition_of(stream, len(self.partitions), self._placement_rule)
 
     def _why_not(self, stream: StreamId) -> str:
         """Why nothing reaches the partition of a stream; empty if something does, as far as is known."""

@@ -112,7 +112,7 @@ class LocalSystem(ActorSystem):
             self.placement.actors,
             cluster.actor_named,
             self.settings,
-            placement=store.placement,
+            placement_rule=store.placement,
             store_id=store.store_id,
         )
         await self.fleet.attach(self.placement.actors, self.client.serve)

@@ -119,7 +119,7 @@ class RemoteSystem:
             [handles[name] for name in topology.partitions],
             self._own_actor_named,
             topology.settings,
-            placement=topology.store.placement,
+            placement_rule=topology.store.placement,
             store_id=topology.store.store_id,
             classes_of_others=others,
         )
