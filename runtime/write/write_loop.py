@@ -63,7 +63,7 @@ from .residents import RESIDENTS_MAX, Residents, evolve_with
 
 __all__ = ["AlreadyStored", "Batch", "WriteLoop"]
 
-log = printable_log(__name__)
+logger = printable_log(__name__)
 
 _new: Final = tuple.__new__
 """Makes a named tuple in half the time (0.2 us): the class's own `__new__` is a function in Python."""
@@ -305,7 +305,7 @@ class WriteLoop:
         kind = f"{failed.handler} {type(cause).__name__}"
         if kind not in self._logged and len(self._logged) < _LOGGED_MAX:
             self._logged.add(kind)
-            log.warning("%s (further ones of this kind are not logged)", failed, exc_info=cause)
+            logger.warning("%s (further ones of this kind are not logged)", failed, exc_info=cause)
 
     def _run_decider(self, command: PackedCommand, aggregate: Aggregate) -> list[Event] | Rejected:
         """Validate the payload and run the decide handler, whose exceptions do not affect other commands."""
@@ -403,7 +403,7 @@ class WriteLoop:
                 self._logged.add(str(error))
                 subject = f"{aggregate.aggregate_type}/{aggregate.id}"
                 what = str(error) if isinstance(error, InvalidMessage) else repr(error)
-                log.warning("no snapshot of %s: %s (logged once for each reason)", subject, what)
+                logger.warning("no snapshot of %s: %s (logged once for each reason)", subject, what)
             return b"", b""
 
     def _adopt(self, commands: Sequence[PackedCommand], decided: _Decided, appended: Iterable[Appended]) -> Batch:
