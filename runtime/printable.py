@@ -15,9 +15,14 @@ import json
 import logging
 import re
 import traceback
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, TypeAlias
 
-__all__ = ["printable", "printable_json", "printable_lines", "printable_log"]
+from .user_code import is_ctrl_c
+
+__all__ = ["exc_info_of", "formatted_trace", "printable", "printable_json", "printable_lines", "printable_log"]
+
+ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
 
 _SUSPECT: Final = re.compile(r"[^ -~]")
 """Characters outside printable ASCII are checked one by one."""
@@ -50,18 +55,37 @@ def printable_log(name: str) -> logging.Logger:
     return logger
 
 
+def exc_info_of(error: BaseException | None) -> ExcInfo | None:
+    """What a logging call takes as `exc_info`. Not the exception itself: `logging` asks whether it is true, and an
+    exception of a user's class may answer that with another one."""
+    return None if error is None else (type(error), error, error.__traceback__)
+
+
 class _Printable(logging.Filter):
-    """Lets every record pass, with its text made printable."""
+    """Lets every record pass, with its text made printable. An exception of a user's class may raise anything while it
+    is formatted: its record is logged without its trace."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()
         if not text.isprintable():
             record.msg, record.args = printable_lines(text), None
-        if record.exc_info and record.exc_info[1] is not None and not record.exc_text:
-            told = "".join(traceback.format_exception(record.exc_info[1])).rstrip("\n")
-            if not told.replace("\n", "").isprintable():
-                record.exc_text = printable_lines(told)  # formatters take it as it is
+        if record.exc_info and record.exc_info[0] is not None and not record.exc_text:
+            trace = formatted_trace(*record.exc_info)
+            if trace is None or not trace.replace("\n", "").isprintable():
+                kind = record.exc_info[0].__name__
+                record.exc_text = printable_lines(trace or f"{kind}, whose trace cannot be formatted")  # taken as it is
+                record.exc_info = None if trace is None else record.exc_info
         return True
+
+
+def formatted_trace(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> str | None:
+    """The trace of an exception as Python prints it; None if the exception's own code fails meanwhile."""
+    try:
+        return "".join(traceback.format_exception(kind, error, trace)).rstrip("\n")
+    except BaseException as failure:  # of user code, which may raise anything
+        if is_ctrl_c(failure):
+            raise
+        return None
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -32,6 +32,8 @@ T = TypeVar("T")
 _LOOK_S: Final = 1.0
 """How often a waiting call checks that the event loop still runs."""
 
+_RESULT: Final = concurrent.futures.Future.result.__code__
+
 _UNDO_TIMEOUT_S: Final = 5.0
 """For a start that was interrupted to be undone."""
 
@@ -188,16 +190,25 @@ class Portal(_Caller):
             raise CallerError("this runtime is not running; use `with`, or start() it")
         try:
             while thread.is_alive() and not future.done():
-                with contextlib.suppress(TimeoutError):  # one that the call itself raises is raised below
+                try:
                     return future.result(_LOOK_S)
+                except TimeoutError as error:
+                    if not _is_of_waiting(error):  # of the call, or of a signal handler of the program
+                        raise
             if future.done():  # also where the loop has ended since
                 return future.result()
         except concurrent.futures.CancelledError:
             pass
-        except KeyboardInterrupt:
+        except BaseException:
             future.cancel()
             raise
         raise Unavailable("this runtime", "it was stopped while the call waited")
+
+
+def _is_of_waiting(error: TimeoutError) -> bool:
+    """Whether `Future.result` has raised it, because the time was over, and nothing that ran meanwhile."""
+    inner = error.__traceback__ and error.__traceback__.tb_next
+    return inner is not None and inner.tb_next is None and inner.tb_frame.f_code is _RESULT
 
 
 def _end(loop: asyncio.AbstractEventLoop) -> None:

@@ -23,12 +23,12 @@ from rich.markup import escape
 from ...runtime.errors import CallerError
 from ...runtime.printable import printable_lines
 from ...runtime.store.partition_map import read_map
+from ..cluster.names import rest_of_name
 from .application import is_application
 from .console import complaints
 
 if TYPE_CHECKING:
-    from ..cluster.names import rest_of_name
-from ..observe.session_logs import SessionLogs
+    from ..observe.session_logs import SessionLogs
 
 __all__ = ["logs"]
 

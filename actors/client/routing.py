@@ -427,6 +427,8 @@ class Routing:
             self._take_back(destination, again)
             return
         loading, destination.loading = destination.loading, {}
+        for stream in moved:  # it waits for its actor to be found, and for nothing else
+            loading.pop(stream, None)
         for stream, pause_s in loading.items():
             self._schedule(pause_s * self._uniform(0.5, 1.0), partial(self._loaded, stream))
         if loading or moved:

@@ -6,7 +6,8 @@ Rules kept here:
 - the first who needs Ray starts it, the last who leaves ends it: stopping one runtime takes nothing from another
 - Ray is started and ended on one thread that runs as long as Ray does. Linux delivers the parent-death signal of a
   child when the thread that started it ends, and so Ray's processes would end with that thread
-- the program's signal handlers stay the program's (`signal_actions.py`)
+- the program's signal handlers stay the program's (`signal_actions.py`), and so does what it does with an exception
+  that nothing catches, and with `breakpoint()`
 - whatever ends this process, no actor and no server of a Ray that it started is left (`reaper.py`); two helpers of
   Ray's end by themselves, up to a minute later
 """
@@ -19,8 +20,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from ..process.reaper import MARK, end_marked, new_mark, start_reaper
@@ -33,6 +35,9 @@ T = TypeVar("T")
 _GIVE_UP_S: Final = 3.0
 """How long an interrupted start is waited for: on a quiet machine Ray is up within two seconds and can be shut down in
 an orderly way. After that its processes are killed."""
+
+_BREAKPOINT: Final = "PYTHONBREAKPOINT"
+"""Python's own variable: what `breakpoint()` calls."""
 
 _UNDER_WAY_S: Final = 0.02
 """For calls that are entering Ray at the moment when the way is closed: microseconds."""
@@ -106,7 +111,7 @@ class RaySession:
         global _starting_mark
         reaper = None
         try:
-            with kept_signal_actions():
+            with kept_signal_actions(), _kept_hooks():
                 if self._mark:
                     _starting_mark = os.environ[MARK] = self._mark
                     reaper = start_reaper(self._mark, _ray_folder())
@@ -134,6 +139,25 @@ class RaySession:
         deadline_s = time.monotonic() + _ENDING_S
         while self._mark and end_marked(self._mark, _ray_folder()) and time.monotonic() < deadline_s:
             time.sleep(0.02)
+
+
+@contextmanager
+def _kept_hooks() -> Iterator[None]:
+    """Keep what the program does with an exception that nothing catches, and with `breakpoint()`. Ray's own hook
+    reports the exception to its directory first, and waits for that: without end in a forked child, or while the
+    directory does not answer; nothing is printed then."""
+    from ray._private import worker
+
+    if sys.excepthook is worker.custom_excepthook:
+        sys.excepthook = worker.normal_excepthook
+    before = os.environ.get(_BREAKPOINT)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(_BREAKPOINT, None)
+        else:
+            os.environ[_BREAKPOINT] = before
 
 
 def _shut_down() -> None:

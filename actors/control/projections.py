@@ -131,18 +131,19 @@ class ClusterProjectorFleet(ProjectorFleet):
         self.joining.append(beside)
         try:
             moved = await _while(may_go_on, self._make_ready(beside, served, node_id)) and may_go_on()
-            if moved and self.serving.get(served.projection.projection_name) is served and present in served.projectors:
-                served.projectors[served.projectors.index(present)] = beside.projectors[0]
-                self._serve(served.projection, served.parts())
-                await asyncio.shield(self._retire_projector(present, beside))
-                return True
         except BaseException:
             self._seats.sits(name, before)
             await asyncio.shield(self._give_up(beside))
             raise
-        self._seats.sits(name, before)
-        await self._give_up(beside)
-        return False
+        of_projection = self.serving.get(served.projection.projection_name)
+        if not moved or of_projection is not served or present not in served.projectors:
+            self._seats.sits(name, before)
+            await asyncio.shield(self._give_up(beside))
+            return False
+        served.projectors[served.projectors.index(present)] = beside.projectors[0]  # from now on it serves
+        self._serve(served.projection, served.parts())
+        await asyncio.shield(self._retire_projector(present, beside))
+        return True
 
     async def _make_ready(self, beside: ServedBuild, served: ServedBuild, node_id: str) -> None:
         await catch_up(beside.projectors)

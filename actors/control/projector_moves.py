@@ -10,7 +10,8 @@ Rules kept here:
 - nothing begins, and what has begun is called off, while partitions move, code is deployed, something is replaced, or a
   projection is scaled or built anew: no caller waits for a move of a projector
 - replicas of one part never come to one node by it
-- each step makes the placement more even, and for one set of nodes there are no more steps than projectors
+- each step makes the placement more even, and for one set of nodes there are no more steps than projectors, failed
+  ones included
 """
 
 from __future__ import annotations
@@ -52,10 +53,22 @@ def next_move(placed: Sequence[PlacedProjector], nodes: Mapping[str, str]) -> tu
     counts = Counter(one.node_id for one in placed)
     for target in sorted(nodes, key=lambda node_id: (counts[node_id], nodes[node_id])):
         there = {one.group for one in placed if one.node_id == target}
-        may_go = [one for one in placed if counts[one.node_id] >= counts[target] + 2 and one.group not in there]
+        may_go = [
+            one
+            for one in placed
+            if (one.node_id not in nodes or counts[one.node_id] >= counts[target] + 2) and one.group not in there
+        ]
         if may_go:
             beside = Counter((one.group, one.node_id) for one in placed)
-            chosen = max(may_go, key=lambda one: (counts[one.node_id], beside[one.group, one.node_id], one.name))
+            chosen = max(
+                may_go,
+                key=lambda one: (
+                    one.node_id not in nodes,
+                    counts[one.node_id],
+                    beside[one.group, one.node_id],
+                    one.name,
+                ),
+            )
             return chosen.name, target
     return None
 
@@ -85,7 +98,7 @@ class ProjectorMoves:
         loop, projections, nodes = asyncio.get_running_loop(), self._system.projections, self._system.scheduling.nodes
         self._not_before_s = loop.time() + _PAUSE_S
         found = await projections.placed()
-        if found is None:  # a projector does not answer, or is still reading
+        if found is None or self._nodes != nodes.keys():  # one does not answer, or is still reading; or a node joined
             return
         chosen = next_move([PlacedProjector(*one) for one in found], nodes)
         if chosen is None:
@@ -97,13 +110,14 @@ class ProjectorMoves:
             moved = await projections.move(name, node_id, lambda: not self._is_busy() and node_id in self._nodes)
         except Exception as error:  # it goes on where it is
             log.warning("projector %s stays where it is: %s", name, one_line(error))
+            self._left -= 1
             self._not_before_s = loop.time() + _AFTER_FAILURE_S
             return
         if moved:
             self._left -= 1
         else:
             log.warning("projector %s stays where it is for now: something else is being changed", name)
-        self._not_before_s = loop.time() + _PAUSE_S
+        self._not_before_s = max(self._not_before_s, loop.time() + _PAUSE_S)
 
     def _is_busy(self) -> bool:
         return self._system.changing.locked() or self._system.projections.is_changing()

@@ -82,7 +82,7 @@ class Replacements:
                 node_id, partial(_asked, shares.agent(node_id).map), heard=partial(self._map_of, node_id)
             )
         for projector in projectors:
-            self._heartbeats.take(projector.name, partial(_asked, projector.actor.place))
+            self._heartbeats.take(projector.name, partial(_asked, projector.actor.process_id))
 
     def _heard(self, partition: int, trouble: RayfoldError | None) -> None:
         if trouble is None or isinstance(trouble, StoreError):

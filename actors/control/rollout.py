@@ -35,7 +35,7 @@ from ..packaging.registry import (
     put_plan,
     remove_unused_code,
 )
-from ..projection.fleet import Projector, ServedBuild, catch_up, look_at
+from ..projection.fleet import Projector, ServedBuild, all_caught_up, look_at
 from ..projection.readiness import have_stopped
 from ..rollout.plan import RolloutProgress, as_error, prepare, replace_partitions
 from ..rollout.preflight import try_on_nodes
@@ -317,9 +317,9 @@ class _NewCode:
         Raises what one has stopped for, and `Unavailable` if they take in nothing."""
 
         async def caught_up() -> None:
-            await catch_up(served.projectors)
+            await all_caught_up(served)
             await self._system.projections.announce()
-            await catch_up(served.projectors)
+            await all_caught_up(served)
 
         task = asyncio.get_running_loop().create_task(caught_up())
         loop = asyncio.get_running_loop()

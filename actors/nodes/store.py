@@ -164,6 +164,8 @@ class PartitionLocator:
         self._map = store.map
         self._agents: dict[str, NodeAgentHandle] = {}
         self._silent_until_s: dict[str, float] = {}
+        self._connection: tuple[str, str] | None = None
+        """Name of Ray's session and id of the job, for which the handles are."""
         self._stamp: tuple[int, int] | None = None
         data = data_folder_here()
         self.here = node_id_here()
@@ -214,9 +216,10 @@ class PartitionLocator:
         """The answer of the agent of a node. Raises what it replies, and `Unavailable` if it does not answer."""
         import ray  # a reader through a node agent is connected to Ray already
 
-        if time.monotonic() < self._silent_until_s.get(node_id, 0.0):
-            raise self._unavailable(node_id)
         try:
+            self._forget_earlier_connections(ray.get_runtime_context())
+            if time.monotonic() < self._silent_until_s.get(node_id, 0.0):
+                raise self._unavailable(node_id)
             agent = self._agents.get(node_id)
             if agent is None:
                 if head_is_away():  # Ray would wait for it for a minute
@@ -230,6 +233,14 @@ class PartitionLocator:
             self._agents.pop(node_id, None)
             self._silent_until_s[node_id] = time.monotonic() + _SILENT_S
             raise self._unavailable(node_id) from error
+
+    def _forget_earlier_connections(self, context: Any) -> None:
+        """A program may leave the cluster and join it again: handles are of one connection."""
+        connection = context.get_session_name(), context.get_job_id()
+        if connection != self._connection:
+            self._agents.clear()
+            self._silent_until_s.clear()
+            self._connection = connection
 
     def _unavailable(self, node_id: str) -> Unavailable:
         return Unavailable(

@@ -9,6 +9,7 @@ Rule kept here: an activation is made whole or not at all. What fails in between
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from ...runtime.checks.standing import StandingCheck
@@ -51,8 +52,9 @@ class Activation:
 
     def close(self) -> None:
         """End the own actors, take no connection any more, and close the log."""
-        self.check.stop()
-        if self.server is not None:
-            self.server.close()
-        self.own_actors.end_all()
-        self.log.close()
+        with ExitStack() as closing:  # the last first, and each whatever becomes of the others
+            closing.callback(self.log.close)
+            closing.callback(self.own_actors.end_all)
+            if self.server is not None:
+                closing.callback(self.server.close)
+            closing.callback(self.check.stop)

@@ -105,6 +105,9 @@ class PartitionPlan:
     """That the system is spread over: own actors run on any of them."""
 
 
+_SENT_AGAIN: Final = frozenset({Redirect, RetryAfter, Fenced})
+"""Outcomes after which the client sends a command again, here or elsewhere."""
+
 _SLOTS_S: Final = 0.1
 
 _KNOWN_QUICK_MAX: Final = 10_000
@@ -196,16 +199,25 @@ class PartitionActor:
     def _execute(self, client: bytes, attempt: int, predecessor: int, blob: bytes) -> Sequence[Answered] | None:
         if not self._attempts.admit(client, attempt, predecessor):
             return None
-        commands = list(unpack_batch(blob))
+        try:
+            answers = self._outcomes(list(unpack_batch(blob)))
+        except BaseException:
+            self._attempts.bar(client)
+            raise
+        if not _SENT_AGAIN.isdisjoint(map(type, answers)):  # before what is on its way behind them
+            self._attempts.bar(client)
+        return answers
+
+    def _outcomes(self, commands: Sequence[PackedCommand]) -> Sequence[Answered]:
         try:
             serving = self._serving()
         except Sealed:
             self._owner.released = True
-            return [Fenced(f"partition {self._plan.number}", 0, 0)] * len(commands)
+            return self._turned_away(commands)
         except RayfoldError as error:
             return [error] * len(commands)
         if self._owner.released:
-            return [Fenced(f"partition {self._plan.number}", 0, 0)] * len(commands)
+            return self._turned_away(commands)
         serving.leave_to_own_actors()
         self._count(len(commands))
         careful = self._in_hand.fallen or self._isolated
@@ -215,9 +227,10 @@ class PartitionActor:
             self._end_fenced()
         if StillLoading in kinds:
             answers = [RetryAfter(_LOADING_S) if isinstance(answer, StillLoading) else answer for answer in answers]
-        if Redirect in kinds or StillLoading in kinds:  # those are sent again, before what is on its way behind them
-            self._attempts.bar(client)
         return answers
+
+    def _turned_away(self, commands: Sequence[PackedCommand]) -> list[Answered]:
+        return [Fenced(f"partition {self._plan.number}", 0, 0)] * len(commands)
 
     def _answer(self, serving: Activation, commands: Sequence[PackedCommand]) -> list[Answered]:
         """Decide the commands to aggregates here, and return for the others where they are."""

@@ -28,7 +28,7 @@ from ray.actor import ActorProxy
 from ...runtime.batch_queue import BATCH_BY_RAY_S
 from ...runtime.checks.standing import Alarms, StandingCheck, StreamChecks
 from ...runtime.domain.aggregate import OwnActor
-from ...runtime.encoding.envelope import unpack_batch
+from ...runtime.encoding.envelope import PackedCommand, unpack_batch
 from ...runtime.encoding.outcome import Answered, Redirect, encode_answer
 from ...runtime.errors import Fenced, HandlerFailed, RayfoldError
 from ...runtime.in_hand import InHand
@@ -154,7 +154,15 @@ class AggregateActor:
         """A batch of packed commands in, one outcome for each out; empty if it is not this batch's turn."""
         if not self._attempts.admit(client, attempt, predecessor):
             return b""
-        commands, loop = list(unpack_batch(blob)), self._started()
+        try:
+            outcomes = self._outcomes(list(unpack_batch(blob)))
+        except BaseException:  # it is sent again, before what is on its way behind it
+            self._attempts.bar(client)
+            raise
+        return encode_answer(outcomes, BATCH_BY_RAY_S + self._log.commit_s)
+
+    def _outcomes(self, commands: Sequence[PackedCommand]) -> list[Answered]:
+        loop = self._started()
         outcomes: list[Answered] = [Redirect("")] * len(commands)
         if not self._log.given_up:
             began_s = time.monotonic() - self._log.waited_s
@@ -164,7 +172,7 @@ class AggregateActor:
                 outcomes = [*decided]
             if fresh := {command.name for command in commands} - self._known_quick:
                 self._tell_known_quick(fresh, time.monotonic() - self._log.waited_s - began_s, outcomes)
-        return encode_answer(outcomes, BATCH_BY_RAY_S + self._log.commit_s)
+        return outcomes
 
     def _tell_known_quick(self, names: set[str], took_s: float, outcomes: Sequence[Answered]) -> None:
         """What was decided soon, the partition may decide itself for another aggregate."""
@@ -305,10 +313,8 @@ class PartitionLog:
         try:
             return retried_now(
                 lambda _: call_now(method(home), *arguments, timeout_s=timeout_s),
-                Patience(attempts_max=_READ_ATTEMPTS, pause_s=0.0, again=lost),
+                Patience(attempts_max=_READ_ATTEMPTS, pause_s=0.0, again=lost, never=()),
             )
-        except RayfoldError:
-            raise
         except lost as error:
             self.given_up = True
             raise Fenced(self._plan.name, 0, 0) from error

@@ -69,7 +69,11 @@ class SocketServer:
             self._listening.close()
             raise
         _open_here.add(self)
-        threading.Thread(target=self._accept, name="rayfold-socket-server", daemon=True).start()
+        try:
+            threading.Thread(target=self._accept, name="rayfold-socket-server", daemon=True).start()
+        except RuntimeError as error:  # there may be no more threads
+            self.close()
+            raise OSError(str(error)) from error
 
     def close(self) -> None:
         """Accept no connection any more, and end every one. Closing twice is allowed."""
@@ -78,7 +82,8 @@ class SocketServer:
             with contextlib.suppress(OSError):  # which also wakes the thread that waits there
                 one.shutdown(socket.SHUT_RDWR)
         self._listening.close()
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder may be read-only by now
+            self.path.unlink(missing_ok=True)
 
     def close_in_child(self) -> None:
         """In a child that user code has forked: what it inherited is its parent's, whose clients would wait for the

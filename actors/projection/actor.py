@@ -212,9 +212,10 @@ class ProjectorActor:
         except NotYetVisible:
             opened.read_for([after], deadline_s)
             read_model.wait_for(after, max(deadline_s - time.monotonic(), 0.0))
-        self._check_going_on()
+        finally:
+            self._check_going_on()
 
-    @ray.method(concurrency_group="status")
+    @ray.method(concurrency_group="heartbeat")
     @replies
     def process_id(self) -> int:
         """Of this process."""
@@ -381,18 +382,19 @@ class ProjectorActor:
                     projection, catalogue, readers, directory=folder, part=plan.part, in_hand=self._in_hand
                 )
             )
+            on_failure.callback(read_model.close)
+            tune_gc()
+            if why := read_model.other_history:  # it is made anew, and that must not pass in silence
+                self._alarms.raise_alarm("checkpoint", f"{plan.projection}, part {plan.part}", why)
+            opened = OpenModel(plan.projection, read_model, readers, self._ending)
+
+            def checks(pause: Callable[[], None]) -> Iterator[None]:
+                if not opened.up_to_date:
+                    return iter(())
+                return check_read_model(read_model, projection, catalogue, readers, plan.part, self._alarms, pause)
+
+            self._check = StandingCheck(f"{plan.projection} part {plan.part}", plan.check_share, checks)
             on_failure.pop_all()
-        tune_gc()
-        if why := read_model.other_history:  # it is made anew, and that must not pass in silence
-            self._alarms.raise_alarm("checkpoint", f"{plan.projection}, part {plan.part}", why)
-        opened = OpenModel(plan.projection, read_model, readers, self._ending)
-
-        def checks(pause: Callable[[], None]) -> Iterator[None]:
-            if not opened.up_to_date:
-                return iter(())
-            return check_read_model(read_model, projection, catalogue, readers, plan.part, self._alarms, pause)
-
-        self._check = StandingCheck(f"{plan.projection} part {plan.part}", plan.check_share, checks)
         return opened
 
     def _watch_over(self) -> None:
@@ -500,7 +502,7 @@ def start_projector(
 ) -> ProjectorHandle:
     """A projector that Ray restarts without limit. `scheduling`: options that choose its node (`scheduling.py`)."""
     remote: Any = ray.remote  # its types do not know concurrency groups
-    threads = {"ask": 1, "ask_after": ASKING_AFTER_MAX, "keep": 1, "status": 1}
+    threads = {"ask": 1, "ask_after": ASKING_AFTER_MAX, "keep": 1, "status": 1, "heartbeat": 1}
     actor = remote(concurrency_groups=threads)(ProjectorActor)
     options = actor.options(
         name=name,

@@ -45,6 +45,7 @@ __all__ = [
     "ProjectorFleet",
     "Projector",
     "ServedBuild",
+    "all_caught_up",
     "catch_up",
     "end",
     "look_at",
@@ -517,6 +518,19 @@ async def _probe(projector: Projector, asked: Sequence[PackedQuery], *, needed: 
 async def catch_up(projectors: Sequence[Projector]) -> None:
     """Return once all have come to where the log ends now. Raises what keeps one from opening, and `Unavailable`."""
     await asyncio.gather(*map(_caught_up, projectors))
+
+
+async def all_caught_up(served: ServedBuild) -> None:
+    """The same for a build, one of whose projectors may be replaced meanwhile."""
+    while True:
+        waited_for = list(served.projectors)
+        try:
+            await catch_up(waited_for)
+        except Unavailable:
+            if served.projectors == waited_for:
+                raise
+        if served.projectors == waited_for:
+            return
 
 
 async def _caught_up(projector: Projector) -> None:

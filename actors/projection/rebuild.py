@@ -26,7 +26,7 @@ from typing import Any, Final, NamedTuple
 from ...runtime.domain.projection import Projection
 from ...runtime.errors import CallerError, RebuildCancelled
 from ...runtime.printable import printable_log
-from .fleet import ProjectorFleet, ServedBuild, catch_up
+from .fleet import ProjectorFleet, ServedBuild, all_caught_up
 
 __all__ = ["REBUILDS_KEPT", "SAMPLE_S", "FleetRebuild", "Rebuild", "RebuildProgress", "Rebuilds"]
 
@@ -76,7 +76,8 @@ class Rebuild:
         await rebuild
     """
 
-    _task: asyncio.Task[RebuildProgress]
+    def __init__(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run())
 
     def __await__(self) -> Generator[Any, None, RebuildProgress]:
         """Wait until the new build serves and the old one has ended. Raises what has ended the rebuild: `HandlerFailed`
@@ -102,6 +103,9 @@ class Rebuild:
         """End the rebuild and remove what it has made; what serves goes on. Without effect once it has taken over."""
         raise NotImplementedError
 
+    async def _run(self) -> RebuildProgress:
+        raise NotImplementedError
+
 
 class FleetRebuild(Rebuild):
     """A rebuild by the fleet of this process."""
@@ -120,7 +124,7 @@ class FleetRebuild(Rebuild):
         """Remove what it has made: it has no use."""
         held = ExitStack()
         held.enter_context(projections.change(projection.projection_name, "rebuilt"))
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        super().__init__()
         self._task.add_done_callback(lambda _: held.close())
         self._task.add_done_callback(self._log_failure)
 
@@ -155,9 +159,9 @@ class FleetRebuild(Rebuild):
         try:
             build = await projections.build_beside(self._projection)
             served = projections.join(self._projection, build, before.replicas, self._catalogue)
-            await self._watched(served, catch_up(served.projectors))
+            await self._watched(served, all_caught_up(served))
             await projections.announce()
-            await catch_up(served.projectors)
+            await all_caught_up(served)
             await self._sample(served)
             await projections.check_ready(served.projectors, before.projectors)
             await projections.put_in_charge(served)

@@ -173,7 +173,8 @@ class RemoteSystem:
 
     async def heads(self) -> dict[int, int]:
         """The head of every partition's log. Raises `Unavailable` for one that cannot be reached, by name."""
-        return await self.ask(lambda supervisor: supervisor.heads)
+        limit_s = max(_ASK_TIMEOUT_S, self._present.settings.timeout_s + _SLOW_S)  # it names what it waits for
+        return await self.ask(lambda supervisor: supervisor.heads, timeout_s=limit_s)
 
     async def health(self, limit_s: float) -> Health:
         """See `Runtime.health`."""
@@ -489,7 +490,7 @@ class RemoteRebuild(Rebuild):
             timeout_s=_ASK_TIMEOUT_S,
         )
         self._begun = asyncio.ensure_future(beginning)
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        super().__init__()
         self._task.add_done_callback(_looked_at)
 
     def progress(self) -> RebuildProgress:

@@ -43,7 +43,7 @@ from ..encoding.codec import decode_message
 from ..errors import Damaged, DefinitionError, HandlerFailed, InvalidMessage, NotYetVisible, RayfoldError, Unavailable
 from ..in_hand import KEY_BYTES, InHand
 from ..log.contract import Reader
-from ..printable import printable_log
+from ..printable import exc_info_of, printable_log
 from ..stream import StreamId
 from ..user_code import is_ctrl_c
 from .answer_purity import UNCHANGING, MutationGuard, own_copy, reading_answers
@@ -128,6 +128,21 @@ class Progress(NamedTuple):
     """Events that are set aside."""
     replaying: bool
     """True until everything is taken in that was in the logs when this read model was opened."""
+
+
+class _HandlerError(NamedTuple):
+    """What an answer handler has raised."""
+
+    error: BaseException
+
+
+def _called(answering: Callable[[Any, Any], Any], model: Projection, query: object) -> Any:
+    """The handler's answer, or what it raised as a value: a context manager sets the trace of what passes through it,
+    and an exception that is a frozen dataclass refuses that with another one."""
+    try:
+        return answering(model, query)
+    except BaseException as error:
+        return _HandlerError(error)
 
 
 class ReadModel:
@@ -469,9 +484,13 @@ class ReadModel:
             answering = self._projection.answers[message_class]
             if plain:
                 with self._watched(answering.__name__):
-                    return answering(self._kept.model, message)
-            with self._transaction(), self._watched(answering.__name__):
-                return answering(self._kept.model, message)
+                    answer = _called(answering, self._kept.model, message)
+            else:
+                with self._transaction(), self._watched(answering.__name__):
+                    answer = _called(answering, self._kept.model, message)
+            if type(answer) is _HandlerError:
+                raise answer.error
+            return answer
         except RayfoldError as error:
             return error
         except BaseException as error:
@@ -486,7 +505,7 @@ class ReadModel:
         kind = f"{failed.subject} {type(cause).__name__}"
         if kind not in self._logged and len(self._logged) < _LOGGED_MAX:
             self._logged.add(kind)
-            log.warning("%s (further ones of this kind are not logged)", failed, exc_info=cause)
+            log.warning("%s (further ones of this kind are not logged)", failed, exc_info=exc_info_of(cause))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

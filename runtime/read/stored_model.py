@@ -29,7 +29,7 @@ from ..errors import Damaged, DefinitionError, HandlerFailed, RayfoldError, Stor
 from ..in_hand import InHand
 from ..log.contract import Reader
 from ..log.format import chain_of, decode_record, record_position
-from ..printable import printable_log
+from ..printable import exc_info_of, printable_log
 from ..stream import StreamId
 from ..user_code import is_ctrl_c
 from .event_applier import EventApplier, Failure, Page, recorded_at_us_of
@@ -114,13 +114,14 @@ class StoredModel:
             wrong = "" if stored is None else "its checkpoint is damaged"
             if found is not None:
                 wrong = found.objection(self._readers, self._readers.keys() - self.reach.unseen)
-        except StorageFailed:  # no memory, no descriptor, a disk that refuses: no evidence against what is stored
-            self.store.close()
-            raise
         except Damaged as error:
             if self._folder is None:
+                self.store.close()
                 raise
             found, wrong = None, str(error)
+        except BaseException:  # a disk that refuses, a log out of reach: no evidence against what is stored
+            self.store.close()  # its lock too, which the next opening needs
+            raise
         if wrong:
             self.other_history = wrong if found is not None else ""
             self._start_over(wrong)
@@ -147,7 +148,11 @@ class StoredModel:
         self.model.__dict__.clear()
         self.model.__dict__.update(vars(self._projection()))
         self.store = self._projection.read_store.make()
-        self.store.open(self.model, self._folder)
+        try:
+            self.store.open(self.model, self._folder)
+        except BaseException:
+            self.store.close()
+            raise
 
     def close(self) -> None:
         """Release the store."""
@@ -372,7 +377,7 @@ class StoredModel:
                 len(self.quarantined),
                 QUARANTINED_MAX,
                 error,
-                exc_info=error.__cause__,
+                exc_info=exc_info_of(error.__cause__),
             )
 
     def give_up_unseen(self, partition: int, record: bytes, error: RayfoldError) -> None:
@@ -391,7 +396,7 @@ class StoredModel:
             position,
             partition,
             error,
-            exc_info=error.__cause__,
+            exc_info=exc_info_of(error.__cause__),
         )
 
     def _keep(self) -> None:

@@ -53,7 +53,7 @@ from ..errors import (
 from ..in_hand import InHand
 from ..log.contract import Append, Appended, CommandEntry, NewEvent, WriteLog
 from ..log.format import NO_HEADERS, decode_record
-from ..printable import printable_log
+from ..printable import exc_info_of, printable_log
 from ..receipt import Receipt
 from ..stream import ANY, REFUSALS, StreamId
 from ..user_code import is_ctrl_c
@@ -305,7 +305,7 @@ class WriteLoop:
         kind = f"{failed.handler} {type(cause).__name__}"
         if kind not in self._logged and len(self._logged) < _LOGGED_MAX:
             self._logged.add(kind)
-            logger.warning("%s (further ones of this kind are not logged)", failed, exc_info=cause)
+            logger.warning("%s (further ones of this kind are not logged)", failed, exc_info=exc_info_of(cause))
 
     def _run_decider(self, command: PackedCommand, aggregate: Aggregate) -> list[Event] | Rejected:
         """Validate the payload and run the decide handler, whose exceptions do not affect other commands."""

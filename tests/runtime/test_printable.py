@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayfold.runtime.printable import printable, printable_json, printable_lines, printable_log
+from rayfold.runtime.printable import exc_info_of, printable, printable_json, printable_lines, printable_log
 
 HOSTILE = [
     "\x1b]0;owned\x07",  # the title of the terminal
@@ -70,3 +70,34 @@ def test_a_line_of_a_log_and_the_trace_below_it_are_printable() -> None:
     assert "ValueError: \\x1b]0;owned\\x07\n" in text
     assert "\x1b" not in text
     assert len(log.filters) == 1
+
+
+class Endless(Exception):
+    """Delegates to what it has not, as a wrapper with a mistake does."""
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.wrapped, name)
+
+
+class Undecided(Exception):
+    """Cannot be asked whether it is true."""
+
+    def __bool__(self) -> bool:
+        raise ValueError("neither")
+
+
+@pytest.mark.parametrize("kind", [Endless, Undecided])
+def test_an_exception_that_cannot_be_shown_is_logged_all_the_same(kind: type[Exception]) -> None:
+    written = io.StringIO()
+    log = printable_log("rayfold.test.hostile")
+    log.propagate = False
+    log.addHandler(logging.StreamHandler(written))
+    try:
+        raise kind("what happened")
+    except kind as error:
+        log.exception("caught")
+        log.warning("handed in", exc_info=exc_info_of(error))
+    text = written.getvalue()
+    assert "caught\n" in text
+    assert "handed in\n" in text
+    assert text.count(kind.__name__) >= 2

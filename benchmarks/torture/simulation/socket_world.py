@@ -190,6 +190,7 @@ class ServingProcess(PartitionProcess):
             return b""
         commands = list(unpack_batch(blob))
         if self.sealed:
+            self._attempts.bar(client)
             return encode_answer([Fenced(f"partition {self._partition}", 0, 0)] * len(commands), batch_cost_s=0.0)
         elsewhere = {stream: Redirect(own.name) for stream, own in self.own_actors.items()}
         answers = self._decide(commands, {**self._loading(), **elsewhere})

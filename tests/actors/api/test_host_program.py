@@ -109,6 +109,10 @@ with BlockingRuntime(sys.argv[1], aggregates=[Account], projections=[Balances], 
                 print(name, "refused", "which has this runtime open" in str(error), flush=True)
             os._exit(0)
         os.waitpid(child, 0)
+    if (child := os.fork()) == 0:
+        raise ValueError("that nothing catches")
+    print("a child that raises ends well:", os.waitpid(child, 0)[1] == 0, flush=True)
+    print("hooks", sys.excepthook is sys.__excepthook__, os.environ.get("PYTHONBREAKPOINT"), flush=True)
     if os.fork() == 0:
         bank.stop()
         sys.exit("the child has ended")  # in an orderly way, with what Python does at exit
@@ -195,6 +199,9 @@ def test_two_runtimes_in_one_program_end_independently(tmp_path: Path) -> None:
 def test_a_forked_child_is_refused_at_once_and_its_end_takes_nothing_from_its_parent(tmp_path: Path) -> None:
     *refused, child, version = output_of(FORKS, tmp_path / "data").splitlines() + [""]
     lines = [*refused, child]
+    assert "a child that raises ends well: False" in lines
+    assert "ValueError: that nothing catches" in lines
+    assert "hooks True None" in lines
     assert lines[:5] == [f"{use} refused True" for use in ("execute", "ask", "history", "status", "subscribe")]
     assert "2" in lines, version
     assert "the child has ended" in lines

@@ -279,6 +279,30 @@ def waiting_in(running: BlockingRuntime, operation: str) -> bool:
     return any(operation in repr(task.get_coro()) for task in asyncio.all_tasks(running._loop))
 
 
+class Alarm(TimeoutError):
+    """What the program's own limit of time raises."""
+
+
+def ring(number: int, frame: object) -> None:
+    raise Alarm("the program's limit")
+
+
+def test_a_limit_of_the_programs_own_ends_a_call_that_waits(bank: Bank, tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        with BlockingRuntime(tmp_path / "data", aggregates=[Account], projections=[Balances]) as running:
+            running.execute(Account, "alice", Open(owner="Alice"))
+            [projector] = running.status().projectors
+            assert projector.pid is not None
+            os.kill(projector.pid, signal.SIGSTOP)
+            signal.setitimer(signal.ITIMER_REAL, 0.5)
+            with pytest.raises(Alarm):
+                running.ask(Balances, BalanceOf(account="alice"), timeout_s=100)
+            os.kill(projector.pid, signal.SIGCONT)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_threads_that_wait_while_another_one_stops_the_runtime_are_told(bank: Bank, tmp_path: Path) -> None:
     running = BlockingRuntime(tmp_path / "data", aggregates=[Account], projections=[Balances]).start()
     running.execute(Account, "alice", Open(owner="Alice"))

@@ -211,6 +211,21 @@ def test_a_broken_seal_lets_it_go_on_with_everything_that_it_had(bank: Bank) -> 
     assert (deposited.position, deposited.version) == (2, 2)
 
 
+def test_what_is_behind_a_batch_that_was_turned_away_waits_until_that_is_sent_again(bank: Bank) -> None:
+    bank.on("a")
+    partition = bank.partition("a")
+    bank.open_account(partition, "alice")
+    blob = join([pack(Envelope(Account, "alice", Deposit(amount=5)))[1]])
+    seal(bank, partition)
+    assert partition.execute(b"c" * 16, 2, 1, blob)  # turned away
+    told(partition.unseal(bank.id_of("b"), SEALED))
+    assert partition.execute(b"c" * 16, 3, 2, blob) == b""
+    with pytest.raises(InvalidMessage):
+        partition.execute(b"c" * 16, 4, 0, b"\xc1 no batch")
+    assert partition.execute(b"c" * 16, 5, 4, blob) == b""
+    assert partition.execute(b"c" * 16, 6, 0, blob)
+
+
 def test_after_the_map_is_written_the_old_home_can_not_be_opened_and_the_seal_not_be_broken(bank: Bank) -> None:
     bank.on("a")
     partition = bank.partition("a")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import pickle
 import threading
@@ -43,6 +44,13 @@ class Seen(Query[list[int]]):
     """The positions that were projected, in the order they were."""
 
 
+@dataclasses.dataclass(frozen=True)
+class FrozenFailure(Exception):
+    """Takes no other trace, nor anything else."""
+
+    what: str
+
+
 class Ask(Query[int]):
     """Answered by raising what it is told to."""
 
@@ -78,6 +86,8 @@ class Diary(Projection):
             raise SystemExit(1)
         if query.how == "rejected":
             raise Rejected("no_answer", why="shy")
+        if query.how == "frozen":
+            raise FrozenFailure("cold")
         raise LookupError("nothing found")
 
 
@@ -425,14 +435,17 @@ def test_a_failing_answer_fails_no_neighbour(log: FaultyLog, records: list[bytes
         packed(Ask(how="fail")),
         packed(Ask(how="exit")),
         packed(Ask(how="rejected")),
+        packed(Ask(how="frozen")),
         packed(Seen())._replace(name="Heard"),
         packed(Ask(how="fail"))._replace(payload=b"\x80"),
         packed(Seen()),
     ]
-    first, failed, left, rejected, unknown, invalid, last = read_model.answer(asked, list)
+    first, failed, left, rejected, frozen, unknown, invalid, last = read_model.answer(asked, list)
     assert first == last == list(range(1, 11))
     assert isinstance(failed, HandlerFailed)
     assert str(failed) == "Diary @answer failed on Ask: LookupError: nothing found"
+    assert isinstance(frozen, HandlerFailed)
+    assert str(frozen).startswith("Diary @answer failed on Ask: FrozenFailure")
     assert isinstance(left, HandlerFailed)
     assert str(left) == "Diary @answer failed on Ask: SystemExit: 1"
     assert isinstance(rejected, Rejected)
