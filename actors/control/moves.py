@@ -276,9 +276,11 @@ class PartitionMoves:
             statement = await self._custody(partition, to, sealed.head)
         except RayfoldError as error:
             raise Unavailable(f"partition {partition}", _not_confirmed(name, trouble or error)) from error
-        opened = not statement.tenure.successor and statement.tenure.epoch > sealed.epoch
+        opened = not statement.write_ownership.successor and statement.write_ownership.epoch > sealed.epoch
         if not opened or statement.chains.get(sealed.head) != sealed.chain:
-            what = trouble or f"its log there has epoch {statement.tenure.epoch} and ends at {statement.head:,}"
+            what = (
+                trouble or f"its log there has epoch {statement.write_ownership.epoch} and ends at {statement.head:,}"
+            )
             raise Unavailable(f"partition {partition}", _not_confirmed(name, what))
 
     async def _call_off(self, partition: int, present: PartitionInstance, successor: str, epoch: int) -> None:
@@ -297,12 +299,12 @@ class PartitionMoves:
 
     async def _unseal_if_sealed(self, partition: int, seated: PartitionInstance, successor: str = "") -> None:
         """The partition goes on where it was, unless it has moved. `successor`: not if it is sealed for another one."""
-        tenure = (await self._custody(partition, seated.node_id)).tenure
-        if not successor or tenure.successor in (
+        write_ownership = (await self._custody(partition, seated.node_id)).write_ownership
+        if not successor or write_ownership.successor in (
             "",
             successor,
         ):  # one that released a log and could not seal it has to open it, too
-            await self._unseal(partition, seated, tenure.successor, tenure.epoch)
+            await self._unseal(partition, seated, write_ownership.successor, write_ownership.epoch)
 
     async def _unseal(self, partition: int, seated: PartitionInstance, successor: str, epoch: int) -> None:
         """Raises `Sealed` if it has moved; then the map of its old home is known."""

@@ -26,7 +26,7 @@ __all__ = ["Activation"]
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """One tenure of the log: its writer, and everything that exists as long as it is open."""
+    """One write ownership of the log: its writer, and everything that exists as long as it is open."""
 
     log: LmdbLog
     loop: WriteLoop

@@ -45,7 +45,7 @@ from ...runtime.encoding.outcome import Answered, Redirect, RetryAfter, encode_a
 from ...runtime.errors import Fenced, HandlerFailed, RayfoldError, Refusal, Sealed, StoreError
 from ...runtime.in_hand import DEATHS_MAX, KEY_BYTES, REFUSED_S, Fallen, InHand
 from ...runtime.log.contract import Snapshot
-from ...runtime.log.sealing import Seal, Tenure
+from ...runtime.log.sealing import Seal, WriteOwnership
 from ...runtime.log.writer import LmdbLog
 from ...runtime.printable import printable_log
 from ...runtime.receipt import Receipt
@@ -432,7 +432,7 @@ class PartitionActor:
 
     @ray.method
     @replies
-    def hand_over(self, successor: str, epoch: int, version: int) -> Tenure:
+    def hand_over(self, successor: str, epoch: int, version: int) -> WriteOwnership:
         """Make the seal of this epoch final: the step of a move that counts. Since when the successor has the
         partition. Safe to repeat."""
         with self._writing:

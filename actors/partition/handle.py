@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from ...runtime.log.sealing import Seal, Tenure
+from ...runtime.log.sealing import Seal, WriteOwnership
 from ...runtime.write.residents import SavedResident
 from ..cluster.rpc import Method, Reply
 from .status_records import PartitionAnswer
@@ -39,7 +39,7 @@ class PartitionHandle(Protocol):
     @property
     def seal(self) -> Method[Reply[Seal], str]: ...
     @property
-    def hand_over(self) -> Method[Reply[Tenure], str, int, int]: ...
+    def hand_over(self) -> Method[Reply[WriteOwnership], str, int, int]: ...
     @property
     def unseal(self) -> Method[Reply[None], str, int]: ...
     @property

@@ -1,8 +1,8 @@
 """LogOwner: whether a partition's actor has the log, and how it gives it up for another node.
 
 Beside step [3], in the actor of a partition (`actor.py`). The actor opens its log at the first call and serves; to give
-it up it closes it, and changes its tenure (`sealing.py`), which decides. What is known here is only what this process
-has done; every change is decided by the log, in one transaction.
+it up it closes it, and changes its write ownership (`sealing.py`), which decides. What is known here is only what this
+process has done; every change is decided by the log, in one transaction.
 
 Rule kept here: what comes too late changes nothing. A seal that was broken is not made final, one that is final is not
 broken, and an actor that serves is not disturbed by either.
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from ...runtime.errors import Sealed
-from ...runtime.log.sealing import CALLED_OFF, Seal, Sealable, Tenure, break_seal, hand_over, seal
+from ...runtime.log.sealing import CALLED_OFF, Seal, Sealable, WriteOwnership, break_seal, hand_over, seal
 from ...runtime.store.partition_map import PartitionMap
 
 __all__ = ["LogOwner"]
@@ -70,7 +70,7 @@ class LogOwner:
             self._with_log(lambda log: break_seal(log, successor, epoch))
             self.released = False
 
-    def hand_over(self, successor: str, epoch: int, version: int) -> Tenure:
+    def hand_over(self, successor: str, epoch: int, version: int) -> WriteOwnership:
         """Make the seal of this epoch final: the partition is at home on `successor` from this version of the map on,
         or from a later one. Safe to repeat. Raises `Sealed` if the move was called off."""
         if self._serves():
@@ -80,7 +80,7 @@ class LogOwner:
 
     def _with_log(self, change: Callable[[OwnedLog], Result]) -> Result:
         self._let_go()
-        assert not self._serves(), "the tenure of a log changes while no process writes it"
+        assert not self._serves(), "the write ownership of a log changes while no process writes it"
         log = self._open_log()
         try:
             return change(log)

@@ -56,7 +56,7 @@ from .format import (
 )
 from .holdings import Kinds, as_holdings, holdings_in, kinds_of
 from .index_buffer import GROUPS, decode_indexed, group_of
-from .sealing import Tenure, chain_at, decode_seal
+from .sealing import WriteOwnership, chain_at, decode_seal
 from .segment import LogSegment, read_log_segment
 
 __all__ = ["HOLDINGS_SINCE", "LmdbReader"]
@@ -153,16 +153,18 @@ class LmdbReader:
 
     def successor(self) -> str:
         """The node for which the log is sealed (`sealing.py`); empty if it is not."""
-        return self.tenure().successor
+        return self.write_ownership().successor
 
-    def tenure(self) -> Tenure:
+    def write_ownership(self) -> WriteOwnership:
         """The right to write the log, as stored in it (`sealing.py`)."""
-        return self.environment.read(self.tenure_in)
+        return self.environment.read(self.write_ownership_in)
 
-    def tenure_in(self, transaction: lmdb.Transaction[bytes]) -> Tenure:
-        """`tenure`, as this transaction sees it."""
+    def write_ownership_in(self, transaction: lmdb.Transaction[bytes]) -> WriteOwnership:
+        """`write_ownership`, as this transaction sees it."""
         stored, epoch = transaction.get(META_SEAL, db=self.environment.database(META)), self.epoch_in(transaction)
-        return Tenure(epoch) if stored is None else decode_seal(epoch, decode_meta(META_SEAL, stored, self.name))
+        return (
+            WriteOwnership(epoch) if stored is None else decode_seal(epoch, decode_meta(META_SEAL, stored, self.name))
+        )
 
     def end(self) -> tuple[int, bytes]:
         """Position and chain link of the last event; they stand for the whole history."""

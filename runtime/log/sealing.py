@@ -32,7 +32,7 @@ __all__ = [
     "CALLED_OFF",
     "Seal",
     "Sealable",
-    "Tenure",
+    "WriteOwnership",
     "activated",
     "break_seal",
     "chain_at",
@@ -45,7 +45,7 @@ CALLED_OFF: Final = "it is not handed over: this move was called off, and the pa
 """What a late call is answered that would make a seal final which was broken."""
 
 
-class Tenure(NamedTuple):
+class WriteOwnership(NamedTuple):
     """The right to write a log, as stored in the log itself."""
 
     epoch: int = 0
@@ -76,9 +76,9 @@ class Sealable(Protocol):
         """What errors call the log."""
         ...
 
-    def change_tenure(self, change: Callable[[Tenure], Tenure]) -> Tenure:
-        """Replace the log's tenure by what `change` makes of it, in one durable transaction; nothing is stored if it
-        raises. Returns the new one."""
+    def change_write_ownership(self, change: Callable[[WriteOwnership], WriteOwnership]) -> WriteOwnership:
+        """Replace the log's write ownership by what `change` makes of it, in one durable transaction; nothing is stored
+        if it raises. Returns the new one."""
         ...
 
     def end(self) -> tuple[int, bytes]:
@@ -86,8 +86,8 @@ class Sealable(Protocol):
         ...
 
 
-def _refused(name: str, present: Tenure) -> Sealed:
-    """The error for what this tenure does not allow."""
+def _refused(name: str, present: WriteOwnership) -> Sealed:
+    """The error for what this write ownership does not allow."""
     if not present.successor:
         return Sealed(name, "", CALLED_OFF)
     if present.since:
@@ -95,8 +95,8 @@ def _refused(name: str, present: Tenure) -> Sealed:
     return Sealed(name, present.successor, f"sealed for a move to {present.successor}; nothing is appended to it here")
 
 
-def activated(present: Tenure, name: str) -> Tenure:
-    """The tenure of the next activation. Raises `Sealed`."""
+def activated(present: WriteOwnership, name: str) -> WriteOwnership:
+    """The write ownership of the next activation. Raises `Sealed`."""
     if present.successor:
         raise _refused(name, present)
     return present._replace(epoch=present.epoch + 1)
@@ -109,12 +109,12 @@ def seal(log: Sealable, successor: str) -> Seal:
     Raises `Sealed` if it is sealed for another or was handed over, and what writing raises.
     """
 
-    def change(present: Tenure) -> Tenure:
+    def change(present: WriteOwnership) -> WriteOwnership:
         if present.successor not in ("", successor) or present.since:
             raise _refused(log.name, present)
-        return present if present.successor else Tenure(present.epoch + 1, successor)
+        return present if present.successor else WriteOwnership(present.epoch + 1, successor)
 
-    sealed = log.change_tenure(change)
+    sealed = log.change_write_ownership(change)
     assert sealed.successor == successor
     assert not sealed.since, "a log that was handed over is not sealed again"
     return Seal(sealed.epoch, *log.end())
@@ -127,56 +127,58 @@ def break_seal(log: Sealable, successor: str, epoch: int) -> None:
     Raises `Sealed` if it was handed over, or is sealed for another move.
     """
 
-    def change(present: Tenure) -> Tenure:
+    def change(present: WriteOwnership) -> WriteOwnership:
         if present.successor and (present.since or (present.successor, present.epoch) != (successor, epoch)):
             raise _refused(log.name, present)
         return present._replace(successor="")
 
-    log.change_tenure(change)
+    log.change_write_ownership(change)
 
 
-def hand_over(log: Sealable, successor: str, epoch: int, since: int) -> Tenure:
+def hand_over(log: Sealable, successor: str, epoch: int, since: int) -> WriteOwnership:
     """Make the seal of this epoch final: the partition is at home on `successor` from version `since` of the map on.
-    Returns the tenure; of a log that was handed over before, the one of that time.
+    Returns the write ownership; of a log that was handed over before, the one of that time.
 
     Raises `Sealed` if the seal was broken meanwhile, or is another one.
     """
 
-    def change(present: Tenure) -> Tenure:
+    def change(present: WriteOwnership) -> WriteOwnership:
         if (present.successor, present.epoch) != (successor, epoch):
             raise _refused(log.name, present)
         return present if present.since else present._replace(since=since)
 
-    return log.change_tenure(change)
+    return log.change_write_ownership(change)
 
 
 def continue_epochs(log: Sealable, epoch: int) -> None:
     """Have a copy count its epochs on from those of the log that it was made of. Never back."""
-    log.change_tenure(lambda present: present._replace(epoch=max(present.epoch, epoch)))
+    log.change_write_ownership(lambda present: present._replace(epoch=max(present.epoch, epoch)))
 
 
 # --- in LMDB ------------------------------------------------------------------------------------------------------
 
 
-def put_tenure(transaction: lmdb.Transaction[bytes], meta: lmdb._Database, tenure: Tenure) -> None:
+def put_write_ownership(
+    transaction: lmdb.Transaction[bytes], meta: lmdb._Database, write_ownership: WriteOwnership
+) -> None:
     """Store who may write."""
-    transaction.put(META_EPOCH, encode_meta(META_EPOCH, tenure.epoch.to_bytes(8, "big")), db=meta)
-    if tenure.successor:
-        transaction.put(META_SEAL, encode_meta(META_SEAL, encode_seal(tenure)), db=meta)
+    transaction.put(META_EPOCH, encode_meta(META_EPOCH, write_ownership.epoch.to_bytes(8, "big")), db=meta)
+    if write_ownership.successor:
+        transaction.put(META_SEAL, encode_meta(META_SEAL, encode_seal(write_ownership)), db=meta)
     else:
         transaction.delete(META_SEAL, db=meta)
 
 
-def encode_seal(tenure: Tenure) -> bytes:
+def encode_seal(write_ownership: WriteOwnership) -> bytes:
     """The successor, and, once it is final, a zero byte and the version. An earlier release takes all of it for the
     name of the successor, and refuses the log just the same."""
-    return tenure.successor.encode() + (b"\0%d" % tenure.since if tenure.since else b"")
+    return write_ownership.successor.encode() + (b"\0%d" % write_ownership.since if write_ownership.since else b"")
 
 
-def decode_seal(epoch: int, stored: bytes) -> Tenure:
+def decode_seal(epoch: int, stored: bytes) -> WriteOwnership:
     """What `encode_seal` made."""
     successor, _, since = stored.partition(b"\0")
-    return Tenure(epoch, successor.decode(errors="replace"), int(since or 0))
+    return WriteOwnership(epoch, successor.decode(errors="replace"), int(since or 0))
 
 
 def chain_at(log: Reader, position: int) -> bytes:

@@ -44,7 +44,7 @@ from .holdings import checked_shapes, holdings_in, put_holdings
 from .index_buffer import IndexBuffer, encode_indexed, unindexed_entries
 from .plan import Pair, Plan, Tail, plan
 from .reader import LmdbReader
-from .sealing import Tenure, activated, put_tenure
+from .sealing import WriteOwnership, activated, put_write_ownership
 from .segment import LogSegment, put_segment
 from .upgrade import upgrade
 
@@ -81,21 +81,24 @@ class LmdbLog(LmdbReader):
             return self.environment.write(self._activate)
 
     def _activate(self, transaction: lmdb.Transaction[bytes]) -> int:
-        tenure, meta = activated(self.tenure_in(transaction), self.name), self.environment.database(META)
+        write_ownership, meta = (
+            activated(self.write_ownership_in(transaction), self.name),
+            self.environment.database(META),
+        )
         indexed, kinds, secret = self.indexed_in(transaction), self.kinds_in(transaction), self.secret_in(transaction)
         upgrade(transaction, meta, indexed, kinds, secret)
         self._learn(transaction, self._head(transaction))
-        put_tenure(transaction, meta, tenure)
-        return tenure.epoch
+        put_write_ownership(transaction, meta, write_ownership)
+        return write_ownership.epoch
 
-    def change_tenure(self, change: Callable[[Tenure], Tenure]) -> Tenure:
+    def change_write_ownership(self, change: Callable[[WriteOwnership], WriteOwnership]) -> WriteOwnership:
         """Replace who may write the log, in one durable transaction; see `sealing.py`."""
 
-        def put(transaction: lmdb.Transaction[bytes]) -> Tenure:
-            present = self.tenure_in(transaction)
+        def put(transaction: lmdb.Transaction[bytes]) -> WriteOwnership:
+            present = self.write_ownership_in(transaction)
             changed = change(present)
             if changed != present:
-                put_tenure(transaction, self.environment.database(META), changed)
+                put_write_ownership(transaction, self.environment.database(META), changed)
             return changed
 
         with self._writing:

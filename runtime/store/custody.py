@@ -19,7 +19,7 @@ import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from ..log.sealing import Tenure
+from ..log.sealing import WriteOwnership
 
 __all__ = ["ARRIVING", "CopyFacts", "Custody", "copy_name", "partition_in", "retired_name", "why_kept"]
 
@@ -42,7 +42,7 @@ class CopyFacts(NamedTuple):
     name: str
     """Of its folder in the share."""
     partition: int
-    tenure: Tenure
+    write_ownership: WriteOwnership
     head: int
     chain: bytes
     """Of the event at its head."""
@@ -55,7 +55,7 @@ class Custody(NamedTuple):
     node_id: str
     since: int
     """The version of the map from which on the partition is at home there."""
-    tenure: Tenure
+    write_ownership: WriteOwnership
     head: int
     chains: Mapping[int, bytes]
     """The chain links at the positions that were asked for, as far as the log has them."""
@@ -74,7 +74,7 @@ def partition_in(name: str) -> int | None:
 
 def retired_name(copy: CopyFacts, taken: set[str]) -> str:
     """What a copy is called when another one takes its place: a name that is not taken."""
-    name = copy_name(copy.partition, f"{RETIRED}{copy.tenure.epoch}")
+    name = copy_name(copy.partition, f"{RETIRED}{copy.write_ownership.epoch}")
     free = (name if number == 0 else f"{name}.{number}" for number in range(len(taken) + 1))
     return next(one for one in free if one not in taken)
 
@@ -83,10 +83,10 @@ def why_kept(copy: CopyFacts, home: Custody) -> str:
     """Why a copy must not be removed on this statement; empty if it may be."""
     if copy.partition != home.partition:
         return f"the statement is about partition {home.partition}"
-    if home.tenure.successor:
+    if home.write_ownership.successor:
         return "the log of its home is sealed: it is about to move"
-    if home.tenure.epoch <= copy.tenure.epoch:
-        return f"the log of its home has epoch {home.tenure.epoch}, which is not later than {copy.tenure.epoch}"
+    if (present := home.write_ownership.epoch) <= (earlier := copy.write_ownership.epoch):
+        return f"the log of its home has epoch {present}, which is not later than {earlier}"
     if home.chains.get(copy.head) != copy.chain:
         return f"the log of its home does not hold its {copy.head:,} events: it ends at {home.head:,}, or differs"
     return ""

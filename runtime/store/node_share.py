@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from ..errors import Damaged, Sealed, StoreError, StoreMismatch, StoreMissing
-from ..log.sealing import Seal, Sealable, Tenure, continue_epochs
+from ..log.sealing import Seal, Sealable, WriteOwnership, continue_epochs
 from ..log.segment import LogSegment
 from ..printable import printable_log
 from ..stream import OLD_PLACEMENT
@@ -161,7 +161,7 @@ class NodeShare:
             store_map = self.with_hand_overs(share.map)
             return ShareFacts(store.store_id, store.partitions, store_map, False, False, store.placement)
         logs = [one for one in self.copies() if one.name == copy_name(one.partition)]
-        used = any(one.head or one.tenure.epoch for one in logs)
+        used = any(one.head or one.write_ownership.epoch for one in logs)
         whole = len(logs) == store.partitions
         return ShareFacts(store.store_id, store.partitions, None, whole, used, store.placement)
 
@@ -217,9 +217,11 @@ class NodeShare:
         """A map, with what the logs here have decided and it does not know yet."""
         for partition in known.at_home_on(self._node_id):
             present = self._look(copy_name(partition))
-            if present is not None and present.tenure.since > known.since[partition]:
-                tenure = present.tenure
-                known = known.with_home(partition, tenure.successor, since=tenure.since, epoch=tenure.epoch)
+            if present is not None and present.write_ownership.since > known.since[partition]:
+                write_ownership = present.write_ownership
+                known = known.with_home(
+                    partition, write_ownership.successor, since=write_ownership.since, epoch=write_ownership.epoch
+                )
         return known
 
     def _replace_unused(self, present: Share, known: PartitionMap) -> None:
@@ -234,9 +236,9 @@ class NodeShare:
         raises the error: nothing is made in its place."""
         name = copy_name(partition)
         present = self._look(name)
-        if not epoch or (present is not None and present.tenure.epoch >= epoch):
+        if not epoch or (present is not None and present.write_ownership.epoch >= epoch):
             return
-        copies = [one for one in self.copies(partition) if one.tenure == Tenure(epoch)]
+        copies = [one for one in self.copies(partition) if one.write_ownership == WriteOwnership(epoch)]
         if not copies:
             return
         if present is not None:
@@ -265,12 +267,12 @@ class NodeShare:
         present = self._look(name)
         if share.map is None or partition in share.store.away:
             raise StoreMismatch(str(self._disk.path), f"partition {partition} is not at home here", "ask its home")
-        if present is None or present.tenure.epoch < share.map.epochs[partition]:
+        if present is None or present.write_ownership.epoch < share.map.epochs[partition]:
             what = f"the log of partition {partition}, which is at home here, is not"
             raise StoreMismatch(str(self._disk.path), what, "look for it under another name, or restore a backup")
         chains = {at: self._disk.chain_at(name, at) for at in set(positions) if at <= present.head}
         since = share.map.since[partition]
-        return Custody(partition, self._node_id, since, present.tenure, present.head, chains)
+        return Custody(partition, self._node_id, since, present.write_ownership, present.head, chains)
 
     def discard(self, name: str, home: Custody) -> str:
         """Remove a copy on the statement of the partition's home. Returns why it is kept, if it is."""

@@ -36,7 +36,7 @@ from pathlib import Path
 from ..durable_files import fsync_folder
 from ..errors import StorageFailed, StoreMismatch
 from ..log.folder import open_log
-from ..log.sealing import Tenure, chain_at
+from ..log.sealing import WriteOwnership, chain_at
 from ..log.segment import LogSegment
 from ..log.writer import LmdbLog
 from ..private import make_private_folder
@@ -141,7 +141,7 @@ class FolderDisk:
         try:
             partition = partition_in(name)
             assert partition is not None
-            return CopyFacts(name, partition, reader.tenure(), *reader.end())
+            return CopyFacts(name, partition, reader.write_ownership(), *reader.end())
         finally:
             reader.close()
 
@@ -190,8 +190,8 @@ class _Copy:
         self.name = log.name
         self._log = log
 
-    def change_tenure(self, change: Callable[[Tenure], Tenure]) -> Tenure:
-        return self._log.change_tenure(change)
+    def change_write_ownership(self, change: Callable[[WriteOwnership], WriteOwnership]) -> WriteOwnership:
+        return self._log.change_write_ownership(change)
 
     def end(self) -> tuple[int, bytes]:
         return self._log.end()

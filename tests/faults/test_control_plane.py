@@ -35,7 +35,7 @@ from rayfold.benchmarks.torture.simulation.control_world import (
     Fault,
     Story,
 )
-from rayfold.runtime.log.sealing import Seal, Tenure
+from rayfold.runtime.log.sealing import Seal, WriteOwnership
 from rayfold.runtime.store.custody import ARRIVING, CopyFacts, Custody
 from rayfold.runtime.store.node_share import NodeShare
 from rayfold.runtime.store.partition_map import PartitionMap
@@ -106,7 +106,7 @@ class TidiesByItsOwnMap(NodeShare):
 
     def leftovers(self) -> list[CopyFacts]:
         for one in super().leftovers():
-            if one.name.endswith(ARRIVING) or one.tenure.successor:
+            if one.name.endswith(ARRIVING) or one.write_ownership.successor:
                 self._disk.remove(one.name)
         return super().leftovers()
 
@@ -117,7 +117,7 @@ class RemovesWhatIsSealed(NodeShare):
 
     def discard(self, name: str, home: Custody) -> str:
         copy = self._look(name)
-        if copy is not None and copy.tenure.successor:
+        if copy is not None and copy.write_ownership.successor:
             self._disk.remove(name)
         return ""
 
@@ -126,7 +126,7 @@ class RemovesBeforeItWasOpened(NodeShare):
     """The epochs are not compared."""
 
     def discard(self, name: str, home: Custody) -> str:
-        return super().discard(name, home._replace(tenure=home.tenure._replace(epoch=1 << 40)))
+        return super().discard(name, home._replace(write_ownership=home.write_ownership._replace(epoch=1 << 40)))
 
 
 class MakesAStoreWithoutAsking(NodeAgents):
@@ -143,19 +143,21 @@ class EachMakesItsOwnStore(NodeAgents):
 class BreaksFinalSeals(LogOwner):
     def unseal(self, successor: str, epoch: int) -> None:
         if not self._serves():
-            self._with_log(lambda log: log.change_tenure(lambda present: Tenure(present.epoch)))
+            self._with_log(lambda log: log.change_write_ownership(lambda present: WriteOwnership(present.epoch)))
             self.released = False
 
 
 class HandsOverWhateverTheSeal(LogOwner):
-    def hand_over(self, successor: str, epoch: int, version: int) -> Tenure:
+    def hand_over(self, successor: str, epoch: int, version: int) -> WriteOwnership:
         since = max(version, self._map_here().version + 1)
-        return self._with_log(lambda log: log.change_tenure(lambda present: Tenure(present.epoch, successor, since)))
+        return self._with_log(
+            lambda log: log.change_write_ownership(lambda present: WriteOwnership(present.epoch, successor, since))
+        )
 
 
 class OpensSealedLogs(OpenLog):
     def activate(self) -> int:
-        return self.change_tenure(lambda present: present._replace(epoch=present.epoch + 1)).epoch
+        return self.change_write_ownership(lambda present: present._replace(epoch=present.epoch + 1)).epoch
 
 
 class ForgetsWhatItsLogsDecided(NodeShare):

@@ -221,7 +221,7 @@ def _seen(bank: ClusterBank, move: _Move) -> Iterator[Callable[[str], bool]]:
             "copying": lambda: arriving_path(new, partition).exists() or maps(old),
             "sealed": lambda: bool(reader.successor()),
             "copied": lambda: bool(reader.successor()),
-            "handed over": lambda: bool(reader.tenure().since),
+            "handed over": lambda: bool(reader.write_ownership().since),
             "committed": lambda: maps(old),
             "given": lambda: maps(new),
             "left": lambda: maps(old) and not log.exists(),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from rayfold.runtime.errors import Damaged, Fenced, StoreMissing
-from rayfold.runtime.log.sealing import Tenure, activated
+from rayfold.runtime.log.sealing import WriteOwnership, activated
 from rayfold.runtime.store.custody import CopyFacts, copy_name, partition_in
 from rayfold.runtime.store.node_share import Share
 from rayfold.runtime.store.partition_map import PartitionMap
@@ -39,7 +39,7 @@ class File:
 
     def __init__(self, identity: str) -> None:
         self.identity = identity
-        self.tenure = Tenure()
+        self.write_ownership = WriteOwnership()
         self.values: list[int] = []
 
 
@@ -69,22 +69,26 @@ class OpenLog:
         self.file = file
         self._disk = disk
 
-    def change_tenure(self, change: Callable[[Tenure], Tenure]) -> Tenure:
-        def effect() -> Tenure:
-            self.file.tenure = change(self.file.tenure)
-            return self.file.tenure
+    def change_write_ownership(self, change: Callable[[WriteOwnership], WriteOwnership]) -> WriteOwnership:
+        def effect() -> WriteOwnership:
+            self.file.write_ownership = change(self.file.write_ownership)
+            return self.file.write_ownership
 
-        changed = change(self.file.tenure)  # what is refused is not written
-        return self.file.tenure if changed == self.file.tenure else self._disk.write(f"tenure of {self.name}", effect)
+        changed = change(self.file.write_ownership)  # what is refused is not written
+        return (
+            self.file.write_ownership
+            if changed == self.file.write_ownership
+            else self._disk.write(f"write ownership of {self.name}", effect)
+        )
 
     def activate(self) -> int:
         """Take the log over. Raises `Sealed`."""
-        return self.change_tenure(lambda present: activated(present, self.name)).epoch
+        return self.change_write_ownership(lambda present: activated(present, self.name)).epoch
 
     def append(self, epoch: int, value: int) -> None:
         """Raises `Fenced`."""
-        if self.file.tenure.epoch != epoch:
-            raise Fenced(self.name, epoch, self.file.tenure.epoch)
+        if self.file.write_ownership.epoch != epoch:
+            raise Fenced(self.name, epoch, self.file.write_ownership.epoch)
         self.file.values.append(value)
 
     def end(self) -> tuple[int, bytes]:
@@ -133,7 +137,7 @@ class Disk:
 
     def make(self, store_map: PartitionMap) -> None:
         """See `ShareDisk`. Raises `StoreMissing` in place of what the real one says of a store that was in use."""
-        if any(file.values or file.tenure.epoch for file in self.files.values()):
+        if any(file.values or file.write_ownership.epoch for file in self.files.values()):
             raise StoreMissing(str(self.path), "a store here was in use")
 
         def effect() -> None:
@@ -154,7 +158,7 @@ class Disk:
         file, partition = self.files.get(name), partition_in(name)
         if file is None or partition is None:
             return None
-        return CopyFacts(name, partition, file.tenure, len(file.values), chain_of(file.values))
+        return CopyFacts(name, partition, file.write_ownership, len(file.values), chain_of(file.values))
 
     def chain_at(self, name: str, position: int) -> bytes:
         return chain_of(self.files[name].values[:position])

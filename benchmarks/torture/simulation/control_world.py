@@ -36,7 +36,7 @@ from rayfold.actors.partition.log_owner import LogOwner
 from rayfold.actors.settings import Settings
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.errors import RayfoldError, Sealed, StorageFailed, StoreError, Unavailable
-from rayfold.runtime.log.sealing import Seal, Tenure
+from rayfold.runtime.log.sealing import Seal, WriteOwnership
 from rayfold.runtime.store.custody import copy_name
 from rayfold.runtime.store.node_share import NodeShare, check_epoch, check_home
 from rayfold.runtime.store.partition_map import PartitionMap
@@ -198,7 +198,7 @@ class _PartitionProcess(Process):
         return self.owner.seal(successor)
 
     @replies
-    def hand_over(self, successor: str, epoch: int, version: int) -> Tenure:
+    def hand_over(self, successor: str, epoch: int, version: int) -> WriteOwnership:
         return self.owner.hand_over(successor, epoch, version)
 
     @replies
@@ -259,7 +259,7 @@ class _PartitionProcess(Process):
         store_map, name = self._map_here(), copy_name(self.partition)
         check_home(store_map, self.partition, self.node.node_id)
         opened = self.node.disk.open_log(name, create=False)
-        check_epoch(store_map, self.partition, opened.file.tenure.epoch, name)
+        check_epoch(store_map, self.partition, opened.file.write_ownership.epoch, name)
         return self.world.build.log(self.node.disk, name, opened.file)
 
     def _let_go(self) -> None:
@@ -595,15 +595,15 @@ class ControlWorld:
         file = self.nodes[to].disk.files.get(copy_name(moved.partition))
         store_map = self.nodes[to].disk.map
         came_with = 0 if store_map is None else store_map.epochs[moved.partition]
-        opened = file is not None and not file.tenure.successor and file.tenure.epoch > came_with
+        opened = file is not None and not file.write_ownership.successor and file.write_ownership.epoch > came_with
         if file is None or not opened or not self._complete(file, moved.partition):
             self._wrong("a move reported success, and the new home has not opened its log")
 
     def _look_at_removal(self, partition: int, removed: File) -> None:
         """A copy is removed only once a later one was opened that has all that it has."""
         later = (
-            not file.tenure.successor
-            and file.tenure.epoch > removed.tenure.epoch
+            not file.write_ownership.successor
+            and file.write_ownership.epoch > removed.write_ownership.epoch
             and set(removed.values) <= set(file.values)
             for _, file in self._copies(partition)
             if file is not removed
@@ -636,7 +636,7 @@ class ControlWorld:
                 if isinstance(record.process, _PartitionProcess)
                 and record.process.partition == partition
                 and record.process.log is not None
-                and record.process.epoch == record.process.log.file.tenure.epoch
+                and record.process.epoch == record.process.log.file.write_ownership.epoch
             ]
             if len(writers) > 1:
                 self._wrong(f"partition {partition} can be written by two: {sorted(writers)}")

@@ -10,7 +10,7 @@ import pytest
 from rayfold.runtime.errors import Fenced, Sealed
 from rayfold.runtime.log.folder import open_log, open_reader
 from rayfold.runtime.log.format import CHAIN_START
-from rayfold.runtime.log.sealing import Seal, Tenure, break_seal, chain_at, continue_epochs, hand_over, seal
+from rayfold.runtime.log.sealing import Seal, WriteOwnership, break_seal, chain_at, continue_epochs, hand_over, seal
 from rayfold.runtime.log.writer import LmdbLog
 from tests.runtime.log.appends import ALICE, amounts_of, deposits
 
@@ -77,12 +77,16 @@ def test_a_seal_that_was_made_final_is_never_broken_and_one_that_was_broken_is_n
     second = seal(log, "node-1")
     with pytest.raises(Sealed):
         hand_over(log, "node-1", first.epoch, since=7)
-    assert hand_over(log, "node-1", second.epoch, since=8) == Tenure(second.epoch, "node-1", 8)
-    assert hand_over(log, "node-1", second.epoch, since=9) == log.tenure() == Tenure(second.epoch, "node-1", 8)
+    assert hand_over(log, "node-1", second.epoch, since=8) == WriteOwnership(second.epoch, "node-1", 8)
+    assert (
+        hand_over(log, "node-1", second.epoch, since=9)
+        == log.write_ownership()
+        == WriteOwnership(second.epoch, "node-1", 8)
+    )
     for late in (lambda: break_seal(log, "node-1", second.epoch), lambda: seal(log, "node-1"), log.activate):
         with pytest.raises(Sealed, match="partition 3: moved to node-1; nothing is appended to it here"):
             late()
-    assert log.tenure() == Tenure(second.epoch, "node-1", 8)
+    assert log.write_ownership() == WriteOwnership(second.epoch, "node-1", 8)
 
 
 def test_a_copy_counts_its_epochs_on_and_never_back(log: LmdbLog) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from rayfold.runtime.errors import Sealed, StoreMismatch, StoreMissing
 from rayfold.runtime.log.folder import open_log
-from rayfold.runtime.log.sealing import Tenure, hand_over, seal
+from rayfold.runtime.log.sealing import WriteOwnership, hand_over, seal
 from rayfold.runtime.log.segment import read_log_segment
 from rayfold.runtime.store.node_share import Share
 from rayfold.runtime.store.node_store import node_share, open_share
@@ -266,9 +266,9 @@ def test_an_old_log_is_renamed_when_the_partition_comes_back_and_never_overwritt
     hand(tmp_path, "b", "a", 2, since=3)
     place_share(folder(tmp_path, "a"), "a", there.with_home(2, "a", since=3, epoch=4))
     copies = node_share(folder(tmp_path, "a"), "a").copies(2)
-    assert [(one.name, one.head, one.tenure) for one in copies] == [
-        ("partition-00002", 2, Tenure(4)),
-        ("partition-00002.retired-2", 1, Tenure(2, "b", 2)),
+    assert [(one.name, one.head, one.write_ownership) for one in copies] == [
+        ("partition-00002", 2, WriteOwnership(4)),
+        ("partition-00002.retired-2", 1, WriteOwnership(2, "b", 2)),
     ]
     assert opened(tmp_path, "a").store.open_log(2).activate() == 5
 
@@ -295,7 +295,9 @@ def test_an_old_log_is_removed_once_its_home_states_that_it_has_gone_on_with_all
     assert old.discard("partition-00000", statement) == "it is the log of a partition that is at home here"
     withheld = {
         "the statement is about partition 1": statement._replace(partition=1),
-        "the log of its home is sealed: it is about to move": statement._replace(tenure=Tenure(3, "a")),
+        "the log of its home is sealed: it is about to move": statement._replace(
+            write_ownership=WriteOwnership(3, "a")
+        ),
         "the log of its home does not hold its 2 events: it ends at 3, or differs": statement._replace(chains={}),
         "the log of its home does not hold its 2 events: it ends at 1, or differs": statement._replace(
             head=1, chains={1: b"another"}

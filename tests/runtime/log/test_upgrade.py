@@ -120,7 +120,7 @@ STEPS: dict[str, tuple[Any, str]] = {
     "what it holds": (upgrade, "put_holdings"),
     "its secret": (upgrade, "put_secret"),
     "its format": (upgrade, "put_format"),
-    "its epoch": (writer, "put_tenure"),
+    "its epoch": (writer, "put_write_ownership"),
 }
 
 
