@@ -53,7 +53,7 @@ class Settings:
     30 MB. Beyond that, `Overloaded` at once."""
 
     silent_s: float = 15.0
-    """Of a system on several nodes: how long an actor may give no sign of life, while its node is up, before it is
+    """How long an actor of a system on several nodes may give no sign of life, while its node is up, before it is
     replaced. One that Ray is still starting is waited for, up to five minutes."""
 
     standing_check_share: float = 0.01

@@ -62,7 +62,7 @@ class Fallen(NamedTuple):
 
     key: bytes
     incarnation: bytes
-    """Of the process that ended last."""
+    """The incarnation of the process that ended last."""
     deaths: int
     stuck: bool
     """The process was ended because this took too long."""

@@ -28,7 +28,7 @@ class Receipt(NamedTuple):
     """In that log: the position of the command's last event. A read model that has come this far has it. Of a command
     without events: of the last event of its aggregate, on which it was decided; 0 if there is none."""
     version: int
-    """Of the stream, after the command's last event."""
+    """The version of the stream after the command's last event."""
     command_bytes: bytes
     """The command's id, as its 16 bytes."""
     repeated: bool = False

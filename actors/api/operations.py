@@ -108,7 +108,7 @@ class Operations:
         """On which it was started."""
         self._thread_name = ""
         self._secret: tuple[object, bytes] = (None, b"")
-        """Of whose tokens, and with what they are signed."""
+        """The owner of the tokens, and the secret that they are signed with."""
         _open_here.add(self)
         self._subscriptions = Subscriptions()
 

@@ -103,7 +103,7 @@ class Portal(_Caller):
         self._runtime = runtime
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = 0
-        """Of the event loop."""
+        """The id of the process that the event loop runs in."""
         self._thread: threading.Thread | None = None
         self._changing = threading.Lock()
         """Held while something is handed to the event loop, and while that is taken away."""

@@ -30,7 +30,8 @@ from .operations import Operations
 __all__ = ["PARTITIONS_DEFAULT", "Runtime"]
 
 PARTITIONS_DEFAULT: Final = 2
-"""Of a new store. The number is fixed for its life; two use two cores, and cost one process more than one does."""
+"""The partitions of a new store. The number is fixed for its life; two use two cores, and cost one process more
+than one does."""
 
 A = TypeVar("A", bound=Aggregate)
 P = TypeVar("P", bound=Projection)

@@ -39,7 +39,7 @@ __all__ = ["app", "main"]
 OK, DAMAGED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 PROBLEMS_SHOWN: Final = 50
-"""Of one partition on the screen; `--json` has all that were listed."""
+"""The problems of one partition that the screen shows; `--json` has all that were listed."""
 
 app = typer.Typer(
     name="rayfold",

@@ -122,7 +122,7 @@ class _Replica:
         self.number, self.actor = number, actor
         self.positions: dict[int, int] = {}
         self.incarnation = b""
-        """Of the process that has answered last."""
+        """The incarnation of the process that has answered last."""
         self.in_flight = 0
         self.left_out_until_s = 0.0
         self.batcher = batcher(self)

@@ -60,7 +60,7 @@ _FOUND_AT_ONCE: Final = 64
 """Own actors that are looked up before their commands go on: less than a tenth of a second."""
 
 _PARKED_BYTES_MAX: Final = 64 << 20
-"""Of all commands that are parked for that; their number is bounded by `Settings.in_flight_max`."""
+"""The size of all commands that are parked for that; their number is bounded by `Settings.in_flight_max`."""
 
 _BACKOFF_FIRST_S: Final = 0.02
 _BACKOFF_MAX_S: Final = 0.5
@@ -103,7 +103,7 @@ class Destination:
     def __init__(self, partition: int, name: str, transport: Any, start: Callable[[Destination, float], None]) -> None:
         self.partition = partition
         self.name = name
-        """Of an own actor; empty for a partition."""
+        """The name of an own actor; empty for a partition."""
         self.transport = transport
         """Its transport: not used here."""
         to = f"the queue to {name or f'partition {partition}'}"
@@ -121,7 +121,7 @@ class Destination:
         self.again = 0
         """Numbers the wait after which what is held is sent on; 0 while there is none."""
         self.cut_off = False
-        """Of an own actor: it was not lost, but this program's connection to the cluster was."""
+        """Whether an own actor was not lost, but this program's connection to the cluster was."""
         self.start = Schedule(0.0, partial(start, self))
         """Has what is put into the queue in the same moment leave together. Made once: it is needed for every batch."""
 

@@ -37,7 +37,7 @@ from .token import ensure_token
 __all__ = ["NODES_MAX", "LocalCluster", "LocalNode", "LocalNodes"]
 
 NODES_MAX: Final = 16
-"""Of a local cluster: each takes some 300 MB and a second of CPU to start. More of them show nothing new."""
+"""The nodes of a local cluster: each takes some 300 MB and a second of CPU to start. More of them show nothing new."""
 
 START_TIMEOUT_S: Final = 90.0
 """For one node to come up: 3 s on a quiet machine, and some 20 on one where everything else starts too."""
@@ -131,7 +131,7 @@ class LocalNodes:
     ) -> None:
         self.wanted = wanted
         self.port = port
-        """Of the head, at its next start; None for any, or the one that it had."""
+        """The port of the head at its next start; None for any, or the one that it had."""
         self.folder = Path(folder).absolute()
         folders = [self.folder / f"node-{number}" for number in range(len(known), wanted.nodes)]
         self.nodes = [*known, *(LocalNode(create_or_read_node(data, data.name), data) for data in folders)]

@@ -45,7 +45,7 @@ class Session:
     """The leader's start, in ticks since the machine was booted."""
     data_folder: str
     boot_id: str
-    """Of the machine, at that time: after a restart of the machine the same numbers are others."""
+    """The boot id of the machine at that time: after a restart of the machine the same numbers are others."""
 
     @classmethod
     def led_by(cls, pid: int, data_folder: Path) -> Session:

@@ -33,7 +33,7 @@ class NodeFacts(NamedTuple):
     """One node of a cluster, as Ray's directory has it now."""
 
     node_id: str
-    """Of its data folder: the same after every restart."""
+    """The id of its data folder: the same after every restart."""
     name: str
     ray_node_id: str
     """Ray's own id, which is another one after each start."""

@@ -184,7 +184,7 @@ def _ray_folder() -> str:
 
 
 _starting_mark = ""
-"""Of the start that is under way in this process; empty if none is."""
+"""The mark of the start that is under way in this process; empty if none is."""
 
 
 async def started_in_thread(start: Callable[[], T], stop: Callable[[T], None]) -> T:

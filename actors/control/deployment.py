@@ -68,7 +68,7 @@ class _Ahead(NamedTuple):
     running: Seats | None
     """None if nothing of that name was deployed."""
     store_id: str
-    """Of the store that the nodes have; empty if they have none."""
+    """The id of the store that the nodes have; empty if they have none."""
     without: tuple[str, ...]
     """Ids of the nodes that are down, and that a new store is made without."""
     prospect: Preview

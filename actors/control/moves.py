@@ -52,7 +52,7 @@ _NEARLY: Final = 2_000
 """Events that may be missing when the log is sealed: copied in some 20 ms."""
 
 _ROUNDS_MAX: Final = 50
-"""Of copying what came meanwhile. A log that grows faster than it is copied is sealed all the same."""
+"""How often what came meanwhile is copied. A log that grows faster than it is copied is sealed all the same."""
 
 _STALLED_MAX: Final = 5
 """Pieces that added nothing, one of which may be a copy of another history that was begun again."""

@@ -45,7 +45,7 @@ class PartitionInstance(NamedTuple):
     """In Ray; never used twice."""
     node_id: str
     generation: int
-    """Of the code that it runs."""
+    """The generation of the code that it runs."""
     actor: PartitionHandle
 
 

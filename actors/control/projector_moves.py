@@ -83,7 +83,7 @@ class ProjectorMoves:
         self._left = 0
         """How many moves there may still be, for these nodes; 0 as soon as nothing has to move."""
         self._not_before_s = 0.0
-        """Of the event loop's clock."""
+        """The earliest time of the next move, by the event loop's clock."""
 
     def is_due(self) -> bool:
         """Whether `step` may find something to do. Costs nothing."""

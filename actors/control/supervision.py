@@ -101,7 +101,7 @@ class Supervision(ActorSystem):
         self.cluster = cluster
         self.projections = self._projections()
         self._up_as: dict[str, str] = {}
-        """Of the nodes that are up: what Ray calls them since their last start."""
+        """The nodes that are up, with what Ray calls them since their last start."""
         self._gone_since: dict[str, datetime] = {}
         self.moves = PartitionMoves(self)
         self.replacements = Replacements(self, self.moves)

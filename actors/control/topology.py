@@ -23,7 +23,7 @@ class ServedParts(NamedTuple):
     """Who answers the queries to a projection."""
 
     version: int
-    """Of the projection's class."""
+    """The version of the projection's class."""
     parts: tuple[tuple[str, ...], ...]
     """For each part the names of its replicas."""
 
@@ -40,7 +40,7 @@ class Topology(NamedTuple):
     """By the name of the projection."""
     settings: Settings
     generation: int
-    """Of the application's code: 1, and one more with each deployment."""
+    """The generation of the application's code: 1, and one more with each deployment."""
     catalogue: bytes
     """The application's classes; see `shipping.py`."""
     revision: str = ""

@@ -91,7 +91,7 @@ class NodeAgentPlan:
     """All that a node agent needs to start, and to start again after a crash."""
 
     name: str
-    """Of the store, and of the folder of its shares."""
+    """The name of the store, and of the folder of its shares."""
     node_id: str
     namespace: str
     deployed: bool = False

@@ -46,7 +46,7 @@ _LEFTOVER_S: Final = 20.0
 _RETRY_S: Final = 0.25
 
 _ROUNDS_MAX: Final = 4
-"""Of publishing a map, while nodes answer with a later one."""
+"""How often a map is published while nodes answer with a later one."""
 
 
 class NodeAgents:

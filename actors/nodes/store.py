@@ -69,7 +69,7 @@ class ClusterStore:
     """A store that is spread over nodes. A plain value: it holds nothing open and can be sent to other processes."""
 
     name: str
-    """Of the store; the folder of each share has it."""
+    """The name of the store; the folder of each share has it."""
     namespace: str
     """Namespace in Ray of its node agents."""
     map: PartitionMap

@@ -55,7 +55,7 @@ class Sample(NamedTuple):
     name: str
     kind: Literal["gauge", "counter"]
     value: float
-    """Of a counter: since the actor's process began."""
+    """The value; of a counter, since the actor's process began."""
     tags: tuple[tuple[str, str], ...]
 
     @property

@@ -46,7 +46,7 @@ ANSWER_TIMEOUT_S: Final = 5.0
 """After which a process counts as not answering. A partition answers between two batches, a projector at once."""
 
 _RATE_SAMPLES_MAX: Final = 6
-"""That a rate is taken over: with one at every tick, the last ten seconds."""
+"""The samples that a rate is taken over: with one at every tick, the last ten seconds."""
 
 _RATE_SHORTEST_S: Final = 0.5
 """Seconds between two samples: answers closer together give no useful rate."""
@@ -57,9 +57,9 @@ class PartitionStatus(NamedTuple):
 
     partition: int
     pid: int
-    """Of its last answer; 0 if it never gave one."""
+    """The process id in its last answer; 0 if it never gave one."""
     epoch: int
-    """Of its activation; grows by one whenever the actor starts."""
+    """The epoch of its activation; grows by one whenever the actor starts."""
     head: int
     """Position of the last committed event, read from the log itself."""
     alive: bool = True
@@ -67,9 +67,9 @@ class PartitionStatus(NamedTuple):
     answered_s: float | None = 0.0
     """Seconds since it last answered; None if it never did."""
     commands: int = 0
-    """That this activation was given, refused ones and repeats too."""
+    """The commands that this activation was given, refused ones and repeats too."""
     batches: int = 0
-    """That they came in."""
+    """The batches that they came in."""
     commands_per_s: float | None = None
     """Over the last ten seconds or so; None while there is no earlier sample."""
     log_error: str = ""
@@ -98,13 +98,13 @@ class ProjectorStatus(NamedTuple):
     projection: str
     replica: int
     pid: int
-    """Of its last answer; 0 if it never gave one."""
+    """The process id in its last answer; 0 if it never gave one."""
     positions: dict[int, int]
     """Partition -> position up to which the read model has come; of its last answer."""
     failed: str
     """Why the projection has stopped; empty while it works."""
     part: int = 0
-    """Of a projection that is divided by key; 0 for any other."""
+    """The part of a projection that is divided by key; 0 for any other."""
     alive: bool = True
     """Whether it answered. Where this is False, how far it is behind is unknown."""
     answered_s: float | None = 0.0
@@ -147,14 +147,14 @@ class NodeStatus(NamedTuple):
 
     name: str
     node_id: str
-    """Of its data folder."""
+    """The id of its data folder."""
     address: str
     """Where Ray has seen it last; empty if it never has."""
     up: bool
     gone_since: str
     """ISO 8601, UTC; empty while it is up, and where the time is unknown."""
     partitions: tuple[int, ...]
-    """That are at home there."""
+    """The partitions that are at home there."""
     drained: bool
     """It is to have none."""
     trouble: str
@@ -173,7 +173,7 @@ class Status(NamedTuple):
     own_actors: list[OwnActorStatus]
     projectors: list[ProjectorStatus]
     nodes: list[NodeStatus] = []
-    """Of a store that is spread over nodes."""
+    """The nodes of a store that is spread over nodes."""
 
 
 class _Seen:

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 REPLICAS_MAX: Final = 64
-"""Of one projection: each is a process with the whole read model in memory."""
+"""The replicas of one projection: each is a process with the whole read model in memory."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", re.ASCII)
 """It becomes the name of a folder in every data folder, and the beginning of names in Ray."""
@@ -97,11 +97,11 @@ class ApplicationPlan:
     """By the name of the projection."""
     settings: Settings
     generation: int = 1
-    """Of the code: one more with each deployment."""
+    """The generation of the code: one more with each deployment."""
     counts_slots: bool = True
     """Whether the nodes have slots for own actors."""
     digest: str = ""
-    """Of the deployed code (`code.py`); empty if all of it is installed on the nodes."""
+    """The digest of the deployed code (`code.py`); empty if all of it is installed on the nodes."""
     projections: Mapping[str, ProjectionFacts] = field(default_factory=dict)
     """By name: what a supervisor has to know of the classes before it can load them."""
     builds: Mapping[str, int] = field(default_factory=dict)

@@ -71,7 +71,7 @@ class Build(NamedTuple):
     """One build of a projection's read model. Those of one projection are ordered: the later is the greater."""
 
     version: int
-    """Of the projection's class."""
+    """The version of the projection's class."""
     number: int
     """Which build of that version, from 1."""
     path: Path

@@ -55,7 +55,7 @@ log = printable_log(__name__)
 __all__ = ["CODE_BYTES_MAX", "Code", "collect", "make_importable"]
 
 CODE_BYTES_MAX: Final = 16 << 20
-"""Of an application's modules, packed: what Ray's directory takes in one piece without being slow for others."""
+"""The packed size of an application's modules: what Ray's directory takes in one piece without slowing others."""
 
 _KEPT_MAX: Final = 8
 """Versions of the code on a node; older ones are removed, once no process imports from them."""

@@ -61,7 +61,7 @@ class Deployment(NamedTuple):
     number: int
     """The generation of its code."""
     digest: str
-    """Of that code; empty if all of it is installed."""
+    """The digest of that code; empty if all of it is installed."""
     plan: ApplicationPlan | None = None
     """The plan that the system is about to get; none before that, and none when it has ended."""
     failed: Sequence[Any] = ()

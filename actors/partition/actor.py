@@ -95,14 +95,14 @@ class PartitionPlan:
     projectors: tuple[str, ...]
     """Names of the actors to broadcast to at first; not their handles, which Ray would keep in its object store."""
     name: str
-    """Of the system: what the names of its actors begin with."""
+    """The name of the system, with which the names of its actors begin."""
     namespace: str
     settings: Settings
     counts_slots: bool
     node_id: str = ""
     """Where its log is, if the store is spread over nodes; it is opened there and nowhere else."""
     nodes: int = 1
-    """That the system is spread over: own actors run on any of them."""
+    """The nodes that the system is spread over: own actors run on any of them."""
 
 
 _SENT_AGAIN: Final = frozenset({Redirect, RetryAfter, Fenced})
@@ -148,7 +148,7 @@ class PartitionActor:
         """Aggregates that are decided in an own actor only, until then (`time.monotonic`): a process has ended on
         them."""
         self._deciding: dict[StreamId, tuple[str, bytes]] = {}
-        """Of careful own actors: their name, and the command that each is deciding."""
+        """Careful own actors by stream: their name, and the command that each is deciding."""
         self._writing = FifoLock()
         """Taken by everything but reads: Ray's own thread for calls, and one for each connection of the socket
         server."""

@@ -95,7 +95,7 @@ class AppendRequest:
     stream: StreamId
     appends: Sequence[Append]
     ids: Sequence[bytes]
-    """Of the whole batch, those of refused commands too: nothing is appended if one of them is stored."""
+    """The ids of the whole batch, those of refused commands too: nothing is appended if one of them is stored."""
 
 
 @dataclass(frozen=True, slots=True)

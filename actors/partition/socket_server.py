@@ -48,7 +48,7 @@ _STARTING_MAX_S: Final = 60.0
 """How young another partition's socket may be to be just about to listen."""
 
 _PATH_BYTES_MAX: Final = 107
-"""Of a socket's path, in Linux."""
+"""The size of a socket's path in Linux."""
 
 
 class SocketServer:

@@ -87,7 +87,7 @@ _ASKED_MAX: Final = 64
 """Kinds of queries of which the last one is kept."""
 
 _ASKED_BYTES_MAX: Final = 16 * 1024
-"""Of one that is kept: all of them together take 1 MiB at most."""
+"""The size of one that is kept: all of them together take 1 MiB at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class ProjectorPlan:
     """The application's classes; see `shipping.py`."""
     store: AnyStore
     check_share: float = 0.0
-    """Of a CPU, for the standing check (`Settings.standing_check_share`)."""
+    """The share of a CPU for the standing check (`Settings.standing_check_share`)."""
     answer_max_s: float = 4.0
     """See `Settings`."""
 

@@ -108,7 +108,7 @@ class ServedBuild:
     """What its projectors are started with; see `shipping.py`."""
     projectors: list[Projector] = field(default_factory=list)
     generation: int | None = None
-    """Of that code, if it is not the one that the system runs."""
+    """The generation of that code, if it is not the one that the system runs."""
 
     @property
     def replicas(self) -> int:

@@ -37,7 +37,7 @@ class ProjectorAnswer(NamedTuple):
     quarantined: tuple[Quarantined, ...] = ()
     replaying: bool = True
     node_id: str = ""
-    """Of the node that it runs on, if that has a data folder."""
+    """The id of the node that it runs on, if that has a data folder."""
     alarms_raised: int = 0
     alarms: tuple[Alarm, ...] = ()
 

@@ -37,7 +37,7 @@ class RolloutProgress(NamedTuple):
     """How far a deployment has come."""
 
     generation: int
-    """Of the code that is in charge."""
+    """The generation of the code that is in charge."""
     done: int
     """Partitions and projections that run it."""
     total: int

@@ -43,7 +43,7 @@ class Found(NamedTuple):
     node: str
     """Its name."""
     store_id: str
-    """Of the store that it has a share of; empty if it has none."""
+    """The id of the store that it has a share of; empty if it has none."""
     partitions: int
 
 

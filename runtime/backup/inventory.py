@@ -45,7 +45,7 @@ __all__ = [
 
 INVENTORY: Final = "backup.json"
 BACKUP_FORMAT: Final = 1
-"""Of the inventory and the segments. The events in them have the format of the log."""
+"""The format of the inventory and the segments. The events in them have the format of the log."""
 
 INVENTORY_BYTES_MAX: Final = 256 << 20
 """Some 280 bytes a segment: a million of them, 8 TiB of events."""
@@ -66,7 +66,7 @@ class Segment:
     last: int
     size_bytes: int
     sha256: str
-    """Of the file, in hexadecimal."""
+    """The digest of the file, in hexadecimal."""
     chain: str
     """The hash chain of the log after its last event: a later backup must follow from it."""
 

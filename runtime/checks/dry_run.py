@@ -62,7 +62,7 @@ class KindTried(NamedTuple):
     tried: int
     unreadable: int
     why: str
-    """Of the first that could not be read, and where it is."""
+    """Why the first one could not be read, and where it is."""
 
 
 class DifferingState(NamedTuple):

@@ -71,7 +71,7 @@ _PAGE: Final = 256
 """Events folded at a time, between two pauses."""
 
 _SHORTEST_S: Final = 0.02
-"""Of work that a pause is counted from: so a check that costs nothing is made every two seconds."""
+"""The least work that a pause is counted from: so a check that costs nothing is made every two seconds."""
 
 A = TypeVar("A", bound=Stateful)
 
@@ -100,7 +100,7 @@ class Alarms:
         """By kind and subject, without the version: a repeated alarm adds nothing."""
         self._lock = threading.Lock()
         self.count = 0
-        """That were raised, those that are not kept included."""
+        """The alarms that were raised, including those not kept."""
 
     def raise_alarm(self, kind: str, subject: str, what: str) -> None:
         """Count it; at the first time, keep it and log it."""

@@ -33,7 +33,7 @@ from .standing import fold_aside, folded, loose_places, wrong_state
 __all__ = ["Difference", "SavedReadModel", "StateReport", "check_states"]
 
 DIFFERENCES_MAX: Final = 1_000
-"""That are listed; further ones are counted."""
+"""The differences that are listed; further ones are counted."""
 
 _PLACES_MAX: Final = 100_000
 """Rows that differ and are remembered; where more depend on the order between partitions, no row is compared."""

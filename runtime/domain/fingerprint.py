@@ -54,7 +54,8 @@ log = printable_log(__name__)
 FINGERPRINT_BYTES: Final = 16
 
 SAVED_FORM: Final = 2
-"""Of the bytes of saved states (`saved_state.py`): it is part of the fingerprint, so another one is never decoded."""
+"""The form of the bytes of saved states (`saved_state.py`): it is part of the fingerprint, so another one is never
+decoded."""
 
 NODES_MAX: Final = 50_000
 """Functions and classes that are examined: some seconds, once. An application has hundreds."""

@@ -37,10 +37,10 @@ FACTS_MAX: Final = 100
 """Facts that are kept of a refusal whose facts do not fit as they are."""
 
 TEXT_CHARS_MAX: Final = 500
-"""Of a fact that has to become text because they do not fit."""
+"""The length of a fact that becomes text since they do not fit."""
 
 REASON_CHARS_MAX: Final = 10_000
-"""Of a reason, which is meant to be a short code."""
+"""The length of a reason, which is meant to be a short code."""
 
 _UNCHANGED: Final = frozenset({type(None), bool, float, UUID, date, timedelta})
 """Types of facts that arrive as they are, whatever their value."""

@@ -25,4 +25,4 @@ REQUEST_BYTES_MAX: Final = max(BATCH_BYTES_MAX, MESSAGE_BYTES_MAX + 4096)
 address."""
 
 ANSWER_BYTES_MAX: Final = BATCH_ITEMS_MAX * (ERROR_BYTES_MAX + 1024)
-"""Of the outcomes of a batch, if every one of them is the largest of errors."""
+"""The size of the outcomes of a batch, if every one of them is the largest of errors."""

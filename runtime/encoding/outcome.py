@@ -74,7 +74,7 @@ ERROR_BYTES_MAX: Final = 64 * 1024
 """Limit of one error's facts: they are for people, and outcomes travel best under Ray's 100 KB inline."""
 
 _TEXT_CHARS_MAX: Final = 500
-"""Of a fact that has to become text."""
+"""The length of a fact that has to become text."""
 
 _FACTS_MAX: Final = 100
 """Facts that are shown of an error that does not fit as it is."""

@@ -78,7 +78,7 @@ _LEVELS_MAX: Final = 200
 """Levels of nesting in one state: far under what makes msgpack (511) and Python's own recursion fail."""
 
 _LAMBDAS_MAX: Final = 8
-"""Of a `defaultdict` in a `defaultdict` in a ..., for each field."""
+"""The depth of a `defaultdict` in a `defaultdict` in a ..., for each field."""
 
 S = TypeVar("S", bound=Stateful)
 
@@ -514,7 +514,7 @@ class _Shape(typing.NamedTuple):
 
     name: str
     base: type | None
-    """Of the classes that the language brings along, the one that it is derived from."""
+    """The class among those of the language that it is derived from."""
     slots: dict[str, Any]
     only_dict: bool
     """It has nothing but a `__dict__`."""

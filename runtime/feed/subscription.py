@@ -421,7 +421,7 @@ def close_forgotten(feed: Feed) -> None:
 
 
 _open_feeds: weakref.WeakSet[Feed] = weakref.WeakSet()
-"""Of this process."""
+"""The open feeds of this process."""
 
 
 @atexit.register

@@ -82,7 +82,7 @@ class Appended(NamedTuple):
     """Position of its last event; for an append without events, of the stream's last one, or 0: what it was decided
     on."""
     version: int
-    """Of the stream after its last event."""
+    """The version of the stream after its last event."""
     records: tuple[bytes, ...]
     """The stored records, in order, at positions `position - len(records) + 1 .. position`; none for a repeat."""
     repeated: bool = False
@@ -119,7 +119,7 @@ class CommandEntry(NamedTuple):
 
     digest: bytes
     position: int
-    """Of the command's last event."""
+    """The position of the command's last event."""
     version: int
     """Version of its stream after that event; 0 where the event keeps a refusal (`refusals.py`)."""
 

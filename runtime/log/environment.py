@@ -70,7 +70,7 @@ FULL_BYTES: Final = 1 << 20
 """With less room than this a file system is called full, where a write of several pages has failed."""
 
 COMMIT_WEIGHT: Final = 0.1
-"""Of the last commit in the moving average of what commits take."""
+"""The weight of the last commit in the moving average of what commits take."""
 
 DESCRIPTORS_OF_A_LOG: Final = 3
 """An open log: its data file, once more for synced writes of a writer, and its lock file."""

@@ -76,7 +76,7 @@ __all__ = [
 ]
 
 FORMAT_VERSION: Final = 3
-"""Of everything in this file. A log of a version that is not known is refused, never guessed at."""
+"""The version of everything in this file. A log of a version that is not known is refused, never guessed at."""
 
 READABLE_FORMATS: Final = (1, 2, FORMAT_VERSION)
 """In format 1 the stream index never lags (`index_buffer.py`); in 1 and 2 a record has no headers, and `meta` no
@@ -94,10 +94,10 @@ RECORD_BYTES_MAX: Final = 2 << 20
 """Largest stored record: a message may have 1 MiB, and what surrounds it is under 1 KiB."""
 
 SNAPSHOT_BYTES_MAX: Final = 64 << 20
-"""Of one snapshot's state. A larger one is not saved: loading it would save no time."""
+"""The size of one snapshot's state. A larger one is not saved: loading it would save no time."""
 
 ID_BYTES: Final = 16
-"""Of a command id, correlation id and causation id."""
+"""The size of a command id, correlation id and causation id."""
 
 DIGEST_BYTES: Final = 20
 """Length of a command's digest. Those of formats 1 and 2, which have no key, are recognised by their length."""
@@ -105,7 +105,7 @@ DIGEST_BYTES: Final = 20
 OLD_DIGEST_BYTES: Final = 16
 
 NAME_CHARS_MAX: Final = 64
-"""Of an event's name, like every name (`stream.TYPE_NAME_PATTERN`)."""
+"""The length of an event's name, like every name (`stream.TYPE_NAME_PATTERN`)."""
 
 NAME_OR_ID_CHARS_MAX: Final = 1024
 """Longest decoded name or id: more than any may have (`stream.ID_BYTES_MAX`)."""
@@ -117,7 +117,7 @@ HEADER_STATE: Final = 1
 """The key of a header: the hash of the snapshot that was saved at the version of this record. The chain covers it."""
 
 SECRET_BYTES: Final = 32
-"""Of a log's secret, with which the digests of its commands are keyed."""
+"""The size of a log's secret, with which the digests of its commands are keyed."""
 
 CHAIN_START: Final = bytes(32)
 """What stands for the chain before the first record."""
@@ -154,10 +154,10 @@ OLD_BODY: Final = 0x90 | OLD_BODY_FIELDS
 """The first byte of a body of formats 1 and 2."""
 
 NO_HEADERS: Final[Mapping[int, Any]] = {}
-"""Of a record without headers, and of every record of formats 1 and 2."""
+"""The headers of a record without any, and of every record of formats 1 and 2."""
 
 HEADER_BYTES_MAX: Final = 64 * 1024
-"""Of a record's header map, packed. The record's own bound leaves that much beside the largest message."""
+"""The size of a record's header map, packed. The record's own bound leaves that much beside the largest message."""
 
 HEADER_ITEMS_MAX: Final = 1024
 """Items of the header map, and of each map or list in it: bounds what a record decodes to."""

@@ -51,12 +51,13 @@ __all__ = [
 ]
 
 GROUPS: Final = 32
-"""Of streams. Part of the log's format."""
+"""The groups of streams. Part of the log's format."""
 
 EVENTS_A_TURN = 256
 BYTES_A_TURN = 128 * 1024
-"""Of records. The index lags by at most some 8,192 events or 4 MiB, and what the largest batch adds: a reader of a
-stream scans half of that on the average (2 ms), and a writer that takes the log over decodes it once (20 ms)."""
+"""The bytes of records between two turns. The index lags by at most some 8,192 events or 4 MiB, and
+what the largest batch adds: a reader of a stream scans half of that on the average (2 ms), and a writer that takes the
+log over decodes it once (20 ms)."""
 
 _INDEXED: Final = struct.Struct(f">{GROUPS}Q")
 
@@ -97,7 +98,7 @@ class IndexBuffer:
         self._indexed: Sequence[int] = ()
         """Position up to which the index holds the appends of each group."""
         self._rest_bytes = 0
-        """Of records since the last turn that came for the sake of bytes."""
+        """The bytes of records since the last turn that came for the sake of bytes."""
         self._staged: _Staged | None = None
 
     def learn(self, indexed: Sequence[int], pairs: Iterable[Pair], head: int) -> None:
@@ -151,7 +152,7 @@ class _Staged(NamedTuple):
 
     pairs: Sequence[Pair]
     groups: Sequence[int]
-    """Of each pair."""
+    """The group of each pair."""
     due: set[int]
     indexed: Sequence[int] | None
     rest_bytes: int

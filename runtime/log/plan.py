@@ -88,7 +88,7 @@ class Plan(NamedTuple):
     commands: list[Pair]
     snapshots: list[Pair]
     kinds: Kinds
-    """Of events and aggregates that the log has not held before."""
+    """The kinds of events and aggregates that the log has not held before."""
     outcomes: list[Appended]
 
 

@@ -49,7 +49,7 @@ class WriteOwnership(NamedTuple):
     """The right to write a log, as stored in the log itself."""
 
     epoch: int = 0
-    """Of the latest activation, or of the seal."""
+    """The epoch of the latest activation, or of the seal."""
     successor: str = ""
     """The node for which the log is sealed; empty if it is not."""
     since: int = 0

@@ -52,7 +52,7 @@ class LogSegment(NamedTuple):
     digests: list[bytes]
     """What distinguishes a repeat of a command from another command under the same id."""
     shapes: dict[tuple[str, int], bytes] = {}  # noqa: RUF012 - a tuple's default
-    """Of the events in the log that it was read from, by name and schema version (`holdings.py`)."""
+    """The shapes of the events in the log that it was read from, by name and schema version (`holdings.py`)."""
     secret: bytes = b""
     """The secret of that log: the digests are keyed with it."""
 

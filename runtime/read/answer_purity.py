@@ -63,7 +63,7 @@ class _Seen(NamedTuple):
     attributes: dict[str, tuple[int, int]]
     """Identity and size of each."""
     digest: bytes
-    """Of the whole; empty if it was not made."""
+    """The digest of the whole; empty if it was not made."""
 
 
 class MutationGuard:

@@ -54,7 +54,7 @@ class Page(NamedTuple):
     set_aside: Container[int] = ()
     """Positions that are passed over."""
     until_s: float = float("inf")
-    """Of `time.perf_counter`: no further record is begun after it."""
+    """The end by `time.perf_counter`: no further record is begun after it."""
 
 
 class Failure(NamedTuple):
@@ -78,7 +78,7 @@ class _Target(NamedTuple):
     function: Callable[..., None]
     takes_recorded: bool
     name: str
-    """Of the handler, for errors."""
+    """The name of the handler, for errors."""
 
 
 class EventApplier:

@@ -194,7 +194,7 @@ class ReadModel:
         self._opened_at = 0
         """Events that the store held when it was opened."""
         self._checkpoint_at = (0, time.monotonic(), 0.0)
-        """Of the last checkpoint: the events in it, when it was, and how long it held the lock."""
+        """The last checkpoint: the events in it, when it was, and how long it held the lock."""
 
     @property
     def positions(self) -> dict[int, int]:

@@ -76,7 +76,7 @@ class StoredModel:
         self.model = projection()
         self._in_hand = in_hand or InHand(None)
         self.positions: dict[int, int] = dict.fromkeys(readers, 0)
-        """Of the last event taken in, by partition, as others may see it."""
+        """The position of the last event taken in, by partition, as others may see it."""
         self.failed: RayfoldError | None = None
         """Why this projection has stopped, if it has."""
         self.other_history = ""

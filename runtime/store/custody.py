@@ -40,12 +40,12 @@ class CopyFacts(NamedTuple):
     """One copy of a partition's log on one node, as stored in the copy."""
 
     name: str
-    """Of its folder in the share."""
+    """The name of its folder in the share."""
     partition: int
     write_ownership: WriteOwnership
     head: int
     chain: bytes
-    """Of the event at its head."""
+    """The chain link of the event at its head."""
 
 
 class Custody(NamedTuple):

@@ -57,10 +57,10 @@ __all__ = [
 ]
 
 STORE_FORMAT: Final = 1
-"""Of the manifest and the directory. The logs in it have a format of their own (`format.py`)."""
+"""The format of the manifest and the directory. The logs in it have a format of their own (`format.py`)."""
 
 FACTS: Final = frozenset({"format", "store_id", "partitions", "hash", "hash_key"})
-"""Of a manifest, as far as they are known here."""
+"""The facts of a manifest, as far as they are known here."""
 
 _FILES_OF_A_LOG: Final = frozenset({"data.mdb", "lock.mdb"})
 """The files of an LMDB environment: all that the folder of a new log holds."""

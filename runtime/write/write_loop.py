@@ -145,8 +145,8 @@ class WriteLoop:
         self._looks_only: dict[tuple[type[Aggregate], type[Command]], bool] = {}
         """Which decide handlers are known to change nothing (see `purity.py`)."""
         self._witnesses: dict[StreamId, tuple[ref[Aggregate], Witness]] = {}
-        """Of states that no event has changed since, so that a refusal costs one digest. Each goes with its state, so
-        that how many bytes of them there may be is for the residents alone."""
+        """Witnesses of states that no event has changed since, so that a refusal costs one digest. Each goes with
+        its state, so that how many bytes of them there may be is for the residents alone."""
         self._in_hand = in_hand or InHand(None)
 
     def activate(self) -> int:

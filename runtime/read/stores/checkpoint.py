@@ -25,7 +25,7 @@ QUARANTINED_MAX: Final = 100
 """Events in quarantine at once. More is not a poisoned event but a broken projection, and it stops."""
 
 ERROR_CHARS_MAX: Final = 1_000
-"""Of the error text that is kept with a quarantined event."""
+"""The length of the error text that is kept with a quarantined event."""
 
 
 class Quarantined(NamedTuple):
@@ -59,7 +59,7 @@ class Checkpoint(NamedTuple):
     """A place in the store, as a read model that is there knows it. All by partition."""
 
     positions: dict[int, int]
-    """Of the last event taken in; 0 before the first."""
+    """The positions of the last events taken in; 0 before the first."""
     chains: dict[int, bytes]
     """The link of the hash chain at that position; nothing at position 0."""
     recorded_at_us: dict[int, int]

@@ -37,10 +37,10 @@ from ...private import FILE_MODE, open_private
 __all__ = ["KEY_BYTES_MAX", "LmdbStore", "Rows"]
 
 KEY_BYTES_MAX: Final = 511
-"""Of a row's key in UTF-8: what LMDB can hold."""
+"""The size of a row's key in UTF-8: what LMDB can hold."""
 
 VALUE_BYTES_MAX: Final = 16 << 20
-"""Of one packed value: it is read and written whole."""
+"""The size of one packed value: it is read and written whole."""
 
 _MAP_BYTES_START: Final = 1 << 30
 _MAP_BYTES_MAX: Final = 1 << 42
