@@ -18,7 +18,8 @@ leaves:
 
 What an end of everything has left is put right when a supervisor starts (`settle`), and what the loss of a node has
 left when that is back (`set_right`). Old logs and copies are removed whenever their home states that it has what they
-hold (`tidy`), and never for another reason: `runtime/store/custody.py` has the proof that such a statement is enough.
+hold (`tidy`), and never for another reason: `runtime/store/home_statement.py` has the proof that such a statement is
+enough.
 
 Rules kept here: before step 5 the old home alone can be opened, after it the new home alone. Whether the seal is broken
 or made final, if both are tried, is decided by the log (`runtime/log/sealing.py`); whatever is unknown here is asked
@@ -36,7 +37,7 @@ from typing import Any, Final, cast
 from ...runtime.errors import CallerError, RayfoldError, Sealed, Unavailable, UnknownName
 from ...runtime.log.sealing import Seal
 from ...runtime.printable import printable_log
-from ...runtime.store.custody import CopyFacts, Custody
+from ...runtime.store.home_statement import CopyFacts, HomeStatement
 from ...runtime.store.partition_map import PartitionMap, moves_to_balance
 from ..cluster.names import node_agent_name
 from ..cluster.rpc import call, one_line
@@ -124,7 +125,7 @@ class PartitionMoves:
         shares, home = self._system.shares, self._system.shares.map.owners[copy.partition]
         what = f"{copy.name} on {shares.map.name_of(node_id)}"
         try:
-            statement = await self._custody(copy.partition, home, copy.head)
+            statement = await self._home_statement(copy.partition, home, copy.head)
             kept = await shares.call(node_id, lambda agent: agent.discard, copy.name, statement)
         except RayfoldError as error:
             kept = f"{shares.map.name_of(home)} did not confirm: {error}"
@@ -133,9 +134,9 @@ class PartitionMoves:
         else:
             log.info("%s was removed: partition %d goes on at %s", what, copy.partition, shares.map.name_of(home))
 
-    async def _custody(self, partition: int, home: str, *positions: int) -> Custody:
+    async def _home_statement(self, partition: int, home: str, *positions: int) -> HomeStatement:
         asked: Sequence[int] = positions
-        return await self._system.shares.call(home, lambda agent: agent.custody, partition, asked)
+        return await self._system.shares.call(home, lambda agent: agent.home_statement, partition, asked)
 
     async def set_right(self, partition: int) -> None:
         """After the loss of a node in the middle of a move: have the partition go on where it is at home. The caller
@@ -273,7 +274,7 @@ class PartitionMoves:
         """Raises `Unavailable` unless the new home states that it has opened the log, with all that was in it."""
         name, trouble = self._system.shares.map.name_of(to), self._system.trouble_of(partition)
         try:
-            statement = await self._custody(partition, to, sealed.head)
+            statement = await self._home_statement(partition, to, sealed.head)
         except RayfoldError as error:
             raise Unavailable(f"partition {partition}", _not_confirmed(name, trouble or error)) from error
         opened = not statement.write_ownership.successor and statement.write_ownership.epoch > sealed.epoch
@@ -299,7 +300,7 @@ class PartitionMoves:
 
     async def _unseal_if_sealed(self, partition: int, seated: PartitionInstance, successor: str = "") -> None:
         """The partition goes on where it was, unless it has moved. `successor`: not if it is sealed for another one."""
-        write_ownership = (await self._custody(partition, seated.node_id)).write_ownership
+        write_ownership = (await self._home_statement(partition, seated.node_id)).write_ownership
         if not successor or write_ownership.successor in (
             "",
             successor,

@@ -32,7 +32,7 @@ from ...runtime.log.sealing import Seal
 from ...runtime.log.segment import LogSegment
 from ...runtime.own_random import OWN
 from ...runtime.printable import printable_log
-from ...runtime.store.custody import CopyFacts, Custody
+from ...runtime.store.home_statement import CopyFacts, HomeStatement
 from ...runtime.store.node_share import NodeShare, Share, ShareFacts, check_home
 from ...runtime.store.node_store import node_share, open_share
 from ...runtime.store.partition_map import PartitionMap
@@ -218,9 +218,9 @@ class NodeAgent:
 
     @ray.method(concurrency_group="moves")
     @replies
-    def custody(self, partition: int, positions: Sequence[int]) -> Custody:
-        """This node's statement about a partition that is at home here (`custody.py`)."""
-        return self._changed(lambda share: share.custody(partition, positions))
+    def home_statement(self, partition: int, positions: Sequence[int]) -> HomeStatement:
+        """This node's statement about a partition that is at home here (`home_statement.py`)."""
+        return self._changed(lambda share: share.home_statement(partition, positions))
 
     @ray.method(concurrency_group="moves")
     @replies
@@ -230,7 +230,7 @@ class NodeAgent:
 
     @ray.method(concurrency_group="moves")
     @replies
-    def discard(self, name: str, home: Custody) -> str:
+    def discard(self, name: str, home: HomeStatement) -> str:
         """Remove a copy on the statement of its partition's home. Why it is kept, if it is."""
         return self._changed(lambda share: share.discard(name, home))
 

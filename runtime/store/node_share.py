@@ -7,7 +7,7 @@ is cut off anywhere).
 Rules kept here:
 - a map is merged, never exchanged, and a log that was handed over (`sealing.py`) counts for more than any map
 - a copy becomes the log of a partition only with the epoch that the map names: it was completed for just that move
-- whatever stands in the way of a copy is renamed, not removed; a copy is removed on evidence only (`custody.py`)
+- whatever stands in the way of a copy is renamed, not removed; a copy is removed on evidence only (`home_statement.py`)
 - the map is written last: what is cut short before is done again, and changes nothing the second time
 """
 
@@ -23,7 +23,16 @@ from ..log.sealing import Seal, Sealable, WriteOwnership, continue_epochs
 from ..log.segment import LogSegment
 from ..printable import printable_log
 from ..stream import OLD_PLACEMENT
-from .custody import ARRIVING, REMOVING, CopyFacts, Custody, copy_name, partition_in, retired_name, why_kept
+from .home_statement import (
+    ARRIVING,
+    REMOVING,
+    CopyFacts,
+    HomeStatement,
+    copy_name,
+    partition_in,
+    retired_name,
+    why_kept,
+)
 from .partition_map import PartitionMap, merged
 from .store import Store
 from .store_lock import exists
@@ -259,7 +268,7 @@ class NodeShare:
             self._disk.remove(name)
         return [one for one in self.copies() if not self._is_log(share, one)]
 
-    def custody(self, partition: int, positions: Sequence[int] = ()) -> Custody:
+    def home_statement(self, partition: int, positions: Sequence[int] = ()) -> HomeStatement:
         """This node's statement about a partition that is at home here. Raises `StoreMismatch` if it is not, or if its
         log is not here."""
         share = self._require_share()
@@ -272,9 +281,9 @@ class NodeShare:
             raise StoreMismatch(str(self._disk.path), what, "look for it under another name, or restore a backup")
         chains = {at: self._disk.chain_at(name, at) for at in set(positions) if at <= present.head}
         since = share.map.since[partition]
-        return Custody(partition, self._node_id, since, present.write_ownership, present.head, chains)
+        return HomeStatement(partition, self._node_id, since, present.write_ownership, present.head, chains)
 
-    def discard(self, name: str, home: Custody) -> str:
+    def discard(self, name: str, home: HomeStatement) -> str:
         """Remove a copy on the statement of the partition's home. Returns why it is kept, if it is."""
         share, copy = self._require_share(), self._look(name)
         if copy is None:

@@ -40,7 +40,7 @@ from ..log.sealing import WriteOwnership, chain_at
 from ..log.segment import LogSegment
 from ..log.writer import LmdbLog
 from ..private import make_private_folder
-from .custody import ARRIVING, CopyFacts, partition_in
+from .home_statement import ARRIVING, CopyFacts, partition_in
 from .node_share import NodeShare, Share
 from .partition_map import PROPOSAL, PartitionMap, read_map, write_map
 from .reader_pool import open_shared_reader

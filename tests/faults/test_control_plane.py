@@ -36,7 +36,7 @@ from rayfold.benchmarks.torture.simulation.control_world import (
     Story,
 )
 from rayfold.runtime.log.sealing import Seal, WriteOwnership
-from rayfold.runtime.store.custody import ARRIVING, CopyFacts, Custody
+from rayfold.runtime.store.home_statement import ARRIVING, CopyFacts, HomeStatement
 from rayfold.runtime.store.node_share import NodeShare
 from rayfold.runtime.store.partition_map import PartitionMap
 
@@ -115,7 +115,7 @@ class RemovesWhatIsSealed(NodeShare):
     """What was found second: the old log is removed since it is sealed, whether the new home can open its own or
     not."""
 
-    def discard(self, name: str, home: Custody) -> str:
+    def discard(self, name: str, home: HomeStatement) -> str:
         copy = self._look(name)
         if copy is not None and copy.write_ownership.successor:
             self._disk.remove(name)
@@ -125,7 +125,7 @@ class RemovesWhatIsSealed(NodeShare):
 class RemovesBeforeItWasOpened(NodeShare):
     """The epochs are not compared."""
 
-    def discard(self, name: str, home: Custody) -> str:
+    def discard(self, name: str, home: HomeStatement) -> str:
         return super().discard(name, home._replace(write_ownership=home.write_ownership._replace(epoch=1 << 40)))
 
 

@@ -1,6 +1,6 @@
 """Simulated disks of nodes: what a node's share lies on, in memory, where any write can be refused or cut off.
 
-The real decisions (`runtime/store/node_share.py`, `sealing.py`, `custody.py`) run over it. What has been written
+The real decisions (`runtime/store/node_share.py`, `sealing.py`, `home_statement.py`) run over it. What has been written
 survives the end of every process; a file that was opened before it was renamed or removed is still the same file.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from rayfold.runtime.errors import Damaged, Fenced, StoreMissing
 from rayfold.runtime.log.sealing import WriteOwnership, activated
-from rayfold.runtime.store.custody import CopyFacts, copy_name, partition_in
+from rayfold.runtime.store.home_statement import CopyFacts, copy_name, partition_in
 from rayfold.runtime.store.node_share import Share
 from rayfold.runtime.store.partition_map import PartitionMap
 from rayfold.runtime.store.store import Store

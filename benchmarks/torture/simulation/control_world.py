@@ -2,7 +2,7 @@
 
 Real are the supervision with its watch, replacements and moves, the agreement about the map (`nodes/agents.py`), what
 happens to a node's share (`node_share.py`), what a partition's actor does with its log (`log_owner.py`), sealing and
-custody. Simulated are the clock, the network, disks, and what Ray does: names, processes, restarts.
+home statements. Simulated are the clock, the network, disks, and what Ray does: names, processes, restarts.
 
 Each message of the protocol and each write to a disk is a *step*, numbered in the order in which they happen; a plan
 says which faults happen at which step (`control_running.py`). After each step the invariants are looked at.
@@ -37,7 +37,7 @@ from rayfold.actors.settings import Settings
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.errors import RayfoldError, Sealed, StorageFailed, StoreError, Unavailable
 from rayfold.runtime.log.sealing import Seal, WriteOwnership
-from rayfold.runtime.store.custody import copy_name
+from rayfold.runtime.store.home_statement import copy_name
 from rayfold.runtime.store.node_share import NodeShare, check_epoch, check_home
 from rayfold.runtime.store.partition_map import PartitionMap
 

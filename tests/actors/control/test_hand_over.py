@@ -352,9 +352,9 @@ def test_an_old_log_is_kept_until_its_new_home_has_opened_it_and_states_what_it_
     (left,) = told(bank.agents["a"].leftovers())
     bank.on("b")
     with pytest.raises(StoreMismatch, match="partition 0 is not at home here; ask its home"):
-        told(bank.agents["b"].custody(0, (left.head,)))
+        told(bank.agents["b"].home_statement(0, (left.head,)))
     told(bank.agents["b"].place(bank.moved(sealed.epoch)))
-    too_early = told(bank.agents["b"].custody(0, (left.head,)))
+    too_early = told(bank.agents["b"].home_statement(0, (left.head,)))
     bank.on("a")
     why = "the log of its home has epoch 2, which is not later than 2"
     assert (told(bank.agents["a"].discard(left.name, too_early)), old.exists()) == (why, True)
@@ -362,7 +362,7 @@ def test_an_old_log_is_kept_until_its_new_home_has_opened_it_and_states_what_it_
     arrived = bank.partition("b")
     told(arrived.open())
     arrived.close()  # a process opens a log once, and this one is all processes
-    statement = told(bank.agents["b"].custody(0, (left.head,)))
+    statement = told(bank.agents["b"].home_statement(0, (left.head,)))
     bank.on("a")
     assert (told(bank.agents["a"].discard(left.name, statement)), old.exists()) == ("", False)
 

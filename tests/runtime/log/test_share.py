@@ -289,9 +289,9 @@ def test_an_old_log_is_removed_once_its_home_states_that_it_has_gone_on_with_all
     name = moved(tmp_path)
     old, new = (node_share(folder(tmp_path, node), node) for node in NAMES)
     why = "the log of its home has epoch 2, which is not later than 2"
-    assert old.discard(name, new.custody(2, [2])) == why  # it was not opened there yet
+    assert old.discard(name, new.home_statement(2, [2])) == why  # it was not opened there yet
     fill(tmp_path, "b", 2, 7)
-    statement = new.custody(2, [2])
+    statement = new.home_statement(2, [2])
     assert old.discard("partition-00000", statement) == "it is the log of a partition that is at home here"
     withheld = {
         "the statement is about partition 1": statement._replace(partition=1),
@@ -337,7 +337,7 @@ def test_a_copy_of_another_history_is_kept_under_another_name(tmp_path: Path) ->
     ]
     log.append(log.activate(), [deposits(ALICE, 8)])
     log.close()
-    statement = node_share(folder(tmp_path, "a"), "a").custody(2, [1])
+    statement = node_share(folder(tmp_path, "a"), "a").home_statement(2, [1])
     assert share.discard("partition-00002.retired-1", statement).startswith(
         "the log of its home does not hold its 1 ev"
     )
@@ -347,10 +347,10 @@ def test_a_copy_of_another_history_is_kept_under_another_name(tmp_path: Path) ->
 def test_only_the_home_of_a_partition_states_anything_about_it(tmp_path: Path) -> None:
     moved(tmp_path)
     with pytest.raises(StoreMismatch, match="partition 2 is not at home here; ask its home"):
-        node_share(folder(tmp_path, "a"), "a").custody(2)
+        node_share(folder(tmp_path, "a"), "a").home_statement(2)
     (folder(tmp_path, "b") / "partition-00002").rename(folder(tmp_path, "b") / "elsewhere")
     with pytest.raises(StoreMismatch, match="the log of partition 2, which is at home here, is not"):
-        node_share(folder(tmp_path, "b"), "b").custody(2)
+        node_share(folder(tmp_path, "b"), "b").home_statement(2)
 
 
 def test_a_map_without_a_manifest_or_of_another_store_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Custody: what may happen to a copy of a partition's log, and on whose statement.
+"""Home statement: what may happen to a copy of a partition's log, and on whose statement.
 
 Beside the write path. After a move, an interrupted one or one that came to its end, several nodes have a copy of the
 same log. One of them is the log; it is at the partition's home. Each other one is removed only on the *statement* of
@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 from ..log.sealing import WriteOwnership
 
-__all__ = ["ARRIVING", "CopyFacts", "Custody", "copy_name", "partition_in", "retired_name", "why_kept"]
+__all__ = ["ARRIVING", "CopyFacts", "HomeStatement", "copy_name", "partition_in", "retired_name", "why_kept"]
 
 ARRIVING: Final = ".arriving"
 """What the folder of a log ends with while it is being copied here."""
@@ -48,7 +48,7 @@ class CopyFacts(NamedTuple):
     """The chain link of the event at its head."""
 
 
-class Custody(NamedTuple):
+class HomeStatement(NamedTuple):
     """The statement of a partition's home, from its own map and its own log."""
 
     partition: int
@@ -79,7 +79,7 @@ def retired_name(copy: CopyFacts, taken: set[str]) -> str:
     return next(one for one in free if one not in taken)
 
 
-def why_kept(copy: CopyFacts, home: Custody) -> str:
+def why_kept(copy: CopyFacts, home: HomeStatement) -> str:
     """Why a copy must not be removed on this statement; empty if it may be."""
     if copy.partition != home.partition:
         return f"the statement is about partition {home.partition}"
