@@ -108,7 +108,8 @@ def replies(  # type: ignore[overload-overlap]  # a plain method of an actor ret
 @overload
 def replies(method: Callable[P, T]) -> Callable[P, Reply[T]]: ...
 def replies(method: Callable[P, Any]) -> Callable[P, Any]:
-    """Have a method of an actor reply with its value, or with the error of ours that it raises."""
+    """Have a method of an actor reply with its value, or with the error of ours that it raises. `ray.method` goes around
+    it."""
     if inspect.iscoroutinefunction(method):
 
         @functools.wraps(method)
@@ -118,7 +119,7 @@ def replies(method: Callable[P, Any]) -> Callable[P, Any]:
             except RayfoldError as error:
                 return Reply.failed(error)
 
-        return reply_later
+        return _whole(reply_later, method)
 
     @functools.wraps(method)
     def reply(*arguments: P.args, **options: P.kwargs) -> Reply[Any]:
@@ -127,6 +128,14 @@ def replies(method: Callable[P, Any]) -> Callable[P, Any]:
         except RayfoldError as error:
             return Reply.failed(error)
 
+    return _whole(reply, method)
+
+
+def _whole(reply: Callable[P, Any], method: Callable[P, Any]) -> Callable[P, Any]:
+    """Have Ray take `reply` for the method itself. It looks for what `ray.method` has noted, such as the concurrency
+    group, at the innermost function that `functools.wraps` has written down."""
+    del reply.__wrapped__  # type: ignore[attr-defined]
+    reply.__signature__ = inspect.signature(method)  # type: ignore[attr-defined]
     return reply
 
 

@@ -241,7 +241,7 @@ async def test_a_command_without_events_is_acknowledged_and_writes_nothing(runni
 @of_one_loop
 async def test_a_callers_mistake_is_named_before_anything_is_sent(running: Runtime) -> None:
     before = await events_in(running)
-    with pytest.raises(UnknownName, match=r"no command of Account is named 'EventsSeen'; known: Close, Deposit, Open"):
+    with pytest.raises(InvalidMessage, match=r"EventsSeen: is not a Command: it is a Query; queries are for ask"):
         await running.execute(Account, "mistaken", EventsSeen())  # type: ignore[arg-type]
     with pytest.raises(InvalidId, match=r"aggregate id '' is empty"):
         await running.execute(Account, "", Open(owner="x"))

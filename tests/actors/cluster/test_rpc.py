@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import pickle
 from concurrent.futures import Future
 from typing import Any
@@ -10,6 +11,11 @@ from typing import Any
 import pytest
 
 from rayfold.actors.cluster.rpc import Method, Reply, call, call_now, replies
+from rayfold.actors.control.supervisor_actor import SupervisorActor
+from rayfold.actors.nodes.agent import NodeAgent
+from rayfold.actors.partition.actor import PartitionActor
+from rayfold.actors.partition.own_actor import AggregateActor
+from rayfold.actors.projection.actor import ProjectorActor
 from rayfold.runtime.errors import RayfoldError, Rejected, Unavailable
 
 
@@ -66,6 +72,14 @@ def test_none_is_a_value_and_a_reply_without_an_error_has_none() -> None:
     assert Reply.failed(None).error is None
     error: RayfoldError | None = Reply.failed(Unavailable("x", "y")).error
     assert isinstance(error, Unavailable)
+
+
+@pytest.mark.parametrize("actor", [PartitionActor, ProjectorActor, AggregateActor, NodeAgent, SupervisorActor])
+def test_ray_finds_the_concurrency_group_of_a_method_that_replies(actor: type) -> None:
+    for name, method in inspect.getmembers(actor, inspect.isfunction):
+        noted = {key: value for key, value in vars(method).items() if key.startswith("__ray_")}
+        found = {key: value for key, value in vars(inspect.unwrap(method)).items() if key.startswith("__ray_")}
+        assert found == noted, name
 
 
 def test_only_errors_of_ours_are_replies() -> None:
