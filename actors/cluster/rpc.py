@@ -108,8 +108,8 @@ def replies(  # type: ignore[overload-overlap]  # a plain method of an actor ret
 @overload
 def replies(method: Callable[P, T]) -> Callable[P, Reply[T]]: ...
 def replies(method: Callable[P, Any]) -> Callable[P, Any]:
-    """Have a method of an actor reply with its value, or with the error of ours that it raises. `ray.method` goes around
-    it."""
+    """Have a method of an actor reply with its value, or with the error of ours that it raises. `ray.method` is put
+    around it."""
     if inspect.iscoroutinefunction(method):
 
         @functools.wraps(method)
