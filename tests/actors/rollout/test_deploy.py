@@ -277,7 +277,7 @@ BROKEN: Final = "import os\nFEE = 3 if 'RAYFOLD_DATA' not in os.environ else 1 /
             "domain.py",
             HANDLER,
             f"{HANDLER}        os._exit(1)\n",
-            "failed 8 times|process ended, twice",
+            "failed 8 times|the process ended twice while it was applied",
             (),
         ),
         ("domain.py", HANDLER, f"{HANDLER}        __import__('time').sleep(2)\n", "was not ready within 1 s", ("1",)),
