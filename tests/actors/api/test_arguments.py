@@ -245,7 +245,11 @@ def test_what_is_acknowledged_has_to_be_the_place_of_an_event(bank: Any) -> None
 @pytest.mark.parametrize(
     ("options", "kind", "text"),
     [
-        ({"aggregates": Account}, DefinitionError, "Account is not a list of classes; give aggregates=[...]"),
+        (
+            {"aggregates": Account},
+            DefinitionError,
+            "aggregates=: Account is not a list of classes; give aggregates=[...]",
+        ),
         ({"aggregates": 5}, DefinitionError, "aggregates=: 5 is not a list of classes"),
         ({"projections": Balances}, DefinitionError, "projections=: Balances is not a list of classes"),
         ({"events": Deposited}, DefinitionError, "events=: Deposited is not a list of classes"),
