@@ -119,7 +119,7 @@ def test_a_store_in_use_can_be_verified_and_goes_on(store: Store) -> None:
 import sys
 from rayfold.runtime.store.store import open_store
 from tests.runtime.log.appends import deposits
-from tests.runtime.log.test_check import IN_1
+from tests.runtime.log.test_verify import IN_1
 store = open_store(sys.argv[1])
 with store.hold("busy"):
     log = store.open_log(1)
