@@ -6,8 +6,6 @@ themselves.
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Iterable
 from functools import partial
 from typing import Final
@@ -21,10 +19,10 @@ from rayfold.runtime.receipt import Receipt
 from ..contract import Context, Findings, scenario
 from .checking import check
 from .clock import simulate
-from .running import Failure
+from .running import Failure, first_failure, run_from_command_line, run_rounds
 from .socket_network import Link, SocketLoop
 from .socket_world import PROBE_S, SETTINGS, SocketBuild, SocketWorld, draw_socket_story
-from .story import Story, shortest
+from .story import Story
 from .world import Told
 
 __all__ = ["find_socket_failure", "run_socket_story"]
@@ -107,22 +105,7 @@ def find_socket_failure(
     seeds: Iterable[int], build: SocketBuild = REAL, total: Findings | None = None
 ) -> Failure | None:
     """The first story among these seeds that fails, made short; None if none does."""
-    for seed in seeds:
-        story = draw_socket_story(seed)
-        findings = run_socket_story(story, build)
-        if total is not None:
-            total.include(findings)
-            total.count("stories")
-        if findings.violations:
-            short = shortest(story, partial(_fails_likewise, build, findings))
-            return Failure(short, run_socket_story(short, build))
-    return None
-
-
-def _fails_likewise(build: SocketBuild, first: Findings, story: Story) -> bool:
-    """Whether a shorter story breaks one of the invariants that the whole story broke."""
-    wrong = {one.invariant for one in first.violations}
-    return any(one.invariant in wrong for one in run_socket_story(story, build).violations)
+    return first_failure(map(draw_socket_story, seeds), partial(run_socket_story, build=build), total)
 
 
 @scenario(
@@ -133,27 +116,8 @@ def _fails_likewise(build: SocketBuild, first: Findings, story: Story) -> bool:
 )
 def simulated_connections(context: Context, findings: Findings) -> None:
     """Stories of this seed and of those after it, until one fails."""
-    begun_s, first = time.monotonic(), context.seed * 1_000_000
-    for number in context.rounds():
-        seeds = range(first + number * SHORT_STORIES, first + (number + 1) * SHORT_STORIES)
-        failure = find_socket_failure(seeds, REAL, findings)
-        if failure is not None:
-            for line in failure.lines():
-                findings.violate(failure.findings.violations[0].invariant, line)
-            break
-    stories = int(findings.figures.get("stories", 0))
-    findings.figures["stories_per_minute"] = round(stories / (time.monotonic() - begun_s) * 60)
-
-
-def _main() -> None:
-    seed, count = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1000
-    begun_s, total = time.monotonic(), Findings()
-    failure = find_socket_failure(range(seed, seed + count), REAL, total)
-    print(f"{total.figures.get('stories')} stories, {total.checks}, {time.monotonic() - begun_s:.1f} s")
-    if failure is not None:
-        print("\n".join(failure.lines()))
-        sys.exit(1)
+    run_rounds(context, findings, find_socket_failure, SHORT_STORIES)
 
 
 if __name__ == "__main__":
-    _main()
+    run_from_command_line(find_socket_failure)
