@@ -105,9 +105,6 @@ class PartitionPlan:
     """The nodes that the system is spread over: own actors run on any of them."""
 
 
-_SENT_AGAIN: Final = frozenset({Redirect, RetryAfter, Fenced})
-"""Outcomes after which the client sends a command again, here or elsewhere."""
-
 _SLOTS_S: Final = 0.1
 
 _KNOWN_QUICK_MAX: Final = 10_000
@@ -191,24 +188,12 @@ class PartitionActor:
     def _execute_in_turn(self, way_s: float, client: bytes, attempt: int, predecessor: int, blob: bytes) -> bytes:
         """Whichever way the batch came, through Ray or over a socket, which takes that much of every batch."""
         with self._writing:
-            answers = self._execute(client, attempt, predecessor, blob)
+            answers = self._attempts.run(client, attempt, predecessor, lambda: self._execute(list(unpack_batch(blob))))
             serving = self._activation
             commit_s = 0.0 if serving is None else serving.log.environment.commit_s
         return b"" if answers is None else encode_answer(answers, way_s + commit_s)
 
-    def _execute(self, client: bytes, attempt: int, predecessor: int, blob: bytes) -> Sequence[Answered] | None:
-        if not self._attempts.admit(client, attempt, predecessor):
-            return None
-        try:
-            answers = self._outcomes(list(unpack_batch(blob)))
-        except BaseException:
-            self._attempts.bar(client)
-            raise
-        if not _SENT_AGAIN.isdisjoint(map(type, answers)):  # before what is on its way behind them
-            self._attempts.bar(client)
-        return answers
-
-    def _outcomes(self, commands: Sequence[PackedCommand]) -> Sequence[Answered]:
+    def _execute(self, commands: Sequence[PackedCommand]) -> Sequence[Answered]:
         try:
             serving = self._serving()
         except Sealed:

@@ -152,16 +152,10 @@ class AggregateActor:
     @ray.method
     def execute(self, client: bytes, attempt: int, predecessor: int, blob: bytes) -> bytes:
         """A batch of packed commands in, one outcome for each out; empty if it is not this batch's turn."""
-        if not self._attempts.admit(client, attempt, predecessor):
-            return b""
-        try:
-            outcomes = self._outcomes(list(unpack_batch(blob)))
-        except BaseException:  # it is sent again, before what is on its way behind it
-            self._attempts.bar(client)
-            raise
-        return encode_answer(outcomes, BATCH_BY_RAY_S + self._log.commit_s)
+        outcomes = self._attempts.run(client, attempt, predecessor, lambda: self._execute(list(unpack_batch(blob))))
+        return b"" if outcomes is None else encode_answer(outcomes, BATCH_BY_RAY_S + self._log.commit_s)
 
-    def _outcomes(self, commands: Sequence[PackedCommand]) -> list[Answered]:
+    def _execute(self, commands: Sequence[PackedCommand]) -> list[Answered]:
         loop = self._started()
         outcomes: list[Answered] = [Redirect("")] * len(commands)
         if not self._log.given_up:

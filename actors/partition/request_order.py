@@ -13,7 +13,11 @@ The router answers a refusal by waiting until nothing is in flight and sending e
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from typing import Final
+
+from ...runtime.encoding.outcome import Answered, Redirect, RetryAfter
+from ...runtime.errors import Fenced
 
 __all__ = ["RequestOrder"]
 
@@ -24,6 +28,10 @@ _BARRED: Final = -1
 """Equals no predecessor."""
 
 
+_SENT_AGAIN: Final = frozenset({Redirect, RetryAfter, Fenced})
+"""Answers after which the client sends a command again, here or elsewhere."""
+
+
 class RequestOrder:
     """The last attempt of each client."""
 
@@ -31,6 +39,22 @@ class RequestOrder:
         self._last: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
         """Client -> the last attempt, and which predecessor may be named: the same, unless barred."""
         self._clients_max = clients_max
+
+    def run(
+        self, client: bytes, attempt: int, predecessor: int, execute: Callable[[], Sequence[Answered]]
+    ) -> Sequence[Answered] | None:
+        """What `execute` answers; None, without calling it, if this attempt may not be executed now. What is in flight
+        behind it is refused if some of its commands are sent again, or if `execute` raises: then all of them are."""
+        if not self.admit(client, attempt, predecessor):
+            return None
+        try:
+            answers = execute()
+        except BaseException:
+            self.bar(client)
+            raise
+        if not _SENT_AGAIN.isdisjoint(map(type, answers)):
+            self.bar(client)
+        return answers
 
     def admit(self, client: bytes, attempt: int, predecessor: int) -> bool:
         """Whether this attempt may be executed, `predecessor` being the one just before it (0: whichever it was)."""

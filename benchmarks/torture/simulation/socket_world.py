@@ -186,17 +186,14 @@ class ServingProcess(PartitionProcess):
         return self._execute(*request)
 
     def _execute(self, client: bytes, attempt: int, predecessor: int, blob: bytes) -> bytes:
-        if not self._attempts.admit(client, attempt, predecessor):
-            return b""
-        commands = list(unpack_batch(blob))
+        answers = self._attempts.run(client, attempt, predecessor, lambda: self._answer(list(unpack_batch(blob))))
+        return b"" if answers is None else encode_answer(answers, batch_cost_s=0.0)
+
+    def _answer(self, commands: Sequence[PackedCommand]) -> Sequence[Answered]:
         if self.sealed:
-            self._attempts.bar(client)
-            return encode_answer([Fenced(f"partition {self._partition}", 0, 0)] * len(commands), batch_cost_s=0.0)
+            return [Fenced(f"partition {self._partition}", 0, 0)] * len(commands)
         elsewhere = {stream: Redirect(own.name) for stream, own in self.own_actors.items()}
-        answers = self._decide(commands, {**self._loading(), **elsewhere})
-        if any(isinstance(answer, Redirect | RetryAfter) for answer in answers):
-            self._attempts.bar(client)
-        return encode_answer(answers, batch_cost_s=0.0)
+        return self._decide(commands, {**self._loading(), **elsewhere})
 
     def _decide(self, commands: Sequence[PackedCommand], elsewhere: Mapping[StreamId, Answered]) -> list[Answered]:
         try:
@@ -296,9 +293,10 @@ class OwnProcess:
         if self.ended:
             raise ProcessEnded
         client, attempt, predecessor, blob = arguments
-        if not self._attempts.admit(client, attempt, predecessor):
-            return b""
-        commands = list(unpack_batch(blob))
+        answers = self._attempts.run(client, attempt, predecessor, lambda: self._answer(list(unpack_batch(blob))))
+        return b"" if answers is None else encode_answer(answers, batch_cost_s=0.0)
+
+    def _answer(self, commands: Sequence[PackedCommand]) -> Sequence[Answered]:
         outcomes: list[Answered] = [Redirect("")] * len(commands)
         if not self._log.given_up:
             try:
@@ -311,7 +309,7 @@ class OwnProcess:
                 raise ProcessEnded
             if not self._log.given_up:
                 outcomes = [*decided]
-        return encode_answer(outcomes, batch_cost_s=0.0)
+        return outcomes
 
 
 class SocketRouter(SimulatedRouter):
