@@ -20,7 +20,7 @@ from typing import Any, Final, TypeAlias
 
 from .user_code import is_ctrl_c
 
-__all__ = ["exc_info_of", "formatted_trace", "printable", "printable_json", "printable_lines", "printable_log"]
+__all__ = ["exc_info_of", "printable", "printable_json", "printable_lines", "printable_log"]
 
 ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
 
@@ -70,7 +70,7 @@ class _Printable(logging.Filter):
         if not text.isprintable():
             record.msg, record.args = printable_lines(text), None
         if record.exc_info and record.exc_info[0] is not None and not record.exc_text:
-            trace = formatted_trace(*record.exc_info)
+            trace = _formatted_trace(*record.exc_info)
             if trace is None or not trace.replace("\n", "").isprintable():
                 kind = record.exc_info[0].__name__
                 record.exc_text = printable_lines(trace or f"{kind}, whose trace cannot be formatted")  # taken as it is
@@ -78,7 +78,7 @@ class _Printable(logging.Filter):
         return True
 
 
-def formatted_trace(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> str | None:
+def _formatted_trace(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> str | None:
     """The trace of an exception as Python prints it; None if the exception's own code fails meanwhile."""
     try:
         return "".join(traceback.format_exception(kind, error, trace)).rstrip("\n")

@@ -31,7 +31,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -482,12 +482,8 @@ class ReadModel:
             if plain and (direct := self._direct.get(message_class)) is not None:
                 return direct(self._kept.model, message)
             answering = self._projection.answers[message_class]
-            if plain:
-                with self._watched(answering.__name__):
-                    answer = _called(answering, self._kept.model, message)
-            else:
-                with self._transaction(), self._watched(answering.__name__):
-                    answer = _called(answering, self._kept.model, message)
+            with nullcontext() if plain else self._transaction(), self._watched(answering.__name__):
+                answer = _called(answering, self._kept.model, message)
             if type(answer) is _HandlerError:
                 raise answer.error
             return answer
