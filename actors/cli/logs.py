@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -22,8 +22,8 @@ from rich.markup import escape
 
 from ...runtime.errors import CallerError
 from ...runtime.printable import printable_lines
-from ...runtime.store.partition_map import read_map
-from ..cluster.names import rest_of_name
+from ...runtime.store.partition_map import PartitionMap, read_map
+from ..cluster.names import partition_named, projector_named, rest_of_name, seat_in
 from .application import is_application
 from .console import complaints
 
@@ -37,11 +37,6 @@ NOTHING: Final = 2
 _LOOK_S: Final = 0.3
 _SESSIONS_EVERY: Final = 10
 """Polls of one session's files between two checks for a later session."""
-
-_OF_A_PROCESS: Final = re.compile(
-    r"(?P<part>.*(?:partition-\d+|-v\d+/\d+-\d+))(?:@(?P<node>[^@#]+))?#[\w.]+", re.DOTALL
-)
-"""The name of the actor of a partition or a projector: its node, on a cluster, and which of several processes it is."""
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
@@ -109,20 +104,15 @@ def _print(session: SessionLogs, oldest: datetime, actor: str, shown_as: Callabl
 
 def _shown_name(node_names: Mapping[str, str], actor: str) -> str:
     """The name of an actor for readers: `partition-0@node-1` for `partition-0@<id of the node>#3.c33bc9.3`."""
-    found = _OF_A_PROCESS.fullmatch(actor)
-    if found is None:  # an own actor: what looks like a mark may belong to the aggregate's id
-        return actor
-    node_id = found["node"] or ""
-    return found["part"] + (f"@{node_names.get(node_id, node_id[:8])}" if node_id else "")
+    whole = f"_/{actor}"  # where there is one system, its name was taken away
+    if (found := partition_named(actor) or partition_named(whole)) is not None:
+        return f"{actor.partition('@')[0]}@{node_names.get(found.node_id, found.node_id[:8])}"
+    return actor if (projector_named(actor) or projector_named(whole)) is None else seat_in(actor)
 
 
 def _node_names(directory: Path) -> dict[str, str]:
     """Id of a node -> its name, as far as the maps in the data folders at `directory` have it. Empty for others."""
-    found: dict[str, str] = {}
-    for node_share in directory.glob("*/*"):
-        if node_share.is_dir() and (read := read_map(node_share)) is not None:
-            found |= read[0].names
-    return found
+    return {node_id: name for _, store_map in _maps_in(directory) for node_id, name in store_map.names.items()}
 
 
 def _named(directory: Path) -> Callable[[str], str]:
@@ -149,7 +139,14 @@ def _named(directory: Path) -> Callable[[str], str]:
 
 def _systems_in(directory: Path) -> set[str]:
     """The names of the systems of which data folders in this directory have a share."""
-    return {share.name for share in directory.glob("*/*") if share.is_dir() and read_map(share) is not None}
+    return {name for name, _ in _maps_in(directory)}
+
+
+def _maps_in(directory: Path) -> Iterator[tuple[str, PartitionMap]]:
+    """The shares in data folders in this directory: the system, and its map as the share has it."""
+    for share in directory.glob("*/*"):
+        if share.is_dir() and (read := read_map(share)) is not None:
+            yield share.name, read[0]
 
 
 def _time(told: str) -> datetime:

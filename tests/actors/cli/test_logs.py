@@ -113,9 +113,14 @@ def test_the_actors_of_several_systems_in_one_folder_are_told_apart(
         share.mkdir(parents=True)
         write_map(share, store_map, "one")
         write(f"{name}.err", HEAD.format(f"{name}/partition-0@one#1") + f"2026-11-30T01:00:00.000Z INFO {name}: here\n")
+    write("4.err", HEAD.format("alto/Words-v2.1/0-0#3.c33bc9.3") + "2026-11-30T01:00:00.000Z INFO alto: built anew\n")
     write("3.err", HEAD.format("other/partition-0@one#1") + "2026-11-30T01:00:00.000Z INFO other: here\n")
     lines = shown(monkeypatch, capsys, tmp_path / "cluster")
-    assert sorted(line.split(" | ")[0] for line in lines) == ["alto/partition-0@node one", "tenor/partition-0@node one"]
+    assert sorted(line.split(" | ")[0] for line in lines) == [
+        "alto/Words-v2.1/0-0",
+        "alto/partition-0@node one",
+        "tenor/partition-0@node one",
+    ]
 
 
 async def test_who_follows_sees_what_comes_and_a_closed_pipe_ends_it(cluster: Cluster, tmp_path: Path) -> None:
