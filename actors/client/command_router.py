@@ -53,6 +53,7 @@ class CommandRouter:
         self._actor_named = actor_named
         self._settings = settings
         self._client = os.urandom(16)
+        self._store_id = store_id
         self._limits: dict[int, asyncio.TimerHandle] = {}
         """By attempt: what ends it if no answer comes."""
         self._looking: asyncio.Task[None] | None = None
@@ -119,7 +120,8 @@ class CommandRouter:
                 destination.transport.close()
 
     def _partition_transport(self, actor: Any) -> PartitionTransport:
-        return self.transport_class(actor, self._client, self._came_back, by_socket=self._settings.local_sockets)
+        by_socket = self._settings.local_sockets
+        return self.transport_class(actor, self._client, self._came_back, by_socket=by_socket, store_id=self._store_id)
 
     def _own_actor_transport(self, actor: Any) -> PartitionTransport:
         """Only partitions have sockets: an own actor waits for its partition, through Ray, anyway."""

@@ -6,8 +6,9 @@ Its counterpart: `ServerProtocol` (`../partition/socket_protocol.py`).
 Bytes and attempts in, bytes and answers out, after the manner of h11: no socket, no event loop, no thread, no clock. So
 the simulation drives this very code, with a network of its own.
 
-There is no handshake: who may connect is decided by the file system (`socket_server.py`), and each attempt names its
-client. Attempts leave in the order in which they are sent; an answer names its attempt, and is matched by that name.
+Before the first attempt both ends greet each other (`../sockets/handshake.py`). Who may connect is decided by the file
+system (`socket_server.py`), and each attempt names its client. Attempts leave in the order in which they are sent; an
+answer names its attempt, and is matched by that name.
 
 Rules kept here: a length is checked before anything of that length is kept; an answer to no attempt of this client ends
 the connection; when the connection has ended, what became of every attempt on it is unknown, and each is named once.

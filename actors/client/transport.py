@@ -35,14 +35,20 @@ class PartitionTransport:
     connection_class: type[SocketConnection] = SocketConnection
 
     def __init__(
-        self, actor: Any, client: bytes, batch_done: Callable[[int, bytes | None], None], *, by_socket: bool
+        self,
+        actor: Any,
+        client: bytes,
+        batch_done: Callable[[int, bytes | None], None],
+        *,
+        by_socket: bool,
+        store_id: str = "",
     ) -> None:
         """`batch_done(attempt, answer)` is called once for each attempt, later; the answer is None if it failed.
-        `by_socket`: the actor has a method `socket_path` that returns its socket."""
+        `by_socket`: the actor has a method `socket_path` that returns its socket. `store_id`: that of its store."""
         self.actor = actor
         self.died = False
         """Ray has reported that its process ended for good."""
-        self._client = client
+        self._client, self._store_id = client, store_id
         self._came_back = batch_done
         self._loop = asyncio.get_running_loop()
         self._choice = self.choice_class(by_socket=by_socket)
@@ -105,8 +111,9 @@ class PartitionTransport:
             async with asyncio.timeout(_LOOK_TIMEOUT_S):
                 path = await asyncio.wrap_future(self.actor.socket_path.remote().future())
                 if path:
-                    connection = self.connection_class(self._client, self._came_back, self._lost)
+                    connection = self.connection_class(self._client, self._came_back, self._lost, self._store_id)
                     await self._loop.create_unix_connection(lambda: connection, path)
+                    await connection.greeted
                     found = None if connection.lost else connection
         except Exception:  # of Ray's there are many, and of sockets
             found = None

@@ -32,6 +32,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import ray
@@ -559,7 +560,8 @@ class PartitionActor:
         on_failure.callback(check.stop)
         if plan.settings.local_sockets:
             name = f"{plan.store.store_id[:12]}-{plan.number}"
-            server = open_socket_server(name, lambda *batch: self._execute_in_turn(BATCH_BY_SOCKET_S, *batch))
+            by_socket = partial(self._execute_in_turn, BATCH_BY_SOCKET_S)
+            server = open_socket_server(name, plan.store.store_id, by_socket)
         return Activation(opened, loop, broadcast, own_actors, placements, check, server)
 
     def _watch_over(self) -> None:

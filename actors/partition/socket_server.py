@@ -8,6 +8,8 @@ user of the process. Where such a folder cannot be made there is no server, and 
 
 What the bytes mean is decided by `ServerProtocol` (`socket_protocol.py`); here they are moved, and requests executed.
 
+A client is greeted first (`../sockets/handshake.py`): one of another release, or of another store, is refused by name.
+
 Rules kept here: connections are bounded, each has one frame in memory, and a client that does not read its answers
 stops only itself. A request that cannot be executed ends its connection; the client sends again, through Ray.
 
@@ -31,6 +33,8 @@ from weakref import WeakSet
 from ...runtime.errors import NotPrivate
 from ...runtime.printable import printable_log
 from ...runtime.private import private_temporary_folder
+from ..sockets.greeting import greet_client
+from ..sockets.handshake import Handshake
 from .socket_protocol import ServerProtocol
 
 __all__ = ["CONNECTIONS_MAX", "SocketServer", "open_socket_server"]
@@ -54,9 +58,10 @@ _PATH_BYTES_MAX: Final = 107
 class SocketServer:
     """A listening socket and the threads that serve its connections."""
 
-    def __init__(self, path: Path, execute: Callable[[bytes, int, int, bytes], bytes]) -> None:
+    def __init__(self, path: Path, store_id: str, execute: Callable[[bytes, int, int, bytes], bytes]) -> None:
         """Listen at `path` and `execute(client, attempt, predecessor, batch)`, on many threads. Raises `OSError`."""
         self.path = path
+        self._store_id = store_id
         self._execute = execute
         self._connections: set[socket.socket] = set()
         self._closed = threading.Event()
@@ -117,6 +122,9 @@ class SocketServer:
         """Answer the attempts of one client, in order, until it goes."""
         protocol = ServerProtocol()
         try:
+            if refused := greet_client(connection, Handshake("partition", self._store_id)):
+                log.warning("%s refuses a client: %s", self.path, refused)
+                return
             while data := connection.recv(protocol.wanted_bytes, socket.MSG_WAITALL):
                 request = protocol.receive(data)
                 if request is not None:
@@ -145,7 +153,9 @@ def _close_in_child() -> None:
 os.register_at_fork(after_in_child=_close_in_child)
 
 
-def open_socket_server(name: str, execute: Callable[[bytes, int, int, bytes], bytes]) -> SocketServer | None:
+def open_socket_server(
+    name: str, store_id: str, execute: Callable[[bytes, int, int, bytes], bytes]
+) -> SocketServer | None:
     """Open a server on a fresh path. Returns None, and logs why, if no private socket folder is available.
 
     `name` is that of the partition: what its dead activations have left is removed.
@@ -156,7 +166,7 @@ def open_socket_server(name: str, execute: Callable[[bytes, int, int, bytes], by
         path = folder / f"{name}.{secrets.token_hex(4)}"
         if len(os.fsencode(path)) > _PATH_BYTES_MAX:
             raise OSError(f"{path} is too long for a socket, over {_PATH_BYTES_MAX} bytes; set TMPDIR to a shorter one")
-        return SocketServer(path, execute)
+        return SocketServer(path, store_id, execute)
     except (OSError, NotPrivate) as error:
         log.warning("no socket for %s, so its clients use Ray: %s", name, error)
         return None

@@ -13,6 +13,7 @@ from typing import Any
 
 from rayfold.actors.client.socket_client import SocketConnection
 from rayfold.actors.partition.socket_protocol import Request, ServerProtocol
+from rayfold.actors.sockets.handshake import Handshake
 
 from .clock import SimulatedLoop
 from .network import LATE_S, Network, ProcessEnded
@@ -41,6 +42,7 @@ class RecordedConnection(SocketConnection):
         client: bytes,
         batch_done: Callable[[int, bytes | None], None],
         tell_lost: Callable[[SocketConnection], None],
+        store_id: str = "",
     ) -> None:
         self.answers: list[tuple[int, bytes]] = []
 
@@ -49,7 +51,7 @@ class RecordedConnection(SocketConnection):
                 self.answers.append((attempt, answer))
             batch_done(attempt, answer)
 
-        super().__init__(client, record, tell_lost)
+        super().__init__(client, record, tell_lost, store_id)
 
     @property
     def refused(self) -> str:
@@ -136,6 +138,7 @@ class Link:
         """What the partition has made of them."""
         self.answered: list[tuple[int, bytes]] = []
         self._execute = execute
+        self._handshake = Handshake("partition")
         self._received = bytearray()
         self._up = Stream(network, partition, "requests", self._serve, self.close_server)
         self._down = Stream(network, partition, "answers", self._tell, self._lost)
@@ -164,7 +167,8 @@ class Link:
     def write(self, data: bytes) -> None:
         """Send a frame."""
         if self._client_open:
-            self.sent.append(bytes(data))
+            if self.client.greeted.done():  # before that it is the greeting
+                self.sent.append(bytes(data))
             self._up.write(data)
 
     def abort(self) -> None:
@@ -187,6 +191,11 @@ class Link:
     def _serve(self, data: bytes) -> None:
         """Read no more at a time than is wanted, and answer one request before the next is read."""
         self._received += data
+        while self._received and self._server_open and (wanted := self._handshake.wanted_bytes):
+            self._handshake.receive(bytes(self._received[:wanted]))
+            del self._received[:wanted]
+            if self._handshake.done:
+                self._down.write(self._handshake.greeting())
         while self._received and self._server_open:
             wanted = self.server.wanted_bytes
             piece = bytes(self._received[:wanted])

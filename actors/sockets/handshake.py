@@ -1,0 +1,123 @@
+"""Handshake: the first thing that travels on a socket, in both directions, before anything else does.
+
+Beside all steps. Around it: `greeting.py` and whatever else listens, and `../client/socket_client.py` and whatever else
+connects. The client sends its greeting as soon as it has connected; the other end reads it, and answers with its own.
+Nothing else may be sent before. So a program of another release, or one that has found the socket of another store,
+learns that by name and at once, and no frame is ever read by rules that were not meant for it.
+
+A greeting: 7 bytes that no other protocol begins with, the version of the protocol (1 byte), the length of the rest (2
+bytes), and the rest, a map in msgpack: `service`, what the connection is for; `store`, the id of the
+store; `refused`, why the connection is about to be ended, if it is. Unknown keys are ignored. The first ten bytes are
+the same in every version, so that any two versions can read each other's number.
+
+Bytes in, bytes out: no socket, no event loop, no thread, no clock.
+
+Rule kept here: the length of a greeting is checked before it is read, and never more than the greeting is asked for.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Final
+
+import msgpack
+
+from ...runtime.printable import printable
+
+__all__ = ["GREETING_BYTES_MAX", "HANDSHAKE_S", "PROTOCOL_VERSION", "Handshake"]
+
+PROTOCOL_VERSION: Final = 1
+"""Raised whenever a frame of any socket changes its meaning; two ends of different versions do not talk."""
+
+HANDSHAKE_S: Final = 5.0
+"""How long a greeting may take. It takes microseconds; a process that is frozen or is none of Rayfold's takes forever,
+and holds a place meanwhile."""
+
+GREETING_BYTES_MAX: Final = 4096
+"""The rest of a greeting: three short texts, with room for what later releases add."""
+
+_MAGIC: Final = b"rayfold"
+_HEAD: Final = struct.Struct(">7sBH")
+_TEXT_CHARACTERS_MAX: Final = 500
+
+
+class Handshake:
+    """One end's half of the handshake on one connection."""
+
+    def __init__(self, service: str, store_id: str = "") -> None:
+        """`service`: what the connection is for: both ends have to name the same. `store_id`: of which store;
+        without one a client takes whichever the other end serves."""
+        self.wanted_bytes = _HEAD.size
+        """How many bytes of the other end's greeting are missing, as far as is known; 0 at the end of the handshake."""
+        self.refused = ""
+        """Why this connection has to be ended."""
+        self.store_id = store_id
+        """The store's id; of a client without one, that of the other end once the handshake is `done`."""
+        self.rest = b""
+        """What came behind the other end's greeting, if more was given to `receive` than was wanted."""
+        self._service = service
+        self._received = b""
+
+    @property
+    def done(self) -> bool:
+        """The two ends fit, and frames may follow."""
+        return not self.wanted_bytes and not self.refused
+
+    def greeting(self) -> bytes:
+        """What to send: a client before anything else, the other end after `receive` has come to its end, whether it
+        is `done` or has `refused`."""
+        told = {"service": self._service, "store": self.store_id}
+        if self.refused:
+            told["refused"] = self.refused
+        rest: bytes = msgpack.packb(told)
+        return _HEAD.pack(_MAGIC, PROTOCOL_VERSION, len(rest)) + rest
+
+    def receive(self, data: bytes) -> None:
+        """Some of what the other end has sent. Not to be called any more once `wanted_bytes` is 0."""
+        self._received += data
+        received, size_bytes = self._received, _HEAD.size
+        if received[: len(_MAGIC)] != _MAGIC[: len(received)]:
+            self._refuse(f"what came is no greeting of Rayfold's; it begins with {received[:16]!r}")
+            return
+        if len(received) >= _HEAD.size:
+            _, version, rest_bytes = _HEAD.unpack_from(received)
+            if version != PROTOCOL_VERSION:
+                self._refuse(
+                    f"the other end speaks version {version} of the protocol, and this one version {PROTOCOL_VERSION}; "
+                    "use the same release of rayfold for both"
+                )
+                return
+            if rest_bytes > GREETING_BYTES_MAX:
+                self._refuse(f"a greeting of {rest_bytes} bytes, over {GREETING_BYTES_MAX}")
+                return
+            size_bytes += rest_bytes
+        self.wanted_bytes = max(0, size_bytes - len(received))
+        if not self.wanted_bytes:
+            self.rest = received[size_bytes:]
+            self._read(received[_HEAD.size : size_bytes])
+
+    def _read(self, rest: bytes) -> None:
+        try:
+            told = msgpack.unpackb(rest, max_map_len=64, max_array_len=64)
+        except Exception:  # msgpack raises many
+            told = None
+        if not isinstance(told, dict):
+            self._refuse("a greeting that cannot be read")
+            return
+        service, store_id, refused = (_text(told, key) for key in ("service", "store", "refused"))
+        if refused:
+            self._refuse(f"the other end refuses this one: {refused}")
+        elif service != self._service:
+            self._refuse(f"one end is for a {self._service}, and the other one for a {service}")
+        elif store_id and self.store_id and store_id != self.store_id:
+            self._refuse(f"one end has store {self.store_id}, and the other one store {store_id}")
+        else:
+            self.store_id = self.store_id or store_id
+
+    def _refuse(self, why: str) -> None:
+        self.wanted_bytes, self.refused = 0, printable(why)[:_TEXT_CHARACTERS_MAX]
+
+
+def _text(told: dict[Any, Any], key: str) -> str:
+    value = told.get(key, "")
+    return value[:_TEXT_CHARACTERS_MAX] if isinstance(value, str) else ""
