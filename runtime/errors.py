@@ -267,7 +267,7 @@ class CommandIdReused(CallerError):
             print("payment 17 was", error.receipt)
     """
 
-    def __init__(self, command_id: str, stream: str, first: tuple[str, str, int, int, int] | None = None) -> None:
+    def __init__(self, command_id: str, stream: str, first: tuple[str, str, int, int, int, int] | None = None) -> None:
         super().__init__(command_id, stream, first)
         self.command_id, self._stream, self.first = command_id, stream, first
 
@@ -281,9 +281,9 @@ class CommandIdReused(CallerError):
         """What the command that has this id was answered; its `repeated` is True."""
         if self.first is None:
             return None
-        type_name, ident, partition, position, version = self.first
+        type_name, ident, partition, position, version, count = self.first
         stream = StreamId(type_name, ident)
-        return Receipt(stream, partition, position, version, bytes.fromhex(self.command_id), True)
+        return Receipt(stream, partition, position, version, bytes.fromhex(self.command_id), True, "", count)
 
     def sentence(self) -> str:
         return (

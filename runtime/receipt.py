@@ -37,14 +37,17 @@ class Receipt(NamedTuple):
     """Id of the store whose log holds the events: a restored store has another one, and its positions mean something
     else. Empty where that is not known, as inside an actor."""
 
+    event_count: int = 0
+    """How many events the command had: their versions are `version - event_count + 1` to `version`."""
+
     carried: tuple[Any, ...] | None = None
     """The events, if `execute` was asked for them: see `events`."""
 
     @property
     def events(self) -> tuple[Any, ...]:
-        """The events of the command, in order, as readers see them; none if it had no events. Their number is
-        `len(receipt.events)`. Only of a receipt that `execute(..., events=True)` has returned; of any other one ask the
-        runtime: `events_of(receipt)`. Raises `AttributeError` for a receipt without them."""
+        """The events of the command, in order, as readers see them; none if it had no events. Only of a
+        receipt that `execute(..., events=True)` has returned; of any other one ask the runtime: `events_of(receipt)`.
+        Raises `AttributeError` for a receipt without them."""
         if self.carried is None:
             remedy = "use execute(..., events=True), or ask the runtime: events_of(receipt)"
             raise AttributeError(f"this receipt does not carry the events of its command; {remedy}")

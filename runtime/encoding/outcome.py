@@ -104,8 +104,8 @@ def decode_outcomes(blob: bytes, commands: Sequence[Any], store_id: str = "") ->
     answered: list[Answered] = []
     for command, packed in zip(commands, unpacker, strict=True):
         if packed[0] == _RECEIPT:
-            _, partition, position, version, repeated = packed
-            facts = (command.stream, partition, position, version, command.command_id, repeated, store_id, None)
+            _, partition, position, version, repeated, count = packed
+            facts = (command.stream, partition, position, version, command.command_id, repeated, store_id, count, None)
             answered.append(_new(Receipt, facts))
         elif packed[0] == _ERROR:
             answered.append(from_wire([*packed[1:]]))
@@ -119,8 +119,8 @@ def decode_outcomes(blob: bytes, commands: Sequence[Any], store_id: str = "") ->
 def _pack(outcome: Answered) -> bytes:
     packed: bytes
     if isinstance(outcome, Receipt):
-        _, partition, position, version, _, repeated, _, _ = outcome
-        packed = _pack_facts((_RECEIPT, partition, position, version, repeated))
+        _, partition, position, version, _, repeated, _, count, _ = outcome
+        packed = _pack_facts((_RECEIPT, partition, position, version, repeated, count))
     elif isinstance(outcome, Redirect):
         packed = msgpack.packb((_MOVED, outcome.actor))
     elif isinstance(outcome, RetryAfter):

@@ -251,11 +251,24 @@ class WriteLoop:
             first = None
             if not refused:
                 kept = decode_record(self._record_at(entry.position)).stream
-                first = (kept.type, kept.id, self.partition, entry.position, entry.version)
+                count = self._count_events(entry.position, command.command_id)
+                first = (kept.type, kept.id, self.partition, entry.position, entry.version, count)
             raise CommandIdReused(_shown(command.command_id), str(stream), first)
-        if refused:
-            return rejected_in(self._record_at(entry.position))
-        return Receipt(stream, self.partition, entry.position, entry.version, command.command_id, True)
+        return self._first_outcome(command, entry.position, entry.version)
+
+    def _first_outcome(self, command: PackedCommand, position: int, version: int) -> Outcome:
+        """What a repeated command was answered the first time."""
+        if version == REFUSED_VERSION:
+            return rejected_in(self._record_at(position))
+        count = self._count_events(position, command.command_id)
+        return Receipt(command.stream, self.partition, position, version, command.command_id, True, "", count)
+
+    def _count_events(self, position: int, command_id: bytes) -> int:
+        """How many events the command has whose last one is at this position: those of one command lie together."""
+        count = 1
+        while position > count and decode_record(self._record_at(position - count)).command_id == command_id:
+            count += 1
+        return count
 
     def _record_at(self, position: int) -> bytes:
         records = self._log.read(position - 1, 1)
@@ -410,17 +423,16 @@ class WriteLoop:
         """The log has committed: receipts for the callers, and the new states become the residents."""
         records: list[bytes] = []
         outcomes, partition = decided.outcomes, self.partition
-        for index, done in zip(decided.indexes, appended, strict=True):
+        for index, append, done in zip(decided.indexes, decided.appends, appended, strict=True):
             command_id, stream = commands[index][:2]
             position, version, stored, repeated = done
-            outcomes[index] = _new(Receipt, (stream, partition, position, version, command_id, repeated, "", None))
-            records += stored
-            if repeated and version == REFUSED_VERSION:
-                outcomes[index] = rejected_in(self._record_at(position))
-            elif index in decided.refused and not repeated:
-                outcomes[index] = decided.refused[index]
-            if repeated:  # known to the log alone: its events were decided here, and not appended
-                decided.working.pop(stream, None)
+            if not repeated:
+                facts = (stream, partition, position, version, command_id, False, "", len(append.events), None)
+                outcomes[index] = decided.refused.get(index) or _new(Receipt, facts)
+                records += stored
+                continue
+            outcomes[index] = self._first_outcome(commands[index], position, version)
+            decided.working.pop(stream, None)  # known to the log alone: its events were decided here, and not appended
         for index, first in decided.reused:
             outcomes[index] = _reused(commands[index], outcomes[first])
         for index, first in decided.repeats:
@@ -474,7 +486,8 @@ def _reused(command: PackedCommand, first: Outcome | None) -> CommandIdReused:
     """The error for a command with the id of another one of its batch, which was answered that."""
     receipt = None
     if isinstance(first, Receipt):
-        receipt = (first.stream.type, first.stream.id, first.partition, first.position, first.version)
+        stream, partition, position, version, _, _, _, count, _ = first
+        receipt = (stream.type, stream.id, partition, position, version, count)
     return CommandIdReused(_shown(command.command_id), str(command.stream), receipt)
 
 

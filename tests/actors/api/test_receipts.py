@@ -14,6 +14,7 @@ from rayfold import (
     Aggregate,
     BlockingRuntime,
     Command,
+    CommandIdReused,
     Envelope,
     Event,
     InvalidMessage,
@@ -98,8 +99,8 @@ def test_a_receipt_that_is_asked_carries_the_events_of_its_command_alone(
         assert numbers(receipt) == list(range(last + 1, last + count + 1))
         last += count
         assert receipt.version == last
-        said.append(len(receipt.events))
-    assert said == [1, 0, 2, 9, 4, 700]
+        said.append((len(receipt.events), receipt.event_count))
+    assert said == [(count, count) for count in (1, 0, 2, 9, 4, 700)]
 
 
 def test_a_repeat_carries_the_events_of_the_first_time(books: BlockingRuntime) -> None:
@@ -109,6 +110,17 @@ def test_a_repeat_carries_the_events_of_the_first_time(books: BlockingRuntime) -
     again = books.execute(Book, "repeats", issue, command_id=once, events=True)
     assert numbers(again) == numbers(first) == [1, 2]
     assert (again.repeated, again._replace(repeated=False)) == (True, first)
+    assert again.event_count == 2
+    with pytest.raises(CommandIdReused) as reused:
+        books.execute(Book, "repeats", Issue(customers=("d",)), command_id=once)
+    assert reused.value.receipt is not None
+    assert reused.value.receipt.event_count == 2
+
+
+def test_a_repeat_to_an_own_actor_says_how_many_events_there_were(books: BlockingRuntime) -> None:
+    issue, once = Issue(customers=("a", "b", "c")), derived_id("own repeat", 1)
+    receipts = [books.execute(OwnBook, "repeats", issue, command_id=once) for _ in range(2)]
+    assert [(one.event_count, one.repeated) for one in receipts] == [(3, False), (3, True)]
 
 
 def test_a_receipt_that_was_not_asked_says_how_to_ask(books: BlockingRuntime) -> None:
@@ -124,6 +136,7 @@ def test_the_receipts_of_many_commands_lead_to_their_events(books: BlockingRunti
     for number, (envelope, receipt) in enumerate(books.execute_all(envelopes)):
         assert isinstance(receipt, Receipt)
         assert len(books.events_of(receipt)) == number % 4 == len(envelope.command.customers)  # type: ignore[attr-defined]
+        assert receipt.event_count == number % 4
 
 
 def test_a_session_and_until_pass_the_events_on(books: BlockingRuntime) -> None:

@@ -64,7 +64,7 @@ TEN = Deposit(amount=10)
 
 def test_a_command_is_acknowledged_with_its_place(loop: WriteLoop) -> None:
     done = loop.execute([alice(OPEN, 1)])
-    assert done.outcomes == [Receipt(StreamId("Account", "alice"), 7, 1, 1, bytes(15) + b"\1", False)]
+    assert done.outcomes == [Receipt(StreamId("Account", "alice"), 7, 1, 1, bytes(15) + b"\1", False, "", 1)]
 
 
 def test_an_event_carries_what_its_command_carried(loop: WriteLoop) -> None:
