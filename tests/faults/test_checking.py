@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
 
 from rayfold import Envelope, Receipt, Rejected
+from rayfold.actors.control.supervision import Supervision
 from rayfold.benchmarks.torture.bank import Jar, Put
 from rayfold.benchmarks.torture.checking import check_log
+from rayfold.benchmarks.torture.cluster.harness import NODE_IS_DOWN
 from rayfold.benchmarks.torture.contract import Findings
 from rayfold.benchmarks.torture.history import Entry, History
 from rayfold.runtime.encoding.catalogue import Catalogue
@@ -87,3 +90,7 @@ def test_a_repeat_that_was_told_another_receipt_is_found(store: Store, history: 
 def test_a_lower_version_than_one_acknowledged_before_is_found(store: Store, history: History) -> None:
     history.entries[0].sent_s, history.entries[0].told_s = 50.0, 51.0
     assert broken(store, history) == {"I8"}
+
+
+def test_a_node_that_is_down_is_named_as_the_scenarios_of_clusters_expect() -> None:
+    assert NODE_IS_DOWN in inspect.getsource(Supervision._gone)

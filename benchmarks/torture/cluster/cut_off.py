@@ -27,7 +27,7 @@ from rayfold.actors.cluster.token import ensure_token
 from rayfold.runtime.errors import Unavailable
 
 from ..contract import Context, Findings, scenario
-from .harness import INVARIANTS_OF_CLUSTERS, NODES, PARTITIONS, ClusterBank, cluster_bank, wait_until
+from .harness import INVARIANTS_OF_CLUSTERS, NODE_IS_DOWN, NODES, PARTITIONS, ClusterBank, cluster_bank, wait_until
 
 _NETWORK: Final = "10.213.47"
 _PORT: Final = 6379
@@ -176,7 +176,7 @@ def _cut_off(bank: ClusterBank, nodes: NetworkNodes, victim: int, given_up: list
     nodes.plug(victim, "down")
     try:
         findings.count("cut_off")
-        trouble = wait_until(lambda: bank.not_told(affected, "is gone"), began_s + _GIVEN_UP_S)
+        trouble = wait_until(lambda: bank.not_told(affected, NODE_IS_DOWN), began_s + _GIVEN_UP_S)
         findings.check("I12", not trouble, f"{node.name} is cut off, and {trouble}")
         findings.count("named", not trouble)
         given_up.append(time.monotonic() - began_s)

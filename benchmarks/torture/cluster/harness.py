@@ -46,6 +46,9 @@ one after the other, a second each, and what Ray has forgotten is missed after 1
 _DEPLOY_TIMEOUT_S: Final = 180.0
 
 _STARTS_MAX: Final = 3
+NODE_IS_DOWN: Final = "has been down since"
+"""What an error says of a partition whose node has ended, or is cut off."""
+
 _TOO_SLOW: Final = "timed out during startup"
 """How Ray says that its processes of a node were not up within its own 30 s, which happens with a load of 30 on two
 cores."""

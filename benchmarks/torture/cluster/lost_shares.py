@@ -23,7 +23,7 @@ from rayfold.runtime.store.node_store import node_share
 from rayfold.runtime.store.partition_map import PartitionMap, write_map
 
 from ..contract import Context, Findings, scenario
-from .harness import INVARIANTS_OF_CLUSTERS, NODES, PARTITIONS, ClusterBank, cluster_bank, wait_until
+from .harness import INVARIANTS_OF_CLUSTERS, NODE_IS_DOWN, NODES, PARTITIONS, ClusterBank, cluster_bank, wait_until
 from .program import APP, ProgramError
 
 _TOLD_TIMEOUT_S: Final = 60.0
@@ -106,7 +106,7 @@ def _look(bank: ClusterBank, damage: Damage, affected: Sequence[int], where: str
     except ProgramError as error:
         told = str(error)
     bank.findings.check("I12", not told, f"{where}: {others} do not go on: {told}")
-    expected = damage.says if damage.starts else "is gone"
+    expected = damage.says if damage.starts else NODE_IS_DOWN
     trouble = wait_until(lambda: bank.not_told(affected, expected), time.monotonic() + _TOLD_TIMEOUT_S)
     bank.findings.count("named", not trouble)
     bank.findings.check("I10", not trouble, f"{where}: {trouble}")

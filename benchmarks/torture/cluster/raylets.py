@@ -135,7 +135,7 @@ def _two_of_one(bank: ClusterBank, victim: int) -> None:
     try:
         _check_refused(bank, victim)
         (node.data / LOCK).unlink()
-        (node.data / APP / STORE_LOCK).unlink()
+        _without_locks(node.data / APP)
         bank.start_nodes([victim])
         bank.await_recovered()
         successor = _frozen(bank, victim, partition)
@@ -161,6 +161,18 @@ def _check_refused(bank: ClusterBank, victim: int) -> None:
         told = str(error)
     bank.findings.count("refused_by_the_lock", "in use" in told)
     bank.findings.check("I6", "in use" in told, f"a second node on a data folder in use: {told}")
+
+
+def _without_locks(share: Path) -> None:
+    """Have a share that nobody holds a lock of, with the same files: the lock of its folder stays with the folder that
+    has it."""
+    (share / STORE_LOCK).unlink()
+    locked = share.with_name(f"{share.name}.locked")
+    share.rename(locked)
+    share.mkdir(mode=locked.stat().st_mode & 0o777)
+    for one in locked.iterdir():
+        one.rename(share / one.name)
+    locked.rmdir()
 
 
 def _wake(bank: ClusterBank, victim: int, partition: int, old: int, first: LocalNode) -> None:
