@@ -27,7 +27,7 @@ from rayfold.runtime.store.store_lock import LOCK as STORE_LOCK
 
 from ..contract import Context, Findings, scenario
 from ..processes import Child, runs, take_over, title_of
-from .harness import INVARIANTS_OF_CLUSTERS, NODES, PARTITIONS, ClusterBank, cluster_bank, wait_until
+from .harness import INVARIANTS_OF_CLUSTERS, NODES, PARTITIONS, RECOVERED_MAX_S, ClusterBank, cluster_bank, wait_until
 from .program import APP
 
 _KINDS: Final = ("NodeAgent", "PartitionActor", "ProjectorActor", "AggregateActor")
@@ -201,7 +201,7 @@ def _frozen(bank: ClusterBank, number: int, partition: int) -> int:
     """Stop the process of a node's only partition, at a moment at which it has not got the lock of its log."""
     node = bank.nodes.nodes[number]
     for _ in range(_TRIES_MAX):
-        [pid] = bank.processes("ray::PartitionActor", number)
+        pid = _partition_process(bank, number)
         os.kill(pid, signal.SIGSTOP)
         with Child(write, share=str(node.data / APP), node_id=node.identity.node_id, partition=partition) as child:
             if take_over(child):
@@ -209,6 +209,20 @@ def _frozen(bank: ClusterBank, number: int, partition: int) -> int:
         os.kill(pid, signal.SIGCONT)
         bank.findings.count("frozen_in_a_transaction")
     raise RuntimeError(f"partition {partition} was stopped inside a transaction {_TRIES_MAX} times in a row")
+
+
+def _partition_process(bank: ClusterBank, number: int) -> int:
+    """The process of a node's only partition. A title that is being changed is none for a moment."""
+    found: list[int] = []
+
+    def trouble() -> str:
+        found[:] = bank.processes("ray::PartitionActor", number)
+        return "" if len(found) == 1 else f"{len(found)} processes of partitions"
+
+    still = wait_until(trouble, time.monotonic() + RECOVERED_MAX_S)
+    if still:
+        raise RuntimeError(f"node {number} has {still} {RECOVERED_MAX_S:g} s after it was recovered")
+    return found[0]
 
 
 def write(share: str, node_id: str, partition: int) -> None:
