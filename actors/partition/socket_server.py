@@ -3,10 +3,8 @@
 Beside step [3] of the write path. Before it: a client's `SocketConnection` (`socket_client.py`). After it: the
 partition's `execute`, which sees no difference to a call through Ray.
 
-Who may come in is decided by the file system: the socket has mode 0600, in a folder of mode 0700 that belongs to the
-user of the process. Where such a folder cannot be made there is no server, and clients use Ray.
-
-What the bytes mean is decided by `ServerProtocol` (`socket_protocol.py`); here they are moved, and requests executed.
+Who may come in is decided by the file system (`../sockets/listening.py`). What the bytes mean is decided by
+`ServerProtocol` (`socket_protocol.py`); here they are moved, and requests executed.
 
 A client is greeted first (`../sockets/handshake.py`): one of another release, or of another store, is refused by name.
 
@@ -20,60 +18,39 @@ in the actor would be one more thing that needs the interpreter before a commit 
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
 import socket
 import threading
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
-from weakref import WeakSet
 
-from ...runtime.errors import NotPrivate
 from ...runtime.printable import printable_log
-from ...runtime.private import private_temporary_folder
 from ..sockets.greeting import greet_client
 from ..sockets.handshake import Handshake
+from ..sockets.listening import CONNECTIONS_MAX, ListeningSocket, closed_in_children, open_listening_socket
 from .socket_protocol import ServerProtocol
 
-__all__ = ["CONNECTIONS_MAX", "SocketServer", "open_socket_server"]
+__all__ = ["SocketServer", "open_socket_server"]
 
 log = printable_log(__name__)
 
-CONNECTIONS_MAX: Final = 64
-"""Programs on one machine that write to one partition over a socket: a thread and at most 1 MiB each. Others use
-Ray."""
-
 _PAUSE_S: Final = 1.0
 """Pause after an `accept` that failed, for example for want of file descriptors."""
-
-_STARTING_MAX_S: Final = 60.0
-"""How young another partition's socket may be to be just about to listen."""
-
-_PATH_BYTES_MAX: Final = 107
-"""The size of a socket's path in Linux."""
 
 
 class SocketServer:
     """A listening socket and the threads that serve its connections."""
 
-    def __init__(self, path: Path, store_id: str, execute: Callable[[bytes, int, int, bytes], bytes]) -> None:
-        """Listen at `path` and `execute(client, attempt, predecessor, batch)`, on many threads. Raises `OSError`."""
-        self.path = path
+    def __init__(
+        self, listening: ListeningSocket, store_id: str, execute: Callable[[bytes, int, int, bytes], bytes]
+    ) -> None:
+        """Serve at once, and `execute(client, attempt, predecessor, batch)`, on many threads. Raises `OSError`."""
+        self.path = listening.path
         self._store_id = store_id
         self._execute = execute
         self._connections: set[socket.socket] = set()
         self._closed = threading.Event()
-        self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            self._listening.bind(os.fspath(path))
-            path.chmod(0o600)  # no client can have connected: it does not listen yet
-            self._listening.listen(CONNECTIONS_MAX)
-        except OSError:
-            self._listening.close()
-            raise
-        _open_here.add(self)
+        self._listening = listening
+        closed_in_children(self)
         try:
             threading.Thread(target=self._accept, name="rayfold-socket-server", daemon=True).start()
         except RuntimeError as error:  # there may be no more threads
@@ -83,23 +60,20 @@ class SocketServer:
     def close(self) -> None:
         """Accept no connection any more, and end every one. Closing twice is allowed."""
         self._closed.set()
-        for one in (self._listening, *list(self._connections)):
+        for one in list(self._connections):
             with contextlib.suppress(OSError):  # which also wakes the thread that waits there
                 one.shutdown(socket.SHUT_RDWR)
         self._listening.close()
-        with contextlib.suppress(OSError):  # the folder may be read-only by now
-            self.path.unlink(missing_ok=True)
 
     def close_in_child(self) -> None:
-        """In a child that user code has forked: what it inherited is its parent's, whose clients would wait for the
-        child as well before they know that the parent has ended."""
-        for one in (self._listening, *self._connections):
+        """See `closed_in_children`."""
+        for one in (self._listening.socket, *self._connections):
             one.close()
 
     def _accept(self) -> None:
         while not self._closed.is_set():
             try:
-                connection, _ = self._listening.accept()
+                connection, _ = self._listening.socket.accept()
             except OSError as error:
                 if not self._closed.is_set():
                     log.warning("%s accepts no connection for now: %s", self.path, error)
@@ -142,17 +116,6 @@ class SocketServer:
             connection.close()
 
 
-_open_here: Final[WeakSet[SocketServer]] = WeakSet()
-
-
-def _close_in_child() -> None:
-    for server in list(_open_here):
-        server.close_in_child()
-
-
-os.register_at_fork(after_in_child=_close_in_child)
-
-
 def open_socket_server(
     name: str, store_id: str, execute: Callable[[bytes, int, int, bytes], bytes]
 ) -> SocketServer | None:
@@ -160,29 +123,11 @@ def open_socket_server(
 
     `name` is that of the partition: what its dead activations have left is removed.
     """
+    listening = open_listening_socket(name)
+    if listening is None:
+        return None
     try:
-        folder = private_temporary_folder()
-        _remove_dead(folder, name)
-        path = folder / f"{name}.{secrets.token_hex(4)}"
-        if len(os.fsencode(path)) > _PATH_BYTES_MAX:
-            raise OSError(f"{path} is too long for a socket, over {_PATH_BYTES_MAX} bytes; set TMPDIR to a shorter one")
-        return SocketServer(path, store_id, execute)
-    except (OSError, NotPrivate) as error:
+        return SocketServer(listening, store_id, execute)
+    except OSError as error:
         log.warning("no socket for %s, so its clients use Ray: %s", name, error)
         return None
-
-
-def _remove_dead(folder: Path, name: str) -> None:
-    """Remove the sockets of this partition, and old ones of any, at which no process listens any more."""
-    for path in folder.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # another process removes it too
-            if not path.is_socket():  # such as the folder of code
-                continue
-            if not path.name.startswith(f"{name}.") and time.time() - path.lstat().st_mtime < _STARTING_MAX_S:
-                continue
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trying, contextlib.suppress(OSError):
-            trying.setblocking(False)  # one that is stopped, with a full backlog, would have us wait
-            try:
-                trying.connect(os.fspath(path))
-            except ConnectionRefusedError:
-                path.unlink()

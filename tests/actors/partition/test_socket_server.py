@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 
 from rayfold.actors.client.socket_client import SocketConnection
-from rayfold.actors.partition.socket_server import CONNECTIONS_MAX, SocketServer, open_socket_server
+from rayfold.actors.partition.socket_server import SocketServer, open_socket_server
 from rayfold.actors.sockets import greeting
 from rayfold.actors.sockets.handshake import Handshake
+from rayfold.actors.sockets.listening import CONNECTIONS_MAX
 from rayfold.runtime.encoding.frames import ANSWER, REQUEST, REQUEST_BYTES_MAX
 
 CLIENT = b"c" * 16

@@ -1,0 +1,112 @@
+"""ListeningSocket: a Unix socket at a fresh path, at which a process listens for clients of its own machine.
+
+Beside steps [3] and [8]. Around it: the servers of a partition and of a projector, which accept from it.
+
+Who may come in is decided by the file system: the socket has mode 0600, in a folder of mode 0700 that belongs to the
+user of the process. Where such a folder cannot be made there is no socket, and clients use Ray.
+
+Rule kept here: what dead processes have left is removed only where nothing listens any more. A child that user code
+forks closes what it has inherited.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import time
+from pathlib import Path
+from typing import Any, Final
+from weakref import WeakSet
+
+from ...runtime.errors import NotPrivate
+from ...runtime.printable import printable_log
+from ...runtime.private import private_temporary_folder
+
+__all__ = ["CONNECTIONS_MAX", "ListeningSocket", "closed_in_children", "open_listening_socket"]
+
+log = printable_log(__name__)
+
+CONNECTIONS_MAX: Final = 64
+"""Programs on one machine that are connected to one partition or projector. Others use Ray."""
+
+_STARTING_MAX_S: Final = 60.0
+"""How young another process's socket may be to be just about to listen."""
+
+_PATH_BYTES_MAX: Final = 107
+"""The size of a socket's path in Linux."""
+
+
+class ListeningSocket:
+    """A bound socket, at which nothing listens before `listen`."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises `OSError`."""
+        self.path = path
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self.socket.bind(os.fspath(path))
+            path.chmod(0o600)  # no client can have connected: it does not listen yet
+            self.socket.listen(CONNECTIONS_MAX)
+        except OSError:
+            self.socket.close()
+            raise
+
+    def close(self) -> None:
+        """Accept no connection any more: a thread that waits in `accept` is woken. Closing twice is allowed."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+        with contextlib.suppress(OSError):  # the folder may be read-only by now
+            self.path.unlink(missing_ok=True)
+
+
+_open_here: Final[WeakSet[Any]] = WeakSet()
+
+
+def closed_in_children(server: Any) -> None:
+    """Have its `close_in_child` called in each child that user code forks: what that has inherited is its parent's,
+    whose clients would wait for the child as well before they know that the parent has ended."""
+    _open_here.add(server)
+
+
+def _close_in_child() -> None:
+    for server in list(_open_here):
+        server.close_in_child()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
+
+
+def open_listening_socket(name: str) -> ListeningSocket | None:
+    """Listen at a fresh path. Returns None, and logs why, if no private socket folder is available.
+
+    `name` is that of the partition or projector: what its dead processes have left is removed.
+    """
+    try:
+        folder = private_temporary_folder()
+        _remove_dead(folder, name)
+        path = folder / f"{name}.{secrets.token_hex(4)}"
+        if len(os.fsencode(path)) > _PATH_BYTES_MAX:
+            raise OSError(f"{path} is too long for a socket, over {_PATH_BYTES_MAX} bytes; set TMPDIR to a shorter one")
+        return ListeningSocket(path)
+    except (OSError, NotPrivate) as error:
+        log.warning("no socket for %s, so its clients use Ray: %s", name, error)
+        return None
+
+
+def _remove_dead(folder: Path, name: str) -> None:
+    """Remove the sockets of this name, and old ones of any, at which no process listens any more."""
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process removes it too
+            if not path.is_socket():  # such as the folder of code
+                continue
+            if not path.name.startswith(f"{name}.") and time.time() - path.lstat().st_mtime < _STARTING_MAX_S:
+                continue
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trying, contextlib.suppress(OSError):
+            trying.setblocking(False)  # one that is stopped, with a full backlog, would have us wait
+            try:
+                trying.connect(os.fspath(path))
+            except ConnectionRefusedError:
+                path.unlink()
