@@ -22,12 +22,12 @@ from ..domain.recorded import Recorded
 from ..encoding.catalogue import Catalogue
 from ..errors import HandlerFailed, InvalidId, InvalidMessage, UnknownEvent, UnknownName
 from ..log.contract import StoredEvent
-from ..log.format import stream_id
+from ..log.format import decode_record, record_position, stream_id
 from ..read.unreadable import Unreadable, UnreadableEvent, check_unreadable, unreadable_event
 from ..stream import StreamId, is_reserved
 from ..user_code import is_ctrl_c
 
-__all__ = ["EventFilter", "Happened", "Key", "Streams", "Types"]
+__all__ = ["EventFilter", "Happened", "Key", "Streams", "Types", "happened_in"]
 
 Happened: TypeAlias = tuple[Event, Recorded]
 """An event and its place."""
@@ -70,6 +70,15 @@ class EventFilter:
         checked_callable("key", key)
         self._member, self._of, self._key = member, of, key
         self._unreadable = check_unreadable(unreadable)
+
+    @property
+    def named(self) -> frozenset[StreamId] | None:
+        """The streams that are chosen, if all of them are named one by one: nothing else can match. Else None."""
+        if self._any_stream or self._kinds or self._matches is not None:
+            return None
+        if self._of == 1 or self._key is not None:
+            return self._ids
+        return frozenset(stream for stream in self._ids if part_of(str(stream), self._of) == self._member)
 
     def events(self, stored: StoredEvent, recorded: Recorded) -> Sequence[Event]:
         """What is chosen of a stored event: one or none, or several if an upcast made several of it. Raises
@@ -117,6 +126,24 @@ class EventFilter:
             if is_ctrl_c(error):
                 raise
             raise HandlerFailed.caused_by("key= of the subscription", _told(recorded), error) from error
+
+
+def happened_in(record: bytes, chosen: EventFilter, partition: int, replayed: bool = False) -> list[Happened]:
+    """What is chosen of the event in a record. Raises `Damaged`, `UnknownEvent`, `HandlerFailed`."""
+    position = record_position(record)
+    stored = decode_record(record, f"event {position} of partition {partition}")
+    recorded = Recorded(
+        stored.stream,
+        stored.version,
+        partition,
+        position,
+        stored.recorded_at_us,
+        stored.command_id,
+        stored.correlation_id,
+        stored.causation_id,
+        replayed,
+    )
+    return [(event, recorded) for event in chosen.events(stored, recorded)]
 
 
 def _event_names(catalogue: Catalogue, types: Types) -> Iterator[str]:

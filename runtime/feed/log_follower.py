@@ -1,6 +1,7 @@
 """The follower: the logs of a store from given positions on, page by page, caught up and then live without a gap.
 Beside the write path, for a reader in a process of its own: subscriptions and embedded read models. Before it: readers
-of the logs, LMDB's or any other that keeps `Followed`. After it: `subscription.py`.
+of the logs, LMDB's or any other that keeps `Followed`. After it: `subscription.py`. Where only some streams are
+followed, what the log has already is read by the stream index (`indexed_streams.py`); what comes later, from the log.
 
 A log on another node is polled by asking that node (`actors/nodes/store.py`), which takes a millisecond and work at
 both ends, so it is polled more rarely. One whose node is gone is passed over until it is back.
@@ -26,6 +27,7 @@ from typing import Final, Protocol
 
 from ..errors import Damaged, InvalidMessage, NotInHistory, StorageFailed, Unavailable
 from ..log.format import record_position
+from .indexed_streams import IndexedStreams
 
 __all__ = [
     "PAGE_BYTES",
@@ -101,14 +103,21 @@ def any_away(logs: Iterable[object]) -> bool:
 class LogFollower:
     """Reads the logs in turn. One thread at a time reads; `close` may be called from any."""
 
-    def __init__(self, logs: Mapping[int, Followed], after: Mapping[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        logs: Mapping[int, Followed],
+        after: Mapping[int, int] | None = None,
+        indexed: Mapping[int, IndexedStreams] | None = None,
+    ) -> None:
         """`logs`: partition -> its reader, which belongs to the follower now. `after`: partition -> the position after
-        which to begin; 0, the beginning, for those that it does not name.
+        which to begin; 0, the beginning, for those that it does not name. `indexed`: partition -> the streams that are
+        followed in it, if these are few: then nothing but their records is read up to where their index reaches.
 
         Raises `InvalidMessage` for what is not a position, `NotInHistory` for one that a log lacks; the readers are
         closed then.
         """
         self._logs = dict(logs)
+        self._indexed = dict(indexed or {})
         self._next = 0
         self._closed = threading.Event()
         self.away = any_away(self._logs.values())
@@ -146,7 +155,8 @@ class LogFollower:
             return 0
 
     def read(self, limit: int = PAGE_RECORDS, bytes_max: int = PAGE_BYTES) -> list[tuple[int, list[bytes]]]:
-        """The next records: (partition, its records in order) for each log that has some; empty if none has.
+        """The next records: (partition, its records in order) for each log that has some; empty if none has. The
+        positions are then up to date with them, and with what the index passes over.
 
         At most `limit` records in all, and no further one once `bytes_max` is reached. The log that comes first is
         another one each time, so that a busy one keeps no other waiting. Raises `Damaged` if the next record of a log
@@ -155,18 +165,16 @@ class LogFollower:
         partitions = [*self._logs]
         start, self._next = self._next, (self._next + 1) % len(partitions)
         page: list[tuple[int, list[bytes]]] = []
+        reached: dict[int, int] = {}
         for partition in partitions[start:] + partitions[:start]:
             if limit < 1 or bytes_max < 1:
                 break
-            records = self._records(partition, limit, bytes_max)
+            records, reached[partition] = self._records(partition, limit, bytes_max)
             if records:
                 page.append((partition, records))
                 limit -= len(records)
                 bytes_max -= sum(map(len, records))
-        for partition, records in page:
-            follows = self._positions[partition] + 1
-            assert record_position(records[0]) == follows, "records follow the last one that was read"
-            self._positions[partition] += len(records)
+        self._positions.update(reached)
         return page
 
     def go_back(self, partition: int, position: int) -> None:
@@ -203,16 +211,32 @@ class LogFollower:
         for log in self._logs.values():
             log.close()
 
-    def _records(self, partition: int, limit: int, bytes_max: int) -> list[bytes]:
+    def _records(self, partition: int, limit: int, bytes_max: int) -> tuple[list[bytes], int]:
+        """The next records of a log, and the position up to which they are all that is followed."""
         log, after = self._logs[partition], self._positions[partition]
         try:
-            return log.read(after, limit, bytes_max)
+            if (found := self._by_index(partition, after, limit, bytes_max)) is not None:
+                return found
+            records = log.read(after, limit, bytes_max)
         except Unavailable:
-            return []
+            return [], after
         except Damaged:
             if limit == 1:
                 raise
-            return log.read(after, 1)
+            records = log.read(after, 1)
+        assert not records or record_position(records[0]) == after + 1, "records follow the last one that was read"
+        return records, after + len(records)
+
+    def _by_index(self, partition: int, after: int, limit: int, bytes_max: int) -> tuple[list[bytes], int] | None:
+        """None where the log itself is to be read: behind what was indexed, and where the index is damaged."""
+        indexed = self._indexed.get(partition)
+        if indexed is None or after >= indexed.up_to:
+            return None
+        try:
+            return indexed.read(after, limit, bytes_max)
+        except Damaged:  # of a record or of the index: the log has the place, and all that is before it
+            del self._indexed[partition]
+            return None
 
 
 def _checked(logs: Mapping[int, Followed], after: Mapping[int, int]) -> dict[int, int]:

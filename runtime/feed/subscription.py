@@ -25,16 +25,16 @@ import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Final, Generic, Literal, NamedTuple, Self, TypeAlias, overload
+from typing import TYPE_CHECKING, Final, Generic, Literal, NamedTuple, Protocol, Self, TypeAlias, overload
 
 from ..domain.aggregate import Aggregate
 from ..domain.messages import Event
 from ..domain.projection import Projection
 from ..domain.recorded import Recorded
 from ..encoding.catalogue import Catalogue
-from ..errors import CallerError, Damaged, InvalidMessage, RayfoldError, StorageFailed
+from ..errors import CallerError, InvalidMessage, RayfoldError, StorageFailed
 from ..log.contract import Reader
-from ..log.format import decode_record
+from ..log.format import record_position
 from ..read.positions import check_store
 from ..read.time_travel import checked_place, place_of
 from ..read.unreadable import Unreadable
@@ -42,7 +42,8 @@ from ..receipt import Receipt
 from ..store.readable_store import ReadableStore
 from ..store.store import open_store
 from .committed_positions import CommittedPositions, check_member
-from .event_filter import EventFilter, Happened, Key, Streams, Types
+from .event_filter import EventFilter, Happened, Key, Streams, Types, happened_in
+from .indexed_streams import by_index
 from .log_follower import PAGE_RECORDS, LogFollower
 
 __all__ = [
@@ -166,6 +167,11 @@ class Feed:
         """Events that `take` has at once."""
         return len(self._buffer)
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self.follower.closed
+
     def asked(self) -> bool:
         """The consumer asks for more, and so (unless it acknowledges by hand) is done with what it has. True if there
         is something to be saved now."""
@@ -227,15 +233,14 @@ class Feed:
 
     def _choose(self, partition: int, records: Sequence[bytes], chosen: list[Happened]) -> RayfoldError | None:
         """Append the chosen ones of these records. The first that cannot be used ends it, and will be read again."""
-        position = self.follower.positions[partition] - len(records)
         live_after = self._replayed_up_to[partition]
         for record in records:
+            position = record_position(record)
             try:
-                happened = _happened(self._chosen, partition, position + 1, record, position + 1 <= live_after)
+                happened = happened_in(record, self._chosen, partition, position <= live_after)
             except RayfoldError as error:
-                self.follower.go_back(partition, position)
+                self.follower.go_back(partition, position - 1)
                 return error
-            position += 1
             chosen += happened
         return None
 
@@ -407,15 +412,28 @@ class SubscriptionOptions(NamedTuple):
     unreadable: Unreadable = "raise"
 
 
-def close_forgotten(feed: Feed) -> None:
-    """Close the feed of a subscription without references.
+class OpenReader(Protocol):
+    """What a subscription, or a read of events, has open."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether there is nothing to close any more."""
+        ...
+
+    def close(self) -> None:
+        """Release everything."""
+        ...
+
+
+def close_forgotten(feed: OpenReader) -> None:
+    """Close what a subscription without references, or a read of events, has open.
 
     In a thread, because the garbage collector may come in any place, also where this thread has a lock that closing
     needs. Waited for, so that after a `break` the name is free; not without limit, for the same reason.
     """
-    if not feed.follower.closed and not sys.is_finalizing():  # else a thread that is started never returns
+    if not feed.closed and not sys.is_finalizing():  # else a thread that is started never returns
         with suppress(RuntimeError):  # no thread starts any more: the process ends, and all of it with that
-            closing = threading.Thread(target=feed.close, name="rayfold closes a subscription", daemon=True)
+            closing = threading.Thread(target=feed.close, name="rayfold closes a reader", daemon=True)
             closing.start()
             closing.join(CLOSE_WAIT_S)
 
@@ -449,7 +467,9 @@ def open_feed(store: ReadableStore, catalogue: Catalogue, wanted: SubscriptionOp
             acknowledged = CommittedPositions(store, wanted.name, wanted.member, wanted.of, start)
             on_failure.callback(acknowledged.close)
             start = acknowledged.positions
-        feed = Feed(LogFollower(readers, start), chosen, acknowledged, by_hand=wanted.acknowledge == "by hand")
+        heads = {partition: reader.head() for partition, reader in readers.items()} if chosen.named else {}
+        indexed = by_index(store, readers, chosen.named, start, heads)
+        feed = Feed(LogFollower(readers, start, indexed), chosen, acknowledged, by_hand=wanted.acknowledge == "by hand")
         on_failure.pop_all()
     _open_feeds.add(feed)
     return feed
@@ -484,23 +504,3 @@ def _start(readers: Mapping[int, Reader], from_: From, store_id: str) -> dict[in
         remedy = "choose 'beginning', 'end', positions by partition, or a receipt"
         raise InvalidMessage("subscription", f"from_ is {from_!r}", remedy)
     return {partition: reader.head() if from_ == "end" else 0 for partition, reader in readers.items()}
-
-
-def _happened(chosen: EventFilter, partition: int, position: int, record: bytes, replayed: bool) -> list[Happened]:
-    """What is chosen of the event in a record. Raises `Damaged`, `UnknownEvent`, `HandlerFailed`."""
-    where = f"event {position} of partition {partition}"
-    stored = decode_record(record, where)
-    if stored.position != position:
-        raise Damaged(where, f"the record that stands for it is that of event {stored.position}")
-    recorded = Recorded(
-        stored.stream,
-        stored.version,
-        partition,
-        position,
-        stored.recorded_at_us,
-        stored.command_id,
-        stored.correlation_id,
-        stored.causation_id,
-        replayed,
-    )
-    return [(event, recorded) for event in chosen.events(stored, recorded)]
