@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from .actors.api.blocking import BlockingOperations, BlockingRuntime, BlockingSession
     from .actors.api.connection import BlockingConnection, Connection, connect, connect_blocking
+    from .actors.api.events import Events
     from .actors.api.gateway import BlockingGateway, Gateway
     from .actors.api.operations import Operations
     from .actors.api.portal import BlockingRebuild
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
         UnknownEvent,
         UnknownName,
     )
+    from .runtime.feed.events import BlockingEvents, read_events
     from .runtime.feed.subscription import BlockingSubscription, subscribe
     from .runtime.read.stores.checkpoint import Quarantined
     from .runtime.read.stores.lmdb import Rows
@@ -85,6 +87,7 @@ __all__ = [
     "Anchor",
     "Application",
     "BlockingConnection",
+    "BlockingEvents",
     "BlockingGateway",
     "BlockingOperations",
     "BlockingRebuild",
@@ -102,6 +105,7 @@ __all__ = [
     "DuckDb",
     "Envelope",
     "Event",
+    "Events",
     "Fenced",
     "Gateway",
     "HandlerFailed",
@@ -164,6 +168,7 @@ __all__ = [
     "given",
     "on",
     "project",
+    "read_events",
     "stored",
     "subscribe",
     "upcast",
@@ -174,6 +179,7 @@ _NAMES_BY_HOME: Final = {
     ".actors.api.blocking": ("BlockingOperations", "BlockingRuntime", "BlockingSession"),
     ".actors.api.portal": ("BlockingRebuild",),
     ".actors.api.connection": ("BlockingConnection", "Connection", "connect", "connect_blocking"),
+    ".actors.api.events": ("Events",),
     ".actors.api.gateway": ("BlockingGateway", "Gateway"),
     ".actors.api.operations": ("Operations",),
     ".actors.settings": ("Settings",),
@@ -198,6 +204,7 @@ _NAMES_BY_HOME: Final = {
     ".runtime.domain.recorded": ("Recorded",),
     ".runtime.testing": ("given", "on"),
     ".runtime.stream": ("ANY", "NO_STREAM", "StreamId"),
+    ".runtime.feed.events": ("BlockingEvents", "read_events"),
     ".runtime.feed.subscription": ("BlockingSubscription", "subscribe"),
     ".runtime.read.unreadable": ("UnreadableEvent",),
     ".runtime.domain.upcast": ("Stored", "stored"),

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, TypeVar, assert_type
 from rayfold import (
     Application,
     BlockingConnection,
+    BlockingEvents,
     BlockingGateway,
     BlockingOperations,
     BlockingRuntime,
     BlockingSession,
     BlockingSubscription,
     Connection,
+    Events,
     Gateway,
     Operations,
     Receipt,
@@ -29,6 +31,7 @@ from rayfold import (
     Status,
     Stored,
     Subscription,
+    read_events,
     stored,
     subscribe,
     upcast,
@@ -166,6 +169,18 @@ if TYPE_CHECKING:
         for batch in subscribe("bank-data", aggregates=[Account], types=[Deposited]).batches():
             assert_type(batch, list[tuple[Deposited, Recorded]])
         blocking.subscribe(types=[Account])  # type: ignore[type-var]
+
+    async def _reads_in_bulk(bank: Operations, blocking: BlockingOperations) -> None:
+        async for event, recorded in bank.events(types=Deposited):
+            assert_type(event, Deposited)
+            assert_type(recorded, Recorded)
+        assert_type(bank.events(types=[Opened], unreadable="raise"), Events[Opened])
+        assert_type(bank.events(), Events[Event])
+        assert_type(blocking.events(types=[Opened]), BlockingEvents[Opened])
+        assert_type(blocking.events(types=[Opened], unreadable="yield"), BlockingEvents[Event])
+        for opened, _ in read_events("bank-data", aggregates=[Account], types=Opened):
+            assert_type(opened, Opened)
+        bank.events(types=[Account])  # type: ignore[type-var]
 
     # A command is sent to an aggregate, and a query to a projection.
     async def _sends_to_whom(bank: Operations) -> None:

@@ -92,6 +92,7 @@ def generated() -> str:
     names = [line for tree in (operations, session, runtime) for line in imports(tree)]
     own = [
         "from collections.abc import Iterator",
+        "from ...runtime.feed.events import BlockingEvents",
         "from ...runtime.feed.subscription import BlockingSubscription",
         "from .portal import BlockingRebuild, Portal, SessionPortal",
         "from .operations import Operations",
@@ -154,6 +155,8 @@ def method(node: Function, target: str, owner: str) -> str:
         returns, body = "BlockingSession", f"return BlockingSession({call}, self._wait)"
     elif returns.startswith("Subscription"):
         returns, body = f"Blocking{returns}", f"return self._runtime._subscriptions.blocking({call})"
+    elif returns.startswith("Events["):
+        returns, body = f"Blocking{returns}", f"return {call}.blocking()"
     elif node.args.args[1:] or node.args.kwonlyargs:
         body = f"return self._here(lambda: {call})"  # it changes something
     else:

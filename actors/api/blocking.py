@@ -22,6 +22,8 @@ from ...runtime.encoding.envelope import Envelope
 from ...runtime.encoding.outcome import Outcome
 from ...runtime.errors import RayfoldError
 from ...runtime.feed.event_filter import Key, Streams, Types
+from ...runtime.feed.events import BlockingEvents
+from ...runtime.feed.log_range import Bound
 from ...runtime.feed.subscription import Acknowledging, BlockingSubscription, Chosen, From
 from ...runtime.read.positions import After
 from ...runtime.read.stores.checkpoint import Quarantined
@@ -290,6 +292,43 @@ class BlockingOperations(Portal):
                 unreadable=unreadable,
             )
         )
+
+    @overload
+    def events(
+        self,
+        *,
+        types: type[Chosen] | Sequence[type[Chosen]],
+        streams: Streams | None = ...,
+        since: Bound | None = ...,
+        until: Bound | None = ...,
+        unreadable: Literal["raise"] | None = ...,
+    ) -> BlockingEvents[Chosen]: ...
+
+    @overload
+    def events(
+        self,
+        *,
+        types: Types | None = ...,
+        streams: Streams | None = ...,
+        since: Bound | None = ...,
+        until: Bound | None = ...,
+        unreadable: Unreadable | None = ...,
+    ) -> BlockingEvents[Event]: ...
+
+    def events(
+        self,
+        *,
+        types: Types | None = None,
+        streams: Streams | None = None,
+        since: Bound | None = None,
+        until: Bound | None = None,
+        unreadable: Unreadable | None = None,
+    ) -> BlockingEvents[Event]:
+        """The stored events in bulk, up to now: `for event, recorded in bank.events():`, which ends. See
+        `Operations.events`."""
+        return self._runtime.events(
+            types=types, streams=streams, since=since, until=until, unreadable=unreadable
+        ).blocking()
 
     @property
     def store(self) -> Store:

@@ -28,6 +28,8 @@ from ...runtime.encoding.envelope import Envelope
 from ...runtime.encoding.outcome import Outcome
 from ...runtime.errors import CallerError, InvalidMessage, RayfoldError, Unavailable
 from ...runtime.feed.event_filter import Key, Streams, Types
+from ...runtime.feed.events import EventOptions
+from ...runtime.feed.log_range import Bound
 from ...runtime.feed.subscription import Acknowledging, Chosen, From, SubscriptionOptions
 from ...runtime.read.positions import After
 from ...runtime.read.stores.checkpoint import Quarantined
@@ -43,6 +45,7 @@ from ..observe.status import Status
 from ..projection.rebuild import Rebuild
 from ..system.health_check import HEALTH_TIMEOUT_S, Health, nothing_runs
 from ..system.system import System
+from .events import Events, events_of_store
 from .replica import Replica
 from .session import Session
 from .subscriptions import Subscription, Subscriptions
@@ -471,6 +474,51 @@ class Operations:
         wanted = SubscriptionOptions(name, from_, types, streams, member, of, key, acknowledge, unreadable)
         running = self._here
         return self._subscriptions.subscribe(running.store, running.catalogue, wanted)
+
+    @overload
+    def events(
+        self,
+        *,
+        types: type[Chosen] | Sequence[type[Chosen]],
+        streams: Streams | None = ...,
+        since: Bound | None = ...,
+        until: Bound | None = ...,
+        unreadable: Literal["raise"] | None = ...,
+    ) -> Events[Chosen]: ...
+    @overload
+    def events(
+        self,
+        *,
+        types: Types | None = ...,
+        streams: Streams | None = ...,
+        since: Bound | None = ...,
+        until: Bound | None = ...,
+        unreadable: Unreadable | None = ...,
+    ) -> Events[Event]: ...
+    def events(
+        self,
+        *,
+        types: Types | None = None,
+        streams: Streams | None = None,
+        since: Bound | None = None,
+        until: Bound | None = None,
+        unreadable: Unreadable | None = None,
+    ) -> Events[Event]:
+        """The stored events in bulk, up to now: `async for event, recorded in bank.events():`, which ends.
+
+        One partition after the other, each in the order of its positions, from `since` (left out) to `until`
+        (included): positions by partition, an aware time, or a receipt, as for `as_of`. The default is from the
+        beginning to what was committed at the call. types, streams: as for `subscribe`; streams that are named one by
+        one are found by the index, without reading the whole log. unreadable: "yield" an `UnreadableEvent` for an event
+        that the classes of this program cannot read, or "raise" an `UnknownEvent` with its place; the default is
+        "raise" with `types=`, else "yield". A page is in memory, whatever the size of the log. `positions` of what
+        comes back is where it is, as the `since=` of a later call.
+
+        Raises `UnknownName`, `InvalidId`, `InvalidMessage`, `NotInHistory`, `Unavailable`, `StoreError`.
+        """
+        wanted = EventOptions(types, streams, since, until, unreadable)
+        running = self._here
+        return events_of_store(running.store, running.catalogue, wanted)
 
     @property
     def store(self) -> Store:

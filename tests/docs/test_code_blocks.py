@@ -37,6 +37,7 @@ RUN_HERE = (
     "docs/anchors.md",
     "docs/consistency.md",
     "docs/subscriptions.md",
+    "docs/bulk-reads.md",
     "docs/observing.md",
     "docs/read-models.md",
 )

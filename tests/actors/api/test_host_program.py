@@ -98,6 +98,7 @@ uses = {
     "history": lambda bank: bank.history(Account, "alice"),
     "status": lambda bank: bank.status(),
     "subscribe": lambda bank: next(bank.subscribe()),
+    "events": lambda bank: next(bank.events()),
 }
 with BlockingRuntime(sys.argv[1], aggregates=[Account], projections=[Balances], partitions=1, num_cpus=2) as bank:
     bank.execute(Account, "alice", Open(owner="x"))
@@ -202,7 +203,9 @@ def test_a_forked_child_is_refused_at_once_and_its_end_takes_nothing_from_its_pa
     assert "a child that raises ends well: False" in lines
     assert "ValueError: that nothing catches" in lines
     assert "hooks True None" in lines
-    assert lines[:5] == [f"{use} refused True" for use in ("execute", "ask", "history", "status", "subscribe")]
+    assert lines[:6] == [
+        f"{use} refused True" for use in ("execute", "ask", "history", "status", "subscribe", "events")
+    ]
     assert "2" in lines, version
     assert "the child has ended" in lines
 

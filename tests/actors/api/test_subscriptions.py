@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from rayfold import BlockingRuntime, CallerError, Receipt, Runtime, Subscription, SubscriptionInUse
+from rayfold import BlockingRuntime, CallerError, Receipt, Runtime, StreamId, Subscription, SubscriptionInUse
 from rayfold.actors.cluster.ray_cluster import Cluster
-from tests.bank import Account, Deposit, Deposited, Open, Vault
+from tests.bank import Account, Deposit, Deposited, Open, Opened, Vault
 
 pytestmark = pytest.mark.slow
 
@@ -141,12 +141,37 @@ async def test_a_process_of_its_own_reads_along_without_ray(bank: Runtime) -> No
 
 async def _so_far(bank: Runtime) -> AsyncIterator[object]:
     """The accounts that are open by now."""
+    async for event, _ in bank.events(types="Opened"):
+        yield event
+
+
+@of_one_loop
+async def test_events_in_bulk_end_with_what_was_committed_at_the_call(bank: Runtime) -> None:
+    await deposit(bank, "bulk", *range(1, 8))
+    events = bank.events(streams=[StreamId("Account", "bulk")])
     heads = await bank.heads()
-    async with bank.subscribe() as subscription:
-        while subscription.positions != heads:
-            event, _ = await anext(subscription)
-            if type(event).__name__ == "Opened":
-                yield event
+    await deposit(bank, "bulk", 8)
+    assert [one async for one in events] == await bank.history(Account, "bulk", to_version=8)
+    assert events.positions == heads
+    async with bank.events(types=Deposited, since=events.positions) as rest:
+        assert [batch async for batch in rest.batches(2)] == [(await bank.history(Account, "bulk", from_version=9))]
+
+
+@of_one_loop
+async def test_nothing_of_a_bulk_read_is_lost_to_a_cancellation(bank: Runtime) -> None:
+    await deposit(bank, "long", *range(1, 21))
+    events, found = bank.events(), list[object]()
+    for turns in range(2_000):
+        asking = asyncio.ensure_future(anext(events, None))
+        for _ in range(turns % 4):
+            await asyncio.sleep(0)
+        if not asking.done():
+            asking.cancel()
+        [one] = await asyncio.gather(asking, return_exceptions=True)
+        if one is None:
+            break
+        found += [] if isinstance(one, BaseException) else [one]
+    assert found == [one async for one in bank.events()]
 
 
 def test_a_blocking_subscription_ends_with_its_runtime(cluster: Cluster, tmp_path: Path) -> None:
@@ -157,6 +182,10 @@ def test_a_blocking_subscription_ends_with_its_runtime(cluster: Cluster, tmp_pat
         assert recorded.stream.id == "alice"
         bank.execute(Account, "alice", Deposit(amount=5))
         assert next(subscription)[0] == Deposited(amount=5)
+        assert [event for event, _ in bank.events()] == [Opened(owner="Ada"), Deposited(amount=5)]
+        events = bank.events()
+        next(events)
+    assert [event for event, _ in events] == [Deposited(amount=5)], "it only reads, and so outlives the runtime"
     assert list(subscription) == []
     with pytest.raises(CallerError, match="is not running"):
         bank.subscribe()

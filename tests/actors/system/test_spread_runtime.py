@@ -140,6 +140,10 @@ def test_histories_states_sessions_subscriptions_and_replicas_reach_every_node(b
     assert bank(f"session.ask(Balances, BalanceOf(account={ACCOUNTS[4]!r}))") == balance_is(bank, ACCOUNTS[4])
     total = sum(bank("bank.heads()").values())
     assert bank(f"len([next(s) for s in [iter(bank.subscribe())] for _ in range({total})])") == total
+    assert bank("len([*bank.events()])") == total
+    assert bank("[[*bank.events(until=bank.heads())] == [*bank.events()], bank.events().positions]")[0]
+    asked = f"[*bank.events(streams=['Account/{ACCOUNTS[5]}'])] == bank.history(Account, {ACCOUNTS[5]!r})"
+    assert bank(asked)
     asked = f"(lambda r: (r.ask(BalanceOf(account={ACCOUNTS[5]!r})), r.close())[0])(bank.replica(Balances))"
     assert bank(asked) == balance_is(bank, ACCOUNTS[5])
 
