@@ -208,6 +208,13 @@ def test_the_domain_vocabulary_is_imported_without_ray_and_lmdb(statement: str) 
 
 
 @pytest.mark.slow
+def test_what_a_program_holds_is_imported_without_ray_and_lmdb() -> None:
+    """They are for whoever starts a runtime, or opens a log: a system in memory does neither."""
+    statement = "from rayfold import BlockingRuntime, LocalCluster, Replica, Runtime, connect, subscribe"
+    assert in_a_fresh_interpreter(f"{statement}\n{WHICH_HEAVY_ONES}") == []
+
+
+@pytest.mark.slow
 def test_importing_rayfold_alone_imports_no_module_of_it() -> None:
     program = "import rayfold, sys; print(*[m for m in sys.modules if m.startswith('rayfold.')])"
     assert in_a_fresh_interpreter(program) == []

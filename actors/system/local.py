@@ -19,7 +19,6 @@ from ...runtime.errors import CallerError
 from ...runtime.printable import printable_log
 from ...runtime.store.report import Report
 from ...runtime.store.store import Store
-from ...runtime.store.verify import verify_store
 from ..client.client import Client
 from ..cluster.names import partition_name, store_system
 from ..cluster.ray_cluster import Cluster
@@ -160,6 +159,8 @@ class LocalSystem(ActorSystem):
 
     async def verify(self) -> Report:
         """See `Runtime.verify`."""
+        from ...runtime.store.verify import verify_store  # it imports lmdb
+
         return await asyncio.to_thread(verify_store, self.store.path)
 
     async def move(self, partition: int, node: str) -> MoveResult:

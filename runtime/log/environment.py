@@ -24,14 +24,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, TypeVar
-
-import lmdb
-from lmdb import verify as lmdb_verify
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from ..errors import Damaged, StorageFailed, StoreError, StoreMismatch
 from ..private import FILE_MODE
 from .format import DATABASES
+
+if TYPE_CHECKING:
+    import lmdb
 
 __all__ = [
     "MAP_BYTES_MAX",
@@ -86,6 +86,9 @@ class Environment:
     """An open LMDB environment with the databases of a log, and the two ways to use it: `read` and `write`."""
 
     def __init__(self, path: Path, name: str, *, readonly: bool, map_bytes: int) -> None:
+        global lmdb  # by programs that open a log: those without one import this module too, and need no LMDB
+        import lmdb
+
         self.path = path
         self.name = name
         self.readonly = readonly
@@ -272,6 +275,8 @@ class Environment:
         does not check the end of a large value: what is missing is filled up with zeros, so that such a value has a
         wrong checksum instead.
         """
+        from lmdb import verify as lmdb_verify
+
         needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
         present = self._file_bytes()
         if present >= needed:

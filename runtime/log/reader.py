@@ -17,9 +17,7 @@ Rules kept here:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, TypeVar
-
-import lmdb
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from ..errors import Damaged, InvalidId, RayfoldError
 from ..stream import StreamId
@@ -58,6 +56,9 @@ from .holdings import Kinds, as_holdings, holdings_in, kinds_of
 from .index_buffer import GROUPS, decode_indexed, group_of
 from .sealing import WriteOwnership, chain_at, decode_seal
 from .segment import LogSegment, read_log_segment
+
+if TYPE_CHECKING:
+    import lmdb
 
 __all__ = ["HOLDINGS_SINCE", "LmdbReader"]
 
@@ -369,6 +370,8 @@ class LmdbReader:
     def _find_snapshot(
         self, transaction: lmdb.Transaction[bytes], stream: StreamId, stream_key: bytes, schema: bytes, bound: bytes
     ) -> Snapshot | None:
+        import lmdb  # not with this file: whoever reads no log needs none
+
         try:
             cursor = transaction.cursor(self.environment.database(SNAPSHOTS))
             found = _at_or_before(cursor, stream_key + bound)

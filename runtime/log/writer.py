@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final
-
-import lmdb
+from typing import TYPE_CHECKING, Final
 
 from ..errors import CallerError, Damaged, Fenced, Refusal
 from ..stream import StreamId
@@ -47,6 +45,9 @@ from .reader import LmdbReader
 from .sealing import WriteOwnership, activated, put_write_ownership
 from .segment import LogSegment, put_segment
 from .upgrade import upgrade
+
+if TYPE_CHECKING:
+    import lmdb
 
 __all__ = ["LmdbLog"]
 
