@@ -21,7 +21,7 @@ from ...runtime.domain.projection import Projection
 from ...runtime.errors import CallerError, InvalidMessage, StoreMissing
 from ...runtime.store.store import Store, create_or_open_store
 from ..cluster.local import LocalCluster
-from ..packaging.application import Application, check_partitions, checked_settings
+from ..packaging.application import Application, application_here, check_partitions, checked_settings
 from ..settings import Settings
 from ..system.cluster import ClusterSystem
 from ..system.local import LocalSystem
@@ -92,27 +92,16 @@ class Runtime(Operations):
     ) -> None:
         self._path = _checked_path(path)
         super().__init__(f"the runtime on {self._path} is not running; use `async with`, or start() it")
-        said = any(given != () for given in (aggregates, projections, events, retired)) or replicas != 1
-        if application is None:
-            if not said:
-                remedy = "give aggregates=[...], or give an Application"
-                raise InvalidMessage("Runtime", "there is nothing to run", remedy)
-            application = Application(
-                "here",
-                aggregates=aggregates,
-                projections=projections,
-                replicas=replicas,
-                settings=settings,
-                events=events,
-                retired=retired,
-            )
-        elif not isinstance(application, Application):
-            raise InvalidMessage(
-                "Runtime", f"{application!r} is not an Application", "give aggregates=[...] for classes"
-            )
-        elif said:
-            what = "aggregates, projections, replicas, events and retired are those of the Application"
-            raise InvalidMessage("Runtime", what, "give the Application alone, or leave it out")
+        application = application_here(
+            "Runtime",
+            application,
+            aggregates=aggregates,
+            projections=projections,
+            replicas=replicas,
+            settings=settings,
+            events=events,
+            retired=retired,
+        )
         self._catalogue, self._projections = application.catalogue, application.projections
         self._partitions = application.partitions if partitions is None else check_partitions(partitions, "Runtime")
         self._replicas = application.replicas

@@ -19,9 +19,11 @@ from typing import Any, Generic, Self
 from ...runtime.domain.recorded import Recorded
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import CallerError, RayfoldError, StorageFailed
+from ...runtime.feed.committed_positions import CommittedPositions
 from ...runtime.feed.subscription import (
     BATCH_MAX,
     BlockingSubscription,
+    Committed,
     Feed,
     OneOf,
     SubscriptionOptions,
@@ -29,8 +31,7 @@ from ...runtime.feed.subscription import (
     close_forgotten,
     open_feed,
 )
-from ...runtime.store.store import Store
-from ..nodes.store import AnyStore
+from ..nodes.store import AnyStore, ClusterStore
 
 __all__ = ["Subscription", "Subscriptions"]
 
@@ -153,15 +154,17 @@ def _looked_at(filling: asyncio.Future[None]) -> None:
 class Subscriptions:
     """Those of one runtime, so that they end with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, committed: Committed = CommittedPositions) -> None:
+        """`committed`: opens what a subscription of a name has acknowledged."""
+        self._committed = committed
         self._open: weakref.WeakSet[Subscription[Any] | BlockingSubscription[Any]] = weakref.WeakSet()
 
     def subscribe(self, store: AnyStore, catalogue: Catalogue, wanted: SubscriptionOptions) -> Subscription[Any]:
         """See `Runtime.subscribe`."""
-        if wanted.name is not None and not isinstance(store, Store):
+        if wanted.name is not None and isinstance(store, ClusterStore):
             what = "a subscription with a name keeps its place beside the logs of one machine, and these are on several"
             raise CallerError(f"{what}; leave the name out, and set from_= to your position")
-        subscription: Subscription[Any] = Subscription(open_feed(store, catalogue, wanted))
+        subscription: Subscription[Any] = Subscription(open_feed(store, catalogue, wanted, self._committed))
         self._open.add(subscription)
         return subscription
 

@@ -54,7 +54,7 @@ from ..client.merging import merge_in_thread
 from ..cluster.scheduling import on_this_node
 from ..nodes.store import AnyStore, open_patient_reader
 
-__all__ = ["AS_OF_TIMEOUT_S", "TimeTravel"]
+__all__ = ["AS_OF_TIMEOUT_S", "TimeTravel", "fold", "search"]
 
 AS_OF_TIMEOUT_S: Final = 600.0
 """Timeout for a read model as of a place, unless the call sets another: at 200,000 events a second, 100 million
@@ -157,7 +157,7 @@ class TimeTravel:
             check_store("as_of", place, self._store.store_id)
         if isinstance(place, datetime):
             microseconds(place)  # the caller's mistake is found here
-        found = [one async for one in _results(_search, self._store, place)]
+        found = [one async for one in self._searched(place)]
         return dict(found[-1])
 
     async def _folded(
@@ -169,17 +169,13 @@ class TimeTravel:
         progress: Callable[[int, int], None] | None,
     ) -> list[Any]:
         """The answer of each part, each folded in a task of its own."""
-        from ..packaging.shipping import ship
-
-        catalogue = ship(self._catalogue.narrowed(projection))
         packed = PackedQuery(query.message_name, encode_checked(query)[0])
         total, done = sum(place.values()) * len(parts), 0
 
         async def fold(part: int) -> Any:
             nonlocal done
             answers: list[Any] = []
-            asked = projection.projection_name, part, packed, place
-            async for grown, answers in _results(_fold, self._store, catalogue, *asked):  # noqa: B007 - the last counts
+            async for grown, answers in self._fold(projection, part, packed, place):  # noqa: B007 - the last counts
                 done += grown
                 if grown and progress is not None:
                     progress(done, total)
@@ -190,6 +186,18 @@ class TimeTravel:
             if isinstance(answer, RayfoldError):
                 raise answer
         return answers
+
+    def _searched(self, place: Receipt | datetime) -> AsyncIterator[dict[int, int]]:
+        """What `search` yields, from wherever it runs; so with `_fold`."""
+        return _results(search, self._store, place)
+
+    def _fold(
+        self, projection: type[Projection], part: int, query: PackedQuery, place: Mapping[int, int]
+    ) -> AsyncIterator[tuple[int, list[Any]]]:
+        from ..packaging.shipping import ship
+
+        classes = ship(self._catalogue.narrowed(projection))
+        return _results(_fold_shipped, self._store, classes, projection.projection_name, part, query, place)
 
     def _stream(self, aggregate: type[Aggregate], id: str) -> StreamId:
         name, known = getattr(aggregate, "aggregate_type", ""), self._catalogue.aggregates
@@ -250,7 +258,8 @@ async def _results(function: Callable[..., Iterator[Any]], *arguments: Any) -> A
         raise Unavailable("time travel", f"the task that reads the log failed: {told:.300}") from error
 
 
-def _search(store: AnyStore, place: Receipt | datetime) -> Iterator[dict[int, int]]:
+def search(store: AnyStore, place: Receipt | datetime) -> Iterator[dict[int, int]]:
+    """The position of every partition at a place."""
     with _readers(store) as readers:
         if isinstance(place, Receipt):
             yield place_of(readers, place.partition, place.position)
@@ -258,13 +267,18 @@ def _search(store: AnyStore, place: Receipt | datetime) -> Iterator[dict[int, in
             yield place_at(readers, microseconds(place))
 
 
-def _fold(
-    store: AnyStore, catalogue: bytes, name: str, part: int, query: PackedQuery, place: Mapping[int, int]
+def _fold_shipped(
+    store: AnyStore, classes: bytes, name: str, part: int, query: PackedQuery, place: Mapping[int, int]
 ) -> Iterator[tuple[int, list[Any]]]:
-    """How many events further, again and again, and at the end the answer in a list of one."""
     from ..packaging.shipping import unship
 
-    application = unship(catalogue)
+    yield from fold(store, unship(classes), name, part, query, place)  # Ray streams generators only
+
+
+def fold(
+    store: AnyStore, application: Catalogue, name: str, part: int, query: PackedQuery, place: Mapping[int, int]
+) -> Iterator[tuple[int, list[Any]]]:
+    """How many events further, again and again, and at the end the answer in a list of one."""
     with _readers(store) as readers:
         read_model = ReadModel(application.projection(name), application, readers, directory=None, part=part)
         read_model.open()

@@ -54,6 +54,9 @@ Until = type[Projection] | Iterable[type[Projection]]
 class Client:
     """Commands and queries of one program. Used on one event loop only."""
 
+    command_router_class: type[CommandRouter] = CommandRouter
+    query_router_class: type[QueryRouter] = QueryRouter
+
     def __init__(
         self,
         catalogue: Catalogue,
@@ -73,7 +76,7 @@ class Client:
         self._settings = settings
         self._partitions = len(partitions)
         self._store_id = store_id
-        self._router = CommandRouter(partitions, actor_named, settings, placement_rule, store_id)
+        self._router = self.command_router_class(partitions, actor_named, settings, placement_rule, store_id)
         self._serving: dict[str, QueryRouter] = {}
         """By the name of the projection."""
         self._detached: dict[str, QueryRouter] = {}
@@ -86,7 +89,7 @@ class Client:
         name = projection.projection_name
         serving = self._serving.get(name) or self._detached.pop(name, None)
         if serving is None:
-            self._serving[name] = QueryRouter(projection, parts, self._settings)
+            self._serving[name] = self.query_router_class(projection, parts, self._settings)
         else:
             self._serving[name] = serving
             serving.replace(projection, parts)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from ...runtime.domain.messages import Query
 from ...runtime.domain.projection import Projection
@@ -27,14 +27,53 @@ from .replica_pool import ReplicaPool, Saw, all_of
 __all__ = ["QueryRouter"]
 
 
+class Replicas(Protocol):
+    """The replicas of one part: `ReplicaPool`, or those in the memory of this process (`actors/memory/replicas.py`)."""
+
+    def __init__(self, name: str, actors: Sequence[Any], settings: Settings) -> None: ...
+    def replace(self, actors: Sequence[Any]) -> None:
+        """Ask these from now on."""
+        ...
+
+    def retire(self) -> None:
+        """Send nothing again: no others can answer for these."""
+        ...
+
+    def ask(
+        self, packed: PackedQuery, after: Mapping[int, int], timeout_s: float, saw: Saw | None = None
+    ) -> asyncio.Future[Any]:
+        """The future gets the answer, errors too as values. Raises `Overloaded` at once."""
+        ...
+
+    def ask_many(
+        self, queries: Sequence[PackedQuery], after: Mapping[int, int], timeout_s: float
+    ) -> list[asyncio.Future[Any]]:
+        """`ask` for each of them, with `Overloaded` as a value too."""
+        ...
+
+    async def everywhere(self, after: Mapping[int, int], deadline_s: float) -> None:
+        """Return once every replica has come to `after`, by `time.monotonic`."""
+        ...
+
+    def actors(self) -> list[Any]:
+        """Those that are asked."""
+        ...
+
+    def reached(self, partition: int) -> int:
+        """How far the last of them is known to have come."""
+        ...
+
+
 class QueryRouter:
     """The actors that answer the queries to the projection of one name."""
+
+    replicas_class: type[Replicas] = ReplicaPool
 
     def __init__(self, projection: type[Projection], parts: Sequence[Sequence[Any]], settings: Settings) -> None:
         self._settings = settings
         self._projection = projection
         self.name = projection.projection_name
-        self._parts = [ReplicaPool(projection.projection_name, actors, settings) for actors in parts]
+        self._parts = [self.replicas_class(projection.projection_name, actors, settings) for actors in parts]
 
     @property
     def served(self) -> type[Projection]:
@@ -48,7 +87,7 @@ class QueryRouter:
             for replicas, actors in zip(before, parts, strict=True):
                 replicas.replace(actors)
         else:
-            self._parts = [ReplicaPool(projection.projection_name, actors, self._settings) for actors in parts]
+            self._parts = [self.replicas_class(projection.projection_name, actors, self._settings) for actors in parts]
             for replicas in before:
                 replicas.retire()
 
@@ -84,7 +123,7 @@ class QueryRouter:
     async def everywhere(self, after: Mapping[int, int], deadline_s: float) -> None:
         """Return once every replica of every part has come to `after`, of those that serve by then. Raises what
         `ReplicaPool.everywhere` does."""
-        waited_for: list[ReplicaPool] = []
+        waited_for: list[Replicas] = []
         while waited_for is not self._parts:
             waited_for = self._parts
             await all_of(part.everywhere(after, deadline_s) for part in waited_for)

@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 import functools
 import inspect
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -211,11 +212,12 @@ def process_of(actor: Any) -> int:
 
 
 def kill(actor: Any) -> None:
-    """End an actor's process at once, for good. One that has ended is not an error."""
-    import ray
-
+    """End an actor's process at once, for good. One that has ended is not an error, nor is one that never had one: an
+    object in the memory of this process (`actors/memory/`), which may have no Ray."""
+    ray = sys.modules.get("ray")  # a process that has an actor of Ray's has imported it
     with contextlib.suppress(Exception):
-        ray.kill(actor)
+        if ray is not None:
+            ray.kill(actor)
 
 
 def one_line(error: object) -> str:

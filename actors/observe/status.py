@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
@@ -210,8 +210,15 @@ class _Seen:
 class Observer:
     """Asks the actors of one store for their state, and keeps their answers. Used on one event loop only."""
 
-    def __init__(self, store: AnyStore, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        store: AnyStore,
+        answer_timeout_s: float = ANSWER_TIMEOUT_S,
+        now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+    ) -> None:
+        """`now_us`: the clock for ages, microseconds since 1970."""
         self._store = store
+        self._now_us = now_us
         self._answer_timeout_s = answer_timeout_s
         self._seen: dict[str, _Seen] = {}
         """By actor, those of the last look alone."""
@@ -240,7 +247,8 @@ class Observer:
             if alive[name]:
                 answer: PartitionAnswer = seen[name].answer
                 own += [OwnActorStatus(stream, actor, pid, number) for stream, actor, pid in answer.own_actors]
-        asked = [(seat, seen[name], alive[name], heads, self._store) for name, seat in seats.items()]
+        now_us = self._now_us()
+        asked = [(seat, seen[name], alive[name], heads, self._store, now_us) for name, seat in seats.items()]
         return Status(told, own, [await asyncio.to_thread(_projector, *one) for one in asked])
 
     async def _heads(self) -> dict[int, int | RayfoldError]:
@@ -303,10 +311,15 @@ def _partition(number: int, seen: _Seen, alive: bool, head: int | RayfoldError) 
 
 
 def _projector(
-    seat: ProjectorName, seen: _Seen, alive: bool, heads: Mapping[int, int | RayfoldError], store: AnyStore
+    seat: ProjectorName,
+    seen: _Seen,
+    alive: bool,
+    heads: Mapping[int, int | RayfoldError],
+    store: AnyStore,
+    now_us: int,
 ) -> ProjectorStatus:
     answer: ProjectorAnswer = seen.answer or ProjectorAnswer(0, {})
-    behind = _behind(store, answer.positions, heads) if alive and answer.positions else (None, None)
+    behind = _behind(store, answer.positions, heads, now_us) if alive and answer.positions else (None, None)
     return ProjectorStatus(
         seat.projection,
         seat.replica,
@@ -342,10 +355,9 @@ def _head(store: AnyStore, partition: int) -> int | RayfoldError:
 
 
 def _behind(
-    store: AnyStore, positions: Mapping[int, int], heads: Mapping[int, int | RayfoldError]
+    store: AnyStore, positions: Mapping[int, int], heads: Mapping[int, int | RayfoldError], now_us: int
 ) -> tuple[int | None, float | None]:
     """How many of the events that were there are missing, and the age of the oldest; unknown without the logs."""
-    now_us = time.time_ns() // 1000
     events, oldest_us = 0, now_us
     for partition, head in heads.items():
         if not isinstance(head, int):

@@ -25,6 +25,7 @@ from .builds import ProjectionFacts
 __all__ = [
     "Application",
     "ApplicationPlan",
+    "application_here",
     "check_name",
     "check_partitions",
     "check_replicas",
@@ -83,6 +84,40 @@ class Application:
 
     def __repr__(self) -> str:
         return f"Application({self.name!r})"
+
+
+def application_here(
+    of: str,
+    application: Application | None,
+    *,
+    aggregates: Sequence[type[Aggregate]],
+    projections: Sequence[type[Projection]],
+    replicas: int | Mapping[type[Projection], int],
+    settings: Settings | None,
+    events: Sequence[type[Event]],
+    retired: Sequence[str],
+) -> Application:
+    """The `Application` that was given to `of`, or one of the classes that were given instead. Raises `InvalidMessage`
+    for both and for neither, and what `Application` raises."""
+    said = any(given != () for given in (aggregates, projections, events, retired)) or replicas != 1
+    if application is None:
+        if not said:
+            raise InvalidMessage(of, "there is nothing to run", "give aggregates=[...], or give an Application")
+        return Application(
+            "here",
+            aggregates=aggregates,
+            projections=projections,
+            replicas=replicas,
+            settings=settings,
+            events=events,
+            retired=retired,
+        )
+    if not isinstance(application, Application):
+        raise InvalidMessage(of, f"{application!r} is not an Application", "give aggregates=[...] for classes")
+    if said:
+        what = "aggregates, projections, replicas, events and retired are those of the Application"
+        raise InvalidMessage(of, what, "give the Application alone, or leave it out")
+    return application
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Protocol, Self
 
 from ..durable_files import checksum_of, fsync_folder, write_durably
 from ..errors import (
@@ -81,6 +82,19 @@ def check_member(name: str, member: int, of: int) -> None:
         raise InvalidMessage("subscription", f"it has no member {member} of {of}", f"choose 0 to {of - 1}")
 
 
+class HeldMember(Protocol):
+    """A member of a subscription that is open."""
+
+    def release(self) -> None:
+        """Let others have it."""
+        ...
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+
 class CommittedPositions:
     """The positions of one member, which this process holds until `close`. `save` may be called from any thread."""
 
@@ -91,14 +105,14 @@ class CommittedPositions:
         """
         check_member(name, member, of)
         self._store = store
-        self._folder = store.folder_here() / "subscriptions" / name
+        self._folder = self._folder_of(name)
         self._name, self._member, self._of = name, member, of
         self._process = os.getpid()
         self._lock = threading.Lock()
         try:
-            self._make_folder(_member_folder(self._folder, member))
+            self._make_folder(member_folder(self._folder, member))
             with self._group_locked(), ExitStack() as on_failure:
-                self._hold: StoreLock | None = on_failure.enter_context(self._held(member, of))
+                self._hold: HeldMember | None = on_failure.enter_context(self._held(member, of))
                 self._positions = self._join_group(start)
                 on_failure.pop_all()
         except OSError as error:
@@ -123,7 +137,7 @@ class CommittedPositions:
             raised = {partition: max(positions.get(partition, 0), old) for partition, old in self._positions.items()}
             if raised == self._positions:
                 return
-            path = _member_folder(self._folder, self._member) / "positions.json"
+            path = member_folder(self._folder, self._member) / "positions.json"
             self._links |= {p: self._link(p, at) for p, at in raised.items() if at != self._positions[p]}
             links = [self._links[partition] for partition in raised]
             self._write(path, {"generation": self._generation, "positions": list(raised.values()), "links": links})
@@ -135,6 +149,9 @@ class CommittedPositions:
             hold, self._hold = self._hold, None
         if hold is not None:
             hold.release()
+
+    def _folder_of(self, name: str) -> Path:
+        return self._store.folder_here() / "subscriptions" / name
 
     def _join_group(self, start: Mapping[int, int]) -> dict[int, int]:
         """Make the group if it is new, and return where this member stands. The caller has locked both."""
@@ -152,7 +169,7 @@ class CommittedPositions:
     def _positions_of(self, member: int, group: dict[str, Any]) -> dict[int, int]:
         """Those it has saved since the number of members last changed, or else where all of them began. Raises
         `StoreMismatch` if they are of another history than the log is now, `NotInHistory` if the log is shorter."""
-        path = _member_folder(self._folder, member) / "positions.json"
+        path = member_folder(self._folder, member) / "positions.json"
         saved = self._read(path)
         if saved is None or saved["generation"] != group["generation"]:
             path, saved = self._folder / "group.json", group
@@ -189,7 +206,7 @@ class CommittedPositions:
         with ExitStack() as holds:
             for member in range(old):
                 if member != self._member:
-                    self._make_folder(_member_folder(self._folder, member))
+                    self._make_folder(member_folder(self._folder, member))
                     holds.enter_context(self._held(member, old))
             reached = [self._positions_of(member, group) for member in range(old)]
             lowest = {partition: min(one[partition] for one in reached) for partition in range(self._store.partitions)}
@@ -197,9 +214,9 @@ class CommittedPositions:
             self._write(self._folder / "group.json", group)
         return group
 
-    def _held(self, member: int, of: int) -> StoreLock:
+    def _held(self, member: int, of: int) -> HeldMember:
         try:
-            return StoreLock(_member_folder(self._folder, member), f"subscription {self._name}")
+            return StoreLock(member_folder(self._folder, member), f"subscription {self._name}")
         except StoreInUse as error:
             raise SubscriptionInUse(self._name, f"{member} of {of}", error.holder) from None
 
@@ -252,5 +269,6 @@ class CommittedPositions:
         return facts
 
 
-def _member_folder(folder: Path, member: int) -> Path:
+def member_folder(folder: Path, member: int) -> Path:
+    """The folder of one member of a subscription."""
     return folder / f"member-{member:05d}"

@@ -23,9 +23,9 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Final, Generic, Literal, NamedTuple, Protocol, Self, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, Protocol, Self, TypeAlias, overload
 
 from ..domain.aggregate import Aggregate
 from ..domain.messages import Event
@@ -48,6 +48,7 @@ from .log_follower import PAGE_RECORDS, LogFollower
 
 __all__ = [
     "BlockingSubscription",
+    "Committed",
     "Feed",
     "SubscriptionOptions",
     "check_batch",
@@ -450,7 +451,16 @@ def _close_at_exit() -> None:
             feed.close()
 
 
-def open_feed(store: ReadableStore, catalogue: Catalogue, wanted: SubscriptionOptions) -> Feed:
+Committed: TypeAlias = Callable[[Any, str, int, int, Mapping[int, int]], CommittedPositions]
+"""Opens what a member of a named subscription has acknowledged: `CommittedPositions` of a store on a disk."""
+
+
+def open_feed(
+    store: ReadableStore,
+    catalogue: Catalogue,
+    wanted: SubscriptionOptions,
+    committed: Committed = CommittedPositions,
+) -> Feed:
     """Open the logs, find where to begin, and take the name if there is one. Raises the errors of
     `Runtime.subscribe`."""
     chosen = EventFilter(
@@ -464,7 +474,7 @@ def open_feed(store: ReadableStore, catalogue: Catalogue, wanted: SubscriptionOp
             on_failure.callback(readers[partition].close)
         start, acknowledged = _start(readers, wanted.from_, store.store_id), None
         if wanted.name is not None:
-            acknowledged = CommittedPositions(store, wanted.name, wanted.member, wanted.of, start)
+            acknowledged = committed(store, wanted.name, wanted.member, wanted.of, start)
             on_failure.callback(acknowledged.close)
             start = acknowledged.positions
         heads = {partition: reader.head() for partition, reader in readers.items()} if chosen.named else {}

@@ -370,7 +370,7 @@ class LmdbReader:
     def _find_snapshot(
         self, transaction: lmdb.Transaction[bytes], stream: StreamId, stream_key: bytes, schema: bytes, bound: bytes
     ) -> Snapshot | None:
-        import lmdb  # not with this file: whoever reads no log needs none
+        import lmdb  # not with this file: a program without a log imports it too
 
         try:
             cursor = transaction.cursor(self.environment.database(SNAPSHOTS))
