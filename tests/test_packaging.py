@@ -85,7 +85,8 @@ def test_the_wheel_holds_the_package_under_its_import_name_and_nothing_else(whee
     metadata = {f"rayfold-{VERSION}.dist-info/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt")}
     licence = {f"rayfold-{VERSION}.dist-info/licenses/LICENSE"}
     assert {"rayfold/runtime/log/contract.py", "rayfold/actors/__init__.py", "rayfold/benchmarks/__init__.py"} <= ours
-    assert set(contents(wheel)) == {"rayfold/__init__.py", "rayfold/py.typed"} | ours | metadata | licence
+    single = {"rayfold/__init__.py", "rayfold/testing.py", "rayfold/py.typed"}
+    assert set(contents(wheel)) == single | ours | metadata | licence
 
 
 def test_the_wheel_is_for_every_platform_that_its_dependencies_are_for(wheel: Path) -> None:
@@ -111,6 +112,7 @@ def test_the_sdist_holds_the_folders_once_and_no_links(sdist: Path) -> None:
     names = [member.name.removeprefix(top) for member in members]
     single = {
         "rayfold/__init__.py",
+        "rayfold/testing.py",
         "rayfold/py.typed",
         "README.md",
         "CHANGELOG.md",

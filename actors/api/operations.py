@@ -35,12 +35,13 @@ from ...runtime.read.positions import After
 from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.read.unreadable import Unreadable
 from ...runtime.receipt import Receipt
+from ...runtime.store.memory_logs import no_directory
 from ...runtime.store.report import Report
 from ...runtime.store.store import Store
 from ...runtime.stream import ANY
 from ..client.client import Client, Until
 from ..control.move_result import MoveResult
-from ..nodes.store import AnyStore
+from ..nodes.store import AnyStore, ClusterStore
 from ..observe.status import Status
 from ..projection.rebuild import Rebuild
 from ..system.health_check import HEALTH_TIMEOUT_S, Health, nothing_runs
@@ -522,10 +523,13 @@ class Operations:
 
     @property
     def store(self) -> Store:
-        """The store of the system. Raises `CallerError` where it is spread over nodes: no process has all of it."""
-        if not isinstance(store := self._store, Store):
+        """The store of the system. Raises `CallerError` where it is spread over nodes, since no process has all of it,
+        and where it is in memory."""
+        if isinstance(store := self._store, Store):
+            return store
+        if isinstance(store, ClusterStore):
             raise CallerError(f"the store {store.name} is spread over {len(store.map.names)} nodes; status() shows how")
-        return store
+        raise no_directory()
 
     @property
     def _store(self) -> AnyStore:

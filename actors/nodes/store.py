@@ -24,9 +24,11 @@ from typing import Any, Final, TypeVar, TypeVarTuple, cast
 
 from ...runtime.errors import RayfoldError, Sealed, StorageFailed, StoreMissing, Unavailable
 from ...runtime.log.contract import STREAM_PAGE_BYTES, CommandEntry, Holdings, Snapshot
+from ...runtime.log.memory import MemoryLog
 from ...runtime.log.reader import LmdbReader
 from ...runtime.log.segment import LogSegment
 from ...runtime.log.writer import LmdbLog
+from ...runtime.store.memory_logs import MemoryLogs
 from ...runtime.store.node_share import Share, check_epoch, check_home
 from ...runtime.store.node_store import open_share
 from ...runtime.store.partition_map import MAP, PartitionMap, merged, read_map
@@ -39,7 +41,7 @@ from ..cluster.retry import Attempts, Patience
 from ..cluster.rpc import Method, Reply, call_now
 from .handle import NodeAgentHandle
 
-__all__ = ["AnyStore", "ClusterReader", "ClusterStore", "PartitionLocator", "open_patient_reader"]
+__all__ = ["AnyStore", "ClusterReader", "ClusterStore", "DiskStore", "PartitionLocator", "open_patient_reader"]
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
@@ -146,8 +148,11 @@ class ClusterStore:
         return share
 
 
-AnyStore = Store | ClusterStore
+DiskStore = Store | ClusterStore
 """A store on this machine, or one that is spread over several."""
+
+AnyStore = DiskStore | MemoryLogs
+"""... or one in the memory of this process."""
 
 
 class PartitionLocator:
@@ -384,7 +389,7 @@ class ClusterReader:
             return self._local
 
 
-def open_patient_reader(store: AnyStore, partition: int) -> LmdbReader | ClusterReader:
+def open_patient_reader(store: AnyStore, partition: int) -> LmdbReader | ClusterReader | MemoryLog:
     """A reader for one question, which may wait until a killed node agent is restarted."""
     if isinstance(store, ClusterStore):
         return store.open_reader(partition, patience_s=PATIENCE_S)

@@ -58,7 +58,7 @@ from ..cluster.environment import OWN_ACTOR_SLOT
 from ..cluster.names import own_actor_name
 from ..cluster.node import verify_node
 from ..cluster.rpc import replies
-from ..nodes.store import AnyStore, ClusterStore
+from ..nodes.store import ClusterStore, DiskStore
 from ..packaging.shipping import unship
 from ..process.actor_log import begin_log
 from ..process.gc_tuning import tune_gc
@@ -90,7 +90,7 @@ class PartitionPlan:
     """All that a partition needs to start, and to start again after a crash."""
 
     number: int
-    store: AnyStore
+    store: DiskStore
     catalogue: bytes
     """The application's classes; see `shipping.py`."""
     projectors: tuple[str, ...]

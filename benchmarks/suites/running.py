@@ -25,6 +25,7 @@ from rayfold.actors.cluster.ray_cluster import Cluster
 from rayfold.actors.nodes.store import AnyStore, ClusterStore
 from rayfold.actors.settings import Settings
 from rayfold.runtime.log.contract import Reader
+from rayfold.runtime.store.memory_logs import MemoryLogs
 from rayfold.runtime.store.node_store import open_share
 
 from ..harness.contract import Options
@@ -137,6 +138,7 @@ class Running:
         if isinstance(store, ClusterStore):
             told = _on_nodes(store.map.names, _dirty_files, store.name)
         else:
+            assert not isinstance(store, MemoryLogs), "on a disk"
             files = [store.partition_path(number) / "data.mdb" for number in range(store.partitions)]
             told = [None if dirty_pages(files[0]) is None else fsync_violations(files)]
         if None in told:

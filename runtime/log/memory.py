@@ -28,6 +28,7 @@ from .format import (
 )
 from .holdings import Kinds, as_holdings, checked_shapes
 from .plan import Plan, Tail, plan
+from .segment import LogSegment, read_log_segment
 
 __all__ = ["MemoryLog"]
 
@@ -174,6 +175,14 @@ class MemoryLog:
         """The event names, schema versions and aggregate types that the log holds."""
         with self._lock:
             return as_holdings(self._kinds)
+
+    def shapes(self) -> dict[tuple[str, int], bytes]:
+        """The shapes of the events that it holds."""
+        return self.holdings().events
+
+    def segment(self, after: int, up_to: int) -> LogSegment | None:
+        """The next whole commands after a position, up to another, as another log takes them in (`log/segment.py`)."""
+        return read_log_segment(self, after, up_to)
 
     def close(self) -> None:
         """Nothing to release."""

@@ -12,6 +12,7 @@ import pytest
 from rayfold.runtime.errors import CommandIdReused, Conflict, Fenced, InvalidId, InvalidMessage
 from rayfold.runtime.log.contract import Append, Appended, CommandEntry, Holdings, Log, NewEvent, Snapshot
 from rayfold.runtime.log.format import RECORD_BYTES_MAX, decode_record, record_position
+from rayfold.runtime.log.segment import SegmentReader
 from rayfold.runtime.stream import ANY, NO_STREAM, StreamId
 from tests.runtime.log.appends import (
     ALICE,
@@ -608,3 +609,18 @@ def test_streams_of_rayfolds_own_are_not_among_what_the_log_holds(log: Log, epoc
 def test_a_shape_that_is_too_large_is_refused_when_it_is_declared(log: Log) -> None:
     with pytest.raises(InvalidMessage, match="the shape of its version 3 has 2,000,000 bytes, over 1,048,576"):
         log.declare({("Deposited", 3): bytes(2_000_000)})
+
+
+# --- reading it into another log ----------------------------------------------------------------------------------
+
+
+def test_a_segment_has_whole_commands_and_what_another_log_needs_of_them(five: Log) -> None:
+    reader = cast(SegmentReader, five)
+    segment = reader.segment(0, five.head())
+    assert segment is not None
+    assert (segment.first, segment.last, segment.records) == (1, 8, five.read(0, 100))
+    assert (len(segment.digests), segment.secret, segment.shapes.keys()) == (6, five.secret(), {("Deposited", 1)})
+    part = reader.segment(0, 5)
+    assert part is not None
+    assert part.last == 4, "event 5 is not the last one of its command"
+    assert reader.segment(8, 100) is None

@@ -1,0 +1,290 @@
+"""MemoryRuntime: a system in the memory of this process, for tests of applications: `rayfold.testing.system(...)`.
+
+The entrance of the write path ([1]) and of the read path ([8]), as `runtime.py` is. What a program does with it is the
+same code (`operations.py`); what is beneath it is `actors/memory/`.
+
+Rules kept here: nothing of Ray or LMDB is imported, and nothing is written to a disk, but by a projection that asks for
+such a store; what cannot be in memory is refused by name; the clock belongs to one system, and no runtime takes one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, TypedDict, TypeVar, Unpack
+
+from ...runtime.domain.aggregate import Aggregate
+from ...runtime.domain.messages import Event
+from ...runtime.domain.projection import Projection
+from ...runtime.errors import CallerError, InvalidMessage
+from ...runtime.feed.memory_positions import MemoryPositions
+from ...runtime.read.read_model import PackedQuery
+from ...runtime.receipt import Receipt
+from ...runtime.store.memory_logs import MemoryLogs
+from ..memory.clock import FIRST_TIME, Clock
+from ..memory.system import MemorySystem
+from ..packaging.application import Application, application_here, check_partitions, checked_settings
+from ..settings import Settings
+from .blocking import BlockingOperations
+from .operations import Operations
+from .runtime import PARTITIONS_DEFAULT
+from .subscriptions import Subscriptions
+from .time_travel import TimeTravel, fold, search
+
+__all__ = [
+    "BlockingMemoryRuntime",
+    "MemoryRuntime",
+    "SystemOptions",
+    "fixture",
+    "fixture_blocking",
+    "system",
+    "system_blocking",
+]
+
+T = TypeVar("T")
+
+Classes = type[Aggregate] | type[Projection] | Application
+"""What a system is made of."""
+
+_SYSTEM: Final = "testing.system"
+
+
+class MemoryRuntime(Operations):
+    """A system in the memory of this process. Made by `rayfold.testing.system`, started by `async with`; it has the
+    operations of `Runtime`.
+
+    Commands are decided, stored and read by the code of production, in the caller's process. A read model has taken in
+    what was executed before, unless a test holds it back. Stopped and started again the system has its events: every
+    state is folded from them then, as after a restart.
+
+    Example:
+        async with system(Account, Balances) as bank:
+            receipt = await bank.execute(Account, "alice", Deposit(amount=100))
+            assert await bank.ask(Balances, BalanceOf(account="alice"), after=receipt) == 100
+    """
+
+    def __init__(self, application: Application, partitions: int, settings: Settings, clock: Clock) -> None:
+        """Use `system` to make one."""
+        super().__init__("the system in memory is not running; use `async with`, or start() it")
+        self._application, self._settings = application, settings
+        self._clock = clock
+        self._logs = MemoryLogs(partitions, clock.now_us)
+        self._subscriptions = Subscriptions(MemoryPositions)
+
+    @property
+    def clock(self) -> Clock:
+        """The time of its events, which stands still until a test moves it."""
+        return self._clock
+
+    def holding_back(self, *projections: type[Projection]) -> contextlib.AbstractContextManager[None]:
+        """Have these projections, or all, take in no event while the `with` block runs, as if they were far behind: for
+        tests of what a program does then. Raises `UnknownName`.
+
+        Example:
+            with bank.holding_back(Balances):
+                receipt = await bank.execute(Account, "alice", Deposit(amount=5))
+                with pytest.raises(NotYetVisible):
+                    await bank.ask(Balances, BalanceOf(account="alice"), after=receipt, timeout_s=0.01)
+        """
+        running = self._here
+        assert isinstance(running, MemorySystem)
+        return running.holding_back(projections)
+
+    @property
+    def _past(self) -> TimeTravel:
+        return _TravelInPlace(self._logs, self._here.catalogue)
+
+    def _made(self) -> MemorySystem:
+        if self._running is not None:
+            raise CallerError("the system in memory is started already")
+        application = self._application
+        return MemorySystem(application.catalogue, application.replicas, self._settings, self._logs, self._clock)
+
+
+class BlockingMemoryRuntime(BlockingOperations):
+    """A system in memory without `await`. Made by `rayfold.testing.system_blocking`, started by `with`; it has the
+    operations of `BlockingRuntime`, and any thread may call it.
+
+    Example:
+        with system_blocking(Account, Balances) as bank:
+            receipt = bank.execute(Account, "alice", Deposit(amount=100))
+            assert bank.ask(Balances, BalanceOf(account="alice"), after=receipt) == 100
+    """
+
+    def __init__(self, runtime: MemoryRuntime) -> None:
+        """Use `system_blocking` to make one."""
+        super().__init__(runtime)
+        self._memory = runtime
+
+    @property
+    def clock(self) -> Clock:
+        """See `MemoryRuntime.clock`."""
+        return self._memory.clock
+
+    @contextlib.contextmanager
+    def holding_back(self, *projections: type[Projection]) -> Iterator[None]:
+        """See `MemoryRuntime.holding_back`."""
+        held = self._here(lambda: self._memory.holding_back(*projections))
+        self._here(held.__enter__)
+        try:
+            yield
+        finally:
+            self._here(lambda: held.__exit__(None, None, None))
+
+
+class SystemOptions(TypedDict, total=False):
+    """The options of `system`, for functions that hand them on."""
+
+    partitions: int
+    replicas: int | Mapping[type[Projection], int]
+    timeout_s: float
+    settings: Settings
+    events: Sequence[type[Event]]
+    retired: Sequence[str]
+    now: datetime
+
+
+def system(
+    *classes: Classes,
+    partitions: int | None = None,
+    replicas: int | Mapping[type[Projection], int] = 1,
+    timeout_s: float | None = None,
+    settings: Settings | None = None,
+    events: Sequence[type[Event]] = (),
+    retired: Sequence[str] = (),
+    now: datetime = FIRST_TIME,
+) -> MemoryRuntime:
+    """A system in the memory of this process, without Ray and disk, started by `async with` within milliseconds.
+
+    Args:
+        classes: Aggregates and projections, in any order; or one `Application`.
+        partitions: By default as many as a `Runtime` has.
+        replicas: Of each projection, or a mapping from projection to number.
+        timeout_s: Seconds after which a call is `Unavailable`.
+        settings: Bounds and deadlines. Those of processes have no meaning here.
+        events: Classes of events that no aggregate here evolves.
+        retired: Stored names of events and aggregate types that were given up.
+        now: What the clock shows at first.
+
+    Raises:
+        InvalidMessage: What is neither an aggregate nor a projection, and what `Runtime` refuses.
+        DefinitionError: Two classes have the same name.
+
+    Example:
+        async with system(Account, Balances) as bank:
+            receipt = await bank.execute(Account, "alice", Deposit(amount=100))
+            bank.clock.advance(timedelta(days=1))
+            assert (await bank.state_at(Account, "alice", at=bank.clock.now)).balance == 100
+    """
+    application, aggregates, projections = _sorted(classes)
+    made = application_here(
+        _SYSTEM,
+        application,
+        aggregates=aggregates,
+        projections=projections,
+        replicas=replicas,
+        settings=settings,
+        events=events,
+        retired=retired,
+    )
+    count = check_partitions(partitions, _SYSTEM) or made.partitions or PARTITIONS_DEFAULT
+    return MemoryRuntime(made, count, checked_settings(settings or made.settings, None, timeout_s), Clock(now))
+
+
+def system_blocking(*classes: Classes, **options: Unpack[SystemOptions]) -> BlockingMemoryRuntime:
+    """`system` without `await`: started by `with`. Arguments and errors are the same.
+
+    Example:
+        with system_blocking(Account, Balances) as bank:
+            bank.execute(Account, "alice", Deposit(amount=100))
+    """
+    return BlockingMemoryRuntime(system(*classes, **options))
+
+
+def fixture(*classes: Classes, **options: Unpack[SystemOptions]) -> Any:
+    """A pytest fixture: each test has a system of its own, running. Assign it to the name that tests ask for. It is run
+    by the plugin that runs your asynchronous tests, pytest-asyncio or anyio.
+
+    Example:
+        bank = fixture(Account, Balances)  # in a test file, or in conftest.py
+
+        async def test_a_deposit_is_seen(bank: MemoryRuntime) -> None:
+            receipt = await bank.execute(Account, "alice", Deposit(amount=5))
+            assert await bank.ask(Balances, BalanceOf(account="alice"), after=receipt) == 5
+    """
+
+    async def running() -> AsyncIterator[MemoryRuntime]:
+        async with system(*classes, **options) as started:
+            yield started
+
+    return _asynchronous_fixture()(running)
+
+
+def fixture_blocking(*classes: Classes, **options: Unpack[SystemOptions]) -> Any:
+    """`fixture` for tests without `await`.
+
+    Example:
+        bank = fixture_blocking(Account, Balances)
+
+        def test_a_deposit_is_seen(bank: BlockingMemoryRuntime) -> None:
+            receipt = bank.execute(Account, "alice", Deposit(amount=5))
+            assert bank.ask(Balances, BalanceOf(account="alice"), after=receipt) == 5
+    """
+    import pytest
+
+    def running() -> Iterator[BlockingMemoryRuntime]:
+        with system_blocking(*classes, **options) as started:
+            yield started
+
+    return pytest.fixture(running)
+
+
+def _asynchronous_fixture() -> Callable[[Any], Any]:
+    try:
+        import pytest_asyncio
+    except ImportError:
+        import pytest
+
+        return pytest.fixture
+    return pytest_asyncio.fixture
+
+
+def _sorted(
+    classes: Sequence[object],
+) -> tuple[Application | None, tuple[type[Aggregate], ...], tuple[type[Projection], ...]]:
+    """The application, the aggregates and the projections among these. Raises `InvalidMessage`."""
+    applications = [one for one in classes if isinstance(one, Application)]
+    aggregates = tuple(one for one in classes if isinstance(one, type) and issubclass(one, Aggregate))
+    projections = tuple(one for one in classes if isinstance(one, type) and issubclass(one, Projection))
+    known = {id(one) for one in (*applications, *aggregates, *projections)}
+    for one in classes:
+        if id(one) not in known:
+            remedy = "give aggregate and projection classes, or one Application"
+            raise InvalidMessage(_SYSTEM, f"{one!r} is neither an Aggregate nor a Projection class", remedy)
+    if len(applications) > 1:
+        raise InvalidMessage(_SYSTEM, f"{len(applications)} Applications were given", "give one")
+    return next(iter(applications), None), aggregates, projections
+
+
+class _TravelInPlace(TimeTravel):
+    """Reads the logs where it is: there is nowhere else to read them."""
+
+    def _searched(self, place: Receipt | datetime) -> AsyncIterator[dict[int, int]]:
+        return _in_place(search(self._store, place))
+
+    def _fold(
+        self, projection: type[Projection], part: int, query: PackedQuery, place: Mapping[int, int]
+    ) -> AsyncIterator[tuple[int, list[Any]]]:
+        classes = self._catalogue.narrowed(projection)
+        return _in_place(fold(self._store, classes, projection.projection_name, part, query, place))
+
+
+async def _in_place(results: Iterator[T]) -> AsyncIterator[T]:
+    try:
+        for one in results:
+            yield one
+            await asyncio.sleep(0)  # where a deadline ends it, or a caller who gives up
+    finally:
+        results.close()  # type: ignore[attr-defined]  # it is a generator

@@ -1,0 +1,56 @@
+"""MemoryClient: the client of a system in memory. It packs, checks, batches and routes as any other; what is different
+is how a batch reaches its partition, and a query its replica.
+
+Steps [1], [2] and [8]. Before it: the caller. After it: `partition.py`, and `replicas.py`.
+"""
+
+from __future__ import annotations
+
+from ..client.client import Client
+from ..client.command_router import CommandRouter
+from ..client.query_router import QueryRouter
+from ..client.transport import PartitionTransport
+from .replicas import MemoryReplicas
+
+__all__ = ["MemoryClient"]
+
+
+class MemoryTransport(PartitionTransport):
+    """Executes attempts where it is. Nothing is lost on the way, and nothing waits: the answer comes with the next turn
+    of the event loop."""
+
+    def execute(self, attempt: int, predecessor: int, blob: bytes) -> None:
+        """See `PartitionTransport`."""
+        self._loop.call_soon(self._came_back, attempt, self.actor.held.execute(blob))
+
+
+class MemoryCommandRouter(CommandRouter):
+    """Its partitions are in this process."""
+
+    transport_class = MemoryTransport
+
+
+class MemoryQueryRouter(QueryRouter):
+    """Its replicas are in this process."""
+
+    replicas_class = MemoryReplicas
+
+    def close(self) -> None:
+        """What waits is `Unavailable`."""
+        for part in self._parts:
+            assert isinstance(part, MemoryReplicas)
+            part.close()
+
+
+class MemoryClient(Client):
+    """Commands and queries of the one program that a system in memory has."""
+
+    command_router_class = MemoryCommandRouter
+    query_router_class = MemoryQueryRouter
+
+    async def drain(self, timeout_s: float) -> None:
+        """See `Client`. Queries that wait get an error: nothing brings what they wait for any more."""
+        await super().drain(timeout_s)
+        for router in self._serving.values():
+            assert isinstance(router, MemoryQueryRouter)
+            router.close()

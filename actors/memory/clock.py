@@ -1,0 +1,60 @@
+"""Clock: the time of a system in memory, which stands still until a test moves it.
+
+Beside step [5]: where the time of an event comes from. In production that is the clock of the machine, and nothing can
+be put in its place: a clock belongs to the logs of one system in memory, and no other code asks it.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from ...runtime.errors import InvalidMessage
+from ...runtime.read.time_travel import microseconds
+
+__all__ = ["FIRST_TIME", "Clock"]
+
+FIRST_TIME: Final = datetime(2024, 1, 1, tzinfo=UTC)
+"""What a clock shows at first: the time of the first event in a specification (`runtime/testing.py`), too."""
+
+
+class Clock:
+    """The clock of a system in memory: `bank.clock`. It stands still until it is moved, so that a test gives the same
+    every day. May be moved from any thread.
+
+    What is recorded carries its time, so `state_at(at=)`, `as_of` and `recorded.recorded_at` follow it. Timeouts do
+    not: a call that waits does so by the clock of the machine.
+
+    Example:
+        bank.clock.advance(timedelta(days=30))
+        bank.clock.set(datetime(2026, 12, 24, 18, tzinfo=UTC))
+    """
+
+    def __init__(self, now: datetime = FIRST_TIME) -> None:
+        self._now_us = microseconds(now)
+
+    def __repr__(self) -> str:
+        return f"Clock({self.now.isoformat()})"
+
+    @property
+    def now(self) -> datetime:
+        """What it shows, in UTC."""
+        return _EPOCH + timedelta(microseconds=self._now_us)
+
+    def now_us(self) -> int:
+        """The same in microseconds since 1970."""
+        return self._now_us
+
+    def advance(self, by: timedelta) -> None:
+        """Move it by so much, which may be negative: the clock of a machine is put back now and then. Raises
+        `InvalidMessage`."""
+        if not isinstance(by, timedelta):
+            raise InvalidMessage("clock", f"{by!r} is not a timedelta", "give timedelta(days=30), for example")
+        self._now_us = microseconds(self.now + by)
+
+    def set(self, at: datetime) -> None:
+        """Have it show this time, which may be before what it shows. Raises `InvalidMessage` for one without a zone."""
+        self._now_us = microseconds(at)
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -1,0 +1,154 @@
+"""MemorySystem: the parts of a system in memory, put together as `system/local.py` puts together those of a runtime.
+
+Beside all steps. The write loop, the read models, the codec, the checks and the errors are those of production; there
+is no process but the caller's, no Ray, no disk. Everything happens on the event loop that it was started on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from ...runtime.domain.projection import Projection
+from ...runtime.encoding.catalogue import Catalogue
+from ...runtime.errors import CallerError
+from ...runtime.store.memory_logs import MemoryLogs
+from ...runtime.store.report import Report
+from ..cluster.names import store_system
+from ..control.actor_system import ActorSystem
+from ..control.move_result import MoveResult
+from ..observe.status import Observer
+from ..partition.handle import PartitionHandle
+from ..projection.rebuild import Rebuild
+from ..settings import Settings
+from ..system.health_check import Health, health_of
+from .client import MemoryClient
+from .clock import Clock
+from .handle import LocalHandle
+from .partition import MemoryPartition
+from .projectors import MemoryFleet
+
+__all__ = ["MemorySystem"]
+
+
+class MemoryPlacement:
+    """The placement of a system in memory: its partitions are here."""
+
+    def __init__(self, store: MemoryLogs, actors: Sequence[Any]) -> None:
+        self.store = store
+        self.actors = actors
+        """By the number of their partition."""
+
+    def partitions(self) -> dict[int, PartitionHandle]:
+        """See `Placement`."""
+        return dict(enumerate(self.actors))
+
+    def unreachable(self) -> dict[int, str]:
+        """See `Placement`."""
+        return {}
+
+    def called(self, partition: int) -> str:
+        """See `Placement`."""
+        return f"partition {partition}"
+
+
+class MemorySystem(ActorSystem):
+    """One system in memory, over logs that may have been used by another one before."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        replicas: Mapping[type[Projection], int],
+        settings: Settings,
+        logs: MemoryLogs,
+        clock: Clock,
+    ) -> None:
+        super().__init__(catalogue, settings)
+        self.store = logs
+        self._replicas, self._clock = replicas, clock
+        self._placement = MemoryPlacement(logs, ())
+        self._fleet = MemoryFleet(logs, catalogue, store_system("memory", logs.store_id), settings)
+        self._client: MemoryClient | None = None
+        """From `start` on."""
+
+    async def start(self) -> None:
+        """See `System`: projectors, partitions, client, in the order in which a runtime starts them."""
+        logs, settings, fleet = self.store, self.settings, self._fleet
+        self._observer = Observer(logs, now_us=self._clock.now_us)
+        self.check_fit("memory", range(logs.partitions))
+        classes = fleet.keep(self.catalogue)
+        for projection, count in self._replicas.items():
+            await fleet.start(projection, count, classes)
+        actors = [
+            LocalHandle(MemoryPartition(number, log, self.catalogue, settings, fleet.broadcast))
+            for number, log in enumerate(logs.logs)
+        ]
+        self._placement = MemoryPlacement(logs, actors)
+        await fleet.open()
+        self._client = MemoryClient(
+            self.catalogue, actors, _no_actor, settings, placement_rule=logs.placement, store_id=logs.store_id
+        )
+        await fleet.attach(actors, self._client.serve)
+
+    async def stop(self, grace_s: float) -> None:
+        """See `System`."""
+        if self._client is not None:
+            await self._client.drain(grace_s)
+        await self.interrupt_rebuilds()
+        await self._fleet.close()
+
+    @property
+    def placement(self) -> MemoryPlacement:
+        """See `ActorSystem`."""
+        return self._placement
+
+    @property
+    def fleet(self) -> MemoryFleet:
+        """See `ActorSystem`."""
+        return self._fleet
+
+    @property
+    def client(self) -> MemoryClient:
+        """What sends commands and queries."""
+        assert self._client is not None
+        return self._client
+
+    async def health(self, limit_s: float) -> Health:
+        """See `System`."""
+        return await health_of(self.client, limit_s)
+
+    async def verify(self) -> Report:
+        """See `System`."""
+        return await asyncio.to_thread(self.store.verify)
+
+    def rebuild(self, projection: type[Projection]) -> Rebuild:
+        """See `System`."""
+        return self.rebuilds.of(self.begin_rebuild(projection, self._fleet.keep(self.catalogue.narrowed(projection))))
+
+    def holding_back(self, projections: Iterable[type[Projection]]) -> AbstractContextManager[None]:
+        """See `MemoryRuntime.holding_back`."""
+        return self._fleet.holding_back(projections)
+
+    async def move(self, partition: int, node: str) -> MoveResult:
+        """See `System`."""
+        raise _no_nodes()
+
+    async def rebalance(self) -> list[MoveResult]:
+        """See `System`."""
+        raise _no_nodes()
+
+    async def drain(self, node: str, drained: bool) -> list[MoveResult]:
+        """See `System`."""
+        raise _no_nodes()
+
+
+def _no_actor(name: str) -> Any:
+    raise ValueError(f"{name} is no actor of a system in memory")
+
+
+def _no_nodes() -> CallerError:
+    return CallerError(
+        "this system is in memory and has no nodes; give a test of moves a Runtime with cluster=LocalCluster(...)"
+    )

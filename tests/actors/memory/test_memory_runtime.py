@@ -1,0 +1,344 @@
+"""What is a system in memory's own: its clock, projections that are held back, starting again, and what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+import rayfold.testing
+from rayfold import (
+    Application,
+    BlockingGateway,
+    BlockingOperations,
+    CallerError,
+    DefinitionError,
+    Gateway,
+    InvalidMessage,
+    NotYetVisible,
+    Operations,
+    Overloaded,
+    Receipt,
+    Rejected,
+    Runtime,
+    Settings,
+    Unavailable,
+    UnknownName,
+)
+from rayfold.testing import (
+    BlockingMemoryRuntime,
+    Clock,
+    MemoryRuntime,
+    fixture,
+    fixture_blocking,
+    system,
+    system_blocking,
+)
+from tests.bank import (
+    Account,
+    BalanceOf,
+    Balances,
+    Deposit,
+    Deposited,
+    EventsSeen,
+    Open,
+    Turnover,
+    TurnoverOn,
+    Vault,
+    Withdraw,
+)
+
+ROOT = Path(__file__).resolve().parents[3]
+NEW_YEAR = datetime(2024, 1, 1, tzinfo=UTC)
+
+bank = fixture(Account, Balances, Turnover)
+till = fixture_blocking(Turnover, Account, Balances, partitions=1)
+
+
+async def pay_in(gateway: Gateway, account: str, amount: int) -> Receipt:
+    return await gateway.execute(Account, account, Deposit(amount=amount))
+
+
+async def balance_in(operations: Operations, account: str) -> int:
+    return (await operations.state_at(Account, account)).balance
+
+
+def pay_in_now(gateway: BlockingGateway, account: str, amount: int) -> Receipt:
+    return gateway.execute(Account, account, Deposit(amount=amount))
+
+
+def balance_now(operations: BlockingOperations, account: str) -> int:
+    return operations.state_at(Account, account).balance
+
+
+# --- what it is used as -------------------------------------------------------------------------------------------
+
+
+async def test_it_is_whatever_takes_commands_and_queries(bank: MemoryRuntime) -> None:
+    await bank.execute(Account, "alice", Open(owner="x"))
+    await pay_in(bank, "alice", 5)
+    async with bank.session() as me:
+        await pay_in(me, "alice", 5)
+    assert await balance_in(bank, "alice") == 10
+    assert [event async for event in bank.ask_all(Balances, [BalanceOf(account="alice")])] == [
+        (BalanceOf(account="alice"), 10)
+    ]
+
+
+def test_without_await_it_is_that_too(till: BlockingMemoryRuntime) -> None:
+    till.execute(Account, "alice", Open(owner="x"))
+    assert pay_in_now(till, "alice", 5).partition == 0
+    assert balance_now(till, "alice") == 5
+
+
+async def test_each_test_has_a_system_of_its_own(bank: MemoryRuntime) -> None:
+    assert await bank.heads() == {0: 0, 1: 0}
+
+
+async def test_what_was_executed_is_seen_without_waiting_for_it(bank: MemoryRuntime) -> None:
+    await bank.execute(Account, "alice", Open(owner="x"))
+    for balance in range(1, 20):
+        await bank.execute(Account, "alice", Deposit(amount=1))
+        assert await bank.ask(Balances, BalanceOf(account="alice")) == balance
+
+
+async def test_streams_are_in_the_same_places_in_every_run() -> None:
+    async def positions() -> list[tuple[int, int]]:
+        async with system(Account, partitions=3) as one:
+            receipts = [await one.execute(Account, f"account {n}", Open(owner="x")) for n in range(9)]
+        return [(receipt.partition, receipt.position) for receipt in receipts]
+
+    assert await positions() == await positions()
+    assert {partition for partition, _ in await positions()} == {0, 1, 2}
+
+
+async def test_the_parts_of_an_application_are_those_of_the_application() -> None:
+    application = Application("bank", aggregates=[Account], projections=[Balances], partitions=5, replicas=2)
+    async with system(application) as one:
+        assert len(await one.heads()) == 5
+        assert [status.replica for status in (await one.status()).projectors] == [0, 1]
+
+
+async def test_it_keeps_what_it_has_when_it_is_started_again_and_folds_it_anew(bank: MemoryRuntime) -> None:
+    await bank.execute(Account, "alice", Open(owner="x"))
+    first = await bank.execute(Account, "alice", Deposit(amount=5))
+    async with bank.subscribe("mailer", types=[Deposited], acknowledge="by hand") as events:
+        assert (await anext(events))[0] == Deposited(amount=5)
+        await events.acknowledge()
+    await bank.stop()
+    with pytest.raises(CallerError, match=r"the system in memory is not running; use `async with`, or start\(\) it"):
+        await bank.execute(Account, "alice", Deposit(amount=5))
+    await bank.start()
+    with pytest.raises(CallerError, match="the system in memory is started already"):
+        await bank.start()
+    assert await bank.ask(Balances, BalanceOf(account="alice"), after=first) == 5
+    receipt = await bank.execute(Account, "alice", Deposit(amount=1))
+    assert receipt.version == 3
+    assert {status.epoch for status in (await bank.status()).partitions} == {2}
+    async with bank.subscribe("mailer", types=[Deposited]) as events:
+        assert (await anext(events))[0] == Deposited(amount=1)
+
+
+# --- the clock ----------------------------------------------------------------------------------------------------
+
+
+async def test_the_clock_stands_still_until_it_is_moved_and_what_is_recorded_follows_it(bank: MemoryRuntime) -> None:
+    assert (bank.clock.now, repr(bank.clock)) == (NEW_YEAR, "Clock(2024-01-01T00:00:00+00:00)")
+    await bank.execute(Account, "alice", Open(owner="x"))
+    await bank.execute(Account, "alice", Deposit(amount=1))
+    bank.clock.advance(timedelta(days=31, microseconds=1))
+    await bank.execute(Account, "alice", Deposit(amount=2))
+    bank.clock.set(datetime(2023, 6, 1, 12, tzinfo=UTC))
+    await bank.execute(Account, "alice", Deposit(amount=4))
+    times = [recorded.recorded_at for _, recorded in await bank.history(Account, "alice")]
+    assert times == [
+        NEW_YEAR,
+        NEW_YEAR,
+        NEW_YEAR + timedelta(days=31, microseconds=1),
+        datetime(2023, 6, 1, 12, tzinfo=UTC),
+    ]
+    assert await bank.ask(Turnover, TurnoverOn(day=NEW_YEAR.date())) == 1
+
+
+async def test_the_past_is_found_by_the_times_of_the_clock(bank: MemoryRuntime) -> None:
+    await bank.execute(Account, "alice", Open(owner="x"))
+    for amount in (1, 2, 4):
+        await bank.execute(Account, "alice", Deposit(amount=amount))
+        bank.clock.advance(timedelta(days=1))
+    for days, balance in ((0, 1), (1, 3), (1.5, 3), (2, 7), (900, 7)):
+        at = NEW_YEAR + timedelta(days=days)
+        assert (await bank.state_at(Account, "alice", at=at)).balance == balance
+        assert await bank.as_of(Balances, at, BalanceOf(account="alice")) == balance
+    assert await bank.as_of(Balances, NEW_YEAR - timedelta(days=1), BalanceOf(account="alice")) == 0
+
+
+async def test_a_clock_begins_where_the_test_has_it_begin() -> None:
+    async with system(Account, now=datetime(2030, 5, 1, tzinfo=UTC)) as one:
+        await one.execute(Account, "alice", Open(owner="x"))
+        [(_, recorded)] = await one.history(Account, "alice")
+    assert recorded.recorded_at == datetime(2030, 5, 1, tzinfo=UTC)
+
+
+def test_a_clock_is_moved_by_what_is_a_time() -> None:
+    clock = Clock()
+    with pytest.raises(InvalidMessage, match="clock: 5 is not a timedelta"):
+        clock.advance(5)  # type: ignore[arg-type]
+    with pytest.raises(InvalidMessage, match="has no time zone"):
+        clock.set(datetime(2026, 1, 1))
+    with pytest.raises(InvalidMessage, match="has no time zone"):
+        system(Account, now=datetime(2026, 1, 1))
+    assert clock.now == NEW_YEAR
+
+
+def test_no_runtime_takes_a_clock() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'clock'"):
+        Runtime("bank-data", aggregates=[Account], clock=Clock())  # type: ignore[call-arg]
+    assert not hasattr(Runtime, "clock")
+
+
+# --- a read model that is behind ----------------------------------------------------------------------------------
+
+
+async def test_a_projection_that_is_held_back_answers_from_where_it_was(bank: MemoryRuntime) -> None:
+    opened = await bank.execute(Account, "alice", Open(owner="x"))
+    with bank.holding_back(Balances):
+        receipt = await bank.execute(Account, "alice", Deposit(amount=5))
+        assert await bank.ask(Balances, BalanceOf(account="alice"), after=opened) == 0
+        assert await bank.ask(Turnover, EventsSeen(), after=receipt) == 2
+        place = f"position {receipt.position} of partition {receipt.partition} is not visible yet"
+        with pytest.raises(NotYetVisible, match=f"^Balances: {place}, the replica is at {opened.position}$"):
+            await bank.ask(Balances, BalanceOf(account="alice"), after=receipt, timeout_s=0.01)
+        with pytest.raises(NotYetVisible, match="the command succeeded and its events are stored, but Balances"):
+            await bank.execute(Account, "alice", Deposit(amount=1), until=Balances, timeout_s=0.01)
+        with pytest.raises(NotYetVisible, match="^Balances: position"):
+            await bank.caught_up(timeout_s=0.01)
+        [behind] = [one for one in (await bank.status()).projectors if one.behind_events]
+        assert (behind.projection, behind.behind_events, behind.behind_s) == ("Balances", 2, 0.0)
+    assert await bank.ask(Balances, BalanceOf(account="alice")) == 6
+
+
+async def test_what_waits_for_it_is_answered_when_it_goes_on(bank: MemoryRuntime) -> None:
+    await bank.execute(Account, "alice", Open(owner="x"))
+    with bank.holding_back():
+        receipt = await bank.execute(Account, "alice", Deposit(amount=5))
+        asked = [asyncio.ensure_future(bank.ask(Balances, BalanceOf(account="alice"), after=receipt)) for _ in range(3)]
+        everywhere = asyncio.ensure_future(bank.caught_up())
+        await asyncio.wait([*asked, everywhere], timeout=0.01)
+        assert not any(one.done() for one in [*asked, everywhere])
+    assert await asyncio.gather(*asked, everywhere) == [5, 5, 5, None]
+    with (
+        pytest.raises(UnknownName, match="no projection is named 'Elsewhere'"),
+        bank.holding_back(type("Elsewhere", (rayfold.Projection,), {})),
+    ):
+        raise AssertionError("it holds nothing back")
+
+
+def test_without_await_it_is_held_back_too(till: BlockingMemoryRuntime) -> None:
+    till.execute(Account, "alice", Open(owner="x"))
+    with till.holding_back(Balances):
+        receipt = till.execute(Account, "alice", Deposit(amount=5))
+        with pytest.raises(NotYetVisible):
+            till.ask(Balances, BalanceOf(account="alice"), after=receipt, timeout_s=0.01)
+        till.clock.advance(timedelta(days=1))
+    assert till.ask(Balances, BalanceOf(account="alice")) == 5
+
+
+async def test_what_waits_when_it_is_stopped_gets_an_error() -> None:
+    one = await system(Account, Balances).start()
+    await one.execute(Account, "alice", Open(owner="x"))
+    with one.holding_back():
+        receipt = await one.execute(Account, "alice", Deposit(amount=5))
+        asked = asyncio.ensure_future(one.ask(Balances, BalanceOf(account="alice"), after=receipt))
+        await asyncio.wait([asked], timeout=0.01)
+        await one.stop()
+        with pytest.raises(Unavailable, match="^Balances BalanceOf: the system was stopped before it was answered$"):
+            await asked
+
+
+# --- bounds, and what is refused ----------------------------------------------------------------------------------
+
+
+async def test_too_much_at_once_is_refused_by_name() -> None:
+    async with system(Account, Balances, settings=Settings(in_flight_max=50)) as one:
+        sent = [one.execute(Account, f"a{number}", Open(owner="x")) for number in range(80)]
+        outcomes = await asyncio.gather(*sent, return_exceptions=True)
+        refused = [str(outcome) for outcome in outcomes if isinstance(outcome, Overloaded)]
+        told = "the client: limit of 50 commands in flight reached; this one was not sent, try again later"
+        assert refused == [told] * 30
+        asked = [one.ask(Balances, BalanceOf(account="a1")) for _ in range(80)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [int] * 50 + [Overloaded] * 30
+
+
+async def test_what_races_is_decided_one_after_the_other(bank: MemoryRuntime) -> None:
+    opened = await bank.execute(Account, "alice", Open(owner="x"))
+    sent = [bank.execute(Account, "alice", Deposit(amount=1), expected_version=opened.version) for _ in range(20)]
+    outcomes = await asyncio.gather(*sent, return_exceptions=True)
+    assert sum(isinstance(outcome, Receipt) for outcome in outcomes) == 1
+    with pytest.raises(Rejected):
+        await bank.execute(Account, "alice", Withdraw(amount=2))
+
+
+def test_what_cannot_be_run_is_refused_as_a_runtime_refuses_it() -> None:
+    application = Application("bank", aggregates=[Account])
+    for classes, what in (
+        ((), "testing.system: there is nothing to run; give aggregates"),
+        ((Account, 5), "testing.system: 5 is neither an Aggregate nor a Projection class; give aggregate and"),
+        ((Account, Deposit), "Deposit'> is neither an Aggregate nor a Projection class"),
+        ((application, application), "testing.system: 2 Applications were given; give one"),
+        ((application, Vault), "are those of the Application; give the Application alone, or leave it out"),
+    ):
+        with pytest.raises(InvalidMessage, match=what.replace("(", r"\(")):
+            system(*classes)  # type: ignore[arg-type]
+    with pytest.raises(InvalidMessage, match=r"testing.system: partitions is 0; give 1 to 1,024"):
+        system(Account, partitions=0)
+    with pytest.raises(InvalidMessage, match="replicas: is 0"):
+        system(Account, Balances, replicas=0)
+    with pytest.raises(InvalidMessage, match="timeout_s is 0"):
+        system_blocking(Account, timeout_s=0)
+    with pytest.raises(DefinitionError, match="the aggregate name 'Account' is already that of tests.bank.Account"):
+        system(Account, Account, type("Account", (rayfold.Aggregate,), {}))
+
+
+async def test_it_has_no_directory_and_no_nodes(bank: MemoryRuntime) -> None:
+    with pytest.raises(CallerError, match="this system is in memory and has no directory; give a test"):
+        _ = bank.store
+    with pytest.raises(CallerError, match="this system is in memory and has no nodes; give a test of moves a Runtime"):
+        await bank.rebalance()
+
+
+# --- what it takes ------------------------------------------------------------------------------------------------
+
+ALL_OF_IT = """
+import asyncio, sys
+from datetime import timedelta
+from rayfold.testing import system
+from tests.bank import Account, BalanceOf, Balances, Deposit, Open
+
+async def main():
+    async with system(Account, Balances) as bank:
+        await bank.execute(Account, "alice", Open(owner="x"))
+        receipt = await bank.execute(Account, "alice", Deposit(amount=5), until=Balances)
+        await bank.scale(Balances, replicas=2)
+        await bank.rebuild(Balances)
+        bank.subscribe("mailer").close()
+        await bank.as_of(Balances, receipt, BalanceOf(account="alice"))
+        await bank.status()
+        await bank.verify()
+        (await bank.replica(Balances)).close()
+
+asyncio.run(main())
+print(*sorted({"ray", "lmdb", "duckdb", "pytest", "cryptography"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.slow
+def test_it_imports_neither_ray_nor_lmdb_and_writes_nothing(tmp_path: Path) -> None:
+    program = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}){ALL_OF_IT}"]
+    run = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr, run.stdout.split()) == (0, "", [])
+    assert not list(tmp_path.iterdir())
