@@ -6,6 +6,8 @@ Steps [1], [2] and [8]. Before it: the caller. After it: `partition.py`, and `re
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..client.client import Client
 from ..client.command_router import CommandRouter
 from ..client.query_router import QueryRouter
@@ -27,7 +29,8 @@ class MemoryTransport(PartitionTransport):
 class MemoryCommandRouter(CommandRouter):
     """Its partitions are in this process."""
 
-    transport_class = MemoryTransport
+    def _partition_transport(self, actor: Any) -> MemoryTransport:
+        return MemoryTransport(actor, self._client, self._came_back, by_socket=False)
 
 
 class MemoryQueryRouter(QueryRouter):

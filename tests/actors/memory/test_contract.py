@@ -316,6 +316,16 @@ def test_histories_and_past_states_are_those_of_the_log(bank: BlockingOperations
         bank.as_of(Balances, {0: 100_000}, asked)
 
 
+def test_stored_events_are_read_in_bulk_up_to_now(bank: BlockingOperations) -> None:
+    since = bank.heads()
+    opened(bank, "bulk", 1)
+    receipt = opened(bank, "bulk too", 2)
+    assert [event for event, _ in bank.events(types=[Deposited], streams=["Account/bulk"])] == [Deposited(amount=1)]
+    assert {event.amount for event, _ in bank.events(types=[Deposited], since=since)} == {1, 2}
+    assert {place.aggregate_id for _, place in bank.events(since=since, until=bank.heads())} == {"bulk", "bulk too"}
+    assert receipt.position in {place.position for _, place in bank.events(streams=[receipt.stream])}
+
+
 # --- subscriptions ------------------------------------------------------------------------------------------------
 
 
