@@ -293,7 +293,7 @@ def test_what_cannot_be_run_is_refused_as_a_runtime_refuses_it() -> None:
         ((application, Vault), "are those of the Application; give the Application alone, or leave it out"),
     ):
         with pytest.raises(InvalidMessage, match=what.replace("(", r"\(")):
-            system(*classes)  # type: ignore[arg-type]
+            system(*classes)
     with pytest.raises(InvalidMessage, match=r"testing.system: partitions is 0; give 1 to 1,024"):
         system(Account, partitions=0)
     with pytest.raises(InvalidMessage, match="replicas: is 0"):

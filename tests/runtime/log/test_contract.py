@@ -619,7 +619,7 @@ def test_a_segment_has_whole_commands_and_what_another_log_needs_of_them(five: L
     segment = reader.segment(0, five.head())
     assert segment is not None
     assert (segment.first, segment.last, segment.records) == (1, 8, five.read(0, 100))
-    assert (len(segment.digests), segment.secret, segment.shapes.keys()) == (6, five.secret(), {("Deposited", 1)})
+    assert (len(segment.digests), segment.secret, set(segment.shapes)) == (6, five.secret(), {("Deposited", 1)})
     part = reader.segment(0, 5)
     assert part is not None
     assert part.last == 4, "event 5 is not the last one of its command"
