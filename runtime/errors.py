@@ -631,7 +631,7 @@ class CodeMismatch(StoreMismatch):
 
 
 class StoreInUse(StoreError):
-    """Another runtime holds the directory.
+    """Another runtime holds the directory. Programs that share a store connect to the one that runs it.
 
     Attributes:
         path: The directory.
@@ -649,7 +649,7 @@ class StoreInUse(StoreError):
         self.path, self.holder = path, holder
 
     def sentence(self) -> str:
-        return f"{self.path} is in use by {self.holder}; stop that runtime first, or use another directory"
+        return f"{self.path} is in use by {self.holder}; share it with connect(path), or stop that runtime first"
 
 
 class SubscriptionInUse(StoreError):

@@ -1,23 +1,26 @@
-"""Connection: a program's use of an application that was deployed on a cluster, or of a runtime that another one has
-started there.
+"""Connection: a program's use of a system that another program runs: on this machine, found by the directory of its
+store, or on a cluster, found by the name of its application.
 
-The entrance of the write path ([1]) and the read path ([8]). `async with connect("bank") as bank:` finds the
-application by its name and does with it what a `Runtime` does; the application goes on when the program ends, however
-it ends.
+The entrance of the write path ([1]) and the read path ([8]). `async with connect("bank-data") as bank:` finds the
+system and does with it what a `Runtime` does; the system goes on when the program ends, however it ends. On one machine
+the way to it are sockets (`system/relayed.py`), and neither ray nor lmdb is imported; to a cluster it is Ray.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Final
 
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import CallerError, InvalidMessage
+from ...runtime.store.store_lock import MANIFEST
 from ..cluster.file import address_in
 from ..cluster.ray_cluster import Cluster
 from ..cluster.ray_session import started_in_thread
 from ..packaging.application import Application, check_name
+from ..system.relayed import RelayedSystem
 from ..system.remote import RemoteSystem
 from .blocking import BlockingOperations
 from .operations import Operations
@@ -30,18 +33,21 @@ _PATIENCE_S: Final = 20.0
 
 
 class Connection(Operations):
-    """A connection to an application that runs on a cluster. Made by `connect`; has the operations of `Runtime`.
+    """A connection to a system that another program runs, on this machine or on a cluster. Made by `connect`; has the
+    operations of `Runtime`.
 
-    Opening it raises `Unavailable` if the cluster cannot be reached or nothing of that name runs there.
+    Opening it raises `Unavailable` if nothing runs there, or it cannot be reached.
 
     Example:
         async with connect("shop") as shop:
             await shop.execute(Till, "1", Pay(amount=5))
     """
 
-    def __init__(self, name: str, catalogue: Catalogue | None, address: str) -> None:
+    def __init__(self, name: str, catalogue: Catalogue | None, address: str, path: Path | None = None) -> None:
+        """`path`: of the store, if a program on this machine runs it."""
         super().__init__(f"the connection to {name} is not open; use `async with connect(...)`, or start() it")
         self.name = name
+        self._path = path
         self._catalogue = catalogue
         self._address = address
 
@@ -50,13 +56,15 @@ class Connection(Operations):
 
     @property
     def address(self) -> str:
-        """Of the cluster, while the connection is open."""
-        assert isinstance(self._active, RemoteSystem)
+        """Of the cluster, or of the socket of the other program, while the connection is open."""
+        assert isinstance(self._active, RemoteSystem | RelayedSystem)
         return self._active.address
 
-    def _made(self) -> RemoteSystem:
+    def _made(self) -> RemoteSystem | RelayedSystem:
         if self._running is not None:
             raise CallerError(f"the connection to {self.name} is open already")
+        if self._path is not None:
+            return RelayedSystem(self._path, self._catalogue)
         return _Found(self.name, self._catalogue, self._address)
 
 
@@ -74,44 +82,69 @@ class BlockingConnection(BlockingOperations):
 
     @property
     def address(self) -> str:
-        """Of the cluster, while the connection is open."""
+        """Of the cluster, or of the socket of the other program, while the connection is open."""
         return self._connection.address
 
 
-def connect(application: str | Application, *, address: str = "auto") -> Connection:
-    """Find an application that runs on a cluster; the connection is opened by `async with`, or by `start`.
+def connect(
+    application: str | os.PathLike[str] | Application, classes: Application | None = None, *, address: str = "auto"
+) -> Connection:
+    """Find a system that another program runs; the connection is opened by `async with`, or by `start`.
 
-    With a name alone the classes are those that were deployed; commands and queries of classes of the same names
-    are taken for them. Where this program does not have their modules, it can import them once the connection is
-    open.
+    On this machine it is found by the directory of its store, and needs neither Ray nor the same version of Python. On
+    a cluster it is found by the name of its application. Without `classes` they are those of the system; commands and
+    queries of classes of the same names are taken for them. Where this program does not have their modules, it can
+    import them once the connection is open.
 
     Args:
-        application: Its name, or the `Application` itself.
+        application: The directory of the store, as a `Path`, or as a text with a slash in it, or as the name of a
+            folder in the working directory that has a store; or the name of an application on a cluster, or the
+            `Application` itself.
+        classes: The classes of this program, for a system that is named in another way.
         address: Of the cluster, `"HOST:PORT"`. `"auto"` is the one that `RAY_ADDRESS` names, else the one that
             `rayfold up` has started in the working directory, else the only one on this machine.
 
     Raises:
-        Unavailable: When it is opened: the cluster cannot be reached, or nothing of that name runs there.
+        Unavailable: When it is opened: nothing of that name runs, or it cannot be reached.
+        StoreMissing: When it is opened: there is no store in that directory.
 
     Example:
-        async with connect("shop", address="one:6379") as shop:
-            print(await shop.status())
+        async with connect("bank-data") as bank:
+            print(await bank.status())
     """
     if not isinstance(address, str):
         raise InvalidMessage("connect", f"address is {address!r}", 'give "HOST:PORT" or "auto"')
+    if classes is not None and not isinstance(classes, Application):
+        raise InvalidMessage("connect", f"classes is {classes!r}", "give an Application with the classes")
     if isinstance(application, Application):
-        return Connection(application.name, application.catalogue, address)
-    return Connection(check_name(application), None, address)
+        return Connection(application.name, (classes or application).catalogue, address)
+    catalogue = None if classes is None else classes.catalogue
+    path = _store_at(application) if address == "auto" else None
+    if path is not None:
+        return Connection(path.name, catalogue, address, path)
+    return Connection(check_name(application), catalogue, address)
 
 
-def connect_blocking(application: str | Application, *, address: str = "auto") -> BlockingConnection:
+def connect_blocking(
+    application: str | os.PathLike[str] | Application, classes: Application | None = None, *, address: str = "auto"
+) -> BlockingConnection:
     """`connect` without `await`: the connection is opened by `with`, or by `start`. Arguments and errors are the same.
 
     Example:
-        with connect_blocking("shop") as shop:
-            print(shop.status())
+        with connect_blocking("bank-data") as bank:
+            print(bank.status())
     """
-    return BlockingConnection(connect(application, address=address))
+    return BlockingConnection(connect(application, classes, address=address))
+
+
+def _store_at(application: object) -> Path | None:
+    """The directory of a store, if this is one; None for the name of an application."""
+    text = os.fspath(application) if isinstance(application, str | os.PathLike) else ""
+    if not isinstance(text, str) or not text or "\0" in text:
+        return None
+    path = Path(text).absolute()
+    named = os.sep in text or not isinstance(application, str)
+    return path if named or (path / MANIFEST).is_file() else None
 
 
 class _Found(RemoteSystem):

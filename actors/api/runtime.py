@@ -23,8 +23,7 @@ from ...runtime.store.store import Store, create_or_open_store
 from ..cluster.local import LocalCluster
 from ..packaging.application import Application, application_here, check_partitions, checked_settings
 from ..settings import Settings
-from ..system.cluster import ClusterSystem
-from ..system.local import LocalSystem
+from ..system.system import System
 from .operations import Operations
 
 __all__ = ["PARTITIONS_DEFAULT", "Runtime"]
@@ -122,12 +121,16 @@ class Runtime(Operations):
         """Stop everything that `start` started. What was acknowledged is on disk. Stopping twice is allowed."""
         await super().stop()
 
-    def _made(self) -> LocalSystem | ClusterSystem:
+    def _made(self) -> System:
         if self._running is not None:
             raise CallerError(f"the runtime on {self._path} is started already")
         if self._cluster is None:
+            from ..system.local import LocalSystem  # a program that only connects does without it
+
             opened = partial(_open_store, self._path, self._partitions)
             return LocalSystem(self._catalogue, self._replicas, self._settings, opened, self._num_cpus)
+        from ..system.cluster import ClusterSystem
+
         replicas = {projection.projection_name: count for projection, count in self._replicas.items()}
         return ClusterSystem(self._path, self._cluster, self._catalogue, self._partitions, replicas, self._settings)
 

@@ -2,7 +2,8 @@
 
 Beside the read path; `runtime/read/time_travel.py` defines the questions. Histories and states are read from the log in
 the caller's own process, in a thread. A read model as of a place is folded from the log in Ray tasks, one for each part
-that has to be asked, so that a long fold uses other cores than the caller's; it is thrown away with its answer.
+that has to be asked, so that a long fold uses other cores than the caller's; in a program without Ray, in threads. It
+is thrown away with its answer.
 
 Rules kept here: no actor is asked, started or slowed; what runs for longer than its deadline, or for a caller who has
 given up, is cancelled.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -189,14 +191,19 @@ class TimeTravel:
 
     def _searched(self, place: Receipt | datetime) -> AsyncIterator[dict[int, int]]:
         """What `search` yields, from wherever it runs; so with `_fold`."""
+        if not _has_ray():
+            return _results_here(search(self._store, place))
         return _results(search, self._store, place)
 
     def _fold(
         self, projection: type[Projection], part: int, query: PackedQuery, place: Mapping[int, int]
     ) -> AsyncIterator[tuple[int, list[Any]]]:
+        narrowed = self._catalogue.narrowed(projection)
+        if not _has_ray():
+            return _results_here(fold(self._store, narrowed, projection.projection_name, part, query, place))
         from ..packaging.shipping import ship
 
-        classes = ship(self._catalogue.narrowed(projection))
+        classes = ship(narrowed)
         return _results(_fold_shipped, self._store, classes, projection.projection_name, part, query, place)
 
     def _stream(self, aggregate: type[Aggregate], id: str) -> StreamId:
@@ -256,6 +263,28 @@ async def _results(function: Callable[..., Iterator[Any]], *arguments: Any) -> A
             raise cause from None
         told = " ".join(str(cause or error).split())
         raise Unavailable("time travel", f"the task that reads the log failed: {told:.300}") from error
+
+
+async def _results_here(running: Iterator[Any]) -> AsyncIterator[Any]:
+    """The same in threads of this program, one after the other."""
+    end = object()
+    step: asyncio.Future[Any] | None = None
+    try:
+        while True:
+            step = asyncio.ensure_future(asyncio.to_thread(next, running, end))
+            if (found := await asyncio.shield(step)) is end:
+                return
+            yield found
+    finally:
+        if step is not None:
+            await asyncio.wait({step})  # a page; a caller that has given up does not end the thread
+        await asyncio.to_thread(running.close)  # type: ignore[attr-defined]  # it is a generator
+
+
+def _has_ray() -> bool:
+    """Whether this program uses Ray; it is not imported for the answer."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 def search(store: AnyStore, place: Receipt | datetime) -> Iterator[dict[int, int]]:

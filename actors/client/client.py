@@ -102,6 +102,12 @@ class Client:
         self._serving.clear()
         self._router.detach(why)
 
+    def give_up(self, why: str) -> None:
+        """What is on its way is `Unavailable` at once, and why."""
+        self._router.give_up(why)
+        for one in [*self._serving.values(), *self._detached.values()]:
+            one.give_up(why)
+
     def attach(self, partitions: Sequence[Any]) -> None:
         """These are the partitions' actors, after `detach`; `serve` and `tell_unavailable` set the rest."""
         for number, actor in enumerate(partitions):

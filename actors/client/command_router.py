@@ -85,6 +85,11 @@ class CommandRouter:
         self._routing.detached(self._loop.time(), why)
         self._carry_out()
 
+    def give_up(self, why: str) -> None:
+        """What has no outcome yet is `Unavailable`, for this reason."""
+        self._routing.give_up(why)
+        self._carry_out()
+
     def tell_unavailable(self, unavailable: Mapping[int, str]) -> None:
         """These partitions, and no others, cannot be reached now: why."""
         self._routing.unavailable = dict(unavailable)

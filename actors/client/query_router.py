@@ -39,6 +39,10 @@ class Replicas(Protocol):
         """Send nothing again: no others can answer for these."""
         ...
 
+    def give_up(self, why: str) -> None:
+        """What is on its way is `Unavailable`, for this reason."""
+        ...
+
     def ask(
         self, packed: PackedQuery, after: Mapping[int, int], timeout_s: float, saw: Saw | None = None
     ) -> asyncio.Future[Any]:
@@ -90,6 +94,11 @@ class QueryRouter:
             self._parts = [self.replicas_class(projection.projection_name, actors, self._settings) for actors in parts]
             for replicas in before:
                 replicas.retire()
+
+    def give_up(self, why: str) -> None:
+        """What is on its way is `Unavailable`, for this reason."""
+        for replicas in self._parts:
+            replicas.give_up(why)
 
     def ask(
         self,

@@ -187,6 +187,11 @@ class ReplicaPool:
                 batchers = (replica.batcher, replica.fresh, replica.waited)
                 self._again([asked for batcher in batchers for asked, _ in batcher.take_waiting(lambda _: True)])
 
+    def give_up(self, why: str) -> None:
+        """What is on its way is `Unavailable`, for this reason."""
+        for asked in list(self._pending):
+            self._resolve(asked, Unavailable(f"{self._name} {asked.packed.name}".strip(), why))
+
     def retire(self) -> None:
         """Send nothing again: these actors are about to end, and no others can answer for them."""
         self._retired = True

@@ -315,7 +315,10 @@ class Routing:
     def close(self) -> None:
         """Nothing is sent any more; what has no outcome yet is `Unavailable`."""
         self.closed = True
-        what = "the runtime was stopped before it was answered"
+        self.give_up("the runtime was stopped before it was answered")
+
+    def give_up(self, what: str) -> None:
+        """What has no outcome yet is `Unavailable`, for this reason."""
         for pending in list(self.pending):
             self._resolve(pending, Unavailable(str(pending.stream), what))
 

@@ -68,6 +68,9 @@ class MemoryReplicas:
             actor.held.watchers.add(self._look_again)
         self._look_again()
 
+    def give_up(self, why: str) -> None:
+        """Nothing is ever on its way to another program."""
+
     def retire(self) -> None:
         """What waits is not answered: other parts have taken the place of this one."""
         self._give_up("it was divided into another number of parts meanwhile; ask again")

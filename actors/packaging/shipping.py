@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import copyreg
 import dataclasses
-import os
 import sys
 import zlib
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import DefinitionError, StorageFailed, Unavailable
 from ...runtime.user_code import is_ctrl_c
 from ..process.watchdog import being_tried
+from .class_names import import_path
 from .code import make_importable
 from .registry import code_of
 
@@ -59,7 +59,7 @@ def ship(catalogue: Catalogue, digest: str = "") -> bytes:
     """The catalogue with its classes, as bytes. `digest`: of the deployed code that they are in."""
     try:
         shipped: bytes = msgpack.packb(
-            [digest, zlib.compress(ray.cloudpickle.dumps(catalogue)), [] if digest else _import_path()]
+            [digest, zlib.compress(ray.cloudpickle.dumps(catalogue)), [] if digest else import_path()]
         )
         return shipped
     except Exception as error:
@@ -106,11 +106,3 @@ def _survived() -> Iterator[None]:
             what = f"cannot be loaded in an actor: each of {deaths} processes ended while it imported their modules"
             raise DefinitionError("the application's classes", what, "see what the modules do when they are imported")
         yield
-
-
-def _import_path() -> list[str]:
-    """Where this program finds its modules, as folders that mean the same in a process with another working directory.
-    Ray passes to its workers the folder of the script alone. What stands for a relative folder was found at its first
-    use, also if the program has changed its working directory since."""
-    found = [getattr(sys.path_importer_cache.get(folder), "path", folder) for folder in sys.path]
-    return [os.path.abspath(folder) for folder in found]

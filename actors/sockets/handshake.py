@@ -77,18 +77,18 @@ class Handshake:
         self._received += data
         received, size_bytes = self._received, _HEAD.size
         if received[: len(_MAGIC)] != _MAGIC[: len(received)]:
-            self._refuse(f"what came is no greeting of Rayfold's; it begins with {received[:16]!r}")
+            self.refuse(f"what came is no greeting of Rayfold's; it begins with {received[:16]!r}")
             return
         if len(received) >= _HEAD.size:
             _, version, rest_bytes = _HEAD.unpack_from(received)
             if version != PROTOCOL_VERSION:
-                self._refuse(
+                self.refuse(
                     f"the other end speaks version {version} of the protocol, and this one version {PROTOCOL_VERSION}; "
                     "use the same release of rayfold for both"
                 )
                 return
             if rest_bytes > GREETING_BYTES_MAX:
-                self._refuse(f"a greeting of {rest_bytes} bytes, over {GREETING_BYTES_MAX}")
+                self.refuse(f"a greeting of {rest_bytes} bytes, over {GREETING_BYTES_MAX}")
                 return
             size_bytes += rest_bytes
         self.wanted_bytes = max(0, size_bytes - len(received))
@@ -102,19 +102,20 @@ class Handshake:
         except Exception:  # msgpack raises many
             told = None
         if not isinstance(told, dict):
-            self._refuse("a greeting that cannot be read")
+            self.refuse("a greeting that cannot be read")
             return
         service, store_id, refused = (_text(told, key) for key in ("service", "store", "refused"))
         if refused:
-            self._refuse(f"the other end refuses this one: {refused}")
+            self.refuse(f"the other end refuses this one: {refused}")
         elif service != self._service:
-            self._refuse(f"one end is for a {self._service}, and the other one for a {service}")
+            self.refuse(f"one end is for a {self._service}, and the other one for a {service}")
         elif store_id and self.store_id and store_id != self.store_id:
-            self._refuse(f"one end has store {self.store_id}, and the other one store {store_id}")
+            self.refuse(f"one end has store {self.store_id}, and the other one store {store_id}")
         else:
             self.store_id = self.store_id or store_id
 
-    def _refuse(self, why: str) -> None:
+    def refuse(self, why: str) -> None:
+        """End the handshake without success; the next `greeting` gives the other end the reason."""
         self.wanted_bytes, self.refused = 0, printable(why)[:_TEXT_CHARACTERS_MAX]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from ...runtime.domain.projection import Projection
@@ -29,6 +29,7 @@ from ..control.actor_system import ActorSystem
 from ..control.move_result import MoveResult
 from ..observe.attach import connection_facts
 from ..packaging.builds import Builds
+from ..packaging.class_names import names_of_classes
 from ..partition.handle import PartitionHandle
 from ..process.gc_tuning import tune_gc
 from ..projection.fleet import ProjectorFleet
@@ -36,6 +37,9 @@ from ..projection.rebuild import Rebuild
 from ..settings import Settings
 from .health_check import Health, health_of
 from .liveness import LivenessWatch
+from .relay import Relay, open_relay
+from .relay_control import RelayControl
+from .relayed_topology import RelayedParts, RelayedTopology
 
 __all__ = ["LocalSystem"]
 
@@ -86,6 +90,8 @@ class LocalSystem(ActorSystem):
         self._fleet: ProjectorFleet | None = None
         self._client: Client | None = None
         """All three from their step of `start` on."""
+        self.relay: Relay | None = None
+        """At which other programs call these actors; None where no private folder for a socket is available."""
 
     async def start(self) -> None:
         """Store, hold, cluster, projectors, partitions, client: each needs the ones before it."""
@@ -114,13 +120,19 @@ class LocalSystem(ActorSystem):
             placement_rule=store.placement,
             store_id=store.store_id,
         )
-        await self.fleet.attach(self.placement.actors, self.client.serve)
+        control = RelayControl(self).methods()
+        self.relay = open_relay(store.store_id, name, cluster.actor_named, control)
+        if self.relay is not None:
+            self._undo.callback(self.relay.close)
+        await self.fleet.attach(self.placement.actors, self._serve)
+        self._publish()
         self._undo.push_async_callback(lambda: self.client.drain(min(ANSWER_TIMEOUT_S, self._grace_s)))
         if self.settings.tune_garbage_collector:
             self._undo.callback(tune_gc())
         for going_on in (self.tick(), self.measure(name), LivenessWatch(self, self.settings.silent_s).watch()):
             self._undo.callback(asyncio.create_task(going_on).cancel)
-        hold.publish(connection_facts(cluster, name))
+        facts = connection_facts(cluster, name)
+        hold.publish(facts if self.relay is None else {**facts, "relay": str(self.relay.path)})
         self._undo.callback(hold.publish, {})  # first of all when it stops: who looks on must not reach for what ends
         self._undo.push_async_callback(self.interrupt_rebuilds)
 
@@ -146,6 +158,38 @@ class LocalSystem(ActorSystem):
         """What sends commands and queries."""
         assert self._client is not None
         return self._client
+
+    def _serve(self, projection: type[Projection], parts: Sequence[Sequence[Any]]) -> None:
+        """From now on these answer the queries to a projection, for this program and for others."""
+        self.client.serve(projection, parts)
+        self._publish()
+
+    def _publish(self) -> None:
+        if self.relay is not None:
+            self.relay.publish(*self._relayed())
+
+    def _relayed(self) -> tuple[RelayedTopology, dict[str, Any]]:
+        """Which actor serves what now, and the handles by name."""
+        system = store_system(self.store.path.name, self.store.store_id)
+        actors: dict[str, Any] = {
+            partition_name(system, number): actor for number, actor in enumerate(self.placement.actors)
+        }
+        partitions, projections = tuple(actors), {}
+        for name, served in self.fleet.serving.items():
+            by_part = served.by_part()
+            projections[name] = RelayedParts(
+                served.build.version, tuple(tuple(one.name for one in part) for part in by_part)
+            )
+            actors |= {one.name: one.actor for part in by_part for one in part}
+        ids = {name: actor._actor_id.hex() for name, actor in actors.items()}
+        classes = names_of_classes(self.catalogue)
+        return RelayedTopology(partitions, projections, ids, self.settings, classes), actors
+
+    def begin_own_rebuild(self, projection: type[Projection]) -> int:
+        """Have a read model built anew by the class of this program. The number of the rebuild."""
+        from ..packaging.shipping import ship
+
+        return self.begin_rebuild(projection, ship(self.catalogue.narrowed(projection)))
 
     async def stop(self, grace_s: float) -> None:
         """Undo `start`, in reverse order; each step also when an earlier one failed. `grace_s`: how long, in seconds,
@@ -225,9 +269,7 @@ class LocalSystem(ActorSystem):
 
     def rebuild(self, projection: type[Projection]) -> Rebuild:
         """Have a read model built anew from the log, beside the one that serves."""
-        from ..packaging.shipping import ship
-
-        return self.rebuilds.of(self.begin_rebuild(projection, ship(self.catalogue.narrowed(projection))))
+        return self.rebuilds.of(self.begin_own_rebuild(projection))
 
     async def _end_actors(self) -> None:
         closing = (call(actor.close) for actor in self.placement.actors)

@@ -122,7 +122,7 @@ SENTENCES: list[tuple[RayfoldError, str]] = [
     ),
     (
         StoreInUse("/data", "bank (pid 5)"),
-        "/data is in use by bank (pid 5); stop that runtime first, or use another directory",
+        "/data is in use by bank (pid 5); share it with connect(path), or stop that runtime first",
     ),
     (StorageFailed("/data/partition-00003", "no space left"), "/data/partition-00003: no space left"),
     (

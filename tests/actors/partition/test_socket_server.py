@@ -119,6 +119,8 @@ def test_a_client_of_another_store_is_refused_by_name_and_executes_nothing(
         client.sendall(handshake.greeting() + REQUEST.pack(1, CLIENT, 1, 0) + b"x")
         while handshake.wanted_bytes:
             handshake.receive(client.recv(handshake.wanted_bytes))
+        with contextlib.suppress(ConnectionResetError):  # the attempt was never read
+            assert client.recv(1) == b""
     assert handshake.refused == (
         f"the other end refuses this one: one end has store {STORE_ID}, and the other one store {'6' * 32}"
     )

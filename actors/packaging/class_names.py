@@ -1,0 +1,86 @@
+"""ClassNames: the classes of an application by the names of their modules, for programs that import them themselves.
+
+Beside all steps. `ship` (`shipping.py`) sends classes to actors as Ray does, by value where they are in `__main__`. A
+program without Ray gets names, and imports the modules; nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from functools import reduce
+from typing import Any, Final, NamedTuple
+
+from ...runtime.encoding.catalogue import Catalogue
+from ...runtime.errors import DefinitionError, RayfoldError
+
+__all__ = ["ClassNames", "import_path", "names_of_classes"]
+
+_REMEDY: Final = "give connect() your own classes, in an Application: connect(path, application)"
+
+
+class ClassNames(NamedTuple):
+    """What a `Catalogue` is made of, as texts: each class as `module:name`."""
+
+    aggregates: tuple[str, ...] = ()
+    projections: tuple[str, ...] = ()
+    events: tuple[str, ...] = ()
+    retired: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+    """Where the program finds its modules."""
+    hidden: str = ""
+    """A class that no other program can import, if there is one; then there is nothing else here."""
+
+    def found(self) -> Catalogue:
+        """The classes, imported here. Raises `DefinitionError` if that is not possible."""
+        if self.hidden:
+            raise DefinitionError(self.hidden, "no other program can import this class", _REMEDY)
+        sys.path += [folder for folder in self.folders if folder not in sys.path]
+        aggregates, projections, events = (
+            [_imported(name) for name in names] for names in (self.aggregates, self.projections, self.events)
+        )
+        return Catalogue(aggregates, projections, events=events, retired=self.retired)
+
+
+def names_of_classes(catalogue: Catalogue) -> ClassNames:
+    """The names of these classes."""
+    kinds = catalogue.aggregates, catalogue.projections, catalogue.events
+    for kind in kinds:
+        for cls in kind.values():
+            if not _is_importable(cls):
+                return ClassNames(hidden=f"{cls.__module__}.{cls.__qualname__}")
+    aggregates, projections, events = (
+        tuple(f"{cls.__module__}:{cls.__qualname__}" for cls in kind.values()) for kind in kinds
+    )
+    return ClassNames(aggregates, projections, events, tuple(sorted(catalogue.retired)), tuple(import_path()))
+
+
+def import_path() -> list[str]:
+    """Where this program finds its modules, as folders that mean the same in a process with another working directory.
+    What stands for a relative folder was found at its first use, also if the program has changed its working directory
+    since."""
+    found = [getattr(sys.path_importer_cache.get(folder), "path", folder) for folder in sys.path]
+    return [os.path.abspath(folder) for folder in found]
+
+
+def _is_importable(cls: type) -> bool:
+    module = sys.modules.get(cls.__module__)
+    if module is None or cls.__module__ == "__main__":
+        return False
+    return _named(module, cls.__qualname__) is cls
+
+
+def _named(module: Any, name: str) -> Any:
+    return reduce(lambda found, part: getattr(found, part, None), name.split("."), module)
+
+
+def _imported(text: str) -> Any:
+    module, _, name = text.partition(":")
+    try:
+        return _named(importlib.import_module(module), name)
+    except RayfoldError:
+        raise
+    except Exception as error:
+        what = f"its module cannot be imported here: {type(error).__name__}: {error}"
+        raise DefinitionError(f"{module}.{name}", what, _REMEDY) from error

@@ -1,0 +1,87 @@
+"""RelayControl: what a program that runs a system on one machine does for others: it answers their questions about the
+system, and changes it for them.
+
+Beside all steps. Before it: the `Relay` (`relay.py`), which passes on what a client asks of the system itself. After
+it: the system, on the program's own event loop. Classes are named by their stored names, and are those of this program.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from ...runtime.domain.aggregate import Aggregate
+from ...runtime.domain.projection import Projection
+from ...runtime.encoding.catalogue import Catalogue
+from ...runtime.errors import CallerError
+from ...runtime.read.stores.checkpoint import Quarantined
+from ..observe.status import Status
+from ..projection.rebuild import Rebuild, RebuildProgress, Rebuilds
+from .relay import Control
+
+__all__ = ["RelayControl"]
+
+
+class _Controlled(Protocol):
+    """As much of a `LocalSystem` as is needed here."""
+
+    catalogue: Catalogue
+    rebuilds: Rebuilds
+
+    async def heads(self) -> dict[int, int]: ...
+    async def status(self) -> Status: ...
+    async def scale(self, projection: type[Projection], replicas: int) -> None: ...
+    async def rebuild_stream(self, projection: type[Projection], aggregate: type[Aggregate], id: str) -> None: ...
+    async def retry_quarantined(self, projection: type[Projection]) -> tuple[Quarantined, ...]: ...
+    def begin_own_rebuild(self, projection: type[Projection]) -> int: ...
+
+
+class RelayControl:
+    """The questions and changes, each with its name and the types of its arguments."""
+
+    def __init__(self, system: _Controlled) -> None:
+        self._system = system
+
+    def methods(self) -> Control:
+        """What may be called."""
+        return {
+            "heads": (self._system.heads, ()),
+            "status": (self._system.status, ()),
+            "scale": (self._scale, (str, int)),
+            "rebuild_stream": (self._rebuild_stream, (str, str, str)),
+            "retry_quarantined": (self._retry_quarantined, (str,)),
+            "begin_rebuild": (self._begin_rebuild, (str, int)),
+            "await_rebuild": (self._await_rebuild, (int,)),
+            "watch_rebuild": (self._watch_rebuild, (int,)),
+            "cancel_rebuild": (self._cancel_rebuild, (int,)),
+        }
+
+    async def _scale(self, projection: str, replicas: int) -> None:
+        await self._system.scale(self._system.catalogue.projection(projection), replicas)
+
+    async def _rebuild_stream(self, projection: str, aggregate: str, id: str) -> None:
+        catalogue = self._system.catalogue
+        await self._system.rebuild_stream(catalogue.projection(projection), catalogue.aggregate(aggregate), id)
+
+    async def _retry_quarantined(self, projection: str) -> tuple[Quarantined, ...]:
+        return await self._system.retry_quarantined(self._system.catalogue.projection(projection))
+
+    async def _begin_rebuild(self, projection: str, version: int) -> int:
+        """With the class of this program, of which the client has to have the same version."""
+        cls = self._system.catalogue.projection(projection)
+        if cls.projection_version != version:
+            here = f"the program that runs the system has version {cls.projection_version}"
+            what = f"{projection} version {version} cannot be built for this program: {here}"
+            raise CallerError(f"{what}; rebuild it there, or start the system with the new class")
+        return self._system.begin_own_rebuild(cls)
+
+    def _rebuild(self, number: int) -> Rebuild:
+        return self._system.rebuilds.of(number)
+
+    async def _await_rebuild(self, number: int) -> RebuildProgress:
+        return await self._rebuild(number)
+
+    async def _watch_rebuild(self, number: int) -> RebuildProgress:
+        return self._rebuild(number).progress()
+
+    async def _cancel_rebuild(self, number: int) -> Any:
+        await self._rebuild(number).cancel()

@@ -1,0 +1,391 @@
+"""RelayedSystem: a program's end of a system that another program of this machine runs: a client without Ray.
+
+Steps [1], [2] and [8]. It finds the other program by the lock of the store, connects to its relay (`relay.py`), and
+follows the topology that this publishes. Commands go to the partitions' own sockets, everything else over the relay.
+Histories, subscriptions and embedded replicas read the logs themselves.
+
+When the other program ends, however it ends, every call that waits is `Unavailable` at once, and so is every later one,
+by name and time. As soon as a program runs the store again, this one connects anew by itself.
+
+Rules kept here: neither ray nor lmdb is imported by commands and queries; a program goes on with no store but the one
+that it had.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from ...runtime.arguments import unregistered
+from ...runtime.domain.projection import Projection
+from ...runtime.encoding.catalogue import Catalogue
+from ...runtime.errors import CallerError, RayfoldError, StoreMismatch, Unavailable
+from ...runtime.printable import printable_log
+from ...runtime.read.stores.checkpoint import Quarantined
+from ...runtime.store.report import Report
+from ...runtime.store.store import Store, open_store
+from ...runtime.store.store_lock import Holder, holder_of
+from ..client.client import Client
+from ..client.relay_connection import RelayConnection, RelayedActor
+from ..cluster.rpc import one_line
+from ..control.move_result import MoveResult
+from ..observe.status import Status
+from ..projection.rebuild import SAMPLE_S, Rebuild, RebuildProgress
+from .health_check import Health, health_of
+from .relayed_topology import RELAYED, RelayedParts, RelayedTopology
+
+__all__ = ["RelayedSystem"]
+
+log = printable_log(__name__)
+
+_STARTING_S: Final = 60.0
+"""How long a program that connects waits for one that has the store and is not ready yet."""
+
+_CONNECT_S: Final = 5.0
+"""For connecting, which takes a millisecond."""
+
+_AGAIN_FIRST_S: Final = 0.05
+_AGAIN_MAX_S: Final = 1.0
+"""Between two looks for a program that runs the store: each reads one small file."""
+
+_READ_S: Final = 20.0
+"""Timeout of one wait for another topology."""
+
+_ASK_S: Final = 60.0
+_LONG_S: Final = 24 * 3600.0
+"""For what rebuilds something."""
+
+_DRAIN_S: Final = 5.0
+
+
+class RelayedSystem:
+    """A program's connection to the system of a store. Used on its event loop only."""
+
+    def __init__(self, path: Path, catalogue: Catalogue | None) -> None:
+        """`catalogue`: the classes of this program; without, those of the program that runs the system."""
+        self._path = path
+        self._own = catalogue
+        self._catalogue: Catalogue | None = None
+        self._store: Store | None = None
+        self._client: Client | None = None
+        self._topology: RelayedTopology | None = None
+        self._connection: RelayConnection | None = None
+        self._holder: Holder | None = None
+        """All six from `start` on."""
+        self._cut_off = ""
+        """Why nothing reaches the system, and since when; empty if all is well."""
+        self._lost = asyncio.Event()
+        self._ending = False
+        self._told_of: dict[str, int] = {}
+        """Projections of which another version serves than this program has."""
+        self._undo = contextlib.AsyncExitStack()
+
+    async def start(self) -> None:
+        """Find the program that runs the system, and connect. Raises `Unavailable` if there is none."""
+        self._store = open_store(self._path)
+        topology = await self._connected(time.monotonic() + _STARTING_S)
+        self._undo.callback(self._close)
+        self._catalogue = self._own or topology.classes.found()
+        self._client = Client(
+            self._catalogue,
+            self._partitions(topology),
+            self._actor_named,
+            topology.settings,
+            placement_rule=self._store.placement,
+            store_id=self._store.store_id,
+            classes_of_others=True,
+        )
+        self._undo.push_async_callback(self._client.drain, _DRAIN_S)
+        self._take(topology)
+        self._undo.push_async_callback(_ended, asyncio.create_task(self._mind()))
+
+    async def stop(self, grace_s: float) -> None:
+        """Disconnect; the system goes on."""
+        self._ending = True
+        await self._undo.aclose()
+
+    @property
+    def store(self) -> Store:
+        """The store, whose logs can be read here."""
+        assert self._store is not None
+        return self._store
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The classes that are used here."""
+        assert self._catalogue is not None
+        return self._catalogue
+
+    @property
+    def client(self) -> Client:
+        """What sends commands and queries."""
+        assert self._client is not None
+        return self._client
+
+    @property
+    def address(self) -> str:
+        """The path of the socket."""
+        return "" if self._holder is None else self._holder.connection.get("relay", "")
+
+    async def heads(self) -> dict[int, int]:
+        """See `System`."""
+        found: dict[int, int] = await self.ask("heads")
+        return found
+
+    async def status(self) -> Status:
+        """See `System`."""
+        found: Status = await self.ask("status")
+        return found
+
+    async def health(self, limit_s: float) -> Health:
+        """See `Runtime.health`."""
+        return await health_of(self.client, limit_s, self._cut_off)
+
+    async def verify(self) -> Report:
+        """See `Runtime.verify`: this program reads the logs itself."""
+        from ...runtime.store.verify import verify_store
+
+        return await asyncio.to_thread(verify_store, self.store.path)
+
+    async def scale(self, projection: type[Projection], replicas: int) -> None:
+        """See `Runtime.scale`."""
+        await self.ask("scale", self._named(projection), replicas, timeout_s=_LONG_S)
+
+    async def rebuild_stream(self, projection: type[Projection], aggregate: Any, id: str) -> None:
+        """See `Runtime.rebuild_stream`."""
+        kind = getattr(aggregate, "aggregate_type", str(aggregate))
+        await self.ask("rebuild_stream", self._named(projection), kind, id, timeout_s=_LONG_S)
+
+    async def retry_quarantined(self, projection: type[Projection]) -> tuple[Quarantined, ...]:
+        """See `Runtime.retry_quarantined`."""
+        return tuple(await self.ask("retry_quarantined", self._named(projection), timeout_s=_LONG_S))
+
+    def rebuild(self, projection: type[Projection]) -> Rebuild:
+        """See `Runtime.rebuild`: with the class of the program that runs the system, which has to be the same."""
+        self._named(projection)
+        return _RelayedRebuild(self, projection)
+
+    async def move(self, partition: int, node: str) -> MoveResult:
+        """See `System`."""
+        _only_one_machine()
+
+    async def rebalance(self) -> list[MoveResult]:
+        """See `System`."""
+        _only_one_machine()
+
+    async def drain(self, node: str, drained: bool) -> list[MoveResult]:
+        """See `System`."""
+        _only_one_machine()
+
+    async def ask(self, method: str, *arguments: Any, timeout_s: float = _ASK_S) -> Any:
+        """Have the other program answer a question about the system, or change it. Raises what it answers, and
+        `Unavailable`."""
+        if self._cut_off:
+            raise Unavailable(str(self._path), self._cut_off)
+        try:
+            return await self._called(method, arguments, timeout_s)
+        except RayfoldError:
+            raise
+        except Exception as error:
+            what = self._cut_off or f"the program that runs it does not answer: {one_line(error) or 'in time'}"
+            raise Unavailable(str(self._path), what) from error
+
+    # -------------------------------------------------------------------------------------------------------------
+
+    async def _called(self, method: str, arguments: tuple[Any, ...], timeout_s: float) -> Any:
+        assert self._connection is not None
+        return await asyncio.wrap_future(self._connection.call("", method, timeout_s, arguments))
+
+    async def _connected(self, until_s: float) -> RelayedTopology:
+        """Connect, however often it has to be tried until then. Raises `Unavailable`."""
+        pause_s = _AGAIN_FIRST_S
+        while True:
+            try:
+                return await self._connect()
+            except _NotYet as error:
+                if time.monotonic() > until_s:
+                    raise Unavailable(str(self._path), str(error)) from None
+            await asyncio.sleep(pause_s)
+            pause_s = min(_AGAIN_MAX_S, 2 * pause_s)
+
+    async def _connect(self) -> RelayedTopology:
+        """Raises `Unavailable`, `StoreMismatch`, and `_NotYet` if it is about to be possible."""
+        holder = self._reachable()
+        connection = RelayConnection(self.store.store_id, RELAYED, self._connection_lost)
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                await asyncio.get_running_loop().create_unix_connection(lambda: connection, holder.connection["relay"])
+                if refused := await connection.greeted:
+                    raise Unavailable(str(self._path), f"{holder} does not take this program in: {refused}")
+                self._connection, self._holder = connection, holder
+                self._lost.clear()
+                topology = await self._called("topology", (0, _CONNECT_S), _CONNECT_S)
+        except (OSError, TimeoutError) as error:  # it may just be ending
+            connection.close()
+            raise _NotYet(f"{holder} does not answer: {one_line(error) or 'in time'}") from error
+        except RayfoldError:
+            connection.close()
+            raise
+        except Exception as error:
+            raise _NotYet(f"{holder} has ended: {one_line(error)}") from error
+        assert isinstance(topology, RelayedTopology)
+        return topology
+
+    def _reachable(self) -> Holder:
+        path = str(self._path)
+        if (found := open_store(self._path)).store_id != self.store.store_id:
+            what = f"it is store {found.store_id} now, and this program had store {self.store.store_id}"
+            raise StoreMismatch(path, what, "close this connection, and make another one")
+        holder = holder_of(self._path)
+        if holder is None:
+            remedy = "start one with `rayfold run`, or with Runtime(...)"
+            raise Unavailable(path, f"no program runs it now; {remedy}")
+        if holder.host != socket.gethostname():
+            raise Unavailable(path, f"it is held by {holder}; connect on that machine")
+        if not holder.connection:
+            raise _NotYet(f"{holder} has not started its actors")
+        if "relay" not in holder.connection:
+            raise Unavailable(path, f"{holder} has no socket for other programs")
+        return holder
+
+    def _connection_lost(self) -> None:
+        """The other program has ended, or has cut this one off. Called once the connection is lost."""
+        self._lost.set()
+        if self._client is None or self._ending or self._connection is None or not self._connection.lost:
+            return
+        since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        what = f"{self._holder}, which ran it, has ended at {since}"
+        self._cut_off = f"{what}; this program connects again as soon as another one runs it"
+        log.warning("%s: %s", self._path, self._cut_off)
+        self._client.detach(self._cut_off)
+        self._client.give_up(self._cut_off)
+
+    async def _mind(self) -> None:
+        """Follow the topology, and connect again whenever the connection is lost; without end."""
+        while True:
+            following = asyncio.create_task(self._follow())
+            try:
+                await self._lost.wait()
+            finally:
+                following.cancel()
+            topology = await self._found_again()
+            self.client.attach(self._partitions(topology))
+            self._cut_off = ""
+            self._take(topology)
+            log.warning("%s: connected again, to %s", self._path, self._holder)
+
+    async def _found_again(self) -> RelayedTopology:
+        pause_s = _AGAIN_FIRST_S
+        while True:
+            try:
+                return await self._connect()
+            except (_NotYet, RayfoldError, OSError) as error:
+                log.debug("%s: not connected yet: %s", self._path, one_line(error))
+            await asyncio.sleep(pause_s)
+            pause_s = min(_AGAIN_MAX_S, 2 * pause_s)
+
+    async def _follow(self) -> None:
+        while True:
+            assert self._topology is not None
+            try:
+                topology = await self._called("topology", (self._topology.revision, _READ_S), _READ_S + _CONNECT_S)
+            except TimeoutError:
+                continue
+            except Exception as error:  # the connection is lost, which is noticed elsewhere
+                log.debug("%s: no topology: %s", self._path, one_line(error))
+                return
+            if topology is not None:
+                self._take(topology)
+
+    def _take(self, topology: RelayedTopology) -> None:
+        """This is how things are now."""
+        self._topology = topology
+        for name, served in topology.projections.items():
+            projection = self.catalogue.projections.get(name)
+            if projection is not None and self._may_serve(projection, served):
+                self.client.serve(projection, [[self._actor(topology, one) for one in part] for part in served.parts])
+
+    def _may_serve(self, projection: type[Projection], served: RelayedParts) -> bool:
+        """Whether queries as this program's class makes them find their way to what serves."""
+        name, version = projection.projection_name, projection.projection_version
+        if version != served.version and self._told_of.get(name) != served.version:
+            self._told_of[name] = served.version
+            log.warning("%s version %d serves, and this program has version %d", name, served.version, version)
+        return projection.parts == len(served.parts)
+
+    def _partitions(self, topology: RelayedTopology) -> list[RelayedActor]:
+        return [self._actor(topology, name) for name in topology.partitions]
+
+    def _actor(self, topology: RelayedTopology, name: str) -> RelayedActor:
+        assert self._connection is not None
+        return RelayedActor(self._connection, name, topology.actor_ids.get(name, ""))
+
+    def _actor_named(self, name: str) -> RelayedActor:
+        assert self._connection is not None
+        return RelayedActor(self._connection, name)
+
+    def _named(self, projection: type[Projection]) -> str:
+        name = getattr(projection, "projection_name", "")
+        if name not in self.catalogue.projections:
+            raise unregistered("projection", projection, self.catalogue.projections)
+        return str(name)
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+
+class _NotYet(Exception):
+    """It may be possible in a moment: why it is not."""
+
+
+class _RelayedRebuild(Rebuild):
+    """A rebuild by the program that runs the system."""
+
+    def __init__(self, system: RelayedSystem, projection: type[Projection]) -> None:
+        self._system = system
+        self._progress = RebuildProgress(0, 0, 0.0, None, False)
+        version = projection.projection_version
+        self._begun = asyncio.ensure_future(system.ask("begin_rebuild", projection.projection_name, version))
+        super().__init__()
+        self._task.add_done_callback(_looked_at)
+
+    def progress(self) -> RebuildProgress:
+        """See `Rebuild`."""
+        return self._progress
+
+    async def cancel(self) -> None:
+        """See `Rebuild`."""
+        await self._system.ask("cancel_rebuild", await asyncio.shield(self._begun))
+        await asyncio.wait({self._task})
+
+    async def _run(self) -> RebuildProgress:
+        number = await asyncio.shield(self._begun)
+        ended = asyncio.ensure_future(self._system.ask("await_rebuild", number, timeout_s=_LONG_S))
+        while not ended.done():
+            self._progress = await self._system.ask("watch_rebuild", number)
+            await asyncio.wait({ended}, timeout=SAMPLE_S)
+        self._progress = ended.result()
+        return self._progress
+
+
+def _looked_at(task: asyncio.Task[RebuildProgress]) -> None:
+    """An error that is not awaited is in the other program's log."""
+    if not task.cancelled():
+        task.exception()
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """End a task, and wait until it has undone what it was at."""
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def _only_one_machine() -> NoReturn:
+    raise CallerError("this system runs on one machine; give it several nodes with cluster=")

@@ -1,0 +1,273 @@
+"""The relay without Ray: who is let in, what is passed on, and that a bad program is cut off and no other delayed."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import stat
+import struct
+import tempfile
+from collections.abc import AsyncIterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayfold.actors.client.relay_connection import ActorDiedError, RelayConnection, RelayedActor
+from rayfold.actors.packaging.class_names import ClassNames
+from rayfold.actors.settings import Settings
+from rayfold.actors.sockets.calls import CALL, CALL_BYTES_MAX, frame
+from rayfold.actors.sockets.handshake import Handshake
+from rayfold.actors.system import relay as relay_module
+from rayfold.actors.system.relay import Relay, open_relay
+from rayfold.actors.system.relayed_topology import RELAYED, RelayedTopology
+from rayfold.runtime.errors import InvalidMessage, Unavailable
+
+STORE, OTHER = "5" * 32, "6" * 32
+GREETING = Handshake("system", STORE).greeting()
+
+
+class Partition:
+    """Stands where a handle of Ray does: answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+        self.answers: list[Future[Any]] = []
+
+    def __getattr__(self, method: str) -> Any:
+        return _Method(self, method)
+
+
+class _Method:
+    def __init__(self, partition: Partition, name: str) -> None:
+        self._partition, self._name = partition, name
+
+    def remote(self, *arguments: Any) -> _Method:
+        self._partition.calls.append((self._name, arguments))
+        return self
+
+    def future(self) -> Future[Any]:
+        answer: Future[Any] = Future()
+        self._partition.answers.append(answer)
+        if self._name != "head":  # which waits until the test answers it
+            answer.set_result(b"done")
+        return answer
+
+
+@pytest.fixture
+def partition() -> Partition:
+    return Partition()
+
+
+async def _echo(text: str) -> str:
+    if text == "fail":
+        raise Unavailable("the bank", "it is closed")
+    return text
+
+
+def _no_actor(name: str) -> Any:
+    raise ValueError(f"no actor {name}")
+
+
+@pytest.fixture
+async def relay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, partition: Partition) -> AsyncIterator[Relay]:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    opened = open_relay(STORE, "bank", _no_actor, {"echo": (_echo, (str,))})
+    assert opened is not None
+    opened.publish(RelayedTopology(("p0",), {}, {"p0": "ab"}, Settings(), ClassNames()), {"p0": partition})
+    yield opened
+    opened.close()
+
+
+async def connected(relay: Relay, store_id: str = STORE) -> RelayConnection:
+    connection = RelayConnection(store_id, RELAYED, lambda: None)
+    await asyncio.get_running_loop().create_unix_connection(lambda: connection, str(relay.path))
+    await asyncio.wait_for(connection.greeted, 20)
+    return connection
+
+
+async def called(connection: RelayConnection, method: str, *arguments: Any, target: str = "") -> Any:
+    return await asyncio.wait_for(asyncio.wrap_future(connection.call(target, method, 20, arguments)), 20)
+
+
+async def raw(relay: Relay) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A program that speaks for itself, after the handshake."""
+    reader, writer = await asyncio.open_unix_connection(str(relay.path))
+    writer.write(GREETING)
+    await reader.readexactly(len(GREETING))
+    return reader, writer
+
+
+async def is_cut_off(reader: asyncio.StreamReader) -> bool:
+    try:
+        return await asyncio.wait_for(reader.read(), 20) == b""
+    except ConnectionResetError:  # some of what it has sent was never read
+        return True
+
+
+async def test_calls_are_passed_on_and_answered_in_any_order(relay: Relay, partition: Partition) -> None:
+    connection = await connected(relay)
+    actor = RelayedActor(connection, "p0", "ab")
+    slow = actor.head.remote().future()
+    quick = actor.execute.remote(b"c" * 16, 1, 0, b"batch").future()
+    assert await asyncio.wait_for(asyncio.wrap_future(quick), 20) == b"done"
+    assert not slow.done()
+    partition.answers[0].set_result(7)
+    assert await asyncio.wait_for(asyncio.wrap_future(slow), 20) == 7
+    assert partition.calls == [("head", ()), ("execute", (b"c" * 16, 1, 0, b"batch"))]
+    assert actor._actor_id is not None
+    assert actor._actor_id.hex() == "ab"
+    connection.close()
+
+
+async def test_the_system_itself_answers_and_its_errors_keep_their_type(relay: Relay) -> None:
+    connection = await connected(relay)
+    assert await called(connection, "echo", "hello") == "hello"
+    with pytest.raises(Unavailable, match="the bank: it is closed"):
+        await called(connection, "echo", "fail")
+    connection.close()
+
+
+async def test_a_program_that_waits_gets_the_next_topology_at_once(relay: Relay, partition: Partition) -> None:
+    connection = await connected(relay)
+    first = await called(connection, "topology", 0, 20)
+    assert (first.revision, first.partitions) == (1, ("p0",))
+    waiting = asyncio.ensure_future(called(connection, "topology", 1, 20))
+    await called(connection, "echo", "it waits by now")
+    relay.publish(first._replace(partitions=("p1",)), {"p1": partition})
+    assert (await waiting).partitions == ("p1",)
+    assert await called(connection, "topology", 2, 0.01) is None
+    with pytest.raises(ActorDiedError, match="p0 does not serve any more"):
+        await called(connection, "socket_path", target="p0")
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("target", "method", "arguments"),
+    [
+        ("p0", "close", ()),
+        ("p0", "__init__", ()),
+        ("p0", "execute", (b"c", "1", 0, b"")),
+        ("p0", "head", (1,)),
+        ("", "stop", ()),
+        ("", "echo", (1,)),
+    ],
+)
+async def test_what_no_program_may_call_is_refused_by_name(
+    target: str, method: str, arguments: tuple[Any, ...], relay: Relay, partition: Partition
+) -> None:
+    connection = await connected(relay)
+    with pytest.raises(InvalidMessage, match=rf"{method}: (cannot be called|was called with other arguments)"):
+        await called(connection, method, *arguments, target=target)
+    assert await called(connection, "echo", "and goes on") == "and goes on"
+    assert partition.calls == []
+    connection.close()
+
+
+async def test_actors_of_other_systems_cannot_be_reached(relay: Relay) -> None:
+    connection = await connected(relay)
+    with pytest.raises(ActorDiedError, match="other:Account/alice does not serve"):
+        await called(connection, "socket_path", target="other:Account/alice")
+    with pytest.raises(ActorDiedError, match="no actor bank:Account/gone"):
+        await called(connection, "socket_path", target="bank:Account/gone")
+    connection.close()
+
+
+async def test_only_the_user_of_the_process_can_open_the_socket(relay: Relay) -> None:
+    assert stat.S_IMODE(relay.path.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE(relay.path.stat().st_mode) == 0o600
+
+
+async def test_a_program_of_another_store_is_given_the_reason(relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
+    connection = await connected(relay, OTHER)
+    assert f"the other end refuses this one: one end has store {STORE}" in connection.lost
+    assert "refuses a program: one end has store" in caplog.text
+
+
+async def test_more_programs_than_allowed_are_refused_until_one_goes(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_module, "PROGRAMS_MAX", 1)
+    first = await connected(relay)
+    second = await connected(relay)
+    assert second.lost.endswith("1 programs are connected, and no more are taken in")
+    assert await called(first, "echo", "a") == "a"
+    first.close()
+
+
+async def test_a_program_that_breaks_the_protocol_is_cut_off_and_no_other(
+    relay: Relay, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = await connected(relay)
+    for bad in (
+        frame(1, 3, b""),
+        frame(1, CALL, b"\xc1"),
+        frame(1, CALL, RELAYED.pack(["", "echo", "soon", []])),
+        frame(1, CALL, RELAYED.pack(["", "echo", 1e9])),
+        frame(1, CALL, RELAYED.pack(["p0", "head", 20, []])) * 2,
+        struct.pack(">IQB", CALL_BYTES_MAX + 1, 1, CALL),
+    ):
+        reader, writer = await raw(relay)
+        writer.write(bad)
+        assert await is_cut_off(reader)
+        writer.close()
+        assert await called(good, "echo", "on") == "on"
+    reader, writer = await asyncio.open_unix_connection(str(relay.path))
+    writer.write(b"GET / HTTP/1.1\r\n\r\n")
+    assert (await asyncio.wait_for(reader.read(), 20)).startswith(b"rayfold")
+    writer.close()
+    assert caplog.text.count("cuts a program off") == 6
+    assert "it begins with b'GET / HTTP" in caplog.text
+    good.close()
+
+
+async def test_a_program_may_end_at_any_byte(relay: Relay, partition: Partition) -> None:
+    good = await connected(relay)
+    whole = GREETING + frame(1, CALL, RELAYED.pack(["", "echo", 20, ["x"]]))
+    for end in range(len(whole)):
+        with socket.socket(socket.AF_UNIX) as dying:
+            dying.connect(str(relay.path))
+            dying.sendall(whole[:end])
+    assert await called(good, "echo", "on") == "on"
+    good.close()
+
+
+async def test_a_program_that_does_not_greet_or_read_is_cut_off(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_module, "HANDSHAKE_S", 0.05)
+    monkeypatch.setattr(relay_module, "UNREAD_S", 0.05)
+    reader, silent = await asyncio.open_unix_connection(str(relay.path))
+    assert await is_cut_off(reader)
+    silent.close()
+    good = await connected(relay)
+    _, deaf = await raw(relay)
+    for number in range(100):
+        deaf.write(frame(number, CALL, RELAYED.pack(["", "echo", 20, ["x" * 500_000]])))
+    while len(relay.programs) > 1:
+        assert await called(good, "echo", "on") == "on"
+    deaf.close()
+    good.close()
+
+
+async def test_a_call_whose_time_is_over_is_never_answered_and_its_number_is_free(
+    relay: Relay, partition: Partition
+) -> None:
+    connection = await connected(relay)
+    with pytest.raises(TimeoutError):
+        await asyncio.wrap_future(connection.call("p0", "head", 0.01, ()))
+    partition.answers[0].set_result(1)
+    assert await called(connection, "echo", "on") == "on"
+    assert not connection._waiting
+    connection.close()
+
+
+async def test_when_the_relay_closes_every_waiting_call_fails_at_once(relay: Relay) -> None:
+    connection = await connected(relay)
+    waiting = [asyncio.wrap_future(connection.call("p0", "head", 600, ())) for _ in range(3)]
+    await called(connection, "echo", "they wait by now")
+    relay.close()
+    for one in await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 20):
+        assert str(one) == "the connection was lost"
+    with pytest.raises(Exception, match="the connection was lost"):
+        await called(connection, "echo", "late")
+    assert not relay.path.exists()
