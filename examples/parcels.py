@@ -1,12 +1,13 @@
 """A parcel service, as one would really write it: rules, creation, versions of events, errors, many commands at once.
 
-`python examples/parcels.py` runs it in a temporary directory. The tests of its rules stand at the end, in
-`given(...).when(...).then(...)`; they need no Ray and no disk.
+`python examples/parcels.py` runs it in a temporary directory. Its tests stand at the end: rules in
+`given(...).when(...).then(...)`, and all of it in the memory of the test. They need no Ray and no disk.
 """
 
 import asyncio
 import tempfile
 from collections.abc import Iterator
+from datetime import timedelta
 
 from pydantic import Field
 
@@ -33,6 +34,7 @@ from rayfold import (
     project,
     upcast,
 )
+from rayfold.testing import system
 
 
 class Register(Command):
@@ -195,6 +197,19 @@ def test_a_parcel_is_delivered_once() -> None:
         "already_delivered"
     )
     given(Parcel, Scanned(depot="Basel")).when(Scan(depot="Basel")).then_nothing()
+
+
+async def test_a_parcel_waits_where_it_was_scanned_last() -> None:
+    """The whole service, in memory."""
+    async with system(Parcel, Depots) as service:
+        await service.execute(Parcel, "p1", Register(to="Bern", weight_g=500))
+        await service.execute(Parcel, "p1", Scan(depot="Basel"))
+        service.clock.advance(timedelta(hours=3))
+        receipt = await service.execute(Parcel, "p1", Scan(depot="Olten"))
+        assert await service.ask(Depots, Waiting(depot="Basel"), after=receipt) == []
+        assert await service.ask(Depots, Waiting(depot="Olten")) == ["p1"]
+        an_hour_ago = service.clock.now - timedelta(hours=1)
+        assert await service.as_of(Depots, an_hour_ago, Waiting(depot="Basel")) == ["p1"]
 
 
 if __name__ == "__main__":

@@ -135,7 +135,12 @@ class BlockingMemoryRuntime(BlockingOperations):
 
 
 class SystemOptions(TypedDict, total=False):
-    """The options of `system`, for functions that hand them on."""
+    """The options of `system`, for functions of your own that hand them on.
+
+    Example:
+        def bank_system(**options: Unpack[SystemOptions]) -> MemoryRuntime:
+            return system(bank_application, **options)
+    """
 
     partitions: int
     replicas: int | Mapping[type[Projection], int]

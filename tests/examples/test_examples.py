@@ -89,5 +89,6 @@ def test_the_parcels_find_their_way(tmp_path: Path) -> None:
     ]
 
 
-def test_the_rules_of_the_parcels_hold() -> None:
+async def test_the_tests_of_the_parcels_hold() -> None:
     parcels.test_a_parcel_is_delivered_once()
+    await parcels.test_a_parcel_waits_where_it_was_scanned_last()
