@@ -28,7 +28,7 @@ from rayfold.runtime.store.store_lock import LOCK as STORE_LOCK
 from ..contract import Context, Findings, scenario
 from ..processes import Child, runs, take_over, title_of
 from .harness import INVARIANTS_OF_CLUSTERS, NODES, PARTITIONS, RECOVERED_MAX_S, ClusterBank, cluster_bank, wait_until
-from .program import APP
+from .program import APP, ProgramError
 
 _KINDS: Final = ("NodeAgent", "PartitionActor", "ProjectorActor", "AggregateActor")
 _ROUNDS_MAX: Final = 100
@@ -98,7 +98,10 @@ def _lose_raylet(bank: ClusterBank, victim: int, given_up: list[float], *, freez
 
 
 def _seen_up(bank: ClusterBank, name: str) -> str:
-    status = bank.ask("status")
+    try:
+        status = bank.ask("status")
+    except ProgramError as error:  # the supervisor was on that node
+        return str(error)
     return next((f"{name} is seen up" for one in status["nodes"] if one["name"] == name and one["up"]), "")
 
 
