@@ -18,19 +18,8 @@ from concurrent.futures import Future
 from typing import Any, Final
 
 from ...runtime.errors import Unavailable
-from ..sockets.calls import (
-    ACTOR_AWAY,
-    ACTOR_DIED,
-    ANSWER_BYTES_MAX,
-    CALL,
-    CALL_BYTES_MAX,
-    CALLS_MAX,
-    ERROR,
-    VALUE,
-    Frame,
-    FrameReader,
-    frame,
-)
+from ..sockets.calls import ACTOR_AWAY, ACTOR_DIED, ANSWER_BYTES_MAX, CALL, CALL_BYTES_MAX, CALLS_MAX, ERROR, VALUE
+from ..sockets.framing import Frame, FrameReader, frame
 from ..sockets.handshake import Handshake
 from ..sockets.records import Records
 

@@ -3,20 +3,17 @@ order.
 
 Beside all steps. Around it: `../system/relay.py`, which answers, and `../client/relay_connection.py`, which asks.
 
-A frame: the length of its content (4 bytes), the number of the call (8 bytes), its kind (1 byte), its content in
-msgpack (`records.py`). A call has the kind `CALL`, and the content `[target, method, timeout in seconds, arguments]`.
-The caller chooses its number, and has at most `CALLS_MAX` calls without an answer. An answer has the number of its
-call, and one of the other kinds. A call whose timeout has passed is never answered, and its number is free.
+The content of a frame (`framing.py`) is in msgpack (`records.py`). A call has the kind `CALL`, and the content
+`[target, method, timeout in seconds, arguments]`. The caller chooses its number, and has at most `CALLS_MAX` calls
+without an answer. An answer has the number of its call, and one of the other kinds. A call whose timeout has passed is
+never answered, and its number is free.
 
-Bytes in, frames out: no socket, no event loop, no thread, no clock.
-
-Rule kept here: the length of a frame is checked before anything of that length is kept.
+Only names and bounds are here.
 """
 
 from __future__ import annotations
 
-import struct
-from typing import Final, NamedTuple
+from typing import Final
 
 from ...runtime.encoding.frames import REQUEST_BYTES_MAX
 
@@ -30,9 +27,6 @@ __all__ = [
     "ERROR",
     "FAILED",
     "VALUE",
-    "Frame",
-    "FrameReader",
-    "frame",
 ]
 
 CALL: Final = 0
@@ -54,49 +48,3 @@ CALL_BYTES_MAX: Final = REQUEST_BYTES_MAX + 65_536
 
 ANSWER_BYTES_MAX: Final = 256 * 1024 * 1024
 """The answers to 1,024 queries, of 256 KiB each. Larger ones are refused by name."""
-
-_HEAD: Final = struct.Struct(">IQB")
-
-
-class Frame(NamedTuple):
-    """One call, or one answer."""
-
-    number: int
-    kind: int
-    content: bytes
-
-
-def frame(number: int, kind: int, content: bytes) -> bytes:
-    """A frame as it travels."""
-    return _HEAD.pack(len(content), number, kind) + content
-
-
-class FrameReader:
-    """What one end reads of the other's frames."""
-
-    def __init__(self, bytes_max: int) -> None:
-        self.refused = ""
-        """Why the connection has to be ended. Nothing more may be given to `receive` then."""
-        self._bytes_max = bytes_max
-        self._received = bytearray()
-        """The beginning of a frame: at most `bytes_max`, and what one read adds to it."""
-
-    def receive(self, data: bytes) -> list[Frame]:
-        """The frames that `data` completes."""
-        received = self._received
-        received += data
-        frames: list[Frame] = []
-        at = 0
-        while len(received) - at >= _HEAD.size:
-            size_bytes, number, kind = _HEAD.unpack_from(received, at)
-            if size_bytes > self._bytes_max:
-                self.refused = f"a frame of {size_bytes} bytes, over {self._bytes_max}"
-                break
-            end = at + _HEAD.size + size_bytes
-            if len(received) < end:
-                break
-            frames.append(Frame(number, kind, bytes(memoryview(received)[at + _HEAD.size : end])))
-            at = end
-        if at:
-            del received[:at]
-        return frames

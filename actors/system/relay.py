@@ -42,10 +42,8 @@ from ..sockets.calls import (
     ERROR,
     FAILED,
     VALUE,
-    Frame,
-    FrameReader,
-    frame,
 )
+from ..sockets.framing import Frame, FrameReader, frame
 from ..sockets.handshake import HANDSHAKE_S, Handshake
 from ..sockets.listening import ListeningSocket, closed_in_children, open_listening_socket
 from .relayed_topology import RELAYED, RelayedTopology

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import msgpack
 import pytest
 
-from rayfold.actors.sockets.calls import CALL, VALUE, Frame, FrameReader, frame
+from rayfold.actors.sockets.calls import CALL, VALUE
+from rayfold.actors.sockets.framing import Frame, FrameReader, frame
 from rayfold.actors.sockets.records import Records
 from rayfold.runtime.errors import Conflict, InvalidMessage, NotYetVisible, RayfoldError
 from rayfold.runtime.stream import StreamId

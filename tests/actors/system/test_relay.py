@@ -17,7 +17,8 @@ import pytest
 from rayfold.actors.client.relay_connection import ActorDiedError, RelayConnection, RelayedActor
 from rayfold.actors.packaging.class_names import ClassNames
 from rayfold.actors.settings import Settings
-from rayfold.actors.sockets.calls import CALL, CALL_BYTES_MAX, frame
+from rayfold.actors.sockets.calls import CALL, CALL_BYTES_MAX
+from rayfold.actors.sockets.framing import frame
 from rayfold.actors.sockets.handshake import Handshake
 from rayfold.actors.system import relay as relay_module
 from rayfold.actors.system.relay import Relay, open_relay
