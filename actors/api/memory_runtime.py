@@ -18,9 +18,9 @@ from typing import Any, Final, TypedDict, TypeVar, Unpack
 from ...runtime.domain.aggregate import Aggregate
 from ...runtime.domain.messages import Event
 from ...runtime.domain.projection import Projection
+from ...runtime.encoding.query_batch import PackedQuery
 from ...runtime.errors import CallerError, InvalidMessage
 from ...runtime.feed.memory_positions import MemoryPositions
-from ...runtime.read.read_model import PackedQuery
 from ...runtime.receipt import Receipt
 from ...runtime.store.memory_logs import MemoryLogs
 from ..memory.clock import FIRST_TIME, Clock

@@ -28,6 +28,7 @@ from ...runtime.domain.projection import Projection
 from ...runtime.domain.recorded import Recorded
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.encoding.codec import encode_checked
+from ...runtime.encoding.query_batch import PackedQuery
 from ...runtime.errors import (
     InvalidMessage,
     RayfoldError,
@@ -37,7 +38,7 @@ from ...runtime.errors import (
 from ...runtime.log.contract import Reader
 from ...runtime.log.format import stream_id
 from ...runtime.read.positions import check_store
-from ...runtime.read.read_model import PackedQuery, ReadModel
+from ...runtime.read.read_model import ReadModel
 from ...runtime.read.routes import merged_answer, part_asked
 from ...runtime.read.time_travel import (
     checked_place,

@@ -23,6 +23,7 @@ from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.encoding.codec import encode_checked
 from ...runtime.encoding.envelope import Envelope, pack
 from ...runtime.encoding.outcome import Outcome
+from ...runtime.encoding.query_batch import PackedQuery
 from ...runtime.errors import (
     InvalidMessage,
     NotYetVisible,
@@ -31,7 +32,6 @@ from ...runtime.errors import (
     Unavailable,
 )
 from ...runtime.read.positions import After, place_asked
-from ...runtime.read.read_model import PackedQuery
 from ...runtime.receipt import Receipt
 from ...runtime.stream import OLD_PLACEMENT
 from ..settings import Settings
@@ -89,7 +89,7 @@ class Client:
         name = projection.projection_name
         serving = self._serving.get(name) or self._detached.pop(name, None)
         if serving is None:
-            self._serving[name] = self.query_router_class(projection, parts, self._settings)
+            self._serving[name] = self.query_router_class(projection, parts, self._settings, self._store_id)
         else:
             self._serving[name] = serving
             serving.replace(projection, parts)
@@ -237,8 +237,10 @@ class Client:
         return serving + [(name, [], self._why_detached) for name in self._detached]
 
     async def drain(self, timeout_s: float) -> None:
-        """Take no more commands, and wait for those on their way."""
+        """Take no more commands, wait for those on their way, and close the sockets to projectors."""
         await self._router.drain(timeout_s)
+        for serving in (*self._serving.values(), *self._detached.values()):
+            serving.close()
 
     def _sent(self, envelope: Envelope, timeout_s: float | None) -> asyncio.Future[Outcome]:
         """Like `send`, but the caller's mistakes are outcomes too, so that one does not end a long run."""

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 from ...runtime.domain.messages import Query
 from ...runtime.domain.projection import Projection
+from ...runtime.encoding.query_batch import PackedQuery
 from ...runtime.errors import HandlerFailed, RayfoldError
-from ...runtime.read.read_model import PackedQuery
 from ...runtime.read.routes import merged_answer, part_asked
 from ..settings import Settings
 from .merging import cannot_wait, merge_in_thread
@@ -30,7 +30,7 @@ __all__ = ["QueryRouter"]
 class Replicas(Protocol):
     """The replicas of one part: `ReplicaPool`, or those in the memory of this process (`actors/memory/replicas.py`)."""
 
-    def __init__(self, name: str, actors: Sequence[Any], settings: Settings) -> None: ...
+    def __init__(self, name: str, actors: Sequence[Any], settings: Settings, store_id: str = "") -> None: ...
     def replace(self, actors: Sequence[Any]) -> None:
         """Ask these from now on."""
         ...
@@ -41,6 +41,10 @@ class Replicas(Protocol):
 
     def give_up(self, why: str) -> None:
         """What is on its way is `Unavailable`, for this reason."""
+        ...
+
+    def close(self) -> None:
+        """Close whatever leads to them."""
         ...
 
     def ask(
@@ -73,11 +77,22 @@ class QueryRouter:
 
     replicas_class: type[Replicas] = ReplicaPool
 
-    def __init__(self, projection: type[Projection], parts: Sequence[Sequence[Any]], settings: Settings) -> None:
-        self._settings = settings
+    def __init__(
+        self, projection: type[Projection], parts: Sequence[Sequence[Any]], settings: Settings, store_id: str = ""
+    ) -> None:
+        """`parts`: for each its replicas. `store_id`: that of the store, if it is known."""
+        self._settings, self._store_id = settings, store_id
         self._projection = projection
         self.name = projection.projection_name
-        self._parts = [self.replicas_class(projection.projection_name, actors, settings) for actors in parts]
+        self._parts = [self._pool(actors) for actors in parts]
+
+    def close(self) -> None:
+        """Close whatever leads to the replicas, such as their sockets."""
+        for part in self._parts:
+            part.close()
+
+    def _pool(self, actors: Sequence[Any]) -> Replicas:
+        return self.replicas_class(self.name, actors, self._settings, self._store_id)
 
     @property
     def served(self) -> type[Projection]:
@@ -91,7 +106,7 @@ class QueryRouter:
             for replicas, actors in zip(before, parts, strict=True):
                 replicas.replace(actors)
         else:
-            self._parts = [self.replicas_class(projection.projection_name, actors, self._settings) for actors in parts]
+            self._parts = [self._pool(actors) for actors in parts]
             for replicas in before:
                 replicas.retire()
 

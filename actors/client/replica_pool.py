@@ -4,12 +4,19 @@ Step [8] of the read path, the caller's half. The other half is `actors/projecti
 
 One batcher leads to each replica; queries go to the shortest. A query with `after=` goes the same way if the replica is
 known to have come that far (each answer has its positions): the batch carries what it needs, and a replica that has not
-come there, because it is another process by now, reports that instead of answering. Else it waits: here, not in the
-replica, so that waiting costs no thread there however many queries wait. At most three calls of a client wait in a
-replica at a time, each with many queries: two for those that have just come, for as long as a broadcast takes, and one
-for those that have waited in vain before. What lies beyond the end of the log is refused at once. A replica that does
-not answer is left out for a moment and the query goes to another: reading twice does no harm, unless it has ended the
-process that read (`suspects.py`). `everywhere` waits for all of them, which is another question.
+come there, because it is another process by now, reports that instead of answering. Else it waits.
+
+A replica on this machine is asked over a socket (`query_connection.py`). What waits is sent there at once, with its
+deadline, and parked in the replica, where it costs neither a thread nor a call; its answer comes when it can be given.
+While something is parked the replica is asked now and then whether it still answers at all.
+
+Other replicas are asked through Ray, where each call holds a thread of the replica. So there queries wait here. At most
+three calls of a client wait in a replica at a time, each with many queries: two for those that have just come, for as
+long as a broadcast takes, and one for those that have waited in vain before.
+
+What lies beyond the end of the log is refused at once. A replica that does not answer is left out for a moment and the
+query goes to another: reading twice does no harm, unless it has ended the process that read (`suspects.py`).
+`everywhere` waits for all of them, which is another question.
 
 Rules kept here: every query has a deadline, which is kept here and nowhere else; every call has one, after which it
 counts as lost; what waits is bounded; whatever an answer does when it is decoded, and whatever a callback raises, the
@@ -29,13 +36,17 @@ from functools import partial
 from typing import Any, Final
 
 from ...runtime.batcher import Batcher
+from ...runtime.encoding.query_batch import PackedQuery, join_queries
 from ...runtime.errors import HandlerFailed, NotYetVisible, Overloaded, RayfoldError, Unavailable
 from ...runtime.printable import printable_log
 from ...runtime.read.positions import join_place
-from ...runtime.read.read_model import PackedQuery, join_queries
 from ...runtime.user_code import is_ctrl_c
-from ..process.suspects import Refused, key_of_batch, record_of, suspects_of
+from ..process.suspects import Refused, key_of_batch, record_of, suspects_alone, suspects_of
 from ..settings import Settings
+from .query_connection import Answer, QueryConnection
+from .query_protocol import Answered, Reached, SomeAnswered
+from .socket_search import SocketSearch
+from .transport_choice import TransportChoice
 
 __all__ = ["ReplicaPool", "Saw", "all_of"]
 
@@ -116,9 +127,10 @@ class _Replica:
         actor: Any,
         batcher: Callable[[_Replica], Batcher[_Asked]],
         waiting: Callable[[_Replica, bool], Batcher[_Asked]],
+        search: Callable[[_Replica], SocketSearch[QueryConnection]],
     ) -> None:
         """`batcher`, `waiting`: make the batchers to it; the second is called with whether they are for queries that
-        have waited without result."""
+        have waited without result. `search`: what finds its socket."""
         self.number, self.actor = number, actor
         self.positions: dict[int, int] = {}
         self.incarnation = b""
@@ -128,6 +140,11 @@ class _Replica:
         self.batcher = batcher(self)
         self.fresh, self.waited = waiting(self, False), waiting(self, True)
         """Queries that wait for a position: those that have just come, and those that have waited in vain."""
+        self.search = search(self)
+        self.parked: dict[_Call, None] = {}
+        """Calls of which some queries wait in it."""
+        self.checking = False
+        """It is asked now and then whether it answers, since something is parked in it."""
         self.suspects: deque[_Asked] = deque()
         self.examining: asyncio.Task[None] | None = None
         actor_id = getattr(actor, "_actor_id", None)
@@ -148,13 +165,17 @@ class _Replica:
 class _Call:
     """One call to a replica. Its answer, its failure or its deadline ends it, whichever comes first."""
 
-    __slots__ = ("apart", "batch", "batcher", "ended", "key", "replica", "timer")
+    __slots__ = ("apart", "batch", "batcher", "connection", "ended", "key", "left", "replica", "timer")
 
     def __init__(
         self, replica: _Replica, batcher: Batcher[_Asked] | None, batch: Sequence[_Asked], *, apart: bool = False
     ) -> None:
         self.replica, self.batcher, self.batch, self.apart = replica, batcher, batch, apart
         self.key = b""
+        self.connection: QueryConnection | None = None
+        """The socket that it was sent over; None: through Ray."""
+        self.left: dict[int, _Asked] = {}
+        """By index: the queries that wait in the replica, if they do."""
         self.ended = False
         self.timer: asyncio.TimerHandle | None = None
 
@@ -162,10 +183,14 @@ class _Call:
 class ReplicaPool:
     """The replicas of one projection, as one client sees them. Used on one event loop only."""
 
-    def __init__(self, name: str, actors: Sequence[Any], settings: Settings) -> None:
+    connection_class: type[QueryConnection] = QueryConnection
+
+    def __init__(self, name: str, actors: Sequence[Any], settings: Settings, store_id: str = "") -> None:
+        """`store_id`: that of the store, if it is known."""
         self._loop = asyncio.get_running_loop()
         self._name = name
         self._settings = settings
+        self._store_id = store_id
         self._turn = 0
         self._gathering: _Replica | None = None
         """Where the last query without `after=` went."""
@@ -184,6 +209,7 @@ class ReplicaPool:
             replica.number = number
         for replica in before.values():
             if replica not in self._replicas:
+                replica.search.retire()
                 batchers = (replica.batcher, replica.fresh, replica.waited)
                 self._again([asked for batcher in batchers for asked, _ in batcher.take_waiting(lambda _: True)])
 
@@ -195,9 +221,32 @@ class ReplicaPool:
     def retire(self) -> None:
         """Send nothing again: these actors are about to end, and no others can answer for them."""
         self._retired = True
+        for replica in self._replicas:
+            replica.search.retire()
+
+    def close(self) -> None:
+        """Close the sockets: what is on its way, and what is asked from now on, goes through Ray."""
+        for replica in self._replicas:
+            replica.search.close()
 
     def _replica(self, number: int, actor: Any) -> _Replica:
-        return _Replica(number, actor, self._batcher, self._waiting_batcher)
+        replica = _Replica(number, actor, self._batcher, self._waiting_batcher, self._search)
+        replica.search.look()
+        return replica
+
+    def _search(self, replica: _Replica) -> SocketSearch[QueryConnection]:
+        def new_connection() -> QueryConnection:
+            return self.connection_class(reached, lost, self._store_id)
+
+        def reached(told: Reached) -> None:
+            replica.saw(told.positions, told.incarnation)
+
+        def lost(connection: QueryConnection) -> None:
+            search.lost(connection, answered=connection.answered)
+
+        choice = TransportChoice[QueryConnection](by_socket=self._settings.local_sockets)
+        search = SocketSearch(replica.actor, choice, new_connection)
+        return search
 
     def _batcher(self, replica: _Replica) -> Batcher[_Asked]:
         return Batcher(
@@ -358,13 +407,22 @@ class ReplicaPool:
                 join_place(needs, asked.after)
         alone = len(self._replicas) == 1 or max(asked.tries for asked in call.batch) >= len(self._replicas)
         call.key = queries
-        self._start(call, self._settings.attempt_timeout_s, "ask", queries, needs, alone, call.apart)
+        if (connection := call.replica.search.connection) is not None:
+            call.connection = connection
+            self._limit(call, self._settings.attempt_timeout_s)
+            connection.ask(queries, needs, alone, call.apart, partial(self._told, call))
+        else:
+            self._start(call, self._settings.attempt_timeout_s, "ask", queries, needs, alone, call.apart)
 
     def _send_waiting(self, replica: _Replica, waited: bool, batch: Sequence[_Asked]) -> None:
         batcher, now = replica.waited if waited else replica.fresh, time.monotonic()
         batch = [asked for asked in batch if not asked.future.done()]
         if not batch:
             self._loop.call_soon(batcher.batch_done)
+            return
+        if (connection := replica.search.connection) is not None:
+            self._loop.call_soon(batcher.batch_done)  # as many calls may be parked as there are
+            self._park(replica, connection, batch, now)
             return
         call = _Call(replica, batcher, batch)
         queries = call.key = join_queries([asked.packed for asked in batch])
@@ -373,8 +431,35 @@ class ReplicaPool:
         afters = [dict(asked.after) for asked in batch]
         self._start(call, wait_s + self._settings.attempt_timeout_s, "ask_after", queries, afters, wait_s, waited)
 
-    def _start(self, call: _Call, timeout_s: float, method: str, *arguments: Any) -> None:
+    def _park(self, replica: _Replica, connection: QueryConnection, batch: Sequence[_Asked], now: float) -> None:
+        """Have these wait in the replica, which knows their deadlines."""
+        call = _Call(replica, None, batch)
+        call.connection, call.left = connection, dict(enumerate(batch))
+        replica.parked[call] = None
+        queries = join_queries([asked.packed for asked in batch])
+        waits = [(max(0.0, asked.deadline_s - now), asked.after) for asked in batch]
+        connection.wait(queries, waits, partial(self._told, call))
+        if not replica.checking:
+            replica.checking = True
+            self._loop.call_later(self._settings.attempt_timeout_s, self._check, replica)
+
+    def _check(self, replica: _Replica) -> None:
+        """If something is still parked in it: ask whether it answers. If it does not, the connection is closed, and
+        what is parked fails with it."""
+        connection = replica.search.connection
+        replica.checking = connection is not None and bool(replica.parked)
+        if replica.checking and connection is not None:
+            call = _Call(replica, None, ())
+            call.connection = connection
+            self._limit(call, self._settings.attempt_timeout_s)
+            connection.ask(join_queries(()), {}, True, False, partial(self._told, call))
+            self._loop.call_later(self._settings.attempt_timeout_s, self._check, replica)
+
+    def _limit(self, call: _Call, timeout_s: float) -> None:
         call.timer = self._loop.call_later(timeout_s, self._came_back, call, None)
+
+    def _start(self, call: _Call, timeout_s: float, method: str, *arguments: Any) -> None:
+        self._limit(call, timeout_s)
         try:
             sent = getattr(call.replica.actor, method).remote(*arguments)
             sent.future().add_done_callback(partial(self._wake, call))
@@ -393,25 +478,60 @@ class ReplicaPool:
     # --- and back ------------------------------------------------------------------------------------------------
 
     def _came_back(self, call: _Call, answer: ThreadFuture[Any] | None) -> None:
-        """Its answer, its failure, or None at its deadline. Whatever is in it, the call's place is free afterwards."""
+        """Through Ray: its answer or its failure; on either way: None at its deadline."""
         failure = None if answer is None else answer.exception()
+        if answer is None or failure is not None:
+            self._end(call, partial(self._failed, call, failure))
+            if answer is None and call.connection is not None:
+                call.connection.close()  # and with it what else is on its way there, or parked
+        else:
+            self._end(call, lambda: self._take(call, *answer.result()))
+            call.replica.search.look()
+
+    def _told(self, call: _Call, answer: Answer) -> None:
+        """Over a socket: an answer, some of several, or what has kept it from being answered."""
+        if isinstance(answer, SomeAnswered):
+            self._take_parked(call, answer)
+        elif isinstance(answer, Answered):
+            self._end(call, lambda: self._take(call, answer.answers, answer.positions, answer.incarnation))
+        else:
+            failure = _Lost("the connection was lost") if answer is None else _NotAnswered(answer.why)
+            self._end(call, partial(self._failed, call, failure))
+
+    def _end(self, call: _Call, ending: Callable[[], None]) -> None:
+        """Whatever is in its answer, the call's place is free afterwards."""
         if call.ended:
             return
         call.ended = True
         if call.timer is not None:
             call.timer.cancel()
-        call.replica.in_flight -= len(call.batch)
+        call.replica.parked.pop(call, None)
+        call.replica.in_flight -= len(call.left) if call.left else len(call.batch)
         try:
-            if answer is None or failure is not None:
-                self._failed(call, failure)
-            else:
-                self._take(call, *answer.result())
+            ending()
         except Exception:  # no answer of Rayfold's
             log.exception("a replica of %s gave an answer that cannot be read", self._name)
             self._loop.call_later(_LEFT_OUT_S / 2, self._again, call.batch)
         finally:
             if call.batcher is not None:
                 call.batcher.batch_done()
+
+    def _take_parked(self, call: _Call, some: SomeAnswered) -> None:
+        """Some of what was parked has been answered. The protocol has seen to it that each is there once."""
+        if call.ended:
+            return
+        replica = call.replica
+        replica.saw(some.positions, some.incarnation)
+        replica.in_flight -= len(some.answers)
+        for index, blob in some.answers:
+            asked = call.left.pop(index)
+            if not asked.future.done():
+                self._answer(asked, None if blob is None else self._decoded(asked, blob), some.positions)
+            else:
+                self._pending.discard(asked)
+        if not some.left:
+            call.ended = True
+            del replica.parked[call]
 
     def _take(
         self,
@@ -492,17 +612,21 @@ class ReplicaPool:
         self._gathering = None
         replica.positions.clear()
         gone = type(failure).__name__ == "ActorDiedError"
-        died = gone or type(failure).__name__ == "ActorUnavailableError"
+        lost = isinstance(failure, _Lost)
+        died = gone or lost or type(failure).__name__ == "ActorUnavailableError"
         suspects: list[_Asked] = []
-        if call.key and (died or failure is None) and not gone:
-            key = key_of_batch(call.key)
-            suspects = suspects_of(call.batch, key, replica.record, replica.incarnation, only_known=failure is None)
-        for asked in call.batch:
+        batch = list(call.left.values()) if call.left else call.batch
+        if call.left:
+            suspects = suspects_alone(batch, _key_of, replica.record, replica.incarnation) if lost else []
+        elif call.key and (died or failure is None) and not gone:
+            key, only_known = key_of_batch(call.key), failure is None or lost
+            suspects = suspects_of(call.batch, key, replica.record, replica.incarnation, only_known=only_known)
+        for asked in batch:
             asked.tries += 1
             if gone and asked.waits_for is replica:
                 self._resolve(asked, _GONE)
         named = {id(asked) for asked in suspects if asked.packed.name}
-        innocent = [asked for asked in call.batch if id(asked) not in named]
+        innocent = [asked for asked in batch if id(asked) not in named]
         self._loop.call_later(_LEFT_OUT_S / 2, self._again, innocent)
         if named:
             replica.suspects.extend(asked for asked in suspects if asked.packed.name)
@@ -610,6 +734,19 @@ class ReplicaPool:
         self._sweeping = bool(self._pending)
         if self._sweeping:
             self._loop.call_later(_SWEEP_S, self._sweep)
+
+
+class _Lost(Exception):
+    """The connection to a replica was lost: its process has ended, or has closed it."""
+
+
+class _NotAnswered(Exception):
+    """A replica does not answer this call: it ends, or is still reading."""
+
+
+def _key_of(asked: _Asked) -> bytes:
+    """The key under which it is in hand when it is answered alone."""
+    return key_of_batch(join_queries([asked.packed]))
 
 
 _GONE: Final = object()

@@ -38,22 +38,9 @@ class MemoryQueryRouter(QueryRouter):
 
     replicas_class = MemoryReplicas
 
-    def close(self) -> None:
-        """What waits is `Unavailable`."""
-        for part in self._parts:
-            assert isinstance(part, MemoryReplicas)
-            part.close()
-
 
 class MemoryClient(Client):
     """Commands and queries of the one program that a system in memory has."""
 
     command_router_class = MemoryCommandRouter
     query_router_class = MemoryQueryRouter
-
-    async def drain(self, timeout_s: float) -> None:
-        """See `Client`. Queries that wait get an error: nothing brings what they wait for any more."""
-        await super().drain(timeout_s)
-        for router in self._serving.values():
-            assert isinstance(router, MemoryQueryRouter)
-            router.close()

@@ -21,12 +21,13 @@ from typing import Any, Final
 from ...runtime.domain.projection import Projection
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.encoding.codec import encode_message
+from ...runtime.encoding.query_batch import PackedQuery
 from ...runtime.errors import HandlerFailed, NotYetVisible, RayfoldError
 from ...runtime.log.format import record_position
 from ...runtime.log.memory import MemoryLog
 from ...runtime.printable import printable_log
 from ...runtime.read.answer_purity import own_copy
-from ...runtime.read.read_model import PackedQuery, Quarantined, ReadModel
+from ...runtime.read.read_model import Quarantined, ReadModel
 from ...runtime.store.memory_logs import MemoryLogs
 from ...runtime.stream import StreamId
 from ..cluster.names import projector_name

@@ -16,8 +16,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...runtime.encoding.query_batch import PackedQuery
 from ...runtime.errors import NotYetVisible, Overloaded, RayfoldError, Unavailable
-from ...runtime.read.read_model import PackedQuery
 from ..client.replica_pool import Saw
 from ..settings import Settings
 from .handle import LocalHandle
@@ -46,7 +46,9 @@ class _Asked:
 class MemoryReplicas:
     """The replicas of one part. Used on one event loop only."""
 
-    def __init__(self, name: str, actors: Sequence[LocalHandle[MemoryProjector]], settings: Settings) -> None:
+    def __init__(
+        self, name: str, actors: Sequence[LocalHandle[MemoryProjector]], settings: Settings, store_id: str = ""
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._name, self._settings = name, settings
         self._turn = 0

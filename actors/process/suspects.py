@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 from ...runtime.errors import HandlerFailed, RayfoldError
@@ -22,7 +22,7 @@ from ...runtime.in_hand import KEY_BYTES, REFUSED_S, key_in_hand_at_death, keys_
 from ...runtime.read.read_model import ENCODING, QUERIES_STEP
 from .watchdog import record_path
 
-__all__ = ["Refused", "key_of_batch", "record_of", "suspects_of"]
+__all__ = ["Refused", "key_of_batch", "record_of", "suspects_alone", "suspects_of"]
 
 T = TypeVar("T")
 
@@ -54,6 +54,17 @@ def suspects_of(
     if step >= ENCODING - 1:
         return list(batch[(ENCODING - 1) * QUERIES_STEP :] if step < ENCODING else batch)
     return list(batch[step * QUERIES_STEP : (step + 1) * QUERIES_STEP])
+
+
+def suspects_alone(batch: Sequence[T], key_of: Callable[[T], bytes], record: str, incarnation: bytes) -> list[T]:
+    """The same for queries that are answered one by one, each under its own key; none where it is not known here."""
+    try:
+        path = record_path(record)
+    except (OSError, RayfoldError):
+        return []
+    in_hand = [key_in_hand_at_death(path, incarnation)] if incarnation else keys_in_hand(path)
+    known = {key[:-1] for key in in_hand or () if key}
+    return [one for one in batch if key_of(one)[:-1] in known] if known else []
 
 
 def _in_hand(key: bytes, record: str, incarnation: bytes) -> bytes | None:

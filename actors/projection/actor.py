@@ -21,6 +21,7 @@ being broadcast to: at every tick, and for a query that waits, it reads the log 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import threading
@@ -36,11 +37,12 @@ import ray.cloudpickle
 
 from ...runtime.checks.standing import Alarms, StandingCheck, check_read_model
 from ...runtime.encoding.codec import encode_message
+from ...runtime.encoding.query_batch import PackedQuery, join_queries, split_queries
 from ...runtime.errors import HandlerFailed, NotYetVisible, RayfoldError, StoreInUse, Unavailable
-from ...runtime.in_hand import KEY_BYTES, REFUSED_S, Fallen, InHand
+from ...runtime.in_hand import KEY_BYTES, InHand
 from ...runtime.log.contract import Reader
 from ...runtime.printable import printable_log
-from ...runtime.read.read_model import PackedQuery, Quarantined, ReadModel, join_queries, split_queries
+from ...runtime.read.read_model import Quarantined, ReadModel
 from ...runtime.stream import StreamId
 from ..cluster.node import node_id_here
 from ..cluster.retry import Patience, retried_now
@@ -51,8 +53,11 @@ from ..process.actor_log import begin_log
 from ..process.gc_tuning import tune_gc
 from ..process.suspects import key_of_batch, record_of
 from ..process.watchdog import ProcessWatchdog, in_hand_of
+from ..sockets.listening import open_listening_socket
+from .answers import Answers
 from .handle import ProjectorHandle
 from .open_model import OpenModel
+from .query_server import QueryServer
 from .readiness import Probed
 from .status_records import Place, ProjectorAnswer
 
@@ -83,12 +88,6 @@ takes."""
 
 _RETRY_S: Final = 0.1
 
-_ASKED_MAX: Final = 64
-"""Kinds of queries of which the last one is kept."""
-
-_ASKED_BYTES_MAX: Final = 16 * 1024
-"""The size of one that is kept: all of them together take 1 MiB at most."""
-
 
 @dataclass(frozen=True, slots=True)
 class ProjectorPlan:
@@ -107,6 +106,8 @@ class ProjectorPlan:
     """The share of a CPU for the standing check (`Settings.standing_check_share`)."""
     answer_max_s: float = 4.0
     """See `Settings`."""
+    local_sockets: bool = True
+    """The same."""
 
 
 class ProjectorActor:
@@ -115,6 +116,7 @@ class ProjectorActor:
     def __init__(self, plan: ProjectorPlan) -> None:
         begin_log()
         self._plan = plan
+        self._name = f"{plan.projection} {plan.part}-{plan.replica}"
         self._opening = threading.Lock()
         self._beginning = threading.Lock()
         self._reading: threading.Thread | None = None
@@ -125,8 +127,14 @@ class ProjectorActor:
         """From then on, too."""
         self._ending = threading.Event()
         """Set in the phase "end"."""
-        self._asked: dict[str, bytes] = {}
-        """The last query of each kind, by name."""
+        self._answers: Answers | None = None
+        """From the end of the phase "open" on, too."""
+        self._server: QueryServer | None = None
+        """From the first question for its socket on."""
+        self._serving = threading.Lock()
+        """Held while that is made, and ended."""
+        self._served = False
+        """Whether it was tried to make that."""
         self._alarms = Alarms()
         self._in_hand = InHand(None)
         self._watched = False
@@ -155,15 +163,8 @@ class ProjectorActor:
 
         `alone`: there is no other replica, so this one answers from where it is while it is still reading the log.
         `apart`: each answer is pickled by itself, so that one that cannot be decoded spoils no other."""
-        queries, key = split_queries(batch), key_of_batch(batch)
-        read_model = self._answering(alone).read_model
-        positions = read_model.positions
-        if any(positions.get(partition, 0) < position for partition, position in needs.items()):
-            return b"", dict(positions), self._in_hand.incarnation
-        blob, reached = self._answered(read_model, queries, key, apart)
-        self._note(queries)  # not one that has ended the process
-        self._check_going_on()
-        return blob, reached, self._in_hand.incarnation
+        self._answering(alone)
+        return self._answers_here().ask(split_queries(batch), batch, needs, apart)
 
     @ray.method(concurrency_group="ask_after")
     def ask_after(
@@ -191,11 +192,10 @@ class ProjectorActor:
         reached = dict(read_model.positions)
         if asked:
             one_batch = join_queries([PackedQuery(*queries[index]) for index in asked])
-            blob, reached = self._answered(
-                read_model, [queries[index] for index in asked], key_of_batch(one_batch), apart=True
-            )
+            answering = self._answers_here()
+            blob, reached = answering.answered([queries[index] for index in asked], key_of_batch(one_batch), apart=True)
             answers |= dict(zip(asked, pickle.loads(blob), strict=True))
-            self._note([queries[index] for index in asked])
+            answering.note([queries[index] for index in asked])
         self._check_going_on()
         wanted = {partition for index, after in enumerate(afters) if index not in answers for partition in after}
         ends = opened.ends(wanted, away=look)
@@ -214,6 +214,32 @@ class ProjectorActor:
             read_model.wait_for(after, max(deadline_s - time.monotonic(), 0.0))
         finally:
             self._check_going_on()
+
+    @ray.method(concurrency_group="ask_after")
+    def socket_path(self) -> str:
+        """The path of the socket at which this process takes queries too (`query_server.py`); empty if it has none.
+        Raises `Unavailable` while it is still reading."""
+        self._answering(alone=False)
+        with self._serving:
+            if not self._served and self._plan.local_sockets and not self._ending.is_set():
+                self._served = True
+                self._server = self._serve()
+            return "" if self._server is None else str(self._server.path)
+
+    def _serve(self) -> QueryServer | None:
+        plan, answers = self._plan, self._answers_here()
+        opened, store_id = self._caught_up(), str(plan.store.store_id)
+        folder = hashlib.blake2b(str(plan.folder).encode(), digest_size=6).hexdigest()
+        listening = open_listening_socket(f"{store_id[:12]}-{folder}")
+        if listening is None:
+            return None
+        try:
+            server = QueryServer(listening, store_id, answers)
+        except OSError as error:
+            log.warning("no socket for %s, so its clients use Ray: %s", self._name, error)
+            return None
+        opened.read_model.tell_changed = server.tell_changed
+        return server
 
     @ray.method(concurrency_group="heartbeat")
     @replies
@@ -257,17 +283,19 @@ class ProjectorActor:
     @replies
     def asked(self) -> list[PackedQuery]:
         """The last query of each kind that was asked here."""
-        return [PackedQuery(name, payload) for name, payload in self._asked.copy().items()]
+        answering = self._answers
+        kept = {} if answering is None else answering.asked.copy()
+        return [PackedQuery(name, payload) for name, payload in kept.items()]
 
     @ray.method(concurrency_group="ask_after")
     @replies
     def probe(self, asked: Sequence[PackedQuery]) -> list[Probed]:
         """What becomes of these queries, and of those of other kinds that need no value: for `readiness.py`."""
-        read_model = self._caught_up().read_model
+        self._caught_up()
         queries = [*asked, *self._without_values({query.name for query in asked})]
         if not queries:
             return []
-        blob, _ = self._answered(read_model, queries, bytes(KEY_BYTES), apart=False)
+        blob, _ = self._answers_here().answered(queries, bytes(KEY_BYTES), apart=False)
         answers = ray.cloudpickle.loads(blob)
         failed = (str(one) if isinstance(one, HandlerFailed) else "" for one in answers)
         return [Probed(query.name, error) for query, error in zip(queries, failed, strict=True)]
@@ -297,6 +325,10 @@ class ProjectorActor:
     def close(self, save: bool) -> None:
         """Stop, once all queries that came before are answered, and `save` where it is. The actor is of no further
         use."""
+        with self._serving:
+            self._served = True
+            if self._server is not None:
+                self._server.close()
         self._ending.set()
         if self._check is not None:
             self._check.stop()
@@ -309,32 +341,13 @@ class ProjectorActor:
     def _check_going_on(self) -> None:
         """Raises when this projector ends: then the call has failed, and the caller asks the present projectors."""
         if self._ending.is_set():
-            raise Unavailable(f"{self._plan.projection} {self._plan.part}-{self._plan.replica}", "it has ended")
+            raise Unavailable(self._name, "it has ended")
 
-    def _answered(
-        self, read_model: ReadModel, queries: Sequence[tuple[str, bytes]], key: bytes, apart: bool
-    ) -> tuple[bytes, dict[int, int]]:
-        refused = self._refused(queries) if any(map(_is_refused_query, self._in_hand.fallen.values())) else {}
-        if refused:
-            queries = [query for index, query in enumerate(queries) if index not in refused]
-
-        def encode(answers: list[Any]) -> tuple[bytes, dict[int, int]]:
-            for index, error in refused.items():
-                answers.insert(index, error)
-            return _pickled(answers, apart), dict(read_model.positions)
-
-        return read_model.answer(queries, encode, key)
-
-    def _refused(self, queries: Sequence[tuple[str, bytes]]) -> dict[int, HandlerFailed]:
-        """Those that are not tried again: a process of this projector has ended on them."""
-        refused = {}
-        for index, (name, payload) in enumerate(queries):
-            fallen = self._in_hand.find(key_of_batch(join_queries([PackedQuery(name, payload)])))
-            if fallen is not None and fallen.refused:
-                what = "it took too long" if fallen.stuck else "the process that answered it ended, more than once"
-                what = f"{what}; it is not tried again for {REFUSED_S / 60:g} minutes"
-                refused[index] = HandlerFailed(f"{self._plan.projection} @answer", name, what)
-        return refused
+    def _answers_here(self) -> Answers:
+        """Of the open read model, which there is."""
+        answers = self._answers
+        assert answers is not None, "it is open"
+        return answers
 
     # --- the phases ----------------------------------------------------------------------------------------------
 
@@ -353,7 +366,7 @@ class ProjectorActor:
             self._reading.join(_RETRY_S)
         opened = self._opened
         if opened is None or not (alone or opened.up_to_date):
-            raise Unavailable(f"{self._plan.projection} {self._plan.part}-{self._plan.replica}", "it is still reading")
+            raise Unavailable(self._name, "it is still reading")
         return opened
 
     def _caught_up(self) -> OpenModel:
@@ -387,6 +400,7 @@ class ProjectorActor:
             if why := read_model.other_history:  # it is made anew, and that must not pass in silence
                 self._alarms.raise_alarm("checkpoint", f"{plan.projection}, part {plan.part}", why)
             opened = OpenModel(plan.projection, read_model, readers, self._ending)
+            self._answers = Answers(plan.projection, self._name, opened, self._in_hand, self._ending)
 
             def checks(pause: Callable[[], None]) -> Iterator[None]:
                 if not opened.up_to_date:
@@ -407,12 +421,6 @@ class ProjectorActor:
                 self._watched = True
 
     # -------------------------------------------------------------------------------------------------------------
-
-    def _note(self, queries: Sequence[tuple[str, bytes]]) -> None:
-        """Keep the last query of a batch, for probing a build that is to take over."""
-        name, payload = queries[-1]
-        if len(payload) <= _ASKED_BYTES_MAX and (name in self._asked or len(self._asked) < _ASKED_MAX):
-            self._asked[name] = payload
 
     def _without_values(self, but: set[str]) -> list[PackedQuery]:
         """A query of each kind that can be made without knowing anything."""
@@ -460,11 +468,6 @@ def _restored(make: Callable[[], ReadModel]) -> ReadModel:
     return retried_now(opened, Patience(_LEFTOVER_S, pause_s=_RETRY_S, again=(StoreInUse,), never=()))
 
 
-def _is_refused_query(fallen: Fallen) -> bool:
-    """Keys of events have a gap there (`ReadModel`)."""
-    return fallen.refused and fallen.key[1:6] != bytes(5)
-
-
 def _actor_id() -> str:
     try:
         return ray.get_runtime_context().get_actor_id() or ""
@@ -474,27 +477,6 @@ def _actor_id() -> str:
 
 def _has(positions: Mapping[int, int], after: Mapping[int, int]) -> bool:
     return all(positions.get(partition, 0) >= position for partition, position in after.items())
-
-
-def _pickled(answers: list[Any], apart: bool) -> bytes:
-    """Answers are the user's own objects and go back to the user's own process, inside the cluster: Ray pickles
-    them in any case. Here it happens early, under the read model's lock. Nothing of it is ever stored."""
-    pickled: bytes
-    if apart:
-        answers = [ray.cloudpickle.dumps(_picklable(answer)) for answer in answers]
-    try:
-        pickled = ray.cloudpickle.dumps(answers)
-    except Exception:
-        pickled = ray.cloudpickle.dumps([_picklable(answer) for answer in answers])
-    return pickled
-
-
-def _picklable(answer: Any) -> Any:
-    try:
-        ray.cloudpickle.dumps(answer)
-    except Exception as error:
-        return HandlerFailed.caused_by("@answer", type(answer).__name__, error)
-    return answer
 
 
 def start_projector(

@@ -24,10 +24,11 @@ from ...runtime.domain.aggregate import Aggregate
 from ...runtime.domain.projection import Projection
 from ...runtime.domain.read_store import InMemory
 from ...runtime.encoding.catalogue import Catalogue
+from ...runtime.encoding.query_batch import PackedQuery
 from ...runtime.errors import CallerError, RayfoldError, Unavailable, UnknownName
 from ...runtime.log.format import stream_id
 from ...runtime.printable import printable_log
-from ...runtime.read.read_model import PackedQuery, Quarantined
+from ...runtime.read.read_model import Quarantined
 from ..cluster.names import projector_name
 from ..cluster.retry import Patience, retried
 from ..cluster.rpc import Method, Reply, call, kill, one_line
@@ -451,6 +452,7 @@ class ProjectorFleet:
                 self._store(),
                 self._settings.standing_check_share,
                 self._settings.answer_max_s,
+                self._settings.local_sockets,
             )
             mark = self._scheduling.unused(served.generation)
             name = projector_name(self._name, served.build.path.name, part, replica, mark)

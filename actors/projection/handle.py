@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from ...runtime.read.read_model import PackedQuery
+from ...runtime.encoding.query_batch import PackedQuery
 from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.stream import StreamId
 from ..cluster.rpc import Method, Reply

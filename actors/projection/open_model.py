@@ -25,6 +25,9 @@ __all__ = ["OpenModel"]
 
 log = printable_log(__name__)
 
+_EVERYTHING: Final = 1 << 63
+"""More than a log has."""
+
 _SLICE: Final = 512
 """Events between two checks whether to end or to make a checkpoint, while catching up: a page of the read model."""
 
@@ -66,6 +69,18 @@ class OpenModel:
                 while time.monotonic() < deadline_s and self._read_on(partition, position):
                     pass
 
+    def read_on(self, partitions: Iterable[int], limit_s: float) -> None:
+        """Read what these logs have, for no longer than this."""
+        deadline_s = time.monotonic() + limit_s
+        for partition in partitions:
+            if partition in self._readers:
+                while time.monotonic() < deadline_s and self._read_on(partition, _EVERYTHING):
+                    pass
+
+    def is_away(self, partition: int) -> bool:
+        """Whether this log is on another node, so that reading it takes a call."""
+        return not getattr(self._readers.get(partition), "local", True)
+
     def heads(self) -> dict[int, int]:
         """Where the logs end now; without those that are on a node which does not answer."""
         heads = {}
@@ -84,7 +99,7 @@ class OpenModel:
         ends = {}
         for partition in partitions:
             reader = self._readers.get(partition)
-            if reader is not None and (away or getattr(reader, "local", True)):
+            if reader is not None and (away or not self.is_away(partition)):
                 with suppress(RayfoldError):
                     ends[partition] = reader.head()
         return ends

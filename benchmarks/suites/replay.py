@@ -20,9 +20,10 @@ from rayfold import Aggregate, Envelope, Receipt, Shared, StreamId
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.codec import encode_message, encode_state, state_fingerprint
 from rayfold.runtime.encoding.envelope import new_command_id
+from rayfold.runtime.encoding.query_batch import PackedQuery
 from rayfold.runtime.log.contract import Append, NewEvent
 from rayfold.runtime.log.writer import LmdbLog
-from rayfold.runtime.read.read_model import PackedQuery, ReadModel
+from rayfold.runtime.read.read_model import ReadModel
 from rayfold.runtime.store.store import Store
 from rayfold.runtime.write.residents import Residents
 

@@ -35,8 +35,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
-import msgpack
-
 from ..domain.projection import Projection
 from ..encoding.catalogue import Catalogue
 from ..encoding.codec import decode_message
@@ -54,12 +52,9 @@ from .stores.memory import MemoryStore
 __all__ = [
     "ENCODING",
     "QUERIES_STEP",
-    "PackedQuery",
     "Progress",
     "Quarantined",
     "ReadModel",
-    "join_queries",
-    "split_queries",
 ]
 
 log = printable_log(__name__)
@@ -91,25 +86,6 @@ _EVENT_PATIENCE: Final = 8
 _GIVE_WAY_S: Final = 0.02
 
 T = TypeVar("T")
-
-
-class PackedQuery(NamedTuple):
-    """A query as it arrives, its payload not yet decoded."""
-
-    name: str
-    payload: bytes
-
-
-def join_queries(queries: Sequence[PackedQuery]) -> bytes:
-    """Packed queries as one batch of bytes: Ray would pickle each of a list of tuples by itself."""
-    batch: bytes = msgpack.packb(queries)
-    return batch
-
-
-def split_queries(batch: bytes) -> list[tuple[str, bytes]]:
-    """The names and payloads in a batch."""
-    queries: list[tuple[str, bytes]] = msgpack.unpackb(batch, use_list=False)
-    return queries
 
 
 class Progress(NamedTuple):
@@ -145,6 +121,10 @@ def _called(answering: Callable[[Any, Any], Any], model: Projection, query: obje
         return _HandlerError(error)
 
 
+def _tell_nothing() -> None:
+    """Nothing waits."""
+
+
 class ReadModel:
     """One part of one projection, and the position it has reached in each partition. Safe from any thread.
 
@@ -168,6 +148,9 @@ class ReadModel:
         self._catalogue = catalogue
         self._readers = readers
         self._directory = directory
+        self.tell_changed: Callable[[], None] = _tell_nothing
+        """Called, on any thread and without a lock, once something was taken in, this has stopped, or was closed. For
+        what waits without a thread."""
         self._kept = StoredModel(projection, catalogue, readers, part, self._in_hand)
         self._in_memory = isinstance(self._kept.store, MemoryStore)
         self._feeding = threading.RLock()
@@ -247,6 +230,7 @@ class ReadModel:
                 self._closed = True
                 self._kept.close()
                 self._changed.notify_all()
+        self.tell_changed()
 
     # --- step [7] ------------------------------------------------------------------------------------------------
 
@@ -299,6 +283,7 @@ class ReadModel:
                 finally:
                     self._in_hand.end()
                     self._changed.notify_all()
+            self.tell_changed()
             in_all += done
 
     def _feed_some(self, partition: int, records: Sequence[bytes], checked: bool) -> int:
@@ -349,6 +334,7 @@ class ReadModel:
         with self._changed:
             self._kept.stop(partition, position, error)
             self._changed.notify_all()
+        self.tell_changed()
 
     # --- step [8] ------------------------------------------------------------------------------------------------
 
@@ -442,6 +428,7 @@ class ReadModel:
         with self._changed:
             self._kept.failed = error
             self._changed.notify_all()
+        self.tell_changed()
 
     def wait_for(self, after: Mapping[int, int], timeout_s: float) -> None:
         """Return once `after` is visible here. Raises `NotYetVisible` after `timeout_s`, with the place reached; at
@@ -544,6 +531,7 @@ class ReadModel:
                 self._kept.go_on_from(other._kept)
                 self._checkpoint_at = (0, 0.0, 0.0)  # one of the right state is due
                 self._changed.notify_all()
+        self.tell_changed()
 
     # --- beside the path -----------------------------------------------------------------------------------------
 

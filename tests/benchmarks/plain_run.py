@@ -24,8 +24,9 @@ from rayfold.benchmarks.flights.verification import Ledger, LogCheck
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.codec import encode_message
 from rayfold.runtime.encoding.envelope import PackedCommand, pack
+from rayfold.runtime.encoding.query_batch import PackedQuery
 from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.read.read_model import PackedQuery, ReadModel
+from rayfold.runtime.read.read_model import ReadModel
 from rayfold.runtime.stream import partition_of
 from rayfold.runtime.write.write_loop import WriteLoop
 

@@ -16,8 +16,8 @@ from rayfold import Envelope, RayfoldError
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.codec import encode_message
 from rayfold.runtime.encoding.envelope import pack
+from rayfold.runtime.encoding.query_batch import PackedQuery, join_queries
 from rayfold.runtime.log.format import decode_record, record_position
-from rayfold.runtime.read.read_model import PackedQuery, join_queries
 from rayfold.runtime.store.store import create_or_open_store
 from rayfold.runtime.write.write_loop import WriteLoop
 

@@ -13,8 +13,8 @@ import pytest
 
 from rayfold.actors.client.replica_pool import ReplicaPool
 from rayfold.actors.settings import Settings
+from rayfold.runtime.encoding.query_batch import PackedQuery, split_queries
 from rayfold.runtime.errors import HandlerFailed, NotYetVisible, Overloaded, RayfoldError, Unavailable
-from rayfold.runtime.read.read_model import PackedQuery, split_queries
 
 TOTAL = PackedQuery("Total", b"")
 

@@ -21,7 +21,7 @@ from rayfold.runtime.batch_queue import BATCH_BY_RAY_S, BATCH_BY_SOCKET_S, BATCH
 from rayfold.runtime.encoding.envelope import PackedCommand, pack
 from rayfold.runtime.encoding.outcome import decode_answer
 from tests.actors.conftest import Bank
-from tests.bank import Account, Deposit, Open
+from tests.bank import Account, BalanceOf, Balances, Deposit, Open
 from tests.support.log_walk import check_nothing_lost_nothing_twice
 
 pytestmark = pytest.mark.slow
@@ -101,6 +101,38 @@ async def test_commands_use_a_socket_and_after_a_kill_that_of_the_next_activatio
         assert not Path(first).exists()
         assert [receipt.version for receipt in receipts] == list(range(1, len(receipts) + 1))
         check_nothing_lost_nothing_twice(running.store.path, receipts)
+    assert not Path(second).exists()
+
+
+def projector_of(running: Runtime) -> Any:
+    """The actor of the only projector."""
+    [[projector]] = running._here.client._serving["Balances"].actors()
+    return projector
+
+
+async def test_queries_use_a_socket_wait_in_the_projector_and_after_a_kill_use_that_of_its_next_process(
+    bank: Bank,
+) -> None:
+    async with bank(projections=[Balances], partitions=1, timeout_s=30) as running:
+        await running.execute(Account, "a", Open(owner="x"))
+        written = await running.execute(Account, "a", Deposit(amount=5), until=Balances)
+        query, projector = BalanceOf(account="a"), projector_of(running)
+        first: str = await projector.socket_path.remote()
+        while not connections(first):
+            assert await running.ask(Balances, query, after=written) == 5
+        for amount in range(6, 30):
+            written = await running.execute(Account, "a", Deposit(amount=1))
+            assert await running.ask(Balances, query, after=written) == amount
+        await running.caught_up()
+        [status] = (await running.status()).projectors
+        waiting = [running.ask(Balances, query, after=written) for _ in range(100)]
+        os.kill(status.pid, signal.SIGKILL)
+        assert await asyncio.gather(*waiting) == [29] * 100
+        second: str = await projector.socket_path.remote()
+        assert first != second
+        while not connections(second):
+            assert await running.ask(Balances, query, after=written) == 29
+        assert not Path(first).exists()
     assert not Path(second).exists()
 
 

@@ -17,10 +17,11 @@ from rayfold.benchmarks.workloads.keys import names
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.codec import encode_message
 from rayfold.runtime.encoding.envelope import pack
+from rayfold.runtime.encoding.query_batch import PackedQuery
 from rayfold.runtime.log.contract import Append, Appended
 from rayfold.runtime.log.folder import open_log
 from rayfold.runtime.log.writer import LmdbLog
-from rayfold.runtime.read.read_model import PackedQuery, ReadModel
+from rayfold.runtime.read.read_model import ReadModel
 from rayfold.runtime.write.write_loop import WriteLoop
 
 CATALOGUE = Catalogue([Account], [Balances])

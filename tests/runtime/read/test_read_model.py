@@ -18,6 +18,7 @@ from rayfold.runtime.domain.projection import Projection, answer, project
 from rayfold.runtime.domain.recorded import Recorded
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.codec import encode_message
+from rayfold.runtime.encoding.query_batch import PackedQuery
 from rayfold.runtime.errors import (
     Damaged,
     HandlerFailed,
@@ -31,7 +32,7 @@ from rayfold.runtime.errors import (
 )
 from rayfold.runtime.log.contract import Append, Log, NewEvent
 from rayfold.runtime.log.memory import MemoryLog
-from rayfold.runtime.read.read_model import PackedQuery, ReadModel
+from rayfold.runtime.read.read_model import ReadModel
 from rayfold.runtime.stream import StreamId
 from tests.bank import Account, BalanceOf, Balances, Deposit, Deposited, Open, Opened, Withdrawn
 from tests.support.arrivals import activated, to

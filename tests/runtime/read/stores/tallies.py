@@ -17,8 +17,9 @@ from rayfold.runtime.domain.recorded import Recorded
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.codec import encode_message
 from rayfold.runtime.encoding.envelope import new_command_id
+from rayfold.runtime.encoding.query_batch import PackedQuery
 from rayfold.runtime.log.contract import Append, Log, NewEvent, Reader
-from rayfold.runtime.read.read_model import PackedQuery, ReadModel
+from rayfold.runtime.read.read_model import ReadModel
 from rayfold.runtime.read.stores.lmdb import Rows
 from rayfold.runtime.stream import ANY, StreamId
 from tests.bank import Account, Deposited

@@ -1,0 +1,383 @@
+"""A projector's socket, without Ray: queries, what waits, who is cut off, and that nobody else is delayed by it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import pickle
+import socket
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayfold.actors.client.query_protocol import Answered, QueryClientProtocol, SomeAnswered
+from rayfold.actors.client.replica_pool import ReplicaPool
+from rayfold.actors.projection import query_server, waiting_queries
+from rayfold.actors.settings import Settings
+from rayfold.actors.sockets.handshake import Handshake
+from rayfold.actors.sockets.listening import CONNECTIONS_MAX
+from rayfold.actors.sockets.query_frames import ASK, WAIT, pack_frame
+from rayfold.runtime.domain.messages import Query
+from rayfold.runtime.domain.projection import Projection, answer, project
+from rayfold.runtime.encoding.codec import encode_message
+from rayfold.runtime.encoding.query_batch import PackedQuery, join_queries
+from rayfold.runtime.errors import HandlerFailed, NotYetVisible, Overloaded, RayfoldError
+from tests.bank import Deposited
+from tests.support.projector import BALANCE, STORE_ID, Handle, Projector, has_socket
+
+BATCH = join_queries([BALANCE])
+
+
+@pytest.fixture
+def projector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Projector]:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    opened = Projector()
+    yield opened
+    opened.close()
+
+
+@asynccontextmanager
+async def pool_to(projector: Projector, **settings: Any) -> AsyncIterator[ReplicaPool]:
+    """A client that has found the socket."""
+    pool = ReplicaPool("Balances", [Handle(projector)], Settings(**settings), STORE_ID)
+    await until(lambda: has_socket(pool))
+    yield pool
+    pool.close()
+    await until(lambda: not has_socket(pool))
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Until it holds."""
+    async with asyncio.timeout(20):
+        while not holds():
+            await asyncio.sleep(0.002)
+
+
+async def told(waiting: asyncio.Future[Any]) -> Any:
+    async with asyncio.timeout(20):
+        return await waiting
+
+
+async def test_queries_are_answered_over_the_socket_and_no_call_is_made(projector: Projector) -> None:
+    async with pool_to(projector) as pool:
+        assert await told(pool.ask(BALANCE, {}, 5.0)) == 0
+        projector.broadcast(*projector.commit(3))
+        seen: list[dict[int, int]] = []
+        assert await told(pool.ask(BALANCE, {0: 4}, 5.0, seen.append)) == 3
+        assert seen == [{0: 4}]
+        answers = [await told(one) for one in pool.ask_many([BALANCE] * 3000, {}, 5.0)]
+        assert answers == [3] * 3000
+        unknown = await told(pool.ask(PackedQuery("Nonsense", b""), {}, 5.0))
+        assert isinstance(unknown, RayfoldError)
+        [handle] = pool.actors()
+        assert set(handle.calls) == {"socket_path"}
+
+
+async def test_thousands_wait_without_a_thread_or_a_call_and_are_woken_by_the_batch_that_brings_their_position(
+    projector: Projector,
+) -> None:
+    projector.log.held = True
+    first, records = projector.commit(2)
+    async with pool_to(projector) as pool:
+        before = threading.active_count()
+        waiting = [pool.ask(BALANCE, {0: first + number % 2}, 20.0) for number in range(4000)]
+        await until(lambda: projector.waiting() == 4000)
+        assert threading.active_count() == before
+        assert await told(pool.ask(BALANCE, {}, 5.0)) == 0
+        projector.broadcast(first, records[:1])
+        assert [await told(one) for one in waiting[::2]] == [1] * 2000
+        assert not any(one.done() for one in waiting[1::2])
+        projector.broadcast(first + 1, records[1:])
+        assert [await told(one) for one in waiting[1::2]] == [2] * 2000
+        assert projector.waiting() == 0
+        assert set(pool.actors()[0].calls) == {"socket_path"}
+
+
+async def test_what_lies_beyond_the_end_of_the_log_is_refused_at_once(projector: Projector) -> None:
+    async with pool_to(projector) as pool:
+        late = await told(pool.ask(BALANCE, {0: 7}, 60.0))
+        assert isinstance(late, NotYetVisible)
+        assert (late.asked, late.reached) == (7, 1)
+
+
+async def test_what_a_lost_broadcast_has_left_out_is_read_from_the_log(projector: Projector) -> None:
+    async with pool_to(projector) as pool:
+        projector.commit(5)
+        assert await told(pool.ask(BALANCE, {0: 6}, 20.0)) == 5
+
+
+async def test_the_projector_drops_what_waits_at_its_deadline_and_when_its_connection_ends(
+    projector: Projector,
+) -> None:
+    projector.log.held = True
+    first, _ = projector.commit()
+    async with pool_to(projector) as pool:
+        late = [pool.ask(BALANCE, {0: first}, 0.5 if number % 2 else 20.0) for number in range(10)]
+        await until(lambda: projector.waiting() == 5)
+        assert {type(await told(one)) for one in late[1::2]} == {NotYetVisible}
+    await until(lambda: projector.waiting() == 0)
+
+
+async def test_what_waits_in_vain_for_a_stopped_projection_is_told_why(projector: Projector) -> None:
+    projector.log.held = True
+    first, _ = projector.commit()
+    async with pool_to(projector) as pool:
+        waiting = pool.ask(BALANCE, {0: first}, 20.0)
+        everywhere = asyncio.ensure_future(pool.everywhere({0: first}, asyncio.get_running_loop().time() + 20))
+        await until(lambda: projector.waiting() == 2)
+        projector.read_model.fail(HandlerFailed("Balances.deposited", "event 2", "no"))
+        assert isinstance(await told(waiting), HandlerFailed)
+        with pytest.raises(HandlerFailed):
+            await everywhere
+
+
+async def test_more_than_may_wait_is_overloaded_and_what_waits_is_not_disturbed(
+    projector: Projector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting_queries, "WAITING_MAX", 100)
+    projector.log.held = True
+    first, records = projector.commit()
+    async with pool_to(projector) as pool:
+        waiting = [pool.ask(BALANCE, {0: first}, 20.0) for _ in range(150)]
+        assert {type(await told(one)) for one in waiting[100:]} == {Overloaded}
+        projector.broadcast(first, records)
+        assert [await told(one) for one in waiting[:100]] == [1] * 100
+
+
+async def test_a_server_that_ends_leaves_its_queries_to_ray_and_nothing_behind(projector: Projector) -> None:
+    projector.log.held = True
+    first, records = projector.commit()
+    async with pool_to(projector) as pool:
+        waiting = pool.ask(BALANCE, {0: first}, 20.0)
+        await until(lambda: projector.waiting() == 1)
+        projector.server.close()
+        projector.broadcast(first, records)
+        assert await told(waiting) == 1
+        assert "ask" in pool.actors()[0].calls or "ask_after" in pool.actors()[0].calls
+        assert not projector.server.path.exists()
+        projector.server.close()
+
+
+async def test_a_replica_in_which_something_is_parked_and_that_answers_no_more_is_left(projector: Projector) -> None:
+    """As one that is stopped: the connection is open, and nothing comes."""
+    projector.log.held = True
+    first, records = projector.commit()
+    async with pool_to(projector, attempt_timeout_s=0.2) as pool:
+        waiting = pool.ask(BALANCE, {0: first}, 20.0)
+        await until(lambda: projector.waiting() == 1)
+        with projector.read_model._changed:
+            await until(lambda: not has_socket(pool))
+        projector.broadcast(first, records)
+        assert await told(waiting) == 1
+
+
+class Whole(Query[list[int]]):
+    """All that there is."""
+
+
+class Large(Projection):
+    """Answers that fill a socket."""
+
+    numbers: list[int] = []
+
+    @project
+    def deposited(self, event: Deposited) -> None:
+        self.numbers += range(200_000)
+
+    @answer
+    def whole(self, query: Whole) -> list[int]:
+        return self.numbers
+
+
+class Peer:
+    """The other end of a connection, which sends what it likes."""
+
+    def __init__(self, projector: Projector, greeting: bytes | None = None) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.connect(str(projector.server.path))
+        self.socket.settimeout(20)
+        self.protocol = QueryClientProtocol()
+        handshake = Handshake("projector", STORE_ID)
+        if greeting is None:
+            self.socket.sendall(handshake.greeting())
+            while handshake.wanted_bytes:
+                handshake.receive(self.socket.recv(handshake.wanted_bytes))
+            assert handshake.done
+        else:
+            self.socket.sendall(greeting)
+
+    def ask(self) -> Any:
+        """One query alone."""
+        _, frame = self.protocol.ask(BATCH, {}, True, False)
+        self.socket.sendall(frame)
+        while not (answers := self.protocol.receive(self.socket.recv(65_536))):
+            assert not self.protocol.refused
+        [(_, told)] = answers
+        assert isinstance(told, Answered)
+        return pickle.loads(told.answers)[0]
+
+    def is_cut_off(self) -> bool:
+        """Reads until there is nothing more."""
+        with contextlib.suppress(ConnectionResetError):
+            while self.socket.recv(65_536):
+                pass
+        return True
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        (b"\0" * 13, "that is no call"),
+        (pack_frame(0, 1, {}), "a frame of kind 0 that is no call"),
+        (b"\xff" * 64, "bytes, over"),
+        (b"GET / HTTP/1.1\r\n\r\n", "bytes, over"),
+        (pack_frame(ASK, 1, ({}, True, False, b"\xc1")), "that is no call"),
+        (pack_frame(WAIT, 1, (BATCH, [(1e999, {})])), "a number of seconds expected"),
+    ],
+)
+def test_a_client_that_sends_what_is_no_call_is_cut_off_by_name_and_no_other(
+    projector: Projector, sent: bytes, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Peer(projector) as good, Peer(projector) as bad:
+        bad.socket.sendall(sent)
+        assert bad.is_cut_off()
+        assert good.ask() == 0
+    assert why in caplog.text
+    assert "cuts process" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("greeting", "why"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", "no greeting of Rayfold's"),
+        (Handshake("partition", STORE_ID).greeting(), "partition"),
+        (Handshake("projector", "another store").greeting(), "another store"),
+    ],
+)
+def test_a_client_of_something_else_is_refused_by_name(
+    projector: Projector, greeting: bytes, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Peer(projector) as good, Peer(projector, greeting) as bad:
+        assert bad.is_cut_off()
+        assert good.ask() == 0
+    assert why in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("greeting", "sent", "owed"),
+    [
+        (b"rayf", b"", "its greeting"),
+        (None, pack_frame(ASK, 1, ({}, True, False, BATCH))[:-3], "the rest of a frame"),
+        (None, b"\0", "the rest of a frame"),
+    ],
+)
+def test_a_client_that_begins_and_does_not_go_on_is_cut_off_by_name(
+    projector: Projector,
+    greeting: bytes | None,
+    sent: bytes,
+    owed: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for limit in ("_STALLED_S", "HANDSHAKE_S", "_PAUSE_S"):
+        monkeypatch.setattr(query_server, limit, 0.1)
+    with Peer(projector) as good, Peer(projector, greeting) as bad:
+        bad.socket.sendall(sent)
+        for _ in range(10):
+            assert good.ask() == 0
+        assert bad.is_cut_off()
+        assert good.ask() == 0
+    assert f"it owes {owed}" in caplog.text
+
+
+def test_a_client_that_does_not_read_delays_nobody_and_is_cut_off_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    projector = Projector(Large)
+    projector.broadcast(*projector.commit())
+    query = join_queries([PackedQuery(Whole.message_name, encode_message(Whole()))])
+    with Peer(projector) as good, Peer(projector) as deaf:
+        calls = [deaf.protocol.ask(query, {}, True, False)[1] for _ in range(200)]
+        calls += [deaf.protocol.wait(query, [(20.0, {0: 1})])[1] for _ in range(200)]
+        deaf.socket.sendall(b"".join(calls))  # 200 MB of answers, if they were all made
+        for _ in range(20):
+            assert isinstance(good.ask(), RayfoldError)
+        unsent = max(len(one.unsent) for one in projector.server._connections.values())
+        assert 0 < unsent < query_server._UNSENT_MAX + 2_000_000
+        for limit in ("_STALLED_S", "_PAUSE_S"):
+            monkeypatch.setattr(query_server, limit, 0.2)
+        assert deaf_is_cut_off(deaf, good)
+    projector.close()
+    assert "it owes to read its answers" in caplog.text
+
+
+def deaf_is_cut_off(deaf: Peer, good: Peer) -> bool:
+    """Without reading: sending fails once the other end has gone."""
+    try:
+        while True:
+            good.ask()
+            deaf.socket.send(b"\0", socket.MSG_NOSIGNAL)
+    except (BrokenPipeError, ConnectionResetError):
+        return True
+
+
+def test_a_client_that_dies_at_any_byte_leaves_nothing_behind(projector: Projector) -> None:
+    projector.log.held = True
+    first, _ = projector.commit()
+    protocol = QueryClientProtocol()
+    calls = protocol.ask(BATCH, {}, True, False)[1] + protocol.wait(BATCH, [(20.0, {0: first})])[1]
+    sent = Handshake("projector", STORE_ID).greeting() + calls
+    with Peer(projector) as good:
+        for size in range(len(sent) + 1):
+            with Peer(projector, sent[:size]):
+                pass
+            if size % 50 == 0:
+                assert good.ask() == 0
+        while len(projector.server._connections) > 1:
+            assert good.ask() == 0
+        assert projector.waiting() == 0
+
+
+def test_connections_beyond_the_bound_are_ended_and_the_others_served(projector: Projector) -> None:
+    with contextlib.ExitStack() as inside:
+        peers = [inside.enter_context(Peer(projector)) for _ in range(CONNECTIONS_MAX)]
+        with Peer(projector, b"") as refused:
+            assert refused.is_cut_off()
+        assert [peer.ask() for peer in peers] == [0] * CONNECTIONS_MAX
+
+
+def test_answers_come_as_they_can_be_given_whatever_was_asked_before(projector: Projector) -> None:
+    projector.log.held = True
+    first, records = projector.commit(2)
+    with Peer(projector) as peer:
+        later, frame = peer.protocol.wait(
+            join_queries([BALANCE, BALANCE]), [(20.0, {0: first + 1}), (20.0, {0: first})]
+        )
+        peer.socket.sendall(frame)
+        assert peer.ask() == 0
+        projector.broadcast(first, records[:1])
+        assert some(peer) == [(later, [(1, 1)])]
+        projector.broadcast(first + 1, records[1:])
+        assert some(peer) == [(later, [(0, 2)])]
+
+
+def some(peer: Peer) -> list[tuple[int, list[tuple[int, Any]]]]:
+    while not (answers := peer.protocol.receive(peer.socket.recv(65_536))):
+        pass
+    return [
+        (call, [(index, pickle.loads(blob or b"")) for index, blob in answer.answers])
+        for call, answer in answers
+        if isinstance(answer, SomeAnswered)
+    ]
