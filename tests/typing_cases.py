@@ -42,6 +42,7 @@ from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.codec import decode_message, decode_state
 from rayfold.runtime.errors import Rejected
 from rayfold.runtime.testing import AggregateCase, Answered, Outcome, ProjectionCase, given, on
+from rayfold.testing import BlockingMemoryRuntime, MemoryRuntime, system, system_blocking
 from tests.bank import (
     Account,
     BalanceOf,
@@ -195,3 +196,17 @@ if TYPE_CHECKING:
     assert_type(decode_message(Deposit, b""), Deposit)
     assert_type(decode_state(Account, b""), Account)
     assert_type(Catalogue([Account], [Balances]).aggregate("Account"), type[Aggregate])
+
+
+async def a_system_in_memory_is_what_a_runtime_is(application: Application) -> None:
+    async with system(Balances, Account, replicas={Balances: 2}) as bank:
+        assert_type(bank, MemoryRuntime)
+        assert_type(await bank.ask(Balances, BalanceOf(account="alice")), int)
+        gateway: Gateway = bank
+        operations: Operations = bank
+        assert_type(await operations.state_at(Account, "alice"), Account)
+        assert_type(await gateway.execute(Account, "alice", Deposit(amount=1)), Receipt)
+    with system_blocking(application, timeout_s=3) as blocking:
+        assert_type(blocking, BlockingMemoryRuntime)
+        now: BlockingOperations = blocking
+        assert_type(now.ask(Balances, BalanceOf(account="alice")), int)

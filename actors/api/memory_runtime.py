@@ -9,19 +9,16 @@ such a store; what cannot be in memory is refused by name; the clock belongs to 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, TypedDict, TypeVar, Unpack
+from typing import Any, Final, TypedDict, Unpack
 
 from ...runtime.domain.aggregate import Aggregate
 from ...runtime.domain.messages import Event
 from ...runtime.domain.projection import Projection
-from ...runtime.encoding.query_batch import PackedQuery
 from ...runtime.errors import CallerError, InvalidMessage
 from ...runtime.feed.memory_positions import MemoryPositions
-from ...runtime.receipt import Receipt
 from ...runtime.store.memory_logs import MemoryLogs
 from ..memory.clock import FIRST_TIME, Clock
 from ..memory.system import MemorySystem
@@ -31,7 +28,6 @@ from .blocking import BlockingOperations
 from .operations import Operations
 from .runtime import PARTITIONS_DEFAULT
 from .subscriptions import Subscriptions
-from .time_travel import TimeTravel, fold, search
 
 __all__ = [
     "BlockingMemoryRuntime",
@@ -42,8 +38,6 @@ __all__ = [
     "system",
     "system_blocking",
 ]
-
-T = TypeVar("T")
 
 Classes = type[Aggregate] | type[Projection] | Application
 """What a system is made of."""
@@ -91,10 +85,6 @@ class MemoryRuntime(Operations):
         running = self._here
         assert isinstance(running, MemorySystem)
         return running.holding_back(projections)
-
-    @property
-    def _past(self) -> TimeTravel:
-        return _TravelInPlace(self._logs, self._here.catalogue)
 
     def _made(self) -> MemorySystem:
         if self._running is not None:
@@ -271,25 +261,3 @@ def _sorted(
     if len(applications) > 1:
         raise InvalidMessage(_SYSTEM, f"{len(applications)} Applications were given", "give one")
     return next(iter(applications), None), aggregates, projections
-
-
-class _TravelInPlace(TimeTravel):
-    """Reads the logs where it is: there is nowhere else to read them."""
-
-    def _searched(self, place: Receipt | datetime) -> AsyncIterator[dict[int, int]]:
-        return _in_place(search(self._store, place))
-
-    def _fold(
-        self, projection: type[Projection], part: int, query: PackedQuery, place: Mapping[int, int]
-    ) -> AsyncIterator[tuple[int, list[Any]]]:
-        classes = self._catalogue.narrowed(projection)
-        return _in_place(fold(self._store, classes, projection.projection_name, part, query, place))
-
-
-async def _in_place(results: Iterator[T]) -> AsyncIterator[T]:
-    try:
-        for one in results:
-            yield one
-            await asyncio.sleep(0)  # where a deadline ends it, or a caller who gives up
-    finally:
-        results.close()  # type: ignore[attr-defined]  # it is a generator

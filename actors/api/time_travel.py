@@ -2,8 +2,8 @@
 
 Beside the read path; `runtime/read/time_travel.py` defines the questions. Histories and states are read from the log in
 the caller's own process, in a thread. A read model as of a place is folded from the log in Ray tasks, one for each part
-that has to be asked, so that a long fold uses other cores than the caller's; in a program without Ray, in threads. It
-is thrown away with its answer.
+that has to be asked, so that a long fold uses other cores than the caller's; in a program without Ray, and of logs in
+memory, in threads. It is thrown away with its answer.
 
 Rules kept here: no actor is asked, started or slowed; what runs for longer than its deadline, or for a caller who has
 given up, is cancelled.
@@ -52,12 +52,13 @@ from ...runtime.read.time_travel import (
 )
 from ...runtime.read.unreadable import Unreadable
 from ...runtime.receipt import Receipt
+from ...runtime.store.memory_logs import MemoryLogs
 from ...runtime.stream import StreamId
 from ..client.merging import merge_in_thread
 from ..cluster.scheduling import on_this_node
 from ..nodes.store import AnyStore, open_patient_reader
 
-__all__ = ["AS_OF_TIMEOUT_S", "TimeTravel", "fold", "search"]
+__all__ = ["AS_OF_TIMEOUT_S", "TimeTravel"]
 
 AS_OF_TIMEOUT_S: Final = 600.0
 """Timeout for a read model as of a place, unless the call sets another: at 200,000 events a second, 100 million
@@ -190,18 +191,22 @@ class TimeTravel:
                 raise answer
         return answers
 
+    def _is_read_here(self) -> bool:
+        """Whether no task could read it, or there are none: logs in memory are in this process alone."""
+        return isinstance(self._store, MemoryLogs) or not _has_ray()
+
     def _searched(self, place: Receipt | datetime) -> AsyncIterator[dict[int, int]]:
-        """What `search` yields, from wherever it runs; so with `_fold`."""
-        if not _has_ray():
-            return _results_here(search(self._store, place))
-        return _results(search, self._store, place)
+        """What `_search` yields, from wherever it runs; so with `_fold`."""
+        if self._is_read_here():
+            return _results_here(_search(self._store, place))
+        return _results(_search, self._store, place)
 
     def _fold(
         self, projection: type[Projection], part: int, query: PackedQuery, place: Mapping[int, int]
     ) -> AsyncIterator[tuple[int, list[Any]]]:
         narrowed = self._catalogue.narrowed(projection)
-        if not _has_ray():
-            return _results_here(fold(self._store, narrowed, projection.projection_name, part, query, place))
+        if self._is_read_here():
+            return _results_here(_fold(self._store, narrowed, projection.projection_name, part, query, place))
         from ..packaging.shipping import ship
 
         classes = ship(narrowed)
@@ -288,7 +293,7 @@ def _has_ray() -> bool:
     return ray is not None and bool(ray.is_initialized())
 
 
-def search(store: AnyStore, place: Receipt | datetime) -> Iterator[dict[int, int]]:
+def _search(store: AnyStore, place: Receipt | datetime) -> Iterator[dict[int, int]]:
     """The position of every partition at a place."""
     with _readers(store) as readers:
         if isinstance(place, Receipt):
@@ -302,10 +307,10 @@ def _fold_shipped(
 ) -> Iterator[tuple[int, list[Any]]]:
     from ..packaging.shipping import unship
 
-    yield from fold(store, unship(classes), name, part, query, place)  # Ray streams generators only
+    yield from _fold(store, unship(classes), name, part, query, place)  # Ray streams generators only
 
 
-def fold(
+def _fold(
     store: AnyStore, application: Catalogue, name: str, part: int, query: PackedQuery, place: Mapping[int, int]
 ) -> Iterator[tuple[int, list[Any]]]:
     """How many events further, again and again, and at the end the answer in a list of one."""

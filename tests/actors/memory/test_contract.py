@@ -236,7 +236,7 @@ def test_a_query_waits_for_what_there_is_and_not_for_what_there_is_not(bank: Blo
         assert bank.ask(Balances, BalanceOf(account="waits"), after=after) == 5
     head = bank.heads()[receipt.partition]
     with pytest.raises(NotYetVisible, match=rf"position {head + 7} of partition {receipt.partition} is not visible"):
-        bank.ask(Balances, BalanceOf(account="waits"), after={receipt.partition: head + 7})
+        bank.ask(Balances, BalanceOf(account="waits"), after={receipt.partition: head + 7}, timeout_s=3_600)
     with pytest.raises(InvalidMessage, match="is not a position in this store; its partitions are 0 to 1"):
         bank.ask(Balances, BalanceOf(account="waits"), after={9: 1})
     with pytest.raises(InvalidMessage, match="the receipt is of the store"):
