@@ -268,6 +268,10 @@ def test_a_session_reads_its_writes_and_hands_them_on(bank: BlockingOperations) 
     with bank.session(token) as again:
         assert again.positions[receipt.partition] >= receipt.position
         assert again.ask(Parted, BalanceOf(account="session")) == 5
+    seen = bank.execute(Account, "session", Deposit(amount=1), until=Balances)
+    with bank.session() as reader:
+        assert reader.ask(Balances, BalanceOf(account="session")) == 6
+        assert reader.positions[seen.partition] >= seen.position, "what it has seen, it never unsees"
     with pytest.raises(InvalidMessage, match="the session token"):
         bank.session(token[:-2] + "AA")
 
@@ -433,8 +437,11 @@ def test_a_new_version_of_a_read_model_takes_over_and_a_broken_one_does_not(bank
 
 
 def test_what_runs_is_told_and_its_logs_are_sound(bank: BlockingOperations) -> None:
-    bank.caught_up(Parted)
+    before = sum(one.commands for one in bank.status().partitions)
+    opened(bank, "told")
+    bank.caught_up(Parted, timeout_s=PATIENCE_S)
     status = bank.status()
+    assert sum(one.commands for one in status.partitions) == before + 1
     assert {one.partition: one.head for one in status.partitions} == bank.heads()
     assert all(one.alive and one.epoch == 1 for one in status.partitions)
     assert {(one.projection, one.part) for one in status.projectors if one.state == "live"} >= {
