@@ -143,6 +143,11 @@ async def test_it_keeps_what_it_has_when_it_is_started_again_and_folds_it_anew(b
         assert (await anext(events))[0] == Deposited(amount=1)
 
 
+def test_a_fixture_is_left_to_another_plugin_where_there_is_no_pytest_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pytest_asyncio", None)
+    assert type(fixture(Account)) is type(pytest.fixture(lambda: None))
+
+
 # --- the clock ----------------------------------------------------------------------------------------------------
 
 
