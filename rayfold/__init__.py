@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from .runtime.read.unreadable import UnreadableEvent
     from .runtime.receipt import Receipt
     from .runtime.stream import ANY, NO_STREAM, StreamId
+    from .runtime.tables.export_files import Exported
     from .runtime.testing import given, on
 
 __version__ = "0.1.0"
@@ -106,6 +107,7 @@ __all__ = [
     "Envelope",
     "Event",
     "Events",
+    "Exported",
     "Fenced",
     "Gateway",
     "HandlerFailed",
@@ -203,6 +205,7 @@ _NAMES_BY_HOME: Final = {
     ".runtime.receipt": ("Receipt",),
     ".runtime.domain.recorded": ("Recorded",),
     ".runtime.testing": ("given", "on"),
+    ".runtime.tables.export_files": ("Exported",),
     ".runtime.stream": ("ANY", "NO_STREAM", "StreamId"),
     ".runtime.feed.events": ("BlockingEvents", "read_events"),
     ".runtime.feed.subscription": ("BlockingSubscription", "subscribe"),

@@ -10,15 +10,27 @@ the next one who asks.
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Any, Generic, Self
+from typing import TYPE_CHECKING, Any, Generic, Self
 
+from ...runtime.arguments import checked_callable
 from ...runtime.domain.recorded import Recorded
 from ...runtime.encoding.catalogue import Catalogue
-from ...runtime.feed.events import BlockingEvents, EventOptions, EventRange, open_events
+from ...runtime.errors import CallerError
+from ...runtime.feed.event_range import EventOptions, EventRange, open_events
+from ...runtime.feed.events import BlockingEvents
+from ...runtime.feed.frames import Progress, to_arrow, to_pandas, to_parquet, to_polars
 from ...runtime.feed.subscription import BATCH_MAX, OneOf, check_batch, close_forgotten
+from ...runtime.tables.export_files import Exported
 from ..nodes.store import AnyStore, open_patient_reader
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
+    import pyarrow
 
 __all__ = ["Events", "events_of_store"]
 
@@ -69,6 +81,48 @@ class Events(Generic[OneOf]):
         from here."""
         return self._range.positions
 
+    async def to_arrow(self) -> pyarrow.Table:
+        """The rest as an Arrow table, in memory (docs/bulk-reads.md has its columns). Needs `rayfold[arrow]`.
+
+        Raises `CallerError` without it, and what iterating raises.
+        """
+        return await asyncio.to_thread(to_arrow, self._range)
+
+    async def to_pandas(self) -> pandas.DataFrame:
+        """The rest as a pandas frame; integers are exact where some are missing too. Needs `rayfold[pandas]`. Raises
+        what `to_arrow` raises."""
+        return await asyncio.to_thread(to_pandas, self._range)
+
+    async def to_polars(self) -> polars.DataFrame:
+        """The rest as a Polars frame. Needs `rayfold[polars]`. Raises what `to_arrow` raises."""
+        return await asyncio.to_thread(to_polars, self._range)
+
+    async def to_parquet(
+        self, path: str | os.PathLike[str], *, overwrite: bool = False, progress: Progress | None = None
+    ) -> Exported:
+        """Write the rest into a Parquet file (`FILE.parquet`), lines of JSON (`FILE.jsonl`, which needs no extra), or a
+        folder with one Parquet file for each type of event; some pages are in memory, whatever the size of the log.
+
+        The files appear when they are whole, and not at all after an error or a cancellation. `progress` is called in a
+        thread with positions done and in all. Needs `rayfold[arrow]`. Raises `CallerError` for a file that exists,
+        unless `overwrite`, `StorageFailed`, and what iterating raises.
+        """
+        checked_callable("progress", progress)
+        ended = threading.Event()
+
+        def check() -> None:
+            if ended.is_set():
+                raise CallerError("the export was cancelled")
+
+        writing = asyncio.ensure_future(asyncio.to_thread(to_parquet, self._range, path, overwrite, progress, check))
+        try:
+            return await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            ended.set()
+            await asyncio.wait([writing])
+            _looked_at(writing)
+            raise
+
     def close(self) -> None:
         """Release everything. Closing twice is allowed."""
         self._range.close()
@@ -101,7 +155,7 @@ class Events(Generic[OneOf]):
         filling.result()
 
 
-def _looked_at(filling: asyncio.Future[None]) -> None:
+def _looked_at(filling: asyncio.Future[Any]) -> None:
     """Its failure may not matter any more: the reading was given up meanwhile."""
     if not filling.cancelled():
         filling.exception()

@@ -28,7 +28,7 @@ from ...runtime.encoding.envelope import Envelope
 from ...runtime.encoding.outcome import Outcome
 from ...runtime.errors import CallerError, InvalidMessage, RayfoldError, Unavailable
 from ...runtime.feed.event_filter import Key, Streams, Types
-from ...runtime.feed.events import EventOptions
+from ...runtime.feed.event_range import EventOptions
 from ...runtime.feed.log_range import Bound
 from ...runtime.feed.subscription import Acknowledging, Chosen, From, SubscriptionOptions
 from ...runtime.read.positions import After

@@ -22,7 +22,7 @@ from .console import complaints, console, write_report
 if TYPE_CHECKING:
     from ...runtime.store.readable_store import ReadableStore
 
-__all__ = ["backup", "restore"]
+__all__ = ["backup", "progress_bar", "restore"]
 
 JsonOption = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file, as JSON.")
@@ -42,7 +42,7 @@ def backup(
     """Back up a store while it is in use. A target that has a backup of it gets what is new."""
     from ...runtime.backup.taking import backup_store
 
-    with ExitStack() as connection, _progress("backing up") as advance:
+    with ExitStack() as connection, progress_bar("backing up") as advance:
         source: Path | ReadableStore = directory
         if is_application(directory):
             source = connection.enter_context(connected_to(str(directory), address)).any_store
@@ -68,9 +68,9 @@ def restore(
     from ...runtime.backup.restoring import restore_store
     from ...runtime.store.verify import verify_store
 
-    with _progress("restoring") as advance:
+    with progress_bar("restoring") as advance:
         done = restore_store(target, directory, positions=_positions(at or []), advance=advance)
-    with _progress("verifying") as advance:
+    with progress_bar("verifying") as advance:
         report = verify_store(done.path, advance)
     verdict = "verified" if report.ok else f"[bold red]{len(report.problems):,} problems[/]: see rayfold verify"
     console.print(
@@ -93,8 +93,8 @@ def _positions(at: list[str]) -> dict[int, int]:
     return positions
 
 
-class _progress:  # noqa: N801 - used like a function
-    """A bar with the remaining time; `with _progress("doing") as advance:` gives the function that reports it."""
+class progress_bar:  # noqa: N801 - used like a function
+    """A bar with the remaining time; `with progress_bar("doing") as advance:` gives the function that reports it."""
 
     def __init__(self, doing: str) -> None:
         columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -28,6 +28,7 @@ from .backup import backup, restore
 from .check import check
 from .cluster import down, node, nodes, up
 from .console import CommandList, complaints, console, write_report
+from .export import export
 from .logs import logs
 from .observe import history, status
 
@@ -54,6 +55,7 @@ app = typer.Typer(
 app.command()(anchor)
 app.command()(backup)
 app.command()(restore)
+app.command()(export)
 app.command()(status)
 app.command()(history)
 app.command()(logs)

@@ -72,6 +72,11 @@ class EventFilter:
         self._unreadable = check_unreadable(unreadable)
 
     @property
+    def only(self) -> type[Event] | None:
+        """The class of all events that are chosen, where one type is."""
+        return self._catalogue.events[min(self._types)] if self._types is not None and len(self._types) == 1 else None
+
+    @property
     def named(self) -> frozenset[StreamId] | None:
         """The streams that are chosen, if all of them are named one by one: nothing else can match. Else None."""
         if self._any_stream or self._kinds or self._matches is not None:

@@ -1,35 +1,36 @@
 """Events in bulk: those of a store between two places, for a program that reads them once and comes to an end.
 
-Beside the write path. Before it: `log_range.py` reads the logs. After it: the caller's own code; asynchronously through
-`actors/api/events.py`, or in a plain process through `BlockingEvents` here, without Ray and without a runtime.
-
-Rules kept here: events come in the order of (partition, position), each once. What cannot be read or decoded is an
-error at its place, after everything before it, each time it is come to. One page is in memory.
+Beside the write path. Before it: `event_range.py` reads them, whose rules hold here. After it: the caller's own code;
+asynchronously through `actors/api/events.py`, or in a plain process through `BlockingEvents` here, without Ray and
+without a runtime.
 """
 
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, Self, overload
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Generic, Literal, Self, overload
 
+from ..arguments import checked_callable
 from ..domain.aggregate import Aggregate
 from ..domain.messages import Event
 from ..domain.projection import Projection
 from ..domain.recorded import Recorded
 from ..encoding.catalogue import Catalogue
-from ..errors import RayfoldError
-from ..log.contract import Reader
-from ..log.format import record_position
 from ..read.unreadable import Unreadable
-from ..store.readable_store import ReadableStore
 from ..store.store import open_store
-from .event_filter import EventFilter, Happened, Streams, Types, happened_in
-from .log_range import Bound, LogRange, open_range
+from ..tables.export_files import Exported
+from .event_filter import Streams, Types
+from .event_range import EventOptions, EventRange, open_events
+from .frames import Progress, to_arrow, to_pandas, to_parquet, to_polars, to_reader
+from .log_range import Bound
 from .subscription import BATCH_MAX, check_batch, close_forgotten
 
 if TYPE_CHECKING:
+    import pandas
+    import polars
+    import pyarrow
+
     from .subscription import Chosen, OneOf
 else:
     from typing import TypeVar
@@ -37,106 +38,7 @@ else:
     OneOf = TypeVar("OneOf", bound=Event, covariant=True)
     Chosen = TypeVar("Chosen", bound=Event)
 
-__all__ = ["BlockingEvents", "EventRange", "EventOptions", "open_events", "read_events"]
-
-
-class EventOptions(NamedTuple):
-    """What a caller asks of a bulk read; see `Runtime.events`."""
-
-    types: Types | None = None
-    streams: Streams | None = None
-    since: Bound | None = None
-    until: Bound | None = None
-    unreadable: Unreadable | None = None
-
-
-class EventRange:
-    """The events of a range without its waiting: pages are read, and events taken from them.
-
-    `fill` may run in another thread than the rest, one call at a time.
-    """
-
-    def __init__(self, logs: LogRange, chosen: EventFilter) -> None:
-        self.logs = logs
-        self._chosen = chosen
-        self._buffer: deque[Happened] = deque()
-        """At most a page."""
-        self._last: Recorded | None = None
-        """The place of the event that was taken last, while there are others in the buffer."""
-        self._before: dict[int, int] = {}
-        """Where the logs were when the page in the buffer was read."""
-        self._failure: RayfoldError | None = None
-        """What ended the last page, raised when its events are used up."""
-        self.ended = False
-
-    @property
-    def buffered(self) -> int:
-        """Events that `take` has at once."""
-        return len(self._buffer)
-
-    @property
-    def positions(self) -> dict[int, int]:
-        """Partition -> position up to which everything was taken or filtered out. A copy."""
-        if not self._buffer:
-            return self.logs.positions
-        if self._last is None:
-            return dict(self._before)
-        # Of one record there may be several events: it is passed with the last of them.
-        more = self._buffer[0][1][2:4] == self._last[2:4]
-        return self._before | {self._last.partition: self._last.position - more}
-
-    def fill(self) -> None:
-        """Read pages until the buffer has something, or the range has ended. Raises what stands at the beginning of the
-        next page: `Damaged`, `UnknownEvent`, `HandlerFailed`; or `Unavailable`, `StorageFailed`. The next call comes to
-        it again."""
-        if self._buffer:
-            return
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
-        while not self._buffer and not self.ended:
-            before = self.logs.positions
-            page = self.logs.read()
-            if page is None:
-                self.ended = True
-                self.logs.close()
-                return
-            self._before, self._last = before, None
-            chosen, failure = self._choose(*page)
-            self._buffer.extend(chosen)
-            if failure is not None and not chosen:
-                raise failure
-            self._failure = failure
-
-    def take(self) -> Happened:
-        """The next event of the buffer, which has one."""
-        happened = self._buffer.popleft()
-        self._last = happened[1]
-        return happened
-
-    def take_all(self, max_items: int) -> list[Happened]:
-        """At most so many of the buffer."""
-        return [self.take() for _ in range(min(max_items, len(self._buffer)))]
-
-    @property
-    def closed(self) -> bool:
-        """Whether it has ended, or was closed."""
-        return self.logs.closed
-
-    def close(self) -> None:
-        """Release everything. Closing twice is allowed."""
-        self.logs.close()
-
-    def _choose(self, partition: int, records: Sequence[bytes]) -> tuple[list[Happened], RayfoldError | None]:
-        """The chosen ones of these records. The first that cannot be used ends it, and will be read again."""
-        chosen: list[Happened] = []
-        for record in records:
-            try:
-                chosen += happened_in(record, self._chosen, partition)
-            except RayfoldError as error:
-                self.logs.go_back(partition, record_position(record) - 1)
-                return chosen, error
-        return chosen, None
+__all__ = ["BlockingEvents", "read_events"]
 
 
 class BlockingEvents(Generic[OneOf]):
@@ -182,6 +84,40 @@ class BlockingEvents(Generic[OneOf]):
         from here."""
         return self._range.positions
 
+    def to_arrow(self) -> pyarrow.Table:
+        """The rest as an Arrow table, in memory (docs/bulk-reads.md has its columns). Needs `rayfold[arrow]`.
+
+        Raises `CallerError` without it, and what iterating raises.
+        """
+        return to_arrow(self._range)
+
+    def to_reader(self) -> pyarrow.RecordBatchReader:
+        """The rest as Arrow batches of up to 4,096 rows, read as they are asked for: DuckDB and others take it as it
+        is. Needs `rayfold[arrow]`. Raises `CallerError` without it; a batch raises what iterating raises."""
+        return to_reader(self._range)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The rest as a pandas frame; integers are exact where some are missing too. Needs `rayfold[pandas]`. Raises
+        what `to_arrow` raises."""
+        return to_pandas(self._range)  # type: ignore[no-any-return]  # the package may be missing
+
+    def to_polars(self) -> polars.DataFrame:
+        """The rest as a Polars frame. Needs `rayfold[polars]`. Raises what `to_arrow` raises."""
+        return to_polars(self._range)  # type: ignore[no-any-return]  # the package may be missing
+
+    def to_parquet(
+        self, path: str | os.PathLike[str], *, overwrite: bool = False, progress: Progress | None = None
+    ) -> Exported:
+        """Write the rest into a Parquet file (`FILE.parquet`), lines of JSON (`FILE.jsonl`, which needs no extra), or a
+        folder with one Parquet file for each type of event; some pages are in memory, whatever the size of the log.
+
+        The files appear when they are whole, and not at all after an error. `progress` is called with positions done
+        and in all. Needs `rayfold[arrow]`. Raises `CallerError` for a file that exists, unless `overwrite`,
+        `StorageFailed`, and what iterating raises.
+        """
+        checked_callable("progress", progress)
+        return to_parquet(self._range, path, overwrite, progress)
+
     def close(self) -> None:
         """Release everything. Closing twice is allowed."""
         self._range.close()
@@ -194,18 +130,6 @@ class BlockingEvents(Generic[OneOf]):
 
     def __del__(self) -> None:
         close_forgotten(self._range)
-
-
-def open_events(
-    store: ReadableStore,
-    catalogue: Catalogue,
-    wanted: EventOptions,
-    open_reader: Callable[[int], Reader] | None = None,
-) -> EventRange:
-    """Open the logs and find the end. Raises the errors of `Runtime.events`."""
-    unreadable = wanted.unreadable or ("yield" if wanted.types is None else "raise")
-    chosen = EventFilter(catalogue, wanted.types, wanted.streams, unreadable=unreadable)
-    return EventRange(open_range(store, wanted.since, wanted.until, chosen.named, open_reader), chosen)
 
 
 @overload
