@@ -85,10 +85,12 @@ class QueryRouter:
         self._projection = projection
         self.name = projection.projection_name
         self._parts = [self._pool(actors) for actors in parts]
+        self._former: list[Replicas] = []
+        """Those before the last rebuild into another number of parts: what is on its way to them may come back."""
 
     def close(self) -> None:
         """Close whatever leads to the replicas, such as their sockets."""
-        for part in self._parts:
+        for part in (*self._parts, *self._former):
             part.close()
 
     def _pool(self, actors: Sequence[Any]) -> Replicas:
@@ -107,8 +109,11 @@ class QueryRouter:
                 replicas.replace(actors)
         else:
             self._parts = [self._pool(actors) for actors in parts]
+            for replicas in self._former:
+                replicas.close()
             for replicas in before:
                 replicas.retire()
+            self._former = before
 
     def give_up(self, why: str) -> None:
         """What is on its way is `Unavailable`, for this reason."""

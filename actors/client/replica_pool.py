@@ -192,6 +192,8 @@ class ReplicaPool:
         self._settings = settings
         self._store_id = store_id
         self._turn = 0
+        self._former: list[_Replica] = []
+        """Replicas that were replaced, whose connections end with their actors."""
         self._gathering: _Replica | None = None
         """Where the last query without `after=` went."""
         self._pending: set[_Asked] = set()
@@ -210,6 +212,7 @@ class ReplicaPool:
         for replica in before.values():
             if replica not in self._replicas:
                 replica.search.retire()
+                self._former = [one for one in (*self._former, replica) if one.search.open]
                 batchers = (replica.batcher, replica.fresh, replica.waited)
                 self._again([asked for batcher in batchers for asked, _ in batcher.take_waiting(lambda _: True)])
 
@@ -226,7 +229,7 @@ class ReplicaPool:
 
     def close(self) -> None:
         """Close the sockets: what is on its way, and what is asked from now on, goes through Ray."""
-        for replica in self._replicas:
+        for replica in (*self._replicas, *self._former):
             replica.search.close()
 
     def _replica(self, number: int, actor: Any) -> _Replica:

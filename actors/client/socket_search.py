@@ -40,6 +40,11 @@ class SocketSearch(Generic[Connection]):
         """What there is; None: Ray is used."""
         return self._choice.connection
 
+    @property
+    def open(self) -> bool:
+        """There is a connection, or may be one in a moment."""
+        return self._looking is not None or self._choice.connection is not None
+
     def look(self) -> None:
         """Try to open a connection in the background, if it is time to."""
         if self._choice.begin_look(self._loop.time()):
@@ -68,10 +73,7 @@ class SocketSearch(Generic[Connection]):
             async with asyncio.timeout(_LOOK_TIMEOUT_S):
                 path = await asyncio.wrap_future(self._actor.socket_path.remote().future())
                 if path:
-                    connection = self._new_connection()
-                    await self._loop.create_unix_connection(lambda: connection, path)
-                    await connection.greeted
-                    found = None if connection.lost else connection
+                    found = await self._connected(path)
         except Exception:  # of Ray's there are many, and of sockets
             found = None
         finally:
@@ -80,3 +82,13 @@ class SocketSearch(Generic[Connection]):
             self._choice.not_found(self._loop.time())
         else:
             self._choice.found(found)
+
+    async def _connected(self, path: str) -> Connection | None:
+        connection = self._new_connection()
+        await self._loop.create_unix_connection(lambda: connection, path)
+        try:
+            await connection.greeted
+        except BaseException:  # it took too long, or the search was closed meanwhile
+            connection.close()
+            raise
+        return None if connection.lost else connection

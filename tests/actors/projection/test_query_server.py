@@ -176,6 +176,34 @@ async def test_a_replica_in_which_something_is_parked_and_that_answers_no_more_i
         assert await told(waiting) == 1
 
 
+async def test_a_pool_that_is_closed_closes_the_connections_to_replaced_replicas_too(projector: Projector) -> None:
+    async with pool_to(projector) as pool:
+        pool.replace([Handle(projector)])
+        await until(lambda: has_socket(pool) and len(projector.server._connections) == 2)
+    await until(lambda: not projector.server._connections)
+
+
+async def test_a_search_that_is_closed_while_the_other_end_has_not_greeted_leaves_no_connection(
+    tmp_path: Path, projector: Projector
+) -> None:
+    ended = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(1000):
+            began.set()
+        writer.close()
+        ended.set()
+
+    began = asyncio.Event()
+    async with await asyncio.start_unix_server(silent, str(tmp_path / "silent")):
+        handle = Handle(projector)
+        handle.do_socket_path = lambda: str(tmp_path / "silent")  # type: ignore[method-assign]  # of this one alone
+        pool = ReplicaPool("Balances", [handle], Settings(), STORE_ID)
+        await asyncio.wait_for(began.wait(), 20)
+        pool.close()
+        await asyncio.wait_for(ended.wait(), 20)
+
+
 class Whole(Query[list[int]]):
     """All that there is."""
 
