@@ -30,6 +30,7 @@ from ...runtime.read.answer_purity import own_copy
 from ...runtime.read.read_model import Quarantined, ReadModel
 from ...runtime.store.memory_logs import MemoryLogs
 from ...runtime.stream import StreamId
+from ...runtime.user_code import is_ctrl_c
 from ..cluster.names import projector_name
 from ..cluster.rpc import Reply, replies
 from ..cluster.scheduling import Scheduling
@@ -208,7 +209,9 @@ def _own(answer: Any) -> Any:
     """The caller's own copy of an answer, or the error that it cannot be had: from a process it would not come."""
     try:
         return own_copy(answer)
-    except Exception as error:
+    except BaseException as error:  # code of the user's runs here
+        if is_ctrl_c(error):
+            raise
         return HandlerFailed.caused_by("@answer", type(answer).__name__, error)
 
 

@@ -1,6 +1,7 @@
 """Wrong arguments of what a runtime can do: each is refused by us, by name, and nothing is sent.
 
-One runtime for all tests of this file. What needs none is in `tests/runtime/test_arguments.py`.
+One system in memory for all tests of this file, whose arguments are checked by the code that checks a runtime's. What
+needs none is in `tests/runtime/test_arguments.py`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from rayfold import (
     UnknownName,
     connect,
 )
-from rayfold.actors.cluster.ray_cluster import Cluster
+from rayfold.testing import system_blocking
 from tests.bank import Account, BalanceOf, Balances, Deposit, Deposited, Open, Vault
 
 DEPOSIT = Deposit(amount=1)
@@ -41,12 +42,9 @@ RAISES = Account("alice")
 
 
 @pytest.fixture(scope="module")
-def bank(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A runtime, as a program without a type checker sees it."""
-    del cluster
-    directory = tmp_path_factory.mktemp("arguments") / "bank-data"
-    options = {"aggregates": [Account, Vault], "projections": [Balances], "own_actors_max": 4}
-    with BlockingRuntime(directory, **options) as running:  # type: ignore[arg-type]
+def bank() -> Iterator[Any]:
+    """A system, as a program without a type checker sees it."""
+    with system_blocking(Account, Vault, Balances) as running:
         running.execute(Account, "alice", Open(owner="Ada"))
         yield running
 
