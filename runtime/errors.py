@@ -630,6 +630,9 @@ class CodeMismatch(StoreMismatch):
         return f"{self.path}: {self.what}, in {len(self.misfits)} places: {listed}"
 
 
+_SHARE = "share it with connect(path), with Runtime(..., linger=True) in each program, or with `rayfold run`"
+
+
 class StoreInUse(StoreError):
     """Another runtime holds the directory. Programs that share a store connect to the one that runs it.
 
@@ -649,7 +652,7 @@ class StoreInUse(StoreError):
         self.path, self.holder = path, holder
 
     def sentence(self) -> str:
-        return f"{self.path} is in use by {self.holder}; share it with connect(path), or stop that runtime first"
+        return f"{self.path} is in use by {self.holder}; {_SHARE}, or stop that runtime first"
 
 
 class SubscriptionInUse(StoreError):

@@ -429,6 +429,7 @@ class BlockingRuntime(BlockingOperations):
         cluster: LocalCluster | str | None = None,
         events: Sequence[type[Event]] = (),
         retired: Sequence[str] = (),
+        linger: bool | float = False,
     ) -> None:
         super().__init__(
             Runtime(
@@ -445,5 +446,6 @@ class BlockingRuntime(BlockingOperations):
                 cluster=cluster,
                 events=events,
                 retired=retired,
+                linger=linger,
             )
         )

@@ -18,8 +18,8 @@ from typing import Final, Self, TypeVar
 from ...runtime.domain.aggregate import Aggregate
 from ...runtime.domain.messages import Event
 from ...runtime.domain.projection import Projection
-from ...runtime.errors import CallerError, InvalidMessage, StoreMissing
-from ...runtime.store.store import Store, create_or_open_store
+from ...runtime.errors import CallerError, InvalidMessage
+from ...runtime.store.store import open_or_create_store
 from ..cluster.local import LocalCluster
 from ..packaging.application import Application, application_here, check_partitions, checked_settings
 from ..settings import Settings
@@ -31,6 +31,12 @@ __all__ = ["PARTITIONS_DEFAULT", "Runtime"]
 PARTITIONS_DEFAULT: Final = 2
 """The partitions of a new store. The number is fixed for its life; two use two cores, and cost one process more
 than one does."""
+
+LINGER_S: Final = 10.0
+"""How long a system waits for the next program: longer than a web server takes to start its workers anew."""
+
+LINGER_MAX_S: Final = 366 * 86_400.0
+"""Longer is a typing error."""
 
 A = TypeVar("A", bound=Aggregate)
 P = TypeVar("P", bound=Projection)
@@ -62,6 +68,8 @@ class Runtime(Operations):
         events: Classes of events that the store holds and no aggregate here evolves.
         retired: Stored names of events and aggregate types that were given up; their events are passed over (see
             docs/evolution.md).
+        linger: Have a process of its own run the system, for any number of programs: the first one starts it, and it
+            ends 10 s after the last one has gone, or that many seconds (see docs/several-programs.md).
 
     Raises:
         InvalidMessage: The arguments contradict each other. `start` has the errors of starting.
@@ -88,6 +96,7 @@ class Runtime(Operations):
         cluster: LocalCluster | str | None = None,
         events: Sequence[type[Event]] = (),
         retired: Sequence[str] = (),
+        linger: bool | float = False,
     ) -> None:
         self._path = _checked_path(path)
         super().__init__(f"the runtime on {self._path} is not running; use `async with`, or start() it")
@@ -107,6 +116,7 @@ class Runtime(Operations):
         self._settings = checked_settings(settings or application.settings, own_actors_max, timeout_s)
         self._num_cpus = _checked_cpus(num_cpus)
         self._cluster = _checked_cluster(cluster)
+        self._linger_s = _checked_linger(linger, cluster)
 
     async def start(self) -> Self:
         """Start everything, and return once commands and queries are answered.
@@ -124,10 +134,23 @@ class Runtime(Operations):
     def _made(self) -> System:
         if self._running is not None:
             raise CallerError(f"the runtime on {self._path} is started already")
+        if self._linger_s is not None:
+            from ..system.lingering import LingeringSystem
+
+            return LingeringSystem(
+                self._path,
+                self._catalogue,
+                self._replicas,
+                self._settings,
+                PARTITIONS_DEFAULT,
+                self._partitions,
+                self._num_cpus,
+                self._linger_s,
+            )
         if self._cluster is None:
             from ..system.local import LocalSystem  # a program that only connects does without it
 
-            opened = partial(_open_store, self._path, self._partitions)
+            opened = partial(open_or_create_store, self._path, PARTITIONS_DEFAULT, self._partitions)
             return LocalSystem(self._catalogue, self._replicas, self._settings, opened, self._num_cpus)
         from ..system.cluster import ClusterSystem
 
@@ -150,17 +173,20 @@ def _checked_cpus(num_cpus: object) -> int | None:
     raise InvalidMessage("Runtime", f"num_cpus is {num_cpus!r}", "give a number from 1")
 
 
+def _checked_linger(linger: object, cluster: object) -> float | None:
+    """How long the system waits for the next program, in seconds; None if this program runs it itself."""
+    if linger is False:
+        return None
+    if linger is True:
+        linger = LINGER_S
+    if isinstance(linger, bool) or not isinstance(linger, int | float) or not 0 <= linger <= LINGER_MAX_S:
+        raise InvalidMessage("Runtime", f"linger is {linger!r}", "give True, or a number of seconds up to a year")
+    if cluster is not None:
+        raise InvalidMessage("Runtime", "linger is for one machine", "deploy the application on the cluster instead")
+    return float(linger)
+
+
 def _checked_cluster(cluster: object) -> LocalCluster | str | None:
     if cluster is None or isinstance(cluster, LocalCluster | str):
         return cluster
     raise InvalidMessage("Runtime", f"cluster is {cluster!r}", 'give a LocalCluster(), "auto" or "HOST:PORT"')
-
-
-def _open_store(path: Path, partitions: int | None) -> Store:
-    """The store in the directory; a new one gets `PARTITIONS_DEFAULT` partitions unless `partitions` is given."""
-    try:
-        return create_or_open_store(path, partitions)
-    except StoreMissing:
-        if partitions is not None or (path / "store.json").exists():
-            raise
-        return create_or_open_store(path, PARTITIONS_DEFAULT)

@@ -31,6 +31,7 @@ from .console import CommandList, complaints, console, write_report
 from .export import export
 from .logs import logs
 from .observe import history, status
+from .run import run
 
 if TYPE_CHECKING:
     from ...runtime.store.verify import PartitionReport, Report
@@ -60,6 +61,7 @@ app.command()(status)
 app.command()(history)
 app.command()(logs)
 app.command()(check)
+app.command()(run)
 app.command()(up)
 app.command()(down)
 app.command()(node)

@@ -40,13 +40,15 @@ class ActorUnavailableError(Exception):
 class RelayConnection(asyncio.Protocol):
     """One connection to a relay. Used on one event loop only; its futures may be waited for anywhere."""
 
-    def __init__(self, store_id: str, records: Records, tell_lost: Callable[[], None]) -> None:
+    def __init__(self, store_id: str, records: Records) -> None:
         self.greeted: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Done once calls may be sent, with an empty text, or once the connection is lost, with the reason."""
         self.lost = ""
         """Why no call can be sent, once it is lost."""
         self._handshake = Handshake("system", store_id)
-        self._records, self._tell_lost = records, tell_lost
+        self.tell_lost: Callable[[], None] | None = None
+        """Called once the connection is lost, if the program uses it."""
+        self._records = records
         self._reader = FrameReader(ANSWER_BYTES_MAX)
         self._waiting: dict[int, tuple[Future[Any], asyncio.TimerHandle]] = {}
         """By the number of the call, with what ends it if no answer comes; bounded by `CALLS_MAX`."""
@@ -89,7 +91,8 @@ class RelayConnection(asyncio.Protocol):
         for future, limit in waiting.values():
             limit.cancel()
             _fail(future, ActorUnavailableError(self.lost))
-        self._tell_lost()
+        if self.tell_lost is not None:
+            self.tell_lost()
 
     def call(self, target: str, method: str, timeout_s: float, arguments: tuple[Any, ...]) -> Future[Any]:
         """Have the other program call a method. The future fails if the connection does."""

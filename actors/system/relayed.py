@@ -216,7 +216,7 @@ class RelayedSystem:
     async def _connect(self) -> RelayedTopology:
         """Raises `Unavailable`, `StoreMismatch`, and `_NotYet` if it is about to be possible."""
         holder = self._reachable()
-        connection = RelayConnection(self.store.store_id, RELAYED, self._connection_lost)
+        connection = RelayConnection(self.store.store_id, RELAYED)
         try:
             async with asyncio.timeout(_CONNECT_S):
                 await asyncio.get_running_loop().create_unix_connection(lambda: connection, holder.connection["relay"])
@@ -224,6 +224,7 @@ class RelayedSystem:
                     raise Unavailable(str(self._path), f"{holder} does not take this program in: {refused}")
                 self._connection, self._holder = connection, holder
                 self._lost.clear()
+                connection.tell_lost = self._connection_lost
                 topology = await self._called("topology", (0, _CONNECT_S), _CONNECT_S)
         except (OSError, TimeoutError) as error:  # it may just be ending
             connection.close()
@@ -256,11 +257,11 @@ class RelayedSystem:
     def _connection_lost(self) -> None:
         """The other program has ended, or has cut this one off. Called once the connection is lost."""
         self._lost.set()
-        if self._client is None or self._ending or self._connection is None or not self._connection.lost:
+        if self._client is None or self._ending or self._cut_off:
             return
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        what = f"{self._holder}, which ran it, has ended at {since}"
-        self._cut_off = f"{what}; this program connects again as soon as another one runs it"
+        what = f"the connection to {self._holder}, which ran it, was lost at {since}"
+        self._cut_off = f"{what}; this program connects again as soon as a program runs it"
         log.warning("%s: %s", self._path, self._cut_off)
         self._client.detach(self._cut_off)
         self._client.give_up(self._cut_off)
@@ -268,22 +269,29 @@ class RelayedSystem:
     async def _mind(self) -> None:
         """Follow the topology, and connect again whenever the connection is lost; without end."""
         while True:
+            if self._lost.is_set():
+                self._connection_lost()
+                topology = await self._found_again()
+                self.client.attach(self._partitions(topology))
+                self._cut_off = ""
+                self._take(topology)
+                log.warning("%s: connected again, to %s", self._path, self._holder)
+                continue
             following = asyncio.create_task(self._follow())
             try:
                 await self._lost.wait()
             finally:
                 following.cancel()
-            topology = await self._found_again()
-            self.client.attach(self._partitions(topology))
-            self._cut_off = ""
-            self._take(topology)
-            log.warning("%s: connected again, to %s", self._path, self._holder)
+
+    async def find(self) -> RelayedTopology:
+        """Connect, if a program runs the system now."""
+        return await self._connect()
 
     async def _found_again(self) -> RelayedTopology:
         pause_s = _AGAIN_FIRST_S
         while True:
             try:
-                return await self._connect()
+                return await self.find()
             except (_NotYet, RayfoldError, OSError) as error:
                 log.debug("%s: not connected yet: %s", self._path, one_line(error))
             await asyncio.sleep(pause_s)

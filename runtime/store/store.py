@@ -49,6 +49,7 @@ __all__ = [
     "check_free",
     "create_or_open_store",
     "make_logs",
+    "open_or_create_store",
     "open_store",
     "read_manifest",
     "remove_leftovers",
@@ -156,6 +157,17 @@ def create_or_open_store(path: str | os.PathLike[str], partitions: int | None = 
             f"open it with {store.partitions}: the number is fixed when a store is created",
         )
     return store
+
+
+def open_or_create_store(path: Path, partitions_default: int, partitions: int | None) -> Store:
+    """The store in the directory; a new one gets `partitions_default` partitions unless `partitions` is given. Raises
+    what `create_or_open_store` does."""
+    try:
+        return create_or_open_store(path, partitions)
+    except StoreMissing:
+        if partitions is not None or exists(path / MANIFEST):
+            raise
+        return create_or_open_store(path, partitions_default)
 
 
 def open_store(path: str | os.PathLike[str]) -> Store:

@@ -10,8 +10,10 @@ import fcntl
 import json
 import os
 import socket
+import time
 import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +26,10 @@ __all__ = ["LOCK", "MANIFEST", "StoreLock", "Holder", "exists", "holder_of"]
 
 MANIFEST: Final = "store.json"
 LOCK: Final = "store.lock"
+
+_LOCK_TRIES: Final = 4
+_LOCK_AGAIN_S: Final = 0.01
+"""Between two tries to lock a store: a hundred times as long as a look takes."""
 
 HOLDER_BYTES_MAX: Final = 65_536
 """The line of a holder has under 1,000."""
@@ -86,7 +92,7 @@ class StoreLock:
         self._path = path
         self._folder_descriptor: int | None = None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
             self._lock_folder(folder)
         except OSError as error:
             present = _holder_named_in(descriptor)
@@ -164,6 +170,17 @@ def _forget_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
+
+
+def _lock(descriptor: int) -> None:
+    """Lock it for this process alone. A program that reads the holder (`holder_of`) may have it for some
+    microseconds. Raises `BlockingIOError` if another process holds it."""
+    for _ in range(_LOCK_TRIES - 1):
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(_LOCK_AGAIN_S)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _holder_named_in(descriptor: int) -> Holder | None:

@@ -122,7 +122,8 @@ SENTENCES: list[tuple[RayfoldError, str]] = [
     ),
     (
         StoreInUse("/data", "bank (pid 5)"),
-        "/data is in use by bank (pid 5); share it with connect(path), or stop that runtime first",
+        "/data is in use by bank (pid 5); share it with connect(path), with Runtime(..., linger=True) in each program, "
+        "or with `rayfold run`, or stop that runtime first",
     ),
     (StorageFailed("/data/partition-00003", "no space left"), "/data/partition-00003: no space left"),
     (

@@ -82,7 +82,7 @@ async def relay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, partition: Part
 
 
 async def connected(relay: Relay, store_id: str = STORE) -> RelayConnection:
-    connection = RelayConnection(store_id, RELAYED, lambda: None)
+    connection = RelayConnection(store_id, RELAYED)
     await asyncio.get_running_loop().create_unix_connection(lambda: connection, str(relay.path))
     await asyncio.wait_for(connection.greeted, 20)
     return connection

@@ -1,0 +1,107 @@
+"""LingeringSystem: a system on one machine that a process of its own runs, and that ends some seconds after the last
+program that uses it has gone.
+
+Beside all steps. For `Runtime(..., linger=True)`: the first program starts that process (`lingering_process.py`), all
+programs are its clients (`relayed.py`). If the process ends for another reason, the next client that notices starts it
+again. Which of two processes has the store is decided by the lock of the store; the other one ends at once.
+
+Rule kept here: a start that fails is raised by the program that tried it, with the error of the start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from ...runtime.domain.projection import Projection
+from ...runtime.encoding.catalogue import Catalogue
+from ...runtime.errors import RayfoldError, StoreInUse, StoreMissing, Unavailable
+from ...runtime.printable import printable_log
+from ...runtime.store.store_lock import holder_of
+from ..settings import Settings
+from .relayed import RelayedSystem
+from .relayed_topology import RELAYED, RelayedTopology
+
+__all__ = ["LingeringSystem"]
+
+log = printable_log(__name__)
+
+_START_S: Final = 300.0
+"""For a start, which replays the log into the read models. More means that something is broken."""
+
+_AGAIN_S: Final = 0.2
+
+
+class LingeringSystem(RelayedSystem):
+    """A program's connection to such a system, which it starts if none runs."""
+
+    def __init__(
+        self,
+        path: Path,
+        catalogue: Catalogue,
+        replicas: Mapping[type[Projection], int],
+        settings: Settings,
+        partitions_default: int,
+        partitions: int | None,
+        num_cpus: int | None,
+        linger_s: float,
+    ) -> None:
+        super().__init__(path, catalogue)
+        counts = {projection.projection_name: count for projection, count in replicas.items()}
+        self._plan = [str(path), counts, settings, partitions_default, partitions, num_cpus, linger_s]
+
+    async def start(self) -> None:
+        """Have the system run, and connect. Raises what its start raises."""
+        await self._have_it_run()
+        await super().start()
+
+    async def find(self) -> RelayedTopology:
+        """See `RelayedSystem`: if none runs, it is started."""
+        await self._have_it_run()
+        return await super().find()
+
+    async def _have_it_run(self) -> None:
+        """Return once a process has the store: another one's, or one that was started here."""
+        while not self._is_held():
+            try:
+                await asyncio.to_thread(self._start_process)
+                return
+            except StoreInUse:  # another program was faster
+                await asyncio.sleep(_AGAIN_S)
+
+    def _is_held(self) -> bool:
+        with contextlib.suppress(StoreMissing):
+            return holder_of(self._path) is not None
+        return False
+
+    def _start_process(self) -> None:
+        """Start the process, and return once its system serves. Raises what has ended it, and `Unavailable`."""
+        from ..packaging.shipping import ship  # it imports ray, which a client of a running system does without
+
+        assert self._own is not None
+        plan = RELAYED.pack([*self._plan, ship(self._own)])
+        log.info("%s: no process runs it; one is started", self._path)
+        started = subprocess.Popen(
+            [sys.executable, "-P", "-m", "rayfold.actors.system.lingering_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        with started:  # it forks, and ends at once; what reports is its child
+            try:
+                reported, complaint = started.communicate(plan, timeout=_START_S)
+            except subprocess.TimeoutExpired:
+                raise Unavailable(str(self._path), f"its process was not ready within {_START_S:g} s") from None
+        last = complaint.decode(errors="replace").strip().rpartition("\n")[2]
+        try:
+            error = RELAYED.unpack(reported)
+        except RayfoldError:
+            raise Unavailable(str(self._path), f"its process has ended while it started: {last:.500}") from None
+        if error is not None:
+            raise error
