@@ -81,6 +81,7 @@ MODULES: Final[dict[str, str]] = {
     "interrupted-creation": "storage.system_calls",
     "kill-parts": "local.kills",
     "kill-program": "local.kills",
+    "kill-owner": "local.clients",
     "stop-and-resume": "local.kills",
     "rogue-aggregates": "local.rogues",
     "poisoned-projection": "local.rogues",

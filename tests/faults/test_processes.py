@@ -36,3 +36,10 @@ def test_an_aggregate_that_raises_or_loops_is_told_of_to_its_caller_and_to_nobod
 
 def test_an_event_that_a_projection_cannot_take_in_is_set_aside_and_the_rest_is_right(tmp_path: Path) -> None:
     assert held("poisoned-projection", tmp_path).figures["quarantined"] == 1
+
+
+@pytest.mark.timeout(900)
+def test_clients_of_a_store_lose_nothing_when_the_program_that_runs_it_is_killed(tmp_path: Path) -> None:
+    figures = held("kill-owner", tmp_path).figures
+    assert (figures["lost"], figures["twice"], figures["killed_owners"]) == (0, 0, 1)
+    assert int(figures["session_reads"]) > 0

@@ -19,6 +19,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final
 
+from rayfold.actors.sockets.handshake import Handshake
 from rayfold.runtime.encoding.frames import REQUEST, REQUEST_BYTES_MAX
 
 from ..contract import Context, Findings, scenario
@@ -129,6 +130,7 @@ class Proxy:
     async def _carry_frames(
         self, client: asyncio.StreamReader, onward: asyncio.StreamWriter, answering: asyncio.Task[None]
     ) -> None:
+        onward.write(await _greeting_of(client))
         while True:
             header = await client.readexactly(REQUEST.size)
             frame = header + await client.readexactly(REQUEST.unpack(header)[0])
@@ -146,6 +148,15 @@ class Proxy:
                 await onward.drain()
             if fault.startswith("cut"):
                 return
+
+
+async def _greeting_of(client: asyncio.StreamReader) -> bytes:
+    """The greeting of a client, which passes whole: it is the frames that faults happen to."""
+    handshake, greeting = Handshake("partition"), b""
+    while wanted := handshake.wanted_bytes:
+        greeting += (more := await client.readexactly(wanted))
+        handshake.receive(more)
+    return greeting
 
 
 async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -196,11 +207,12 @@ async def _strangers(bank: LocalBank, rng: random.Random, happened: Counter[str]
     """Garbage, a length beyond the limit, a batch that is none, and more hanging peers than a socket server lets in."""
     for number in range(2):
         path = await asyncio.wrap_future(bank.actor(number).socket_path.remote().future())
-        client = os.urandom(16)
+        client, greeting = os.urandom(16), Handshake("partition").greeting()
         sent = {
             "garbage": rng.randbytes(4_096),
-            "too_long": REQUEST.pack(REQUEST_BYTES_MAX + 1, client, 1, 0),
-            "no_batch": REQUEST.pack(100, client, 1, 0) + rng.randbytes(100),
+            "another_purpose": Handshake("projector").greeting(),
+            "too_long": greeting + REQUEST.pack(REQUEST_BYTES_MAX + 1, client, 1, 0),
+            "no_batch": greeting + REQUEST.pack(100, client, 1, 0) + rng.randbytes(100),
         }
         for kind, data in sent.items():
             happened[kind] += 1
@@ -214,12 +226,20 @@ async def _strangers(bank: LocalBank, rng: random.Random, happened: Counter[str]
 
 
 def _ended_after(path: str, data: bytes) -> bool:
-    """Whether the connection is ended without an answer."""
-    with socket.socket(socket.AF_UNIX) as stranger, contextlib.suppress(OSError):
+    """Whether the connection is ended without more than a greeting."""
+    handshake = Handshake("partition")
+    with socket.socket(socket.AF_UNIX) as stranger, contextlib.suppress(ConnectionError):
         stranger.settimeout(10)
         stranger.connect(path)
         stranger.sendall(data)
-        return stranger.recv(1) == b""
+        while wanted := handshake.wanted_bytes:
+            if not (greeting := stranger.recv(wanted)):
+                return True
+            handshake.receive(greeting)
+        try:
+            return stranger.recv(1) == b""
+        except TimeoutError:
+            return False
     return True
 
 
