@@ -12,6 +12,7 @@ from rayfold.actors.client import routing
 from rayfold.actors.cluster.ray_cluster import Cluster
 from rayfold.benchmarks import experiments
 from rayfold.benchmarks.experiments import adr_0012_the_stream_index_lags as of_the_index
+from rayfold.benchmarks.experiments import adr_0023_one_batch_at_a_time as of_one_at_a_time
 from rayfold.benchmarks.experiments import saturated
 from rayfold.runtime import batcher
 from rayfold.runtime.log import index_buffer
@@ -69,4 +70,16 @@ def test_a_stream_index_that_lags_is_measured_against_one_that_does_not(
     assert [line.partition(":")[0] for line in lines[:2]] == [
         f"        0 events, batches of {size:3}" for size in of_the_index.BATCHES
     ]
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_one_batch_at_a_time_is_measured_against_batches_that_overlap(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("REPETITIONS", 1), ("COMMANDS", {2: 40, 32: 64})):
+        monkeypatch.setattr(of_one_at_a_time, name, value)
+    of_one_at_a_time.measure(2)
+    parts, ratio = capsys.readouterr().out.splitlines()
+    assert all(part in parts for part in of_one_at_a_time.PARTS)
+    assert ratio.startswith("batches of   2: one at a time ")
     assert list(Path.cwd().iterdir()) == []
