@@ -20,6 +20,7 @@ from rayfold import (
     BlockingSubscription,
     Connection,
     Events,
+    Exported,
     Gateway,
     Operations,
     Receipt,
@@ -182,6 +183,8 @@ if TYPE_CHECKING:
         for opened, _ in read_events("bank-data", aggregates=[Account], types=Opened):
             assert_type(opened, Opened)
         bank.events(types=[Account])  # type: ignore[type-var]
+        assert_type(await bank.events(types=Opened).to_parquet("opened.parquet"), Exported)
+        assert_type(blocking.events().to_parquet("folder", overwrite=True), Exported)
 
     # A command is sent to an aggregate, and a query to a projection.
     async def _sends_to_whom(bank: Operations) -> None:

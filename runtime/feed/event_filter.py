@@ -22,7 +22,7 @@ from ..domain.recorded import Recorded
 from ..encoding.catalogue import Catalogue
 from ..errors import HandlerFailed, InvalidId, InvalidMessage, UnknownEvent, UnknownName
 from ..log.contract import StoredEvent
-from ..log.format import decode_record, record_position, stream_id
+from ..log.format import decode_record, stream_id
 from ..read.unreadable import Unreadable, UnreadableEvent, check_unreadable, unreadable_event
 from ..stream import StreamId, is_reserved
 from ..user_code import is_ctrl_c
@@ -133,9 +133,10 @@ class EventFilter:
             raise HandlerFailed.caused_by("key= of the subscription", _told(recorded), error) from error
 
 
-def happened_in(record: bytes, chosen: EventFilter, partition: int, replayed: bool = False) -> list[Happened]:
+def happened_in(
+    record: bytes, position: int, chosen: EventFilter, partition: int, replayed: bool = False
+) -> list[Happened]:
     """What is chosen of the event in a record. Raises `Damaged`, `UnknownEvent`, `HandlerFailed`."""
-    position = record_position(record)
     stored = decode_record(record, f"event {position} of partition {partition}")
     recorded = Recorded(
         stored.stream,

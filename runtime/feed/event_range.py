@@ -122,10 +122,11 @@ class EventRange:
         """The chosen ones of these records. The first that cannot be used ends it, and will be read again."""
         chosen: list[Happened] = []
         for record in records:
+            position = record_position(record)
             try:
-                chosen += happened_in(record, self._chosen, partition)
+                chosen += happened_in(record, position, self._chosen, partition)
             except RayfoldError as error:
-                self.logs.go_back(partition, record_position(record) - 1)
+                self.logs.go_back(partition, position - 1)
                 return chosen, error
         return chosen, None
 

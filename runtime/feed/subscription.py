@@ -238,7 +238,7 @@ class Feed:
         for record in records:
             position = record_position(record)
             try:
-                happened = happened_in(record, self._chosen, partition, position <= live_after)
+                happened = happened_in(record, position, self._chosen, partition, position <= live_after)
             except RayfoldError as error:
                 self.follower.go_back(partition, position - 1)
                 return error

@@ -8,7 +8,6 @@ What is in memory is bounded whatever the size of the log: some pages of rows, a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,9 +20,9 @@ from ..private import make_private_folder
 from ..read.unreadable import UnreadableEvent
 from ..stream import TYPE_NAME_PATTERN
 from .columns import pyarrow
-from .event_tables import stored_payload
+from .event_tables import id_text, stored_payload
 from .new_file import NewFile, taken
-from .plain import plain
+from .plain import encode_plain, plain
 
 __all__ = ["Exported", "Tables", "export_rows"]
 
@@ -266,7 +265,7 @@ class _JsonLines:
 
     def write(self, rows: Sequence[tuple[Any, Recorded]]) -> None:
         """See `RowWriter`."""
-        lines = (json.dumps(_line(event, recorded), ensure_ascii=False) for event, recorded in rows)
+        lines = (encode_plain(_line(event, recorded)) for event, recorded in rows)
         self._new_file.file.write("".join(f"{line}\n" for line in lines).encode())
 
     def close(self) -> None:
@@ -284,9 +283,9 @@ def _line(event: Any, recorded: Recorded) -> Mapping[str, Any]:
         "version": recorded.version,
         "event": _name_of(event),
         "recorded_at": recorded.recorded_at.isoformat(timespec="microseconds"),
-        "command_id": str(recorded.command_uuid),
-        "correlation_id": plain(recorded.correlation_uuid),
-        "causation_id": plain(recorded.causation_uuid),
+        "command_id": id_text(recorded.command_id),
+        "correlation_id": id_text(recorded.correlation_id),
+        "causation_id": id_text(recorded.causation_id),
     }
     if isinstance(event, StoredEvent):
         return line | {"schema_version": event.schema_version, "payload": stored_payload(event)}

@@ -14,15 +14,22 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from enum import Enum
+from functools import lru_cache
 from typing import Any, Final
 
 from pydantic import BaseModel
 
 from ..encoding.forms import stored_form
 
-__all__ = ["fields_of", "json_text", "plain"]
+__all__ = ["encode_plain", "fields_of", "json_text", "plain"]
 
-_PLAIN: Final = (str, int, bool, type(None))
+_PLAIN: Final = frozenset((str, int, bool, type(None)))
+
+_CLASSES: Final = 1_024
+"""Whose fields are remembered: far more than an application has."""
+
+encode_plain: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+"""A plain value as one line of JSON. Kept: `json.dumps` makes an encoder for each value."""
 
 
 def plain(value: Any) -> Any:
@@ -55,12 +62,13 @@ def plain(value: Any) -> Any:
 
 def json_text(value: Any) -> str:
     """The value as one line of JSON."""
-    return json.dumps(plain(value), ensure_ascii=False, separators=(",", ":"))
+    return encode_plain(plain(value))
 
 
-def fields_of(cls: type[BaseModel]) -> list[str]:
+@lru_cache(_CLASSES)
+def fields_of(cls: type[BaseModel]) -> tuple[str, ...]:
     """The fields of a message or model that are stored."""
-    return [name for name, field in cls.model_fields.items() if not field.exclude]
+    return tuple(name for name, field in cls.model_fields.items() if not field.exclude)
 
 
 def _key(key: Any) -> str:
