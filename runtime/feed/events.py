@@ -94,7 +94,7 @@ class BlockingEvents(Generic[OneOf]):
     def to_reader(self) -> pyarrow.RecordBatchReader:
         """The rest as Arrow batches of up to 4,096 rows, read as they are asked for: DuckDB and others take it as it
         is. Needs `rayfold[arrow]`. Raises `CallerError` without it; a batch raises what iterating raises."""
-        return to_reader(self._range)
+        return to_reader(self._range, self)
 
     def to_pandas(self) -> pandas.DataFrame:
         """The rest as a pandas frame; integers are exact where some are missing too. Needs `rayfold[pandas]`. Raises

@@ -35,10 +35,11 @@ def pages_of(events: EventRange) -> Iterator[list[Happened]]:
         yield events.take_all(events.buffered)
 
 
-def to_reader(events: EventRange) -> Any:
-    """See `BlockingEvents.to_reader`."""
+def to_reader(events: EventRange, owner: object = None) -> Any:
+    """See `BlockingEvents.to_reader`. `owner`: what closes the events when it is freed, and so is kept for as long as
+    the reader."""
     table = events.tables.whole()
-    return pyarrow().RecordBatchReader.from_batches(table.schema, _batches(events, table))
+    return pyarrow().RecordBatchReader.from_batches(table.schema, _batches(events, table, owner))
 
 
 def to_arrow(events: EventRange) -> Any:
@@ -87,7 +88,7 @@ def to_parquet(
     return Exported(files, count, unreadable, size_bytes, since, events.positions)
 
 
-def _batches(events: EventRange, table: Any) -> Iterator[Any]:
+def _batches(events: EventRange, table: Any, owner: object) -> Iterator[Any]:
     rows: list[Happened] = []
     for number, page in enumerate(pages_of(events), 1):
         rows += page
@@ -96,3 +97,4 @@ def _batches(events: EventRange, table: Any) -> Iterator[Any]:
             rows = []
     if rows:
         yield table.batch(rows)
+    del owner  # which was kept until here

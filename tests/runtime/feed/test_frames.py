@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from rayfold import BlockingEvents, CallerError, Damaged, Event, StorageFailed, UnknownName, read_events
+from rayfold import BlockingEvents, CallerError, Damaged, Event, StorageFailed, UnknownEvent, UnknownName, read_events
 from rayfold.runtime.feed.stored_range import open_stored
 from rayfold.runtime.log.contract import NewEvent
 from rayfold.runtime.log.reader import LmdbReader
@@ -107,6 +107,14 @@ def test_batches_are_read_as_they_are_asked_for(store: Store, monkeypatch: pytes
     assert 0 < first.num_rows <= 512
     assert sum(events.positions.values()) < len(HISTORY)
     assert first.num_rows + reader.read_all().num_rows == 1_201
+
+
+def test_a_reader_keeps_open_what_it_reads_from_and_raises_what_iterating_raises(store: Store) -> None:
+    assert of(store).to_reader().read_all().num_rows == len(HISTORY), "nothing else refers to the events"
+    with pytest.raises(UnknownEvent, match="'Withdrawn' version 7 cannot be read"):
+        of(store, unreadable="raise").to_reader().read_all()
+    with pytest.raises(UnknownEvent, match="'Withdrawn' version 7 cannot be read"):
+        of(store, unreadable="raise").to_arrow()
 
 
 def test_parquet_is_one_file_or_one_for_each_type(store: Store, tmp_path: Path) -> None:
