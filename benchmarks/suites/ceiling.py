@@ -156,11 +156,14 @@ class _Echo:
     def call(self, payload: bytes) -> bytes:
         return payload
 
+    def pid(self) -> int:
+        return os.getpid()
 
-class _AsyncEcho:
+
+class _AsyncEcho(_Echo):
     """The same on an event loop."""
 
-    async def call(self, payload: bytes) -> bytes:
+    async def call(self, payload: bytes) -> bytes:  # type: ignore[override] # Ray calls either
         return payload
 
 
@@ -193,13 +196,15 @@ async def _null_call(options: Options, actor: str, size_bytes: int) -> Sample:
     echo, payload = started_actor(_Echo if actor == "sync" else _AsyncEcho), os.urandom(size_bytes)
     try:
         latencies = timed(lambda: ray.get(echo.call.remote(payload)), options.seconds / 2).latencies
+        cpu = CpuMeter({"driver": [os.getpid()], "actor": [ray.get(echo.pid.remote())]})
         calls, begun_s = 0, time.perf_counter()
         while (passed_s := time.perf_counter() - begun_s) < options.seconds / 2:
             ray.get([echo.call.remote(payload) for _ in range(IN_FLIGHT)])
             calls += IN_FLIGHT
+        figures = {"calls_per_s": rate(calls, passed_s, "calls/s")} | cpu_figures(cpu.used_s(), calls, "calls")
     finally:
         ray.kill(echo)
-    return of_times({"latency": latencies}, {"calls_per_s": rate(calls, passed_s, "calls/s")})
+    return of_times({"latency": latencies}, figures)
 
 
 async def _null_call_and_commit(options: Options) -> Sample:

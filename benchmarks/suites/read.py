@@ -31,11 +31,12 @@ def cases(options: Options) -> list[Case]:
     depths = (4_096,) if options.quick else (1, 64, 1_024, 4_096)
     replicas = [number for number in options.replicas if number] or [1]
     settings = [{"depth": depth, "replicas": number} for number in replicas for depth in depths]
-    saturated = of_each("read", "saturated reads", _measure, settings, throughput=True)
-    return [*saturated, Case("read", "embedded replica", {}, _measure_embedded)]
+    found = of_each("read", "saturated reads", saturated, settings, throughput=True)
+    return [*found, Case("read", "embedded replica", {}, _measure_embedded)]
 
 
-async def _measure(options: Options, depth: int, replicas: int) -> Sample:
+async def saturated(options: Options, depth: int, replicas: int) -> Sample:
+    """Keep `depth` queries in flight for the time that the options say."""
     async with running_bank(options, replicas=replicas) as running:
         filled = await fill(running, options)
         queries = questions(draw("uniform", options.seed))
