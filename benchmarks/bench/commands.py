@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ...actors.cli.console import CommandList
-from ..harness.registry import ALL, SUITES
+from ..harness.registry import ALL, MODEL, SUITES
 
 bench = typer.Typer(
     name="bench",
@@ -18,6 +18,10 @@ bench = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+
+CORES_MAX = 64
+NODES_MAX = 100
+"""Of the model: beyond them a simulation takes minutes."""
 
 JsonOption = Annotated[
     Path | None,
@@ -81,9 +85,40 @@ def _run(
 
 
 for _suite, _measures in {**SUITES, ALL: "every suite"}.items():
+    if _suite == MODEL:
+        continue
     bench.command(_suite, help=f"Measure {_measures}." if _suite == ALL else f"{_measures[0].upper()}{_measures[1:]}.")(
         _run
     )
+
+
+@bench.command(MODEL)
+def _model(
+    sources: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--from", metavar="RUN.json", help="Take the demands from this run; what it lacks from the next --from."
+        ),
+    ] = None,
+    cores: Annotated[str, typer.Option(metavar="1,2,4", help="Of each node.")] = "1,2,4,8,16,32,64",
+    nodes: Annotated[str, typer.Option(metavar="1,10", help="How many.")] = "1,10,100",
+    seconds: Annotated[float, typer.Option(help="Of each timed part.")] = 1.0,
+    repeat: Annotated[int, typer.Option(min=1, help="Rounds.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of keys, the order of the cases, and the model.")] = 1,
+    directory: Annotated[Path | None, typer.Option(help="Where stores are made. Default: a temporary one.")] = None,
+    json_file: JsonOption = None,
+    report: Annotated[Path | None, typer.Option(metavar="DIR", help="Write a page with plots there.")] = None,
+) -> None:
+    """Predict other sizes from the CPU time of each step, and show how far that is from what was measured."""
+    from .run import Request, run_model
+
+    sizes = _numbers(cores, "--cores", 1), _numbers(nodes, "--nodes", 1)
+    if max(sizes[0]) > CORES_MAX or max(sizes[1]) > NODES_MAX:
+        raise typer.BadParameter(f"at most {CORES_MAX} cores and {NODES_MAX} nodes", param_hint="--cores, --nodes")
+    request = Request(
+        suite=MODEL, seconds=seconds, repeat=repeat, seed=seed, directory=directory, json_file=json_file, report=report
+    )
+    raise typer.Exit(run_model(request, sources or [], *sizes))
 
 
 @bench.command("compare")

@@ -15,7 +15,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +32,7 @@ from ..harness.contract import Options
 from ..harness.machine import describe_machine, filesystem_of, machine_name
 from ..harness.marks import IN_MEMORY
 from ..harness.pinning import release_pins
-from ..harness.registry import ALL, LONG, OWN_CLUSTERS, SUITES, BenchRefused, cases_of, missing_extra
+from ..harness.registry import ALL, LONG, MODEL, OWN_CLUSTERS, SUITES, BenchRefused, cases_of, missing_extra
 from ..harness.results import ResultsInvalid, Run, load_run, save_run
 from ..harness.rounds import Plan, Record, measure_all
 from ..harness.screen import Screen
@@ -109,20 +109,42 @@ def run_report(results: Path, directory: Path) -> int:
     return _in_words(run)
 
 
+def run_model(request: Request, sources: Sequence[Path], cores: Sequence[int], nodes: Sequence[int]) -> int:
+    """Measure the demands, or take them from earlier runs, and predict. Returns the exit code, as `run_bench`."""
+
+    def run() -> int:
+        from ..model.demands import DemandsMissing
+        from ..model.prediction import predicted, summary_of
+
+        _check(request)
+        runs, interrupted = [load_run(source) for source in sources], False
+        if not runs:
+            with _workplace(request.directory) as place:
+                measured, interrupted = _measured(request, _options(request, place))
+                runs = [measured]
+        try:
+            cases = [] if interrupted else predicted(runs, cores, nodes, request.seed)
+        except DemandsMissing as error:
+            raise BenchRefused(str(error)) from None
+        kept = [] if sources else runs[0].cases
+        options = {"sizes": {"cores": list(cores), "nodes": list(nodes)}, "seed": request.seed, **runs[0].options}
+        update = {"suites": [MODEL], "options": options, "cases": [*kept, *cases], "goals": []}
+        whole = runs[0].model_copy(update=update)
+        if request.json_file is not None:
+            save_run(whole, _json_file(request.json_file, whole.machine, request))
+        screen = Screen(PrintableConsole(highlight=False))
+        screen.prediction(whole) if cases else screen.results(whole)
+        PrintableConsole(highlight=False).print(summary_of(cases), soft_wrap=True)
+        if request.report is not None:
+            _reported(whole, request.report)
+        return INTERRUPTED if interrupted else BROKEN if whole.broken else MEASURED
+
+    return _in_words(run)
+
+
 def _run(request: Request) -> int:
     with _workplace(request.directory) as place:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        options = Options(
-            directory=place,
-            seconds=request.seconds or (QUICK_SECONDS if request.quick else SECONDS),
-            quick=request.quick,
-            seed=request.seed,
-            partitions=request.partitions or ((1, 2) if request.quick else _doubling(cores)),
-            replicas=request.replicas or ((0, 1) if request.quick else (0, *_doubling(cores))),
-            pin=request.pin,
-            address=request.address,
-        )
-        run, interrupted = _measured(request, options)
+        run, interrupted = _measured(request, _options(request, place))
     if request.json_file is not None:
         save_run(run, _json_file(request.json_file, run.machine, request))
     Screen(PrintableConsole(highlight=False)).results(run)
@@ -134,11 +156,28 @@ def _run(request: Request) -> int:
     return BROKEN if run.broken else MEASURED
 
 
+def _options(request: Request, place: Path) -> Options:
+    """What was said, and what that leaves to the number of cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Options(
+        directory=place,
+        seconds=request.seconds or (QUICK_SECONDS if request.quick else SECONDS),
+        quick=request.quick,
+        seed=request.seed,
+        partitions=request.partitions or ((1, 2) if request.quick else _doubling(cores)),
+        replicas=request.replicas or ((0, 1) if request.quick else (0, *_doubling(cores))),
+        pin=request.pin,
+        address=request.address,
+    )
+
+
 def _measured(request: Request, options: Options) -> tuple[Run, bool]:
     """The results, and whether Ctrl-C ended the run."""
     suites = [suite for suite in SUITES if request.suite in {suite, ALL}]
     if request.suite == ALL:
-        left_out = (LONG if request.quick else frozenset()) | (OWN_CLUSTERS if request.address else frozenset())
+        left_out = (
+            {MODEL} | (LONG if request.quick else frozenset()) | (OWN_CLUSTERS if request.address else frozenset())
+        )
         suites = [suite for suite in suites if suite not in left_out]
     plan = _plan(request, options, suites)
     record, started_at = Record(), _now()

@@ -11,6 +11,8 @@ from typing import Final
 
 from .conditions import Conditions
 
+COMPUTED: Final = "model"
+
 MEANING: Final[Mapping[str, str]] = {
     "tmpfs": "the data lay in memory: an fsync cost nothing there and saved nothing",
     "busy": "other processes used more than 10 % of the machine's CPU, or other machines more than 2 %, in some round",
@@ -18,6 +20,7 @@ MEANING: Final[Mapping[str, str]] = {
     "generator": "within 80 % of what the load generator reaches against a system that does nothing",
     "short": "fewer rounds than asked for",
     "single": "one round: nothing says how much it varies",
+    COMPUTED: "computed by the model and not measured; what was measured stands beside it under `check`",
 }
 """What each mark says."""
 

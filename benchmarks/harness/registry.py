@@ -24,11 +24,15 @@ SUITES: Final = {
     "clients": "several programs at once: writes, reads and both, by the size of the system",
     "nodes": "1 to 3 nodes of this machine against none, moves under load, a node lost and back",
     "peers": "the same job with other libraries, side by side",
+    "model": "the CPU of each step, and what a queueing model makes of it for 1 to 64 cores and 1 to 100 nodes",
     "profile": "where the CPU time of a command, a query and a replayed event goes",
 }
 """Suite -> what it measures, in the order in which `all` lists them."""
 
 ALL: Final = "all"
+
+MODEL: Final = "model"
+"""The suite with a command of its own, which `all` leaves out: what it measures is in other suites."""
 
 LONG: Final = frozenset({"clients", "nodes"})
 """Suites that a quick run of all leaves out: starting the clusters alone takes minutes of its ten."""

@@ -16,8 +16,8 @@ from rich.table import Table
 
 from .compare import Comparison, Movement
 from .contract import Case
-from .marks import MEANING
-from .numbers import shown, shown_interval, shown_s
+from .marks import COMPUTED, MEANING
+from .numbers import counted, shown, shown_interval, shown_s
 from .results import CaseResult, GoalResult, Run
 from .rounds import Plan, Record
 from .summary import generator_ceilings
@@ -94,6 +94,16 @@ class Screen:
         if not run.complete and not run.broken:
             self.console.print("[yellow]not complete:[/] some rounds are missing; what was measured is marked `short`")
 
+    def prediction(self, run: Run) -> None:
+        """What the model was made from, how far it is off where that can be checked, and what it predicts."""
+        self.machine(run)
+        computed = [case for case in run.cases if case.figures and COMPUTED in _marks_of(case)]
+        by_name = {name: [case for case in computed if case.name == name] for name in ("demands", "check")}
+        self.console.print(_demands(by_name["demands"]))
+        self.console.print(_checks(by_name["check"]))
+        self.console.print(_sizes([case for case in computed if case.name not in by_name]))
+        self._failures(run.broken)
+
     def comparison(self, comparison: Comparison, names: tuple[str, str]) -> None:
         """What moved between two runs."""
         for line in comparison.differences:
@@ -136,6 +146,52 @@ class Screen:
     @property
     def _rounds(self) -> int:
         return self._plan.rounds if self._plan else 0
+
+
+def _marks_of(case: CaseResult) -> set[str]:
+    return {mark for figure in case.figures.values() for mark in figure.marks}
+
+
+def _demands(cases: Iterable[CaseResult]) -> Table:
+    table = Table("demand", "us", "from", title="demands", title_justify="left", title_style="bold")
+    for case in cases:
+        for name, figure in case.figures.items():
+            demand = name.removesuffix("_us")
+            table.add_row(demand.replace("_", " "), shown(figure.value), escape(str(case.samples[0].notes[demand])))
+    return table
+
+
+def _checks(cases: Iterable[CaseResult]) -> Table:
+    table = Table("measured", title="checks", title_justify="left", title_style="bold")
+    for column in ("model", "measured", "off by", "went in"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("bottleneck")
+    table.add_column("marks")
+    for case in cases:
+        of, figure, went_in = (case.parameters[name] for name in ("of", "figure", "went in"))
+        model, measured, error = (one.value for one in case.figures.values())
+        values = (shown(model), shown(measured), f"{error:+.0%}", "yes" if went_in else "")
+        notes = case.samples[0].notes
+        table.add_row(escape(f"{of} {figure}"), *values, str(notes["bottleneck"]), str(notes["marks"]))
+    return table
+
+
+def _sizes(cases: Iterable[CaseResult]) -> Table:
+    """A row for each kind and number of cores, a column for each number of nodes."""
+    table = Table(
+        "", "cores of each", title="computed, of all nodes together", title_justify="left", title_style="bold"
+    )
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for case in cases:
+        notes, nodes = case.samples[0].notes, counted(float(case.parameters["nodes"]), "node")
+        rates = [f"{shown(one.value)} {one.unit}" for name, one in case.figures.items() if name.endswith("_per_s")]
+        limit = f"[dim]{notes['bottleneck']}{', projectors fall behind' if notes['behind'] else ''}[/]"
+        rows.setdefault((case.name, str(case.parameters["cores"])), {})[nodes] = "\n".join([*rates, limit])
+    for nodes in dict.fromkeys(nodes for row in rows.values() for nodes in row):
+        table.add_column(nodes, justify="right")
+    for (kind, cores), row in rows.items():
+        table.add_row(kind, cores, *row.values())
+    return table
 
 
 def _figures(suite: str, cases: Sequence[CaseResult]) -> Table:

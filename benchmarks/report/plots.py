@@ -15,6 +15,7 @@ from ..harness.curves import Point, fit_scaling, frontier, independence, relativ
 from ..harness.histogram import Latencies, merged
 from ..harness.numbers import counted, sentence, shown
 from ..harness.results import CaseResult, FigureResult, Run
+from ..model.prediction import ASSUMPTIONS, KINDS, summary_of
 from .drawing import COLOURS, MUTED, PAPER, Plot, Series, axes, bars, canvas, heat, line, magnitudes, plot, thousands
 
 Cases = Sequence[CaseResult]
@@ -89,6 +90,46 @@ def profile(run: Run) -> Plots:
             yield _role(case, role, sorted(rows, key=lambda row: -row[1].value))
 
 
+def modelled(run: Run) -> Plots:
+    """The model: how far it is off where that can be checked, and what it predicts for other sizes."""
+    checks = run.cases_of("model", "check")
+    if checks:
+        drawing, (panel,) = canvas(height=1.4 + 0.32 * len(checks))
+        rows = [
+            (f"{case.parameters['of']}".partition("/")[2][:60] + f" {case.parameters['figure']}"[:9], case)
+            for case in checks
+        ]
+        ratios = [(label, case.figures["error_share"]) for label, case in rows]
+        bars(panel, ratios)
+        axes(panel, "model / measured - 1", legend=False)
+        yield plot(drawing, "How far the model is off", f"{summary_of(checks)} It assumes: {'; '.join(ASSUMPTIONS)}.")
+    for kind in KINDS:
+        yield from _sizes(kind, run.cases_of("model", kind))
+
+
+def _sizes(kind: str, cases: Cases) -> Plots:
+    if not cases:
+        return
+    names = [name for name in (COMMANDS, QUERIES) if name in cases[0].figures]
+    drawing, panels = canvas(columns=len(names))
+    for name, panel in zip(names, panels, strict=True):
+        for number, nodes in enumerate(dict.fromkeys(case.parameters["nodes"] for case in cases)):
+            of_nodes = [case for case in cases if case.parameters["nodes"] == nodes]
+            line(panel, Series.over(counted(float(nodes), "node"), of_nodes, "cores", name), number)
+        panel.set_xscale("log", base=2)
+        panel.set_yscale("log")
+        axes(panel, "cores of each node", name.replace("_per_s", "/s"))
+    largest = cases[-1]
+    text = f"Computed, not measured. With {largest.parameters['nodes']} nodes of {largest.parameters['cores']} cores:"
+    told = [f"{shown(largest.figures[name].value)} {name.replace('_per_s', '/s')}" for name in names]
+    text += f" {' and '.join(told)}, limited by: {largest.samples[0].notes['bottleneck']}."
+    if any(case.samples[0].notes["behind"] for case in cases):
+        first = next(case for case in cases if case.samples[0].notes["behind"])
+        size = f"{counted(float(first.parameters['nodes']), 'node')} of {first.parameters['cores']} cores"
+        text += f" Projectors fall behind from {size} on: read models get older for as long as so much is written."
+    yield plot(drawing, f"Predicted: {kind}", text)
+
+
 SECTIONS: Final = {
     "Scaling": scaling,
     "Reads and writes together": mixed,
@@ -96,6 +137,7 @@ SECTIONS: Final = {
     "Time": times,
     "Whole jobs and peers": jobs,
     "Where the CPU time goes": profile,
+    "The model": modelled,
 }
 
 
