@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 import stat
 import struct
 import tempfile
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,13 +72,15 @@ def _no_actor(name: str) -> Any:
 
 
 @pytest.fixture
-async def relay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, partition: Partition) -> AsyncIterator[Relay]:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+async def relay(monkeypatch: pytest.MonkeyPatch, partition: Partition) -> AsyncIterator[Relay]:
+    folder = tempfile.mkdtemp(prefix="rayfold-")  # `tmp_path` is too long for the path of a socket
+    monkeypatch.setattr(tempfile, "tempdir", folder)
     opened = open_relay(STORE, "bank", _no_actor, {"echo": (_echo, (str,))})
     assert opened is not None
     opened.publish(RelayedTopology(("p0",), {}, {"p0": "ab"}, Settings(), ClassNames()), {"p0": partition})
     yield opened
     opened.close()
+    shutil.rmtree(folder)
 
 
 async def connected(relay: Relay, store_id: str = STORE) -> RelayConnection:
