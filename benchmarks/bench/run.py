@@ -125,9 +125,13 @@ def run_model(request: Request, sources: Sequence[Path], cores: Sequence[int], n
         try:
             cases = [] if interrupted else predicted(runs, cores, nodes, request.seed)
         except DemandsMissing as error:
-            raise BenchRefused(str(error)) from None
+            if sources:
+                raise BenchRefused(str(error)) from None
+            _complain(str(error))  # a case has failed: what was measured is written all the same
+            cases = []
         kept = [] if sources else runs[0].cases
-        options = {"sizes": {"cores": list(cores), "nodes": list(nodes)}, "seed": request.seed, **runs[0].options}
+        sizes = {"cores": list(cores), "nodes": list(nodes)}
+        options = {**runs[0].options, "sizes": sizes, "seed": request.seed}
         update = {"suites": [MODEL], "options": options, "cases": [*kept, *cases], "goals": []}
         whole = runs[0].model_copy(update=update)
         if request.json_file is not None:
@@ -137,7 +141,7 @@ def run_model(request: Request, sources: Sequence[Path], cores: Sequence[int], n
         PrintableConsole(highlight=False).print(summary_of(cases), soft_wrap=True)
         if request.report is not None:
             _reported(whole, request.report)
-        return INTERRUPTED if interrupted else BROKEN if whole.broken else MEASURED
+        return INTERRUPTED if interrupted else BROKEN if whole.broken or not cases else MEASURED
 
     return _in_words(run)
 

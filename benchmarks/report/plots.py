@@ -94,17 +94,23 @@ def modelled(run: Run) -> Plots:
     """The model: how far it is off where that can be checked, and what it predicts for other sizes."""
     checks = run.cases_of("model", "check")
     if checks:
-        drawing, (panel,) = canvas(height=1.4 + 0.32 * len(checks))
-        rows = [
-            (f"{case.parameters['of']}".partition("/")[2][:60] + f" {case.parameters['figure']}"[:9], case)
-            for case in checks
-        ]
-        ratios = [(label, case.figures["error_share"]) for label, case in rows]
-        bars(panel, ratios)
-        axes(panel, "model / measured - 1", legend=False)
+        drawing, (panel,) = canvas(width=10.0, height=1.0 + 0.3 * len(checks))
+        bars(panel, [_ratio(case) for case in checks])
+        panel.axvline(1.0, color=MUTED, linewidth=1.2)
+        axes(panel, "model / measured", legend=False)
         yield plot(drawing, "How far the model is off", f"{summary_of(checks)} It assumes: {'; '.join(ASSUMPTIONS)}.")
     for kind in KINDS:
         yield from _sizes(kind, run.cases_of("model", kind))
+
+
+def _ratio(check: CaseResult) -> tuple[str, FigureResult]:
+    """Of what the model computes to what was measured, with the setting in short."""
+    name, _, setting = str(check.parameters["of"]).partition("/")[2].partition("?")
+    numbers = [part.replace("=", " ") for part in setting.split("&") if part.rpartition("=")[2].isdigit()]
+    unit = str(check.parameters["figure"]).removesuffix("_per_s")
+    error = check.figures["error_share"]
+    ratio = error.model_copy(update=dict.fromkeys(("value", "low", "high"), 1.0 + error.value))
+    return ", ".join([f"{unit}: {name}", *(number for number in numbers if not number.endswith(" 0"))]), ratio
 
 
 def _sizes(kind: str, cases: Cases) -> Plots:
@@ -118,6 +124,9 @@ def _sizes(kind: str, cases: Cases) -> Plots:
             line(panel, Series.over(counted(float(nodes), "node"), of_nodes, "cores", name), number)
         panel.set_xscale("log", base=2)
         panel.set_yscale("log")
+        panel.set_xticks(
+            cores := sorted({float(case.parameters["cores"]) for case in cases}), [f"{n:g}" for n in cores]
+        )
         axes(panel, "cores of each node", name.replace("_per_s", "/s"))
     largest = cases[-1]
     text = f"Computed, not measured. With {largest.parameters['nodes']} nodes of {largest.parameters['cores']} cores:"

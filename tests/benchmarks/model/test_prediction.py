@@ -200,3 +200,14 @@ def test_what_cannot_be_predicted_is_refused_in_one_line(arguments: tuple[str, .
     done = CliRunner().invoke(bench, ["model", *arguments])
     assert done.exit_code == 2
     assert told in " ".join(done.output.split())
+
+
+def test_what_was_measured_is_written_also_if_it_is_too_little_for_a_prediction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = load_run(SIXTEEN)
+    monkeypatch.setattr("rayfold.benchmarks.bench.run._measured", lambda request, options: (measured, False))
+    done = CliRunner().invoke(bench, ["model", "--json", str(tmp_path / "out.json")])
+    assert done.exit_code == 1
+    assert "no figures for client_batch" in " ".join(done.output.split())
+    assert [case.key for case in load_run(tmp_path / "out.json").cases] == [case.key for case in measured.cases]

@@ -80,6 +80,21 @@ async def test_a_suite_measures_and_its_invariants_hold(suite: str, options: Mak
 
 
 @pytest.mark.slow
+async def test_what_the_model_measures_beside_other_suites_gives_its_demands(
+    options: MakeOptions, ray_of_the_run: None
+) -> None:
+    run = options()
+    own = [case for case in cases_of("model", run) if case.suite == "model" or case.name == "null call"]
+    measured = {case.name: await case.measure(run) for case in own}
+    assert len(measured) == 3
+    for case in own:
+        sound(case, measured[case.name])
+    assert {f"cpu_s_per_1000_calls_{end}" for end in ("driver", "actor")} <= measured["null call"].figures.keys()
+    assert "cpu_s_per_1000_commands_projectors" in measured["writes beside a replica"].figures
+    assert "cpu_s_per_1000_queries_projectors" in measured["reads in small batches"].figures
+
+
+@pytest.mark.slow
 async def test_the_replay_suite_measures_over_logs_of_growing_size(
     options: MakeOptions, ray_of_the_run: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
