@@ -40,6 +40,9 @@ _AGAIN_S: Final = 0.2
 class LingeringSystem(RelayedSystem):
     """A program's connection to such a system, which it starts if none runs."""
 
+    again_max_s = 30.0
+    """Between two starts that fail, each of which costs a second of CPU."""
+
     def __init__(
         self,
         path: Path,

@@ -133,6 +133,8 @@ class LocalSystem(ActorSystem):
             self._undo.callback(asyncio.create_task(going_on).cancel)
         facts = connection_facts(cluster, name)
         hold.publish(facts if self.relay is None else {**facts, "relay": str(self.relay.path)})
+        if self.relay is not None:
+            self._undo.callback(self.relay.close)  # other programs know at once that it stops
         self._undo.callback(hold.publish, {})  # first of all when it stops: who looks on must not reach for what ends
         self._undo.push_async_callback(self.interrupt_rebuilds)
 

@@ -106,6 +106,7 @@ class Relay:
         self._actors: Mapping[str, Any] = {}
         self._topology: RelayedTopology | None = None
         self._changed = asyncio.Event()
+        self._ending = asyncio.Event()
         self._closed = False
         self._listening = listening
         self.loop = asyncio.new_event_loop()
@@ -122,36 +123,37 @@ class Relay:
         """Take no program in any more, and cut all off. Closing twice is allowed."""
         if not self._closed:
             self._closed = True
-            self.loop.call_soon_threadsafe(self._end)
+            self.loop.call_soon_threadsafe(self._ending.set)
             self._thread.join()
             self._listening.close()
 
     def close_in_child(self) -> None:
         """In a child that user code has forked: what it inherited is its parent's, whose clients would wait for the
         child as well before they know that the parent has ended."""
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for descriptor in [self._listening.socket.fileno(), *(program.descriptor for program in self.programs)]:
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+            if descriptor >= 0:  # the number stays taken: objects of the parent's close it again some time
+                os.dup2(nothing, descriptor, inheritable=False)
+        os.close(nothing)
 
     def _run(self) -> None:
         loop = self.loop
         asyncio.set_event_loop(loop)
-        server = loop.run_until_complete(loop.create_unix_server(lambda: Program(self), sock=self._listening.socket))
         try:
-            loop.run_forever()
-        finally:
-            server.close()
+            loop.run_until_complete(self._serve())
             waiting = asyncio.all_tasks(loop)
             for task in waiting:
                 task.cancel()
             loop.run_until_complete(asyncio.gather(*waiting, asyncio.sleep(0), return_exceptions=True))
-            loop.run_until_complete(loop.shutdown_default_executor())
+        finally:
             loop.close()
 
-    def _end(self) -> None:
+    async def _serve(self) -> None:
+        server = await self.loop.create_unix_server(lambda: Program(self), sock=self._listening.socket)
+        await self._ending.wait()  # an event, since `close` may come before this is reached
+        server.close()
         for program in list(self.programs):
             program.cut_off("")
-        self.loop.call_soon(self.loop.stop)
 
     def _publish(self, topology: RelayedTopology, actors: dict[str, Any]) -> None:
         revision = 1 + (self._topology.revision if self._topology is not None else 0)
@@ -163,7 +165,7 @@ class Relay:
         """The topology, once it differs from that one; None if it does not in time."""
         if self._topology is None or self._topology.revision == revision:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), min(wait_s, TIMEOUT_MAX_S))
+                await asyncio.wait_for(self._changed.wait(), max(0.0, min(wait_s, TIMEOUT_MAX_S)))
         found = self._topology
         return None if found is None or found.revision == revision else found
 
@@ -184,6 +186,8 @@ class Relay:
         begin, types = self._control.get(method, (None, None))
         _check_types(method, types, arguments)
         assert begin is not None
+        if self._program_loop.is_closed():
+            return _failed(InvalidMessage(method, "the program that runs the system has ended its event loop", ""))
         return asyncio.run_coroutine_threadsafe(begin(*arguments), self._program_loop)
 
     def _begin_own(self, name: str, method: str, arguments: list[Any]) -> Future[Any]:

@@ -66,6 +66,9 @@ _DRAIN_S: Final = 5.0
 class RelayedSystem:
     """A program's connection to the system of a store. Used on its event loop only."""
 
+    again_max_s = _AGAIN_MAX_S
+    """Between two tries to connect again, where it is known why that is not possible."""
+
     def __init__(self, path: Path, catalogue: Catalogue | None) -> None:
         """`catalogue`: the classes of this program; without, those of the program that runs the system."""
         self._path = path
@@ -288,14 +291,20 @@ class RelayedSystem:
         return await self._connect()
 
     async def _found_again(self) -> RelayedTopology:
-        pause_s = _AGAIN_FIRST_S
+        pause_s, known = _AGAIN_FIRST_S, ""
         while True:
+            longest_s = _AGAIN_MAX_S
             try:
                 return await self.find()
-            except (_NotYet, RayfoldError, OSError) as error:
-                log.debug("%s: not connected yet: %s", self._path, one_line(error))
-            await asyncio.sleep(pause_s)
-            pause_s = min(_AGAIN_MAX_S, 2 * pause_s)
+            except _NotYet as error:
+                log.debug("%s: not connected yet: %s", self._path, error)
+            except Exception as error:
+                longest_s = self.again_max_s
+                if (why := one_line(error)) != known:
+                    known = why
+                    log.warning("%s: not connected yet: %s", self._path, why)
+            await asyncio.sleep(min(longest_s, pause_s))
+            pause_s = min(longest_s, 2 * pause_s)
 
     async def _follow(self) -> None:
         while True:

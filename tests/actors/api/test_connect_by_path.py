@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -34,11 +35,15 @@ OWN = Application("mine", aggregates=[Account, Vault], projections=[Balances, Tu
 
 
 @pytest.fixture(scope="module")
-def store(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """That of a runtime which this process runs on a thread of its own, as another program would."""
-    path = tmp_path_factory.mktemp("others") / "bank-data"
-    with BlockingRuntime(path, OWN, timeout_s=60):
-        yield path
+def owner(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BlockingRuntime]:
+    """A runtime that this process runs on a thread of its own, as another program would."""
+    with BlockingRuntime(tmp_path_factory.mktemp("others") / "bank-data", OWN, timeout_s=60) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def store(owner: BlockingRuntime) -> Path:
+    return owner.store.path
 
 
 async def test_commands_and_queries_of_another_program(store: Path) -> None:
@@ -112,6 +117,21 @@ async def test_the_system_is_observed_and_changed(store: Path) -> None:
         assert await bank.retry_quarantined(Balances) == ()
         with pytest.raises(CallerError, match="this system runs on one machine"):
             await bank.rebalance()
+
+
+async def test_a_program_that_is_busy_with_something_else_delays_no_other(owner: BlockingRuntime, store: Path) -> None:
+    assert owner._loop is not None
+    busy, free = Event(), Event()
+    owner._loop.call_soon_threadsafe(busy.set)
+    owner._loop.call_soon_threadsafe(free.wait, 60)
+    busy.wait(60)
+    try:
+        async with connect(store, OWN) as bank:
+            receipt = await bank.execute(Account, "fred", Open(owner="f"))
+            assert await bank.ask(Balances, BalanceOf(account="fred"), after=receipt) == 0
+            assert (await bank.health()).ok
+    finally:
+        free.set()
 
 
 async def test_a_class_that_the_system_does_not_run_is_refused_by_name(store: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import signal
 import socket
 import stat
 import struct
 import tempfile
+import warnings
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from typing import Any
@@ -177,6 +180,15 @@ async def test_actors_of_other_systems_cannot_be_reached(relay: Relay) -> None:
     connection.close()
 
 
+async def test_a_relay_may_be_closed_at_any_moment_of_its_start(relay: Relay) -> None:
+    for _ in range(50):
+        opened = open_relay(STORE, "bank", _no_actor, {})
+        assert opened is not None
+        opened.close()
+        opened.close()
+    assert list(relay.path.parent.iterdir()) == [relay.path]
+
+
 async def test_only_the_user_of_the_process_can_open_the_socket(relay: Relay) -> None:
     assert stat.S_IMODE(relay.path.parent.stat().st_mode) == 0o700
     assert stat.S_IMODE(relay.path.stat().st_mode) == 0o600
@@ -262,6 +274,26 @@ async def test_a_call_whose_time_is_over_is_never_answered_and_its_number_is_fre
     assert await called(connection, "echo", "on") == "on"
     assert not connection._waiting
     connection.close()
+
+
+@pytest.mark.slow
+async def test_a_forked_child_keeps_no_program_connected(relay: Relay) -> None:
+    connection = await connected(relay)
+    waiting = asyncio.wrap_future(connection.call("p0", "head", 600, ()))
+    await called(connection, "echo", "it waits by now")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # threads do not go on in the child, which does nothing
+        child = os.fork()
+    if not child:
+        signal.pause()
+        os._exit(0)
+    try:
+        relay.close()
+        with pytest.raises(Exception, match="the connection was lost"):
+            await asyncio.wait_for(waiting, 20)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 async def test_when_the_relay_closes_every_waiting_call_fails_at_once(relay: Relay) -> None:
