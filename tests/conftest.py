@@ -55,6 +55,8 @@ LONGEST = (
     "actors/api/test_lifecycle.py",
     "benchmarks/test_flights_cluster.py",
     "examples/test_examples.py",
+    "examples/test_web_bank.py",
+    "actors/system/test_owner_ends.py",
     "faults/test_processes.py",
     "runtime/write/test_histories.py",
     "faults/test_control_plane.py",

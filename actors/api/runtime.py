@@ -116,7 +116,7 @@ class Runtime(Operations):
         self._settings = checked_settings(settings or application.settings, own_actors_max, timeout_s)
         self._num_cpus = _checked_cpus(num_cpus)
         self._cluster = _checked_cluster(cluster)
-        self._linger_s = _checked_linger(linger, cluster)
+        self._linger_s = _checked_linger(linger, cluster, self._settings)
 
     async def start(self) -> Self:
         """Start everything, and return once commands and queries are answered.
@@ -173,7 +173,7 @@ def _checked_cpus(num_cpus: object) -> int | None:
     raise InvalidMessage("Runtime", f"num_cpus is {num_cpus!r}", "give a number from 1")
 
 
-def _checked_linger(linger: object, cluster: object) -> float | None:
+def _checked_linger(linger: object, cluster: object, settings: Settings) -> float | None:
     """How long the system waits for the next program, in seconds; None if this program runs it itself."""
     if linger is False:
         return None
@@ -183,6 +183,8 @@ def _checked_linger(linger: object, cluster: object) -> float | None:
         raise InvalidMessage("Runtime", f"linger is {linger!r}", "give True, or a number of seconds up to a year")
     if cluster is not None:
         raise InvalidMessage("Runtime", "linger is for one machine", "deploy the application on the cluster instead")
+    if not settings.local_sockets:
+        raise InvalidMessage("Runtime", "linger needs sockets", "leave out Settings(local_sockets=False)")
     return float(linger)
 
 

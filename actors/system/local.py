@@ -91,7 +91,8 @@ class LocalSystem(ActorSystem):
         self._client: Client | None = None
         """All three from their step of `start` on."""
         self.relay: Relay | None = None
-        """At which other programs call these actors; None where no private folder for a socket is available."""
+        """At which other programs call these actors; None where sockets are switched off, or no private
+        folder for one is available."""
 
     async def start(self) -> None:
         """Store, hold, cluster, projectors, partitions, client: each needs the ones before it."""
@@ -121,7 +122,8 @@ class LocalSystem(ActorSystem):
             store_id=store.store_id,
         )
         control = RelayControl(self).methods()
-        self.relay = open_relay(store.store_id, name, cluster.actor_named, control)
+        if self.settings.local_sockets:
+            self.relay = open_relay(store.store_id, name, cluster.actor_named, control)
         if self.relay is not None:
             self._undo.callback(self.relay.close)
         await self.fleet.attach(self.placement.actors, self._serve)

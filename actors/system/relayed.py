@@ -62,6 +62,8 @@ _LONG_S: Final = 24 * 3600.0
 
 _DRAIN_S: Final = 5.0
 
+_NO_SOCKET: Final = "it has Settings(local_sockets=False), or no private folder in TMPDIR, as its log names"
+
 
 class RelayedSystem:
     """A program's connection to the system of a store. Used on its event loop only."""
@@ -254,7 +256,7 @@ class RelayedSystem:
         if not holder.connection:
             raise _NotYet(f"{holder} has not started its actors")
         if "relay" not in holder.connection:
-            raise Unavailable(path, f"{holder} has no socket for other programs")
+            raise Unavailable(path, f"{holder} has no socket for other programs: {_NO_SOCKET}")
         return holder
 
     def _connection_lost(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rayfold import Envelope, Receipt, Runtime
+from rayfold import Envelope, Receipt, Runtime, Unavailable, connect
 from rayfold.actors.client.command_router import CommandRouter
 from rayfold.actors.client.transport import PartitionTransport
 from rayfold.actors.cluster.ray_cluster import Cluster
@@ -141,6 +141,10 @@ async def test_without_local_sockets_everything_goes_through_ray_and_survives_a_
 ) -> None:
     async with bank(**ONE_PARTITION, settings=Settings(local_sockets=False)) as running:
         assert await gate_of(running, cluster) == ""
+        with pytest.raises(
+            Unavailable, match=r"has no socket for other programs: it has Settings\(local_sockets=False\)"
+        ):
+            await connect(running.store.path).start()
         receipts = [await running.execute(Account, "a", Open(owner="x"))]
         sent = (Envelope(Account, "a", Deposit(amount=1)) for _ in range(1000))
         async for _, outcome in running.execute_all(sent, in_flight=100):

@@ -10,7 +10,7 @@ from threading import Event
 
 import pytest
 
-from rayfold import InvalidMessage, LocalCluster, Runtime, StoreMismatch
+from rayfold import InvalidMessage, LocalCluster, Runtime, Settings, StoreMismatch
 from rayfold.runtime.store.store_lock import holder_of
 from tests.bank import Account
 from tests.support.driver import ROOT
@@ -88,6 +88,11 @@ async def test_a_start_that_fails_is_raised_with_its_reason_and_leaves_nothing(t
 def test_a_time_that_cannot_be_is_refused(linger: object, tmp_path: Path) -> None:
     with pytest.raises(InvalidMessage, match="give True, or a number of seconds up to a year"):
         Runtime(tmp_path, aggregates=[Account], linger=linger)  # type: ignore[arg-type]  # what is tested
+
+
+def test_programs_that_want_no_sockets_do_not_linger(tmp_path: Path) -> None:
+    with pytest.raises(InvalidMessage, match="linger needs sockets"):
+        Runtime(tmp_path, aggregates=[Account], linger=True, settings=Settings(local_sockets=False))
 
 
 def test_a_cluster_does_not_linger(tmp_path: Path) -> None:
