@@ -1,4 +1,5 @@
-"""Read: saturated queries against replicas and depth, and against an embedded replica; all have caught up.
+"""Read: saturated queries against replicas and depth, and against an embedded replica; all have caught up. One query
+alone against a null round trip over a Unix socket, and beside thousands that wait.
 
 Rule kept here: nothing is written meanwhile (the scale suite has both at once), and the read model that answers is
 compared with a fold of the log.
@@ -6,21 +7,39 @@ compared with a fold of the log.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from itertools import islice
-from typing import Final
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
+from ...actors.client.replica_pool import ReplicaPool
+from ...actors.settings import Settings
+from ...runtime.encoding.codec import encode_message
+from ...runtime.encoding.query_batch import PackedQuery
 from ..harness.contract import Case, Figure, Options, Sample, hold, of_each
+from ..harness.histogram import Latencies
+from ..harness.processes import running_program
 from ..workloads.bank import AllBalances, BalanceOf, Balances, deposits, questions
 from ..workloads.keys import draw
 from .invariants import read_model_violations
 from .load import Load, ask_all, execute_all
-from .measuring import cpu_figures, rate
+from .measuring import cpu_figures, of_times, rate
 from .running import Running, running_bank
 
 FILL_S: Final = 0.3
 """How long deposits are sent, so that there are balances to ask for."""
+
+WAITING: Final = 10_000
+"""Queries that wait at once."""
+
+IN_TURN: Final = 200
+"""Of one kind, before the other kind has its turn: some 20 ms."""
 
 QUESTIONS: Final = 1_000
 """Asked of an embedded replica over and over: made beforehand, since making one takes as long as answering it."""
@@ -32,7 +51,9 @@ def cases(options: Options) -> list[Case]:
     replicas = [number for number in options.replicas if number] or [1]
     settings = [{"depth": depth, "replicas": number} for number in replicas for depth in depths]
     found = of_each("read", "saturated reads", saturated, settings, throughput=True)
-    return [*found, Case("read", "embedded replica", {}, _measure_embedded)]
+    alone = Case("read", "one query beside a null round trip", {}, _measure_alone)
+    beside = Case("read", "queries beside 10,000 that wait", {}, _measure_beside_waiting)
+    return [*found, alone, beside, Case("read", "embedded replica", {}, _measure_embedded)]
 
 
 async def saturated(options: Options, depth: int, replicas: int) -> Sample:
@@ -64,6 +85,160 @@ async def _measure_embedded(options: Options) -> Sample:
             "look_ups_in_reading_per_s": rate(read_per_s, 1.0, "look-ups/s"),
         }
         return Sample(figures, notes=running.notes | {"events": len(filled.receipts)})
+
+
+class _Echo(asyncio.Protocol):
+    """The client's end of a connection that returns what it gets: what any answer over a socket takes here."""
+
+    def __init__(self) -> None:
+        self._transport: Any = None
+        self._returned: asyncio.Future[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        if self._returned is not None:
+            self._returned.set_result(None)
+
+    async def round_trip(self) -> None:
+        """There and back, with as many bytes as a small query."""
+        self._returned = asyncio.get_running_loop().create_future()
+        self._transport.write(bytes(64))
+        await self._returned
+
+    def close(self) -> None:
+        """End it."""
+        self._transport.abort()
+
+
+class _Held(NamedTuple):
+    """A projector that holds back what it is told to (`held_projector.py`), and a client of it."""
+
+    pool: ReplicaPool
+    echo: _Echo
+    order: Callable[[str], int]
+
+
+@contextlib.asynccontextmanager
+async def _held_projector() -> AsyncIterator[_Held]:
+    with tempfile.TemporaryDirectory() as folder:
+        echo_path = Path(folder) / "echo"
+        command = [sys.executable, "-m", f"{__package__}.held_projector", str(echo_path)]
+        with running_program(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+            assert program.stdin is not None
+            assert program.stdout is not None
+            orders, answers = program.stdin, program.stdout
+            path = answers.readline().decode().strip()
+
+            def order(what: str) -> int:
+                orders.write(f"{what}\n".encode())
+                orders.flush()
+                return int(answers.readline())
+
+            order("threads")  # by then it listens for echoes too
+            echo = _Echo()
+            await asyncio.get_running_loop().create_unix_connection(lambda: echo, str(echo_path))
+            pool = ReplicaPool("Balances", [_PathOnly(path)], Settings(timeout_s=60.0, in_flight_max=2 * WAITING))
+            while isinstance(await pool.ask(_BALANCE, {}, 1.0), Exception):
+                pass
+            try:
+                yield _Held(pool, echo, order)
+            finally:
+                pool.close()
+                echo.close()
+
+
+class _PathOnly:
+    """The handle of an actor that does nothing but return the path of its socket."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    @property
+    def socket_path(self) -> _PathOnly:
+        """See `ProjectorActor`."""
+        return self
+
+    def remote(self) -> _PathOnly:
+        """Nothing is sent."""
+        return self
+
+    def future(self) -> asyncio.Future[str]:
+        """The path, at once."""
+        known = asyncio.get_running_loop().create_future()
+        known.set_result(self._path)
+        return known
+
+
+_BALANCE: Final = PackedQuery(BalanceOf.message_name, encode_message(BalanceOf(account="a")))
+
+
+async def _in_turn(kinds: Sequence[tuple[Latencies, Callable[[], Awaitable[object]]]], seconds: float) -> None:
+    """Each kind `IN_TURN` times, one call after the other, and again, until so many seconds have gone by."""
+    end_s = time.perf_counter() + seconds
+    while time.perf_counter() < end_s:
+        for latencies, call in kinds:
+            for _ in range(IN_TURN):
+                began_ns = time.perf_counter_ns()
+                await call()
+                latencies.record_us((time.perf_counter_ns() - began_ns) // 1000)
+
+
+def _ratio(over: Latencies, under: Latencies) -> Figure:
+    return Figure(over.percentile_ms(50.0) / under.percentile_ms(50.0), "times", "lower")
+
+
+async def _measure_alone(options: Options) -> Sample:
+    """One query of a running system, its answer, the next; and null round trips in between."""
+    query, null = Latencies(), Latencies()
+    async with running_bank(options, replicas=1) as running, _held_projector() as held:
+        filled = await fill(running, options)
+        asked = BalanceOf(account=filled.receipts[0].stream.id)
+
+        async def ask() -> None:
+            await running.bank.ask(Balances, asked)
+
+        await _in_turn([(Latencies(), ask), (Latencies(), held.echo.round_trip)], options.seconds * 0.2)
+        await _in_turn([(query, ask), (null, held.echo.round_trip)], options.seconds)
+        hold(filled.failures, await running.violations(filled.receipts))
+        return of_times({"query": query, "null": null}, {"query_of_null_p50": _ratio(query, null)}, running.notes)
+
+
+async def _measure_beside_waiting(options: Options) -> Sample:
+    """One query after the other, with and without 10,000 in the projector that wait; and until all of them have been
+    answered, once their event comes."""
+    alone, beside, woken = Latencies(), Latencies(), Latencies()
+    violations, threads = list[str](), 0
+    async with _held_projector() as held:
+
+        async def ask() -> None:
+            if await held.pool.ask(_BALANCE, {}, 60.0) != rounds:
+                violations.append("a query was answered from another state")
+
+        rounds = 0
+        await _in_turn([(Latencies(), ask)], options.seconds * 0.1)
+        end_s = time.perf_counter() + options.seconds
+        while time.perf_counter() < end_s or not rounds:
+            await _in_turn([(alone, ask)], 0.0001)
+            before, position = held.order("threads"), held.order("commit")
+            waiting = [held.pool.ask(_BALANCE, {0: position}, 60.0) for _ in range(WAITING)]
+            await ask()  # answered behind them: all of them are parked
+            await _in_turn([(beside, ask)], 0.0001)
+            threads = max(threads, held.order("threads") - before)
+            began_s, rounds = time.perf_counter(), rounds + 1
+            held.order("release")
+            if set(await asyncio.gather(*waiting)) != {rounds}:
+                violations.append("a query that waited was answered from another state")
+            woken.record_s(time.perf_counter() - began_s)
+    hold(violations)
+    figures = {
+        "beside_of_alone_p50": _ratio(beside, alone),
+        "extra_threads": Figure(threads, "threads", "lower"),
+    }
+    return of_times({"alone": alone, "beside": beside, "all_woken": woken}, figures)
 
 
 def _calls_per_s(call: Callable[[BalanceOf], int], queries: Sequence[BalanceOf], seconds: float) -> float:
