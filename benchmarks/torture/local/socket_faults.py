@@ -19,9 +19,12 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final
 
+from rayfold.actors.sockets.framing import frame
 from rayfold.actors.sockets.handshake import Handshake
+from rayfold.actors.sockets.query_frames import ASK, QUERY_FRAME_BYTES_MAX, WAIT
 from rayfold.runtime.encoding.frames import REQUEST, REQUEST_BYTES_MAX
 
+from ..bank import AllTotals, Totals
 from ..contract import Context, Findings, scenario
 from .harness import LocalBank, local_bank
 
@@ -223,11 +226,37 @@ async def _strangers(bank: LocalBank, rng: random.Random, happened: Counter[str]
         await bank.probe(number)
         for one in filter(None, hanging):
             one.close()
+    await _strangers_at_projectors(bank, rng, happened)
 
 
-def _ended_after(path: str, data: bytes) -> bool:
+async def _strangers_at_projectors(bank: LocalBank, rng: random.Random, happened: Counter[str]) -> None:
+    """The same at the sockets for queries, before the greeting and after it; and whether a query is answered beside
+    them."""
+    greeting = Handshake("projector").greeting()
+    sent = {
+        "garbage": rng.randbytes(4_096),
+        "too_long": greeting + frame(1, ASK, bytes(QUERY_FRAME_BYTES_MAX + 1))[:64],
+        "no_call": greeting + frame(1, WAIT, rng.randbytes(100)),
+    }
+    for _, parts, _ in bank.runtime._here.client.projections_reached():
+        for actor in (actor for part in parts for actor in part):
+            path = await asyncio.wrap_future(actor.socket_path.remote().future())
+            for kind, data in sent.items():
+                happened[f"query_{kind}"] += 1
+                ended = await asyncio.to_thread(_ended_after, path, data, "projector")
+                bank.findings.check("I10", ended, f"a projector did not cut off a stranger that sent {kind}")
+            hanging = [await asyncio.to_thread(_hang, path) for _ in range(_HANGING)]
+            began_s = time.monotonic()
+            await bank.runtime.ask(Totals, AllTotals())
+            took_ms = (time.monotonic() - began_s) * 1000
+            bank.findings.check("I12", took_ms < _AFTER_MS, f"a query was answered after {took_ms:.0f} ms only")
+            for one in filter(None, hanging):
+                one.close()
+
+
+def _ended_after(path: str, data: bytes, service: str = "partition") -> bool:
     """Whether the connection is ended without more than a greeting."""
-    handshake = Handshake("partition")
+    handshake = Handshake(service)
     with socket.socket(socket.AF_UNIX) as stranger, contextlib.suppress(ConnectionError):
         stranger.settimeout(10)
         stranger.connect(path)
