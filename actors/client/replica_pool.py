@@ -28,7 +28,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import pickle
-import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future as ThreadFuture
@@ -279,7 +278,7 @@ class ReplicaPool:
         if len(self._pending) >= self._settings.in_flight_max:
             raise Overloaded(f"the client's queries to {self._name}", self._settings.in_flight_max, "queries in flight")
         future = self._loop.create_future()
-        asked = _Asked(packed, after, time.monotonic() + timeout_s, future, saw)
+        asked = _Asked(packed, after, self._loop.time() + timeout_s, future, saw)
         if self._refused and (refusal := self._refusal(asked)):
             future.set_result(refusal)
             return future
@@ -301,7 +300,7 @@ class ReplicaPool:
         room = self._settings.in_flight_max - len(self._pending)
         if after or self._refused or timeout_s < _PRECISE_S or len(queries) > room:
             return [self._asked_or_refused(packed, after, timeout_s) for packed in queries]
-        create_future, deadline_s = self._loop.create_future, time.monotonic() + timeout_s
+        create_future, deadline_s = self._loop.create_future, self._loop.time() + timeout_s
         many = [_Asked(packed, after, deadline_s, create_future(), None) for packed in queries]
         self._gathering = None
         for first in range(0, len(many), _TOGETHER):
@@ -352,7 +351,7 @@ class ReplicaPool:
 
     async def _come_to(self, replica: _Replica, after: Mapping[int, int], deadline_s: float) -> bool:
         """False if it is gone for good. An old answer is not enough here: the replica itself confirms it."""
-        left_s = deadline_s - time.monotonic()
+        left_s = deadline_s - self._loop.time()
         if left_s <= 0:
             raise self._late(after, replica.positions)
         asked = _Asked(PackedQuery("", b""), after, deadline_s, self._loop.create_future(), None, replica)
@@ -391,7 +390,7 @@ class ReplicaPool:
         """The least busy one of those that answer, one that has come far enough first; in turn where equal."""
         if len(self._replicas) == 1:
             return self._replicas[0]
-        now = time.monotonic()
+        now = self._loop.time()
         self._turn += 1
         turn, count = self._turn, len(self._replicas)
         return min(
@@ -418,7 +417,7 @@ class ReplicaPool:
             self._start(call, self._settings.attempt_timeout_s, "ask", queries, needs, alone, call.apart)
 
     def _send_waiting(self, replica: _Replica, waited: bool, batch: Sequence[_Asked]) -> None:
-        batcher, now = replica.waited if waited else replica.fresh, time.monotonic()
+        batcher, now = replica.waited if waited else replica.fresh, self._loop.time()
         batch = [asked for asked in batch if not asked.future.done()]
         if not batch:
             self._loop.call_soon(batcher.batch_done)
@@ -611,7 +610,7 @@ class ReplicaPool:
         """No answer: none in time (None), or the process has ended, is being started again, or ends."""
         replica = call.replica
         left_out_s = self._settings.attempt_timeout_s if failure is None else _LEFT_OUT_S
-        replica.left_out_until_s = time.monotonic() + left_out_s
+        replica.left_out_until_s = self._loop.time() + left_out_s
         self._gathering = None
         replica.positions.clear()
         gone = type(failure).__name__ == "ActorDiedError"
@@ -731,7 +730,7 @@ class ReplicaPool:
 
     def _sweep(self) -> None:
         """Fail those whose deadline has passed, and drop those whose caller has gone."""
-        now = time.monotonic()
+        now = self._loop.time()
         for asked in [a for a in self._pending if a.future.done() or now > a.deadline_s]:
             self._expire(asked)
         self._sweeping = bool(self._pending)

@@ -387,8 +387,12 @@ class QueryServer:
         """Park these queries, but for those that can be answered, or refused, now."""
         positions, now_s = self._answering.positions, time.monotonic()
         stopped = self._answering.failed
-        wanted = {partition for _, after in call.waits for partition in after}
-        missing = [one for one in wanted if any(after.get(one, 0) > positions.get(one, 0) for _, after in call.waits)]
+        missing = {
+            partition
+            for _, after in call.waits
+            for partition, position in after.items()
+            if positions.get(partition, 0) < position
+        }
         ends = self._answering.ends(missing, away=False) if missing and stopped is None else {}
         for index, (left_s, after) in enumerate(call.waits):
             entry = WaitingQuery(connection, call.call, index, call.queries[index], after)

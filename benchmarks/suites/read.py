@@ -141,7 +141,7 @@ async def _held_projector() -> AsyncIterator[_Held]:
             order("threads")  # by then it listens for echoes too
             echo = _Echo()
             await asyncio.get_running_loop().create_unix_connection(lambda: echo, str(echo_path))
-            pool = ReplicaPool("Balances", [_PathOnly(path)], Settings(timeout_s=60.0, in_flight_max=2 * WAITING))
+            pool = ReplicaPool("Balances", [_OpenedHandle(path)], Settings(timeout_s=60.0, in_flight_max=2 * WAITING))
             while isinstance(await pool.ask(_BALANCE, {}, 1.0), Exception):
                 pass
             try:
@@ -151,18 +151,18 @@ async def _held_projector() -> AsyncIterator[_Held]:
                 echo.close()
 
 
-class _PathOnly:
+class _OpenedHandle:
     """The handle of an actor that does nothing but return the path of its socket."""
 
     def __init__(self, path: str) -> None:
         self._path = path
 
     @property
-    def socket_path(self) -> _PathOnly:
+    def socket_path(self) -> _OpenedHandle:
         """See `ProjectorActor`."""
         return self
 
-    def remote(self) -> _PathOnly:
+    def remote(self) -> _OpenedHandle:
         """Nothing is sent."""
         return self
 

@@ -18,7 +18,7 @@ from rayfold.actors.sockets.handshake import Handshake
 from .clock import SimulatedLoop
 from .network import LATE_S, Network, ProcessEnded
 
-__all__ = ["Link", "RecordedConnection", "SocketLoop"]
+__all__ = ["Link", "RecordedConnection", "SocketLoop", "Stream"]
 
 
 class SocketLoop(SimulatedLoop):

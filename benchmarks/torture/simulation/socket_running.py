@@ -19,6 +19,7 @@ from rayfold.runtime.receipt import Receipt
 from ..contract import Context, Findings, scenario
 from .checking import check
 from .clock import simulate
+from .query_running import find_query_failure
 from .running import Failure, first_failure, run_from_command_line, run_rounds
 from .socket_network import Link, SocketLoop
 from .socket_world import PROBE_S, SETTINGS, SocketBuild, SocketWorld, draw_socket_story
@@ -110,13 +111,18 @@ def find_socket_failure(
 
 @scenario(
     "connections",
-    "sockets cut within a frame, late and in pieces, partitions that end and move, in simulated time",
-    "I1 I2 I3 I4 I5 I6 I7 I8 I11 I12",
+    "sockets cut within a frame, late and in pieces, partitions and projectors that end and move, in simulated time",
+    "I1 I2 I3 I4 I5 I6 I7 I8 I9 I11 I12",
     times=(6.0, 30.0, 1),
 )
 def simulated_connections(context: Context, findings: Findings) -> None:
-    """Stories of this seed and of those after it, until one fails."""
-    run_rounds(context, findings, find_socket_failure, SHORT_STORIES)
+    """Stories of this seed and of those after it, of commands and of queries, until one fails."""
+
+    def find(seeds: Iterable[int], *, total: Findings | None) -> Failure | None:
+        both = list(seeds)
+        return find_socket_failure(both, total=total) or find_query_failure(both, total=total)
+
+    run_rounds(context, findings, find, SHORT_STORIES)
 
 
 if __name__ == "__main__":

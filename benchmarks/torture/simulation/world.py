@@ -212,7 +212,7 @@ class World:
         self.network = Network(self.story, self.loop)
         self.disks = [Disk(self, number) for number in range(PARTITIONS)]
         self.partitions: list[Process] = [self.new_process(number) for number in range(PARTITIONS)]
-        self.projector = ProjectorProcess(self)
+        self.projector = self.new_projector()
         self._copies: dict[int, Process] = {}
         """By partition, the process that was taken for dead and is not."""
         self.routers = [self.new_router() for _ in range(CLIENTS)]
@@ -234,6 +234,10 @@ class World:
     def new_process(self, partition: int) -> Process:
         """A process of a partition, which takes its log over."""
         return PartitionProcess(self, partition)
+
+    def new_projector(self) -> ProjectorProcess:
+        """A process of the projector, which reads the logs."""
+        return ProjectorProcess(self)
 
     def new_router(self) -> CommandRouter:
         """The router of one client."""
@@ -280,7 +284,7 @@ class World:
                 if not self.projector.ended:
                     self.projector.model.catch_up(partition)
             if self.projector.ended:
-                self.projector = ProjectorProcess(self)
+                self.projector = self.new_projector()
 
     def _restart(self, partition: int) -> None:
         if self.partitions[partition].ended:
