@@ -70,6 +70,20 @@ GOALS: Final = (
         False,
     ),
     Goal(
+        "one query alone against a null round trip",
+        ("read/one query beside a null round trip", "query_ms_p50"),
+        ("read/one query beside a null round trip", "null_ms_p50"),
+        3.0,
+        False,
+    ),
+    Goal(
+        "one query beside 10,000 that wait",
+        ("read/queries beside 10,000 that wait", "beside_ms_p50"),
+        ("read/queries beside 10,000 that wait", "alone_ms_p50"),
+        1.2,
+        False,
+    ),
+    Goal(
         "queries pipelined, one replica",
         ("read/saturated reads?depth=4096&replicas=1", "queries_per_s"),
         None,
