@@ -8,28 +8,19 @@ the way to it are sockets (`system/relayed.py`), and neither ray nor lmdb is imp
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
-from typing import Final
 
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import CallerError, InvalidMessage
 from ...runtime.store.store_lock import MANIFEST
-from ..cluster.file import address_in
-from ..cluster.ray_cluster import Cluster
-from ..cluster.ray_session import started_in_thread
 from ..packaging.application import Application, check_name
 from ..system.relayed import RelayedSystem
-from ..system.remote import RemoteSystem
+from ..system.system import System
 from .blocking import BlockingOperations
 from .operations import Operations
 
 __all__ = ["BlockingConnection", "Connection", "connect", "connect_blocking"]
-
-
-_PATIENCE_S: Final = 20.0
-"""How long a supervisor may be silent before a program that connects starts another one."""
 
 
 class Connection(Operations):
@@ -57,15 +48,22 @@ class Connection(Operations):
     @property
     def address(self) -> str:
         """Of the cluster, or of the socket of the other program, while the connection is open."""
-        assert isinstance(self._active, RemoteSystem | RelayedSystem)
-        return self._active.address
+        active = self._active
+        if isinstance(active, RelayedSystem):
+            return active.address
+        from ..system.found import FoundSystem
 
-    def _made(self) -> RemoteSystem | RelayedSystem:
+        assert isinstance(active, FoundSystem)
+        return active.address
+
+    def _made(self) -> System:
         if self._running is not None:
             raise CallerError(f"the connection to {self.name} is open already")
         if self._path is not None:
             return RelayedSystem(self._path, self._catalogue)
-        return _Found(self.name, self._catalogue, self._address)
+        from ..system.found import FoundSystem  # a program that needs no cluster does without it
+
+        return FoundSystem(self.name, self._catalogue, self._address)
 
 
 class BlockingConnection(BlockingOperations):
@@ -145,35 +143,3 @@ def _store_at(application: object) -> Path | None:
     path = Path(text).absolute()
     named = os.sep in text or not isinstance(application, str)
     return path if named or (path / MANIFEST).is_file() else None
-
-
-class _Found(RemoteSystem):
-    """The application, found by its name."""
-
-    _rejoins = True
-
-    def __init__(self, name: str, catalogue: Catalogue | None, wanted: str) -> None:
-        super().__init__(name, catalogue)
-        self._wanted, self._folder = wanted, Path.cwd()
-
-    async def start(self) -> None:
-        """Join the cluster, make sure that the supervisor runs, and attach."""
-        cluster = self._joined_to = await started_in_thread(self._joined, Cluster.stop)
-        self._undo.push_async_callback(self._stop_cluster)
-        await asyncio.to_thread(self._revive, cluster)
-        await self.attach(cluster)
-
-    async def _stop_cluster(self) -> None:
-        """The one that it uses by then."""
-        await asyncio.to_thread(self._cluster.stop)
-
-    def _joined(self) -> Cluster:
-        wanted = self._wanted
-        if wanted == "auto" and self._address:  # the same one again; where `rayfold up` has started it by now
-            wanted = address_in(self._folder) or self._address
-        return Cluster.start_or_join(num_cpus=None, own_actors_max=0, cluster=wanted, folder=self._folder)
-
-    def _revive(self, cluster: Cluster) -> None:
-        from ..control.supervisor_actor import revive
-
-        revive(self._name, cluster.namespace, _PATIENCE_S)

@@ -1,0 +1,54 @@
+"""FoundSystem: a program's connection to an application on a cluster, found by its name.
+
+Beside steps [1], [2] and [8]. It joins the cluster, makes sure that the supervisor runs, and is a `RemoteSystem` from
+then on; it joins anew when this program's node has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+from ...runtime.encoding.catalogue import Catalogue
+from ..cluster.file import address_in
+from ..cluster.ray_cluster import Cluster
+from ..cluster.ray_session import started_in_thread
+from .remote import RemoteSystem
+
+__all__ = ["FoundSystem"]
+
+_PATIENCE_S: Final = 20.0
+"""How long a supervisor may be silent before a program that connects starts another one."""
+
+
+class FoundSystem(RemoteSystem):
+    """The application, found by its name."""
+
+    _rejoins = True
+
+    def __init__(self, name: str, catalogue: Catalogue | None, wanted: str) -> None:
+        super().__init__(name, catalogue)
+        self._wanted, self._folder = wanted, Path.cwd()
+
+    async def start(self) -> None:
+        """Join the cluster, make sure that the supervisor runs, and attach."""
+        cluster = self._joined_to = await started_in_thread(self._joined, Cluster.stop)
+        self._undo.push_async_callback(self._stop_cluster)
+        await asyncio.to_thread(self._revive, cluster)
+        await self.attach(cluster)
+
+    async def _stop_cluster(self) -> None:
+        """The one that it uses by then."""
+        await asyncio.to_thread(self._cluster.stop)
+
+    def _joined(self) -> Cluster:
+        wanted = self._wanted
+        if wanted == "auto" and self._address:  # the same one again; where `rayfold up` has started it by now
+            wanted = address_in(self._folder) or self._address
+        return Cluster.start_or_join(num_cpus=None, own_actors_max=0, cluster=wanted, folder=self._folder)
+
+    def _revive(self, cluster: Cluster) -> None:
+        from ..control.supervisor_actor import revive
+
+        revive(self._name, cluster.namespace, _PATIENCE_S)
