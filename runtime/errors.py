@@ -652,6 +652,8 @@ class StoreInUse(StoreError):
         self.path, self.holder = path, holder
 
     def sentence(self) -> str:
+        if not self.holder.startswith("the runtime of process "):
+            return f"{self.path} is in use by {self.holder}; wait for its end, or stop it first"
         return f"{self.path} is in use by {self.holder}; {_SHARE}, or stop that runtime first"
 
 

@@ -121,9 +121,13 @@ SENTENCES: list[tuple[RayfoldError, str]] = [
         " another name or member",
     ),
     (
-        StoreInUse("/data", "bank (pid 5)"),
-        "/data is in use by bank (pid 5); share it with connect(path), with Runtime(..., linger=True) in each program, "
-        "or with `rayfold run`, or stop that runtime first",
+        StoreInUse("/data", "the runtime of process 5"),
+        "/data is in use by the runtime of process 5; share it with connect(path), with Runtime(..., linger=True) in "
+        "each program, or with `rayfold run`, or stop that runtime first",
+    ),
+    (
+        StoreInUse("/data", "the node agent of bank (process 5)"),
+        "/data is in use by the node agent of bank (process 5); wait for its end, or stop it first",
     ),
     (StorageFailed("/data/partition-00003", "no space left"), "/data/partition-00003: no space left"),
     (

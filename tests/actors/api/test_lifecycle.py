@@ -128,8 +128,8 @@ def test_a_directory_is_free_after_ctrl_c_and_its_second_runtime_is_refused_with
         assert second.returncode == 1
         told = errors.strip().splitlines()[-1]
         assert re.fullmatch(
-            r"rayfold\.runtime\.errors\.StoreInUse: .*/data is in use by .*; stop that runtime first, or use another"
-            r" directory",
+            r"rayfold\.runtime\.errors\.StoreInUse: .*/data is in use by the runtime of process .*; share it with"
+            r" connect\(path\), .* or stop that runtime first",
             told,
         )
         assert f"process {first.pid}" in told

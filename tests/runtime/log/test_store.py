@@ -344,9 +344,7 @@ def test_a_second_process_is_refused_with_the_name_of_the_first(store: Store) ->
     assert said.startswith(
         f"{store.path} is in use by runtime bank-data (process {first.pid} on {socket.gethostname()}, since 20"
     )
-    assert said.endswith(
-        "with Runtime(..., linger=True) in each program, or with `rayfold run`, or stop that runtime first"
-    )
+    assert said.endswith("; wait for its end, or stop it first")
 
 
 @pytest.mark.slow
