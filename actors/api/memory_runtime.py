@@ -10,6 +10,7 @@ such a store; what cannot be in memory is refused by name; the clock belongs to 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypedDict, Unpack
@@ -21,6 +22,7 @@ from ...runtime.errors import CallerError, InvalidMessage
 from ...runtime.feed.memory_positions import MemoryPositions
 from ...runtime.store.memory_logs import MemoryLogs
 from ..memory.clock import FIRST_TIME, Clock
+from ..memory.projectors import Held
 from ..memory.system import MemorySystem
 from ..packaging.application import Application, application_here, check_partitions, checked_settings
 from ..settings import Settings
@@ -65,6 +67,7 @@ class MemoryRuntime(Operations):
         self._application, self._settings = application, settings
         self._clock = clock
         self._logs = MemoryLogs(partitions, clock.now_us)
+        self._held: Held = {}
         self._subscriptions = Subscriptions(MemoryPositions)
 
     @property
@@ -72,9 +75,11 @@ class MemoryRuntime(Operations):
         """The time of its events, which stands still until a test moves it."""
         return self._clock
 
-    def holding_back(self, *projections: type[Projection]) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def holding_back(self, *projections: type[Projection]) -> Iterator[None]:
         """Have these projections, or all, take in no event while the `with` block runs, as if they were far behind: for
-        tests of what a program does then. Raises `UnknownName`.
+        tests of what a program does then. It holds for whatever serves them meanwhile: further replicas, a rebuild, the
+        system when it was started again. Raises `UnknownName`.
 
         Example:
             with bank.holding_back(Balances):
@@ -84,13 +89,27 @@ class MemoryRuntime(Operations):
         """
         running = self._here
         assert isinstance(running, MemorySystem)
-        return running.holding_back(projections)
+        names = running.hold_back(projections)
+        try:
+            yield
+        finally:
+            self._let_go(names)
+
+    def _let_go(self, names: Sequence[str]) -> None:
+        """End one block of `holding_back`, also where the system was stopped meanwhile."""
+        for name in names:
+            self._held[name].pop()
+            if not self._held[name]:
+                del self._held[name]
+        if isinstance(self._running, MemorySystem):
+            self._running.go_on()
 
     def _made(self) -> MemorySystem:
         if self._running is not None:
             raise CallerError("the system in memory is started already")
         application = self._application
-        return MemorySystem(application.catalogue, application.replicas, self._settings, self._logs, self._clock)
+        logs, clock, held = self._logs, self._clock, self._held
+        return MemorySystem(application.catalogue, application.replicas, self._settings, logs, clock, held)
 
 
 class BlockingMemoryRuntime(BlockingOperations):
@@ -121,7 +140,11 @@ class BlockingMemoryRuntime(BlockingOperations):
         try:
             yield
         finally:
-            self._here(lambda: held.__exit__(None, None, None))
+            ended = functools.partial(held.__exit__, None, None, None)
+            if self._loop is None:  # it was stopped meanwhile
+                ended()
+            else:
+                self._here(ended)
 
 
 class SystemOptions(TypedDict, total=False):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from itertools import product
 from pathlib import Path
@@ -41,26 +41,30 @@ from ..projection.status_records import Place, ProjectorAnswer
 from ..settings import Settings
 from .handle import LocalHandle
 
-__all__ = ["MemoryFleet", "MemoryProjector"]
+__all__ = ["Held", "MemoryFleet", "MemoryProjector"]
 
 log = printable_log(__name__)
 
 _ASKED_MAX: Final = 64
 """Kinds of queries of which the last one is kept, as by `ProjectorActor`."""
 
+Held = dict[str, list[Mapping[int, int]]]
+"""The projections that a test holds back, by name: for each of its blocks, where the logs ended as it began. No
+projector of such a projection, whenever it was started, goes beyond the first of these places."""
+
 
 class MemoryProjector:
     """One read model. As much of `ProjectorActor` as a system in memory asks for."""
 
-    def __init__(self, projection: type[Projection], part: int, catalogue: Catalogue, logs: MemoryLogs) -> None:
-        self._projection, self._logs = projection, logs
+    def __init__(
+        self, projection: type[Projection], part: int, catalogue: Catalogue, logs: MemoryLogs, held: Held
+    ) -> None:
+        self._projection, self._logs, self._held = projection, logs, held
         readers = dict(enumerate(logs.logs))
         self._readers: Mapping[int, MemoryLog] = readers
         self._read_model = ReadModel(projection, catalogue, readers, part=part)
         self.watchers: set[Callable[[], None]] = set()
         """Called when it has taken something in, or has stopped."""
-        self.held_back = 0
-        """How often a test holds it back now: it takes nothing in meanwhile."""
         self._caught_up_to: dict[int, int] | None = None
         self._asked: dict[str, PackedQuery] = {}
         """The last query of each kind, by name."""
@@ -89,7 +93,7 @@ class MemoryProjector:
     def apply(self, partition: int, records: Sequence[bytes]) -> None:
         """Step [7]: take in what was committed. What cannot be taken in is tried again with what comes next, and by
         every query that waits for it."""
-        if self.held_back:
+        if self._held_at() is not None:
             return
         try:
             self._read_model.apply(partition, record_position(records[0]), records)
@@ -98,10 +102,9 @@ class MemoryProjector:
         self._tell()
 
     def catch_up(self) -> MemoryProjector:
-        """Read the logs up to where they end, unless it is held back."""
-        if not self.held_back:
-            with contextlib.suppress(RayfoldError):
-                self._read_on()
+        """Read the logs up to where they end, or to where it is held back."""
+        with contextlib.suppress(RayfoldError):
+            self._read_on()
         return self
 
     def answer(self, query: PackedQuery) -> tuple[Any, dict[int, int]]:
@@ -114,21 +117,20 @@ class MemoryProjector:
             self._asked[query.name] = query
         return self._read_model.answer([query], taken_out)
 
-    def hold_back(self) -> None:
-        """Take nothing in until `let_go` was called as often."""
-        self.held_back += 1
-
-    def let_go(self) -> None:
-        """See `hold_back`."""
-        self.held_back -= 1
+    def go_on(self) -> None:
+        """It may be held back no longer."""
         self.catch_up()
         self._tell()
 
+    def _held_at(self) -> Mapping[int, int] | None:
+        """Where a test holds it back, if one does."""
+        return next(iter(self._held.get(self._projection.projection_name, ())), None)
+
     def _read_on(self) -> None:
-        heads = {partition: reader.head() for partition, reader in self._readers.items()}
+        heads = self._held_at() or {partition: reader.head() for partition, reader in self._readers.items()}
         for partition, head in heads.items():
             self._read_model.catch_up(partition, head)
-        self._caught_up_to = heads
+        self._caught_up_to = dict(heads)
 
     def _tell(self) -> None:
         for watcher in copy(self.watchers):
@@ -246,9 +248,9 @@ class MemoryBuilds(Builds):
 class MemoryFleet(ProjectorFleet):
     """The projectors of a system in memory."""
 
-    def __init__(self, logs: MemoryLogs, catalogue: Catalogue, name: str, settings: Settings) -> None:
+    def __init__(self, logs: MemoryLogs, catalogue: Catalogue, name: str, settings: Settings, held: Held) -> None:
         super().__init__(lambda: logs, catalogue, name, "", MemoryBuilds(), Scheduling(), settings)
-        self._logs = logs
+        self._logs, self._held = logs, held
         self._catalogues: list[Catalogue] = []
 
     def keep(self, catalogue: Catalogue) -> bytes:
@@ -261,18 +263,19 @@ class MemoryFleet(ProjectorFleet):
         for projector in self.present():
             projector.apply(partition, records)
 
-    @contextlib.contextmanager
-    def holding_back(self, projections: Iterable[type[Projection]]) -> Iterator[None]:
-        """Have the projectors that these projections have now take nothing in while the block runs."""
+    def hold_back(self, projections: Iterable[type[Projection]]) -> list[str]:
+        """Have no projector of these projections, or of any, take in what is committed from now on. Returns their
+        names. Raises `UnknownName`."""
         names = [self.serving_build(projection).projection.projection_name for projection in projections]
-        held = [one for name in names or self.serving for one in self._held_by(self.serving[name])]
-        for projector in held:
-            projector.hold_back()
-        try:
-            yield
-        finally:
-            for projector in held:
-                projector.let_go()
+        place = {number: log.head() for number, log in enumerate(self._logs.logs)}
+        for name in names or self.serving:
+            self._held.setdefault(name, []).append(place)
+        return names or list(self.serving)
+
+    def go_on(self) -> None:
+        """Have all take in what was committed, but those that are held back still."""
+        for projector in self.present():
+            projector.go_on()
 
     def present(self) -> list[MemoryProjector]:
         """All of them."""
@@ -291,7 +294,7 @@ class MemoryFleet(ProjectorFleet):
         for part, replica in product(range(projection.parts) if parts is None else parts, replicas):
             mark = self._scheduling.unused(served.generation)
             name = projector_name(self._name, served.build.path.name, part, replica, mark)
-            actor: Any = LocalHandle(MemoryProjector(projection, part, catalogue, self._logs))
+            actor: Any = LocalHandle(MemoryProjector(projection, part, catalogue, self._logs, self._held))
             folder = served.build.folder_of(part, replica)
             projectors.append(Projector(part, replica, name, folder, actor))
         return projectors

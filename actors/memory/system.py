@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 from ...runtime.domain.projection import Projection
@@ -28,7 +27,7 @@ from .client import MemoryClient
 from .clock import Clock
 from .handle import LocalHandle
 from .partition import MemoryPartition
-from .projectors import MemoryFleet
+from .projectors import Held, MemoryFleet
 
 __all__ = ["MemorySystem"]
 
@@ -64,12 +63,13 @@ class MemorySystem(ActorSystem):
         settings: Settings,
         logs: MemoryLogs,
         clock: Clock,
+        held: Held,
     ) -> None:
         super().__init__(catalogue, settings)
         self.store = logs
         self._replicas, self._clock = replicas, clock
         self._placement = MemoryPlacement(logs, ())
-        self._fleet = MemoryFleet(logs, catalogue, store_system("memory", logs.store_id), settings)
+        self._fleet = MemoryFleet(logs, catalogue, store_system("memory", logs.store_id), settings, held)
         self._client: MemoryClient | None = None
         """From `start` on."""
 
@@ -127,9 +127,13 @@ class MemorySystem(ActorSystem):
         """See `System`."""
         return self.rebuilds.of(self.begin_rebuild(projection, self._fleet.keep(self.catalogue.narrowed(projection))))
 
-    def holding_back(self, projections: Iterable[type[Projection]]) -> AbstractContextManager[None]:
-        """See `MemoryRuntime.holding_back`."""
-        return self._fleet.holding_back(projections)
+    def hold_back(self, projections: Iterable[type[Projection]]) -> list[str]:
+        """See `MemoryFleet`."""
+        return self._fleet.hold_back(projections)
+
+    def go_on(self) -> None:
+        """See `MemoryFleet`."""
+        self._fleet.go_on()
 
     async def move(self, partition: int, node: str) -> MoveResult:
         """See `System`."""

@@ -252,6 +252,43 @@ def test_without_await_it_is_held_back_too(till: BlockingMemoryRuntime) -> None:
     assert till.ask(Balances, BalanceOf(account="alice")) == 5
 
 
+async def test_it_is_held_back_whatever_serves_it_until_the_block_ends(bank: MemoryRuntime) -> None:
+    async def balances() -> list[int]:
+        return [await bank.ask(Balances, BalanceOf(account="alice")) for _ in range(6)]
+
+    await bank.execute(Account, "alice", Open(owner="x"))
+    await bank.execute(Account, "alice", Deposit(amount=1))
+    with bank.holding_back(Balances):
+        await bank.execute(Account, "alice", Deposit(amount=2))
+        await bank.scale(Balances, replicas=3)
+        assert await balances() == [1] * 6
+        await bank.rebuild(Balances)
+        assert await balances() == [1] * 6
+        await bank.stop()
+        await bank.start()
+        receipt = await bank.execute(Account, "alice", Deposit(amount=4))
+        assert await balances() == [1] * 6
+        assert await bank.ask(Turnover, EventsSeen(), after=receipt) == 4
+        with bank.holding_back():
+            pass
+        assert await balances() == [1] * 6
+    assert await balances() == [7] * 6
+    with bank.holding_back(Balances):
+        await bank.stop()
+    await bank.start()
+    await bank.execute(Account, "alice", Deposit(amount=8))
+    assert await balances() == [15] * 6
+
+
+def test_without_await_a_block_may_outlive_the_system(till: BlockingMemoryRuntime) -> None:
+    with till.holding_back():
+        till.stop()
+    till.start()
+    till.execute(Account, "alice", Open(owner="x"))
+    receipt = till.execute(Account, "alice", Deposit(amount=5))
+    assert till.ask(Balances, BalanceOf(account="alice"), after=receipt) == 5
+
+
 async def test_what_waits_when_it_is_stopped_gets_an_error() -> None:
     one = await system(Account, Balances).start()
     await one.execute(Account, "alice", Open(owner="x"))
