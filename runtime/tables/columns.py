@@ -14,7 +14,7 @@ import dataclasses
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
@@ -22,7 +22,19 @@ from pathlib import PurePath
 from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, FutureDate, FutureDatetime, NaiveDatetime, PastDate, PastDatetime
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    EmailStr,
+    FutureDate,
+    FutureDatetime,
+    IPvAnyAddress,
+    IPvAnyInterface,
+    IPvAnyNetwork,
+    NaiveDatetime,
+    PastDate,
+    PastDatetime,
+)
 
 from ..domain.declaration import arguments_of_union
 from ..errors import CallerError
@@ -35,7 +47,10 @@ TIME_ZONE: Final = "UTC"
 DECIMAL_DIGITS: Final = 38
 """Of a Decimal whose number of places is declared: all that Arrow's 128 bits, and nearly every reader, have."""
 
-_TEXTS: Final = (UUID, PurePath, IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network)
+_TEXTS: Final = (
+    *(UUID, PurePath, time, IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network),
+    *(IPvAnyAddress, IPvAnyInterface, IPvAnyNetwork, EmailStr),
+)
 _TIMES: Final = (datetime, AwareDatetime, PastDatetime, FutureDatetime)
 _DATES: Final = (date, PastDate, FutureDate)
 
@@ -118,14 +133,12 @@ def _of_class(cls: type, metadata: tuple[Any, ...], seen: tuple[type, ...]) -> C
 
 
 def _of_values(values: Iterable[Any]) -> Column:
-    """Of an enum or a `Literal`: as its values are stored."""
-    pa = pyarrow()
-    kinds = {type(_value_of(value)) for value in values}
-    if kinds == {str}:
-        return Column(pa.string(), _value_of)
-    if kinds == {int}:
-        return Column(pa.int64(), _value_of)
-    return Column(pa.bool_(), _value_of) if kinds == {bool} else _json()
+    """Of an enum or a `Literal`: that of its values, where they are of one type."""
+    kinds = {type(_value_of(value)) for value in values} - {type(None)}
+    if len(kinds) != 1:
+        return _json()
+    kind, make = _of_class(kinds.pop(), (), ())
+    return _json() if make is json_text else Column(kind, lambda value: _made(make, _value_of(value)))
 
 
 def _value_of(value: Any) -> Any:

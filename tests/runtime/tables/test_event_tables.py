@@ -6,9 +6,11 @@ import io
 import json
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, IntEnum
+from ipaddress import IPv4Address
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -16,7 +18,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from pyarrow import parquet
-from pydantic import AwareDatetime, BaseModel, Field, NaiveDatetime, PositiveInt
+from pydantic import AwareDatetime, BaseModel, Field, IPvAnyAddress, NaiveDatetime, PositiveInt
 
 from rayfold import Event, InvalidMessage, Recorded, StreamId, UnreadableEvent
 from rayfold.runtime.encoding.catalogue import Catalogue
@@ -178,6 +180,41 @@ PAGE = pa.struct([("items", pa.list_(pa.int64()))])
 )
 def test_each_annotation_has_its_type(annotation: Any, expected: pa.DataType) -> None:
     assert column_of(annotation).type == expected
+
+
+class Start(Enum):
+    EARLY = time(6)
+
+
+class Rate(Enum):
+    FULL = 1.5
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "expected"),
+    [
+        (time, time(1, 2), "01:02:00"),
+        (time | None, time(1, 2, 3, 4, timezone(timedelta(hours=2))), "01:02:03.000004+02:00"),
+        (list[time], [time(1)], ["01:00:00"]),
+        (dict[time, int], {time(1): 2}, [("01:00:00", 2)]),
+        (Decimal, Decimal("1.10"), "1.10"),
+        (UUID, UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        (PurePosixPath, PurePosixPath("/a/b"), "/a/b"),
+        (IPv4Address, IPv4Address("10.0.0.1"), "10.0.0.1"),
+        (IPvAnyAddress, IPv4Address("10.0.0.1"), "10.0.0.1"),
+        (Start, Start.EARLY, "06:00:00"),
+        (Rate, Rate.FULL, 1.5),
+        (Literal["a", None], "a", "a"),
+        (Decimal | UUID, Decimal("1.10"), "1.10"),
+        (Literal["a", 1], "a", '"a"'),
+        (Any, time(1, 2), '"01:02:00"'),
+    ],
+)
+def test_text_is_the_stored_form_itself_and_json_only_where_several_types_can_stand(
+    annotation: Any, value: Any, expected: Any
+) -> None:
+    kind, make = column_of(annotation)
+    assert pa.array([value if make is None else make(value)], kind).to_pylist() == [expected]
 
 
 class Counted(Event):
