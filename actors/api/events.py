@@ -41,7 +41,7 @@ class Events(Generic[OneOf]):
     An async context manager; one that was read to its end, or to which there is no reference any more, is closed too.
     It only reads, and outlives the runtime. One task iterates; it may be cancelled (`asyncio.timeout`), and a second
     loop goes on where the first one has stopped, after an error too. Iterating raises `Damaged`, `UnknownEvent`,
-    `HandlerFailed`, `Unavailable` or `StorageFailed` where an event cannot be read.
+    `HandlerFailed`, `Unavailable` or `StorageFailed` where an event cannot be read, and `CallerError` after `close`.
 
     Example:
         async for event, recorded in bank.events(types=[Deposited]):

@@ -4,7 +4,8 @@ Beside the write path. Before it: `log_range.py` reads the logs. After it: `even
 asynchronously `actors/api/events.py`, and `frames.py`.
 
 Rules kept here: events come in the order of (partition, position), each once. What cannot be read or decoded is an
-error at its place, after everything before it, each time it is come to. One page is in memory.
+error at its place, after everything before it, each time it is come to. One page is in memory. What was closed gives
+nothing more, also of that page: to read on is the caller's mistake.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import NamedTuple
 from ..domain.messages import Event
 from ..domain.recorded import Recorded
 from ..encoding.catalogue import Catalogue
-from ..errors import RayfoldError
+from ..errors import RayfoldError, StorageFailed
 from ..log.contract import Reader
 from ..log.format import record_position
 from ..read.unreadable import Unreadable
@@ -24,7 +25,7 @@ from ..store.readable_store import ReadableStore
 from ..tables.event_tables import ClassTable, MixedTable
 from ..tables.export_files import Table, Tables
 from .event_filter import EventFilter, Happened, Streams, Types, happened_in
-from .log_range import Bound, LogRange, open_range
+from .log_range import Bound, LogRange, open_range, read_on
 
 __all__ = ["EventOptions", "EventRange", "open_events"]
 
@@ -58,17 +59,21 @@ class EventRange:
         """Where the logs were when the page in the buffer was read."""
         self._failure: RayfoldError | None = None
         """What ended the last page, raised when its events are used up."""
+        self._filling = False
+        """Whether a page is being read, which has not been taken by anybody yet."""
+        self._closed = False
+        """Whether it was closed, and not only read to its end."""
         self.ended = False
 
     @property
     def buffered(self) -> int:
         """Events that `take` has at once."""
-        return len(self._buffer)
+        return 0 if self._closed else len(self._buffer)
 
     @property
     def positions(self) -> dict[int, int]:
         """Partition -> position up to which everything was taken or filtered out. A copy."""
-        if not self._buffer:
+        if not self._buffer and not self._filling:
             return self.logs.positions
         if self._last is None:
             return dict(self._before)
@@ -79,25 +84,35 @@ class EventRange:
     def fill(self) -> None:
         """Read pages until the buffer has something, or the range has ended. Raises what stands at the beginning of the
         next page: `Damaged`, `UnknownEvent`, `HandlerFailed`; or `Unavailable`, `StorageFailed`. The next call comes to
-        it again."""
+        it again. `CallerError` once it was closed."""
+        self.check_open()
         if self._buffer:
             return
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
-        while not self._buffer and not self.ended:
-            before = self.logs.positions
-            page = self.logs.read()
-            if page is None:
-                self.ended = True
-                self.logs.close()
-                return
-            self._before, self._last = before, None
-            chosen, failure = self._choose(*page)
-            self._buffer.extend(chosen)
-            if failure is not None and not chosen:
-                raise failure
-            self._failure = failure
+        try:
+            while not self._buffer and not self.ended:
+                self._fill()
+        except StorageFailed:
+            self.check_open()  # closed meanwhile
+            raise
+        finally:
+            self._filling = False
+
+    def _fill(self) -> None:
+        """One page."""
+        self._before, self._last, self._filling = self.logs.positions, None, True
+        page = self.logs.read()
+        if page is None:
+            self.ended = True
+            self.logs.close()
+            return
+        chosen, failure = self._choose(*page)
+        self._buffer.extend(chosen)
+        if failure is not None and not chosen:
+            raise failure
+        self._failure = failure
 
     def take(self) -> Happened:
         """The next event of the buffer, which has one."""
@@ -116,7 +131,13 @@ class EventRange:
 
     def close(self) -> None:
         """Release everything. Closing twice is allowed."""
+        self._closed = True
         self.logs.close()
+
+    def check_open(self) -> None:
+        """Raises `CallerError` once it was closed."""
+        if self._closed:
+            raise read_on()
 
     def _choose(self, partition: int, records: Sequence[bytes]) -> tuple[list[Happened], RayfoldError | None]:
         """The chosen ones of these records. The first that cannot be used ends it, and will be read again."""

@@ -46,7 +46,8 @@ class BlockingEvents(Generic[OneOf]):
 
     A context manager; one that was read to its end, or to which there is no reference any more, is closed too. A second
     loop over it goes on where the first one has stopped, after an error too. Iterating raises `Damaged`,
-    `UnknownEvent`, `HandlerFailed`, `Unavailable` or `StorageFailed` where an event cannot be read.
+    `UnknownEvent`, `HandlerFailed`, `Unavailable` or `StorageFailed` where an event cannot be read, and `CallerError`
+    after `close`.
 
     Example:
         with bank.events(types=[Deposited]) as deposits:

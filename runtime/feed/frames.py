@@ -38,6 +38,7 @@ def pages_of(events: EventRange) -> Iterator[list[Happened]]:
 def to_reader(events: EventRange, owner: object = None) -> Any:
     """See `BlockingEvents.to_reader`. `owner`: what closes the events when it is freed, and so is kept for as long as
     the reader."""
+    events.check_open()
     table = events.tables.whole()
     return pyarrow().RecordBatchReader.from_batches(table.schema, _batches(events, table, owner))
 
@@ -76,6 +77,7 @@ def to_parquet(
     check: Callable[[], None] = lambda: None,
 ) -> Exported:
     """See `BlockingEvents.to_parquet`. `check` may raise to end it; then there is no file."""
+    events.check_open()
     since = events.positions
 
     def advance() -> None:

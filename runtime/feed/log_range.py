@@ -16,7 +16,7 @@ from contextlib import ExitStack, closing
 from datetime import datetime
 from typing import Final, TypeAlias
 
-from ..errors import Damaged, InvalidMessage, StorageFailed
+from ..errors import CallerError, Damaged, InvalidMessage
 from ..log.contract import Reader
 from ..log.format import record_position
 from ..read.positions import check_store
@@ -27,7 +27,7 @@ from ..stream import StreamId
 from .indexed_streams import IndexedStreams, by_index
 from .log_follower import PAGE_BYTES, PAGE_RECORDS
 
-__all__ = ["Bound", "LogRange", "open_range"]
+__all__ = ["Bound", "LogRange", "open_range", "read_on"]
 
 Bound: TypeAlias = Mapping[int, int] | Receipt | datetime
 """An end of a range: positions by partition, the place of a command's events, or an aware time."""
@@ -97,13 +97,13 @@ class LogRange:
         """A partition and its next records, at least one; None at the end of the range.
 
         At most `limit` records, and no further one once `bytes_max` is reached. Raises `Damaged`, `Unavailable`,
-        `StorageFailed`.
+        `StorageFailed`, and `CallerError` once it was closed.
         """
         self._find()
         for partition, end in self._until.items():
             while self._positions[partition] < end:
                 if self._closed:
-                    raise StorageFailed(f"partition {partition}", "the reading of its events was closed")
+                    raise read_on()
                 after = self._positions[partition]
                 records, reached = self._records(partition, after, min(limit, end - after), bytes_max)
                 assert after < reached <= end, "a range ends"
@@ -124,6 +124,8 @@ class LogRange:
 
     def _find(self) -> None:
         if not self._found:
+            if self._closed:
+                raise read_on()
             self._since, self._until = self._place()
             self._positions = dict(self._since)
             self._indexed = self._index(self._since, self._until)
@@ -186,6 +188,11 @@ def open_range(
 
     chosen = None if streams is None else [*streams]
     return LogRange(logs, place, lambda begin, end: by_index(store, logs, chosen, begin, end))
+
+
+def read_on() -> CallerError:
+    """The error for a read that goes on after it was closed."""
+    return CallerError("this read of events was closed; begin another one, from its positions (since=) if it goes on")
 
 
 def _check(bound: Bound | None, argument: str, store_id: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from rayfold import (
     BlockingEvents,
+    CallerError,
     Damaged,
     Event,
     InvalidMessage,
@@ -262,10 +264,51 @@ def test_a_damaged_record_is_an_error_after_everything_before_it(store: Store, m
     ]
 
 
-def test_one_that_was_closed_is_no_end(store: Store) -> None:
+@pytest.mark.parametrize("taken", [0, 1, len(HISTORY)])
+def test_one_that_was_closed_gives_nothing_more_wherever_it_was(store: Store, taken: int, tmp_path: Path) -> None:
+    with of(store) as events:
+        begun = [next(events) for _ in range(taken)]
+    events.close()
+    uses: list[Callable[[], object]] = [
+        *(lambda: next(events), lambda: list(events), lambda: next(events.batches())),
+        *(events.to_arrow, events.to_reader, events.to_pandas),
+        *(lambda: events.to_parquet(tmp_path / "out"), lambda: events.to_parquet(tmp_path / "out.jsonl")),
+    ]
+    for use in uses:
+        with pytest.raises(CallerError, match="this read of events was closed; begin another one, from its positions"):
+            use()
+    assert list(tmp_path.iterdir()) == []
+    if begun:
+        assert begun + [*of(store, since=events.positions)] == expected(store)
+
+
+def test_one_that_is_closed_while_a_page_is_read_says_so_and_has_not_passed_that_page(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     events = of(store)
-    next(events)
-    events.close()
-    events.close()
-    with pytest.raises(Exception, match="the reading of its events was closed"):
-        list(events)
+    read, places = LmdbReader.read, []
+
+    def reading(self: LmdbReader, after: int, limit: int, bytes_max: int = 1 << 62) -> list[bytes]:
+        records = read(self, after, limit, bytes_max)
+        if after == 4:
+            places.append(events.positions)
+            events.close()
+        return read(self, after, limit, bytes_max) if after == 4 else records
+
+    monkeypatch.setattr(LmdbReader, "read", reading)
+    assert len([next(events) for _ in range(4)]) == 4
+    with pytest.raises(CallerError, match="this read of events was closed"):
+        next(events)
+    assert places == [events.positions] == [{0: 4, 1: 0, 2: 0}]
+
+
+def test_a_page_that_is_being_made_into_events_is_not_passed_yet(store: Store) -> None:
+    places = []
+
+    def chosen(_stream: StreamId) -> bool:
+        places.append(events.positions)
+        return True
+
+    with of(store, streams=chosen) as events:
+        next(events)
+    assert places == [{0: 0, 1: 0, 2: 0}] * 4
