@@ -15,7 +15,7 @@ import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Final, Literal, Self, TypeVar, overload
+from typing import Final, Literal, NoReturn, Self, TypeVar, overload
 from uuid import UUID
 
 from ...runtime.arguments import checked_callable, checked_class, checked_timeout
@@ -115,6 +115,10 @@ class Operations:
         """The owner of the tokens, and the secret that they are signed with."""
         _open_here.add(self)
         self._subscriptions = Subscriptions()
+
+    def __reduce__(self) -> NoReturn:
+        """It belongs to this process. Whatever describes a handler that reaches it does not look into it."""
+        raise TypeError(f"a {type(self).__name__} belongs to the process that started it and cannot be pickled")
 
     async def start(self) -> Self:
         """Return once commands and queries are answered."""

@@ -3,8 +3,8 @@
 Beside step [1]. A blocking runtime or connection has an event loop on a thread of its own; each call of another thread
 is a task there, which that thread waits for. `blocking.py` has the calls.
 
-Rules kept here: a call that waits when the loop ends gets an error; Ctrl-C while a call waits is an ordinary
-`KeyboardInterrupt`, and ends that call.
+Rules kept here: a call that waits when the loop ends gets an error; one from the loop's own thread, which would wait
+for itself, is refused; Ctrl-C while a call waits is an ordinary `KeyboardInterrupt`, and ends that call.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import contextlib
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, NoReturn, Self, TypeVar
 
 from ...runtime.arguments import checked_timeout
 from ...runtime.errors import CallerError, Unavailable
@@ -108,6 +108,10 @@ class Portal(_Caller):
         self._changing = threading.Lock()
         """Held while something is handed to the event loop, and while that is taken away."""
 
+    def __reduce__(self) -> NoReturn:
+        """It belongs to this process. Whatever describes a handler that reaches it does not look into it."""
+        raise TypeError(f"a {type(self).__name__} belongs to the process that started it and cannot be pickled")
+
     def start(self) -> Self:
         """Start everything; see `Runtime.start`."""
         if self._loop is not None:
@@ -139,6 +143,7 @@ class Portal(_Caller):
         loop, thread = self._loop, self._thread
         if loop is None or thread is None or os.getpid() != self._process:  # a forked child has no such thread
             return
+        _check_thread(thread)
         try:
             self._wait(self._runtime._stop(grace_s))
         finally:
@@ -174,7 +179,10 @@ class Portal(_Caller):
             while page := self._wait(_next_of(pages)):
                 yield from page
         finally:
-            if self._loop is not None:
+            loop = self._loop
+            if loop is not None and threading.current_thread() is self._thread:  # it is collected as garbage there
+                asyncio.run_coroutine_threadsafe(_closed(pages), loop)
+            elif loop is not None:
                 with contextlib.suppress(RuntimeError):  # an interrupt came in the middle
                     self._wait(pages.aclose())
 
@@ -182,6 +190,9 @@ class Portal(_Caller):
         if self._loop is not None and os.getpid() != self._process:
             doing.close()
             raise CallerError(self._runtime._told_not_running)
+        if threading.current_thread() is self._thread:
+            doing.close()
+            _check_thread(self._thread)
         with self._changing:
             loop, thread = self._loop, self._thread
             future = None if loop is None else asyncio.run_coroutine_threadsafe(doing, loop)
@@ -203,6 +214,16 @@ class Portal(_Caller):
             future.cancel()
             raise
         raise Unavailable("this runtime", "it was stopped while the call waited")
+
+
+def _check_thread(thread: threading.Thread) -> None:
+    """Raises `CallerError` on the event loop's own thread: a call would wait there for what cannot go on meanwhile."""
+    if threading.current_thread() is thread:
+        raise CallerError(
+            "this runtime was called by code that it runs itself and waits for, such as a handler of a system in "
+            "memory or a progress= function; nothing was sent. A handler decides from its own state; what follows "
+            "from an event is done by a subscription, or by the caller"
+        )
 
 
 def _is_of_waiting(error: TimeoutError) -> bool:
@@ -236,6 +257,10 @@ class SessionPortal(_Caller):
 
     def __exit__(self, *exc_info: object) -> None:
         """Nothing is held, so nothing ends; the block shows what belongs together."""
+
+
+async def _closed(pages: Any) -> None:
+    await pages.aclose()
 
 
 async def _next_of(pages: AsyncIterator[list[T]]) -> list[T]:

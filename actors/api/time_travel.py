@@ -30,6 +30,7 @@ from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.encoding.codec import encode_checked
 from ...runtime.encoding.query_batch import PackedQuery
 from ...runtime.errors import (
+    HandlerFailed,
     InvalidMessage,
     RayfoldError,
     Unavailable,
@@ -54,6 +55,7 @@ from ...runtime.read.unreadable import Unreadable
 from ...runtime.receipt import Receipt
 from ...runtime.store.memory_logs import MemoryLogs
 from ...runtime.stream import StreamId
+from ...runtime.user_code import is_ctrl_c
 from ..client.merging import merge_in_thread
 from ..cluster.scheduling import on_this_node
 from ..nodes.store import AnyStore, open_patient_reader
@@ -182,7 +184,7 @@ class TimeTravel:
             async for grown, answers in self._fold(projection, part, packed, place):  # noqa: B007 - the last counts
                 done += grown
                 if grown and progress is not None:
-                    progress(done, total)
+                    _report(progress, done, total)
             return answers[0]
 
         answers = await _all_or_none([asyncio.ensure_future(fold(part)) for part in parts])
@@ -233,6 +235,18 @@ def _asked_part(projection: type[Projection], query: Query[Any]) -> int | None:
     if type(query) not in projection.answers:
         raise unregistered_message(f"query of {projection.projection_name}", query, projection.answers, Query)
     return part_asked(projection, query, projection.parts)
+
+
+def _report(progress: Callable[[int, int], None], done: int, total: int) -> None:
+    """Call it on this event loop, which what it raises must not end."""
+    try:
+        progress(done, total)
+    except Exception:
+        raise
+    except BaseException as error:
+        if is_ctrl_c(error):
+            raise
+        raise HandlerFailed.caused_by("as_of(progress=...)", f"{done:,} of {total:,} events", error) from error
 
 
 async def _all_or_none(doing: Sequence[asyncio.Future[Any]]) -> list[Any]:

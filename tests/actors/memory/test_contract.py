@@ -4,7 +4,9 @@ drift apart. One runtime for all of them, and one system in memory; each test ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -61,6 +63,14 @@ from tests.bank import (
 from tests.support.read_models import BalancesInMills, BrokenBalances, Poisoned, Stopping, TotalBalance
 
 PATIENCE_S = 60
+
+
+def _called(verb: Callable[[], object], *_: object) -> None:
+    verb()
+
+
+def _raised(error: BaseException, *_: object) -> None:
+    raise error
 
 
 class Whatever(Query[object]):
@@ -318,6 +328,29 @@ def test_histories_and_past_states_are_those_of_the_log(bank: BlockingOperations
     assert bank.as_of(Parted, bank.heads(), asked) == 6
     with pytest.raises(NotInHistory, match=r"^partition 0 has no position 100000; it is at \d+$"):
         bank.as_of(Balances, {0: 100_000}, asked)
+
+
+def test_a_progress_function_that_calls_its_own_runtime_is_refused_and_one_that_interrupts_fails_alone(
+    bank: BlockingOperations,
+) -> None:
+    receipt = opened(bank, "watched", 5)
+    asked, limit_s = BalanceOf(account="watched"), 20
+
+    def as_of(progress: Callable[[int, int], object]) -> object:
+        def called(done: int, total: int) -> None:
+            progress(done, total)
+
+        return bank.as_of(Balances, receipt, asked, timeout_s=limit_s, progress=called)
+
+    for verb in (bank.heads, bank.stop, lambda: next(bank.ask_all(Balances, [asked])), lambda: bank.rebuild(Balances)):
+        with pytest.raises(CallerError, match="^this runtime was called by code that it runs itself and waits for"):
+            as_of(partial(_called, verb))
+    for error in (KeyboardInterrupt(), SystemExit(3), GeneratorExit(), asyncio.CancelledError()):
+        with pytest.raises(HandlerFailed, match=rf"^as_of\(progress=...\) failed on .*{type(error).__name__}"):
+            as_of(partial(_raised, error))
+    with pytest.raises(ZeroDivisionError):
+        as_of(lambda done, total: done / 0)
+    assert as_of(lambda done, total: None) == 5
 
 
 def test_stored_events_are_read_in_bulk_up_to_now(bank: BlockingOperations) -> None:

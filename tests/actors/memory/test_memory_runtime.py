@@ -12,22 +12,33 @@ import pytest
 
 import rayfold.testing
 from rayfold import (
+    Aggregate,
     Application,
     BlockingGateway,
     BlockingOperations,
     CallerError,
+    Command,
     DefinitionError,
+    Envelope,
+    Event,
     Gateway,
+    HandlerFailed,
     InvalidMessage,
     NotYetVisible,
     Operations,
     Overloaded,
+    Projection,
+    Query,
     Receipt,
     Rejected,
     Runtime,
     Settings,
     Unavailable,
     UnknownName,
+    answer,
+    decide,
+    evolve,
+    project,
 )
 from rayfold.testing import (
     BlockingMemoryRuntime,
@@ -351,6 +362,62 @@ async def test_it_has_no_directory_and_no_nodes(bank: MemoryRuntime) -> None:
         _ = bank.store
     with pytest.raises(CallerError, match="this system is in memory and has no nodes; give a test of moves a Runtime"):
         await bank.rebalance()
+
+
+def test_a_handler_that_calls_the_system_it_runs_in_is_refused_at_once() -> None:
+    class Count(Command):
+        where: str
+
+    class Counted(Event):
+        where: str
+
+    class CountOf(Query[int]):
+        where: str = ""
+
+    class Counter(Aggregate):
+        @decide
+        def count(self, command: Count) -> Counted:
+            if command.where == "decide":
+                one.execute(Account, "alice", Open(owner="x"))
+            return Counted(where=command.where)
+
+        @evolve
+        def counted(self, event: Counted) -> None:
+            if event.where == "evolve":
+                one.ask(Counts, CountOf())
+
+    class Counts(Projection):
+        @project
+        def counted(self, event: Counted) -> None:
+            if event.where == "project":
+                one.heads()
+
+        @answer
+        def count_of(self, query: CountOf) -> int:
+            return one.heads()[0] if query.where == "answer" else 7
+
+    told = "failed on .*: CallerError: this runtime was called by code that it runs itself and waits for, such as a"
+    with system_blocking(Counter, Counts, Account, timeout_s=20) as one:
+        for where in ("decide", "evolve"):
+            with pytest.raises(HandlerFailed, match=rf"^Counter.*{told}"):
+                one.execute(Counter, "a", Count(where=where))
+        assert sum(one.heads().values()) == 0
+        with pytest.raises(CallerError, match="^this runtime was called by code that it runs itself"):
+            one.ask(Counts, CountOf(where="answer"))
+        assert one.ask(Counts, CountOf()) == 7
+        receipt = one.execute(Counter, "a", Count(where="project"))
+        with pytest.raises(HandlerFailed, match=rf"Counts.*{told}"):
+            one.ask(Counts, CountOf(), after=receipt)
+
+
+def test_an_unfinished_loop_that_is_collected_by_its_own_event_loop_holds_up_nothing(
+    till: BlockingMemoryRuntime,
+) -> None:
+    envelopes = (Envelope(Account, f"a{number}", Open(owner="x")) for number in range(3))
+    outcomes = [till.execute_all(envelopes, in_flight=1)]
+    next(iter(outcomes[0]))
+    till._here(outcomes.clear)
+    assert till.ask(Balances, BalanceOf(account="a0")) == 0
 
 
 # --- what it takes ------------------------------------------------------------------------------------------------
