@@ -45,10 +45,10 @@ def export(
         ),
     ] = None,
     to: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--to", metavar="PATH", help="FILE.parquet, FILE.jsonl, or a folder: a file for each event type."),
     ] = None,
-    types: Annotated[str, typer.Option(metavar="NAME,NAME", help="Only these types of events.")] = "",
+    types: Annotated[str | None, typer.Option(metavar="NAME,NAME", help="Only these types of events.")] = None,
     streams: Annotated[
         list[str] | None,
         typer.Option(metavar="TYPE[/ID]", help="Only this aggregate, or all of this type; once for each."),
@@ -68,10 +68,11 @@ def export(
     """Write events into Parquet or lines of JSON, while the store is in use or not."""
     from ...runtime.store.store import open_store
 
-    if to is None:
+    if not to:
         raise CallerError("an export needs a place; add --to FILE.parquet, --to FILE.jsonl or --to FOLDER")
     application = None if classes is None else application_at(classes)
-    names = [name for part in types.split(",") if (name := part.strip())]
+    names = [] if types is None else _listed("--types", types.split(","))
+    chosen = _listed("--streams", streams or [])
     bounds = _place("--since", since or []), _place("--until", until or [])
     with ExitStack() as connection:
         store: AnyStore
@@ -79,7 +80,7 @@ def export(
             store = connection.enter_context(connected_to(str(directory), address)).any_store
         else:
             store = open_store(directory)
-        done = _exported(store, application, names, streams or [], bounds, to, overwrite)
+        done = _exported(store, application, names, chosen, bounds, Path(to), overwrite)
     files = f"{len(done.files):,} file{'' if len(done.files) == 1 else 's'}"
     unread = f", of which the classes cannot read {done.unreadable:,}" if done.unreadable else ""
     until_told = " ".join(f"{partition}={position}" for partition, position in done.until.items())
@@ -113,6 +114,14 @@ def _exported(
         wanted = EventOptions(types or None, chosen or None, *bounds, unreadable="yield")
         with closing(open_events(store, application.catalogue, wanted, reader)) as events:
             return to_parquet(events, to, overwrite, advance)
+
+
+def _listed(option: str, given: list[str]) -> list[str]:
+    """Raises `InvalidMessage` for an empty name: an option that is given never means everything."""
+    names = [one.strip() for one in given]
+    if not all(names):
+        raise InvalidMessage(option, "has an empty name", "name what is wanted, or leave the option out for everything")
+    return names
 
 
 def _streams(application: Application, streams: Iterable[str]) -> list[type[Aggregate] | str]:

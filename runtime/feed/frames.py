@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import CallerError
+from ..errors import CallerError, InvalidMessage
 from ..tables.columns import pyarrow
 from ..tables.export_files import PAGES, Exported, export_rows
 from .event_filter import Happened
@@ -78,16 +78,27 @@ def to_parquet(
 ) -> Exported:
     """See `BlockingEvents.to_parquet`. `check` may raise to end it; then there is no file."""
     events.check_open()
-    since = events.positions
+    since = dict[int, int]()
+
+    def pages() -> Iterator[list[Happened]]:  # asked once there is a place to write to: it may have to search
+        since.update(events.positions)
+        yield from pages_of(events)
 
     def advance() -> None:
         check()
         if progress is not None:
             progress(events.logs.done, events.logs.total)
 
-    done = export_rows(pages_of(events), Path(path), events.tables, overwrite=overwrite, advance=advance)
+    done = export_rows(pages(), _checked_path(path), events.tables, overwrite=overwrite, advance=advance)
     files, count, unreadable, size_bytes = done
     return Exported(files, count, unreadable, size_bytes, since, events.positions)
+
+
+def _checked_path(path: str | os.PathLike[str]) -> Path:
+    """Raises `InvalidMessage`."""
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise InvalidMessage("path", f"is {path!r}", "give FILE.parquet, FILE.jsonl, or a folder")
+    return Path(path)
 
 
 def _batches(events: EventRange, table: Any, owner: object) -> Iterator[Any]:

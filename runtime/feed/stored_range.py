@@ -50,14 +50,18 @@ class StoredRange:
 
     def to_files(self, path: Path, *, overwrite: bool = False, progress: Progress | None = None) -> Exported:
         """Write the rest: see `BlockingEvents.to_parquet`."""
-        since = self.logs.positions
+        since = dict[int, int]()
+
+        def pages() -> Iterator[list[tuple[StoredEvent, Recorded]]]:  # see `frames.to_parquet`
+            since.update(self.logs.positions)
+            yield from self.pages()
 
         def advance() -> None:
             if progress is not None:
                 progress(self.logs.done, self.logs.total)
 
         tables = Tables(StoredTable, lambda _: StoredTable())
-        done = export_rows(self.pages(), path, tables, overwrite=overwrite, advance=advance)
+        done = export_rows(pages(), path, tables, overwrite=overwrite, advance=advance)
         return Exported(*done, since, self.logs.positions)
 
     def close(self) -> None:

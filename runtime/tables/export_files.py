@@ -21,7 +21,7 @@ from ..read.unreadable import UnreadableEvent
 from ..stream import TYPE_NAME_PATTERN
 from .columns import pyarrow
 from .event_tables import id_text, stored_payload
-from .new_file import NewFile, taken
+from .new_file import NewFile
 from .plain import encode_plain, plain
 
 __all__ = ["Exported", "Tables", "export_rows"]
@@ -127,7 +127,9 @@ def export_rows(
         writer.write(rows)
         events, unreadable = events + len(rows), unreadable + _unreadable(rows)
         writer.close()
-        size_bytes = sum(file.publish() for file in writer.files)
+        size_bytes = sum(file.complete() for file in writer.files)
+        for file in writer.files:
+            file.publish()
     except OSError as error:
         raise StorageFailed(str(path), f"cannot write it: {error.strerror or error}") from error
     finally:
@@ -167,7 +169,11 @@ class _ParquetFile:
 
         self.table = table
         self.new_file = NewFile(path, overwrite=overwrite)
-        self._writer = parquet.ParquetWriter(self.new_file.file, table.schema, compression="zstd")
+        try:
+            self._writer = parquet.ParquetWriter(self.new_file.file, table.schema, compression="zstd")
+        except BaseException:
+            self.new_file.discard()
+            raise
         self._batches: list[Any] = []
         self._rows = 0
         self.pending_bytes = 0
@@ -216,11 +222,8 @@ class _ParquetFiles:
             try:
                 if not folder.is_dir():
                     make_private_folder(folder)
-                existing = sorted(folder.glob("*.parquet"))
             except OSError as error:
                 raise StorageFailed(str(folder), f"cannot make the folder: {error.strerror or error}") from error
-            if existing and not overwrite:
-                raise taken(existing[0])
 
     @property
     def files(self) -> Sequence[NewFile]:

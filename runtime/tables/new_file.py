@@ -10,6 +10,7 @@ elsewhere. What a killed process leaves is called `.NAME.….new`, and may be re
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 
@@ -17,18 +18,19 @@ from ..durable_files import fsync_folder
 from ..errors import CallerError, StorageFailed
 from ..private import open_private
 
-__all__ = ["NewFile", "taken"]
+__all__ = ["NewFile"]
 
 
 class NewFile:
-    """Write to `file`, and then `publish` it or `discard` it."""
+    """Write to `file`, `complete` it, and then `publish` it; or `discard` it."""
 
     def __init__(self, path: Path, *, overwrite: bool) -> None:
         """Raises `CallerError` for a path that is taken, `StorageFailed` for one where nothing can be written."""
         self.path = path
         self._overwrite = overwrite
-        if not overwrite and os.path.lexists(path):
-            raise taken(path)
+        if path.is_dir() and not path.is_symlink():
+            raise CallerError(f"{path} is a folder, which no file replaces; give the path of a file")
+        self._check_free()
         self._temporary = path.with_name(f".{path.name}.{token_hex(4)}.new")
         try:
             descriptor = open_private(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
@@ -39,29 +41,36 @@ class NewFile:
             raise StorageFailed(str(path), f"cannot write there: {error.strerror or error}") from error
         self.file = os.fdopen(descriptor, "wb")
 
-    def publish(self) -> int:
-        """Move the file to its place, durably. Returns its size in bytes. Raises `CallerError`, `StorageFailed`."""
+    def complete(self) -> int:
+        """Have all of it on the disk, beside its place. Returns its size in bytes. Raises `CallerError`,
+        `StorageFailed`."""
         try:
             self.file.flush()
             os.fsync(self.file.fileno())
             size_bytes = os.fstat(self.file.fileno()).st_size
             self.file.close()
-            if not self._overwrite and os.path.lexists(self.path):  # it came meanwhile
-                raise taken(self.path)
+        except OSError as error:
+            raise StorageFailed(str(self.path), f"cannot write the file: {error.strerror or error}") from error
+        self._check_free()  # one came meanwhile
+        return size_bytes
+
+    def publish(self) -> None:
+        """Move the file, which is complete, to its place, durably. Raises `CallerError`, `StorageFailed`."""
+        self._check_free()
+        try:
             self._temporary.replace(self.path)
             fsync_folder(self.path.parent)
         except OSError as error:
             raise StorageFailed(str(self.path), f"cannot write the file: {error.strerror or error}") from error
-        return size_bytes
 
     def discard(self) -> None:
         """Remove what was written, unless it is in its place already. Discarding twice is allowed."""
-        try:
+        with suppress(OSError):  # it has a buffer that cannot be written, such as to a full disk: that was reported
             self.file.close()
-        finally:
+        with suppress(OSError):
             self._temporary.unlink(missing_ok=True)
 
-
-def taken(path: Path) -> CallerError:
-    """The error for a file that exists and is not to be replaced."""
-    return CallerError(f"{path} exists; choose another place, or allow it to be replaced (overwrite=True, --overwrite)")
+    def _check_free(self) -> None:
+        if not self._overwrite and os.path.lexists(self.path):
+            how = "choose another place, or allow it to be replaced (overwrite=True, --overwrite)"
+            raise CallerError(f"{self.path} exists; {how}")

@@ -85,6 +85,8 @@ def test_a_mistake_is_named_and_leaves_nothing(store: Store, tmp_path: Path) -> 
         ([store.path, "--to", tmp_path / "taken.parquet"], "taken.parquet exists; choose another place"),
         ([store.path, "--to", tmp_path / "x.parquet", "--types", "Deposed"], "no stored event is named 'Deposed'"),
         ([store.path, ME, "--to", tmp_path / "x.parquet", "--types", "Deposed"], "no event is named 'Deposed'"),
+        ([store.path, "--to", ""], "add --to FILE.parquet"),
+        ([store.path, "--to", tmp_path / "x.parquet", "--until", "7=1"], "until: 7: 1 is not a position in this store"),
         ([store.path, "--to", tmp_path / "x.parquet", "--since", "yesterday"], "'yesterday' is no place in a store"),
         ([store.path, "--to", tmp_path / "x.parquet", "--since", "0=99"], "partition 0 has no position 99"),
         ([tmp_path / "none", "--to", tmp_path / "x.parquet"], "there is no store here"),
@@ -93,3 +95,23 @@ def test_a_mistake_is_named_and_leaves_nothing(store: Store, tmp_path: Path) -> 
             exported(*options)
         assert text in str(told.value)
     assert sorted(os.listdir(tmp_path)) == ["bank-data", "taken.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "text"),
+    [
+        ("--types", "", "--types: has an empty name; name what is wanted, or leave the option out for everything"),
+        ("--types", "Opened,,", "--types: has an empty name"),
+        ("--streams", "", "--streams: has an empty name"),
+        ("--since", "", "--since: '' is no place in a store"),
+        ("--until", "", "--until: '' is no place in a store"),
+    ],
+)
+def test_an_empty_option_is_refused_and_does_not_mean_everything(
+    store: Store, tmp_path: Path, option: str, given: str, text: str
+) -> None:
+    for classes in ([], [ME]):
+        with pytest.raises(RayfoldError) as told:
+            exported(store.path, *classes, "--to", tmp_path / "x.parquet", option, given)
+        assert text in str(told.value)
+    assert os.listdir(tmp_path) == ["bank-data"]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import resource
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,17 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from rayfold import BlockingEvents, CallerError, Damaged, Event, StorageFailed, UnknownEvent, UnknownName, read_events
+from rayfold import (
+    BlockingEvents,
+    CallerError,
+    Damaged,
+    Event,
+    InvalidMessage,
+    StorageFailed,
+    UnknownEvent,
+    UnknownName,
+    read_events,
+)
 from rayfold.runtime.feed.stored_range import open_stored
 from rayfold.runtime.log.contract import NewEvent
 from rayfold.runtime.log.reader import LmdbReader
@@ -196,14 +209,75 @@ def damaged_at(position: int) -> Any:
 def test_a_file_that_exists_is_replaced_only_if_that_is_allowed(store: Store, tmp_path: Path) -> None:
     (tmp_path / "mine.parquet").write_text("mine")
     (tmp_path / "notes.txt").write_text("mine too")
-    for target in (tmp_path / "mine.parquet", tmp_path):
-        with pytest.raises(CallerError, match=r"mine.parquet exists; choose another place, or allow it to be replaced"):
+    (folder := tmp_path / "folder").mkdir()
+    (folder / "Withdrawn.parquet").write_text("of yesterday")
+    for target, name in ((tmp_path / "mine.parquet", "mine"), (folder, "folder/Withdrawn")):
+        with pytest.raises(CallerError, match=f"{name}.parquet exists; choose another place, or allow it to be repl"):
             of(store).to_parquet(target)
-    assert sorted(os.listdir(tmp_path)) == ["mine.parquet", "notes.txt"]
+    assert sorted(os.listdir(tmp_path)) == ["folder", "mine.parquet", "notes.txt"]
+    assert os.listdir(folder) == ["Withdrawn.parquet"]
     of(store).to_parquet(tmp_path / "mine.parquet", overwrite=True)
-    of(store).to_parquet(tmp_path, overwrite=True)
+    of(store).to_parquet(folder, overwrite=True)
     assert parquet.read_table(tmp_path / "mine.parquet").num_rows == len(HISTORY)
+    assert parquet.read_table(folder / "Withdrawn.parquet").num_rows == 7
     assert (tmp_path / "notes.txt").read_text() == "mine too"
+
+
+def test_files_of_a_folder_that_are_not_written_do_not_stand_in_the_way(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "mine.parquet").write_text("mine")
+    (tmp_path / "Opened.parquet").write_text("of yesterday")
+    done = of(store, types=Deposited).to_parquet(tmp_path)
+    assert done.files == (str(tmp_path / "Deposited.parquet"),)
+    assert [(tmp_path / name).read_text() for name in ("mine.parquet", "Opened.parquet")] == ["mine", "of yesterday"]
+
+
+@pytest.mark.parametrize("name", ["dir.parquet", "dir.jsonl"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_in_place_of_a_file_is_refused_before_anything_is_read(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, overwrite: bool
+) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.setattr(LmdbReader, "read", damaged_at(1))
+    with pytest.raises(CallerError, match=f"{name} is a folder, which no file replaces; give the path of a file"):
+        of(store, since=datetime(2020, 1, 1, tzinfo=UTC)).to_parquet(tmp_path / name, overwrite=overwrite)
+    assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("path", ["", None, 3])
+def test_a_path_that_is_none_is_named(store: Store, path: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidMessage, match=f"path: is {path!r}; give FILE.parquet, FILE.jsonl, or a folder"):
+        of(store).to_parquet(path)
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.jsonl", "folder"])
+def test_a_full_disk_is_a_failure_of_the_storage_and_leaves_nothing(store: Store, tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit_bytes in (0, 1_000, 4_096):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
+        try:
+            with pytest.raises(StorageFailed, match=rf"{name}.*: cannot write .*: File too large"):
+                of(store).to_parquet(tmp_path / name)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_no_file_of_a_folder_appears_before_all_of_them_are_on_the_disk(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = []
+
+    def fails_at_the_last(descriptor: int) -> None:
+        files.append(descriptor)
+        if len(files) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("rayfold.runtime.tables.new_file.os.fsync", fails_at_the_last)
+    with pytest.raises(StorageFailed, match="Withdrawn.parquet: cannot write the file: No space left on device"):
+        of(store).to_parquet(tmp_path)
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_file_that_comes_while_it_is_written_is_not_replaced(store: Store, tmp_path: Path) -> None:
