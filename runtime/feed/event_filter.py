@@ -53,9 +53,11 @@ class EventFilter:
         of: int = 1,
         key: Key | None = None,
         unreadable: Unreadable = "raise",
+        call: str = "the subscription",
     ) -> None:
-        """Raises `UnknownName`, `InvalidId` or `InvalidMessage` for what no event could ever match."""
-        self._catalogue = catalogue
+        """`call`: what the caller has given these arguments to, for errors. Raises `UnknownName`, `InvalidId` or
+        `InvalidMessage` for what no event could ever match."""
+        self._catalogue, self._call = catalogue, call
         self._types = None if types is None else frozenset(_event_names(catalogue, types))
         self._kinds: frozenset[str] = frozenset()
         self._ids: frozenset[StreamId] = frozenset()
@@ -121,7 +123,7 @@ class EventFilter:
         except BaseException as error:
             if is_ctrl_c(error):
                 raise
-            raise HandlerFailed.caused_by("streams= of the subscription", _told(recorded), error) from error
+            raise HandlerFailed.caused_by(f"streams= of {self._call}", _told(recorded), error) from error
 
     def _member_of(self, event: Event, recorded: Recorded) -> int:
         assert self._key is not None
@@ -130,7 +132,7 @@ class EventFilter:
         except BaseException as error:
             if is_ctrl_c(error):
                 raise
-            raise HandlerFailed.caused_by("key= of the subscription", _told(recorded), error) from error
+            raise HandlerFailed.caused_by(f"key= of {self._call}", _told(recorded), error) from error
 
 
 def happened_in(

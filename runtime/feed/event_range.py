@@ -157,10 +157,11 @@ def open_events(
     catalogue: Catalogue,
     wanted: EventOptions,
     open_reader: Callable[[int], Reader] | None = None,
+    call: str = "events()",
 ) -> EventRange:
-    """Open the logs and find the end. Raises the errors of `Runtime.events`."""
+    """Open the logs and find the end. `call`: that of the user, for errors. Raises the errors of `Runtime.events`."""
     unreadable = wanted.unreadable or ("yield" if wanted.types is None else "raise")
-    chosen = EventFilter(catalogue, wanted.types, wanted.streams, unreadable=unreadable)
+    chosen = EventFilter(catalogue, wanted.types, wanted.streams, unreadable=unreadable, call=call)
     logs = open_range(store, wanted.since, wanted.until, chosen.named, open_reader)
     return EventRange(logs, chosen, _tables(catalogue, chosen.only))
 

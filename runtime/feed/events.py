@@ -185,6 +185,5 @@ def read_events(
             print(recorded.stream, event.amount)
     """
     catalogue = Catalogue(aggregates, projections, events=events, retired=retired)
-    return BlockingEvents(
-        open_events(open_store(path), catalogue, EventOptions(types, streams, since, until, unreadable))
-    )
+    wanted = EventOptions(types, streams, since, until, unreadable)
+    return BlockingEvents(open_events(open_store(path), catalogue, wanted, call="read_events()"))

@@ -174,10 +174,10 @@ def open_range(
                 heads[partition] = reader.head()
             logs[partition] = (open_reader or store.open_reader)(partition)
             on_failure.callback(logs[partition].close)
-        for bound in (since, until):
+        for argument, bound in (("since", since), ("until", until)):
             if bound is not None and not isinstance(bound, datetime):
                 positions = {bound.partition: bound.position} if isinstance(bound, Receipt) else bound
-                checked_place(logs, positions)
+                checked_place(logs, positions, argument)
         on_failure.pop_all()
 
     def place() -> tuple[Place, Place]:
@@ -197,7 +197,7 @@ def read_on() -> CallerError:
 
 def _check(bound: Bound | None, argument: str, store_id: str) -> None:
     if isinstance(bound, datetime):
-        microseconds(bound)
+        microseconds(bound, argument)
     elif isinstance(bound, Receipt):
         check_store(argument, bound, store_id)
     elif bound is not None and not isinstance(bound, Mapping):

@@ -509,7 +509,7 @@ def _start(readers: Mapping[int, Reader], from_: From, store_id: str) -> dict[in
         check_store("from_", from_, store_id)
         return place_of(readers, from_.partition, from_.position)
     if isinstance(from_, Mapping):
-        return checked_place(readers, from_)
+        return checked_place(readers, from_, "from_")
     if from_ not in ("beginning", "end"):
         remedy = "choose 'beginning', 'end', positions by partition, or a receipt"
         raise InvalidMessage("subscription", f"from_ is {from_!r}", remedy)

@@ -207,7 +207,7 @@ def fold_up_to(read_model: ReadModel, place: Mapping[int, int]) -> Iterator[int]
             yield reached - before
 
 
-def checked_place(readers: Mapping[int, Reader], place: Mapping[int, int]) -> dict[int, int]:
+def checked_place(readers: Mapping[int, Reader], place: Mapping[int, int], argument: str = "place") -> dict[int, int]:
     """The place with a position for every partition; 0, nothing of it, for those that it does not name.
 
     Raises `NotInHistory` for a position that a log lacks, `InvalidMessage` for what is not a position.
@@ -217,20 +217,20 @@ def checked_place(readers: Mapping[int, Reader], place: Mapping[int, int]) -> di
         numbers = not isinstance(partition, bool) and isinstance(position, int) and not isinstance(position, bool)
         if partition not in readers or not numbers or position < 0:
             what = f"{partition!r}: {position!r} is not a position in this store"
-            raise InvalidMessage("place", what, f"its partitions are 0 to {len(readers) - 1}")
+            raise InvalidMessage(argument, what, f"its partitions are 0 to {len(readers) - 1}")
         if position > (head := readers[partition].head()):
             raise NotInHistory(f"partition {partition}", f"position {position}", head)
         checked[partition] = position
     return checked
 
 
-def microseconds(at: datetime) -> int:
+def microseconds(at: datetime, argument: str = "at") -> int:
     """The moment as the log has it: microseconds since 1970 UTC. Raises `InvalidMessage` for one without a zone."""
     if not isinstance(at, datetime):
-        raise InvalidMessage("at", f"is {at!r}", "give an aware datetime")
+        raise InvalidMessage(argument, f"is {at!r}", "give an aware datetime")
     if at.tzinfo is None or at.utcoffset() is None:
         what = f"{at.isoformat()} has no time zone, so its moment is unknown"
-        raise InvalidMessage("at", what, "give an aware datetime, such as datetime(..., tzinfo=UTC)")
+        raise InvalidMessage(argument, what, "give an aware datetime, such as datetime(..., tzinfo=UTC)")
     return (at - _EPOCH) // timedelta(microseconds=1)
 
 

@@ -16,6 +16,7 @@ from rayfold import (
     CallerError,
     Damaged,
     Event,
+    HandlerFailed,
     InvalidMessage,
     NotInHistory,
     Receipt,
@@ -94,6 +95,8 @@ def test_types_and_streams_choose(store: Store) -> None:
     assert [*of(store, streams=Vault)] == []
     with pytest.raises(UnknownName, match="no event is named 'Deposed'"):
         of(store, types="Deposed")
+    with pytest.raises(HandlerFailed, match=r"streams= of read_events\(\) failed on event 1 of partition 0 .*KeyError"):
+        next(of(store, streams=lambda stream: {}[stream]))
 
 
 def test_what_is_committed_after_the_call_is_left_out(tmp_path: Path) -> None:
@@ -133,12 +136,13 @@ def test_a_time_and_a_receipt_are_places_too(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_is_refused_at_the_call(store: Store) -> None:
     with pytest.raises(NotInHistory, match="partition 0 has no position 1000000; it is at"):
         of(store, until={0: 1_000_000})
-    with pytest.raises(InvalidMessage, match="7: 1 is not a position in this store; its partitions are 0 to 2"):
+    with pytest.raises(InvalidMessage, match="since: 7: 1 is not a position in this store; its partitions are 0 to 2"):
         of(store, since={7: 1})
     with pytest.raises(InvalidMessage, match="until: is 'heads'; give positions by partition, a receipt, or an aware"):
         of(store, until="heads")
-    with pytest.raises(InvalidMessage, match="has no time zone"):
-        of(store, since=datetime(2026, 1, 1))
+    for argument in ("since", "until"):
+        with pytest.raises(InvalidMessage, match=f"^{argument}: 2026-01-01T00:00:00 has no time zone"):
+            of(store, **{argument: datetime(2026, 1, 1)})
     now = datetime.now(UTC)
     with pytest.raises(InvalidMessage, match="is before since="):
         of(store, since=now, until=now - timedelta(days=1))
