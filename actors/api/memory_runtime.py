@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypedDict, Unpack
 
+from ...runtime.arguments import checked_class
 from ...runtime.domain.aggregate import Aggregate
 from ...runtime.domain.messages import Event
 from ...runtime.domain.projection import Projection
@@ -89,11 +90,25 @@ class MemoryRuntime(Operations):
         """
         running = self._here
         assert isinstance(running, MemorySystem)
+        for one in projections:
+            checked_class("holding_back", one, Projection)
         names = running.hold_back(projections)
         try:
             yield
         finally:
             self._let_go(names)
+
+    def _check_loop(self) -> None:
+        """Raises `CallerError`, as for any runtime; a test meets it where its fixture runs on another loop."""
+        try:
+            super()._check_loop()
+        except CallerError:
+            raise CallerError(
+                "this system in memory was started on another event loop than the one that this test runs on. Write "
+                "the fixture with the plugin and the scope that run the test: @pytest_asyncio.fixture(loop_scope="
+                "'module'), or @pytest.fixture for anyio, over `async def bank(): async with system(...) as running: "
+                "yield running`"
+            ) from None
 
     def _let_go(self, names: Sequence[str]) -> None:
         """End one block of `holding_back`, also where the system was stopped meanwhile."""
@@ -197,6 +212,10 @@ def system(
             assert (await bank.state_at(Account, "alice", at=bank.clock.now)).balance == 100
     """
     application, aggregates, projections = _sorted(classes)
+    if not classes and not events and not retired:
+        raise InvalidMessage(
+            _SYSTEM, "there is nothing to run", "give aggregate and projection classes, or an Application"
+        )
     made = application_here(
         _SYSTEM,
         application,
@@ -233,7 +252,7 @@ def fixture(*classes: Classes, **options: Unpack[SystemOptions]) -> Any:
             assert await bank.ask(Balances, BalanceOf(account="alice"), after=receipt) == 5
     """
 
-    async def running() -> AsyncIterator[MemoryRuntime]:
+    async def running(_test_class: object = None) -> AsyncIterator[MemoryRuntime]:  # given where it is one's attribute
         async with system(*classes, **options) as started:
             yield started
 
@@ -252,7 +271,7 @@ def fixture_blocking(*classes: Classes, **options: Unpack[SystemOptions]) -> Any
     """
     import pytest
 
-    def running() -> Iterator[BlockingMemoryRuntime]:
+    def running(_test_class: object = None) -> Iterator[BlockingMemoryRuntime]:  # given where it is one's attribute
         with system_blocking(*classes, **options) as started:
             yield started
 

@@ -109,7 +109,7 @@ class Portal(_Caller):
         """Held while something is handed to the event loop, and while that is taken away."""
 
     def __reduce__(self) -> NoReturn:
-        """It belongs to this process. Whatever describes a handler that reaches it does not look into it."""
+        """It belongs to this process. A fingerprint of a handler that reaches it counts it by its type."""
         raise TypeError(f"a {type(self).__name__} belongs to the process that started it and cannot be pickled")
 
     def start(self) -> Self:

@@ -162,7 +162,7 @@ class TimeTravel:
         if isinstance(place, Receipt):
             check_store("as_of", place, self._store.store_id)
         if isinstance(place, datetime):
-            microseconds(place)  # the caller's mistake is found here
+            microseconds(place, "as_of")  # the caller's mistake is found here
         found = [one async for one in self._searched(place)]
         return dict(found[-1])
 

@@ -31,7 +31,7 @@ class Clock:
     """
 
     def __init__(self, now: datetime = FIRST_TIME) -> None:
-        self._now_us = microseconds(now)
+        self._now_us = _checked("now", now)
 
     def __repr__(self) -> str:
         return f"Clock({self.now.isoformat()})"
@@ -50,11 +50,25 @@ class Clock:
         `InvalidMessage`."""
         if not isinstance(by, timedelta):
             raise InvalidMessage("clock", f"{by!r} is not a timedelta", "give timedelta(days=30), for example")
-        self._now_us = microseconds(self.now + by)
+        try:
+            self._now_us = _checked("clock", self.now + by)
+        except OverflowError:
+            what = f"{by} from {self.now.isoformat()} is outside of the years 1 to 9999"
+            raise InvalidMessage("clock", what, "move it by less") from None
 
     def set(self, at: datetime) -> None:
         """Have it show this time, which may be before what it shows. Raises `InvalidMessage` for one without a zone."""
-        self._now_us = microseconds(at)
+        self._now_us = _checked("clock", at)
+
+
+def _checked(argument: str, at: datetime) -> int:
+    """In microseconds since 1970. Raises `InvalidMessage`, also for what is no time in UTC."""
+    now_us = microseconds(at, argument)
+    try:
+        _ = _EPOCH + timedelta(microseconds=now_us)
+    except OverflowError:
+        raise InvalidMessage(argument, f"{at.isoformat()} is outside of the years 1 to 9999 in UTC") from None
+    return now_us
 
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

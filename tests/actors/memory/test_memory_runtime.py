@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -203,10 +203,15 @@ def test_a_clock_is_moved_by_what_is_a_time() -> None:
     clock = Clock()
     with pytest.raises(InvalidMessage, match="clock: 5 is not a timedelta"):
         clock.advance(5)  # type: ignore[arg-type]
-    with pytest.raises(InvalidMessage, match="has no time zone"):
+    with pytest.raises(InvalidMessage, match="^clock: 2026-01-01T00:00:00 has no time zone"):
         clock.set(datetime(2026, 1, 1))
-    with pytest.raises(InvalidMessage, match="has no time zone"):
+    with pytest.raises(InvalidMessage, match="^now: 2026-01-01T00:00:00 has no time zone"):
         system(Account, now=datetime(2026, 1, 1))
+    for far in (timedelta.max, timedelta.min):
+        with pytest.raises(InvalidMessage, match="^clock: .* is outside of the years 1 to 9999; move it by less"):
+            clock.advance(far)
+    with pytest.raises(InvalidMessage, match="^clock: 9999.* is outside of the years 1 to 9999 in UTC"):
+        clock.set(datetime.max.replace(tzinfo=timezone(timedelta(hours=-5))))
     assert clock.now == NEW_YEAR
 
 
@@ -251,6 +256,31 @@ async def test_what_waits_for_it_is_answered_when_it_goes_on(bank: MemoryRuntime
         bank.holding_back(type("Elsewhere", (rayfold.Projection,), {})),
     ):
         raise AssertionError("it holds nothing back")
+
+
+async def test_what_cannot_be_held_back_or_asked_is_told_by_its_argument(bank: MemoryRuntime) -> None:
+    with pytest.raises(InvalidMessage, match="^holding_back: 'Balances' is not a"), bank.holding_back("Balances"):  # type: ignore[arg-type]
+        raise AssertionError("it holds nothing back")
+    with pytest.raises(InvalidMessage, match="^as_of: 2026-01-01T00:00:00 has no time zone"):
+        await bank.as_of(Balances, datetime(2026, 1, 1), BalanceOf(account="alice"))
+    with pytest.raises(InvalidMessage, match="^since: 2026-01-01T00:00:00 has no time zone"):
+        bank.events(since=datetime(2026, 1, 1))
+
+
+async def test_another_event_loop_than_that_of_the_test_is_told_as_the_cause(bank: MemoryRuntime) -> None:
+    with pytest.raises(CallerError, match=r"started on another event loop.*pytest_asyncio.fixture\(loop_scope="):
+        await asyncio.to_thread(asyncio.run, bank.heads())
+
+
+class TestFixturesOfAClass:
+    bank = fixture(Account)
+    till = fixture_blocking(Account)
+
+    async def test_they_may_be_attributes_of_it(self, bank: MemoryRuntime) -> None:
+        assert await bank.heads() == {0: 0, 1: 0}
+
+    def test_without_await_too(self, till: BlockingMemoryRuntime) -> None:
+        assert till.heads() == {0: 0, 1: 0}
 
 
 def test_without_await_it_is_held_back_too(till: BlockingMemoryRuntime) -> None:
@@ -339,7 +369,7 @@ async def test_what_races_is_decided_one_after_the_other(bank: MemoryRuntime) ->
 def test_what_cannot_be_run_is_refused_as_a_runtime_refuses_it() -> None:
     application = Application("bank", aggregates=[Account])
     for classes, what in (
-        ((), "testing.system: there is nothing to run; give aggregates"),
+        ((), "testing.system: there is nothing to run; give aggregate and projection classes"),
         ((Account, 5), "testing.system: 5 is neither an Aggregate nor a Projection class; give aggregate and"),
         ((Account, Deposit), "Deposit'> is neither an Aggregate nor a Projection class"),
         ((application, application), "testing.system: 2 Applications were given; give one"),
