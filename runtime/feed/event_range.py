@@ -60,7 +60,7 @@ class EventRange:
         self._failure: RayfoldError | None = None
         """What ended the last page, raised when its events are used up."""
         self._filling = False
-        """Whether a page is being read, which has not been taken by anybody yet."""
+        """Whether a page is being read, of which nothing is in the buffer yet."""
         self._closed = False
         """Whether it was closed, and not only read to its end."""
         self.ended = False
