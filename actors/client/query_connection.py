@@ -38,6 +38,7 @@ class QueryConnection(GreetedConnection):
         self._protocol = self.protocol_class()
         self._tell_reached, self._tell_lost = tell_reached, tell_lost
         self._calls: dict[int, Callable[[Answer], None]] = {}
+        self._retired = False
 
     @property
     def answered(self) -> bool:
@@ -60,6 +61,12 @@ class QueryConnection(GreetedConnection):
         self._calls[call] = came_back
         self._transport.write(frame)
 
+    def retire(self) -> None:
+        """Close it as soon as nothing is in flight on it."""
+        self._retired = True
+        if not self._calls:
+            self.close()
+
     def read(self, data: bytes) -> str:
         """See `GreetedConnection`."""
         for call, answer in self._protocol.receive(data):
@@ -69,6 +76,8 @@ class QueryConnection(GreetedConnection):
                 self._calls[call](answer)
             else:
                 self._calls.pop(call)(answer)
+        if self._retired and not self._calls:
+            self.close()
         return self._protocol.refused
 
     def end(self) -> None:

@@ -29,7 +29,7 @@ import asyncio
 import contextlib
 import pickle
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future as ThreadFuture
 from functools import partial
 from typing import Any, Final
@@ -42,6 +42,7 @@ from ...runtime.read.positions import join_place
 from ...runtime.user_code import is_ctrl_c
 from ..process.suspects import Refused, key_of_batch, record_of, suspects_alone, suspects_of
 from ..settings import Settings
+from ..sockets.query_frames import LEFT_MAX_S
 from .query_connection import Answer, QueryConnection
 from .query_protocol import Answered, Reached, SomeAnswered
 from .socket_search import SocketSearch
@@ -140,6 +141,7 @@ class _Replica:
         self.fresh, self.waited = waiting(self, False), waiting(self, True)
         """Queries that wait for a position: those that have just come, and those that have waited in vain."""
         self.search = search(self)
+        """Asks the actor by way of this replica, as the handle of it may be replaced."""
         self.parked: dict[_Call, None] = {}
         """Calls of which some queries wait in it."""
         self.checking = False
@@ -148,6 +150,19 @@ class _Replica:
         self.examining: asyncio.Task[None] | None = None
         actor_id = getattr(actor, "_actor_id", None)
         self.record = record_of(actor_id.hex() if actor_id is not None else "")
+
+    @property
+    def socket_path(self) -> Any:
+        """The actor's method."""
+        return self.actor.socket_path
+
+    def retire(self) -> None:
+        """Look for no socket any more, and close the connection once nothing is in flight on it."""
+        if (connection := self.search.connection) is not None:
+            self.search.retire()
+            connection.retire()
+        else:
+            self.search.close()
 
     def has(self, after: Mapping[int, int]) -> bool:
         """Whether it is known to have come as far as `after`."""
@@ -192,7 +207,7 @@ class ReplicaPool:
         self._store_id = store_id
         self._turn = 0
         self._former: list[_Replica] = []
-        """Replicas that were replaced, whose connections end with their actors."""
+        """Replicas that were replaced, whose connections end with what is in flight on them."""
         self._gathering: _Replica | None = None
         """Where the last query without `after=` went."""
         self._pending: set[_Asked] = set()
@@ -202,15 +217,16 @@ class ReplicaPool:
         self._replicas = [self._replica(number, actor) for number, actor in enumerate(actors)]
 
     def replace(self, actors: Sequence[Any]) -> None:
-        """Ask these from now on. What was sent to others is answered by them, or sent again to these."""
+        """Ask these from now on. What was sent to others is answered by them, or sent again to these. An actor that is
+        among them stays the same replica, whichever handle leads to it."""
         self._gathering = None
-        before = {id(replica.actor): replica for replica in self._replicas}
-        self._replicas = [before.get(id(actor)) or self._replica(0, actor) for actor in actors]
-        for number, replica in enumerate(self._replicas):
-            replica.number = number
+        before = {_name_of(replica.actor): replica for replica in self._replicas}
+        self._replicas = [before.get(_name_of(actor)) or self._replica(0, actor) for actor in actors]
+        for number, (replica, actor) in enumerate(zip(self._replicas, actors, strict=True)):
+            replica.number, replica.actor = number, actor
         for replica in before.values():
             if replica not in self._replicas:
-                replica.search.retire()
+                replica.retire()
                 self._former = [one for one in (*self._former, replica) if one.search.open]
                 batchers = (replica.batcher, replica.fresh, replica.waited)
                 self._again([asked for batcher in batchers for asked, _ in batcher.take_waiting(lambda _: True)])
@@ -224,7 +240,7 @@ class ReplicaPool:
         """Send nothing again: these actors are about to end, and no others can answer for them."""
         self._retired = True
         for replica in self._replicas:
-            replica.search.retire()
+            replica.retire()
 
     def close(self) -> None:
         """Close the sockets: what is on its way, and what is asked from now on, goes through Ray."""
@@ -247,7 +263,7 @@ class ReplicaPool:
             search.lost(connection, answered=connection.answered)
 
         choice = TransportChoice[QueryConnection](by_socket=self._settings.local_sockets)
-        search = SocketSearch(replica.actor, choice, new_connection)
+        search = SocketSearch(replica, choice, new_connection)
         return search
 
     def _batcher(self, replica: _Replica) -> Batcher[_Asked]:
@@ -439,7 +455,7 @@ class ReplicaPool:
         call.connection, call.left = connection, dict(enumerate(batch))
         replica.parked[call] = None
         queries = join_queries([asked.packed for asked in batch])
-        waits = [(max(0.0, asked.deadline_s - now), asked.after) for asked in batch]
+        waits = [(min(max(0.0, asked.deadline_s - now), LEFT_MAX_S), asked.after) for asked in batch]
         connection.wait(queries, waits, partial(self._told, call))
         if not replica.checking:
             replica.checking = True
@@ -744,6 +760,14 @@ class _Lost(Exception):
 
 class _NotAnswered(Exception):
     """A replica does not answer this call: it ends, or is still reading."""
+
+
+def _name_of(actor: Any) -> Hashable:
+    """What names the actor that a handle leads to: its id of Ray's, or its name at a relay."""
+    if (actor_id := getattr(actor, "_actor_id", None)) is not None:
+        return str(actor_id.hex())
+    name = getattr(actor, "name", None)
+    return name if isinstance(name, str) else id(actor)
 
 
 def _key_of(asked: _Asked) -> bytes:

@@ -5,7 +5,7 @@ Beside step [8]. `framing.py` has their form; their contents are in msgpack. Fro
 - `ASK`: needs (partition -> position), whether there is no other replica, whether each answer is to be pickled by
   itself, and a batch of queries
 - `WAIT`: a batch of queries, and for each the seconds left until its deadline and its `after` (partition -> position).
-  A query without a name only waits
+  A query without a name only waits. More seconds than `LEFT_MAX_S` count as that
 
 To the client, for each call:
 
@@ -34,6 +34,7 @@ __all__ = [
     "ANSWER_FRAME_BYTES_MAX",
     "ASK",
     "FAILED",
+    "LEFT_MAX_S",
     "QUERIES_MAX",
     "QUERY_FRAME_BYTES_MAX",
     "REACHED",
@@ -52,6 +53,10 @@ REACHED: Final = 6
 
 QUERIES_MAX: Final = 1024
 """In one frame. Answered under one hold of the read model's lock: about 3 ms during which it takes in no event."""
+
+LEFT_MAX_S: Final = 86_400.0
+"""How long a query waits in a projector at most, whatever its caller allows: numbers without a limit, such as infinity,
+have no place among deadlines."""
 
 QUERY_FRAME_BYTES_MAX: Final = 2 * MESSAGE_BYTES_MAX + BATCH_BYTES_MAX
 """A batch that exceeds the batcher's limit is a single query of the largest size; the positions that a frame needs take
