@@ -221,6 +221,9 @@ class ProjectorActor:
         Raises `Unavailable` while it is still reading."""
         self._answering(alone=False)
         with self._serving:
+            if self._server is not None and self._server.ended and not self._ending.is_set():
+                self._server.close()
+                self._served, self._server = False, None
             if not self._served and self._plan.local_sockets and not self._ending.is_set():
                 self._served = True
                 self._server = self._serve()

@@ -21,6 +21,7 @@ from ..sockets.query_frames import (
     ANSWERED,
     ASK,
     FAILED,
+    LEFT_MAX_S,
     QUERIES_MAX,
     QUERY_FRAME_BYTES_MAX,
     REACHED,
@@ -148,8 +149,8 @@ def _is_query(query: Any) -> bool:
 
 
 def _seconds(left_s: object) -> float:
-    _check(type(left_s) in (int, float) and math.isfinite(left_s), "a number of seconds")  # type: ignore[arg-type]  # checked before
-    return float(left_s)  # type: ignore[arg-type]  # checked above
+    _check(type(left_s) in (int, float) and not math.isnan(left_s), "a number of seconds")  # type: ignore[arg-type]  # checked before
+    return min(max(float(left_s), 0.0), LEFT_MAX_S)  # type: ignore[arg-type]  # checked above
 
 
 def _place(after: object) -> dict[int, int]:

@@ -14,6 +14,7 @@ one for logs on other nodes, since both may take long.
 Rules kept here:
 - connections are bounded, and each takes turns with the others: one call, or a few woken queries, at a time
 - a client that does not read its answers is not read from, and has nothing more answered, until it does
+- whatever goes wrong with one connection ends that one, and never the thread
 - a client is cut off, and the log has the reason: for what is no call of Rayfold's, and for a greeting, a frame or an
   answer that does not come to its end in time
 """
@@ -135,8 +136,8 @@ class QueryServer:
         self._wanted: Mapping[int, int] = {}
         """What `WaitingQueries.wanted` returns, for the thread that takes events in. Replaced, never changed."""
         self._signalled = False
-        self._looked: deque[Mapping[int, int]] = deque()
-        """Where logs end that have been read."""
+        self._looked: deque[tuple[float, Mapping[int, int]]] = deque()
+        """When it was looked where logs end, and where: it says nothing of what was parked later."""
         self._look_at_s = math.inf
         """When to read logs for what waits; infinite while nothing does."""
         self._accept_at_s = 0.0
@@ -155,6 +156,11 @@ class QueryServer:
         except RuntimeError as error:  # there may be no more threads
             listening.close()
             raise OSError(str(error)) from error
+
+    @property
+    def ended(self) -> bool:
+        """Nothing is answered here any more."""
+        return not self._thread.is_alive()
 
     def tell_changed(self) -> None:
         """The read model has taken something in, has stopped, or was closed. From any thread, after it."""
@@ -265,10 +271,15 @@ class QueryServer:
         if len(self._connections) >= CONNECTIONS_MAX:
             connected.close()
             return
-        connected.setblocking(False)
-        connection = _Connection(connected, self._store_id, time.monotonic())
+        try:
+            connected.setblocking(False)
+            connection = _Connection(connected, self._store_id, time.monotonic())
+            self._poll.register(connected.fileno(), select.EPOLLIN)
+        except OSError as error:
+            log.warning("%s: a connection could not be taken: %s", self.path, error)
+            connected.close()
+            return
         self._connections[connected.fileno()] = connection
-        self._poll.register(connected.fileno(), select.EPOLLIN)
         self._owing[connection] = None
 
     def _read(self, connection: _Connection) -> None:
@@ -321,6 +332,7 @@ class QueryServer:
     def _work(self, connection: _Connection) -> None:
         """Its turn: one call, or some of its woken queries."""
         if connection.socket.fileno() < 0:
+            self._busy.pop(connection, None)
             return
         if not connection.blocked:
             if connection.calls:
@@ -354,11 +366,16 @@ class QueryServer:
 
     def _end(self, connection: _Connection) -> None:
         descriptor = connection.socket.fileno()
-        if descriptor >= 0 and self._connections.pop(descriptor, None) is not None:
+        if descriptor < 0 or self._connections.pop(descriptor, None) is None:
+            return
+        self._busy.pop(connection, None)
+        self._owing.pop(connection, None)
+        try:
             self._waiting.drop(connection)
             self._wanted = self._waiting.wanted()
-            self._busy.pop(connection, None)
-            self._owing.pop(connection, None)
+        except Exception:
+            log.exception("%s: what %s has parked could not be forgotten", self.path, connection.name)
+        finally:
             with contextlib.suppress(OSError):
                 self._poll.unregister(descriptor)
             connection.socket.close()
@@ -418,7 +435,8 @@ class QueryServer:
         told: list[tuple[WaitingQuery, RayfoldError | None]] = []
         told += [(entry, None) for entry in waiting.wake(answering.positions)]
         while self._looked:
-            told += [(entry, answering.late(entry.after)) for entry in waiting.take_beyond(self._looked.popleft())]
+            read_s, ends = self._looked.popleft()
+            told += [(entry, answering.late(entry.after)) for entry in waiting.take_beyond(ends, read_s)]
         if waiting and (stopped := answering.failed) is not None:
             told += [(entry, stopped) for entry in waiting.take_all()]
         if (due_s := waiting.next_deadline_s()) is not None and due_s <= now_s:
@@ -476,7 +494,8 @@ class QueryServer:
         """On a thread of its own: what is taken in wakes the loop by itself."""
         try:
             self._answering.read_logs(partitions, _LOOK_AGAIN_S)
-            self._looked.append(self._answering.ends(partitions, away=away))
+            read_s = time.monotonic()
+            self._looked.append((read_s, self._answering.ends(partitions, away=away)))
         except RayfoldError as error:
             log.info("%s: a log cannot be read for queries that wait: %s", self.path, error)
             return

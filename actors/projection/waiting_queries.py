@@ -135,9 +135,10 @@ class WaitingQueries:
             if count >= count_max:
                 raise Overloaded("a projector", count_max, what)
         entry.parked_s, entry.deadline_s = now_s, now_s + left_s
+        step = _step(entry.deadline_s)  # before the first table has it: an entry is in all of them or in none
         self._parked[entry] = None
         self._by_connection.setdefault(entry.connection, {})[entry] = None
-        self._by_deadline.add(_step(entry.deadline_s), entry)
+        self._by_deadline.add(step, entry)
         self._size_bytes += entry.size_bytes
         self._await(entry, partition)
         return True
@@ -179,12 +180,13 @@ class WaitingQueries:
             self._leave(entry)
         return parked
 
-    def take_beyond(self, ends: Mapping[int, int]) -> list[WaitingQuery]:
-        """Those that wait for more than these logs have. They have left."""
+    def take_beyond(self, ends: Mapping[int, int], read_s: float) -> list[WaitingQuery]:
+        """Those that wait for more than these logs had at `read_s`. They have left. What was parked later stays: it may
+        wait for what was committed since."""
         found: list[WaitingQuery] = []
         for partition, end in ends.items():
             if (table := self._by_position.get(partition)) is not None:
-                found += table.beyond(end)
+                found += [entry for entry in table.beyond(end) if entry.parked_s < read_s]
         for entry in found:
             self._leave(entry)
         return found

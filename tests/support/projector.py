@@ -49,9 +49,9 @@ class Projector:
         self.read_model = ReadModel(projection, catalogue, readers)
         self.read_model.open()
         self.ending = threading.Event()
-        opened = OpenModel(projection.projection_name, self.read_model, readers, self.ending)
-        opened.catch_up(lambda _: None)
-        self.answers = Answers(projection.projection_name, "a projector", opened, InHand(None), self.ending)
+        self.opened = OpenModel(projection.projection_name, self.read_model, readers, self.ending)
+        self.opened.catch_up(lambda _: None)
+        self.answers = Answers(projection.projection_name, "a projector", self.opened, InHand(None), self.ending)
         listening = open_listening_socket("projector")
         assert listening is not None
         self.server = QueryServer(listening, STORE_ID, self.answers)
@@ -103,8 +103,9 @@ class Method:
 class Handle:
     """A projector's handle, as a client without Ray has one: what it calls takes place here."""
 
-    def __init__(self, projector: Projector) -> None:
+    def __init__(self, projector: Projector, actor_id: bytes | None = None) -> None:
         self.projector = projector
+        self._actor_id = actor_id
         self.calls: list[str] = []
 
     def __getattr__(self, name: str) -> Method:

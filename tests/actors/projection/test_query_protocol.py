@@ -17,6 +17,7 @@ from rayfold.actors.sockets.query_frames import (
     ANSWERED,
     ASK,
     FAILED,
+    LEFT_MAX_S,
     QUERIES_MAX,
     QUERY_FRAME_BYTES_MAX,
     SOME,
@@ -87,7 +88,6 @@ def test_what_is_in_flight_is_named_once_at_the_end() -> None:
         (pack_frame(ASK, 1, ({}, True, False, msgpack.packb([["T", b""]] * (QUERIES_MAX + 1)))), "1024 queries"),
         (pack_frame(WAIT, 1, (ONE, [])), "1 to 1024 queries, and as many deadlines expected"),
         (pack_frame(WAIT, 1, (msgpack.packb([]), [])), "1 to 1024 queries"),
-        (pack_frame(WAIT, 1, (ONE, [(math.inf, {})])), "a number of seconds expected"),
         (pack_frame(WAIT, 1, (ONE, [(math.nan, {})])), "a number of seconds expected"),
         (pack_frame(WAIT, 1, (ONE, [("soon", {})])), "a number of seconds expected"),
         (pack_frame(WAIT, 1, (ONE, [(1.0,)])), "a frame of kind 2 that is no call: ValueError"),
@@ -99,6 +99,16 @@ def test_a_frame_that_is_no_call_is_refused_by_name(frame: bytes, why: str) -> N
     server = QueryServerProtocol()
     server.receive(frame)
     assert why in server.refused
+
+
+@pytest.mark.parametrize(
+    ("left_s", "counts_for"), [(math.inf, LEFT_MAX_S), (1e308, LEFT_MAX_S), (-1e308, 0.0), (-math.inf, 0.0), (7, 7.0)]
+)
+def test_a_query_waits_for_a_day_at_most_however_long_its_caller_allows(left_s: float, counts_for: float) -> None:
+    server = QueryServerProtocol()
+    [call] = server.receive(pack_frame(WAIT, 1, (ONE, [(left_s, {0: 5})])))
+    assert isinstance(call, Awaited)
+    assert call.waits == [(counts_for, {0: 5})]
 
 
 def test_so_many_calls_may_wait_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:

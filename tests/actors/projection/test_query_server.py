@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import pickle
 import socket
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ import pytest
 from rayfold.actors.client.query_protocol import Answered, QueryClientProtocol, SomeAnswered
 from rayfold.actors.client.replica_pool import ReplicaPool
 from rayfold.actors.projection import query_server, waiting_queries
+from rayfold.actors.projection.actor import ProjectorActor, ProjectorPlan
 from rayfold.actors.settings import Settings
 from rayfold.actors.sockets.handshake import Handshake
 from rayfold.actors.sockets.listening import CONNECTIONS_MAX
@@ -105,6 +108,50 @@ async def test_what_lies_beyond_the_end_of_the_log_is_refused_at_once(projector:
         assert (late.asked, late.reached) == (7, 1)
 
 
+@pytest.mark.parametrize("timeout_s", [math.inf, 1e308])
+async def test_a_query_may_wait_without_a_limit_and_disturbs_nothing_that_is_parked(
+    projector: Projector, timeout_s: float
+) -> None:
+    projector.log.held = True
+    first, records = projector.commit()
+    async with pool_to(projector) as pool:
+        before = pool.ask(BALANCE, {0: first}, 20.0)
+        await until(lambda: projector.waiting() == 1)
+        connection = pool._replicas[0].search.connection
+        without_limit = pool.ask(BALANCE, {0: first}, timeout_s)
+        await until(lambda: projector.waiting() == 2)
+        projector.broadcast(first, records)
+        assert [await told(before), await told(without_limit)] == [1, 1]
+        assert pool._replicas[0].search.connection is connection
+
+
+async def test_an_end_of_the_log_that_was_read_before_a_query_came_does_not_refuse_it(projector: Projector) -> None:
+    """The end is read, then something is committed and asked for, and only then the end is looked at."""
+    projector.log.held = True
+    first, _ = projector.commit()
+    read, go_on = threading.Event(), threading.Event()
+    ends = projector.answers.ends
+
+    def read_early(partitions: Collection[int], *, away: bool) -> dict[int, int]:
+        found = ends(partitions, away=away)
+        if threading.current_thread().name == "rayfold-log-reader":
+            read.set()
+            go_on.wait(20)
+        return found
+
+    projector.answers.ends = read_early  # type: ignore[method-assign]  # of this one alone
+    async with pool_to(projector) as pool:
+        earlier = pool.ask(BALANCE, {0: first}, 20.0)
+        await until(read.is_set)
+        second, _ = projector.commit()
+        later = pool.ask(BALANCE, {0: second}, 20.0)
+        await until(lambda: projector.waiting() == 2)
+        go_on.set()
+        await until(lambda: not projector.server._readers[False]._at_work and not projector.server._looked)
+        projector.log.held = False
+        assert [await told(earlier), await told(later)] == [2, 2]
+
+
 async def test_what_a_lost_broadcast_has_left_out_is_read_from_the_log(projector: Projector) -> None:
     async with pool_to(projector) as pool:
         projector.commit(5)
@@ -177,10 +224,53 @@ async def test_a_replica_in_which_something_is_parked_and_that_answers_no_more_i
 
 
 async def test_a_pool_that_is_closed_closes_the_connections_to_replaced_replicas_too(projector: Projector) -> None:
+    projector.log.held = True
+    first, _ = projector.commit()
     async with pool_to(projector) as pool:
+        waiting = pool.ask(BALANCE, {0: first}, 20.0)
+        await until(lambda: projector.waiting() == 1)
         pool.replace([Handle(projector)])
         await until(lambda: has_socket(pool) and len(projector.server._connections) == 2)
     await until(lambda: not projector.server._connections)
+    waiting.cancel()
+
+
+async def test_a_connection_to_a_replaced_replica_is_closed_once_nothing_is_in_flight_on_it(
+    projector: Projector,
+) -> None:
+    projector.log.held = True
+    first, records = projector.commit()
+    async with pool_to(projector) as pool:
+        waiting = pool.ask(BALANCE, {0: first}, 20.0)
+        await until(lambda: projector.waiting() == 1)
+        for _ in range(3):
+            pool.replace([Handle(projector)])
+            await until(lambda: has_socket(pool) and len(projector.server._connections) == 2)
+        projector.broadcast(first, records)
+        assert await told(waiting) == 1
+        await until(lambda: len(projector.server._connections) == 1)
+
+
+async def test_an_actor_stays_the_same_replica_whichever_handle_leads_to_it(projector: Projector) -> None:
+    projector.log.held = True
+    first, records = projector.commit()
+    pool = ReplicaPool("Balances", [Handle(projector, b"an actor")], Settings(), STORE_ID)
+    await until(lambda: has_socket(pool))
+    everywhere = asyncio.ensure_future(pool.everywhere({0: first}, asyncio.get_running_loop().time() + 20))
+    [replica] = pool._replicas
+    waiting = []
+    latest = [Handle(projector, b"an actor") for _ in range(3)]
+    for one in latest:
+        pool.replace([one])
+        waiting.append(pool.ask(BALANCE, {0: first}, 20.0))
+    await until(lambda: projector.waiting() == 4)
+    assert pool._replicas == [replica]
+    assert pool.actors() == latest[-1:]
+    assert len(projector.server._connections) == 1
+    projector.broadcast(first, records)
+    assert [await told(one) for one in waiting] == [1, 1, 1]
+    await everywhere
+    pool.close()
 
 
 async def test_a_search_that_is_closed_while_the_other_end_has_not_greeted_leaves_no_connection(
@@ -202,6 +292,42 @@ async def test_a_search_that_is_closed_while_the_other_end_has_not_greeted_leave
         await asyncio.wait_for(began.wait(), 20)
         pool.close()
         await asyncio.wait_for(ended.wait(), 20)
+
+
+async def test_what_goes_wrong_at_the_end_of_one_connection_ends_no_other(
+    projector: Projector, caplog: pytest.LogCaptureFixture
+) -> None:
+    projector.log.held = True
+    first, _ = projector.commit()
+    with Peer(projector) as good:
+        async with pool_to(projector) as pool:
+            waiting = pool.ask(BALANCE, {0: first}, 20.0)
+            await until(lambda: projector.waiting() == 1)
+            projector.server._waiting._by_deadline._items.clear()  # a fault of ours, as it were
+        await until(lambda: len(projector.server._connections) == 1)
+        assert good.ask() == 0
+        assert not projector.server.ended
+        waiting.cancel()
+    assert "has parked could not be forgotten" in caplog.text
+
+
+def test_an_actor_whose_server_has_ended_opens_a_new_one_when_it_is_asked_for_its_socket(projector: Projector) -> None:
+    store: Any = SimpleNamespace(store_id=STORE_ID)
+    actor: Any = ProjectorActor(ProjectorPlan("Balances", 0, 0, Path("here"), b"", store))
+    actor._opened, actor._answers = projector.opened, projector.answers
+    path = actor.socket_path()
+    assert path
+    assert actor.socket_path() == path
+    ended = actor._server
+    assert ended is not None
+    ended.close()
+    assert ended.ended
+    again = actor.socket_path()
+    assert again != path
+    assert Path(again).is_socket()
+    assert not Path(path).exists()
+    assert actor._server is not None
+    actor._server.close()
 
 
 class Whole(Query[list[int]]):
@@ -271,7 +397,7 @@ class Peer:
         (b"\xff" * 64, "bytes, over"),
         (b"GET / HTTP/1.1\r\n\r\n", "bytes, over"),
         (pack_frame(ASK, 1, ({}, True, False, b"\xc1")), "that is no call"),
-        (pack_frame(WAIT, 1, (BATCH, [(1e999, {})])), "a number of seconds expected"),
+        (pack_frame(WAIT, 1, (BATCH, [(math.nan, {})])), "a number of seconds expected"),
     ],
 )
 def test_a_client_that_sends_what_is_no_call_is_cut_off_by_name_and_no_other(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,16 +58,25 @@ def test_each_query_leaves_once_and_for_the_reason_that_comes_first(steps: list[
         else:
             assert isinstance(amount, int)
             end = max(amount, positions[number])
-            gone = waiting.take_beyond({number: end})
-            assert all(one.after[number] > end for one in gone)
+            gone = waiting.take_beyond({number: end}, now_s)
+            assert all(one.after[number] > end and one.parked_s < now_s for one in gone)
             left(gone, gone)
-            assert not [one for one in parked if one.partition == number and one.after[number] > end]
+            beyond = [one for one in parked if one.partition == number and one.after[number] > end]
+            assert all(one.parked_s == now_s for one in beyond), "what came after the end was read stays"
         assert len(waiting) == len(parked)
         wanted = waiting.wanted()
         assert all(wanted[one.partition] <= one.after[one.partition] for one in parked)
         assert wanted.keys() == {one.partition for one in parked}
     left(waiting.take_all(), list(parked))
     assert (len(waiting), waiting._size_bytes, waiting.wanted(), waiting.next_deadline_s()) == (0, 0, {}, None)
+
+
+def test_a_query_whose_deadline_is_no_number_is_in_no_table() -> None:
+    waiting = WaitingQueries()
+    with pytest.raises(OverflowError):
+        waiting.park(entry({0: 5}), math.inf, {}, 0.0)
+    waiting.drop(0)
+    assert (len(waiting), waiting._size_bytes, waiting.connections(), waiting.next_deadline_s()) == (0, 0, [], None)
 
 
 def test_nothing_is_kept_of_positions_that_were_once_waited_for() -> None:
