@@ -3,21 +3,39 @@
 Beside steps [2] and [8]. First both ends greet each other (`../sockets/handshake.py`); then a `SocketConnection` has a
 partition execute batches, and a `QueryConnection` has a projector answer queries.
 
-Rules kept here: nothing is sent before the other end has answered the greeting; when the connection is lost, whatever
-is in flight on it has failed, and its owner is notified at once.
+Rules kept here: nothing is sent to, and nothing read from, a process of another user; nothing is sent before the other
+end has answered the greeting; when the connection is lost, whatever is in flight on it has failed, and its owner is
+notified at once.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import os
+import socket
+import struct
+from typing import Any, Final
 
+from ...runtime.errors import NotPrivate
 from ...runtime.printable import printable_log
 from ..sockets.handshake import Handshake
 
-__all__ = ["GreetedConnection"]
+__all__ = ["GreetedConnection", "check_own_user"]
 
 log = printable_log(__name__)
+
+_CREDENTIALS: Final = struct.Struct("iII")
+"""Of the process that listens at the other end: its number, its user, its group."""
+
+
+def check_own_user(transport: asyncio.BaseTransport) -> None:
+    """Raises `NotPrivate` if a process of another user listens at the other end: what it gives is imported here, and
+    answers to queries are unpickled."""
+    connected = transport.get_extra_info("socket")
+    _, user, _ = _CREDENTIALS.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    if user != os.geteuid():
+        what = f"user {user} runs the process that listens there, and this one is of user {os.geteuid()}"
+        raise NotPrivate(connected.getpeername(), what, "run both as the same user")
 
 
 class GreetedConnection(asyncio.Protocol):
@@ -36,7 +54,13 @@ class GreetedConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Asyncio has connected us."""
         self._transport = transport
-        self._transport.write(self._handshake.greeting())
+        try:
+            check_own_user(transport)
+        except NotPrivate as error:
+            log.warning("a %s's socket is not used, but Ray: %s", self._service, error)
+            self._transport.abort()
+        else:
+            self._transport.write(self._handshake.greeting())
 
     def data_received(self, data: bytes) -> None:
         """Asyncio has read some of what came: a part of an answer, or several of them."""

@@ -7,7 +7,8 @@ A `RelayedActor` has the form of a handle of Ray: `actor.method.remote(...).futu
 and health check use either without a difference. Commands to partitions take it only until the partition has returned
 its own socket (`transport.py`).
 
-Rule kept here: when the connection is lost, every call on it has failed, at once, and so has every later one.
+Rules kept here: no call is sent to a process of another user, and nothing read from it. When the connection is lost,
+every call on it has failed, at once, and so has every later one.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Final
 
-from ...runtime.errors import Unavailable
+from ...runtime.errors import NotPrivate, Unavailable
 from ..sockets.calls import ACTOR_AWAY, ACTOR_DIED, ANSWER_BYTES_MAX, CALL, CALL_BYTES_MAX, CALLS_MAX, ERROR, VALUE
 from ..sockets.framing import Frame, FrameReader, frame
 from ..sockets.handshake import Handshake
 from ..sockets.records import Records
+from .greeted_connection import check_own_user
 
 __all__ = ["ActorDiedError", "ActorUnavailableError", "RelayConnection", "RelayedActor"]
 
@@ -45,6 +47,8 @@ class RelayConnection(asyncio.Protocol):
         """Done once calls may be sent, with an empty text, or once the connection is lost, with the reason."""
         self.lost = ""
         """Why no call can be sent, once it is lost."""
+        self.other_user: NotPrivate | None = None
+        """A process of another user listens at the other end, which is why it is lost."""
         self._handshake = Handshake("system", store_id)
         self.tell_lost: Callable[[], None] | None = None
         """Called once the connection is lost, if the program uses it."""
@@ -59,10 +63,19 @@ class RelayConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Asyncio has connected us."""
         self._transport = transport
-        self._transport.write(self._handshake.greeting())
+        try:
+            check_own_user(transport)
+        except NotPrivate as error:
+            self.other_user, self.lost = error, str(error)
+        if self.lost:  # or closed meanwhile
+            self._transport.abort()
+        else:
+            self._transport.write(self._handshake.greeting())
 
     def data_received(self, data: bytes) -> None:
         """Asyncio has read some of what came."""
+        if self.lost:  # it ends
+            return
         if not self._handshake.done:
             data = self._greet(data)
         for one in self._reader.receive(data):
@@ -78,7 +91,8 @@ class RelayConnection(asyncio.Protocol):
         if handshake.refused:
             self.lost = handshake.refused
             self._transport.abort()
-        elif not handshake.wanted_bytes and not self.greeted.done():
+            return b""
+        if not handshake.wanted_bytes and not self.greeted.done():
             self.greeted.set_result("")
         return handshake.rest
 

@@ -7,8 +7,8 @@ Histories, subscriptions and embedded replicas read the logs themselves.
 When the other program ends, however it ends, every call that waits is `Unavailable` at once, and so is every later one,
 by name and time. As soon as a program runs the store again, this one connects anew by itself.
 
-Rules kept here: neither ray nor lmdb is imported by commands and queries; a program goes on with no store but the one
-that it had.
+Rules kept here: neither ray nor lmdb is imported by commands and queries; nothing is taken from a process of
+another user; a program goes on with no store but the one that it had.
 """
 
 from __future__ import annotations
@@ -226,6 +226,8 @@ class RelayedSystem:
             async with asyncio.timeout(_CONNECT_S):
                 await asyncio.get_running_loop().create_unix_connection(lambda: connection, holder.connection["relay"])
                 if refused := await connection.greeted:
+                    if connection.other_user is not None:
+                        raise connection.other_user
                     raise Unavailable(str(self._path), f"{holder} does not take this program in: {refused}")
                 self._connection, self._holder = connection, holder
                 self._lost.clear()

@@ -1,0 +1,118 @@
+"""A client of a relay without Ray: what it takes from whom, and what it makes of each topology."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayfold.actors.client.query_connection import QueryConnection
+from rayfold.actors.packaging.class_names import ClassNames
+from rayfold.actors.settings import Settings
+from rayfold.actors.system.relay import Relay, open_relay
+from rayfold.actors.system.relayed import RelayedSystem
+from rayfold.actors.system.relayed_topology import RelayedParts, RelayedTopology
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.errors import NotPrivate
+from rayfold.runtime.store.store import open_or_create_store
+from tests.bank import Account, Balances
+from tests.other_user import NOBODY, needs_root
+from tests.support import projector as projectors
+from tests.support.projector import Handle, Projector
+
+CLASSES = Catalogue([Account], [Balances])
+
+
+class Partition(Handle):
+    """The handle of a partition that has no socket."""
+
+    def do_socket_path(self) -> str:
+        return ""
+
+
+class Running:
+    """What a program that runs a system shows to others: a store that it holds, a relay, and one projector."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        store = open_or_create_store(path, 1, 1)
+        self.store_id = store.store_id
+        self.projector = Projector()
+        self.handle, self.partition = Handle(self.projector), Partition(self.projector)
+        self.hold = store.hold("a test")
+        self.relays: list[Relay] = []
+
+    def open_relay(self) -> Relay:
+        """As `Runtime` does."""
+        relay = open_relay(self.store_id, "bank", str, {})
+        assert relay is not None
+        self.relays.append(relay)
+        self.hold.publish({"relay": str(relay.path)})
+        return relay
+
+    def topology(self, classes: ClassNames | None = None) -> RelayedTopology:
+        """One partition, and one projector."""
+        parts = {"Balances": RelayedParts(1, (("proj",),))}
+        return RelayedTopology(("p0",), parts, {"p0": "ab", "proj": "cd"}, Settings(), classes or ClassNames())
+
+    def publish(self, topology: RelayedTopology | None = None) -> None:
+        """At the last relay."""
+        actors: dict[str, Any] = {"p0": self.partition, "proj": self.handle}
+        self.relays[-1].publish(topology or self.topology(), actors)
+
+    def close(self) -> None:
+        """End it."""
+        for relay in self.relays:
+            relay.close()
+        self.hold.release()
+        self.projector.close()
+
+
+@pytest.fixture
+def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    folder = tempfile.mkdtemp(prefix="rayfold-")  # `tmp_path` is too long for the path of a socket
+    monkeypatch.setattr(tempfile, "tempdir", folder)
+    path = Path(folder) / "bank"
+    monkeypatch.setattr(projectors, "STORE_ID", open_or_create_store(path, 1, 1).store_id)
+    started = Running(path)
+    yield started
+    started.close()
+    shutil.rmtree(folder)
+
+
+def listen_as_nobody(listening: socket.socket) -> None:
+    """From now on the kernel names user `nobody` to whoever connects."""
+    os.seteuid(NOBODY)
+    try:
+        listening.listen(8)
+    finally:
+        os.seteuid(0)
+
+
+@needs_root
+async def test_nothing_is_imported_or_unpickled_from_another_users_process(running: Running, tmp_path: Path) -> None:
+    (tmp_path / "module_of_nobody.py").write_text("")
+    relay = running.open_relay()
+    running.publish(running.topology(ClassNames(("module_of_nobody:Account",), folders=(str(tmp_path),))))
+    client = RelayedSystem(running.path, None)
+    listen_as_nobody(relay._listening.socket)
+    with pytest.raises(NotPrivate, match=f"user {NOBODY} runs the process that listens there"):
+        await client.start()
+    await client.stop(1)
+    assert "module_of_nobody" not in sys.modules
+    assert str(tmp_path) not in sys.path
+
+    listen_as_nobody(running.projector.server._listening.socket)
+    connection = QueryConnection(lambda _: None, lambda _: None, running.store_id)
+    path = str(running.projector.server.path)
+    await asyncio.get_running_loop().create_unix_connection(lambda: connection, path)
+    await asyncio.wait_for(connection.greeted, 20)
+    assert connection.lost
