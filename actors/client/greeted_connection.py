@@ -19,6 +19,7 @@ from typing import Any, Final
 from ...runtime.errors import NotPrivate
 from ...runtime.printable import printable_log
 from ..sockets.handshake import Handshake
+from ..sockets.listening import closed_in_children, let_go
 
 __all__ = ["GreetedConnection", "check_own_user"]
 
@@ -54,6 +55,7 @@ class GreetedConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Asyncio has connected us."""
         self._transport = transport
+        closed_in_children(self)
         try:
             check_own_user(transport)
         except NotPrivate as error:
@@ -84,6 +86,10 @@ class GreetedConnection(asyncio.Protocol):
     def end(self) -> None:
         """Pass on that the connection has ended, and what has failed with it."""
         raise NotImplementedError
+
+    def close_in_child(self) -> None:
+        """See `closed_in_children`."""
+        let_go([self._transport.get_extra_info("socket").fileno()])
 
     def close(self) -> None:
         """End the connection; what is in flight on it fails."""

@@ -22,6 +22,7 @@ from ...runtime.errors import NotPrivate, Unavailable
 from ..sockets.calls import ACTOR_AWAY, ACTOR_DIED, ANSWER_BYTES_MAX, CALL, CALL_BYTES_MAX, CALLS_MAX, ERROR, VALUE
 from ..sockets.framing import Frame, FrameReader, frame
 from ..sockets.handshake import Handshake
+from ..sockets.listening import closed_in_children, let_go
 from ..sockets.records import Records
 from .greeted_connection import check_own_user
 
@@ -63,6 +64,7 @@ class RelayConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Asyncio has connected us."""
         self._transport = transport
+        closed_in_children(self)
         try:
             check_own_user(transport)
         except NotPrivate as error:
@@ -124,6 +126,10 @@ class RelayConnection(asyncio.Protocol):
         self._transport.write(frame(number, CALL, content))
         return future
 
+    def close_in_child(self) -> None:
+        """See `closed_in_children`."""
+        let_go([self._transport.get_extra_info("socket").fileno()])
+
     def close(self) -> None:
         """End the connection; calls on it fail."""
         self.lost = self.lost or "this program has closed it"
@@ -165,6 +171,10 @@ class RelayedActor:
         self._connection, self.name = connection, name
         self._actor_id = bytes.fromhex(actor_id) if actor_id else None
         """As a handle of Ray has it: the record of what its process has in hand is called by it."""
+
+    def is_same(self, connection: RelayConnection, actor_id: str) -> bool:
+        """Whether it is the actor with this id, over this connection."""
+        return connection is self._connection and actor_id == (self._actor_id.hex() if self._actor_id else "")
 
     def __getattr__(self, method: str) -> RelayedMethod:
         if method.startswith("_"):

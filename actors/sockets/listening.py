@@ -16,6 +16,7 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 from weakref import WeakSet
@@ -65,15 +66,25 @@ class ListeningSocket:
 _open_here: Final[WeakSet[Any]] = WeakSet()
 
 
-def closed_in_children(server: Any) -> None:
-    """Have its `close_in_child` called in each child that user code forks: what that has inherited is its parent's,
-    whose clients would wait for the child as well before they know that the parent has ended."""
-    _open_here.add(server)
+def closed_in_children(end: Any) -> None:
+    """Have its `close_in_child` called in each child that user code forks: what that has inherited is its parent's, and
+    the other ends would wait for the child as well before they know that the parent has ended."""
+    _open_here.add(end)
+
+
+def let_go(descriptors: Iterable[int]) -> None:
+    """In such a child: close these sockets. Their numbers stay taken: objects of the parent's close them again some
+    time. Negative ones are closed already."""
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for descriptor in descriptors:
+        if descriptor >= 0:
+            os.dup2(nothing, descriptor, inheritable=False)
+    os.close(nothing)
 
 
 def _close_in_child() -> None:
-    for server in list(_open_here):
-        server.close_in_child()
+    for end in list(_open_here):
+        end.close_in_child()
 
 
 os.register_at_fork(after_in_child=_close_in_child)

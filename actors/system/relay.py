@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import threading
 from collections import OrderedDict
@@ -28,7 +27,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final
 
-from ...runtime.errors import InvalidMessage, RayfoldError
+from ...runtime.errors import InvalidMessage, Overloaded, RayfoldError
 from ...runtime.printable import printable_log
 from ...runtime.stream import StreamId
 from ..cluster.rpc import one_line
@@ -45,7 +44,7 @@ from ..sockets.calls import (
 )
 from ..sockets.framing import Frame, FrameReader, frame
 from ..sockets.handshake import HANDSHAKE_S, Handshake
-from ..sockets.listening import ListeningSocket, closed_in_children, open_listening_socket
+from ..sockets.listening import ListeningSocket, closed_in_children, let_go, open_listening_socket
 from .relayed_topology import RELAYED, RelayedTopology
 
 __all__ = ["PROGRAMS_MAX", "Relay", "open_relay"]
@@ -57,6 +56,13 @@ PROGRAMS_MAX: Final = 256
 
 TIMEOUT_MAX_S: Final = 24 * 3600.0
 """For what moves or rebuilds something."""
+
+_RUNNING_MAX: Final = 2 * CALLS_MAX
+"""Calls of one program whose work goes on, those among them that it waits for no more. As many as a program may have,
+and as many again."""
+
+_RUNNING_BYTES_MAX: Final = 64 * 1024 * 1024
+"""The size of these calls: two batches each to 300 own actors."""
 
 UNREAD_BYTES_MAX: Final = 2 * ANSWER_BYTES_MAX
 """Answers that wait to be read by one program."""
@@ -128,13 +134,8 @@ class Relay:
             self._listening.close()
 
     def close_in_child(self) -> None:
-        """In a child that user code has forked: what it inherited is its parent's, whose clients would wait for the
-        child as well before they know that the parent has ended."""
-        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        for descriptor in [self._listening.socket.fileno(), *(program.descriptor for program in self.programs)]:
-            if descriptor >= 0:  # the number stays taken: objects of the parent's close it again some time
-                os.dup2(nothing, descriptor, inheritable=False)
-        os.close(nothing)
+        """See `closed_in_children`."""
+        let_go([self._listening.socket.fileno(), *(program.descriptor for program in self.programs)])
 
     def _run(self) -> None:
         loop = self.loop
@@ -222,8 +223,10 @@ class Program(asyncio.Protocol):
         self._relay = relay
         self._handshake = Handshake("system", relay.store_id)
         self._reader = FrameReader(CALL_BYTES_MAX)
-        self._in_flight: dict[int, asyncio.TimerHandle] = {}
-        """By the number of the call: what ends it if no answer comes."""
+        self._waited_for: dict[int, _Call] = {}
+        """By the number of the call: the program waits for its answer. Bounded with the calls that run."""
+        self._running, self._running_bytes = 0, 0
+        """Calls whose work has not come to its end, whether the program still waits for them or not."""
         self._transport: Any = None
         self._limit: asyncio.TimerHandle | None = None
         """What cuts it off if it does not greet, or does not read."""
@@ -243,10 +246,10 @@ class Program(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """It has gone, or was cut off. What it asked for goes on, and its answers are dropped."""
         self._relay.programs.discard(self)
-        for limit in [self._limit, *self._in_flight.values()]:
+        for limit in [self._limit, *(call.limit for call in self._waited_for.values())]:
             if limit is not None:
                 limit.cancel()
-        self._in_flight.clear()
+        self._waited_for.clear()
 
     def cut_off(self, why: str) -> None:
         """End the connection; `why` is logged, if there is a reason."""
@@ -296,38 +299,68 @@ class Program(asyncio.Protocol):
         self._transport.write(handshake.greeting())
         if handshake.refused:
             self._transport.close()
+            return b""  # what came behind it is not for this end
         return handshake.rest
 
     def _begin(self, one: Frame) -> None:
         """Begin a call. Raises whatever the frame deserves."""
-        if one.kind != CALL or one.number in self._in_flight or len(self._in_flight) >= 2 * CALLS_MAX:
-            raise InvalidMessage("call", f"{one.number} is no call, or one too many", "")
+        if one.kind != CALL or one.number in self._waited_for:
+            raise InvalidMessage("call", f"{one.number} is no call, or is used twice", "")
         target, method, timeout_s, arguments = RELAYED.unpack(one.content)
         _check_types("call", (str, str, (int, float), list), [target, method, timeout_s, arguments])
         left_s = max(0.0, min(timeout_s, TIMEOUT_MAX_S))
-        self._in_flight[one.number] = self._relay.loop.call_later(left_s, self._in_flight.pop, one.number, None)
+        if full := self._too_much(len(one.content)):  # nothing of it runs
+            self._write(one.number, _failed(full))
+            return
+        call = _Call(one.number, len(one.content))
+        call.limit = self._relay.loop.call_later(left_s, self._waited_for.pop, one.number, None)
+        self._waited_for[one.number] = call
+        self._running, self._running_bytes = self._running + 1, self._running_bytes + call.size_bytes
         try:
             begun = self._relay.begin(target, method, arguments)
         except InvalidMessage as error:
             begun = _failed(error)
-        begun.add_done_callback(partial(self._wake, one.number))
+        begun.add_done_callback(partial(self._wake, call))
 
-    def _wake(self, number: int, answer: Future[Any]) -> None:
+    def _too_much(self, size_bytes: int) -> Overloaded | None:
+        if self._running >= _RUNNING_MAX:
+            return Overloaded("calls of one program", _RUNNING_MAX, "calls")
+        if self._running_bytes + size_bytes > _RUNNING_BYTES_MAX:
+            return Overloaded("calls of one program", _RUNNING_BYTES_MAX, "bytes")
+        return None
+
+    def _wake(self, call: _Call, answer: Future[Any]) -> None:
         """On any thread: continue on the relay's, if it still runs."""
         try:
-            self._relay.loop.call_soon_threadsafe(self._answer, number, answer)
+            self._relay.loop.call_soon_threadsafe(self._answer, call, answer)
         except RuntimeError:
             answer.cancelled() or answer.exception()
 
-    def _answer(self, number: int, answer: Future[Any]) -> None:
-        limit = self._in_flight.pop(number, None)
-        if limit is None:  # its time was over
+    def _answer(self, call: _Call, answer: Future[Any]) -> None:
+        self._running, self._running_bytes = self._running - 1, self._running_bytes - call.size_bytes
+        if self._waited_for.get(call.number) is not call:  # its time was over; the number may be another call's by now
+            answer.cancelled() or answer.exception()
             return
-        limit.cancel()
-        kind, content = _content_of(answer)
-        self._transport.write(frame(number, kind, content))
+        del self._waited_for[call.number]
+        if call.limit is not None:
+            call.limit.cancel()
+        self._write(call.number, answer)
+
+    def _write(self, number: int, answer: Future[Any]) -> None:
+        self._transport.write(frame(number, *_content_of(answer)))
         if self._transport.get_write_buffer_size() > UNREAD_BYTES_MAX:
             self.cut_off(f"over {UNREAD_BYTES_MAX} bytes of answers wait for it")
+
+
+class _Call:
+    """A call of a program, from its frame until its work has come to its end."""
+
+    __slots__ = ("limit", "number", "size_bytes")
+
+    def __init__(self, number: int, size_bytes: int) -> None:
+        self.number, self.size_bytes = number, size_bytes
+        self.limit: asyncio.TimerHandle | None = None
+        """What ends the wait for it."""
 
 
 class _Ended(Exception):

@@ -86,6 +86,8 @@ class RelayedSystem:
         """Why nothing reaches the system, and since when; empty if all is well."""
         self._lost = asyncio.Event()
         self._ending = False
+        self._actors: dict[str, RelayedActor] = {}
+        """By name: those of the topology. One that stays stays the same object, and whatever leads to it goes on."""
         self._told_of: dict[str, int] = {}
         """Projections of which another version serves than this program has."""
         self._undo = contextlib.AsyncExitStack()
@@ -233,14 +235,13 @@ class RelayedSystem:
                 self._lost.clear()
                 connection.tell_lost = self._connection_lost
                 topology = await self._called("topology", (0, _CONNECT_S), _CONNECT_S)
-        except (OSError, TimeoutError) as error:  # it may just be ending
+        except BaseException as error:
             connection.close()
-            raise _NotYet(f"{holder} does not answer: {one_line(error) or 'in time'}") from error
-        except RayfoldError:
-            connection.close()
-            raise
-        except Exception as error:
-            raise _NotYet(f"{holder} has ended: {one_line(error)}") from error
+            if isinstance(error, RayfoldError) or not isinstance(error, Exception):
+                raise
+            silent = isinstance(error, OSError | TimeoutError)  # it may just be ending
+            what = f"does not answer: {one_line(error) or 'in time'}" if silent else f"has ended: {one_line(error)}"
+            raise _NotYet(f"{holder} {what}") from error
         assert isinstance(topology, RelayedTopology)
         return topology
 
@@ -330,6 +331,7 @@ class RelayedSystem:
             projection = self.catalogue.projections.get(name)
             if projection is not None and self._may_serve(projection, served):
                 self.client.serve(projection, [[self._actor(topology, one) for one in part] for part in served.parts])
+        self._actors = {name: actor for name, actor in self._actors.items() if name in topology.actor_ids}
 
     def _may_serve(self, projection: type[Projection], served: RelayedParts) -> bool:
         """Whether queries as this program's class makes them find their way to what serves."""
@@ -344,7 +346,10 @@ class RelayedSystem:
 
     def _actor(self, topology: RelayedTopology, name: str) -> RelayedActor:
         assert self._connection is not None
-        return RelayedActor(self._connection, name, topology.actor_ids.get(name, ""))
+        known = self._actors.get(name)
+        if known is None or not known.is_same(self._connection, topology.actor_ids.get(name, "")):
+            known = self._actors[name] = RelayedActor(self._connection, name, topology.actor_ids.get(name, ""))
+        return known
 
     def _actor_named(self, name: str) -> RelayedActor:
         assert self._connection is not None

@@ -21,12 +21,13 @@ from rayfold.actors.client.relay_connection import ActorDiedError, RelayConnecti
 from rayfold.actors.packaging.class_names import ClassNames
 from rayfold.actors.settings import Settings
 from rayfold.actors.sockets.calls import CALL, CALL_BYTES_MAX
-from rayfold.actors.sockets.framing import frame
+from rayfold.actors.sockets.framing import FrameReader, frame
 from rayfold.actors.sockets.handshake import Handshake
 from rayfold.actors.system import relay as relay_module
 from rayfold.actors.system.relay import Relay, open_relay
 from rayfold.actors.system.relayed_topology import RELAYED, RelayedTopology
-from rayfold.runtime.errors import InvalidMessage, Unavailable
+from rayfold.runtime.errors import InvalidMessage, Overloaded, Unavailable
+from rayfold.runtime.stream import StreamId
 
 STORE, OTHER = "5" * 32, "6" * 32
 GREETING = Handshake("system", STORE).greeting()
@@ -38,6 +39,8 @@ class Partition:
     def __init__(self) -> None:
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         self.answers: list[Future[Any]] = []
+        self.held = {"head"}
+        """Methods that wait until the test answers them."""
 
     def __getattr__(self, method: str) -> Any:
         return _Method(self, method)
@@ -54,7 +57,7 @@ class _Method:
     def future(self) -> Future[Any]:
         answer: Future[Any] = Future()
         self._partition.answers.append(answer)
-        if self._name != "head":  # which waits until the test answers it
+        if self._name not in self._partition.held:
             answer.set_result(b"done")
         return answer
 
@@ -209,6 +212,64 @@ async def test_more_programs_than_allowed_are_refused_until_one_goes(
     assert second.lost.endswith("1 programs are connected, and no more are taken in")
     assert await called(first, "echo", "a") == "a"
     first.close()
+
+
+@pytest.mark.parametrize(("programs", "store_id"), [(1, OTHER), (0, STORE)])
+async def test_a_call_behind_a_greeting_that_is_refused_is_not_executed(
+    programs: int, store_id: str, relay: Relay, partition: Partition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_module, "PROGRAMS_MAX", programs)
+    reader, writer = await asyncio.open_unix_connection(str(relay.path))
+    writer.write(Handshake("system", store_id).greeting() + frame(1, CALL, RELAYED.pack(["p0", "head", 20, []])))
+    assert b"refused" in await asyncio.wait_for(reader.read(), 20)
+    while relay.programs:
+        await asyncio.sleep(0)
+    assert partition.calls == []
+    writer.close()
+
+
+async def test_an_answer_that_comes_late_is_not_given_to_another_call_of_the_same_number(
+    relay: Relay, partition: Partition
+) -> None:
+    reader, writer = await raw(relay)
+    answers = FrameReader(1 << 20)
+    writer.write(frame(1, CALL, RELAYED.pack(["p0", "head", 0, []])))
+    writer.write(frame(2, CALL, RELAYED.pack(["", "topology", 20, [0, 20]])))
+    assert [one.number for one in answers.receive(await reader.read(1 << 20))] == [2]  # the time of 1 is over
+    writer.write(frame(1, CALL, RELAYED.pack(["p0", "head", 20, []])))
+    while len(partition.answers) < 2:
+        await asyncio.sleep(0)
+    partition.answers[0].set_result("the first")
+    partition.answers[1].set_result("the second")
+    (answer,) = answers.receive(await asyncio.wait_for(reader.read(1 << 20), 20))
+    assert RELAYED.unpack(answer.content) == "the second"
+    writer.close()
+
+
+@pytest.mark.parametrize(("bound", "most"), [("_RUNNING_MAX", 3), ("_RUNNING_BYTES_MAX", 3 * 400)])
+async def test_calls_that_go_on_after_their_time_count_as_well(
+    bound: str, most: int, relay: Relay, partition: Partition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_module, bound, most)
+    reader, writer = await raw(relay)
+    answers = FrameReader(1 << 20)
+    whole = RELAYED.pack(["p0", "lost", 0, [StreamId("Account", "alice"), "x" * 300, True]])
+    assert 300 < len(whole) <= 400
+    partition.held.add("lost")
+    for number in range(4):
+        writer.write(frame(number, CALL, whole))
+    (refused,) = answers.receive(await asyncio.wait_for(reader.read(1 << 20), 20))
+    assert (refused.number, type(RELAYED.unpack(refused.content))) == (3, Overloaded)
+    assert len(partition.calls) == 3
+    partition.answers[0].set_result(None)
+    good = RELAYED.pack(["p0", "status", 20, []])
+    came: list[object] = []
+    while b"done" not in came:
+        writer.write(frame(4, CALL, good))
+        came += [
+            RELAYED.unpack(one.content) for one in answers.receive(await asyncio.wait_for(reader.read(1 << 20), 20))
+        ]
+    writer.close()
 
 
 async def test_a_program_that_breaks_the_protocol_is_cut_off_and_no_other(

@@ -6,8 +6,10 @@ import asyncio
 import os
 import shutil
 import socket
+import stat
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from rayfold.runtime.store.store import open_or_create_store
 from tests.bank import Account, Balances
 from tests.other_user import NOBODY, needs_root
 from tests.support import projector as projectors
-from tests.support.projector import Handle, Projector
+from tests.support.projector import Handle, Projector, has_socket
 
 CLASSES = Catalogue([Account], [Balances])
 
@@ -116,3 +118,80 @@ async def test_nothing_is_imported_or_unpickled_from_another_users_process(runni
     await asyncio.get_running_loop().create_unix_connection(lambda: connection, path)
     await asyncio.wait_for(connection.greeted, 20)
     assert connection.lost
+
+
+async def test_another_topology_leaves_the_way_to_a_projector_that_stays_as_it_is(running: Running) -> None:
+    relay = running.open_relay()
+    running.publish()
+    client = RelayedSystem(running.path, CLASSES)
+    await client.start()
+    pool: Any = client.client._serving["Balances"]._parts[0]
+    while not has_socket(pool):
+        await asyncio.sleep(0.01)
+    replica, connection = pool._replicas[0], pool._replicas[0].search.connection
+    for _ in range(3):
+        before = client._topology
+        running.publish()
+        while client._topology is before:
+            await asyncio.sleep(0.01)
+    assert pool._replicas == [replica]
+    assert replica.search.connection is connection
+    other = running.topology()._replace(actor_ids={"p0": "ab", "proj": "ef"})
+    running.publish(other)  # the name is another actor's now
+    while pool._replicas == [replica]:
+        await asyncio.sleep(0.01)
+    await client.stop(1)
+    assert await _no_program(relay)
+
+
+async def test_a_start_that_is_given_up_leaves_no_connection(running: Running) -> None:
+    relay = running.open_relay()  # has no topology yet
+    starting = asyncio.create_task(RelayedSystem(running.path, CLASSES).start())
+    while not relay.programs:
+        await asyncio.sleep(0.01)
+    starting.cancel()
+    await asyncio.wait({starting})
+    assert await _no_program(relay)
+
+
+async def test_a_connection_that_ends_while_it_connects_again_leaves_none(running: Running) -> None:
+    relay = running.open_relay()
+    running.publish()
+    client = RelayedSystem(running.path, CLASSES)
+    await client.start()
+    again = running.open_relay()  # which has no topology yet
+    relay.close()
+    while not again.programs:
+        await asyncio.sleep(0.01)
+    await client.stop(1)
+    assert await _no_program(again)
+
+
+async def _no_program(relay: Relay) -> bool:
+    """Wait until none is connected."""
+    async with asyncio.timeout(20):
+        while relay.programs:
+            await asyncio.sleep(0.01)
+    return True
+
+
+@pytest.mark.slow
+async def test_a_forked_child_keeps_no_connection_of_a_client(running: Running) -> None:
+    relay = running.open_relay()
+    running.publish()
+    client = RelayedSystem(running.path, CLASSES)
+    await client.start()
+    pool: Any = client.client._serving["Balances"]._parts[0]
+    while not has_socket(pool):
+        await asyncio.sleep(0.01)
+    connections = [client._connection, pool._replicas[0].search.connection]
+    inherited = [one._transport.get_extra_info("socket").fileno() for one in connections if one is not None]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # threads do not go on in the child, which looks and ends
+        child = os.fork()
+    if not child:
+        os._exit(sum(stat.S_ISSOCK(os.fstat(one).st_mode) for one in inherited))
+    _, status = await asyncio.to_thread(os.waitpid, child, 0)
+    assert (len(inherited), status) == (2, 0)
+    assert len(relay.programs) == 1  # the client's own end is as before
+    await client.stop(1)
