@@ -5,7 +5,8 @@ Beside all steps. For `Runtime(..., linger=True)`: the first program starts that
 programs are its clients (`relayed.py`). If the process ends for another reason, the next client that notices starts it
 again. Which of two processes has the store is decided by the lock of the store; the other one ends at once.
 
-Rule kept here: a start that fails is raised by the program that tried it, with the error of the start.
+Rules kept here: a start that fails is raised by the program that tried it, with the error of the start, and a program
+that waited for it tries its own; neither the event loop nor the end of the program waits for a start.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import asyncio
 import contextlib
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -23,6 +25,7 @@ from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import RayfoldError, StoreInUse, StoreMissing, Unavailable
 from ...runtime.printable import printable_log
 from ...runtime.store.store_lock import holder_of
+from ..cluster.rpc import in_thread
 from ..settings import Settings
 from .relayed import RelayedSystem
 from .relayed_topology import RELAYED, RelayedTopology
@@ -35,6 +38,10 @@ _START_S: Final = 300.0
 """For a start, which replays the log into the read models. More means that something is broken."""
 
 _AGAIN_S: Final = 0.2
+
+_IN_USE_MAX: Final = 5
+"""Starts one after the other that find the store in use although no process is named in its lock. Of two programs that
+start at once, one finds that once, and then the other one's process is named."""
 
 
 class LingeringSystem(RelayedSystem):
@@ -57,30 +64,52 @@ class LingeringSystem(RelayedSystem):
         super().__init__(path, catalogue)
         counts = {projection.projection_name: count for projection, count in replicas.items()}
         self._plan = [str(path), counts, settings, partitions_default, partitions, num_cpus, linger_s]
+        self._until_s = 0.0
+        """When the start is given up. Once it is over, each try to connect again stands for itself."""
 
     async def start(self) -> None:
-        """Have the system run, and connect. Raises what its start raises."""
-        await self._have_it_run()
+        """Have the system run, and connect. Raises what its start raises, and `Unavailable` if there is none in
+        time."""
+        self._until_s = time.monotonic() + _START_S
+        await self._have_it_run()  # which makes the store, if there is none
         await super().start()
 
-    async def find(self) -> RelayedTopology:
-        """See `RelayedSystem`: if none runs, it is started."""
-        await self._have_it_run()
-        return await super().find()
+    async def _connected(self, until_s: float) -> RelayedTopology:
+        """See `RelayedSystem`: who waits for the start of another program waits as long as for one of its own."""
+        return await super()._connected(self._until_s)
 
-    async def _have_it_run(self) -> None:
-        """Return once a process has the store: another one's, or one that was started here."""
-        while not self._is_held():
+    async def _connect(self) -> RelayedTopology:
+        """See `RelayedSystem`: if none runs, or it has ended meanwhile, one is started."""
+        while True:
+            holder = await self._have_it_run()
             try:
-                await asyncio.to_thread(self._start_process)
-                return
-            except StoreInUse:  # another program was faster
-                await asyncio.sleep(_AGAIN_S)
+                return await super()._connect()
+            except Unavailable:
+                if (holder and self._held_by() == holder) or time.monotonic() > self._until_s:
+                    raise
 
-    def _is_held(self) -> bool:
+    async def _have_it_run(self) -> str:
+        """Return once a process has the store, another one's or one that was started here: which one. Raises what has
+        ended the start, and `StoreInUse` if the store is never free and nobody is named who has it."""
+        failed = 0
+        while not (holder := self._held_by()):
+            try:
+                await in_thread(self._start_process, 2 * _START_S)  # it gives up by itself
+            except StoreInUse:  # another program was faster, or the lock file of a running system was removed
+                failed += 1
+                if failed >= _IN_USE_MAX and not self._held_by():
+                    raise
+                await asyncio.sleep(failed * _AGAIN_S)
+            else:
+                return self._held_by()
+        return holder
+
+    def _held_by(self) -> str:
+        """The process that has the store, by its id and since when; empty if none has it."""
         with contextlib.suppress(StoreMissing):
-            return holder_of(self._path) is not None
-        return False
+            if (holder := holder_of(self._path)) is not None:
+                return str(holder)
+        return ""
 
     def _start_process(self) -> None:
         """Start the process, and return once its system serves. Raises what has ended it, and `Unavailable`."""

@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -47,59 +48,83 @@ _GRACE_S: Final = 30.0
 class LingeringProcess:
     """This process, from its plan to its end."""
 
-    def __init__(self, plan: list[Any]) -> None:
+    def __init__(self, plan: list[Any], reported_to: int) -> None:
+        """`reported_to`: the descriptor that gets what became of the start, and is closed then."""
         path, self._counts, self._settings, default, partitions, self._num_cpus, self._linger_s, self._classes = plan
         self._path = Path(path)
         self._open_store = partial(open_or_create_store, self._path, default, partitions)
+        self._reported_to = reported_to
+        self._starting: asyncio.Task[None] | None = None
         self._ending = asyncio.Event()
 
     async def run(self) -> None:
         """Run the system until it is of no use any more. A failure of the start is reported, not raised."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._ending.set)
+            loop.add_signal_handler(number, self._end)
         system: LocalSystem | None = None
         try:
             catalogue = unship(self._classes)
             replicas = {catalogue.projection(name): count for name, count in self._counts.items()}
             system = LocalSystem(catalogue, replicas, self._settings, self._open_store, self._num_cpus)
-            await system.start()
+            self._starting = asyncio.create_task(system.start())
+            await self._starting
             if system.relay is None:
                 raise Unavailable(str(self._path), "no private folder for its socket is available; set TMPDIR to one")
         except BaseException as error:
             if system is not None:
                 await system.stop(_GRACE_S)
-            _report(error if isinstance(error, RayfoldError) else HandlerFailed.caused_by("the start", "", error))
+            self._report(self._of_ours(error))
             return
         self._leave_the_program()
-        await self._until_unused(system)
-        log.warning("%s: ends, since no program uses it", self._path)
+        why = await self._until_unused(system)
+        log.warning("%s: ends, since %s", self._path, why)
         await system.stop(_GRACE_S)
 
-    async def _until_unused(self, system: LocalSystem) -> None:
+    def _end(self) -> None:
+        """A signal: end in order, also while the start is under way."""
+        self._ending.set()
+        if self._starting is not None:
+            self._starting.cancel()
+
+    def _of_ours(self, error: BaseException) -> RayfoldError:
+        if self._ending.is_set():
+            return Unavailable(str(self._path), "its process was told to end while it started")
+        return error if isinstance(error, RayfoldError) else HandlerFailed.caused_by("the start", "", error)
+
+    async def _until_unused(self, system: LocalSystem) -> str:
+        """Why it ends now. Time in which this process itself was stopped does not count: its programs have to be taken in first."""
         relay = system.relay
         assert relay is not None
-        used_s = time.monotonic() + max(0.0, _FIRST_S - self._linger_s)
-        while not self._ending.is_set() and time.monotonic() - used_s < self._linger_s:
+        left_s, looked_s = max(_FIRST_S, self._linger_s), time.monotonic()
+        while not self._ending.is_set():
+            now_s = time.monotonic()
+            left_s -= min(now_s - looked_s, 2 * _LOOK_S)
+            looked_s = now_s
             if relay.programs:
-                used_s = time.monotonic()
+                left_s = self._linger_s
+            elif left_s <= 0:
+                return "no program uses it"
             await asyncio.sleep(_LOOK_S)
+        return "it was told to"
 
     def _leave_the_program(self) -> None:
         """Report that the start is over, and print into the log of the store from now on."""
         path = self._path / LOG
         full = path.exists() and path.stat().st_size > _LOG_BYTES_MAX
         descriptor = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if full else 0))
-        _report(None)
+        self._report(None)
         for standard in (1, 2):
             os.dup2(descriptor, standard)
         os.close(descriptor)
 
-
-def _report(error: RayfoldError | None) -> None:
-    """What became of the start, on the standard output, which ends with it."""
-    sys.stdout.buffer.write(RELAYED.pack(error))
-    sys.stdout.buffer.flush()
+    def _report(self, error: RayfoldError | None) -> None:
+        """What became of the start. The program that started this process may have gone, and others wait for it."""
+        rest = RELAYED.pack(error)
+        with suppress(BrokenPipeError):
+            while rest:
+                rest = rest[os.write(self._reported_to, rest) :]
+        os.close(self._reported_to)
 
 
 def main() -> None:
@@ -110,7 +135,9 @@ def main() -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
-    asyncio.run(LingeringProcess(plan).run())
+    reported_to = os.dup(1)
+    os.dup2(2, 1)  # what modules print while they are imported is no report
+    asyncio.run(LingeringProcess(plan, reported_to).run())
 
 
 if __name__ == "__main__":

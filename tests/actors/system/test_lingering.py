@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 
 import pytest
 
-from rayfold import InvalidMessage, LocalCluster, Runtime, Settings, StoreMismatch
+from rayfold import InvalidMessage, LocalCluster, Runtime, Settings, StoreInUse, StoreMismatch
+from rayfold.actors.system import lingering, lingering_process, relayed
+from rayfold.actors.system.lingering_process import LingeringProcess
+from rayfold.runtime.store.store import open_or_create_store
 from rayfold.runtime.store.store_lock import holder_of
 from tests.bank import Account
 from tests.support.driver import ROOT
@@ -82,6 +88,83 @@ async def test_a_start_that_fails_is_raised_with_its_reason_and_leaves_nothing(t
     with pytest.raises(StoreMismatch, match="file"):
         await Runtime(tmp_path / "other", aggregates=[Account], linger=True).start()
     assert [one.name for one in (tmp_path / "other").iterdir()] == ["file"]
+
+
+@pytest.mark.slow
+async def test_who_waits_for_a_start_that_comes_to_nothing_tries_its_own_however_long_it_has_waited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relayed, "_STARTING_S", 0.0)
+    store = open_or_create_store(tmp_path / "bank-data", 1, 1)
+    with store.hold("a process that ends") as hold:
+        hold.publish({})
+        starting = asyncio.ensure_future(Runtime(store.path, aggregates=[Account], linger=True, partitions=2).start())
+        await asyncio.wait([starting], timeout=0.5)
+        assert not starting.done()
+    with pytest.raises(StoreMismatch, match="partitions"):  # by its own process
+        await starting
+
+
+@pytest.mark.slow
+async def test_starts_end_where_the_lock_of_a_running_system_was_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lingering, "_IN_USE_MAX", 2)
+    store = open_or_create_store(tmp_path / "bank-data", 1, 1)
+    with store.hold("a runtime"):
+        (store.path / "store.lock").unlink()
+        with pytest.raises(StoreInUse, match="whose lock was removed"):
+            await Runtime(store.path, aggregates=[Account], linger=True).start()
+
+
+async def test_neither_the_loop_nor_the_end_of_a_program_waits_for_a_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = Event()
+    monkeypatch.setattr(lingering.LingeringSystem, "_start_process", lambda _: over.wait(60))
+    starting = asyncio.ensure_future(Runtime(tmp_path / "bank-data", aggregates=[Account], linger=True).start())
+    await asyncio.wait([starting], timeout=0.1)
+    starting.cancel()
+    await asyncio.wait([starting])
+    await asyncio.wait_for(asyncio.get_running_loop().shutdown_default_executor(), 20)
+    over.set()
+
+
+def a_process(linger_s: float, reported_to: int = -1) -> LingeringProcess:
+    return LingeringProcess([os.devnull, {}, None, 2, None, None, linger_s, b""], reported_to)
+
+
+async def test_it_runs_on_while_programs_are_connected_however_short_it_lingers_or_long_it_was_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lingering_process, "_LOOK_S", 0.001)
+    monkeypatch.setattr(lingering_process, "_FIRST_S", 0.0)
+    clock = SimpleNamespace(monotonic=lambda: clock.now_s, now_s=0.0)
+    monkeypatch.setattr(lingering_process, "time", clock)
+    for linger_s in (0.0, 0.001, 1.0):
+        programs = {1}
+        system = SimpleNamespace(relay=SimpleNamespace(programs=programs))
+        waiting = asyncio.ensure_future(a_process(linger_s)._until_unused(system))  # type: ignore[arg-type]
+        for _ in range(20):
+            clock.now_s += 100  # it was stopped
+            await asyncio.wait([waiting], timeout=0.002)
+            assert not waiting.done()
+        programs.clear()
+        clock.now_s += 100  # and then again, for which it waits for its programs as long as ever
+        await asyncio.wait([waiting], timeout=0.02)
+        assert waiting.done() == (linger_s < 0.01)
+        while not waiting.done():
+            clock.now_s += 1
+            await asyncio.sleep(0)
+        assert waiting.result() == "no program uses it"
+
+
+def test_the_program_that_started_it_may_be_gone_when_it_is_ready() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    a_process(1.0, write)._report(None)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(write)
 
 
 @pytest.mark.parametrize("linger", ["yes", -1, None, float("nan"), 1e9])
