@@ -1,14 +1,17 @@
 """`rayfold run`: a system on one machine, kept up in the foreground for programs that connect to it.
 
-Rules kept here: those of `cli/main.py`. Ctrl-C and SIGTERM end it in order.
+Rules kept here: those of `cli/main.py`. Ctrl-C and SIGTERM end it in order. Once it is ready, SIGTERM is how a service
+manager ends it, and no failure; the end of its Ray is one.
 """
 
 from __future__ import annotations
 
+import signal
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Final
+from types import FrameType
+from typing import Annotated, Final, NoReturn
 
 import typer
 from rich.markup import escape
@@ -18,6 +21,7 @@ from .console import complaints, console
 
 __all__ = ["run"]
 
+FAILED: Final = 1
 INTERRUPTED: Final = 130
 
 _LOOK_S: Final = 0.5
@@ -40,8 +44,30 @@ def run(
         console.print(
             f"{escape(str(store.path))} is ready: {store.partitions} partitions; Ctrl-C ends it", soft_wrap=True
         )
-        with suppress(KeyboardInterrupt):
-            while True:
-                time.sleep(_LOOK_S)
-    complaints.print("stopped")
-    raise typer.Exit(INTERRUPTED)
+        signal.signal(signal.SIGTERM, _terminate)
+        code, why = _kept_up()
+    complaints.print(why)
+    raise typer.Exit(code)
+
+
+class _Ended(BaseException):
+    """SIGTERM."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a second one ends the end, as Ctrl-C does
+    raise _Ended
+
+
+def _kept_up() -> tuple[int, str]:
+    """Return when it is over: the exit code, and the last line."""
+    from ..cluster.ray_node import ended_servers
+
+    try:
+        while not (ended := ended_servers()):
+            time.sleep(_LOOK_S)
+    except KeyboardInterrupt:
+        return INTERRUPTED, "stopped"
+    except _Ended:
+        return 0, "stopped"
+    return FAILED, f"[bold red]error:[/] its Ray has ended ({', '.join(ended)}); start this command again"

@@ -14,10 +14,13 @@ and its end takes 0.4 s instead of 1.4.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["node_class", "started_without_helpers"]
+__all__ = ["ended_servers", "node_class", "started_without_helpers"]
+
+_SERVERS: Final = ("gcs_server", "raylet")
 
 
 def node_class() -> Any:
@@ -52,3 +55,11 @@ def started_without_helpers() -> Iterator[None]:
         yield
     finally:
         module.Node = rays_own
+
+
+def ended_servers() -> list[str]:
+    """Which of the two servers of the Ray that this process has started have ended by themselves. Ray starts neither of
+    them again, and without them nothing works any more."""
+    worker: Any = sys.modules.get("ray._private.worker")  # a process that has started a Ray has imported it
+    node = None if worker is None else worker._global_node
+    return [] if node is None else [name for name, _ in node.dead_processes() if name in _SERVERS]

@@ -90,7 +90,7 @@ class LingeringSystem(RelayedSystem):
 
     async def _have_it_run(self) -> str:
         """Return once a process has the store, another one's or one that was started here: which one. Raises what has
-        ended the start, and `StoreInUse` if the store is never free and nobody is named who has it."""
+        ended the start, and `StoreInUse` if the store is never free and its lock names no process."""
         failed = 0
         while not (holder := self._held_by()):
             try:

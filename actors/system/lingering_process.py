@@ -4,8 +4,8 @@ Beside all steps. `LingeringSystem` (`lingering.py`) starts it with a plan on it
 standard output what became of the start: nothing, or the error. From then on it belongs to no program and no terminal;
 what it prints is in `lingering.log` of the store.
 
-Rule kept here: it ends by itself, in order, when no program has been connected for as long as its plan has it, and on
-SIGTERM.
+Rule kept here: it ends by itself, in order, when no program has been connected for as long as its plan has it, when its
+Ray has ended, and on SIGTERM, also while it starts.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ...runtime.errors import HandlerFailed, RayfoldError, Unavailable
 from ...runtime.printable import printable_log
 from ...runtime.private import open_private
 from ...runtime.store.store import open_or_create_store
+from ..cluster.ray_node import ended_servers
 from ..packaging.shipping import unship
 from .local import LocalSystem
 from .relayed_topology import RELAYED
@@ -35,7 +36,7 @@ log = printable_log(__name__)
 LOG: Final = "lingering.log"
 
 _LOG_BYTES_MAX: Final = 4 << 20
-"""A log that is longer begins anew with the next process: some ten thousand lines."""
+"""A log that gets longer begins anew: some ten thousand lines."""
 
 _LOOK_S: Final = 0.2
 _FIRST_S: Final = 30.0
@@ -54,6 +55,8 @@ class LingeringProcess:
         self._path = Path(path)
         self._open_store = partial(open_or_create_store, self._path, default, partitions)
         self._reported_to = reported_to
+        self._log: int | None = None
+        """The descriptor of its log, from the end of the start on."""
         self._starting: asyncio.Task[None] | None = None
         self._ending = asyncio.Event()
 
@@ -89,11 +92,12 @@ class LingeringProcess:
 
     def _of_ours(self, error: BaseException) -> RayfoldError:
         if self._ending.is_set():
-            return Unavailable(str(self._path), "its process was told to end while it started")
+            return Unavailable(str(self._path), "its process got SIGTERM while it started")
         return error if isinstance(error, RayfoldError) else HandlerFailed.caused_by("the start", "", error)
 
     async def _until_unused(self, system: LocalSystem) -> str:
-        """Why it ends now. Time in which this process itself was stopped does not count: its programs have to be taken in first."""
+        """Return why it ends, once it does. Time in which this process itself was stopped does not count: its programs
+        have to be taken in first."""
         relay = system.relay
         assert relay is not None
         left_s, looked_s = max(_FIRST_S, self._linger_s), time.monotonic()
@@ -101,22 +105,28 @@ class LingeringProcess:
             now_s = time.monotonic()
             left_s -= min(now_s - looked_s, 2 * _LOOK_S)
             looked_s = now_s
+            if servers := ended_servers():
+                return f"its Ray has ended ({', '.join(servers)}); a program that uses it starts it again"
+            self._bound_log()
             if relay.programs:
                 left_s = self._linger_s
             elif left_s <= 0:
                 return "no program uses it"
             await asyncio.sleep(_LOOK_S)
-        return "it was told to"
+        return "it got SIGTERM"
 
     def _leave_the_program(self) -> None:
         """Report that the start is over, and print into the log of the store from now on."""
         path = self._path / LOG
-        full = path.exists() and path.stat().st_size > _LOG_BYTES_MAX
-        descriptor = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if full else 0))
+        descriptor = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._report(None)
         for standard in (1, 2):
             os.dup2(descriptor, standard)
-        os.close(descriptor)
+        self._log = descriptor
+
+    def _bound_log(self) -> None:
+        if self._log is not None and os.fstat(self._log).st_size > _LOG_BYTES_MAX:
+            os.ftruncate(self._log, 0)
 
     def _report(self, error: RayfoldError | None) -> None:
         """What became of the start. The program that started this process may have gone, and others wait for it."""

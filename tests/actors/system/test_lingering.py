@@ -139,24 +139,31 @@ async def test_it_runs_on_while_programs_are_connected_however_short_it_lingers_
 ) -> None:
     monkeypatch.setattr(lingering_process, "_LOOK_S", 0.001)
     monkeypatch.setattr(lingering_process, "_FIRST_S", 0.0)
-    clock = SimpleNamespace(monotonic=lambda: clock.now_s, now_s=0.0)
-    monkeypatch.setattr(lingering_process, "time", clock)
+    now = [0.0]
+    monkeypatch.setattr(lingering_process, "time", SimpleNamespace(monotonic=lambda: now[0]))
     for linger_s in (0.0, 0.001, 1.0):
         programs = {1}
         system = SimpleNamespace(relay=SimpleNamespace(programs=programs))
         waiting = asyncio.ensure_future(a_process(linger_s)._until_unused(system))  # type: ignore[arg-type]
         for _ in range(20):
-            clock.now_s += 100  # it was stopped
+            now[0] += 100  # it was stopped
             await asyncio.wait([waiting], timeout=0.002)
             assert not waiting.done()
         programs.clear()
-        clock.now_s += 100  # and then again, for which it waits for its programs as long as ever
+        now[0] += 100  # and then again, for which it waits for its programs as long as ever
         await asyncio.wait([waiting], timeout=0.02)
         assert waiting.done() == (linger_s < 0.01)
         while not waiting.done():
-            clock.now_s += 1
+            now[0] += 1
             await asyncio.sleep(0)
         assert waiting.result() == "no program uses it"
+
+
+async def test_it_ends_with_its_ray_also_while_programs_are_connected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lingering_process, "ended_servers", lambda: ["raylet"])  # a real one: test_owner_ends.py
+    system = SimpleNamespace(relay=SimpleNamespace(programs={1}))
+    why = await a_process(10)._until_unused(system)  # type: ignore[arg-type]
+    assert why == "its Ray has ended (raylet); a program that uses it starts it again"
 
 
 def test_the_program_that_started_it_may_be_gone_when_it_is_ready() -> None:
@@ -165,6 +172,22 @@ def test_the_program_that_started_it_may_be_gone_when_it_is_ready() -> None:
     a_process(1.0, write)._report(None)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(write)
+
+
+async def test_its_log_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lingering_process, "_LOOK_S", 0.001)
+    monkeypatch.setattr(lingering_process, "_LOG_BYTES_MAX", 100)
+    process, log = a_process(10), tmp_path / "lingering.log"
+    with log.open("ab") as printed:
+        process._log = printed.fileno()
+        system = SimpleNamespace(relay=SimpleNamespace(programs={1}))
+        waiting = asyncio.ensure_future(process._until_unused(system))  # type: ignore[arg-type]
+        for line in (b"x" * 200, b"y" * 50, b"z" * 40):
+            os.write(printed.fileno(), line)
+            await asyncio.wait([waiting], timeout=0.05)
+        assert log.read_bytes() == b"y" * 50 + b"z" * 40
+        process._end()
+        assert await waiting == "it got SIGTERM"
 
 
 @pytest.mark.parametrize("linger", ["yes", -1, None, float("nan"), 1e9])
