@@ -23,11 +23,11 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import msgpack
-import ray.cloudpickle
 
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import DefinitionError, StorageFailed, Unavailable
 from ...runtime.user_code import is_ctrl_c
+from ..cluster.environment import prepare_environment
 from ..process.watchdog import being_tried
 from .class_names import import_path
 from .code import make_importable
@@ -55,11 +55,21 @@ def _register_marks_of_dataclasses() -> None:
 _register_marks_of_dataclasses()
 
 
+def _ray() -> Any:
+    """Ray. What it reads from the environment when it is imported is there before, so that a Ray that this process
+    starts later keeps to the machine and to its token."""
+    if "ray" not in sys.modules:
+        prepare_environment()
+    import ray.cloudpickle
+
+    return ray
+
+
 def ship(catalogue: Catalogue, digest: str = "") -> bytes:
     """The catalogue with its classes, as bytes. `digest`: of the deployed code that they are in."""
     try:
         shipped: bytes = msgpack.packb(
-            [digest, zlib.compress(ray.cloudpickle.dumps(catalogue)), [] if digest else import_path()]
+            [digest, zlib.compress(_ray().cloudpickle.dumps(catalogue)), [] if digest else import_path()]
         )
         return shipped
     except Exception as error:
@@ -78,7 +88,7 @@ def unship(data: bytes, *, code_first: bool = True, importable: str = "") -> Cat
         if digest and digest != importable:
             make_importable(digest, code_of, first=code_first)
         with _survived():
-            catalogue = ray.cloudpickle.loads(zlib.decompress(packed))
+            catalogue = _ray().cloudpickle.loads(zlib.decompress(packed))
     except (StorageFailed, Unavailable, DefinitionError):
         raise
     except BaseException as error:  # a module may end with sys.exit
@@ -97,6 +107,7 @@ def unship(data: bytes, *, code_first: bool = True, importable: str = "") -> Cat
 def _survived() -> Iterator[None]:
     """Around the import of modules in an actor: one that ends the process is reported by name, and not tried without
     limit. Raises `DefinitionError` at the process after the third that has ended here; the next one tries again."""
+    ray = _ray()
     actor = ray.get_runtime_context().get_actor_id() if ray.is_initialized() else None
     if not actor:  # the import ends this process too
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -198,3 +199,22 @@ def test_a_module_that_cannot_be_imported_in_an_actor_is_told_by_name(tmp_path: 
         out, errors = program.communicate(timeout=120)
     assert out.startswith(f"the application's classes: {told}"), errors
     assert errors == ""
+
+
+SHIPS_FIRST = """
+import os, sys
+from examples.bank import Account
+from rayfold.actors.packaging.shipping import ship, unship
+from rayfold.runtime.encoding.catalogue import Catalogue
+before = "ray" in sys.modules
+unship(ship(Catalogue([Account])))
+print(before, os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"], os.environ["RAY_AUTH_MODE"])
+"""
+
+
+def test_ray_is_prepared_to_keep_to_the_machine_also_where_classes_are_sent_before_it_starts() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", SHIPS_FIRST], capture_output=True, text=True, env=environment, cwd=ROOT
+    )
+    assert done.stdout == "False 0 token\n", done.stderr
