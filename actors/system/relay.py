@@ -57,6 +57,9 @@ PROGRAMS_MAX: Final = 256
 TIMEOUT_MAX_S: Final = 24 * 3600.0
 """For what moves or rebuilds something."""
 
+_WAIT_MAX_S: Final = 1.0
+"""How long queries may wait in a replica that is asked through Ray. Clients ask for a quarter of a second."""
+
 _RUNNING_MAX: Final = 2 * CALLS_MAX
 """Calls of one program whose work goes on, those among them that it waits for no more. As many as a program may have,
 and as many again."""
@@ -118,12 +121,17 @@ class Relay:
         self.loop = asyncio.new_event_loop()
         """On the relay's thread."""
         self._thread = threading.Thread(target=self._run, name="rayfold relay", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:  # there are too many threads
+            self.loop.close()
+            raise
         closed_in_children(self)
-        self._thread.start()
 
     def publish(self, topology: RelayedTopology, actors: Mapping[str, Any]) -> None:
         """This is how things are from now on. `actors`: the handles, by the names in the topology."""
-        self.loop.call_soon_threadsafe(self._publish, topology, dict(actors))
+        if not self._closed:
+            self.loop.call_soon_threadsafe(self._publish, topology, dict(actors))
 
     def close(self) -> None:
         """Take no program in any more, and cut all off. Closing twice is allowed."""
@@ -174,6 +182,9 @@ class Relay:
         """Begin a call; the future gets what it comes to. Raises `InvalidMessage` for one that is not passed on."""
         if target:
             _check_types(f"{target} {method}", _METHODS.get(method), arguments)
+            if method == "ask_after":  # it holds a thread of the replica
+                batch, afters, wait_s, look = arguments
+                arguments = [batch, afters, max(0.0, min(wait_s, _WAIT_MAX_S)), look]
             if target.startswith(self._own_actors_begin):
                 return self._begin_own(target, method, arguments)
             actor = self._actors.get(target)
@@ -230,6 +241,8 @@ class Program(asyncio.Protocol):
         self._transport: Any = None
         self._limit: asyncio.TimerHandle | None = None
         """What cuts it off if it does not greet, or does not read."""
+        self._written_bytes = 0
+        """All answers, whether it has read them or not."""
 
     @property
     def descriptor(self) -> int:
@@ -260,14 +273,24 @@ class Program(asyncio.Protocol):
     def pause_writing(self) -> None:
         """It reads more slowly than it asks: read nothing of it either, for a while."""
         self._transport.pause_reading()
-        why = f"it has read nothing for {UNREAD_S:g} s of the answers that wait for it"
-        self._limit = self._relay.loop.call_later(UNREAD_S, self.cut_off, why)
+        self._limit = self._relay.loop.call_later(UNREAD_S, self._check_reads, self._read_bytes())
 
     def resume_writing(self) -> None:
         """It has read what there was."""
         if self._limit is not None:
             self._limit.cancel()
         self._transport.resume_reading()
+
+    def _read_bytes(self) -> int:
+        return self._written_bytes - int(self._transport.get_write_buffer_size())
+
+    def _check_reads(self, read_bytes: int) -> None:
+        """Cut it off if it has read no more than that by now."""
+        now = self._read_bytes()
+        if now == read_bytes:
+            self.cut_off(f"it has read nothing for {UNREAD_S:g} s of the answers that wait for it")
+        else:
+            self._limit = self._relay.loop.call_later(UNREAD_S, self._check_reads, now)
 
     def data_received(self, data: bytes) -> None:
         """Some of what it has sent."""
@@ -347,7 +370,9 @@ class Program(asyncio.Protocol):
         self._write(call.number, answer)
 
     def _write(self, number: int, answer: Future[Any]) -> None:
-        self._transport.write(frame(number, *_content_of(answer)))
+        whole = frame(number, *_content_of(answer))
+        self._written_bytes += len(whole)
+        self._transport.write(whole)
         if self._transport.get_write_buffer_size() > UNREAD_BYTES_MAX:
             self.cut_off(f"over {UNREAD_BYTES_MAX} bytes of answers wait for it")
 
@@ -370,6 +395,8 @@ class _Ended(Exception):
 def _content_of(answer: Future[Any]) -> tuple[int, bytes]:
     """The kind and the content of the frame of an answer."""
     error = asyncio.CancelledError() if answer.cancelled() else answer.exception()
+    if isinstance(cause := getattr(error, "cause", None), RayfoldError):  # as Ray has it: a class of its own, with both
+        error = cause
     try:
         if error is None:
             value = answer.result()
@@ -417,9 +444,15 @@ def _check_types(what: str, types: tuple[Any, ...] | None, arguments: list[Any])
 
 
 def open_relay(store_id: str, system: str, actor_named: Callable[[str], Any], control: Control) -> Relay | None:
-    """Open a relay on a fresh path. Returns None, and logs why, if no private socket folder is available."""
+    """Open a relay on a fresh path. Returns None, and logs why, if no private socket folder is available, or no thread
+    can be started."""
     listening = open_listening_socket(f"relay-{store_id[:12]}")
     if listening is None:
         log.warning("no other program can connect by the path of the store")
         return None
-    return Relay(listening, store_id, f"{system}:", actor_named, control)
+    try:
+        return Relay(listening, store_id, f"{system}:", actor_named, control)
+    except RuntimeError as error:
+        listening.close()
+        log.warning("no other program can connect by the path of the store: %s", error)
+        return None

@@ -318,9 +318,10 @@ class RelayedSystem:
                 topology = await self._called("topology", (self._topology.revision, _READ_S), _READ_S + _CONNECT_S)
             except TimeoutError:
                 continue
-            except Exception as error:  # the connection is lost, which is noticed elsewhere
+            except Exception as error:  # it was one call too many, or the connection is lost, which ends this
                 log.debug("%s: no topology: %s", self._path, one_line(error))
-                return
+                await asyncio.sleep(_AGAIN_MAX_S)
+                continue
             if topology is not None:
                 self._take(topology)
 
@@ -393,10 +394,14 @@ class _RelayedRebuild(Rebuild):
     async def _run(self) -> RebuildProgress:
         number = await asyncio.shield(self._begun)
         ended = asyncio.ensure_future(self._system.ask("await_rebuild", number, timeout_s=_LONG_S))
-        while not ended.done():
-            self._progress = await self._system.ask("watch_rebuild", number)
-            await asyncio.wait({ended}, timeout=SAMPLE_S)
-        self._progress = ended.result()
+        try:
+            while not ended.done():
+                with contextlib.suppress(RayfoldError):  # what has become of it is told by `ended`
+                    self._progress = await self._system.ask("watch_rebuild", number)
+                await asyncio.wait({ended}, timeout=SAMPLE_S)
+            self._progress = await ended
+        finally:
+            ended.cancel()
         return self._progress
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import shutil
 import signal
@@ -10,12 +11,14 @@ import socket
 import stat
 import struct
 import tempfile
+import threading
 import warnings
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from ray.exceptions import RayTaskError
 
 from rayfold.actors.client.relay_connection import ActorDiedError, RelayConnection, RelayedActor
 from rayfold.actors.packaging.class_names import ClassNames
@@ -26,7 +29,7 @@ from rayfold.actors.sockets.handshake import Handshake
 from rayfold.actors.system import relay as relay_module
 from rayfold.actors.system.relay import Relay, open_relay
 from rayfold.actors.system.relayed_topology import RELAYED, RelayedTopology
-from rayfold.runtime.errors import InvalidMessage, Overloaded, Unavailable
+from rayfold.runtime.errors import InvalidMessage, NotYetVisible, Overloaded, Unavailable
 from rayfold.runtime.stream import StreamId
 
 STORE, OTHER = "5" * 32, "6" * 32
@@ -264,8 +267,10 @@ async def test_calls_that_go_on_after_their_time_count_as_well(
     partition.answers[0].set_result(None)
     good = RELAYED.pack(["p0", "status", 20, []])
     came: list[object] = []
-    while b"done" not in came:
-        writer.write(frame(4, CALL, good))
+    for number in itertools.count(4):
+        if b"done" in came:
+            break
+        writer.write(frame(number, CALL, good))
         came += [
             RELAYED.unpack(one.content) for one in answers.receive(await asyncio.wait_for(reader.read(1 << 20), 20))
         ]
@@ -323,6 +328,59 @@ async def test_a_program_that_does_not_greet_or_read_is_cut_off(relay: Relay, mo
         assert await called(good, "echo", "on") == "on"
     deaf.close()
     good.close()
+
+
+async def test_a_program_that_reads_slowly_is_not_cut_off(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_module, "UNREAD_S", 0.5)
+    reader, slow = await raw(relay)
+    for number in range(20):
+        slow.write(frame(number, CALL, RELAYED.pack(["", "echo", 20, ["x" * 500_000]])))
+    answers = FrameReader(1 << 20)
+    came: list[int] = []
+    while len(came) < 20:
+        came += [one.number for one in answers.receive(await asyncio.wait_for(reader.read(150_000), 20))]
+        await asyncio.sleep(0.02)  # over a second in all
+    assert came == list(range(20))
+    slow.close()
+
+
+async def test_an_error_that_ray_has_wrapped_keeps_its_type(relay: Relay, partition: Partition) -> None:
+    connection = await connected(relay)
+    waiting = asyncio.ensure_future(called(connection, "head", target="p0"))
+    await called(connection, "echo", "it waits by now")
+    wrapped = RayTaskError("head", "Traceback ...", NotYetVisible("Balances", 0, 5, 4)).as_instanceof_cause()
+    partition.answers[0].set_exception(wrapped)
+    with pytest.raises(NotYetVisible, match="5"):
+        await waiting
+    connection.close()
+
+
+async def test_no_client_holds_a_thread_of_a_replica_for_longer_than_it_needs(
+    relay: Relay, partition: Partition
+) -> None:
+    connection = await connected(relay)
+    for wait_s in (1e9, float("nan"), -1, 0.25):
+        await called(connection, "ask_after", b"", [], wait_s, True, target="p0")
+    assert [arguments[2] for _, arguments in partition.calls] == [1.0, 0.0, 0.0, 0.25]
+    connection.close()
+
+
+async def test_a_topology_that_comes_after_the_end_is_nobodys(relay: Relay) -> None:
+    relay.close()
+    relay.publish(RelayedTopology((), {}, {}, Settings(), ClassNames()), {})
+
+
+async def test_without_a_thread_there_is_no_relay_and_its_socket_is_gone(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        assert open_relay(STORE, "bank", _no_actor, {}) is None
+    assert "no other program can connect by the path of the store: can't start new thread" in caplog.text
+    assert list(relay.path.parent.iterdir()) == [relay.path]
 
 
 async def test_a_call_whose_time_is_over_is_never_answered_and_its_number_is_free(

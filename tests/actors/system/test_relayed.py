@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from rayfold.actors.client import relay_connection
 from rayfold.actors.client.query_connection import QueryConnection
 from rayfold.actors.packaging.class_names import ClassNames
 from rayfold.actors.settings import Settings
@@ -23,7 +24,7 @@ from rayfold.actors.system.relay import Relay, open_relay
 from rayfold.actors.system.relayed import RelayedSystem
 from rayfold.actors.system.relayed_topology import RelayedParts, RelayedTopology
 from rayfold.runtime.encoding.catalogue import Catalogue
-from rayfold.runtime.errors import NotPrivate
+from rayfold.runtime.errors import NotPrivate, Unavailable
 from rayfold.runtime.store.store import open_or_create_store
 from tests.bank import Account, Balances
 from tests.other_user import NOBODY, needs_root
@@ -130,10 +131,7 @@ async def test_another_topology_leaves_the_way_to_a_projector_that_stays_as_it_i
         await asyncio.sleep(0.01)
     replica, connection = pool._replicas[0], pool._replicas[0].search.connection
     for _ in range(3):
-        before = client._topology
-        running.publish()
-        while client._topology is before:
-            await asyncio.sleep(0.01)
+        await _followed(client, running)
     assert pool._replicas == [replica]
     assert replica.search.connection is connection
     other = running.topology()._replace(actor_ids={"p0": "ab", "proj": "ef"})
@@ -142,6 +140,23 @@ async def test_another_topology_leaves_the_way_to_a_projector_that_stays_as_it_i
         await asyncio.sleep(0.01)
     await client.stop(1)
     assert await _no_program(relay)
+
+
+async def test_topologies_are_followed_after_one_could_not_be_asked_for(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running.open_relay()
+    running.publish()
+    client = RelayedSystem(running.path, CLASSES)
+    await client.start()
+    await _followed(client, running)
+    with monkeypatch.context() as patched:
+        patched.setattr(relay_connection, "CALLS_MAX", 0)
+        await _followed(client, running)
+        with pytest.raises(Unavailable, match="0 calls have no answer yet"):
+            await client.heads()
+    await _followed(client, running)
+    await client.stop(1)
 
 
 async def test_a_start_that_is_given_up_leaves_no_connection(running: Running) -> None:
@@ -165,6 +180,15 @@ async def test_a_connection_that_ends_while_it_connects_again_leaves_none(runnin
         await asyncio.sleep(0.01)
     await client.stop(1)
     assert await _no_program(again)
+
+
+async def _followed(client: RelayedSystem, running: Running) -> None:
+    """Publish, and wait until the client has it; it asks for the next one by then."""
+    before = client._topology
+    running.publish()
+    async with asyncio.timeout(20):
+        while client._topology is before:
+            await asyncio.sleep(0.01)
 
 
 async def _no_program(relay: Relay) -> bool:
