@@ -31,6 +31,10 @@ STARTING_MAX_S: Final = 300.0
 another, and on a machine where everything starts at once the third may be the first that is in time."""
 
 
+_ABSENT_MIN_S: Final = 2.0
+"""Two looks are a second apart. On a busy machine they may be two."""
+
+
 class Heartbeats:
     """Signs of life, by the name of the actor. Used on one event loop only."""
 
@@ -42,6 +46,8 @@ class Heartbeats:
         self._excused_s: dict[str, float] = {}
         """Since when it is being started, if it has not answered since."""
         self._asked: dict[str, asyncio.Future[Reply[Any]]] = {}
+        self._looked_s = 0.0
+        """When `keep` was last called; 0 before the first time."""
 
     def take(self, who: str, ask: Ask, note: Note | None = None, heard: Heard | None = None) -> None:
         """Ask for a sign of life, unless the last question is open. Returns at once."""
@@ -75,7 +81,12 @@ class Heartbeats:
         self._asked.pop(who, None)
 
     def keep(self, those: set[str]) -> None:
-        """Forget all but those."""
+        """Forget all but those. Called once at each look: if this process itself was stopped since the last one, as by
+        Ctrl-Z, or did not get to look, that is no silence of theirs, and it counts anew."""
+        now_s = asyncio.get_running_loop().time()
+        if self._looked_s and now_s - self._looked_s > max(_ABSENT_MIN_S, self._silent_s / 2):
+            self._heard_s = dict.fromkeys(self._heard_s, now_s)
+        self._looked_s = now_s
         for who in self._heard_s.keys() - those:
             self.forget(who)
 

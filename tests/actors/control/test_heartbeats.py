@@ -101,3 +101,23 @@ async def test_what_is_being_started_is_silent_from_then_on_and_not_for_ever(mon
     monkeypatch.setattr(heartbeats, "STARTING_MAX_S", 60.0)
     assert beats.excuse("projector"), "it has answered since, and is started again"
     assert len(question.asked) == 1, "the question is open still"
+
+
+async def test_time_in_which_the_watching_process_itself_was_stopped_is_no_silence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now_s)
+    beats = Heartbeats(15.0)
+
+    def look(after_s: float) -> list[str]:
+        nonlocal now_s
+        now_s += after_s
+        beats.keep({"partition 0"})
+        beats.take("partition 0", Question())
+        return beats.silent()
+
+    assert look(0.0) == []
+    assert look(240.0) == [], "it was stopped for four minutes"
+    assert [look(1.0) for _ in range(15)] == [[]] * 15
+    assert look(1.0) == ["partition 0"], "which has not answered in 15 s since"
