@@ -82,11 +82,14 @@ class Client:
         self._detached: dict[str, QueryRouter] = {}
         """Those of a cluster that this program has lost, which serve again once they are named anew."""
         self._why_detached = ""
+        self._why_projection: dict[str, str] = {}
+        """By the name of one that was detached alone."""
 
     def serve(self, projection: type[Projection], parts: Sequence[Sequence[Any]]) -> None:
         """From now on queries to the projection of this name go to these actors: for each part its replicas. Queries
         on their way to others are answered by those, or sent again to these."""
         name = projection.projection_name
+        self._why_projection.pop(name, None)
         serving = self._serving.get(name) or self._detached.pop(name, None)
         if serving is None:
             self._serving[name] = self.query_router_class(projection, parts, self._settings, self._store_id)
@@ -98,9 +101,18 @@ class Client:
         """Nothing reaches any actor until `attach`: what is sent and asked is refused at once, and why. What is on its
         way is sent again then, or is `Unavailable` at its deadline."""
         self._why_detached = why
+        self._why_projection.clear()
         self._detached.update(self._serving)
         self._serving.clear()
         self._router.detach(why)
+
+    def detach_projection(self, name: str, why: str) -> None:
+        """No query reaches this projection until `serve` names it anew: what is asked, or on its way, is `Unavailable`
+        at once, and why."""
+        serving = self._serving.pop(name, None) or self._detached.get(name)
+        if serving is not None:
+            self._detached[name], self._why_projection[name] = serving, why
+            serving.give_up(why)
 
     def give_up(self, why: str) -> None:
         """What is on its way is `Unavailable` at once, and why."""
@@ -146,7 +158,7 @@ class Client:
         """Return once every replica of these projections, or of all, has come to `after`. Raises `NotYetVisible`,
         `Unavailable`, and what has stopped a projection."""
         if not projections and self._detached:
-            raise Unavailable("the projections", self._why_detached)
+            raise Unavailable("the projections", self._why(next(iter(self._detached))))
         serving = [self._serving_of(projection) for projection in projections] or list(self._serving.values())
         deadline_s = time.monotonic() + self.timeout_s(timeout_s)
         positions = self._place(after)
@@ -234,7 +246,7 @@ class Client:
     def projections_reached(self) -> list[tuple[str, list[list[Any]], str]]:
         """Each projection, the actors of its parts, and why no query reaches them, if that is known."""
         serving = [(name, one.actors(), "") for name, one in self._serving.items()]
-        return serving + [(name, [], self._why_detached) for name in self._detached]
+        return serving + [(name, [], self._why(name)) for name in self._detached]
 
     async def drain(self, timeout_s: float) -> None:
         """Take no more commands, wait for those on their way, and close the sockets to projectors."""
@@ -253,9 +265,12 @@ class Client:
         serving = self._serving.get(getattr(projection, "projection_name", ""))
         if serving is None or not isinstance(projection, type):
             if isinstance(projection, type) and (name := getattr(projection, "projection_name", "")) in self._detached:
-                raise Unavailable(name, f"it was not asked: {self._why_detached}")
+                raise Unavailable(name, f"it was not asked: {self._why(name)}")
             raise unregistered("projection", projection, {name: one.served for name, one in self._serving.items()})
         return serving
+
+    def _why(self, detached: str) -> str:
+        return self._why_projection.get(detached, self._why_detached)
 
     def _check_known(self, envelope: Envelope) -> None:
         if type(envelope) is not Envelope:

@@ -330,8 +330,14 @@ class RelayedSystem:
         self._topology = topology
         for name, served in topology.projections.items():
             projection = self.catalogue.projections.get(name)
-            if projection is not None and self._may_serve(projection, served):
+            if projection is None:
+                continue
+            if self._may_serve(projection, served):
                 self.client.serve(projection, [[self._actor(topology, one) for one in part] for part in served.parts])
+            else:
+                parts = f"{len(served.parts)} parts, and this program's class has {projection.parts}"
+                why = f"version {served.version} serves in {parts}; start this program with the new class"
+                self.client.detach_projection(name, why)
         self._actors = {name: actor for name, actor in self._actors.items() if name in topology.actor_ids}
 
     def _may_serve(self, projection: type[Projection], served: RelayedParts) -> bool:

@@ -18,15 +18,16 @@ import pytest
 
 from rayfold.actors.client import relay_connection
 from rayfold.actors.client.query_connection import QueryConnection
+from rayfold.actors.client.relay_connection import RelayConnection
 from rayfold.actors.packaging.class_names import ClassNames
 from rayfold.actors.settings import Settings
 from rayfold.actors.system.relay import Relay, open_relay
 from rayfold.actors.system.relayed import RelayedSystem
-from rayfold.actors.system.relayed_topology import RelayedParts, RelayedTopology
+from rayfold.actors.system.relayed_topology import RELAYED, RelayedParts, RelayedTopology
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.errors import NotPrivate, Unavailable
 from rayfold.runtime.store.store import open_or_create_store
-from tests.bank import Account, Balances
+from tests.bank import Account, BalanceOf, Balances
 from tests.other_user import NOBODY, needs_root
 from tests.support import projector as projectors
 from tests.support.projector import Handle, Projector, has_socket
@@ -105,6 +106,10 @@ async def test_nothing_is_imported_or_unpickled_from_another_users_process(runni
     (tmp_path / "module_of_nobody.py").write_text("")
     relay = running.open_relay()
     running.publish(running.topology(ClassNames(("module_of_nobody:Account",), folders=(str(tmp_path),))))
+    loop, before = asyncio.get_running_loop(), RelayConnection(running.store_id, RELAYED)
+    await loop.create_unix_connection(lambda: before, str(relay.path))
+    assert await asyncio.wait_for(before.greeted, 20) == ""  # it listens by now
+    before.close()
     client = RelayedSystem(running.path, None)
     listen_as_nobody(relay._listening.socket)
     with pytest.raises(NotPrivate, match=f"user {NOBODY} runs the process that listens there"):
@@ -116,7 +121,7 @@ async def test_nothing_is_imported_or_unpickled_from_another_users_process(runni
     listen_as_nobody(running.projector.server._listening.socket)
     connection = QueryConnection(lambda _: None, lambda _: None, running.store_id)
     path = str(running.projector.server.path)
-    await asyncio.get_running_loop().create_unix_connection(lambda: connection, path)
+    await loop.create_unix_connection(lambda: connection, path)
     await asyncio.wait_for(connection.greeted, 20)
     assert connection.lost
 
@@ -159,6 +164,22 @@ async def test_topologies_are_followed_after_one_could_not_be_asked_for(
     await client.stop(1)
 
 
+async def test_a_projection_in_another_number_of_parts_is_refused_by_name_until_it_is_back(running: Running) -> None:
+    running.open_relay()
+    running.publish()
+    client = RelayedSystem(running.path, CLASSES)
+    await client.start()
+    query = BalanceOf(account="alice")
+    assert await client.client.ask(Balances, query, {}, 20) == 0
+    parts = {"Balances": RelayedParts(2, (("b",), ("c",)))}
+    await _followed(client, running, running.topology()._replace(projections=parts))
+    with pytest.raises(Unavailable, match="version 2 serves in 2 parts, and this program's class has 1"):
+        await client.client.ask(Balances, query, {}, 20)
+    await _followed(client, running)
+    assert await client.client.ask(Balances, query, {}, 20) == 0
+    await client.stop(1)
+
+
 async def test_a_start_that_is_given_up_leaves_no_connection(running: Running) -> None:
     relay = running.open_relay()  # has no topology yet
     starting = asyncio.create_task(RelayedSystem(running.path, CLASSES).start())
@@ -182,10 +203,10 @@ async def test_a_connection_that_ends_while_it_connects_again_leaves_none(runnin
     assert await _no_program(again)
 
 
-async def _followed(client: RelayedSystem, running: Running) -> None:
+async def _followed(client: RelayedSystem, running: Running, topology: RelayedTopology | None = None) -> None:
     """Publish, and wait until the client has it; it asks for the next one by then."""
     before = client._topology
-    running.publish()
+    running.publish(topology)
     async with asyncio.timeout(20):
         while client._topology is before:
             await asyncio.sleep(0.01)
