@@ -25,6 +25,7 @@ from ...runtime.encoding.envelope import Envelope, pack
 from ...runtime.encoding.outcome import Outcome
 from ...runtime.encoding.query_batch import PackedQuery
 from ...runtime.errors import (
+    HandlerFailed,
     InvalidMessage,
     NotYetVisible,
     Overloaded,
@@ -229,9 +230,11 @@ class Client:
                 return serving.ask(query, _packed(projection, query, serving), positions, limit_s)
             except RayfoldError as error:
                 return _resolved(error)
+            except Exception as error:  # of code of the query's class
+                return _resolved(_code_failed(query, error))
 
         def ask_many(taken: Sequence[tuple[int, Query[Answer]]]) -> list[asyncio.Future[Any]]:
-            with contextlib.suppress(RayfoldError):  # of one of them: then each is asked, and answered, by itself
+            with contextlib.suppress(Exception):  # of one of them: then each is asked, and answered, by itself
                 packed = [_packed(projection, query, serving) for _, query in taken]
                 if (asked := serving.ask_many(packed, positions, limit_s)) is not None:
                     return asked
@@ -260,6 +263,8 @@ class Client:
             return self.send(envelope, timeout_s)
         except RayfoldError as error:
             return _resolved(error)
+        except Exception as error:  # of code of the command's class: a serializer, a validator
+            return _resolved(_code_failed(envelope.command, error))
 
     def _serving_of(self, projection: type[Projection]) -> QueryRouter:
         serving = self._serving.get(getattr(projection, "projection_name", ""))
@@ -313,6 +318,11 @@ def _packed(projection: type[Projection], query: Query[Any], serving: QueryRoute
     return PackedQuery(query.message_name, encode_checked(query)[0])
 
 
+def _code_failed(message: object, error: Exception) -> HandlerFailed:
+    """One message's failure, where a raised one would end a long run."""
+    return HandlerFailed.caused_by(f"the code of {type(message).__name__}", "a message", error)
+
+
 def _check_envelope(envelope: object) -> None:
     if not isinstance(envelope, Envelope):
         what = f"a {type(envelope).__name__} is not an Envelope"
@@ -332,7 +342,8 @@ def _resolved(outcome: Outcome) -> asyncio.Future[Any]:
 
 def _address(envelope: Envelope) -> str:
     """Which aggregate it is for; of whatever the caller has put there."""
-    return f"{_name(getattr(envelope, 'aggregate', None))}/{getattr(envelope, 'id', '')}"
+    id = getattr(envelope, "id", "")
+    return f"{_name(getattr(envelope, 'aggregate', None))}/{id if isinstance(id, str) else type(id).__name__}"
 
 
 def _name(cls: object) -> str:

@@ -64,11 +64,12 @@ def pack_with_content(command: Command) -> tuple[bytes, bytes]:
             return payload, condensed(_pack_canonical(command))
     if cls.packing == _SCALARS and len(was_set) == len(fields):
         return _ordered(command, cls, fields), b""
+    payload = encode_message(command)  # first: it has the words for a field that cannot be packed
     if cls.packing == _SCALARS:
         content = _pack_fields({name: fields[name] for name in sorted(was_set)})
     else:
         content = _pack_canonical(command)
-    return encode_message(command), condensed(content)
+    return payload, condensed(content)
 
 
 def condensed(content: bytes) -> bytes:
@@ -184,7 +185,7 @@ def _items(value: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
 
 
 def _hashable(key: Any) -> Any:
-    return tuple(key) if isinstance(key, list) else key
+    return tuple(map(_hashable, key)) if isinstance(key, list) else key
 
 
 def _default_of(field: dataclasses.Field[Any]) -> Any:

@@ -6,6 +6,7 @@ needs none is in `tests/runtime/test_arguments.py`.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import date
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import field_validator
 
 from rayfold import (
     Aggregate,
@@ -22,6 +24,8 @@ from rayfold import (
     Command,
     DefinitionError,
     Envelope,
+    Event,
+    HandlerFailed,
     InvalidId,
     InvalidMessage,
     LocalCluster,
@@ -29,9 +33,14 @@ from rayfold import (
     Query,
     Receipt,
     Settings,
+    Shared,
     StreamId,
     UnknownName,
+    answer,
     connect,
+    decide,
+    evolve,
+    project,
 )
 from rayfold.testing import system_blocking
 from tests.bank import Account, BalanceOf, Balances, Deposit, Deposited, Open, Vault
@@ -115,6 +124,63 @@ def test_what_is_no_address_or_command_is_refused_alone_and_among_many(
     outcomes = [outcome for _, outcome in bank.execute_all([good, Envelope(aggregate, id, command), good])]
     assert [type(outcome) for outcome in outcomes] == [Receipt, kind, Receipt]
     assert text in str(outcomes[1])
+
+
+class Broken(Event):
+    pass
+
+
+class Fragile(Command):
+    text: str = ""
+
+    @field_validator("text")
+    @classmethod
+    def look(cls, text: str) -> str:
+        return text if text != "broken" else FRAGILE.popleft()
+
+
+class FragileQuery(Query[int]):
+    text: str = ""
+
+    @field_validator("text")
+    @classmethod
+    def look(cls, text: str) -> str:
+        return text if text != "broken" else FRAGILE.popleft()
+
+
+FRAGILE: deque[str] = deque()
+"""What the validators of these classes take from, and fail where there is nothing."""
+
+
+class Vase(Aggregate, placement=Shared()):
+    @decide
+    def fragile(self, command: Fragile) -> Broken:
+        return Broken()
+
+    @evolve
+    def broken(self, event: Broken) -> None:
+        pass
+
+
+class Shards(Projection):
+    @project
+    def broken(self, event: Broken) -> None:
+        pass
+
+    @answer
+    def count(self, query: FragileQuery) -> int:
+        return 1
+
+
+def test_a_message_whose_own_code_fails_when_it_is_packed_is_one_outcome_among_many() -> None:
+    with system_blocking(Vase, Shards) as running:
+        commands = [Fragile(), Fragile.model_construct({"text"}, text="broken"), Fragile()]
+        queries = [FragileQuery(), FragileQuery.model_construct({"text"}, text="broken"), FragileQuery()]
+        told = list(running.execute_all([Envelope(Vase, "ming", command) for command in commands]))
+        answers = list(running.ask_all(Shards, queries))
+    assert [type(outcome) for _, outcome in told] == [Receipt, HandlerFailed, Receipt]
+    assert [answer if isinstance(answer, int) else type(answer) for _, answer in answers] == [1, HandlerFailed, 1]
+    assert "the code of Fragile failed on a message: IndexError: pop from an empty deque" in str(told[1][1])
 
 
 @pytest.mark.parametrize("wrong", [(Account, "alice", DEPOSIT), None, DEPOSIT, "Account/alice"])

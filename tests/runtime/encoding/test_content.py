@@ -21,7 +21,7 @@ from rayfold.runtime.domain.messages import Command, Event
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.content import RAW_BYTES_MAX, old_payloads
 from rayfold.runtime.encoding.envelope import Envelope, PackedCommand, derived_id, pack, unpack_batch
-from rayfold.runtime.errors import CommandIdReused
+from rayfold.runtime.errors import CommandIdReused, InvalidMessage
 from rayfold.runtime.log.contract import Append, Log, NewEvent
 from rayfold.runtime.log.folder import open_log
 from rayfold.runtime.log.memory import MemoryLog
@@ -287,3 +287,25 @@ def test_of_a_long_command_those_fields_count_as_set_that_have_not_their_default
     assert before in old_payloads_of(cls, text=text)
     assert before not in old_payloads_of(cls, text=text, c=1)
     assert before not in old_payloads_of(cls, text=text, d=date(2020, 1, 1))
+
+
+UNPACKABLE: dict[str, tuple[type[Command], dict[str, Any], str]] = {
+    "a number": (command(amount=int, note=(str, "")), {"amount": 2**64}, "amount is 18446744073709551616: it does"),
+    "a text": (command(text=str, day=(date | None, None)), {"text": "\ud800"}, "text is '\\ud800': it is not well"),
+}
+
+
+@pytest.mark.parametrize("case", UNPACKABLE)
+def test_what_cannot_be_packed_is_reported_by_its_field_also_where_a_default_was_left_and_others_were_packed(
+    case: str,
+) -> None:
+    cls, fields, text = UNPACKABLE[case]
+    packed(cls, **{name: 1 if name == "amount" else "a" for name in fields})
+    with pytest.raises(InvalidMessage) as told:
+        pack(Envelope(release(cls), "alice", cls.model_construct(set(fields), **fields)))
+    assert text in str(told.value)
+
+
+def test_a_key_may_be_a_tuple_of_tuples() -> None:
+    one, same, other = (packed(command(a=Any), a={(1, (2, key)): 1}) for key in (3, 3, 4))
+    assert one.digest(SECRET) == same.digest(SECRET) != other.digest(SECRET)
