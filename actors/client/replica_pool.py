@@ -76,6 +76,13 @@ _AGAIN_S: Final = 0.25
 _WAITING_MAX: Final = 32_768
 """Queries of one client that wait for a position in a replica; bounded by `Settings.in_flight_max` as well."""
 
+_POSITION_BYTES: Final = 12
+"""What a position of `after` takes in a frame at most: 3 bytes for the partition, 9 for its position."""
+
+_PARKED_BYTES_MAX: Final = 64 * 1024 * 1024
+"""The size of what one client has parked in a replica: as much as may wait here for a call. Half of what a projector
+takes from all."""
+
 _GRACE_S: Final = 1.0
 """For a call to come back after the replica's own deadline for it."""
 
@@ -114,8 +121,13 @@ class _Asked:
 
     @property
     def size_bytes(self) -> int:
-        """Its weight in a batcher."""
-        return len(self.packed.payload) + 64
+        """Its weight in a batcher whose batches need positions as a whole."""
+        return len(self.packed.payload) + len(self.packed.name) + 64
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Its weight while it waits: each that does carries its own positions."""
+        return self.size_bytes + _POSITION_BYTES * len(self.after)
 
 
 class _Replica:
@@ -144,6 +156,8 @@ class _Replica:
         """Asks the actor by way of this replica, as the handle of it may be replaced."""
         self.parked: dict[_Call, None] = {}
         """Calls of which some queries wait in it."""
+        self.parked_bytes = 0
+        """The size of these queries."""
         self.checking = False
         """It is asked now and then whether it answers, since something is parked in it."""
         self.suspects: deque[_Asked] = deque()
@@ -371,9 +385,9 @@ class ReplicaPool:
         if left_s <= 0:
             raise self._late(after, replica.positions)
         asked = _Asked(PackedQuery("", b""), after, deadline_s, self._loop.create_future(), None, replica)
-        self._note(asked, left_s)
-        replica.fresh.put(asked, asked.size_bytes)
+        replica.fresh.put(asked, asked.waiting_bytes)
         replica.in_flight += 1
+        self._note(asked, left_s)
         try:
             told = await asked.future
         finally:
@@ -396,10 +410,13 @@ class ReplicaPool:
         """Put it into a batcher. What was sent before is never refused there."""
         replica = asked.waits_for or self._next_replica(asked.after)
         if asked.waits_for is None and replica.has(asked.after):
-            batcher = replica.batcher
+            batcher, size_bytes = replica.batcher, asked.size_bytes
         else:
-            batcher = replica.waited if waited else replica.fresh
-        batcher.put(asked, asked.size_bytes, again=waited or asked.tries > 0)
+            batcher, size_bytes = replica.waited if waited else replica.fresh, asked.waiting_bytes
+            if replica.parked_bytes > _PARKED_BYTES_MAX and not (waited or asked.tries):
+                what = "bytes of queries that wait in it"
+                raise Overloaded(f"a replica of {self._name}", _PARKED_BYTES_MAX, what)
+        batcher.put(asked, size_bytes, again=waited or asked.tries > 0)
         replica.in_flight += 1
 
     def _next_replica(self, after: Mapping[int, int]) -> _Replica:
@@ -434,7 +451,8 @@ class ReplicaPool:
 
     def _send_waiting(self, replica: _Replica, waited: bool, batch: Sequence[_Asked]) -> None:
         batcher, now = replica.waited if waited else replica.fresh, self._loop.time()
-        batch = [asked for asked in batch if not asked.future.done()]
+        gone, batch = len(batch), [asked for asked in batch if not asked.future.done()]
+        replica.in_flight -= gone - len(batch)
         if not batch:
             self._loop.call_soon(batcher.batch_done)
             return
@@ -454,6 +472,7 @@ class ReplicaPool:
         call = _Call(replica, None, batch)
         call.connection, call.left = connection, dict(enumerate(batch))
         replica.parked[call] = None
+        replica.parked_bytes += sum(asked.waiting_bytes for asked in batch)
         queries = join_queries([asked.packed for asked in batch])
         waits = [(min(max(0.0, asked.deadline_s - now), LEFT_MAX_S), asked.after) for asked in batch]
         connection.wait(queries, waits, partial(self._told, call))
@@ -524,6 +543,7 @@ class ReplicaPool:
         if call.timer is not None:
             call.timer.cancel()
         call.replica.parked.pop(call, None)
+        call.replica.parked_bytes -= sum(asked.waiting_bytes for asked in call.left.values())
         call.replica.in_flight -= len(call.left) if call.left else len(call.batch)
         try:
             ending()
@@ -543,6 +563,7 @@ class ReplicaPool:
         replica.in_flight -= len(some.answers)
         for index, blob in some.answers:
             asked = call.left.pop(index)
+            replica.parked_bytes -= asked.waiting_bytes
             if not asked.future.done():
                 self._answer(asked, None if blob is None else self._decoded(asked, blob), some.positions)
             else:
