@@ -86,15 +86,19 @@ class Answers:
 
         return self._read_model.answer(queries, encode, key)
 
-    def answer_one(self, query: tuple[str, bytes]) -> bytes:
-        """The answer to one query, pickled by itself."""
+    def answer_one(self, query: tuple[str, bytes]) -> tuple[bytes, dict[int, int]]:
+        """The answer to one query, pickled by itself, and the positions it was read at."""
         key = key_of_batch(join_queries([PackedQuery(*query)]))
         if any(map(_is_refused_query, self._in_hand.fallen.values())) and (refused := self._refused([query])):
-            return self.pickled(refused[0])
-        answer = self._read_model.answer([query], lambda answers: self.pickled(answers[0]), key)
+            return self.pickled(refused[0]), dict(self._read_model.positions)
+
+        def encode(answers: list[Any]) -> tuple[bytes, dict[int, int]]:
+            return self.pickled(answers[0]), dict(self._read_model.positions)
+
+        answer, positions = self._read_model.answer([query], encode, key)
         self.note([query])
         self.check_going_on()
-        return answer
+        return answer, positions
 
     def pickled(self, answer: object) -> bytes:
         """An answer that nothing else is pickled with."""

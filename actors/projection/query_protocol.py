@@ -33,8 +33,9 @@ from ..sockets.query_frames import (
 
 __all__ = ["CALLS_WAITING_MAX", "Asked", "Awaited", "QueryServerProtocol"]
 
-CALLS_WAITING_MAX: Final = 65_536
-"""Calls of one client of which some query waits: twice as many as a client of ours has queries in flight."""
+CALLS_WAITING_MAX: Final = 131_072
+"""Calls of one client that are not at their end. Twice as many as its queries that may be parked
+(`waiting_queries.py`): what is over that bound is refused query by query, and disturbs no other."""
 
 _POSITIONS: Final = 1 << 64
 

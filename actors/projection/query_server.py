@@ -58,6 +58,9 @@ _SENDS_MAX: Final = 8
 _WOKEN_AT_ONCE: Final = 32
 """Woken queries that are answered before other connections have their turn: about half a millisecond."""
 
+_WOKEN_BEFORE_CALLS: Final = 1024
+"""Queries that are to be answered, or refused, beyond which no further call of their connection is begun."""
+
 _STALLED_S: Final = 10.0
 """How long a frame may take to come, and an answer to be read in part: a thousand times what it takes. A process that
 was stopped for longer connects again."""
@@ -92,7 +95,7 @@ class _Connection:
         self.calls: deque[Asked | Awaited] = deque()
         """Calls that are not begun; bounded by what one read has brought."""
         self.woken: deque[tuple[WaitingQuery, RayfoldError | None]] = deque()
-        """Queries that are to be answered, or refused; bounded as those that wait are."""
+        """Queries that are to be answered, or refused; bounded as those that wait are, and by `_WOKEN_BEFORE_CALLS`."""
         self.unsent = bytearray()
         self.events = select.EPOLLIN
         """What is waited for: something to read, room for answers, or both."""
@@ -143,19 +146,30 @@ class QueryServer:
         self._accept_at_s = 0.0
         """When to accept again after a failure; 0: it does."""
         self._closing = threading.Event()
-        self._poll = select.epoll()
-        self._signal = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        listening.socket.setblocking(False)
-        self._poll.register(listening.socket.fileno(), select.EPOLLIN)
-        self._poll.register(self._signal, select.EPOLLIN)
-        closed_in_children(self)
         self._readers = {away: _LogReader(away, self._read_logs) for away in (False, True)}
         self._thread = threading.Thread(target=self._run, name="rayfold-queries", daemon=True)
-        try:
-            self._thread.start()
-        except RuntimeError as error:  # there may be no more threads
-            listening.close()
-            raise OSError(str(error)) from error
+        self._signalling = threading.Lock()
+        """Held while something is written to the signal, and while that is closed: its number may be another file's
+        afterwards."""
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(listening.close)
+            self._poll = select.epoll()
+            on_failure.callback(self._poll.close)
+            self._signal = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            """Wakes the thread; -1 once it is closed."""
+            on_failure.callback(self._close_signal)
+            listening.socket.setblocking(False)
+            self._poll.register(listening.socket.fileno(), select.EPOLLIN)
+            self._poll.register(self._signal, select.EPOLLIN)
+            try:
+                for reader in self._readers.values():
+                    reader.start()
+                    on_failure.callback(reader.stop)
+                self._thread.start()
+            except RuntimeError as error:  # there may be no more threads
+                raise OSError(str(error)) from error
+            on_failure.pop_all()
+        closed_in_children(self)
 
     @property
     def ended(self) -> bool:
@@ -205,6 +219,7 @@ class QueryServer:
                 self._end(connection)
             self._listening.close()
             self._poll.close()
+            self._close_signal()
 
     def _turn(self, pause_s: float) -> int:
         """What has come, what was woken and what is due. Returns how many events there were."""
@@ -252,8 +267,15 @@ class QueryServer:
 
     def _wake(self) -> None:
         self._signalled = True
-        with contextlib.suppress(OSError, ValueError):  # it has ended
-            os.eventfd_write(self._signal, 1)
+        with self._signalling:
+            if self._signal >= 0:
+                os.eventfd_write(self._signal, 1)
+
+    def _close_signal(self) -> None:
+        with self._signalling:
+            signal, self._signal = self._signal, -1
+            if signal >= 0:
+                os.close(signal)
 
     # --- connections ---------------------------------------------------------------------------------------------
 
@@ -335,7 +357,7 @@ class QueryServer:
             self._busy.pop(connection, None)
             return
         if not connection.blocked:
-            if connection.calls:
+            if connection.calls and len(connection.woken) <= _WOKEN_BEFORE_CALLS:
                 call = connection.calls.popleft()
                 if isinstance(call, Asked):
                     self._ask(connection, call)
@@ -459,20 +481,29 @@ class QueryServer:
 
     def _answer_woken(self, connection: _Connection) -> None:
         """Some of its queries that have been woken, each under a key of its own, so that one that ends this process is
-        known by it."""
-        answering = self._answering
-        answers: dict[int, list[tuple[int, bytes | None]]] = {}
+        known by it. Those of one call that were read at the same positions travel together."""
+        answering, protocol, unsent = self._answering, connection.protocol, connection.unsent
+        together: dict[int, tuple[dict[int, int], list[tuple[int, bytes | None]]]] = {}
+        size_bytes = len(unsent)
         for _ in range(min(_WOKEN_AT_ONCE, len(connection.woken))):
             entry, refusal = connection.woken.popleft()
             answer: bytes | None = None
-            if refusal is not None:
-                answer = answering.pickled(refusal)
-            elif entry.name:
-                answer = answering.answer_one((entry.name, entry.payload))
-            answers.setdefault(entry.call, []).append((entry.index, answer))
-        positions = dict(answering.positions)
-        for call, some in answers.items():
-            connection.unsent += connection.protocol.some(call, some, positions, answering.incarnation)
+            if refusal is None and entry.name:
+                answer, positions = answering.answer_one((entry.name, entry.payload))
+            else:
+                answer = None if refusal is None else answering.pickled(refusal)
+                positions = dict(answering.positions)
+            before, some = together.setdefault(entry.call, (positions, []))
+            if before != positions:
+                unsent += protocol.some(entry.call, some, before, answering.incarnation)
+                together[entry.call] = positions, [(entry.index, answer)]
+            else:
+                some.append((entry.index, answer))
+            size_bytes += len(answer or b"")
+            if size_bytes > _UNSENT_MAX:
+                break
+        for call, (positions, some) in together.items():
+            unsent += protocol.some(call, some, positions, answering.incarnation)
 
     # --- logs ----------------------------------------------------------------------------------------------------
 
@@ -509,7 +540,11 @@ class _LogReader:
         self._away, self._read = away, read
         self._orders: queue.SimpleQueue[Collection[int] | None] = queue.SimpleQueue()
         self._at_work = False
-        threading.Thread(target=self._run, name="rayfold-log-reader", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="rayfold-log-reader", daemon=True)
+
+    def start(self) -> None:
+        """Begin. Raises `RuntimeError` if there can be no more threads."""
+        self._thread.start()
 
     def read(self, partitions: Collection[int]) -> None:
         """Read these, unless it is reading."""

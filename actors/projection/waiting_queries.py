@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import OrderedDict
 from collections.abc import Hashable, Mapping
 from typing import Final, Generic, TypeVar
 
@@ -31,7 +32,10 @@ WAITING_BYTES_MAX: Final = 128 * 1024 * 1024
 """The size of what waits, with `_ENTRY_BYTES` for each entry. One query may have 1 MiB."""
 
 _ENTRY_BYTES: Final = 512
-"""What an entry takes besides its payload and its positions."""
+"""What an entry takes besides its name, its payload and its positions."""
+
+_POSITION_BYTES: Final = 100
+"""What each of its positions takes: two numbers, and their place in a dict."""
 
 _STEP_S: Final = 0.05
 """How precise deadlines are: one entry of the table for all of a step. A client keeps its deadlines itself."""
@@ -60,7 +64,8 @@ class WaitingQuery:
     @property
     def size_bytes(self) -> int:
         """What it counts for while it is parked."""
-        return _ENTRY_BYTES + len(self.payload) + 32 * len(self.after)
+        name_bytes = len(self.name) if self.name.isascii() else 4 * len(self.name)
+        return _ENTRY_BYTES + name_bytes + len(self.payload) + _POSITION_BYTES * len(self.after)
 
 
 class _Table(Generic[Item]):
@@ -114,8 +119,9 @@ class WaitingQueries:
         """By partition: each entry under the position of the one that it is waiting for now."""
         self._by_deadline = _Table[WaitingQuery]()
         self._by_connection: dict[Hashable, dict[WaitingQuery, None]] = {}
-        self._parked: dict[WaitingQuery, None] = {}
-        """All, the one that has waited longest first."""
+        self._parked: OrderedDict[WaitingQuery, None] = OrderedDict()
+        """All, the one that has waited longest first. In a plain dict, finding the first passes over each that was
+        taken out before it."""
         self._size_bytes = 0
 
     def __len__(self) -> int:

@@ -128,5 +128,5 @@ class Handle:
         answers, queries = self.projector.answers, split_queries(batch)
         reached = dict(answers.positions)
         ready = [index for index, after in enumerate(afters) if all(reached[one] >= after[one] for one in after)]
-        answered = {index: answers.answer_one(queries[index]) if queries[index][0] else None for index in ready}
+        answered = {index: answers.answer_one(queries[index])[0] if queries[index][0] else None for index in ready}
         return pickle.dumps(answered), reached, answers.incarnation, answers.ends([0], away=look)

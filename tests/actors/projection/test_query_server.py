@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
 import pickle
 import socket
 import tempfile
@@ -17,13 +18,14 @@ from typing import Any
 
 import pytest
 
+from rayfold.actors.client import replica_pool
 from rayfold.actors.client.query_protocol import Answered, QueryClientProtocol, SomeAnswered
 from rayfold.actors.client.replica_pool import ReplicaPool
-from rayfold.actors.projection import query_server, waiting_queries
+from rayfold.actors.projection import query_protocol, query_server, waiting_queries
 from rayfold.actors.projection.actor import ProjectorActor, ProjectorPlan
 from rayfold.actors.settings import Settings
 from rayfold.actors.sockets.handshake import Handshake
-from rayfold.actors.sockets.listening import CONNECTIONS_MAX
+from rayfold.actors.sockets.listening import CONNECTIONS_MAX, open_listening_socket
 from rayfold.actors.sockets.query_frames import ASK, WAIT, pack_frame
 from rayfold.runtime.domain.messages import Query
 from rayfold.runtime.domain.projection import Projection, answer, project
@@ -194,6 +196,136 @@ async def test_more_than_may_wait_is_overloaded_and_what_waits_is_not_disturbed(
         assert {type(await told(one)) for one in waiting[100:]} == {Overloaded}
         projector.broadcast(first, records)
         assert [await told(one) for one in waiting[:100]] == [1] * 100
+
+
+async def test_a_call_over_the_bound_of_one_client_is_overloaded_and_its_connection_goes_on(
+    projector: Projector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert query_protocol.CALLS_WAITING_MAX >= 2 * waiting_queries.WAITING_OF_ONE_MAX
+    monkeypatch.setattr(waiting_queries, "WAITING_OF_ONE_MAX", 10)
+    projector.log.held = True
+    first, _ = projector.commit()
+    with Peer(projector) as peer:
+        calls = [peer.protocol.wait(BATCH, [(20.0, {0: first})]) for _ in range(11)]
+        peer.socket.sendall(b"".join(frame for _, frame in calls))
+        [(call, [(_, refusal)])] = some(peer)
+        assert call == calls[-1][0]
+        assert isinstance(refusal, Overloaded)
+        assert peer.ask() == 0
+        assert projector.waiting() == 10
+
+
+async def test_queries_that_name_many_partitions_are_divided_among_frames(projector: Projector) -> None:
+    projector.log.held = True
+    first, records = projector.commit()
+    others = dict.fromkeys(range(1, 500), 70_000)
+    kept: Any = projector.read_model._kept
+    kept.positions.update(others)
+    kept._at.positions.update(others)
+    async with pool_to(projector) as pool:
+        waiting = [pool.ask(BALANCE, {**others, 0: first}, 60.0) for _ in range(700)]
+        await until(lambda: projector.waiting() == 700)
+        projector.broadcast(first, records)
+        assert [await told(one) for one in waiting] == [1] * 700
+        assert set(pool.actors()[0].calls) == {"socket_path"}
+
+
+async def test_more_bytes_than_a_client_may_have_parked_are_overloaded_before_anything_is_sent(
+    projector: Projector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica_pool, "_PARKED_BYTES_MAX", 10_000)
+    projector.log.held = True
+    first, records = projector.commit()
+    large = PackedQuery("Large", bytes(6000))
+    async with pool_to(projector) as pool:
+        waiting = []
+        for count in (1, 2):
+            waiting.append(pool.ask(large, {0: first}, 20.0))
+            await until(lambda count=count: projector.waiting() == count)  # type: ignore[misc]
+        with pytest.raises(Overloaded, match="bytes of queries that wait in it"):
+            pool.ask(large, {0: first}, 20.0)
+        projector.broadcast(first, records)
+        for one in waiting:
+            await told(one)
+        assert pool._replicas[0].parked_bytes == 0
+        assert await told(pool.ask(BALANCE, {0: first}, 5.0)) == 1
+
+
+async def test_what_its_caller_has_given_up_before_it_was_sent_is_not_in_flight(projector: Projector) -> None:
+    projector.log.held = True
+    first, _ = projector.commit()
+    async with pool_to(projector) as pool:
+        for _ in range(10):
+            pool.ask(BALANCE, {0: first}, 5.0).cancel()
+        await until(lambda: not pool._pending)
+        assert pool._replicas[0].in_flight == 0
+
+
+async def test_a_wait_that_is_overloaded_keeps_no_place(projector: Projector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica_pool, "_WAITING_MAX", 1)
+    pool = ReplicaPool("Balances", [Handle(projector)], Settings(local_sockets=False), STORE_ID)
+    deadline_s = asyncio.get_running_loop().time() + 20
+    waits = [asyncio.ensure_future(pool.everywhere({0: 1}, deadline_s)) for _ in range(2)]
+    ends = await asyncio.gather(*waits, return_exceptions=True)
+    assert [type(end) for end in ends if end is not None] == [Overloaded]
+    assert not pool._pending
+
+
+async def test_the_positions_that_come_with_an_answer_are_those_it_was_read_at(projector: Projector) -> None:
+    projector.log.held = True
+    first, records = projector.commit(2)
+    answer_one = projector.answers.answer_one
+
+    def then_more(query: tuple[str, bytes]) -> Any:
+        answer = answer_one(query)
+        projector.broadcast(first + 1, records[1:])
+        return answer
+
+    projector.answers.answer_one = then_more  # type: ignore[method-assign]  # of this one alone
+    async with pool_to(projector) as pool:
+        seen: list[dict[int, int]] = []
+        waiting = pool.ask(BALANCE, {0: first}, 20.0, seen.append)
+        await until(lambda: projector.waiting() == 1)
+        projector.broadcast(first, records[:1])
+        assert await told(waiting) == 1
+        assert seen == [{0: first}]
+
+
+def test_a_server_whose_threads_cannot_be_started_leaves_nothing_open(
+    projector: Projector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, before, refusing = threading.Thread.start, open_files(), [""]
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name == refusing[-1]:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    for name in ("rayfold-queries", "rayfold-log-reader"):
+        refusing.append(name)
+        listening = open_listening_socket("another")
+        assert listening is not None
+        with pytest.raises(OSError, match="can't start new thread"):
+            query_server.QueryServer(listening, STORE_ID, projector.answers)
+        assert not listening.path.exists()
+        assert open_files() == before
+
+
+def test_a_server_that_is_closed_leaves_no_file_open(projector: Projector) -> None:
+    before = open_files()
+    listening = open_listening_socket("another")
+    assert listening is not None
+    server = query_server.QueryServer(listening, STORE_ID, projector.answers)
+    assert open_files() > before
+    server.close()
+    server.tell_changed()
+    server.close()
+    assert open_files() == before
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
 
 
 async def test_a_server_that_ends_leaves_its_queries_to_ray_and_nothing_behind(projector: Projector) -> None:
@@ -475,6 +607,28 @@ def test_a_client_that_does_not_read_delays_nobody_and_is_cut_off_by_name(
         assert deaf_is_cut_off(deaf, good)
     projector.close()
     assert "it owes to read its answers" in caplog.text
+
+
+def test_woken_answers_stop_where_a_client_that_does_not_read_has_enough_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    projector = Projector(Large)
+    projector.log.held = True
+    first, records = projector.commit()
+    query = PackedQuery(Whole.message_name, encode_message(Whole()))
+    with Peer(projector) as good, Peer(projector) as deaf:
+        deaf.socket.sendall(deaf.protocol.wait(join_queries([query] * 32), [(20.0, {0: first})] * 32)[1])
+        while projector.waiting() < 32:
+            assert isinstance(good.ask(), RayfoldError)
+        projector.broadcast(first, records)
+        unsent = 0
+        for _ in range(20):
+            assert isinstance(good.ask(), RayfoldError)
+            unsent = max(len(one.unsent) for one in projector.server._connections.values())
+            assert unsent < query_server._UNSENT_MAX + 2_000_000
+        assert unsent
+    projector.close()
 
 
 def deaf_is_cut_off(deaf: Peer, good: Peer) -> bool:

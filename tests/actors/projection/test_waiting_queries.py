@@ -95,6 +95,28 @@ def test_nothing_is_kept_of_positions_that_were_once_waited_for() -> None:
     assert len(waiting._by_deadline._heap) < 1000
 
 
+def test_names_and_positions_count_among_the_bytes_of_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting_queries, "WAITING_BYTES_MAX", 10_000)
+    waiting = WaitingQueries()
+    for large in (
+        WaitingQuery(0, 1, 0, ("n" * 10_000, b""), {0: 5}),
+        WaitingQuery(0, 1, 0, ("\u3042" * 2_500, b""), {0: 5}),
+        WaitingQuery(0, 1, 0, ("Total", b""), dict.fromkeys(range(100), 5)),
+    ):
+        with pytest.raises(Overloaded):
+            waiting.park(large, 5.0, {}, 0.0)
+
+
+def test_the_one_that_has_waited_longest_is_known_whichever_have_left() -> None:
+    waiting = WaitingQueries()
+    for number in range(1, 100):
+        waiting.park(entry({0: number}), 500.0, {}, float(number))
+    for number in range(1, 99):
+        assert waiting.oldest_s() == float(number)
+        waiting.wake({0: number})
+    assert waiting.oldest_s() == 99.0
+
+
 @pytest.mark.parametrize(
     ("bound", "told"),
     [
