@@ -140,7 +140,7 @@ class QueryServer:
         """What `WaitingQueries.wanted` returns, for the thread that takes events in. Replaced, never changed."""
         self._signalled = False
         self._looked: deque[tuple[float, Mapping[int, int]]] = deque()
-        """When it was looked where logs end, and where: it says nothing of what was parked later."""
+        """When it was looked where logs end, and where: it does not count for what was parked later."""
         self._look_at_s = math.inf
         """When to read logs for what waits; infinite while nothing does."""
         self._accept_at_s = 0.0
