@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from ...runtime.encoding.catalogue import Catalogue
-from ...runtime.errors import CallerError, InvalidMessage
+from ...runtime.errors import CallerError, InvalidMessage, StorageFailed
 from ...runtime.store.store_lock import MANIFEST
 from ..packaging.application import Application, check_name
 from ..system.relayed import RelayedSystem
@@ -105,6 +105,7 @@ def connect(
     Raises:
         Unavailable: When it is opened: nothing of that name runs, or it cannot be reached.
         StoreMissing: When it is opened: there is no store in that directory.
+        StorageFailed: The directory cannot be read, or the working directory is gone.
 
     Example:
         async with connect("bank-data") as bank:
@@ -137,9 +138,16 @@ def connect_blocking(
 
 def _store_at(application: object) -> Path | None:
     """The directory of a store, if this is one; None for the name of an application."""
-    text = os.fspath(application) if isinstance(application, str | os.PathLike) else ""
-    if not isinstance(text, str) or not text or "\0" in text:
+    text = os.fspath(application) if isinstance(application, str | os.PathLike) else None
+    if not isinstance(text, str) or "\0" in text:
+        remedy = "give the directory of a store, the name of an application on a cluster, or the Application"
+        raise InvalidMessage("connect", f"application is {application!r}", remedy)
+    if not text:
         return None
-    path = Path(text).absolute()
     named = os.sep in text or not isinstance(application, str)
-    return path if named or (path / MANIFEST).is_file() else None
+    try:
+        path = Path(text).absolute()
+        return path if named or (path / MANIFEST).is_file() else None
+    except OSError as error:
+        what = f"cannot see whether a store is there: {error.strerror or error}"
+        raise StorageFailed(text, f"{what}; give its whole path, or go to a working directory that exists") from error

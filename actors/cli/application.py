@@ -301,7 +301,7 @@ def application_at(told: str) -> Application:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise CallerError(f"{module_name} cannot be imported: {error}") from error
         raise CallerError(f"there is no module {module_name!r} here, nor where Python looks for modules") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CallerError(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from error
     found = getattr(module, name, None)
     if not isinstance(found, Application):

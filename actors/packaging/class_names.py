@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import DefinitionError, RayfoldError
+from ...runtime.user_code import is_ctrl_c
 
 __all__ = ["ClassNames", "import_path", "names_of_classes"]
 
@@ -81,6 +82,8 @@ def _imported(text: str) -> Any:
         return _named(importlib.import_module(module), name)
     except RayfoldError:
         raise
-    except Exception as error:
+    except BaseException as error:  # a module may end with sys.exit
+        if is_ctrl_c(error):
+            raise
         what = f"its module cannot be imported here: {type(error).__name__}: {error}"
         raise DefinitionError(f"{module}.{name}", what, _REMEDY) from error

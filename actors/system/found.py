@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from ...runtime.encoding.catalogue import Catalogue
+from ...runtime.errors import StorageFailed, Unavailable
+from ...runtime.store.store_lock import MANIFEST
 from ..cluster.file import address_in
 from ..cluster.ray_cluster import Cluster
 from ..cluster.ray_session import started_in_thread
@@ -29,7 +31,12 @@ class FoundSystem(RemoteSystem):
 
     def __init__(self, name: str, catalogue: Catalogue | None, wanted: str) -> None:
         super().__init__(name, catalogue)
-        self._wanted, self._folder = wanted, Path.cwd()
+        self._wanted = wanted
+        try:
+            self._folder = Path.cwd()
+        except OSError as error:
+            what = f"the working directory is gone: {error.strerror or error}; go to one that exists"
+            raise StorageFailed(name, what) from error
 
     async def start(self) -> None:
         """Join the cluster, make sure that the supervisor runs, and attach."""
@@ -46,7 +53,13 @@ class FoundSystem(RemoteSystem):
         wanted = self._wanted
         if wanted == "auto" and self._address:  # the same one again; where `rayfold up` has started it by now
             wanted = address_in(self._folder) or self._address
-        return Cluster.start_or_join(num_cpus=None, own_actors_max=0, cluster=wanted, folder=self._folder)
+        try:
+            return Cluster.start_or_join(num_cpus=None, own_actors_max=0, cluster=wanted, folder=self._folder)
+        except Unavailable as error:
+            if self._wanted != "auto" or (self._folder / self._name / MANIFEST).exists():
+                raise
+            what = f"{error.what}. And {self._folder} has no folder {self._name!r} with a store"
+            raise Unavailable(error.subject, what) from error
 
     def _revive(self, cluster: Cluster) -> None:
         from ..control.supervisor_actor import revive

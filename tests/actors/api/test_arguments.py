@@ -34,7 +34,9 @@ from rayfold import (
     Receipt,
     Settings,
     Shared,
+    StorageFailed,
     StreamId,
+    Unavailable,
     UnknownName,
     answer,
     connect,
@@ -417,3 +419,35 @@ def test_another_class_of_a_known_name_is_told_from_it_by_its_place(bank: Any) -
     refused(UnknownName, differs("query of Balances", "BalanceOf"), lambda: bank.as_of(Balances, {}, asked))
     with bank.replica(Balances) as replica:
         refused(UnknownName, differs("query of Balances", "BalanceOf"), lambda: replica.ask(asked))
+
+
+@pytest.mark.parametrize("application", [None, b"bank-data", "bank\0data", 5])
+def test_what_is_no_application_to_connect_to_is_refused(application: Any) -> None:
+    text = f"connect: application is {application!r}; give the directory of a store, the name of an application"
+    refused(InvalidMessage, text, connect, application)
+
+
+def test_a_folder_that_cannot_be_looked_at_is_reported_when_connecting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StorageFailed, match="cannot see whether a store is there: File name too long"):
+        connect("bank" * 100)
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for name in ("bank", Path("bank")):
+        with pytest.raises(StorageFailed, match="No such file or directory; give its whole path, or go to a working"):
+            connect(name)
+    with pytest.raises(StorageFailed, match="the working directory is gone"):
+        connect("bank", address="127.0.0.1:1")._made()
+
+
+async def test_a_name_that_is_found_nowhere_is_also_reported_as_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(Unavailable) as told:
+        await connect("bank-dta").start()
+    assert f"And {tmp_path} has no folder 'bank-dta' with a store" in str(told.value)
