@@ -223,10 +223,10 @@ async def test_queries_that_name_many_partitions_are_divided_among_frames(projec
     kept.positions.update(others)
     kept._at.positions.update(others)
     async with pool_to(projector) as pool:
-        waiting = [pool.ask(BALANCE, {**others, 0: first}, 60.0) for _ in range(700)]
-        await until(lambda: projector.waiting() == 700)
+        waiting = [pool.ask(BALANCE, {**others, 0: first}, 60.0) for _ in range(1400)]
+        await until(lambda: projector.waiting() == 1400)
         projector.broadcast(first, records)
-        assert [await told(one) for one in waiting] == [1] * 700
+        assert [await told(one) for one in waiting] == [1] * 1400
         assert set(pool.actors()[0].calls) == {"socket_path"}
 
 
