@@ -13,7 +13,17 @@ from fastapi import Cookie, FastAPI, HTTPException, Response
 from pydantic import BaseModel, PositiveInt
 
 from examples.bank import Account, BalanceOf, Balances, Deposit
-from rayfold import Application, Overloaded, Rejected, Runtime, Unavailable
+from rayfold import (
+    Application,
+    InvalidId,
+    InvalidMessage,
+    Overloaded,
+    Rejected,
+    Runtime,
+    Session,
+    StoreMismatch,
+    Unavailable,
+)
 
 bank = Application("web-bank", aggregates=[Account], projections=[Balances])
 runtime = Runtime(os.environ.get("BANK_DATA", "bank-data"), bank, linger=True)
@@ -34,11 +44,21 @@ class Money(BaseModel):
     amount: PositiveInt
 
 
+def session(token: str | None) -> Session:
+    """The visitor's session; a new one for a cookie that is no token of this store."""
+    try:
+        return runtime.session(token)
+    except (InvalidMessage, StoreMismatch):
+        return runtime.session()
+
+
 @web.post("/accounts/{account}/deposits")
 async def deposit(account: str, money: Money, response: Response, token: Token = None) -> dict[str, int]:
-    me = runtime.session(token)
+    me = session(token)
     try:
         receipt = await me.execute(Account, account, Deposit(amount=money.amount))
+    except (InvalidId, InvalidMessage) as wrong:
+        raise HTTPException(422, str(wrong)) from None
     except Rejected as refused:
         raise HTTPException(409, str(refused)) from None
     except (Unavailable, Overloaded) as away:
@@ -49,9 +69,11 @@ async def deposit(account: str, money: Money, response: Response, token: Token =
 
 @web.get("/accounts/{account}")
 async def balance(account: str, response: Response, token: Token = None) -> dict[str, int]:
-    me = runtime.session(token)
+    me = session(token)
     try:
         found = await me.ask(Balances, BalanceOf(account=account))
+    except (InvalidId, InvalidMessage) as wrong:
+        raise HTTPException(422, str(wrong)) from None
     except Unavailable as away:
         raise HTTPException(503, str(away)) from None
     response.set_cookie("token", me.token(), httponly=True)
