@@ -402,7 +402,7 @@ class _RelayedRebuild(Rebuild):
         ended = asyncio.ensure_future(self._system.ask("await_rebuild", number, timeout_s=_LONG_S))
         try:
             while not ended.done():
-                with contextlib.suppress(RayfoldError):  # what has become of it is told by `ended`
+                with contextlib.suppress(RayfoldError):  # what has become of it is reported by `ended`
                     self._progress = await self._system.ask("watch_rebuild", number)
                 await asyncio.wait({ended}, timeout=SAMPLE_S)
             self._progress = await ended
