@@ -26,7 +26,7 @@ from rayfold.runtime.errors import NotYetVisible, RayfoldError
 
 from .network import ActorHandle, Handle, Network, ProcessEnded
 from .purses import InPurse
-from .socket_network import SocketLoop, Stream
+from .socket_network import OwnSocket, SocketLoop, Stream
 from .story import CLIENTS, PURSES, Act, SocketTrouble, Story, Trouble, draw
 from .world import ASK_TIMEOUT_S, SETTINGS, Build, ProjectorProcess, Read, World
 
@@ -122,6 +122,10 @@ class QueryLink:
             self.server_open = False
             self._server.waiting.drop(self)
             self._down.end(cut=False)
+
+    def get_extra_info(self, name: str) -> OwnSocket:
+        """The socket."""
+        return OwnSocket()
 
     def write(self, data: bytes) -> None:
         """The client sends."""

@@ -8,6 +8,8 @@ The client's end is the real `SocketConnection`, called as asyncio calls it; the
 
 from __future__ import annotations
 
+import os
+import struct
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -18,7 +20,15 @@ from rayfold.actors.sockets.handshake import Handshake
 from .clock import SimulatedLoop
 from .network import LATE_S, Network, ProcessEnded
 
-__all__ = ["Link", "RecordedConnection", "SocketLoop", "Stream"]
+__all__ = ["Link", "OwnSocket", "RecordedConnection", "SocketLoop", "Stream"]
+
+
+class OwnSocket:
+    """As much of a socket as a client looks at before it sends anything: the other end is of its own user."""
+
+    def getsockopt(self, *_: int) -> bytes:
+        """The credentials of the other end's process."""
+        return struct.pack("iII", os.getpid(), os.geteuid(), os.getegid())
 
 
 class SocketLoop(SimulatedLoop):
@@ -163,6 +173,10 @@ class Link:
             self._down.end(cut=False)
 
     # The client's end, as asyncio's transport
+
+    def get_extra_info(self, name: str) -> OwnSocket:
+        """The socket."""
+        return OwnSocket()
 
     def write(self, data: bytes) -> None:
         """Send a frame."""
