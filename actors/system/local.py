@@ -27,6 +27,7 @@ from ..cluster.rpc import ANSWER_TIMEOUT_S, call, kill, open_actor
 from ..cluster.scheduling import Scheduling, on_this_node
 from ..control.actor_system import ActorSystem
 from ..control.move_result import MoveResult
+from ..control.topology import ServedParts
 from ..observe.attach import connection_facts
 from ..packaging.builds import Builds
 from ..packaging.class_names import names_of_classes
@@ -39,7 +40,7 @@ from .health_check import Health, health_of
 from .liveness import LivenessWatch
 from .relay import Relay, open_relay
 from .relay_control import RelayControl
-from .relayed_topology import RelayedParts, RelayedTopology
+from .relayed_topology import RelayedTopology
 
 __all__ = ["LocalSystem"]
 
@@ -181,7 +182,7 @@ class LocalSystem(ActorSystem):
         partitions, projections = tuple(actors), {}
         for name, served in self.fleet.serving.items():
             by_part = served.by_part()
-            projections[name] = RelayedParts(
+            projections[name] = ServedParts(
                 served.build.version, tuple(tuple(one.name for one in part) for part in by_part)
             )
             actors |= {one.name: one.actor for part in by_part for one in part}

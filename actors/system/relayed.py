@@ -18,10 +18,10 @@ import contextlib
 import socket
 import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from ...runtime.arguments import unregistered
 from ...runtime.domain.projection import Projection
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import CallerError, RayfoldError, StoreMismatch, Unavailable
@@ -35,9 +35,10 @@ from ..client.relay_connection import RelayConnection, RelayedActor
 from ..cluster.rpc import one_line
 from ..control.move_result import MoveResult
 from ..observe.status import Status
-from ..projection.rebuild import SAMPLE_S, Rebuild, RebuildProgress
+from ..projection.rebuild import Rebuild, RebuildProgress
+from .connected import ConnectedRebuild, ConnectedSystem, end_task
 from .health_check import Health, health_of
-from .relayed_topology import RELAYED, RelayedParts, RelayedTopology
+from .relayed_topology import RELAYED, RelayedTopology
 
 __all__ = ["RelayedSystem"]
 
@@ -65,7 +66,7 @@ _DRAIN_S: Final = 5.0
 _NO_SOCKET: Final = "it has Settings(local_sockets=False), or no private folder in TMPDIR, as its log names"
 
 
-class RelayedSystem:
+class RelayedSystem(ConnectedSystem):
     """A program's connection to the system of a store. Used on its event loop only."""
 
     again_max_s = _AGAIN_MAX_S
@@ -73,23 +74,19 @@ class RelayedSystem:
 
     def __init__(self, path: Path, catalogue: Catalogue | None) -> None:
         """`catalogue`: the classes of this program; without, those of the program that runs the system."""
+        super().__init__(catalogue)
         self._path = path
-        self._own = catalogue
-        self._catalogue: Catalogue | None = None
         self._store: Store | None = None
-        self._client: Client | None = None
         self._topology: RelayedTopology | None = None
         self._connection: RelayConnection | None = None
         self._holder: Holder | None = None
-        """All six from `start` on."""
+        """All four from `start` on."""
         self._cut_off = ""
         """Why nothing reaches the system, and since when; empty if all is well."""
         self._lost = asyncio.Event()
         self._ending = False
         self._actors: dict[str, RelayedActor] = {}
         """By name: those of the topology. One that stays stays the same object, and whatever leads to it goes on."""
-        self._told_of: dict[str, int] = {}
-        """Projections of which another version serves than this program has."""
         self._undo = contextlib.AsyncExitStack()
 
     async def start(self) -> None:
@@ -109,7 +106,7 @@ class RelayedSystem:
         )
         self._undo.push_async_callback(self._client.drain, _DRAIN_S)
         self._take(topology)
-        self._undo.push_async_callback(_ended, asyncio.create_task(self._mind()))
+        self._undo.push_async_callback(end_task, asyncio.create_task(self._mind()))
 
     async def stop(self, grace_s: float) -> None:
         """Disconnect; the system goes on."""
@@ -121,18 +118,6 @@ class RelayedSystem:
         """The store, whose logs can be read here."""
         assert self._store is not None
         return self._store
-
-    @property
-    def catalogue(self) -> Catalogue:
-        """The classes that are used here."""
-        assert self._catalogue is not None
-        return self._catalogue
-
-    @property
-    def client(self) -> Client:
-        """What sends commands and queries."""
-        assert self._client is not None
-        return self._client
 
     @property
     def address(self) -> str:
@@ -161,20 +146,20 @@ class RelayedSystem:
 
     async def scale(self, projection: type[Projection], replicas: int) -> None:
         """See `Runtime.scale`."""
-        await self.ask("scale", self._named(projection), replicas, timeout_s=_LONG_S)
+        await self.ask("scale", self.name_of(projection), replicas, timeout_s=_LONG_S)
 
     async def rebuild_stream(self, projection: type[Projection], aggregate: Any, id: str) -> None:
         """See `Runtime.rebuild_stream`."""
         kind = getattr(aggregate, "aggregate_type", str(aggregate))
-        await self.ask("rebuild_stream", self._named(projection), kind, id, timeout_s=_LONG_S)
+        await self.ask("rebuild_stream", self.name_of(projection), kind, id, timeout_s=_LONG_S)
 
     async def retry_quarantined(self, projection: type[Projection]) -> tuple[Quarantined, ...]:
         """See `Runtime.retry_quarantined`."""
-        return tuple(await self.ask("retry_quarantined", self._named(projection), timeout_s=_LONG_S))
+        return tuple(await self.ask("retry_quarantined", self.name_of(projection), timeout_s=_LONG_S))
 
     def rebuild(self, projection: type[Projection]) -> Rebuild:
         """See `Runtime.rebuild`: with the class of the program that runs the system, which has to be the same."""
-        self._named(projection)
+        self.name_of(projection)
         return _RelayedRebuild(self, projection)
 
     async def move(self, partition: int, node: str) -> MoveResult:
@@ -328,25 +313,8 @@ class RelayedSystem:
     def _take(self, topology: RelayedTopology) -> None:
         """This is how things are now."""
         self._topology = topology
-        for name, served in topology.projections.items():
-            projection = self.catalogue.projections.get(name)
-            if projection is None:
-                continue
-            if self._may_serve(projection, served):
-                self.client.serve(projection, [[self._actor(topology, one) for one in part] for part in served.parts])
-            else:
-                parts = f"{len(served.parts)} parts, and this program's class has {projection.parts}"
-                why = f"version {served.version} serves in {parts}; start this program with the new class"
-                self.client.detach_projection(name, why)
+        self.serve(topology.projections, partial(self._actor, topology))
         self._actors = {name: actor for name, actor in self._actors.items() if name in topology.actor_ids}
-
-    def _may_serve(self, projection: type[Projection], served: RelayedParts) -> bool:
-        """Whether queries as this program's class makes them find their way to what serves."""
-        name, version = projection.projection_name, projection.projection_version
-        if version != served.version and self._told_of.get(name) != served.version:
-            self._told_of[name] = served.version
-            log.warning("%s version %d serves, and this program has version %d", name, served.version, version)
-        return projection.parts == len(served.parts)
 
     def _partitions(self, topology: RelayedTopology) -> list[RelayedActor]:
         return [self._actor(topology, name) for name in topology.partitions]
@@ -362,12 +330,6 @@ class RelayedSystem:
         assert self._connection is not None
         return RelayedActor(self._connection, name)
 
-    def _named(self, projection: type[Projection]) -> str:
-        name = getattr(projection, "projection_name", "")
-        if name not in self.catalogue.projections:
-            raise unregistered("projection", projection, self.catalogue.projections)
-        return str(name)
-
     def _close(self) -> None:
         if self._connection is not None:
             self._connection.close()
@@ -377,51 +339,26 @@ class _NotYet(Exception):
     """It may be possible in a moment: why it is not."""
 
 
-class _RelayedRebuild(Rebuild):
+class _RelayedRebuild(ConnectedRebuild):
     """A rebuild by the program that runs the system."""
 
     def __init__(self, system: RelayedSystem, projection: type[Projection]) -> None:
         self._system = system
-        self._progress = RebuildProgress(0, 0, 0.0, None, False)
-        version = projection.projection_version
-        self._begun = asyncio.ensure_future(system.ask("begin_rebuild", projection.projection_name, version))
-        super().__init__()
-        self._task.add_done_callback(_looked_at)
+        super().__init__(system.ask("begin_rebuild", projection.projection_name, projection.projection_version))
 
-    def progress(self) -> RebuildProgress:
-        """See `Rebuild`."""
-        return self._progress
+    async def ask_end(self, number: int) -> RebuildProgress:
+        """See `ConnectedRebuild`."""
+        found: RebuildProgress = await self._system.ask("await_rebuild", number, timeout_s=_LONG_S)
+        return found
 
-    async def cancel(self) -> None:
-        """See `Rebuild`."""
-        await self._system.ask("cancel_rebuild", await asyncio.shield(self._begun))
-        await asyncio.wait({self._task})
+    async def ask_progress(self, number: int) -> RebuildProgress:
+        """See `ConnectedRebuild`."""
+        found: RebuildProgress = await self._system.ask("watch_rebuild", number)
+        return found
 
-    async def _run(self) -> RebuildProgress:
-        number = await asyncio.shield(self._begun)
-        ended = asyncio.ensure_future(self._system.ask("await_rebuild", number, timeout_s=_LONG_S))
-        try:
-            while not ended.done():
-                with contextlib.suppress(RayfoldError):  # what has become of it is reported by `ended`
-                    self._progress = await self._system.ask("watch_rebuild", number)
-                await asyncio.wait({ended}, timeout=SAMPLE_S)
-            self._progress = await ended
-        finally:
-            ended.cancel()
-        return self._progress
-
-
-def _looked_at(task: asyncio.Task[RebuildProgress]) -> None:
-    """An error that is not awaited is in the other program's log."""
-    if not task.cancelled():
-        task.exception()
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    """End a task, and wait until it has undone what it was at."""
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    async def ask_to_cancel(self, number: int) -> None:
+        """See `ConnectedRebuild`."""
+        await self._system.ask("cancel_rebuild", number)
 
 
 def _only_one_machine() -> NoReturn:

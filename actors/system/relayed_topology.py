@@ -13,6 +13,7 @@ from ...runtime.checks.standing import Alarm
 from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.stream import StreamId
 from ..cluster.rpc import Reply
+from ..control.topology import ServedParts
 from ..observe.status import NodeStatus, OwnActorStatus, PartitionStatus, ProjectorStatus, Status
 from ..packaging.class_names import ClassNames
 from ..partition.status_records import PartitionAnswer
@@ -21,16 +22,7 @@ from ..projection.status_records import ProjectorAnswer
 from ..settings import Settings
 from ..sockets.records import Records
 
-__all__ = ["RELAYED", "RelayedParts", "RelayedTopology"]
-
-
-class RelayedParts(NamedTuple):
-    """Who answers the queries to a projection."""
-
-    version: int
-    """The version of the projection's class."""
-    parts: tuple[tuple[str, ...], ...]
-    """For each part the names of its replicas."""
+__all__ = ["RELAYED", "RelayedTopology"]
 
 
 class RelayedTopology(NamedTuple):
@@ -38,7 +30,7 @@ class RelayedTopology(NamedTuple):
 
     partitions: tuple[str, ...]
     """The name of each partition's actor."""
-    projections: Mapping[str, RelayedParts]
+    projections: Mapping[str, ServedParts]
     """By the name of the projection."""
     actor_ids: Mapping[str, str]
     """The id in Ray of each of these actors, by its name."""
@@ -60,9 +52,9 @@ RELAYED: Final = Records(
         ProjectorStatus,
         Quarantined,
         RebuildProgress,
-        RelayedParts,
         RelayedTopology,
         Reply,
+        ServedParts,
         Settings,
         Status,
         StreamId,

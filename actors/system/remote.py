@@ -24,7 +24,6 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, TypeVar, TypeVarTuple
 
-from ...runtime.arguments import unregistered
 from ...runtime.domain.projection import Projection
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import RayfoldError, StoreMismatch, Unavailable
@@ -40,11 +39,12 @@ from ..cluster.retry import Patience, retried
 from ..cluster.rpc import Method, Reply, call, in_thread, one_line
 from ..control.handle import SupervisorHandle
 from ..control.move_result import MoveResult
-from ..control.topology import ServedParts, Topology
+from ..control.topology import Topology
 from ..nodes.store import ClusterStore
 from ..observe.status import Status
 from ..process.gc_tuning import tune_gc
-from ..projection.rebuild import SAMPLE_S, Rebuild, RebuildProgress
+from ..projection.rebuild import Rebuild, RebuildProgress
+from .connected import ConnectedRebuild, ConnectedSystem, end_task
 from .health_check import Health, health_of
 
 __all__ = ["RemoteSystem"]
@@ -73,7 +73,7 @@ T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 
 
-class RemoteSystem:
+class RemoteSystem(ConnectedSystem):
     """A program's connection to one system on a cluster. Used on its event loop only."""
 
     _rejoins = False
@@ -82,16 +82,12 @@ class RemoteSystem:
 
     def __init__(self, name: str, catalogue: Catalogue | None) -> None:
         """`catalogue`: the classes of this program, if it has started the system; else those that were deployed."""
+        super().__init__(catalogue)
         self._name = name
-        self._own = catalogue
-        self._catalogue: Catalogue | None = None
-        self._client: Client | None = None
         self._joined_to: Cluster | None = None
         self._topology: Topology | None = None
-        """All four from `attach` on."""
+        """Both from `attach` on."""
         self._partitions: list[str] = []
-        self._told_of: dict[str, int] = {}
-        """Projections of which another version serves than this program has."""
         self._supervisor: SupervisorHandle | None = None
         """Its handle, as last looked up."""
         self._attached_by: Attachment | None = None
@@ -128,24 +124,12 @@ class RemoteSystem:
         self._take(topology, handles)
         if topology.settings.tune_garbage_collector:
             self._undo.callback(tune_gc())
-        self._undo.push_async_callback(_ended, asyncio.create_task(self._mind()))
+        self._undo.push_async_callback(end_task, asyncio.create_task(self._mind()))
 
     @property
     def store(self) -> ClusterStore:
         """Where its logs are, as is known here."""
         return self._present.store
-
-    @property
-    def client(self) -> Client:
-        """What sends commands and queries."""
-        assert self._client is not None
-        return self._client
-
-    @property
-    def catalogue(self) -> Catalogue:
-        """The classes that are used here."""
-        assert self._catalogue is not None
-        return self._catalogue
 
     @property
     def _present(self) -> Topology:
@@ -202,22 +186,22 @@ class RemoteSystem:
 
     async def scale(self, projection: type[Projection], replicas: int) -> None:
         """See `Runtime.scale`."""
-        await self.change(lambda supervisor: supervisor.scale, self._named(projection), replicas)
+        await self.change(lambda supervisor: supervisor.scale, self.name_of(projection), replicas)
 
     async def rebuild_stream(self, projection: type[Projection], aggregate: Any, id: str) -> None:
         """See `Runtime.rebuild_stream`."""
         kind = getattr(aggregate, "aggregate_type", str(aggregate))
-        await self.change(lambda supervisor: supervisor.rebuild_stream, self._named(projection), kind, id)
+        await self.change(lambda supervisor: supervisor.rebuild_stream, self.name_of(projection), kind, id)
 
     async def retry_quarantined(self, projection: type[Projection]) -> tuple[Quarantined, ...]:
         """See `Runtime.retry_quarantined`."""
-        return await self.change(lambda supervisor: supervisor.retry_quarantined, self._named(projection))
+        return await self.change(lambda supervisor: supervisor.retry_quarantined, self.name_of(projection))
 
     def rebuild(self, projection: type[Projection]) -> Rebuild:
         """See `Runtime.rebuild`."""
         from ..packaging.shipping import ship
 
-        self._named(projection)
+        self.name_of(projection)
         classes = ship(self.catalogue.narrowed(projection))
         return RemoteRebuild(self, projection, classes)
 
@@ -401,20 +385,7 @@ class RemoteSystem:
                 self.client.replace_partition(number, handles[name])
                 self._partitions[number] = name
         self.client.tell_unavailable(topology.unavailable)
-        for name, served in topology.projections.items():
-            projection = self.catalogue.projections.get(name)
-            if projection is None or not self._may_serve(projection, served):
-                continue
-            if all(replica in handles for part in served.parts for replica in part):
-                self.client.serve(projection, [[handles[replica] for replica in part] for part in served.parts])
-
-    def _may_serve(self, projection: type[Projection], served: ServedParts) -> bool:
-        """Whether queries as this program's class makes them find their way to what serves."""
-        name, version = projection.projection_name, projection.projection_version
-        if version != served.version and self._told_of.get(name) != served.version:
-            self._told_of[name] = served.version
-            log.warning("%s version %d serves, and this program has version %d", name, served.version, version)
-        return projection.parts == len(served.parts)
+        self.serve(topology.projections, handles.get)
 
     async def _call_supervisor(
         self,
@@ -454,12 +425,6 @@ class RemoteSystem:
         self._check_head()
         return self._cluster.actor_named(name)
 
-    def _named(self, projection: type[Projection]) -> str:
-        name = getattr(projection, "projection_name", "")
-        if name not in self.catalogue.projections:
-            raise unregistered("projection", projection, self.catalogue.projections)
-        return str(name)
-
 
 def _looked_up(cluster: Cluster, names: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
@@ -469,52 +434,24 @@ def _looked_up(cluster: Cluster, names: list[str]) -> dict[str, Any]:
     return found
 
 
-async def _ended(task: asyncio.Task[None]) -> None:
-    """End a task, and wait until it has undone what it was at."""
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
-
-
-class RemoteRebuild(Rebuild):
+class RemoteRebuild(ConnectedRebuild):
     """A rebuild that the supervisor does. Awaiting it raises also `CallerError`, for an older version and while another
     change of the projection is under way."""
 
     def __init__(self, system: RemoteSystem, projection: type[Projection], classes: bytes) -> None:
         self._system = system
-        self._progress = RebuildProgress(0, 0, 0.0, None, False)
-        beginning = system.change(
-            lambda supervisor: supervisor.begin_rebuild,
-            projection.projection_name,
-            classes,
-            timeout_s=_ASK_TIMEOUT_S,
-        )
-        self._begun = asyncio.ensure_future(beginning)
-        super().__init__()
-        self._task.add_done_callback(_looked_at)
+        name = projection.projection_name
+        begin = system.change(lambda supervisor: supervisor.begin_rebuild, name, classes, timeout_s=_ASK_TIMEOUT_S)
+        super().__init__(begin)
 
-    def progress(self) -> RebuildProgress:
-        """See `Rebuild`."""
-        return self._progress
+    async def ask_end(self, number: int) -> RebuildProgress:
+        """See `ConnectedRebuild`."""
+        return await self._system.ask(lambda supervisor: supervisor.await_rebuild, number, timeout_s=_LONG_S)
 
-    async def cancel(self) -> None:
-        """See `Rebuild`."""
-        number = await asyncio.shield(self._begun)
+    async def ask_progress(self, number: int) -> RebuildProgress:
+        """See `ConnectedRebuild`."""
+        return await self._system.ask(lambda supervisor: supervisor.watch_rebuild, number)
+
+    async def ask_to_cancel(self, number: int) -> None:
+        """See `ConnectedRebuild`."""
         await self._system.change(lambda supervisor: supervisor.cancel_rebuild, number, timeout_s=_ASK_TIMEOUT_S)
-        await asyncio.wait({self._task})
-
-    async def _run(self) -> RebuildProgress:
-        number = await asyncio.shield(self._begun)
-        ending = self._system.ask(lambda supervisor: supervisor.await_rebuild, number, timeout_s=_LONG_S)
-        ended = asyncio.ensure_future(ending)
-        while not ended.done():
-            self._progress = await self._system.ask(lambda supervisor: supervisor.watch_rebuild, number)
-            await asyncio.wait({ended}, timeout=SAMPLE_S)
-        self._progress = ended.result()
-        return self._progress
-
-
-def _looked_at(task: asyncio.Task[RebuildProgress]) -> None:
-    """An error that is not awaited is in the supervisor's log."""
-    if not task.cancelled():
-        task.exception()

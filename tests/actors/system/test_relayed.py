@@ -19,11 +19,12 @@ import pytest
 from rayfold.actors.client import relay_connection
 from rayfold.actors.client.query_connection import QueryConnection
 from rayfold.actors.client.relay_connection import RelayConnection
+from rayfold.actors.control.topology import ServedParts
 from rayfold.actors.packaging.class_names import ClassNames
 from rayfold.actors.settings import Settings
 from rayfold.actors.system.relay import Relay, open_relay
 from rayfold.actors.system.relayed import RelayedSystem
-from rayfold.actors.system.relayed_topology import RELAYED, RelayedParts, RelayedTopology
+from rayfold.actors.system.relayed_topology import RELAYED, RelayedTopology
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.errors import NotPrivate, Unavailable
 from rayfold.runtime.store.store import open_or_create_store
@@ -64,7 +65,7 @@ class Running:
 
     def topology(self, classes: ClassNames | None = None) -> RelayedTopology:
         """One partition, and one projector."""
-        parts = {"Balances": RelayedParts(1, (("proj",),))}
+        parts = {"Balances": ServedParts(1, (("proj",),))}
         return RelayedTopology(("p0",), parts, {"p0": "ab", "proj": "cd"}, Settings(), classes or ClassNames())
 
     def publish(self, topology: RelayedTopology | None = None) -> None:
@@ -171,7 +172,7 @@ async def test_a_projection_in_another_number_of_parts_is_refused_by_name_until_
     await client.start()
     query = BalanceOf(account="alice")
     assert await client.client.ask(Balances, query, {}, 20) == 0
-    parts = {"Balances": RelayedParts(2, (("b",), ("c",)))}
+    parts = {"Balances": ServedParts(2, (("b",), ("c",)))}
     await _followed(client, running, running.topology()._replace(projections=parts))
     with pytest.raises(Unavailable, match="version 2 serves in 2 parts, and this program's class has 1"):
         await client.client.ask(Balances, query, {}, 20)
