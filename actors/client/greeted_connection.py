@@ -12,28 +12,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
-import struct
-from typing import Any, Final
+from typing import Any
 
 from ...runtime.errors import NotPrivate
 from ...runtime.printable import printable_log
 from ..sockets.handshake import Handshake
-from ..sockets.listening import closed_in_children, let_go
+from ..sockets.listening import closed_in_children, let_go, other_end
 
 __all__ = ["GreetedConnection", "check_own_user"]
 
 log = printable_log(__name__)
-
-_CREDENTIALS: Final = struct.Struct("iII")
-"""Of the process that listens at the other end: its number, its user, its group."""
 
 
 def check_own_user(transport: asyncio.BaseTransport) -> None:
     """Raises `NotPrivate` if a process of another user listens at the other end: what it gives is imported here, and
     answers to queries are unpickled."""
     connected = transport.get_extra_info("socket")
-    _, user, _ = _CREDENTIALS.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    _, user = other_end(connected)
     if user != os.geteuid():
         what = f"user {user} runs the process that listens there, and this one is of user {os.geteuid()}"
         raise NotPrivate(connected.getpeername(), what, "run both as the same user")

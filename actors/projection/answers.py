@@ -22,7 +22,7 @@ from ...runtime.in_hand import REFUSED_S, Fallen, InHand
 from ..process.suspects import key_of_batch
 from .open_model import OpenModel
 
-__all__ = ["Answers"]
+__all__ = ["Answers", "pickled_alone"]
 
 _ASKED_MAX: Final = 64
 """Kinds of queries of which the last one is kept."""
@@ -90,25 +90,15 @@ class Answers:
         """The answer to one query, pickled by itself, and the positions it was read at."""
         key = key_of_batch(join_queries([PackedQuery(*query)]))
         if any(map(_is_refused_query, self._in_hand.fallen.values())) and (refused := self._refused([query])):
-            return self.pickled(refused[0]), dict(self._read_model.positions)
+            return pickled_alone(refused[0]), dict(self._read_model.positions)
 
         def encode(answers: list[Any]) -> tuple[bytes, dict[int, int]]:
-            return self.pickled(answers[0]), dict(self._read_model.positions)
+            return pickled_alone(answers[0]), dict(self._read_model.positions)
 
         answer, positions = self._read_model.answer([query], encode, key)
         self.note([query])
         self.check_going_on()
         return answer, positions
-
-    def pickled(self, answer: object) -> bytes:
-        """An answer that nothing else is pickled with."""
-        if type(answer) in _PLAIN:
-            return pickle.dumps(answer)
-        try:
-            blob: bytes = ray.cloudpickle.dumps(answer)
-        except Exception as error:
-            blob = ray.cloudpickle.dumps(HandlerFailed.caused_by("@answer", type(answer).__name__, error))
-        return blob
 
     def late(self, after: Mapping[int, int]) -> RayfoldError:
         """What a query gets that has waited, or would wait, for this in vain."""
@@ -158,14 +148,25 @@ def _is_refused_query(fallen: Fallen) -> bool:
     return fallen.refused and fallen.key[1:6] != bytes(5)
 
 
+def pickled_alone(answer: object) -> bytes:
+    """An answer that nothing else is pickled with; one that cannot be pickled is the error that says so."""
+    if type(answer) in _PLAIN:
+        return pickle.dumps(answer)
+    try:
+        blob: bytes = ray.cloudpickle.dumps(answer)
+    except Exception as error:
+        blob = ray.cloudpickle.dumps(HandlerFailed.caused_by("@answer", type(answer).__name__, error))
+    return blob
+
+
 def _pickled(answers: list[Any], apart: bool) -> bytes:
     """Answers are the user's own objects and go back to the user's own process, inside the cluster: Ray pickles
     them in any case. Here it happens early, under the read model's lock. Nothing of it is ever stored."""
-    pickled: bytes
-    if len(answers) == 1 and not apart and type(answers[0]) in _PLAIN:
-        return pickle.dumps(answers)
     if apart:
-        answers = [ray.cloudpickle.dumps(_picklable(answer)) for answer in answers]
+        return pickle.dumps([pickled_alone(answer) for answer in answers])
+    if len(answers) == 1 and type(answers[0]) in _PLAIN:
+        return pickle.dumps(answers)
+    pickled: bytes
     try:
         pickled = ray.cloudpickle.dumps(answers)
     except Exception:

@@ -27,7 +27,6 @@ import os
 import queue
 import select
 import socket
-import struct
 import threading
 import time
 from collections import deque
@@ -37,8 +36,8 @@ from typing import Final
 from ...runtime.errors import RayfoldError
 from ...runtime.printable import printable_log
 from ..sockets.handshake import HANDSHAKE_S, Handshake
-from ..sockets.listening import CONNECTIONS_MAX, ListeningSocket, closed_in_children
-from .answers import Answers
+from ..sockets.listening import CONNECTIONS_MAX, ListeningSocket, closed_in_children, other_end
+from .answers import Answers, pickled_alone
 from .query_protocol import Asked, Awaited, QueryServerProtocol
 from .waiting_queries import WaitingQueries, WaitingQuery
 
@@ -77,9 +76,6 @@ _PAUSE_S: Final = 1.0
 _END_S: Final = 1.0
 """How long the end of a server may take, in which what has come is answered."""
 
-_CREDENTIALS: Final = struct.Struct("3i")
-"""Process, user and group of the other end."""
-
 
 class _Connection:
     """One client, from its connection to its end."""
@@ -88,7 +84,7 @@ class _Connection:
 
     def __init__(self, connected: socket.socket, store_id: str, now_s: float) -> None:
         self.socket = connected
-        self.name = _process_of(connected)
+        self.name = f"process {other_end(connected)[0]}"
         self.handshake: Handshake | None = Handshake("projector", store_id)
         """Until it is done."""
         self.protocol = QueryServerProtocol()
@@ -115,12 +111,6 @@ class _Connection:
         if self.unsent:
             return "to read its answers"
         return "the rest of a frame" if self.protocol.within and self.events & select.EPOLLIN else ""
-
-
-def _process_of(connected: socket.socket) -> str:
-    """The other end, as the log names it."""
-    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return f"process {_CREDENTIALS.unpack(credentials)[0]}"
 
 
 class QueryServer:
@@ -491,7 +481,7 @@ class QueryServer:
             if refusal is None and entry.name:
                 answer, positions = answering.answer_one((entry.name, entry.payload))
             else:
-                answer = None if refusal is None else answering.pickled(refusal)
+                answer = None if refusal is None else pickled_alone(refusal)
                 positions = dict(answering.positions)
             before, some = together.setdefault(entry.call, (positions, []))
             if before != positions:

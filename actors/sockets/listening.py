@@ -15,6 +15,7 @@ import contextlib
 import os
 import secrets
 import socket
+import struct
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,7 +26,15 @@ from ...runtime.errors import NotPrivate
 from ...runtime.printable import printable_log
 from ...runtime.private import private_temporary_folder
 
-__all__ = ["CONNECTIONS_MAX", "ListeningSocket", "closed_in_children", "open_listening_socket"]
+__all__ = [
+    "CONNECTIONS_MAX",
+    "CREDENTIALS",
+    "ListeningSocket",
+    "closed_in_children",
+    "let_go",
+    "open_listening_socket",
+    "other_end",
+]
 
 log = printable_log(__name__)
 
@@ -37,6 +46,9 @@ _STARTING_MAX_S: Final = 60.0
 
 _PATH_BYTES_MAX: Final = 107
 """The size of a socket's path in Linux."""
+
+CREDENTIALS: Final = struct.Struct("iII")
+"""What the kernel says of the process at the other end: its id, its user, its group."""
 
 
 class ListeningSocket:
@@ -61,6 +73,14 @@ class ListeningSocket:
         self.socket.close()
         with contextlib.suppress(OSError):  # the folder may be read-only by now
             self.path.unlink(missing_ok=True)
+
+
+def other_end(connected: socket.socket) -> tuple[int, int]:
+    """The id and the user of the process at the other end."""
+    process_id, user, _ = CREDENTIALS.unpack(
+        connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+    )
+    return process_id, user
 
 
 _open_here: Final[WeakSet[Any]] = WeakSet()

@@ -9,13 +9,13 @@ The client's end is the real `SocketConnection`, called as asyncio calls it; the
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from rayfold.actors.client.socket_client import SocketConnection
 from rayfold.actors.partition.socket_protocol import Request, ServerProtocol
 from rayfold.actors.sockets.handshake import Handshake
+from rayfold.actors.sockets.listening import CREDENTIALS
 
 from .clock import SimulatedLoop
 from .network import LATE_S, Network, ProcessEnded
@@ -28,7 +28,7 @@ class OwnSocket:
 
     def getsockopt(self, *_: int) -> bytes:
         """The credentials of the other end's process."""
-        return struct.pack("iII", os.getpid(), os.geteuid(), os.getegid())
+        return CREDENTIALS.pack(os.getpid(), os.geteuid(), os.getegid())
 
 
 class SocketLoop(SimulatedLoop):
