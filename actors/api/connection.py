@@ -15,6 +15,7 @@ from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import CallerError, InvalidMessage, StorageFailed
 from ...runtime.store.store_lock import MANIFEST
 from ..packaging.application import Application, check_name
+from ..system.connected import ConnectedSystem
 from ..system.relayed import RelayedSystem
 from ..system.system import System
 from .blocking import BlockingOperations
@@ -49,11 +50,7 @@ class Connection(Operations):
     def address(self) -> str:
         """Of the cluster, or of the socket of the other program, while the connection is open."""
         active = self._active
-        if isinstance(active, RelayedSystem):
-            return active.address
-        from ..system.found import FoundSystem
-
-        assert isinstance(active, FoundSystem)
+        assert isinstance(active, ConnectedSystem)
         return active.address
 
     def _made(self) -> System:

@@ -26,6 +26,7 @@ from ...runtime.feed.frames import Progress, to_arrow, to_pandas, to_parquet, to
 from ...runtime.feed.subscription import BATCH_MAX, OneOf, check_batch, close_forgotten
 from ...runtime.tables.export_files import Exported
 from ..nodes.store import AnyStore, open_patient_reader
+from .page_reader import PageReader
 
 if TYPE_CHECKING:
     import pandas
@@ -51,7 +52,7 @@ class Events(Generic[OneOf]):
     def __init__(self, range: EventRange) -> None:
         self._range = range
         self._released = False
-        self._filling: asyncio.Future[None] | None = None
+        self._pages = PageReader(range.fill)
 
     def __aiter__(self) -> Self:
         return self
@@ -120,7 +121,8 @@ class Events(Generic[OneOf]):
         except asyncio.CancelledError:
             ended.set()
             await asyncio.wait([writing])
-            _looked_at(writing)
+            if not writing.cancelled():
+                writing.exception()
             raise
 
     def close(self) -> None:
@@ -144,21 +146,8 @@ class Events(Generic[OneOf]):
 
     async def _fill(self) -> None:
         """Read a page in a thread, or wait for the one that is being read for a cancelled call."""
-        if self._range.buffered and self._filling is None:
-            return
-        if self._filling is None:
-            self._filling = asyncio.ensure_future(asyncio.to_thread(self._range.fill))
-            self._filling.add_done_callback(_looked_at)
-        filling = self._filling
-        await asyncio.wait([filling])
-        self._filling = None
-        filling.result()
-
-
-def _looked_at(filling: asyncio.Future[Any]) -> None:
-    """Its failure may not matter any more: the reading was given up meanwhile."""
-    if not filling.cancelled():
-        filling.exception()
+        if self._pages.under_way or not self._range.buffered:
+            await self._pages.fill()
 
 
 def events_of_store(store: AnyStore, catalogue: Catalogue, wanted: EventOptions) -> Events[Any]:

@@ -32,6 +32,7 @@ from ...runtime.feed.subscription import (
     open_feed,
 )
 from ..nodes.store import AnyStore, ClusterStore
+from .page_reader import PageReader
 
 __all__ = ["Subscription", "Subscriptions"]
 
@@ -51,7 +52,7 @@ class Subscription(Generic[OneOf]):
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
         self._released = False
-        self._filling: asyncio.Future[None] | None = None
+        self._pages = PageReader(self._feed.fill)
 
     def __aiter__(self) -> Self:
         return self
@@ -119,8 +120,8 @@ class Subscription(Generic[OneOf]):
             while not follower.closed:
                 if feed.asked():
                     await asyncio.to_thread(feed.save)
-                if self._filling is not None or (not feed.buffered and await self._has_news()):
-                    await self._fill()
+                if self._pages.under_way or (not feed.buffered and await self._has_news()):
+                    await self._pages.fill()
                     follower.pace.news()
                 if feed.buffered:
                     return
@@ -133,22 +134,6 @@ class Subscription(Generic[OneOf]):
         """On the loop itself, unless it takes calls to other nodes."""
         follower = self._feed.follower
         return await asyncio.to_thread(follower.has_new_records) if follower.away else follower.has_new_records()
-
-    async def _fill(self) -> None:
-        """Read a page in a thread, or wait for the one that is being read for a cancelled call."""
-        if self._filling is None:
-            self._filling = asyncio.ensure_future(asyncio.to_thread(self._feed.fill))
-            self._filling.add_done_callback(_looked_at)
-        filling = self._filling
-        await asyncio.wait([filling])
-        self._filling = None
-        filling.result()
-
-
-def _looked_at(filling: asyncio.Future[None]) -> None:
-    """Its failure may not matter any more: the subscription was closed meanwhile."""
-    if not filling.cancelled():
-        filling.exception()
 
 
 class Subscriptions:

@@ -38,7 +38,7 @@ from ...runtime.stream import OLD_PLACEMENT
 from ..settings import Settings
 from .command_router import CommandRouter
 from .query_router import QueryRouter
-from .replica_pool import Saw, all_of
+from .replica_pool import Saw, all_of, resolved
 from .sources import Page, outcomes_of
 
 __all__ = ["Client", "Until"]
@@ -185,7 +185,7 @@ class Client:
             number, sent = sent, sent + 1
             if holes and (hole := holes.get(_address(envelope))) is not None:
                 if read <= hole[1]:  # it was asked for before the caller had the outcome
-                    return _resolved(hole[0])
+                    return resolved(hole[0])
                 del holes[_address(envelope)]
             future = self._sent(envelope, timeout_s)
             if future.done() and isinstance(future.result(), Unavailable | Overloaded):
@@ -229,9 +229,9 @@ class Client:
             try:
                 return serving.ask(query, _packed(projection, query, serving), positions, limit_s)
             except RayfoldError as error:
-                return _resolved(error)
+                return resolved(error)
             except Exception as error:  # of code of the query's class
-                return _resolved(_code_failed(query, error))
+                return resolved(_code_failed(query, error))
 
         def ask_many(taken: Sequence[tuple[int, Query[Answer]]]) -> list[asyncio.Future[Any]]:
             with contextlib.suppress(Exception):  # of one of them: then each is asked, and answered, by itself
@@ -262,9 +262,9 @@ class Client:
         try:
             return self.send(envelope, timeout_s)
         except RayfoldError as error:
-            return _resolved(error)
+            return resolved(error)
         except Exception as error:  # of code of the command's class: a serializer, a validator
-            return _resolved(_code_failed(envelope.command, error))
+            return resolved(_code_failed(envelope.command, error))
 
     def _serving_of(self, projection: type[Projection]) -> QueryRouter:
         serving = self._serving.get(getattr(projection, "projection_name", ""))
@@ -332,12 +332,6 @@ def _check_envelope(envelope: object) -> None:
 def _check_in_flight(in_flight: object) -> None:
     if isinstance(in_flight, bool) or not isinstance(in_flight, int) or in_flight < 1:
         raise InvalidMessage("in_flight", f"is {in_flight!r}", "give a number from 1")
-
-
-def _resolved(outcome: Outcome) -> asyncio.Future[Any]:
-    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    future.set_result(outcome)
-    return future
 
 
 def _address(envelope: Envelope) -> str:

@@ -22,7 +22,7 @@ from ...runtime.errors import HandlerFailed, RayfoldError
 from ...runtime.read.routes import merged_answer, part_asked
 from ..settings import Settings
 from .merging import cannot_wait, merge_in_thread
-from .replica_pool import ReplicaPool, Saw, all_of
+from .replica_pool import ReplicaPool, Saw, all_of, resolved
 
 __all__ = ["QueryRouter"]
 
@@ -135,9 +135,7 @@ class QueryRouter:
         try:
             part = part_asked(self._projection, query, len(self._parts))
         except HandlerFailed as error:
-            refused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            refused.set_result(error)
-            return refused
+            return resolved(error)
         if part is not None:
             return self._parts[part].ask(packed, after, timeout_s, saw)
         asked = [one.ask(packed, after, timeout_s, saw) for one in self._parts]

@@ -48,7 +48,7 @@ from .query_protocol import Answered, Reached, SomeAnswered
 from .socket_search import SocketSearch
 from .transport_choice import TransportChoice
 
-__all__ = ["ReplicaPool", "Saw", "all_of"]
+__all__ = ["ReplicaPool", "Saw", "all_of", "resolved"]
 
 log = printable_log(__name__)
 
@@ -350,9 +350,7 @@ class ReplicaPool:
         try:
             return self.ask(packed, after, timeout_s)
         except Overloaded as error:
-            refused: asyncio.Future[Any] = self._loop.create_future()
-            refused.set_result(error)
-            return refused
+            return resolved(error)
 
     def _note(self, asked: _Asked, timeout_s: float) -> None:
         """It is pending from now on; its deadline is kept here."""
@@ -798,6 +796,13 @@ def _key_of(asked: _Asked) -> bytes:
 
 _GONE: Final = object()
 """What a wait for one replica gets when that is gone for good."""
+
+
+def resolved(outcome: Any) -> asyncio.Future[Any]:
+    """A future that has it already, on the running event loop."""
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    future.set_result(outcome)
+    return future
 
 
 async def all_of(waits: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterable, Mapping
-from typing import Final, Protocol
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from ...runtime.checks.fit import check_fit
 from ...runtime.domain.aggregate import Aggregate
@@ -30,7 +30,7 @@ from ..projection.fleet import ProjectorFleet
 from ..projection.rebuild import FleetRebuild, Rebuilds
 from ..settings import Settings
 
-__all__ = ["ActorSystem", "Placement"]
+__all__ = ["ActorSystem", "OneMachinePlacement", "Placement"]
 
 log = printable_log(__name__)
 
@@ -58,6 +58,30 @@ class Placement(Protocol):
     def called(self, partition: int) -> str:
         """What errors call a partition."""
         ...
+
+
+S = TypeVar("S")
+
+
+class OneMachinePlacement(Generic[S]):
+    """The placement of a system on one machine: its partitions are where its program is."""
+
+    def __init__(self, store: S, actors: Iterable[Any] = ()) -> None:
+        self.store = store
+        self.actors: list[Any] = [*actors]
+        """By the number of their partition."""
+
+    def partitions(self) -> dict[int, PartitionHandle]:
+        """See `Placement`."""
+        return dict(enumerate(self.actors))
+
+    def unreachable(self) -> dict[int, str]:
+        """See `Placement`: what does not answer is being started again."""
+        return {}
+
+    def called(self, partition: int) -> str:
+        """See `Placement`."""
+        return f"partition {partition}"
 
 
 class ActorSystem:

@@ -18,7 +18,7 @@ from typing import Any
 
 from ...runtime.encoding.query_batch import PackedQuery
 from ...runtime.errors import NotYetVisible, Overloaded, RayfoldError, Unavailable
-from ..client.replica_pool import Saw
+from ..client.replica_pool import Saw, resolved
 from ..settings import Settings
 from .handle import LocalHandle
 from .projectors import MemoryProjector
@@ -129,9 +129,7 @@ class MemoryReplicas:
         try:
             return self.ask(packed, after, timeout_s)
         except Overloaded as error:
-            refused: asyncio.Future[Any] = self._loop.create_future()
-            refused.set_result(error)
-            return refused
+            return resolved(error)
 
     def _put(self, asked: _Asked, timeout_s: float) -> None:
         asked.timer = self._loop.call_later(max(timeout_s, 0.0), self._expire, asked)

@@ -7,7 +7,7 @@ is no process but the caller's, no Ray, no disk. Everything happens on the event
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...runtime.domain.projection import Projection
@@ -16,10 +16,9 @@ from ...runtime.errors import CallerError
 from ...runtime.store.memory_logs import MemoryLogs
 from ...runtime.store.report import Report
 from ..cluster.names import store_system
-from ..control.actor_system import ActorSystem
+from ..control.actor_system import ActorSystem, OneMachinePlacement
 from ..control.move_result import MoveResult
 from ..observe.status import Observer
-from ..partition.handle import PartitionHandle
 from ..projection.rebuild import Rebuild
 from ..settings import Settings
 from ..system.health_check import Health, health_of
@@ -30,27 +29,6 @@ from .partition import MemoryPartition
 from .projectors import Held, MemoryFleet
 
 __all__ = ["MemorySystem"]
-
-
-class MemoryPlacement:
-    """The placement of a system in memory: its partitions are here."""
-
-    def __init__(self, store: MemoryLogs, actors: Sequence[Any]) -> None:
-        self.store = store
-        self.actors = actors
-        """By the number of their partition."""
-
-    def partitions(self) -> dict[int, PartitionHandle]:
-        """See `Placement`."""
-        return dict(enumerate(self.actors))
-
-    def unreachable(self) -> dict[int, str]:
-        """See `Placement`."""
-        return {}
-
-    def called(self, partition: int) -> str:
-        """See `Placement`."""
-        return f"partition {partition}"
 
 
 class MemorySystem(ActorSystem):
@@ -68,7 +46,7 @@ class MemorySystem(ActorSystem):
         super().__init__(catalogue, settings)
         self.store = logs
         self._replicas, self._clock = replicas, clock
-        self._placement = MemoryPlacement(logs, ())
+        self._placement = OneMachinePlacement(logs)
         self._fleet = MemoryFleet(logs, catalogue, store_system("memory", logs.store_id), settings, held)
         self._client: MemoryClient | None = None
         """From `start` on."""
@@ -85,7 +63,7 @@ class MemorySystem(ActorSystem):
             LocalHandle(MemoryPartition(number, log, self.catalogue, settings, fleet.broadcast))
             for number, log in enumerate(logs.logs)
         ]
-        self._placement = MemoryPlacement(logs, actors)
+        self._placement = OneMachinePlacement(logs, actors)
         await fleet.open()
         self._client = MemoryClient(
             self.catalogue, actors, _no_actor, settings, placement_rule=logs.placement, store_id=logs.store_id
@@ -100,7 +78,7 @@ class MemorySystem(ActorSystem):
         await self._fleet.close()
 
     @property
-    def placement(self) -> MemoryPlacement:
+    def placement(self) -> OneMachinePlacement[MemoryLogs]:
         """See `ActorSystem`."""
         return self._placement
 

@@ -149,7 +149,7 @@ def _is_refused_query(fallen: Fallen) -> bool:
 
 
 def pickled_alone(answer: object) -> bytes:
-    """An answer that nothing else is pickled with; one that cannot be pickled is the error that says so."""
+    """An answer that nothing else is pickled with; one that cannot be pickled is the error that names it."""
     if type(answer) in _PLAIN:
         return pickle.dumps(answer)
     try:

@@ -48,7 +48,7 @@ _PATH_BYTES_MAX: Final = 107
 """The size of a socket's path in Linux."""
 
 CREDENTIALS: Final = struct.Struct("iII")
-"""What the kernel says of the process at the other end: its id, its user, its group."""
+"""What the kernel knows of the process at the other end: its id, its user, its group."""
 
 
 class ListeningSocket:

@@ -38,6 +38,11 @@ class ConnectedSystem:
         """Projections of which another version serves than this program has."""
 
     @property
+    def address(self) -> str:
+        """Of the cluster, or of the socket of the other program."""
+        raise NotImplementedError
+
+    @property
     def client(self) -> Client:
         """What sends commands and queries."""
         assert self._client is not None

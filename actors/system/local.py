@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from ...runtime.domain.projection import Projection
 from ...runtime.encoding.catalogue import Catalogue
-from ...runtime.errors import CallerError
 from ...runtime.printable import printable_log
 from ...runtime.store.report import Report
 from ...runtime.store.store import Store
@@ -25,13 +24,12 @@ from ..cluster.ray_cluster import Cluster
 from ..cluster.ray_session import started_in_thread
 from ..cluster.rpc import ANSWER_TIMEOUT_S, call, kill, open_actor
 from ..cluster.scheduling import Scheduling, on_this_node
-from ..control.actor_system import ActorSystem
+from ..control.actor_system import ActorSystem, OneMachinePlacement
 from ..control.move_result import MoveResult
 from ..control.topology import ServedParts
 from ..observe.attach import connection_facts
 from ..packaging.builds import Builds
 from ..packaging.class_names import names_of_classes
-from ..partition.handle import PartitionHandle
 from ..process.gc_tuning import tune_gc
 from ..projection.fleet import ProjectorFleet
 from ..projection.rebuild import Rebuild
@@ -41,6 +39,7 @@ from .liveness import LivenessWatch
 from .relay import Relay, open_relay
 from .relay_control import RelayControl
 from .relayed_topology import RelayedTopology
+from .system import only_one_machine
 
 __all__ = ["LocalSystem"]
 
@@ -48,27 +47,6 @@ log = printable_log(__name__)
 
 _OPEN_TIMEOUT_S: Final = 300.0
 """Opening replays the log into the read models, and a long log takes long."""
-
-
-class LocalPlacement:
-    """The placement of a system on one machine: its partitions are where its program is."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.actors: list[PartitionHandle] = []
-        """By the number of their partition."""
-
-    def partitions(self) -> dict[int, PartitionHandle]:
-        """See `Placement`."""
-        return dict(enumerate(self.actors))
-
-    def unreachable(self) -> dict[int, str]:
-        """See `Placement`: what does not answer is being started again."""
-        return {}
-
-    def called(self, partition: int) -> str:
-        """See `Placement`."""
-        return f"partition {partition}"
 
 
 class LocalSystem(ActorSystem):
@@ -87,7 +65,7 @@ class LocalSystem(ActorSystem):
         self._replicas = replicas
         self._undo = contextlib.AsyncExitStack()
         self._grace_s = 0.0
-        self._placement: LocalPlacement | None = None
+        self._placement: OneMachinePlacement[Store] | None = None
         self._fleet: ProjectorFleet | None = None
         self._client: Client | None = None
         """All three from their step of `start` on."""
@@ -98,7 +76,7 @@ class LocalSystem(ActorSystem):
     async def start(self) -> None:
         """Store, hold, cluster, projectors, partitions, client: each needs the ones before it."""
         store = self._open_store()
-        self._placement = LocalPlacement(store)
+        self._placement = OneMachinePlacement(store)
         hold = store.hold(f"the runtime of process {os.getpid()}")
         self._undo.callback(hold.release)
         await asyncio.to_thread(self.check_fit, str(store.path), range(store.partitions))
@@ -147,7 +125,7 @@ class LocalSystem(ActorSystem):
         return self.placement.store
 
     @property
-    def placement(self) -> LocalPlacement:
+    def placement(self) -> OneMachinePlacement[Store]:
         """See `ActorSystem`."""
         assert self._placement is not None
         return self._placement
@@ -214,15 +192,15 @@ class LocalSystem(ActorSystem):
 
     async def move(self, partition: int, node: str) -> MoveResult:
         """See `System`."""
-        raise _only_one_machine()
+        raise only_one_machine()
 
     async def rebalance(self) -> list[MoveResult]:
         """See `System`."""
-        raise _only_one_machine()
+        raise only_one_machine()
 
     async def drain(self, node: str, drained: bool) -> list[MoveResult]:
         """See `System`."""
-        raise _only_one_machine()
+        raise only_one_machine()
 
     async def _start_actors(self, cluster: Cluster, scheduling: Scheduling) -> None:
         """Projectors first: a partition needs them to broadcast to, also when Ray restarts it."""
@@ -283,7 +261,3 @@ class LocalSystem(ActorSystem):
             await asyncio.wait_for(ending, self._grace_s)
         for actor in self._actors():
             kill(actor)
-
-
-def _only_one_machine() -> CallerError:
-    return CallerError("this system runs on one machine; give it several nodes with cluster=")

@@ -20,11 +20,11 @@ import time
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from ...runtime.domain.projection import Projection
 from ...runtime.encoding.catalogue import Catalogue
-from ...runtime.errors import CallerError, RayfoldError, StoreMismatch, Unavailable
+from ...runtime.errors import RayfoldError, StoreMismatch, Unavailable
 from ...runtime.printable import printable_log
 from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.store.report import Report
@@ -39,6 +39,7 @@ from ..projection.rebuild import Rebuild, RebuildProgress
 from .connected import ConnectedRebuild, ConnectedSystem, end_task
 from .health_check import Health, health_of
 from .relayed_topology import RELAYED, RelayedTopology
+from .system import only_one_machine
 
 __all__ = ["RelayedSystem"]
 
@@ -164,15 +165,15 @@ class RelayedSystem(ConnectedSystem):
 
     async def move(self, partition: int, node: str) -> MoveResult:
         """See `System`."""
-        _only_one_machine()
+        raise only_one_machine()
 
     async def rebalance(self) -> list[MoveResult]:
         """See `System`."""
-        _only_one_machine()
+        raise only_one_machine()
 
     async def drain(self, node: str, drained: bool) -> list[MoveResult]:
         """See `System`."""
-        _only_one_machine()
+        raise only_one_machine()
 
     async def ask(self, method: str, *arguments: Any, timeout_s: float = _ASK_S) -> Any:
         """Have the other program answer a question about the system, or change it. Raises what it answers, and
@@ -359,7 +360,3 @@ class _RelayedRebuild(ConnectedRebuild):
     async def ask_to_cancel(self, number: int) -> None:
         """See `ConnectedRebuild`."""
         await self._system.ask("cancel_rebuild", number)
-
-
-def _only_one_machine() -> NoReturn:
-    raise CallerError("this system runs on one machine; give it several nodes with cluster=")

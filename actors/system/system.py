@@ -11,6 +11,7 @@ from typing import Protocol
 from ...runtime.domain.aggregate import Aggregate
 from ...runtime.domain.projection import Projection
 from ...runtime.encoding.catalogue import Catalogue
+from ...runtime.errors import CallerError
 from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.store.report import Report
 from ..client.client import Client
@@ -20,7 +21,7 @@ from ..observe.status import Status
 from ..projection.rebuild import Rebuild
 from .health_check import Health
 
-__all__ = ["System"]
+__all__ = ["System", "only_one_machine"]
 
 
 class System(Protocol):
@@ -92,3 +93,8 @@ class System(Protocol):
     async def drain(self, node: str, drained: bool) -> list[MoveResult]:
         """Have a node be home to nothing, or be used again."""
         ...
+
+
+def only_one_machine() -> CallerError:
+    """The error for what takes several nodes."""
+    return CallerError("this system runs on one machine; give it several nodes with cluster=")

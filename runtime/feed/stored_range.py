@@ -15,6 +15,7 @@ from ..domain.recorded import Recorded
 from ..errors import InvalidId, UnknownName
 from ..log.contract import Reader, StoredEvent
 from ..log.format import decode_record, record_position, stream_id
+from ..read.time_travel import recorded_in
 from ..store.readable_store import ReadableStore
 from ..stream import StreamId, is_reserved
 from ..tables.event_tables import StoredTable
@@ -45,7 +46,7 @@ class StoredRange:
                 where = f"event {record_position(record)} of partition {partition}"
                 stored = decode_record(record, where)
                 if self._chooses(stored):
-                    rows.append((stored, _recorded(stored, partition)))
+                    rows.append((stored, recorded_in(partition, stored)))
             yield rows
 
     def to_files(self, path: Path, *, overwrite: bool = False, progress: Progress | None = None) -> Exported:
@@ -116,16 +117,3 @@ def _check_names(store: ReadableStore, types: Collection[str], kinds: Collection
             raise InvalidId("stream", one, "is of Rayfold's own; `rayfold history` shows these")
         if one not in aggregates:
             raise UnknownName("stored aggregate", one, sorted(aggregates))
-
-
-def _recorded(stored: StoredEvent, partition: int) -> Recorded:
-    return Recorded(
-        stored.stream,
-        stored.version,
-        partition,
-        stored.position,
-        stored.recorded_at_us,
-        stored.command_id,
-        stored.correlation_id,
-        stored.causation_id,
-    )

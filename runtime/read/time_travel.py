@@ -42,6 +42,7 @@ __all__ = [
     "microseconds",
     "place_at",
     "place_of",
+    "recorded_in",
     "state_at",
     "stored_history",
     "version_at",
@@ -100,7 +101,7 @@ def history(
         if size_bytes > HISTORY_BYTES_MAX:
             what = f"versions {first:,} to {last:,} of {stream} have over {HISTORY_BYTES_MAX:,} bytes"
             raise InvalidMessage("history", what, "ask for one range after the other with from_version and to_version")
-        recorded = _recorded(partition, stored)
+        recorded = recorded_in(partition, stored)
         try:
             told += [(event, recorded) for event in catalogue.decode_events(stored)]
         except UnknownEvent as error:
@@ -282,7 +283,8 @@ def _position_at(reader: Reader, at_us: int) -> int:
     return 0
 
 
-def _recorded(partition: int, stored: StoredEvent) -> Recorded:
+def recorded_in(partition: int, stored: StoredEvent) -> Recorded:
+    """The place of a stored event of this partition."""
     return Recorded(
         stored.stream,
         stored.version,
