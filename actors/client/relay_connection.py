@@ -14,8 +14,10 @@ every call on it has failed, at once, and so has every later one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Final
 
 from ...runtime.errors import NotPrivate, Unavailable
@@ -28,8 +30,9 @@ from .greeted_connection import check_own_user
 
 __all__ = ["ActorDiedError", "ActorUnavailableError", "RelayConnection", "RelayedActor"]
 
-RELAYED_TIMEOUT_S: Final = 60.0
-"""How long the other end keeps a call. The callers have shorter limits of their own."""
+RELAYED_TIMEOUT_S: Final = 24 * 3600.0
+"""How long the other end keeps a call that its caller waits for: as long as it may. Each caller has a limit of its own,
+as it has for a call over Ray, which is never given up on the way."""
 
 
 class ActorDiedError(Exception):
@@ -69,6 +72,8 @@ class RelayConnection(asyncio.Protocol):
             check_own_user(transport)
         except NotPrivate as error:
             self.other_user, self.lost = error, str(error)
+        except ConnectionRefusedError as error:
+            self.lost = str(error)
         if self.lost:  # or closed meanwhile
             self._transport.abort()
         else:
@@ -123,6 +128,7 @@ class RelayConnection(asyncio.Protocol):
         self._calls += 1
         number = self._calls
         self._waiting[number] = future, self._loop.call_later(timeout_s, self._forget, number)
+        future.add_done_callback(partial(self._given_up, number))
         self._transport.write(frame(number, CALL, content))
         return future
 
@@ -135,6 +141,16 @@ class RelayConnection(asyncio.Protocol):
         self.lost = self.lost or "this program has closed it"
         if self._transport is not None:
             self._transport.abort()
+
+    def _given_up(self, number: int, future: Future[Any]) -> None:
+        """On any thread: a caller who waits no more leaves the place to others."""
+        if future.cancelled():
+            with contextlib.suppress(RuntimeError):  # the event loop has ended, and the connection with it
+                self._loop.call_soon_threadsafe(self._drop, number)
+
+    def _drop(self, number: int) -> None:
+        if waiting := self._waiting.pop(number, None):
+            waiting[1].cancel()
 
     def _forget(self, number: int) -> None:
         _fail(self._waiting.pop(number)[0], TimeoutError())
