@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import Any
+from typing import Any, Final
 
 from ...runtime.errors import NotPrivate
 from ...runtime.printable import printable_log
@@ -23,12 +23,18 @@ __all__ = ["GreetedConnection", "check_own_user"]
 
 log = printable_log(__name__)
 
+_NO_USER: Final = 0xFFFFFFFF
+"""What the kernel names of a socket that is not connected."""
+
 
 def check_own_user(transport: asyncio.BaseTransport) -> None:
     """Raises `NotPrivate` if a process of another user listens at the other end: what it gives is imported here, and
-    answers to queries are unpickled."""
+    answers to queries are unpickled. Raises `ConnectionRefusedError` if there is no other end: asyncio takes a socket
+    for connected that Linux has refused, since as many wait to be accepted as may."""
     connected = transport.get_extra_info("socket")
     _, user = other_end(connected)
+    if user == _NO_USER:
+        raise ConnectionRefusedError("the process that listens there accepts nothing; it may be frozen")
     if user != os.geteuid():
         what = f"user {user} runs the process that listens there, and this one is of user {os.geteuid()}"
         raise NotPrivate(connected.getpeername(), what, "run both as the same user")
@@ -53,7 +59,7 @@ class GreetedConnection(asyncio.Protocol):
         closed_in_children(self)
         try:
             check_own_user(transport)
-        except NotPrivate as error:
+        except (NotPrivate, ConnectionRefusedError) as error:
             log.warning("a %s's socket is not used, but Ray: %s", self._service, error)
             self._transport.abort()
         else:

@@ -18,6 +18,7 @@ from ...runtime.errors import RayfoldError
 from ...runtime.printable import printable_log
 from ..client.client import Client
 from ..control.topology import ServedParts
+from ..packaging.class_fingerprints import class_fingerprints, differing
 from ..projection.rebuild import SAMPLE_S, Rebuild, RebuildProgress
 
 __all__ = ["ConnectedRebuild", "ConnectedSystem", "end_task"]
@@ -28,6 +29,9 @@ log = printable_log(__name__)
 class ConnectedSystem:
     """A program's connection to one system. Used on its event loop only."""
 
+    code_remedy = ""
+    """What to do about code that differs; the end of a sentence."""
+
     def __init__(self, catalogue: Catalogue | None) -> None:
         """`catalogue`: the classes of this program; without, those of the system."""
         self._own = catalogue
@@ -36,6 +40,8 @@ class ConnectedSystem:
         """Both once it is connected."""
         self._warned_of: dict[str, int] = {}
         """Projections of which another version serves than this program has."""
+        self._fingerprints: dict[str, str] = {}
+        self._warned_of_code: list[str] = []
 
     @property
     def address(self) -> str:
@@ -70,6 +76,21 @@ class ConnectedSystem:
             actors = [[actor_of(replica) for replica in part] for part in served.parts]
             if all(actor is not None for part in actors for actor in part):
                 self.client.serve(projection, actors)
+
+    async def compare(self, fingerprints: Mapping[str, str]) -> None:
+        """Log a warning if the classes of the system, which decide and answer, are other code than those used here."""
+        if not self._fingerprints:
+            self._fingerprints = await asyncio.to_thread(class_fingerprints, self.catalogue)
+        found = differing(self._fingerprints, fingerprints)
+        if found and found != self._warned_of_code:
+            what = "the system decides and answers by the code that it was started with, and this program's is other"
+            log.warning("%s: %s: %s%s", self.told_as, what, "; ".join(found), self.code_remedy)
+        self._warned_of_code = found
+
+    @property
+    def told_as(self) -> str:
+        """What the log calls the system."""
+        raise NotImplementedError
 
     def name_of(self, projection: type[Projection]) -> str:
         """Its stored name. Raises `UnknownName` for a class that is not registered."""

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +30,7 @@ from ..settings import Settings
 from .relayed import RelayedSystem
 from .relayed_topology import RELAYED, RelayedTopology
 
-__all__ = ["LingeringSystem", "files_since"]
+__all__ = ["LingeringSystem"]
 
 log = printable_log(__name__)
 
@@ -50,6 +49,8 @@ class LingeringSystem(RelayedSystem):
 
     again_max_s = 30.0
     """Between two starts that fail, each of which costs a second of CPU."""
+
+    code_remedy = "; end that process to have it started with this program's"
 
     def __init__(
         self,
@@ -84,20 +85,10 @@ class LingeringSystem(RelayedSystem):
         while True:
             holder = await self._have_it_run()
             try:
-                topology = await super()._connect()
-                self._warn_of_old_code()
-                return topology
+                return await super()._connect()
             except Unavailable:
                 if (holder and self._held_by() == holder) or time.monotonic() > self._until_s:
                     raise
-
-    def _warn_of_old_code(self) -> None:
-        assert self._own is not None
-        assert self._holder is not None
-        started = datetime.fromisoformat(self._holder.since)
-        if newer := files_since(started, self._own):
-            then = "it goes on with the classes that it was started with; end that process to have it take these"
-            log.warning("%s is run by %s, and %s changed since: %s", self._path, self._holder, ", ".join(newer), then)
 
     async def _have_it_run(self) -> str:
         """Return once a process has the store, another one's or one that was started here: which one. Raises what has
@@ -148,16 +139,3 @@ class LingeringSystem(RelayedSystem):
             raise Unavailable(str(self._path), f"its process has ended while it started: {last:.500}") from None
         if error is not None:
             raise error
-
-
-def files_since(moment: datetime, classes: Catalogue) -> list[str]:
-    """The files of these aggregates and projections that were changed after it: a sign of code that a system which was
-    started before does not have. A new release that keeps older times gives none."""
-    modules = {cls.__module__ for kind in (classes.aggregates, classes.projections) for cls in kind.values()}
-    files = {getattr(sys.modules.get(name), "__file__", None) for name in modules}
-    found = []
-    for file in sorted(one for one in files if one):
-        with contextlib.suppress(OSError):
-            if datetime.fromtimestamp(Path(file).stat().st_mtime, UTC) > moment:
-                found.append(file)
-    return found

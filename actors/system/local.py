@@ -29,6 +29,7 @@ from ..control.move_result import MoveResult
 from ..control.topology import ServedParts
 from ..observe.attach import connection_facts
 from ..packaging.builds import Builds
+from ..packaging.class_fingerprints import class_fingerprints
 from ..packaging.class_names import names_of_classes
 from ..process.gc_tuning import tune_gc
 from ..projection.fleet import ProjectorFleet
@@ -69,6 +70,7 @@ class LocalSystem(ActorSystem):
         self._fleet: ProjectorFleet | None = None
         self._client: Client | None = None
         """All three from their step of `start` on."""
+        self._fingerprints: dict[str, str] = {}
         self.relay: Relay | None = None
         """At which other programs call these actors; None where sockets are switched off, or no private
         folder for one is available."""
@@ -80,6 +82,7 @@ class LocalSystem(ActorSystem):
         hold = store.hold(f"the runtime of process {os.getpid()}")
         self._undo.callback(hold.release)
         await asyncio.to_thread(self.check_fit, str(store.path), range(store.partitions))
+        self._fingerprints = await asyncio.to_thread(class_fingerprints, self.catalogue)
         cluster = await started_in_thread(
             lambda: Cluster.start_or_join(num_cpus=self._num_cpus, own_actors_max=self.settings.own_actors_max),
             Cluster.stop,
@@ -166,7 +169,8 @@ class LocalSystem(ActorSystem):
             actors |= {one.name: one.actor for part in by_part for one in part}
         ids = {name: actor._actor_id.hex() for name, actor in actors.items()}
         classes = names_of_classes(self.catalogue)
-        return RelayedTopology(partitions, projections, ids, self.settings, classes), actors
+        fingerprints = self._fingerprints
+        return RelayedTopology(partitions, projections, ids, self.settings, classes, fingerprints=fingerprints), actors
 
     def begin_own_rebuild(self, projection: type[Projection]) -> int:
         """Have a read model built anew by the class of this program. The number of the rebuild."""

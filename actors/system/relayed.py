@@ -51,6 +51,18 @@ _STARTING_S: Final = 60.0
 _CONNECT_S: Final = 5.0
 """For connecting, which takes a millisecond."""
 
+_PUBLISHED_S: Final = 1.0
+"""For the first topology, which a relay has before other programs can find it, or soon after."""
+
+_SILENT_S: Final = 5.0
+"""How long a relay may answer nothing before its process counts as frozen. It has a thread of its own, so that it
+answers within milliseconds however busy its program is."""
+
+_PING_S: Final = 1.0
+"""Between two questions to a relay whether it answers, while something else is waited for."""
+
+_FROZEN: Final = "it is frozen, or its machine is overloaded"
+
 _AGAIN_FIRST_S: Final = 0.05
 _AGAIN_MAX_S: Final = 1.0
 """Between two looks for a program that runs the store: each reads one small file."""
@@ -121,6 +133,11 @@ class RelayedSystem(ConnectedSystem):
         return self._store
 
     @property
+    def told_as(self) -> str:
+        """See `ConnectedSystem`."""
+        return f"{self._path}, run by {self._holder}"
+
+    @property
     def address(self) -> str:
         """The path of the socket."""
         return "" if self._holder is None else self._holder.connection.get("relay", "")
@@ -180,19 +197,39 @@ class RelayedSystem(ConnectedSystem):
         `Unavailable`."""
         if self._cut_off:
             raise Unavailable(str(self._path), self._cut_off)
+        asked = asyncio.ensure_future(self._called(method, arguments, timeout_s))
+        silent = asyncio.ensure_future(self._silence())
         try:
-            return await self._called(method, arguments, timeout_s)
+            await asyncio.wait({asked, silent}, return_when=asyncio.FIRST_COMPLETED)
+            if not asked.done():
+                silence = f"{self._holder} has answered nothing for {_SILENT_S:g} s: {_FROZEN}"
+                raise Unavailable(str(self._path), silence)
+            return asked.result()
         except RayfoldError:
             raise
         except Exception as error:
             what = self._cut_off or f"the program that runs it does not answer: {one_line(error) or 'in time'}"
             raise Unavailable(str(self._path), what) from error
+        finally:
+            asked.cancel()
+            silent.cancel()
 
     # -------------------------------------------------------------------------------------------------------------
 
     async def _called(self, method: str, arguments: tuple[Any, ...], timeout_s: float) -> Any:
         assert self._connection is not None
         return await asyncio.wrap_future(self._connection.call("", method, timeout_s, arguments))
+
+    async def _silence(self) -> None:
+        """Return once the other program has answered nothing for `_SILENT_S`."""
+        while True:
+            await asyncio.sleep(_PING_S)
+            try:
+                await self._called("topology", (self._topology.revision if self._topology else 0, 0.0), _SILENT_S)
+            except TimeoutError:
+                return
+            except Exception as error:  # it was one call too many, or the connection is lost, which fails all calls
+                log.debug("%s: not asked whether it answers: %s", self._path, one_line(error))
 
     async def _connected(self, until_s: float) -> RelayedTopology:
         """Connect, however often it has to be tried until then. Raises `Unavailable`."""
@@ -220,13 +257,18 @@ class RelayedSystem(ConnectedSystem):
                 self._connection, self._holder = connection, holder
                 self._lost.clear()
                 connection.tell_lost = self._connection_lost
-                topology = await self._called("topology", (0, _CONNECT_S), _CONNECT_S)
+                topology = await self._called("topology", (0, _PUBLISHED_S), _CONNECT_S)
+                if topology is None:
+                    raise _NotYet(f"{holder} has not published its actors yet")
         except BaseException as error:
             connection.close()
-            if isinstance(error, RayfoldError) or not isinstance(error, Exception):
+            if isinstance(error, RayfoldError | _NotYet) or not isinstance(error, Exception):
                 raise
-            silent = isinstance(error, OSError | TimeoutError)  # it may just be ending
-            what = f"does not answer: {one_line(error) or 'in time'}" if silent else f"has ended: {one_line(error)}"
+            if isinstance(error, TimeoutError):
+                what = f"{holder} listens, and has answered nothing for {_CONNECT_S:g} s: {_FROZEN}"
+                raise Unavailable(str(self._path), what) from error
+            away = isinstance(error, OSError)  # it may just be ending
+            what = f"does not answer: {one_line(error)}" if away else f"has ended: {one_line(error)}"
             raise _NotYet(f"{holder} {what}") from error
         assert isinstance(topology, RelayedTopology)
         return topology
@@ -300,6 +342,7 @@ class RelayedSystem(ConnectedSystem):
     async def _follow(self) -> None:
         while True:
             assert self._topology is not None
+            await self.compare(self._topology.fingerprints)
             try:
                 topology = await self._called("topology", (self._topology.revision, _READ_S), _READ_S + _CONNECT_S)
             except TimeoutError:

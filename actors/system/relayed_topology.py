@@ -38,6 +38,8 @@ class RelayedTopology(NamedTuple):
     classes: ClassNames
     revision: int = 0
     """Number of this topology; another one after each change."""
+    fingerprints: Mapping[str, str] = {}
+    """Of the classes that decide and answer; see `class_fingerprints.py`."""
 
 
 RELAYED: Final = Records(

@@ -147,6 +147,11 @@ class RemoteSystem(ConnectedSystem):
         return self._attached_by
 
     @property
+    def told_as(self) -> str:
+        """See `ConnectedSystem`."""
+        return self._name
+
+    @property
     def address(self) -> str:
         """Of the cluster."""
         return self._address

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
@@ -18,7 +16,6 @@ import pytest
 from rayfold import InvalidMessage, LocalCluster, Runtime, Settings, StoreInUse, StoreMismatch
 from rayfold.actors.system import lingering, lingering_process, relayed
 from rayfold.actors.system.lingering_process import LingeringProcess
-from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.store.store import open_or_create_store
 from rayfold.runtime.store.store_lock import holder_of
 from tests.bank import Account
@@ -175,19 +172,6 @@ def test_the_program_that_started_it_may_be_gone_when_it_is_ready() -> None:
     a_process(1.0, write)._report(None)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(write)
-
-
-def test_files_of_classes_that_are_newer_than_a_system_are_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "of_a_new_release.py"
-    file.write_text("from rayfold import Aggregate\n\nclass Box(Aggregate):\n    total: int = 0\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    module = importlib.import_module(file.stem)
-    classes = Catalogue([Account, module.Box], [])
-    changed = datetime.fromtimestamp(file.stat().st_mtime, UTC)
-    assert lingering.files_since(changed - timedelta(seconds=1), classes) == [str(file)]
-    assert lingering.files_since(changed, classes) == []
 
 
 async def test_its_log_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

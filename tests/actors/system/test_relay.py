@@ -200,6 +200,29 @@ async def test_only_the_user_of_the_process_can_open_the_socket(relay: Relay) ->
     assert stat.S_IMODE(relay.path.stat().st_mode) == 0o600
 
 
+async def test_a_socket_whose_file_was_removed_is_made_again_and_who_is_connected_stays(
+    partition: Partition, relay: Relay, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(relay_module, "_CHECK_S", 0.01)
+    opened = open_relay(STORE, "bank", _no_actor, {"echo": (_echo, (str,))})
+    assert opened is not None
+    before = await connected(opened)
+    shutil.rmtree(opened.path.parent)  # as what cleans temporary folders does
+    while not opened.path.exists():
+        await asyncio.sleep(0.01)
+    after = await connected(opened)
+    assert await called(after, "echo", "found") == "found"
+    assert await called(before, "echo", "still") == "still"
+    assert [stat.S_IMODE(one.stat().st_mode) for one in (opened.path.parent, opened.path)] == [0o700, 0o600]
+    opened.path.unlink()
+    opened.path.write_text("another program's")
+    while "cannot be made again" not in caplog.text:
+        await asyncio.sleep(0.01)
+    assert opened.path.read_text() == "another program's"
+    assert await called(after, "echo", "still") == "still"
+    opened.close()
+
+
 async def test_a_program_of_another_store_is_given_the_reason(relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
     connection = await connected(relay, OTHER)
     assert f"the other end refuses this one: one end has store {STORE}" in connection.lost
@@ -392,7 +415,24 @@ async def test_a_call_whose_time_is_over_is_never_answered_and_its_number_is_fre
     partition.answers[0].set_result(1)
     assert await called(connection, "echo", "on") == "on"
     assert not connection._waiting
+    given_up = connection.call("p0", "head", 600, ())
+    given_up.cancel()
+    assert await called(connection, "echo", "on") == "on"
+    assert not connection._waiting
     connection.close()
+
+
+def test_a_call_to_an_actor_ends_with_its_callers_patience_and_not_before() -> None:
+    limits: list[float] = []
+
+    class Connection:
+        def call(self, target: str, method: str, timeout_s: float, arguments: tuple[Any, ...]) -> Future[Any]:
+            limits.append(timeout_s)
+            return Future()
+
+    connection: Any = Connection()
+    RelayedActor(connection, "p0").execute.remote(b"c" * 16, 1, 0, b"batch")
+    assert limits == [relay_module.TIMEOUT_MAX_S]
 
 
 @pytest.mark.slow

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import socket
 import stat
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,9 +22,11 @@ from rayfold.actors.client import relay_connection
 from rayfold.actors.client.query_connection import QueryConnection
 from rayfold.actors.client.relay_connection import RelayConnection
 from rayfold.actors.control.topology import ServedParts
+from rayfold.actors.packaging.class_fingerprints import class_fingerprints
 from rayfold.actors.packaging.class_names import ClassNames
 from rayfold.actors.settings import Settings
-from rayfold.actors.system.relay import Relay, open_relay
+from rayfold.actors.system import relayed
+from rayfold.actors.system.relay import Control, Relay, open_relay
 from rayfold.actors.system.relayed import RelayedSystem
 from rayfold.actors.system.relayed_topology import RELAYED, RelayedTopology
 from rayfold.runtime.encoding.catalogue import Catalogue
@@ -55,9 +59,9 @@ class Running:
         self.hold = store.hold("a test")
         self.relays: list[Relay] = []
 
-    def open_relay(self) -> Relay:
+    def open_relay(self, control: Control | None = None) -> Relay:
         """As `Runtime` does."""
-        relay = open_relay(self.store_id, "bank", str, {})
+        relay = open_relay(self.store_id, "bank", str, control or {})
         assert relay is not None
         self.relays.append(relay)
         self.hold.publish({"relay": str(relay.path)})
@@ -82,7 +86,8 @@ class Running:
 
 
 @pytest.fixture
-def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+def running(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    tmp_path_factory.getbasetemp()  # it is made now, and not in the folder of one test
     folder = tempfile.mkdtemp(prefix="rayfold-")  # `tmp_path` is too long for the path of a socket
     monkeypatch.setattr(tempfile, "tempdir", folder)
     path = Path(folder) / "bank"
@@ -202,6 +207,93 @@ async def test_a_connection_that_ends_while_it_connects_again_leaves_none(runnin
         await asyncio.sleep(0.01)
     await client.stop(1)
     assert await _no_program(again)
+
+
+async def test_a_frozen_program_is_named_within_seconds(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    relay = running.open_relay()
+    running.publish()
+    client = RelayedSystem(running.path, CLASSES)
+    await client.start()
+    monkeypatch.setattr(relayed, "_SILENT_S", 0.2)
+    monkeypatch.setattr(relayed, "_PING_S", 0.01)
+    monkeypatch.setattr(relayed, "_CONNECT_S", 0.2)
+    awake = threading.Event()
+    relay.loop.call_soon_threadsafe(awake.wait, 60)
+    try:
+        async with asyncio.timeout(20):
+            frozen = r"a test \(process \d+ on .*\) has answered nothing for 0.2 s: it is frozen, or"
+            for asking in (client.heads(), client.status()):
+                with pytest.raises(Unavailable, match=frozen):
+                    await asking
+            with pytest.raises(Unavailable, match=r"a test .* listens, and has answered nothing for 0.2 s: it is fro"):
+                await RelayedSystem(running.path, CLASSES).start()
+    finally:
+        awake.set()
+    await _followed(client, running)  # it is as before
+    await client.stop(1)
+
+
+async def test_an_answer_that_takes_long_is_waited_for_while_the_program_answers(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def heads() -> dict[int, int]:
+        asked.set()
+        await go_on.wait()
+        return {0: 7}
+
+    running.open_relay({"heads": (heads, ())})
+    running.publish()
+    client = RelayedSystem(running.path, CLASSES)
+    await client.start()
+    monkeypatch.setattr(relayed, "_PING_S", 0.0)
+    answer = asyncio.ensure_future(client.heads())
+    await asked.wait()
+    before = client._connection and client._connection._calls
+    while client._connection and client._connection._calls < (before or 0) + 5:
+        await asyncio.sleep(0.01)
+    go_on.set()
+    assert await asyncio.wait_for(answer, 20) == {0: 7}
+    await client.stop(1)
+
+
+async def test_a_program_that_accepts_nothing_more_is_not_taken_for_another_users(running: Running) -> None:
+    relay = running.open_relay()
+    running.publish()
+    awake = threading.Event()
+    relay.loop.call_soon_threadsafe(awake.wait, 60)
+    relay._listening.socket.listen(0)
+    waiting = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+    for one in waiting:
+        one.setblocking(False)
+        one.connect_ex(str(relay.path))
+    try:
+        with pytest.raises(Unavailable, match="does not take this program in: the process that listens there accepts"):
+            await asyncio.wait_for(RelayedSystem(running.path, CLASSES).start(), 20)
+    finally:
+        awake.set()
+        for one in waiting:
+            one.close()
+
+
+async def test_a_program_whose_code_differs_from_that_of_the_system_is_warned_once(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    running.open_relay()
+    same = running.topology()._replace(fingerprints=class_fingerprints(CLASSES))
+    running.publish(same)
+    client = RelayedSystem(running.path, CLASSES)
+    await client.start()
+    await _followed(client, running, same)
+    assert caplog.text == ""
+    other = same._replace(fingerprints={**same.fingerprints, "fields Deposit of Account": "cents"})
+    for _ in range(3):
+        await _followed(client, running, other)
+    fields = "Deposit of Account has the fields amount here, and cents there"
+    assert caplog.text.count(fields) == 1
+    assert re.search(r"run by a test \(process .*: the system decides and answers by the code that it was", caplog.text)
+    await client.stop(1)
 
 
 async def _followed(client: RelayedSystem, running: Running, topology: RelayedTopology | None = None) -> None:

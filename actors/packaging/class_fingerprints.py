@@ -1,0 +1,73 @@
+"""Class fingerprints: whether two programs have the same code of an application's classes, by texts that both can send.
+
+Beside all steps. A program that connects to a system uses classes of its own, while those of the system decide and
+answer. Both make the fingerprints of theirs, and the program compares them (`../system/connected.py`).
+
+Compared are, of each class that both have: its code, with the handlers that decide and answer; and the names of the
+fields of its commands and queries. Python of another version compiles the same code to other bytes: then the fields
+alone are compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, Final
+
+from ...runtime.domain.aggregate import Aggregate
+from ...runtime.domain.fingerprint import fingerprint_of, state_fingerprint
+from ...runtime.domain.projection import Projection
+from ...runtime.encoding.catalogue import Catalogue
+from ...runtime.printable import printable_log
+
+__all__ = ["class_fingerprints", "differing"]
+
+log = printable_log(__name__)
+
+_PYTHON: Final = "python"
+_CODE: Final = "code "
+_FIELDS: Final = "fields "
+
+
+def class_fingerprints(catalogue: Catalogue) -> dict[str, str]:
+    """The fingerprints of these classes. It takes milliseconds; the first time for a class, it walks its code."""
+    found = {_PYTHON: f"{sys.implementation.cache_tag}"}
+    for kind, aggregate in catalogue.aggregates.items():
+        found.update(_of_class(kind, aggregate, partial(state_fingerprint, aggregate), aggregate.deciders))
+    for kind, projection in catalogue.projections.items():
+        found.update(_of_class(kind, projection, partial(catalogue.fingerprint, projection), projection.answers))
+    return found
+
+
+def differing(own: Mapping[str, str], others: Mapping[str, str]) -> list[str]:
+    """What differs of the classes that both have, as texts; empty if nothing does, or `others` are not known."""
+    both = [name for name in own if name in others and own[name] != others[name]]
+    found = [
+        f"{name.removeprefix(_FIELDS)} has the fields {own[name]} here, and {others[name]} there"
+        for name in both
+        if name.startswith(_FIELDS)
+    ]
+    if _PYTHON not in both:
+        code = sorted(name.removeprefix(_CODE) for name in both if name.startswith(_CODE))
+        found[:0] = [f"the code of {', '.join(code)}"] if code else []
+    return found
+
+
+def _of_class(
+    name: str, cls: type[Aggregate] | type[Projection], of_state: Callable[[], bytes], handlers: Mapping[Any, Any]
+) -> Iterator[tuple[str, str]]:
+    """Of its code, that which changes the state and that which decides or answers; and of each of its messages."""
+    for message in handlers:
+        fields = ", ".join(sorted(message.model_fields)) or "none"
+        yield f"{_FIELDS}{message.message_name} of {name}", fields
+    try:
+        told = [of_state().hex()]
+        for message, handler in handlers.items():
+            function = getattr(handler, "function", handler)
+            told += [fingerprint_of(one, cls.__module__).hex() for one in (message, function)]
+    except Exception as error:  # a class of the application's may raise anything when it is described
+        log.info("the code of %s cannot be compared with that of other programs: %r", name, error)
+    else:
+        yield f"{_CODE}{name}", hashlib.blake2b("\n".join(told).encode(), digest_size=16).hexdigest()
