@@ -62,9 +62,21 @@ class ListeningSocket:
             self.socket.bind(os.fspath(path))
             path.chmod(0o600)  # no client can have connected: it does not listen yet
             self.socket.listen(CONNECTIONS_MAX)
+            self._place = _place_of(path)
         except OSError:
             self.socket.close()
             raise
+
+    def is_in_place(self) -> bool:
+        """Whether a program that connects to the path comes here: its file may have been removed, as what is old in a
+        temporary folder is by some systems."""
+        return _place_of(self.path) == self._place
+
+    def moved_back(self) -> ListeningSocket:
+        """Another one at the same path, in place of this one, whose file is gone. Raises `OSError`, also where there is
+        another file now, and `NotPrivate`."""
+        private_temporary_folder()  # it may have been removed with its content
+        return ListeningSocket(self.path)
 
     def close(self) -> None:
         """Accept no connection any more: a thread that waits in `accept` is woken. Closing twice is allowed."""
@@ -73,6 +85,15 @@ class ListeningSocket:
         self.socket.close()
         with contextlib.suppress(OSError):  # the folder may be read-only by now
             self.path.unlink(missing_ok=True)
+
+
+def _place_of(path: Path) -> tuple[int, int] | None:
+    """Which file is there; None if there is none, or it cannot be seen."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def other_end(connected: socket.socket) -> tuple[int, int]:

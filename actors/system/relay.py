@@ -27,7 +27,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final
 
-from ...runtime.errors import InvalidMessage, Overloaded, RayfoldError
+from ...runtime.errors import InvalidMessage, NotPrivate, Overloaded, RayfoldError
 from ...runtime.printable import printable_log
 from ...runtime.stream import StreamId
 from ..cluster.rpc import one_line
@@ -72,6 +72,9 @@ UNREAD_BYTES_MAX: Final = 2 * ANSWER_BYTES_MAX
 
 UNREAD_S: Final = 30.0
 """How long a program may read nothing of the answers that wait for it."""
+
+_CHECK_S: Final = 5.0
+"""Between two checks of the file of the socket: some microseconds each."""
 
 _OWN_ACTORS_MAX: Final = 1024
 """Handles of own actors that are remembered. One that was dropped is looked up again in a millisecond."""
@@ -118,6 +121,8 @@ class Relay:
         self._ending = asyncio.Event()
         self._closed = False
         self._listening = listening
+        self._warned = False
+        """That the file of the socket is gone, and cannot be made again."""
         self.loop = asyncio.new_event_loop()
         """On the relay's thread."""
         self._thread = threading.Thread(target=self._run, name="rayfold relay", daemon=True)
@@ -158,11 +163,33 @@ class Relay:
             loop.close()
 
     async def _serve(self) -> None:
-        server = await self.loop.create_unix_server(lambda: Program(self), sock=self._listening.socket)
-        await self._ending.wait()  # an event, since `close` may come before this is reached
+        server = await self._server()
+        while not self._ending.is_set():  # `close` may come before this is reached
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), _CHECK_S)
+            if not self._ending.is_set() and not self._listening.is_in_place() and self._is_moved_back():
+                server.close()
+                server = await self._server()
         server.close()
         for program in list(self.programs):
             program.cut_off("")
+
+    async def _server(self) -> asyncio.Server:
+        return await self.loop.create_unix_server(lambda: Program(self), sock=self._listening.socket)
+
+    def _is_moved_back(self) -> bool:
+        """The file of the socket was removed: who is connected stays, and others find it at its path again."""
+        before = self._listening
+        try:
+            self._listening = before.moved_back()
+        except (OSError, NotPrivate) as error:
+            if not self._warned:
+                self._warned = True
+                log.warning("%s was removed, and cannot be made again: %s", self.path, error)
+            return False
+        self._warned = False
+        log.warning("%s was removed, and is made again", self.path)
+        return True
 
     def _publish(self, topology: RelayedTopology, actors: dict[str, Any]) -> None:
         revision = 1 + (self._topology.revision if self._topology is not None else 0)
