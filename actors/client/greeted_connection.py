@@ -11,33 +11,16 @@ notified at once.
 from __future__ import annotations
 
 import asyncio
-import os
-from typing import Any, Final
+from typing import Any
 
 from ...runtime.errors import NotPrivate
 from ...runtime.printable import printable_log
 from ..sockets.handshake import Handshake
-from ..sockets.listening import closed_in_children, let_go, other_end
+from ..sockets.listening import check_own_user, closed_in_children, let_go
 
-__all__ = ["GreetedConnection", "check_own_user"]
+__all__ = ["GreetedConnection"]
 
 log = printable_log(__name__)
-
-_NO_USER: Final = 0xFFFFFFFF
-"""What the kernel names of a socket that is not connected."""
-
-
-def check_own_user(transport: asyncio.BaseTransport) -> None:
-    """Raises `NotPrivate` if a process of another user listens at the other end: what it gives is imported here, and
-    answers to queries are unpickled. Raises `ConnectionRefusedError` if there is no other end: asyncio takes a socket
-    for connected that Linux has refused, since as many wait to be accepted as may."""
-    connected = transport.get_extra_info("socket")
-    _, user = other_end(connected)
-    if user == _NO_USER:
-        raise ConnectionRefusedError("the process that listens there accepts nothing; it may be frozen")
-    if user != os.geteuid():
-        what = f"user {user} runs the process that listens there, and this one is of user {os.geteuid()}"
-        raise NotPrivate(connected.getpeername(), what, "run both as the same user")
 
 
 class GreetedConnection(asyncio.Protocol):
@@ -58,7 +41,7 @@ class GreetedConnection(asyncio.Protocol):
         self._transport = transport
         closed_in_children(self)
         try:
-            check_own_user(transport)
+            check_own_user(transport.get_extra_info("socket"))
         except (NotPrivate, ConnectionRefusedError) as error:
             log.warning("a %s's socket is not used, but Ray: %s", self._service, error)
             self._transport.abort()

@@ -24,9 +24,8 @@ from ...runtime.errors import NotPrivate, Unavailable
 from ..sockets.calls import ACTOR_AWAY, ACTOR_DIED, ANSWER_BYTES_MAX, CALL, CALL_BYTES_MAX, CALLS_MAX, ERROR, VALUE
 from ..sockets.framing import Frame, FrameReader, frame
 from ..sockets.handshake import Handshake
-from ..sockets.listening import closed_in_children, let_go
+from ..sockets.listening import check_own_user, closed_in_children, let_go
 from ..sockets.records import Records
-from .greeted_connection import check_own_user
 
 __all__ = ["ActorDiedError", "ActorUnavailableError", "RelayConnection", "RelayedActor"]
 
@@ -69,7 +68,7 @@ class RelayConnection(asyncio.Protocol):
         self._transport = transport
         closed_in_children(self)
         try:
-            check_own_user(transport)
+            check_own_user(transport.get_extra_info("socket"))
         except NotPrivate as error:
             self.other_user, self.lost = error, str(error)
         except ConnectionRefusedError as error:

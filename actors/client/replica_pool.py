@@ -43,10 +43,10 @@ from ...runtime.user_code import is_ctrl_c
 from ..process.suspects import Refused, key_of_batch, record_of, suspects_alone, suspects_of
 from ..settings import Settings
 from ..sockets.query_frames import LEFT_MAX_S
+from ..sockets.transport_choice import TransportChoice
 from .query_connection import Answer, QueryConnection
 from .query_protocol import Answered, Reached, SomeAnswered
 from .socket_search import SocketSearch
-from .transport_choice import TransportChoice
 
 __all__ = ["ReplicaPool", "Saw", "all_of", "resolved"]
 

@@ -1,7 +1,7 @@
 """SocketSearch: finds the socket at which an actor listens, and connects to it, in the background.
 
 Beside steps [2] and [8]. Around it: a `PartitionTransport` (`transport.py`) or a replica of a `ReplicaPool`
-(`replica_pool.py`). When to search is decided by `TransportChoice` (`transport_choice.py`).
+(`replica_pool.py`). When to search is decided by `TransportChoice` (`../sockets/transport_choice.py`).
 
 The actor reports its socket through Ray. If this process can open that, there is a connection; if not, for example
 because the actor is on another node, there is none, and Ray is used.
@@ -13,8 +13,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
+from ..sockets.transport_choice import TransportChoice
 from .greeted_connection import GreetedConnection
-from .transport_choice import TransportChoice
 
 __all__ = ["SocketSearch"]
 

@@ -6,7 +6,7 @@ A partition reports, through Ray, the socket at which it listens (`socket_server
 (`socket_search.py`), attempts use the socket connection; if not, for example because it is on another node, they use
 Ray. A connection that is lost, with its partition, fails the attempts on it at once; the next ones use Ray until a new
 connection is made. Which of the two is used, and when a connection is tried, is decided by `TransportChoice`
-(`transport_choice.py`).
+(`../sockets/transport_choice.py`).
 
 Rule kept here: on either transport, the result of an attempt is reported exactly once, and an attempt that overtakes
 another on a change of the transport is refused by the actor (`request_order.py`) like any other.
@@ -20,9 +20,9 @@ from concurrent.futures import Future as ThreadFuture
 from functools import partial
 from typing import Any
 
+from ..sockets.transport_choice import TransportChoice
 from .socket_client import SocketConnection
 from .socket_search import SocketSearch
-from .transport_choice import TransportChoice
 
 __all__ = ["PartitionTransport"]
 

@@ -30,6 +30,7 @@ __all__ = [
     "CONNECTIONS_MAX",
     "CREDENTIALS",
     "ListeningSocket",
+    "check_own_user",
     "closed_in_children",
     "let_go",
     "open_listening_socket",
@@ -49,6 +50,9 @@ _PATH_BYTES_MAX: Final = 107
 
 CREDENTIALS: Final = struct.Struct("iII")
 """What the kernel knows of the process at the other end: its id, its user, its group."""
+
+_NO_USER: Final = 0xFFFFFFFF
+"""What the kernel names of a socket that is not connected."""
 
 
 class ListeningSocket:
@@ -102,6 +106,19 @@ def other_end(connected: socket.socket) -> tuple[int, int]:
         connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
     )
     return process_id, user
+
+
+def check_own_user(connected: socket.socket) -> None:
+    """Raises `NotPrivate` if a process of another user listens at the other end. What it gives is imported here, and
+    its answers are unpickled; and what it is given are the events of a store. Raises `ConnectionRefusedError` if there
+    is no other end: asyncio takes a socket for connected that Linux has refused, since as many wait to be accepted as
+    may."""
+    _, user = other_end(connected)
+    if user == _NO_USER:
+        raise ConnectionRefusedError("the process that listens there accepts nothing; it may be frozen")
+    if user != os.geteuid():
+        what = f"user {user} runs the process that listens there, and this one is of user {os.geteuid()}"
+        raise NotPrivate(connected.getpeername(), what, "run both as the same user")
 
 
 _open_here: Final[WeakSet[Any]] = WeakSet()

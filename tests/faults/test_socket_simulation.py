@@ -8,9 +8,9 @@ import pytest
 
 from rayfold.actors.client.routing import Destination, PendingCommand, Routing
 from rayfold.actors.client.socket_protocol import ClientProtocol
-from rayfold.actors.client.transport_choice import TransportChoice
 from rayfold.actors.partition.request_order import RequestOrder
 from rayfold.actors.partition.socket_protocol import Request, ServerProtocol
+from rayfold.actors.sockets.transport_choice import TransportChoice
 from rayfold.benchmarks.torture.contract import Findings
 from rayfold.benchmarks.torture.simulation.socket_running import find_socket_failure, run_socket_story
 from rayfold.benchmarks.torture.simulation.socket_world import SocketBuild, draw_socket_story

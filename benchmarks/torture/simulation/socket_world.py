@@ -19,10 +19,10 @@ from rayfold.actors.client.command_router import CommandRouter
 from rayfold.actors.client.socket_client import SocketConnection
 from rayfold.actors.client.socket_protocol import ClientProtocol
 from rayfold.actors.client.transport import PartitionTransport
-from rayfold.actors.client.transport_choice import TransportChoice
 from rayfold.actors.partition.request_order import RequestOrder
 from rayfold.actors.partition.socket_protocol import Request, ServerProtocol
 from rayfold.actors.settings import Settings
+from rayfold.actors.sockets.transport_choice import TransportChoice
 from rayfold.runtime.encoding.envelope import Envelope, PackedCommand, pack, unpack_batch
 from rayfold.runtime.encoding.outcome import Answered, Outcome, Redirect, RetryAfter, encode_answer
 from rayfold.runtime.errors import Fenced, Overloaded, RayfoldError, Unavailable

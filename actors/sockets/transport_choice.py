@@ -1,10 +1,12 @@
-"""TransportChoice: whether an attempt takes a partition's socket or goes through Ray, and when to try to find a socket.
-Step [2] of the write path. Around it: `PartitionTransport` (`transport.py`), which asks the partition for its socket,
-connects, sends, and reports the result.
+"""TransportChoice: whether what is sent to an actor takes its socket or goes through Ray, and when to try to find a
+socket.
+
+Beside steps [2], [6] and [8]. Around it, where commands, broadcasts and queries are sent: what asks the actor for its
+socket, connects, sends, and reports the result (`../client/socket_search.py`, `../partition/projector_links.py`).
 
 No socket, no event loop, no clock: each event carries the time at which it happened. A socket is tried when the
-partition has answered through Ray, since it can then report where it listens. Where none was found, or what was found
-never answered, attempts are left to Ray for a while, which doubles each time: on another node there never is one.
+actor has answered through Ray, since it can then report where it listens. Where none was found, or what was found
+never answered, it is left to Ray for a while, which doubles each time: on another node there never is one.
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ Connection = TypeVar("Connection")
 
 
 class TransportChoice(Generic[Connection]):
-    """Between one client and one actor."""
+    """Between one sender and one actor."""
 
     def __init__(self, *, by_socket: bool) -> None:
         """`by_socket`: the actor has a method `socket_path` that returns its socket."""
         self.connection: Connection | None = None
-        """What attempts take now; None: Ray."""
+        """What is taken now; None: Ray."""
         self._by_socket = by_socket
         self._looking = False
         self._look_again_s = LOOK_AGAIN_FIRST_S
@@ -45,12 +47,12 @@ class TransportChoice(Generic[Connection]):
         self.connection = connection
 
     def not_found(self, now_s: float) -> None:
-        """The partition has no socket, or none that this process can open, or did not answer."""
+        """The actor has no socket, or none that this process can open, or did not answer."""
         self._looking = False
         self._leave_it(now_s)
 
     def lost(self, connection: Connection, now_s: float, *, answered: bool) -> None:
-        """A connection has ended: the partition has, or its server is full. One that has `answered` is tried as soon as
+        """A connection has ended: the actor has, or its server is full. One that has `answered` is tried as soon as
         Ray answers again."""
         if self.connection is connection:
             self.connection = None
