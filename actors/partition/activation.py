@@ -51,10 +51,11 @@ class Activation:
             self.own_actors.lost(stream, record.name)
 
     def close(self) -> None:
-        """End the own actors, take no connection any more, and close the log."""
+        """End the own actors, take no connection any more, broadcast no more, and close the log."""
         with ExitStack() as closing:  # the last first, and each whatever becomes of the others
             closing.callback(self.log.close)
             closing.callback(self.own_actors.end_all)
+            closing.callback(self.broadcast.close)
             if self.server is not None:
                 closing.callback(self.server.close)
             closing.callback(self.check.stop)

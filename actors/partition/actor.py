@@ -71,6 +71,7 @@ from .handle import PartitionHandle
 from .log_owner import LogOwner
 from .own_actor import AppendAnswer, AppendRequest, OwnActorPlan, append_for, start_own_actor
 from .own_actors import OwnActors
+from .projector_links import ProjectorLinks
 from .request_order import RequestOrder
 from .socket_server import open_socket_server
 from .status_records import PartitionAnswer
@@ -544,7 +545,8 @@ class PartitionActor:
         loop.residents.load_aside()
         loop.residents.offer(self._saved)
         epoch = loop.activate()
-        broadcast = Broadcast(plan.number, lambda name: ray.get_actor(name, plan.namespace))
+        broadcast = Broadcast(plan.number, lambda name: ray.get_actor(name, plan.namespace), self._links())
+        on_failure.callback(broadcast.close)
         broadcast.set_projectors(plan.projectors)
         own_actors = OwnActors(
             self._start_own_actor,
@@ -563,6 +565,16 @@ class PartitionActor:
             by_socket = partial(self._execute_in_turn, BATCH_BY_SOCKET_S)
             server = open_socket_server(name, plan.store.store_id, by_socket)
         return Activation(opened, loop, broadcast, own_actors, placements, check, server)
+
+    def _links(self) -> ProjectorLinks | None:
+        """The sockets to projectors of this machine; None where they are switched off, or cannot be watched."""
+        if not self._plan.settings.local_sockets:
+            return None
+        try:
+            return ProjectorLinks(self._plan.number, self._plan.store.store_id)
+        except OSError as error:
+            log.warning("partition %d broadcasts through Ray alone: %s", self._plan.number, error)
+            return None
 
     def _watch_over(self) -> None:
         """Find out what the last process of this partition had in hand when it ended, and have this one ended if

@@ -217,8 +217,8 @@ class ProjectorActor:
 
     @ray.method(concurrency_group="ask_after")
     def socket_path(self) -> str:
-        """The path of the socket at which this process takes queries too (`query_server.py`); empty if it has none.
-        Raises `Unavailable` while it is still reading."""
+        """The path of the socket at which this process takes queries and broadcasts too (`query_server.py`); empty if
+        it has none. Raises `Unavailable` while it is still reading."""
         self._answering(alone=False)
         with self._serving:
             if self._server is not None and self._server.ended and not self._ending.is_set():
@@ -237,7 +237,7 @@ class ProjectorActor:
         if listening is None:
             return None
         try:
-            server = QueryServer(listening, store_id, answers)
+            server = QueryServer(listening, store_id, answers, opened.read_model.apply)
         except OSError as error:
             log.warning("no socket for %s, so its clients use Ray: %s", self._name, error)
             return None

@@ -1,7 +1,8 @@
 """QueryServer: where a projector listens for clients of its own machine, on a Unix socket.
 
 Step [8]. Before it: a client's `QueryConnection` (`../client/query_connection.py`). After it: what an open read model
-answers (`answers.py`), which sees no difference to a call through Ray.
+answers (`answers.py`), which sees no difference to a call through Ray. A partition that broadcasts ([6]) connects here
+as well; once it has greeted, its connection belongs to the `BroadcastReader` (`broadcast_reader.py`).
 
 What the bytes mean is decided by `QueryServerProtocol` (`query_protocol.py`), and which queries wait for what by
 `WaitingQueries` (`waiting_queries.py`); here bytes are moved, queries answered, and time passes.
@@ -38,6 +39,7 @@ from ...runtime.printable import printable_log
 from ..sockets.handshake import HANDSHAKE_S, Handshake
 from ..sockets.listening import CONNECTIONS_MAX, ListeningSocket, closed_in_children, other_end
 from .answers import Answers, pickled_alone
+from .broadcast_reader import Apply, BroadcastReader
 from .query_protocol import Asked, Awaited, QueryServerProtocol
 from .waiting_queries import WaitingQueries, WaitingQuery
 
@@ -85,7 +87,7 @@ class _Connection:
     def __init__(self, connected: socket.socket, store_id: str, now_s: float) -> None:
         self.socket = connected
         self.name = f"process {other_end(connected)[0]}"
-        self.handshake: Handshake | None = Handshake("projector", store_id)
+        self.handshake: Handshake | None = Handshake("projector", store_id, also=("broadcast",))
         """Until it is done."""
         self.protocol = QueryServerProtocol()
         self.calls: deque[Asked | Awaited] = deque()
@@ -116,9 +118,10 @@ class _Connection:
 class QueryServer:
     """A listening socket, the thread that serves its connections, and what waits."""
 
-    def __init__(self, listening: ListeningSocket, store_id: str, answering: Answers) -> None:
-        """Serve at once. Raises `OSError`."""
+    def __init__(self, listening: ListeningSocket, store_id: str, answering: Answers, apply: Apply) -> None:
+        """Serve at once. `apply`: takes in what is broadcast. Raises `OSError`."""
         self.path = listening.path
+        self._broadcasts = BroadcastReader(str(listening.path), answering.positions, apply)
         self._listening, self._store_id, self._answering = listening, store_id, answering
         self._waiting = WaitingQueries()
         self._connections: dict[int, _Connection] = {}
@@ -181,6 +184,7 @@ class QueryServer:
         Closing twice is allowed."""
         self._closing.set()
         self._wake()
+        self._broadcasts.close()
         if threading.current_thread() is not self._thread:
             self._thread.join(_END_S)
         self._listening.close()
@@ -192,6 +196,7 @@ class QueryServer:
         self._listening.socket.close()
         for connection in list(self._connections.values()):
             connection.socket.close()
+        self._broadcasts.close_in_child()
 
     # --- the loop ------------------------------------------------------------------------------------------------
 
@@ -207,6 +212,7 @@ class QueryServer:
         finally:
             for connection in list(self._connections.values()):
                 self._end(connection)
+            self._broadcasts.close()
             self._listening.close()
             self._poll.close()
             self._close_signal()
@@ -304,6 +310,8 @@ class QueryServer:
             return
         if connection.handshake is not None:
             data = self._greet(connection, connection.handshake, data)
+            if connection.socket.fileno() not in self._connections:
+                return
         if data:
             calls = connection.protocol.receive(data)
             if connection.protocol.refused:
@@ -325,7 +333,19 @@ class QueryServer:
             self._cut_off(connection, handshake.refused)
             return b""
         connection.handshake = None
+        if handshake.service == "broadcast":
+            self._hand_over(connection, handshake.rest)
+            return b""
         return handshake.rest
+
+    def _hand_over(self, connection: _Connection, rest: bytes) -> None:
+        """It is a partition's, and read elsewhere from now on."""
+        self._flush(connection)  # a greeting fits into an empty socket
+        descriptor = connection.socket.fileno()
+        del self._connections[descriptor]
+        self._owing.pop(connection, None)
+        self._poll.unregister(descriptor)
+        self._broadcasts.take(connection.socket, rest)
 
     def _send(self, connection: _Connection) -> None:
         """There is room for answers again."""

@@ -18,6 +18,7 @@ Rule kept here: the length of a greeting is checked before it is read, and never
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 from typing import Any, Final
 
 import msgpack
@@ -44,9 +45,9 @@ _TEXT_CHARACTERS_MAX: Final = 500
 class Handshake:
     """One end's half of the handshake on one connection."""
 
-    def __init__(self, service: str, store_id: str = "") -> None:
+    def __init__(self, service: str, store_id: str = "", *, also: Collection[str] = ()) -> None:
         """`service`: what the connection is for: both ends have to name the same. `store_id`: of which store;
-        without one a client takes whichever the other end serves."""
+        without one a client takes whichever the other end serves. `also`: what else this end listens for."""
         self.wanted_bytes = _HEAD.size
         """How many bytes of the other end's greeting are missing, as far as is known; 0 at the end of the handshake."""
         self.refused = ""
@@ -55,7 +56,9 @@ class Handshake:
         """The store's id; of a client without one, that of the other end once the handshake is `done`."""
         self.rest = b""
         """What came behind the other end's greeting, if more was given to `receive` than was wanted."""
-        self._service = service
+        self.service = service
+        """What the connection is for; of an end that listens for several, what the other one has named."""
+        self._also = also
         self._received = b""
 
     @property
@@ -66,7 +69,7 @@ class Handshake:
     def greeting(self) -> bytes:
         """What to send: a client before anything else, the other end after `receive` has come to its end, whether it
         is `done` or has `refused`."""
-        told = {"service": self._service, "store": self.store_id}
+        told = {"service": self.service, "store": self.store_id}
         if self.refused:
             told["refused"] = self.refused
         rest: bytes = msgpack.packb(told)
@@ -107,12 +110,12 @@ class Handshake:
         service, store_id, refused = (_text(told, key) for key in ("service", "store", "refused"))
         if refused:
             self.refuse(f"the other end refuses this one: {refused}")
-        elif service != self._service:
-            self.refuse(f"one end is for a {self._service}, and the other one for a {service}")
+        elif service != self.service and service not in self._also:
+            self.refuse(f"one end is for a {self.service}, and the other one for a {service}")
         elif store_id and self.store_id and store_id != self.store_id:
             self.refuse(f"one end has store {self.store_id}, and the other one store {store_id}")
         else:
-            self.store_id = self.store_id or store_id
+            self.service, self.store_id = service, self.store_id or store_id
 
     def refuse(self, why: str) -> None:
         """End the handshake without success; the next `greeting` gives the other end the reason."""

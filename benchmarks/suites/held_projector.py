@@ -54,7 +54,7 @@ def main(echo_path: str) -> None:
     opened.catch_up(lambda _: None)
     listening = open_listening_socket("held-projector")
     assert listening is not None
-    server = QueryServer(listening, "", Answers("Balances", "Balances", opened, InHand(None), ending))
+    server = QueryServer(listening, "", Answers("Balances", "Balances", opened, InHand(None), ending), read_model.apply)
     read_model.tell_changed = server.tell_changed
     threading.Thread(target=_echo, args=(echo_path,), daemon=True).start()
     print(server.path, flush=True)

@@ -54,7 +54,7 @@ class Projector:
         self.answers = Answers(projection.projection_name, "a projector", self.opened, InHand(None), self.ending)
         listening = open_listening_socket("projector")
         assert listening is not None
-        self.server = QueryServer(listening, STORE_ID, self.answers)
+        self.server = QueryServer(listening, STORE_ID, self.answers, self.read_model.apply)
         self.read_model.tell_changed = self.server.tell_changed
 
     def commit(self, events: int = 1) -> tuple[int, list[bytes]]:
@@ -116,6 +116,9 @@ class Handle:
 
     def do_socket_path(self) -> str:
         return str(self.projector.server.path)
+
+    def do_apply(self, partition: int, first: int, records: Sequence[bytes], head: int) -> None:
+        self.projector.read_model.apply(partition, first, records, head)
 
     def do_incarnation(self) -> bytes:
         return self.projector.answers.incarnation

@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
 
@@ -179,6 +179,35 @@ def test_a_partition_killed_after_replicas_were_added_broadcasts_to_them_again(r
         pass  # the status asks every replica: also the one that no query goes to has to hear of it
     check_equal_to_the_fold(running, rounds=2)
     running.scale(Balances, replicas=1)
+
+
+def test_partitions_broadcast_over_the_sockets_of_projectors_and_again_after_either_was_killed(
+    running: BlockingRuntime,
+) -> None:
+    connections: list[int] = []
+    for killed in (None, running.status().partitions[0], projectors_of(running, "Balances")[0]):
+        if killed is not None:
+            kill(killed)
+        for _ in range(1_000):
+            execute(running, deposits(ACCOUNTS))  # a socket is looked for when the projector has answered
+            check_equal_to_the_fold(running)
+            status = running.status()
+            connections = [connections_to(projector.pid) for projector in status.projectors]
+            if min(connections) > len(status.partitions):  # theirs, and one of this program
+                break
+        else:
+            raise AssertionError(connections)
+
+
+def connections_to(pid: int) -> int:
+    """Connections that a process has accepted at its own socket."""
+    inodes = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            inodes.add(os.readlink(descriptor))
+    lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    connected = [line for line in lines if len(line) == 8 and line[5] == "03" and f"/rayfold-{os.getuid()}/" in line[7]]
+    return sum(f"socket:[{line[6]}]" in inodes for line in connected)
 
 
 def test_each_part_of_a_projection_holds_its_accounts_and_they_are_asked_together(running: BlockingRuntime) -> None:

@@ -314,7 +314,7 @@ def test_a_server_whose_threads_cannot_be_started_leaves_nothing_open(
         listening = open_listening_socket("another")
         assert listening is not None
         with pytest.raises(OSError, match="can't start new thread"):
-            query_server.QueryServer(listening, STORE_ID, projector.answers)
+            query_server.QueryServer(listening, STORE_ID, projector.answers, projector.read_model.apply)
         assert not listening.path.exists()
         assert open_files() == before
 
@@ -323,7 +323,7 @@ def test_a_server_that_is_closed_leaves_no_file_open(projector: Projector) -> No
     before = open_files()
     listening = open_listening_socket("another")
     assert listening is not None
-    server = query_server.QueryServer(listening, STORE_ID, projector.answers)
+    server = query_server.QueryServer(listening, STORE_ID, projector.answers, projector.read_model.apply)
     assert open_files() > before
     server.close()
     server.tell_changed()
