@@ -1,8 +1,9 @@
-"""The simulation of queries over sockets: finds nothing in the real parts, and finds each planted bug within so many
-stories."""
+"""The simulation of queries and broadcasts over sockets: finds nothing in the real parts, and finds each planted bug
+within so many stories."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,10 @@ import pytest
 
 from rayfold.actors.client.query_protocol import QueryClientProtocol
 from rayfold.actors.client.replica_pool import ReplicaPool
+from rayfold.actors.partition.broadcast import Link, Recipient
+from rayfold.actors.partition.broadcast_protocol import BroadcastClientProtocol
+from rayfold.actors.partition.projector_links import ProjectorLink
+from rayfold.actors.projection.broadcast_protocol import BroadcastServerProtocol, Committed
 from rayfold.actors.projection.query_protocol import Asked, Awaited, QueryServerProtocol
 from rayfold.actors.projection.waiting_queries import WaitingQueries, WaitingQuery
 from rayfold.benchmarks.torture.contract import Findings
@@ -28,6 +33,7 @@ def test_no_story_of_the_real_parts_breaks_an_invariant() -> None:
     failure = find_query_failure(range(STORIES), total=total)
     assert failure is None, "\n".join(failure.lines())
     assert total.figures["stories"] == STORIES
+    assert int(total.figures["broadcasts"]) > STORIES, "over sockets"
 
 
 def test_a_seed_tells_the_same_story_again() -> None:
@@ -88,6 +94,48 @@ class BelievesTheFormerProcess(ReplicaPool):
         return replica
 
 
+class SendsTheRestOfAFrameAnew(BroadcastClientProtocol):
+    def sent(self, size_bytes: int) -> None:
+        super().sent(size_bytes)
+        self._at = 0
+
+
+class KeepsQuietAboutWhatWasLeftOut(BroadcastClientProtocol):
+    def put(self, frame: bytes, head: int) -> None:
+        super().put(frame, head)
+        self._left_out = 0
+
+
+class ForgetsTheBeginningOfASplitBroadcast(BroadcastServerProtocol):
+    def receive(self, data: bytes) -> list[Committed]:
+        came = super().receive(data)
+        if came and self.within:
+            self._reader._received.clear()
+        return came
+
+
+class KeepsQuietAboutALostLink(Recipient):
+    def _lost(self, link: Link) -> None:
+        self._choice.lost(link, self._broadcast.now_s(), answered=True)
+
+
+class SendsToALostLink(Recipient):
+    def put(self, committed: Any) -> None:
+        link = self._choice.connection
+        if link is None:
+            super().put(committed)
+        else:
+            link.put(committed.frame, committed.head)
+
+    def _lost(self, link: Link) -> None:
+        pass
+
+
+class NeverSendsTheRest(ProjectorLink):
+    def send_more(self) -> None:
+        pass
+
+
 @pytest.mark.parametrize(
     "build",
     [
@@ -97,9 +145,15 @@ class BelievesTheFormerProcess(ReplicaPool):
         QueryBuild(server=MixesUpQueriesOfACall),
         QueryBuild(client=ForgetsCallsOfALostConnection),
         QueryBuild(pool=BelievesTheFormerProcess),
+        QueryBuild(ends=SendsTheRestOfAFrameAnew),
+        QueryBuild(ends=KeepsQuietAboutWhatWasLeftOut),
+        QueryBuild(reads=ForgetsTheBeginningOfASplitBroadcast),
+        QueryBuild(recipient=KeepsQuietAboutALostLink),
+        QueryBuild(recipient=SendsToALostLink),
+        QueryBuild(link=NeverSendsTheRest),
     ],
     ids=lambda build: next(
-        one.__name__ for one in (build.client, build.server, build.waiting, build.pool) if one.__module__ == __name__
+        part.__name__ for part in dataclasses.astuple(build) if getattr(part, "__module__", "") == __name__
     ),
 )
 def test_a_planted_bug_is_found(build: QueryBuild) -> None:

@@ -51,6 +51,13 @@ def run_query_story(story: Story, build: QueryBuild = REAL) -> Findings:
         what = f"query {answer.act.number} was told {answer.value} after {took_s:.3f} s, though it was only cut off"
         findings.check("I12", soon, what)
         _check_answer(answer, findings, quiet=not story.faults or answer.began_s >= PROBE_S)
+    links = [link for process in world.processes for link in process.links.links]
+    for link in links:
+        findings.check("I4", not link.refused, f"a partition's connection was ended for {link.refused}")
+    findings.count("broadcasts", sum(link.received for link in links))
+    if not world.reads_logs:
+        what = f"of what was committed the projector was never sent this much, by partition: {world.behind}"
+        findings.check("I5", not any(world.behind.values()), what)
     parked, pending = world.left
     findings.check("I11", parked == 0, f"in the end {parked} queries are parked")
     findings.check("I11", not any(pending), f"in the end the clients keep {pending} queries")

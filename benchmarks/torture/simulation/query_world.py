@@ -1,8 +1,10 @@
-"""Query world: clients that ask a projector over simulated sockets, in one simulation with partitions and commands.
+"""Query world: clients that ask a projector over simulated sockets, in one simulation with partitions and commands,
+which broadcast to it over simulated sockets as well.
 
 Real are the pool of replicas and what it believes, the search for a socket, both ends' protocols, the table of what
-waits, and the read model. Simulated are the network, whose bytes are late, come in pieces and are cut, the clock, and
-what happens to processes: the projector is killed with what is parked in it, loses broadcasts, and comes back.
+waits, what broadcasts, and the read model. Simulated are the network, whose bytes are late, come in pieces and are cut,
+the clock, and what happens to processes: the projector is killed with what is parked in it, loses broadcasts, and comes
+back.
 """
 
 from __future__ import annotations
@@ -17,6 +19,10 @@ from typing import Any, Final, NamedTuple
 from rayfold.actors.client.query_connection import QueryConnection
 from rayfold.actors.client.query_protocol import QueryClientProtocol
 from rayfold.actors.client.replica_pool import ReplicaPool
+from rayfold.actors.partition.broadcast import Broadcast, Recipient
+from rayfold.actors.partition.broadcast_protocol import BroadcastClientProtocol
+from rayfold.actors.partition.projector_links import ProjectorLink
+from rayfold.actors.projection.broadcast_protocol import BroadcastServerProtocol, Committed
 from rayfold.actors.projection.query_protocol import Asked, Awaited, QueryServerProtocol
 from rayfold.actors.projection.waiting_queries import WaitingQueries, WaitingQuery
 from rayfold.actors.sockets.handshake import Handshake
@@ -24,11 +30,12 @@ from rayfold.runtime.encoding.codec import encode_message
 from rayfold.runtime.encoding.query_batch import PackedQuery, split_queries
 from rayfold.runtime.errors import NotYetVisible, RayfoldError
 
+from .broadcast_network import BroadcastLink, SimulatedLinks
 from .network import ActorHandle, Handle, Network, ProcessEnded
 from .purses import InPurse
 from .socket_network import OwnSocket, SocketLoop, Stream
-from .story import CLIENTS, PURSES, Act, SocketTrouble, Story, Trouble, draw
-from .world import ASK_TIMEOUT_S, SETTINGS, Build, ProjectorProcess, Read, World
+from .story import CLIENTS, PARTITIONS, PURSES, Act, SocketTrouble, Story, Trouble, draw
+from .world import ASK_TIMEOUT_S, SETTINGS, Build, PartitionProcess, ProjectorProcess, Read, World
 
 __all__ = ["PROBES_FROM", "Answer", "QueryBuild", "QueryWorld", "draw_query_story"]
 
@@ -45,6 +52,13 @@ TROUBLES: Final[tuple[Trouble | SocketTrouble, ...]] = (
     "broadcast lost",
 )
 
+HARMLESS: Final = frozenset({"connections cut", "bytes late"})
+"""Where nothing else happens, everything arrives by being broadcast: the projector is never asked to read a log by
+itself. Whatever is lost on the way has to be followed by the head."""
+
+ROOMS_BYTES: Final = (150, 200_000)
+"""What a socket to a projector takes before it is read: in every third story less than a frame."""
+
 LOOKS_S: Final = 0.05
 """How long a query waits before the projector sends how far it is, and reads the log."""
 
@@ -57,6 +71,10 @@ class QueryBuild(Build):
     server: type[QueryServerProtocol] = QueryServerProtocol
     waiting: type[WaitingQueries] = WaitingQueries
     pool: type[ReplicaPool] = ReplicaPool
+    ends: type[BroadcastClientProtocol] = BroadcastClientProtocol
+    reads: type[BroadcastServerProtocol] = BroadcastServerProtocol
+    recipient: type[Recipient] = Recipient
+    link: type[ProjectorLink] = ProjectorLink
 
 
 class Answer(NamedTuple):
@@ -166,6 +184,53 @@ class QueryLink:
                 self.close_server()
 
 
+class SendingProcess(PartitionProcess):
+    """What a partition's actor is, with its broadcast to the projector."""
+
+    _ended = False
+
+    def __init__(self, world: QueryWorld, partition: int) -> None:
+        build, few = world.build, not world.story.seed % 3
+
+        class SmallProtocol(build.ends):  # type: ignore[misc, name-defined]  # the one that is under test
+            def __init__(self, partition: int) -> None:
+                super().__init__(partition, **({"frames_max": 1} if few else {}))
+
+        class Connected(build.link):  # type: ignore[misc, name-defined]  # the same
+            protocol_class = SmallProtocol
+
+        class Sending(Broadcast):
+            def new_recipient(self, projector: Any) -> Recipient:
+                return build.recipient(self, partition, projector)
+
+        network, room_bytes = world.network, ROOMS_BYTES[not few]
+        self.links = SimulatedLinks(network, partition, world.projectors, Connected, room_bytes)
+        handle: Any = ActorHandle(network, partition, lambda: world.projector)
+        clock, later = world.loop.time, world.loop.call_later
+        self._broadcasts = Sending(partition, lambda _: handle, self.links, now_s=clock, later=later)
+        self._broadcasts.set_projectors(("projector",))
+        super().__init__(world, partition)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process has ended; its connections end with it."""
+        return self._ended
+
+    @ended.setter
+    def ended(self, ended: bool) -> None:
+        if ended and not self._ended:
+            self._ended = True
+            self._broadcasts.close()
+
+    def broadcast(self, records: list[bytes]) -> None:
+        """See `PartitionProcess`. In trouble some are not sent, or twice."""
+        network, number = self._world.network, self._partition
+        if network.trouble("broadcast lost", number) and network.chance("lost broadcast") < 0.5:
+            return
+        for _ in range(1 + (network.trouble("broadcast repeated", number) is not None)):
+            self._broadcasts.send(records)
+
+
 class ServingProjector(ProjectorProcess):
     """What `actors/projection/actor.py` is, with its socket and what waits (`query_server.py`), in simulated time."""
 
@@ -175,7 +240,7 @@ class ServingProjector(ProjectorProcess):
         self.path = f"projector.{len(world.projectors)}"
         self.waiting = world.build.waiting()
         self.build, self._world = world.build, world
-        self._links: list[QueryLink] = []
+        self._links: list[QueryLink | BroadcastLink] = []
         self._incarnation = b"%08d" % len(world.projectors)
         world.projectors[self.path] = self
         super().__init__(world)
@@ -200,6 +265,19 @@ class ServingProjector(ProjectorProcess):
         link = QueryLink(self._world.network, client, self)
         self._links.append(link)
         return link
+
+    def read_broadcasts(self, link: BroadcastLink) -> BroadcastServerProtocol | None:
+        """Let a partition in."""
+        if self.ended:
+            return None
+        self._links.append(link)
+        return self.build.reads(range(PARTITIONS))
+
+    def take_in(self, committed: Committed) -> None:
+        """What a partition has broadcast."""
+        if self.ended:
+            raise ProcessEnded
+        self.model.apply(*committed)
 
     def stop_looking(self) -> None:
         """Time passes no more here."""
@@ -252,7 +330,7 @@ class ServingProjector(ProjectorProcess):
             for link in self.waiting.connections():
                 assert isinstance(link, QueryLink)
                 link.answer(link.protocol.reached(dict(self.model.positions), self._incarnation))
-            for number in self.waiting.wanted():
+            for number in self.waiting.wanted() if self._world.reads_logs else ():
                 self.model.catch_up(number)
 
     def _answer(self, entry: WaitingQuery, refusal: RayfoldError | None = None) -> None:
@@ -299,16 +377,27 @@ class QueryWorld(World):
     pools: list[ReplicaPool] = field(default_factory=list)
     left: tuple[int, list[int]] = (0, [])
     """In the end: queries that are parked, and those that each client keeps."""
+    processes: list[SendingProcess] = field(default_factory=list)
+    behind: dict[int, int] = field(default_factory=dict)
+    """By partition: how many events the projector lacks in the end."""
 
     async def run(self) -> None:
         """The whole story, until everything has come to rest."""
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SocketLoop)
         loop.connect = self._connect
+        self.reads_logs = not {fault.trouble for fault in self.story.faults} <= HARMLESS
         await super().run()
+        positions = self.projector.model.positions
+        self.behind = {number: disk.log.head() - positions[number] for number, disk in enumerate(self.disks)}
         self.left = self.parked(), [len(pool._pending) for pool in self.pools]
         for one in self.projectors.values():
             one.stop_looking()
+
+    def new_process(self, partition: int) -> SendingProcess:
+        """See `World`."""
+        self.processes.append(SendingProcess(self, partition))
+        return self.processes[-1]
 
     def new_projector(self) -> ProjectorProcess:
         """See `World`."""
@@ -337,7 +426,7 @@ class QueryWorld(World):
         """See `World`."""
         if trouble == "connections cut":
             assert isinstance(self.projector, ServingProjector)
-            self.projector.cut()
+            self.projector.cut()  # at both of its ends, those of partitions too
         else:
             super()._begin(trouble, partition)
 

@@ -83,6 +83,11 @@ class Stream:
         self._ends_at: int | None = None
         self._ended = False
 
+    @property
+    def under_way_bytes(self) -> int:
+        """What was written and has not arrived."""
+        return len(self._written) - self._arrived
+
     def write(self, data: bytes) -> None:
         """Send bytes: in one piece, in pieces, or with what was written before."""
         if self._ends_at is not None:
@@ -101,9 +106,8 @@ class Stream:
     def end(self, *, cut: bool) -> None:
         """Nothing is written any more. What is on its way arrives before the end, or, if it is cut, some of it."""
         if self._ends_at is None:
-            under_way = len(self._written) - self._arrived
             share = self._network.chance(f"cut of {self._name}") if cut else 1.0
-            self._ends_at = self._arrived + int(share * under_way)
+            self._ends_at = self._arrived + int(share * self.under_way_bytes)
             self._send(self._ends_at)
 
     def _send(self, up_to: int) -> None:

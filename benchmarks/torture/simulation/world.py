@@ -160,8 +160,12 @@ class PartitionProcess:
             self.ended = True
             raise ProcessEnded
         if batch.records:
-            self._world.broadcast(self._partition, batch.records)
+            self.broadcast(batch.records)
         return encode_answer(batch.outcomes, batch_cost_s=0.0)  # so that two batches are in flight whenever they can be
+
+    def broadcast(self, records: list[bytes]) -> None:
+        """Send what was committed to the projector."""
+        self._world.broadcast(self._partition, records)
 
 
 class ProjectorProcess:
@@ -204,6 +208,8 @@ class World:
     build: Build
     told: list[Told] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
+    reads_logs: bool = True
+    """Whether the projector reads the logs by itself now and then."""
 
     async def run(self) -> None:
         """The whole story, until everything has come to rest."""
@@ -211,8 +217,8 @@ class World:
         self.loop = asyncio.get_running_loop()
         self.network = Network(self.story, self.loop)
         self.disks = [Disk(self, number) for number in range(PARTITIONS)]
-        self.partitions: list[Process] = [self.new_process(number) for number in range(PARTITIONS)]
         self.projector = self.new_projector()
+        self.partitions: list[Process] = [self.new_process(number) for number in range(PARTITIONS)]
         self._copies: dict[int, Process] = {}
         """By partition, the process that was taken for dead and is not."""
         self.routers = [self.new_router() for _ in range(CLIENTS)]
@@ -281,7 +287,7 @@ class World:
             for partition, process in enumerate(self.partitions):
                 if process.ended:
                     self.loop.call_later(RESTART_S * self.network.chance("restart"), self._restart, partition)
-                if not self.projector.ended:
+                if self.reads_logs and not self.projector.ended:
                     self.projector.model.catch_up(partition)
             if self.projector.ended:
                 self.projector = self.new_projector()
