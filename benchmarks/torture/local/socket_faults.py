@@ -1,4 +1,4 @@
-"""Faults on the socket between a client and a partition: cut, half a frame, late, twice, garbage, and peers that hang.
+"""Faults on the sockets of partitions and projectors: cut, half a frame, late, twice, garbage, and peers that hang.
 
 A proxy that breaks things stands between three clients and each partition; beside it, strangers of the same user send
 to the partition's own socket with whatever they have. Ray's calls are the way out that the clients have to find.
@@ -19,6 +19,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final
 
+from rayfold.actors.sockets.broadcast_frames import BROADCAST_FRAME_BYTES_MAX, COMMITTED, committed_frame
 from rayfold.actors.sockets.framing import frame
 from rayfold.actors.sockets.handshake import Handshake
 from rayfold.actors.sockets.query_frames import ASK, QUERY_FRAME_BYTES_MAX, WAIT
@@ -230,24 +231,31 @@ async def _strangers(bank: LocalBank, rng: random.Random, happened: Counter[str]
 
 
 async def _strangers_at_projectors(bank: LocalBank, rng: random.Random, happened: Counter[str]) -> None:
-    """The same at the sockets for queries, before the greeting and after it; and whether a query is answered beside
-    them."""
-    greeting = Handshake("projector").greeting()
+    """The same at the sockets for queries and broadcasts, before the greeting and after it; records that are none, or
+    of elsewhere, and broadcasts that stop in the middle; and whether what was just written is seen beside them."""
+    greeting, broadcasts = Handshake("projector").greeting(), Handshake("broadcast").greeting()
     sent = {
         "garbage": rng.randbytes(4_096),
         "too_long": greeting + frame(1, ASK, bytes(QUERY_FRAME_BYTES_MAX + 1))[:64],
         "no_call": greeting + frame(1, WAIT, rng.randbytes(100)),
+        "broadcast_too_long": broadcasts + frame(0, COMMITTED, bytes(BROADCAST_FRAME_BYTES_MAX + 1))[:64],
+        "no_broadcast": broadcasts + frame(0, COMMITTED, rng.randbytes(100)),
+        "unknown_partition": broadcasts + committed_frame(2, 1, [], 1),
     }
+    false = [committed_frame(number, 1 + rng.randrange(1_000), [rng.randbytes(200)] * 3, 900) for number in range(2)]
     for _, parts, _ in bank.runtime._here.client.projections_reached():
         for actor in (actor for part in parts for actor in part):
             path = await asyncio.wrap_future(actor.socket_path.remote().future())
             for kind, data in sent.items():
                 happened[f"query_{kind}"] += 1
-                ended = await asyncio.to_thread(_ended_after, path, data, "projector")
+                service = "broadcast" if data.startswith(broadcasts) else "projector"
+                ended = await asyncio.to_thread(_ended_after, path, data, service)
                 bank.findings.check("I10", ended, f"a projector did not cut off a stranger that sent {kind}")
-            hanging = [await asyncio.to_thread(_hang, path) for _ in range(_HANGING)]
+            hanging = [await asyncio.to_thread(_hang, path, broadcasts + one + one[:-1]) for one in false]
+            happened["false_records"] += len(false)
+            hanging += [await asyncio.to_thread(_hang, path) for _ in range(_HANGING)]
             began_s = time.monotonic()
-            await bank.runtime.ask(Totals, AllTotals())
+            await bank.runtime.ask(Totals, AllTotals(), after=await bank.runtime.heads())
             took_ms = (time.monotonic() - began_s) * 1000
             bank.findings.check("I12", took_ms < _AFTER_MS, f"a query was answered after {took_ms:.0f} ms only")
             for one in filter(None, hanging):
@@ -272,12 +280,12 @@ def _ended_after(path: str, data: bytes, service: str = "partition") -> bool:
     return True
 
 
-def _hang(path: str) -> socket.socket | None:
+def _hang(path: str, sent: bytes = b"half") -> socket.socket | None:
     stranger = socket.socket(socket.AF_UNIX)
     stranger.settimeout(1)
     try:
         stranger.connect(path)
-        stranger.send(b"half")
+        stranger.send(sent)
     except OSError:
         stranger.close()
         return None
