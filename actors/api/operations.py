@@ -477,7 +477,7 @@ class Operations:
         Raises `UnknownName`, `InvalidId`, `InvalidMessage`, `NotInHistory`, `SubscriptionInUse`, `StoreError`.
         """
         wanted = SubscriptionOptions(name, from_, types, streams, member, of, key, acknowledge, unreadable)
-        running = self._here
+        running = self._active  # nothing of it needs the event loop: a blocking caller's thread may have one of its own
         return self._subscriptions.subscribe(running.store, running.catalogue, wanted)
 
     @overload
@@ -522,7 +522,7 @@ class Operations:
         Raises `UnknownName`, `InvalidId`, `InvalidMessage`, `NotInHistory`, `Unavailable`, `StoreError`.
         """
         wanted = EventOptions(types, streams, since, until, unreadable)
-        running = self._here
+        running = self._active  # as for `subscribe`
         return events_of_store(running.store, running.catalogue, wanted)
 
     @property

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -328,6 +329,26 @@ def test_histories_and_past_states_are_those_of_the_log(bank: BlockingOperations
     assert bank.as_of(Parted, bank.heads(), asked) == 6
     with pytest.raises(NotInHistory, match=r"^partition 0 has no position 100000; it is at \d+$"):
         bank.as_of(Balances, {0: 100_000}, asked)
+
+
+def test_all_of_it_serves_a_thread_that_has_an_event_loop_such_as_a_notebooks(bank: BlockingOperations) -> None:
+    async def in_a_cell() -> None:
+        receipt = opened(bank, "notebook", 5)
+        of_it: dict[str, Any] = {"types": [Deposited], "streams": [StreamId("Account", "notebook")]}
+        assert [event.amount for event, _ in bank.events(**of_it)] == [5]
+        with bank.subscribe(**of_it) as subscription:
+            assert next(iter(subscription))[0] == Deposited(amount=5)
+        with bank.session() as me:
+            me.join(receipt)
+            assert me.ask(Balances, BalanceOf(account="notebook")) == 5
+        with bank.replica(Balances) as replica:
+            assert replica.ask(BalanceOf(account="notebook"), after=receipt) == 5
+        ((_, outcome),) = bank.execute_all([Envelope(Account, "notebook", Deposit(amount=1))])
+        assert isinstance(outcome, Receipt)
+        assert len(bank.history(Account, "notebook")) == 3
+        assert bank.health().ok
+
+    asyncio.run(in_a_cell())
 
 
 def test_a_progress_function_that_calls_its_own_runtime_is_refused_and_one_that_interrupts_fails_alone(
