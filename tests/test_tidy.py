@@ -433,8 +433,7 @@ def test_the_files_of_tests_that_come_first_are_there() -> None:
 
 ENTRIES = {
     "rayfold/__init__.py": "what users import",
-    "actors/cli/__main__.py": "python -m rayfold.actors.cli",
-    "actors/cli/main.py": "the script `rayfold`, in pyproject.toml",
+    "actors/cli/__main__.py": "the script `rayfold`, in pyproject.toml",
     "benchmarks/bench/commands.py": "an entry point of `rayfold`, in pyproject.toml",
     "benchmarks/flights/commands.py": "an entry point of `rayfold`, in pyproject.toml",
     "benchmarks/torture/commands.py": "an entry point of `rayfold`, in pyproject.toml",

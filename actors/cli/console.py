@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import typer
 from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from typer.core import TyperGroup
@@ -59,7 +60,15 @@ complaints = PrintableConsole(stderr=True, highlight=False)
 
 class CommandList(TyperGroup):
     """A command line whose list of commands shows the first sentence of each one's help whole, over as many lines as it
-    takes; Typer ends it with dots where the line ends."""
+    takes; Typer ends it with dots where the line ends. Ctrl-C in a command is `typer.Abort`, which `main.py` reports;
+    Typer makes an exit code of it, without a line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """See Typer."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as pressed:
+            raise typer.Abort from pressed
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """See Typer."""

@@ -200,3 +200,26 @@ def test_the_list_of_commands_shows_the_whole_first_sentence_of_each(columns: st
     for sentence in sentences:
         assert sentence.endswith(".")
         assert not sentence.endswith("...")
+
+
+@pytest.mark.parametrize("while_importing", ["typer", "rayfold.runtime.store.verify"])
+@pytest.mark.parametrize("pressed", ["SIGINT", "SIGTERM"])
+def test_ctrl_c_is_one_line_while_the_command_line_is_imported_and_in_a_command(
+    tmp_path: Path, while_importing: str, pressed: str
+) -> None:
+    program = f"""
+import os, signal, sys
+from rayfold.actors.cli.__main__ import main
+
+def press(event, facts):
+    if event == "import" and facts[0] == {while_importing!r}:
+        os.kill(os.getpid(), signal.{pressed})
+
+sys.argv[1:] = ["verify", "."]
+sys.addaudithook(press)
+main()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "stopped\n")
