@@ -90,8 +90,9 @@ def read_log_segment(reader: ShapedReader, after: int, up_to: int, bytes_max: in
         return None
     last = record_position(records[-1])
     if (boundary := last_boundary(reader, last)) != last:  # the last command goes on: without it, or with all of it
-        whole = records[: max(boundary - after, 0)] or reader.read(after, _end_of(reader, last) - after)
-        records = whole[: up_to - after]
+        records = records[: max(boundary - after, 0)] or reader.read(after, _end_of(reader, last) - after)
+        if record_position(records[-1]) > up_to:
+            return None
     digests = []
     for events in appends_in(records):
         command_id, end = events[0].command_id, events[-1].position

@@ -624,3 +624,4 @@ def test_a_segment_has_whole_commands_and_what_another_log_needs_of_them(five: L
     assert part is not None
     assert part.last == 4, "event 5 is not the last one of its command"
     assert reader.segment(8, 100) is None
+    assert reader.segment(part.last, part.last + 1) is None, "it has whole commands alone"
