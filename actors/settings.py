@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from ..runtime.errors import InvalidMessage
+from ..runtime.printable import shown
 from ..runtime.write.residents import RESIDENTS_MAX
 
 __all__ = ["Settings"]
@@ -74,13 +75,13 @@ class Settings:
             value = getattr(self, field.name)
             if field.type == "bool":
                 if not isinstance(value, bool):
-                    raise InvalidMessage("Settings", f"{field.name} is {value!r}", "give True or False")
+                    raise InvalidMessage("Settings", f"{field.name} is {shown(value)}", "give True or False")
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise InvalidMessage("Settings", f"{field.name} is {value!r}", "give a number")
+                raise InvalidMessage("Settings", f"{field.name} is {shown(value)}", "give a number")
             if field.type == "int" and not isinstance(value, int):
-                raise InvalidMessage("Settings", f"{field.name} is {value!r}", "give a whole number")
+                raise InvalidMessage("Settings", f"{field.name} is {shown(value)}", "give a whole number")
             if not value >= 0 or (value == 0 and field.name not in ("own_actors_max", "standing_check_share")):
-                raise InvalidMessage("Settings", f"{field.name} is {value!r}", "give a positive number")
+                raise InvalidMessage("Settings", f"{field.name} is {shown(value)}", "give a positive number")
         if self.standing_check_share > 1:
             raise InvalidMessage("Settings", f"standing_check_share is {self.standing_check_share!r}", "give 0 to 1")

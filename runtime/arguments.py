@@ -10,14 +10,18 @@ fields).
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from .errors import CallerError, InvalidMessage, UnknownName
+from .printable import shown
 
 __all__ = [
     "checked_callable",
     "checked_class",
+    "checked_path",
     "checked_timeout",
     "listed",
     "not_a_message",
@@ -40,7 +44,7 @@ _STORED_NAMES = ("aggregate_type", "projection_name", "message_name")
 def checked_timeout(timeout_s: object) -> float:
     """A number of seconds. Raises `CallerError` for anything else; infinity is one."""
     if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0:
-        raise CallerError(f"timeout_s is {_shown(timeout_s)}; give a positive number of seconds")
+        raise CallerError(f"timeout_s is {shown(timeout_s)}; give a positive number of seconds")
     try:
         return float(timeout_s)
     except OverflowError:
@@ -50,29 +54,40 @@ def checked_timeout(timeout_s: object) -> float:
 def checked_class(argument: str, given: object, base: type[T]) -> type[T]:
     """A class derived from `base`. Raises `InvalidMessage` for what is none."""
     if not isinstance(given, type) or not issubclass(given, base) or given is base:
-        told = given.__name__ if isinstance(given, type) else _shown(given)
+        told = given.__name__ if isinstance(given, type) else shown(given)
         raise InvalidMessage(argument, f"{told} is not a subclass of {base.__name__}", "give the class itself")
     return given
+
+
+def checked_path(of: str, path: object) -> Path:
+    """The directory of a store, which the call or class `of` was given. Raises `InvalidMessage` for what cannot be one;
+    for an empty text too, which would be the working directory."""
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise InvalidMessage(of, f"path is {shown(path)}", "give the directory of the store")
+    return Path(text).absolute()
 
 
 def checked_callable(argument: str, given: Callable[..., Any] | None) -> None:
     """Raises `InvalidMessage` for what is neither None nor a function."""
     if given is not None and not callable(given):
-        raise InvalidMessage(argument, f"is {_shown(given)}", "give a function")
+        raise InvalidMessage(argument, f"is {shown(given)}", "give a function")
 
 
-def listed(argument: str, given: T, one: str, never: tuple[type, ...] = ()) -> T:
+def listed(argument: str, given: T, one: str, never: tuple[type, ...] = (), *, or_one: bool = False) -> T:
     """What was given, if it is a collection of `one` ("an Envelope"): no text, and none of `never`, which Python would
-    iterate over too. Raises `InvalidMessage`."""
+    iterate over too. `or_one`: the argument takes one alone as well, which the caller has seen to. Raises
+    `InvalidMessage`."""
     if isinstance(given, (str, bytes, type, *never)) or not (hasattr(given, "__iter__") or hasattr(given, "__aiter__")):
-        raise InvalidMessage(argument, f"{_shown(given)} is not a list", f"give a list, each item of it {one}")
+        remedy = f"give {one}, or a list of them" if or_one else f"give a list, each item of it {one}"
+        raise InvalidMessage(argument, f"{shown(given)} is not a list", remedy)
     return given
 
 
 def unregistered(kind: str, asked: object, known: Mapping[str, type]) -> CallerError:
     """The error for a class that is not one of those that are known by these names."""
     if not isinstance(asked, type):
-        return InvalidMessage(kind, f"{_shown(asked)} is not a class", "give the class itself")
+        return InvalidMessage(kind, f"{shown(asked)} is not a class", "give the class itself")
     name = next((found for one in _STORED_NAMES if (found := getattr(asked, one, ""))), asked.__name__)
     other, differs = known.get(name), ""
     if other is not None and (here := _dotted(asked)) != (there := _dotted(other)):
@@ -105,11 +120,3 @@ def not_a_message(asked: object, base: type) -> InvalidMessage:
 
 def _dotted(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _shown(value: object) -> str:
-    try:
-        text = repr(value)
-    except Exception as error:
-        text = f"a {type(value).__name__} whose repr raises {type(error).__name__}"
-    return text if len(text) <= 60 else f"{text[:57]}..."

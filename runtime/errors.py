@@ -38,9 +38,9 @@ Ray) carry them typed; `error_codec.py` carries them in msgpack, where nothing i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Final, NamedTuple, Self
 
-from .printable import printable
+from .printable import printable, shown
 from .receipt import Receipt
 from .stream import StreamId
 
@@ -74,6 +74,10 @@ __all__ = [
     "UnknownEvent",
     "UnknownName",
 ]
+
+
+_FACT_CHARS_MAX: Final = 1_000
+"""Of one fact in the sentence of a `Rejected`: what a rule says in words is whole, and a list of a million is not."""
 
 
 class RayfoldError(Exception):
@@ -347,7 +351,7 @@ class Rejected(Refusal):
         return (type(self).told, (self.reason, self.facts, self._stream, self.command))
 
     def sentence(self) -> str:
-        facts = ", ".join(f"{name}={value!r}" for name, value in self.facts.items())
+        facts = ", ".join(f"{name}={shown(value, _FACT_CHARS_MAX)}" for name, value in self.facts.items())
         who = f"{self._stream} refused {self.command}: " if self._stream else ""
         return f"{who}{self.reason}" + (f" ({facts})" if facts else "")
 

@@ -20,9 +20,12 @@ from typing import Any, Final, TypeAlias
 
 from .user_code import is_ctrl_c
 
-__all__ = ["exc_info_of", "printable", "printable_json", "printable_lines", "printable_log"]
+__all__ = ["exc_info_of", "printable", "printable_json", "printable_lines", "printable_log", "shown"]
 
 ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
+
+SHOWN_CHARS_MAX: Final = 60
+"""Of a value in the text of an error, which is one line with the reason and the remedy behind it."""
 
 _SUSPECT: Final = re.compile(r"[^ -~]")
 """Characters outside printable ASCII are checked one by one."""
@@ -59,6 +62,21 @@ def exc_info_of(error: BaseException | None) -> ExcInfo | None:
     """What a logging call takes as `exc_info`. Not the exception itself: `logging` asks whether it is true, and an
     exception of a user's class may answer that with another one."""
     return None if error is None else (type(error), error, error.__traceback__)
+
+
+def shown(value: object, chars_max: int = SHOWN_CHARS_MAX) -> str:
+    """A value that a caller has given, as Python shows it, in at most 60 characters: for the text of an error about it.
+    Never raises: an integer of over 4,300 digits has no text, and a user's `__repr__` may raise anything.
+
+    Example: `shown("a")` is `'a'`, with its quotes.
+    """
+    try:
+        text = repr(value)
+    except BaseException as error:  # of user code, which may raise anything
+        if is_ctrl_c(error):
+            raise
+        text = f"a value of class {type(value).__name__} whose repr raises {type(error).__name__}"
+    return text if len(text) <= chars_max else f"{text[: chars_max - 3]}..."
 
 
 class _Printable(logging.Filter):

@@ -35,6 +35,7 @@ from .encoding.saved_state import check_annotations, decode_state, encode_state
 from .errors import DefinitionError, InvalidMessage, Rejected, UnknownEvent
 from .log.contract import StoredEvent
 from .log.format import stream_id
+from .printable import shown
 from .read.stores.memory import MemoryStore
 from .stream import StreamId
 from .write.purity import changed, witness_of
@@ -124,7 +125,7 @@ def given(
     __tracebackhide__ = True
     known = _Known(events, retired)
     if not isinstance(subject, type):
-        raise InvalidMessage("given", f"{subject!r} is not a class", "give an Aggregate or a Projection class")
+        raise InvalidMessage("given", f"{shown(subject)} is not a class", "give an Aggregate or a Projection class")
     if issubclass(subject, Aggregate):
         return AggregateCase(subject(stream_id(subject.aggregate_type, id).id, 0), known).given(*history)
     if issubclass(subject, Projection):
@@ -352,7 +353,7 @@ def _placed(item: object) -> Placed:
         stream, event = item
         if isinstance(stream, str | StreamId) and isinstance(event, Event | Stored):
             return Placed(stream, event)
-    raise InvalidMessage("given", f"{item!r} is not an event", "give events, or ('alice', event)")
+    raise InvalidMessage("given", f"{shown(item)} is not an event", "give events, or ('alice', event)")
 
 
 def _events_of(
@@ -460,6 +461,10 @@ def _lines(messages: Iterable[Message]) -> list[str]:
     return [_shown(message) for message in messages]
 
 
+_VALUE_CHARS_MAX: Final = 1_000_000
+"""Of one value in a failure: what differs may be far behind its beginning."""
+
+
 def _rejection(rejected: Rejected) -> str:
     facts = "".join(f", {name}={value!r}" for name, value in rejected.facts.items())
     return f"Rejected({rejected.reason!r}{facts})"
@@ -469,7 +474,7 @@ def _shown(value: object) -> str:
     if isinstance(value, Message):
         fields = ", ".join(f"{name}={getattr(value, name)!r}" for name in type(value).model_fields)
         return f"{type(value).__name__}({fields})"
-    return repr(value)
+    return shown(value, _VALUE_CHARS_MAX)
 
 
 def _difference(expected: list[str], got: list[str]) -> str:

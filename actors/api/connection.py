@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import CallerError, InvalidMessage, StorageFailed
+from ...runtime.printable import shown
 from ...runtime.store.store_lock import MANIFEST
 from ..packaging.application import Application, check_name
 from ..system.connected import ConnectedSystem
@@ -109,9 +110,9 @@ def connect(
             print(await bank.status())
     """
     if not isinstance(address, str):
-        raise InvalidMessage("connect", f"address is {address!r}", 'give "HOST:PORT" or "auto"')
+        raise InvalidMessage("connect", f"address is {shown(address)}", 'give "HOST:PORT" or "auto"')
     if classes is not None and not isinstance(classes, Application):
-        raise InvalidMessage("connect", f"classes is {classes!r}", "give an Application with the classes")
+        raise InvalidMessage("connect", f"classes is {shown(classes)}", "give an Application with the classes")
     if isinstance(application, Application):
         return Connection(application.name, (classes or application).catalogue, address)
     catalogue = None if classes is None else classes.catalogue
@@ -138,7 +139,7 @@ def _store_at(application: object) -> Path | None:
     text = os.fspath(application) if isinstance(application, str | os.PathLike) else None
     if not isinstance(text, str) or "\0" in text:
         remedy = "give the directory of a store, the name of an application on a cluster, or the Application"
-        raise InvalidMessage("connect", f"application is {application!r}", remedy)
+        raise InvalidMessage("connect", f"application is {shown(application)}", remedy)
     if not text:
         return None
     named = os.sep in text or not isinstance(application, str)

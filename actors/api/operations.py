@@ -31,6 +31,7 @@ from ...runtime.feed.event_filter import Key, Streams, Types
 from ...runtime.feed.event_range import EventOptions
 from ...runtime.feed.log_range import Bound
 from ...runtime.feed.subscription import Acknowledging, Chosen, From, SubscriptionOptions
+from ...runtime.printable import shown
 from ...runtime.read.positions import After
 from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.read.unreadable import Unreadable
@@ -180,7 +181,7 @@ class Operations:
         where what was decided is needed, such as the number of an invoice.
         """
         if not isinstance(events, bool):
-            raise InvalidMessage("events", f"is {events!r}", "give True or False")
+            raise InvalidMessage("events", f"is {shown(events)}", "give True or False")
         envelope = Envelope(
             aggregate, id, command, command_id, expected_version, correlation_id, causation_id, decisive
         )

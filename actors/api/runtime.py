@@ -12,13 +12,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Final, Self, TypeVar
 
+from ...runtime.arguments import checked_path
 from ...runtime.domain.aggregate import Aggregate
 from ...runtime.domain.messages import Event
 from ...runtime.domain.projection import Projection
 from ...runtime.errors import CallerError, InvalidMessage
+from ...runtime.printable import shown
 from ...runtime.store.store import open_or_create_store
 from ..cluster.local import LocalCluster
 from ..packaging.application import Application, application_here, check_partitions, checked_settings
@@ -98,7 +99,7 @@ class Runtime(Operations):
         retired: Sequence[str] = (),
         linger: bool | float = False,
     ) -> None:
-        self._path = _checked_path(path)
+        self._path = checked_path("Runtime", path)
         super().__init__(f"the runtime on {self._path} is not running; use `async with`, or start() it")
         application = application_here(
             "Runtime",
@@ -158,19 +159,10 @@ class Runtime(Operations):
         return ClusterSystem(self._path, self._cluster, self._catalogue, self._partitions, replicas, self._settings)
 
 
-def _checked_path(path: object) -> Path:
-    """The directory of a store. Raises `InvalidMessage` for what cannot be one; for an empty text too, which would be
-    the working directory."""
-    text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise InvalidMessage("Runtime", f"path is {path!r}", "give the directory of the store")
-    return Path(text).absolute()
-
-
 def _checked_cpus(num_cpus: object) -> int | None:
     if num_cpus is None or (isinstance(num_cpus, int) and not isinstance(num_cpus, bool) and num_cpus >= 1):
         return num_cpus
-    raise InvalidMessage("Runtime", f"num_cpus is {num_cpus!r}", "give a number from 1")
+    raise InvalidMessage("Runtime", f"num_cpus is {shown(num_cpus)}", "give a number from 1")
 
 
 def _checked_linger(linger: object, cluster: object, settings: Settings) -> float | None:
@@ -180,7 +172,7 @@ def _checked_linger(linger: object, cluster: object, settings: Settings) -> floa
     if linger is True:
         linger = LINGER_S
     if isinstance(linger, bool) or not isinstance(linger, int | float) or not 0 <= linger <= LINGER_MAX_S:
-        raise InvalidMessage("Runtime", f"linger is {linger!r}", "give True, or a number of seconds up to a year")
+        raise InvalidMessage("Runtime", f"linger is {shown(linger)}", "give True, or a number of seconds up to a year")
     if cluster is not None:
         raise InvalidMessage("Runtime", "linger is for one machine", "deploy the application on the cluster instead")
     if not settings.local_sockets:
@@ -191,4 +183,4 @@ def _checked_linger(linger: object, cluster: object, settings: Settings) -> floa
 def _checked_cluster(cluster: object) -> LocalCluster | str | None:
     if cluster is None or isinstance(cluster, LocalCluster | str):
         return cluster
-    raise InvalidMessage("Runtime", f"cluster is {cluster!r}", 'give a LocalCluster(), "auto" or "HOST:PORT"')
+    raise InvalidMessage("Runtime", f"cluster is {shown(cluster)}", 'give a LocalCluster(), "auto" or "HOST:PORT"')

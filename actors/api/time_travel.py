@@ -38,6 +38,7 @@ from ...runtime.errors import (
 )
 from ...runtime.log.contract import Reader
 from ...runtime.log.format import stream_id
+from ...runtime.printable import shown
 from ...runtime.read.positions import check_store
 from ...runtime.read.read_model import ReadModel
 from ...runtime.read.routes import merged_answer, part_asked
@@ -99,7 +100,7 @@ class TimeTravel:
     async def events_of(self, receipt: Receipt) -> list[Event]:
         """See `Runtime.events_of`."""
         if not isinstance(receipt, Receipt):
-            raise InvalidMessage("events_of", f"{receipt!r} is not a Receipt", "give what `execute` has returned")
+            raise InvalidMessage("events_of", f"{shown(receipt)} is not a Receipt", "give what `execute` has returned")
         check_store("events_of", receipt, self._store.store_id)
         stream = receipt.stream
 
@@ -158,7 +159,9 @@ class TimeTravel:
             with _readers(self._store) as readers:
                 return checked_place(readers, place)
         if not isinstance(place, Receipt | datetime):
-            raise InvalidMessage("as_of", f"{place!r} is not a place", "give positions, a receipt or an aware datetime")
+            raise InvalidMessage(
+                "as_of", f"{shown(place)} is not a place", "give positions, a receipt or an aware datetime"
+            )
         if isinstance(place, Receipt):
             check_store("as_of", place, self._store.store_id)
         if isinstance(place, datetime):

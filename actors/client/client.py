@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
@@ -32,6 +33,7 @@ from ...runtime.errors import (
     RayfoldError,
     Unavailable,
 )
+from ...runtime.printable import shown
 from ...runtime.read.positions import After, place_asked
 from ...runtime.receipt import Receipt
 from ...runtime.stream import OLD_PLACEMENT
@@ -144,7 +146,7 @@ class Client:
     async def send_until(self, envelope: Envelope, until: Until, timeout_s: float | None) -> Outcome:
         """`send`, and then wait until the events are visible in every replica of these projections. What keeps them
         from that is a `NotYetVisible` with the receipt, as a value. Raises what `send` does."""
-        named = [until] if isinstance(until, type) else list(listed("until", until, "a Projection class"))
+        named = [until] if isinstance(until, type) else list(listed("until", until, "a Projection class", or_one=True))
         serving = [self._serving_of(projection) for projection in named]
         deadline_s = time.monotonic() + self.timeout_s(timeout_s)
         outcome = await self.send(envelope, timeout_s)
@@ -330,8 +332,8 @@ def _check_envelope(envelope: object) -> None:
 
 
 def _check_in_flight(in_flight: object) -> None:
-    if isinstance(in_flight, bool) or not isinstance(in_flight, int) or in_flight < 1:
-        raise InvalidMessage("in_flight", f"is {in_flight!r}", "give a number from 1")
+    if isinstance(in_flight, bool) or not isinstance(in_flight, int) or not 1 <= in_flight <= sys.maxsize:
+        raise InvalidMessage("in_flight", f"is {shown(in_flight)}", "give a number from 1")
 
 
 def _address(envelope: Envelope) -> str:

@@ -27,6 +27,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from ...runtime.errors import CallerError, InvalidMessage, StorageFailed, Unavailable
+from ...runtime.printable import shown
 from ...runtime.private import open_private
 from .environment import OBJECT_STORE_BYTES, OWN_ACTOR_SLOT, node_environment
 from .local_node import KEEP
@@ -84,9 +85,9 @@ class LocalCluster:
 
     def __post_init__(self) -> None:
         if not isinstance(self.nodes, int) or isinstance(self.nodes, bool) or not 1 <= self.nodes <= NODES_MAX:
-            raise InvalidMessage("LocalCluster", f"nodes is {self.nodes!r}", f"give 1 to {NODES_MAX}")
+            raise InvalidMessage("LocalCluster", f"nodes is {shown(self.nodes)}", f"give 1 to {NODES_MAX}")
         if not isinstance(self.cpus, int) or isinstance(self.cpus, bool) or self.cpus < 1:
-            raise InvalidMessage("LocalCluster", f"cpus is {self.cpus!r}", "give the CPUs of one node, at least 1")
+            raise InvalidMessage("LocalCluster", f"cpus is {shown(self.cpus)}", "give the CPUs of one node, at least 1")
 
 
 @dataclass(slots=True)

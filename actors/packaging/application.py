@@ -17,7 +17,9 @@ from ...runtime.domain.aggregate import Aggregate
 from ...runtime.domain.messages import Event
 from ...runtime.domain.projection import Projection
 from ...runtime.encoding.catalogue import Catalogue, check_listed
+from ...runtime.encoding.facts import shown_as_text
 from ...runtime.errors import InvalidId, InvalidMessage
+from ...runtime.printable import shown
 from ...runtime.store.store import PARTITIONS_MAX
 from ..settings import Settings
 from .builds import ProjectionFacts
@@ -155,14 +157,14 @@ def check_name(name: object) -> str:
     """Raises `InvalidId` for what cannot be the name of an application."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         what = "must be 1 to 63 letters, digits, '-', '_' or '.', none of these at an end"
-        raise InvalidId("application name", str(name), what)
+        raise InvalidId("application name", shown_as_text(name), what)
     return name
 
 
 def checked_settings(settings: Settings | None, own_actors_max: int | None, timeout_s: float | None) -> Settings:
     """The settings, with those that were given directly. Raises `InvalidMessage`."""
     if settings is not None and not isinstance(settings, Settings):
-        raise InvalidMessage("settings", f"{settings!r} is none", "give a Settings(...)")
+        raise InvalidMessage("settings", f"{shown(settings)} is none", "give a Settings(...)")
     chosen = settings or Settings()
     if own_actors_max is not None:
         chosen = replace(chosen, own_actors_max=own_actors_max)
@@ -182,7 +184,9 @@ def checked_replicas(
             counts[projection] = count
     else:
         if isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 1:
-            raise InvalidMessage("replicas", f"is {replicas!r}", "give a number from 1, or one for each projection")
+            raise InvalidMessage(
+                "replicas", f"is {shown(replicas)}", "give a number from 1, or one for each projection"
+            )
         counts = dict.fromkeys(projections, replicas)
     for projection, count in counts.items():
         check_replicas(projection, count)
@@ -192,7 +196,7 @@ def checked_replicas(
 def check_replicas(projection: type[Projection], replicas: object) -> None:
     """Raises `InvalidMessage` for a number of replicas that cannot be."""
     if isinstance(replicas, bool) or not isinstance(replicas, int) or not 1 <= replicas <= REPLICAS_MAX:
-        what = f"{replicas!r} replicas of {projection.projection_name}"
+        what = f"{shown(replicas)} replicas of {projection.projection_name}"
         raise InvalidMessage("replicas", what, f"choose 1 to {REPLICAS_MAX}")
 
 
@@ -200,5 +204,5 @@ def check_partitions(partitions: int | None, of: str = "Application") -> int | N
     """Raises `InvalidMessage` for a number of partitions that cannot be."""
     wrong = isinstance(partitions, bool) or not isinstance(partitions, int) or not 1 <= partitions <= PARTITIONS_MAX
     if partitions is not None and wrong:
-        raise InvalidMessage(of, f"partitions is {partitions!r}", f"give 1 to {PARTITIONS_MAX:,}")
+        raise InvalidMessage(of, f"partitions is {shown(partitions)}", f"give 1 to {PARTITIONS_MAX:,}")
     return partitions

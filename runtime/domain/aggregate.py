@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, NoReturn, TypeVar, overload
 
 from ..errors import DefinitionError, HandlerFailed, Rejected, UnknownName
+from ..printable import shown
 from .declaration import (
     Handler,
     arguments_of_union,
@@ -74,7 +75,7 @@ class OwnActor:
         amounts: dict[str, object] = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus}
         for name, amount in amounts.items():
             if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount < math.inf:
-                raise DefinitionError("OwnActor", f"{name}={amount!r} is not an amount", "use a number from 0")
+                raise DefinitionError("OwnActor", f"{name}={shown(amount)} is not an amount", "use a number from 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,12 +310,14 @@ def _set_options(cls: type[Aggregate], placement: object, snapshot_every: object
     if snapshot_every is not None:
         if isinstance(snapshot_every, bool) or not isinstance(snapshot_every, int) or snapshot_every < 0:
             raise DefinitionError(
-                where(cls), f"snapshot_every={snapshot_every!r} is not a number of events", "use 0 for none, or more"
+                where(cls),
+                f"snapshot_every={shown(snapshot_every)} is not a number of events",
+                "use 0 for none, or more",
             )
         cls.snapshot_every = snapshot_every
     if state_version is not None:
         if isinstance(state_version, bool) or not isinstance(state_version, int) or state_version < 1:
-            raise DefinitionError(where(cls), f"state_version={state_version!r} is not a version", "count from 1")
+            raise DefinitionError(where(cls), f"state_version={shown(state_version)} is not a version", "count from 1")
         cls.state_version = state_version
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import DefinitionError
+from ..printable import shown
 
 __all__ = ["DuckDb", "InMemory", "Lmdb", "ReadStore", "StoreKind"]
 
@@ -145,7 +146,7 @@ class DuckDb:
     def __post_init__(self) -> None:
         """Refuse what is not SQL. Raises `DefinitionError`."""
         if not isinstance(self.schema, str):
-            raise DefinitionError("DuckDb", f"{self.schema!r} is not SQL", 'write DuckDb("CREATE TABLE ...")')
+            raise DefinitionError("DuckDb", f"{shown(self.schema)} is not SQL", 'write DuckDb("CREATE TABLE ...")')
 
     def make(self) -> ReadStore:
         """See `StoreKind`."""

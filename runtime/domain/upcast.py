@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Final, NamedTuple, Protocol, TypeVar, cast
 
 from ..errors import DefinitionError
+from ..printable import shown
 from .declaration import arguments_of_union, described, is_count_from_1, where
 
 __all__ = [
@@ -94,9 +95,9 @@ def stored(
     """
     name = event if isinstance(event, str) else getattr(event, "message_name", "")
     if not name:
-        raise DefinitionError("stored()", f"{event!r} is not an event", "give the stored name, or the event class")
+        raise DefinitionError("stored()", f"{shown(event)} is not an event", "give the stored name, or the event class")
     if not is_count_from_1(version):
-        raise DefinitionError(f"stored({name!r})", f"version={version!r} is not a schema version", "count from 1")
+        raise DefinitionError(f"stored({name!r})", f"version={shown(version)} is not a schema version", "count from 1")
     return Stored(name, version, {**(payload or {}), **fields}, event if isinstance(event, type) else None)
 
 

@@ -29,6 +29,7 @@ from ..errors import (
     UnknownName,
     failure_text,
 )
+from ..printable import shown
 from ..stream import TYPE_NAME_PATTERN
 from ..user_code import is_ctrl_c
 from .codec import check_limits, decode_message, decode_payload, validated
@@ -244,23 +245,27 @@ def _unreadable(stored: StoredEvent, what: str) -> UnknownEvent:
 
 def _checked_names(retired: Collection[str]) -> frozenset[str]:
     """Raises `DefinitionError` for what is not a list of stored names."""
+    if not isinstance(retired, Iterable):
+        raise DefinitionError("retired=", f"{shown(retired)} is not a list of stored names", 'give retired=["OldName"]')
     for name in [retired] if isinstance(retired, str) else retired:
         if isinstance(retired, str) or not isinstance(name, str) or not TYPE_NAME_PATTERN.fullmatch(name):
-            raise DefinitionError("retired=", f"{name!r} is not a list of stored names", 'give retired=["OldName"]')
+            raise DefinitionError(
+                "retired=", f"{shown(name)} is not a list of stored names", 'give retired=["OldName"]'
+            )
     return frozenset(retired)
 
 
 def check_listed(argument: str, given: Iterable[Named]) -> Iterable[Named]:
     """What was given, if it is a list or the like. Raises `DefinitionError`."""
     if isinstance(given, str | type) or not isinstance(given, Iterable):
-        told = given.__name__ if isinstance(given, type) else repr(given)
+        told = given.__name__ if isinstance(given, type) else shown(given)
         raise DefinitionError(f"{argument}=", f"{told} is not a list of classes", f"give {argument}=[...]")
     return given
 
 
 def _check_class(cls: object, kind: type, argument: str) -> None:
     if not isinstance(cls, type) or not issubclass(cls, kind) or cls is kind:
-        told = cls.__name__ if isinstance(cls, type) else repr(cls)
+        told = cls.__name__ if isinstance(cls, type) else shown(cls)
         raise DefinitionError(
             f"{argument}=", f"{told} is not a subclass of {kind.__name__}", "list the classes themselves"
         )

@@ -28,9 +28,11 @@ from ..domain.messages import Command
 from ..errors import InvalidId, InvalidMessage
 from ..log.format import stream_id
 from ..own_random import OWN
+from ..printable import shown
 from ..stream import ANY, ID_BYTES_MAX, StreamId
 from .codec import MESSAGE_BYTES_MAX
 from .content import RAW_BYTES_MAX, condensed, pack_with_content
+from .facts import shown_as_text
 
 __all__ = ["Envelope", "PackedCommand", "derived_id", "new_command_id", "pack", "unpack_batch"]
 
@@ -136,7 +138,7 @@ def derived_id(*parts: str | int | bytes | UUID) -> UUID:
     for part in parts:
         if isinstance(part, bool) or not isinstance(part, str | int | bytes | UUID):
             raise InvalidId(
-                "part of a derived id", repr(part), f"is {type(part).__name__}, not str, int, bytes or UUID"
+                "part of a derived id", shown(part), f"is {type(part).__name__}, not str, int, bytes or UUID"
             )
         kind, data = _part_bytes(part)
         hashed.update(b"%b:%d:%b" % (kind, len(data), data))
@@ -156,7 +158,7 @@ def pack(envelope: Envelope) -> tuple[PackedCommand, bytes]:
     command_id, correlation_id, causation_id = envelope.command_id, envelope.correlation_id, envelope.causation_id
     decisive = envelope.decisive
     if decisive is not True and decisive is not False:
-        raise InvalidMessage("decisive", f"is {decisive!r}", "give True or False")
+        raise InvalidMessage("decisive", f"is {shown(decisive)}", "give True or False")
     payload, content = pack_with_content(command)
     fields = (
         new_command_id() if command_id is None else _id_bytes("command id", command_id),
@@ -240,7 +242,7 @@ def _part_bytes(part: str | int | bytes | UUID) -> tuple[bytes, bytes]:
 def _id_bytes(kind: str, value: UUID) -> bytes:
     if not isinstance(value, UUID):
         raise InvalidId(
-            kind, str(value), f"is {type(value).__name__}, not uuid.UUID; derived_id() makes one from a key"
+            kind, shown_as_text(value), f"is {type(value).__name__}, not uuid.UUID; derived_id() makes one from a key"
         )
     return value.bytes
 
@@ -248,6 +250,6 @@ def _id_bytes(kind: str, value: UUID) -> bytes:
 def _checked_version(version: int) -> int:
     if isinstance(version, bool) or not isinstance(version, int) or not ANY <= version <= _VERSION_MAX:
         raise InvalidMessage(
-            "expected_version", f"{version!r} is not a version", "give ANY, NO_STREAM or a number from 1"
+            "expected_version", f"{shown(version)} is not a version", "give ANY, NO_STREAM or a number from 1"
         )
     return version

@@ -35,6 +35,7 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
 from ..durable_files import checksum_of, fsync_folder, write_durably
+from ..encoding.facts import shown_as_text
 from ..errors import (
     Damaged,
     InvalidId,
@@ -70,7 +71,7 @@ def check_member(name: str, member: int, of: int) -> None:
     """Raises `InvalidId` or `InvalidMessage` for a name or member that cannot be."""
     if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
         what = "is not a name of up to 64 ASCII letters, digits, '.', '-' and '_' that begins with a letter or digit"
-        raise InvalidId("subscription", str(name), what)
+        raise InvalidId("subscription", shown_as_text(name), what)
     if is_reserved(name):
         raise InvalidId("subscription", name, f"begins with {RESERVED_PREFIX!r}, which is for Rayfold itself")
     for number in (member, of):

@@ -20,9 +20,11 @@ from ..domain.messages import Event
 from ..domain.projection import part_of
 from ..domain.recorded import Recorded
 from ..encoding.catalogue import Catalogue
+from ..encoding.facts import shown_as_text
 from ..errors import HandlerFailed, InvalidId, InvalidMessage, UnknownEvent, UnknownName
 from ..log.contract import StoredEvent
 from ..log.format import decode_record, stream_id
+from ..printable import shown
 from ..read.unreadable import Unreadable, UnreadableEvent, check_unreadable, unreadable_event
 from ..stream import StreamId, is_reserved
 from ..user_code import is_ctrl_c
@@ -162,7 +164,9 @@ def _event_names(catalogue: Catalogue, types: Types) -> Iterator[str]:
         elif isinstance(one, str):
             names = [one] if one in catalogue.events else []
         else:
-            raise InvalidMessage("types", f"{one!r} is not a type of event", "give event classes, or names of events")
+            raise InvalidMessage(
+                "types", f"{shown(one)} is not a type of event", "give event classes, or names of events"
+            )
         if not names:
             raise (
                 unregistered("event", one, catalogue.events)
@@ -175,7 +179,13 @@ def _event_names(catalogue: Catalogue, types: Types) -> Iterator[str]:
 def _listed(argument: str, given: Iterable[T]) -> list[T]:
     """Raises `InvalidMessage` for what is not a list, and for an empty one: no event would ever match it."""
     found = list(
-        listed(argument, given, "an event class or a name" if argument == "types" else "a class or a stream", (Event,))
+        listed(
+            argument,
+            given,
+            "an event class or a name" if argument == "types" else "a class or a stream",
+            (Event,),
+            or_one=True,
+        )
     )
     if not found:
         raise InvalidMessage(argument, "is empty, so that no event would ever match", "leave it out for all events")
@@ -196,7 +206,7 @@ def _checked_stream(catalogue: Catalogue, stream: StreamId | str) -> StreamId:
         kind, _, ident = stream.partition("/")
     else:
         raise InvalidId(
-            "stream", str(stream), "is none; give an aggregate class, a StreamId, or text like Account/alice"
+            "stream", shown_as_text(stream), "is none; give an aggregate class, a StreamId, or text like Account/alice"
         )
     catalogue.aggregate(kind)
     return stream_id(kind, ident)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Generic, Literal, Self, overload
 
-from ..arguments import checked_callable
+from ..arguments import checked_callable, checked_path
 from ..domain.aggregate import Aggregate
 from ..domain.messages import Event
 from ..domain.projection import Projection
@@ -186,4 +186,6 @@ def read_events(
     """
     catalogue = Catalogue(aggregates, projections, events=events, retired=retired)
     wanted = EventOptions(types, streams, since, until, unreadable)
-    return BlockingEvents(open_events(open_store(path), catalogue, wanted, call="read_events()"))
+    return BlockingEvents(
+        open_events(open_store(checked_path("read_events", path)), catalogue, wanted, call="read_events()")
+    )

@@ -19,6 +19,7 @@ from typing import Final, TypeAlias
 from ..errors import CallerError, Damaged, InvalidMessage
 from ..log.contract import Reader
 from ..log.format import record_position
+from ..printable import shown
 from ..read.positions import check_store
 from ..read.time_travel import checked_place, microseconds, place_at, place_of
 from ..receipt import Receipt
@@ -201,7 +202,7 @@ def _check(bound: Bound | None, argument: str, store_id: str) -> None:
     elif isinstance(bound, Receipt):
         check_store(argument, bound, store_id)
     elif bound is not None and not isinstance(bound, Mapping):
-        raise InvalidMessage(argument, f"is {bound!r}", f"give {_ARGUMENTS}")
+        raise InvalidMessage(argument, f"is {shown(bound)}", f"give {_ARGUMENTS}")
 
 
 def _positions(logs: Mapping[int, Reader], bound: Bound) -> Place:

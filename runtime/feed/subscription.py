@@ -35,6 +35,7 @@ from ..encoding.catalogue import Catalogue
 from ..errors import CallerError, InvalidMessage, RayfoldError, StorageFailed
 from ..log.contract import Reader
 from ..log.format import record_position
+from ..printable import shown
 from ..read.positions import check_store
 from ..read.time_travel import checked_place, place_of
 from ..read.unreadable import Unreadable
@@ -488,7 +489,7 @@ def open_feed(
 def check_batch(max_items: int) -> None:
     """Raises `InvalidMessage` for a size of batches that cannot be."""
     if isinstance(max_items, bool) or not isinstance(max_items, int) or not 1 <= max_items <= BATCH_MAX:
-        raise InvalidMessage("batches", f"max_items is {max_items!r}", f"choose 1 to {BATCH_MAX}")
+        raise InvalidMessage("batches", f"max_items is {shown(max_items)}", f"choose 1 to {BATCH_MAX}")
 
 
 def _check(wanted: SubscriptionOptions) -> None:
@@ -499,7 +500,7 @@ def _check(wanted: SubscriptionOptions) -> None:
     if wanted.key is not None and wanted.of == 1:
         raise InvalidMessage("subscription", "a key without a group has no meaning", "give member= and of= too")
     if wanted.acknowledge not in ("on next", "by hand"):
-        what = f"acknowledge is {wanted.acknowledge!r}"
+        what = f"acknowledge is {shown(wanted.acknowledge)}"
         raise InvalidMessage("subscription", what, "choose 'on next' or 'by hand'")
 
 
@@ -512,5 +513,5 @@ def _start(readers: Mapping[int, Reader], from_: From, store_id: str) -> dict[in
         return checked_place(readers, from_, "from_")
     if from_ not in ("beginning", "end"):
         remedy = "choose 'beginning', 'end', positions by partition, or a receipt"
-        raise InvalidMessage("subscription", f"from_ is {from_!r}", remedy)
+        raise InvalidMessage("subscription", f"from_ is {shown(from_)}", remedy)
     return {partition: reader.head() if from_ == "end" else 0 for partition, reader in readers.items()}

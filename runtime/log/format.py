@@ -26,6 +26,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from ..errors import Damaged, InvalidId, InvalidMessage
+from ..printable import shown
 from ..stream import ID_BYTES_MAX, TYPE_NAME_PATTERN, StreamId
 from .contract import CommandEntry, NewEvent, StoredEvent
 
@@ -357,7 +358,7 @@ def _checked(type_name: str, ident: str) -> StreamId:
     if not TYPE_NAME_PATTERN.fullmatch(type_name):
         raise InvalidId("aggregate type", type_name, "is not an ASCII name of at most 64 characters")
     if not isinstance(ident, str):
-        raise InvalidId("aggregate id", repr(ident), f"is {type(ident).__name__}, not str")
+        raise InvalidId("aggregate id", shown(ident), f"is {type(ident).__name__}, not str")
     if not ident:
         raise InvalidId("aggregate id", ident, "is empty")
     if len(ident) > ID_BYTES_MAX:

@@ -20,6 +20,7 @@ from typing import Final, Protocol
 from uuid import UUID
 
 from ..errors import InvalidMessage
+from ..printable import shown
 from ..receipt import Receipt
 from ..store.readable_store import ReadableStore
 from ..store.store import PARTITIONS_MAX
@@ -71,7 +72,7 @@ def place_asked(after: After | None, partitions: int, store_id: str = "") -> dic
     for partition, position in positions.items():
         numbers = isinstance(position, int) and not isinstance(position, bool) and 0 <= position < _POSITIONS
         if isinstance(partition, bool) or partition not in range(partitions) or not numbers:
-            what = f"{partition!r}: {position!r} is not a position in this store"
+            what = f"{shown(partition)}: {shown(position)} is not a position in this store"
             raise InvalidMessage("after", what, f"its partitions are 0 to {partitions - 1}")
     return positions
 

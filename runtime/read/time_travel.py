@@ -27,6 +27,7 @@ from ..encoding.catalogue import Catalogue
 from ..errors import InvalidMessage, NotInHistory, UnknownEvent
 from ..log.contract import Reader, StoredEvent, WriteLog
 from ..log.format import decode_record
+from ..printable import shown
 from ..stream import StreamId
 from ..write.residents import Residents
 from .read_model import ReadModel
@@ -217,10 +218,10 @@ def checked_place(readers: Mapping[int, Reader], place: Mapping[int, int], argum
     for partition, position in place.items():
         numbers = not isinstance(partition, bool) and isinstance(position, int) and not isinstance(position, bool)
         if partition not in readers or not numbers or position < 0:
-            what = f"{partition!r}: {position!r} is not a position in this store"
+            what = f"{shown(partition)}: {shown(position)} is not a position in this store"
             raise InvalidMessage(argument, what, f"its partitions are 0 to {len(readers) - 1}")
         if position > (head := readers[partition].head()):
-            raise NotInHistory(f"partition {partition}", f"position {position}", head)
+            raise NotInHistory(f"partition {partition}", f"position {shown(position)}", head)
         checked[partition] = position
     return checked
 
@@ -228,7 +229,7 @@ def checked_place(readers: Mapping[int, Reader], place: Mapping[int, int], argum
 def microseconds(at: datetime, argument: str = "at") -> int:
     """The moment as the log has it: microseconds since 1970 UTC. Raises `InvalidMessage` for one without a zone."""
     if not isinstance(at, datetime):
-        raise InvalidMessage(argument, f"is {at!r}", "give an aware datetime")
+        raise InvalidMessage(argument, f"is {shown(at)}", "give an aware datetime")
     if at.tzinfo is None or at.utcoffset() is None:
         what = f"{at.isoformat()} has no time zone, so its moment is unknown"
         raise InvalidMessage(argument, what, "give an aware datetime, such as datetime(..., tzinfo=UTC)")
@@ -240,10 +241,12 @@ def _checked_range(reader: Reader, stream: StreamId, from_version: int, to_versi
     first = _count_from_1("from_version", from_version)
     last = head if to_version is None else _count_from_1("to_version", to_version)
     if to_version is not None and last < first:
-        raise InvalidMessage("history", f"versions {first} to {last} are not a range", "to_version is included")
+        raise InvalidMessage(
+            "history", f"versions {shown(first)} to {shown(last)} are not a range", "to_version is included"
+        )
     beyond = last if last > head else first
     if not head or beyond > head + (to_version is None):
-        raise NotInHistory(str(stream), f"version {beyond}", head)
+        raise NotInHistory(str(stream), f"version {shown(beyond)}", head)
     return first, last
 
 
@@ -251,13 +254,13 @@ def _checked_version(reader: Reader, stream: StreamId, version: int | None) -> i
     head = reader.version(stream)
     wanted = max(head, 1) if version is None else _count_from_1("version", version)
     if wanted > head:
-        raise NotInHistory(str(stream), f"version {wanted}", head)
+        raise NotInHistory(str(stream), f"version {shown(wanted)}", head)
     return wanted
 
 
 def _count_from_1(name: str, version: object) -> int:
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise InvalidMessage(name, f"is {version!r}", "versions are counted from 1")
+        raise InvalidMessage(name, f"is {shown(version)}", "versions are counted from 1")
     return version
 
 

@@ -13,6 +13,7 @@ from ..domain.messages import Event
 from ..encoding.codec import decode_payload
 from ..errors import InvalidMessage, UnknownEvent
 from ..log.contract import StoredEvent
+from ..printable import shown
 
 __all__ = ["Unreadable", "UnreadableEvent", "check_unreadable", "unreadable_event"]
 
@@ -57,5 +58,5 @@ def unreadable_event(stored: StoredEvent, error: UnknownEvent) -> UnreadableEven
 def check_unreadable(unreadable: Unreadable) -> Unreadable:
     """The choice itself. Raises `InvalidMessage` for what is none."""
     if unreadable not in ("raise", "yield"):
-        raise InvalidMessage("unreadable", f"is {unreadable!r}", 'give "raise" or "yield"')
+        raise InvalidMessage("unreadable", f"is {shown(unreadable)}", 'give "raise" or "yield"')
     return unreadable

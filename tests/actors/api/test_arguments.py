@@ -73,7 +73,7 @@ def refused(kind: type[Exception], text: str, call: Callable[..., Any], *argumen
 @pytest.mark.parametrize(
     ("options", "kind", "text"),
     [
-        ({"until": True}, InvalidMessage, "until: True is not a list; give a list, each item of it a Projection class"),
+        ({"until": True}, InvalidMessage, "until: True is not a list; give a Projection class, or a list of them"),
         ({"until": False}, InvalidMessage, "until: False is not a list"),
         ({"until": 1}, InvalidMessage, "until: 1 is not a list"),
         ({"until": "Balances"}, InvalidMessage, "until: 'Balances' is not a list"),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,7 @@ from rayfold import (
     Application,
     BlockingGateway,
     BlockingOperations,
+    BlockingRuntime,
     CallerError,
     Command,
     DefinitionError,
@@ -24,11 +27,13 @@ from rayfold import (
     Gateway,
     HandlerFailed,
     InvalidMessage,
+    LocalCluster,
     NotYetVisible,
     Operations,
     Overloaded,
     Projection,
     Query,
+    RayfoldError,
     Receipt,
     Rejected,
     Runtime,
@@ -36,9 +41,12 @@ from rayfold import (
     Unavailable,
     UnknownName,
     answer,
+    connect_blocking,
     decide,
     evolve,
     project,
+    read_events,
+    stored,
 )
 from rayfold.testing import (
     BlockingMemoryRuntime,
@@ -481,3 +489,70 @@ def test_it_imports_neither_ray_nor_lmdb_and_writes_nothing(tmp_path: Path) -> N
     run = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (run.returncode, run.stderr, run.stdout.split()) == (0, "", [])
     assert not list(tmp_path.iterdir())
+
+
+class Unshowable:
+    """Its class has code that fails when it is to be shown."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("not shown")
+
+
+@pytest.mark.parametrize(
+    "given", [10**5_000, Unshowable()], ids=["a number of over 4,300 digits", "a repr that raises"]
+)
+def test_an_argument_that_cannot_be_shown_is_refused_like_any_other(till: BlockingMemoryRuntime, given: Any) -> None:
+    receipt = till.execute(Account, "unshowable", Open(owner="x"))
+    deposit, balance = Deposit(amount=1), BalanceOf(account="unshowable")
+    calls: list[Callable[[], object]] = [
+        lambda: till.execute(Account, given, deposit),
+        lambda: till.execute(given, "unshowable", deposit),
+        lambda: till.execute(Account, "unshowable", deposit, expected_version=given),
+        lambda: till.execute(Account, "unshowable", deposit, command_id=given),
+        lambda: till.execute(Account, "unshowable", deposit, decisive=given),
+        lambda: till.execute(Account, "unshowable", deposit, events=given),
+        lambda: till.execute(Account, "unshowable", deposit, until=given),
+        lambda: [*till.execute_all([], in_flight=given)],
+        lambda: till.ask(given, balance),
+        lambda: till.ask(Balances, balance, after=given),
+        lambda: till.ask(Balances, balance, after={0: given}),
+        lambda: till.as_of(Balances, given, balance),
+        lambda: till.as_of(Balances, {0: given}, balance),
+        lambda: till.history(Account, given),
+        lambda: till.history(Account, "unshowable", from_version=given),
+        lambda: till.state_at(Account, "unshowable", version=given),
+        lambda: till.state_at(Account, "unshowable", at=given),
+        lambda: till.events_of(given),
+        lambda: till.events(since=given),
+        lambda: till.events(until={0: given}),
+        lambda: till.events(types=given),
+        lambda: till.events(types=[given]),
+        lambda: till.events(streams=[given]),
+        lambda: till.subscribe(given),
+        lambda: till.subscribe(from_=given),
+        lambda: till.subscribe(acknowledge=given),
+        lambda: till.subscribe(unreadable=given),
+        lambda: till.scale(Balances, replicas=given),
+        lambda: till.session(given),
+        lambda: Application(given, aggregates=[Account]),
+        lambda: Application("bank", aggregates=given),
+        lambda: Application("bank", aggregates=[given]),
+        lambda: Application("bank", aggregates=[Account], retired=given),
+        lambda: system_blocking(Account, partitions=given),
+        lambda: system_blocking(Account, settings=given),
+        lambda: BlockingRuntime(given, aggregates=[Account]),
+        lambda: BlockingRuntime("bank-data", aggregates=[Account], cluster=given),
+        lambda: LocalCluster(nodes=given),
+        lambda: connect_blocking(given),
+        lambda: read_events(given, aggregates=[Account]),
+        lambda: stored(given),
+        lambda: stored("Deposited", version=-given if isinstance(given, int) else given),
+    ]
+    for number, call in enumerate(calls):
+        with pytest.raises(RayfoldError) as refused:
+            raise AssertionError(f"call {number} was not refused: {call()}")
+        assert str(refused.value), f"call {number}"
+    with pytest.raises(AssertionError, match="no @evolve of Account takes"):
+        rayfold.given(Account, given)
+    assert str(Rejected("too_much", amount=given)).startswith("too_much (amount=")
+    assert till.history(Account, "unshowable")[-1][1].version == receipt.version
