@@ -17,10 +17,11 @@ import re
 import traceback
 from types import TracebackType
 from typing import Any, Final, TypeAlias
+from uuid import UUID
 
 from .user_code import is_ctrl_c
 
-__all__ = ["exc_info_of", "printable", "printable_json", "printable_lines", "printable_log", "shown"]
+__all__ = ["exc_info_of", "printable", "printable_json", "printable_lines", "printable_log", "shown", "shown_id"]
 
 ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
 
@@ -77,6 +78,11 @@ def shown(value: object, chars_max: int = SHOWN_CHARS_MAX) -> str:
             raise
         text = f"a value of class {type(value).__name__} whose repr raises {type(error).__name__}"
     return text if len(text) <= chars_max else f"{text[: chars_max - 3]}..."
+
+
+def shown_id(id_bytes: bytes) -> str:
+    """The id of a command, stored as 16 bytes, as callers have it: a UUID. Other bytes as they are."""
+    return repr(UUID(bytes=id_bytes)) if len(id_bytes) == 16 else repr(id_bytes)
 
 
 class _Printable(logging.Filter):

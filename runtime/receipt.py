@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from .printable import shown_id
 from .stream import StreamId
 
 __all__ = ["Receipt"]
@@ -52,6 +53,14 @@ class Receipt(NamedTuple):
             remedy = "use execute(..., events=True), or ask the runtime: events_of(receipt)"
             raise AttributeError(f"this receipt does not carry the events of its command; {remedy}")
         return self.carried
+
+    def __repr__(self) -> str:
+        """The facts as they are given to a caller: the id of the command as a UUID, and what is not usual."""
+        facts = f"stream={self.stream!r}, partition={self.partition}, position={self.position}, version={self.version}"
+        facts += f", command_id={shown_id(self.command_bytes)}, event_count={self.event_count}"
+        facts += ", repeated=True" if self.repeated else ""
+        facts += f", store_id={self.store_id!r}" if self.store_id else ""
+        return f"{type(self).__name__}({facts}" + ("" if self.carried is None else f", events={self.carried!r}") + ")"
 
     @property
     def command_id(self) -> UUID:

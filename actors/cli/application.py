@@ -257,6 +257,9 @@ def connected_to(name: str, address: str) -> Iterator[BlockingConnection]:
     except (InvalidId, Unavailable) as error:
         what = f"there is no store here, nor an application of that name: {error}"
         raise StoreMissing(name, what) from None
+    except CallerError as error:  # which of several clusters is meant, for instance
+        what = f"there is no store here, and an application of that name cannot be looked for: {error}"
+        raise StoreMissing(name, what) from None
     try:
         yield connection
     finally:

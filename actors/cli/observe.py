@@ -21,7 +21,7 @@ import typer
 from rich.live import Live
 from rich.markup import escape
 
-from ...runtime.errors import InvalidId, Unavailable
+from ...runtime.errors import InvalidId, NotInHistory, Unavailable, UnknownName
 from ...runtime.printable import printable_json
 from .application import connected_to, is_application
 from .console import complaints, console, write_report
@@ -131,8 +131,24 @@ def history(
                     for stored in stored_history(reader, stream, from_version, to_version):
                         print(printable_json(_as_values(stored, partition)))
             sys.stdout.flush()
+        except NotInHistory as unknown:
+            _check_type(store, stream, unknown)
+            raise
         except BrokenPipeError:  # the reader of the pipe has ended
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _check_type(store: AnyStore, stream: StreamId, unknown: NotInHistory) -> None:
+    """Raises `UnknownName` if no log that can be read has an aggregate of this type: it is a misspelt type, then, and
+    not a version or an id that is not there."""
+    from ...runtime.stream import is_reserved
+
+    known: set[str] = set()
+    for partition in range(store.partitions):
+        with suppress(Unavailable), closing(store.open_reader(partition)) as reader:
+            known |= reader.holdings().aggregates
+    if stream.type not in known and not is_reserved(stream.type):
+        raise UnknownName("aggregate of this store", stream.type, sorted(known)) from unknown
 
 
 def _partitions_with(store: AnyStore, stream: StreamId) -> list[int]:

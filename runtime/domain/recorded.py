@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
+from ..printable import shown_id
 from ..stream import StreamId
 
 __all__ = ["Recorded"]
@@ -51,6 +52,14 @@ class Recorded(NamedTuple):
     failed, while one stream is rebuilt, or out of quarantine. False when it arrived afterwards. A handler with an
     effect outside its read model can leave that out when it is set: a first sight may be marked, but what is not
     marked is a first sight, unless the process was killed in the middle of it."""
+
+    def __repr__(self) -> str:
+        """All of it, with the ids as UUIDs and those that there are."""
+        facts = f"stream={self.stream!r}, version={self.version}, partition={self.partition}, position={self.position}"
+        facts += f", recorded_at_us={self.recorded_at_us}, command_uuid={shown_id(self.command_id)}"
+        facts += f", correlation_uuid={shown_id(self.correlation_id)}" if self.correlation_id else ""
+        facts += f", causation_uuid={shown_id(self.causation_id)}" if self.causation_id else ""
+        return f"{type(self).__name__}({facts}" + (", replayed=True)" if self.replayed else ")")
 
     @property
     def aggregate_type(self) -> str:

@@ -211,9 +211,15 @@ def test_a_history_is_printed_as_it_is_stored_while_the_store_is_in_use(shop: Sh
     assert [(line["partition"], line["position"]) for line in lines] == [
         (receipt.partition, receipt.position) for receipt in receipts[1:]
     ]
-    for wrong, told in (("Order/x", "Order/x has no version 1; it has no events"), ("Order", "has no slash")):
+    for wrong, told in (
+        ("Order/x", "Order/x has no version 1; it has no events"),
+        ("Ordre/order 0", "no aggregate of this store is named 'Ordre'; known: Order"),
+        ("Order", "has no slash"),
+    ):
         failed = CliRunner().invoke(app, ["history", str(running.store.path), wrong])
         assert told in str(failed.exception)
+    failed = CliRunner().invoke(app, ["history", "nowhere", "Order/x", "--address", "elsewhere"])
+    assert str(failed.exception).startswith("nowhere: there is no store here, and an application of that name cannot")
 
 
 def test_the_refusals_that_used_up_an_id_are_printed_of_every_log(tmp_path: Path) -> None:

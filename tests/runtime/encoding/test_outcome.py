@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rayfold.runtime.domain.recorded import Recorded
 from rayfold.runtime.encoding.facts import as_told
 from rayfold.runtime.encoding.outcome import (
     Answered,
@@ -71,7 +72,21 @@ def test_receipts_arrive_with_the_stream_and_id_of_their_commands() -> None:
 
 
 def test_a_receipt_shows_its_command_id_as_a_uuid() -> None:
-    assert Receipt(ALICE, 0, 1, 1, UUID(int=7).bytes).command_id == UUID(int=7)
+    receipt = Receipt(ALICE, 0, 1, 1, UUID(int=7).bytes, event_count=1)
+    assert receipt.command_id == UUID(int=7)
+    shown = "stream=StreamId(type='Account', id='alice'), partition=0, position=1, version=1, "
+    shown += "command_id=UUID('00000000-0000-0000-0000-000000000007'), event_count=1"
+    assert repr(receipt) == f"Receipt({shown})"
+    assert repr(receipt._replace(repeated=True, carried=(3,))) == f"Receipt({shown}, repeated=True, events=(3,))"
+
+
+def test_a_recorded_place_shows_its_ids_as_uuids() -> None:
+    recorded = Recorded(ALICE, 2, 0, 7, 1_000, UUID(int=7).bytes, b"", UUID(int=8).bytes)
+    shown = "stream=StreamId(type='Account', id='alice'), version=2, partition=0, position=7, recorded_at_us=1000, "
+    shown += "command_uuid=UUID('00000000-0000-0000-0000-000000000007')"
+    causation = "causation_uuid=UUID('00000000-0000-0000-0000-000000000008')"
+    assert repr(recorded) == f"Recorded({shown}, {causation})"
+    assert repr(recorded._replace(causation_id=b"", replayed=True)) == f"Recorded({shown}, replayed=True)"
 
 
 def test_no_outcomes_are_no_bytes() -> None:
