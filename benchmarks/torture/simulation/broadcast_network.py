@@ -17,7 +17,7 @@ from rayfold.actors.projection.broadcast_protocol import BroadcastServerProtocol
 from rayfold.actors.sockets.handshake import Handshake
 
 from .network import Network, ProcessEnded
-from .socket_network import Stream
+from .socket_network import SimulatedLink
 
 __all__ = ["BroadcastLink", "SimulatedReader", "SimulatedLinks"]
 
@@ -36,43 +36,24 @@ class SimulatedReader(Protocol):
         ...
 
 
-class BroadcastLink:
+class BroadcastLink(SimulatedLink):
     """One connection: the partition's end, with its socket, the network between, and the projector's end."""
 
     def __init__(self, links: SimulatedLinks, projector: SimulatedReader, told: Told, tell_lost: Told) -> None:
+        super().__init__(links.network, links.partition, "broadcasts", "greetings to partitions")
         self.refused = ""
         """Why the projector has ended the connection, if it has."""
         self.received = 0
         """Broadcasts that the projector has taken in."""
-        self.client_open = self.server_open = True
         self._links, self._projector, self._told, self._tell_lost = links, projector, told, tell_lost
         self._reads = projector.read_broadcasts(self)
-        network, number = links.network, links.partition
-        self._up = Stream(network, number, "broadcasts", self._receive, self.close_server)
-        self._down = Stream(network, number, "greetings to partitions", self._greeted, self._ended)
         self._ours, self._theirs = Handshake("broadcast"), Handshake("projector", also=("broadcast",))
         self._link: ProjectorLink | None = None
         self._waits = False
         if self._reads is None:
-            links.network.loop.call_soon(told, None)
+            self._loop.call_soon(told, None)
         else:
             self._up.write(self._ours.greeting())
-
-    def cut(self) -> None:
-        """The connection breaks; neither end has wanted it."""
-        self._up.end(cut=True)
-        self._down.end(cut=True)
-
-    def end_process(self) -> None:
-        """The projector has ended."""
-        self.server_open = False
-        self._down.end(cut=True)
-
-    def close_server(self) -> None:
-        """The projector ends the connection: there is no more to read, or it does not want it."""
-        if self.server_open:
-            self.server_open = False
-            self._down.end(cut=False)
 
     def end_partition(self) -> None:
         """The partition has ended. What it has sent still arrives."""
@@ -93,7 +74,7 @@ class BroadcastLink:
 
     def shutdown(self, _how: int) -> None:
         """The partition wants no more of it."""
-        self._links.network.loop.call_soon(self._ended)
+        self._loop.call_soon(self._lost)
 
     def wait_for_room(self, waits: bool) -> None:
         """The link wants to send more, or not any more."""
@@ -103,7 +84,7 @@ class BroadcastLink:
 
     def _receive(self, data: bytes) -> None:
         if self._waits and self._link is not None:
-            self._links.network.loop.call_soon(self._link.send_more)
+            self._loop.call_soon(self._link.send_more)
         if not self.server_open or self._reads is None:
             return
         if not self._theirs.done:
@@ -122,14 +103,14 @@ class BroadcastLink:
             self.refused = self._reads.refused
             self.close_server()
 
-    def _greeted(self, data: bytes) -> None:
+    def _tell(self, data: bytes) -> None:
         self._ours.receive(data)
         if self._ours.done and self.client_open and self._link is None:
             connected: Any = self
             self._link = self._links.link_class(connected, self._links.partition, self.wait_for_room)
             self._told(self._link)
 
-    def _ended(self) -> None:
+    def _lost(self) -> None:
         if self.client_open:
             self.end_partition()
             if self._link is None:

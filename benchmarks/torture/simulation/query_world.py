@@ -33,7 +33,7 @@ from rayfold.runtime.errors import NotYetVisible, RayfoldError
 from .broadcast_network import BroadcastLink, SimulatedLinks
 from .network import ActorHandle, Handle, Network, ProcessEnded
 from .purses import InPurse
-from .socket_network import OwnSocket, SocketLoop, Stream
+from .socket_network import ClientLink, SocketLoop
 from .story import CLIENTS, PARTITIONS, PURSES, Act, SocketTrouble, Story, Trouble, draw
 from .world import ASK_TIMEOUT_S, SETTINGS, Build, PartitionProcess, ProjectorProcess, Read, World
 
@@ -112,63 +112,30 @@ def draw_query_story(seed: int) -> Story:
     return replace(story, acts=(*sorted(acts, key=lambda act: act.at_ms), *probes), faults=tuple(sorted(faults)))
 
 
-class QueryLink:
-    """One connection: the client's end, as asyncio's transport, the network between, and the projector's end."""
+class QueryLink(ClientLink):
+    """One connection to a projector."""
 
     def __init__(self, network: Network, client: QueryConnection, server: ServingProjector) -> None:
-        self.client, self.protocol = client, server.build.server()
-        self._server, self._loop = server, network.loop
+        super().__init__(network, 0, "queries", "answers to queries", client)
+        self.protocol = server.build.server()
+        self._server = server
         self._handshake = Handshake("projector")
-        self._client_open = self.server_open = True
-        self._up = Stream(network, 0, "queries", self._receive, self.close_server)
-        self._down = Stream(network, 0, "answers to queries", self._tell, self._lost)
 
     def cut(self) -> None:
         """The connection breaks; neither end has wanted it."""
-        self._up.end(cut=True)
-        self._down.end(cut=True)
+        super().cut()
         self.close_server()
-
-    def end_process(self) -> None:
-        """The projector has ended: what it has written may still arrive, or a part of it."""
-        self.server_open = False
-        self._down.end(cut=True)
 
     def close_server(self) -> None:
         """The projector ends the connection: there is no more to read, or it does not want it."""
         if self.server_open:
-            self.server_open = False
             self._server.waiting.drop(self)
-            self._down.end(cut=False)
-
-    def get_extra_info(self, name: str) -> OwnSocket:
-        """The socket."""
-        return OwnSocket()
-
-    def write(self, data: bytes) -> None:
-        """The client sends."""
-        if self._client_open:
-            self._up.write(data)
+        super().close_server()
 
     def answer(self, data: bytes) -> None:
         """The projector sends."""
         if self.server_open:
             self._down.write(data)
-
-    def abort(self) -> None:
-        """The client ends the connection, and is told so as soon as it has returned."""
-        self._up.end(cut=False)
-        self._loop.call_soon(self._lost)
-
-    def _tell(self, data: bytes) -> None:
-        if self._client_open:
-            self.client.data_received(data)
-
-    def _lost(self) -> None:
-        if self._client_open:
-            self._client_open = False
-            self._up.end(cut=False)
-            self.client.connection_lost(None)
 
     def _receive(self, data: bytes) -> None:
         if self.server_open and not self._handshake.done:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from rayfold.actors.client.greeted_connection import GreetedConnection
 from rayfold.actors.client.socket_client import SocketConnection
 from rayfold.actors.partition.socket_protocol import Request, ServerProtocol
 from rayfold.actors.sockets.handshake import Handshake
@@ -20,7 +21,7 @@ from rayfold.actors.sockets.listening import CREDENTIALS
 from .clock import SimulatedLoop
 from .network import LATE_S, Network, ProcessEnded
 
-__all__ = ["Link", "OwnSocket", "RecordedConnection", "SocketLoop", "Stream"]
+__all__ = ["ClientLink", "Link", "OwnSocket", "RecordedConnection", "SimulatedLink", "SocketLoop", "Stream"]
 
 
 class OwnSocket:
@@ -134,8 +135,81 @@ class Stream:
             self._end()
 
 
-class Link:
-    """One connection: the client's end, the network between, and the partition's end."""
+class SimulatedLink:
+    """One connection: an end that has connected, an end that listens, and a stream each way."""
+
+    def __init__(self, network: Network, partition: int, up: str, down: str) -> None:
+        """`up`, `down`: what the streams carry, to the end that listens and back."""
+        self.client_open = self.server_open = True
+        self._loop = network.loop
+        self._up = Stream(network, partition, up, self._receive, self.close_server)
+        self._down = Stream(network, partition, down, self._tell, self._lost)
+
+    def cut(self) -> None:
+        """The connection breaks; neither end has wanted it."""
+        self._up.end(cut=True)
+        self._down.end(cut=True)
+
+    def end_process(self) -> None:
+        """The process that listens has ended: what it has written may still arrive, or a part of it."""
+        self.server_open = False
+        self._down.end(cut=True)
+
+    def close_server(self) -> None:
+        """The end that listens ends the connection: there is no more to read, or it does not want it."""
+        if self.server_open:
+            self.server_open = False
+            self._down.end(cut=False)
+
+    def _receive(self, data: bytes) -> None:
+        """What has arrived where it listens."""
+        raise NotImplementedError
+
+    def _tell(self, data: bytes) -> None:
+        """What has arrived at the end that has connected."""
+        raise NotImplementedError
+
+    def _lost(self) -> None:
+        """The end that has connected learns that nothing more comes."""
+        raise NotImplementedError
+
+
+class ClientLink(SimulatedLink):
+    """One connection whose end that has connected is a client's real one; this is its transport, as asyncio's."""
+
+    def __init__(self, network: Network, partition: int, up: str, down: str, client: GreetedConnection) -> None:
+        super().__init__(network, partition, up, down)
+        self.client = client
+
+    def get_extra_info(self, name: str) -> OwnSocket:
+        """The socket."""
+        return OwnSocket()
+
+    def write(self, data: bytes) -> None:
+        """The client sends."""
+        if self.client_open:
+            self._up.write(data)
+
+    def abort(self) -> None:
+        """The client ends the connection, and is told so as soon as it has returned."""
+        self._up.end(cut=False)
+        self._loop.call_soon(self._lost)
+
+    def _tell(self, data: bytes) -> None:
+        if self.client_open:
+            self.client.data_received(data)
+
+    def _lost(self) -> None:
+        if self.client_open:
+            self.client_open = False
+            self._up.end(cut=False)
+            self.client.connection_lost(None)
+
+
+class Link(ClientLink):
+    """One connection to a partition."""
+
+    client: RecordedConnection
 
     def __init__(
         self,
@@ -145,7 +219,8 @@ class Link:
         server: ServerProtocol,
         execute: Callable[[Request], bytes],
     ) -> None:
-        self.client, self.server = client, server
+        super().__init__(network, partition, "requests", "answers", client)
+        self.server = server
         self.sent: list[bytes] = []
         """The frames that the client has sent."""
         self.requests: list[Request] = []
@@ -154,67 +229,24 @@ class Link:
         self._execute = execute
         self._handshake = Handshake("partition")
         self._received = bytearray()
-        self._up = Stream(network, partition, "requests", self._serve, self.close_server)
-        self._down = Stream(network, partition, "answers", self._tell, self._lost)
-        self._loop = network.loop
-        self._client_open = True
-        self._server_open = True
-
-    def cut(self) -> None:
-        """The connection breaks; neither end has wanted it."""
-        self._up.end(cut=True)
-        self._down.end(cut=True)
-
-    def end_process(self) -> None:
-        """The partition's process has ended: what it has written may still arrive, or a part of it."""
-        self._server_open = False
-        self._down.end(cut=True)
-
-    def close_server(self) -> None:
-        """The partition ends the connection: there is no more to read, or it does not want it."""
-        if self._server_open:
-            self._server_open = False
-            self._down.end(cut=False)
-
-    # The client's end, as asyncio's transport
-
-    def get_extra_info(self, name: str) -> OwnSocket:
-        """The socket."""
-        return OwnSocket()
 
     def write(self, data: bytes) -> None:
-        """Send a frame."""
-        if self._client_open:
-            if self.client.greeted.done():  # before that it is the greeting
-                self.sent.append(bytes(data))
-            self._up.write(data)
-
-    def abort(self) -> None:
-        """End the connection: the client is told so as soon as it has returned."""
-        self._up.end(cut=False)
-        self._loop.call_soon(self._lost)
-
-    def _tell(self, data: bytes) -> None:
-        if self._client_open:
-            self.client.data_received(data)
-
-    def _lost(self) -> None:
-        if self._client_open:
-            self._client_open = False
-            self._up.end(cut=False)
-            self.client.connection_lost(None)
+        """The client sends a frame."""
+        if self.client_open and self.client.greeted.done():  # before that it is the greeting
+            self.sent.append(bytes(data))
+        super().write(data)
 
     # The partition's end, as the thread that serves it
 
-    def _serve(self, data: bytes) -> None:
+    def _receive(self, data: bytes) -> None:
         """Read no more at a time than is wanted, and answer one request before the next is read."""
         self._received += data
-        while self._received and self._server_open and (wanted := self._handshake.wanted_bytes):
+        while self._received and self.server_open and (wanted := self._handshake.wanted_bytes):
             self._handshake.receive(bytes(self._received[:wanted]))
             del self._received[:wanted]
             if self._handshake.done:
                 self._down.write(self._handshake.greeting())
-        while self._received and self._server_open:
+        while self._received and self.server_open:
             wanted = self.server.wanted_bytes
             piece = bytes(self._received[:wanted])
             del self._received[:wanted]
