@@ -11,7 +11,7 @@ import pytest
 NOBODY = 65534
 
 BECOMES = f"""
-import fcntl, os, sys
+import fcntl, os, socket, sys
 os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY}); os.umask(0)
 """
 """In the process itself: another user may not be allowed to start an interpreter in the home of root."""
@@ -20,7 +20,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a
 
 
 def as_nobody(code: str, *arguments: object) -> str:
-    """What `code` prints in a process of user `nobody` with umask 0. It may use `fcntl`, `os` and `sys`."""
+    """What `code` prints in a process of user `nobody` with umask 0. It may use `fcntl`, `os`, `socket` and `sys`."""
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", BECOMES + code, *map(str, arguments)],
         capture_output=True,

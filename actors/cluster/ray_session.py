@@ -8,8 +8,7 @@ Rules kept here:
   child when the thread that started it ends, and so Ray's processes would end with that thread
 - the program's signal handlers stay the program's (`signal_actions.py`), and so does what it does with an exception
   that nothing catches, and with `breakpoint()`
-- whatever ends this process, no actor and no server of a Ray that it started is left (`reaper.py`); two helpers of
-  Ray's end by themselves, up to a minute later
+- whatever ends this process, nothing of a Ray that it started is left (`reaper.py`)
 """
 
 from __future__ import annotations

@@ -37,6 +37,11 @@ log = printable_log(__name__)
 _KEPT_S: Final = 7 * 24 * 3600.0
 """How long a record stays that no process has written to, and none has open: it is of a store that is no more."""
 
+_LOOKED: Final = "looked"
+"""The file whose time of change is when old records were last looked for."""
+
+_LOOK_EVERY_S: Final = 3600.0
+
 _TRIED: Final = b"tried".ljust(KEY_BYTES, b"\0")
 """The key of what is `being_tried`: the record is of one thing alone."""
 
@@ -124,7 +129,15 @@ def _remove(path: Path) -> None:
 
 
 def _remove_old(folder: Path) -> None:
-    """Remove what no process has written to for long, and none has open: one that has no work writes nothing either."""
+    """Remove what no process has written to for long, and none has open: one that has no work writes nothing either.
+    Once an hour, by whichever process comes first: there may be tens of thousands."""
+    descriptor = open_private(folder / _LOOKED, os.O_RDWR | os.O_CREAT)
+    try:
+        if abs(time.time() - os.fstat(descriptor).st_mtime) < _LOOK_EVERY_S and os.fstat(descriptor).st_size:
+            return
+        os.pwrite(descriptor, b"1", 0)  # which sets the time
+    finally:
+        os.close(descriptor)
     for path in folder.iterdir():
         with suppress(OSError, RayfoldError):
             if time.time() - path.lstat().st_mtime > _KEPT_S:

@@ -56,7 +56,10 @@ def main(echo_path: str) -> None:
     assert listening is not None
     server = QueryServer(listening, "", Answers("Balances", "Balances", opened, InHand(None), ending), read_model.apply)
     read_model.tell_changed = server.tell_changed
-    threading.Thread(target=_echo, args=(echo_path,), daemon=True).start()
+    echoing = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    echoing.bind(echo_path)
+    echoing.listen(1)
+    threading.Thread(target=_echo, args=(echoing,), daemon=True).start()
     print(server.path, flush=True)
     for line in sys.stdin:
         if line.strip() == "commit":
@@ -73,16 +76,13 @@ def main(echo_path: str) -> None:
     server.close()
 
 
-def _echo(path: str) -> None:
+def _echo(listening: socket.socket) -> None:
     """Return what comes, to one client after the other."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
-        listening.bind(path)
-        listening.listen(1)
-        while True:
-            client, _ = listening.accept()
-            with client:
-                while data := client.recv(65_536):
-                    client.sendall(data)
+    while True:
+        client, _ = listening.accept()
+        with client:
+            while data := client.recv(65_536):
+                client.sendall(data)
 
 
 if __name__ == "__main__":

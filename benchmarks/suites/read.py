@@ -138,7 +138,6 @@ async def _held_projector() -> AsyncIterator[_Held]:
                 orders.flush()
                 return int(answers.readline())
 
-            order("threads")  # by then it listens for echoes too
             echo = _Echo()
             await asyncio.get_running_loop().create_unix_connection(lambda: echo, str(echo_path))
             pool = ReplicaPool("Balances", [_OpenedHandle(path)], Settings(timeout_s=60.0, in_flight_max=2 * WAITING))

@@ -37,9 +37,6 @@ Job = Callable[..., Any]
 ERRORS_BYTES_MAX: Final = 20_000
 """Of a child's standard error, the end."""
 
-_RAYS_AGENTS: Final = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
-"""Ray's own two, which end up to a minute after a raylet that was killed; nothing of a store is in them."""
-
 _END_TIMEOUT_S: Final = 20.0
 
 _LIFE_S: Final = 180.0
@@ -423,8 +420,7 @@ def _children(pid: int) -> set[int]:
 
 
 def _left_of(pids: set[int]) -> dict[int, str]:
-    titles = {pid: title_of(pid) or "?" for pid in pids if runs(pid)}
-    return {pid: title for pid, title in titles.items() if not title.startswith(_RAYS_AGENTS)}
+    return {pid: title_of(pid) or "?" for pid in pids if runs(pid)}
 
 
 if __name__ == "__main__":

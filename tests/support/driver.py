@@ -10,9 +10,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-RAYS_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
-"""Ray's own two helpers end up to a minute after a raylet that was killed; nothing of a store is in them."""
-
 
 def start_driver(*arguments: str, folder: Path = ROOT) -> subprocess.Popen[str]:
     """Run `python arguments` beside the checkout, with nothing of this process's Ray in its environment."""
@@ -38,22 +35,22 @@ def processes_below(driver: int) -> set[int]:
 
 
 def rays_own_programs(pids: set[int]) -> set[str]:
-    """The programs of Ray's that run in these processes, without its workers and the two agents of its daemon."""
+    """The programs of Ray's that run in these processes, without its workers."""
     found = set()
     for pid in pids:
         first, *rest = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
         found |= {
             Path(word).name for word in (first, *rest[:2]) if "/ray/" in word and (word == first or word[-3:] == ".py")
         }
-    return found - {"agent.py", "main.py", "default_worker.py", "setup_worker.py"}
+    return found - {"default_worker.py", "setup_worker.py"}
 
 
 def wait_until_gone(pids: set[int], timeout_s: float = 200) -> None:
-    """Return once none of them runs, Ray's two agents aside. Raises `AssertionError` with those that still do."""
+    """Return once none of them runs. Raises `AssertionError` with those that still do."""
     waiting = threading.Event()
     left = pids
     for _ in range(int(timeout_s * 10)):
-        left = {pid for pid in left if _name_if_alive(pid) not in ("", *RAYS_AGENTS)}
+        left = {pid for pid in left if _name_if_alive(pid)}
         if not left:
             return
         waiting.wait(0.1)

@@ -48,7 +48,7 @@ _DRIVEN_S: Final = 180.0
 """For a program to start, to be acknowledged as many, and to die: seconds on two busy cores."""
 
 _ORPHANS_GONE_S: Final = 60.0
-"""Ray's own delay for the workers of a program that was killed, and for its two agents."""
+"""Ray's own delay for the workers of a program that was killed."""
 
 
 _SUCCESSORS_COMMANDS: Final = 20

@@ -238,7 +238,7 @@ def test_a_program_that_is_ended_while_its_runtime_starts_leaves_no_actor_and_no
             driver.send_signal(number)
         else:
             pytest.fail("it ended before the signal came")
-        assert driver.wait(60) != 0  # not until its output ends: two helpers of Ray's have it open for up to a minute
+        assert driver.wait(60) != 0
     wait_until_gone(processes)
 
 

@@ -258,7 +258,9 @@ with tempfile.TemporaryDirectory() as folder, BlockingRuntime(folder, aggregates
             continue
     ours = [process for process, parent in parents.items() if parent == os.getpid()]
     raylets = [process for process in ours if b"raylet/raylet" in (process / "cmdline").read_bytes()]
-    below = [process for process, parent in parents.items() if parent in [int(one.name) for one in raylets]]
+    below, above = [], raylets
+    while above := [process for process, parent in parents.items() if parent in [int(one.name) for one in above]]:
+        below += above
     print(len(raylets), len(below) > 2, any(map(has, raylets + below)), has(pathlib.Path("/proc/self")) or
           "RAY_gcs_rpc_server_reconnect_timeout_s" in os.environ)
 """

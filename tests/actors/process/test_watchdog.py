@@ -25,20 +25,33 @@ def make_old(path: Path) -> None:
     os.utime(path, (time.time() - EIGHT_DAYS_S,) * 2)
 
 
+def an_hour_later(path: Path) -> None:
+    """In which no process has looked for old records."""
+    os.utime(path.parent / "looked", (time.time() - 3601,) * 2)
+
+
 def test_the_record_of_a_living_process_is_kept_however_long_it_had_no_work() -> None:
     working, path = in_hand_of("a partition"), record_path("a partition")
     working.begin(b"k" * 16)
     make_old(path)
+    an_hour_later(path)
     in_hand_of("another partition")
     assert list(InHand(path).fallen) == [b"k" * 16]
 
 
-def test_an_old_record_of_no_process_is_removed() -> None:
+def test_an_old_record_of_no_process_is_removed_by_who_looks_once_an_hour() -> None:
+    """Each process that starts has a record, and none waits for long while it looks at those of a month."""
     path = record_path("a partition")
     in_hand_of("a partition")  # and the map is closed
     make_old(path)
     in_hand_of("another partition")
+    assert path.exists()
+    an_hour_later(path)
+    in_hand_of("a third partition")
     assert not path.exists()
+    make_old(path.parent / record_path("another partition").name)
+    in_hand_of("a fourth partition")
+    assert record_path("another partition").exists()
 
 
 def test_what_is_tried_counts_the_processes_that_ended_in_it() -> None:
