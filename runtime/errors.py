@@ -77,7 +77,7 @@ __all__ = [
 
 
 _FACT_CHARS_MAX: Final = 1_000
-"""Of one fact in the sentence of a `Rejected`: what a rule says in words is whole, and a list of a million is not."""
+"""Of one fact in the sentence of a `Rejected`: the words of a rule are whole, a list of a million is not."""
 
 
 class RayfoldError(Exception):
