@@ -1,4 +1,4 @@
-"""The commands `rayfold bench …`: what can be said on the command line. Nothing heavy is imported until one runs."""
+"""The commands `rayfold bench …`: what the command line takes. Nothing heavy is imported until one runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ JsonOption = Annotated[
 
 
 def _numbers(said: str, what: str, least: int) -> tuple[int, ...]:
-    """`1,2,4` as numbers. Raises `BadParameter`, which is told in one line."""
+    """`1,2,4` as numbers. Raises `BadParameter`, which is shown in one line."""
     try:
         numbers = tuple(dict.fromkeys(int(part) for part in said.split(",")))
     except ValueError:
@@ -54,7 +54,8 @@ def _run(
     pin: Annotated[bool, typer.Option(help="Writers, projectors, load generator and Ray on disjoint cores.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Smaller sizes; all of it within 10 minutes.")] = False,
     only: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Only the cases with this in their name, say 'commands after'.")
+        str | None,
+        typer.Option(metavar="TEXT", help="Only the cases with this in their name, such as 'commands after'."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of keys, mixes and the order of the cases.")] = 1,
     directory: Annotated[Path | None, typer.Option(help="Where stores are made. Default: a temporary one.")] = None,

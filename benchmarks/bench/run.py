@@ -59,7 +59,7 @@ PLACES: Final = ("/var/tmp", ".")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the command line said; None where it said nothing."""
+    """What the command line has set; None where it has set nothing."""
 
     suite: str
     seconds: float | None = None
@@ -161,7 +161,7 @@ def _run(request: Request) -> int:
 
 
 def _options(request: Request, place: Path) -> Options:
-    """What was said, and what that leaves to the number of cores."""
+    """What was set, and what that leaves to the number of cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Options(
         directory=place,

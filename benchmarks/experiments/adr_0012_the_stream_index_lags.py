@@ -1,7 +1,7 @@
 """The experiment behind decision 12: a stream index that lags, against one that each append puts its entries into.
 
 `python -m rayfold.benchmarks.experiments.adr_0012_the_stream_index_lags [--events N]` prints, for batches of 64 and 512
-commands and logs of N events at first (0 and 1,000,000 if it is not said), the medians of both, the CPU of each, and
+commands and logs of N events at first (0 and 1,000,000 unless it is given), the medians of both, the CPU of each, and
 the median and interval of their ratio in the same round. It runs the write loop alone, without Ray, in this process;
 the disk is that of the current folder, with an fsync for each batch. Rounds are shuffled. It also prints what reading
 one stream costs a reader that has to look through the latest events.
@@ -115,7 +115,7 @@ def measure(events: int) -> None:
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
-    parser.add_argument("--events", type=int, action="append", help="of the log at first; may be said several times")
+    parser.add_argument("--events", type=int, action="append", help="of the log at first; may be given several times")
     for events in parser.parse_args().events or (0, 1_000_000):
         measure(events)
 

@@ -2,7 +2,7 @@
 
 Prints, for each variant, the medians of writes (1,024, 256, 64 and 1 in flight) and of reads (4,096 and 1,024 in
 flight), and of their ratios to the first variant in the same round. Rounds are shuffled; there is one replica, and one
-partition unless `--partitions N` says otherwise; the disk is that of the current folder, with an fsync before every
+partition unless `--partitions N` sets more; the disk is that of the current folder, with an fsync before every
 acknowledgement.
 """
 

@@ -1,10 +1,10 @@
 """The comparison: which figures of one run have moved beyond their intervals in another, and which way.
 
 Two figures count as moved if their intervals have no point in common. How often that happens by chance to one that has
-not changed is told with it: where the intervals span all n and m values (up to eight), it is 2 / C(n + m, n), which is
+not changed is given with it: where the intervals span all n and m values (up to eight), it is 2 / C(n + m, n), which is
 1 in 126 for five rounds against five, and 1 in 10 for three against three.
 
-Rule kept here: a figure is better or worse only as its case says; what is neither has `moved`.
+Rule kept here: a figure is better or worse only as its case defines; what is neither has `moved`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Conditions: how busy the machine was around one sample, asked of the watcher's process.
 
-Rule kept here: a run does not fail because it cannot be watched; its figures then say that nobody watched.
+Rule kept here: a run does not fail because it cannot be watched; its figures are then marked `unwatched`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
 `lambda` is the throughput of one worker, `sigma` the share that is serial (contention: Amdahl's law), `kappa` the cost
 of keeping every pair of workers in agreement (coherency: beyond sqrt((1 - sigma) / kappa) workers it slows down again).
 N. J. Gunther, Guerrilla Capacity Planning, 2007; fitted by non-linear least squares with all three at least 0. A fit
-says how well it is known: with as many points as parameters there is no standard error, and what lies beyond the
+states how well it is known: with as many points as parameters there is no standard error, and what lies beyond the
 largest measured n is called an extrapolation, never a figure.
 
 **The frontier** is after HATtrick (Milkai and others, How Good is My HTAP System?, SIGMOD 2022): how many queries are
@@ -42,7 +42,7 @@ def throughput(workers: float, one: float, contention: float, coherency: float) 
 
 @dataclass(frozen=True, slots=True)
 class ScalingFit:
-    """The three numbers, each with its standard error (NaN where the points are too few to tell)."""
+    """The three numbers, each with its standard error (NaN where the points are too few)."""
 
     one: float
     one_error: float
@@ -64,7 +64,7 @@ class ScalingFit:
         return all(math.isfinite(error) for error in (self.one_error, self.contention_error, self.coherency_error))
 
     def sentence(self, beyond: int) -> str:
-        """What it says, the extrapolation to `beyond` workers included and called by its name."""
+        """What it means, the extrapolation to `beyond` workers included and called by its name."""
         errors = f" ± {self.contention_error:.2f}" if self.known else ""
         kappa = f" ± {self.coherency_error:.3f}" if self.known else ""
         fit = f"USL fit: contention {self.contention:.2f}{errors}, coherency {self.coherency:.3f}{kappa}"
@@ -91,7 +91,7 @@ def fit_scaling(workers: Sequence[float], rates: Sequence[float]) -> ScalingFit 
     bounds = ([0, 0, 0], [np.inf, 1, np.inf])
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", OptimizeWarning)  # no covariance: told as an error that is not known
+            warnings.simplefilter("ignore", OptimizeWarning)  # no covariance: given as an error that is not known
             found, covariance = curve_fit(throughput, counts, measured, p0=guess, bounds=bounds, x_scale=guess)
     except (RuntimeError, ValueError):  # did not converge
         return None

@@ -1,7 +1,7 @@
 """Goals: each line of the goal table against what was measured, and what bounds it.
 
 Rule kept here: a ratio is of values of the same round (intervals.py); a goal whose interval lies on both sides of its
-bound is met or missed by its median and said to be uncertain; one without figures is not measured, never met.
+bound is met or missed by its median and marked as uncertain; one without figures is not measured, never met.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def judge(goals: Sequence[Goal], cases: Cases, cores: int) -> list[GoalResult]:
 
 
 def bounded_by(case: CaseResult, cores: int) -> str:
-    """What bounds the throughput of a case, from its CPU time by role; empty if the case does not tell."""
+    """What bounds the throughput of a case, from its CPU time by role; empty if the case does not have it."""
     rate_name = next((name for name in ("commands_per_s", "queries_per_s") if name in case.figures), "")
     if not rate_name:
         return ""

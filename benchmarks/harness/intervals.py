@@ -34,7 +34,7 @@ class Interval:
     low: float
     high: float
     confidence: float
-    """That the true median lies between `low` and `high`; 0 with a single value, which says nothing about others."""
+    """That the true median lies between `low` and `high`; 0 with a single value, which is no evidence about others."""
     count: int
     """How many values."""
 

@@ -1,4 +1,4 @@
-"""The machine: what the figures were measured on, so that nobody compares two that do not compare.
+"""The machine: what the figures were measured on, so that two are not compared that do not compare.
 
 Rule kept here: what cannot be found out is "unknown", never left away. Nothing here names a person, a host or a place.
 """

@@ -16,13 +16,13 @@ COMPUTED: Final = "model"
 MEANING: Final[Mapping[str, str]] = {
     "tmpfs": "the data lay in memory: an fsync cost nothing there and saved nothing",
     "busy": "other processes used more than 10 % of the machine's CPU, or other machines more than 2 %, in some round",
-    "unwatched": "nobody could see how busy the machine was",
+    "unwatched": "how busy the machine was could not be seen",
     "generator": "within 80 % of what the load generator reaches against a system that does nothing",
     "short": "fewer rounds than asked for",
-    "single": "one round: nothing says how much it varies",
+    "single": "one round: how much it varies is unknown",
     COMPUTED: "computed by the model and not measured; what was measured stands beside it under `check`",
 }
-"""What each mark says."""
+"""What each mark means."""
 
 IN_MEMORY: Final = {"tmpfs", "ramfs"}
 OTHERS_MAX: Final = 0.10

@@ -3,7 +3,7 @@
 Ray pins nothing, and `os.sched_setaffinity(pid)` moves one thread only, while a worker has twenty: every thread of a
 process is moved, and threads that it starts later inherit the cores of the one that started them.
 
-Rule kept here: it is said when there are too few cores to give each of the four a set of its own; then nothing is
+Rule kept here: a note is made when there are too few cores to give each of the four a set of its own; then nothing is
 pinned, because a crowded core measures the crowd.
 """
 
@@ -23,7 +23,7 @@ GENERATOR_CORES_FROM: Final = 8
 """With so many cores the load generator gets two: its own thread and Ray's threads beside it."""
 
 _ALLOWED: Final = frozenset(os.sched_getaffinity(0))
-"""The cores of this process when it began: once pinned, it could not tell any more."""
+"""The cores of this process when it began: once pinned, it could not find them out any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def place(cores: Iterable[int], writers: int, projectors: int) -> Placement | No
 def pin_processes(*, writers: Sequence[int], projectors: Sequence[int]) -> str | None:
     """Pin this process, the given ones (by pid) and all other descendants (Ray's daemons). Returns what was done.
 
-    The note says so if there are too few cores; None if this system cannot pin.
+    The note is about that if there are too few cores; None if this system cannot pin.
     """
     if not hasattr(os, "sched_setaffinity"):
         return None

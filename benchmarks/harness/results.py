@@ -1,6 +1,6 @@
 """Results: what a run came to, as one JSON document that can be read back, checked, compared and drawn.
 
-The schema is versioned by its name: a reader refuses what it does not know, and says which it knows. Every field
+The schema is versioned by its name: a reader refuses what it does not know, and names those that it knows. Every field
 is documented here, and in docs/benchmarks.md for people.
 
 Rule kept here: every value that was measured is in the file, by round, beside the median made from it; histograms are
@@ -25,7 +25,7 @@ Parameter = bool | int | float | str
 
 
 class ResultsInvalid(Exception):
-    """A file that holds no results, or none that this version reads. Says which file and what is wrong."""
+    """A file that holds no results, or none that this version reads. Its text has the file and what is wrong."""
 
 
 class _Stored(BaseModel):
@@ -56,7 +56,7 @@ class SampleResult(_Stored):
     seconds: float
     """All it took, warm-up, start and checks included."""
     conditions: dict[str, float] | None
-    """Of the machine meanwhile (conditions.py); None if nobody watched."""
+    """Of the machine meanwhile (conditions.py); None if it was not watched."""
     histograms: dict[str, str]
     """By name, in microseconds, in the encoding of HDR histograms."""
     violations: list[str]

@@ -63,7 +63,7 @@ class Record:
 
 
 class Spectator(Protocol):
-    """Who is told how it goes."""
+    """What shows the progress."""
 
     def begun(self, case: Case, round_: int, left_s: float) -> None:
         """A case begins; so long will all the rest take, this one included."""
@@ -142,7 +142,7 @@ async def _measure(
     except TimeoutError:
         record.errors[case.key] = f"gave no figure within {timeout_s:,.0f} s"
         return
-    except Exception as error:  # whatever a peer or a case raises is a result, told as one
+    except Exception as error:  # whatever a peer or a case raises is a result, shown as one
         record.errors[case.key] = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         return
     measured = Measured(round_, time.monotonic() - begun_s, sample, eyes.end())

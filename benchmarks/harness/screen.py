@@ -1,6 +1,6 @@
-"""The screen: how a run tells what it is doing, and what it came to.
+"""The screen: how a run shows what it is doing, and what it came to.
 
-Rule kept here: the bar counts cases and tells the time that is left, from how long each case took before; where
+Rule kept here: the bar counts cases and shows the time that is left, from how long each case took before; where
 there is no terminal there is a line per round instead.
 """
 

@@ -1,7 +1,7 @@
 """The summary: from what was measured to results: medians with intervals, marks, goals. Pure: no clock, no machine.
 
 Rule kept here: a case that broke an invariant in any round has no figures at all. What it computed fast may be wrong,
-and the rounds in which nobody noticed were the same program.
+and the rounds in which it went unnoticed were of the same program.
 """
 
 from __future__ import annotations

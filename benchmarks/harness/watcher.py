@@ -4,7 +4,7 @@ A process of its own because a look through /proc takes milliseconds: in the loa
 a stall in the latencies that it measures. It reads one word a line, `begin` or `end`, answers an `end` with one line of
 JSON, and ends with its input, so it never outlives the run. Run as a file, with nothing but the standard library.
 
-Ours is the process that started it and all its descendants; on a cluster that somebody else started, Ray's processes
+Ours is the process that started it and all its descendants; on a cluster that another program started, Ray's processes
 too. The time of a process that ended is kept in two ways, of which each misses some: by what it was last seen to have
 used, twice a second (misses the short-lived), and by what its parent has collected (Ray's daemon collects nothing).
 Neither counts anything twice, so the larger one is taken.
@@ -43,7 +43,7 @@ def shares(before: Counters, after: Counters, ours: int) -> dict[str, float]:
 
 
 class Watch:
-    """Looks at the machine, and at the tree of one process."""
+    """Samples the machine, and the tree of one process."""
 
     def __init__(self, root: int, ray_is_ours: bool) -> None:
         self._root, self._ray_is_ours = root, ray_is_ours

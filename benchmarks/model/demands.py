@@ -4,7 +4,7 @@ A batch costs something however few commands it has. Two depths separate what a 
 of a role that takes `y` a command in batches of `b`, `y = command + batch / b`.
 
 Rule kept here: every demand names the cases that it comes from, and one that was not measured in the run itself, but
-is taken over from another one (at the ratio of the two machines' speeds), says so.
+is taken over from another one (at the ratio of the two machines' speeds), is marked so.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Three kinds of cases. `check`: a size at which a figure was measured, and how fa
 `reads` and `both`: sizes of 1 to 64 cores and 1 to 100 nodes. `demands`: what went in.
 
 Rule kept here: every check that can be made is made and kept, however it comes out, and one whose figure went into the
-demands says so.
+demands is marked so.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ASSUMPTIONS: Final = (
     " memory bandwidth or hyperthreads)",
     "cores are shared evenly, and a process uses one at a time",
     "a batch costs what it costs plus so much for each item, and is never larger than the runtime makes it",
-    "an fsync takes its median time, whoever else writes to the disk",
+    "an fsync takes its median time, whatever else writes to the disk",
     "keys are uniform, commands and queries those of the bank (one event each), and nothing fails",
     "nodes are alike and their network is never full; a batch between them costs a null call through Ray at either end",
     "every projector takes in every event of all nodes",

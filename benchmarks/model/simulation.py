@@ -97,7 +97,7 @@ class Cores:
 
 
 class Process:
-    """A process of one thread: one job after the other, each on a core and then, if it says so, waiting without one.
+    """A process of one thread: one job after the other, each on a core and then, if it has a wait, without one.
 
     Jobs stand in two lines, which take turns; a process with one kind of work uses the first.
     """

@@ -2,7 +2,7 @@
 
 Top down: the machine, what is wrong with the run, the goals, the plots by subject, every figure.
 
-Rule kept here: nothing is drawn or told that is not in the results, and everything in them can be read on the page;
+Rule kept here: nothing is drawn or written that is not in the results, and everything in them can be read on the page;
 what comes from the results is escaped.
 """
 

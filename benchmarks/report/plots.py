@@ -1,4 +1,4 @@
-"""The plots by subject. Each is drawn if the run has the figures for it, and says in a sentence what it shows."""
+"""The plots by subject. Each is drawn if the run has the figures for it, and a sentence describes what it shows."""
 
 from __future__ import annotations
 

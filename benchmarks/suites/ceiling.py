@@ -97,7 +97,7 @@ class SyncedFile:
         return told if stored == self.entries else [*told, f"{stored} entries are stored of {self.entries}"]
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._lmdb.close()
 
 

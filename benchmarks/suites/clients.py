@@ -9,7 +9,8 @@ The application runs on one node of its own (`LocalCluster(nodes=1)`), or on tho
 
 Run as `python -m rayfold.benchmarks.suites.clients '{"name": …}'` this is one client: it connects to a bank by its
 name, prints `ready`, waits for a line, works, and prints in one line of JSON what it did; the receipts go into a file,
-pickled, as they are many. Only what happens within the timed part counts, CPU included; a client that fails says why.
+pickled, as they are many. Only what happens within the timed part counts, CPU included; a client that fails prints
+the reason.
 
 Rule kept here: throughputs are added up, so all clients begin at one word and are timed over the same seconds; what
 each was acknowledged is looked up in the logs.
@@ -163,7 +164,7 @@ def _client(job: Job) -> AbstractContextManager[Popen[bytes]]:
 
 
 async def _said(client: Popen[bytes]) -> bytes:
-    """The next line that a client says. Raises `TimeoutError`, `RuntimeError` if it has ended instead."""
+    """The next line that a client prints. Raises `TimeoutError`, `RuntimeError` if it has ended instead."""
     assert client.stdout is not None
     line = await asyncio.wait_for(asyncio.to_thread(client.stdout.readline), CLIENT_TIMEOUT_S)
     if not line:
@@ -192,7 +193,7 @@ async def _work(job: Job) -> JobResult:
 
 
 def main() -> None:
-    """Do the job that the first argument says."""
+    """Do the job that the first argument names."""
     job = Job(**json.loads(sys.argv[1]))
     print(json.dumps(asdict(asyncio.run(_work(job)))), flush=True)
 

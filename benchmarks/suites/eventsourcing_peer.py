@@ -83,11 +83,11 @@ class _BalancesProjection(Projection[_Balances]):
 
 
 IN_MEMORY: Final = {"PERSISTENCE_MODULE": "eventsourcing.popo"}
-"""How the library is told to keep events in memory."""
+"""The settings with which the library keeps events in memory."""
 
 
 def on_sqlite(folder: Path) -> dict[str, str]:
-    """How the library is told to keep events in a SQLite file."""
+    """The settings with which the library keeps events in a SQLite file."""
     path = str(folder / "bank.sqlite")
     return {"PERSISTENCE_MODULE": "eventsourcing.sqlite", "SQLITE_DBNAME": path, "SQLITE_LOCK_TIMEOUT": "60"}
 

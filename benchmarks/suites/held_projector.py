@@ -3,7 +3,7 @@ returns what it gets.
 
 For the read suite, which measures queries beside thousands that wait. In a running system a query never waits for long:
 either its event comes or the log has none. Here the log's end is known and its events are not given, as that of a node
-which does not answer, for as long as the suite wants. All else is what a projector runs: the read model, the server,
+which does not answer, for as long as the suite has set. All else is what a projector runs: the read model, the server,
 the table of what waits.
 
 Run as a program (`python -m rayfold.benchmarks.suites.held_projector ECHO`) it listens for echoes at the path `ECHO`,

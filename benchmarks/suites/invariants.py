@@ -1,13 +1,13 @@
-"""The invariants: what has to be true after a timed run, read back from the logs and not from anybody's memory.
+"""The invariants: what has to be true after a timed run, read back from the logs and not from a memory.
 
 Rule kept here: a run that breaks one of them has no figure. What is checked, and how each broken build shows:
 
 - *every acknowledged event is present once*, under the command id, stream, version and position of its receipt
   (an event that was dropped before the append leaves a hole, or another event where its receipt points)
 - *positions and versions are contiguous*, and no command took effect twice
-- *acknowledged means on the disk*: Linux tells how many pages of a file in its cache are still to be written
+- *acknowledged means on the disk*: Linux shows how many pages of a file in its cache are still to be written
   (`cachestat`, Linux 6.5). Right after the last acknowledgement the log's file must have none; without the fsync it has
-  nearly all it wrote. A memory file system has no disk to write to and is told apart elsewhere: the report marks it
+  nearly all it wrote. A memory file system has no disk to write to and is distinguished elsewhere: the report marks it
 - *a read model is a fold of the log*: the answers of every replica against an own, plain sum over the events
   (a projector that applies twice is off by a factor)
 
@@ -30,7 +30,7 @@ from rayfold.runtime.log.format import decode_record
 from rayfold.runtime.receipt import Receipt
 
 TOLD_MAX: Final = 5
-"""Lines of one kind: the first few say what is wrong, the rest is counted."""
+"""Lines of one kind: the first few show what is wrong, the rest is counted."""
 
 PAGE_EVENTS: Final = 4_096
 """Read at a time."""
@@ -74,7 +74,7 @@ def _log_violations(partition: int, reader: Reader, acknowledged: Sequence[Recei
     for receipt in acknowledged:
         other = wanted.setdefault(receipt.position, receipt)
         if other.command_bytes != receipt.command_bytes:
-            yield f"partition {partition}: two commands were told that their event is at position {receipt.position}"
+            yield f"partition {partition}: two commands have receipts for position {receipt.position}"
     position = start
     versions: dict[Any, int] = {}
     places: dict[bytes, int] = {}
@@ -82,7 +82,7 @@ def _log_violations(partition: int, reader: Reader, acknowledged: Sequence[Recei
         for event in events_of(reader, start):
             position += 1
             if event.position != position:
-                yield f"partition {partition}: the event at position {position} says {event.position}"
+                yield f"partition {partition}: the event at position {position} is numbered {event.position}"
             version = versions.get(event.stream, 0 if not start else event.version - 1) + 1
             versions[event.stream] = event.version
             if event.version != version:
@@ -97,7 +97,8 @@ def _log_violations(partition: int, reader: Reader, acknowledged: Sequence[Recei
                 event.stream,
                 event.version,
             ):
-                yield f"partition {partition}: position {position} holds another event than {told.stream} was told"
+                what = f"position {position} holds another event than that of the receipt of {told.stream}"
+                yield f"partition {partition}: {what}"
     except RayfoldError as error:
         yield f"partition {partition}: the log cannot be read after position {position}: {error}"
     for missing in wanted.values():
@@ -119,7 +120,7 @@ def balances_in(readers: Iterable[Reader]) -> dict[str, int]:
 def read_model_violations(name: str, expected: Mapping[str, Any], answered: Mapping[str, Any]) -> list[str]:
     """Where a read model differs from the fold of the log."""
     lines = [
-        f"{name}: {key} is {answered.get(key, 'missing')} and the log says {expected.get(key, 'nothing')}"
+        f"{name}: {key} is {answered.get(key, 'missing')} and the log has {expected.get(key, 'nothing')}"
         for key in difference(expected, answered)
     ]
     return _shortened(lines)
@@ -155,7 +156,7 @@ class _Pages(ctypes.Structure):
 
 
 def dirty_pages(file: Path) -> int | None:
-    """How many pages of a file are in the kernel's cache and not on the disk yet; None where Linux cannot tell."""
+    """How many pages of a file are in the kernel's cache and not on the disk yet; None where Linux does not show it."""
     libc = ctypes.CDLL(None, use_errno=True)
     whole, pages = _Range(0, 0), _Pages()
     descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)

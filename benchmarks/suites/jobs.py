@@ -1,7 +1,7 @@
 """Jobs: whole applications, each with an oracle of its own: SmallBank, YCSB A to F, and the flights of the demo.
 
-Rule kept here: an operation counts when its last command or query has been answered; what the oracle says is worked out
-from what the callers were told, never from the system's own state.
+Rule kept here: an operation counts when its last command or query has been answered; what the oracle expects is worked
+out from what the callers got, never from the system's own state.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def cases(options: Options) -> list[Case]:
 
 
 class SmallBank:
-    """Runs transactions, and keeps count of the money that came in and went out by what it was told."""
+    """Runs transactions, and keeps count of the money that came in and went out by the outcomes that it got."""
 
     def __init__(self, bank: Runtime, seed: int, customers: int = CUSTOMERS) -> None:
         self.receipts: list[Receipt] = []
@@ -103,7 +103,7 @@ class SmallBank:
                 await self._amalgamate(transaction)
 
     async def _amalgamate(self, transaction: smallbank.Transaction) -> None:
-        """All that the first has goes to the second. How much that is, only the event says: the read model is asked."""
+        """All that the first has goes to the second. The amount is in the event alone: the read model is asked."""
         transfer = f"{self._seed}-{transaction.number}"
         receipt = await self._execute(transaction.customer, smallbank.SendAll(transfer=transfer))
         amount = await self._bank.ask(smallbank.Ledger, smallbank.Transit(transfer=transfer), after=receipt)
@@ -157,7 +157,7 @@ def _figures(load: Load, latencies: Latencies, what: str, more: dict[str, Figure
 
 
 class Ycsb:
-    """Runs operations, and remembers which write of each field was the last by the versions it was told."""
+    """Runs operations, and remembers which write of each field was the last by the versions it got."""
 
     def __init__(self, bank: Runtime, workload: str, seed: int, rows: int = ROWS) -> None:
         self.receipts: list[Receipt] = []

@@ -193,7 +193,7 @@ async def ask_all(
 class ConstantPace:
     """When each request of an open loop is meant to be sent: number `n`, counted from 0, at `n / rate_per_s`.
 
-    It never looks at answers, so a slow system cannot slow down the load that it is measured with, and a latency
+    It never reads answers, so a slow system cannot slow down the load that it is measured with, and a latency
     counted from the intended time holds the wait of everything that queued behind a stall (coordinated omission).
     """
 

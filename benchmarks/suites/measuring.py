@@ -1,7 +1,7 @@
 """How things are measured: repeated calls, CPU by process, and figures with their units.
 
 Rule kept here: CPU comes from `/proc/<pid>/stat`, all threads of a process together, so that what a role takes does not
-depend on what the process says about itself.
+depend on what the process reports about itself.
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ class _Writer:
     answered_s: list[float] = field(default_factory=list)
     """Of `time.perf_counter`, as the receipts came."""
     refused: int = 0
-    """Times it was told that its partition is unavailable."""
+    """How often its partition was unavailable to it."""
     failures: list[str] = field(default_factory=list)
     """Errors of any other kind."""
 

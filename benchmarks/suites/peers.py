@@ -1,7 +1,7 @@
 """Peers: the same job with what a user would take instead, side by side in one run.
 
-Rule kept here: a peer is measured at its best settings, and one that is not installed is said to be so. Every durable
-one syncs before it acknowledges. What each of them leaves out, its own file says.
+Rule kept here: a peer is measured at its best settings, and one that is not installed is shown as that. Every durable
+one syncs before it acknowledges. What each of them leaves out is in its own file.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from typing import Any, Final
 from ..harness.processes import running_program
 
 USER: Final = "rayfold"
-"""The database's superuser, trusted by whoever can open the socket."""
+"""The database's superuser, trusted from each process that can open the socket."""
 
 START_TIMEOUT_S: Final = 60.0
 
@@ -42,7 +42,7 @@ def missing() -> list[str]:
 
 @contextlib.contextmanager
 def running_server(folder: Path) -> Iterator[dict[str, str]]:
-    """A server over a fresh cluster in `folder`, answering; yields how `eventsourcing` is told of it.
+    """A server over a fresh cluster in `folder`, answering; yields the settings with which `eventsourcing` uses it.
 
     Raises `RuntimeError`, with the server's own last words, if it does not come up.
     """

@@ -1,7 +1,7 @@
 """Profile: where the CPU time of a command, a query and a replayed event goes, function by function.
 
-What to look at when a goal is missed: the CPU of each role is measured from outside (`/proc`), and py-spy's samples of
-the role's process say in which function of ours it was spent. What a C extension does (LMDB, pydantic, msgpack) counts
+What to read when a goal is missed: the CPU of each role is measured from outside (`/proc`), and py-spy's samples of
+the role's process show in which function of ours it was spent. What a C extension does (LMDB, pydantic, msgpack) counts
 for the function of ours that called it; the rest for Ray, for Python, or for threads that run no Python.
 
 Rule kept here: figures of this suite are shares of CPU time and never speeds: py-spy stops a process for each look.
@@ -31,7 +31,7 @@ from .write import saturate
 
 LOOKS_PER_S: Final = 100
 PLACES_MAX: Final = 14
-"""Functions told of each role; the rest is summed up as `others`."""
+"""Functions listed of each role; the rest is summed up as `others`."""
 
 CATCH_UP_S: Final = 1.0
 START_S: Final = 0.3
@@ -42,7 +42,7 @@ FOLDERS: Final = ("actors/", "runtime/", "benchmarks/")
 
 
 def cases(options: Options) -> list[Case]:
-    """Commands at two depths, queries, and catching up; a quick run only looks at commands and catching up."""
+    """Commands at two depths, queries, and catching up; a quick run has commands and catching up alone."""
     skip = "" if _spy() else "not installed: py-spy"
     depths = (1_024,) if options.quick else (64, 1_024)
     return [
@@ -104,7 +104,7 @@ def _figures(
 
 @contextlib.asynccontextmanager
 async def _looking_at(running: Running, seconds: float) -> AsyncIterator[dict[str, Counter[str]]]:
-    """Look at the first process of each role meanwhile. What was seen is there when the block has ended."""
+    """Sample the first process of each role meanwhile. The samples are complete when the block has ended."""
     seen: dict[str, Counter[str]] = {}
     pids = {role: of_role[0] for role, of_role in running.pids.items() if of_role}
     looking = asyncio.create_task(_spied(pids, running.folder, seconds))
@@ -116,7 +116,7 @@ async def _looking_at(running: Running, seconds: float) -> AsyncIterator[dict[st
 
 
 async def _spied(pids: Mapping[str, int], folder: Path, seconds: float) -> dict[str, Counter[str]]:
-    """Looks by role and place. Raises `RuntimeError` with what py-spy said if it may not look."""
+    """Looks by role and place. Raises `RuntimeError` with what py-spy has printed if it may not sample."""
     return dict(
         zip(pids, await asyncio.gather(*(_spied_one(pid, folder, seconds) for pid in pids.values())), strict=True)
     )
@@ -131,7 +131,7 @@ async def _spied_one(pid: int, folder: Path, seconds: float) -> Counter[str]:
     )  # fmt: skip
     _, said = await process.communicate()
     if process.returncode or not output.exists():
-        raise RuntimeError(f"py-spy may not look at process {pid}: {said.decode(errors='replace').strip()[-200:]}")
+        raise RuntimeError(f"py-spy may not sample process {pid}: {said.decode(errors='replace').strip()[-200:]}")
     return places_of(output.read_text(errors="replace"))
 
 

@@ -46,7 +46,7 @@ QUESTIONS: Final = 1_000
 
 
 def cases(options: Options) -> list[Case]:
-    """Replicas and depths; a setting without a replica has nobody to ask."""
+    """Replicas and depths; a setting without a replica has none to ask."""
     depths = (4_096,) if options.quick else (1, 64, 1_024, 4_096)
     replicas = [number for number in options.replicas if number] or [1]
     settings = [{"depth": depth, "replicas": number} for number in replicas for depth in depths]
@@ -57,7 +57,7 @@ def cases(options: Options) -> list[Case]:
 
 
 async def saturated(options: Options, depth: int, replicas: int) -> Sample:
-    """Keep `depth` queries in flight for the time that the options say."""
+    """Keep `depth` queries in flight for the time that the options set."""
     async with running_bank(options, replicas=replicas) as running:
         filled = await fill(running, options)
         queries = questions(draw("uniform", options.seed))
@@ -69,7 +69,7 @@ async def saturated(options: Options, depth: int, replicas: int) -> Sample:
 
 
 async def _measure_embedded(options: Options) -> Sample:
-    """One thread that asks a read model in its own process, and one that looks into it."""
+    """One thread that asks a read model in its own process, and one that reads it."""
     async with running_bank(options, replicas=1) as running:
         filled = await fill(running, options)
         violations = filled.failures + await running.violations(filled.receipts)
@@ -115,7 +115,7 @@ class _Echo(asyncio.Protocol):
 
 
 class _Held(NamedTuple):
-    """A projector that holds back what it is told to (`held_projector.py`), and a client of it."""
+    """A projector that holds back what it has to (`held_projector.py`), and a client of it."""
 
     pool: ReplicaPool
     echo: _Echo

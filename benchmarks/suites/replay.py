@@ -143,7 +143,7 @@ async def _rebuild(options: Options, events: int | None = None, store: str = "me
 
 
 def rebuild_again(options: Options) -> int:
-    """One more rebuild over the smallest log, for whoever looks at it meanwhile. Returns the events."""
+    """One more rebuild over the smallest log, for what measures it meanwhile. Returns the events."""
     reader = _log_of(options, sizes_of(options)[0]).store.open_reader(0)
     try:
         read_model = ReadModel(Balances, Catalogue([Account], [Balances]), {0: reader})
@@ -166,7 +166,7 @@ async def _cold_start(options: Options, events: int) -> Sample:
 
 
 async def _activation(options: Options, length: int, snapshots: bool) -> Sample:
-    """An aggregate that is in nobody's memory, made from the log; in this process."""
+    """An aggregate that is in no memory, made from the log; in this process."""
     aggregate: type[Aggregate] = Snapshotted if snapshots else Unsnapshotted
     stream = StreamId(aggregate.aggregate_type, "one")
     with fresh_folder(options) as folder:
@@ -229,7 +229,7 @@ def _spread(keys: list[str], events: int) -> list[str]:
 async def _rebuild_while_serving(options: Options, traffic: bool) -> Sample:
     """A read model built anew while the runtime serves, as a user sees it: from the call of `bank.rebuild(...)` until
     the new one has taken over, the start of its process included. With traffic, commands keep coming until then, and
-    what they do in a second is told beside what they did before it began."""
+    what they do in a second is given beside what they did before it began."""
     async with running_bank(options, replicas=1) as running:
         receipts = await _filled(running, options)
         async with _sending(running, options, traffic) as sent:

@@ -142,7 +142,7 @@ class Running:
             files = [store.partition_path(number) / "data.mdb" for number in range(store.partitions)]
             told = [None if dirty_pages(files[0]) is None else fsync_violations(files)]
         if None in told:
-            self.notes["fsync"] = "not checked: Linux before 6.5 does not tell which pages are on the disk"
+            self.notes["fsync"] = "not checked: Linux before 6.5 does not show which pages are on the disk"
         return [line for lines in told for line in lines or ()]
 
     async def caught_up(self) -> None:
@@ -175,7 +175,7 @@ async def running_bank(
 ) -> AsyncIterator[Running]:
     """A runtime over a fresh store, or over an existing one. Without replicas it has no projection at all.
 
-    `cluster`: the address of one over whose nodes the store is spread. If none is said, that of the options, unless the
+    `cluster`: the address of one over whose nodes the store is spread. Without it, that of the options, unless the
     store is an existing one: that is here.
     """
     joined = options.address if store is None else None
@@ -245,14 +245,14 @@ def _on_nodes(node_ids: Iterable[str], function: Callable[..., Any], *arguments:
 
 
 def _are_all_here(addresses: Iterable[str]) -> bool:
-    """Whether these nodes are on the machine of this process, where their processes can be looked at."""
+    """Whether these nodes are on the machine of this process, where their processes can be examined."""
     import ray
 
     return set(addresses) <= {ray.util.get_node_ip_address()}
 
 
 def _dirty_files(name: str) -> list[str] | None:
-    """On a node: what of its share was acknowledged and is not on the disk; None where Linux cannot tell."""
+    """On a node: what of its share was acknowledged and is not on the disk; None where Linux does not show it."""
     data = data_folder_here()
     assert data is not None
     share = open_share(data / name, node_id_here())

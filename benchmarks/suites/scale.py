@@ -5,7 +5,7 @@ et al., 2022): the same number of clients, divided between writing and reading i
 matrix: writes and reads each idle, at half of their saturation, or saturated, and what that makes of throughput and p99
 of both.
 
-Rule kept here: at half, latencies are those of an open loop. Saturated, they are those of a closed loop and say more
+Rule kept here: at half, latencies are those of an open loop. Saturated, they are those of a closed loop and are more
 about the depth than about the system: they are to be compared along a row of the matrix, not with each other.
 """
 

@@ -55,7 +55,7 @@ async def saturate(
     placement: str = "shared",
     accounts: int = ACCOUNTS,
 ) -> Load:
-    """Keep `depth` deposits in flight for the time that the options say."""
+    """Keep `depth` deposits in flight for the time that the options set."""
     aggregate = OwnAccount if placement == "own" else Account
     envelopes = deposits(draw(keys, options.seed, accounts), options.seed, aggregate)
     return await execute_all(

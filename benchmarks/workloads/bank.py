@@ -94,7 +94,7 @@ class Balances(Projection):
 
     @answer
     def balance(self, query: BalanceOf) -> int:
-        """Nothing, for an account that nobody heard of."""
+        """Nothing, for an account that does not exist."""
         return self.balances.get(query.account, 0)
 
     @answer
@@ -114,7 +114,7 @@ class BalancesInLmdb(Projection, store=Lmdb()):
 
     @answer
     def balance(self, query: BalanceOf) -> int:
-        """Nothing, for an account that nobody heard of."""
+        """Nothing, for an account that does not exist."""
         found: int = self.rows.get(query.account, 0)
         return found
 

@@ -37,7 +37,7 @@ def grow(folder: Path, events: int) -> Store:
 
 
 def grow_streams(folder: Path, lengths: dict[str, int], kind: str = "Account") -> Store:
-    """A new store of one partition with these accounts, each as long as it says."""
+    """A new store of one partition with these accounts, each of the length given."""
     return _grown(folder, ((StreamId(kind, account), length) for account, length in lengths.items()))
 
 

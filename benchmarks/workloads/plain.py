@@ -1,6 +1,6 @@
 """The plain program: the same job in one process, without Ray and without our write loop. The COST baseline.
 
-"Scalability! But at what COST?" (McSherry, Isard, Murray, 2015): a system that scales has to say how many cores it
+"Scalability! But at what COST?" (McSherry, Isard, Murray, 2015): a system that scales has to state how many cores it
 needs until it beats a good program on one. This is that program. Per command: validate it, look up its id, decide,
 encode the event, checksum and chain it, put it, its stream entry and its command entry. Per batch: one LMDB transaction
 with the log's own durability (`sync`, `metasync`, no `writemap`) and its own way of putting stream entries late.
@@ -129,7 +129,7 @@ class PlainBank:
         return receipts
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._lmdb.close()
 
 

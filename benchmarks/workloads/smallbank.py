@@ -14,13 +14,13 @@ amalgamate      `SendAll` to the first, a query for how much that was, then `Rec
 =============== =====================================================================================
 
 **What is not atomic.** The last two concern two customers. SmallBank's transactions take both accounts in one step;
-here the money leaves the first, is in transit, and arrives at the second with a command of its own. In between somebody
-may see it at neither. It cannot get lost or arrive twice: `Sent` is stored, and the id of `Receive` is derived from the
-transfer, so it takes effect at most once however often it is sent. If the sender of commands dies in between, the money
-stays in transit until somebody sends `Receive`; a process manager would do that.
+here the money leaves the first, is in transit, and arrives at the second with a command of its own. In between another
+program may see it at neither. It cannot get lost or arrive twice: `Sent` is stored, and the id of `Receive` is derived
+from the transfer, so it takes effect at most once however often it is sent. If the sender of commands ends in between,
+the money stays in transit until a program sends `Receive`; a process manager would do that.
 
-The oracle: money is conserved. What is in all accounts and in transit is what was there at first, plus what came in,
-minus what went out.
+The oracle: money is conserved. The sum of all accounts and of what is in transit is the sum at first, plus what came
+in, minus what went out.
 """
 
 from __future__ import annotations
@@ -296,7 +296,7 @@ class Ledger(Projection):
 
     @answer
     def balance(self, query: CustomerBalance) -> int:
-        """Nothing, for nobody."""
+        """Nothing, for a customer that does not exist."""
         return self.balances.get(query.customer, 0)
 
     @answer

@@ -129,7 +129,7 @@ class Scan(Query[list[list[str]]]):
 
 
 class AllRows(Query[dict[str, list[str]]]):
-    """Everything: what the oracle looks at."""
+    """Everything: what the oracle reads."""
 
 
 class Rows(Projection):

@@ -52,7 +52,7 @@ def test_an_event_that_was_dropped_in_the_middle_is_told_too(tmp_path: Path) -> 
         bank = Bank(tmp_path / "log", log, writes_to=DropsAnEvent(log, at_batch=2))
         told = bank.violations()
     assert told
-    assert any("was told" in line or "acknowledged" in line for line in told)
+    assert any("of the receipt" in line or "acknowledged" in line for line in told)
 
 
 def test_an_fsync_that_was_left_out_is_found_by_the_pages_that_are_not_on_the_disk(
@@ -95,7 +95,7 @@ def test_a_projector_that_applies_twice_differs_from_the_fold_of_the_log(tmp_pat
         told = bank.violations()
         fold = balances_in([log])
     assert told[0] == (
-        f"read model: account-000000 is {2 * fold['account-000000']} and the log says {fold['account-000000']}"
+        f"read model: account-000000 is {2 * fold['account-000000']} and the log has {fold['account-000000']}"
     )
     assert told[-1] == "… and 5 more like these"
     assert len(told) == 6
@@ -120,21 +120,21 @@ ONE, TWO = b"1" * 16, b"2" * 16
 def test_a_receipt_that_points_at_the_event_of_another_command_is_told() -> None:
     log = log_of([("alice", ONE), ("bob", TWO)])
     assert log_violations({0: log}, [receipt("alice", 2, 1, ONE)]) == [
-        "partition 0: position 2 holds another event than Account/alice was told"
+        "partition 0: position 2 holds another event than that of the receipt of Account/alice"
     ]
 
 
 def test_two_receipts_for_one_position_are_told() -> None:
     log = log_of([("alice", ONE)])
     assert log_violations({0: log}, [receipt("alice", 1, 1, ONE), receipt("bob", 1, 1, TWO)]) == [
-        "partition 0: two commands were told that their event is at position 1"
+        "partition 0: two commands have receipts for position 1"
     ]
 
 
 def test_a_receipt_with_a_wrong_version_is_told() -> None:
     log = log_of([("alice", ONE)])
     told = log_violations({0: log}, [receipt("alice", 1, 2, ONE)])
-    assert told == ["partition 0: position 1 holds another event than Account/alice was told"]
+    assert told == ["partition 0: position 1 holds another event than that of the receipt of Account/alice"]
 
 
 class Replays:
@@ -153,7 +153,7 @@ class Replays:
 def test_a_gap_in_the_positions_is_told() -> None:
     records = log_of([("alice", ONE), ("bob", TWO)]).read(0, 10)
     reader: Any = Replays(records[1:])
-    assert log_violations({0: reader}, []) == ["partition 0: the event at position 1 says 2"]
+    assert log_violations({0: reader}, []) == ["partition 0: the event at position 1 is numbered 2"]
 
 
 def test_a_command_that_took_effect_twice_is_told() -> None:
@@ -173,6 +173,6 @@ def test_what_was_there_before_the_run_is_not_looked_at_again() -> None:
 def test_a_read_model_is_compared_key_by_key() -> None:
     assert difference({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 4, "d": 5}) == ["b", "c", "d"]
     assert read_model_violations("money", {"a": 1}, {"b": 2}) == [
-        "money: a is missing and the log says 1",
-        "money: b is 2 and the log says nothing",
+        "money: a is missing and the log has 1",
+        "money: b is 2 and the log has nothing",
     ]

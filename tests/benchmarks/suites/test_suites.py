@@ -171,7 +171,7 @@ async def test_a_read_model_that_counts_twice_in_a_process_of_its_own_is_told(
 ) -> None:
     async with running_bank(options(), replicas=1, projections=[BalancesTwice]) as running:
         receipt = await running.bank.execute(Account, "alice", Deposit(amount=5))
-        assert await running.violations([receipt]) == ["read model: alice is 10 and the log says 5"]
+        assert await running.violations([receipt]) == ["read model: alice is 10 and the log has 5"]
 
 
 @pytest.mark.slow
