@@ -19,9 +19,10 @@ Rules kept here:
 
 from __future__ import annotations
 
+import os
 import sys
 
-if __name__ == "__main__":
+if __name__ == "__main__" and os.path.exists(os.path.join(sys.path[0], os.path.basename(__file__))):
     del sys.path[0]  # this folder, whose modules are not for import by name
 
 import array
@@ -30,7 +31,6 @@ import gc
 import importlib
 import importlib.util
 import json
-import os
 import select
 import signal
 import socket
@@ -96,7 +96,8 @@ def main() -> None:
     path = importlib.util.find_spec(WORKER).origin  # type: ignore[union-attr]  # a module that Ray has
     assert path is not None
     sys.argv[0] = path
-    sys.path.insert(0, os.path.dirname(path))
+    if not sys.flags.safe_path:
+        sys.path.insert(0, os.path.dirname(path))
     if waiting is not None:
         _release_when_known(waiting)
     import runpy

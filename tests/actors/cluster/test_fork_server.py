@@ -18,7 +18,7 @@ import pytest
 
 from rayfold.actors.process import fork_server, reaper, waiting_agent
 from tests.other_user import as_nobody, needs_root
-from tests.support.driver import processes_below
+from tests.support.driver import processes_below, wait_until_gone
 
 ACTORS = """
 import json, os, sys, threading
@@ -60,9 +60,11 @@ class Program:
     """A program that has started a Ray, as runtimes do."""
 
     def __init__(self, folder: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", ACTORS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder
-        )
+        """In a folder, with that on its path, and without what Python puts there by itself."""
+        piped: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": folder}
+        environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1"}
+        self.folder = folder
+        self.process = subprocess.Popen([sys.executable, "-c", ACTORS], env=environment, **piped)
 
     def ask(self, expression: str) -> Any:
         """What an expression comes to in it."""
@@ -80,14 +82,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     yield program
     left = processes_below(program.process.pid)
     program.process.communicate(timeout=60)
-    assert not [pid for pid in left if _runs(pid)]
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    wait_until_gone(left, 60)
 
 
 def _command(pid: int) -> list[str]:
@@ -112,6 +107,8 @@ def test_workers_are_children_of_one_server_and_as_if_ray_had_started_them(progr
     assert first["job"] == second["job"] == program.ask("ray.get_runtime_context().get_job_id()")
     assert first["main"].endswith("default_worker.py")
     assert str(Path(fork_server.__file__).parent) not in first["path"]
+    assert str(program.folder) in first["path"]
+    assert first["cwd"] == str(program.folder)
     assert "rayfold.actors.partition.actor" in first["modules"]
     node = int(Path(f"/proc/{first['parent']}/stat").read_text().rpartition(")")[2].split()[1])
     wait_until(lambda: [pid for pid in processes_below(node) if _is_server(pid)] == [first["parent"]])
