@@ -227,7 +227,8 @@ def system(
         retired=retired,
     )
     count = check_partitions(partitions, _SYSTEM) or made.partitions or PARTITIONS_DEFAULT
-    return MemoryRuntime(made, count, checked_settings(settings or made.settings, None, timeout_s), Clock(now))
+    chosen = checked_settings(made.settings if settings is None else settings, None, timeout_s)
+    return MemoryRuntime(made, count, chosen, Clock(now))
 
 
 def system_blocking(*classes: Classes, **options: Unpack[SystemOptions]) -> BlockingMemoryRuntime:

@@ -114,7 +114,9 @@ class Runtime(Operations):
         self._catalogue, self._projections = application.catalogue, application.projections
         self._partitions = application.partitions if partitions is None else check_partitions(partitions, "Runtime")
         self._replicas = application.replicas
-        self._settings = checked_settings(settings or application.settings, own_actors_max, timeout_s)
+        self._settings = checked_settings(
+            application.settings if settings is None else settings, own_actors_max, timeout_s
+        )
         self._num_cpus = _checked_cpus(num_cpus)
         self._cluster = _checked_cluster(cluster)
         self._linger_s = _checked_linger(linger, cluster, self._settings)

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -340,6 +341,15 @@ def test_a_wrong_option_of_a_runtime_is_refused_when_it_is_made(
     with pytest.raises(kind) as caught:
         BlockingRuntime(tmp_path / "bank-data", **({"aggregates": [Account]} | options))
     assert str(caught.value).startswith(text)
+
+
+@pytest.mark.parametrize("settings", [{}, [], 0, "", False])
+def test_settings_that_are_none_are_refused_beside_an_application_too(tmp_path: Path, settings: Any) -> None:
+    application = Application("bank", aggregates=[Account])
+    makers: list[Callable[..., Any]] = [partial(BlockingRuntime, tmp_path / "bank-data"), system_blocking]
+    for make in makers:
+        with pytest.raises(InvalidMessage, match=r"^settings: .* is none; give a Settings"):
+            make(application, settings=settings)
 
 
 @pytest.mark.parametrize("path", [None, 5, "", "a\0b", b"bank-data", True])
