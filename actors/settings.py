@@ -62,9 +62,9 @@ class Settings:
     (`runtime/checks/standing.py`); 0 turns it off. At 0.01 an aggregate is checked about every two seconds."""
 
     local_sockets: bool = True
-    """Have commands reach a partition, and queries a projector, on the same machine over a Unix socket that only this
-    user can open (`sockets/listening.py`). Without, and on other nodes, they travel through Ray, which takes some
-    0.6 ms more for each batch; and no other program can `connect` by the path of the store."""
+    """Have commands reach a partition, and queries and broadcasts a projector, on the same machine over a Unix socket
+    that only this user can open (`sockets/listening.py`). Without, and on other nodes, they travel through Ray, which
+    takes some 0.6 ms more for each batch; and no other program can `connect` by the path of the store."""
 
     tune_garbage_collector: bool = True
     """Have this process search for cyclic garbage less often while the runtime runs (see `gc_tuning.py`). Settings of

@@ -1,10 +1,11 @@
 """ProjectorActor: one projector, which is one part and one replica of a projection, as a Ray actor.
 
-Steps [7] and [8]. Before it: the broadcast ([6]) of every partition. After it: the answer to a query. Everything that
-matters happens in `runtime/read/read_model.py`; here are only the ways into it: concurrency groups with threads of
-their own, because a plain Ray actor keeps the order of calls within a group and one group does not wait for another:
-`apply` (default, one thread), `ask` (one thread), `ask_after` (some threads, since such a query may wait for events
-still on their way), `keep` (one thread, for checkpoints) and `status`.
+Steps [7] and [8]. Before it: the broadcast ([6]) of every partition, through Ray or, on the same machine, over a socket
+(`query_server.py`). After it: the answer to a query. Everything that matters happens in `runtime/read/read_model.py`;
+here are only the ways into it: concurrency groups with threads of their own, because a plain Ray actor keeps the order
+of calls within a group and one group does not wait for another: `apply` (default, one thread), `ask` (one thread),
+`ask_after` (some threads, since such a query may wait for events still on their way), `keep` (one thread, for
+checkpoints) and `status`.
 
 The actor goes through these phases, each begun by the first call that needs it, also after a crash and restart:
 

@@ -2,7 +2,7 @@
 
 Beside all steps. A frame: the length of its content (4 bytes), the number of the call (8 bytes), its kind (1 byte), its
 content. What kinds there are, and what they contain: `calls.py` for those between programs, `query_frames.py` for those
-between a client and a projector.
+between a client and a projector, `broadcast_frames.py` for those from a partition.
 
 Bytes in, frames out: no socket, no event loop, no thread, no clock.
 
