@@ -192,7 +192,7 @@ def _serve(address: str, node: int) -> _Served | None:
         try:
             return _fork_for_others(server, alive, environment, files)
         except BaseException:
-            os._exit(1)  # whoever waits runs the worker program itself
+            os._exit(1)  # the process that waits runs the worker program itself
 
 
 def _fork_for_others(
@@ -222,7 +222,7 @@ def _fork_for_others(
 
 def _import(names: tuple[str, ...]) -> None:
     for name in names:
-        with contextlib.suppress(Exception):  # whoever needs it meets the error
+        with contextlib.suppress(Exception):  # the code that needs it meets the error
             importlib.import_module(name)
 
 

@@ -1,10 +1,10 @@
-"""Waiting agent: stands in for an agent of a Ray node until somebody needs that.
+"""Waiting agent: stands in for an agent of a Ray node until one is needed.
 
 Beside all steps. `cluster/ray_node.py` has a node start this file where it would start one of its two agents, with the
 agent's own command as arguments. Each of them takes 0.6 s of CPU to start, a node starts no worker before both have
 written down their ports, and nothing here uses either: the agent of the dashboard does nothing in a Ray without its
 dashboard, and the other one prepares the `runtime_env` of a task. The first never becomes more than this; the second is
-started at the same port when somebody connects to it. Ray asks again, and then the real one answers.
+started at the same port when a process connects to it. Ray asks again, and then the real one answers.
 
 Rules kept here: it ends with its node; it needs neither ray nor rayfold: 15 ms to start.
 """
