@@ -1,4 +1,4 @@
-"""What tests of an application use: a system in memory, and specifications.
+"""What tests of an application use: a system in memory, specifications, and their exploration.
 
 `docs/testing.md` is the guide. Importing this imports neither ray nor lmdb, and pytest only where a fixture is made.
 """
@@ -15,13 +15,16 @@ from .actors.api.memory_runtime import (
     system_blocking,
 )
 from .actors.memory.clock import Clock
+from .runtime.exploration.explore import Explored, explore
 from .runtime.testing import given, on
 
 __all__ = [
     "BlockingMemoryRuntime",
     "Clock",
+    "Explored",
     "MemoryRuntime",
     "SystemOptions",
+    "explore",
     "fixture",
     "fixture_blocking",
     "given",

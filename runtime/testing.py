@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, Generic, NamedTuple, NoReturn, TypeVar, overload
 
 import msgpack
 
 from .arguments import unregistered_message
+from .checks.standing import unlike_its_fold, wrong_state
 from .domain.aggregate import Aggregate, outcome_of
 from .domain.declaration import nearest
 from .domain.messages import Command, Event, Message, Query
@@ -31,7 +32,7 @@ from .encoding.catalogue import Catalogue
 from .encoding.codec import decode_message, encode_checked
 from .encoding.facts import as_told
 from .encoding.forms import PACKER_BYTES, stored_form
-from .encoding.saved_state import check_annotations, decode_state, encode_state
+from .encoding.saved_state import check_annotations, checked_state, decode_state, encode_state
 from .errors import DefinitionError, InvalidMessage, Rejected, UnknownEvent
 from .log.contract import StoredEvent
 from .log.format import stream_id
@@ -49,6 +50,9 @@ MessageType = TypeVar("MessageType", bound=Message)
 
 EXAMPLE_TYPE = "Example"
 """The aggregate type of an event that is placed by its id alone."""
+
+SNAPSHOTS_MAX: Final = 100
+"""Versions at which `after_crash` takes a snapshot, the latest ones: each is as many events as follow it."""
 
 FIRST_RECORDED_AT_US = 1_704_067_200_000_000
 """2024-01-01 00:00 UTC: given events are a second apart from here, so a specification gives the same every day."""
@@ -146,20 +150,17 @@ _NOTHING_ELSE: Final = _Known()
 class AggregateCase(Generic[A]):
     """An aggregate with a history. Go on with `when`."""
 
-    def __init__(self, aggregate: A, known: _Known = _NOTHING_ELSE) -> None:
+    def __init__(self, aggregate: A, known: _Known = _NOTHING_ELSE, history: tuple[Event | Stored, ...] = ()) -> None:
         """Use `given` to make one."""
         self.aggregate = aggregate
         self._known = known
+        self._history = history
 
     def given(self, *history: Event | Stored) -> AggregateCase[A]:
         """Let more events happen."""
         __tracebackhide__ = True
-        for event in history:
-            before = self.aggregate.version
-            for one in _events_of(event, self._known, [type(self.aggregate)], []):
-                _evolve(self.aggregate, one)
-                self.aggregate.version = before
-            self.aggregate.version = before + 1
+        self._take_in(self.aggregate, history)
+        self._history += history
         _check_state_survives(self.aggregate)
         return self
 
@@ -177,8 +178,10 @@ class AggregateCase(Generic[A]):
             raise AssertionError(f"{method} changed {name} of the state; {remedy}")
         if isinstance(decided, Rejected):
             stream = StreamId(self.aggregate.aggregate_type, self.aggregate.id)
-            return Outcome(self.aggregate, command, as_told(decided, str(stream), command.message_name), self._known)
-        return Outcome(self.aggregate, command, [_through_codec(event) for event in decided], self._known)
+            refused = as_told(decided, str(stream), command.message_name)
+            return Outcome(self.aggregate, command, refused, self._known, self._history)
+        events = [_through_codec(event) for event in decided]
+        return Outcome(self.aggregate, command, events, self._known, self._history)
 
     def then_state(self, **expected: Any) -> AggregateCase[A]:
         """These fields (or `id` and `version`) now have these values; the others may have any."""
@@ -186,16 +189,80 @@ class AggregateCase(Generic[A]):
         _check_fields(self.aggregate, expected, ("id", "version"))
         return self
 
+    def then_holds(self, *invariants: Callable[[A], object]) -> AggregateCase[A]:
+        """Each of these functions of the aggregate now returns something true, or None. What one raises comes out
+        here."""
+        __tracebackhide__ = True
+        for invariant in invariants:
+            if not holds(invariant, self.aggregate):
+                raise AssertionError(f"{name_of(invariant)} does not hold\n  {self.aggregate!r}")
+        return self
+
+    def after_crash(self) -> AggregateCase[A]:
+        """The state is dropped, as when a process ends, and folded again: from its events, and from a snapshot at each
+        version, if the class takes any. It has to be the same each time. Goes on with the state that was folded."""
+        __tracebackhide__ = True
+        what = unlike_its_fold(self.aggregate, self._folded)
+        if what:
+            raise AssertionError(f"{self._who()} is another one after a crash\n  {what}")
+        folded = self._folded()
+        for version, restored in self._restored():
+            if what := wrong_state(folded, restored, self._folded):
+                taken = f"with a snapshot of version {version}"
+                raise AssertionError(f"{self._who()} is another one after a crash, {taken}\n  {what}")
+        self.aggregate = folded
+        return self
+
+    def _who(self) -> str:
+        return f"{self.aggregate.aggregate_type}/{self.aggregate.id} at version {self.aggregate.version}"
+
+    def _folded(self) -> A:
+        __tracebackhide__ = True
+        aggregate = type(self.aggregate)(self.aggregate.id, 0)
+        self._take_in(aggregate, self._history)
+        return aggregate
+
+    def _restored(self) -> Iterator[tuple[int, A]]:
+        """The aggregate from a snapshot of each version, and the events after it. A state that cannot be saved has
+        none."""
+        cls, aggregate = type(self.aggregate), type(self.aggregate)(self.aggregate.id, 0)
+        first = len(self._history) - SNAPSHOTS_MAX
+        for number, event in enumerate(self._history if cls.snapshot_every else (), 1):
+            self._take_in(aggregate, [event])
+            if number < first:
+                continue
+            try:
+                saved = checked_state(aggregate)
+            except InvalidMessage:
+                continue
+            restored = decode_state(cls, saved, aggregate.id, number)
+            self._take_in(restored, self._history[number:])
+            yield number, restored
+
+    def _take_in(self, aggregate: A, history: Iterable[Event | Stored]) -> None:
+        __tracebackhide__ = True
+        for event in history:
+            before = aggregate.version
+            for one in _events_of(event, self._known, [type(aggregate)], []):
+                _evolve(aggregate, one)
+                aggregate.version = before
+            aggregate.version = before + 1
+
 
 class Outcome(Generic[A]):
     """What became of a command. Each check gives the case back, with the events taken in, for a further `when`."""
 
     def __init__(
-        self, aggregate: A, command: Command, decided: list[Event] | Rejected, known: _Known = _NOTHING_ELSE
+        self,
+        aggregate: A,
+        command: Command,
+        decided: list[Event] | Rejected,
+        known: _Known = _NOTHING_ELSE,
+        history: tuple[Event | Stored, ...] = (),
     ) -> None:
         """Use `AggregateCase.when` to make one."""
         self.aggregate, self.command, self.decided = aggregate, command, decided
-        self._known = known
+        self._known, self._history = known, history
 
     def then(self, *expected: Event) -> AggregateCase[A]:
         """Exactly these events resulted, in this order."""
@@ -218,7 +285,7 @@ class Outcome(Generic[A]):
         known = {name: value for name, value in self.decided.facts.items() if name in facts}
         if self.decided.reason != reason or known != facts:
             self._fail([_rejection(expected)])
-        return AggregateCase(self.aggregate, self._known)
+        return AggregateCase(self.aggregate, self._known, self._history)
 
     def then_state(self, **expected: Any) -> AggregateCase[A]:
         """It was accepted, and these fields now have these values."""
@@ -230,7 +297,7 @@ class Outcome(Generic[A]):
     def _adopted(self) -> AggregateCase[A]:
         __tracebackhide__ = True
         assert not isinstance(self.decided, Rejected)
-        return AggregateCase(self.aggregate, self._known).given(*self.decided)
+        return AggregateCase(self.aggregate, self._known, self._history).given(*self.decided)
 
     def _fail(self, expected: list[str]) -> NoReturn:
         __tracebackhide__ = True
@@ -340,6 +407,17 @@ class Answered(Generic[P, Answer]):
             difference = _difference([_shown(expected)], [_shown(self.answer)])
             raise AssertionError(f"{who}, asked {_shown(self.query)}\n{difference}")
         return self.case
+
+
+def holds(invariant: Callable[[A], object], aggregate: A) -> bool:
+    """Whether this function of the aggregate returns something true, or None. Raises what it raises."""
+    found = invariant(aggregate)
+    return found is None or bool(found)
+
+
+def name_of(invariant: Callable[..., object]) -> str:
+    """What an invariant is called in messages."""
+    return str(getattr(invariant, "__name__", type(invariant).__name__))
 
 
 def _check_command(aggregate: Aggregate, command: object) -> None:

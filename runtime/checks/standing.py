@@ -54,6 +54,7 @@ __all__ = [
     "fold_aside",
     "folded",
     "loose_places",
+    "unlike_its_fold",
     "wrong_state",
 ]
 
@@ -143,6 +144,18 @@ def wrong_state(expected: Stateful, got: Stateful, fold_again: Callable[[], Stat
     if unsteady:
         return f"its handlers are not deterministic, two folds of the same events differ: {unsteady}"
     return found
+
+
+def unlike_its_fold(instance: A, fold: Callable[[], A]) -> str:
+    """How a state in memory differs from the fold of its events; empty if it does not. A fold that changes the state of
+    the instance is one too: then they share what can change."""
+    before = copied(instance)
+    expected = fold()
+    if before is None:
+        before = instance
+    elif what := difference(before, instance):
+        return f"instances share a part of the state, and folding the events in another one has changed it: {what}"
+    return wrong_state(expected, before, fold)
 
 
 def copied(instance: A) -> A | None:
