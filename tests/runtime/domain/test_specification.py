@@ -294,6 +294,43 @@ def test_what_a_handler_raises_comes_out_as_it_is() -> None:
         given(Car).when(Go())
 
 
+def test_an_invariant_holds_if_it_returns_something_true_or_nothing() -> None:
+    def no_debt(account: Account) -> bool:
+        return account.balance > 3
+
+    case = given(Account, Opened(owner="Ada"), Deposited(amount=3))
+    case.then_holds(lambda account: account.balance, lambda account: None).then_state(balance=3)
+    assert failure_of(lambda: case.then_holds(no_debt)) == (
+        "no_debt does not hold\n  Account(id='example', version=2, owner='Ada', balance=3, closed=False)"
+    )
+    with pytest.raises(ZeroDivisionError):
+        case.then_holds(lambda account: 1 // (account.balance - 3))
+
+
+def test_a_case_goes_on_after_a_crash() -> None:
+    case = given(Account, Opened(owner="Ada")).when(Deposit(amount=5)).then(Deposited(amount=5)).after_crash()
+    case.when(Pay(to="bob", amount=4)).then_state(balance=0).after_crash().then_state(version=4)
+    given(Account).after_crash().when(Open(owner="Ada")).then_state(owner="Ada").after_crash()
+
+
+def test_a_state_that_is_another_one_after_a_crash_is_caught() -> None:
+    seen: list[int] = []
+
+    class Counts(Aggregate):
+        seen: int = 0
+
+        @evolve
+        def went(self, event: Went) -> None:
+            seen.append(1)
+            self.seen = len(seen)
+
+    case = given(Counts, Went(miles=1))
+    assert failure_of(case.after_crash) == (
+        "Counts/example at version 1 is another one after a crash\n"
+        "  its handlers are not deterministic, two folds of the same events differ: seen is 3, where it was 2"
+    )
+
+
 def test_what_is_neither_aggregate_nor_projection_is_refused() -> None:
     with pytest.raises(TypeError, match="takes an Aggregate or a Projection class, not int"):
         given(int)  # type: ignore[type-var]
