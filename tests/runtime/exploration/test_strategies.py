@@ -140,7 +140,7 @@ def test_decimals_keep_digits_and_places() -> None:
 
 
 def test_texts_keep_their_length_and_pattern_and_ids_come_often() -> None:
-    texts = made(str)
+    texts = made(str, examples=100)
     assert "example" in texts
     assert "another" in texts
     assert all(len(text) == 30 for text in made(Annotated[str, Field(min_length=30, max_length=30)]))
