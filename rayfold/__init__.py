@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .actors.api.session import Session
     from .actors.api.subscriptions import Subscription
     from .actors.cluster.local import LocalCluster
-    from .actors.control.move_result import MoveResult
+    from .actors.nodes.move_result import MoveResult
     from .actors.observe.status import Status
     from .actors.packaging.application import Application
     from .actors.projection.rebuild import Rebuild, RebuildProgress
@@ -186,7 +186,7 @@ _NAMES_BY_HOME: Final = {
     ".actors.api.operations": ("Operations",),
     ".actors.settings": ("Settings",),
     ".actors.cluster.local": ("LocalCluster",),
-    ".actors.control.move_result": ("MoveResult",),
+    ".actors.nodes.move_result": ("MoveResult",),
     ".actors.system.health_check": ("Health",),
     ".actors.projection.rebuild": ("Rebuild", "RebuildProgress"),
     ".actors.api.replica": ("Replica",),

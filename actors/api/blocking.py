@@ -34,7 +34,7 @@ from ...runtime.store.store import Store
 from ...runtime.stream import ANY
 from ..client.client import Until
 from ..cluster.local import LocalCluster
-from ..control.move_result import MoveResult
+from ..nodes.move_result import MoveResult
 from ..observe.status import Status
 from ..packaging.application import Application
 from ..settings import Settings

@@ -41,7 +41,7 @@ from ...runtime.store.report import Report
 from ...runtime.store.store import Store
 from ...runtime.stream import ANY
 from ..client.client import Client, Until
-from ..control.move_result import MoveResult
+from ..nodes.move_result import MoveResult
 from ..nodes.store import AnyStore, ClusterStore
 from ..observe.status import Status
 from ..projection.rebuild import Rebuild

@@ -26,7 +26,7 @@ from .console import complaints, console
 if TYPE_CHECKING:
     from ..api.connection import BlockingConnection
     from ..cluster.ray_cluster import Cluster
-    from ..control.move_result import MoveResult
+    from ..nodes.move_result import MoveResult
     from ..packaging.application import Application
 
 __all__ = [

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import hmac
 import os
 import secrets
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from ...runtime.errors import StorageFailed
 from ...runtime.printable import printable_log
 from ...runtime.private import check_owner, make_private_folder, write_private
 
-__all__ = ["ensure_token", "has_token"]
+__all__ = ["ensure_token", "has_token", "proof_of_token", "token_of"]
 
 log = printable_log(__name__)
+
+_TOKEN_BYTES_MAX: Final = 4096
+"""It has 64 characters, if it was made here."""
 
 
 def ensure_token(environment: Mapping[str, str]) -> None:
@@ -41,6 +47,28 @@ def has_token(environment: Mapping[str, str]) -> bool:
     if environment.get("RAY_AUTH_MODE", "token") != "token" or environment.get("RAY_AUTH_TOKEN"):
         return True
     return _token_path(environment).exists()
+
+
+def token_of(environment: Mapping[str, str]) -> str:
+    """The token of this user's clusters, as a process with this environment has it; empty if none is needed, or none is
+    there. Raises `StorageFailed` if it cannot be read."""
+    if environment.get("RAY_AUTH_MODE", "token") != "token":
+        return ""
+    if given := environment.get("RAY_AUTH_TOKEN"):
+        return given.strip()
+    path = _token_path(environment)
+    try:
+        with path.open("rb") as file:
+            return file.read(_TOKEN_BYTES_MAX).decode().strip()
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise StorageFailed(str(path), f"cannot read the token: {getattr(error, 'strerror', error)}") from error
+
+
+def proof_of_token(token: str, socket_name: str) -> str:
+    """What a program sends to the socket of this name, so that the token itself is not sent; empty without a token."""
+    return hmac.digest(token.encode(), socket_name.encode(), hashlib.sha256).hex() if token else ""
 
 
 def _token_path(environment: Mapping[str, str]) -> Path:

@@ -10,13 +10,13 @@ from typing import Protocol
 from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.store.report import Report
 from ..cluster.rpc import Method, Reply
+from ..nodes.move_result import MoveResult
 from ..observe.status import Status
 from ..packaging.application import ApplicationPlan
 from ..projection.fleet import CatchingUp
 from ..projection.rebuild import RebuildProgress
 from ..rollout.plan import RolloutProgress
 from ..rollout.preview import Seats
-from .move_result import MoveResult
 from .topology import Topology
 
 __all__ = ["SupervisorHandle"]
@@ -53,6 +53,8 @@ class SupervisorHandle(Protocol):
     def retry_quarantined(self) -> Method[Reply[tuple[Quarantined, ...]], str]: ...
     @property
     def begin_rebuild(self) -> Method[Reply[int], str, bytes]: ...
+    @property
+    def begin_deployed_rebuild(self) -> Method[Reply[int], str, int]: ...
     @property
     def await_rebuild(self) -> Method[Reply[RebuildProgress], int]: ...
     @property

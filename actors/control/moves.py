@@ -41,7 +41,7 @@ from ...runtime.store.home_statement import CopyFacts, HomeStatement
 from ...runtime.store.partition_map import PartitionMap, moves_to_balance
 from ..cluster.names import node_agent_name
 from ..cluster.rpc import call, one_line
-from .move_result import MoveResult
+from ..nodes.move_result import MoveResult
 from .partitions import PartitionInstance
 from .system_state import SystemState
 

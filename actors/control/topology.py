@@ -14,18 +14,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ..nodes.store import ClusterStore
+from ..packaging.class_names import ClassNames
+from ..relay.relayed_topology import ServedParts
 from ..settings import Settings
 
-__all__ = ["TopologyFeed", "Topology", "ServedParts"]
-
-
-class ServedParts(NamedTuple):
-    """Who answers the queries to a projection."""
-
-    version: int
-    """The version of the projection's class."""
-    parts: tuple[tuple[str, ...], ...]
-    """For each part the names of its replicas."""
+__all__ = ["Topology", "TopologyFeed"]
 
 
 class Topology(NamedTuple):
@@ -45,6 +38,10 @@ class Topology(NamedTuple):
     """The application's classes; see `shipping.py`."""
     revision: str = ""
     """Number of this topology; another one after each change."""
+    classes: ClassNames = ClassNames()
+    """The application's classes by name, for programs without Ray."""
+    fingerprints: Mapping[str, str] = {}
+    """Of these classes; see `class_fingerprints.py`."""
 
 
 class TopologyFeed:

@@ -17,7 +17,7 @@ from ...runtime.store.memory_logs import MemoryLogs
 from ...runtime.store.report import Report
 from ..cluster.names import store_system
 from ..control.actor_system import ActorSystem, OneMachinePlacement
-from ..control.move_result import MoveResult
+from ..nodes.move_result import MoveResult
 from ..observe.status import Observer
 from ..projection.rebuild import Rebuild
 from ..settings import Settings

@@ -1,7 +1,7 @@
 """Calls: the frames in which one program calls another over a socket, after the handshake: numbered, answered in any
 order.
 
-Beside all steps. Around it: `../system/relay.py`, which answers, and `../client/relay_connection.py`, which asks.
+Beside all steps. Around it: `../relay/relay.py`, which answers, and `../client/relay_connection.py`, which asks.
 
 The content of a frame (`framing.py`) is in msgpack (`records.py`). A call has the kind `CALL`, and the content
 `[target, method, timeout in seconds, arguments]`. The caller chooses its number, and has at most `CALLS_MAX` calls

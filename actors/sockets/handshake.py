@@ -7,7 +7,8 @@ learns that by name and at once, and no frame is ever read by rules that were no
 
 A greeting: 7 bytes that no other protocol begins with, the version of the protocol (1 byte), the length of the rest (2
 bytes), and the rest, a map in msgpack: `service`, what the connection is for; `store`, the id of the
-store; `refused`, why the connection is about to be ended, if it is. Unknown keys are ignored. The first ten bytes are
+store; `proof`, that a client has the token of a cluster; `refused`, why the connection is about to be ended, if it is.
+Unknown keys are ignored. The first ten bytes are
 the same in every version, so that any two versions can read each other's number.
 
 Bytes in, bytes out: no socket, no event loop, no thread, no clock.
@@ -45,20 +46,24 @@ _TEXT_CHARACTERS_MAX: Final = 500
 class Handshake:
     """One end's half of the handshake on one connection."""
 
-    def __init__(self, service: str, store_id: str = "", *, also: Collection[str] = ()) -> None:
+    def __init__(self, service: str, store_id: str = "", *, also: Collection[str] = (), proof: str = "") -> None:
         """`service`: what the connection is for: both ends have to name the same. `store_id`: of which store;
-        without one a client takes whichever the other end serves. `also`: what else this end listens for."""
+        without one a client takes whichever the other end serves. `also`: what else this end listens for. `proof`: that
+        a client has the token of a cluster; the other end compares it."""
         self.wanted_bytes = _HEAD.size
         """How many bytes of the other end's greeting are missing, as far as is known; 0 at the end of the handshake."""
         self.refused = ""
         """Why this connection has to be ended."""
         self.store_id = store_id
         """The store's id; of a client without one, that of the other end once the handshake is `done`."""
+        self.other_proof = ""
+        """What the other end has sent as its proof."""
         self.rest = b""
         """What came behind the other end's greeting, if more was given to `receive` than was wanted."""
         self.service = service
         """What the connection is for; of an end that listens for several, what the other one has named."""
         self._also = also
+        self._proof = proof
         self._received = b""
 
     @property
@@ -70,6 +75,8 @@ class Handshake:
         """What to send: a client before anything else, the other end after `receive` has come to its end, whether it
         is `done` or has `refused`."""
         told = {"service": self.service, "store": self.store_id}
+        if self._proof:
+            told["proof"] = self._proof
         if self.refused:
             told["refused"] = self.refused
         rest: bytes = msgpack.packb(told)
@@ -108,6 +115,7 @@ class Handshake:
             self.refuse("a greeting that cannot be read")
             return
         service, store_id, refused = (_text(told, key) for key in ("service", "store", "refused"))
+        self.other_proof = _text(told, "proof")
         if refused:
             self.refuse(f"the other end refuses this one: {refused}")
         elif service != self.service and service not in self._also:

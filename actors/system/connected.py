@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
@@ -17,9 +18,9 @@ from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import RayfoldError
 from ...runtime.printable import printable_log
 from ..client.client import Client
-from ..control.topology import ServedParts
 from ..packaging.class_fingerprints import class_fingerprints, differing
 from ..projection.rebuild import SAMPLE_S, Rebuild, RebuildProgress
+from ..relay.relayed_topology import ServedParts
 
 __all__ = ["ConnectedRebuild", "ConnectedSystem", "end_task"]
 
@@ -83,8 +84,9 @@ class ConnectedSystem:
             self._fingerprints = await asyncio.to_thread(class_fingerprints, self.catalogue)
         found = differing(self._fingerprints, fingerprints)
         if found and found != self._warned_of_code:
-            what = "the system decides and answers by the code that it was started with, and this program's is other"
-            log.warning("%s: %s: %s%s", self.told_as, what, "; ".join(found), self.code_remedy)
+            what = "the system decides and answers by its own code, and this program has other code"
+            level = logging.INFO if self._own is None else logging.WARNING  # that of the system, before a deployment
+            log.log(level, "%s: %s: %s%s", self.told_as, what, "; ".join(found), self.code_remedy)
         self._warned_of_code = found
 
     @property

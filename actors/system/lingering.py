@@ -26,9 +26,9 @@ from ...runtime.errors import RayfoldError, StoreInUse, StoreMissing, Unavailabl
 from ...runtime.printable import printable_log
 from ...runtime.store.store_lock import holder_of
 from ..cluster.rpc import in_thread
+from ..relay.relayed_topology import RELAYED, RelayedTopology
 from ..settings import Settings
 from .relayed import RelayedSystem
-from .relayed_topology import RELAYED, RelayedTopology
 
 __all__ = ["LingeringSystem"]
 

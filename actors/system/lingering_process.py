@@ -26,8 +26,8 @@ from ...runtime.private import open_private
 from ...runtime.store.store import open_or_create_store
 from ..cluster.ray_node import ended_servers
 from ..packaging.shipping import unship
+from ..relay.relayed_topology import RELAYED
 from .local import LocalSystem
-from .relayed_topology import RELAYED
 
 __all__ = ["LingeringProcess"]
 

@@ -25,8 +25,7 @@ from ..cluster.ray_session import started_in_thread
 from ..cluster.rpc import ANSWER_TIMEOUT_S, call, kill, open_actor
 from ..cluster.scheduling import Scheduling, on_this_node
 from ..control.actor_system import ActorSystem, OneMachinePlacement
-from ..control.move_result import MoveResult
-from ..control.topology import ServedParts
+from ..nodes.move_result import MoveResult
 from ..observe.attach import connection_facts
 from ..packaging.builds import Builds
 from ..packaging.class_fingerprints import class_fingerprints
@@ -34,12 +33,12 @@ from ..packaging.class_names import names_of_classes
 from ..process.gc_tuning import tune_gc
 from ..projection.fleet import ProjectorFleet
 from ..projection.rebuild import Rebuild
+from ..relay.relay import Relay, open_relay
+from ..relay.relayed_topology import RelayedTopology, ServedParts
 from ..settings import Settings
 from .health_check import Health, health_of
 from .liveness import LivenessWatch
-from .relay import Relay, open_relay
 from .relay_control import RelayControl
-from .relayed_topology import RelayedTopology
 from .system import only_one_machine
 
 __all__ = ["LocalSystem"]

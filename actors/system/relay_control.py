@@ -16,7 +16,7 @@ from ...runtime.errors import CallerError
 from ...runtime.read.stores.checkpoint import Quarantined
 from ..observe.status import Status
 from ..projection.rebuild import Rebuild, RebuildProgress, Rebuilds
-from .relay import Control
+from ..relay.relay import Control
 
 __all__ = ["RelayControl"]
 

@@ -15,7 +15,7 @@ from ...runtime.errors import CallerError
 from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.store.report import Report
 from ..client.client import Client
-from ..control.move_result import MoveResult
+from ..nodes.move_result import MoveResult
 from ..nodes.store import AnyStore
 from ..observe.status import Status
 from ..projection.rebuild import Rebuild

@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any, Final
 
 from rayfold import RayfoldError, Receipt, Unavailable
-from rayfold.actors.control.move_result import MoveResult
+from rayfold.actors.nodes.move_result import MoveResult
 from rayfold.actors.nodes.store import AnyStore
 from rayfold.runtime.stream import StreamId
 

@@ -21,13 +21,13 @@ from typing import Any, Final, Literal, NamedTuple, TypeVar
 from rayfold.actors.cluster.names import node_agent_name, partition_named
 from rayfold.actors.cluster.ray_cluster import NodeFacts
 from rayfold.actors.cluster.rpc import replies
-from rayfold.actors.control.move_result import MoveResult
 from rayfold.actors.control.moves import PartitionMoves
 from rayfold.actors.control.partitions import PartitionActors
 from rayfold.actors.control.replacements import Replacements
 from rayfold.actors.control.rollout import Rollout
 from rayfold.actors.control.supervision import Supervision
 from rayfold.actors.nodes.agents import NodeAgents
+from rayfold.actors.nodes.move_result import MoveResult
 from rayfold.actors.packaging.application import ApplicationPlan
 from rayfold.actors.packaging.registry import Deployment
 from rayfold.actors.packaging.shipping import ship

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from rayfold.actors.cluster.token import ensure_token
-from rayfold.runtime.errors import NotPrivate
+from rayfold.actors.cluster.token import ensure_token, proof_of_token, token_of
+from rayfold.runtime.errors import NotPrivate, StorageFailed
 from tests.other_user import as_nobody, needs_root
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -115,3 +115,21 @@ while os.path.exists({str(home)!r}) and time.monotonic() < ended:
         home.rmdir()
         trying.join()
     assert told == [""]
+
+
+def test_the_token_of_a_process_is_that_of_its_environment_or_of_its_user(tmp_path: Path) -> None:
+    path = tmp_path / "auth_token"
+    path.write_text("of the user\n")
+    of_user = {"RAY_AUTH_TOKEN_PATH": str(path)}
+    assert token_of(of_user) == "of the user"
+    assert token_of({**of_user, "RAY_AUTH_TOKEN": " given "}) == "given"
+    assert token_of({**of_user, "RAY_AUTH_MODE": "disabled"}) == ""
+    assert token_of({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")}) == ""
+    with pytest.raises(StorageFailed, match="cannot read the token: Is a directory"):
+        token_of({"RAY_AUTH_TOKEN_PATH": str(tmp_path)})
+
+
+def test_a_proof_is_of_one_token_for_one_socket() -> None:
+    proofs = {proof_of_token(token, name) for token in ("a", "b") for name in ("one", "two")}
+    assert (len(proofs), proof_of_token("", "one")) == (4, "")
+    assert all(len(proof) == 64 for proof in proofs)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from rayfold.actors.cluster.names import supervisor_name
-from rayfold.actors.control.topology import ServedParts, Topology, TopologyFeed
+from rayfold.actors.control.topology import Topology, TopologyFeed
 from rayfold.actors.nodes.store import ClusterStore
+from rayfold.actors.relay.relayed_topology import ServedParts
 from rayfold.actors.settings import Settings
 from rayfold.runtime.store.partition_map import PartitionMap
 

@@ -22,13 +22,13 @@ from ray.exceptions import RayTaskError
 
 from rayfold.actors.client.relay_connection import ActorDiedError, RelayConnection, RelayedActor
 from rayfold.actors.packaging.class_names import ClassNames
+from rayfold.actors.relay import relay as relay_module
+from rayfold.actors.relay.relay import Relay, open_relay
+from rayfold.actors.relay.relayed_topology import RELAYED, RelayedTopology
 from rayfold.actors.settings import Settings
 from rayfold.actors.sockets.calls import CALL, CALL_BYTES_MAX
 from rayfold.actors.sockets.framing import FrameReader, frame
 from rayfold.actors.sockets.handshake import Handshake
-from rayfold.actors.system import relay as relay_module
-from rayfold.actors.system.relay import Relay, open_relay
-from rayfold.actors.system.relayed_topology import RELAYED, RelayedTopology
 from rayfold.runtime.errors import InvalidMessage, NotYetVisible, Overloaded, Unavailable
 from rayfold.runtime.stream import StreamId
 

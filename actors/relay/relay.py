@@ -1,7 +1,8 @@
 """Relay: at which other programs of this machine call the actors of a system that this program runs.
 
 Beside steps [2], [3] and [8]. Before it: the `RelayConnection` of a client (`../client/relay_connection.py`). After it:
-the actors, which see no difference to a call of this program, and the system itself (`relay_control.py`).
+the actors, which see no difference to a call of this program, and the system itself: that of this program
+(`../system/relay_control.py`), or of a cluster (`../control/node_relay.py`).
 
 It runs on an event loop and a thread of its own, since the program may keep its own loop busy. What it passes on are
 the calls of an allow-list, with arguments of the right types, to the actors of this system and to no others. Commands
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import socket
 import threading
 from collections import OrderedDict
@@ -31,6 +33,7 @@ from ...runtime.errors import InvalidMessage, NotPrivate, Overloaded, RayfoldErr
 from ...runtime.printable import printable_log
 from ...runtime.stream import StreamId
 from ..cluster.rpc import one_line
+from ..cluster.token import proof_of_token
 from ..sockets.calls import (
     ACTOR_AWAY,
     ACTOR_DIED,
@@ -73,6 +76,8 @@ UNREAD_BYTES_MAX: Final = 2 * ANSWER_BYTES_MAX
 UNREAD_S: Final = 30.0
 """How long a program may read nothing of the answers that wait for it."""
 
+_NO_TOKEN: Final = "the cluster has a token, and this program has none or another one"
+
 _CHECK_S: Final = 5.0
 """Between two checks of the file of the socket: some microseconds each."""
 
@@ -105,10 +110,14 @@ class Relay:
         own_actors: str,
         actor_named: Callable[[str], Any],
         control: Control,
+        token: str,
     ) -> None:
-        """`own_actors`: what the names of the own actors of this system begin with, and `actor_named`: looks one up."""
+        """`own_actors`: what the names of the own actors of this system begin with, and `actor_named`: looks one up.
+        `token`: that of the cluster, which a program has to have too; empty if none is asked for."""
         self.path = listening.path
         self.store_id = store_id
+        self.proof = proof_of_token(token, listening.path.name)
+        """What a program has to send."""
         self.programs: set[Program] = set()
         """The programs that are connected. Changed on the relay's thread alone; others may count them."""
         self._own_actors_begin, self._actor_named = own_actors, actor_named
@@ -239,8 +248,10 @@ class Relay:
         def look_up() -> None:
             try:
                 actor = self._actor_named(name)
-            except Exception as error:  # it has ended
+            except ValueError as error:
                 result.set_exception(_Ended(one_line(error)))
+            except Exception as error:  # it is not known whether it has ended: the head is away
+                result.set_exception(error)
             else:
                 self.loop.call_soon_threadsafe(self._found_own, name, actor, method, arguments, result)
 
@@ -338,6 +349,9 @@ class Program(asyncio.Protocol):
         """What came behind the greeting."""
         handshake = self._handshake
         handshake.receive(data)
+        wanted, shown = self._relay.proof.encode(), handshake.other_proof.encode()
+        if handshake.done and wanted and not hmac.compare_digest(shown, wanted):
+            handshake.refuse(_NO_TOKEN)
         if not handshake.refused and len(self._relay.programs) > PROGRAMS_MAX:
             handshake.refuse(f"{PROGRAMS_MAX} programs are connected, and no more are taken in")
         if handshake.wanted_bytes:
@@ -470,15 +484,17 @@ def _check_types(what: str, types: tuple[Any, ...] | None, arguments: list[Any])
         raise InvalidMessage(what, "was called with other arguments than it takes", "")
 
 
-def open_relay(store_id: str, system: str, actor_named: Callable[[str], Any], control: Control) -> Relay | None:
+def open_relay(
+    store_id: str, system: str, actor_named: Callable[[str], Any], control: Control, *, node: str = "", token: str = ""
+) -> Relay | None:
     """Open a relay on a fresh path. Returns None, and logs why, if no private socket folder is available, or no thread
-    can be started."""
-    listening = open_listening_socket(f"relay-{store_id[:12]}")
+    can be started. `node`: the id of the node that it serves, of several with that store; `token`: see `Relay`."""
+    listening = open_listening_socket(f"relay-{store_id[:12]}{node and '-'}{node[:12]}")
     if listening is None:
         log.warning("no other program can connect by the path of the store")
         return None
     try:
-        return Relay(listening, store_id, f"{system}:", actor_named, control)
+        return Relay(listening, store_id, f"{system}:", actor_named, control, token)
     except RuntimeError as error:
         listening.close()
         log.warning("no other program can connect by the path of the store: %s", error)
