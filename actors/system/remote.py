@@ -32,14 +32,14 @@ from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.store.report import Report
 from ..client.client import Client
 from ..cluster.attachment import Attachment
-from ..cluster.names import supervisor_name
 from ..cluster.ray_cluster import Cluster
 from ..cluster.ray_session import started_in_thread
 from ..cluster.retry import Patience, retried
-from ..cluster.rpc import Method, Reply, call, in_thread, one_line
+from ..cluster.rpc import Method, Reply, in_thread, one_line
 from ..control.handle import SupervisorHandle
-from ..control.move_result import MoveResult
+from ..control.supervisor_link import ASK_TIMEOUT_S, PATIENCE_S, SLOW_S, SupervisorLink, asked_again
 from ..control.topology import Topology
+from ..nodes.move_result import MoveResult
 from ..nodes.store import ClusterStore
 from ..observe.status import Status
 from ..process.gc_tuning import tune_gc
@@ -51,17 +51,7 @@ __all__ = ["RemoteSystem"]
 
 log = printable_log(__name__)
 
-_READ_TIMEOUT_S: Final = 20.0
-"""Timeout of one wait at the topology feed, which is answered at the latest then: an answer that was lost is asked for
-again."""
-
-_SLOW_S: Final = 5.0
 _RETRY_S: Final = 0.25
-_ASK_TIMEOUT_S: Final = 60.0
-"""For what the supervisor is asked to do; it may just be starting."""
-
-_PATIENCE_S: Final = 15.0
-"""How long a question is asked again: a supervisor that was killed is there again in some 2 s."""
 
 _LONG_S: Final = 24 * 3600.0
 """For what moves or rebuilds something."""
@@ -88,10 +78,9 @@ class RemoteSystem(ConnectedSystem):
         self._topology: Topology | None = None
         """Both from `attach` on."""
         self._partitions: list[str] = []
-        self._supervisor: SupervisorHandle | None = None
-        """Its handle, as last looked up."""
+        self._linked: SupervisorLink | None = None
         self._attached_by: Attachment | None = None
-        """From `attach` on, too."""
+        """Both from `attach` on, too."""
         self._address = ""
         self._what_ended = self._cut_off = ""
         """Why nothing reaches the system from here, since when, and what will become of it; empty if all is well."""
@@ -113,13 +102,13 @@ class RemoteSystem(ConnectedSystem):
         self._client = Client(
             self.catalogue,
             [handles[name] for name in topology.partitions],
-            self._own_actor_named,
+            lambda name: self._link.actor_named(name),  # that of the cluster that is joined by then
             topology.settings,
             placement_rule=topology.store.placement,
             store_id=topology.store.store_id,
             classes_of_others=others,
         )
-        self._undo.push_async_callback(self.client.drain, _SLOW_S)
+        self._undo.push_async_callback(self.client.drain, SLOW_S)
         self._partitions = list(topology.partitions)
         self._take(topology, handles)
         if topology.settings.tune_garbage_collector:
@@ -147,6 +136,11 @@ class RemoteSystem(ConnectedSystem):
         return self._attached_by
 
     @property
+    def _link(self) -> SupervisorLink:
+        assert self._linked is not None
+        return self._linked
+
+    @property
     def told_as(self) -> str:
         """See `ConnectedSystem`."""
         return self._name
@@ -162,7 +156,7 @@ class RemoteSystem(ConnectedSystem):
 
     async def heads(self) -> dict[int, int]:
         """The head of every partition's log. Raises `Unavailable` for one that cannot be reached, by name."""
-        limit_s = max(_ASK_TIMEOUT_S, self._present.settings.timeout_s + _SLOW_S)  # it names what it waits for
+        limit_s = max(ASK_TIMEOUT_S, self._present.settings.timeout_s + SLOW_S)  # it names what it waits for
         return await self.ask(lambda supervisor: supervisor.heads, timeout_s=limit_s)
 
     async def health(self, limit_s: float) -> Health:
@@ -214,8 +208,8 @@ class RemoteSystem(ConnectedSystem):
         self,
         method: Callable[[SupervisorHandle], Method[Reply[T], *Arguments]],
         *arguments: *Arguments,
-        timeout_s: float = _ASK_TIMEOUT_S,
-        patience_s: float = _PATIENCE_S,
+        timeout_s: float = ASK_TIMEOUT_S,
+        patience_s: float = PATIENCE_S,
     ) -> T:
         """Ask the supervisor a question. Raises what it replies, and `Unavailable` if it does not answer.
 
@@ -224,14 +218,9 @@ class RemoteSystem(ConnectedSystem):
         async def asked(_: float) -> T:
             if self._cut_off:
                 raise Unavailable(self._name, self._cut_off)
-            return await self._unless_lost(self._call_supervisor(method, *arguments, timeout_s=timeout_s))
+            return await self._unless_lost(self._link.call(method, *arguments, timeout_s=timeout_s))
 
-        try:
-            return await retried(asked, Patience(patience_s, pause_s=_RETRY_S))
-        except RayfoldError:
-            raise
-        except Exception as failure:
-            raise Unavailable(self._name, f"its supervisor does not answer: {one_line(failure)}") from failure
+        return await asked_again(self._name, asked, patience_s)
 
     async def change(
         self,
@@ -265,7 +254,6 @@ class RemoteSystem(ConnectedSystem):
         self._what_ended = f"the node that this program was attached to has ended at {since}"
         self._tell_cut_off(f"it connects anew by itself as soon as {self.address} answers" if self._rejoins else "")
         log.warning("%s: %s", self._name, self._cut_off)
-        self._supervisor = None
         self._attachment.close()
         if self._rejoins:
             await asyncio.to_thread(self._cluster.leave_lost)
@@ -301,7 +289,7 @@ class RemoteSystem(ConnectedSystem):
 
     async def _found_again(self, cluster: Cluster) -> tuple[Topology, dict[str, Any]]:
         """The topology of the system that this program had. Raises `StoreMismatch` for another one of its name."""
-        await in_thread(partial(self._revive, cluster), _ASK_TIMEOUT_S)
+        await in_thread(partial(self._revive, cluster), ASK_TIMEOUT_S)
         topology, handles = await self._first_topology()
         if (found := topology.store.store_id) != self.store.store_id:
             what = f"on {cluster.address} it has store {found}, and this program had store {self.store.store_id}"
@@ -322,8 +310,9 @@ class RemoteSystem(ConnectedSystem):
 
     async def _hold(self, cluster: Cluster) -> None:
         """Use this cluster from now on. Raises `Unavailable` if this program's node there has ended."""
-        self._joined_to, self._supervisor, self._address = cluster, None, cluster.address
+        self._joined_to, self._address = cluster, cluster.address
         self._attached_by = Attachment(cluster.node_socket, cluster.address)
+        self._linked = SupervisorLink(self._name, cluster, self._attached_by)
         await self._attachment.open()
 
     async def _leave(self) -> None:
@@ -340,10 +329,10 @@ class RemoteSystem(ConnectedSystem):
         """Follow the topology, without end."""
         while True:
             try:
-                topology = await self._read(self._present.revision)
+                topology = await self._link.read(self._present.revision)
                 if topology is not None:
                     self.client.tell_unavailable(topology.unavailable)
-                    self._take(topology, await self._handles_of(topology))
+                    self._take(topology, await self._link.handles_of(topology))
             except Exception as error:  # the supervisor is away: what is known here still holds
                 log.info("%s does not return its topology: %s", self._name, one_line(error))
                 await asyncio.sleep(_RETRY_S)
@@ -353,34 +342,21 @@ class RemoteSystem(ConnectedSystem):
         for: the system may just be starting, or starting again, or replacing what is named."""
 
         async def noticed(_: float) -> tuple[Topology, dict[str, Any]]:
-            topology = await self._read("")
+            topology = await self._link.read("")
             if topology is None:
                 raise TimeoutError
-            handles = await self._handles_of(topology)
+            handles = await self._link.handles_of(topology)
             if missing := [name for name in topology.partitions if name not in handles]:
                 raise ValueError(f"{missing[0]} is being replaced")
             return topology, handles
 
         try:
-            return await retried(noticed, Patience(_ASK_TIMEOUT_S, pause_s=_RETRY_S))
+            return await retried(noticed, Patience(ASK_TIMEOUT_S, pause_s=_RETRY_S))
         except RayfoldError:
             raise
         except Exception as error:
-            what = f"it has not come up within {_ASK_TIMEOUT_S:g} s: {one_line(error) or 'no answer'}"
+            what = f"it has not come up within {ASK_TIMEOUT_S:g} s: {one_line(error) or 'no answer'}"
             raise Unavailable(self._name, what) from error
-
-    async def _read(self, revision: str) -> Topology | None:
-        timeout_s = _READ_TIMEOUT_S + _SLOW_S
-        return await self._call_supervisor(
-            lambda supervisor: supervisor.read, revision, _READ_TIMEOUT_S, timeout_s=timeout_s
-        )
-
-    async def _handles_of(self, topology: Topology) -> dict[str, Any]:
-        """The actors that a topology names, without those that have ended since: a later topology has the change."""
-        parts = (part for served in topology.projections.values() for part in served.parts)
-        names = [*topology.partitions, *(replica for part in parts for replica in part)]
-        self._check_head()
-        return await in_thread(partial(_looked_up, self._cluster, names))
 
     def _take(self, topology: Topology, handles: Mapping[str, Any]) -> None:
         """This is how things are now. `handles`: by name."""
@@ -392,52 +368,6 @@ class RemoteSystem(ConnectedSystem):
         self.client.tell_unavailable(topology.unavailable)
         self.serve(topology.projections, handles.get)
 
-    async def _call_supervisor(
-        self,
-        method: Callable[[SupervisorHandle], Method[Reply[T], *Arguments]],
-        *arguments: *Arguments,
-        timeout_s: float,
-    ) -> T:
-        """Raises `Unavailable` if there is none, and what `call` does."""
-        supervisor = self._supervisor or await self._find_supervisor()
-        try:
-            return await call(method(supervisor), *arguments, timeout_s=timeout_s)
-        except RayfoldError:
-            raise
-        except Exception:
-            if self._attachment.head_away_since_s is None:  # else it would not be found
-                self._supervisor = None
-            raise
-
-    async def _find_supervisor(self) -> SupervisorHandle:
-        self._check_head()
-        try:
-            found: SupervisorHandle = await in_thread(partial(self._cluster.actor_named, supervisor_name(self._name)))
-        except ValueError:
-            what = "nothing of that name runs on this cluster; `rayfold deploy` starts it"
-            raise Unavailable(self._name, what) from None
-        self._supervisor = found
-        return found
-
-    def _check_head(self) -> None:
-        """Raises `TimeoutError` while the head is away, since nothing is found by name then."""
-        if (since_s := self._attachment.head_away_since_s) is not None:
-            since = datetime.fromtimestamp(since_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-            what = f"the head at {self._attachment.head} has been away since {since}"
-            raise TimeoutError(f"{what}; running actors continue; no others can be looked up until it is back")
-
-    def _own_actor_named(self, name: str) -> Any:
-        self._check_head()
-        return self._cluster.actor_named(name)
-
-
-def _looked_up(cluster: Cluster, names: list[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name in names:
-        with contextlib.suppress(ValueError):  # it has ended
-            found[name] = cluster.actor_named(name)
-    return found
-
 
 class RemoteRebuild(ConnectedRebuild):
     """A rebuild that the supervisor does. Awaiting it raises also `CallerError`, for an older version and while another
@@ -446,7 +376,7 @@ class RemoteRebuild(ConnectedRebuild):
     def __init__(self, system: RemoteSystem, projection: type[Projection], classes: bytes) -> None:
         self._system = system
         name = projection.projection_name
-        begin = system.change(lambda supervisor: supervisor.begin_rebuild, name, classes, timeout_s=_ASK_TIMEOUT_S)
+        begin = system.change(lambda supervisor: supervisor.begin_rebuild, name, classes, timeout_s=ASK_TIMEOUT_S)
         super().__init__(begin)
 
     async def ask_end(self, number: int) -> RebuildProgress:
@@ -459,4 +389,4 @@ class RemoteRebuild(ConnectedRebuild):
 
     async def ask_to_cancel(self, number: int) -> None:
         """See `ConnectedRebuild`."""
-        await self._system.change(lambda supervisor: supervisor.cancel_rebuild, number, timeout_s=_ASK_TIMEOUT_S)
+        await self._system.change(lambda supervisor: supervisor.cancel_rebuild, number, timeout_s=ASK_TIMEOUT_S)
