@@ -36,20 +36,24 @@ from ..nodes.agents import NodeAgents
 from ..nodes.store import ClusterStore
 from ..observe.status import NodeStatus, Status
 from ..packaging.application import ApplicationPlan
+from ..packaging.class_fingerprints import class_fingerprints
+from ..packaging.class_names import names_of_classes
 from ..packaging.registry import put_store, store_of
-from ..packaging.shipping import unship
+from ..packaging.shipping import digest_of, unship
 from ..partition.actor import PartitionPlan
 from ..partition.handle import PartitionHandle
 from ..projection.fleet import Projector, end
+from ..relay.relayed_topology import ServedParts
 from .actor_system import ActorSystem, Placement
 from .builds import ClusterBuilds
 from .moves import PartitionMoves
+from .node_relay import serve_programs
 from .partitions import PartitionActors
 from .projections import HEARD_S, ClusterProjectorFleet
 from .projector_moves import ProjectorMoves
 from .replacements import Replacements
 from .rollout import Rollout
-from .topology import ServedParts, Topology, TopologyFeed
+from .topology import Topology, TopologyFeed
 
 __all__ = ["Supervision"]
 
@@ -91,6 +95,7 @@ class Supervision(ActorSystem):
             detached=detached,
             silent_s=plan.settings.silent_s,
             revive=revive if detached else None,
+            serve=serve_programs,
         )
         self.scheduling = ClusterScheduling(detached=detached, generation=plan.generation)
         self.partitions = PartitionActors(self._plan_of, self.scheduling, plan.generation)
@@ -112,6 +117,10 @@ class Supervision(ActorSystem):
         self._tasks: set[asyncio.Task[None]] = set()
         self._doing: set[str] = set()
         """What `_watch` has begun, and not waited for."""
+        self._classes = names_of_classes(self.catalogue)
+        if digest_of(plan.catalogue):
+            self._classes = self._classes._replace(folders=())  # programs have the deployed modules from a node agent
+        self._fingerprints = class_fingerprints(self.catalogue)
         self._tidy_again_s = 0.0
         self.watch_s = _WATCH_S
 
@@ -394,6 +403,8 @@ class Supervision(ActorSystem):
             plan.settings,
             plan.generation,
             plan.catalogue,
+            classes=self._classes,
+            fingerprints=self._fingerprints,
         )
         self.feed.publish(topology)
 

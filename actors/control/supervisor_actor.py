@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import ray
 
-from ...runtime.errors import Unavailable
+from ...runtime.errors import CallerError, Unavailable
 from ...runtime.printable import printable_log
 from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.store.report import Report
@@ -26,10 +26,11 @@ from ..cluster.ray_cluster import Cluster
 from ..cluster.retry import Patience, retried_now
 from ..cluster.rpc import Reply, call_now, is_starting, kill, one_line, replies
 from ..cluster.scheduling import on_this_node
+from ..nodes.move_result import MoveResult
 from ..observe.status import Status
 from ..packaging.application import ApplicationPlan
 from ..packaging.registry import plan_of
-from ..packaging.shipping import unship
+from ..packaging.shipping import digest_of, ship, unship
 from ..process.actor_log import begin_log
 from ..process.gc_tuning import tune_gc
 from ..projection.fleet import CatchingUp
@@ -37,7 +38,6 @@ from ..projection.rebuild import RebuildProgress
 from ..rollout.plan import RolloutProgress
 from ..rollout.preview import Seats
 from .handle import SupervisorHandle
-from .move_result import MoveResult
 from .supervision import Supervision
 from .topology import Topology
 
@@ -162,6 +162,19 @@ class SupervisorActor:
         """Have a read model built anew, by these classes. The number of the rebuild."""
         supervision, catalogue = await self._started(), unship(classes)
         return supervision.begin_rebuild(catalogue.projection(projection), classes)
+
+    @ray.method
+    @replies
+    async def begin_deployed_rebuild(self, projection: str, version: int) -> int:
+        """Have a read model built anew by the class that is deployed, of which the caller has to have that version.
+        The number of the rebuild."""
+        supervision = await self._started()
+        cls = supervision.catalogue.projection(projection)
+        if cls.projection_version != version:
+            what = f"{projection} version {version} cannot be built for this program: the system has version"
+            raise CallerError(f"{what} {cls.projection_version}; deploy the new class")
+        digest = digest_of(supervision.plan.catalogue)
+        return supervision.begin_rebuild(cls, ship(supervision.catalogue.narrowed(cls), digest))
 
     @ray.method
     @replies

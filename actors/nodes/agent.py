@@ -19,7 +19,7 @@ import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
@@ -46,7 +46,7 @@ from ..packaging.builds import Build, builds_of, lend_checkpoint, mark_serving, 
 from ..process.actor_log import begin_log
 from .handle import NodeAgentHandle
 
-__all__ = ["READS", "NodeAgent", "NodeAgentPlan", "Revive", "start_node_agent"]
+__all__ = ["READS", "NodeAgent", "NodeAgentPlan", "Publish", "Revive", "Serve", "start_node_agent"]
 
 T = TypeVar("T")
 
@@ -54,6 +54,12 @@ log = printable_log(__name__)
 
 Revive = Callable[[str, str, float], None]
 """See `NodeAgentPlan.revive`."""
+
+Publish = Callable[[Mapping[str, str]], None]
+"""Writes down, in the lock of the share, how programs of this machine reach the node agent."""
+
+Serve = Callable[[str, str, Publish], None]
+"""See `NodeAgentPlan.serve`."""
 
 READS: Final = frozenset(
     {
@@ -99,6 +105,9 @@ class NodeAgentPlan:
     revive: Revive | None = None
     """Starts the supervisor again where it is lost: with the name of the system, Ray's namespace, and for how many
     seconds it may be silent. None: that is not done from here."""
+    serve: Serve | None = None
+    """Serves programs of this machine, on a thread of its own: with the name of the system and Ray's namespace. None:
+    there are none."""
 
 
 class NodeAgent:
@@ -117,6 +126,9 @@ class NodeAgent:
         """Held while one is opened, and while they are released: one that is not closed keeps its log from ever being
         opened here to be written."""
         self._watching: threading.Thread | None = None
+        self._serving: threading.Thread | None = None
+        self._connection: Mapping[str, str] = {}
+        """What the lock of the share has for programs."""
         self._opening: Any = None
         """The call that opens it after a restart, for as long as it is under way."""
         if ray.is_initialized():  # else the next line would join whatever Ray it finds
@@ -134,6 +146,10 @@ class NodeAgent:
                 target=self._watch, args=(self._plan.revive,), name="rayfold-watch", daemon=True
             )
             self._watching.start()
+        if self._plan.serve is not None and self._serving is None:
+            served = self._plan.name, self._plan.namespace, self._publish
+            self._serving = threading.Thread(target=self._plan.serve, args=served, name="rayfold programs", daemon=True)
+            self._serving.start()
         return self._changed(lambda share: share.facts())
 
     @ray.method
@@ -291,6 +307,13 @@ class NodeAgent:
 
     # -------------------------------------------------------------------------------------------------------------
 
+    def _publish(self, connection: Mapping[str, str]) -> None:
+        """On the thread that serves programs."""
+        with self._changing:
+            self._connection = connection
+            if self._hold is not None:
+                self._hold.publish(connection)
+
     def _watch(self, revive: Revive) -> None:
         """Make sure that there is a supervisor. All node agents do; the first one starts it."""
         while True:
@@ -314,6 +337,8 @@ class NodeAgent:
         share = open_share(folder, self._plan.node_id)
         if share is not None and self._hold is None:
             self._hold = StoreLock(folder, f"the node agent of {self._plan.name}")
+            if self._connection:
+                self._hold.publish(self._connection)
         with self._reading:
             self._share = share
             for partition, (since, reader) in list(self._readers.items()):

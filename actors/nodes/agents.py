@@ -25,7 +25,7 @@ from ...runtime.stream import new_placement
 from ..cluster.ray_cluster import NodeFacts
 from ..cluster.retry import Patience, retried
 from ..cluster.rpc import Method, Reply, call, kill, one_line
-from .agent import NodeAgentPlan, Revive, start_node_agent
+from .agent import NodeAgentPlan, Revive, Serve, start_node_agent
 from .handle import NodeAgentHandle
 from .new_store import check_all_answered
 from .store import ClusterStore
@@ -53,10 +53,17 @@ class NodeAgents:
     """The shares of one store, each through its node agent."""
 
     def __init__(
-        self, name: str, namespace: str, *, detached: bool, silent_s: float, revive: Revive | None = None
+        self,
+        name: str,
+        namespace: str,
+        *,
+        detached: bool,
+        silent_s: float,
+        revive: Revive | None = None,
+        serve: Serve | None = None,
     ) -> None:
         """`silent_s`: how long a node agent may be silent, while its node is up, before there is another one. `revive`:
-        how a node agent starts the supervisor again; None where it should not."""
+        how a node agent starts the supervisor again, and `serve`: how it serves programs; None where it should not."""
         self._map: PartitionMap | None = None
         """Once they are open."""
         self.troubles: dict[str, RayfoldError] = {}
@@ -67,7 +74,7 @@ class NodeAgents:
         self._namespace = namespace
         self._detached = detached
         self._silent_s = silent_s
-        self._revive = revive
+        self._revive, self._serve = revive, serve
         self._agents: dict[str, NodeAgentHandle] = {}
 
     @property
@@ -85,7 +92,7 @@ class NodeAgents:
         """The agent of a node, started if there is none."""
         agent = self._agents.get(node_id)
         if agent is None:
-            plan = NodeAgentPlan(self._name, node_id, self._namespace, self._detached, self._revive)
+            plan = NodeAgentPlan(self._name, node_id, self._namespace, self._detached, self._revive, self._serve)
             agent = self._agents[node_id] = start_node_agent(plan)
         return agent
 

@@ -131,6 +131,8 @@ def _reachable_holder(store: Store) -> Holder:
         raise Unavailable(str(store.path), f"it is held by {holder}; ask on that machine")
     if not holder.connection:
         raise Unavailable(str(store.path), f"{holder} has not started its actors; try again in a moment")
+    if "ray_address" not in holder.connection:
+        raise Unavailable(str(store.path), f"it is the share of a node, held by {holder}; ask by its name")
     return holder
 
 

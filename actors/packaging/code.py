@@ -52,7 +52,7 @@ from ..cluster.node import data_folder_here
 
 log = printable_log(__name__)
 
-__all__ = ["CODE_BYTES_MAX", "Code", "collect", "make_importable"]
+__all__ = ["CODE_BYTES_MAX", "Code", "collect", "kept_code", "make_importable"]
 
 CODE_BYTES_MAX: Final = 16 << 20
 """The packed size of an application's modules: what Ray's directory takes in one piece without slowing others."""
@@ -110,6 +110,12 @@ def make_importable(digest: str, fetch: Fetch, *, first: bool) -> None:
     folder = str(_unpacked(digest, fetch))
     if folder not in sys.path:
         sys.path.insert(0 if first else len(sys.path), folder)
+
+
+def kept_code(digest: str) -> bytes | None:
+    """The packed code as an earlier process of this node has kept it; None if there is none. Raises what
+    `make_importable` does."""
+    return _kept(_home(), digest)
 
 
 def _classes(catalogue: Catalogue) -> Iterator[type]:

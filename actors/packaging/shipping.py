@@ -33,7 +33,7 @@ from .class_names import import_path
 from .code import make_importable
 from .registry import code_of
 
-__all__ = ["ship", "unship"]
+__all__ = ["digest_of", "ship", "unship"]
 
 _DEATHS_MAX: Final = 3
 """Processes that import the application's modules, one after the other: random kills hit two of them there now and
@@ -75,6 +75,12 @@ def ship(catalogue: Catalogue, digest: str = "") -> bytes:
     except Exception as error:
         remedy = "move the classes into a module that holds nothing else"
         raise DefinitionError("the application's classes", f"cannot be sent to an actor: {error}", remedy) from error
+
+
+def digest_of(shipped: bytes) -> str:
+    """The digest of the deployed code that classes which `ship` packed are in; empty if they are in none."""
+    digest: str = msgpack.unpackb(shipped)[0]
+    return digest
 
 
 def unship(data: bytes, *, code_first: bool = True, importable: str = "") -> Catalogue:

@@ -105,10 +105,15 @@ class StoreLock:
         _holds.add(self)
         since = datetime.now(UTC).isoformat(timespec="seconds")
         self._holder = Holder(holder, os.getpid(), socket.gethostname(), since, pids=_pids_here())
-        self._write()
+        try:
+            self._write()
+        except StorageFailed:
+            self.release()
+            raise
 
     def publish(self, connection: Mapping[str, str]) -> None:
-        """Publish how another process of this user reaches the runtime that holds the store (`holder_of`)."""
+        """Publish how another process of this user reaches the runtime that holds the store (`holder_of`). Raises
+        `StorageFailed`; the store is held all the same."""
         self._holder = self._holder._replace(connection=dict(connection))
         self._write()
 
@@ -120,7 +125,6 @@ class StoreLock:
             os.pwrite(self._descriptor, line, 0)
             os.ftruncate(self._descriptor, len(line))
         except OSError as error:
-            self.release()
             raise StorageFailed(str(self._path), f"cannot name the holder: {error.strerror or error}") from error
 
     def release(self) -> None:
