@@ -3,20 +3,27 @@ store, or on a cluster, found by the name of its application.
 
 The entrance of the write path ([1]) and the read path ([8]). `async with connect("bank-data") as bank:` finds the
 system and does with it what a `Runtime` does; the system goes on when the program ends, however it ends. On one machine
-the way to it are sockets (`system/relayed.py`), and neither ray nor lmdb is imported; to a cluster it is Ray.
+the way to it are sockets (`system/relayed.py`), and so it is to a cluster, by way of a node of this machine
+(`system/node_system.py`): neither ray nor lmdb is imported. Where there is no such node, or this program is connected
+to Ray already, it is a driver of Ray (`system/found.py`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
+import sys
 from pathlib import Path
+from typing import Self
 
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import CallerError, InvalidMessage, StorageFailed
 from ...runtime.printable import shown
 from ...runtime.store.store_lock import MANIFEST
+from ..nodes.local_shares import local_shares
 from ..packaging.application import Application, check_name
 from ..system.connected import ConnectedSystem
+from ..system.node_system import NodeSystem
 from ..system.relayed import RelayedSystem
 from ..system.system import System
 from .blocking import BlockingOperations
@@ -43,6 +50,8 @@ class Connection(Operations):
         self._path = path
         self._catalogue = catalogue
         self._address = address
+        self._folder: Path | None = None
+        """The working directory, if the application is reached by way of a node of this machine."""
 
     def __repr__(self) -> str:
         return f"connect({self.name!r})"
@@ -54,11 +63,19 @@ class Connection(Operations):
         assert isinstance(active, ConnectedSystem)
         return active.address
 
+    async def start(self) -> Self:
+        """Return once commands and queries are answered."""
+        if self._path is None and self._running is None:
+            self._folder = await asyncio.to_thread(_folder_of_agents, self.name, self._address)
+        return await super().start()
+
     def _made(self) -> System:
         if self._running is not None:
             raise CallerError(f"the connection to {self.name} is open already")
         if self._path is not None:
             return RelayedSystem(self._path, self._catalogue)
+        if self._folder is not None:
+            return NodeSystem(self.name, self._catalogue, self._address, self._folder)
         from ..system.found import FoundSystem  # a program that needs no cluster does without it
 
         return FoundSystem(self.name, self._catalogue, self._address)
@@ -87,10 +104,10 @@ def connect(
 ) -> Connection:
     """Find a system that another program runs; the connection is opened by `async with`, or by `start`.
 
-    On this machine it is found by the directory of its store, and needs neither Ray nor the same version of Python. On
-    a cluster it is found by the name of its application. Without `classes` they are those of the system; commands and
-    queries of classes of the same names are taken for them. Where this program does not have their modules, it can
-    import them once the connection is open.
+    On this machine it is found by the directory of its store, on a cluster by the name of its application, and reached
+    by way of a node of this machine. Neither needs Ray here, or the same version of Python. Without `classes` they are
+    those of the system; commands and queries of classes of the same names are taken for them. Where this program does
+    not have their modules, it can import them once the connection is open.
 
     Args:
         application: The directory of the store, as a `Path`, or as a text with a slash in it, or as the name of a
@@ -132,6 +149,20 @@ def connect_blocking(
             print(bank.status())
     """
     return BlockingConnection(connect(application, classes, address=address))
+
+
+def _folder_of_agents(name: str, address: str) -> Path | None:
+    """The working directory, if nodes of this machine serve this program without Ray; None if it has to be a driver of
+    Ray, or is one. Raises what `local_shares` does, and `StorageFailed`."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        return None
+    try:
+        folder = Path.cwd()
+    except OSError as error:
+        what = f"the working directory is gone: {error.strerror or error}; go to one that exists"
+        raise StorageFailed(name, what) from error
+    return folder if local_shares(name, address, folder) else None
 
 
 def _store_at(application: object) -> Path | None:

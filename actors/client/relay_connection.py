@@ -1,7 +1,7 @@
 """RelayConnection: a program's way to the actors of a system that another program of this machine runs, without Ray.
 
 Beside steps [1], [2] and [8]. Before it: the client, which calls actors over their handles. After it: the `Relay` of
-the program that runs the system (`../system/relay.py`), which calls them through Ray and returns the answers.
+the program that runs the system (`../relay/relay.py`), which calls them through Ray and returns the answers.
 
 A `RelayedActor` has the form of a handle of Ray: `actor.method.remote(...).future()`. So command router, replica pool
 and health check use either without a difference. Commands to partitions take it only until the partition has returned
@@ -27,7 +27,7 @@ from ..sockets.handshake import Handshake
 from ..sockets.listening import check_own_user, closed_in_children, let_go
 from ..sockets.records import Records
 
-__all__ = ["ActorDiedError", "ActorUnavailableError", "RelayConnection", "RelayedActor"]
+__all__ = ["ActorDiedError", "ActorUnavailableError", "RelayConnection", "RelayLine", "RelayedActor"]
 
 RELAYED_TIMEOUT_S: Final = 24 * 3600.0
 """How long the other end keeps a call that its caller waits for: as long as it may. Each caller has a limit of its own,
@@ -45,14 +45,15 @@ class ActorUnavailableError(Exception):
 class RelayConnection(asyncio.Protocol):
     """One connection to a relay. Used on one event loop only; its futures may be waited for anywhere."""
 
-    def __init__(self, store_id: str, records: Records) -> None:
+    def __init__(self, store_id: str, records: Records, proof: str = "") -> None:
+        """`proof`: that this program has the token of the cluster."""
         self.greeted: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Done once calls may be sent, with an empty text, or once the connection is lost, with the reason."""
         self.lost = ""
         """Why no call can be sent, once it is lost."""
         self.other_user: NotPrivate | None = None
         """A process of another user listens at the other end, which is why it is lost."""
-        self._handshake = Handshake("system", store_id)
+        self._handshake = Handshake("system", store_id, proof=proof)
         self.tell_lost: Callable[[], None] | None = None
         """Called once the connection is lost, if the program uses it."""
         self._records = records
@@ -179,17 +180,29 @@ class RelayConnection(asyncio.Protocol):
             future.set_exception(Unavailable("the program that runs the system", str(value)))
 
 
+class RelayLine:
+    """What leads to the other program, over whichever connection there is: actors stay what they are when it is made
+    anew."""
+
+    def __init__(self, connection: RelayConnection) -> None:
+        self.connection = connection
+
+    def call(self, target: str, method: str, timeout_s: float, arguments: tuple[Any, ...]) -> Future[Any]:
+        """See `RelayConnection`."""
+        return self.connection.call(target, method, timeout_s, arguments)
+
+
 class RelayedActor:
     """An actor of the other program's system: what its handle is to that program."""
 
-    def __init__(self, connection: RelayConnection, name: str, actor_id: str = "") -> None:
+    def __init__(self, connection: RelayConnection | RelayLine, name: str, actor_id: str = "") -> None:
         self._connection, self.name = connection, name
         self._actor_id = bytes.fromhex(actor_id) if actor_id else None
         """As a handle of Ray has it: the record of what its process has in hand is called by it."""
 
-    def is_same(self, connection: RelayConnection, actor_id: str) -> bool:
-        """Whether it is the actor with this id, over this connection."""
-        return connection is self._connection and actor_id == (self._actor_id.hex() if self._actor_id else "")
+    def is_same(self, actor_id: str) -> bool:
+        """Whether it is the actor with this id."""
+        return actor_id == (self._actor_id.hex() if self._actor_id else "")
 
     def __getattr__(self, method: str) -> RelayedMethod:
         if method.startswith("_"):
@@ -200,7 +213,7 @@ class RelayedActor:
 class RelayedMethod:
     """A method of such an actor."""
 
-    def __init__(self, connection: RelayConnection, target: str, method: str) -> None:
+    def __init__(self, connection: RelayConnection | RelayLine, target: str, method: str) -> None:
         self._connection, self._target, self._method = connection, target, method
 
     def remote(self, *arguments: Any) -> RelayedCall:

@@ -54,9 +54,6 @@ _LONG_S: Final = 24 * 3600.0
 _READERS: Final = 8
 """Threads that read logs for programs."""
 
-_NOT_READ: Final = frozenset({"segment"})
-"""Of what a node agent reads for others, what is not for programs: the pages of a log that is being moved."""
-
 
 class _SupervisorCall(NamedTuple):
     """A question that is passed on to the supervisor. One that changes something is asked once: if its answer is lost,
@@ -197,7 +194,7 @@ class NodeRelay:
 
     async def _read(self, partition: int, what: str, arguments: list[Any]) -> object:
         """What a reader of this partition's log answers, wherever that is."""
-        if what not in READS - _NOT_READ:
+        if what not in READS:
             raise InvalidMessage("read", f"a log is not asked for {what!r} by another program", "")
         store = self._store
         if not 0 <= partition < store.partitions:

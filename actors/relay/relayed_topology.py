@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from ...runtime.checks.standing import Alarm
 from ...runtime.log.contract import CommandEntry, Holdings, Snapshot
+from ...runtime.log.segment import LogSegment
 from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.store.partition_map import PartitionMap
 from ...runtime.store.report import PartitionReport, Problem, Report
@@ -66,6 +67,7 @@ RELAYED: Final = Records(
         ClassNames,
         CommandEntry,
         Holdings,
+        LogSegment,
         MoveResult,
         NodeStatus,
         OwnActorStatus,

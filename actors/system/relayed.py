@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import socket
 import time
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -28,20 +29,21 @@ from ...runtime.errors import RayfoldError, StoreMismatch, Unavailable
 from ...runtime.printable import printable_log
 from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.store.report import Report
-from ...runtime.store.store import Store, open_store
+from ...runtime.store.store import open_store
 from ...runtime.store.store_lock import Holder, holder_of
 from ..client.client import Client
-from ..client.relay_connection import RelayConnection, RelayedActor
+from ..client.relay_connection import RelayConnection, RelayedActor, RelayLine
 from ..cluster.rpc import one_line
-from ..control.move_result import MoveResult
+from ..nodes.move_result import MoveResult
+from ..nodes.store import DiskStore
 from ..observe.status import Status
 from ..projection.rebuild import Rebuild, RebuildProgress
+from ..relay.relayed_topology import RELAYED, RelayedTopology
 from .connected import ConnectedRebuild, ConnectedSystem, end_task
 from .health_check import Health, health_of
-from .relayed_topology import RELAYED, RelayedTopology
 from .system import only_one_machine
 
-__all__ = ["RelayedSystem"]
+__all__ = ["NotYet", "RelayedSystem"]
 
 log = printable_log(__name__)
 
@@ -89,9 +91,9 @@ class RelayedSystem(ConnectedSystem):
         """`catalogue`: the classes of this program; without, those of the program that runs the system."""
         super().__init__(catalogue)
         self._path = path
-        self._store: Store | None = None
+        self._store: DiskStore | None = None
         self._topology: RelayedTopology | None = None
-        self._connection: RelayConnection | None = None
+        self._line: RelayLine | None = None
         self._holder: Holder | None = None
         """All four from `start` on."""
         self._cut_off = ""
@@ -104,22 +106,30 @@ class RelayedSystem(ConnectedSystem):
 
     async def start(self) -> None:
         """Find the program that runs the system, and connect. Raises `Unavailable` if there is none."""
-        self._store = open_store(self._path)
+        self.begin()
         topology = await self._connected(time.monotonic() + _STARTING_S)
         self._undo.callback(self._close)
-        self._catalogue = self._own or topology.classes.found()
+        self._catalogue = self._own or await self.classes_of(topology)
         self._client = Client(
             self._catalogue,
             self._partitions(topology),
             self._actor_named,
             topology.settings,
-            placement_rule=self._store.placement,
-            store_id=self._store.store_id,
+            placement_rule=self.store.placement,
+            store_id=self.store.store_id,
             classes_of_others=True,
         )
         self._undo.push_async_callback(self._client.drain, _DRAIN_S)
         self._take(topology)
         self._undo.push_async_callback(end_task, asyncio.create_task(self._mind()))
+
+    def begin(self) -> None:
+        """What is needed before the other program is searched for."""
+        self._store = open_store(self._path)
+
+    async def classes_of(self, topology: RelayedTopology) -> Catalogue:
+        """The classes of the system, imported here. Raises `DefinitionError`."""
+        return topology.classes.found()
 
     async def stop(self, grace_s: float) -> None:
         """Disconnect; the system goes on."""
@@ -127,7 +137,7 @@ class RelayedSystem(ConnectedSystem):
         await self._undo.aclose()
 
     @property
-    def store(self) -> Store:
+    def store(self) -> DiskStore:
         """The store, whose logs can be read here."""
         assert self._store is not None
         return self._store
@@ -217,8 +227,8 @@ class RelayedSystem(ConnectedSystem):
     # -------------------------------------------------------------------------------------------------------------
 
     async def _called(self, method: str, arguments: tuple[Any, ...], timeout_s: float) -> Any:
-        assert self._connection is not None
-        return await asyncio.wrap_future(self._connection.call("", method, timeout_s, arguments))
+        assert self._line is not None
+        return await asyncio.wrap_future(self._line.call("", method, timeout_s, arguments))
 
     async def _silence(self) -> None:
         """Return once the other program has answered nothing for `_SILENT_S`."""
@@ -237,41 +247,64 @@ class RelayedSystem(ConnectedSystem):
         while True:
             try:
                 return await self._connect()
-            except _NotYet as error:
+            except NotYet as error:
                 if time.monotonic() > until_s:
                     raise Unavailable(str(self._path), str(error)) from None
             await asyncio.sleep(pause_s)
             pause_s = min(_AGAIN_MAX_S, 2 * pause_s)
 
     async def _connect(self) -> RelayedTopology:
-        """Raises `Unavailable`, `StoreMismatch`, and `_NotYet` if it is about to be possible."""
-        holder = self._reachable()
-        connection = RelayConnection(self.store.store_id, RELAYED)
+        """Raises `Unavailable`, `StoreMismatch`, and `NotYet` if it is about to be possible."""
+        return await self.connect_to(self._reachable(), self.store.store_id)
+
+    async def connect_to(self, holder: Holder, store_id: str, proof: str = "") -> RelayedTopology:
+        """Use the relay of this process from now on. Raises what `greeted` does."""
+        connection = await self.greeted(holder, store_id, proof)
+        line = self._line or RelayLine(connection)
+        line.connection, self._line, self._holder = connection, line, holder
+        self._lost.clear()
+        connection.tell_lost = self._connection_lost
         try:
-            async with asyncio.timeout(_CONNECT_S):
+            async with self._named(holder):
+                topology = await self._called("topology", (0, _PUBLISHED_S), _CONNECT_S)
+            if topology is None:
+                raise NotYet(f"{holder} has not published its actors yet")
+        except BaseException:
+            connection.close()
+            raise
+        assert isinstance(topology, RelayedTopology)
+        return topology
+
+    async def greeted(self, holder: Holder, store_id: str, proof: str = "") -> RelayConnection:
+        """A connection to the relay of this process, on the event loop that awaits it. Raises `Unavailable`,
+        `NotPrivate`, and `NotYet` if it is about to be possible."""
+        connection = RelayConnection(store_id, RELAYED, proof)
+        try:
+            async with self._named(holder), asyncio.timeout(_CONNECT_S):
                 await asyncio.get_running_loop().create_unix_connection(lambda: connection, holder.connection["relay"])
                 if refused := await connection.greeted:
                     if connection.other_user is not None:
                         raise connection.other_user
                     raise Unavailable(str(self._path), f"{holder} does not take this program in: {refused}")
-                self._connection, self._holder = connection, holder
-                self._lost.clear()
-                connection.tell_lost = self._connection_lost
-                topology = await self._called("topology", (0, _PUBLISHED_S), _CONNECT_S)
-                if topology is None:
-                    raise _NotYet(f"{holder} has not published its actors yet")
-        except BaseException as error:
+        except BaseException:
             connection.close()
-            if isinstance(error, RayfoldError | _NotYet) or not isinstance(error, Exception):
-                raise
-            if isinstance(error, TimeoutError):
-                what = f"{holder} listens, and has answered nothing for {_CONNECT_S:g} s: {_FROZEN}"
-                raise Unavailable(str(self._path), what) from error
-            away = isinstance(error, OSError)  # it may just be ending
-            what = f"does not answer: {one_line(error)}" if away else f"has ended: {one_line(error)}"
-            raise _NotYet(f"{holder} {what}") from error
-        assert isinstance(topology, RelayedTopology)
-        return topology
+            raise
+        return connection
+
+    @contextlib.asynccontextmanager
+    async def _named(self, holder: Holder) -> AsyncIterator[None]:
+        """Around what is done with the relay of this process: what fails has its name."""
+        try:
+            yield
+        except (RayfoldError, NotYet):
+            raise
+        except TimeoutError as error:
+            what = f"{holder} listens, and has answered nothing for {_CONNECT_S:g} s: {_FROZEN}"
+            raise Unavailable(str(self._path), what) from error
+        except OSError as error:  # it may just be ending
+            raise NotYet(f"{holder} does not answer: {one_line(error)}") from error
+        except Exception as error:
+            raise NotYet(f"{holder} has ended: {one_line(error)}") from error
 
     def _reachable(self) -> Holder:
         path = str(self._path)
@@ -285,7 +318,9 @@ class RelayedSystem(ConnectedSystem):
         if holder.host != socket.gethostname():
             raise Unavailable(path, f"it is held by {holder}; connect on that machine")
         if not holder.connection:
-            raise _NotYet(f"{holder} has not started its actors")
+            raise NotYet(f"{holder} has not started its actors")
+        if system := holder.connection.get("system"):
+            raise Unavailable(path, f"it is the share of a node, held by {holder}; connect by the name {system!r}")
         if "relay" not in holder.connection:
             raise Unavailable(path, f"{holder} has no socket for other programs: {_NO_SOCKET}")
         return holder
@@ -297,27 +332,34 @@ class RelayedSystem(ConnectedSystem):
             return
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         what = f"the connection to {self._holder}, which ran it, was lost at {since}"
-        self._cut_off = f"{what}; this program connects again as soon as a program runs it"
-        log.warning("%s: %s", self._path, self._cut_off)
-        self._client.detach(self._cut_off)
+        self.cut_off(f"{what}; this program connects again as soon as a program runs it")
         self._client.give_up(self._cut_off)
+
+    def cut_off(self, why: str) -> None:
+        """Nothing reaches the system from now on."""
+        self._cut_off = why
+        log.warning("%s: %s", self._path, why)
+        self.client.detach(why)
 
     async def _mind(self) -> None:
         """Follow the topology, and connect again whenever the connection is lost; without end."""
         while True:
             if self._lost.is_set():
                 self._connection_lost()
-                topology = await self._found_again()
-                self.client.attach(self._partitions(topology))
-                self._cut_off = ""
-                self._take(topology)
-                log.warning("%s: connected again, to %s", self._path, self._holder)
+                self.go_on(await self._found_again())
                 continue
             following = asyncio.create_task(self._follow())
             try:
                 await self._lost.wait()
             finally:
                 following.cancel()
+
+    def go_on(self, topology: RelayedTopology) -> None:
+        """It is connected again."""
+        self.client.attach(self._partitions(topology))
+        self._cut_off = ""
+        self._take(topology)
+        log.warning("%s: connected again, to %s", self._path, self._holder)
 
     async def find(self) -> RelayedTopology:
         """Connect, if a program runs the system now."""
@@ -329,7 +371,7 @@ class RelayedSystem(ConnectedSystem):
             longest_s = _AGAIN_MAX_S
             try:
                 return await self.find()
-            except _NotYet as error:
+            except NotYet as error:
                 log.debug("%s: not connected yet: %s", self._path, error)
             except Exception as error:
                 longest_s = self.again_max_s
@@ -356,30 +398,38 @@ class RelayedSystem(ConnectedSystem):
 
     def _take(self, topology: RelayedTopology) -> None:
         """This is how things are now."""
-        self._topology = topology
-        self.serve(topology.projections, partial(self._actor, topology))
+        before, self._topology = self._topology, topology
+        for number, name in enumerate(topology.partitions):
+            if before is not None and before.partitions[number] != name:
+                self.client.replace_partition(number, self._actor(topology, name))
+        self.client.tell_unavailable(topology.unavailable)
+        self.serve(topology.projections, partial(self._serving, topology))
         self._actors = {name: actor for name, actor in self._actors.items() if name in topology.actor_ids}
 
     def _partitions(self, topology: RelayedTopology) -> list[RelayedActor]:
         return [self._actor(topology, name) for name in topology.partitions]
 
+    def _serving(self, topology: RelayedTopology, name: str) -> RelayedActor | None:
+        """None if it has ended, which a later topology has."""
+        return self._actor(topology, name) if name in topology.actor_ids else None
+
     def _actor(self, topology: RelayedTopology, name: str) -> RelayedActor:
-        assert self._connection is not None
-        known = self._actors.get(name)
-        if known is None or not known.is_same(self._connection, topology.actor_ids.get(name, "")):
-            known = self._actors[name] = RelayedActor(self._connection, name, topology.actor_ids.get(name, ""))
+        assert self._line is not None
+        actor_id, known = topology.actor_ids.get(name, ""), self._actors.get(name)
+        if known is None or not known.is_same(actor_id):
+            known = self._actors[name] = RelayedActor(self._line, name, actor_id)
         return known
 
     def _actor_named(self, name: str) -> RelayedActor:
-        assert self._connection is not None
-        return RelayedActor(self._connection, name)
+        assert self._line is not None
+        return RelayedActor(self._line, name)
 
     def _close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
+        if self._line is not None:
+            self._line.connection.close()
 
 
-class _NotYet(Exception):
+class NotYet(Exception):
     """It may be possible in a moment: why it is not."""
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import rayfold
+from rayfold.actors.api import connection
 from rayfold.actors.settings import Settings
 from tests import bank as bank_classes
 
@@ -55,11 +56,14 @@ class Console:
 
 
 @contextlib.contextmanager
-def console(address: str, *, path: Path | None = None, name: str = "", options: str = "") -> Iterator[Console]:
+def console(
+    address: str, *, path: Path | None = None, name: str = "", options: str = "", driver: bool = False
+) -> Iterator[Console]:
     """A program with a runtime at `path` on the cluster at this address, or a connection to what has this name
-    there."""
+    there. `driver`: that connection is a driver of Ray, as where no node of the machine serves programs."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    command = [sys.executable, "-m", "tests.support.console", address, str(path or ""), name, options]
+    chosen = options or f"driver={driver}"
+    command = [sys.executable, "-m", "tests.support.console", address, str(path or ""), name, chosen]
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -182,9 +186,12 @@ def main(address: str, path: str, name: str, options: str) -> None:
     chosen = eval(f"dict({options})", scope)
     running: Any
     if path:
+        chosen.pop("driver", None)
         chosen = {"aggregates": [scope["Account"], scope["Vault"]], "projections": [scope["Balances"]], **chosen}
         running = rayfold.BlockingRuntime(path, cluster=address, **chosen)
     else:
+        if chosen["driver"]:
+            connection._folder_of_agents = lambda *_: None  # as without such a node
         running = rayfold.connect_blocking(name, address=address)
     opened, failure = False, None
     try:

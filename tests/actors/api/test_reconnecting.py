@@ -1,7 +1,7 @@
 """Programs that are connected to an application, while the head of its cluster is lost and comes back.
 
-One cluster of two nodes, and two programs as the workers of a web service are: attached to the head's node, like
-everybody on its machine. The tests run in their order.
+One cluster of two nodes, and two programs as the workers of a web service are, which are drivers of Ray: attached to
+the head's node, like each driver on its machine. The tests run in their order.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ def workers(nodes: LocalNodes, tmp_path_factory: pytest.TempPathFactory) -> Iter
     (project / "shop").mkdir()
     write(project, {"__init__.py": "", "rules.py": "FEE = 1\n", "domain.py": DOMAIN, "app.py": APP})
     rayfold(nodes, project, "deploy", "shop.app:shop", "--create")
-    with console(nodes.address, name="shop") as one, console(nodes.address, name="shop") as other:
+    with (
+        console(nodes.address, name="shop", driver=True) as one,
+        console(nodes.address, name="shop", driver=True) as other,
+    ):
         for worker in (one, other):
             worker("(app := __import__('shop.domain', fromlist=['x'])) and None")
         yield [one, other]

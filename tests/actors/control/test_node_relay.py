@@ -123,7 +123,8 @@ async def test_it_publishes_the_topology_and_passes_questions_on(
         await asked(connection, "scale", "Balances", 2)
     assert link.asked == [("heads",), ("move", 0, "two"), ("scale", "Balances", 2)]
     assert await asked(connection, "code", "another digest") is None
-    for bad in (("read", 0, "segment", [1, 2]), ("read", 1, "head", []), ("move", "0", "two"), ("stop",)):
+    bad: tuple[Any, ...]
+    for bad in (("read", 0, "close", []), ("read", 1, "head", []), ("move", "0", "two"), ("stop",)):
         with pytest.raises(InvalidMessage):
             await asked(connection, *bad)
     connection.close()

@@ -106,7 +106,7 @@ class Visitor:
     @property
     def shop(self) -> Console:
         if self._shop is None:
-            self._shop = self._present.enter_context(console(self._nodes.address, name="shop"))
+            self._shop = self._present.enter_context(console(self._nodes.address, name="shop", driver=True))
         return self._shop
 
     def leave(self) -> None:

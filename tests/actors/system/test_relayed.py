@@ -21,14 +21,13 @@ import pytest
 from rayfold.actors.client import relay_connection
 from rayfold.actors.client.query_connection import QueryConnection
 from rayfold.actors.client.relay_connection import RelayConnection
-from rayfold.actors.control.topology import ServedParts
 from rayfold.actors.packaging.class_fingerprints import class_fingerprints
 from rayfold.actors.packaging.class_names import ClassNames
+from rayfold.actors.relay.relay import Control, Relay, open_relay
+from rayfold.actors.relay.relayed_topology import RELAYED, RelayedTopology, ServedParts
 from rayfold.actors.settings import Settings
 from rayfold.actors.system import relayed
-from rayfold.actors.system.relay import Control, Relay, open_relay
 from rayfold.actors.system.relayed import RelayedSystem
-from rayfold.actors.system.relayed_topology import RELAYED, RelayedTopology
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.errors import NotPrivate, Unavailable
 from rayfold.runtime.store.store import open_or_create_store
@@ -209,6 +208,15 @@ async def test_a_connection_that_ends_while_it_connects_again_leaves_none(runnin
     assert await _no_program(again)
 
 
+async def frozen_until(relay: Relay) -> threading.Event:
+    """The relay answers nothing until this is set."""
+    frozen, awake = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+    relay.loop.call_soon_threadsafe(lambda: (loop.call_soon_threadsafe(frozen.set), awake.wait(60)))
+    await frozen.wait()
+    return awake
+
+
 async def test_a_frozen_program_is_named_within_seconds(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     relay = running.open_relay()
     running.publish()
@@ -217,13 +225,12 @@ async def test_a_frozen_program_is_named_within_seconds(running: Running, monkey
     monkeypatch.setattr(relayed, "_SILENT_S", 0.2)
     monkeypatch.setattr(relayed, "_PING_S", 0.01)
     monkeypatch.setattr(relayed, "_CONNECT_S", 0.2)
-    awake = threading.Event()
-    relay.loop.call_soon_threadsafe(awake.wait, 60)
+    awake = await frozen_until(relay)
     try:
         async with asyncio.timeout(20):
-            frozen = r"a test \(process \d+ on .*\) has answered nothing for 0.2 s: it is frozen, or"
+            silent = r"a test \(process \d+ on .*\) has answered nothing for 0.2 s: it is frozen, or"
             for asking in (client.heads(), client.status()):
-                with pytest.raises(Unavailable, match=frozen):
+                with pytest.raises(Unavailable, match=silent):
                     await asking
             with pytest.raises(Unavailable, match=r"a test .* listens, and has answered nothing for 0.2 s: it is fro"):
                 await RelayedSystem(running.path, CLASSES).start()
@@ -250,8 +257,8 @@ async def test_an_answer_that_takes_long_is_waited_for_while_the_program_answers
     monkeypatch.setattr(relayed, "_PING_S", 0.0)
     answer = asyncio.ensure_future(client.heads())
     await asked.wait()
-    before = client._connection and client._connection._calls
-    while client._connection and client._connection._calls < (before or 0) + 5:
+    before = client._line and client._line.connection._calls
+    while client._line and client._line.connection._calls < (before or 0) + 5:
         await asyncio.sleep(0.01)
     go_on.set()
     assert await asyncio.wait_for(answer, 20) == {0: 7}
@@ -261,8 +268,7 @@ async def test_an_answer_that_takes_long_is_waited_for_while_the_program_answers
 async def test_a_program_that_accepts_nothing_more_is_not_taken_for_another_users(running: Running) -> None:
     relay = running.open_relay()
     running.publish()
-    awake = threading.Event()
-    relay.loop.call_soon_threadsafe(awake.wait, 60)
+    awake = await frozen_until(relay)
     relay._listening.socket.listen(0)
     waiting = [socket.socket(socket.AF_UNIX) for _ in range(3)]
     for one in waiting:
@@ -292,7 +298,7 @@ async def test_a_program_whose_code_differs_from_that_of_the_system_is_warned_on
         await _followed(client, running, other)
     fields = "Deposit of Account has the fields amount here, and cents there"
     assert caplog.text.count(fields) == 1
-    assert re.search(r"run by a test \(process .*: the system decides and answers by the code that it was", caplog.text)
+    assert re.search(r"run by a test \(process .*: the system decides and answers by its own code", caplog.text)
     await client.stop(1)
 
 
@@ -322,7 +328,7 @@ async def test_a_forked_child_keeps_no_connection_of_a_client(running: Running) 
     pool: Any = client.client._serving["Balances"]._parts[0]
     while not has_socket(pool):
         await asyncio.sleep(0.01)
-    connections = [client._connection, pool._replicas[0].search.connection]
+    connections = [client._line and client._line.connection, pool._replicas[0].search.connection]
     inherited = [one._transport.get_extra_info("socket").fileno() for one in connections if one is not None]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # threads do not go on in the child, which looks and ends
