@@ -74,6 +74,12 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """Of its tree, which several tests walk through."""
+    return tuple(ast.walk(tree(path)))
+
+
 def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
@@ -94,10 +100,15 @@ class Import(NamedTuple):
         return self.module.partition(".")[0]
 
 
-def imports(path: Path) -> Iterator[Import]:
+@cache
+def imports(path: Path) -> tuple[Import, ...]:
     """What a file imports, wherever it does so; relative imports as `rayfold.…`."""
+    return tuple(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[Import]:
     inside = ("rayfold", *path.relative_to(ROOT).parts[:-1]) if path.parent != ROOT / "rayfold" else ("rayfold",)
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield Import(alias.name, node.lineno, relative=False)
@@ -239,7 +250,7 @@ def test_nothing_that_is_stored_can_be_unpickled() -> None:
 def test_the_public_names_are_the_same_for_a_type_checker_and_at_run_time() -> None:
     imported = {
         alias.name: found.module
-        for found in ast.walk(tree(ROOT / "rayfold/__init__.py"))
+        for found in nodes(ROOT / "rayfold/__init__.py")
         if isinstance(found, ast.ImportFrom) and found.level
         for alias in found.names
     }
@@ -287,7 +298,7 @@ def test_the_random_numbers_of_a_program_are_its_own() -> None:
         f"{name_of(path)}:{node.lineno} {ast.unparse(node)}"
         for path in sources()
         if path.relative_to(ROOT).parts[0] in ("actors", "runtime")
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "random"
         if node.attr not in ("Random", "SystemRandom")
     ]
@@ -298,7 +309,7 @@ def test_no_function_is_longer_than_its_bound() -> None:
     lengths = {
         f"{name_of(path)}:{node.lineno} {node.name}": (node.end_lineno or node.lineno) - node.lineno + 1
         for path in sources()
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, Function)
     }
     assert not {name: lines for name, lines in lengths.items() if lines > FUNCTION_LINES_MAX}
@@ -335,7 +346,7 @@ def named(expression: ast.expr) -> str:
 
 @cache
 def classes() -> dict[str, ast.ClassDef]:
-    return {n.name: n for path in sources() for n in ast.walk(tree(path)) if isinstance(n, ast.ClassDef)}
+    return {n.name: n for path in sources() for n in nodes(path) if isinstance(n, ast.ClassDef)}
 
 
 def documented_above(owner: ast.ClassDef, method: str, seen: frozenset[str] = frozenset()) -> bool:
@@ -376,7 +387,7 @@ def test_no_test_sleeps() -> None:
         f"{name_of(path)}:{node.lineno}"
         for path in all_python()
         if name_of(path).startswith("tests/")
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if (isinstance(node, ast.Call) and ast.unparse(node.func) == "time.sleep")
         or (isinstance(node, ast.ImportFrom) and node.module == "time" and "sleep" in {a.name for a in node.names})
     ]
@@ -441,10 +452,15 @@ ENTRIES = {
 """Files that no other one imports, and who uses them."""
 
 
-def texts(path: Path) -> Iterator[str]:
+@cache
+def words(path: Path) -> frozenset[str]:
     """What stands between quotes, without docstrings."""
-    docs = {node.value for node in ast.walk(tree(path)) if isinstance(node, ast.Expr)}
-    for node in ast.walk(tree(path)):
+    return frozenset(word for text in _texts(path) for word in re.findall(r"\w+", text))
+
+
+def _texts(path: Path) -> Iterator[str]:
+    docs = {node.value for node in nodes(path) if isinstance(node, ast.Expr)}
+    for node in nodes(path):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docs:
             yield node.value
 
@@ -452,9 +468,9 @@ def texts(path: Path) -> Iterator[str]:
 def unused_files(names: Iterable[str]) -> set[str]:
     """Those that no source imports, or names in a text: suites, scenarios and programs of their own are found so."""
     imported = {found.module for path in sources() for found in imports(path)}
-    words = {word for path in sources() for text in texts(path) for word in re.findall(r"\w+", text)}
+    named = frozenset[str]().union(*map(words, sources()))
     modules = {name: f"rayfold.{name.removesuffix('.py').replace('/', '.')}" for name in names}
-    return {name for name, module in modules.items() if module not in imported and Path(name).stem not in words}
+    return {name for name, module in modules.items() if module not in imported and Path(name).stem not in named}
 
 
 def test_every_file_is_used_by_another_one() -> None:
