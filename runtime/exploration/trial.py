@@ -29,6 +29,7 @@ from ..errors import CallerError, HandlerFailed, RayfoldError, Rejected, Storage
 from ..log.contract import Append, Appended
 from ..log.format import decode_record
 from ..log.memory import MemoryLog
+from ..printable import printable_log
 from ..receipt import Receipt
 from ..stream import StreamId
 from ..testing import holds, name_of
@@ -310,7 +311,7 @@ def without_logs() -> Iterator[None]:
     def passes(record: logging.LogRecord) -> bool:
         return record.thread != this_thread
 
-    logger = logging.getLogger(WriteLoop.__module__)
+    logger = printable_log(WriteLoop.__module__)
     logger.addFilter(passes)
     try:
         yield
