@@ -43,7 +43,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def bank(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
-    options = "partitions=1, settings=Settings(own_actors_max=0, silent_s=3, timeout_s=90)"
+    options = "partitions=1, settings=Settings(own_actors_max=0, silent_s=6, timeout_s=90)"
     path = tmp_path_factory.mktemp("driver") / "bank"
     with (
         LocalNodes(LocalCluster(nodes=1, cpus=1), tmp_path_factory.mktemp("cluster"), own_actors_max=0) as nodes,
