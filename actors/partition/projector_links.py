@@ -16,7 +16,6 @@ before the other end has answered the greeting; each search ends, with a link or
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import socket
 import threading
@@ -31,6 +30,7 @@ from ...runtime.errors import NotPrivate
 from ...runtime.printable import printable_log
 from ..sockets.handshake import HANDSHAKE_S, Handshake
 from ..sockets.listening import check_own_user, closed_in_children
+from ..sockets.poll_signal import PollSignal
 from .broadcast_protocol import BroadcastClientProtocol
 
 __all__ = ["ProjectorLink", "ProjectorLinks"]
@@ -126,15 +126,12 @@ class ProjectorLinks:
         """By descriptor: those that have connected and not been greeted."""
         self._links: dict[int, tuple[socket.socket, ProjectorLink, Callable[[ProjectorLink], None]]] = {}
         self._closing = threading.Event()
-        self._signalling = threading.Lock()
-        """Held while something is written to the signal, and while that is closed."""
         with contextlib.ExitStack() as on_failure:
             self._poll = select.epoll()
             on_failure.callback(self._poll.close)
-            self._signal = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-            """Wakes the thread; -1 once it is closed."""
-            on_failure.callback(self._close_signal)
-            self._poll.register(self._signal, select.EPOLLIN)
+            self._signal = PollSignal()
+            on_failure.callback(self._signal.close)
+            self._poll.register(self._signal.descriptor, select.EPOLLIN)
             self._thread = threading.Thread(target=self._run, name="rayfold-projector-links", daemon=True)
             try:
                 self._thread.start()
@@ -155,7 +152,7 @@ class ProjectorLinks:
     def close(self) -> None:
         """End all links, and the thread. Closing twice is allowed."""
         self._closing.set()
-        self._wake()
+        self._signal.wake()
         if threading.current_thread() is not self._thread:
             self._thread.join(_END_S)
 
@@ -172,7 +169,7 @@ class ProjectorLinks:
             search.told(None)
             return
         self._paths.append((search, path.result()))
-        self._wake()
+        self._signal.wake()
         if self._closing.is_set():  # meanwhile, so the thread may not come to it
             self._give_up_paths()
 
@@ -181,25 +178,14 @@ class ProjectorLinks:
             while True:
                 self._paths.popleft()[0].told(None)
 
-    def _wake(self) -> None:
-        with self._signalling:
-            if self._signal >= 0:
-                os.eventfd_write(self._signal, 1)
-
-    def _close_signal(self) -> None:
-        with self._signalling:
-            signal, self._signal = self._signal, -1
-            if signal >= 0:
-                os.close(signal)
-
     # --- the thread ----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
             while not self._closing.is_set():
                 for descriptor, event in self._poll.poll(_PAUSE_S if self._searches else -1):
-                    if descriptor == self._signal:
-                        os.eventfd_read(self._signal)
+                    if descriptor == self._signal.descriptor:
+                        self._signal.clear()
                     elif descriptor in self._searches:
                         self._greet(descriptor)
                     elif descriptor in self._links:
@@ -219,7 +205,7 @@ class ProjectorLinks:
             for descriptor in list(self._searches):
                 self._give_up(descriptor, "")
             self._give_up_paths()
-            self._close_signal()
+            self._signal.close()
             self._poll.close()
 
     def _connect(self, search: _Search, path: str) -> None:

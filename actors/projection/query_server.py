@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import queue
 import select
 import socket
@@ -38,6 +37,7 @@ from ...runtime.errors import RayfoldError
 from ...runtime.printable import printable_log
 from ..sockets.handshake import HANDSHAKE_S, Handshake
 from ..sockets.listening import CONNECTIONS_MAX, ListeningSocket, closed_in_children, other_end
+from ..sockets.poll_signal import PollSignal
 from .answers import Answers, pickled_alone
 from .broadcast_reader import Apply, BroadcastReader
 from .query_protocol import Asked, Awaited, QueryServerProtocol
@@ -141,19 +141,15 @@ class QueryServer:
         self._closing = threading.Event()
         self._readers = {away: _LogReader(away, self._read_logs) for away in (False, True)}
         self._thread = threading.Thread(target=self._run, name="rayfold-queries", daemon=True)
-        self._signalling = threading.Lock()
-        """Held while something is written to the signal, and while that is closed: its number may be another file's
-        afterwards."""
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(listening.close)
             self._poll = select.epoll()
             on_failure.callback(self._poll.close)
-            self._signal = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-            """Wakes the thread; -1 once it is closed."""
-            on_failure.callback(self._close_signal)
+            self._signal = PollSignal()
+            on_failure.callback(self._signal.close)
             listening.socket.setblocking(False)
             self._poll.register(listening.socket.fileno(), select.EPOLLIN)
-            self._poll.register(self._signal, select.EPOLLIN)
+            self._poll.register(self._signal.descriptor, select.EPOLLIN)
             try:
                 for reader in self._readers.values():
                     reader.start()
@@ -215,7 +211,7 @@ class QueryServer:
             self._broadcasts.close()
             self._listening.close()
             self._poll.close()
-            self._close_signal()
+            self._signal.close()
 
     def _turn(self, pause_s: float) -> int:
         """What has come, what was woken and what is due. Returns how many events there were."""
@@ -224,8 +220,8 @@ class QueryServer:
             connection = self._connections.get(descriptor)
             if connection is not None:
                 self._guard(connection, self._send if event & select.EPOLLOUT else self._read)
-            elif descriptor == self._signal:
-                os.eventfd_read(self._signal)
+            elif descriptor == self._signal.descriptor:
+                self._signal.clear()
                 self._signalled = False  # before it is looked what has changed
             else:
                 self._accept()
@@ -263,15 +259,7 @@ class QueryServer:
 
     def _wake(self) -> None:
         self._signalled = True
-        with self._signalling:
-            if self._signal >= 0:
-                os.eventfd_write(self._signal, 1)
-
-    def _close_signal(self) -> None:
-        with self._signalling:
-            signal, self._signal = self._signal, -1
-            if signal >= 0:
-                os.close(signal)
+        self._signal.wake()
 
     # --- connections ---------------------------------------------------------------------------------------------
 
