@@ -58,8 +58,7 @@ def _waiting_agents() -> Iterator[None]:
     """A daemon that is started in here starts `waiting_agent.py`, with the command of the agent as its arguments."""
     from ray._private import services
 
-    module: Any = services
-    rays_own = module._build_python_executable_command_memory_profileable
+    rays_own = services._build_python_executable_command_memory_profileable
     plain = [sys.executable, "-u"]
     ours = [sys.executable, "-I", "-S", str(Path(waiting_agent.__file__))]
 
@@ -67,11 +66,8 @@ def _waiting_agents() -> Iterator[None]:
         started: list[str] = rays_own(*given, **options)
         return ours if started == plain else started  # else under a profiler
 
-    module._build_python_executable_command_memory_profileable = command
-    try:
+    with _replaced(services, "_build_python_executable_command_memory_profileable", command):
         yield
-    finally:
-        module._build_python_executable_command_memory_profileable = rays_own
 
 
 @contextlib.contextmanager
@@ -79,13 +75,19 @@ def started_without_helpers() -> Iterator[None]:
     """A `ray.init` in here starts such a node. One thread at a time."""
     from ray._private import node
 
-    module: Any = node
-    rays_own = module.Node
-    module.Node = node_class()
+    with _replaced(node, "Node", node_class()):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(module: Any, name: str, ours: Any) -> Iterator[None]:
+    """Ray finds what is ours under the name of its own in here."""
+    rays_own = getattr(module, name)
+    setattr(module, name, ours)
     try:
         yield
     finally:
-        module.Node = rays_own
+        setattr(module, name, rays_own)
 
 
 def ended_servers() -> list[str]:

@@ -121,7 +121,7 @@ def _hand_over() -> socket.socket | None:
                 if served is not None:
                     return served.waiting
                 connection.connect(address)
-            if _user_at(connection) != os.getuid():
+            if _other_end(connection)[1] != os.getuid():
                 return None
             request = json.dumps(_Request(sys.argv, dict(os.environ), os.getcwd())).encode()
             streams = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", range(_STREAMS)))]
@@ -158,9 +158,11 @@ def _address(node: int) -> str:
     return f"\0rayfold-workers-{os.getuid()}-{node}-{started}"
 
 
-def _user_at(connection: socket.socket) -> int:
-    _, user, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return int(user)
+def _other_end(connection: socket.socket) -> tuple[int, int]:
+    """The process at the other end, and its user."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    process, user, _ = _CREDENTIALS.unpack(credentials)
+    return process, user
 
 
 def _serve(address: str, node: int) -> _Served | None:
@@ -251,7 +253,7 @@ def _stamp(name: str) -> tuple[int, int]:
 
 def _read(connection: socket.socket) -> tuple[_Request, list[int]]:
     """Raises `OSError`, `TypeError` or `ValueError` for what is not a request, or another user's."""
-    if _user_at(connection) != os.getuid():
+    if _other_end(connection)[1] != os.getuid():
         raise ValueError("another user")
     connection.settimeout(_REQUEST_S)
     head, streams, _, _ = socket.recv_fds(connection, _LENGTH.size, _STREAMS)
@@ -279,7 +281,7 @@ def _become(request: _Request, streams: list[int], connection: socket.socket) ->
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setpgid(0, 0)  # as Ray does with each worker
     with contextlib.suppress(OSError):
-        other = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[0]
+        other, _ = _other_end(connection)
         Path("/proc/self/oom_score_adj").write_text(Path(f"/proc/{other}/oom_score_adj").read_text())
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
