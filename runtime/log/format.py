@@ -346,6 +346,11 @@ def body_start(stream: StreamId, version: int | None = None) -> tuple[bytes, byt
     return b"%c%b" % (0x90 | BODY_FIELDS, rest), b"%c%b" % (0x90 | OLD_BODY_FIELDS, rest)
 
 
+def is_version(record: bytes, start: tuple[bytes, bytes], version: int) -> bool:
+    """Whether it is the record of this version in the stream whose `body_start` is `start`."""
+    return record.startswith(start, BODY_AT) and record.startswith(msgpack.packb(version), BODY_AT + len(start[0]))
+
+
 # --- keys of streams and versions ---------------------------------------------------------------------------------
 
 

@@ -47,6 +47,7 @@ from .format import (
     decode_snapshot,
     decode_stream_entry,
     is_intact,
+    is_version,
     pack_position,
     record_position,
     snapshot_link,
@@ -263,9 +264,9 @@ class LmdbReader:
         last: int,
         bytes_max: int = 1 << 62,
     ) -> list[bytes]:
-        records, size_bytes = list[bytes](), 0
+        records, size_bytes, start = list[bytes](), 0, body_start(stream)
         for version, position in self._places_of(transaction, stream, stream_key, first, last):
-            record = self._event_of(transaction, stream, version, position)
+            record = self._event_of(transaction, stream, version, position, start)
             records.append(record)
             size_bytes += len(record)
             if size_bytes >= bytes_max:
@@ -304,14 +305,23 @@ class LmdbReader:
             yield version, position
             wanted += 1
 
-    def _event_of(self, transaction: lmdb.Transaction[bytes], stream: StreamId, version: int, position: int) -> bytes:
-        """The record that the stream index points at, which must be the one of this stream and version."""
+    def _event_of(
+        self,
+        transaction: lmdb.Transaction[bytes],
+        stream: StreamId,
+        version: int,
+        position: int,
+        start: tuple[bytes, bytes],
+    ) -> bytes:
+        """The record that the stream index points at, which must be the one of this stream and version. `start`: how
+        the body of any record of this stream begins."""
         key = pack_position(position)
         record = transaction.get(key, db=self.environment.database(EVENTS))
         if record is None:
             raise Damaged(f"{self.name}, event {position}", f"it is missing, though it is {stream} version {version}")
-        check_record(record, key, self.name)
-        if not record.startswith(body_start(stream, version), BODY_AT):
+        if not is_intact(record, key):
+            check_record(record, key, self.name)
+        if not is_version(record, start, version):
             raise Damaged(f"{self.name}, stream index of {stream} version {version}", f"event {position} is another")
         return record
 
