@@ -217,7 +217,7 @@ class Residents:
         while True:
             records = self._log.read_stream(stream, aggregate.version + 1, at_or_before, _PAGE, _PAGE_BYTES)
             for record in records:
-                take_in(aggregate, self._catalogue, decode_record(record, checked=True))
+                take_in(aggregate, self._catalogue, decode_record(record))
             page_bytes = sum(map(len, records))
             if len(records) < _PAGE and page_bytes < _PAGE_BYTES:
                 return
