@@ -41,7 +41,7 @@ from ...runtime.batch_queue import BATCH_BY_RAY_S, BATCH_BY_SOCKET_S
 from ...runtime.checks.standing import Alarms, StandingCheck, StreamChecks
 from ...runtime.domain.aggregate import OwnActor
 from ...runtime.encoding.catalogue import Catalogue
-from ...runtime.encoding.envelope import PackedCommand, unpack_batch
+from ...runtime.encoding.envelope import FINAL, PackedCommand, unpack_batch
 from ...runtime.encoding.outcome import Answered, Redirect, RetryAfter, encode_answer
 from ...runtime.errors import Fenced, HandlerFailed, RayfoldError, Refusal, Sealed, StoreError
 from ...runtime.in_hand import DEATHS_MAX, KEY_BYTES, REFUSED_S, Fallen, InHand
@@ -108,6 +108,7 @@ class PartitionPlan:
 
 
 _SLOTS_S: Final = 0.1
+_NONE: Final[Mapping[bytes, HandlerFailed]] = {}
 
 _KNOWN_QUICK_MAX: Final = 10_000
 _ISOLATED_MAX: Final = 1_000
@@ -219,15 +220,18 @@ class PartitionActor:
     def _turned_away(self, commands: Sequence[PackedCommand]) -> list[Answered]:
         return [Fenced(f"partition {self._plan.number}", 0, 0)] * len(commands)
 
-    def _answer(self, serving: Activation, commands: Sequence[PackedCommand]) -> list[Answered]:
-        """Decide the commands to aggregates here, and return for the others where they are."""
+    def _answer(
+        self, serving: Activation, commands: Sequence[PackedCommand], fallen: Mapping[bytes, HandlerFailed] = _NONE
+    ) -> list[Answered]:
+        """Decide the commands to aggregates here, and return for the others where they are. `fallen`: those that have
+        failed, see `WriteLoop.execute`."""
         records, placements = serving.own_actors.by_stream, serving.placements
         later = self._not_known_quick(serving, commands) if placements else ()
         here = [command for command in commands if command.stream not in records] if records else commands
         if later:
             here = [command for command in here if command.stream not in later]
         serving.loop.residents.begin_batch()
-        batch = serving.loop.execute(here)
+        batch = serving.loop.execute(here, fallen)
         serving.broadcast.send(batch.records)
         for outcome in batch.outcomes if placements else ():
             if isinstance(outcome, Receipt) and outcome.stream.type in placements:
@@ -279,6 +283,7 @@ class PartitionActor:
         """As `_answer`, after something has ended a process: what is not to be tried again is refused, and what was in
         hand at a death is decided in an own actor, if its aggregate may have one."""
         answers: dict[int, Answered] = {}
+        final: dict[bytes, HandlerFailed] = {}
         now = time.monotonic()
         for stream in [stream for stream, until_s in self._isolated.items() if until_s < now]:
             del self._isolated[stream]
@@ -288,13 +293,17 @@ class PartitionActor:
             if fallen is not None and fallen.refused:
                 if fallen.key == command.command_id and self._in_hand.find(content := _content_key(command)) is None:
                     self._in_hand.note(content, stuck=fallen.stuck, deaths=DEATHS_MAX)  # under another id as well
-                answers[index] = self._failed(command, fallen)
+                failed = self._failed(command, fallen)
+                if command.decisive == FINAL:  # its failure is stored, as any outcome of it is
+                    final[command.command_id] = failed
+                else:
+                    answers[index] = failed
             elif own and (fallen is not None or stream in self._isolated):
                 self._isolated.setdefault(stream, now + REFUSED_S)
                 if not self._confine(serving, stream, careful=True) and self._plan.settings.own_actors_max:
                     answers[index] = StillLoading(str(stream))
         others = [command for index, command in enumerate(commands) if index not in answers]
-        rest = iter(self._answer(serving, others))
+        rest = iter(self._answer(serving, others, final))
         told = [answers[index] if index in answers else next(rest) for index in range(len(commands))]
         for command, answer in zip(commands, told, strict=True):
             if isinstance(answer, Receipt | Refusal):

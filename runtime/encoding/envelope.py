@@ -34,7 +34,7 @@ from .codec import MESSAGE_BYTES_MAX
 from .content import RAW_BYTES_MAX, condensed, pack_with_content
 from .facts import shown_as_text
 
-__all__ = ["Envelope", "PackedCommand", "derived_id", "new_command_id", "pack", "unpack_batch"]
+__all__ = ["FINAL", "Envelope", "PackedCommand", "derived_id", "new_command_id", "pack", "unpack_batch"]
 
 _NAME_CHARS_MAX: Final = 64
 """Longest aggregate type, as in `TYPE_NAME_PATTERN`: longer ones have no key, so not even a digest."""
@@ -44,6 +44,9 @@ _VERSION_MAX: Final = (1 << 63) - 1
 
 _pack: Final = msgpack.Packer(autoreset=True).pack
 """Safe to share between threads: it runs no Python while it packs. 0.5 us less than `packb`, which makes a new one."""
+
+FINAL: Final = 2
+"""As `PackedCommand.decisive`: a refusal, a failure and an outcome without events use the id up (`refusals.py`)."""
 
 DIGEST_BYTES: Final = 20
 """Length of a command's digest: never taken for one of formats 1 and 2, which have 16."""
@@ -93,7 +96,8 @@ class PackedCommand(NamedTuple):
     causation_id: bytes
     content: bytes = b""
     """What the sender has set (`content.py`); empty where that is the payload."""
-    decisive: bool = False
+    decisive: int = False
+    """True: a refusal is kept under the id. `FINAL`: whatever comes of it is. An integer on the wire only then."""
 
     def digest(self, secret: bytes) -> bytes:
         """20 bytes over the secret of a log, stream, name and content: what makes two commands the same.
@@ -201,7 +205,7 @@ def unpack_batch(blob: bytes) -> Iterator[PackedCommand]:
                 type(command_id) is type(payload) is type(correlation) is type(causation) is type(content) is bytes
             )
             in_text = type(type_name) is type(ident) is type(name) is str
-            if not (in_bytes and in_text and type(expected) is int and type(decisive) is bool):
+            if not (in_bytes and in_text and type(expected) is int and _is_decisive(decisive)):
                 raise TypeError("a field is of the wrong type")
             if len(type_name) > _NAME_CHARS_MAX:
                 raise ValueError(f"an aggregate type has {len(type_name)} characters, over {_NAME_CHARS_MAX}")
@@ -213,6 +217,10 @@ def unpack_batch(blob: bytes) -> Iterator[PackedCommand]:
         raise _no_batch(read_bytes, str(error) or type(error).__name__) from error
     if read_bytes != len(blob):
         raise _no_batch(read_bytes, f"the last of {len(blob)} is missing something")
+
+
+def _is_decisive(decisive: object) -> bool:
+    return type(decisive) is bool or (type(decisive) is int and decisive == FINAL)
 
 
 def join(packed: Iterable[bytes]) -> bytes:

@@ -23,7 +23,7 @@ Rules kept here:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 from weakref import ref
@@ -33,7 +33,7 @@ from ..domain.messages import Command, Event
 from ..encoding.catalogue import Catalogue
 from ..encoding.codec import decode_message, encode_checked
 from ..encoding.content import old_payloads
-from ..encoding.envelope import DIGEST_BYTES, PackedCommand
+from ..encoding.envelope import DIGEST_BYTES, FINAL, PackedCommand
 from ..encoding.facts import as_told
 from ..encoding.outcome import Outcome
 from ..encoding.saved_state import checked_state, state_fingerprint
@@ -52,13 +52,13 @@ from ..errors import (
 )
 from ..in_hand import InHand
 from ..log.contract import Append, Appended, CommandEntry, NewEvent, WriteLog
-from ..log.format import NO_HEADERS, decode_record
+from ..log.format import ID_BYTES, NO_HEADERS, decode_record
 from ..printable import exc_info_of, printable_log
 from ..receipt import Receipt
 from ..stream import ANY, REFUSALS, StreamId
 from ..user_code import is_ctrl_c
 from .purity import Witness, changed, reads_only, witness_of
-from .refusals import REFUSED_VERSION, refused_event, rejected_in
+from .refusals import REFUSED_VERSION, first_outcome_in, kept_event
 from .residents import RESIDENTS_MAX, Residents, evolve_with
 
 __all__ = ["AlreadyStored", "Batch", "WriteLoop"]
@@ -73,6 +73,9 @@ _WITNESSES_MAX: Final = 1_000
 
 _LOGGED_MAX: Final = 100
 """Kinds of handler failures that are logged with their trace: a flood of them must not become a flood of logs."""
+
+
+_NONE: Final[Mapping[bytes, HandlerFailed]] = {}
 
 
 class AlreadyStored(Exception):  # noqa: N818 - a signal between a remote log and the loop, not an error
@@ -104,8 +107,9 @@ class _Decided:
         self.appends: list[Append] = []
         self.indexes: list[int] = []
         """Which command each append belongs to."""
-        self.refused: dict[int, Rejected] = {}
-        """Commands whose refusal is appended, with it: they are answered with it once it is stored."""
+        self.kept: dict[int, Outcome] = {}
+        """Commands whose refusal, or other outcome without events, is appended, with it: they are answered with it once
+        it is stored."""
         self.known: set[int] = set()
         """Commands that were refused before, for good: whatever becomes of this batch."""
         self.reused: list[tuple[int, int]] = []
@@ -148,6 +152,7 @@ class WriteLoop:
         """Witnesses of states that no event has changed since, so that a refusal costs one digest. Each goes with
         its state, so that how many bytes of them there may be is for the residents alone."""
         self._in_hand = in_hand or InHand(None)
+        self._fallen: Mapping[bytes, HandlerFailed] = _NONE
 
     def activate(self) -> int:
         """Take the log over; until then every append would be refused. Returns the epoch."""
@@ -157,8 +162,12 @@ class WriteLoop:
         self.epoch = self._log.activate()
         return self.epoch
 
-    def execute(self, commands: Sequence[PackedCommand]) -> Batch:
-        """One batch, in order. Whatever goes wrong with a command is its outcome, never an exception."""
+    def execute(self, commands: Sequence[PackedCommand], fallen: Mapping[bytes, HandlerFailed] = _NONE) -> Batch:
+        """One batch, in order. Whatever goes wrong with a command is its outcome, never an exception.
+
+        `fallen`: command ids that are not to be tried again, since a process has ended with them: they have failed.
+        """
+        self._fallen = fallen
         stored = self._find_stored(commands)
         while True:
             decided = self._decide_all(commands, stored)
@@ -194,9 +203,10 @@ class WriteLoop:
                 try:
                     decided.outcomes[index] = self._decide(index, command, stored.get(command.command_id), decided)
                 except (CallerError, Refusal, StoreError) as error:
-                    decided.outcomes[index] = error
+                    decided.outcomes[index] = self._failed(index, command, error, decided)
                 except (Exception, SystemExit) as error:
-                    decided.outcomes[index] = self._handler_failed(command, decided, error)
+                    failed = self._handler_failed(command, decided, error)
+                    decided.outcomes[index] = self._failed(index, command, failed, decided)
         finally:
             in_hand.end()
         return decided
@@ -211,36 +221,48 @@ class WriteLoop:
             if isinstance(entry, RayfoldError):
                 raise entry
             known = self._repeated(command, digest, entry)
-            if isinstance(known, Rejected):
+            if not isinstance(known, Receipt):
                 decided.known.add(index)
             return known
         if (first := decided.first_use.get(command.command_id)) is not None:
             (decided.repeats if first[1] == digest else decided.reused).append((index, first[0]))
             return None
+        if self._fallen and (failed := self._fallen.get(command.command_id)) is not None:
+            raise failed
         aggregate = self._check_out(stream, decided)
         if expected_version != ANY and expected_version != aggregate.version:
             raise Conflict(str(stream), expected_version, aggregate.version)
         events = self._run_decider(command, aggregate)
         if isinstance(events, Rejected):
-            return self._refuse(index, command, digest, as_told(events, str(stream), command.name), decided)
+            refused = as_told(events, str(stream), command.name)
+            return self._keep(index, command, digest, refused, decided) if command.decisive else refused
+        if not events and command.decisive == FINAL:
+            unchanged = Receipt(stream, self.partition, 0, aggregate.version, command.command_id, False, "", 0)
+            return self._keep(index, command, digest, unchanged, decided)
         decided.appends.append(self._build_append(command, digest, aggregate, events, decided))
         decided.indexes.append(index)
         if events:  # what leaves no event leaves no id either, in one batch as in two
             decided.first_use[command.command_id] = (index, digest)
         return None
 
-    def _refuse(
-        self, index: int, command: PackedCommand, digest: bytes, refused: Rejected, decided: _Decided
+    def _failed(self, index: int, command: PackedCommand, error: RayfoldError, decided: _Decided) -> Outcome | None:
+        """The error, or None where it has to be stored first: a final command has failed for good. What is about its
+        id, its sender's expectation or the log itself is not its outcome."""
+        final = command.decisive == FINAL and not isinstance(error, StoreError | Refusal | CommandIdReused)
+        if not final or len(command.command_id) != ID_BYTES:
+            return error
+        return self._keep(index, command, command.digest(self._secret or self._learn_secret()), error, decided)
+
+    def _keep(
+        self, index: int, command: PackedCommand, digest: bytes, outcome: Outcome, decided: _Decided
     ) -> Outcome | None:
-        """The refusal, or None where it has to be stored first. Only what the aggregate itself has decided uses an id
-        up: a `Conflict` is about what the sender expected, and a failure about the code."""
-        if not command.decisive:
-            return refused
+        """Have an outcome without events stored under the command's id; it is answered after that. Only what the
+        aggregate itself has decided uses an id up: a `Conflict` is about what the sender expected."""
         command_id, _, _, _, _, correlation_id, causation_id, _, _ = command
-        events = (refused_event(refused),)
+        events = (kept_event(outcome),)
         decided.appends.append(Append(REFUSALS, ANY, events, command_id, digest, correlation_id, causation_id))
         decided.indexes.append(index)
-        decided.refused[index] = refused
+        decided.kept[index] = outcome
         decided.first_use[command_id] = (index, digest)
         return None
 
@@ -259,7 +281,7 @@ class WriteLoop:
     def _first_outcome(self, command: PackedCommand, position: int, version: int) -> Outcome:
         """What a repeated command was answered the first time."""
         if version == REFUSED_VERSION:
-            return rejected_in(self._record_at(position))
+            return first_outcome_in(self._record_at(position), command, self.partition)
         count = self._count_events(position, command.command_id)
         return Receipt(command.stream, self.partition, position, version, command.command_id, True, "", count)
 
@@ -428,7 +450,7 @@ class WriteLoop:
             position, version, stored, repeated = done
             if not repeated:
                 facts = (stream, partition, position, version, command_id, False, "", len(append.events), None)
-                outcomes[index] = decided.refused.get(index) or _new(Receipt, facts)
+                outcomes[index] = decided.kept.get(index) or _new(Receipt, facts)
                 records += stored
                 continue
             outcomes[index] = self._first_outcome(commands[index], position, version)
@@ -465,7 +487,8 @@ class WriteLoop:
         if len(decided.appends) < 2:
             return self._fail_batch(commands, decided, error)
         middle = decided.indexes[len(decided.indexes) // 2]
-        first, second = self.execute(commands[:middle]), self.execute(commands[middle:])
+        fallen = self._fallen
+        first, second = self.execute(commands[:middle], fallen), self.execute(commands[middle:], fallen)
         return Batch(first.outcomes + second.outcomes, first.records + second.records)
 
 

@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from uuid import UUID
 
+import msgpack
 import pytest
 
 from rayfold.runtime.backup.restoring import restore_store
@@ -17,11 +18,19 @@ from rayfold.runtime.domain.messages import Command, Event
 from rayfold.runtime.domain.projection import Projection, project
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.codec import encode_message
-from rayfold.runtime.encoding.envelope import Envelope, PackedCommand, pack, unpack_batch
+from rayfold.runtime.encoding.envelope import FINAL, Envelope, PackedCommand, pack, unpack_batch
 from rayfold.runtime.encoding.error_codec import from_wire, to_wire
 from rayfold.runtime.encoding.facts import as_told
 from rayfold.runtime.encoding.outcome import Outcome
-from rayfold.runtime.errors import CommandIdReused, Conflict, HandlerFailed, InvalidMessage, Rejected, StorageFailed
+from rayfold.runtime.errors import (
+    CommandIdReused,
+    Conflict,
+    HandlerFailed,
+    InvalidMessage,
+    Rejected,
+    StorageFailed,
+    UnknownName,
+)
 from rayfold.runtime.feed.subscription import subscribe
 from rayfold.runtime.log.contract import Append, NewEvent
 from rayfold.runtime.log.format import decode_record, encode_record
@@ -32,7 +41,7 @@ from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.store.store import create_or_open_store, open_store
 from rayfold.runtime.store.verify import verify_store
 from rayfold.runtime.stream import ANY, REFUSALS, StreamId
-from rayfold.runtime.write.refusals import refused_event, rejected_in
+from rayfold.runtime.write.refusals import first_outcome_in, kept_event
 from rayfold.runtime.write.write_loop import WriteLoop
 from tests.runtime.write.test_partition import RemoteLog
 from tests.support.faulty_log import FaultyLog
@@ -45,6 +54,10 @@ class Reserve(Command):
 
 class Restock(Command):
     pieces: int
+
+
+class Look(Command):
+    pass
 
 
 class Changed(Event):
@@ -65,6 +78,11 @@ class Stock(Aggregate, placement=Shared()):
     @decide
     def restock(self, command: Restock) -> Changed:
         return Changed(by=command.pieces)
+
+    @decide
+    def look(self, command: Look) -> None:
+        if self.pieces > 99:
+            raise RuntimeError("too many to look at")
 
     @evolve
     def changed(self, event: Changed) -> None:
@@ -156,7 +174,7 @@ def test_what_is_told_at_first_is_what_is_stored_and_told_again(rejected: Reject
     first = as_told(rejected, "Stock/a", "Reserve")
     again = as_told(Rejected.told(first.reason, first.facts, str(first.stream), first.command), "Stock/a", "Reserve")
     at = (1, bytes(32), REFUSALS, 1, 1, bytes(16), b"", b"")
-    stored = rejected_in(encode_record(at, refused_event(first)))
+    stored = first_outcome_in(encode_record(at, kept_event(first)), sent(Reserve(pieces=1), 1), 0)
     for told in (again, stored, from_wire(to_wire(first))):
         assert isinstance(told, Rejected)
         assert (told.reason, told.facts) == (first.reason, first.facts)
@@ -212,6 +230,52 @@ def test_only_what_the_aggregate_refuses_uses_an_id_up(log: FaultyLog) -> None:
     assert log.head() == 0
     told(loop, sent(Restock(pieces=20), 3))
     assert isinstance(told_alone(loop, sent(Reserve(pieces=5), 1)), Receipt)
+
+
+def final(command: Command, number: int) -> PackedCommand:
+    """The command as a process sends it."""
+    (arrived,) = unpack_batch(msgpack.packb(sent(command, number)._replace(decisive=FINAL)))
+    return arrived
+
+
+def test_every_outcome_of_a_final_command_is_permanent(log: FaultyLog, reopen: Callable[[], WriteLoop]) -> None:
+    loop = opened(log)
+    commands = [final(Reserve(pieces=5), 1), final(Reserve(pieces=13), 2), final(Look(), 3)]
+    commands.append(final(Look(), 4)._replace(name="Unknown"))
+    commands.append(final(Look(), 5)._replace(payload=b"\x81\xa1x\x01"))
+    first = told(loop, *commands)
+    assert [type(one) for one in first] == [Rejected, HandlerFailed, Receipt, UnknownName, InvalidMessage]
+    names = [decode_record(record).name for record in log.read(0, 9)]
+    assert names == ["rayfold.Refused", "rayfold.Failed", "rayfold.Unchanged", "rayfold.Failed", "rayfold.Failed"]
+    told(loop, sent(Restock(pieces=100), 9))
+    reopen()
+    loop = opened(log)
+    again = told(loop, *commands)
+    receipts = [one for one in first if isinstance(one, Receipt)]
+    assert again[2] == receipts[0]._replace(repeated=True)
+    for before, after in zip(first, again, strict=True):
+        assert isinstance(after, Receipt) or to_wire(after) == to_wire(before)  # type: ignore[arg-type]
+    assert told(loop, commands[1]._replace(decisive=False))[0].args == again[1].args  # type: ignore[union-attr]
+    assert log.head() == 6, "nothing was stored again"
+
+
+def test_a_final_command_that_is_not_to_be_tried_again_has_failed_for_good(log: FaultyLog) -> None:
+    loop, failed = opened(log), HandlerFailed("the code of Reserve", "Stock/nails", "its process ended")
+    told(loop, sent(Restock(pieces=9), 9))
+    outcomes = loop.execute([final(Reserve(pieces=1), 1), sent(Reserve(pieces=1), 2)], {UUID(int=1).bytes: failed})
+    assert outcomes.outcomes[0] == failed
+    assert isinstance(outcomes.outcomes[1], Receipt)
+    again = told_alone(loop, final(Reserve(pieces=1), 1))
+    assert isinstance(again, HandlerFailed)
+    assert again.args == failed.args
+
+
+def test_a_final_command_with_the_id_of_another_one_keeps_nothing(log: FaultyLog) -> None:
+    loop = opened(log)
+    told(loop, sent(Restock(pieces=1), 1))
+    outcomes = told(loop, final(Look(), 1), final(Look(), 2), final(Reserve(pieces=13), 2), final(Look(), 2))
+    assert [type(one) for one in outcomes] == [CommandIdReused, Receipt, CommandIdReused, Receipt]
+    assert log.head() == 2
 
 
 def test_a_refusal_that_cannot_be_stored_is_not_told(log: FaultyLog) -> None:
