@@ -15,10 +15,12 @@ import math
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, NamedTuple, NoReturn, TypeVar, overload
 
 from ..errors import DefinitionError, HandlerFailed, Rejected, UnknownName
 from ..printable import shown
+from ..stream import RESERVED_PREFIX
 from .declaration import (
     Handler,
     arguments_of_union,
@@ -27,6 +29,7 @@ from .declaration import (
     described,
     handlers_of,
     mark,
+    methods_of,
     nearest,
     where,
 )
@@ -37,12 +40,21 @@ __all__ = [
     "EVENTS_PER_COMMAND_MAX",
     "Aggregate",
     "Decider",
+    "Decision",
+    "Output",
     "OwnActor",
     "Shared",
+    "Waker",
+    "Woken",
+    "check_evolved",
     "decide",
+    "evolved_by_base",
+    "evolved_events",
     "events_of",
     "evolve",
     "outcome_of",
+    "when",
+    "woken",
 ]
 
 EVENTS_PER_COMMAND_MAX = 10_000
@@ -89,6 +101,29 @@ class Shared:
     """
 
 
+class Output:
+    """What is carried out after the events are stored: the base of those in `outputs.py`."""
+
+    __slots__ = ()
+
+    of_aggregates: ClassVar[bool] = True
+    """Whether an ordinary aggregate may return it."""
+
+
+class Decision(list[Event]):
+    """The events of a decision that has outputs as well."""
+
+    def __init__(self, yielded: list[Event | Output]) -> None:
+        super().__init__(one for one in yielded if not isinstance(one, Output))
+        self.yielded = yielded
+        """Events and outputs, in the order of the handler."""
+
+    @property
+    def outputs(self) -> list[Output]:
+        """Its outputs, in order."""
+        return [one for one in self.yielded if isinstance(one, Output)]
+
+
 class Decider(NamedTuple):
     """One `@decide` method."""
 
@@ -98,6 +133,26 @@ class Decider(NamedTuple):
     """True when its command may run on an aggregate that does not exist yet (see `creation_restricted`)."""
     events: tuple[type[Event], ...]
     """What it may return, by its annotation."""
+
+
+class Waker(NamedTuple):
+    """One `@woken` method."""
+
+    name: str
+    function: Callable[..., Any]
+    takes_due: bool
+    """Whether it takes the time that the timer was armed for."""
+
+
+class Woken(Command):
+    """A timer of an ordinary aggregate is due. Rayfold sends it; no program does."""
+
+    name: str
+    due_us: int
+    """The time that it was armed for, in microseconds since 1970."""
+
+
+Woken.message_name = f"{RESERVED_PREFIX}Woken"
 
 
 class Aggregate(Stateful):
@@ -135,6 +190,12 @@ class Aggregate(Stateful):
     over. All other changes of code and constants are seen by themselves."""
     deciders: ClassVar[dict[type[Command], Decider]] = {}
     evolvers: ClassVar[dict[type[Event], Callable[[Any, Any], None]]] = {}
+    wakers: ClassVar[dict[str, Waker]] = {}
+    """By the name of the timer."""
+    is_process: ClassVar[bool] = False
+    """True for a `Process`, whose inputs are events, timers and outcomes (`processes/process.py`)."""
+    reacts_to: ClassVar[tuple[type[Event], ...]] = ()
+    """The events of others that a process reacts to."""
     creation_restricted: ClassVar[bool] = False
     """True when some `@decide(creates=True)` exists: then only those run on an aggregate that does not exist yet."""
     _handlers: ClassVar[tuple[Handler, ...]] = ()
@@ -167,8 +228,12 @@ class Aggregate(Stateful):
         _set_options(cls, placement, snapshot_every, state_version)
         cls.evolvers = {handler.message: handler.function for handler in handlers_of(cls, "evolve", Event)}
         deciding = list(handlers_of(cls, "decide", Command))
-        cls.evolvers |= _evolved_by_base(cls, deciding)
+        for handler in deciding:
+            cls.evolvers |= evolved_by_base(cls, where(cls, handler.name), handler.returns)
         cls.deciders = {handler.message: _decider(cls, handler) for handler in deciding}
+        cls.wakers = _wakers(cls)
+        if cls.wakers and not cls.is_process:
+            cls.deciders[Woken] = Decider("woken", _wake, False, ())
         cls.creation_restricted = any(decider.creates for decider in cls.deciders.values())
 
     def __repr__(self) -> str:
@@ -178,6 +243,9 @@ class Aggregate(Stateful):
 
 
 RESERVED = frozenset({"id", "version", "aggregate_type", "placement", "snapshot_every", "deciders", "evolvers"}) | {
+    "is_process",
+    "reacts_to",
+    "wakers",
     "state_version",
     "state_fields",
     "creation_restricted",
@@ -223,6 +291,54 @@ def evolve(function: Any = None, /) -> Any:
     return mark(function, "evolve") if function is not None else lambda marked: mark(marked, "evolve")
 
 
+def woken(name: str, /) -> Callable[[FunctionType], FunctionType]:
+    """Mark a method that is called when the timer of this name is due, which a `Wake` has armed.
+
+    It returns what a `@decide` method may, or a `@react` method of a process. It may take the time that the timer was
+    armed for, as a `datetime`. Raises `DefinitionError` for annotations that do not fit.
+
+    Example:
+        @woken("unpaid")
+        def unpaid(self) -> Expired | None:
+            return None if self.paid else Expired()
+    """
+    if not isinstance(name, str) or not name:
+        raise DefinitionError("@woken", "it names no timer", 'write @woken("name"), with the name of a Wake')
+    return lambda function: mark(function, "woken", route=name)
+
+
+def _wakers(cls: type[Aggregate]) -> dict[str, Waker]:
+    found: dict[str, Waker] = {}
+    for method in methods_of(cls, "woken"):
+        here, name = where(cls, method.name), method.mark.route
+        if method.parameters not in ((), (datetime,)):
+            what = "a @woken method takes self, or self and a datetime"
+            raise DefinitionError(here, f"{what}, this one takes other parameters", "take them away")
+        if name in found:
+            what = f"the timer {name!r} is already handled by {found[name].name}"
+            raise DefinitionError(here, what, "keep one of the two methods")
+        cls.evolvers |= evolved_by_base(cls, here, method.returns)
+        evolved_events(cls, here, method.returns)
+        found[name] = Waker(method.name, method.function, bool(method.parameters))
+    return found
+
+
+def _wake(aggregate: Aggregate, command: Woken) -> Any:
+    """What the method of a timer decides. Nothing for a timer whose method was taken out of the class."""
+    waker = aggregate.wakers.get(command.name)
+    if waker is None:
+        return None
+    return waker.function(aggregate, *([when(command.due_us)] if waker.takes_due else []))
+
+
+def when(at_us: int) -> datetime:
+    """A time in microseconds since 1970, in UTC."""
+    return _EPOCH + timedelta(microseconds=at_us)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
 def outcome_of(aggregate: Aggregate, command: Command) -> list[Event] | Rejected:
     """What the aggregate decides about the command: its events, perhaps none, or why not. Nothing is changed.
 
@@ -254,25 +370,51 @@ def events_of(outcome: object, aggregate: Aggregate, handler: str = "decide") ->
     if isinstance(outcome, Rejected):
         return outcome
     if isinstance(outcome, Event):
-        _check_evolved(outcome, aggregate, handler)
+        check_evolved(outcome, aggregate, handler)
         return [outcome]
     if isinstance(outcome, str | bytes | dict) or not isinstance(outcome, Iterable):
         _fail(aggregate, handler, f"it returned {_shown(outcome)}; return events, None or Rejected")
     events: list[Event] = []
+    yielded: list[Event | Output] = []
+    """Filled from the first output on."""
     try:
         for event in outcome:
             if isinstance(event, Rejected):
                 return event
-            _check_evolved(event, aggregate, handler)
-            events.append(event)
-            if len(events) > EVENTS_PER_COMMAND_MAX:
+            if isinstance(event, Output):
+                yielded = yielded or [*events]
+                yielded.append(event)
+            else:
+                check_evolved(event, aggregate, handler)
+                events.append(event)
+                if yielded:
+                    yielded.append(event)
+            if len(events) > EVENTS_PER_COMMAND_MAX or len(yielded) > EVENTS_PER_COMMAND_MAX:
                 _fail(aggregate, handler, f"it returned over {EVENTS_PER_COMMAND_MAX:,} events; split the command")
     except Rejected as rejected:
         return rejected
+    if yielded:
+        return _with_outputs(yielded, events, aggregate, handler)
     return events
 
 
-def _check_evolved(event: object, aggregate: Aggregate, handler: str) -> None:
+def _with_outputs(
+    yielded: list[Event | Output], events: list[Event], aggregate: Aggregate, handler: str
+) -> list[Event]:
+    """The decision of an ordinary aggregate that has outputs: they are stored with its last event."""
+    if not events:
+        _fail(aggregate, handler, "it returned outputs without an event; return the event that they follow from")
+    for one in yielded:
+        if isinstance(one, Output) and not one.of_aggregates:
+            what = f"it returned {type(one).__name__}, which only a Process may"
+            _fail(aggregate, handler, f"{what}; an aggregate has Send, Wake and Forget")
+        name = getattr(one, "name", None)
+        if isinstance(one, Output) and name is not None and name not in aggregate.wakers:
+            _fail(aggregate, handler, f"it returned {one!r}, and no @woken method has that name; add one")
+    return Decision(yielded)
+
+
+def check_evolved(event: object, aggregate: Aggregate, handler: str) -> None:
     if type(event) in aggregate.evolvers:
         return
     if isinstance(event, Event):
@@ -325,22 +467,25 @@ _EVENT_SEQUENCES = (list, tuple, Iterable, Iterator, typing.get_origin(typing.Se
 _GENERATOR = typing.get_origin(typing.Generator[int, None, None])
 
 
-def _evolved_by_base(
-    cls: type[Aggregate], deciding: Iterable[Handler]
-) -> dict[type[Event], Callable[[Any, Any], None]]:
-    """The events that a `@decide` may return and that only an `@evolve` of a base of theirs takes."""
+def evolved_by_base(cls: type[Aggregate], here: str, returns: Any) -> dict[type[Event], Callable[[Any, Any], None]]:
+    """The events in a return annotation that only an `@evolve` of a base of theirs takes."""
     found: dict[type[Event], Callable[[Any, Any], None]] = {}
-    for handler in deciding:
-        for event in _events_in(where(cls, handler.name), handler.returns):
-            evolver = nearest(event, cls.evolvers)
-            if event not in cls.evolvers and evolver is not None:
-                found[event] = evolver
+    for event in events_in(here, returns):
+        evolver = nearest(event, cls.evolvers)
+        if event not in cls.evolvers and evolver is not None:
+            found[event] = evolver
     return found
 
 
 def _decider(cls: type[Aggregate], handler: Handler) -> Decider:
     here = where(cls, handler.name)
-    events = tuple(dict.fromkeys(_events_in(here, handler.returns)))
+    events = evolved_events(cls, here, handler.returns)
+    return Decider(handler.name, handler.function, handler.mark.creates, events)
+
+
+def evolved_events(cls: type[Aggregate], here: str, returns: Any) -> tuple[type[Event], ...]:
+    """The event classes in a return annotation. Raises `DefinitionError` for one that the class does not evolve."""
+    events = tuple(dict.fromkeys(events_in(here, returns)))
     for event in events:
         if event not in cls.evolvers:
             raise DefinitionError(
@@ -348,10 +493,10 @@ def _decider(cls: type[Aggregate], handler: Handler) -> Decider:
                 f"it returns {event.__name__}, which no @evolve takes",
                 f"add an @evolve method for {event.__name__}",
             )
-    return Decider(handler.name, handler.function, handler.mark.creates, events)
+    return events
 
 
-def _events_in(here: str, annotation: Any) -> Iterator[type[Event]]:
+def events_in(here: str, annotation: Any) -> Iterator[type[Event]]:
     """The event classes that a return annotation names. Raises `DefinitionError` for what is not an outcome."""
     for part in arguments_of_union(annotation):
         origin, arguments = typing.get_origin(part), typing.get_args(part)
@@ -360,14 +505,14 @@ def _events_in(here: str, annotation: Any) -> Iterator[type[Event]]:
         if origin in _EVENT_SEQUENCES:
             for argument in arguments:
                 if argument not in (Ellipsis, ()):
-                    yield from _events_in(here, argument)
+                    yield from events_in(here, argument)
         elif origin is _GENERATOR:
-            yield from _events_in(here, arguments[0])
+            yield from events_in(here, arguments[0])
         elif part is Event:
             raise DefinitionError(here, "it returns Event itself", "name the event classes it may return")
         elif inspect.isclass(part) and issubclass(part, Event):
             yield part
-        elif not (inspect.isclass(part) and issubclass(part, Rejected)):
+        elif not (inspect.isclass(part) and issubclass(part, Rejected | Output)):
             raise DefinitionError(
                 here,
                 f"it returns {described(part)}, which is not an event",

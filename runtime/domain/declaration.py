@@ -34,6 +34,7 @@ from .recorded import Recorded
 __all__ = [
     "Handler",
     "Mark",
+    "Method",
     "Scope",
     "arguments_of_union",
     "being_unpickled",
@@ -44,6 +45,7 @@ __all__ = [
     "is_count_from_1",
     "is_mutable",
     "mark",
+    "methods_of",
     "nearest",
     "same_type",
     "scope_of",
@@ -62,8 +64,17 @@ VERBS = {
     "project": "Projection",
     "answer": "Projection",
     "forget": "Projection",
+    "react": "Process",
+    "accepted": "Process",
+    "refused": "Process",
+    "failed": "Process",
+    "scheduled": "Process",
+    "woken": "Aggregate",
 }
 """The marks, and where each belongs."""
+
+_YIELDING = frozenset({"decide", "react", "accepted", "refused", "failed", "scheduled", "woken"})
+"""The marks of methods that may be generators."""
 
 
 class Mark(NamedTuple):
@@ -72,7 +83,8 @@ class Mark(NamedTuple):
     verb: str
     creates: bool = False
     route: Any = None
-    """For an `@answer`, the parts of a partitioned projection that are asked."""
+    """For an `@answer`, the parts of a partitioned projection that are asked; for the methods of a process what they
+    are for."""
 
 
 class Handler(NamedTuple):
@@ -172,6 +184,38 @@ def handlers_of(cls: type, verb: str, message_type: type, *, parameters_max: int
     return iter(own)
 
 
+class Method(NamedTuple):
+    """One marked method of which each parameter is found by its annotation."""
+
+    name: str
+    function: Callable[..., Any]
+    mark: Mark
+    parameters: tuple[Any, ...]
+    """The annotation of each, without `self`."""
+    returns: Any
+
+
+def methods_of(cls: type, verb: str) -> Iterator[Method]:
+    """The methods of `cls` marked with `verb`, inherited ones included. Raises `DefinitionError` for annotations that
+    are missing or cannot be read."""
+    scope = scope_of(cls)
+    for name, function in _marked(cls):
+        found: Mark = function.__rayfold__
+        if found.verb != verb:
+            continue
+        here = where(cls, name)
+        _check_kind(here, verb, function)
+        hints = _hints(cls, here, function, scope)
+        parameters = []
+        for parameter in list(inspect.signature(function).parameters.values())[1:]:  # without self
+            if parameter.name not in hints:
+                raise DefinitionError(here, f"its parameter {parameter.name!r} has no annotation", "annotate it")
+            parameters.append(hints[parameter.name])
+        returns = hints.get("return", inspect.Signature.empty)
+        _check_returns(here, verb, returns)
+        yield Method(name, function, found, tuple(parameters), returns)
+
+
 def _marked(cls: type) -> Iterator[tuple[str, Any]]:
     """Name and function of every marked method that `cls` has in the end."""
     final: dict[str, Any] = {}
@@ -212,7 +256,7 @@ def _read(
 def _check_kind(here: str, verb: str, function: Callable[..., Any]) -> None:
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise DefinitionError(here, f"a @{verb} method cannot be async", "write a plain def without input or output")
-    if verb != "decide" and inspect.isgeneratorfunction(function):
+    if verb not in _YIELDING and inspect.isgeneratorfunction(function):
         raise DefinitionError(here, f"a @{verb} method cannot yield, its body would never run", "take the yield out")
 
 
@@ -281,9 +325,9 @@ def _check_returns(here: str, verb: str, returns: Any) -> None:
                 "annotate it -> None",
             )
     elif returns is inspect.Signature.empty:
-        remedy = (
-            "name the events that it may return" if verb == "decide" else "annotate it with the query's answer type"
-        )
+        remedy = "annotate it with the query's answer type"
+        if verb in _YIELDING:
+            remedy = "name the events that it may return" + ("" if verb == "decide" else " and the outputs, or None")
         raise DefinitionError(here, "its return annotation is missing", remedy)
 
 

@@ -30,7 +30,7 @@ from ..errors import (
     failure_text,
 )
 from ..printable import shown
-from ..stream import TYPE_NAME_PATTERN
+from ..stream import TYPE_NAME_PATTERN, is_reserved
 from ..user_code import is_ctrl_c
 from .codec import check_limits, decode_message, decode_payload, validated
 from .saved_state import check_state_fields
@@ -57,27 +57,38 @@ class Catalogue:
         *,
         events: Sequence[type[Event]] = (),
         retired: Collection[str] = (),
+        processes: Sequence[type[Aggregate]] = (),
     ) -> None:
         """Take the classes in. Raises `DefinitionError` for two with one stored name, and for what is no such class.
 
         `events`: classes of events that the log holds and that none of the aggregates evolves. `retired`: stored names
-        of events and aggregate types that were given up: their events are passed over.
+        of events and aggregate types that were given up: their events are passed over. `processes`: the processes,
+        which are aggregates too.
         """
         aggregates = tuple(check_listed("aggregates", aggregates))
         projections = tuple(check_listed("projections", projections))
         events = tuple(check_listed("events", events))
+        processes = tuple(check_listed("processes", processes))
         self.aggregates: dict[str, type[Aggregate]] = {}
         self.projections: dict[str, type[Projection]] = {}
         self.events: dict[str, type[Event]] = {}
+        self.processes: dict[str, Any] = {}
+        """The processes, by the type of their streams. `Process` is of a room above this one."""
         self.retired = _checked_names(retired)
         self._extra = tuple(events)
         self._commands: dict[str, dict[str, type[Command]]] = {}
         self._queries: dict[str, dict[str, type[Query[Any]]]] = {}
-        for aggregate in aggregates:
+        for process in processes:
+            _check_process(process)
+            self.processes[process.aggregate_type] = process
+        for aggregate in (*aggregates, *processes):
             _check_class(aggregate, Aggregate, "aggregates")
+            if aggregate.is_process and aggregate not in processes:
+                raise DefinitionError("aggregates=", f"{aggregate.__name__} is a process", "list it in processes=")
             _add(self.aggregates, aggregate.aggregate_type, aggregate, "aggregate")
             self._commands[aggregate.aggregate_type] = {cls.message_name: cls for cls in aggregate.deciders}
             self._add_events(aggregate.evolvers)
+            self._add_events(aggregate.reacts_to)
             if aggregate.snapshot_every:
                 check_state_fields(aggregate)
         for event in events:
@@ -114,7 +125,9 @@ class Catalogue:
 
     def narrowed(self, projection: type[Projection]) -> Catalogue:
         """The same application with this projection alone."""
-        return Catalogue(list(self.aggregates.values()), [projection], events=self._extra, retired=self.retired)
+        others = [aggregate for aggregate in self.aggregates.values() if not aggregate.is_process]
+        processes = list(self.processes.values())
+        return Catalogue(others, [projection], events=self._extra, retired=self.retired, processes=processes)
 
     def projectors(self, projection: type[Projection]) -> dict[type[Event], EventHandler]:
         """Each event that the projection handles, with its handler: its own, or that of the nearest base."""
@@ -182,7 +195,7 @@ class Catalogue:
         try:
             if cls is not None and stored.schema_version == cls.schema_version:
                 return (decode_message(cls, stored.payload),)
-            if stored.name in self.retired:
+            if stored.name in self.retired or is_reserved(stored.name):
                 return ()
             if cls is None or not 1 <= stored.schema_version < cls.schema_version:
                 raise _unreadable(stored, self._why_unknown(stored.name))
@@ -269,6 +282,13 @@ def _check_class(cls: object, kind: type, argument: str) -> None:
         raise DefinitionError(
             f"{argument}=", f"{told} is not a subclass of {kind.__name__}", "list the classes themselves"
         )
+
+
+def _check_process(cls: object) -> None:
+    _check_class(cls, Aggregate, "processes")
+    assert isinstance(cls, type) and issubclass(cls, Aggregate)
+    if not cls.is_process:
+        raise DefinitionError("processes=", f"{cls.__name__} is not a process", "list it in aggregates=")
 
 
 def _add(known: dict[str, Named], name: str, cls: Named, kind: str) -> None:

@@ -36,7 +36,9 @@ __all__ = [
     "DATABASES",
     "EVENTS",
     "FORMAT_VERSION",
+    "HEADER_BYTES_MAX",
     "HEADER_ITEMS_MAX",
+    "HEADER_OUTPUTS",
     "HEADER_STATE",
     "META",
     "NO_HEADERS",
@@ -113,6 +115,10 @@ NAME_OR_ID_CHARS_MAX: Final = 1024
 
 SCHEMA_BYTES_MAX: Final = 254
 """Longest schema fingerprint of a snapshot: its length is one byte, of which 255 means that a link comes first."""
+
+HEADER_OUTPUTS: Final = 2
+"""The key of a header: what the decision of an aggregate sends and arms, packed (`encoding/outputs.py`). In the last
+record of its command."""
 
 HEADER_STATE: Final = 1
 """The key of a header: the hash of the snapshot that was saved at the version of this record. The chain covers it."""

@@ -204,6 +204,9 @@ def _note_event(
     """The log may not name events of this name and version yet."""
     if is_reserved(stream[0]):
         return
+    if is_reserved(event[0]):  # a step of a process
+        tail.noted[event[0]] = event[1]
+        return
     kind = (event[0], event[1])
     if kind not in tail.kinds:
         tail.kinds[kind] = new[kind] = kind_of(event, declared)

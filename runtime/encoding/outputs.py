@@ -1,0 +1,117 @@
+"""Outputs as they are stored: commands to send, timers, and what else follows from a step, as one packed list.
+
+Beside step [5] of the write path. Before it: a process's step, or the decision of an ordinary aggregate. After it: the
+record holds them, and `processes/stored_step.py` reads them for the courier.
+
+Rules kept here: the id of what is sent is stored with it and is derived from stored things alone, so that whoever sends
+it, and how often, it is the same command; an item that a reader does not know is passed over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import msgpack
+
+from ..domain.aggregate import Output
+from ..domain.messages import Command
+from ..domain.outputs import Forget, Send, Wake
+from ..errors import InvalidMessage
+from ..log.format import HEADER_BYTES_MAX, HEADER_OUTPUTS
+from ..stream import StreamId
+from .content import pack_with_content
+
+__all__ = [
+    "AFTER",
+    "AT",
+    "ENDED",
+    "ENDING",
+    "EVERY",
+    "FORGET",
+    "RESUME",
+    "SEND",
+    "UNDO",
+    "UNDONE",
+    "WAKE",
+    "forget_entry",
+    "outputs_header",
+    "packed_command",
+    "send_entry",
+    "step_id",
+    "wake_entry",
+]
+
+SEND: Final = 0
+WAKE: Final = 1
+FORGET: Final = 2
+RESUME: Final = 3
+"""The next input that waits is to be run."""
+ENDED: Final = 4
+UNDO: Final = 5
+ENDING: Final = 6
+"""It ends once everything is taken back."""
+UNDONE: Final = 7
+"""Everything is taken back."""
+
+AFTER: Final = 0
+"""Of a timer: microseconds after its record."""
+AT: Final = 1
+"""Of a timer: microseconds since 1970."""
+EVERY: Final = 2
+"""Of a timer: the next time of a schedule, as text."""
+
+HEADER_ROOM_BYTES: Final = HEADER_BYTES_MAX - 4096
+"""The outputs of one decision: what a record's headers hold, less what others may need."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+def step_id(*parts: str | int | bytes) -> bytes:
+    """A command id derived from stored things: 16 bytes, the same in any process, permanently. 1.2 us."""
+    return hashlib.blake2b(msgpack.packb(parts), digest_size=16, person=b"rayfold step").digest()
+
+
+def packed_command(command: Command) -> list[Any]:
+    """A command as a step stores it: its name, payload and content. Raises `InvalidMessage`."""
+    payload, content = pack_with_content(command)
+    return [command.message_name, payload, content]
+
+
+def send_entry(send: Send, number: int, send_id: bytes) -> list[Any]:
+    """A command to send. `number`: of this one among all that the instance has sent. Raises `InvalidMessage`."""
+    undo = None if send.undo is None else packed_command(send.undo)
+    return [SEND, number, send_id, send.aggregate.aggregate_type, send.id, *packed_command(send.command), undo, -1, 0]
+
+
+def wake_entry(wake: Wake) -> list[Any]:
+    """A timer."""
+    if wake.after is not None:
+        return [WAKE, wake.name, AFTER, wake.after // _MICROSECOND]
+    assert wake.at is not None
+    return [WAKE, wake.name, AT, (wake.at - _EPOCH) // _MICROSECOND]
+
+
+def forget_entry(forget: Forget) -> list[Any]:
+    """A timer that is not needed any more."""
+    return [FORGET, forget.name]
+
+
+def outputs_header(outputs: Iterable[Output], stream: StreamId, command_id: bytes) -> Mapping[int, Any]:
+    """The outputs of an ordinary aggregate's decision, as a header of its last record. Raises `InvalidMessage`."""
+    entries: list[list[Any]] = []
+    for number, output in enumerate(outputs):
+        if isinstance(output, Send):
+            entries.append(send_entry(output, number, step_id("send", stream[0], stream[1], command_id, number)))
+        elif isinstance(output, Wake):
+            entries.append(wake_entry(output))
+        elif isinstance(output, Forget):
+            entries.append(forget_entry(output))
+    packed = msgpack.packb(entries)
+    if len(packed) > HEADER_ROOM_BYTES:
+        what = f"its outputs have {len(packed):,} bytes, over {HEADER_ROOM_BYTES:,}"
+        raise InvalidMessage(f"outputs of {stream}", what, "send fewer or smaller commands, or use a Process")
+    return {HEADER_OUTPUTS: packed}

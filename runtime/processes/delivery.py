@@ -1,0 +1,286 @@
+"""Delivery: the commands that a courier sends: inputs of processes, and what they have sent.
+
+Between steps [6] and [1]. Before it: a record was committed, a timer is due, or an outcome came back. After it: the
+router takes the command to its partition, as any other.
+
+Rules kept here: pure, and nothing but stored things is in an id, so whoever makes a command, and how often, it is the
+same one; an event is an input once, also where its log was restored and it was decided again at the same place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+import msgpack
+
+from ..domain.aggregate import Woken
+from ..domain.messages import Event
+from ..encoding.catalogue import Catalogue
+from ..encoding.codec import encode_message
+from ..encoding.content import condensed
+from ..encoding.envelope import FINAL, PackedCommand, new_command_id
+from ..encoding.error_codec import to_wire
+from ..encoding.outcome import Outcome
+from ..encoding.outputs import step_id
+from ..errors import CommandIdReused, Conflict, Overloaded, Rejected, StoreError, Unavailable, failure_text
+from ..log.contract import StoredEvent
+from ..receipt import Receipt
+from ..stream import ANY, StreamId
+from ..user_code import is_ctrl_c
+from .process import Process, Reaction
+from .progress import ACCEPTED, BEGIN, EVENT, FAILED, OUTCOME, REFUSED, RESUME_INPUT, WOKEN
+from .step import UNROUTED, Input
+from .stored_step import Sent, StoredStep
+
+__all__ = [
+    "Reactions",
+    "begin_inputs",
+    "is_delivered",
+    "is_final",
+    "outcome_input",
+    "parked_input",
+    "resume_input",
+    "send_command",
+    "woken_input",
+]
+
+_WHY_CHARS_MAX: Final = 500
+
+
+class _Reacting(NamedTuple):
+    process: type[Process]
+    reaction: Reaction
+
+
+class Reactions:
+    """Which processes of an application react to an event, and the inputs that it is to them."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        self._by_name: dict[str, list[_Reacting]] = {}
+        for process in catalogue.processes.values():
+            for name, reaction in process.reactions.items():
+                self._by_name.setdefault(name, []).append(_Reacting(process, reaction))
+        self._splitting = {name for name in catalogue.events if catalogue.may_become(name)}
+        self.names: Final = frozenset(self._by_name) | self._splitting
+        """The stored names of events that may be an input: a record of another one has none."""
+
+    def inputs(
+        self, partition: int, stored: StoredEvent, again: bool, processes: Iterable[str] | None = None
+    ) -> list[PackedCommand]:
+        """The inputs that a stored event is, for these processes or for all. Raises `UnknownEvent`.
+
+        `again`: it may have been given to them before, by a courier of an earlier activation.
+        """
+        if stored.name not in self.names:
+            return []
+        cls = self._catalogue.events.get(stored.name)
+        if cls is not None and stored.schema_version == cls.schema_version:
+            return self._of_one(partition, stored, again, processes, None, 0)
+        found: list[PackedCommand] = []
+        for part, event in enumerate(self._catalogue.decode_events(stored)):
+            now = stored._replace(
+                name=event.message_name, schema_version=event.schema_version, payload=encode_message(event)
+            )
+            found += self._of_one(partition, now, again, processes, event, part)
+        return found
+
+    def _of_one(
+        self,
+        partition: int,
+        stored: StoredEvent,
+        again: bool,
+        processes: Iterable[str] | None,
+        event: Event | None,
+        part: int,
+    ) -> list[PackedCommand]:
+        found = []
+        for process, reaction in self._by_name.get(stored.name, ()):
+            if processes is not None and process.aggregate_type not in processes:
+                continue
+            park = ""
+            ident: str | None = stored.stream.id
+            if reaction.one is not None:
+                event = event or self._catalogue.decode_event(stored)
+                ident, park = _routed(process, reaction, event)
+            if ident is not None:
+                found.append(_event_input(process.aggregate_type, ident, partition, stored, again, park, part))
+        return found
+
+
+def _routed(process: type[Process], reaction: Reaction, event: Event) -> tuple[str | None, str]:
+    """Which instance an event is for, and why it is to wait if that is not known."""
+    assert reaction.one is not None
+    try:
+        ident = reaction.one(event)
+        if ident is None:
+            return None, ""
+        return StreamId(process.aggregate_type, _checked(ident)).id, ""
+    except BaseException as error:
+        if is_ctrl_c(error):
+            raise
+        return UNROUTED, f"one= of {process.__name__}.{reaction.name}: {failure_text(error)}"
+
+
+def _checked(ident: object) -> str:
+    from ..log.format import stream_id
+
+    return stream_id("Process", ident).id  # type: ignore[arg-type]  # what it refuses is what is asked
+
+
+def _event_input(
+    kind: str, ident: str, partition: int, stored: StoredEvent, again: bool, park: str, part: int
+) -> PackedCommand:
+    source, version = stored.stream, stored.version
+    input_id = step_id("event", kind, source[0], source[1], version, stored.name, part)
+    correlation_id = stored.correlation_id or stored.command_id
+    head = msgpack.packb(
+        (
+            source[0],
+            source[1],
+            version,
+            stored.name,
+            partition,
+            stored.position,
+            stored.schema_version,
+            stored.recorded_at_us,
+            stored.command_id,
+            stored.correlation_id,
+            stored.causation_id,
+        )
+    )
+    fields = {
+        "kind": EVENT,
+        "input_id": input_id,
+        "head": head,
+        "payload": stored.payload,
+        "again": again,
+        "park": park[:_WHY_CHARS_MAX],
+    }
+    content = condensed(b"%b %b" % (stored.name.encode(), stored.payload))
+    return _input(StreamId(kind, ident), input_id, fields, correlation_id, stored.command_id, content)
+
+
+def _input(
+    stream: StreamId,
+    input_id: bytes,
+    fields: Mapping[str, Any],
+    correlation_id: bytes,
+    causation_id: bytes,
+    content: bytes,
+) -> PackedCommand:
+    payload = msgpack.packb(fields)
+    return PackedCommand(
+        input_id, stream, Input.message_name, payload, ANY, correlation_id, causation_id, content, False
+    )
+
+
+def outcome_input(step: StoredStep, sent: Sent, outcome: Outcome) -> PackedCommand:
+    """What became of a command that a process has sent, for the instance that sent it. The outcome is a final one."""
+    if isinstance(outcome, Receipt):
+        result, payload = ACCEPTED, b""
+    else:
+        result = REFUSED if isinstance(outcome, Rejected) else FAILED
+        payload = msgpack.packb(to_wire(outcome), default=str)
+    input_id = step_id("outcome", sent.send_id)
+    fields = {
+        "kind": OUTCOME,
+        "input_id": input_id,
+        "head": msgpack.packb((sent.number, result, sent.send_id)),
+        "payload": payload,
+        "again": False,
+        "park": "",
+    }
+    return _input(step.stream, input_id, fields, step.correlation_id, sent.send_id, b"=%d" % result)
+
+
+def woken_input(
+    stream: StreamId,
+    name: str,
+    arming: int,
+    due_us: int,
+    arming_input_id: bytes,
+    correlation_id: bytes,
+    *,
+    is_process: bool,
+    expected_version: int = ANY,
+) -> PackedCommand:
+    """A timer that is due. `arming` and `arming_input_id`: the version and the `input_id` of the step that armed it.
+
+    For an ordinary aggregate `expected_version` is the version of its stream up to which the timer is known to be
+    armed: a `Conflict` means that it may not be any more.
+    """
+    input_id = step_id("woken", stream[0], stream[1], arming_input_id, arming, name)
+    if not is_process:
+        payload = encode_message(Woken(name=name, due_us=due_us))
+        return PackedCommand(
+            input_id, stream, Woken.message_name, payload, expected_version, correlation_id, arming_input_id, b"", FINAL
+        )
+    fields = {
+        "kind": WOKEN,
+        "input_id": input_id,
+        "head": msgpack.packb((name, arming, due_us)),
+        "payload": b"",
+        "again": False,
+        "park": "",
+    }
+    return _input(stream, input_id, fields, correlation_id, arming_input_id, b"=")
+
+
+def resume_input(step: StoredStep) -> PackedCommand:
+    """The next input that waits in an instance is to be run."""
+    input_id = step_id("resume", step.stream[0], step.stream[1], step.version, step.input_id)
+    fields = {
+        "kind": RESUME_INPUT,
+        "input_id": input_id,
+        "head": msgpack.packb(()),
+        "payload": b"",
+        "again": False,
+        "park": "",
+    }
+    return _input(step.stream, input_id, fields, step.correlation_id, step.input_id, b"=")
+
+
+def begin_inputs(catalogue: Catalogue) -> list[PackedCommand]:
+    """The inputs that arm the schedules of an application: one that is armed already takes none. Sent whenever a
+    partition is activated, for the instances that it holds; their ids are new ones, since the state decides."""
+    found = []
+    for process in catalogue.processes.values():
+        for name in process.schedules:
+            input_id = new_command_id()
+            fields = {
+                "kind": BEGIN,
+                "input_id": input_id,
+                "head": msgpack.packb((name,)),
+                "payload": b"",
+                "again": False,
+                "park": "",
+            }
+            stream = StreamId(process.aggregate_type, f"schedule:{name}")
+            found.append(_input(stream, input_id, fields, b"", b"", b"="))
+    return found
+
+
+def parked_input(packed: PackedCommand, why: str) -> PackedCommand:
+    """The same input, to wait in its instance without being run: its process has died of it, or what it led to could
+    not be stored."""
+    fields = msgpack.unpackb(packed.payload)
+    return packed._replace(payload=msgpack.packb({**fields, "park": why[:_WHY_CHARS_MAX] or "it failed"}))
+
+
+def send_command(step: StoredStep, sent: Sent) -> PackedCommand:
+    """What a step has sent, as it goes to its target: every time the same."""
+    return PackedCommand(
+        sent.send_id, sent.stream, sent.name, sent.payload, ANY, step.correlation_id, step.input_id, sent.content, FINAL
+    )
+
+
+def is_final(outcome: Outcome) -> bool:
+    """Whether this is what became of a sent command, for good. Otherwise it is sent again, under the same id."""
+    return not isinstance(outcome, Unavailable | Overloaded | StoreError | Conflict)
+
+
+def is_delivered(outcome: Outcome) -> bool:
+    """Whether an input was taken in, or concerns nothing. One that was not is kept and given again, or parked."""
+    return isinstance(outcome, Receipt | CommandIdReused)

@@ -1,0 +1,364 @@
+"""Process: the vocabulary of what spans aggregates and time, as a plain class, and the checks when it is defined.
+
+Step [4] of the write path: an instance is an aggregate, whose inputs are commands that couriers send. Before it: an
+event, a timer or an outcome. After it: `step.py` runs the method that it is for, and what that yields is stored.
+
+Rules kept here: a method looks and never changes anything, but for `@evolve`; it is pure, without input or output,
+clock or randomness; what cannot work is a `DefinitionError` while the class is defined.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import field
+from datetime import datetime, timedelta
+from typing import Any, ClassVar, NamedTuple, TypeVar, overload
+
+from pydantic import Field
+
+from ..domain.aggregate import (
+    Aggregate,
+    Decider,
+    Shared,
+    evolved_by_base,
+    evolved_events,
+)
+from ..domain.declaration import Method, being_unpickled, handlers_of, mark, methods_of, where
+from ..domain.messages import Command, Event
+from ..errors import DefinitionError, RayfoldError, Rejected
+from ..stream import RESERVED_PREFIX
+from .progress import ACCEPTED, FAILED, REFUSED, Progress, Stepped, advanced, body_of
+from .schedule import schedule_text
+from .step import Input, end, retry, skip, take
+
+__all__ = [
+    "End",
+    "OutcomeMethod",
+    "Process",
+    "Reaction",
+    "Retry",
+    "Schedule",
+    "Skip",
+    "accepted",
+    "failed",
+    "react",
+    "refused",
+    "scheduled",
+]
+
+FunctionType = TypeVar("FunctionType", bound=Callable[..., Any])
+
+
+class Retry(Command):
+    """Have a parked instance try again what it stopped at; then what waits behind it, in order.
+
+    A command that was refused and that nothing takes is sent again. Refused as `not_parked` for an instance that is not
+    parked. Stored with the name and the reason.
+
+    Example:
+        bank.execute(Fulfilment, "order-1", Retry(by="ada", reason="the till is mended"))
+    """
+
+    by: str = Field(min_length=1)
+    reason: str = Field(min_length=1)
+
+
+class Skip(Command):
+    """Have a parked instance leave out what it stopped at, and go on with what waits behind it.
+
+    A compensation that was refused is left undone. Refused as `not_parked` for an instance that is not parked. Stored
+    with the name and the reason.
+
+    Example:
+        bank.execute(Fulfilment, "order-1", Skip(by="ada", reason="refunded by hand, ticket 7"))
+    """
+
+    by: str = Field(min_length=1)
+    reason: str = Field(min_length=1)
+
+
+class End(Command):
+    """Have an instance end where it is: timers and what waits are forgotten, nothing is taken back. Refused as
+    `already_ended`. Stored with the name and the reason.
+
+    Example:
+        bank.execute(Fulfilment, "order-1", End(by="ada", reason="settled by hand, ticket 7"))
+    """
+
+    by: str = Field(min_length=1)
+    reason: str = Field(min_length=1)
+
+
+for _operation in (Retry, Skip, End):
+    _operation.message_name = RESERVED_PREFIX + _operation.__name__
+
+
+class Reaction(NamedTuple):
+    """One `@react` method."""
+
+    name: str
+    function: Callable[..., Any]
+    event: type[Event]
+    takes_recorded: bool
+    starts: bool
+    one: Callable[[Any], str | None] | None
+    """Which instance an event is for; None for the one with the id of the event's aggregate."""
+
+
+class OutcomeMethod(NamedTuple):
+    """One `@accepted`, `@refused` or `@failed` method."""
+
+    name: str
+    function: Callable[..., Any]
+    takes: tuple[Any, ...]
+    """The class of each parameter: of an error, or of the command that was sent."""
+
+
+class Schedule(NamedTuple):
+    """One `@scheduled` method."""
+
+    name: str
+    function: Callable[..., Any]
+    text: str
+    """When, as it is stored (`schedule.py`)."""
+    takes_due: bool
+
+
+class Process(Aggregate):
+    """The base of your processes: what spans aggregates and time. Its annotated attributes are the state.
+
+    An instance has an id and a stream, as an aggregate has. It starts with an event for which a method is marked
+    `@react(starts=True)`, reacts to events, timers and the outcomes of what it has sent, and yields commands (`Send`),
+    timers (`Wake`, `Forget`), events of its own, `Undo()` and `Ended()`. Each input is taken in at most once. What a
+    method yields is stored in one transaction and carried out afterwards.
+
+    A method that raises parks its instance: later inputs wait behind it, in order, until `Retry`, `Skip` or `End`. All
+    other instances go on. Raises `DefinitionError` while the class is defined.
+
+    Attributes:
+        id: Of this instance.
+        version: How many records it has; 0 before the first.
+        progress: What it has sent, which timers are armed, what waits, and why it is parked or has ended.
+
+    Example:
+        class Welcome(Process):
+            @react(starts=True)
+            def registered(self, event: Registered) -> Iterator[Send]:
+                yield Send(Mailbox, event.email, Deliver(text="welcome"))
+    """
+
+    progress: Progress = field(default_factory=Progress)
+    """Where the instance is."""
+
+    is_process: ClassVar[bool] = True
+    reactions: ClassVar[dict[str, Reaction]] = {}
+    """By the stored name of the event."""
+    outcome_methods: ClassVar[dict[tuple[int, str], OutcomeMethod]] = {}
+    """By the result and the stored name of the command; an empty name for all others."""
+    schedules: ClassVar[dict[str, Schedule]] = {}
+    """By the name of the method."""
+
+    def __init_subclass__(
+        cls, *, name: str | None = None, snapshot_every: int | None = None, state_version: int | None = None
+    ) -> None:
+        """Find and check the fields and methods. Raises `DefinitionError`."""
+        _check_body(cls)
+        super().__init_subclass__(
+            name=name, placement=Shared(), snapshot_every=snapshot_every, state_version=state_version
+        )
+        if being_unpickled():
+            return
+        if cls.deciders:
+            decider = next(iter(cls.deciders.values()))
+            what = "a process takes events, and no commands of its own"
+            raise DefinitionError(where(cls, decider.name), what, "write an aggregate for it, and react to its event")
+        cls.evolvers = {**cls.evolvers, Stepped: _evolve}
+        cls.reactions = _reactions(cls)
+        cls.reacts_to = tuple(reaction.event for reaction in cls.reactions.values())
+        cls.outcome_methods = _outcome_methods(cls)
+        cls.schedules = _schedules(cls)
+        if not cls.schedules and not any(reaction.starts for reaction in cls.reactions.values()):
+            remedy = "mark a method @react(starts=True), for the event that starts one"
+            raise DefinitionError(where(cls), "nothing starts an instance of it", remedy)
+        cls.deciders = {
+            Input: Decider("take", take, False, ()),
+            Retry: Decider("retry", retry, False, ()),
+            Skip: Decider("skip", skip, False, ()),
+            End: Decider("end", end, False, ()),
+        }
+
+
+@overload
+def react(function: FunctionType, /) -> FunctionType: ...
+@overload
+def react(
+    *, starts: bool = False, one: Callable[[Any], str | None] | None = None
+) -> Callable[[FunctionType], FunctionType]: ...
+def react(function: Any = None, /, *, starts: bool = False, one: Any = None) -> Any:
+    """Mark a method that reacts to an event: that of its parameter's annotation. It may take a `Recorded` as well.
+
+    Args:
+        function: The method.
+        starts: Whether the event starts an instance that does not exist. Other events to such an id are ignored.
+        one: Which instance an event is for: a function of the event that returns an id, or None for no instance. By
+            default the one that has the id of the event's aggregate.
+
+    Raises:
+        DefinitionError: Annotations that are missing or do not fit.
+
+    Example:
+        @react(starts=True, one=lambda event: event.order)
+        def charged(self, event: Charged) -> Iterator[Send | Wake]:
+            yield Send(Stock, event.item, Reserve(order=self.id))
+            yield Wake("late", after=timedelta(hours=1))
+    """
+    if one is not None and not callable(one):
+        raise DefinitionError("@react", f"one={one!r} is not a function", "write one=lambda event: event.order")
+    if function is None:
+        return lambda later: mark(later, "react", creates=starts, route=one)
+    return mark(function, "react", creates=starts, route=one)
+
+
+def accepted(*commands: type[Command]) -> Callable[[FunctionType], FunctionType]:
+    """Mark a method that is called when one of these commands has taken effect. It may take the command.
+
+    Without commands it is for all that have no method of their own. Raises `DefinitionError`.
+
+    Example:
+        @accepted(Ship)
+        def shipped(self) -> Ended:
+            return Ended("shipped")
+    """
+    return lambda function: mark(function, "accepted", route=_checked_commands("accepted", commands))
+
+
+def refused(*commands: type[Command]) -> Callable[[FunctionType], FunctionType]:
+    """Mark a method that is called when one of these commands was refused: it may take the `Rejected`, and the command.
+
+    Without commands it is for all that have no method of their own. A refusal that no method takes parks the instance.
+    Raises `DefinitionError`.
+
+    Example:
+        @refused(Charge)
+        def no_money(self, refusal: Rejected) -> Iterator[Undo | Ended]:
+            yield Undo()
+            yield Ended(refusal.reason)
+    """
+    return lambda function: mark(function, "refused", route=_checked_commands("refused", commands))
+
+
+def failed(*commands: type[Command]) -> Callable[[FunctionType], FunctionType]:
+    """Mark a method that is called when one of these commands could not be decided, for good: the target's code raised,
+    or nothing has its name. It may take the `RayfoldError`, and the command.
+
+    Without commands it is for all that have no method of their own. A failure that no method takes parks the instance.
+    Raises `DefinitionError`.
+
+    Example:
+        @failed(Charge)
+        def broken(self, error: RayfoldError) -> Undo:
+            return Undo()
+    """
+    return lambda function: mark(function, "failed", route=_checked_commands("failed", commands))
+
+
+def scheduled(
+    *, every: timedelta | str | None = None, cron: str | None = None, zone: str = "UTC"
+) -> Callable[[FunctionType], FunctionType]:
+    """Mark a method that is called again and again, in an instance of its own, `schedule:NAME`. It may take the time
+    that it was due at, as a `datetime`. Times that passed while nothing ran are made up for by one call.
+
+    Args:
+        every: A `timedelta`, or text like `"90s"`, `"15m"`, `"1h"`, `"1d"`: at the multiples of it since 1970, UTC.
+        cron: Or five fields: minute, hour, day of month, month, day of week.
+        zone: The time zone of `cron`, by its IANA name.
+
+    Raises:
+        DefinitionError: It is neither, or both, or cannot be read.
+
+    Example:
+        @scheduled(cron="0 3 * * *", zone="Europe/Berlin")
+        def close_books(self) -> Send:
+            return Send(Books, "main", Close())
+    """
+    text = schedule_text(every, cron, zone)
+    return lambda function: mark(function, "scheduled", route=text)
+
+
+def _evolve(process: Process, event: Stepped) -> None:
+    """A step has happened. The version of its record is the next one."""
+    process.progress = advanced(process.progress, body_of(event), process.version + 1)
+
+
+def _check_body(cls: type[Process]) -> None:
+    if "progress" in vars(cls) or "progress" in vars(cls).get("__annotations__", {}):
+        raise DefinitionError(where(cls, "progress"), "the name is reserved by Rayfold", "give the field another name")
+
+
+def _checked_commands(verb: str, commands: tuple[object, ...]) -> tuple[type[Command], ...]:
+    for command in commands:
+        if not (isinstance(command, type) and issubclass(command, Command)):
+            what = f"{command!r} is not a Command class"
+            raise DefinitionError(f"@{verb}", what, f"write @{verb}(Charge), with the class of what was sent")
+    return commands  # type: ignore[return-value]  # checked above
+
+
+def _learn_events(cls: type[Process], name: str, returns: Any) -> None:
+    """The events of its own that a method may yield. Raises `DefinitionError` for one that nothing evolves."""
+    cls.evolvers = cls.evolvers | evolved_by_base(cls, where(cls, name), returns)
+    evolved_events(cls, where(cls, name), returns)
+
+
+def _reactions(cls: type[Process]) -> dict[str, Reaction]:
+    found: dict[str, Reaction] = {}
+    for handler in handlers_of(cls, "react", Event, parameters_max=2):
+        event, one = handler.message, handler.mark.route
+        _learn_events(cls, handler.name, handler.returns)
+        takes_recorded = handler.parameters > 1
+        reaction = Reaction(handler.name, handler.function, event, takes_recorded, handler.mark.creates, one)
+        found[event.message_name] = reaction
+    return found
+
+
+_RESULTS = {"accepted": ACCEPTED, "refused": REFUSED, "failed": FAILED}
+
+
+def _outcome_methods(cls: type[Process]) -> dict[tuple[int, str], OutcomeMethod]:
+    found: dict[tuple[int, str], OutcomeMethod] = {}
+    for verb, result in _RESULTS.items():
+        for method in methods_of(cls, verb):
+            _check_taken(cls, method)
+            _learn_events(cls, method.name, method.returns)
+            outcome_method = OutcomeMethod(method.name, method.function, method.parameters)
+            for name in [command.message_name for command in method.mark.route] or [""]:
+                if (other := found.setdefault((result, name), outcome_method)) is not outcome_method:
+                    what = f"@{verb} of {name or 'all other commands'} is already handled by {other.name}"
+                    raise DefinitionError(where(cls, method.name), what, "keep one of the two methods")
+    return found
+
+
+def _check_taken(cls: type[Process], method: Method) -> None:
+    verb, commands = method.mark.verb, method.mark.route
+    error = {"accepted": None, "refused": Rejected, "failed": RayfoldError}[verb]
+    for annotation in method.parameters:
+        is_command = inspect.isclass(annotation) and issubclass(annotation, Command)
+        fits = annotation is error or (is_command and all(issubclass(one, annotation) for one in commands))
+        if not fits or (not commands and is_command and annotation is not Command):
+            wanted = "" if error is None else f"{error.__name__}, and "
+            what = f"a @{verb} method takes {wanted}the command that was sent, this one takes {annotation}"
+            raise DefinitionError(where(cls, method.name), what, "annotate its parameters so")
+
+
+def _schedules(cls: type[Process]) -> dict[str, Schedule]:
+    found: dict[str, Schedule] = {}
+    for method in methods_of(cls, "scheduled"):
+        if method.parameters not in ((), (datetime,)):
+            what = "a @scheduled method takes self, or self and a datetime, this one takes other parameters"
+            raise DefinitionError(where(cls, method.name), what, "take them away")
+        if method.name in cls.wakers:
+            what = f"a timer of {cls.wakers[method.name].name} has its name"
+            raise DefinitionError(where(cls, method.name), what, "give one of the two another name")
+        _learn_events(cls, method.name, method.returns)
+        found[method.name] = Schedule(method.name, method.function, method.mark.route, bool(method.parameters))
+    return found

@@ -1,0 +1,461 @@
+"""Step: an input and the state of an instance in, one record and the events of its own out. Pure.
+
+Step [4] of the write path, as the decide function of every process. Before it: a courier has sent an input, as a
+command under a derived id. After it: the write loop stores what is returned, in one transaction.
+
+Rules kept here:
+- what a step has carried out is in its record, with ids that are derived from stored things alone
+- an instance whose method raises is parked: the input waits in its stream, later ones behind it, and its courier goes on
+- a timer that was armed again, or forgotten, is never fired for its old arming
+- what was sent is taken back in reverse, one after the other, each at most once; a refusal of that stops it, visibly
+- an input that concerns nothing (no instance, one that has ended) leaves nothing
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgpack
+
+from ..domain.aggregate import Output, check_evolved, when
+from ..domain.messages import Command, Event
+from ..domain.outputs import Ended, Forget, Send, Undo, Wake
+from ..domain.recorded import Recorded
+from ..domain.upcast import Stored, upcasted
+from ..encoding.codec import decode_message, decode_payload, encode_message, validated
+from ..encoding.error_codec import from_wire
+from ..encoding.outputs import (
+    ENDED,
+    ENDING,
+    EVERY,
+    RESUME,
+    SEND,
+    UNDO,
+    UNDONE,
+    WAKE,
+    forget_entry,
+    send_entry,
+    step_id,
+    wake_entry,
+)
+from ..errors import HandlerFailed, Rejected, failure_text
+from ..stream import RESERVED_PREFIX, StreamId
+from .progress import (
+    ACCEPTED,
+    BEGIN,
+    DIRECT,
+    END,
+    EVENT,
+    OUTCOME,
+    REFUSED,
+    RESUME_INPUT,
+    RESUMED,
+    RETRIED,
+    SKIPPED,
+    WOKEN,
+    Body,
+    Progress,
+    Sending,
+    Stepped,
+    advanced,
+)
+
+if TYPE_CHECKING:
+    from .process import End, Process, Retry, Skip
+
+__all__ = ["OUTPUTS_MAX", "UNROUTED", "WAITING_MAX", "Input", "end", "retry", "skip", "take", "yielded_by"]
+
+OUTPUTS_MAX: Final = 1_000
+"""Events and outputs of one step: they are one transaction, and a method that yields without end ends here."""
+
+OUTPUTS_BYTES_MAX: Final = 900 * 1024
+"""All outputs of one step, packed: its record is a message of at most 1 MiB."""
+
+WAITING_MAX: Final = 10_000
+"""Inputs that wait in one parked instance, which is one value in memory. Further ones wait at their couriers."""
+
+WAITING_BYTES_MAX: Final = 16 << 20
+
+PARKED_CHARS_MAX: Final = 1_000
+
+UNROUTED: Final = "rayfold:unrouted"
+"""The instance, of each process, in which events wait for which its `one=` has raised."""
+
+
+class Input(Command):
+    """An input of a process. Rayfold sends it; no program does."""
+
+    kind: int
+    input_id: bytes
+    """Its command id, which the ids of what it leads to are derived from."""
+    head: bytes
+    """What it is, packed."""
+    payload: bytes
+    again: bool = False
+    """Of an event: it may have been given before the courier was started."""
+    park: str = ""
+    """Why it is to wait in a parked instance and not to be run: its process died of it."""
+
+
+Input.message_name = f"{RESERVED_PREFIX}Input"
+
+
+class _Stuck(Exception):  # noqa: N818 - a signal inside this file, not an error
+    """The input cannot be taken in for this reason. The instance is parked."""
+
+
+class _Waiting(NamedTuple):
+    """An input, as it is packed where it waits."""
+
+    kind: int
+    input_id: bytes
+    head: list[Any]
+    payload: bytes
+
+
+def take(process: Process, message: Input) -> list[Event] | Rejected:
+    """The step of an input: decides the command `Input`."""
+    progress, kind, head = process.progress, message.kind, msgpack.unpackb(message.head)
+    if kind == RESUME_INPUT:
+        return _run_waiting(process, RESUMED) if progress.waiting and not progress.parked else []
+    if not (message.park or _concerns(process, kind, head, message.again)):
+        return []
+    one = _Waiting(kind, message.input_id, head, message.payload)
+    if progress.waiting or progress.parked or message.park:
+        size_bytes = sum(map(len, progress.waiting)) + len(message.payload)
+        if len(progress.waiting) >= WAITING_MAX or size_bytes > WAITING_BYTES_MAX:
+            return Rejected("inbox_full", waiting=len(progress.waiting))
+        return [_record(DIRECT, one, waits=msgpack.packb(one), parked=progress.parked or message.park)]
+    return _run(process, one, DIRECT, pops=False)
+
+
+def retry(process: Process, command: Retry) -> list[Event] | Rejected:
+    """An operator has a parked instance try again."""
+    if not process.progress.parked:
+        return Rejected("not_parked")
+    return _run_waiting(process, RETRIED, command.by, command.reason)
+
+
+def skip(process: Process, command: Skip) -> list[Event] | Rejected:
+    """An operator has a parked instance leave out what it stopped at."""
+    if not process.progress.parked:
+        return Rejected("not_parked")
+    one = _Waiting(*msgpack.unpackb(process.progress.waiting[0]))
+    return _completed(process, one, SKIPPED, [], [], True, command.by, command.reason)
+
+
+def end(process: Process, command: End) -> list[Event] | Rejected:
+    """An operator ends an instance."""
+    if not process.version or process.progress.ended is not None:
+        return Rejected("already_ended" if process.version else "does_not_exist")
+    none = _Waiting(EVENT, b"", [], b"")
+    return [_record(END, none, outputs=[[ENDED, command.reason]], by=command.by, reason=command.reason)]
+
+
+def _concerns(process: Process, kind: int, head: list[Any], again: bool) -> bool:
+    """Whether the instance is to take in this input."""
+    progress = process.progress
+    if kind == OUTCOME:
+        sent = progress.sends.get(head[0])
+        return sent is not None and sent.send_id == head[2] and not sent.done
+    if progress.ended is not None or progress.ending is not None:
+        return False
+    if kind == EVENT:
+        reaction = process.reactions.get(head[3])
+        if not process.version:
+            return reaction is not None and reaction.starts
+        started = progress.started
+        was_before = started is not None and head[4] == started[0] and head[5] < started[1]
+        return not (again and was_before)
+    if kind == WOKEN:
+        timer = progress.timers.get(head[0])
+        return timer is not None and timer.arming == head[1]
+    if kind == BEGIN:
+        schedule, armed = process.schedules.get(head[0]), progress.timers.get(head[0])
+        return schedule is not None and (armed is None or armed.schedule != schedule.text)
+    return False
+
+
+def _run_waiting(process: Process, how: int, by: str = "", reason: str = "") -> list[Event]:
+    """Run the first input that waits."""
+    one = _Waiting(*msgpack.unpackb(process.progress.waiting[0]))
+    return _run(process, one, how, pops=True, by=by, reason=reason)
+
+
+def _run(process: Process, one: _Waiting, how: int, *, pops: bool, by: str = "", reason: str = "") -> list[Event]:
+    """The step of an input that is run now; the record of a parked instance, if it cannot be taken in."""
+    try:
+        outputs, events = _outputs_of(process, one, how)
+        return _completed(process, one, how, outputs, events, pops, by, reason)
+    except _Stuck as stuck:
+        why = str(stuck)
+    except (Exception, SystemExit) as error:  # the user's code, which may raise anything
+        failed = error.what if isinstance(error, HandlerFailed) else failure_text(error)
+        why = f"{_name_of(process, one)}: {failed}"
+    waits = b"" if pops else msgpack.packb(one)
+    return [_record(how, one, waits=waits, parked=why[:PARKED_CHARS_MAX], by=by, reason=reason)]
+
+
+def _completed(
+    process: Process,
+    one: _Waiting,
+    how: int,
+    outputs: list[list[Any]],
+    events: list[Event],
+    pops: bool,
+    by: str = "",
+    reason: str = "",
+) -> list[Event]:
+    """The record of a step, and its events. Adds what follows by itself: the next compensation, the next input that
+    waits, the end."""
+    body = _body(how, one, pops=pops, outputs=outputs, by=by, reason=reason)
+    progress = process.progress
+    if progress.undoing or any(entry[0] == UNDO for entry in outputs):
+        body[7] = outputs = outputs + _next_undo(advanced(progress, body, process.version + 1))
+    if pops and len(progress.waiting) > 1 and all(entry[0] != ENDED for entry in outputs):
+        body[7] = [*outputs, [RESUME]]
+    packed = msgpack.packb(body)
+    if len(packed) > OUTPUTS_BYTES_MAX:
+        raise _Stuck(f"{_name_of(process, one)}: its outputs have {len(packed):,} bytes, over {OUTPUTS_BYTES_MAX:,}")
+    return [Stepped.model_construct({"body"}, body=packed), *events]
+
+
+def _record(how: int, one: _Waiting, **more: Any) -> Stepped:
+    return Stepped.model_construct({"body"}, body=msgpack.packb(_body(how, one, **more)))
+
+
+def _body(
+    how: int,
+    one: _Waiting,
+    *,
+    waits: bytes = b"",
+    pops: bool = False,
+    parked: str = "",
+    outputs: Sequence[list[Any]] = (),
+    by: str = "",
+    reason: str = "",
+) -> Body:
+    head = one.head[:6] if one.kind == EVENT else one.head
+    return [how, one.kind, head, one.input_id, waits, pops, parked, outputs, by, reason]
+
+
+# --- what an input leads to --------------------------------------------------------------------------------------
+
+
+def _outputs_of(process: Process, one: _Waiting, how: int) -> tuple[list[list[Any]], list[Event]]:
+    """What is to be carried out, and the events of the process's own. Raises `_Stuck`, and what the method raises."""
+    if process.id == UNROUTED and one.kind == EVENT:
+        return [_forwarded(process, one)], []
+    if one.kind == OUTCOME:
+        again = _sent_again(process, one, how)
+        if again is not None:
+            return again, []
+    outputs: list[list[Any]] = []
+    events: list[Event] = []
+    ended: Ended | None = None
+    progress, number = process.progress, process.progress.count
+    for item in yielded_by(process, one.kind, one.head, one.payload):
+        if isinstance(item, Event):
+            check_evolved(item, process, _method_name(process, one))
+            events.append(item)
+        elif isinstance(item, Send):
+            outputs.append(send_entry(item, number, step_id("send", one.input_id, len(outputs))))
+            number += 1
+        elif isinstance(item, Wake):
+            if item.name not in process.wakers:
+                raise _Stuck(f"{_name_of(process, one)}: it yielded {item!r}, and no @woken method has that name")
+            outputs.append(wake_entry(item))
+        elif isinstance(item, Forget):
+            outputs.append(forget_entry(item))
+        elif isinstance(item, Undo):
+            outputs.append([UNDO])
+        else:
+            assert isinstance(item, Ended)
+            ended = item
+        if len(outputs) + len(events) > OUTPUTS_MAX:
+            raise _Stuck(f"{_name_of(process, one)}: it yielded over {OUTPUTS_MAX:,} outputs; split the step")
+    schedule = process.schedules.get(one.head[0]) if one.kind in (BEGIN, WOKEN) else None
+    if schedule is not None:
+        outputs.append([WAKE, schedule.name, EVERY, schedule.text, one.head[2] if one.kind == WOKEN else 0])
+    if ended is not None:
+        undoing = progress.undoing or any(entry[0] == UNDO for entry in outputs)
+        outputs.append([ENDING if undoing else ENDED, ended.reason])
+    return outputs, events
+
+
+def yielded_by(process: Process, kind: int, head: list[Any], payload: bytes) -> Iterable[Event | Output]:
+    """What the method for an input yields. Raises `_Stuck` where no method takes what must not be passed over."""
+    found: Any = None
+    if kind == EVENT:
+        reaction = process.reactions.get(head[3])
+        if reaction is not None:
+            event = _event(reaction.event, head, payload)
+            found = reaction.function(process, event, *([_recorded(head)] if reaction.takes_recorded else []))
+    elif kind == OUTCOME:
+        found = _answer(process, head, payload)
+    elif kind == WOKEN:
+        method = process.wakers.get(head[0]) or process.schedules.get(head[0])
+        if method is not None:
+            found = method.function(process, *([when(head[2])] if method.takes_due else []))
+    return _each(found)
+
+
+def _each(found: object) -> Iterable[Event | Output]:
+    if found is None:
+        return
+    if isinstance(found, Event | Output):
+        yield found
+        return
+    if isinstance(found, Rejected):
+        raise TypeError("it returned Rejected, and an event cannot be refused; send a command, or raise")
+    if isinstance(found, str | bytes | dict) or not isinstance(found, Iterable):
+        raise TypeError(f"it returned {found!r:.100}; return events and outputs, or None")
+    for item in found:
+        if not isinstance(item, Event | Output):
+            raise TypeError(f"it returned {item!r:.100} among its outputs; return events and outputs, or None")
+        yield item
+
+
+def _event(cls: type[Event], head: list[Any], payload: bytes) -> Event:
+    version = head[6]
+    if version == cls.schema_version:
+        return decode_message(cls, payload)
+    if version > cls.schema_version:
+        raise _Stuck(f"{head[3]} has the schema version {version}, and {cls.__name__} is at {cls.schema_version}")
+    now = upcasted(cls, decode_payload(payload, head[3]), version)
+    if len(now) != 1 or isinstance(now[0], Stored):
+        raise _Stuck(f"{head[3]} version {version} is upcast to several events, or to others")
+    return validated(cls, now[0])
+
+
+def _recorded(head: list[Any]) -> Recorded:
+    kind, ident, version, _, partition, position, _, at_us, command_id, correlation, causation = head[:11]
+    return Recorded(StreamId(kind, ident), version, partition, position, at_us, command_id, correlation, causation)
+
+
+def _answer(process: Process, head: list[Any], payload: bytes) -> Any:
+    """What the method for an outcome returns."""
+    progress, (number, result) = process.progress, head[:2]
+    sent = progress.sends[number]
+    if sent.undoes >= 0:
+        if result != ACCEPTED:
+            raise _Stuck(f"the compensation {_told(sent)} {_result(result, payload)}")
+        return None
+    forwarded = process.id == UNROUTED
+    if progress.ended is not None or progress.ending is not None or (forwarded and result == ACCEPTED):
+        return None
+    methods = {} if forwarded else process.outcome_methods
+    method = methods.get((result, sent.command)) or methods.get((result, ""))
+    if method is None:
+        if result == ACCEPTED or progress.undoing:
+            return None
+        verb = "refused" if result == REFUSED else "failed"
+        raise _Stuck(f"{_told(sent)} {_result(result, payload)}, and no @{verb} method takes it")
+    arguments: list[Any] = []
+    for cls in method.takes:
+        if issubclass(cls, Command):
+            arguments.append(_command(process, cls, sent))
+        else:
+            arguments.append(from_wire(msgpack.unpackb(payload, use_list=False)))
+    return method.function(process, *arguments)
+
+
+def _command(process: Process, cls: type[Command], sent: Sending) -> Command:
+    if cls.message_name != sent.command:
+        cls = next((one for one in _derived(cls) if one.message_name == sent.command), cls)
+    return decode_message(cls, sent.payload)
+
+
+def _derived(cls: type[Command]) -> Iterable[type[Command]]:
+    for one in cls.__subclasses__():
+        yield one
+        yield from _derived(one)
+
+
+def _told(sent: Sending) -> str:
+    return f"{sent.command} to {sent.aggregate_type}/{sent.id}"
+
+
+def _result(result: int, payload: bytes) -> str:
+    error = from_wire(msgpack.unpackb(payload, use_list=False))
+    what = error.reason if isinstance(error, Rejected) else str(error)
+    return f"{'was refused' if result == REFUSED else 'failed'}: {what}"
+
+
+# --- taking back, sending again, forwarding -----------------------------------------------------------------------
+
+
+def _next_undo(progress: Progress) -> list[list[Any]]:
+    """What follows while an instance takes back what it has sent: the next command for it, the end, or nothing yet."""
+    undone = {sent.undoes for sent in progress.sends.values()}
+    for number in sorted(progress.sends, reverse=True):
+        sent = progress.sends[number]
+        if sent.undoes >= 0 or not sent.undo:
+            continue
+        if not sent.done or number in undone:
+            return []
+        return [_undo_entry(progress, number, sent, 1)]
+    end = [] if progress.ending is None else [[ENDED, progress.ending]]
+    return [[UNDONE], *end]
+
+
+def _undo_entry(progress: Progress, number: int, sent: Sending, attempt: int) -> list[Any]:
+    name, payload, content = msgpack.unpackb(sent.undo)
+    send_id = step_id("undo", sent.send_id, attempt)
+    target = sent.aggregate_type, sent.id, name, payload, content
+    return [SEND, progress.count, send_id, *target, None, number, attempt]
+
+
+def _sent_again(process: Process, one: _Waiting, how: int) -> list[list[Any]] | None:
+    """What an operator's `Retry` of an outcome sends: the same command under a further id. None where a method is to
+    take the outcome."""
+    progress, (number, result) = process.progress, one.head[:2]
+    sent = progress.sends.get(number)
+    if how != RETRIED or result == ACCEPTED or sent is None:
+        return None
+    attempt = sent.attempt + 1
+    if sent.undoes >= 0:
+        original = progress.sends.get(sent.undoes)
+        return None if original is None else [_undo_entry(progress, sent.undoes, original, attempt)]
+    methods = process.outcome_methods
+    if methods.get((result, sent.command)) or methods.get((result, "")) or progress.ending is not None:
+        return None
+    undo = msgpack.unpackb(sent.undo) if sent.undo else None
+    target = sent.aggregate_type, sent.id, sent.command, sent.payload, sent.content
+    return [[SEND, progress.count, step_id("again", sent.send_id, attempt), *target, undo, -1, attempt]]
+
+
+def _forwarded(process: Process, one: _Waiting) -> list[Any]:
+    """The event, sent on to the instance that `one=` names now."""
+    reaction = process.reactions.get(one.head[3])
+    ident = None
+    if reaction is not None:
+        event = _event(reaction.event, one.head, one.payload)
+        ident = one.head[1] if reaction.one is None else reaction.one(event)
+    if ident is None:
+        raise _Stuck(f"{one.head[3]} is for no instance now; Skip it")
+    send_id = step_id("forward", one.input_id)
+    forwarded = Input(kind=EVENT, input_id=send_id, head=msgpack.packb(one.head), payload=one.payload)
+    packed = forwarded.message_name, encode_message(forwarded), b""
+    return [SEND, process.progress.count, send_id, process.aggregate_type, ident, *packed, None, -1, 0]
+
+
+# --- names -------------------------------------------------------------------------------------------------------
+
+
+def _method_name(process: Process, one: _Waiting) -> str:
+    found: Any = None
+    if one.kind == EVENT:
+        found = process.reactions.get(one.head[3])
+    elif one.kind in (WOKEN, BEGIN):
+        found = process.wakers.get(one.head[0]) or process.schedules.get(one.head[0])
+    elif one.kind == OUTCOME:
+        sent = process.progress.sends.get(one.head[0])
+        methods, result = process.outcome_methods, one.head[1]
+        found = methods.get((result, sent.command if sent else "")) or methods.get((result, ""))
+    return "step" if found is None else found.name
+
+
+def _name_of(process: Process, one: _Waiting) -> str:
+    return f"{type(process).__name__}.{_method_name(process, one)}"
