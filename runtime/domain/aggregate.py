@@ -415,6 +415,7 @@ def _with_outputs(
 
 
 def check_evolved(event: object, aggregate: Aggregate, handler: str) -> None:
+    """Raises `HandlerFailed` for what is not an event that the aggregate evolves."""
     if type(event) in aggregate.evolvers:
         return
     if isinstance(event, Event):

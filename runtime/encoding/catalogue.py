@@ -153,7 +153,11 @@ class Catalogue:
 
     def shapes(self) -> dict[tuple[str, int], bytes]:
         """The shapes of the events, packed, by name and schema version: the argument of `Log.declare`."""
-        return {(name, event.schema_version): pack_shape(event_shape(event)) for name, event in self.events.items()}
+        return {
+            (name, event.schema_version): pack_shape(event_shape(event))
+            for name, event in self.events.items()
+            if not is_reserved(name)
+        }
 
     def aggregate(self, type_name: str) -> type[Aggregate]:
         """The aggregate class of this type name. Raises `UnknownName`."""
@@ -286,9 +290,8 @@ def _check_class(cls: object, kind: type, argument: str) -> None:
 
 def _check_process(cls: object) -> None:
     _check_class(cls, Aggregate, "processes")
-    assert isinstance(cls, type) and issubclass(cls, Aggregate)
-    if not cls.is_process:
-        raise DefinitionError("processes=", f"{cls.__name__} is not a process", "list it in aggregates=")
+    if not getattr(cls, "is_process", False):
+        raise DefinitionError("processes=", f"{shown(cls)} is not a process", "list it in aggregates=")
 
 
 def _add(known: dict[str, Named], name: str, cls: Named, kind: str) -> None:

@@ -10,21 +10,21 @@ it, and how often, it is the same command; an item that a reader does not know i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import msgpack
 
-from ..domain.aggregate import Output
-from ..domain.messages import Command
+from ..domain.aggregate import Decision
+from ..domain.messages import Command, Event
 from ..domain.outputs import Forget, Send, Wake
-from ..errors import InvalidMessage
 from ..log.format import HEADER_BYTES_MAX, HEADER_OUTPUTS
 from ..stream import StreamId
 from .content import pack_with_content
 
 __all__ = [
+    "OutputsTooLarge",
     "AFTER",
     "AT",
     "ENDED",
@@ -100,10 +100,15 @@ def forget_entry(forget: Forget) -> list[Any]:
     return [FORGET, forget.name]
 
 
-def outputs_header(outputs: Iterable[Output], stream: StreamId, command_id: bytes) -> Mapping[int, Any]:
-    """The outputs of an ordinary aggregate's decision, as a header of its last record. Raises `InvalidMessage`."""
+class OutputsTooLarge(Exception):  # noqa: N818 - a signal to the write loop, not an error
+    """What a decision sends has no room in a header."""
+
+
+def outputs_header(events: list[Event], stream: StreamId, command_id: bytes) -> Mapping[int, Any]:
+    """The outputs of an ordinary aggregate's decision, as a header of its last record. Raises `InvalidMessage` for a
+    command that cannot be stored, and `OutputsTooLarge`."""
     entries: list[list[Any]] = []
-    for number, output in enumerate(outputs):
+    for number, output in enumerate(events.outputs if isinstance(events, Decision) else ()):
         if isinstance(output, Send):
             entries.append(send_entry(output, number, step_id("send", stream[0], stream[1], command_id, number)))
         elif isinstance(output, Wake):
@@ -113,5 +118,5 @@ def outputs_header(outputs: Iterable[Output], stream: StreamId, command_id: byte
     packed = msgpack.packb(entries)
     if len(packed) > HEADER_ROOM_BYTES:
         what = f"its outputs have {len(packed):,} bytes, over {HEADER_ROOM_BYTES:,}"
-        raise InvalidMessage(f"outputs of {stream}", what, "send fewer or smaller commands, or use a Process")
+        raise OutputsTooLarge(f"{what}; send fewer or smaller commands, or use a Process")
     return {HEADER_OUTPUTS: packed}

@@ -91,8 +91,8 @@ class EventFilter:
 
     def events(self, stored: StoredEvent, recorded: Recorded) -> Sequence[Event]:
         """What is chosen of a stored event: one or none, or several if an upcast made several of it. Raises
-        `UnknownEvent`, `HandlerFailed`. Nothing of a stream of Rayfold's own is chosen."""
-        if is_reserved(stored.stream.type):
+        `UnknownEvent`, `HandlerFailed`. Nothing of Rayfold's own is chosen: its streams, and steps of processes."""
+        if is_reserved(stored.stream.type) or is_reserved(stored.name):
             return ()
         if self._types is not None and stored.name not in self._types and not self._catalogue.may_become(stored.name):
             return ()

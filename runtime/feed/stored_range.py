@@ -70,7 +70,11 @@ class StoredRange:
         self.logs.close()
 
     def _chooses(self, stored: StoredEvent) -> bool:
-        if is_reserved(stored.stream.type) or (self._types and stored.name not in self._types):
+        if (
+            is_reserved(stored.stream.type)
+            or is_reserved(stored.name)
+            or (self._types and stored.name not in self._types)
+        ):
             return False
         return not (self._kinds or self._ids) or stored.stream.type in self._kinds or stored.stream in self._ids
 

@@ -89,6 +89,8 @@ def kinds_of(pairs: Iterable[tuple[bytes, bytes]]) -> Kinds:
         if fields is None or is_reserved(fields[0]):
             continue
         types.add(fields[0])
+        if is_reserved(fields[4]):  # a step of a process
+            continue
         ends.setdefault((fields[4], fields[5]), [fields[6]])[1:] = [fields[6]]
     shapes: Kinds = {kind: payload_shape(*payloads) for kind, payloads in ends.items()}
     return shapes | dict.fromkeys(types, b"")

@@ -15,7 +15,7 @@ partition: plain tuples and prebound functions, no value objects (`docs/log-form
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
@@ -27,6 +27,7 @@ from .format import (
     BODY_AT,
     CHAIN_AT,
     DIGEST_BYTES,
+    HEADER_OUTPUTS,
     HEADER_STATE,
     ID_BYTES,
     SCHEMA_BYTES_MAX,
@@ -174,15 +175,19 @@ def _encode(
 ) -> tuple[bytes, ...]:
     """The records of one append, which follow `tail` and move it on; added to `pairs` under their positions."""
     stream, _, events, command_id, _, correlation_id, causation_id, snapshot, schema, headers = append
+    at_end: Mapping[int, Any] = headers
     if headers:
         check_headers(headers)
+        headers = {key: value for key, value in headers.items() if key != HEADER_OUTPUTS}
     head, chain = tail.head, tail.chain
+    if snapshot:
+        at_end = {**at_end, HEADER_STATE: state_hash(schema, snapshot)}
     records, last = [], version + len(events)
     for event in events:
         head += 1
         version += 1
-        if snapshot and version == last:
-            headers = {**headers, HEADER_STATE: state_hash(schema, snapshot)}
+        if at_end and version == last:
+            headers = at_end
         at = (head, chain, stream, version, recorded_at_us, command_id, correlation_id, causation_id)
         record = encode_record(at, event, pack, headers)
         chain = record[CHAIN_AT:BODY_AT]

@@ -1,10 +1,10 @@
-"""Progress: where an instance of a process is: what it has sent, which timers are armed, what waits, whether it is parked.
+"""Progress: where an instance of a process is. What it has sent, which timers are armed, what waits, why it is parked.
 
 Step [4] of the write path, in the state of a process. Before it: `step.py` makes a record of what a step did. After it:
 the fold of these records, here, is what the next step is decided on.
 
-Rules kept here: it is a value, replaced and never changed, so that comparing it costs nothing (`write/purity.py`); it is
-a fold of stored records alone, and each of them tells all that it changes.
+Rules kept here: it is a value, replaced and never changed, so that comparing it costs nothing (`write/purity.py`); it
+is a fold of stored records alone, and each of them has all that it changes.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@ Beside step [5] of the write path. Before it: a step arms a timer. After it: the
 Rule kept here: when a timer is due follows from its record alone: from what the record holds, and from when it was
 recorded. So every fold of the log makes the same of it, on any machine and after any restart.
 
-Cron expressions are read by CronSim, as Debian's cron reads them: what falls into an hour that a change of clocks leaves
-out comes right after it, what falls into one that comes twice comes once, and what comes every few minutes goes on.
+Cron expressions are read by CronSim, as Debian's cron reads them: what falls into an hour that a change of clocks
+leaves out comes right after it, what falls into one that comes twice comes once, and what comes every few minutes goes
+on.
 """
 
 from __future__ import annotations

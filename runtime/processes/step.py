@@ -5,7 +5,8 @@ command under a derived id. After it: the write loop stores what is returned, in
 
 Rules kept here:
 - what a step has carried out is in its record, with ids that are derived from stored things alone
-- an instance whose method raises is parked: the input waits in its stream, later ones behind it, and its courier goes on
+- an instance whose method raises is parked: the input waits in its stream, later ones behind it, and its courier goes
+  on
 - a timer that was armed again, or forgotten, is never fired for its old arming
 - what was sent is taken back in reverse, one after the other, each at most once; a refusal of that stops it, visibly
 - an input that concerns nothing (no instance, one that has ended) leaves nothing

@@ -268,7 +268,8 @@ class _PartitionCheck:
             self._problem("events", str(position), "chain", "its hash does not follow from the records before it")
         self._chain = chain_of(record)
         if not is_reserved(event.stream.type) and len(self._kinds) < KINDS_MAX:
-            self._kinds.add((event.name, event.schema_version))
+            if not is_reserved(event.name):
+                self._kinds.add((event.name, event.schema_version))
             self._types.add(event.stream.type)
         self._indexed_by_stream(transaction, event)
         self._indexed_by_command(transaction, event)

@@ -49,6 +49,7 @@ from ..domain.messages import Command, Event, Message
 from ..domain.reading import makes_itself, rules_of
 from ..encoding.forms import PACKER_BYTES
 from ..errors import Rejected
+from ..processes.progress import Progress
 
 __all__ = ["Witness", "changed", "reads_only", "witness_of"]
 
@@ -63,8 +64,10 @@ UNCHANGING: Final = frozenset(
 _VALUES: Final = UNCHANGING | {
     *(PosixPath, WindowsPath, PurePosixPath, PureWindowsPath, timezone, ZoneInfo, re.Pattern, range),
     *(IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network),
+    Progress,
 }
-"""Those, and others that cannot change though they may keep in themselves what was once asked of them."""
+"""Those, and others that cannot change though they may keep in themselves what was once asked of them; and where a
+process is, which is replaced and never changed."""
 
 
 class _Digest:

@@ -36,6 +36,7 @@ from ..encoding.content import old_payloads
 from ..encoding.envelope import DIGEST_BYTES, FINAL, PackedCommand
 from ..encoding.facts import as_told
 from ..encoding.outcome import Outcome
+from ..encoding.outputs import OutputsTooLarge, outputs_header
 from ..encoding.saved_state import checked_state, state_fingerprint
 from ..errors import (
     CallerError,
@@ -395,7 +396,8 @@ class WriteLoop:
                 payload, as_read = encode_checked(event, _ReadsOtherwise)
                 encoded.append(_new(NewEvent, (event.message_name, event.schema_version, payload)))
                 seen.append(as_read)
-        except _ReadsOtherwise as error:
+            headers = NO_HEADERS if type(events) is list else outputs_header(events, stream, command.command_id)
+        except (_ReadsOtherwise, OutputsTooLarge) as error:
             raise HandlerFailed(self._handler(command, aggregate), str(stream), str(error)) from None
         if self._witnesses and events:
             self._witnesses.pop(stream, None)
@@ -419,7 +421,7 @@ class WriteLoop:
                 causation_id,
                 snapshot,
                 schema,
-                NO_HEADERS,
+                headers,
             ),
         )
 
