@@ -192,6 +192,8 @@ class Aggregate(Stateful):
     evolvers: ClassVar[dict[type[Event], Callable[[Any, Any], None]]] = {}
     wakers: ClassVar[dict[str, Waker]] = {}
     """By the name of the timer."""
+    has_outputs: ClassVar[bool] = False
+    """Whether a method may return outputs, by its annotation."""
     is_process: ClassVar[bool] = False
     """True for a `Process`, whose inputs are events, timers and outcomes (`processes/process.py`)."""
     reacts_to: ClassVar[tuple[type[Event], ...]] = ()
@@ -234,6 +236,7 @@ class Aggregate(Stateful):
         cls.wakers = _wakers(cls)
         if cls.wakers and not cls.is_process:
             cls.deciders[Woken] = Decider("woken", _wake, False, ())
+        cls.has_outputs = bool(cls.wakers) or any(_names_outputs(handler.returns) for handler in deciding)
         cls.creation_restricted = any(decider.creates for decider in cls.deciders.values())
 
     def __repr__(self) -> str:
@@ -243,6 +246,7 @@ class Aggregate(Stateful):
 
 
 RESERVED = frozenset({"id", "version", "aggregate_type", "placement", "snapshot_every", "deciders", "evolvers"}) | {
+    "has_outputs",
     "is_process",
     "reacts_to",
     "wakers",
@@ -404,6 +408,8 @@ def _with_outputs(
     """The decision of an ordinary aggregate that has outputs: they are stored with its last event."""
     if not events:
         _fail(aggregate, handler, "it returned outputs without an event; return the event that they follow from")
+    if not aggregate.has_outputs:
+        _fail(aggregate, handler, "it returned outputs that no return annotation names; write Iterator[... | Send]")
     for one in yielded:
         if isinstance(one, Output) and not one.of_aggregates:
             what = f"it returned {type(one).__name__}, which only a Process may"
@@ -495,6 +501,13 @@ def evolved_events(cls: type[Aggregate], here: str, returns: Any) -> tuple[type[
                 f"add an @evolve method for {event.__name__}",
             )
     return events
+
+
+def _names_outputs(annotation: Any) -> bool:
+    return any(
+        (inspect.isclass(part) and issubclass(part, Output)) or any(map(_names_outputs, typing.get_args(part)))
+        for part in arguments_of_union(annotation)
+    )
 
 
 def events_in(here: str, annotation: Any) -> Iterator[type[Event]]:

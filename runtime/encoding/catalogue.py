@@ -74,6 +74,8 @@ class Catalogue:
         self.events: dict[str, type[Event]] = {}
         self.processes: dict[str, Any] = {}
         """The processes, by the type of their streams. `Process` is of a room above this one."""
+        self.has_outputs = any(aggregate.has_outputs or aggregate.is_process for aggregate in (*aggregates, *processes))
+        """Whether there is anything for a courier to carry out."""
         self.retired = _checked_names(retired)
         self._extra = tuple(events)
         self._commands: dict[str, dict[str, type[Command]]] = {}

@@ -15,7 +15,6 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from ..domain.aggregate import Woken
-from ..domain.messages import Event
 from ..encoding.catalogue import Catalogue
 from ..encoding.codec import encode_message
 from ..encoding.content import condensed
@@ -23,8 +22,18 @@ from ..encoding.envelope import FINAL, PackedCommand, new_command_id
 from ..encoding.error_codec import to_wire
 from ..encoding.outcome import Outcome
 from ..encoding.outputs import step_id
-from ..errors import CommandIdReused, Conflict, Overloaded, Rejected, StoreError, Unavailable, failure_text
+from ..errors import (
+    CommandIdReused,
+    Conflict,
+    Overloaded,
+    RayfoldError,
+    Rejected,
+    StoreError,
+    Unavailable,
+    failure_text,
+)
 from ..log.contract import StoredEvent
+from ..log.format import stream_id
 from ..receipt import Receipt
 from ..stream import ANY, StreamId
 from ..user_code import is_ctrl_c
@@ -69,7 +78,8 @@ class Reactions:
     def inputs(
         self, partition: int, stored: StoredEvent, again: bool, processes: Iterable[str] | None = None
     ) -> list[PackedCommand]:
-        """The inputs that a stored event is, for these processes or for all. Raises `UnknownEvent`.
+        """The inputs that a stored event is, for these processes or for all. Never raises: what cannot be read, and
+        what no instance can be found for, waits in an instance of its own.
 
         `again`: it may have been given to them before, by a courier of an earlier activation.
         """
@@ -77,56 +87,52 @@ class Reactions:
             return []
         cls = self._catalogue.events.get(stored.name)
         if cls is not None and stored.schema_version == cls.schema_version:
-            return self._of_one(partition, stored, again, processes, None, 0)
-        found: list[PackedCommand] = []
-        for part, event in enumerate(self._catalogue.decode_events(stored)):
-            now = stored._replace(
-                name=event.message_name, schema_version=event.schema_version, payload=encode_message(event)
-            )
-            found += self._of_one(partition, now, again, processes, event, part)
-        return found
+            return self._of_one(partition, stored, again, processes, 0)
+        try:
+            events = self._catalogue.decode_events(stored)
+            parts = [
+                stored._replace(
+                    name=event.message_name, schema_version=event.schema_version, payload=encode_message(event)
+                )
+                for event in events
+            ]
+        except RayfoldError as error:
+            reacting = self._reacting(stored.name, processes)
+            return [
+                _event_input(one.process.aggregate_type, UNROUTED, partition, stored, again, str(error), 0)
+                for one in reacting
+            ]
+        return [
+            packed for part, now in enumerate(parts) for packed in self._of_one(partition, now, again, processes, part)
+        ]
+
+    def _reacting(self, name: str, processes: Iterable[str] | None) -> list[_Reacting]:
+        found = self._by_name.get(name, [])
+        return found if processes is None else [one for one in found if one.process.aggregate_type in processes]
 
     def _of_one(
-        self,
-        partition: int,
-        stored: StoredEvent,
-        again: bool,
-        processes: Iterable[str] | None,
-        event: Event | None,
-        part: int,
+        self, partition: int, stored: StoredEvent, again: bool, processes: Iterable[str] | None, part: int
     ) -> list[PackedCommand]:
         found = []
-        for process, reaction in self._by_name.get(stored.name, ()):
-            if processes is not None and process.aggregate_type not in processes:
-                continue
+        for process, reaction in self._reacting(stored.name, processes):
             park = ""
             ident: str | None = stored.stream.id
             if reaction.one is not None:
-                event = event or self._catalogue.decode_event(stored)
-                ident, park = _routed(process, reaction, event)
+                ident, park = self._routed(process, reaction, stored)
             if ident is not None:
                 found.append(_event_input(process.aggregate_type, ident, partition, stored, again, park, part))
         return found
 
-
-def _routed(process: type[Process], reaction: Reaction, event: Event) -> tuple[str | None, str]:
-    """Which instance an event is for, and why it is to wait if that is not known."""
-    assert reaction.one is not None
-    try:
-        ident = reaction.one(event)
-        if ident is None:
-            return None, ""
-        return StreamId(process.aggregate_type, _checked(ident)).id, ""
-    except BaseException as error:
-        if is_ctrl_c(error):
-            raise
-        return UNROUTED, f"one= of {process.__name__}.{reaction.name}: {failure_text(error)}"
-
-
-def _checked(ident: object) -> str:
-    from ..log.format import stream_id
-
-    return stream_id("Process", ident).id  # type: ignore[arg-type]  # what it refuses is what is asked
+    def _routed(self, process: type[Process], reaction: Reaction, stored: StoredEvent) -> tuple[str | None, str]:
+        """Which instance an event is for, and why it is to wait if that is not known."""
+        assert reaction.one is not None
+        try:
+            ident = reaction.one(self._catalogue.decode_event(stored))
+            return (None if ident is None else stream_id(process.aggregate_type, ident).id), ""
+        except BaseException as error:  # the user's code, which may raise anything
+            if is_ctrl_c(error):
+                raise
+            return UNROUTED, f"one= of {process.__name__}.{reaction.name}: {failure_text(error)}"
 
 
 def _event_input(

@@ -30,6 +30,7 @@ from ..encoding.outputs import (
     ENDED,
     ENDING,
     EVERY,
+    FORGET,
     RESUME,
     SEND,
     UNDO,
@@ -151,7 +152,8 @@ def end(process: Process, command: End) -> list[Event] | Rejected:
     if not process.version or process.progress.ended is not None:
         return Rejected("already_ended" if process.version else "does_not_exist")
     none = _Waiting(EVENT, b"", [], b"")
-    return [_record(END, none, outputs=[[ENDED, command.reason]], by=command.by, reason=command.reason)]
+    outputs = [*([FORGET, name] for name in process.progress.timers), [ENDED, command.reason]]
+    return [_record(END, none, outputs=outputs, by=command.by, reason=command.reason)]
 
 
 def _concerns(process: Process, kind: int, head: list[Any], again: bool) -> bool:
@@ -214,7 +216,9 @@ def _completed(
     progress = process.progress
     if progress.undoing or any(entry[0] == UNDO for entry in outputs):
         body[7] = outputs = outputs + _next_undo(advanced(progress, body, process.version + 1))
-    if pops and len(progress.waiting) > 1 and all(entry[0] != ENDED for entry in outputs):
+    if any(entry[0] == ENDED for entry in outputs):
+        body[7] = [*([FORGET, name] for name in progress.timers), *outputs]
+    elif pops and len(progress.waiting) > 1:
         body[7] = [*outputs, [RESUME]]
     packed = msgpack.packb(body)
     if len(packed) > OUTPUTS_BYTES_MAX:
