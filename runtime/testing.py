@@ -2,6 +2,7 @@
 
     given(Account, Opened(owner="Ada")).when(Deposit(amount=5)).then(Deposited(amount=5)).then_state(balance=5)
     given(Balances, on("alice", Deposited(amount=5))).ask(BalanceOf(account="alice")).answers(5)
+    given(Fulfilment).when(Placed(total=5)).then(Send(Till, "main", Charge(amount=5))).later(minutes=15).then(Undo())
 
 Rule kept here: a specification sees what production would. Every message and every state goes through the codec and
 must come back equal, `@decide` and `@answer` are caught if they change the state, and the creation rule holds.
@@ -13,6 +14,8 @@ pytest and in anything else.
 from __future__ import annotations
 
 import copy
+import dataclasses
+import datetime as dt
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, Generic, NamedTuple, NoReturn, TypeVar, overload
@@ -21,32 +24,47 @@ import msgpack
 
 from .arguments import unregistered_message
 from .checks.standing import unlike_its_fold, wrong_state
-from .domain.aggregate import Aggregate, outcome_of
+from .domain.aggregate import Aggregate, Decision, Output, outcome_of
 from .domain.declaration import nearest
 from .domain.messages import Command, Event, Message, Query
+from .domain.outputs import Send
 from .domain.projection import Projection
 from .domain.recorded import Recorded
 from .domain.state import Stateful
 from .domain.upcast import Stored
 from .encoding.catalogue import Catalogue
-from .encoding.codec import decode_message, encode_checked
+from .encoding.codec import decode_message, decode_payload, encode_checked
+from .encoding.envelope import Envelope, PackedCommand, pack
 from .encoding.facts import as_told
 from .encoding.forms import PACKER_BYTES, stored_form
+from .encoding.outputs import step_id
 from .encoding.saved_state import check_annotations, checked_state, decode_state, encode_state
-from .errors import DefinitionError, InvalidMessage, Rejected, UnknownEvent
+from .errors import DefinitionError, HandlerFailed, InvalidMessage, RayfoldError, Rejected, UnknownEvent
 from .log.contract import StoredEvent
-from .log.format import stream_id
+from .log.format import decode_record, stream_id
+from .log.memory import MemoryLog
 from .printable import shown
+from .processes.delivery import Reactions, outcome_input, resume_input, woken_input
+from .processes.process import Process
+from .processes.progress import RESUME_INPUT
+from .processes.step import UNROUTED, Input, concerns, yielded_by
+from .processes.stored_step import Sent, StoredStep, step_in
 from .read.stores.memory import MemoryStore
+from .receipt import Receipt
 from .stream import StreamId
 from .write.purity import changed, witness_of
+from .write.write_loop import WriteLoop
 
-__all__ = ["AggregateCase", "Answered", "Outcome", "Placed", "ProjectionCase", "given", "on"]
+__all__ = ["AggregateCase", "Answered", "Outcome", "Placed", "ProcessCase", "ProjectionCase", "given", "on"]
 
 A = TypeVar("A", bound=Aggregate)
 P = TypeVar("P", bound=Projection)
+Pr = TypeVar("Pr", bound=Process)
 Answer = TypeVar("Answer")
 MessageType = TypeVar("MessageType", bound=Message)
+
+EXAMPLE_ID: Final = "example"
+"""The id of an aggregate without another one."""
 
 EXAMPLE_TYPE = "Example"
 """The aggregate type of an event that is placed by its id alone."""
@@ -82,6 +100,15 @@ def on(stream: str | StreamId, event: Event | Stored, *, aggregate: type[Aggrega
 
 
 @overload
+def given(  # type: ignore[overload-overlap]  # a process is an aggregate, of which another kind of case is made
+    subject: type[Pr],
+    /,
+    *history: Event | tuple[str | StreamId, Event | Stored] | Command,
+    id: str | None = ...,
+    events: Sequence[type[Event]] = ...,
+    retired: Sequence[str] = ...,
+) -> ProcessCase[Pr]: ...
+@overload
 def given(
     subject: type[A],
     /,
@@ -102,20 +129,21 @@ def given(
     subject: type[Any],
     /,
     *history: Any,
-    id: str = "example",
+    id: str | None = None,
     events: Sequence[type[Event]] = (),
     retired: Sequence[str] = (),
-) -> AggregateCase[Any] | ProjectionCase[Any]:
-    """A specification that starts from these events: of one aggregate, or of what a projection has seen so far.
+) -> AggregateCase[Any] | ProcessCase[Any] | ProjectionCase[Any]:
+    """A specification that starts from these events: of one aggregate, of what a projection has seen so far, or of what
+    one instance of a process has reacted to.
 
     The events of a projection are in one stream unless `on("alice", event)` or `("alice", event)` names another. Events
     that an earlier release has stored (`stored(...)`) are upcast; their names are looked up among the events that
     `subject` handles.
 
     Args:
-        subject: The aggregate or projection class.
+        subject: The aggregate, process or projection class.
         history: What has happened.
-        id: Of the aggregate.
+        id: Of the aggregate, `"example"` without it; of a process that of the instance which the first event is for.
         events: Further event classes of the application.
         retired: Stored names of events that were given up, as in `Runtime`.
 
@@ -130,8 +158,11 @@ def given(
     known = _Known(events, retired)
     if not isinstance(subject, type):
         raise InvalidMessage("given", f"{shown(subject)} is not a class", "give an Aggregate or a Projection class")
+    if issubclass(subject, Process):
+        return ProcessCase(subject, id, events, retired).given(*history)
     if issubclass(subject, Aggregate):
-        return AggregateCase(subject(stream_id(subject.aggregate_type, id).id, 0), known).given(*history)
+        ident = stream_id(subject.aggregate_type, EXAMPLE_ID if id is None else id).id
+        return AggregateCase(subject(ident, 0), known).given(*history)
     if issubclass(subject, Projection):
         return ProjectionCase(subject(), [], known).given(*history)
     raise TypeError(f"given() takes an Aggregate or a Projection class, not {subject.__name__}")
@@ -180,8 +211,9 @@ class AggregateCase(Generic[A]):
             stream = StreamId(self.aggregate.aggregate_type, self.aggregate.id)
             refused = as_told(decided, str(stream), command.message_name)
             return Outcome(self.aggregate, command, refused, self._known, self._history)
-        events = [_through_codec(event) for event in decided]
-        return Outcome(self.aggregate, command, events, self._known, self._history)
+        yielded = decided.yielded if isinstance(decided, Decision) else decided
+        seen = [_through_codec(one) if isinstance(one, Event) else one for one in yielded]
+        return Outcome(self.aggregate, command, seen, self._known, self._history)
 
     def then_state(self, **expected: Any) -> AggregateCase[A]:
         """These fields (or `id` and `version`) now have these values; the others may have any."""
@@ -256,16 +288,18 @@ class Outcome(Generic[A]):
         self,
         aggregate: A,
         command: Command,
-        decided: list[Event] | Rejected,
+        decided: Sequence[Event | Output] | Rejected,
         known: _Known = _NOTHING_ELSE,
         history: tuple[Event | Stored, ...] = (),
     ) -> None:
         """Use `AggregateCase.when` to make one."""
-        self.aggregate, self.command, self.decided = aggregate, command, decided
+        self.aggregate, self.command = aggregate, command
+        self.decided: list[Any] | Rejected = decided if isinstance(decided, Rejected) else [*decided]
+        """Events and outputs, in order."""
         self._known, self._history = known, history
 
-    def then(self, *expected: Event) -> AggregateCase[A]:
-        """Exactly these events resulted, in this order."""
+    def then(self, *expected: Event | Output) -> AggregateCase[A]:
+        """Exactly these events and outputs resulted, in this order."""
         __tracebackhide__ = True
         if isinstance(self.decided, Rejected) or self.decided != list(expected):
             self._fail(_lines(expected) or ["no event"])
@@ -297,7 +331,8 @@ class Outcome(Generic[A]):
     def _adopted(self) -> AggregateCase[A]:
         __tracebackhide__ = True
         assert not isinstance(self.decided, Rejected)
-        return AggregateCase(self.aggregate, self._known, self._history).given(*self.decided)
+        events = [one for one in self.decided if isinstance(one, Event)]
+        return AggregateCase(self.aggregate, self._known, self._history).given(*events)
 
     def _fail(self, expected: list[str]) -> NoReturn:
         __tracebackhide__ = True
@@ -407,6 +442,269 @@ class Answered(Generic[P, Answer]):
             difference = _difference([_shown(expected)], [_shown(self.answer)])
             raise AssertionError(f"{who}, asked {_shown(self.query)}\n{difference}")
         return self.case
+
+
+class ProcessCase(Generic[Pr]):
+    """One instance of a process, over the real write loop and a log in memory, with a clock that `later` moves. What it
+    sends goes nowhere: `when_accepted`, `when_refused` and `when_failed` give it the outcomes."""
+
+    def __init__(
+        self, process: type[Pr], id: str | None, events: Sequence[type[Event]] = (), retired: Sequence[str] = ()
+    ) -> None:
+        """Use `given` to make one."""
+        self._class, self._id, self._last = process, id, "given"
+        self._now_us = FIRST_RECORDED_AT_US
+        self._catalogue = Catalogue(processes=[process], events=events, retired=retired)
+        self._reactions = Reactions(self._catalogue)
+        self._log = MemoryLog(lambda: self._now_us)
+        self._loop = WriteLoop(0, self._log, self._catalogue)
+        self._loop.activate()
+        self._versions: dict[StreamId, int] = {}
+        """Of the streams whose events were given."""
+        self._open: dict[int, tuple[StoredStep, Sent]] = {}
+        """What was sent and is not answered, by number."""
+        self._timers: dict[str, tuple[int, StoredStep]] = {}
+        """When they are due, and the step that armed them."""
+        self._yielded: list[Any] = []
+        self._sent: list[Sent] = []
+        self._error: BaseException | None = None
+
+    @property
+    def process(self) -> Pr:
+        """The instance, as its events have made it."""
+        instance = self._loop.residents.load(self._stream)
+        assert isinstance(instance, self._class)
+        return instance
+
+    def given(self, *history: Any) -> ProcessCase[Pr]:
+        """Let more happen, whatever it leads to."""
+        __tracebackhide__ = True
+        for one in history:
+            self.when(one)
+            self._check_goes_on()
+        return self
+
+    def when(self, happened: Event | tuple[str | StreamId, Event | Stored] | Command) -> ProcessCase[Pr]:
+        """An event happens, in the stream of the instance's id unless `on("alice", event)` names another; or an
+        operator sends `Retry`, `Skip` or `End`."""
+        __tracebackhide__ = True
+        if isinstance(happened, Command):
+            self._last = _shown(happened)
+            self._run([pack(Envelope(self._class, self._stream.id, happened))[0]])
+            return self
+        stream, event = (None, happened) if isinstance(happened, Event) else _placed(happened)
+        if not isinstance(event, Event):
+            raise InvalidMessage("when", f"{shown(event)} is not an event", "give the event as it is now")
+        self._last = _shown(event)
+        self._run(self._inputs(stream, event))
+        return self
+
+    def when_accepted(self, command: type[Command]) -> ProcessCase[Pr]:
+        """The command of this class that was sent first, of those that are not answered, takes effect."""
+        __tracebackhide__ = True
+        step, sent = self._answered(command, "accepted")
+        receipt = Receipt(sent.stream, 0, 1, 1, sent.send_id, False, "", 1, None)
+        self._run([outcome_input(step, sent, receipt)])
+        return self
+
+    def when_refused(self, command: type[Command], reason: str, /, **facts: Any) -> ProcessCase[Pr]:
+        """The command of this class that was sent first, of those that are not answered, is refused."""
+        __tracebackhide__ = True
+        step, sent = self._answered(command, "refused")
+        refused = as_told(Rejected(reason, **facts), str(sent.stream), sent.name)
+        self._run([outcome_input(step, sent, refused)])
+        return self
+
+    def when_failed(self, command: type[Command], what: str = "ValueError: example") -> ProcessCase[Pr]:
+        """The command of this class that was sent first, of those that are not answered, cannot be decided."""
+        __tracebackhide__ = True
+        step, sent = self._answered(command, "failed")
+        self._run([outcome_input(step, sent, HandlerFailed(f"decide {sent.name}", str(sent.stream), what))])
+        return self
+
+    def later(self, **time: float) -> ProcessCase[Pr]:
+        """So much time passes, as in `timedelta(minutes=15)`: timers that are due by then are fired, in order."""
+        __tracebackhide__ = True
+        end_us = self._now_us + dt.timedelta(**time) // dt.timedelta(microseconds=1)
+        self._last = "later(" + ", ".join(f"{unit}={amount!r}" for unit, amount in time.items()) + ")"
+        self._forget_step()
+        for _ in range(FIRED_MAX):
+            due = sorted((due_us, name) for name, (due_us, _) in self._timers.items() if due_us <= end_us)
+            if not due:
+                break
+            due_us, name = due[0]
+            step = self._timers.pop(name)[1]
+            self._now_us = max(self._now_us, due_us)
+            woken = woken_input(
+                step.stream, name, step.version, due_us, step.input_id, step.correlation_id, is_process=True
+            )
+            self._run([woken], forget=False)
+        self._now_us = end_us
+        return self
+
+    def then(self, *expected: Event | Output) -> ProcessCase[Pr]:
+        """Exactly these events and outputs were yielded, in this order."""
+        __tracebackhide__ = True
+        self._check_goes_on()
+        if self._yielded != list(expected):
+            self._fail(_lines(expected) or ["nothing"], _lines(self._yielded) or ["nothing"])
+        return self
+
+    def then_nothing(self) -> ProcessCase[Pr]:
+        """Nothing was yielded."""
+        __tracebackhide__ = True
+        return self.then()
+
+    def then_sent(self, *expected: Send) -> ProcessCase[Pr]:
+        """Exactly these commands were sent, in this order: those that were yielded, and those that take something
+        back."""
+        __tracebackhide__ = True
+        self._check_goes_on()
+        wanted = [_sent_line(StreamId(one.aggregate.aggregate_type, one.id), *_packed(one.command)) for one in expected]
+        got = [_sent_line(sent.stream, sent.name, sent.payload) for sent in self._sent]
+        if wanted != got:
+            self._fail(wanted or ["nothing"], got or ["nothing"])
+        return self
+
+    def then_parked(self, because: str) -> ProcessCase[Pr]:
+        """The instance is parked, for a reason that has this text in it."""
+        __tracebackhide__ = True
+        parked = self.process.progress.parked
+        if not parked or because not in parked:
+            self._fail([f"parked: ... {because} ..."], [f"parked: {parked}" if parked else "not parked"])
+        return self
+
+    def then_ended(self, reason: str) -> ProcessCase[Pr]:
+        """The instance has ended, for this reason."""
+        __tracebackhide__ = True
+        ended = self.process.progress.ended
+        if ended != reason:
+            self._fail([f"Ended({reason!r})"], ["it goes on" if ended is None else f"Ended({ended!r})"])
+        return self
+
+    def then_state(self, **expected: Any) -> ProcessCase[Pr]:
+        """These fields (or `id` and `version`) now have these values; the others may have any."""
+        __tracebackhide__ = True
+        _check_fields(self.process, expected, ("id", "version"))
+        return self
+
+    def then_holds(self, *invariants: Callable[[Pr], object]) -> ProcessCase[Pr]:
+        """Each of these functions of the instance now returns something true, or None."""
+        __tracebackhide__ = True
+        for invariant in invariants:
+            if not holds(invariant, self.process):
+                raise AssertionError(f"{name_of(invariant)} does not hold\n  {self.process!r}")
+        return self
+
+    @property
+    def _stream(self) -> StreamId:
+        return StreamId(self._class.aggregate_type, EXAMPLE_ID if self._id is None else self._id)
+
+    def _inputs(self, stream: str | StreamId | None, event: Event) -> list[PackedCommand]:
+        __tracebackhide__ = True
+        payload, _ = encode_checked(event, _not_equal)
+        place = StreamId(EXAMPLE_TYPE, self._stream.id)
+        if stream is not None:
+            place = stream if isinstance(stream, StreamId) else stream_id(EXAMPLE_TYPE, stream)
+        version = self._versions[place] = self._versions.get(place, 0) + 1
+        name, schema = event.message_name, event.schema_version
+        command_id = step_id(str(place), version)
+        position = sum(self._versions.values())
+        stored = StoredEvent(position, place, version, name, schema, payload, self._now_us, command_id, b"", b"")
+        if name not in self._reactions.names:
+            raise AssertionError(f"no @react of {self._class.__name__} takes {_shown(event)}")
+        inputs = self._reactions.inputs(0, stored, again=False)
+        for one in inputs:
+            if self._id is None:
+                self._id = one.stream.id
+            if one.stream.id not in (self._id, UNROUTED):
+                told = f"{_shown(event)} is for the instance {one.stream.id!r}, and this is {self._id!r}"
+                raise AssertionError(told)
+        return inputs
+
+    def _answered(self, command: type[Command], how: str) -> tuple[StoredStep, Sent]:
+        __tracebackhide__ = True
+        self._last = f"{command.__name__} is {how}"
+        for number, (step, sent) in sorted(self._open.items()):
+            if sent.name == command.message_name:
+                del self._open[number]
+                return step, sent
+        sent_now = ", ".join(sent.name for _, sent in self._open.values()) or "none"
+        raise AssertionError(f"{command.__name__} was not sent, or is answered already; not answered: {sent_now}")
+
+    def _run(self, inputs: Sequence[PackedCommand], *, forget: bool = True) -> None:
+        __tracebackhide__ = True
+        if forget:
+            self._forget_step()
+        waiting = [*inputs]
+        while waiting:
+            packed = waiting.pop(0)
+            self._learn_yielded(packed)
+            batch = self._loop.execute([packed])
+            if isinstance(batch.outcomes[0], RayfoldError):
+                raise batch.outcomes[0]
+            for record in batch.records:
+                step = step_in(decode_record(record))
+                if step is not None:
+                    waiting += self._carried_out(step)
+
+    def _learn_yielded(self, packed: PackedCommand) -> None:
+        """What the method for this input yields, on the state that it is to see."""
+        process = self.process
+        self._error = None
+        if packed.name != Input.message_name:
+            return
+        one = decode_message(Input, packed.payload)
+        head, payload = msgpack.unpackb(one.head), one.payload
+        if one.kind == RESUME_INPUT and process.progress.waiting:
+            waits = msgpack.unpackb(process.progress.waiting[0])
+            one, head, payload = one.model_copy(update={"kind": waits[0]}), waits[2], waits[3]
+        elif not concerns(process, one.kind, head, one.again) or process.progress.parked:
+            return
+        before = witness_of(vars(process))
+        try:
+            yielded = [*yielded_by(process, one.kind, head, payload)]
+        except Exception as error:
+            self._error = error
+            return
+        self._yielded += [_through_codec(item) if isinstance(item, Event) else item for item in yielded]
+        if name := changed(vars(process), before):
+            raise AssertionError(f"a method of {self._class.__name__} changed {name} of the state; only @evolve may")
+
+    def _carried_out(self, step: StoredStep) -> list[PackedCommand]:
+        for sent in step.sends:
+            self._open[sent.number] = step, sent
+            self._sent.append(sent)
+        for armed in step.timers:
+            self._timers[armed.name] = armed.due_us, step
+        for name in step.forgotten:
+            self._timers.pop(name, None)
+        return [resume_input(step)] if step.resume else []
+
+    def _forget_step(self) -> None:
+        self._yielded, self._sent, self._error = [], [], None
+
+    def _check_goes_on(self) -> None:
+        __tracebackhide__ = True
+        parked = self.process.progress.parked
+        if parked:
+            raise AssertionError(f"{self._stream} is parked, when {self._last}\n  {parked}") from self._error
+
+    def _fail(self, expected: list[str], got: list[str]) -> NoReturn:
+        raise AssertionError(f"{self._stream}, when {self._last}\n{_difference(expected, got)}")
+
+
+FIRED_MAX: Final = 10_000
+"""Timers that one `later` fires: it ends one that is armed again and again for a time that has passed."""
+
+
+def _packed(command: Command) -> tuple[str, bytes]:
+    return command.message_name, encode_checked(command, _not_equal)[0]
+
+
+def _sent_line(stream: StreamId, name: str, payload: bytes) -> str:
+    fields = ", ".join(f"{field}={value!r}" for field, value in sorted(decode_payload(payload, name).items()))
+    return f"{name}({fields}) to {stream}"
 
 
 def holds(invariant: Callable[[A], object], aggregate: A) -> bool:
@@ -535,7 +833,7 @@ def _check_fields(instance: Stateful, expected: dict[str, Any], also: Sequence[s
         raise AssertionError(f"the state of {type(instance).__name__}\n{difference}")
 
 
-def _lines(messages: Iterable[Message]) -> list[str]:
+def _lines(messages: Iterable[object]) -> list[str]:
     return [_shown(message) for message in messages]
 
 
@@ -549,6 +847,10 @@ def _rejection(rejected: Rejected) -> str:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, Output):
+        held = [getattr(value, one.name) for one in dataclasses.fields(value)]  # type: ignore[arg-type]  # all are
+        kept = [name_of(one) if isinstance(one, type) else _shown(one) for one in held if one is not None]
+        return f"{type(value).__name__}({', '.join(kept)})"
     if isinstance(value, Message):
         fields = ", ".join(f"{name}={getattr(value, name)!r}" for name in type(value).model_fields)
         return f"{type(value).__name__}({fields})"

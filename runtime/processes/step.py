@@ -66,7 +66,7 @@ from .progress import (
 if TYPE_CHECKING:
     from .process import End, Process, Retry, Skip
 
-__all__ = ["OUTPUTS_MAX", "UNROUTED", "WAITING_MAX", "Input", "end", "retry", "skip", "take", "yielded_by"]
+__all__ = ["OUTPUTS_MAX", "UNROUTED", "WAITING_MAX", "Input", "concerns", "end", "retry", "skip", "take", "yielded_by"]
 
 OUTPUTS_MAX: Final = 1_000
 """Events and outputs of one step: they are one transaction, and a method that yields without end ends here."""
@@ -121,7 +121,7 @@ def take(process: Process, message: Input) -> list[Event] | Rejected:
     progress, kind, head = process.progress, message.kind, msgpack.unpackb(message.head)
     if kind == RESUME_INPUT:
         return _run_waiting(process, RESUMED) if progress.waiting and not progress.parked else []
-    if not (message.park or _concerns(process, kind, head, message.again)):
+    if not (message.park or concerns(process, kind, head, message.again)):
         return []
     one = _Waiting(kind, message.input_id, head, message.payload)
     if progress.waiting or progress.parked or message.park:
@@ -156,7 +156,7 @@ def end(process: Process, command: End) -> list[Event] | Rejected:
     return [_record(END, none, outputs=outputs, by=command.by, reason=command.reason)]
 
 
-def _concerns(process: Process, kind: int, head: list[Any], again: bool) -> bool:
+def concerns(process: Process, kind: int, head: list[Any], again: bool) -> bool:
     """Whether the instance is to take in this input."""
     progress = process.progress
     if kind == OUTCOME:
@@ -217,7 +217,7 @@ def _completed(
     if progress.undoing or any(entry[0] == UNDO for entry in outputs):
         body[7] = outputs = outputs + _next_undo(advanced(progress, body, process.version + 1))
     if any(entry[0] == ENDED for entry in outputs):
-        body[7] = [*([FORGET, name] for name in progress.timers), *outputs]
+        body[7] = [*(entry for entry in outputs if entry[0] != WAKE), *([FORGET, name] for name in progress.timers)]
     elif pops and len(progress.waiting) > 1:
         body[7] = [*outputs, [RESUME]]
     packed = msgpack.packb(body)

@@ -128,17 +128,20 @@ def _correlation(stored: StoredEvent) -> bytes:
 
 
 def _outputs(stored: StoredEvent, outputs: list[Any]) -> tuple[tuple[Sent, ...], tuple[Armed, ...], tuple[str, ...]]:
-    sends, timers, forgotten = [], [], []
+    sends: list[Sent] = []
+    timers: dict[str, Armed] = {}
+    forgotten: list[str] = []
     for entry in outputs:
         code = entry[0]
         if code == SEND:
             _, number, send_id, kind, ident, name, payload, content = entry[:8]
             sends.append(Sent(number, send_id, StreamId(kind, ident), name, payload, content))
         elif code == WAKE:
-            timers.append(Armed(entry[1], _due_us(entry, stored.recorded_at_us)))
+            timers[entry[1]] = Armed(entry[1], _due_us(entry, stored.recorded_at_us))
         elif code == FORGET:
+            timers.pop(entry[1], None)
             forgotten.append(entry[1])
-    return tuple(sends), tuple(timers), tuple(forgotten)
+    return tuple(sends), tuple(timers.values()), tuple(name for name in forgotten if name not in timers)
 
 
 def _due_us(entry: list[Any], recorded_at_us: int) -> int:
