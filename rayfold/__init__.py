@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from .actors.settings import Settings
     from .actors.system.health_check import Health
     from .runtime.backup.anchor import Anchor
-    from .runtime.domain.aggregate import Aggregate, OwnActor, Shared, decide, evolve
+    from .runtime.domain.aggregate import Aggregate, OwnActor, Shared, decide, evolve, woken
     from .runtime.domain.messages import Command, Event, Payload, Query, upcast
+    from .runtime.domain.outputs import Ended, Forget, Send, Undo, Wake
     from .runtime.domain.projection import Projection, answer, forget, project
     from .runtime.domain.read_store import DuckDb, InMemory, Lmdb, ReadStore, StoreKind
     from .runtime.domain.recorded import Recorded
@@ -71,6 +72,9 @@ if TYPE_CHECKING:
     )
     from .runtime.feed.events import BlockingEvents, read_events
     from .runtime.feed.subscription import BlockingSubscription, subscribe
+    from .runtime.processes.inputs import End, Retry, Skip
+    from .runtime.processes.process import Process, accepted, failed, react, refused, scheduled
+    from .runtime.processes.progress import Progress
     from .runtime.read.stores.checkpoint import Quarantined
     from .runtime.read.stores.lmdb import Rows
     from .runtime.read.unreadable import UnreadableEvent
@@ -104,11 +108,14 @@ __all__ = [
     "Damaged",
     "DefinitionError",
     "DuckDb",
+    "End",
+    "Ended",
     "Envelope",
     "Event",
     "Events",
     "Exported",
     "Fenced",
+    "Forget",
     "Gateway",
     "HandlerFailed",
     "Health",
@@ -126,6 +133,8 @@ __all__ = [
     "Overloaded",
     "OwnActor",
     "Payload",
+    "Process",
+    "Progress",
     "Projection",
     "Quarantined",
     "Query",
@@ -139,12 +148,15 @@ __all__ = [
     "Refusal",
     "Rejected",
     "Replica",
+    "Retry",
     "Rows",
     "Runtime",
     "Sealed",
+    "Send",
     "Session",
     "Settings",
     "Shared",
+    "Skip",
     "Status",
     "StorageFailed",
     "StoreError",
@@ -157,23 +169,31 @@ __all__ = [
     "Subscription",
     "SubscriptionInUse",
     "Unavailable",
+    "Undo",
     "UnknownEvent",
     "UnknownName",
     "UnreadableEvent",
+    "Wake",
+    "accepted",
     "answer",
     "connect",
     "connect_blocking",
     "decide",
     "derived_id",
     "evolve",
+    "failed",
     "forget",
     "given",
     "on",
     "project",
+    "react",
     "read_events",
+    "refused",
+    "scheduled",
     "stored",
     "subscribe",
     "upcast",
+    "woken",
 ]
 
 _NAMES_BY_HOME: Final = {
@@ -194,7 +214,11 @@ _NAMES_BY_HOME: Final = {
     ".actors.observe.status": ("Status",),
     ".actors.api.subscriptions": ("Subscription",),
     ".actors.api.runtime": ("Runtime",),
-    ".runtime.domain.aggregate": ("Aggregate", "OwnActor", "Shared", "decide", "evolve"),
+    ".runtime.domain.aggregate": ("Aggregate", "OwnActor", "Shared", "decide", "evolve", "woken"),
+    ".runtime.domain.outputs": ("Ended", "Forget", "Send", "Undo", "Wake"),
+    ".runtime.processes.inputs": ("End", "Retry", "Skip"),
+    ".runtime.processes.process": ("Process", "accepted", "failed", "react", "refused", "scheduled"),
+    ".runtime.processes.progress": ("Progress",),
     ".runtime.backup.anchor": ("Anchor",),
     ".runtime.encoding.envelope": ("Envelope", "derived_id"),
     ".runtime.domain.messages": ("Command", "Event", "Payload", "Query", "upcast"),

@@ -18,13 +18,14 @@ import dataclasses
 import datetime as dt
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Final, Generic, NamedTuple, NoReturn, TypeVar, overload
 
 import msgpack
 
 from .arguments import unregistered_message
 from .checks.standing import unlike_its_fold, wrong_state
-from .domain.aggregate import Aggregate, Decision, Output, outcome_of
+from .domain.aggregate import Aggregate, Decision, Output, Woken, outcome_of
 from .domain.declaration import nearest
 from .domain.messages import Command, Event, Message, Query
 from .domain.outputs import Send
@@ -45,9 +46,10 @@ from .log.format import decode_record, stream_id
 from .log.memory import MemoryLog
 from .printable import shown
 from .processes.delivery import Reactions, outcome_input, resume_input, woken_input
+from .processes.inputs import Input, Retry
 from .processes.process import Process
 from .processes.progress import RESUME_INPUT
-from .processes.step import UNROUTED, Input, concerns, yielded_by
+from .processes.step import OUTPUTS_MAX, UNROUTED, concerns, yielded_by
 from .processes.stored_step import Sent, StoredStep, step_in
 from .read.stores.memory import MemoryStore
 from .receipt import Receipt
@@ -100,10 +102,18 @@ def on(stream: str | StreamId, event: Event | Stored, *, aggregate: type[Aggrega
 
 
 @overload
+def given(
+    subject: type[P],
+    /,
+    *history: Event | Stored | tuple[str | StreamId, Event | Stored],
+    events: Sequence[type[Event]] = ...,
+    retired: Sequence[str] = ...,
+) -> ProjectionCase[P]: ...
+@overload
 def given(  # type: ignore[overload-overlap]  # a process is an aggregate, of which another kind of case is made
     subject: type[Pr],
     /,
-    *history: Event | tuple[str | StreamId, Event | Stored] | Command,
+    *history: Event | Stored | tuple[str | StreamId, Event | Stored] | Command,
     id: str | None = ...,
     events: Sequence[type[Event]] = ...,
     retired: Sequence[str] = ...,
@@ -117,14 +127,6 @@ def given(
     events: Sequence[type[Event]] = ...,
     retired: Sequence[str] = ...,
 ) -> AggregateCase[A]: ...
-@overload
-def given(
-    subject: type[P],
-    /,
-    *history: Event | Stored | tuple[str | StreamId, Event | Stored],
-    events: Sequence[type[Event]] = ...,
-    retired: Sequence[str] = ...,
-) -> ProjectionCase[P]: ...
 def given(
     subject: type[Any],
     /,
@@ -199,6 +201,18 @@ class AggregateCase(Generic[A]):
         """Send a command. What its `@decide` raises, `Rejected` apart, comes out here."""
         __tracebackhide__ = True
         _check_command(self.aggregate, command)
+        return self._decided(command)
+
+    def woken(self, name: str) -> Outcome[A]:
+        """The timer of this name is due: the `@woken` method decides."""
+        __tracebackhide__ = True
+        if name not in self.aggregate.wakers:
+            known = ", ".join(map(repr, self.aggregate.wakers)) or "none"
+            raise AssertionError(f"{type(self.aggregate).__name__} has no @woken({name!r}); its timers are {known}")
+        return self._decided(Woken(name=name, due_us=FIRST_RECORDED_AT_US))
+
+    def _decided(self, command: Command) -> Outcome[A]:
+        __tracebackhide__ = True
         sent = _through_codec(command)
         before, witness = _state_of(self.aggregate), witness_of(vars(self.aggregate))
         decided = outcome_of(self.aggregate, sent)
@@ -652,18 +666,21 @@ class ProcessCase(Generic[Pr]):
         """What the method for this input yields, on the state that it is to see."""
         process = self.process
         self._error = None
-        if packed.name != Input.message_name:
-            return
-        one = decode_message(Input, packed.payload)
-        head, payload = msgpack.unpackb(one.head), one.payload
-        if one.kind == RESUME_INPUT and process.progress.waiting:
-            waits = msgpack.unpackb(process.progress.waiting[0])
-            one, head, payload = one.model_copy(update={"kind": waits[0]}), waits[2], waits[3]
-        elif not concerns(process, one.kind, head, one.again) or process.progress.parked:
-            return
+        progress = process.progress
+        if packed.name == Input.message_name:
+            one = decode_message(Input, packed.payload)
+            kind, head, payload = one.kind, msgpack.unpackb(one.head), one.payload
+            if kind != RESUME_INPUT and (progress.parked or not concerns(process, kind, head, one.again)):
+                return
+        else:
+            kind, head, payload = RESUME_INPUT, [], b""
+        if kind == RESUME_INPUT:
+            if not progress.waiting or packed.name not in (Input.message_name, Retry.message_name):
+                return
+            kind, _, head, payload = msgpack.unpackb(progress.waiting[0])
         before = witness_of(vars(process))
         try:
-            yielded = [*yielded_by(process, one.kind, head, payload)]
+            yielded = [*islice(yielded_by(process, kind, head, payload), OUTPUTS_MAX + 1)]
         except Exception as error:
             self._error = error
             return

@@ -290,10 +290,10 @@ def _check_class(cls: object, kind: type, argument: str) -> None:
         )
 
 
-def _check_process(cls: object) -> None:
+def _check_process(cls: type[Aggregate]) -> None:
     _check_class(cls, Aggregate, "processes")
-    if not getattr(cls, "is_process", False):
-        raise DefinitionError("processes=", f"{shown(cls)} is not a process", "list it in aggregates=")
+    if not cls.is_process:
+        raise DefinitionError("processes=", f"{cls.__name__} is not a process", "list it in aggregates=")
 
 
 def _add(known: dict[str, Named], name: str, cls: Named, kind: str) -> None:

@@ -3,8 +3,8 @@
 Beside step [5] of the write path. Before it: a process's step, or the decision of an ordinary aggregate. After it: the
 record holds them, and `processes/stored_step.py` reads them for the courier.
 
-Rules kept here: the id of what is sent is stored with it and is derived from stored things alone, so that whoever sends
-it, and how often, it is the same command; an item that a reader does not know is passed over.
+Rules kept here: the id of what is sent is stored with it and is derived from stored things alone, so that it is the
+same command, whichever process sends it, and however often; an item that a reader does not know is passed over.
 """
 
 from __future__ import annotations

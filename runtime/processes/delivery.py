@@ -3,8 +3,9 @@
 Between steps [6] and [1]. Before it: a record was committed, a timer is due, or an outcome came back. After it: the
 router takes the command to its partition, as any other.
 
-Rules kept here: pure, and nothing but stored things is in an id, so whoever makes a command, and how often, it is the
-same one; an event is an input once, also where its log was restored and it was decided again at the same place.
+Rules kept here: pure; an id has nothing but stored things in it, so a command is the same one whichever process makes
+it, and however often; an event is an input once, also where its log was restored and it was decided again at the same
+place.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ from ..log.format import stream_id
 from ..receipt import Receipt
 from ..stream import ANY, StreamId
 from ..user_code import is_ctrl_c
-from .process import Process, Reaction
+from .inputs import Input
+from .instance import Instance, Reaction
 from .progress import ACCEPTED, BEGIN, EVENT, FAILED, OUTCOME, REFUSED, RESUME_INPUT, WOKEN
-from .step import UNROUTED, Input
+from .step import UNROUTED
 from .stored_step import Sent, StoredStep
 
 __all__ = [
@@ -58,7 +60,7 @@ _WHY_CHARS_MAX: Final = 500
 
 
 class _Reacting(NamedTuple):
-    process: type[Process]
+    process: type[Instance]
     reaction: Reaction
 
 
@@ -123,7 +125,7 @@ class Reactions:
                 found.append(_event_input(process.aggregate_type, ident, partition, stored, again, park, part))
         return found
 
-    def _routed(self, process: type[Process], reaction: Reaction, stored: StoredEvent) -> tuple[str | None, str]:
+    def _routed(self, process: type[Instance], reaction: Reaction, stored: StoredEvent) -> tuple[str | None, str]:
         """Which instance an event is for, and why it is to wait if that is not known."""
         assert reaction.one is not None
         try:
@@ -269,7 +271,7 @@ def begin_inputs(catalogue: Catalogue) -> list[PackedCommand]:
 
 
 def parked_input(packed: PackedCommand, why: str) -> PackedCommand:
-    """The same input, to wait in its instance without being run: its process has died of it, or what it led to could
+    """The same input, to wait in its instance without being run: its process has ended on it, or what it led to could
     not be stored."""
     fields = msgpack.unpackb(packed.payload)
     return packed._replace(payload=msgpack.packb({**fields, "park": why[:_WHY_CHARS_MAX] or "it failed"}))

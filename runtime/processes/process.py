@@ -11,14 +11,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import field
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, NamedTuple, TypeVar, overload
-
-from pydantic import Field
+from typing import Any, TypeVar, overload
 
 from ..domain.aggregate import (
-    Aggregate,
     Decider,
     Shared,
     evolved_by_base,
@@ -27,10 +23,11 @@ from ..domain.aggregate import (
 from ..domain.declaration import Method, being_unpickled, handlers_of, mark, methods_of, where
 from ..domain.messages import Command, Event
 from ..errors import DefinitionError, RayfoldError, Rejected
-from ..stream import RESERVED_PREFIX
-from .progress import ACCEPTED, FAILED, REFUSED, Progress, Stepped, advanced, body_of
+from .inputs import End, Input, Retry, Skip
+from .instance import Instance, OutcomeMethod, Reaction, Schedule
+from .progress import ACCEPTED, FAILED, REFUSED, Stepped, advanced, body_of
 from .schedule import schedule_text
-from .step import Input, end, retry, skip, take
+from .step import end, retry, skip, take
 
 __all__ = [
     "End",
@@ -50,82 +47,7 @@ __all__ = [
 FunctionType = TypeVar("FunctionType", bound=Callable[..., Any])
 
 
-class Retry(Command):
-    """Have a parked instance try again what it stopped at; then what waits behind it, in order.
-
-    A command that was refused and that nothing takes is sent again. Refused as `not_parked` for an instance that is not
-    parked. Stored with the name and the reason.
-
-    Example:
-        bank.execute(Fulfilment, "order-1", Retry(by="ada", reason="the till is mended"))
-    """
-
-    by: str = Field(min_length=1)
-    reason: str = Field(min_length=1)
-
-
-class Skip(Command):
-    """Have a parked instance leave out what it stopped at, and go on with what waits behind it.
-
-    A compensation that was refused is left undone. Refused as `not_parked` for an instance that is not parked. Stored
-    with the name and the reason.
-
-    Example:
-        bank.execute(Fulfilment, "order-1", Skip(by="ada", reason="refunded by hand, ticket 7"))
-    """
-
-    by: str = Field(min_length=1)
-    reason: str = Field(min_length=1)
-
-
-class End(Command):
-    """Have an instance end where it is: timers and what waits are forgotten, nothing is taken back. Refused as
-    `already_ended`. Stored with the name and the reason.
-
-    Example:
-        bank.execute(Fulfilment, "order-1", End(by="ada", reason="settled by hand, ticket 7"))
-    """
-
-    by: str = Field(min_length=1)
-    reason: str = Field(min_length=1)
-
-
-for _operation in (Retry, Skip, End):
-    _operation.message_name = RESERVED_PREFIX + _operation.__name__
-
-
-class Reaction(NamedTuple):
-    """One `@react` method."""
-
-    name: str
-    function: Callable[..., Any]
-    event: type[Event]
-    takes_recorded: bool
-    starts: bool
-    one: Callable[[Any], str | None] | None
-    """Which instance an event is for; None for the one with the id of the event's aggregate."""
-
-
-class OutcomeMethod(NamedTuple):
-    """One `@accepted`, `@refused` or `@failed` method."""
-
-    name: str
-    function: Callable[..., Any]
-    takes: tuple[Any, ...]
-    """The class of each parameter: of an error, or of the command that was sent."""
-
-
-class Schedule(NamedTuple):
-    """One `@scheduled` method."""
-
-    name: str
-    function: Callable[..., Any]
-    text: str
-    """When, as it is stored (`schedule.py`)."""
-    takes_due: bool
-
-
-class Process(Aggregate):
+class Process(Instance):
     """The base of your processes: what spans aggregates and time. Its annotated attributes are the state.
 
     An instance has an id and a stream, as an aggregate has. It starts with an event for which a method is marked
@@ -147,17 +69,6 @@ class Process(Aggregate):
             def registered(self, event: Registered) -> Iterator[Send]:
                 yield Send(Mailbox, event.email, Deliver(text="welcome"))
     """
-
-    progress: Progress = field(default_factory=Progress)
-    """Where the instance is."""
-
-    is_process: ClassVar[bool] = True
-    reactions: ClassVar[dict[str, Reaction]] = {}
-    """By the stored name of the event."""
-    outcome_methods: ClassVar[dict[tuple[int, str], OutcomeMethod]] = {}
-    """By the result and the stored name of the command; an empty name for all others."""
-    schedules: ClassVar[dict[str, Schedule]] = {}
-    """By the name of the method."""
 
     def __init_subclass__(
         cls, *, name: str | None = None, snapshot_every: int | None = None, state_version: int | None = None
@@ -230,7 +141,8 @@ def accepted(*commands: type[Command]) -> Callable[[FunctionType], FunctionType]
         def shipped(self) -> Ended:
             return Ended("shipped")
     """
-    return lambda function: mark(function, "accepted", route=_checked_commands("accepted", commands))
+    checked = _checked_commands("accepted", commands)
+    return lambda function: mark(function, "accepted", route=checked)
 
 
 def refused(*commands: type[Command]) -> Callable[[FunctionType], FunctionType]:
@@ -245,7 +157,8 @@ def refused(*commands: type[Command]) -> Callable[[FunctionType], FunctionType]:
             yield Undo()
             yield Ended(refusal.reason)
     """
-    return lambda function: mark(function, "refused", route=_checked_commands("refused", commands))
+    checked = _checked_commands("refused", commands)
+    return lambda function: mark(function, "refused", route=checked)
 
 
 def failed(*commands: type[Command]) -> Callable[[FunctionType], FunctionType]:
@@ -260,7 +173,8 @@ def failed(*commands: type[Command]) -> Callable[[FunctionType], FunctionType]:
         def broken(self, error: RayfoldError) -> Undo:
             return Undo()
     """
-    return lambda function: mark(function, "failed", route=_checked_commands("failed", commands))
+    checked = _checked_commands("failed", commands)
+    return lambda function: mark(function, "failed", route=checked)
 
 
 def scheduled(

@@ -124,6 +124,10 @@ class Progress:
         waiting: Inputs that wait behind one that failed, packed, in order.
         parked: Why the instance is parked; empty while it is not.
         ended: Why it ended; None while it has not.
+
+    Example:
+        progress = (await shop.state(Fulfilment, "order-1")).progress
+        print(progress.parked, progress.timers.keys(), progress.ended)
     """
 
     count: int = 0

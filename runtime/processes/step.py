@@ -15,7 +15,7 @@ Rules kept here:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
@@ -42,7 +42,9 @@ from ..encoding.outputs import (
     wake_entry,
 )
 from ..errors import HandlerFailed, Rejected, failure_text
-from ..stream import RESERVED_PREFIX, StreamId
+from ..stream import StreamId
+from .inputs import End, Input, Retry, Skip
+from .instance import Instance
 from .progress import (
     ACCEPTED,
     BEGIN,
@@ -63,10 +65,7 @@ from .progress import (
     advanced,
 )
 
-if TYPE_CHECKING:
-    from .process import End, Process, Retry, Skip
-
-__all__ = ["OUTPUTS_MAX", "UNROUTED", "WAITING_MAX", "Input", "concerns", "end", "retry", "skip", "take", "yielded_by"]
+__all__ = ["OUTPUTS_MAX", "UNROUTED", "WAITING_MAX", "concerns", "end", "retry", "skip", "take", "yielded_by"]
 
 OUTPUTS_MAX: Final = 1_000
 """Events and outputs of one step: they are one transaction, and a method that yields without end ends here."""
@@ -85,24 +84,6 @@ UNROUTED: Final = "rayfold:unrouted"
 """The instance, of each process, in which events wait for which its `one=` has raised."""
 
 
-class Input(Command):
-    """An input of a process. Rayfold sends it; no program does."""
-
-    kind: int
-    input_id: bytes
-    """Its command id, which the ids of what it leads to are derived from."""
-    head: bytes
-    """What it is, packed."""
-    payload: bytes
-    again: bool = False
-    """Of an event: it may have been given before the courier was started."""
-    park: str = ""
-    """Why it is to wait in a parked instance and not to be run: its process died of it."""
-
-
-Input.message_name = f"{RESERVED_PREFIX}Input"
-
-
 class _Stuck(Exception):  # noqa: N818 - a signal inside this file, not an error
     """The input cannot be taken in for this reason. The instance is parked."""
 
@@ -116,7 +97,7 @@ class _Waiting(NamedTuple):
     payload: bytes
 
 
-def take(process: Process, message: Input) -> list[Event] | Rejected:
+def take(process: Instance, message: Input) -> list[Event] | Rejected:
     """The step of an input: decides the command `Input`."""
     progress, kind, head = process.progress, message.kind, msgpack.unpackb(message.head)
     if kind == RESUME_INPUT:
@@ -132,14 +113,14 @@ def take(process: Process, message: Input) -> list[Event] | Rejected:
     return _run(process, one, DIRECT, pops=False)
 
 
-def retry(process: Process, command: Retry) -> list[Event] | Rejected:
+def retry(process: Instance, command: Retry) -> list[Event] | Rejected:
     """An operator has a parked instance try again."""
     if not process.progress.parked:
         return Rejected("not_parked")
     return _run_waiting(process, RETRIED, command.by, command.reason)
 
 
-def skip(process: Process, command: Skip) -> list[Event] | Rejected:
+def skip(process: Instance, command: Skip) -> list[Event] | Rejected:
     """An operator has a parked instance leave out what it stopped at."""
     if not process.progress.parked:
         return Rejected("not_parked")
@@ -147,7 +128,7 @@ def skip(process: Process, command: Skip) -> list[Event] | Rejected:
     return _completed(process, one, SKIPPED, [], [], True, command.by, command.reason)
 
 
-def end(process: Process, command: End) -> list[Event] | Rejected:
+def end(process: Instance, command: End) -> list[Event] | Rejected:
     """An operator ends an instance."""
     if not process.version or process.progress.ended is not None:
         return Rejected("already_ended" if process.version else "does_not_exist")
@@ -156,7 +137,7 @@ def end(process: Process, command: End) -> list[Event] | Rejected:
     return [_record(END, none, outputs=outputs, by=command.by, reason=command.reason)]
 
 
-def concerns(process: Process, kind: int, head: list[Any], again: bool) -> bool:
+def concerns(process: Instance, kind: int, head: list[Any], again: bool) -> bool:
     """Whether the instance is to take in this input."""
     progress = process.progress
     if kind == OUTCOME:
@@ -180,13 +161,13 @@ def concerns(process: Process, kind: int, head: list[Any], again: bool) -> bool:
     return False
 
 
-def _run_waiting(process: Process, how: int, by: str = "", reason: str = "") -> list[Event]:
+def _run_waiting(process: Instance, how: int, by: str = "", reason: str = "") -> list[Event]:
     """Run the first input that waits."""
     one = _Waiting(*msgpack.unpackb(process.progress.waiting[0]))
     return _run(process, one, how, pops=True, by=by, reason=reason)
 
 
-def _run(process: Process, one: _Waiting, how: int, *, pops: bool, by: str = "", reason: str = "") -> list[Event]:
+def _run(process: Instance, one: _Waiting, how: int, *, pops: bool, by: str = "", reason: str = "") -> list[Event]:
     """The step of an input that is run now; the record of a parked instance, if it cannot be taken in."""
     try:
         outputs, events = _outputs_of(process, one, how)
@@ -201,7 +182,7 @@ def _run(process: Process, one: _Waiting, how: int, *, pops: bool, by: str = "",
 
 
 def _completed(
-    process: Process,
+    process: Instance,
     one: _Waiting,
     how: int,
     outputs: list[list[Any]],
@@ -248,7 +229,7 @@ def _body(
 # --- what an input leads to --------------------------------------------------------------------------------------
 
 
-def _outputs_of(process: Process, one: _Waiting, how: int) -> tuple[list[list[Any]], list[Event]]:
+def _outputs_of(process: Instance, one: _Waiting, how: int) -> tuple[list[list[Any]], list[Event]]:
     """What is to be carried out, and the events of the process's own. Raises `_Stuck`, and what the method raises."""
     if process.id == UNROUTED and one.kind == EVENT:
         return [_forwarded(process, one)], []
@@ -289,7 +270,7 @@ def _outputs_of(process: Process, one: _Waiting, how: int) -> tuple[list[list[An
     return outputs, events
 
 
-def yielded_by(process: Process, kind: int, head: list[Any], payload: bytes) -> Iterable[Event | Output]:
+def yielded_by(process: Instance, kind: int, head: list[Any], payload: bytes) -> Iterable[Event | Output]:
     """What the method for an input yields. Raises `_Stuck` where no method takes what must not be passed over."""
     found: Any = None
     if kind == EVENT:
@@ -339,7 +320,7 @@ def _recorded(head: list[Any]) -> Recorded:
     return Recorded(StreamId(kind, ident), version, partition, position, at_us, command_id, correlation, causation)
 
 
-def _answer(process: Process, head: list[Any], payload: bytes) -> Any:
+def _answer(process: Instance, head: list[Any], payload: bytes) -> Any:
     """What the method for an outcome returns."""
     progress, (number, result) = process.progress, head[:2]
     sent = progress.sends[number]
@@ -366,7 +347,7 @@ def _answer(process: Process, head: list[Any], payload: bytes) -> Any:
     return method.function(process, *arguments)
 
 
-def _command(process: Process, cls: type[Command], sent: Sending) -> Command:
+def _command(process: Instance, cls: type[Command], sent: Sending) -> Command:
     if cls.message_name != sent.command:
         cls = next((one for one in _derived(cls) if one.message_name == sent.command), cls)
     return decode_message(cls, sent.payload)
@@ -412,7 +393,7 @@ def _undo_entry(progress: Progress, number: int, sent: Sending, attempt: int) ->
     return [SEND, progress.count, send_id, *target, None, number, attempt]
 
 
-def _sent_again(process: Process, one: _Waiting, how: int) -> list[list[Any]] | None:
+def _sent_again(process: Instance, one: _Waiting, how: int) -> list[list[Any]] | None:
     """What an operator's `Retry` of an outcome sends: the same command under a further id. None where a method is to
     take the outcome."""
     progress, (number, result) = process.progress, one.head[:2]
@@ -431,7 +412,7 @@ def _sent_again(process: Process, one: _Waiting, how: int) -> list[list[Any]] | 
     return [[SEND, progress.count, step_id("again", sent.send_id, attempt), *target, undo, -1, attempt]]
 
 
-def _forwarded(process: Process, one: _Waiting) -> list[Any]:
+def _forwarded(process: Instance, one: _Waiting) -> list[Any]:
     """The event, sent on to the instance that `one=` names now."""
     reaction = process.reactions.get(one.head[3])
     ident = None
@@ -449,7 +430,7 @@ def _forwarded(process: Process, one: _Waiting) -> list[Any]:
 # --- names -------------------------------------------------------------------------------------------------------
 
 
-def _method_name(process: Process, one: _Waiting) -> str:
+def _method_name(process: Instance, one: _Waiting) -> str:
     found: Any = None
     if one.kind == EVENT:
         found = process.reactions.get(one.head[3])
@@ -462,5 +443,5 @@ def _method_name(process: Process, one: _Waiting) -> str:
     return "step" if found is None else found.name
 
 
-def _name_of(process: Process, one: _Waiting) -> str:
+def _name_of(process: Instance, one: _Waiting) -> str:
     return f"{type(process).__name__}.{_method_name(process, one)}"

@@ -71,7 +71,7 @@ class StandsByRefusalsWhenFenced(WriteLoop):
 
 
 class IgnoresExpectedVersions(WriteLoop):
-    def execute(self, commands: Sequence[PackedCommand]) -> Batch:
+    def execute(self, commands: Sequence[PackedCommand], *fallen: object) -> Batch:
         return super().execute([command._replace(expected_version=ANY) for command in commands])
 
     def _build_append(self, *arguments: Any) -> Append:

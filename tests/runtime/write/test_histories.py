@@ -91,7 +91,7 @@ class MissesRepeatsInsideABatch(WriteLoop):
 
 
 class IgnoresTheExpectedVersion(WriteLoop):
-    def execute(self, commands: Sequence[PackedCommand]) -> Batch:
+    def execute(self, commands: Sequence[PackedCommand], *fallen: object) -> Batch:
         return super().execute([command._replace(expected_version=ANY) for command in commands])
 
 

@@ -1,0 +1,62 @@
+"""Instance: a process as its steps see it: where it is, and which method is for which input.
+
+Step [4] of the write path. `process.py` fills the tables while a class is defined; `step.py` looks into them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import field
+from typing import Any, ClassVar, NamedTuple
+
+from ..domain.aggregate import Aggregate
+from ..domain.messages import Event
+from .progress import Progress
+
+__all__ = ["Instance", "OutcomeMethod", "Reaction", "Schedule"]
+
+
+class Reaction(NamedTuple):
+    """One `@react` method."""
+
+    name: str
+    function: Callable[..., Any]
+    event: type[Event]
+    takes_recorded: bool
+    starts: bool
+    one: Callable[[Any], str | None] | None
+    """Which instance an event is for; None for the one with the id of the event's aggregate."""
+
+
+class OutcomeMethod(NamedTuple):
+    """One `@accepted`, `@refused` or `@failed` method."""
+
+    name: str
+    function: Callable[..., Any]
+    takes: tuple[Any, ...]
+    """The class of each parameter: of an error, or of the command that was sent."""
+
+
+class Schedule(NamedTuple):
+    """One `@scheduled` method."""
+
+    name: str
+    function: Callable[..., Any]
+    text: str
+    """When, as it is stored (`schedule.py`)."""
+    takes_due: bool
+
+
+class Instance(Aggregate):
+    """The base of `Process`: its state of Rayfold's own, and its tables."""
+
+    progress: Progress = field(default_factory=Progress)
+    """Where the instance is."""
+
+    is_process: ClassVar[bool] = True
+    reactions: ClassVar[dict[str, Reaction]] = {}
+    """By the stored name of the event."""
+    outcome_methods: ClassVar[dict[tuple[int, str], OutcomeMethod]] = {}
+    """By the result and the stored name of the command; an empty name for all others."""
+    schedules: ClassVar[dict[str, Schedule]] = {}
+    """By the name of the method."""
