@@ -1,6 +1,6 @@
 """Instance: a process as its steps see it: where it is, and which method is for which input.
 
-Step [4] of the write path. `process.py` fills the tables while a class is defined; `step.py` looks into them.
+Step [4] of the write path. `process.py` fills the tables while a class is defined; `step.py` reads them.
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ RUN_BY = {
 
 RUN_HERE = (
     "docs/testing.md",
+    "docs/processes.md",
     "docs/guarantees.md",
     "docs/anchors.md",
     "docs/consistency.md",
