@@ -1,4 +1,4 @@
-"""The command `rayfold demo`: what can be said on the command line. Nothing heavy is imported until it runs."""
+"""The command `rayfold demo`: its arguments and options. Nothing heavy is imported until it runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def demo(
     flights: Annotated[int | None, typer.Option(help="How many flights, from the first of January on.")] = None,
     all_flights: Annotated[bool, typer.Option("--all", help="The whole year: 336,776 flights.")] = False,
     partitions: Annotated[
-        int | None, typer.Option(help="Of a new store; if not said, 2, or as many as the cluster has nodes.")
+        int | None, typer.Option(help="Of a new store. Default: 2, or as many as the cluster has nodes.")
     ] = None,
     kill: Annotated[bool, typer.Option(help="Kill the processes of an airport and of a partition on the way.")] = True,
     replicas: Annotated[int, typer.Option(help="Of each read model.")] = 1,

@@ -7,7 +7,7 @@ Rule kept here: every rule is one that holds for any airport and any aircraft. N
 reasons for the numbers stand beside them. What is refused is refused under a stable reason:
 
 ======================== ===================================================================================
-`time_ran_backwards`     an airport or aircraft that has seen a later instant is told of an earlier one
+`time_ran_backwards`     an airport or aircraft that has seen a later instant is given an earlier one
 `departed_already`       a flight departs once
 `cancelled_already`      a cancelled flight does not depart, and is not cancelled twice
 `left_too_early`         a flight does not leave its passengers behind
@@ -15,7 +15,7 @@ reasons for the numbers stand beside them. What is refused is refused under a st
 `still_in_the_air`       an aircraft that has not landed cannot take off
 `not_back_yet`           an aircraft that landed far away needs the time to come back
 `did_not_take_off`       a flight that was cancelled, or never took off with this aircraft, does not land
-`landed_too_soon`        nobody was in the air for longer than the flight took
+`landed_too_soon`        no flight is in the air for longer than it takes in all
 `faster_than_airliners`  no airliner crosses that distance in that time
 ======================== ===================================================================================
 
@@ -40,7 +40,7 @@ EARLIEST_MIN: Final = 20
 """Boarding ends 15 to 20 minutes before the time on the ticket; who leaves earlier leaves passengers behind."""
 
 LONGEST_FLIGHT_MIN: Final = DAY_MIN
-"""The longest airline flights take 19 hours. An aircraft unheard of for a day has landed without telling."""
+"""The longest airline flights take 19 hours. An aircraft without a record for a day has landed unrecorded."""
 
 TURNAROUND_MIN: Final = 20
 """The quickest airlines need 20 minutes between landing and leaving again."""
@@ -50,7 +50,7 @@ FASTEST_MPH: Final = 640
 
 
 class Depart(Command):
-    """Leave the gate."""
+    """Leave the parking position."""
 
     flight: str
     """Day, carrier and number: unique at one airport."""
@@ -63,7 +63,7 @@ class Depart(Command):
 
 
 class Departed(Event):
-    """A flight left the gate."""
+    """A flight left its parking position."""
 
     flight: str
     carrier: str
@@ -209,7 +209,7 @@ class Landed(Event):
 
 
 class LandAfterDiversion(Command):
-    """Arrive after a landing elsewhere. Nobody wrote down how long it was in the air."""
+    """Arrive after a landing elsewhere. The table does not have how long it was in the air."""
 
     flight: str
     at_min: int
@@ -237,7 +237,7 @@ class Aircraft(Aggregate, placement=Shared()):
     due_min: int = 0
     took_off_min: int = 0
     clock_min: int = 0
-    """The latest instant it has been heard of."""
+    """The latest instant of its events."""
     back_min: int = 0
     """The earliest instant at which it can be in New York again."""
 
@@ -336,7 +336,7 @@ def _remember(days: dict[int, set[str]], flight: str, scheduled_min: int, at_min
 
 
 class Publish(Command):
-    """Say how many flights there will be, from the first of January on."""
+    """Announce how many flights there will be, from the first of January on."""
 
     flights: int
 

@@ -1,7 +1,7 @@
 """The feed: the table as commands, in the order in which things happened.
 
 A flight that left is three commands, `Depart` to its airport and `TakeOff` and `Land` to its aircraft; one that was
-cancelled is one. 458 flights have no arrival, so nobody is told that they landed.
+cancelled is one. 458 flights have no arrival, and so no `Land`.
 
 Rule kept here: the same table gives the same commands in the same order under the same ids, which come from the
 flight and the step alone. That is what makes a second run on one store a run of repeats.

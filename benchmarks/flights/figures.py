@@ -1,13 +1,13 @@
 """The figures: five read models of the flights, each with its queries.
 
 Four keep sums for the questions they know. `Delays` keeps facts, every departure as a row of a DuckDB table, and adds
-them up in SQL when it is asked: by carrier, airport and hour, say, which is more combinations than anybody would keep
-sums for.
+them up in SQL when it is asked: for example by carrier, airport and hour, which are too many combinations to keep sums
+for.
 
 Rule kept here: minutes and miles are added up as whole numbers, so that two ways of counting are equal or one of
 them is wrong. Averages are made where they are shown.
 
-A row is a mutable value that a projector adds to in place. An answer leaves the projector encoded, so nobody else
+A row is a mutable value that a projector adds to in place. An answer leaves the projector encoded, so no other code
 ever holds a row that changes.
 """
 
@@ -188,7 +188,7 @@ class AirportHours(Projection):
 
     @project
     def departed(self, event: Departed, recorded: Recorded) -> None:
-        """Count a departure. The airport is the aggregate that told of it."""
+        """Count a departure. The airport is the aggregate of the event."""
         row = self._row(recorded.aggregate_id, event.hour)
         row.departed += 1
         row.departed_late += event.late_min >= LATE_MIN
@@ -247,7 +247,7 @@ class Distances(Projection):
 
     @project
     def landed(self, event: Landed, recorded: Recorded) -> None:
-        """Add a flight. The aircraft is the aggregate that told of it."""
+        """Add a flight. The aircraft is the aggregate of the event."""
         tail = recorded.aggregate_id
         row = self.aircraft.get(tail) or self.aircraft.setdefault(tail, AircraftFigures(tail))
         row.flights += 1
@@ -303,7 +303,7 @@ class WorstDelays(Query[tuple[DelayFigures, ...]]):
     """Which flights had better not be booked: the airport, carrier and hour with the largest share of long delays."""
 
     departed_min: int = 100
-    """Combinations with fewer departures are left out: they say little."""
+    """Combinations with fewer departures are left out: their mean is mostly chance."""
     limit: int = 8
 
 
@@ -316,7 +316,7 @@ class Delays(Projection, store=DuckDb(SCHEMA)):
 
     @project
     def departed(self, event: Departed, recorded: Recorded) -> None:
-        """One more row. The airport is the aggregate that told of it."""
+        """One more row. The airport is the aggregate of the event."""
         self.append("departures", (recorded.aggregate_id, event.carrier, event.hour, event.late_min))
 
     @answer

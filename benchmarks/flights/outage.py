@@ -44,7 +44,7 @@ class Outage:
     """From the kill to the first acknowledgement of a command sent after it."""
 
     def watch(self, number: int, receipt: Receipt) -> bool:
-        """Look at an acknowledgement; true if it ends the outage."""
+        """Note an acknowledgement; true if it ends the outage."""
         if self.recovered_s is not None or number < self.after_commands:
             return False
         if self.name not in (str(receipt.stream), f"partition {receipt.partition}"):
@@ -66,20 +66,20 @@ class Killer:
         self._due = [("airport", commands // 3), ("partition", 2 * commands // 3)] if armed else []
 
     def take_due(self, sent: int) -> str | None:
-        """What is to be killed now that so many commands are sent, `airport` or `partition`; it is told once."""
+        """What is to be killed now that so many commands are sent, `airport` or `partition`; each once."""
         if not self._due or sent < self._due[0][1]:
             return None
         return self._due.pop(0)[0]
 
     async def kill(self, what: str, bank: Runtime, sent: Callable[[], int]) -> Outage | None:
-        """Kill it. `sent` tells how many commands are sent by now; it is asked at the moment of the kill.
+        """Kill it. `sent` returns how many commands are sent by now; it is called at the moment of the kill.
 
         None if there is no such process yet or a node is gone, then it is due again a little later; if the run is
         nearly over; or if it is on another machine, then it is `spared`.
         """
         try:
             status = await bank.status()
-        except Unavailable:  # whoever knows is away
+        except Unavailable:  # the supervisor is away
             status = Status([], [], [])
         if sent() > self.last_call:
             return None

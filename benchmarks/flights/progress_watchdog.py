@@ -1,11 +1,11 @@
-"""The watchdog: while something is under way, it sees whether that moves on, and if not, which node it waits for.
+"""The watchdog: while a run is under way, it checks whether that moves on, and if not, which node it waits for.
 
 A partition is at home on one node, where its log is. While that node is gone, what needs the partition waits, and
-everything else goes on. That is not an error, unless it lasts: the screen names the node, and says so when it is back.
+everything else goes on. That is not an error, unless it lasts: the screen names the node, and shows when it is back.
 
-Rules kept here: which nodes are up, Ray's own directory is asked, since the supervisor that knows more may have been on
-the node that is gone. And nobody waits for ever: after `PATIENCE_S` without a step forward the demo ends with one error
-that says what it has waited for.
+Rules kept here: which nodes are up is read from Ray's own directory, since the supervisor, which knows more, may have
+been on the node that is gone. And every wait ends: after `PATIENCE_S` without a step forward the demo ends with one
+error that names what it has waited for.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ AGAIN_S: Final = 0.25
 """Between two tries of what was refused because a node is gone."""
 
 _LOOK_S: Final = 0.5
-"""Between two looks at whether something has moved."""
+"""Between two checks whether the run has moved."""
 
 _STILL_S: Final = 1.0
-"""After so long without a step forward the nodes are looked at, which takes some milliseconds."""
+"""After so long without a step forward the nodes are checked, which takes some milliseconds."""
 
 _GOES_ON: Final = "which goes on where it stopped"
 
@@ -58,7 +58,7 @@ class Loss:
 
 
 class ProgressWatchdog:
-    """Looks after one run. Used on its event loop only."""
+    """Watches one run. Used on its event loop only."""
 
     def __init__(
         self,
@@ -71,17 +71,17 @@ class ProgressWatchdog:
     ) -> None:
         """`nodes`: of the cluster, up or not. `attached`: whether the one that this program is attached to is up. Both
         are called in a thread. `progress`: something that is different after each step forward. `lost`, `back`: are
-        told of nodes."""
+        called for each node that is gone, and that is back."""
         self.losses: list[Loss] = []
         """All that there were."""
         self.homes: dict[str, tuple[int, ...]] = {}
-        """By the name of a node, the partitions that are at home there; nobody waits for a node without any."""
+        """By the name of a node, the partitions that are at home there; a node without any is not waited for."""
         self._nodes, self._attached = nodes, attached
         self._progress = progress
         self._lost, self._back = lost, back
         self._patience_s = patience_s
         self._why = ""
-        """What was told last about why something cannot be done."""
+        """The latest reason why something cannot be done."""
 
     @property
     def gone(self) -> list[Loss]:

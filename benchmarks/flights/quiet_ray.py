@@ -1,8 +1,8 @@
 """Quiet: what is printed about a worker or a node that was killed, kept off the screen of the demo.
 
 Ray writes eight lines about a worker, with guesses at the cause, and two about a node, to the standard output of the
-driver, whatever the log level and `log_to_driver` say (Ray 2.60). It also carries there what the actors, and Ray inside
-them, write to their own logs about a node that is gone, which the demo tells in one line. Everything else still comes
+driver, whatever the log level and `log_to_driver` are (Ray 2.60). It also carries there what the actors, and Ray inside
+them, write to their own logs about a node that is gone, which the demo shows in one line. Everything else still comes
 through.
 """
 

@@ -141,7 +141,7 @@ async def _ask_all(bank: Runtime, run: Replay, watchdog: ProgressWatchdog) -> No
 
 
 async def _read_back(bank: Runtime, feed: Feed, run: Replay, watcher: Watcher, watchdog: ProgressWatchdog) -> None:
-    """Every event, as any program reads it, against what its sender was told."""
+    """Every event, as any program reads it, against what its sender was answered."""
     heads = await watchdog.patiently(bank.heads)
     watcher.measuring("reading every event back", sum(heads.values()))
 

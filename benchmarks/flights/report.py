@@ -142,7 +142,7 @@ _EARTH_MILES: Final = 24_901
 """Around the equator."""
 
 _MEANING: Final = {
-    "still_in_the_air": "took off again, though nobody saw it land",
+    "still_in_the_air": "took off again, without a record that it landed",
     "not_back_yet": "landed far away, cannot be back so soon",
     "did_not_take_off": "landed from a flight it never took off with",
     "left_too_early": "left over 20 minutes early, without its passengers",
@@ -169,7 +169,7 @@ def as_tables(report: Report, carriers: Mapping[str, str]) -> Iterator[Renderabl
 def verdict(report: Report) -> str:
     """The last line."""
     if report.verified:
-        return "[bold green]verified[/]: every figure is what the table says, nothing is lost, nothing is there twice"
+        return "[bold green]verified[/]: every figure is that of the table, nothing is lost, nothing is there twice"
     wrong = sum(not check.passed for check in report.checks)
     return f"[bold red]not verified[/]: {wrong} of {len(report.checks)} checks failed"
 
@@ -236,7 +236,7 @@ def _heat(row: HourFigures | None) -> Text:
 
 
 def _worst(rows: Sequence[DelayFigures], carriers: Mapping[str, str]) -> Table:
-    """What SQL over all departures says."""
+    """The worst delays, by SQL over all departures."""
     title = "Better not booked: most often over an hour late (SQL, in DuckDB)"
     table = _table(title, "flights of", "from", "at", "left", "over an hour late", "mean delay")
     for row in rows:

@@ -1,4 +1,4 @@
-"""A run of the replay: what a watcher is told on the way, and what it came to."""
+"""A run of the replay: what a watcher gets on the way, and what it came to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .verification import Ledger, LogCheck
 
 
 class Watcher:
-    """Who is told how it goes. This one shows nothing."""
+    """What shows the progress. This one shows nothing."""
 
     def waiting_for(self, what: str) -> None:
         """Something without a measure has begun."""
@@ -48,7 +48,7 @@ class Watcher:
 
 @dataclass(slots=True)
 class Replay:
-    """What a run told its caller."""
+    """What a run returns to its caller."""
 
     ledger: Ledger
     killer: Killer
@@ -67,7 +67,7 @@ class Replay:
     walk: LogCheck | None = None
     """Every event against its receipt, if the store is spread over nodes: then it is read while the system runs."""
     integrity: Report | None = None
-    """What the nodes say of their logs, likewise."""
+    """What the nodes report of their logs, likewise."""
     read_back: int = 0
     """Events."""
     read_back_s: float = 0.0

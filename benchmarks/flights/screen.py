@@ -1,4 +1,4 @@
-"""The screen: how the demo tells what it is doing. What it came to is in `tables`."""
+"""The screen: how the demo shows what it is doing. What it came to is in `tables`."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Screen(Watcher):
             self._moving.update(what)
 
     def _begin(self, what: str) -> None:
-        """Move on a terminal; in a file say once what is going on."""
+        """Move on a terminal; in a file print once what is going on."""
         self._what = what
         if not self.console.is_terminal:
             self.console.print(what)

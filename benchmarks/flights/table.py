@@ -58,7 +58,7 @@ def read_flights(first: int | None = None) -> pd.DataFrame:
 
 
 def carrier_names() -> dict[str, str]:
-    """What the carriers' two letters stand for, as short as people say it."""
+    """What the carriers' two letters stand for, in its usual short form."""
     airlines = _read_csv("airlines.csv")
     short = airlines["name"].str.replace(r" (Air Lines|Airlines|Corporation|Co\.|Inc\.)", "", regex=True)
     return dict(zip(airlines["carrier"], short, strict=True))

@@ -1,7 +1,7 @@
-"""The verification: is what came out what should have come out?
+"""The verification: whether a run came to what it had to come to.
 
 Rule kept here: nothing is taken on trust from the runtime that ran. The read models are held against the oracle, what
-callers were told against the oracle and against the log. The log is read from its files after everything that wrote
+callers were answered against the oracle and against the log. The log is read from its files after everything that wrote
 them has ended; on a cluster, where the files are on several machines, as any program of the cluster reads it.
 """
 
@@ -26,7 +26,7 @@ from .oracle import Expected, Table
 from .visitors import GuestBook
 
 _SHOWN_MAX: Final = 5
-"""Differences that are put into words; of the others only the number is told."""
+"""Differences that are put into words; of the others only the number is given."""
 
 _PAGE: Final = 4096
 """Records read at a time: about 1 MiB."""
@@ -38,24 +38,24 @@ _OF_NO_FLIGHT: Final = {GuestBook.aggregate_type, Timetable.aggregate_type}
 """Whose events are in the log beside those of the flights."""
 
 LATER_REASON: Final = "time_ran_backwards"
-"""What a refused command may be told instead of its first reason when it is decided a second time, after later
+"""The reason that a refused command may get instead of its first one when it is decided a second time, after later
 commands to the same aggregate: in a second run, or when the first answer was lost with a killed process."""
 
 
-def _nobody(done: int) -> None:
-    """Nobody wants to know how far it has come."""
+def _ignore(done: int) -> None:
+    """For a walk whose progress is not shown."""
 
 
 class Ledger:
-    """What each command was told, by its number in the feed.
+    """What each command was answered, by its number in the feed.
 
     One line for each, and a receipt is never overwritten by anything else. What the log is held against at the end is
-    what the callers were told, not what the runtime thinks it did. About 20 bytes a command, so that a year fits.
+    what the callers were answered, not what the runtime has noted. About 20 bytes a command, so that a year fits.
     """
 
     def __init__(self, commands: int) -> None:
         self.partition = array("i", bytes(4 * commands))
-        """Where the receipts say the events are; meaningless where `position` is 0."""
+        """Where the events are by their receipts; meaningless where `position` is 0."""
         self.position = array("q", bytes(8 * commands))
         self.version = array("q", bytes(8 * commands))
         self.streams: list[str] = [""] * commands
@@ -67,12 +67,12 @@ class Ledger:
         self.rejected: dict[int, str] = {}
         """The reason, by the number of the command."""
         self.unanswered: list[int] = []
-        """Commands of which nobody knows whether they happened: they are sent again under the same id."""
+        """Commands of which it is unknown whether they took effect: they are sent again under the same id."""
         self.failures: list[str] = []
         """Answers that no flight should get, the first few in words."""
 
     def note(self, number: int, outcome: Receipt | RayfoldError) -> None:
-        """Write down what the command of this number was told."""
+        """Write down what the command of this number was answered."""
         if isinstance(outcome, Unavailable):
             self.unanswered.append(number)
             return
@@ -86,7 +86,7 @@ class Ledger:
 
     @property
     def rejected_by_reason(self) -> dict[str, int]:
-        """How often each reason was told, the most frequent first."""
+        """How often each reason was given, the most frequent first."""
         return dict(Counter(self.rejected.values()).most_common())
 
     def take_unanswered(self) -> list[int]:
@@ -106,7 +106,7 @@ class Ledger:
 
 @dataclass(slots=True)
 class Check:
-    """One thing that was looked at: what, how much of it, and what is wrong with it."""
+    """One thing that was checked: what, how much of it, and what is wrong with it."""
 
     name: str
     compared: str = ""
@@ -136,7 +136,7 @@ class LogFacts:
     streams: int = 0
     """Of airports and aircraft."""
     signatures: int = 0
-    """Of visitors, in the guest books. Nobody was told of them here."""
+    """Of visitors, in the guest books. The ledger does not have them."""
 
 
 def check_figures(name: str, expected: Table, rows: Iterable[Any]) -> Check:
@@ -152,14 +152,14 @@ def check_figures(name: str, expected: Table, rows: Iterable[Any]) -> Check:
         else:
             for figure, value in expected[key].items():
                 if got[key][figure] != value:
-                    check.complain(f"{label}: {figure} is {got[key][figure]:,}, the table says {value:,}")
+                    check.complain(f"{label}: {figure} is {got[key][figure]:,}, in the table {value:,}")
     figures = sum(len(row) for row in expected.values())
     check.compared = f"{len(expected):,} rows, {figures:,} figures"
     return check
 
 
 def check_answers(expected: Expected, feed: Feed, ledger: Ledger, *, asked_again: bool) -> Iterator[Check]:
-    """What callers were told: one answer for each command, and exactly the refusals that the oracle knows.
+    """What callers were answered: one answer for each command, and exactly the refusals that the oracle knows.
 
     `asked_again`: commands may have been decided a second time, because of an earlier run or a killed process.
     """
@@ -169,7 +169,7 @@ def check_answers(expected: Expected, feed: Feed, ledger: Ledger, *, asked_again
     for number in ledger.unanswered:
         answered.complain(f"{_named(feed, number)} was never answered")
     if ledger.told != len(feed) or len(feed) != expected.commands:
-        answered.complain(f"{ledger.told:,} answers, {len(feed):,} commands, the table says {expected.commands:,}")
+        answered.complain(f"{ledger.told:,} answers, {len(feed):,} commands, in the table {expected.commands:,}")
     yield answered
     refusals = Check("refused is what had to be", f"{len(expected.refused):,} refusals, one by one")
     told = {feed.step(number): (number, reason) for number, reason in ledger.rejected.items()}
@@ -178,13 +178,13 @@ def check_answers(expected: Expected, feed: Feed, ledger: Ledger, *, asked_again
         refusals.complain(f"{_named(feed, number)} was refused as {reason}, the table has nothing against it")
     for key, reason in sorted(expected.refused.items()):
         if key not in told:
-            refusals.complain(f"flight {key[0]} {key[1]} was not refused, the table says {reason}")
+            refusals.complain(f"flight {key[0]} {key[1]} was not refused, by the table it is {reason}")
         elif told[key][1] not in (reason, LATER_REASON if asked_again else reason):
             refusals.complain(f"{_named(feed, told[key][0])} was refused as {told[key][1]}, not as {reason}")
     yield refusals
 
 
-def check_log(path: Path, feed: Feed, ledger: Ledger, on_event: Callable[[int], None] = _nobody) -> LogCheck:
+def check_log(path: Path, feed: Feed, ledger: Ledger, on_event: Callable[[int], None] = _ignore) -> LogCheck:
     """Walk every event of every partition, in the files, and hold it against the receipts."""
     store = open_store(path)
     found = LogCheck(feed, ledger)
@@ -203,9 +203,9 @@ async def walk(
     heads: Mapping[int, int],
     feed: Feed,
     ledger: Ledger,
-    on_event: Callable[[int], None] = _nobody,
+    on_event: Callable[[int], None] = _ignore,
 ) -> LogCheck:
-    """The same with what a subscription from the beginning tells, up to these positions."""
+    """The same with what a subscription from the beginning delivers, up to these positions."""
     found = LogCheck(feed, ledger)
     batches = events.batches()
     while any(events.positions[partition] < head for partition, head in heads.items()):
@@ -248,10 +248,10 @@ class LogCheck:
 
     @property
     def checks(self) -> list[Check]:
-        """The three things that the walk looks at."""
+        """The three things that the walk checks."""
         return [self.lost, self.extra, self.contiguous]
 
-    def partition(self, partition: int, log: Reader, on_event: Callable[[int], None] = _nobody) -> None:
+    def partition(self, partition: int, log: Reader, on_event: Callable[[int], None] = _ignore) -> None:
         """Walk one partition."""
         position = 0
         while records := log.read(position, _PAGE):
@@ -273,7 +273,7 @@ class LogCheck:
         """Sum up, once all partitions are walked."""
         missing = self._ledger.accepted - self._seen
         if missing:
-            self.lost.complain(f"{missing:,} acknowledged events are not where their receipts say")
+            self.lost.complain(f"{missing:,} acknowledged events are not at the positions of their receipts")
         self.lost.compared = f"{self._ledger.accepted:,} receipts, each against its event"
         self.extra.compared = f"{self.walked:,} events, {self.facts.duplicates:,} duplicates"
         self.contiguous.compared = f"{self.walked:,} events in {len(self._versions):,} streams"
@@ -302,7 +302,7 @@ class LogCheck:
         number = self._acknowledged.get((partition, stored.position))
         if number is None:
             where = f"partition {partition} position {stored.position}"
-            self.extra.complain(f"{where} ({stored.stream} version {stored.version}) was acknowledged to nobody")
+            self.extra.complain(f"{where} ({stored.stream} version {stored.version}) was never acknowledged")
         elif self._is_receipt_of(number, stored):
             self._seen += 1
         else:

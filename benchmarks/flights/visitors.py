@@ -27,7 +27,7 @@ from rayfold import (
 )
 
 _KEPT_MAX: Final = 100
-"""Guests of one book that the read model remembers: nobody asks for more, and the log has them all."""
+"""Guests of one book that the read model remembers: no query needs more, and the log has them all."""
 
 
 class Sign(Command):
@@ -51,7 +51,7 @@ class GuestBook(Aggregate, placement=Shared()):
 
     @decide
     def sign(self, command: Sign) -> Signed | Rejected:
-        """Anybody may, as often as they like, who has a name."""
+        """Any guest with a name may, as often as they like."""
         if not command.guest.strip():
             return Rejected("no_name")
         return Signed(guest=command.guest, entry=self.entries + 1)
@@ -76,12 +76,12 @@ class Guests(Projection):
 
     @project
     def signed(self, event: Signed, recorded: Recorded) -> None:
-        """Add a guest. The airport is the aggregate that told of it."""
+        """Add a guest. The airport is the aggregate of the event."""
         book = self.books.setdefault(recorded.aggregate_id, [])
         book.append(event.guest)
         del book[:-_KEPT_MAX]
 
     @answer
     def last(self, query: GuestsOf) -> tuple[str, ...]:
-        """None at an airport that nobody has visited."""
+        """None at an airport without visitors."""
         return tuple(self.books.get(query.airport, [])[: -query.limit - 1 : -1])

@@ -77,7 +77,7 @@ def line_with(part: str, running: subprocess.Popen[str]) -> str:
 
 
 def ended(running: subprocess.Popen[str], code: int) -> str:
-    """What it has said since, in one line, once it has ended with this code."""
+    """What it has printed since, in one line, once it has ended with this code."""
     shown, complaints = running.communicate()
     assert running.returncode == code, shown + complaints
     return " ".join((shown + complaints).split())
@@ -100,7 +100,7 @@ def test_a_node_is_killed_and_started_again_visitors_come_meanwhile_and_all_is_v
             nodes.start_node(1)
             line_with("back       node node-1, ", running)
             shown = ended(running, 0)
-        assert "verified: every figure is what the table says, nothing is lost, nothing is there twice" in shown
+        assert "verified: every figure is that of the table, nothing is lost, nothing is there twice" in shown
         assert "visitors besides, 1 entry in the guest books" in shown
         assert f"gone node node-1, home of partition {told[1]}: back after " in shown
         _check_figures(json.loads(figures.read_text()), int(told[1]))
@@ -110,7 +110,7 @@ def test_a_node_is_killed_and_started_again_visitors_come_meanwhile_and_all_is_v
 
 
 def _visits_while_it_is_gone(nodes: LocalNodes, gone: int) -> None:
-    """One visitor reads its own entry, one is told why there is none; and a second demo is refused."""
+    """One visitor reads its own entry, one gets the reason why there is none; and a second demo is refused."""
     address, store = nodes.address, read_manifest(next(nodes.folder.rglob("store.json")).parent)
     at_home = {store.partition_of(stream_id("GuestBook", airport)): airport for airport in AIRPORTS}
     assert len(at_home) == 2, "no airport of one of the partitions"
@@ -169,7 +169,7 @@ def test_a_cluster_that_cannot_be_is_one_line(
 
 
 class TestProgressWatchdog:
-    """Over nodes that are a list here, and a feed that moves when it is told to."""
+    """Over nodes that are a list here, and a feed that moves when a test moves it."""
 
     def setup_method(self) -> None:
         self.moved, self.attached = 0, True
@@ -198,7 +198,7 @@ class TestProgressWatchdog:
             assert told == {"node-0 is gone, home of partitions 0, 2", "node-1 is gone, home of partition 1"}
             assert [loss.back_after_s for loss in watchdog.gone] == [None, None]
             self.up["node-1"] = True
-            self.moved += 1  # of a node that was missed, it is told even if all moves on
+            self.moved += 1  # of a node that was missed, its return is reported even if all moves on
             return await self.told.get()
 
         watchdog = self.watchdog()
@@ -265,7 +265,7 @@ class Bank:
         self._status: Status | None = Status(partitions, own, [], nodes=nodes)
 
     def away(self) -> Bank:
-        """Nobody knows anything."""
+        """There is no status."""
         self._status = None
         return self
 
@@ -279,7 +279,7 @@ HERE, ELSEWHERE = "127.0.0.1", "192.0.2.1"
 
 
 class TestWhoIsKilled:
-    """No process here has the number 0, so that nobody is, and it is due again."""
+    """No process here has the number 0, so that none is killed, and the kill is due again."""
 
     @pytest.mark.parametrize(
         ("bank", "spared"),
@@ -300,7 +300,7 @@ class TestWhoIsKilled:
 
 
 class TestScreen:
-    """What it tells of nodes."""
+    """What it shows of nodes."""
 
     def setup_method(self) -> None:
         self.shown = io.StringIO()

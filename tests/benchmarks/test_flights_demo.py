@@ -68,7 +68,7 @@ def test_the_demo_verifies_kills_and_recovers(tmp_path: Path) -> None:
     assert "kill -9    Airport/" in shown
     assert "recovered  partition 0" in shown
     assert "A worker died" not in shown
-    assert "verified: every figure is what the table says" in shown
+    assert "verified: every figure is that of the table" in shown
 
 
 def _sent_again(store: Path, figures: Path, before: dict[str, Any]) -> None:
@@ -125,7 +125,7 @@ def _descendants(pid: int) -> set[int]:
 
 
 def _gone(pids: set[int], within_s: float = 200.0) -> bool:
-    """Whether they end in time. Another process's children cannot be awaited, only looked at."""
+    """Whether they end in time. Another process's children cannot be awaited, only polled."""
     deadline_s, looking = time.monotonic() + within_s, threading.Event()
     while time.monotonic() < deadline_s:
         if not any(_alive(pid) for pid in pids):
@@ -141,7 +141,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
-# --- what cannot be run is told in one line -----------------------------------------------------------------------
+# --- what cannot be run is refused in one line -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ class Numbers:
 
 
 class Onlooker:
-    """Keeps what it is told of outages."""
+    """Keeps the outages that it is called with."""
 
     def __init__(self) -> None:
         self.told: list[str] = []
