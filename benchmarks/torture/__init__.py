@@ -1,1 +1,1 @@
-"""Torture: faults injected into what really runs, and the invariants looked at after every scenario, as numbers."""
+"""Torture: faults injected into what really runs, and the invariants checked after every scenario, as numbers."""

@@ -1,6 +1,6 @@
 """The bank that is tortured: jars of coins, their read models, and the seeded stream of commands to them.
 
-Rules kept here: each command that takes effect leaves one event (but `Split`), and that carries what the command said,
+Rules kept here: each command that takes effect leaves one event (but `Split`), which carries the values of the command,
 so that a log can be compared with what was sent, one to one; some commands have to be refused by a rule.
 
 `Jar` is shared, `OwnJar` is the same in an actor of its own, `Till` is one with snapshots, and a command that stores
@@ -142,9 +142,9 @@ class Rogue(Aggregate, placement=Shared()):
 
     @decide
     def misbehave(self, command: Misbehave) -> PutIn:
-        """As told."""
+        """As the command asks."""
         if command.how == "raise":
-            raise ValueError("as told")
+            raise ValueError("as the command asks")
         if command.how == "nonsense":
             nonsense: Any = 42
             return nonsense  # type: ignore[no-any-return]
@@ -160,7 +160,7 @@ class Rogue(Aggregate, placement=Shared()):
 
 
 class OwnRogue(Rogue, placement=OwnActor()):
-    """The same in a Ray actor of its own, where it can block nobody."""
+    """The same in a Ray actor of its own, where it blocks no other aggregate."""
 
 
 class AllTotals(Query[dict[str, list[int]]]):

@@ -110,9 +110,9 @@ async def read_own_writes(
 def check_log(
     store: ReadableStore, history: History, findings: Findings, *, others: int = 0
 ) -> dict[int, list[StoredEvent]]:
-    """I1 to I4, I7 and I8 over the whole store; returns its events. `others`: events that somebody else may have
-    added beside the history. A store in one directory is verified too; of one that is spread, whoever has its shares
-    has to (`check_report`)."""
+    """I1 to I4, I7 and I8 over the whole store; returns its events. `others`: events that other
+    programs may have added beside the history. A store in one directory is verified too; the shares of one on several
+    nodes are verified by their nodes (`check_report`)."""
     for name in ("commands", "acknowledged", "repeated", "unknown", "refused", "lost", "twice"):
         findings.count(name, 0)
     if isinstance(store, Store):
@@ -139,14 +139,14 @@ def _check_order(partition: int, log: list[StoredEvent], findings: Findings) -> 
     versions: dict[Any, int] = {}
     for position, stored in enumerate(log, 1):
         where = f"partition {partition}, position {position}"
-        findings.check("I4", stored.position == position, f"{where} says {stored.position}")
+        findings.check("I4", stored.position == position, f"{where}: the record has {stored.position}")
         version = versions.get(stored.stream, 0) + 1
         versions[stored.stream] = stored.version
         findings.check("I3", stored.version == version, f"{where}: {stored.stream} {stored.version}, not {version}")
 
 
 def _check_effects(events: Mapping[int, list[StoredEvent]], history: History, findings: Findings, others: int) -> None:
-    """What was acknowledged is where the receipt says; nothing took effect twice, or after it was refused."""
+    """What was acknowledged is at the position of its receipt; nothing took effect twice, or after it was refused."""
     effects = Counter(stored.command_id for log in events.values() for stored in log)
     for entry in history.entries:
         findings.count("commands")
@@ -164,7 +164,7 @@ def _check_effects(events: Mapping[int, list[StoredEvent]], history: History, fi
         else:
             findings.count("unknown")
     strangers = sum(effects.values())
-    findings.check("I7", strangers <= others, f"{strangers} events in the log that nobody sent, {others} expected")
+    findings.check("I7", strangers <= others, f"{strangers} events in the log that were not sent, {others} expected")
 
 
 def _check_receipt(
@@ -185,7 +185,7 @@ def _check_receipt(
         findings.count("lost")
     for again in entry.repeats:
         same = (again.partition, again.position, again.version) == receipt[1:4] and again.repeated
-        findings.check("I2", same, f"{name} was told {receipt} and, when it was sent again, {again}")
+        findings.check("I2", same, f"{name} got {receipt} and, when it was sent again, {again}")
 
 
 def _check_real_time(history: History, findings: Findings) -> None:
@@ -243,7 +243,7 @@ class Watcher(threading.Thread):
 
 
 def check_seen(seen: Sequence[Sequence[int]], failed: str, store: ReadableStore, findings: Findings) -> None:
-    """I4: what a reader has read beside the writers is a prefix of what is there now."""
+    """I4: what a reader has read beside the writers is a prefix of the log as it is now."""
     findings.check("I4", not failed, f"a reader beside the writers failed: {failed}")
     for partition, read in enumerate(seen):
         longer = len(read)

@@ -1,4 +1,4 @@
-"""The command `rayfold torture`: what can be said on the command line. Nothing heavy is imported until it runs."""
+"""The command `rayfold torture`: its arguments and options. Nothing heavy is imported until it runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["torture"]
 _OK, _BROKEN, _INTERRUPTED = 0, 1, 130
 
 _SEEDS: Final = 1_000_000
-"""One is drawn from so many where none is given: short enough to be read out to somebody."""
+"""One is drawn from so many where none is given: short enough to be read out."""
 
 
 def torture(
@@ -24,7 +24,7 @@ def torture(
         typer.Option(
             min=0.0,
             help="Shared by the scenarios in their long form, kept to within one step of one scenario: seconds, or a "
-            "minute for those with several nodes. What there is no time for is left out, and said. 0: the short forms "
+            "minute for those with several nodes. What there is no time for is left out, and named. 0: the short forms "
             "of all.",
         ),
     ] = 0.0,

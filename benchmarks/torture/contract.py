@@ -6,12 +6,12 @@ runs with the tests, the long form takes as long as it is given and is what `ray
 function names it, and makes it known.
 
 Rules kept here:
-- an invariant that was looked at and held is a number too: `Findings.check` counts both, so that a scenario that
-  looked at nothing cannot pass for one that found nothing
+- an invariant that was checked and held is a number too: `Findings.check` counts both, so that a scenario that
+  checked nothing cannot pass for one that found nothing
 - what a scenario needs of the machine is declared, and where it is missing the scenario is skipped with the reason
 - the same seed gives the same faults; only what the machine's timing decides differs. A moment is chosen once, before
   it is waited for, and every wait has a deadline
-- an invariant that a scenario is about and has not looked at is a fault of the scenario's design, whatever the seed
+- an invariant that a scenario is about and has not checked is a fault of the scenario's design, whatever the seed
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ INVARIANTS: Final[dict[Invariant, str]] = {
     "I11": "processes, memory, queues and files stay bounded",
     "I12": "recovery takes a bounded time, which is reported",
 }
-"""What is looked at after a scenario, each as a number."""
+"""What is checked after a scenario, each as a number."""
 
 VIOLATIONS_MAX: Final = 100
-"""Listed by one scenario; the rest is counted. The first few say what is wrong."""
+"""Listed by one scenario; the rest is counted. The first few show what is wrong."""
 
 OWN_MOUNTS: Final = ("unshare", "-m") if os.geteuid() == 0 else ("unshare", "-rm")
-"""Runs a command whose mounts nobody else sees and that end with it; without root in a user namespace of its own."""
+"""Runs a command with mounts of its own, which end with it; without root in a user namespace of its own."""
 
 _YAMA: Final = Path("/proc/sys/kernel/yama/ptrace_scope")
 """Who may trace whom: from 2 on only root may. Under 1 only ancestors, or whom a process names: our children do."""
@@ -106,7 +106,7 @@ MODULES: Final[dict[str, str]] = {
 
 
 class NotReached(Exception):
-    """A scenario has ended without having tried, or looked at, what it is about: its own fault, whatever it found."""
+    """A scenario has ended without having tried, or checked, what it is about: its own fault, whatever it found."""
 
     def __init__(self, what: str, findings: Findings) -> None:
         super().__init__(what)
@@ -129,7 +129,7 @@ class Context:
     rng: random.Random
     """Seeded with `seed`; where a scenario starts processes, it hands on numbers drawn from it."""
     folder: Path
-    """An empty folder of the scenario's own, removed by whoever made it."""
+    """An empty folder of the scenario's own, removed by the code that made it."""
     scale: Scale
     deadline: float
     """By `time.monotonic()`. A long form repeats itself until then; a short form ends by itself much earlier."""
@@ -166,21 +166,21 @@ class Findings:
     unlisted: int = 0
     """Violations beyond the listed ones."""
     checks: dict[Invariant, int] = field(default_factory=dict)
-    """How many times each invariant was looked at."""
+    """How many times each invariant was checked."""
     skipped: str = ""
     """Why the scenario cannot run here; empty if it ran. What is left out of it stands in the figure `without`."""
     unreached: list[str] = field(default_factory=list)
     """What the scenario was to try and has not: a fault of its design, not of what it tries."""
 
     def check(self, invariant: Invariant, holds: bool, what: str | Callable[[], str]) -> bool:
-        """Look at an invariant once: count it, note a violation if it does not hold, and say whether it held."""
+        """Check an invariant once: count it, note a violation if it does not hold, and return whether it held."""
         self.checks[invariant] = self.checks.get(invariant, 0) + 1
         if not holds:
             self.violate(invariant, what if isinstance(what, str) else what())
         return holds
 
     def reach(self, reached: bool, what: str) -> None:
-        """Note that the scenario has come to what it was to try, or not: `what` tells the latter."""
+        """Note that the scenario has come to what it was to try, or not: `what` describes the latter."""
         if not reached:
             self.unreached.append(what)
 
@@ -198,7 +198,7 @@ class Findings:
         self.figures[figure] = present + more
 
     def note(self, figure: str, values: Iterable[float], shares: str = "p50 max", of: str = "") -> None:
-        """Figures of these values: the shares that are named, `recovery_ms_p50` say, each with `of` behind it."""
+        """Figures of these values: the shares that are named, as in `recovery_ms_p50`, each with `of` behind it."""
         ordered = sorted(values)
         for share in shares.split():
             self.figures[f"{figure}_{share} {of}".rstrip()] = quantile(ordered, _SHARES[share])
@@ -219,7 +219,7 @@ class Findings:
 
     @property
     def broken(self) -> dict[Invariant, int]:
-        """Listed violations by invariant, 0 for one that was looked at and held."""
+        """Listed violations by invariant, 0 for one that was checked and held."""
         numbers = dict.fromkeys(self.checks, 0)
         for violation in self.violations:
             numbers[violation.invariant] = numbers.get(violation.invariant, 0) + 1
@@ -227,7 +227,7 @@ class Findings:
 
     @property
     def passed(self) -> bool:
-        """Whether it looked at something and found nothing wrong. A skipped scenario has not passed."""
+        """Whether it checked something and found nothing wrong. A skipped scenario has not passed."""
         return bool(self.checks) and not self.violations and not self.unreached
 
 
@@ -251,7 +251,7 @@ class Scenario:
     """Does all of it, leaves no process behind, and raises only for its own bugs."""
     needs: tuple[Need, ...] = ()
     invariants: tuple[Invariant, ...] = ()
-    """Those it looks at: after a run that was not skipped each has been checked at least once."""
+    """Those it checks: after a run that was not skipped each has been checked at least once."""
     short_s: float = 5.0
     """About how long the short form, and one step of the long form, takes on two busy cores: for progress and for
     sharing out the time. A run that has less time than this left does not begin with it."""
@@ -278,8 +278,8 @@ def scenario(
 ) -> Callable[[Body], Body]:
     """Makes a function a scenario. `invariants`: their names, with spaces between. `counts`: the figures that begin at
     0. `times`: `short_s`, `long_s` and `weight`. All else: see `Scenario`."""
-    looks_at: Any = tuple(invariants.split())
-    assert set(looks_at) <= INVARIANTS.keys(), f"{name} looks at what is not an invariant"
+    checked: Any = tuple(invariants.split())
+    assert set(checked) <= INVARIANTS.keys(), f"{name} checks what is not an invariant"
 
     def register(body: Body) -> Body:
         @wraps(body)
@@ -291,7 +291,7 @@ def scenario(
             return findings
 
         assert name not in _known, f"two scenarios have the name {name}"
-        _known[name] = Scenario(name, title, run, needs, looks_at, *times)
+        _known[name] = Scenario(name, title, run, needs, checked, *times)
         return body
 
     return register
@@ -351,14 +351,14 @@ def faketime_library() -> Path | None:
 
 
 def perform(scenario: Scenario, context: Context) -> Findings:
-    """Run a scenario, or say why it cannot be run here. Raises what its own bugs raise, and `NotReached`."""
+    """Run a scenario, or return why it cannot be run here. Raises what its own bugs raise, and `NotReached`."""
     reason = next(filter(None, map(missing, scenario.needs)), "")
     if reason:
         return Findings(skipped=reason)
     findings = scenario.run(context)
     faults = list(findings.unreached)
     if blind := [one for one in scenario.invariants if not findings.checks.get(one)]:
-        faults.append(f"{scenario.name} has not looked at {', '.join(blind)}")
+        faults.append(f"{scenario.name} has not checked {', '.join(blind)}")
     if faults and not findings.skipped:
         raise NotReached("; ".join(faults), findings)
     return findings

@@ -1,13 +1,14 @@
-"""The history: what was sent, when, and what its sender was told. The other half of every check is the log.
+"""The history: what was sent, when, and what its sender was answered. The other half of every check is the log.
 
-A client that is killed together with its node has sent commands and been told outcomes that nobody else knows. What it
-knew is in its journal: each command before it leaves, each outcome when it has come. Whoever checks reads the journals
-of all programs as one history.
+A client that is killed together with its node has sent commands and got outcomes that no other process knows. What it
+knew is in its journal: each command before it leaves, each outcome when it has come. The checks read the journals of
+all programs as one history.
 
 Rules kept here: what is sent is noted before it is sent, so nothing in the log can be a surprise; an outcome is noted
-with the moment at which the caller had it; what was never told, or told to be unknown, stays unknown. Times are those
-of one monotonic clock, which all processes of a machine have. A line of a journal is written by one call, unbuffered:
-what the kernel has taken is there when the program is killed, and of a last line that is not whole nothing is taken.
+with the moment at which the caller had it; a command without an outcome, or with an unknown one, stays unknown.
+Times are those of one monotonic clock, which all processes of a machine have. A line of a journal is written by one
+call, unbuffered: what the kernel has taken is there when the program is killed, and of a last line that is not whole
+nothing is taken.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Entry:
         self.outcome: Receipt | RayfoldError | None = None
         """The last one; None while there is none. `Unavailable` is unknown."""
         self.repeats: list[Receipt] = []
-        """What was told when it was sent again after it had been acknowledged."""
+        """The answers when it was sent again after it had been acknowledged."""
 
     @property
     def took_ms(self) -> float:
@@ -72,14 +73,14 @@ class History:
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.refused: Counter[str] = Counter()
-        """Attempts that were told something else than a receipt, by the name of the error."""
+        """Attempts that were answered with anything but a receipt, by the name of the error."""
         self.going = asyncio.Event()
         """Clients begin with no further command while it is not set."""
         self.going.set()
         self.on_their_way = 0
         """Attempts without an outcome."""
         self.latest_s = 0.0
-        """How long after its deadline an attempt was told something, at most."""
+        """How long after its deadline an attempt was answered, at most."""
 
     @property
     def full(self) -> bool:
@@ -97,17 +98,17 @@ class History:
         entry.outcome, entry.told_s = outcome, time.monotonic()
 
     def tell_again(self, entry: Entry, receipt: Receipt) -> None:
-        """It had been acknowledged, was sent once more, and was told this."""
+        """It had been acknowledged, was sent once more, and was answered with this."""
         entry.repeats.append(receipt)
 
     def acknowledged(self) -> Iterator[tuple[Entry, Receipt]]:
-        """Those that were told that they are on the disk."""
+        """Those whose senders have a receipt."""
         for entry in self.entries:
             if isinstance(entry.outcome, Receipt):
                 yield entry, entry.outcome
 
     def latencies_ms(self, since_s: float = 0.0, until_s: float = float("inf")) -> list[float]:
-        """Of all that were told something, sent in a span of time."""
+        """Of all that were answered, sent in a span of time."""
         return [e.took_ms for e in self.entries if e.outcome is not None and since_s <= e.sent_s < until_s]
 
 
@@ -180,7 +181,7 @@ class Sender:
         self._timeout_s = timeout_s
 
     async def send(self, envelope: Envelope, timeout_s: float | None = None) -> Entry:
-        """Send one command and note what it was told. Raises nothing that is an outcome."""
+        """Send one command and note what it was answered. Raises nothing that is an outcome."""
         packed, blob = pack(envelope)
         entry = self.history.begin(packed, blob)
         await self._attempt(entry, blob, timeout_s or self._timeout_s)
@@ -209,7 +210,7 @@ class Sender:
             await asyncio.sleep(_PAUSE_S)
             await self._attempt(entry, blob, self._timeout_s)
         if isinstance(entry.outcome, Receipt) and self._rng.random() < _SEND_AGAIN:
-            with contextlib.suppress(Unavailable, Overloaded):  # what it was told before holds all the same
+            with contextlib.suppress(Unavailable, Overloaded):  # the earlier receipt holds all the same
                 again: Any = await self._router.submit(packed, blob, self._timeout_s)
                 if isinstance(again, Receipt):
                     self.history.tell_again(entry, again)
@@ -232,5 +233,5 @@ class Sender:
 
 
 def is_refused(entry: Entry) -> bool:
-    """Whether its sender was told that nothing was stored."""
+    """Whether its outcome is one with which nothing is stored."""
     return isinstance(entry.outcome, Rejected | Overloaded)

@@ -1,10 +1,10 @@
-"""Processes of their own: what has to be killed as a whole, traced, lied to, or to have another environment or Ray.
+"""Processes of their own: what is killed as a whole, traced, given a wrong clock, another environment or another Ray.
 
 - `Child`: one Python process that runs one function, with arguments in JSON; what it prints is for its parent
 - `ForkServer`: one that has everything imported, and forks a child for each job in 10 ms, where starting Python and
   importing the runtime takes half a second. It has a single thread, so forking is safe
 
-Rules kept here: whoever starts a process ends it, and everything below it, also after Ctrl-C; no line is waited for
+Rules kept here: what starts a process ends it, and everything below it, also after Ctrl-C; no line is waited for
 without a deadline; what a process has reported is there whatever happens to it.
 """
 
@@ -71,7 +71,7 @@ class Child:
         errors: Path | None = None,
         **arguments: Any,
     ) -> None:
-        """`job`: the function, or `module:name`. `within`: the command that runs it, `ip netns exec NAME` say.
+        """`job`: the function, or `module:name`. `within`: the command that runs it, for example `ip netns exec NAME`.
         `listens`: whether it reads its standard input. `errors`: the file for its standard error, if that is to
         stay."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -197,7 +197,7 @@ class Report:
         os.write(1, line)
 
     def wait_at_barrier(self) -> None:
-        """Say so, and wait until the scenario has whatever it watches with in place.
+        """Report it, and wait until the scenario has whatever it watches with in place.
 
         By a call that nothing else here makes: whether a watcher still sees it is a matter of timing.
         """
@@ -294,7 +294,7 @@ class ForkServer(Child):
 
 
 def _serve() -> None:
-    """The server's side: fork for each order, wait, tell the end."""
+    """The server's side: fork for each order, wait, report the end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the scenario ends this
     _die_with_parent()
     for line in sys.stdin.buffer:
@@ -314,7 +314,7 @@ def _die_with_parent() -> None:
 
 
 def _live(job: Job, arguments: dict[str, Any]) -> None:
-    """A forked child's whole life: first of all it tells its pid."""
+    """All that a forked child does: first of all it reports its pid."""
     _die_with_parent()
     os.write(1, b"%d\n" % os.getpid())
     status = 1
@@ -355,9 +355,9 @@ _TAKE_OVER_S: Final = 3.0
 
 
 def take_over(child: Child) -> str:
-    """The second line of a child that says when it begins with a transaction, and when it is done. Empty if it has to
-    wait, and was killed: a writer that was stopped inside a transaction holds the lock of the log until it goes on or
-    ends."""
+    """The second line of a child that reports when it begins with a transaction, and when it is done. Empty if it has
+    to wait, and was killed: a writer that was stopped inside a transaction holds the lock of the log until it goes on
+    or ends."""
     lines = child.lines()
     began = next(lines, "")
     watching = threading.Timer(_TAKE_OVER_S, child.signal)
@@ -370,11 +370,11 @@ def take_over(child: Child) -> str:
     return done
 
 
-# --- what the kernel says ---------------------------------------------------------------------------------------------
+# --- what the kernel knows --------------------------------------------------------------------------------------------
 
 
 def title_of(pid: int) -> str:
-    """The title of a process, `ray::NodeAgent` say; empty if it has ended."""
+    """The title of a process, for example `ray::NodeAgent`; empty if it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode(errors="replace").strip()
     except OSError:

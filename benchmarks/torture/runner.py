@@ -1,11 +1,11 @@
 """The runner of `rayfold torture`: scenario after scenario, the time shared out, everything kept that was found.
 
 Rules kept here: the same seed and scenario give the same faults, whichever other scenarios run; Ctrl-C ends the
-scenario that runs, cleanly, and what was found until then is told; a scenario that fails by its own bug is told as
-such and the others are run all the same, but the run has failed.
+scenario that runs, cleanly, and what was found until then is shown; a scenario that fails by its own bug is named
+as such and the others are run all the same, but the run has failed.
 
-Time: a run of N minutes begins with nothing that it has no time for, and says what it leaves out; so it is over at most
-one step of a scenario late. And no scenario runs for ever: one that does not end is ended as Ctrl-C would.
+Time: a run of N minutes begins with nothing that it has no time for, and names what it leaves out; so it is over at
+most one step of a scenario late. And every scenario ends: one that does not end by itself is ended as Ctrl-C would.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def _performed(scenario: Scenario, run: Run, seconds: float, directory: Path | N
 
 @contextlib.contextmanager
 def ended_after(limit_s: float, too_late: threading.Event) -> Iterator[None]:
-    """End the block after so long as Ctrl-C would, and again if it does not end; `too_late` tells one from the other.
+    """End the block after so long as Ctrl-C would, and again if it does not end; `too_late` is set if this did.
     Of the main thread only: no other one gets signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -225,7 +225,7 @@ def ended_after(limit_s: float, too_late: threading.Event) -> Iterator[None]:
 
 
 def report(run: Run) -> dict[str, Any]:
-    """The run as JSON: every scenario with its figures, how often each invariant was looked at, and what broke it."""
+    """The run as JSON: every scenario with its figures, how often each invariant was checked, and what broke it."""
     checks: dict[Invariant, int] = dict.fromkeys(INVARIANTS, 0)
     for outcome in run.outcomes:
         for invariant, times in outcome.findings.checks.items():

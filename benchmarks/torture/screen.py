@@ -71,7 +71,7 @@ class Screen:
 
     def summary(self, run: Run) -> None:
         """The invariants over all scenarios, and how to see the same again."""
-        table = Table(title="what was looked at", title_justify="left")
+        table = Table(title="what was checked", title_justify="left")
         for column in ("", "checks", "broken", "must hold"):
             table.add_column(column, justify="right" if column in ("checks", "broken") else "left")
         told = report(run)
@@ -92,7 +92,7 @@ class Screen:
 def list_scenarios(console: Console, scenarios: Sequence[Scenario]) -> None:
     """What there is, and which invariants each is about."""
     table = Table()
-    for column in ("scenario", "fault", "looks at", "needs"):
+    for column in ("scenario", "fault", "checks", "needs"):
         table.add_column(column)
     for one in scenarios:
         table.add_row(one.name, one.title, " ".join(one.invariants), ", ".join(one.needs))

@@ -1,4 +1,4 @@
-"""One Ray for the scenarios that share one; whoever has started one already keeps it."""
+"""One Ray for the scenarios that share one; one that was started already is kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The short form of a scenario, with a fixed seed, and a look at what it counted: what the tests of this folder run."""
+"""The short form of a scenario, with a fixed seed, and a check of what it counted. The tests of this folder run it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def context_in(folder: Path, seed: int = SEED) -> Context:
 
 
 def found(name: str, context: Context) -> Findings:
-    """Run it; all that it is about was looked at, and nothing was broken. Skipped where the machine cannot."""
+    """Run it; all that it is about was checked, and nothing was broken. Skipped where the machine cannot."""
     scenario = scenario_named(name)
     assert scenario is not None
     findings = perform(scenario, context)

@@ -122,7 +122,7 @@ def test_a_scenario_whose_time_is_over_has_looked_at_what_it_is_about_all_the_sa
 
 
 class Spectators:
-    """Nobody looks on."""
+    """A screen that shows nothing."""
 
     def begun(self, scenario: Scenario, seconds: float) -> None:
         """Not seen."""

@@ -49,7 +49,7 @@ single one, and `control_running` all pairs."""
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """Some hundred clusters tell what goes wrong with them."""
+    """Some hundred clusters log what goes wrong with them."""
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
@@ -102,7 +102,7 @@ def test_the_watch_sees_a_lost_node_while_a_replacement_takes_long() -> None:
 
 
 class TidiesByItsOwnMap(NodeShare):
-    """What was found first: a copy is removed since the map here says that the partition is at home elsewhere."""
+    """What was found first: a copy is removed since by the map here the partition is at home elsewhere."""
 
     def leftovers(self) -> list[CopyFacts]:
         for one in super().leftovers():
@@ -185,7 +185,7 @@ class DoesNotTakeOverTheEpoch(NodeShare):
 
 
 class MapsBeforeItHandsOver(PartitionMoves):
-    """The new home is given the map before the old one has let go for good."""
+    """The new home is given the map before the old one has given up its log for good."""
 
     async def _hand_over(
         self, partition: int, present: PartitionInstance, source: str, to: str, sealed: Seal

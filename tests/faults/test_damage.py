@@ -1,4 +1,4 @@
-"""Damage in a copy of a store: every answer is the truth or an error, and `verify` says where."""
+"""Damage in a copy of a store: every answer is the truth or an error, and `verify` names the place."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_flipped_bits_and_cut_files_never_give_a_wrong_answer(tmp_path: Path) ->
 def test_swapped_files_are_refused_by_name(tmp_path: Path) -> None:
     findings = short_form("swapped-files", tmp_path)
     assert figure(findings, "refused") > 20
-    assert figure(findings, "wrong") == figure(findings, "died") == 0
+    assert figure(findings, "wrong") == figure(findings, "ended") == 0
 
 
 def test_an_answer_that_is_not_the_truth_is_told_apart() -> None:

@@ -19,7 +19,7 @@ def test_partitions_own_actors_and_projectors_killed_under_load_lose_nothing(tmp
 
 def test_a_program_killed_in_the_middle_of_a_batch_leaves_a_directory_that_opens_at_once(tmp_path: Path) -> None:
     figures = held("kill-program", tmp_path).figures
-    assert figures["refused"] == 1, "while the program ran, a second one was not told who has the directory"
+    assert figures["refused"] == 1, "while the program ran, a second one was not refused with its holder"
     assert int(figures["acknowledged"]) > 1000
     assert figures["processes_left"] == 0
 

@@ -1,4 +1,4 @@
-"""The doors of a default local runtime: closed to whoever has no token, and open on this machine alone."""
+"""The doors of a default local runtime: closed to all without the token, and open on this machine alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The simulation: finds nothing in the real parts, tells the same story for the same seed, and finds planted bugs."""
+"""The simulation: finds nothing in the real parts, runs the same story for the same seed, and finds planted bugs."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class IgnoresPredecessors(RequestOrder):
 
 
 def _pretend(model: ReadModel, partition: int, position: int) -> None:
-    """Have it believe that it is somewhere else."""
+    """Set it to another position than its own."""
     model.positions[partition] = position
     model._kept._at.positions[partition] = position
 

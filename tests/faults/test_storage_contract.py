@@ -77,7 +77,7 @@ def test_a_store_that_cannot_be_opened_is_a_loss(tmp_path: Path) -> None:
 
 
 def test_some_commands_of_the_tests_are_refused_and_some_are_not() -> None:
-    """Not so for every seed: with the first ones paid in, balances may last for ever."""
+    """Not so for every seed: with the first ones paid in, balances may never run out."""
     outcomes = [outcome for batch in expected(SEED, WANTED).outcomes for outcome in batch]
     assert {type(outcome) for outcome in outcomes} == {Receipt, Rejected}
 
@@ -125,7 +125,7 @@ def nothing(context: Context) -> Findings:
 
 
 def test_a_scenario_that_has_not_looked_at_what_it_is_about_is_a_bug_of_it(tmp_path: Path) -> None:
-    with pytest.raises(NotReached, match="idle has not looked at I1"):
+    with pytest.raises(NotReached, match="idle has not checked I1"):
         perform(Scenario("idle", "does nothing", nothing, invariants=("I1",)), context_in(tmp_path))
 
 

@@ -1,8 +1,8 @@
 """The checks after a cluster under torture has stopped: logs, read models, leftovers, and which partitions waited.
 
-The logs are read from the data folders of the nodes, past everything that ever ran. Rule kept here: where the maps of
-the shares say that a partition is at home, its log is; whatever else there is of it, a copy that a move has left, must
-be sealed and the beginning of it.
+The logs are read from the data folders of the nodes, past everything that ever ran. Rule kept here: by the maps
+of the shares each partition has a home, and its log is there; any other copy of it, which a move has left, must be
+sealed and a beginning of that log.
 """
 
 from __future__ import annotations

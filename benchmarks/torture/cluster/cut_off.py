@@ -2,10 +2,10 @@
 
 The nodes are what `rayfold node` makes of a machine, `ray start` with our settings, and their programs run beside them
 in the same namespaces: nothing of them can reach another node but over its cable. Pulling a cable does to a cluster
-what nothing else here does: the node lives on, and its partitions take the commands of the programs beside them, while
-all others are told that it is gone.
+what nothing else here does: the node runs on, and its partitions take the commands of the programs beside them, while
+for all others it is gone.
 
-Rule kept here: namespaces have names that nobody else uses, and are removed with all that is in them, whatever happens.
+Rule kept here: namespaces have names of their own, and are removed with all that is in them, whatever happens.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from .harness import INVARIANTS_OF_CLUSTERS, NODE_IS_DOWN, NODES, PARTITIONS, Cl
 _NETWORK: Final = "10.213.47"
 _PORT: Final = 6379
 _UP: Final = "Ray runtime started."
-"""What `ray start` says once its node is up."""
+"""What `ray start` prints once its node is up."""
 
 _CUT_SHORT_S: Final = 20.0
 _CUT_LONG_S: Final = 200.0
-"""Longer than the minute after which a node ends that is told that its head is gone; one that is cut off is told
+"""Longer than the minute after which a node ends that has learned that its head is gone; one that is cut off learns
 nothing."""
 
 _GIVEN_UP_S: Final = 60.0

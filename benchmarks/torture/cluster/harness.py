@@ -3,8 +3,9 @@
 The twin of `local/harness.py`, with real nodes (`LocalNodes`: each a session of processes on this machine) and programs
 of their own on each of them. A program on a node that is killed is killed with it, as it would be on a machine.
 
-Rules kept here: what is affected by a fault is noted with its moment, so that it can be told afterwards who waited for
-how long, and who had nothing to do with it; at the end everything is stopped, and the logs are read where they lie.
+Rules kept here: what is affected by a fault is noted with its moment, so that it is known afterwards which callers
+waited for how long, and which had nothing to do with it; at the end everything is stopped, and the logs are read where
+they lie.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from .program import APP, Program, ProgramError
 __all__ = ["INVARIANTS_OF_CLUSTERS", "ClusterBank", "cluster_bank", "wait_until"]
 
 INVARIANTS_OF_CLUSTERS: Final = "I1 I2 I3 I4 I5 I7 I8 I9 I11 I12"
-"""What every scenario with nodes looks at. I6 besides, where there is something left that might have written."""
+"""What every scenario with nodes checks. I6 besides, where there is something left that might have written."""
 
 HEAD: Final = 0
 NODES: Final = 3
@@ -47,10 +48,10 @@ _DEPLOY_TIMEOUT_S: Final = 180.0
 
 _STARTS_MAX: Final = 3
 NODE_IS_DOWN: Final = "has been down since"
-"""What an error says of a partition whose node has ended, or is cut off."""
+"""What an error contains about a partition whose node has ended, or is cut off."""
 
 _TOO_SLOW: Final = "timed out during startup"
-"""How Ray says that its processes of a node were not up within its own 30 s, which happens with a load of 30 on two
+"""How Ray reports that its processes of a node were not up within its own 30 s, which happens with a load of 30 on two
 cores."""
 
 _ATTEMPT_S: Final = 3.0
@@ -62,7 +63,7 @@ _EXPECTED: Final = {
     "ray::ProjectorActor": REPLICAS,
     "ray::SupervisorActor": 1,
 }
-"""What runs, on all nodes together, when nothing is wrong: one more is somebody's second copy."""
+"""What runs, on all nodes together, when nothing is wrong: one more is a second copy of one of them."""
 
 
 @dataclass(slots=True)
@@ -133,7 +134,7 @@ class ClusterBank:
             program.ask("begin_load")
 
     def end_load(self) -> None:
-        """All programs send no more, and tell what they found when they read."""
+        """All programs send no more, and report what they found when they read."""
         for program in self.programs.values():
             program.begin("end_load")
         for program in self.programs.values():
@@ -158,8 +159,8 @@ class ClusterBank:
             self.nodes.kill_node(number)
 
     def part_with(self, number: int) -> LocalNode:
-        """A node as it is, which is no concern of the others any more: they start another one in its place. Whoever has
-        it ends it."""
+        """A node as it is, which does not belong to the cluster any more: another one is started in its place. The
+        caller ends it."""
         self._lose_programs([number])
         node = self.nodes.nodes[number]
         parted = replace(node)
@@ -219,7 +220,7 @@ class ClusterBank:
         return "; ".join(told)
 
     def homes(self) -> list[int]:
-        """Partition -> the number of the node that it is at home on, as the newest map in a share says."""
+        """Partition -> the number of the node that it is at home on, by the newest map in a share."""
         maps = [found[0] for node in self.nodes.nodes if (found := read_map(node.data / APP)) is not None]
         newest = max(maps, key=lambda one: one.version)
         numbers = {node.identity.node_id: number for number, node in enumerate(self.nodes.nodes)}
@@ -260,12 +261,12 @@ class ClusterBank:
             if not one["alive"] or one["failed"]:
                 return f"projector {one['projection']} {one['replica']} does not answer: {one['failed']}"
         if status["unavailable"]:
-            return f"told to be unavailable: {status['unavailable']}"
+            return f"unavailable by the topology: {status['unavailable']}"
         running = {title: len(self.processes(title)) for title in _EXPECTED}
         return "" if running == _EXPECTED else f"there are {running}"
 
     def processes(self, title: str, number: int | None = None) -> list[int]:
-        """The processes of the actors of a class, `ray::NodeAgent` say, of one node or of all."""
+        """The processes of the actors of a class, for example `ray::NodeAgent`, of one node or of all."""
         nodes = self.nodes.nodes if number is None else [self.nodes.nodes[number]]
 
         def is_titled(pid: int) -> bool:
@@ -284,7 +285,7 @@ class ClusterBank:
         self.lose_operator()
 
     def _verified(self) -> tuple[list[str], int]:
-        """Problems, and how many events were looked at."""
+        """Problems, and how many events were checked."""
         end_s = time.monotonic() + RECOVERED_MAX_S
         while True:
             try:

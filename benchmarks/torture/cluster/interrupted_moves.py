@@ -3,11 +3,11 @@ the supervisor at once, of the caller.
 
 Where a move is shows on the disks: a copy arrives, the log is sealed, it is handed over, the map of the old home names
 the new one, then that of the new home does, and the old log is removed (`actors/control/moves.py` has the steps). The
-scenario looks at them all the time, and kills the victim as soon as a step is seen to have begun. What had come about
-by the time everything is as it was again is counted: the partition is where it was, or where it was to be, and nowhere
+scenario reads them all the time, and kills the victim as soon as a step is seen to have begun. What had come about by
+the time everything is as it was again is counted: the partition is where it was, or where it was to be, and nowhere
 else.
 
-Rule kept here: nobody asks the system where a move is, or holds it up; what is looked at are files.
+Rule kept here: the system is neither asked where a move is, nor held up; only files are read.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _interrupt(bank: ClusterBank, victim: str, step: str) -> None:
         findings.check("I12", not trouble, f"{what}: the step {trouble}")
         if step == "copied":
             time.sleep(_COPIED_S)
-        for pid in doomed:  # first of all: in the time of a look at all processes a move comes to its end
+        for pid in doomed:  # first of all: while all processes are listed a move comes to its end
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         lost = _lost(victim, move)
@@ -206,7 +206,7 @@ def _move_on(bank: ClusterBank, victim: str, move: _Move, what: str) -> None:
 
 @contextlib.contextmanager
 def _seen(bank: ClusterBank, move: _Move) -> Iterator[Callable[[str], bool]]:
-    """Tells whether a step of a move has begun, by the files of both nodes."""
+    """Gives a function that returns whether a step of a move has begun, by the files of both nodes."""
     old, new = bank.store_of(move.source), bank.store_of(move.target)
     target = bank.nodes.nodes[move.target].identity.node_id
     log, partition = old.partition_path(move.partition), move.partition

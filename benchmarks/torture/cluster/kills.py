@@ -1,9 +1,9 @@
 """kill -9 on a cluster: of everything on a node, of single processes, and of the program that deploys.
 
 What holds for all: only commands to the partitions that were killed wait, and after a while everything is as it was, by
-itself: the node agent has its share, reads go through it, there is a supervisor, and nothing that looks at it starts
-anything of it. The program that has deployed the application is killed in every scenario with nodes as soon as it has
-done so; here it is killed while it deploys new code, at three moments.
+itself: the node agent has its share, reads go through it, there is a supervisor, and no program that observes the
+system starts any part of it. The program that has deployed the application is killed in every scenario with nodes as
+soon as it has done so; here it is killed while it deploys new code, at three moments.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def _kill_one(bank: ClusterBank, kind: str) -> None:
 
 @scenario(
     "kill-deployer",
-    "kill -9 of whoever deploys new code, at three moments, while programs that are connected by name go on",
+    "kill -9 of the program that deploys new code, at three moments, while programs that are connected by name go on",
     INVARIANTS_OF_CLUSTERS,
     counts="deployers_killed came_to_their_end had_not_begun taken_back",
     times=(90, 180, 1),
@@ -180,7 +180,7 @@ def _kill_deployer(bank: ClusterBank, moment: str) -> None:
 
 
 def _taken_back(deployer: Program) -> bool:
-    """Wait for the end of a deployment. It is taken back, and says so, where an actor of it does not come up in time,
+    """Wait for the end of a deployment; whether it was taken back. It is where an actor of it does not come up in time,
     which on a busy enough machine is not a fault: nothing has changed then."""
     try:
         deployer.answer(_DEPLOYED_S)

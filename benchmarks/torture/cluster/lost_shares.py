@@ -1,8 +1,8 @@
 """Data folders, shares and logs that are gone, changed places, or are another store's: named, and nothing made anew.
 
 Each damage is done to nodes that have stopped; they are started again, first beside nodes that run, then all together,
-as after a night. What concerns a partition is told to whoever sends to it; the other partitions go on. Then what was
-taken away is brought back, and everything is there.
+as after a night. Senders to the partitions concerned get an error that names it; the other partitions go on. Then what
+was taken away is brought back, and everything is there.
 
 Rule kept here: damage is done by renaming, and is undone by renaming back.
 """
@@ -41,7 +41,7 @@ class Damage(NamedTuple):
     victims: int
     """How many nodes it takes."""
     says: str
-    """What whoever sends to the partitions of these nodes is told."""
+    """What the errors of the partitions of these nodes contain."""
     starts: bool = True
     """Whether the nodes start all the same."""
 
@@ -98,7 +98,7 @@ def _start(bank: ClusterBank, damage: Damage, stopped: Sequence[int], victims: S
 
 
 def _look(bank: ClusterBank, damage: Damage, affected: Sequence[int], where: str) -> None:
-    """I10: the partitions concerned say what is wrong; all others take commands."""
+    """I10: the errors of the partitions concerned name what is wrong; all others take commands."""
     others = [partition for partition in range(PARTITIONS) if partition not in affected]
     try:
         bank.acknowledged(others, _TOLD_TIMEOUT_S)

@@ -1,8 +1,8 @@
-"""A program of a cluster, in a process of its own: it joins, sends, reads, and does what its standard input says.
+"""A program of a cluster, in a process of its own: it joins, sends, reads, and does what its standard input asks for.
 
-A process can be connected to one Ray only, and one whose node is killed hangs or dies. So every client of a cluster
+A process can be connected to one Ray only, and one whose node is killed hangs or ends. So every client of a cluster
 under torture is a child, on a node of its own choice, and what it knew is in its journal (`history.py`). `Program` is
-the scenario's end of it: it is told what to do, waited for, and killed.
+the scenario's end of it: over it the child gets its orders, is waited for, and is killed.
 
 Rules kept here: one line in, one line out, both JSON; an error of ours is an answer, and no answer is waited for
 without a deadline, for a program whose node is gone may hang. The load goes to each partition by itself, so that one
@@ -64,7 +64,7 @@ _JARS: Final = 8
 """Of one partition."""
 
 _ATTEMPT_S: Final = 20.0
-"""For a command, before its sender is told that it is unknown and sends it again."""
+"""For a command; after it the outcome is unknown, and the sender sends it again."""
 
 _LOOK_S: Final = 0.5
 """Between two looks of the watcher, which reads through the node agents."""
@@ -75,7 +75,7 @@ _JOIN_RETRY_S: Final = 0.25
 
 
 class ProgramError(Exception):
-    """An error of ours that a program was told; its type and its sentence."""
+    """An error of ours that a program got; its type and its sentence."""
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(kind, text)
@@ -104,7 +104,7 @@ class Program(Child):
         self.write_line(json.dumps([what, *arguments]))
 
     def answer(self, timeout_s: float = _ANSWER_TIMEOUT_S) -> Any:
-        """What came of it. Raises `ProgramError`, and `ChildEnded` if it has ended or says nothing for so long."""
+        """What came of it. Raises `ProgramError`, and `ChildEnded` if it has ended or prints nothing for so long."""
         try:
             line = self._line(time.monotonic() + timeout_s)
         except TimeoutError:
@@ -178,7 +178,7 @@ class _Program:
         return int(rolled.generation)
 
     async def status(self) -> dict[str, Any]:
-        """How everything is, as the supervisor says, and what the topology says of partitions that are unavailable."""
+        """The supervisor's status of everything, and the partitions that are unavailable by the topology."""
         status = await self._bank.status()
         topology = cast(RemoteSystem, self._bank._running)._present
         return {
@@ -202,7 +202,7 @@ class _Program:
         return actors
 
     async def verify(self) -> list[Any]:
-        """Problems that the nodes find in their logs, at most a few; and how many events were looked at."""
+        """Problems that the nodes find in their logs, at most a few; and how many events were checked."""
         report = await self._bank.verify()
         return [[str(problem) for problem in report.problems[:3]], sum(one.events for one in report.partitions)]
 
@@ -298,7 +298,7 @@ class _Program:
 
 
 class _PlainConnection(Connection):
-    """A connection that looks at the application as it is, and does not start its supervisor."""
+    """A connection that observes the application as it is, and does not start its supervisor."""
 
     def _made(self) -> RemoteSystem:
         return _PlainSystem(self.name, None)

@@ -1,11 +1,11 @@
-"""The raylet of a node frozen or killed while its actors live on, and a node that is there twice: two of one.
+"""The raylet of a node frozen or killed while its actors run on, and a node that runs twice: two copies of one.
 
 A raylet is Ray's own process of a node; actors are its children, and do their work without it. One that stands still is
 given up by Ray, and what ran there is started elsewhere, though it runs. And a node that stands still, as a virtual
-machine may, is started a second time on its data folder, whose locks do not hold: its disk is attached to another
-machine, say. Then the first one wakes up, with its partition, and with commands that have waited in its sockets.
+machine may, is started a second time on its data folder, whose locks do not hold, as when its disk is attached to
+another machine. Then the first one wakes up, with its partition, and with commands that have waited in its sockets.
 
-Rule kept here: what the old copy appends is looked at while nobody else can append: its successor is stopped meanwhile.
+Rule kept here: what the old copy appends is read while no other process can append: its successor is stopped.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _GIVEN_UP_S: Final = 60.0
 """For Ray to give a node up: 5 to 9 s on a quiet machine."""
 
 _ENDED_S: Final = 60.0
-"""For a node that was given up to hear of it, and to end."""
+"""For a node that was given up to learn of it, and to end."""
 
 _LIVES_ON_S: Final = 3.0
 """How long the old copies live on beside the new ones, before the raylet goes on."""
@@ -167,7 +167,7 @@ def _check_refused(bank: ClusterBank, victim: int) -> None:
 
 
 def _without_locks(share: Path) -> None:
-    """Have a share that nobody holds a lock of, with the same files: the lock of its folder stays with the folder that
+    """Have a share without a lock, with the same files: the lock of its folder stays with the folder that
     has it."""
     (share / STORE_LOCK).unlink()
     locked = share.with_name(f"{share.name}.locked")
@@ -201,7 +201,7 @@ def _end(node: LocalNode) -> None:
 
 
 def _frozen(bank: ClusterBank, number: int, partition: int) -> int:
-    """Stop the process of a node's only partition, at a moment at which it has not got the lock of its log."""
+    """Stop the process of a node's only partition, at a moment at which it does not hold the lock of its log."""
     node = bank.nodes.nodes[number]
     for _ in range(_TRIES_MAX):
         pid = _partition_process(bank, number)

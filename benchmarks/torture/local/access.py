@@ -1,7 +1,7 @@
 """Access to a default local runtime: who is let in without the token, with a wrong one, over which port or file.
 
 A program starts a runtime with the defaults. Then its listening sockets are read from the kernel, its token and its
-sockets are looked at as files, and strangers try to join its Ray and to start an actor in it.
+sockets are checked as files, and strangers try to join its Ray and to start an actor in it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _LISTENS: Final = "0A"
     times=(25, 20, 0.0),
 )
 def access(context: Context, findings: Findings) -> None:
-    """One program, looked at from outside."""
+    """One program, checked from outside."""
     with Child(run, path=str(context.folder / "store")) as child:
         told = json.loads(next(child.lines()))
         _look_at_ports(processes_below(child.pid), findings)
@@ -84,7 +84,7 @@ def _look_at_ports(pids: set[int], findings: Findings) -> None:
     outside = [address for address in addresses if not address.startswith("127.")]
     findings.figures["listening"] = len(addresses)
     findings.figures["beyond_loopback"] = len(outside)
-    findings.check("I11", bool(addresses), "it listens nowhere: the wrong place was looked at")
+    findings.check("I11", bool(addresses), "it listens nowhere: the wrong place was checked")
     findings.check("I11", not outside, f"it listens beyond the loopback interface: {outside}")
 
 
@@ -93,7 +93,7 @@ def _look_at_files(pids: set[int], findings: Findings) -> None:
     folder = Path(tempfile.gettempdir()) / f"rayfold-{os.getuid()}"
     sockets = [path for path in _bound(pids) if path.parent == folder]  # other runtimes of this user have theirs there
     findings.figures["sockets"] = len(sockets)
-    findings.check("I11", bool(sockets), f"there is no socket in {folder}: the wrong place was looked at")
+    findings.check("I11", bool(sockets), f"there is no socket in {folder}: the wrong place was checked")
     for path, mode in {token: 0o600, folder: 0o700, **dict.fromkeys(sockets, 0o600)}.items():
         found = stat.S_IMODE(path.stat().st_mode)
         findings.check("I11", found == mode, f"{path} has mode {found:04o}, not {mode:04o}")

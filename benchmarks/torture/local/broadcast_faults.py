@@ -1,7 +1,7 @@
 """A broadcast that drops, repeats, reorders and shortens: a real projector actor has to be right all the same.
 
-Beside step [7]. Nobody else feeds this projector: its store is written to here, and what is broadcast comes from here.
-Whatever it answers, it says at which position, and there the answer has to be the fold of the log up to exactly that.
+Beside step [7]. Nothing else feeds this projector: its store is written to here, and what is broadcast comes from here.
+Each answer has the position that it is of, and has to be the fold of the log up to exactly that position.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class _Feed:
             self._behind = False
 
     async def _ask(self) -> None:
-        """The answer and the position that it is said to be of."""
+        """One answer, with the position that it is of."""
         query = PackedQuery(AllTotals.message_name, encode_message(AllTotals()))
         pickled, positions, _ = await _answer(self._actor.ask.remote(join_queries([query]), {}))
         import ray.cloudpickle

@@ -1,7 +1,7 @@
 """The program that runs a store is killed while other programs write and read, and another one runs it again at once.
 
 The clients are processes of their own, without Ray: each sends commands and reads its own writes in a session, over
-the relay and the sockets of the actors, and writes down what it was told. They connect again by themselves.
+the relay and the sockets of the actors, and writes down what it was answered. They connect again by themselves.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from ..history import History, Sender
 from ..processes import pids_titled, rss_mib, title_of
 
 INVARIANTS_OF_BANKS: Final = "I1 I2 I3 I4 I5 I7 I8 I9 I11"
-"""What every scenario with a bank under load looks at."""
+"""What every scenario with a bank under load checks."""
 
 OWN_ACTORS_MAX: Final = 4
 """Enough for the own jars of a scenario; each takes 45 MiB."""
@@ -154,14 +154,14 @@ class LocalBank:
         return {own.stream.id: own.pid for own in (await self.runtime.status()).own_actors}
 
     async def memory(self) -> Callable[[], int]:
-        """Tells by how many MiB a partition or projector has grown since now, at most."""
+        """A function that returns by how many MiB a partition or projector has grown since now, at most."""
         status = await self.runtime.status()
         pids = [one.pid for one in status.partitions] + [one.pid for one in status.projectors]
         before = {pid: rss_mib(pid) for pid in pids}
         return lambda: max(rss_mib(pid) - mib for pid, mib in before.items())
 
     async def close(self) -> None:
-        """Let go of the clients."""
+        """End the clients."""
         self._stop.set()
         self.history.going.set()
         await asyncio.gather(*self._load, return_exceptions=True)
@@ -171,7 +171,7 @@ class LocalBank:
         """How long the answers took, and what other answers than receipts there were."""
         self.findings.note("latency_ms", self.history.latencies_ms(), "p50 p99 p999 max")
         for name, times in self.history.refused.items():
-            self.findings.figures[f"told {name}"] = times
+            self.findings.figures[f"answered {name}"] = times
         self.findings.count("session_reads", 0)
 
 
@@ -236,7 +236,7 @@ async def until(holds: Callable[[], Awaitable[bool]], timeout_s: float) -> bool:
 
 
 def _look_at(pid: int) -> str:
-    """What a process is doing that should have ended: whether it was killed and cannot end, or nobody has ended it."""
+    """What a process is doing that should have ended: whether it was killed and cannot end, or was never ended."""
     with contextlib.suppress(OSError):
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])  # from the boot to its start

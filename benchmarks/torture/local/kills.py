@@ -102,7 +102,7 @@ async def _kill_own(bank: LocalBank) -> float:
 
 
 async def _kill_projector(bank: LocalBank) -> float:
-    """Until the very replica that was killed has come past what was there when it was killed."""
+    """Until the very replica that was killed has come past the heads that the logs had when it was killed."""
     victim = bank.context.rng.choice((await bank.runtime.status()).projectors)
     heads = await bank.runtime.heads()
     began_s = time.monotonic()
@@ -127,7 +127,7 @@ async def _kill_projector(bank: LocalBank) -> float:
     times=(30, 30, 1),
 )
 def kill_program(context: Context, findings: Findings) -> None:
-    """A program with its own Ray dies in the middle of its batches; the directory is opened at once by another."""
+    """A program with its own Ray is killed in the middle of its batches; the directory is opened at once by another."""
     ray_of_this_process()
     recoveries = [_kill_program(context, findings, number) for number in context.rounds()]
     findings.figures["killed_programs"] = len(recoveries)
@@ -159,7 +159,7 @@ def _kill_program(context: Context, findings: Findings, number: int) -> float:
 
 
 def _refused(folder: Path, holder: int, findings: Findings) -> None:
-    """I6, the first half: while one runtime has the directory, another is told who that is."""
+    """I6, the first half: while one runtime has the directory, another is refused, with the process that has it."""
     try:
         with BlockingRuntime(folder, aggregates=[Jar, OwnJar]):
             told = "it was opened"
@@ -170,7 +170,7 @@ def _refused(folder: Path, holder: int, findings: Findings) -> None:
 
 
 async def _reopen(context: Context, folder: Path, receipts: list[list[Any]], findings: Findings) -> None:
-    """Open, write, and look whether all that was acknowledged is there, in its place."""
+    """Open, write, and check that all that was acknowledged is there, in its place."""
     ray_of_this_process()
     async with Runtime(folder, aggregates=[Jar, OwnJar], projections=[Totals]) as bank:
         for name in jar_names(2):
@@ -271,7 +271,7 @@ async def _round(bank: LocalBank, partition: int) -> float:
 
 def _succeed(bank: LocalBank, partition: int, epoch: int) -> int:
     """Have a successor, a process of its own, take the log over. Returns the log's head then, or 0 if it had to
-    wait: whoever was stopped inside a transaction holds the lock of the log's only writer until it goes on or ends."""
+    wait: a process that was stopped inside a transaction holds the log's write lock until it goes on or ends."""
     name = next(one for one in jar_names(1000) if bank.home_of(one) == partition)
     with Child(succeed, path=str(bank.runtime.store.path), partition=partition, jar=name) as child:
         told = take_over(child)
@@ -279,12 +279,12 @@ def _succeed(bank: LocalBank, partition: int, epoch: int) -> int:
         return 0
     taken, receipts, head = json.loads(told)
     bank.findings.check("I6", taken == epoch + 1, f"partition {partition}: the successor of epoch {epoch} is {taken}")
-    bank.findings.check("I1", receipts == _SUCCESSORS_COMMANDS, f"the successor was told of {receipts} receipts")
+    bank.findings.check("I1", receipts == _SUCCESSORS_COMMANDS, f"the successor got {receipts} receipts")
     return int(head)
 
 
 def succeed(path: str, partition: int, jar: str) -> None:
-    """What the child runs: activate, append, and tell epoch, receipts and head."""
+    """What the child runs: activate, append, and report epoch, receipts and head."""
     print("began", flush=True)
     log = open_store(path).open_log(partition)
     try:

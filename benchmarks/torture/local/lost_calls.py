@@ -1,8 +1,8 @@
-"""Ray's calls lost, late and answered to nobody: its own fault injection, in a program and a Ray of their own.
+"""Ray's calls lost, late, and with lost answers: its own fault injection, in a program and a Ray of their own.
 
 The socket is switched off, so that every command goes through Ray. A lost answer means that a command was executed
-and nobody knows; a lost request, that Ray holds everything behind it for up to 30 s. Each call has its deadline, and
-what is unknown is sent again under the same id.
+and its sender does not know; a lost request, that Ray holds everything behind it for up to 30 s. Each call has its
+deadline, and what is unknown is sent again under the same id.
 """
 
 from __future__ import annotations
@@ -92,4 +92,4 @@ async def _load(context: Context, findings: Findings, seconds: float) -> None:
         await bank.end_load()
     late_s = bank.history.latest_s
     findings.figures["later_than_deadline_ms_max"] = round(late_s * 1e3, 1)
-    findings.check("I12", late_s < _GRACE_S, f"a call was told what became of it {late_s:.1f} s after its deadline")
+    findings.check("I12", late_s < _GRACE_S, f"a call got its outcome {late_s:.1f} s after its deadline")

@@ -1,10 +1,10 @@
 """More than it can do: twice the capacity in an open loop, then half of it; and one jar with half of all the load.
 
-Rules of the thing that are looked at: what waits is bounded, and who does not fit in is told so by name, and fast; what
-was acknowledged is there; afterwards everything is as before within seconds. And what is slow or hot is alone in it.
+What is checked: what waits is bounded, and what does not fit in is refused by name, and fast; what was acknowledged is
+there; afterwards everything is as before within seconds. And what is slow or hot delays nothing else.
 
-An open loop sends by the clock and waits for nobody. Deciding takes a fixed time of CPU here, so that the capacity is
-that of the partition and not of whoever sends. The capacity is what a shared machine gives at that moment: where it
+An open loop sends by the clock and waits for no answer. Deciding takes a fixed time of CPU here, so that the capacity
+is that of the partition and not of the sender. The capacity is what a shared machine gives at that moment: where it
 gives more, or less, a moment later, the same is tried again with what it gives then.
 """
 
@@ -30,7 +30,7 @@ _IN_FLIGHT_MAX: Final = 1_000
 _STEP_S: Final = 0.02
 _CAPACITY_S: Final = 1.0
 _FAST_REFUSAL_MS: Final = 1_000.0
-"""It is told without asking anybody, in microseconds; but a process may have to wait for a core. A refusal that came
+"""The router refuses by itself, in microseconds; but a process may have to wait for a core. A refusal that came
 from beyond a queue would take the deadline of 30 s."""
 
 _NORMAL_AFTER_S: Final = 10.0
@@ -38,10 +38,10 @@ _NORMAL_MS: Final = 1_000.0
 """A command that takes longer is still behind a queue."""
 
 _FACTORS: Final = (2, 4, 8)
-"""Times the capacity, until somebody is refused: it may have been measured while the machine did something else."""
+"""Times the capacity, until a command is refused: it may have been measured while the machine did something else."""
 
 _TRIES_BELOW: Final = 3
-"""With half of the capacity, until nobody is refused: it may be less a moment after it was measured."""
+"""With half of the capacity, until no command is refused: it may be less a moment after it was measured."""
 
 _RSS_GROWTH_MAX_MIB: Final = 300
 """Of a partition or projector: the log's own pages are counted in it."""
@@ -97,7 +97,7 @@ def _look_at_refusals(findings: Findings, above: list[Entry], below: list[Entry]
     findings.figures["refused_above"] = len(refused)
     findings.figures["refused_below"] = sum(isinstance(entry.outcome, Overloaded) for entry in below)
     findings.note("refusal_ms", took_ms, "p99")
-    findings.check("I11", bool(refused), "nobody was refused: the queue has no bound, or was not filled")
+    findings.check("I11", bool(refused), "nothing was refused: the queue has no bound, or was not filled")
     findings.check("I11", quantile(took_ms, 0.5) < _FAST_REFUSAL_MS, f"a refusal took {quantile(took_ms, 0.5)} ms")
     findings.check("I11", not findings.figures["refused_below"], "commands were refused at half of the capacity")
 
@@ -168,7 +168,7 @@ async def hot_and_slow(context: Context, findings: Findings) -> None:
         "other_projector_lag_events": lag["Totals"],
         "rss_growth_mib_max": grown,
     }
-    findings.check("I11", bool(beside), "beside the hot jar nobody else was served")
+    findings.check("I11", bool(beside), "beside the hot jar no other one was served")
     findings.check("I11", grown < _RSS_GROWTH_MAX_MIB, f"a process grew by {grown} MiB")
 
 

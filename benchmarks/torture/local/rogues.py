@@ -1,7 +1,7 @@
 """The code of a user at its worst: a `decide` that raises, returns nonsense, or does not end for long; and a projection
 that cannot take in one event.
 
-Each time the one caller is told, by name or at its deadline, and everybody else goes on. What blocks its process blocks
+Each time the one caller gets an error, by name or at its deadline, and all others go on. What blocks its process blocks
 the neighbours in it: so the one that loops has an actor of its own, which is what `OwnActor()` is for.
 """
 
@@ -21,7 +21,7 @@ from .harness import INVARIANTS_OF_BANKS, LocalBank, local_bank, until
 _LOOP_S: Final = 2.0
 _DEADLINE_S: Final = 0.5
 _GRACE_MS: Final = 3_000.0
-"""By which a busy machine may be late for a deadline: one that is missing would be late for ever."""
+"""By which a busy machine may be late for a deadline: one that is missing would be late without end."""
 
 
 @scenario(
@@ -62,17 +62,17 @@ async def _told_by_name(bank: LocalBank, aggregate: type[Rogue], how: str) -> No
     except RayfoldError as error:
         told = error
     bank.findings.count("told_by_name", isinstance(told, HandlerFailed))
-    bank.findings.check("I7", isinstance(told, HandlerFailed), f"{aggregate.__name__} that does {how}: told {told!r}")
+    bank.findings.check("I7", isinstance(told, HandlerFailed), f"{aggregate.__name__} that does {how}: got {told!r}")
 
 
 async def _told_at_the_deadline(findings: Findings, sender: Sender) -> None:
-    """The loop goes on after its caller has been told; a second command waits for its end and is decided then."""
+    """The loop goes on after its caller has its error; a second command waits for its end and is decided then."""
     began_s, loop = time.monotonic(), Misbehave(how="loop", seconds=_LOOP_S)
     entry = await sender.send(Envelope(OwnRogue, "r", loop), timeout_s=_DEADLINE_S)
     late_ms = (entry.told_s - began_s - _DEADLINE_S) * 1e3
     findings.count("told_at_the_deadline", isinstance(entry.outcome, Unavailable))
-    findings.check("I7", isinstance(entry.outcome, Unavailable), f"the caller of a loop was told {entry.outcome!r}")
-    findings.check("I12", late_ms < _GRACE_MS, f"told {late_ms:.0f} ms after the deadline")
+    findings.check("I7", isinstance(entry.outcome, Unavailable), f"the caller of a loop got {entry.outcome!r}")
+    findings.check("I12", late_ms < _GRACE_MS, f"the error came {late_ms:.0f} ms after the deadline")
     after = await sender.send(Envelope(OwnRogue, "r", Misbehave(how="well")), timeout_s=60)
     findings.check("I12", isinstance(after.outcome, Receipt), f"after the loop: {after.outcome!r}")
 

@@ -73,7 +73,7 @@ class Faults:
 
 
 class Proxied:
-    """Stands where a partition's handle does, and says that the partition's socket is elsewhere."""
+    """Stands where a partition's handle does, and returns another path for the partition's socket."""
 
     def __init__(self, actor: Any, path: Path) -> None:
         self.execute, self.lost = actor.execute, actor.lost
@@ -199,7 +199,7 @@ async def socket_faults(context: Context, findings: Findings) -> None:
         findings.check("I12", after_ms < _AFTER_MS, f"a command was acknowledged after {after_ms:.0f} ms only")
         grown = grown_mib()
         await bank.end_load()
-        findings.check("I11", [one.pid for one in (await bank.runtime.status()).partitions] == pids, "one has died")
+        findings.check("I11", [one.pid for one in (await bank.runtime.status()).partitions] == pids, "one has ended")
     findings.figures["rss_growth_mib_max"] = grown
     findings.check("I11", grown < _RSS_GROWTH_MAX_MIB, f"a partition grew by {grown} MiB")
     findings.figures.update(happened)

@@ -73,11 +73,11 @@ class BroadcastLink(SimulatedLink):
         return min(room, len(data))
 
     def shutdown(self, _how: int) -> None:
-        """The partition wants no more of it."""
+        """The partition ends it."""
         self._loop.call_soon(self._lost)
 
     def wait_for_room(self, waits: bool) -> None:
-        """The link wants to send more, or not any more."""
+        """The link has more to send, or not any more."""
         self._waits = waits
 
     # What arrives

@@ -1,6 +1,6 @@
-"""Checking: the invariants, looked at in the logs and in what every client was told.
+"""Checking: the invariants, checked in the logs and in what every client was answered.
 
-Rule kept here: the checker believes nothing that the parts under test say about themselves. It decodes every record,
+Rule kept here: the checker uses nothing that the parts under test report about themselves. It decodes every record,
 folds the events with arithmetic of its own, and knows when each append took place from the disk's own book.
 """
 
@@ -74,7 +74,7 @@ def _walk(world: World, partition: int, findings: Findings) -> list[_Event]:
             purse = int(stored.stream.id.removeprefix("purse-"))
             versions[purse] += 1
             at = f"partition {partition}, event {position}"
-            findings.check("I4", stored.position == position == len(events) + 1, f"{at} says {stored.position}")
+            findings.check("I4", stored.position == position == len(events) + 1, f"{at} has {stored.position}")
             what = f"{at} is version {stored.version} of {stored.stream}, after {versions[purse] - 1}"
             findings.check("I3", stored.version == versions[purse], what)
             amount = msgpack.unpackb(stored.payload)["amount"] * (1 if stored.name == "PutIn" else -1)
@@ -112,7 +112,7 @@ def _check_told(
     states: dict[int, list[_State]],
     findings: Findings,
 ) -> None:
-    """What a client was told must be what is in the log, or must have been true at some moment meanwhile."""
+    """What a client was answered must be in the log, or must have been true at some moment meanwhile."""
     act, outcome = told.act, told.outcome
     partition, event = _partition_of(act.purse), stored.get(act.number)
     if isinstance(outcome, Receipt):
@@ -124,11 +124,11 @@ def _check_told(
         what = f"command {act.number} expected version {told.expected_version}, and made version {outcome.version}"
         findings.check("I8", as_expected, what)
     elif isinstance(outcome, Rejected | Conflict):
-        findings.check("I7", event is None, f"command {act.number} was told {outcome}, and is in the log: {event}")
+        findings.check("I7", event is None, f"command {act.number} got {outcome}, and is in the log: {event}")
         before = [state for state in states[act.purse] if state.from_s <= told.began_s][-1:]
         meanwhile = [state for state in states[act.purse] if told.began_s < state.from_s <= told.ended_s]
         true_once = any(_refuses(state, told) for state in [*before, *meanwhile])
-        findings.check("I8", true_once, f"command {act.number} was told {outcome}, which was true at no time meanwhile")
+        findings.check("I8", true_once, f"command {act.number} got {outcome}, which was true at no time meanwhile")
     if event is not None and act.kind == "take":
         money = states[act.purse][event.version].money
         findings.check("I5", money >= 0, f"purse {act.purse} was left with {money} by command {act.number}")
@@ -172,7 +172,7 @@ def _check_reads(world: World, events: list[list[_Event]], findings: Findings) -
         partition = _partition_of(read.act.purse)
         seen = [event for event in events[partition] if event.position <= read.positions[partition]]
         expected = [event.amount for event in seen if event.purse == read.act.purse]
-        what = f"query {read.act.number} was answered {read.movements} at {read.positions}, the log says {expected}"
+        what = f"query {read.act.number} was answered {read.movements} at {read.positions}, in the log it is {expected}"
         findings.check("I5", read.movements == expected, what)
         short = [number for number, position in read.after.items() if read.positions[number] < position]
         findings.check("I9", not short, f"query {read.act.number} after {read.after} was answered at {read.positions}")

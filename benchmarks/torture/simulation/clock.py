@@ -1,7 +1,7 @@
-"""Clock: an event loop whose time is a number. Nothing waits: when nobody has anything to do, time jumps.
+"""Clock: an event loop whose time is a number. Nothing waits: when there is nothing to do, time jumps.
 
 After the idea of FoundationDB's simulation (Zhou et al., "FoundationDB: A Distributed Unbundled Transactional Key Value
-Store", 2021): one thread, one source of time, so that a seed says everything about a run.
+Store", 2021): one thread, one source of time, so that a seed determines a whole run.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ __all__ = ["SimulatedLoop", "simulate"]
 Result = TypeVar("Result")
 
 LIMIT_S: Final = 3600.0
-"""Of simulated time. A story lasts seconds; whatever goes on for an hour goes on for ever."""
+"""Of simulated time. A story lasts seconds; what goes on for an hour does not end."""
 
 
 class _NoFiles(selectors.BaseSelector):
-    """A selector with nothing to watch. To be told to wait is to be told what time it is."""
+    """A selector with nothing to watch. A call to wait advances the time."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Wait by having waited. Raises `RuntimeError` where a real loop would wait for ever."""
+        """Wait by advancing the time. Raises `RuntimeError` where a real loop would wait without end."""
         if timeout is None:
-            raise RuntimeError("everybody waits for somebody: the simulation has come to a standstill")
+            raise RuntimeError("every task waits for another: the simulation has come to a standstill")
         self.now_s += max(timeout, 0.0)
         if self.now_s > LIMIT_S:
             raise RuntimeError(f"the simulation goes on after {LIMIT_S:,.0f} simulated seconds")
         return []
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        """The loop's own pipe, which nobody writes to: everything happens on one thread."""
+        """The loop's own pipe, which is never written to: everything happens on one thread."""
         return selectors.SelectorKey(fileobj, 0, events, data)
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
@@ -59,7 +59,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         return self._clock.now_s
 
     def _write_to_self(self) -> None:
-        """Nobody else's thread has to wake this one."""
+        """No other thread has to wake this one."""
 
 
 def simulate(story: Coroutine[Any, Any, Result], loop_class: type[SimulatedLoop] = SimulatedLoop) -> Result:

@@ -27,7 +27,7 @@ PIECE_EVENTS: Final = 64
 
 
 class Writes(Protocol):
-    """Decides what becomes of a write: it is done, refused, done and said to have failed, or the process ends."""
+    """Decides what becomes of a write: it is done, refused, done and reported as failed, or the process ends."""
 
     def __call__(self, what: str, effect: Callable[[], Result]) -> Result:
         """Do it, unless there is a fault here. Raises `StorageFailed`, and what ends a process."""
@@ -136,7 +136,7 @@ class Disk:
         self.write("the proposal", lambda: setattr(self, "proposed", store_map))
 
     def make(self, store_map: PartitionMap) -> None:
-        """See `ShareDisk`. Raises `StoreMissing` in place of what the real one says of a store that was in use."""
+        """See `ShareDisk`. Raises `StoreMissing` in place of the real one's error for a store that was in use."""
         if any(file.values or file.write_ownership.epoch for file in self.files.values()):
             raise StoreMissing(str(self.path), "a store here was in use")
 

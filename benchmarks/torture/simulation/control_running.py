@@ -26,7 +26,7 @@ __all__ = ["Covered", "Run", "find_wrong", "kinds_at", "pairs_of", "run_control"
 
 ANYWHERE: Final = ("kill a", "kill b", "cut a", "cut b", "kill supervisor", "second supervisor")
 AT_MESSAGES: Final = ("message lost", "answer lost", "message repeated", "message late", "disk full")
-AT_WRITES: Final = ("disk full", "written, and said to have failed")
+AT_WRITES: Final = ("disk full", "written, and reported as failed")
 
 STEPS_MAX: Final = 80
 """Steps of a run at which second faults are tried; what goes on for longer repeats itself."""
@@ -128,7 +128,7 @@ def find_wrong(runs: Iterator[Run], covered: Covered | None = None, deadline_s: 
 def pairs_of_faults(context: Context, findings: Findings) -> None:
     """Each story with each fault at each step, then with pairs of them."""
     covered = Covered()
-    logging.disable(logging.CRITICAL)  # some thousand clusters tell what goes wrong with them
+    logging.disable(logging.CRITICAL)  # some thousand clusters log what goes wrong with them
     try:
         for story in STORIES:
             wrong = find_wrong(singles_of(story), covered)

@@ -5,7 +5,7 @@ happens to a node's share (`node_share.py`), what a partition's actor does with 
 home statements. Simulated are the clock, the network, disks, and what Ray does: names, processes, restarts.
 
 Each message of the protocol and each write to a disk is a *step*, numbered in the order in which they happen; a plan
-says which faults happen at which step (`control_running.py`). After each step the invariants are looked at.
+has which faults happen at which step (`control_running.py`). After each step the invariants are checked.
 """
 
 from __future__ import annotations
@@ -268,7 +268,7 @@ class _PartitionProcess(Process):
 
 @dataclass(slots=True)
 class Record:
-    """What Ray knows of an actor: it is started again with its node, until somebody ends it for good."""
+    """What Ray knows of an actor: it is started again with its node, until it is killed for good."""
 
     name: str
     node: Node
@@ -393,7 +393,7 @@ class ControlWorld:
                 record.end_process()
 
     def _start_node(self, node: Node) -> None:
-        """A node that was cut off is told that it is dead, and is started again, as Ray does it."""
+        """A node that was cut off ends, as its Ray has given it up, and is started again."""
         self._kill_node(node)
         node.up, node.cut = True, False
         node.started += 1
@@ -417,7 +417,7 @@ class ControlWorld:
                 raise StorageFailed(node_id, "No space left on device")
             result = effect()
             self._look()
-            if "written, and said to have failed" in kinds:
+            if "written, and reported as failed" in kinds:
                 raise StorageFailed(node_id, "Input/output error")
             return result
 
@@ -554,7 +554,7 @@ class ControlWorld:
         self._counting = True
         if (supervision := self.supervisor) is not None and supervision.started:
             self._begin_story(supervision)
-        trouble, deadline_s = "it was not looked at", self.loop.time() + REST_MAX_S
+        trouble, deadline_s = "it was not checked", self.loop.time() + REST_MAX_S
         while trouble and self.loop.time() < deadline_s:
             await asyncio.sleep(WATCH_S)
             if self.loop.time() > self.busy_until_s:

@@ -22,7 +22,7 @@ LATE_S: Final = 1.2
 """Later than an attempt may take, so that it is sent again and both arrive."""
 
 NOTICED_S: Final = 0.15
-"""After which a caller hears that a process has ended."""
+"""After which a caller learns that a process has ended."""
 
 
 class ProcessEnded(Exception):  # noqa: N818 - what Ray's errors stand for here

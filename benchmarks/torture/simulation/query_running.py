@@ -27,7 +27,7 @@ __all__ = ["find_query_failure", "run_query_story"]
 REAL: Final = QueryBuild()
 
 LATER_S: Final = 0.06
-"""How much after its deadline a query is told at the latest: what is due is looked for every 50 ms."""
+"""How long after its deadline a query is answered at the latest: what is due is looked for every 50 ms."""
 
 PROMPT_S: Final = 0.35
 """For a query when nothing is wrong: less than an attempt may take, so none had to be sent again."""
@@ -43,12 +43,12 @@ def run_query_story(story: Story, build: QueryBuild = REAL) -> Findings:
     simulate(world.run(), SocketLoop)
     findings = check(world)
     for act in world.hanging:
-        findings.violate("I12", f"query {act.number} was never told anything")
+        findings.violate("I12", f"query {act.number} was never answered")
     only_cut = {fault.trouble for fault in story.faults} <= {"connections cut"}
     for answer in world.answers:
         took_s = answer.ended_s - answer.began_s
         soon = not only_cut or (took_s <= CUT_S and not isinstance(answer.value, RayfoldError))
-        what = f"query {answer.act.number} was told {answer.value} after {took_s:.3f} s, though it was only cut off"
+        what = f"query {answer.act.number} got {answer.value} after {took_s:.3f} s, though it was only cut off"
         findings.check("I12", soon, what)
         _check_answer(answer, findings, quiet=not story.faults or answer.began_s >= PROBE_S)
     links = [link for process in world.processes for link in process.links.links]
@@ -65,16 +65,16 @@ def run_query_story(story: Story, build: QueryBuild = REAL) -> Findings:
 
 
 def _check_answer(answer: Answer, findings: Findings, *, quiet: bool) -> None:
-    """Nobody waits past a deadline, is told before it that it has passed, or waits long when nothing is wrong."""
+    """No caller waits past a deadline, gets `Unavailable` before it, or waits long when nothing is wrong."""
     number, value, took_s = answer.act.number, answer.value, answer.ended_s - answer.began_s
-    findings.check("I12", took_s <= ASK_TIMEOUT_S + LATER_S, f"query {number} was told after {took_s:.3f} s")
+    findings.check("I12", took_s <= ASK_TIMEOUT_S + LATER_S, f"query {number} took {took_s:.3f} s")
     known = not isinstance(value, RayfoldError) or isinstance(value, NotYetVisible | Unavailable)
-    findings.check("I5", known, f"query {number} was told {value}")
+    findings.check("I5", known, f"query {number} got {value}")
     if isinstance(value, RayfoldError):
-        findings.check("I7", took_s >= ASK_TIMEOUT_S, f"query {number} was told {value} after {took_s:.3f} s")
+        findings.check("I7", took_s >= ASK_TIMEOUT_S, f"query {number} got {value} after {took_s:.3f} s")
     if quiet:
         prompt = not isinstance(value, RayfoldError) and took_s <= PROMPT_S
-        what = f"query {number} was told {value} after {took_s:.3f} s, when nothing was wrong"
+        what = f"query {number} got {value} after {took_s:.3f} s, when nothing was wrong"
         findings.check("I12", prompt, what)
 
 

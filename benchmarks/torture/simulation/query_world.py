@@ -1,9 +1,9 @@
 """Query world: clients that ask a projector over simulated sockets, in one simulation with partitions and commands,
 which broadcast to it over simulated sockets as well.
 
-Real are the pool of replicas and what it believes, the search for a socket, both ends' protocols, the table of what
-waits, what broadcasts, and the read model. Simulated are the network, whose bytes are late, come in pieces and are cut,
-the clock, and what happens to processes: the projector is killed with what is parked in it, loses broadcasts, and comes
+Real are the pool of replicas with its state, the search for a socket, both ends' protocols, the table of what waits,
+what broadcasts, and the read model. Simulated are the network, whose bytes are late, come in pieces and are cut, the
+clock, and what happens to processes: the projector is killed with what is parked in it, loses broadcasts, and comes
 back.
 """
 
@@ -256,7 +256,7 @@ class ServingProjector(ProjectorProcess):
             link.cut()
 
     def handle(self, method: str, *arguments: Any) -> Any:
-        """Through Ray: `apply`, `socket_path`, `ask` and `ask_after`, and the `ask` of whoever checks."""
+        """Through Ray: `apply`, `socket_path`, `ask` and `ask_after`, and the `ask` of the checks."""
         if self.ended:
             raise ProcessEnded
         if method == "socket_path":
@@ -335,7 +335,7 @@ class ServingProjector(ProjectorProcess):
 
 @dataclass
 class QueryWorld(World):
-    """Everything, and what every client was told."""
+    """Everything, and what every client was answered."""
 
     build: QueryBuild
     answers: list[Answer] = field(default_factory=list)

@@ -3,7 +3,7 @@
 What one end writes the other end reads in order, or a beginning of it: that is all that a Unix socket promises. Where
 the pieces end, how long each takes, and how much of what was on its way still arrives after the end, the seed decides.
 The client's end is the real `SocketConnection`, called as asyncio calls it; the partition's end reads as the real
-`SocketServer` does, no more at a time than its protocol wants.
+`SocketServer` does, no more at a time than its protocol asks for.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["ClientLink", "Link", "OwnSocket", "RecordedConnection", "SimulatedLi
 
 
 class OwnSocket:
-    """As much of a socket as a client looks at before it sends anything: the other end is of its own user."""
+    """As much of a socket as a client checks before it sends anything: the other end is of its own user."""
 
     def getsockopt(self, *_: int) -> bytes:
         """The credentials of the other end's process."""
@@ -191,7 +191,7 @@ class ClientLink(SimulatedLink):
             self._up.write(data)
 
     def abort(self) -> None:
-        """The client ends the connection, and is told so as soon as it has returned."""
+        """The client ends the connection, and its `connection_lost` is called as soon as it has returned."""
         self._up.end(cut=False)
         self._loop.call_soon(self._lost)
 

@@ -1,4 +1,4 @@
-"""Socket running: stories of connections one after the other, what is looked at in each, and the shortest that fails.
+"""Socket running: stories of connections one after the other, what is checked in each, and the shortest that fails.
 
 `python -m rayfold.benchmarks.torture.simulation.socket_running SEED [COUNT]` runs the stories of some seeds by
 themselves.
@@ -31,7 +31,7 @@ __all__ = ["find_socket_failure", "run_socket_story"]
 SHORT_STORIES: Final = 100
 REAL: Final = SocketBuild()
 LATER_S: Final = 0.06
-"""How much after its deadline a command is told at the latest: what is due is looked for every 50 ms."""
+"""How long after its deadline a command is answered at the latest: what is due is looked for every 50 ms."""
 
 HARMLESS: Final = frozenset({"connections cut", "server full", "moved", "own actor", "loading"})
 """Troubles that are over, for a command, long before its deadline."""
@@ -47,10 +47,10 @@ def run_socket_story(story: Story, build: SocketBuild = REAL) -> Findings:
     findings = check(world)
     stored = {int.from_bytes(command_id, "big") for command_id in _command_ids(world)}
     for refused in world.refused:
-        what = f"command {refused.act.number} was told {refused.error}, and is in the log"
+        what = f"command {refused.act.number} got {refused.error}, and is in the log"
         findings.check("I7", refused.act.number not in stored, what)
     for act in world.hanging:
-        findings.violate("I12", f"command {act.number} was never told anything")
+        findings.violate("I12", f"command {act.number} was never answered")
     for told in world.told:
         _check_time(told, findings)
         if {fault.trouble for fault in story.faults} <= HARMLESS:
@@ -71,18 +71,18 @@ def _command_ids(world: SocketWorld) -> Iterable[bytes]:
 
 
 def _check_time(told: Told, findings: Findings) -> None:
-    """Nobody waits past a deadline, is told before it that it has passed, or waits long when nothing is wrong."""
+    """No caller waits past a deadline, gets `Unavailable` before it, or waits long when nothing is wrong."""
     act, outcome, took_s = told.act, told.outcome, told.ended_s - told.began_s
     known = isinstance(outcome, Receipt | Rejected | Conflict | StorageFailed | Unavailable)
-    findings.check("I6", known, f"command {act.number} was told {outcome}, which is for nobody but the router")
+    findings.check("I6", known, f"command {act.number} got {outcome}, which is for the router alone")
     limit_s = told.tries * (SETTINGS.timeout_s + LATER_S)
-    findings.check("I12", took_s <= limit_s, f"command {act.number} was told after {took_s:.3f} s, over {limit_s} s")
+    findings.check("I12", took_s <= limit_s, f"command {act.number} took {took_s:.3f} s, over {limit_s} s")
     if isinstance(outcome, Unavailable):
         early = took_s < told.tries * SETTINGS.timeout_s
-        findings.check("I7", not early, f"command {act.number} was told {outcome} after {took_s:.3f} s")
+        findings.check("I7", not early, f"command {act.number} got {outcome} after {took_s:.3f} s")
     if told.began_s >= PROBE_S:
         prompt = isinstance(outcome, Receipt) and took_s <= PROMPT_S
-        what = f"command {act.number} was told {outcome} after {took_s:.3f} s, when nothing was wrong any more"
+        what = f"command {act.number} got {outcome} after {took_s:.3f} s, when nothing was wrong any more"
         findings.check("I12", prompt, what)
 
 

@@ -53,7 +53,7 @@ HANGS_S: Final = 10.0
 """After which a command without an outcome, whose deadline was at 2 s, will never have one."""
 
 REPLACED_S: Final = 0.4
-"""Within which every client has heard that a partition has moved."""
+"""Within which every client has learned that a partition has moved."""
 
 LOADING_S: Final = 0.1
 OWN_LIVES_S: Final = 0.1
@@ -88,7 +88,7 @@ class SocketBuild(Build):
 
 
 class Refused(NamedTuple):
-    """A command that its client was told at once it would not be sent."""
+    """A command that was refused at once, without being sent."""
 
     act: Act
     error: RayfoldError
@@ -285,7 +285,7 @@ class OwnProcess:
         self._loop: WriteLoop = world.build.write_loop(partition, log, CATALOGUE, residents_max=1)
 
     def end(self) -> None:
-        """The process ends. Its partition hears of it from clients."""
+        """The process ends. Its partition learns of it from clients."""
         self.ended = True
 
     def handle(self, method: str, *arguments: Any) -> bytes:
@@ -339,7 +339,7 @@ class SocketRouter(SimulatedRouter):
 
 @dataclass
 class SocketWorld(World):
-    """Everything, and what every client was told."""
+    """Everything, and what every client was answered."""
 
     loses_answers: ClassVar[frozenset[str]] = World.loses_answers | {
         "kill partition",
@@ -446,7 +446,7 @@ class SocketWorld(World):
         return [here[number % len(here)]] if here else []
 
     def _move(self, partition: int, old: ServingProcess) -> None:
-        """Seal the log, have a process at the new home take it over, and tell one client after the other."""
+        """Seal the log, have a process at the new home take it over, and notify one client after the other."""
         old.sealed = True
         self._former[partition, self._homes[partition]] = old
         self._homes[partition] += 1

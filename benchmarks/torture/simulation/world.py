@@ -53,7 +53,7 @@ TRIES_MAX: Final = 4
 
 RESTART_S: Final = 0.3
 PROJECTOR_LOOKS_S: Final = 0.25
-"""How often a projector looks into the log by itself."""
+"""How often a projector reads the log by itself."""
 
 ASK_TIMEOUT_S: Final = 2.0
 SETTLED_S: Final = 3.0
@@ -81,7 +81,7 @@ class Committed(NamedTuple):
 
 
 class Told(NamedTuple):
-    """What a client was told of a command."""
+    """What a client was answered for a command."""
 
     act: Act
     began_s: float
@@ -103,7 +103,7 @@ class Read(NamedTuple):
 
 
 class Disk:
-    """The log of a partition, which outlives its processes; it fails when the story says so, and keeps book."""
+    """The log of a partition, which outlives its processes; it fails as the story has it, and lists its commits."""
 
     def __init__(self, world: World, partition: int) -> None:
         self.log = world.build.log(now_us=lambda: int(world.loop.time() * 1e6))
@@ -199,7 +199,7 @@ class ProjectorProcess:
 
 @dataclass
 class World:
-    """Everything, and what everybody was told."""
+    """Everything, and what every client was answered."""
 
     loses_answers: ClassVar[frozenset[str]] = frozenset({"answers lost", "kill after commit"})
     """Troubles in which the answer to a command that was decided may not come: on the way, or with a process."""
@@ -275,13 +275,13 @@ class World:
             self.projector.ended = True
 
     def _current(self, partition: int) -> Process:
-        """Who is the actor, in the opinion of whoever asks now: while there are two copies, either."""
+        """The process that a caller takes for the actor now: while there are two copies, either."""
         copy = self._copies.get(partition)
         outdated = self.network.trouble("two copies", partition) and self.network.chance("outdated handle") < 0.5
         return copy if copy is not None and outdated and not copy.ended else self.partitions[partition]
 
     async def _look(self) -> None:
-        """What Ray and the projector do from time to time: start again what has ended, look into the log."""
+        """What Ray and the projector do from time to time: start again what has ended, read the log."""
         while True:
             await asyncio.sleep(PROJECTOR_LOOKS_S)
             for partition, process in enumerate(self.partitions):
@@ -336,8 +336,8 @@ class SimulatedRouter(CommandRouter):
 
     def __init__(self, build: Build, partitions: Sequence[Any], settings: Settings) -> None:
         self.routing_class = build.routing
-        super().__init__(partitions, _nobody, settings)
+        super().__init__(partitions, _no_actor, settings)
 
 
-def _nobody(name: str) -> Any:
+def _no_actor(name: str) -> Any:
     raise ValueError(f"no actor is named {name}")

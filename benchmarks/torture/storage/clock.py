@@ -72,7 +72,7 @@ def _with_clock(server: ForkServer, folder: Path, stamp: str, findings: Findings
     stored = {event.command_id.hex(): (event.position, event.version) for event in records}
     lost = [one for one in told if stored.get(one[0]) != one[1:]]
     findings.count("losses", len(lost))
-    findings.check("I1", len(told) == COMMANDS and not lost, f"{where}: {len(told)} told, not there: {lost[:3]}")
+    findings.check("I1", len(told) == COMMANDS and not lost, f"{where}: {len(told)} answered, not there: {lost[:3]}")
     findings.check("I2", len(stored) == len(records), f"{where}: {len(records)} events of {len(stored)} commands")
     findings.check("I2", all(line["repeated"] for line in child.lines), f"{where}: commands sent again were not known")
     findings.check("I4", [one.position for one in records] == list(range(1, COMMANDS + 1)), f"{where}: gaps")

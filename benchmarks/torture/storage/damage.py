@@ -5,11 +5,11 @@ Each answer has to be what was stored, or an error:
 - *wrong*: an answer that was never true. There may be none
 - *denied*: "there is no such thing", or only its beginning, about something that is there. There may be none: LMDB
   finds a key by comparing keys, so a bit that flips in a key, or in a page above it, hides an entry from mere look-ups
-- *died*: LMDB ended the process, by an assertion of its own or by a page that is not there. No answer, but loud
+- *ended*: LMDB ended the process, by an assertion of its own or by a page that is not there. No answer, but loud
 
 `rayfold verify` walks the file without LMDB first. It has to survive, and to name each of these with place and kind.
 
-Rule kept here: each damage is tried in a child that may die of it, and undone afterwards; the truth is read before.
+Rule kept here: each damage is tried in a child that may end of it, and undone afterwards; the truth is read before.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["BATCHES", "make_two", "questions", "verdict"]
 
 BATCHES: Final = 60
 PER_CHILD: Final = 200
-"""Damages tried by one child, unless it dies earlier."""
+"""Damages tried by one child, unless it ends earlier."""
 
 SHOWN_CHARS: Final = 200
 
@@ -178,7 +178,7 @@ def _ask_all(store: Store, asked: list[Question], truths: list[Any], states: lis
     "bit-flips",
     "random bits flipped and files cut off in a copy of a store",
     "I10",
-    counts="damages wrong denied error right died verified",
+    counts="damages wrong denied error right ended verified",
     times=(6, 60, 2.0),
 )
 def bits_and_cuts(context: Context, findings: Findings) -> None:
@@ -221,11 +221,11 @@ def _counted(child: Forked, first: int, findings: Findings) -> int:
         if problems is not None:
             findings.count("verified")
             placed = all(database and key and kind for database, key, kind in problems)
-            findings.check("I10", placed, f"{damage}: verify does not say where: {problems}")
+            findings.check("I10", placed, f"{damage}: verify does not name the place: {problems}")
         first += 1
     if child.status:
         findings.count("damages")
-        findings.count("died")
-        findings.figures["died_of"] = f"{damage}: status {child.status}"
+        findings.count("ended")
+        findings.figures["ended_by"] = f"{damage}: status {child.status}"
         return first + 1
     return first

@@ -103,7 +103,7 @@ def full_disk(context: Context, findings: Findings) -> None:
                 head, right = line["head"], wanted.ends[line["failed"]]
                 findings.check("I10", line["error"][0] == "StorageFailed", f"{kind}: {line['error']}")
                 findings.check("I11", line["served"], f"{kind}: no reads while the disk is full")
-                findings.check("I7", head == right, f"{kind}: told as rolled back, but the head is {head}, not {right}")
+                findings.check("I7", head == right, f"{kind}: reported as undone, but the head is {head}, not {right}")
             done = acknowledged(child.lines, wanted, findings)
             resumed = bool(refused) and done > refused[-1]["failed"] + AFTERWARDS
             findings.check("I1", resumed, f"{kind}: writes have not resumed after batch {done}")
@@ -236,7 +236,7 @@ def no_address_space(report: Any, *, folder: str, seed: int) -> None:
 def _until_refused(
     report: Any, folder: str, seed: int, squeeze: Callable[[], object], free: Callable[[], object]
 ) -> None:
-    """Append until it is refused, look whether reads are served, make room, and go on with what was refused."""
+    """Append until it is refused, check that reads are served, make room, and go on with what was refused."""
     store = make_store(Path(folder), seed, 0)
     log = open_clocked(store, map_bytes=MAP_BYTES)
     epoch = log.activate()
@@ -315,7 +315,7 @@ def _try(report: Any, what: Callable[[], object]) -> None:
 
 
 def read_only_mount(report: Any, *, path: str) -> None:
-    """A job: nobody may write here, everybody may read."""
+    """A job: no process may write here, all may read."""
     subprocess.run(["mount", "--bind", path, path], check=True)
     subprocess.run(["mount", "-o", "remount,ro,bind", path], check=True)
     store = open_store(path)
@@ -327,7 +327,7 @@ def read_only_mount(report: Any, *, path: str) -> None:
 
 
 def of_another_user(report: Any, *, path: str) -> None:
-    """A job: the process may not even look into the directory. Without root its own user shuts itself out."""
+    """A job: the process may not even list the directory. Without root its own user shuts itself out."""
     Path(path).chmod(0o700 if os.geteuid() == 0 else 0)
     if os.geteuid() == 0:
         os.setuid(ANOTHER_USER)

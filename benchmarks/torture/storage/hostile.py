@@ -1,4 +1,4 @@
-"""Hostile input: too large, too deep, too many, no numbers, no ids; from a caller, and from whoever skips the client.
+"""Hostile input: too large, too deep, too many, no numbers, no ids; from a caller, and from a peer without our client.
 
 A caller's message is refused while it is made or packed. A peer who speaks to a partition directly sends bytes; those
 are refused when they are unpacked, decoded, or looked up. Every refusal has a name, comes before the input costs more
@@ -171,10 +171,10 @@ INPUTS: Final = (
     _payload("half of it", lambda: msgpack.packb({"text": "x" * 100})[:50]),
     _stream("an id of 600 bytes", lambda: ("Box", "x" * 600)),
     _stream("no id", lambda: ("Box", "")),
-    _stream("a type that nobody knows", lambda: ("Bomb", "box")),
+    _stream("an unknown type", lambda: ("Bomb", "box")),
     _stream("a type that is a path", lambda: ("../../Box", "box")),
     _stream("no type", lambda: ("", "box")),
-    Input("a command that nobody knows", lambda: GOOD._replace(name="Explode"), _executed),
+    Input("an unknown command", lambda: GOOD._replace(name="Explode"), _executed),
     Input("a command named as a dunder", lambda: GOOD._replace(name="__init__"), _executed),
     Input("a command id of 15 bytes", lambda: GOOD._replace(command_id=b"i" * 15), _executed),
     Input("no command id", lambda: GOOD._replace(command_id=b""), _executed),
@@ -195,7 +195,7 @@ ACCEPTED_IDS: Final = (
     *("\u212b", "x", "X", "\uff38", "\u202ex", "x" * 400, "é" * 200, "CON", "~", "$HOME", "%s%n", "store.json"),
     "partition-00000",
 )
-"""Odd, and nobody's business: each is one aggregate, another than all others, and no file is named after it."""
+"""Odd, and allowed: each is one aggregate, another than all others, and no file is named after it."""
 
 
 @scenario(
@@ -302,7 +302,7 @@ def refuse(report: Any, *, folder: str) -> None:
 
 
 def odd_ids(report: Any, *, folder: str) -> None:
-    """A job: one event for each odd id, then look whether each has its own."""
+    """A job: one event for each odd id, then check that each has its own."""
     loop, _ = _loop(folder)
     commands = [pack(Envelope(Box, ident, Keep(value=number)))[0] for number, ident in enumerate(ACCEPTED_IDS)]
     outcomes: list[Outcome] = [loop.execute([command]).outcomes[0] for command in commands]

@@ -1,9 +1,9 @@
 """Pickles in place of everything that is decoded: none of them may run.
 
-A pickle whose loading makes a file is put where a caller, a peer or somebody with access to the disk could put one: in
+A pickle whose loading makes a file is put where a caller, a peer or a user with access to the disk could put one: in
 a command, a batch of them, an outcome, a stored event with a good checksum, a snapshot, a saved read model and its
-checkpoint, the manifest, the lock file. Then all of it is read. The file must not be there; that it would be is shown
-first.
+checkpoint, the manifest, the lock file. Then all of it is read. The file must not exist; that a pickle which is
+loaded makes it is shown first.
 """
 
 from __future__ import annotations

@@ -78,8 +78,8 @@ _STRING: Final = re.compile(r'"((?:\\x[0-9a-f]{2})*)"(\.\.\.)?')
 
 
 def steps_of(trace: Path, file: Path) -> list[Step]:
-    """What a trace of `_STRACE_OPTIONS` says about one file, and what the process has said. Raises `ValueError` for a
-    call that changes the file in a way that is not known here."""
+    """What a trace of `_STRACE_OPTIONS` has about one file, and what the process has reported. Raises `ValueError` for
+    a call that changes the file in a way that is not known here."""
     names: dict[int, tuple[str, bool]] = {}
     places: dict[int, int] = {}
     steps: list[Step] = []
@@ -128,7 +128,7 @@ class Cut(NamedTuple):
     step: int
     disk: Disk
     told: list[dict[str, Any]]
-    """What the process had said by then."""
+    """What the process had reported by then."""
 
 
 class Disk:
@@ -172,7 +172,7 @@ class Disk:
 
 
 def cuts(content: bytes, steps: Sequence[Step]) -> Iterator[Cut]:
-    """The moments that differ: before a sync or a durable write is done, and after each thing said."""
+    """The moments that differ: before a sync or a durable write is done, and after each report."""
     disk, told = Disk(content), list[dict[str, Any]]()
     for number, step in enumerate(steps):
         if isinstance(step, Write):
@@ -189,7 +189,7 @@ def cuts(content: bytes, steps: Sequence[Step]) -> Iterator[Cut]:
 
 
 def images(disk: Disk, rng: random.Random, limit: int) -> Iterator[bytes]:
-    """What the disk may hold: every combination if there are at most `limit`, else the telling ones and a sample.
+    """What the disk may hold: every combination if there are at most `limit`, else a sample (`_telling`).
 
     Always also states with pages torn between sectors, and short files, which no combination of whole pages gives.
     """

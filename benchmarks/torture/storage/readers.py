@@ -1,8 +1,8 @@
-"""Readers that stay: one that reads all the time, one that is stopped in the middle of a read, one that dies there.
+"""Readers that stay: one that reads all the time, one that is stopped in a read, one that is killed there.
 
-LMDB never changes a page that a reader may still look at: while a read transaction is open, every commit takes new
-pages and the file grows. So a read lives no longer than its call, and the slot of a reader that died is freed by the
-writer. What a stopped process pins, nobody can free; when it goes on, or is killed, its pages are used again.
+LMDB never changes a page that a reader may still read: while a read transaction is open, every commit takes new pages
+and the file grows. So a read ends with its call, and the slot of a reader that was killed is freed by the writer. What
+a stopped process pins, no other one can free; when it goes on, or is killed, its pages are used again.
 
 Each phase is the same number of commits, and its figure is what the file grew by.
 """
@@ -89,7 +89,7 @@ def long_readers(context: Context, findings: Findings) -> None:
     once, told = alone + SLACK_BYTES, f"grown by, in bytes: {figures}"
     pinned = READER_CHECK_EVERY * (stopped // commits) * 2 + once  # what one commit pins varies, at most by half
     findings.reach(stopped > 2 * once, f"a stopped reader pins nothing, so nothing was tried; {told}")
-    findings.reach(killed > once, f"a reader that died pins nothing, so nothing was tried; {told}")
+    findings.reach(killed > once, f"a killed reader pins nothing, so nothing was tried; {told}")
     findings.check("I11", reading < stopped, f"a reader that never rests pins as much as one that never ends; {told}")
     findings.check("I11", killed <= pinned, f"a dead reader pins more than {READER_CHECK_EVERY} commits; {told}")
     findings.check("I11", settled <= once, f"what a dead reader had pinned is not used again; {told}")

@@ -87,14 +87,14 @@ _SWAPS: Final[dict[str, Swap]] = {
     "the lock file of the store is noise": lambda s, _: (s / "store.lock").write_bytes(random.Random(3).randbytes(100)),
     "the lock file of the store is a folder": lambda s, _: _become_folder(s / "store.lock"),
 }
-"""What is done to the files, by how one would tell it."""
+"""What is done to the files, by its description."""
 
 
 @scenario(
     "swapped-files",
     "files of a store swapped, emptied, replaced by others",
     "I10",
-    counts="swaps refused right wrong died",
+    counts="swaps refused right wrong ended",
     times=(4, 10, 0.3),
 )
 def swapped_files(context: Context, findings: Findings) -> None:
@@ -137,7 +137,7 @@ def _content(folder: Path) -> dict[str, bytes | int]:
 def _check_told(child: Forked, what: str, findings: Findings) -> None:
     findings.count("swaps")
     if child.status:
-        findings.count("died")
+        findings.count("ended")
         child.check_status(findings, what)
         return
     told = {line["asked"]: line["told"] for line in child.lines}
@@ -152,7 +152,7 @@ def _check_told(child: Forked, what: str, findings: Findings) -> None:
 
 
 def look(report: Any, *, path: str, seed: int) -> None:
-    """A job: open the store in every way, and say of each answer whether it is right."""
+    """A job: open the store in every way, and report of each answer whether it is right."""
     wanted = [expected(seed + partition, BATCHES) for partition in range(2)]
 
     def ask(asked: str, ask: Callable[[], bool]) -> None:
@@ -217,7 +217,7 @@ def another_format(context: Context, findings: Findings) -> None:
             named = isinstance(told, RayfoldError)
             findings.count("refused", named)
             findings.check("I10", named, f"{kind}, {way}: accepted, {told}")
-            findings.check("I10", not isinstance(told, StoreMissing), f"{kind}, {way}: said to be missing: {told}")
+            findings.check("I10", not isinstance(told, StoreMissing), f"{kind}, {way}: reported as missing: {told}")
             if not findings.check("I1", _content(folder) == before, f"{kind}, {way}: the store is not what it was"):
                 findings.count("changed")
 

@@ -1,6 +1,6 @@
 """The workload of the storage scenarios: seeded batches, what they must come to, how they are written, and the judge.
 
-Rules kept here: everything follows from the seed. So whoever knows the seed knows every record of the log in advance,
+Rules kept here: everything follows from the seed. So from the seed every record of the log is known in advance,
 including its hash chain. A store is right if its log is, byte for byte, the expected records up to the end of a batch
 that is not before the last acknowledged one; and if it then goes on as if nothing had happened.
 """
@@ -111,7 +111,7 @@ class Expected(NamedTuple):
     def batches_in(self, records: Sequence[bytes]) -> int | None:
         """How many whole batches these records are, byte for byte; None if they are anything else.
 
-        Batches that store nothing count as done: nothing tells them apart from batches that are still to come.
+        Batches that store nothing count as done: they cannot be distinguished from batches that are still to come.
         """
         if list(records) != self.records[: len(records)] or len(records) not in self.ends:
             return None
@@ -165,7 +165,7 @@ def make_store(path: Path, seed: int, count: int, partitions: int = 1) -> Store:
 
 
 def copy_of(store: Path, path: Path) -> Path:
-    """A copy of a store that nobody uses, in place of an earlier one."""
+    """A copy of a store that is not in use, in place of an earlier one."""
     shutil.rmtree(path, ignore_errors=True)
     return Path(shutil.copytree(store, path))
 
@@ -196,7 +196,7 @@ def write(
 ) -> None:
     """A job: write the batches `FIRST..last - 1`, report each once it is acknowledged, and try again what failed.
 
-    `barrier` says where to wait for the scenario: before the log is opened (`open`), or before the first batch
+    `barrier`: where to wait for the scenario: before the log is opened (`open`), or before the first batch
     (`batch`). `ended` is asked before each batch whether that is enough.
     """
     store = open_store(path)
@@ -241,8 +241,8 @@ def _take_over(report: Any, store: Store) -> tuple[LmdbLog, WriteLoop]:
 
 
 def acknowledged(lines: list[Line], wanted: Expected, findings: Findings, done: int = 0) -> int:
-    """How many batches are acknowledged for certain, `done` at least; every outcome that was told is compared with the
-    expected one."""
+    """How many batches are acknowledged for certain, `done` at least; every outcome that was reported is compared
+    with the expected one."""
     for line in lines:
         if "acknowledged" in line:
             number = line["acknowledged"]
@@ -255,7 +255,7 @@ def acknowledged(lines: list[Line], wanted: Expected, findings: Findings, done: 
 def judge(store: Path, wanted: Expected, done: int, findings: Findings, where: str, *, verify: bool = True) -> None:
     """Whether the store holds what was acknowledged and nothing that was not sent, and goes on from there.
 
-    `done` batches are acknowledged for certain. Counts `losses`, `unreadable`, `sent_again` and `twice`, and looks at
+    `done` batches are acknowledged for certain. Counts `losses`, `unreadable`, `sent_again` and `twice`, and checks
     I1, I2, I3 (if it is to be verified), I4 and I7.
     """
     where_done = f"{where}: {done} batches acknowledged"
