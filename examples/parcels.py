@@ -160,14 +160,14 @@ async def main(directory: str) -> None:
         registered = [outcome async for _, outcome in service.execute_all(new)]
         print(sum(isinstance(outcome, Receipt) for outcome in registered), "registered")
 
-        # A rule says no, and why.
+        # A rule refuses, with its reason.
         await service.execute(Parcel, "p7", Deliver(signed_by="Ada"))
         try:
             await service.execute(Parcel, "p7", Scan(depot="Basel"))
         except Rejected as rejected:
             print(rejected)
 
-        # Somebody else was faster.
+        # Another writer was faster.
         seen = await service.execute(Parcel, "p8", Scan(depot="Basel"))
         await service.execute(Parcel, "p8", Scan(depot="Olten"))
         try:

@@ -203,7 +203,7 @@ class Vault(Aggregate, placement=OwnActor()):
 
     @decide
     def retrieve(self, command: Retrieve) -> Retrieved | Rejected:
-        """Only what is there."""
+        """Only what it holds."""
         return Retrieved(thing=command.thing) if command.thing in self.things else Rejected("not_there")
 
     @evolve
@@ -265,7 +265,7 @@ class Balances(Projection):
 
     @answer
     def balance(self, query: BalanceOf) -> int:
-        """Nothing, for an account that nobody heard of."""
+        """0 for an unknown account."""
         return self.balances.get(query.account, 0)
 
     @answer

@@ -24,7 +24,7 @@ settings.register_profile("repeatable", parent=settings.get_profile("thorough"),
 settings.load_profile("repeatable" if os.environ.get("CI") else "thorough")
 
 # A shell without job control starts what it sends to the background with Ctrl-C switched off, and that is inherited:
-# the programs that tests interrupt would never hear of it.
+# the programs that tests interrupt would never get the signal.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -40,7 +40,7 @@ def pytest_collection_finish() -> None:
 
 
 # The longest first, each a minute or more: the workers take one file after the other, and what comes last is short.
-# By the sum of what `--durations=0` tells of a run of all tests.
+# By the sum of what `--durations=0` prints for a run of all tests.
 LONGEST = (
     "actors/rollout/test_deploy.py",
     "docs/test_tutorial.py",
@@ -72,7 +72,7 @@ LONGEST = (
 SHARED_RAYS: Final = {"cluster", "shared_ray", "ray_of_the_run"}
 """The fixtures that start one, or what uses them."""
 
-# A cluster whose address stands in somebody's profile must never be joined by a test.
+# A cluster whose address stands in a user's profile must never be joined by a test.
 for name in ("RAY_ADDRESS", "RAY_NAMESPACE"):
     os.environ.pop(name, None)
 
@@ -90,7 +90,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 SLOW_EVENTS: Final = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "time.sleep"}
-"""What Python tells its audit hooks of before it happens: starting a process, Ray too, and sleeping."""
+"""What Python calls its audit hooks for before it happens: starting a process, Ray too, and sleeping."""
 
 _refused = False
 """Whether the test that runs now may do none of it."""

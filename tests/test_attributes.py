@@ -2,7 +2,7 @@
 
 Read from the source of `actors/` and `runtime/`. An attribute counts as there if `__init__` sets it on every path that
 does not raise, by itself or in a method of its own that it calls; if the class or a base of it has it with a value; or
-if it is a field of a dataclass, tuple or message. What is not there yet has a value that says so, such as None.
+if it is a field of a dataclass, tuple or message. What is not there yet has a value for that, such as None.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("actors", "runtime")
 FIELDS = {"NamedTuple", "TypedDict", "Protocol", "BaseModel", "Message", "Command", "Event", "Query"}
-"""Of what derives from these, an annotation without a value is a field, or a promise of whoever implements it."""
+"""Of what derives from these, an annotation without a value is a field, or a promise of what implements it."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -157,7 +157,7 @@ def test_no_attribute_exists_only_sometimes() -> None:
     known = classes()
     assert {"PartitionActor", "ProjectorActor", "ReadModel"} <= known.found.keys()
     guilty = [f"{place}:{what}" for place, cls in known.all for what in known.sometimes(cls)]
-    assert not guilty, "give it a value in __init__ that says that it is not there yet, or make what has it a value"
+    assert not guilty, "give it a value in __init__ that means that it is not there yet, or make what has it a value"
 
 
 @pytest.mark.parametrize(

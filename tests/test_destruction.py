@@ -79,7 +79,7 @@ def rows() -> list[re.Match[str]]:
 @pytest.mark.slow
 def test_each_place_that_destroys_something_is_listed_and_nothing_else() -> None:
     listed = {f"{row['file']}: {name}" for row in rows() for name in re.findall(r"`([A-Za-z_.]+)`", row["functions"])}
-    assert sorted(found() - listed) == [], f"say in {PAGE.name} on which evidence they act, and which test withholds it"
+    assert sorted(found() - listed) == [], f"list in {PAGE.name} the evidence they act on, and the test without it"
     assert sorted(listed - found()) == [], f"these are listed in {PAGE.name} and destroy nothing any more"
 
 

@@ -31,7 +31,7 @@ COMMAND_TIMEOUT_S = 60
 
 
 def run(*command: str | Path, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a command as a stranger would: without our checkout on the path, and without colours in what it says."""
+    """Run a command as a stranger would: without our checkout on the path, and without colours in what it prints."""
     hidden = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"}
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     environment |= {"NO_COLOR": "1", "COLUMNS": "120"}
@@ -309,8 +309,8 @@ def test_the_installed_package_and_a_users_folders_of_the_same_names_leave_each_
 
 
 def type_check(installed: Installed, program: str) -> str:
-    """What a strict type checker says of a user's program that imports the installed package. It begins with a copy of
-    what `make check` knows of the same files, and so with its settings: to read them anew takes 20 s of CPU."""
+    """What a strict type checker reports for a user's program that imports the installed package. It begins with a copy
+    of what `make check` knows of the same files, and so with its settings: to read them anew takes 20 s of CPU."""
     known, cache = ROOT / ".mypy_cache", installed.environment / "mypy_cache"
     if known.exists() and not cache.exists():
         shutil.copytree(known, cache)

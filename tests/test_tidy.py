@@ -1,7 +1,7 @@
 """The laws of the house that a machine can check: layers, names, docstrings, lengths, steps of the write path.
 
 They read the source and run none of it, except where the law is about what an import pulls in. DESIGN's laws 1 and 7
-are here, and the rules of `CONTRIBUTING.md`. A law that has to bend is changed here, in a commit that says why.
+are here, and the rules of `CONTRIBUTING.md`. A law that has to bend is changed here, in a commit that gives the reason.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def test_the_domain_vocabulary_is_imported_without_ray_and_lmdb(statement: str) 
 
 @pytest.mark.slow
 def test_what_a_program_holds_is_imported_without_ray_and_lmdb() -> None:
-    """They are for whoever starts a runtime, or opens a log: a system in memory does neither."""
+    """They are for starting a runtime, or opening a log: a system in memory does neither."""
     statement = "import rayfold.testing; from rayfold import BlockingRuntime, LocalCluster, Runtime, connect, subscribe"
     assert in_a_fresh_interpreter(f"{statement}\n{WHICH_HEAVY_ONES}") == []
 
@@ -410,7 +410,7 @@ def files_of_the_repository() -> list[Path]:
         check=False,
     )
     if listed.returncode:
-        pytest.skip("not a git checkout: nothing says which files are ours")
+        pytest.skip("not a git checkout: which files are ours is unknown")
     paths = [ROOT / line for line in listed.stdout.splitlines()]
     return [path for path in paths if path.is_file() and not path.is_symlink()]
 
@@ -476,7 +476,7 @@ def unused_files(names: Iterable[str]) -> set[str]:
 def test_every_file_is_used_by_another_one() -> None:
     files = {name_of(path) for path in sources() if path.name != "__init__.py"} | {"rayfold/__init__.py"}
     files -= {name_of(path) for path in under("benchmarks/experiments")}  # run by hand, and in a test
-    assert unused_files(files) - ENTRIES.keys() == set(), "delete them, or say in ENTRIES who uses them"
+    assert unused_files(files) - ENTRIES.keys() == set(), "delete them, or write in ENTRIES what uses them"
     assert ENTRIES.keys() - files == set(), "there is no such file any more"
 
 

@@ -62,7 +62,7 @@ Answer = TypeVar("Answer")
 
 
 class Charged(Event, version=2):
-    """An upcaster that splits an event can say what it returns."""
+    """An upcaster that splits an event can declare what it returns."""
 
     amount: int
 
@@ -139,7 +139,7 @@ if TYPE_CHECKING:
         assert_type(blocking.session().ask(Balances, Richest()), list[str])
         await bank.ask(Balances, Richest(), after=7)  # type: ignore[arg-type]
 
-    # Code that sends commands and queries says what it needs, and takes whatever has it.
+    # Code that sends commands and queries declares what it needs, and takes whatever has it.
     def _gateways(
         runtime: Runtime, connection: Connection, session: Session, blocking: BlockingRuntime, other: BlockingConnection
     ) -> None:

@@ -16,7 +16,7 @@ from tests.bank import Account, Balances, Turnover, Vault
 OWN_ACTORS = 4
 
 PATIENCE_S = 60.0
-"""Of a runtime of which a test says nothing else: on a machine that is busy with more, an actor takes longer to start
+"""Of a runtime for which a test sets nothing else: on a machine that is busy with more, an actor takes longer to start
 than a caller waits by default."""
 
 prepare_environment()  # before any test of this folder imports ray

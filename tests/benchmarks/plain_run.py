@@ -52,7 +52,7 @@ class PlainRun:
             loop.activate()
 
     def send(self, feed: Feed) -> Ledger:
-        """Every command in order, in batches, and what each was told."""
+        """Every command in order, in batches, and what each was answered."""
         ledger = Ledger(len(feed))
         waiting: list[list[tuple[int, PackedCommand]]] = [[] for _ in self._loops]
         for number, envelope in enumerate(feed.envelopes()):

@@ -1,8 +1,8 @@
 """Run the Python blocks of pages, in a program with a running bank: `python -m tests.docs.blocks_driver PAGE...`.
 
 Each page has names of its own, beginning with those of the README's bank and of `SETUPS`; its blocks run one after the
-other and may await. A block that waits for events for ever ends when it has used the first one: `print` and the names
-of `ENOUGH` then raise. Says `ran PAGE:LINE` for each block.
+other and may await. A block that waits for events without end ends when it has used the first one: `print` and the
+names of `ENOUGH` then raise. Prints `ran PAGE:LINE` for each block.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ AFTERWARDS = {
     "docs/read-models.md": "balance = await bank.ask(BalancesV2, BalanceOf(account='alice'), after=receipt)\n"
     "assert balance == 1_000_500",
 }
-"""What a page says comes of its blocks. Alice has 100 times 100, and 5 from a block of the page about consistency."""
+"""What a page's blocks come to by its text. Alice has 100 times 100, and 5 from a block of the page on consistency."""
 
 
 class Enough(BaseException):

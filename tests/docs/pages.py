@@ -1,6 +1,7 @@
 """The pages of the documentation as tests read them: their code blocks, and why one is not run, if it is not.
 
-A block is run by the tests (`test_code_blocks.py`) unless the comment before it says why not: `<!-- not run: ... -->`.
+A block is run by the tests (`test_code_blocks.py`) unless the comment before it has the reason why not:
+`<!-- not run: ... -->`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every code block of the pages is run, checked, or says why not.
+"""Every code block of the pages is run or checked, or the reason why not is given.
 
 Python blocks are run as they stand there, page by page, in one program with a running bank (`blocks_driver.py`), unless
 another test runs the page. Command lines are compared with the commands that there are. YAML is parsed.

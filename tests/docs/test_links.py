@@ -44,7 +44,7 @@ def test_every_link_of_a_page_leads_to_something(page: Path) -> None:
 
 
 def test_every_page_is_reached_from_the_readme() -> None:
-    """A page that nothing links to is read by nobody."""
+    """A page that nothing links to is not found by readers."""
     reached, found = set(), [ROOT / "README.md"]
     while found:
         page = found.pop()

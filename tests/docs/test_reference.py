@@ -39,6 +39,6 @@ def test_the_first_page_of_the_reference_lists_what_the_others_show() -> None:
 def test_what_is_public_has_a_docstring_with_an_example(name: str) -> None:
     documented = inspect.getdoc(getattr(rayfold.testing if name in OF_TESTING else rayfold, name)) or ""
     meaning, found, example = documented.partition("\n\nExample:\n")
-    assert found, f"{name}: say `Example:` and show how it is used"
+    assert found, f"{name}: write `Example:` and show how it is used"
     assert meaning.partition("\n\n")[0].endswith("."), f"{name}: begin with its meaning, in whole sentences"
     ast.parse("async def example(self):\n" + textwrap.indent(textwrap.dedent(example), "    "))

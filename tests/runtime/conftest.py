@@ -1,4 +1,4 @@
-"""What the tests of the runtime's loops run on: a log of each kind, which fails when it is told to."""
+"""What the tests of the runtime's loops run on: a log of each kind, which fails when a test asks for it."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def test_one_is_told_to_start_sending_and_nobody_else_until_nothing_leaves_any_m
     assert not queue.put_all([("c", 1), ("d", 1)])
     assert queue.next_batch() == ["a", "b", "c", "d"]
     assert not queue.put("e", 1)
-    assert not queue.batch_done(), "whoever sends goes on"
+    assert not queue.batch_done(), "the sender goes on"
     assert batches(queue) == [["e"]]
     assert not queue.put("f", 1), "one is in flight, and more may not leave"
     assert queue.batch_done()

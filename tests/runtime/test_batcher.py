@@ -1,4 +1,4 @@
-"""Lanes: what arrives while a batch is in flight leaves as the next batch, in order, within bounds."""
+"""The batcher: what arrives while a batch is in flight leaves as the next batch, in order, within bounds."""
 
 from __future__ import annotations
 

@@ -9,35 +9,35 @@ from rayfold import Aggregate, Command, Event, OwnActor, Projection, Query, Shar
 log = logging.getLogger("chatty")
 
 
-class Say(Command):
+class Speak(Command):
     """Log it, print it, and raise if it is nothing."""
 
     text: str
 
 
-class Said(Event):
-    """It was said."""
+class Spoken(Event):
+    """It was spoken."""
 
     text: str
 
 
 class Speaker(Aggregate, placement=Shared()):
-    """Says what it is told to."""
+    """Logs and prints the words of each command."""
 
     times: int = 0
 
     @decide
-    def say(self, command: Say) -> Said:
-        """As told."""
-        log.warning("to say: %s", command.text)
-        log.info("which nobody asked for")
+    def speak(self, command: Speak) -> Spoken:
+        """As the command asks."""
+        log.warning("to speak: %s", command.text)
+        log.info("below the level")
         print(f"printed: {command.text}")
         if not command.text:
-            raise LookupError("nothing to say")
-        return Said(text=command.text)
+            raise LookupError("no words")
+        return Spoken(text=command.text)
 
     @evolve
-    def said(self, event: Said) -> None:
+    def spoken(self, event: Spoken) -> None:
         """Once more."""
         self.times += 1
 
@@ -47,7 +47,7 @@ class Soloist(Speaker, placement=OwnActor()):
 
 
 class LastWord(Query[str]):
-    """What was said last."""
+    """What was spoken last."""
 
 
 class Words(Projection):
@@ -56,13 +56,13 @@ class Words(Projection):
     last: str = ""
 
     @project
-    def said(self, event: Said) -> None:
+    def spoken(self, event: Spoken) -> None:
         """This one now."""
         self.last = event.text
 
     @answer
     def last_word(self, query: LastWord) -> str:
-        """Not all words can be told."""
+        """Raises for some words."""
         if self.last.startswith("secret"):
             raise PermissionError("not for you")
         return self.last
@@ -72,9 +72,9 @@ class Deaf(Words):
     """Does not take every word."""
 
     @project
-    def said(self, event: Said) -> None:
+    def spoken(self, event: Spoken) -> None:
         """Not this one."""
-        print(f"heard: {event.text}")
+        print(f"received: {event.text}")
         if event.text == "shout":
             raise ValueError("too loud")
         self.last = event.text

@@ -1,4 +1,4 @@
-"""A driver of a cluster, in a process of its own: it joins the address it is given, and does what standard input says.
+"""A driver of a cluster, in a process of its own: it joins the address it is given, and obeys its standard input.
 
 One line of JSON answers each line. `nodes`: what the cluster knows of its nodes. `await NAME up|gone`: the same, once
 the node is. `place NAME`: start the detached actor of that node. `ask NAME`: the actor's calls so far, its process and
@@ -25,7 +25,7 @@ WAITING: Final = threading.Event()
 
 
 class Seat:
-    """What sits on a node and says where that is."""
+    """What sits on a node and returns where that is."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -39,7 +39,7 @@ class Seat:
 def main(address: str) -> None:
     """Until standard input ends."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # Ray has its own say there, whenever a node is lost
+    os.dup2(2, 1)  # Ray prints there whenever a node is lost
     cluster = Cluster.start_or_join(num_cpus=None, own_actors_max=1, cluster=address)
     print(json.dumps(cluster.address), file=answers, flush=True)
     for line in sys.stdin:
@@ -54,7 +54,7 @@ def nodes(cluster: Cluster) -> list[NodeFacts]:
 
 
 def await_node(cluster: Cluster, name: str, how: str) -> list[NodeFacts]:
-    """All of them, once that one is up or gone. Ray tells nobody of it: one has to look."""
+    """All of them, once that one is up or gone. Ray does not report it: it has to be polled."""
     deadline = time.monotonic() + PATIENCE_S
     while next(one for one in cluster.nodes() if one.name == name).alive != (how == "up"):
         assert time.monotonic() < deadline, cluster.nodes()
@@ -74,7 +74,7 @@ def place(cluster: Cluster, name: str) -> list[Any]:
 
 
 def ask(cluster: Cluster, name: str) -> list[Any]:
-    """What the actor of a node says, however often it has to be asked."""
+    """What the actor of a node answers, however often it has to be asked."""
     import ray
 
     deadline = time.monotonic() + PATIENCE_S
@@ -88,7 +88,7 @@ def ask(cluster: Cluster, name: str) -> list[Any]:
 
 
 def alone(cluster: Cluster, folder: str) -> list[int]:
-    """The sessions of the processes of a runtime on one machine, looked at while it runs."""
+    """The sessions of the processes of a runtime on one machine, read while it runs."""
     with BlockingRuntime(folder, aggregates=[Account], projections=[Balances], partitions=4, replicas=3) as bank:
         status: Any = bank.status()
         assert all(one.alive for one in (*status.partitions, *status.projectors))

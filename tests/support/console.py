@@ -1,4 +1,4 @@
-"""A program of its own that does what it is told: one Python expression a line, its value back as a line of JSON.
+"""A program of its own that evaluates what it is sent: one Python expression a line, its value back as a line of JSON.
 
 The process of the tests has a Ray already, and a process can be connected to one only; so what is to use another
 cluster runs here. In its scope are the bank's classes, everything public of Rayfold, and `bank`, a `BlockingRuntime` on
@@ -180,7 +180,7 @@ def of_partitions(running: Any, prefix: str = "a") -> list[str]:
 def main(address: str, path: str, name: str, options: str) -> None:
     """Until standard input ends."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # Ray has its own say there
+    os.dup2(2, 1)  # Ray prints there
     scope: dict[str, Any] = {one: getattr(rayfold, one) for one in rayfold.__all__}
     scope |= {**vars(bank_classes), "of_partitions": of_partitions, "Follower": LogFollower, "Settings": Settings}
     chosen = eval(f"dict({options})", scope)
@@ -215,7 +215,7 @@ def main(address: str, path: str, name: str, options: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON can say it: named tuples and dictionaries by their fields and keys, what cannot be said as text."""
+    """As JSON can have it: named tuples and dictionaries by their fields and keys, what JSON lacks as text."""
     if hasattr(value, "_asdict"):
         return _plain(value._asdict())
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""A log that fails when it is told to: what a full disk, a lost answer or a killed process does to the write loop."""
+"""A log that fails as asked for: what a full disk, a lost answer or a killed process does to the write loop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STAGES: tuple[Stage, ...] = (
 
 
 class FaultyLog:
-    """A log that does what it is told to do wrong, once, at a stage; and else what the log behind it does."""
+    """A log that fails as asked for, once, at a stage; and else does what the log behind it does."""
 
     def __init__(self, log: Log) -> None:
         self.behind = log

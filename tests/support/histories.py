@@ -1,7 +1,7 @@
 """Histories: the write loop over a real log, side by side with the model of `ledger.py`.
 
-`History` drives both, with failures and crashes at every step of the loop, and compares what every caller is told and
-what the log holds afterwards. `Histories` is the Hypothesis machine that makes random ones.
+`History` drives both, with failures and crashes at every step of the loop, and compares what every caller is answered
+and what the log holds afterwards. `Histories` is the Hypothesis machine that makes random ones.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class History:
         assert done.records == self.log.read(head, 1_000_000), "what is broadcast is not what was stored"
 
     def send_to_a_full_disk(self, batch: Sequence[Sent]) -> None:
-        """A batch whose append fails: each caller is told that, or what is true without the batch."""
+        """A batch whose append fails: each caller gets that, or what is true without the batch."""
         self.log.fail_once("before the append", StorageFailed("disk", "no space left"))
         done = self.loop.execute(packed(batch))
         assert not done.records
@@ -72,7 +72,7 @@ class History:
             assert facts == ("lost",) or facts == alone != ("receipt", *alone[1:3], False), (sent, facts, alone)
 
     def crash(self, batch: Sequence[Sent], stage: Stage) -> None:
-        """The process ends at a stage of the batch, and another opens the log. No caller is told anything."""
+        """The process ends at a stage of the batch, and another opens the log. No caller is answered."""
         if stage in ("after the commit", "before the answer"):
             for sent in batch:
                 self.ledger.take(sent)
@@ -102,7 +102,7 @@ class History:
             assert told(outcome) == (alone if alone[0] == "receipt" and alone[3] else ("fenced",))
 
     def check(self) -> None:
-        """The log, the command ids and the residents are what the model says."""
+        """The log, the command ids and the residents are those of the model."""
         books, positions = folded(self.log.behind)
         assert books == self.ledger.books
         for command_id, (_, position, version) in self.ledger.taken.items():

@@ -1,4 +1,4 @@
-"""The ledger: what the write loop must do, told by a model that is simple enough to be believed.
+"""The ledger: what the write loop must do, by a model that is simple enough to be right.
 
 Accounts as plain numbers, and the command ids that took effect. It takes one command after the other, as if each came
 alone; that a batch may not differ from that is the law under test (`histories.py`).
@@ -128,7 +128,7 @@ def packed(batch: Sequence[Sent]) -> list[PackedCommand]:
 
 
 Told = tuple[Any, ...]
-"""What a caller is told, as plain facts."""
+"""What a caller is answered, as plain facts."""
 
 
 def told(outcome: Outcome) -> Told:
@@ -172,7 +172,7 @@ class Ledger:
     head: int = 0
 
     def take(self, sent: Sent) -> Told:
-        """One command, and what its caller must be told."""
+        """One command, and what its caller must be answered."""
         if sent.command_id in self.taken:
             content, position, version = self.taken[sent.command_id]
             return ("receipt", position, version, True) if content == sent.content else ("reused",)
@@ -192,7 +192,7 @@ class Ledger:
         return "receipt", book.position, book.version, False
 
     def would_take(self, sent: Sent) -> Told:
-        """What its caller would be told if it were the next command of all."""
+        """What its caller would be answered if it were the next command of all."""
         return copy.copy(Ledger(dict(self.books), dict(self.taken), self.head)).take(sent)
 
 

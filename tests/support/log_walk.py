@@ -24,7 +24,7 @@ def stored_events(path: Path) -> dict[int, list[StoredEvent]]:
 
 
 def check_nothing_lost_nothing_twice(path: Path, receipts: list[Receipt]) -> None:
-    """Each acknowledged command is there exactly once, where its receipt says; and the store verifies."""
+    """Each acknowledged command is there exactly once, at the position of its receipt; and the store verifies."""
     report = verify_store(path)
     assert report.ok, report.problems
     events = stored_events(path)

@@ -108,7 +108,7 @@ class PartedBalances(Projection, name="Parted", parts=2, store=Lmdb()):
 
     @forget
     def forget(self, stream: StreamId) -> None:
-        """As if nobody had ever heard of it; but how often that was is remembered."""
+        """As if it had never been deposited to; but how often that was is remembered."""
         if self.rows.pop(stream.id, None) is not None:
             self.rows[FORGOTTEN] = self.rows.get(FORGOTTEN, 0) + 1
 

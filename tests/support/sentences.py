@@ -1,4 +1,4 @@
-"""One error of every class, with the sentence it says: for the tests of the errors and of how they travel."""
+"""One error of every class, with its sentence: for the tests of the errors and of how they travel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands through real actors: what callers are told, and what is on disk then.
+"""Commands through real actors: what callers are answered, and what is on disk then.
 
 One runtime for all tests that need no other one; each has accounts of its own there. They come last: while a test runs
 in an event loop of its own, that of the shared runtime stands still.
@@ -179,8 +179,8 @@ async def test_a_command_is_acknowledged_and_the_next_query_after_its_receipt_se
 @of_one_loop
 async def test_a_refused_command_is_told_why_and_leaves_nothing(running: Runtime) -> None:
     before = await events_in(running)
-    with pytest.raises(Rejected, match=r"Account/nobody refused Deposit: does_not_exist"):
-        await running.execute(Account, "nobody", Deposit(amount=1))
+    with pytest.raises(Rejected, match=r"Account/unopened refused Deposit: does_not_exist"):
+        await running.execute(Account, "unopened", Deposit(amount=1))
     await running.execute(Account, "poor", Open(owner="Alice"))
     with pytest.raises(Rejected) as told:
         await running.execute(Account, "poor", Withdraw(amount=5))

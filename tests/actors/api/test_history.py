@@ -44,7 +44,7 @@ class AllPieces(Query[int]):
 
 
 class Pieces(Projection, parts=2):
-    """Nobody runs this one: it is for a look back. In two parts, by order."""
+    """This one does not run: it is asked about the past only. In two parts, by order."""
 
     pieces: dict[str, int] = {}
 

@@ -190,7 +190,7 @@ def test_whatever_calls_ray_after_a_runtime_has_left_it_joins_no_other_ray(tmp_p
     program = (
         "import sys; from rayfold import BlockingRuntime; from tests.bank import Account\n"
         "with BlockingRuntime(sys.argv[1], aggregates=[Account], partitions=1, num_cpus=1): import ray\n"
-        "ray.get_actor('anybody')"
+        "ray.get_actor('missing')"
     )
     with start_driver("-c", program, str(tmp_path / "data")) as driver:
         try:

@@ -1,4 +1,4 @@
-"""A read model that meets another history than the one it followed says so, and is not only made anew in silence."""
+"""A read model that meets another history than the one it followed is made anew, and that is logged."""
 
 from __future__ import annotations
 

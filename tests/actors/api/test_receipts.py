@@ -1,4 +1,4 @@
-"""What a receipt says of the events of its command, when it is asked.
+"""What a receipt gives of the events of its command, when it is asked.
 
 One runtime for all tests of this file.
 """

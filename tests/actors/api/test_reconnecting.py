@@ -212,7 +212,7 @@ def call():
     while True:
         calls += 1
         try:
-            ray.get_actor("nobody", "rayfold").anything.remote()
+            ray.get_actor("missing", "rayfold").anything.remote()
         except Exception:
             pass
 threading.Thread(target=call, daemon=True).start()
@@ -270,7 +270,7 @@ with tempfile.TemporaryDirectory() as folder, BlockingRuntime(folder, aggregates
 
 
 def test_ray_may_end_its_own_processes_after_a_program_that_was_killed() -> None:
-    """They wait for what they have lost as long as Ray says, and not as long as a program that is connected."""
+    """They wait for what they have lost as long as Ray is set to, and not as long as a program that is connected."""
     program = start_driver("-c", IN_PROCESSES)
     out, told = program.communicate(timeout=100)
     assert out == "1 True False True\n", told

@@ -118,7 +118,7 @@ def test_code_that_does_not_fit_is_told_with_its_remedies_and_ends_with_1(store:
     assert "the code does not fit the store" in output
     assert found["events"][0]["unreadable"] == 20
     assert found["streams_folded"] == 0, "none of them could be"
-    assert output.count("cannot be folded") == 1, "a reason is told once"
+    assert output.count("cannot be folded") == 1, "a reason is given once"
     assert " and 19 more cannot be folded: " in output
     assert "Traceback" not in output
 

@@ -1,4 +1,4 @@
-"""`rayfold up`, `down`, `node` and `nodes`, as programs: what they say, and what they leave running."""
+"""`rayfold up`, `down`, `node` and `nodes`, as programs: what they print, and what they leave running."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 def rayfold(*arguments: str | Path, code: int = 0) -> str:
-    """What the command says, both streams together."""
+    """What the command prints, both streams together."""
     command = [sys.executable, "-m", "rayfold.actors.cli", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == code, done
@@ -74,7 +74,7 @@ def test_an_up_after_a_down_has_the_nodes_and_the_cpus_that_the_cluster_had(fold
     assert rayfold("up", "--data", folder).startswith("up: 1 node, 2 CPU each, at ")
     rayfold("down", "--data", folder)
     said = rayfold("up", "--data", folder, "--nodes", "2", "--cpus", "1")
-    assert said.startswith("up: 2 nodes, 1 CPU each, at "), "what is said now counts"
+    assert said.startswith("up: 2 nodes, 1 CPU each, at "), "the options of this call count"
     assert known_wish(folder) == LocalCluster(nodes=2, cpus=1)
 
 

@@ -22,7 +22,7 @@ from rayfold.actors.cluster.ray_cluster import Cluster
 from rayfold.actors.observe import session_logs
 from rayfold.actors.observe.session_logs import Line, SessionLogs, sessions_of
 from rayfold.runtime.store.partition_map import PartitionMap, write_map
-from tests.support.chatty import LastWord, Say, Soloist, Speaker, Words
+from tests.support.chatty import LastWord, Soloist, Speak, Speaker, Words
 from tests.support.console import Told, console
 
 pytestmark = pytest.mark.slow
@@ -47,30 +47,30 @@ async def test_what_actors_and_handlers_logged_is_shown_with_their_names_traces_
     before = datetime.now(UTC) - timedelta(seconds=1)
     store = tmp_path / "choir"
     async with Runtime(store, aggregates=[Speaker, Soloist], projections=[Words], partitions=1) as choir:
-        await choir.execute(Speaker, "a", Say(text=f"hello {ESCAPES}{FORGED}"))
+        await choir.execute(Speaker, "a", Speak(text=f"hello {ESCAPES}{FORGED}"))
         deadline_s = time.monotonic() + 60
         while not shown(monkeypatch, capsys, store, "--actor", "Soloist/b") and time.monotonic() < deadline_s:
-            await choir.execute(Soloist, "b", Say(text="alone"), timeout_s=60)  # before it is up, in its partition
+            await choir.execute(Soloist, "b", Speak(text="alone"), timeout_s=60)  # before it is up, in its partition
             await asyncio.sleep(0.2)
-        with pytest.raises(HandlerFailed, match="nothing to say"):
-            await choir.execute(Speaker, "a", Say(text=""))
-        receipt = await choir.execute(Speaker, "a", Say(text="secret"))
+        with pytest.raises(HandlerFailed, match="no words"):
+            await choir.execute(Speaker, "a", Speak(text=""))
+        receipt = await choir.execute(Speaker, "a", Speak(text="secret"))
         with pytest.raises(HandlerFailed, match="not for you"):
             await choir.ask(Words, LastWord(), after=receipt, timeout_s=60)
         while_it_runs = shown(monkeypatch, capsys, store)
     afterwards = shown(monkeypatch, capsys, store)
     for lines in (while_it_runs, afterwards):
         text = "\n".join(lines)
-        assert "Z WARNING chatty: to say: hello \\x1b[2J\\u202e\n" in text
+        assert "Z WARNING chatty: to speak: hello \\x1b[2J\\u202e\n" in text
         assert "partition-0 |   2013-11-01T10:00:00.000Z ERROR forged: a line" in lines
         assert "partition-0 | printed: secret" in lines
-        assert "partition-0 |   LookupError: nothing to say" in lines
+        assert "partition-0 |   LookupError: no words" in lines
         assert any(line.startswith("Words-v1/0-0 |") and "not for you" in line for line in lines)
-        assert not [line for line in lines if "which nobody asked for" in line or "actor_name" in line]
+        assert not [line for line in lines if "below the level" in line or "actor_name" in line]
     whole = f"{store}"
     assert all(line.startswith("partition-0 | ") for line in shown(monkeypatch, capsys, whole, "--actor", "partition"))
     own = shown(monkeypatch, capsys, whole, "--actor", "Soloist/b")
-    assert any("chatty: to say: alone" in line for line in own)
+    assert any("chatty: to speak: alone" in line for line in own)
     since = f"{before:%Y-%m-%dT%H:%M:%S}"
     assert shown(monkeypatch, capsys, whole, "--since", since) == afterwards
     assert shown(monkeypatch, capsys, whole, "--since", f"{before + timedelta(hours=1):%Y-%m-%dT%H:%M:%S}") == []
@@ -89,18 +89,18 @@ def test_what_raises_on_a_cluster_is_found_by_its_folder_and_by_the_name_beside_
         console(nodes.address, path=tmp_path / "choir", options=options) as choir,
     ):
         choir(f"(chatty := {chatty}) and None")
-        choir("(said := bank.execute(chatty.Speaker, 'a', chatty.Say(text='shout'))) and None")
+        choir("(spoken := bank.execute(chatty.Speaker, 'a', chatty.Speak(text='shout'))) and None")
         with pytest.raises(Told, match="too loud"):
-            choir("bank.ask(chatty.Deaf, chatty.LastWord(), after=said)")
+            choir("bank.ask(chatty.Deaf, chatty.LastWord(), after=spoken)")
         while_it_runs = shown(monkeypatch, capsys, folder)
     monkeypatch.chdir(tmp_path)  # where nothing has that name
     for lines in (while_it_runs, shown(monkeypatch, capsys, folder), shown(monkeypatch, capsys, "choir")):
         of_projection = [line for line in lines if line.startswith("Deaf-v1/0-0 |")]
         assert any(line.endswith("  ValueError: too loud") for line in of_projection), lines
         assert any("projection Deaf stopped before event 1 of partition 0" in line for line in of_projection)
-        assert any(line.endswith("| heard: shout") for line in of_projection)
+        assert any(line.endswith("| received: shout") for line in of_projection)
         of_partition = [line.split(" | ") for line in lines if line.startswith("partition-0@")]
-        assert any("chatty: to say: shout" in text for _, text in of_partition)
+        assert any("chatty: to speak: shout" in text for _, text in of_partition)
         assert all(re.fullmatch(r"partition-0@(node-\d|[0-9a-f]{8})", name) for name, _ in of_partition), of_partition
 
 
@@ -126,18 +126,18 @@ def test_the_actors_of_several_systems_in_one_folder_are_told_apart(
 async def test_who_follows_sees_what_comes_and_a_closed_pipe_ends_it(cluster: Cluster, tmp_path: Path) -> None:
     store = tmp_path / "choir"
     async with Runtime(store, aggregates=[Speaker], partitions=1) as choir:
-        await choir.execute(Speaker, "a", Say(text="one"))
+        await choir.execute(Speaker, "a", Speak(text="one"))
         with following(store) as process:
             assert process.stdout is not None
             told = [process.stdout.readline()]
-            while "chatty: to say: one" not in told[-1]:
+            while "chatty: to speak: one" not in told[-1]:
                 told.append(process.stdout.readline())
-            await choir.execute(Speaker, "a", Say(text="two"))
-            while "chatty: to say: two" not in told[-1]:
+            await choir.execute(Speaker, "a", Speak(text="two"))
+            while "chatty: to speak: two" not in told[-1]:
                 told.append(process.stdout.readline())
-            assert len(told) == len(set(told)), f"a line was told twice: {told}"
+            assert len(told) == len(set(told)), f"a line was printed twice: {told}"
             process.stdout.close()
-            await choir.execute(Speaker, "a", Say(text="three"))
+            await choir.execute(Speaker, "a", Speak(text="three"))
             assert process.wait(WAIT_S) == 0
 
 
@@ -188,7 +188,7 @@ def test_lines_of_all_actors_of_the_system_come_by_time_and_those_of_others_and_
     write("1.err", HEAD.format("bank-12345678/partition-0") + rays + later + "\n  its trace\n")
     write("2.err", HEAD.format("bank-12345678/partition-1") + "2026-11-30T01:00:01.000Z INFO bank: first\n")
     write("3.err", HEAD.format("bank-87654321/partition-0") + "2026-11-30T01:00:01.000Z INFO bank: another store's\n")
-    write("4.err", "2026-11-30T01:00:01.000Z INFO bank: nobody's\n:actor_name:Plain\n")
+    write("4.err", "2026-11-30T01:00:01.000Z INFO bank: of no store\n:actor_name:Plain\n")
     [logs] = sessions_of(of_the_bank)
     first = ("partition-1", "2026-11-30T01:00:01.000Z INFO bank: first")
     assert lines_of(logs) == [first, ("partition-0", later), ("partition-0", "  its trace")]

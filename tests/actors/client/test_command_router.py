@@ -1,4 +1,4 @@
-"""The way of a command, over actors that are pretended: what is told of what was sent, and of answers that are none."""
+"""The way of a command, over actors that are pretended: the outcomes of what was sent, and of answers that are none."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def told(value: Any) -> Future[Any]:
 
 
 class Actor:
-    """Answers each batch as the test says; `None` keeps it."""
+    """Answers each batch with the test's function; `None` keeps it."""
 
     def __init__(self, answer: Callable[[bytes], bytes | None]) -> None:
         self.answer = answer

@@ -1,4 +1,4 @@
-"""`merge=` functions beside the event loop: slow ones hold nobody, and what they raise is told."""
+"""`merge=` functions beside the event loop: slow ones delay nothing else, and what they raise is reported."""
 
 from __future__ import annotations
 

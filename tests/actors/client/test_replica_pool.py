@@ -49,7 +49,7 @@ class Method:
 
 
 class Fake:
-    """A replica whose processes answer, die and come again as the test says."""
+    """A replica whose processes answer, end and come again as the test needs."""
 
     def __init__(self, position: int = 0, answer: Callable[[str], Any] = lambda name: f"answer to {name}") -> None:
         self.position, self.head, self.answering = position, position, answer
@@ -158,7 +158,7 @@ async def test_whatever_an_answer_raises_while_it_is_decoded_costs_its_own_query
 
 @pytest.mark.parametrize(("in_flight_max", "refused"), [(10_000, 0), (700, 300)])
 async def test_many_queries_at_once_are_told_like_many_single_ones(in_flight_max: int, refused: int) -> None:
-    """Over several replicas, each told its share; beyond the bound they are refused, each as a value."""
+    """Over several replicas, each gets its share; beyond the bound they are refused, each as a value."""
     fakes = [Fake(answer=lambda name: name), Fake(answer=lambda name: name)]
     replicas = replicas_of(*fakes, in_flight_max=in_flight_max)
     names = [f"Query{number}" for number in range(1_000)]

@@ -1,4 +1,4 @@
-"""Sources of `execute_all`: outcomes are told as they become known, whatever the source does."""
+"""Sources of `execute_all`: outcomes are given as they become known, whatever the source does."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ async def test_what_a_source_gives_before_it_blocks_is_sent_before_it_goes_on(at
     def in_bursts() -> Iterator[int]:
         for burst in range(4):
             yield from range(burst * at_a_time, (burst + 1) * at_a_time)
-            assert go_on.get(timeout=20) == (burst + 1) * at_a_time, "all before are told by now"
+            assert go_on.get(timeout=20) == (burst + 1) * at_a_time, "all before have their outcomes by now"
 
     told = 0
     async with asyncio.timeout(20):
@@ -127,7 +127,7 @@ async def test_what_a_source_gives_before_it_blocks_is_sent_before_it_goes_on(at
 
 
 class Listed(list[int]):
-    """A list, as far as anybody can see."""
+    """A list, as far as its type shows."""
 
     def __init__(self, failing: Iterator[int]) -> None:
         super().__init__()

@@ -156,7 +156,7 @@ def test_after_the_server_was_killed_the_next_worker_becomes_one(program: Progra
 
 
 def test_a_server_that_does_not_come_to_fork_leaves_each_worker_to_itself(program: Program) -> None:
-    """Whoever has the server's address, and what it answers."""
+    """Whichever process has the server's address, and whatever it answers."""
     server, node = server_and_node(program)
     os.kill(server, signal.SIGKILL)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as mute:

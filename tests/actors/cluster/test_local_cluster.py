@@ -92,7 +92,7 @@ def sessions(running: LocalNodes) -> list[Session]:
 
 
 def await_none(of: Callable[[], list[int]]) -> None:
-    """Return once there are none: nobody tells a stranger that a process has ended. The test has its own timeout."""
+    """Return once there are none; the end of a process that is no child has to be polled. The test has a timeout."""
     waiting = threading.Event()
     while of():
         waiting.wait(0.05)
@@ -201,7 +201,7 @@ def test_a_head_that_was_killed_returns_to_its_address_and_knows_everybody(nodes
     with joined(nodes) as another:  # a driver hangs on the node that it runs on: the first one has lost its own
         assert all(one[4] for one in another("nodes"))
         # The same process, found by its name. The own actor of the head is left out: in 2 of 26 restarts Ray 2.60 did
-        # not start it again, when its directory had noted that the node died and not yet what that means for actors.
+        # not start it again, when its directory had noted that the node ended and not yet what that means for actors.
         assert another("ask node-2")[:2] == [calls + 1, pid]
 
 
@@ -213,7 +213,7 @@ def test_the_port_of_a_head_is_waited_for_where_other_nodes_look_for_it_and_else
         address = f"127.0.0.1:{listening.getsockname()[1]}"
         alone.address = address
         assert alone._port_of_head() in PORTS
-        alone.nodes[0].session = Session.led_by(os.getpid(), tmp_path)  # alive, as far as anybody can see
+        alone.nodes[0].session = Session.led_by(os.getpid(), tmp_path)  # alive, as far as can be seen
         with pytest.raises(Unavailable, match=f"{address}: the port of the head has been taken by another program"):
             alone._port_of_head()
         letting_go = threading.Timer(0.2, listening.close)

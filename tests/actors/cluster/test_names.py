@@ -1,4 +1,4 @@
-"""What an actor is called, and what its name tells: names as they were given by every release."""
+"""What an actor is called, and what its name contains: names as they were given by every release."""
 
 from __future__ import annotations
 

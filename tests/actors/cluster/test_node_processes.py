@@ -1,4 +1,4 @@
-"""Sessions of processes: found after their leader has died, never mistaken for others, ended without one left over."""
+"""Sessions of processes: found after their leader has ended, never mistaken for others, ended without one left over."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_what_a_killed_leader_leaves_behind_is_found(leader: subprocess.Popen[by
     assert session.members() == []
 
 
-# A leader with a child whose first thread ends alone, by the system call: a zombie to look at, without an environment,
+# A leader with a child whose first thread ends alone, by the system call: a zombie by `/proc`, without an environment,
 # while its other thread holds what the process held.
 HALF_ENDED = """
 import ctypes, os, signal, threading

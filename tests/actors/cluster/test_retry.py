@@ -40,7 +40,7 @@ def test_an_error_of_ours_is_an_answer() -> None:
     with pytest.raises(Unavailable):
         Attempts(Patience(), Clock()).pause_s(closed)
     patient = Attempts(Patience(again=(StoreInUse,), never=()), Clock())
-    assert patient.pause_s(used) == 0.1, "unless it is said that it will pass"
+    assert patient.pause_s(used) == 0.1, "unless its class is named as one that passes"
     with pytest.raises(ConnectionError):
         patient.pause_s(LOST)
 

@@ -1,4 +1,4 @@
-"""What an actor replies: a value or an error, told apart whatever they look like."""
+"""What an actor replies: a value or an error, distinguished whatever their types are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists that grow with what was done, or with what was looked at, have an end."""
+"""Lists that grow with what was done, or with what was read, are bounded."""
 
 from __future__ import annotations
 

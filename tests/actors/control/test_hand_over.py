@@ -84,7 +84,7 @@ class Bank:
         return PartitionActor(plan)
 
     def execute(self, partition: Any, *envelopes: Envelope) -> list[Any]:
-        """What a router would be told."""
+        """What a router would get."""
         self.attempts += 1
         packed = [pack(one) for one in envelopes]
         blob = partition.execute(b"c" * 16, self.attempts, 0, join(one for _, one in packed))

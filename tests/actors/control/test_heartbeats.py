@@ -1,4 +1,4 @@
-"""Signs of life: who has given none for too long, and who said what is wrong."""
+"""Heartbeats: which actors have answered none for too long, and which have answered with an error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rayfold.runtime.errors import RayfoldError, StoreMissing
 
 
 class Question:
-    """What is asked again and again: each time it is answered when the test says so."""
+    """What is asked again and again: each time it is answered when the test sets the result."""
 
     def __init__(self) -> None:
         self.asked: list[Future[Any]] = []

@@ -59,7 +59,7 @@ def test_moves_end_soon_make_it_even_and_bring_no_replicas_together(where: dict[
         assert going.group not in {one.group for one in present if one.node_id == target}
         present = [one._replace(node_id=target) if one is going else one for one in present]
     else:
-        pytest.fail("they move for ever")
+        pytest.fail("they move without end")
     counts = Counter(dict.fromkeys(NODES, 0))
     counts.update(one.node_id for one in present)
     fullest, emptiest = max(counts.values()), min(counts.values())

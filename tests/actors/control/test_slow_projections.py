@@ -1,4 +1,4 @@
-"""A projection that takes long to catch up holds nobody but those who ask it: the start of an application on a cluster.
+"""A projection that takes long to catch up delays its own queries only: the start of an application on a cluster.
 
 One cluster of one node; the application is a package in a folder of its own. The tests run in their order.
 """
@@ -88,7 +88,7 @@ def change(project: Path, old: str, new: str) -> None:
 
 
 def rayfold(nodes: LocalNodes, project: Path, *arguments: str, code: int = 0) -> str:
-    """What the command says, both streams together."""
+    """What the command prints, both streams together."""
     command = [sys.executable, "-m", "rayfold.actors.cli", *arguments, "--address", nodes.address]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, cwd=project)
     assert done.returncode == code, done

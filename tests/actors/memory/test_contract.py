@@ -174,8 +174,8 @@ def test_an_id_takes_effect_once_and_is_refused_for_another_command(bank: Blocki
 
 
 def test_what_is_refused_leaves_nothing_and_says_why(bank: BlockingOperations) -> None:
-    with pytest.raises(Rejected, match=r"^Account/nobody refused Deposit: does_not_exist"):
-        bank.execute(Account, "nobody", Deposit(amount=1))
+    with pytest.raises(Rejected, match=r"^Account/unopened refused Deposit: does_not_exist"):
+        bank.execute(Account, "unopened", Deposit(amount=1))
     opened(bank, "poor")
     before = bank.heads()
     with pytest.raises(Rejected) as refused:

@@ -1,4 +1,4 @@
-"""Which nodes a new store may be made without, and how the others are told."""
+"""Which nodes a new store may be made without, and how the others learn of it."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def test_a_stopped_and_a_poisoned_projector_are_told_apart() -> None:
 
 
 class Recorded(Metrics):
-    """Metrics that keep what they would tell Ray."""
+    """Metrics that keep what they would report to Ray."""
 
     def __init__(self) -> None:
         super().__init__("bank")
@@ -92,7 +92,7 @@ class Recorded(Metrics):
         return Recorder()
 
     def take(self) -> dict[str, float]:
-        """What was told since the last time."""
+        """What was reported since the last time."""
         told, self.told = dict(self.told), []
         return told
 

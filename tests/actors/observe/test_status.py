@@ -152,7 +152,7 @@ def test_a_frozen_projector_is_silent_and_its_lag_unknown_until_it_goes_on(bank:
     )
     assert found.answered_s is not None
     assert found.answered_s >= 2 * SHORT_S
-    assert found.positions == frozen.positions, "what it said last is told, as what it said last"
+    assert found.positions == frozen.positions, "its last answer is shown, as its last one"
     assert all(one.alive for one in during.projectors if one.pid != frozen.pid)
     assert [(one.alive, one.behind_events) for one in after.projectors if one.pid == frozen.pid] == [(True, 0)]
 

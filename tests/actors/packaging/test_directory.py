@@ -1,4 +1,4 @@
-"""What Ray's own directory keeps of applications: numbers that are given once, code that somebody still needs."""
+"""What Ray's own directory keeps of applications: numbers that are given once, code that is still needed."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Broadcasts over sockets, without Ray: a partition's links, and a projector that reads them. What each end sends, what
-it bounds, and what becomes of events when the other one is hostile, stops reading or dies at any byte."""
+it bounds, and what becomes of events when the other one is hostile, stops reading or ends at any byte."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def projector() -> Iterator[Projector]:
 
 
 class Clock:
-    """Passes when it is told to."""
+    """Passes when a test sets it."""
 
     now_s = 0.0
 
@@ -110,7 +110,7 @@ def applied(projector: Projector) -> int:
 
 
 class Stand:
-    """Stands where a projector listens, and does with its partition's connection what a test wants."""
+    """Stands where a projector listens, and does with its partition's connection what a test needs."""
 
     def __init__(self, folder: Path) -> None:
         self.path = str(folder / "stand")

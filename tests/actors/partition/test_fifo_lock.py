@@ -1,4 +1,4 @@
-"""Turns are given in the order in which they were asked for, also when somebody asks again at once."""
+"""Turns are given in the order in which they were asked for, also when a thread asks again at once."""
 
 from __future__ import annotations
 

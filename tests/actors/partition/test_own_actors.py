@@ -61,7 +61,7 @@ async def own_actors(
 
 
 LOOKS_BETWEEN = 100
-"""Looks at a partition, 5 s or more, after which it is given another command."""
+"""Polls of a partition, 5 s or more, after which it is given another command."""
 
 
 def asked(running: Runtime, *vaults: str) -> Callable[[], Coroutine[Any, Any, object]]:
@@ -70,7 +70,7 @@ def asked(running: Runtime, *vaults: str) -> Callable[[], Coroutine[Any, Any, ob
     async def ask() -> None:
         for vault in vaults:
             with pytest.raises(Rejected, match="not_there"):
-                await running.execute(Vault, vault, Retrieve(thing="what nobody has stored"))
+                await running.execute(Vault, vault, Retrieve(thing="what is not stored"))
 
     return ask
 
@@ -84,7 +84,7 @@ async def test_a_command_that_is_known_to_be_quick_is_answered_at_once_and_the_o
     bank: Bank,
 ) -> None:
     async with bank(projections=[]) as running:
-        await running.execute(Vault, "w", Store(thing="ring"))  # nobody knows yet: it waits for its own actor
+        await running.execute(Vault, "w", Store(thing="ring"))  # not known yet: it waits for its own actor
         [unknown] = await own_actors(running, bool, asked(running, "w"))
         for vault in ("v", "x", "y"):
             first = await running.execute(Vault, vault, Store(thing="ring"))

@@ -1,4 +1,4 @@
-"""The record of what is in hand: kept as long as its process lives, and removed when it is old and nobody's."""
+"""The record of what is in hand: kept as long as its process runs, and removed when it is old and without a process."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_record_of_a_living_process_is_kept_however_long_it_had_no_work() ->
 
 
 def test_an_old_record_of_no_process_is_removed_by_who_looks_once_an_hour() -> None:
-    """Each process that starts has a record, and none waits for long while it looks at those of a month."""
+    """Each process that starts has a record, and none waits for long while it reads those of a month."""
     path = record_path("a partition")
     in_hand_of("a partition")  # and the map is closed
     make_old(path)

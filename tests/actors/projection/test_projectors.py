@@ -100,7 +100,7 @@ def load(bank: BlockingRuntime) -> Iterator[Counter[str]]:
         try:
             yield counts
             while min(counts["written"], counts["asked"]) <= 10 and not any(one.done() for one in running):
-                over.wait(0.01)  # whoever asked a projector that was killed has waited for most of it
+                over.wait(0.01)  # a query to a projector that was killed has waited for most of it
         finally:
             over.set()
     assert [future.result() for future in running] == [None, None]
@@ -116,7 +116,7 @@ def kill(seen: PartitionStatus | ProjectorStatus) -> None:
 
 
 def check_equal_to_the_fold(bank: BlockingRuntime, *, rounds: int = 1) -> None:
-    """What every replica says is what the log says."""
+    """What every replica answers is the fold of the log."""
     heads, expected = bank.heads(), fold(bank)
     queries = [BalanceOf(account=f"a{number}") for number in range(ACCOUNTS)] * rounds
     for projection in (Balances, PartedBalances):
@@ -125,7 +125,7 @@ def check_equal_to_the_fold(bank: BlockingRuntime, *, rounds: int = 1) -> None:
 
 
 def check_equal_to_the_fold_so_far(bank: BlockingRuntime) -> None:
-    """While somebody writes: what was there before is in every answer, and nothing that is not there afterwards."""
+    """While commands are sent: what was stored before is in every answer, and nothing that is not stored afterwards."""
     before, heads = fold(bank), bank.heads()
     queries = [BalanceOf(account=f"a{number}") for number in range(ACCOUNTS)]
     answers = [answer for _, answer in bank.ask_all(Balances, queries, after=heads)]
@@ -176,7 +176,7 @@ def test_a_partition_killed_after_replicas_were_added_broadcasts_to_them_again(r
     receipts = execute(running, deposits(50))
     last = {receipt.partition: receipt.position for receipt in receipts}
     while any(projector.positions != last for projector in projectors_of(running, "Balances")):
-        pass  # the status asks every replica: also the one that no query goes to has to hear of it
+        pass  # the status asks every replica: also the one that no query goes to has to learn of it
     check_equal_to_the_fold(running, rounds=2)
     running.scale(Balances, replicas=1)
 

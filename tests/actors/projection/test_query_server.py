@@ -1,4 +1,4 @@
-"""A projector's socket, without Ray: queries, what waits, who is cut off, and that nobody else is delayed by it."""
+"""A projector's socket, without Ray: queries, what waits, which connections are cut, and that it delays no others."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ async def test_a_query_may_wait_without_a_limit_and_disturbs_nothing_that_is_par
 
 
 async def test_an_end_of_the_log_that_was_read_before_a_query_came_does_not_refuse_it(projector: Projector) -> None:
-    """The end is read, then something is committed and asked for, and only then the end is looked at."""
+    """The end is read, then something is committed and asked for, and only then the end is used."""
     projector.log.held = True
     first, _ = projector.commit()
     read, go_on = threading.Event(), threading.Event()

@@ -1,4 +1,4 @@
-"""Rebuilds that nobody notices: the old read model serves until the new one has caught up, whatever happens meanwhile.
+"""Rebuilds that no caller notices: the old read model serves until the new one has caught up, whatever happens.
 
 One runtime for most tests of this file: they run in order, each a later version of `Balances`.
 """
@@ -67,7 +67,7 @@ async def test_a_new_version_takes_over_between_two_queries_while_commands_arriv
     over = asyncio.Event()
 
     async def use() -> None:
-        """A cent more, and a look at the balance: in cents or in mills, and exact in either."""
+        """A cent more, and a query for the balance: in cents or in mills, and exact in either."""
         cents = EVENTS - 1
         while not over.is_set():
             receipt = await bank.execute(Account, "a", Deposit(amount=1))

@@ -28,7 +28,7 @@ def entry(after: dict[int, int], connection: int = 0, payload: bytes = b"") -> W
 
 @given(st.lists(STEPS, max_size=30))
 def test_each_query_leaves_once_and_for_the_reason_that_comes_first(steps: list[tuple[str, int, object, int]]) -> None:
-    """Beside a model that looks at all of them each time."""
+    """Beside a model that checks all of them each time."""
     waiting, positions, now_s = WaitingQueries(), {0: 0, 1: 0, 2: 0}, 100.0
     parked: list[WaitingQuery] = []
 

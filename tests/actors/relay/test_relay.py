@@ -37,7 +37,7 @@ GREETING = Handshake("system", STORE).greeting()
 
 
 class Partition:
-    """Stands where a handle of Ray does: answers when it is told to."""
+    """Stands where a handle of Ray does: answers when a test lets it."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, tuple[Any, ...]]] = []

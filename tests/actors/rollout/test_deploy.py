@@ -134,7 +134,7 @@ def change(project: Path, name: str, old: str, new: str) -> None:
 
 
 def rayfold(nodes: LocalNodes, project: Path, *arguments: str, code: int = 0) -> str:
-    """What the command says, both streams together."""
+    """What the command prints, both streams together."""
     command = [sys.executable, "-m", "rayfold.actors.cli", *arguments, "--address", nodes.address]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, cwd=project)
     assert done.returncode == code, done
@@ -155,7 +155,7 @@ def generation(shop: Console) -> int:
 
 
 LOOKING: Final = threading.Event()
-"""Waited for between two looks at what is on its way: they would take the core from it."""
+"""Waited for between two polls of what is on its way: they would take the core from it."""
 
 SUPERVISOR: Final = (
     "__import__('ray').get(bank._runtime._active._cluster.actor_named('shop/supervisor').alive.remote()).unwrap()"
@@ -359,7 +359,7 @@ MISTYPED: Final = {
     "shop.app:shopp": "no Application in shop.app is named 'shopp'; known: shop",
     "shop.app:Till": "shop.app:Till is a ",
 }
-"""What is told of an application."""
+"""The error for each argument."""
 
 
 def test_a_mistyped_application_is_told_in_one_line(nodes: LocalNodes, project: Path) -> None:

@@ -1,4 +1,4 @@
-"""New code for a projection that has stopped: it takes over also if it stops as well, and the deployment says so."""
+"""New code for a projection that has stopped: it takes over also if it stops as well, and the deployment reports it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a deployment says that it would do."""
+"""What a deployment reports that it would do."""
 
 from __future__ import annotations
 

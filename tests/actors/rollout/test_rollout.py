@@ -1,8 +1,8 @@
 """The order of a deployment, with every step failing, every process ending in between, and all pairs of these.
 
 `World` is a system of two projections and three partitions, without Ray: it does what `control/rollout.py` does, and
-may fail, or end, at the step of a chosen number. After every step it checks that no partition writes what nobody who
-reads has the code for.
+may fail, or end, at the step of a chosen number. After every step it checks that no partition writes what a reader
+lacks the code for.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def check(world: World) -> None:
         assert world.failed
     else:
         assert set(world.serving.values()) == {2}
-        assert bool(world.failed) == (set(world.partitions.values()) != {2}), "what is left undone is told"
+        assert bool(world.failed) == (set(world.partitions.values()) != {2}), "what is left undone is reported"
 
 
 def test_read_models_are_ready_before_the_plan_is_in_charge_and_partitions_come_last() -> None:
@@ -302,7 +302,7 @@ def test_faults_at_every_step_find_what_was_planted(kind: type[World]) -> None:
     assert found
 
 
-# What whoever deploys is told
+# What a deployment returns and raises
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ READY: Final = Looked(True, True, {0: 9, 1: 4}, {0: 9, 1: 3}, None, ())
 def test_a_projector_that_has_caught_up_and_is_healthy_may_take_over() -> None:
     check_projector("p", READY, ())
     aside = READY._replace(quarantined=(ENTRY,))
-    check_projector("p", aside, [aside._replace(quarantined=(ENTRY._replace(error="told in other words"),))])
+    check_projector("p", aside, [aside._replace(quarantined=(ENTRY._replace(error="in other words"),))])
 
 
 def test_a_projection_that_has_stopped_already_keeps_nothing_else_from_being_deployed() -> None:

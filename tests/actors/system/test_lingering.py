@@ -84,7 +84,7 @@ def test_of_two_that_start_at_once_one_process_runs_the_system_and_it_ends_after
 @pytest.mark.slow
 async def test_a_start_that_fails_is_raised_with_its_reason_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "file").write_text("of somebody else")
+    (tmp_path / "other" / "file").write_text("of another program")
     with pytest.raises(StoreMismatch, match="file"):
         await Runtime(tmp_path / "other", aggregates=[Account], linger=True).start()
     assert [one.name for one in (tmp_path / "other").iterdir()] == ["file"]

@@ -1,4 +1,4 @@
-"""A program that runs a store is killed while others use it: all are told at once, and go on with the next one."""
+"""A program that runs a store is killed while others use it: all notice it at once, and go on with the next one."""
 
 from __future__ import annotations
 

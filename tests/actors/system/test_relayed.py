@@ -98,7 +98,7 @@ def running(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFa
 
 
 def listen_as_nobody(listening: socket.socket) -> None:
-    """From now on the kernel names user `nobody` to whoever connects."""
+    """From now on the kernel names user `nobody` to each end that connects."""
     os.seteuid(NOBODY)
     try:
         listening.listen(8)

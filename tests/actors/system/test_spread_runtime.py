@@ -235,13 +235,13 @@ def test_a_partition_that_is_frozen_is_replaced_and_its_wakening_changes_nothing
 
 
 def test_a_partition_that_let_go_for_a_move_with_which_nobody_goes_on_takes_commands_again(bank: Console) -> None:
-    """As when its home was lost in the middle of a move: the log is sealed, and whoever moved it has given up."""
+    """As when its home was lost in the middle of a move: the log is sealed, and the move was given up."""
     bank("(ray := __import__('ray')) and None")
     names: list[str] = []
     while len(names) != 1:  # one that was replaced in a test before may take a moment to be gone
         names = bank("[n for n in __import__('ray.util').util.list_named_actors() if '/partition-1@' in n]")
     [name] = names
-    assert bank(f"ray.get(ray.get_actor({name!r}, 'rayfold').seal.remote('nobody')).error") is None
+    assert bank(f"ray.get(ray.get_actor({name!r}, 'rayfold').seal.remote('a lost node')).error") is None
     balance = balance_is(bank, ACCOUNTS[1])
     bank(f"bank.execute(Account, {ACCOUNTS[1]!r}, Deposit(amount=3), timeout_s=60).position")
     assert balance_is(bank, ACCOUNTS[1]) == balance + 3
@@ -284,7 +284,7 @@ def test_a_drained_node_is_home_to_nothing_and_is_used_again_when_it_may(nodes: 
     [
         ("bank.move(6, 'node-0')", "UnknownName: no partition is named '6'; known: 0, 1, 2, 3, 4, 5"),
         ("bank.move(0, 'node-9')", "UnknownName: no node is named 'node-9'; known: node-0, node-1, node-2"),
-        ("bank.drain('nobody')", "UnknownName: no node is named 'nobody'"),
+        ("bank.drain('node-9')", "UnknownName: no node is named 'node-9'"),
     ],
 )
 def test_a_move_that_cannot_be_says_why(bank: Console, asked: str, told: str) -> None:

@@ -33,7 +33,7 @@ class Calm:
 
 
 class Witness:
-    """Writes down what it is told."""
+    """Writes down what it is called with."""
 
     def __init__(self) -> None:
         self.told: list[str] = []

@@ -1,4 +1,4 @@
-"""What the invariants find: a sound build is sound, and each broken one is told for what is broken."""
+"""What the invariants find: a sound build is sound, and each broken one is found for what is broken."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from tests.benchmarks.suites.broken_builds import BATCH, BATCHES, Bank, DropsAnE
 
 
 def on_a_disk(folder: Path) -> None:
-    """Skip where nothing can tell whether a page is on the disk: a memory file system, or Linux before 6.5."""
+    """Skip where nothing shows whether a page is on the disk: a memory file system, or Linux before 6.5."""
     probe = folder / "probe"
     probe.write_bytes(os.urandom(1 << 16))
     if not dirty_pages(probe):
-        pytest.skip("this file system has no dirty pages, or this kernel does not tell")
+        pytest.skip("this file system has no dirty pages, or this kernel does not show them")
 
 
 def test_a_sound_build_has_no_violations(tmp_path: Path) -> None:

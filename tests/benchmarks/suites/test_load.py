@@ -35,14 +35,14 @@ async def test_a_loop_goes_on_after_a_failure_and_tells_of_it() -> None:
         calls += 1
         await asyncio.sleep(0)
         if calls % 2:
-            raise Unavailable("Account/alice", "nobody answered")
+            raise Unavailable("Account/alice", "no answer")
         return Receipt(StreamId("Account", "alice"), 0, calls, calls, bytes(16))
 
     load = await in_loops(operation, 4, warm_up_s=0.0, seconds=0.02)
     assert load.counted > 0
     assert load.failed > 5
     assert len(load.failures) == 5
-    assert load.failures[0] == "an operation failed: Unavailable: Account/alice: nobody answered"
+    assert load.failures[0] == "an operation failed: Unavailable: Account/alice: no answer"
 
 
 async def test_the_open_loop_sends_all_that_was_meant_to_be_sent() -> None:

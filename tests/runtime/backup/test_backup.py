@@ -423,7 +423,7 @@ def test_a_segment_that_is_gone_is_noticed_by_the_next_backup_and_written_again(
 
 
 def spoiled(backup: Path, spoil: Callable[[dict[str, Any]], object]) -> None:
-    """Change facts of the inventory, as whoever can write there can: with the right checksum."""
+    """Change facts of the inventory, as any process that may write there can: with the right checksum."""
     facts = json.loads((backup / INVENTORY).read_text())
     del facts["checksum"]
     spoil(facts)

@@ -184,7 +184,7 @@ def test_a_field_of_an_event_that_had_none_is_refused_and_so_is_the_way_back() -
 
     of_both = (Opened, OpenedBy, "is not stored"), (OpenedBy, Opened, "is not a field of the class")
     for before, after, field in of_both:
-        for shapes in ({}, with_event(before).shapes()):  # a log that was told of no shape takes that of the payload
+        for shapes in ({}, with_event(before).shapes()):  # a log without a shape takes that of the payload
             log = MemoryLog()
             loop = WriteLoop(0, log, with_event(before))
             loop.activate()

@@ -1,4 +1,4 @@
-"""Aggregates: what a class may declare, what its deciders may return, and what each mistake is told."""
+"""Aggregates: what a class may declare, what its deciders may return, and the error for each mistake."""
 
 from __future__ import annotations
 

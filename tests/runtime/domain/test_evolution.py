@@ -466,7 +466,7 @@ def upcasting(function: Any) -> type[Aggregate]:
         (lambda old: "text", "<lambda> returned a str"),
         (lambda old: [5], "<lambda> returned a int in its list; return payloads, and stored"),
         (lambda old: [stored("Odd")], "<lambda> returned a stored Odd, its own event; return its payload instead"),
-        (lambda old: stored("Nobody"), "it is upcast to 'Nobody' version 1: no registered class has that name"),
+        (lambda old: stored("Missing"), "it is upcast to 'Missing' version 1: no registered class has that name"),
         (lambda old: [{"amount": 1}] * 2_000, "it makes over 1,000 events of one"),
         (lambda old: [{"amount": "x"}], "Odd: amount is 'x': input should be a valid integer"),
     ],

@@ -44,11 +44,11 @@ class Parted(Projection, parts=PARTS):
 
 
 class ByAmount(Parted, name="ByAmount", parts=PARTS, key=lambda event: str(event.amount)):
-    """By what the event says."""
+    """By a field of the event."""
 
 
 class ByPlace(Parted, name="ByPlace", parts=PARTS, key=lambda event, recorded: f"{event.amount}{recorded.version}"):
-    """By what the event says and where it is recorded."""
+    """By a field of the event and its version."""
 
 
 def parts_of(projection: type[Projection], log: MemoryLog) -> list[ReadModel]:

@@ -1,4 +1,4 @@
-"""Projections: what a class may declare, and what each mistake is told."""
+"""Projections: what a class may declare, and the error for each mistake."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class Name(RootModel[str], frozen=True):
 
 
 class Told(BaseModel, frozen=True):
-    """Stored as its serializer says."""
+    """Stored as what its serializer returns."""
 
     name: str
 

@@ -362,8 +362,8 @@ def test_no_bytes_raise_anything_but_invalid_message(data: bytes) -> None:
 @pytest.mark.parametrize(
     "bomb",
     [
-        b"\xdf\xff\xff\xff\xff",  # a map that says it has 4 billion items
-        b"\xdd\xff\xff\xff\xff",  # a list that says so
+        b"\xdf\xff\xff\xff\xff",  # a map of 4 billion items by its head
+        b"\xdd\xff\xff\xff\xff",  # a list of as many
         b"\xdb\xff\xff\xff\xff",  # a string of 4 GiB
         b"\xc6\xff\xff\xff\xff",  # bytes of 4 GiB
         b"\x81\xa1x\xdd" + (ITEMS_MAX + 1).to_bytes(4, "big") + b"\x80" * (ITEMS_MAX + 1),

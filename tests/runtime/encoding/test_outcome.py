@@ -1,4 +1,4 @@
-"""Outcomes: what a caller is told, as it crosses from an actor back to the client."""
+"""Outcomes: what a caller is answered, as it crosses from an actor back to the client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A refusal that uses up its command id: stored before it is told, and the same for every repeat of the id."""
+"""A refusal that uses up its command id: stored before it is answered, and the same for every repeat of the id."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Stock(Aggregate, placement=Shared()):
     @decide
     def look(self, command: Look) -> None:
         if self.pieces > 99:
-            raise RuntimeError("too many to look at")
+            raise RuntimeError("too many pieces")
 
     @evolve
     def changed(self, event: Changed) -> None:

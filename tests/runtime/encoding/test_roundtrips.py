@@ -43,7 +43,7 @@ from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.stream import StreamId
 from rayfold.runtime.write.write_loop import WriteLoop
 
-# A thread that another test of this process has left, of Ray say, may use `random` meanwhile, which is taken for ours.
+# A thread that another test of this process has left, as one of Ray, may use `random` meanwhile, which counts as ours.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 
 EXAMPLES = int(os.environ.get("RAYFOLD_ROUNDTRIPS", "60"))

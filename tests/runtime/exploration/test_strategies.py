@@ -237,7 +237,7 @@ def test_validators_aliases_and_strictness_are_kept() -> None:
 
 
 class Opaque:
-    """Nothing can be made of it, and pydantic has to be told what it is."""
+    """Nothing can be made of it, and pydantic has no schema of it."""
 
     def __init__(self, secret: int, /, *, checked: bool) -> None:
         if secret != 4711 or not checked:

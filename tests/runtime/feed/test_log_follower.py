@@ -1,4 +1,4 @@
-"""The follower: pages of several logs in order, news of another process's commits, and damage at its place."""
+"""The follower: pages of several logs in order, commits of another process, and damage at its place."""
 
 from __future__ import annotations
 

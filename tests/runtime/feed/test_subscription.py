@@ -290,7 +290,7 @@ def test_a_name_is_open_once_and_free_when_its_holder_lets_go(writer: OtherWrite
     first.close()
     opened("mailer").close()
     for _ in subscribe(store.path, "mailer", aggregates=[Account]):
-        break  # nobody holds the iterator any more
+        break  # the iterator is not held any more
     opened("mailer")
 
 

@@ -2,7 +2,7 @@
 
 `format_2.json` has every pair of a log that the last version with format 2 wrote: two aggregates `Stock`, seven
 commands, nine events of two kinds, and a snapshot. The classes that wrote it are those below, without what they have
-gained since. A log of format 1 is made of it: its stream index never lagged, and it did not say how far it is.
+gained since. A log of format 1 is made of it: its stream index never lagged, and it did not store how far it is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A process that may not open all partitions is told the limit and what is needed, before anything else breaks."""
+"""A process that may not open all partitions gets the limit and what is needed, before anything else breaks."""
 
 from __future__ import annotations
 

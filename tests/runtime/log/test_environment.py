@@ -209,7 +209,7 @@ from rayfold.runtime.log.folder import {opened}
 log = {opened}(sys.argv[1], "partition 3")
 log.head()
 if os.fork() == 0:
-    sys.exit(0)  # which lets go of what was inherited, LMDB's spare transaction as well
+    sys.exit(0)  # which releases what was inherited, LMDB's spare transaction as well
 os.wait()
 print(log.head(), log.head())
 """

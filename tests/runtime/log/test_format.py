@@ -186,7 +186,7 @@ def test_the_worked_example_of_the_page_is_what_the_code_writes(tmp_path: Path) 
 
 
 def test_the_recipe_of_the_page_checks_a_record_with_nothing_of_rayfold(tmp_path: Path) -> None:
-    """The page says how to check a record with the standard library: that very code, on the example's records."""
+    """The page shows how to check a record with the standard library: that very code, on the example's records."""
     (recipe,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     records = [value for name, _, value in example_of(tmp_path) if name == b"events"]
     space = {"zlib": zlib, "hashlib": hashlib, "records": records}

@@ -1,4 +1,4 @@
-"""The stream index lags behind, by a bound, and nobody who reads a stream notices."""
+"""The stream index lags behind, by a bound, and no reader of a stream notices."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MANY = [StreamId("Account", f"account-{number}") for number in range(200)]
 
 
 def cold(log: LmdbLog) -> LmdbReader:
-    """A reader of the same log that knows nothing by heart, as one in another process."""
+    """A reader of the same log without the cache, as one in another process."""
     return LmdbReader(log.environment)
 
 

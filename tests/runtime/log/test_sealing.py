@@ -1,4 +1,4 @@
-"""A log that is handed over: nothing comes into it any more, and only whoever knows for whom it is can undo that."""
+"""A log that is handed over: nothing comes into it any more, which only a caller that names its successor undoes."""
 
 from __future__ import annotations
 

@@ -233,7 +233,7 @@ def test_a_partition_moves_from_one_share_to_another(tmp_path: Path) -> None:
     copy(tmp_path, "a", "b", 2)
     hand(tmp_path, "a", "b", 2, since=2)
     moved = SPREAD.with_home(2, "b", since=2, epoch=2)
-    assert place_share(folder(tmp_path, "a"), "a", SPREAD) == moved  # the log tells it, whatever map comes
+    assert place_share(folder(tmp_path, "a"), "a", SPREAD) == moved  # the log has it, whatever map comes
     assert place_share(folder(tmp_path, "b"), "b", moved) == moved
     log = opened(tmp_path, "b").store.open_log(2)
     assert (amounts_of(log.read(0, 9)), log.activate()) == ([5, 6], 3)

@@ -82,8 +82,8 @@ log.close()
 
 def test_a_shared_log_is_still_asked_whose_it_is(store: Store) -> None:
     reader = store.open_reader(0)
-    with pytest.raises(StoreMismatch, match=r"this is the log '.*', not 'somebody else'"):
-        open_shared_reader(store.partition_path(0), "partition 0", identity="somebody else")
+    with pytest.raises(StoreMismatch, match=r"this is the log '.*', not 'another log'"):
+        open_shared_reader(store.partition_path(0), "partition 0", identity="another log")
     assert reader.head() == 3
     reader.close()
     store.open_log(0).close()

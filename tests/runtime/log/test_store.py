@@ -42,7 +42,7 @@ def test_read_models_and_subscriptions_inside_a_store_are_none_of_its_business(t
     store = create_or_open_store(tmp_path, 1)
     for beside in ("projections", "subscriptions"):
         (tmp_path / beside).mkdir()
-        (tmp_path / beside / "anything").write_text("not looked at")
+        (tmp_path / beside / "anything").write_text("not read")
     assert create_or_open_store(tmp_path) == store
     (tmp_path / "store.json").unlink()
     with pytest.raises(StoreMismatch) as told:
@@ -173,7 +173,7 @@ os.rmdir(folder)
     assert said == ["FOLDER/store.lock: cannot open the lock: Permission denied", "[]"]
 
 
-# --- what is missing or wrong is said loudly ----------------------------------------------------------------------
+# --- what is missing or wrong is an error -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lost", ["folder", "file", "emptied"])
@@ -492,7 +492,7 @@ sys.stdin.read()
 @pytest.mark.slow
 def test_readers_in_two_namespaces_of_process_ids_do_not_take_each_others_place_in_the_log(store: Store) -> None:
     """Both have the same id where they are. LMDB knows readers by that: it refuses the second one, and takes nothing
-    from the first one. The error says what to do."""
+    from the first one. The error has the remedy."""
     program = f"""
 import os, sys
 from rayfold.runtime.errors import StorageFailed

@@ -1,4 +1,4 @@
-"""`verify_store`: nothing to say about a good store, and what is wrong where about a bad one."""
+"""`verify_store`: nothing about a good store, and what is wrong where about a bad one."""
 
 from __future__ import annotations
 

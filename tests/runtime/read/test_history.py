@@ -32,7 +32,7 @@ from tests.runtime.log.appends import DIGEST, command_id
 from tests.support.orders import Added, DiscountGiven, Order
 
 ONE = StreamId("Order", "one")
-NOBODY = StreamId("Order", "nobody")
+MISSING = StreamId("Order", "missing")
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 CATALOGUE = Catalogue([Order])
 FACTS = [Added(pieces=3, price=10), Added(pieces=3, price=10), DiscountGiven(percent=10)]
@@ -120,7 +120,7 @@ def test_a_range_of_a_history_has_both_of_its_ends(
         (ONE, 5, None, "Order/one has no version 5; it is at 3"),
         (ONE, 4, 4, "Order/one has no version 4; it is at 3"),
         (ONE, 1, 9, "Order/one has no version 9; it is at 3"),
-        (NOBODY, 1, None, "Order/nobody has no version 1; it has no events"),
+        (MISSING, 1, None, "Order/missing has no version 1; it has no events"),
     ],
 )
 def test_versions_that_are_not_there_are_an_error_and_no_shorter_answer(
@@ -220,14 +220,14 @@ def test_a_question_that_makes_no_sense_is_told_why(
 def test_a_version_beyond_the_last_and_an_unknown_aggregate_have_no_state(orders: Log) -> None:
     with pytest.raises(NotInHistory, match=r"^Order/one has no version 4; it is at 3$"):
         total(orders, 4)
-    with pytest.raises(NotInHistory, match=r"^Order/nobody has no version 1; it has no events$"):
-        state_at(CATALOGUE, orders, Order, NOBODY, None, None)
+    with pytest.raises(NotInHistory, match=r"^Order/missing has no version 1; it has no events$"):
+        state_at(CATALOGUE, orders, Order, MISSING, None, None)
 
 
 def test_a_snapshot_serves_the_versions_from_it_on_and_no_earlier_one(make: Make) -> None:
     log = make(Clock())
     wrong = Order("one")
-    wrong.total = 1000  # no fold gives this: whoever sees it has used the snapshot
+    wrong.total = 1000  # no fold gives this: an answer with it has used the snapshot
     append(log, FACTS[0])
     append(log, FACTS[1], snapshot=(encode_state(wrong), state_fingerprint(Order)))
     append(log, FACTS[2])

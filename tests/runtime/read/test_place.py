@@ -1,4 +1,4 @@
-"""Places: the ways to say one, and their tokens."""
+"""Places: the ways to give one, and their tokens."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class FrozenFailure(Exception):
 
 
 class Ask(Query[int]):
-    """Answered by raising what it is told to."""
+    """Answered by raising what it asks for."""
 
     how: str
 
@@ -437,7 +437,7 @@ def test_a_failing_answer_fails_no_neighbour(log: FaultyLog, records: list[bytes
         packed(Ask(how="exit")),
         packed(Ask(how="rejected")),
         packed(Ask(how="frozen")),
-        packed(Seen())._replace(name="Heard"),
+        packed(Seen())._replace(name="Lacking"),
         packed(Ask(how="fail"))._replace(payload=b"\x80"),
         packed(Seen()),
     ]
@@ -452,7 +452,7 @@ def test_a_failing_answer_fails_no_neighbour(log: FaultyLog, records: list[bytes
     assert isinstance(rejected, Rejected)
     assert rejected.facts == {"why": "shy"}
     assert isinstance(unknown, UnknownName)
-    assert str(unknown) == "no query of Diary is named 'Heard'; known: Ask, Seen"
+    assert str(unknown) == "no query of Diary is named 'Lacking'; known: Ask, Seen"
     assert isinstance(invalid, InvalidMessage)
     assert str(invalid) == "Ask: how is missing"
 

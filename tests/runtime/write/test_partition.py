@@ -1,6 +1,6 @@
 """The partition's write loop: dedupe, decide, append, adopt; outcomes item by item; over both logs.
 
-What random histories cannot say as clearly, one sentence each. Those are in `test_histories.py`.
+What random histories do not show as clearly, one sentence each. Those are in `test_histories.py`.
 """
 
 from __future__ import annotations

@@ -242,7 +242,7 @@ def test_a_state_that_cannot_be_saved_costs_no_command(log: FaultyLog, caplog: p
 def handed_over(
     loop: WriteLoop, log: FaultyLog, catalogue: Catalogue = CATALOGUE, residents_max: int = 100
 ) -> WriteLoop:
-    """The loop of the partition's next actor, which is told what the present one has in memory."""
+    """The loop of the partition's next actor, which gets what the present one has in memory."""
     saved = loop.residents.saved(0)
     loop.execute([alice(TEN)])  # which still takes commands meanwhile
     following = activated(log, residents_max, catalogue)

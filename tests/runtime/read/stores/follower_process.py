@@ -1,4 +1,4 @@
-"""A child process that follows a store's log with one projection, and is killed where it is told to be.
+"""A child process that follows a store's log with one projection, and is killed at a given step.
 
 `python -m tests.runtime.read.stores.follower_process STORE DIRECTORY TALLY STEP...`: a child for each STEP is killed
 with -9 when it comes to that step for the first, second or third time.
@@ -75,7 +75,7 @@ def arm(read_model: ReadModel, step: str, times: int) -> None:
 
 
 def follow(store: str, directory: str, tally: str, step: str, times: int) -> str:
-    """Follow the log to its end, with a checkpoint after every page. Says where it began and what it has seen."""
+    """Follow the log to its end, with a checkpoint after every page. Returns where it began and what it has seen."""
     log = open_store(store).open_reader(0)
     read_model = tallies.read_model_of(getattr(tallies, tally), log, Path(directory))
     read_model.open()
@@ -91,7 +91,7 @@ def follow(store: str, directory: str, tally: str, step: str, times: int) -> str
 
 
 def in_a_child(*arguments: Any) -> str:
-    """What `follow` says in a process of its own; nothing if that was killed. A fork: a new interpreter takes 0.4 s."""
+    """What `follow` returns in its own process; empty if that was killed. Forked: a new interpreter takes 0.4 s."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -113,7 +113,7 @@ def in_a_child(*arguments: Any) -> str:
 
 
 def main(store: str, directory: str, tally: str, *steps: str) -> None:
-    """One child after the other, each killed at its step; the last is not. Prints what each has said."""
+    """One child after the other, each killed at its step; the last is not. Prints what each has returned."""
     for number, step in enumerate([*steps, "never"]):
         print(in_a_child(store, directory, tally, step, 1 + number % 3) or "killed")
 

@@ -211,7 +211,7 @@ store.open(types.SimpleNamespace(), {directory})
 store.begin(reading=True)
 store.roll_back()
 if os.fork() == 0:
-    sys.exit(0)  # which lets go of what was inherited, LMDB's spare transaction as well
+    sys.exit(0)  # which releases what was inherited, LMDB's spare transaction as well
 os.wait()
 store.begin(reading=True)
 print(store.roll_back(), Path(store._path).is_dir())

@@ -61,7 +61,7 @@ def test_an_event_is_tried_three_times_and_then_the_projection_stops_on_the_stat
     assert read_model.failed is not None
     assert "failed on event 4 of partition 0 (Account/bad 1): ValueError: cannot count that" in str(read_model.failed)
     assert ask(read_model, Seen()) is read_model.failed
-    read_model._kept.failed = None  # look at what is under the stop
+    read_model._kept.failed = None  # read what is under the stop
     assert ask(read_model, Seen()) == [1, 2, 3]
     assert ask(read_model, SumOf(account="bad")) == 0
     read_model.close()
@@ -184,7 +184,7 @@ def test_rows_that_their_table_refuses_are_found_out_one_event_at_a_time() -> No
 
 
 class Swallowing(DuckDbTally):
-    """Catches what DuckDB says about an event, and leaves its transaction aborted."""
+    """Catches what DuckDB raises for an event, and leaves its transaction aborted."""
 
     @project
     def deposited(self, event: Deposited, recorded: Recorded) -> None:

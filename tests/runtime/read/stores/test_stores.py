@@ -49,7 +49,7 @@ def reopened(read_model: ReadModel, tally: type[Projection], log: MemoryLog, dir
 
 
 class MemoryLogWithoutTail(MemoryLog):
-    """A log whose reader is told of no event beyond those that are asked for one by one, until it is shown."""
+    """A log whose reader sees no event but those that are asked for one by one, until it is shown."""
 
     def __init__(self, log: MemoryLog) -> None:
         super().__init__()
@@ -233,7 +233,7 @@ def test_events_are_taken_in_and_queries_answered_while_a_checkpoint_is_written(
     read_model.close()
     again = ReadModel(Tally, read_model._catalogue, {0: log}, directory=tmp_path)
     again.open()
-    assert again.positions == {0: 10}, "what was encoded is what is there"
+    assert again.positions == {0: 10}, "what was encoded is what is stored"
     assert ask(again, Seen()) == list(range(1, 11))
 
 
