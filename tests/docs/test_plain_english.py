@@ -43,7 +43,7 @@ BANNED = {
     r"lives on|living|dies|died|wants|believes?d?": "runs, ends, needs, knows",
 }
 ALLOWED = {
-    "docs/glossary.md": {"told", "died"},  # of `Told` and `ActorDiedError`, in the list of words of names
+    "docs/glossary.md": {"died"},  # of `ActorDiedError`, in the list of words of names
     "benchmarks/flights/quiet_ray.py": {"died"},  # in lines of Ray, as in the tests of it
     "tests/benchmarks/test_flights_cluster.py": {"died"},
     "tests/benchmarks/test_flights_demo.py": {"died"},

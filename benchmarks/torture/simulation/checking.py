@@ -18,7 +18,7 @@ from rayfold.runtime.stream import ANY, StreamId, partition_of
 from ..contract import Findings
 from .purses import InPurse
 from .story import PARTITIONS, PURSES, Act
-from .world import Told, World
+from .world import Sent, World
 
 __all__ = ["check"]
 
@@ -50,8 +50,8 @@ def check(world: World) -> Findings:
     acts = {act.number: act for act in world.story.acts}
     stored = _stored(events, acts, findings)
     states = _states(events)
-    for told in world.told:
-        _check_told(told, events, stored, states, findings)
+    for sent in world.sent:
+        _check_sent(sent, events, stored, states, findings)
     _check_order(world, findings)
     _check_reads(world, events, findings)
     return findings
@@ -105,39 +105,39 @@ def _states(events: list[list[_Event]]) -> dict[int, list[_State]]:
     return states
 
 
-def _check_told(
-    told: Told,
+def _check_sent(
+    sent: Sent,
     events: list[list[_Event]],
     stored: dict[int, _Event],
     states: dict[int, list[_State]],
     findings: Findings,
 ) -> None:
     """What a client was answered must be in the log, or must have been true at some moment meanwhile."""
-    act, outcome = told.act, told.outcome
+    act, outcome = sent.act, sent.outcome
     partition, event = _partition_of(act.purse), stored.get(act.number)
     if isinstance(outcome, Receipt):
         log = events[partition]
         there = log[outcome.position - 1] if 0 < outcome.position <= len(log) else None
         found = there is not None and (there.number, there.version) == (act.number, outcome.version)
         findings.check("I1", found, f"{outcome} for command {act.number}, but there the log has {there}")
-        as_expected = told.expected_version in (ANY, outcome.version - 1)
-        what = f"command {act.number} expected version {told.expected_version}, and made version {outcome.version}"
+        as_expected = sent.expected_version in (ANY, outcome.version - 1)
+        what = f"command {act.number} expected version {sent.expected_version}, and made version {outcome.version}"
         findings.check("I8", as_expected, what)
     elif isinstance(outcome, Rejected | Conflict):
         findings.check("I7", event is None, f"command {act.number} got {outcome}, and is in the log: {event}")
-        before = [state for state in states[act.purse] if state.from_s <= told.began_s][-1:]
-        meanwhile = [state for state in states[act.purse] if told.began_s < state.from_s <= told.ended_s]
-        true_once = any(_refuses(state, told) for state in [*before, *meanwhile])
+        before = [state for state in states[act.purse] if state.from_s <= sent.began_s][-1:]
+        meanwhile = [state for state in states[act.purse] if sent.began_s < state.from_s <= sent.ended_s]
+        true_once = any(_refuses(state, sent) for state in [*before, *meanwhile])
         findings.check("I8", true_once, f"command {act.number} got {outcome}, which was true at no time meanwhile")
     if event is not None and act.kind == "take":
         money = states[act.purse][event.version].money
         findings.check("I5", money >= 0, f"purse {act.purse} was left with {money} by command {act.number}")
 
 
-def _refuses(state: _State, told: Told) -> bool:
-    if isinstance(told.outcome, Conflict):
-        return told.expected_version not in (ANY, state.version)
-    return told.act.kind == "take" and told.act.amount > state.money
+def _refuses(state: _State, sent: Sent) -> bool:
+    if isinstance(sent.outcome, Conflict):
+        return sent.expected_version not in (ANY, state.version)
+    return sent.act.kind == "take" and sent.act.amount > state.money
 
 
 def _check_order(world: World, findings: Findings) -> None:
@@ -145,7 +145,7 @@ def _check_order(world: World, findings: Findings) -> None:
     as it did not have to send it again. A refusal whose answer is lost is decided again, after what was sent behind it:
     where answers get lost, on the way or with a process that is killed before it gives them, only the first holds,
     unless the command cannot be refused: nothing but a full disk refuses to put something into a purse."""
-    done = [one for one in world.told if isinstance(one.outcome, Receipt)]
+    done = [one for one in world.sent if isinstance(one.outcome, Receipt)]
     troubles = {fault.trouble for fault in world.story.faults}
     answered = not troubles & world.loses_answers
     refuses_nothing = "full disk" not in troubles

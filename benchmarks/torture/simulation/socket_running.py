@@ -24,7 +24,7 @@ from .running import Failure, first_failure, run_from_command_line, run_rounds
 from .socket_network import Link, SocketLoop
 from .socket_world import PROBE_S, SETTINGS, SocketBuild, SocketWorld, draw_socket_story
 from .story import Story
-from .world import Told
+from .world import Sent
 
 __all__ = ["find_socket_failure", "run_socket_story"]
 
@@ -51,11 +51,11 @@ def run_socket_story(story: Story, build: SocketBuild = REAL) -> Findings:
         findings.check("I7", refused.act.number not in stored, what)
     for act in world.hanging:
         findings.violate("I12", f"command {act.number} was never answered")
-    for told in world.told:
-        _check_time(told, findings)
+    for sent in world.sent:
+        _check_time(sent, findings)
         if {fault.trouble for fault in story.faults} <= HARMLESS:
-            what = f"command {told.act.number} was sent {told.tries} times, though nothing kept it for long"
-            findings.check("I12", told.tries == 1, what)
+            what = f"command {sent.act.number} was sent {sent.tries} times, though nothing kept it for long"
+            findings.check("I12", sent.tries == 1, what)
     for link in world.links:
         _check_link(link, findings)
     for number, router in enumerate(world.routers):
@@ -70,17 +70,17 @@ def _command_ids(world: SocketWorld) -> Iterable[bytes]:
             yield decode_record(record).command_id
 
 
-def _check_time(told: Told, findings: Findings) -> None:
+def _check_time(sent: Sent, findings: Findings) -> None:
     """No caller waits past a deadline, gets `Unavailable` before it, or waits long when nothing is wrong."""
-    act, outcome, took_s = told.act, told.outcome, told.ended_s - told.began_s
+    act, outcome, took_s = sent.act, sent.outcome, sent.ended_s - sent.began_s
     known = isinstance(outcome, Receipt | Rejected | Conflict | StorageFailed | Unavailable)
     findings.check("I6", known, f"command {act.number} got {outcome}, which is for the router alone")
-    limit_s = told.tries * (SETTINGS.timeout_s + LATER_S)
+    limit_s = sent.tries * (SETTINGS.timeout_s + LATER_S)
     findings.check("I12", took_s <= limit_s, f"command {act.number} took {took_s:.3f} s, over {limit_s} s")
     if isinstance(outcome, Unavailable):
-        early = took_s < told.tries * SETTINGS.timeout_s
+        early = took_s < sent.tries * SETTINGS.timeout_s
         findings.check("I7", not early, f"command {act.number} got {outcome} after {took_s:.3f} s")
-    if told.began_s >= PROBE_S:
+    if sent.began_s >= PROBE_S:
         prompt = isinstance(outcome, Receipt) and took_s <= PROMPT_S
         what = f"command {act.number} got {outcome} after {took_s:.3f} s, when nothing was wrong any more"
         findings.check("I12", prompt, what)

@@ -35,7 +35,7 @@ from .network import ActorHandle, Process, ProcessEnded
 from .purses import CATALOGUE, Purse, Put, Take
 from .socket_network import Link, RecordedConnection, SocketLoop
 from .story import CLIENTS, LASTS_MS, PARTITIONS, PURSES, Act, Fault, SocketTrouble, Story, Trouble
-from .world import RESTART_S, TRIES_MAX, Build, Killed, PartitionProcess, SimulatedRouter, Told, World
+from .world import RESTART_S, TRIES_MAX, Build, Killed, PartitionProcess, Sent, SimulatedRouter, World
 
 __all__ = ["PROBE_S", "SocketBuild", "SocketWorld", "draw_socket_story"]
 
@@ -489,7 +489,7 @@ class SocketWorld(World):
             outcome = sent.result()
         assert outcome is not None
         self._note(act, outcome)
-        self.told.append(Told(act, began_s, self.loop.time(), outcome, tries, expected))
+        self.sent.append(Sent(act, began_s, self.loop.time(), outcome, tries, expected))
 
     def _note(self, act: Act, outcome: Outcome) -> None:
         if isinstance(outcome, Receipt):

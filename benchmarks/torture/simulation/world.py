@@ -42,8 +42,8 @@ __all__ = [
     "Killed",
     "PartitionProcess",
     "Read",
+    "Sent",
     "SimulatedRouter",
-    "Told",
     "World",
 ]
 
@@ -80,8 +80,8 @@ class Committed(NamedTuple):
     last: int
 
 
-class Told(NamedTuple):
-    """What a client was answered for a command."""
+class Sent(NamedTuple):
+    """A command of a client, and what it was answered."""
 
     act: Act
     began_s: float
@@ -206,7 +206,7 @@ class World:
 
     story: Story
     build: Build
-    told: list[Told] = field(default_factory=list)
+    sent: list[Sent] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
     reads_logs: bool = True
     """Whether the projector reads the logs by itself now and then."""
@@ -311,7 +311,7 @@ class World:
             seen, versions = self._seen[act.client], self._versions[act.client]
             seen[outcome.partition] = max(outcome.position, seen.get(outcome.partition, 0))
             versions[act.purse] = max(outcome.version, versions.get(act.purse, 0))
-        self.told.append(Told(act, began_s, self.loop.time(), outcome, tries, expected))
+        self.sent.append(Sent(act, began_s, self.loop.time(), outcome, tries, expected))
 
     async def _ask(self, act: Act) -> None:
         """One query, again until it is answered or its time is over."""
