@@ -38,6 +38,10 @@ class Process(Protocol):
 
     ended: bool
 
+    def end(self) -> None:
+        """The process ends, with all that is its own."""
+        ...
+
     def handle(self, method: str, *arguments: Any) -> Any:
         """Do it, and return the answer. Raises `ProcessEnded` if it has ended, or ends meanwhile."""
         ...

@@ -154,8 +154,6 @@ class QueryLink(ClientLink):
 class SendingProcess(PartitionProcess):
     """What a partition's actor is, with its broadcast to the projector."""
 
-    _ended = False
-
     def __init__(self, world: QueryWorld, partition: int) -> None:
         build, few = world.build, not world.story.seed % 3
 
@@ -178,16 +176,8 @@ class SendingProcess(PartitionProcess):
         self._broadcasts.set_projectors(("projector",))
         super().__init__(world, partition)
 
-    @property
-    def ended(self) -> bool:
-        """Whether the process has ended; its connections end with it."""
-        return self._ended
-
-    @ended.setter
-    def ended(self, ended: bool) -> None:
-        if ended and not self._ended:
-            self._ended = True
-            self._broadcasts.close()
+    def _end_parts(self) -> None:
+        self._broadcasts.close()
 
     def broadcast(self, records: list[bytes]) -> None:
         """See `PartitionProcess`. In trouble some are not sent, or twice."""
@@ -201,8 +191,6 @@ class SendingProcess(PartitionProcess):
 class ServingProjector(ProjectorProcess):
     """What `actors/projection/actor.py` is, with its socket and what waits (`query_server.py`), in simulated time."""
 
-    _ended = False
-
     def __init__(self, world: QueryWorld) -> None:
         self.path = f"projector.{len(world.projectors)}"
         self.waiting = world.build.waiting()
@@ -214,18 +202,10 @@ class ServingProjector(ProjectorProcess):
         self.model.tell_changed = self._attend
         self._looking = world.loop.create_task(self._look())
 
-    @property
-    def ended(self) -> bool:
-        """Whether the process has ended; its connections end with it."""
-        return self._ended
-
-    @ended.setter
-    def ended(self, ended: bool) -> None:
-        if ended and not self._ended:
-            self._ended = True
-            self.stop_looking()
-            for link in self._links:
-                link.end_process()
+    def _end_parts(self) -> None:
+        self.stop_looking()
+        for link in self._links:
+            link.end_process()
 
     def connect(self, client: QueryConnection) -> QueryLink:
         """Let a client in."""

@@ -35,7 +35,7 @@ from .network import ActorHandle, Process, ProcessEnded
 from .purses import CATALOGUE, Purse, Put, Take
 from .socket_network import Link, RecordedConnection, SocketLoop
 from .story import CLIENTS, LASTS_MS, PARTITIONS, PURSES, Act, Fault, SocketTrouble, Story, Trouble
-from .world import RESTART_S, TRIES_MAX, Build, Killed, PartitionProcess, Sent, SimulatedRouter, World
+from .world import RESTART_S, TRIES_MAX, Build, Killed, PartitionProcess, Sent, SimulatedProcess, SimulatedRouter, World
 
 __all__ = ["PROBE_S", "SocketBuild", "SocketWorld", "draw_socket_story"]
 
@@ -130,8 +130,6 @@ def draw_socket_story(seed: int) -> Story:
 class ServingProcess(PartitionProcess):
     """What `actors/partition/actor.py` is, with its socket, its seal, and the aggregates that it decides elsewhere."""
 
-    _ended = False
-
     def __init__(self, world: SocketWorld, partition: int) -> None:
         self.path = f"partition-{partition}.{len(world.listening)}"
         self.sealed = False
@@ -142,19 +140,11 @@ class ServingProcess(PartitionProcess):
         super().__init__(world, partition)
         world.listening[self.path] = self
 
-    @property
-    def ended(self) -> bool:
-        """Whether the process has ended; its connections and its own actors end with it."""
-        return self._ended
-
-    @ended.setter
-    def ended(self, ended: bool) -> None:
-        if ended and not self._ended:
-            self._ended = True
-            for link in self._links:
-                link.end_process()
-            for own in self.own_actors.values():
-                own.ended = True
+    def _end_parts(self) -> None:
+        for link in self._links:
+            link.end_process()
+        for own in self.own_actors.values():
+            own.end()
 
     def connect(self, client: RecordedConnection) -> Link:
         """Let a client in."""
@@ -176,7 +166,7 @@ class ServingProcess(PartitionProcess):
         if method == "lost":
             stream, name, _ = arguments
             if stream in self.own_actors and self.own_actors[stream].name == name:
-                self.own_actors.pop(stream).ended = True
+                self.own_actors.pop(stream).end()
             return None
         return self._execute(*arguments)
 
@@ -199,10 +189,10 @@ class ServingProcess(PartitionProcess):
         try:
             batch = self._loop.execute([command for command in commands if command.stream not in elsewhere])
         except Killed:
-            self.ended = True
+            self.end()
             raise ProcessEnded from None
         if any(isinstance(outcome, Fenced) for outcome in batch.outcomes):
-            self.ended = True
+            self.end()
             raise ProcessEnded
         if batch.records:
             self._world.broadcast(self._partition, batch.records)
@@ -272,21 +262,17 @@ class OwnLog:
         return self._disk.append(self._home.epoch, appends)
 
 
-class OwnProcess:
-    """What `actors/partition/own_actor.py` is: one aggregate, decided in a process of its own."""
+class OwnProcess(SimulatedProcess):
+    """What `actors/partition/own_actor.py` is: one aggregate, decided in a process of its own, whose end its partition
+    learns from clients."""
 
     def __init__(self, world: SocketWorld, home: ServingProcess, partition: int, stream: StreamId, name: str) -> None:
-        self.ended = False
         self.name, self.partition = name, partition
         self._home = home
         self._log = OwnLog(world, home, partition, stream, name)
         self._attempts: RequestOrder = world.build.attempts()
         log: Any = self._log
         self._loop: WriteLoop = world.build.write_loop(partition, log, CATALOGUE, residents_max=1)
-
-    def end(self) -> None:
-        """The process ends. Its partition learns of it from clients."""
-        self.ended = True
 
     def handle(self, method: str, *arguments: Any) -> bytes:
         """`execute`, the only call there is."""
@@ -302,10 +288,10 @@ class OwnProcess:
             try:
                 decided = self._loop.execute(commands).outcomes
             except Killed:
-                self._home.ended = True
+                self._home.end()
                 raise ProcessEnded from None
             if any(isinstance(outcome, Fenced) for outcome in decided) and not self._log.given_up:
-                self._home.ended = True
+                self._home.end()
                 raise ProcessEnded
             if not self._log.given_up:
                 outcomes = [*decided]
@@ -418,7 +404,7 @@ class SocketWorld(World):
         if trouble == "connections cut":
             process.cut()
         elif trouble == "kept away":
-            process.ended = True
+            process.end()
         elif trouble == "moved":
             self._move(partition, process)
         elif trouble == "client detached":

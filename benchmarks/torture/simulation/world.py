@@ -43,6 +43,7 @@ __all__ = [
     "PartitionProcess",
     "Read",
     "Sent",
+    "SimulatedProcess",
     "SimulatedRouter",
     "World",
 ]
@@ -131,12 +132,26 @@ class Disk:
         return done
 
 
-class PartitionProcess:
+class SimulatedProcess:
+    """A process that ends once, and with it what a subclass has beside its memory."""
+
+    ended = False
+
+    def end(self) -> None:
+        """The process ends."""
+        if not self.ended:
+            self.ended = True
+            self._end_parts()
+
+    def _end_parts(self) -> None:
+        """End what ends with the process: connections, own actors. Called once, after `ended` is set."""
+
+
+class PartitionProcess(SimulatedProcess):
     """What `actors/partition/actor.py` is: attempts, write loop, broadcast. It ends with everything that it
     remembers."""
 
     def __init__(self, world: World, partition: int) -> None:
-        self.ended = False
         self._world, self._partition = world, partition
         self._attempts = world.build.attempts()
         disk: Any = world.disks[partition]
@@ -154,10 +169,10 @@ class PartitionProcess:
         try:
             batch = self._loop.execute(list(unpack_batch(blob)))
         except Killed:
-            self.ended = True
+            self.end()
             raise ProcessEnded from None
         if any(isinstance(outcome, Fenced) for outcome in batch.outcomes):
-            self.ended = True
+            self.end()
             raise ProcessEnded
         if batch.records:
             self.broadcast(batch.records)
@@ -168,11 +183,10 @@ class PartitionProcess:
         self._world.broadcast(self._partition, records)
 
 
-class ProjectorProcess:
+class ProjectorProcess(SimulatedProcess):
     """What `actors/projection/actor.py` is, for all partitions."""
 
     def __init__(self, world: World) -> None:
-        self.ended = False
         self.model = world.build.read_model(
             Contents, CATALOGUE, {number: disk.log for number, disk in enumerate(world.disks)}
         )
@@ -263,7 +277,7 @@ class World:
         """The troubles that are a moment and not a while."""
         process = self.partitions[partition]
         if trouble == "kill partition":
-            process.ended = True
+            process.end()
         elif trouble == "kill before commit":
             self.disks[partition].kill_at = "before"
         elif trouble == "kill after commit":
@@ -272,7 +286,7 @@ class World:
             self._copies[partition] = process
             self.partitions[partition] = self.new_process(partition)
         elif trouble == "kill projector":
-            self.projector.ended = True
+            self.projector.end()
 
     def _current(self, partition: int) -> Process:
         """The process that a caller takes for the actor now: while there are two copies, either."""
