@@ -14,14 +14,12 @@ from pathlib import Path
 import pytest
 
 from rayfold import (
-    Aggregate,
     BlockingRuntime,
     Command,
     Envelope,
     Event,
     HandlerFailed,
     OwnActor,
-    Projection,
     Query,
     Receipt,
     Runtime,
@@ -34,14 +32,9 @@ from rayfold import (
 )
 from rayfold.actors.cluster.ray_cluster import Cluster
 from rayfold.actors.settings import Settings
+from tests.support.tally import Add, Added, Tally, Total, Totals
 
 pytestmark = pytest.mark.slow
-
-
-class Add(Command):
-    """Fine."""
-
-    amount: int = 1
 
 
 class Exit(Command):
@@ -60,12 +53,6 @@ class Nap(Command):
     """Takes its time."""
 
     seconds: float
-
-
-class Added(Event):
-    """It was."""
-
-    amount: int
 
 
 class Nothing(Command):
@@ -110,14 +97,27 @@ def backtrack() -> None:
     re.match(r"(a+)+$", "a" * 60 + "b")
 
 
-class Counter(Aggregate, placement=Shared()):
-    """Lives with its neighbours."""
-
-    total: int = 0
+class Failing(Tally):
+    """A tally that also takes commands which end its process, fork it, or do not end."""
 
     @decide
-    def add(self, command: Add) -> Added:
-        return Added(amount=command.amount)
+    def exit(self, command: Exit) -> Added:
+        exit_process()
+        return Added(amount=0)
+
+    @decide
+    def fork(self, command: Fork) -> Added:
+        fork(command.how)
+        return Added(amount=1)
+
+    @decide
+    def loop(self, command: Loop) -> Added:
+        loop()
+        return Added(amount=0)
+
+
+class Counter(Failing, placement=Shared()):
+    """Runs with its neighbours."""
 
     @decide
     def nothing(self, command: Nothing) -> Added | None:
@@ -127,53 +127,13 @@ class Counter(Aggregate, placement=Shared()):
     def poisoned(self, command: Poisoned) -> Poison:
         return Poison()
 
-    @decide
-    def exit(self, command: Exit) -> Added:
-        exit_process()
-        return Added(amount=0)
-
-    @decide
-    def fork(self, command: Fork) -> Added:
-        fork(command.how)
-        return Added(amount=1)
-
-    @decide
-    def loop(self, command: Loop) -> Added:
-        loop()
-        return Added(amount=0)
-
-    @evolve
-    def added(self, event: Added) -> None:
-        self.total += event.amount
-
     @evolve
     def poison(self, event: Poison) -> None:
         pass
 
 
-class Loner(Aggregate, placement=OwnActor()):
-    """Lives alone."""
-
-    total: int = 0
-
-    @decide
-    def add(self, command: Add) -> Added:
-        return Added(amount=command.amount)
-
-    @decide
-    def exit(self, command: Exit) -> Added:
-        exit_process()
-        return Added(amount=0)
-
-    @decide
-    def fork(self, command: Fork) -> Added:
-        fork(command.how)
-        return Added(amount=1)
-
-    @decide
-    def loop(self, command: Loop) -> Added:
-        loop()
-        return Added(amount=0)
+class Loner(Failing, placement=OwnActor()):
+    """Runs alone."""
 
     @decide
     def backtrack(self, command: Backtrack) -> Added:
@@ -185,14 +145,6 @@ class Loner(Aggregate, placement=OwnActor()):
         threading.Event().wait(command.seconds)
         return Added(amount=1)
 
-    @evolve
-    def added(self, event: Added) -> None:
-        self.total += event.amount
-
-
-class Total(Query[int]):
-    """Fine."""
-
 
 class AskExit(Query[int]):
     """Ends the process that answers it."""
@@ -202,18 +154,8 @@ class AskLoop(Query[int]):
     """Is never answered."""
 
 
-class Totals(Projection):
+class Answers(Totals):
     """Of all counters."""
-
-    total: int = 0
-
-    @project
-    def added(self, event: Added) -> None:
-        self.total += event.amount
-
-    @answer
-    def asked(self, query: Total) -> int:
-        return self.total
 
     @answer
     def asked_to_exit(self, query: AskExit) -> int:
@@ -226,46 +168,27 @@ class Totals(Projection):
         return 0
 
 
-class Careless(Projection, on_failure="quarantine"):
+class Careless(Totals, on_failure="quarantine"):
     """Does not survive `Poison`."""
-
-    total: int = 0
-
-    @project
-    def added(self, event: Added) -> None:
-        self.total += event.amount
 
     @project
     def poison(self, event: Poison) -> None:
         exit_process()
-
-    @answer
-    def asked(self, query: Total) -> int:
-        return self.total
 
 
 class Seen(Query[int]):
     """How many `Poison`."""
 
 
-class Slow(Projection):
+class Slow(Totals):
     """Takes its time with each `Poison`."""
 
-    total: int = 0
     seen: int = 0
-
-    @project
-    def added(self, event: Added) -> None:
-        self.total += event.amount
 
     @project
     def poison(self, event: Poison) -> None:
         threading.Event().wait(0.5)
         self.seen += 1
-
-    @answer
-    def asked(self, query: Total) -> int:
-        return self.total
 
     @answer
     def asked_for_more(self, query: Seen) -> int:
@@ -280,7 +203,7 @@ async def running(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Runtime]:
     async with Runtime(
         tmp_path / "store",
         aggregates=[Counter, Loner],
-        projections=[Totals],
+        projections=[Answers],
         partitions=1,
         replicas=2,
         settings=SETTINGS,
@@ -370,17 +293,17 @@ async def test_what_ends_or_holds_a_partition_is_refused_by_name_and_the_partiti
 async def test_what_ends_or_holds_a_projector_is_refused_by_name_and_the_other_replica_is_left_alone(
     running: Runtime, query: Query[int], told: str
 ) -> None:
-    await running.execute(Counter, "a", Add(), until=Totals)
+    await running.execute(Counter, "a", Add(), until=Answers)
     before = {one.pid for one in (await running.status()).projectors}
-    bad = asyncio.create_task(running.ask(Totals, query))
+    bad = asyncio.create_task(running.ask(Answers, query))
     while not bad.done():
-        assert await running.ask(Totals, Total()) == 1
+        assert await running.ask(Answers, Total()) == 1
         await asyncio.sleep(0.05)
     with pytest.raises(HandlerFailed, match=told):
         await bad
     assert before & {one.pid for one in (await running.status()).projectors}
     with pytest.raises(HandlerFailed, match=told):
-        await running.ask(Totals, query)
+        await running.ask(Answers, query)
 
 
 async def test_an_event_that_ends_the_process_of_a_projection_is_set_aside(cluster: Cluster, tmp_path: Path) -> None:
@@ -428,12 +351,12 @@ async def test_what_a_source_of_commands_does_holds_nobody(cluster: Cluster, tmp
 
 
 async def test_a_limit_is_kept_whatever_a_handler_does(running: Runtime) -> None:
-    receipt = await running.execute(Counter, "a", Add(), until=Totals)
-    stuck = asyncio.create_task(running.ask(Totals, AskLoop()))
+    receipt = await running.execute(Counter, "a", Add(), until=Answers)
+    stuck = asyncio.create_task(running.ask(Answers, AskLoop()))
     loop_now = asyncio.get_running_loop().time
     for waiting in (
-        lambda: running.ask(Totals, AskLoop(), timeout_s=0.1),
-        lambda: running.ask(Totals, AskLoop(), after=receipt, timeout_s=0.1),
+        lambda: running.ask(Answers, AskLoop(), timeout_s=0.1),
+        lambda: running.ask(Answers, AskLoop(), after=receipt, timeout_s=0.1),
         lambda: running.execute(Loner, "nap", Nap(seconds=0.8), timeout_s=0.1),
     ):
         began_s = loop_now()

@@ -2,46 +2,11 @@
 
 from __future__ import annotations
 
-from rayfold import Aggregate, Command, Event, Projection, Query, answer, decide, evolve, project
+from rayfold import Aggregate, Command, Projection, answer, decide, evolve
 from rayfold.actors.packaging.class_fingerprints import class_fingerprints, differing
 from rayfold.runtime.encoding.catalogue import Catalogue
 from tests.bank import Account, Balances, Turnover, Vault
-
-
-class Added(Event, name="AddedToTally"):
-    amount: int
-
-
-class Add(Command, name="AddToTally"):
-    amount: int
-
-
-class Total(Query[int], name="TotalOfTally"):
-    pass
-
-
-class Tally(Aggregate):
-    total: int = 0
-
-    @decide
-    def add(self, command: Add) -> Added:
-        return Added(amount=command.amount)
-
-    @evolve
-    def added(self, event: Added) -> None:
-        self.total += event.amount
-
-
-class Totals(Projection):
-    total: int = 0
-
-    @project
-    def added(self, event: Added) -> None:
-        self.total += event.amount
-
-    @answer
-    def of_all(self, query: Total) -> int:
-        return self.total
+from tests.support.tally import Add, Added, Tally, Total, Totals
 
 
 def of(tally: type[Aggregate] = Tally, totals: type[Projection] = Totals) -> dict[str, str]:
@@ -78,7 +43,7 @@ def test_code_that_decides_answers_or_changes_a_state_differs_and_is_named() -> 
 
 
 def test_fields_that_differ_are_named_and_are_all_that_is_compared_between_versions_of_python() -> None:
-    class Add(Command, name="AddToTally"):
+    class More(Command, name="Add"):
         amount: int
         note: str = ""
 
@@ -86,14 +51,14 @@ def test_fields_that_differ_are_named_and_are_all_that_is_compared_between_versi
         total: int = 0
 
         @decide
-        def add(self, command: Add) -> Added:
+        def add(self, command: More) -> Added:
             return Added(amount=command.amount)
 
         @evolve
         def added(self, event: Added) -> None:
             self.total += event.amount
 
-    fields = "AddToTally of Tally has the fields amount, note here, and amount there"
+    fields = "Add of Tally has the fields amount, note here, and amount there"
     assert differing(of(Noting), of()) == ["the code of Tally", fields]
     assert differing(of(Noting), of() | {"python": "cpython-299"}) == [fields]
 
