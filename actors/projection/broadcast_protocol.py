@@ -16,7 +16,8 @@ from collections.abc import Container, Sequence
 from typing import Any, Final, NamedTuple
 
 from ..sockets.broadcast_frames import BROADCAST_FRAME_BYTES_MAX, COMMITTED
-from ..sockets.framing import Frame, FrameReader
+from ..sockets.frame_protocol import FrameProtocol, expect
+from ..sockets.framing import Frame
 from ..sockets.query_frames import unpack_content
 
 __all__ = ["BroadcastServerProtocol", "Committed"]
@@ -33,24 +34,13 @@ class Committed(NamedTuple):
     head: int
 
 
-class BroadcastServerProtocol:
+class BroadcastServerProtocol(FrameProtocol):
     """One connection, from the end of its greeting to its own."""
 
     def __init__(self, partitions: Container[int]) -> None:
         """`partitions`: those of the store."""
+        super().__init__(BROADCAST_FRAME_BYTES_MAX)
         self._partitions = partitions
-        self._reader = FrameReader(BROADCAST_FRAME_BYTES_MAX)
-        self._wrong = ""
-
-    @property
-    def refused(self) -> str:
-        """Why the connection has to be ended. Nothing more may be given to `receive` then."""
-        return self._wrong or self._reader.refused
-
-    @property
-    def within(self) -> bool:
-        """Whether the beginning of a frame has come, and its end has not."""
-        return self._reader.within
 
     def receive(self, data: bytes) -> list[Committed]:
         """What `data` completes."""
@@ -59,7 +49,7 @@ class BroadcastServerProtocol:
             try:
                 fresh = self._committed(one)
             except Exception as error:  # whatever a value of another form raises
-                self._wrong = f"a frame of kind {one.kind} that is no broadcast: {type(error).__name__}: {error}"[:300]
+                self._refuse(one, "broadcast", error)
                 break
             if came and (joined := _joined(came[-1], fresh)) is not None:
                 came[-1] = joined
@@ -68,11 +58,11 @@ class BroadcastServerProtocol:
         return came
 
     def _committed(self, one: Frame) -> Committed:
-        _check(one.kind == COMMITTED, "a known kind")
+        expect(one.kind == COMMITTED, "a known kind")
         partition, first, head, records = unpack_content(one.content)
-        _check(type(partition) is int and partition in self._partitions, "a partition of the store")
-        _check(_is_position(first) and _is_position(head), "positions")
-        _check(type(records) is tuple and all(type(record) is bytes for record in records), "records")
+        expect(type(partition) is int and partition in self._partitions, "a partition of the store")
+        expect(_is_position(first) and _is_position(head), "positions")
+        expect(type(records) is tuple and all(type(record) is bytes for record in records), "records")
         return Committed(partition, first, records, head)
 
 
@@ -85,8 +75,3 @@ def _joined(before: Committed, fresh: Committed) -> Committed | None:
 
 def _is_position(value: Any) -> bool:
     return type(value) is int and 0 < value < _POSITIONS
-
-
-def _check(right: bool, what: str) -> None:
-    if not right:
-        raise ValueError(f"{what} expected")

@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from ...runtime.encoding.query_batch import split_queries
-from ..sockets.framing import Frame, FrameReader
+from ..sockets.frame_protocol import FrameProtocol, expect
+from ..sockets.framing import Frame
 from ..sockets.query_frames import (
     ANSWERED,
     ASK,
@@ -61,24 +62,13 @@ class Awaited(NamedTuple):
     """For each: the seconds left until its deadline, and its `after`."""
 
 
-class QueryServerProtocol:
+class QueryServerProtocol(FrameProtocol):
     """One connection, from its first call to its end."""
 
     def __init__(self) -> None:
-        self._reader = FrameReader(QUERY_FRAME_BYTES_MAX)
-        self._wrong = ""
+        super().__init__(QUERY_FRAME_BYTES_MAX)
         self._left: dict[int, int] = {}
         """By call: how many of its queries wait."""
-
-    @property
-    def refused(self) -> str:
-        """Why the connection has to be ended. Nothing more may be given to `receive` then."""
-        return self._wrong or self._reader.refused
-
-    @property
-    def within(self) -> bool:
-        """Whether the beginning of a frame has come, and its end has not."""
-        return self._reader.within
 
     def receive(self, data: bytes) -> list[Asked | Awaited]:
         """The calls that `data` completes."""
@@ -87,7 +77,7 @@ class QueryServerProtocol:
             try:
                 calls.append(self._call(one))
             except Exception as error:  # whatever a value of another form raises
-                self._wrong = f"a frame of kind {one.kind} that is no call: {type(error).__name__}: {error}"[:300]
+                self._refuse(one, "call", error)
                 break
         return calls
 
@@ -126,22 +116,17 @@ class QueryServerProtocol:
         if kind == ASK:
             needs, alone, apart, batch = content
             queries = split_queries(batch)
-            _check(len(queries) <= QUERIES_MAX, f"{QUERIES_MAX} queries at most")
+            expect(len(queries) <= QUERIES_MAX, f"{QUERIES_MAX} queries at most")
             return Asked(call, _place(needs), bool(alone), bool(apart), batch, queries)
-        _check(kind == WAIT, "a known kind")
+        expect(kind == WAIT, "a known kind")
         batch, waits = content
         queries = split_queries(batch)
-        _check(0 < len(queries) == len(waits) <= QUERIES_MAX, f"1 to {QUERIES_MAX} queries, and as many deadlines")
-        _check(all(_is_query(query) for query in queries), "queries")
+        expect(0 < len(queries) == len(waits) <= QUERIES_MAX, f"1 to {QUERIES_MAX} queries, and as many deadlines")
+        expect(all(_is_query(query) for query in queries), "queries")
         checked = [(_seconds(left_s), _place(after)) for left_s, after in waits]
-        _check(len(self._left) < CALLS_WAITING_MAX, f"{CALLS_WAITING_MAX} waiting calls at most")
+        expect(len(self._left) < CALLS_WAITING_MAX, f"{CALLS_WAITING_MAX} waiting calls at most")
         self._left[call] = len(checked)
         return Awaited(call, queries, checked)
-
-
-def _check(right: bool, what: str) -> None:
-    if not right:
-        raise ValueError(f"{what} expected")
 
 
 def _is_query(query: Any) -> bool:
@@ -150,13 +135,13 @@ def _is_query(query: Any) -> bool:
 
 
 def _seconds(left_s: object) -> float:
-    _check(type(left_s) in (int, float) and not math.isnan(left_s), "a number of seconds")  # type: ignore[arg-type]  # checked before
+    expect(type(left_s) in (int, float) and not math.isnan(left_s), "a number of seconds")  # type: ignore[arg-type]  # checked before
     return min(max(float(left_s), 0.0), LEFT_MAX_S)  # type: ignore[arg-type]  # checked above
 
 
 def _place(after: object) -> dict[int, int]:
-    _check(type(after) is dict, "positions")
+    expect(type(after) is dict, "positions")
     assert isinstance(after, dict)
     for partition, position in after.items():
-        _check(type(partition) is int and type(position) is int and 0 <= position < _POSITIONS, "positions")
+        expect(type(partition) is int and type(position) is int and 0 <= position < _POSITIONS, "positions")
     return after
