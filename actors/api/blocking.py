@@ -25,6 +25,7 @@ from ...runtime.feed.event_filter import Key, Streams, Types
 from ...runtime.feed.events import BlockingEvents
 from ...runtime.feed.log_range import Bound
 from ...runtime.feed.subscription import Acknowledging, BlockingSubscription, Chosen, From
+from ...runtime.processes.since import Since
 from ...runtime.read.positions import After
 from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.read.unreadable import Unreadable
@@ -36,7 +37,7 @@ from ..client.client import Until
 from ..cluster.local import LocalCluster
 from ..nodes.move_result import MoveResult
 from ..observe.status import Status
-from ..packaging.application import Application
+from ..packaging.application import Application, Processes
 from ..settings import Settings
 from .portal import BlockingRebuild, Portal, SessionPortal
 from .replica import Replica
@@ -429,6 +430,8 @@ class BlockingRuntime(BlockingOperations):
         cluster: LocalCluster | str | None = None,
         events: Sequence[type[Event]] = (),
         retired: Sequence[str] = (),
+        processes: Processes = (),
+        since: Since | None = None,
         linger: bool | float = False,
     ) -> None:
         super().__init__(
@@ -446,6 +449,8 @@ class BlockingRuntime(BlockingOperations):
                 cluster=cluster,
                 events=events,
                 retired=retired,
+                processes=processes,
+                since=since,
                 linger=linger,
             )
         )

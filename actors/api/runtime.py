@@ -20,9 +20,10 @@ from ...runtime.domain.messages import Event
 from ...runtime.domain.projection import Projection
 from ...runtime.errors import CallerError, InvalidMessage
 from ...runtime.printable import shown
+from ...runtime.processes.since import Since
 from ...runtime.store.store import open_or_create_store
 from ..cluster.local import LocalCluster
-from ..packaging.application import Application, application_here, check_partitions, checked_settings
+from ..packaging.application import Application, Processes, application_here, check_partitions, checked_settings
 from ..settings import Settings
 from ..system.system import System
 from .operations import Operations
@@ -69,6 +70,9 @@ class Runtime(Operations):
         events: Classes of events that the store holds and no aggregate here evolves.
         retired: Stored names of events and aggregate types that were given up; their events are passed over (see
             docs/evolution.md).
+        processes: The process classes, or a mapping from each to its `since`.
+        since: From where on a process takes part that is new to a store with events: "now", "beginning", or behind a
+            receipt. Later starts pass over it.
         linger: Have a process of its own run the system, for any number of programs: the first one starts it, and it
             ends 10 s after the last one has gone, or that many seconds (see docs/several-programs.md).
 
@@ -97,6 +101,8 @@ class Runtime(Operations):
         cluster: LocalCluster | str | None = None,
         events: Sequence[type[Event]] = (),
         retired: Sequence[str] = (),
+        processes: Processes = (),
+        since: Since | None = None,
         linger: bool | float = False,
     ) -> None:
         self._path = checked_path("Runtime", path)
@@ -110,6 +116,8 @@ class Runtime(Operations):
             settings=settings,
             events=events,
             retired=retired,
+            processes=processes,
+            since=since,
         )
         self._catalogue, self._projections = application.catalogue, application.projections
         self._partitions = application.partitions if partitions is None else check_partitions(partitions, "Runtime")

@@ -78,6 +78,7 @@ def check(
     Exit code 1 if anything does not fit or differs.
     """
     from ...runtime.checks.dry_run import dry_run
+    from ...runtime.store.store import AGENDAS
 
     if against_folder is not None and against is None:
         raise CallerError("--against-in is the folder of the modules of --against MODULE:NAME, which is missing")
@@ -93,6 +94,7 @@ def check(
                 everything=everything,
                 against=None if older is None else older.catalogue,
                 progress=lambda done, total: progress.update(task, completed=done, total=total),
+                agendas=None if folder is None else folder / AGENDAS,
             )
         models = list(_models(application, readers, folder, measured=not run.misfits and not run.unreadable))
     _show(run, models)

@@ -31,6 +31,7 @@ from .console import CommandList, complaints, console, write_report
 from .export import export
 from .logs import logs
 from .observe import history, status
+from .processes import processes
 from .run import run
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ app.command()(restore)
 app.command()(export)
 app.command()(status)
 app.command()(history)
+app.command()(processes)
 app.command()(logs)
 app.command()(check)
 app.command()(run)

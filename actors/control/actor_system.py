@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from ...runtime.checks.fit import check_fit
@@ -160,7 +161,11 @@ class ActorSystem:
             readers = {number: self.placement.store.open_reader(number) for number in partitions}
             for reader in readers.values():
                 opened.callback(reader.close)
-            check_fit(name, self.catalogue, readers)
+            check_fit(name, self.catalogue, readers, self.agendas_here())
+
+    def agendas_here(self) -> Path | None:
+        """The folder of the agendas, where they are on this machine."""
+        return None
 
     async def tick(self) -> None:
         """Have actors do what has to happen now and then; permanently."""

@@ -66,6 +66,9 @@ loss and its publication."""
 _TIDY_S: Final = 60.0
 """Seconds between two searches for what moves have left: one short call for each node."""
 
+_NAME_AGAIN_S: Final = 2.0
+"""How often partitions are sent the names of all, if nothing has changed."""
+
 _VERIFY_TIMEOUT_S: Final = 24 * 3600.0
 """For the logs of one node: some 300,000 events a second."""
 
@@ -121,7 +124,8 @@ class Supervision(ActorSystem):
         if digest_of(plan.catalogue):
             self._classes = self._classes._replace(folders=())  # programs have the deployed modules from a node agent
         self._fingerprints = class_fingerprints(self.catalogue)
-        self._tidy_again_s = 0.0
+        self._tidy_again_s = self._name_again_s = 0.0
+        self._named_as: tuple[tuple[str, ...], dict[int, str]] = (), {}
         self.watch_s = _WATCH_S
 
     # --- starting and ending -------------------------------------------------------------------------------------
@@ -407,6 +411,7 @@ class Supervision(ActorSystem):
             fingerprints=self._fingerprints,
         )
         self.feed.publish(topology)
+        self.name_partitions()
 
     def _serve(self, _projection: type[Projection], _parts: Sequence[Sequence[Any]]) -> None:
         self.publish()
@@ -436,7 +441,26 @@ class Supervision(ActorSystem):
             plan.counts_slots,
             node_id,
             len(self.shares.map.names),
+            self._partition_names(),
         )
+
+    def name_partitions(self) -> None:
+        """Send partitions that have couriers the names of all of them, and which are away: at each change, and now and
+        then, since one that Ray has started again has only those of its plan."""
+        if not self.catalogue.has_outputs:
+            return
+        told, now_s = (self._partition_names(), self.unavailable()), asyncio.get_running_loop().time()
+        if told == self._named_as and now_s < self._name_again_s:
+            return
+        self._named_as, self._name_again_s = told, now_s + _NAME_AGAIN_S
+        for actor in self.partitions.handles():
+            with contextlib.suppress(Exception):
+                actor.set_partitions.remote(*told)
+
+    def _partition_names(self) -> tuple[str, ...]:
+        """The names of the actors of all partitions now; empty for one that is being started."""
+        seated = self.partitions.seated
+        return tuple(seated[one].name if one in seated else "" for one in range(len(self.shares.map.owners)))
 
     async def _named(self) -> set[str]:
         """The names of this system's partitions and projectors in Ray's directory."""

@@ -12,11 +12,12 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from ...runtime.processes.courier import CourierFacts
 from ...runtime.store.store_lock import Holder
 from ..nodes.store import AnyStore
 from .status import PartitionStatus, ProjectorStatus, Status
 
-__all__ = ["as_values", "drawn"]
+__all__ = ["as_values", "courier_values", "couriers", "couriers_troubles", "drawn"]
 
 OWN_ACTORS_SHOWN: Final = 20
 QUARANTINED_SHOWN: Final = 10
@@ -34,6 +35,8 @@ def drawn(status: Status, store: AnyStore, who: object) -> RenderableType:
     if status.nodes:
         parts.append(_nodes(status))
     parts.append(_partitions(status))
+    if any(one.courier for one in status.partitions):
+        parts.append(couriers(status))
     if status.own_actors:
         parts.append(_own_actors(status))
     if status.projectors:
@@ -62,7 +65,18 @@ def _projector_values(projector: ProjectorStatus) -> dict[str, Any]:
 
 
 def _partition_values(partition: PartitionStatus) -> dict[str, Any]:
-    return {**partition._asdict(), "alarms": [one._asdict() for one in partition.alarms]}
+    return {
+        **partition._asdict(),
+        "alarms": [one._asdict() for one in partition.alarms],
+        "courier": None if partition.courier is None else courier_values(partition.courier),
+    }
+
+
+def courier_values(courier: CourierFacts) -> dict[str, Any]:
+    """How far a courier is, as plain values."""
+    waiting = [one._asdict() for one in courier.waiting]
+    parked = [{"stream": stream, "why": why} for stream, why in courier.parked]
+    return {**courier._asdict(), "waiting": waiting, "parked": parked}
 
 
 def _nodes(status: Status) -> Table:
@@ -84,6 +98,19 @@ def _partitions(status: Status) -> Table:
         figures = one.partition, one.pid or "?", one.epoch or "?", f"{one.head:,}", f"{one.commands:,}"
         home = (escape(one.node),) if spread else ()
         table.add_row(*home, *map(str, figures), _rate(one.commands_per_s), state)
+    return table
+
+
+def couriers(status: Status) -> Table:
+    """How far what processes have decided is carried out, by partition."""
+    table = _table("courier", "undelivered", "sent, no outcome", "timers", "not answering", "parked", left=1)
+    for one in status.partitions:
+        facts = one.courier
+        if facts is None:
+            table.add_row(f"partition {one.partition}", *("?" * 5))
+            continue
+        figures = facts.undelivered, facts.open_sends, facts.timers, facts.waiting_count, facts.parked_count
+        table.add_row(f"partition {one.partition}", *(f"{figure:,}" for figure in figures))
     return table
 
 
@@ -124,6 +151,9 @@ def _troubles(status: Status) -> list[str]:
         told += [f"ALARM {one.at} {one}" for one in process.alarms[:ALARMS_SHOWN]]
         if (more := process.alarms_raised - ALARMS_SHOWN) > 0:
             told.append(f"ALARM {more:,} more of the same process")
+    for partition in status.partitions:
+        if partition.courier is not None:
+            told += couriers_troubles(partition.courier)
     for projector in status.projectors:
         who = f"{projector.projection} part {projector.part} replica {projector.replica}"
         if projector.failed:
@@ -134,6 +164,17 @@ def _troubles(status: Status) -> list[str]:
         if (more := len(projector.quarantined) - QUARANTINED_SHOWN) > 0:
             told.append(f"{who} has set aside {more:,} more")
     return [escape(line) for line in told]
+
+
+def couriers_troubles(courier: CourierFacts) -> list[str]:
+    """What stands still, and what does not answer, one line each."""
+    told = [f"{stream} is parked: {why}" for stream, why in courier.parked]
+    if (more := courier.parked_count - len(courier.parked)) > 0:
+        told.append(f"{more:,} more are parked")
+    told += [f"{one.commands:,} commands wait for {one.stream}: {one.why}" for one in courier.waiting]
+    if (more := courier.waiting_count - len(courier.waiting)) > 0:
+        told.append(f"commands wait for {more:,} more")
+    return told
 
 
 def _table(*columns: str, left: int = 0) -> Table:

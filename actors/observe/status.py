@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple
 from ...runtime.checks.standing import Alarm
 from ...runtime.errors import RayfoldError, StoreError, Unavailable
 from ...runtime.log.format import decode_record
+from ...runtime.processes.courier import CourierFacts
 from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.stream import StreamId
 from ..cluster.names import ProjectorName, projector_named
@@ -80,6 +81,8 @@ class PartitionStatus(NamedTuple):
     """States and snapshots that differed from the log, since its actor started."""
     alarms: tuple[Alarm, ...] = ()
     """The first 100 of them."""
+    courier: CourierFacts | None = None
+    """How far what is decided here is carried out; None where there is no process, or it is not known."""
 
 
 class OwnActorStatus(NamedTuple):
@@ -307,6 +310,7 @@ def _partition(number: int, seen: _Seen, alive: bool, head: int | RayfoldError) 
         "" if isinstance(head, int) else str(head),
         alarms_raised=answer.alarms_raised,
         alarms=answer.alarms,
+        courier=answer.courier if alive else None,
     )
 
 

@@ -20,6 +20,8 @@ from ...runtime.encoding.catalogue import Catalogue, check_listed
 from ...runtime.encoding.facts import shown_as_text
 from ...runtime.errors import InvalidId, InvalidMessage
 from ...runtime.printable import shown
+from ...runtime.processes.process import Process
+from ...runtime.processes.since import Since, since_by_name
 from ...runtime.store.store import PARTITIONS_MAX
 from ..settings import Settings
 from .builds import ProjectionFacts
@@ -27,6 +29,7 @@ from .builds import ProjectionFacts
 __all__ = [
     "Application",
     "ApplicationPlan",
+    "Processes",
     "application_here",
     "check_name",
     "check_partitions",
@@ -42,6 +45,10 @@ _NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", re.A
 """It becomes the name of a folder in every data folder, and the beginning of names in Ray."""
 
 
+Processes = Sequence[type[Process]] | Mapping[type[Process], Since]
+"""Process classes, or a mapping from each to from where on it takes part."""
+
+
 class Application:
     """An event-sourced application by name: for a cluster, or for `Runtime("bank-data", bank)` on one machine.
 
@@ -55,6 +62,9 @@ class Application:
         events: Classes of events that the store holds and no aggregate here evolves.
         retired: Stored names of events and aggregate types that were given up; their events are passed over (see
             docs/evolution.md).
+        processes: The process classes, or a mapping from each to its `since`.
+        since: From where on a process takes part that is new to a store with events: "now", "beginning", or behind a
+            receipt. Later starts pass over it.
 
     Raises:
         InvalidId: A name that cannot be one.
@@ -76,10 +86,15 @@ class Application:
         settings: Settings | None = None,
         events: Sequence[type[Event]] = (),
         retired: Sequence[str] = (),
+        processes: Processes = (),
+        since: Since | None = None,
     ) -> None:
         self.name = check_name(name)
         self.projections = tuple(check_listed("projections", projections))
-        self.catalogue = Catalogue(aggregates, self.projections, events=events, retired=retired)
+        listed, since_of = since_by_name(processes, since)
+        self.catalogue = Catalogue(
+            aggregates, self.projections, events=events, retired=retired, processes=listed, since=since_of
+        )
         self.partitions = check_partitions(partitions)
         self.replicas = checked_replicas(replicas, self.projections)
         self.settings = checked_settings(settings, None, None)
@@ -98,10 +113,13 @@ def application_here(
     settings: Settings | None,
     events: Sequence[type[Event]],
     retired: Sequence[str],
+    processes: Processes = (),
+    since: Since | None = None,
 ) -> Application:
     """The `Application` that was given to `of`, or one of the classes that were given instead. Raises `InvalidMessage`
     for both and for neither, and what `Application` raises."""
-    said = any(given != () for given in (aggregates, projections, events, retired)) or replicas != 1
+    said = any(given != () for given in (aggregates, projections, events, retired, processes))
+    said = said or replicas != 1 or since is not None
     if application is None:
         if not said:
             raise InvalidMessage(of, "there is nothing to run", "give aggregates=[...], or give an Application")
@@ -113,11 +131,13 @@ def application_here(
             settings=settings,
             events=events,
             retired=retired,
+            processes=processes,
+            since=since,
         )
     if not isinstance(application, Application):
         raise InvalidMessage(of, f"{application!r} is not an Application", "give aggregates=[...] for classes")
     if said:
-        what = "aggregates, projections, replicas, events and retired are those of the Application"
+        what = "aggregates, processes, projections, replicas, events and retired are those of the Application"
         raise InvalidMessage(of, what, "give the Application alone, or leave it out")
     return application
 

@@ -41,7 +41,9 @@ class ClassNames(NamedTuple):
         aggregates, projections, events = (
             [_imported(name) for name in names] for names in (self.aggregates, self.projections, self.events)
         )
-        return Catalogue(aggregates, projections, events=events, retired=self.retired)
+        processes = [one for one in aggregates if one.is_process]
+        others = [one for one in aggregates if not one.is_process]
+        return Catalogue(others, projections, events=events, retired=self.retired, processes=processes)
 
 
 def names_of_classes(catalogue: Catalogue) -> ClassNames:

@@ -17,6 +17,7 @@ from ...runtime.domain.aggregate import OwnActor
 from ...runtime.log.writer import LmdbLog
 from ...runtime.stream import StreamId
 from ...runtime.write.write_loop import WriteLoop
+from ..courier.courier_thread import CourierThread
 from .broadcast import Broadcast
 from .own_actors import OwnActors
 from .socket_server import SocketServer
@@ -38,6 +39,8 @@ class Activation:
     check: StandingCheck
     server: SocketServer | None
     """None where sockets are switched off, or no private folder for one is available."""
+    courier: CourierThread | None = None
+    """None where nothing is to be carried out: there is no process, and no aggregate that sends."""
 
     def leave_to_own_actors(self) -> None:
         """Forget the aggregates whose own actor has come up: from now on it decides, and not this process."""
@@ -59,3 +62,5 @@ class Activation:
             if self.server is not None:
                 closing.callback(self.server.close)
             closing.callback(self.check.stop)
+            if self.courier is not None:
+                self.courier.stop(0.0)

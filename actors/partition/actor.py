@@ -41,16 +41,22 @@ from ...runtime.batch_queue import BATCH_BY_RAY_S, BATCH_BY_SOCKET_S
 from ...runtime.checks.standing import Alarms, StandingCheck, StreamChecks
 from ...runtime.domain.aggregate import OwnActor
 from ...runtime.encoding.catalogue import Catalogue
-from ...runtime.encoding.envelope import FINAL, PackedCommand, unpack_batch
+from ...runtime.encoding.envelope import DIGEST_BYTES, FINAL, PackedCommand, new_command_id, unpack_batch
 from ...runtime.encoding.outcome import Answered, Redirect, RetryAfter, encode_answer
 from ...runtime.errors import Fenced, HandlerFailed, RayfoldError, Refusal, Sealed, StoreError
 from ...runtime.in_hand import DEATHS_MAX, KEY_BYTES, REFUSED_S, Fallen, InHand
-from ...runtime.log.contract import Snapshot
+from ...runtime.log.agenda_file import open_agenda_file
+from ...runtime.log.contract import Append, NewEvent, Snapshot
 from ...runtime.log.sealing import Seal, WriteOwnership
 from ...runtime.log.writer import LmdbLog
 from ...runtime.printable import printable_log
+from ...runtime.processes.agenda import Agenda
+from ...runtime.processes.courier import Courier
+from ...runtime.processes.places import COURIER, SENDS_OF_AGGREGATES, stored_places
+from ...runtime.processes.since import add_processes
 from ...runtime.receipt import Receipt
-from ...runtime.stream import StreamId
+from ...runtime.store.store import AGENDAS
+from ...runtime.stream import ANY, StreamId
 from ...runtime.write.loading import StillLoading
 from ...runtime.write.residents import Residents, SavedResident
 from ...runtime.write.write_loop import WriteLoop
@@ -58,6 +64,7 @@ from ..cluster.environment import OWN_ACTOR_SLOT
 from ..cluster.names import own_actor_name
 from ..cluster.node import verify_node
 from ..cluster.rpc import replies
+from ..courier.courier_thread import CourierPlan, CourierThread
 from ..nodes.store import ClusterStore, DiskStore
 from ..packaging.shipping import unship
 from ..process.actor_log import begin_log
@@ -105,6 +112,8 @@ class PartitionPlan:
     """Where its log is, if the store is spread over nodes; it is opened there and nowhere else."""
     nodes: int = 1
     """The nodes that the system is spread over: own actors run on any of them."""
+    partitions: tuple[str, ...] = ()
+    """Names of the actors of all partitions at first, for the courier."""
 
 
 _SLOTS_S: Final = 0.1
@@ -149,6 +158,8 @@ class PartitionActor:
         them."""
         self._deciding: dict[StreamId, tuple[str, bytes]] = {}
         """Careful own actors by stream: their name, and the command that each is deciding."""
+        self._names: tuple[tuple[str, ...], Mapping[int, str]] = plan.partitions, {}
+        """Of the actors of all partitions, and those that are away, for the courier."""
         self._writing = FifoLock()
         """Taken by everything but reads: Ray's own thread for calls, and one for each connection of the socket
         server."""
@@ -233,6 +244,8 @@ class PartitionActor:
         serving.loop.residents.begin_batch()
         batch = serving.loop.execute(here, fallen)
         serving.broadcast.send(batch.records)
+        if serving.courier is not None and batch.records:
+            serving.courier.wake()
         for outcome in batch.outcomes if placements else ():
             if isinstance(outcome, Receipt) and outcome.stream.type in placements:
                 serving.own_actors.consider(outcome.stream, placements[outcome.stream.type])
@@ -365,6 +378,8 @@ class PartitionActor:
             self._end_fenced()
             raise
         serving.broadcast.send([record for done in answer.appended for record in done.records])
+        if serving.courier is not None:
+            serving.courier.wake()
         return replace(answer, appended=[done._replace(records=()) for done in answer.appended])
 
     def _count(self, commands: int) -> None:
@@ -408,6 +423,14 @@ class PartitionActor:
             self._serving().broadcast.set_projectors(names)
 
     @ray.method
+    def set_partitions(self, names: tuple[str, ...], unavailable: Mapping[int, str]) -> None:
+        """The actors of all partitions have these names, and these partitions are away. Called at every change, and
+        with every tick, where this partition has a courier."""
+        self._names = names, unavailable
+        if (serving := self._activation) is not None and serving.courier is not None:
+            serving.courier.name(names, unavailable)
+
+    @ray.method
     @replies
     def status(self) -> PartitionAnswer:
         """Who this activation is, how far its log is, which own actors there are, and what it was given to do."""
@@ -415,7 +438,8 @@ class PartitionActor:
             serving = self._tick()
             up = [record for record in serving.own_actors.by_stream.values() if record.started.done()]
             own = [(one.stream, one.name, one.started.result()) for one in up if not one.started.exception()]
-            given = self._commands, self._batches, self._alarms.count, self._alarms.kept
+            courier = None if serving.courier is None else serving.courier.facts()
+            given = self._commands, self._batches, self._alarms.count, self._alarms.kept, courier
             return PartitionAnswer(os.getpid(), serving.loop.epoch, serving.log.head(), own, *given)
 
     @ray.method
@@ -457,6 +481,8 @@ class PartitionActor:
     def close(self) -> None:
         """End the own actors and close the log. The actor is of no further use."""
         serving = self._activation
+        if serving is not None and serving.courier is not None:
+            serving.courier.stop()  # which stores how far it is, and needs its turn for that
         if serving is not None and serving.server is not None:
             serving.server.close()  # before this waits for its turn, which others may have for long
         with self._writing:
@@ -573,7 +599,50 @@ class PartitionActor:
             name = f"{plan.store.store_id[:12]}-{plan.number}"
             by_socket = partial(self._execute_in_turn, BATCH_BY_SOCKET_S)
             server = open_socket_server(name, plan.store.store_id, by_socket)
-        return Activation(opened, loop, broadcast, own_actors, placements, check, server)
+        courier = self._start_courier(opened, loop, broadcast, catalogue)
+        return Activation(opened, loop, broadcast, own_actors, placements, check, server, courier)
+
+    def _start_courier(
+        self, opened: LmdbLog, loop: WriteLoop, broadcast: Broadcast, catalogue: Catalogue
+    ) -> CourierThread | None:
+        """Have what is decided here carried out, if anything can be. Raises what keeps it from being known since when a
+        process takes part."""
+        if not catalogue.has_outputs:
+            return None
+        plan = self._plan
+
+        def store(places: NewEvent) -> None:
+            append = Append(COURIER, ANY, (places,), new_command_id(), bytes(DIGEST_BYTES))
+            [done] = opened.append(loop.epoch, [append])
+            broadcast.send(done.records)
+
+        def store_in_turn(places: NewEvent) -> None:
+            with self._writing:
+                store(places)
+
+        places, names = stored_places(opened), [*catalogue.processes, SENDS_OF_AGGREGATES]
+        here, other = plan.store.store_id, plan.store.open_reader
+        if add_processes(places, names, catalogue.since, plan.number, opened, here, other):
+            store(places.event())
+        courier_plan = CourierPlan(plan.number, *self._names, plan.settings, plan.store.placement, plan.store.store_id)
+        new_courier = partial(self._new_courier, opened, catalogue)
+        execute = partial(self._execute_in_turn, BATCH_BY_SOCKET_S)
+        actor_named = partial(ray.get_actor, namespace=plan.namespace)
+        return CourierThread(courier_plan, new_courier, actor_named, execute, store_in_turn)
+
+    def _new_courier(self, opened: LmdbLog, catalogue: Catalogue) -> Courier:
+        """From what is stored; the agenda from its file, if there is one of this very log."""
+        plan, file = self._plan, None
+        try:
+            folder = plan.store.folder_here() / AGENDAS / f"partition-{plan.number:05d}"
+            file = open_agenda_file(folder, f"agenda of partition {plan.number}")
+        except RayfoldError as error:
+            log.warning("partition %d reads its log anew for its agenda: %s", plan.number, error)
+        agenda = Agenda(file)
+        agenda.open(opened)
+        places = stored_places(opened)
+        store = plan.store
+        return Courier(plan.number, store.partitions, store.partition_of, catalogue, opened, agenda, places)
 
     def _links(self) -> ProjectorLinks | None:
         """The sockets to projectors of this machine; None where they are switched off, or cannot be watched."""

@@ -6,7 +6,7 @@ it with the actor.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from ...runtime.log.sealing import Seal, WriteOwnership
@@ -28,6 +28,8 @@ class PartitionHandle(Protocol):
     def residents(self) -> Method[Reply[list[SavedResident]], int]: ...
     @property
     def set_projectors(self) -> Method[Reply[None], tuple[str, ...]]: ...
+    @property
+    def set_partitions(self) -> Method[None, tuple[str, ...], Mapping[int, str]]: ...
     @property
     def tick(self) -> Method[None]: ...
     @property

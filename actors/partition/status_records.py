@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ...runtime.checks.standing import Alarm
+from ...runtime.processes.courier import CourierFacts
 from ...runtime.stream import StreamId
 
 __all__ = ["PartitionAnswer"]
@@ -22,6 +23,7 @@ class PartitionAnswer(NamedTuple):
     batches: int
     alarms_raised: int = 0
     alarms: tuple[Alarm, ...] = ()
+    courier: CourierFacts | None = None
 
     @property
     def handled(self) -> int:

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from ...runtime.checks.standing import Alarm
 from ...runtime.log.contract import CommandEntry, Holdings, Snapshot
 from ...runtime.log.segment import LogSegment
+from ...runtime.processes.courier import CourierFacts, WaitingTarget
 from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.store.partition_map import PartitionMap
 from ...runtime.store.report import PartitionReport, Problem, Report
@@ -75,6 +76,8 @@ RELAYED: Final = Records(
         PartitionMap,
         PartitionReport,
         PartitionStatus,
+        CourierFacts,
+        WaitingTarget,
         Problem,
         ProjectorAnswer,
         ProjectorStatus,

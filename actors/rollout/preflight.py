@@ -25,7 +25,7 @@ from ...runtime.checks.dry_run import dry_run
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import CodeMismatch, DefinitionError, RayfoldError, StoreMismatch, Unavailable, UnknownEvent
 from ...runtime.store.node_store import open_share
-from ...runtime.store.store import Store
+from ...runtime.store.store import AGENDAS, Store
 from ..cluster.node import NODE_LABEL, data_folder_here, node_id_here
 from ..cluster.ray_cluster import Cluster, NodeFacts
 from ..cluster.rpc import Method, Reply, call, one_line, replies
@@ -134,7 +134,7 @@ def _compare(name: str, catalogue: Catalogue, store: Store, open_until_done: Exi
     for number in set(range(store.partitions)) - store.away:
         readers[number] = store.open_reader(number)
         open_until_done.callback(readers[number].close)
-    run = dry_run(catalogue, readers)
+    run = dry_run(catalogue, readers, agendas=store.path / AGENDAS)
     if run.misfits:
         raise CodeMismatch(name, run.misfits)
     for kind in run.unreadable:

@@ -11,13 +11,14 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from ...runtime.domain.projection import Projection
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.printable import printable_log
 from ...runtime.store.report import Report
-from ...runtime.store.store import Store
+from ...runtime.store.store import AGENDAS, Store
 from ..client.client import Client
 from ..cluster.names import partition_name, store_system
 from ..cluster.ray_cluster import Cluster
@@ -177,6 +178,10 @@ class LocalSystem(ActorSystem):
 
         return self.begin_rebuild(projection, ship(self.catalogue.narrowed(projection)))
 
+    def agendas_here(self) -> Path:
+        """See `ActorSystem`."""
+        return self.store.path / AGENDAS
+
     async def stop(self, grace_s: float) -> None:
         """Undo `start`, in reverse order; each step also when an earlier one failed. `grace_s`: how long, in seconds,
         commands may be on their way and actors may take to end by themselves."""
@@ -224,6 +229,7 @@ class LocalSystem(ActorSystem):
                 cluster.namespace,
                 self.settings,
                 cluster.counts_slots,
+                partitions=tuple(partition_name(name, one) for one in range(store.partitions)),
             )
             started = start_partition(partition, partition_name(name, number), scheduling.partition(""))
             self.placement.actors.append(started)

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel
@@ -31,7 +32,7 @@ from ..log.format import decode_record
 from ..read.read_model import ReadModel
 from ..stream import StreamId, is_reserved
 from ..write.residents import take_in
-from .fit import PAGE, PAGE_BYTES_MAX, Kind, held_in, misfits, sampled
+from .fit import PAGE, PAGE_BYTES_MAX, Kind, held_in, misfits, sampled, waiting_misfits
 
 __all__ = ["DifferingState", "DryRun", "KindTried", "dry_run", "projected_per_s"]
 
@@ -122,12 +123,13 @@ def dry_run(
     everything: bool = False,
     against: Catalogue | None = None,
     progress: Progress = lambda done, total: None,
+    agendas: Path | None = None,
 ) -> DryRun:
     """Compare, decode, fold. `everything`: all records and streams, and not a sample. `against`: older classes, whose
-    states are compared with those of `catalogue`."""
+    states are compared with those of `catalogue`. `agendas`: the folder of the agendas of these logs, if it is here."""
     run = DryRun()
     held = held_in(readers.values())
-    run.misfits = misfits(catalogue, held, readers)
+    run.misfits = misfits(catalogue, held, readers) or waiting_misfits(catalogue, readers, agendas)
     streams = _try_records(run, catalogue, readers, set(held.events), everything, progress)
     for partition, stream in streams:
         _try_stream(run, catalogue, against, readers[partition], stream)

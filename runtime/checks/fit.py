@@ -14,6 +14,7 @@ written.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from ..domain.messages import Event
@@ -23,8 +24,9 @@ from ..errors import CodeMismatch, Damaged, Misfit, UnknownEvent
 from ..log.contract import Reader, StoredEvent
 from ..log.format import decode_record
 from ..stream import is_reserved
+from .process_fit import process_misfits
 
-__all__ = ["Held", "Kind", "check_fit", "held_in", "misfits", "sampled"]
+__all__ = ["Held", "Kind", "check_fit", "held_in", "misfits", "sampled", "waiting_misfits"]
 
 SAMPLE_PAGES: Final = 16
 """Pages of a log that are read for a changed type: the first, the last, and some in between. Some milliseconds."""
@@ -73,11 +75,20 @@ def held_in(readers: Iterable[Reader]) -> Held:
     return Held(events, frozenset(aggregates))
 
 
-def check_fit(store: str, catalogue: Catalogue, readers: Mapping[int, Reader]) -> None:
-    """Raises `CodeMismatch`, with every difference, if these classes do not fit what these logs hold."""
+def check_fit(store: str, catalogue: Catalogue, readers: Mapping[int, Reader], agendas: Path | None = None) -> None:
+    """Raises `CodeMismatch`, with every difference, if these classes do not fit what these logs hold. `agendas`: the
+    folder of the agendas of these logs; what waits for a process is compared only if it is here."""
     found = misfits(catalogue, held_in(readers.values()), readers)
+    found = found or waiting_misfits(catalogue, readers, agendas)
     if found:
         raise CodeMismatch(store, found)
+
+
+def waiting_misfits(catalogue: Catalogue, readers: Mapping[int, Reader], agendas: Path | None) -> list[Misfit]:
+    """Every difference between the classes and what waits for processes, by the agendas in this folder."""
+    if agendas is None:
+        return []
+    return process_misfits(catalogue, ((one, agendas / f"partition-{number:05d}") for number, one in readers.items()))
 
 
 def misfits(catalogue: Catalogue, held: Held, readers: Mapping[int, Reader]) -> list[Misfit]:

@@ -11,7 +11,7 @@ It is made of plain dicts of classes, so that cloudpickle carries it to another 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..domain.aggregate import Aggregate
@@ -58,12 +58,13 @@ class Catalogue:
         events: Sequence[type[Event]] = (),
         retired: Collection[str] = (),
         processes: Sequence[type[Aggregate]] = (),
+        since: Mapping[str, Any] | None = None,
     ) -> None:
         """Take the classes in. Raises `DefinitionError` for two with one stored name, and for what is no such class.
 
         `events`: classes of events that the log holds and that none of the aggregates evolves. `retired`: stored names
         of events and aggregate types that were given up: their events are passed over. `processes`: the processes,
-        which are aggregates too.
+        which are aggregates too; `since`: from where on each takes part, by name (`processes/since.py`).
         """
         aggregates = tuple(check_listed("aggregates", aggregates))
         projections = tuple(check_listed("projections", projections))
@@ -76,6 +77,8 @@ class Catalogue:
         """The processes, by the type of their streams. `Process` is of a room above this one."""
         self.has_outputs = any(aggregate.has_outputs or aggregate.is_process for aggregate in (*aggregates, *processes))
         """Whether there is anything for a courier to carry out."""
+        self.since = dict(since or {})
+        """By the name of the process; see `processes/since.py`."""
         self.retired = _checked_names(retired)
         self._extra = tuple(events)
         self._commands: dict[str, dict[str, type[Command]]] = {}
@@ -129,7 +132,8 @@ class Catalogue:
         """The same application with this projection alone."""
         others = [aggregate for aggregate in self.aggregates.values() if not aggregate.is_process]
         processes = list(self.processes.values())
-        return Catalogue(others, [projection], events=self._extra, retired=self.retired, processes=processes)
+        options: dict[str, Any] = {"events": self._extra, "retired": self.retired, "since": self.since}
+        return Catalogue(others, [projection], processes=processes, **options)
 
     def projectors(self, projection: type[Projection]) -> dict[type[Event], EventHandler]:
         """Each event that the projection handles, with its handler: its own, or that of the nearest base."""

@@ -21,7 +21,7 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -85,7 +85,9 @@ Use = Callable[["lmdb.Transaction[bytes]"], Result]
 class Environment:
     """An open LMDB environment with the databases of a log, and the two ways to use it: `read` and `write`."""
 
-    def __init__(self, path: Path, name: str, *, readonly: bool, map_bytes: int) -> None:
+    def __init__(
+        self, path: Path, name: str, *, readonly: bool, map_bytes: int, databases: Sequence[bytes] = DATABASES
+    ) -> None:
         global lmdb  # by programs that open a log: those without one import this module too, and need no LMDB
         import lmdb
 
@@ -95,6 +97,7 @@ class Environment:
         self.commit_s = 0.0
         """What a commit takes, with its fsyncs: a moving average."""
         self._map_bytes = map_bytes
+        self._names = databases
         self._lock = threading.Lock()
         self._process = os.getpid()
         self._closed = False
@@ -249,9 +252,9 @@ class Environment:
     def _open_databases(self, environment: lmdb.Environment) -> dict[bytes, lmdb._Database]:
         """The handles of the databases; all are made in one transaction if the environment is new, else none."""
         if self.readonly or environment.stat()["entries"]:
-            return {name: environment.open_db(name, create=False) for name in DATABASES}
+            return {name: environment.open_db(name, create=False) for name in self._names}
         with environment.begin(write=True) as transaction:
-            return {name: environment.open_db(name, txn=transaction) for name in DATABASES}
+            return {name: environment.open_db(name, txn=transaction) for name in self._names}
 
     def _map_bytes_at_open(self) -> int:
         """Twice the file, at least the start: an open for writing leaves room, so that growing stays rare."""

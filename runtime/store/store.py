@@ -19,7 +19,9 @@ Layout::
     partition-00000/        an LMDB environment: data.mdb, lock.mdb
     partition-00001/
     projections/            read models and their checkpoints, and
-    subscriptions/          how far each has acknowledged: both made when needed, no part of the log, not read here
+    subscriptions/          how far each has acknowledged
+    agendas/                what is still to be carried out, by partition: all three made when needed, no part of the
+                            log, not read here
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ from .reader_pool import open_shared_reader
 from .store_lock import LOCK, MANIFEST, StoreLock, exists
 
 __all__ = [
+    "AGENDAS",
     "PARTITIONS_MAX",
     "Store",
     "check_free",
@@ -68,6 +71,7 @@ _FILES_OF_A_LOG: Final = frozenset({"data.mdb", "lock.mdb"})
 
 PROJECTIONS: Final = "projections"
 SUBSCRIPTIONS: Final = "subscriptions"
+AGENDAS: Final = "agendas"
 
 PARTITIONS_MAX: Final = 1024
 """Each is an actor with a process of its own: far more than one machine runs, and a bound for a typing error."""
@@ -270,6 +274,7 @@ def check_free(folder: Path, *but: str) -> None:
 def _foreign_files(folder: Path) -> list[str]:
     """What is in the folder and cannot be from creating a store."""
     ours = {LOCK, f"{MANIFEST}.new", MAP, f"{MAP}.new", PROPOSAL, f"{PROPOSAL}.new", PROJECTIONS, SUBSCRIPTIONS}
+    ours.add(AGENDAS)
     return sorted(
         one.name for one in folder.iterdir() if one.name not in ours and not (_is_partition(one) and one.is_dir())
     )
@@ -293,7 +298,7 @@ def unused_logs(folder: Path) -> list[Path]:
     Raises `StoreMismatch` for anything more."""
     gone = MAP if exists(folder / MANIFEST) else MANIFEST
     remedy = f"restore {gone} from a backup, or choose an empty directory"
-    for beside in (PROJECTIONS, SUBSCRIPTIONS):
+    for beside in (PROJECTIONS, SUBSCRIPTIONS, AGENDAS):
         if exists(folder / beside):
             raise StoreMismatch(str(folder), f"{beside} of a store is here, but {gone} is gone", remedy)
     partitions = sorted(one for one in folder.iterdir() if _is_partition(one))

@@ -1,0 +1,659 @@
+"""Courier: carries out what is decided in one partition. Its events become inputs of processes, what processes have
+sent becomes commands, their outcomes become inputs again, and timers wake. Without any I/O but reading its log.
+
+Beside step [5]. Before it: a commit, after which it reads on. After it: commands, which its driver
+(`actors/partition/courier.py`) has routed like those of any client. A state machine: what happens is a call of `read`,
+`take` or `outcome` with the time at which it happened. No thread, no event loop, no clock.
+
+Everything that is to be sent waits in the queue of its target, an instance or an aggregate, in order; of one queue one
+batch is on its way. Where its target does not answer, a queue waits, and waits alone. How far events were
+delivered is known by *route*: to one process type in one partition. A route whose partition is away falls behind, keeps
+its position, and reads the log again from there when it is back; the others go on.
+
+Rules kept here: every id is derived from what is stored, so what is sent again after a crash is a repeat; a place moves
+only behind what is certain; nothing is sent of what the log has an outcome of; what is in memory is bounded, in queues
+by commands and in routes by positions; the inputs that an event leads to have arrived before what was sent with it
+leaves.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import count, groupby
+from typing import Final, NamedTuple, Protocol
+
+from ..encoding.catalogue import Catalogue
+from ..encoding.envelope import PackedCommand
+from ..encoding.outcome import Outcome
+from ..errors import (
+    CommandIdReused,
+    Conflict,
+    HandlerFailed,
+    Overloaded,
+    Rejected,
+    StoreError,
+    Unavailable,
+)
+from ..log.contract import StoredEvent
+from ..log.format import decode_record
+from ..printable import printable_log
+from ..receipt import Receipt
+from ..stream import ANY, StreamId
+from .agenda import Agenda
+from .delivery import Reactions, begin_inputs, outcome_input, parked_input, resume_input, send_command, woken_input
+from .places import COURIER, SENDS_OF_AGGREGATES, Place, Places
+from .stored_step import StoredStep, step_in
+from .timers import Timer
+
+__all__ = ["Courier", "CourierFacts", "CourierLog", "Delivery", "WaitingTarget"]
+
+logger = printable_log(__name__)
+
+PAGE_RECORDS: Final = 512
+PAGE_BYTES: Final = 1 << 20
+"""What is read of the log at once."""
+
+OUT_MAX: Final = 2_048
+"""Commands on their way to one partition: as many as it decides in a tenth of a second, so it never runs dry."""
+
+TARGET_OUT_MAX: Final = 64
+"""... and to one aggregate, which others must not wait for."""
+
+TROUBLED_OUT_MAX: Final = 512
+"""... and to aggregates of one partition that did not answer the last time: they hold a place until their timeout."""
+
+WINDOW_MAX: Final = 4_096
+"""Events whose delivery by one route is not certain yet. Beyond that the route stops and keeps its position."""
+
+KEPT_STEPS_MAX: Final = 64
+"""Commands of one queue that are kept as they were read; further ones are read again when their turn comes."""
+
+WOKEN_OUT_MAX: Final = 2_048
+"""Timers that are being fired: the others that are due follow as fast as these come back."""
+
+RETRY_FIRST_US: Final = 50_000
+RETRY_MAX_US: Final = 5_000_000
+"""The pause of a queue whose target does not answer, doubled each time."""
+
+TRIES_OF_INPUT: Final = 2
+"""After so many failures outside of its step an input is parked: it ends the process that takes it."""
+
+TROUBLES_SHOWN: Final = 20
+"""Queues that wait, in a status."""
+
+
+class CourierLog(Protocol):
+    """As much of a log as a courier reads. Safe beside its writer."""
+
+    def head(self) -> int:
+        """See `Reader`."""
+        ...
+
+    def read(self, after: int, limit: int, bytes_max: int = 1 << 62) -> list[bytes]:
+        """See `Reader`."""
+        ...
+
+    def read_stream(
+        self, stream: StreamId, from_version: int = 1, to_version: int | None = None, limit: int | None = None
+    ) -> list[bytes]:
+        """See `Reader`."""
+        ...
+
+    def version(self, stream: StreamId) -> int:
+        """See `Reader`."""
+        ...
+
+
+class WaitingTarget(NamedTuple):
+    """What waits for one target."""
+
+    stream: str
+    commands: int
+    why: str
+
+
+class CourierFacts(NamedTuple):
+    """How far a courier is, for a status."""
+
+    position: int
+    """Up to here its log was read."""
+    head: int
+    timers: int
+    open_sends: int
+    """Sends whose outcome is not stored yet."""
+    undelivered: int
+    """Events before the head that were not delivered for certain, by the route that is farthest behind."""
+    waiting: tuple[WaitingTarget, ...]
+    """Targets that do not answer, those with the most commands first; at most 20."""
+    waiting_count: int
+    parked: tuple[tuple[str, str], ...]
+    """Instances that stand still, and why; at most 20."""
+    parked_count: int
+    refused: int
+    """Sends of ordinary aggregates that were refused, since the start: nothing is informed of that but this number."""
+
+
+INPUT, SEND, OUTCOME, WOKEN, PROBE, BEGIN = range(6)
+
+
+class _Group:
+    """The inputs that one append leads to, and what waits until they have arrived."""
+
+    __slots__ = ("inputs", "sends")
+
+    def __init__(self, inputs: int, sends: list[Delivery]) -> None:
+        self.inputs, self.sends = inputs, sends
+
+
+class Delivery:
+    """One command that is to be sent, until its outcome is known."""
+
+    __slots__ = (
+        *("command", "failures", "group", "kind", "queue", "number", "position", "route", "source", "step", "timer"),
+    )
+
+    def __init__(self, kind: int, command: PackedCommand | None = None) -> None:
+        self.kind, self.command = kind, command
+        self.queue: _TargetQueue | None = None
+        self.route: _Route | None = None
+        self.position = 0
+        """Of the event that an input is of."""
+        self.source: tuple[StreamId, int, int] | None = None
+        """Of a send: the instance, its number, and the version of its step."""
+        self.step: StoredStep | None = None
+        self.timer: Timer | None = None
+        self.group: _Group | None = None
+        self.failures = 0
+        self.number = 0
+        """The order in which they came."""
+
+
+class _TargetQueue:
+    """What is to be sent to one aggregate."""
+
+    __slots__ = ("again", "listed", "out", "partition", "pause_us", "stream", "told", "waiting", "why")
+
+    def __init__(self, stream: StreamId, partition: int) -> None:
+        self.stream, self.partition = stream, partition
+        self.waiting: deque[Delivery] = deque()
+        self.again: list[Delivery] = []
+        """What has come back without an outcome."""
+        self.out = 0
+        self.pause_us = 0
+        self.told = ""
+        """What the last one that has no outcome got."""
+        self.why = ""
+        """The same of the last batch, while that is sent again; empty if all of it has outcomes."""
+        self.listed = False
+        """It is ready to be sent from, or pauses."""
+
+
+@dataclass(slots=True)
+class _Route:
+    """From this log to one process type in one partition."""
+
+    name: str
+    partition: int
+    since: int
+    cursor: int
+    """Up to here it has taken what is for it."""
+    unacked: dict[int, int]
+    """Position -> commands of its event that are not certain yet. In order."""
+    witness: int = 0
+    witness_at: int = 0
+    """Where the witness's input is in the other log."""
+    reading: bool = False
+    """A page is being read for it."""
+
+    @property
+    def place(self) -> int:
+        """Up to here everything is certain."""
+        return next(iter(self.unacked)) - 1 if self.unacked else self.cursor
+
+    def ack(self, position: int) -> None:
+        """One command of this event has arrived."""
+        left = self.unacked.get(position, 0)
+        if left > 1:
+            self.unacked[position] = left - 1
+        else:
+            self.unacked.pop(position, None)
+
+
+class Courier:
+    """Of one partition. Used from one thread."""
+
+    def __init__(
+        self,
+        partition: int,
+        partitions: int,
+        partition_of: Callable[[StreamId], int],
+        catalogue: Catalogue,
+        log: CourierLog,
+        agenda: Agenda,
+        places: Places,
+    ) -> None:
+        """`places`: those that the log has, with the present processes; `agenda`: opened."""
+        self._partition, self._partitions, self._partition_of = partition, partitions, partition_of
+        self._log, self.agenda, self._places = log, agenda, places
+        self._reactions = Reactions(catalogue)
+        self.has_moved = False
+        """Whether there was anything since this was reset but the places themselves."""
+        self._known_head = log.head()
+        self._activated_at = self._known_head
+        """What lies before may have been delivered by an earlier courier."""
+        self._caught_up = False
+        """Whether the agenda has come to where the log ended at the activation: only then it is acted on."""
+        self._queues: dict[StreamId, _TargetQueue] = {}
+        self._ready: list[deque[_TargetQueue]] = [deque() for _ in range(partitions)]
+        self._troubled: list[deque[_TargetQueue]] = [deque() for _ in range(partitions)]
+        """Ready ones whose last batch had no outcome."""
+        self._out = [0] * partitions
+        self._troubled_out = [0] * partitions
+        self._pausing: list[tuple[int, int, _TargetQueue]] = []
+        self._numbers = count(1)
+        self._woken_out = 0
+        self._refused = 0
+        self._routes: dict[tuple[str, int], _Route] = {}
+        self._by_name: dict[str, list[_Route]] = {}
+        for name in [*catalogue.processes, SENDS_OF_AGGREGATES]:
+            since = places.since.setdefault(name, self._known_head)
+            to = places.to.setdefault(name, {})
+            self._by_name[name] = []
+            for number in range(partitions):
+                place = to.setdefault(number, Place(since))
+                route = _Route(name, number, since, max(place.position, since), {}, place.witness)
+                self._routes[name, number] = route
+                self._by_name[name].append(route)
+        self._probe()
+        for command in begin_inputs(catalogue):
+            if partition_of(command.stream) == partition:
+                self._put(Delivery(BEGIN, command))
+
+    # --- what happens --------------------------------------------------------------------------------------------
+
+    def read(self) -> bool:
+        """Read one page of the log, if there is any to read. False: there is nothing to read now."""
+        agenda = self.agenda
+        at = agenda.position
+        if at >= self._known_head:
+            self._known_head = self._log.head()
+        if at < self._known_head:
+            records = self._log.read(at, PAGE_RECORDS, PAGE_BYTES)
+            routes = [
+                one for one in self._routes.values() if one.cursor >= at and len(one.unacked) < WINDOW_MAX
+            ]  # those that are behind read on by themselves
+            self._take_in(at, records, routes, fold=True)
+            if records:
+                agenda.reached(records[-1], at + len(records))
+        if not self._caught_up and agenda.position >= self._activated_at:
+            self._caught_up = True
+            for one in agenda.open_sends():
+                self._put_send(one.stream, one.number, one.version, None)
+        behind = self._read_behind()
+        return behind or agenda.position < self._known_head
+
+    def take(self, now_us: int) -> list[Delivery]:
+        """What is to be sent now, each with its `command`. The outcome of each is to be reported, once."""
+        while self._pausing and self._pausing[0][0] <= now_us:
+            queue = heapq.heappop(self._pausing)[2]
+            self._troubled[queue.partition].append(queue)
+        if self._caught_up:
+            self._wake(now_us)
+        taken: list[Delivery] = []
+        for number in range(self._partitions):
+            ready, troubled = self._ready[number], self._troubled[number]
+            while ready and self._out[number] < OUT_MAX:
+                self._take_from(ready.popleft(), taken)
+            while troubled and self._troubled_out[number] < TROUBLED_OUT_MAX:
+                self._take_from(troubled.popleft(), taken)
+        return taken
+
+    def outcome(self, delivery: Delivery, outcome: Outcome, now_us: int) -> None:
+        """What has become of a delivery that was taken."""
+        queue = delivery.queue
+        assert queue is not None
+        queue.out -= 1
+        if queue.why:
+            self._troubled_out[queue.partition] -= 1
+        else:
+            self._out[queue.partition] -= 1
+        if self._is_certain(delivery, outcome):
+            self._finish(delivery, outcome)
+        else:
+            queue.again.append(delivery)
+            queue.told = str(outcome)
+        if queue.out:
+            return
+        if queue.again:
+            self._pause(queue, now_us)
+        else:
+            queue.pause_us, queue.why = 0, ""
+            self._list(queue)
+
+    def next_us(self) -> int | None:
+        """When `take` has something to do next, if nothing else happens; None if never."""
+        times = [self._pausing[0][0]] if self._pausing else []
+        if self._caught_up and self._woken_out < WOKEN_OUT_MAX and (due_us := self.agenda.timers.next_due_us()):
+            times.append(due_us)
+        return min(times, default=None)
+
+    # --- what is known -------------------------------------------------------------------------------------------
+
+    def present_places(self) -> Places:
+        """The places as they are now, to be stored."""
+        for (name, number), route in self._routes.items():
+            place = self._places.to[name][number]
+            place.position, place.witness = max(route.place, route.since), route.witness
+        return self._places
+
+    def facts(self) -> CourierFacts:
+        """For a status."""
+        troubled = sorted(
+            (queue for queue in list(self._queues.values()) if queue.why), key=lambda queue: -len(queue.waiting)
+        )
+        shown = [
+            WaitingTarget(str(queue.stream), len(queue.waiting) + queue.out + len(queue.again), queue.why)
+            for queue in troubled[:TROUBLES_SHOWN]
+        ]
+        agenda, head = self.agenda, self._log.head()
+        parked = [(str(stream), why) for stream, why in list(agenda.parked.items())[:TROUBLES_SHOWN]]
+        behind = min((route.place for route in self._routes.values()), default=head)
+        return CourierFacts(
+            agenda.position,
+            head,
+            agenda.timers.count,
+            agenda.open_count,
+            max(head - behind, 0),
+            tuple(shown),
+            len(troubled),
+            tuple(parked),
+            len(agenda.parked),
+            self._refused,
+        )
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is on its way, and nothing waits but timers."""
+        return not self._queues and self.agenda.position >= self._log.head()
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def _read_behind(self) -> bool:
+        """Read one page for the routes that are farthest behind. Whether there is more to read for any."""
+        at = self.agenda.position
+        behind = [one for one in self._routes.values() if one.cursor < at and len(one.unacked) < WINDOW_MAX // 2]
+        if not behind:
+            return False
+        cursor = min(one.cursor for one in behind)
+        routes = [one for one in behind if one.cursor == cursor]
+        records = self._log.read(cursor, min(PAGE_RECORDS, at - cursor), PAGE_BYTES)
+        self._take_in(cursor, records, routes, fold=False)
+        return True
+
+    def _take_in(self, after: int, records: Sequence[bytes], routes: Sequence[_Route], *, fold: bool) -> None:
+        """Have these routes deliver what is in a page, and the agenda take in what it holds."""
+        for route in routes:
+            route.reading = True
+        stored = (decode_record(record, checked=True) for record in records)
+        for _, append in groupby(stored, lambda event: event.command_id):
+            self._take_in_append(append, fold=fold)
+        for route in routes:
+            route.reading = False
+            route.cursor = max(route.cursor, after + len(records))
+
+    def _take_in_append(self, append: Iterable[StoredEvent], *, fold: bool) -> None:
+        inputs: list[Delivery] = []
+        sends: list[Delivery] = []
+        for event in append:
+            if event.stream == COURIER:
+                continue
+            self.has_moved = True
+            if event.name in self._reactions.names:
+                again = event.position <= self._activated_at
+                for command in self._reactions.inputs(self._partition, event, again):
+                    self._add_input(inputs, command, command.stream.type, event.position)
+            step = step_in(event)
+            if step is None:
+                continue
+            if fold:
+                self.agenda.fold(step)
+            if not step.is_process:
+                for sent in step.sends:
+                    command = send_command(step, sent)
+                    self._add_input(inputs, command, SENDS_OF_AGGREGATES, event.position)
+                continue
+            if step.resume:
+                command = resume_input(step)
+                self._add_input(inputs, command, step.stream.type, event.position)
+            if fold and self._caught_up:
+                sends += [self._send(step.stream, one.number, step.version, step) for one in step.sends]
+        group = _Group(len(inputs), sends) if inputs and sends else None
+        for one in inputs:
+            one.group = group
+            self._put(one)
+        for one in () if group else sends:
+            self._put(one)
+
+    def _add_input(self, inputs: list[Delivery], command: PackedCommand, name: str, position: int) -> None:
+        """One more command that an event leads to, if it is read for its route, which has not passed it."""
+        route = self._routes.get((name, self._partition_of(command.stream)))
+        if route is None or not route.reading or position <= route.cursor:
+            return
+        delivery = Delivery(INPUT, command)
+        delivery.route, delivery.position = route, position
+        route.unacked[position] = route.unacked.get(position, 0) + 1
+        inputs.append(delivery)
+
+    def _probe(self) -> None:
+        """Have what was delivered last delivered again: it has to be a repeat."""
+        for route in self._routes.values():
+            if not route.witness:
+                continue
+            for record in self._log.read(route.witness - 1, 1):
+                event = decode_record(record, checked=True)
+                for command in self._reactions.inputs(self._partition, event, True):
+                    if command.stream.type == route.name and self._partition_of(command.stream) == route.partition:
+                        delivery = Delivery(PROBE, command)
+                        delivery.route, delivery.position = route, route.witness
+                        self._put(delivery)
+
+    # --- queues ---------------------------------------------------------------------------------------------------
+
+    def _put(self, delivery: Delivery) -> None:
+        """Have it sent behind everything else that is for its target."""
+        command = delivery.command
+        if command is None:
+            command = self._made(delivery)
+            if command is None:
+                return
+        stream = command.stream
+        queue = self._queues.get(stream)
+        if queue is None:
+            queue = self._queues[stream] = _TargetQueue(stream, self._partition_of(stream))
+        delivery.queue, delivery.number = queue, next(self._numbers)
+        if len(queue.waiting) >= KEPT_STEPS_MAX and delivery.kind == SEND:
+            delivery.command = delivery.step = None
+        queue.waiting.append(delivery)
+        if not queue.listed and not queue.out:
+            self._list(queue)
+
+    def _list(self, queue: _TargetQueue) -> None:
+        """A queue with nothing on its way: it is ready, or gone."""
+        if not queue.waiting:
+            del self._queues[queue.stream]
+            return
+        queue.listed = True
+        self._ready[queue.partition].append(queue)
+
+    def _take_from(self, queue: _TargetQueue, taken: list[Delivery]) -> None:
+        queue.listed = False
+        waiting = queue.waiting
+        while waiting and queue.out < TARGET_OUT_MAX:
+            delivery = waiting.popleft()
+            if delivery.command is None and self._made(delivery) is None:
+                continue
+            queue.out += 1
+            taken.append(delivery)
+        if queue.why:
+            self._troubled_out[queue.partition] += queue.out
+        else:
+            self._out[queue.partition] += queue.out
+        if not queue.out:
+            self._list(queue)
+
+    def _pause(self, queue: _TargetQueue, now_us: int) -> None:
+        """Send what has come back again, in order, before all that waits, but not at once."""
+        queue.waiting.extendleft(sorted(queue.again, key=lambda one: -one.number))
+        queue.again.clear()
+        queue.why = queue.told
+        queue.pause_us = min(max(2 * queue.pause_us, RETRY_FIRST_US), RETRY_MAX_US)
+        queue.listed = True
+        heapq.heappush(self._pausing, (now_us + queue.pause_us, next(self._numbers), queue))
+
+    # --- sends and timers ----------------------------------------------------------------------------------------
+
+    def _send(self, stream: StreamId, number: int, version: int, step: StoredStep | None) -> Delivery:
+        delivery = Delivery(SEND)
+        delivery.source, delivery.step = (stream, number, version), step
+        return delivery
+
+    def _put_send(self, stream: StreamId, number: int, version: int, step: StoredStep | None) -> None:
+        self._put(self._send(stream, number, version, step))
+
+    def _made(self, delivery: Delivery) -> PackedCommand | None:
+        """The command of a send; None if it has an outcome by now."""
+        if delivery.kind != SEND:
+            return delivery.command
+        assert delivery.source is not None
+        stream, number, version = delivery.source
+        if not self.agenda.is_open(stream, number):
+            return None
+        step = delivery.step or self._step_at(stream, version)
+        sent = next((one for one in step.sends if one.number == number), None) if step is not None else None
+        if step is None or sent is None:
+            logger.error("%s version %d has no send %d, which is open", stream, version, number)
+            return None
+        delivery.step = step
+        delivery.command = send_command(step, sent)
+        return delivery.command
+
+    def _step_at(self, stream: StreamId, version: int) -> StoredStep | None:
+        for record in self._log.read_stream(stream, version, version):
+            return step_in(decode_record(record, checked=True))
+        return None
+
+    def _wake(self, now_us: int) -> None:
+        """Have what is due woken."""
+        room = WOKEN_OUT_MAX - self._woken_out
+        timers = self.agenda.timers
+        if room <= 0 or (due_us := timers.next_due_us()) is None or due_us > now_us:
+            return
+        for timer in timers.due(now_us, room):
+            step = self._step_at(timer.stream, timer.version)
+            if step is None:
+                logger.error("%s version %d has no timer %s, which is armed", timer.stream, timer.version, timer.name)
+                timers.end(timer.stream, timer.name, timer.version)
+                continue
+            expected: int = ANY
+            if not step.is_process:  # whose command does not know whether the timer is still armed
+                expected = self._log.version(timer.stream)
+                if self._log.head() > self.agenda.position:
+                    timers.give_back(timer)
+                    continue
+            command = woken_input(
+                timer.stream,
+                timer.name,
+                timer.version,
+                timer.due_us,
+                step.input_id,
+                step.correlation_id,
+                is_process=step.is_process,
+                expected_version=expected,
+            )
+            delivery = Delivery(WOKEN, command)
+            delivery.timer = timer
+            self._woken_out += 1
+            self._put(delivery)
+
+    # --- outcomes ------------------------------------------------------------------------------------------------
+
+    def _is_certain(self, delivery: Delivery, outcome: Outcome) -> bool:
+        """Whether this is what has become of it, and it is not to be sent again."""
+        kind = delivery.kind
+        if isinstance(outcome, Receipt):
+            return True
+        if isinstance(outcome, Unavailable | Overloaded | StoreError):
+            return False
+        if kind in (SEND, PROBE, BEGIN) or (kind == WOKEN and isinstance(outcome, Conflict | Rejected)):
+            return True
+        if delivery.route is not None and delivery.route.name == SENDS_OF_AGGREGATES:
+            return True
+        if isinstance(outcome, CommandIdReused):
+            logger.warning("an input was delivered before, with other content: %s", outcome)
+            return True
+        if isinstance(outcome, HandlerFailed) and delivery.command is not None:
+            delivery.failures += 1
+            if delivery.failures >= TRIES_OF_INPUT:
+                delivery.command = parked_input(delivery.command, str(outcome))
+        return False
+
+    def _finish(self, delivery: Delivery, outcome: Outcome) -> None:
+        kind = delivery.kind
+        if kind == SEND:
+            self._finish_send(delivery, outcome)
+            return
+        route = delivery.route
+        if kind == INPUT and route is not None:
+            route.ack(delivery.position)
+            self.has_moved = True
+            if isinstance(outcome, Receipt):
+                if outcome.event_count and outcome.position > route.witness_at and route.name != SENDS_OF_AGGREGATES:
+                    route.witness, route.witness_at = delivery.position, outcome.position
+            elif route.name == SENDS_OF_AGGREGATES:
+                self._refused += 1
+                logger.warning("what an aggregate has sent was refused: %s", outcome)
+            self._arrived(delivery.group)
+        elif kind == PROBE and route is not None and isinstance(outcome, Receipt) and not outcome.repeated:
+            self._go_back(route)
+        elif kind == WOKEN and delivery.timer is not None:
+            self._woken_out -= 1
+            timer = delivery.timer
+            if isinstance(outcome, Conflict):  # the aggregate has other events since, which may have ended it
+                self.agenda.timers.give_back(timer)
+            else:
+                self.agenda.timers.end(timer.stream, timer.name, timer.version)
+        elif kind == OUTCOME and delivery.source is not None:
+            stream, number, _ = delivery.source
+            self.agenda.close(stream, number)
+
+    def _arrived(self, group: _Group | None) -> None:
+        """One more of the inputs of an append has arrived."""
+        if group is None:
+            return
+        group.inputs -= 1
+        if not group.inputs:
+            for one in group.sends:
+                self._put(one)
+            group.sends.clear()
+
+    def _finish_send(self, delivery: Delivery, outcome: Outcome) -> None:
+        """The target has answered: its outcome is an input of the instance."""
+        assert delivery.source is not None
+        stream, number, version = delivery.source
+        step = delivery.step or self._step_at(stream, version)
+        if step is None or not self.agenda.is_open(stream, number):
+            return
+        sent = next(one for one in step.sends if one.number == number)
+        told = Delivery(OUTCOME, outcome_input(step, sent, outcome))
+        told.source = delivery.source
+        self._put(told)
+
+    def _go_back(self, route: _Route) -> None:
+        """The partition of this route has lost what was delivered to it."""
+        what = "%s: partition %d does not have what was delivered to it; all since position %d is delivered again"
+        logger.warning(what, route.name, route.partition, route.since)
+        route.unacked.clear()
+        route.cursor, route.witness, route.witness_at = route.since, 0, 0

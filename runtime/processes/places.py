@@ -1,0 +1,83 @@
+"""Places: up to where the events of one log were delivered, to which process, in which partition.
+
+Beside step [5]. The courier (`courier.py`) has them stored in its log, in a stream of Rayfold's own, every few seconds;
+so they move, are backed up and restored with what they are about. A place is behind everything that is certain, and
+never ahead of it: what lies between a place and the end is delivered again, and is a repeat.
+
+A place is about another log as well, that of the partition to which was delivered. After a restore that one may be
+older than the place knows. So each place has a *witness*: the event whose input came last in the other log. It is
+delivered again at each start; if it is not a repeat there, the place counts for nothing, and everything since the
+process was added is delivered again.
+
+Rule kept here: since when a process takes part is the first thing that is stored of it, and never changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgpack
+
+from ..errors import Damaged
+from ..log.contract import NewEvent, Reader, StoredEvent
+from ..log.format import decode_record
+from ..stream import RESERVED_PREFIX, StreamId
+
+__all__ = ["COURIER", "SENDS_OF_AGGREGATES", "Place", "Places", "stored_places"]
+
+COURIER: Final = StreamId(f"{RESERVED_PREFIX}Courier", "all")
+"""The stream, in each log, of the places of its courier."""
+
+PLACE: Final = f"{RESERVED_PREFIX}Place"
+
+SENDS_OF_AGGREGATES: Final = ""
+"""In place of a process type: what ordinary aggregates have sent."""
+
+
+@dataclass(slots=True)
+class Place:
+    """Up to where events were delivered to one process in one partition."""
+
+    position: int
+    witness: int = 0
+    """The position of the event whose input came last in the log of that partition; 0: none has."""
+
+
+@dataclass(slots=True)
+class Places:
+    """All of one courier."""
+
+    since: dict[str, int] = field(default_factory=dict)
+    """Process type -> the position behind which it takes part."""
+    to: dict[str, dict[int, Place]] = field(default_factory=dict)
+    """Process type -> partition -> its place."""
+
+    def event(self) -> NewEvent:
+        """The event that stores them."""
+        to = {
+            name: {partition: [one.position, one.witness] for partition, one in places.items()}
+            for name, places in self.to.items()
+        }
+        return NewEvent(PLACE, 1, msgpack.packb({"since": self.since, "to": to}))
+
+    @classmethod
+    def stored(cls, event: StoredEvent) -> Places:
+        """Those that an event stores. Raises `Damaged`."""
+        try:
+            kept: dict[str, Any] = msgpack.unpackb(event.payload, strict_map_key=False)
+            to = {
+                name: {int(partition): Place(*map(int, one[:2])) for partition, one in places.items()}
+                for name, places in kept["to"].items()
+            }
+            return cls({name: int(position) for name, position in kept["since"].items()}, to)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise Damaged(f"event {event.position}", f"it holds no places of a courier: {error}") from error
+
+
+def stored_places(log: Reader) -> Places:
+    """Those that a log has stored last; none in one that had no courier. Raises `Damaged`."""
+    version = log.version(COURIER)
+    for record in log.read_stream(COURIER, version, version) if version else ():
+        return Places.stored(decode_record(record))
+    return Places()
