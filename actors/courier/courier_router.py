@@ -29,10 +29,8 @@ __all__ = ["CourierRouter", "ExecuteHere", "NamedPartition"]
 _pack = msgpack.Packer(autoreset=True).pack
 
 
-class ExecuteHere(Protocol):
-    """Executes a batch in the partition of this process, and waits for its turn."""
-
-    def __call__(self, client: bytes, attempt: int, predecessor: int, blob: bytes, /) -> bytes: ...
+ExecuteHere = Callable[[bytes, int, int, bytes], bytes]
+"""Executes a batch (client, attempt, predecessor, commands) in the partition of this process, when it is its turn."""
 
 
 class Caller(Protocol):

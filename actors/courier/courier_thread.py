@@ -51,9 +51,9 @@ _PAGES_AT_ONCE: Final = 4
 _STOP_S: Final = 5.0
 
 _SWITCH_S: Final = 0.0005
-"""How long one thread of this process may keep the others from running, where Python's default is 5 ms. The writer lets
-go of the interpreter for each look into LMDB, and would wait that long for it while the courier is at work: on a busy
-machine 1.1 to 1.8 times as many steps a second."""
+"""How long one thread of this process may keep the others from running, where Python's default is 5 ms. The writer
+releases the interpreter for each call of LMDB, and would wait that long to have it back while the courier is at work:
+on a busy machine 1.1 to 1.8 times as many steps a second."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,9 @@ import threading
 import time
 from pathlib import Path
 from typing import Any, Final
-from uuid import NAMESPACE_URL, UUID, uuid5
+from uuid import UUID
 
 from eventsourcing.application import Application, ProcessingEvent
-from eventsourcing.dispatch import singledispatchmethod
 from eventsourcing.domain import Aggregate, event
 from eventsourcing.system import MultiThreadedRunner, ProcessApplication, SingleThreadedRunner, System
 
@@ -50,11 +49,6 @@ class Step(Aggregate):
         self.number = number
         self.answered = False
 
-    @staticmethod
-    def create_id(asker: UUID, number: int) -> UUID:
-        """One for each asker."""
-        return uuid5(NAMESPACE_URL, f"step/{asker}")
-
     @event("WasAnswered")
     def answer(self) -> None:
         """The step is whole."""
@@ -88,34 +82,26 @@ class Steps(ProcessApplication[UUID]):
         self.wanted = 0
         self.done = threading.Event()
 
-    @singledispatchmethod
     def policy(self, domain_event: Any, processing_event: ProcessingEvent[UUID]) -> None:
-        """Others are passed over."""
-
-    @policy.register
-    def _(self, domain_event: Asker.Asked, processing_event: ProcessingEvent[UUID]) -> None:
-        processing_event.collect_events(Step(asker=domain_event.originator_id, number=domain_event.number))
-
-    @policy.register
-    def _(self, domain_event: Answerer.Started, processing_event: ProcessingEvent[UUID]) -> None:
-        step: Any = self.repository.get(domain_event.step)
-        step.answer()
-        processing_event.collect_events(step)
-        self.whole += 1
-        if self.whole >= self.wanted:
-            self.done.set()
+        """What it does about an event."""
+        if isinstance(domain_event, Asker.Asked):
+            processing_event.collect_events(Step(asker=domain_event.originator_id, number=domain_event.number))
+        elif isinstance(domain_event, Answerer.Started):
+            step: Any = self.repository.get(domain_event.step)
+            step.answer()
+            processing_event.collect_events(step)
+            self.whole += 1
+            if self.whole >= self.wanted:
+                self.done.set()
 
 
 class Answerers(ProcessApplication[UUID]):
     """Takes what the process asks for."""
 
-    @singledispatchmethod
     def policy(self, domain_event: Any, processing_event: ProcessingEvent[UUID]) -> None:
-        """Others are passed over."""
-
-    @policy.register
-    def _(self, domain_event: Step.Started, processing_event: ProcessingEvent[UUID]) -> None:
-        processing_event.collect_events(Answerer(step=domain_event.originator_id, number=domain_event.number))
+        """What it does about an event."""
+        if isinstance(domain_event, Step.Started):
+            processing_event.collect_events(Answerer(step=domain_event.originator_id, number=domain_event.number))
 
 
 def steps_per_s(folder: Path, seconds: float, *, threads: bool) -> float:
