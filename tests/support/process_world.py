@@ -1,4 +1,4 @@
-"""A system of processes without threads and disks, whose messages are lost, repeated and delayed as a test wants it.
+"""A system of processes without threads and disks, whose messages are lost, repeated and delayed as a test has it.
 
 Each partition has a log in memory, its write loop and its courier; what a courier sends is executed in the loop of its
 target. Anything may be ended at any point, and begins anew from what its log holds.
