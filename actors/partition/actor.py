@@ -192,6 +192,8 @@ class PartitionActor:
         none."""
         with self._writing:
             server = self._serving().server
+            if server is not None:
+                server.put_back()
         return "" if server is None else str(server.path)
 
     @ray.method

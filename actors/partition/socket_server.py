@@ -57,6 +57,14 @@ class SocketServer:
             self.close()
             raise OSError(str(error)) from error
 
+    def put_back(self) -> None:
+        """Make the file of the socket again if it was removed; who is connected stays. By one thread at a time."""
+        before, self._listening = self._listening, self._listening.put_back()
+        if before is not self._listening:
+            before.close()  # which wakes the thread that accepts
+            if self._closed.is_set():  # meanwhile
+                self._listening.close()
+
     def close(self) -> None:
         """Accept no connection any more, and end every one. Closing twice is allowed."""
         self._closed.set()
@@ -72,10 +80,11 @@ class SocketServer:
 
     def _accept(self) -> None:
         while not self._closed.is_set():
+            listening = self._listening
             try:
-                connection, _ = self._listening.socket.accept()
+                connection, _ = listening.socket.accept()
             except OSError as error:
-                if not self._closed.is_set():
+                if not self._closed.is_set() and listening is self._listening:
                     log.warning("%s accepts no connection for now: %s", self.path, error)
                     self._closed.wait(_PAUSE_S)
                 continue

@@ -228,6 +228,8 @@ class ProjectorActor:
             if not self._served and self._plan.local_sockets and not self._ending.is_set():
                 self._served = True
                 self._server = self._serve()
+            if self._server is not None:
+                self._server.put_back()
             return "" if self._server is None else str(self._server.path)
 
     def _serve(self) -> QueryServer | None:

@@ -123,6 +123,8 @@ class QueryServer:
         self.path = listening.path
         self._broadcasts = BroadcastReader(str(listening.path), answering.positions, apply)
         self._listening, self._store_id, self._answering = listening, store_id, answering
+        self._fresh: ListeningSocket | None = None
+        """To be accepted from instead, since the file of the other one was removed."""
         self._waiting = WaitingQueries()
         self._connections: dict[int, _Connection] = {}
         self._busy: dict[_Connection, None] = {}
@@ -175,6 +177,13 @@ class QueryServer:
             ):
                 self._wake()
 
+    def put_back(self) -> None:
+        """Make the file of the socket again if it was removed; who is connected stays. By one thread at a time."""
+        present = self._fresh or self._listening
+        if (fresh := present.put_back()) is not present:
+            self._fresh = fresh
+            self._wake()
+
     def close(self) -> None:
         """Answer what has come, and end every connection; what waits is lost with them, and asked again elsewhere.
         Closing twice is allowed."""
@@ -183,7 +192,7 @@ class QueryServer:
         self._broadcasts.close()
         if threading.current_thread() is not self._thread:
             self._thread.join(_END_S)
-        self._listening.close()
+        self._close_listening()
         for reader in self._readers.values():
             reader.stop()
 
@@ -209,7 +218,7 @@ class QueryServer:
             for connection in list(self._connections.values()):
                 self._end(connection)
             self._broadcasts.close()
-            self._listening.close()
+            self._close_listening()
             self._poll.close()
             self._signal.close()
 
@@ -223,6 +232,8 @@ class QueryServer:
             elif descriptor == self._signal.descriptor:
                 self._signal.clear()
                 self._signalled = False  # before it is looked what has changed
+                if self._fresh is not None:
+                    self._accept_from(self._fresh)
             else:
                 self._accept()
         for connection in list(self._busy):
@@ -262,6 +273,20 @@ class QueryServer:
         self._signal.wake()
 
     # --- connections ---------------------------------------------------------------------------------------------
+
+    def _accept_from(self, fresh: ListeningSocket) -> None:
+        before, self._listening = self._listening, fresh
+        self._fresh = None
+        fresh.socket.setblocking(False)
+        if not self._accept_at_s:
+            self._poll.unregister(before.socket.fileno())
+            self._poll.register(fresh.socket.fileno(), select.EPOLLIN)
+        before.close()
+
+    def _close_listening(self) -> None:
+        for one in (self._listening, self._fresh):
+            if one is not None:
+                one.close()
 
     def _accept(self) -> None:
         try:

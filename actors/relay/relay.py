@@ -29,7 +29,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final
 
-from ...runtime.errors import InvalidMessage, NotPrivate, Overloaded, RayfoldError
+from ...runtime.errors import InvalidMessage, Overloaded, RayfoldError
 from ...runtime.printable import printable_log
 from ...runtime.stream import StreamId
 from ..cluster.rpc import one_line
@@ -130,8 +130,6 @@ class Relay:
         self._ending = asyncio.Event()
         self._closed = False
         self._listening = listening
-        self._warned = False
-        """That the file of the socket is gone, and cannot be made again."""
         self.loop = asyncio.new_event_loop()
         """On the relay's thread."""
         self._thread = threading.Thread(target=self._run, name="rayfold relay", daemon=True)
@@ -176,7 +174,8 @@ class Relay:
         while not self._ending.is_set():  # `close` may come before this is reached
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), _CHECK_S)
-            if not self._ending.is_set() and not self._listening.is_in_place() and self._is_moved_back():
+            if not self._ending.is_set() and (fresh := self._listening.put_back()) is not self._listening:
+                self._listening = fresh  # who is connected stays, and others find it at its path again
                 server.close()
                 server = await self._server()
         server.close()
@@ -185,20 +184,6 @@ class Relay:
 
     async def _server(self) -> asyncio.Server:
         return await self.loop.create_unix_server(lambda: Program(self), sock=self._listening.socket)
-
-    def _is_moved_back(self) -> bool:
-        """The file of the socket was removed: who is connected stays, and others find it at its path again."""
-        before = self._listening
-        try:
-            self._listening = before.moved_back()
-        except (OSError, NotPrivate) as error:
-            if not self._warned:
-                self._warned = True
-                log.warning("%s was removed, and cannot be made again: %s", self.path, error)
-            return False
-        self._warned = False
-        log.warning("%s was removed, and is made again", self.path)
-        return True
 
     def _publish(self, topology: RelayedTopology, actors: dict[str, Any]) -> None:
         revision = 1 + (self._topology.revision if self._topology is not None else 0)

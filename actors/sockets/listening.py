@@ -70,25 +70,40 @@ class ListeningSocket:
         except OSError:
             self.socket.close()
             raise
+        self._warned = False
+        """That its file is gone, and cannot be made again."""
 
     def is_in_place(self) -> bool:
         """Whether a program that connects to the path comes here: its file may have been removed, as what is old in a
         temporary folder is by some systems."""
         return _place_of(self.path) == self._place
 
-    def moved_back(self) -> ListeningSocket:
-        """Another one at the same path, in place of this one, whose file is gone. Raises `OSError`, also where there is
-        another file now, and `NotPrivate`."""
-        private_temporary_folder()  # it may have been removed with its content
-        return ListeningSocket(self.path)
+    def put_back(self) -> ListeningSocket:
+        """This one; or, if its file is gone, another one at the same path, for its server to accept from instead. This
+        one too where that cannot be, which the log has once."""
+        if self.is_in_place():
+            return self
+        try:
+            private_temporary_folder()  # it may have been removed with its content
+            fresh = ListeningSocket(self.path)
+        except (OSError, NotPrivate) as error:  # also where there is another file now
+            if not self._warned:
+                self._warned = True
+                log.warning("%s was removed, and cannot be made again: %s", self.path, error)
+            return self
+        log.warning("%s was removed, and is made again", self.path)
+        return fresh
 
     def close(self) -> None:
-        """Accept no connection any more: a thread that waits in `accept` is woken. Closing twice is allowed."""
+        """Accept no connection any more: a thread that waits in `accept` is woken. Its file is removed, and no other
+        one that is there by now. Closing twice is allowed."""
+        in_place = self.is_in_place()
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
-        with contextlib.suppress(OSError):  # the folder may be read-only by now
-            self.path.unlink(missing_ok=True)
+        if in_place:
+            with contextlib.suppress(OSError):  # the folder may be read-only by now
+                self.path.unlink(missing_ok=True)
 
 
 def _place_of(path: Path) -> tuple[int, int] | None:

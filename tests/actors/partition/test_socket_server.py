@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import socket
 import stat
 import tempfile
@@ -255,6 +256,31 @@ def test_a_closed_server_ends_its_connections_and_leaves_no_file(server: SocketS
     assert not server.path.exists()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as late, pytest.raises(FileNotFoundError):
         late.connect(str(server.path))
+
+
+def test_a_socket_whose_file_was_removed_is_made_again_and_who_is_connected_stays(
+    server: SocketServer, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with greeted(server) as before:
+        server.put_back()
+        assert not caplog.text
+        for number in (1, 2):
+            shutil.rmtree(folder)  # as what cleans temporary folders does
+            server.put_back()
+            with greeted(server) as after:
+                send(after, number, b"found")
+                assert answer(after) == (number, b"answer to found")
+        send(before, 1, b"still")
+        assert answer(before) == (1, b"answer to still")
+        server.path.unlink()
+        server.path.write_text("another program's")
+        server.put_back()
+        server.put_back()
+        assert caplog.text.count("cannot be made again") == 1
+        send(before, 2, b"still")
+        assert answer(before) == (2, b"answer to still")
+    server.close()
+    assert server.path.read_text() == "another program's"
 
 
 @pytest.mark.parametrize("how", ["a link", "a file"])

@@ -7,10 +7,12 @@ import contextlib
 import math
 import os
 import pickle
+import shutil
 import socket
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +23,7 @@ import pytest
 from rayfold.actors.client import replica_pool
 from rayfold.actors.client.query_protocol import Answered, QueryClientProtocol, SomeAnswered
 from rayfold.actors.client.replica_pool import ReplicaPool
+from rayfold.actors.partition.projector_links import ProjectorLinks
 from rayfold.actors.projection import query_protocol, query_server, waiting_queries
 from rayfold.actors.projection.actor import ProjectorActor, ProjectorPlan
 from rayfold.actors.settings import Settings
@@ -33,7 +36,7 @@ from rayfold.runtime.encoding.codec import encode_message
 from rayfold.runtime.encoding.query_batch import PackedQuery, join_queries
 from rayfold.runtime.errors import HandlerFailed, NotYetVisible, Overloaded, RayfoldError
 from tests.bank import Deposited
-from tests.support.projector import BALANCE, STORE_ID, Handle, Projector, has_socket
+from tests.support.projector import BALANCE, STORE_ID, Handle, Method, Projector, has_socket
 
 BATCH = join_queries([BALANCE])
 
@@ -448,6 +451,28 @@ async def test_what_goes_wrong_at_the_end_of_one_connection_ends_no_other(
         assert not projector.server.ended
         waiting.cancel()
     assert "has parked could not be forgotten" in caplog.text
+
+
+async def test_a_projector_whose_file_was_removed_is_found_again_by_queries_and_broadcasts(projector: Projector) -> None:
+    store: Any = SimpleNamespace(store_id=STORE_ID)
+    actor: Any = ProjectorActor(ProjectorPlan("Balances", 0, 0, Path("here"), b"", store))
+    actor._opened, actor._answers, actor._server = projector.opened, projector.answers, projector.server
+    actor._served = True
+    async with pool_to(projector) as before:
+        await until(lambda: has_socket(before))
+        for _ in range(2):
+            shutil.rmtree(projector.server.path.parent)  # as what cleans temporary folders does
+            assert actor.socket_path() == actor.socket_path() == str(projector.server.path)
+            async with pool_to(projector) as after:
+                await until(lambda pool=after: has_socket(pool))
+                assert await told(after.ask(BALANCE, {}, 20.0)) == 0
+        assert await told(before.ask(BALANCE, {}, 20.0)) == 0
+    links = ProjectorLinks(0, STORE_ID)
+    projector.server.path.unlink()
+    found: Future[Any] = Future()
+    links.search(SimpleNamespace(socket_path=Method(actor.socket_path)), found.set_result, lambda _: None)
+    assert found.result(20) is not None
+    links.close()
 
 
 def test_an_actor_whose_server_has_ended_opens_a_new_one_when_it_is_asked_for_its_socket(projector: Projector) -> None:
