@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
+import ctypes
 import os
 import sys
 import threading
@@ -224,10 +226,18 @@ async def started_in_thread(start: Callable[[], T], stop: Callable[[T], None]) -
 
 
 def _disown_in_child() -> None:
-    """In a forked child: Ray belongs to the parent. At its exit the child would else shut it down, or wait for it."""
+    """In a forked child: Ray belongs to the parent. At its exit the child would else shut it down, or wait for it.
+
+    Ray's C++ does so as well, at the exit of the process and after Python: on memory of threads that the child does not
+    have, which ends it with SIGSEGV. What is registered later runs first, and so the process ends before that.
+    """
     worker = sys.modules.get("ray._private.worker")
     if worker is None:
         return
+    if getattr(worker.global_worker, "core_worker", None) is not None:
+        with contextlib.suppress(AttributeError):  # another C library than glibc has no `on_exit`
+            libc = ctypes.CDLL(None)
+            libc.on_exit(libc._exit, None)
     atexit.unregister(worker.shutdown)
     if (node := worker._global_node) is not None:
         node.all_processes.clear()  # which it ends at the exit of the program
