@@ -24,12 +24,12 @@ import hmac
 import socket
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Container, Coroutine, Mapping
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final
 
-from ...runtime.errors import InvalidMessage, Overloaded, RayfoldError
+from ...runtime.errors import InvalidMessage, Overloaded, RayfoldError, Unavailable
 from ...runtime.printable import printable_log
 from ...runtime.stream import StreamId
 from ..cluster.rpc import one_line
@@ -81,6 +81,10 @@ _NO_TOKEN: Final = "the cluster has a token, and this program has none or anothe
 _CHECK_S: Final = 5.0
 """Between two checks of the file of the socket: some microseconds each."""
 
+_BUSY_S: Final = 5.0
+"""How long the event loop of the program that runs the system may take to come to a call: as long as a relay may be
+silent before its program counts as frozen."""
+
 _OWN_ACTORS_MAX: Final = 1024
 """Handles of own actors that are remembered. One that was dropped is looked up again in a millisecond."""
 
@@ -110,10 +114,12 @@ class Relay:
         own_actors: str,
         actor_named: Callable[[str], Any],
         control: Control,
+        anywhere: Container[str],
         token: str,
     ) -> None:
         """`own_actors`: what the names of the own actors of this system begin with, and `actor_named`: looks one up.
-        `token`: that of the cluster, which a program has to have too; empty if none is asked for."""
+        `anywhere`: what of `control` runs on any event loop, and so on this relay's. `token`: that of the cluster,
+        which a program has to have too; empty if none is asked for."""
         self.path = listening.path
         self.store_id = store_id
         self.proof = proof_of_token(token, listening.path.name)
@@ -121,7 +127,7 @@ class Relay:
         self.programs: set[Program] = set()
         """The programs that are connected. Changed on the relay's thread alone; others may count them."""
         self._own_actors_begin, self._actor_named = own_actors, actor_named
-        self._control = control
+        self._control, self._anywhere = control, anywhere
         self._program_loop = asyncio.get_running_loop()
         self._own_actors: OrderedDict[str, Any] = OrderedDict()
         self._actors: Mapping[str, Any] = {}
@@ -219,9 +225,32 @@ class Relay:
         begin, types = self._control.get(method, (None, None))
         _check_types(method, types, arguments)
         assert begin is not None
+        if method in self._anywhere:
+            return asyncio.run_coroutine_threadsafe(begin(*arguments), self.loop)
         if self._program_loop.is_closed():
             return _failed(InvalidMessage(method, "the program that runs the system has ended its event loop", ""))
-        return asyncio.run_coroutine_threadsafe(begin(*arguments), self._program_loop)
+        return self._done_by_program(method, partial(begin, *arguments))
+
+    def _done_by_program(self, method: str, begin: Callable[[], Coroutine[Any, Any, Any]]) -> Future[Any]:
+        """Have it done on the program's event loop, or not at all if that does not come to it in time."""
+        claim, result = threading.Lock(), Future[Any]()
+
+        async def done() -> None:
+            if not claim.acquire(blocking=False):
+                return
+            try:
+                result.set_result(await begin())
+            except BaseException as error:
+                result.set_exception(error)
+
+        def give_up() -> None:
+            if claim.acquire(blocking=False):
+                busy = f"its event loop has been busy with something else for {_BUSY_S:g} s; {method} was not begun"
+                result.set_exception(Unavailable("the program that runs the system", busy))
+
+        asyncio.run_coroutine_threadsafe(done(), self._program_loop)
+        self.loop.call_later(_BUSY_S, give_up)
+        return result
 
     def _begin_own(self, name: str, method: str, arguments: list[Any]) -> Future[Any]:
         known = self._own_actors.get(name)
@@ -470,16 +499,24 @@ def _check_types(what: str, types: tuple[Any, ...] | None, arguments: list[Any])
 
 
 def open_relay(
-    store_id: str, system: str, actor_named: Callable[[str], Any], control: Control, *, node: str = "", token: str = ""
+    store_id: str,
+    system: str,
+    actor_named: Callable[[str], Any],
+    control: Control,
+    *,
+    anywhere: Container[str] = (),
+    node: str = "",
+    token: str = "",
 ) -> Relay | None:
     """Open a relay on a fresh path. Returns None, and logs why, if no private socket folder is available, or no thread
-    can be started. `node`: the id of the node that it serves, of several with that store; `token`: see `Relay`."""
+    can be started. `node`: the id of the node that it serves, of several with that store; `anywhere`, `token`: see
+    `Relay`."""
     listening = open_listening_socket(f"relay-{store_id[:12]}{node and '-'}{node[:12]}")
     if listening is None:
         log.warning("no other program can connect by the path of the store")
         return None
     try:
-        return Relay(listening, store_id, f"{system}:", actor_named, control, token)
+        return Relay(listening, store_id, f"{system}:", actor_named, control, anywhere, token)
     except RuntimeError as error:
         listening.close()
         log.warning("no other program can connect by the path of the store: %s", error)

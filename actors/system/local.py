@@ -105,7 +105,7 @@ class LocalSystem(ActorSystem):
         )
         control = RelayControl(self).methods()
         if self.settings.local_sockets:
-            self.relay = open_relay(store.store_id, name, cluster.actor_named, control)
+            self.relay = open_relay(store.store_id, name, cluster.actor_named, control, anywhere=RelayControl.ANYWHERE)
         if self.relay is not None:
             self._undo.callback(self.relay.close)
         await self.fleet.attach(self.placement.actors, self._serve)

@@ -7,7 +7,7 @@ it: the system, on the program's own event loop. Classes are named by their stor
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from ...runtime.domain.aggregate import Aggregate
 from ...runtime.domain.projection import Projection
@@ -37,6 +37,9 @@ class _Controlled(Protocol):
 
 class RelayControl:
     """The questions and changes, each with its name and the types of its arguments."""
+
+    ANYWHERE: Final = frozenset({"heads"})
+    """What asks only the actors, and so needs nothing of the program's event loop, which may be busy."""
 
     def __init__(self, system: _Controlled) -> None:
         self._system = system

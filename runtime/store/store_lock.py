@@ -49,7 +49,8 @@ class Holder(NamedTuple):
     """The namespace of its process ids: in another one, as of a container, the same number is another process."""
 
     def __str__(self) -> str:
-        return f"{self.holder} (process {self.pid} on {self.host}, since {self.since})"
+        process = "" if self.holder.endswith(f"process {self.pid}") else f"process {self.pid} "
+        return f"{self.holder} ({process}on {self.host}, since {self.since})"
 
 
 def holder_of(folder: Path) -> Holder | None:

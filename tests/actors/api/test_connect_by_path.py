@@ -26,6 +26,7 @@ from rayfold import (
     connect,
 )
 from rayfold.actors.cluster.ray_cluster import Cluster
+from rayfold.actors.relay import relay
 from rayfold.runtime.store.store import create_or_open_store
 from tests.bank import Account, BalanceOf, Balances, Deposit, Open, Store, Turnover, Vault, Withdraw
 
@@ -119,8 +120,11 @@ async def test_the_system_is_observed_and_changed(store: Path) -> None:
             await bank.rebalance()
 
 
-async def test_a_program_that_is_busy_with_something_else_delays_no_other(owner: BlockingRuntime, store: Path) -> None:
+async def test_a_program_that_is_busy_with_something_else_delays_no_other(
+    owner: BlockingRuntime, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert owner._loop is not None
+    monkeypatch.setattr(relay, "_BUSY_S", 0.2)
     busy, free = Event(), Event()
     owner._loop.call_soon_threadsafe(busy.set)
     owner._loop.call_soon_threadsafe(free.wait, 60)
@@ -130,6 +134,10 @@ async def test_a_program_that_is_busy_with_something_else_delays_no_other(owner:
             receipt = await bank.execute(Account, "fred", Open(owner="f"))
             assert await bank.ask(Balances, BalanceOf(account="fred"), after=receipt) == 0
             assert (await bank.health()).ok
+            assert (await bank.heads())[receipt.partition] >= receipt.position
+            await bank.caught_up()
+            with pytest.raises(Unavailable, match="has been busy with something else for 0.2 s; status was not begun"):
+                await bank.status()
     finally:
         free.set()
 

@@ -388,6 +388,32 @@ async def test_no_client_holds_a_thread_of_a_replica_for_longer_than_it_needs(
     connection.close()
 
 
+async def test_a_call_that_the_programs_event_loop_does_not_come_to_in_time_is_never_done(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This loop is busy; another thread asks."""
+    monkeypatch.setattr(relay_module, "_BUSY_S", 0.05)
+    done: list[str] = []
+
+    async def noted(text: str) -> str:
+        done.append(text)
+        return text
+
+    def begun(method: str, text: str) -> Future[str]:
+        started: Future[Future[str]] = Future()
+        relay.loop.call_soon_threadsafe(lambda: started.set_result(relay.begin("", method, [text])))
+        return started.result(20)
+
+    relay._control = {"noted": (noted, (str,)), "anywhere": (noted, (str,))}
+    relay._anywhere = {"anywhere"}
+    late = begun("noted", "late")
+    assert begun("anywhere", "at once").result(20) == "at once"
+    with pytest.raises(Unavailable, match=r"has been busy with something else for 0\.05 s; noted was not begun"):
+        late.result(20)
+    assert await asyncio.wrap_future(begun("noted", "in time")) == "in time"
+    assert done == ["at once", "in time"]
+
+
 async def test_a_topology_that_comes_after_the_end_is_nobodys(relay: Relay) -> None:
     relay.close()
     relay.publish(RelayedTopology((), {}, {}, Settings(), ClassNames()), {})

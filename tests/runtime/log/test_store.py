@@ -363,6 +363,9 @@ def test_a_second_hold_in_the_same_process_is_refused_until_the_first_is_release
             store.hold("second")
         facts = json.loads((store.path / "store.lock").read_text())
         assert (facts["holder"], facts["pid"]) == ("first", os.getpid())
+    named = f"the runtime of process {os.getpid()}"
+    with store.hold(named), pytest.raises(StoreInUse, match=rf"in use by {named} \(on .*, since 20"):
+        store.hold("third")
     with store.hold("second") as hold:
         hold.release()
         hold.release()
