@@ -65,6 +65,13 @@ _PING_S: Final = 1.0
 
 _FROZEN: Final = "it is frozen, or its machine is overloaded"
 
+_ABSENT_S: Final = 10.0
+"""How long the socket of a process that runs may not be found: one whose file was removed is made again within 5 s."""
+
+_APART: Final = "its socket is not found here, as where it has another folder for temporary files (PrivateTmp); " + (
+    "give both the same TMPDIR"
+)
+
 _AGAIN_FIRST_S: Final = 0.05
 _AGAIN_MAX_S: Final = 1.0
 """Between two looks for a program that runs the store: each reads one small file."""
@@ -96,6 +103,8 @@ class RelayedSystem(ConnectedSystem):
         self._line: RelayLine | None = None
         self._holder: Holder | None = None
         """All four from `start` on."""
+        self._absent: dict[str, float] = {}
+        """The processes whose sockets were not found since the last connection, and since when."""
         self._cut_off = ""
         """Why nothing reaches the system, and since when; empty if all is well."""
         self._lost = asyncio.Event()
@@ -281,7 +290,9 @@ class RelayedSystem(ConnectedSystem):
         connection = RelayConnection(store_id, RELAYED, proof)
         try:
             async with self._named(holder), asyncio.timeout(_CONNECT_S):
-                await asyncio.get_running_loop().create_unix_connection(lambda: connection, holder.connection["relay"])
+                path = holder.path_here(holder.connection["relay"])
+                await asyncio.get_running_loop().create_unix_connection(lambda: connection, path)
+                self._absent.clear()
                 if refused := await connection.greeted:
                     if connection.other_user is not None:
                         raise connection.other_user
@@ -301,8 +312,11 @@ class RelayedSystem(ConnectedSystem):
         except TimeoutError as error:
             what = f"{holder} listens, and has answered nothing for {_CONNECT_S:g} s: {_FROZEN}"
             raise Unavailable(str(self._path), what) from error
-        except OSError as error:  # it may just be ending
-            raise NotYet(f"{holder} does not answer: {one_line(error)}") from error
+        except OSError as error:
+            what, now_s = f"{holder} does not answer: {one_line(error)}", time.monotonic()
+            if now_s - self._absent.setdefault(str(holder), now_s) > _ABSENT_S:
+                raise Unavailable(str(self._path), f"{what}; {_APART}") from error
+            raise NotYet(what) from error  # it may just be ending
         except Exception as error:
             raise NotYet(f"{holder} has ended: {one_line(error)}") from error
 

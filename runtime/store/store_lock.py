@@ -52,6 +52,14 @@ class Holder(NamedTuple):
         process = "" if self.holder.endswith(f"process {self.pid}") else f"process {self.pid} "
         return f"{self.holder} ({process}on {self.host}, since {self.since})"
 
+    def path_here(self, path: str) -> str:
+        """Where this process finds the file that the holder has at `path`: there, or, if the holder has a folder for
+        temporary files of its own (`PrivateTmp` of systemd), in what that process sees."""
+        inside = f"/proc/{self.pid}/root{path}"
+        if self.pids == _pids_here() and not os.path.lexists(path) and os.path.lexists(inside):
+            return inside
+        return path
+
 
 def holder_of(folder: Path) -> Holder | None:
     """The present holder of the store in this directory; None if there is none. Raises `StoreMissing`,

@@ -453,7 +453,9 @@ async def test_what_goes_wrong_at_the_end_of_one_connection_ends_no_other(
     assert "has parked could not be forgotten" in caplog.text
 
 
-async def test_a_projector_whose_file_was_removed_is_found_again_by_queries_and_broadcasts(projector: Projector) -> None:
+async def test_a_projector_whose_file_was_removed_is_found_again_by_queries_and_broadcasts(
+    projector: Projector,
+) -> None:
     store: Any = SimpleNamespace(store_id=STORE_ID)
     actor: Any = ProjectorActor(ProjectorPlan("Balances", 0, 0, Path("here"), b"", store))
     actor._opened, actor._answers, actor._server = projector.opened, projector.answers, projector.server

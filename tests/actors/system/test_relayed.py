@@ -131,6 +131,62 @@ async def test_nothing_is_imported_or_unpickled_from_another_users_process(runni
     assert connection.lost
 
 
+HIDDEN = """
+import asyncio, ctypes, os, sys
+from pathlib import Path
+from rayfold.actors.system.relayed import RelayedSystem
+from tests.actors.system.test_relayed import CLASSES
+
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.unshare(0x20000) == 0
+assert libc.mount(b"none", b"/", None, 0x44000, None) == 0  # what is mounted from now on is seen here alone
+assert libc.mount(b"tmpfs", sys.argv[2].encode(), b"tmpfs", 0, None) == 0
+assert not os.listdir(sys.argv[2])
+
+async def main():
+    client = RelayedSystem(Path(sys.argv[1]), CLASSES)
+    await client.start()
+    print("connected")
+    await client.stop(1)
+
+asyncio.run(main())
+"""
+
+
+@needs_root
+@pytest.mark.slow
+async def test_a_program_with_another_folder_for_temporary_files_is_found(running: Running) -> None:
+    relay = running.open_relay()
+    running.publish()
+    program = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", HIDDEN, str(running.path), str(relay.path.parent)),
+        cwd=Path(__file__).parents[3],
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    printed, complaint = await asyncio.wait_for(program.communicate(), 120)
+    assert printed == b"connected\n", complaint
+
+
+async def test_a_socket_that_is_not_found_is_named_within_seconds(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay = running.open_relay()
+    running.publish()
+    relay.path.unlink()
+    monkeypatch.setattr(relayed, "_ABSENT_S", 0.1)
+    with pytest.raises(Unavailable, match=r"a test .* does not answer: .*; its socket is not found here, .*PrivateTmp"):
+        await asyncio.wait_for(RelayedSystem(running.path, CLASSES).start(), 20)
+    client = RelayedSystem(running.path, CLASSES)
+    monkeypatch.setattr(relayed, "_ABSENT_S", 60.0)
+    starting = asyncio.ensure_future(client.start())
+    await asyncio.wait([starting], timeout=0.1)
+    running.open_relay()
+    running.publish()
+    await asyncio.wait_for(starting, 20)
+    await client.stop(1)
+
+
 async def test_another_topology_leaves_the_way_to_a_projector_that_stays_as_it_is(running: Running) -> None:
     relay = running.open_relay()
     running.publish()
