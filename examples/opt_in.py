@@ -21,6 +21,7 @@ from rayfold import (
     given,
     woken,
 )
+from rayfold.testing import system_blocking
 
 
 class Deliver(Command):
@@ -115,6 +116,16 @@ def test_a_token_that_has_expired_cannot_be_confirmed() -> None:
     given(OptIn, Requested(token="7")).woken("expired").then(Expired()).when(Confirm(token="7")).rejected(
         "no_such_token"
     )
+
+
+def test_a_token_expires_after_60_minutes() -> None:
+    with system_blocking(OptIn, Mailbox) as letters:
+        letters.execute(OptIn, "ada@example.org", Request(token="7"))
+        assert letters.state_at(Mailbox, "ada@example.org").letters == ["your token is 7"]
+        letters.clock.advance(timedelta(minutes=59))
+        assert letters.state_at(OptIn, "ada@example.org").token == "7"
+        letters.clock.advance(timedelta(minutes=1))
+        assert letters.state_at(OptIn, "ada@example.org").token == ""
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 disk or clock, at the end.
 """
 
+import asyncio
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -29,6 +30,7 @@ from rayfold import (
     refused,
     woken,
 )
+from rayfold.testing import system
 
 
 class Fill(Command):
@@ -272,6 +274,18 @@ def test_an_order_that_takes_too_long_is_taken_back_whatever_is_still_on_its_way
     late.when_accepted(Refund).then_ended("too_late")
 
 
+async def test_a_shop_in_memory_ships_what_it_has_and_takes_back_the_rest() -> None:
+    async with system(Order, Wallet, Stock, Fulfilment) as shop:
+        await shop.execute(Wallet, "ada", Fill(amount=10))
+        await shop.execute(Stock, "pen", Supply(pieces=1))
+        await shop.execute(Order, "1", Place(wallet="ada", item="pen", total=5))
+        await shop.execute(Order, "2", Place(wallet="ada", item="pen", total=5))
+        assert (await shop.state_at(Order, "1")).state == "shipped"
+        assert (await shop.state_at(Order, "2")).state == "cancelled"
+        assert (await shop.state_at(Wallet, "ada")).balance == 5
+
+
 if __name__ == "__main__":
     for test in [value for name, value in sorted(globals().items()) if name.startswith("test_")]:
-        test()
+        if (waiting := test()) is not None:
+            asyncio.run(waiting)

@@ -21,6 +21,7 @@ from ...runtime.domain.messages import Event
 from ...runtime.domain.projection import Projection
 from ...runtime.errors import CallerError, InvalidMessage
 from ...runtime.feed.memory_positions import MemoryPositions
+from ...runtime.processes.process import Process
 from ...runtime.store.memory_logs import MemoryLogs
 from ..memory.clock import FIRST_TIME, Clock
 from ..memory.projectors import Held
@@ -42,7 +43,7 @@ __all__ = [
     "system_blocking",
 ]
 
-Classes = type[Aggregate] | type[Projection] | Application
+Classes = type[Aggregate] | type[Projection] | Application  # processes are aggregates too
 """What a system is made of."""
 
 _SYSTEM: Final = "testing.system"
@@ -53,8 +54,9 @@ class MemoryRuntime(Operations):
     operations of `Runtime`.
 
     Commands are decided, stored and read by the code of production, in the caller's process. A read model has taken in
-    what was executed before, unless a test holds it back. Stopped and started again the system has its events: every
-    state is folded from them then, as after a restart.
+    what was executed before, unless a test holds it back. What processes do about a command has happened when it is
+    answered, up to their timers, which are fired while the clock is moved. Stopped and started again the system has its
+    events: every state is folded from them then, as after a restart.
 
     Example:
         async with system(Account, Balances) as bank:
@@ -176,6 +178,7 @@ class SystemOptions(TypedDict, total=False):
     settings: Settings
     events: Sequence[type[Event]]
     retired: Sequence[str]
+    processes: Sequence[type[Process]]
     now: datetime
 
 
@@ -187,18 +190,20 @@ def system(
     settings: Settings | None = None,
     events: Sequence[type[Event]] = (),
     retired: Sequence[str] = (),
+    processes: Sequence[type[Process]] = (),
     now: datetime = FIRST_TIME,
 ) -> MemoryRuntime:
     """A system in the memory of this process, without Ray and disk, started by `async with` within milliseconds.
 
     Args:
-        classes: Aggregates and projections, in any order; or one `Application`.
+        classes: Aggregates, processes and projections, in any order; or one `Application`.
         partitions: By default as many as a `Runtime` has.
         replicas: Of each projection, or a mapping from projection to number.
         timeout_s: Seconds after which a call is `Unavailable`.
         settings: Bounds and deadlines. Those of processes have no meaning here.
         events: Classes of events that no aggregate here evolves.
         retired: Stored names of events and aggregate types that were given up.
+        processes: Further processes. All of them react from the first event on.
         now: What the clock shows at first.
 
     Raises:
@@ -211,7 +216,9 @@ def system(
             bank.clock.advance(timedelta(days=1))
             assert (await bank.state_at(Account, "alice", at=bank.clock.now)).balance == 100
     """
-    application, aggregates, projections = _sorted(classes)
+    application, listed, projections = _sorted(classes)
+    aggregates = tuple(one for one in listed if not one.is_process)
+    given = (*processes, *(one for one in listed if issubclass(one, Process)))
     if not classes and not events and not retired:
         raise InvalidMessage(
             _SYSTEM, "there is nothing to run", "give aggregate and projection classes, or an Application"
@@ -225,6 +232,7 @@ def system(
         settings=settings,
         events=events,
         retired=retired,
+        processes=given,
     )
     count = check_partitions(partitions, _SYSTEM) or made.partitions or PARTITIONS_DEFAULT
     chosen = checked_settings(made.settings if settings is None else settings, None, timeout_s)

@@ -6,6 +6,7 @@ be put in its place: a clock belongs to the logs of one system in memory, and no
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -22,6 +23,8 @@ class Clock:
     """The clock of a system in memory: `bank.clock`. It stands still until it is moved, so that a test gives the same
     every day. May be moved from any thread.
 
+    Timers of processes that are due by then have been fired when it returns, in order, each at its time.
+
     What is recorded carries its time, so `state_at(at=)`, `as_of` and `recorded.recorded_at` follow it. Timeouts do
     not: a call that waits does so by the clock of the machine.
 
@@ -32,6 +35,8 @@ class Clock:
 
     def __init__(self, now: datetime = FIRST_TIME) -> None:
         self._now_us = _checked("now", now)
+        self.moved: Callable[[int], None] | None = None
+        """Called with the time that it is to show; what it calls has it show that. None: nothing waits for the time."""
 
     def __repr__(self) -> str:
         return f"Clock({self.now.isoformat()})"
@@ -51,14 +56,25 @@ class Clock:
         if not isinstance(by, timedelta):
             raise InvalidMessage("clock", f"{by!r} is not a timedelta", "give timedelta(days=30), for example")
         try:
-            self._now_us = _checked("clock", self.now + by)
+            now_us = _checked("clock", self.now + by)
         except OverflowError:
             what = f"{by} from {self.now.isoformat()} is outside of the years 1 to 9999"
             raise InvalidMessage("clock", what, "move it by less") from None
+        self._move(now_us)
 
     def set(self, at: datetime) -> None:
         """Have it show this time, which may be before what it shows. Raises `InvalidMessage` for one without a zone."""
-        self._now_us = _checked("clock", at)
+        self._move(_checked("clock", at))
+
+    def show(self, now_us: int) -> None:
+        """Have it show this time, in microseconds since 1970, with nothing carried out."""
+        self._now_us = now_us
+
+    def _move(self, now_us: int) -> None:
+        if self.moved is None:
+            self._now_us = now_us
+        else:
+            self.moved(now_us)
 
 
 def _checked(argument: str, at: datetime) -> int:

@@ -1,4 +1,4 @@
-"""MemoryPartition: a partition in this process: the write loop over a log in memory, and the projectors that follow it.
+"""MemoryPartition: a partition in this process: the write loop over a log in memory, and what follows it.
 
 Steps [3] to [6] of the write path, in place of `partition/actor.py`. Before it: the transport (`client.py`). After it:
 the projectors (`projectors.py`), which take in what was committed before its commands are answered.
@@ -13,9 +13,10 @@ import os
 from collections.abc import Callable, Sequence
 
 from ...runtime.encoding.catalogue import Catalogue
-from ...runtime.encoding.envelope import unpack_batch
-from ...runtime.encoding.outcome import encode_answer
+from ...runtime.encoding.envelope import PackedCommand, unpack_batch
+from ...runtime.encoding.outcome import Outcome, encode_answer
 from ...runtime.log.memory import MemoryLog
+from ...runtime.processes.courier import CourierFacts
 from ...runtime.write.write_loop import WriteLoop
 from ..cluster.rpc import replies
 from ..partition.status_records import PartitionAnswer
@@ -26,27 +27,48 @@ __all__ = ["Broadcast", "MemoryPartition"]
 Broadcast = Callable[[int, Sequence[bytes]], None]
 """Step [6]: gets the partition and what it has committed."""
 
+CarryOut = Callable[[], None]
+"""Has the couriers carry out what follows from what was committed."""
+
 
 class MemoryPartition:
     """One log and its writer. As much of `PartitionActor` as a system in memory asks for."""
 
     def __init__(
-        self, number: int, log: MemoryLog, catalogue: Catalogue, settings: Settings, broadcast: Broadcast
+        self,
+        number: int,
+        log: MemoryLog,
+        catalogue: Catalogue,
+        settings: Settings,
+        broadcast: Broadcast,
+        carry_out: CarryOut,
+        facts: Callable[[int], CourierFacts | None],
     ) -> None:
-        self._number, self._log, self._broadcast = number, log, broadcast
+        self._number, self._log, self._broadcast, self._carry_out, self._facts = (
+            number,
+            log,
+            broadcast,
+            carry_out,
+            facts,
+        )
         self._loop = WriteLoop(number, log, catalogue, residents_max=settings.residents_max)
         self._commands = self._batches = 0
         self._loop.activate()
 
     def execute(self, blob: bytes) -> bytes:
         """A batch of packed commands in, one outcome for each out."""
-        commands = list(unpack_batch(blob))
+        outcomes = self.decide(list(unpack_batch(blob)))
+        self._carry_out()
+        return encode_answer(outcomes, 0.0)
+
+    def decide(self, commands: Sequence[PackedCommand]) -> list[Outcome]:
+        """One outcome for each, and what was committed is taken in by the projectors."""
         self._commands += len(commands)
         self._batches += 1
         batch = self._loop.execute(commands)
         if batch.records:
             self._broadcast(self._number, batch.records)
-        return encode_answer(batch.outcomes, 0.0)
+        return batch.outcomes
 
     @replies
     def set_projectors(self, _names: tuple[str, ...]) -> None:
@@ -60,4 +82,6 @@ class MemoryPartition:
     @replies
     def status(self) -> PartitionAnswer:
         """See `PartitionActor`."""
-        return PartitionAnswer(os.getpid(), self._loop.epoch, self._log.head(), [], self._commands, self._batches)
+        facts = self._facts(self._number)
+        counted = self._commands, self._batches
+        return PartitionAnswer(os.getpid(), self._loop.epoch, self._log.head(), [], *counted, courier=facts)

@@ -7,7 +7,8 @@ is no process but the caller's, no Ray, no disk. Everything happens on the event
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ...runtime.domain.projection import Projection
@@ -24,6 +25,7 @@ from ..settings import Settings
 from ..system.health_check import Health, health_of
 from .client import MemoryClient
 from .clock import Clock
+from .couriers import MemoryCouriers
 from .handle import LocalHandle
 from .partition import MemoryPartition
 from .projectors import Held, MemoryFleet
@@ -59,23 +61,48 @@ class MemorySystem(ActorSystem):
         classes = fleet.keep(self.catalogue)
         for projection, count in self._replicas.items():
             await fleet.start(projection, count, classes)
-        actors = [
-            LocalHandle(MemoryPartition(number, log, self.catalogue, settings, fleet.broadcast))
-            for number, log in enumerate(logs.logs)
-        ]
+        partitions: list[MemoryPartition] = []
+        couriers = MemoryCouriers(
+            self.catalogue, logs, self._clock, lambda number, commands: partitions[number].decide(commands)
+        )
+        for number, log in enumerate(logs.logs):
+            partitions.append(
+                MemoryPartition(number, log, self.catalogue, settings, fleet.broadcast, couriers.run, couriers.facts)
+            )
+        actors = [LocalHandle(partition) for partition in partitions]
         self._placement = OneMachinePlacement(logs, actors)
         await fleet.open()
         self._client = MemoryClient(
             self.catalogue, actors, _no_actor, settings, placement_rule=logs.placement, store_id=logs.store_id
         )
         await fleet.attach(actors, self._client.serve)
+        if self.catalogue.has_outputs:
+            self._clock.moved = self._following(couriers)
+            couriers.run()
 
     async def stop(self, grace_s: float) -> None:
         """See `System`."""
+        self._clock.moved = None
         if self._client is not None:
             await self._client.drain(grace_s)
         await self.interrupt_rebuilds()
         await self._fleet.close()
+
+    def _following(self, couriers: MemoryCouriers) -> Callable[[int], None]:
+        """What happens when the clock is moved, on whichever thread: it is carried out on the loop of the system."""
+        loop, thread = asyncio.get_running_loop(), threading.get_ident()
+
+        def moved(now_us: int) -> None:
+            if threading.get_ident() == thread:
+                couriers.advance(now_us)
+                return
+
+            async def advance() -> None:
+                couriers.advance(now_us)
+
+            asyncio.run_coroutine_threadsafe(advance(), loop).result()
+
+        return moved
 
     @property
     def placement(self) -> OneMachinePlacement[MemoryLogs]:

@@ -89,6 +89,11 @@ def test_the_parcels_find_their_way(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["shop", "opt_in"])
+def test_the_examples_of_processes_hold_their_own_tests(name: str, tmp_path: Path) -> None:
+    assert output_of(ROOT / "examples" / f"{name}.py", tmp_path) == []
+
+
 async def test_the_tests_of_the_parcels_hold() -> None:
     parcels.test_a_parcel_is_delivered_once()
     await parcels.test_a_parcel_waits_where_it_was_scanned_last()

@@ -1,0 +1,105 @@
+"""MemoryCouriers: the couriers of a system in memory, which carry out what follows from a batch before it is answered.
+
+Beside step [5], in place of `courier/courier_thread.py`. Before it: a partition has committed, or a test has moved the
+clock. After it: everything that follows has happened, up to timers that are due later.
+
+The couriers are those of production (`runtime/processes/courier.py`). What is different is that nothing is on its way
+when a call returns: a test executes a command and looks at what became of it, the same every time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from ...runtime.encoding.catalogue import Catalogue
+from ...runtime.encoding.envelope import PackedCommand
+from ...runtime.encoding.outcome import Outcome
+from ...runtime.printable import printable_log
+from ...runtime.processes.agenda import Agenda
+from ...runtime.processes.courier import Courier, CourierFacts, Delivery
+from ...runtime.processes.places import SENDS_OF_AGGREGATES, Places
+from ...runtime.store.memory_logs import MemoryLogs
+from .clock import Clock
+
+__all__ = ["MemoryCouriers"]
+
+log = printable_log(__name__)
+
+TURNS_MAX: Final = 1_000
+"""Rounds of all couriers in which something was carried out, for one call. More of them are processes that send one
+another commands without end."""
+
+Decide = Callable[[int, Sequence[PackedCommand]], list[Outcome]]
+"""Has a partition decide commands."""
+
+
+class MemoryCouriers:
+    """One courier for each partition. Used on the loop of the system alone."""
+
+    def __init__(self, catalogue: Catalogue, logs: MemoryLogs, clock: Clock, decide: Decide) -> None:
+        """Of all processes from the first event on: those that were delivered before are repeats."""
+        self._clock, self._decide, self._partition_of = clock, decide, logs.partition_of
+        self._couriers: list[Courier] = []
+        self._running = False
+        if not catalogue.has_outputs:
+            return
+        for number, one in enumerate(logs.logs):
+            names = [*catalogue.processes, SENDS_OF_AGGREGATES]
+            places = Places(dict.fromkeys(names, 0))
+            agenda = Agenda()
+            agenda.open(one)
+            self._couriers.append(Courier(number, logs.partitions, logs.partition_of, catalogue, one, agenda, places))
+
+    def facts(self, partition: int) -> CourierFacts | None:
+        """For a status."""
+        return self._couriers[partition].facts() if self._couriers else None
+
+    def run(self) -> None:
+        """Carry out what follows from what is committed, until nothing is left but timers that are due later. What has
+        no end goes on with the next call."""
+        if self._running or not self._couriers:
+            return
+        self._running = True
+        try:
+            for _ in range(TURNS_MAX):
+                if not self._turn():
+                    return
+        finally:
+            self._running = False
+        what = "processes go on without end: one reacts to what it leads to itself; stopped after %d rounds"
+        log.error(what, TURNS_MAX)
+
+    def advance(self, to_us: int) -> None:
+        """Let time pass: what is due by then is carried out at its own time, in order."""
+        while (due_us := self._next_us()) is not None and due_us <= to_us:
+            self._clock.show(max(due_us, self._clock.now_us()))
+            self.run()
+            if self._next_us() == due_us:
+                break  # nothing more comes of it
+        self._clock.show(to_us)
+        self.run()
+
+    def _next_us(self) -> int | None:
+        return min((due_us for one in self._couriers if (due_us := one.next_us()) is not None), default=None)
+
+    def _turn(self) -> bool:
+        """Have each courier do what it can. Whether anything was done."""
+        done, now_us = False, self._clock.now_us()
+        for courier in self._couriers:
+            while courier.read():
+                done = True
+            taken = courier.take(now_us)
+            done = done or bool(taken)
+            for number, there in self._by_partition(taken).items():
+                commands = [command for _, command in there]
+                for (one, _), outcome in zip(there, self._decide(number, commands), strict=True):
+                    courier.outcome(one, outcome, now_us)
+        return done
+
+    def _by_partition(self, taken: Sequence[Delivery]) -> dict[int, list[tuple[Delivery, PackedCommand]]]:
+        found: dict[int, list[tuple[Delivery, PackedCommand]]] = {}
+        for one in taken:
+            assert one.command is not None
+            found.setdefault(self._partition_of(one.command.stream), []).append((one, one.command))
+        return found
