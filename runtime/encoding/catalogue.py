@@ -75,7 +75,7 @@ class Catalogue:
         self.events: dict[str, type[Event]] = {}
         self.processes: dict[str, Any] = {}
         """The processes, by the type of their streams. `Process` is of a room above this one."""
-        self.has_outputs = any(aggregate.has_outputs or aggregate.is_process for aggregate in (*aggregates, *processes))
+        self.has_outputs = False
         """Whether there is anything for a courier to carry out."""
         self.since = dict(since or {})
         """By the name of the process; see `processes/since.py`."""
@@ -94,6 +94,7 @@ class Catalogue:
             self._commands[aggregate.aggregate_type] = {cls.message_name: cls for cls in aggregate.deciders}
             self._add_events(aggregate.evolvers)
             self._add_events(aggregate.reacts_to)
+            self.has_outputs = self.has_outputs or aggregate.has_outputs or aggregate.is_process
             if aggregate.snapshot_every:
                 check_state_fields(aggregate)
         for event in events:
