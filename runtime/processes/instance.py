@@ -10,7 +10,7 @@ from dataclasses import field
 from typing import Any, ClassVar, NamedTuple
 
 from ..domain.aggregate import Aggregate
-from ..domain.messages import Event
+from ..domain.messages import Command, Event
 from .progress import Progress
 
 __all__ = ["Instance", "OutcomeMethod", "Reaction", "Schedule"]
@@ -33,8 +33,10 @@ class OutcomeMethod(NamedTuple):
 
     name: str
     function: Callable[..., Any]
-    takes: tuple[Any, ...]
-    """The class of each parameter: of an error, or of the command that was sent."""
+    command: type[Command] | None
+    """The class of what was sent; None for all that have no method of their own."""
+    takes_command: tuple[bool, ...]
+    """For each parameter, whether it is the command; otherwise it is the error."""
 
 
 class Schedule(NamedTuple):

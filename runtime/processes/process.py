@@ -20,7 +20,16 @@ from ..domain.aggregate import (
     evolved_by_base,
     evolved_events,
 )
-from ..domain.declaration import Method, being_unpickled, handlers_of, mark, methods_of, where
+from ..domain.declaration import (
+    Method,
+    arguments_of_union,
+    being_unpickled,
+    described,
+    handlers_of,
+    mark,
+    methods_of,
+    where,
+)
 from ..domain.messages import Command, Event
 from ..errors import DefinitionError, RayfoldError, Rejected
 from .inputs import End, Input, Retry, Skip
@@ -134,7 +143,7 @@ def react(function: Any = None, /, *, starts: bool = False, one: Any = None) -> 
 def accepted(*commands: type[Command]) -> Callable[[FunctionType], FunctionType]:
     """Mark a method that is called when one of these commands has taken effect. It may take the command.
 
-    Without commands it is for all that have no method of their own. Raises `DefinitionError`.
+    Without commands it is for all that have no method of their own, and takes no command. Raises `DefinitionError`.
 
     Example:
         @accepted(Ship)
@@ -148,8 +157,8 @@ def accepted(*commands: type[Command]) -> Callable[[FunctionType], FunctionType]
 def refused(*commands: type[Command]) -> Callable[[FunctionType], FunctionType]:
     """Mark a method that is called when one of these commands was refused: it may take the `Rejected`, and the command.
 
-    Without commands it is for all that have no method of their own. A refusal that no method takes parks the instance.
-    Raises `DefinitionError`.
+    Without commands it is for all that have no method of their own, and takes none. A refusal that no method takes
+    parks the instance. Raises `DefinitionError`.
 
     Example:
         @refused(Charge)
@@ -165,8 +174,8 @@ def failed(*commands: type[Command]) -> Callable[[FunctionType], FunctionType]:
     """Mark a method that is called when one of these commands could not be decided, for good: the target's code raised,
     or nothing has its name. It may take the `RayfoldError`, and the command.
 
-    Without commands it is for all that have no method of their own. A failure that no method takes parks the instance.
-    Raises `DefinitionError`.
+    Without commands it is for all that have no method of their own, and takes none. A failure that no method takes
+    parks the instance. Raises `DefinitionError`.
 
     Example:
         @failed(Charge)
@@ -242,26 +251,35 @@ def _outcome_methods(cls: type[Process]) -> dict[tuple[int, str], OutcomeMethod]
     found: dict[tuple[int, str], OutcomeMethod] = {}
     for verb, result in _RESULTS.items():
         for method in methods_of(cls, verb):
-            _check_taken(cls, method)
+            takes_command = _taken(cls, method)
             _learn_events(cls, method.name, method.returns)
-            outcome_method = OutcomeMethod(method.name, method.function, method.parameters)
-            for name in [command.message_name for command in method.mark.route] or [""]:
+            for command in method.mark.route or [None]:
+                name = "" if command is None else command.message_name
+                outcome_method = OutcomeMethod(method.name, method.function, command, takes_command)
                 if (other := found.setdefault((result, name), outcome_method)) is not outcome_method:
                     what = f"@{verb} of {name or 'all other commands'} is already handled by {other.name}"
                     raise DefinitionError(where(cls, method.name), what, "keep one of the two methods")
     return found
 
 
-def _check_taken(cls: type[Process], method: Method) -> None:
+def _taken(cls: type[Process], method: Method) -> tuple[bool, ...]:
+    """For each parameter, whether it is the command that was sent; otherwise it is the error."""
     verb, commands = method.mark.verb, method.mark.route
     error = {"accepted": None, "refused": Rejected, "failed": RayfoldError}[verb]
+    takes_command = []
     for annotation in method.parameters:
-        is_command = inspect.isclass(annotation) and issubclass(annotation, Command)
-        fits = annotation is error or (is_command and all(issubclass(one, annotation) for one in commands))
-        if not fits or (not commands and is_command and annotation is not Command):
-            wanted = "" if error is None else f"{error.__name__}, and "
-            what = f"a @{verb} method takes {wanted}the command that was sent, this one takes {annotation}"
+        parts = arguments_of_union(annotation)
+        is_command = all(inspect.isclass(one) and issubclass(one, Command) for one in parts)
+        fits = is_command and commands and all(issubclass(one, parts) for one in commands)
+        if not fits and annotation is not error:
+            wanted = [error.__name__] if error is not None else []
+            wanted += ["the command that was sent"] if commands else []
+            what = (
+                f"a @{verb} method takes {', and '.join(wanted) or 'nothing'}, this one takes {described(annotation)}"
+            )
             raise DefinitionError(where(cls, method.name), what, "annotate its parameters so")
+        takes_command.append(is_command)
+    return tuple(takes_command)
 
 
 def _schedules(cls: type[Process]) -> dict[str, Schedule]:

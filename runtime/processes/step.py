@@ -51,6 +51,7 @@ from .progress import (
     DIRECT,
     END,
     EVENT,
+    FAILED,
     OUTCOME,
     REFUSED,
     RESUME_INPUT,
@@ -246,6 +247,7 @@ def _outputs_of(process: Instance, one: _Waiting, how: int) -> tuple[list[list[A
             check_evolved(item, process, _method_name(process, one))
             events.append(item)
         elif isinstance(item, Send):
+            _check_class(process, item.command)
             outputs.append(send_entry(item, number, step_id("send", one.input_id, len(outputs))))
             number += 1
         elif isinstance(item, Wake):
@@ -339,24 +341,23 @@ def _answer(process: Instance, head: list[Any], payload: bytes) -> Any:
         verb = "refused" if result == REFUSED else "failed"
         raise _Stuck(f"{_told(sent)} {_result(result, payload)}, and no @{verb} method takes it")
     arguments: list[Any] = []
-    for cls in method.takes:
-        if issubclass(cls, Command):
-            arguments.append(_command(process, cls, sent))
+    for takes_command in method.takes_command:
+        if takes_command:
+            assert method.command is not None
+            arguments.append(decode_message(method.command, sent.payload))
         else:
             arguments.append(from_wire(msgpack.unpackb(payload, use_list=False)))
     return method.function(process, *arguments)
 
 
-def _command(process: Instance, cls: type[Command], sent: Sending) -> Command:
-    if cls.message_name != sent.command:
-        cls = next((one for one in _derived(cls) if one.message_name == sent.command), cls)
-    return decode_message(cls, sent.payload)
-
-
-def _derived(cls: type[Command]) -> Iterable[type[Command]]:
-    for one in cls.__subclasses__():
-        yield one
-        yield from _derived(one)
+def _check_class(process: Instance, command: Command) -> None:
+    """Raises `TypeError` for a command whose outcome would be given to a method as one of another class."""
+    name = command.message_name
+    for result in (ACCEPTED, REFUSED, FAILED):
+        method = process.outcome_methods.get((result, name))
+        if method is not None and method.command is not type(command):
+            what = f"it sends another {name} than {method.name} is for; give one of the two classes another name="
+            raise TypeError(what)
 
 
 def _told(sent: Sending) -> str:

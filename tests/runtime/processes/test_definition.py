@@ -80,6 +80,15 @@ def takes_the_wrong_thing_in_a_refusal() -> None:
         def no(self, refusal: Refund) -> None: ...
 
 
+def takes_the_command_of_any() -> None:
+    class Wrong(Process):
+        @react(starts=True)
+        def placed(self, event: Placed) -> None: ...
+
+        @failed()
+        def no(self, command: Command) -> None: ...
+
+
 def handles_one_refusal_twice() -> None:
     class Twice(Process):
         @react(starts=True)
@@ -154,6 +163,7 @@ def has_an_unknown_zone() -> None:
         (yields_an_event_that_nothing_evolves, "Forgetful.placed: it returns Noted, which no @evolve takes"),
         (has_a_field_of_the_runtime, "Own.progress: the name is reserved by Rayfold"),
         (takes_the_wrong_thing_in_a_refusal, "Wrong.no: a @refused method takes Rejected, and the command"),
+        (takes_the_command_of_any, "Wrong.no: a @failed method takes RayfoldError, this one takes Command"),
         (handles_one_refusal_twice, "Twice.never: @refused of Charge is already handled by no"),
         (handles_one_timer_twice, "Twice.never: the timer 'late' is already handled by no"),
         (takes_an_event_for_a_timer, "Wrong.no: a @woken method takes self, or self and a datetime"),
@@ -229,7 +239,10 @@ def test_outcomes_may_be_taken_with_their_command_and_their_error() -> None:
         @refused(Charge)
         def no(self, command: Charge, refusal: Rejected) -> None: ...
 
-        @failed()
-        def broken(self, error: RayfoldError, command: Command) -> None: ...
+        @accepted(Charge, Refund)
+        def fine(self, command: Charge | Refund) -> None: ...
 
-    assert len(Watching.outcome_methods) == 2
+        @failed()
+        def broken(self, error: RayfoldError) -> None: ...
+
+    assert set(Watching.outcome_methods) == {(1, "Charge"), (0, "Charge"), (0, "Refund"), (2, "")}

@@ -24,6 +24,7 @@ from examples.shop import (
     Wallet,
 )
 from rayfold import (
+    Aggregate,
     Command,
     End,
     Ended,
@@ -35,10 +36,12 @@ from rayfold import (
     Rejected,
     Retry,
     Send,
+    Shared,
     Skip,
     Undo,
     Wake,
     accepted,
+    decide,
     evolve,
     failed,
     given,
@@ -84,7 +87,7 @@ class Notes(Process):
     def unpaid(self, command: Charge, refusal: Rejected) -> Noted:
         return Noted(text=f"{refusal.reason} {refusal.facts['balance']} of {command.amount}")
 
-    @failed()
+    @failed(Charge)
     def broken(self, error: RayfoldError, command: Command) -> Noted:
         return Noted(text=f"{command.message_name} {type(error).__name__}")
 
@@ -113,6 +116,26 @@ def test_an_event_comes_with_its_place_and_outcomes_with_what_was_sent() -> None
     given(Notes, PLACED).when_accepted(Charge).then(Noted(text="paid 5"))
     given(Notes, PLACED).when_refused(Charge, "no_money", balance=3).then(Noted(text="no_money 3 of 5"))
     given(Notes, PLACED).when_failed(Charge).then(Noted(text="Charge HandlerFailed"))
+
+
+def test_a_command_of_another_class_with_the_name_of_one_that_is_handled_parks_the_instance() -> None:
+    class Till(Aggregate, placement=Shared()):
+        @decide
+        def other(self, command: OtherCharge) -> None: ...
+
+    class Confused(Process):
+        @react(starts=True)
+        def placed(self, event: Placed) -> Send:
+            return Send(Till, "1", OtherCharge())
+
+        @refused(Charge)
+        def no(self, command: Charge) -> None: ...
+
+    given(Confused).when(PLACED).then_parked("it sends another Charge than no is for")
+
+
+class OtherCharge(Command, name="Charge"):
+    pass
 
 
 def test_an_event_that_starts_nothing_is_ignored_where_there_is_no_instance() -> None:
