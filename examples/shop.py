@@ -144,8 +144,8 @@ class Stock(Aggregate, placement=Shared()):
 
 
 class Place(Command):
-    wallet: str
-    item: str
+    wallet: str = Field(min_length=1)
+    item: str = Field(min_length=1)
     total: int = Field(gt=0)
 
 
@@ -158,9 +158,9 @@ class Cancel(Command):
 
 
 class Placed(Event):
-    wallet: str
-    item: str
-    total: int
+    wallet: str = Field(min_length=1)
+    item: str = Field(min_length=1)
+    total: int = Field(gt=0)
 
 
 class Shipped(Event):

@@ -482,6 +482,10 @@ class ProcessCase(Generic[Pr]):
         self._yielded: list[Any] = []
         self._sent: list[Sent] = []
         self._error: BaseException | None = None
+        self._given: list[PackedCommand] = []
+        """All inputs that were taken in."""
+        self._sent_classes: dict[tuple[str, str], type[Command]] = {}
+        """By the type of the target and the name of the command."""
 
     @property
     def process(self) -> Pr:
@@ -610,6 +614,46 @@ class ProcessCase(Generic[Pr]):
                 raise AssertionError(f"{name_of(invariant)} does not hold\n  {self.process!r}")
         return self
 
+    def then_goes_on(self) -> ProcessCase[Pr]:
+        """The instance is not parked."""
+        __tracebackhide__ = True
+        self._check_goes_on()
+        return self
+
+    def after_crash(self) -> ProcessCase[Pr]:
+        """The state is dropped, as when a process ends, and folded again from its stream: it has to be the same."""
+        __tracebackhide__ = True
+        resident = self._loop.residents.check_out(self._stream)
+        self._loop.residents.put_back(resident, self._stream)
+
+        def folded() -> Aggregate:
+            self._loop.residents.distrust(self._stream)
+            return self._loop.residents.load(self._stream)
+
+        if resident.version and (what := unlike_its_fold(resident, folded)):
+            raise AssertionError(f"{self._stream} is another one after a crash\n  {what}")
+        self._loop = WriteLoop(0, self._log, self._catalogue)
+        self._loop.activate()
+        return self
+
+    @property
+    def commands_sent(self) -> list[tuple[type[Command], bool]]:
+        """The classes of what was sent and is not answered, the first one first, and whether it takes something back.
+        For `explore`."""
+        sent = [self._sent_classes[one.stream.type, one.name] for _, (_, one) in sorted(self._open.items())]
+        waiting = [one for _, one in sorted(self.process.progress.sends.items()) if not one.done]
+        return [(command, one.undoes >= 0) for command, one in zip(sent, waiting, strict=True)]
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the method of the last step has raised. For `explore`."""
+        return self._error
+
+    def give_again(self, pick: int) -> None:
+        """One of the inputs comes again, as after a crash of its courier. For `explore`."""
+        if self._given:
+            self._loop.execute([self._given[pick % len(self._given)]])
+
     @property
     def _stream(self) -> StreamId:
         return StreamId(self._class.aggregate_type, EXAMPLE_ID if self._id is None else self._id)
@@ -657,6 +701,8 @@ class ProcessCase(Generic[Pr]):
             batch = self._loop.execute([packed])
             if isinstance(batch.outcomes[0], RayfoldError):
                 raise batch.outcomes[0]
+            if batch.records:
+                self._given.append(packed)
             for record in batch.records:
                 step = step_in(decode_record(record))
                 if step is not None:
@@ -685,6 +731,10 @@ class ProcessCase(Generic[Pr]):
             self._error = error
             return
         self._yielded += [_through_codec(item) if isinstance(item, Event) else item for item in yielded]
+        for item in yielded:
+            if isinstance(item, Send):
+                for command in (item.command, *([] if item.undo is None else [item.undo])):
+                    self._sent_classes[item.aggregate.aggregate_type, command.message_name] = type(command)
         if name := changed(vars(process), before):
             raise AssertionError(f"a method of {self._class.__name__} changed {name} of the state; only @evolve may")
 

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from hypothesis import strategies as st
 
-from ..domain.aggregate import Aggregate
+from ..domain.aggregate import Aggregate, Woken
 from ..domain.messages import Command
 from ..encoding.catalogue import Catalogue
 from .specification import printed
@@ -41,10 +41,11 @@ class AggregateExploration:
         self, subject: type[Aggregate], invariants: Sequence[Invariant], ids: Sequence[str], maker: Maker
     ) -> None:
         """Raises `DefinitionError` if a command cannot be made."""
-        self.tally = Tally([command.message_name for command in subject.deciders])
+        commands = [command for command in subject.deciders if command is not Woken]
+        self.tally = Tally([command.message_name for command in commands])
         self._subject, self._invariants, self._ids = subject, invariants, ids
         self._catalogue = Catalogue([subject])
-        self._commands = {command: maker.commands(command) for command in subject.deciders}
+        self._commands = {command: maker.commands(command) for command in commands}
 
     def steps(self, most: int) -> Strategy:
         """At most so many steps. Half of the examples have commands of some classes alone (Groce et al., *Swarm

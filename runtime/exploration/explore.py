@@ -13,10 +13,11 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
-from ..domain.aggregate import Aggregate
+from ..domain.aggregate import Aggregate, Woken
 from ..errors import CallerError, InvalidMessage
 from ..log.format import stream_id
 from ..own_random import OWN
+from ..processes.process import Process
 from ..stream import is_reserved
 
 __all__ = ["Explored", "explore"]
@@ -96,10 +97,13 @@ def explore(
     nothing but `Rejected`, a state is a fold of its events (also from a snapshot), no command changes another
     aggregate, what comes again is a repeat, what is refused stores nothing, and each invariant holds.
 
+    Of a process it makes the events that it reacts to, outcomes of what it sends, and time: no method raises then, and
+    no instance is parked.
+
     It blocks, for some seconds as a rule, and needs neither Ray nor a disk: `pip install rayfold[testing]`.
 
     Args:
-        subject: The aggregate class.
+        subject: The aggregate or process class.
         invariant: A function of an aggregate that exists, or several: it is violated if it returns something false
             (None is true), or raises.
         ids: Of the aggregates that commands are for.
@@ -134,11 +138,17 @@ def explore(
     except ImportError as error:
         raise CallerError("explore() needs the package hypothesis: pip install rayfold[testing]") from error
     from .aggregates import AggregateExploration
+    from .processes import ProcessExploration
     from .strategies import Maker
     from .trial import without_logs
 
     with without_logs():
-        exploration = AggregateExploration(subject, invariants, ids, Maker(strategies or {}, ids))
+        maker = Maker(strategies or {}, ids)
+        exploration: Exploration
+        if issubclass(subject, Process):
+            exploration = ProcessExploration(subject, invariants, maker)
+        else:
+            exploration = AggregateExploration(subject, invariants, ids, maker)
         found = _search(exploration, examples, steps, seed)
         if found is not None:
             text = exploration.printed(found)
@@ -218,23 +228,35 @@ def _checked(subject: Any, invariant: Any, ids: Any) -> tuple[Callable[[Any], ob
     """The invariants. Raises `InvalidMessage` for what cannot be explored, and `InvalidId`."""
     if not isinstance(subject, type) or not issubclass(subject, Aggregate):
         raise InvalidMessage("explore", f"{subject!r} is not an Aggregate class", "give the class itself")
+    if issubclass(subject, Process):
+        return _checked_invariants(subject, invariant)
     if not subject.deciders:
         raise InvalidMessage("explore", f"{subject.__name__} decides no commands", "give it a @decide method")
     if own := next(
-        (one for one in subject.deciders if is_reserved(one.message_name) or one.__module__.startswith(_OWN)), None
+        (
+            one
+            for one in subject.deciders
+            if one is not Woken and (is_reserved(one.message_name) or one.__module__.startswith(_OWN))
+        ),
+        None,
     ):
         what = f"{subject.__name__} takes inputs of Rayfold's own ({own.__name__})"
         raise InvalidMessage("explore", what, "explore aggregates that decide commands of yours")
+    invariants = _checked_invariants(subject, invariant)
+    if isinstance(ids, str) or not 1 <= len(ids) <= IDS_MAX:
+        raise InvalidMessage("ids= of explore()", f"{ids!r} is no list of ids", f"give 1 to {IDS_MAX} of them")
+    for id in ids:
+        stream_id(subject.aggregate_type, id)
+    return invariants
+
+
+def _checked_invariants(subject: type[Aggregate], invariant: Any) -> tuple[Callable[[Any], object], ...]:
     invariants = tuple(invariant) if isinstance(invariant, Sequence) else (invariant,)
     for one in invariants:
         if not callable(one):
             raise InvalidMessage(
                 "invariant= of explore()", f"{one!r} is no function", f"give a function of the {subject.__name__}"
             )
-    if isinstance(ids, str) or not 1 <= len(ids) <= IDS_MAX:
-        raise InvalidMessage("ids= of explore()", f"{ids!r} is no list of ids", f"give 1 to {IDS_MAX} of them")
-    for id in ids:
-        stream_id(subject.aggregate_type, id)
     return invariants
 
 

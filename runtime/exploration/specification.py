@@ -20,7 +20,7 @@ from ..testing import given
 from .source import Names, Source
 from .trial import Broken, Done, Invariant
 
-__all__ = ["printed"]
+__all__ = ["Case", "chain", "is_same_failure", "printed"]
 
 _WIDTH: Final = 100
 """Characters of a line before a chain is broken into several."""
@@ -69,7 +69,7 @@ def printed(subject: type[Aggregate], broken: Broken, invariants: Sequence[Invar
             failure = case.failure(surroundings)
         except Exception:  # of a `__repr__` or a handler of the user's: the next form may do without it
             continue
-        if failure is not None and _is_same(broken, failure):
+        if failure is not None and is_same_failure(broken.kind, broken.error, failure):
             return f"{case.imports}\n\n{case.text}"
     source = Source()
     lines = [f"{done.id!r}: {source.value(done.command)} -> {_outcome(source, done)}" for done in broken.done]
@@ -79,12 +79,13 @@ def printed(subject: type[Aggregate], broken: Broken, invariants: Sequence[Invar
     return f"no specification of it fails by itself: it depends on more than the aggregate. The commands were\n{told}"
 
 
-def _is_same(broken: Broken, failure: BaseException) -> bool:
-    if broken.kind == "invariant":
-        return isinstance(failure, AssertionError if broken.error is None else type(broken.error))
-    if broken.kind == "state" and broken.error is None:
+def is_same_failure(kind: str, error: BaseException | None, failure: BaseException) -> bool:
+    """Whether a specification has failed as the trial has, which broke with this kind and this error."""
+    if kind == "invariant":
+        return isinstance(failure, AssertionError if error is None else type(error))
+    if kind == "state" and error is None:
         return isinstance(failure, AssertionError) and "after a crash" in str(failure)
-    return isinstance(failure, (type(broken.error), AssertionError, HandlerFailed))
+    return isinstance(failure, (type(error), AssertionError, HandlerFailed))
 
 
 # Forms ----------------------------------------------------------------------------------------------------------------
@@ -98,14 +99,14 @@ def _alone(subject: type[Aggregate], broken: Broken, invariants: Sequence[Invari
         links += [_given(source, subject, _events(done), broken.id), f".when({source.value(broken.command)})"]
         if events := _decided(subject, broken.id, _events(done), broken.command):
             links.append(f".then({', '.join(map(source.value, events))})")
-        return Case(_chain(links), source.names)
+        return Case(chain(links), source.names)
     last = max((number for number, one in enumerate(done) if one.outcome and not _refused(one)), default=None)
     if last is None:
         raise ValueError("nothing was accepted")
     links.append(_given(source, subject, _events(done[:last]), broken.id))
     links += _when(source, done[last])
     links.append(_check(source, broken, invariants))
-    return Case(_chain(links), source.names)
+    return Case(chain(links), source.names)
 
 
 def _of_events(subject: type[Aggregate], broken: Broken, invariants: Sequence[Invariant]) -> Case:
@@ -113,7 +114,7 @@ def _of_events(subject: type[Aggregate], broken: Broken, invariants: Sequence[In
     source = Source()
     done = [one for one in broken.done if one.id == broken.id]
     links = [_given(source, subject, _events(done), broken.id), _check(source, broken, invariants)]
-    return Case(_chain([link for link in links if link]), source.names)
+    return Case(chain([link for link in links if link]), source.names)
 
 
 def _together(subject: type[Aggregate], broken: Broken, invariants: Sequence[Invariant]) -> Case:
@@ -125,12 +126,12 @@ def _together(subject: type[Aggregate], broken: Broken, invariants: Sequence[Inv
     for one in broken.done:
         if one.outcome and not _refused(one):
             name = variables[one.id]
-            lines.append(f"{name} = {_chain([name, *_when(source, one)])}")
+            lines.append(f"{name} = {chain([name, *_when(source, one)])}")
     name = variables[broken.id]
     if broken.command is not None:
-        lines.append(_chain([name, f".when({source.value(broken.command)})"]))
+        lines.append(chain([name, f".when({source.value(broken.command)})"]))
     else:
-        lines.append(_chain([name, _check(source, broken, invariants)]))
+        lines.append(chain([name, _check(source, broken, invariants)]))
     return Case("\n".join(lines), source.names)
 
 
@@ -145,7 +146,7 @@ def _given(source: Source, subject: type[Aggregate], events: Sequence[Event], id
 def _when(source: Source, done: Done) -> Iterator[str]:
     assert not isinstance(done.outcome, Rejected)
     yield f".when({source.value(done.command)})"
-    yield f".then({', '.join(map(source.value, done.outcome))})"
+    yield ".then_state()" if done.has_outputs else f".then({', '.join(map(source.value, done.outcome))})"
 
 
 def _check(source: Source, broken: Broken, invariants: Sequence[Invariant]) -> str:
@@ -181,7 +182,7 @@ def _variable(id: str, number: int) -> str:
     return id if id.isidentifier() and not keyword.iskeyword(id) and id != "given" else f"case_{number}"
 
 
-def _chain(links: Sequence[str]) -> str:
+def chain(links: Sequence[str]) -> str:
     """In one line, or in one line for each call."""
     whole = "".join(links)
     if len(whole) <= _WIDTH:

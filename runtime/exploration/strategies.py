@@ -43,7 +43,7 @@ from pydantic.fields import FieldInfo
 from typing_extensions import is_typeddict
 
 from ..domain.declaration import arguments_of_union, described, where
-from ..domain.messages import Command
+from ..domain.messages import Message
 from ..encoding.codec import encode_checked
 from ..errors import CallerError, DefinitionError, InvalidMessage, failure_text
 
@@ -150,8 +150,8 @@ class Maker:
         self._given = _checked(strategies)
         self._ids = tuple(ids)
 
-    def commands(self, cls: type[Command]) -> Strategy:
-        """Commands of this class, or None in place of one that it refuses.
+    def commands(self, cls: type[Message]) -> Strategy:
+        """Commands, or events, of this class, or None in place of one that it refuses.
 
         Raises `DefinitionError` if it refuses nearly all of them, or if one of its types has no strategy.
         """
@@ -362,7 +362,7 @@ def _called(cls: Callable[..., Any], values: dict[str, Any]) -> Any:
         return values
 
 
-def _sendable(cls: type[Command], values: Any, refused: list[str]) -> Command | None:
+def _sendable(cls: type[Message], values: Any, refused: list[str]) -> Message | None:
     """The command, if its class takes the values and it can be stored. The first reason why not is kept."""
     try:
         command = cls.model_validate(values)
@@ -383,7 +383,7 @@ class _Enough(Exception):  # noqa: N818 - a signal inside this file, not an erro
     """One command was made."""
 
 
-def _check_made(cls: type[Command], strategy: Strategy, refused: Sequence[str]) -> None:
+def _check_made(cls: type[Message], strategy: Strategy, refused: Sequence[str]) -> None:
     """Raises `DefinitionError` if no command comes of it, and `InvalidMessage` if something else does."""
     name = cls.__name__
     remedy = f"give explore() a strategy for it: strategies={{{name}: st.builds({name}, ...)}}"

@@ -63,6 +63,8 @@ class Done(NamedTuple):
     outcome: tuple[Event, ...] | Rejected
     version: int
     """Of the aggregate before it."""
+    has_outputs: bool = False
+    """Whether it may have led to more than events."""
 
 
 class Tally:
@@ -181,7 +183,7 @@ class Trial:
         outcome = self._execute(packed)
         if isinstance(outcome, Receipt):
             events = self._events_since(head)
-            self.done.append(Done(step.id, step.command, events, before))
+            self.done.append(Done(step.id, step.command, events, before, self._subject.has_outputs))
             self._tally.accepted[step.command.message_name] += 1
             if events:
                 self._taken.append((packed, outcome))
