@@ -4,7 +4,7 @@ Beside step [5], in place of `courier/courier_thread.py`. Before it: a partition
 clock. After it: everything that follows has happened, up to timers that are due later.
 
 The couriers are those of production (`runtime/processes/courier.py`). What is different is that nothing is on its way
-when a call returns: a test executes a command and looks at what became of it, the same every time.
+when a call returns: a test executes a command and reads what became of it, the same every time.
 """
 
 from __future__ import annotations

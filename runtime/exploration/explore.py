@@ -126,29 +126,15 @@ def explore(
     """
     __tracebackhide__ = True
     invariants = _checked(subject, invariant, ids)
-    for name, value, most in (("examples", examples, EXAMPLES_MAX), ("steps", steps, STEPS_MAX)):
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-            raise InvalidMessage(f"{name}= of explore()", f"{value!r} is no number of them", f"give 1 to {most:,}")
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-        raise InvalidMessage("seed= of explore()", f"{seed!r} is no whole number")
-    if seed is None:
-        seed = 0 if os.environ.get("CI") else OWN.getrandbits(32)
+    seed = _checked_numbers(examples, steps, seed)
     try:
         import hypothesis  # noqa: F401 - whether it is installed
     except ImportError as error:
         raise CallerError("explore() needs the package hypothesis: pip install rayfold[testing]") from error
-    from .aggregates import AggregateExploration
-    from .processes import ProcessExploration
-    from .strategies import Maker
     from .trial import without_logs
 
     with without_logs():
-        maker = Maker(strategies or {}, ids)
-        exploration: Exploration
-        if issubclass(subject, Process):
-            exploration = ProcessExploration(subject, invariants, maker)
-        else:
-            exploration = AggregateExploration(subject, invariants, ids, maker)
+        exploration = _exploration(subject, invariants, ids, strategies or {})
         found = _search(exploration, examples, steps, seed)
         if found is not None:
             text = exploration.printed(found)
@@ -160,6 +146,31 @@ def explore(
         what = f"of {refused:,} commands {subject.__name__} has accepted none, so nothing was tried"
         raise AssertionError(f"{what}; give explore() strategies= for commands that it accepts")
     return Explored(tally.examples, dict(tally.accepted), dict(tally.refused), tally.repeated, tally.crashes, seed)
+
+
+def _exploration(
+    subject: type[Aggregate], invariants: Any, ids: Sequence[str], strategies: Mapping[Any, Any]
+) -> Exploration:
+    from .aggregates import AggregateExploration
+    from .processes import ProcessExploration
+    from .strategies import Maker
+
+    maker = Maker(strategies, ids)
+    if issubclass(subject, Process):
+        return ProcessExploration(subject, invariants, maker)
+    return AggregateExploration(subject, invariants, ids, maker)
+
+
+def _checked_numbers(examples: int, steps: int, seed: int | None) -> int:
+    """The seed. Raises `InvalidMessage`."""
+    for name, value, most in (("examples", examples, EXAMPLES_MAX), ("steps", steps, STEPS_MAX)):
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise InvalidMessage(f"{name}= of explore()", f"{value!r} is no number of them", f"give 1 to {most:,}")
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        raise InvalidMessage("seed= of explore()", f"{seed!r} is no whole number")
+    if seed is None:
+        seed = 0 if os.environ.get("CI") else OWN.getrandbits(32)
+    return seed
 
 
 class _Found(Exception):  # noqa: N818 - a signal inside this file, not an error
