@@ -29,7 +29,7 @@ import asyncio
 import contextlib
 import pickle
 from collections import deque
-from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence, Sized
 from concurrent.futures import Future as ThreadFuture
 from functools import partial
 from typing import Any, Final
@@ -216,6 +216,8 @@ class ReplicaPool:
     def __init__(self, name: str, actors: Sequence[Any], settings: Settings, store_id: str = "") -> None:
         """`store_id`: that of the store, if it is known."""
         self._loop = asyncio.get_running_loop()
+        self._ready: Sized | bool = getattr(self._loop, "_ready", True)
+        """What else runs in this turn of the loop; an event loop that does not show it always has something."""
         self._name = name
         self._settings = settings
         self._store_id = store_id
@@ -284,10 +286,18 @@ class ReplicaPool:
         return Batcher(
             f"the queue to a replica of {self._name}",
             partial(self._send, replica),
-            defer=self._loop.call_soon,
+            defer=self._soon,
             in_flight_max=_IN_FLIGHT_MAX,
             batch_items_max=_BATCH_QUERIES_MAX,
         )
+
+    def _soon(self, flush: Callable[[], None]) -> None:
+        """Send what has gathered once all that runs in this turn of the loop has had its chance to join, and at once if
+        nothing else does: a turn more costs a lone query a seventh of its time."""
+        if self._ready:
+            self._loop.call_soon(flush)
+        else:
+            flush()
 
     def _waiting_batcher(self, replica: _Replica, waited: bool) -> Batcher[_Asked]:
         return Batcher(

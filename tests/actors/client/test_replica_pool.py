@@ -110,6 +110,11 @@ def replicas_of(*fakes: Fake, **settings: Any) -> ReplicaPool:
     return ReplicaPool("Totals", fakes, Settings(**settings))
 
 
+def in_one_batch() -> None:
+    """Have what is asked next travel together, as where several tasks ask in the same turn of the loop."""
+    asyncio.get_running_loop().call_soon(lambda: None)
+
+
 async def told(waiting: asyncio.Future[Any]) -> Any:
     async with asyncio.timeout(10):
         return await waiting
@@ -119,6 +124,7 @@ async def test_an_answer_that_cannot_be_decoded_costs_its_own_query_and_nobody_e
     fake = Fake(answer=lambda name: Odd() if name == "Odd" else name)
     replicas = replicas_of(fake)
     for _ in range(5):
+        in_one_batch()
         odd = replicas.ask(PackedQuery("Odd", b""), {}, 5.0)
         good = [replicas.ask(PackedQuery(f"Good{number}", b""), {}, 5.0) for number in range(10)]
         assert [await told(one) for one in good] == [f"Good{number}" for number in range(10)]
@@ -127,6 +133,21 @@ async def test_an_answer_that_cannot_be_decoded_costs_its_own_query_and_nobody_e
         assert str(failed).startswith("Totals @answer failed on Odd: its answer cannot be decoded here: ValueError")
     waited = await told(replicas.ask(PackedQuery("Odd", b""), {0: 0}, 5.0))
     assert isinstance(waited, HandlerFailed)
+
+
+async def test_a_query_is_sent_at_once_where_no_other_can_join_it_and_with_all_that_can() -> None:
+    fake = Fake()
+    replicas = replicas_of(fake)
+    await asyncio.sleep(0.01)  # it looks for a socket first
+    alone = replicas.ask(TOTAL, {}, 5.0)
+    assert fake.calls == [["Total"]]
+    await told(alone)
+
+    async def ask() -> Any:
+        return await replicas.ask(TOTAL, {}, 5.0)
+
+    await asyncio.gather(*(ask() for _ in range(20)))
+    assert fake.calls == [["Total"], ["Total"] * 20]
 
 
 class Abandoned(BaseException): ...
@@ -150,6 +171,7 @@ async def test_whatever_an_answer_raises_while_it_is_decoded_costs_its_own_query
 ) -> None:
     replicas = replicas_of(Fake(answer=lambda name: Raising(error) if name == "Odd" else name))
     for after in ({}, {0: 0}):
+        in_one_batch()
         odd = replicas.ask(PackedQuery("Odd", b""), after, 5.0)
         good = replicas.ask(PackedQuery("Good", b""), after, 5.0)
         assert await told(good) == "Good"
@@ -256,6 +278,7 @@ async def test_a_query_that_ends_its_process_is_asked_twice_of_one_replica_and_t
     fakes = Fake(), Fake()
     replicas = replicas_of(*fakes)
     killing = PackedQuery("Kill", b"")
+    in_one_batch()
     others = [replicas.ask(PackedQuery(f"Good{number}", b""), {}, 5.0) for number in range(20)]
     failed = await told(replicas.ask(killing, {}, 5.0))
     assert isinstance(failed, HandlerFailed)
@@ -270,6 +293,7 @@ async def test_a_query_that_ends_its_process_is_asked_twice_of_one_replica_and_t
 async def test_everybody_who_asks_the_same_at_once_shares_its_two_deaths() -> None:
     fake = Fake()
     replicas = replicas_of(fake)
+    in_one_batch()
     asked = [replicas.ask(PackedQuery("Kill", b""), {}, 5.0) for _ in range(10)]
     asked += [replicas.ask(TOTAL, {}, 5.0)]
     *failed, good = [await told(one) for one in asked]
