@@ -724,6 +724,8 @@ class ProcessCase(Generic[Pr]):
             if not progress.waiting or packed.name not in (Input.message_name, Retry.message_name):
                 return
             kind, _, head, payload = msgpack.unpackb(progress.waiting[0])
+            if not concerns(process, kind, head, again=False):
+                return
         before = witness_of(vars(process))
         try:
             yielded = [*islice(yielded_by(process, kind, head, payload), OUTPUTS_MAX + 1)]

@@ -64,6 +64,11 @@ class _Reacting(NamedTuple):
     reaction: Reaction
 
 
+Origin = tuple[str, int]
+"""The name that an event is stored under, and which of the events that it was upcast to this is. They are in the id of
+an input: whichever release reads the event, it is the same input."""
+
+
 class Reactions:
     """Which processes of an application react to an event, and the inputs that it is to them."""
 
@@ -89,7 +94,7 @@ class Reactions:
             return []
         cls = self._catalogue.events.get(stored.name)
         if cls is not None and stored.schema_version == cls.schema_version:
-            return self._of_one(partition, stored, again, processes, 0)
+            return self._of_one(partition, stored, again, processes, (stored.name, 0))
         try:
             events = self._catalogue.decode_events(stored)
             parts = [
@@ -99,21 +104,20 @@ class Reactions:
                 for event in events
             ]
         except RayfoldError as error:
-            reacting = self._reacting(stored.name, processes)
-            return [
-                _event_input(one.process.aggregate_type, UNROUTED, partition, stored, again, str(error), 0)
-                for one in reacting
-            ]
-        return [
-            packed for part, now in enumerate(parts) for packed in self._of_one(partition, now, again, processes, part)
-        ]
+            targets = [StreamId(one.process.aggregate_type, UNROUTED) for one in self._reacting(stored.name, processes)]
+            why, origin = str(error), (stored.name, 0)
+            return [_event_input(target, partition, stored, again, why, origin) for target in targets]
+        found: list[PackedCommand] = []
+        for part, now in enumerate(parts):
+            found += self._of_one(partition, now, again, processes, (stored.name, part))
+        return found
 
     def _reacting(self, name: str, processes: Iterable[str] | None) -> list[_Reacting]:
         found = self._by_name.get(name, [])
         return found if processes is None else [one for one in found if one.process.aggregate_type in processes]
 
     def _of_one(
-        self, partition: int, stored: StoredEvent, again: bool, processes: Iterable[str] | None, part: int
+        self, partition: int, stored: StoredEvent, again: bool, processes: Iterable[str] | None, origin: Origin
     ) -> list[PackedCommand]:
         found = []
         for process, reaction in self._reacting(stored.name, processes):
@@ -122,7 +126,8 @@ class Reactions:
             if reaction.one is not None:
                 ident, park = self._routed(process, reaction, stored)
             if ident is not None:
-                found.append(_event_input(process.aggregate_type, ident, partition, stored, again, park, part))
+                target = StreamId(process.aggregate_type, ident)
+                found.append(_event_input(target, partition, stored, again, park, origin))
         return found
 
     def _routed(self, process: type[Instance], reaction: Reaction, stored: StoredEvent) -> tuple[str | None, str]:
@@ -138,10 +143,10 @@ class Reactions:
 
 
 def _event_input(
-    kind: str, ident: str, partition: int, stored: StoredEvent, again: bool, park: str, part: int
+    target: StreamId, partition: int, stored: StoredEvent, again: bool, park: str, origin: Origin
 ) -> PackedCommand:
     source, version = stored.stream, stored.version
-    input_id = step_id("event", kind, source[0], source[1], version, stored.name, part)
+    input_id = step_id("event", target[0], source[0], source[1], version, *origin)
     correlation_id = stored.correlation_id or stored.command_id
     head = msgpack.packb(
         (
@@ -167,7 +172,7 @@ def _event_input(
         "park": park[:_WHY_CHARS_MAX],
     }
     content = condensed(b"%b %b" % (stored.name.encode(), stored.payload))
-    return _input(StreamId(kind, ident), input_id, fields, correlation_id, stored.command_id, content)
+    return _input(target, input_id, fields, correlation_id, stored.command_id, content)
 
 
 def _input(

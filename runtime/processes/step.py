@@ -41,7 +41,7 @@ from ..encoding.outputs import (
     step_id,
     wake_entry,
 )
-from ..errors import HandlerFailed, Rejected, failure_text
+from ..errors import HandlerFailed, Rejected, StoreError, UnknownEvent, failure_text
 from ..stream import StreamId
 from .inputs import End, Input, Retry, Skip
 from .instance import Instance
@@ -163,8 +163,10 @@ def concerns(process: Instance, kind: int, head: list[Any], again: bool) -> bool
 
 
 def _run_waiting(process: Instance, how: int, by: str = "", reason: str = "") -> list[Event]:
-    """Run the first input that waits."""
+    """Run the first input that waits. One that concerns nothing by now is done: a timer that was armed again since."""
     one = _Waiting(*msgpack.unpackb(process.progress.waiting[0]))
+    if not concerns(process, one.kind, one.head, again=False):
+        return _completed(process, one, how, [], [], True, by, reason)
     return _run(process, one, how, pops=True, by=by, reason=reason)
 
 
@@ -175,6 +177,8 @@ def _run(process: Instance, one: _Waiting, how: int, *, pops: bool, by: str = ""
         return _completed(process, one, how, outputs, events, pops, by, reason)
     except _Stuck as stuck:
         why = str(stuck)
+    except StoreError:  # the code here is older than the event: the input is given again
+        raise
     except (Exception, SystemExit) as error:  # the user's code, which may raise anything
         failed = error.what if isinstance(error, HandlerFailed) else failure_text(error)
         why = f"{_name_of(process, one)}: {failed}"
@@ -310,7 +314,8 @@ def _event(cls: type[Event], head: list[Any], payload: bytes) -> Event:
     if version == cls.schema_version:
         return decode_message(cls, payload)
     if version > cls.schema_version:
-        raise _Stuck(f"{head[3]} has the schema version {version}, and {cls.__name__} is at {cls.schema_version}")
+        what = f"{cls.__name__} is only at version {cls.schema_version}; deploy newer code"
+        raise UnknownEvent(head[3], version, what, f"{head[0]}/{head[1]}", head[2], head[5])
     now = upcasted(cls, decode_payload(payload, head[3]), version)
     if len(now) != 1 or isinstance(now[0], Stored):
         raise _Stuck(f"{head[3]} version {version} is upcast to several events, or to others")

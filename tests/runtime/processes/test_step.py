@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgpack
 import pytest
 
 from examples.shop import (
@@ -39,6 +40,7 @@ from rayfold import (
     Shared,
     Skip,
     Undo,
+    UnknownEvent,
     Wake,
     accepted,
     decide,
@@ -50,6 +52,8 @@ from rayfold import (
     refused,
     woken,
 )
+from rayfold.runtime.domain.aggregate import outcome_of
+from rayfold.runtime.processes.inputs import Input
 
 PLACED = Placed(wallet="ada", item="pen", total=5)
 REFUND = Send(Wallet, "ada", Refund(order="example", amount=5))
@@ -377,3 +381,24 @@ def test_a_specification_that_is_not_met_shows_what_came() -> None:
         given(Fulfilment, PLACED).when_accepted(Reserve)
     with pytest.raises(AssertionError, match="no @react of Fulfilment takes Charged"):
         given(Fulfilment).when(charged(1))
+
+
+def test_a_timer_that_was_armed_again_while_it_waited_in_a_parked_instance_is_not_fired() -> None:
+    class Poisoned(Rearming):
+        @react
+        def charged(self, event: Charged) -> Iterator[Wake | Forget]:
+            if event.amount == 13:
+                raise ValueError("thirteen")
+            yield from super().charged(event)
+
+    case = given(Poisoned, PLACED).when(charged(13)).when(charged(1)).later(minutes=10).then_parked("thirteen")
+    assert case.process.progress.parked
+    case.when(Skip(**ADA)).then(Wake("late", after=timedelta(minutes=10)))
+    case.later(minutes=9).then_nothing().later(minutes=1).then(Ended("late"))
+
+
+def test_an_event_that_is_newer_than_the_code_is_not_parked_but_given_again() -> None:
+    head = ("Order", "1", 1, "Placed", 0, 1, 2, 0, bytes(16), b"", b"")
+    newer = Input(kind=0, input_id=bytes(16), head=msgpack.packb(head), payload=b"\x80")
+    with pytest.raises(UnknownEvent, match="Placed is only at version 1; deploy newer code"):
+        outcome_of(Notes("1"), newer)
