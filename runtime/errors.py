@@ -43,6 +43,7 @@ from typing import Any, ClassVar, Final, NamedTuple, Self
 from .printable import printable, shown
 from .receipt import Receipt
 from .stream import StreamId
+from .user_code import class_name
 
 __all__ = [
     "CallerError",
@@ -78,6 +79,10 @@ __all__ = [
 
 _FACT_CHARS_MAX: Final = 1_000
 """Of one fact in the sentence of a `Rejected`: the words of a rule are whole, a list of a million is not."""
+
+
+_FAILURE_CHARS_READ: Final = 2_000
+"""Of the text of an exception, of which 500 are kept: one of many megabytes would hold up all others."""
 
 
 class RayfoldError(Exception):
@@ -416,10 +421,10 @@ class HandlerFailed(RayfoldError):
 def failure_text(error: BaseException) -> str:
     """An exception of the user's code as one bounded line, whatever its class does when it is shown."""
     try:
-        said = str(error)
+        said = str.__getitem__(str(error), slice(_FAILURE_CHARS_READ))
     except BaseException as another:
-        said = f"its text raises {type(another).__name__}"
-    text = " ".join(f"{type(error).__name__}: {said}".split()).removesuffix(":")
+        said = f"its text raises {class_name(another)}"
+    text = " ".join(f"{class_name(error)}: {said}".split()).removesuffix(":")
     return text if len(text) <= 500 else f"{text[:497]}..."
 
 

@@ -19,11 +19,15 @@ from types import TracebackType
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
-from .user_code import is_ctrl_c
+from .user_code import class_name, is_ctrl_c, trace_of
 
 __all__ = ["exc_info_of", "printable", "printable_json", "printable_lines", "printable_log", "shown", "shown_id"]
 
 ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
+
+TRACE_CHARS_MAX: Final = 16_384
+"""Of the trace of an exception in a log, its beginning and its end: some hundred lines. The text of one may have many
+megabytes, and a chain of exceptions thousands of links."""
 
 SHOWN_CHARS_MAX: Final = 60
 """Of a value in the text of an error, which is one line with the reason and the remedy behind it."""
@@ -61,8 +65,8 @@ def printable_log(name: str) -> logging.Logger:
 
 def exc_info_of(error: BaseException | None) -> ExcInfo | None:
     """What a logging call takes as `exc_info`. Not the exception itself: `logging` asks whether it is true, and an
-    exception of a user's class may answer that with another one."""
-    return None if error is None else (type(error), error, error.__traceback__)
+    exception of a user's class may answer that with another one, and so it may when it is asked for its trace."""
+    return None if error is None else (type(error), error, trace_of(error))
 
 
 def shown(value: object, chars_max: int = SHOWN_CHARS_MAX) -> str:
@@ -76,7 +80,7 @@ def shown(value: object, chars_max: int = SHOWN_CHARS_MAX) -> str:
     except BaseException as error:  # of user code, which may raise anything
         if is_ctrl_c(error):
             raise
-        text = f"a value of class {type(value).__name__} whose repr raises {type(error).__name__}"
+        text = f"a value of class {class_name(value)} whose repr raises {class_name(error)}"
     return text if len(text) <= chars_max else f"{text[: chars_max - 3]}..."
 
 
@@ -95,10 +99,15 @@ class _Printable(logging.Filter):
             record.msg, record.args = printable_lines(text), None
         if record.exc_info and record.exc_info[0] is not None and not record.exc_text:
             trace = _formatted_trace(*record.exc_info)
-            if trace is None or not trace.replace("\n", "").isprintable():
-                kind = record.exc_info[0].__name__
-                record.exc_text = printable_lines(trace or f"{kind}, whose trace cannot be formatted")  # taken as it is
-                record.exc_info = None if trace is None else record.exc_info
+            if trace is None:
+                kind = class_name(record.exc_info[1])
+                record.exc_text, record.exc_info = f"{kind}, whose trace cannot be formatted", None  # taken as it is
+            elif len(trace) > TRACE_CHARS_MAX:
+                half = TRACE_CHARS_MAX // 2
+                left_out = f"\n... {len(trace) - 2 * half:,} characters are left out ...\n"
+                record.exc_text = printable_lines(f"{trace[:half]}{left_out}{trace[-half:]}")
+            elif not trace.replace("\n", "").isprintable():
+                record.exc_text = printable_lines(trace)
         return True
 
 

@@ -15,18 +15,39 @@ import signal
 from types import TracebackType
 from typing import Any, Final
 
-__all__ = ["is_ctrl_c"]
+__all__ = ["cause_of", "class_name", "is_ctrl_c", "trace_of"]
 
 _RAISES: Final = frozenset({opcode.opmap["RAISE_VARARGS"], opcode.opmap["RERAISE"]})
+_name_of: Final = type.__dict__["__name__"].__get__
+_trace_of: Final[Any] = BaseException.__dict__["__traceback__"].__get__
+_cause_of: Final[Any] = BaseException.__dict__["__cause__"].__get__
+
 _YIELD: Final = opcode.opmap["YIELD_VALUE"]
 _RESUME: Final = opcode.opmap["RESUME"]
 
 
+def trace_of(error: BaseException) -> TracebackType | None:
+    """Its trace, whatever its class has of that name."""
+    trace: TracebackType | None = _trace_of(error)
+    return trace
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """What it was raised from, or itself. It is not asked whether it is true, which its class decides."""
+    cause: BaseException | None = _cause_of(error)
+    return error if cause is None else cause
+
+
+def class_name(value: object) -> str:
+    """The name of a value's class. Runs no code of the user's: a metaclass may have a `__name__` that raises."""
+    return str.__str__(_name_of(type(value)))
+
+
 def is_ctrl_c(error: BaseException) -> bool:
     """True for a `KeyboardInterrupt` that came as a signal, which is to go on; False for what a handler raised."""
-    if not isinstance(error, KeyboardInterrupt):
+    if not issubclass(type(error), KeyboardInterrupt):  # `isinstance` asks the value too, whose code may raise
         return False
-    last: TracebackType | None = error.__traceback__
+    last = trace_of(error)
     while last is not None and last.tb_next is not None:
         last = last.tb_next
     if last is None:

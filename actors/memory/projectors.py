@@ -30,7 +30,7 @@ from ...runtime.read.answer_purity import own_copy
 from ...runtime.read.read_model import Quarantined, ReadModel
 from ...runtime.store.memory_logs import MemoryLogs
 from ...runtime.stream import StreamId
-from ...runtime.user_code import is_ctrl_c
+from ...runtime.user_code import class_name, is_ctrl_c
 from ..cluster.names import projector_name
 from ..cluster.rpc import Reply, replies
 from ..cluster.scheduling import Scheduling
@@ -214,7 +214,7 @@ def _own(answer: Any) -> Any:
     except BaseException as error:  # code of the user's runs here
         if is_ctrl_c(error):
             raise
-        return HandlerFailed.caused_by("@answer", type(answer).__name__, error)
+        return HandlerFailed.caused_by("@answer", class_name(answer), error)
 
 
 class MemoryBuilds(Builds):

@@ -20,7 +20,9 @@ from ...runtime.domain.aggregate import Aggregate
 from ...runtime.domain.fingerprint import fingerprint_of, state_fingerprint
 from ...runtime.domain.projection import Projection
 from ...runtime.encoding.catalogue import Catalogue
+from ...runtime.errors import failure_text
 from ...runtime.printable import printable_log
+from ...runtime.user_code import is_ctrl_c
 
 __all__ = ["class_fingerprints", "differing"]
 
@@ -67,7 +69,9 @@ def _of_class(
         for message, handler in handlers.items():
             function = getattr(handler, "function", handler)
             told += [fingerprint_of(one, cls.__module__).hex() for one in (message, function)]
-    except Exception as error:  # a class of the application's may raise anything when it is described
-        log.info("the code of %s cannot be compared with that of other programs: %r", name, error)
+    except BaseException as error:  # a class of the application's may raise anything when it is described
+        if is_ctrl_c(error):
+            raise
+        log.info("the code of %s cannot be compared with that of other programs: %s", name, failure_text(error))
     else:
         yield f"{_CODE}{name}", hashlib.blake2b("\n".join(told).encode(), digest_size=16).hexdigest()

@@ -13,7 +13,7 @@ from functools import reduce
 from typing import Any, Final, NamedTuple
 
 from ...runtime.encoding.catalogue import Catalogue
-from ...runtime.errors import DefinitionError, RayfoldError
+from ...runtime.errors import DefinitionError, RayfoldError, failure_text
 from ...runtime.user_code import is_ctrl_c
 
 __all__ = ["ClassNames", "import_path", "names_of_classes"]
@@ -87,5 +87,5 @@ def _imported(text: str) -> Any:
     except BaseException as error:  # a module may end with sys.exit
         if is_ctrl_c(error):
             raise
-        what = f"its module cannot be imported here: {type(error).__name__}: {error}"
+        what = f"its module cannot be imported here: {failure_text(error)}"
         raise DefinitionError(f"{module}.{name}", what, _REMEDY) from error

@@ -25,7 +25,7 @@ from typing import Any, Final
 import msgpack
 
 from ...runtime.encoding.catalogue import Catalogue
-from ...runtime.errors import DefinitionError, StorageFailed, Unavailable
+from ...runtime.errors import DefinitionError, StorageFailed, Unavailable, failure_text
 from ...runtime.user_code import is_ctrl_c
 from ..cluster.environment import prepare_environment
 from ..process.watchdog import being_tried
@@ -72,9 +72,12 @@ def ship(catalogue: Catalogue, digest: str = "") -> bytes:
             [digest, zlib.compress(_ray().cloudpickle.dumps(catalogue)), [] if digest else import_path()]
         )
         return shipped
-    except Exception as error:
+    except BaseException as error:  # what a module holds may raise anything when it is packed
+        if is_ctrl_c(error):
+            raise
         remedy = "move the classes into a module that holds nothing else"
-        raise DefinitionError("the application's classes", f"cannot be sent to an actor: {error}", remedy) from error
+        what = f"cannot be sent to an actor: {failure_text(error)}"
+        raise DefinitionError("the application's classes", what, remedy) from error
 
 
 def digest_of(shipped: bytes) -> str:
@@ -101,7 +104,7 @@ def unship(data: bytes, *, code_first: bool = True, importable: str = "") -> Cat
         if is_ctrl_c(error):
             raise
         remedy = "the modules that define them must be importable in Ray's workers"
-        what = f"cannot be loaded in an actor: {type(error).__name__}: {error}"
+        what = f"cannot be loaded in an actor: {failure_text(error)}"
         raise DefinitionError("the application's classes", what, remedy) from error
     if not isinstance(catalogue, Catalogue):
         what = f"what was shipped is a {type(catalogue).__name__}, and no catalogue of them"

@@ -118,7 +118,7 @@ class SocketServer:
         except OSError as error:
             if not self._closed.is_set():
                 log.debug("%s: a client has gone: %s", self.path, error)
-        except Exception:
+        except BaseException:  # on this thread nothing else would see it
             log.exception("%s: a batch could not be executed; its client will send it again", self.path)
         finally:
             self._connections.discard(connection)

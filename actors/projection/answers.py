@@ -19,6 +19,7 @@ import ray.cloudpickle
 from ...runtime.encoding.query_batch import PackedQuery, join_queries
 from ...runtime.errors import HandlerFailed, NotYetVisible, RayfoldError, Unavailable
 from ...runtime.in_hand import REFUSED_S, Fallen, InHand
+from ...runtime.user_code import class_name, is_ctrl_c
 from ..process.suspects import key_of_batch
 from .open_model import OpenModel
 
@@ -154,8 +155,10 @@ def pickled_alone(answer: object) -> bytes:
         return pickle.dumps(answer)
     try:
         blob: bytes = ray.cloudpickle.dumps(answer)
-    except Exception as error:
-        blob = ray.cloudpickle.dumps(HandlerFailed.caused_by("@answer", type(answer).__name__, error))
+    except BaseException as error:  # code of the answer's class runs here
+        if is_ctrl_c(error):
+            raise
+        blob = ray.cloudpickle.dumps(HandlerFailed.caused_by("@answer", class_name(answer), error))
     return blob
 
 
@@ -169,7 +172,9 @@ def _pickled(answers: list[Any], apart: bool) -> bytes:
     pickled: bytes
     try:
         pickled = ray.cloudpickle.dumps(answers)
-    except Exception:
+    except BaseException as error:  # as above
+        if is_ctrl_c(error):
+            raise
         pickled = ray.cloudpickle.dumps([_picklable(answer) for answer in answers])
     return pickled
 
@@ -177,6 +182,8 @@ def _pickled(answers: list[Any], apart: bool) -> bytes:
 def _picklable(answer: Any) -> Any:
     try:
         ray.cloudpickle.dumps(answer)
-    except Exception as error:
-        return HandlerFailed.caused_by("@answer", type(answer).__name__, error)
+    except BaseException as error:
+        if is_ctrl_c(error):
+            raise
+        return HandlerFailed.caused_by("@answer", class_name(answer), error)
     return answer

@@ -98,7 +98,7 @@ class BroadcastReader:
             log.warning("%s cuts %s off: it owes the rest of a frame for %g s", self._name, name, _STALLED_S)
         except OSError as error:
             log.debug("%s: %s has gone: %s", self._name, name, error)
-        except Exception:
+        except BaseException:  # on this thread nothing else would see it
             if not self._closed:
                 log.exception("%s: events could not be taken in; their partition continues through Ray", self._name)
         finally:

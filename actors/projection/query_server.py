@@ -212,7 +212,7 @@ class QueryServer:
             end_s = time.monotonic() + _END_S / 2
             while time.monotonic() < end_s and (self._turn(0.0) or self._busy):
                 pass
-        except Exception:
+        except BaseException:
             log.exception("%s ends; its clients use Ray", self.path)
         finally:
             for connection in list(self._connections.values()):
@@ -264,7 +264,7 @@ class QueryServer:
         except OSError as error:
             log.debug("%s: %s has gone: %s", self.path, connection.name, error)
             self._end(connection)
-        except Exception:
+        except BaseException:
             log.exception("%s: a call could not be answered; %s asks again, through Ray", self.path, connection.name)
             self._end(connection)
 

@@ -40,6 +40,7 @@ from ..own_random import OWN
 from ..printable import printable_log
 from ..read.read_model import ReadModel
 from ..stream import StreamId
+from ..user_code import is_ctrl_c
 from ..write.residents import Residents, take_in
 
 __all__ = [
@@ -169,7 +170,9 @@ def copied(instance: A) -> A | None:
         pass
     try:
         return copy.deepcopy(instance)
-    except Exception:  # user code, or a thing that there is only one of
+    except BaseException as error:  # user code, or a thing that there is only one of
+        if is_ctrl_c(error):
+            raise
         return None
 
 
@@ -409,7 +412,7 @@ class StandingCheck:
                 return
             except RayfoldError as error:  # the log cannot be read at the moment
                 log.info("the standing check tries again later: %s", error)
-            except Exception:
+            except BaseException:  # of user code too
                 log.exception("the standing check goes on with something else")
             self._ending.wait(_SHORTEST_S / self._share)
 

@@ -45,6 +45,7 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from ..printable import printable_log
+from ..user_code import is_ctrl_c
 from .state import Stateful
 
 __all__ = ["Reached", "fingerprint_of", "reached_from", "state_fingerprint"]
@@ -245,7 +246,9 @@ class _Walk:
             return f"{self.text(kind)} of {self.text(content)}"
         try:
             reduced = value.__reduce_ex__(4)
-        except Exception:
+        except BaseException as error:  # of the value's class
+            if is_ctrl_c(error):
+                raise
             return f"a {self.text(kind)}"
         if isinstance(reduced, str):
             return f"{self.text(kind)} {reduced}"
@@ -373,7 +376,9 @@ class _Walk:
                 yield f"imports {module} {self._reached(importlib.import_module(whole), names)}"
             else:
                 yield f"imports {_version_text(whole)}"
-        except Exception:
+        except BaseException as error:  # a module may end with sys.exit
+            if is_ctrl_c(error):
+                raise
             yield f"imports {module}, which cannot be"
 
 

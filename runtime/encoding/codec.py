@@ -50,7 +50,7 @@ from ..domain.declaration import arguments_of_union
 from ..domain.messages import Event, Message, Payload
 from ..domain.reading import Reading, lenient_validator, makes_itself, rules_of
 from ..errors import HandlerFailed, InvalidMessage
-from ..user_code import is_ctrl_c
+from ..user_code import class_name, is_ctrl_c
 from .forms import FORMS, PACKER_BYTES, stored_form
 from .sameness import Difference, difference
 from .saved_state import decode_state, encode_state, state_fingerprint
@@ -493,11 +493,12 @@ def _unencodable(message: Message, error: Exception) -> InvalidMessage:
 
 
 def _reason(value: object, cause: Exception) -> str:
-    if isinstance(value, int) or isinstance(cause, OverflowError):
-        return "it does not fit 64 bits"
-    if isinstance(value, str):
-        return "it is not well-formed Unicode"
-    return str(cause).splitlines()[0]
+    if not isinstance(cause, PydanticSerializationError):  # which is of a serializer
+        if isinstance(value, int) or isinstance(cause, OverflowError):
+            return "it does not fit 64 bits"
+        if isinstance(value, str):
+            return "it is not well-formed Unicode"
+    return next(iter(str(cause).splitlines()), type(cause).__name__)
 
 
 def _remedy(value: object) -> str:
@@ -543,8 +544,10 @@ def _shown(value: object) -> str:
         return str(value)
     try:
         text = ascii(value) if isinstance(value, str) else repr(value)
-    except Exception:  # an int of over 4,300 digits, a circle, or what a class of the user's raises
-        return f"a {type(value).__name__} too large to show"
+    except BaseException as error:  # an int of over 4,300 digits, a circle, or what a class of the user's raises
+        if is_ctrl_c(error):
+            raise
+        return f"a {class_name(value)} too large to show"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

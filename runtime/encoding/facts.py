@@ -26,6 +26,7 @@ from uuid import UUID
 import msgpack
 
 from ..errors import Rejected
+from ..user_code import class_name
 from .tagged import TAGS, pack_tagged, tagged, unpack_tagged
 
 __all__ = ["FACTS_BYTES_MAX", "as_told", "pack_facts", "shown_as_text", "unpack_facts"]
@@ -88,7 +89,7 @@ def shown_as_text(value: object) -> str:
     try:
         text = value if type(value) is str else str(value)
     except BaseException as error:
-        text = f"a {type(value).__name__} whose text raises {type(error).__name__}"
+        text = f"a {class_name(value)} whose text raises {class_name(error)}"
     return _well_formed(text[:TEXT_CHARS_MAX])
 
 
@@ -140,7 +141,7 @@ def _repr(value: object) -> str:
     try:
         return repr(value)
     except BaseException as error:
-        return f"a {type(value).__name__} whose repr raises {type(error).__name__}"
+        return f"a {class_name(value)} whose repr raises {class_name(error)}"
 
 
 def _name(name: object) -> str:

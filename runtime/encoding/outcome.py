@@ -18,6 +18,7 @@ import msgpack
 
 from ..errors import RayfoldError
 from ..receipt import Receipt
+from ..user_code import class_name, is_ctrl_c
 from .error_codec import from_wire, to_wire
 from .facts import FACTS_BYTES_MAX
 
@@ -165,6 +166,8 @@ def _plain(fact: Any) -> Any:
 def _text(fact: Any) -> str:
     try:
         text = fact if isinstance(fact, str) else repr(fact)
-    except Exception as error:
-        text = f"a {type(fact).__name__} whose repr raises {type(error).__name__}"
+    except BaseException as error:
+        if is_ctrl_c(error):
+            raise
+        text = f"a {class_name(fact)} whose repr raises {class_name(error)}"
     return text[:_TEXT_CHARS_MAX].encode("utf-8", "backslashreplace").decode()

@@ -53,6 +53,7 @@ from ..domain.fingerprint import fingerprint_of, reached_from, state_fingerprint
 from ..domain.messages import Payload
 from ..domain.state import Stateful
 from ..errors import DefinitionError, InvalidMessage
+from ..user_code import class_name, is_ctrl_c
 from .forms import PACKER_BYTES, stored_form
 
 __all__ = [
@@ -134,7 +135,9 @@ def decode_state(cls: type[S], data: bytes, id: str = "", version: int = 0) -> S
             raise ValueError("other fields")
         if unpacker.tell() != len(data):
             raise ValueError("more than a state")
-    except Exception as error:  # user code runs in `__hash__` and `__eq__` of keys, and may raise anything
+    except BaseException as error:  # user code runs in `__hash__` and `__eq__` of keys, and may raise anything
+        if is_ctrl_c(error):
+            raise
         raise InvalidMessage(where(cls), f"these bytes are not a state of it: {_first_line(error)}") from error
     instance = cls.__new__(cls)
     if _has_id(cls):
@@ -203,7 +206,9 @@ def _encoded(instance: Stateful, form: _Form) -> bytes:
             lifts = _survey(value, name, seen)
             parts.append(form.packed(name))
             parts.append(form.packed(value, name, lifts))
-        except Exception as error:  # user code runs in `__eq__` and `__hash__`, and may raise anything
+        except BaseException as error:  # user code runs in `__eq__` and `__hash__`, and may raise anything
+            if is_ctrl_c(error):
+                raise
             what = f"its field {name} cannot be saved: {_first_line(error)}"
             raise InvalidMessage(where(cls), what, _REMEDY) from error
     state = b"".join(parts)
@@ -744,4 +749,8 @@ _PLAIN: Final = _PlainForm()
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[-1].strip()
+    try:
+        said = str(error).splitlines()
+    except BaseException:  # of an exception of the user's
+        said = []
+    return said[-1].strip() if said else class_name(error)

@@ -33,6 +33,7 @@ from ..printable import printable_log
 from ..receipt import Receipt
 from ..stream import StreamId
 from ..testing import holds, name_of
+from ..user_code import cause_of, class_name
 from ..write.residents import SavedResident
 from ..write.write_loop import WriteLoop
 
@@ -199,8 +200,8 @@ class Trial:
             raise Broken("rayfold", "refusal", f"{step.command!r} was refused, and stored events", self, step.id)
         if not isinstance(outcome, Rejected):
             assert not isinstance(outcome, Receipt)
-            cause = outcome.__cause__ or outcome
-            subject = f"{outcome.handler if isinstance(outcome, HandlerFailed) else ''} {type(cause).__name__}"
+            cause = cause_of(outcome)
+            subject = f"{outcome.handler if isinstance(outcome, HandlerFailed) else ''} {class_name(cause)}"
             raise Broken("handler", subject, str(outcome), self, step.id, command=step.command, error=cause)
         self.done.append(Done(step.id, step.command, outcome, before))
         self._tally.refused[step.command.message_name] += 1

@@ -189,7 +189,7 @@ class EventApplier:
     ) -> Failure:
         """The failure for what a handler, or without its name the `key=`, raised."""
         kind, ident, version, _, event, *_ = fields
-        if isinstance(error, Damaged | StorageFailed):  # of the read store: no fault of the handler
+        if type(error) is Damaged or type(error) is StorageFailed:  # of the read store: no fault of the handler
             return Failure(index, error, True, f"{kind}/{ident}", version, event)
         subject = f"event {position} of partition {partition} ({kind}/{ident} {version})"
         name = f"{self._projection.__name__}.{handler}" if handler else f"key= of {self._projection.__name__}"

@@ -43,7 +43,7 @@ from ..in_hand import KEY_BYTES, InHand
 from ..log.contract import Reader
 from ..printable import exc_info_of, printable_log
 from ..stream import StreamId
-from ..user_code import is_ctrl_c
+from ..user_code import class_name, is_ctrl_c
 from .answer_purity import UNCHANGING, MutationGuard, own_copy, reading_answers
 from .stored_model import PAGE_BYTES_MAX, PAGE_EVENTS, StoredModel
 from .stores.checkpoint import Quarantined
@@ -485,7 +485,7 @@ class ReadModel:
 
     def _log_once(self, failed: HandlerFailed, cause: BaseException) -> None:
         """The caller gets one line; to repair the handler the trace is needed, once for each kind of failure."""
-        kind = f"{failed.subject} {type(cause).__name__}"
+        kind = f"{failed.subject} {class_name(cause)}"
         if kind not in self._logged and len(self._logged) < _LOGGED_MAX:
             self._logged.add(kind)
             log.warning("%s (further ones of this kind are not logged)", failed, exc_info=exc_info_of(cause))

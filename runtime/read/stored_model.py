@@ -251,14 +251,14 @@ class StoredModel:
         except StoreError:
             self._undo()
             raise
-        except Exception as error:  # of a commit: rows that their table refuses, for example
+        except BaseException as error:  # of a commit: rows that their table refuses, for example
+            if is_ctrl_c(error):  # in the middle of a handler
+                self._undo()
+                raise
             subject = f"events {before + 1} to {before + len(records)} of partition {partition}"
             failed = HandlerFailed.caused_by(f"the commit of {self._projection.__name__}", subject, error)
             failed.__cause__ = error
             return Failure(0, failed, half_applied=True)
-        except BaseException:  # an interrupt in the middle of a handler
-            self._undo()
-            raise
         return failure
 
     def _after(self, partition: int, records: Sequence[bytes]) -> Checkpoint:

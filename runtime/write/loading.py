@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from ..domain.aggregate import Aggregate
-from ..errors import RayfoldError, StoreError
+from ..errors import RayfoldError, StoreError, failure_text
 from ..stream import StreamId
 
 __all__ = ["LOADED_AT_ONCE_BYTES", "LOADED_AT_ONCE_EVENTS", "LOADS_MAX", "Loading", "StillLoading"]
@@ -146,6 +146,6 @@ class Loading:
                 began_s = time.perf_counter()
         except RayfoldError as error:
             return error
-        except Exception as error:  # nothing that it raises may end the thread: the others wait for it
-            return StoreError(str(stream), f"cannot be loaded: {type(error).__name__}: {error}")
+        except BaseException as error:  # nothing that it raises may end the thread: the others wait for it
+            return StoreError(str(stream), f"cannot be loaded: {failure_text(error)}")
         return aggregate

@@ -50,6 +50,7 @@ from ..domain.reading import makes_itself, rules_of
 from ..encoding.forms import PACKER_BYTES
 from ..errors import Rejected
 from ..processes.progress import Progress
+from ..user_code import is_ctrl_c
 
 __all__ = ["Witness", "changed", "reads_only", "witness_of"]
 
@@ -114,7 +115,9 @@ def _digest(value: object) -> tuple[bytes, list[Any]]:
     try:
         packer = msgpack.Packer(default=form, strict_types=True, unicode_errors="surrogatepass", buf_size=PACKER_BYTES)
         packed = packer.pack(value)
-    except Exception:  # nested without end, or in a circle
+    except BaseException as error:  # nested without end, or in a circle
+        if is_ctrl_c(error):
+            raise
         return _walked(value, kept), kept
     return hashlib.blake2b(packed, digest_size=16).digest(), kept
 
@@ -160,7 +163,9 @@ def _form(value: Any, kept: list[Any]) -> Any:
         return [id(kind), *attributes]
     try:
         made_by, *parts = value.__reduce_ex__(4)
-    except Exception:
+    except BaseException as error:  # of the value's class
+        if is_ctrl_c(error):
+            raise
         return [id(kind), *attributes] if attributes else _by_address(value, kept)
     parts = [part if _is_packed(part) else [*part] for part in parts]
     return [id(kind), *attributes, _by_address(made_by, kept), *parts]

@@ -257,7 +257,9 @@ def _weight(aggregate: Aggregate) -> int:
     """The bytes of its state as it would be saved; of one that cannot be saved, as much as an average large one."""
     try:
         return len(encode_state(aggregate))
-    except Exception:  # whatever it holds
+    except BaseException as error:  # whatever it holds
+        if is_ctrl_c(error):
+            raise
         return _UNSAVED_BYTES
 
 

@@ -57,7 +57,7 @@ from ..log.format import ID_BYTES, NO_HEADERS, decode_record
 from ..printable import exc_info_of, printable_log
 from ..receipt import Receipt
 from ..stream import ANY, REFUSALS, StreamId
-from ..user_code import is_ctrl_c
+from ..user_code import cause_of, class_name, is_ctrl_c
 from .purity import Witness, changed, reads_only, witness_of
 from .refusals import REFUSED_VERSION, first_outcome_in, kept_event
 from .residents import RESIDENTS_MAX, Residents, evolve_with
@@ -205,7 +205,9 @@ class WriteLoop:
                     decided.outcomes[index] = self._decide(index, command, stored.get(command.command_id), decided)
                 except (CallerError, Refusal, StoreError) as error:
                     decided.outcomes[index] = self._failed(index, command, error, decided)
-                except (Exception, SystemExit) as error:
+                except BaseException as error:
+                    if is_ctrl_c(error):
+                        raise
                     failed = self._handler_failed(command, decided, error)
                     decided.outcomes[index] = self._failed(index, command, failed, decided)
         finally:
@@ -330,15 +332,16 @@ class WriteLoop:
         """
         self._in_hand.came_back()
         decided.working.pop(command.stream, None)
-        failed = error
-        if not isinstance(failed, HandlerFailed):
+        if type(error) is HandlerFailed:  # `isinstance` asks the value too, whose code may raise
+            failed = error
+        else:
             failed = HandlerFailed.caused_by(f"the code of {command.name}", str(command.stream), error)
-        self._log_once(failed, error.__cause__ or error)
+        self._log_once(failed, cause_of(error))
         return failed
 
     def _log_once(self, failed: HandlerFailed, cause: BaseException) -> None:
         """The caller gets one line; to repair the handler the trace is needed, once for each kind of failure."""
-        kind = f"{failed.handler} {type(cause).__name__}"
+        kind = f"{failed.handler} {class_name(cause)}"
         if kind not in self._logged and len(self._logged) < _LOGGED_MAX:
             self._logged.add(kind)
             logger.warning("%s (further ones of this kind are not logged)", failed, exc_info=exc_info_of(cause))

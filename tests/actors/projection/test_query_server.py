@@ -35,7 +35,7 @@ from rayfold.runtime.domain.projection import Projection, answer, project
 from rayfold.runtime.encoding.codec import encode_message
 from rayfold.runtime.encoding.query_batch import PackedQuery, join_queries
 from rayfold.runtime.errors import HandlerFailed, NotYetVisible, Overloaded, RayfoldError
-from tests.bank import Deposited
+from tests.bank import BalanceOf, Deposited
 from tests.support.projector import BALANCE, STORE_ID, Handle, Method, Projector, has_socket
 
 BATCH = join_queries([BALANCE])
@@ -551,6 +551,65 @@ class Peer:
 
     def __exit__(self, *_: object) -> None:
         self.socket.close()
+
+
+class Fate(BaseException):
+    """Raised by code of the user's that nothing is known of."""
+
+
+FATES: dict[str, type[BaseException]] = {
+    kind.__name__: kind for kind in (SystemExit, KeyboardInterrupt, GeneratorExit, Fate, ValueError)
+}
+
+
+class Parcel:
+    """An answer that does not let itself be packed."""
+
+    def __init__(self, fate: str) -> None:
+        self.fate = fate
+
+    def __reduce__(self) -> Any:
+        raise FATES[self.fate]
+
+
+class Packed(Query[object]):
+    fate: str
+
+
+class Parcels(Projection):
+    @project
+    def deposited(self, event: Deposited) -> None: ...
+
+    @answer
+    def packed(self, query: Packed) -> object:
+        return Parcel(query.fate)
+
+    @answer
+    def balance(self, query: BalanceOf) -> int:
+        return 7
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("fate", FATES)
+async def test_an_answer_whose_packing_raises_is_the_failure_of_its_query_whatever_it_is(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch, fate: str, waits: bool
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(short_folder))
+    projector = Projector(Parcels)
+    bad = PackedQuery(Packed.message_name, encode_message(Packed(fate=fate)))
+    async with pool_to(projector) as pool:
+        first, records = projector.commit()
+        after = {0: first} if waits else {}
+        asked = [pool.ask(one, after, 5.0) for one in (BALANCE, bad, BALANCE)]
+        projector.broadcast(first, records)
+        before, failed, behind = [await told(one) for one in asked]
+        assert (before, behind) == (7, 7)
+        assert isinstance(failed, HandlerFailed)
+        assert fate in str(failed)
+        assert await told(pool.ask(BALANCE, {}, 5.0)) == 7
+        assert not projector.server.ended
+        assert has_socket(pool)
+    projector.close()
 
 
 @pytest.mark.parametrize(

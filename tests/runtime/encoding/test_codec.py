@@ -274,6 +274,18 @@ def test_text_that_is_not_well_formed_is_refused_by_field() -> None:
     assert str(caught.value) == r"Noted: note is 'a\udc80': it is not well-formed Unicode"
 
 
+@pytest.mark.parametrize("value", ["text", 7])
+def test_what_a_serializer_raises_is_told_and_not_taken_for_a_wrong_value(value: object) -> None:
+    def written(value: object) -> object:
+        raise ValueError("the till is closed")
+
+    class Noted(Event):
+        note: Annotated[Any, PlainSerializer(written)]
+
+    with pytest.raises(InvalidMessage, match=r"Noted: note is ('text'|7): .*ValueError: the till is closed"):
+        encode_message(Noted(note=value))
+
+
 def test_a_value_that_nobody_can_store_is_refused_by_field() -> None:
     class Odd(Event):
         model_config = ConfigDict(arbitrary_types_allowed=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import signal
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -21,13 +22,14 @@ from pydantic import (
     model_validator,
 )
 
+from rayfold.runtime.checks.standing import copied
 from rayfold.runtime.domain.aggregate import Aggregate, Shared, decide, evolve
 from rayfold.runtime.domain.messages import Command, Event, Query, upcast
 from rayfold.runtime.domain.projection import Projection, answer, project
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.codec import ITEMS_MAX, decode_message, encode_checked
 from rayfold.runtime.encoding.envelope import Envelope, pack
-from rayfold.runtime.errors import HandlerFailed, InvalidMessage, UnknownEvent
+from rayfold.runtime.errors import HandlerFailed, InvalidMessage, UnknownEvent, failure_text
 from rayfold.runtime.log.contract import StoredEvent
 from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.read.read_model import ReadModel
@@ -182,6 +184,193 @@ def test_what_is_thrown_into_a_generator_is_a_failure_of_the_handler_too() -> No
     loop.activate()
     [outcome] = loop.execute([pack(Envelope(Throws, "a", Thrown()))[0]]).outcomes
     assert isinstance(outcome, HandlerFailed)
+
+
+class Undecided(Exception):
+    """Cannot be asked whether it is true."""
+
+    def __bool__(self) -> bool:
+        raise Custom
+
+
+class Hidden(type):
+    """Its classes do not give their names."""
+
+    def __getattribute__(cls, name: str) -> Any:
+        if name in ("__name__", "__qualname__"):
+            raise Custom
+        return super().__getattribute__(name)
+
+
+class Nameless(Exception, metaclass=Hidden): ...
+
+
+class Untraced(Exception):
+    """Gives neither its trace, nor its cause, nor its class."""
+
+    def _raise(self) -> Any:
+        raise Custom
+
+    __traceback__ = __cause__ = __class__ = property(_raise)
+
+
+class Text(str):
+    def __format__(self, how: str) -> str:
+        raise Custom
+
+
+class Disguised(Exception):
+    """Its text is one that cannot be put into another."""
+
+    def __str__(self) -> str:
+        return Text("text")
+
+
+class Endless(Exception):
+    """Has a text of ten megabytes."""
+
+    def __str__(self) -> str:
+        return "x" * 10_000_000
+
+
+HOSTILE: dict[str, type[BaseException]] = {
+    "Undecided": Undecided,
+    "Untraced": Untraced,
+    "Disguised": Disguised,
+    "Endless": Endless,
+}
+KINDS |= HOSTILE
+
+
+def test_an_exception_whose_class_does_not_give_its_name_is_shown_all_the_same() -> None:
+    assert failure_text(Nameless("what happened")) == "Nameless: what happened"
+
+
+@pytest.mark.parametrize("where", ["decide", "evolve"])
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_an_exception_whose_own_code_raises_costs_no_neighbour(
+    kind: str, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop, log, _ = running()
+    before, failed, after = do(loop, kind, where)
+    assert type(before) is type(after) is Receipt
+    assert isinstance(failed, HandlerFailed)
+    assert kind in str(failed)
+    assert len(str(failed)) < 1_000
+    assert log.head() == 2
+    assert f"failed on Raises/a: {kind}" in caplog.text
+    assert len(caplog.text) < 100_000
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_projection_that_raises_an_exception_whose_own_code_raises_has_failed_by_its_name(kind: str) -> None:
+    loop, log, catalogue = running()
+    do(loop, kind, "project")
+    model = ReadModel(Watches, catalogue, {0: log})
+    model.open()
+    model.catch_up(0)
+    assert isinstance(model.failed, HandlerFailed)
+    assert kind in str(model.failed)
+
+
+# Values whose own code raises ------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Mine:
+    """A value whose special methods raise, once they are armed."""
+
+    method: str = ""
+    kind: str = ""
+
+    def _raise(self, method: str) -> None:
+        if self.method == method:
+            raise KINDS[self.kind]
+
+    def __eq__(self, other: object) -> bool:
+        self._raise("eq")
+        return type(other) is Mine and (self.method, self.kind) == (other.method, other.kind)
+
+    def __hash__(self) -> int:
+        self._raise("hash")
+        return 1
+
+    def __repr__(self) -> str:
+        self._raise("repr")
+        return "Mine"
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        self._raise("reduce")
+        return super().__reduce_ex__(protocol)
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        self._raise("deepcopy")
+        return Mine(self.method, self.kind)
+
+
+class Keep(Command):
+    method: str
+    kind: str
+
+
+class Look(Command):
+    """Decided by a handler that is watched, since it calls what nothing is known of."""
+
+
+class Kept(Event):
+    method: str
+    kind: str
+
+
+class Looked(Event):
+    pass
+
+
+def looked(what: Any) -> int:
+    return int(eval("len")([what]))
+
+
+class Holder(Aggregate, placement=Shared(), snapshot_every=1):
+    one: Mine | None = None
+    many: list[Mine] = []
+    by_it: dict[Mine, int] = {}
+
+    @decide
+    def keep(self, command: Keep) -> Kept:
+        return Kept(method=command.method, kind=command.kind)
+
+    @decide
+    def look(self, command: Look) -> Looked:
+        looked(self.one)
+        return Looked()
+
+    @evolve
+    def kept(self, event: Kept) -> None:
+        self.one, self.many = Mine(event.method, event.kind), [Mine(event.method, event.kind)]
+        self.by_it = {Mine(event.method, event.kind): 1}
+
+    @evolve
+    def looks(self, event: Looked) -> None: ...
+
+
+@pytest.mark.parametrize("method", ["eq", "hash", "repr", "reduce", "deepcopy"])
+@pytest.mark.parametrize("kind", ["KeyboardInterrupt", "SystemExit", "Custom", "Undecided"])
+def test_a_value_whose_own_code_raises_costs_no_neighbour(method: str, kind: str) -> None:
+    catalogue, log = Catalogue([Holder, Raises], [Watches]), MemoryLog()
+    loop = WriteLoop(0, log, catalogue)
+    loop.activate()
+    commands = [("a", Keep(method=method, kind=kind)), ("a", Look()), ("a", Look()), ("b", Look())]
+    for _ in range(2):
+        outcomes = loop.execute([pack(Envelope(Holder, name, command))[0] for name, command in commands]).outcomes
+        assert all(isinstance(outcome, Receipt | HandlerFailed) for outcome in outcomes)
+        assert isinstance(outcomes[-1], Receipt)
+        loop.residents.forget_all()
+    loop.residents.grew(1 << 40)  # all of them are weighed
+    resident = loop.execute([pack(Envelope(Holder, "a", Look()))[0]]).outcomes[0]
+    assert isinstance(resident, Receipt | HandlerFailed)
+    held = Holder("a", 1)
+    held.one, held.many = Mine(method, kind), [Mine(method, kind)]
+    copied(held)  # None, or a copy
 
 
 class Asked(Query[int]):
