@@ -37,10 +37,11 @@ class Goal:
 WRITE_1: Final = "write/saturated writes?depth=1024&keys=uniform&partitions=1&placement=shared"
 WRITE_2: Final = "write/saturated writes?depth=4096&keys=uniform&partitions=2&placement=shared"
 PLAIN: Final = "ceiling/plain program?batch=1024"
+THEN_ASK: Final = "latency/open loop?load=0.5&operation=execute then ask"
 
 GOALS: Final = (
-    Goal("1 partition against the plain program", (WRITE_1, "commands_per_s"), (PLAIN, "commands_per_s"), 0.6, True),
-    Goal("2 partitions against the plain program", (WRITE_2, "commands_per_s"), (PLAIN, "commands_per_s"), 0.9, True),
+    Goal("1 partition against the plain program", (WRITE_1, "commands_per_s"), (PLAIN, "commands_per_s"), 1.0, True),
+    Goal("2 partitions against the plain program", (WRITE_2, "commands_per_s"), (PLAIN, "commands_per_s"), 1.0, True),
     Goal(
         "commands against eventsourcing on SQLite",
         (WRITE_2, "commands_per_s"),
@@ -56,6 +57,13 @@ GOALS: Final = (
         True,
     ),
     Goal(
+        "commands against UmaDB, one at a time",
+        ("peers/rayfold?depth=1", "commands_per_s"),
+        ("peers/umadb?depth=1", "commands_per_s"),
+        1.0,
+        True,
+    ),
+    Goal(
         "read your writes against eventsourcing",
         ("freshness/execute then ask after", "latency_ms_p50"),
         ("peers/eventsourcing save then wait?store=memory", "latency_ms_p50"),
@@ -67,6 +75,13 @@ GOALS: Final = (
         ("latency/one at a time", "latency_ms_p50"),
         ("ceiling/null call and synced commit", "latency_ms_p50"),
         1.6,
+        False,
+    ),
+    Goal(
+        "one command against a null round trip and a synced commit",
+        ("latency/one command beside a null round trip and a commit", "command_of_both_p50"),
+        None,
+        1.5,
         False,
     ),
     Goal(
@@ -104,7 +119,16 @@ GOALS: Final = (
         2.0,
         True,
     ),
-    Goal("ack to visible at half of saturation", ("freshness/visible?load=0.5", "visible_ms_p99"), None, 20.0, False),
+    Goal("ack to visible at half of saturation", ("freshness/visible?load=0.5", "visible_ms_p99"), None, 5.0, False),
+    Goal("execute, then ask, at half of saturation, p50", (THEN_ASK, "latency_ms_p50"), None, 3.0, False),
+    Goal("execute, then ask, at half of saturation, p99", (THEN_ASK, "latency_ms_p99"), None, 15.0, False),
+    Goal(
+        "queries beside saturated writes against queries alone",
+        ("scale/interference?reads=saturated&writes=saturated", "queries_per_s"),
+        ("scale/interference?reads=saturated&writes=idle", "queries_per_s"),
+        0.5,
+        True,
+    ),
     Goal(
         "commands at the largest log against 100 thousand events",
         ("replay/commands after?size=largest", "commands_per_s"),

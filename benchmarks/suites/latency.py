@@ -1,4 +1,4 @@
-"""Latency: open loop at shares of saturation, and one command at a time.
+"""Latency: open loop at shares of saturation, and one command at a time, alone and beside what it takes at least.
 
 Rule kept here: a latency is counted from the moment at which the operation was meant to be sent (see `load.py`). The
 generator's own lateness is part of it, and noted beside it.
@@ -6,12 +6,17 @@ generator's own lateness is part of it, and noted beside it.
 
 from __future__ import annotations
 
+from rayfold import Receipt
+
 from ..harness.contract import Case, Figure, Options, Parameter, Sample, hold, of_each
 from ..harness.histogram import Latencies
+from ..workloads.bank import Account, deposits
+from ..workloads.keys import draw
+from .ceiling import SyncedFile
 from .load import OpenLoad, in_loops, open_loop
 from .measuring import of_times
-from .read import fill
-from .running import Running, running_bank
+from .read import fill, held_projector, in_turn
+from .running import Running, fresh_folder, running_bank
 from .saturation import OPERATIONS, saturation_per_s
 
 
@@ -21,7 +26,8 @@ def cases(options: Options) -> list[Case]:
     settings: list[dict[str, Parameter]]
     settings = [{"operation": operation, "load": load} for operation in OPERATIONS for load in loads]
     alone = Case("latency", "one at a time", {}, _measure_alone)
-    return [alone, *of_each("latency", "open loop", _measure_open, settings)]
+    beside = Case("latency", "one command beside a null round trip and a commit", {}, _measure_beside)
+    return [alone, beside, *of_each("latency", "open loop", _measure_open, settings)]
 
 
 async def _measure_open(options: Options, operation: str, load: float) -> Sample:
@@ -57,6 +63,31 @@ async def _measure_alone(options: Options) -> Sample:
     """One command, its answer, the next command: without a projection, like the null call that it is set against."""
     async with running_bank(options) as running:
         return await one_after_the_other(running, "execute", options)
+
+
+async def _measure_beside(options: Options) -> Sample:
+    """One command and its answer, a null round trip over a Unix socket, a synced commit of one entry, and again."""
+    command, null, commit, receipts = Latencies(), Latencies(), Latencies(), list[Receipt]()
+    with fresh_folder(options) as folder:
+        file = SyncedFile(folder)
+        async with running_bank(options) as running, held_projector() as held:
+            envelopes = deposits(draw("uniform", options.seed), options.seed)
+
+            async def execute() -> None:
+                envelope = next(envelopes)
+                receipts.append(await running.bank.execute(Account, envelope.id, envelope.command))
+
+            async def commit_one() -> None:
+                file.commit(1)
+
+            calls = execute, held.echo.round_trip, commit_one
+            await in_turn([(Latencies(), call) for call in calls], options.seconds * 0.2)
+            await in_turn(list(zip((command, null, commit), calls, strict=True)), options.seconds)
+            hold(await running.violations(receipts), file.violations(folder))
+            file.close()
+            floor_ms = null.percentile_ms(50.0) + commit.percentile_ms(50.0)
+            figures = {"command_of_both_p50": Figure(command.percentile_ms(50.0) / floor_ms, "times", "lower")}
+            return of_times({"command": command, "null": null, "commit": commit}, figures, running.notes)
 
 
 async def one_after_the_other(running: Running, operation: str, options: Options) -> Sample:

@@ -16,9 +16,11 @@ from typing import Any, Final
 from ..harness.contract import Case, Options, Sample, hold, of_each
 from . import postgres_server, umadb_peer
 from .ceiling import commits, started_actor
+from .load import Load, in_loops
 from .measuring import of_times, rate
-from .running import fresh_folder, running_bank
-from .write import command_figures, saturate
+from .running import Running, fresh_folder, running_bank
+from .saturation import OPERATIONS
+from .write import WARM_UP_SHARE, command_figures, saturate
 
 CATCH_UP_EVENTS: Final = 50_000
 RATE: Final = "commands_per_s"
@@ -34,7 +36,7 @@ def _ours(options: Options) -> list[Case]:
 
 
 def _depths(options: Options) -> list[dict[str, int]]:
-    return [{"depth": depth} for depth in ((64, 1_024) if options.quick else (1, 4, 16, 64, 256, 1_024))]
+    return [{"depth": depth} for depth in ((1, 64, 1_024) if options.quick else (1, 4, 16, 64, 256, 1_024))]
 
 
 async def _rayfold(options: Options, depth: int) -> Sample:
@@ -43,13 +45,21 @@ async def _rayfold(options: Options, depth: int) -> Sample:
     best = Sample()
     for partitions in sorted(set(options.partitions[:2])):
         async with running_bank(options, partitions=partitions) as running:
-            load = await saturate(running, depth, "uniform", options)
+            load = await _at_depth(running, depth, options)
             hold(load.failures, await running.violations(load.receipts))
         figures = command_figures(load)
         best.notes |= running.notes | {f"{partitions}_partitions_per_s": round(figures[RATE].value)}
         if not best.figures or figures[RATE].value > best.figures[RATE].value:
             best.figures = figures
     return best
+
+
+async def _at_depth(running: Running, depth: int, options: Options) -> Load:
+    """One at a time by `execute`, since a source of many is read on a thread of its own; more by `execute_all`."""
+    if depth > 1:
+        return await saturate(running, depth, "uniform", options)
+    operation, warm_up_s = OPERATIONS["execute"](running.bank, options), options.seconds * WARM_UP_SHARE
+    return await in_loops(operation, 1, warm_up_s, options.seconds, running.cpu())
 
 
 def _umadb(options: Options) -> list[Case]:

@@ -123,7 +123,8 @@ class _Held(NamedTuple):
 
 
 @contextlib.asynccontextmanager
-async def _held_projector() -> AsyncIterator[_Held]:
+async def held_projector() -> AsyncIterator[_Held]:
+    """A projector in a process of its own, with a socket that returns what it gets."""
     with tempfile.TemporaryDirectory() as folder:
         echo_path = Path(folder) / "echo"
         command = [sys.executable, "-m", f"{__package__}.held_projector", str(echo_path)]
@@ -175,7 +176,7 @@ class _OpenedHandle:
 _BALANCE: Final = PackedQuery(BalanceOf.message_name, encode_message(BalanceOf(account="a")))
 
 
-async def _in_turn(kinds: Sequence[tuple[Latencies, Callable[[], Awaitable[object]]]], seconds: float) -> None:
+async def in_turn(kinds: Sequence[tuple[Latencies, Callable[[], Awaitable[object]]]], seconds: float) -> None:
     """Each kind `IN_TURN` times, one call after the other, and again, until so many seconds have gone by."""
     end_s = time.perf_counter() + seconds
     while time.perf_counter() < end_s:
@@ -193,15 +194,15 @@ def _ratio(over: Latencies, under: Latencies) -> Figure:
 async def _measure_alone(options: Options) -> Sample:
     """One query of a running system, its answer, the next; and null round trips in between."""
     query, null = Latencies(), Latencies()
-    async with running_bank(options, replicas=1) as running, _held_projector() as held:
+    async with running_bank(options, replicas=1) as running, held_projector() as held:
         filled = await fill(running, options)
         asked = BalanceOf(account=filled.receipts[0].stream.id)
 
         async def ask() -> None:
             await running.bank.ask(Balances, asked)
 
-        await _in_turn([(Latencies(), ask), (Latencies(), held.echo.round_trip)], options.seconds * 0.2)
-        await _in_turn([(query, ask), (null, held.echo.round_trip)], options.seconds)
+        await in_turn([(Latencies(), ask), (Latencies(), held.echo.round_trip)], options.seconds * 0.2)
+        await in_turn([(query, ask), (null, held.echo.round_trip)], options.seconds)
         hold(filled.failures, await running.violations(filled.receipts))
         return of_times({"query": query, "null": null}, {"query_of_null_p50": _ratio(query, null)}, running.notes)
 
@@ -211,21 +212,21 @@ async def _measure_beside_waiting(options: Options) -> Sample:
     answered, once their event comes."""
     alone, beside, woken = Latencies(), Latencies(), Latencies()
     violations, threads = list[str](), 0
-    async with _held_projector() as held:
+    async with held_projector() as held:
 
         async def ask() -> None:
             if await held.pool.ask(_BALANCE, {}, 60.0) != rounds:
                 violations.append("a query was answered from another state")
 
         rounds = 0
-        await _in_turn([(Latencies(), ask)], options.seconds * 0.1)
+        await in_turn([(Latencies(), ask)], options.seconds * 0.1)
         end_s = time.perf_counter() + options.seconds
         while time.perf_counter() < end_s or not rounds:
-            await _in_turn([(alone, ask)], 0.0001)
+            await in_turn([(alone, ask)], 0.0001)
             before, position = held.order("threads"), held.order("commit")
             waiting = [held.pool.ask(_BALANCE, {0: position}, 60.0) for _ in range(WAITING)]
             await ask()  # answered behind them: all of them are parked
-            await _in_turn([(beside, ask)], 0.0001)
+            await in_turn([(beside, ask)], 0.0001)
             threads = max(threads, held.order("threads") - before)
             began_s, rounds = time.perf_counter(), rounds + 1
             held.order("release")
