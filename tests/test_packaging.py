@@ -141,6 +141,7 @@ def test_the_metadata_says_what_is_needed_to_run_and_leaves_the_rest_to_extras(w
     requirements = metadata.get_all("Requires-Dist") or []
     needed = {line.split(";")[0].rstrip() for line in requirements if "extra ==" not in line}
     assert {line.partition("<")[0].partition(">")[0] for line in needed} == {
+        "cronsim",
         "lmdb",
         "msgpack",
         "pydantic",
