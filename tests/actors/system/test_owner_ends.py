@@ -74,7 +74,7 @@ async def test_when_the_program_that_runs_a_store_is_killed_its_clients_are_told
         assert not any(one.done() for one in waiting)
         os.kill(first.pid, signal.SIGKILL)
         for one in waiting:
-            with pytest.raises(Unavailable, match=rf"process {first.pid} on .*, which ran it, was lost at 20"):
+            with pytest.raises(Unavailable, match=rf"process {first.pid} \(on .*, which ran it, was lost at 20"):
                 await asyncio.wait_for(one, 20)
         with pytest.raises(Unavailable, match="this program connects again as soon as a program runs it"):
             await bank.execute(Account, "a", Deposit(amount=1))
