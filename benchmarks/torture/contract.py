@@ -1,4 +1,4 @@
-"""What a torture scenario is: the twelve invariants, what a scenario is given, and what it finds.
+"""What a torture scenario is: the fourteen invariants, what a scenario is given, and what it finds.
 
 A scenario injects one kind of fault into the real thing, lets a seeded workload run over it, and looks afterwards
 whether the invariants hold. It is a function of a `Context`, which notes `Findings`. The short form takes seconds and
@@ -29,7 +29,7 @@ from pathlib import Path
 from subprocess import DEVNULL, run
 from typing import Any, Final, Literal, NamedTuple
 
-Invariant = Literal["I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9", "I10", "I11", "I12"]
+Invariant = Literal["I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9", "I10", "I11", "I12", "I13", "I14"]
 Scale = Literal["short", "long"]
 Need = Literal["strace", "mount", "faketime", "netns"]
 Figure = int | float | str
@@ -47,6 +47,8 @@ INVARIANTS: Final[dict[Invariant, str]] = {
     "I10": "damage is an error, never data",
     "I11": "processes, memory, queues and files stay bounded",
     "I12": "recovery takes a bounded time, which is reported",
+    "I13": "an input of a process is taken in once; what it sends is executed or refused once, and it gets the outcome",
+    "I14": "no timer fires before it is due, and what processes move is conserved",
 }
 """What is checked after a scenario, each as a number."""
 
@@ -81,6 +83,7 @@ MODULES: Final[dict[str, str]] = {
     "interrupted-creation": "storage.system_calls",
     "kill-parts": "local.kills",
     "kill-program": "local.kills",
+    "kill-couriers": "local.process_kills",
     "kill-owner": "local.clients",
     "stop-and-resume": "local.kills",
     "rogue-aggregates": "local.rogues",

@@ -17,6 +17,12 @@ def test_partitions_own_actors_and_projectors_killed_under_load_lose_nothing(tmp
     assert figures["killed_partitions"] == figures["killed_own_actors"] == figures["killed_projectors"] == 2
 
 
+def test_couriers_killed_while_processes_run_repeat_and_forget_nothing(tmp_path: Path) -> None:
+    figures = held("kill-couriers", tmp_path).figures
+    assert figures["killed"] == 3
+    assert 0 < int(figures["sold"]) < int(figures["orders"])
+
+
 def test_a_program_killed_in_the_middle_of_a_batch_leaves_a_directory_that_opens_at_once(tmp_path: Path) -> None:
     figures = held("kill-program", tmp_path).figures
     assert figures["refused"] == 1, "while the program ran, a second one was not refused with its holder"

@@ -142,6 +142,6 @@ def test_a_scenario_that_cannot_run_here_is_skipped_with_the_reason(
     assert not findings.passed
 
 
-def test_there_are_twelve_invariants_each_with_its_sentence() -> None:
-    assert list(INVARIANTS) == [f"I{number}" for number in range(1, 13)]
+def test_there_are_fourteen_invariants_each_with_its_sentence() -> None:
+    assert list(INVARIANTS) == [f"I{number}" for number in range(1, 15)]
     assert not [sentence for sentence in INVARIANTS.values() if sentence.endswith(".")]

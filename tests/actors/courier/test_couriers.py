@@ -17,9 +17,9 @@ import pytest
 
 from rayfold import CodeMismatch, InvalidMessage, Runtime
 from rayfold.actors.cluster.ray_cluster import Cluster
+from rayfold.benchmarks.torture.shop import AGGREGATES, UNLUCKY, Fill, Fulfilment, Move, Order, Place, Stock, Wallet
 from rayfold.runtime.processes.process import End, Skip
 from rayfold.runtime.store.verify import verify_store
-from tests.support.shop_process import AGGREGATES, UNLUCKY, Fill, Fulfilment, Move, Order, Place, Stock, Wallet
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from rayfold.benchmarks.torture.shop import AGGREGATES, Fill, Fulfilment, Move, Order, Place, Stock, Wallet
 from rayfold.runtime.log.format import decode_record
 from rayfold.runtime.processes.places import COURIER
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.stream import StreamId
 from tests.support.process_world import World
-from tests.support.shop_process import AGGREGATES, Fill, Fulfilment, Move, Order, Place, Stock, Wallet
 
 
 def shop(**options: int) -> World:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rayfold.benchmarks.torture.shop import AGGREGATES, UNLUCKY, Closed, Fulfilment, Order, Place, Placed
 from rayfold.runtime.checks.fit import check_fit
 from rayfold.runtime.domain.aggregate import woken
 from rayfold.runtime.domain.outputs import Send, Wake
@@ -17,7 +18,6 @@ from rayfold.runtime.processes.agenda import Agenda
 from rayfold.runtime.processes.process import Process, react
 from rayfold.runtime.stream import StreamId
 from tests.support.process_world import World
-from tests.support.shop_process import AGGREGATES, UNLUCKY, Closed, Fulfilment, Order, Place, Placed
 
 
 class Forgetful(Process, name="Fulfilment"):
