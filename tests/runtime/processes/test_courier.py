@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from datetime import timedelta
+
 import pytest
 
 from rayfold.benchmarks.torture.shop import AGGREGATES, Fill, Fulfilment, Move, Order, Place, Stock, Wallet
+from rayfold.runtime.domain.aggregate import Aggregate, Shared, decide, evolve, woken
+from rayfold.runtime.domain.messages import Command, Event
+from rayfold.runtime.domain.outputs import Forget, Send, Wake
 from rayfold.runtime.log.format import decode_record
 from rayfold.runtime.processes.places import COURIER
 from rayfold.runtime.receipt import Receipt
@@ -181,3 +187,88 @@ def test_one_target_that_does_not_answer_stops_no_other() -> None:
     world.silent = set()
     world.run()
     assert world.couriers[0].facts().waiting == ()
+
+
+class Give(Command):
+    amount: int
+
+
+class Given(Event):
+    amount: int
+
+
+class Take(Command):
+    pass
+
+
+class Taken(Event):
+    pass
+
+
+class Expired(Event):
+    pass
+
+
+class Gift(Aggregate, placement=Shared()):
+    """An ordinary aggregate with consequences: money for a wallet, which is taken back unless it is taken in time."""
+
+    amount: int = 0
+    taken: bool = False
+    expired: int = 0
+
+    @decide
+    def give(self, command: Give) -> Iterator[Given | Send | Wake]:
+        yield Given(amount=command.amount)
+        yield Send(Wallet, self.id, Move(by=command.amount))
+        yield Wake("expired", after=timedelta(minutes=60))
+
+    @decide
+    def take(self, command: Take) -> Iterator[Taken | Forget]:
+        yield Taken()
+        yield Forget("expired")
+
+    @woken("expired")
+    def unclaimed(self) -> Iterator[Expired | Send]:
+        yield Expired()
+        yield Send(Wallet, self.id, Move(by=-self.amount))
+
+    @evolve
+    def given(self, event: Given) -> None:
+        self.amount += event.amount
+
+    @evolve
+    def was_taken(self, event: Taken) -> None:
+        self.taken = True
+
+    @evolve
+    def has_expired(self, event: Expired) -> None:
+        self.expired += 1
+
+
+@pytest.mark.parametrize("seed", [None, *range(6)])
+def test_what_ordinary_aggregates_send_and_wake_is_carried_out_once(seed: int | None) -> None:
+    world = World([Gift, Wallet], [], partitions=3, seed=seed)
+    for number in range(30):
+        assert isinstance(world.execute(Gift, f"g{number}", Give(amount=number)), Receipt)
+    world.run(for_us=30 * 60_000_000)
+    for number in range(0, 30, 2):
+        world.execute(Gift, f"g{number}", Take())
+    world.run(for_us=29 * 60_000_000)
+    assert [world.state(Gift, f"g{number}").expired for number in range(30)] == [0] * 30  # type: ignore[attr-defined]
+    world.run(for_us=5 * 60_000_000)
+    world.calm()
+    for number in range(30):
+        gift, wallet = world.state(Gift, f"g{number}"), world.state(Wallet, f"g{number}")
+        assert gift.expired == number % 2, number  # type: ignore[attr-defined]
+        assert wallet.balance == (0 if number % 2 else number), number  # type: ignore[attr-defined]
+
+
+def test_a_timer_that_was_armed_again_is_not_fired_for_the_old_arming() -> None:
+    world = World([Gift, Wallet], [], partitions=1)
+    world.execute(Gift, "g", Give(amount=1))
+    world.run(for_us=40 * 60_000_000)
+    world.execute(Gift, "g", Give(amount=1))
+    world.run(for_us=59 * 60_000_000)
+    assert world.state(Gift, "g").expired == 0  # type: ignore[attr-defined]
+    world.run(for_us=2 * 60_000_000)
+    assert world.state(Gift, "g").expired == 1  # type: ignore[attr-defined]
