@@ -27,7 +27,8 @@ WALLETS: Final = 7
 ITEMS: Final = 3
 MONEY: Final = 400
 PIECES: Final = 60
-"""Little enough that some orders are refused for either."""
+LONG: Final = 20
+"""Little enough that some orders are refused for either; the long form has so many times as much."""
 
 IN_FLIGHT: Final = 16
 REST_TIMEOUT_S: Final = 180.0
@@ -45,12 +46,13 @@ PAUSE_S: Final = 0.5
 async def kill_couriers(context: Context, findings: Findings) -> None:
     """Orders all the time; a partition is killed again and again."""
     ray_of_this_process()
+    money, pieces = (MONEY, PIECES) if context.short else (MONEY * LONG, PIECES * LONG)
     options: dict[str, Any] = {"aggregates": AGGREGATES, "processes": [Fulfilment], "timeout_s": 60.0}
     async with Runtime(context.folder / "s", partitions=2, **options) as shop:
         for number in range(WALLETS):
-            await shop.execute(Wallet, f"w{number}", Move(by=MONEY))
+            await shop.execute(Wallet, f"w{number}", Move(by=money))
         for number in range(ITEMS):
-            await shop.execute(Stock, f"i{number}", Fill(pieces=PIECES))
+            await shop.execute(Stock, f"i{number}", Fill(pieces=pieces))
         stop = asyncio.Event()
         placing = asyncio.create_task(_place(shop, context, findings, stop))
         recoveries = []
@@ -68,7 +70,7 @@ async def kill_couriers(context: Context, findings: Findings) -> None:
         findings.note("recovery_ms", recoveries)
         rested = await until(lambda: _at_rest(shop), REST_TIMEOUT_S)
         findings.check("I12", rested, f"it has not come to rest after {REST_TIMEOUT_S:g} s: {await shop.status()}")
-        await asyncio.to_thread(_check, shop, findings, orders)
+        await asyncio.to_thread(_check, shop, findings, orders, WALLETS * money, ITEMS * pieces)
 
 
 async def _place(shop: Runtime, context: Context, findings: Findings, stop: asyncio.Event) -> list[str]:
@@ -112,7 +114,8 @@ async def _at_rest(shop: Runtime) -> bool:
     return all(one is not None and not (one.undelivered or one.open_sends or one.timers) for one in facts)
 
 
-def _check(shop: Runtime, findings: Findings, orders: list[str]) -> None:
+def _check(shop: Runtime, findings: Findings, orders: list[str], money: int, pieces: int) -> None:
+    """`money`, `pieces`: what there was at first."""
     with ExitStack() as opened:
         readers = {
             number: opened.enter_context(closing(shop.store.open_reader(number)))
@@ -120,16 +123,15 @@ def _check(shop: Runtime, findings: Findings, orders: list[str]) -> None:
         }
         walk = ProcessWalk.of(readers)
     check_processes(walk, findings, "Placed")
-    money = sum(_payload(event)["by"] for event in walk.events if event.name == "Moved")
-    pieces = sum(_payload(event)["pieces"] for event in walk.events if event.name == "Filled")
+    left = sum(_payload(event)["by"] for event in walk.events if event.name == "Moved")
+    there = sum(_payload(event)["pieces"] for event in walk.events if event.name == "Filled")
     closed = {event.stream.id: _payload(event)["how"] for event in walk.events if event.name == "Closed"}
     times = [event.stream.id for event in walk.events if event.name == "Closed"]
     sold = [order for order in orders if closed.get(order) == "sold"]
     paid = sum(1 + int(order[1:]) % 11 for order in sold)
     findings.figures["sold"] = len(sold)
-    findings.check("I14", money == WALLETS * MONEY - paid, f"{money} is left of {WALLETS * MONEY}, and {paid} was paid")
-    there = ITEMS * PIECES - len(sold)
-    findings.check("I14", pieces == there, f"{pieces} pieces are left, and {len(sold)} of {ITEMS * PIECES} were sold")
+    findings.check("I14", left == money - paid, f"{left} is left of {money}, and {paid} was paid")
+    findings.check("I14", there == pieces - len(sold), f"{there} of {pieces} are left, and {len(sold)} were sold")
     findings.check("I13", sorted(times) == sorted(orders), lambda: _unequal(times, orders))
 
 
