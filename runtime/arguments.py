@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -25,6 +26,8 @@ __all__ = [
     "checked_timeout",
     "listed",
     "not_a_message",
+    "read_here",
+    "several",
     "unregistered",
     "unregistered_message",
 ]
@@ -37,6 +40,10 @@ _KINDS: Final = {
     "Event": ("an Event", "events are returned by the @decide method of a command"),
 }
 """Base class of a message -> with its article, and what it is for."""
+
+SEVERAL_MAX: Final = 100_000
+"""Items of an argument that is read whole before anything is done: some milliseconds. What has more, or no end, would
+hold everything else that the program has under way."""
 
 _STORED_NAMES = ("aggregate_type", "projection_name", "message_name")
 
@@ -82,6 +89,22 @@ def listed(argument: str, given: T, one: str, never: tuple[type, ...] = (), *, o
         remedy = f"give {one}, or a list of them" if or_one else f"give a list, each item of it {one}"
         raise InvalidMessage(argument, f"{shown(given)} is not a list", remedy)
     return given
+
+
+def several(argument: str, given: Iterable[T]) -> list[T]:
+    """Its items. Raises `InvalidMessage` for over 100,000, and so for what has no end."""
+    found = list(islice(given, SEVERAL_MAX + 1))
+    if len(found) > SEVERAL_MAX:
+        raise InvalidMessage(argument, f"has over {SEVERAL_MAX:,} items", "give fewer, in a list")
+    return found
+
+
+def read_here(given: T) -> T:
+    """An argument for several, of which an iterator has been read: on the thread that gives it, where it may be slow,
+    or call the runtime, and not on the one that does everything. One item more than `several` takes is kept."""
+    taken: Any = list(islice(given, SEVERAL_MAX + 1)) if isinstance(given, Iterator) else given
+    found: T = taken
+    return found
 
 
 def unregistered(kind: str, asked: object, known: Mapping[str, type]) -> CallerError:

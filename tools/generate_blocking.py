@@ -92,6 +92,7 @@ def generated() -> str:
     names = [line for tree in (operations, session, runtime) for line in imports(tree)]
     own = [
         "from collections.abc import Iterator",
+        "from ...runtime.arguments import read_here",
         "from ...runtime.feed.events import BlockingEvents",
         "from ...runtime.feed.subscription import BlockingSubscription",
         "from .portal import BlockingRebuild, Portal, SessionPortal",
@@ -161,12 +162,15 @@ def method(node: Function, target: str, owner: str) -> str:
         body = f"return self._here(lambda: {call})"  # it changes something
     else:
         body = f"return {call}"
+    given = [one for one in node.args.kwonlyargs + node.args.args if one.annotation is not None]
+    read = [one.arg for one in given if ast.unparse(one.annotation or one).split(" | ")[0] in ("After", "Until")]
     lines = [f"@{one}" for one in decorators]
     lines.append(f"def {node.name}({ast.unparse(node.args)}) -> {returns}:")
     if "overload" in decorators:
         lines.append("    ...")
     else:
-        lines += [*docstring(f"{summary(node)} See `{owner}.{node.name}`."), f"    {body}"]
+        lines += docstring(f"{summary(node)} See `{owner}.{node.name}`.")
+        lines += [*(f"    {one} = read_here({one})" for one in read), f"    {body}"]
     return "\n" + "".join(f"    {line}\n" for line in lines)
 
 

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Literal, TypeVar, overload
 from uuid import UUID
 
+from ...runtime.arguments import read_here
 from ...runtime.backup.anchor import Anchor
 from ...runtime.domain.aggregate import Aggregate
 from ...runtime.domain.messages import Command, Event, Query
@@ -75,6 +76,7 @@ class BlockingOperations(Portal):
         timeout_s: float | None = None,
     ) -> Receipt:
         """Have the aggregate decide a command. See `Operations.execute`."""
+        until = read_here(until)
         return self._wait(
             self._runtime.execute(
                 aggregate,
@@ -116,6 +118,7 @@ class BlockingOperations(Portal):
         timeout_s: float | None = None,
     ) -> Answer:
         """Ask a read model. See `Operations.ask`."""
+        after = read_here(after)
         return self._wait(self._runtime.ask(projection, query, after=after, timeout_s=timeout_s))
 
     def ask_all(
@@ -129,6 +132,7 @@ class BlockingOperations(Portal):
     ) -> Iterator[tuple[Query[Answer], Answer | RayfoldError]]:
         """Ask many queries, `in_flight` at a time; yields each with its answer, in the order they came. See
         `Operations.ask_all`."""
+        after = read_here(after)
         yield from self._pages(
             lambda: self._runtime.ask_all(projection, queries, after=after, in_flight=in_flight, timeout_s=timeout_s)
         )
@@ -358,6 +362,7 @@ class BlockingSession(SessionPortal):
 
     def join(self, after: After) -> None:
         """From now on see this too: a receipt, several, positions, or another session. See `Session.join`."""
+        after = read_here(after)
         return self._here(lambda: self._session.join(after))
 
     def execute(
@@ -376,6 +381,7 @@ class BlockingSession(SessionPortal):
         timeout_s: float | None = None,
     ) -> Receipt:
         """`Runtime.execute`, which every later answer in this session includes. See `Session.execute`."""
+        until = read_here(until)
         return self._wait(
             self._session.execute(
                 aggregate,

@@ -16,7 +16,14 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
-from ...runtime.arguments import checked_class, checked_timeout, listed, unregistered, unregistered_message
+from ...runtime.arguments import (
+    checked_class,
+    checked_timeout,
+    listed,
+    several,
+    unregistered,
+    unregistered_message,
+)
 from ...runtime.domain.aggregate import Aggregate
 from ...runtime.domain.messages import Command, Query
 from ...runtime.domain.projection import Projection
@@ -146,7 +153,10 @@ class Client:
     async def send_until(self, envelope: Envelope, until: Until, timeout_s: float | None) -> Outcome:
         """`send`, and then wait until the events are visible in every replica of these projections. What keeps them
         from that is a `NotYetVisible` with the receipt, as a value. Raises what `send` does."""
-        named = [until] if isinstance(until, type) else list(listed("until", until, "a Projection class", or_one=True))
+        if isinstance(until, type):
+            named = [until]
+        else:
+            named = several("until", listed("until", until, "a Projection class", or_one=True))
         serving = [self._serving_of(projection) for projection in named]
         deadline_s = time.monotonic() + self.timeout_s(timeout_s)
         outcome = await self.send(envelope, timeout_s)

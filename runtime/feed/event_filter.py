@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias, TypeVar
 
-from ..arguments import checked_callable, listed, unregistered
+from ..arguments import checked_callable, listed, several, unregistered
 from ..domain.aggregate import Aggregate
 from ..domain.messages import Event
 from ..domain.projection import part_of
@@ -178,15 +178,8 @@ def _event_names(catalogue: Catalogue, types: Types) -> Iterator[str]:
 
 def _listed(argument: str, given: Iterable[T]) -> list[T]:
     """Raises `InvalidMessage` for what is not a list, and for an empty one: no event would ever match it."""
-    found = list(
-        listed(
-            argument,
-            given,
-            "an event class or a name" if argument == "types" else "a class or a stream",
-            (Event,),
-            or_one=True,
-        )
-    )
+    one = "an event class or a name" if argument == "types" else "a class or a stream"
+    found = several(argument, listed(argument, given, one, (Event,), or_one=True))
     if not found:
         raise InvalidMessage(argument, "is empty, so that no event would ever match", "leave it out for all events")
     return found

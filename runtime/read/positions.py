@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final, Protocol
 from uuid import UUID
 
+from ..arguments import several
 from ..errors import InvalidMessage
 from ..printable import shown
 from ..receipt import Receipt
@@ -65,8 +66,8 @@ def place_asked(after: After | None, partitions: int, store_id: str = "") -> dic
         positions = {after.partition: after.position}
     elif isinstance(after, Mapping):
         positions = dict(after)
-    elif hasattr(after, "positions"):
-        positions = dict(after.positions)
+    elif isinstance(given := getattr(after, "positions", None), Mapping):
+        positions = dict(given)
     else:
         positions = _of_receipts(after, store_id)
     for partition, position in positions.items():
@@ -86,7 +87,7 @@ def check_store(argument: str, receipt: Receipt, store_id: str) -> None:
 
 def _of_receipts(receipts: object, store_id: str) -> dict[int, int]:
     positions: dict[int, int] = {}
-    for receipt in receipts if isinstance(receipts, Iterable) else [receipts]:
+    for receipt in several("after", receipts) if isinstance(receipts, Iterable) else [receipts]:
         if not isinstance(receipt, Receipt):
             remedy = "give a receipt, several, positions by partition, or a session"
             raise InvalidMessage("after", f"is {type(receipt).__name__}", remedy)

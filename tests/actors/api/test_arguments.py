@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import date
 from functools import partial
+from itertools import repeat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -461,3 +463,44 @@ async def test_a_name_that_is_found_nowhere_is_also_reported_as_no_folder(
     with pytest.raises(Unavailable) as told:
         await connect("bank-dta").start()
     assert f"And {tmp_path} has no folder 'bank-dta' with a store" in str(told.value)
+
+
+# --- arguments for several ----------------------------------------------------------------------------------------
+
+
+class Again:
+    """Has no end, and is no iterator, so it is read on the event loop."""
+
+    def __init__(self, item: Any) -> None:
+        self._item = item
+
+    def __iter__(self) -> Iterator[Any]:
+        return repeat(self._item)
+
+
+@pytest.mark.parametrize("endless", [repeat, Again])
+def test_an_argument_for_several_that_has_no_end_is_refused_and_holds_nothing_up(
+    bank: Any, endless: Callable[[Any], Any]
+) -> None:
+    receipt = bank.execute(Account, "alice", DEPOSIT)
+    text = "has over 100,000 items; give fewer, in a list"
+    refused(InvalidMessage, f"after: {text}", lambda: bank.ask(Balances, QUERY, after=endless(receipt)))
+    refused(InvalidMessage, f"after: {text}", lambda: bank.session().join(endless(receipt)))
+    until = endless(Balances)
+    refused(InvalidMessage, f"until: {text}", lambda: bank.execute(Account, "alice", DEPOSIT, until=until))
+    refused(InvalidMessage, f"types: {text}", lambda: bank.subscribe(types=endless(Deposited)))
+    refused(InvalidMessage, f"streams: {text}", lambda: list(bank.events(streams=endless(Account))))
+
+
+def test_receipts_are_taken_from_an_iterator_on_the_callers_thread_so_it_may_call_the_runtime(bank: Any) -> None:
+    before = bank.ask(Balances, QUERY)
+    receipts = (bank.execute(Account, "alice", DEPOSIT) for _ in range(3))
+    assert bank.ask(Balances, QUERY, after=receipts) == before + 3
+    session = bank.session()
+    session.join(bank.execute(Account, "alice", DEPOSIT) for _ in range(3))
+    assert session.ask(Balances, QUERY) == before + 6
+
+
+def test_what_claims_to_have_positions_and_has_none_is_refused(bank: Any) -> None:
+    claim = SimpleNamespace(positions=repeat((0, 1)))
+    refused(InvalidMessage, "after: is SimpleNamespace", lambda: bank.ask(Balances, QUERY, after=claim))
