@@ -47,8 +47,8 @@ from .log.memory import MemoryLog
 from .printable import shown
 from .processes.delivery import Reactions, outcome_input, resume_input, woken_input
 from .processes.inputs import Input, Retry
+from .processes.kinds import RESUME_INPUT
 from .processes.process import Process
-from .processes.progress import RESUME_INPUT
 from .processes.step import OUTPUTS_MAX, UNROUTED, concerns, yielded_by
 from .processes.stored_step import Sent, StoredStep, step_in
 from .read.stores.memory import MemoryStore

@@ -220,13 +220,18 @@ def _show_heads(store: Store, why: str, json_file: Path | None) -> None:
 
 def _as_values(stored: StoredEvent, partition: int) -> dict[str, Any]:
     from ...runtime.encoding.codec import decode_payload
+    from ...runtime.processes.progress import STEPPED
+    from ...runtime.processes.step_text import step_text
 
+    payload = decode_payload(stored.payload, stored.name)
+    if stored.name == STEPPED:
+        payload = step_text(payload["body"])
     recorded_at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=stored.recorded_at_us)
     return {
         "version": stored.version,
         "event": stored.name,
         "schema_version": stored.schema_version,
-        "payload": _plain(decode_payload(stored.payload, stored.name)),
+        "payload": _plain(payload),
         "recorded_at": recorded_at.isoformat(timespec="microseconds"),
         "partition": partition,
         "position": stored.position,

@@ -21,7 +21,8 @@ from ..log.agenda_file import AgendaFile, open_agenda_file
 from ..log.contract import Reader
 from ..log.format import decode_record
 from ..processes.agenda import Agenda
-from ..processes.progress import EVENT, STEPPED, WOKEN, Progress, Stepped, advanced, body_of
+from ..processes.kinds import EVENT, WOKEN
+from ..processes.progress import STEPPED, Progress, Stepped, advanced, body_of
 from ..processes.stored_step import step_in
 from ..stream import StreamId
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from ..domain.messages import Event
 from ..errors import InvalidMessage, RayfoldError
+from ..processes.kinds import ACCEPTED, FAILED, REFUSED
 from ..processes.process import Process
-from ..processes.progress import ACCEPTED, FAILED, REFUSED
 from ..testing import ProcessCase, given, holds, name_of
 from .source import Source
 from .specification import Case, chain, is_same_failure

@@ -40,7 +40,7 @@ from ..stream import ANY, StreamId
 from ..user_code import is_ctrl_c
 from .inputs import Input
 from .instance import Instance, Reaction
-from .progress import ACCEPTED, BEGIN, EVENT, FAILED, OUTCOME, REFUSED, RESUME_INPUT, WOKEN
+from .kinds import ACCEPTED, BEGIN, EVENT, FAILED, OUTCOME, REFUSED, RESUME_INPUT, WOKEN
 from .step import UNROUTED
 from .stored_step import Sent, StoredStep
 

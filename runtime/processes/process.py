@@ -34,7 +34,8 @@ from ..domain.messages import Command, Event
 from ..errors import DefinitionError, RayfoldError, Rejected
 from .inputs import End, Input, Retry, Skip
 from .instance import Instance, OutcomeMethod, Reaction, Schedule
-from .progress import ACCEPTED, FAILED, REFUSED, Stepped, advanced, body_of
+from .kinds import ACCEPTED, FAILED, REFUSED
+from .progress import Stepped, advanced, body_of
 from .schedule import schedule_text
 from .step import end, retry, skip, take
 

@@ -17,22 +17,11 @@ import msgpack
 from ..domain.messages import Event
 from ..encoding.outputs import ENDED, ENDING, FORGET, SEND, UNDO, UNDONE, WAKE
 from ..stream import RESERVED_PREFIX
+from .kinds import ACCEPTED, END, EVENT, OUTCOME, SKIPPED, WOKEN
+from .step_text import step_text
 
 __all__ = [
-    "ACCEPTED",
-    "BEGIN",
-    "DIRECT",
-    "END",
-    "EVENT",
-    "FAILED",
-    "OUTCOME",
-    "REFUSED",
-    "RESUMED",
-    "RESUME_INPUT",
-    "RETRIED",
-    "SKIPPED",
     "STEPPED",
-    "WOKEN",
     "Body",
     "Progress",
     "Sending",
@@ -43,34 +32,19 @@ __all__ = [
 
 STEPPED: Final = f"{RESERVED_PREFIX}Stepped"
 
-EVENT: Final = 0
-OUTCOME: Final = 1
-WOKEN: Final = 2
-RESUME_INPUT: Final = 3
-BEGIN: Final = 4
-"""Kinds of inputs. `BEGIN`: of a schedule, as its code is deployed."""
-
-ACCEPTED: Final = 0
-REFUSED: Final = 1
-FAILED: Final = 2
-"""What became of a command that was sent."""
-
-DIRECT: Final = 0
-RESUMED: Final = 1
-RETRIED: Final = 2
-SKIPPED: Final = 3
-END: Final = 4
-"""How a step came about: by its input, after others that it waited for, or by an operator."""
-
 
 class Stepped(Event):
     """One step of a process: its input, and what is to be carried out. Rayfold stores it before the events of the step.
 
     Attributes:
-        body: Packed; see `docs/log-format.md`.
+        body: Packed; see `docs/log-format.md`. `repr` shows it in words.
     """
 
     body: bytes
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{name}={value!r}" for name, value in step_text(self.body).items())
+        return f"{type(self).__name__}({parts})"
 
 
 Stepped.message_name = STEPPED

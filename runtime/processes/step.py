@@ -45,7 +45,7 @@ from ..errors import HandlerFailed, Rejected, StoreError, UnknownEvent, failure_
 from ..stream import StreamId
 from .inputs import End, Input, Retry, Skip
 from .instance import Instance
-from .progress import (
+from .kinds import (
     ACCEPTED,
     BEGIN,
     DIRECT,
@@ -59,12 +59,8 @@ from .progress import (
     RETRIED,
     SKIPPED,
     WOKEN,
-    Body,
-    Progress,
-    Sending,
-    Stepped,
-    advanced,
 )
+from .progress import Body, Progress, Sending, Stepped, advanced
 
 __all__ = ["OUTPUTS_MAX", "UNROUTED", "WAITING_MAX", "concerns", "end", "retry", "skip", "take", "yielded_by"]
 

@@ -17,7 +17,8 @@ from ..errors import Damaged
 from ..log.contract import StoredEvent
 from ..log.format import HEADER_OUTPUTS
 from ..stream import StreamId
-from .progress import DIRECT, OUTCOME, STEPPED, WOKEN
+from .kinds import DIRECT, OUTCOME, WOKEN
+from .progress import STEPPED
 from .schedule import FAR_US, next_time_us
 
 __all__ = ["Armed", "Sent", "StoredStep", "step_in"]

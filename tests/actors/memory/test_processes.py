@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ import pytest
 
 from examples.opt_in import Confirm, Deliver, Mailbox, OptIn, Request
 from examples.shop import (
+    Begun,
     Charge,
+    Charged,
     Fill,
     Filled,
     Fulfilment,
@@ -27,15 +30,23 @@ from rayfold import (
     Envelope,
     Event,
     Process,
+    Projection,
+    Query,
     Receipt,
+    Recorded,
     Retry,
     Send,
     Wake,
+    answer,
     evolve,
+    project,
     react,
     scheduled,
     woken,
 )
+from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.log.format import decode_record
+from rayfold.runtime.processes.progress import STEPPED
 from rayfold.testing import MemoryRuntime, system, system_blocking
 
 SHOP = (Order, Wallet, Stock, Fulfilment)
@@ -212,3 +223,54 @@ async def test_a_system_without_processes_has_no_courier() -> None:
         await bank.execute(Wallet, "ada", Fill(amount=1))
         await bank.execute(Wallet, "ada", Charge(order="1", amount=1))
         assert all(one.courier is None for one in (await bank.status()).partitions)
+
+
+class Seen(Query[list[str]]):
+    pass
+
+
+class Journal(Projection):
+    names: list[str] = []
+
+    @project
+    def charged(self, event: Charged, recorded: Recorded) -> None:
+        self.names.append(recorded.aggregate_type)
+
+    @project
+    def begun(self, event: Begun) -> None:
+        self.names.append("Begun")
+
+    @answer
+    def seen(self, query: Seen) -> list[str]:
+        return self.names
+
+
+async def test_steps_are_passed_over_where_events_are_read_and_shown_in_a_history() -> None:
+    async with system(*SHOP, Journal) as shop:
+        await filled(shop, wallets=1, pens=1)
+        await shop.execute(Order, "1", Place(wallet="w0", item="pen", total=5))
+        assert sorted(await shop.ask(Journal, Seen())) == ["Begun", "Wallet"]
+        followed = []
+        async with asyncio.timeout(20):
+            async for event, _ in shop.subscribe():
+                followed.append(type(event).__name__)
+                if len(followed) == 7:
+                    break
+        assert sorted(followed) == ["Begun", "Charged", "Filled", "Placed", "Reserved", "Shipped", "Supplied"]
+        first, *_ = await shop.history(Fulfilment, "1")
+        assert "Charge to Wallet/w0" in repr(first[0])
+
+
+async def test_a_process_that_is_given_up_leaves_a_log_that_others_can_read() -> None:
+    """Its own events and its type are retired; its steps need no word."""
+    world = system(*SHOP)
+    async with world:
+        await filled(world, wallets=1, pens=1)
+        await world.execute(Order, "1", Place(wallet="w0", item="pen", total=5))
+    catalogue = Catalogue([Order, Wallet, Stock], retired=["Fulfilment", "Begun"])
+    names = [record.name for log in world._logs.logs for record in map(decode_record, log.read(0, 100))]
+    assert STEPPED in names
+    for log in world._logs.logs:
+        for record in log.read(0, 100):
+            catalogue.decode_events(decode_record(record))
+        assert not any(name == STEPPED for name, _ in log.holdings().events)

@@ -1,0 +1,43 @@
+"""Kinds: of the inputs of a process, of what became of what it has sent, and of how a step came about, as numbers.
+
+Beside step [4]. They are stored (`docs/log-format.md`), so a number keeps its meaning permanently.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = [
+    "ACCEPTED",
+    "BEGIN",
+    "DIRECT",
+    "END",
+    "EVENT",
+    "FAILED",
+    "OUTCOME",
+    "REFUSED",
+    "RESUMED",
+    "RESUME_INPUT",
+    "RETRIED",
+    "SKIPPED",
+    "WOKEN",
+]
+
+EVENT: Final = 0
+OUTCOME: Final = 1
+WOKEN: Final = 2
+RESUME_INPUT: Final = 3
+BEGIN: Final = 4
+"""Kinds of inputs. `BEGIN`: of a schedule, as its code is deployed."""
+
+ACCEPTED: Final = 0
+REFUSED: Final = 1
+FAILED: Final = 2
+"""What became of a command that was sent."""
+
+DIRECT: Final = 0
+RESUMED: Final = 1
+RETRIED: Final = 2
+SKIPPED: Final = 3
+END: Final = 4
+"""How a step came about: by its input, after others that it waited for, or by an operator."""
