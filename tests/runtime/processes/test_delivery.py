@@ -27,8 +27,10 @@ from rayfold import (
     react,
     scheduled,
 )
+from rayfold.runtime.checks.standing import folded as folded_of
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.envelope import PackedCommand, pack
+from rayfold.runtime.encoding.saved_state import decode_state, state_fingerprint
 from rayfold.runtime.errors import CommandIdReused, HandlerFailed, RayfoldError
 from rayfold.runtime.log.contract import StoredEvent
 from rayfold.runtime.log.format import HEADER_OUTPUTS, decode_record
@@ -329,3 +331,23 @@ def test_outputs_without_an_event_or_without_an_annotation_are_refused_by_name()
 
     assert "it returned outputs without an event" in str(World(Quiet, Mailbox).execute(Quiet, "1", Two()))
     assert "outputs that no return annotation names" in str(World(Secret, Mailbox).execute(Secret, "1", Two()))
+
+
+class Snapped(Fulfilment, snapshot_every=1):
+    pass
+
+
+def test_an_instance_is_restored_from_a_snapshot_as_it_is_folded_from_its_stream() -> None:
+    world, stream = World(process=Snapped), StreamId("Snapped", "1")
+    world.execute(Order, "1", PLACE)
+    world.give(*world.inputs(ORDER))
+    for _ in range(2):
+        world.give(parked_input(world.inputs(ORDER)[0]._replace(command_id=bytes(16)), "why"))
+    snapshot = world.log.find_snapshot(stream, state_fingerprint(Snapped))
+    assert snapshot is not None
+    assert snapshot.version == 3
+    restored = decode_state(Snapped, snapshot.state, "1", snapshot.version)
+    folded = folded_of(world.catalogue, world.log, stream, snapshot.version)
+    assert restored.progress == folded.progress  # type: ignore[attr-defined]
+    assert restored.progress.parked == "why"
+    assert set(restored.progress.timers) == {"too_late"}
