@@ -21,8 +21,8 @@ from .messages import Command
 
 __all__ = ["WAKE_NAME_BYTES_MAX", "Ended", "Forget", "Send", "Undo", "Wake"]
 
-WAKE_NAME_BYTES_MAX: Final = 64
-"""The length of a timer's name: one row of the agenda holds it beside a stream, and a key of LMDB has 511 bytes."""
+WAKE_NAME_BYTES_MAX: Final = 36
+"""The length of a timer's name: the agenda has it in a key of LMDB, 511 bytes, behind a time (8) and a stream (467)."""
 
 
 @dataclass(frozen=True, slots=True)

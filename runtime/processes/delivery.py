@@ -17,7 +17,7 @@ import msgpack
 
 from ..domain.aggregate import Woken
 from ..encoding.catalogue import Catalogue
-from ..encoding.codec import encode_message
+from ..encoding.codec import MESSAGE_BYTES_MAX, encode_message
 from ..encoding.content import condensed
 from ..encoding.envelope import FINAL, PackedCommand, new_command_id
 from ..encoding.error_codec import to_wire
@@ -57,6 +57,10 @@ __all__ = [
 ]
 
 _WHY_CHARS_MAX: Final = 500
+
+EVENT_BYTES_MAX: Final = MESSAGE_BYTES_MAX - 8192
+"""Of an event that is an input: an input is a message itself, and one that waits is part of another. What surrounds it
+has under 3 KB."""
 
 
 class _Reacting(NamedTuple):
@@ -145,6 +149,10 @@ class Reactions:
 def _event_input(
     target: StreamId, partition: int, stored: StoredEvent, again: bool, park: str, origin: Origin
 ) -> PackedCommand:
+    payload = stored.payload
+    if len(payload) > EVENT_BYTES_MAX:
+        target, payload = StreamId(target[0], UNROUTED), b""
+        park = f"its event has {len(stored.payload):,} bytes, over {EVENT_BYTES_MAX:,}"
     source, version = stored.stream, stored.version
     input_id = step_id("event", target[0], source[0], source[1], version, *origin)
     correlation_id = stored.correlation_id or stored.command_id
@@ -167,11 +175,11 @@ def _event_input(
         "kind": EVENT,
         "input_id": input_id,
         "head": head,
-        "payload": stored.payload,
+        "payload": payload,
         "again": again,
         "park": park[:_WHY_CHARS_MAX],
     }
-    content = condensed(b"%b %b" % (stored.name.encode(), stored.payload))
+    content = condensed(b"%b %b" % (stored.name.encode(), payload))
     return _input(target, input_id, fields, correlation_id, stored.command_id, content)
 
 

@@ -163,7 +163,7 @@ def advanced(before: Progress, body: Body, version: int) -> Progress:
         elif code == UNDONE:
             undoing = False
         elif code == ENDED:
-            ended, timers, waiting = entry[1], {}, ()
+            ended, timers, waiting, undoing = entry[1], {}, (), False
     if how == END:
         parked = ""
     return Progress(count, sends, timers, waiting, parked, undoing, ending, ended, started)

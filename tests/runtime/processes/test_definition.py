@@ -194,7 +194,7 @@ def test_what_cannot_work_is_refused_while_the_class_is_defined(define: Callable
         (lambda: Wake("late", at=datetime(2026, 1, 1)), "has no time zone"),
         (lambda: Wake("late", after=timedelta(-1)), "is not a time from now on"),
         (lambda: Wake("", after=timedelta(1)), "'' is not the name of a timer"),
-        (lambda: Forget("x" * 65), "is not the name of a timer"),
+        (lambda: Forget("x" * 37), "is not the name of a timer"),
     ],
     ids=["command", "id", "target", "no-time", "two-times", "no-zone", "past", "no-name", "long-name"],
 )

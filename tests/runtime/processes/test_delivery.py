@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import msgpack
 import pytest
 
 from examples.opt_in import Confirm, Deliver, Mailbox, OptIn, Request
@@ -29,13 +30,14 @@ from rayfold import (
 )
 from rayfold.runtime.checks.standing import folded as folded_of
 from rayfold.runtime.encoding.catalogue import Catalogue
-from rayfold.runtime.encoding.envelope import PackedCommand, pack
+from rayfold.runtime.encoding.envelope import PackedCommand, pack, unpack_batch
 from rayfold.runtime.encoding.saved_state import decode_state, state_fingerprint
 from rayfold.runtime.errors import CommandIdReused, HandlerFailed, RayfoldError
 from rayfold.runtime.log.contract import StoredEvent
 from rayfold.runtime.log.format import HEADER_OUTPUTS, decode_record
 from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.processes.delivery import (
+    EVENT_BYTES_MAX,
     Reactions,
     begin_inputs,
     outcome_input,
@@ -211,6 +213,40 @@ def test_an_event_that_cannot_be_read_waits_alone() -> None:
     assert waits.stream == StreamId("Fulfilment", UNROUTED)
     assert taken(world.give(waits)) == [(1, False)]
     assert "Placed" in world.steps(waits.stream)[-1].parked
+
+
+class Bulky(Event):
+    data: bytes
+
+
+class Store(Command):
+    size_bytes: int
+
+
+class Attic(Aggregate, placement=Shared()):
+    @decide
+    def store(self, command: Store) -> Bulky:
+        return Bulky(data=bytes(command.size_bytes))
+
+    @evolve
+    def stored(self, event: Bulky) -> None: ...
+
+
+class Heavy(Process):
+    @react(starts=True)
+    def stored(self, event: Bulky) -> Ended:
+        raise ValueError(len(event.data))
+
+
+def test_an_event_of_any_size_is_an_input_that_can_wait_or_is_left_aside_by_name() -> None:
+    world = World(Attic, process=Heavy)
+    for id, size_bytes in (("1", EVENT_BYTES_MAX - 20), ("2", EVENT_BYTES_MAX + 1)):
+        assert isinstance(world.execute(Attic, id, Store(size_bytes=size_bytes)), Receipt)
+        [packed] = world.inputs(StreamId("Attic", id))
+        [through] = unpack_batch(msgpack.packb(packed))
+        assert taken(world.give(through)) == [(1, False)]
+    assert world.steps(StreamId("Heavy", "1"))[-1].parked.startswith("Heavy.stored: ValueError")
+    assert "its event has 1,040," in world.steps(StreamId("Heavy", UNROUTED))[-1].parked
 
 
 def test_an_input_can_be_parked_without_being_run_and_what_waits_is_run_one_by_one() -> None:

@@ -331,6 +331,11 @@ def test_only_an_instance_that_is_parked_is_retried_or_skipped() -> None:
             given(Notes, PLACED).when(operation)
 
 
+def test_an_instance_that_an_operator_ends_takes_nothing_back_any_more() -> None:
+    case = given(Fulfilment, PLACED).when_accepted(Charge).when_accepted(Reserve).when_refused(Ship, "not_open")
+    case.when(End(**ADA)).when_accepted(Release).then_sent().then_ended("ticket 7")
+
+
 def test_an_instance_can_be_ended_while_it_is_parked() -> None:
     case = given(Notes, PLACED).when(charged(13)).when(End(**ADA)).then_ended("ticket 7")
     assert not case.process.progress.parked
