@@ -33,6 +33,10 @@ __all__ = [
 STEPPED: Final = f"{RESERVED_PREFIX}Stepped"
 
 
+_SHOWN_MAX: Final = 10
+"""Commands and timers that are shown of an instance."""
+
+
 class Stepped(Event):
     """One step of a process: its input, and what is to be carried out. Rayfold stores it before the events of the step.
 
@@ -88,7 +92,7 @@ class Timer:
     """Empty for a single time."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Progress:
     """Where an instance of a process is.
 
@@ -116,6 +120,20 @@ class Progress:
     ended: str | None = None
     started: tuple[int, int] | None = None
     """Partition and position of the event that started it."""
+
+    def __repr__(self) -> str:
+        """What matters to people, in one line."""
+        open_sends = [f"{one.command} to {one.aggregate_type}/{one.id}" for one in self.sends.values() if not one.done]
+        told = {
+            "sent": open_sends[:_SHOWN_MAX],
+            "timers": [*self.timers][:_SHOWN_MAX],
+            "waiting": len(self.waiting),
+            "parked": self.parked,
+            "undoing": self.undoing,
+        }
+        parts = [f"{name}={value!r}" for name, value in told.items() if value]
+        parts += [] if self.ended is None else [f"ended={self.ended!r}"]
+        return f"Progress({', '.join(parts)})"
 
 
 def body_of(event: Stepped) -> Body:

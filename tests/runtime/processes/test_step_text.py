@@ -49,3 +49,10 @@ def test_what_an_operator_has_done_is_shown_with_who_and_why() -> None:
 @pytest.mark.parametrize("body", [b"", b"\x90", b"\xc1", b"\x9a\x00\x09\x90\xc4\x00\xc4\x00\xc2\xa0\x90\xa0\xa0"])
 def test_what_is_no_step_is_shown_too(body: bytes) -> None:
     assert step_text(body)
+
+
+def test_where_an_instance_is_is_shown_in_one_line() -> None:
+    case = given(Fulfilment, PLACED)
+    assert repr(case.process.progress) == "Progress(sent=['Charge to Wallet/ada'], timers=['too_late'])"
+    case.later(minutes=15).when_refused(Charge, "no")
+    assert repr(case.process.progress) == "Progress(sent=['Cancel to Order/example'], ended='too_late')"
