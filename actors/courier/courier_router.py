@@ -20,17 +20,22 @@ import msgpack
 from ...runtime.encoding.envelope import PackedCommand
 from ...runtime.encoding.outcome import Outcome
 from ...runtime.errors import RayfoldError
+from ...runtime.stream import StreamId
 from ..client.command_router import CommandRouter
 from ..client.transport import PartitionTransport
 from ..settings import Settings
 
-__all__ = ["CourierRouter", "ExecuteHere", "NamedPartition"]
+__all__ = ["CourierRouter", "Execute", "LocalPartition", "NamedPartition", "ReportLost"]
 
 _pack = msgpack.Packer(autoreset=True).pack
 
 
-ExecuteHere = Callable[[bytes, int, int, bytes], bytes]
+Execute = Callable[[bytes, int, int, bytes], bytes]
 """Executes a batch (client, attempt, predecessor, commands) in the partition of this process, when it is its turn."""
+
+
+ReportLost = Callable[[StreamId, str, bool], None]
+"""Notifies the partition of this process that one of its own actors (stream, name, whether it has ended) is lost."""
 
 
 class Caller(Protocol):
@@ -76,23 +81,30 @@ class NamedPartition:
         return _NamedMethod(self, method)
 
 
-class _Here:
-    """In place of the actor of the partition that is in this process."""
+class _LocalMethod:
+    """A method of the partition of this process, called on the thread for that: it waits for its turn."""
+
+    def __init__(self, worker: ThreadPoolExecutor, method: Callable[..., object]) -> None:
+        self._worker, self._method = worker, method
+
+    def remote(self, *arguments: Any) -> None:
+        """Have it called. Nothing comes back."""
+        self._worker.submit(self._method, *arguments)
+
+
+class LocalPartition:
+    """The partition that is in this process."""
+
+    def __init__(self, worker: ThreadPoolExecutor, execute: Execute, lost: ReportLost) -> None:
+        """`worker`: the thread on which both are called."""
+        self.worker, self.run = worker, execute
+        self.lost = _LocalMethod(worker, lost)
 
 
 class LocalTransport(PartitionTransport):
     """Reaches the partition of this process, by way of a thread: a batch waits for its turn there, and for the disk."""
 
-    def __init__(
-        self,
-        here: ExecuteHere,
-        worker: ThreadPoolExecutor,
-        client: bytes,
-        batch_done: Callable[[int, bytes | None], None],
-    ) -> None:
-        """`here`: executes a batch, on the thread `worker`."""
-        super().__init__(None, client, batch_done, by_socket=False)
-        self._here, self._worker = here, worker
+    actor: LocalPartition
 
     def execute(self, attempt: int, predecessor: int, blob: bytes) -> None:
         """See `PartitionTransport`."""
@@ -100,13 +112,13 @@ class LocalTransport(PartitionTransport):
         def run() -> None:
             answer: bytes | None = None
             try:
-                answer = self._here(self._client, attempt, predecessor, blob)
+                answer = self.actor.run(self._client, attempt, predecessor, blob)
             finally:
                 with contextlib.suppress(RuntimeError):  # the courier has ended
                     self._loop.call_soon_threadsafe(self._came_back, attempt, answer)
 
         try:
-            self._worker.submit(run)
+            self.actor.worker.submit(run)
         except RuntimeError:  # the courier is ending
             self._loop.call_soon(self._came_back, attempt, None)
 
@@ -119,17 +131,14 @@ class CourierRouter(CommandRouter):
         partition: int,
         names: Sequence[str],
         actor_named: Callable[[str], Any],
-        here: ExecuteHere,
-        worker: ThreadPoolExecutor,
+        here: LocalPartition,
         settings: Settings,
         placement_rule: str,
         store_id: str,
     ) -> None:
-        """`names`: of the actors of all partitions, in order; that of `partition` is not used. `here`: what executes in
-        place of that; `worker`: the thread on which it does."""
-        self._here, self._worker = here, worker
+        """`names`: of the actors of all partitions, in order; `here` takes the place of `partition`."""
         partitions = [
-            _Here() if number == partition else NamedPartition(name, actor_named) for number, name in enumerate(names)
+            here if number == partition else NamedPartition(name, actor_named) for number, name in enumerate(names)
         ]
         super().__init__(partitions, actor_named, settings, placement_rule, store_id)
 
@@ -151,6 +160,6 @@ class CourierRouter(CommandRouter):
             self._carry_out()
 
     def _partition_transport(self, actor: Any) -> PartitionTransport:
-        if not isinstance(actor, _Here):
+        if not isinstance(actor, LocalPartition):
             return super()._partition_transport(actor)
-        return LocalTransport(self._here, self._worker, self._client, self._came_back)
+        return LocalTransport(actor, self._client, self._came_back, by_socket=False)

@@ -26,7 +26,7 @@ from ...runtime.log.contract import NewEvent
 from ...runtime.printable import printable_log
 from ...runtime.processes.courier import OUT_MAX, TROUBLED_OUT_MAX, Courier, CourierFacts, Delivery
 from ..settings import Settings
-from .courier_router import CourierRouter, ExecuteHere
+from .courier_router import CourierRouter, Execute, LocalPartition, ReportLost
 
 __all__ = ["CourierPlan", "CourierThread"]
 
@@ -92,14 +92,16 @@ class CourierThread:
         plan: CourierPlan,
         new_courier: Callable[[], Courier],
         actor_named: Callable[[str], Any],
-        here: ExecuteHere,
+        execute: Execute,
+        lost: ReportLost,
         store: Callable[[NewEvent], None],
     ) -> None:
-        """`new_courier`: from what is stored. `here`: see `CourierRouter`. `store`: append an event to the courier's
-        stream; called on a thread of its own."""
+        """`new_courier`: from what is stored. `execute`, `lost`: of the partition of this process; `store`: append an
+        event to the courier's stream. All three are called on a thread of their own."""
         self._plan, self._new_courier, self._actor_named = plan, new_courier, actor_named
-        self._here, self._store = here, store
+        self._store = store
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="rayfold-courier-here")
+        self._here = LocalPartition(self._worker, execute, lost)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._courier: Courier | None = None
         self._router: CourierRouter | None = None
@@ -171,7 +173,6 @@ class CourierThread:
                 self._names[0],
                 self._actor_named,
                 self._here,
-                self._worker,
                 settings,
                 plan.placement,
                 plan.store_id,

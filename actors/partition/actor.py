@@ -393,6 +393,10 @@ class PartitionActor:
     def lost(self, stream: StreamId, actor: str, died: bool = False) -> None:
         """A client reports that this own actor does not answer, or that its process has ended. From now on the
         aggregate is here again; after a death its commands are decided in another own actor, one by one."""
+        self._report_lost(stream, actor, died)
+
+    def _report_lost(self, stream: StreamId, actor: str, died: bool) -> None:
+        """... or the courier here does."""
         with self._writing:
             self._give_up_on(self._serving(), stream, actor, died)
 
@@ -630,7 +634,7 @@ class PartitionActor:
         new_courier = partial(self._new_courier, opened, catalogue)
         execute = partial(self._execute_in_turn, BATCH_BY_SOCKET_S)
         actor_named = partial(ray.get_actor, namespace=plan.namespace)
-        return CourierThread(courier_plan, new_courier, actor_named, execute, store_in_turn)
+        return CourierThread(courier_plan, new_courier, actor_named, execute, self._report_lost, store_in_turn)
 
     def _new_courier(self, opened: LmdbLog, catalogue: Catalogue) -> Courier:
         """From what is stored; the agenda from its file, if there is one of this very log."""
