@@ -52,6 +52,7 @@ from ...runtime.log.writer import LmdbLog
 from ...runtime.printable import printable_log
 from ...runtime.processes.agenda import Agenda
 from ...runtime.processes.courier import Courier
+from ...runtime.processes.delivery import is_parking
 from ...runtime.processes.places import COURIER, SENDS_OF_AGGREGATES, stored_places
 from ...runtime.processes.since import add_processes
 from ...runtime.receipt import Receipt
@@ -305,7 +306,7 @@ class PartitionActor:
         for index, command in enumerate(commands):
             stream, own = command.stream, command.stream.type in serving.placements
             fallen = self._in_hand.find(command.command_id) or self._in_hand.find(_content_key(command))
-            if fallen is not None and fallen.refused:
+            if fallen is not None and fallen.refused and not is_parking(command):
                 if fallen.key == command.command_id and self._in_hand.find(content := _content_key(command)) is None:
                     self._in_hand.note(content, stuck=fallen.stuck, deaths=DEATHS_MAX)  # under another id as well
                 failed = self._failed(command, fallen)

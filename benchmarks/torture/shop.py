@@ -4,6 +4,7 @@ is taken back. Of money and goods nothing is ever lost or made.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Final
@@ -30,6 +31,9 @@ from rayfold import (
 
 UNLUCKY: Final = 13
 """The total of an order that the process cannot take in."""
+
+DEADLY: Final = 17
+"""... and of one that ends the process which takes it in."""
 
 LATE: Final = timedelta(minutes=15)
 SENT_OFF: Final = timedelta(seconds=1)
@@ -203,6 +207,8 @@ class Fulfilment(Process):
         """Charge and reserve, at the same time."""
         if event.total == UNLUCKY:
             raise ValueError("unlucky")
+        if event.total == DEADLY:
+            os._exit(1)
         yield Send(Wallet, event.wallet, Charge(amount=event.total), undo=Refund(amount=event.total))
         yield Send(Stock, event.item, Reserve(), undo=Release())
         yield Wake("late", after=LATE)

@@ -68,6 +68,12 @@ TROUBLED_OUT_MAX: Final = 512
 WINDOW_MAX: Final = 4_096
 """Events whose delivery by one route is not certain yet. Beyond that the route stops and keeps its position."""
 
+WINDOW_BYTES_MAX: Final = 16 << 20
+"""... and their bytes."""
+
+KEPT_BYTES_MAX: Final = 64 << 20
+"""Of the commands of sends that are kept as they were read, all together."""
+
 KEPT_STEPS_MAX: Final = 64
 """Commands of one queue that are kept as they were read; further ones are read again when their turn comes."""
 
@@ -152,7 +158,8 @@ class Delivery:
     """One command that is to be sent, until its outcome is known."""
 
     __slots__ = (
-        *("command", "failures", "group", "kind", "queue", "number", "position", "route", "source", "step", "timer"),
+        *("command", "failures", "group", "kind", "queue", "number", "position", "route", "size_bytes", "source"),
+        *("step", "timer"),
     )
 
     def __init__(self, kind: int, command: PackedCommand | None = None) -> None:
@@ -167,6 +174,8 @@ class Delivery:
         self.timer: Timer | None = None
         self.group: _Group | None = None
         self.failures = 0
+        self.size_bytes = 0
+        """What it counts for, of what is kept."""
         self.number = 0
         """The order in which they came."""
 
@@ -205,6 +214,8 @@ class _Route:
     witness: int = 0
     witness_at: int = 0
     """Where the witness's input is in the other log."""
+    size_bytes: int = 0
+    """Of these commands."""
     reading: bool = False
     """A page is being read for it."""
 
@@ -213,8 +224,13 @@ class _Route:
         """Up to here everything is certain."""
         return next(iter(self.unacked)) - 1 if self.unacked else self.cursor
 
-    def ack(self, position: int) -> None:
+    def has_room(self, share: int = 1) -> bool:
+        """Whether more may be delivered, up to this part of its bounds."""
+        return len(self.unacked) < WINDOW_MAX // share and self.size_bytes < WINDOW_BYTES_MAX // share
+
+    def ack(self, position: int, size_bytes: int) -> None:
         """One command of this event has arrived."""
+        self.size_bytes = max(self.size_bytes - size_bytes, 0)
         left = self.unacked.get(position, 0)
         if left > 1:
             self.unacked[position] = left - 1
@@ -254,7 +270,7 @@ class Courier:
         self._troubled_out = [0] * partitions
         self._pausing: list[tuple[int, int, _TargetQueue]] = []
         self._numbers = count(1)
-        self._woken_out = 0
+        self._woken_out = self._kept_bytes = 0
         self._refused = 0
         self._routes: dict[tuple[str, int], _Route] = {}
         self._by_name: dict[str, list[_Route]] = {}
@@ -283,7 +299,7 @@ class Courier:
         if at < self._known_head:
             records = self._log.read(at, PAGE_RECORDS, PAGE_BYTES)
             routes = [
-                one for one in self._routes.values() if one.cursor >= at and len(one.unacked) < WINDOW_MAX
+                one for one in self._routes.values() if one.cursor >= at and one.has_room()
             ]  # those that are behind read on by themselves
             self._take_in(at, records, routes, fold=True)
             if records:
@@ -384,7 +400,7 @@ class Courier:
     def _read_behind(self) -> bool:
         """Read one page for the routes that are farthest behind. Whether there is more to read for any."""
         at = self.agenda.position
-        behind = [one for one in self._routes.values() if one.cursor < at and len(one.unacked) < WINDOW_MAX // 2]
+        behind = [one for one in self._routes.values() if one.cursor < at and one.has_room(2)]
         if not behind:
             return False
         cursor = min(one.cursor for one in behind)
@@ -445,6 +461,8 @@ class Courier:
         delivery = Delivery(INPUT, command)
         delivery.route, delivery.position = route, position
         route.unacked[position] = route.unacked.get(position, 0) + 1
+        delivery.size_bytes = len(command.payload)
+        route.size_bytes += delivery.size_bytes
         inputs.append(delivery)
 
     def _probe(self) -> None:
@@ -454,8 +472,13 @@ class Courier:
                 continue
             for record in self._log.read(route.witness - 1, 1):
                 event = decode_record(record, checked=True)
-                for command in self._reactions.inputs(self._partition, event, True):
-                    if command.stream.type == route.name and self._partition_of(command.stream) == route.partition:
+                step = step_in(event)
+                if route.name != SENDS_OF_AGGREGATES:
+                    commands = self._reactions.inputs(self._partition, event, True, [route.name])
+                else:
+                    commands = [] if step is None else [send_command(step, sent) for sent in step.sends]
+                for command in commands:
+                    if self._partition_of(command.stream) == route.partition:
                         delivery = Delivery(PROBE, command)
                         delivery.route, delivery.position = route, route.witness
                         self._put(delivery)
@@ -474,8 +497,12 @@ class Courier:
         if queue is None:
             queue = self._queues[stream] = _TargetQueue(stream, self._partition_of(stream))
         delivery.queue, delivery.number = queue, next(self._numbers)
-        if len(queue.waiting) >= KEPT_STEPS_MAX and delivery.kind == SEND:
-            delivery.command = delivery.step = None
+        if delivery.kind == SEND:
+            if len(queue.waiting) >= KEPT_STEPS_MAX or self._kept_bytes >= KEPT_BYTES_MAX:
+                delivery.command = delivery.step = None
+            else:
+                delivery.size_bytes = len(command.payload)
+                self._kept_bytes += delivery.size_bytes
         queue.waiting.append(delivery)
         if not queue.listed and not queue.out:
             self._list(queue)
@@ -603,14 +630,15 @@ class Courier:
     def _finish(self, delivery: Delivery, outcome: Outcome) -> None:
         kind = delivery.kind
         if kind == SEND:
+            self._kept_bytes -= delivery.size_bytes
             self._finish_send(delivery, outcome)
             return
         route = delivery.route
         if kind == INPUT and route is not None:
-            route.ack(delivery.position)
+            route.ack(delivery.position, delivery.size_bytes)
             self.has_moved = True
             if isinstance(outcome, Receipt):
-                if outcome.event_count and outcome.position > route.witness_at and route.name != SENDS_OF_AGGREGATES:
+                if outcome.event_count and outcome.position > route.witness_at:
                     route.witness, route.witness_at = delivery.position, outcome.position
             elif route.name == SENDS_OF_AGGREGATES:
                 self._refused += 1
@@ -656,4 +684,5 @@ class Courier:
         what = "%s: partition %d does not have what was delivered to it; all since position %d is delivered again"
         logger.warning(what, route.name, route.partition, route.since)
         route.unacked.clear()
+        route.size_bytes = 0
         route.cursor, route.witness, route.witness_at = route.since, 0, 0

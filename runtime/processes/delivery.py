@@ -49,6 +49,7 @@ __all__ = [
     "begin_inputs",
     "is_delivered",
     "is_final",
+    "is_parking",
     "outcome_input",
     "parked_input",
     "resume_input",
@@ -288,6 +289,11 @@ def parked_input(packed: PackedCommand, why: str) -> PackedCommand:
     not be stored."""
     fields = msgpack.unpackb(packed.payload)
     return packed._replace(payload=msgpack.packb({**fields, "park": why[:_WHY_CHARS_MAX] or "it failed"}))
+
+
+def is_parking(packed: PackedCommand) -> bool:
+    """Whether a command is an input that is to wait without being run."""
+    return packed.name == Input.message_name and bool(msgpack.unpackb(packed.payload).get("park"))
 
 
 def send_command(step: StoredStep, sent: Sent) -> PackedCommand:

@@ -17,7 +17,18 @@ import pytest
 
 from rayfold import CodeMismatch, InvalidMessage, Runtime
 from rayfold.actors.cluster.ray_cluster import Cluster
-from rayfold.benchmarks.torture.shop import AGGREGATES, UNLUCKY, Fill, Fulfilment, Move, Order, Place, Stock, Wallet
+from rayfold.benchmarks.torture.shop import (
+    AGGREGATES,
+    DEADLY,
+    UNLUCKY,
+    Fill,
+    Fulfilment,
+    Move,
+    Order,
+    Place,
+    Stock,
+    Wallet,
+)
 from rayfold.runtime.processes.process import End, Skip
 from rayfold.runtime.store.verify import verify_store
 
@@ -95,8 +106,8 @@ async def test_orders_are_carried_out_and_a_start_sends_nothing_again(shop: Shop
             await place(running, number)
         await closed(running, *(f"o{number}" for number in range(50)))
         await check(running, 50)
+        await until(lambda: at_rest(running))
         status = await running.status()
-        assert sum(one.courier.open_sends + one.courier.timers for one in status.partitions if one.courier) == 0
         heads = {one.partition: one.head for one in status.partitions}
         directory = running.store.path
     heads_now: dict[int, int] = {}
@@ -134,6 +145,12 @@ async def test_a_partition_that_is_killed_goes_on_where_it_was(shop: Shop) -> No
         await check(running, orders)
 
 
+async def at_rest(running: Runtime) -> bool:
+    """Whether nothing is on its way, and no timer is armed."""
+    facts = [one.courier for one in (await running.status()).partitions]
+    return all(one is not None and not (one.undelivered or one.open_sends or one.timers) for one in facts)
+
+
 async def alive(running: Runtime) -> bool:
     return all(one.alive for one in (await running.status()).partitions)
 
@@ -167,6 +184,19 @@ async def test_one_instance_that_fails_is_parked_alone_and_an_operator_decides(s
         refused = await asyncio.to_thread(rayfold, *arguments)
         assert refused.returncode == 2
         assert "not_parked" in refused.stderr
+
+
+async def test_an_input_that_ends_its_process_is_parked_alone(shop: Shop) -> None:
+    async with shop() as running:
+        await stocked(running)
+        await place(running, 0, total=DEADLY)
+        for number in range(1, 20):
+            await place(running, number)
+        await until(lambda: _has_parked(running, 1))
+        await closed(running, *(f"o{number}" for number in range(1, 20)))
+        assert await parked(running) == ["Fulfilment/o0"]
+        await running.execute(Fulfilment, "o0", Skip(by="ada", reason="ticket 9"))
+        await until(lambda: _has_parked(running, 0))
 
 
 async def _has_parked(running: Runtime, count: int) -> bool:
