@@ -118,8 +118,8 @@ class Progress:
     ending: str | None = None
     """Why it will end once everything is taken back."""
     ended: str | None = None
-    started: tuple[int, int] | None = None
-    """Partition and position of the event that started it."""
+    started: tuple[int, int, int] | None = None
+    """Partition, position and time (microseconds since 1970) of the event that started it."""
 
     def __repr__(self) -> str:
         """What matters to people, in one line."""
@@ -161,7 +161,7 @@ def advanced(before: Progress, body: Body, version: int) -> Progress:
             if known is not None and known.arming == head[1]:
                 timers = {name: timer for name, timer in timers.items() if name != head[0]}
         if started is None and kind == EVENT and how != END:
-            started = head[4], head[5]
+            started = head[4], head[5], head[6]
     for entry in outputs:
         code = entry[0]
         if code == SEND:

@@ -147,8 +147,10 @@ def concerns(process: Instance, kind: int, head: list[Any], again: bool) -> bool
         if not process.version:
             return reaction is not None and reaction.starts
         started = progress.started
-        was_before = started is not None and head[4] == started[0] and head[5] < started[1]
-        return not (again and was_before)
+        if not again or started is None or head[4] != started[0]:
+            return True
+        # In a log that was restored a later event may have an earlier position, but not an earlier time as well.
+        return bool(head[5] > started[1] or head[7] > started[2])
     if kind == WOKEN:
         timer = progress.timers.get(head[0])
         return timer is not None and timer.arming == head[1]
@@ -223,7 +225,7 @@ def _body(
     by: str = "",
     reason: str = "",
 ) -> Body:
-    head = one.head[:6] if one.kind == EVENT else one.head
+    head = [*one.head[:6], *one.head[7:8]] if one.kind == EVENT else one.head
     return [how, one.kind, head, one.input_id, waits, pops, parked, outputs, by, reason]
 
 
