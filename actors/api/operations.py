@@ -81,7 +81,7 @@ def _disown_in_child() -> None:
         if verbs._running is not None:
             verbs._running = None
             what = f"process {os.getpid()} was forked from process {os.getppid()}, which has this runtime open"
-            remedy = 'open one in the child, or start children with multiprocessing.get_context("spawn")'
+            remedy = 'connect to its system in the child, or start it with multiprocessing.get_context("spawn")'
             verbs._told_not_running = f"{what} and alone can use it; {remedy}"
 
 

@@ -36,6 +36,9 @@ _ENVIRONMENT: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Whatever calls Ray after a runtime has left it would otherwise join any Ray that it finds on this machine.
     "RAY_ENABLE_AUTO_CONNECT": "0",
+    # A node would answer a program only when the first workers are up: without end if one of them hangs, and Ray waits
+    # for it in C++ without releasing the interpreter, so that the program does not notice Ctrl-C either.
+    "RAY_prestart_worker_first_driver": "0",
 }
 
 _OF_A_PROGRAM: Final = {

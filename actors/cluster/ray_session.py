@@ -8,7 +8,9 @@ Rules kept here:
   child when the thread that started it ends, and so Ray's processes would end with that thread
 - the program's signal handlers stay the program's (`signal_actions.py`), and so does what it does with an exception
   that nothing catches, and with `breakpoint()`
-- whatever ends this process, nothing of a Ray that it started is left (`reaper.py`)
+- whatever ends this process, nothing of a Ray that it started is left (`reaper.py`), and it does not wait for a start
+  that is under way: that goes on beside what the program does meanwhile, and ends with it
+- a forked child has no Ray, and is refused one by name: the threads of Ray and gRPC are its parent's
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
+from ...runtime.errors import CallerError
 from ..process.reaper import MARK, end_marked, new_mark, start_reaper
 from ..process.signal_actions import kept_signal_actions
 
@@ -34,8 +37,8 @@ __all__ = ["RaySession", "started_in_thread"]
 T = TypeVar("T")
 
 _GIVE_UP_S: Final = 3.0
-"""How long an interrupted start is waited for: on a quiet machine Ray is up within two seconds and can be shut down in
-an orderly way. After that its processes are killed."""
+"""How long an interrupted start is waited for: on a quiet machine Ray is up within two seconds. One that takes longer
+ends as soon as it is up, or with the program."""
 
 _BREAKPOINT: Final = "PYTHONBREAKPOINT"
 """Python's own variable: what `breakpoint()` calls."""
@@ -52,6 +55,10 @@ class RaySession:
 
     _lock: Final = threading.Lock()
     _present: RaySession | None = None
+    _forked: str = ""
+    """Why this process cannot have one, if it was forked from one that has had a Ray."""
+    _begun: bool = False
+    """Whether there was one in this process."""
 
     def __init__(self, *, starts: bool) -> None:
         self._users = 0
@@ -65,17 +72,20 @@ class RaySession:
         """Use the Ray of this process, which `connect` starts or joins if there is none; None if the program itself has
         connected this process to Ray, and will also end that.
 
-        `starts`: whether `connect` starts processes, which end with this one then. Raises what `connect` raises.
+        `starts`: whether `connect` starts processes, which end with this one then. Raises what `connect` raises, and
+        `CallerError` in a forked child.
         """
         import ray
 
+        if cls._forked:  # before the lock, which a thread of the parent may hold
+            raise CallerError(cls._forked)
         with cls._lock:
             if cls._present is not None and not ray.is_initialized():  # the program itself has called `ray.shutdown`
                 cls._present._finish()
             if cls._present is None:
                 if ray.is_initialized():
                     return None
-                session = cls(starts=starts)
+                session, cls._begun = cls(starts=starts), True
                 threading.Thread(target=session._run, args=(connect,), name="rayfold ray", daemon=True).start()
                 session._connected.result()
                 cls._present = session
@@ -101,12 +111,6 @@ class RaySession:
         self._ending.set()
         self._ended.wait()
 
-    @classmethod
-    def give_up(cls) -> None:
-        """Kill what a start that does not come to its end has started so far."""
-        if _starting_mark:
-            end_marked(_starting_mark, _ray_folder())
-
     def _run(self, connect: Callable[[], None]) -> None:
         """The life of the session, on its thread."""
         global _starting_mark
@@ -116,6 +120,8 @@ class RaySession:
                 if self._mark:
                     _starting_mark = os.environ[MARK] = self._mark
                     reaper = start_reaper(self._mark, _ray_folder())
+                    atexit.unregister(_end_start_at_exit)
+                    atexit.register(_end_start_at_exit)  # after Ray's own, and so it runs before that
                 try:
                     connect()
                 finally:
@@ -190,7 +196,7 @@ _starting_mark = ""
 
 async def started_in_thread(start: Callable[[], T], stop: Callable[[T], None]) -> T:
     """What `start` returns, which runs on a thread of its own: the event loop goes on, and a caller who is cancelled
-    does not wait for Ray. What came up after that is stopped again. Raises what `start` raises.
+    does not wait for Ray. What comes up after that is stopped again. Raises what `start` raises.
     """
     result: Future[T] = Future()
     lock, given_up = threading.Lock(), False
@@ -218,26 +224,47 @@ async def started_in_thread(start: Callable[[], T], stop: Callable[[T], None]) -
             given_up = not result.done()
         if given_up:
             await asyncio.wait([waiting], timeout=_GIVE_UP_S)
-            if not waiting.done():
-                RaySession.give_up()
         elif not result.exception():
             stop(result.result())
         raise
 
 
-def _disown_in_child() -> None:
-    """In a forked child: Ray belongs to the parent. At its exit the child would else shut it down, or wait for it.
+def _end_start_at_exit() -> None:
+    """At the end of the program: kill what a start that is still under way has started so far. Ray itself would wait
+    until it has ended, which it never does without those processes: they must not be killed before."""
+    if _starting_mark:
+        end_marked(_starting_mark, _ray_folder())
+        _leave_out_ends_of_ray(sys.modules["ray._private.worker"])
 
-    Ray's C++ does so as well, at the exit of the process and after Python: on memory of threads that the child does not
-    have, which ends it with SIGSEGV. What is registered later runs first, and so the process ends before that.
+
+def _leave_out_ends_of_ray(worker: Any) -> None:
+    """At the exit of this process Ray is not shut down: there is nothing to do, and it would wait for it.
+
+    Ray's C++ does so as well, at the exit of the process and after Python: on memory of threads that are another
+    process's, or in the middle of something, which ends it with SIGSEGV. What is registered later runs first, and so
+    the process ends before that.
     """
+    with contextlib.suppress(AttributeError):  # another C library than glibc has no `on_exit`
+        libc = ctypes.CDLL(None)
+        libc.on_exit(libc._exit, None)
+    atexit.unregister(worker.shutdown)
+
+
+def _disown_in_child() -> None:
+    """In a forked child: Ray belongs to the parent."""
     worker = sys.modules.get("ray._private.worker")
     if worker is None:
         return
-    if getattr(worker.global_worker, "core_worker", None) is not None:
-        with contextlib.suppress(AttributeError):  # another C library than glibc has no `on_exit`
-            libc = ctypes.CDLL(None)
-            libc.on_exit(libc._exit, None)
+    connected = getattr(worker.global_worker, "core_worker", None) is not None
+    if connected or RaySession._begun:
+        RaySession._forked = (
+            f"process {os.getpid()} was forked from process {os.getppid()}, which has used Ray, and so it can neither "
+            "start a Ray nor join one; connect to a system that runs, or start children with "
+            'multiprocessing.get_context("spawn")'
+        )
+        _leave_out_ends_of_ray(worker)
+    if connected:
+        worker.global_worker.set_is_connected(False)  # what asks is to find another way, or to be refused
     atexit.unregister(worker.shutdown)
     if (node := worker._global_node) is not None:
         node.all_processes.clear()  # which it ends at the exit of the program

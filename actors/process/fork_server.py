@@ -110,6 +110,7 @@ def _hand_over() -> socket.socket | None:
     no other's. A process that has handed over ends here, as soon as the other end is closed."""
     node = os.getppid()
     if os.environ.get("RAY_RAYLET_PID") != str(node):
+        _end_without_node()
         return None
     try:
         address = _address(node)
@@ -133,6 +134,14 @@ def _hand_over() -> socket.socket | None:
     except (OSError, ValueError):  # also what JSON does not take
         pass
     return None
+
+
+def _end_without_node() -> None:
+    """End if the node that has started this process is gone: a worker would try to reach it for a minute. On a busy
+    machine a node may end, and its program with all that looks for leftovers, before what it has started runs."""
+    node = os.environ.get("RAY_RAYLET_PID", "")
+    if node.isdecimal() and not os.path.exists(f"/proc/{node}"):
+        os._exit(1)
 
 
 def _release_when_known(waiting: socket.socket) -> None:

@@ -44,6 +44,8 @@ def main() -> None:
 def _needed(command: list[str]) -> list[str] | None:
     """The command of the agent, as soon as it is needed; None once the node has ended."""
     options = dict(argument[2:].partition("=")[::2] for argument in command if argument.startswith("--"))
+    if os.environ.get("RAY_RAYLET_PID", str(os.getppid())) != str(os.getppid()):
+        return None  # it ended before this process ran
     node = os.pidfd_open(os.getppid())
     if command[0].endswith(os.path.join("dashboard", "agent.py")):
         if MINIMAL not in command:

@@ -51,6 +51,80 @@ with BlockingRuntime(sys.argv[1], aggregates=[Account], partitions=1, num_cpus=1
     threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
 """
 
+INTERRUPTED_START = """
+import os, signal, sys, threading
+from rayfold import BlockingRuntime
+from tests.bank import Account
+from ray._private import worker
+
+def endless(*arguments, **options):  # as Ray's own is while its directory does not answer
+    with worker._connect_or_shutdown_lock:
+        os.kill(os.getpid(), signal.SIGINT)
+        threading.Event().wait()
+
+import ray
+ray.init = endless
+try:
+    BlockingRuntime(sys.argv[1], aggregates=[Account], num_cpus=1).start()
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+OPENED_AGAIN = """
+import os, signal, sys, threading
+import ray
+from rayfold import BlockingRuntime
+from tests.bank import Account, Open
+
+rays_own, interrupted = ray.init, threading.Event()
+
+def slow(*arguments, **options):
+    ray.init = rays_own
+    os.kill(os.getpid(), signal.SIGINT)
+    assert interrupted.wait(60)
+    return rays_own(*arguments, **options)
+
+ray.init = slow
+bank = BlockingRuntime(sys.argv[1], aggregates=[Account], partitions=1, num_cpus=1)
+try:
+    bank.start()
+except KeyboardInterrupt:
+    interrupted.set()
+with bank:
+    print(bank.execute(Account, "alice", Open(owner="x")).version)
+"""
+
+FORKED = """
+import os, sys
+from rayfold import BlockingRuntime, CallerError, connect_blocking
+from tests.bank import Account, Deposit, Open
+
+def opened(name):
+    return BlockingRuntime(sys.argv[1] + name, aggregates=[Account], partitions=1, num_cpus=1)
+
+def in_child(do):
+    if (child := os.fork()) == 0:
+        do()
+        sys.exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+def connects():
+    with connect_blocking(sys.argv[1] + "one") as bank:
+        print(bank.execute(Account, "alice", Deposit(amount=1)).version, flush=True)
+
+def opens():
+    try:
+        opened("two").start()
+    except CallerError as error:
+        print(str(error).partition(", ")[2], flush=True)
+
+with opened("one") as bank:
+    bank.execute(Account, "alice", Open(owner="x"))
+    in_child(connects)
+    in_child(opens)
+in_child(opens)
+"""
+
 NO_RAY = """
 import sys
 from rayfold import BlockingRuntime, Unavailable
@@ -290,3 +364,20 @@ def test_ctrl_c_while_a_runtime_stops_prints_the_traceback_of_the_program_and_no
     assert errors.count("Traceback") == 1
     assert "Task" not in errors
     assert "raylet" not in errors
+
+
+def test_a_program_whose_start_is_interrupted_ends_although_ray_does_not_come_up(tmp_path: Path) -> None:
+    assert output_of(INTERRUPTED_START, tmp_path / "store") == "interrupted\n"
+
+
+def test_a_runtime_whose_start_was_interrupted_is_started_again(tmp_path: Path) -> None:
+    assert output_of(OPENED_AGAIN, tmp_path / "store") == "1\n"
+
+
+def test_a_forked_child_uses_the_system_of_its_parent_by_path_and_is_refused_one_of_its_own(tmp_path: Path) -> None:
+    version, *refused = output_of(FORKED, tmp_path).splitlines()
+    assert version == "2"
+    assert refused == 2 * [
+        "which has used Ray, and so it can neither start a Ray nor join one; connect to a system that runs, or start "
+        'children with multiprocessing.get_context("spawn")'
+    ]

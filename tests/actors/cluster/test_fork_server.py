@@ -228,3 +228,16 @@ def test_the_port_files_are_those_that_ray_reads(tmp_path: Path) -> None:
 
 def test_the_mark_is_that_of_the_reaper() -> None:
     assert fork_server.MARK == reaper.MARK
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "code"),
+    [(fork_server, [], 1), (waiting_agent, [os.path.join("dashboard", "agent.py"), waiting_agent.MINIMAL], 0)],
+)
+def test_what_is_started_by_a_node_that_has_ended_since_ends(program: Any, arguments: list[str], code: int) -> None:
+    node = subprocess.Popen([sys.executable, "-c", ""])
+    node.wait()
+    command = [sys.executable, str(program.__file__), *arguments]
+    environment = {**os.environ, "RAY_RAYLET_PID": str(node.pid)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (code, "")
