@@ -30,8 +30,9 @@ from .domain.declaration import nearest
 from .domain.messages import Command, Event, Message, Query
 from .domain.outputs import Send
 from .domain.projection import Projection
+from .domain.read_store import InMemory
 from .domain.recorded import Recorded
-from .domain.state import Stateful
+from .domain.state import Stateful, check_declared
 from .domain.upcast import Stored
 from .encoding.catalogue import Catalogue
 from .encoding.codec import decode_message, decode_payload, encode_checked
@@ -416,12 +417,14 @@ class ProjectionCase(Generic[P]):
         seen = _through_codec(event)
         if handler is None:
             return
+        given = () if isinstance(self.projection.read_store, InMemory) else frozenset(self.projection.__dict__)
         self._store.begin()
         try:
             if handler.takes_recorded:
                 handler.function(self.projection, seen, self._recorded(stream))
             else:
                 handler.function(self.projection, seen)
+            check_declared(self.projection, given)
             self._store.commit(b"")
         except BaseException:
             self._store.roll_back()
@@ -830,6 +833,7 @@ def _evolve(aggregate: Aggregate, event: Event) -> None:
     if evolver is None:
         raise AssertionError(f"no @evolve of {type(aggregate).__name__} takes {_shown(event)}")
     evolver(aggregate, _through_codec(event))
+    check_declared(aggregate)
     aggregate.version += 1
 
 

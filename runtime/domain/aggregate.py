@@ -201,6 +201,7 @@ class Aggregate(Stateful):
     creation_restricted: ClassVar[bool] = False
     """True when some `@decide(creates=True)` exists: then only those run on an aggregate that does not exist yet."""
     _handlers: ClassVar[tuple[Handler, ...]] = ()
+    _own_attributes: ClassVar[frozenset[str]] = frozenset({"id", "version"})
 
     id: str
     """The id of this aggregate within its type."""

@@ -16,7 +16,7 @@ import inspect
 import sys
 import typing
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import is_dataclass
 from datetime import date, time, timedelta, tzinfo
 from decimal import Decimal
@@ -32,7 +32,7 @@ from pydantic import BaseModel
 from ..errors import DefinitionError
 from .declaration import Scope, held_in, is_mutable, scope_of, where
 
-__all__ = ["Stateful", "collect_state"]
+__all__ = ["Stateful", "check_declared", "collect_state"]
 
 _MISSING: Any = object()
 
@@ -58,6 +58,10 @@ class Stateful:
     """What can be reached from the handlers (`fingerprint.py`), found at the first use."""
     _form: ClassVar[Any] = None
     """How states of this class are packed (`saved_state.py`), found at the first use."""
+    _own_attributes: ClassVar[frozenset[str]] = frozenset()
+    """What instances have besides their fields."""
+    attribute_count: ClassVar[int] = 0
+    """How many attributes instances have; see `check_declared`."""
 
     def __init__(self) -> None:
         """Set every declared field to its default, to a fresh copy where it can change."""
@@ -86,6 +90,24 @@ def collect_state(cls: type[Stateful], reserved: frozenset[str]) -> None:
     _collect(cls, cls, fields, shared, fresh, reserved)
     _check_attributes(cls, fields, reserved)
     cls.state_fields, cls._shared_defaults, cls._fresh_defaults = fields, shared, fresh
+    cls.attribute_count = len(fields) + len(cls._own_attributes)
+
+
+def check_declared(instance: Stateful, given: Container[str] = ()) -> None:
+    """Take away what a handler has set without declaring it, and raise `DefinitionError`: it has no default, so it
+    would be there or not, depending on what has happened. Called if an instance has not `attribute_count` attributes.
+    `given`: what else it may have."""
+    cls = type(instance)
+    for name in [*instance.__dict__]:
+        if name in cls.state_fields or name in cls._own_attributes or name in given:
+            continue
+        del instance.__dict__[name]
+        if isinstance(getattr(cls, name, None), functools.cached_property):
+            what, remedy = "what it keeps grows old when the state changes", "make it a property"
+        else:
+            what = "a handler sets it, and it is not declared"
+            remedy = f"declare it with what it starts as: {name}: ... = ..."
+        raise DefinitionError(where(cls, name), what, remedy)
 
 
 def _collect(

@@ -24,7 +24,9 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from ..domain.projection import Projection, part_of
+from ..domain.read_store import InMemory
 from ..domain.recorded import Recorded
+from ..domain.state import check_declared
 from ..encoding.catalogue import Catalogue
 from ..encoding.codec import SMALL_BYTES, validator_of
 from ..errors import Damaged, HandlerFailed, RayfoldError, StorageFailed
@@ -111,6 +113,8 @@ class EventApplier:
         self.done, clock, unpack = len(records), time.perf_counter, msgpack.unpackb
         targets, splitting, is_set_aside, n = self._targets, self._splitting, bool(set_aside), HEADER_ITEMS_MAX
         by_key, by_stream = self._divided
+        given = () if isinstance(model.read_store, InMemory) else frozenset(model.__dict__)  # by its store
+        attribute_count = model.attribute_count if isinstance(model.read_store, InMemory) else len(given)
         for position, record in enumerate(records, first):
             try:
                 if not checked:
@@ -153,12 +157,13 @@ class EventApplier:
                         recorded: Any = _new_tuple(Recorded, place)
                         if by_key and self._part_by_key(event, recorded) != self._part:
                             continue
-                        called = True
-                        if takes_recorded:
-                            function(model, event, recorded)
-                            continue
                     called = True
-                    function(model, event)
+                    if takes_recorded:
+                        function(model, event, recorded)
+                    else:
+                        function(model, event)
+                    if len(model.__dict__) != attribute_count:
+                        check_declared(model, given)
                 except BaseException as error:
                     if is_ctrl_c(error):
                         raise

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 from ..domain.aggregate import Aggregate
 from ..domain.declaration import nearest
 from ..domain.messages import Event
+from ..domain.state import check_declared
 from ..encoding.catalogue import Catalogue
 from ..encoding.saved_state import checked_state, decode_state, encode_state, state_fingerprint
 from ..errors import HandlerFailed, InvalidMessage
@@ -272,6 +273,8 @@ def evolve_with(aggregate: Aggregate, event: Event) -> None:
         raise HandlerFailed("evolve", f"{type(event).__name__} of {aggregate.aggregate_type}/{aggregate.id}", what)
     try:
         handler(aggregate, event)
+        if len(aggregate.__dict__) != aggregate.attribute_count:
+            check_declared(aggregate)
     except BaseException as error:
         if is_ctrl_c(error):
             raise
