@@ -5,8 +5,9 @@ Beside all steps. For `Runtime(..., linger=True)`: the first program starts that
 programs are its clients (`relayed.py`). If the process ends for another reason, the next client that notices starts it
 again. Which of two processes has the store is decided by the lock of the store; the other one ends at once.
 
-Rules kept here: a start that fails is raised by the program that tried it, with the error of the start, and a program
-that waited for it tries its own; neither the event loop nor the end of the program waits for a start.
+Rules kept here: a start that fails is raised by the program that tried it, and by those that waited for it and would
+start the same (`start_plan.py`), with the error of the start; another program that waited tries its own; neither the
+event loop nor the end of the program waits for a start.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from ...runtime.store.store_lock import holder_of
 from ..cluster.rpc import in_thread
 from ..relay.relayed_topology import RELAYED, RelayedTopology
 from ..settings import Settings
-from .relayed import RelayedSystem
+from .relayed import NotYet, RelayedSystem
+from .start_plan import StartPlan
 
 __all__ = ["LingeringSystem"]
 
@@ -68,6 +70,8 @@ class LingeringSystem(RelayedSystem):
         self._plan = [str(path), counts, settings, partitions_default, partitions, num_cpus, linger_s]
         self._until_s = 0.0
         """When the start is given up. Once it is over, each try to connect again stands for itself."""
+        self._waits: StartPlan | None = None
+        """While it waits for a start, its own or another program's: with what it would start one."""
 
     async def start(self) -> None:
         """Have the system run, and connect. Raises what its start raises, and `Unavailable` if there is none in
@@ -82,19 +86,32 @@ class LingeringSystem(RelayedSystem):
 
     async def _connect(self) -> RelayedTopology:
         """See `RelayedSystem`: if none runs, or it has ended meanwhile, one is started."""
-        while True:
-            holder = await self._have_it_run()
-            try:
-                return await super()._connect()
-            except Unavailable:
-                if (holder and self._held_by() == holder) or time.monotonic() > self._until_s:
-                    raise
+        try:
+            while True:
+                holder = await self._have_it_run()
+                try:
+                    topology = await super()._connect()
+                except Unavailable:
+                    if (holder and self._held_by() == holder) or time.monotonic() > self._until_s:
+                        raise
+                else:
+                    self._waits = None
+                    return topology
+        except NotYet:
+            raise
+        except BaseException:
+            self._waits = None
+            raise
 
     async def _have_it_run(self) -> str:
         """Return once a process has the store, another one's or one that was started here: which one. Raises what has
         ended the start, and `StoreInUse` if the store is never free and its lock names no process."""
         failed = 0
         while not (holder := self._held_by()):
+            if self._waits is None:
+                self._waits = StartPlan.now(self._path, await in_thread(self._packed_plan))
+            elif (failure := self._waits.failure()) is not None:
+                raise failure
             try:
                 await in_thread(self._start_process, 2 * _START_S)  # it gives up by itself
             except StoreInUse:  # another program was faster, or the lock file of a running system was removed
@@ -104,7 +121,21 @@ class LingeringSystem(RelayedSystem):
                 await asyncio.sleep(failed * _AGAIN_S)
             else:
                 return self._held_by()
+        if self._waits is None and not self._is_ready():
+            self._waits = StartPlan.now(self._path, await in_thread(self._packed_plan))
         return holder
+
+    def _is_ready(self) -> bool:
+        with contextlib.suppress(StoreMissing):
+            return (holder := holder_of(self._path)) is not None and bool(holder.connection)
+        return False
+
+    def _packed_plan(self) -> bytes:
+        """What its process is started with."""
+        from ..packaging.shipping import ship  # it imports ray, which a client of a running system does without
+
+        assert self._own is not None
+        return RELAYED.pack([*self._plan, ship(self._own)])
 
     def _held_by(self) -> str:
         """The process that has the store, by its id and since when; empty if none has it."""
@@ -115,13 +146,10 @@ class LingeringSystem(RelayedSystem):
 
     def _start_process(self) -> None:
         """Start the process, and return once its system serves. Raises what has ended it, and `Unavailable`."""
-        from ..packaging.shipping import ship  # it imports ray, which a client of a running system does without
-
-        assert self._own is not None
-        plan = RELAYED.pack([*self._plan, ship(self._own)])
+        plan = self._waits or StartPlan.now(self._path, self._packed_plan())
         log.info("%s: no process runs it; one is started", self._path)
         started = subprocess.Popen(
-            [sys.executable, "-P", "-m", "rayfold.actors.system.lingering_process"],
+            [sys.executable, "-P", "-m", "rayfold.actors.system.lingering_process", str(plan.since_s)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -129,7 +157,7 @@ class LingeringSystem(RelayedSystem):
         )
         with started:  # it forks, and ends at once; what reports is its child
             try:
-                reported, complaint = started.communicate(plan, timeout=_START_S)
+                reported, complaint = started.communicate(plan.packed, timeout=_START_S)
             except subprocess.TimeoutExpired:
                 raise Unavailable(str(self._path), f"its process was not ready within {_START_S:g} s") from None
         last = complaint.decode(errors="replace").strip().rpartition("\n")[2]

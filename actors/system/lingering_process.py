@@ -28,6 +28,7 @@ from ..cluster.ray_node import ended_servers
 from ..packaging.shipping import unship
 from ..relay.relayed_topology import RELAYED
 from .local import LocalSystem
+from .start_plan import StartPlan
 
 __all__ = ["LingeringProcess"]
 
@@ -49,8 +50,9 @@ _GRACE_S: Final = 30.0
 class LingeringProcess:
     """This process, from its plan to its end."""
 
-    def __init__(self, plan: list[Any], reported_to: int) -> None:
+    def __init__(self, plan: list[Any], reported_to: int, start_plan: StartPlan | None = None) -> None:
         """`reported_to`: the descriptor that gets what became of the start, and is closed then."""
+        self._start_plan = start_plan
         path, self._counts, self._settings, default, partitions, self._num_cpus, self._linger_s, self._classes = plan
         self._path = Path(path)
         self._open_store = partial(open_or_create_store, self._path, default, partitions)
@@ -67,6 +69,8 @@ class LingeringProcess:
             loop.add_signal_handler(number, self._end)
         system: LocalSystem | None = None
         try:
+            if self._start_plan is not None and (failed := self._start_plan.failure()) is not None:
+                raise failed  # of another process, which had the store meanwhile
             catalogue = unship(self._classes)
             replicas = {catalogue.projection(name): count for name, count in self._counts.items()}
             system = LocalSystem(catalogue, replicas, self._settings, self._open_store, self._num_cpus)
@@ -75,9 +79,13 @@ class LingeringProcess:
             if system.relay is None:
                 raise Unavailable(str(self._path), "no private folder for its socket is available; set TMPDIR to one")
         except BaseException as error:
+            failed = self._of_ours(error)
             if system is not None:
+                if system.hold is not None and self._start_plan is not None and not self._ending.is_set():
+                    with suppress(RayfoldError):
+                        system.hold.publish_failure(self._start_plan.failed_with(failed))
                 await system.stop(_GRACE_S)
-            self._report(self._of_ours(error))
+            self._report(failed)
             return
         self._leave_the_program()
         why = await self._until_unused(system)
@@ -139,7 +147,8 @@ class LingeringProcess:
 
 def main() -> None:
     """Read the plan, and leave the program that started it."""
-    plan = RELAYED.unpack(sys.stdin.buffer.read())
+    received = sys.stdin.buffer.read()
+    plan = RELAYED.unpack(received)
     if os.fork():
         os._exit(0)
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -147,7 +156,8 @@ def main() -> None:
     os.close(nothing)
     reported_to = os.dup(1)
     os.dup2(2, 1)  # what modules print while they are imported is no report
-    asyncio.run(LingeringProcess(plan, reported_to).run())
+    start_plan = StartPlan(Path(plan[0]), received, float(sys.argv[1]))
+    asyncio.run(LingeringProcess(plan, reported_to, start_plan).run())
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.printable import printable_log
 from ...runtime.store.report import Report
 from ...runtime.store.store import AGENDAS, Store
+from ...runtime.store.store_lock import StoreLock
 from ..client.client import Client
 from ..cluster.names import partition_name, store_system
 from ..cluster.ray_cluster import Cluster
@@ -71,6 +72,8 @@ class LocalSystem(ActorSystem):
         self._client: Client | None = None
         """All three from their step of `start` on."""
         self._fingerprints: dict[str, str] = {}
+        self.hold: StoreLock | None = None
+        """From the moment on at which this process has the store."""
         self.relay: Relay | None = None
         """At which other programs call these actors; None where sockets are switched off, or no private
         folder for one is available."""
@@ -79,7 +82,7 @@ class LocalSystem(ActorSystem):
         """Store, hold, cluster, projectors, partitions, client: each needs the ones before it."""
         store = self._open_store()
         self._placement = OneMachinePlacement(store)
-        hold = store.hold(f"the runtime of process {os.getpid()}")
+        hold = self.hold = store.hold(f"the runtime of process {os.getpid()}")
         self._undo.callback(hold.release)
         await asyncio.to_thread(self.check_fit, str(store.path), range(store.partitions))
         self._fingerprints = await asyncio.to_thread(class_fingerprints, self.catalogue)

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple, Self
 from ..errors import StorageFailed, StoreInUse, StoreMissing
 from ..private import open_private, tighten
 
-__all__ = ["LOCK", "MANIFEST", "StoreLock", "Holder", "exists", "holder_of"]
+__all__ = ["LOCK", "MANIFEST", "StoreLock", "Holder", "exists", "failure_of_last_start", "holder_of"]
 
 MANIFEST: Final = "store.json"
 LOCK: Final = "store.lock"
@@ -47,6 +47,8 @@ class Holder(NamedTuple):
     """How to reach it; empty until it is up. See `actors/observe/attach.py`."""
     pids: str = ""
     """The namespace of its process ids: in another one, as of a container, the same number is another process."""
+    failed: str = ""
+    """What has ended its start, as `publish_failure` was given it."""
 
     def __str__(self) -> str:
         process = "" if self.holder.endswith(f"process {self.pid}") else f"process {self.pid} "
@@ -82,6 +84,19 @@ def holder_of(folder: Path) -> Holder | None:
         except BlockingIOError:
             return holder
         return None
+    finally:
+        os.close(descriptor)
+
+
+def failure_of_last_start(folder: Path) -> str:
+    """What the last holder of this store has left with `publish_failure`; empty if it has left nothing."""
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        holder = _holder_named_in(descriptor)
+        return "" if holder is None else holder.failed
     finally:
         os.close(descriptor)
 
@@ -126,6 +141,12 @@ class StoreLock:
         self._holder = self._holder._replace(connection=dict(connection))
         self._write()
 
+    def publish_failure(self, failed: str) -> None:
+        """Publish what has ended the start of this holder. It stays when the store is released, until the next holder
+        has it. Raises `StorageFailed`."""
+        self._holder = self._holder._replace(failed=failed)
+        self._write()
+
     def _write(self) -> None:
         """Name the holder, for the error of a second runtime."""
         assert self._descriptor is not None
@@ -140,7 +161,8 @@ class StoreLock:
         """Let others have the store. Releasing twice is allowed."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            os.ftruncate(descriptor, 0)
+            if not self._holder.failed:
+                os.ftruncate(descriptor, 0)
             self._close(descriptor)
 
     def _lock_folder(self, folder: Path) -> None:
@@ -207,6 +229,7 @@ def _holder_named_in(descriptor: int) -> Holder | None:
             str(facts["since"]),
             {str(name): str(value) for name, value in dict(facts.get("connection") or {}).items()},
             str(facts.get("pids", "")),
+            str(facts.get("failed", "")),
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

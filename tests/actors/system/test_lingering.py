@@ -13,11 +13,22 @@ from types import SimpleNamespace
 
 import pytest
 
-from rayfold import InvalidMessage, LocalCluster, Runtime, Settings, StoreInUse, StoreMismatch
+from rayfold import (
+    InvalidMessage,
+    LocalCluster,
+    Runtime,
+    Settings,
+    StoreInUse,
+    StoreMismatch,
+    StoreMissing,
+    Unavailable,
+)
 from rayfold.actors.system import lingering, lingering_process, relayed
+from rayfold.actors.system.lingering import LingeringSystem
 from rayfold.actors.system.lingering_process import LingeringProcess
+from rayfold.actors.system.start_plan import StartPlan
 from rayfold.runtime.store.store import open_or_create_store
-from rayfold.runtime.store.store_lock import holder_of
+from rayfold.runtime.store.store_lock import failure_of_last_start, holder_of
 from tests.bank import Account
 from tests.support.driver import ROOT
 
@@ -25,7 +36,7 @@ PROGRAM = """
 import asyncio, sys
 from examples.bank import Account, BalanceOf, Balances, Deposit
 from rayfold import Aggregate, Command, Event, Projection, Runtime, decide, evolve
-from rayfold.runtime.store.store_lock import holder_of
+from rayfold.runtime.store.store_lock import failure_of_last_start, holder_of
 
 class Note(Command):
     text: str
@@ -103,6 +114,40 @@ async def test_who_waits_for_a_start_that_comes_to_nothing_tries_its_own_however
         assert not starting.done()
     with pytest.raises(StoreMismatch, match="partitions"):  # by its own process
         await starting
+
+
+async def test_who_waits_for_a_start_that_fails_takes_its_error_unless_it_would_start_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, started = open_or_create_store(tmp_path / "bank-data", 1, 1), list[object]()
+
+    def start(system: LingeringSystem) -> None:
+        started.append(system._plan[-1])
+        raise Unavailable("its own start", "it failed")
+
+    def program(linger: int) -> LingeringSystem:
+        made = Runtime(store.path, aggregates=[Account], linger=linger)._made()
+        assert isinstance(made, LingeringSystem)
+        return made
+
+    monkeypatch.setattr(LingeringSystem, "_start_process", start)
+    same, other = program(1), program(2)
+    plan = StartPlan.now(store.path, same._packed_plan())
+    with store.hold("a process whose start fails") as hold:
+        starting = [asyncio.ensure_future(one.start()) for one in (same, other)]
+        while not (same._waits and other._waits):
+            await asyncio.sleep(0.01)
+        hold.publish_failure(plan.failed_with(StoreMissing("here", "there is none")))
+    with pytest.raises(StoreMissing, match="here: there is none"):
+        await asyncio.wait_for(starting[0], 20)
+    with pytest.raises(Unavailable, match="its own start"):
+        await asyncio.wait_for(starting[1], 20)
+    assert started == [2]
+    with pytest.raises(Unavailable, match="its own start"):
+        await program(1).start()
+    assert started == [2, 1], "who comes later tries again"
+    with store.hold("the next"):
+        assert not failure_of_last_start(store.path)
 
 
 @pytest.mark.slow
