@@ -113,6 +113,10 @@ class Catalogue:
                     "retired=", f"{name!r} is the stored name of a class here", "take one of them out"
                 )
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Also as an earlier release has pickled it: a deployed application is in Ray's directory, and goes on."""
+        self.__dict__.update({"processes": {}, "since": {}, "has_outputs": False} | state)
+
     def _add_events(self, events: Iterable[type[Event]]) -> None:
         for event in events:
             _add(self.events, event.message_name, event, "event")

@@ -205,6 +205,14 @@ def test_a_catalogue_can_be_pickled(bank: Catalogue) -> None:
     assert copy.command(Account, "Deposit") is Deposit
 
 
+def test_a_catalogue_that_a_release_without_processes_has_pickled_can_be_read(bank: Catalogue) -> None:
+    state = {name: value for name, value in vars(bank).items() if name not in ("processes", "since", "has_outputs")}
+    copy = Catalogue.__new__(Catalogue)
+    copy.__setstate__(state)
+    assert (copy.processes, copy.since, copy.has_outputs) == ({}, {}, False)
+    assert copy.command(Account, "Deposit") is Deposit
+
+
 def test_a_stored_event_is_read_without_the_limits_of_its_class() -> None:
     class Limited(Event):
         amount: int = Field(le=10)
