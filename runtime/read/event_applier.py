@@ -157,10 +157,10 @@ class EventApplier:
                         recorded: Any = _new_tuple(Recorded, place)
                         if by_key and self._part_by_key(event, recorded) != self._part:
                             continue
-                    called = True
-                    if takes_recorded:
-                        function(model, event, recorded)
+                        called = True
+                        function(model, event, *((recorded,) if takes_recorded else ()))
                     else:
+                        called = True
                         function(model, event)
                     if len(model.__dict__) != attribute_count:
                         check_declared(model, given)
