@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgpack
 
 from ...runtime.encoding.error_codec import from_wire, to_wire
+from ...runtime.encoding.forms import unpack_nested
 from ...runtime.errors import InvalidMessage, RayfoldError
 
 __all__ = ["Records"]
@@ -42,7 +43,7 @@ class Records:
     def unpack(self, data: bytes) -> Any:
         """The value that `pack` made these bytes of. Raises `InvalidMessage`."""
         try:
-            return msgpack.unpackb(data, ext_hook=self._made, strict_map_key=False)
+            return unpack_nested(data, self._made)
         except RayfoldError:
             raise
         except Exception as error:  # msgpack raises many, and so do the classes

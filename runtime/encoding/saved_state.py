@@ -54,7 +54,7 @@ from ..domain.messages import Payload
 from ..domain.state import Stateful
 from ..errors import DefinitionError, InvalidMessage
 from ..user_code import class_name, is_ctrl_c
-from .forms import PACKER_BYTES, stored_form
+from .forms import NESTED_MAX, PACKER_BYTES, stored_form, unpack_nested
 
 __all__ = [
     "STATE_BYTES_MAX",
@@ -75,8 +75,8 @@ STATE_BYTES_MAX: Final = 1 << 30
 _VISITED_MAX: Final = 100_000_000
 """Values that are visited in one state: more do not fit into memory, unless tuples hold one another many times."""
 
-_LEVELS_MAX: Final = 200
-"""Levels of nesting in one state: far under what makes msgpack (511) and Python's own recursion fail."""
+_LEVELS_MAX: Final = NESTED_MAX
+"""Levels of nesting in one state: what can be read again."""
 
 _LAMBDAS_MAX: Final = 8
 """The depth of a `defaultdict` in a `defaultdict` in a ..., for each field."""
@@ -154,7 +154,7 @@ def pack_value(value: Any) -> bytes:
 
 def unpack_value(data: bytes) -> Any:
     """The value that `pack_value` packed. Raises `ValueError` or `TypeError` for other bytes."""
-    return msgpack.unpackb(data, ext_hook=_PLAIN.from_form, strict_map_key=False)
+    return unpack_nested(data, _PLAIN.from_form)
 
 
 def check_annotations(instance: Stateful) -> None:
@@ -441,7 +441,7 @@ class _Form:
 
     def from_form(self, code: int, data: bytes) -> Any:
         """The value of an extension type. Raises `ValueError`, `TypeError` or `KeyError` for bytes that are none."""
-        content = msgpack.unpackb(data, ext_hook=self.from_form, strict_map_key=False)
+        content = unpack_nested(data, self.from_form)
         if code in _FROM_FORM:
             return _FROM_FORM[code](self, content)
         if code == _ENUM:

@@ -21,7 +21,7 @@ from uuid import UUID
 
 import msgpack
 
-from .forms import PACKER_BYTES, stored_form
+from .forms import PACKER_BYTES, stored_form, unpack_nested
 
 __all__ = ["BY_TAG", "TAGS", "pack_tagged", "tagged", "unpack_tagged"]
 
@@ -79,6 +79,4 @@ def unpack_tagged(data: bytes, items_max: int = -1) -> Any:
             raise ValueError(f"no value is tagged {code}")
         return BY_TAG[code](unpack_tagged(inner, items_max))
 
-    return msgpack.unpackb(
-        data, ext_hook=untagged, strict_map_key=False, max_array_len=items_max, max_map_len=items_max
-    )
+    return unpack_nested(data, untagged, max_array_len=items_max, max_map_len=items_max)

@@ -89,6 +89,15 @@ def test_what_is_no_value_is_refused_and_makes_nothing(data: bytes) -> None:
         RECORDS.unpack(data)
 
 
+def test_values_that_are_nested_without_end_are_refused() -> None:
+    data = b"\xc0"
+    for _ in range(1000):
+        inner = b"\x91" + data
+        data = b"\xc9" + len(inner).to_bytes(4, "big") + b"\x02" + inner
+    with pytest.raises(InvalidMessage, match="values are nested more than 128 deep"):
+        RECORDS.unpack(data)
+
+
 def test_an_object_of_another_class_is_not_sent() -> None:
     with pytest.raises(TypeError, match="a complex cannot be sent to another program"):
         RECORDS.pack([1j])
