@@ -6,8 +6,8 @@ programs are its clients (`relayed.py`). If the process ends for another reason,
 again. Which of two processes has the store is decided by the lock of the store; the other one ends at once.
 
 Rules kept here: a start that fails is raised by the program that tried it, and by those that waited for it and would
-start the same (`start_plan.py`), with the error of the start; another program that waited tries its own; neither the
-event loop nor the end of the program waits for a start.
+start the same (`lingering_plan.py`), with the error of the start; another program that waited tries its own; neither
+the event loop nor the end of the program waits for a start.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from ...runtime.store.store_lock import holder_of
 from ..cluster.rpc import in_thread
 from ..relay.relayed_topology import RELAYED, RelayedTopology
 from ..settings import Settings
+from .lingering_plan import LingeringPlan
 from .relayed import NotYet, RelayedSystem
-from .start_plan import StartPlan
 
 __all__ = ["LingeringSystem"]
 
@@ -70,7 +70,7 @@ class LingeringSystem(RelayedSystem):
         self._plan = [str(path), counts, settings, partitions_default, partitions, num_cpus, linger_s]
         self._until_s = 0.0
         """When the start is given up. Once it is over, each try to connect again stands for itself."""
-        self._waits: StartPlan | None = None
+        self._waits: LingeringPlan | None = None
         """While it waits for a start, its own or another program's: with what it would start one."""
 
     async def start(self) -> None:
@@ -109,7 +109,7 @@ class LingeringSystem(RelayedSystem):
         failed = 0
         while not (holder := self._held_by()):
             if self._waits is None:
-                self._waits = StartPlan.now(self._path, await in_thread(self._packed_plan))
+                self._waits = LingeringPlan.now(self._path, await in_thread(self._packed_plan))
             elif (failure := self._waits.failure()) is not None:
                 raise failure
             try:
@@ -122,7 +122,7 @@ class LingeringSystem(RelayedSystem):
             else:
                 return self._held_by()
         if self._waits is None and not self._is_ready():
-            self._waits = StartPlan.now(self._path, await in_thread(self._packed_plan))
+            self._waits = LingeringPlan.now(self._path, await in_thread(self._packed_plan))
         return holder
 
     def _is_ready(self) -> bool:
@@ -146,7 +146,7 @@ class LingeringSystem(RelayedSystem):
 
     def _start_process(self) -> None:
         """Start the process, and return once its system serves. Raises what has ended it, and `Unavailable`."""
-        plan = self._waits or StartPlan.now(self._path, self._packed_plan())
+        plan = self._waits or LingeringPlan.now(self._path, self._packed_plan())
         log.info("%s: no process runs it; one is started", self._path)
         started = subprocess.Popen(
             [sys.executable, "-P", "-m", "rayfold.actors.system.lingering_process", str(plan.since_s)],

@@ -27,8 +27,8 @@ from ...runtime.store.store import open_or_create_store
 from ..cluster.ray_node import ended_servers
 from ..packaging.shipping import unship
 from ..relay.relayed_topology import RELAYED
+from .lingering_plan import LingeringPlan
 from .local import LocalSystem
-from .start_plan import StartPlan
 
 __all__ = ["LingeringProcess"]
 
@@ -50,9 +50,9 @@ _GRACE_S: Final = 30.0
 class LingeringProcess:
     """This process, from its plan to its end."""
 
-    def __init__(self, plan: list[Any], reported_to: int, start_plan: StartPlan | None = None) -> None:
+    def __init__(self, plan: list[Any], reported_to: int, kept_plan: LingeringPlan | None = None) -> None:
         """`reported_to`: the descriptor that gets what became of the start, and is closed then."""
-        self._start_plan = start_plan
+        self._kept_plan = kept_plan
         path, self._counts, self._settings, default, partitions, self._num_cpus, self._linger_s, self._classes = plan
         self._path = Path(path)
         self._open_store = partial(open_or_create_store, self._path, default, partitions)
@@ -69,7 +69,7 @@ class LingeringProcess:
             loop.add_signal_handler(number, self._end)
         system: LocalSystem | None = None
         try:
-            if self._start_plan is not None and (failed := self._start_plan.failure()) is not None:
+            if self._kept_plan is not None and (failed := self._kept_plan.failure()) is not None:
                 raise failed  # of another process, which had the store meanwhile
             catalogue = unship(self._classes)
             replicas = {catalogue.projection(name): count for name, count in self._counts.items()}
@@ -81,9 +81,9 @@ class LingeringProcess:
         except BaseException as error:
             failed = self._of_ours(error)
             if system is not None:
-                if system.hold is not None and self._start_plan is not None and not self._ending.is_set():
+                if system.hold is not None and self._kept_plan is not None and not self._ending.is_set():
                     with suppress(RayfoldError):
-                        system.hold.publish_failure(self._start_plan.failed_with(failed))
+                        system.hold.publish_failure(self._kept_plan.failed_with(failed))
                 await system.stop(_GRACE_S)
             self._report(failed)
             return
@@ -156,8 +156,8 @@ def main() -> None:
     os.close(nothing)
     reported_to = os.dup(1)
     os.dup2(2, 1)  # what modules print while they are imported is no report
-    start_plan = StartPlan(Path(plan[0]), received, float(sys.argv[1]))
-    asyncio.run(LingeringProcess(plan, reported_to, start_plan).run())
+    kept_plan = LingeringPlan(Path(plan[0]), received, float(sys.argv[1]))
+    asyncio.run(LingeringProcess(plan, reported_to, kept_plan).run())
 
 
 if __name__ == "__main__":

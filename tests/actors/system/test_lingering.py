@@ -25,8 +25,8 @@ from rayfold import (
 )
 from rayfold.actors.system import lingering, lingering_process, relayed
 from rayfold.actors.system.lingering import LingeringSystem
+from rayfold.actors.system.lingering_plan import LingeringPlan
 from rayfold.actors.system.lingering_process import LingeringProcess
-from rayfold.actors.system.start_plan import StartPlan
 from rayfold.runtime.store.store import open_or_create_store
 from rayfold.runtime.store.store_lock import failure_of_last_start, holder_of
 from tests.bank import Account
@@ -132,7 +132,7 @@ async def test_who_waits_for_a_start_that_fails_takes_its_error_unless_it_would_
 
     monkeypatch.setattr(LingeringSystem, "_start_process", start)
     same, other = program(1), program(2)
-    plan = StartPlan.now(store.path, same._packed_plan())
+    plan = LingeringPlan.now(store.path, same._packed_plan())
     with store.hold("a process whose start fails") as hold:
         starting = [asyncio.ensure_future(one.start()) for one in (same, other)]
         while not (same._waits and other._waits):

@@ -1,5 +1,5 @@
-"""StartPlan: what a program would start a lingering system with, and whether a start with the same has failed while it
-waits.
+"""LingeringPlan: what a program would start a lingering system with, and whether a start with the same has failed while
+it waits.
 
 Beside all steps. Around it: `LingeringSystem` (`lingering.py`), and the process that it starts
 (`lingering_process.py`). Where several programs start together, one start after the other would fail for the same
@@ -18,13 +18,13 @@ from ...runtime.errors import RayfoldError
 from ...runtime.store.store_lock import failure_of_last_start
 from ..relay.relayed_topology import RELAYED
 
-__all__ = ["StartPlan"]
+__all__ = ["LingeringPlan"]
 
 _CLOCK: Final = time.CLOCK_BOOTTIME
 """The same in all processes of a machine, and never set."""
 
 
-class StartPlan:
+class LingeringPlan:
     """Of one program that waits for one store."""
 
     def __init__(self, path: Path, packed: bytes, since_s: float) -> None:
