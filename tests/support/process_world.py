@@ -28,6 +28,7 @@ from rayfold.runtime.stream import ANY, StreamId, partition_of
 from rayfold.runtime.write.write_loop import WriteLoop
 
 DELAYED_MAX = 2_000
+GHOSTS_MAX = 3
 
 
 class World:
@@ -56,6 +57,8 @@ class World:
         self._random = random.Random(seed)
         self._faults = seed is not None
         self._delayed: deque[tuple[int, PackedCommand]] = deque()
+        self._ghosts: list[Courier] = []
+        """Couriers of activations that another one has followed."""
         self.loops = [self._loop(number) for number in range(partitions)]
         self.couriers = [self._courier(number) for number in range(partitions)]
 
@@ -91,12 +94,16 @@ class World:
     def calm(self) -> None:
         """No faults from now on."""
         self._faults = False
+        self._ghosts.clear()
         while self._delayed:
             self._execute(self._delayed.popleft()[1])
         self.run()
 
     def crash(self, number: int) -> None:
-        """The process of a partition ends, and begins anew."""
+        """The process of a partition ends, and begins anew. Sometimes it has not ended, and its courier goes on."""
+        if self._faults and self._random.random() < 0.5:
+            self._ghosts.append(self.couriers[number])
+            del self._ghosts[:-GHOSTS_MAX]
         self.loops[number] = self._loop(number)
         self.couriers[number] = self._courier(number)
 
@@ -159,6 +166,10 @@ class World:
                     self.crash(self._random.randrange(self.partitions))
             if self._faults and self._random.random() < 0.1:
                 self.save_places(number)
+        for ghost in [] if not self._faults or self._random.random() > 0.3 else self._ghosts:
+            ghost.read()
+            for delivery in ghost.take(self.now_us):
+                self._deliver(ghost, delivery)
         return done
 
     def _deliver(self, courier: Courier, delivery: Delivery) -> None:
