@@ -40,6 +40,7 @@ __all__ = [
     "outputs_header",
     "packed_command",
     "send_entry",
+    "sent_id",
     "step_id",
     "wake_entry",
 ]
@@ -81,6 +82,14 @@ def packed_command(command: Command) -> list[Any]:
     return [command.message_name, payload, content]
 
 
+def sent_id(cause: tuple[str | bytes, ...], send: Send, seen: dict[tuple[str, str, str], int]) -> bytes:
+    """The command id of what is sent because of `cause`. `seen`: how often this step has sent such a command to that
+    target; not how many outputs came before it, so that a release that yields one more of others changes no id."""
+    target = send.aggregate.aggregate_type, send.id, send.command.message_name
+    number = seen[target] = seen.get(target, 0) + 1
+    return step_id("send", *cause, *target, number)
+
+
 def send_entry(send: Send, number: int, send_id: bytes) -> list[Any]:
     """A command to send. `number`: of this one among all that the instance has sent. Raises `InvalidMessage`."""
     undo = None if send.undo is None else packed_command(send.undo)
@@ -108,9 +117,11 @@ def outputs_header(events: list[Event], stream: StreamId, command_id: bytes) -> 
     """The outputs of an ordinary aggregate's decision, as a header of its last record. Raises `InvalidMessage` for a
     command that cannot be stored, and `OutputsTooLarge`."""
     entries: list[list[Any]] = []
+    seen: dict[tuple[str, str, str], int] = {}
+    cause = stream[0], stream[1], command_id
     for number, output in enumerate(events.outputs if isinstance(events, Decision) else ()):
         if isinstance(output, Send):
-            entries.append(send_entry(output, number, step_id("send", stream[0], stream[1], command_id, number)))
+            entries.append(send_entry(output, number, sent_id(cause, output, seen)))
         elif isinstance(output, Wake):
             entries.append(wake_entry(output))
         elif isinstance(output, Forget):

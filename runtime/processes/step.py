@@ -38,6 +38,7 @@ from ..encoding.outputs import (
     WAKE,
     forget_entry,
     send_entry,
+    sent_id,
     step_id,
     wake_entry,
 )
@@ -243,6 +244,7 @@ def _outputs_of(process: Instance, one: _Waiting, how: int) -> tuple[list[list[A
     outputs: list[list[Any]] = []
     events: list[Event] = []
     ended: Ended | None = None
+    seen: dict[tuple[str, str, str], int] = {}
     progress, number = process.progress, process.progress.count
     for item in yielded_by(process, one.kind, one.head, one.payload):
         if isinstance(item, Event):
@@ -250,7 +252,7 @@ def _outputs_of(process: Instance, one: _Waiting, how: int) -> tuple[list[list[A
             events.append(item)
         elif isinstance(item, Send):
             _check_class(process, item.command)
-            outputs.append(send_entry(item, number, step_id("send", one.input_id, len(outputs))))
+            outputs.append(send_entry(item, number, sent_id((one.input_id,), item, seen)))
             number += 1
         elif isinstance(item, Wake):
             if item.name not in process.wakers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import msgpack
@@ -23,10 +24,12 @@ from rayfold import (
     Shared,
     Skip,
     StreamId,
+    Wake,
     decide,
     evolve,
     react,
     scheduled,
+    woken,
 )
 from rayfold.runtime.checks.standing import folded as folded_of
 from rayfold.runtime.encoding.catalogue import Catalogue
@@ -124,6 +127,31 @@ def test_what_was_sent_has_the_same_id_after_the_instance_has_lost_its_step() ->
     [step], [again] = world.steps(INSTANCE), restored.steps(INSTANCE)
     first, second = send_command(step, step.sends[0]), send_command(again, again.sends[0])
     assert first._replace(correlation_id=b"") == second._replace(correlation_id=b"")  # of another command to the order
+
+
+class Twice(Process):
+    @react(starts=True)
+    def placed(self, event: Placed) -> Iterator[Wake | Send]:
+        if event.total > 5:  # as a later release may
+            yield Wake("late", after=timedelta(minutes=1))
+            yield Send(Wallet, "bob", Charge(order="1", amount=1))
+        yield Send(Wallet, "ada", Charge(order="1", amount=1))
+        yield Send(Wallet, "ada", Charge(order="1", amount=1))
+
+    @woken("late")
+    def late(self) -> None: ...
+
+
+def test_what_else_a_step_yields_does_not_change_the_ids_of_what_it_sends() -> None:
+    sent = []
+    for total in (5, 6):
+        world = World(process=Twice)
+        world.execute(Order, "1", Place(wallet="ada", item="pen", total=total))
+        world.give(*world.inputs(ORDER))
+        [step] = world.steps(StreamId("Twice", "1"))
+        sent.append([one.send_id for one in step.sends if one.stream.id == "ada"])
+    assert sent[0] == sent[1]
+    assert len({*sent[0]}) == 2
 
 
 def test_an_outcome_is_taken_in_once_and_what_it_led_to_stands() -> None:
