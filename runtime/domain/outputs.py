@@ -135,6 +135,11 @@ class Ended(Output):
     of_aggregates: ClassVar[bool] = False
     reason: str = ""
 
+    def __post_init__(self) -> None:
+        """Refuse what is no reason."""
+        if not isinstance(self.reason, str):
+            raise InvalidMessage("Ended", f"{shown(self.reason)} is not a reason", "give text")
+
 
 def _check_name(output: str, name: object) -> None:
     if type(name) is not str or not 0 < len(name.encode("utf-8", "replace")) <= WAKE_NAME_BYTES_MAX:

@@ -13,6 +13,7 @@ from rayfold import (
     Aggregate,
     Command,
     DefinitionError,
+    Ended,
     Event,
     Forget,
     InvalidMessage,
@@ -195,11 +196,12 @@ def test_what_cannot_work_is_refused_while_the_class_is_defined(define: Callable
         (lambda: Wake("late", after=timedelta(-1)), "is not a time from now on"),
         (lambda: Wake("", after=timedelta(1)), "'' is not the name of a timer"),
         (lambda: Forget("x" * 37), "is not the name of a timer"),
+        (lambda: Ended(None), "None is not a reason"),  # type: ignore[arg-type]  # what is tested
     ],
-    ids=["command", "id", "target", "no-time", "two-times", "no-zone", "past", "no-name", "long-name"],
+    ids=["command", "id", "target", "no-time", "two-times", "no-zone", "past", "no-name", "long-name", "no-reason"],
 )
 def test_an_output_that_could_never_be_carried_out_cannot_be_made(make: Callable[[], Any], told: str) -> None:
-    with pytest.raises(InvalidMessage, match="Send|Wake|Forget") as error:
+    with pytest.raises(InvalidMessage, match="Send|Wake|Forget|Ended") as error:
         make()
     assert told in str(error.value)
 
