@@ -55,6 +55,7 @@ from .processes.stored_step import Sent, StoredStep, step_in
 from .read.stores.memory import MemoryStore
 from .receipt import Receipt
 from .stream import StreamId
+from .user_code import is_ctrl_c
 from .write.purity import changed, witness_of
 from .write.write_loop import WriteLoop
 
@@ -732,7 +733,9 @@ class ProcessCase(Generic[Pr]):
         before = witness_of(vars(process))
         try:
             yielded = [*islice(yielded_by(process, kind, head, payload), OUTPUTS_MAX + 1)]
-        except Exception as error:
+        except BaseException as error:
+            if is_ctrl_c(error):
+                raise
             self._error = error
             return
         self._yielded += [_through_codec(item) if isinstance(item, Event) else item for item in yielded]

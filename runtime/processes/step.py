@@ -45,6 +45,7 @@ from ..encoding.outputs import (
 from ..errors import HandlerFailed, Rejected, StoreError, UnknownEvent, failure_text
 from ..stream import StreamId
 from .inputs import End, Input, Retry, Skip
+from ..user_code import is_ctrl_c
 from .instance import Instance
 from .kinds import (
     ACCEPTED,
@@ -178,7 +179,9 @@ def _run(process: Instance, one: _Waiting, how: int, *, pops: bool, by: str = ""
         why = str(stuck)
     except StoreError:  # the code here is older than the event: the input is given again
         raise
-    except (Exception, SystemExit) as error:  # the user's code, which may raise anything
+    except BaseException as error:  # the user's code, which may raise anything
+        if is_ctrl_c(error):
+            raise
         failed = error.what if isinstance(error, HandlerFailed) else failure_text(error)
         why = f"{_name_of(process, one)}: {failed}"
     waits = b"" if pops else msgpack.packb(one)

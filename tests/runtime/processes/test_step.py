@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -376,6 +377,20 @@ def test_a_step_without_end_or_too_large_parks_the_instance() -> None:
 
     given(Endless).when(PLACED).then_parked("it yielded over 1,000 outputs")
     given(Large).when(PLACED).then_parked("bytes, over 921,600")
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, GeneratorExit, KeyboardInterrupt])
+def test_whatever_a_method_raises_parks_the_instance_so_that_later_inputs_wait_behind_it(
+    error: type[BaseException],
+) -> None:
+    class Odd(Process):
+        @react(starts=True)
+        def placed(self, event: Placed) -> Iterator[Ended]:
+            if event.total:
+                raise error
+            yield Ended("never")
+
+    given(Odd).when(PLACED).then_parked(error.__name__)
 
 
 def test_a_specification_that_is_not_met_shows_what_came() -> None:
