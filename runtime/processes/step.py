@@ -124,7 +124,7 @@ def skip(process: Instance, command: Skip) -> list[Event] | Rejected:
     if not process.progress.parked:
         return Rejected("not_parked")
     one = _Waiting(*msgpack.unpackb(process.progress.waiting[0]))
-    return _completed(process, one, SKIPPED, [], [], True, command.by, command.reason)
+    return _completed(process, one, SKIPPED, _next_time(process, one), [], True, command.by, command.reason)
 
 
 def end(process: Instance, command: End) -> list[Event] | Rejected:
@@ -270,9 +270,7 @@ def _outputs_of(process: Instance, one: _Waiting, how: int) -> tuple[list[list[A
             ended = item
         if len(outputs) + len(events) > OUTPUTS_MAX:
             raise _Stuck(f"{_name_of(process, one)}: it yielded over {OUTPUTS_MAX:,} outputs; split the step")
-    schedule = process.schedules.get(one.head[0]) if one.kind in (BEGIN, WOKEN) else None
-    if schedule is not None:
-        outputs.append([WAKE, schedule.name, EVERY, schedule.text, one.head[2] if one.kind == WOKEN else 0])
+    outputs += _next_time(process, one)
     if ended is not None:
         undoing = progress.undoing or any(entry[0] == UNDO for entry in outputs)
         outputs.append([ENDING if undoing else ENDED, ended.reason])
@@ -302,6 +300,14 @@ def _each(found: object) -> Iterable[Event | Output]:
     if isinstance(found, Event | Output):
         yield found
         return
+def _next_time(process: Instance, one: _Waiting) -> list[list[Any]]:
+    """The next time of the schedule that the input is of; empty for an input of another kind."""
+    schedule = process.schedules.get(one.head[0]) if one.kind in (BEGIN, WOKEN) else None
+    if schedule is None:
+        return []
+    return [[WAKE, schedule.name, EVERY, schedule.text, one.head[2] if one.kind == WOKEN else 0]]
+
+
     if isinstance(found, Rejected):
         raise TypeError("it returned Rejected, and an event cannot be refused; send a command, or raise")
     if isinstance(found, str | bytes | dict) or not isinstance(found, Iterable):

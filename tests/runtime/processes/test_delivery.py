@@ -368,6 +368,23 @@ def test_an_aggregate_that_sends_too_much_is_refused_by_name() -> None:
         @decide
         def two(self, command: Two) -> Iterator[Did | Send]:
             yield Did()
+def test_a_schedule_goes_on_where_one_of_its_times_was_left_out() -> None:
+    class Broken(Process):
+        @scheduled(every="1h")
+        def close(self) -> None:
+            raise ValueError("closed")
+
+    world, stream = World(process=Broken), StreamId("Broken", "schedule:close")
+    world.give(*begin_inputs(world.catalogue))
+    [step] = world.steps(stream)
+    [armed] = step.timers
+    fired = woken_input(stream, "close", 1, armed.due_us, step.input_id, b"", is_process=True)
+    assert taken(world.give(fired)) == [(1, False)]
+    assert world.steps(stream)[-1].parked == "Broken.close: ValueError: closed"
+    assert taken([world.execute(Broken, stream.id, Skip(**ADA))]) == [(1, False)]
+    assert [one.due_us for one in world.steps(stream)[-1].timers] == [armed.due_us + 3600 * 1_000_000]
+
+
             for _ in range(2):
                 yield Send(Mailbox, "ada", Deliver(text="x" * 40_000))
 
