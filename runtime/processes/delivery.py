@@ -41,7 +41,7 @@ from ..user_code import is_ctrl_c
 from .inputs import Input
 from .instance import Instance, Reaction
 from .kinds import ACCEPTED, BEGIN, EVENT, FAILED, OUTCOME, REFUSED, RESUME_INPUT, WOKEN
-from .step import UNROUTED
+from .step import SCHEDULED, UNROUTED, is_reserved
 from .stored_step import Sent, StoredStep
 
 __all__ = [
@@ -131,6 +131,8 @@ class Reactions:
             if reaction.one is not None:
                 ident, park = self._routed(process, reaction, stored)
             if ident is not None:
+                if not park and is_reserved(process, ident):
+                    ident, park = UNROUTED, f"{ident} is an instance of Rayfold's own, and {stored.name} is for it"
                 target = StreamId(process.aggregate_type, ident)
                 found.append(_event_input(target, partition, stored, again, park, origin))
         return found
@@ -279,7 +281,7 @@ def begin_inputs(catalogue: Catalogue) -> list[PackedCommand]:
                 "again": False,
                 "park": "",
             }
-            stream = StreamId(process.aggregate_type, f"schedule:{name}")
+            stream = StreamId(process.aggregate_type, SCHEDULED + name)
             found.append(_input(stream, input_id, fields, b"", b"", b"="))
     return found
 

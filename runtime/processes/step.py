@@ -43,9 +43,10 @@ from ..encoding.outputs import (
     wake_entry,
 )
 from ..errors import HandlerFailed, Rejected, StoreError, UnknownEvent, failure_text
+from ..log.format import stream_id
 from ..stream import StreamId
-from .inputs import End, Input, Retry, Skip
 from ..user_code import is_ctrl_c
+from .inputs import End, Input, Retry, Skip
 from .instance import Instance
 from .kinds import (
     ACCEPTED,
@@ -64,7 +65,19 @@ from .kinds import (
 )
 from .progress import Body, Progress, Sending, Stepped, advanced
 
-__all__ = ["OUTPUTS_MAX", "UNROUTED", "WAITING_MAX", "concerns", "end", "retry", "skip", "take", "yielded_by"]
+__all__ = [
+    "OUTPUTS_MAX",
+    "SCHEDULED",
+    "UNROUTED",
+    "WAITING_MAX",
+    "concerns",
+    "end",
+    "is_reserved",
+    "retry",
+    "skip",
+    "take",
+    "yielded_by",
+]
 
 OUTPUTS_MAX: Final = 1_000
 """Events and outputs of one step: they are one transaction, and a method that yields without end ends here."""
@@ -81,6 +94,9 @@ PARKED_CHARS_MAX: Final = 1_000
 
 UNROUTED: Final = "rayfold:unrouted"
 """The instance, of each process, in which events wait for which its `one=` has raised."""
+
+SCHEDULED: Final = "schedule:"
+"""What the id of an instance that a schedule runs in begins with; the name of the method follows."""
 
 
 class _Stuck(Exception):  # noqa: N818 - a signal inside this file, not an error
@@ -129,7 +145,7 @@ def skip(process: Instance, command: Skip) -> list[Event] | Rejected:
 
 def end(process: Instance, command: End) -> list[Event] | Rejected:
     """An operator ends an instance."""
-    if not process.version or process.progress.ended is not None:
+    if not process.version or (process.progress.ended is not None and not process.progress.parked):
         return Rejected("already_ended" if process.version else "does_not_exist")
     none = _Waiting(EVENT, b"", [], b"")
     outputs = [*([FORGET, name] for name in process.progress.timers), [ENDED, command.reason]]
@@ -142,6 +158,8 @@ def concerns(process: Instance, kind: int, head: list[Any], again: bool) -> bool
     if kind == OUTCOME:
         sent = progress.sends.get(head[0])
         return sent is not None and sent.send_id == head[2] and not sent.done
+    if kind == EVENT and process.id == UNROUTED:
+        return True
     if progress.ended is not None or progress.ending is not None:
         return False
     if kind == EVENT:
@@ -160,6 +178,11 @@ def concerns(process: Instance, kind: int, head: list[Any], again: bool) -> bool
         schedule, armed = process.schedules.get(head[0]), progress.timers.get(head[0])
         return schedule is not None and (armed is None or armed.schedule != schedule.text)
     return False
+
+
+def is_reserved(process: Instance | type[Instance], ident: str) -> bool:
+    """Whether an instance of this id is Rayfold's own, so that no event is for it."""
+    return ident == UNROUTED or (ident.startswith(SCHEDULED) and ident.removeprefix(SCHEDULED) in process.schedules)
 
 
 def _run_waiting(process: Instance, how: int, by: str = "", reason: str = "") -> list[Event]:
@@ -277,6 +300,14 @@ def _outputs_of(process: Instance, one: _Waiting, how: int) -> tuple[list[list[A
     return outputs, events
 
 
+def _next_time(process: Instance, one: _Waiting) -> list[list[Any]]:
+    """The next time of the schedule that the input is of; empty for an input of another kind."""
+    schedule = process.schedules.get(one.head[0]) if one.kind in (BEGIN, WOKEN) else None
+    if schedule is None:
+        return []
+    return [[WAKE, schedule.name, EVERY, schedule.text, one.head[2] if one.kind == WOKEN else 0]]
+
+
 def yielded_by(process: Instance, kind: int, head: list[Any], payload: bytes) -> Iterable[Event | Output]:
     """What the method for an input yields. Raises `_Stuck` where no method takes what must not be passed over."""
     found: Any = None
@@ -300,14 +331,6 @@ def _each(found: object) -> Iterable[Event | Output]:
     if isinstance(found, Event | Output):
         yield found
         return
-def _next_time(process: Instance, one: _Waiting) -> list[list[Any]]:
-    """The next time of the schedule that the input is of; empty for an input of another kind."""
-    schedule = process.schedules.get(one.head[0]) if one.kind in (BEGIN, WOKEN) else None
-    if schedule is None:
-        return []
-    return [[WAKE, schedule.name, EVERY, schedule.text, one.head[2] if one.kind == WOKEN else 0]]
-
-
     if isinstance(found, Rejected):
         raise TypeError("it returned Rejected, and an event cannot be refused; send a command, or raise")
     if isinstance(found, str | bytes | dict) or not isinstance(found, Iterable):
@@ -434,8 +457,9 @@ def _forwarded(process: Instance, one: _Waiting) -> list[Any]:
     if reaction is not None:
         event = _event(reaction.event, one.head, one.payload)
         ident = one.head[1] if reaction.one is None else reaction.one(event)
-    if ident is None:
-        raise _Stuck(f"{one.head[3]} is for no instance now; Skip it")
+        ident = None if ident is None else stream_id(process.aggregate_type, ident).id
+    if ident is None or is_reserved(process, ident):
+        raise _Stuck(f"{one.head[3]} is for {'no instance' if ident is None else ident} now; Skip it")
     send_id = step_id("forward", one.input_id)
     forwarded = Input(kind=EVENT, input_id=send_id, head=msgpack.packb(one.head), payload=one.payload)
     packed = forwarded.message_name, encode_message(forwarded), b""

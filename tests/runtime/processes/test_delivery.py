@@ -14,6 +14,7 @@ from examples.shop import Charge, Charged, Fulfilment, Order, Place, Placed, Wal
 from rayfold import (
     Aggregate,
     Command,
+    End,
     Ended,
     Envelope,
     Event,
@@ -235,6 +236,58 @@ def test_an_event_that_cannot_be_routed_waits_alone_and_is_sent_on_by_a_retry(mo
     assert world.steps(StreamId("Careful", "ada"))[-1].ended
 
 
+@pytest.mark.parametrize("ident", [UNROUTED, "schedule:close"])
+def test_an_event_of_an_aggregate_with_the_id_of_an_instance_of_rayfolds_own_waits_alone(ident: str) -> None:
+    class Both(Process):
+        @react(starts=True)
+        def placed(self, event: Placed) -> Ended:
+            return Ended("placed")
+
+        @scheduled(every="1h")
+        def close(self) -> None: ...
+
+    world, unrouted = World(process=Both), StreamId("Both", UNROUTED)
+    world.execute(Order, ident, PLACE)
+    assert taken(world.give(*world.inputs(StreamId("Order", ident)))) == [(1, False)]
+    assert not world.steps(StreamId("Both", "schedule:close"))
+    [step] = world.steps(unrouted)
+    assert step.parked == f"{ident} is an instance of Rayfold's own, and Placed is for it"
+    assert taken([world.execute(Both, UNROUTED, Retry(**ADA))]) == [(1, False)]
+    assert world.steps(unrouted)[-1].parked == f"Placed is for {ident} now; Skip it"
+    assert not world.steps(unrouted)[-1].sends
+    assert taken([world.execute(Both, UNROUTED, Skip(**ADA))]) == [(1, False)]
+    assert not world.steps(unrouted)[-1].parked
+
+
+def test_events_that_cannot_be_routed_wait_also_where_an_operator_has_ended_the_earlier_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world, unrouted = World(process=Careful), StreamId("Careful", UNROUTED)
+    for id in ("1", "2"):
+        world.execute(Order, id, Place(wallet="ada", item="pen", total=9))
+        assert taken(world.give(*world.inputs(StreamId("Order", id)))) == [(1, False)]
+        assert taken([world.execute(Careful, UNROUTED, End(**ADA))]) == [(1, False)]
+    world.execute(Order, "3", Place(wallet="ada", item="pen", total=9))
+    assert taken(world.give(*world.inputs(StreamId("Order", "3")))) == [(1, False)]
+    mended = Careful.reactions["Placed"]._replace(one=lambda event: event.wallet)
+    monkeypatch.setitem(Careful.reactions, "Placed", mended)
+    assert taken([world.execute(Careful, UNROUTED, Retry(**ADA))]) == [(1, False)]
+    step = world.steps(unrouted)[-1]
+    assert taken(world.give(send_command(step, step.sends[0]))) == [(1, False)]
+    assert world.steps(StreamId("Careful", "ada"))[-1].ended
+
+
+def test_an_event_is_sent_on_to_no_instance_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, unrouted = World(process=Careful), StreamId("Careful", UNROUTED)
+    world.execute(Order, "1", Place(wallet="ada", item="pen", total=9))
+    assert taken(world.give(*world.inputs(StreamId("Order", "1")))) == [(1, False)]
+    mended = Careful.reactions["Placed"]._replace(one=lambda event: "")
+    monkeypatch.setitem(Careful.reactions, "Placed", mended)
+    assert taken([world.execute(Careful, UNROUTED, Retry(**ADA))]) == [(1, False)]
+    assert world.steps(unrouted)[-1].parked == "Careful.placed: InvalidId: aggregate id '' is empty"
+    assert not world.steps(unrouted)[-1].sends
+
+
 def test_an_event_that_cannot_be_read_waits_alone() -> None:
     world = World()
     broken = StoredEvent(1, ORDER, 1, "Placed", 7, b"\x80", AT_US, *IDS)
@@ -315,6 +368,23 @@ def test_a_schedule_is_armed_once_and_again_whenever_it_was_due() -> None:
     assert [one.name for one in last.sends] == ["Deliver"]
 
 
+def test_a_schedule_goes_on_where_one_of_its_times_was_left_out() -> None:
+    class Broken(Process):
+        @scheduled(every="1h")
+        def close(self) -> None:
+            raise ValueError("closed")
+
+    world, stream = World(process=Broken), StreamId("Broken", "schedule:close")
+    world.give(*begin_inputs(world.catalogue))
+    [step] = world.steps(stream)
+    [armed] = step.timers
+    fired = woken_input(stream, "close", 1, armed.due_us, step.input_id, b"", is_process=True)
+    assert taken(world.give(fired)) == [(1, False)]
+    assert world.steps(stream)[-1].parked == "Broken.close: ValueError: closed"
+    assert taken([world.execute(Broken, stream.id, Skip(**ADA))]) == [(1, False)]
+    assert [one.due_us for one in world.steps(stream)[-1].timers] == [armed.due_us + 3600 * 1_000_000]
+
+
 # Ordinary aggregates -------------------------------------------------------------------------------------------------
 
 
@@ -368,23 +438,6 @@ def test_an_aggregate_that_sends_too_much_is_refused_by_name() -> None:
         @decide
         def two(self, command: Two) -> Iterator[Did | Send]:
             yield Did()
-def test_a_schedule_goes_on_where_one_of_its_times_was_left_out() -> None:
-    class Broken(Process):
-        @scheduled(every="1h")
-        def close(self) -> None:
-            raise ValueError("closed")
-
-    world, stream = World(process=Broken), StreamId("Broken", "schedule:close")
-    world.give(*begin_inputs(world.catalogue))
-    [step] = world.steps(stream)
-    [armed] = step.timers
-    fired = woken_input(stream, "close", 1, armed.due_us, step.input_id, b"", is_process=True)
-    assert taken(world.give(fired)) == [(1, False)]
-    assert world.steps(stream)[-1].parked == "Broken.close: ValueError: closed"
-    assert taken([world.execute(Broken, stream.id, Skip(**ADA))]) == [(1, False)]
-    assert [one.due_us for one in world.steps(stream)[-1].timers] == [armed.due_us + 3600 * 1_000_000]
-
-
             for _ in range(2):
                 yield Send(Mailbox, "ada", Deliver(text="x" * 40_000))
 
