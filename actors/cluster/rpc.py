@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 import functools
 import inspect
+import re
 import sys
 import threading
 from collections.abc import Callable, Coroutine
@@ -51,6 +52,8 @@ Arguments = TypeVarTuple("Arguments")
 
 ANSWER_TIMEOUT_S: Final = 5.0
 """For what takes milliseconds."""
+
+_COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 _OPEN_ATTEMPTS_MAX: Final = 20
 """A network that loses one call in three lets one start in a hundred million fail then; more means that something is
@@ -221,6 +224,6 @@ def kill(actor: Any) -> None:
 
 
 def one_line(error: object) -> str:
-    """The text of an exception of Ray's, in one bounded line."""
-    told = " ".join(str(error).split())
+    """The text of an exception of Ray's, in one bounded line, without the colours that Ray gives to names."""
+    told = " ".join(_COLOURS.sub("", str(error)).split())
     return told if len(told) <= 300 else f"{told[:297]}..."

@@ -38,7 +38,19 @@ from typing import Any, Final, NamedTuple, TypeVar
 from ..domain.projection import Projection
 from ..encoding.catalogue import Catalogue
 from ..encoding.codec import decode_message
-from ..errors import Damaged, DefinitionError, HandlerFailed, InvalidMessage, NotYetVisible, RayfoldError, Unavailable
+from ..errors import (
+    Conflict,
+    Damaged,
+    DefinitionError,
+    Fenced,
+    HandlerFailed,
+    InvalidMessage,
+    NotYetVisible,
+    Overloaded,
+    RayfoldError,
+    Sealed,
+    Unavailable,
+)
 from ..in_hand import KEY_BYTES, InHand
 from ..log.contract import Reader
 from ..printable import exc_info_of, printable_log
@@ -84,6 +96,10 @@ _EVENT_PATIENCE: Final = 8
 """How many times as long as a query one event may take: no caller waits for it, and its commit may wait for a disk."""
 
 _GIVE_WAY_S: Final = 0.02
+
+_OF_A_CALL: Final = (Unavailable, Overloaded, Conflict, Fenced, Sealed)
+"""Errors that state what became of a call. A handler may have one from a call of its own: to the caller it would be a
+statement about this query, which was sent, and has arrived."""
 
 T = TypeVar("T")
 
@@ -467,11 +483,16 @@ class ReadModel:
             message_class = self._catalogue.query(self._projection, name)
             message = decode_message(message_class, payload)
             if plain and (direct := self._direct.get(message_class)) is not None:
-                return direct(self._kept.model, message)
+                try:
+                    return direct(self._kept.model, message)
+                except _OF_A_CALL as error:
+                    return self._raised(name, error)
             answering = self._projection.answers[message_class]
             with nullcontext() if plain else self._transaction(), self._watched(answering.__name__):
                 answer = _called(answering, self._kept.model, message)
             if type(answer) is _HandlerError:
+                if isinstance(answer.error, _OF_A_CALL):
+                    return self._raised(name, answer.error)
                 raise answer.error
             return answer
         except RayfoldError as error:
@@ -479,9 +500,13 @@ class ReadModel:
         except BaseException as error:
             if is_ctrl_c(error):
                 raise
-            failed = HandlerFailed.caused_by(f"{self._projection.__name__} @answer", name, error)
-            self._log_once(failed, error)
-            return failed
+            return self._raised(name, error)
+
+    def _raised(self, name: str, error: BaseException) -> HandlerFailed:
+        """The failure for what an answer handler, or the code of a query's class, has raised."""
+        failed = HandlerFailed.caused_by(f"{self._projection.__name__} @answer", name, error)
+        self._log_once(failed, error)
+        return failed
 
     def _log_once(self, failed: HandlerFailed, cause: BaseException) -> None:
         """The caller gets one line; to repair the handler the trace is needed, once for each kind of failure."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rayfold.actors.cluster.rpc import Method, Reply, call, call_now, replies
+from rayfold.actors.cluster.rpc import Method, Reply, call, call_now, one_line, replies
 from rayfold.actors.control.supervisor_actor import SupervisorActor
 from rayfold.actors.nodes.agent import NodeAgent
 from rayfold.actors.partition.actor import PartitionActor
@@ -91,3 +91,9 @@ async def test_no_call_waits_without_end() -> None:
     silent: Method[Reply[None]] = Sent(None)
     with pytest.raises(asyncio.TimeoutError):
         await call(silent, timeout_s=0.01)
+
+
+def test_a_text_of_rays_has_no_colours() -> None:
+    assert one_line("it ended: \x1b[36mray::Bank.__init__()\x1b[39m (pid=5)\nand that\n") == (
+        "it ended: ray::Bank.__init__() (pid=5) and that"
+    )

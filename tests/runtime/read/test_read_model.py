@@ -20,13 +20,16 @@ from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.codec import encode_message
 from rayfold.runtime.encoding.query_batch import PackedQuery
 from rayfold.runtime.errors import (
+    Conflict,
     Damaged,
     HandlerFailed,
     InvalidMessage,
     NotYetVisible,
+    Overloaded,
     RayfoldError,
     Rejected,
     StorageFailed,
+    Unavailable,
     UnknownEvent,
     UnknownName,
 )
@@ -56,6 +59,15 @@ class Ask(Query[int]):
     """Answered by raising what it asks for."""
 
     how: str
+
+
+OF_A_CALL: dict[str, RayfoldError] = {
+    "overloaded": Overloaded("another system", 7, "commands"),
+    "unavailable": Unavailable("another system", "no answer in time"),
+    "late": NotYetVisible("Others", 0, 2, 1),
+    "conflict": Conflict("Account/alice", 1, 2),
+}
+"""What a handler may have of a call of its own."""
 
 
 class Diary(Projection):
@@ -89,6 +101,8 @@ class Diary(Projection):
             raise Rejected("no_answer", why="shy")
         if query.how == "frozen":
             raise FrozenFailure("cold")
+        if query.how in OF_A_CALL:
+            raise OF_A_CALL[query.how]
         raise LookupError("nothing found")
 
 
@@ -455,6 +469,31 @@ def test_a_failing_answer_fails_no_neighbour(log: FaultyLog, records: list[bytes
     assert str(unknown) == "no query of Diary is named 'Lacking'; known: Ask, Seen"
     assert isinstance(invalid, InvalidMessage)
     assert str(invalid) == "Ask: how is missing"
+
+
+class Frank(Projection):
+    """Answers in ways that are known to change nothing, and so are called directly."""
+
+    @project
+    def opened(self, event: Opened) -> None: ...
+
+    @answer
+    def ask(self, query: Ask) -> int:
+        raise Overloaded("another system", 7, "commands")
+
+
+@pytest.mark.parametrize("how", OF_A_CALL)
+def test_what_became_of_a_call_of_the_handlers_own_is_not_told_of_the_query(log: FaultyLog, how: str) -> None:
+    read_model = model_of(log)
+    (told,) = read_model.answer([PackedQuery("Ask", encode_message(Ask(how=how)))], list)
+    assert type(told) is HandlerFailed
+    assert str(told).startswith(f"Diary @answer failed on Ask: {type(OF_A_CALL[how]).__name__}: ")
+
+
+def test_the_same_of_a_handler_that_is_called_directly(log: FaultyLog) -> None:
+    read_model = ReadModel(Frank, Catalogue([Account], [Frank]), {PARTITION: log})
+    (told,) = read_model.answer([PackedQuery("Ask", encode_message(Ask(how="overloaded")))], list)
+    assert type(told) is HandlerFailed
 
 
 def test_answers_are_encoded_before_anything_can_change_again(log: FaultyLog, records: list[bytes]) -> None:
