@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from itertools import count, groupby
 from typing import Final, NamedTuple, Protocol
 
+from ..domain.aggregate import Woken
 from ..encoding.catalogue import Catalogue
 from ..encoding.envelope import PackedCommand
 from ..encoding.outcome import Outcome
@@ -139,7 +140,8 @@ class CourierFacts(NamedTuple):
     """Instances that stand still, and why; at most 20."""
     parked_count: int
     refused: int
-    """Sends of ordinary aggregates that were refused, since the start: nothing is informed of that but this number."""
+    """Sends and timers of ordinary aggregates that were refused or failed, since the start: nothing is informed of that
+    but this number."""
 
 
 INPUT, SEND, OUTCOME, WOKEN, PROBE, BEGIN = range(6)
@@ -614,10 +616,13 @@ class Courier:
             return True
         if isinstance(outcome, Unavailable | Overloaded | StoreError):
             return False
-        if kind in (SEND, PROBE, BEGIN) or (kind == WOKEN and isinstance(outcome, Conflict | Rejected)):
+        if kind in (SEND, PROBE, BEGIN):
             return True
         if delivery.route is not None and delivery.route.name == SENDS_OF_AGGREGATES:
             return True
+        of_aggregate = delivery.command is not None and delivery.command.name == Woken.message_name
+        if of_aggregate and isinstance(outcome, Conflict | Rejected | HandlerFailed):
+            return True  # a failure is stored under the id of the timer, for good
         if isinstance(outcome, CommandIdReused):
             logger.warning("an input was delivered before, with other content: %s", outcome)
             return True
@@ -653,6 +658,9 @@ class Courier:
                 self.agenda.timers.give_back(timer)
             else:
                 self.agenda.timers.end(timer.stream, timer.name, timer.version)
+                if not isinstance(outcome, Receipt):
+                    self._refused += 1
+                    logger.warning("the timer %s of %s is lost: %s", timer.name, timer.stream, outcome)
         elif kind == OUTCOME and delivery.source is not None:
             stream, number, _ = delivery.source
             self.agenda.close(stream, number)

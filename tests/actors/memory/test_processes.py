@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from examples.opt_in import Confirm, Deliver, Mailbox, OptIn, Request
+from examples.opt_in import Confirm, Deliver, Expired, Mailbox, OptIn, Request
 from examples.shop import (
     Begun,
     Charge,
@@ -36,6 +36,7 @@ from rayfold import (
     Recorded,
     Retry,
     Send,
+    Skip,
     Wake,
     answer,
     evolve,
@@ -46,6 +47,7 @@ from rayfold import (
 )
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.log.format import decode_record
+from rayfold.runtime.processes import step
 from rayfold.runtime.processes.progress import STEPPED
 from rayfold.testing import MemoryRuntime, system, system_blocking
 
@@ -207,6 +209,48 @@ def test_the_clock_of_a_blocking_system_is_moved_from_the_thread_of_the_test() -
         letters.execute(OptIn, "ada", Request(token="7"))
         letters.clock.advance(timedelta(minutes=60))
         assert letters.state_at(OptIn, "ada").token == ""
+
+
+class Fragile(OptIn):
+    @woken("expired")
+    def expired(self) -> Expired:
+        raise ValueError("expired")
+
+
+async def test_a_timer_of_an_aggregate_whose_method_raises_is_counted_and_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with system(Fragile, Mailbox) as letters:
+        await letters.execute(Fragile, "ada", Request(token="7"))
+        letters.clock.advance(timedelta(minutes=90))
+        couriers = [one.courier for one in (await letters.status()).partitions]
+    assert sum(one.refused for one in couriers if one is not None) == 1
+    assert "the timer expired of Fragile/ada is lost: Fragile.woken failed" in caplog.text
+
+
+class Poisoned(Process):
+    @react(starts=True)
+    def filled(self, event: Filled) -> Wake:
+        if event.amount == 13:
+            raise ValueError("thirteen")
+        return Wake("late", after=timedelta(minutes=event.amount))
+
+    @woken("late")
+    def late(self) -> Ended:
+        return Ended("late")
+
+
+async def test_a_timer_that_has_no_room_in_a_parked_instance_is_fired_once_it_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(step, "WAITING_MAX", 1)
+    async with system(Wallet, Poisoned) as bank:
+        for amount in (5, 13):
+            await bank.execute(Wallet, "ada", Fill(amount=amount))
+        bank.clock.advance(timedelta(minutes=6))
+        await bank.execute(Poisoned, "ada", Skip(by="ada", reason="ticket 7"))
+        bank.clock.advance(timedelta(minutes=6))
+        assert (await bank.state_at(Poisoned, "ada")).progress.ended == "late"
 
 
 async def test_an_application_and_a_list_of_processes_are_taken_too() -> None:
