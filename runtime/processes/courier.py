@@ -13,7 +13,7 @@ its position, and reads the log again from there when it is back; the others go 
 Rules kept here: every id is derived from what is stored, so what is sent again after a crash is a repeat; a place moves
 only behind what is certain; nothing is sent of what the log has an outcome of; what is in memory is bounded, in queues
 by commands and in routes by positions; the inputs that an event leads to have arrived before what was sent with it
-leaves.
+leaves, or are refused by an instance in which too much waits.
 """
 
 from __future__ import annotations
@@ -626,6 +626,9 @@ class Courier:
         if isinstance(outcome, CommandIdReused):
             logger.warning("an input was delivered before, with other content: %s", outcome)
             return True
+        if isinstance(outcome, Rejected):  # too much waits in that instance: what comes after does not wait for it
+            self._arrived(delivery.group)
+            delivery.group = None
         if isinstance(outcome, HandlerFailed) and delivery.command is not None:
             delivery.failures += 1
             if delivery.failures >= TRIES_OF_INPUT:

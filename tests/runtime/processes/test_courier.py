@@ -7,12 +7,14 @@ from datetime import timedelta
 
 import pytest
 
-from rayfold.benchmarks.torture.shop import AGGREGATES, Fill, Fulfilment, Move, Order, Place, Stock, Wallet
+from rayfold.benchmarks.torture.shop import AGGREGATES, Fill, Fulfilment, Move, Order, Place, Sold, Stock, Wallet
 from rayfold.runtime.domain.aggregate import Aggregate, Shared, decide, evolve, woken
 from rayfold.runtime.domain.messages import Command, Event
 from rayfold.runtime.domain.outputs import Forget, Send, Wake
 from rayfold.runtime.log.format import decode_record
+from rayfold.runtime.processes import step
 from rayfold.runtime.processes.places import COURIER
+from rayfold.runtime.processes.process import Process, react
 from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.stream import StreamId
 from tests.support.process_world import World
@@ -274,3 +276,26 @@ def test_a_timer_that_was_armed_again_is_not_fired_for_the_old_arming() -> None:
     assert world.state(Gift, "g").expired == 0  # type: ignore[attr-defined]
     world.run(for_us=2 * 60_000_000)
     assert world.state(Gift, "g").expired == 1  # type: ignore[attr-defined]
+
+
+class Unlucky(Process):
+    """A process with a bug, of which one instance has all events."""
+
+    @react(starts=True, one=lambda event: "all")
+    def sold(self, event: Sold) -> None:
+        raise ValueError("a bug")
+
+
+def test_an_instance_in_which_too_much_waits_keeps_nothing_else_from_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step, "WAITING_MAX", 3)
+    world = World(AGGREGATES, [Fulfilment, Unlucky], partitions=2)
+    for number in range(5):
+        world.execute(Wallet, f"w{number}", Move(by=1_000))
+    for number in range(3):
+        world.execute(Stock, f"i{number}", Fill(pieces=100))
+    placed(world, 20)
+    world.run()
+    assert [world.state(Order, f"o{number}").how for number in range(20)] == ["sold;"] * 20  # type: ignore[attr-defined]
+    parked = [stream for courier in world.couriers for stream in courier.agenda.parked]
+    assert parked == [StreamId("Unlucky", "all")]
+    assert any(one.stream == "Unlucky/all" for courier in world.couriers for one in courier.facts().waiting)
