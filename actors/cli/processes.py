@@ -16,6 +16,7 @@ from rich.console import Group
 from rich.markup import escape
 
 from ...runtime.errors import CallerError, InvalidId
+from ...runtime.printable import printable_log
 from .application import is_application
 from .console import console, write_report
 
@@ -82,7 +83,7 @@ def _connected(directory: Path, address: str, target: type[Aggregate] | None = N
     from ..packaging.application import Application
     from ..system import connected
 
-    logging.getLogger(connected.__name__).setLevel(logging.ERROR)  # a stand-in is other code than what it stands for
+    printable_log(connected.__name__).setLevel(logging.ERROR)  # a stand-in is other code than what it stands for
     classes = Application("operator", aggregates=[] if target is None else [target])
     where = str(directory) if is_application(directory) else directory
     return connect_blocking(where, classes, address=address)

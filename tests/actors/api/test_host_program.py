@@ -301,7 +301,7 @@ def test_a_program_with_an_open_subscription_ends_and_keeps_its_place(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("number", "delay_s"), [(signal.SIGINT, 1.5), (signal.SIGINT, 2.5), (signal.SIGTERM, 2.5), (signal.SIGKILL, 1.5)]
+    ("number", "delay_s"), [(signal.SIGINT, 1.0), (signal.SIGINT, 1.5), (signal.SIGTERM, 1.5), (signal.SIGKILL, 1.0)]
 )
 def test_a_program_that_is_ended_while_its_runtime_starts_leaves_no_actor_and_no_server(
     tmp_path: Path, number: signal.Signals, delay_s: float

@@ -10,13 +10,23 @@ import pytest
 from rayfold import LocalCluster, Runtime
 from rayfold.benchmarks.torture.shop import AGGREGATES, Fulfilment
 from tests.actors.courier.test_couriers import at_rest, check, closed, place, stocked, until
+from tests.support.driver import start_driver
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-async def test_orders_go_on_while_a_partition_moves(tmp_path: Path) -> None:
+def test_orders_go_on_while_a_partition_moves(tmp_path: Path) -> None:
+    program = f"import asyncio, sys; from {__name__} import moving; asyncio.run(moving(sys.argv[1]))"
+    with start_driver("-c", program, str(tmp_path)) as driver:  # this process may be connected to another Ray
+        _, errors = driver.communicate(timeout=500)
+    assert driver.returncode == 0, errors
+
+
+async def moving(folder: str) -> None:
     cluster = LocalCluster(nodes=2, cpus=1)
-    runtime = Runtime(tmp_path / "shop", aggregates=AGGREGATES, processes=[Fulfilment], cluster=cluster, timeout_s=60.0)
+    runtime = Runtime(
+        Path(folder) / "shop", aggregates=AGGREGATES, processes=[Fulfilment], cluster=cluster, timeout_s=60.0
+    )
     async with runtime as shop:
         await stocked(shop)
 
