@@ -66,6 +66,10 @@ class Heartbeats:
         before_s = asyncio.get_running_loop().time() - self._silent_s
         return [who for who, heard_s in self._heard_s.items() if heard_s < before_s]
 
+    def starting(self) -> list[str]:
+        """Those that were excused and have not answered since."""
+        return list(self._excused_s)
+
     def excuse(self, who: str) -> bool:
         """It is only being started, and counts as silent from now on. False if that has taken too long."""
         now_s = asyncio.get_running_loop().time()

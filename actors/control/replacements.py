@@ -118,6 +118,9 @@ class Replacements:
     async def replace_silent(self) -> None:
         """What has not answered for long, although its node is up, is replaced."""
         system = self._system
+        for who in self._heartbeats.starting():  # at each look, so that its silence counts from when it is up
+            if await self._is_starting(who):
+                self._heartbeats.excuse(who)
         silent = [
             who
             for who in self._heartbeats.silent()

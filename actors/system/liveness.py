@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -69,7 +70,7 @@ class LivenessWatch:
             pid, started = self._processes.pop(name, (0, ""))
             if not pid or not started or _started(pid) != started:
                 pid = await asyncio.to_thread(_process_told_by_ray, living[name])
-            if pid:
+            if pid and _age_s(pid) >= self._silent_s:  # one that has only come up has had no time to answer
                 log.error("%s has not answered for %g s: process %d is ended", name, self._silent_s, pid)
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
@@ -93,6 +94,12 @@ def _process_told_by_ray(actor: Any) -> int:
     except Exception as error:  # the next look may go better
         log.info("Ray's directory does not return its process id: %s", one_line(error))
         return 0
+
+
+def _age_s(pid: int) -> float:
+    """For how long the process has been there."""
+    ticks = float(_started(pid) or "inf")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _started(pid: int) -> str:

@@ -121,3 +121,20 @@ async def test_time_in_which_the_watching_process_itself_was_stopped_is_no_silen
     assert look(240.0) == [], "it was stopped for four minutes"
     assert [look(1.0) for _ in range(15)] == [[]] * 15
     assert look(1.0) == ["partition 0"], "which has not answered in 15 s since"
+
+
+async def test_the_silence_of_what_is_being_started_counts_from_the_last_time_that_it_was() -> None:
+    beats, question = Heartbeats(0.2), Question()
+    beats.take("projector", question)
+    await asyncio.sleep(0.25)
+    assert beats.silent() == ["projector"]
+    assert beats.starting() == []
+    assert beats.excuse("projector")
+    await asyncio.sleep(0.15)
+    assert beats.starting() == ["projector"]
+    assert beats.excuse("projector")
+    await asyncio.sleep(0.1)
+    assert beats.silent() == []
+    question.asked[0].set_result(Reply(7))
+    await settled()
+    assert beats.starting() == []
