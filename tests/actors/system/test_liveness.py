@@ -50,3 +50,18 @@ async def test_an_actor_that_is_frozen_is_ended_and_comes_back(cluster: Cluster,
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
         ray.kill(actor)
+
+
+async def test_a_process_that_has_only_come_up_is_given_time_to_answer(cluster: Cluster) -> None:
+    remote: Any = ray.remote
+    actor = remote(Living).options(num_cpus=0).remote()
+    pid = await call(actor.process_id, timeout_s=60)
+    watch = LivenessWatch(One(actor), 600.0)
+    watch._heartbeats._heard_s["the one"] = float("-inf")  # silent since long before this process was started
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        await watch._look()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert await call(actor.process_id, timeout_s=60) == pid
+    ray.kill(actor)
