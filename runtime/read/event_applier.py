@@ -149,18 +149,18 @@ class EventApplier:
             if not events and isinstance(events := self._decoded(position - first, record), Failure):
                 return events
             for (_, _, function, takes_recorded, handler), event in events:
-                called = False
+                called, recorded = False, None
                 try:
                     if takes_recorded or by_key:
                         stream, replayed = _new_tuple(StreamId, (kind, ident)), position <= replayed_up_to
                         place = stream, version, partition, position, at_us, command, correlation, causation, replayed
-                        recorded: Any = _new_tuple(Recorded, place)
+                        recorded = _new_tuple(Recorded, place)
                         if by_key and self._part_by_key(event, recorded) != self._part:
                             continue
-                        called = True
-                        function(model, event, *((recorded,) if takes_recorded else ()))
+                    called = True
+                    if takes_recorded:
+                        function(model, event, recorded)
                     else:
-                        called = True
                         function(model, event)
                     if len(model.__dict__) != attribute_count:
                         check_declared(model, given)
