@@ -66,6 +66,10 @@ loss and its publication."""
 _TIDY_S: Final = 60.0
 """Seconds between two searches for what moves have left: one short call for each node."""
 
+_STRAYS_S: Final = 10.0
+"""Seconds between two searches for actors without a seat: a call to Ray's directory, of milliseconds. One that was
+found twice has none: what leaves its seat ends within seconds."""
+
 _NAME_AGAIN_S: Final = 2.0
 """How often partitions are sent the names of all, if nothing has changed."""
 
@@ -124,7 +128,9 @@ class Supervision(ActorSystem):
         if digest_of(plan.catalogue):
             self._classes = self._classes._replace(folders=())  # programs have the deployed modules from a node agent
         self._fingerprints = class_fingerprints(self.catalogue)
-        self._tidy_again_s = self._name_again_s = 0.0
+        self._strays: set[str] = set()
+        """Actors without a seat, at the last search."""
+        self._tidy_again_s = self._strays_again_s = self._name_again_s = 0.0
         self._named_as: tuple[tuple[str, ...], dict[int, str]] = (), {}
         self.watch_s = _WATCH_S
 
@@ -255,6 +261,21 @@ class Supervision(ActorSystem):
         async with self.changing:
             await self.moves.tidy()
 
+    async def _end_strays(self) -> None:
+        """Now and then, while nothing changes: actors of this system that have no seat are ended. A supervisor has
+        begun them in its last moment, on a node that Ray had given up for instance, or their end was lost with Ray's
+        directory."""
+        now_s, changes = asyncio.get_running_loop().time(), self.changing.locked() or self.projections.is_changing()
+        if now_s < self._strays_again_s or changes:
+            return
+        self._strays_again_s = now_s + _STRAYS_S
+        before, named = self._strays, await self._named()
+        self._strays = {one for one in named - self._in_use() if _generation_of(one) <= self.plan.generation}
+        for name in self._strays & before:
+            log.error("%s has no seat in %s: it is ended", name, self.plan.name)
+            with contextlib.suppress(ValueError):  # it has ended since
+                self.partitions.kill(await asyncio.to_thread(self.cluster.actor_named, name))
+
     async def _open(self) -> None:
         """Partitions and projectors, at the same time. What concerns one partition alone becomes its trouble."""
         opening: list[Coroutine[Any, Any, None]] = [self.projections.open()]
@@ -358,6 +379,8 @@ class Supervision(ActorSystem):
         while True:
             await asyncio.sleep(self.watch_s)
             try:
+                if not await asyncio.to_thread(self.cluster.is_attached):
+                    return self._give_way()
                 for node_id in await self._see_nodes():
                     self._go_on(self._welcome(self.nodes[node_id]))
                 for node_id in self.shares.troubles.keys() & self.shares.up:
@@ -367,11 +390,19 @@ class Supervision(ActorSystem):
                 # Both may take a minute, and the next node may be lost meanwhile: nothing here waits for them.
                 self.alone("replacements", self.replacements.put_right)
                 self.alone("tidying", self._tidy)
+                self.alone("actors without a seat", self._end_strays)
                 if self._projector_moves.is_due():
                     self.alone("moves of projectors", self._projector_moves.step)
                 self.publish()
             except Exception:  # the next check may succeed: there is no other supervisor
                 log.exception("supervising %s", self.plan.name)
+
+    def _give_way(self) -> None:
+        """Ray has given up the node of this process, which still runs, and starts the supervisor elsewhere: what this
+        one knows is of no use any more, and it changes nothing more."""
+        log.error("%s is supervised elsewhere: Ray has given this node up", self.plan.name)
+        for task in self._tasks - {asyncio.current_task()}:
+            task.cancel()
 
     async def _welcome(self, node: NodeFacts) -> None:
         """A node has joined, or is back: it gets its agent and the map."""
@@ -491,6 +522,15 @@ class Supervision(ActorSystem):
                 )
             )
         return told
+
+
+def _generation_of(name: str) -> int:
+    """The generation of the code that a partition or projector of this name runs."""
+    if (partition := partition_named(name)) is not None:
+        return partition.generation
+    projector = projector_named(name)
+    assert projector is not None
+    return generation_in(projector.mark)
 
 
 class _ClusterPlacement:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -298,6 +299,8 @@ class Sender:
     """Who calls: a supervisor, which may have ended, or a client."""
 
     ended: bool = False
+    superseded_s: float = math.inf
+    """When another supervisor was started."""
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
 
@@ -499,6 +502,8 @@ class ControlWorld:
 
     def _begin_supervisor(self) -> None:
         supervision = SimulatedSupervision(self)
+        for earlier in self.supervisors:
+            earlier.sender.superseded_s = min(earlier.sender.superseded_s, self.loop.time())
         self.supervisors.append(supervision)
         supervision.go_on(self._supervise(supervision))
 
@@ -670,6 +675,10 @@ class ControlWorld:
                 return f"partition {partition} runs the code of generation {seated.generation}"
             if seated.node_id != home or not isinstance(process, _PartitionProcess) or process.log is None:
                 return f"partition {partition} is at home on {home}, and not open there"
+        seated_names = {one.name for one in supervision.partitions.seated.values()}
+        partitions = (name for name, record in self.actors.items() if partition_named(name) and not record.killed)
+        if strays := sorted(name for name in partitions if name not in seated_names):
+            return f"without a seat: {strays}"
         return ""
 
     def _look_at_the_end(self) -> None:
@@ -750,6 +759,10 @@ class _Cluster:
 
     def nodes(self) -> list[NodeFacts]:
         return self._world.facts()
+
+    def is_attached(self) -> bool:
+        """See `Cluster`. Of two supervisors the earlier one learns of it when it is back in the network."""
+        return self._world.loop.time() < self._sender.superseded_s + AWAY_S
 
     def is_starting(self, actor: NamedHandle) -> bool:
         """See `Cluster`: here a process is there at once."""
