@@ -13,7 +13,8 @@ its position, and reads the log again from there when it is back; the others go 
 Rules kept here: every id is derived from what is stored, so what is sent again after a crash is a repeat; a place moves
 only behind what is certain; nothing is sent of what the log has an outcome of; what is in memory is bounded, in queues
 by commands and in routes by positions; the inputs that an event leads to have arrived before what was sent with it
-leaves, or are refused by an instance in which too much waits.
+leaves, or are refused by an instance in which too much waits; a command of which an outcome that it took effect is
+stored here is in the log of its target, or what became of it is stored in the parked instance.
 """
 
 from __future__ import annotations
@@ -44,9 +45,18 @@ from ..printable import printable_log
 from ..receipt import Receipt
 from ..stream import ANY, StreamId
 from .agenda import Agenda
-from .delivery import Reactions, begin_inputs, outcome_input, parked_input, resume_input, send_command, woken_input
-from .places import COURIER, SENDS_OF_AGGREGATES, Place, Places
-from .stored_step import StoredStep, step_in
+from .delivery import (
+    Reactions,
+    begin_inputs,
+    lost_input,
+    outcome_input,
+    parked_input,
+    resume_input,
+    send_command,
+    woken_input,
+)
+from .places import COURIER, SENDS_OF_AGGREGATES, SENDS_OF_PROCESSES, Place, Places
+from .stored_step import Sent, StoredStep, step_in
 from .timers import Timer
 
 __all__ = ["Courier", "CourierFacts", "CourierLog", "Delivery", "WaitingTarget"]
@@ -87,6 +97,12 @@ RETRY_MAX_US: Final = 5_000_000
 
 TRIES_OF_INPUT: Final = 2
 """After so many failures outside of its step an input is parked: it ends the process that takes it."""
+
+TRIES_OF_PROBE: Final = 3
+"""After so many failures to find out whether a log has lost something, what is for it is sent without knowing that."""
+
+STEPS_PAGE: Final = 64
+"""Records of an instance that are read at once to find what it has sent: its outcome comes some records later."""
 
 TROUBLES_SHOWN: Final = 20
 """Queues that wait, in a status."""
@@ -144,7 +160,9 @@ class CourierFacts(NamedTuple):
     but this number."""
 
 
-INPUT, SEND, OUTCOME, WOKEN, PROBE, BEGIN = range(6)
+INPUT, SEND, OUTCOME, WOKEN, PROBE, BEGIN, RESEND, LOST = range(8)
+"""Kinds of deliveries. `PROBE`: whether a log still has what was delivered to it last; `RESEND`: of a command that had
+taken effect; `LOST`: that it has another outcome now."""
 
 
 class _Group:
@@ -160,7 +178,19 @@ class Delivery:
     """One command that is to be sent, until its outcome is known."""
 
     __slots__ = (
-        *("command", "failures", "group", "kind", "queue", "number", "position", "route", "size_bytes", "source"),
+        *(
+            "alone",
+            "command",
+            "failures",
+            "group",
+            "kind",
+            "queue",
+            "number",
+            "position",
+            "route",
+            "size_bytes",
+            "source",
+        ),
         *("step", "timer"),
     )
 
@@ -169,7 +199,9 @@ class Delivery:
         self.queue: _TargetQueue | None = None
         self.route: _Route | None = None
         self.position = 0
-        """Of the event that an input is of."""
+        """Of the event that an input is of; of a stored outcome for what was sent."""
+        self.alone = True
+        """Of a probe: nothing else of its event is for this route, so any other outcome than a repeat is a loss."""
         self.source: tuple[StreamId, int, int] | None = None
         """Of a send: the instance, its number, and the version of its step."""
         self.step: StoredStep | None = None
@@ -220,6 +252,8 @@ class _Route:
     """Of these commands."""
     reading: bool = False
     """A page is being read for it."""
+    again_to: int = 0
+    """Where what is lost is sent again: up to here."""
 
     @property
     def place(self) -> int:
@@ -282,10 +316,22 @@ class Courier:
             self._by_name[name] = []
             for number in range(partitions):
                 place = to.setdefault(number, Place(since))
-                route = _Route(name, number, since, max(place.position, since), {}, place.witness)
-                self._routes[name, number] = route
-                self._by_name[name].append(route)
-        self._probe()
+                self._by_name[name].append(_route(name, number, since, place))
+        first = min((places.since[name] for name in catalogue.processes), default=self._known_head)
+        sends = places.to.setdefault(SENDS_OF_PROCESSES, {})
+        self._sends = [
+            _route(SENDS_OF_PROCESSES, number, first, sends.setdefault(number, Place(self._known_head)))
+            for number in range(partitions)
+        ]
+        """Of what processes have sent, by partition: outcomes that it took effect, up to where they were verified."""
+        self._by_name[SENDS_OF_PROCESSES] = self._sends
+        self._routes |= {(one.name, one.partition): one for routes in self._by_name.values() for one in routes}
+        self._held: dict[int, list[Delivery]] = {}
+        """By partition, what is sent to it once it has what it had, or that is known."""
+        self._receipts: dict[tuple[StreamId, int], tuple[int, int]] = {}
+        """Of commands, by instance and number, whose outcome is not read here yet: partition and position."""
+        for number in range(partitions):
+            self.probe(number)
         for command in begin_inputs(catalogue):
             if partition_of(command.stream) == partition:
                 self._put(Delivery(BEGIN, command))
@@ -343,6 +389,10 @@ class Courier:
         else:
             queue.again.append(delivery)
             queue.told = str(outcome)
+            if delivery.kind == PROBE and delivery.route is not None:
+                delivery.failures += 1
+                if delivery.failures >= TRIES_OF_PROBE and delivery.route.name == SENDS_OF_PROCESSES:
+                    self._release(delivery.route)
         if queue.out:
             return
         if queue.again:
@@ -358,13 +408,20 @@ class Courier:
             times.append(due_us)
         return min(times, default=None)
 
+    def probe(self, partition: int) -> None:
+        """Have what was delivered to this partition last delivered again, at a start, and when it was away: its log may
+        be an older one. It has to be a repeat."""
+        for routes in self._by_name.values():
+            self._probe(routes[partition])
+
     # --- what is known -------------------------------------------------------------------------------------------
 
     def present_places(self) -> Places:
         """The places as they are now, to be stored."""
         for (name, number), route in self._routes.items():
             place = self._places.to[name][number]
-            place.position, place.witness = max(route.place, route.since), route.witness
+            place.position = max(route.place, route.since)
+            place.witness, place.witness_at = route.witness, route.witness_at
         return self._places
 
     def facts(self) -> CourierFacts:
@@ -395,7 +452,7 @@ class Courier:
     @property
     def idle(self) -> bool:
         """Whether nothing is on its way, and nothing waits but timers."""
-        return not self._queues and self.agenda.position >= self._log.head()
+        return not self._queues and not self._held and self.agenda.position >= self._log.head()
 
     # --- reading -------------------------------------------------------------------------------------------------
 
@@ -421,6 +478,8 @@ class Courier:
         for route in routes:
             route.reading = False
             route.cursor = max(route.cursor, after + len(records))
+            if route.again_to:
+                self._release(route)
 
     def _take_in_append(self, append: Iterable[StoredEvent], *, fold: bool) -> None:
         inputs: list[Delivery] = []
@@ -438,6 +497,8 @@ class Courier:
                 continue
             if fold:
                 self.agenda.fold(step)
+            if step.accepted is not None:
+                self._verify(step)
             if not step.is_process:
                 for sent in step.sends:
                     command = send_command(step, sent)
@@ -461,29 +522,119 @@ class Courier:
         if route is None or not route.reading or position <= route.cursor:
             return
         delivery = Delivery(INPUT, command)
-        delivery.route, delivery.position = route, position
-        route.unacked[position] = route.unacked.get(position, 0) + 1
-        delivery.size_bytes = len(command.payload)
-        route.size_bytes += delivery.size_bytes
+        self._count(delivery, route, position)
         inputs.append(delivery)
 
-    def _probe(self) -> None:
+    def _count(self, delivery: Delivery, route: _Route, position: int) -> None:
+        """This is on its way for a route, for the event at this position."""
+        assert delivery.command is not None
+        delivery.route, delivery.position = route, position
+        route.unacked[position] = route.unacked.get(position, 0) + 1
+        delivery.size_bytes = len(delivery.command.payload)
+        route.size_bytes += delivery.size_bytes
+
+    def _probe(self, route: _Route) -> None:
         """Have what was delivered last delivered again: it has to be a repeat."""
-        for route in self._routes.values():
-            if not route.witness:
-                continue
-            for record in self._log.read(route.witness - 1, 1):
-                event = decode_record(record, checked=True)
-                step = step_in(event)
-                if route.name != SENDS_OF_AGGREGATES:
-                    commands = self._reactions.inputs(self._partition, event, True, [route.name])
-                else:
-                    commands = [] if step is None else [send_command(step, sent) for sent in step.sends]
-                for command in commands:
-                    if self._partition_of(command.stream) == route.partition:
-                        delivery = Delivery(PROBE, command)
-                        delivery.route, delivery.position = route, route.witness
-                        self._put(delivery)
+        for record in self._log.read(route.witness - 1, 1) if route.witness else ():
+            event = decode_record(record, checked=True)
+            step = step_in(event)
+            commands: list[PackedCommand] = []
+            if route.name == SENDS_OF_PROCESSES:
+                commands = [] if step is None else [send_command(*found) for found in self._accepted_in(step)]
+            elif route.name == SENDS_OF_AGGREGATES:
+                commands = [] if step is None else [send_command(step, sent) for sent in step.sends]
+            else:
+                commands = self._reactions.inputs(self._partition, event, True, [route.name])
+            there = [command for command in commands if self._partition_of(command.stream) == route.partition]
+            for command in there:
+                delivery = Delivery(PROBE, command)
+                delivery.route, delivery.position, delivery.alone = route, route.witness, len(there) == 1
+                self._put(delivery)
+                if route.name == SENDS_OF_PROCESSES:
+                    self._held.setdefault(route.partition, [])
+
+    # --- what may be lost ----------------------------------------------------------------------------------------
+
+    def _accepted_in(self, step: StoredStep) -> list[tuple[StoredStep, Sent]]:
+        """The command, with the step that sent it, of which this step is the outcome that it took effect."""
+        to, number = step.version - 1, step.accepted
+        while to > 0 and number is not None:
+            first = max(to - STEPS_PAGE + 1, 1)
+            for record in reversed(self._log.read_stream(step.stream, first, to)):
+                earlier = step_in(decode_record(record, checked=True))
+                for sent in () if earlier is None else earlier.sends:
+                    if sent.number == number:
+                        return [(earlier, sent)] if earlier is not None else []
+            to = first - 1
+        if number is not None:
+            logger.error("%s version %d is the outcome of number %d, which it has not sent", *step[:2], number)
+        return []
+
+    def _verify(self, step: StoredStep) -> None:
+        """A command has taken effect, by an outcome that is stored here: the log of its target has to have it. One
+        that this courier has a receipt of is there; others are sent again, under their ids."""
+        assert step.accepted is not None
+        receipt, position = self._receipts.pop((step.stream, step.accepted), None), step.position
+        if receipt is not None:
+            _witnessed(self._sends[receipt[0]], position, receipt[1])
+            return
+        if not any(one.reading and position > one.cursor for one in self._sends):
+            return
+        for sender, sent in self._accepted_in(step):
+            route = self._sends[self._partition_of(sent.stream)]
+            if route.reading and position > route.cursor:
+                delivery = Delivery(RESEND, send_command(sender, sent))
+                delivery.source = sender.stream, sent.number, sender.version
+                self._count(delivery, route, position)
+                self._put(delivery)
+
+    def _finish_probe(self, delivery: Delivery, outcome: Outcome) -> None:
+        route = delivery.route
+        assert route is not None
+        if isinstance(outcome, Receipt):
+            lost = not outcome.repeated
+        else:
+            lost = delivery.alone and not isinstance(outcome, CommandIdReused)
+        if lost:
+            self._go_back(route)
+        elif isinstance(outcome, Receipt) and route.witness:
+            _witnessed(route, delivery.position, outcome.position)
+        if route.name == SENDS_OF_PROCESSES and not lost:
+            self._release(route)
+
+    def _finish_resent(self, delivery: Delivery, outcome: Outcome) -> None:
+        route = delivery.route
+        assert route is not None
+        assert delivery.source is not None
+        stream, number, version = delivery.source
+        if isinstance(outcome, Receipt):
+            if outcome.event_count:
+                _witnessed(route, delivery.position, outcome.position)
+            self._arrived_again(delivery)
+            return
+        step = self._step_at(stream, version)
+        sent = None if step is None else next((one for one in step.sends if one.number == number), None)
+        if step is None or sent is None:
+            self._arrived_again(delivery)
+            return
+        logger.warning("%s: %s to %s had taken effect, and is lost: %s", stream, sent.name, sent.stream, outcome)
+        told = Delivery(LOST, lost_input(step, sent, outcome))
+        told.route, told.position, told.size_bytes = route, delivery.position, delivery.size_bytes
+        self._put(told)
+
+    def _arrived_again(self, delivery: Delivery) -> None:
+        route = delivery.route
+        assert route is not None
+        route.ack(delivery.position, delivery.size_bytes)
+        self.has_moved = True
+        self._release(route)
+
+    def _release(self, route: _Route) -> None:
+        """Send what was held for a partition, if that has all again that it had."""
+        if route.place >= route.again_to:
+            route.again_to = 0
+            for one in self._held.pop(route.partition, ()):
+                self._put(one)
 
     # --- queues ---------------------------------------------------------------------------------------------------
 
@@ -495,6 +646,10 @@ class Courier:
             if command is None:
                 return
         stream = command.stream
+        if delivery.kind == SEND and (held := self._held.get(self._partition_of(stream))) is not None:
+            delivery.command = delivery.step = None
+            held.append(delivery)
+            return
         queue = self._queues.get(stream)
         if queue is None:
             queue = self._queues[stream] = _TargetQueue(stream, self._partition_of(stream))
@@ -616,7 +771,7 @@ class Courier:
             return True
         if isinstance(outcome, Unavailable | Overloaded | StoreError):
             return False
-        if kind in (SEND, PROBE, BEGIN):
+        if kind in (SEND, PROBE, BEGIN, RESEND):
             return True
         if delivery.route is not None and delivery.route.name == SENDS_OF_AGGREGATES:
             return True
@@ -646,14 +801,18 @@ class Courier:
             route.ack(delivery.position, delivery.size_bytes)
             self.has_moved = True
             if isinstance(outcome, Receipt):
-                if outcome.event_count and outcome.position > route.witness_at:
-                    route.witness, route.witness_at = delivery.position, outcome.position
+                if outcome.event_count:
+                    _witnessed(route, delivery.position, outcome.position)
             elif route.name == SENDS_OF_AGGREGATES:
                 self._refused += 1
                 logger.warning("what an aggregate has sent was refused: %s", outcome)
             self._arrived(delivery.group)
-        elif kind == PROBE and route is not None and isinstance(outcome, Receipt) and not outcome.repeated:
-            self._go_back(route)
+        elif kind == PROBE:
+            self._finish_probe(delivery, outcome)
+        elif kind == RESEND:
+            self._finish_resent(delivery, outcome)
+        elif kind == LOST:
+            self._arrived_again(delivery)
         elif kind == WOKEN and delivery.timer is not None:
             self._woken_out -= 1
             timer = delivery.timer
@@ -667,6 +826,8 @@ class Courier:
         elif kind == OUTCOME and delivery.source is not None:
             stream, number, _ = delivery.source
             self.agenda.close(stream, number)
+            if not isinstance(outcome, Receipt) or not outcome.event_count:
+                self._receipts.pop((stream, number), None)
 
     def _arrived(self, group: _Group | None) -> None:
         """One more of the inputs of an append has arrived."""
@@ -686,6 +847,9 @@ class Courier:
         if step is None or not self.agenda.is_open(stream, number):
             return
         sent = next(one for one in step.sends if one.number == number)
+        if isinstance(outcome, Receipt):
+            at = outcome.position if outcome.event_count else 0
+            self._receipts[stream, number] = self._partition_of(sent.stream), at
         told = Delivery(OUTCOME, outcome_input(step, sent, outcome))
         told.source = delivery.source
         self._put(told)
@@ -693,7 +857,23 @@ class Courier:
     def _go_back(self, route: _Route) -> None:
         """The partition of this route has lost what was delivered to it."""
         what = "%s: partition %d does not have what was delivered to it; all since position %d is delivered again"
-        logger.warning(what, route.name, route.partition, route.since)
+        logger.warning(what, _SENDS.get(route.name, route.name), route.partition, route.since)
         route.unacked.clear()
         route.size_bytes = 0
         route.cursor, route.witness, route.witness_at = route.since, 0, 0
+        if route.name == SENDS_OF_PROCESSES:
+            route.again_to = self._known_head
+            self._held.setdefault(route.partition, [])
+
+
+_SENDS: Final = {SENDS_OF_AGGREGATES: "what aggregates send", SENDS_OF_PROCESSES: "what processes send"}
+
+
+def _route(name: str, partition: int, since: int, place: Place) -> _Route:
+    return _Route(name, partition, since, max(place.position, since), {}, place.witness, place.witness_at)
+
+
+def _witnessed(route: _Route, position: int, at: int) -> None:
+    """What belongs to this position is in the other log there."""
+    if at > route.witness_at:
+        route.witness, route.witness_at = position, at

@@ -50,6 +50,7 @@ __all__ = [
     "is_delivered",
     "is_final",
     "is_parking",
+    "lost_input",
     "outcome_input",
     "parked_input",
     "resume_input",
@@ -217,6 +218,24 @@ def outcome_input(step: StoredStep, sent: Sent, outcome: Outcome) -> PackedComma
         "park": "",
     }
     return _input(step.stream, input_id, fields, step.correlation_id, sent.send_id, b"=%d" % result)
+
+
+def lost_input(step: StoredStep, sent: Sent, outcome: RayfoldError) -> PackedCommand:
+    """A command that had taken effect is lost with the log of its target, and sent again it had another outcome: that
+    waits, in a parked instance, until it is settled by hand."""
+    input_id = step_id("lost", sent.send_id)
+    result = REFUSED if isinstance(outcome, Rejected) else FAILED
+    what = f"{sent.name} to {sent.stream} had taken effect, and the log of its target has lost it"
+    why = f"{what}; sent again: {outcome}"
+    fields = {
+        "kind": OUTCOME,
+        "input_id": input_id,
+        "head": msgpack.packb((sent.number, result, sent.send_id)),
+        "payload": msgpack.packb(to_wire(outcome), default=str),
+        "again": False,
+        "park": why[:_WHY_CHARS_MAX],
+    }
+    return _input(step.stream, input_id, fields, step.correlation_id, sent.send_id, b"=lost")
 
 
 def woken_input(

@@ -7,7 +7,8 @@ never ahead of it: what lies between a place and the end is delivered again, and
 A place is about another log as well, that of the partition to which was delivered. After a restore that one may be
 older than the place knows. So each place has a *witness*: the event whose input came last in the other log. It is
 delivered again at each start; if it is not a repeat there, the place counts for nothing, and everything since the
-process was added is delivered again.
+process was added is delivered again. What processes have sent has places too: up to where the log of the target is
+known to have each command of which an outcome that it took effect is stored here.
 
 Rule kept here: since when a process takes part is the first thing that is stored of it, and never changes.
 """
@@ -24,7 +25,7 @@ from ..log.contract import NewEvent, Reader, StoredEvent
 from ..log.format import decode_record
 from ..stream import RESERVED_PREFIX, StreamId
 
-__all__ = ["COURIER", "SENDS_OF_AGGREGATES", "Place", "Places", "stored_places"]
+__all__ = ["COURIER", "SENDS_OF_AGGREGATES", "SENDS_OF_PROCESSES", "Place", "Places", "stored_places"]
 
 COURIER: Final = StreamId(f"{RESERVED_PREFIX}Courier", "all")
 """The stream, in each log, of the places of its courier."""
@@ -34,6 +35,9 @@ PLACE: Final = f"{RESERVED_PREFIX}Place"
 SENDS_OF_AGGREGATES: Final = ""
 """In place of a process type: what ordinary aggregates have sent."""
 
+SENDS_OF_PROCESSES: Final = f"{RESERVED_PREFIX}Sends"
+"""In place of a process type: what processes have sent. The place is one of stored outcomes, and so is its witness."""
+
 
 @dataclass(slots=True)
 class Place:
@@ -42,6 +46,8 @@ class Place:
     position: int
     witness: int = 0
     """The position of the event whose input came last in the log of that partition; 0: none has."""
+    witness_at: int = 0
+    """Where that input is in that log; 0 where it is not known."""
 
 
 @dataclass(slots=True)
@@ -56,7 +62,7 @@ class Places:
     def event(self) -> NewEvent:
         """The event that stores them."""
         to = {
-            name: {partition: [one.position, one.witness] for partition, one in places.items()}
+            name: {partition: [one.position, one.witness, one.witness_at] for partition, one in places.items()}
             for name, places in self.to.items()
         }
         return NewEvent(PLACE, 1, msgpack.packb({"since": self.since, "to": to}))
@@ -67,7 +73,7 @@ class Places:
         try:
             kept: dict[str, Any] = msgpack.unpackb(event.payload, strict_map_key=False)
             to = {
-                name: {int(partition): Place(*map(int, one[:2])) for partition, one in places.items()}
+                name: {int(partition): Place(*map(int, one[:3])) for partition, one in places.items()}
                 for name, places in kept["to"].items()
             }
             return cls({name: int(position) for name, position in kept["since"].items()}, to)

@@ -17,7 +17,7 @@ from ..errors import Damaged
 from ..log.contract import StoredEvent
 from ..log.format import HEADER_OUTPUTS
 from ..stream import StreamId
-from .kinds import DIRECT, OUTCOME, WOKEN
+from .kinds import ACCEPTED, DIRECT, OUTCOME, WOKEN
 from .progress import STEPPED
 from .schedule import FAR_US, next_time_us
 
@@ -60,6 +60,8 @@ class StoredStep(NamedTuple):
     """False for the record of an ordinary aggregate: no outcome of what it sends comes back."""
     answered: int | None
     """The number of the command whose outcome is in."""
+    accepted: int | None
+    """The same, where this is the first record of that outcome, and it is that the command took effect."""
     fired: tuple[str, int] | None
     """The timer that was fired, by name and arming."""
     sends: tuple[Sent, ...]
@@ -104,6 +106,7 @@ def _of_process(stored: StoredEvent) -> StoredStep:
         _correlation(stored),
         True,
         head[0] if kind == OUTCOME else None,
+        head[0] if kind == OUTCOME and head[1] == ACCEPTED and how == DIRECT else None,
         (head[0], head[1]) if kind == WOKEN and not in_vain else None,
         sends,
         timers,
@@ -121,7 +124,7 @@ def _of_aggregate(stored: StoredEvent, packed: bytes) -> StoredStep:
     except (ValueError, TypeError, IndexError) as error:
         raise Damaged(f"event {stored.position}", f"its outputs are none: {error}") from error
     place = stored.stream, stored.version, stored.position, stored.command_id, _correlation(stored)
-    return StoredStep(*place, False, None, None, sends, timers, forgotten, False, False, "", False)
+    return StoredStep(*place, False, None, None, None, sends, timers, forgotten, False, False, "", False)
 
 
 def _correlation(stored: StoredEvent) -> bytes:

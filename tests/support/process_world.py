@@ -107,6 +107,15 @@ class World:
         self.loops[number] = self._loop(number)
         self.couriers[number] = self._courier(number)
 
+    def restore_all(self, heads: list[int]) -> None:
+        """Everything ends, and begins anew with these logs, each up to there. Nothing of before is on its way."""
+        self._ghosts.clear()
+        self._delayed.clear()
+        for number, head in enumerate(heads):
+            self.restore(number, head)
+        self.loops = [self._loop(number) for number in range(self.partitions)]
+        self.couriers = [self._courier(number) for number in range(self.partitions)]
+
     def restore(self, number: int, head: int) -> None:
         """The log of a partition is an older one."""
         older = MemoryLog(lambda: self.now_us)

@@ -10,6 +10,9 @@ import pytest
 
 from examples.shop import Fill, Fulfilment, Order, Place, Stock, Supply, Wallet
 from rayfold.runtime.log.format import decode_record
+from rayfold.runtime.processes.inputs import Skip
+from rayfold.runtime.processes.stored_step import Sent, step_in
+from rayfold.runtime.stream import StreamId
 from tests.support.process_world import World
 
 ORDERS = 30
@@ -47,6 +50,32 @@ def restore_some(world: World, seed: int) -> None:
         world.crash(number)
 
 
+def end_of_command(world: World, partition: int, head: int) -> int:
+    """The first position from there on at which a log can be cut."""
+    commands = [decode_record(record).command_id for record in world.logs[partition].read(0, 1 << 20)]
+    while 0 < head < len(commands) and commands[head] == commands[head - 1]:
+        head += 1
+    return min(head, len(commands))
+
+
+def lost_commands(world: World) -> list[str]:
+    """Commands that took effect by what an instance has stored, and that the log of the target does not have."""
+    lost = []
+    for log in world.logs:
+        sent: dict[tuple[StreamId, int], Sent] = {}
+        for record in log.read(0, 1 << 20):
+            stored = decode_record(record)
+            step = step_in(stored)
+            if step is None or not step.is_process:
+                continue
+            sent |= {(step.stream, one.number): one for one in step.sends}
+            if step.accepted is not None:
+                one = sent[step.stream, step.accepted]
+                if world.logs[world.partition_of(one.stream)].find_command(one.send_id) is None:
+                    lost.append(f"{one.name} of {step.stream} to {one.stream}")
+    return lost
+
+
 def paid(world: World, name: str) -> Counter[str]:
     """How often each order was charged, or paid back."""
     stored = [decode_record(record) for log in world.logs for record in log.read(0, 1 << 20)]
@@ -79,3 +108,131 @@ def test_an_order_is_paid_for_if_it_is_shipped_and_only_then(seed: int) -> None:
         assert isinstance(order, Order)
         assert order.state in ("shipped", "cancelled")
         assert charged[f"o{number}"] - refunded[f"o{number}"] == (order.state == "shipped")
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_what_took_effect_by_an_instance_is_in_the_log_of_its_target_after_a_restore_with_uneven_cuts(
+    seed: int,
+) -> None:
+    chance = random.Random(seed)
+    world = shop(seed)
+    world.run(for_us=chance.randrange(40 * 60_000_000))
+    for number in range(3):
+        if chance.random() < 0.8:
+            world.save_places(number)
+    heads = [log.head() for log in world.logs]
+    whole = chance.randrange(3)
+    cuts = [
+        end_of_command(world, number, head if number == whole else chance.randrange(head // 3, head + 1))
+        for number, head in enumerate(heads)
+    ]
+    world.restore_all(cuts)
+    world.calm()
+    world.run(for_us=40 * 60_000_000)
+    parked = {stream for courier in world.couriers for stream in courier.agenda.parked}
+    lost = [one for one in lost_commands(world) if not any(str(stream) in one for stream in parked)]
+    assert lost == []
+    assert set(paid(world, "Charged").values()) <= {1}
+    assert set(paid(world, "Refunded").values()) <= {1}
+
+
+def one_order() -> World:
+    """An order that is shipped; its instance and its wallet are in two partitions."""
+    world = World([Order, Wallet, Stock], [Fulfilment], partitions=3)
+    world.execute(Wallet, "w0", Fill(amount=10))
+    world.execute(Stock, "p0", Supply(pieces=1))
+    world.execute(Order, "o1", Place(wallet="w0", item="p0", total=5))
+    world.run(for_us=1_000)
+    for number in range(3):
+        world.save_places(number)
+    assert world.state(Fulfilment, "o1").progress.ended == "shipped"  # type: ignore[attr-defined]
+    assert partition_of_wallet(world) != world.partition_of(StreamId("Fulfilment", "o1"))
+    return world
+
+
+def partition_of_wallet(world: World) -> int:
+    return world.partition_of(StreamId("Wallet", "w0"))
+
+
+def test_a_command_that_was_lost_and_is_refused_now_parks_its_instance_though_that_has_ended() -> None:
+    world = one_order()
+    heads = [log.head() for log in world.logs]
+    heads[partition_of_wallet(world)] = 0
+    world.restore_all(heads)
+    world.run(for_us=1_000)
+    one = world.state(Fulfilment, "o1")
+    assert one.progress.parked == (  # type: ignore[attr-defined]
+        "Charge to Wallet/w0 had taken effect, and the log of its target has lost it; sent again: "
+        "Wallet/w0 refused Charge: no_money (balance=0)"
+    )
+    courier = world.couriers[world.partition_of(StreamId("Fulfilment", "o1"))]
+    assert courier.facts().parked_count == 1
+    world.execute(Fulfilment, "o1", Skip(by="ada", reason="charged by hand"))
+    world.run(for_us=1_000)
+    assert (courier.facts().parked_count, courier.idle) == (0, True)
+    world.restore_all([log.head() for log in world.logs])  # found once
+    world.run(for_us=1_000)
+    assert all(not courier.agenda.parked for courier in world.couriers)
+
+
+def test_a_partition_that_comes_back_with_an_older_log_is_sent_again_what_it_has_lost() -> None:
+    world = one_order()
+    gone = partition_of_wallet(world)
+    world.away = {gone}
+    world.execute(Order, "o2", Place(wallet="w0", item="p0", total=5))
+    world.run(for_us=1_000)
+    world.restore(gone, 2)
+    world.away = set()
+    world.loops[gone] = world._loop(gone)
+    world.couriers[gone] = world._courier(gone)
+    for number in {0, 1, 2} - {gone}:
+        world.couriers[number].probe(gone)
+    world.run()
+    assert paid(world, "Charged") == Counter(o1=1, o2=1)
+    assert paid(world, "Refunded") == Counter(o2=1)
+    assert all(courier.idle for courier in world.couriers)
+
+
+def test_what_was_lost_goes_out_again_before_what_is_new() -> None:
+    world = one_order()
+    gone, sender = partition_of_wallet(world), world.partition_of(StreamId("Fulfilment", "o1"))
+    other = next(one for one in map(str, range(100)) if world.partition_of(StreamId("Wallet", one)) == gone)
+    of_sender = (one for one in map(str, range(100)) if world.partition_of(StreamId("Fulfilment", one)) == sender)
+    last, new = next(of_sender), next(of_sender)
+    world.execute(Wallet, other, Fill(amount=5))
+    world.execute(Order, last, Place(wallet=other, item="p0", total=5))
+    world.run(for_us=1_000)
+    world.silent = {StreamId("Wallet", "w0")}
+    world.execute(Order, new, Place(wallet="w0", item="p0", total=10))
+    world.run(for_us=1_000)
+    for number in range(3):
+        world.save_places(number)
+    world.silent = set()
+    heads = [log.head() for log in world.logs]
+    heads[gone] = 2
+    world.restore_all(heads)
+    world.execute(Wallet, other, Fill(amount=5))
+    world.run()
+    assert paid(world, "Charged") == {"o1": 1, last: 1}
+    assert world.state(Fulfilment, new).progress.ended == "no_money"  # type: ignore[attr-defined]
+
+
+def test_an_undo_does_not_take_back_what_was_lost() -> None:
+    world = World([Order, Wallet, Stock], [Fulfilment], partitions=3)
+    world.execute(Wallet, "w0", Fill(amount=10))
+    world.silent = {StreamId("Stock", "p0")}
+    world.execute(Order, "o1", Place(wallet="w0", item="p0", total=5))
+    world.run(for_us=1_000)
+    assert paid(world, "Charged") == Counter(o1=1)
+    for number in range(3):
+        world.save_places(number)
+    heads = [log.head() for log in world.logs]
+    heads[partition_of_wallet(world)] = 0
+    world.restore_all(heads)
+    world.run(for_us=60_000_000)
+    assert world.state(Fulfilment, "o1").progress.parked  # type: ignore[attr-defined]
+    world.execute(Fulfilment, "o1", Skip(by="ada", reason="it was not charged"))
+    world.silent = set()
+    world.run(for_us=20 * 60_000_000)
+    assert paid(world, "Refunded") == Counter()
+    assert world.state(Fulfilment, "o1").progress.ended == "sold_out"  # type: ignore[attr-defined]
