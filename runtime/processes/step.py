@@ -6,7 +6,7 @@ command under a derived id. After it: the write loop stores what is returned, in
 Rules kept here:
 - what a step has carried out is in its record, with ids that are derived from stored things alone
 - an instance whose method raises is parked: the input waits in its stream, later ones behind it, and its courier goes
-  on
+  on; so does one that the code here is too old for, and its courier has it run until it succeeds
 - a timer that was armed again, or forgotten, is never fired for its old arming
 - what was sent is taken back in reverse, one after the other, each at most once; a refusal of that stops it, visibly
 - an input that concerns nothing (no instance, one that has ended) leaves nothing
@@ -200,8 +200,10 @@ def _run(process: Instance, one: _Waiting, how: int, *, pops: bool, by: str = ""
         return _completed(process, one, how, outputs, events, pops, by, reason)
     except _Stuck as stuck:
         why = str(stuck)
-    except StoreError:  # the code here is older than the event: the input is given again
-        raise
+    except StoreError:  # the code here is older than the event: it waits for other code, and later inputs behind it
+        if pops:
+            raise
+        return [_record(how, one, waits=msgpack.packb(one), outputs=[[RESUME]])]
     except BaseException as error:  # the user's code, which may raise anything
         if is_ctrl_c(error):
             raise

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
+import msgpack
 import pytest
 
 from rayfold.benchmarks.torture.shop import AGGREGATES, Fill, Fulfilment, Move, Order, Place, Sold, Stock, Wallet
 from rayfold.runtime.domain.aggregate import Aggregate, Shared, decide, evolve, woken
 from rayfold.runtime.domain.messages import Command, Event
 from rayfold.runtime.domain.outputs import Forget, Send, Wake
+from rayfold.runtime.encoding.codec import decode_message
+from rayfold.runtime.encoding.envelope import PackedCommand
 from rayfold.runtime.log.format import decode_record
 from rayfold.runtime.processes import step
 from rayfold.runtime.processes.places import COURIER
@@ -299,3 +302,69 @@ def test_an_instance_in_which_too_much_waits_keeps_nothing_else_from_leaving(mon
     parked = [stream for courier in world.couriers for stream in courier.agenda.parked]
     assert parked == [StreamId("Unlucky", "all")]
     assert any(one.stream == "Unlucky/all" for courier in world.couriers for one in courier.facts().waiting)
+
+
+class Came(Event):
+    text: str
+
+
+class Noted(Event):
+    text: str
+
+
+class Sequence(Process):
+    """Notes what comes, in order."""
+
+    texts: list[str] = []
+
+    @react(starts=True)
+    def came(self, event: Came) -> Noted:
+        return Noted(text=event.text)
+
+    @evolve
+    def noted(self, event: Noted) -> None:
+        self.texts.append(event.text)
+
+
+class Say(Command):
+    text: str
+
+
+class Mouth(Aggregate, placement=Shared()):
+    @decide
+    def say(self, command: Say) -> Came:
+        return Came(text=command.text)
+
+    @evolve
+    def came(self, event: Came) -> None: ...
+
+
+def test_an_event_that_is_newer_than_the_code_of_its_target_is_not_overtaken(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World([Mouth], [Sequence], partitions=1)
+    inputs = world.couriers[0]._reactions.inputs
+
+    def of_newer_code(*arguments: object) -> list[PackedCommand]:
+        found = inputs(*arguments)  # type: ignore[arg-type]
+        return [newer(command) if b"second" in command.payload else command for command in found]
+
+    def newer(command: PackedCommand) -> PackedCommand:
+        fields = msgpack.unpackb(command.payload)
+        head = msgpack.unpackb(fields["head"])
+        head[6] = 2
+        return command._replace(payload=msgpack.packb({**fields, "head": msgpack.packb(head)}))
+
+    monkeypatch.setattr(world.couriers[0]._reactions, "inputs", of_newer_code)
+    for text in ("first", "second", "third"):
+        world.execute(Mouth, "m", Say(text=text))
+    world.run()
+    assert world.state(Sequence, "m").texts == ["first"]  # type: ignore[attr-defined]
+    [waiting] = world.couriers[0].facts().waiting
+    assert waiting.stream == "Sequence/m"
+    assert "Came is only at version 1; deploy newer code" in waiting.why
+    monkeypatch.setattr(Came, "schema_version", 2)
+    monkeypatch.setattr(
+        "rayfold.runtime.processes.step._event", lambda cls, head, payload: decode_message(cls, payload)
+    )
+    world.run()
+    assert world.state(Sequence, "m").texts == ["first", "second", "third"]  # type: ignore[attr-defined]
+    assert world.couriers[0].idle

@@ -54,7 +54,9 @@ from rayfold import (
     woken,
 )
 from rayfold.runtime.domain.aggregate import outcome_of
+from rayfold.runtime.encoding.codec import encode_message
 from rayfold.runtime.processes.inputs import Input
+from rayfold.runtime.write.residents import evolve_with
 
 PLACED = Placed(wallet="ada", item="pen", total=5)
 REFUND = Send(Wallet, "ada", Refund(order="example", amount=5))
@@ -417,8 +419,31 @@ def test_a_timer_that_was_armed_again_while_it_waited_in_a_parked_instance_is_no
     case.later(minutes=9).then_nothing().later(minutes=1).then(Ended("late"))
 
 
-def test_an_event_that_is_newer_than_the_code_is_not_parked_but_given_again() -> None:
-    head = ("Order", "1", 1, "Placed", 0, 1, 2, 0, bytes(16), b"", b"")
-    newer = Input(kind=0, input_id=bytes(16), head=msgpack.packb(head), payload=b"\x80")
+def placed_input(version: int, schema_version: int) -> Input:
+    head = ("Order", "1", version, "Placed", 0, version, schema_version, 0, bytes(16), b"", b"")
+    return Input(kind=0, input_id=bytes([version] * 16), head=msgpack.packb(head), payload=encode_message(PLACED))
+
+
+def test_an_event_that_is_newer_than_the_code_is_not_parked_and_later_ones_wait_behind_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    notes = Notes("1")
+    resume = Input(kind=3, input_id=bytes(16), head=msgpack.packb(()), payload=b"")
+    for message in (placed_input(1, 2), placed_input(2, 1)):
+        take(notes, message)
+    assert (len(notes.progress.waiting), notes.progress.parked, notes.notes) == (2, "", [])
     with pytest.raises(UnknownEvent, match="Placed is only at version 1; deploy newer code"):
-        outcome_of(Notes("1"), newer)
+        outcome_of(notes, resume)
+    monkeypatch.setattr(Placed, "schema_version", 2)
+    take(notes, resume)
+    monkeypatch.setattr(Placed, "schema_version", 1)
+    take(notes, resume)
+    assert (notes.progress.waiting, notes.notes) == ((), ["1 1", "1 2"])
+
+
+def take(process: Process, message: Input) -> None:
+    """Decide an input, and evolve what comes of it."""
+    events = outcome_of(process, message)
+    assert not isinstance(events, Rejected)
+    for event in events:
+        evolve_with(process, event)
