@@ -310,7 +310,7 @@ class PartitionActor:
                 if fallen.key == command.command_id and self._in_hand.find(content := _content_key(command)) is None:
                     self._in_hand.note(content, stuck=fallen.stuck, deaths=DEATHS_MAX)  # under another id as well
                 failed = self._failed(command, fallen)
-                if command.decisive == FINAL:  # its failure is stored, as any outcome of it is
+                if command.decisive >= FINAL:  # its failure is stored, as any outcome of it is
                     final[command.command_id] = failed
                 else:
                     answers[index] = failed

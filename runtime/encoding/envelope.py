@@ -34,7 +34,7 @@ from .codec import MESSAGE_BYTES_MAX
 from .content import RAW_BYTES_MAX, condensed, pack_with_content
 from .facts import shown_as_text
 
-__all__ = ["FINAL", "Envelope", "PackedCommand", "derived_id", "new_command_id", "pack", "unpack_batch"]
+__all__ = ["FINAL", "HOPS_MAX", "Envelope", "PackedCommand", "derived_id", "new_command_id", "pack", "unpack_batch"]
 
 _NAME_CHARS_MAX: Final = 64
 """Longest aggregate type, as in `TYPE_NAME_PATTERN`: longer ones have no key, so not even a digest."""
@@ -47,6 +47,10 @@ _pack: Final = msgpack.Packer(autoreset=True).pack
 
 FINAL: Final = 2
 """As `PackedCommand.decisive`: a refusal, a failure and an outcome without events use the id up (`refusals.py`)."""
+
+HOPS_MAX: Final = 10_000
+"""Inputs of processes and commands that follow from one another without a pause of a second; what goes on after them is
+parked, or not sent. Real chains have some ten; those without end take a few seconds, and 10 MB of log, to get there."""
 
 DIGEST_BYTES: Final = 20
 """Length of a command's digest: never taken for one of formats 1 and 2, which have 16."""
@@ -97,7 +101,8 @@ class PackedCommand(NamedTuple):
     content: bytes = b""
     """What the sender has set (`content.py`); empty where that is the payload."""
     decisive: int = False
-    """True: a refusal is kept under the id. `FINAL`: whatever comes of it is. An integer on the wire only then."""
+    """True: a refusal is kept under the id. From `FINAL` on: whatever comes of it is, and what is over `FINAL` are
+    the hops that have led to it (`HOPS_MAX`). An integer on the wire only then."""
 
     def digest(self, secret: bytes) -> bytes:
         """20 bytes over the secret of a log, stream, name and content: what makes two commands the same.
@@ -220,7 +225,7 @@ def unpack_batch(blob: bytes) -> Iterator[PackedCommand]:
 
 
 def _is_decisive(decisive: object) -> bool:
-    return type(decisive) is bool or (type(decisive) is int and decisive == FINAL)
+    return type(decisive) is bool or (type(decisive) is int and FINAL <= decisive <= FINAL + HOPS_MAX + 1)
 
 
 def join(packed: Iterable[bytes]) -> bytes:

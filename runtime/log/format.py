@@ -37,6 +37,7 @@ __all__ = [
     "EVENTS",
     "FORMAT_VERSION",
     "HEADER_BYTES_MAX",
+    "HEADER_HOPS",
     "HEADER_ITEMS_MAX",
     "HEADER_OUTPUTS",
     "HEADER_STATE",
@@ -119,6 +120,9 @@ SCHEMA_BYTES_MAX: Final = 254
 HEADER_OUTPUTS: Final = 2
 """The key of a header: what the decision of an aggregate sends and arms, packed (`encoding/outputs.py`). In the last
 record of its command."""
+
+HEADER_HOPS: Final = 3
+"""The key of a header: how many inputs and commands have led to this one, each at once (`envelope.HOPS_MAX`)."""
 
 HEADER_STATE: Final = 1
 """The key of a header: the hash of the snapshot that was saved at the version of this record. The chain covers it."""

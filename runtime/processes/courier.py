@@ -28,7 +28,7 @@ from typing import Final, NamedTuple, Protocol
 
 from ..domain.aggregate import Woken
 from ..encoding.catalogue import Catalogue
-from ..encoding.envelope import PackedCommand
+from ..encoding.envelope import HOPS_MAX, PackedCommand
 from ..encoding.outcome import Outcome
 from ..errors import (
     CommandIdReused,
@@ -40,7 +40,7 @@ from ..errors import (
     Unavailable,
 )
 from ..log.contract import StoredEvent
-from ..log.format import decode_record
+from ..log.format import HEADER_HOPS, decode_record
 from ..printable import printable_log
 from ..receipt import Receipt
 from ..stream import ANY, StreamId
@@ -90,6 +90,9 @@ KEPT_STEPS_MAX: Final = 64
 
 WOKEN_OUT_MAX: Final = 2_048
 """Timers that are being fired: the others that are due follow as fast as these come back."""
+
+AT_ONCE_US: Final = 1_000_000
+"""A timer that is due sooner after it was armed counts as one more hop; a later one begins anew (`HOPS_MAX`)."""
 
 RETRY_FIRST_US: Final = 50_000
 RETRY_MAX_US: Final = 5_000_000
@@ -484,15 +487,17 @@ class Courier:
     def _take_in_append(self, append: Iterable[StoredEvent], *, fold: bool) -> None:
         inputs: list[Delivery] = []
         sends: list[Delivery] = []
+        hops = 0
         for event in append:
             if event.stream == COURIER:
                 continue
             self.has_moved = True
+            step = step_in(event)
+            hops = step.hops if step is not None else event.headers.get(HEADER_HOPS, hops)
             if event.name in self._reactions.names:
                 again = event.position <= self._activated_at
-                for command in self._reactions.inputs(self._partition, event, again):
+                for command in self._reactions.inputs(self._partition, event, again, None, hops):
                     self._add_input(inputs, command, command.stream.type, event.position)
-            step = step_in(event)
             if step is None:
                 continue
             if fold:
@@ -500,7 +505,7 @@ class Courier:
             if step.accepted is not None:
                 self._verify(step)
             if not step.is_process:
-                for sent in step.sends:
+                for sent in step.sends if step.sends and not self._is_endless(step, "what it sends") else ():
                     command = send_command(step, sent)
                     self._add_input(inputs, command, SENDS_OF_AGGREGATES, event.position)
                 continue
@@ -515,6 +520,14 @@ class Courier:
             self._put(one)
         for one in () if group else sends:
             self._put(one)
+
+    def _is_endless(self, step: StoredStep, what: str) -> bool:
+        """Whether an ordinary aggregate goes on without end: nothing more of that is carried out."""
+        if step.hops > HOPS_MAX:
+            self._refused += 1
+            told = "%s goes on without end: %s is not carried out after %d commands that followed from one another"
+            logger.error(told, step.stream, what, HOPS_MAX)
+        return step.hops > HOPS_MAX
 
     def _add_input(self, inputs: list[Delivery], command: PackedCommand, name: str, position: int) -> None:
         """One more command that an event leads to, if it is read for its route, which has not passed it."""
@@ -741,6 +754,10 @@ class Courier:
                 logger.error("%s version %d has no timer %s, which is armed", timer.stream, timer.version, timer.name)
                 timers.end(timer.stream, timer.name, timer.version)
                 continue
+            hops = step.hops + 1 if timer.due_us - step.recorded_at_us < AT_ONCE_US else 0
+            if hops and not step.is_process and self._is_endless(step, f"its timer {timer.name}"):
+                timers.end(timer.stream, timer.name, timer.version)
+                continue
             expected: int = ANY
             if not step.is_process:  # whose command does not know whether the timer is still armed
                 expected = self._log.version(timer.stream)
@@ -756,6 +773,7 @@ class Courier:
                 step.correlation_id,
                 is_process=step.is_process,
                 expected_version=expected,
+                hops=hops,
             )
             delivery = Delivery(WOKEN, command)
             delivery.timer = timer

@@ -19,7 +19,7 @@ from ..domain.aggregate import Woken
 from ..encoding.catalogue import Catalogue
 from ..encoding.codec import MESSAGE_BYTES_MAX, encode_message
 from ..encoding.content import condensed
-from ..encoding.envelope import FINAL, PackedCommand, new_command_id
+from ..encoding.envelope import FINAL, HOPS_MAX, PackedCommand, new_command_id
 from ..encoding.error_codec import to_wire
 from ..encoding.outcome import Outcome
 from ..encoding.outputs import step_id
@@ -89,18 +89,19 @@ class Reactions:
         """The stored names of events that may be an input: a record of another one has none."""
 
     def inputs(
-        self, partition: int, stored: StoredEvent, again: bool, processes: Iterable[str] | None = None
+        self, partition: int, stored: StoredEvent, again: bool, processes: Iterable[str] | None = None, hops: int = 0
     ) -> list[PackedCommand]:
         """The inputs that a stored event is, for these processes or for all. Never raises: what cannot be read, and
         what no instance can be found for, waits in an instance of its own.
 
-        `again`: it may have been given to them before, by a courier of an earlier activation.
+        `again`: it may have been given to them before, by a courier of an earlier activation. `hops`: those that led to
+        the event.
         """
         if stored.name not in self.names:
             return []
         cls = self._catalogue.events.get(stored.name)
         if cls is not None and stored.schema_version == cls.schema_version:
-            return self._of_one(partition, stored, again, processes, (stored.name, 0))
+            return self._of_one(partition, stored, again, processes, (stored.name, 0), hops)
         try:
             events = self._catalogue.decode_events(stored)
             parts = [
@@ -115,7 +116,7 @@ class Reactions:
             return [_event_input(target, partition, stored, again, why, origin) for target in targets]
         found: list[PackedCommand] = []
         for part, now in enumerate(parts):
-            found += self._of_one(partition, now, again, processes, (stored.name, part))
+            found += self._of_one(partition, now, again, processes, (stored.name, part), hops)
         return found
 
     def _reacting(self, name: str, processes: Iterable[str] | None) -> list[_Reacting]:
@@ -123,7 +124,13 @@ class Reactions:
         return found if processes is None else [one for one in found if one.process.aggregate_type in processes]
 
     def _of_one(
-        self, partition: int, stored: StoredEvent, again: bool, processes: Iterable[str] | None, origin: Origin
+        self,
+        partition: int,
+        stored: StoredEvent,
+        again: bool,
+        processes: Iterable[str] | None,
+        origin: Origin,
+        hops: int,
     ) -> list[PackedCommand]:
         found = []
         for process, reaction in self._reacting(stored.name, processes):
@@ -135,7 +142,7 @@ class Reactions:
                 if not park and is_reserved(process, ident):
                     ident, park = UNROUTED, f"{ident} is an instance of Rayfold's own, and {stored.name} is for it"
                 target = StreamId(process.aggregate_type, ident)
-                found.append(_event_input(target, partition, stored, again, park, origin))
+                found.append(_event_input(target, partition, stored, again, park, origin, hops))
         return found
 
     def _routed(self, process: type[Instance], reaction: Reaction, stored: StoredEvent) -> tuple[str | None, str]:
@@ -151,7 +158,7 @@ class Reactions:
 
 
 def _event_input(
-    target: StreamId, partition: int, stored: StoredEvent, again: bool, park: str, origin: Origin
+    target: StreamId, partition: int, stored: StoredEvent, again: bool, park: str, origin: Origin, hops: int = 0
 ) -> PackedCommand:
     payload = stored.payload
     if len(payload) > EVENT_BYTES_MAX:
@@ -182,9 +189,14 @@ def _event_input(
         "payload": payload,
         "again": again,
         "park": park[:_WHY_CHARS_MAX],
+        "hops": _one_more(hops),
     }
     content = condensed(b"%b %b" % (stored.name.encode(), payload))
     return _input(target, input_id, fields, correlation_id, stored.command_id, content)
+
+
+def _one_more(hops: int) -> int:
+    return min(hops, HOPS_MAX) + 1
 
 
 def _input(
@@ -216,6 +228,7 @@ def outcome_input(step: StoredStep, sent: Sent, outcome: Outcome) -> PackedComma
         "payload": payload,
         "again": False,
         "park": "",
+        "hops": _one_more(step.hops),
     }
     return _input(step.stream, input_id, fields, step.correlation_id, sent.send_id, b"=%d" % result)
 
@@ -248,17 +261,26 @@ def woken_input(
     *,
     is_process: bool,
     expected_version: int = ANY,
+    hops: int = 0,
 ) -> PackedCommand:
     """A timer that is due. `arming` and `arming_input_id`: the version and the `input_id` of the step that armed it.
 
     For an ordinary aggregate `expected_version` is the version of its stream up to which the timer is known to be
-    armed: a `Conflict` means that it may not be any more.
+    armed: a `Conflict` means that it may not be any more. `hops`: those that led to the timer, if it was due at once.
     """
     input_id = step_id("woken", stream[0], stream[1], arming_input_id, arming, name)
     if not is_process:
         payload = encode_message(Woken(name=name, due_us=due_us))
         return PackedCommand(
-            input_id, stream, Woken.message_name, payload, expected_version, correlation_id, arming_input_id, b"", FINAL
+            input_id,
+            stream,
+            Woken.message_name,
+            payload,
+            expected_version,
+            correlation_id,
+            arming_input_id,
+            b"",
+            FINAL + hops,
         )
     fields = {
         "kind": WOKEN,
@@ -267,6 +289,7 @@ def woken_input(
         "payload": b"",
         "again": False,
         "park": "",
+        "hops": hops,
     }
     return _input(stream, input_id, fields, correlation_id, arming_input_id, b"=")
 
@@ -320,7 +343,15 @@ def is_parking(packed: PackedCommand) -> bool:
 def send_command(step: StoredStep, sent: Sent) -> PackedCommand:
     """What a step has sent, as it goes to its target: every time the same."""
     return PackedCommand(
-        sent.send_id, sent.stream, sent.name, sent.payload, ANY, step.correlation_id, step.input_id, sent.content, FINAL
+        sent.send_id,
+        sent.stream,
+        sent.name,
+        sent.payload,
+        ANY,
+        step.correlation_id,
+        step.input_id,
+        sent.content,
+        FINAL + _one_more(step.hops),
     )
 
 

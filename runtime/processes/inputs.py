@@ -26,6 +26,8 @@ class Input(Command):
     """Of an event: it may have been given before the courier was started."""
     park: str = ""
     """Why it is to wait in a parked instance and not to be run: its process has ended on it."""
+    hops: int = 0
+    """How many inputs and commands have led to it, each at once."""
 
 
 Input.message_name = f"{RESERVED_PREFIX}Input"

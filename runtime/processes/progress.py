@@ -55,7 +55,7 @@ Stepped.message_name = STEPPED
 
 Body = list[Any]
 """[how, kind, head of the input, input id, what waits, whether one that waited is done, why parked, outputs, by whom,
-reason]"""
+reason, and how many hops led to it where any did]"""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from ..domain.outputs import Ended, Forget, Send, Undo, Wake
 from ..domain.recorded import Recorded
 from ..domain.upcast import Stored, upcasted
 from ..encoding.codec import decode_message, decode_payload, encode_message, validated
+from ..encoding.envelope import HOPS_MAX
 from ..encoding.error_codec import from_wire
 from ..encoding.outputs import (
     ENDED,
@@ -90,6 +91,11 @@ WAITING_MAX: Final = 10_000
 
 WAITING_BYTES_MAX: Final = 16 << 20
 
+_ENDLESS: Final = (
+    f"it goes on without end: over {HOPS_MAX:,} inputs and commands have followed from one another, each at once; "
+    "Retry has it go on for as many more"
+)
+
 PARKED_CHARS_MAX: Final = 1_000
 
 UNROUTED: Final = "rayfold:unrouted"
@@ -110,6 +116,14 @@ class _Waiting(NamedTuple):
     input_id: bytes
     head: list[Any]
     payload: bytes
+    hops: int = 0
+    """Not packed: what has waited begins anew."""
+
+    @property
+    def packed(self) -> bytes:
+        """As it waits."""
+        packed: bytes = msgpack.packb(self[:4])
+        return packed
 
 
 def take(process: Instance, message: Input) -> list[Event] | Rejected:
@@ -119,12 +133,13 @@ def take(process: Instance, message: Input) -> list[Event] | Rejected:
         return _run_waiting(process, RESUMED) if progress.waiting and not progress.parked else []
     if not (message.park or concerns(process, kind, head, message.again)):
         return []
-    one = _Waiting(kind, message.input_id, head, message.payload)
-    if progress.waiting or progress.parked or message.park:
+    one = _Waiting(kind, message.input_id, head, message.payload, message.hops)
+    endless = _ENDLESS if message.hops > HOPS_MAX else ""
+    if progress.waiting or progress.parked or message.park or endless:
         size_bytes = sum(map(len, progress.waiting)) + len(message.payload)
         if len(progress.waiting) >= WAITING_MAX or size_bytes > WAITING_BYTES_MAX:
             return Rejected("inbox_full", waiting=len(progress.waiting))
-        return [_record(DIRECT, one, waits=msgpack.packb(one), parked=progress.parked or message.park)]
+        return [_record(DIRECT, one, waits=one.packed, parked=progress.parked or message.park or endless)]
     return _run(process, one, DIRECT, pops=False)
 
 
@@ -203,13 +218,13 @@ def _run(process: Instance, one: _Waiting, how: int, *, pops: bool, by: str = ""
     except StoreError:  # the code here is older than the event: it waits for other code, and later inputs behind it
         if pops:
             raise
-        return [_record(how, one, waits=msgpack.packb(one), outputs=[[RESUME]])]
+        return [_record(how, one, waits=one.packed, outputs=[[RESUME]])]
     except BaseException as error:  # the user's code, which may raise anything
         if is_ctrl_c(error):
             raise
         failed = error.what if isinstance(error, HandlerFailed) else failure_text(error)
         why = f"{_name_of(process, one)}: {failed}"
-    waits = b"" if pops else msgpack.packb(one)
+    waits = b"" if pops else one.packed
     return [_record(how, one, waits=waits, parked=why[:PARKED_CHARS_MAX], by=by, reason=reason)]
 
 
@@ -255,7 +270,8 @@ def _body(
     reason: str = "",
 ) -> Body:
     head = [*one.head[:6], *one.head[7:8]] if one.kind == EVENT else one.head
-    return [how, one.kind, head, one.input_id, waits, pops, parked, outputs, by, reason]
+    body = [how, one.kind, head, one.input_id, waits, pops, parked, outputs, by, reason]
+    return [*body, one.hops] if one.hops else body
 
 
 # --- what an input leads to --------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import msgpack
 from ..encoding.outputs import AFTER, AT, ENDED, FORGET, RESUME, SEND, WAKE
 from ..errors import Damaged
 from ..log.contract import StoredEvent
-from ..log.format import HEADER_OUTPUTS
+from ..log.format import HEADER_HOPS, HEADER_OUTPUTS
 from ..stream import StreamId
 from .kinds import ACCEPTED, DIRECT, OUTCOME, WOKEN
 from .progress import STEPPED
@@ -76,6 +76,9 @@ class StoredStep(NamedTuple):
     """Why the instance is parked after this; empty if it is not."""
     waits: bool
     """Whether the input of the record waits, behind others or parked."""
+    hops: int
+    """How many inputs and commands have led to it, each at once."""
+    recorded_at_us: int
 
 
 _NOTHING: Final = ((), (), ())
@@ -115,6 +118,8 @@ def _of_process(stored: StoredEvent) -> StoredStep:
         ENDED in codes,
         parked,
         bool(waits),
+        body[10] if len(body) > 10 else 0,
+        stored.recorded_at_us,
     )
 
 
@@ -124,7 +129,8 @@ def _of_aggregate(stored: StoredEvent, packed: bytes) -> StoredStep:
     except (ValueError, TypeError, IndexError) as error:
         raise Damaged(f"event {stored.position}", f"its outputs are none: {error}") from error
     place = stored.stream, stored.version, stored.position, stored.command_id, _correlation(stored)
-    return StoredStep(*place, False, None, None, None, sends, timers, forgotten, False, False, "", False)
+    told = stored.headers.get(HEADER_HOPS, 0), stored.recorded_at_us
+    return StoredStep(*place, False, None, None, None, sends, timers, forgotten, False, False, "", False, *told)
 
 
 def _correlation(stored: StoredEvent) -> bytes:

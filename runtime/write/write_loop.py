@@ -53,7 +53,7 @@ from ..errors import (
 )
 from ..in_hand import InHand
 from ..log.contract import Append, Appended, CommandEntry, NewEvent, WriteLog
-from ..log.format import ID_BYTES, NO_HEADERS, decode_record
+from ..log.format import HEADER_HOPS, ID_BYTES, NO_HEADERS, decode_record
 from ..printable import exc_info_of, printable_log
 from ..receipt import Receipt
 from ..stream import ANY, REFUSALS, StreamId
@@ -239,7 +239,7 @@ class WriteLoop:
         if isinstance(events, Rejected):
             refused = as_told(events, str(stream), command.name)
             return self._keep(index, command, digest, refused, decided) if command.decisive else refused
-        if not events and command.decisive == FINAL:
+        if not events and command.decisive >= FINAL:
             unchanged = Receipt(stream, self.partition, 0, aggregate.version, command.command_id, False, "", 0)
             return self._keep(index, command, digest, unchanged, decided)
         decided.appends.append(self._build_append(command, digest, aggregate, events, decided))
@@ -251,7 +251,7 @@ class WriteLoop:
     def _failed(self, index: int, command: PackedCommand, error: RayfoldError, decided: _Decided) -> Outcome | None:
         """The error, or None where it has to be stored first: a final command has failed for good. What is about its
         id, its sender's expectation or the log itself is not its outcome."""
-        final = command.decisive == FINAL and not isinstance(error, StoreError | Refusal | CommandIdReused)
+        final = command.decisive >= FINAL and not isinstance(error, StoreError | Refusal | CommandIdReused)
         if not final or len(command.command_id) != ID_BYTES:
             return error
         return self._keep(index, command, command.digest(self._secret or self._learn_secret()), error, decided)
@@ -410,7 +410,9 @@ class WriteLoop:
             decided.pending[stream] += encoded
         else:
             decided.pending[stream] = encoded
-        command_id, _, _, _, _, correlation_id, causation_id, _, _ = command
+        command_id, _, _, _, _, correlation_id, causation_id, _, decisive = command
+        if decisive > FINAL:
+            headers = {**headers, HEADER_HOPS: decisive - FINAL}
         snapshot, schema = self._snapshot(aggregate, version)
         return _new(
             Append,
