@@ -314,9 +314,11 @@ class Outcome(Generic[A]):
         """Events and outputs, in order."""
         self._known, self._history = known, history
 
-    def then(self, *expected: Event | Output) -> AggregateCase[A]:
-        """Exactly these events and outputs resulted, in this order."""
+    def then(self, *expected: Event | Output | Rejected) -> AggregateCase[A]:
+        """Exactly these events and outputs resulted, in this order; or exactly this refusal."""
         __tracebackhide__ = True
+        if len(expected) == 1 and isinstance(refusal := expected[0], Rejected):
+            return self.rejected(refusal.reason, **refusal.facts)
         if isinstance(self.decided, Rejected) or self.decided != list(expected):
             self._fail(_lines(expected) or ["no event"])
         return self._adopted()

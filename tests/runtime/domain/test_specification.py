@@ -139,6 +139,12 @@ def test_events_in_place_of_a_rejection_are_shown() -> None:
     assert "got:\n    no event\n" in failure_of(lambda: closed.when(Close()).rejected("closed"))
 
 
+def test_a_rejection_may_be_expected_in_place_of_events_too() -> None:
+    outcome = given(Account, Opened(owner="Ada")).when(Withdraw(amount=4))
+    outcome.then(Rejected("insufficient_funds", balance=0, needed=4))
+    assert "- Rejected('closed')" in failure_of(lambda: outcome.then(Rejected("closed")))
+
+
 def test_another_reason_or_fact_of_a_rejection_is_shown() -> None:
     outcome = given(Account, Opened(owner="Ada")).when(Withdraw(amount=4))
     assert "+ Rejected('insufficient_funds', balance=0, needed=4)" in failure_of(lambda: outcome.rejected("closed"))
