@@ -193,14 +193,14 @@ def _verified(directory: Path | None, flights: pd.DataFrame, feed: Feed, run: Re
     screen.waiting_for("counting again from the table")
     expected = expect(flights)
     checks = [check_figures(name, table, run.rows[name]) for name, table in expected.tables.items()]
-    checks += check_answers(expected, feed, run.ledger, asked_again=run.asked_again)
     if directory is not None:
         screen.measuring("reading every event back", expected.accepted)
-        run.walk = check_log(directory, feed, run.ledger, screen.done)
+        run.walk = check_log(directory, feed, run.ledger, screen.done, run.heads_before)
         screen.measuring("verifying the store", run.walk.walked)
         run.integrity = verify_store(directory, screen.done)
     assert run.walk is not None
     assert run.integrity is not None
+    checks += check_answers(expected, feed, run.ledger, asked_again=run.asked_again)
     checks += [*run.walk.checks, check_store(run.integrity)]
     screen.rest()
     return Report(
@@ -216,6 +216,7 @@ def _verified(directory: Path | None, flights: pd.DataFrame, feed: Feed, run: Re
         rows=run.rows,
         start_s=run.start_s,
         seconds=run.seconds,
+        settled_s=run.settled_s,
         visible_s=run.visible_s,
         verify_s=run.read_back_s + time.monotonic() - begun_s,
         size_bytes=_size_bytes(directory) if directory else None,

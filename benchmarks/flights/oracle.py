@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .compensation import LATE_MIN, PAYMENTS_MAX
 from .table import NEVER
 
 if TYPE_CHECKING:
@@ -122,12 +123,20 @@ def _tables(flights: pd.DataFrame) -> dict[str, Table]:
             distance_miles=_sum(landed, ["tailnum"], "distance"),
             airborne_min=_sum(landed, ["tailnum"], "air_time"),
         ),
+        "Claims": _claims(landed[landed["arr_delay"] >= LATE_MIN]),
         "Delays": _joined(
             departed=_count(left, delay),
             late_min=_sum(left, delay, "dep_delay"),
             long=_count(left[left["dep_delay"] >= 60], delay),
         ),
     }
+
+
+def _claims(late: pd.DataFrame) -> Table:
+    """A carrier pays as many as its fund is enough for, whichever they are."""
+    opened = _count(late, ["carrier"])
+    paid = opened.clip(upper=PAYMENTS_MAX)
+    return _joined(opened=opened, paid=paid, owed=opened - paid, late_min=_sum(late, ["carrier"], "arr_delay"))
 
 
 def _count(flights: pd.DataFrame, key: list[str]) -> pd.Series:

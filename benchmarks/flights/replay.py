@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 from rayfold import Envelope, Projection, Query, Receipt, Runtime, Subscription
 from rayfold.actors.cluster.ray_cluster import Cluster
 
+from .compensation import Authority, Claim, Claims, EveryClaim, Fund
 from .domain import YEAR, Aircraft, Airport, Publish, Timetable
 from .feed import Feed
 from .figures import (
@@ -47,6 +48,9 @@ APPLICATION: Final = "flights"
 
 VISIBLE_TIMEOUT_S: Final = 600.0
 """For the read models to have seen everything."""
+
+LOOK_S: Final = 0.2
+"""Seconds between two checks whether claims are still open: a call to each partition."""
 
 IN_FLIGHT: Final = 8_192
 """Commands on their way at once. Enough that each of two partitions and three airports has a batch of many to
@@ -78,10 +82,12 @@ async def replay(
     run = Replay(Ledger(len(feed)), Killer(len(feed), armed=kill))
     watcher.waiting_for("starting Ray, the partitions and the read models")
     begun_s = time.monotonic()
-    flown = [Punctuality, Routes, AirportHours, Distances, Delays]
+    flown = [Punctuality, Routes, AirportHours, Distances, Delays, Claims]
     runtime = Runtime(
         path,
-        aggregates=[Airport, Aircraft, GuestBook, Timetable],
+        aggregates=[Airport, Aircraft, GuestBook, Timetable, Fund, Authority],
+        processes=[Claim],
+        since="beginning",
         projections=[*flown, Guests],
         replicas=dict.fromkeys(flown, replicas),
         partitions=cluster.partitions if cluster else None,
@@ -107,21 +113,35 @@ async def _flown(
     if cluster is not None:
         nodes = (await watchdog.patiently(bank.status)).nodes
         watchdog.homes, run.nodes = {node.name: node.partitions for node in nodes}, len(nodes)
-    run.stored_before = sum((await watchdog.patiently(bank.heads)).values())
+    run.heads_before = await watchdog.patiently(bank.heads)
     if cluster is not None:
         await watchdog.patiently(partial(bank.execute, Timetable, YEAR, Publish(flights=cluster.flights)))
     sending_s = time.monotonic()
     watcher.sending(len(feed))
     await Sending(bank, feed, run, watcher).to_the_end()
     answered_s = time.monotonic()
+    watcher.waiting_for("waiting until all claims are settled")
+    await _settled(bank, run, watchdog)
+    run.settled_s = time.monotonic() - answered_s
     watcher.waiting_for("waiting until the read models have seen everything")
     await _ask_all(bank, run, watchdog)
-    run.seconds, run.visible_s = answered_s - sending_s, time.monotonic() - answered_s
+    run.seconds, run.visible_s = answered_s - sending_s, time.monotonic() - answered_s - run.settled_s
     if cluster is not None:
         await _read_back(bank, feed, run, watcher, watchdog)
         watcher.waiting_for("verifying the store, each node its own logs")
         run.integrity = await watchdog.patiently(bank.verify)
-        run.read_back_s = time.monotonic() - answered_s - run.visible_s
+        run.read_back_s = time.monotonic() - answered_s - run.settled_s - run.visible_s
+
+
+async def _settled(bank: Runtime, run: Replay, watchdog: ProgressWatchdog) -> None:
+    """Return once no process has anything to do any more, and no timer is armed."""
+    while True:
+        couriers = [one.courier for one in (await watchdog.patiently(bank.status)).partitions]
+        if all(one is not None for one in couriers):
+            run.unsettled = sum(one.undelivered + one.open_sends + one.timers for one in couriers if one is not None)
+            if not run.unsettled:
+                return
+        await asyncio.sleep(LOOK_S)
 
 
 async def _ask_all(bank: Runtime, run: Replay, watchdog: ProgressWatchdog) -> None:
@@ -133,6 +153,7 @@ async def _ask_all(bank: Runtime, run: Replay, watchdog: ProgressWatchdog) -> No
         ("AirportHours", AirportHours, EveryHour()),
         ("Distances", Distances, EveryAircraft()),
         ("Delays", Delays, EveryDelay()),
+        ("Claims", Claims, EveryClaim()),
         (WORST, Delays, WorstDelays()),
     ]
     for name, projection, query in asked:
@@ -153,7 +174,7 @@ async def _read_back(bank: Runtime, feed: Feed, run: Replay, watcher: Watcher, w
         watcher.done(events)
 
     async with await watchdog.patiently(subscribed) as events:
-        run.walk = await walk(events, heads, feed, run.ledger, read)
+        run.walk = await walk(events, heads, feed, run.ledger, read, run.heads_before)
 
 
 class Sending:

@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from .compensation import PAYMENTS_MAX, ClaimFigures
 from .figures import WORST, AircraftFigures, CarrierFigures, DelayFigures, HourFigures, RouteFigures
 from .outage import Outage
 from .progress_watchdog import Loss
@@ -47,8 +48,10 @@ class Report:
     """Until the first command could be sent: Ray, and what an earlier run had stored."""
     seconds: float
     """From the first command sent to the last answer, the outages included."""
+    settled_s: float
+    """From the last answer until every claim was settled."""
     visible_s: float
-    """From the last answer until all read models had seen everything."""
+    """From then until all read models had seen everything."""
     verify_s: float
     size_bytes: int | None
     """Of the logs on disk, if that is this machine's."""
@@ -86,6 +89,10 @@ class Report:
             "duplicates": self.facts.duplicates,
             "streams": self.facts.streams,
             "signatures": self.facts.signatures,
+            "claims": self.facts.claims,
+            "claims_paid": sum(row.paid for row in self.rows["Claims"]),
+            "claims_owed": sum(row.owed for row in self.rows["Claims"]),
+            "settled_s": round(self.settled_s, 3),
             "log_bytes": self.size_bytes,
             "start_s": round(self.start_s, 3),
             "seconds": round(self.seconds, 3),
@@ -161,6 +168,7 @@ def as_tables(report: Report, carriers: Mapping[str, str]) -> Iterator[Renderabl
     yield _hours(report.rows["AirportHours"])
     yield Columns([_routes(report.rows["Routes"]), _aircraft(report.rows["Distances"])], padding=(0, 3))
     yield _worst(report.rows[WORST], carriers)
+    yield _claims(report.rows["Claims"], carriers)
     yield _refusals(report.ledger.rejected_by_reason, report.ledger.told)
     yield _run(report)
     yield _checks(report)
@@ -251,6 +259,16 @@ def _worst(rows: Sequence[DelayFigures], carriers: Mapping[str, str]) -> Table:
     return table
 
 
+def _claims(rows: Sequence[ClaimFigures], carriers: Mapping[str, str]) -> Table:
+    """What three hours late leads to, each claim by a process of its own."""
+    title = f"Claims for landing three hours late; a fund pays {PAYMENTS_MAX} of them"
+    table = _table(title, "against", "claims", "paid", "owed", "mean delay")
+    for row in sorted(rows, key=lambda row: (-row.opened, row.carrier))[:_TOP]:
+        name, mean = escape(carriers.get(row.carrier, row.carrier)), f"{_share(row.late_min, row.opened):+.0f} min"
+        table.add_row(name, f"{row.opened:,}", f"{row.paid:,}", f"{row.owed:,}", mean)
+    return table
+
+
 def _routes(rows: Sequence[RouteFigures]) -> Table:
     table = _table("Busiest routes", "route", "landed", "mean", "fastest", "mph")
     for row in sorted(rows, key=lambda row: -row.landed)[:_TOP]:
@@ -293,6 +311,9 @@ def _run(report: Report) -> Table:
     table.add_row("log", f"{size}{report.partitions} partitions{over}, every batch fsynced")
     speed = f"[bold]{report.commands_per_s:,.0f} a second[/], outages included"
     table.add_row("commands", f"{ledger.told:,} in {report.seconds:.1f} s = {speed}")
+    if report.facts.claims:
+        settled = f"settled by as many processes, the last one {report.settled_s:.1f} s after the last answer"
+        table.add_row("claims", f"{report.facts.claims:,} of passengers, {settled}")
     rest = f"read models up to date {report.visible_s:.1f} s later, verified in {report.verify_s:.1f} s"
     table.add_row("besides", f"start {report.start_s:.1f} s, {rest}")
     for outage in report.outages:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,10 +53,12 @@ class Replay:
 
     ledger: Ledger
     killer: Killer
-    stored_before: int = 0
-    """Events in the store when it was opened."""
+    heads_before: Mapping[int, int] = field(default_factory=dict)
+    """By partition, what its log had when it was opened."""
     start_s: float = 0.0
     seconds: float = 0.0
+    settled_s: float = 0.0
+    """From the last answer until no process had anything to do any more."""
     visible_s: float = 0.0
     rows: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     """Every row of the read models, by name."""
@@ -68,10 +71,17 @@ class Replay:
     """Every event against its receipt, if the store is spread over nodes: then it is read while the system runs."""
     integrity: Report | None = None
     """What the nodes report of their logs, likewise."""
+    unsettled: int = 0
+    """Deliveries, commands and timers of processes that are open, at the last look."""
     read_back: int = 0
     """Events."""
     read_back_s: float = 0.0
     """For reading and verifying the logs, likewise."""
+
+    @property
+    def stored_before(self) -> int:
+        """Events of flights that the store had when it was opened, once the log was walked."""
+        return 0 if self.walk is None else self.walk.facts.before
 
     @property
     def asked_again(self) -> bool:
@@ -81,4 +91,4 @@ class Replay:
     @property
     def progress(self) -> tuple[int, ...]:
         """Another one after each step forward."""
-        return self.ledger.told, len(self.rows), self.read_back
+        return self.ledger.told, self.unsettled, len(self.rows), self.read_back

@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from rayfold import RayfoldError, Receipt, Recorded, Rejected, Subscription, Unavailable
+from rayfold.runtime.encoding.codec import decode_payload
 from rayfold.runtime.log.contract import Reader, StoredEvent
 from rayfold.runtime.log.format import decode_record
 from rayfold.runtime.store.report import Report
 from rayfold.runtime.store.store import open_store
+from rayfold.runtime.stream import is_reserved
 
+from .compensation import Authority, Claim, Fund, Noted, Paid
 from .domain import Timetable
 from .feed import Feed
 from .oracle import Expected, Table
@@ -31,11 +34,16 @@ _SHOWN_MAX: Final = 5
 _PAGE: Final = 4096
 """Records read at a time: about 1 MiB."""
 
-_KEY_FIELDS: Final = {"Punctuality": 1, "Routes": 2, "AirportHours": 2, "Distances": 1, "Delays": 3}
+_KEY_FIELDS: Final = {"Punctuality": 1, "Routes": 2, "AirportHours": 2, "Distances": 1, "Delays": 3, "Claims": 1}
 """How many of the first fields of a row are its key."""
 
-_OF_NO_FLIGHT: Final = {GuestBook.aggregate_type, Timetable.aggregate_type}
+_OF_NO_FLIGHT: Final = {one.aggregate_type for one in (GuestBook, Timetable, Claim, Fund, Authority)}
 """Whose events are in the log beside those of the flights."""
+
+_NONE_BEFORE: Final[Mapping[int, int]] = {}
+
+_SETTLING: Final = {Paid.message_name, Noted.message_name}
+"""The events of which each claim has one."""
 
 LATER_REASON: Final = "time_ran_backwards"
 """The reason that a refused command may get instead of its first one when it is decided a second time, after later
@@ -131,12 +139,16 @@ class LogFacts:
 
     events: int = 0
     """Of flights."""
+    before: int = 0
+    """Of these, that were stored before this run."""
     duplicates: int = 0
     """Events of a command id that the log had already."""
     streams: int = 0
     """Of airports and aircraft."""
     signatures: int = 0
     """Of visitors, in the guest books. The ledger does not have them."""
+    claims: int = 0
+    """That were opened."""
 
 
 def check_figures(name: str, expected: Table, rows: Iterable[Any]) -> Check:
@@ -184,10 +196,16 @@ def check_answers(expected: Expected, feed: Feed, ledger: Ledger, *, asked_again
     yield refusals
 
 
-def check_log(path: Path, feed: Feed, ledger: Ledger, on_event: Callable[[int], None] = _ignore) -> LogCheck:
+def check_log(
+    path: Path,
+    feed: Feed,
+    ledger: Ledger,
+    on_event: Callable[[int], None] = _ignore,
+    heads_before: Mapping[int, int] = _NONE_BEFORE,
+) -> LogCheck:
     """Walk every event of every partition, in the files, and hold it against the receipts."""
     store = open_store(path)
-    found = LogCheck(feed, ledger)
+    found = LogCheck(feed, ledger, heads_before)
     for partition in range(store.partitions):
         reader = store.open_reader(partition)
         try:
@@ -204,13 +222,15 @@ async def walk(
     feed: Feed,
     ledger: Ledger,
     on_event: Callable[[int], None] = _ignore,
+    heads_before: Mapping[int, int] = _NONE_BEFORE,
 ) -> LogCheck:
-    """The same with what a subscription from the beginning delivers, up to these positions."""
-    found = LogCheck(feed, ledger)
+    """The same with what a subscription from the beginning delivers, up to these positions: all but what Rayfold itself
+    has stored. Whether there are gaps in the logs is for their nodes to verify."""
+    found = LogCheck(feed, ledger, heads_before, whole=False)
     batches = events.batches()
     while any(events.positions[partition] < head for partition, head in heads.items()):
-        for _, recorded in await anext(batches):
-            found.event(recorded.partition, recorded)
+        for event, recorded in await anext(batches):
+            found.event(recorded.partition, recorded, getattr(event, "claim", ""))
         on_event(found.walked)
     found.finish()
     return found
@@ -229,15 +249,26 @@ def check_store(report: Report) -> Check:
 class LogCheck:
     """The walk through the log, and what it found."""
 
-    def __init__(self, feed: Feed, ledger: Ledger) -> None:
+    def __init__(
+        self, feed: Feed, ledger: Ledger, heads_before: Mapping[int, int] = _NONE_BEFORE, *, whole: bool = True
+    ) -> None:
+        """`heads_before`: of the partitions, before this run. `whole`: all that is stored comes, also what Rayfold has
+        stored for itself."""
         self.facts = LogFacts()
         self.contiguous = Check("positions and versions have no gaps")
         self.lost = Check("nothing lost")
         self.extra = Check("nothing twice")
+        self.settled = Check("each claim paid, or noted as owed, once")
         self.walked = 0
         """Events so far."""
         self._feed = feed
         self._ledger = ledger
+        self._heads_before, self._whole = heads_before, whole
+        self._before: dict[int, bytes] = {}
+        """The id of the command of the event before, by partition: a process may store several events at once."""
+        self._opened: set[str] = set()
+        self._settling: Counter[str] = Counter()
+        """By claim, how many events have settled it."""
         self._positions: dict[int, int] = {}
         self._versions: dict[str, int] = {}
         self._ids: set[bytes] = set()
@@ -248,8 +279,8 @@ class LogCheck:
 
     @property
     def checks(self) -> list[Check]:
-        """The three things that the walk checks."""
-        return [self.lost, self.extra, self.contiguous]
+        """The four things that the walk checks."""
+        return [self.lost, self.extra, self.settled, self.contiguous]
 
     def partition(self, partition: int, log: Reader, on_event: Callable[[int], None] = _ignore) -> None:
         """Walk one partition."""
@@ -257,48 +288,64 @@ class LogCheck:
         while records := log.read(position, _PAGE):
             for record in records:
                 stored = decode_record(record)
-                self.event(partition, stored)
+                self.event(partition, stored, _claim_of(stored))
                 position = stored.position
                 on_event(self.walked)
         if position != log.head():
             self.contiguous.complain(f"partition {partition} reads to {position}, but its head is {log.head()}")
 
-    def event(self, partition: int, stored: StoredEvent | Recorded) -> None:
-        """The next event of a partition: its place, and the command that it came from."""
+    def event(self, partition: int, stored: StoredEvent | Recorded, claim: str = "") -> None:
+        """The next event of a partition: its place, and the command that it came from. `claim`: that it settles."""
         self.walked += 1
         self._contiguous(partition, stored)
         self._acknowledged_once(partition, stored)
+        if claim:
+            self._settling[claim] += 1
+        elif stored.stream.type == Claim.aggregate_type:
+            self._opened.add(stored.stream.id)
 
     def finish(self) -> None:
         """Sum up, once all partitions are walked."""
         missing = self._ledger.accepted - self._seen
         if missing:
             self.lost.complain(f"{missing:,} acknowledged events are not at the positions of their receipts")
+        for claim in sorted(self._opened | self._settling.keys()):
+            if self._settling[claim] != 1 or claim not in self._opened:
+                was = "opened" if claim in self._opened else "never opened"
+                self.settled.complain(f"{claim} was {was}, and settled {self._settling[claim]} times")
+        self.facts.claims = len(self._opened)
+        self.settled.compared = f"{len(self._opened):,} claims"
         self.lost.compared = f"{self._ledger.accepted:,} receipts, each against its event"
         self.extra.compared = f"{self.walked:,} events, {self.facts.duplicates:,} duplicates"
         self.contiguous.compared = f"{self.walked:,} events in {len(self._versions):,} streams"
 
     def _contiguous(self, partition: int, stored: StoredEvent | Recorded) -> None:
         before = self._positions.get(partition, 0)
-        if stored.position != before + 1:
+        if stored.position != before + 1 and (self._whole or stored.position <= before):
             self.contiguous.complain(f"partition {partition}: position {stored.position} follows {before}")
         self._positions[partition] = stored.position
+        if is_reserved(stored.stream.type):  # one of that name in each partition
+            return
         stream = str(stored.stream)
         last = self._versions.get(stream, 0)
-        if stored.version != last + 1:
+        with_gaps = not self._whole and stored.stream.type == Claim.aggregate_type
+        if stored.version != last + 1 and not (with_gaps and stored.version > last):
             self.contiguous.complain(f"{stream}: version {stored.version} follows {last}")
         self._versions[stream] = stored.version
         self.facts.streams += not last and stored.stream.type not in _OF_NO_FLIGHT
 
     def _acknowledged_once(self, partition: int, stored: StoredEvent | Recorded) -> None:
-        if stored.command_id in self._ids:
+        before, self._before[partition] = self._before.get(partition), stored.command_id
+        of_one_step = stored.stream.type == Claim.aggregate_type and stored.command_id == before
+        if stored.command_id in self._ids and not of_one_step:
             self.facts.duplicates += 1
             self.extra.complain(f"{stored.stream} version {stored.version} repeats a command that is stored already")
         self._ids.add(stored.command_id)
-        if stored.stream.type in _OF_NO_FLIGHT:
+        if stored.stream.type in _OF_NO_FLIGHT or is_reserved(stored.stream.type):
             self.facts.signatures += stored.stream.type == GuestBook.aggregate_type
             return
         self.facts.events += 1
+        self.facts.before += stored.position <= self._heads_before.get(partition, 0)
         number = self._acknowledged.get((partition, stored.position))
         if number is None:
             where = f"partition {partition} position {stored.position}"
@@ -314,6 +361,14 @@ class LogCheck:
             and stored.version == self._ledger.version[number]
             and str(stored.stream) == self._ledger.streams[number]
         )
+
+
+def _claim_of(stored: StoredEvent) -> str:
+    """The claim that an event settles; empty for others."""
+    if stored.name not in _SETTLING:
+        return ""
+    claim: str = decode_payload(stored.payload, stored.name)["claim"]
+    return claim
 
 
 def _named(feed: Feed, number: int) -> str:

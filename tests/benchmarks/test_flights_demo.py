@@ -39,6 +39,9 @@ FLIGHTS = 8_000
 FEWER_FLIGHTS = 4_000
 """Enough that a partition is killed, if no airport has been."""
 
+CLAIMS, FEWER_CLAIMS = (28, 21, 7), (22, 16, 6)
+"""Of these flights: opened, paid, owed."""
+
 
 def run(directory: Path, flights: int, figures: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tests.benchmarks.demo_driver", str(directory), str(flights), str(figures)]
@@ -61,6 +64,7 @@ def test_the_demo_verifies_kills_and_recovers(tmp_path: Path) -> None:
     assert told["commands"] == 23_903 == told["accepted"] + told["rejected"]
     assert told["events"] == told["accepted"] == 23_881
     assert told["duplicates"] == 0
+    assert (told["claims"], told["claims_paid"], told["claims_owed"]) == CLAIMS
     assert sum(told["rejected_by_reason"].values()) == told["rejected"] == 22
     assert {one["what"] for one in told["killed"]} == {"airport", "partition"}
     assert told["recovered_s"] == max(one["recovered_s"] for one in told["killed"])
@@ -79,6 +83,7 @@ def _sent_again(store: Path, figures: Path, before: dict[str, Any]) -> None:
     assert told["verified"] is True
     assert told["events_before"] == told["events"] == before["events"]
     assert told["repeated"] == told["accepted"] == before["accepted"]
+    assert told["claims"] == before["claims"]
     assert told["rejected"] == before["rejected"]
     assert "were stored already, by an earlier run" in shown
 
@@ -105,6 +110,7 @@ def test_ctrl_c_in_the_middle_of_an_outage_ends_every_process_the_next_run_goes_
     assert onward.returncode == 0, shown + complaints
     told = json.loads(figures.read_text())
     assert told["verified"] is True
+    assert (told["claims"], told["claims_paid"], told["claims_owed"]) == FEWER_CLAIMS
     assert 0 < told["events_before"] < told["events"] == told["accepted"] == 11_923
     assert told["repeated"] >= told["events_before"]
     _sent_again(store, figures, told)
@@ -343,9 +349,10 @@ def _report(*checks: Check) -> Report:
         losses=[],
         facts=LogFacts(),
         checks=list(checks),
-        rows={"Punctuality": (), "Routes": (), "AirportHours": (), "Distances": (), "Delays": (), WORST: ()},
+        rows=dict.fromkeys(("Punctuality", "Routes", "AirportHours", "Distances", "Delays", "Claims", WORST), ()),
         start_s=1,
         seconds=0,
+        settled_s=0,
         visible_s=0,
         verify_s=0,
         size_bytes=0,

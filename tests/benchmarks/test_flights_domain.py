@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
-from rayfold import given, on
+from rayfold import Ended, Send, Wake, given, on
+from rayfold.benchmarks.flights.compensation import (
+    AUTHORITY,
+    PAYMENTS_MAX,
+    Authority,
+    Claim,
+    Fund,
+    Note,
+    Noted,
+    Opened,
+    Paid,
+    Pay,
+)
 from rayfold.benchmarks.flights.domain import (
     Aircraft,
     Airport,
@@ -221,3 +235,38 @@ class TestFigures:
         history = [on("N1", landed()), on("N2", landed()), on("N1", landed())]
         case = given(Distances, *history).ask(MilesOf(aircraft="N1")).answers(AircraftFigures("N1", 2, 1280, 200))
         case.ask(FarthestAircraft(limit=1)).answers((AircraftFigures("N1", 2, 1280, 200),))
+
+
+# --- what three hours late leads to ----------------------------------------------------------------------------------
+
+
+def three_hours_late(late_min: int = 180) -> Landed:
+    return landed().model_copy(update={"late_min": late_min})
+
+
+CLAIM = f"{FLIGHT} EWR"
+
+
+class TestClaim:
+    def test_three_hours_late_opens_a_claim_that_is_paid_when_no_objection_comes(self) -> None:
+        opened, objection = Opened(carrier="UA", late_min=180), Wake("objection", after=timedelta(seconds=1))
+        case = given(Claim).when(three_hours_late()).then(opened, objection)
+        paid = case.later(seconds=1).then(Send(Fund, "UA", Pay(claim=CLAIM)))
+        paid.when_accepted(Pay).then(Ended("paid"))
+
+    def test_less_than_that_does_not(self) -> None:
+        given(Claim).when(three_hours_late(179)).then_nothing()
+
+    def test_what_a_fund_cannot_pay_is_noted(self) -> None:
+        undisputed = given(Claim, three_hours_late()).later(seconds=1).then(Send(Fund, "UA", Pay(claim=CLAIM)))
+        note = Send(Authority, AUTHORITY, Note(claim=CLAIM, carrier="UA"))
+        owed = undisputed.when_refused(Pay, "fund_is_spent").then(note)
+        owed.when_accepted(Note).then(Ended("owed"))
+
+    def test_a_fund_pays_until_it_is_spent(self) -> None:
+        payments = [Paid(claim=str(number)) for number in range(PAYMENTS_MAX)]
+        given(Fund, *payments[1:]).when(Pay(claim="0")).then(Paid(claim="0"))
+        given(Fund, *payments).when(Pay(claim="x")).rejected("fund_is_spent")
+
+    def test_the_authority_notes_all(self) -> None:
+        given(Authority).when(Note(claim="x", carrier="UA")).then(Noted(claim="x", carrier="UA"))

@@ -12,13 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayfold import Projection, Recorded, project
+from rayfold import Projection, Recorded, derived_id, project
+from rayfold.benchmarks.flights.compensation import Paid
 from rayfold.benchmarks.flights.domain import Landed
 from rayfold.benchmarks.flights.feed import Feed
 from rayfold.benchmarks.flights.figures import Distances, Punctuality, Routes
 from rayfold.benchmarks.flights.oracle import Expected, expect
 from rayfold.benchmarks.flights.table import NEVER, read_flights
 from rayfold.benchmarks.flights.verification import Check, Ledger, check_answers, check_figures
+from rayfold.runtime.encoding.codec import encode_message
 from rayfold.runtime.log.contract import NewEvent, StoredEvent
 from rayfold.runtime.log.format import CHAIN_START, NextRecord, decode_record, encode_record
 from rayfold.runtime.stream import StreamId
@@ -308,6 +310,34 @@ def test_an_event_that_nobody_was_told_of_is_found(sent: Sent) -> None:
 def test_a_command_that_is_stored_twice_is_found(sent: Sent) -> None:
     problems = edited(sent, lambda events: [*events, events[-1]])
     assert any(problem.endswith("repeats a command that is stored already") for problem in problems)
+
+
+def settling(name: str, claim: str) -> StoredEvent:
+    fund, payload, command_id = StreamId("Fund", "UA"), encode_message(Paid(claim=claim)), derived_id(claim, name)
+    return StoredEvent(0, fund, 1, name, 1, payload, 0, command_id.bytes, b"", b"")
+
+
+def opened(claim: str) -> StoredEvent:
+    stream = StreamId("Claim", claim)
+    return StoredEvent(0, stream, 1, "Opened", 1, b"\x80", 0, derived_id(claim).bytes, b"", b"")
+
+
+def test_a_claim_that_is_settled_once_is_not_a_problem(sent: Sent) -> None:
+    assert edited(sent, lambda events: [*events, opened("UA1 EWR"), settling("Paid", "UA1 EWR")]) == []
+
+
+def test_a_claim_that_was_not_settled_is_found(sent: Sent) -> None:
+    assert edited(sent, lambda events: [*events, opened("UA1 EWR")]) == ["UA1 EWR was opened, and settled 0 times"]
+
+
+def test_a_claim_that_was_paid_and_noted_is_found(sent: Sent) -> None:
+    both = [opened("UA1 EWR"), settling("Paid", "UA1 EWR"), settling("Noted", "UA1 EWR")]
+    assert edited(sent, lambda events: events + both) == ["UA1 EWR was opened, and settled 2 times"]
+
+
+def test_a_payment_that_no_claim_asked_for_is_found(sent: Sent) -> None:
+    problems = edited(sent, lambda events: [*events, settling("Paid", "UA1 EWR")])
+    assert problems == ["UA1 EWR was never opened, and settled 1 times"]
 
 
 def test_two_events_that_changed_places_are_found(sent: Sent) -> None:
