@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from .runtime.domain.read_store import DuckDb, InMemory, Lmdb, ReadStore, StoreKind
     from .runtime.domain.recorded import Recorded
     from .runtime.domain.upcast import Stored, stored
+    from .runtime.effects.backoff import Backoff
+    from .runtime.effects.call import Call
+    from .runtime.effects.results import Declined, Done, NotDone, Unknown
     from .runtime.encoding.envelope import Envelope, derived_id
     from .runtime.errors import (
         CallerError,
@@ -72,6 +75,7 @@ if TYPE_CHECKING:
     )
     from .runtime.feed.events import BlockingEvents, read_events
     from .runtime.feed.subscription import BlockingSubscription, subscribe
+    from .runtime.processes.effects import Effects, Settle, effect, settle
     from .runtime.processes.inputs import End, Retry, Skip
     from .runtime.processes.process import Process, accepted, failed, react, refused, scheduled
     from .runtime.processes.progress import Progress
@@ -91,6 +95,7 @@ __all__ = [
     "Aggregate",
     "Anchor",
     "Application",
+    "Backoff",
     "BlockingConnection",
     "BlockingEvents",
     "BlockingGateway",
@@ -99,6 +104,7 @@ __all__ = [
     "BlockingRuntime",
     "BlockingSession",
     "BlockingSubscription",
+    "Call",
     "CallerError",
     "CodeMismatch",
     "Command",
@@ -106,8 +112,11 @@ __all__ = [
     "Conflict",
     "Connection",
     "Damaged",
+    "Declined",
     "DefinitionError",
+    "Done",
     "DuckDb",
+    "Effects",
     "End",
     "Ended",
     "Envelope",
@@ -126,6 +135,7 @@ __all__ = [
     "LocalCluster",
     "Misfit",
     "MoveResult",
+    "NotDone",
     "NotInHistory",
     "NotPrivate",
     "NotYetVisible",
@@ -155,6 +165,7 @@ __all__ = [
     "Send",
     "Session",
     "Settings",
+    "Settle",
     "Shared",
     "Skip",
     "Status",
@@ -170,6 +181,7 @@ __all__ = [
     "SubscriptionInUse",
     "Unavailable",
     "Undo",
+    "Unknown",
     "UnknownEvent",
     "UnknownName",
     "UnreadableEvent",
@@ -180,6 +192,7 @@ __all__ = [
     "connect_blocking",
     "decide",
     "derived_id",
+    "effect",
     "evolve",
     "failed",
     "forget",
@@ -190,6 +203,7 @@ __all__ = [
     "read_events",
     "refused",
     "scheduled",
+    "settle",
     "stored",
     "subscribe",
     "upcast",
@@ -216,6 +230,10 @@ _NAMES_BY_HOME: Final = {
     ".actors.api.runtime": ("Runtime",),
     ".runtime.domain.aggregate": ("Aggregate", "OwnActor", "Shared", "decide", "evolve", "woken"),
     ".runtime.domain.outputs": ("Ended", "Forget", "Send", "Undo", "Wake"),
+    ".runtime.effects.call": ("Call",),
+    ".runtime.effects.results": ("Declined", "Done", "NotDone", "Unknown"),
+    ".runtime.effects.backoff": ("Backoff",),
+    ".runtime.processes.effects": ("Effects", "Settle", "effect", "settle"),
     ".runtime.processes.inputs": ("End", "Retry", "Skip"),
     ".runtime.processes.process": ("Process", "accepted", "failed", "react", "refused", "scheduled"),
     ".runtime.processes.progress": ("Progress",),

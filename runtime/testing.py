@@ -19,7 +19,7 @@ import datetime as dt
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Final, Generic, NamedTuple, NoReturn, TypeVar, overload
+from typing import Any, Final, Generic, NamedTuple, NoReturn, Self, TypeVar, overload
 
 import msgpack
 
@@ -34,6 +34,8 @@ from .domain.read_store import InMemory
 from .domain.recorded import Recorded
 from .domain.state import Stateful, check_declared
 from .domain.upcast import Stored
+from .effects.call_attempt import CallAttempt
+from .effects.results import Declined, Done, NotDone, Result, Unknown, packed_result
 from .encoding.catalogue import Catalogue
 from .encoding.codec import decode_message, decode_payload, encode_checked
 from .encoding.envelope import Envelope, PackedCommand, pack
@@ -46,12 +48,14 @@ from .log.contract import StoredEvent
 from .log.format import decode_record, stream_id
 from .log.memory import MemoryLog
 from .printable import shown
-from .processes.delivery import Reactions, outcome_input, resume_input, woken_input
+from .processes.delivery import Reactions, called_input, outcome_input, resume_input, woken_input
+from .processes.effects import Effects
 from .processes.inputs import Input, Retry
+from .processes.instance import Instance
 from .processes.kinds import RESUME_INPUT
 from .processes.process import Process
 from .processes.step import OUTPUTS_MAX, UNROUTED, concerns, yielded_by
-from .processes.stored_step import Sent, StoredStep, step_in
+from .processes.stored_step import Sent, StoredStep, call_attempt, step_in
 from .read.stores.memory import MemoryStore
 from .receipt import Receipt
 from .stream import StreamId
@@ -59,11 +63,23 @@ from .user_code import is_ctrl_c
 from .write.purity import changed, witness_of
 from .write.write_loop import WriteLoop
 
-__all__ = ["AggregateCase", "Answered", "Outcome", "Placed", "ProcessCase", "ProjectionCase", "given", "on"]
+__all__ = [
+    "AggregateCase",
+    "Answered",
+    "EffectsCase",
+    "Outcome",
+    "Placed",
+    "ProcessCase",
+    "ProjectionCase",
+    "given",
+    "on",
+]
 
 A = TypeVar("A", bound=Aggregate)
 P = TypeVar("P", bound=Projection)
 Pr = TypeVar("Pr", bound=Process)
+In = TypeVar("In", bound=Instance)
+Ef = TypeVar("Ef", bound=Effects)
 Answer = TypeVar("Answer")
 MessageType = TypeVar("MessageType", bound=Message)
 
@@ -121,6 +137,15 @@ def given(  # type: ignore[overload-overlap]  # a process is an aggregate, of wh
     retired: Sequence[str] = ...,
 ) -> ProcessCase[Pr]: ...
 @overload
+def given(  # type: ignore[overload-overlap]  # so are effects
+    subject: type[Ef],
+    /,
+    *history: Event | tuple[str | StreamId, Event] | Result | Command,
+    id: str | None = ...,
+    events: Sequence[type[Event]] = ...,
+    retired: Sequence[str] = ...,
+) -> EffectsCase[Ef]: ...
+@overload
 def given(
     subject: type[A],
     /,
@@ -136,7 +161,7 @@ def given(
     id: str | None = None,
     events: Sequence[type[Event]] = (),
     retired: Sequence[str] = (),
-) -> AggregateCase[Any] | ProcessCase[Any] | ProjectionCase[Any]:
+) -> AggregateCase[Any] | ProcessCase[Any] | EffectsCase[Any] | ProjectionCase[Any]:
     """A specification that starts from these events: of one aggregate, of what a projection has seen so far, or of what
     one instance of a process has reacted to.
 
@@ -162,6 +187,8 @@ def given(
     known = _Known(events, retired)
     if not isinstance(subject, type):
         raise InvalidMessage("given", f"{shown(subject)} is not a class", "give an Aggregate or a Projection class")
+    if issubclass(subject, Effects):
+        return EffectsCase(subject, id, events, retired).given(*history)
     if issubclass(subject, Process):
         return ProcessCase(subject, id, events, retired).given(*history)
     if issubclass(subject, Aggregate):
@@ -464,12 +491,12 @@ class Answered(Generic[P, Answer]):
         return self.case
 
 
-class ProcessCase(Generic[Pr]):
+class ProcessCase(Generic[In]):
     """One instance of a process, over the real write loop and a log in memory, with a clock that `later` moves. What it
     sends goes nowhere: `when_accepted`, `when_refused` and `when_failed` give it the outcomes."""
 
     def __init__(
-        self, process: type[Pr], id: str | None, events: Sequence[type[Event]] = (), retired: Sequence[str] = ()
+        self, process: type[In], id: str | None, events: Sequence[type[Event]] = (), retired: Sequence[str] = ()
     ) -> None:
         """Use `given` to make one."""
         self._class, self._id, self._last = process, id, "given"
@@ -494,13 +521,13 @@ class ProcessCase(Generic[Pr]):
         """By the type of the target and the name of the command."""
 
     @property
-    def process(self) -> Pr:
+    def process(self) -> In:
         """The instance, as its events have made it."""
         instance = self._loop.residents.load(self._stream)
         assert isinstance(instance, self._class)
         return instance
 
-    def given(self, *history: Any) -> ProcessCase[Pr]:
+    def given(self, *history: Any) -> Self:
         """Let more happen, whatever it leads to."""
         __tracebackhide__ = True
         for one in history:
@@ -508,7 +535,7 @@ class ProcessCase(Generic[Pr]):
             self._check_goes_on()
         return self
 
-    def when(self, happened: Event | tuple[str | StreamId, Event | Stored] | Command) -> ProcessCase[Pr]:
+    def when(self, happened: Event | tuple[str | StreamId, Event | Stored] | Command) -> Self:
         """An event happens, in the stream of the instance's id unless `on("alice", event)` names another; or an
         operator sends `Retry`, `Skip` or `End`."""
         __tracebackhide__ = True
@@ -523,7 +550,7 @@ class ProcessCase(Generic[Pr]):
         self._run(self._inputs(stream, event))
         return self
 
-    def when_accepted(self, command: type[Command]) -> ProcessCase[Pr]:
+    def when_accepted(self, command: type[Command]) -> Self:
         """The command of this class that was sent first, of those that are not answered, takes effect."""
         __tracebackhide__ = True
         step, sent = self._answered(command, "accepted")
@@ -531,7 +558,7 @@ class ProcessCase(Generic[Pr]):
         self._run([outcome_input(step, sent, receipt)])
         return self
 
-    def when_refused(self, command: type[Command], reason: str, /, **facts: Any) -> ProcessCase[Pr]:
+    def when_refused(self, command: type[Command], reason: str, /, **facts: Any) -> Self:
         """The command of this class that was sent first, of those that are not answered, is refused."""
         __tracebackhide__ = True
         step, sent = self._answered(command, "refused")
@@ -539,19 +566,24 @@ class ProcessCase(Generic[Pr]):
         self._run([outcome_input(step, sent, refused)])
         return self
 
-    def when_failed(self, command: type[Command], what: str = "ValueError: example") -> ProcessCase[Pr]:
+    def when_failed(self, command: type[Command], what: str = "ValueError: example") -> Self:
         """The command of this class that was sent first, of those that are not answered, cannot be decided."""
         __tracebackhide__ = True
         step, sent = self._answered(command, "failed")
         self._run([outcome_input(step, sent, HandlerFailed(f"decide {sent.name}", str(sent.stream), what))])
         return self
 
-    def later(self, **time: float) -> ProcessCase[Pr]:
+    def later(self, **time: float) -> Self:
         """So much time passes, as in `timedelta(minutes=15)`: timers that are due by then are fired, in order."""
         __tracebackhide__ = True
         end_us = self._now_us + dt.timedelta(**time) // dt.timedelta(microseconds=1)
         self._last = "later(" + ", ".join(f"{unit}={amount!r}" for unit, amount in time.items()) + ")"
         self._forget_step()
+        self._fire_until(end_us)
+        return self
+
+    def _fire_until(self, end_us: int) -> None:
+        __tracebackhide__ = True
         for _ in range(FIRED_MAX):
             due = sorted((due_us, name) for name, (due_us, _) in self._timers.items() if due_us <= end_us)
             if not due:
@@ -564,9 +596,8 @@ class ProcessCase(Generic[Pr]):
             )
             self._run([woken], forget=False)
         self._now_us = end_us
-        return self
 
-    def then(self, *expected: Event | Output) -> ProcessCase[Pr]:
+    def then(self, *expected: Event | Output) -> Self:
         """Exactly these events and outputs were yielded, in this order."""
         __tracebackhide__ = True
         self._check_goes_on()
@@ -574,12 +605,12 @@ class ProcessCase(Generic[Pr]):
             self._fail(_lines(expected) or ["nothing"], _lines(self._yielded) or ["nothing"])
         return self
 
-    def then_nothing(self) -> ProcessCase[Pr]:
+    def then_nothing(self) -> Self:
         """Nothing was yielded."""
         __tracebackhide__ = True
         return self.then()
 
-    def then_sent(self, *expected: Send) -> ProcessCase[Pr]:
+    def then_sent(self, *expected: Send) -> Self:
         """Exactly these commands were sent, in this order: those that were yielded, and those that take something
         back."""
         __tracebackhide__ = True
@@ -590,7 +621,7 @@ class ProcessCase(Generic[Pr]):
             self._fail(wanted or ["nothing"], got or ["nothing"])
         return self
 
-    def then_parked(self, because: str) -> ProcessCase[Pr]:
+    def then_parked(self, because: str) -> Self:
         """The instance is parked, for a reason that has this text in it."""
         __tracebackhide__ = True
         parked = self.process.progress.parked
@@ -598,7 +629,7 @@ class ProcessCase(Generic[Pr]):
             self._fail([f"parked: ... {because} ..."], [f"parked: {parked}" if parked else "not parked"])
         return self
 
-    def then_ended(self, reason: str) -> ProcessCase[Pr]:
+    def then_ended(self, reason: str) -> Self:
         """The instance has ended, for this reason."""
         __tracebackhide__ = True
         ended = self.process.progress.ended
@@ -606,13 +637,13 @@ class ProcessCase(Generic[Pr]):
             self._fail([f"Ended({reason!r})"], ["it goes on" if ended is None else f"Ended({ended!r})"])
         return self
 
-    def then_state(self, **expected: Any) -> ProcessCase[Pr]:
+    def then_state(self, **expected: Any) -> Self:
         """These fields (or `id` and `version`) now have these values; the others may have any."""
         __tracebackhide__ = True
         _check_fields(self.process, expected, ("id", "version"))
         return self
 
-    def then_holds(self, *invariants: Callable[[Pr], object]) -> ProcessCase[Pr]:
+    def then_holds(self, *invariants: Callable[[In], object]) -> Self:
         """Each of these functions of the instance now returns something true, or None."""
         __tracebackhide__ = True
         for invariant in invariants:
@@ -620,13 +651,13 @@ class ProcessCase(Generic[Pr]):
                 raise AssertionError(f"{name_of(invariant)} does not hold\n  {self.process!r}")
         return self
 
-    def then_goes_on(self) -> ProcessCase[Pr]:
+    def then_goes_on(self) -> Self:
         """The instance is not parked."""
         __tracebackhide__ = True
         self._check_goes_on()
         return self
 
-    def after_crash(self) -> ProcessCase[Pr]:
+    def after_crash(self) -> Self:
         """The state is dropped, as when a process ends, and folded again from its stream: it has to be the same."""
         __tracebackhide__ = True
         resident = self._loop.residents.check_out(self._stream)
@@ -769,6 +800,107 @@ class ProcessCase(Generic[Pr]):
 
     def _fail(self, expected: list[str], got: list[str]) -> NoReturn:
         raise AssertionError(f"{self._stream}, when {self._last}\n{_difference(expected, got)}")
+
+
+class EffectsCase(ProcessCase[Ef]):
+    """One instance of `Effects`, over the real write loop, with a clock that `later` moves. Nothing is called: what an
+    attempt comes to is given with `when_done` and the others. An attempt that has no end by its timeout is unknown.
+
+    Example:
+        case = given(Charging).when(ChargeRequested(card="ada", amount=5)).then_called("charge")
+        case.when_done(Send(Purchase, "1", Confirm(charge="17"))).then_sent(Send(Purchase, "1", Confirm(charge="17")))
+    """
+
+    def __init__(
+        self, effects: type[Ef], id: str | None, events: Sequence[type[Event]] = (), retired: Sequence[str] = ()
+    ) -> None:
+        """Use `given` to make one."""
+        super().__init__(effects, id, events, retired)
+        self._attempt: CallAttempt | None = None
+        """The attempt that has begun and is not over."""
+        self._called: list[str] = []
+        """The functions whose attempts have begun in the last step."""
+
+    def when(self, happened: Event | tuple[str | StreamId, Event | Stored] | Command | Result) -> Self:
+        """An event asks for a call, an attempt comes to a result, or an operator sends `Retry`, `Skip` or `Settle`."""
+        __tracebackhide__ = True
+        if isinstance(happened, Done | Declined | NotDone | Unknown | Send):
+            return self._when_result(happened)
+        super().when(happened)
+        self._fire_until(self._now_us)
+        return self
+
+    def when_done(self, *sends: Send, note: str = "") -> Self:
+        """The attempt that has begun is `Done`."""
+        __tracebackhide__ = True
+        return self._when_result(Done(*sends, note=note))
+
+    def when_declined(self, reason: str, *sends: Send) -> Self:
+        """The attempt that has begun is `Declined`."""
+        __tracebackhide__ = True
+        return self._when_result(Declined(reason, *sends))
+
+    def when_not_done(self, reason: str = "example") -> Self:
+        """The attempt that has begun is `NotDone`."""
+        __tracebackhide__ = True
+        return self._when_result(NotDone(reason))
+
+    def when_unknown(self, reason: str = "example") -> Self:
+        """The attempt that has begun is `Unknown`, as when its function raises."""
+        __tracebackhide__ = True
+        return self._when_result(Unknown(reason))
+
+    def then_called(self, *functions: str) -> Self:
+        """Attempts of exactly these functions have begun, in this order."""
+        __tracebackhide__ = True
+        if self._called != list(functions):
+            self._fail([*functions] or ["nothing is called"], self._called or ["nothing is called"])
+        return self
+
+    def then_not_called(self) -> Self:
+        """No attempt has begun."""
+        __tracebackhide__ = True
+        return self.then_called()
+
+    def then_over(self) -> Self:
+        """No call is open: none was asked for, or each is over and what its result sends has its outcome."""
+        __tracebackhide__ = True
+        calling = self.process.calling
+        if calling is not None:
+            self._fail(["no call is open"], [f"{calling.method} is {calling.state}"])
+        return self
+
+    def when_accepted(self, command: type[Command]) -> Self:
+        """See `ProcessCase`."""
+        __tracebackhide__ = True
+        super().when_accepted(command)
+        self._fire_until(self._now_us)
+        return self
+
+    def _when_result(self, result: Result) -> Self:
+        __tracebackhide__ = True
+        attempt, self._attempt = self._attempt, None
+        self._last = f"the attempt is {_shown(result)}"
+        if attempt is None:
+            raise AssertionError(f"{self._stream}: no attempt has begun that is not over")
+        self._run([called_input(attempt, packed_result(result), at_once=False)])
+        self._fire_until(self._now_us)
+        return self
+
+    def _learn_yielded(self, packed: PackedCommand) -> None:
+        """Nothing is called."""
+
+    def _carried_out(self, step: StoredStep) -> list[PackedCommand]:
+        if step.attempt is not None:
+            asked_at = step.attempt.asked_at
+            [record] = self._log.read_stream(step.stream, asked_at, asked_at)
+            self._attempt = call_attempt(step, decode_record(record))
+            self._called.append(step.attempt.method)
+        return super()._carried_out(step)
+
+    def _forget_step(self) -> None:
+        super()._forget_step()
+        self._called = []
 
 
 FIRED_MAX: Final = 10_000

@@ -38,7 +38,7 @@ from ..client.client import Until
 from ..cluster.local import LocalCluster
 from ..nodes.move_result import MoveResult
 from ..observe.status import Status
-from ..packaging.application import Application, Processes
+from ..packaging.application import Application, EffectClasses, Processes
 from ..settings import Settings
 from .portal import BlockingRebuild, Portal, SessionPortal
 from .replica import Replica
@@ -438,6 +438,7 @@ class BlockingRuntime(BlockingOperations):
         retired: Sequence[str] = (),
         processes: Processes = (),
         since: Since | None = None,
+        effects: EffectClasses = (),
         linger: bool | float = False,
     ) -> None:
         super().__init__(
@@ -457,6 +458,7 @@ class BlockingRuntime(BlockingOperations):
                 retired=retired,
                 processes=processes,
                 since=since,
+                effects=effects,
                 linger=linger,
             )
         )

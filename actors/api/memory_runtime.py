@@ -21,9 +21,11 @@ from ...runtime.domain.messages import Event
 from ...runtime.domain.projection import Projection
 from ...runtime.errors import CallerError, InvalidMessage
 from ...runtime.feed.memory_positions import MemoryPositions
+from ...runtime.processes.effects import Effects
 from ...runtime.processes.process import Process
 from ...runtime.store.memory_logs import MemoryLogs
 from ..memory.clock import FIRST_TIME, Clock
+from ..memory.couriers import Fake
 from ..memory.projectors import Held
 from ..memory.system import MemorySystem
 from ..packaging.application import Application, application_here, check_partitions, checked_settings
@@ -48,6 +50,11 @@ Classes = type[Aggregate] | type[Projection] | Application  # processes are aggr
 
 _SYSTEM: Final = "testing.system"
 
+_NO_FAKES: Final[Mapping[Callable[..., Any], Fake | None]] = {}
+
+Fakes = Mapping[str, Fake | None]
+"""By the name of the function, with that of its class."""
+
 
 class MemoryRuntime(Operations):
     """A system in the memory of this process. Made by `rayfold.testing.system`, started by `async with`; it has the
@@ -64,11 +71,13 @@ class MemoryRuntime(Operations):
             assert await bank.ask(Balances, BalanceOf(account="alice"), after=receipt) == 100
     """
 
-    def __init__(self, application: Application, partitions: int, settings: Settings, clock: Clock) -> None:
+    def __init__(
+        self, application: Application, partitions: int, settings: Settings, clock: Clock, fakes: Fakes
+    ) -> None:
         """Use `system` to make one."""
         super().__init__("the system in memory is not running; use `async with`, or start() it")
         self._application, self._settings = application, settings
-        self._clock = clock
+        self._clock, self._fakes = clock, fakes
         self._logs = MemoryLogs(partitions, clock.now_us)
         self._held: Held = {}
         self._subscriptions = Subscriptions(MemoryPositions)
@@ -126,7 +135,7 @@ class MemoryRuntime(Operations):
             raise CallerError("the system in memory is started already")
         application = self._application
         logs, clock, held = self._logs, self._clock, self._held
-        return MemorySystem(application.catalogue, application.replicas, self._settings, logs, clock, held)
+        return MemorySystem(application.catalogue, application.replicas, self._settings, logs, clock, held, self._fakes)
 
 
 class BlockingMemoryRuntime(BlockingOperations):
@@ -179,6 +188,8 @@ class SystemOptions(TypedDict, total=False):
     events: Sequence[type[Event]]
     retired: Sequence[str]
     processes: Sequence[type[Process]]
+    effects: Sequence[type[Effects]]
+    fakes: Mapping[Callable[..., Any], Fake | None]
     now: datetime
 
 
@@ -191,12 +202,14 @@ def system(
     events: Sequence[type[Event]] = (),
     retired: Sequence[str] = (),
     processes: Sequence[type[Process]] = (),
+    effects: Sequence[type[Effects]] = (),
+    fakes: Mapping[Callable[..., Any], Fake | None] = _NO_FAKES,
     now: datetime = FIRST_TIME,
 ) -> MemoryRuntime:
     """A system in the memory of this process, without Ray and disk, started by `async with` within milliseconds.
 
     Args:
-        classes: Aggregates, processes and projections, in any order; or one `Application`.
+        classes: Aggregates, processes, effects and projections, in any order; or one `Application`.
         partitions: By default as many as a `Runtime` has.
         replicas: Of each projection, or a mapping from projection to number.
         timeout_s: Seconds after which a call is `Unavailable`.
@@ -204,10 +217,14 @@ def system(
         events: Classes of events that no aggregate here evolves.
         retired: Stored names of events and aggregate types that were given up.
         processes: Further processes. All of them react from the first event on.
+        effects: Further effects.
+        fakes: What is called in place of each `@effect` and `@settle` function: a function of the event and the `Call`
+            that returns a result at once, or None to have that call wait. The functions themselves are never called.
         now: What the clock shows at first.
 
     Raises:
-        InvalidMessage: What is neither an aggregate nor a projection, and what `Runtime` refuses.
+        InvalidMessage: An effect without a fake, what is neither an aggregate nor a projection, and what `Runtime`
+            refuses.
         DefinitionError: Two classes have the same name.
 
     Example:
@@ -219,6 +236,7 @@ def system(
     application, listed, projections = _sorted(classes)
     aggregates = tuple(one for one in listed if not one.is_process)
     given = (*processes, *(one for one in listed if issubclass(one, Process)))
+    calling = (*effects, *(one for one in listed if issubclass(one, Effects)))
     if not classes and not events and not retired:
         raise InvalidMessage(
             _SYSTEM, "there is nothing to run", "give aggregate and projection classes, or an Application"
@@ -233,10 +251,12 @@ def system(
         events=events,
         retired=retired,
         processes=given,
+        effects=calling,
     )
+    named = _named_fakes(made, fakes)
     count = check_partitions(partitions, _SYSTEM) or made.partitions or PARTITIONS_DEFAULT
     chosen = checked_settings(made.settings if settings is None else settings, None, timeout_s)
-    return MemoryRuntime(made, count, chosen, Clock(now))
+    return MemoryRuntime(made, count, chosen, Clock(now), named)
 
 
 def system_blocking(*classes: Classes, **options: Unpack[SystemOptions]) -> BlockingMemoryRuntime:
@@ -295,6 +315,22 @@ def _asynchronous_fixture() -> Callable[[Any], Any]:
 
         return pytest.fixture
     return pytest_asyncio.fixture
+
+
+def _named_fakes(application: Application, fakes: Mapping[Callable[..., Any], Fake | None]) -> Fakes:
+    """Raises `InvalidMessage` for a function without a fake, and for a fake of what is no such function."""
+    left, found = dict(fakes), {}
+    for cls in application.catalogue.processes.values():
+        for method in (*cls.effects.values(), *cls.looks.values()) if cls.is_effects else ():
+            name = f"{cls.__name__}.{method.name}"
+            if method.function not in left:
+                remedy = f"give fakes={{{name}: lambda event, call: Done()}}, or None to have it wait"
+                raise InvalidMessage(_SYSTEM, f"{name} calls the outside, and has no fake", remedy)
+            found[name] = left.pop(method.function)
+    for one in left:
+        told = getattr(one, "__qualname__", repr(one))
+        raise InvalidMessage(_SYSTEM, f"the fake is of {told}, which is no function of its effects", "leave it out")
+    return found
 
 
 def _sorted(

@@ -23,7 +23,14 @@ from ...runtime.printable import shown
 from ...runtime.processes.since import Since
 from ...runtime.store.store import open_or_create_store
 from ..cluster.local import LocalCluster
-from ..packaging.application import Application, Processes, application_here, check_partitions, checked_settings
+from ..packaging.application import (
+    Application,
+    EffectClasses,
+    Processes,
+    application_here,
+    check_partitions,
+    checked_settings,
+)
 from ..settings import Settings
 from ..system.system import System
 from .operations import Operations
@@ -71,8 +78,9 @@ class Runtime(Operations):
         retired: Stored names of events and aggregate types that were given up; their events are passed over (see
             docs/evolution.md).
         processes: The process classes, or a mapping from each to its `since`.
-        since: From where on a process takes part that is new to a store with events: "now", "beginning", or behind a
-            receipt. Later starts pass over it.
+        since: From where on a process takes part, or effects do, that are new to a store with events: "now",
+            "beginning", or behind a receipt. Later starts pass over it.
+        effects: The `Effects` classes, or a mapping from each to its `since`.
         linger: Have a process of its own run the system, for any number of programs: the first one starts it, and it
             ends 10 s after the last one has gone, or that many seconds (see docs/several-programs.md).
 
@@ -103,6 +111,7 @@ class Runtime(Operations):
         retired: Sequence[str] = (),
         processes: Processes = (),
         since: Since | None = None,
+        effects: EffectClasses = (),
         linger: bool | float = False,
     ) -> None:
         self._path = checked_path("Runtime", path)
@@ -118,6 +127,7 @@ class Runtime(Operations):
             retired=retired,
             processes=processes,
             since=since,
+            effects=effects,
         )
         self._catalogue, self._projections = application.catalogue, application.projections
         self._partitions = application.partitions if partitions is None else check_partitions(partitions, "Runtime")

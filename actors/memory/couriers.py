@@ -9,9 +9,12 @@ when a call returns: a test executes a command and reads what became of it, the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
+from ...runtime.effects.call import Call
+from ...runtime.effects.call_attempt import CallAttempt
+from ...runtime.effects.running import called_now
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.encoding.envelope import PackedCommand
 from ...runtime.encoding.outcome import Outcome
@@ -22,13 +25,16 @@ from ...runtime.processes.places import SENDS_OF_AGGREGATES, Places
 from ...runtime.store.memory_logs import MemoryLogs
 from .clock import Clock
 
-__all__ = ["MemoryCouriers"]
+__all__ = ["Fake", "MemoryCouriers"]
 
 log = printable_log(__name__)
 
 TURNS_MAX: Final = 1_000
 """Rounds of all couriers in which something was carried out, for one call. More of them are processes that send one
 another commands without end."""
+
+Fake = Callable[[Any, Call], Any]
+"""What a test has called in place of a function of `Effects`: given the event and the `Call`, it returns a result."""
 
 Decide = Callable[[int, Sequence[PackedCommand]], list[Outcome]]
 """Has a partition decide commands."""
@@ -37,8 +43,12 @@ Decide = Callable[[int, Sequence[PackedCommand]], list[Outcome]]
 class MemoryCouriers:
     """One courier for each partition. Used on the loop of the system alone."""
 
-    def __init__(self, catalogue: Catalogue, logs: MemoryLogs, clock: Clock, decide: Decide) -> None:
-        """Of all processes from the first event on: those that were delivered before are repeats."""
+    def __init__(
+        self, catalogue: Catalogue, logs: MemoryLogs, clock: Clock, decide: Decide, fakes: Mapping[str, Fake | None]
+    ) -> None:
+        """Of all processes from the first event on: those that were delivered before are repeats. `fakes`: what is
+        called in place of each `@effect` and `@settle` function, by its name with that of its class."""
+        self._catalogue, self._fakes = catalogue, fakes
         self._clock, self._decide, self._partition_of = clock, decide, logs.partition_of
         self._couriers: list[Courier] = []
         self._running = False
@@ -49,7 +59,9 @@ class MemoryCouriers:
             places = Places(dict.fromkeys(names, 0))
             agenda = Agenda()
             agenda.open(one)
-            self._couriers.append(Courier(number, logs.partitions, logs.partition_of, catalogue, one, agenda, places))
+            courier = Courier(number, logs.partitions, logs.partition_of, catalogue, one, agenda, places)
+            courier.runner_is_up(True)
+            self._couriers.append(courier)
 
     def facts(self, partition: int) -> CourierFacts | None:
         """For a status."""
@@ -90,12 +102,21 @@ class MemoryCouriers:
             while courier.read():
                 done = True
             taken = courier.take(now_us)
-            done = done or bool(taken)
+            calls = [one for one in courier.take_calls() if self._make(courier, one)]
+            done = done or bool(taken) or bool(calls)
             for number, there in self._by_partition(taken).items():
                 commands = [command for _, command in there]
                 for (one, _), outcome in zip(there, self._decide(number, commands), strict=True):
                     courier.outcome(one, outcome, now_us)
         return done
+
+    def _make(self, courier: Courier, call: CallAttempt) -> bool:
+        """Have the fake of a function called. Whether there is one."""
+        cls: Any = self._catalogue.processes[call.stream.type]
+        fake = self._fakes.get(f"{cls.__name__}.{call.method}")
+        if fake is not None:
+            courier.called(call, called_now(call, self._catalogue, fake), self._clock.now_us())
+        return fake is not None
 
     def _by_partition(self, taken: Sequence[Delivery]) -> dict[int, list[tuple[Delivery, PackedCommand]]]:
         found: dict[int, list[tuple[Delivery, PackedCommand]]] = {}

@@ -25,7 +25,7 @@ from ..settings import Settings
 from ..system.health_check import Health, health_of
 from .client import MemoryClient
 from .clock import Clock
-from .couriers import MemoryCouriers
+from .couriers import Fake, MemoryCouriers
 from .handle import LocalHandle
 from .partition import MemoryPartition
 from .projectors import Held, MemoryFleet
@@ -44,10 +44,11 @@ class MemorySystem(ActorSystem):
         logs: MemoryLogs,
         clock: Clock,
         held: Held,
+        fakes: Mapping[str, Fake | None],
     ) -> None:
         super().__init__(catalogue, settings)
         self.store = logs
-        self._replicas, self._clock = replicas, clock
+        self._replicas, self._clock, self._fakes = replicas, clock, fakes
         self._placement = OneMachinePlacement(logs)
         self._fleet = MemoryFleet(logs, catalogue, store_system("memory", logs.store_id), settings, held)
         self._client: MemoryClient | None = None
@@ -63,7 +64,7 @@ class MemorySystem(ActorSystem):
             await fleet.start(projection, count, classes)
         partitions: list[MemoryPartition] = []
         couriers = MemoryCouriers(
-            self.catalogue, logs, self._clock, lambda number, commands: partitions[number].decide(commands)
+            self.catalogue, logs, self._clock, lambda number, commands: partitions[number].decide(commands), self._fakes
         )
         for number, log in enumerate(logs.logs):
             partitions.append(

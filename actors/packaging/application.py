@@ -20,8 +20,9 @@ from ...runtime.encoding.catalogue import Catalogue, check_listed
 from ...runtime.encoding.facts import shown_as_text
 from ...runtime.errors import InvalidId, InvalidMessage
 from ...runtime.printable import shown
+from ...runtime.processes.effects import Effects
 from ...runtime.processes.process import Process
-from ...runtime.processes.since import Since, since_by_name
+from ...runtime.processes.since import Since, since_of_all
 from ...runtime.store.store import PARTITIONS_MAX
 from ..settings import Settings
 from .builds import ProjectionFacts
@@ -46,6 +47,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", re.A
 
 
 Processes = Sequence[type[Process]] | Mapping[type[Process], Since]
+EffectClasses = Sequence[type[Effects]] | Mapping[type[Effects], Since]
 """Process classes, or a mapping from each to from where on it takes part."""
 
 
@@ -63,8 +65,9 @@ class Application:
         retired: Stored names of events and aggregate types that were given up; their events are passed over (see
             docs/evolution.md).
         processes: The process classes, or a mapping from each to its `since`.
-        since: From where on a process takes part that is new to a store with events: "now", "beginning", or behind a
-            receipt. Later starts pass over it.
+        since: From where on a process takes part, or effects do, that are new to a store with events: "now",
+            "beginning", or behind a receipt. Later starts pass over it.
+        effects: The `Effects` classes, or a mapping from each to its `since`.
 
     Raises:
         InvalidId: A name that cannot be one.
@@ -88,10 +91,11 @@ class Application:
         retired: Sequence[str] = (),
         processes: Processes = (),
         since: Since | None = None,
+        effects: EffectClasses = (),
     ) -> None:
         self.name = check_name(name)
         self.projections = tuple(check_listed("projections", projections))
-        listed, since_of = since_by_name(processes, since)
+        listed, since_of = since_of_all(processes, effects, since)
         self.catalogue = Catalogue(
             aggregates, self.projections, events=events, retired=retired, processes=listed, since=since_of
         )
@@ -115,10 +119,11 @@ def application_here(
     retired: Sequence[str],
     processes: Processes = (),
     since: Since | None = None,
+    effects: EffectClasses = (),
 ) -> Application:
     """The `Application` that was given to `of`, or one of the classes that were given instead. Raises `InvalidMessage`
     for both and for neither, and what `Application` raises."""
-    said = any(given != () for given in (aggregates, projections, events, retired, processes))
+    said = any(given != () for given in (aggregates, projections, events, retired, processes, effects))
     said = said or replicas != 1 or since is not None
     if application is None:
         if not said:
@@ -133,11 +138,12 @@ def application_here(
             retired=retired,
             processes=processes,
             since=since,
+            effects=effects,
         )
     if not isinstance(application, Application):
         raise InvalidMessage(of, f"{application!r} is not an Application", "give aggregates=[...] for classes")
     if said:
-        what = "aggregates, processes, projections, replicas, events and retired are those of the Application"
+        what = "aggregates, processes, effects, projections, replicas, events and retired are those of the Application"
         raise InvalidMessage(of, what, "give the Application alone, or leave it out")
     return application
 

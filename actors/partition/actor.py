@@ -629,7 +629,8 @@ class PartitionActor:
 
         places, names = stored_places(opened), [*catalogue.processes, SENDS_OF_AGGREGATES]
         here, other = plan.store.store_id, plan.store.open_reader
-        if add_processes(places, names, catalogue.since, plan.number, opened, here, other):
+        of_another = places.taken_over(here, opened.head())
+        if add_processes(places, names, catalogue.since, plan.number, opened, here, other) or of_another:
             store(places.event())
         courier_plan = CourierPlan(plan.number, *self._names, plan.settings, plan.store.placement, plan.store.store_id)
         new_courier = partial(self._new_courier, opened, catalogue)
@@ -649,7 +650,8 @@ class PartitionActor:
         agenda.open(opened)
         places = stored_places(opened)
         store = plan.store
-        return Courier(plan.number, store.partitions, store.partition_of, catalogue, opened, agenda, places)
+        own = os.urandom(16)
+        return Courier(plan.number, store.partitions, store.partition_of, catalogue, opened, agenda, places, own)
 
     def _links(self) -> ProjectorLinks | None:
         """The sockets to projectors of this machine; None where they are switched off, or cannot be watched."""

@@ -70,11 +70,16 @@ VERBS = {
     "failed": "Process",
     "scheduled": "Process",
     "woken": "Aggregate",
+    "effect": "Effects",
+    "settle": "Effects",
 }
 """The marks, and where each belongs."""
 
 _YIELDING = frozenset({"decide", "react", "accepted", "refused", "failed", "scheduled", "woken"})
 """The marks of methods that may be generators."""
+
+_ASYNC = frozenset({"effect", "settle"})
+"""The marks of functions that run on an event loop, outside of every partition."""
 
 
 class Mark(NamedTuple):
@@ -254,6 +259,10 @@ def _read(
 
 
 def _check_kind(here: str, verb: str, function: Callable[..., Any]) -> None:
+    if verb in _ASYNC:
+        if not inspect.iscoroutinefunction(function):
+            raise DefinitionError(here, f"a @{verb} function has to be async", "write async def")
+        return
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise DefinitionError(here, f"a @{verb} method cannot be async", "write a plain def without input or output")
     if verb not in _YIELDING and inspect.isgeneratorfunction(function):
@@ -326,6 +335,8 @@ def _check_returns(here: str, verb: str, returns: Any) -> None:
             )
     elif returns is inspect.Signature.empty:
         remedy = "annotate it with the query's answer type"
+        if verb in _ASYNC:
+            remedy = "name what it may return: Done, Declined, NotDone, Unknown, Send"
         if verb in _YIELDING:
             remedy = "name the events that it may return" + ("" if verb == "decide" else " and the outputs, or None")
         raise DefinitionError(here, "its return annotation is missing", remedy)

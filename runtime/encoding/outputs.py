@@ -27,12 +27,17 @@ __all__ = [
     "OutputsTooLarge",
     "AFTER",
     "AT",
+    "BEGUN",
+    "CALL",
     "ENDED",
     "ENDING",
     "EVERY",
     "FORGET",
+    "OVER",
+    "REST",
     "RESUME",
     "SEND",
+    "SWITCH",
     "UNDO",
     "UNDONE",
     "WAKE",
@@ -56,6 +61,17 @@ ENDING: Final = 6
 """It ends once everything is taken back."""
 UNDONE: Final = 7
 """Everything is taken back."""
+CALL: Final = 8
+"""The outside is to be called: function, where the event is from (packed), the event."""
+BEGUN: Final = 9
+"""An attempt, or a look, has begun: function, number, who began it, version of the record that asked for it, whether
+the end of an earlier one is unknown."""
+REST: Final = 10
+"""An attempt is over and the call is not: attempts made, looks in vain, whether its end is unknown, why."""
+OVER: Final = 11
+"""A call is over: its result, and the note or reason."""
+SWITCH: Final = 12
+"""Calls are switched: whether they are on."""
 
 AFTER: Final = 0
 """Of a timer: microseconds after its record."""

@@ -27,6 +27,8 @@ from itertools import count, groupby
 from typing import Final, NamedTuple, Protocol
 
 from ..domain.aggregate import Woken
+from ..effects.call_attempt import CallAttempt
+from ..effects.call_queue import CallQueues, QueueFacts
 from ..encoding.catalogue import Catalogue
 from ..encoding.envelope import HOPS_MAX, PackedCommand
 from ..encoding.outcome import Outcome
@@ -48,6 +50,7 @@ from .agenda import Agenda
 from .delivery import (
     Reactions,
     begin_inputs,
+    called_input,
     lost_input,
     outcome_input,
     parked_input,
@@ -56,7 +59,7 @@ from .delivery import (
     woken_input,
 )
 from .places import COURIER, SENDS_OF_AGGREGATES, SENDS_OF_PROCESSES, Place, Places
-from .stored_step import Sent, StoredStep, step_in
+from .stored_step import Sent, StoredStep, call_attempt, step_in
 from .timers import Timer
 
 __all__ = ["Courier", "CourierFacts", "CourierLog", "Delivery", "WaitingTarget"]
@@ -161,11 +164,13 @@ class CourierFacts(NamedTuple):
     refused: int
     """Sends and timers of ordinary aggregates that were refused or failed, since the start: nothing is informed of that
     but this number."""
+    calls: tuple[QueueFacts, ...] = ()
+    """Calls to the outside, by function."""
 
 
-INPUT, SEND, OUTCOME, WOKEN, PROBE, BEGIN, RESEND, LOST = range(8)
+INPUT, SEND, OUTCOME, WOKEN, PROBE, BEGIN, RESEND, LOST, REPORT = range(9)
 """Kinds of deliveries. `PROBE`: whether a log still has what was delivered to it last; `RESEND`: of a command that had
-taken effect; `LOST`: that it has another outcome now."""
+taken effect; `LOST`: that it has another outcome now; `REPORT`: what a call has come to."""
 
 
 class _Group:
@@ -289,8 +294,10 @@ class Courier:
         log: CourierLog,
         agenda: Agenda,
         places: Places,
+        own: bytes = b"courier",
     ) -> None:
-        """`places`: those that the log has, with the present processes; `agenda`: opened."""
+        """`places`: those that the log has, with the present processes; `agenda`: opened; `own`: a name that
+        no other courier ever has: it makes the calls that begin under it, and no others."""
         self._partition, self._partitions, self._partition_of = partition, partitions, partition_of
         self._log, self.agenda, self._places = log, agenda, places
         self._reactions = Reactions(catalogue)
@@ -310,6 +317,11 @@ class Courier:
         self._pausing: list[tuple[int, int, _TargetQueue]] = []
         self._numbers = count(1)
         self._woken_out = self._kept_bytes = 0
+        self._own = own
+        effects = {one: cls for one, cls in catalogue.processes.items() if cls.is_effects}
+        self._calls: CallQueues[Timer] = CallQueues(effects)
+        self._calls.off = {one for one in places.off if one in effects}
+        self._to_make: list[CallAttempt] = []
         self._refused = 0
         self._routes: dict[tuple[str, int], _Route] = {}
         self._by_name: dict[str, list[_Route]] = {}
@@ -369,6 +381,8 @@ class Courier:
             self._troubled[queue.partition].append(queue)
         if self._caught_up:
             self._wake(now_us)
+            if self._calls:
+                self._begin_calls(now_us)
         taken: list[Delivery] = []
         for number in range(self._partitions):
             ready, troubled = self._ready[number], self._troubled[number]
@@ -404,11 +418,32 @@ class Courier:
             queue.pause_us, queue.why = 0, ""
             self._list(queue)
 
+    @property
+    def wants_runner(self) -> bool:
+        """Whether calls wait for a runner."""
+        return self._calls.wants_runner
+
+    def runner_is_up(self, up: bool) -> None:
+        """Whether there is one; no call begins without."""
+        self._calls.ready = up
+
+    def take_calls(self) -> list[CallAttempt]:
+        """The attempts that have begun and are to be made now. What each comes to is to be reported with `called`."""
+        taken, self._to_make = self._to_make, []
+        return taken
+
+    def called(self, call: CallAttempt, result: bytes, now_us: int) -> None:
+        """What an attempt has come to, packed."""
+        at_once = now_us - call.begun_at_us < AT_ONCE_US
+        self._put(Delivery(REPORT, called_input(call, result, at_once=at_once)))
+
     def next_us(self) -> int | None:
         """When `take` has something to do next, if nothing else happens; None if never."""
         times = [self._pausing[0][0]] if self._pausing else []
         if self._caught_up and self._woken_out < WOKEN_OUT_MAX and (due_us := self.agenda.timers.next_due_us()):
             times.append(due_us)
+        if self._caught_up and (pause_us := self._calls.next_us()) is not None:
+            times.append(pause_us)
         return min(times, default=None)
 
     def probe(self, partition: int) -> None:
@@ -425,6 +460,7 @@ class Courier:
             place = self._places.to[name][number]
             place.position = max(route.place, route.since)
             place.witness, place.witness_at = route.witness, route.witness_at
+        self._places.switches_read = max(self._places.switches_read, self.agenda.position)
         return self._places
 
     def facts(self) -> CourierFacts:
@@ -450,6 +486,7 @@ class Courier:
             tuple(parked),
             len(agenda.parked),
             self._refused,
+            tuple(self._calls.facts()),
         )
 
     @property
@@ -502,6 +539,8 @@ class Courier:
                 continue
             if fold:
                 self.agenda.fold(step)
+                if self._calls and step.is_process:
+                    self._take_in_call(step)
             if step.accepted is not None:
                 self._verify(step)
             if not step.is_process:
@@ -528,6 +567,22 @@ class Courier:
             told = "%s goes on without end: %s is not carried out after %d commands that followed from one another"
             logger.error(told, step.stream, what, HOPS_MAX)
         return step.hops > HOPS_MAX
+
+    def _take_in_call(self, step: StoredStep) -> None:
+        """What a record means for the calls of its instance."""
+        if step.switched is not None and step.position > self._places.switches_read:
+            for names in (self._calls.off, self._places.off):
+                (names.discard if step.switched else names.add)(step.stream.type)
+            self.has_moved = True
+        if step.attempt is not None:
+            if step.attempt.by == self._own and self._caught_up:
+                asked_at = step.attempt.asked_at
+                for record in self._log.read_stream(step.stream, asked_at, asked_at):
+                    self._to_make.append(call_attempt(step, decode_record(record, checked=True)))
+        elif step.attempt_ended is not None:
+            self._calls.ended(step.stream, step.attempt_ended, step.recorded_at_us)
+        elif step.fired is not None:
+            self._calls.ended(step.stream, None, step.recorded_at_us)
 
     def _add_input(self, inputs: list[Delivery], command: PackedCommand, name: str, position: int) -> None:
         """One more command that an event leads to, if it is read for its route, which has not passed it."""
@@ -749,36 +804,52 @@ class Courier:
         if room <= 0 or (due_us := timers.next_due_us()) is None or due_us > now_us:
             return
         for timer in timers.due(now_us, room):
-            step = self._step_at(timer.stream, timer.version)
-            if step is None:
-                logger.error("%s version %d has no timer %s, which is armed", timer.stream, timer.version, timer.name)
-                timers.end(timer.stream, timer.name, timer.version)
-                continue
-            hops = step.hops + 1 if timer.due_us - step.recorded_at_us < AT_ONCE_US else 0
-            if hops and not step.is_process and self._is_endless(step, f"its timer {timer.name}"):
-                timers.end(timer.stream, timer.name, timer.version)
-                continue
-            expected: int = ANY
-            if not step.is_process:  # whose command does not know whether the timer is still armed
-                expected = self._log.version(timer.stream)
-                if self._log.head() > self.agenda.position:
-                    timers.give_back(timer)
-                    continue
-            command = woken_input(
-                timer.stream,
-                timer.name,
-                timer.version,
-                timer.due_us,
-                step.input_id,
-                step.correlation_id,
-                is_process=step.is_process,
-                expected_version=expected,
-                hops=hops,
-            )
-            delivery = Delivery(WOKEN, command)
-            delivery.timer = timer
-            self._woken_out += 1
-            self._put(delivery)
+            if self._calls.knows(timer.stream.type, timer.name):
+                self._calls.put(timer.stream.type, timer.name, timer)
+            else:
+                self._fire(timer)
+
+    def _begin_calls(self, now_us: int) -> None:
+        """Have the attempts begin for which there is room."""
+        for timer, queue in self._calls.take(now_us):
+            if self._fire(timer):
+                self._calls.began(timer.stream, queue)
+
+    def _fire(self, timer: Timer) -> bool:
+        """Have a timer fired that is due. Whether it is on its way."""
+        timers = self.agenda.timers
+        step = self._step_at(timer.stream, timer.version)
+        if step is None:
+            logger.error("%s version %d has no timer %s, which is armed", timer.stream, timer.version, timer.name)
+            timers.end(timer.stream, timer.name, timer.version)
+            return False
+        hops = step.hops + 1 if timer.due_us - step.recorded_at_us < AT_ONCE_US else 0
+        if hops and not step.is_process and self._is_endless(step, f"its timer {timer.name}"):
+            timers.end(timer.stream, timer.name, timer.version)
+            return False
+        expected: int = ANY
+        if not step.is_process:  # whose command does not know whether the timer is still armed
+            expected = self._log.version(timer.stream)
+            if self._log.head() > self.agenda.position:
+                timers.give_back(timer)
+                return False
+        command = woken_input(
+            timer.stream,
+            timer.name,
+            timer.version,
+            timer.due_us,
+            step.input_id,
+            step.correlation_id,
+            is_process=step.is_process,
+            expected_version=expected,
+            hops=hops,
+            begun_by=self._own if self._calls.knows(timer.stream.type, timer.name) else b"",
+        )
+        delivery = Delivery(WOKEN, command)
+        delivery.timer = timer
+        self._woken_out += 1
+        self._put(delivery)
+        return True
 
     # --- outcomes ------------------------------------------------------------------------------------------------
 
@@ -834,6 +905,8 @@ class Courier:
         elif kind == WOKEN and delivery.timer is not None:
             self._woken_out -= 1
             timer = delivery.timer
+            if not (isinstance(outcome, Receipt) and outcome.event_count) or outcome.repeated:
+                self._calls.ended(timer.stream, None, 0)
             if isinstance(outcome, Conflict):  # the aggregate has other events since, which may have ended it
                 self.agenda.timers.give_back(timer)
             else:

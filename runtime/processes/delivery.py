@@ -16,6 +16,8 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from ..domain.aggregate import Woken
+from ..effects.call_attempt import CallAttempt
+from ..effects.results import unpacked_result
 from ..encoding.catalogue import Catalogue
 from ..encoding.codec import MESSAGE_BYTES_MAX, encode_message
 from ..encoding.content import condensed
@@ -40,13 +42,14 @@ from ..stream import ANY, StreamId
 from ..user_code import is_ctrl_c
 from .inputs import Input
 from .instance import Instance, Reaction
-from .kinds import ACCEPTED, BEGIN, EVENT, FAILED, OUTCOME, REFUSED, RESUME_INPUT, WOKEN
+from .kinds import ACCEPTED, BEGIN, CALLED, EVENT, FAILED, OUTCOME, REFUSED, RESUME_INPUT, WOKEN
 from .step import SCHEDULED, UNROUTED, is_reserved
 from .stored_step import Sent, StoredStep
 
 __all__ = [
     "Reactions",
     "begin_inputs",
+    "called_input",
     "is_delivered",
     "is_final",
     "is_parking",
@@ -135,7 +138,7 @@ class Reactions:
         found = []
         for process, reaction in self._reacting(stored.name, processes):
             park = ""
-            ident: str | None = stored.stream.id
+            ident: str | None = process.instance_id(stored.stream.id, stored.version)
             if reaction.one is not None:
                 ident, park = self._routed(process, reaction, stored)
             if ident is not None:
@@ -262,8 +265,10 @@ def woken_input(
     is_process: bool,
     expected_version: int = ANY,
     hops: int = 0,
+    begun_by: bytes = b"",
 ) -> PackedCommand:
     """A timer that is due. `arming` and `arming_input_id`: the version and the `input_id` of the step that armed it.
+    `begun_by`: the courier that makes the call which begins with it.
 
     For an ordinary aggregate `expected_version` is the version of its stream up to which the timer is known to be
     armed: a `Conflict` means that it may not be any more. `hops`: those that led to the timer, if it was due at once.
@@ -285,13 +290,29 @@ def woken_input(
     fields = {
         "kind": WOKEN,
         "input_id": input_id,
-        "head": msgpack.packb((name, arming, due_us)),
+        "head": msgpack.packb((name, arming, due_us, begun_by) if begun_by else (name, arming, due_us)),
         "payload": b"",
         "again": False,
         "park": "",
         "hops": hops,
     }
     return _input(stream, input_id, fields, correlation_id, arming_input_id, b"=")
+
+
+def called_input(call: CallAttempt, payload: bytes, *, at_once: bool) -> PackedCommand:
+    """What an attempt has come to: a packed result. `at_once`: soon after it has begun."""
+    input_id = step_id("called", call.key, call.asked_at, call.number)
+    result = unpacked_result(payload).result
+    fields = {
+        "kind": CALLED,
+        "input_id": input_id,
+        "head": msgpack.packb((call.asked_at, call.number, result)),
+        "payload": payload,
+        "again": False,
+        "park": "",
+        "hops": _one_more(call.hops) if at_once else 0,
+    }
+    return _input(call.stream, input_id, fields, call.correlation_id, call.key, b"=")
 
 
 def resume_input(step: StoredStep) -> PackedCommand:

@@ -9,7 +9,9 @@ from typing import Final
 
 __all__ = [
     "ACCEPTED",
+    "AHEAD",
     "BEGIN",
+    "CALLED",
     "DIRECT",
     "END",
     "EVENT",
@@ -19,6 +21,7 @@ __all__ = [
     "RESUMED",
     "RESUME_INPUT",
     "RETRIED",
+    "SETTLED",
     "SKIPPED",
     "WOKEN",
 ]
@@ -28,7 +31,8 @@ OUTCOME: Final = 1
 WOKEN: Final = 2
 RESUME_INPUT: Final = 3
 BEGIN: Final = 4
-"""Kinds of inputs. `BEGIN`: of a schedule, as its code is deployed."""
+CALLED: Final = 5
+"""Kinds of inputs. `BEGIN`: of a schedule, as its code is deployed; `CALLED`: what a call to the outside came to."""
 
 ACCEPTED: Final = 0
 REFUSED: Final = 1
@@ -40,4 +44,7 @@ RESUMED: Final = 1
 RETRIED: Final = 2
 SKIPPED: Final = 3
 END: Final = 4
-"""How a step came about: by its input, after others that it waited for, or by an operator."""
+AHEAD: Final = 5
+SETTLED: Final = 6
+"""How a step came about: by its input, after others that it waited for, ahead of others that wait (it is about the call
+that they wait for), or by an operator."""

@@ -58,6 +58,12 @@ class Places:
     """Process type -> the position behind which it takes part."""
     to: dict[str, dict[int, Place]] = field(default_factory=dict)
     """Process type -> partition -> its place."""
+    off: set[str] = field(default_factory=set)
+    """`Effects` that are switched off in this partition."""
+    switches_read: int = 0
+    """Up to here what switches them was taken in."""
+    store_id: str = ""
+    """The store that they are of; empty in those of an earlier release. After a restore it is that of another one."""
 
     def event(self) -> NewEvent:
         """The event that stores them."""
@@ -65,7 +71,30 @@ class Places:
             name: {partition: [one.position, one.witness, one.witness_at] for partition, one in places.items()}
             for name, places in self.to.items()
         }
-        return NewEvent(PLACE, 1, msgpack.packb({"since": self.since, "to": to}))
+        return NewEvent(
+            PLACE,
+            1,
+            msgpack.packb(
+                {
+                    "since": self.since,
+                    "to": to,
+                    "off": sorted(self.off),
+                    "switches_read": self.switches_read,
+                    "store": self.store_id,
+                }
+            ),
+        )
+
+    def taken_over(self, store_id: str, head: int) -> bool:
+        """Have them be those of this store, whose log ends here. Whether they were another's: then nothing that they
+        know calls the outside until it is switched on."""
+        if self.store_id == store_id:
+            return False
+        if self.store_id:
+            self.off |= set(self.since)
+            self.switches_read = head
+        self.store_id = store_id
+        return True
 
     @classmethod
     def stored(cls, event: StoredEvent) -> Places:
@@ -76,7 +105,9 @@ class Places:
                 name: {int(partition): Place(*map(int, one[:3])) for partition, one in places.items()}
                 for name, places in kept["to"].items()
             }
-            return cls({name: int(position) for name, position in kept["since"].items()}, to)
+            since = {name: int(position) for name, position in kept["since"].items()}
+            off, read = set(kept.get("off", ())), int(kept.get("switches_read", 0))
+            return cls(since, to, off, read, str(kept.get("store", "")))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise Damaged(f"event {event.position}", f"it holds no places of a courier: {error}") from error
 

@@ -17,7 +17,7 @@ import msgpack
 from ..domain.messages import Event
 from ..encoding.outputs import ENDED, ENDING, FORGET, SEND, UNDO, UNDONE, WAKE
 from ..stream import RESERVED_PREFIX
-from .kinds import ACCEPTED, END, EVENT, OUTCOME, SKIPPED, WOKEN
+from .kinds import ACCEPTED, AHEAD, END, EVENT, OUTCOME, SETTLED, SKIPPED, WOKEN
 from .step_text import step_text
 
 __all__ = [
@@ -150,7 +150,7 @@ def advanced(before: Progress, body: Body, version: int) -> Progress:
     count, sends, timers, waiting = before.count, before.sends, before.timers, before.waiting
     undoing, ending, ended, started = before.undoing, before.ending, before.ended, before.started
     if waits:
-        waiting = (*waiting, waits)
+        waiting = (waits, *waiting) if how == AHEAD else (*waiting, waits)
     elif pops or not parked:  # else it was tried again in vain
         if pops:
             waiting = waiting[1:]
@@ -160,7 +160,7 @@ def advanced(before: Progress, body: Body, version: int) -> Progress:
             known = timers.get(head[0])
             if known is not None and known.arming == head[1]:
                 timers = {name: timer for name, timer in timers.items() if name != head[0]}
-        if started is None and kind == EVENT and how != END:
+        if started is None and kind == EVENT and how not in (END, SETTLED):
             started = head[4], head[5], head[6]
     for entry in outputs:
         code = entry[0]

@@ -13,19 +13,22 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, Protocol
 
 from ..encoding.catalogue import check_listed
-from ..errors import CodeMismatch, InvalidMessage, Misfit
+from ..errors import CodeMismatch, DefinitionError, InvalidMessage, Misfit
 from ..log.contract import Reader
 from ..log.format import decode_record
 from ..printable import shown
 from ..receipt import Receipt
 from .places import SENDS_OF_AGGREGATES, Places
 
-__all__ = ["Since", "add_processes", "since_by_name"]
+__all__ = ["Since", "add_processes", "since_of_all"]
 
 Since = Literal["now", "beginning"] | Receipt
 """From now on; from the first event on; or from behind what a receipt is of."""
 
 _REMEDY: Final = 'give since="now", since="beginning" or a receipt; or a mapping from process to one of these'
+
+
+Classes = Sequence[type[Any]] | Mapping[type[Any], Since]
 
 
 class OtherLog(Protocol):
@@ -40,10 +43,22 @@ class OtherLog(Protocol):
         ...
 
 
-def since_by_name(
-    processes: Sequence[type[Any]] | Mapping[type[Any], Since], since: Since | None
-) -> tuple[list[type[Any]], dict[str, Since]]:
-    """The classes, and from where on each takes part, as far as that is given. Raises `InvalidMessage`."""
+def since_of_all(processes: Classes, effects: Classes, since: Since | None) -> tuple[list[type[Any]], dict[str, Since]]:
+    """The classes of processes and of effects, and from where on each takes part, as far as that is given. Raises
+    `InvalidMessage`, and `DefinitionError` for a class that is listed as one of the other kind."""
+    mapped = isinstance(processes, Mapping)
+    listed, found = _since_by_name(processes, None if mapped and effects else since)
+    others, more = _since_by_name(effects, None if isinstance(effects, Mapping) and not mapped else since)
+    for one in listed:
+        if getattr(one, "is_effects", False):
+            raise DefinitionError("processes=", f"{one.__name__} is no process", "list it in effects=")
+    for one in others:
+        if not getattr(one, "is_effects", False):
+            raise DefinitionError("effects=", f"{shown(one)} is no Effects class", "list the classes themselves")
+    return [*listed, *others], found | more
+
+
+def _since_by_name(processes: Classes, since: Since | None) -> tuple[list[type[Any]], dict[str, Since]]:
     given: dict[type[Any], Since | None]
     if isinstance(processes, Mapping):
         given = {**processes}

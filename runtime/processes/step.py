@@ -48,10 +48,12 @@ from ..log.format import stream_id
 from ..stream import StreamId
 from ..user_code import is_ctrl_c
 from .inputs import End, Input, Retry, Skip
-from .instance import Instance
+from .instance import Instance, Stuck
 from .kinds import (
     ACCEPTED,
+    AHEAD,
     BEGIN,
+    CALLED,
     DIRECT,
     END,
     EVENT,
@@ -61,6 +63,7 @@ from .kinds import (
     RESUME_INPUT,
     RESUMED,
     RETRIED,
+    SETTLED,
     SKIPPED,
     WOKEN,
 )
@@ -69,12 +72,14 @@ from .progress import Body, Progress, Sending, Stepped, advanced
 __all__ = [
     "OUTPUTS_MAX",
     "SCHEDULED",
+    "SWITCHES",
     "UNROUTED",
     "WAITING_MAX",
     "concerns",
     "end",
     "is_reserved",
     "retry",
+    "settle",
     "skip",
     "take",
     "yielded_by",
@@ -101,12 +106,11 @@ PARKED_CHARS_MAX: Final = 1_000
 UNROUTED: Final = "rayfold:unrouted"
 """The instance, of each process, in which events wait for which its `one=` has raised."""
 
+SWITCHES: Final = "rayfold:switch:"
+"""What the id of an instance begins with, of each `Effects`, that has calls switched on and off in its partition."""
+
 SCHEDULED: Final = "schedule:"
 """What the id of an instance that a schedule runs in begins with; the name of the method follows."""
-
-
-class _Stuck(Exception):  # noqa: N818 - a signal inside this file, not an error
-    """The input cannot be taken in for this reason. The instance is parked."""
 
 
 class _Waiting(NamedTuple):
@@ -130,17 +134,24 @@ def take(process: Instance, message: Input) -> list[Event] | Rejected:
     """The step of an input: decides the command `Input`."""
     progress, kind, head = process.progress, message.kind, msgpack.unpackb(message.head)
     if kind == RESUME_INPUT:
-        return _run_waiting(process, RESUMED) if progress.waiting and not progress.parked else []
+        stands = progress.parked or process.is_busy
+        return _run_waiting(process, RESUMED) if progress.waiting and not stands else []
     if not (message.park or concerns(process, kind, head, message.again)):
         return []
     one = _Waiting(kind, message.input_id, head, message.payload, message.hops)
-    endless = _ENDLESS if message.hops > HOPS_MAX else ""
-    if progress.waiting or progress.parked or message.park or endless:
+    ahead = process.runs_ahead(kind)
+    how = AHEAD if ahead else DIRECT
+    behind = not ahead and (progress.waiting or process.is_busy)
+    park = message.park or (_ENDLESS if message.hops > HOPS_MAX else "")
+    if kind == CALLED and progress.parked and not park:  # it stands for this very end
+        return _run(process, one, how, pops=True)
+    if behind or progress.parked or park:
         size_bytes = sum(map(len, progress.waiting)) + len(message.payload)
-        if len(progress.waiting) >= WAITING_MAX or size_bytes > WAITING_BYTES_MAX:
+        if not ahead and (len(progress.waiting) >= WAITING_MAX or size_bytes > WAITING_BYTES_MAX):
             return Rejected("inbox_full", waiting=len(progress.waiting))
-        return [_record(DIRECT, one, waits=one.packed, parked=progress.parked or message.park or endless)]
-    return _run(process, one, DIRECT, pops=False)
+        first = ahead and not progress.parked
+        return [_record(AHEAD if first else DIRECT, one, waits=one.packed, parked=progress.parked or park)]
+    return _run(process, one, how, pops=False)
 
 
 def retry(process: Instance, command: Retry) -> list[Event] | Rejected:
@@ -167,9 +178,18 @@ def end(process: Instance, command: End) -> list[Event] | Rejected:
     return [_record(END, none, outputs=outputs, by=command.by, reason=command.reason)]
 
 
+def settle(process: Instance, outputs: list[list[Any]], by: str, reason: str) -> list[Event]:
+    """An operator settles the call to the outside that an instance stands at, or that rests: `outputs` follow."""
+    pops = bool(process.progress.parked)
+    one = _Waiting(*msgpack.unpackb(process.progress.waiting[0])) if pops else _Waiting(EVENT, b"", [], b"")
+    return _completed(process, one, SETTLED, outputs, [], pops, by, reason)
+
+
 def concerns(process: Instance, kind: int, head: list[Any], again: bool) -> bool:
     """Whether the instance is to take in this input."""
     progress = process.progress
+    if kind == CALLED:
+        return process.awaits(head)
     if kind == OUTCOME:
         sent = progress.sends.get(head[0])
         return sent is not None and sent.send_id == head[2] and not sent.done
@@ -197,7 +217,9 @@ def concerns(process: Instance, kind: int, head: list[Any], again: bool) -> bool
 
 def is_reserved(process: Instance | type[Instance], ident: str) -> bool:
     """Whether an instance of this id is Rayfold's own, so that no event is for it."""
-    return ident == UNROUTED or (ident.startswith(SCHEDULED) and ident.removeprefix(SCHEDULED) in process.schedules)
+    if ident == UNROUTED or ident.startswith(SWITCHES):
+        return True
+    return ident.startswith(SCHEDULED) and ident.removeprefix(SCHEDULED) in process.schedules
 
 
 def _run_waiting(process: Instance, how: int, by: str = "", reason: str = "") -> list[Event]:
@@ -213,7 +235,7 @@ def _run(process: Instance, one: _Waiting, how: int, *, pops: bool, by: str = ""
     try:
         outputs, events = _outputs_of(process, one, how)
         return _completed(process, one, how, outputs, events, pops, by, reason)
-    except _Stuck as stuck:
+    except Stuck as stuck:
         why = str(stuck)
     except StoreError:  # the code here is older than the event: it waits for other code, and later inputs behind it
         if pops:
@@ -246,11 +268,11 @@ def _completed(
         body[7] = outputs = outputs + _next_undo(advanced(progress, body, process.version + 1))
     if any(entry[0] == ENDED for entry in outputs):
         body[7] = [*(entry for entry in outputs if entry[0] != WAKE), *([FORGET, name] for name in progress.timers)]
-    elif pops and len(progress.waiting) > 1:
+    elif process.resumes(body):
         body[7] = [*outputs, [RESUME]]
     packed = msgpack.packb(body)
     if len(packed) > OUTPUTS_BYTES_MAX:
-        raise _Stuck(f"{_name_of(process, one)}: its outputs have {len(packed):,} bytes, over {OUTPUTS_BYTES_MAX:,}")
+        raise Stuck(f"{_name_of(process, one)}: its outputs have {len(packed):,} bytes, over {OUTPUTS_BYTES_MAX:,}")
     return [Stepped.model_construct({"body"}, body=packed), *events]
 
 
@@ -278,13 +300,16 @@ def _body(
 
 
 def _outputs_of(process: Instance, one: _Waiting, how: int) -> tuple[list[list[Any]], list[Event]]:
-    """What is to be carried out, and the events of the process's own. Raises `_Stuck`, and what the method raises."""
+    """What is to be carried out, and the events of the process's own. Raises `Stuck`, and what the method raises."""
     if process.id == UNROUTED and one.kind == EVENT:
         return [_forwarded(process, one)], []
     if one.kind == OUTCOME:
         again = _sent_again(process, one, how)
         if again is not None:
             return again, []
+    decided = process.outputs_of(one.kind, one.head, one.payload, how)
+    if decided is not None:
+        return decided, []
     outputs: list[list[Any]] = []
     events: list[Event] = []
     ended: Ended | None = None
@@ -300,7 +325,7 @@ def _outputs_of(process: Instance, one: _Waiting, how: int) -> tuple[list[list[A
             number += 1
         elif isinstance(item, Wake):
             if item.name not in process.wakers:
-                raise _Stuck(f"{_name_of(process, one)}: it yielded {item!r}, and no @woken method has that name")
+                raise Stuck(f"{_name_of(process, one)}: it yielded {item!r}, and no @woken method has that name")
             outputs.append(wake_entry(item))
         elif isinstance(item, Forget):
             outputs.append(forget_entry(item))
@@ -310,7 +335,7 @@ def _outputs_of(process: Instance, one: _Waiting, how: int) -> tuple[list[list[A
             assert isinstance(item, Ended)
             ended = item
         if len(outputs) + len(events) > OUTPUTS_MAX:
-            raise _Stuck(f"{_name_of(process, one)}: it yielded over {OUTPUTS_MAX:,} outputs; split the step")
+            raise Stuck(f"{_name_of(process, one)}: it yielded over {OUTPUTS_MAX:,} outputs; split the step")
     outputs += _next_time(process, one)
     if ended is not None:
         undoing = progress.undoing or any(entry[0] == UNDO for entry in outputs)
@@ -327,7 +352,7 @@ def _next_time(process: Instance, one: _Waiting) -> list[list[Any]]:
 
 
 def yielded_by(process: Instance, kind: int, head: list[Any], payload: bytes) -> Iterable[Event | Output]:
-    """What the method for an input yields. Raises `_Stuck` where no method takes what must not be passed over."""
+    """What the method for an input yields. Raises `Stuck` where no method takes what must not be passed over."""
     found: Any = None
     if kind == EVENT:
         reaction = process.reactions.get(head[3])
@@ -368,7 +393,7 @@ def _event(cls: type[Event], head: list[Any], payload: bytes) -> Event:
         raise UnknownEvent(head[3], version, what, f"{head[0]}/{head[1]}", head[2], head[5])
     now = upcasted(cls, decode_payload(payload, head[3]), version)
     if len(now) != 1 or isinstance(now[0], Stored):
-        raise _Stuck(f"{head[3]} version {version} is upcast to several events, or to others")
+        raise Stuck(f"{head[3]} version {version} is upcast to several events, or to others")
     return validated(cls, now[0])
 
 
@@ -383,7 +408,7 @@ def _answer(process: Instance, head: list[Any], payload: bytes) -> Any:
     sent = progress.sends[number]
     if sent.undoes >= 0:
         if result != ACCEPTED:
-            raise _Stuck(f"the compensation {_told(sent)} {_result(result, payload)}")
+            raise Stuck(f"the compensation {_told(sent)} {_result(result, payload)}")
         return None
     forwarded = process.id == UNROUTED
     if progress.ended is not None or progress.ending is not None or (forwarded and result == ACCEPTED):
@@ -394,7 +419,7 @@ def _answer(process: Instance, head: list[Any], payload: bytes) -> Any:
         if result == ACCEPTED or progress.undoing:
             return None
         verb = "refused" if result == REFUSED else "failed"
-        raise _Stuck(f"{_told(sent)} {_result(result, payload)}, and no @{verb} method takes it")
+        raise Stuck(f"{_told(sent)} {_result(result, payload)}, and no @{verb} method takes it")
     arguments: list[Any] = []
     for takes_command in method.takes_command:
         if takes_command:
@@ -477,7 +502,7 @@ def _forwarded(process: Instance, one: _Waiting) -> list[Any]:
         ident = one.head[1] if reaction.one is None else reaction.one(event)
         ident = None if ident is None else stream_id(process.aggregate_type, ident).id
     if ident is None or is_reserved(process, ident):
-        raise _Stuck(f"{one.head[3]} is for {'no instance' if ident is None else ident} now; Skip it")
+        raise Stuck(f"{one.head[3]} is for {'no instance' if ident is None else ident} now; Skip it")
     send_id = step_id("forward", one.input_id)
     forwarded = Input(kind=EVENT, input_id=send_id, head=msgpack.packb(one.head), payload=one.payload)
     packed = forwarded.message_name, encode_message(forwarded), b""

@@ -9,23 +9,49 @@ from typing import Any, Final
 
 import msgpack
 
-from ..encoding.outputs import AFTER, AT, ENDED, ENDING, FORGET, RESUME, SEND, UNDO, UNDONE, WAKE
+from ..effects.results import DECLINED, DONE, NOT_DONE
+from ..encoding.outputs import (
+    AFTER,
+    AT,
+    BEGUN,
+    CALL,
+    ENDED,
+    ENDING,
+    FORGET,
+    OVER,
+    REST,
+    RESUME,
+    SEND,
+    UNDO,
+    UNDONE,
+    WAKE,
+)
 from .kinds import (
     ACCEPTED,
+    AHEAD,
     BEGIN,
+    CALLED,
     END,
     EVENT,
     OUTCOME,
     REFUSED,
     RESUMED,
     RETRIED,
+    SETTLED,
     SKIPPED,
     WOKEN,
 )
 
 __all__ = ["step_text"]
 
-_HOW: Final = {RESUMED: "after it waited", RETRIED: "retried", SKIPPED: "skipped", END: "ended by an operator"}
+_HOW: Final = {
+    RESUMED: "after it waited",
+    RETRIED: "retried",
+    SKIPPED: "skipped",
+    END: "ended by an operator",
+    AHEAD: "",
+    SETTLED: "settled by an operator",
+}
 _WORDS: Final = {
     FORGET: "forget timer",
     RESUME: "run the next input",
@@ -34,6 +60,7 @@ _WORDS: Final = {
     ENDING: "ends once all is taken back:",
     UNDONE: "all is taken back",
 }
+_OVER: Final = {DONE: "done", DECLINED: "declined", NOT_DONE: "not done"}
 _RESULTS: Final = {ACCEPTED: "accepted", REFUSED: "refused"}
 
 
@@ -42,7 +69,7 @@ def step_text(body: bytes) -> dict[str, Any]:
     try:
         how, kind, head, _, waits, _, parked, outputs, by, reason = msgpack.unpackb(body, strict_map_key=False)[:10]
         told = {
-            "input": _input(kind, head) if how != END else "",
+            "input": _input(kind, head) if how != END and (head or how != SETTLED) else "",
             "how": _HOW.get(how, ""),
             "waits": bool(waits),
             "outputs": [_output(entry) for entry in outputs],
@@ -62,6 +89,8 @@ def _input(kind: int, head: list[Any]) -> str:
         return f"number {head[0]} was {_RESULTS.get(head[1], 'not decided')}"
     if kind == WOKEN:
         return f"timer {head[0]}, armed by version {head[1]}"
+    if kind == CALLED:
+        return f"attempt {head[1]} was {_OVER.get(head[2], 'of unknown end')}"
     return f"schedule {head[0]}" if kind == BEGIN else f"input of kind {kind}"
 
 
@@ -74,4 +103,12 @@ def _output(entry: list[Any]) -> str:
         mode, value = entry[2:4]
         due = f"after {value / 1e6:g} s" if mode == AFTER else f"at {value} us" if mode == AT else value
         return f"timer {entry[1]}: {due}"
+    if code == CALL:
+        return f"call {entry[1]}"
+    if code == BEGUN:
+        return f"attempt {entry[2]} has begun: {entry[1]}"
+    if code == REST:
+        return f"{'end unknown' if entry[3] else 'not done'}: {entry[4]}"
+    if code == OVER:
+        return f"{_OVER.get(entry[1], 'over')}: {entry[2]}".removesuffix(": ")
     return " ".join([_WORDS.get(code, f"output of kind {code}"), *map(str, entry[1:])])

@@ -12,16 +12,19 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from ..encoding.outputs import AFTER, AT, ENDED, FORGET, RESUME, SEND, WAKE
+from ..effects.call_attempt import CallAttempt
+from ..effects.results import UNKNOWN
+from ..encoding.outputs import AFTER, AT, BEGUN, CALL, ENDED, FORGET, RESUME, SEND, SWITCH, WAKE
 from ..errors import Damaged
 from ..log.contract import StoredEvent
 from ..log.format import HEADER_HOPS, HEADER_OUTPUTS
 from ..stream import StreamId
-from .kinds import ACCEPTED, DIRECT, OUTCOME, WOKEN
+from .call_step import LATE
+from .kinds import ACCEPTED, AHEAD, CALLED, DIRECT, OUTCOME, SETTLED, SKIPPED, WOKEN
 from .progress import STEPPED
 from .schedule import FAR_US, next_time_us
 
-__all__ = ["Armed", "Sent", "StoredStep", "step_in"]
+__all__ = ["Armed", "Attempt", "Sent", "StoredStep", "call_attempt", "step_in"]
 
 
 class Sent(NamedTuple):
@@ -43,6 +46,20 @@ class Armed(NamedTuple):
     name: str
     due_us: int
     """In microseconds since 1970."""
+
+
+class Attempt(NamedTuple):
+    """An attempt of a call to the outside that has begun."""
+
+    method: str
+    number: int
+    by: bytes
+    """The courier that is to have it made."""
+    asked_at: int
+    """The version of the record that has the event."""
+    unknown: bool
+    """Whether the end of an earlier attempt is unknown."""
+    begun_at_us: int
 
 
 class StoredStep(NamedTuple):
@@ -79,6 +96,13 @@ class StoredStep(NamedTuple):
     hops: int
     """How many inputs and commands have led to it, each at once."""
     recorded_at_us: int
+    attempt: Attempt | None = None
+    """The attempt of a call that has begun."""
+    attempt_ended: int | None = None
+    """What the attempt that had begun has come to, as a result (`effects/results.py`); `UNKNOWN` also where no end
+    was reported, and where an operator has decided about it."""
+    switched: bool | None = None
+    """Calls are switched on or off."""
 
 
 _NOTHING: Final = ((), (), ())
@@ -90,6 +114,30 @@ def step_in(stored: StoredEvent) -> StoredStep | None:
         return _of_process(stored)
     packed = stored.headers.get(HEADER_OUTPUTS)
     return None if packed is None else _of_aggregate(stored, packed)
+
+
+def call_attempt(step: StoredStep, asked: StoredEvent) -> CallAttempt:
+    """The attempt that begins with a step. `asked`: the record that asks for its call. Raises `Damaged`."""
+    attempt = step.attempt
+    assert attempt is not None
+    try:
+        body = msgpack.unpackb(msgpack.unpackb(asked.payload)["body"], strict_map_key=False)
+        _, _, head, payload = next(entry for entry in body[7] if entry[0] == CALL)[:4]
+        return CallAttempt(
+            step.stream,
+            attempt.method,
+            attempt.number,
+            attempt.asked_at,
+            body[3],
+            head,
+            payload,
+            attempt.begun_at_us,
+            step.correlation_id,
+            attempt.unknown,
+            step.hops,
+        )
+    except (ValueError, TypeError, KeyError, IndexError, StopIteration) as error:
+        raise Damaged(f"event {asked.position}", f"it asks for no call, and one has begun: {error}") from error
 
 
 def _of_process(stored: StoredEvent) -> StoredStep:
@@ -109,7 +157,7 @@ def _of_process(stored: StoredEvent) -> StoredStep:
         _correlation(stored),
         True,
         head[0] if kind == OUTCOME else None,
-        head[0] if kind == OUTCOME and head[1] == ACCEPTED and how == DIRECT else None,
+        head[0] if kind == OUTCOME and head[1] == ACCEPTED and how in (DIRECT, AHEAD) else None,
         (head[0], head[1]) if kind == WOKEN and not in_vain else None,
         sends,
         timers,
@@ -120,7 +168,22 @@ def _of_process(stored: StoredEvent) -> StoredStep:
         bool(waits),
         body[10] if len(body) > 10 else 0,
         stored.recorded_at_us,
+        _attempt(stored, outputs),
+        _attempt_ended(how, kind, head),
+        next((bool(entry[1]) for entry in outputs if entry[0] == SWITCH), None),
     )
+
+
+def _attempt(stored: StoredEvent, outputs: list[Any]) -> Attempt | None:
+    begun = next((entry for entry in outputs if entry[0] == BEGUN), None)
+    return None if begun is None else Attempt(begun[1], begun[2], begun[3], begun[4], begun[5], stored.recorded_at_us)
+
+
+def _attempt_ended(how: int, kind: int, head: list[Any]) -> int | None:
+    if kind == CALLED:
+        return int(head[2])
+    late = kind == WOKEN and head[0] == LATE
+    return UNKNOWN if late or how in (SETTLED, SKIPPED) else None
 
 
 def _of_aggregate(stored: StoredEvent, packed: bytes) -> StoredStep:

@@ -47,6 +47,7 @@ from ..domain.declaration import arguments_of_union
 from ..domain.difference import caches_of
 from ..domain.messages import Command, Event, Message
 from ..domain.reading import makes_itself, rules_of
+from ..effects.open_call import OpenCall
 from ..encoding.forms import PACKER_BYTES
 from ..errors import Rejected
 from ..processes.progress import Progress
@@ -65,10 +66,10 @@ UNCHANGING: Final = frozenset(
 _VALUES: Final = UNCHANGING | {
     *(PosixPath, WindowsPath, PurePosixPath, PureWindowsPath, timezone, ZoneInfo, re.Pattern, range),
     *(IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network),
-    Progress,
+    *(Progress, OpenCall),
 }
 """Those, and others that cannot change though they may keep in themselves what was once asked of them; and where a
-process is, which is replaced and never changed."""
+process or a call is, which is replaced and never changed."""
 
 
 class _Digest:

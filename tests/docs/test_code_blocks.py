@@ -34,6 +34,7 @@ RUN_BY = {
 RUN_HERE = (
     "docs/testing.md",
     "docs/processes.md",
+    "docs/effects.md",
     "docs/guarantees.md",
     "docs/anchors.md",
     "docs/consistency.md",
