@@ -89,7 +89,8 @@ def _timers(catalogue: Catalogue, timers: Counter[tuple[str, str]]) -> Iterator[
         if cls is None or name in cls.wakers or name in getattr(cls, "schedules", {}):
             continue
         what = f"{count:,} timers named {name!r} are armed, and no @woken method has that name"
-        yield Misfit(f"{'process' if cls.is_process else 'aggregate'} {type_name}", what, "keep the method")
+        remedy = "keep the method" + (f"; of a schedule: first End schedule:{name}" if cls.is_process else "")
+        yield Misfit(f"{'process' if cls.is_process else 'aggregate'} {type_name}", what, remedy)
 
 
 def _parked(catalogue: Catalogue, reader: Reader, stream: StreamId) -> Iterator[Misfit]:

@@ -36,8 +36,8 @@ Input.message_name = f"{RESERVED_PREFIX}Input"
 class Retry(Command):
     """Have a parked instance try again what it stopped at; then what waits behind it, in order.
 
-    A command that was refused and that nothing takes is sent again. Refused as `not_parked` for an instance that is not
-    parked. Stored with the name and the reason.
+    A command that was refused and that nothing takes is sent again. A schedule whose instance has ended starts again.
+    Refused as `not_parked` for an instance that is not parked. Stored with the name and the reason.
 
     Example:
         bank.execute(Fulfilment, "order-1", Retry(by="ada", reason="the till is mended"))
@@ -62,8 +62,9 @@ class Skip(Command):
 
 
 class End(Command):
-    """Have an instance end where it is: timers and what waits are forgotten, nothing is taken back. Refused as
-    `already_ended`. Stored with the name and the reason.
+    """Have an instance end where it is: timers and what waits are forgotten, nothing is taken back, and what comes of
+    commands on their way is ignored. A schedule stays ended until `Retry`. Refused as `already_ended`. Stored with the
+    name and the reason.
 
     Example:
         bank.execute(Fulfilment, "order-1", End(by="ada", reason="settled by hand, ticket 7"))

@@ -17,7 +17,7 @@ import msgpack
 from ..domain.messages import Event
 from ..encoding.outputs import ENDED, ENDING, FORGET, SEND, UNDO, UNDONE, WAKE
 from ..stream import RESERVED_PREFIX
-from .kinds import ACCEPTED, AHEAD, END, EVENT, OUTCOME, SETTLED, SKIPPED, WOKEN
+from .kinds import ACCEPTED, AHEAD, BEGIN, END, EVENT, OUTCOME, SETTLED, SKIPPED, WOKEN
 from .step_text import step_text
 
 __all__ = [
@@ -162,6 +162,8 @@ def advanced(before: Progress, body: Body, version: int) -> Progress:
                 timers = {name: timer for name, timer in timers.items() if name != head[0]}
         if started is None and kind == EVENT and how not in (END, SETTLED):
             started = head[4], head[5], head[6]
+    if kind == BEGIN and not waits:
+        ending = ended = None  # a schedule is started, or started again
     for entry in outputs:
         code = entry[0]
         if code == SEND:

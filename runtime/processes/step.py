@@ -155,7 +155,12 @@ def take(process: Instance, message: Input) -> list[Event] | Rejected:
 
 
 def retry(process: Instance, command: Retry) -> list[Event] | Rejected:
-    """An operator has a parked instance try again."""
+    """An operator has a parked instance try again, or a schedule that has ended start again."""
+    name = process.id.removeprefix(SCHEDULED)
+    if process.progress.ended is not None and name != process.id and name in process.schedules:
+        begins = _Waiting(BEGIN, step_id("begin", process.aggregate_type, process.id, process.version), [name], b"")
+        outputs = _next_time(process, begins)
+        return _completed(process, begins, RETRIED, outputs, [], False, command.by, command.reason)
     if not process.progress.parked:
         return Rejected("not_parked")
     return _run_waiting(process, RETRIED, command.by, command.reason)
@@ -406,12 +411,14 @@ def _answer(process: Instance, head: list[Any], payload: bytes) -> Any:
     """What the method for an outcome returns."""
     progress, (number, result) = process.progress, head[:2]
     sent = progress.sends[number]
+    if progress.ended is not None:
+        return None
     if sent.undoes >= 0:
         if result != ACCEPTED:
             raise Stuck(f"the compensation {_told(sent)} {_result(result, payload)}")
         return None
     forwarded = process.id == UNROUTED
-    if progress.ended is not None or progress.ending is not None or (forwarded and result == ACCEPTED):
+    if progress.ending is not None or (forwarded and result == ACCEPTED):
         return None
     methods = {} if forwarded else process.outcome_methods
     method = methods.get((result, sent.command)) or methods.get((result, ""))

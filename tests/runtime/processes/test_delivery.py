@@ -20,6 +20,7 @@ from rayfold import (
     Event,
     Process,
     Receipt,
+    Rejected,
     Retry,
     Send,
     Shared,
@@ -383,6 +384,23 @@ def test_a_schedule_goes_on_where_one_of_its_times_was_left_out() -> None:
     assert world.steps(stream)[-1].parked == "Broken.close: ValueError: closed"
     assert taken([world.execute(Broken, stream.id, Skip(**ADA))]) == [(1, False)]
     assert [one.due_us for one in world.steps(stream)[-1].timers] == [armed.due_us + 3600 * 1_000_000]
+
+
+def test_a_schedule_that_was_ended_stays_so_until_it_is_retried() -> None:
+    world, stream = World(Mailbox, process=Nightly), StreamId("Nightly", "schedule:close")
+    world.give(*begin_inputs(world.catalogue))
+    assert taken([world.execute(Nightly, stream.id, End(**ADA))]) == [(1, False)]
+    assert world.steps(stream)[-1].forgotten == ("close",)
+    assert taken(world.give(*begin_inputs(world.catalogue))) == [(0, False)]
+    assert taken([world.execute(Nightly, stream.id, Retry(**ADA))]) == [(1, False)]
+    [armed] = world.steps(stream)[-1].timers
+    assert (armed.due_us - AT_US) // 1_000_000 == 3600
+    assert taken(world.give(*begin_inputs(world.catalogue))) == [(0, False)]
+    version = world.steps(stream)[-1].version
+    fired = woken_input(stream, "close", version, armed.due_us, bytes(16), b"", is_process=True)
+    assert taken(world.give(fired)) == [(1, False)]
+    assert world.steps(stream)[-1].timers
+    assert isinstance(world.execute(Nightly, stream.id, Retry(**ADA)), Rejected)
 
 
 # Ordinary aggregates -------------------------------------------------------------------------------------------------

@@ -182,6 +182,18 @@ def test_an_instance_that_has_ended_takes_in_nothing_more() -> None:
         case.when(End(**ADA))
 
 
+def test_a_compensation_that_is_refused_after_the_end_parks_nothing() -> None:
+    case = (
+        given(Fulfilment, PLACED)
+        .when_accepted(Charge)
+        .when_refused(Reserve, "sold_out")
+        .then_sent(Send(Order, "example", Cancel(reason="sold_out")), REFUND)
+    )
+    case = case.when(End(**ADA)).then_ended("ticket 7").when_refused(Refund, "closed")
+    assert case.process.progress.parked == ""
+    case.then_ended("ticket 7")
+
+
 # Timers --------------------------------------------------------------------------------------------------------------
 
 
