@@ -237,7 +237,7 @@ class Aggregate(Stateful):
         cls.wakers = _wakers(cls)
         if cls.wakers and not cls.is_process:
             cls.deciders[Woken] = Decider("woken", _wake, False, ())
-        cls.has_outputs = bool(cls.wakers) or any(_names_outputs(handler.returns) for handler in deciding)
+        cls.has_outputs = bool(cls.wakers) or any(_names(handler.returns, Output) for handler in deciding)
         cls.creation_restricted = any(decider.creates for decider in cls.deciders.values())
 
     def __repr__(self) -> str:
@@ -504,9 +504,14 @@ def evolved_events(cls: type[Aggregate], here: str, returns: Any) -> tuple[type[
     return events
 
 
-def _names_outputs(annotation: Any) -> bool:
+def may_be_refused(returns: Any) -> bool:
+    """Whether a return annotation names `Rejected`."""
+    return _names(returns, Rejected)
+
+
+def _names(annotation: Any, kind: type) -> bool:
     return any(
-        (inspect.isclass(part) and issubclass(part, Output)) or any(map(_names_outputs, typing.get_args(part)))
+        (inspect.isclass(part) and issubclass(part, kind)) or any(_names(one, kind) for one in typing.get_args(part))
         for part in arguments_of_union(annotation)
     )
 

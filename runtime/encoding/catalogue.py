@@ -325,5 +325,5 @@ def _add(known: dict[str, Named], name: str, cls: Named, kind: str) -> None:
 def _find(known: dict[str, Named], name: str, kind: str) -> Named:
     found = known.get(name)
     if found is None:
-        raise UnknownName(kind, name, list(known))
+        raise UnknownName(kind, name, [one for one in known if not is_reserved(one)])
     return found

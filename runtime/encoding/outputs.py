@@ -32,6 +32,7 @@ __all__ = [
     "ENDED",
     "ENDING",
     "EVERY",
+    "FAR_US",
     "FORGET",
     "OVER",
     "REST",
@@ -83,6 +84,9 @@ EVERY: Final = 2
 HEADER_ROOM_BYTES: Final = HEADER_BYTES_MAX - 4096
 """The outputs of one decision: what a record's headers hold, less what others may need."""
 
+FAR_US: Final = 253_402_300_799_000_000
+"""The end of the year 9999, in microseconds since 1970: when a timer beyond it is due."""
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -115,9 +119,9 @@ def send_entry(send: Send, number: int, send_id: bytes) -> list[Any]:
 def wake_entry(wake: Wake) -> list[Any]:
     """A timer."""
     if wake.after is not None:
-        return [WAKE, wake.name, AFTER, wake.after // _MICROSECOND]
+        return [WAKE, wake.name, AFTER, min(wake.after // _MICROSECOND, FAR_US)]
     assert wake.at is not None
-    return [WAKE, wake.name, AT, (wake.at - _EPOCH) // _MICROSECOND]
+    return [WAKE, wake.name, AT, min((wake.at - _EPOCH) // _MICROSECOND, FAR_US)]
 
 
 def forget_entry(forget: Forget) -> list[Any]:

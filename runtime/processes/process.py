@@ -19,6 +19,7 @@ from ..domain.aggregate import (
     Shared,
     evolved_by_base,
     evolved_events,
+    may_be_refused,
 )
 from ..domain.declaration import (
     Method,
@@ -32,6 +33,7 @@ from ..domain.declaration import (
 )
 from ..domain.messages import Command, Event
 from ..errors import DefinitionError, RayfoldError, Rejected
+from ..printable import shown
 from .inputs import End, Input, Retry, Skip
 from .instance import Instance, OutcomeMethod, Reaction, Schedule
 from .kinds import ACCEPTED, FAILED, REFUSED
@@ -81,10 +83,18 @@ class Process(Instance):
     """
 
     def __init_subclass__(
-        cls, *, name: str | None = None, snapshot_every: int | None = None, state_version: int | None = None
+        cls,
+        *,
+        name: str | None = None,
+        placement: object = None,
+        snapshot_every: int | None = None,
+        state_version: int | None = None,
     ) -> None:
         """Find and check the fields and methods. Raises `DefinitionError`."""
         _check_body(cls)
+        if placement is not None:
+            what = f"placement={shown(placement)} is given, and a process runs in its partition"
+            raise DefinitionError(where(cls), what, "take it away")
         super().__init_subclass__(
             name=name, placement=Shared(), snapshot_every=snapshot_every, state_version=state_version
         )
@@ -99,6 +109,8 @@ class Process(Instance):
         cls.reacts_to = tuple(reaction.event for reaction in cls.reactions.values())
         cls.outcome_methods = _outcome_methods(cls)
         cls.schedules = _schedules(cls)
+        for method in methods_of(cls, "woken"):
+            _learn_events(cls, method.name, method.returns)
         if not cls.schedules and not any(reaction.starts for reaction in cls.reactions.values()):
             remedy = "mark a method @react(starts=True), for the event that starts one"
             raise DefinitionError(where(cls), "nothing starts an instance of it", remedy)
@@ -134,11 +146,24 @@ def react(function: Any = None, /, *, starts: bool = False, one: Any = None) -> 
             yield Send(Stock, event.item, Reserve(order=self.id))
             yield Wake("late", after=timedelta(hours=1))
     """
-    if one is not None and not callable(one):
-        raise DefinitionError("@react", f"one={one!r} is not a function", "write one=lambda event: event.order")
+    if one is not None and not _takes_one(one):
+        what = f"one={one!r} is not a function of one event"
+        raise DefinitionError("@react", what, "write one=lambda event: event.order")
     if function is None:
         return lambda later: mark(later, "react", creates=starts, route=one)
     return mark(function, "react", creates=starts, route=one)
+
+
+def _takes_one(one: object) -> bool:
+    if not callable(one):
+        return False
+    try:
+        inspect.signature(one).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # of a function that shows no signature nothing is known
+        return True
+    return True
 
 
 def accepted(*commands: type[Command]) -> Callable[[FunctionType], FunctionType]:
@@ -229,7 +254,11 @@ def _checked_commands(verb: str, commands: tuple[object, ...]) -> tuple[type[Com
 
 
 def _learn_events(cls: type[Process], name: str, returns: Any) -> None:
-    """The events of its own that a method may yield. Raises `DefinitionError` for one that nothing evolves."""
+    """The events of its own that a method may yield. Raises `DefinitionError` for one that nothing evolves, and for
+    `Rejected`: an input has happened."""
+    if may_be_refused(returns):
+        what = "it returns Rejected, and what has happened cannot be refused"
+        raise DefinitionError(where(cls, name), what, "send a command, or yield Ended")
     cls.evolvers = cls.evolvers | evolved_by_base(cls, where(cls, name), returns)
     evolved_events(cls, where(cls, name), returns)
 

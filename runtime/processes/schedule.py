@@ -19,6 +19,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
+from ..encoding.outputs import FAR_US
 from ..errors import DefinitionError
 from ..printable import shown
 
@@ -26,10 +27,8 @@ __all__ = ["FAR_US", "next_time_us", "schedule_text"]
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _EVERY: Final = re.compile(r"([1-9][0-9]{0,8})([smhd])")
+_FIELDS: Final = 5
 _SECOND_US: Final = 1_000_000
-
-FAR_US: Final = 253_402_300_799_000_000
-"""The end of the year 9999, in microseconds since 1970: when a timer beyond it is due."""
 
 
 def schedule_text(every: object, cron: object, zone: object) -> str:
@@ -41,12 +40,13 @@ def schedule_text(every: object, cron: object, zone: object) -> str:
         return f"every {_seconds(every)}"
     if not isinstance(cron, str) or not isinstance(zone, str):
         raise DefinitionError("@scheduled", f"cron={shown(cron)}, zone={shown(zone)} is not text", "give text")
+    remedy = "give five fields: minute, hour, day of month, month, day of week"
+    if len(cron.split()) != _FIELDS:  # with six CronSim takes the first one for seconds
+        raise DefinitionError("@scheduled", f"cron={shown(cron)} has {len(cron.split())} fields", remedy)
     try:
         CronSim(cron, _EPOCH)
     except CronSimError as error:
-        what = f"cron={shown(cron)} cannot be read: {error}"
-        remedy = "give five fields: minute, hour, day of month, month, day of week"
-        raise DefinitionError("@scheduled", what, remedy) from None
+        raise DefinitionError("@scheduled", f"cron={shown(cron)} cannot be read: {error}", remedy) from None
     try:
         ZoneInfo(zone)
     except (KeyError, ValueError, OSError):

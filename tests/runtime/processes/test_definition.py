@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -22,11 +22,13 @@ from rayfold import (
     Rejected,
     Send,
     Shared,
+    UnknownName,
     Wake,
     accepted,
     decide,
     evolve,
     failed,
+    given,
     react,
     refused,
     scheduled,
@@ -156,6 +158,35 @@ def has_an_unknown_zone() -> None:
     scheduled(cron="0 3 * * *", zone="Europe/Atlantis")
 
 
+def has_a_cron_with_seconds() -> None:
+    scheduled(cron="0 0 3 * * *")
+
+
+def may_refuse_an_event() -> None:
+    class Refusing(Process):
+        @react(starts=True)
+        def placed(self, event: Placed) -> Iterator[Send | Rejected]:
+            yield Rejected("no")
+
+
+def may_refuse_a_timer() -> None:
+    class Refusing(Process):
+        @react(starts=True)
+        def placed(self, event: Placed) -> None: ...
+
+        @woken("late")
+        def late(self) -> Rejected | None: ...
+
+
+def names_an_instance_of_no_event() -> None:
+    react(one=lambda: "1")  # type: ignore[arg-type, misc]  # what is tested
+
+
+def has_a_placement() -> None:
+    class Placed(Process, placement=Shared()):
+        pass
+
+
 @pytest.mark.parametrize(
     ("define", "told"),
     [
@@ -174,6 +205,11 @@ def has_an_unknown_zone() -> None:
         (has_no_schedule, "@scheduled: it has neither every= nor cron="),
         (has_an_unreadable_period, "@scheduled: every='1 hour' is not a period"),
         (has_an_unreadable_cron, "@scheduled: cron='61 * * * *' cannot be read"),
+        (has_a_cron_with_seconds, "@scheduled: cron='0 0 3 * * *' has 6 fields; give five fields"),
+        (may_refuse_an_event, "Refusing.placed: it returns Rejected, and what has happened cannot be refused"),
+        (may_refuse_a_timer, "Refusing.late: it returns Rejected, and what has happened cannot be refused"),
+        (names_an_instance_of_no_event, "@react: one=<function names_an_instance_of_no_event"),
+        (has_a_placement, "Placed: placement=Shared() is given, and a process runs in its partition; take it away"),
         (has_an_unknown_zone, "@scheduled: zone='Europe/Atlantis' is not a time zone"),
     ],
     ids=lambda one: getattr(one, "__name__", ""),
@@ -248,3 +284,32 @@ def test_outcomes_may_be_taken_with_their_command_and_their_error() -> None:
         def broken(self, error: RayfoldError) -> None: ...
 
     assert set(Watching.outcome_methods) == {(1, "Charge"), (0, "Charge"), (0, "Refund"), (2, "")}
+
+
+def test_an_unknown_command_of_a_process_is_told_without_those_of_the_runtime() -> None:
+    catalogue = Catalogue([Order], processes=[Fulfilment])
+    with pytest.raises(UnknownName) as error:
+        catalogue.command(Fulfilment, "Place")
+    assert str(error.value) == "no command of Fulfilment is named 'Place'; known: none"
+
+
+@pytest.mark.parametrize(
+    "wake",
+    [
+        Wake("late", after=timedelta.max),
+        Wake("late", at=datetime.max.replace(tzinfo=timezone(timedelta(hours=-12)))),
+    ],
+    ids=["after", "at"],
+)
+def test_a_timer_for_the_end_of_time_can_be_armed(wake: Wake) -> None:
+    class Patient(Process):
+        @react(starts=True)
+        def placed(self, event: Placed) -> Wake:
+            return wake
+
+        @woken("late")
+        def late(self, due: datetime) -> Ended:
+            return Ended(f"{due:%Y}")
+
+    case = given(Patient).when(Placed(wallet="ada", item="pen", total=5)).then(wake)
+    case.later(days=365 * 5_000).then_nothing()
