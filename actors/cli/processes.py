@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["processes"]
 
 ATTENTION: Final = 1
-"""The exit code if an instance is parked."""
+"""The exit code if an instance is parked, or a courier fails."""
 
 
 class Action(Enum):
@@ -58,13 +58,14 @@ def processes(
         str, typer.Option(metavar="HOST:PORT", help="Address of the cluster, for an application.")
     ] = "auto",
 ) -> None:
-    """Show how far processes are, what is parked and why; or retry, skip or end one. Exit code 1 if any is parked."""
+    """Show how far processes are, what is parked and why; or retry, skip or end one. Exit code 1 if any is parked, or a
+    courier fails."""
     if action is None:
         with _connected(directory, address) as bank:
             status = bank.status()
         _show(status)
         write_report(json_file, {"partitions": _values(status)})
-        parked = any(one.courier is not None and one.courier.parked_count for one in status.partitions)
+        parked = any(one.courier and (one.courier.parked_count or one.courier.trouble) for one in status.partitions)
         raise typer.Exit(ATTENTION if parked else 0)
     name, slash, ident = (instance or "").partition("/")
     if not slash:

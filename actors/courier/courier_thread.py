@@ -45,6 +45,9 @@ _WAIT_MAX_S: Final = 0.5
 _AGAIN_S: Final = 1.0
 """After an error of its own, before it begins anew."""
 
+_WELL_S: Final = 10.0
+"""After so long without another one the error is not shown any more."""
+
 _PAGES_AT_ONCE: Final = 4
 """Pages that are read before the loop has its turn."""
 
@@ -55,6 +58,8 @@ _SWITCH_S: Final = 0.0005
 releases the interpreter for each call of LMDB, and would wait that long to have it back while the courier is at work:
 on a busy machine 1.1 to 1.8 times as many steps a second."""
 
+
+_NOTHING_KNOWN: Final = CourierFacts(0, 0, 0, 0, 0, (), 0, (), 0, 0)
 
 Names = tuple[Sequence[str], Mapping[int, str]]
 """Of the actors of all partitions, and those partitions that are away, with the reason."""
@@ -120,6 +125,9 @@ class CourierThread:
         self._known_names: Names = self._names
         """Those that the router has."""
         self._failed: asyncio.Future[None] | None = None
+        self._trouble = ""
+        """The last error of its own, for a while."""
+        self._trouble_s = 0.0
         sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
         self._thread = threading.Thread(target=self._run, name="rayfold-courier", daemon=True)
         self._thread.start()
@@ -139,8 +147,10 @@ class CourierThread:
 
     def facts(self) -> CourierFacts | None:
         """How far it is; None if it is just beginning."""
-        courier = self._courier
-        return None if courier is None else courier.facts()
+        courier, trouble = self._courier, self._trouble
+        if courier is not None:
+            return courier.facts()._replace(trouble=trouble)
+        return _NOTHING_KNOWN._replace(trouble=trouble) if trouble else None
 
     def stop(self, timeout_s: float = _STOP_S) -> None:
         """Save, and end. What is on its way is sent again by the next one. Not to be called by the holder of the
@@ -195,6 +205,7 @@ class CourierThread:
                     break
                 level = log.warning if isinstance(error, RayfoldError) else log.exception
                 level("the courier of partition %d begins anew: %s", plan.partition, error)
+                self._trouble, self._trouble_s = f"{type(error).__name__}: {error}", self._loop.time()
                 await asyncio.sleep(_AGAIN_S)
             finally:
                 router, self._router = self._router, None
@@ -285,6 +296,8 @@ class CourierThread:
         if now_s - self._saved_s < _SAVE_S and agenda.unsaved < _SAVE_CHANGES:
             return
         self._saved_s = now_s
+        if self._trouble and now_s - self._trouble_s > _WELL_S:
+            self._trouble = ""
         if agenda.worth_saving:
             agenda.save()
         places = courier.present_places().event()

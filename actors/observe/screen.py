@@ -168,7 +168,8 @@ def _troubles(status: Status) -> list[str]:
 
 def couriers_troubles(courier: CourierFacts) -> list[str]:
     """What stands still, and what does not answer, one line each."""
-    told = [f"{stream} is parked: {why}" for stream, why in courier.parked]
+    told = [f"a courier fails and begins anew: {courier.trouble}"] if courier.trouble else []
+    told += [f"{stream} is parked: {why}" for stream, why in courier.parked]
     if (more := courier.parked_count - len(courier.parked)) > 0:
         told.append(f"{more:,} more are parked")
     told += [f"{one.commands:,} commands wait for {one.stream}: {one.why}" for one in courier.waiting]

@@ -166,6 +166,8 @@ class CourierFacts(NamedTuple):
     but this number."""
     calls: tuple[QueueFacts, ...] = ()
     """Calls to the outside, by function."""
+    trouble: str = ""
+    """Why it has failed and begun anew, lately; empty while it is well."""
 
 
 INPUT, SEND, OUTCOME, WOKEN, PROBE, BEGIN, RESEND, LOST, REPORT = range(9)
