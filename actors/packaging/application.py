@@ -23,6 +23,7 @@ from ...runtime.printable import shown
 from ...runtime.processes.effects import Effects
 from ...runtime.processes.process import Process
 from ...runtime.processes.since import Since, since_of_all
+from ...runtime.processes.targets import check_targets
 from ...runtime.store.store import PARTITIONS_MAX
 from ..settings import Settings
 from .builds import ProjectionFacts
@@ -99,6 +100,7 @@ class Application:
         self.catalogue = Catalogue(
             aggregates, self.projections, events=events, retired=retired, processes=listed, since=since_of
         )
+        check_targets(self.catalogue)
         self.partitions = check_partitions(partitions)
         self.replicas = checked_replicas(replicas, self.projections)
         self.settings = checked_settings(settings, None, None)

@@ -95,7 +95,7 @@ class Parrot(Process):
     """Answers each sentence, those of its own too."""
 
     @react(starts=True)
-    def said(self, event: Said) -> Send:
+    def answer(self, event: Said) -> Send:
         return Send(Room, self.id, Say())
 
 
