@@ -121,8 +121,8 @@ def verify(
     With MODULE:NAME also the states: every stream and read model is folded from the log, and the snapshots, checkpoints
     and databases of read models are compared with that; of an application on a cluster the streams and snapshots.
     """
+    from ...runtime.checks.agendas import verify_with_agendas
     from ...runtime.store.store import open_store
-    from ...runtime.store.verify import verify_store
     from .verify_states import show_states, states_of, states_of_cluster
 
     if public_key is not None and anchor_file is None:
@@ -142,7 +142,7 @@ def verify(
     else:
         with bar:
             task = bar.add_task("verifying", total=None)
-            report = verify_store(directory, lambda done, total: bar.update(task, completed=done, total=total))
+            report = verify_with_agendas(directory, lambda done, total: bar.update(task, completed=done, total=total))
         anchored = anchor_file is None or check_anchor(open_store(directory), anchor_file, public_key)
         _show(report)
         states = None if folding is None else states_of(directory, folding)

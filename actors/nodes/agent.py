@@ -26,6 +26,7 @@ from typing import Any, Final, TypeVar, cast
 
 import ray
 
+from ...runtime.checks.agendas import verify_with_agendas
 from ...runtime.errors import InvalidMessage, StorageFailed, StoreMissing, Unavailable
 from ...runtime.log.reader import LmdbReader
 from ...runtime.log.sealing import Seal
@@ -38,7 +39,6 @@ from ...runtime.store.node_store import node_share, open_share
 from ...runtime.store.partition_map import PartitionMap
 from ...runtime.store.report import Report
 from ...runtime.store.store_lock import StoreLock
-from ...runtime.store.verify import verify_store
 from ..cluster.names import node_agent_name
 from ..cluster.node import NODE_LABEL, data_folder_here, verify_node
 from ..cluster.rpc import call_now, one_line, replies
@@ -208,7 +208,7 @@ class NodeAgent:
     @replies
     def verify(self) -> Report:
         """Check every byte of the logs that are at home here."""
-        return verify_store(self._ensure_open().store.path)
+        return verify_with_agendas(self._ensure_open().store.path)
 
     # --- moving (see `moves.py`) --------------------------------------------------------------------------------
 

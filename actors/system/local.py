@@ -197,9 +197,9 @@ class LocalSystem(ActorSystem):
 
     async def verify(self) -> Report:
         """See `Runtime.verify`."""
-        from ...runtime.store.verify import verify_store  # it imports lmdb
+        from ...runtime.checks.agendas import verify_with_agendas  # it imports lmdb
 
-        return await asyncio.to_thread(verify_store, self.store.path)
+        return await asyncio.to_thread(verify_with_agendas, self.store.path)
 
     async def move(self, partition: int, node: str) -> MoveResult:
         """See `System`."""

@@ -177,9 +177,9 @@ class RelayedSystem(ConnectedSystem):
 
     async def verify(self) -> Report:
         """See `Runtime.verify`: this program reads the logs itself."""
-        from ...runtime.store.verify import verify_store
+        from ...runtime.checks.agendas import verify_with_agendas
 
-        return await asyncio.to_thread(verify_store, self.store.path)
+        return await asyncio.to_thread(verify_with_agendas, self.store.path)
 
     async def scale(self, projection: type[Projection], replicas: int) -> None:
         """See `Runtime.scale`."""

@@ -18,6 +18,7 @@ import msgpack
 
 from rayfold import Envelope
 from rayfold.actors.api.session import Session
+from rayfold.runtime.checks.agendas import verify_with_agendas
 from rayfold.runtime.errors import RayfoldError, Unavailable
 from rayfold.runtime.log.contract import StoredEvent
 from rayfold.runtime.log.format import decode_record
@@ -25,7 +26,6 @@ from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.store.readable_store import ReadableStore
 from rayfold.runtime.store.report import Report
 from rayfold.runtime.store.store import Store
-from rayfold.runtime.store.verify import verify_store
 
 from .bank import Jar, Put, Total, Totals
 from .contract import Findings
@@ -116,7 +116,7 @@ def check_log(
     for name in ("commands", "acknowledged", "repeated", "unknown", "refused", "lost", "twice"):
         findings.count(name, 0)
     if isinstance(store, Store):
-        check_report(verify_store(store.path), findings)
+        check_report(verify_with_agendas(store.path), findings)
     try:
         events = stored_events(store)
     except RayfoldError as error:

@@ -26,7 +26,7 @@ from ..processes.progress import STEPPED, Progress, Stepped, advanced, body_of
 from ..processes.stored_step import step_in
 from ..stream import StreamId
 
-__all__ = ["agenda_of", "process_misfits"]
+__all__ = ["agenda_of", "fold_up_to", "process_misfits", "progress_of"]
 
 _PAGE: Final = 2_048
 _PAGE_BYTES: Final = 4 << 20
@@ -47,11 +47,15 @@ def agenda_of(reader: Reader, folder: Path | None) -> Agenda:
             file = open_agenda_file(folder, "agenda", readonly=True)
         except RayfoldError:
             file = None
-    agenda = Agenda(file)
+    return fold_up_to(reader, reader.head(), Agenda(file))
+
+
+def fold_up_to(reader: Reader, head: int, agenda: Agenda | None = None) -> Agenda:
+    """An agenda that has read a log up to there. `agenda`: one that goes on from where it was saved."""
+    agenda = Agenda() if agenda is None else agenda
     agenda.open(reader)
-    head = reader.head()
     while agenda.position < head:
-        records = reader.read(agenda.position, _PAGE, _PAGE_BYTES)
+        records = reader.read(agenda.position, min(_PAGE, head - agenda.position), _PAGE_BYTES)
         if not records:
             break
         for record in records:
@@ -99,7 +103,7 @@ def _parked(catalogue: Catalogue, reader: Reader, stream: StreamId) -> Iterator[
     if process is None:
         return
     missing: set[str] = set()
-    for packed in _progress(reader, stream).waiting:
+    for packed in progress_of(reader, stream).waiting:
         kind, _, head, _ = msgpack.unpackb(packed)
         if kind == EVENT and head[3] not in process.reactions:
             missing.add(f"{head[3]} waits in it, and no @react method takes that")
@@ -109,7 +113,8 @@ def _parked(catalogue: Catalogue, reader: Reader, stream: StreamId) -> Iterator[
         yield Misfit(f"parked instance {stream}", what, "keep the method until it is retried, skipped or ended")
 
 
-def _progress(reader: Reader, stream: StreamId) -> Progress:
+def progress_of(reader: Reader, stream: StreamId) -> Progress:
+    """The progress of an instance, from its stream."""
     progress, version = Progress(), 0
     while records := reader.read_stream(stream, version + 1):
         for record in records:

@@ -22,7 +22,7 @@ from ..stream import StreamId
 from .stored_step import StoredStep
 from .timers import Timers, key_parts
 
-__all__ = ["Agenda", "AgendaLog", "OpenSend"]
+__all__ = ["Agenda", "AgendaLog", "OpenSend", "saved_place"]
 
 logger = printable_log(__name__)
 
@@ -177,6 +177,20 @@ class Agenda:
         self._changed.clear()
         self._parked_changed.clear()
 
+    def rows(self) -> dict[bytes, dict[bytes, bytes]]:
+        """What its file would hold, by database and key, of one that has none."""
+        timers = {
+            database: {key: value for key, value in rows.items() if value is not None}
+            for database, rows in self.timers.changes().items()
+        }
+        sends = {
+            stream.key + _NUMBER.pack(number): _NUMBER.pack(version)
+            for stream, sent in self._sends.items()
+            for number, version in sent.items()
+        }
+        parked = {stream.key: why.encode() for stream, why in self.parked.items()}
+        return {SENDS: sends, PARKED: parked, **timers}
+
     def shut(self) -> None:
         """Release the file. Saves nothing."""
         if self._file is not None:
@@ -188,6 +202,12 @@ class Agenda:
             self._parked_changed[stream.key] = why.encode()
         elif self.parked.pop(stream, None) is not None:
             self._parked_changed[stream.key] = None
+
+
+def saved_place(file: AgendaFile, log: AgendaLog) -> int:
+    """Up to where the log was read for this file; 0 if it is of another log."""
+    place = _place_in(file.find(PLACES, _FOLDED), log)
+    return 0 if place is None else place[0]
 
 
 def _place_in(saved: bytes | None, log: AgendaLog) -> tuple[int, bytes] | None:

@@ -21,12 +21,12 @@ class Problem(NamedTuple):
 
     partition: int
     database: str
-    """`events`, `streams`, `commands`, `snapshots`, `meta`; or `file` for what is below them."""
+    """`events`, `streams`, `commands`, `snapshots`, `meta`; `file` for what is below them, `agenda` beside."""
     key: str
     """The key of the pair in readable form: a position, a stream and version, a command id."""
     kind: str
     """`structure`, `open`, `key`, `checksum`, `position`, `chain`, `index`, `command`, `placement`, `snapshot`,
-    `holdings`."""
+    `holdings`, `agenda`."""
     what: str
 
 

@@ -1,0 +1,81 @@
+"""A saved agenda that is not what its log leads to is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rayfold.benchmarks.torture.shop import AGGREGATES, Fulfilment, Order, Place
+from rayfold.runtime.checks.agendas import differences
+from rayfold.runtime.log.agenda_file import ARMED, PARKED, SENDS, TIMERS, open_agenda_file
+from rayfold.runtime.log.format import decode_record
+from rayfold.runtime.processes.agenda import Agenda
+from rayfold.runtime.processes.stored_step import step_in
+from rayfold.runtime.stream import StreamId
+from tests.runtime.processes.test_courier import Gift, Give
+from tests.support.process_world import World
+
+WALLET, ORDER = StreamId("Wallet", "w"), StreamId("Fulfilment", "o1")
+
+
+def world() -> World:
+    """A courier that has sent what is not answered, armed timers and a parked instance."""
+    made = World([*AGGREGATES, Gift], [Fulfilment], partitions=1)
+    made.silent = {WALLET, StreamId("Stock", "i")}
+    made.execute(Order, "o1", Place(wallet="w", item="i", total=1))
+    made.execute(Order, "o2", Place(wallet="w", item="i", total=13))
+    made.execute(Gift, "g1", Give(amount=1))
+    made.run(for_us=1_000)
+    return made
+
+
+def save(made: World, folder: Path) -> None:
+    agenda = Agenda(open_agenda_file(folder, "agenda"))
+    agenda.open(made.logs[0])
+    for record in made.logs[0].read(0, 1 << 20):
+        stored = decode_record(record)
+        if (step := step_in(stored)) is not None:
+            agenda.fold(step)
+        agenda.reached(record, stored.position)
+    agenda.save()
+    agenda.shut()
+
+
+def test_an_agenda_that_was_saved_is_what_its_log_leads_to(tmp_path: Path) -> None:
+    made = world()
+    save(made, tmp_path / "a")
+    assert list(differences(made.logs[0], tmp_path / "a")) == []
+    other = World(AGGREGATES, [Fulfilment], partitions=1)
+    assert list(differences(other.logs[0], tmp_path / "a")) == []  # of another log: it is not used
+
+
+@pytest.mark.parametrize("database", [SENDS, PARKED, ARMED], ids=["sends", "parked", "armed"])
+def test_what_is_missing_in_a_saved_agenda_and_what_is_too_much_is_found(tmp_path: Path, database: bytes) -> None:
+    made = world()
+    save(made, tmp_path / "a")
+    file = open_agenda_file(tmp_path / "a", "agenda")
+    rows = file.rows(database)
+    key, value = rows[-1]
+    file.write({database: {key: None}})
+    file.close()
+    [(_, what)] = differences(made.logs[0], tmp_path / "a")
+    assert "not there, by the log it is there" in what
+    file = open_agenda_file(tmp_path / "a", "agenda")
+    further = StreamId("Fulfilment", "o3").key + key[len(ORDER.key) :]
+    file.write({database: {key: value, further: value}})
+    file.close()
+    [(_, what)] = differences(made.logs[0], tmp_path / "a")
+    assert "by the log it is not there" in what
+
+
+def test_a_timer_that_is_due_at_another_time_is_found(tmp_path: Path) -> None:
+    made = world()
+    save(made, tmp_path / "a")
+    file = open_agenda_file(tmp_path / "a", "agenda")
+    key, value = file.rows(TIMERS)[0]
+    file.write({TIMERS: {key: None, bytes(8) + key[8:]: value}})
+    file.close()
+    [(where, what)] = differences(made.logs[0], tmp_path / "a")
+    assert "timer" in where
+    assert what.endswith("by the log it is not there")
