@@ -10,27 +10,43 @@ import asyncio
 import contextlib
 import importlib.util
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from rayfold import Envelope, RayfoldError, Runtime
+import msgpack
+
+from rayfold import NO_STREAM, Envelope, RayfoldError, Runtime
+from rayfold.runtime.encoding.envelope import DIGEST_BYTES
+from rayfold.runtime.encoding.outputs import AT, WAKE, step_id
+from rayfold.runtime.log.contract import Append, NewEvent
 from rayfold.runtime.log.format import decode_record
 from rayfold.runtime.processes.agenda import Agenda
 from rayfold.runtime.processes.progress import STEPPED
 from rayfold.runtime.processes.stored_step import step_in
 from rayfold.runtime.processes.timers import Timers
+from rayfold.runtime.store.store import create_or_open_store
 from rayfold.runtime.stream import StreamId
 
 from ..harness.contract import Case, Figure, Options, Sample, hold
 from ..harness.histogram import Latencies
+from ..workloads import waiting_steps
 from ..workloads.relay_steps import Answerer, Ask, Asker, Relaying
 from .measuring import CpuMeter, cpu_figures, of_times, rate, seconds_of
 from .running import fresh_folder, shared_ray
 
 DEPTH: Final = 1_024
 """Events on their way at once, of a closed loop."""
+
+ARMED: Final = 20_000
+"""Timers that are armed by events, of a system that runs."""
+
+DUE_PER_S: Final = 500
+"""Timers that become due one after the other, for lateness."""
+
+ARM_PER_S: Final = 1_000
+"""What a busy machine arms at the least: the first timers are due once all are armed."""
 
 SETTLE_TIMEOUT_S: Final = 120.0
 TIMERS: Final = 1_000_000
@@ -47,6 +63,10 @@ def cases(options: Options) -> list[Case]:
         Case("processes", "reaction at half", {"partitions": partitions}, _reaction),
         Case("processes", "eventsourcing steps", {"store": "sqlite"}, _peer, skip),
         Case("processes", "timers", {"count": TIMERS_QUICK if options.quick else TIMERS}, _timers),
+        Case("processes", "timers in a system", {"partitions": partitions}, _timers_in_a_system),
+        Case(
+            "processes", "start with timers", {"count": TIMERS_QUICK if options.quick else TIMERS}, _start_with_timers
+        ),
     ]
 
 
@@ -175,6 +195,133 @@ async def _peer(options: Options, store: str) -> Sample:
         found["several threads" if threads else "one thread"] = per_s
     notes = {name: round(per_s) for name, per_s in found.items()}
     return Sample({"steps_per_s": rate(max(found.values()), 1.0, "steps/s")}, notes=dict(notes))
+
+
+async def _arm(running: Runtime, due_us: Iterable[int], first: int = 0) -> None:
+    """Have timers armed for these times, and wait until the couriers have them all."""
+    asks = (
+        Envelope(waiting_steps.Asker, f"asker-{number:07d}", waiting_steps.Ask(due_us=at_us))
+        for number, at_us in enumerate(due_us, first)
+    )
+    async for _, outcome in running.execute_all(asks, in_flight=DEPTH):
+        if isinstance(outcome, RayfoldError):
+            raise outcome
+
+
+async def _armed(running: Runtime) -> int:
+    facts = [one.courier for one in (await running.status()).partitions]
+    return sum(one.timers for one in facts if one is not None)
+
+
+async def _until_armed(running: Runtime, count: int) -> None:
+    end_s = time.perf_counter() + SETTLE_TIMEOUT_S
+    while await _armed(running) != count:
+        hold([] if time.perf_counter() < end_s else [f"{await _armed(running)} timers are armed, not {count}"])
+        await asyncio.sleep(0.005)
+
+
+def _lateness_us(running: Runtime) -> dict[str, int]:
+    """How late each timer was fired, by the times in the log; by instance."""
+    due_us: dict[str, int] = {}
+    late_us: dict[str, int] = {}
+    for partition in range(running.store.partitions):
+        reader = running.store.open_reader(partition)
+        try:
+            at, head = 0, reader.head()
+            while at < head:
+                records = reader.read(at, 4_096)
+                at += len(records)
+                for record in records:
+                    stored = decode_record(record, checked=True)
+                    step = step_in(stored) if stored.name == STEPPED else None
+                    if step is not None and step.timers:
+                        due_us[stored.stream.id] = step.timers[0].due_us
+                    elif step is not None and step.fired is not None:
+                        hold([] if stored.stream.id not in late_us else [f"{stored.stream} was fired twice"])
+                        late_us[stored.stream.id] = stored.recorded_at_us - due_us[stored.stream.id]
+        finally:
+            reader.close()
+    return late_us
+
+
+async def _timers_in_a_system(options: Options, partitions: int) -> Sample:
+    """Arming by events; how late they are fired one after the other; and a thousand that are due at once."""
+    shared_ray()
+    seconds, hour_us = max(int(options.seconds), 1), 3_600_000_000
+    armed, spread = ARMED // 10 if options.quick else ARMED, DUE_PER_S * seconds
+    with fresh_folder(options) as folder:
+        async with Runtime(
+            folder / "s", aggregates=[waiting_steps.Asker], processes=[waiting_steps.Waiting], partitions=partitions
+        ) as running:
+            begun_s = time.perf_counter()
+            await _arm(running, (time.time_ns() // 1_000 + hour_us for _ in range(armed)))
+            await _until_armed(running, armed)
+            armed_s = time.perf_counter() - begun_s
+            first_us = time.time_ns() // 1_000 + (1 + (spread + DUE_AT_ONCE) // ARM_PER_S) * 1_000_000
+            at_once_us = first_us + (seconds + 1) * 1_000_000
+            await _arm(running, (first_us + number * 1_000_000 // DUE_PER_S for number in range(spread)), armed)
+            await _arm(running, [at_once_us] * DUE_AT_ONCE, armed + spread)
+            hold([] if time.time_ns() // 1_000 < first_us else ["the first were due before all were armed"])
+            await _until_armed(running, armed)
+            late_us = await asyncio.to_thread(_lateness_us, running)
+    hold(
+        [] if len(late_us) == spread + DUE_AT_ONCE else [f"{len(late_us)} timers of {spread + DUE_AT_ONCE} were fired"]
+    )
+    hold([f"a timer was fired {-one} us early" for one in late_us.values() if one < 0][:1])
+    lateness: Latencies = Latencies()
+    for number in range(spread):
+        lateness.record_us(late_us[f"asker-{armed + number:07d}"])
+    last_us = max(late_us[f"asker-{armed + spread + number:07d}"] for number in range(DUE_AT_ONCE))
+    figures = {"armed_per_s": rate(armed, armed_s, "timers/s"), "at_once_s": seconds_of(last_us / 1e6)}
+    return of_times({"lateness": lateness}, figures)
+
+
+def _write_pending(folder: Path, count: int) -> None:
+    """A store with so many instances that wait for a timer, as their steps would have stored them."""
+    due_us = time.time_ns() // 1_000 + 3_600_000_000
+    store = create_or_open_store(folder, 1)
+    log = store.open_log(0)
+    epoch = log.activate()
+    try:
+        for first in range(0, count, 1_000):
+            appends = []
+            for number in range(first, min(first + 1_000, count)):
+                head = ["Asker", f"asker-{number:07d}", 1, "Asked", 0, number + 1, due_us]
+                command_id = step_id("event", number)
+                body = [0, 0, head, command_id, b"", False, "", [[WAKE, "due", AT, due_us + number]], "", ""]
+                event = NewEvent(STEPPED, 1, msgpack.packb({"body": msgpack.packb(body)}))
+                stream = StreamId("Waiting", f"asker-{number:07d}")
+                appends.append(Append(stream, NO_STREAM, (event,), command_id, bytes(DIGEST_BYTES)))
+            log.append(epoch, appends)
+    finally:
+        log.close()
+
+
+async def _start_with_timers(options: Options, count: int) -> Sample:
+    """A start whose agenda has to be read from the log, and one that finds it saved; beside one without any."""
+    shared_ray()
+    taken_s: dict[str, float] = {}
+    with fresh_folder(options) as folder:
+        await asyncio.to_thread(_write_pending, folder / "s", count)
+        for name, directory, expected in (("none", "none", 1), ("read", "s", count + 1), ("saved", "s", count + 2)):
+            begun_s = time.perf_counter()
+            async with Runtime(
+                folder / directory,
+                aggregates=[waiting_steps.Asker],
+                partitions=1,
+                processes={waiting_steps.Waiting: "beginning"},
+            ) as running:
+                await running.execute(
+                    waiting_steps.Asker, f"first-{name}", waiting_steps.Ask(due_us=time.time_ns() // 1_000 + 10**10)
+                )
+                await _until_armed(running, expected)
+                taken_s[name] = time.perf_counter() - begun_s
+    figures = {
+        "start_without_s": seconds_of(taken_s["none"]),
+        "start_saved_s": seconds_of(taken_s["saved"]),
+        "start_read_s": seconds_of(taken_s["read"]),
+    }
+    return Sample(figures)
 
 
 async def _timers(options: Options, count: int) -> Sample:
