@@ -37,6 +37,7 @@ from ...runtime.stream import ANY
 from ..client.client import Until
 from ..cluster.local import LocalCluster
 from ..nodes.move_result import MoveResult
+from ..observe.effect_calls import CallState, EffectCall
 from ..observe.status import Status
 from ..packaging.application import Application, EffectClasses, Processes
 from ..settings import Settings
@@ -179,6 +180,16 @@ class BlockingOperations(Portal):
         """What runs where, whether it answers, and how far it is behind: processes, epochs, positions, lag. See
         `Operations.status`."""
         return self._wait(self._runtime.status())
+
+    def effects(self, *, state: CallState | None = None) -> list[EffectCall]:
+        """The calls to the outside that wait for people, with the reason: those whose end is `unknown`, or all. See
+        `Operations.effects`."""
+        return self._wait(self._runtime.effects(state=state))
+
+    def switch_effects(self, effects: type[Aggregate], on: bool, *, by: str, reason: str) -> None:
+        """Have the calls of this `Effects` class be made, or wait, in all partitions, from now on and after
+        restarts. See `Operations.switch_effects`."""
+        return self._wait(self._runtime.switch_effects(effects, on, by=by, reason=reason))
 
     def history(
         self,

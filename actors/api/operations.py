@@ -32,6 +32,8 @@ from ...runtime.feed.event_range import EventOptions
 from ...runtime.feed.log_range import Bound
 from ...runtime.feed.subscription import Acknowledging, Chosen, From, SubscriptionOptions
 from ...runtime.printable import shown
+from ...runtime.processes.effects import Switch
+from ...runtime.processes.step import SWITCHES
 from ...runtime.read.positions import After
 from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.read.unreadable import Unreadable
@@ -43,6 +45,7 @@ from ...runtime.stream import ANY
 from ..client.client import Client, Until
 from ..nodes.move_result import MoveResult
 from ..nodes.store import AnyStore, ClusterStore
+from ..observe.effect_calls import CallState, EffectCall, effect_calls
 from ..observe.status import Status
 from ..projection.rebuild import Rebuild
 from ..system.health_check import HEALTH_TIMEOUT_S, Health, nothing_runs
@@ -60,6 +63,9 @@ P = TypeVar("P", bound=Projection)
 Answer = TypeVar("Answer")
 T = TypeVar("T")
 
+
+_SWITCHES_MAX: Final = 100
+"""Instances that are tried, for each partition, until each partition has had one: they are placed by their ids."""
 
 GRACE_S: Final = 30.0
 """For actors to end by themselves: commands that are on their way are decided, and checkpoints are written."""
@@ -327,6 +333,30 @@ class Operations:
         What does not answer within five seconds is shown with `alive=False` and an unknown lag, never with a lag of 0.
         """
         return await self._here.status()
+
+    async def effects(self, *, state: CallState | None = None) -> list[EffectCall]:
+        """The calls to the outside that wait for people, with the reason: those whose end is `unknown`, or all. Of each
+        partition that answers the first 200; `status` counts them.
+
+        `Settle`, `Retry` and `Skip` are commands to them. Raises `InvalidMessage` for a state that there is not.
+        """
+        if state not in (None, "unknown", "parked"):
+            raise InvalidMessage("effects", f"state={shown(state)} is none", 'give "unknown", "parked" or None')
+        return [one for one in effect_calls(await self.status()) if state in (None, one.state)]
+
+    async def switch_effects(self, effects: type[Aggregate], on: bool, *, by: str, reason: str) -> None:
+        """Have the calls of this `Effects` class be made, or wait, in all partitions, from now on and after restarts.
+        Attempts that have begun go on. A restored store begins with all switched off. Stored with the name and the
+        reason. Raises what `execute` does; it may be done again.
+        """
+        checked_class("switch_effects", effects, Aggregate)
+        left = set(await self.heads())
+        for number in range(len(left) * _SWITCHES_MAX):
+            switch = Switch(on=on, by=by, reason=reason)
+            left.discard((await self.execute(effects, f"{SWITCHES}{number}", switch)).partition)
+            if not left:
+                return
+        raise Unavailable("effects", f"partitions {sorted(left)} have no instance that switches their calls")
 
     async def health(self, timeout_s: float = HEALTH_TIMEOUT_S) -> Health:
         """What serves this program now, what does not, and why: for the `/healthz` of a web service. Every partition

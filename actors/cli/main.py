@@ -28,6 +28,7 @@ from .backup import backup, restore
 from .check import check
 from .cluster import down, node, nodes, up
 from .console import CommandList, complaints, console, write_report
+from .effects import effects
 from .export import export
 from .logs import logs
 from .observe import history, status
@@ -61,6 +62,7 @@ app.command()(export)
 app.command()(status)
 app.command()(history)
 app.command()(processes)
+app.command()(effects)
 app.command()(logs)
 app.command()(check)
 app.command()(run)

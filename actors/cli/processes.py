@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..api.connection import BlockingConnection
     from ..observe.status import Status
 
-__all__ = ["processes"]
+__all__ = ["connected", "processes", "stand_in"]
 
 ATTENTION: Final = 1
 """The exit code if an instance is parked, or a courier fails."""
@@ -61,7 +61,7 @@ def processes(
     """Show how far processes are, what is parked and why; or retry, skip or end one. Exit code 1 if any is parked, or a
     courier fails."""
     if action is None:
-        with _connected(directory, address) as bank:
+        with connected(directory, address) as bank:
             status = bank.status()
         _show(status)
         write_report(json_file, {"partitions": _values(status)})
@@ -72,32 +72,33 @@ def processes(
         raise InvalidId("instance", instance or "", "has no slash; write its type and its id: Fulfilment/order-1")
     if not by or not reason:
         raise CallerError(f"{action.value} needs --by NAME and --reason TEXT, which are stored with it")
-    target = _stand_in(name)
-    with _connected(directory, address, target) as bank:
-        receipt = bank.execute(target, ident, _command(action, by, reason))
+    command = _command(action, by, reason)
+    target = stand_in(name, type(command))
+    with connected(directory, address, target) as bank:
+        receipt = bank.execute(target, ident, command)
     console.print(escape(f"{name}/{ident}: {action.value}, stored as version {receipt.version}"), soft_wrap=True)
     write_report(json_file, {"stream": f"{name}/{ident}", "version": receipt.version})
 
 
-def _connected(directory: Path, address: str, target: type[Aggregate] | None = None) -> BlockingConnection:
+def connected(directory: Path, address: str, target: type[Aggregate] | None = None) -> BlockingConnection:
+    """Connected to a system, with this class alone."""
     from ..api.connection import connect_blocking
     from ..packaging.application import Application
-    from ..system import connected
+    from ..system import connected as connecting
 
-    printable_log(connected.__name__).setLevel(logging.ERROR)  # a stand-in is other code than what it stands for
+    printable_log(connecting.__name__).setLevel(logging.ERROR)  # a stand-in is other code than what it stands for
     classes = Application("operator", aggregates=[] if target is None else [target])
     where = str(directory) if is_application(directory) else directory
     return connect_blocking(where, classes, address=address)
 
 
-def _stand_in(name: str) -> type[Aggregate]:
-    """A class that has the name of a process, and takes what an operator sends."""
+def stand_in(name: str, *commands: type[Command]) -> type[Aggregate]:
+    """A class that has the name of a process, or of effects, and takes these commands of an operator."""
     from ...runtime.domain.aggregate import Aggregate, Decider, Shared
-    from ...runtime.processes.process import End, Retry, Skip
 
     options: dict[str, Any] = {"name": name, "placement": Shared()}
     target: Any = type("Instance", (Aggregate,), {}, **options)
-    target.deciders = {one: Decider("decide", lambda *_: None, False, ()) for one in (Retry, Skip, End)}
+    target.deciders = {one: Decider("decide", lambda *_: None, False, ()) for one in commands}
     found: type[Aggregate] = target
     return found
 

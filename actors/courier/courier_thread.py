@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from ...runtime.effects.call_attempt import CallAttempt
 from ...runtime.encoding.outcome import Outcome
 from ...runtime.errors import RayfoldError
 from ...runtime.log.contract import NewEvent
@@ -27,6 +28,8 @@ from ...runtime.printable import printable_log
 from ...runtime.processes.courier import OUT_MAX, TROUBLED_OUT_MAX, Courier, CourierFacts, Delivery
 from ..settings import Settings
 from .courier_router import CourierRouter, Execute, LocalPartition, ReportLost
+from .runner import RunnerHandle
+from .runners import Runners
 
 __all__ = ["CourierPlan", "CourierThread", "returned"]
 
@@ -76,6 +79,8 @@ class CourierPlan:
     settings: Settings
     placement: str
     store_id: str
+    start_runner: Callable[[str], RunnerHandle]
+    """Begins to start a runner of these `Effects`."""
 
 
 class _Waiting:
@@ -118,6 +123,9 @@ class CourierThread:
         self._scheduled = False
         self._ended = threading.Event()
         self._stopped = threading.Event()
+        self._drained = threading.Event()
+        self._draining = False
+        """Nothing is to be called any more, and what is being called is waited for."""
         self._alarm: asyncio.TimerHandle | None = None
         self._saved_s = 0.0
         self._saved_places = b""
@@ -129,6 +137,9 @@ class CourierThread:
         """The last error of its own, for a while."""
         self._trouble_s = 0.0
         sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
+        self._runners: Runners | None = None
+        self._not_reported: list[tuple[CallAttempt, bytes]] = []
+        """What attempts came to while the courier began anew."""
         self._thread = threading.Thread(target=self._run, name="rayfold-courier", daemon=True)
         self._thread.start()
 
@@ -155,6 +166,9 @@ class CourierThread:
     def stop(self, timeout_s: float = _STOP_S) -> None:
         """Save, and end. What is on its way is sent again by the next one. Not to be called by the holder of the
         partition's turn, unless with 0 seconds: then nothing is waited for."""
+        if timeout_s and self._runners is not None and self._runners.in_hand:
+            self._call(self._drain)
+            self._drained.wait(timeout_s / 2)
         self._stopped.set()
         self._call(self._end)
         if timeout_s:
@@ -182,6 +196,7 @@ class CourierThread:
         plan = self._plan
         in_flight_max = max(plan.settings.in_flight_max, (OUT_MAX + TROUBLED_OUT_MAX) * len(plan.names))
         settings = replace(plan.settings, in_flight_max=in_flight_max)
+        self._runners = Runners(plan.start_runner, self._called, self._runner_changed)
         while not self._stopped.is_set():
             self._failed = self._loop.create_future()
             self._router = CourierRouter(
@@ -196,6 +211,10 @@ class CourierThread:
             self._rename()
             try:
                 self._courier = self._new_courier()
+                for effects in self._runners.up:
+                    self._courier.runner_is_up(effects, not self._draining)
+                while self._not_reported:
+                    self._courier.called(*self._not_reported.pop(), now_us())
                 self._saved_places = self._courier.present_places().event().payload
                 self._saved_s = self._loop.time()
                 self._look()
@@ -214,6 +233,7 @@ class CourierThread:
                     await router.drain(0.0)
                 if courier is not None:
                     self._finish(courier)
+        self._runners.end()
 
     def _finish(self, courier: Courier) -> None:
         with contextlib.suppress(Exception):  # the log may be closed by now: the next one reads it again
@@ -238,6 +258,42 @@ class CourierThread:
     def _end(self) -> None:
         if self._failed is not None and not self._failed.done():
             self._failed.set_result(None)
+
+    def _drain(self) -> None:
+        """Begin no call any more; `_drained` is set once none is on its way."""
+        self._draining = True
+        if self._courier is not None and self._runners is not None:
+            for effects in self._runners.up:
+                self._courier.runner_is_up(effects, False)
+        self._schedule()
+
+    def _called(self, call: CallAttempt, result: bytes) -> None:
+        """What an attempt has come to."""
+        try:
+            if self._courier is None:
+                self._not_reported.append((call, result))
+                return
+            self._courier.called(call, result, now_us())
+            self._schedule()
+        except Exception as error:
+            self._fail(error)
+
+    def _runner_changed(self, effects: str, up: bool) -> None:
+        """A runner is there, or is not any more."""
+        if self._courier is not None:
+            self._courier.runner_is_up(effects, up and not self._draining)
+            self._schedule()
+
+    def _make_calls(self, courier: Courier) -> None:
+        """Hand over the attempts that have begun, and see that what waits has a runner."""
+        assert self._runners is not None
+        calls = courier.take_calls()
+        if calls:
+            self._runners.make(calls)
+        if not self._draining:
+            self._runners.want(courier.wanted_runners())
+        elif not self._runners.in_hand and courier.idle:
+            self._drained.set()
 
     def _schedule(self) -> None:
         """Have `_look` called once, after what happens now."""
@@ -267,6 +323,7 @@ class CourierThread:
                 self._send(courier, router)
                 if not more:
                     break
+            self._make_calls(courier)
             self._save_now_and_then(courier)
             if more:
                 self._schedule()

@@ -60,7 +60,8 @@ class MemoryCouriers:
             agenda = Agenda()
             agenda.open(one)
             courier = Courier(number, logs.partitions, logs.partition_of, catalogue, one, agenda, places)
-            courier.runner_is_up(True)
+            for effects in catalogue.processes:
+                courier.runner_is_up(effects, True)
             self._couriers.append(courier)
 
     def facts(self, partition: int) -> CourierFacts | None:

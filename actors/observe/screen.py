@@ -19,6 +19,7 @@ from .status import PartitionStatus, ProjectorStatus, Status
 
 __all__ = ["as_values", "courier_values", "couriers", "couriers_troubles", "drawn"]
 
+PARKED_SHOWN: Final = 20
 OWN_ACTORS_SHOWN: Final = 20
 QUARANTINED_SHOWN: Final = 10
 ALARMS_SHOWN: Final = 10
@@ -76,7 +77,8 @@ def courier_values(courier: CourierFacts) -> dict[str, Any]:
     """How far a courier is, as plain values."""
     waiting = [one._asdict() for one in courier.waiting]
     parked = [{"stream": stream, "why": why} for stream, why in courier.parked]
-    return {**courier._asdict(), "waiting": waiting, "parked": parked}
+    calls = [one._asdict() for one in courier.calls]
+    return {**courier._asdict(), "waiting": waiting, "parked": parked, "calls": calls}
 
 
 def _nodes(status: Status) -> Table:
@@ -169,8 +171,9 @@ def _troubles(status: Status) -> list[str]:
 def couriers_troubles(courier: CourierFacts) -> list[str]:
     """What stands still, and what does not answer, one line each."""
     told = [f"a courier fails and begins anew: {courier.trouble}"] if courier.trouble else []
-    told += [f"{stream} is parked: {why}" for stream, why in courier.parked]
-    if (more := courier.parked_count - len(courier.parked)) > 0:
+    shown = courier.parked[:PARKED_SHOWN]
+    told += [f"{stream} is parked: {why}" for stream, why in shown]
+    if (more := courier.parked_count - len(shown)) > 0:
         told.append(f"{more:,} more are parked")
     told += [f"{one.commands:,} commands wait for {one.stream}: {one.why}" for one in courier.waiting]
     if (more := courier.waiting_count - len(courier.waiting)) > 0:

@@ -65,7 +65,9 @@ from ..cluster.environment import OWN_ACTOR_SLOT
 from ..cluster.names import own_actor_name
 from ..cluster.node import verify_node
 from ..cluster.rpc import replies
+from ..cluster.scheduling import on_this_node
 from ..courier.courier_thread import CourierPlan, CourierThread
+from ..courier.runner import RunnerHandle, RunnerPlan, start_runner
 from ..nodes.store import ClusterStore, DiskStore
 from ..packaging.shipping import unship
 from ..process.actor_log import begin_log
@@ -632,11 +634,18 @@ class PartitionActor:
         of_another = places.taken_over(here, opened.head())
         if add_processes(places, names, catalogue.since, plan.number, opened, here, other) or of_another:
             store(places.event())
-        courier_plan = CourierPlan(plan.number, *self._names, plan.settings, plan.store.placement, plan.store.store_id)
+        start = partial(self._start_runner, scheduling=on_this_node())
+        courier_plan = CourierPlan(
+            plan.number, *self._names, plan.settings, plan.store.placement, plan.store.store_id, start
+        )
         new_courier = partial(self._new_courier, opened, catalogue)
         execute = partial(self._execute_in_turn, BATCH_BY_SOCKET_S)
         actor_named = partial(ray.get_actor, namespace=plan.namespace)
         return CourierThread(courier_plan, new_courier, actor_named, execute, self._report_lost, store_in_turn)
+
+    def _start_runner(self, effects: str, scheduling: dict[str, Any]) -> RunnerHandle:
+        plan = self._plan
+        return start_runner(RunnerPlan(effects, plan.number, plan.catalogue), plan.namespace, scheduling)
 
     def _new_courier(self, opened: LmdbLog, catalogue: Catalogue) -> Courier:
         """From what is stored; the agenda from its file, if there is one of this very log."""

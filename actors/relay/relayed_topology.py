@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from ...runtime.checks.standing import Alarm
+from ...runtime.effects.call_queue import QueueFacts
 from ...runtime.log.contract import CommandEntry, Holdings, Snapshot
 from ...runtime.log.segment import LogSegment
 from ...runtime.processes.courier import CourierFacts, WaitingTarget
@@ -78,6 +79,7 @@ RELAYED: Final = Records(
         PartitionStatus,
         CourierFacts,
         WaitingTarget,
+        QueueFacts,
         Problem,
         ProjectorAnswer,
         ProjectorStatus,

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import subprocess
+import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgpack
 
@@ -31,7 +33,8 @@ from rayfold.runtime.stream import StreamId
 
 from ..harness.contract import Case, Figure, Options, Sample, hold
 from ..harness.histogram import Latencies
-from ..workloads import waiting_steps
+from ..workloads import local_calls, waiting_steps
+from ..workloads.local_calls import Caller, Order, Posting
 from ..workloads.relay_steps import Answerer, Ask, Asker, Relaying
 from .measuring import CpuMeter, cpu_figures, of_times, rate, seconds_of
 from .running import fresh_folder, shared_ray
@@ -48,6 +51,9 @@ DUE_PER_S: Final = 500
 ARM_PER_S: Final = 1_000
 """What a busy machine arms at the least: the first timers are due once all are armed."""
 
+OPEN_CALLS_MAX: Final = 2_000
+"""Calls that were asked for and have no end: the commands are paced so, since they are much faster."""
+
 SETTLE_TIMEOUT_S: Final = 120.0
 TIMERS: Final = 1_000_000
 TIMERS_QUICK: Final = 100_000
@@ -62,6 +68,7 @@ def cases(options: Options) -> list[Case]:
         Case("processes", "steps", {"partitions": partitions}, _steps),
         Case("processes", "reaction at half", {"partitions": partitions}, _reaction),
         Case("processes", "eventsourcing steps", {"store": "sqlite"}, _peer, skip),
+        Case("processes", "effects", {"partitions": partitions}, _effects),
         Case("processes", "timers", {"count": TIMERS_QUICK if options.quick else TIMERS}, _timers),
         Case("processes", "timers in a system", {"partitions": partitions}, _timers_in_a_system),
         Case(
@@ -158,6 +165,77 @@ async def _steps(options: Options, partitions: int) -> Sample:
             hold([] if each == [1] * count else [f"{each.count(1)} of {count} events had one outcome"])
     figures = {"steps_per_s": rate(count, taken_s, "steps/s")}
     return Sample(figures | cpu_figures(used_s, count, "steps"), notes={"steps": count})
+
+
+async def _effects(options: Options, partitions: int) -> Sample:
+    """Calls to an HTTP server of this machine, until each has its end in the log."""
+    with fresh_folder(options) as folder, _http_server() as server:
+        port = int(server("")[0])
+        options_of: dict[str, Any] = {"aggregates": [Caller], "effects": [Posting], "partitions": partitions}
+        shared_ray()
+        async with Runtime(folder / "s", **options_of) as running:
+            await _ordered(running, port, options.seconds / 5, 0)
+            pids = [one.pid for one in (await running.status()).partitions]
+            cpu, begun_s = CpuMeter({"partitions": pids}), time.perf_counter()
+            first, calls_before = map(int, server("\n"))
+            count = await _ordered(running, port, options.seconds, first)
+            taken_s, used_s = time.perf_counter() - begun_s, cpu.used_s()
+        keys, calls = map(int, server("\n"))
+        made = keys - first, calls - calls_before
+        hold([] if made == (count, count) else [f"{made[0]} keys and {made[1]} calls of {count} effects"])
+    figures = {"effects_per_s": rate(count, taken_s, "effects/s")}
+    return Sample(figures | cpu_figures(used_s, count, "effects"), notes={"effects": count})
+
+
+async def _ordered(running: Runtime, port: int, seconds: float, first: int) -> int:
+    """How many effects were asked for in so many seconds; returns once the last one has its end."""
+    begun_s, count, going = time.perf_counter(), 0, True
+
+    def source() -> Iterator[Envelope]:
+        number = first
+        while going:
+            yield Envelope(Caller, f"caller-{number:07d}", Order(port=port))
+            number += 1
+
+    async for _, outcome in running.execute_all(source(), in_flight=DEPTH):
+        if isinstance(outcome, RayfoldError):
+            raise outcome
+        count += 1
+        if going and not count % 64:
+            going = time.perf_counter() - begun_s < seconds
+            while await _open_calls(running) > OPEN_CALLS_MAX:
+                await asyncio.sleep(0.02)
+    while await _open_calls(running):
+        hold([] if time.perf_counter() - begun_s < SETTLE_TIMEOUT_S + seconds else ["effects do not come to their end"])
+        await asyncio.sleep(0.01)
+    return count
+
+
+async def _open_calls(running: Runtime) -> int:
+    """Events that were not delivered, and calls without an end: each has one timer."""
+    facts = [one.courier for one in (await running.status()).partitions]
+    return sum(one.undelivered + one.timers for one in facts if one is not None)
+
+
+@contextlib.contextmanager
+def _http_server() -> Iterator[Callable[[str], list[str]]]:
+    """A server in a process of its own; what is given to the function is written to it, and its next line is
+    returned."""
+    command = [sys.executable, "-m", local_calls.__name__]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        write, read = process.stdin, process.stdout
+
+        def asked(line: str) -> list[str]:
+            write.write(line)
+            write.flush()
+            return read.readline().split()
+
+        try:
+            yield asked
+        finally:
+            process.kill()
 
 
 async def _reaction(options: Options, partitions: int) -> Sample:

@@ -59,18 +59,20 @@ class _Breaker:
         """Whether an attempt may begin."""
         return self.failures < FAILURES_MAX or (now_us >= self.until_us and not self.trying)
 
-    def began(self) -> None:
-        """An attempt has begun."""
+    def began(self) -> bool:
+        """An attempt has begun. Whether it is the one that finds out whether the target answers again."""
         self.trying = self.failures >= FAILURES_MAX
+        return self.trying
 
-    def ended(self, failed: bool, now_us: int) -> None:
-        """An attempt has ended."""
-        self.trying = False
+    def ended(self, failed: bool, now_us: int, *, tried: bool) -> None:
+        """An attempt has ended. `tried`: it was to find out; those on their way before are nothing new."""
+        if tried:
+            self.trying = False
         if not failed:
             self.failures = self.pause_us = 0
             return
         self.failures += 1
-        if self.failures >= FAILURES_MAX:
+        if self.failures == FAILURES_MAX or tried:
             self.pause_us = min(max(2 * self.pause_us, PAUSE_FIRST_US), PAUSE_MAX_US)
             self.until_us = now_us + self.pause_us
 
@@ -93,11 +95,11 @@ class CallQueues(Generic[TimerType]):
     def __init__(self, classes: Mapping[str, Any]) -> None:
         """`classes`: the `Effects` classes, by the name of their streams."""
         self._by_name: dict[tuple[str, str], _Queue[TimerType]] = {}
-        self._running: dict[StreamId, _Queue[TimerType]] = {}
+        self._running: dict[StreamId, tuple[_Queue[TimerType], bool]] = {}
         self.off: set[str] = set()
         """The classes that are switched off."""
-        self.ready = False
-        """Whether there is a runner: nothing begins before."""
+        self.ready: set[str] = set()
+        """The classes that have a runner: nothing of the others begins."""
         breakers: dict[str, _Breaker] = {}
         for name, cls in classes.items():
             for method in cls.effects.values():
@@ -121,45 +123,50 @@ class CallQueues(Generic[TimerType]):
 
     def take(self, now_us: int) -> Iterator[tuple[TimerType, _Queue[TimerType]]]:
         """Those that may begin now; each is to be `began`."""
-        for queue in self._queues() if self.ready else ():
-            while queue.waiting and queue.effects not in self.off and queue.has_room(now_us):
+        for queue in self._queues():
+            while self._is_on(queue) and queue.has_room(now_us):
                 yield queue.waiting.popleft(), queue
 
     def began(self, stream: StreamId, queue: _Queue[TimerType]) -> None:
         """The attempt of this instance is on its way."""
         if stream not in self._running:
-            self._running[stream] = queue
             queue.running += 1
-            queue.breaker.began()
+            self._running[stream] = queue, queue.breaker.began()
 
     def ended(self, stream: StreamId, result: int | None, now_us: int) -> None:
         """It is over, with this result; None: it was not made."""
-        queue = self._running.pop(stream, None)
+        queue, tried = self._running.pop(stream, (None, False))
         if queue is None:
             return
         queue.running -= 1
-        if result is None:
+        if result is not None:
+            queue.breaker.ended(result in (NOT_DONE, UNKNOWN), now_us, tried=tried)
+        elif tried:
             queue.breaker.trying = False
-        else:
-            queue.breaker.ended(result in (NOT_DONE, UNKNOWN), now_us)
 
-    @property
-    def wants_runner(self) -> bool:
-        """Whether calls wait that only the lack of a runner keeps from beginning."""
-        return not self.ready and any(one.waiting and one.effects not in self.off for one in self._queues())
+    def wanted(self) -> set[str]:
+        """The classes of which calls wait for a runner."""
+        return {
+            one.effects
+            for one in self._queues()
+            if one.waiting and one.effects not in self.ready and one.effects not in self.off
+        }
 
     def next_us(self) -> int | None:
         """When a pause is over for which calls wait; None if there is none."""
         times = [
             queue.breaker.until_us
-            for queue in (self._queues() if self.ready else ())
-            if queue.waiting
-            and queue.effects not in self.off
-            and not queue.breaker.trying
+            for queue in self._queues()
+            if self._is_on(queue)
             and queue.breaker.failures >= FAILURES_MAX
+            and not queue.breaker.trying
             and queue.running < queue.method.rules.at_once
         ]
         return min(times, default=None)
+
+    def _is_on(self, queue: _Queue[TimerType]) -> bool:
+        """Whether calls wait that may begin."""
+        return bool(queue.waiting) and queue.effects in self.ready and queue.effects not in self.off
 
     def facts(self) -> list[QueueFacts]:
         """All queues."""

@@ -113,6 +113,9 @@ STEPS_PAGE: Final = 64
 TROUBLES_SHOWN: Final = 20
 """Queues that wait, in a status."""
 
+PARKED_SHOWN: Final = 200
+"""Instances that are parked: people work through them. Some 40 KB."""
+
 
 class CourierLog(Protocol):
     """As much of a log as a courier reads. Safe beside its writer."""
@@ -159,7 +162,7 @@ class CourierFacts(NamedTuple):
     """Targets that do not answer, those with the most commands first; at most 20."""
     waiting_count: int
     parked: tuple[tuple[str, str], ...]
-    """Instances that stand still, and why; at most 20."""
+    """Instances that stand still, and why; at most 200."""
     parked_count: int
     refused: int
     """Sends and timers of ordinary aggregates that were refused or failed, since the start: nothing is informed of that
@@ -420,14 +423,13 @@ class Courier:
             queue.pause_us, queue.why = 0, ""
             self._list(queue)
 
-    @property
-    def wants_runner(self) -> bool:
-        """Whether calls wait for a runner."""
-        return self._calls.wants_runner
+    def wanted_runners(self) -> set[str]:
+        """The `Effects` of which calls wait for a runner."""
+        return self._calls.wanted() if self._caught_up else set()
 
-    def runner_is_up(self, up: bool) -> None:
-        """Whether there is one; no call begins without."""
-        self._calls.ready = up
+    def runner_is_up(self, effects: str, up: bool) -> None:
+        """Whether this class has a runner; nothing of it begins without."""
+        (self._calls.ready.add if up else self._calls.ready.discard)(effects)
 
     def take_calls(self) -> list[CallAttempt]:
         """The attempts that have begun and are to be made now. What each comes to is to be reported with `called`."""
@@ -475,7 +477,7 @@ class Courier:
             for queue in troubled[:TROUBLES_SHOWN]
         ]
         agenda, head = self.agenda, self._log.head()
-        parked = [(str(stream), why) for stream, why in list(agenda.parked.items())[:TROUBLES_SHOWN]]
+        parked = [(str(stream), why) for stream, why in list(agenda.parked.items())[:PARKED_SHOWN]]
         behind = min((route.place for route in self._routes.values()), default=head)
         return CourierFacts(
             agenda.position,

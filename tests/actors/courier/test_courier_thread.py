@@ -23,8 +23,8 @@ def test_why_a_courier_fails_is_shown_while_it_begins_anew(monkeypatch: pytest.M
             twice.set()
         raise ValueError("the log is damaged")
 
-    plan = CourierPlan(0, ("shop/partition-0",), {}, Settings(), "crc32", "")
     nothing: Any = lambda *_: None  # noqa: E731 - what is called of the partition
+    plan = CourierPlan(0, ("shop/partition-0",), {}, Settings(), "crc32", "", nothing)
     thread = CourierThread(plan, fails, nothing, nothing, nothing, nothing)
     try:
         assert twice.wait(20)

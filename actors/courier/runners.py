@@ -1,0 +1,152 @@
+"""Runners: those of one courier, one for each `Effects` class that has something to call.
+
+Beside step [5], on the event loop of the courier's thread. Before it: attempts have begun in the log. After it: each is
+made in the runner of its class, and what it has come to goes back to the courier.
+
+A runner is started when calls wait, and ends when it has been idle. Where its process ends, or its event loop is
+blocked, what it had in hand has an unknown end, at once; so one class costs no other anything.
+
+Rule kept here: each attempt is handed over once, and comes to one result here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from ...runtime.effects.call_attempt import CallAttempt
+from ...runtime.effects.results import Unknown, packed_result
+from ...runtime.printable import printable_log
+from ..cluster.rpc import call, kill, one_line
+from .runner import BLOCKED_S, RunnerHandle
+
+__all__ = ["Runners"]
+
+log = printable_log(__name__)
+
+_START_TIMEOUT_S: Final = 60.0
+"""A process, and the application's imports, on a machine that is busy."""
+
+_START_AGAIN_S: Final = 5.0
+"""The pause after a runner that did not start, or that has ended."""
+
+_IDLE_S: Final = 60.0
+"""A runner without calls ends: a process is some 50 MiB, and is there again in a second."""
+
+_ASK_S: Final = 10.0
+"""How long one question waits for an end; and twice that for an answer, which a function that holds the interpreter
+lock keeps from coming."""
+
+Report = Callable[[CallAttempt, bytes], None]
+"""Gets an attempt, and what it has come to."""
+
+
+@dataclass(slots=True)
+class _Runner:
+    """One process."""
+
+    effects: str
+    actor: RunnerHandle
+    is_up: bool = False
+    in_hand: dict[tuple[bytes, int], CallAttempt] = field(default_factory=dict)
+    used_s: float = 0.0
+    """When it last had anything in hand."""
+
+
+class Runners:
+    """Used on one event loop."""
+
+    def __init__(
+        self, start: Callable[[str], RunnerHandle], report: Report, changed: Callable[[str, bool], None]
+    ) -> None:
+        """`start`: begins to start a runner of this class; `changed`: a runner of it is there now, or is not."""
+        self._start, self._report, self._changed = start, report, changed
+        self._runners: dict[str, _Runner] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._not_before_s: dict[str, float] = {}
+
+    @property
+    def up(self) -> list[str]:
+        """The classes that have one."""
+        return [one.effects for one in self._runners.values() if one.is_up]
+
+    @property
+    def in_hand(self) -> int:
+        """Attempts that are being made."""
+        return sum(len(one.in_hand) for one in self._runners.values())
+
+    def want(self, classes: Iterable[str]) -> None:
+        """Calls of these wait for a runner."""
+        loop = asyncio.get_running_loop()
+        for effects in classes:
+            if effects not in self._runners and loop.time() >= self._not_before_s.get(effects, 0.0):
+                self._not_before_s[effects] = loop.time() + _START_AGAIN_S
+                task = loop.create_task(self._serve(effects))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    def make(self, calls: Sequence[CallAttempt]) -> None:
+        """Hand these over; each is reported."""
+        by_class: dict[str, list[CallAttempt]] = {}
+        for one in calls:
+            by_class.setdefault(one.stream.type, []).append(one)
+        for effects, given in by_class.items():
+            runner = self._runners.get(effects)
+            if runner is None or not runner.is_up:
+                self._lose(given, "its runner has just ended")
+                continue
+            runner.in_hand.update({(one.key, one.number): one for one in given})
+            runner.actor.make.remote(given)
+
+    def end(self) -> None:
+        """End all. What they have in hand is not reported: its end is declared unknown when it is late."""
+        for task in self._tasks:
+            task.cancel()
+        for runner in self._runners.values():
+            kill(runner.actor)
+        self._runners.clear()
+
+    async def _serve(self, effects: str) -> None:
+        """The life of one runner."""
+        runner = self._runners[effects] = _Runner(effects, self._start(effects))
+        why = "its runner has ended"
+        try:
+            await call(runner.actor.start, timeout_s=_START_TIMEOUT_S)
+            runner.is_up, runner.used_s = True, asyncio.get_running_loop().time()
+            self._changed(effects, True)
+            why = await self._follow(runner)
+        except Exception as error:
+            why = f"its runner has ended: {one_line(error)}"
+            log.warning("the runner of %s has ended, with %d calls: %s", effects, len(runner.in_hand), one_line(error))
+        finally:
+            kill(runner.actor)
+            if self._runners.get(effects) is runner:
+                del self._runners[effects]
+                self._changed(effects, False)
+                self._lose(list(runner.in_hand.values()), why)
+
+    async def _follow(self, runner: _Runner) -> str:
+        """Take in what its attempts come to, until it is to end. Why that is."""
+        loop, after = asyncio.get_running_loop(), 0
+        while True:
+            answer = await call(runner.actor.ends, after, _ASK_S, timeout_s=2 * _ASK_S)
+            for one in answer.ends:
+                after = one.number
+                attempt = runner.in_hand.pop((one.key, one.attempt), None)
+                if attempt is not None:
+                    self._report(attempt, one.result)
+            if answer.blocked_by:
+                told = f"{answer.blocked_by} has blocked the event loop for {BLOCKED_S:g} s"
+                log.error("the runner of %s is ended: %s", runner.effects, told)
+                return told
+            if runner.in_hand or answer.ends:
+                runner.used_s = loop.time()
+            elif loop.time() - runner.used_s > _IDLE_S:
+                self._not_before_s.pop(runner.effects, None)
+                return "it was idle"
+
+    def _lose(self, calls: Sequence[CallAttempt], why: str) -> None:
+        for one in calls:
+            self._report(one, packed_result(Unknown(why)))

@@ -1,0 +1,103 @@
+"""Whatever ends, is lost or comes late: each call takes effect once outside, and each has its end in the log."""
+
+from __future__ import annotations
+
+import pytest
+
+from rayfold import Backoff, Call, Done, Effects, NotDone, effect, settle
+from rayfold.benchmarks.torture.outside import Bill, Pay, PayRequested
+from rayfold.runtime.log.contract import StoredEvent
+from rayfold.runtime.processes.places import COURIER, Places
+from rayfold.runtime.receipt import Receipt
+from tests.support.effect_world import EffectWorld
+
+
+class Paying(Effects):
+    @effect(retry=Backoff(first_s=0.1, max_s=1), timeout_s=2, at_once=4)
+    async def pay(self, event: PayRequested, call: Call) -> Done:
+        return Done()
+
+    @settle(pay)
+    async def look(self, event: PayRequested, call: Call) -> Done | NotDone:
+        return Done()
+
+
+class Ordered(Effects):
+    """The calls of one purse one after the other."""
+
+    @effect(retry=Backoff(first_s=0.1, max_s=1), timeout_s=2, order_by=lambda event: str(event.purse))
+    async def pay(self, event: PayRequested, call: Call) -> Done:
+        return Done()
+
+    @settle(pay)
+    async def look(self, event: PayRequested, call: Call) -> Done | NotDone:
+        return Done()
+
+
+def order(world: EffectWorld, bills: int) -> None:
+    for number in range(bills):
+        outcome = world.execute(Bill, f"b{number}", Pay(bank="", purse=f"p{number % 3}"))
+        assert isinstance(outcome, Receipt)
+
+
+def check(world: EffectWorld, bills: int) -> None:
+    assert sorted(world.paid.values()) == [1] * bills
+    for courier in world.couriers:
+        assert courier.idle
+        assert courier.agenda.timers.count == 0
+        assert not courier.agenda.parked
+
+
+@pytest.mark.parametrize("effects", [Paying, Ordered])
+def test_without_faults_nothing_is_looked_up(effects: type[Effects]) -> None:
+    world = EffectWorld([Bill], [effects])
+    order(world, 20)
+    world.run()
+    check(world, 20)
+    assert world.looked == 0
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("effects", [Paying, Ordered])
+def test_whatever_is_lost_or_ends_each_call_takes_effect_once(effects: type[Effects], seed: int) -> None:
+    world = EffectWorld([Bill], [effects], seed=seed)
+    for _ in range(5):
+        order_more = world.sent  # bills are new ones each time
+        for number in range(6):
+            world.execute(Bill, f"b{order_more}-{number}", Pay(bank="", purse=f"p{number % 3}"))
+        world.run(for_us=500_000)
+        world.crash(seed % 2)
+    world.calm()
+    world.run(for_us=3_600_000_000)
+    check(world, len(world.paid))
+    assert len(world.paid) >= 25
+
+
+def test_a_call_that_rests_while_its_partition_ends_goes_on_where_it_was() -> None:
+    world = EffectWorld([Bill], [Paying])
+    world.results = [NotDone("busy")]
+    order(world, 1)
+    world.run(for_us=50_000)
+    assert not world.paid
+    for number in (0, 1):
+        world.crash(number)
+    world.run()
+    check(world, 1)
+
+
+def test_a_restored_store_has_its_effects_off_and_the_present_ones_are_known_by_name() -> None:
+    world = EffectWorld([Bill], [Paying])
+    order(world, 3)
+    world.run()
+    places = world.couriers[0].present_places()
+    assert not places.taken_over("store", 7) or not places.off, "the first store that they are of"
+    assert not places.taken_over("store", 8)
+    assert places.taken_over("another", 9)
+    assert places.off == {"Paying", ""}
+    stored = type(places).stored(_stored(places))
+    assert (stored.off, stored.store_id, stored.switches_read) == (places.off, "another", 9)
+
+
+def _stored(places: Places) -> StoredEvent:
+    new = places.event()
+    return StoredEvent(1, COURIER, 1, new.name, 1, new.payload, 0, bytes(16), b"", b"")

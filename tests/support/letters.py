@@ -1,0 +1,48 @@
+"""Letters, whose effect nothing can look up: what became of a mail is not known."""
+
+from __future__ import annotations
+
+from rayfold import Aggregate, Backoff, Call, Command, Done, Effects, Event, Shared, decide, effect, evolve
+from rayfold.benchmarks.torture.outside import note
+
+
+class Mailed(Event):
+    """A mail is to be sent."""
+
+    bank: str
+    how: str
+
+
+class Mail(Command):
+    """Send a mail."""
+
+    bank: str
+    how: str = "ok"
+
+
+class Letter(Aggregate, placement=Shared()):
+    """What is mailed."""
+
+    count: int = 0
+
+    @decide
+    def mail(self, command: Mail) -> Mailed:
+        """Ask for it."""
+        return Mailed(bank=command.bank, how=command.how)
+
+    @evolve
+    def mailed(self, event: Mailed) -> None:
+        """One more."""
+        self.count += 1
+
+
+class Mailing(Effects):
+    """Nothing can look up what became of a mail."""
+
+    @effect(timeout_s=1, retry=Backoff(first_s=0.1))
+    async def mail(self, event: Mailed, call: Call) -> Done:
+        """`raise`: its end is unknown."""
+        note(event.bank, "mail", call.key, call.recorded.aggregate_id, call.attempt)
+        if event.how == "raise":
+            raise ConnectionResetError("reset")
+        return Done(note="sent")
