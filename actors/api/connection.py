@@ -5,7 +5,7 @@ The entrance of the write path ([1]) and the read path ([8]). `async with connec
 system and does with it what a `Runtime` does; the system goes on when the program ends, however it ends. On one machine
 the way to it are sockets (`system/relayed.py`), and so it is to a cluster, by way of a node of this machine
 (`system/node_system.py`): neither ray nor lmdb is imported. Where there is no such node, or this program is connected
-to Ray already, it is a driver of Ray (`system/found.py`).
+to Ray already, it is a driver of Ray (`system/found_system.py`).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Connection(Operations):
             return RelayedSystem(self._path, self._catalogue)
         if self._folder is not None:
             return NodeSystem(self.name, self._catalogue, self._address, self._folder)
-        from ..system.found import FoundSystem  # a program that needs no cluster does without it
+        from ..system.found_system import FoundSystem  # a program that needs no cluster does without it
 
         return FoundSystem(self.name, self._catalogue, self._address)
 

@@ -25,8 +25,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from ...runtime.errors import CallerError, InvalidMessage
+from ..cluster.cluster_file import CLUSTER_FOLDER, known_port, known_wish, read_cluster, remove_cluster, write_cluster
 from ..cluster.environment import OBJECT_STORE_BYTES, OWN_ACTOR_SLOT, node_environment
-from ..cluster.file import CLUSTER_FOLDER, known_port, known_wish, read_cluster, remove_cluster, write_cluster
 from ..cluster.local import LocalCluster, LocalNodes
 from ..cluster.node import create_or_read_node, hold_node
 from ..cluster.ray_cluster import Cluster

@@ -121,7 +121,7 @@ def _named(directory: Path) -> Callable[[str], str]:
     in it, and those of several by the name of each. Raises `StoreMissing`, `StoreMismatch`."""
     from ...runtime.store.store import open_store
     from ...runtime.store.store_lock import MANIFEST
-    from ..cluster.file import CLUSTER_FILE
+    from ..cluster.cluster_file import CLUSTER_FILE
 
     if (directory / MANIFEST).exists():
         system = f".*-{open_store(directory).store_id[:8]}"

@@ -40,7 +40,7 @@ from ...runtime.errors import HandlerFailed, NotYetVisible, Overloaded, RayfoldE
 from ...runtime.printable import printable_log
 from ...runtime.read.positions import join_place
 from ...runtime.user_code import is_ctrl_c
-from ..process.suspects import Refused, key_of_batch, record_of, suspects_alone, suspects_of
+from ..os_process.suspects import Refused, key_of_batch, record_of, suspects_alone, suspects_of
 from ..settings import Settings
 from ..sockets.query_frames import LEFT_MAX_S
 from ..sockets.transport_choice import TransportChoice

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from ...runtime.errors import CallerError, Unavailable
-from ..process.reaper import MARK
-from .file import address_in
+from ..os_process.reaper import MARK
+from .cluster_file import address_in
 
 __all__ = ["find_address", "is_loopback", "reach"]
 

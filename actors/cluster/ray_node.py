@@ -4,8 +4,8 @@ Beside all steps. Used by `cluster/ray_cluster.py` for the Ray of a program and 
 cluster. Besides its directory (`gcs_server`) and its daemon (`raylet`, with two agents) Ray starts three Python
 programs with a head, whatever is asked of it: a server for its dashboard (without a page, if none is requested), one
 that reads the logs for the driver (which does not use them), and the autoscaler's (with nothing to scale). Nothing here
-uses them, and `ray.init` waits until the first has come up. The agents only wait (`process/waiting_agent.py`), and
-workers are forked (`process/fork_server.py`).
+uses them, and `ray.init` waits until the first has come up. The agents only wait (`os_process/waiting_agent.py`), and
+workers are forked (`os_process/fork_server.py`).
 
 Why by overriding methods of Ray's own class: there are options for two of the three, and `ray.init` hands on neither.
 Measured on two cores of an AMD EPYC (VM), a runtime of one partition from start to end, without the three: 4.6 s of CPU
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from ..process import fork_server, waiting_agent
+from ..os_process import fork_server, waiting_agent
 
 __all__ = ["ended_servers", "node_class", "started_without_helpers"]
 

@@ -29,8 +29,8 @@ from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from ...runtime.errors import CallerError
-from ..process.reaper import MARK, end_marked, new_mark, start_reaper
-from ..process.signal_actions import kept_signal_actions
+from ..os_process.reaper import MARK, end_marked, new_mark, start_reaper
+from ..os_process.signal_actions import kept_signal_actions
 
 __all__ = ["RaySession", "started_in_thread"]
 

@@ -28,11 +28,11 @@ from ..cluster.rpc import Reply, call_now, is_starting, kill, one_line, replies
 from ..cluster.scheduling import on_this_node
 from ..nodes.move_result import MoveResult
 from ..observe.status import Status
+from ..os_process.actor_log import begin_log
+from ..os_process.gc_tuning import tune_gc
 from ..packaging.application import ApplicationPlan
 from ..packaging.registry import plan_of
 from ..packaging.shipping import digest_of, ship, unship
-from ..process.actor_log import begin_log
-from ..process.gc_tuning import tune_gc
 from ..projection.fleet import CatchingUp
 from ..projection.rebuild import RebuildProgress
 from ..rollout.plan import RolloutProgress

@@ -28,9 +28,9 @@ from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.printable import printable_log
 from ...runtime.processes.call_step import LATE_US
 from ..cluster.rpc import Method, Reply, replies
+from ..os_process.actor_log import begin_log
+from ..os_process.gc_tuning import tune_gc
 from ..packaging.shipping import unship
-from ..process.actor_log import begin_log
-from ..process.gc_tuning import tune_gc
 
 __all__ = ["AttemptEnd", "Ends", "RunnerHandle", "RunnerPlan", "start_runner"]
 

@@ -42,8 +42,8 @@ from ...runtime.store.store_lock import StoreLock
 from ..cluster.names import node_agent_name
 from ..cluster.node import NODE_LABEL, data_folder_here, verify_node
 from ..cluster.rpc import call_now, one_line, replies
+from ..os_process.actor_log import begin_log
 from ..packaging.builds import Build, builds_of, lend_checkpoint, mark_serving, remove_build, remove_older
-from ..process.actor_log import begin_log
 from .handle import NodeAgentHandle
 
 __all__ = ["READS", "NodeAgent", "NodeAgentPlan", "Publish", "Revive", "Serve", "start_node_agent"]

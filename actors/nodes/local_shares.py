@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 from ...runtime.errors import CallerError, RayfoldError
 from ...runtime.store.partition_map import MAP
 from ...runtime.store.store_lock import MANIFEST, Holder, holder_of
-from ..cluster.file import address_in
+from ..cluster.cluster_file import address_in
 from ..cluster.node import DATA_VARIABLE
 
 __all__ = ["NO_SOCKETS", "LocalShare", "local_shares"]

@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ..process.actor_log import NAMED
+from ..os_process.actor_log import NAMED
 
 __all__ = ["LINES_MAX", "Line", "SessionLogs", "sessions_of"]
 

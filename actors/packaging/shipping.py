@@ -28,7 +28,7 @@ from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import DefinitionError, StorageFailed, Unavailable, failure_text
 from ...runtime.user_code import is_ctrl_c
 from ..cluster.environment import prepare_environment
-from ..process.watchdog import being_tried
+from ..os_process.watchdog import being_tried
 from .class_names import import_path
 from .code import make_importable
 from .registry import code_of

@@ -69,10 +69,10 @@ from ..cluster.scheduling import on_this_node
 from ..courier.courier_thread import CourierPlan, CourierThread
 from ..courier.runner import RunnerHandle, RunnerPlan, start_runner
 from ..nodes.store import ClusterStore, DiskStore
+from ..os_process.actor_log import begin_log
+from ..os_process.gc_tuning import tune_gc
+from ..os_process.watchdog import ProcessWatchdog, fallen_with, in_hand_of
 from ..packaging.shipping import unship
-from ..process.actor_log import begin_log
-from ..process.gc_tuning import tune_gc
-from ..process.watchdog import ProcessWatchdog, fallen_with, in_hand_of
 from ..settings import Settings
 from .activation import Activation
 from .broadcast import Broadcast

@@ -39,10 +39,10 @@ from ...runtime.write.write_loop import AlreadyStored, WriteLoop
 from ..cluster.environment import OWN_ACTOR_SLOT
 from ..cluster.retry import Patience, retried_now
 from ..cluster.rpc import Method, Reply, call_now
+from ..os_process.actor_log import begin_log
+from ..os_process.gc_tuning import tune_gc
+from ..os_process.watchdog import ProcessWatchdog, in_hand_of, record_path
 from ..packaging.shipping import unship
-from ..process.actor_log import begin_log
-from ..process.gc_tuning import tune_gc
-from ..process.watchdog import ProcessWatchdog, in_hand_of, record_path
 from ..settings import Settings
 from .request_order import RequestOrder
 

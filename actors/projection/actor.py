@@ -49,11 +49,11 @@ from ..cluster.node import node_id_here
 from ..cluster.retry import Patience, retried_now
 from ..cluster.rpc import Reply, replies
 from ..nodes.store import AnyStore
+from ..os_process.actor_log import begin_log
+from ..os_process.gc_tuning import tune_gc
+from ..os_process.suspects import key_of_batch, record_of
+from ..os_process.watchdog import ProcessWatchdog, in_hand_of
 from ..packaging.shipping import unship
-from ..process.actor_log import begin_log
-from ..process.gc_tuning import tune_gc
-from ..process.suspects import key_of_batch, record_of
-from ..process.watchdog import ProcessWatchdog, in_hand_of
 from ..sockets.listening import open_listening_socket
 from .answers import Answers
 from .handle import ProjectorHandle

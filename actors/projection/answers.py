@@ -20,7 +20,7 @@ from ...runtime.encoding.query_batch import PackedQuery, join_queries
 from ...runtime.errors import HandlerFailed, NotYetVisible, RayfoldError, Unavailable
 from ...runtime.in_hand import REFUSED_S, Fallen, InHand
 from ...runtime.user_code import class_name, is_ctrl_c
-from ..process.suspects import key_of_batch
+from ..os_process.suspects import key_of_batch
 from .open_model import OpenModel
 
 __all__ = ["Answers", "pickled_alone"]

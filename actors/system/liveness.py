@@ -1,8 +1,8 @@
 """LivenessWatch: on one machine, a partition or projector that gives no sign of life is ended, and Ray starts it again.
 
 Beside all steps; its twin for several nodes is `replacements.py`. A process that is stopped, or whose code never
-releases the interpreter, cannot watch itself (`process/watchdog.py`). Its calls that need no lock are not answered, and
-that is what is checked.
+releases the interpreter, cannot watch itself (`os_process/watchdog.py`). Its calls that need no lock are not answered,
+and that is what is checked.
 
 Rules kept here: what is ended is the process that was seen under this name, by its id and its start time, and not
 another one that has come since; or, if it has never answered, the one that Ray's directory has for it; a process that

@@ -29,10 +29,10 @@ from ..cluster.scheduling import Scheduling, on_this_node
 from ..control.actor_system import ActorSystem, OneMachinePlacement
 from ..nodes.move_result import MoveResult
 from ..observe.attach import connection_facts
+from ..os_process.gc_tuning import tune_gc
 from ..packaging.builds import Builds
 from ..packaging.class_fingerprints import class_fingerprints
 from ..packaging.class_names import names_of_classes
-from ..process.gc_tuning import tune_gc
 from ..projection.fleet import ProjectorFleet
 from ..projection.rebuild import Rebuild
 from ..relay.relay import Relay, open_relay

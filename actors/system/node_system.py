@@ -28,7 +28,7 @@ from ...runtime.printable import printable_log
 from ...runtime.store.report import Report
 from ...runtime.store.store_lock import Holder
 from ..client.relay_connection import RelayConnection
-from ..cluster.file import address_in
+from ..cluster.cluster_file import address_in
 from ..cluster.token import proof_of_token, token_of
 from ..nodes.local_shares import LocalShare, local_shares
 from ..nodes.move_result import MoveResult

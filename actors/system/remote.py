@@ -42,7 +42,7 @@ from ..control.topology import Topology
 from ..nodes.move_result import MoveResult
 from ..nodes.store import ClusterStore
 from ..observe.status import Status
-from ..process.gc_tuning import tune_gc
+from ..os_process.gc_tuning import tune_gc
 from ..projection.rebuild import Rebuild, RebuildProgress
 from .connected import ConnectedRebuild, ConnectedSystem, end_task
 from .health_check import Health, health_of

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from rayfold.actors.cluster.file import CLUSTER_FILE
+from rayfold.actors.cluster.cluster_file import CLUSTER_FILE
 from tests.docs.pages import ROOT, Block, blocks_of
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rayfold.actors.process.reaper import MARK, end_marked
+from rayfold.actors.os_process.reaper import MARK, end_marked
 from tests.support.driver import ROOT, processes_below, start_driver, wait_until_gone
 
 pytestmark = pytest.mark.slow

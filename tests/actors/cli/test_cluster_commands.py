@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rayfold.actors.cluster.file import CLUSTER_FILE, WISH_FILE, known_wish, read_cluster
+from rayfold.actors.cluster.cluster_file import CLUSTER_FILE, WISH_FILE, known_wish, read_cluster
 from rayfold.actors.cluster.local import LocalCluster
 from rayfold.actors.cluster.node import create_or_read_node, hold_node
 from tests.actors.cluster.test_local_cluster import await_none, left_over

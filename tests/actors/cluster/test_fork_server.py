@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from rayfold.actors.process import fork_server, reaper, waiting_agent
+from rayfold.actors.os_process import fork_server, reaper, waiting_agent
 from tests.other_user import as_nobody, needs_root
 from tests.support.driver import processes_below, wait_until_gone
 

@@ -23,7 +23,7 @@ import pytest
 from rayfold import CallerError, InvalidMessage, StoreMismatch, StoreMissing, Unavailable
 from rayfold.actors.cluster.addresses import _addresses_here as addresses_here
 from rayfold.actors.cluster.addresses import find_address as found_address
-from rayfold.actors.cluster.file import CLUSTER_FILE, CLUSTER_FOLDER
+from rayfold.actors.cluster.cluster_file import CLUSTER_FILE, CLUSTER_FOLDER
 from rayfold.actors.cluster.local import NODES_MAX, PORTS, LocalCluster, LocalNodes
 from rayfold.actors.cluster.node import DATA_VARIABLE, hold_node
 from rayfold.actors.cluster.processes import Session

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rayfold.actors.cluster.file import CLUSTER_FILE
+from rayfold.actors.cluster.cluster_file import CLUSTER_FILE
 from rayfold.actors.nodes import local_shares
 from rayfold.actors.nodes.local_shares import NO_SOCKETS
 from rayfold.runtime.errors import CallerError

@@ -36,7 +36,7 @@ def key_of_batch(batch: bytes) -> bytes:
 
 
 def record_of(actor_id: str) -> str:
-    """What the record of a projector is called (`process/watchdog.py`)."""
+    """What the record of a projector is called (`os_process/watchdog.py`)."""
     return f"projector {actor_id}"
 
 

@@ -13,7 +13,7 @@ from typing import Final
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import StorageFailed, Unavailable
 from ...runtime.store.store_lock import MANIFEST
-from ..cluster.file import address_in
+from ..cluster.cluster_file import address_in
 from ..cluster.ray_cluster import Cluster
 from ..cluster.ray_session import started_in_thread
 from .remote import RemoteSystem

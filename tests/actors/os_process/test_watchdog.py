@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rayfold.actors.process.watchdog import being_tried, in_hand_of, record_path
+from rayfold.actors.os_process.watchdog import being_tried, in_hand_of, record_path
 from rayfold.runtime.in_hand import InHand
 
 pytestmark = pytest.mark.slow
@@ -18,7 +18,7 @@ EIGHT_DAYS_S = 8 * 24 * 3600.0
 
 @pytest.fixture(autouse=True)
 def _folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayfold.actors.process.watchdog.private_temporary_folder", lambda: tmp_path)
+    monkeypatch.setattr("rayfold.actors.os_process.watchdog.private_temporary_folder", lambda: tmp_path)
 
 
 def make_old(path: Path) -> None:
