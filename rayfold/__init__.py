@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .actors.api.replica import Replica
     from .actors.api.runtime import Runtime
     from .actors.api.session import Session
+    from .actors.api.store_subscription import subscribe
     from .actors.api.subscriptions import Subscription
     from .actors.cluster.local import LocalCluster
     from .actors.nodes.move_result import MoveResult
@@ -74,7 +75,8 @@ if TYPE_CHECKING:
         UnknownName,
     )
     from .runtime.feed.events import BlockingEvents, read_events
-    from .runtime.feed.subscription import BlockingSubscription, subscribe
+    from .runtime.feed.named_subscriptions import SubscriptionStatus
+    from .runtime.feed.subscription import BlockingSubscription
     from .runtime.processes.effects import Effects, Settle, effect, settle
     from .runtime.processes.inputs import End, Retry, Skip
     from .runtime.processes.process import Process, accepted, failed, react, refused, scheduled
@@ -179,6 +181,7 @@ __all__ = [
     "StreamId",
     "Subscription",
     "SubscriptionInUse",
+    "SubscriptionStatus",
     "Unavailable",
     "Undo",
     "Unknown",
@@ -226,6 +229,7 @@ _NAMES_BY_HOME: Final = {
     ".actors.api.replica": ("Replica",),
     ".actors.api.session": ("Session",),
     ".actors.observe.status": ("Status",),
+    ".actors.api.store_subscription": ("subscribe",),
     ".actors.api.subscriptions": ("Subscription",),
     ".actors.api.runtime": ("Runtime",),
     ".runtime.domain.aggregate": ("Aggregate", "OwnActor", "Shared", "decide", "evolve", "woken"),
@@ -250,7 +254,8 @@ _NAMES_BY_HOME: Final = {
     ".runtime.tables.export_files": ("Exported",),
     ".runtime.stream": ("ANY", "NO_STREAM", "StreamId"),
     ".runtime.feed.events": ("BlockingEvents", "read_events"),
-    ".runtime.feed.subscription": ("BlockingSubscription", "subscribe"),
+    ".runtime.feed.named_subscriptions": ("SubscriptionStatus",),
+    ".runtime.feed.subscription": ("BlockingSubscription",),
     ".runtime.read.unreadable": ("UnreadableEvent",),
     ".runtime.domain.upcast": ("Stored", "stored"),
 }

@@ -25,6 +25,7 @@ from ...runtime.errors import RayfoldError
 from ...runtime.feed.event_filter import Key, Streams, Types
 from ...runtime.feed.events import BlockingEvents
 from ...runtime.feed.log_range import Bound
+from ...runtime.feed.named_subscriptions import SubscriptionStatus
 from ...runtime.feed.subscription import Acknowledging, BlockingSubscription, Chosen, From
 from ...runtime.processes.since import Since
 from ...runtime.read.positions import After
@@ -308,6 +309,16 @@ class BlockingOperations(Portal):
                 unreadable=unreadable,
             )
         )
+
+    def subscriptions(self) -> list[SubscriptionStatus]:
+        """The subscriptions of a name that this store has: how far each is, and who has it open. See
+        `Operations.subscriptions`."""
+        return self._wait(self._runtime.subscriptions())
+
+    def forget_subscription(self, name: str) -> bool:
+        """Forget how far a subscription is: the next one of its name is a new one. See
+        `Operations.forget_subscription`."""
+        return self._wait(self._runtime.forget_subscription(name))
 
     @overload
     def events(

@@ -20,7 +20,6 @@ from ...runtime.domain.aggregate import Aggregate
 from ...runtime.domain.messages import Event
 from ...runtime.domain.projection import Projection
 from ...runtime.errors import CallerError, InvalidMessage
-from ...runtime.feed.memory_positions import MemoryPositions
 from ...runtime.processes.effects import Effects
 from ...runtime.processes.process import Process
 from ...runtime.store.memory_logs import MemoryLogs
@@ -33,7 +32,6 @@ from ..settings import Settings
 from .blocking import BlockingOperations
 from .operations import Operations
 from .runtime import PARTITIONS_DEFAULT
-from .subscriptions import Subscriptions
 
 __all__ = [
     "BlockingMemoryRuntime",
@@ -80,7 +78,6 @@ class MemoryRuntime(Operations):
         self._clock, self._fakes = clock, fakes
         self._logs = MemoryLogs(partitions, clock.now_us)
         self._held: Held = {}
-        self._subscriptions = Subscriptions(MemoryPositions)
 
     @property
     def clock(self) -> Clock:

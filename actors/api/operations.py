@@ -30,6 +30,7 @@ from ...runtime.errors import CallerError, InvalidMessage, RayfoldError, Unavail
 from ...runtime.feed.event_filter import Key, Streams, Types
 from ...runtime.feed.event_range import EventOptions
 from ...runtime.feed.log_range import Bound
+from ...runtime.feed.named_subscriptions import SubscriptionStatus, forget_subscription, subscriptions_of
 from ...runtime.feed.subscription import Acknowledging, Chosen, From, SubscriptionOptions
 from ...runtime.printable import shown
 from ...runtime.processes.effects import Switch
@@ -53,7 +54,7 @@ from ..system.system import System
 from .events import Events, events_of_store
 from .replica import Replica
 from .session import Session
-from .subscriptions import Subscription, Subscriptions
+from .subscriptions import Subscription, Subscriptions, locks_of
 from .time_travel import TimeTravel
 
 __all__ = ["Operations"]
@@ -505,11 +506,30 @@ class Operations:
         release: "raise" an `UnknownEvent` with its place, after everything before it and each time the same
         subscription is asked, so that nothing is acknowledged unread; or "yield" an `UnreadableEvent` in its place.
 
-        Raises `UnknownName`, `InvalidId`, `InvalidMessage`, `NotInHistory`, `SubscriptionInUse`, `StoreError`.
+        Raises `UnknownName`, `InvalidId`, `InvalidMessage`, `NotInHistory`, `SubscriptionInUse`, `Unavailable`,
+        `StoreError`.
         """
         wanted = SubscriptionOptions(name, from_, types, streams, member, of, key, acknowledge, unreadable)
         running = self._active  # nothing of it needs the event loop: a blocking caller's thread may have one of its own
-        return self._subscriptions.subscribe(running.store, running.catalogue, wanted)
+        return self._subscriptions.subscribe(running.store, running.catalogue, wanted, running)
+
+    async def subscriptions(self) -> list[SubscriptionStatus]:
+        """The subscriptions of a name that this store has: how far each is, and who has it open.
+
+        Raises `Unavailable` for a partition that does not answer, `Damaged`.
+        """
+        store, calls = self._store, self._here.partition_calls
+        with contextlib.closing(calls):
+            return await asyncio.to_thread(subscriptions_of, calls, locks_of(store), store.partitions)
+
+    async def forget_subscription(self, name: str) -> bool:
+        """Forget how far a subscription is: the next one of its name is a new one. False if there is none.
+
+        Raises `SubscriptionInUse` while it is open, `InvalidId`, `Unavailable`: then forget it again.
+        """
+        store, calls = self._store, self._here.partition_calls
+        with contextlib.closing(calls):
+            return await asyncio.to_thread(forget_subscription, calls, locks_of(store), name, store.partitions)
 
     @overload
     def events(

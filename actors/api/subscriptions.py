@@ -12,18 +12,19 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Generic, Self
 
 from ...runtime.domain.recorded import Recorded
 from ...runtime.encoding.catalogue import Catalogue
-from ...runtime.errors import CallerError, RayfoldError, StorageFailed
-from ...runtime.feed.committed_positions import CommittedPositions
+from ...runtime.errors import RayfoldError, StorageFailed
+from ...runtime.feed.committed_positions import CommittedPositions, Member
+from ...runtime.feed.member_locks import FolderLocks, MemberLocks, MemoryLocks
 from ...runtime.feed.subscription import (
     BATCH_MAX,
     BlockingSubscription,
-    Committed,
     Feed,
     OneOf,
     SubscriptionOptions,
@@ -31,7 +32,11 @@ from ...runtime.feed.subscription import (
     close_forgotten,
     open_feed,
 )
+from ...runtime.store.memory_logs import MemoryLogs
+from ...runtime.store.readable_store import ReadableStore
+from ...runtime.store.store import SUBSCRIPTIONS
 from ..nodes.store import AnyStore, ClusterStore
+from ..system.system import System
 from .page_reader import PageReader
 
 __all__ = ["Subscription", "Subscriptions"]
@@ -89,10 +94,11 @@ class Subscription(Generic[OneOf]):
     async def acknowledge(self, recorded: Recorded | None = None) -> None:
         """Acknowledge everything yielded so far, or up to one event of its partition; on the disk when it returns.
 
-        Raises `CallerError` without a name or for an event that was not yielded, `StorageFailed`.
+        Raises `CallerError` without a name or for an event that was not yielded, `SubscriptionInUse` if another process
+        has taken the name, `Unavailable`, `StorageFailed`.
         """
         self._feed.acknowledge(recorded)
-        await asyncio.to_thread(self._feed.save)
+        await asyncio.to_thread(partial(self._feed.save, wait=True))
 
     def close(self) -> None:
         """Release everything; a waiting iteration ends. Closing twice is allowed."""
@@ -136,20 +142,31 @@ class Subscription(Generic[OneOf]):
         return await asyncio.to_thread(follower.has_new_records) if follower.away else follower.has_new_records()
 
 
+def locks_of(store: AnyStore) -> MemberLocks | None:
+    """What holds the members of subscriptions of a store; None on a cluster, where they are held by lease."""
+    if isinstance(store, ClusterStore):
+        return None
+    return MemoryLocks(store.subscribed) if isinstance(store, MemoryLogs) else FolderLocks(store.path / SUBSCRIPTIONS)
+
+
 class Subscriptions:
     """Those of one runtime, so that they end with it."""
 
-    def __init__(self, committed: Committed = CommittedPositions) -> None:
-        """`committed`: opens what a subscription of a name has acknowledged."""
-        self._committed = committed
+    def __init__(self) -> None:
         self._open: weakref.WeakSet[Subscription[Any] | BlockingSubscription[Any]] = weakref.WeakSet()
 
-    def subscribe(self, store: AnyStore, catalogue: Catalogue, wanted: SubscriptionOptions) -> Subscription[Any]:
+    def subscribe(
+        self, store: AnyStore, catalogue: Catalogue, wanted: SubscriptionOptions, system: System
+    ) -> Subscription[Any]:
         """See `Runtime.subscribe`."""
-        if wanted.name is not None and isinstance(store, ClusterStore):
-            what = "a subscription with a name keeps its place beside the logs of one machine, and these are on several"
-            raise CallerError(f"{what}; leave the name out, and set from_= to your position")
-        subscription: Subscription[Any] = Subscription(open_feed(store, catalogue, wanted, self._committed))
+
+        def committed(
+            _store: ReadableStore, member: Member, start: Mapping[int, int], link_at: Callable[[int, int], str]
+        ) -> CommittedPositions:
+            calls = system.partition_calls
+            return CommittedPositions(calls, locks_of(store), member, start, link_at, store.store_id)
+
+        subscription: Subscription[Any] = Subscription(open_feed(store, catalogue, wanted, committed))
         self._open.add(subscription)
         return subscription
 

@@ -34,6 +34,7 @@ from .logs import logs
 from .observe import history, status
 from .processes import processes
 from .run import run
+from .subscriptions import subscriptions
 
 if TYPE_CHECKING:
     from ...runtime.store.verify import PartitionReport, Report
@@ -63,6 +64,7 @@ app.command()(status)
 app.command()(history)
 app.command()(processes)
 app.command()(effects)
+app.command()(subscriptions)
 app.command()(logs)
 app.command()(check)
 app.command()(run)

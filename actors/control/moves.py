@@ -9,7 +9,8 @@ leaves:
    Left: an actor without a log, which is ended
 3. the present actor *seals* the log: commands wait from here on. Left: a sealed log at its home; the seal is broken,
    and the partition goes on where it was
-4. the agent of the new home copies the rest, compares the ends, and takes over the epoch of the seal. Left: as after 3
+4. the agent of the new home copies the rest, and what subscriptions keep there, compares the ends, and takes over the
+   epoch of the seal. Left: as after 3
 5. the present actor makes the seal final, in one transaction of the log: this is the step that counts. Left: the
    partition is at home on the new node, whose copy is complete; the old home reports that, as soon as it is asked
 6. the old home writes that into its map, the new home is given the map, its actor opens the log under the next epoch,
@@ -31,10 +32,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
-from ...runtime.errors import CallerError, RayfoldError, Sealed, Unavailable, UnknownName
+from ...runtime.errors import CallerError, InvalidMessage, RayfoldError, Sealed, Unavailable, UnknownName
 from ...runtime.log.sealing import Seal
 from ...runtime.printable import printable_log
 from ...runtime.store.home_statement import CopyFacts, HomeStatement
@@ -225,6 +226,16 @@ class PartitionMoves:
         nothing: Sequence[Any] = ()
         return cast(int, await self._system.shares.call(source, lambda agent: agent.read, partition, "head", nothing))
 
+    async def _rows(self, partition: int, source: str) -> Mapping[str, bytes]:
+        """What subscriptions keep in the sealed log. A node agent of an earlier release knows of none."""
+        nothing: Sequence[Any] = ()
+        rows = "subscription_rows"
+        try:
+            found = await self._system.shares.call(source, lambda agent: agent.read, partition, rows, nothing)
+        except InvalidMessage:
+            return {}
+        return cast(Mapping[str, bytes], found)
+
     async def _copy_up_to(self, partition: int, source: str, to: str, head: int) -> int:
         """Piece by piece. Where the copy ends then. Raises `Unavailable` if it gets no longer."""
         reached, stalled = 0, 0
@@ -256,6 +267,8 @@ class PartitionMoves:
         not known."""
         shares = self._system.shares
         await self._copy_up_to(partition, source, to, sealed.head)
+        if rows := await self._rows(partition, source):
+            await shares.call(to, lambda agent: agent.keep_rows, partition, rows)
         await shares.call(to, lambda agent: agent.finish, partition, sealed)
         version = shares.map.version + 1
         try:

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.encoding.envelope import PackedCommand, unpack_batch
 from ...runtime.encoding.outcome import Outcome, encode_answer
+from ...runtime.feed.group_coordinator import GroupCoordinator
 from ...runtime.log.memory import MemoryLog
 from ...runtime.processes.courier import CourierFacts
 from ...runtime.write.write_loop import WriteLoop
@@ -38,6 +41,8 @@ class MemoryPartition:
         self,
         number: int,
         log: MemoryLog,
+        partitions: int,
+        store_id: str,
         catalogue: Catalogue,
         settings: Settings,
         broadcast: Broadcast,
@@ -53,7 +58,9 @@ class MemoryPartition:
         )
         self._loop = WriteLoop(number, log, catalogue, residents_max=settings.residents_max)
         self._commands = self._batches = 0
-        self._loop.activate()
+        epoch = self._loop.activate()
+        change = partial(log.change_rows, epoch)
+        self._coordinator = GroupCoordinator(log, change, number, partitions, store_id, None)
 
     def execute(self, blob: bytes) -> bytes:
         """A batch of packed commands in, one outcome for each out."""
@@ -73,6 +80,11 @@ class MemoryPartition:
     @replies
     def set_projectors(self, _names: tuple[str, ...]) -> None:
         """See `PartitionActor`. The fleet itself knows them."""
+
+    @replies
+    def subscription(self, method: str, arguments: Sequence[Any]) -> object:
+        """See `PartitionActor`."""
+        return getattr(self._coordinator, method)(*arguments)
 
     @replies
     def head(self) -> int:

@@ -14,8 +14,10 @@ from typing import Any
 from ...runtime.domain.projection import Projection
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import CallerError
+from ...runtime.feed.committed_positions import PartitionCalls
 from ...runtime.store.memory_logs import MemoryLogs
 from ...runtime.store.report import Report
+from ..client.partition_calls import ActorCalls
 from ..cluster.names import store_system
 from ..control.actor_system import ActorSystem, OneMachinePlacement
 from ..nodes.move_result import MoveResult
@@ -68,7 +70,17 @@ class MemorySystem(ActorSystem):
         )
         for number, log in enumerate(logs.logs):
             partitions.append(
-                MemoryPartition(number, log, self.catalogue, settings, fleet.broadcast, couriers.run, couriers.facts)
+                MemoryPartition(
+                    number,
+                    log,
+                    logs.partitions,
+                    logs.store_id,
+                    self.catalogue,
+                    settings,
+                    fleet.broadcast,
+                    couriers.run,
+                    couriers.facts,
+                )
             )
         actors = [LocalHandle(partition) for partition in partitions]
         self._placement = OneMachinePlacement(logs, actors)
@@ -114,6 +126,11 @@ class MemorySystem(ActorSystem):
     def fleet(self) -> MemoryFleet:
         """See `ActorSystem`."""
         return self._fleet
+
+    @property
+    def partition_calls(self) -> PartitionCalls:
+        """See `System`."""
+        return ActorCalls(self.client.partitions_reached, leased=False)
 
     @property
     def client(self) -> MemoryClient:

@@ -74,6 +74,7 @@ READS: Final = frozenset(
         "holdings",
         "secret",
         "epoch",
+        "subscription_rows",
         "successor",
     }
 )
@@ -225,6 +226,12 @@ class NodeAgent:
             return cast(LogSegment | None, segment)
 
         return self._changed(lambda share: share.pull(partition, up_to, fetch))
+
+    @ray.method(concurrency_group="moves")
+    @replies
+    def keep_rows(self, partition: int, rows: Mapping[str, bytes]) -> None:
+        """The copy keeps what subscriptions keep in the sealed original."""
+        return self._changed(lambda share: share.keep_rows(partition, rows))
 
     @ray.method(concurrency_group="moves")
     @replies

@@ -5,7 +5,7 @@ Beside all steps. `start_node_agent` has the type checker compare it with the ac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,6 +41,8 @@ class NodeAgentHandle(Protocol):
     def pull(self) -> Method[Reply[int], int, str, int]: ...
     @property
     def finish(self) -> Method[Reply[None], int, Seal]: ...
+    @property
+    def keep_rows(self) -> Method[Reply[None], int, Mapping[str, bytes]]: ...
     @property
     def home_statement(self) -> Method[Reply[HomeStatement], int, Sequence[int]]: ...
     @property

@@ -295,6 +295,10 @@ class ClusterReader:
         """The next whole commands after a position, up to another (`log/segment.py`): made where the log is."""
         return self._read(LmdbReader.segment, after, up_to)
 
+    def subscription_rows(self, prefix: str = "") -> dict[str, bytes]:
+        """What subscriptions of a name keep there."""
+        return self._read(LmdbReader.subscription_rows, prefix)
+
     def version(self, stream: StreamId) -> int:
         """See `Reader`."""
         return self._read(LmdbReader.version, stream)

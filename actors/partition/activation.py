@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from ...runtime.checks.standing import StandingCheck
 from ...runtime.domain.aggregate import OwnActor
+from ...runtime.feed.group_coordinator import GroupCoordinator
 from ...runtime.log.writer import LmdbLog
 from ...runtime.stream import StreamId
 from ...runtime.write.write_loop import WriteLoop
@@ -37,6 +38,8 @@ class Activation:
     placements: Mapping[str, OwnActor]
     """Placements by aggregate type: those with own actors."""
     check: StandingCheck
+    coordinator: GroupCoordinator
+    """Keeps how far subscriptions of a name are."""
     server: SocketServer | None
     """None where sockets are switched off, or no private folder for one is available."""
     courier: CourierThread | None = None

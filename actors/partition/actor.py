@@ -43,7 +43,8 @@ from ...runtime.domain.aggregate import OwnActor
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.encoding.envelope import DIGEST_BYTES, FINAL, PackedCommand, new_command_id, unpack_batch
 from ...runtime.encoding.outcome import Answered, Redirect, RetryAfter, encode_answer
-from ...runtime.errors import Fenced, HandlerFailed, RayfoldError, Refusal, Sealed, StoreError
+from ...runtime.errors import Fenced, HandlerFailed, InvalidMessage, RayfoldError, Refusal, Sealed, StoreError
+from ...runtime.feed.group_coordinator import GroupCoordinator
 from ...runtime.in_hand import DEATHS_MAX, KEY_BYTES, REFUSED_S, Fallen, InHand
 from ...runtime.log.agenda_file import open_agenda_file
 from ...runtime.log.contract import Append, NewEvent, Snapshot
@@ -56,7 +57,7 @@ from ...runtime.processes.delivery import is_parking
 from ...runtime.processes.places import COURIER, SENDS_OF_AGGREGATES, stored_places
 from ...runtime.processes.since import add_processes
 from ...runtime.receipt import Receipt
-from ...runtime.store.store import AGENDAS
+from ...runtime.store.store import AGENDAS, SUBSCRIPTIONS
 from ...runtime.stream import ANY, StreamId
 from ...runtime.write.loading import StillLoading
 from ...runtime.write.residents import Residents, SavedResident
@@ -453,6 +454,29 @@ class PartitionActor:
 
     @ray.method
     @replies
+    def subscription(self, method: str, arguments: Sequence[Any]) -> object:
+        """What this partition keeps for subscriptions of a name, read or changed (`feed/group_coordinator.py`)."""
+        if method not in GroupCoordinator.METHODS:
+            raise InvalidMessage("subscription", f"a partition is not asked for {method!r}", "")
+        with self._writing:
+            serving = self._serving()
+            if self._owner.released:
+                raise Sealed(f"partition {self._plan.number}", "another node")
+            try:
+                found: object = getattr(serving.coordinator, method)(*arguments)
+            except Fenced:
+                self._end_fenced()
+                raise
+            return found
+
+    @ray.method(concurrency_group="reads")
+    @replies
+    def renew_member(self, name: str, member: int, grant: int) -> None:
+        """The holder of this grant has a member of a subscription open; never waits for a batch."""
+        self._reading().coordinator.renew(name, member, grant)
+
+    @ray.method
+    @replies
     def seal(self, successor: str) -> Seal:
         """Take no command any more: the partition goes on at `successor` (see `moves.py`). What the log ends with. Safe
         to repeat."""
@@ -609,7 +633,19 @@ class PartitionActor:
             by_socket = partial(self._execute_in_turn, BATCH_BY_SOCKET_S)
             server = open_socket_server(name, plan.store.store_id, by_socket)
         courier = self._start_courier(opened, loop, broadcast, catalogue)
-        return Activation(opened, loop, broadcast, own_actors, placements, check, server, courier)
+        coordinator = self._coordinating(opened, epoch)
+        return Activation(opened, loop, broadcast, own_actors, placements, check, coordinator, server, courier)
+
+    def _coordinating(self, opened: LmdbLog, epoch: int) -> GroupCoordinator:
+        """What keeps how far subscriptions are, with what an earlier release has kept of that in files."""
+        plan, change = self._plan, partial(opened.change_rows, epoch)
+        files = plan.store.folder_here() / SUBSCRIPTIONS
+        found = GroupCoordinator(opened, change, plan.number, plan.store.partitions, plan.store.store_id, files)
+        try:
+            found.take_over_files()
+        except RayfoldError as error:  # commands are decided all the same; who opens a name gets the error
+            log.error("partition %d takes over no places of subscriptions: %s", plan.number, error)
+        return found
 
     def _start_courier(
         self, opened: LmdbLog, loop: WriteLoop, broadcast: Broadcast, catalogue: Catalogue

@@ -7,7 +7,7 @@ it with the actor.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from ...runtime.log.sealing import Seal, WriteOwnership
 from ...runtime.write.residents import SavedResident
@@ -36,6 +36,10 @@ class PartitionHandle(Protocol):
     def status(self) -> Method[Reply[PartitionAnswer]]: ...
     @property
     def head(self) -> Method[Reply[int]]: ...
+    @property
+    def subscription(self) -> Method[Reply[object], str, Sequence[Any]]: ...
+    @property
+    def renew_member(self) -> Method[Reply[None], str, int, int]: ...
     @property
     def process_id(self) -> Method[Reply[int]]: ...
     @property

@@ -97,6 +97,8 @@ _METHODS: Final[Mapping[str, tuple[Any, ...]]] = {
     "ask_after": (bytes, list, (int, float), bool),
     "incarnation": (),
     "status": (),
+    "subscription": (str, list),
+    "renew_member": (str, int, int),
 }
 """The methods of actors that are passed on, and the types of their arguments."""
 

@@ -16,11 +16,13 @@ from typing import Any, Final
 
 from ...runtime.domain.projection import Projection
 from ...runtime.encoding.catalogue import Catalogue
+from ...runtime.feed.committed_positions import PartitionCalls
 from ...runtime.printable import printable_log
 from ...runtime.store.report import Report
 from ...runtime.store.store import AGENDAS, Store
 from ...runtime.store.store_lock import StoreLock
 from ..client.client import Client
+from ..client.partition_calls import ActorCalls
 from ..cluster.names import partition_name, store_system
 from ..cluster.ray_cluster import Cluster
 from ..cluster.ray_session import started_in_thread
@@ -129,6 +131,11 @@ class LocalSystem(ActorSystem):
     def store(self) -> Store:
         """The store, which is locked."""
         return self.placement.store
+
+    @property
+    def partition_calls(self) -> PartitionCalls:
+        """See `System`."""
+        return ActorCalls(self.client.partitions_reached, leased=False)
 
     @property
     def placement(self) -> OneMachinePlacement[Store]:

@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import RayfoldError, Unavailable
+from ...runtime.feed.committed_positions import PartitionCalls
 from ...runtime.printable import printable_log
 from ...runtime.store.report import Report
 from ...runtime.store.store_lock import Holder
@@ -36,6 +37,7 @@ from ..nodes.store import ClusterStore
 from ..packaging.code import make_importable
 from ..relay.relayed_topology import RelayedTopology
 from .relayed import NotYet, RelayedSystem
+from .relayed_calls import RelayedCalls
 from .relayed_store import RelayedReads, RelayedStore
 
 __all__ = ["NodeSystem"]
@@ -85,6 +87,15 @@ class NodeSystem(RelayedSystem):
         """Where its logs are, as is known here."""
         assert self._spread is not None
         return self._spread
+
+    @property
+    def partition_calls(self) -> PartitionCalls:
+        """See `System`."""
+        return RelayedCalls(self._reads, self._partition_name)
+
+    def _partition_name(self, partition: int) -> str:
+        assert self._topology is not None
+        return self._topology.partitions[partition]
 
     @property
     def address(self) -> str:

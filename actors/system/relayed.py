@@ -26,10 +26,11 @@ from typing import Any, Final
 from ...runtime.domain.projection import Projection
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import RayfoldError, StoreMismatch, Unavailable
+from ...runtime.feed.committed_positions import PartitionCalls
 from ...runtime.printable import printable_log
 from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.store.report import Report
-from ...runtime.store.store import open_store
+from ...runtime.store.store import Store, open_store
 from ...runtime.store.store_lock import Holder, holder_of
 from ..client.client import Client
 from ..client.relay_connection import RelayConnection, RelayedActor, RelayLine
@@ -41,6 +42,7 @@ from ..projection.rebuild import Rebuild, RebuildProgress
 from ..relay.relayed_topology import RELAYED, RelayedTopology
 from .connected import ConnectedRebuild, ConnectedSystem, end_task
 from .health_check import Health, health_of
+from .relayed_calls import HolderCalls
 from .system import only_one_machine
 
 __all__ = ["NotYet", "RelayedSystem"]
@@ -150,6 +152,12 @@ class RelayedSystem(ConnectedSystem):
         """The store, whose logs can be read here."""
         assert self._store is not None
         return self._store
+
+    @property
+    def partition_calls(self) -> PartitionCalls:
+        """See `System`: through whichever program runs it."""
+        assert isinstance(self.store, Store)
+        return HolderCalls(self.store)
 
     @property
     def told_as(self) -> str:

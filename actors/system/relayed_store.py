@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, TypeVarTuple, cast
 
@@ -49,15 +49,20 @@ class RelayedReads:
 
     def ask(self, method: str, *arguments: Any) -> Any:
         """What the node agent answers. Raises its error, and `Unavailable` if it does not answer."""
+        return self.ask_actor("", method, arguments, _READ_TIMEOUT_S)
+
+    def ask_actor(self, target: str, method: str, arguments: Sequence[Any], timeout_s: float) -> Any:
+        """What an actor of the system answers, by its name, or the node agent itself. Raises what `ask` does."""
         with self._starting:  # so that `close` comes before it, or ends it
             loop = self._started()
-            asked = asyncio.run_coroutine_threadsafe(self._asked(method, arguments), loop)
+            asking = self._asked(target, method, timeout_s, tuple(arguments))
+            asked = asyncio.run_coroutine_threadsafe(asking, loop)
         try:
-            return asked.result(2 * _READ_TIMEOUT_S)
+            return asked.result(2 * timeout_s)
         except RayfoldError:
             raise
         except Exception as error:
-            what = f"a log cannot be read through a node of this machine: {one_line(error) or 'no answer in time'}"
+            what = f"it cannot be asked through this machine: {one_line(error) or 'no answer in time'}"
             raise Unavailable(self._name, what) from error
         finally:
             asked.cancel()
@@ -81,13 +86,13 @@ class RelayedReads:
             self._thread.start()
         return self._loop
 
-    async def _asked(self, method: str, arguments: tuple[Any, ...]) -> Any:
+    async def _asked(self, target: str, method: str, timeout_s: float, arguments: tuple[Any, ...]) -> Any:
         connection = await self._connected()
         try:
-            return await asyncio.wrap_future(connection.call("", method, _READ_TIMEOUT_S, arguments))
-        except ActorUnavailableError:  # that node agent has ended; a question changes nothing, and is asked again
+            return await asyncio.wrap_future(connection.call(target, method, timeout_s, arguments))
+        except ActorUnavailableError:  # that process has ended; what is asked here may be asked again
             connection = await self._connected()
-            return await asyncio.wrap_future(connection.call("", method, _READ_TIMEOUT_S, arguments))
+            return await asyncio.wrap_future(connection.call(target, method, timeout_s, arguments))
 
     async def _connected(self) -> RelayConnection:
         """The connection, one for all questions, made anew once it is lost."""

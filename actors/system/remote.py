@@ -27,10 +27,12 @@ from typing import Any, Final, TypeVar, TypeVarTuple
 from ...runtime.domain.projection import Projection
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import RayfoldError, StoreMismatch, Unavailable
+from ...runtime.feed.committed_positions import PartitionCalls
 from ...runtime.printable import printable_log
 from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.store.report import Report
 from ..client.client import Client
+from ..client.partition_calls import ActorCalls
 from ..cluster.attachment import Attachment
 from ..cluster.ray_cluster import Cluster
 from ..cluster.ray_session import started_in_thread
@@ -119,6 +121,11 @@ class RemoteSystem(ConnectedSystem):
     def store(self) -> ClusterStore:
         """Where its logs are, as is known here."""
         return self._present.store
+
+    @property
+    def partition_calls(self) -> PartitionCalls:
+        """See `System`."""
+        return ActorCalls(self.client.partitions_reached, leased=True)
 
     @property
     def _present(self) -> Topology:

@@ -12,6 +12,7 @@ from ...runtime.domain.aggregate import Aggregate
 from ...runtime.domain.projection import Projection
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import CallerError
+from ...runtime.feed.committed_positions import PartitionCalls
 from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.store.report import Report
 from ..client.client import Client
@@ -40,6 +41,11 @@ class System(Protocol):
     @property
     def client(self) -> Client:
         """What sends commands and queries."""
+        ...
+
+    @property
+    def partition_calls(self) -> PartitionCalls:
+        """What leads subscriptions of a name to the partitions. Made for each."""
         ...
 
     async def start(self) -> None:

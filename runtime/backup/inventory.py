@@ -83,6 +83,8 @@ class Inventory:
     """The rule by which streams find their partitions: that of the store, and of each that is restored from here."""
     segments: dict[int, list[Segment]] = field(default_factory=dict)
     """By partition, in order and adjoining."""
+    subscriptions: dict[int, dict[str, bytes]] = field(default_factory=dict)
+    """By partition, what subscriptions of a name keep there; none refers to an event that is not in the segments."""
     stored: bytes | None = None
     """The content of the file that this was read from, or last written to; None if there was none."""
 
@@ -170,7 +172,11 @@ def read_inventory(target: Target) -> Inventory | None:
             _number(int(number), 0, partitions - 1): _segments(int(number), listed)
             for number, listed in facts["segments"].items()
         }
-        return Inventory(str(facts["store_id"]), partitions, str(facts["taken_at"]), placement, segments, content)
+        rows = {
+            _number(int(number), 0, partitions - 1): {str(key): bytes.fromhex(row) for key, row in kept.items()}
+            for number, kept in facts.get("subscriptions", {}).items()  # a backup of an earlier release has none
+        }
+        return Inventory(str(facts["store_id"]), partitions, str(facts["taken_at"]), placement, segments, rows, content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(where, f"it is not an inventory: {error}") from error
 
@@ -214,6 +220,10 @@ def write_inventory(target: Target, inventory: Inventory) -> None:
         "taken_at": inventory.taken_at,
         "placement": inventory.placement,
         "segments": {str(number): [asdict(one) for one in listed] for number, listed in inventory.segments.items()},
+        "subscriptions": {
+            str(number): {key: row.hex() for key, row in kept.items()}
+            for number, kept in inventory.subscriptions.items()
+        },
     }
     facts["checksum"] = checksum_of(facts)
     content = (json.dumps(facts, indent=1) + "\n").encode()

@@ -1,7 +1,8 @@
 """Taking a backup: what a store has gained since the last one, read while the store is written to.
 
-What is in it: every event and every command id of each partition, up to the moment at which the backup began. Snapshots
-and read models are left out: they are made again from the events.
+What is in it: every event and every command id of each partition, up to the moment at which the backup began, and how
+far subscriptions of a name had acknowledged. Snapshots and read models are left out: they are made again from the
+events.
 
 Rules kept here: the store is only read, in short transactions; a backup goes on only from the same history (store id,
 hash chain), so that a store which was restored or replaced never ends up in the backup of another; segments are written
@@ -15,7 +16,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from ..errors import StoreMismatch
+from ..errors import InvalidMessage, StoreMismatch
 from ..log.contract import Reader
 from ..log.format import chain_of
 from ..log.segment import SEGMENT_BYTES, SEGMENT_EVENTS_MAX, SegmentReader
@@ -77,6 +78,7 @@ def backup_store(
 
 
 def _take(store: ReadableStore, readers: Mapping[int, SegmentReader], place: Target, advance: Advance) -> Backup:
+    subscriptions = {number: _rows(reader) for number, reader in readers.items()}  # first: none is beyond the heads
     heads = {number: reader.head() for number, reader in readers.items()}
     inventory = read_inventory(place)
     if inventory is None:
@@ -99,12 +101,21 @@ def _take(store: ReadableStore, readers: Mapping[int, SegmentReader], place: Tar
             if len(inventory.segments[number]) % LISTED_EVERY == 0:
                 write_inventory(place, inventory)
             advance(done, total)
+    inventory.subscriptions = subscriptions
     inventory.taken_at = datetime.now(UTC).isoformat(timespec="seconds")
     write_inventory(place, inventory)
     listed = {one.name for segments in inventory.segments.values() for one in segments}
     for name in {one.name for one in replaced} - listed:  # the inventory that was just written lists them no more
         place.remove(name)
     return Backup(store.store_id, inventory.heads, done, size_bytes)
+
+
+def _rows(reader: SegmentReader) -> dict[str, bytes]:
+    """What subscriptions keep in a log. A node agent of an earlier release knows of none."""
+    try:
+        return reader.subscription_rows()
+    except InvalidMessage:
+        return {}
 
 
 def _without_missing(inventory: Inventory, partition: int, place: Target) -> list[Segment]:

@@ -5,8 +5,8 @@ matches.
 
 Rules kept here: a name that no event can ever have is an error when the subscription is made, not a permanent silence;
 what is filtered out by its type or stream is not decoded further, so that a subscription to one type neither pays for
-the others nor fails on them. The members of a group are disjoint and together complete: each stream (or key) has
-exactly one, by the same hash that gives a key its part.
+the others nor fails on them. The members of a group are disjoint and together complete: each stream has exactly one
+(`group_share.py`), or each key, by the same hash that gives a key its part.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from ..printable import shown
 from ..read.unreadable import Unreadable, UnreadableEvent, check_unreadable, unreadable_event
 from ..stream import StreamId, is_reserved
 from ..user_code import is_ctrl_c
+from .group_share import GroupShare
 
 __all__ = ["EventFilter", "Happened", "Key", "Streams", "Types", "happened_in"]
 
@@ -56,8 +57,10 @@ class EventFilter:
         key: Key | None = None,
         unreadable: Unreadable = "raise",
         call: str = "the subscription",
+        partitions: int = 1,
     ) -> None:
-        """`call`: what the caller has given these arguments to, for errors. Raises `UnknownName`, `InvalidId` or
+        """`call`: what the caller has given these arguments to, for errors. `partitions`: those of the store, which the
+        members of a group divide. Raises `UnknownName`, `InvalidId` or
         `InvalidMessage` for what no event could ever match."""
         self._catalogue, self._call = catalogue, call
         self._types = None if types is None else frozenset(_event_names(catalogue, types))
@@ -73,6 +76,9 @@ class EventFilter:
             self._ids = frozenset(_checked_stream(catalogue, one) for one in chosen if not isinstance(one, type))
         checked_callable("key", key)
         self._member, self._of, self._key = member, of, key
+        self.share = GroupShare(member, of, "by stream" if key is None else "by key", partitions)
+        """What of the store it is for."""
+        self._shares = of > 1 and key is None
         self._unreadable = check_unreadable(unreadable)
 
     @property
@@ -83,11 +89,7 @@ class EventFilter:
     @property
     def named(self) -> frozenset[StreamId] | None:
         """The streams that are chosen, if all of them are named one by one: nothing else can match. Else None."""
-        if self._any_stream or self._kinds or self._matches is not None:
-            return None
-        if self._of == 1 or self._key is not None:
-            return self._ids
-        return frozenset(stream for stream in self._ids if part_of(str(stream), self._of) == self._member)
+        return None if self._any_stream or self._kinds or self._matches is not None else self._ids
 
     def events(self, stored: StoredEvent, recorded: Recorded) -> Sequence[Event]:
         """What is chosen of a stored event: one or none, or several if an upcast made several of it. Raises
@@ -98,7 +100,7 @@ class EventFilter:
             return ()
         if not self._any_stream and not self._of_a_chosen_stream(stored.stream, recorded):
             return ()
-        if self._of > 1 and self._key is None and part_of(str(stored.stream), self._of) != self._member:
+        if self._shares and not self.share.has(recorded.partition, stored.stream):
             return ()
         try:
             events = self._catalogue.decode_events(stored)

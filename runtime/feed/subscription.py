@@ -25,11 +25,9 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, Protocol, Self, TypeAlias, overload
+from typing import TYPE_CHECKING, Final, Generic, Literal, NamedTuple, Protocol, Self, TypeAlias
 
-from ..domain.aggregate import Aggregate
 from ..domain.messages import Event
-from ..domain.projection import Projection
 from ..domain.recorded import Recorded
 from ..encoding.catalogue import Catalogue
 from ..errors import CallerError, InvalidMessage, RayfoldError, StorageFailed
@@ -41,9 +39,10 @@ from ..read.time_travel import checked_place, place_of
 from ..read.unreadable import Unreadable
 from ..receipt import Receipt
 from ..store.readable_store import ReadableStore
-from ..store.store import open_store
-from .committed_positions import CommittedPositions, check_member
+from ..stream import StreamId, partition_of
+from .committed_positions import CommittedPositions, Member, check_member
 from .event_filter import EventFilter, Happened, Key, Streams, Types, happened_in
+from .group_coordinator import link_at
 from .indexed_streams import by_index
 from .log_follower import PAGE_RECORDS, LogFollower
 
@@ -55,7 +54,6 @@ __all__ = [
     "check_batch",
     "close_forgotten",
     "open_feed",
-    "subscribe",
 ]
 
 SAVE_EVERY_S: Final = 0.1
@@ -176,9 +174,10 @@ class Feed:
 
     def asked(self) -> bool:
         """The consumer asks for more, and so (unless it acknowledges by hand) is done with what it has. True if there
-        is something to be saved now."""
+        is something to be saved now. Raises `SubscriptionInUse` if another process has taken the name."""
         if self._acknowledged is None:
             return False
+        self._acknowledged.check_open()
         if self._by_hand:
             self._settle_filtered_out()
         else:
@@ -204,11 +203,12 @@ class Feed:
         self._settled[partition] = max(self._settled[partition], min(position, self._passed[partition]))
         self._settle_filtered_out()
 
-    def save(self) -> None:
-        """Save what is acknowledged; returns when it is on the disk. Raises `StorageFailed`."""
+    def save(self, *, wait: bool = False) -> None:
+        """Save what is acknowledged. With `wait` all of it is on the disk when this returns; else a partition that does
+        not answer now gets it next time. Raises `StorageFailed`, `SubscriptionInUse`, and `Unavailable`."""
         if self._acknowledged is not None:
             self._saved_at_s = time.monotonic()
-            self._acknowledged.save(self._settled)
+            self._acknowledged.save(self._settled, wait=wait)
 
     def close(self) -> None:
         """Save what is acknowledged, and release everything. Closing twice is allowed. In a forked child, which knows
@@ -217,10 +217,7 @@ class Feed:
             return
         self.follower.close()
         if self._acknowledged is not None:
-            try:
-                self.save()
-            finally:
-                self._acknowledged.close()
+            self._acknowledged.close(self._settled)
 
     def _durable(self) -> CommittedPositions:
         if self._acknowledged is None:
@@ -298,10 +295,11 @@ class BlockingSubscription(Generic[OneOf]):
     def acknowledge(self, recorded: Recorded | None = None) -> None:
         """Acknowledge everything yielded so far, or up to one event of its partition; on the disk when it returns.
 
-        Raises `CallerError` without a name or for an event that was not yielded, `StorageFailed`.
+        Raises `CallerError` without a name or for an event that was not yielded, `SubscriptionInUse` if another process
+        has taken the name, `Unavailable`, `StorageFailed`.
         """
         self._feed.acknowledge(recorded)
-        self._feed.save()
+        self._feed.save(wait=True)
 
     def close(self) -> None:
         """Release everything; for a waiting caller the iteration ends. Closing twice is allowed."""
@@ -330,74 +328,6 @@ class BlockingSubscription(Generic[OneOf]):
         except StorageFailed:
             if not feed.follower.closed:  # else it was closed meanwhile, which is an end and no failure
                 raise
-
-
-@overload
-def subscribe(
-    path: str | os.PathLike[str],
-    name: str | None = ...,
-    *,
-    aggregates: Sequence[type[Aggregate]],
-    projections: Sequence[type[Projection]] = ...,
-    from_: From = ...,
-    types: type[Chosen] | Sequence[type[Chosen]],
-    streams: Streams | None = ...,
-    member: int = ...,
-    of: int = ...,
-    key: Key | None = ...,
-    acknowledge: Acknowledging = ...,
-    events: Sequence[type[Event]] = ...,
-    retired: Sequence[str] = ...,
-    unreadable: Literal["raise"] = ...,
-) -> BlockingSubscription[Chosen]: ...
-@overload
-def subscribe(
-    path: str | os.PathLike[str],
-    name: str | None = ...,
-    *,
-    aggregates: Sequence[type[Aggregate]],
-    projections: Sequence[type[Projection]] = ...,
-    from_: From = ...,
-    types: Types | None = ...,
-    streams: Streams | None = ...,
-    member: int = ...,
-    of: int = ...,
-    key: Key | None = ...,
-    acknowledge: Acknowledging = ...,
-    events: Sequence[type[Event]] = ...,
-    retired: Sequence[str] = ...,
-    unreadable: Unreadable = ...,
-) -> BlockingSubscription[Event]: ...
-def subscribe(
-    path: str | os.PathLike[str],
-    name: str | None = None,
-    *,
-    aggregates: Sequence[type[Aggregate]],
-    projections: Sequence[type[Projection]] = (),
-    from_: From = "beginning",
-    types: Types | None = None,
-    streams: Streams | None = None,
-    member: int = 0,
-    of: int = 1,
-    key: Key | None = None,
-    acknowledge: Acknowledging = "on next",
-    events: Sequence[type[Event]] = (),
-    retired: Sequence[str] = (),
-    unreadable: Unreadable = "raise",
-) -> BlockingSubscription[Event]:
-    """Subscribe to a store on this machine from a process of its own: no runtime and no Ray, the log is only read.
-
-    The writer may be running or not. `aggregates`, `projections` and `events` are the classes that know the events,
-    `retired` the names of events to pass over; the rest is as for `Runtime.subscribe`. Raises `StoreMissing`,
-    `StoreMismatch` and what `Runtime.subscribe` raises.
-
-    Example:
-        for event, recorded in subscribe("bank-data", aggregates=[Account], types=[Deposited]):
-            print(recorded.stream, event.amount)
-    """
-    catalogue = Catalogue(aggregates, projections, events=events, retired=retired)
-    wanted = SubscriptionOptions(name, from_, types, streams, member, of, key, acknowledge, unreadable)
-    return BlockingSubscription(open_feed(open_store(path), catalogue, wanted))
 
 
 class SubscriptionOptions(NamedTuple):
@@ -452,22 +382,34 @@ def _close_at_exit() -> None:
             feed.close()
 
 
-Committed: TypeAlias = Callable[[Any, str, int, int, Mapping[int, int]], CommittedPositions]
-"""Opens what a member of a named subscription has acknowledged: `CommittedPositions` of a store on a disk."""
+Committed: TypeAlias = Callable[
+    [ReadableStore, Member, Mapping[int, int], Callable[[int, int], str]], CommittedPositions
+]
+"""Opens what a member of a named subscription has acknowledged: of a store, where a new name begins, and what names the
+history of a partition up to a position."""
 
 
 def open_feed(
     store: ReadableStore,
     catalogue: Catalogue,
     wanted: SubscriptionOptions,
-    committed: Committed = CommittedPositions,
+    committed: Committed | None = None,
+    *,
+    own: bool = False,
 ) -> Feed:
-    """Open the logs, find where to begin, and take the name if there is one. Raises the errors of
-    `Runtime.subscribe`."""
+    """Open the logs, find where to begin, and take the name if there is one, which may be one of Rayfold's `own`.
+    Raises the errors of `Runtime.subscribe`."""
+    _check(wanted, own=own)
     chosen = EventFilter(
-        catalogue, wanted.types, wanted.streams, wanted.member, wanted.of, wanted.key, wanted.unreadable
+        catalogue,
+        wanted.types,
+        wanted.streams,
+        wanted.member,
+        wanted.of,
+        wanted.key,
+        wanted.unreadable,
+        partitions=store.partitions,
     )
-    _check(wanted)
     with ExitStack() as on_failure:
         readers: dict[int, Reader] = {}
         for partition in range(store.partitions):
@@ -475,15 +417,31 @@ def open_feed(
             on_failure.callback(readers[partition].close)
         start, acknowledged = _start(readers, wanted.from_, store.store_id), None
         if wanted.name is not None:
-            acknowledged = committed(store, wanted.name, wanted.member, wanted.of, start)
+            assert committed is not None
+            member = Member(wanted.name, wanted.member, wanted.of, "by stream" if wanted.key is None else "by key")
+            acknowledged = committed(store, member, start, lambda partition, at: link_at(readers[partition], at))
             on_failure.callback(acknowledged.close)
             start = acknowledged.positions
+        for partition in readers.keys() - start.keys():  # other members read those
+            readers.pop(partition).close()
         heads = {partition: reader.head() for partition, reader in readers.items()} if chosen.named else {}
-        indexed = by_index(store, readers, chosen.named, start, heads)
+        indexed = by_index(store, readers, _named_here(store, chosen), start, heads)
         feed = Feed(LogFollower(readers, start, indexed), chosen, acknowledged, by_hand=wanted.acknowledge == "by hand")
         on_failure.pop_all()
     _open_feeds.add(feed)
     return feed
+
+
+def _named_here(store: ReadableStore, chosen: EventFilter) -> list[StreamId] | None:
+    """The streams that are named one by one, those of this member; None if they are not."""
+    if (named := chosen.named) is None:
+        return None
+    places = [(partition_of(stream, store.partitions, store.placement), stream) for stream in named]
+    return [
+        stream
+        for partition, stream in places
+        if partition in chosen.share.partitions and chosen.share.has(partition, stream)
+    ]
 
 
 def check_batch(max_items: int) -> None:
@@ -492,9 +450,9 @@ def check_batch(max_items: int) -> None:
         raise InvalidMessage("batches", f"max_items is {shown(max_items)}", f"choose 1 to {BATCH_MAX}")
 
 
-def _check(wanted: SubscriptionOptions) -> None:
+def _check(wanted: SubscriptionOptions, *, own: bool) -> None:
     if wanted.name is not None:
-        check_member(wanted.name, wanted.member, wanted.of)
+        check_member(wanted.name, wanted.member, wanted.of, own=own)
     elif (wanted.member, wanted.of) != (0, 1) or isinstance(wanted.of, bool) or isinstance(wanted.member, bool):
         raise InvalidMessage("subscription", "a member of a group needs the group's name", 'subscribe("mailer", …)')
     if wanted.key is not None and wanted.of == 1:

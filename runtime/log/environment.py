@@ -154,6 +154,20 @@ class Environment:
                 raise self.failure(error) from error
         raise StorageFailed(str(self.path), "its map is being resized without end")
 
+    def make_writable(self) -> None:
+        """Have an environment that was opened to be read take `write` as well, from now on: it is opened again. Raises
+        `StorageFailed`, and is as it was."""
+        with self._lock:
+            if not self.readonly:
+                return
+            self._shut()
+            self.readonly, self._map_bytes = False, MAP_BYTES_START
+            try:
+                self._open()
+            except BaseException:
+                self.readonly = True
+                raise
+
     def _ensure_open(self) -> lmdb.Environment:
         """LMDB's environment, opened again if a failure has closed it."""
         with self._lock:

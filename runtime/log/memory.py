@@ -12,6 +12,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from secrets import token_bytes
+from typing import TypeVar
 
 from ..errors import Fenced, InvalidId, RayfoldError
 from ..stream import StreamId
@@ -29,8 +30,11 @@ from .format import (
 from .holdings import Kinds, as_holdings, checked_shapes
 from .plan import Plan, Tail, plan
 from .segment import LogSegment, read_log_segment
+from .subscription_rows import Change, MemoryRows
 
 __all__ = ["MemoryLog"]
+
+Result = TypeVar("Result")
 
 
 class MemoryLog:
@@ -49,6 +53,7 @@ class MemoryLog:
         self._secret = token_bytes(SECRET_BYTES)
         self._declared: dict[tuple[str, int], bytes] = {}
         self._kinds: Kinds = {}
+        self._rows: dict[str, bytes] = {}
 
     def activate(self) -> int:
         """Take the log over: raise the epoch, and return it. Appends of older epochs are refused."""
@@ -91,6 +96,21 @@ class MemoryLog:
         for key, value in planned.snapshots:
             schema, state = decode_snapshot(key, value, self.name)
             self._snapshots.setdefault(key[:-8], []).append((int.from_bytes(key[-8:], "big"), schema, state))
+
+    def subscription_rows(self, prefix: str = "") -> dict[str, bytes]:
+        """What subscriptions of a name keep here: the rows whose keys begin so."""
+        with self._lock:
+            return MemoryRows(self._rows).beginning(prefix)
+
+    def change_rows(self, epoch: int, change: Change[Result]) -> Result:
+        """What `change` makes of these rows, all of it or nothing. Raises `Fenced`, and what `change` raises."""
+        with self._lock:
+            if epoch != self._epoch:
+                raise Fenced(self.name, epoch, self._epoch)
+            rows = MemoryRows(self._rows)
+            result = change(rows)
+            self._rows = rows.kept
+            return result
 
     def head(self) -> int:
         """The position of the last event; 0 for an empty log."""

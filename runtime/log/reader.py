@@ -57,6 +57,7 @@ from .holdings import Kinds, as_holdings, holdings_in, kinds_of
 from .index_buffer import GROUPS, decode_indexed, group_of
 from .sealing import WriteOwnership, chain_at, decode_seal
 from .segment import LogSegment, read_log_segment
+from .subscription_rows import StoredRows
 
 if TYPE_CHECKING:
     import lmdb
@@ -152,6 +153,14 @@ class LmdbReader:
         if self.format_in(transaction) >= HOLDINGS_SINCE:
             return self._kinds_named(transaction)
         return kinds_of(transaction.cursor(self.environment.database(EVENTS)).iternext())
+
+    def subscription_rows(self, prefix: str = "") -> dict[str, bytes]:
+        """What subscriptions of a name keep here (`subscription_rows.py`): the rows whose keys begin so."""
+
+        def read(transaction: lmdb.Transaction[bytes]) -> dict[str, bytes]:
+            return StoredRows(transaction, self.environment.database(META), self.name).beginning(prefix)
+
+        return self.environment.read(read)
 
     def successor(self) -> str:
         """The node for which the log is sealed (`sealing.py`); empty if it is not."""

@@ -74,6 +74,10 @@ class SegmentReader(Reader, Protocol):
         """The next whole commands after a position, up to another, as another log takes them in."""
         ...
 
+    def subscription_rows(self, prefix: str = "") -> dict[str, bytes]:
+        """What subscriptions of a name keep in it (`subscription_rows.py`)."""
+        ...
+
 
 class ShapedReader(Reader, Protocol):
     """A reader that also returns the shapes of what it reads: LMDB's."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from ..errors import CallerError, Damaged, Fenced, Refusal
 from ..stream import StreamId
@@ -44,6 +44,7 @@ from .plan import Pair, Plan, Tail, plan
 from .reader import LmdbReader
 from .sealing import WriteOwnership, activated, put_write_ownership
 from .segment import LogSegment, put_segment
+from .subscription_rows import Change, StoredRows
 from .upgrade import upgrade
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LmdbLog"]
 
+Result = TypeVar("Result")
 
 SNAPSHOTS_KEPT: Final = 4
 """Snapshots of a stream that are kept, the last ones; for older ones see `_thin_out`. A reader passes over one that is
@@ -105,6 +107,41 @@ class LmdbLog(LmdbReader):
         with self._writing:
             self._tail = None
             return self.environment.write(put)
+
+    def change_rows(self, epoch: int, change: Change[Result]) -> Result:
+        """What `change` makes of the rows that subscriptions keep here, in one transaction, fsynced when this returns.
+
+        Raises `Fenced` for the epoch of an earlier activation, and what `change` raises; then nothing is changed.
+        """
+
+        def put(transaction: lmdb.Transaction[bytes]) -> tuple[Result, bool, int]:
+            current = self.epoch_in(transaction)
+            if epoch != current:
+                raise Fenced(self.name, epoch, current)
+            rows = StoredRows(transaction, self.environment.database(META), self.name)
+            return change(rows), rows.changed, transaction.id()
+
+        with self._writing:
+            remembered, self._tail = self._tail, None
+            result, changed, number = self.environment.write(put)
+            if remembered is not None and remembered.transaction == number - 1:  # no event came in between
+                remembered.transaction = number if changed else number - 1
+                self._tail = remembered
+        return result
+
+    def put_rows(self, rows: Mapping[str, bytes]) -> None:
+        """Have exactly these rows, in a copy of a log that has no other writer."""
+
+        def put(transaction: lmdb.Transaction[bytes]) -> None:
+            stored = StoredRows(transaction, self.environment.database(META), self.name)
+            for key in stored.beginning(""):
+                stored.remove(key)
+            for key, content in rows.items():
+                stored.put(key, content)
+
+        with self._writing:
+            self._tail = None
+            self.environment.write(put)
 
     def declare(self, shapes: Mapping[tuple[str, int], bytes]) -> None:
         """The shapes of the events that will be appended. Raises `InvalidMessage` for one that is too large."""

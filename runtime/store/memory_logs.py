@@ -12,7 +12,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from ..errors import CallerError, Damaged
 from ..log.format import CHAIN_START, chain_of, check_record, decode_record, next_chain, pack_position
@@ -41,10 +41,8 @@ class MemoryLogs:
         self.path: Final = Path("memory")
         """What errors call it. There is no such directory."""
         self.logs: Final = [MemoryLog(now_us) for _ in range(partitions)]
-        self.kept: Final[dict[Path, dict[str, Any]]] = {}
-        """What subscriptions keep (`feed/memory_positions.py`), by the name that its file would have."""
-        self.subscribed: Final[set[Path]] = set()
-        """The members of subscriptions that are open."""
+        self.subscribed: Final[set[tuple[str, int]]] = set()
+        """The members of subscriptions that are open (`feed/member_locks.py`)."""
 
     def partition_of(self, stream: StreamId) -> int:
         """In which partition a stream is."""

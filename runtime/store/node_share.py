@@ -13,7 +13,7 @@ Rules kept here:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
@@ -80,6 +80,10 @@ class Copy(Sealable, Protocol):
 
     def add(self, segment: LogSegment) -> None:
         """Add a segment to its end, durably. Raises `Damaged`, and adds nothing, unless it follows."""
+        ...
+
+    def put_rows(self, rows: Mapping[str, bytes]) -> None:
+        """Have exactly these rows of subscriptions, durably."""
         ...
 
 
@@ -326,6 +330,13 @@ class NodeShare:
         log.error("%s is kept, renamed, and another copy is made: %s", name, trouble)
         self._retire_named(name)
         return 0
+
+    def keep_rows(self, partition: int, rows: Mapping[str, bytes]) -> None:
+        """The copy keeps what subscriptions keep in the sealed original. Raises `StoreMismatch` for a partition that is
+        at home here, `StoreMissing` if there is no copy."""
+        self._check_away(partition)
+        with self._disk.writing(copy_name(partition, ARRIVING), create=False) as copy:
+            copy.put_rows(rows)
 
     def finish(self, partition: int, sealed: Seal) -> None:
         """The copy is to go on from this seal: it must have come to its end, and takes over its epoch.

@@ -29,7 +29,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -198,6 +198,9 @@ class _Copy:
 
     def add(self, segment: LogSegment) -> None:
         self._log.add_segment(segment)
+
+    def put_rows(self, rows: Mapping[str, bytes]) -> None:
+        self._log.put_rows(rows)
 
 
 def _unmake(folder: Path) -> None:

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple, Self
 from ..errors import StorageFailed, StoreInUse, StoreMissing
 from ..private import open_private, tighten
 
-__all__ = ["LOCK", "MANIFEST", "StoreLock", "Holder", "exists", "failure_of_last_start", "holder_of"]
+__all__ = ["LOCK", "MANIFEST", "StoreLock", "Holder", "exists", "failure_of_last_start", "holder_of", "pids_here"]
 
 MANIFEST: Final = "store.json"
 LOCK: Final = "store.lock"
@@ -58,7 +58,7 @@ class Holder(NamedTuple):
         """Where this process finds the file that the holder has at `path`: there, or, if the holder has a folder for
         temporary files of its own (`PrivateTmp` of systemd), in what that process sees."""
         inside = f"/proc/{self.pid}/root{path}"
-        if self.pids == _pids_here() and not os.path.lexists(path) and os.path.lexists(inside):
+        if self.pids == pids_here() and not os.path.lexists(path) and os.path.lexists(inside):
             return inside
         return path
 
@@ -77,7 +77,7 @@ def holder_of(folder: Path) -> Holder | None:
         raise StorageFailed(str(path), f"cannot open the lock: {error.strerror or error}") from error
     try:
         holder = _holder_named_in(descriptor)
-        if holder is None or (holder.pids == _pids_here() and not Path(f"/proc/{holder.pid}").exists()):
+        if holder is None or (holder.pids == pids_here() and not Path(f"/proc/{holder.pid}").exists()):
             return None  # it released the lock, or was killed: then its line is left
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # for a process that was given the id of a dead one
@@ -128,7 +128,7 @@ class StoreLock:
         self._descriptor: int | None = descriptor
         _holds.add(self)
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        self._holder = Holder(holder, os.getpid(), socket.gethostname(), since, pids=_pids_here())
+        self._holder = Holder(holder, os.getpid(), socket.gethostname(), since, pids=pids_here())
         try:
             self._write()
         except StorageFailed:
@@ -235,7 +235,7 @@ def _holder_named_in(descriptor: int) -> Holder | None:
         return None
 
 
-def _pids_here() -> str:
+def pids_here() -> str:
     """Names the namespace of this process's id, on this machine since its last start."""
     try:
         return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"

@@ -197,6 +197,7 @@ class _PartitionCheck:
             return
         try:
             held = self._reader.holdings()
+            self._reader.subscription_rows()
             if len(self._reader.secret()) != SECRET_BYTES:
                 self._problem("meta", "secret", "checksum", "it is missing")
         except Damaged as error:

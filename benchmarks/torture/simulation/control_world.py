@@ -156,6 +156,8 @@ class _NodeAgentProcess(Process):
             raise StorageFailed(self.node.node_id, "the log is not here")
         if what == "segment":
             return self.node.disk.piece(copy_name(partition), *arguments)
+        if what == "subscription_rows":
+            return {}
         return len(self.node.disk.files[copy_name(partition)].values)
 
     def _pull(self, partition: int, source: str, up_to: int) -> int:

@@ -139,6 +139,54 @@ async def test_a_process_of_its_own_reads_along_without_ray(bank: Runtime) -> No
     assert await reading.wait() == 0
 
 
+HOLDS = """
+import sys
+from rayfold import connect_blocking, subscribe
+from tests.bank import Account, Vault
+chosen = {"types": ["Deposited"], "streams": "Account/shared", "acknowledge": "by hand"}
+if sys.argv[2] == "reads":
+    events = subscribe(sys.argv[1], "shared", aggregates=[Account, Vault], **chosen)
+else:
+    bank = connect_blocking(sys.argv[1]).start()
+    events = bank.subscribe("shared", **chosen)
+print(next(events)[0].amount, flush=True)
+sys.stdin.readline()
+events.acknowledge()
+print(next(events)[0].amount, flush=True)
+sys.stdin.readline()
+assert "ray" not in sys.modules
+"""
+
+
+@of_one_loop
+async def test_programs_of_every_kind_share_the_names_of_a_store_and_their_places(bank: Runtime) -> None:
+    await deposit(bank, "shared", *range(1, 8))
+    chosen = {"types": [Deposited], "streams": ["Account/shared"], "acknowledge": "by hand"}
+    expected = 1
+    for kind in ("reads", "connects", "reads"):
+        command = (sys.executable, "-c", HOLDS, str(bank.store.path), kind)
+        program = await asyncio.create_subprocess_exec(
+            *command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert program.stdin is not None
+        assert program.stdout is not None
+        assert await program.stdout.readline() == f"{expected}\n".encode()
+        with pytest.raises(SubscriptionInUse, match=f"process {program.pid} on"):
+            bank.subscribe("shared")
+        program.stdin.write(b"\n")
+        assert await program.stdout.readline() == f"{expected + 1}\n".encode()
+        program.kill()
+        await program.wait()
+        async with bank.subscribe("shared", **chosen) as events:  # type: ignore[call-overload]
+            assert await amounts(events, 1) == [expected + 1], "what it was at when it was killed"
+            await events.acknowledge()
+        expected += 2
+    [status] = [one for one in await bank.subscriptions() if one.name == "shared"]
+    assert (status.members, status.holders) == (1, {})
+    assert await bank.forget_subscription("shared")
+    assert not await bank.forget_subscription("shared")
+
+
 async def _so_far(bank: Runtime) -> AsyncIterator[object]:
     """The accounts that are open by now."""
     async for event, _ in bank.events(types="Opened"):

@@ -148,9 +148,7 @@ def test_histories_states_sessions_subscriptions_and_replicas_reach_every_node(b
     assert bank(asked) == balance_is(bank, ACCOUNTS[5])
 
 
-def test_a_subscription_with_a_name_says_that_it_has_no_place_here(bank: Console) -> None:
-    with pytest.raises(Told, match="CallerError: a subscription with a name keeps its place beside the logs of one"):
-        bank("bank.subscribe('mailer')")
+def test_no_process_has_all_of_the_store(bank: Console) -> None:
     with pytest.raises(Told, match="CallerError: the store bank is spread over 3 nodes"):
         bank("bank.store")
 

@@ -41,7 +41,7 @@ from rayfold import (
 )
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.envelope import Envelope, pack
-from rayfold.runtime.feed.committed_positions import CommittedPositions
+from rayfold.runtime.feed.committed_positions import CommittedPositions, Member
 from rayfold.runtime.feed.event_filter import EventFilter
 from rayfold.runtime.feed.log_follower import LogFollower
 from rayfold.runtime.feed.subscription import BlockingSubscription, Feed
@@ -54,6 +54,7 @@ from rayfold.runtime.store.store import create_or_open_store
 from rayfold.runtime.stream import ANY
 from rayfold.runtime.write.write_loop import WriteLoop
 from tests.runtime.log.appends import DIGEST, command_id
+from tests.support.log_calls import LogCalls
 
 ADA = StreamId("Account", "ada")
 
@@ -429,7 +430,8 @@ def test_the_events_of_one_record_are_acknowledged_together(tmp_path: Path) -> N
     store = create_or_open_store(tmp_path / "store", 1)
     log = store.open_log(0)
     written(log, *OLD)
-    acknowledged = CommittedPositions(store, "mailer", 0, 1, {0: 0})
+    calls, member = LogCalls({0: log}, leased=True, store_id=store.store_id), Member("mailer", 0, 1, "by stream")
+    acknowledged = CommittedPositions(calls, None, member, {0: 0}, lambda _partition, _position: "", store.store_id)
     feed = Feed(LogFollower({0: log}, {0: 0}), EventFilter(SPLIT), acknowledged, by_hand=True)
     feed.fill()
     first = feed.take()

@@ -11,6 +11,7 @@ from uuid import UUID
 import msgpack
 import pytest
 
+from rayfold.actors.api.store_subscription import subscribe
 from rayfold.runtime.backup.restoring import restore_store
 from rayfold.runtime.backup.taking import backup_store
 from rayfold.runtime.domain.aggregate import Aggregate, Shared, decide, evolve
@@ -31,7 +32,6 @@ from rayfold.runtime.errors import (
     StorageFailed,
     UnknownName,
 )
-from rayfold.runtime.feed.subscription import subscribe
 from rayfold.runtime.log.contract import Append, NewEvent
 from rayfold.runtime.log.format import decode_record, encode_record
 from rayfold.runtime.log.memory import MemoryLog

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,18 @@ from rayfold import (
     subscribe,
 )
 from rayfold.runtime.durable_files import checksum_of
+from rayfold.runtime.feed.committed_positions import CommittedPositions, Member
+from rayfold.runtime.feed.group_coordinator import coordinator_of, link_at
 from rayfold.runtime.feed.log_follower import LogFollower
+from rayfold.runtime.log.format import META
+from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.store.store import Store, create_or_open_store
+from rayfold.runtime.store.store_lock import StoreLock
 from tests.bank import Account, Deposited, Opened, Vault, Withdrawn
 from tests.other_user import NOBODY, needs_root
 from tests.runtime.log.appends import ALICE
 from tests.runtime.log.appends import deposits as deposits_of
+from tests.support.log_calls import LogCalls
 from tests.support.other_writer import ROOT, OtherWriter, deposits
 
 pytestmark = pytest.mark.slow
@@ -376,18 +383,44 @@ def test_a_forked_child_that_acknowledges_is_told_to_open_it_again(
 
 @pytest.mark.parametrize("file", ["group.json", "member-00000/positions.json"])
 @pytest.mark.parametrize("change", [lambda text: text.replace("1", "2"), lambda text: text[:20], lambda _: "[]"])
-def test_an_acknowledgement_that_decayed_is_an_error_and_not_a_new_beginning(
+def test_a_place_of_an_earlier_release_that_decayed_is_an_error_and_not_a_new_beginning(
     writer: OtherWriter, store: Store, opened: Open, file: str, change: Callable[[str], str]
+) -> None:
+    writer.write(store, *deposits(1, 2))
+    keep_in_files(store, "mailer", [{0: 1, 1: 0}])
+    path = store.path / "subscriptions/mailer" / file
+    path.write_text(change(path.read_text()))
+    with pytest.raises(Damaged, match=f"{path.name} is damaged"):
+        opened("mailer")
+
+
+@pytest.mark.parametrize("kind", ["from", "place/00000"])
+def test_an_acknowledgement_that_decayed_is_an_error_and_not_a_new_beginning(
+    writer: OtherWriter, store: Store, opened: Open, kind: str
 ) -> None:
     writer.write(store, *deposits(1, 2))
     subscription = opened("mailer")
     assert amounts(subscription, 1) == [1]
     subscription.acknowledge()
     subscription.close()
-    path = store.path / "subscriptions/mailer" / file
-    path.write_text(change(path.read_text()))
-    with pytest.raises(Damaged, match=f"{path.name} is damaged"):
+    spoil_row(store, f"mailer/{kind}")
+    with pytest.raises(Damaged, match=f"meta 'subscription/mailer/{kind}' is damaged"):
         opened("mailer")
+
+
+def spoil_row(store: Store, key: str) -> None:
+    """Change a byte of a row in each log."""
+    for partition in range(store.partitions):
+        log = store.open_log(partition)
+        full = b"subscription/" + key.encode()
+
+        def spoil(transaction: Any, log: Any = log, full: bytes = full) -> None:
+            meta = log.environment.database(META)
+            stored = transaction.get(full, db=meta)
+            transaction.put(full, stored[:-1] + bytes([stored[-1] ^ 1]), db=meta)
+
+        log.environment.write(spoil)
+        log.close()
 
 
 def shared_out(members: Sequence[BlockingSubscription], count: int) -> list[list[tuple[int, int]]]:
@@ -431,11 +464,13 @@ def test_another_number_of_members_begins_at_the_lowest_that_was_acknowledged(
     with pytest.raises(SubscriptionInUse, match="member 0 of 2 is in use"):
         opened("mailer", member=2, of=3)
     behind.acknowledge(first)
-    lowest = {number: min(ahead.acknowledged[number], behind.acknowledged[number]) for number in range(2)}
+    lowest = ahead.acknowledged | behind.acknowledged
+    assert (list(ahead.acknowledged), list(behind.acknowledged)) == ([0], [1]), "each reads a partition of its own"
     ahead.close()
     behind.close()
     members = [opened("mailer", member=member, of=3) for member in range(3)]
-    assert [member.acknowledged for member in members] == [lowest] * 3
+    read = [[0], [0, 1], [1]]
+    assert [one.acknowledged for one in members] == [{number: lowest[number] for number in here} for here in read]
     expected = {place for place in written if place[1] > lowest[place[0]]}
     again = {place for places in shared_out(members, len(expected)) for place in places}
     assert again == expected
@@ -443,13 +478,12 @@ def test_another_number_of_members_begins_at_the_lowest_that_was_acknowledged(
     assert untouched <= again, "nothing is left out"
 
 
-def test_positions_of_another_store_are_refused(store: Store, opened: Open) -> None:
-    opened("mailer").close()
-    path = store.path / "subscriptions/mailer/group.json"
+def test_files_of_another_store_are_refused(store: Store, opened: Open) -> None:
     other = create_or_open_store(store.path.parent / "another", 2)
-    path.parent.parent.rename(other.path / "subscriptions")
-    with pytest.raises(StoreMismatch, match=f"this is a subscription to the store {store.store_id}, not to"):
-        subscribe(other.path, "mailer", aggregates=[Account])
+    keep_in_files(other, "mailer", [{0: 0, 1: 0}])
+    (other.path / "subscriptions").rename(store.path / "subscriptions")
+    with pytest.raises(StoreMismatch, match=f"this is a subscription to the store {other.store_id}, not to"):
+        opened("mailer")
 
 
 def exchanged(store: Store, kept: Path) -> None:
@@ -459,31 +493,45 @@ def exchanged(store: Store, kept: Path) -> None:
         shutil.copytree(kept / store.partition_path(partition).name, store.partition_path(partition))
 
 
-@pytest.mark.parametrize("began", ["saved", "from the end"])
-def test_what_was_acknowledged_of_another_history_is_refused_and_nothing_left_out_in_silence(
-    store: Store, opened: Open, tmp_path: Path, began: str
-) -> None:
+def test_a_log_that_was_put_back_has_the_places_of_its_time(store: Store, opened: Open, tmp_path: Path) -> None:
     for number in range(5):
         append_deposit(store, number)
+    with opened("mailer", acknowledge="by hand") as subscription:
+        amounts(subscription, 3)
+        subscription.acknowledge()
     shutil.copytree(store.path, tmp_path / "kept")
     for number in range(5, 10):
         append_deposit(store, number)
-    subscription = opened("mailer", from_="beginning" if began == "saved" else "end", acknowledge="by hand")
-    if began == "saved":
-        assert amounts(subscription, 10) == list(range(10))
+    with opened("mailer", acknowledge="by hand") as subscription:
+        assert amounts(subscription, 7) == [*range(3, 10)]
         subscription.acknowledge()
-    subscription.close()
     exchanged(store, tmp_path / "kept")
+    append_deposit(store, 100)
+    assert amounts(opened("mailer"), 3) == [3, 4, 100]
+
+
+@pytest.mark.parametrize("kept", ["in files", "as the beginning of a name"])
+def test_what_was_noted_of_another_history_is_refused_and_nothing_left_out_in_silence(
+    store: Store, opened: Open, tmp_path: Path, kept: str
+) -> None:
+    name = next(one for one in ("mailer", "others", "third") if coordinator_of(one, 2) == 1)
+    for number in range(5):
+        append_deposit(store, number)
+    shutil.copytree(store.partition_path(0), tmp_path / "kept")
+    for number in range(5, 10):
+        append_deposit(store, number)
+    if kept == "in files":
+        keep_in_files(store, name, [{0: 10, 1: 0}])
+    else:
+        opened(name, from_="end", member=1, of=2).close()  # a member that does not read partition 0
+    shutil.rmtree(store.partition_path(0))
+    shutil.copytree(tmp_path / "kept", store.partition_path(0))
     with pytest.raises(NotInHistory, match="has no position 10; it is at 5"):
-        opened("mailer")
+        opened(name)
     for number in range(100, 108):
         append_deposit(store, number)
-    for of in (1, 2):
-        with pytest.raises(StoreMismatch, match="event 10 of partition 0 is not the one that was acknowledged"):
-            opened("mailer", of=of)
-    exchanged(store, tmp_path / "kept")
-    with pytest.raises(NotInHistory):
-        opened("mailer")
+    with pytest.raises(StoreMismatch, match="event 10 of partition 0 is not the one that was acknowledged"):
+        opened(name)
 
 
 def append_deposit(store: Store, amount: int) -> None:
@@ -492,23 +540,96 @@ def append_deposit(store: Store, amount: int) -> None:
     log.close()
 
 
-def test_places_that_an_earlier_release_has_saved_without_links_are_gone_on_from(store: Store, opened: Open) -> None:
+@pytest.mark.parametrize("links", [True, False], ids=["with links", "as the first releases"])
+def test_places_that_an_earlier_release_kept_in_files_are_taken_over(store: Store, opened: Open, links: bool) -> None:
     for number in range(4):
         append_deposit(store, number)
-    with opened("mailer", acknowledge="by hand") as subscription:
-        amounts(subscription, 2)
+    keep_in_files(store, "mailer", [{0: 2, 1: 0}], links=links)
+    with opened("mailer", from_="end") as subscription:
+        assert amounts(subscription, 1) == [2]
         subscription.acknowledge()
-    for path in (store.path / "subscriptions/mailer").rglob("*.json"):
-        facts = json.loads(path.read_text())
-        del facts["checksum"], facts["links"]
-        path.write_text(json.dumps(facts | {"checksum": checksum_of(facts)}))
-    assert amounts(opened("mailer"), 2) == [2, 3]
+    keep_in_files(store, "mailer", [{0: 0, 1: 0}])
+    assert amounts(opened("mailer"), 1) == [3], "they are taken over once"
+
+
+def test_of_members_in_files_the_lowest_place_is_taken_over_whatever_their_number_now(
+    store: Store, opened: Open
+) -> None:
+    for number in range(4):
+        append_deposit(store, number)
+    keep_in_files(store, "mailer", [{0: 3, 1: 0}, {0: 1, 1: 0}, {0: 2, 1: 0}])
+    members = [opened("mailer", member=number, of=3) for number in range(3)]
+    assert [one.acknowledged for one in members] == [{0: 1}, {0: 1, 1: 0}, {1: 0}]
+
+
+def test_a_member_that_an_earlier_release_has_open_is_in_use(store: Store, opened: Open) -> None:
+    keep_in_files(store, "mailer", [{0: 0, 1: 0}])
+    folder = store.path / "subscriptions/mailer/member-00000"
+    in_use = pytest.raises(SubscriptionInUse, match="member 0 of 1 is in use by subscription mailer")
+    with StoreLock(folder, "subscription mailer"), in_use:
+        opened("mailer")
+    (folder.parent / "member-00001").mkdir(mode=0o700)
+    in_use = pytest.raises(SubscriptionInUse, match="member 1 of 2 is in use by subscription mailer")
+    with StoreLock(folder.parent / "member-00001", "subscription mailer"), in_use:
+        opened("mailer")
+    opened("mailer")
+
+
+def test_an_activation_takes_over_all_names_before_the_log_may_move_away(store: Store) -> None:
+    for number in range(4):
+        append_deposit(store, number)
+    keep_in_files(store, "mailer", [{0: 2, 1: 0}])
+    keep_in_files(store, "damaged", [{0: 2, 1: 0}])
+    path = store.path / "subscriptions/damaged/group.json"
+    path.write_text(path.read_text().replace("1", "2"))
+    log = store.open_log(0)
+    files = store.path / "subscriptions"
+    LogCalls({0: log, 1: MemoryLog()}, leased=True, store_id=store.store_id, files=files).coordinators[
+        0
+    ].take_over_files()
+    elsewhere = LogCalls({0: log, 1: MemoryLog()}, leased=True, store_id=store.store_id)
+    for name in ("mailer", "damaged"):
+        arguments = (elsewhere, None, Member(name, 0, 1, "by stream"), {0: 0, 1: 0}, lambda *_: "", store.store_id)
+        if name == "mailer":
+            with closing(CommittedPositions(*arguments)) as committed:
+                assert committed.positions == {0: 2, 1: 0}
+        else:
+            with pytest.raises(Damaged, match="its checksum is wrong"):
+                CommittedPositions(*arguments)
+    log.close()
+
+
+def keep_in_files(store: Store, name: str, members: Sequence[dict[int, int]], *, links: bool = True) -> None:
+    """Positions by partition of each member, as an earlier release has written them."""
+
+    def write(path: Path, facts: dict[str, Any]) -> None:
+        facts = {"format": 1, "store_id": store.store_id, **facts}
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.write_text(json.dumps({**facts, "checksum": checksum_of(facts)}) + "\n")
+        path.chmod(0o600)
+
+    def with_links(what: str, positions: dict[int, int]) -> dict[str, Any]:
+        at = [positions[partition] for partition in range(store.partitions)]
+        if not links:
+            return {what: at}
+        found = []
+        for partition, position in enumerate(at):
+            with closing(store.open_reader(partition)) as reader:
+                found.append(link_at(reader, position))
+        return {what: at, "links": found}
+
+    folder = store.path / "subscriptions" / name
+    began = dict.fromkeys(range(store.partitions), 0)
+    write(folder / "group.json", {"generation": 1, "members": len(members), **with_links("start", began)})
+    for member, positions in enumerate(members):
+        path = folder / f"member-{member:05d}" / "positions.json"
+        write(path, {"generation": 1, **with_links("positions", positions)})
 
 
 @needs_root
 @pytest.mark.parametrize("folder", ["subscriptions", "subscriptions/mailer", "subscriptions/mailer/group.json"])
 def test_a_place_that_another_user_has_put_there_is_refused(store: Store, opened: Open, folder: str) -> None:
-    opened("mailer").close()
+    keep_in_files(store, "mailer", [{0: 0, 1: 0}])
     os.chown(store.path / folder, NOBODY, NOBODY)
     with pytest.raises(NotPrivate, match=r"belongs to user nobody \(65534\), not to"):
         opened("mailer")
