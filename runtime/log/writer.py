@@ -16,10 +16,11 @@ Rules kept here:
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from ..errors import CallerError, Damaged, Fenced, Refusal
+from ..errors import CallerError, Damaged, Fenced, InvalidId, Refusal
 from ..stream import StreamId
 from .contract import Append, Appended, CommandEntry
 from .environment import Environment
@@ -33,6 +34,7 @@ from .format import (
     STREAMS,
     chain_of,
     check_record,
+    checked_stream,
     decode_command,
     decode_stream_entry,
     record_position,
@@ -63,6 +65,12 @@ class _Stored(Exception):  # noqa: N818 - a signal inside this file, not an erro
     """Some command id of the batch is stored already. Ends the transaction, so nothing of it is."""
 
 
+_NewStreams = tuple[int, Set[StreamId]]
+"""A head of the log, and streams that had no events then."""
+
+_NONE_NEW: Final[_NewStreams] = (0, frozenset())
+
+
 class LmdbLog(LmdbReader):
     """The `Log` of `contract.py` over LMDB. Made by `open_log`."""
 
@@ -72,6 +80,8 @@ class LmdbLog(LmdbReader):
         self._tail: Tail | None = None
         self._recent = IndexBuffer()
         self._declared: dict[tuple[str, int], bytes] = {}
+        self._new = _NONE_NEW
+        """What the next append need not look up again."""
         self._writing = threading.Lock()
 
     def activate(self) -> int:
@@ -147,6 +157,22 @@ class LmdbLog(LmdbReader):
         """The shapes of the events that will be appended. Raises `InvalidMessage` for one that is too large."""
         self._declared = self._declared | checked_shapes(shapes)
 
+    def new_streams(self, streams: Iterable[StreamId]) -> Set[StreamId]:
+        """Those of these streams that have no events, as one commit has it. One whose entry is damaged is not among
+        them. For the thread that appends: the next append does not look these up again."""
+
+        def look(transaction: lmdb.Transaction[bytes]) -> tuple[int, Set[StreamId]]:
+            head, recent, found = self.last_position(transaction), self._recent, set()
+            for stream in streams if recent.head == head else ():
+                with suppress(Damaged, InvalidId):
+                    key = checked_stream(stream)
+                    if not recent.version(key) and not self.indexed_version(transaction, key):
+                        found.add(stream)
+            return head, found
+
+        self._new = self.environment.read(look)
+        return self._new[1]
+
     def append(self, epoch: int, appends: Sequence[Append]) -> list[Appended]:
         """All of `appends` in one transaction, fsynced when this returns; one `Appended` for each, in order.
 
@@ -161,9 +187,10 @@ class LmdbLog(LmdbReader):
 
     def _append_all(self, epoch: int, appends: Sequence[Append], *, look_up: bool) -> list[Appended]:
         remembered, self._tail = self._tail, None
+        new, self._new = self._new, _NONE_NEW
         recorded_at_us = self._now_us()
         planned, self._tail = self.environment.write(
-            lambda transaction: self._append(transaction, epoch, appends, recorded_at_us, remembered, look_up)
+            lambda transaction: self._append(transaction, epoch, appends, recorded_at_us, remembered, look_up, new)
         )
         self._recent.commit()
         return planned.outcomes
@@ -176,6 +203,7 @@ class LmdbLog(LmdbReader):
         recorded_at_us: int,
         remembered: Tail | None,
         look_up_ids: bool,
+        new: _NewStreams = _NONE_NEW,
     ) -> tuple[Plan, Tail]:
         """Plan and put a batch. May run again with a grown map, so `remembered` is checked."""
         current = self.epoch_in(transaction)
@@ -194,6 +222,11 @@ class LmdbLog(LmdbReader):
             stored = look_up(command_id, None, commands)
             return None if stored is None else decode_command(command_id, stored, name)
 
+        new_ones = new[1] if new[0] == before else frozenset()
+
+        def find_version(stream: StreamId, key: bytes) -> int:
+            return 0 if stream in new_ones else recent.version(key) or self.indexed_version(transaction, key)
+
         def find_position(key: bytes) -> int:
             pairs = recent.entries(key[:-8], None)
             entry = pairs[-1][1] if pairs else look_up(key, None, streams)
@@ -203,7 +236,7 @@ class LmdbLog(LmdbReader):
             tail,
             appends,
             recorded_at_us,
-            lambda stream, key: recent.version(key) or self.indexed_version(transaction, key),
+            find_version,
             find_position,
             find_command if look_up_ids else None,
             self._declared,

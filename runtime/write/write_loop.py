@@ -170,6 +170,7 @@ class WriteLoop:
         """
         self._fallen = fallen
         stored = self._find_stored(commands)
+        self.residents.look_up([command[1] for command in commands if command[0] not in stored])
         while True:
             decided = self._decide_all(commands, stored)
             try:

@@ -184,3 +184,34 @@ log.environment.write(stay)
     with pytest.raises(Fenced):
         log.append(epoch - 1, [deposits(ALICE, 1)])
     log.close()
+
+
+def test_streams_without_events_are_looked_up_at_once_and_count_for_the_next_append_alone(lmdb_log: LmdbLog) -> None:
+    epoch = lmdb_log.activate()
+    bad = StreamId("Account", "")
+    assert lmdb_log.new_streams([ALICE, BOB, bad]) == {ALICE, BOB}
+    [done] = lmdb_log.append(epoch, [deposits(ALICE, 1, 2)])
+    assert (done.version, lmdb_log.new_streams([ALICE, BOB])) == (2, {BOB})
+    done, again = lmdb_log.append(epoch, [deposits(BOB, 3), deposits(BOB, 4, expected=1)])
+    assert (done.version, again.version) == (1, 2)
+    with pytest.raises(Conflict):
+        lmdb_log.append(epoch, [deposits(BOB, 5, expected=0)])
+    for _ in range(70):  # beyond what the index lacks
+        lmdb_log.append(epoch, [deposits(StreamId("Account", "carol"), *range(100))])
+    assert lmdb_log.new_streams([ALICE, BOB, StreamId("Account", "alic")]) == {StreamId("Account", "alic")}
+
+
+@pytest.mark.slow
+def test_a_stream_that_was_new_is_not_once_somebody_else_has_written(lmdb_log: LmdbLog, tmp_path: Path) -> None:
+    epoch = lmdb_log.activate()
+    code = """
+import sys
+from rayfold.runtime.log.folder import open_log
+from tests.runtime.log.appends import BOB, deposits
+log = open_log(sys.argv[1], "partition 3")
+log.append(int(sys.argv[2]), [deposits(BOB, 1, by=b"of another proc.")])
+"""
+    assert lmdb_log.new_streams([BOB]) == {BOB}
+    assert python(code, tmp_path / "log", epoch).wait(60) == 0
+    [done] = lmdb_log.append(epoch, [deposits(BOB, 2)])
+    assert (done.position, done.version) == (2, 2)
