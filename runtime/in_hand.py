@@ -19,6 +19,8 @@ import mmap
 import os
 import struct
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
 
@@ -116,6 +118,16 @@ class InHand:
     def end(self) -> None:
         """Nothing is in hand any more."""
         self._map[_STATE_AT] = _IDLE
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While the block waits for another process, neither the time nor the end of this one is held against what is
+        in hand."""
+        state, self._map[_STATE_AT] = self._map[_STATE_AT], _IDLE
+        try:
+            yield
+        finally:
+            self._map[_STATE_AT] = state
 
     def came_back(self) -> None:
         """User code has come back: a child that it has forked ends here, as it does in `begin`, `step` and `end`. For

@@ -134,6 +134,7 @@ class AggregateActor:
         if self._loop is None:
             plan, catalogue = self._plan, unship(self._plan.catalogue)
             in_hand = _Careful(plan) if plan.careful else in_hand_of(plan.name)
+            self._log.in_hand = in_hand
             self._loop = WriteLoop(plan.partition, self._log, catalogue, residents_max=1, in_hand=in_hand)
             ProcessWatchdog(in_hand, plan.settings.decide_max_s, self._took_too_long, native=plan.name)
             tune_gc()
@@ -199,8 +200,9 @@ class _Careful(InHand):
         super().begin(key, patience)
         if self.count <= _CAREFUL_MAX:
             plan = self._plan
-            told = plan.home.deciding.remote(plan.stream, plan.name, key)
-            ray.get(told, timeout=plan.settings.attempt_timeout_s)
+            with self.waiting():
+                told = plan.home.deciding.remote(plan.stream, plan.name, key)
+                ray.get(told, timeout=plan.settings.attempt_timeout_s)
             super().begin(key, patience)
 
 
@@ -240,6 +242,8 @@ class PartitionLog:
         """What an append takes, there and back: a moving average."""
         self.waited_s = 0.0
         """For the partition, in all."""
+        self.in_hand = InHand(None)
+        """What is being decided, which may need to be loaded first."""
         self._plan = plan
         self._ids: list[bytes] = []
 
@@ -305,10 +309,11 @@ class PartitionLog:
         timeout_s, asked_s = self._plan.settings.attempt_timeout_s, time.perf_counter()
         lost = (ray.exceptions.ActorUnavailableError, TimeoutError)
         try:
-            return retried_now(
-                lambda _: call_now(method(home), *arguments, timeout_s=timeout_s),
-                Patience(attempts_max=_READ_ATTEMPTS, pause_s=0.0, again=lost, never=()),
-            )
+            with self.in_hand.waiting():
+                return retried_now(
+                    lambda _: call_now(method(home), *arguments, timeout_s=timeout_s),
+                    Patience(attempts_max=_READ_ATTEMPTS, pause_s=0.0, again=lost, never=()),
+                )
         except lost as error:
             self.given_up = True
             raise Fenced(self._plan.name, 0, 0) from error

@@ -9,8 +9,10 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -33,7 +35,9 @@ from rayfold import (
     evolve,
 )
 from rayfold.actors.cluster.environment import OWN_ACTOR_SLOT
+from rayfold.actors.cluster.rpc import Reply
 from rayfold.actors.observe.status import OwnActorStatus
+from rayfold.actors.partition.own_actor import PartitionLog
 from rayfold.actors.settings import Settings
 from tests.actors.conftest import OWN_ACTORS, Bank
 from tests.bank import Account, BalanceOf, Balances, Deposit, Open, Retrieve, Store, Vault
@@ -41,6 +45,28 @@ from tests.support.driver import processes_below
 from tests.support.log_walk import check_nothing_lost_nothing_twice
 
 pytestmark = pytest.mark.slow
+
+
+def test_what_waits_for_its_partition_is_not_user_code_that_takes_long() -> None:
+    seen: list[bytes] = []
+
+    class Home:
+        @property
+        def secret(self) -> Any:
+            return self
+
+        def remote(self) -> Any:
+            seen.append(log.in_hand.now())
+            answer: Future[Reply[bytes]] = Future()
+            answer.set_result(Reply(b"secret"))
+            return SimpleNamespace(future=lambda: answer)
+
+    plan: Any = SimpleNamespace(home=Home(), settings=Settings())
+    log = PartitionLog(plan)
+    log.in_hand.begin(bytes(16))
+    assert log.secret() == b"secret"
+    assert seen == [b""]
+    assert log.in_hand.now() == bytes(16)
 
 
 async def own_actors(

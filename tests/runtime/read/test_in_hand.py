@@ -46,6 +46,23 @@ def test_what_was_in_hand_at_one_death_is_tried_again_and_at_two_it_is_refused(t
     assert InHand(tmp_path / "record").find(TWO) is None
 
 
+def test_what_waits_for_another_process_is_not_held_against_anybody(tmp_path: Path) -> None:
+    before = InHand(tmp_path / "record")
+    before.begin(ONE)
+    with before.waiting():
+        assert before.now() == b""
+        assert InHand(tmp_path / "record").fallen == {}
+    before = InHand(tmp_path / "other")
+    before.begin(ONE)
+    with pytest.raises(TimeoutError), before.waiting():
+        raise TimeoutError
+    assert before.now() == ONE
+    before.end()
+    with before.waiting():
+        assert before.now() == b""
+    assert before.now() == b""
+
+
 def test_what_took_too_long_is_refused_at_once(tmp_path: Path) -> None:
     before = InHand(tmp_path / "record")
     before.begin(ONE)
