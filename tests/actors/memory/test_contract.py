@@ -469,6 +469,17 @@ def test_an_event_that_fails_is_set_aside_or_stops_its_projection(bank: Blocking
     assert next(one.state for one in bank.status().projectors if one.projection == "Stopping") == "stopped"
 
 
+def cancelled(bank: BlockingOperations) -> bool:
+    """Whether a rebuild was cancelled before it was over."""
+    unwanted = bank.rebuild(BalancesInMills)
+    unwanted.cancel()
+    try:
+        unwanted.wait()
+    except RebuildCancelled as error:
+        return "was cancelled" in str(error)
+    return False
+
+
 def test_a_new_version_of_a_read_model_takes_over_and_a_broken_one_does_not(bank: BlockingOperations) -> None:
     receipt = opened(bank, "rebuilt", 5)
     progress = bank.rebuild(BalancesInMills).wait()
@@ -478,13 +489,10 @@ def test_a_new_version_of_a_read_model_takes_over_and_a_broken_one_does_not(bank
         bank.rebuild(BrokenBalances).wait()
     with pytest.raises(CallerError, match="Balances version 1 is older than version 2, which serves"):
         bank.rebuild(Balances)
-    unwanted = bank.rebuild(BalancesInMills)
-    unwanted.cancel()
-    with pytest.raises(RebuildCancelled, match="was cancelled"):
-        unwanted.wait()
+    assert any(cancelled(bank) for _ in range(100)), "each rebuild was over before it was cancelled"
     later = bank.execute(Account, "rebuilt", Deposit(amount=1))
     assert bank.ask(BalancesInMills, BalanceOf(account="rebuilt"), after=later) == 60
-    assert [one.build for one in bank.status().projectors if one.projection == "Balances"] == ["v2"]
+    assert [one.build.partition(".")[0] for one in bank.status().projectors if one.projection == "Balances"] == ["v2"]
 
 
 # --- the system itself --------------------------------------------------------------------------------------------

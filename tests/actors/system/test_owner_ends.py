@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -73,9 +74,11 @@ async def test_when_the_program_that_runs_a_store_is_killed_its_clients_are_told
         await asyncio.wait(waiting, timeout=0.1)
         assert not any(one.done() for one in waiting)
         os.kill(first.pid, signal.SIGKILL)
-        for one in waiting:
-            with pytest.raises(Unavailable, match=rf"process {first.pid} \(on .*, which ran it, was lost at 20"):
-                await asyncio.wait_for(one, 20)
+        lost = re.compile(rf"process {first.pid} \(on .*, which ran it, was lost at 20")
+        answers = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 20)
+        told = [one for one in answers if isinstance(one, Unavailable) and lost.search(str(one))]
+        # The kernel continues a stopped process whose parent has ended: one may have answered before its own end.
+        assert all(one in told or not isinstance(one, BaseException) for one in answers), answers
         with pytest.raises(Unavailable, match="this program connects again as soon as a program runs it"):
             await bank.execute(Account, "a", Deposit(amount=1))
         health = await bank.health()
@@ -84,10 +87,13 @@ async def test_when_the_program_that_runs_a_store_is_killed_its_clients_are_told
     async with owner(store) as second:
         while not (await bank.health()).ok:
             await asyncio.sleep(0)
-        assert await session.ask(Balances, BalanceOf(account="a")) == 20
+        unknown = await session.ask(Balances, BalanceOf(account="a")) - 20
+        assert unknown in (0, 1)
+        assert unknown == 1 or answers[0] in told
         receipts += [await session.execute(Account, "a", Deposit(amount=1)) for _ in range(20)]
-        assert await session.ask(Balances, BalanceOf(account="a")) == 40
-        assert [receipt.version for receipt in receipts] == list(range(1, 42))
+        assert await session.ask(Balances, BalanceOf(account="a")) == 40 + unknown
+        versions = [receipt.version for receipt in receipts]
+        assert versions == [*range(1, 22), *range(22 + unknown, 42 + unknown)]
         os.kill(raylet_of(second.pid), signal.SIGKILL)
         assert second.stderr is not None
         assert await asyncio.wait_for(second.wait(), 60) == 1
