@@ -138,7 +138,7 @@ class CourierThread:
         self._trouble_s = 0.0
         sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
         self._runners: Runners | None = None
-        self._not_reported: list[tuple[CallAttempt, bytes]] = []
+        self._not_reported: list[tuple[CallAttempt, bytes, bool]] = []
         """What attempts came to while the courier began anew."""
         self._thread = threading.Thread(target=self._run, name="rayfold-courier", daemon=True)
         self._thread.start()
@@ -214,7 +214,8 @@ class CourierThread:
                 for effects in self._runners.up:
                     self._courier.runner_is_up(effects, not self._draining)
                 while self._not_reported:
-                    self._courier.called(*self._not_reported.pop(), now_us())
+                    call, result, lost = self._not_reported.pop()
+                    self._courier.called(call, result, now_us(), lost=lost)
                 self._saved_places = self._courier.present_places().event().payload
                 self._saved_s = self._loop.time()
                 self._look()
@@ -267,13 +268,13 @@ class CourierThread:
                 self._courier.runner_is_up(effects, False)
         self._schedule()
 
-    def _called(self, call: CallAttempt, result: bytes) -> None:
+    def _called(self, call: CallAttempt, result: bytes, lost: bool) -> None:
         """What an attempt has come to."""
         try:
             if self._courier is None:
-                self._not_reported.append((call, result))
+                self._not_reported.append((call, result, lost))
                 return
-            self._courier.called(call, result, now_us())
+            self._courier.called(call, result, now_us(), lost=lost)
             self._schedule()
         except Exception as error:
             self._fail(error)

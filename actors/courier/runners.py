@@ -29,8 +29,10 @@ log = printable_log(__name__)
 _START_TIMEOUT_S: Final = 60.0
 """A process, and the application's imports, on a machine that is busy."""
 
-_START_AGAIN_S: Final = 5.0
-"""The pause after a runner that did not start, or that has ended."""
+_PAUSE_FIRST_S: Final = 0.5
+_PAUSE_MAX_S: Final = 30.0
+"""The pause before the next runner of a class, doubled each time that one has ended by itself within a minute. A start
+takes half a second of a CPU."""
 
 _IDLE_S: Final = 60.0
 """A runner without calls ends: a process is some 50 MiB, and is there again in a second."""
@@ -39,8 +41,8 @@ _ASK_S: Final = 10.0
 """How long one question waits for an end; and twice that for an answer, which a function that holds the interpreter
 lock keeps from coming."""
 
-Report = Callable[[CallAttempt, bytes], None]
-"""Gets an attempt, and what it has come to."""
+Report = Callable[[CallAttempt, bytes, bool], None]
+"""Gets an attempt, what it has come to, and whether its runner has ended."""
 
 
 @dataclass(slots=True)
@@ -66,6 +68,8 @@ class Runners:
         self._runners: dict[str, _Runner] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._not_before_s: dict[str, float] = {}
+        self._pauses_s: dict[str, float] = {}
+        """By class, after runners that have ended by themselves."""
 
     @property
     def up(self) -> list[str]:
@@ -82,7 +86,6 @@ class Runners:
         loop = asyncio.get_running_loop()
         for effects in classes:
             if effects not in self._runners and loop.time() >= self._not_before_s.get(effects, 0.0):
-                self._not_before_s[effects] = loop.time() + _START_AGAIN_S
                 task = loop.create_task(self._serve(effects))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
@@ -110,11 +113,17 @@ class Runners:
 
     async def _serve(self, effects: str) -> None:
         """The life of one runner."""
-        runner = self._runners[effects] = _Runner(effects, self._start(effects))
-        why = "its runner has ended"
+        loop = asyncio.get_running_loop()
+        begun_s, why = loop.time(), "its runner has ended"
+        try:
+            runner = self._runners[effects] = _Runner(effects, self._start(effects))
+        except Exception as error:  # Ray is away
+            log.warning("no runner of %s can be started: %s", effects, one_line(error))
+            self._pause(effects, 0.0)
+            return
         try:
             await call(runner.actor.start, timeout_s=_START_TIMEOUT_S)
-            runner.is_up, runner.used_s = True, asyncio.get_running_loop().time()
+            runner.is_up, runner.used_s = True, loop.time()
             self._changed(effects, True)
             why = await self._follow(runner)
         except Exception as error:
@@ -122,10 +131,17 @@ class Runners:
             log.warning("the runner of %s has ended, with %d calls: %s", effects, len(runner.in_hand), one_line(error))
         finally:
             kill(runner.actor)
+            self._pause(effects, loop.time() - begun_s)
             if self._runners.get(effects) is runner:
                 del self._runners[effects]
                 self._changed(effects, False)
                 self._lose(list(runner.in_hand.values()), why)
+
+    def _pause(self, effects: str, lived_s: float) -> None:
+        """The next runner of this class is not started at once, after one that has lived so long."""
+        last_s = self._pauses_s.get(effects, 0.0) if lived_s < _IDLE_S else 0.0
+        self._pauses_s[effects] = min(max(2 * last_s, _PAUSE_FIRST_S), _PAUSE_MAX_S)
+        self._not_before_s[effects] = asyncio.get_running_loop().time() + self._pauses_s[effects]
 
     async def _follow(self, runner: _Runner) -> str:
         """Take in what its attempts come to, until it is to end. Why that is."""
@@ -136,7 +152,7 @@ class Runners:
                 after = one.number
                 attempt = runner.in_hand.pop((one.key, one.attempt), None)
                 if attempt is not None:
-                    self._report(attempt, one.result)
+                    self._report(attempt, one.result, False)
             if answer.blocked_by:
                 told = f"{answer.blocked_by} has blocked the event loop for {BLOCKED_S:g} s"
                 log.error("the runner of %s is ended: %s", runner.effects, told)
@@ -144,9 +160,8 @@ class Runners:
             if runner.in_hand or answer.ends:
                 runner.used_s = loop.time()
             elif loop.time() - runner.used_s > _IDLE_S:
-                self._not_before_s.pop(runner.effects, None)
                 return "it was idle"
 
     def _lose(self, calls: Sequence[CallAttempt], why: str) -> None:
         for one in calls:
-            self._report(one, packed_result(Unknown(why)))
+            self._report(one, packed_result(Unknown(why)), True)

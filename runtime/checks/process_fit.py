@@ -92,6 +92,10 @@ def _timers(catalogue: Catalogue, timers: Counter[tuple[str, str]]) -> Iterator[
         cls: Any = catalogue.aggregates.get(type_name)
         if cls is None or name in cls.wakers or name in getattr(cls, "schedules", {}):
             continue
+        if cls.is_process and cls.is_effects:
+            what = f"{count:,} calls of {name} are open, and it has no such function"
+            yield Misfit(f"effects {type_name}", what, "keep it until they are over")
+            continue
         what = f"{count:,} timers named {name!r} are armed, and no @woken method has that name"
         remedy = "keep the method" + (f"; of a schedule: first End schedule:{name}" if cls.is_process else "")
         yield Misfit(f"{'process' if cls.is_process else 'aggregate'} {type_name}", what, remedy)

@@ -12,7 +12,6 @@ after failures one after the other a target has a pause, and then one attempt, b
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
@@ -26,6 +25,10 @@ TimerType = TypeVar("TimerType")
 
 FAILURES_MAX: Final = 5
 """Attempts one after the other that were not done, or have no known end, before a target has a pause."""
+
+HELD_MAX: Final = 50_000
+"""Calls of one function that are due and kept here, some 15 MB. Further ones are left to the timers, all of which are
+looked through again when a quarter of these is left: a second for some hundred thousand."""
 
 PAUSE_FIRST_US: Final = 1_000_000
 PAUSE_MAX_US: Final = 60_000_000
@@ -77,12 +80,30 @@ class _Breaker:
             self.until_us = now_us + self.pause_us
 
 
+class _Running(Generic[TimerType]):
+    """An attempt, or a look, that is on its way."""
+
+    __slots__ = ("is_look", "lost", "queue", "tried")
+
+    def __init__(self, queue: _Queue[TimerType], is_look: bool, tried: bool) -> None:
+        self.queue, self.is_look, self.tried = queue, is_look, tried
+        self.lost = False
+        """Its runner has ended: that is not the fault of what is called."""
+
+    def has_failed(self, result: int) -> bool:
+        """Whether the target has not answered. `NOT_DONE` is an answer to a look."""
+        return result == UNKNOWN or (result == NOT_DONE and not self.is_look)
+
+
 class _Queue(Generic[TimerType]):
     """Of one `@effect` function."""
 
     def __init__(self, effects: str, method: EffectMethod, breaker: _Breaker) -> None:
         self.effects, self.method, self.breaker = effects, method, breaker
-        self.waiting: deque[TimerType] = deque()
+        self.waiting: dict[StreamId, TimerType] = {}
+        """By instance, in the order in which they were due."""
+        self.left = 0
+        """How many are due besides, and were left to the timers."""
         self.running = 0
 
     def has_room(self, now_us: int) -> bool:
@@ -95,7 +116,7 @@ class CallQueues(Generic[TimerType]):
     def __init__(self, classes: Mapping[str, Any]) -> None:
         """`classes`: the `Effects` classes, by the name of their streams."""
         self._by_name: dict[tuple[str, str], _Queue[TimerType]] = {}
-        self._running: dict[StreamId, tuple[_Queue[TimerType], bool]] = {}
+        self._running: dict[StreamId, _Running[TimerType]] = {}
         self.off: set[str] = set()
         """The classes that are switched off."""
         self.ready: set[str] = set()
@@ -117,32 +138,52 @@ class CallQueues(Generic[TimerType]):
         """Whether a timer of this name is that of a call."""
         return (effects, method) in self._by_name
 
-    def put(self, effects: str, method: str, timer: TimerType) -> None:
-        """This call is due."""
-        self._by_name[effects, method].waiting.append(timer)
+    def put(self, stream: StreamId, method: str, timer: TimerType) -> None:
+        """The call of this instance is due. One that is on its way already is no other."""
+        queue = self._by_name[stream.type, method]
+        if stream in self._running:
+            return
+        if len(queue.waiting) >= HELD_MAX and stream not in queue.waiting:
+            queue.left += 1
+        else:
+            queue.waiting[stream] = timer
 
-    def take(self, now_us: int) -> Iterator[tuple[TimerType, _Queue[TimerType]]]:
+    def takes_again(self) -> bool:
+        """Whether calls that were left to the timers are to be given again now."""
+        again = [one for one in self._queues() if one.left and len(one.waiting) <= HELD_MAX // 4]
+        for queue in self._queues() if again else ():
+            queue.left = 0
+        return bool(again)
+
+    def take(self, now_us: int) -> Iterator[TimerType]:
         """Those that may begin now; each is to be `began`."""
         for queue in self._queues():
             while self._is_on(queue) and queue.has_room(now_us):
-                yield queue.waiting.popleft(), queue
+                yield queue.waiting.pop(next(iter(queue.waiting)))
 
-    def began(self, stream: StreamId, queue: _Queue[TimerType]) -> None:
-        """The attempt of this instance is on its way."""
+    def began(self, stream: StreamId, method: str) -> None:
+        """The attempt of this instance, by this function, is on its way."""
+        queue = self._by_name[stream.type, method]
         if stream not in self._running:
             queue.running += 1
-            self._running[stream] = queue, queue.breaker.began()
+            self._running[stream] = _Running(queue, method != queue.method.name, queue.breaker.began())
+
+    def lost(self, stream: StreamId) -> None:
+        """Its runner has ended: its end does not count as a failure of its target."""
+        if stream in self._running:
+            self._running[stream].lost = True
 
     def ended(self, stream: StreamId, result: int | None, now_us: int) -> None:
         """It is over, with this result; None: it was not made."""
-        queue, tried = self._running.pop(stream, (None, False))
-        if queue is None:
+        running = self._running.pop(stream, None)
+        if running is None:
             return
-        queue.running -= 1
-        if result is not None:
-            queue.breaker.ended(result in (NOT_DONE, UNKNOWN), now_us, tried=tried)
-        elif tried:
-            queue.breaker.trying = False
+        running.queue.running -= 1
+        breaker = running.queue.breaker
+        if result is not None and not running.lost:
+            breaker.ended(running.has_failed(result), now_us, tried=running.tried)
+        elif running.tried:
+            breaker.trying = False
 
     def wanted(self) -> set[str]:
         """The classes of which calls wait for a runner."""
@@ -170,10 +211,11 @@ class CallQueues(Generic[TimerType]):
 
     def facts(self) -> list[QueueFacts]:
         """All queues."""
-        return [
-            QueueFacts(queue.effects, queue.method.name, len(queue.waiting), queue.running, self._state(queue))
-            for queue in self._queues()
-        ]
+        found = []
+        for queue in self._queues():
+            figures = len(queue.waiting) + queue.left, queue.running
+            found.append(QueueFacts(queue.effects, queue.method.name, *figures, self._state(queue)))
+        return found
 
     def _state(self, queue: _Queue[TimerType]) -> str:
         if queue.effects in self.off:

@@ -436,8 +436,10 @@ class Courier:
         taken, self._to_make = self._to_make, []
         return taken
 
-    def called(self, call: CallAttempt, result: bytes, now_us: int) -> None:
-        """What an attempt has come to, packed."""
+    def called(self, call: CallAttempt, result: bytes, now_us: int, *, lost: bool = False) -> None:
+        """What an attempt has come to, packed. `lost`: its runner has ended."""
+        if lost:
+            self._calls.lost(call.stream)
         at_once = now_us - call.begun_at_us < AT_ONCE_US
         self._put(Delivery(REPORT, called_input(call, result, at_once=at_once)))
 
@@ -809,15 +811,17 @@ class Courier:
             return
         for timer in timers.due(now_us, room):
             if self._calls.knows(timer.stream.type, timer.name):
-                self._calls.put(timer.stream.type, timer.name, timer)
+                self._calls.put(timer.stream, timer.name, timer)
             else:
                 self._fire(timer)
 
     def _begin_calls(self, now_us: int) -> None:
         """Have the attempts begin for which there is room."""
-        for timer, queue in self._calls.take(now_us):
+        if self._calls.takes_again():
+            self.agenda.timers.give_again()
+        for timer in self._calls.take(now_us):
             if self._fire(timer):
-                self._calls.began(timer.stream, queue)
+                self._calls.began(timer.stream, timer.name)
 
     def _fire(self, timer: Timer) -> bool:
         """Have a timer fired that is due. Whether it is on its way."""

@@ -97,6 +97,17 @@ class Timers:
         if self._present(key) == (timer.due_us, timer.version):
             self._load(key, timer.due_us, timer.version)
 
+    def give_again(self) -> None:
+        """Some that were given out were dropped: all that are armed are given out again, those on their way too."""
+        self._next, self._loaded = [], {}
+        if self._in_file and self._file is not None:
+            self._horizon = (-1, b"")
+            return
+        self._horizon = None
+        for key, present in self._changed.items():
+            if present is not None:
+                self._load(key, *present)
+
     def next_due_us(self) -> int | None:
         """When the next one is due; None if none is armed, but for those that were given out."""
         while self._next or self._horizon is not None:

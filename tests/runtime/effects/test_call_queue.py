@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from rayfold import Backoff, Done, Effects, Event, effect, settle
+from rayfold.runtime.effects import call_queue
 from rayfold.runtime.effects.call_queue import FAILURES_MAX, PAUSE_FIRST_US, PAUSE_MAX_US, CallQueues
 from rayfold.runtime.effects.results import DECLINED, DONE, NOT_DONE, UNKNOWN
 from rayfold.runtime.stream import StreamId
@@ -40,17 +43,31 @@ class Other(Effects):
         return Done()
 
 
-def queues() -> CallQueues[str]:
-    made: CallQueues[str] = CallQueues({"Two": Two, "Other": Other})
+class Queues(CallQueues[str]):
+    """Knows of what each timer is."""
+
+    def __init__(self) -> None:
+        super().__init__({"Two": Two, "Other": Other})
+        self.methods: dict[str, tuple[str, str]] = {}
+
+
+def queues() -> Queues:
+    made = Queues()
     made.ready = {"Two", "Other"}
     return made
 
 
-def begun(made: CallQueues[str], now_us: int = 0) -> list[str]:
+def put(made: Queues, effects: str, method: str, timer: str) -> None:
+    made.methods[timer] = effects, method
+    made.put(StreamId(effects, timer), method, timer)
+
+
+def begun(made: Queues, now_us: int = 0) -> list[str]:
     """What may begin, which then has."""
     found = []
-    for timer, queue in made.take(now_us):
-        made.began(StreamId(queue.effects, timer), queue)
+    for timer in made.take(now_us):
+        effects, method = made.methods[timer]
+        made.began(StreamId(effects, timer), method)
         found.append(timer)
     return found
 
@@ -58,9 +75,9 @@ def begun(made: CallQueues[str], now_us: int = 0) -> list[str]:
 def test_of_one_function_so_many_run_and_a_look_counts_as_its_effect() -> None:
     made = queues()
     for timer in "abc":
-        made.put("Two", "first", timer)
-    made.put("Two", "look", "d")
-    made.put("Two", "second", "x")
+        put(made, "Two", "first", timer)
+    put(made, "Two", "look", "d")
+    put(made, "Two", "second", "x")
     assert begun(made) == ["a", "b", "x"]
     made.ended(StreamId("Two", "a"), DONE, 0)
     made.ended(StreamId("Two", "a"), DONE, 0)
@@ -78,8 +95,8 @@ def test_of_one_function_so_many_run_and_a_look_counts_as_its_effect() -> None:
 def test_what_is_off_or_has_no_runner_waits() -> None:
     made = queues()
     made.off, made.ready = {"Two"}, set()
-    made.put("Two", "first", "a")
-    made.put("Other", "third", "b")
+    put(made, "Two", "first", "a")
+    put(made, "Other", "third", "b")
     assert begun(made) == []
     assert made.wanted() == {"Other"}
     made.ready = {"Two", "Other"}
@@ -92,13 +109,13 @@ def test_what_is_off_or_has_no_runner_waits() -> None:
 def test_after_failures_a_target_pauses_and_one_attempt_is_made_first() -> None:
     made = queues()
     for number in range(FAILURES_MAX):
-        made.put("Other", "third", str(number))
+        put(made, "Other", "third", str(number))
         assert begun(made) == [str(number)]
         made.ended(StreamId("Other", str(number)), UNKNOWN if number % 2 else NOT_DONE, 1_000)
     for timer in "ab":
-        made.put("Other", "third", timer)
-    made.put("Two", "second", "c")
-    made.put("Two", "first", "d")
+        put(made, "Other", "third", timer)
+    put(made, "Two", "second", "c")
+    put(made, "Two", "first", "d")
     assert begun(made, 1_000) == ["d"], "another target goes on"
     assert made.next_us() == 1_000 + PAUSE_FIRST_US
     assert len(begun(made, 1_000 + PAUSE_FIRST_US)) == 1, "one alone"
@@ -113,11 +130,11 @@ def test_after_failures_a_target_pauses_and_one_attempt_is_made_first() -> None:
 def test_the_attempt_after_a_pause_that_was_not_made_is_made_by_the_next() -> None:
     made = queues()
     for number in range(FAILURES_MAX):
-        made.put("Other", "third", str(number))
+        put(made, "Other", "third", str(number))
         begun(made)
         made.ended(StreamId("Other", str(number)), UNKNOWN, 0)
     for timer in "ab":
-        made.put("Other", "third", timer)
+        put(made, "Other", "third", timer)
     assert begun(made, PAUSE_FIRST_US) == ["a"]
     made.ended(StreamId("Other", "a"), None, PAUSE_FIRST_US)
     assert begun(made, PAUSE_FIRST_US) == ["b"]
@@ -126,20 +143,48 @@ def test_the_attempt_after_a_pause_that_was_not_made_is_made_by_the_next() -> No
 def test_pauses_grow_up_to_a_minute() -> None:
     made, now_us = queues(), 0
     for number in range(FAILURES_MAX + 12):
-        made.put("Other", "third", str(number))
+        put(made, "Other", "third", str(number))
         now_us += PAUSE_MAX_US
         assert begun(made, now_us) == [str(number)]
         made.ended(StreamId("Other", str(number)), NOT_DONE, now_us)
-    made.put("Other", "third", "last")
+    put(made, "Other", "third", "last")
     assert made.next_us() == now_us + PAUSE_MAX_US
 
 
 def test_attempts_that_fail_together_are_one_pause() -> None:
     made = queues()
     for number in range(12):
-        made.put("Other", "third", str(number))
+        put(made, "Other", "third", str(number))
     assert len(begun(made)) == 12
     for number in range(12):
         made.ended(StreamId("Other", str(number)), UNKNOWN, 0)
-    made.put("Other", "third", "next")
+    put(made, "Other", "third", "next")
     assert made.next_us() == PAUSE_FIRST_US
+
+
+def test_of_very_many_most_are_left_to_the_timers_and_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call_queue, "HELD_MAX", 8)
+    made, calls = queues(), [f"{number:02}" for number in range(20)]
+    done: list[str] = []
+    for _ in range(100):
+        if made.takes_again() or not done:
+            for timer in calls:
+                if timer not in done:
+                    put(made, "Two", "second", timer)
+            assert made.facts()[1].waiting + made.facts()[1].running == 20 - len(done)
+        for timer in begun(made):
+            put(made, "Two", "second", timer)
+            made.ended(StreamId("Two", timer), DONE, 0)
+            done.append(timer)
+    assert done == calls
+
+
+def test_a_look_that_finds_nothing_and_a_runner_that_ends_are_no_failures_of_the_target() -> None:
+    made = queues()
+    for number in range(2 * FAILURES_MAX):
+        put(made, "Two", "look", str(number))
+        assert begun(made) == [str(number)]
+        if number % 2:
+            made.lost(StreamId("Two", str(number)))
+        made.ended(StreamId("Two", str(number)), UNKNOWN if number % 2 else NOT_DONE, 0)
+    assert made.facts()[0].state == "on"

@@ -24,6 +24,7 @@ STEPS = st.lists(
         st.tuples(st.just("due"), st.integers(0, 30), st.integers(1, 5)),
         st.tuples(st.just("save")),
         st.tuples(st.just("restart")),
+        st.tuples(st.just("again")),
     ),
     max_size=60,
 )
@@ -73,6 +74,9 @@ def test_they_are_given_out_as_by_a_plain_list(
             assert len(found) == min(len(due_now), rest[1])
             assert [one.due_us for one in found] == sorted(one.due_us for one in due_now)[: len(found)]
             given_out |= set(found)
+        elif what == "again":
+            timers.give_again()
+            given_out.clear()
         else:
             saved(timers, file)
             if what == "restart" and in_file:
