@@ -138,7 +138,10 @@ class Agenda:
             del self._sends[stream]
         self._count -= 1
         key = stream.key + _NUMBER.pack(number)
-        self._changed[key] = None
+        if self._changed.get(key) is None:
+            self._changed[key] = None
+        else:  # sent since the last save: the file does not have it
+            del self._changed[key]
 
     @property
     def open_count(self) -> int:

@@ -173,9 +173,9 @@ class Timers:
             return
         self.count -= 1
         self._loaded.pop(key, None)
-        if self._file is not None:
+        if self._file is not None and self._stored.get(key) != -1:
             self._changed[key] = None
-        else:
+        else:  # armed since the last save: the file does not have it
             del self._changed[key]
 
     def _present(self, key: bytes) -> tuple[int, int] | None:

@@ -5,11 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rayfold.runtime.log.agenda_file import AgendaFile, open_agenda_file
+from rayfold.runtime.log.contract import StoredEvent
+from rayfold.runtime.processes.agenda import Agenda
+from rayfold.runtime.processes.progress import STEPPED
+from rayfold.runtime.processes.stored_step import step_in
 from rayfold.runtime.processes.timers import Timer, Timers
 from rayfold.runtime.stream import StreamId
 
@@ -113,3 +118,46 @@ def test_the_same_name_of_another_stream_is_another_timer(file: AgendaFile) -> N
     timers.arm(StreamId("Order", "12"), "3", 6, 1)
     timers.end(StreamId("Order", "1"), "23")
     assert timers.due(10, 9) == [Timer(StreamId("Order", "12"), "3", 6, 1)]
+
+
+def test_what_begins_and_ends_between_two_saves_is_not_written(file: AgendaFile) -> None:
+    timers = Timers(file)
+    timers.arm(STREAM, "kept", 50, 1)
+    saved(timers, file)
+    timers.arm(STREAM, "short", 60, 2)
+    timers.arm(STREAM, "short", 70, 3)
+    timers.end(STREAM, "short")
+    assert timers.unsaved == 0
+    timers.arm(STREAM, "kept", 80, 4)
+    timers.end(STREAM, "kept")
+    assert timers.unsaved == 1
+    saved(timers, file)
+    assert (timers.count, Timers(file).count, Timers(file).next_due_us()) == (0, 0, None)
+    agenda = Agenda(file)
+    step = step_in(SENDING)
+    assert step is not None
+    agenda.fold(step)
+    assert agenda.unsaved == 1
+    agenda.close(step.stream, 0)
+    assert agenda.unsaved == 0
+
+
+SENDING = StoredEvent(
+    1,
+    StreamId("Fulfilment", "1"),
+    1,
+    STEPPED,
+    1,
+    msgpack.packb(
+        {
+            "body": msgpack.packb(
+                [0, 0, [], b"", b"", False, "", [[0, 0, b"", "Wallet", "w", "Charge", b"", b""]], "", ""]
+            )
+        }
+    ),
+    0,
+    bytes(16),
+    b"",
+    b"",
+)
+"""A step that has sent one command."""
