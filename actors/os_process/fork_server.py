@@ -242,7 +242,7 @@ def _is_rayfold_of_this_file() -> bool:
     found = importlib.util.find_spec("rayfold")
     if found is None or found.origin is None:
         return False
-    here = os.path.realpath(os.path.join(os.path.dirname(found.origin), "actors", "process", "fork_server.py"))
+    here = os.path.realpath(os.path.join(os.path.dirname(found.origin), "actors", "os_process", "fork_server.py"))
     return here == os.path.realpath(__file__)
 
 
