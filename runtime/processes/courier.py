@@ -104,6 +104,10 @@ RETRY_MAX_US: Final = 5_000_000
 TRIES_OF_INPUT: Final = 2
 """After so many failures outside of its step an input is parked: it ends the process that takes it."""
 
+SETTLE_US: Final = 5_000_000
+"""How long timers wait, where the agenda was read from the log, for what was on its way to arrive: after a restore they
+are overdue, and their outcomes may be known already. Chains of some steps take a tenth of a second."""
+
 TRIES_OF_PROBE: Final = 3
 """After so many failures to find out whether a log has lost something, what is for it is sent without knowing that."""
 
@@ -311,6 +315,10 @@ class Courier:
         self._known_head = log.head()
         self._activated_at = self._known_head
         """What lies before may have been delivered by an earlier courier."""
+        self._settling = not agenda.position and self._known_head > 0
+        """Whether no timer is fired yet: the log may be a restored one."""
+        self._settles_us = 0
+        """... until then at the latest; 0 before it has caught up."""
         self._caught_up = False
         """Whether the agenda has come to where the log ended at the activation: only then it is acted on."""
         self._queues: dict[StreamId, _TargetQueue] = {}
@@ -447,7 +455,7 @@ class Courier:
         """When `take` has something to do next, if nothing else happens; None if never."""
         times = [self._pausing[0][0]] if self._pausing else []
         if self._caught_up and self._woken_out < WOKEN_OUT_MAX and (due_us := self.agenda.timers.next_due_us()):
-            times.append(due_us)
+            times.append(max(due_us, self._settles_us) if self._settling else due_us)
         if self._caught_up and (pause_us := self._calls.next_us()) is not None:
             times.append(pause_us)
         return min(times, default=None)
@@ -805,6 +813,8 @@ class Courier:
 
     def _wake(self, now_us: int) -> None:
         """Have what is due woken."""
+        if self._settling and not self._is_settled(now_us):
+            return
         room = WOKEN_OUT_MAX - self._woken_out
         timers = self.agenda.timers
         if room <= 0 or (due_us := timers.next_due_us()) is None or due_us > now_us:
@@ -858,6 +868,14 @@ class Courier:
         self._woken_out += 1
         self._put(delivery)
         return True
+
+    def _is_settled(self, now_us: int) -> bool:
+        """Whether all that was on its way has arrived, or waits for what does not answer, or time is up."""
+        self._settles_us = self._settles_us or now_us + SETTLE_US
+        behind = any(one.cursor < self.agenda.position for one in self._routes.values())
+        waits = self._held or any(not queue.why for queue in self._queues.values())
+        self._settling = bool(behind or waits) and now_us < self._settles_us
+        return not self._settling
 
     # --- outcomes ------------------------------------------------------------------------------------------------
 

@@ -132,6 +132,12 @@ def test_what_took_effect_by_an_instance_is_in_the_log_of_its_target_after_a_res
     parked = {stream for courier in world.couriers for stream in courier.agenda.parked}
     lost = [one for one in lost_commands(world) if not any(str(stream) in one for stream in parked)]
     assert lost == []
+    for number in range(ORDERS):
+        order, one = world.state(Order, f"o{number}"), world.state(Fulfilment, f"o{number}")
+        assert isinstance(order, Order)
+        assert isinstance(one, Fulfilment)
+        overdue = one.progress.ended == "too_late" and order.state == "shipped"
+        assert not overdue, "its timer was fired before the outcomes that it had were in again"
     assert set(paid(world, "Charged").values()) <= {1}
     assert set(paid(world, "Refunded").values()) <= {1}
 
