@@ -85,6 +85,12 @@ if TYPE_CHECKING:
     from .runtime.read.stores.lmdb import Rows
     from .runtime.read.unreadable import UnreadableEvent
     from .runtime.receipt import Receipt
+    from .runtime.sinks.cloud_event import CloudEvent
+    from .runtime.sinks.kept_sinks import KeptSink
+    from .runtime.sinks.nats import Nats
+    from .runtime.sinks.sink import Sink
+    from .runtime.sinks.target import NotConfirmed, Target
+    from .runtime.sinks.webhook import Webhook
     from .runtime.stream import ANY, NO_STREAM, StreamId
     from .runtime.tables.export_files import Exported
     from .runtime.testing import given, on
@@ -108,6 +114,7 @@ __all__ = [
     "BlockingSubscription",
     "Call",
     "CallerError",
+    "CloudEvent",
     "CodeMismatch",
     "Command",
     "CommandIdReused",
@@ -133,10 +140,13 @@ __all__ = [
     "InMemory",
     "InvalidId",
     "InvalidMessage",
+    "KeptSink",
     "Lmdb",
     "LocalCluster",
     "Misfit",
     "MoveResult",
+    "Nats",
+    "NotConfirmed",
     "NotDone",
     "NotInHistory",
     "NotPrivate",
@@ -169,6 +179,7 @@ __all__ = [
     "Settings",
     "Settle",
     "Shared",
+    "Sink",
     "Skip",
     "Status",
     "StorageFailed",
@@ -182,6 +193,7 @@ __all__ = [
     "Subscription",
     "SubscriptionInUse",
     "SubscriptionStatus",
+    "Target",
     "Unavailable",
     "Undo",
     "Unknown",
@@ -189,6 +201,7 @@ __all__ = [
     "UnknownName",
     "UnreadableEvent",
     "Wake",
+    "Webhook",
     "accepted",
     "answer",
     "connect",
@@ -236,6 +249,12 @@ _NAMES_BY_HOME: Final = {
     ".runtime.domain.outputs": ("Ended", "Forget", "Send", "Undo", "Wake"),
     ".runtime.effects.call": ("Call",),
     ".runtime.effects.results": ("Declined", "Done", "NotDone", "Unknown"),
+    ".runtime.sinks.cloud_event": ("CloudEvent",),
+    ".runtime.sinks.kept_sinks": ("KeptSink",),
+    ".runtime.sinks.nats": ("Nats",),
+    ".runtime.sinks.sink": ("Sink",),
+    ".runtime.sinks.target": ("NotConfirmed", "Target"),
+    ".runtime.sinks.webhook": ("Webhook",),
     ".runtime.effects.backoff": ("Backoff",),
     ".runtime.processes.effects": ("Effects", "Settle", "effect", "settle"),
     ".runtime.processes.inputs": ("End", "Retry", "Skip"),

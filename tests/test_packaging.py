@@ -150,7 +150,21 @@ def test_the_metadata_says_what_is_needed_to_run_and_leaves_the_rest_to_extras(w
         "typer",
     }
     assert metadata.get_all("Provides-Extra") == [
-        *("anchor", "arrow", "backup", "bench", "demo", "dev", "docs", "duckdb", "pandas", "polars", "testing")
+        *(
+            "anchor",
+            "arrow",
+            "backup",
+            "bench",
+            "demo",
+            "dev",
+            "docs",
+            "duckdb",
+            "nats",
+            "pandas",
+            "polars",
+            "testing",
+            "webhooks",
+        )
     ]
     assert metadata["Requires-Python"] == "<3.14,>=3.11"
     assert metadata["License-Expression"] == "Apache-2.0"

@@ -32,6 +32,8 @@ from ...runtime.read.positions import After
 from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.read.unreadable import Unreadable
 from ...runtime.receipt import Receipt
+from ...runtime.sinks.kept_sinks import KeptSink
+from ...runtime.sinks.sink import Sink
 from ...runtime.store.report import Report
 from ...runtime.store.store import Store
 from ...runtime.stream import ANY
@@ -320,6 +322,15 @@ class BlockingOperations(Portal):
         `Operations.forget_subscription`."""
         return self._wait(self._runtime.forget_subscription(name))
 
+    def sinks(self) -> list[KeptSink]:
+        """The sinks that this store knows: whether each is switched on, and how far it is. See `Operations.sinks`."""
+        return self._wait(self._runtime.sinks())
+
+    def switch_sink(self, name: str, on: bool, *, by: str, reason: str) -> None:
+        """Have a sink publish, or not, from now on and after restarts; within two seconds. See
+        `Operations.switch_sink`."""
+        return self._wait(self._runtime.switch_sink(name, on, by=by, reason=reason))
+
     @overload
     def events(
         self,
@@ -461,6 +472,7 @@ class BlockingRuntime(BlockingOperations):
         processes: Processes = (),
         since: Since | None = None,
         effects: EffectClasses = (),
+        sinks: Sequence[Sink] = (),
         linger: bool | float = False,
     ) -> None:
         super().__init__(
@@ -481,6 +493,7 @@ class BlockingRuntime(BlockingOperations):
                 processes=processes,
                 since=since,
                 effects=effects,
+                sinks=sinks,
                 linger=linger,
             )
         )

@@ -39,6 +39,7 @@ from ...runtime.read.positions import After
 from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.read.unreadable import Unreadable
 from ...runtime.receipt import Receipt
+from ...runtime.sinks.kept_sinks import KeptSink, kept_sinks, switch_sink
 from ...runtime.store.memory_logs import no_directory
 from ...runtime.store.report import Report
 from ...runtime.store.store import Store
@@ -530,6 +531,21 @@ class Operations:
         store, calls = self._store, self._here.partition_calls
         with contextlib.closing(calls):
             return await asyncio.to_thread(forget_subscription, calls, locks_of(store), name, store.partitions)
+
+    async def sinks(self) -> list[KeptSink]:
+        """The sinks that this store knows: whether each is switched on, and how far it is. Why one does not publish is
+        in `status().sinks`. Raises `Unavailable` for a partition that does not answer."""
+        store, calls = self._store, self._here.partition_calls
+        with contextlib.closing(calls):
+            return await asyncio.to_thread(kept_sinks, calls, store.partitions)
+
+    async def switch_sink(self, name: str, on: bool, *, by: str, reason: str) -> None:
+        """Have a sink publish, or not, from now on and after restarts; within two seconds. A restored store begins with
+        all switched off. Stored with the name and the reason. Raises `UnknownName` for one that has never begun,
+        `InvalidMessage`, `Unavailable`."""
+        store, calls = self._store, self._here.partition_calls
+        with contextlib.closing(calls):
+            await asyncio.to_thread(switch_sink, calls, store.partitions, name, on, by, reason)
 
     @overload
     def events(

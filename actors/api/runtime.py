@@ -21,6 +21,7 @@ from ...runtime.domain.projection import Projection
 from ...runtime.errors import CallerError, InvalidMessage
 from ...runtime.printable import shown
 from ...runtime.processes.since import Since
+from ...runtime.sinks.sink import Sink
 from ...runtime.store.store import open_or_create_store
 from ..cluster.local import LocalCluster
 from ..packaging.application import (
@@ -81,6 +82,7 @@ class Runtime(Operations):
         since: From where on a process takes part, or effects do, that are new to a store with events: "now",
             "beginning", or behind a receipt. Later starts pass over it.
         effects: The `Effects` classes, or a mapping from each to its `since`.
+        sinks: What publishes events to other systems (see docs/sinks.md).
         linger: Have a process of its own run the system, for any number of programs: the first one starts it, and it
             ends 10 s after the last one has gone, or that many seconds (see docs/several-programs.md).
 
@@ -112,6 +114,7 @@ class Runtime(Operations):
         processes: Processes = (),
         since: Since | None = None,
         effects: EffectClasses = (),
+        sinks: Sequence[Sink] = (),
         linger: bool | float = False,
     ) -> None:
         self._path = checked_path("Runtime", path)
@@ -128,6 +131,7 @@ class Runtime(Operations):
             processes=processes,
             since=since,
             effects=effects,
+            sinks=sinks,
         )
         self._catalogue, self._projections = application.catalogue, application.projections
         self._partitions = application.partitions if partitions is None else check_partitions(partitions, "Runtime")

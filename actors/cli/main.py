@@ -34,6 +34,7 @@ from .logs import logs
 from .observe import history, status
 from .processes import processes
 from .run import run
+from .sinks import sinks
 from .subscriptions import subscriptions
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ app.command()(history)
 app.command()(processes)
 app.command()(effects)
 app.command()(subscriptions)
+app.command()(sinks)
 app.command()(logs)
 app.command()(check)
 app.command()(run)

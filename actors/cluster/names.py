@@ -5,6 +5,7 @@ its id, of an application its name. What follows names the actor:
 
     bank/supervisor                         the supervisor of a system on a cluster
     `bank/keeper-<node>`                    the agent of a node
+    bank/sinks#<generation>                 the actor of the sinks
     bank/partition-0                        a partition on one machine
     bank/partition-0@<node>#<mark>          a partition on a cluster
     bank/Balances-v2.1/0-1#<mark>           a projector: build, part, replica
@@ -33,13 +34,17 @@ __all__ = [
     "projector_name",
     "projector_named",
     "rest_of_name",
+    "is_sinks",
     "seat_in",
+    "sinks_name",
     "store_system",
     "supervisor_name",
     "systems_in",
 ]
 
 _SUPERVISOR: Final = "/supervisor"
+
+_SINKS: Final = "/sinks#"
 
 _PARTITION: Final = re.compile(r"[^/:]+/partition-(?P<number>\d+)@(?P<node_id>[^#/]+)#(?P<mark>\S+)", re.ASCII)
 _PROJECTOR: Final = re.compile(
@@ -125,6 +130,16 @@ def seat_in(name: str) -> str:
 def generation_in(mark: str) -> int:
     """The generation of the code, of a mark of a system on a cluster."""
     return int(mark.partition(".")[0])
+
+
+def sinks_name(system: str, generation: int) -> str:
+    """The name of the actor of the sinks, with the code of a generation."""
+    return f"{system}{_SINKS}{generation}"
+
+
+def is_sinks(system: str, name: str) -> bool:
+    """Whether this is the name of an actor of the sinks, of whatever generation."""
+    return name.startswith(f"{system}{_SINKS}")
 
 
 def names_of(system: str, names: Iterable[str]) -> list[str]:

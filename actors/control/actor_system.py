@@ -21,15 +21,17 @@ from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import Unavailable
 from ...runtime.printable import printable_log
 from ...runtime.read.stores.checkpoint import Quarantined
+from ...runtime.sinks.sink import Sink
 from ..cluster.retry import Patience, retried
 from ..cluster.rpc import call, one_line
 from ..nodes.store import AnyStore
 from ..observe.metrics import Metrics
-from ..observe.status import Observer, Status
+from ..observe.status import Observer, SinkStatus, Status
 from ..partition.handle import PartitionHandle
 from ..projection.fleet import ProjectorFleet
 from ..projection.rebuild import FleetRebuild, Rebuilds
 from ..settings import Settings
+from ..sinks.handle import SinksAnswer, SinksHandle
 
 __all__ = ["ActorSystem", "OneMachinePlacement", "Placement"]
 
@@ -96,6 +98,8 @@ class ActorSystem:
         """All bounds and deadlines."""
         self._observer: Observer | None = None
         """From the first status on."""
+        self.sinks: SinksHandle | None = None
+        """The actor that publishes; None where there are no sinks."""
 
     @property
     def placement(self) -> Placement:
@@ -132,7 +136,22 @@ class ActorSystem:
         if self._observer is None:
             self._observer = Observer(self.placement.store)
         projectors = {one.name: one.actor for one in self.fleet.projectors()}
-        return await self._observer.observe(self.placement.partitions(), projectors)
+        seen, sinks = await asyncio.gather(
+            self._observer.observe(self.placement.partitions(), projectors), self._sinks_answer()
+        )
+        heads = {one.partition: one.head for one in seen.partitions}
+        return seen._replace(sinks=[_sink_status(sink, sinks, heads) for sink in self._sinks()])
+
+    def _sinks(self) -> list[Sink]:
+        """Those that are published: in memory none are."""
+        return [one for one in self.catalogue.sinks if isinstance(one, Sink) and self.sinks is not None]
+
+    async def _sinks_answer(self) -> SinksAnswer | None:
+        """None where it does not answer, or there is none."""
+        if self.sinks is not None:
+            with contextlib.suppress(Exception):
+                return await call(self.sinks.status)
+        return None
 
     async def scale(self, projection: type[Projection], replicas: int) -> None:
         """See `Runtime.scale`."""
@@ -186,6 +205,16 @@ class ActorSystem:
                 metrics.record(await self.status())
             except Exception as error:
                 log.info("no metrics: %s", one_line(error))
+
+
+def _sink_status(sink: Sink, answer: SinksAnswer | None, heads: Mapping[int, int]) -> SinkStatus:
+    facts = next((one for one in answer.sinks if one.name == sink.name), None) if answer is not None else None
+    if answer is None or facts is None:
+        return SinkStatus(sink.name, answer.pid if answer is not None else 0, alive=answer is not None)
+    at = facts.positions
+    behind = sum(max(head - at[one], 0) for one, head in heads.items()) if at.keys() >= heads.keys() else None
+    rest = facts.published, facts.failing_s, facts.failure
+    return SinkStatus(sink.name, answer.pid, True, facts.on, at, behind, *rest)
 
 
 class _Unreachable(Exception):

@@ -27,9 +27,9 @@ from ...runtime.domain.projection import Projection
 from ...runtime.errors import RayfoldError, StoreError, Unavailable
 from ...runtime.printable import printable_log
 from ...runtime.store.report import Report
-from ..cluster.names import generation_in, names_of, partition_named, projector_named
+from ..cluster.names import generation_in, is_sinks, names_of, partition_named, projector_named, sinks_name
 from ..cluster.ray_cluster import Cluster, NodeFacts
-from ..cluster.rpc import one_line
+from ..cluster.rpc import call, kill, one_line
 from ..cluster.scheduling import ClusterScheduling
 from ..nodes.agent import Revive
 from ..nodes.agents import NodeAgents
@@ -44,6 +44,8 @@ from ..partition.actor import PartitionPlan
 from ..partition.handle import PartitionHandle
 from ..projection.fleet import Projector, end
 from ..relay.relayed_topology import ServedParts
+from ..sinks.actor import SinksPlan, start_sinks
+from ..sinks.handle import SinksHandle
 from .actor_system import ActorSystem, Placement
 from .builds import ClusterBuilds
 from .moves import PartitionMoves
@@ -155,6 +157,7 @@ class Supervision(ActorSystem):
         await self._seat(names)
         if not names:
             await self._open()
+        await self._start_sinks()
         await self.projections.attach(self.partitions.handles(), self._serve)
         self.publish()
         for doing in (self._watch(), *self.going_on(), self.rollout.run(), self._end_superseded()):
@@ -204,6 +207,27 @@ class Supervision(ActorSystem):
                 else:
                     self.partitions.kill(actor)
 
+    async def _start_sinks(self) -> None:
+        """The actor of the sinks with the present code, or the one that is there; those with earlier code end. It opens
+        by itself, and Ray starts it again wherever there is a node."""
+        from ray.util import list_named_actors
+
+        plan, present = self.plan, sinks_name(self.plan.name, self.plan.generation)
+        names: list[str] = await asyncio.to_thread(list_named_actors)
+        for name in names:
+            if is_sinks(plan.name, name) and (name != present or not self.catalogue.sinks):
+                with contextlib.suppress(Exception):
+                    earlier = await asyncio.to_thread(self.cluster.actor_named, name)
+                    await self._end_sinks(earlier)
+        if self.catalogue.sinks:
+            start = SinksPlan(self.shares.store, plan.catalogue, self.cluster.namespace, self._partition_names())
+            self.sinks = start_sinks(start, present, detached=self.detached)
+
+    async def _end_sinks(self, sinks: SinksHandle) -> None:
+        with contextlib.suppress(Exception):
+            await call(sinks.close)
+        kill(sinks)
+
     async def _end_superseded(self) -> None:
         """Clients learn of the present projectors while the others still answer."""
         superseded, self._superseded = self._superseded, []
@@ -227,6 +251,8 @@ class Supervision(ActorSystem):
             task.cancel()
         await self.rollout.cancel()
         await self.interrupt_rebuilds()
+        if self.sinks is not None:  # first: its places are kept by the partitions
+            await self._end_sinks(self.sinks)
         await asyncio.gather(self.partitions.end(), self.projections.close(), return_exceptions=True)
         await self.shares.end()
 
@@ -476,15 +502,18 @@ class Supervision(ActorSystem):
         )
 
     def name_partitions(self) -> None:
-        """Send partitions that have couriers the names of all of them, and which are away: at each change, and now and
-        then, since one that Ray has started again has only those of its plan."""
-        if not self.catalogue.has_outputs:
+        """Send partitions that have couriers, and the sinks, the names of all of them, and which are away: at each
+        change, and now and then, since one that Ray has started again has only those of its plan."""
+        if not self.catalogue.has_outputs and self.sinks is None:
             return
         told, now_s = (self._partition_names(), self.unavailable()), asyncio.get_running_loop().time()
         if told == self._named_as and now_s < self._name_again_s:
             return
         self._named_as, self._name_again_s = told, now_s + _NAME_AGAIN_S
-        for actor in self.partitions.handles():
+        told_of: list[PartitionHandle | SinksHandle] = (
+            [*self.partitions.handles()] if self.catalogue.has_outputs else []
+        )
+        for actor in told_of if self.sinks is None else [*told_of, self.sinks]:
             with contextlib.suppress(Exception):
                 actor.set_partitions.remote(*told)
 

@@ -40,6 +40,7 @@ __all__ = [
     "OwnActorStatus",
     "PartitionStatus",
     "ProjectorStatus",
+    "SinkStatus",
     "Status",
 ]
 
@@ -164,6 +165,28 @@ class NodeStatus(NamedTuple):
     """Why its share of the store cannot be used, though it is up."""
 
 
+class SinkStatus(NamedTuple):
+    """One sink."""
+
+    name: str
+    pid: int
+    """Of the process of the sinks; 0 if it never answered."""
+    alive: bool
+    """Whether that answered. Where this is False, the rest is unknown."""
+    on: bool | None = None
+    """Whether it is switched on; None if that is unknown."""
+    positions: dict[int, int] = {}  # noqa: RUF012 - a tuple's default
+    """Partition -> position up to which everything was confirmed."""
+    behind_events: int | None = None
+    """Events of the log, of any type, that it has not come past; None if that is unknown."""
+    published: int = 0
+    """Events since its process was started."""
+    failing_s: float = 0.0
+    """For how long nothing was confirmed although it was tried, in seconds; 0 if all is well."""
+    failure: str = ""
+    """Why not; empty if all is well."""
+
+
 class Status(NamedTuple):
     """A system at one moment. Own actors of a partition that does not answer are missing.
 
@@ -177,6 +200,8 @@ class Status(NamedTuple):
     projectors: list[ProjectorStatus]
     nodes: list[NodeStatus] = []
     """The nodes of a store that is spread over nodes."""
+    sinks: list[SinkStatus] = []
+    """What publishes events to other systems."""
 
 
 class _Seen:

@@ -24,6 +24,7 @@ from ...runtime.processes.effects import Effects
 from ...runtime.processes.process import Process
 from ...runtime.processes.since import Since, since_of_all
 from ...runtime.processes.targets import check_targets
+from ...runtime.sinks.sink import Sink, check_sinks
 from ...runtime.store.store import PARTITIONS_MAX
 from ..settings import Settings
 from .builds import ProjectionFacts
@@ -69,6 +70,7 @@ class Application:
         since: From where on a process takes part, or effects do, that are new to a store with events: "now",
             "beginning", or behind a receipt. Later starts pass over it.
         effects: The `Effects` classes, or a mapping from each to its `since`.
+        sinks: What publishes events to other systems.
 
     Raises:
         InvalidId: A name that cannot be one.
@@ -93,6 +95,7 @@ class Application:
         processes: Processes = (),
         since: Since | None = None,
         effects: EffectClasses = (),
+        sinks: Sequence[Sink] = (),
     ) -> None:
         self.name = check_name(name)
         self.projections = tuple(check_listed("projections", projections))
@@ -101,6 +104,7 @@ class Application:
             aggregates, self.projections, events=events, retired=retired, processes=listed, since=since_of
         )
         check_targets(self.catalogue)
+        self.catalogue.sinks = check_sinks(sinks, self.catalogue)
         self.partitions = check_partitions(partitions)
         self.replicas = checked_replicas(replicas, self.projections)
         self.settings = checked_settings(settings, None, None)
@@ -122,10 +126,11 @@ def application_here(
     processes: Processes = (),
     since: Since | None = None,
     effects: EffectClasses = (),
+    sinks: Sequence[Sink] = (),
 ) -> Application:
     """The `Application` that was given to `of`, or one of the classes that were given instead. Raises `InvalidMessage`
     for both and for neither, and what `Application` raises."""
-    said = any(given != () for given in (aggregates, projections, events, retired, processes, effects))
+    said = any(given != () for given in (aggregates, projections, events, retired, processes, effects, sinks))
     said = said or replicas != 1 or since is not None
     if application is None:
         if not said:
@@ -141,11 +146,13 @@ def application_here(
             processes=processes,
             since=since,
             effects=effects,
+            sinks=sinks,
         )
     if not isinstance(application, Application):
         raise InvalidMessage(of, f"{application!r} is not an Application", "give aggregates=[...] for classes")
     if said:
-        what = "aggregates, processes, effects, projections, replicas, events and retired are those of the Application"
+        listed = "aggregates, processes, effects, sinks, projections, replicas, events and retired"
+        what = f"{listed} are those of the Application"
         raise InvalidMessage(of, what, "give the Application alone, or leave it out")
     return application
 

@@ -20,7 +20,7 @@ from ...runtime.store.report import PartitionReport, Problem, Report
 from ...runtime.stream import StreamId
 from ..cluster.rpc import Reply
 from ..nodes.move_result import MoveResult
-from ..observe.status import NodeStatus, OwnActorStatus, PartitionStatus, ProjectorStatus, Status
+from ..observe.status import NodeStatus, OwnActorStatus, PartitionStatus, ProjectorStatus, SinkStatus, Status
 from ..packaging.class_names import ClassNames
 from ..partition.status_records import PartitionAnswer
 from ..projection.rebuild import RebuildProgress
@@ -90,6 +90,7 @@ RELAYED: Final = Records(
         Report,
         ServedParts,
         Settings,
+        SinkStatus,
         Snapshot,
         Status,
         StreamId,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +24,7 @@ from ...runtime.store.store import AGENDAS, Store
 from ...runtime.store.store_lock import StoreLock
 from ..client.client import Client
 from ..client.partition_calls import ActorCalls
-from ..cluster.names import partition_name, store_system
+from ..cluster.names import partition_name, sinks_name, store_system
 from ..cluster.ray_cluster import Cluster
 from ..cluster.ray_session import started_in_thread
 from ..cluster.rpc import ANSWER_TIMEOUT_S, call, kill, open_actor
@@ -224,6 +225,7 @@ class LocalSystem(ActorSystem):
         """Projectors first: a partition needs them to broadcast to, also when Ray restarts it."""
         from ..packaging.shipping import ship
         from ..partition.actor import PartitionPlan, start_partition  # these import ray, which `Cluster` prepares
+        from ..sinks.actor import SinksPlan, start_sinks
 
         store, catalogue = self.store, ship(self.catalogue)
         name = store_system(store.path.name, store.store_id)
@@ -244,6 +246,13 @@ class LocalSystem(ActorSystem):
             started = start_partition(partition, partition_name(name, number), scheduling.partition(""))
             self.placement.actors.append(started)
         await self._open_actors()
+        if self.catalogue.sinks:
+            names = tuple(partition_name(name, one) for one in range(store.partitions))
+            plan = SinksPlan(store, catalogue, cluster.namespace, names)
+            self.sinks = start_sinks(
+                plan, sinks_name(name, time.time_ns()), detached=False, scheduling=scheduling.partition("")
+            )
+            await open_actor(self.sinks, f"the sinks of {name}", _OPEN_TIMEOUT_S)
 
     async def _open_actors(self) -> None:
         """Return when all partitions take commands and all projectors have caught up, or read on by themselves."""
@@ -274,6 +283,10 @@ class LocalSystem(ActorSystem):
         return self.rebuilds.of(self.begin_own_rebuild(projection))
 
     async def _end_actors(self) -> None:
+        if self.sinks is not None:  # first: its places are kept by the partitions
+            with contextlib.suppress(Exception):
+                await call(self.sinks.close, timeout_s=max(self._grace_s, ANSWER_TIMEOUT_S))
+            kill(self.sinks)
         closing = (call(actor.close) for actor in self.placement.actors)
         ending = asyncio.gather(*closing, self.fleet.close(), return_exceptions=True)
         with contextlib.suppress(TimeoutError):

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 from ..durable_files import fsync_folder, write_durably
 from ..errors import StorageFailed, StoreInUse, StoreMismatch, StoreMissing
-from ..feed.group_coordinator import rows_up_to
+from ..feed.group_coordinator import restored_rows, rows_up_to
 from ..log.index_buffer import appends_in
 from ..log.segment import LogSegment
 from ..private import make_private_folder, open_private
@@ -166,8 +166,8 @@ def _fill(store: Store, inventory: Inventory, heads: Mapping[int, int], place: T
                     log.add_segment(log_segment)
                     done += len(log_segment.records)
                     advance(done, total)
-                if rows := inventory.subscriptions.get(partition):
-                    log.put_rows(rows_up_to(rows, partition, heads))
+                rows = rows_up_to(inventory.subscriptions.get(partition, {}), partition, heads)
+                log.put_rows(rows | restored_rows(inventory.store_id))
             finally:
                 log.close()
 

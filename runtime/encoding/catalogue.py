@@ -79,6 +79,8 @@ class Catalogue:
         """Whether there is anything for a courier to carry out."""
         self.since = dict(since or {})
         """By the name of the process; see `processes/since.py`."""
+        self.sinks: tuple[object, ...] = ()
+        """The sinks of the application, which are of a room above this one (`sinks/sink.py`)."""
         self.retired = _checked_names(retired)
         self._extra = tuple(events)
         self._commands: dict[str, dict[str, type[Command]]] = {}
@@ -115,7 +117,7 @@ class Catalogue:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Also as an earlier release has pickled it: a deployed application is in Ray's directory, and goes on."""
-        self.__dict__.update({"processes": {}, "since": {}, "has_outputs": False} | state)
+        self.__dict__.update({"processes": {}, "since": {}, "has_outputs": False, "sinks": ()} | state)
 
     def _add_events(self, events: Iterable[type[Event]]) -> None:
         for event in events:

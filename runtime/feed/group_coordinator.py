@@ -12,6 +12,7 @@ open. Rows, each packed as a list::
     NAME/hold/00002    at the coordinator: [grant, holder, process]; the holder is empty once it has closed
     NAME/from          [division, of, divided, position, grant]: where the members of this division began here
     NAME/place/00002   [position, grant]: how far that member has acknowledged here
+    NAME/on            of a sink, at the coordinator: [the id of the store that it is switched on in, by whom, why]
 
 Rules kept here:
 - a place only rises, never beyond what the log holds, and is changed by the grant alone that has claimed it last
@@ -43,6 +44,7 @@ from ..log.format import chain_of
 from ..log.subscription_rows import Change, MemoryRows, SubscriptionRows
 from ..printable import printable_log
 from ..store.store_lock import pids_here
+from ..stream import RESERVED_PREFIX
 from .group_share import Divided, readers_of
 from .old_places import old_names, old_place
 
@@ -55,6 +57,7 @@ __all__ = [
     "link_at",
     "rows_up_to",
     "process_here",
+    "restored_rows",
 ]
 
 log = printable_log(__name__)
@@ -67,6 +70,12 @@ RENEW_S: Final = 2.5
 
 _LINK_DIGITS: Final = 16
 """Digits kept of the link at a position: enough to detect a log that was put back by mistake."""
+
+_TEXT_MAX: Final = 500
+"""Characters that are kept of a name or a reason."""
+
+RESTORED: Final = f"{RESERVED_PREFIX}restored/store"
+"""The row that a log of a restored store has: which store it was."""
 
 _REFUSED: Final = -1
 """The division of places that could not be taken over from files; the row has the reason."""
@@ -121,7 +130,7 @@ class GroupCoordinator:
         except Damaged as error:  # commands are decided all the same; who opens that name gets the error
             log.error("partition %d does not know who has subscriptions open: %s", partition, error)
 
-    METHODS: Final = frozenset({"group", "join", "claim", "save", "leave", "forget", "listed"})
+    METHODS: Final = frozenset({"group", "join", "claim", "save", "leave", "forget", "listed", "switched", "switch"})
     """What may be asked by other processes, besides `renew`."""
 
     def take_over_files(self) -> None:
@@ -241,6 +250,23 @@ class GroupCoordinator:
                 if held == name and _is_open(hold, process, mine):
                     raise SubscriptionInUse(name, f"{member} of {of}", hold.holder)
 
+    def switched(self, name: str) -> list[Any]:
+        """[whether a sink is switched on in this very store, by whom, and why]. One that is new is, from now on; but
+        not in a store that was restored, in which none is until it is switched on."""
+        key = f"{name}/on"
+        stored = self._log.subscription_rows(key).get(key)
+        if stored is None:
+            restored = bool(self._log.subscription_rows(RESTORED))
+            if not restored:
+                self.switch(name, True, "", "")
+            return [not restored, "", ""]
+        store_id, by, reason = _unpacked(stored, key)
+        return [store_id == self._store_id, by, reason]
+
+    def switch(self, name: str, on: bool, by: str, reason: str) -> None:
+        """Have a sink publish, or not, from now on."""
+        self._put(f"{name}/on", [self._store_id if on else "", by[:_TEXT_MAX], reason[:_TEXT_MAX]])
+
     # --- at every partition --------------------------------------------------------------------------------------
 
     def claim(
@@ -330,7 +356,7 @@ class GroupCoordinator:
         with self._lock:
             holds = [(key, hold.holder) for key, hold in self._holds.items() if _is_open(hold, "", ())]
         found = []
-        for name in sorted({key.split("/")[0] for key in rows.kept}):
+        for name in sorted({key.split("/")[0] for key in rows.kept if key != RESTORED}):
             here, group = rows.find(f"{name}/from"), rows.find(f"{name}/group")
             place = None
             if here is not None:
@@ -374,6 +400,11 @@ def link_at(source: Reader, position: int) -> str:
     """Names the history of a log up to a position; empty for none. Raises what reading raises."""
     records = source.read(position - 1, 1) if position else []
     return chain_of(records[0]).hex()[:_LINK_DIGITS] if records else ""
+
+
+def restored_rows(store_id: str) -> dict[str, bytes]:
+    """What a log has of a store that was restored from a backup of this one, permanently."""
+    return {RESTORED: msgpack.packb([store_id])}
 
 
 def rows_up_to(rows: Mapping[str, bytes], partition: int, heads: Mapping[int, int]) -> dict[str, bytes]:

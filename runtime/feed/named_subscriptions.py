@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any, Final, NamedTuple
 
+from ..stream import is_reserved
 from .committed_positions import PartitionCalls, check_member
 from .group_coordinator import coordinator_of
 from .member_locks import MemberLocks
@@ -39,15 +40,18 @@ class SubscriptionStatus(NamedTuple):
     """Member -> the process that has it open. A member that no process has is not here."""
 
 
-def subscriptions_of(calls: PartitionCalls, locks: MemberLocks | None, partitions: int) -> list[SubscriptionStatus]:
-    """All of a store, in the order of their names. Raises `Unavailable` for a partition that does not answer,
-    `Damaged`."""
+def subscriptions_of(
+    calls: PartitionCalls, locks: MemberLocks | None, partitions: int, *, own: bool = False
+) -> list[SubscriptionStatus]:
+    """All of a store, in the order of their names: those of programs, or Rayfold's `own`, which are those of sinks.
+    Raises `Unavailable` for a partition that does not answer, `Damaged`."""
     answers = [calls.call(partition, "listed", patience_s=_ASK_S) for partition in range(partitions)]
     heads = [head for head, _ in answers]
     kept: dict[str, dict[int, list[Any]]] = {}
     for partition, (_, names) in enumerate(answers):
         for name, *facts in names:
-            kept.setdefault(name, {})[partition] = facts
+            if is_reserved(name) is own:
+                kept.setdefault(name, {})[partition] = facts
     found = []
     for name, at in sorted(kept.items()):
         _, _, began, held = at.get(coordinator_of(name, partitions), [1, None, [], []])

@@ -1,0 +1,122 @@
+"""`rayfold sinks`: how far the sinks of a store are, what keeps one from publishing, and their switches.
+
+Rules kept here: those of `cli/main.py`. A store on this machine is asked whether a program runs it or not; no classes
+of the application are needed.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from ...runtime.errors import CallerError, RayfoldError
+from .application import connected_to, is_application
+from .console import console, write_report
+
+if TYPE_CHECKING:
+    from ...runtime.sinks.kept_sinks import KeptSink
+    from ..observe.status import SinkStatus
+
+__all__ = ["sinks"]
+
+ATTENTION: Final = 1
+"""The exit code if a sink does not publish although it is on."""
+
+
+class Switch(Enum):
+    """What an operator can do with a sink."""
+
+    ON = "on"
+    OFF = "off"
+
+
+def sinks(
+    directory: Annotated[Path, typer.Argument(help="The directory of a store, or the name of an application.")],
+    switch: Annotated[
+        Switch | None, typer.Argument(help="on: publish. off: do not; its place stays where it is.")
+    ] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="The sink.")] = None,
+    by: Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who does it; stored with it.")] = None,
+    reason: Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why; stored with it.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file, as JSON.")
+    ] = None,
+    address: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Address of the cluster, for an application.")
+    ] = "auto",
+) -> None:
+    """Show how far sinks are, and why one does not publish; or switch one on or off. Exit code 1 if one is failing."""
+    if switch is not None and not name:
+        raise CallerError(f"which sink is to be switched {switch.value}? Give its name")
+    if switch is not None and (not by or not reason):
+        raise CallerError(f"{switch.value} needs --by NAME and --reason TEXT, which are stored with it")
+    wanted = None
+    if switch is not None:
+        wanted = name or "", {Switch.ON: True, Switch.OFF: False}[switch], by or "", reason or ""
+    kept, running = _asked(directory, wanted, address)
+    by_name = {one.name: one for one in running}
+    _show(kept, by_name)
+    values = [one._asdict() | {"now": _values(by_name.get(one.name))} for one in kept]
+    write_report(json_file, {"sinks": values})
+    if any(one.on and one.name in by_name and by_name[one.name].failure for one in kept):
+        raise typer.Exit(ATTENTION)
+
+
+def _asked(
+    directory: Path, wanted: tuple[str, bool, str, str] | None, address: str
+) -> tuple[list[KeptSink], list[SinkStatus]]:
+    """What the store keeps, and what is published now, where a program can be asked for it."""
+    from ...runtime.sinks.kept_sinks import kept_sinks, switch_sink
+    from ..api.connection import connect_blocking
+    from ..api.store_subscription import whole_store
+    from ..packaging.application import Application
+    from ..system.relayed_calls import HolderCalls
+
+    if is_application(directory):
+        with connected_to(str(directory), address) as application:
+            if wanted is not None:
+                application.switch_sink(wanted[0], wanted[1], by=wanted[2], reason=wanted[3])
+            return application.sinks(), application.status().sinks
+    store, running = whole_store(directory), list["SinkStatus"]()
+    with closing(HolderCalls(store)) as calls:
+        if wanted is not None:
+            switch_sink(calls, store.partitions, *wanted)
+        kept = kept_sinks(calls, store.partitions)
+    try:
+        with connect_blocking(store.path, Application("operator", aggregates=[])) as bank:
+            running = bank.status().sinks
+    except RayfoldError:  # no program runs it now
+        pass
+    return kept, running
+
+
+def _values(status: SinkStatus | None) -> dict[str, Any] | None:
+    return None if status is None else status._asdict()
+
+
+def _show(kept: list[KeptSink], running: dict[str, SinkStatus]) -> None:
+    if not kept:
+        console.print("no sink has begun here")
+        return
+    table = Table()
+    for column in ("sink", "", "behind", "now"):
+        table.add_column(column, justify="right" if column == "behind" else "left", overflow="fold")
+    for one in kept:
+        table.add_row(one.name, "on" if one.on else "off", f"{one.behind:,}", escape(_now(one, running.get(one.name))))
+    console.print(table)
+
+
+def _now(kept: KeptSink, status: SinkStatus | None) -> str:
+    if not kept.on:
+        return f"{kept.by}: {kept.reason}" if kept.by else "as in every restored store"
+    if status is None:
+        return "not published by a running program"
+    if not status.alive:
+        return "its process does not answer"
+    return f"for {status.failing_s:,.0f} s: {status.failure}" if status.failure else f"{status.published:,} published"
