@@ -23,6 +23,12 @@ def test_couriers_killed_while_processes_run_repeat_and_forget_nothing(tmp_path:
     assert 0 < int(figures["sold"]) < int(figures["orders"])
 
 
+def test_partitions_and_runners_killed_while_effects_call_the_outside_make_no_call_twice(tmp_path: Path) -> None:
+    figures = held("kill-effects", tmp_path).figures
+    assert figures["killed"] == 4
+    assert int(figures["bills"]) > 20
+
+
 def test_a_program_killed_in_the_middle_of_a_batch_leaves_a_directory_that_opens_at_once(tmp_path: Path) -> None:
     figures = held("kill-program", tmp_path).figures
     assert figures["refused"] == 1, "while the program ran, a second one was not refused with its holder"

@@ -21,6 +21,7 @@ from rayfold.benchmarks.torture.outside import Bill, Pay, Paying, lines, paid
 from rayfold.runtime.backup.restoring import restore_store
 from rayfold.runtime.backup.taking import backup_store
 from rayfold.runtime.store.verify import verify_store
+from tests.support.driver import start_driver
 from tests.support.letters import Letter, Mail, Mailing
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
@@ -204,3 +205,45 @@ async def test_a_store_that_was_restored_calls_nothing_until_it_is_switched_on(
         await running.switch_effects(Paying, True, **ADA)
         await booked(running, "4")
     assert paid(bank) == {"1": 1, "2": 1, "3": 1, "4": 1}
+
+
+async def test_a_runtime_that_is_stopped_waits_for_calls_that_are_on_their_way(payments: Payments, bank: Path) -> None:
+    async with payments() as running:
+        await running.execute(Bill, "1", Pay(bank=str(bank), how="slow"))
+
+        async def begun() -> bool:
+            return bool(lines(bank))
+
+        await until(begun)
+    async with payments() as running:
+        await booked(running, "1")
+    assert [words[0] for words in lines(bank)] == ["call", "paid"], "it had its end, and was not looked up"
+
+
+PROGRAM = """
+import sys, time
+from rayfold import BlockingRuntime
+from rayfold.benchmarks.torture.outside import Bill, Pay, Paying
+with BlockingRuntime(sys.argv[1], aggregates=[Bill], effects=[Paying], partitions=2) as running:
+    for number in range(30):
+        running.execute(Bill, f"b{number}", Pay(bank=sys.argv[2], how="slow" if number % 2 else "ok"))
+    print("asked", flush=True)
+    time.sleep(300)
+"""
+
+
+async def test_a_program_that_is_killed_has_its_calls_settled_by_the_next(
+    payments: Payments, bank: Path, tmp_path: Path
+) -> None:
+    with start_driver("-c", PROGRAM, str(tmp_path / "payments"), str(bank)) as driver:
+        assert driver.stdout is not None
+        assert await asyncio.to_thread(driver.stdout.readline) == "asked\n"
+
+        async def begun() -> bool:
+            return len(paid(bank)) > 5
+
+        await until(begun)
+        driver.kill()
+    async with payments(effects=[Paying]) as running:
+        await booked(running, *(f"b{number}" for number in range(30)))
+    assert paid(bank) == {f"b{number}": 1 for number in range(30)}

@@ -10,6 +10,7 @@ import pytest
 
 from rayfold import LocalCluster, Runtime, Unavailable, derived_id
 from rayfold.actors.cluster.local import LocalNodes
+from rayfold.benchmarks.torture.outside import Bill, Pay, Paying, paid
 from rayfold.benchmarks.torture.shop import AGGREGATES, Fulfilment, Order, Place
 from tests.actors.courier.test_couriers import at_rest, check, closed, place, stocked, until
 from tests.support.driver import start_driver
@@ -98,3 +99,46 @@ async def waits(shop: Runtime) -> bool:
     """Whether a courier has something for a partition that is away."""
     facts = [one.courier for one in (await shop.status()).partitions if one.alive]
     return any("has been down" in one.why for courier in facts if courier for one in courier.waiting)
+
+
+def test_calls_go_on_while_a_partition_moves_and_none_is_made_twice(tmp_path: Path) -> None:
+    run_apart("moving_effects", tmp_path)
+
+
+async def moving_effects(folder: str) -> None:
+    bank = Path(folder) / "bank"
+    runtime = Runtime(
+        Path(folder) / "bills",
+        aggregates=[Bill],
+        effects=[Paying],
+        cluster=LocalCluster(nodes=2, cpus=1),
+        timeout_s=60.0,
+    )
+    bills = [f"b{number}" for number in range(60)]
+    async with runtime as running:
+
+        async def asked() -> None:
+            for number, bill in enumerate(bills):
+                await running.execute(Bill, bill, Pay(bank=str(bank), how="slow" if number % 5 == 0 else "ok"))
+                await asyncio.sleep(0.02)
+
+        asking = asyncio.create_task(asked())
+        await until(lambda: paid_any(bank))
+        status = await running.status()
+        homes = {one.partition: one.node for one in status.partitions}
+        other = next(one.name for one in status.nodes if one.name != homes[0])
+        assert (await running.move(0, other)).to == other
+        await asking
+        await until(lambda: all_paid(running, bills), limit_s=120.0)
+        assert paid(bank) == dict.fromkeys(bills, 1)
+        await running.switch_effects(Paying, False, by="ada", reason="ticket 7")
+        assert not await running.effects()
+        assert (await running.verify()).ok
+
+
+async def paid_any(bank: Path) -> bool:
+    return len(paid(bank)) > 5
+
+
+async def all_paid(running: Runtime, bills: list[str]) -> bool:
+    return all([len((await running.state_at(Bill, bill)).booked) == 1 for bill in bills])
