@@ -34,7 +34,7 @@ from ...runtime.feed.named_subscriptions import SubscriptionStatus, forget_subsc
 from ...runtime.feed.subscription import Acknowledging, Chosen, From, SubscriptionOptions
 from ...runtime.printable import shown
 from ...runtime.processes.effects import Switch
-from ...runtime.processes.step import SWITCHES
+from ...runtime.processes.step import SWITCHES, SWITCHES_MAX
 from ...runtime.read.positions import After
 from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.read.unreadable import Unreadable
@@ -65,9 +65,6 @@ P = TypeVar("P", bound=Projection)
 Answer = TypeVar("Answer")
 T = TypeVar("T")
 
-
-_SWITCHES_MAX: Final = 100
-"""Instances that are tried, for each partition, until each partition has had one: they are placed by their ids."""
 
 GRACE_S: Final = 30.0
 """For actors to end by themselves: commands that are on their way are decided, and checkpoints are written."""
@@ -353,7 +350,7 @@ class Operations:
         """
         checked_class("switch_effects", effects, Aggregate)
         left = set(await self.heads())
-        for number in range(len(left) * _SWITCHES_MAX):
+        for number in range(len(left) * SWITCHES_MAX):
             switch = Switch(on=on, by=by, reason=reason)
             left.discard((await self.execute(effects, f"{SWITCHES}{number}", switch)).partition)
             if not left:

@@ -59,6 +59,7 @@ from .delivery import (
     woken_input,
 )
 from .places import COURIER, SENDS_OF_AGGREGATES, SENDS_OF_PROCESSES, Place, Places
+from .step import SWITCHES, SWITCHES_MAX
 from .stored_step import Sent, StoredStep, call_attempt, step_in
 from .timers import Timer
 
@@ -335,6 +336,7 @@ class Courier:
         self._calls: CallQueues[Timer] = CallQueues(effects)
         self._calls.off = {one for one in places.off if one in effects}
         self._to_make: list[CallAttempt] = []
+        self._read_switches(effects)
         self._refused = 0
         self._routes: dict[tuple[str, int], _Route] = {}
         self._by_name: dict[str, list[_Route]] = {}
@@ -582,12 +584,26 @@ class Courier:
             logger.error(told, step.stream, what, HOPS_MAX)
         return step.hops > HOPS_MAX
 
-    def _take_in_call(self, step: StoredStep) -> None:
-        """What a record means for the calls of its instance."""
+    def _read_switches(self, effects: Iterable[str]) -> None:
+        """Whether calls were switched since the places were stored: the agenda may be ahead of them."""
+        steps = []
+        numbers = range(self._partitions * SWITCHES_MAX)
+        for stream in (StreamId(one, f"{SWITCHES}{number}") for one in effects for number in numbers):
+            if self._partition_of(stream) == self._partition and (version := self._log.version(stream)):
+                steps.append(self._step_at(stream, version))
+        for step in sorted((one for one in steps if one is not None), key=lambda one: one.position):
+            self._switch(step)
+
+    def _switch(self, step: StoredStep) -> None:
+        """Have the calls of a class made, or wait, if this record switches them and is new."""
         if step.switched is not None and step.position > self._places.switches_read:
             for names in (self._calls.off, self._places.off):
                 (names.discard if step.switched else names.add)(step.stream.type)
             self.has_moved = True
+
+    def _take_in_call(self, step: StoredStep) -> None:
+        """What a record means for the calls of its instance."""
+        self._switch(step)
         if step.attempt is not None:
             if step.attempt.by == self._own and self._caught_up:
                 asked_at = step.attempt.asked_at

@@ -157,7 +157,8 @@ class Reactions:
         except BaseException as error:  # the user's code, which may raise anything
             if is_ctrl_c(error):
                 raise
-            return UNROUTED, f"one= of {process.__name__}.{reaction.name}: {failure_text(error)}"
+            option = "order_by" if process.is_effects else "one"
+            return UNROUTED, f"{option}= of {process.__name__}.{reaction.name}: {failure_text(error)}"
 
 
 def _event_input(

@@ -29,7 +29,7 @@ from ..effects.results import DECLINED, DONE, Declined, Done, NotDone, PackedRes
 from ..encoding.outputs import AFTER, FORGET, REST, SWITCH, WAKE
 from ..errors import DefinitionError, InvalidMessage, Rejected
 from ..printable import shown
-from ..stream import ID_BYTES_MAX, RESERVED_PREFIX, StreamId
+from ..stream import ID_BYTES_MAX, RESERVED_PREFIX
 from .call_step import LATE, call_outputs, over_entries
 from .inputs import Input, Retry, Skip
 from .instance import Instance, Reaction
@@ -38,7 +38,7 @@ from .progress import Body, Stepped, advanced, body_of
 from .step import SWITCHES, UNROUTED, retry, skip, take
 from .step import settle as settled
 
-__all__ = ["Effects", "Settle", "Switch", "effect", "settle", "switch_instances"]
+__all__ = ["Effects", "Settle", "Switch", "effect", "settle"]
 
 FunctionType = TypeVar("FunctionType", bound=Callable[..., Any])
 
@@ -86,7 +86,7 @@ Settle.message_name = f"{RESERVED_PREFIX}Settle"
 
 class Switch(Command):
     """Switch the calls of one `Effects` in one partition on or off. Sent to an instance that lies there
-    (`switch_instances`). Attempts that have begun go on. Stored with the name and the reason."""
+    (`Operations.switch_effects`). Attempts that have begun go on. Stored with the name and the reason."""
 
     on: bool
     by: str = Field(min_length=1)
@@ -282,17 +282,6 @@ def _switch(process: Effects, command: Switch) -> list[Event] | Rejected:
     if not process.id.startswith(SWITCHES):
         return Rejected("no_switch")
     return settled(process, [[SWITCH, command.on]], command.by, command.reason)
-
-
-def switch_instances(effects: str, partitions: int, partition_of: Callable[[StreamId], int]) -> dict[int, StreamId]:
-    """Partition -> the instance of these effects that lies there and has their calls switched."""
-    found: dict[int, StreamId] = {}
-    for number in range(partitions * 1_000):
-        stream = StreamId(effects, f"{SWITCHES}{number}")
-        found.setdefault(partition_of(stream), stream)
-        if len(found) == partitions:
-            break
-    return found
 
 
 # --- the checks --------------------------------------------------------------------------------------------------

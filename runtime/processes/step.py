@@ -73,6 +73,7 @@ __all__ = [
     "OUTPUTS_MAX",
     "SCHEDULED",
     "SWITCHES",
+    "SWITCHES_MAX",
     "UNROUTED",
     "WAITING_MAX",
     "concerns",
@@ -108,6 +109,10 @@ UNROUTED: Final = "rayfold:unrouted"
 
 SWITCHES: Final = "rayfold:switch:"
 """What the id of an instance begins with, of each `Effects`, that has calls switched on and off in its partition."""
+
+SWITCHES_MAX: Final = 100
+"""Such instances that may be used, for each partition: they are placed by their ids, which are numbered, so that of so
+many each partition has one."""
 
 SCHEDULED: Final = "schedule:"
 """What the id of an instance that a schedule runs in begins with; the name of the method follows."""
@@ -425,6 +430,8 @@ def _answer(process: Instance, head: list[Any], payload: bytes) -> Any:
     if method is None:
         if result == ACCEPTED or progress.undoing:
             return None
+        if process.is_effects:
+            raise Stuck(f"what its result sends: {_told(sent)} {_result(result, payload)}")
         verb = "refused" if result == REFUSED else "failed"
         raise Stuck(f"{_told(sent)} {_result(result, payload)}, and no @{verb} method takes it")
     arguments: list[Any] = []
@@ -506,7 +513,8 @@ def _forwarded(process: Instance, one: _Waiting) -> list[Any]:
     ident = None
     if reaction is not None:
         event = _event(reaction.event, one.head, one.payload)
-        ident = one.head[1] if reaction.one is None else reaction.one(event)
+        here = process.instance_id(one.head[1], one.head[2])
+        ident = here if reaction.one is None else reaction.one(event)
         ident = None if ident is None else stream_id(process.aggregate_type, ident).id
     if ident is None or is_reserved(process, ident):
         raise Stuck(f"{one.head[3]} is for {'no instance' if ident is None else ident} now; Skip it")

@@ -194,3 +194,54 @@ async def test_a_fake_that_raises_or_waits_leaves_the_end_unknown_and_is_logged(
             assert (await state_of(running, "1"), len(looks.calls)) == ("paid", 1)
     assert "the fake of Charging.charge has failed: ConnectionResetError: reset" in caplog.text
     assert "the fake of charge waits; return its result at once" in caplog.text
+
+
+class Routed(Effects):
+    """Has an order that cannot be found out for some."""
+
+    @effect(order_by=lambda event: str({"ada": "a", "bob": "b"}[event.card]))
+    async def charge(self, event: ChargeRequested) -> Done:
+        return Done()
+
+
+async def test_an_event_whose_order_is_not_known_waits_visibly_and_is_sent_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = Scripted()
+    async with system(Purchase, Routed, fakes={Routed.charge: calls}) as running:
+        await running.execute(Purchase, "1", Buy(card="eve", amount=5))
+        assert not calls.calls
+        [call] = await running.effects(state="parked")
+        assert (call.effects, call.id) == ("Routed", "rayfold:unrouted")
+        assert "order_by= of Routed.charge: KeyError: 'eve'" in call.why
+        await running.execute(Purchase, "2", Buy(card="ada", amount=5))
+        assert [one.id for one in calls.calls] == ["a"]
+        reaction = Routed.reactions["ChargeRequested"]
+        monkeypatch.setitem(Routed.reactions, "ChargeRequested", reaction._replace(one=lambda event: event.card))
+        await running.execute(Routed, "rayfold:unrouted", Retry(**ADA))
+        assert [one.id for one in calls.calls] == ["a", "eve"]
+        assert not await running.effects()
+
+
+async def test_a_result_that_is_refused_is_shown() -> None:
+    def twice(event: ChargeRequested, call: Call) -> Done:
+        return Done(Send(Purchase, "1", Buy(card="ada", amount=1)))
+
+    async with shop(twice) as running:
+        await running.execute(Purchase, "1", Buy(card="ada", amount=5))
+        [call] = await running.effects()
+        assert call.state == "parked"
+        assert call.why == "what its result sends: Buy to Purchase/1 was refused: already_bought"
+        with pytest.raises(InvalidMessage, match="state='lost' is none"):
+            await running.effects(state="lost")  # type: ignore[arg-type]  # as tested
+
+
+async def test_calls_are_switched_off_and_on() -> None:
+    calls = Scripted()
+    async with shop(calls, partitions=3) as running:
+        await running.switch_effects(Charging, False, **ADA)
+        await running.execute(Purchase, "1", Buy(card="ada", amount=5))
+        running.clock.advance(timedelta(days=1))
+        assert not calls.calls
+        await running.switch_effects(Charging, True, **ADA)
+        assert await state_of(running, "1") == "paid"

@@ -7,7 +7,9 @@ import pytest
 from rayfold import Backoff, Call, Done, Effects, NotDone, effect, settle
 from rayfold.benchmarks.torture.outside import Bill, Pay, PayRequested
 from rayfold.runtime.log.contract import StoredEvent
+from rayfold.runtime.processes.effects import Switch
 from rayfold.runtime.processes.places import COURIER, Places
+from rayfold.runtime.processes.step import SWITCHES
 from rayfold.runtime.receipt import Receipt
 from tests.support.effect_world import EffectWorld
 
@@ -96,6 +98,19 @@ def test_a_restored_store_has_its_effects_off_and_the_present_ones_are_known_by_
     assert places.off == {"Paying", ""}
     stored = type(places).stored(_stored(places))
     assert (stored.off, stored.store_id, stored.switches_read) == (places.off, "another", 9)
+
+
+def test_a_switch_holds_whenever_its_partition_ends() -> None:
+    world = EffectWorld([Bill], [Paying])
+    for on in (False, True, False):
+        for number in range(8):
+            world.execute(Paying, f"{SWITCHES}{number}", Switch(on=on, by="ada", reason="ticket 7"))
+        for number in (0, 1):
+            world.crash(number)
+            assert world.couriers[number].present_places().off == (set() if on else {"Paying"})
+    order(world, 4)
+    world.run()
+    assert not world.paid
 
 
 def _stored(places: Places) -> StoredEvent:
