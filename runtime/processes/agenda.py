@@ -20,7 +20,7 @@ from ..log.format import CHAIN_START, chain_of
 from ..printable import printable_log
 from ..stream import StreamId
 from .stored_step import StoredStep
-from .timers import Timers, key_parts
+from .timers import KINDS, Timers, key_parts
 
 __all__ = ["Agenda", "AgendaLog", "OpenSend", "saved_place"]
 
@@ -174,7 +174,11 @@ class Agenda:
             return
         place = _PLACE.pack(_FORMAT, self.position, self._link)
         changes = self.timers.changes()
-        changes |= {SENDS: self._changed, PARKED: self._parked_changed, PLACES: {_FOLDED: place}}
+        changes |= {
+            SENDS: self._changed,
+            PARKED: self._parked_changed,
+            PLACES: {_FOLDED: place, KINDS: self.timers.packed_kinds()},
+        }
         self._file.write(changes)
         self.timers.saved()
         self._changed.clear()

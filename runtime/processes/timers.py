@@ -15,10 +15,15 @@ import struct
 from collections import Counter
 from typing import Final, NamedTuple
 
-from ..log.agenda_file import ARMED, TIMERS, AgendaFile
+import msgpack
+
+from ..log.agenda_file import ARMED, PLACES, TIMERS, AgendaFile
 from ..stream import StreamId
 
-__all__ = ["Timer", "Timers", "key_parts"]
+__all__ = ["KINDS", "Timer", "Timers", "key_parts"]
+
+KINDS: Final = b"kinds"
+"""The name of the place in the file that has how many are armed, by kind."""
 
 LOADED_MAX: Final = 20_000
 """Timers in memory, some 10 MB: those that are due first. Those of one busy second are fewer."""
@@ -50,6 +55,9 @@ class Timers:
         """`file`: where most of them are; without it all are in memory."""
         self.count = file.count(ARMED) if file is not None else 0
         self._file, self._loaded_max = file, loaded_max
+        stored = None if file is None else file.find(PLACES, KINDS)
+        self._kinds: Counter[bytes] | None = Counter(_unpacked_kinds(stored)) if stored or not self.count else None
+        """How many are armed, by the type of their streams and their name (`_kind`); None where that is not known."""
         self._in_file = self.count > 0
         """Whether the file may hold any: else it need not be asked."""
         self._next: list[_Place] = []
@@ -68,6 +76,8 @@ class Timers:
         key, due_us = _key(stream, name), min(max(due_us, 0), _DUE_MAX)
         self._forget(key)
         self.count += 1
+        if self._kinds is not None:
+            self._kinds[_kind(key)] += 1
         self._changed[key] = due_us, version
         if self._horizon is None or (due_us, key) <= self._horizon:
             self._load(key, due_us, version)
@@ -122,11 +132,22 @@ class Timers:
         return None
 
     def kinds(self) -> Counter[tuple[str, str]]:
-        """How many are armed, by the type of their streams and their name. Reads all of them."""
-        found: Counter[tuple[str, str]] = Counter()
-        for key, present in self._changed.items():
-            if present is not None:
-                found[_kind(key)] += 1
+        """How many are armed, by the type of their streams and their name."""
+        if self._kinds is None:
+            self._kinds = self._counted()
+        kinds = +self._kinds
+        return Counter({(kind[1 : 1 + kind[0]].decode(), kind[1 + kind[0] :].decode()): kinds[kind] for kind in kinds})
+
+    def packed_kinds(self) -> bytes:
+        """The same, to be saved in the file with what has changed: a start with a million timers need not read them."""
+        if self._kinds is None:
+            self._kinds = self._counted()
+        packed: bytes = msgpack.packb(dict(+self._kinds))
+        return packed
+
+    def _counted(self) -> Counter[bytes]:
+        """Reads all of them: of a file that an earlier release wrote."""
+        found = Counter(_kind(key) for key, present in self._changed.items() if present is not None)
         after = b""
         while self._in_file and self._file is not None:
             rows = self._file.rows(ARMED, after, self._loaded_max)
@@ -172,6 +193,8 @@ class Timers:
         if present is None or (version is not None and present[1] != version):
             return
         self.count -= 1
+        if self._kinds is not None:
+            self._kinds[_kind(key)] -= 1
         self._loaded.pop(key, None)
         if self._file is not None and self._stored.get(key) != -1:
             self._changed[key] = None
@@ -218,9 +241,16 @@ def _key(stream: StreamId, name: str) -> bytes:
     return stream.key + name.encode()
 
 
-def _kind(key: bytes) -> tuple[str, str]:
-    stream, name = key_parts(key)
-    return stream.type, name
+def _kind(key: bytes) -> bytes:
+    """The type of the stream, behind its length, and the name."""
+    type_end = 1 + key[0]
+    return key[:type_end] + key[type_end + 2 + int.from_bytes(key[type_end : type_end + 2], "big") :]
+
+
+def _unpacked_kinds(packed: bytes | None) -> dict[bytes, int]:
+    """What `Timers.packed_kinds` has packed."""
+    found: dict[bytes, int] = msgpack.unpackb(packed, strict_map_key=False) if packed else {}
+    return found
 
 
 def key_parts(key: bytes) -> tuple[StreamId, str]:

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rayfold.runtime.log.agenda_file import AgendaFile, open_agenda_file
+from rayfold.runtime.log.agenda_file import PLACES, AgendaFile, open_agenda_file
 from rayfold.runtime.log.contract import StoredEvent
 from rayfold.runtime.processes.agenda import Agenda
 from rayfold.runtime.processes.progress import STEPPED
 from rayfold.runtime.processes.stored_step import step_in
-from rayfold.runtime.processes.timers import Timer, Timers
+from rayfold.runtime.processes.timers import KINDS, Timer, Timers
 from rayfold.runtime.stream import StreamId
 
 STREAM = StreamId("Order", "1")
@@ -161,3 +161,25 @@ SENDING = StoredEvent(
     b"",
 )
 """A step that has sent one command."""
+
+
+def test_how_many_are_armed_by_kind_is_saved_with_them(file: AgendaFile) -> None:
+    agenda = Agenda(file)
+    agenda.timers = timers = Timers(file, loaded_max=3)
+    for number in range(10):
+        timers.arm(StreamId("Order", str(number)), "unpaid", number, 1)
+    timers.arm(StreamId("Other", "1"), "late", 5, 1)
+    agenda.save()
+    timers.end(StreamId("Order", "1"), "unpaid")
+    timers.arm(StreamId("Order", "2"), "unpaid", 70, 2)
+    timers.end(StreamId("Other", "1"), "late")
+    expected = {("Order", "unpaid"): 9}
+    assert timers.kinds() == expected
+    agenda.save()
+    assert Timers(file).kinds() == expected
+    file.write({PLACES: {KINDS: None}})  # as an earlier release has written it
+    again = Timers(file, loaded_max=3)
+    again.arm(StreamId("Order", "11"), "unpaid", 1, 1)
+    assert again.kinds() == {("Order", "unpaid"): 10}
+    again.end(StreamId("Order", "5"), "unpaid")
+    assert again.kinds() == expected
