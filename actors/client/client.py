@@ -258,6 +258,11 @@ class Client:
         """Each partition, its actor, and why nothing reaches it, if that is known."""
         return self._router.reached()
 
+    def partition_reached(self, partition: int) -> tuple[Any, str]:
+        """The actor of a partition, and why nothing reaches it, if that is known."""
+        _, actor, why = self._router.reached()[partition]
+        return actor, why
+
     def projections_reached(self) -> list[tuple[str, list[list[Any]], str]]:
         """Each projection, the actors of its parts, and why no query reaches them, if that is known."""
         serving = [(name, one.actors(), "") for name, one in self._serving.items()]

@@ -16,15 +16,15 @@ from typing import Any, Final
 from ...runtime.errors import Fenced, RayfoldError, Sealed, Unavailable
 from ..cluster.rpc import call_now, one_line
 
-__all__ = ["ATTEMPT_S", "ActorCalls", "NotRunning", "patiently"]
+__all__ = ["ATTEMPT_S", "ActorCalls", "KnownUnreachable", "NotRunning", "patiently"]
 
 ATTEMPT_S: Final = 2.0
 """For one attempt, which takes a millisecond or two."""
 
 _AGAIN_S: Final = 0.1
 
-Reached = Callable[[], Sequence[tuple[int, Any, str]]]
-"""Each partition, its actor, and why nothing reaches it, if that is known."""
+Reached = Callable[[int], tuple[Any, str]]
+"""The actor of a partition, and why nothing reaches it, if that is known."""
 
 
 class ActorCalls:
@@ -38,9 +38,9 @@ class ActorCalls:
         """See `PartitionCalls`."""
 
         def once() -> Any:
-            _, actor, why = self._reached()[partition]
+            actor, why = self._reached(partition)
             if why:
-                raise Unavailable(f"partition {partition}", why)
+                raise KnownUnreachable(f"partition {partition}", why)
             given: Sequence[Any] = arguments
             asked = actor.renew_member if method == "renew" else actor.subscription
             return call_now(asked, *(arguments if method == "renew" else (method, given)), timeout_s=ATTEMPT_S)
@@ -49,6 +49,10 @@ class ActorCalls:
 
     def close(self) -> None:
         """See `PartitionCalls`: they are the system's."""
+
+
+class KnownUnreachable(Unavailable):
+    """It is known that nothing reaches a partition: it need not be asked again."""
 
 
 class NotRunning(Exception):  # noqa: N818 - a signal between these files, not an error
@@ -61,6 +65,8 @@ def patiently(who: str, once: Callable[[], Any], patience_s: float) -> Any:
     while True:
         try:
             return once()
+        except KnownUnreachable as error:
+            raise Unavailable(error.subject, error.what) from None
         except (Sealed, Fenced, Unavailable) as error:
             failure: Exception = error
         except (RayfoldError, NotRunning):

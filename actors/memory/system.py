@@ -130,7 +130,7 @@ class MemorySystem(ActorSystem):
     @property
     def partition_calls(self) -> PartitionCalls:
         """See `System`."""
-        return ActorCalls(self.client.partitions_reached, leased=False)
+        return ActorCalls(self.client.partition_reached, leased=False)
 
     @property
     def client(self) -> MemoryClient:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -130,15 +130,14 @@ class SinksActor:
     def _calls(self) -> ActorCalls:
         return ActorCalls(self._reached, leased=True)
 
-    def _reached(self) -> Sequence[tuple[int, Any, str]]:
-        names = enumerate(self._names)
-        return [(number, self._actor(name), self._unavailable.get(number, "")) for number, name in names]
-
-    def _actor(self, name: str) -> Any:
+    def _reached(self, partition: int) -> tuple[Any, str]:
+        if why := self._unavailable.get(partition, ""):
+            return None, why
+        name = self._names[partition]
         actor = self._actors.get(name)
-        if actor is None and name:
+        if actor is None:
             actor = self._actors[name] = ray.get_actor(name, self._plan.namespace)
-        return actor
+        return actor, ""
 
 
 def start_sinks(

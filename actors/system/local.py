@@ -136,7 +136,7 @@ class LocalSystem(ActorSystem):
     @property
     def partition_calls(self) -> PartitionCalls:
         """See `System`."""
-        return ActorCalls(self.client.partitions_reached, leased=False)
+        return ActorCalls(self.client.partition_reached, leased=False)
 
     @property
     def placement(self) -> OneMachinePlacement[Store]:

@@ -28,6 +28,7 @@ from ...runtime.feed.committed_positions import PartitionCalls
 from ...runtime.printable import printable_log
 from ...runtime.store.report import Report
 from ...runtime.store.store_lock import Holder
+from ..client.partition_calls import KnownUnreachable
 from ..client.relay_connection import RelayConnection
 from ..cluster.cluster_file import address_in
 from ..cluster.token import proof_of_token, token_of
@@ -95,6 +96,8 @@ class NodeSystem(RelayedSystem):
 
     def _partition_name(self, partition: int) -> str:
         assert self._topology is not None
+        if why := self._topology.unavailable.get(partition):
+            raise KnownUnreachable(f"partition {partition}", why)
         return self._topology.partitions[partition]
 
     @property

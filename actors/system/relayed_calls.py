@@ -31,7 +31,7 @@ class RelayedCalls:
     leased = True
 
     def __init__(self, relayed: RelayedReads, name_of: Callable[[int], str]) -> None:
-        """`name_of`: the present name of a partition's actor."""
+        """`name_of`: the present name of a partition's actor; it raises `KnownUnreachable` where nothing reaches it."""
         self._relayed, self._name_of = relayed, name_of
 
     def call(self, partition: int, method: str, *arguments: Any, patience_s: float) -> Any:

@@ -125,7 +125,7 @@ class RemoteSystem(ConnectedSystem):
     @property
     def partition_calls(self) -> PartitionCalls:
         """See `System`."""
-        return ActorCalls(self.client.partitions_reached, leased=True)
+        return ActorCalls(self.client.partition_reached, leased=True)
 
     @property
     def _present(self) -> Topology:

@@ -42,8 +42,9 @@ MEMBERS_MAX: Final = 1024
 NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 """Name of a subscription: a folder's name on every file system."""
 
-_OPEN_S: Final = 20.0
-"""How long opening and what is acknowledged by hand wait for a partition that is away, moves, or starts again."""
+_OPEN_S: Final = 10.0
+"""How long opening and what is acknowledged by hand wait for a partition that moves, starts again, or is busy. One that
+is known to be away is not waited for."""
 
 _CLOSE_S: Final = 2.0
 """How long closing waits: what it cannot save comes again."""
@@ -51,7 +52,7 @@ _CLOSE_S: Final = 2.0
 _JOINS_MAX: Final = 10
 """Openings one after the other that find that another process was granted the member later."""
 
-_SILENT_S: Final = 1.0
+_SILENT_S: Final = 5.0
 """How long a partition that did not answer is not asked again by itself."""
 
 
@@ -104,8 +105,7 @@ class CommittedPositions:
         """Open it, or make it: a new subscription begins at `start`, in each partition, and keeps that as its
         beginning. `link_at`: names the history of a partition up to a position.
 
-        Raises `SubscriptionInUse`, `Damaged`, `StoreMismatch`, `Unavailable` or
-        `StorageFailed`.
+        Raises `SubscriptionInUse`, `Damaged`, `StoreMismatch`, `NotInHistory`, `Unavailable` or `StorageFailed`.
         """
         self._calls, self._member, self._store_id = calls, member, store_id
         self._coordinator = coordinator_of(member.name, len(start))
@@ -160,7 +160,9 @@ class CommittedPositions:
                 if self._calls.leased:
                     with suppress(RayfoldError):
                         self._call(self._coordinator, "leave", self._grant, patience_s=_CLOSE_S)
-                    _in_use.subtract([(self._store_id, self._grant)])
+                    _in_use[self._store_id, self._grant] -= 1
+                    if not _in_use[self._store_id, self._grant]:
+                        del _in_use[self._store_id, self._grant]
 
     # -------------------------------------------------------------------------------------------------------------
 
