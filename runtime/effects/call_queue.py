@@ -12,6 +12,7 @@ after failures one after the other a target has a pause, and then one attempt, b
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
@@ -100,8 +101,9 @@ class _Queue(Generic[TimerType]):
 
     def __init__(self, effects: str, method: EffectMethod, breaker: _Breaker) -> None:
         self.effects, self.method, self.breaker = effects, method, breaker
-        self.waiting: dict[StreamId, TimerType] = {}
-        """By instance, in the order in which they were due."""
+        self.waiting: OrderedDict[StreamId, TimerType] = OrderedDict()
+        """By instance, in the order in which they were due. The first of a plain dict is found the slower, the more
+        were taken out before it."""
         self.left = 0
         """How many are due besides, and were left to the timers."""
         self.running = 0
@@ -159,7 +161,7 @@ class CallQueues(Generic[TimerType]):
         """Those that may begin now; each is to be `began`."""
         for queue in self._queues():
             while self._is_on(queue) and queue.has_room(now_us):
-                yield queue.waiting.pop(next(iter(queue.waiting)))
+                yield queue.waiting.popitem(last=False)[1]
 
     def began(self, stream: StreamId, method: str) -> None:
         """The attempt of this instance, by this function, is on its way."""
