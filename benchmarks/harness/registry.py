@@ -23,7 +23,7 @@ SUITES: Final = {
     "jobs": "SmallBank, YCSB and the flights of the demo, each with its oracle",
     "clients": "several programs at once: writes, reads and both, by the size of the system",
     "nodes": "1 to 3 nodes of this machine against none, moves under load, a node lost and back",
-    "processes": "steps of processes a second, how soon they react, timers",
+    "processes": "steps of processes a second, how soon they react, timers, effects",
     "peers": "the same job with other libraries, side by side",
     "model": "the CPU of each step, and what a queueing model makes of it for 1 to 64 cores and 1 to 100 nodes",
     "profile": "where the CPU time of a command, a query and a replayed event goes",
