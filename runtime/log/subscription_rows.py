@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from ..errors import StorageFailed
+from ..errors import InvalidMessage, StorageFailed
 from .environment import Environment
 from .format import META, decode_meta, encode_meta
 
@@ -27,6 +27,9 @@ PREFIX: Final = b"subscription/"
 
 ROWS_MAX: Final = 10_000
 """Rows of one log: a thousand names with a few members each."""
+
+KEY_BYTES_MAX: Final = 256
+"""Bytes of a key: names have at most 64, and LMDB takes 511."""
 
 ROW_BYTES_MAX: Final = 65_536
 """Content of one row. The largest has a position and a link for each of 1,024 partitions, under 30,000 bytes."""
@@ -68,13 +71,13 @@ class StoredRows:
 
     def find(self, key: str) -> bytes | None:
         """See `SubscriptionRows`. Raises `Damaged`."""
-        full = PREFIX + key.encode()
+        full = _full(key)
         stored = self._transaction.get(full, db=self._meta)
         return None if stored is None else decode_meta(full, stored, self._log)
 
     def beginning(self, prefix: str) -> dict[str, bytes]:
         """See `SubscriptionRows`. Raises `Damaged`."""
-        full, found = PREFIX + prefix.encode(), dict[str, bytes]()
+        full, found = _full(prefix), dict[str, bytes]()
         cursor = self._transaction.cursor(self._meta)
         for key, value in cursor.iternext() if cursor.set_range(full) else ():
             if not key.startswith(full):
@@ -84,7 +87,7 @@ class StoredRows:
 
     def put(self, key: str, content: bytes) -> None:
         """See `SubscriptionRows`."""
-        full = PREFIX + key.encode()
+        full = _full(key)
         if self._transaction.get(full, db=self._meta) is None:
             _check_count(self._count(), self._log)
         _check_size(content, self._log)
@@ -101,7 +104,7 @@ class StoredRows:
 
     def remove(self, key: str) -> None:
         """See `SubscriptionRows`."""
-        self.changed |= self._transaction.delete(PREFIX + key.encode(), db=self._meta)
+        self.changed |= self._transaction.delete(_full(key), db=self._meta)
 
 
 class MemoryRows:
@@ -128,6 +131,14 @@ class MemoryRows:
     def remove(self, key: str) -> None:
         """See `SubscriptionRows`."""
         self.kept.pop(key, None)
+
+
+def _full(key: str) -> bytes:
+    """The key in `meta`. Raises `InvalidMessage` for one that LMDB would refuse, and close the log for."""
+    full = PREFIX + key.encode()
+    if len(full) > KEY_BYTES_MAX:
+        raise InvalidMessage("subscription", f"a key of {len(full):,} bytes is over {KEY_BYTES_MAX}")
+    return full
 
 
 def change_rows(environment: Environment, change: Change[Result]) -> Result:

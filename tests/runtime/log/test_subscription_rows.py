@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from rayfold.runtime.errors import Damaged, Fenced, StorageFailed
+from rayfold.runtime.errors import Damaged, Fenced, InvalidMessage, StorageFailed
 from rayfold.runtime.log.contract import Log
 from rayfold.runtime.log.format import META
 from rayfold.runtime.log.memory import MemoryLog
@@ -75,6 +75,14 @@ def test_events_are_appended_between_changes_and_what_the_log_is_found_by_stays_
     assert amounts_of(rows.read(0, 9)) == [1, 2, 3, 4, 5]
     assert rows.version(ALICE) == 5
     assert rows.holdings().aggregates == {"Account"}, "rows are no part of what it holds"
+
+
+def test_a_key_that_is_too_long_is_refused_and_the_log_goes_on(lmdb_log: LmdbLog) -> None:
+    epoch = lmdb_log.activate()
+    for change in (putting("x" * 600, b"1"), lambda rows: rows.find("x" * 600), lambda rows: rows.remove("x" * 600)):
+        with pytest.raises(InvalidMessage, match="a key of 613 bytes is over 256"):
+            lmdb_log.change_rows(epoch, change)
+    lmdb_log.append(epoch, [deposits(ALICE, 1)])
 
 
 def test_a_program_without_the_writer_changes_them_beside_its_reads(tmp_path: Path) -> None:
