@@ -46,7 +46,7 @@ class QueueFacts(NamedTuple):
     """Calls that are due and have not begun."""
     running: int
     state: str
-    """`on`, `off` or `pausing`."""
+    """`on`; `off`; `pausing`, as its target has failed; or `starting`, as calls wait for a runner."""
 
 
 class _Breaker:
@@ -222,6 +222,8 @@ class CallQueues(Generic[TimerType]):
     def _state(self, queue: _Queue[TimerType]) -> str:
         if queue.effects in self.off:
             return "off"
+        if queue.waiting and queue.effects not in self.ready:
+            return "starting"
         return "on" if queue.breaker.failures < FAILURES_MAX else "pausing"
 
     def _queues(self) -> list[_Queue[TimerType]]:

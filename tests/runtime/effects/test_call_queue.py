@@ -99,6 +99,7 @@ def test_what_is_off_or_has_no_runner_waits() -> None:
     put(made, "Other", "third", "b")
     assert begun(made) == []
     assert made.wanted() == {"Other"}
+    assert [one.state for one in made.facts()] == ["off", "off", "starting"]
     made.ready = {"Two", "Other"}
     assert begun(made) == ["b"]
     assert made.facts()[0].state == "off"
