@@ -380,7 +380,7 @@ def returned(known: Names, now: Names) -> list[int]:
     (before, were_away), (names, are_away) = known, now
     return [
         number
-        for number, (old, new) in enumerate(zip(before, names, strict=True))
+        for number, (old, new) in enumerate(zip(before, names, strict=False))
         if new and number not in are_away and (number in were_away or old != new)
     ]
 

@@ -29,7 +29,7 @@ from ..processes.stored_step import step_in
 from ..processes.timers import key_parts
 from ..store.report import Report
 from ..store.store import AGENDAS, open_store
-from ..store.verify import verify_store
+from ..store.verify import check_structure, verify_store
 from .process_fit import fold_up_to, progress_of
 
 __all__ = ["differences", "verify_with_agendas"]
@@ -54,6 +54,11 @@ def verify_with_agendas(path: str | os.PathLike[str], progress: Callable[[int, i
     for one in report.partitions:
         folder = store.path / AGENDAS / f"partition-{one.partition:05d}"
         if one.problems or not (folder / "data.mdb").exists():
+            continue
+        if found := check_structure(folder):
+            one.add_problem(
+                "agenda", str(folder / "data.mdb"), "structure", f"{found[0]}; remove it while nothing runs"
+            )
             continue
         try:
             reader = store.open_reader(one.partition)

@@ -58,7 +58,7 @@ from ..stream import StreamId, is_reserved
 from .report import PartitionReport, Problem, Report
 from .store import Store, open_store
 
-__all__ = ["PartitionReport", "Problem", "Report", "verify_store"]
+__all__ = ["PartitionReport", "Problem", "Report", "check_structure", "verify_store"]
 
 CHUNK_PAIRS: Final = 1024
 """Pairs checked in one read transaction: about 10 ms, in which a writer frees no page."""
@@ -109,7 +109,7 @@ def verify_store(path: str | os.PathLike[str], progress: Callable[[int, int], No
 
 def _open_checked(store: Store, report: PartitionReport) -> LmdbReader | None:
     """A reader of a partition whose file is sound; none, and a problem in the report, otherwise."""
-    findings = _check_structure(store.partition_path(report.partition))
+    findings = check_structure(store.partition_path(report.partition))
     report.structure_checked = findings is not None
     for finding in findings or []:
         report.add_problem("file", "data.mdb", "structure", finding)
@@ -129,7 +129,7 @@ def _open_checked(store: Store, report: PartitionReport) -> LmdbReader | None:
     return reader
 
 
-def _check_structure(folder: Path) -> list[str] | None:
+def check_structure(folder: Path) -> list[str] | None:
     """What LMDB's verifier finds in the file; None if it was written to during every attempt.
 
     A finding counts when it is found twice in a file that stayed as it was: a file's time has ticks of milliseconds.

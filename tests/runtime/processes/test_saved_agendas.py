@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from rayfold.benchmarks.torture.shop import AGGREGATES, Fulfilment, Order, Place
-from rayfold.runtime.checks.agendas import differences
+from rayfold.runtime.checks.agendas import differences, verify_with_agendas
 from rayfold.runtime.log.agenda_file import ARMED, PARKED, SENDS, TIMERS, open_agenda_file
 from rayfold.runtime.log.format import decode_record
 from rayfold.runtime.processes.agenda import Agenda
 from rayfold.runtime.processes.stored_step import step_in
+from rayfold.runtime.store.store import create_or_open_store
 from rayfold.runtime.stream import StreamId
+from tests.runtime.log.appends import ALICE, deposits
 from tests.runtime.processes.test_courier import Gift, Give
 from tests.support.process_world import World
 
@@ -79,3 +82,32 @@ def test_a_timer_that_is_due_at_another_time_is_found(tmp_path: Path) -> None:
     [(where, what)] = differences(made.logs[0], tmp_path / "a")
     assert "timer" in where
     assert what.endswith("by the log it is not there")
+
+
+def test_a_verification_reports_an_agenda_that_differs_and_one_that_is_broken(tmp_path: Path) -> None:
+    store = create_or_open_store(tmp_path / "s", 1)
+    log = store.open_log(0)
+    epoch = log.activate()
+    log.append(epoch, [deposits(ALICE, 1)])
+    folder = store.path / "agendas" / "partition-00000"
+    agenda = Agenda(open_agenda_file(folder, "agenda"))
+    agenda.open(log)
+    [record] = log.read(0, 9)
+    agenda.reached(record, 1)
+    agenda.save()
+    agenda.shut()
+    log.close()
+    assert verify_with_agendas(store.path).ok
+    file = open_agenda_file(folder, "agenda")
+    file.write({ARMED: {ORDER.key + b"late": bytes(16)}})
+    file.close()
+    [problem] = verify_with_agendas(store.path).problems
+    assert (problem.database, problem.key) == ("agenda", "Fulfilment/o1 timer late")
+    assert problem.what.endswith(f"remove {folder} while nothing runs")
+    damaged = bytearray((folder / "data.mdb").read_bytes())
+    damaged[2 * 4096 : 4 * 4096] = b"\xff" * 2 * 4096
+    (folder / "data.mdb").write_bytes(damaged)
+    [problem] = verify_with_agendas(store.path).problems
+    assert (problem.database, problem.kind) == ("agenda", "structure")
+    shutil.rmtree(folder)
+    assert verify_with_agendas(store.path).ok
