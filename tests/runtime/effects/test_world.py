@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
+from typing import Any
+
 import pytest
 
-from rayfold import Backoff, Call, Done, Effects, NotDone, effect, settle
+from rayfold import Backoff, Call, Command, Done, Effects, NotDone, Retry, Settle, Skip, effect, settle
 from rayfold.benchmarks.torture.outside import Bill, Pay, PayRequested
 from rayfold.runtime.log.contract import StoredEvent
 from rayfold.runtime.processes.effects import Switch
@@ -12,6 +15,8 @@ from rayfold.runtime.processes.places import COURIER, Places
 from rayfold.runtime.processes.step import SWITCHES
 from rayfold.runtime.receipt import Receipt
 from tests.support.effect_world import EffectWorld
+
+ADA: dict[str, Any] = {"by": "ada", "reason": "ticket 7"}
 
 
 class Paying(Effects):
@@ -111,6 +116,41 @@ def test_a_switch_holds_whenever_its_partition_ends() -> None:
     order(world, 4)
     world.run()
     assert not world.paid
+
+
+class Blind(Effects):
+    """Nothing can look up what became of a call; those of one purse are made one after the other."""
+
+    @effect(timeout_s=2, order_by=lambda event: str(event.purse))
+    async def pay(self, event: PayRequested, call: Call) -> Done:
+        return Done()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_people_decide_at_any_time_leaves_no_call_behind_and_makes_none_twice(seed: int) -> None:
+    world, chance = EffectWorld([Bill], [Blind], seed=seed), random.Random(seed)
+    for turn in range(6):
+        for number in range(6):
+            world.execute(Bill, f"b{turn}-{number}", Pay(bank="", purse=f"p{number % 2}"))
+        world.run(for_us=chance.randrange(9_000_000))
+        world.crash(turn % 2)
+        for purse in ("p0", "p1"):
+            decided: Command = chance.choice([Settle(outcome="done", **ADA), Skip(**ADA), Retry(**ADA)])
+            world.execute(Blind, purse, decided)
+    world.calm()
+    for _ in range(100):
+        world.run(for_us=60_000_000)
+        parked = [stream for courier in world.couriers for stream in courier.agenda.parked]
+        if not parked:
+            break
+        for stream in parked:
+            assert isinstance(world.execute(Blind, stream.id, Settle(outcome="done", **ADA)), Receipt)
+    for purse in ("p0", "p1"):
+        one = world.state(Blind, purse)
+        assert isinstance(one, Blind)
+        assert (one.calling, one.progress.waiting, one.progress.parked) == (None, (), "")
+    assert set(world.paid.values()) == {1}
+    check(world, len(world.paid))
 
 
 def _stored(places: Places) -> StoredEvent:
