@@ -360,7 +360,7 @@ class Operations:
     async def health(self, timeout_s: float = HEALTH_TIMEOUT_S) -> Health:
         """What serves this program now, what does not, and why: for the `/healthz` of a web service. Every partition
         and every projection is asked, at once; takes some milliseconds, and `timeout_s` at most. Raises nothing but
-        `CallerError`, for a `timeout_s` that is none."""
+        `CallerError`, for a `timeout_s` that is not a positive number."""
         timeout_s = checked_timeout(timeout_s)
         if (running := self._running) is None:
             return nothing_runs(self._told_not_running)

@@ -74,9 +74,9 @@ class CommandRouter:
         self._carry_out()
 
     def detach(self, why: str) -> None:
-        """Nothing reaches any actor until `replace` has named that of each partition anew, and `tell_unavailable`
-        allows its use: what is submitted is refused at once with this reason. What is on its way is sent again then, or
-        is `Unavailable` at its deadline."""
+        """The connection to all actors is lost. Until `replace` has given each partition an actor, and
+        `tell_unavailable` allows its use, what is submitted is refused at once with this reason. What is on its way is
+        sent again then, or is `Unavailable` at its deadline."""
         for destination in [*self._routing.partitions, *self._routing.routes.values()]:
             destination.transport.close()
         for limit in self._limits.values():

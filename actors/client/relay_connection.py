@@ -198,7 +198,7 @@ class RelayedActor:
     def __init__(self, connection: RelayConnection | RelayLine, name: str, actor_id: str = "") -> None:
         self._connection, self.name = connection, name
         self._actor_id = bytes.fromhex(actor_id) if actor_id else None
-        """As a handle of Ray has it: the record of what its process has in hand is called by it."""
+        """The id in Ray; the record of what the actor's process has in hand is named after it."""
 
     def is_same(self, actor_id: str) -> bool:
         """Whether it is the actor with this id."""

@@ -41,7 +41,7 @@ class Patience:
     again: tuple[type[Exception], ...] = (Exception,)
     """What may be over at the next attempt; anything else is raised at once."""
     never: tuple[type[Exception], ...] = (RayfoldError,)
-    """... but not these."""
+    """Exceptions that end the attempts, even where `again` has their base class."""
     note: Callable[[Exception], None] = _nothing
     """Gets each failure after which there is another attempt."""
 

@@ -17,10 +17,10 @@ leaves:
    and commands go there. Left: an old log, which is sealed
 7. every node is given the map. The new home states what its log holds, and on that statement the old log is removed
 
-What an end of everything has left is put right when a supervisor starts (`settle`), and what the loss of a node has
-left when that is back (`set_right`). Old logs and copies are removed whenever their home states that it has what they
-hold (`tidy`), and never for another reason: `runtime/store/home_statement.py` has the proof that such a statement is
-enough.
+A move that was interrupted by the end of the whole system is called off or completed when a supervisor starts
+(`settle`), and one that was interrupted by the loss of a node when the node is back (`set_right`). Old logs and copies
+are removed whenever their home states that it has what they hold (`tidy`), and never for another reason:
+`runtime/store/home_statement.py` has the proof that such a statement is enough.
 
 Rules kept here: before step 5 the old home alone can be opened, after it the new home alone. Whether the seal is broken
 or made final, if both are tried, is decided by the log (`runtime/log/sealing.py`); whatever is unknown here is asked

@@ -98,7 +98,7 @@ class NodeRelay:
         self._name, self._publish = name, publish
         self._linked: SupervisorLink | None = None
         self._topology: Topology | None = None
-        """Both once it runs."""
+        """The feed and its latest topology; None until this runs."""
         self._relay: Relay | None = None
         """None before the first topology, and where there are no sockets."""
         self._published: Mapping[str, str] = {}

@@ -8,9 +8,10 @@ left to this file:
   between storing the node's death and storing its effect on the actors, as in 2 of 26 restarts of a head
 - a move that was interrupted by the loss of a node is undone or completed
 
-Rule kept here: nothing is replaced while its node is down, for that one's actors are started again with it; nor while
-Ray is starting it, which takes as long as the machine is busy; and an actor that reports a problem, or that it is at
-work, is alive: the problem is published, and the actor not replaced.
+Rules kept here:
+- while a node is down, nothing of it is replaced: its actors start again with the node
+- while Ray is starting an actor, it is not replaced, however long that takes on a busy machine
+- an actor that reports a problem, or that it is at work, is alive: the problem is published, the actor stays
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ class ProjectorActor:
         self._serving = threading.Lock()
         """Held while that is made, and ended."""
         self._served = False
-        """Whether it was tried to make that."""
+        """Whether opening the query server was tried."""
         self._alarms = Alarms()
         self._in_hand = InHand(None)
         self._watched = False
@@ -350,7 +350,7 @@ class ProjectorActor:
             raise Unavailable(self._name, "it has ended")
 
     def _answers_here(self) -> Answers:
-        """Of the open read model, which there is."""
+        """The answers of the read model. The caller has made sure that it is open."""
         answers = self._answers
         assert answers is not None, "it is open"
         return answers

@@ -128,9 +128,9 @@ class QueryServer:
         self._waiting = WaitingQueries()
         self._connections: dict[int, _Connection] = {}
         self._busy: dict[_Connection, None] = {}
-        """Those with something to do."""
+        """Connections with queries to answer, or answers to send."""
         self._owing: dict[_Connection, None] = {}
-        """Those that owe something: see `_Connection.since_s`."""
+        """Connections whose client has sent part of a frame, or reads too slowly: see `_Connection.since_s`."""
         self._wanted: Mapping[int, int] = {}
         """What `WaitingQueries.wanted` returns, for the thread that takes events in. Replaced, never changed."""
         self._signalled = False

@@ -419,7 +419,7 @@ class RelayedSystem(ConnectedSystem):
                 self._take(topology)
 
     def _take(self, topology: RelayedTopology) -> None:
-        """This is how things are now."""
+        """Use the topology that the relay has sent."""
         before, self._topology = self._topology, topology
         for number, name in enumerate(topology.partitions):
             if before is not None and before.partitions[number] != name:

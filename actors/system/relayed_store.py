@@ -43,7 +43,7 @@ class RelayedReads:
         self._starting = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        """Both from the first question on."""
+        """The event loop and its thread; None until the first question."""
         self._connecting: asyncio.Task[RelayConnection] | None = None
         self._closed = False
 

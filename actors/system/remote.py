@@ -78,7 +78,7 @@ class RemoteSystem(ConnectedSystem):
         self._name = name
         self._joined_to: Cluster | None = None
         self._topology: Topology | None = None
-        """Both from `attach` on."""
+        """The topology, and the actors that it names; set by `attach`."""
         self._partitions: list[str] = []
         self._linked: SupervisorLink | None = None
         self._attached_by: Attachment | None = None
@@ -366,7 +366,7 @@ class RemoteSystem(ConnectedSystem):
             raise Unavailable(self._name, what) from error
 
     def _take(self, topology: Topology, handles: Mapping[str, Any]) -> None:
-        """This is how things are now. `handles`: by name."""
+        """Use the topology that the supervisor has published. `handles`: its actors, by name."""
         self._topology = topology
         for number, name in enumerate(topology.partitions):
             if self._partitions[number] != name and name in handles:  # else it has been replaced again since

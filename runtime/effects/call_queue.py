@@ -105,7 +105,7 @@ class _Queue(Generic[TimerType]):
         """By instance, in the order in which they were due. The first of a plain dict is found the slower, the more
         were taken out before it."""
         self.left = 0
-        """How many are due besides, and were left to the timers."""
+        """How many more are due that are not in memory: their timers bring them again."""
         self.running = 0
 
     def has_room(self, now_us: int) -> bool:

@@ -3,8 +3,8 @@
 Beside the write path. Before it: `events.py` reads the events. After it: pyarrow, pandas, Polars, which are imported
 when they are asked for.
 
-Rule kept here: what is read is what the iteration would have yielded from where it is, and afterwards it has ended. A
-frame is as large as what it holds; batches and files have some pages in memory.
+Rule kept here: a frame or file gets the events that the iteration has not yielded yet, and the iteration has ended
+afterwards. A frame is in memory as a whole; of batches and files some pages are.
 """
 
 from __future__ import annotations

@@ -174,8 +174,8 @@ class Reader(Protocol):
         ...
 
     def find_commands(self, command_ids: Sequence[bytes]) -> dict[bytes, CommandEntry | RayfoldError]:
-        """What is stored about each of these ids, as one commit has it. An id that is none, or whose entry is damaged,
-        has the error in place of an entry; one that is not stored has nothing."""
+        """What is stored about each of these ids, as one commit has it. An id that has not 16 bytes, or whose entry
+        is damaged, has the error in place of an entry; one that is not stored has nothing."""
         ...
 
     def find_snapshot(self, stream: StreamId, schema: bytes, at_or_before: int | None = None) -> Snapshot | None:

@@ -353,7 +353,7 @@ class Courier:
             _route(SENDS_OF_PROCESSES, number, first, sends.setdefault(number, Place(self._known_head)))
             for number in range(partitions)
         ]
-        """Of what processes have sent, by partition: outcomes that it took effect, up to where they were verified."""
+        """By partition: up to which outcome of what processes have sent the target was found to still have it."""
         self._by_name[SENDS_OF_PROCESSES] = self._sends
         self._routes |= {(one.name, one.partition): one for routes in self._by_name.values() for one in routes}
         self._held: dict[int, list[Delivery]] = {}

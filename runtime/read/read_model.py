@@ -484,9 +484,10 @@ class ReadModel:
             message = decode_message(message_class, payload)
             if plain and (direct := self._direct.get(message_class)) is not None:
                 try:
-                    return direct(self._kept.model, message)
+                    answer = direct(self._kept.model, message)
                 except _OF_A_CALL as error:
                     return self._raised(name, error)
+                return self._gave_error(name, answer) if isinstance(answer, RayfoldError) else answer
             answering = self._projection.answers[message_class]
             with nullcontext() if plain else self._transaction(), self._watched(answering.__name__):
                 answer = _called(answering, self._kept.model, message)
@@ -494,13 +495,18 @@ class ReadModel:
                 if isinstance(answer.error, _OF_A_CALL):
                     return self._raised(name, answer.error)
                 raise answer.error
-            return answer
+            return self._gave_error(name, answer) if isinstance(answer, RayfoldError) else answer
         except RayfoldError as error:
             return error
         except BaseException as error:
             if is_ctrl_c(error):
                 raise
             return self._raised(name, error)
+
+    def _gave_error(self, name: str, error: RayfoldError) -> HandlerFailed:
+        """An error travels as what was raised, so it cannot be the value of an answer."""
+        wrong = TypeError(f"it returned a {type(error).__name__} as its answer; raise it, or return its facts")
+        return self._raised(name, wrong)
 
     def _raised(self, name: str, error: BaseException) -> HandlerFailed:
         """The failure for what an answer handler, or the code of a query's class, has raised."""

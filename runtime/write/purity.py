@@ -79,7 +79,7 @@ class _Digest:
 
     def __init__(self, value: object) -> None:
         self.digest, self.kept = _digest(value)
-        """`kept`: what is known by its address alone, so that nothing else can come to have it."""
+        """`kept`: objects that the digest has by address alone; held, so that no other object gets that address."""
 
 
 def witness_of(attributes: dict[str, Any]) -> Witness:

@@ -78,6 +78,7 @@ class Whatever(Query[object]):
     """What there is."""
 
     mutate: bool = False
+    error: bool = False
 
 
 class Parted(Projection, parts=2):
@@ -120,6 +121,8 @@ class Careless(Projection):
     def whatever(self, query: Whatever) -> object:
         if query.mutate:
             self.opened_by.append("nobody")
+        if query.error:
+            return Rejected("closed", owner="ada")
         return self.opened_by if query.mutate else (owner for owner in self.opened_by)
 
     @answer
@@ -295,6 +298,11 @@ def test_an_answer_is_the_callers_own_and_changes_nothing(bank: BlockingOperatio
     with pytest.raises(HandlerFailed, match=r"Careless\.whatever failed on a query: it changed the read model"):
         bank.ask(Careless, Whatever(mutate=True))
     assert bank.ask(Careless, Richest()) == owners[:-1]
+
+
+def test_an_error_is_no_answer(bank: BlockingOperations) -> None:
+    with pytest.raises(HandlerFailed, match=r"@answer failed on .*it returned a Rejected as its answer; raise it"):
+        bank.ask(Careless, Whatever(error=True))
 
 
 def test_an_answer_that_cannot_leave_a_process_is_an_error(bank: BlockingOperations) -> None:
