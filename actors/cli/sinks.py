@@ -119,4 +119,6 @@ def _now(kept: KeptSink, status: SinkStatus | None) -> str:
         return "not published by a running program"
     if not status.alive:
         return "its process does not answer"
+    if status.on is None and not status.failure:
+        return "it has not begun yet"
     return f"for {status.failing_s:,.0f} s: {status.failure}" if status.failure else f"{status.published:,} published"

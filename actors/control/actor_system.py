@@ -194,6 +194,9 @@ class ActorSystem:
                 with contextlib.suppress(Exception):
                     actor.tick.remote()
             self.fleet.tick()
+            if self.sinks is not None:
+                with contextlib.suppress(Exception):
+                    self.sinks.open.remote()
 
     async def measure(self, name: str) -> None:
         """Record the metrics of all actors; permanently. Apart from the ticks, since it waits for actors that do not

@@ -10,8 +10,8 @@ published by a partition, so that commands do not wait for it.
 
 from __future__ import annotations
 
-import contextlib
 import os
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,7 +27,7 @@ from ...runtime.sinks.publisher import Publisher
 from ...runtime.sinks.sink import Sink
 from ...runtime.store.readable_store import ReadableStore
 from ..client.partition_calls import ActorCalls
-from ..cluster.rpc import replies
+from ..cluster.rpc import one_line, replies
 from ..nodes.store import DiskStore
 from ..os_process.actor_log import begin_log
 from ..packaging.shipping import unship
@@ -66,22 +66,31 @@ class SinksActor:
         self._actors: dict[str, Any] = {}
         """Partitions by name."""
         self._publishers: list[Publisher] = []
-        self._opening: Any = None
-        """The call that opens it after a restart, for as long as it is under way."""
-        if ray.is_initialized():
-            with contextlib.suppress(Exception):  # what starts it asks as well; after a restart it does not
-                self._opening = ray.get_runtime_context().current_actor.open.remote()
+        self._opening = threading.Lock()
+        threading.Thread(target=self._open, name="rayfold opens sinks", daemon=True).start()
+
+    def _open(self) -> None:
+        """By itself, as after a restart. A call of an actor to itself may be lost there."""
+        try:
+            self._begin()
+        except Exception as error:  # who asks it to open gets it too
+            log.error("the sinks do not begin: %s", one_line(error))
 
     @ray.method
     @replies
     def open(self) -> None:
-        """Load the application's code, and begin to publish. Safe to repeat. Raises `DefinitionError`."""
-        if self._publishers:
-            return
-        catalogue = unship(self._plan.catalogue)
-        self._publishers = [self._publisher(sink, catalogue) for sink in catalogue.sinks if isinstance(sink, Sink)]
-        for publisher in self._publishers:
-            publisher.start()
+        """Load the application's code, and begin to publish. Safe to repeat: it is asked with every tick. Raises
+        `DefinitionError`."""
+        self._begin()
+
+    def _begin(self) -> None:
+        with self._opening:
+            if self._publishers:
+                return
+            catalogue = unship(self._plan.catalogue)
+            self._publishers = [self._publisher(sink, catalogue) for sink in catalogue.sinks if isinstance(sink, Sink)]
+            for publisher in self._publishers:
+                publisher.start()
 
     @ray.method
     def set_partitions(self, names: tuple[str, ...], unavailable: Mapping[int, str]) -> None:
