@@ -85,10 +85,17 @@ class Runners:
         """Calls of these wait for a runner."""
         loop = asyncio.get_running_loop()
         for effects in classes:
-            if effects not in self._runners and loop.time() >= self._not_before_s.get(effects, 0.0):
-                task = loop.create_task(self._serve(effects))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+            if effects in self._runners or loop.time() < self._not_before_s.get(effects, 0.0):
+                continue
+            try:  # here and not in the task, which begins later: this is called again before that
+                runner = self._runners[effects] = _Runner(effects, self._start(effects))
+            except Exception as error:  # Ray is away
+                log.warning("no runner of %s can be started: %s", effects, one_line(error))
+                self._pause(effects, 0.0)
+                continue
+            task = loop.create_task(self._serve(runner))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     def make(self, calls: Sequence[CallAttempt]) -> None:
         """Hand these over; each is reported."""
@@ -111,16 +118,10 @@ class Runners:
             kill(runner.actor)
         self._runners.clear()
 
-    async def _serve(self, effects: str) -> None:
+    async def _serve(self, runner: _Runner) -> None:
         """The life of one runner."""
-        loop = asyncio.get_running_loop()
+        loop, effects = asyncio.get_running_loop(), runner.effects
         begun_s, why = loop.time(), "its runner has ended"
-        try:
-            runner = self._runners[effects] = _Runner(effects, self._start(effects))
-        except Exception as error:  # Ray is away
-            log.warning("no runner of %s can be started: %s", effects, one_line(error))
-            self._pause(effects, 0.0)
-            return
         try:
             await call(runner.actor.start, timeout_s=_START_TIMEOUT_S)
             runner.is_up, runner.used_s = True, loop.time()

@@ -1,0 +1,105 @@
+"""Which runner gets what: of each class one, and what it was never given was not called."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Future
+from typing import Any
+
+from rayfold.actors.cluster.rpc import Reply
+from rayfold.actors.courier.runner import AttemptEnd, Ends
+from rayfold.actors.courier.runners import Runners
+from rayfold.runtime.effects.call_attempt import CallAttempt
+from rayfold.runtime.effects.results import Done, packed_result
+from rayfold.runtime.stream import StreamId
+
+DONE = packed_result(Done())
+
+
+def attempt(ident: str) -> CallAttempt:
+    return CallAttempt(StreamId("Paying", ident), "pay", 1, 1, ident.encode(), b"", b"", 0, b"", False, 0)
+
+
+class Asked:
+    """A method of an actor, with the answers to it."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+        self._answers = list(answers)
+        self._open: list[Future[Any]] = []
+
+    def remote(self, *arguments: Any) -> Asked:
+        self.asked.append(arguments)
+        self._open.append(Future())
+        self._match()
+        return self
+
+    def future(self) -> Future[Any]:
+        return self._last
+
+    def answer(self, value: Any) -> None:
+        """What the next question, or the one that waits, is answered with."""
+        self._answers.append(value)
+        self._match()
+
+    def _match(self) -> None:
+        if self._open:
+            self._last = self._open[-1]
+        while self._open and self._answers:
+            answer = self._answers.pop(0)
+            if isinstance(answer, Exception):
+                self._open.pop(0).set_exception(answer)
+            else:
+                self._open.pop(0).set_result(Reply(answer))
+
+
+class Runner:
+    """An actor that is up at once and answers what the test has it answer."""
+
+    def __init__(self) -> None:
+        self.start, self.ends, self.make = Asked(1), Asked(), Asked()
+
+    @property
+    def made(self) -> list[str]:
+        return [one.stream.id for (calls,) in self.make.asked for one in calls]
+
+    def finish(self, *idents: str) -> None:
+        """These are done."""
+        ends = [AttemptEnd(number, ident.encode(), 1, DONE) for number, ident in enumerate(idents, 1)]
+        self.ends.answer(Ends(ends, ""))
+
+
+class World:
+    """Runners that were started, and what was reported."""
+
+    def __init__(self) -> None:
+        self.started: list[Runner] = []
+        self.reported: list[tuple[str, bytes, bool]] = []
+        self.up = asyncio.Event()
+        self.down = asyncio.Event()
+        self.runners = Runners(self._start, self._report, self._changed)
+
+    def _start(self, effects: str) -> Any:
+        self.started.append(Runner())
+        return self.started[-1]
+
+    def _report(self, call: CallAttempt, result: bytes, lost: bool) -> None:
+        self.reported.append((call.stream.id, result, lost))
+
+    def _changed(self, effects: str, up: bool) -> None:
+        (self.up if up else self.down).set()
+
+
+async def test_a_class_that_is_wanted_twice_at_once_gets_one_runner_which_makes_its_calls() -> None:
+    world = World()
+    world.runners.want({"Paying"})
+    world.runners.want({"Paying"})
+    await world.up.wait()
+    world.runners.make([attempt("a")])
+    world.started[0].finish("a")
+    while not world.reported:
+        await asyncio.sleep(0)
+    world.runners.end()
+    assert len(world.started) == 1
+    assert world.started[0].made == ["a"]
+    assert world.reported == [("a", DONE, False)]
