@@ -239,18 +239,19 @@ def outcome_input(step: StoredStep, sent: Sent, outcome: Outcome) -> PackedComma
 
 def lost_input(step: StoredStep, sent: Sent, outcome: RayfoldError) -> PackedCommand:
     """A command that had taken effect is lost with the log of its target, and sent again it had another outcome: that
-    waits, in a parked instance, until it is settled by hand."""
+    waits, in a parked instance, until an operator has it sent again or leaves it out."""
     input_id = step_id("lost", sent.send_id)
     result = REFUSED if isinstance(outcome, Rejected) else FAILED
     what = f"{sent.name} to {sent.stream} had taken effect, and the log of its target has lost it"
-    why = f"{what}; sent again: {outcome}"
+    why = f"{what}; sent again: {outcome}"[:_WHY_CHARS_MAX]
+    command = *sent.stream, sent.name, sent.payload, sent.content, sent.undoes, sent.attempt
     fields = {
         "kind": OUTCOME,
         "input_id": input_id,
         "head": msgpack.packb((sent.number, result, sent.send_id)),
-        "payload": msgpack.packb(to_wire(outcome), default=str),
+        "payload": msgpack.packb({"why": why, "command": command}),
         "again": False,
-        "park": why[:_WHY_CHARS_MAX],
+        "park": why,
     }
     return _input(step.stream, input_id, fields, step.correlation_id, sent.send_id, b"=lost")
 

@@ -36,8 +36,9 @@ Input.message_name = f"{RESERVED_PREFIX}Input"
 class Retry(Command):
     """Have a parked instance try again what it stopped at; then what waits behind it, in order.
 
-    A command that was refused and that nothing takes is sent again. A schedule whose instance has ended starts again.
-    Refused as `not_parked` for an instance that is not parked. Stored with the name and the reason.
+    A command that was refused and that nothing takes is sent again; so is one that a restored log has lost, also of an
+    instance that has ended. A schedule whose instance has ended starts again. Refused as `not_parked` for an instance
+    that is not parked. Stored with the name and the reason.
 
     Example:
         bank.execute(Fulfilment, "order-1", Retry(by="ada", reason="the till is mended"))

@@ -9,7 +9,7 @@ is a fold of stored records alone, and each of them has all that it changes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import msgpack
@@ -78,6 +78,8 @@ class Sending:
     """The number of the command that this one takes back; -1 for none."""
     attempt: int
     """How often it was sent again by hand."""
+    lost: bool = False
+    """Whether it was sent again since the log of its target has lost it: the instance has acted on its acceptance."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def advanced(before: Progress, body: Body, version: int) -> Progress:
             number, send_id, aggregate_type, ident, command, payload, content, undo, undoes, attempt = entry[1:11]
             packed = b"" if undo is None else msgpack.packb(undo)
             sent = (send_id, aggregate_type, ident, command, payload, content, packed, False, undoes, attempt)
-            sends = sends | {number: Sending(*sent)}
+            sends = sends | {number: Sending(*sent, *entry[11:12])}
             count = number + 1
         elif code == WAKE:
             timers = timers | {entry[1]: Timer(version, input_id, entry[3] if isinstance(entry[3], str) else "")}
@@ -186,6 +188,7 @@ def advanced(before: Progress, body: Body, version: int) -> Progress:
             ended, timers, waiting, undoing = entry[1], {}, (), False
     if how == END:
         parked = ""
+        sends = {number: replace(sent, lost=False) for number, sent in sends.items()}  # what comes of them is ignored
     return Progress(count, sends, timers, waiting, parked, undoing, ending, ended, started)
 
 

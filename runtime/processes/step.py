@@ -161,12 +161,12 @@ def take(process: Instance, message: Input) -> list[Event] | Rejected:
 
 def retry(process: Instance, command: Retry) -> list[Event] | Rejected:
     """An operator has a parked instance try again, or a schedule that has ended start again."""
-    name = process.id.removeprefix(SCHEDULED)
-    if process.progress.ended is not None and name != process.id and name in process.schedules:
+    name, progress = process.id.removeprefix(SCHEDULED), process.progress
+    if progress.ended is not None and not progress.parked and name != process.id and name in process.schedules:
         begins = _Waiting(BEGIN, step_id("begin", process.aggregate_type, process.id, process.version), [name], b"")
         outputs = _next_time(process, begins)
         return _completed(process, begins, RETRIED, outputs, [], False, command.by, command.reason)
-    if not process.progress.parked:
+    if not progress.parked:
         return Rejected("not_parked")
     return _run_waiting(process, RETRIED, command.by, command.reason)
 
@@ -235,7 +235,7 @@ def is_reserved(process: Instance | type[Instance], ident: str) -> bool:
 def _run_waiting(process: Instance, how: int, by: str = "", reason: str = "") -> list[Event]:
     """Run the first input that waits. One that concerns nothing by now is done: a timer that was armed again since."""
     one = _Waiting(*msgpack.unpackb(process.progress.waiting[0]))
-    if not concerns(process, one.kind, one.head, again=False):
+    if not (_is_lost(one) or concerns(process, one.kind, one.head, again=False)):
         return _completed(process, one, how, [], [], True, by, reason)
     return _run(process, one, how, pops=True, by=by, reason=reason)
 
@@ -313,6 +313,8 @@ def _outputs_of(process: Instance, one: _Waiting, how: int) -> tuple[list[list[A
     """What is to be carried out, and the events of the process's own. Raises `Stuck`, and what the method raises."""
     if process.id == UNROUTED and one.kind == EVENT:
         return [_forwarded(process, one)], []
+    if _is_lost(one):
+        return [_lost_again(process.progress, one, how)], []
     if one.kind == OUTCOME:
         again = _sent_again(process, one, how)
         if again is not None:
@@ -416,6 +418,10 @@ def _answer(process: Instance, head: list[Any], payload: bytes) -> Any:
     """What the method for an outcome returns."""
     progress, (number, result) = process.progress, head[:2]
     sent = progress.sends[number]
+    if sent.lost:
+        if result != ACCEPTED:
+            raise Stuck(f"{_told(sent)}, lost and sent again, {_result(result, payload)}")
+        return None
     if progress.ended is not None:
         return None
     if sent.undoes >= 0:
@@ -496,15 +502,40 @@ def _sent_again(process: Instance, one: _Waiting, how: int) -> list[list[Any]] |
     if how != RETRIED or result == ACCEPTED or sent is None:
         return None
     attempt = sent.attempt + 1
+    undo = msgpack.unpackb(sent.undo) if sent.undo else None
+    target = sent.aggregate_type, sent.id, sent.command, sent.payload, sent.content
+    again = [SEND, progress.count, step_id("again", sent.send_id, attempt), *target, undo, sent.undoes, attempt]
+    if sent.lost:
+        return [[*again, True]]
     if sent.undoes >= 0:
         original = progress.sends.get(sent.undoes)
         return None if original is None else [_undo_entry(progress, sent.undoes, original, attempt)]
     methods = process.outcome_methods
     if methods.get((result, sent.command)) or methods.get((result, "")) or progress.ending is not None:
         return None
-    undo = msgpack.unpackb(sent.undo) if sent.undo else None
-    target = sent.aggregate_type, sent.id, sent.command, sent.payload, sent.content
-    return [[SEND, progress.count, step_id("again", sent.send_id, attempt), *target, undo, -1, attempt]]
+    return [again]
+
+
+def _is_lost(one: _Waiting) -> bool:
+    """Whether this is `lost_input`: a command had taken effect, and the log of its target has lost it."""
+    return one.kind == OUTCOME and one.input_id == step_id("lost", one.head[2])
+
+
+def _lost_again(progress: Progress, one: _Waiting, how: int) -> list[Any]:
+    """What an operator's `Retry` of a lost command sends: it, under a further id, of an instance that has ended too. It
+    is taken back later only if it would have been. Raises `Stuck` otherwise: it is never passed over."""
+    number, _, send_id = one.head[:3]
+    told = msgpack.unpackb(one.payload)
+    if not isinstance(told, dict):
+        what = f"number {number} had taken effect, and the log of its target has lost it"
+        raise Stuck(f"{what}; an earlier release has noted that without the command: settle it by hand, then Skip")
+    if how != RETRIED:
+        raise Stuck(told["why"])
+    *target, undoes, attempt = told["command"]
+    sent = progress.sends.get(number)
+    undo = None if sent is None or not sent.undo else msgpack.unpackb(sent.undo)
+    again_id = step_id("again", send_id, attempt + 1)
+    return [SEND, progress.count, again_id, *target, undo, undoes, attempt + 1, True]
 
 
 def _forwarded(process: Instance, one: _Waiting) -> list[Any]:

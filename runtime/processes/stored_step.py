@@ -38,6 +38,10 @@ class Sent(NamedTuple):
     name: str
     payload: bytes
     content: bytes
+    undoes: int = -1
+    """The number of the command that this one takes back; -1 for none."""
+    attempt: int = 0
+    """How often it was sent again by hand."""
 
 
 class Armed(NamedTuple):
@@ -208,7 +212,7 @@ def _outputs(stored: StoredEvent, outputs: list[Any]) -> tuple[tuple[Sent, ...],
         code = entry[0]
         if code == SEND:
             _, number, send_id, kind, ident, name, payload, content = entry[:8]
-            sends.append(Sent(number, send_id, StreamId(kind, ident), name, payload, content))
+            sends.append(Sent(number, send_id, StreamId(kind, ident), name, payload, content, *entry[9:11]))
         elif code == WAKE:
             timers[entry[1]] = Armed(entry[1], _due_us(entry, stored.recorded_at_us))
         elif code == FORGET:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import msgpack
 import pytest
 
 from examples.shop import Fill, Fulfilment, Order, Place, Stock, Supply, Wallet
+from rayfold.runtime.domain.messages import Event
+from rayfold.runtime.encoding.error_codec import to_wire
+from rayfold.runtime.errors import Rejected
 from rayfold.runtime.log.format import decode_record
-from rayfold.runtime.processes.inputs import Skip
+from rayfold.runtime.processes.delivery import lost_input
+from rayfold.runtime.processes.inputs import End, Input, Retry, Skip
+from rayfold.runtime.processes.kinds import RESUME_INPUT
+from rayfold.runtime.processes.progress import Progress
+from rayfold.runtime.processes.step import retry, skip, take
 from rayfold.runtime.processes.stored_step import Sent, step_in
 from rayfold.runtime.stream import StreamId
+from rayfold.runtime.write.residents import evolve_with
 from tests.support.process_world import World
 
 ORDERS = 30
@@ -242,3 +251,125 @@ def test_an_undo_does_not_take_back_what_was_lost() -> None:
     world.run(for_us=20 * 60_000_000)
     assert paid(world, "Refunded") == Counter()
     assert world.state(Fulfilment, "o1").progress.ended == "sold_out"  # type: ignore[attr-defined]
+
+
+RETRY = Retry(by="ada", reason="the wallet is filled")
+
+
+def lost_charge(world: World) -> World:
+    """The log of the wallet is an older one, which has nothing."""
+    for number in range(3):
+        world.save_places(number)
+    heads = [log.head() for log in world.logs]
+    heads[partition_of_wallet(world)] = 0
+    world.restore_all(heads)
+    world.run(for_us=1_000)
+    assert "lost" in progress(world).parked
+    return world
+
+
+def store(one: Fulfilment, decided: list[Event] | Rejected) -> None:
+    assert isinstance(decided, list)
+    for event in decided:
+        evolve_with(one, event)
+
+
+def progress(world: World) -> Progress:
+    one = world.state(Fulfilment, "o1")
+    assert isinstance(one, Fulfilment)
+    return one.progress
+
+
+def test_the_retry_of_a_command_that_was_lost_sends_it_again_though_the_instance_has_ended() -> None:
+    world = lost_charge(one_order())
+    world.execute(Fulfilment, "o1", RETRY)
+    world.run(for_us=1_000)
+    what = "Charge to Wallet/w0, lost and sent again, was refused: no_money"
+    assert progress(world).parked == what  # a method of its class takes refusals, but not this one
+    world.execute(Fulfilment, "o1", RETRY)
+    world.run(for_us=1_000)
+    assert progress(world).parked == what
+    world.execute(Wallet, "w0", Fill(amount=10))
+    world.execute(Fulfilment, "o1", RETRY)
+    world.run(for_us=1_000)
+    assert (progress(world).parked, progress(world).ended) == ("", "shipped")
+    assert paid(world, "Charged") == Counter(o1=1)
+    assert all(courier.idle and not courier.facts().parked_count for courier in world.couriers)
+    lost_charge(world)  # and once more
+    world.execute(Wallet, "w0", Fill(amount=10))
+    world.execute(Fulfilment, "o1", RETRY)
+    world.run(for_us=1_000)
+    assert paid(world, "Charged") == Counter(o1=1)
+
+
+def test_an_undo_takes_back_what_was_lost_and_sent_again() -> None:
+    world = World([Order, Wallet, Stock], [Fulfilment], partitions=3)
+    world.execute(Wallet, "w0", Fill(amount=10))
+    world.silent = {StreamId("Stock", "p0")}
+    world.execute(Order, "o1", Place(wallet="w0", item="p0", total=5))
+    world.run(for_us=1_000)
+    lost_charge(world)
+    world.execute(Wallet, "w0", Fill(amount=10))
+    world.execute(Fulfilment, "o1", RETRY)
+    world.run(for_us=1_000)
+    assert paid(world, "Charged") == Counter(o1=1)
+    assert not progress(world).parked
+    world.silent = set()
+    world.run(for_us=20 * 60_000_000)
+    assert paid(world, "Refunded") == Counter(o1=1)
+    assert progress(world).ended == "sold_out"
+
+
+def test_a_command_that_takes_back_and_was_lost_is_sent_again_by_a_retry() -> None:
+    world = World([Order, Wallet, Stock], [Fulfilment], partitions=3)
+    world.execute(Wallet, "w0", Fill(amount=10))
+    world.execute(Order, "o1", Place(wallet="w0", item="p0", total=5))
+    world.run(for_us=1_000)
+    log = world.logs[world.partition_of(StreamId("Fulfilment", "o1"))]
+    steps = [step for record in log.read(0, 1 << 20) if (step := step_in(decode_record(record)))]
+    step, refund = next((step, one) for step in steps for one in step.sends if one.name == "Refund")
+    world._execute(lost_input(step, refund, Rejected("closed")))
+    world.run(for_us=1_000)
+    assert "lost" in progress(world).parked
+    world.execute(Fulfilment, "o1", RETRY)
+    world.run(for_us=1_000)
+    assert (progress(world).parked, progress(world).ended) == ("", "sold_out")
+    assert paid(world, "Refunded") == Counter(o1=2)
+
+
+def test_what_was_lost_and_waits_behind_something_else_is_not_passed_over() -> None:
+    world = lost_charge(one_order())
+    one = world.state(Fulfilment, "o1")
+    assert isinstance(one, Fulfilment)
+    one.progress = replace(one.progress, waiting=one.progress.waiting * 2)
+    store(one, skip(one, Skip(by="ada", reason="the first one")))
+    store(one, take(one, Input(kind=RESUME_INPUT, input_id=b"r" * 16, head=msgpack.packb(()), payload=b"")))
+    assert one.progress.parked.startswith("Charge to Wallet/w0 had taken effect, and the log of its target has lost it")
+
+
+def test_the_outcome_of_a_lost_command_that_is_on_its_way_is_ignored_once_an_operator_has_ended_the_instance() -> None:
+    world = World([Order, Wallet, Stock], [Fulfilment], partitions=3)
+    world.execute(Wallet, "w0", Fill(amount=10))
+    world.silent = {StreamId("Stock", "p0")}
+    world.execute(Order, "o1", Place(wallet="w0", item="p0", total=5))
+    world.run(for_us=1_000)
+    lost_charge(world)
+    world.silent |= {StreamId("Wallet", "w0")}
+    world.execute(Fulfilment, "o1", RETRY)
+    world.execute(Fulfilment, "o1", End(by="ada", reason="settled by hand"))
+    world.silent = set()
+    world.run(for_us=1_000)
+    assert (progress(world).parked, progress(world).ended) == ("", "settled by hand")
+
+
+def test_what_an_earlier_release_has_noted_of_a_lost_command_keeps_its_instance_parked_until_it_is_skipped() -> None:
+    world = lost_charge(one_order())
+    one = world.state(Fulfilment, "o1")
+    assert isinstance(one, Fulfilment)
+    kind, input_id, head, _ = msgpack.unpackb(one.progress.waiting[0])
+    earlier = msgpack.packb([kind, input_id, head, msgpack.packb(to_wire(Rejected("no_money")))])
+    one.progress = replace(one.progress, waiting=(earlier,))
+    store(one, retry(one, RETRY))
+    assert one.progress.parked.endswith("without the command: settle it by hand, then Skip")
+    store(one, skip(one, Skip(by="ada", reason="charged by hand")))
+    assert not one.progress.parked
