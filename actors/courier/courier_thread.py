@@ -166,7 +166,7 @@ class CourierThread:
     def stop(self, timeout_s: float = _STOP_S) -> None:
         """Save, and end. What is on its way is sent again by the next one. Not to be called by the holder of the
         partition's turn, unless with 0 seconds: then nothing is waited for."""
-        if timeout_s and self._runners is not None and self._runners.in_hand:
+        if timeout_s and self._runners is not None and self._thread.is_alive():
             self._call(self._drain)
             self._drained.wait(timeout_s / 2)
         self._stopped.set()
@@ -266,7 +266,7 @@ class CourierThread:
         if self._courier is not None and self._runners is not None:
             for effects in self._runners.up:
                 self._courier.runner_is_up(effects, False)
-        self._schedule()
+        self._see_whether_drained()
 
     def _called(self, call: CallAttempt, result: bytes, lost: bool) -> None:
         """What an attempt has come to."""
@@ -293,7 +293,13 @@ class CourierThread:
             self._runners.make(calls)
         if not self._draining:
             self._runners.want(courier.wanted_runners())
-        elif not self._runners.in_hand and courier.idle:
+        else:
+            self._see_whether_drained()
+
+    def _see_whether_drained(self) -> None:
+        """An attempt that is beginning is waited for too: it would have no end in the log, though it was not made."""
+        courier, runners = self._courier, self._runners
+        if (courier is None or not courier.is_calling) and (runners is None or not runners.in_hand):
             self._drained.set()
 
     def _schedule(self) -> None:

@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import ray
 
 from ...runtime.effects.call_attempt import CallAttempt
-from ...runtime.effects.results import NotDone, packed_result
+from ...runtime.effects.results import packed_not_called
 from ...runtime.effects.running import made
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.printable import printable_log
@@ -44,7 +44,7 @@ _BEAT_S: Final = 0.5
 _ENDS_MAX: Final = 1_000
 """What attempts have come to, in one answer."""
 
-_TOO_LATE: Final = packed_result(NotDone("it came to its runner too late to be made"))
+_TOO_LATE: Final = packed_not_called("it came to its runner too late to be made")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,10 @@ Beside step [5], on the event loop of the courier's thread. Before it: attempts 
 made in the runner of its class, and what it has come to goes back to the courier.
 
 A runner is started when calls wait, and ends when it has been idle. Where its process ends, or its event loop is
-blocked, what it had in hand has an unknown end, at once; so one class costs no other anything.
+blocked, what it had in hand has an unknown end, at once; so one class costs no other anything. What no runner was given
+was not called.
 
-Rule kept here: each attempt is handed over once, and comes to one result here.
+Rule kept here: each attempt is handed over once at most, and comes to one result here.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ...runtime.effects.call_attempt import CallAttempt
-from ...runtime.effects.results import Unknown, packed_result
+from ...runtime.effects.results import Unknown, packed_not_called, packed_result
 from ...runtime.printable import printable_log
 from ..cluster.rpc import call, kill, one_line
 from .runner import BLOCKED_S, RunnerHandle
@@ -105,7 +106,8 @@ class Runners:
         for effects, given in by_class.items():
             runner = self._runners.get(effects)
             if runner is None or not runner.is_up:
-                self._lose(given, "its runner has just ended")
+                for one in given:
+                    self._report(one, packed_not_called("its runner has just ended"), False)
                 continue
             runner.in_hand.update({(one.key, one.number): one for one in given})
             runner.actor.make.remote(given)

@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from ..stream import StreamId
 from .methods import EffectMethod
-from .results import NOT_DONE, UNKNOWN
+from .results import NOT_CALLED, NOT_DONE, UNKNOWN
 
 __all__ = ["CallQueues", "QueueFacts"]
 
@@ -136,6 +136,11 @@ class CallQueues(Generic[TimerType]):
         """Whether there is anything that may be called."""
         return bool(self._by_name)
 
+    @property
+    def is_calling(self) -> bool:
+        """Whether an attempt is on its way."""
+        return bool(self._running)
+
     def knows(self, effects: str, method: str) -> bool:
         """Whether a timer of this name is that of a call."""
         return (effects, method) in self._by_name
@@ -176,13 +181,13 @@ class CallQueues(Generic[TimerType]):
             self._running[stream].lost = True
 
     def ended(self, stream: StreamId, result: int | None, now_us: int) -> None:
-        """It is over, with this result; None: it was not made."""
+        """It is over, with this result; None: it has not begun."""
         running = self._running.pop(stream, None)
         if running is None:
             return
         running.queue.running -= 1
         breaker = running.queue.breaker
-        if result is not None and not running.lost:
+        if result is not None and result != NOT_CALLED and not running.lost:
             breaker.ended(running.has_failed(result), now_us, tried=running.tried)
         elif running.tried:
             breaker.trying = False

@@ -56,7 +56,9 @@ class OpenCall:
     looks: int = 0
     """Looks that came to nothing, one after the other."""
     unknown: bool = False
-    """Whether the end of the last attempt is unknown."""
+    """Whether the end of an attempt is unknown."""
+    was_unknown: bool = False
+    """The same before the attempt that is on its way."""
     why: str = ""
 
 
@@ -81,6 +83,7 @@ def called(
                 attempt=entry[2],
                 made=found.made + is_call,
                 unknown=True if is_call else found.unknown,
+                was_unknown=entry[5],
             )
         elif code == REST:
             _, made, looks, unknown, why = entry[:5]

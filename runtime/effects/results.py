@@ -23,6 +23,7 @@ from ..printable import shown
 __all__ = [
     "DECLINED",
     "DONE",
+    "NOT_CALLED",
     "NOT_DONE",
     "UNKNOWN",
     "Declined",
@@ -31,6 +32,7 @@ __all__ = [
     "PackedResult",
     "Result",
     "Unknown",
+    "packed_not_called",
     "packed_result",
     "unpacked_result",
 ]
@@ -39,7 +41,9 @@ DONE: Final = 0
 DECLINED: Final = 1
 NOT_DONE: Final = 2
 UNKNOWN: Final = 3
-"""The results as they are stored (`docs/log-format.md`): a number keeps its meaning permanently."""
+NOT_CALLED: Final = 4
+"""The results as they are stored (`docs/log-format.md`): a number keeps its meaning permanently. `NOT_CALLED` is no
+result of a function: the attempt had begun, and was not made."""
 
 NOTE_CHARS_MAX: Final = 1_000
 """Of a note or a reason: the rest is cut off. It is for people."""
@@ -149,6 +153,11 @@ def packed_result(result: object) -> bytes:
     if isinstance(result, Unknown):
         return _packed(UNKNOWN, result.reason, ())
     raise TypeError(f"it returned {shown(result)}; return Done(), Declined(...), NotDone(...), Unknown(...) or a Send")
+
+
+def packed_not_called(why: str) -> bytes:
+    """That an attempt has begun and its function was not called, as the payload of an input."""
+    return _packed(NOT_CALLED, why, ())
 
 
 def unpacked_result(payload: bytes) -> PackedResult:

@@ -23,7 +23,7 @@ import msgpack
 
 from ..effects.methods import EffectMethod, LookMethod
 from ..effects.open_call import BEGUN_STATE, SENDING, OpenCall
-from ..effects.results import DECLINED, DONE, NOT_DONE, PackedResult, unpacked_result
+from ..effects.results import DECLINED, DONE, NOT_CALLED, NOT_DONE, PackedResult, unpacked_result
 from ..encoding.outputs import AFTER, BEGUN, CALL, FORGET, OVER, REST, SEND, WAKE, step_id
 from .instance import Stuck
 from .kinds import CALLED, EVENT, RETRIED, WOKEN
@@ -35,6 +35,9 @@ LATE: Final = "late call"
 
 LATE_US: Final = 5_000_000
 """How long after its timeout that is: the way to the runner and back. A runner begins nothing that is older."""
+
+NOT_CALLED_PAUSE_US: Final = 1_000_000
+"""The pause after an attempt that was not made: its runner has ended, and another one is there in a second."""
 
 UNKNOWN_END: Final = "unknown: "
 """What the reason of an instance begins with that is parked because the end of a call is unknown."""
@@ -100,6 +103,10 @@ def _ended(calling: OpenCall, effect: EffectMethod, result: PackedResult, count:
     """What an attempt, or a look, has come to."""
     if result.result in (DONE, DECLINED):
         return over_entries(calling, result, count)
+    if result.result == NOT_CALLED:
+        made = calling.made - (calling.running == effect.name)
+        rest = [REST, made, calling.looks, calling.was_unknown, result.note]
+        return [[FORGET, LATE], rest, [WAKE, calling.running, AFTER, NOT_CALLED_PAUSE_US]]
     if result.result != NOT_DONE:
         return _unknown(calling, effect, result.note, how)
     if effect.rules.retry.ends(calling.made) and how != RETRIED:

@@ -441,6 +441,11 @@ class Courier:
         """Whether this class has a runner; nothing of it begins without."""
         (self._calls.ready.add if up else self._calls.ready.discard)(effects)
 
+    @property
+    def is_calling(self) -> bool:
+        """Whether an attempt is beginning, or has begun and has no end in the log."""
+        return self._calls.is_calling
+
     def take_calls(self) -> list[CallAttempt]:
         """The attempts that have begun and are to be made now. What each comes to is to be reported with `called`."""
         taken, self._to_make = self._to_make, []

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgpack
 
-from ..effects.results import DECLINED, DONE, NOT_DONE
+from ..effects.results import DECLINED, DONE, NOT_CALLED, NOT_DONE
 from ..encoding.outputs import (
     AFTER,
     AT,
@@ -60,7 +60,7 @@ _WORDS: Final = {
     ENDING: "ends once all is taken back:",
     UNDONE: "all is taken back",
 }
-_OVER: Final = {DONE: "done", DECLINED: "declined", NOT_DONE: "not done"}
+_OVER: Final = {DONE: "done", DECLINED: "declined", NOT_DONE: "not done", NOT_CALLED: "not made"}
 _RESULTS: Final = {ACCEPTED: "accepted", REFUSED: "refused"}
 
 

@@ -12,7 +12,7 @@ from itertools import count
 
 from rayfold.runtime.domain.aggregate import Aggregate
 from rayfold.runtime.effects.call_attempt import CallAttempt
-from rayfold.runtime.effects.results import Done, NotDone, Result, packed_result
+from rayfold.runtime.effects.results import Done, NotDone, Result, packed_not_called, packed_result
 from rayfold.runtime.effects.running import event_of
 from rayfold.runtime.processes.agenda import Agenda
 from rayfold.runtime.processes.courier import Courier
@@ -34,6 +34,8 @@ class EffectWorld(World):
         self.looked = 0
         self.refuse = 0
         """How many attempts are `NotDone` from now on."""
+        self.not_called = 0
+        """How many attempts are not made from now on, since their runner has just ended."""
         self.results: list[Result] = []
         """What attempts come to that is not `Done()`: the next one first."""
         self._names = count(1)
@@ -77,6 +79,11 @@ class EffectWorld(World):
     def _made(self, courier: Courier, call: CallAttempt) -> None:
         """The attempt is made outside, and its end is reported, or not."""
         event_of(call, self.catalogue)
+        if self.not_called or (self._faults and self._random.random() < 0.1):
+            self.not_called = max(self.not_called - 1, 0)
+            if courier in self.couriers:
+                courier.called(call, packed_not_called("its runner has just ended"), self.now_us)
+            return
         result: Result = self.results.pop(0) if self.results else Done()
         if call.method == "look":
             self.looked += 1

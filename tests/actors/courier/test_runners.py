@@ -10,7 +10,7 @@ from rayfold.actors.cluster.rpc import Reply
 from rayfold.actors.courier.runner import AttemptEnd, Ends
 from rayfold.actors.courier.runners import Runners
 from rayfold.runtime.effects.call_attempt import CallAttempt
-from rayfold.runtime.effects.results import Done, packed_result
+from rayfold.runtime.effects.results import NOT_CALLED, UNKNOWN, Done, packed_result, unpacked_result
 from rayfold.runtime.stream import StreamId
 
 DONE = packed_result(Done())
@@ -103,3 +103,17 @@ async def test_a_class_that_is_wanted_twice_at_once_gets_one_runner_which_makes_
     assert len(world.started) == 1
     assert world.started[0].made == ["a"]
     assert world.reported == [("a", DONE, False)]
+
+
+async def test_what_no_runner_was_given_was_not_called_and_what_one_had_is_unknown() -> None:
+    world = World()
+    world.runners.want({"Paying"})
+    await world.up.wait()
+    world.runners.make([attempt("a")])
+    world.started[0].ends.answer(RuntimeError("it has ended"))
+    await world.down.wait()
+    world.runners.make([attempt("b")])
+    world.runners.end()
+    results = [(ident, unpacked_result(result).result, lost) for ident, result, lost in world.reported]
+    assert results == [("a", UNKNOWN, True), ("b", NOT_CALLED, False)]
+    assert world.started[0].made == ["a"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rayfold import Backoff, Call, Command, Done, Effects, NotDone, Retry, Settle, Skip, effect, settle
+from rayfold import Backoff, Call, Command, Done, Effects, NotDone, Retry, Settle, Skip, Unknown, effect, settle
 from rayfold.benchmarks.torture.outside import Bill, Pay, PayRequested
 from rayfold.runtime.log.contract import StoredEvent
 from rayfold.runtime.processes.effects import Switch
@@ -62,6 +62,36 @@ def test_without_faults_nothing_is_looked_up(effects: type[Effects]) -> None:
     world.run()
     check(world, 20)
     assert world.looked == 0
+
+
+class Once(Effects):
+    """One attempt, and no look."""
+
+    @effect(retry=Backoff(first_s=0.1, attempts=1))
+    async def pay(self, event: PayRequested, call: Call) -> Done:
+        return Done()
+
+
+def test_an_attempt_that_was_not_made_is_none_and_is_made_a_second_later() -> None:
+    world = EffectWorld([Bill], [Once])
+    world.not_called = 12
+    order(world, 1)
+    world.run(for_us=5_000_000)
+    assert not world.paid
+    assert world.couriers[0].facts().calls[0].state == "on", "that is no failure of what is called"
+    world.run(for_us=60_000_000)
+    check(world, 1)
+
+
+def test_a_look_that_was_not_made_is_made_again() -> None:
+    world = EffectWorld([Bill], [Paying])
+    world.results = [Unknown("reset")]
+    order(world, 1)
+    world.run(for_us=1)
+    world.not_called = 1
+    world.run(for_us=60_000_000)
+    check(world, 1)
+    assert world.looked == 1
 
 
 @pytest.mark.parametrize("seed", range(12))
