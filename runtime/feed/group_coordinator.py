@@ -46,7 +46,7 @@ from ..printable import printable_log
 from ..store.store_lock import pids_here
 from ..stream import RESERVED_PREFIX
 from .group_share import Divided, readers_of
-from .old_places import old_names, old_place
+from .old_places import old_names, old_place, with_remedy
 
 __all__ = [
     "LEASE_S",
@@ -291,7 +291,7 @@ class GroupCoordinator:
             else:
                 before, old_of, old_divided, began, latest, *refused = _unpacked(stored, key)
                 if before == _REFUSED:
-                    raise Damaged(f"subscription {name}", f"{refused[0]}; forget the subscription to begin anew")
+                    raise Damaged(f"subscription {name}", with_remedy(str(refused[0]), name))
                 if before != division:
                     if latest > grant:
                         return [0, latest]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -36,8 +37,11 @@ from rayfold import (
 )
 from rayfold.runtime.durable_files import checksum_of
 from rayfold.runtime.feed.committed_positions import CommittedPositions, Member
+from rayfold.runtime.feed.direct_calls import DirectCalls
 from rayfold.runtime.feed.group_coordinator import coordinator_of, link_at
 from rayfold.runtime.feed.log_follower import LogFollower
+from rayfold.runtime.feed.member_locks import FolderLocks
+from rayfold.runtime.feed.named_subscriptions import forget_subscription
 from rayfold.runtime.log.format import META
 from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.store.store import Store, create_or_open_store
@@ -597,6 +601,32 @@ def test_an_activation_takes_over_all_names_before_the_log_may_move_away(store: 
             with pytest.raises(Damaged, match="its checksum is wrong"):
                 CommittedPositions(*arguments)
     log.close()
+
+
+def test_of_a_damaged_file_of_an_earlier_release_the_remedy_that_is_named_helps(store: Store, opened: Open) -> None:
+    for number in range(4):
+        append_deposit(store, number)
+    for name in ("mailer", "others"):
+        keep_in_files(store, name, [{0: 2, 1: 0}])
+    folder = store.path / "subscriptions"
+    shutil.copytree(folder, store.path / "copy")
+    for path in folder.glob("*/group.json"):
+        path.write_text(path.read_text().replace("1", "2"))
+    remedy = "its checksum is wrong; put its folder back from a copy, or forget it: rayfold subscriptions ... --forget "
+    log = store.open_log(0)
+    logs: dict[int, Any] = {0: log, 1: MemoryLog()}
+    LogCalls(logs, leased=True, store_id=store.store_id, files=folder).coordinators[0].take_over_files()
+    log.close()
+    for _ in range(2):
+        for name in ("mailer", "others"):
+            with pytest.raises(Damaged, match=re.escape(remedy + name) + "$"):
+                opened(name)
+        shutil.rmtree(folder, ignore_errors=True)  # which helps no more
+    shutil.copytree(store.path / "copy", folder)
+    assert amounts(opened("mailer"), 1) == [2]
+    shutil.rmtree(folder / "others")
+    assert forget_subscription(DirectCalls(store), FolderLocks(folder), "others", 2)
+    assert amounts(opened("others"), 1) == [0]
 
 
 def keep_in_files(store: Store, name: str, members: Sequence[dict[int, int]], *, links: bool = True) -> None:
