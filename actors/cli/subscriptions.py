@@ -73,5 +73,9 @@ def _show(found: list[SubscriptionStatus]) -> None:
         holders = "; ".join(
             f"{member}: {holder}" if one.members > 1 else holder for member, holder in one.holders.items()
         )
-        table.add_row(one.name, f"{one.members:,}", f"{one.behind:,}", escape(holders))
+        behind = "?" if one.problem else f"{one.behind:,}"
+        table.add_row(one.name, f"{one.members:,}", behind, escape(holders))
     console.print(table)
+    for one in found:
+        if one.problem:
+            console.print(escape(f"{one.name} cannot be opened: {one.problem}"), soft_wrap=True)

@@ -46,7 +46,7 @@ from ..printable import printable_log
 from ..store.store_lock import pids_here
 from ..stream import RESERVED_PREFIX
 from .group_share import Divided, readers_of
-from .old_places import old_names, old_place, with_remedy
+from .old_places import is_old, old_names, old_place, with_remedy
 
 __all__ = [
     "LEASE_S",
@@ -289,9 +289,9 @@ class GroupCoordinator:
             if stored is None or old is not None:
                 rows.put(key, msgpack.packb([division, of, divided, int(begin[0]) if old is None else old, grant]))
             else:
-                before, old_of, old_divided, began, latest, *refused = _unpacked(stored, key)
+                before, old_of, old_divided, began, latest, *_ = _unpacked(stored, key)
                 if before == _REFUSED:
-                    raise Damaged(f"subscription {name}", with_remedy(str(refused[0]), name))
+                    raise Damaged(f"subscription {name}", _why_refused(stored, name))
                 if before != division:
                     if latest > grant:
                         return [0, latest]
@@ -342,6 +342,7 @@ class GroupCoordinator:
             return bool(found)
 
         forgotten: bool = self._change(forget)
+        forgotten = forgotten or (self._files is not None and is_old(self._files, name))
         with self._lock:
             for held in [one for one in self._holds if one[0] == name]:
                 del self._holds[held]
@@ -350,22 +351,30 @@ class GroupCoordinator:
         return forgotten
 
     def listed(self) -> list[Any]:
-        """[the head, [name, members, lowest place here, where it began, who has which member open], ...]; a place or a
-        beginning that is kept elsewhere alone is None, or empty."""
+        """[the head, [name, members, lowest place here, where it began, who has which member open, why it cannot be
+        opened], ...]; a place or a beginning that is kept elsewhere alone is None, or empty."""
         rows = MemoryRows(self._log.subscription_rows())
         with self._lock:
             holds = [(key, hold.holder) for key, hold in self._holds.items() if _is_open(hold, "", ())]
         found = []
-        for name in sorted({key.split("/")[0] for key in rows.kept if key != RESTORED}):
+        names = {key.split("/")[0] for key in rows.kept if key != RESTORED}
+        for name in sorted(names.union(old_names(self._files) if self._files is not None else ())):
             here, group = rows.find(f"{name}/from"), rows.find(f"{name}/group")
-            place = None
+            place, why, division = None, "", 0
             if here is not None:
-                _, of, divided, began, *_ = _unpacked(here, name)
+                division, of, divided, began, *_ = _unpacked(here, name)
                 place = self._lowest(rows, name, of, divided, began)
+            if here is None or division == _REFUSED:  # as an opening does
+                try:
+                    old = self._old_place(name)
+                    place = place if old is None else old
+                    why = _why_refused(here, name) if old is None and here is not None else ""
+                except RayfoldError as error:
+                    why = str(error)
             members = 1 if group is None else _unpacked(group, name)[1]
             begin = _unpacked(rows.find(f"{name}/begin") or b"\x90", name)
             held = [[member, holder] for (of_name, member), holder in holds if of_name == name]
-            found.append([name, members, place, [at for at, _ in begin], held])
+            found.append([name, members, place, [at for at, _ in begin], held, why])
         return [self._log.head(), found]
 
     def _lowest(self, rows: SubscriptionRows, name: str, of: int, divided: Divided, began: int) -> int:
@@ -442,6 +451,11 @@ def _is_open(hold: _Held, process: str, mine: Sequence[int]) -> bool:
     if namespace == pids_here() and _started(int(process_id)) != started:
         return False  # its process has ended, on this machine
     return time.monotonic() - hold.seen_s <= LEASE_S
+
+
+def _why_refused(stored: bytes, name: str) -> str:
+    """Why the files of an earlier release were not taken over, of a row that has that."""
+    return with_remedy(str(_unpacked(stored, name)[5]), name)
 
 
 def _started(process_id: int) -> str:

@@ -38,6 +38,8 @@ class SubscriptionStatus(NamedTuple):
     """How many events are not, of any type: one that is filtered out counts until the subscription has passed it."""
     holders: Mapping[int, str]
     """Member -> the process that has it open. A member that no process has is not here."""
+    problem: str = ""
+    """Why it cannot be opened; empty if it can."""
 
 
 def subscriptions_of(
@@ -54,13 +56,14 @@ def subscriptions_of(
                 kept.setdefault(name, {})[partition] = facts
     found = []
     for name, at in sorted(kept.items()):
-        _, _, began, held = at.get(coordinator_of(name, partitions), [1, None, [], []])
-        known = {partition: place for partition, (_, place, _, _) in at.items() if place is not None}
+        _, _, began, held, _ = at.get(coordinator_of(name, partitions), [1, None, [], [], ""])
+        known = {partition: place for partition, (_, place, *_) in at.items() if place is not None}
+        problem = next((one[4] for _, one in sorted(at.items()) if one[4]), "")
         positions = {one: known.get(one, began[one] if began else 0) for one in range(partitions)}
         of = at[coordinator_of(name, partitions)][0] if coordinator_of(name, partitions) in at else 1
         holders = locks.holders(name, of) if locks is not None else dict(held)
         behind = sum(max(head - positions[one], 0) for one, head in enumerate(heads))
-        found.append(SubscriptionStatus(name, of, positions, behind, holders))
+        found.append(SubscriptionStatus(name, of, positions, behind, holders, problem))
     return found
 
 

@@ -22,7 +22,7 @@ from ..durable_files import checksum_of
 from ..errors import Damaged, StoreMismatch
 from ..private import open_private
 
-__all__ = ["member_folder", "old_names", "old_place", "with_remedy"]
+__all__ = ["is_old", "member_folder", "old_names", "old_place", "with_remedy"]
 
 _FILE_BYTES_MAX: Final = 65_536
 """1,024 partitions with positions of 19 digits and their links have under 50,000."""
@@ -39,9 +39,14 @@ _EARLIER_REMEDY: Final = "; remove the subscription's folder to begin anew"
 def old_names(files: Path) -> list[str]:
     """The names of which there are files."""
     try:
-        return sorted(one.name for one in files.iterdir() if (one / "group.json").exists())[:_NAMES_MAX]
+        return sorted(one.name for one in files.iterdir() if is_old(files, one.name))[:_NAMES_MAX]
     except OSError:
         return []
+
+
+def is_old(files: Path, name: str) -> bool:
+    """Whether there are files of this name."""
+    return (files / name / "group.json").exists()
 
 
 def old_place(files: Path, name: str, partition: int, store_id: str) -> list[tuple[int, str]] | None:

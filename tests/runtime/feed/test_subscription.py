@@ -41,7 +41,7 @@ from rayfold.runtime.feed.direct_calls import DirectCalls
 from rayfold.runtime.feed.group_coordinator import coordinator_of, link_at
 from rayfold.runtime.feed.log_follower import LogFollower
 from rayfold.runtime.feed.member_locks import FolderLocks
-from rayfold.runtime.feed.named_subscriptions import forget_subscription
+from rayfold.runtime.feed.named_subscriptions import forget_subscription, subscriptions_of
 from rayfold.runtime.log.format import META
 from rayfold.runtime.log.memory import MemoryLog
 from rayfold.runtime.store.store import Store, create_or_open_store
@@ -627,6 +627,34 @@ def test_of_a_damaged_file_of_an_earlier_release_the_remedy_that_is_named_helps(
     shutil.rmtree(folder / "others")
     assert forget_subscription(DirectCalls(store), FolderLocks(folder), "others", 2)
     assert amounts(opened("others"), 1) == [0]
+
+
+@pytest.mark.parametrize("started", [False, True], ids=["at rest", "taken over by one partition"])
+def test_names_of_an_earlier_release_are_listed_and_forgotten_before_they_are_taken_over(
+    store: Store, started: bool
+) -> None:
+    for number in range(4):
+        append_deposit(store, number)
+    names = ("damaged", "gone", "mailer", "others")
+    for name in names:
+        keep_in_files(store, name, [{0: 3, 1: 0}, {0: 1, 1: 0}])
+    folder = store.path / "subscriptions"
+    path = folder / "damaged/group.json"
+    path.write_text(path.read_text().replace("1", "2"))
+    if started:
+        log = store.open_log(0)
+        logs: dict[int, Any] = {0: log, 1: MemoryLog()}
+        LogCalls(logs, leased=True, store_id=store.store_id, files=folder).coordinators[0].take_over_files()
+        log.close()
+    calls, locks = DirectCalls(store), FolderLocks(folder)
+    found = {one.name: one for one in subscriptions_of(calls, locks, 2)}
+    assert tuple(found) == names
+    assert "group.json is damaged: its checksum is wrong; put its folder back" in found.pop("damaged").problem
+    assert {(one.behind, one.positions[0], one.problem) for one in found.values()} == {(3, 1, "")}
+    for name in ("damaged", "gone"):
+        assert forget_subscription(calls, locks, name, 2)
+        assert not forget_subscription(calls, locks, name, 2)
+    assert [one.name for one in subscriptions_of(calls, locks, 2)] == ["mailer", "others"]
 
 
 def keep_in_files(store: Store, name: str, members: Sequence[dict[int, int]], *, links: bool = True) -> None:
