@@ -10,7 +10,8 @@ become of runner, partition and program.
 
 Rules kept here:
 - nothing is called that has not begun in the log; an attempt begins once
-- an attempt whose end is unknown is looked up, or made again if the effect is `repeatable`, or waits for people
+- an attempt whose end is unknown is looked up, or made again if the effect is `repeatable`, or waits for people: as the
+  code has it when its timer is due, which an earlier release may have armed
 - the key of a call, and the ids of what its result sends, are the same for all attempts
 """
 
@@ -95,6 +96,10 @@ def _begun(
     """The timer of the call is due: the attempt, or the look, begins with this record."""
     if calling.state == BEGUN_STATE or (head[0] != effect.name and head[0] not in looks):
         return []
+    if calling.unknown and head[0] == effect.name and not effect.rules.repeatable:
+        if effect.look:
+            return [[REST, calling.made, 0, True, calling.why], [WAKE, effect.look, AFTER, 0]]
+        raise Stuck(f"{UNKNOWN_END}{effect.name} is not repeatable any more: {calling.why}")
     begun = [BEGUN, head[0], calling.attempt + 1, head[3] if len(head) > 3 else b"", calling.version, calling.unknown]
     return [begun, [WAKE, LATE, AFTER, int(effect.rules.timeout_s * 1e6) + LATE_US]]
 
@@ -109,9 +114,10 @@ def _ended(calling: OpenCall, effect: EffectMethod, result: PackedResult, count:
         return [[FORGET, LATE], rest, [WAKE, calling.running, AFTER, NOT_CALLED_PAUSE_US]]
     if result.result != NOT_DONE:
         return _unknown(calling, effect, result.note, how)
+    unknown = calling.was_unknown and calling.running == effect.name  # this one was not done, an earlier one may be
     if effect.rules.retry.ends(calling.made) and how != RETRIED:
-        raise Stuck(f"given up after {calling.made} attempts: {result.note}")
-    return _again(calling, effect, result.note, how)
+        raise Stuck(f"{UNKNOWN_END if unknown else ''}given up after {calling.made} attempts: {result.note}")
+    return _again(calling, effect, result.note, how, unknown=unknown)
 
 
 def _unknown(calling: OpenCall, effect: EffectMethod, why: str, how: int) -> list[list[Any]]:
@@ -120,7 +126,7 @@ def _unknown(calling: OpenCall, effect: EffectMethod, why: str, how: int) -> lis
     if effect.look:
         looks = calling.looks + 1 if calling.running == effect.look else 0
         if retry.ends(looks) and not again:
-            raise Stuck(f"{UNKNOWN_END}attempt {calling.attempt} of {effect.name}, looked up {looks} times: {why}")
+            raise Stuck(f"{UNKNOWN_END}attempt {calling.made} of {effect.name}, looked up {looks} times: {why}")
         pause_us = retry.pause_us(looks) if looks and not again else 0
         rest = [REST, calling.made, 0 if again else looks, True, why]
         return [[FORGET, LATE], rest, [WAKE, effect.look, AFTER, pause_us]]
@@ -128,7 +134,7 @@ def _unknown(calling: OpenCall, effect: EffectMethod, why: str, how: int) -> lis
         if retry.ends(calling.made) and not again:
             raise Stuck(f"{UNKNOWN_END}given up after {calling.made} attempts of {effect.name}: {why}")
         return _again(calling, effect, why, how, unknown=True)
-    raise Stuck(f"{UNKNOWN_END}attempt {calling.attempt} of {effect.name}: {why}")
+    raise Stuck(f"{UNKNOWN_END}attempt {calling.made} of {effect.name}: {why}")
 
 
 def _again(calling: OpenCall, effect: EffectMethod, why: str, how: int, *, unknown: bool = False) -> list[list[Any]]:

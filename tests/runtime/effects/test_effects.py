@@ -175,5 +175,5 @@ class Looked(Effects):
 def test_looks_that_come_to_nothing_wait_for_people_in_the_end() -> None:
     case = given(Looked).when(Mailed(to="ada")).when_unknown().then_called("look")
     case.when_unknown().later(seconds=1).then_called("look")
-    case.when_unknown("no answer").then_parked("unknown: attempt 3 of mail, looked up 2 times: no answer")
+    case.when_unknown("no answer").then_parked("unknown: attempt 1 of mail, looked up 2 times: no answer")
     case.when(Retry(**ADA)).then_called("look").when_done().then_over()

@@ -9,6 +9,7 @@ import pytest
 
 from rayfold import Backoff, Call, Command, Done, Effects, NotDone, Retry, Settle, Skip, Unknown, effect, settle
 from rayfold.benchmarks.torture.outside import Bill, Pay, PayRequested
+from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.log.contract import StoredEvent
 from rayfold.runtime.processes.effects import Switch
 from rayfold.runtime.processes.places import COURIER, Places
@@ -92,6 +93,63 @@ def test_a_look_that_was_not_made_is_made_again() -> None:
     world.run(for_us=60_000_000)
     check(world, 1)
     assert world.looked == 1
+
+
+class Repeated(Effects, name="Once"):
+    """Another release of `Once`: a second call is taken for the first."""
+
+    @effect(retry=Backoff(first_s=5), repeatable=True)
+    async def pay(self, event: PayRequested, call: Call) -> Done:
+        return Done()
+
+
+class Found(Effects, name="Once"):
+    """Another release of `Once`: what became of a call is looked up."""
+
+    @effect()
+    async def pay(self, event: PayRequested, call: Call) -> Done:
+        return Done()
+
+    @settle(pay)
+    async def look(self, event: PayRequested, call: Call) -> Done | NotDone:
+        return Done()
+
+
+@pytest.mark.parametrize("results", [[Unknown("reset")], [Unknown("reset"), NotDone("reset")]], ids=["last", "before"])
+def test_a_call_of_unknown_end_is_not_repeated_by_a_release_in_which_it_is_not_repeatable(results: list[Any]) -> None:
+    world = EffectWorld([Bill], [Repeated])
+    world.results = [*results]
+    order(world, 1)
+    world.run(for_us=6_000_000 if len(results) > 1 else 1_000_000)
+    assert not world.results
+    release(world, Once)
+    assert not world.paid
+    [(stream, why)] = [found for one in world.couriers for found in one.agenda.parked.items()]
+    assert why == "unknown: pay is not repeatable any more: reset"
+    assert isinstance(world.execute(Once, stream.id, Retry(**ADA)), Receipt)
+    world.run()
+    assert not world.paid
+    world.execute(Once, stream.id, Settle(outcome="not_done", **ADA))
+    world.run()
+    check(world, 1)
+
+
+def test_a_call_of_unknown_end_is_looked_up_by_a_release_that_can() -> None:
+    world = EffectWorld([Bill], [Repeated])
+    world.results = [Unknown("reset")]
+    order(world, 1)
+    world.run(for_us=1_000_000)
+    release(world, Found)
+    check(world, 1)
+    assert world.looked == 1
+
+
+def release(world: EffectWorld, effects: type[Effects]) -> None:
+    """Other code is deployed, and all comes to rest."""
+    world.catalogue = Catalogue([Bill], processes=[effects])
+    for number in range(world.partitions):
+        world.crash(number)
+    world.run()
 
 
 @pytest.mark.parametrize("seed", range(12))
