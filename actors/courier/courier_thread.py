@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ...runtime.effects.call_attempt import CallAttempt
+from ...runtime.effects.call_queue import RunnerName
 from ...runtime.encoding.outcome import Outcome
 from ...runtime.errors import RayfoldError
 from ...runtime.log.contract import NewEvent
@@ -211,8 +212,8 @@ class CourierThread:
             self._rename()
             try:
                 self._courier = self._new_courier()
-                for effects in self._runners.up:
-                    self._courier.runner_is_up(effects, not self._draining)
+                for runner in self._runners.up:
+                    self._courier.runner_is_up(runner, not self._draining)
                 while self._not_reported:
                     call, result, lost = self._not_reported.pop()
                     self._courier.called(call, result, now_us(), lost=lost)
@@ -264,8 +265,8 @@ class CourierThread:
         """Begin no call any more; `_drained` is set once none is on its way."""
         self._draining = True
         if self._courier is not None and self._runners is not None:
-            for effects in self._runners.up:
-                self._courier.runner_is_up(effects, False)
+            for runner in self._runners.up:
+                self._courier.runner_is_up(runner, False)
         self._see_whether_drained()
 
     def _called(self, call: CallAttempt, result: bytes, lost: bool) -> None:
@@ -279,10 +280,10 @@ class CourierThread:
         except Exception as error:
             self._fail(error)
 
-    def _runner_changed(self, effects: str, up: bool) -> None:
+    def _runner_changed(self, runner: RunnerName, up: bool) -> None:
         """A runner is there, or is not any more."""
         if self._courier is not None:
-            self._courier.runner_is_up(effects, up and not self._draining)
+            self._courier.runner_is_up(runner, up and not self._draining)
             self._schedule()
 
     def _make_calls(self, courier: Courier) -> None:

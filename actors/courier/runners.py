@@ -1,4 +1,5 @@
-"""Runners: those of one courier, one for each `Effects` class that has something to call.
+"""Runners: those of one courier, one for each `Effects` class that has something to call, and a second one for calls
+that are made one at a time, since a runner has ended with them.
 
 Beside step [5], on the event loop of the courier's thread. Before it: attempts have begun in the log. After it: each is
 made in the runner of its class, and what it has come to goes back to the courier.
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ...runtime.effects.call_attempt import CallAttempt
+from ...runtime.effects.call_queue import RunnerName
 from ...runtime.effects.results import Unknown, packed_not_called, packed_result
 from ...runtime.printable import printable_log
 from ..cluster.rpc import call, kill, one_line
@@ -50,7 +52,7 @@ Report = Callable[[CallAttempt, bytes, bool], None]
 class _Runner:
     """One process."""
 
-    effects: str
+    name: RunnerName
     actor: RunnerHandle
     is_up: bool = False
     in_hand: dict[tuple[bytes, int], CallAttempt] = field(default_factory=dict)
@@ -62,37 +64,37 @@ class Runners:
     """Used on one event loop."""
 
     def __init__(
-        self, start: Callable[[str], RunnerHandle], report: Report, changed: Callable[[str, bool], None]
+        self, start: Callable[[str], RunnerHandle], report: Report, changed: Callable[[RunnerName, bool], None]
     ) -> None:
-        """`start`: begins to start a runner of this class; `changed`: a runner of it is there now, or is not."""
+        """`start`: begins to start a runner of this class; `changed`: this one is there now, or is not."""
         self._start, self._report, self._changed = start, report, changed
-        self._runners: dict[str, _Runner] = {}
+        self._runners: dict[RunnerName, _Runner] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._not_before_s: dict[str, float] = {}
-        self._pauses_s: dict[str, float] = {}
-        """By class, after runners that have ended by themselves."""
+        self._not_before_s: dict[RunnerName, float] = {}
+        self._pauses_s: dict[RunnerName, float] = {}
+        """After those that have ended by themselves."""
 
     @property
-    def up(self) -> list[str]:
-        """The classes that have one."""
-        return [one.effects for one in self._runners.values() if one.is_up]
+    def up(self) -> list[RunnerName]:
+        """Those that are there."""
+        return [one.name for one in self._runners.values() if one.is_up]
 
     @property
     def in_hand(self) -> int:
         """Attempts that are being made."""
         return sum(len(one.in_hand) for one in self._runners.values())
 
-    def want(self, classes: Iterable[str]) -> None:
-        """Calls of these wait for a runner."""
+    def want(self, names: Iterable[RunnerName]) -> None:
+        """Calls wait for these."""
         loop = asyncio.get_running_loop()
-        for effects in classes:
-            if effects in self._runners or loop.time() < self._not_before_s.get(effects, 0.0):
+        for name in names:
+            if name in self._runners or loop.time() < self._not_before_s.get(name, 0.0):
                 continue
             try:  # here and not in the task, which begins later: this is called again before that
-                runner = self._runners[effects] = _Runner(effects, self._start(effects))
+                runner = self._runners[name] = _Runner(name, self._start(name.effects))
             except Exception as error:  # Ray is away
-                log.warning("no runner of %s can be started: %s", effects, one_line(error))
-                self._pause(effects, 0.0)
+                log.warning("no runner of %s can be started: %s", name.effects, one_line(error))
+                self._pause(name, 0.0)
                 continue
             task = loop.create_task(self._serve(runner))
             self._tasks.add(task)
@@ -100,11 +102,11 @@ class Runners:
 
     def make(self, calls: Sequence[CallAttempt]) -> None:
         """Hand these over; each is reported."""
-        by_class: dict[str, list[CallAttempt]] = {}
+        by_runner: dict[RunnerName, list[CallAttempt]] = {}
         for one in calls:
-            by_class.setdefault(one.stream.type, []).append(one)
-        for effects, given in by_class.items():
-            runner = self._runners.get(effects)
+            by_runner.setdefault(RunnerName(one.stream.type, one.alone), []).append(one)
+        for name, given in by_runner.items():
+            runner = self._runners.get(name)
             if runner is None or not runner.is_up:
                 for one in given:
                     self._report(one, packed_not_called("its runner has just ended"), False)
@@ -122,29 +124,30 @@ class Runners:
 
     async def _serve(self, runner: _Runner) -> None:
         """The life of one runner."""
-        loop, effects = asyncio.get_running_loop(), runner.effects
+        loop, name = asyncio.get_running_loop(), runner.name
         begun_s, why = loop.time(), "its runner has ended"
         try:
             await call(runner.actor.start, timeout_s=_START_TIMEOUT_S)
             runner.is_up, runner.used_s = True, loop.time()
-            self._changed(effects, True)
+            self._changed(name, True)
             why = await self._follow(runner)
         except Exception as error:
             why = f"its runner has ended: {one_line(error)}"
-            log.warning("the runner of %s has ended, with %d calls: %s", effects, len(runner.in_hand), one_line(error))
+            calls = len(runner.in_hand)
+            log.warning("the runner of %s has ended, with %d calls: %s", name.effects, calls, one_line(error))
         finally:
             kill(runner.actor)
-            self._pause(effects, loop.time() - begun_s)
-            if self._runners.get(effects) is runner:
-                del self._runners[effects]
-                self._changed(effects, False)
+            self._pause(name, loop.time() - begun_s)
+            if self._runners.get(name) is runner:
+                del self._runners[name]
+                self._changed(name, False)
                 self._lose(list(runner.in_hand.values()), why)
 
-    def _pause(self, effects: str, lived_s: float) -> None:
-        """The next runner of this class is not started at once, after one that has lived so long."""
-        last_s = self._pauses_s.get(effects, 0.0) if lived_s < _IDLE_S else 0.0
-        self._pauses_s[effects] = min(max(2 * last_s, _PAUSE_FIRST_S), _PAUSE_MAX_S)
-        self._not_before_s[effects] = asyncio.get_running_loop().time() + self._pauses_s[effects]
+    def _pause(self, name: RunnerName, lived_s: float) -> None:
+        """The next one is not started at once, after one that has lived so long."""
+        last_s = self._pauses_s.get(name, 0.0) if lived_s < _IDLE_S else 0.0
+        self._pauses_s[name] = min(max(2 * last_s, _PAUSE_FIRST_S), _PAUSE_MAX_S)
+        self._not_before_s[name] = asyncio.get_running_loop().time() + self._pauses_s[name]
 
     async def _follow(self, runner: _Runner) -> str:
         """Take in what its attempts come to, until it is to end. Why that is."""
@@ -158,7 +161,7 @@ class Runners:
                     self._report(attempt, one.result, False)
             if answer.blocked_by:
                 told = f"{answer.blocked_by} has blocked the event loop for {BLOCKED_S:g} s"
-                log.error("the runner of %s is ended: %s", runner.effects, told)
+                log.error("the runner of %s is ended: %s", runner.name.effects, told)
                 return told
             if runner.in_hand or answer.ends:
                 runner.used_s = loop.time()

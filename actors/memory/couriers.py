@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from ...runtime.effects.call import Call
 from ...runtime.effects.call_attempt import CallAttempt
+from ...runtime.effects.call_queue import RunnerName
 from ...runtime.effects.running import called_now
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.encoding.envelope import PackedCommand
@@ -61,7 +62,7 @@ class MemoryCouriers:
             agenda.open(one)
             courier = Courier(number, logs.partitions, logs.partition_of, catalogue, one, agenda, places)
             for effects in catalogue.processes:
-                courier.runner_is_up(effects, True)
+                courier.runner_is_up(RunnerName(effects), True)
             self._couriers.append(courier)
 
     def facts(self, partition: int) -> CourierFacts | None:

@@ -35,3 +35,5 @@ class CallAttempt(NamedTuple):
     """Whether the end of an earlier attempt is unknown."""
     hops: int
     """How many inputs and commands have led to it, each at once."""
+    alone: bool = False
+    """It is made in a runner in which nothing else is."""

@@ -7,7 +7,9 @@ Each `@effect` function of a class has a queue of its own, with its look: what i
 is here is in memory alone, and is made again from the timers that are armed.
 
 Rules kept here: of one function at most `at_once` attempts run; while a class is switched off nothing of it begins;
-after failures one after the other a target has a pause, and then one attempt, before all others.
+after failures one after the other a target has a pause, and then one attempt, before all others; calls with which a
+runner has ended are made one at a time after that, in a second runner of their class, so that the one that ends its
+runner does so alone.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from ..stream import StreamId
 from .methods import EffectMethod
 from .results import NOT_CALLED, NOT_DONE, UNKNOWN
 
-__all__ = ["CallQueues", "QueueFacts"]
+__all__ = ["CallQueues", "QueueFacts", "RunnerName"]
 
 TimerType = TypeVar("TimerType")
 
@@ -31,9 +33,21 @@ HELD_MAX: Final = 50_000
 """Calls of one function that are due and kept here, some 15 MB. Further ones are left to the timers, all of which are
 looked through again when a quarter of these is left: a second for some hundred thousand."""
 
+LOST_MAX: Final = 10_000
+"""Calls whose runner has ended that are known, some 2 MB; beyond that the first ones are made beside others again."""
+
 PAUSE_FIRST_US: Final = 1_000_000
 PAUSE_MAX_US: Final = 60_000_000
 """The pause of a target, doubled each time that the attempt after it fails as well."""
+
+
+class RunnerName(NamedTuple):
+    """Which runner."""
+
+    effects: str
+    """Of this class, by the name of its streams."""
+    alone: bool = False
+    """The second one, for calls that are made one at a time."""
 
 
 class QueueFacts(NamedTuple):
@@ -104,6 +118,8 @@ class _Queue(Generic[TimerType]):
         self.waiting: OrderedDict[StreamId, TimerType] = OrderedDict()
         """By instance, in the order in which they were due. The first of a plain dict is found the slower, the more
         were taken out before it."""
+        self.alone: OrderedDict[StreamId, TimerType] = OrderedDict()
+        """The same of those that are made one at a time."""
         self.left = 0
         """How many more are due that are not in memory: their timers bring them again."""
         self.running = 0
@@ -121,8 +137,12 @@ class CallQueues(Generic[TimerType]):
         self._running: dict[StreamId, _Running[TimerType]] = {}
         self.off: set[str] = set()
         """The classes that are switched off."""
-        self.ready: set[str] = set()
-        """The classes that have a runner: nothing of the others begins."""
+        self.ready: set[RunnerName] = set()
+        """The runners that are there: nothing begins that is for others."""
+        self._lost: dict[StreamId, None] = {}
+        """Those with which a runner has ended, and which have come to nothing since."""
+        self._alone: dict[str, StreamId] = {}
+        """By class, what runs in the second runner."""
         breakers: dict[str, _Breaker] = {}
         for name, cls in classes.items():
             for method in cls.effects.values():
@@ -150,7 +170,9 @@ class CallQueues(Generic[TimerType]):
         queue = self._by_name[stream.type, method]
         if stream in self._running:
             return
-        if len(queue.waiting) >= HELD_MAX and stream not in queue.waiting:
+        if stream in self._lost:
+            queue.alone[stream] = timer
+        elif len(queue.waiting) >= HELD_MAX and stream not in queue.waiting:
             queue.left += 1
         else:
             queue.waiting[stream] = timer
@@ -165,8 +187,9 @@ class CallQueues(Generic[TimerType]):
     def take(self, now_us: int) -> Iterator[TimerType]:
         """Those that may begin now; each is to be `began`."""
         for queue in self._queues():
-            while self._is_on(queue) and queue.has_room(now_us):
-                yield queue.waiting.popitem(last=False)[1]
+            for may_begin, waiting in ((self._may_begin_alone, queue.alone), (self._may_begin, queue.waiting)):
+                while may_begin(queue) and queue.has_room(now_us):
+                    yield waiting.popitem(last=False)[1]
 
     def began(self, stream: StreamId, method: str) -> None:
         """The attempt of this instance, by this function, is on its way."""
@@ -174,15 +197,28 @@ class CallQueues(Generic[TimerType]):
         if stream not in self._running:
             queue.running += 1
             self._running[stream] = _Running(queue, method != queue.method.name, queue.breaker.began())
+            if stream in self._lost:
+                self._alone[stream.type] = stream
+
+    def is_alone(self, stream: StreamId) -> bool:
+        """Whether the attempt that is on its way is for the second runner."""
+        return self._alone.get(stream.type) == stream
 
     def lost(self, stream: StreamId) -> None:
-        """Its runner has ended: its end does not count as a failure of its target."""
+        """Its runner has ended: its end does not count as a failure of its target, and it is made alone from now on."""
         if stream in self._running:
             self._running[stream].lost = True
+        self._lost[stream] = None
+        if len(self._lost) > LOST_MAX:
+            del self._lost[next(iter(self._lost))]
 
     def ended(self, stream: StreamId, result: int | None, now_us: int) -> None:
         """It is over, with this result; None: it has not begun."""
         running = self._running.pop(stream, None)
+        if self.is_alone(stream):
+            del self._alone[stream.type]
+        if result not in (None, NOT_CALLED) and not (running and running.lost):
+            self._lost.pop(stream, None)
         if running is None:
             return
         running.queue.running -= 1
@@ -192,42 +228,48 @@ class CallQueues(Generic[TimerType]):
         elif running.tried:
             breaker.trying = False
 
-    def wanted(self) -> set[str]:
-        """The classes of which calls wait for a runner."""
-        return {
-            one.effects
-            for one in self._queues()
-            if one.waiting and one.effects not in self.ready and one.effects not in self.off
-        }
+    def wanted(self) -> set[RunnerName]:
+        """The runners that calls wait for."""
+        return {name for one in self._queues() if one.effects not in self.off for name in self._wanted(one)}
+
+    def _wanted(self, queue: _Queue[TimerType]) -> list[RunnerName]:
+        names = [RunnerName(queue.effects)] if queue.waiting else []
+        names += [RunnerName(queue.effects, alone=True)] if queue.alone else []
+        return [one for one in names if one not in self.ready]
 
     def next_us(self) -> int | None:
         """When a pause is over for which calls wait; None if there is none."""
         times = [
             queue.breaker.until_us
             for queue in self._queues()
-            if self._is_on(queue)
+            if (self._may_begin(queue) or self._may_begin_alone(queue))
             and queue.breaker.failures >= FAILURES_MAX
             and not queue.breaker.trying
             and queue.running < queue.method.rules.at_once
         ]
         return min(times, default=None)
 
-    def _is_on(self, queue: _Queue[TimerType]) -> bool:
-        """Whether calls wait that may begin."""
-        return bool(queue.waiting) and queue.effects in self.ready and queue.effects not in self.off
+    def _may_begin(self, queue: _Queue[TimerType]) -> bool:
+        """Whether calls wait that may begin, beside others."""
+        return bool(queue.waiting) and RunnerName(queue.effects) in self.ready and queue.effects not in self.off
+
+    def _may_begin_alone(self, queue: _Queue[TimerType]) -> bool:
+        """Whether calls wait one of which may begin alone."""
+        has_runner = RunnerName(queue.effects, alone=True) in self.ready and queue.effects not in self._alone
+        return bool(queue.alone) and has_runner and queue.effects not in self.off
 
     def facts(self) -> list[QueueFacts]:
         """All queues."""
         found = []
         for queue in self._queues():
-            figures = len(queue.waiting) + queue.left, queue.running
+            figures = len(queue.waiting) + len(queue.alone) + queue.left, queue.running
             found.append(QueueFacts(queue.effects, queue.method.name, *figures, self._state(queue)))
         return found
 
     def _state(self, queue: _Queue[TimerType]) -> str:
         if queue.effects in self.off:
             return "off"
-        if queue.waiting and queue.effects not in self.ready:
+        if self._wanted(queue):
             return "starting"
         return "on" if queue.breaker.failures < FAILURES_MAX else "pausing"
 

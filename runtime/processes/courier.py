@@ -28,7 +28,7 @@ from typing import Final, NamedTuple, Protocol
 
 from ..domain.aggregate import Woken
 from ..effects.call_attempt import CallAttempt
-from ..effects.call_queue import CallQueues, QueueFacts
+from ..effects.call_queue import CallQueues, QueueFacts, RunnerName
 from ..encoding.catalogue import Catalogue
 from ..encoding.envelope import HOPS_MAX, PackedCommand
 from ..encoding.outcome import Outcome
@@ -433,13 +433,13 @@ class Courier:
             queue.pause_us, queue.why = 0, ""
             self._list(queue)
 
-    def wanted_runners(self) -> set[str]:
-        """The `Effects` of which calls wait for a runner."""
+    def wanted_runners(self) -> set[RunnerName]:
+        """The runners that calls wait for."""
         return self._calls.wanted() if self._caught_up else set()
 
-    def runner_is_up(self, effects: str, up: bool) -> None:
-        """Whether this class has a runner; nothing of it begins without."""
-        (self._calls.ready.add if up else self._calls.ready.discard)(effects)
+    def runner_is_up(self, runner: RunnerName, up: bool) -> None:
+        """Whether this runner is there; nothing that is for it begins without."""
+        (self._calls.ready.add if up else self._calls.ready.discard)(runner)
 
     @property
     def is_calling(self) -> bool:
@@ -613,7 +613,8 @@ class Courier:
             if step.attempt.by == self._own and self._caught_up:
                 asked_at = step.attempt.asked_at
                 for record in self._log.read_stream(step.stream, asked_at, asked_at):
-                    self._to_make.append(call_attempt(step, decode_record(record, checked=True)))
+                    attempt = call_attempt(step, decode_record(record, checked=True))
+                    self._to_make.append(attempt._replace(alone=self._calls.is_alone(step.stream)))
         elif step.attempt_ended is not None:
             self._calls.ended(step.stream, step.attempt_ended, step.recorded_at_us)
         elif step.fired is not None:

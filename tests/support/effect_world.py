@@ -12,6 +12,7 @@ from itertools import count
 
 from rayfold.runtime.domain.aggregate import Aggregate
 from rayfold.runtime.effects.call_attempt import CallAttempt
+from rayfold.runtime.effects.call_queue import RunnerName
 from rayfold.runtime.effects.results import Done, NotDone, Result, packed_not_called, packed_result
 from rayfold.runtime.effects.running import event_of
 from rayfold.runtime.processes.agenda import Agenda
@@ -51,7 +52,8 @@ class EffectWorld(World):
         own = b"courier %d" % next(self._names)
         courier = Courier(number, self.partitions, self.partition_of, self.catalogue, log, agenda, places, own)
         for name in self.catalogue.processes:
-            courier.runner_is_up(name, True)
+            for alone in (False, True):
+                courier.runner_is_up(RunnerName(name, alone), True)
         self._store_places(number, courier.present_places())
         return courier
 

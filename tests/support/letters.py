@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+
 from rayfold import Aggregate, Backoff, Call, Command, Done, Effects, Event, Shared, decide, effect, evolve
 from rayfold.benchmarks.torture.outside import note
 
@@ -46,3 +49,17 @@ class Mailing(Effects):
         if event.how == "raise":
             raise ConnectionResetError("reset")
         return Done(note="sent")
+
+
+class Posting(Effects):
+    """The same, where a second mail under one key is taken for the first."""
+
+    @effect(timeout_s=10, retry=Backoff(first_s=0.5), repeatable=True)
+    async def post(self, event: Mailed, call: Call) -> Done:
+        """`exit`: ends the process, each time."""
+        note(event.bank, "post", call.key, call.recorded.aggregate_id, call.attempt)
+        if event.how == "exit":
+            os._exit(7)
+        await asyncio.sleep(0.2)
+        note(event.bank, "posted", call.key, call.recorded.aggregate_id)
+        return Done()

@@ -22,7 +22,7 @@ from rayfold.runtime.backup.restoring import restore_store
 from rayfold.runtime.backup.taking import backup_store
 from rayfold.runtime.store.verify import verify_store
 from tests.support.driver import start_driver
-from tests.support.letters import Letter, Mail, Mailing
+from tests.support.letters import Letter, Mail, Mailing, Posting
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
@@ -118,6 +118,21 @@ async def test_a_function_that_blocks_its_event_loop_holds_no_other_class(paymen
         await running.execute(Bill, "2", Pay(bank=str(bank)))
         await booked(running, "1", "2")
     assert paid(bank) == {"0": 1, "1": 1, "2": 1}
+
+
+async def test_a_call_that_ends_its_runner_each_time_holds_no_other_of_its_class(
+    payments: Payments, bank: Path
+) -> None:
+    async with payments(effects=[Posting], partitions=1) as running:
+        await running.execute(Letter, "bad", Mail(bank=str(bank), how="exit"))
+        good = {str(number) for number in range(8)}
+        for letter in good:
+            await running.execute(Letter, letter, Mail(bank=str(bank)))
+
+        async def posted() -> bool:
+            return {words[2] for words in lines(bank) if words[0] == "posted"} == good
+
+        await until(posted, limit_s=60)
 
 
 async def test_without_a_look_an_unknown_end_waits_and_is_settled(payments: Payments, bank: Path) -> None:

@@ -10,6 +10,7 @@ from rayfold.actors.cluster.rpc import Reply
 from rayfold.actors.courier.runner import AttemptEnd, Ends
 from rayfold.actors.courier.runners import Runners
 from rayfold.runtime.effects.call_attempt import CallAttempt
+from rayfold.runtime.effects.call_queue import RunnerName
 from rayfold.runtime.effects.results import NOT_CALLED, UNKNOWN, Done, packed_result, unpacked_result
 from rayfold.runtime.stream import StreamId
 
@@ -86,14 +87,14 @@ class World:
     def _report(self, call: CallAttempt, result: bytes, lost: bool) -> None:
         self.reported.append((call.stream.id, result, lost))
 
-    def _changed(self, effects: str, up: bool) -> None:
+    def _changed(self, name: RunnerName, up: bool) -> None:
         (self.up if up else self.down).set()
 
 
 async def test_a_class_that_is_wanted_twice_at_once_gets_one_runner_which_makes_its_calls() -> None:
     world = World()
-    world.runners.want({"Paying"})
-    world.runners.want({"Paying"})
+    world.runners.want({RunnerName("Paying")})
+    world.runners.want({RunnerName("Paying")})
     await world.up.wait()
     world.runners.make([attempt("a")])
     world.started[0].finish("a")
@@ -107,7 +108,7 @@ async def test_a_class_that_is_wanted_twice_at_once_gets_one_runner_which_makes_
 
 async def test_what_no_runner_was_given_was_not_called_and_what_one_had_is_unknown() -> None:
     world = World()
-    world.runners.want({"Paying"})
+    world.runners.want({RunnerName("Paying")})
     await world.up.wait()
     world.runners.make([attempt("a")])
     world.started[0].ends.answer(RuntimeError("it has ended"))
@@ -117,3 +118,14 @@ async def test_what_no_runner_was_given_was_not_called_and_what_one_had_is_unkno
     results = [(ident, unpacked_result(result).result, lost) for ident, result, lost in world.reported]
     assert results == [("a", UNKNOWN, True), ("b", NOT_CALLED, False)]
     assert world.started[0].made == ["a"]
+
+
+async def test_what_is_made_alone_has_a_runner_of_its_own() -> None:
+    world = World()
+    world.runners.want({RunnerName("Paying"), RunnerName("Paying", alone=True)})
+    await world.up.wait()
+    while len(world.runners.up) < 2:
+        await asyncio.sleep(0)
+    world.runners.make([attempt("a"), attempt("b")._replace(alone=True)])
+    world.runners.end()
+    assert sorted(one.made for one in world.started) == [["a"], ["b"]]

@@ -6,7 +6,7 @@ import pytest
 
 from rayfold import Backoff, Done, Effects, Event, effect, settle
 from rayfold.runtime.effects import call_queue
-from rayfold.runtime.effects.call_queue import FAILURES_MAX, PAUSE_FIRST_US, PAUSE_MAX_US, CallQueues
+from rayfold.runtime.effects.call_queue import FAILURES_MAX, PAUSE_FIRST_US, PAUSE_MAX_US, CallQueues, RunnerName
 from rayfold.runtime.effects.results import DECLINED, DONE, NOT_DONE, UNKNOWN
 from rayfold.runtime.stream import StreamId
 
@@ -53,7 +53,7 @@ class Queues(CallQueues[str]):
 
 def queues() -> Queues:
     made = Queues()
-    made.ready = {"Two", "Other"}
+    made.ready = {RunnerName("Two"), RunnerName("Other")}
     return made
 
 
@@ -98,9 +98,9 @@ def test_what_is_off_or_has_no_runner_waits() -> None:
     put(made, "Two", "first", "a")
     put(made, "Other", "third", "b")
     assert begun(made) == []
-    assert made.wanted() == {"Other"}
+    assert made.wanted() == {RunnerName("Other")}
     assert [one.state for one in made.facts()] == ["off", "off", "starting"]
-    made.ready = {"Two", "Other"}
+    made.ready = {RunnerName("Two"), RunnerName("Other")}
     assert begun(made) == ["b"]
     assert made.facts()[0].state == "off"
     made.off.clear()
@@ -189,3 +189,44 @@ def test_a_look_that_finds_nothing_and_a_runner_that_ends_are_no_failures_of_the
             made.lost(StreamId("Two", str(number)))
         made.ended(StreamId("Two", str(number)), UNKNOWN if number % 2 else NOT_DONE, 0)
     assert made.facts()[0].state == "on"
+
+
+def test_calls_with_which_a_runner_has_ended_are_made_one_at_a_time_and_the_others_go_on() -> None:
+    made = queues()
+    for timer in "ab":
+        put(made, "Two", "first", timer)
+    begun(made)
+    for timer in "ab":
+        made.lost(StreamId("Two", timer))
+        made.ended(StreamId("Two", timer), UNKNOWN, 0)
+    for timer in "abcde":
+        put(made, "Two", "look" if timer in "ab" else "first", timer)
+    assert begun(made) == ["c", "d"]
+    made.ended(StreamId("Two", "d"), DONE, 0)
+    assert made.wanted() == {RunnerName("Two", alone=True)}
+    assert (made.facts()[0].waiting, made.facts()[0].state) == (3, "starting")
+    made.ready.add(RunnerName("Two", alone=True))
+    assert begun(made) == ["a"], "before the others"
+    assert [made.is_alone(StreamId("Two", one)) for one in "abc"] == [True, False, False]
+    made.ended(StreamId("Two", "c"), DONE, 0)
+    assert begun(made) == ["e"], "b waits for a"
+    made.lost(StreamId("Two", "a"))
+    made.ended(StreamId("Two", "a"), UNKNOWN, 0)
+    assert begun(made) == ["b"]
+    made.ended(StreamId("Two", "b"), NOT_DONE, 0)
+    for timer in "ab":
+        put(made, "Two", "first", timer)
+    made.ended(StreamId("Two", "e"), DONE, 0)
+    assert begun(made) == ["a", "b"]
+    assert [made.is_alone(StreamId("Two", one)) for one in "ab"] == [True, False]
+
+
+def test_of_very_many_calls_whose_runner_has_ended_the_last_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call_queue, "LOST_MAX", 2)
+    made = queues()
+    for timer in "abc":
+        made.lost(StreamId("Two", timer))
+        put(made, "Two", "first", timer)
+    for timer in "abc":
+        put(made, "Two", "second", timer)
+    assert begun(made) == ["a"]
