@@ -1,7 +1,8 @@
 """Agendas: whether what is saved of them is what the logs lead to. The second half of `verify_store`.
 
 Beside the write path: it only reads, also while the store is in use. Before it: the logs were checked. After it: an
-agenda that differs is a problem of its partition, with the remedy: its folder may be removed.
+agenda that differs is a problem of its partition, with the remedy: its folder may be removed. One of another state of
+the log is not used, and a warning.
 
 An agenda is a fold of its log, with one exception: what turned out to concern nothing (a timer of an aggregate that was
 refused, an outcome for an instance that has no such command) is taken off it and leaves no record. So what is missing
@@ -23,7 +24,7 @@ from ..errors import RayfoldError
 from ..log.agenda_file import ARMED, PARKED, SENDS, TIMERS, AgendaFile, open_agenda_file
 from ..log.contract import Reader
 from ..log.format import decode_record
-from ..processes.agenda import saved_place
+from ..processes.agenda import is_of_another_state, saved_place
 from ..processes.delivery import woken_input
 from ..processes.stored_step import step_in
 from ..processes.timers import key_parts
@@ -65,6 +66,9 @@ def verify_with_agendas(path: str | os.PathLike[str], progress: Callable[[int, i
         except RayfoldError:
             continue  # a problem of the log, and reported as that
         try:
+            if _is_of_another_state(reader, folder):
+                what = "it is of another state of the log, and is not used; it may be removed while nothing runs"
+                one.add_warning("agenda", str(folder), "agenda", what)
             for key, what in differences(reader, folder):
                 one.add_problem("agenda", key, "agenda", f"{what}; remove {folder} while nothing runs")
         except RayfoldError as error:
@@ -93,6 +97,14 @@ def differences(reader: Reader, folder: Path) -> Iterator[tuple[str, str]]:
             if what and shown < _SHOWN_MAX:
                 shown += 1
                 yield what
+
+
+def _is_of_another_state(reader: Reader, folder: Path) -> bool:
+    file = open_agenda_file(folder, "agenda", readonly=True)
+    try:
+        return is_of_another_state(file, reader)
+    finally:
+        file.close()
 
 
 def _read(file: AgendaFile, reader: Reader) -> tuple[int, Rows]:

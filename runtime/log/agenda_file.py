@@ -51,6 +51,11 @@ class AgendaFile:
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
 
+    @property
+    def readonly(self) -> bool:
+        """Whether it was opened beside the process that writes it."""
+        return self._environment.readonly
+
     def rows(self, database: bytes, after: bytes = b"", limit: int = 1 << 62) -> list[tuple[bytes, bytes]]:
         """The rows behind a key, in the order of their keys, at most so many."""
 

@@ -22,7 +22,7 @@ from ..stream import StreamId
 from .stored_step import StoredStep
 from .timers import KINDS, Timers, key_parts
 
-__all__ = ["Agenda", "AgendaLog", "OpenSend", "saved_place"]
+__all__ = ["Agenda", "AgendaLog", "OpenSend", "is_of_another_state", "saved_place"]
 
 logger = printable_log(__name__)
 
@@ -88,7 +88,14 @@ class Agenda:
             self.timers = Timers()
 
     def _take_over(self, file: AgendaFile, log: AgendaLog) -> None:
-        place = _place_in(file.find(PLACES, _FOLDED), log)
+        saved = file.find(PLACES, _FOLDED)
+        place = _place_in(saved, log)
+        if place is None and saved is not None:
+            logger.warning("the agenda is read from the log anew: its file is of another state of the log")
+        if place is None and file.readonly:
+            file.close()
+            self._file = None
+            return
         if place is None:
             file.write({}, anew=True)
         else:
@@ -209,6 +216,12 @@ class Agenda:
             self._parked_changed[stream.key] = why.encode()
         elif self.parked.pop(stream, None) is not None:
             self._parked_changed[stream.key] = None
+
+
+def is_of_another_state(file: AgendaFile, log: AgendaLog) -> bool:
+    """Whether this file was saved of a log that has gone on otherwise, as before a restore."""
+    saved = file.find(PLACES, _FOLDED)
+    return saved is not None and _place_in(saved, log) is None
 
 
 def saved_place(file: AgendaFile, log: AgendaLog) -> int:

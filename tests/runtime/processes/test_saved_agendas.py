@@ -9,6 +9,7 @@ import pytest
 
 from rayfold.benchmarks.torture.shop import AGGREGATES, Fulfilment, Order, Place
 from rayfold.runtime.checks.agendas import differences, verify_with_agendas
+from rayfold.runtime.checks.process_fit import fold_up_to
 from rayfold.runtime.log.agenda_file import ARMED, PARKED, SENDS, TIMERS, open_agenda_file
 from rayfold.runtime.log.format import decode_record
 from rayfold.runtime.processes.agenda import Agenda
@@ -111,3 +112,38 @@ def test_a_verification_reports_an_agenda_that_differs_and_one_that_is_broken(tm
     assert (problem.database, problem.kind) == ("agenda", "structure")
     shutil.rmtree(folder)
     assert verify_with_agendas(store.path).ok
+
+
+def test_a_saved_agenda_of_another_state_of_the_log_is_named_as_that(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = create_or_open_store(tmp_path / "s", 1)
+    log = store.open_log(0)
+    log.append(log.activate(), [deposits(ALICE, 1)])
+    log.close()
+    shutil.copytree(store.partition_path(0), tmp_path / "copy")
+    log = store.open_log(0)
+    log.append(log.activate(), [deposits(ALICE, 2)])
+    folder = store.path / "agendas" / "partition-00000"
+    fold_up_to(log, 2, agenda := Agenda(open_agenda_file(folder, "agenda")))
+    agenda.save()
+    agenda.shut()
+    log.close()
+    assert verify_with_agendas(store.path).partitions[0].warnings == []
+    shutil.rmtree(store.partition_path(0))
+    shutil.copytree(tmp_path / "copy", store.partition_path(0))
+    report = verify_with_agendas(store.path)
+    [warning] = report.partitions[0].warnings
+    assert report.ok
+    assert warning.what == "it is of another state of the log, and is not used; it may be removed while nothing runs"
+    log = store.open_log(0)
+    for readonly in (True, False):  # as what runs before a start, and the start itself
+        caplog.clear()
+        fold_up_to(log, 1, agenda := Agenda(open_agenda_file(folder, "agenda", readonly=readonly)))
+        what = "the agenda is read from the log anew: its file is of another state of the log"
+        assert [record.getMessage() for record in caplog.records] == [what]
+        assert agenda.position == 1
+        agenda.save()
+        agenda.shut()
+    log.close()
+    assert verify_with_agendas(store.path).partitions[0].warnings == []
