@@ -12,7 +12,7 @@ the others nor fails on them. The members of a group are disjoint and together c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from ..arguments import checked_callable, listed, several, unregistered
 from ..domain.aggregate import Aggregate
@@ -34,6 +34,9 @@ __all__ = ["EventFilter", "Happened", "Key", "Streams", "Types", "happened_in"]
 
 Happened: TypeAlias = tuple[Event, Recorded]
 """An event and its place."""
+
+_KEY_CHARS_SHOWN: Final = 100
+"""Of a key that cannot be."""
 
 T = TypeVar("T")
 
@@ -132,7 +135,10 @@ class EventFilter:
     def _member_of(self, event: Event, recorded: Recorded) -> int:
         assert self._key is not None
         try:
-            return part_of(self._key(event, recorded), self._of)
+            key = self._key(event, recorded)
+            if not isinstance(key, str):
+                raise TypeError(f"key= returned {shown_as_text(key)[:_KEY_CHARS_SHOWN]}, give text")
+            return part_of(key, self._of)
         except BaseException as error:
             if is_ctrl_c(error):
                 raise

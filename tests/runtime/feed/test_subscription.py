@@ -457,6 +457,14 @@ def test_the_members_of_a_group_are_disjoint_and_together_complete(
     assert sorted(place for places in seen for place in places) == sorted(written)
 
 
+@pytest.mark.parametrize("key", [None, ["ada"], 7])
+def test_a_key_that_is_no_text_is_named(store: Store, opened: Open, key: Any) -> None:
+    append_deposit(store, 1)
+    what = f"key= of .* failed on event 1 of partition 0.*: TypeError: key= returned {re.escape(str(key))}, give text"
+    with pytest.raises(HandlerFailed, match=what):
+        next(opened("mailer", member=0, of=2, key=lambda *_: key))
+
+
 def test_another_number_of_members_begins_at_the_lowest_that_was_acknowledged(
     writer: OtherWriter, store: Store, opened: Open
 ) -> None:
