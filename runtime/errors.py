@@ -667,12 +667,12 @@ class StoreInUse(StoreError):
 
 
 class SubscriptionInUse(StoreError):
-    """A named subscription, or this member of it, is open already.
+    """A named subscription, or this member of it, is open already; or it was forgotten while it was open here.
 
     Attributes:
         name: Its name.
         member: Which member of how many.
-        holder: Which process has it open.
+        holder: Which process has it open; empty if it was forgotten.
 
     Example:
         try:
@@ -686,6 +686,8 @@ class SubscriptionInUse(StoreError):
         self.name, self.member, self.holder = name, member, holder
 
     def sentence(self) -> str:
+        if not self.holder:
+            return f"subscription {self.name!r} was forgotten while member {self.member} was open here; open it again"
         return (
             f"subscription {self.name!r}: member {self.member} is in use by {self.holder}; close it there first,"
             " or use another name or member"

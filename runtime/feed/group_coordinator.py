@@ -77,6 +77,8 @@ _TEXT_MAX: Final = 500
 RESTORED: Final = f"{RESERVED_PREFIX}restored/store"
 """The row that a log of a restored store has: which store it was."""
 
+_TAKEN: Final = "another process, which has opened it since"
+
 _REFUSED: Final = -1
 """The division of places that could not be taken over from files; the row has the reason."""
 
@@ -214,11 +216,13 @@ class GroupCoordinator:
         return joined
 
     def renew(self, name: str, member: int, grant: int) -> None:
-        """The holder of this grant has the member open. Raises `SubscriptionInUse` if another one has taken it."""
+        """The holder of this grant has the member open. Raises `SubscriptionInUse` if another one has taken it, and
+        without a holder if it was forgotten."""
         with self._lock:
             hold = self._holds.get((name, member))
             if hold is None or hold.grant > grant:
-                raise SubscriptionInUse(name, str(member), "another process, which has opened it since")
+                is_known = any(one == name for one, _ in self._holds)
+                raise SubscriptionInUse(name, str(member), _TAKEN if is_known else "")
             if hold.grant == grant:
                 self._holds[name, member] = hold._replace(seen_s=time.monotonic())
 
@@ -325,7 +329,8 @@ class GroupCoordinator:
             stored = rows.find(key)
             present, latest = (0, 0) if stored is None else _unpacked(stored, key)
             if latest != grant:
-                raise SubscriptionInUse(name, str(member), "another process, which has opened it since")
+                is_known = rows.find(f"{name}/from") is not None
+                raise SubscriptionInUse(name, str(member), _TAKEN if is_known else "")
             if position > present:
                 rows.put(key, msgpack.packb([position, grant]))
 

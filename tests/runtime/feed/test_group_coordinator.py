@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rayfold import Damaged, InvalidMessage, StorageFailed, SubscriptionInUse, Unavailable
-from rayfold.runtime.feed import committed_positions
+from rayfold.runtime.feed import committed_positions, group_coordinator
 from rayfold.runtime.feed.committed_positions import CommittedPositions, Member
 from rayfold.runtime.feed.group_coordinator import LEASE_S, coordinator_of, process_here, rows_up_to
 from rayfold.runtime.feed.group_share import Divided
@@ -291,6 +291,25 @@ def test_a_name_is_forgotten_once_it_is_closed_and_begins_anew(opened: Opened, c
     assert not forget_subscription(calls, None, "mailer", PARTITIONS)
     assert subscriptions_of(calls, None, PARTITIONS) == []
     assert opened().positions == dict.fromkeys(range(PARTITIONS), 0)
+
+
+def test_a_holder_whose_name_was_forgotten_while_it_stood_still_is_not_referred_to_another_one(
+    opened: Opened, calls: LogCalls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = opened()
+    monkeypatch.setattr(group_coordinator, "LEASE_S", -1.0)
+    assert forget_subscription(calls, None, "mailer", PARTITIONS)
+    what = "subscription 'mailer' was forgotten while member 0 was open here; open it again"
+    with pytest.raises(SubscriptionInUse, match=what):
+        calls.call(coordinator_of("mailer", PARTITIONS), "renew", "mailer", 0, one._grant, patience_s=0)
+    for _ in range(2):
+        with pytest.raises(SubscriptionInUse, match=what):
+            one.save(dict.fromkeys(range(PARTITIONS), 9), wait=True)
+    with pytest.raises(SubscriptionInUse, match=what):
+        one.check_open()
+    opened()
+    with pytest.raises(SubscriptionInUse, match="another process, which has opened it since"):
+        calls.call(coordinator_of("mailer", PARTITIONS), "renew", "mailer", 0, one._grant, patience_s=0)
 
 
 def test_a_row_that_is_not_what_was_written_is_damaged(opened: Opened, calls: LogCalls) -> None:
