@@ -94,8 +94,8 @@ class Subscription(Generic[OneOf]):
     async def acknowledge(self, recorded: Recorded | None = None) -> None:
         """Acknowledge everything yielded so far, or up to one event of its partition; on the disk when it returns.
 
-        Raises `CallerError` without a name or for an event that was not yielded, `SubscriptionInUse` if another process
-        has taken the name, `Unavailable`, `StorageFailed`.
+        Raises `CallerError` without a name, once it was closed, or for an event that was not yielded,
+        `SubscriptionInUse` if another process has taken the name, `Unavailable`, `StorageFailed`.
         """
         self._feed.acknowledge(recorded)
         await asyncio.to_thread(partial(self._feed.save, wait=True))

@@ -188,9 +188,11 @@ class Feed:
     def acknowledge(self, recorded: Recorded | None = None) -> None:
         """Acknowledge everything that was yielded so far, or up to one event of its partition. Not saved yet.
 
-        Raises `CallerError` for a subscription without a name, and for an event that was not yielded.
+        Raises `CallerError` without a name, once it was closed, and for an event that was not yielded.
         """
         self._durable()
+        if self.closed:
+            raise CallerError("the subscription was closed; what is not acknowledged comes again to the next one")
         if recorded is None:
             self._settled = dict(self._passed)
             return
@@ -295,8 +297,8 @@ class BlockingSubscription(Generic[OneOf]):
     def acknowledge(self, recorded: Recorded | None = None) -> None:
         """Acknowledge everything yielded so far, or up to one event of its partition; on the disk when it returns.
 
-        Raises `CallerError` without a name or for an event that was not yielded, `SubscriptionInUse` if another process
-        has taken the name, `Unavailable`, `StorageFailed`.
+        Raises `CallerError` without a name, once it was closed, or for an event that was not yielded,
+        `SubscriptionInUse` if another process has taken the name, `Unavailable`, `StorageFailed`.
         """
         self._feed.acknowledge(recorded)
         self._feed.save(wait=True)
@@ -460,6 +462,9 @@ def _check(wanted: SubscriptionOptions, *, own: bool) -> None:
     if wanted.acknowledge not in ("on next", "by hand"):
         what = f"acknowledge is {shown(wanted.acknowledge)}"
         raise InvalidMessage("subscription", what, "choose 'on next' or 'by hand'")
+    if wanted.name is None and wanted.acknowledge == "by hand":
+        what = "without a name there is nothing to acknowledge by hand"
+        raise InvalidMessage("subscription", what, 'subscribe("mailer", acknowledge="by hand")')
 
 
 def _start(readers: Mapping[int, Reader], from_: From, store_id: str) -> dict[int, int]:

@@ -665,6 +665,18 @@ def test_names_of_an_earlier_release_are_listed_and_forgotten_before_they_are_ta
     assert [one.name for one in subscriptions_of(calls, locks, 2)] == ["mailer", "others"]
 
 
+def test_what_cannot_be_acknowledged_by_hand_is_a_fault_of_the_caller(store: Store, opened: Open) -> None:
+    append_deposit(store, 1)
+    with pytest.raises(InvalidMessage, match="without a name there is nothing to acknowledge by hand"):
+        opened(acknowledge="by hand")
+    with opened("mailer", acknowledge="by hand") as subscription:
+        _, recorded = next(subscription)
+    for arguments in ((), (recorded,)):
+        with pytest.raises(CallerError, match="the subscription was closed; what is not acknowledged comes again"):
+            subscription.acknowledge(*arguments)
+    assert amounts(opened("mailer"), 1) == [1]
+
+
 def keep_in_files(store: Store, name: str, members: Sequence[dict[int, int]], *, links: bool = True) -> None:
     """Positions by partition of each member, as an earlier release has written them."""
 
