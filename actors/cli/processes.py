@@ -58,8 +58,8 @@ def processes(
         str, typer.Option(metavar="HOST:PORT", help="Address of the cluster, for an application.")
     ] = "auto",
 ) -> None:
-    """Show how far processes are, what is parked and why; or retry, skip or end one. Exit code 1 if any is parked, or a
-    courier fails."""
+    """Show how far processes of a running system are, what is parked and why; or retry, skip or end one. Exit code 1 if
+    any is parked, or a courier fails."""
     if action is None:
         with connected(directory, address) as bank:
             status = bank.status()
