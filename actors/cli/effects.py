@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ...runtime.domain.messages import Command
     from ..observe.status import Status
 
-__all__ = ["effects"]
+__all__ = ["command_for", "effects"]
 
 ATTENTION: Final = 1
 """The exit code if a call is parked, or calls wait that are switched off."""
@@ -45,7 +45,9 @@ class Outcome(Enum):
 
     DONE = "done"
     DECLINED = "declined"
-    NOT_DONE = "not-done"
+    NOT_DONE = "not_done"
+    NOT_DONE_AS_OPTION = "not-done"
+    """The same, as words of a command line are written."""
 
 
 def effects(
@@ -62,7 +64,7 @@ def effects(
         typer.Argument(metavar="TYPE[/ID]", help="The class, such as Charging, or a call, such as Charging/order-1:3."),
     ] = None,
     outcome: Annotated[
-        Outcome | None, typer.Argument(help="Of settle. done, declined: it is over. not-done: it is called again.")
+        Outcome | None, typer.Argument(help="Of settle. done, declined: it is over. not_done: it is called again.")
     ] = None,
     by: Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who does it; stored with it.")] = None,
     reason: Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why; stored with it.")] = None,
@@ -90,7 +92,7 @@ def effects(
         _switch(directory, address, name, action is Action.ON, by, reason)
         write_report(json_file, {"effects": name, "on": action is Action.ON})
         return
-    command = _command(action, outcome, by, reason)
+    command = command_for(action, outcome, by, reason)
     target = stand_in(name, type(command))
     with connected(directory, address, target) as bank:
         receipt = bank.execute(target, ident, command)
@@ -110,7 +112,8 @@ def _switch(directory: Path, address: str, name: str, on: bool, by: str, reason:
     console.print(escape(f"calls of {name} are {'made' if on else 'not made'} from now on"), soft_wrap=True)
 
 
-def _command(action: Action, outcome: Outcome | None, by: str, reason: str) -> Command:
+def command_for(action: Action, outcome: Outcome | None, by: str, reason: str) -> Command:
+    """The command that an operator's words are. Raises `CallerError`."""
     from ...runtime.processes.effects import Settle
     from ...runtime.processes.inputs import Retry, Skip
 
@@ -119,9 +122,9 @@ def _command(action: Action, outcome: Outcome | None, by: str, reason: str) -> C
     if action is Action.SKIP:
         return Skip(by=by, reason=reason)
     if action is Action.SETTLE and outcome is None:
-        raise CallerError("settle needs what the call came to; write done, declined or not-done behind it")
+        raise CallerError("settle needs what the call came to; write done, declined or not_done behind it")
     assert outcome is not None
-    settled: Any = outcome.value.replace("-", "_")
+    settled: Any = (Outcome.NOT_DONE if outcome is Outcome.NOT_DONE_AS_OPTION else outcome).value
     return Settle(outcome=settled, by=by, reason=reason)
 
 
